@@ -1,0 +1,8 @@
+"""Records of experiments: numpy only, no torch."""
+
+from controlrnn.data.dataset import Dataset
+from controlrnn.data.scaling import Scaler
+from controlrnn.data.signal import Signal
+from controlrnn.data.trajectory import Trajectory
+
+__all__ = ["Dataset", "Scaler", "Signal", "Trajectory"]

@@ -1,0 +1,89 @@
+"""Records split by trajectory: what is trained on, chosen on, calibrated on and scored on never overlaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from controlrnn.checks import count
+from controlrnn.data.trajectory import Trajectory
+from controlrnn.errors import DataError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Trajectories by purpose. All have the same channels and the same sample time.
+
+    Args:
+        train: Records that the parameters are fitted to; at least one.
+        validation: Records on which the best parameters are chosen.
+        test: Records that only the final scores see.
+        calibration: Records that only the model-error bound sees (`mpc.calibrate`).
+
+    Raises:
+        DataError: No training record, the same record twice, or records that do not belong together.
+    """
+
+    train: tuple[Trajectory, ...]
+    validation: tuple[Trajectory, ...] = ()
+    test: tuple[Trajectory, ...] = ()
+    calibration: tuple[Trajectory, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test", "calibration"):
+            value = getattr(self, part)
+            object.__setattr__(self, part, (value,) if isinstance(value, Trajectory) else tuple(value))
+        if not self.train:
+            raise DataError("a dataset needs at least one training trajectory, got none: check the split")
+        first = self.train[0]
+        for record in self.all:
+            if (record.nu, record.ny) != (first.nu, first.ny):
+                raise ShapeError(
+                    f"all records must have nu, ny = {first.nu}, {first.ny}, got {record.nu}, {record.ny} "
+                    f"in record {record.name!r}: split the data by plant"
+                )
+            if not np.isclose(record.dt, first.dt, rtol=1e-9, atol=0):
+                raise DataError(
+                    f"all records must have dt = {first.dt} s, got {record.dt} s in record {record.name!r}: resample it"
+                )
+        if len({id(record) for record in self.all}) != len(self.all):
+            raise DataError("a record stands in two parts of the dataset: each may serve one purpose only")
+
+    @property
+    def all(self) -> tuple[Trajectory, ...]:
+        """Every record, in the order train, validation, test, calibration."""
+        return self.train + self.validation + self.test + self.calibration
+
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+        return self.train[0].nu
+
+    @property
+    def ny(self) -> int:
+        """Number of outputs."""
+        return self.train[0].ny
+
+    @property
+    def dt(self) -> float:
+        """Sample time [s]."""
+        return self.train[0].dt
+
+    @classmethod
+    def split(cls, records: Iterable[Trajectory], counts: Sequence[int], *, seed: int) -> Dataset:
+        """Deal whole trajectories at random to (train, validation, test, calibration).
+
+        Args:
+            records: The experiments; their number must be the sum of ``counts``.
+            counts: How many go to each part, up to four numbers in the order of the fields.
+            seed: Seed of the shuffle.
+        """
+        pool = tuple(records)
+        sizes = [count("counts", n, least=0) for n in counts]
+        if len(sizes) > 4 or sum(sizes) != len(pool):
+            raise DataError(f"counts must be up to 4 numbers that add up to {len(pool)} records, got {tuple(counts)}")
+        order = np.random.default_rng(seed).permutation(len(pool))
+        cuts = np.cumsum([0, *sizes])
+        return cls(*(tuple(pool[i] for i in order[a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)))

@@ -1,0 +1,131 @@
+"""One experiment: what went in, what came out, how often it was sampled."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, positive, read_only
+from controlrnn.data.signal import Signal
+from controlrnn.errors import DataError, ShapeError
+from controlrnn.records import load_record, save_record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A record of T samples. ``u[t]`` is held from sample t to t + 1; ``y[t]`` and ``x[t]`` are taken at sample t.
+
+    Args:
+        u: Inputs, shape (T, nu), physical units.
+        y: Outputs, shape (T, ny), physical units.
+        dt: Sample time [s].
+        x: True states where they are known (simulators), shape (T, nx); else None.
+        inputs: One `Signal` per input; made up as ``u1, u2, ...`` when left out.
+        outputs: One `Signal` per output; made up as ``y1, y2, ...`` when left out.
+        name: Where the record comes from, for legends and messages.
+
+    Raises:
+        ShapeError: An array has the wrong shape, or the lengths differ.
+        DataError: Fewer than 2 samples, or values that are not finite.
+        SettingError: ``dt`` is not positive.
+    """
+
+    u: Array
+    y: Array
+    dt: float
+    x: Array | None = None
+    inputs: tuple[Signal, ...] = ()
+    outputs: tuple[Signal, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        u, y = as_array("u", self.u, ("T", "nu")), as_array("y", self.y, ("T", "ny"))
+        if len(u) != len(y):
+            raise ShapeError(f"u and y must have the same length, got {len(u)} and {len(y)}: cut the longer one")
+        if len(u) < 2:
+            raise DataError(f"a trajectory needs at least 2 samples, got {len(u)}")
+        put = object.__setattr__
+        put(self, "u", read_only(u))
+        put(self, "y", read_only(y))
+        put(self, "dt", positive("dt", self.dt, what="a positive sample time in seconds"))
+        if self.x is not None:
+            put(self, "x", read_only(as_array("x", self.x, (len(u), "nx"), hint="give one state per sample")))
+        put(self, "inputs", _signals("inputs", "u", self.inputs, u.shape[1]))
+        put(self, "outputs", _signals("outputs", "y", self.outputs, y.shape[1]))
+
+    def __len__(self) -> int:
+        return len(self.u)
+
+    def __getitem__(self, window: slice) -> Trajectory:
+        """The samples of ``window`` as a trajectory of its own; steps other than 1 are refused."""
+        if not isinstance(window, slice) or window.step not in (None, 1):
+            raise DataError(f"a trajectory is cut with a slice of step 1, got {window!r}: use trajectory[a:b]")
+        return replace(self, u=self.u[window], y=self.y[window], x=None if self.x is None else self.x[window])
+
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+        return int(self.u.shape[1])
+
+    @property
+    def ny(self) -> int:
+        """Number of outputs."""
+        return int(self.y.shape[1])
+
+    @property
+    def time(self) -> Array:
+        """Sample times [s], shape (T,), starting at 0."""
+        return np.arange(len(self)) * self.dt
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a ``.npz`` record (atomic, no pickle)."""
+        arrays = {"u": self.u, "y": self.y} | ({} if self.x is None else {"x": self.x})
+        # JSON has no infinity: an absent limit is stored as null.
+        channels = [[_finite_or_none(asdict(s)) for s in group] for group in (self.inputs, self.outputs)]
+        meta = {"dt": self.dt, "inputs": channels[0], "outputs": channels[1], "name": self.name}
+        save_record(path, "trajectory", _VERSION, arrays, meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
+        """Read what `save` wrote. Raises FileFormatError for anything else."""
+        arrays, meta = load_record(path, "trajectory", _VERSION)
+        inputs, outputs = (
+            tuple(Signal(**{k: v for k, v in s.items() if v is not None}) for s in meta[group])
+            for group in ("inputs", "outputs")
+        )
+        return cls(arrays["u"], arrays["y"], meta["dt"], arrays.get("x"), inputs, outputs, meta["name"])
+
+    def plot(self) -> Figure:
+        """Draw inputs and outputs over time, one panel a channel; returns the figure."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 1.6 * (self.nu + self.ny)), layout="constrained")
+        panels = figure.subplots(self.nu + self.ny, 1, sharex=True, squeeze=False)[:, 0]
+        for panel, signal, values in zip(panels[: self.nu], self.inputs, self.u.T, strict=True):
+            panel.step(self.time, values, where="post", color="0.3")
+            panel.set_ylabel(signal.label)
+        for panel, signal, values in zip(panels[self.nu :], self.outputs, self.y.T, strict=True):
+            panel.plot(self.time, values)
+            panel.set_ylabel(signal.label)
+        panels[-1].set_xlabel("time [s]")
+        return figure
+
+
+def _signals(name: str, letter: str, signals: tuple[Signal, ...], n: int) -> tuple[Signal, ...]:
+    if not signals:
+        return tuple(Signal(f"{letter}{i + 1}") for i in range(n))
+    if len(signals) != n:
+        raise ShapeError(f"{name} must name {n} channels, got {len(signals)}: give one Signal per column of {letter}")
+    return tuple(signals)
+
+
+def _finite_or_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in fields.items()}

@@ -1,0 +1,238 @@
+"""The one system class: a linear system in feedback with a slope-restricted static nonlinearity (Lur'e form).
+
+    x+ = A x + B1 w + B2 u + bx          nx states, nu inputs, ny outputs, nv neurons
+    v  = C1 x + D11 w + D12 u + bv       D11 strictly block lower triangular, blocks = layers
+    w  = s(v)                            elementwise
+    y  = C2 x + D21 w + D22 u + by
+
+Every robust recurrent network of the papers is of this form: an Elman network has ``A = 0, B1 = I, D11 = 0``; an
+acyclic REN has layers of one neuron; an R2DN folds its feed-forward network into C1, D11, B1, D21.
+(Revay, Wang, Manchester, "Recurrent equilibrium networks", IEEE TAC 2023, eqs. 1-3; here with an explicit D11.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from controlrnn.checks import as_array, positive, read_only
+from controlrnn.data.scaling import Scaler
+from controlrnn.errors import SettingError, ShapeError
+from controlrnn.records import digest
+from controlrnn.systems.activations import Activation
+from controlrnn.systems.ops import Value, ops_for
+
+MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22", "by")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LureSystem:
+    """A discrete-time Lur'e system; see the module docstring for the equations.
+
+    With numpy arrays it is *frozen*: float64 copies that cannot be written to, and a `digest` that certificates refer
+    to. With torch tensors it is the differentiable form that `model.system()` returns; gradients flow through.
+
+    Args:
+        A: Shape (nx, nx).
+        B1: Shape (nx, nv).
+        B2: Shape (nx, nu).
+        bx: Shape (nx,).
+        C1: Shape (nv, nx).
+        D11: Shape (nv, nv), zero on and above the block diagonal of ``layers``.
+        D12: Shape (nv, nu).
+        bv: Shape (nv,).
+        C2: Shape (ny, nx).
+        D21: Shape (ny, nv).
+        D22: Shape (ny, nu).
+        by: Shape (ny,).
+        activation: The function s.
+        layers: Sizes of the blocks of D11, in order of evaluation; they add up to nv.
+        dt: Sample time [s].
+
+    Raises:
+        ShapeError: The matrices do not fit together.
+        DataError: A frozen matrix is not finite.
+        SettingError: ``layers`` does not add up, or D11 has an entry that would make the system implicit.
+    """
+
+    A: Value
+    B1: Value
+    B2: Value
+    bx: Value
+    C1: Value
+    D11: Value
+    D12: Value
+    bv: Value
+    C2: Value
+    D21: Value
+    D22: Value
+    by: Value
+    activation: Activation = Activation.TANH
+    layers: tuple[int, ...]
+    dt: float
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "activation", Activation(self.activation))
+        put(self, "layers", tuple(int(n) for n in self.layers))
+        put(self, "dt", positive("dt", self.dt, what="a positive sample time in seconds"))
+        if len(self.B1.shape) != 2 or len(self.B2.shape) != 2 or len(self.by.shape) != 1:
+            raise ShapeError(
+                f"B1 (nx, nv), B2 (nx, nu) and by (ny,) fix the sizes, got {self.B1.shape}, {self.B2.shape}, {self.by.shape}"
+            )
+        shapes = _shapes(self.nx, self.nu, self.ny, self.nv)
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                put(self, name, read_only(as_array(name, value, shape, hint=f"(nx, nu, ny, nv) = {self.sizes}")))
+            elif tuple(value.shape) != shape:
+                raise ShapeError(
+                    f"{name} must have shape {shape}, got {tuple(value.shape)}: (nx, nu, ny, nv) = {self.sizes}"
+                )
+        if any(n < 1 for n in self.layers) or sum(self.layers) != self.nv:
+            raise SettingError(f"layers must be positive and add up to nv = {self.nv}, got {self.layers}")
+        if self.is_frozen and any(self.D11[a:b, a:].any() for a, b in self.blocks):
+            raise SettingError("D11 must be zero on and above its block diagonal: reorder the neurons or their layers")
+
+    @property
+    def nx(self) -> int:
+        """Number of states."""
+        return int(self.B1.shape[0])
+
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+        return int(self.B2.shape[1])
+
+    @property
+    def ny(self) -> int:
+        """Number of outputs."""
+        return int(self.by.shape[0])
+
+    @property
+    def nv(self) -> int:
+        """Number of neurons."""
+        return int(self.B1.shape[1])
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(nx, nu, ny, nv)."""
+        return self.nx, self.nu, self.ny, self.nv
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """(start, stop) of each layer among the neurons."""
+        return tuple(pairwise(np.cumsum([0, *self.layers]).tolist()))
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the matrices are read-only numpy arrays."""
+        return isinstance(self.A, np.ndarray)
+
+    @property
+    def has_feedthrough(self) -> bool:
+        """Whether ``y[t]`` depends on ``u[t]`` (frozen systems only look at exact zeros)."""
+        through_neurons = bool(self.nv) and bool((self.D21 != 0).any()) and bool((self.D12 != 0).any())
+        return through_neurons or bool((self.D22 != 0).any())
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that defines a frozen system; two systems with the same digest behave identically."""
+        if not self.is_frozen:
+            raise SettingError("only a frozen system has a digest: call model.freeze() first")
+        meta = {"activation": str(self.activation), "layers": list(self.layers), "dt": self.dt}
+        return digest({name: getattr(self, name) for name in MATRICES}, meta)
+
+    def neurons(self, x: Value, drive: Value) -> Value:
+        """Neuron outputs w (..., nv) from states x (..., nx) and ``drive = D12 u + bv`` (..., nv)."""
+        ops = ops_for(drive)
+        v = x @ self.C1.T + drive
+        outputs: list[Value] = []
+        for start, stop in self.blocks:
+            layer = ops.columns(v, start, stop)
+            if outputs:
+                layer = layer + ops.join(outputs) @ self.D11[start:stop, :start].T
+            outputs.append(self.activation.apply(ops, layer))
+        return ops.join(outputs) if outputs else v
+
+    def step(self, x: Value, u: Value) -> Value:
+        """Next state (..., nx) from state x (..., nx) and input u (..., nu); numpy, torch, or CasADi rows (1, n)."""
+        ops = ops_for(x)
+        w = self.neurons(x, u @ self.D12.T + ops.row(self.bv))
+        return x @ self.A.T + w @ self.B1.T + u @ self.B2.T + ops.row(self.bx)
+
+    def output(self, x: Value, u: Value) -> Value:
+        """Output (..., ny) at state x (..., nx) and input u (..., nu); backends as in `step`."""
+        ops = ops_for(x)
+        w = self.neurons(x, u @ self.D12.T + ops.row(self.bv))
+        return x @ self.C2.T + w @ self.D21.T + u @ self.D22.T + ops.row(self.by)
+
+    def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
+        """Free run.
+
+        Args:
+            u: Inputs, shape (T, nu) or (B, T, nu).
+            x0: Initial state, shape (nx,) or (B, nx); zero when left out.
+
+        Returns:
+            ``(y, x)``: outputs (..., T, ny) and states (..., T + 1, nx); ``x[..., t, :]`` is the state at sample t, the
+            last one follows the last input, so that a run can be continued from it.
+
+        Raises:
+            ShapeError: ``u`` or ``x0`` does not fit.
+        """
+        x = self._initial_state(u, x0)
+        ops = ops_for(u)
+        drive, push = u @ self.D12.T + self.bv, u @ self.B2.T + self.bx
+        states, outputs = [x], []
+        for t in range(u.shape[-2]):
+            w = self.neurons(x, drive[..., t, :])
+            x = x @ self.A.T + w @ self.B1.T + push[..., t, :]
+            states.append(x)
+            outputs.append(w)
+        path = ops.stack(states)
+        y = path[..., :-1, :] @ self.C2.T + ops.stack(outputs) @ self.D21.T + u @ self.D22.T + self.by
+        return y, path
+
+    def scaled(self, inputs: Scaler, outputs: Scaler) -> LureSystem:
+        """The same system in physical units, where this one works on signals scaled by ``inputs`` and ``outputs``.
+
+        Works for frozen systems; the state keeps its coordinates.
+        """
+        gain = 1.0 / inputs.scale
+        B2, D12, D22 = self.B2 * gain, self.D12 * gain, self.D22 * gain * outputs.scale[:, None]
+        return replace(
+            self,
+            B2=B2,
+            D12=D12,
+            D22=D22,
+            bx=self.bx - B2 @ inputs.shift,
+            bv=self.bv - D12 @ inputs.shift,
+            C2=self.C2 * outputs.scale[:, None],
+            D21=self.D21 * outputs.scale[:, None],
+            by=self.by * outputs.scale + outputs.shift - D22 @ inputs.shift,
+        )
+
+    def _initial_state(self, u: Value, x0: Value) -> Value:
+        if len(u.shape) not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
+            raise ShapeError(
+                f"u must have shape (T, nu) or (B, T, nu) with nu = {self.nu}, got {tuple(u.shape)}: check the input columns"
+            )
+        shape = (*u.shape[:-2], self.nx)
+        zeros = ops_for(u).zeros(shape, u)
+        if x0 is None:
+            return zeros
+        if tuple(x0.shape) not in ((self.nx,), shape):
+            raise ShapeError(f"x0 must have shape {shape} or ({self.nx},), got {tuple(x0.shape)}: one state per record")
+        return x0 + zeros
+
+
+def _shapes(nx: int, nu: int, ny: int, nv: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "A": (nx, nx), "B1": (nx, nv), "B2": (nx, nu), "bx": (nx,),
+        "C1": (nv, nx), "D11": (nv, nv), "D12": (nv, nu), "bv": (nv,),
+        "C2": (ny, nx), "D21": (ny, nv), "D22": (ny, nu), "by": (ny,),
+    }  # fmt: skip

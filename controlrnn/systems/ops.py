@@ -1,0 +1,148 @@
+"""The few functions that numpy, torch and CasADi spell differently.
+
+A model's equations are written once with the operators ``+ - * @`` and these; whoever evaluates them brings the
+backend. CasADi values are rows, shape (1, n), so that the same ``x @ A.T`` serves all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+# A matrix or vector of any backend. numpy, torch and CasADi share no common base class.
+Value = Any
+
+
+class Ops(Protocol):
+    """What a backend provides."""
+
+    def tanh(self, v: Value) -> Value: ...
+    def relu(self, v: Value) -> Value: ...
+    def sigmoid(self, v: Value) -> Value: ...
+    def row(self, bias: Value) -> Value:
+        """A stored (n,) vector in a shape that broadcasts against a row."""
+
+    def columns(self, v: Value, start: int, stop: int) -> Value:
+        """``v[..., start:stop]``."""
+
+    def join(self, parts: Sequence[Value]) -> Value:
+        """Concatenate along the last axis."""
+
+    def stack(self, rows: Sequence[Value]) -> Value:
+        """Stack states (..., n) of successive samples to (..., T, n)."""
+
+    def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
+        """Zeros of the precision and device of ``like``."""
+
+
+class NumpyOps:
+    """numpy arrays (..., n)."""
+
+    def tanh(self, v: Value) -> Value:
+        return np.tanh(v)
+
+    def relu(self, v: Value) -> Value:
+        return np.maximum(v, 0.0)
+
+    def sigmoid(self, v: Value) -> Value:
+        return 0.5 + 0.5 * np.tanh(0.5 * v)
+
+    def row(self, bias: Value) -> Value:
+        return bias
+
+    def columns(self, v: Value, start: int, stop: int) -> Value:
+        return v[..., start:stop]
+
+    def join(self, parts: Sequence[Value]) -> Value:
+        return np.concatenate(parts, axis=-1)
+
+    def stack(self, rows: Sequence[Value]) -> Value:
+        return np.stack(rows, axis=-2)
+
+    def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
+        return np.zeros(shape)
+
+
+class TorchOps:
+    """torch tensors (..., n); torch is imported by whoever made the tensor."""
+
+    def tanh(self, v: Value) -> Value:
+        return v.tanh()
+
+    def relu(self, v: Value) -> Value:
+        return v.relu()
+
+    def sigmoid(self, v: Value) -> Value:
+        return v.sigmoid()
+
+    def row(self, bias: Value) -> Value:
+        return bias
+
+    def columns(self, v: Value, start: int, stop: int) -> Value:
+        return v[..., start:stop]
+
+    def join(self, parts: Sequence[Value]) -> Value:
+        import torch
+
+        return torch.cat(list(parts), dim=-1)
+
+    def stack(self, rows: Sequence[Value]) -> Value:
+        import torch
+
+        return torch.stack(list(rows), dim=-2)
+
+    def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
+        return like.new_zeros(shape)
+
+
+class CasadiOps:
+    """CasADi rows (1, n), SX, MX or DM. ``np.tanh`` on these is deprecated, so CasADi's own functions are used."""
+
+    def tanh(self, v: Value) -> Value:
+        import casadi
+
+        return casadi.tanh(v)
+
+    def relu(self, v: Value) -> Value:
+        import casadi
+
+        return casadi.fmax(v, 0)
+
+    def sigmoid(self, v: Value) -> Value:
+        import casadi
+
+        return 0.5 + 0.5 * casadi.tanh(0.5 * v)
+
+    def row(self, bias: Value) -> Value:
+        return np.asarray(bias).reshape(1, -1)
+
+    def columns(self, v: Value, start: int, stop: int) -> Value:
+        return v[:, start:stop]
+
+    def join(self, parts: Sequence[Value]) -> Value:
+        import casadi
+
+        return casadi.horzcat(*parts)
+
+    def stack(self, rows: Sequence[Value]) -> Value:
+        import casadi
+
+        return casadi.vertcat(*rows)
+
+    def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
+        return np.zeros(shape)
+
+
+NUMPY, TORCH, CASADI = NumpyOps(), TorchOps(), CasadiOps()
+
+
+def ops_for(value: Value) -> Ops:
+    """The backend that ``value`` belongs to."""
+    package = type(value).__module__.partition(".")[0]
+    if package == "torch":
+        return TORCH
+    if package == "casadi":
+        return CASADI
+    return NUMPY
