@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -86,4 +87,4 @@ class Dataset:
             raise DataError(f"counts must be up to 4 numbers that add up to {len(pool)} records, got {tuple(counts)}")
         order = np.random.default_rng(seed).permutation(len(pool))
         cuts = np.cumsum([0, *sizes])
-        return cls(*(tuple(pool[i] for i in order[a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)))
+        return cls(*(tuple(pool[i] for i in order[a:b]) for a, b in pairwise(cuts)))

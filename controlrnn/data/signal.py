@@ -33,7 +33,7 @@ class Signal:
             raise SettingError(f"limits of signal {self.name!r} must be numbers, got [{self.lower}, {self.upper}]")
         if not self.lower < self.upper:
             raise InfeasibleError(
-                f"limits of signal {self.name!r} must satisfy lower < upper, got [{self.lower}, {self.upper}]: swap them?"
+                f"limits of {self.name!r} must satisfy lower < upper, got [{self.lower}, {self.upper}]: swap them?"
             )
 
     @property

@@ -83,7 +83,7 @@ class Trajectory:
     @property
     def time(self) -> Array:
         """Sample times [s], shape (T,), starting at 0."""
-        return np.arange(len(self)) * self.dt
+        return np.arange(len(self), dtype=np.float64) * self.dt
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a ``.npz`` record (atomic, no pickle)."""

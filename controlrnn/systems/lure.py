@@ -81,7 +81,8 @@ class LureSystem:
         put(self, "dt", positive("dt", self.dt, what="a positive sample time in seconds"))
         if len(self.B1.shape) != 2 or len(self.B2.shape) != 2 or len(self.by.shape) != 1:
             raise ShapeError(
-                f"B1 (nx, nv), B2 (nx, nu) and by (ny,) fix the sizes, got {self.B1.shape}, {self.B2.shape}, {self.by.shape}"
+                "B1 (nx, nv), B2 (nx, nu) and by (ny,) fix the sizes, got shapes "
+                f"{self.B1.shape}, {self.B2.shape} and {self.by.shape}"
             )
         shapes = _shapes(self.nx, self.nu, self.ny, self.nv)
         for name, shape in shapes.items():
@@ -219,7 +220,8 @@ class LureSystem:
     def _initial_state(self, u: Value, x0: Value) -> Value:
         if len(u.shape) not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
             raise ShapeError(
-                f"u must have shape (T, nu) or (B, T, nu) with nu = {self.nu}, got {tuple(u.shape)}: check the input columns"
+                f"u must have shape (T, nu) = (T, {self.nu}) or (B, T, {self.nu}), got {tuple(u.shape)}: "
+                "check the input columns"
             )
         shape = (*u.shape[:-2], self.nx)
         zeros = ops_for(u).zeros(shape, u)

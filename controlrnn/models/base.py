@@ -1,0 +1,113 @@
+"""What every trainable model is: free parameters in, an explicit Lur'e system out.
+
+Three forms and no others: the module holds *direct* parameters, any value of which keeps the model's guarantee;
+`Model.system` maps them to the *explicit* matrices once per optimiser step; `Model.freeze` gives the deployed float64
+system in physical units.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from controlrnn.checks import count, positive
+from controlrnn.data import Scaler
+from controlrnn.errors import ShapeError
+from controlrnn.systems import MATRICES, LureSystem
+
+
+class Model(nn.Module):
+    """Base class of the trainable models.
+
+    A model works on *scaled* signals: `system`, `forward` and the states are in scaled units; `freeze` folds
+    ``input_scaler`` and ``output_scaler`` in. `identify` sets the scalers and ``dt`` from the data.
+
+    Args:
+        nu: Number of inputs.
+        ny: Number of outputs.
+        nx: Number of states.
+        dt: Sample time [s].
+    """
+
+    def __init__(self, *, nu: int, ny: int, nx: int, dt: float = 1.0) -> None:
+        super().__init__()
+        self.nu, self.ny, self.nx = count("nu", nu), count("ny", ny), count("nx", nx)
+        self.dt = positive("dt", dt)
+        self.input_scaler, self.output_scaler = Scaler.identity(nu), Scaler.identity(ny)
+
+    @abstractmethod
+    def system(self) -> LureSystem:
+        """The explicit system of tensors, in scaled units; gradients reach the direct parameters."""
+
+    def forward(self, u: Tensor, x0: Tensor | None = None) -> Tensor:
+        """Simulated outputs (..., T, ny) for inputs ``u`` (..., T, nu) from ``x0`` (..., nx), all in scaled units."""
+        y: Tensor = self.system().simulate(u, x0)[0]
+        return y
+
+    def freeze(self) -> LureSystem:
+        """The system as deployed: float64, read-only, physical units.
+
+        The explicit matrices are recomputed in float64 from the (exactly representable) trained parameters, so that a
+        guarantee by construction does not suffer from the precision of the training.
+        """
+        twin = copy.deepcopy(self).to(device="cpu", dtype=torch.float64)
+        with torch.no_grad():
+            explicit = twin.system()
+        matrices = {name: getattr(explicit, name).detach().numpy() for name in MATRICES}
+        scaled = LureSystem(**matrices, activation=explicit.activation, layers=explicit.layers, dt=self.dt)
+        return scaled.scaled(self.input_scaler, self.output_scaler)
+
+    def set_units(self, inputs: Scaler, outputs: Scaler, dt: float) -> None:
+        """Declare which physical signals the scaled ones stand for, and the sample time [s].
+
+        Raises:
+            ShapeError: A scaler has the wrong number of channels.
+        """
+        for name, scaler, n in (("inputs", inputs, self.nu), ("outputs", outputs, self.ny)):
+            if len(scaler.shift) != n:
+                raise ShapeError(f"the scaler of the {name} must have {n} channels, got {len(scaler.shift)}")
+        self.input_scaler, self.output_scaler, self.dt = inputs, outputs, positive("dt", dt)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def generator(seed: int) -> torch.Generator:
+    """A torch generator of its own, so that models never touch the global one."""
+    return torch.Generator().manual_seed(int(seed))
+
+
+def uniform(rng: torch.Generator, *shape: int, bound: float) -> nn.Parameter:
+    """A parameter drawn uniformly from [-bound, bound]."""
+    return nn.Parameter((2 * torch.rand(*shape, generator=rng) - 1) * bound)
+
+
+def normal(rng: torch.Generator, *shape: int, std: float) -> nn.Parameter:
+    """A parameter drawn from N(0, std^2)."""
+    return nn.Parameter(torch.randn(*shape, generator=rng) * std)
+
+
+def lure(
+    *, A: Tensor, B2: Tensor, C2: Tensor, by: Tensor, bx: Tensor | None = None, D22: Tensor | None = None,
+    B1: Tensor | None = None, C1: Tensor | None = None, D11: Tensor | None = None, D12: Tensor | None = None,
+    bv: Tensor | None = None, D21: Tensor | None = None, activation: str = "tanh",
+    layers: tuple[int, ...] = (), dt: float,
+) -> LureSystem:  # fmt: skip
+    """Assemble a `LureSystem` of tensors; what is left out is zero."""
+    nx, nu, ny = A.shape[0], B2.shape[1], C2.shape[0]
+    nv = sum(layers)
+
+    def or_zero(value: Tensor | None, *shape: int) -> Tensor:
+        return A.new_zeros(shape) if value is None else value
+
+    return LureSystem(
+        A=A, B1=or_zero(B1, nx, nv), B2=B2, bx=or_zero(bx, nx),
+        C1=or_zero(C1, nv, nx), D11=or_zero(D11, nv, nv), D12=or_zero(D12, nv, nu), bv=or_zero(bv, nv),
+        C2=C2, D21=or_zero(D21, ny, nv), D22=or_zero(D22, ny, nu), by=by,
+        activation=activation, layers=layers, dt=dt,  # type: ignore[arg-type]  # the enum takes its own values
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""Contracting R2DN: a linear system around a 1-Lipschitz deep network.
+
+Manchester, Barbara, Wang, "R2DN: scalable parameterization of contracting and Lipschitz recurrent deep networks",
+arXiv 2504.01250:
+
+    x+ = A x + B1 z + B2 u + bx,   z = phi(C1 x + D12 u),   y = C2 x + D21 z + D22 u + by
+
+phi is 1-Lipschitz by its sandwich layers. With ``G1 = C1'C1`` and ``G2 = B1i B1i'`` the linear part dissipates
+|z|^2 - |C1 x|^2, so the loop contracts for every parameter value. The prescribed rate (E from P / rate^2) is our
+consistent extension; the paper has rate = 1. The network's linear maps fold into the Lur'e form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from controlrnn.checks import Array, count
+from controlrnn.errors import SettingError
+from controlrnn.models.base import Model, generator, lure, normal
+from controlrnn.models.contracting_linear import ContractingLinear
+from controlrnn.models.linear_start import put_linear
+from controlrnn.models.sandwich import SandwichNetwork
+from controlrnn.systems import Activation, LureSystem
+
+
+class ContractingR2DN(Model):
+    """Contracting recurrent deep network.
+
+    Args:
+        nu: Number of inputs.
+        ny: Number of outputs.
+        nx: Number of states.
+        nv: Width of the channel between linear system and network.
+        layers: Hidden layers of the network.
+        rate: Contraction rate in (0, 1]: in the model's own metric two states approach at least so fast.
+        activation: Activation of the network; its slope must lie in [0, 1].
+        feedthrough: Whether ``y[t]`` may depend on ``u[t]``; leave off for sampled plants with a held input.
+        dt: Sample time [s].
+        seed: Seed of the initial parameters.
+    """
+
+    def __init__(
+        self, *, nu: int, ny: int, nx: int, nv: int = 8, layers: Sequence[int] = (16, 16), rate: float = 1.0,
+        activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
+        if not layers:
+            raise SettingError("layers must name at least one hidden layer, got none: use LTI for a linear model")
+        self.activation = Activation(activation)
+        rng = generator(seed)
+        self.core = ContractingLinear(nx, rate, rng)
+        self.phi = SandwichNetwork(count("nv", nv), nv, tuple(count("layers", n) for n in layers), rng)
+        self.C1 = normal(rng, nv, nx, std=nx**-0.5)
+        self.D12 = normal(rng, nv, nu, std=nu**-0.5)
+        self.B1i = nn.Parameter(torch.zeros(nx, nv))
+        self.B2 = normal(rng, nx, nu, std=0.3 * nu**-0.5)
+        self.C2 = normal(rng, ny, nx, std=nx**-0.5)
+        self.D21 = nn.Parameter(torch.zeros(ny, nv)) if feedthrough else None
+        self.D22 = nn.Parameter(torch.zeros(ny, nu)) if feedthrough else None
+        self.bx = nn.Parameter(torch.zeros(nx))
+        self.by = nn.Parameter(torch.zeros(ny))
+        self.core.start_at(self._state_map(), self._G1())
+
+    def system(self) -> LureSystem:
+        """The explicit system, in scaled units."""
+        E, F, _ = self.core.implicit(self.C1.T @ self.C1, self.B1i @ self.B1i.T)
+        AB = torch.linalg.solve(E, torch.cat([F, self.B1i], dim=1))
+        A, B1 = AB[:, : self.nx], AB[:, self.nx :]
+        net = self.phi.fold()
+        through = None if self.D21 is None else self.D21 @ net.Cout
+        return lure(
+            A=A, B1=B1 @ net.Cout, B2=self.B2, bx=self.bx + B1 @ net.bout,
+            C1=net.Cin @ self.C1, D11=net.D11, D12=net.Cin @ self.D12, bv=net.bv,
+            C2=self.C2, D21=through, D22=self.D22,
+            by=self.by if self.D21 is None else self.by + self.D21 @ net.bout,
+            activation=self.activation, layers=net.layers, dt=self.dt,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
+        """Start exactly at the linear model (A, B, C, D), given in scaled units; see `put_linear`.
+
+        The network stays connected to the state (C1) and to the input (D12) but acts on nothing yet (B1i = D21 = 0),
+        so the first gradient step already moves it.
+        """
+        self.B1i.zero_()
+        if self.D21 is not None:
+            self.D21.zero_()
+        put_linear(self, self.core.start_at(A, self._G1()), B, C, D)
+
+    def _G1(self) -> Array:
+        C1 = self.C1.detach().double().numpy()
+        return C1.T @ C1  # type: ignore[no-any-return]
+
+    def _state_map(self) -> Array:
+        E, F, _ = self.core.implicit()
+        A: Array = torch.linalg.solve(E, F).detach().double().numpy()
+        return A

@@ -1,0 +1,115 @@
+"""1-Lipschitz feed-forward networks of sandwich layers.
+
+Wang & Manchester, "Direct parameterization of Lipschitz-bounded deep networks", ICML 2023, eqs. 8-13.
+
+A layer n_in -> n with free U (n, n), V (n_in, n), d (n), b (n):
+
+    Z = U - U' + V'V,   A' = (I + Z)^-1 (I - Z),   B' = -2 V (I + Z)^-1,   so that A A' + B B' = I,
+    h -> sqrt2 A' Psi s(sqrt2 Psi^-1 B h + b),     Psi = diag(exp d);
+
+the last layer is linear, h -> B h + b. The multiplier that proves it 1-Lipschitz is Psi^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from controlrnn.models.base import normal
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A network h -> y with the maps between its activations multiplied out.
+
+    v = Cin h + D11 w + bv,  w = s(v),  y = Cout w + bout. Shapes: Cin (nv, n_in), D11 (nv, nv), Cout (n_out, nv).
+    """
+
+    Cin: Tensor
+    D11: Tensor
+    bv: Tensor
+    Cout: Tensor
+    bout: Tensor
+    layers: tuple[int, ...]
+
+
+class _Cayley(nn.Module):
+    """Free parameters of a pair (A, B) with A A' + B B' = I; A is (n, n), B is (n, n_in)."""
+
+    def __init__(self, n_in: int, n: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.n = n
+        self.XY = normal(rng, n + n_in, n, std=(n + n_in) ** -0.5)
+        self.a = nn.Parameter(self.XY.detach().norm())
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        n = self.n
+        UV = self.a / self.XY.norm() * self.XY
+        U, V = UV[:n], UV[n:]
+        eye = torch.eye(n, dtype=UV.dtype, device=UV.device)
+        Z = U - U.T + V.T @ V
+        # both A' and B' carry (I + Z)^-1: one factorisation serves the two.
+        inverse = torch.linalg.inv(eye + Z)
+        return (inverse @ (eye - Z)).T, (-2 * V @ inverse).T
+
+
+class SandwichNetwork(nn.Module):
+    """A 1-Lipschitz network R^n_in -> R^n_out for every parameter value.
+
+    Args:
+        n_in: Number of inputs.
+        n_out: Number of outputs.
+        layers: Sizes of the hidden layers, at least one.
+        rng: Generator of the initial parameters.
+    """
+
+    def __init__(self, n_in: int, n_out: int, layers: tuple[int, ...], rng: torch.Generator) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        widths = [n_in, *layers, n_out]
+        self.maps = nn.ModuleList(_Cayley(a, b, rng) for a, b in pairwise(widths))
+        self.d = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in layers)
+        self.b = nn.ParameterList(normal(rng, n, std=0.3) for n in layers)
+        self.b_out = nn.Parameter(torch.zeros(n_out))
+
+    def fold(self) -> Folded:
+        """Multiply the linear maps between activations out, as the Lur'e form needs them."""
+        Cin: list[Tensor] = []
+        rows: list[Tensor] = []
+        back: Tensor | None = None  # the map from the last activation to the next layer's input
+        for cayley, d, n in zip(self.maps, self.d, self.layers, strict=False):
+            A, B = cayley.pair()  # type: ignore[operator]  # ModuleList forgets the type of its members
+            psi = torch.exp(d)[:, None]
+            into = 2**0.5 * B / psi
+            Cin.append(into if back is None else into.new_zeros(n, Cin[0].shape[1]))
+            done = sum(self.layers[: len(rows)])
+            left = into.new_zeros(n, done) if back is None else _pad_left(into @ back, done)
+            rows.append(torch.cat([left, into.new_zeros(n, sum(self.layers) - done)], dim=1))
+            back = 2**0.5 * A.T * psi.T
+        _, B_out = self.maps[-1].pair()  # type: ignore[operator]
+        assert back is not None
+        return Folded(
+            torch.cat(Cin), torch.cat(rows), torch.cat(list(self.b)),
+            _pad_left(B_out @ back, sum(self.layers)), self.b_out, self.layers,
+        )  # fmt: skip
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Evaluate with tanh, (..., n_in) -> (..., n_out): for tests of the Lipschitz bound."""
+        net = self.fold()
+        v, start = h @ net.Cin.T + net.bv, 0
+        w: list[Tensor] = []
+        for n in self.layers:
+            layer = v[..., start : start + n]
+            if w:
+                layer = layer + torch.cat(w, -1) @ net.D11[start : start + n, :start].T
+            w.append(torch.tanh(layer))
+            start += n
+        return torch.cat(w, -1) @ net.Cout.T + net.bout
+
+
+def _pad_left(block: Tensor, width: int) -> Tensor:
+    """Zero columns in front of ``block`` so that it has ``width`` columns."""
+    return torch.cat([block.new_zeros(block.shape[0], width - block.shape[1]), block], dim=1)
