@@ -1,0 +1,41 @@
+"""Frozen systems as CasADi Functions, from the same equations that simulate them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from controlrnn.errors import SettingError
+from controlrnn.systems import LureSystem
+
+
+class Symbolic(StrEnum):
+    """CasADi's two expression graphs: SX is scalar and fast for small models, MX keeps matrices whole."""
+
+    SX = "SX"
+    MX = "MX"
+
+
+def to_casadi(system: LureSystem, *, symbolic: Symbolic | str = Symbolic.SX) -> tuple[Any, Any]:
+    """The step and output map as ``casadi.Function``.
+
+    Args:
+        system: A frozen system; physical units.
+        symbolic: Graph to build; both evaluate to the same numbers.
+
+    Returns:
+        ``(step, output)``: ``step(x, u) -> x_next`` and ``output(x, u) -> y`` on columns (nx, 1), (nu, 1), (ny, 1),
+        as CasADi and do-mpc expect them.
+
+    Raises:
+        SettingError: ``system`` is not frozen.
+    """
+    import casadi
+
+    if not system.is_frozen:
+        raise SettingError("to_casadi needs a frozen system, got one of tensors: call model.freeze() first")
+    kind = getattr(casadi, Symbolic(symbolic))
+    x, u = kind.sym("x", system.nx), kind.sym("u", system.nu)
+    step = casadi.Function("step", [x, u], [system.step(x.T, u.T).T], ["x", "u"], ["x_next"])
+    output = casadi.Function("output", [x, u], [system.output(x.T, u.T).T], ["x", "u"], ["y"])
+    return step, output
