@@ -1,0 +1,284 @@
+"""Where a prediction starts: estimates of the model's state, each with a certified error.
+
+The state x* that an estimate is compared with is the state of the *model* when it is driven from the far past by the
+true inputs; no measurement enters it. A contraction certificate (rate p, metric P, input gains g) says
+
+    |x1+ - x2+|_P <= p |x1 - x2|_P + sum_j g_j |u1_j - u2_j| .
+
+Let u_c be the middle of the actuators' range, h their half ranges and x_c any state. Then x* lies within
+
+    R0 = ( sum_j g_j h_j + |f(x_c, u_c) - x_c|_P ) / (1 - p)
+
+of x_c: its distance to x_c obeys r+ <= p r + sum_j g_j h_j + |f(x_c, u_c) - x_c|_P and started in the far past. So W
+steps of the model from x_c over recorded inputs, which differ from the true ones by at most d_j, leave
+
+    |x* - xhat|_P <= p^W R0 + (1 - p^W) / (1 - p) sum_j g_j d_j .
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import eigh
+
+from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.errors import SettingError
+from controlrnn.records import digest
+from controlrnn.systems import LureSystem
+from mpc.predictor import Predictor
+
+if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
+    from controlrnn.certification import ContractionCertificate
+
+ROUNDING = 1.0 + 1e-9  # the radii are sums of a few float64 terms
+
+
+@dataclass(frozen=True, eq=False)
+class StateError:
+    """A ball that holds x* - xhat: ``sqrt(e' metric e) <= radius``.
+
+    Args:
+        radius: Radius in the metric.
+        metric: Shape (nx, nx), positive definite.
+    """
+
+    radius: float
+    metric: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", read_only(self.metric))
+
+    @property
+    def euclidean(self) -> float:
+        """Radius of the 2-norm ball around it."""
+        return self.radius_in(np.eye(len(self.metric)))
+
+    def radius_in(self, metric: Array) -> float:
+        """Radius, in another metric (nx, nx), of the smallest ball around it."""
+        return self.radius * stretch(metric, self.metric) * ROUNDING
+
+
+class Observer(ABC):
+    """Turns the record so far into the state that the next prediction starts from.
+
+    ``update(u, y)`` is called once per sample, with the input that acts from this sample on and the measurement taken
+    at it, and returns the estimate for the *next* sample.
+
+    Attributes:
+        predictor: The model observed.
+        steps: Samples that must have been seen before the estimate may be used.
+        input_error: Bound on |true - recorded input| per channel, shape (nu,).
+        initial_state: State that the estimate starts from, shape (nx,).
+        contraction: Certificate of the model, or None: then there is no certified error.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        steps: int,
+        *,
+        initial_state: ArrayLike | None = None,
+        contraction: ContractionCertificate | None = None,
+        input_error: ArrayLike = 0.0,
+    ) -> None:
+        self.predictor = predictor
+        self.steps = count("steps", steps)
+        self.input_error = per_channel("input_error", input_error, predictor.nu)
+        if initial_state is None:
+            initial_state = predictor.equilibrium(np.mean(predictor.input_limits(), axis=0))
+        self.initial_state = read_only(as_array("initial_state", initial_state, (predictor.nx,)))
+        if contraction is not None:
+            contraction.verify(predictor.system)
+        self.contraction = contraction
+        self._state = self.initial_state
+        self._seen = 0
+        self.start()
+
+    @property
+    def system(self) -> LureSystem:
+        """The model observed."""
+        return self.predictor.system
+
+    def start(self) -> None:
+        """Forget everything."""
+        self._state, self._seen = self.initial_state, 0
+
+    def update(self, u: ArrayLike, y: ArrayLike) -> Array:
+        """Take one sample into account.
+
+        Args:
+            u: Input that acts from this sample to the next, shape (nu,).
+            y: Measurement at this sample, shape (ny,); NaN where it is missing.
+
+        Returns:
+            The estimate for the next sample, shape (nx,).
+        """
+        u = as_array("u", u, (self.predictor.nu,))
+        y = as_array("y", y, (self.predictor.ny,), finite=False)
+        self._state = read_only(self._next(u, y))
+        self._seen += 1
+        return self._state
+
+    @property
+    def state(self) -> Array:
+        """The estimate for the coming sample, shape (nx,)."""
+        return self._state
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough samples have been seen."""
+        return self._seen >= self.steps
+
+    @property
+    def certified(self) -> bool:
+        """Whether the certified error holds for the present estimate."""
+        return self.ready and self.contraction is not None
+
+    def estimates(self, u: Array, y: Array) -> Array:
+        """Estimates along a whole record, from a fresh start.
+
+        Args:
+            u: Inputs, shape (T, nu).
+            y: Measurements, shape (T, ny).
+
+        Returns:
+            Shape (T + 1, nx): the estimate for each sample and the one after the last; NaN while not ready.
+        """
+        worker = copy.copy(self)
+        worker.start()
+        rows = np.full((len(u) + 1, self.predictor.nx), np.nan)
+        for t in range(len(u)):
+            worker.update(u[t], y[t])
+            if worker.ready:
+                rows[t + 1] = worker.state
+        return rows
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the estimates depend on."""
+        meta = {"kind": type(self).__name__, "steps": self.steps, "system": self.system.digest}
+        return digest({"initial_state": self.initial_state} | self._arrays(), meta)
+
+    @property
+    def error_radius(self) -> float:
+        """Certified radius of |x* - xhat| in `error_metric`. Raises SettingError without a certificate."""
+        return self.error.radius
+
+    @property
+    def error_metric(self) -> Array:
+        """Metric of `error_radius`, shape (nx, nx)."""
+        return self.error.metric
+
+    @property
+    def error(self) -> StateError:
+        """The certified error; see the module docstring. Raises SettingError without a certificate."""
+        return self._memory_error(self.steps)
+
+    @abstractmethod
+    def _next(self, u: Array, y: Array) -> Array: ...
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for reports: how the state is re-initialised and what error that leaves."""
+
+    def _arrays(self) -> dict[str, Array]:
+        return {}
+
+    def _certificate(self) -> ContractionCertificate:
+        if self.contraction is None:
+            raise SettingError(
+                "the observer's error needs a certificate, got none: pass contraction=certify_contraction(system)"
+            )
+        return self.contraction
+
+    def _reach(self) -> float:
+        certificate = self._certificate()
+        return reachable_radius(self.predictor, certificate, self.initial_state, self.input_error)
+
+    def _memory_error(self, steps: int) -> StateError:
+        certificate = self._certificate()
+        fade = certificate.rate**steps
+        push = float(certificate.input_gain @ self.input_error) * (1 - fade) / (1 - certificate.rate)
+        return StateError((fade * self._reach() + push) * ROUNDING, certificate.metric)
+
+    def _error_text(self) -> str:
+        return (
+            "no certified error" if self.contraction is None else f"certified 2-norm error {self.error.euclidean:.3g}"
+        )
+
+
+class Washout(Observer):
+    """Starts anew at every sample: the model runs from ``initial_state`` over the last ``steps`` recorded inputs.
+
+    The estimate depends on nothing older, so a wrong estimate heals after ``steps`` samples.
+    """
+
+    def start(self) -> None:
+        """Forget everything."""
+        super().start()
+        self._record = np.zeros((0, self.predictor.nu))
+
+    def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
+        self._record = np.vstack([self._record, u])[-self.steps :]
+        return np.asarray(self.predictor.states(self.initial_state, self._record)[-1])
+
+    def estimates(self, u: Array, y: Array) -> Array:  # noqa: ARG002
+        """See `Observer.estimates`; all windows run as one batch."""
+        rows = np.full((len(u) + 1, self.predictor.nx), np.nan)
+        if len(u) >= self.steps:
+            windows = np.lib.stride_tricks.sliding_window_view(u, self.steps, axis=0).swapaxes(1, 2)
+            rows[self.steps :] = self.predictor.states(self.initial_state, windows)[:, -1]
+        return rows
+
+    def describe(self) -> str:
+        """See `Observer.describe`."""
+        return f"washout of {self.steps} steps at every sample; {self._error_text()}"
+
+
+class RunningOn(Observer):
+    """Simulates on from one sample to the next and never re-initialises; usable after ``steps`` samples."""
+
+    def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
+        return np.asarray(self.system.step(self._state, u))
+
+    def describe(self) -> str:
+        """See `Observer.describe`."""
+        return f"running on, used after {self.steps} steps; {self._error_text()}"
+
+
+def reachable_radius(
+    predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array
+) -> float:
+    """R0 of the module docstring: how far the model's state can be from ``centre``, in the certificate's metric.
+
+    Args:
+        predictor: Model with the actuators' limits.
+        contraction: Its certificate.
+        centre: Any state, shape (nx,).
+        input_error: How far true inputs may lie outside of the limits, shape (nu,).
+    """
+    lower, upper = predictor.input_limits()
+    drift = predictor.system.step(centre, 0.5 * (lower + upper)) - centre
+    push = float(contraction.input_gain @ (0.5 * (upper - lower) + input_error))
+    away = float(np.sqrt(drift @ contraction.metric @ drift))
+    return (push + away) / (1 - float(contraction.rate)) * ROUNDING
+
+
+def stretch(to: Array, of: Array) -> float:
+    """The least k with |e|_to <= k |e|_of for all e; both metrics (nx, nx)."""
+    return float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))
+
+
+def per_channel(name: str, value: ArrayLike, n: int) -> Array:
+    """``value`` >= 0, one number for all or one per channel, as an array (n,)."""
+    array = as_array(
+        name, np.broadcast_to(np.asarray(value, dtype=np.float64), (n,)) if np.ndim(value) == 0 else value, (n,)
+    )
+    if (array < 0).any():
+        raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
+    return read_only(array)

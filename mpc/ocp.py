@@ -1,0 +1,180 @@
+"""The optimal control problem of one sample, and what a solver of it has to offer.
+
+    min   sum_{k=0..N-1} ( |y_k - r_k|_Q^2 + |u_k - u_{k-1}|_R^2 ) + |y_N - r_N|_{Q_N}^2 + sum_{k=1..N} penalty' s_k
+    s.t.  x_{k+1} = f(x_k, u_k),  y_k = g(x_k, u_k),  u in its limits,  |u_k - u_{k-1}| <= move limit,
+          lower_k - s_k <= y_k <= upper_k + s_k,  s_k >= 0,   k = 1..N       (u_N = u_{N-1} in g)
+
+Limits start at step 1: no input changes the present output. The penalty on the slack s is exact (L1): while it exceeds
+every constraint's multiplier, s is zero whenever the problem without s has a solution (Nocedal & Wright, thm 17.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+from controlrnn.checks import Array, count, positive
+from mpc.predictor import Predictor
+
+
+class Status(StrEnum):
+    """How a control step ended."""
+
+    SOLVED = "solved"
+    MAX_ITERATIONS = "max_iterations"
+    TIME_LIMIT = "time_limit"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+    WARMING_UP = "warming_up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """Limits for the solver.
+
+    Args:
+        max_iterations: Iterations per solve.
+        max_wall_time: Seconds per solve, or None for no limit.
+        tolerance: Relative accuracy of the solution.
+    """
+
+    max_iterations: int = 100
+    max_wall_time: float | None = None
+    tolerance: float = 1e-8
+
+    def __post_init__(self) -> None:
+        count("max_iterations", self.max_iterations)
+        positive("tolerance", self.tolerance)
+        if self.max_wall_time is not None:
+            positive("max_wall_time", self.max_wall_time, what="a positive time in seconds")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OptimalControlProblem:
+    """What stays the same from sample to sample; weights in physical units.
+
+    Args:
+        predictor: Model.
+        horizon: N.
+        output_weight: Diagonal of Q, shape (ny,) [1 / output unit^2].
+        terminal_weight: Diagonal of Q_N, shape (ny,).
+        input_move_weight: Diagonal of R, shape (nu,) [1 / input unit^2].
+        move_limit: Largest |u_k - u_{k-1}|, shape (nu,); infinite where there is none.
+        output_scale: Typical range of each output, shape (ny,), positive; solvers work in multiples of it.
+        penalty: Cost per unit of slack, shape (ny,).
+        soft: False forbids slack: limits are hard and the problem may be infeasible.
+    """
+
+    predictor: Predictor
+    horizon: int
+    output_weight: Array
+    terminal_weight: Array
+    input_move_weight: Array
+    move_limit: Array
+    output_scale: Array
+    penalty: Array
+    soft: bool
+
+    @property
+    def cost_scale(self) -> float:
+        """Cost of missing the reference by the whole range and moving the inputs over theirs, in one step."""
+        return cost_scale(self.predictor, self.output_weight, self.input_move_weight, self.output_scale)
+
+    def cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
+        """Cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).
+
+        ``before`` (nu,) is the input ahead of ``u[0]``.
+        """
+        moves = np.diff(np.vstack([before, u]), axis=0)
+        return float(((y - reference) ** 2 @ self.output_weight).sum() + (moves**2 @ self.input_move_weight).sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepData:
+    """What changes from sample to sample. Outputs here are those of the model: a disturbance is already taken off.
+
+    Args:
+        x: State estimate, shape (nx,).
+        previous_input: u_{-1}, shape (nu,).
+        reference: Shape (N + 1, ny).
+        lower: Shape (N + 1, ny).
+        upper: Shape (N + 1, ny).
+        guess: Inputs to start from, shape (N, nu).
+    """
+
+    x: Array
+    previous_input: Array
+    reference: Array
+    lower: Array
+    upper: Array
+    guess: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solution:
+    """A solver's answer; only meaningful as a plan where ``status`` is SOLVED.
+
+    Args:
+        status: How it ended.
+        u: Planned inputs, shape (N, nu).
+        slack: Shape (N + 1, ny), output units; row 0 is zero.
+        cost: Value of the objective, slack included.
+        iterations: Iterations used.
+        message: The solver's own words.
+    """
+
+    status: Status
+    u: Array
+    slack: Array
+    cost: float
+    iterations: int
+    message: str
+
+
+class Backend(Protocol):
+    """Solves an `OptimalControlProblem`, sample after sample."""
+
+    def solve(self, data: StepData) -> Solution:
+        """Solve one sample. Must not raise because a problem has no solution, nor learn from a failed one."""
+
+    def reset(self) -> None:
+        """Forget all earlier samples, so that the same samples give bitwise the same answers."""
+
+
+BackendFactory = Callable[[OptimalControlProblem, SolverOptions], Backend]
+
+
+def output_scale(predictor: Predictor) -> Array:
+    """Range between an output's limits, else between its steady values at the corners of the inputs' range.
+
+    Returns:
+        Shape (ny,), positive.
+    """
+    lower, upper = predictor.input_limits()
+    limits = np.array([[s.lower, s.upper] for s in predictor.outputs])
+    span = limits[:, 1] - limits[:, 0]
+    if not np.isfinite(span).all():
+        reached = np.array([predictor.steady_output(u) for u in (lower, 0.5 * (lower + upper), upper)])
+        steady = reached.max(axis=0) - reached.min(axis=0)
+        span = np.where(np.isfinite(span), span, np.where(steady > 0, steady, 1.0))
+    return np.asarray(span)
+
+
+def cost_scale(predictor: Predictor, output_weight: Array, input_move_weight: Array, scale: Array) -> float:
+    """See `OptimalControlProblem.cost_scale`."""
+    lower, upper = predictor.input_limits()
+    return float(output_weight @ scale**2 + input_move_weight @ (upper - lower) ** 2)
+
+
+def default_penalty(horizon: int, cost: float, scale: Array) -> Array:
+    """Penalty (ny,) that is exact where outputs and inputs stay within a few of their ranges.
+
+    A multiplier is the cost saved per unit by which one constraint gives way. With errors and moves within their ranges
+    the derivative of the whole cost by a shift of one range in all of them is at most 2 N ``cost``; 10 times that per
+    range leaves room for outputs that answer weakly to the inputs.
+    """
+    return 20.0 * horizon * cost / scale

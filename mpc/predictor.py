@@ -1,0 +1,184 @@
+"""A frozen model with its channels: what a controller predicts with.
+
+The equations stay those of `controlrnn.systems.LureSystem`; this file adds names and limits, steady states and
+derivatives (from the CasADi export of the same equations).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import casadi
+import numpy as np
+from scipy.optimize import least_squares
+
+from controlrnn.checks import Array, as_array
+from controlrnn.data import Signal
+from controlrnn.errors import SettingError, ShapeError
+from controlrnn.export import to_casadi
+from controlrnn.systems import LureSystem
+
+_SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
+_NEWTON = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Predicts outputs from a state estimate and planned inputs.
+
+    Args:
+        system: Frozen model in physical units.
+        inputs: One `Signal` per input with the actuator's limits; unlimited ``u1, u2, ...`` when left out.
+        outputs: One `Signal` per output with the limits to keep; unlimited ``y1, y2, ...`` when left out.
+
+    Raises:
+        SettingError: The system is not frozen.
+        ShapeError: The number of signals does not fit the system.
+    """
+
+    system: LureSystem
+    inputs: tuple[Signal, ...] = ()
+    outputs: tuple[Signal, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.system, LureSystem) or not self.system.is_frozen:
+            raise SettingError(f"system must be a frozen LureSystem, got {type(self.system).__name__}: model.freeze()")
+        for name, letter, n in (("inputs", "u", self.system.nu), ("outputs", "y", self.system.ny)):
+            signals = tuple(getattr(self, name)) or tuple(Signal(f"{letter}{i + 1}") for i in range(n))
+            if len(signals) != n:
+                raise ShapeError(f"{name} must name {n} channels of the model, got {len(signals)}: one Signal each")
+            object.__setattr__(self, name, signals)
+
+    @property
+    def nx(self) -> int:
+        """Number of states."""
+        return self.system.nx
+
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+        return self.system.nu
+
+    @property
+    def ny(self) -> int:
+        """Number of outputs."""
+        return self.system.ny
+
+    @property
+    def dt(self) -> float:
+        """Sample time [s]."""
+        return self.system.dt
+
+    @cached_property
+    def casadi(self) -> tuple[Any, Any]:
+        """CasADi functions (step, output) on column vectors."""
+        step, output = to_casadi(self.system)
+        return step, output
+
+    @cached_property
+    def _jacobians(self) -> Any:
+        x, u = casadi.SX.sym("x", self.nx), casadi.SX.sym("u", self.nu)
+        step, output = (f(x, u) for f in self.casadi)
+        parts = [casadi.densify(casadi.jacobian(f, z)) for f in (step, output) for z in (x, u)]
+        return casadi.Function("jacobians", [x, u], parts)
+
+    def input_limits(self) -> tuple[Array, Array]:
+        """(lower, upper) of the actuators, shape (nu,) each.
+
+        Raises:
+            SettingError: A limit is missing; a controller and a reachable set both need all of them.
+        """
+        lower, upper = (np.array([getattr(s, side) for s in self.inputs]) for side in ("lower", "upper"))
+        for signal, low, high in zip(self.inputs, lower, upper, strict=True):
+            if not np.isfinite([low, high]).all():
+                raise SettingError(
+                    f"input {signal.name!r} must have finite limits, got [{low}, {high}]: give the actuator's range"
+                )
+        return lower, upper
+
+    def states(self, x: Array, u: Array) -> Array:
+        """States under planned inputs: x (..., nx), u (..., N, nu) -> (..., N + 1, nx), the first being ``x``."""
+        return np.asarray(self.system.simulate(u, x)[1])
+
+    def predict(self, x: Array, u: Array) -> Array:
+        """Outputs under planned inputs.
+
+        Args:
+            x: State estimate, shape (nx,) or (B, nx).
+            u: Planned inputs, shape (N, nu) or (B, N, nu).
+
+        Returns:
+            Outputs of samples 0 to N, shape (..., N + 1, ny). Where the model has a feedthrough, the last one assumes
+            that the last input is held.
+
+        Raises:
+            ShapeError: ``x`` or ``u`` does not fit.
+        """
+        u = np.asarray(u, dtype=np.float64)
+        if u.ndim not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
+            raise ShapeError(f"u must have shape (N, {self.nu}) or (B, N, {self.nu}), got {u.shape}: one row per step")
+        held = np.concatenate([u, u[..., -1:, :]], axis=-2)
+        return np.asarray(self.system.simulate(held, np.asarray(x, dtype=np.float64))[0])
+
+    def linearise(self, x: Array, u: Array) -> tuple[Array, Array, Array, Array]:
+        """Jacobians (A, B, C, D) of step and output at state x (nx,) and input u (nu,)."""
+        A, B, C, D = (np.asarray(part) for part in self._jacobians(x, u))
+        return A, B, C, D
+
+    def equilibrium(self, u: Array) -> Array:
+        """State (nx,) that the model keeps under the constant input u (nu,); free run, then Newton.
+
+        Raises:
+            SettingError: None was found: the model has no steady state there, or is unstable.
+        """
+        u = as_array("u", u, (self.nu,))
+        x = self.states(np.zeros(self.nx), np.tile(u, (_SETTLE, 1)))[-1]
+        for _ in range(_NEWTON):
+            gap = self.system.step(x, u) - x
+            if np.abs(gap).max() <= 1e-13 * (1.0 + np.abs(x).max()):
+                return np.asarray(x)
+            A = self.linearise(x, u)[0]
+            try:
+                change = np.linalg.solve(np.eye(self.nx) - A, gap)
+            except np.linalg.LinAlgError as error:
+                raise SettingError(f"no steady state at u = {u}: the model integrates there; {error}") from error
+            x = x + change
+            if np.abs(change).max() <= 1e-14 * (1.0 + np.abs(x).max()):
+                break
+        gap = self.system.step(x, u) - x
+        if not np.abs(gap).max() <= 1e-9 * (1.0 + np.abs(x).max()):
+            raise SettingError(
+                f"no steady state found at u = {u} (residual {np.abs(gap).max():.1e}): is the model stable?"
+            )
+        return np.asarray(x)
+
+    def steady_output(self, u: Array) -> Array:
+        """Output (ny,) that the constant input u (nu,) leads to."""
+        return np.asarray(self.system.output(self.equilibrium(u), np.asarray(u, dtype=np.float64)))
+
+    def steady_input(self, target: Array, scale: Array) -> Array:
+        """Input (nu,) within the limits whose steady output is nearest to ``target``.
+
+        Args:
+            target: Wanted output, shape (ny,).
+            scale: What counts as one unit of distance per output, shape (ny,).
+
+        Raises:
+            SettingError: A limit is missing, or the model has no steady state.
+        """
+        lower, upper = self.input_limits()
+        half = 0.5 * (upper - lower)
+
+        def misfit(v: Array) -> Array:
+            return (self.steady_output(lower + half * (v + 1)) - target) / scale
+
+        def slope(v: Array) -> Array:
+            u = lower + half * (v + 1)
+            A, B, C, D = self.linearise(self.equilibrium(u), u)
+            gain = C @ np.linalg.solve(np.eye(self.nx) - A, B) + D
+            return np.asarray(gain * half / scale[:, None])
+
+        fit = least_squares(misfit, np.zeros(self.nu), jac=slope, bounds=(-1.0, 1.0))
+        return np.clip(lower + half * (fit.x + 1), lower, upper)

@@ -1,0 +1,235 @@
+"""How much room each constraint has to give up, per step and output, and why.
+
+tightening[k] = model error[k] + effect of re-initialisation and input errors[k]: the first is calibrated
+(`mpc.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see DESIGN, section 4.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, read_only
+from controlrnn.data import Signal
+from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
+from controlrnn.records import digest, load_record, save_record
+from mpc.model_error import ModelError
+from mpc.observer import Observer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from controlrnn.certification import HorizonCertificate
+
+_VERSION = 1
+_PARTS = ("model_error", "reinitialisation", "input_error")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tightening:
+    """Parts of the tightening, each (horizon + 1, ny) in output units.
+
+    Args:
+        model_error: Calibrated part.
+        reinitialisation: Certified effect of the estimate's error (and of input errors where they are not shown apart).
+        input_error: Certified effect of input errors.
+        disturbance_gain: Gain of the disturbance filter that the predictions are corrected with; None: they are not.
+        promise: What holds, in words.
+        digests: Where the parts come from: ``system``, ``model_error``, ``certificate``, ``observer``.
+    """
+
+    model_error: Array
+    reinitialisation: Array
+    input_error: Array
+    disturbance_gain: float | None
+    promise: str
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape: tuple[int | str, int | str] = ("horizon + 1", "ny")
+        for name in _PARTS:
+            part = as_array(
+                name, getattr(self, name), shape, hint="all parts have one row per step, one column per output"
+            )
+            if (part < 0).any():
+                raise SettingError(f"{name} must be >= 0, got negative entries")
+            object.__setattr__(self, name, read_only(part))
+            shape = part.shape
+
+    @property
+    def total(self) -> Array:
+        """Sum of the parts, shape (horizon + 1, ny)."""
+        return read_only(self.model_error + self.reinitialisation + self.input_error)
+
+    @property
+    def horizon(self) -> int:
+        """Number of prediction steps."""
+        return len(self.model_error) - 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything."""
+        return digest({name: getattr(self, name) for name in _PARTS}, self._meta())
+
+    def limits(self, outputs: tuple[Signal, ...]) -> tuple[Array, Array]:
+        """Tightened limits.
+
+        Args:
+            outputs: The outputs with their limits.
+
+        Returns:
+            (lower, upper), each (horizon + 1, ny); infinite where there is no limit.
+
+        Raises:
+            InfeasibleError: Nothing is left at some step >= 1 (step 0 is the present: no input changes it).
+        """
+        total = self.total
+        if len(outputs) != total.shape[1]:
+            raise ShapeError(f"outputs must name {total.shape[1]} channels, got {len(outputs)}: one Signal per output")
+        lower = np.array([s.lower for s in outputs]) + total
+        upper = np.array([s.upper for s in outputs]) - total
+        empty = np.argwhere(lower[1:] >= upper[1:])
+        if len(empty):
+            k, i = int(empty[0, 0]) + 1, int(empty[0, 1])
+            signal = outputs[i]
+            raise InfeasibleError(
+                f"tightening leaves nothing of output {signal.name!r} at step {k}: limits [{signal.lower:g}, "
+                f"{signal.upper:g}] {signal.unit} minus {total[k, i]:.3g} on either side (model error "
+                f"{self.model_error[k, i]:.3g}, re-initialisation {self.reinitialisation[k, i]:.3g}, input error "
+                f"{self.input_error[k, i]:.3g}): reduce the largest part, or shorten the horizon"
+            )
+        return read_only(lower), read_only(upper)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a ``.npz`` record (atomic, no pickle)."""
+        save_record(path, "tightening", _VERSION, {name: getattr(self, name) for name in _PARTS}, self._meta())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tightening:
+        """Read what `save` wrote. Raises FileFormatError for anything else."""
+        arrays, meta = load_record(path, "tightening", _VERSION)
+        values: dict[str, Any] = {**arrays, **meta}
+        return cls(**values)
+
+    def plot(self, outputs: tuple[Signal, ...] = ()) -> Figure:
+        """Stack the parts over the horizon, one panel an output."""
+        from matplotlib.figure import Figure
+
+        n = self.model_error.shape[1]
+        figure = Figure(figsize=(6, 2.2 * n), layout="constrained")
+        panels = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
+        labels = ("model error (calibrated)", "re-initialisation (certified)", "input error (certified)")
+        for i, panel in enumerate(panels):
+            stack = [getattr(self, name)[:, i] for name in _PARTS]
+            panel.stackplot(range(self.horizon + 1), *stack, labels=labels, step="mid", alpha=0.8)
+            panel.set_ylabel(outputs[i].label if outputs else f"output {i + 1}")
+            panel.margins(x=0)
+        panels[0].legend(loc="upper left", fontsize="small")
+        panels[-1].set_xlabel("prediction step")
+        return figure
+
+    def _meta(self) -> dict[str, Any]:
+        return {"disturbance_gain": self.disturbance_gain, "promise": self.promise, "digests": dict(self.digests)}
+
+
+def tighten(
+    model_error: ModelError,
+    certificate: HorizonCertificate | None,
+    *,
+    observer: Observer,
+    initial_only: HorizonCertificate | None = None,
+) -> Tightening:
+    """Put the calibrated and the certified part together, after checking that they belong together.
+
+    Args:
+        model_error: From `mpc.calibrate`.
+        certificate: Bound on what an initial error and input errors do over at least the same horizon; it is verified
+            here. None leaves the part out, and the promise says so.
+        observer: The controller's observer; its certified error must lie within the certificate's initial radius.
+        initial_only: A second certificate with input radius zero. Only shows the parts separately; the sum is the same.
+
+    Returns:
+        The tightening. Where the disturbance estimate was calibrated with another observer, ``certificate.bounds[0]``
+        is added: the estimate is an average of output errors, each changed by the observer's error by at most that.
+
+    Raises:
+        SettingError: The parts belong to different models, or the certificate covers too little.
+        CertificationError: The certificate does not hold.
+    """
+    if observer.system.digest != model_error.system_digest:
+        raise SettingError("model_error and observer belong to different models: calibrate the observer's model")
+    digests = {"system": model_error.system_digest, "model_error": model_error.digest, "observer": observer.digest}
+    zero = np.zeros_like(model_error.bounds)
+    if certificate is None:
+        text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
+        return _build(model_error, zero, zero, text, digests)
+    joint = _checked(certificate, model_error, observer)
+    _covers(certificate, observer)
+    reinitialisation, inputs = joint, zero
+    if initial_only is not None:
+        if np.any(np.asarray(initial_only.input_radius) > 0):
+            raise SettingError(
+                "initial_only must have input radius 0, got a positive one: certify it without input errors"
+            )
+        reinitialisation = np.minimum(joint, _checked(initial_only, model_error, observer))
+        inputs = joint - reinitialisation
+    if model_error.disturbance_gain is not None and model_error.observer_digest != observer.digest:
+        reinitialisation = reinitialisation + joint[0]
+    digests["certificate"] = certificate.digest
+    text = f"deterministic given the model error, which {model_error.promise}"
+    return _build(model_error, reinitialisation, inputs, text, digests)
+
+
+def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
+    """No tightening, which promises nothing: the controller to compare with."""
+    zero = np.zeros((horizon + 1, ny))
+    return Tightening(
+        model_error=zero,
+        reinitialisation=zero,
+        input_error=zero,
+        disturbance_gain=None,
+        promise="nothing: constraints are not tightened",
+        digests={"system": system_digest},
+    )
+
+
+def _build(model_error: ModelError, first: Array, second: Array, promise: str, digests: dict[str, str]) -> Tightening:
+    return Tightening(
+        model_error=model_error.bounds,
+        reinitialisation=first,
+        input_error=second,
+        disturbance_gain=model_error.disturbance_gain,
+        promise=promise,
+        digests=digests,
+    )
+
+
+def _checked(certificate: HorizonCertificate, model_error: ModelError, observer: Observer) -> Array:
+    if certificate.system_digest != model_error.system_digest:
+        raise SettingError("certificate and model_error belong to different models: certify the calibrated model")
+    if certificate.horizon < model_error.horizon:
+        raise SettingError(
+            f"certificate must cover the horizon {model_error.horizon} of the model error, got {certificate.horizon}"
+        )
+    certificate.verify(observer.system)
+    return np.asarray(certificate.bounds[: model_error.horizon + 1])
+
+
+def _covers(certificate: HorizonCertificate, observer: Observer) -> None:
+    radius = observer.error.radius_in(certificate.metric)
+    if not radius <= certificate.initial_radius * (1 + 1e-9):
+        raise CertificationError(
+            f"the certificate's initial radius must cover the observer's certified error {radius:.4g} (in the "
+            f"certificate's metric), got {certificate.initial_radius:.4g}: certify with "
+            f"initial_radius=observer.error.radius, metric=observer.error.metric",
+            margin=float(certificate.initial_radius - radius),
+        )
+    errors, covered = observer.input_error, np.broadcast_to(certificate.input_radius, observer.input_error.shape)
+    if (errors > covered * (1 + 1e-9)).any():
+        raise CertificationError(
+            f"the certificate's input radius must cover the input errors {errors}, got {covered}: certify with "
+            f"input_radius=observer.input_error"
+        )
