@@ -1,0 +1,41 @@
+"""Plants: physics with units, limits and equilibria, written once for numpy and CasADi. No torch."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from controlrnn.data import Signal
+from plants import excitation
+from plants.base import Plant
+from plants.cascaded_tanks import CascadedTanks
+from plants.export import to_casadi
+from plants.mass_spring_damper import MassSpringDamperChain
+from plants.multi_tank import MultiTank
+from plants.quadruple_tank import QuadrupleTank
+from plants.simulate import simulate
+
+# What the contract tests run over; a new plant adds itself here.
+PLANTS: MappingProxyType[str, Callable[[], Plant]] = MappingProxyType(
+    {
+        "three_tank": MultiTank,
+        "five_tank": lambda: MultiTank(5),
+        "single_tank": lambda: MultiTank(1),
+        "quadruple_tank": QuadrupleTank,
+        "quadruple_tank_nonminimum_phase": QuadrupleTank.nonminimum_phase,
+        "cascaded_tanks": CascadedTanks,
+        "mass_spring_damper": MassSpringDamperChain,
+        "single_mass": lambda: MassSpringDamperChain(1),
+    }
+)
+
+__all__ = [
+    "PLANTS",
+    "CascadedTanks",
+    "MassSpringDamperChain",
+    "MultiTank",
+    "Plant",
+    "QuadrupleTank",
+    "Signal",
+    "excitation",
+    "simulate",
+    "to_casadi",
+]

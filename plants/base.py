@@ -1,0 +1,221 @@
+"""What every plant is: continuous-time physics, sampled with a held input, with units, limits and equilibria."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array
+from controlrnn.data import Signal
+from controlrnn.errors import DataError, InfeasibleError
+from plants.integrate import integrate
+from plants.ops import NUMPY, Ops, Value
+
+# Solvers keep limits up to rounding; a share of the range this small is clipped, not refused.
+_SLACK = 1e-6
+
+
+class Plant(ABC):
+    """A process with inputs ``u`` (held over a sample), states ``x``, outputs ``y`` and unmeasured disturbances ``w``.
+
+    A subclass is a frozen dataclass of physical constants that writes the abstract members, and overrides nothing else.
+
+    Attributes:
+        dt: Sample time [s].
+    """
+
+    dt: float
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[Signal, ...]:
+        """Actuators with their limits, which nothing can exceed."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[Signal, ...]:
+        """Measurements; their limits are what a controller has to keep, and a bad one may exceed them."""
+
+    @property
+    @abstractmethod
+    def states(self) -> tuple[Signal, ...]:
+        """States with the limits that physics keeps."""
+
+    @property
+    @abstractmethod
+    def disturbances(self) -> tuple[Signal, ...]:
+        """Channels of the unmeasured disturbance."""
+
+    @property
+    @abstractmethod
+    def nominal_input(self) -> Array:
+        """A usual constant input, shape (nu,)."""
+
+    @abstractmethod
+    def dynamics(self, x: Value, u: Value, ops: Ops = NUMPY, w: Value | None = None) -> Value:
+        """Right-hand side dx/dt [state unit per s].
+
+        Args:
+            x: States, numpy (..., nx) or CasADi (1, nx).
+            u: Inputs, (..., nu) or (1, nu).
+            ops: The backend that ``x`` belongs to, `plants.ops.NUMPY` or `plants.ops.CASADI`.
+            w: Disturbances, (..., nw) or (1, nw); None for none.
+        """
+
+    @abstractmethod
+    def output(self, x: Value, u: Value, ops: Ops = NUMPY) -> Value:
+        """Outputs without noise, (..., ny) or (1, ny); arguments as in `dynamics`."""
+
+    @abstractmethod
+    def _equilibrium(self, u: Array) -> Array:
+        """The state at rest under ``u``, shapes (nu,) to (nx,); arguments are checked."""
+
+    @abstractmethod
+    def _equilibrium_input(self, y: Array) -> Array:
+        """A candidate for the input that holds ``y``, shapes (ny,) to (nu,); the result is checked."""
+
+    @final
+    @property
+    def nx(self) -> int:
+        """Number of states."""
+        return len(self.states)
+
+    @final
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+        return len(self.inputs)
+
+    @final
+    @property
+    def ny(self) -> int:
+        """Number of outputs."""
+        return len(self.outputs)
+
+    @final
+    @property
+    def nw(self) -> int:
+        """Number of disturbances."""
+        return len(self.disturbances)
+
+    @final
+    def step(self, x: Any, u: Any, w: Any = None) -> Array:
+        """States one sample later under a held input, integrated adaptively (relative tolerance 1e-8).
+
+        Args:
+            x: States, shape (..., nx); leading axes are a batch and broadcast against those of ``u`` and ``w``.
+            u: Inputs, shape (..., nu), within their limits.
+            w: Disturbances, shape (..., nw); None for none.
+
+        Raises:
+            ShapeError: A wrong number of channels.
+            DataError: Values that are not finite or outside of their limits.
+        """
+        x, u = self.checked_state(x), self.checked_input(u)
+        parts = [x, u] if w is None else [x, u, checked("w", w, self.disturbances)]
+        try:
+            batch = np.broadcast_shapes(*(p.shape[:-1] for p in parts))
+        except ValueError as error:
+            shapes = ", ".join(str(p.shape) for p in parts)
+            raise DataError(f"the leading axes of x, u, w must broadcast, got {shapes}: {error}") from error
+        return integrate(self, *(np.broadcast_to(p, (*batch, p.shape[-1])) for p in parts))
+
+    @final
+    def initial_state(self) -> Array:
+        """The equilibrium of `nominal_input`, shape (nx,)."""
+        return self.equilibrium(self.nominal_input)
+
+    @final
+    def equilibrium(self, u: Any) -> Array:
+        """The state at rest under a constant input.
+
+        Args:
+            u: Input, shape (nu,), within its limits.
+
+        Returns:
+            Shape (nx,); ``dynamics`` vanishes there up to rounding.
+        """
+        return self._equilibrium(self.checked_input(as_array("u", u, (self.nu,))))
+
+    @final
+    def equilibrium_input(self, y: Any) -> Array:
+        """The constant input that holds the outputs at ``y``.
+
+        Args:
+            y: Outputs, shape (ny,).
+
+        Returns:
+            Shape (nu,).
+
+        Raises:
+            InfeasibleError: No input within the limits holds the plant there.
+        """
+        wanted = as_array("y", y, (self.ny,))
+        u = self._equilibrium_input(wanted)
+        lower, upper = limits(self.inputs)
+        slack = _slack(lower, upper)
+        if ((u < lower - slack) | (u > upper + slack)).any():
+            raise InfeasibleError(
+                f"y = {wanted} needs the input {u}, outside of the limits {lower} to {upper}: choose another set point"
+            )
+        u = np.clip(u, lower, upper)
+        held = self.output(self._equilibrium(u), u)
+        if not np.allclose(held, wanted, rtol=1e-6, atol=1e-6):
+            raise InfeasibleError(f"no constant input holds y = {wanted}; the nearest found, u = {u}, holds y = {held}")
+        return u
+
+    @final
+    def checked_input(self, u: Any) -> Array:
+        """``u`` (..., nu) as an array after checking shape and limits; overshoot by rounding is clipped."""
+        array = checked("u", u, self.inputs)
+        lower, upper = self._input_limits
+        return np.clip(array, lower, upper)
+
+    @final
+    def checked_state(self, x: Any) -> Array:
+        """``x`` (..., nx) as an array after checking shape and the limits of physics."""
+        return checked("x", x, self.states)
+
+    @cached_property
+    def _input_limits(self) -> tuple[Array, Array]:
+        return limits(self.inputs)
+
+
+def limits(signals: Sequence[Signal]) -> tuple[Array, Array]:
+    """Lower and upper limits of ``signals``, each of shape (n,)."""
+    return np.array([s.lower for s in signals]), np.array([s.upper for s in signals])
+
+
+def checked(name: str, value: Any, signals: Sequence[Signal]) -> Array:
+    """``value`` as an array (..., n) whose channels are ``signals``, finite and within their limits.
+
+    Raises:
+        ShapeError: The last axis has another length.
+        DataError: A value is not finite or lies outside of the limits; the message says which.
+    """
+    try:
+        axes = max(np.ndim(value), 1)
+    except ValueError:  # ragged; as_array says so
+        axes = 1
+    names = "; ".join(s.label for s in signals)
+    array = as_array(name, value, (*("B" for _ in range(axes - 1)), len(signals)), hint=f"its channels are {names}")
+    lower, upper = limits(signals)
+    slack = _slack(lower, upper)
+    outside = (array < lower - slack) | (array > upper + slack)
+    if outside.any():
+        where = tuple(int(i) for i in np.argwhere(outside)[0])
+        signal = signals[where[-1]]
+        raise DataError(
+            f"{name}[{', '.join(map(str, where))}] must lie in [{signal.lower:g}, {signal.upper:g}] ({signal.label}), "
+            f"got {array[where]:.9g}: keep {name} within the limits of the plant's signals"
+        )
+    return array
+
+
+def _slack(lower: Array, upper: Array) -> Array:
+    span = upper - lower
+    return np.where(np.isfinite(span), _SLACK * span, 0.0)
