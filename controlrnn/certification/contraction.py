@@ -1,0 +1,217 @@
+"""Infinite horizon: a metric in which any two trajectories approach each other.
+
+    |x1+ - x2+|_P <= rate |x1 - x2|_P + sum_c gain_c |u1_c - u2_c|,      |x|_P = sqrt(x' P x)
+
+The first part is the stationary case of the finite-horizon inequality, rate^2 P - T'PT - S(lambda) >= 0 with one P and
+one set of diagonal multipliers (for Elman networks the incremental ISS condition of D'Amico, La Bella, Farina 2022,
+arXiv 2210.09721). The second is a one-step bound per input channel with multipliers of its own, at equal states; the
+triangle inequality joins them. Everything about re-initialisation follows in closed form: `error_after`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from controlrnn.certification import sdp
+from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.incremental import IncrementalForm, stage_margin
+from controlrnn.certification.psd import UNIT, proven_margin
+from controlrnn.checks import Array, as_array, positive, read_only
+from controlrnn.errors import CertificationError, SettingError
+from controlrnn.systems import LureSystem
+
+_RESOLUTION = 2e-3  # of 1 - rate, in the search for the best rate
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ContractionCertificate(Certificate):
+    """Two trajectories approach each other in `metric`, up to what different inputs do.
+
+    Args:
+        rate: In (0, 1); smaller forgets faster.
+        metric: P, shape (nx, nx), positive definite.
+        multipliers: Shape (nv,).
+        input_gain: Shape (nu,): how far, in the metric, a unit difference of one input moves the next state.
+        input_multipliers: Shape (nu, nv).
+    """
+
+    KIND: ClassVar[str] = "contraction-certificate"
+
+    rate: float
+    metric: Array
+    multipliers: Array
+    input_gain: Array
+    input_multipliers: Array
+
+    def __post_init__(self) -> None:
+        for name in ("metric", "multipliers", "input_gain", "input_multipliers"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
+        """Largest state difference, in the metric, after ``steps`` steps.
+
+        Args:
+            steps: Number of steps.
+            initial: Difference at the start, in the metric; may be infinite.
+            input_radius: Largest difference of each input per step, shape (nu,) or a number for all.
+
+        Returns:
+            rate^steps initial + (1 - rate^steps) / (1 - rate) * sum_c gain_c radius_c.
+        """
+        decay = self.rate**steps
+        push = float(np.sum(self.input_gain * np.broadcast_to(input_radius, self.input_gain.shape)))
+        # An upper bound must not be rounded down; 1e-12 is far more than these few operations lose.
+        forgotten = decay * initial if decay else 0.0
+        return (forgotten + (1 - decay) / (1 - self.rate) * push) * (1 + 1e-12)
+
+    def reachable_radius(self, half_range: float | Array) -> float:
+        """How far, in the metric, the state can ever be from the equilibrium of the middle input, once it has settled.
+
+        Args:
+            half_range: Half the width of each input's range, shape (nu,), input units.
+        """
+        return self.error_after(0, 0.0) + float(
+            np.sum(self.input_gain * np.broadcast_to(half_range, self.input_gain.shape)) / (1 - self.rate) * (1 + 1e-12)
+        )
+
+    def _prove(self, system: LureSystem) -> float:
+        if not 0 < self.rate < 1 or not np.array_equal(self.metric, self.metric.T):
+            raise CertificationError(f"rate must lie in (0, 1) and metric be symmetric, got rate {self.rate}")
+        if (self.multipliers < 0).any() or (self.input_multipliers < 0).any() or (self.input_gain < 0).any():
+            raise CertificationError("multipliers and gains must be >= 0: the certificate was altered")
+        margins = [proven_margin(self.metric, 0 * self.metric)]
+        still = IncrementalForm.of(system, np.zeros(system.nu, bool))
+        margins.append(
+            stage_margin(still, self.rate**2 * self.metric, np.zeros(0), self.multipliers, self.metric, False)
+        )
+        for c, (gain, lam) in enumerate(zip(self.input_gain, self.input_multipliers, strict=True)):
+            one = _channel(system, c)
+            margins.append(stage_margin(one, np.zeros((0, 0)), np.array([gain**2]), lam, self.metric, False))
+        margin = float(min(margins))
+        if not margin > 0:
+            raise CertificationError("the contraction inequality is not proven: certify again", margin=margin)
+        return margin
+
+    def summary(self) -> str:
+        """What is claimed, in words and numbers."""
+        gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
+        memory = -1 / np.log(self.rate)
+        return (
+            f"Contraction certificate for system {self.system_digest[:12]}: state differences shrink by {self.rate:.5f} "
+            f"per step (time constant {memory:.1f} steps) in a metric of condition {np.linalg.cond(self.metric):.3g}; "
+            f"input gains ({gains}). Proven in float64, smallest relative pivot {self.margin:.2g}."
+        )
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        names = ("metric", "multipliers", "input_gain", "input_multipliers")
+        return {name: getattr(self, name) for name in names}
+
+    def _meta(self) -> dict[str, Any]:
+        return {"rate": self.rate}
+
+    @classmethod
+    def _restore(
+        cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
+    ) -> ContractionCertificate:
+        return cls(**common, **arrays, rate=meta["rate"])
+
+
+def certify_contraction(
+    system: LureSystem, rate: float | None = None, *, input_scale: float | Array = 1.0,
+    output_scale: float | Array = 1.0, solver: str = "CLARABEL", solver_options: dict[str, Any] | None = None,
+) -> ContractionCertificate:  # fmt: skip
+    """Prove that a frozen system contracts, and how fast.
+
+    Among the metrics of one rate the one is taken in which inputs of size ``input_scale`` move the state least,
+    measured in outputs of size ``output_scale``.
+
+    Args:
+        system: A frozen system.
+        rate: Rate in (0, 1) to prove; None for the smallest that the method finds.
+        input_scale: Typical input difference per channel, shape (nu,) or a number for all, input units.
+        output_scale: Typical output difference per channel, likewise, output units.
+        solver: cvxpy's solver.
+        solver_options: Passed on to it.
+
+    Raises:
+        CertificationError: No metric and diagonal multipliers prove it. That does not mean that it is false.
+    """
+    if not system.is_frozen:
+        raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
+    if rate is not None and not 0 < rate < 1:
+        raise SettingError(f"rate must lie in (0, 1), got {rate}: 1 would prove nothing about the infinite horizon")
+    scales = [
+        np.broadcast_to(as_array(name, np.atleast_1d(value), (np.size(value),)), (n,))
+        for name, value, n in (("input_scale", input_scale, system.nu), ("output_scale", output_scale, system.ny))
+    ]
+    for name, scale in zip(("input_scale", "output_scale"), scales, strict=True):
+        positive(name, float(scale.min()), what="positive in every channel")
+    still = IncrementalForm.of(system, np.zeros(system.nu, bool))
+    chosen = _best_rate(still, solver, solver_options) if rate is None else float(rate)
+    channels = [_channel(system, c) for c in range(system.nu)]
+    P, lam, lams, status = sdp.solve_contraction(
+        still, chosen, channels, scales[0], system.C2 / scales[1][:, None], solver=solver, options=solver_options
+    )
+    P = 0.5 * (P + P.T)
+    # The solver's point lies on the boundary: a hair more of each multiplier, and a hair less speed, open the interior.
+    for inflation in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3):
+        candidate = ContractionCertificate(
+            system_digest=system.digest, method="sdp", solver_status=status, margin=0.0, versions=current_versions(),
+            rate=chosen if rate is not None else chosen + inflation * (1 - chosen), metric=P,
+            multipliers=np.maximum(lam, 1e-9 * lam.max(initial=0.0)) * (1 + inflation),
+            input_gain=np.zeros(system.nu), input_multipliers=lams,
+        )  # fmt: skip
+        gains, multipliers = _input_gains(channels, P, lams * (1 + inflation), candidate.multipliers)
+        candidate = replace(candidate, input_gain=gains, input_multipliers=multipliers)
+        try:
+            return replace(candidate, margin=candidate.verify(system))
+        except CertificationError as error:
+            failure = error
+    raise CertificationError(
+        f"no contraction with rate {chosen:.5f} could be proven ({failure}): allow a larger rate", status=status
+    )
+
+
+def _best_rate(form: IncrementalForm, solver: str, options: dict[str, Any] | None) -> float:
+    """The smallest rate that diagonal multipliers prove, to `_RESOLUTION`; backed off a little to be strictly inside."""
+    slowest = 1 - 1e-6
+    if sdp.contraction_slack(form, slowest, solver=solver, options=options) <= 1e-9:
+        raise CertificationError(
+            "the system cannot be shown to contract: no metric with diagonal multipliers exists for any rate < 1. "
+            "A finite-horizon certificate may still exist; for an infinite one train a model that contracts by design"
+        )
+    low, high = 0.0, slowest
+    while high - low > _RESOLUTION * max(1 - high, 1e-3):
+        middle = 0.5 * (low + high)
+        if sdp.contraction_slack(form, middle, solver=solver, options=options) > 1e-9:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _channel(system: LureSystem, c: int) -> IncrementalForm:
+    use = np.zeros(system.nu, bool)
+    use[c] = True
+    return IncrementalForm.of(system, use).at_equal_states()
+
+
+def _input_gains(channels: list[IncrementalForm], P: Array, multipliers: Array, fallback: Array) -> tuple[Array, Array]:
+    """Gains (nu,) that the multipliers (nu, nv) prove; where those fail, the ones of the contraction inequality."""
+    gains, used = [], []
+    for form, own in zip(channels, multipliers, strict=True):
+        for lam in (np.maximum(own, 1e-9 * own.max(initial=0.0)), fallback):
+            G = form.T.T @ P @ form.T + form.multiplier_form(lam)
+            factor, info = lapack.dpotrf(-G[1:, 1:], lower=1)
+            if info == 0:
+                break
+        half, _ = lapack.dtrtrs(factor, G[1:, :1], lower=1)
+        square = float(G[0, 0] + (half**2).sum()) * (1 + 1e-9) + 1e3 * UNIT * float(np.abs(G).max())
+        gains.append(np.sqrt(max(square, 0.0)))
+        used.append(lam)
+    return np.array(gains), np.array(used).reshape(len(channels), -1)

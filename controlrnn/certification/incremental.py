@@ -1,0 +1,186 @@
+"""The difference of two trajectories of a Lur'e system, and the quadratic forms that bound it.
+
+With z = (dx, du, dw) the differences obey dx+ = T z, dv = N z, dw = W z, dy = Y z. A slope in [alpha, beta] means, for
+every neuron and any multiplier lambda >= 0,
+
+    2 lambda (dw - alpha dv)(beta dv - dw) >= 0        (Fazlyab et al., LipSDP, NeurIPS 2019; diagonal multipliers only:
+                                                        coupled ones are invalid for incremental bounds)
+
+so that z' S(lambda) z >= 0 with S as built here. A *storage* is a matrix P_j per number j of steps to go with
+
+    blkdiag(P_j, R_j, 0) - H_j - S(lambda_j) >= 0,   H_0 = c'c (the output looked at),   H_j = T' P_{j-1} T.    (*)
+
+Summed along a trajectory: |c z_k|^2 <= dx_0' P_k dx_0 + sum_j du' R_j du. For given multipliers the smallest P_j is a
+Schur complement, so a whole horizon is one backward recursion; the same sweep serves every shorter horizon.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from controlrnn.certification.psd import UNIT, proven_margin
+from controlrnn.checks import Array
+from controlrnn.systems import LureSystem
+
+
+@dataclass(frozen=True, eq=False)
+class IncrementalForm:
+    """The maps of the difference system, columns ordered z = (dx, du, dw).
+
+    Args:
+        T: dx+ = T z, shape (nx, nz).
+        Y: dy = Y z, shape (ny, nz).
+        lower: dw - alpha dv = lower z, shape (nv, nz).
+        upper: beta dv - dw = upper z, shape (nv, nz).
+        nx: Number of states.
+        nu: Number of inputs that differ.
+    """
+
+    T: Array
+    Y: Array
+    lower: Array
+    upper: Array
+    nx: int
+    nu: int
+
+    @property
+    def nz(self) -> int:
+        """Length of z."""
+        return int(self.T.shape[1])
+
+    @property
+    def nv(self) -> int:
+        """Number of neurons."""
+        return int(self.lower.shape[0])
+
+    @classmethod
+    def of(cls, system: LureSystem, channels: NDArray[np.bool_] | None = None) -> IncrementalForm:
+        """The form of a frozen system, with only those input ``channels`` (nu,) that may differ; None: all."""
+        use = np.ones(system.nu, bool) if channels is None else np.asarray(channels, bool)
+        alpha, beta = system.activation.slope
+        W = np.hstack([np.zeros((system.nv, system.nx + int(use.sum()))), np.eye(system.nv)])
+        N = np.hstack([system.C1, system.D12[:, use], system.D11])
+        T = np.hstack([system.A, system.B2[:, use], system.B1])
+        Y = np.hstack([system.C2, system.D22[:, use], system.D21])
+        return cls(T, Y, W - alpha * N, beta * N - W, system.nx, int(use.sum()))
+
+    def at_equal_states(self) -> IncrementalForm:
+        """The form of one step from equal states: the columns of dx are dropped."""
+        n = self.nx
+        return IncrementalForm(self.T[:, n:], self.Y[:, n:], self.lower[:, n:], self.upper[:, n:], 0, self.nu)
+
+    def multiplier_form(self, multipliers: Array) -> Array:
+        """S(lambda), shape (nz, nz), for ``multipliers`` (nv,)."""
+        half = self.lower.T @ (multipliers[:, None] * self.upper)
+        return half + half.T
+
+    def supply(self, P: Array, rho: Array) -> Array:
+        """blkdiag(P, diag(rho), 0), shape (nz, nz)."""
+        M = np.zeros((self.nz, self.nz))
+        M[: self.nx, : self.nx] = P
+        index = np.arange(self.nx, self.nx + self.nu)
+        M[index, index] = rho
+        return M
+
+
+def smallest_storage(
+    form: IncrementalForm, demand: Array, multipliers: Array, rho: Array, padding: float
+) -> Array | None:
+    """The smallest P for which (*) holds, enlarged by ``padding``; None where no P does.
+
+    Args:
+        form: The difference system.
+        demand: H_j, shape (nz, nz).
+        multipliers: lambda_j, shape (nv,).
+        rho: Diagonal of R_j, shape (nu,).
+        padding: Relative enlargement, which leaves room for the rounding that the proof has to cover.
+
+    Returns:
+        P_j, shape (nx, nx), symmetric.
+    """
+    n = form.nx
+    G = demand + form.multiplier_form(multipliers)
+    K = form.supply(np.zeros((n, n)), rho)[n:, n:] - G[n:, n:]
+    factor, info = lapack.dpotrf(K, lower=1)
+    if info != 0:
+        return None
+    half, _ = lapack.dtrtrs(factor, G[n:, :n], lower=1)
+    P = G[:n, :n] + half.T @ half
+    P = 0.5 * (P + P.T)
+    # Scaled like the diagonal, so that small states are not drowned by large ones.
+    P[np.diag_indices(n)] += padding * (np.abs(P).max(axis=1) + P.diagonal())
+    return np.asarray(P)
+
+
+def storages(
+    form: IncrementalForm, terminal: Array, multipliers: Array, rho: Array, padding: float
+) -> tuple[list[Array], int]:
+    """The backward recursion.
+
+    Args:
+        form: The difference system.
+        terminal: H_0, shape (nz, nz), positive semidefinite.
+        multipliers: Shape (K, nv), row j for j steps to go.
+        rho: Shape (K, nu).
+        padding: See `smallest_storage`.
+
+    Returns:
+        The storages found and the index of the first stage that has none (K where all have one).
+    """
+    found: list[Array] = []
+    demand = terminal
+    for j, (lam, r) in enumerate(zip(multipliers, rho, strict=True)):
+        P = smallest_storage(form, demand, lam, r, padding)
+        if P is None:
+            return found, j
+        found.append(P)
+        demand = form.T.T @ P @ form.T
+    return found, len(found)
+
+
+def stage_margin(
+    form: IncrementalForm, P: Array, rho: Array, multipliers: Array, before: Array, terminal: bool
+) -> float:
+    """Prove (*) for the float64 numbers given, taken as exact; see `proven_margin` for the value.
+
+    Args:
+        form: The difference system.
+        P: P_j, shape (nx, nx).
+        rho: Diagonal of R_j, shape (nu,).
+        multipliers: lambda_j, shape (nv,).
+        before: P_{j-1} (nx, nx), or the rows c (p, nz) of the output looked at for j = 0.
+        terminal: Whether ``before`` is c.
+    """
+    if terminal:
+        demand, size, inner = before.T @ before, np.abs(before).T @ np.abs(before), len(before)
+    else:
+        demand = form.T.T @ before @ form.T
+        size, inner = np.abs(form.T).T @ np.abs(before) @ np.abs(form.T), 2 * len(form.T)
+    M = form.supply(P, rho) - demand - form.multiplier_form(multipliers)
+    sector = np.abs(form.lower).T @ (multipliers[:, None] * np.abs(form.upper))
+    size = size + sector + sector.T + np.abs(form.supply(P, rho))
+    # Products of length m err by at most gamma_m of the product of absolute values; forming lower and upper adds a few
+    # rounding errors, so does adding the parts. Twice the first-order count covers higher orders.
+    error = 2 * (inner + form.nv + 12) * UNIT * size
+    return proven_margin(0.5 * (M + M.T), error)
+
+
+def largest_ratio(P: Array, metric: Array) -> float:
+    """A proven upper bound of max x'Px / x'metric x; ``metric`` (n, n) positive definite, P (n, n).
+
+    Raises:
+        np.linalg.LinAlgError: ``metric`` is not positive definite.
+    """
+    L = np.linalg.cholesky(metric)
+    half = np.linalg.solve(L, P)
+    top = float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1])
+    top = max(top, 1e-150)
+    for inflation in 10.0 ** np.arange(-12, 0):
+        ratio = top * (1 + inflation)
+        if proven_margin(ratio * metric - P, 4 * UNIT * (ratio * np.abs(metric) + np.abs(P))) > 0:
+            return float(ratio)
+    return np.inf

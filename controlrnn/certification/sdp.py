@@ -1,0 +1,157 @@
+"""The semidefinite programs, through cvxpy: the reference that our own method is measured against.
+
+Only multipliers are taken from a solver. Its objective value and its storage matrices are not certificates: they hold
+to the solver's tolerance, in the solver's scaling (`certificate` recomputes and proves them).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import cvxpy as cp
+import numpy as np
+
+from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.riccati import Task
+from controlrnn.checks import Array
+from controlrnn.errors import CertificationError
+
+_log = logging.getLogger(__name__)
+_USABLE = {cp.OPTIMAL, cp.OPTIMAL_INACCURATE, cp.USER_LIMIT}
+
+
+def solve_horizon(task: Task, sizes: Array, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
+                  ) -> tuple[Array, Array, str]:  # fmt: skip
+    """The task as one SDP in the chordal (storage) form, one cone of size nz a stage.
+
+    Args:
+        task: What to minimise.
+        sizes: Rough size of the storage per stage, shape (K,); each stage is divided by it, because the storages of a
+            contracting system span orders of magnitude and solvers have absolute tolerances.
+        solver: cvxpy's name of the solver.
+        options: Passed on to the solver.
+
+    Returns:
+        Multipliers (K, nv), rho (K, nu), and the solver's status. Not proven, possibly slightly infeasible.
+    """
+    form, n, u = task.form, task.form.nx, task.form.nu
+    stages = len(task.weights)
+    P: list[Any] = [cp.Variable((n, n), symmetric=True) for _ in range(stages)]
+    lam = [cp.Variable(form.nv, nonneg=True) for _ in range(stages)]
+    rho: list[Any] = [cp.Variable(u, nonneg=True) if u else None for _ in range(stages)]
+    top = [cp.Variable(nonneg=True) for _ in range(stages)]
+    later = np.cumsum(task.weights[::-1])[::-1]
+    cost: Any = 0
+    constraints = []
+    for j in range(stages):
+        demand = task.terminal / sizes[0] if j == 0 else form.T.T @ P[j - 1] @ form.T * (sizes[j - 1] / sizes[j])
+        block = _supply(form, P[j], rho[j]) - demand - _multiplier_form(form, lam[j])
+        constraints.append(block >> 0)
+        cost += later[j] * sizes[j] * (task.b**2 @ rho[j]) if u else 0
+        if task.radius > 0 and task.weights[j] > 0:
+            constraints.append(top[j] * np.eye(n) >> P[j])
+            cost += task.weights[j] * task.radius**2 * sizes[j] * top[j]
+    status = _solve(cp.Problem(cp.Minimize(cost), constraints), solver, options)
+    return _values(lam, sizes, form.nv), _values(rho, sizes, u), status
+
+
+def contraction_slack(form: IncrementalForm, rate: float, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
+                      ) -> float:  # fmt: skip
+    """Largest t with rate^2 P - T'PT - S(lambda) >= t I over metrics P of trace nx; positive means: contracts so fast.
+
+    Args:
+        form: The difference system without inputs.
+        rate: Contraction rate asked for.
+        solver: cvxpy's name of the solver.
+        options: Passed on to the solver.
+    """
+    P = cp.Variable((form.nx, form.nx), symmetric=True)
+    lam = cp.Variable(form.nv, nonneg=True)
+    slack = cp.Variable()
+    block = _supply(form, rate**2 * P, None) - form.T.T @ P @ form.T - _multiplier_form(form, lam)
+    constraints = [block >> slack * np.eye(form.nz), P >> 0, cp.trace(P) == form.nx, slack <= 1]
+    _solve(cp.Problem(cp.Maximize(slack), constraints), solver, options)
+    return float(slack.value)
+
+
+def solve_contraction(
+    form: IncrementalForm, rate: float, channels: list[IncrementalForm], weights: Array, outputs: Array, *,
+    solver: str = "CLARABEL", options: dict[str, Any] | None = None,
+) -> tuple[Array, Array, Array, str]:  # fmt: skip
+    """The metric of a given rate in which inputs move the state least, compared with the outputs.
+
+    min sum_c weights_c^2 gain_c^2  subject to  P >= outputs'outputs, rate^2 P - T'PT - S(lambda) >= 0, and for every
+    input channel gain_c^2 - T_c'PT_c - S(lambda_c) >= 0 at equal states.
+
+    Args:
+        form: The difference system without inputs.
+        rate: Contraction rate, strictly feasible.
+        channels: One form per input channel, with that input and the neurons as columns.
+        weights: Size of each input, shape (nu,).
+        outputs: Output maps in units of their size, shape (ny, nx).
+        solver: cvxpy's name of the solver.
+        options: Passed on to the solver.
+
+    Returns:
+        P (nx, nx), multipliers (nv,), multipliers per channel (nu, nv), status.
+    """
+    n = form.nx
+    P = cp.Variable((n, n), symmetric=True)
+    lam = cp.Variable(form.nv, nonneg=True)
+    lams = [cp.Variable(form.nv, nonneg=True) for _ in channels]
+    gains = [cp.Variable(1, nonneg=True) for _ in channels]
+    floor = outputs.T @ outputs
+    # A direction that no output sees still needs some metric.
+    floor = floor + 1e-4 * max(float(np.trace(floor)) / n, 1e-12) * np.eye(n)
+    constraints = [
+        _supply(form, rate**2 * P, None) - form.T.T @ P @ form.T - _multiplier_form(form, lam) >> 0,
+        P >> floor,
+    ]
+    for one, mine, gain in zip(channels, lams, gains, strict=True):
+        constraints.append(_supply(one, None, gain) - one.T.T @ P @ one.T - _multiplier_form(one, mine) >> 0)
+    cost = sum((w**2 * g for w, g in zip(weights, gains, strict=True)), start=0) + 1e-6 * cp.trace(P)
+    status = _solve(cp.Problem(cp.Minimize(cost), constraints), solver, options)
+    per_channel = np.array([v.value for v in lams]).reshape(len(channels), form.nv)
+    return np.asarray(P.value), np.asarray(lam.value), per_channel, status
+
+
+def _values(variables: list[Any], sizes: Array, n: int) -> Array:
+    """What the solver found, per stage and in the original scaling, shape (K, n); tiny negative values become zero."""
+    rows = [s * np.maximum(v.value, 0.0) if n else np.zeros(0) for s, v in zip(sizes, variables, strict=True)]
+    return np.array(rows).reshape(len(rows), n)
+
+
+def _supply(form: IncrementalForm, P: Any, rho: Any) -> Any:
+    """blkdiag(P, diag(rho), 0) as a cvxpy expression."""
+    M: Any = np.zeros((form.nz, form.nz))
+    if form.nx and P is not None:
+        into_x = np.eye(form.nz)[:, : form.nx]
+        M = into_x @ P @ into_x.T
+    if form.nu and rho is not None:
+        into_u = np.eye(form.nz)[:, form.nx : form.nx + form.nu]
+        M = M + into_u @ cp.diag(rho) @ into_u.T
+    return M
+
+
+def _multiplier_form(form: IncrementalForm, lam: Any) -> Any:
+    """S(lambda) as a cvxpy expression."""
+    if not form.nv:
+        return np.zeros((form.nz, form.nz))
+    half = form.lower.T @ cp.diag(lam) @ form.upper
+    return half + half.T
+
+
+def _solve(problem: Any, solver: str, options: dict[str, Any] | None) -> str:
+    with warnings.catch_warnings():
+        # "Solution may be inaccurate": we prove what we use, so the warning says nothing that we need.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            problem.solve(solver=solver, **(options or {}))
+        except cp.SolverError as error:
+            raise CertificationError(f"{solver} failed: {error}", status="error") from error
+    _log.info("%s: %s, objective %s", solver, problem.status, problem.value)
+    if problem.status not in _USABLE or any(v.value is None for v in problem.variables()):
+        raise CertificationError(f"{solver} found no multipliers: status {problem.status}", status=problem.status)
+    return str(problem.status)
