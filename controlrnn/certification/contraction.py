@@ -75,9 +75,8 @@ class ContractionCertificate(Certificate):
         Args:
             half_range: Half the width of each input's range, shape (nu,), input units.
         """
-        return self.error_after(0, 0.0) + float(
-            np.sum(self.input_gain * np.broadcast_to(half_range, self.input_gain.shape)) / (1 - self.rate) * (1 + 1e-12)
-        )
+        push = np.sum(self.input_gain * np.broadcast_to(half_range, self.input_gain.shape))
+        return float(push / (1 - self.rate) * (1 + 1e-12))
 
     def _prove(self, system: LureSystem) -> float:
         if not 0 < self.rate < 1 or not np.array_equal(self.metric, self.metric.T):
@@ -102,9 +101,9 @@ class ContractionCertificate(Certificate):
         gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
         memory = -1 / np.log(self.rate)
         return (
-            f"Contraction certificate for system {self.system_digest[:12]}: state differences shrink by {self.rate:.5f} "
-            f"per step (time constant {memory:.1f} steps) in a metric of condition {np.linalg.cond(self.metric):.3g}; "
-            f"input gains ({gains}). Proven in float64, smallest relative pivot {self.margin:.2g}."
+            f"Contraction certificate for system {self.system_digest[:12]}: state differences shrink by "
+            f"{self.rate:.5f} per step (time constant {memory:.1f} steps) in a metric of condition "
+            f"{np.linalg.cond(self.metric):.3g}; input gains ({gains}). Proven in float64, smallest relative pivot {self.margin:.2g}."
         )
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -118,7 +117,10 @@ class ContractionCertificate(Certificate):
     def _restore(
         cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
     ) -> ContractionCertificate:
-        return cls(**common, **arrays, rate=meta["rate"])
+        return cls(
+            **common, rate=meta["rate"], metric=arrays["metric"], multipliers=arrays["multipliers"],
+            input_gain=arrays["input_gain"], input_multipliers=arrays["input_multipliers"],
+        )  # fmt: skip
 
 
 def certify_contraction(
@@ -178,7 +180,7 @@ def certify_contraction(
 
 
 def _best_rate(form: IncrementalForm, solver: str, options: dict[str, Any] | None) -> float:
-    """The smallest rate that diagonal multipliers prove, to `_RESOLUTION`; backed off a little to be strictly inside."""
+    """The smallest rate that diagonal multipliers prove, to `_RESOLUTION`."""
     slowest = 1 - 1e-6
     if sdp.contraction_slack(form, slowest, solver=solver, options=options) <= 1e-9:
         raise CertificationError(

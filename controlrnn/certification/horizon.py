@@ -221,11 +221,13 @@ class _Problem:
             raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
         self.horizon = count("horizon", horizon, least=0)
         self.radius = positive("initial_radius", radius, what="a number >= 0", zero=True)
-        radii = np.broadcast_to(np.asarray(input_radius, dtype=np.float64), (system.nu,)) if np.ndim(input_radius) == 0 \
-            else as_array("input_radius", input_radius, (system.nu,), hint="one radius per input channel")  # fmt: skip
-        if not (np.isfinite(radii).all() and (radii >= 0).all()):
+        radii = np.asarray(input_radius, dtype=np.float64)
+        if radii.ndim == 0:
+            radii = np.full(system.nu, float(radii))
+        radii = as_array("input_radius", radii, (system.nu,), hint="one radius per input channel")
+        if (radii < 0).any():
             raise SettingError(f"input_radius must be >= 0 in every channel, got {input_radius}")
-        self.input_radius = np.array(radii)
+        self.input_radius = radii
         self.metric = np.eye(system.nx) if metric is None else as_array("metric", metric, (system.nx, system.nx))
         if not np.array_equal(self.metric, self.metric.T) or proven_margin(self.metric, 0 * self.metric) <= 0:
             raise DataError(

@@ -103,7 +103,7 @@ def minimise(
 
 
 def _value_and_gradient(task: Task, theta: Array) -> tuple[float, Array]:
-    """Logarithm of the objective and its gradient with respect to theta (K, nv + nu); infinity where a stage is missing."""
+    """Logarithm of the objective (infinity where a stage is missing) and its gradient, shape of theta (K, nv + nu)."""
     form, n, nv = task.form, task.form.nx, task.form.nv
     if np.abs(theta).max(initial=0.0) > 300:
         return np.inf, theta

@@ -57,8 +57,9 @@ def solve_horizon(task: Task, sizes: Array, *, solver: str = "CLARABEL", options
     return _values(lam, sizes, form.nv), _values(rho, sizes, u), status
 
 
-def contraction_slack(form: IncrementalForm, rate: float, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
-                      ) -> float:  # fmt: skip
+def contraction_slack(
+    form: IncrementalForm, rate: float, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
+) -> float:
     """Largest t with rate^2 P - T'PT - S(lambda) >= t I over metrics P of trace nx; positive means: contracts so fast.
 
     Args:

@@ -1,0 +1,128 @@
+"""Lower bounds: how far two trajectories were really driven apart. A bound without one says nothing about its tightness.
+
+For a nominal trajectory the worst small difference is the maximiser of a linear function: the initial difference goes
+along the gradient (in the metric), every input difference to plus or minus its radius. That step is repeated (it is
+exact for linear systems), while the nominal initial state and inputs climb by Adam. Many starts run as one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.errors import SettingError
+from controlrnn.kernels import simulate
+from controlrnn.systems import MATRICES, LureSystem
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """What an attack reached.
+
+    Args:
+        differences: Largest |dy| found per step and output, shape (horizon + 1, ny).
+        random: The same for the random starts alone, before any ascent.
+        pairs: How many pairs of trajectories were looked at.
+    """
+
+    differences: Array
+    random: Array
+    pairs: int
+
+
+def attack_horizon(
+    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array = 0.0,
+    metric: Array | None = None, input_range: tuple[Array, Array], state_range: tuple[Array, Array] | None = None,
+    starts: int = 64, steps: int = 40, seed: int,
+) -> Attack:  # fmt: skip
+    """Search for trajectories that differ as much as possible; the counterpart of `certify_horizon`.
+
+    Args:
+        system: A frozen system.
+        horizon: Number of steps N.
+        initial_radius: As in `certify_horizon`.
+        input_radius: As in `certify_horizon`.
+        metric: As in `certify_horizon`.
+        input_range: Lower and upper input limits, each shape (nu,), for the nominal inputs.
+        state_range: Box for the nominal initial state, each shape (nx,); the states that random inputs reach if None.
+        starts: Random starts per step and output that is attacked.
+        steps: Ascent steps.
+        seed: Seed of the starts.
+
+    Returns:
+        The largest differences found. The ascent aims at a spread of steps; every step profits.
+    """
+    horizon, starts = count("horizon", horizon, least=0), count("starts", starts)
+    low, high = (as_array("input_range", side, (system.nu,)) for side in input_range)
+    if (low >= high).any():
+        raise SettingError(f"input_range must satisfy lower < upper, got {low} and {high}")
+    rng = np.random.default_rng(seed)
+    root = np.eye(system.nx) if metric is None else np.linalg.cholesky(metric)
+    back = torch.tensor(np.linalg.inv(root).T)  # dx = back xi with |xi| <= radius
+    radius = torch.tensor(np.broadcast_to(input_radius, (system.nu,)).copy())
+    aims = sorted({0, *np.linspace(0, horizon, min(horizon, 6) + 1).astype(int).tolist()})
+    targets = [(k, i) for k in aims for i in range(system.ny)]
+    batch = len(targets) * starts
+    model = LureSystem(
+        **{name: torch.tensor(getattr(system, name)) for name in MATRICES},
+        activation=system.activation, layers=system.layers, dt=system.dt,
+    )  # fmt: skip
+    u = torch.tensor(rng.uniform(low, high, (batch, horizon + 1, system.nu)))
+    x0 = torch.tensor(_starts(system, low, high, state_range, batch, rng))
+    xi = torch.tensor(rng.normal(size=(batch, system.nx)))
+    xi = initial_radius * xi / xi.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    du = radius * torch.tensor(rng.choice([-1.0, 1.0], (batch, horizon + 1, system.nu)))
+    pick = torch.zeros(batch, horizon + 1, system.ny, dtype=torch.float64)
+    for n, (k, i) in enumerate(targets):
+        pick[n * starts : (n + 1) * starts, k, i] = 1.0
+    limits = torch.tensor(low), torch.tensor(high)
+    nominal = [u.requires_grad_(), x0.requires_grad_()]
+    climb = torch.optim.Adam(nominal, lr=0.02 * float((high - low).max()), maximize=True)
+    best = random = np.zeros((horizon + 1, system.ny))
+    for n in range(steps + 1):
+        xi, du = xi.detach().requires_grad_(), du.detach().requires_grad_()
+        # The two runs of each pair are one batch; the linearised half of the difference on either side of the nominal.
+        half = 0.5 * xi @ back.T, 0.5 * du
+        y, _ = simulate(model, torch.cat([u + half[1], u - half[1]]), torch.cat([x0 + half[0], x0 - half[0]]))
+        difference = y[:batch] - y[batch:]
+        found = difference.detach().abs().amax(dim=0).numpy()
+        best = np.maximum(best, found)
+        if n == 0:
+            random = found
+        if n == steps:
+            break
+        climb.zero_grad()
+        (difference * pick).sum().backward()  # type: ignore[no-untyped-call]
+        climb.step()
+        with torch.no_grad():
+            u.copy_(torch.minimum(torch.maximum(u, limits[0] + radius / 2), limits[1] - radius / 2))
+            xi, du = _worst(xi, initial_radius), radius * torch.sign(_grad(du))
+    return Attack(read_only(best), read_only(random), batch * (steps + 1))
+
+
+def _starts(
+    system: LureSystem, low: Array, high: Array, box: tuple[Array, Array] | None, batch: int, rng: np.random.Generator
+) -> Array:
+    """Nominal initial states (batch, nx)."""
+    if box is not None:
+        return rng.uniform(box[0], box[1], (batch, system.nx))
+    u = rng.uniform(low, high, (batch, 60, system.nu))
+    # Held inputs reach further than white ones, which average out.
+    u[: batch // 2] = u[: batch // 2, :1]
+    states: Array = simulate(system, u)[1][:, -1]
+    return states
+
+
+def _grad(value: Tensor) -> Tensor:
+    return torch.zeros_like(value) if value.grad is None else value.grad
+
+
+def _worst(xi: Tensor, radius: float) -> Tensor:
+    """The point of the ball that a linear function with the gradient of ``xi`` likes best."""
+    gradient = _grad(xi)
+    size = gradient.norm(dim=1, keepdim=True)
+    return torch.where(size > 0, radius * gradient / size.clamp_min(1e-300), xi.detach())
