@@ -54,7 +54,9 @@ class DoMpcBackend:
         # Rows of the constraint: outputs with an upper limit, then outputs with a lower one.
         self._above = np.flatnonzero(np.isfinite([s.upper for s in signals]))
         self._below = np.flatnonzero(np.isfinite([s.lower for s in signals]))
-        self.mpc = _formulate(problem, self._above, self._below, _ipopt(options, warm=False))
+        with warnings.catch_warnings():  # do-mpc hands CasADi values to numpy functions, of which CasADi warns
+            warnings.simplefilter("ignore", FutureWarning)
+            self.mpc = _formulate(problem, self._above, self._below, _ipopt(options, warm=False))
         # A second solver of the same problem: ipopt's warm-start options hurt where no multipliers are known yet.
         self._cold, self._warm = self.mpc.S, casadi.nlpsol("warm", "ipopt", self.mpc.nlp, _ipopt(options, warm=True))
         self._bounds = {

@@ -60,6 +60,8 @@ class StateError:
 
     def radius_in(self, metric: Array) -> float:
         """Radius, in another metric (nx, nx), of the smallest ball around it."""
+        if np.array_equal(metric, self.metric):
+            return self.radius
         return self.radius * stretch(metric, self.metric) * ROUNDING
 
 
@@ -202,9 +204,8 @@ class Observer(ABC):
 
     def _memory_error(self, steps: int) -> StateError:
         certificate = self._certificate()
-        fade = certificate.rate**steps
-        push = float(certificate.input_gain @ self.input_error) * (1 - fade) / (1 - certificate.rate)
-        return StateError((fade * self._reach() + push) * ROUNDING, certificate.metric)
+        radius = certificate.error_after(steps, self._reach(), self.input_error)
+        return StateError(radius * ROUNDING, certificate.metric)
 
     def _error_text(self) -> str:
         return (

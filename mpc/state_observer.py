@@ -168,9 +168,7 @@ class StateObserver(Observer):
             SettingError: One of the two certificates or the residual bound was not given.
         """
         _, own, residual = self._parts()
-        fade = own.rate**self.steps
-        push = float(own.input_gain @ np.concatenate([self.input_error, residual]))
-        radius = fade * self._start_bound() + (1 - fade) / (1 - own.rate) * push
+        radius = own.error_after(self.steps, self._start_bound(), np.concatenate([self.input_error, residual]))
         return StateError(radius * ROUNDING, own.metric)
 
     def _parts(self) -> tuple[ContractionCertificate, ContractionCertificate, Array]:
@@ -186,10 +184,9 @@ class StateObserver(Observer):
     def _bound_after(self, gap: bool) -> float:
         model, own, residual = self._parts()
         if not gap:
-            push = own.input_gain @ np.concatenate([self.input_error, residual])
-            return float(own.rate * self._bound + push)
+            return own.error_after(1, self._bound, np.concatenate([self.input_error, residual]))
         there = stretch(model.metric, own.metric) * self._bound
-        return stretch(own.metric, model.metric) * float(model.rate * there + model.input_gain @ self.input_error)
+        return stretch(own.metric, model.metric) * model.error_after(1, there, self.input_error)
 
     def describe(self) -> str:
         """See `Observer.describe`."""

@@ -220,7 +220,7 @@ def _checked(certificate: HorizonCertificate, model_error: ModelError, observer:
 
 def _covers(certificate: HorizonCertificate, observer: Observer) -> None:
     radius = observer.error.radius_in(certificate.metric)
-    if not radius <= certificate.initial_radius * (1 + 1e-9):
+    if not radius <= certificate.initial_radius:
         raise CertificationError(
             f"the certificate's initial radius must cover the observer's certified error {radius:.4g} (in the "
             f"certificate's metric), got {certificate.initial_radius:.4g}: certify with "
@@ -228,7 +228,7 @@ def _covers(certificate: HorizonCertificate, observer: Observer) -> None:
             margin=float(certificate.initial_radius - radius),
         )
     errors, covered = observer.input_error, np.broadcast_to(certificate.input_radius, observer.input_error.shape)
-    if (errors > covered * (1 + 1e-9)).any():
+    if (errors > covered).any():
         raise CertificationError(
             f"the certificate's input radius must cover the input errors {errors}, got {covered}: certify with "
             f"input_radius=observer.input_error"

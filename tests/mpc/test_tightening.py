@@ -1,0 +1,154 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mpc_networks import NormContraction, NormHorizon, elman, signals, switching
+from test_model_error import records
+
+from controlrnn.data import Signal, Trajectory
+from controlrnn.errors import CertificationError, FileFormatError, InfeasibleError, SettingError, ShapeError
+from mpc import (
+    CalibrationMethod,
+    DisturbanceFilter,
+    ModelError,
+    Tightening,
+    Washout,
+    calibrate,
+    nominal,
+    prediction_errors,
+    tighten,
+)
+
+N = 6
+
+
+def model_error(system, size=0.05, gain=None, observer_digest=""):
+    return ModelError(
+        bounds=size * np.ones((N + 1, 2)),
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=10,
+        washout=20,
+        disturbance_gain=gain,
+        system_digest=system.digest,
+        data_digest="data",
+        observer_digest=observer_digest,
+    )
+
+
+@pytest.fixture(scope="module")
+def observer(predictor):
+    return Washout(predictor, 12, contraction=NormContraction.of(predictor.system), input_error=0.02)
+
+
+def test_parts_add_up_and_name_their_sources(system, observer):
+    joint = NormHorizon.of(system, N + 2, observer.error.euclidean, 0.02)
+    first = NormHorizon.of(system, N, observer.error.euclidean)
+    found = tighten(model_error(system), joint, observer=observer, initial_only=first)
+    np.testing.assert_allclose(found.total, 0.05 + joint.bounds[: N + 1])
+    np.testing.assert_allclose(found.reinitialisation, first.bounds)
+    assert (found.input_error[1:] > 0).all()
+    assert set(found.digests) == {"system", "model_error", "observer", "certificate"}
+    together = tighten(model_error(system), joint, observer=observer)
+    np.testing.assert_allclose(together.total, found.total)
+    assert "NOT covered" in tighten(model_error(system), None, observer=observer).promise
+
+
+def test_total_bounds_every_prediction_error(system, predictor, observer, rng):
+    """The whole chain against a plant whose output wanders within a known bound and whose inputs are not exact."""
+    joint = NormHorizon.of(system, N, observer.error.euclidean, 0.02)
+    found = tighten(model_error(system, size=0.05), joint, observer=observer)
+    true = switching(rng, 500, 2)
+    wander = 0.05 * np.sin(np.arange(500) / 3)[:, None] * [1, -1]
+    y = system.simulate(true)[0] + wander
+    recorded = np.clip(true + 0.02 * rng.choice([-1, 1], true.shape), -1, 1)
+    errors = prediction_errors(observer, Trajectory(recorded, y, 1.0)[200:], horizon=N)
+    assert (np.abs(errors) <= found.total).all()
+    assert np.abs(errors).max() > 0.05  # the model error alone would not have been enough
+
+
+def test_disturbance_estimated_with_another_observer_costs_the_first_bound(system, predictor, observer, rng):
+    """dhat calibrated with x* but formed with estimates: the difference is covered."""
+    gain, bounded = DisturbanceFilter(0.5), NormHorizon.of(system, N, observer.error.euclidean, 0.02)
+    same = tighten(model_error(system, gain=0.5, observer_digest=observer.digest), bounded, observer=observer)
+    other = tighten(model_error(system, gain=0.5), bounded, observer=observer)
+    np.testing.assert_allclose(other.total, same.total + bounded.bounds[0])
+    short = Washout(predictor, 3, contraction=NormContraction.of(system))
+    certificate = NormHorizon.of(system, N, short.error.euclidean)
+    u = switching(rng, 400, 2)
+    clean = Trajectory(u, system.simulate(u)[0], 1.0)[200:]
+    found = tighten(model_error(system, size=0.0, gain=0.5), certificate, observer=short)
+    errors = prediction_errors(short, clean, horizon=N, disturbance=gain)
+    assert (np.abs(errors) <= found.total).all()
+
+
+def test_limits_move_inwards_on_both_sides(system, observer):
+    found = tighten(model_error(system), None, observer=observer)
+    lower, upper = found.limits((Signal("a", lower=-1.0, upper=2.0), Signal("b", upper=3.0)))
+    np.testing.assert_allclose(lower[:, 0], -0.95)
+    np.testing.assert_allclose(upper[:, 0], 1.95)
+    assert np.isneginf(lower[:, 1]).all()
+
+
+def test_nothing_left_names_output_and_step(system, observer):
+    found = tighten(model_error(system), None, observer=observer)
+    bounds = found.model_error.copy()
+    bounds[3, 1] = 0.7
+    grown = replace(found, model_error=bounds)
+    with pytest.raises(InfeasibleError, match=r"'y2' at step 3.*model error 0\.7"):
+        grown.limits(signals("y", 2, 0.6))
+    bounds = found.model_error.copy()
+    bounds[0, 1] = 0.7  # the present: nothing can be done about it, and nothing is asked
+    replace(found, model_error=bounds).limits(signals("y", 2, 0.6))
+    with pytest.raises(ShapeError):
+        found.limits(signals("y", 3, 0.6))
+
+
+def test_certificate_must_cover_what_the_observer_leaves(system, observer):
+    size, one = model_error(system), observer.error.euclidean
+    with pytest.raises(CertificationError, match="initial radius"):
+        tighten(size, NormHorizon.of(system, N, 0.9 * one, 0.02), observer=observer)
+    with pytest.raises(CertificationError, match="input radius"):
+        tighten(size, NormHorizon.of(system, N, one, 0.01), observer=observer)
+    with pytest.raises(SettingError, match="horizon"):
+        tighten(size, NormHorizon.of(system, N - 1, one, 0.02), observer=observer)
+    good = NormHorizon.of(system, N, one, 0.02)
+    with pytest.raises(SettingError, match="input radius 0"):
+        tighten(size, good, observer=observer, initial_only=good)
+
+
+def test_parts_of_different_models_are_refused(system, observer):
+    other = elman(seed=5)
+    good = NormHorizon.of(system, N, observer.error.euclidean, 0.02)
+    with pytest.raises(SettingError, match="different models"):
+        tighten(model_error(other), good, observer=observer)
+    with pytest.raises(SettingError, match="different models"):
+        tighten(model_error(system), NormHorizon.of(other, N, 1.0, 0.02), observer=observer)
+
+
+def test_tightening_survives_its_file_and_a_changed_one_is_refused(system, observer, tmp_path):
+    found = tighten(model_error(system, gain=0.5), None, observer=observer)
+    found.save(tmp_path / "t.npz")
+    again = Tightening.load(tmp_path / "t.npz")
+    assert again.digest == found.digest
+    assert again.disturbance_gain == 0.5
+    content = bytearray((tmp_path / "t.npz").read_bytes())
+    content[content.index(found.model_error.tobytes())] ^= 1
+    (tmp_path / "t.npz").write_bytes(bytes(content))
+    with pytest.raises(FileFormatError):
+        Tightening.load(tmp_path / "t.npz")
+    assert len(found.plot(signals("y", 2, 1.0)).axes) == 2
+
+
+def test_nominal_takes_nothing(system):
+    found = nominal(system.digest, N, 2)
+    assert not found.total.any()
+    assert "nothing" in found.promise
+
+
+def test_calibrated_error_goes_through(system, observer):
+    made = records(system, range(20))
+    size = calibrate(system, made[:10], scale_trajectories=made[10:], horizon=N, washout=20)
+    found = tighten(size, NormHorizon.of(system, N, observer.error.euclidean, 0.02), observer=observer)
+    assert (found.total > size.bounds).all()
+    assert "0.9" in found.promise
