@@ -1,0 +1,5 @@
+"""How a model runs fast: compiled scans and their adjoints."""
+
+from controlrnn.kernels.scan import Recording, simulate
+
+__all__ = ["Recording", "simulate"]

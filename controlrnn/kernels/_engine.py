@@ -1,0 +1,256 @@
+"""A Lur'e system packed for the compiled loops, its runs, and the pullbacks of its runs; numpy only.
+
+What the packed form is and why the adjoint has it too: see `controlrnn.kernels._numba_scan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.kernels import _numba_scan as loops
+from controlrnn.kernels._numba_simd import line_length
+from controlrnn.kernels._threads import run, thread_limit
+from controlrnn.systems import MATRICES, Activation
+from controlrnn.systems.activations import LEAK
+
+Floats = NDArray[Any]  # float32 or float64
+
+_CODES = {
+    Activation.TANH: loops.TANH,
+    Activation.RELU: loops.RELU,
+    Activation.SIGMOID: loops.SIGMOID,
+    Activation.LEAKY_RELU: loops.LEAKY_RELU,
+}
+_PANEL = 8  # rows of a panel where records fill the lines
+_PAD = 16  # rows or numbers that a loop may read, never use, beyond the end
+_BLOCK = 256  # samples that a run without a pullback keeps at a time
+_TASKS = 32  # at most twice as many tasks, whatever the number of records: each sums a matrix gradient of its own
+_WORTH_THREADS = 500_000  # multiplications below which a second thread costs more than it saves
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """One matrix of a system or of its adjoint, in the two arrangements that the loops want."""
+
+    M: Floats
+    layers: tuple[int, ...]
+    before: int  # columns in front of the neurons
+    line: int
+
+    @cached_property
+    def lanes(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+        """(matrix, panels, ends) for `scan_lanes`."""
+        panels, ends = _panels(self.layers, self.before, len(self.M) - _PAD, self.M.shape[1], _PANEL)
+        panels = panels.copy()
+        loops.shrink(self.M, panels)
+        return self.M, panels, ends
+
+    @cached_property
+    def rows(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+        """(matrix, panels, ends) for `scan_rows`."""
+        panels, ends = _panels(self.layers, self.before, len(self.M) - _PAD, self.M.shape[1], self.line)
+        panels = panels.copy()
+        loops.shrink(self.M, panels)
+        P = np.zeros((len(panels), self.M.shape[1], self.line), self.M.dtype)
+        loops.side_by_side(self.M, panels, P)
+        return P, panels, ends
+
+
+@lru_cache(maxsize=256)
+def _panels(
+    layers: tuple[int, ...], before: int, n_rows: int, n_columns: int, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(row0, rows, 0, high, chained) of each panel, and for each row the first column that it must not see."""
+    ends: list[int] = []
+    for n in layers:
+        ends += [before + len(ends)] * n
+    nv = len(ends)
+    starts, filled = [0], 0
+    for n in layers:
+        # Small layers share a panel, whose rows then wait for each other; others start a new one.
+        if filled and (n >= width // 2 or filled + n > width):
+            starts.append(starts[-1] + filled)
+            filled = 0
+        while filled + n > width:
+            starts.append(starts[-1] + width)
+            n -= width
+        filled += n
+    starts = [s for s in starts if s < nv] + list(range(nv, n_rows, width)) + [n_rows]
+    ends += [n_columns] * (n_rows - nv)
+    panels = []
+    for a, b in pairwise(starts):
+        chained = ends[b - 1] > ends[a]
+        panels.append((a, b - a, 0, before + a if chained else ends[a], int(chained)))
+    return np.array(panels, np.int64).reshape(-1, 5), np.array(ends, np.int64)
+
+
+class Packed:
+    """A system ready to run.
+
+    Args:
+        matrices: The arrays named in `MATRICES`, all float32 or all float64.
+        activation: The function s.
+        layers: Sizes of the layers.
+    """
+
+    def __init__(self, matrices: Sequence[Floats], activation: Activation, layers: tuple[int, ...]) -> None:
+        A, B1, B2, bx, C1, D11, D12, bv, C2, D21, D22, by = matrices
+        self.nx, self.nv = B1.shape
+        self.nu, self.ny, self.layers = B2.shape[1], len(by), layers
+        self.dtype = A.dtype
+        self.code, self.leak = _CODES[activation], A.dtype.type(LEAK)
+        self.line = line_length(A.dtype.itemsize)
+        self.nr, self.nz = self.nv + self.nx + self.ny, 1 + self.nu + self.nx + self.nv
+        M = np.zeros((self.nr + _PAD, self.nz), A.dtype)
+        for name, value in zip(MATRICES, matrices, strict=True):
+            M[self.place(name)] = np.where(_strictly_below(layers), value, 0) if name == "D11" else value
+        self.forward = Direction(M, layers, self.nz - self.nv, self.line)
+
+    def place(self, name: str) -> tuple[slice, slice | int]:
+        """Where a matrix stands in M."""
+        nu, nx, nv, ny = self.nu, self.nx, self.nv, self.ny
+        row = {"v": slice(0, nv), "x": slice(nv, nv + nx), "y": slice(nv + nx, nv + nx + ny)}
+        column = {"1": 0, "u": slice(1, 1 + nu), "x": slice(1 + nu, 1 + nu + nx), "w": slice(1 + nu + nx, self.nz)}
+        to, of = _PLACES[name]
+        return row[to], column[of]
+
+    def adjoint(self, with_input: bool) -> Direction:
+        """The flipped transpose; its outputs are the input gradients, left out where nobody wants them."""
+        n = self.nv + self.nx + (self.nu if with_input else 0)
+        M = np.zeros((n + _PAD, self.nr), self.dtype)
+        M[:n] = self.forward.M[: self.nr].T[::-1, ::-1][:n]
+        return Direction(M, self.layers[::-1], self.ny + self.nx, self.line)
+
+    def run(self, u: Floats, x0: Floats, *, keep: bool) -> Run:
+        """Simulate u (B, T, nu) from x0 (B, nx); ``keep`` what a pullback needs."""
+        return Run(self, u, x0, keep)
+
+
+_PLACES = {
+    "A": "xx", "B1": "xw", "B2": "xu", "bx": "x1",
+    "C1": "vx", "D11": "vw", "D12": "vu", "bv": "v1",
+    "C2": "yx", "D21": "yw", "D22": "yu", "by": "y1",
+}  # fmt: skip
+
+
+class Run:
+    """A finished simulation: y (B, T, ny), x (B, T + 1, nx), and its pullback."""
+
+    def __init__(self, packed: Packed, u: Floats, x0: Floats, keep: bool) -> None:
+        self.packed, u = packed, _plain(u, packed.dtype)
+        self.records, self.steps = u.shape[:2]
+        self.y = np.empty((self.records, self.steps, packed.ny), packed.dtype)
+        self.x = np.empty((self.records, self.steps + 1, packed.nx), packed.dtype)
+        self.x[:, 0] = x0
+        # Filling a line with fewer records than this loses against running them one by one.
+        self.by_lanes = self.records > packed.line // 4
+        self.groups = range(0, self.records, packed.line if self.by_lanes else 1)
+        self.kept: dict[int, Floats] = {}
+        matrix = packed.forward.lanes if self.by_lanes else packed.forward.rows
+        loop = loops.forward_lanes if self.by_lanes else loops.forward_rows
+        block = self.steps if keep else min(self.steps, _BLOCK)
+
+        def simulate(first: int) -> None:
+            Z = self._trajectory(block)
+            for start in range(0, self.steps, block):
+                steps = min(block, self.steps - start)
+                loop(*matrix, packed.code, packed.leak, u, self.x, first, start, steps, packed.line, Z, self.y)
+            if keep:
+                self.kept[first] = Z
+
+        self._each([[first] for first in self.groups], simulate)
+
+    def pullback(
+        self, gy: Floats | None, gx: Floats | None, *, with_input: bool = True, matrices: Sequence[str] = ()
+    ) -> tuple[Floats, Floats, dict[str, Floats]]:
+        """Gradients of a cost from its derivatives by y and x.
+
+        Args:
+            gy: Derivatives by y, shape (B, T, ny); None for zero.
+            gx: Derivatives by x, shape (B, T + 1, nx); None for zero.
+            with_input: Whether the gradient by u is wanted.
+            matrices: Names of the matrices whose gradients are wanted.
+
+        Returns:
+            ``(gu, gx0, gradients)`` of shapes (B, T, nu) (or (B, T, 0)), (B, nx), and one array per name.
+        """
+        packed, line = self.packed, self.packed.line
+        gy = np.zeros_like(self.y) if gy is None else _plain(gy, packed.dtype)
+        gx = np.zeros_like(self.x) if gx is None else _plain(gx, packed.dtype)
+        gu = np.empty((self.records, self.steps, packed.nu if with_input else 0), packed.dtype)
+        gx0 = np.empty((self.records, packed.nx), packed.dtype)
+        need = self._need(matrices)
+        direction = packed.adjoint(with_input)
+        matrix = direction.lanes if self.by_lanes else direction.rows
+        loop = loops.backward_lanes if self.by_lanes else loops.backward_rows
+        firsts = list(self.groups)
+        n = -(-len(firsts) // _TASKS)
+        tasks = [firsts[i : i + n] for i in range(0, len(firsts), n)]
+        size = (packed.nr + _PAD, packed.nz + line) if matrices else (0, 0)
+        sums = np.zeros((len(tasks), *size), packed.dtype)
+
+        def adjoint(first: int) -> None:
+            G = sums[first // (n * self.groups.step)]
+            Z = self.kept[first]
+            loop(*matrix, packed.code, packed.leak, gy, gx, first, line, Z, packed.nz, need, gu, gx0, G)
+
+        self._each(tasks, adjoint)
+        # The order of this sum does not depend on which thread did what.
+        G = sums.sum(axis=0)[packed.nr - 1 :: -1] if matrices else sums
+        return gu, gx0, {name: self._gradient(G, name) for name in matrices}
+
+    def _each(self, tasks: Sequence[Sequence[int]], work: Callable[[int], None]) -> None:
+        """Run ``work`` for the groups of each task."""
+
+        def all_of(task: Sequence[int]) -> None:
+            for first in task:
+                work(first)
+
+        effort = self.records * self.steps * self.packed.nz * self.packed.nr
+        run([partial(all_of, task) for task in tasks], thread_limit() if effort > _WORTH_THREADS else 1)
+
+    def _trajectory(self, steps: int) -> Floats:
+        """Room for z at ``steps + 1`` samples, which starts at a cache line."""
+        packed = self.packed
+        size = (steps + 1) * (packed.nz * packed.line if self.by_lanes else packed.nz + packed.line)
+        room = np.empty(size + 64, packed.dtype)
+        skip = -room.__array_interface__["data"][0] % 64 // packed.dtype.itemsize
+        return room[skip : skip + size]
+
+    def _need(self, matrices: Sequence[str]) -> NDArray[np.int64]:
+        """For each row of the flipped M the range of columns that covers the gradients wanted."""
+        packed = self.packed
+        need = np.zeros((packed.nr, 2), np.int64)
+        for name in matrices:
+            rows, columns = packed.place(name)
+            low, high = (0, 1) if isinstance(columns, int) else (columns.start, columns.stop)
+            part = need[rows]
+            empty = part[:, 1] == part[:, 0]
+            part[:, 0] = np.where(empty, low, np.minimum(part[:, 0], low))
+            part[:, 1] = np.maximum(part[:, 1], high)
+        return np.ascontiguousarray(need[::-1])
+
+    def _gradient(self, G: Floats, name: str) -> Floats:
+        packed = self.packed
+        gradient = np.array(G[packed.place(name)])
+        if name == "D11":  # entries on and above the block diagonal take no part in the model
+            gradient *= _strictly_below(packed.layers)
+        return gradient
+
+
+@lru_cache(maxsize=64)
+def _strictly_below(layers: tuple[int, ...]) -> NDArray[np.bool_]:
+    layer = np.repeat(np.arange(len(layers)), layers)
+    return np.asarray(layer[:, None] > layer[None, :])
+
+
+def _plain(array: Floats, dtype: np.dtype[Any]) -> Floats:
+    """The one kind of array that the loops are compiled for: contiguous, aligned, writable."""
+    return np.require(array, dtype, ["C", "A", "W"])

@@ -1,0 +1,225 @@
+"""Vector building blocks of the scans, written as LLVM instructions because numba has no vector type.
+
+A *line* is one vector register's worth of numbers that lie next to each other: 16 float32 or 8 float64 with AVX-512,
+half of that elsewhere. numba leaves it to the optimiser to find vectors in loops, and it does not find them where the
+sums run over an outer loop, as they do in every matrix product here. What is elementwise stays in plain numba.
+
+Arrays are addressed by a pointer and offsets in elements; nothing checks bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import factorial
+from typing import Any
+
+import llvmlite.binding
+import llvmlite.ir as ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
+_LINE_BYTES = 64 if _WIDE else 32
+# Accumulators of a `dot` tile must fit into the 32 or 16 registers, beside their operands.
+DOT_ROWS, DOT_COLS = 4, (4 if _WIDE else 2)
+# a * b + c may become one fused instruction where the machine has it; nothing else is relaxed.
+_FMA = ("contract",)
+
+
+def line_length(itemsize: int) -> int:
+    """Numbers in a line."""
+    return _LINE_BYTES // itemsize
+
+
+def _scalar(array: Any) -> tuple[ir.Type, int]:
+    """LLVM type and size in bytes of an array's elements."""
+    return (ir.FloatType(), 4) if array.dtype == types.float32 else (ir.DoubleType(), 8)
+
+
+class _Pointer:
+    """Loads and stores at element offsets of an array argument."""
+
+    def __init__(self, context: Any, builder: Any, array: Any, value: Any) -> None:
+        self.builder = builder
+        self.element, self.size = _scalar(array)
+        self.line = ir.VectorType(self.element, line_length(self.size))
+        self.data = context.make_array(array)(context, builder, value).data
+
+    def at(self, offset: Any, kind: ir.Type) -> Any:
+        return self.builder.bitcast(self.builder.gep(self.data, [offset]), kind.as_pointer())
+
+    def load(self, offset: Any) -> Any:
+        return self.builder.load(self.at(offset, self.line), align=self.size)
+
+    def store(self, value: Any, offset: Any) -> None:
+        self.builder.store(value, self.at(offset, self.line), align=self.size)
+
+    def splat(self, offset: Any) -> Any:
+        """A line that repeats one number."""
+        number = self.builder.load(self.builder.gep(self.data, [offset]))
+        undefined, zero = ir.Constant(self.line, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        first = self.builder.insert_element(undefined, number, zero)
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.line.count), [0] * self.line.count)
+        return self.builder.shuffle_vector(first, undefined, lanes)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> None:
+    """``total += a * b`` in a stack slot, which the optimiser keeps in a register."""
+    builder.store(builder.fadd(builder.load(total), builder.fmul(a, b, flags=_FMA), flags=_FMA), total)
+
+
+def _accumulators(builder: Any, kind: ir.Type, n: int) -> list[Any]:
+    slots = [cgutils.alloca_once(builder, kind) for _ in range(n)]
+    for slot in slots:
+        builder.store(ir.Constant(kind, [0.0] * kind.count), slot)
+    return slots
+
+
+def _product(rows: int, unroll: int) -> Callable[..., Any]:
+    """``out[o + i lines] += sum_k S[s + i si + k sk] * line V[v + k vk]`` for i < rows: scalars times lines.
+
+    ``unroll`` sums are kept apart and added at the end, which hides the latency of the additions where rows are few.
+    """
+
+    def product(typing: Any, S: Any, s: Any, si: Any, sk: Any, V: Any, v: Any, vk: Any, out: Any, o: Any, n: Any) -> Any:
+        n_int = types.intp
+        signature = types.void(S, n_int, n_int, n_int, V, n_int, n_int, out, n_int, n_int)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            of = signature.args
+            scalars = _Pointer(context, builder, of[0], args[0])
+            lines = _Pointer(context, builder, of[4], args[4])
+            target = _Pointer(context, builder, of[7], args[7])
+            s, si, sk, v, vk, o, n = (args[i] for i in (1, 2, 3, 5, 6, 8, 9))
+            slots = _accumulators(builder, lines.line, rows * unroll)
+
+            def term(k: Any, lane: int) -> None:
+                line = lines.load(builder.add(v, builder.mul(k, vk)))
+                start = builder.add(s, builder.mul(k, sk))
+                for i in range(rows):
+                    number = scalars.splat(builder.add(start, builder.mul(n.type(i), si)))
+                    _multiply_add(builder, number, line, slots[i * unroll + lane])
+
+            whole = builder.mul(builder.sdiv(n, n.type(unroll)), n.type(unroll))
+            with cgutils.for_range_slice(builder, n.type(0), whole, n.type(unroll)) as (k, _):
+                for lane in range(unroll):
+                    term(builder.add(k, n.type(lane)), lane)
+            with cgutils.for_range_slice(builder, whole, n, n.type(1)) as (k, _):
+                term(k, 0)
+            for i in range(rows):
+                total = builder.load(slots[i * unroll])
+                for lane in range(1, unroll):
+                    total = builder.fadd(total, builder.load(slots[i * unroll + lane]))
+                place = builder.add(o, n.type(i * lines.line.count))
+                target.store(builder.fadd(target.load(place), total), place)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(product)  # type: ignore[no-any-return]
+
+
+product8, product4, product1 = _product(8, 1), _product(4, 1), _product(1, 4)
+
+
+@intrinsic
+def dot(typing: Any, P: Any, p: Any, pt: Any, Q: Any, q: Any, qt: Any, n: Any, out: Any, o: Any, oi: Any) -> Any:
+    """``out[o + i oi + j] += sum_t line P[p + i lines + t pt] . line Q[q + j lines + t qt]``, DOT_ROWS x DOT_COLS."""
+    size = types.intp
+    signature = types.void(P, size, size, Q, size, size, size, out, size, size)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        of = signature.args
+        left = _Pointer(context, builder, of[0], args[0])
+        right = _Pointer(context, builder, of[3], args[3])
+        target = _Pointer(context, builder, of[7], args[7])
+        p, pt, q, qt, n, o, oi = (args[i] for i in (1, 2, 4, 5, 6, 8, 9))
+        slots = _accumulators(builder, left.line, DOT_ROWS * DOT_COLS)
+        length = left.line.count
+        with cgutils.for_range(builder, n, intp=n.type) as loop:
+            here, there = (builder.add(a, builder.mul(loop.index, b)) for a, b in ((p, pt), (q, qt)))
+            ps = [left.load(builder.add(here, n.type(i * length))) for i in range(DOT_ROWS)]
+            qs = [right.load(builder.add(there, n.type(j * length))) for j in range(DOT_COLS)]
+            for i in range(DOT_ROWS):
+                for j in range(DOT_COLS):
+                    _multiply_add(builder, ps[i], qs[j], slots[i * DOT_COLS + j])
+        for i in range(DOT_ROWS):
+            for j in range(DOT_COLS):
+                total = _sum_of_line(builder, builder.load(slots[i * DOT_COLS + j]), left)
+                place = builder.gep(target.data, [builder.add(builder.add(o, builder.mul(n.type(i), oi)), n.type(j))])
+                builder.store(builder.fadd(builder.load(place), total), place)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _sum_of_line(builder: Any, line: Any, of: _Pointer) -> Any:
+    """The sum of a line's numbers by halving, always in the same order."""
+    undefined, length = ir.Constant(of.line, ir.Undefined), of.line.count
+    half = length // 2
+    while half:
+        order = [(i + half) % length for i in range(length)]
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), length), order)
+        line = builder.fadd(line, builder.shuffle_vector(line, undefined, lanes))
+        half //= 2
+    return builder.extract_element(line, ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic
+def tanh(typing: Any, x: Any) -> Any:
+    """Hyperbolic tangent of a float32 or float64 without a branch, so that loops over it become vectors.
+
+    tanh|x| = e / (e + 2) with e = expm1(2|x|) = (2^k - 1) + 2^k expm1(r), 2|x| = k ln 2 + r, |r| <= ln(2) / 2.
+    No cancellation: for k = 0 the polynomial alone is e. Within 3 ulp; NaN stays NaN.
+    """
+    single = x == types.float32
+    if not single and x != types.float64:
+        return None
+    number, whole, bits, shift, bias = (
+        (ir.FloatType(), ir.IntType(32), 24, 23, 127) if single else (ir.DoubleType(), ir.IntType(64), 53, 52, 1023)
+    )
+    # tanh is 1 to the last bit beyond `limit`; k ln2_hi is exact for the k that occur (split as in fdlibm).
+    limit, ln2_hi, ln2_lo, degree = (
+        (10.0, 6.9313812256e-01, 9.0580006145e-06, 7) if single
+        else (20.0, 6.93147180369123816490e-01, 1.90821492927058770002e-10, 13)
+    )  # fmt: skip
+    magic = 1.5 * 2.0 ** (bits - 1)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def const(value: float) -> Any:
+            return ir.Constant(number, value)
+
+        def fma(a: Any, b: Any, c: Any) -> Any:
+            return builder.fadd(builder.fmul(a, b, flags=_FMA), c, flags=_FMA)
+
+        magnitude = builder.call(builder.module.declare_intrinsic("llvm.fabs", [number]), [args[0]])
+        magnitude = builder.select(builder.fcmp_ordered(">", magnitude, const(limit)), const(limit), magnitude)
+        y = builder.fadd(magnitude, magnitude)
+        # Adding the magic number rounds to a whole number and leaves it in the low bits.
+        shifted = fma(y, const(1.4426950408889634), const(magic))
+        k = builder.fsub(shifted, const(magic))
+        r = fma(k, const(-ln2_lo), fma(k, const(-ln2_hi), y))
+        exponent = builder.add(builder.bitcast(shifted, whole), ir.Constant(whole, bias))
+        power = builder.bitcast(builder.shl(exponent, ir.Constant(whole, shift)), number)
+        squares = [r, builder.fmul(r, r)]
+        tail = _polynomial([const(1 / factorial(i)) for i in range(2, degree + 1)], squares, fma, builder)
+        e = fma(power, fma(squares[1], tail, r), builder.fsub(power, const(1.0)))
+        value = builder.fdiv(e, builder.fadd(e, const(2.0)))
+        kind = ir.FunctionType(number, [number, number])
+        copysign = builder.module.declare_intrinsic("llvm.copysign", [number], fnty=kind)
+        return builder.call(copysign, [value, args[0]])
+
+    return x(x), generate
+
+
+def _polynomial(coefficients: Sequence[Any], squares: list[Any], fma: Callable[..., Any], builder: Any) -> Any:
+    """Estrin's scheme, whose chain of dependent steps is logarithmic in the degree; ``squares`` holds x, x^2, x^4, ..."""
+    level, terms = 0, list(coefficients)
+    while len(terms) > 1:
+        if level == len(squares):
+            squares.append(builder.fmul(squares[-1], squares[-1]))
+        pairs = [fma(terms[i + 1], squares[level], terms[i]) for i in range(0, len(terms) - 1, 2)]
+        terms = pairs + terms[len(pairs) * 2 :]
+        level += 1
+    return terms[0]
