@@ -1,4 +1,4 @@
-"""Lower bounds: how far two trajectories were really driven apart. A bound without one says nothing about its tightness.
+"""Lower bounds: how far two trajectories were really driven apart, which tells how tight a certificate is.
 
 For a nominal trajectory the worst small difference is the maximiser of a linear function: the initial difference goes
 along the gradient (in the metric), every input difference to plus or minus its radius. That step is repeated (it is

@@ -103,7 +103,8 @@ class ContractionCertificate(Certificate):
         return (
             f"Contraction certificate for system {self.system_digest[:12]}: state differences shrink by "
             f"{self.rate:.5f} per step (time constant {memory:.1f} steps) in a metric of condition "
-            f"{np.linalg.cond(self.metric):.3g}; input gains ({gains}). Proven in float64, smallest relative pivot {self.margin:.2g}."
+            f"{np.linalg.cond(self.metric):.3g}; input gains ({gains}). "
+            f"Proven in float64, smallest relative pivot {self.margin:.2g}."
         )
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
