@@ -180,7 +180,7 @@ class TightenedMPC:
             y: Measurement, shape (ny,); NaN where missing.
             u: Input that acts from this sample on, shape (nu,).
         """
-        y = as_array("y", y, (self.predictor.ny,), finite=False)
+        y = self._measurement(y)
         u = as_array("u", u, (self.predictor.nu,))
         if self.observer.ready:
             self._estimate_disturbance(y)
@@ -199,7 +199,7 @@ class TightenedMPC:
             DataError: ``reference`` is not finite.
         """
         started = time.perf_counter()
-        y = as_array("y", y, (self.predictor.ny,), finite=False)
+        y = self._measurement(y)
         wanted = self._reference(reference)
         x, certified = self.observer.state, self.observer.certified
         solution, offset = None, np.zeros(self.predictor.ny)
@@ -225,6 +225,10 @@ class TightenedMPC:
             certified=certified,
             message="" if solution is None else solution.message,
         )
+
+    def _measurement(self, y: ArrayLike) -> Array:
+        seen = as_array("y", y, (self.predictor.ny,), finite=False)
+        return np.where(np.isfinite(seen), seen, np.nan)  # an infinite reading is a missing one
 
     def _estimate_disturbance(self, y: Array) -> Array:
         x = self.observer.state[None]

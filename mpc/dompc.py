@@ -109,7 +109,7 @@ class DoMpcBackend:
 
     def _guess(self, data: StepData) -> Array:
         predictor, scale = self.problem.predictor, self.problem.output_scale
-        x, y = predictor.states(data.x, data.guess), predictor.predict(data.x, data.guess)
+        y, x = predictor.rollout(data.x, data.guess)
         upper, lower = self._limits(data)
         excess = np.hstack(
             [(y[:, self._above] - upper) / scale[self._above], (lower - y[:, self._below]) / scale[self._below]]

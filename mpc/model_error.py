@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -208,17 +209,15 @@ def calibrate(
     if set(marks) & {data_digest([r]) for r in others} or len(set(marks)) < len(marks):
         raise DataError("a record may serve once, either for the scale or for calibration: split the records anew")
 
-    def errors(record: Trajectory) -> Array:
-        return calibration_errors(
-            system,
-            record,
-            horizon=horizon,
-            washout=washout,
-            disturbance=disturbance,
-            observer=observer,
-            initial_state=initial_state,
-        )
-
+    errors = partial(
+        calibration_errors,
+        system,
+        horizon=horizon,
+        washout=washout,
+        disturbance=disturbance,
+        observer=observer,
+        initial_state=initial_state,
+    )
     if conformal:
         scale = _scale([errors(record) for record in others])
         scores = np.array([np.abs(errors(record) / scale).max() for record in records])

@@ -116,11 +116,16 @@ class Predictor:
         Raises:
             ShapeError: ``x`` or ``u`` does not fit.
         """
+        return self.rollout(x, u)[0]
+
+    def rollout(self, x: Array, u: Array) -> tuple[Array, Array]:
+        """`predict` and the states that go with it, (..., N + 1, ny) and (..., N + 1, nx), from one run."""
         u = np.asarray(u, dtype=np.float64)
         if u.ndim not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
             raise ShapeError(f"u must have shape (N, {self.nu}) or (B, N, {self.nu}), got {u.shape}: one row per step")
         held = np.concatenate([u, u[..., -1:, :]], axis=-2)
-        return np.asarray(self.system.simulate(held, np.asarray(x, dtype=np.float64))[0])
+        y, states = self.system.simulate(held, np.asarray(x, dtype=np.float64))
+        return np.asarray(y), np.asarray(states[..., :-1, :])
 
     def linearise(self, x: Array, u: Array) -> tuple[Array, Array, Array, Array]:
         """Jacobians (A, B, C, D) of step and output at state x (nx,) and input u (nu,)."""

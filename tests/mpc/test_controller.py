@@ -89,6 +89,18 @@ def test_limit_of_the_last_step_is_enforced(predictor, tightened):
     np.testing.assert_allclose(step.y_predicted[N, 0], 0.2, atol=1e-4)
 
 
+def test_limits_hold_for_a_model_with_feedthrough(predictor):
+    direct = Predictor(replace(predictor.system, D22=0.4 * np.eye(2)), predictor.inputs, predictor.outputs)
+    controller = make(direct)
+    y = started(controller)
+    for _ in range(3):
+        step = controller.step(y, [2.0, -2.0])
+        assert step.status is Status.SOLVED
+        np.testing.assert_allclose(step.disturbance, 0, atol=1e-9)  # y was measured under the input before
+        assert (np.abs(step.y_predicted[1:]) <= 0.6 + 1e-5).all()
+        y = direct.system.output(controller.observer.state, step.u)
+
+
 @pytest.mark.parametrize("k", [1, 4, N])
 def test_tightening_acts_at_its_own_step(predictor, k):
     bounds = np.zeros((N + 1, 2))
@@ -120,10 +132,11 @@ def test_soft_solution_is_the_hard_one_where_both_exist(predictor):
     np.testing.assert_allclose(steps[0].u_planned, steps[1].u_planned, atol=1e-4)
 
 
-def test_unconstrained_solution_is_optimal(predictor, controller, rng):
+@pytest.mark.parametrize("through", [0.0, 0.3])
+def test_unconstrained_solution_is_optimal(predictor, rng, through):
     """No admissible change of the plan lowers the objective, computed here without CasADi."""
-    free = Predictor(predictor.system, predictor.inputs)
-    controller = make(free, tightening=nominal(predictor.system.digest, N, 2))
+    free = Predictor(replace(predictor.system, D22=through * np.eye(2)), predictor.inputs)
+    controller = make(free)
     y = started(controller, (0.2, 0.1))
     step = controller.step(y, [0.3, -0.2])
 
@@ -274,7 +287,8 @@ def test_missing_measurements_keep_the_disturbance_estimate(predictor, controlle
     assert step.status is Status.SOLVED
     np.testing.assert_array_equal(step.missing, [True, True])
     np.testing.assert_array_equal(step.disturbance, seen.disturbance)
-    half = controller.step([np.nan, 1.0], [0.2, 0.1])
+    half = controller.step([np.inf, 1.0], [0.2, 0.1])
+    np.testing.assert_array_equal(half.missing, [True, False])
     assert half.disturbance[0] == seen.disturbance[0]
     assert half.disturbance[1] != seen.disturbance[1]
 
