@@ -181,6 +181,14 @@ class Observer(ABC):
         """The certified error; see the module docstring. Raises SettingError without a certificate."""
         return self._memory_error(self.steps)
 
+    @property
+    def restart(self) -> StateError | None:
+        """Certified distance of x* from the state that the recorded window is simulated from, `steps` samples ago.
+
+        None where the estimate is not a plain simulation over that window. Raises SettingError without a certificate.
+        """
+        return None
+
     @abstractmethod
     def _next(self, u: Array, y: Array) -> Array: ...
 
@@ -223,6 +231,11 @@ class Washout(Observer):
         """Forget everything."""
         super().start()
         self._record = np.zeros((0, self.predictor.nu))
+
+    @property
+    def restart(self) -> StateError:
+        """See `Observer.restart`: the reachable radius about ``initial_state``."""
+        return StateError(self._reach(), self._certificate().metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
         self._record = np.vstack([self._record, u])[-self.steps :]

@@ -146,9 +146,12 @@ def tighten(
 
     Args:
         model_error: From `mpc.calibrate`.
-        certificate: Bound on what an initial error and input errors do over at least the same horizon; it is verified
-            here. None leaves the part out, and the promise says so.
-        observer: The controller's observer; its certified error must lie within the certificate's initial radius.
+        certificate: Bound on what an initial error and input errors do, verified here. It starts either at the
+            prediction, with the observer's certified error as initial radius, or (tighter, since no ball is put around
+            the estimate in between) at the beginning of the washout, ``observer.steps`` samples earlier, with
+            ``observer.restart`` as initial radius; the longer horizon tells. None leaves the part out, and the promise
+            says so.
+        observer: The controller's observer.
         initial_only: A second certificate with input radius zero. Only shows the parts separately; the sum is the same.
 
     Returns:
@@ -167,7 +170,11 @@ def tighten(
         text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
         return _build(model_error, zero, zero, text, digests)
     joint = _checked(certificate, model_error, observer)
-    _covers(certificate, observer)
+    if (certificate.input_radius < observer.input_error).any():
+        raise CertificationError(
+            f"the certificate's input radius must cover the input errors {observer.input_error}, got "
+            f"{certificate.input_radius}: certify with input_radius=observer.input_error"
+        )
     reinitialisation, inputs = joint, zero
     if initial_only is not None:
         if np.any(np.asarray(initial_only.input_radius) > 0):
@@ -208,28 +215,24 @@ def _build(model_error: ModelError, first: Array, second: Array, promise: str, d
 
 
 def _checked(certificate: HorizonCertificate, model_error: ModelError, observer: Observer) -> Array:
+    """The certified part over the prediction, shape (horizon + 1, ny), after checking what it rests on."""
     if certificate.system_digest != model_error.system_digest:
         raise SettingError("certificate and model_error belong to different models: certify the calibrated model")
-    if certificate.horizon < model_error.horizon:
+    horizon, ahead = model_error.horizon, 0
+    if certificate.horizon < horizon:
         raise SettingError(
-            f"certificate must cover the horizon {model_error.horizon} of the model error, got {certificate.horizon}"
+            f"certificate must cover the horizon {horizon} of the model error, got {certificate.horizon}"
         )
-    certificate.verify(observer.system)
-    return np.asarray(certificate.bounds[: model_error.horizon + 1])
-
-
-def _covers(certificate: HorizonCertificate, observer: Observer) -> None:
-    radius = observer.error.radius_in(certificate.metric)
+    error, what = observer.error, "observer.error"
+    if observer.restart is not None and certificate.horizon >= observer.steps + horizon:
+        error, ahead, what = observer.restart, observer.steps, "observer.restart"
+    radius = error.radius_in(certificate.metric)
     if not radius <= certificate.initial_radius:
         raise CertificationError(
             f"the certificate's initial radius must cover the observer's certified error {radius:.4g} (in the "
-            f"certificate's metric), got {certificate.initial_radius:.4g}: certify with "
-            f"initial_radius=observer.error.radius, metric=observer.error.metric",
+            f"certificate's metric, {ahead} samples before the prediction), got {certificate.initial_radius:.4g}: "
+            f"certify with initial_radius={what}.radius, metric={what}.metric",
             margin=float(certificate.initial_radius - radius),
         )
-    errors, covered = observer.input_error, np.broadcast_to(certificate.input_radius, observer.input_error.shape)
-    if (errors > covered).any():
-        raise CertificationError(
-            f"the certificate's input radius must cover the input errors {errors}, got {covered}: certify with "
-            f"input_radius=observer.input_error"
-        )
+    certificate.verify(observer.system)
+    return np.asarray(certificate.bounds[ahead : ahead + horizon + 1])

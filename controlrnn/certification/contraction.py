@@ -210,11 +210,13 @@ def _input_gains(channels: list[IncrementalForm], P: Array, multipliers: Array, 
     for form, own in zip(channels, multipliers, strict=True):
         for lam in (np.maximum(own, 1e-9 * own.max(initial=0.0)), fallback):
             G = form.T.T @ P @ form.T + form.multiplier_form(lam)
+            if not form.nv:
+                break
             factor, info = lapack.dpotrf(-G[1:, 1:], lower=1)
             if info == 0:
                 break
-        half, _ = lapack.dtrtrs(factor, G[1:, :1], lower=1)
-        square = float(G[0, 0] + (half**2).sum()) * (1 + 1e-9) + 1e3 * UNIT * float(np.abs(G).max())
+        through = lapack.dtrtrs(factor, G[1:, :1], lower=1)[0] if form.nv else np.zeros(1)
+        square = float(G[0, 0] + (through**2).sum()) * (1 + 1e-9) + 1e3 * UNIT * float(np.abs(G).max())
         gains.append(np.sqrt(max(square, 0.0)))
         used.append(lam)
-    return np.array(gains), np.array(used).reshape(len(channels), -1)
+    return np.array(gains), np.array(used).reshape(len(channels), len(fallback))

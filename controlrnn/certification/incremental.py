@@ -105,11 +105,13 @@ def smallest_storage(
     n = form.nx
     G = demand + form.multiplier_form(multipliers)
     K = form.supply(np.zeros((n, n)), rho)[n:, n:] - G[n:, n:]
-    factor, info = lapack.dpotrf(K, lower=1)
-    if info != 0:
-        return None
-    half, _ = lapack.dtrtrs(factor, G[n:, :n], lower=1)
-    P = G[:n, :n] + half.T @ half
+    P = G[:n, :n]
+    if len(K):  # LAPACK refuses empty matrices
+        factor, info = lapack.dpotrf(K, lower=1)
+        if info != 0:
+            return None
+        half, _ = lapack.dtrtrs(factor, G[n:, :n], lower=1)
+        P = P + half.T @ half
     P = 0.5 * (P + P.T)
     # Scaled like the diagonal, so that small states are not drowned by large ones.
     P[np.diag_indices(n)] += padding * (np.abs(P).max(axis=1) + P.diagonal())

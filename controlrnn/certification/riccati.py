@@ -144,6 +144,8 @@ def _stage(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> tupl
     n = form.nx
     G = demand + form.multiplier_form(lam)
     K = -G[n:, n:]
+    if not len(K):  # LAPACK refuses empty matrices
+        return G, np.eye(n)
     index = np.arange(form.nu)
     K[index, index] += rho
     factor, info = lapack.dpotrf(K, lower=1)

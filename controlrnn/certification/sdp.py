@@ -39,7 +39,7 @@ def solve_horizon(task: Task, sizes: Array, *, solver: str = "CLARABEL", options
     form, n, u = task.form, task.form.nx, task.form.nu
     stages = len(task.weights)
     P: list[Any] = [cp.Variable((n, n), symmetric=True) for _ in range(stages)]
-    lam = [cp.Variable(form.nv, nonneg=True) for _ in range(stages)]
+    lam = [_multipliers(form) for _ in range(stages)]
     rho: list[Any] = [cp.Variable(u, nonneg=True) if u else None for _ in range(stages)]
     top = [cp.Variable(nonneg=True) for _ in range(stages)]
     later = np.cumsum(task.weights[::-1])[::-1]
@@ -69,7 +69,7 @@ def contraction_slack(
         options: Passed on to the solver.
     """
     P = cp.Variable((form.nx, form.nx), symmetric=True)
-    lam = cp.Variable(form.nv, nonneg=True)
+    lam = _multipliers(form)
     slack = cp.Variable()
     block = _supply(form, rate**2 * P, None) - form.T.T @ P @ form.T - _multiplier_form(form, lam)
     constraints = [block >> slack * np.eye(form.nz), P >> 0, cp.trace(P) == form.nx, slack <= 1]
@@ -100,8 +100,8 @@ def solve_contraction(
     """
     n = form.nx
     P = cp.Variable((n, n), symmetric=True)
-    lam = cp.Variable(form.nv, nonneg=True)
-    lams = [cp.Variable(form.nv, nonneg=True) for _ in channels]
+    lam = _multipliers(form)
+    lams = [_multipliers(form) for _ in channels]
     gains = [cp.Variable(1, nonneg=True) for _ in channels]
     floor = outputs.T @ outputs
     # A direction that no output sees still needs some metric.
@@ -114,8 +114,13 @@ def solve_contraction(
         constraints.append(_supply(one, None, gain) - one.T.T @ P @ one.T - _multiplier_form(one, mine) >> 0)
     cost = sum((w**2 * g for w, g in zip(weights, gains, strict=True)), start=0) + 1e-6 * cp.trace(P)
     status = _solve(cp.Problem(cp.Minimize(cost), constraints), solver, options)
-    per_channel = np.array([v.value for v in lams]).reshape(len(channels), form.nv)
-    return np.asarray(P.value), np.asarray(lam.value), per_channel, status
+    per_channel = _values(lams, np.ones(len(channels)), form.nv)
+    return np.asarray(P.value), _values([lam], np.ones(1), form.nv)[0], per_channel, status
+
+
+def _multipliers(form: IncrementalForm) -> Any:
+    """A variable (nv,) >= 0; None for a linear system, since cvxpy has no empty variables."""
+    return cp.Variable(form.nv, nonneg=True) if form.nv else None
 
 
 def _values(variables: list[Any], sizes: Array, n: int) -> Array:

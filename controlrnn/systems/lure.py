@@ -123,7 +123,7 @@ class LureSystem:
         """(nx, nu, ny, nv)."""
         return self.nx, self.nu, self.ny, self.nv
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[tuple[int, int], ...]:
         """(start, stop) of each layer among the neurons."""
         return tuple(pairwise(np.cumsum([0, *self.layers]).tolist()))
