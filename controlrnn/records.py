@@ -73,7 +73,7 @@ def save_record(
     """
     header = {"kind": kind, "version": version, "meta": dict(meta), "sha256": digest(arrays, meta)}
     buffer = io.BytesIO()
-    stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    stored = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # a number stays 0-dimensional
     stored[_HEADER] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), dtype=np.uint8)
     np.savez(buffer, **stored)  # type: ignore[arg-type]  # the stub takes the names for its own options
     return write_atomic(path, buffer.getvalue())
@@ -100,7 +100,8 @@ def load_record(
 def peek_record(path: str | os.PathLike[str], version: int) -> tuple[str, dict[str, NDArray[Any]], dict[str, Any]]:
     """Read a record of any kind; returns (kind, arrays, meta). Raises like `load_record`."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Through memory: numpy leaves the file open when the archive is damaged.
+        with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(bytes(arrays.pop(_HEADER)).decode())
         found, meta, sha = header["kind"], header["meta"], header["sha256"]
