@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from controlrnn.checks import Array, count
 from controlrnn.errors import SettingError
@@ -55,19 +55,31 @@ class ContractingR2DN(Model):
         self.phi = SandwichNetwork(count("nv", nv), nv, tuple(count("layers", n) for n in layers), rng)
         self.C1 = normal(rng, nv, nx, std=nx**-0.5)
         self.D12 = normal(rng, nv, nu, std=nu**-0.5)
-        self.B1i = nn.Parameter(torch.zeros(nx, nv))
+        self.B = nn.Parameter(torch.zeros(nx, nv))
+        self.gain: Tensor
+        self.register_buffer("gain", torch.ones(()))
         self.B2 = normal(rng, nx, nu, std=0.3 * nu**-0.5)
         self.C2 = normal(rng, ny, nx, std=nx**-0.5)
         self.D21 = nn.Parameter(torch.zeros(ny, nv)) if feedthrough else None
         self.D22 = nn.Parameter(torch.zeros(ny, nu)) if feedthrough else None
         self.bx = nn.Parameter(torch.zeros(nx))
         self.by = nn.Parameter(torch.zeros(ny))
-        self.core.start_at(self._state_map(), self._G1())
+        self._start_at(self._state_map())
+
+    @property
+    def B1i(self) -> Tensor:
+        """Implicit input map of the network's output, B1 = E^-1 B1i, as ``gain`` times a free B.
+
+        A slow state map has a large E; without the gain an optimiser whose steps have one size for all parameters would
+        hardly move B1.
+        """
+        return self.gain * self.B
 
     def system(self) -> LureSystem:
         """The explicit system, in scaled units."""
-        E, F, _ = self.core.implicit(self.C1.T @ self.C1, self.B1i @ self.B1i.T)
-        AB = torch.linalg.solve(E, torch.cat([F, self.B1i], dim=1))
+        B1i = self.B1i
+        E, F, _ = self.core.implicit(self.C1.T @ self.C1, B1i @ B1i.T)
+        AB = torch.linalg.solve(E, torch.cat([F, B1i], dim=1))
         A, B1 = AB[:, : self.nx], AB[:, self.nx :]
         net = self.phi.fold()
         through = None if self.D21 is None else self.D21 @ net.Cout
@@ -83,13 +95,20 @@ class ContractingR2DN(Model):
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units; see `put_linear`.
 
-        The network stays connected to the state (C1) and to the input (D12) but acts on nothing yet (B1i = D21 = 0),
+        The network stays connected to the state (C1) and to the input (D12) but acts on nothing yet (B = D21 = 0),
         so the first gradient step already moves it.
         """
-        self.B1i.zero_()
+        self.B.zero_()
         if self.D21 is not None:
             self.D21.zero_()
-        put_linear(self, self.core.start_at(A, self._G1()), B, C, D)
+        put_linear(self, self._start_at(A), B, C, D)
+
+    @torch.no_grad()
+    def _start_at(self, A: Array) -> Array:
+        A = self.core.start_at(A, self._G1())
+        E, _, _ = self.core.implicit(self.C1.T @ self.C1)
+        self.gain.copy_(0.1 * torch.linalg.svdvals(E).mean())
+        return A
 
     def _G1(self) -> Array:
         C1 = self.C1.detach().double().numpy()
