@@ -1,0 +1,19 @@
+"""From records to an identified system: training, linear baselines, initial states, scores."""
+
+from controlrnn.identification.arx import ArxModel, identify_arx, select_arx
+from controlrnn.identification.fit import identify
+from controlrnn.identification.initial_state import estimate_initial_state
+from controlrnn.identification.losses import Batch, Loss, Simulation, SimulationError, Term, WeightedSum
+from controlrnn.identification.metrics import Scores, fit_percent, nrmse, r2, rmse
+from controlrnn.identification.progress import Callback, Progress, TqdmProgress
+from controlrnn.identification.result import FitResult
+from controlrnn.identification.settings import FitStatus, InitialState, Schedule, Settings, Start
+from controlrnn.identification.simulation import free_run, initial_states, score
+from controlrnn.identification.subspace import SubspaceModel, identify_subspace
+
+__all__ = [
+    "ArxModel", "Batch", "Callback", "FitResult", "FitStatus", "InitialState", "Loss", "Progress", "Schedule", "Scores",
+    "Settings", "Simulation", "SimulationError", "Start", "SubspaceModel", "Term", "TqdmProgress", "WeightedSum", "identify_arx",
+    "estimate_initial_state", "fit_percent", "free_run", "identify", "initial_states", "nrmse", "r2", "rmse", "score",
+    "select_arx", "identify_subspace",
+]  # fmt: skip

@@ -1,0 +1,85 @@
+"""The state of a training run on disk, such that going on gives the same bits as never having stopped.
+
+One record (atomic, no pickle): parameters, best parameters, Adam's moments, the random generator, counters, history,
+and a fingerprint of everything that the run depends on.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from controlrnn.data import Dataset
+from controlrnn.errors import TrainingError
+from controlrnn.identification.settings import FitStatus, Settings
+from controlrnn.identification.training import HISTORY, Trainer
+from controlrnn.models import Model
+from controlrnn.records import digest, load_record, save_record
+
+_VERSION = 1
+_COUNTERS = ("step", "validated", "best", "since_best", "rate_factor", "recoveries")
+
+
+def fingerprint(model: Model, dataset: Dataset, loss: object, settings: Settings) -> dict[str, str]:
+    """What a run depends on, part by part, so that a mismatch can be named."""
+    parameters = {n: p.detach().cpu().numpy() for n, p in model.state_dict().items()}
+    data = {f"{i}/{n}": getattr(r, n) for i, r in enumerate(dataset.train + dataset.validation) for n in "uy"}
+    return {
+        "model": type(model).__name__ + " " + digest(parameters, {"text": repr(model)})[:16],
+        "data": digest(data, {"dt": dataset.dt})[:16],
+        "loss": repr(loss),
+        "settings": repr(asdict(settings)),
+    }
+
+
+def save_checkpoint(path: str | os.PathLike[str], trainer: Trainer, mark: dict[str, str], status: str) -> None:
+    """Write the state of ``trainer``; ``status`` is a `FitStatus`, or "" while training goes on."""
+    arrays: dict[str, NDArray[Any]] = {f"now/{n}": p.numpy() for n, p in trainer.model.state_dict().items()}
+    arrays |= {f"best/{n}": p.numpy() for n, p in trainer.best_parameters.items()}
+    arrays |= {f"history/{n}": np.asarray(v, dtype=np.float64) for n, v in trainer.history.items()}
+    arrays["rng"] = trainer.rng.get_state().numpy()
+    arrays["losses"] = np.asarray(trainer.losses, dtype=np.float64)
+    for i, moments in trainer.optimiser.state_dict()["state"].items():
+        arrays |= {f"adam/{i}/{n}": v.numpy() for n, v in moments.items()}
+    # Counters as an array: the best error may still be infinite, which JSON does not know.
+    arrays["counters"] = np.array([getattr(trainer, n) for n in _COUNTERS], dtype=np.float64)
+    save_record(path, "training-checkpoint", _VERSION, arrays, {"fingerprint": mark, "status": status})
+
+
+def load_checkpoint(path: str | os.PathLike[str], trainer: Trainer, mark: dict[str, str]) -> FitStatus | None:
+    """Bring ``trainer`` to the state on file; returns how that run ended, None if it did not end.
+
+    Raises:
+        TrainingError: The file belongs to a run with another model, data, loss or settings.
+        FileFormatError: The file is no checkpoint, or damaged.
+    """
+    arrays, meta = load_record(path, "training-checkpoint", _VERSION)
+    other = [name for name in mark if meta["fingerprint"].get(name) != mark[name]]
+    if other:
+        raise TrainingError(
+            f"checkpoint {path} belongs to a run with different {', '.join(other)}: delete it to start anew, or call "
+            "identify with what it was made with"
+        )
+
+    def part(name: str) -> dict[str, torch.Tensor]:
+        return {k.removeprefix(name): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(name)}
+
+    trainer.model.load_state_dict(part("now/"))
+    trainer.best_parameters = part("best/")
+    trainer.rng.set_state(torch.from_numpy(arrays["rng"].copy()))
+    trainer.history = {n: arrays[f"history/{n}"].tolist() for n in HISTORY}
+    trainer.losses = arrays["losses"].tolist()
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in part("adam/").items():
+        i, name = key.split("/")
+        moments.setdefault(int(i), {})[name] = value
+    groups = trainer.optimiser.state_dict()["param_groups"]
+    trainer.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    for name, value in zip(_COUNTERS, arrays["counters"].tolist(), strict=True):
+        setattr(trainer, name, value if name in ("best", "rate_factor") else int(value))
+    return FitStatus(meta["status"]) if meta["status"] else None

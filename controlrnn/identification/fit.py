@@ -1,0 +1,188 @@
+"""`identify`: from a model with free parameters and records to a frozen system with scores."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from controlrnn.data import Dataset, Scaler
+from controlrnn.errors import DataError, SettingError, ShapeError, TrainingError
+from controlrnn.identification.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from controlrnn.identification.losses import Loss, SimulationError
+from controlrnn.identification.progress import Callback
+from controlrnn.identification.result import FitResult
+from controlrnn.identification.settings import FitStatus, InitialState, Settings, Start
+from controlrnn.identification.simulation import score
+from controlrnn.identification.subspace import identify_subspace
+from controlrnn.identification.training import Trainer
+from controlrnn.models import Model
+
+_log = logging.getLogger(__name__)
+
+
+def identify(
+    model: Model, dataset: Dataset, *, loss: Loss | None = None, checkpoint: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (), **options: Any,
+) -> FitResult:  # fmt: skip
+    """Fit ``model`` to the training records and keep the parameters that simulate the validation records best.
+
+    Adam on random windows; every `Settings.validate_every` steps the model is frozen and simulates whole validation
+    records freely. A step whose loss or gradient is not finite is taken back (best parameters, half the learning rate);
+    Ctrl-C ends training with the best parameters so far. The same seed gives the same result.
+
+    Args:
+        model: Where to start from. It is copied, not changed.
+        dataset: Records in physical units; the scaling is fitted to the training records and stored in the model.
+        loss: What to minimise; `SimulationError` with a washout of 20 samples when left out.
+        checkpoint: File that the state of training is kept in at every validation. If it exists, training goes on from
+            there, to the same bits as without a break.
+        callbacks: Listeners, e.g. `TqdmProgress`.
+        options: Fields of `Settings`, e.g. ``steps=3000, window=200, seed=1``.
+
+    Returns:
+        The identified system with history and scores.
+
+    Raises:
+        SettingError: An option is unknown or out of range, or the loss leaves nothing of a window.
+        ShapeError: Model and records have different channels.
+        DataError: A record is too short (the message says which).
+        TrainingError: The loss is not finite from the very first step, or the checkpoint is another run's.
+        FileFormatError: The checkpoint is damaged.
+    """
+    began = time.perf_counter()
+    loss = SimulationError(washout=20) if loss is None else loss
+    settings = _settings(options)
+    window, skip = _lengths(model, dataset, loss, settings)
+    if not dataset.validation:
+        _log.warning("no validation records: the best parameters are chosen on the training records")
+    mark = fingerprint(model, dataset, loss, settings)
+    model = copy.deepcopy(model)
+    model.set_units(Scaler.fit([r.u for r in dataset.train]), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
+    start_at_linear(model, dataset, settings.start)
+    model.to(settings.dtype)
+    trainer = Trainer(model, dataset, loss, settings, window, skip)
+    ended = load_checkpoint(checkpoint, trainer, mark) if checkpoint and Path(checkpoint).exists() else None
+    status = ended or _train(trainer, callbacks, checkpoint, mark)
+    for callback in callbacks:
+        callback.on_end(status)
+    trainer.restore_best()
+    if not trainer.history["validation"] or min(trainer.history["validation"]) == float("inf"):
+        raise TrainingError(
+            "no validation gave a finite simulation error: the model is unstable over whole records; use a contracting "
+            "model, or a longer window"
+        )
+    system = model.freeze()
+    parts = {name: getattr(dataset, name) for name in ("train", "validation", "test") if getattr(dataset, name)}
+    estimate = settings.initial_state is InitialState.ESTIMATED
+    scores = {name: score(system, records, skip=skip, estimate=estimate) for name, records in parts.items()}
+    history = {name: np.asarray(values, dtype=np.float64) for name, values in trainer.history.items()}
+    return FitResult(system, model, history, scores, status, settings, skip, time.perf_counter() - began)
+
+
+def start_at_linear(model: Model, dataset: Dataset, start: Start) -> None:
+    """Set ``model`` to a subspace model of the training records, as far as ``start`` asks and the model can.
+
+    Raises:
+        SettingError: ``start`` insists and the model cannot start at a linear one.
+        DataError: ``start`` insists and the records do not allow a subspace model.
+    """
+    can = hasattr(model, "start_linear")
+    if start is Start.AS_IS or (start is Start.AUTO and not can):
+        return
+    if not can:
+        raise SettingError(f"{type(model).__name__} cannot start at a linear model: use start='auto' or 'as_is'")
+    # A prescribed contraction rate limits the poles; a feedthrough is only there where the model has one.
+    limit = 0.995 * float(getattr(getattr(model, "core", None), "rate", 1.0))
+    try:
+        linear = identify_subspace(
+            dataset.train, model.nx, strictly_proper=getattr(model, "D22", None) is None, max_radius=limit,
+            inputs=model.input_scaler, outputs=model.output_scaler,
+        )  # fmt: skip
+    except DataError as error:
+        if start is Start.LINEAR:
+            raise
+        _log.warning("no linear start: %s", error)
+        return
+    # Copies, because torch does not take read-only arrays.
+    model.start_linear(*(np.array(M) for M in (linear.A, linear.B, linear.C, linear.D)))  # type: ignore[operator]
+    offset = getattr(model, "by", None)
+    if isinstance(offset, torch.nn.Parameter):
+        with torch.no_grad():
+            offset.copy_(torch.tensor(linear.by))
+
+
+def _train(
+    trainer: Trainer, callbacks: Sequence[Callback], checkpoint: str | os.PathLike[str] | None, mark: dict[str, str]
+) -> FitStatus:
+    """Run the loop to its end. A checkpoint is written right after a validation, before anything else changes."""
+    settings = trainer.settings
+
+    def keep(status: str) -> None:
+        if checkpoint:
+            save_checkpoint(checkpoint, trainer, mark, status)
+
+    try:
+        while True:
+            done = trainer.step >= settings.steps
+            if trainer.step % settings.validate_every == 0 or done:
+                if trainer.validated != trainer.step:
+                    trainer.validate()
+                status = FitStatus.FINISHED if done else FitStatus.STOPPED_EARLY if trainer.out_of_patience else None
+                keep(str(status or ""))
+                if status:
+                    return status
+                trainer.carry()
+            if not trainer.advance():
+                keep(str(FitStatus.DIVERGED))
+                return FitStatus.DIVERGED
+            for callback in callbacks:
+                callback.on_step(trainer.progress)
+    except KeyboardInterrupt:
+        _log.warning("interrupted at step %d: the best parameters so far are returned", trainer.step)
+        if not trainer.history["validation"]:
+            trainer.validate()
+        return FitStatus.INTERRUPTED
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    unknown = sorted(set(options) - set(Settings.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(Settings.__dataclass_fields__)
+        raise SettingError(f"unknown option(s) {', '.join(unknown)}: identify takes {known}")
+    return Settings(**options)
+
+
+def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> tuple[int, int]:
+    """(window, skip) after checking that model, records, loss and settings fit together."""
+    if (model.nu, model.ny) != (dataset.nu, dataset.ny):
+        raise ShapeError(
+            f"model and records must have the same channels, got nu, ny = {model.nu}, {model.ny} for the model and "
+            f"{dataset.nu}, {dataset.ny} for the records: build the model with dataset.nu and dataset.ny"
+        )
+    shortest = min(len(r) for r in dataset.train)
+    window = min(shortest, loss.washout + 250) if settings.window is None else settings.window
+    if loss.washout >= window:
+        raise SettingError(
+            f"washout must be shorter than a window of {window} samples, got {loss.washout}: nothing would be scored"
+        )
+    skip = loss.washout if settings.skip is None else settings.skip
+    if settings.initial_state is InitialState.ESTIMATED and skip * model.ny < model.nx:
+        raise SettingError(
+            f"initial_state='estimated' needs skip * ny >= nx = {model.nx} samples to estimate from, got skip = {skip}"
+        )
+    for part in ("train", "validation", "test"):
+        for i, record in enumerate(getattr(dataset, part)):
+            if len(record) <= skip:
+                raise DataError(
+                    f"{part} record {i} ({record.name!r}) has {len(record)} samples, of which skip = {skip} leaves "
+                    "none: lower skip or drop it"
+                )
+    return window, skip

@@ -1,0 +1,92 @@
+"""The state from which a record starts, from its first samples: nonlinear least squares by Levenberg-Marquardt.
+
+min over x0 of sum_{t < n} |y_t - yhat_t(x0)|^2, each output scaled by its spread. The Jacobian comes from central
+differences of one batched simulation, so that any system that simulates will do; records are solved side by side.
+(Marquardt 1963, with his diagonal scaling.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, count
+from controlrnn.errors import DataError, SettingError
+from controlrnn.identification.scan import simulate
+from controlrnn.systems import LureSystem
+
+_STEP = 1e-5  # central differences: truncation and rounding both stay below 1e-9 for states of order one
+
+
+def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, iterations: int = 30) -> Array:
+    """State at sample 0 that explains the first ``n`` samples best.
+
+    Args:
+        system: A frozen system, physical units.
+        u: Inputs, shape (T, nu), T >= n.
+        y: Measured outputs, shape (T, ny).
+        n: Samples to use; at least nx / ny of them are needed for a unique answer.
+        iterations: At most so many steps.
+
+    Returns:
+        Shape (nx,). Directions that the outputs do not show stay at zero.
+
+    Raises:
+        DataError: The record is shorter than ``n``.
+        SettingError: The system is not frozen, or ``n`` is not a positive number.
+        ShapeError: ``u`` or ``y`` does not fit the system.
+    """
+    n = count("n", n)
+    u, y = as_array("u", u, ("T", system.nu)), as_array("y", y, ("T", system.ny))
+    if min(len(u), len(y)) < n:
+        raise DataError(f"u and y must have at least n = {n} samples, got {len(u)} and {len(y)}: lower n")
+    return np.asarray(estimate_initial_states(system, u[None, :n], y[None, :n], iterations=iterations)[0])
+
+
+def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iterations: int = 30) -> Array:
+    """As `estimate_initial_state` for R records of equal length at once: u (R, n, nu), y (R, n, ny) -> (R, nx)."""
+    if not system.is_frozen:
+        raise SettingError("an initial state is estimated for a frozen system: pass model.freeze()")
+    scale = y.std(axis=(0, 1))
+    weight = 1.0 / np.where(scale > 1e-12 * np.maximum(1.0, np.abs(y).max(axis=(0, 1))), scale, 1.0)
+    R, nx = len(u), system.nx
+    x, damping = np.zeros((R, nx)), np.full(R, 1e-3)
+    with np.errstate(over="ignore", invalid="ignore"):  # an unstable system may overflow on a trial step
+        return _descend(system, u, y, x, weight, damping, iterations)
+
+
+def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, damping: Array, iterations: int) -> Array:
+    nx = system.nx
+    error, jacobian = _linearise(system, u, y, x, weight)
+    cost = np.square(error).sum(axis=1)
+    for _ in range(iterations):
+        normal, slope = jacobian.transpose(0, 2, 1) @ jacobian, jacobian.transpose(0, 2, 1) @ error[..., None]
+        diagonal = np.einsum("rii->ri", normal)
+        # The floor keeps unobservable directions at rest instead of dividing zero by zero.
+        floor = 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
+        damped = normal + (damping[:, None] * diagonal + floor)[:, :, None] * np.eye(nx)
+        trial = x - np.linalg.solve(damped, slope)[..., 0]
+        trial_error, trial_jacobian = _linearise(system, u, y, trial, weight)
+        trial_cost = np.square(trial_error).sum(axis=1)
+        better = trial_cost < cost  # False as well where the trial overflowed
+        gain = np.where(better, (cost - trial_cost) / np.maximum(cost, 1e-300), 0.0)
+        x[better], cost[better] = trial[better], trial_cost[better]
+        error[better], jacobian[better] = trial_error[better], trial_jacobian[better]
+        damping = np.clip(np.where(better, damping / 5, damping * 4), 1e-12, 1e8)
+        if np.all(np.where(better, gain < 1e-10, damping > 1e6) | (cost < 1e-24)):
+            break
+    return x
+
+
+def _linearise(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """Weighted residuals (R, n ny) and their Jacobian with respect to the initial state (R, n ny, nx)."""
+    R, nx = x.shape
+    width = _STEP * np.maximum(1.0, np.abs(x))
+    moves = width[:, None, :] * np.eye(nx)
+    starts = np.concatenate([x[:, None], x[:, None] + moves, x[:, None] - moves], axis=1)  # (R, 1 + 2 nx, nx)
+    copies = 1 + 2 * nx
+    run, _ = simulate(system, np.repeat(u, copies, axis=0), starts.reshape(-1, nx))
+    run = run.reshape(R, copies, -1, system.ny) * weight
+    error = run[:, 0] - y * weight
+    slope = (run[:, 1 : 1 + nx] - run[:, 1 + nx :]) / (2 * width[:, :, None, None])
+    jacobian = slope.reshape(R, nx, -1).transpose(0, 2, 1)
+    return error.reshape(R, -1), np.nan_to_num(np.ascontiguousarray(jacobian), posinf=0.0, neginf=0.0)

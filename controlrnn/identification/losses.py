@@ -1,0 +1,113 @@
+"""What training minimises: terms that see one batch of windows, its simulation and the system behind it.
+
+A term is a frozen dataclass, called with the system of the current optimiser step, the batch, and the one simulation
+that all terms share, so that a regulariser may use the matrices, the states or the outputs. Terms add up and scale:
+``SimulationError(washout=50) + 0.01 * other``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from controlrnn.checks import count
+from controlrnn.systems import LureSystem
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Windows of records in scaled units.
+
+    Args:
+        u: Inputs, shape (B, T, nu).
+        y: Measured outputs, shape (B, T, ny).
+        x0: States at the start of the windows, shape (B, nx).
+        step: Optimiser step, from 0: for terms that fade in or out.
+    """
+
+    u: Tensor
+    y: Tensor
+    x0: Tensor
+    step: int
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """Free run of the system over a batch: outputs y (B, T, ny) and states x (B, T + 1, nx), scaled."""
+
+    y: Tensor
+    x: Tensor
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A term of the loss. Derive from `Term` to get ``+`` and ``*``."""
+
+    @property
+    def washout(self) -> int:
+        """Samples at the start of a window that the term does not look at."""
+
+    def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:
+        """The value, a scalar tensor that gradients flow through."""
+
+
+class Term:
+    """Arithmetic of loss terms."""
+
+    def __add__(self, other: Loss) -> WeightedSum:
+        return WeightedSum(_terms(self) + _terms(other))
+
+    def __mul__(self, weight: float) -> WeightedSum:
+        return WeightedSum(tuple((float(weight) * w, term) for w, term in _terms(self)))
+
+    __rmul__ = __mul__
+
+
+@dataclass(frozen=True)
+class WeightedSum(Term):
+    """Several terms, each with its weight.
+
+    Args:
+        terms: Pairs (weight, term).
+    """
+
+    terms: tuple[tuple[float, Loss], ...]
+
+    @property
+    def washout(self) -> int:
+        """The longest washout of the terms."""
+        return max(term.washout for _, term in self.terms)
+
+    def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:
+        """The weighted sum."""
+        values = [weight * term(system, batch, simulation) for weight, term in self.terms]
+        return sum(values[1:], start=values[0])
+
+
+@dataclass(frozen=True)
+class SimulationError(Term):
+    """Mean squared free-run error in scaled units, so that every output counts alike.
+
+    Args:
+        washout: Samples at the start of each window that are simulated but not scored, because the initial state of a
+            window is not known; some of the model's time constants.
+    """
+
+    washout: int = 0
+
+    def __post_init__(self) -> None:
+        count("washout", self.washout, least=0)
+
+    def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
+        """The mean over windows, scored samples and outputs."""
+        return (simulation.y - batch.y)[:, self.washout :].square().mean()
+
+
+def _terms(loss: object) -> tuple[tuple[float, Loss], ...]:
+    if isinstance(loss, WeightedSum):
+        return loss.terms
+    if isinstance(loss, Loss):
+        return ((1.0, loss),)
+    raise TypeError(f"a loss adds up with other losses only, got {type(loss).__name__}")

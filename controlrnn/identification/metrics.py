@@ -1,0 +1,104 @@
+"""Scores of a simulation against a measurement, per output channel, as the nonlinear benchmarks define them.
+
+RMSE = sqrt(mean e^2),  NRMSE = RMSE / std(measured),  fit = 100 (1 - NRMSE) %,  R2 = 1 - NRMSE^2, each after the first
+``skip`` samples of every record were dropped. (nonlinearbenchmark.org, `nonlinear_benchmarks.error_metrics`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.errors import DataError, ShapeError
+
+# One record (T, ny), or several of any lengths whose samples are pooled.
+Records = Array | Sequence[Array]
+
+
+def rmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
+    """Root mean square error per channel, shape (ny,), in the unit of the output.
+
+    Args:
+        measured: Shape (T, ny), or a sequence of such records; their samples are pooled.
+        simulated: The same shapes. Where a run is not finite the error is infinite.
+        skip: Samples dropped at the start of every record.
+
+    Raises:
+        ShapeError: The two do not have the same shapes.
+        DataError: A measured value is not finite, or ``skip`` leaves no sample of a record.
+    """
+    truth, model = _pool(measured, simulated, skip)
+    with np.errstate(over="ignore"):
+        return np.asarray(np.sqrt(np.mean((truth - model) ** 2, axis=0)))
+
+
+def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
+    """RMSE over the standard deviation of the measurement; NaN in a channel that never moves. Arguments as `rmse`."""
+    truth, model = _pool(measured, simulated, skip)
+    error, spread = rmse(truth, model), truth.std(axis=0)
+    moving = spread > 1e-12 * np.maximum(1.0, np.abs(truth).max(axis=0))
+    return np.asarray(np.where(moving, error / np.where(moving, spread, 1.0), np.nan))
+
+
+def fit_percent(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
+    """100 (1 - NRMSE): 100 is perfect, 0 as good as the mean, below worse than that. Arguments as `rmse`."""
+    return 100.0 * (1.0 - nrmse(measured, simulated, skip=skip))
+
+
+def r2(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
+    """Coefficient of determination, 1 - NRMSE^2. Arguments as `rmse`."""
+    return np.asarray(1.0 - nrmse(measured, simulated, skip=skip) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """All scores of one part of a dataset, each of shape (ny,).
+
+    Args:
+        rmse: In the unit of the output.
+        nrmse: Dimensionless.
+        fit_percent: Per cent.
+        r2: Dimensionless.
+    """
+
+    rmse: Array
+    nrmse: Array
+    fit_percent: Array
+    r2: Array
+
+    def __post_init__(self) -> None:
+        for name in ("rmse", "nrmse", "fit_percent", "r2"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    @classmethod
+    def of(cls, measured: Records, simulated: Records, *, skip: int = 0) -> Scores:
+        """Every score at once; arguments as `rmse`."""
+        return cls(*(score(measured, simulated, skip=skip) for score in (rmse, nrmse, fit_percent, r2)))
+
+
+def _pool(measured: Records, simulated: Records, skip: int) -> tuple[Array, Array]:
+    skip = count("skip", skip, least=0)
+    truth, model = _as_records("measured", measured), _as_records("simulated", simulated, finite=False)
+    if [r.shape for r in truth] != [r.shape for r in model]:
+        raise ShapeError(
+            f"measured and simulated must have the same shapes, got {[r.shape for r in truth]} and "
+            f"{[r.shape for r in model]}: compare record by record"
+        )
+    for i, record in enumerate(truth):
+        if len(record) <= skip:
+            raise DataError(f"record {i} has {len(record)} samples, of which skip = {skip} leaves none: lower skip")
+    pooled = np.concatenate([r[skip:] for r in model])
+    # A diverged run is infinitely wrong, whatever kind of non-number it ended in.
+    return np.concatenate([r[skip:] for r in truth]), np.where(np.isfinite(pooled), pooled, np.inf)
+
+
+def _as_records(name: str, value: Records, *, finite: bool = True) -> list[Array]:
+    if isinstance(value, np.ndarray) and value.ndim != 3:
+        return [as_array(name, value, ("T", "ny"), finite=finite)]
+    records = [as_array(f"{name}[{i}]", r, ("T", "ny"), finite=finite) for i, r in enumerate(value)]
+    if not records:
+        raise DataError(f"{name} must hold at least one record, got none")
+    return records
