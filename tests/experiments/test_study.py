@@ -1,0 +1,70 @@
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments._study import Study, plain, table
+
+
+def study(out, *options):
+    return Study.from_command_line("demo", "A study.", ["--out", str(out), *options])
+
+
+def test_results_hold_environment_rows_and_targets(tmp_path, capsys):
+    run = study(tmp_path, "--seed", "7")
+    run.row("a", lambda: {"rmse": np.float64(0.25), "bad": np.nan, "list": np.arange(2)})
+    run.target("rmse", "<= 0.1", np.float64(0.25), np.bool_(False))
+    run.figure("empty", Figure())
+    assert run.finish(note="x") == 0  # a missed target is a result, not an error
+    results = json.loads((tmp_path / "results.json").read_text())
+    (row,) = results["rows"]
+    assert (row["case"], row["rmse"], row["bad"], row["list"]) == ("a", 0.25, None, [0, 1])
+    assert results["targets"] == {"rmse": {"target": "<= 0.1", "value": 0.25, "met": False}}
+    assert {"versions", "threads", "commit", "device"} <= set(results["environment"])
+    assert (results["seed"], results["note"]) == (7, "x")
+    assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "table.md").read_text().strip() in capsys.readouterr().out
+
+
+def test_a_stopped_study_goes_on_where_it_was(tmp_path):
+    calls = []
+
+    def compute(name):
+        calls.append(name)
+        (tmp_path / name).touch()
+        if name == "b" and len(calls) == 2:
+            raise RuntimeError("power cut")
+        return {"value": len(calls)}
+
+    def run(*options, needs=None):
+        current = study(tmp_path, *options)
+        return [current.row(n, lambda n=n: compute(n), needs=needs, files=[n])["value"] for n in "ab"]
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run()
+    assert run() == [1, 3]
+    assert calls == ["a", "b", "b"]
+    assert run() == [1, 3]
+    (tmp_path / "a").unlink()
+    assert run() == [4, 3]  # its file is gone
+    assert run(needs={"steps": 3}) == [5, 6]
+    assert run("--seed", "1") == [7, 8]
+    assert run("--seed", "1", "--fresh") == [9, 10]
+    (tmp_path / "rows.json").write_text("{damaged")
+    assert run("--seed", "1") == [11, 12]
+
+
+def test_two_rows_need_two_names(tmp_path):
+    run = study(tmp_path)
+    run.row("a", dict)
+    with pytest.raises(ValueError, match="name of its own"):
+        run.row("a", dict)
+
+
+def test_table_and_plain_values():
+    text = table([{"a": 1.23456, "b": True, "skip": [1]}, {"a": None, "c": "x"}])
+    assert [line.replace(" ", "") for line in text.splitlines()] == [
+        "|a|b|c|", "|-------|-----|---|", "|1.235|yes|-|", "|-|-|x|",
+    ]  # fmt: skip
+    assert plain({"a": (np.float32(1), np.inf), "b": {"c": np.bool_(True)}}) == {"a": [1.0, None], "b": {"c": True}}
