@@ -57,7 +57,10 @@ def read_only(array: Any) -> Array:
 
 def positive(name: str, value: float, *, what: str = "a positive number", zero: bool = False) -> float:
     """Return ``value`` as float after checking that it is finite and > 0 (or >= 0)."""
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{name} must be {what}, got {value!r}") from error
     if not np.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise SettingError(f"{name} must be {what}, got {value!r}")
     return number
@@ -65,6 +68,10 @@ def positive(name: str, value: float, *, what: str = "a positive number", zero: 
 
 def count(name: str, value: int, *, least: int = 1) -> int:
     """Return ``value`` as int after checking that it is a whole number >= ``least``."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):  # not a number, NaN, infinity
+        number = least - 1
+    if isinstance(value, bool) or number != value or number < least:
         raise SettingError(f"{name} must be a whole number >= {least}, got {value!r}")
-    return int(value)
+    return number

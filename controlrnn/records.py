@@ -108,7 +108,8 @@ def peek_record(path: str | os.PathLike[str], version: int) -> tuple[str, dict[s
         found_version = int(header["version"])
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, EOFError, zipfile.BadZipFile) as error:
+        # RuntimeError: a flipped bit in the archive's headers reads as encryption or a foreign compression.
         raise FileFormatError(
             f"{path} is not a controlrnn record ({error}): it may be damaged; save it again"
         ) from error

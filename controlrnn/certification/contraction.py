@@ -63,11 +63,12 @@ class ContractionCertificate(Certificate):
         Returns:
             rate^steps initial + (1 - rate^steps) / (1 - rate) * sum_c gain_c radius_c.
         """
-        decay = self.rate**steps
+        # 1 - rate^steps without the cancellation that a rate near 1 would suffer.
+        decay, grown = self.rate**steps, -np.expm1(steps * np.log(self.rate))
         push = float(np.sum(self.input_gain * np.broadcast_to(input_radius, self.input_gain.shape)))
         # An upper bound must not be rounded down; 1e-12 is far more than these few operations lose.
         forgotten = decay * initial if decay else 0.0
-        return (forgotten + (1 - decay) / (1 - self.rate) * push) * (1 + 1e-12)
+        return float((forgotten + grown / (1 - self.rate) * push) * (1 + 1e-12))
 
     def reachable_radius(self, half_range: float | Array) -> float:
         """How far, in the metric, the state can ever be from the equilibrium of the middle input, once it has settled.
@@ -79,6 +80,15 @@ class ContractionCertificate(Certificate):
         return float(push / (1 - self.rate) * (1 + 1e-12))
 
     def _prove(self, system: LureSystem) -> float:
+        shapes = {
+            "metric": (system.nx, system.nx), "multipliers": (system.nv,),
+            "input_gain": (system.nu,), "input_multipliers": (system.nu, system.nv),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise CertificationError(
+                    f"{name} must have shape {shape}, got {getattr(self, name).shape}: the certificate was altered"
+                )
         if not 0 < self.rate < 1 or not np.array_equal(self.metric, self.metric.T):
             raise CertificationError(f"rate must lie in (0, 1) and metric be symmetric, got rate {self.rate}")
         if (self.multipliers < 0).any() or (self.input_multipliers < 0).any() or (self.input_gain < 0).any():
@@ -149,7 +159,7 @@ def certify_contraction(
     if rate is not None and not 0 < rate < 1:
         raise SettingError(f"rate must lie in (0, 1), got {rate}: 1 would prove nothing about the infinite horizon")
     scales = [
-        np.broadcast_to(as_array(name, np.atleast_1d(value), (np.size(value),)), (n,))
+        as_array(name, np.full(n, value) if np.ndim(value) == 0 else value, (n,), hint="one number per channel")
         for name, value, n in (("input_scale", input_scale, system.nu), ("output_scale", output_scale, system.ny))
     ]
     for name, scale in zip(("input_scale", "output_scale"), scales, strict=True):

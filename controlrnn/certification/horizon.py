@@ -59,6 +59,10 @@ class Family:
     rho: Array
     padding: float
 
+    def __post_init__(self) -> None:
+        for name in ("multipliers", "rho"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HorizonCertificate(Certificate):
@@ -184,8 +188,8 @@ def certify_horizon(
     problem = _Problem(system, horizon, initial_radius, metric, input_radius)
     method = Method(method)
     steps = [problem.horizon] if focus is None else [count("focus", k, least=0) for k in focus]
-    if any(k > problem.horizon for k in steps):
-        raise SettingError(f"focus must lie within 0..{problem.horizon}, got {steps}")
+    if not steps or max(steps) > problem.horizon:
+        raise SettingError(f"focus must name steps within 0..{problem.horizon}, got {steps}")
     families, statuses = [], set()
     for row in range(system.ny):
         inside = riccati.interior(problem.task(row, problem.weights(steps[-1])))
@@ -323,4 +327,4 @@ def _weights(
     found, _ = incremental.storages(problem.form, problem.terminal(row)[1], lam, rho, padding=0.0)
     spread = [problem.radius**2 * incremental.largest_ratio(P, problem.metric) for P in found]
     size = np.array(spread) + np.cumsum(rho @ problem.b**2)
-    return [1 / np.maximum(size, 1e-12 * size.max()) / len(size), *each]
+    return [1 / np.maximum(size, max(1e-12 * size.max(), 1e-200)) / len(size), *each]

@@ -66,6 +66,8 @@ def minimise(
         CertificationError: ``start`` is not feasible.
     """
     theta = np.log(np.hstack(start))
+    if not theta.size or not (task.radius > 0 or task.b.size):
+        return start  # nothing to choose, or equal trajectories, whose bound is zero for any multipliers
     value, gradient = _value_and_gradient(task, theta)
     if not np.isfinite(value):
         raise CertificationError("the multipliers to start from are not feasible: take those of `interior`")

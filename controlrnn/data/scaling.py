@@ -45,7 +45,7 @@ class Scaler:
         """
         samples = np.concatenate([np.asarray(r, dtype=np.float64) for r in records])
         shift, scale = samples.mean(axis=0), samples.std(axis=0)
-        still = scale <= 1e-12 * np.maximum(1.0, np.abs(shift))
+        still = scale <= 1e-12 * np.abs(samples).max(axis=0)  # relative: a current of picoamperes does move
         return cls(shift, np.where(still, 1.0, scale))
 
     def apply(self, physical: Array) -> Array:
