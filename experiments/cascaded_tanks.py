@@ -140,7 +140,7 @@ def comparison(test: Trajectory, runs: dict[str, Array]) -> Figure:
     above.set_ylabel(test.outputs[0].label)
     below.set_ylabel("error [V]")
     below.set_xlabel("time [s] (shaded: initial state is estimated here, not scored)")
-    above.legend(loc="lower right", ncols=3)
+    above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
     return figure
 
 

@@ -141,5 +141,7 @@ def select_arx(
         if error < least:
             best, least = model, error
     if best is None:
-        raise DataError(f"every ARX model of the orders {list(orders)} is unstable in a free run: use identify_subspace instead")
+        raise DataError(
+            f"every ARX model of the orders {list(orders)} is unstable in a free run: use identify_subspace instead"
+        )
     return best
