@@ -19,7 +19,7 @@ def simulate_tensors(system: LureSystem, u: Tensor, x0: Tensor | None) -> tuple[
         return system.simulate(u, x0)
     start = system._initial_state(u, x0)
     batch = u if u.dim() == 3 else u[None]
-    y, x = _Scan.apply(system, batch, start.reshape(batch.shape[0], system.nx), *matrices)
+    y, x = _Scan.apply(system, batch, start.reshape(batch.shape[0], system.nx), *matrices)  # type: ignore[no-untyped-call]
     return (y, x) if u.dim() == 3 else (y[0], x[0])
 
 
@@ -30,8 +30,7 @@ def _supported(tensors: list[Any]) -> bool:
         return False
     kind = getattr(tensors[0], "dtype", None)
     return kind in (torch.float32, torch.float64) and all(
-        isinstance(t, Tensor) and t.dtype == kind and t.device.type == "cpu" and t.layout == torch.strided
-        for t in tensors
+        isinstance(t, Tensor) and t.dtype == kind and t.is_cpu and t.layout == torch.strided for t in tensors
     )
 
 
@@ -75,8 +74,6 @@ def _eager_gradients(ctx: Any, gy: Tensor | None, gx: Tensor | None) -> tuple[Te
     inputs, wants = [u, x0, *matrices], ctx.needs_input_grad[1:]
     wanted = [tensor for tensor, want in zip(inputs, wants, strict=True) if want]
     found = iter(
-        torch.autograd.grad(
-            [p[0] for p in pairs], wanted, [p[1] for p in pairs], create_graph=True, allow_unused=True
-        )
+        torch.autograd.grad([p[0] for p in pairs], wanted, [p[1] for p in pairs], create_graph=True, allow_unused=True)
     )
     return tuple(next(found) if want else None for want in wants)

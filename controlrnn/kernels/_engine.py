@@ -91,6 +91,68 @@ def _panels(
     return np.array(panels, np.int64).reshape(-1, 5), np.array(ends, np.int64)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Where everything stands in the packed matrix M (nr, nz) of a system; one object for all systems of that size."""
+
+    nx: int
+    nu: int
+    ny: int
+    layers: tuple[int, ...]
+
+    @cached_property
+    def nv(self) -> int:
+        return sum(self.layers)
+
+    @cached_property
+    def nr(self) -> int:
+        return self.nv + self.nx + self.ny
+
+    @cached_property
+    def nz(self) -> int:
+        return 1 + self.nu + self.nx + self.nv
+
+    @cached_property
+    def places(self) -> dict[str, tuple[slice, slice]]:
+        """(rows, columns) of each matrix."""
+        nu, nx, nv = self.nu, self.nx, self.nv
+        row = {"v": slice(0, nv), "x": slice(nv, nv + nx), "y": slice(nv + nx, self.nr)}
+        column = {
+            "1": slice(0, 1),
+            "u": slice(1, 1 + nu),
+            "x": slice(1 + nu, 1 + nu + nx),
+            "w": slice(1 + nu + nx, self.nz),
+        }
+        return {name: (row[to], column[of]) for name, (to, of) in _MAPS.items()}
+
+    @cached_property
+    def below(self) -> NDArray[np.bool_]:
+        """The entries of D11 that take part in the model: those below its block diagonal."""
+        layer = np.repeat(np.arange(len(self.layers)), self.layers)
+        return np.asarray(layer[:, None] > layer[None, :])
+
+    @lru_cache(maxsize=64)  # noqa: B019  (the objects are few and live in a cache of their own)
+    def need(self, matrices: tuple[str, ...]) -> NDArray[np.int64]:
+        """For each row of the flipped M the range of columns that covers the gradients of these matrices."""
+        need = np.zeros((self.nr, 2), np.int64)
+        for name in matrices:
+            rows, columns = self.places[name]
+            part = need[rows]
+            empty = part[:, 1] == part[:, 0]
+            part[:, 0] = np.where(empty, columns.start, np.minimum(part[:, 0], columns.start))
+            part[:, 1] = np.maximum(part[:, 1], columns.stop)
+        return np.ascontiguousarray(need[::-1])
+
+
+# Each matrix maps one part of [1, u, x, w] to one part of [v, x+, y].
+_MAPS = {
+    "A": ("x", "x"), "B1": ("x", "w"), "B2": ("x", "u"), "bx": ("x", "1"),
+    "C1": ("v", "x"), "D11": ("v", "w"), "D12": ("v", "u"), "bv": ("v", "1"),
+    "C2": ("y", "x"), "D21": ("y", "w"), "D22": ("y", "u"), "by": ("y", "1"),
+}  # fmt: skip
+_sizes = lru_cache(maxsize=256)(Sizes)
+
+
 class Packed:
     """A system ready to run.
 
@@ -101,43 +163,30 @@ class Packed:
     """
 
     def __init__(self, matrices: Sequence[Floats], activation: Activation, layers: tuple[int, ...]) -> None:
-        A, B1, B2, bx, C1, D11, D12, bv, C2, D21, D22, by = matrices
-        self.nx, self.nv = B1.shape
-        self.nu, self.ny, self.layers = B2.shape[1], len(by), layers
+        A, B2, by = matrices[0], matrices[2], matrices[-1]
+        self.sizes = sizes = _sizes(B2.shape[0], B2.shape[1], len(by), layers)
         self.dtype = A.dtype
         self.code, self.leak = _CODES[activation], A.dtype.type(LEAK)
         self.line = line_length(A.dtype.itemsize)
-        self.nr, self.nz = self.nv + self.nx + self.ny, 1 + self.nu + self.nx + self.nv
-        M = np.zeros((self.nr + _PAD, self.nz), A.dtype)
+        M = np.zeros((sizes.nr + _PAD, sizes.nz), A.dtype)
         for name, value in zip(MATRICES, matrices, strict=True):
-            M[self.place(name)] = np.where(_strictly_below(layers), value, 0) if name == "D11" else value
-        self.forward = Direction(M, layers, self.nz - self.nv, self.line)
-
-    def place(self, name: str) -> tuple[slice, slice | int]:
-        """Where a matrix stands in M."""
-        nu, nx, nv, ny = self.nu, self.nx, self.nv, self.ny
-        row = {"v": slice(0, nv), "x": slice(nv, nv + nx), "y": slice(nv + nx, nv + nx + ny)}
-        column = {"1": 0, "u": slice(1, 1 + nu), "x": slice(1 + nu, 1 + nu + nx), "w": slice(1 + nu + nx, self.nz)}
-        to, of = _PLACES[name]
-        return row[to], column[of]
+            if name != "D11":
+                M[sizes.places[name]] = value if value.ndim == 2 else value[:, None]
+            elif len(layers) > 1:
+                np.copyto(M[sizes.places[name]], value, where=sizes.below)
+        self.forward = Direction(M, layers, sizes.nz - sizes.nv, self.line)
 
     def adjoint(self, with_input: bool) -> Direction:
         """The flipped transpose; its outputs are the input gradients, left out where nobody wants them."""
-        n = self.nv + self.nx + (self.nu if with_input else 0)
-        M = np.zeros((n + _PAD, self.nr), self.dtype)
-        M[:n] = self.forward.M[: self.nr].T[::-1, ::-1][:n]
-        return Direction(M, self.layers[::-1], self.ny + self.nx, self.line)
+        sizes = self.sizes
+        n = sizes.nv + sizes.nx + (sizes.nu if with_input else 0)
+        M = np.zeros((n + _PAD, sizes.nr), self.dtype)
+        M[:n] = self.forward.M[: sizes.nr].T[::-1, ::-1][:n]
+        return Direction(M, sizes.layers[::-1], sizes.ny + sizes.nx, self.line)
 
     def run(self, u: Floats, x0: Floats, *, keep: bool) -> Run:
         """Simulate u (B, T, nu) from x0 (B, nx); ``keep`` what a pullback needs."""
         return Run(self, u, x0, keep)
-
-
-_PLACES = {
-    "A": "xx", "B1": "xw", "B2": "xu", "bx": "x1",
-    "C1": "vx", "D11": "vw", "D12": "vu", "bv": "v1",
-    "C2": "yx", "D21": "yw", "D22": "yu", "by": "y1",
-}  # fmt: skip
 
 
 class Run:
@@ -146,8 +195,8 @@ class Run:
     def __init__(self, packed: Packed, u: Floats, x0: Floats, keep: bool) -> None:
         self.packed, u = packed, _plain(u, packed.dtype)
         self.records, self.steps = u.shape[:2]
-        self.y = np.empty((self.records, self.steps, packed.ny), packed.dtype)
-        self.x = np.empty((self.records, self.steps + 1, packed.nx), packed.dtype)
+        self.y = np.empty((self.records, self.steps, packed.sizes.ny), packed.dtype)
+        self.x = np.empty((self.records, self.steps + 1, packed.sizes.nx), packed.dtype)
         self.x[:, 0] = x0
         # Filling a line with fewer records than this loses against running them one by one.
         self.by_lanes = self.records > packed.line // 4
@@ -181,30 +230,32 @@ class Run:
         Returns:
             ``(gu, gx0, gradients)`` of shapes (B, T, nu) (or (B, T, 0)), (B, nx), and one array per name.
         """
-        packed, line = self.packed, self.packed.line
+        packed, line, sizes = self.packed, self.packed.line, self.packed.sizes
         gy = np.zeros_like(self.y) if gy is None else _plain(gy, packed.dtype)
         gx = np.zeros_like(self.x) if gx is None else _plain(gx, packed.dtype)
-        gu = np.empty((self.records, self.steps, packed.nu if with_input else 0), packed.dtype)
-        gx0 = np.empty((self.records, packed.nx), packed.dtype)
-        need = self._need(matrices)
+        gu = np.empty((self.records, self.steps, sizes.nu if with_input else 0), packed.dtype)
+        gx0 = np.empty((self.records, sizes.nx), packed.dtype)
+        need = sizes.need(tuple(matrices))
         direction = packed.adjoint(with_input)
         matrix = direction.lanes if self.by_lanes else direction.rows
         loop = loops.backward_lanes if self.by_lanes else loops.backward_rows
         firsts = list(self.groups)
         n = -(-len(firsts) // _TASKS)
         tasks = [firsts[i : i + n] for i in range(0, len(firsts), n)]
-        size = (packed.nr + _PAD, packed.nz + line) if matrices else (0, 0)
-        sums = np.zeros((len(tasks), *size), packed.dtype)
+        sums = np.zeros((len(tasks), sizes.nr + _PAD, sizes.nz + line), packed.dtype)
 
         def adjoint(first: int) -> None:
             G = sums[first // (n * self.groups.step)]
             Z = self.kept[first]
-            loop(*matrix, packed.code, packed.leak, gy, gx, first, line, Z, packed.nz, need, gu, gx0, G)
+            loop(*matrix, packed.code, packed.leak, gy, gx, first, line, Z, sizes.nz, need, gu, gx0, G)
 
         self._each(tasks, adjoint)
         # The order of this sum does not depend on which thread did what.
-        G = sums.sum(axis=0)[packed.nr - 1 :: -1] if matrices else sums
-        return gu, gx0, {name: self._gradient(G, name) for name in matrices}
+        G = (sums.sum(axis=0) if len(tasks) > 1 else sums[0])[sizes.nr - 1 :: -1]
+        gradients = {name: np.array(G[sizes.places[name]]) for name in matrices}
+        if "D11" in gradients:
+            gradients["D11"] *= sizes.below
+        return gu, gx0, {name: g[:, 0] if _MAPS[name][1] == "1" else g for name, g in gradients.items()}
 
     def _each(self, tasks: Sequence[Sequence[int]], work: Callable[[int], None]) -> None:
         """Run ``work`` for the groups of each task."""
@@ -213,42 +264,16 @@ class Run:
             for first in task:
                 work(first)
 
-        effort = self.records * self.steps * self.packed.nz * self.packed.nr
+        effort = self.records * self.steps * self.packed.sizes.nz * self.packed.sizes.nr
         run([partial(all_of, task) for task in tasks], thread_limit() if effort > _WORTH_THREADS else 1)
 
     def _trajectory(self, steps: int) -> Floats:
         """Room for z at ``steps + 1`` samples, which starts at a cache line."""
-        packed = self.packed
-        size = (steps + 1) * (packed.nz * packed.line if self.by_lanes else packed.nz + packed.line)
+        packed, nz = self.packed, self.packed.sizes.nz
+        size = (steps + 1) * (nz * packed.line if self.by_lanes else nz + packed.line)
         room = np.empty(size + 64, packed.dtype)
         skip = -room.__array_interface__["data"][0] % 64 // packed.dtype.itemsize
         return room[skip : skip + size]
-
-    def _need(self, matrices: Sequence[str]) -> NDArray[np.int64]:
-        """For each row of the flipped M the range of columns that covers the gradients wanted."""
-        packed = self.packed
-        need = np.zeros((packed.nr, 2), np.int64)
-        for name in matrices:
-            rows, columns = packed.place(name)
-            low, high = (0, 1) if isinstance(columns, int) else (columns.start, columns.stop)
-            part = need[rows]
-            empty = part[:, 1] == part[:, 0]
-            part[:, 0] = np.where(empty, low, np.minimum(part[:, 0], low))
-            part[:, 1] = np.maximum(part[:, 1], high)
-        return np.ascontiguousarray(need[::-1])
-
-    def _gradient(self, G: Floats, name: str) -> Floats:
-        packed = self.packed
-        gradient = np.array(G[packed.place(name)])
-        if name == "D11":  # entries on and above the block diagonal take no part in the model
-            gradient *= _strictly_below(packed.layers)
-        return gradient
-
-
-@lru_cache(maxsize=64)
-def _strictly_below(layers: tuple[int, ...]) -> NDArray[np.bool_]:
-    layer = np.repeat(np.arange(len(layers)), layers)
-    return np.asarray(layer[:, None] > layer[None, :])
 
 
 def _plain(array: Floats, dtype: np.dtype[Any]) -> Floats:

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# ruff: noqa: ARG001 (the two kinds of loops take the same arguments)
+# ruff: noqa: ARG001, SIM110 (the two kinds of loops take the same arguments)
 """The time loops: a Lur'e system in packed form, and its adjoint, which is a Lur'e system again.
 
 Packed: ``z = [inputs, x, w]`` (the first input is the constant 1 that carries the biases) and
@@ -71,6 +71,8 @@ def activate_one(like, code, leak, v, w):
 def activate(code, leak, v, start, n, w, w0, out, o):
     """``out[o + k] = activate_one(v[start + k], w[w0 + k])`` in loops that become vectors."""
     one, half, zero = v.dtype.type(1), v.dtype.type(0.5), v.dtype.type(0)
+    # Of signed indices numba must think that they might count from the end, which keeps loops from being vectors.
+    start, n, w0, o = np.uintp(start), np.uintp(n), np.uintp(w0), np.uintp(o)
     if code == TANH:
         for k in range(n):
             out[o + k] = tanh(v[start + k])
@@ -147,10 +149,9 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, leak, steps, line, Z, Y, W, 
                 target, mirror = t * nz + n_in + nx + row, (steps - t) * nw - 1 - row
                 one_by_one = chained or code >= SLOPE
                 for i in range(0, n, 1 if one_by_one else n):
-                    for j in range(high, ends[row + i] if chained else high):
-                        weight, other = M[row + i, j], (t * nz + j) * line
-                        for b in range(line):
-                            v[i * line + b] += weight * Z[other + b]
+                    if chained:
+                        weights, others = (row + i) * width + high, (t * nz + high) * line
+                        product1(M, weights, 0, 1, Z, others, line, v, i * line, ends[row + i] - high)
                     count = line if one_by_one else n * line
                     activate(code, leak, v, i * line, count, W, (mirror - i) * line, Z, (target + i) * line)
                 continue
@@ -259,20 +260,20 @@ def forward_lanes(M, panels, ends, code, leak, u, x, first, start, steps, line, 
     nu, nx, ny, last = u.shape[2], x.shape[2], y.shape[2], len(u) - 1
     nz = M.shape[1]
     Y = np.empty(steps * ny * line, Z.dtype)
-    for b in range(line):
-        # The last record fills idle lanes: zeros there could diverge where the records do not.
-        record = min(first + b, last)
-        for t in range(steps):
+    for t in range(steps):
+        for k in range(nz * line):
+            Z[(t + 1) * nz * line + k] = 0
+        for b in range(line):
+            # The last record fills idle lanes: zeros there could diverge where the records do not.
+            record = min(first + b, last)
             Z[t * nz * line + b] = 1
             for j in range(nu):
                 Z[(t * nz + 1 + j) * line + b] = u[record, start + t, j]
-            for i in range(nx):
-                Z[((t + 1) * nz + 1 + nu + i) * line + b] = 0
-        for i in range(nx):
-            Z[(1 + nu + i) * line + b] = x[record, start, i]
+            for i in range(nx if t == 0 else 0):
+                Z[(1 + nu + i) * line + b] = x[record, start, i]
     scan_lanes(M, panels, ends, 1 + nu, nx, nz - 1 - nu - nx, code, leak, steps, line, Z, Y, Z, 0)
-    for b in range(min(line, len(u) - first)):
-        for t in range(steps):
+    for t in range(steps):
+        for b in range(min(line, len(u) - first)):
             for i in range(nx):
                 x[first + b, start + t + 1, i] = Z[((t + 1) * nz + 1 + nu + i) * line + b]
             for i in range(ny):
@@ -311,8 +312,8 @@ def backward_lanes(M, panels, ends, code, leak, gy, gx, first, line, Z, nz, need
     L = np.zeros((steps + 1) * nr * line, Z.dtype)
     U = np.empty(steps * nu * line, Z.dtype)
     records = min(line, len(gy) - first)
-    for b in range(records):
-        for t in range(steps + 1):
+    for t in range(steps + 1):
+        for b in range(records):
             for i in range(nx):
                 L[(t * nr + ny + i) * line + b] = gx[first + b, steps - t, nx - 1 - i]
             for i in range(ny if t < steps else 0):

@@ -1,3 +1,5 @@
+# mypy: allow-untyped-decorators
+# ruff: noqa: ARG001 (numba reads the signatures of intrinsics and of their generators)
 """Vector building blocks of the scans, written as LLVM instructions because numba has no vector type.
 
 A *line* is one vector register's worth of numbers that lie next to each other: 16 float32 or 8 float64 with AVX-512,
@@ -13,8 +15,8 @@ from collections.abc import Callable, Sequence
 from math import factorial
 from typing import Any
 
-import llvmlite.binding
-import llvmlite.ir as ir
+import llvmlite.binding  # type: ignore[import-untyped]
+import llvmlite.ir as ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -82,7 +84,9 @@ def _product(rows: int, unroll: int) -> Callable[..., Any]:
     ``unroll`` sums are kept apart and added at the end, which hides the latency of the additions where rows are few.
     """
 
-    def product(typing: Any, S: Any, s: Any, si: Any, sk: Any, V: Any, v: Any, vk: Any, out: Any, o: Any, n: Any) -> Any:
+    def product(
+        typing: Any, S: Any, s: Any, si: Any, sk: Any, V: Any, v: Any, vk: Any, out: Any, o: Any, n: Any
+    ) -> Any:
         n_int = types.intp
         signature = types.void(S, n_int, n_int, n_int, V, n_int, n_int, out, n_int, n_int)
 
@@ -214,7 +218,10 @@ def tanh(typing: Any, x: Any) -> Any:
 
 
 def _polynomial(coefficients: Sequence[Any], squares: list[Any], fma: Callable[..., Any], builder: Any) -> Any:
-    """Estrin's scheme, whose chain of dependent steps is logarithmic in the degree; ``squares`` holds x, x^2, x^4, ..."""
+    """Estrin's scheme, whose chain of dependent steps grows with the logarithm of the degree.
+
+    ``squares`` holds x, x^2, x^4, ... and grows as needed.
+    """
     level, terms = 0, list(coefficients)
     while len(terms) > 1:
         if level == len(squares):

@@ -6,6 +6,7 @@ Backpropagation through time as a Lur'e system run backwards; the derivation is 
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,7 +19,7 @@ from controlrnn.systems.ops import TORCH, Value, ops_for
 _packed: WeakKeyDictionary[LureSystem, Packed] = WeakKeyDictionary()
 
 
-def simulate(system: LureSystem, u: Value, x0: Value = None) -> tuple[Value, Value]:
+def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Value, Value]:
     """Free run; the same result as ``system.simulate``, orders of magnitude faster.
 
     Runs the compiled loop for frozen systems with numpy inputs, and for systems of CPU tensors of one precision, where
@@ -27,7 +28,7 @@ def simulate(system: LureSystem, u: Value, x0: Value = None) -> tuple[Value, Val
     threads, which is torch's where torch is loaded.
 
     Args:
-        system: The system.
+        system: The system; one that is not a `LureSystem` simulates itself.
         u: Inputs, shape (T, nu) or (B, T, nu).
         x0: Initial state, shape (nx,) or (B, nx); zero when left out.
 
@@ -37,12 +38,10 @@ def simulate(system: LureSystem, u: Value, x0: Value = None) -> tuple[Value, Val
     Raises:
         ShapeError: ``u`` or ``x0`` does not fit.
     """
-    if not isinstance(system, LureSystem):
-        return system.simulate(u, x0)
-    if system.is_frozen and isinstance(u, np.ndarray):
+    if isinstance(system, LureSystem) and system.is_frozen and isinstance(u, np.ndarray):
         run = _run(system, u, x0, keep=False)
         return run.y.reshape(*u.shape[:-1], system.ny), run.x.reshape(*u.shape[:-2], -1, system.nx)
-    if ops_for(u) is TORCH:
+    if isinstance(system, LureSystem) and ops_for(u) is TORCH:
         from controlrnn.kernels._autograd import simulate_tensors
 
         return simulate_tensors(system, u, x0)
