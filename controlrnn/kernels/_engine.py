@@ -47,20 +47,23 @@ class Direction:
     @cached_property
     def lanes(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
         """(matrix, panels, ends) for `scan_lanes`."""
-        panels, ends = _panels(self.layers, self.before, len(self.M) - _PAD, self.M.shape[1], _PANEL)
-        panels = panels.copy()
-        loops.shrink(self.M, panels)
+        panels, ends = self._tight(_PANEL, _PANEL)
         return self.M, panels, ends
 
     @cached_property
     def rows(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
         """(matrix, panels, ends) for `scan_rows`."""
-        panels, ends = _panels(self.layers, self.before, len(self.M) - _PAD, self.M.shape[1], self.line)
-        panels = panels.copy()
-        loops.shrink(self.M, panels)
-        P = np.zeros((len(panels), self.M.shape[1], self.line), self.M.dtype)
+        panels, ends = self._tight(self.line, 4 * self.line)
+        widest = panels[:, 1].max()
+        width = self.line * (1 if widest <= self.line else 2 if widest <= 2 * self.line else 4)
+        P = np.zeros((len(panels), self.M.shape[1], width), self.M.dtype)
         loops.side_by_side(self.M, panels, P)
         return P, panels, ends
+
+    def _tight(self, width: int, widest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        panels, ends = _panels(self.layers, self.before, len(self.M) - _PAD, self.M.shape[1], width)
+        panels = panels.copy()
+        return panels[: loops.shrink(self.M, panels, sum(self.layers), width, widest)], ends
 
 
 @lru_cache(maxsize=256)

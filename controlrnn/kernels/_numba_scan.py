@@ -29,7 +29,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from controlrnn.kernels._numba_simd import DOT_COLS, DOT_ROWS, dot, product1, product4, product8, tanh
+from controlrnn.kernels._numba_simd import (
+    DOT_COLS,
+    DOT_ROWS,
+    dot,
+    product1,
+    product1x2,
+    product1x4,
+    product4,
+    product8,
+    tanh,
+)
 
 TANH, RELU, SIGMOID, LEAKY_RELU, SLOPE = 0, 1, 2, 3, 4  # SLOPE + code multiplies with the derivative instead
 TIME_BLOCK = 64  # samples of the matrix gradient that are summed at a time, so that they stay in the cache
@@ -95,16 +105,42 @@ def activate(code, leak, v, start, n, w, w0, out, o):
             out[o + k] = below if w[w0 + k] <= zero else v[start + k]
 
 
+@_part
+def put(code, v, start, n, out, o):
+    """Copy n numbers; an adjoint adds them to what is there, the derivatives by the states themselves."""
+    start, n, o = np.uintp(start), np.uintp(n), np.uintp(o)
+    if code < SLOPE:
+        for k in range(n):
+            out[o + k] = v[start + k]
+    else:
+        for k in range(n):
+            out[o + k] += v[start + k]
+
+
 @_entry
-def shrink(M, panels):
-    """Narrow each panel to the columns where it is not exactly zero: an Elman network has A = 0 and B1 = I."""
+def shrink(M, panels, nv, line, widest):
+    """Narrow each panel to the columns where it is not exactly zero, then join those that see the same columns.
+
+    An Elman network, for instance, has A = 0 and B1 = I.
+
+    Args: panels of up to ``line`` rows, changed in place; joined ones have up to ``widest``. Returns their number.
+    """
+    count = 0
     for p in range(len(panels)):
         row, n, low, high, chained = panels[p]
         while low < high and is_zero(M, row, n, low):
             low += 1
         while high > low and not chained and is_zero(M, row, n, high - 1):
             high -= 1
-        panels[p, 2], panels[p, 3] = low, high
+        if count and not chained and row != nv:
+            _, rows, first, last, waits = panels[count - 1]
+            if first == low and last == high and not waits and rows % line == 0 and rows + n <= widest:
+                panels[count - 1, 1] += n
+                continue
+        panels[count, 0], panels[count, 1], panels[count, 2], panels[count, 3] = row, n, low, high
+        panels[count, 4] = chained
+        count += 1
+    return count
 
 
 @_part
@@ -129,8 +165,8 @@ def side_by_side(M, panels, P):
 def scan_lanes(M, panels, ends, n_in, nx, nv, code, leak, steps, line, Z, Y, W, nw):
     """Run a group of records side by side.
 
-    Z (T + 1, nz, line) comes with the inputs, the first state, and what is to be added to the later ones; Y (T,
-    outputs, line) is filled. W (T + 1, nw, line) is the forward run's Z, for the slopes of an adjoint. All are flat.
+    Z (T + 1, nz, line) comes with the inputs, the first state, and in an adjoint what is to be added to the later ones;
+    Y (T, outputs, line) is filled. W (T + 1, nw, line) is the forward run's Z, for the slopes of an adjoint. All flat.
     """
     nz, width = n_in + nx + nv, M.shape[1]
     n_out = len(Y) // (steps * line)
@@ -155,16 +191,10 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, leak, steps, line, Z, Y, W, 
                     count = line if one_by_one else n * line
                     activate(code, leak, v, i * line, count, W, (mirror - i) * line, Z, (target + i) * line)
                 continue
-            for i in range(n):
-                r = row + i - nv
-                if r < nx:
-                    target = ((t + 1) * nz + n_in + r) * line
-                    for b in range(line):
-                        Z[target + b] += v[i * line + b]
-                else:
-                    target = (t * n_out + r - nx) * line
-                    for b in range(line):
-                        Y[target + b] = v[i * line + b]
+            r = row - nv
+            states = min(max(nx - r, 0), n)
+            put(code, v, 0, states * line, Z, ((t + 1) * nz + n_in + r) * line)
+            put(TANH, v, states * line, (n - states) * line, Y, (t * n_out + r + states - nx) * line)
 
 
 @_part
@@ -173,31 +203,33 @@ def scan_rows(P, panels, n_in, nx, nv, code, leak, steps, line, Z, stride, Y, W,
 
     Z (T + 1, stride), Y (T, outputs) and W (T + 1, w_stride) as for `scan_lanes`, flat.
     """
-    nz = n_in + nx + nv
+    nz, width = n_in + nx + nv, P.shape[2]
     n_out = len(Y) // steps
-    v, out, slopes = np.zeros(line, Z.dtype), np.zeros(line, Z.dtype), np.zeros(line, Z.dtype)
+    v, out, slopes = np.zeros(4 * line, Z.dtype), np.zeros(4 * line, Z.dtype), np.zeros(4 * line, Z.dtype)
     for t in range(steps):
         for p in range(len(panels)):
             row, n, low, high, chained = panels[p]
-            block, first = p * nz * line, t * stride + n_in + nx + row
-            for k in range(line):
+            block, first = p * nz * width, t * stride + n_in + nx + row
+            for k in range(4 * line):
                 v[k] = 0
-            product1(Z, t * stride + low, 0, 1, P, block + low * line, line, v, 0, high - low)
+            if n <= line:
+                product1(Z, t * stride + low, 0, 1, P, block + low * width, width, v, 0, high - low)
+            elif n <= 2 * line:
+                product1x2(Z, t * stride + low, 0, 1, P, block + low * width, width, v, 0, high - low)
+            else:
+                product1x4(Z, t * stride + low, 0, 1, P, block + low * width, width, v, 0, high - low)
             if row >= nv:
-                for i in range(n):
-                    r = row + i - nv
-                    if r < nx:
-                        Z[(t + 1) * stride + n_in + r] += v[i]
-                    else:
-                        Y[t * n_out + r - nx] = v[i]
+                r = row - nv
+                states = min(max(nx - r, 0), n)
+                put(code, v, 0, states, Z, (t + 1) * stride + n_in + r)
+                put(TANH, v, states, n - states, Y, t * n_out + r + states - nx)
                 continue
             if code >= SLOPE:
                 for i in range(n):
                     slopes[i] = W[(steps - 1 - t) * w_stride + nw - 1 - row - i]
             if not chained:
-                activate(code, leak, v, 0, line, slopes, 0, out, 0)
-                for i in range(n):
-                    Z[first + i] = out[i]
+                activate(code, leak, v, 0, (n + line - 1) // line * line, slopes, 0, out, 0)
+                put(TANH, out, 0, n, Z, first)
                 continue
             total = v[0]
             for i in range(n):
@@ -207,7 +239,7 @@ def scan_rows(P, panels, n_in, nx, nv, code, leak, steps, line, Z, stride, Y, W,
                     # The next neuron's sum is finished on its own, so that it does not wait for the vector update.
                     column = n_in + nx + row + i
                     total = v[i + 1] + P[p, column, i + 1] * w
-                    product1(Z, first + i, 0, 1, P, block + column * line, line, v, 0, 1)
+                    product1(Z, first + i, 0, 1, P, block + column * width, width, v, 0, 1)
 
 
 @_part
@@ -261,8 +293,6 @@ def forward_lanes(M, panels, ends, code, leak, u, x, first, start, steps, line, 
     nz = M.shape[1]
     Y = np.empty(steps * ny * line, Z.dtype)
     for t in range(steps):
-        for k in range(nz * line):
-            Z[(t + 1) * nz * line + k] = 0
         for b in range(line):
             # The last record fills idle lanes: zeros there could diverge where the records do not.
             record = min(first + b, last)
@@ -290,8 +320,6 @@ def forward_rows(P, panels, ends, code, leak, u, x, first, start, steps, line, Z
         Z[t * stride] = 1
         for j in range(nu):
             Z[t * stride + 1 + j] = u[first, start + t, j]
-        for i in range(nx):
-            Z[(t + 1) * stride + 1 + nu + i] = 0
     for i in range(nx):
         Z[1 + nu + i] = x[first, start, i]
     scan_rows(P, panels, 1 + nu, nx, nz - 1 - nu - nx, code, leak, steps, line, Z, stride, Y, Z, 0, 0)

@@ -78,10 +78,11 @@ def _accumulators(builder: Any, kind: ir.Type, n: int) -> list[Any]:
     return slots
 
 
-def _product(rows: int, unroll: int) -> Callable[..., Any]:
-    """``out[o + i lines] += sum_k S[s + i si + k sk] * line V[v + k vk]`` for i < rows: scalars times lines.
+def _product(rows: int, lines: int, unroll: int) -> Callable[..., Any]:
+    """``out[o + (i lines + l) line] += sum_k S[s + i si + k sk] * line V[v + k vk + l line]``, i < rows, l < lines.
 
-    ``unroll`` sums are kept apart and added at the end, which hides the latency of the additions where rows are few.
+    ``unroll`` sums are kept apart and added at the end, which hides the latency of the additions where a sum has few
+    neighbours.
     """
 
     def product(
@@ -93,29 +94,31 @@ def _product(rows: int, unroll: int) -> Callable[..., Any]:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             of = signature.args
             scalars = _Pointer(context, builder, of[0], args[0])
-            lines = _Pointer(context, builder, of[4], args[4])
+            vectors = _Pointer(context, builder, of[4], args[4])
             target = _Pointer(context, builder, of[7], args[7])
             s, si, sk, v, vk, o, n = (args[i] for i in (1, 2, 3, 5, 6, 8, 9))
-            slots = _accumulators(builder, lines.line, rows * unroll)
+            length = vectors.line.count
+            slots = _accumulators(builder, vectors.line, rows * lines * unroll)
 
-            def term(k: Any, lane: int) -> None:
-                line = lines.load(builder.add(v, builder.mul(k, vk)))
-                start = builder.add(s, builder.mul(k, sk))
+            def term(k: Any, turn: int) -> None:
+                place, start = builder.add(v, builder.mul(k, vk)), builder.add(s, builder.mul(k, sk))
+                loaded = [vectors.load(builder.add(place, n.type(line * length))) for line in range(lines)]
                 for i in range(rows):
                     number = scalars.splat(builder.add(start, builder.mul(n.type(i), si)))
-                    _multiply_add(builder, number, line, slots[i * unroll + lane])
+                    for line in range(lines):
+                        _multiply_add(builder, number, loaded[line], slots[(i * lines + line) * unroll + turn])
 
             whole = builder.mul(builder.sdiv(n, n.type(unroll)), n.type(unroll))
             with cgutils.for_range_slice(builder, n.type(0), whole, n.type(unroll)) as (k, _):
-                for lane in range(unroll):
-                    term(builder.add(k, n.type(lane)), lane)
+                for turn in range(unroll):
+                    term(builder.add(k, n.type(turn)), turn)
             with cgutils.for_range_slice(builder, whole, n, n.type(1)) as (k, _):
                 term(k, 0)
-            for i in range(rows):
+            for i in range(rows * lines):
                 total = builder.load(slots[i * unroll])
-                for lane in range(1, unroll):
-                    total = builder.fadd(total, builder.load(slots[i * unroll + lane]))
-                place = builder.add(o, n.type(i * lines.line.count))
+                for turn in range(1, unroll):
+                    total = builder.fadd(total, builder.load(slots[i * unroll + turn]))
+                place = builder.add(o, n.type(i * length))
                 target.store(builder.fadd(target.load(place), total), place)
             return context.get_dummy_value()
 
@@ -124,7 +127,8 @@ def _product(rows: int, unroll: int) -> Callable[..., Any]:
     return intrinsic(product)  # type: ignore[no-any-return]
 
 
-product8, product4, product1 = _product(8, 1), _product(4, 1), _product(1, 4)
+product8, product4 = _product(8, 1, 1), _product(4, 1, 1)
+product1, product1x2, product1x4 = _product(1, 1, 4), _product(1, 2, 4), _product(1, 4, 2)
 
 
 @intrinsic
