@@ -147,7 +147,7 @@ class Study:
             extra: Further top-level entries of ``results.json``.
         """
         rows = self.rows
-        text = f"# {self.name}\n\n{table(rows)}\n"
+        text = f"# {self.name}\n\n{tables(rows)}\n"
         if self._targets:
             goals = [{"target": n} | {"aim": g["target"]} | _without(g, "target") for n, g in self._targets.items()]
             text += f"\n{table(goals)}\n"
@@ -162,9 +162,17 @@ class Study:
         return 0
 
 
+def tables(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One table for each kind of row: rows with the same columns belong together."""
+    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(tuple(row), []).append(row)
+    return "\n\n".join(table(kind) for kind in kinds.values())
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as an aligned Markdown table; columns in order of first appearance, nested values left out."""
-    columns = list(dict.fromkeys(k for row in rows for k, v in row.items() if not isinstance(v, dict | list)))
+    """Rows as an aligned Markdown table; columns in order of first appearance, long and nested values left out."""
+    columns = list(dict.fromkeys(k for row in rows for k, v in row.items() if _is_short(v)))
     cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
@@ -231,9 +239,17 @@ def _without(row: Mapping[str, Any], name: str) -> Row:
     return {k: v for k, v in row.items() if k != name}
 
 
+def _is_short(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= 4 and all(isinstance(v, int | float) for v in value)
+    return not isinstance(value, dict) and not (isinstance(value, str) and len(value) > 40)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return " ".join(_cell(v) for v in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

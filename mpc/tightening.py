@@ -155,8 +155,9 @@ def tighten(
         initial_only: A second certificate with input radius zero. Only shows the parts separately; the sum is the same.
 
     Returns:
-        The tightening. Where the disturbance estimate was calibrated with another observer, ``certificate.bounds[0]``
-        is added: the estimate is an average of output errors, each changed by the observer's error by at most that.
+        The tightening. Where the disturbance estimate was calibrated with another observer, or with exact inputs while
+        the observer's may be wrong, the certified bound at step 0 is added: the estimate is an average of output
+        errors, each changed by the state estimate's error by at most that.
 
     Raises:
         SettingError: The parts belong to different models, or the certificate covers too little.
@@ -183,7 +184,8 @@ def tighten(
             )
         reinitialisation = np.minimum(joint, _checked(initial_only, model_error, observer))
         inputs = joint - reinitialisation
-    if model_error.disturbance_gain is not None and model_error.observer_digest != observer.digest:
+    other = model_error.observer_digest != observer.digest or observer.input_error.any()
+    if model_error.disturbance_gain is not None and other:
         reinitialisation = reinitialisation + joint[0]
     digests["certificate"] = certificate.digest
     text = f"deterministic given the model error, which {model_error.promise}"

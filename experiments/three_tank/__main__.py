@@ -1,0 +1,200 @@
+"""Three tanks, from the first experiment to an MPC that keeps its limits.
+
+Excite the simulated plant, identify models, certify the chosen one, calibrate its model error, tighten the limits and
+run the plant near its limit, nominal and tightened side by side. The report is ``report.html`` in the output folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from controlrnn.certification import HorizonCertificate, load_certificate
+from controlrnn.checks import Array
+from controlrnn.data import Dataset
+from controlrnn.export import load_system
+from controlrnn.identification import FitResult
+from controlrnn.models import Model
+from controlrnn.records import load_record, save_record
+from experiments._study import Row, Study
+from experiments.three_tank import report, stages
+from experiments.three_tank.config import Config
+from mpc import ModelError, MonteCarloResult, Tightening, Washout
+
+CHOSEN = "contracting R2DN"
+_KINDS = ("nominal", "tightened")
+_VERSION = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study; returns the exit status."""
+    study = Study.from_command_line("three_tank", __doc__, arguments)
+    logging.getLogger("controlrnn").setLevel(logging.WARNING)
+    config = Config.of(study.quick)
+    road = tqdm(total=6, desc="three tanks", unit="stage")
+    with study.stage("experiments on the plant"):
+        dataset = stages.experiments(config, study.seed)
+    road.update()
+    fits, fit_rows = _identify(study, config, dataset)
+    road.update()
+    certificate_row = _certify(study, config, dataset)
+    road.update()
+    watch, error, room, coverage_row = _calibrate(study, config, dataset)
+    road.update()
+    loops = {kind: _control(study, config, kind) for kind in _KINDS}
+    road.update()
+    _targets(study, config, fit_rows, certificate_row, coverage_row, loops)
+    figures = report.figures(study, config, dataset, fits, room, {k: _curves(study, k) for k in _KINDS})
+    extra: dict[str, Any] = {
+        "chosen": CHOSEN,
+        "fit_percent": fit_rows[CHOSEN]["fit_percent"],
+        "certificate": {k: v for k, v in certificate_row.items() if k not in ("case", "seconds")},
+        "coverage": {k: v for k, v in coverage_row.items() if k not in ("case", "seconds")},
+        "closed_loop": loops,
+        "config": asdict(config),
+    }
+    report.write(study, figures, extra, promises=(error.promise, room.promise, watch.describe()))
+    road.update()
+    road.close()
+    study.say(f"report: {study.path('report.html')}")
+    return study.finish(**extra)
+
+
+def _identify(study: Study, config: Config, dataset: Dataset) -> tuple[dict[str, FitResult], dict[str, Row]]:
+    """Train every candidate; the fits come back from their files, whether they are new or not."""
+    study.row("subspace (linear)", lambda: {"fit_percent": stages.linear_baseline(dataset, config)})
+    fits, rows = {}, {}
+    for name, model in stages.candidates(study.seed).items():
+        stem = name.replace(" ", "_")
+
+        def compute(name: str = name, stem: str = stem, model: Model = model) -> Row:
+            fit = stages.train(model, dataset, config, study.path(f"{stem}.checkpoint.npz"), name, study.seed)
+            fit.save(study.path(f"{stem}.npz"))
+            if name == CHOSEN:
+                stages.save_model(fit.system, study.out)
+            test = fit.scores["test"]
+            return {
+                "fit_percent": test.fit_percent, "rmse": test.rmse, "parameters": model.n_parameters,
+                "status": str(fit.status), "training_seconds": fit.seconds, "digest": fit.system.digest,
+            }  # fmt: skip
+
+        files = [f"{stem}.npz", *(["model.npz"] if name == CHOSEN else [])]
+        rows[name] = study.row(name, compute, needs=asdict(config), files=files)
+        fits[name] = FitResult.load(study.path(f"{stem}.npz"))
+    return fits, rows
+
+
+def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
+    """Prove contraction and the horizon bounds, verify them from their files, and attack them."""
+
+    def compute() -> Row:
+        system = load_system(study.path("model.npz"))
+        contraction = stages.contraction(system, dataset, config)
+        contraction.save(study.path("contraction.npz"))
+        watch = stages.observer(system, contraction, config)
+        joint, initial = stages.horizon_certificates(system, watch, config)
+        joint.save(study.path("certificate.npz"))
+        initial.save(study.path("certificate_initial.npz"))
+        loaded = load_certificate(study.path("certificate.npz"))
+        assert isinstance(loaded, HorizonCertificate)
+        margin = loaded.verify(system)  # raises where the proof fails
+        attack = stages.attack(system, loaded, config, starts=40 if study.quick else 60, seed=study.seed)
+        save_record(study.path("attack.npz"), "attack", _VERSION, {
+            "gradient": attack.differences, "random": attack.random,
+        }, {"pairs": attack.pairs})  # fmt: skip
+        gap = loaded.bounds[config.washout :] / attack.differences[config.washout :]
+        random_gap = (loaded.bounds / attack.random)[config.washout :]
+        return {
+            "verified": margin > 0, "margin": margin, "rate": contraction.rate, "initial_radius": watch.restart.radius,
+            "input_radius": joint.input_radius, "bound_first": loaded.bounds[config.washout],
+            "bound_last": loaded.bounds[-1], "pairs": attack.pairs,
+            "bound_holds": bool((attack.differences <= loaded.bounds).all()),
+            "bound_over_attack_median": float(np.median(gap)), "bound_over_attack_worst": float(gap.max()),
+            "bound_over_random_median": float(np.median(random_gap)),
+        }  # fmt: skip
+
+    files = ["contraction.npz", "certificate.npz", "certificate_initial.npz", "attack.npz"]
+    return study.row("certificate", compute, needs=_model_digest(study, config), files=files)
+
+
+def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout, ModelError, Tightening, Row]:
+    """Model error from calibration records, the tightening, and coverage on the test records."""
+    system = load_system(study.path("model.npz"))
+    watch = stages.observer(system, stages.contraction_of(study.path("contraction.npz")), config)
+
+    def compute() -> Row:
+        error = stages.model_error(system, watch, dataset, config)
+        room = stages.tightening(error, study.out, watch)
+        error.save(study.path("model_error.npz"))
+        room.save(study.path("tightening.npz"))
+        inside = error.coverage_on(system, dataset.test, initial_state=watch.initial_state)
+        total, realised = stages.coverage_of_total(room, watch, dataset, config, study.seed)
+        save_record(study.path("realised.npz"), "realised", _VERSION, {"largest": realised}, {})
+        return {
+            "promised": config.coverage, "model_error_records_inside": inside.trajectories,
+            "model_error_steps_inside": inside.steps, "total_records_inside": total.trajectories,
+            "total_steps_inside": total.steps, "records": len(dataset.test),
+            "tightening_first": room.total[1], "tightening_last": room.total[-1],
+        }  # fmt: skip
+
+    row = study.row(
+        "coverage",
+        compute,
+        needs=_model_digest(study, config),
+        files=["model_error.npz", "tightening.npz", "realised.npz"],
+    )
+    return watch, ModelError.load(study.path("model_error.npz")), Tightening.load(study.path("tightening.npz")), row
+
+
+def _control(study: Study, config: Config, kind: str) -> Row:
+    """The closed loops of one controller."""
+
+    def compute() -> Row:
+        with tqdm(total=config.runs, desc=f"closed loops, {kind}", leave=False) as bar:
+
+            def progress(done: int, _total: int) -> None:
+                bar.update(done - bar.n)
+
+            result: MonteCarloResult = stages.closed_loops(study.out, config, kind == "tightened", study.seed, progress)
+        arrays = {n: np.stack([getattr(r, n) for r in result.results]) for n in ("y", "u", "errors", "reference")}
+        save_record(study.path(f"closed_loop_{kind}.npz"), "closed-loops", _VERSION, arrays, {})
+        result.results[0].save(study.path(f"closed_loop_{kind}_first.npz"))
+        return dict(result.summary())
+
+    row = study.row(
+        f"closed loop, {kind}", compute, needs=_model_digest(study, config), files=[f"closed_loop_{kind}.npz"]
+    )
+    return {k: v for k, v in row.items() if k not in ("case", "seconds")}
+
+
+def _curves(study: Study, kind: str) -> dict[str, Array]:
+    return load_record(study.path(f"closed_loop_{kind}.npz"), "closed-loops", _VERSION)[0]
+
+
+def _model_digest(study: Study, config: Config) -> dict[str, Any]:
+    return {"model": load_system(study.path("model.npz")).digest, "config": asdict(config)}
+
+
+def _targets(
+    study: Study, config: Config, fits: dict[str, Row], certificate: Row, coverage: Row, loops: dict[str, Row]
+) -> None:
+    """What the study aims at."""
+    worst = min(fits[CHOSEN]["fit_percent"])
+    study.target("fit of the chosen model, every output", ">= 90 %", worst, worst >= 90)
+    study.target("certificate verified", True, certificate["verified"], certificate["verified"])
+    study.target("bound holds for all attacked pairs", True, certificate["bound_holds"], certificate["bound_holds"])
+    share = coverage["total_steps_inside"]
+    study.target("held-out steps inside the total bound", f">= {config.coverage}", share, share >= config.coverage)
+    safe, unsafe = loops["tightened"]["runs_with_violation"], loops["nominal"]["runs_with_violation"]
+    study.target("tightened runs with a violation", 0, safe, safe == 0)
+    study.target("nominal runs with a violation", f"> {config.runs // 2}", unsafe, unsafe > config.runs / 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Figures and the self-contained HTML page of the three-tank study."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from controlrnn.checks import Array
+from controlrnn.data import Dataset
+from controlrnn.identification import FitResult
+from controlrnn.records import load_record, write_atomic
+from experiments._study import Study, table
+from experiments.three_tank import stages
+from experiments.three_tank.config import Config
+from mpc import Tightening
+from plants import MultiTank
+
+_COLOURS = {"nominal": "C1", "tightened": "C0"}
+
+
+def figures(
+    study: Study, config: Config, dataset: Dataset, fits: Mapping[str, FitResult], room: Tightening,
+    loops: Mapping[str, Mapping[str, Array]],
+) -> list[tuple[str, str]]:  # fmt: skip
+    """Draw everything; returns (name, caption) in the order of the report."""
+    drawn = [
+        ("excitation", "One of the experiments: the pumps move at random, the levels follow. No more is known.",
+         dataset.test[0].plot()),
+        ("fit", "A test record, which no model has seen, against free simulation; and how training went.",
+         fit_figure(dataset, fits)),
+        ("error_bound", "What a prediction can be off by, k steps after the model was re-initialised. The stack is the "
+         "tightening: calibrated model error, certified effects of re-initialisation and of the actuators. "
+         "Dots: the largest errors met on test records. Crosses: the largest differences that an attack by gradient "
+         "ascent reached, to be compared with the certified part.", bound_figure(study, config, room)),
+        ("washout", "Certified difference of two model runs that start anywhere in the reachable set and see inputs "
+         "within the actuators' accuracy: forgetting takes time, and what the inputs leave stays.",
+         washout_figure(study, config)),
+        ("closed_loop", "Closed loops near the limit of tank 1: every run, nominal and tightened, same noise and "
+         "disturbances.", loop_figure(config, room, loops)),
+    ]  # fmt: skip
+    for name, _, figure in drawn:
+        study.figure(name, figure)
+    return [(name, caption) for name, caption, _ in drawn]
+
+
+def fit_figure(dataset: Dataset, fits: Mapping[str, FitResult]) -> Figure:
+    """Measured and simulated levels of one test record, and the validation errors of training."""
+    record, outputs = dataset.test[0], MultiTank().outputs
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    panels = figure.subplots(len(outputs) + 1, 1)
+    hours = record.time / 3600
+    for i, signal in enumerate(outputs):
+        panels[i].plot(hours, record.y[:, i], color="0.6", lw=2.5, label="measured")
+        for name, fit in fits.items():
+            share = fit.scores["test"].fit_percent[i]
+            panels[i].plot(hours, fit.simulate(record)[:, i], lw=1, label=f"{name}, fit {share:.1f} %")
+        panels[i].set_ylabel(signal.label)
+        panels[i].legend(loc="best", fontsize="small")
+    panels[-2].set_xlabel("time [h]")
+    for name, fit in fits.items():
+        panels[-1].semilogy(fit.history["step"], fit.history["validation"], label=name)
+    panels[-1].set(xlabel="training step", ylabel="validation error [std]")
+    panels[-1].legend(fontsize="small")
+    return figure
+
+
+def bound_figure(study: Study, config: Config, room: Tightening) -> Figure:
+    """Parts of the tightening over the horizon, with realised errors and attacks."""
+    realised = load_record(study.path("realised.npz"), "realised", 1)[0]["largest"]
+    reached = load_record(study.path("attack.npz"), "attack", 1)[0]["gradient"][config.washout :]
+    outputs, steps = MultiTank().outputs, np.arange(config.horizon + 1)
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(outputs))
+    parts = (room.model_error, room.reinitialisation, room.input_error)
+    labels = ("model error (calibrated)", "re-initialisation (certified)", "input error (certified)")
+    certified = room.reinitialisation + room.input_error
+    for i, (panel, signal) in enumerate(zip(panels, outputs, strict=True)):
+        panel.stackplot(steps, [p[:, i] for p in parts], labels=labels, colors=("#9ecae1", "#fdae6b", "#fdd0a2"))
+        panel.plot(steps, certified[:, i], color="C3", lw=1, label="certified part alone")
+        panel.plot(steps, reached[:, i], "x", color="C3", ms=4, label="attack on the certified part")
+        panel.plot(steps, realised[:, i], ".", color="k", label="largest realised error")
+        panel.set(title=signal.name, xlabel="step", ylabel=f"error [{signal.unit}]", ylim=(0, None))
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=3)
+    return figure
+
+
+def washout_figure(study: Study, config: Config) -> Figure:
+    """The certificates over washout and prediction."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    panel = figure.subplots()
+    reached = load_record(study.path("attack.npz"), "attack", 1)[0]["gradient"]
+    for name, style, label in (
+        ("certificate", "-", "with actuator errors"),
+        ("certificate_initial", "--", "exact inputs"),
+    ):
+        bounds = stages.horizon_of(study.path(f"{name}.npz")).bounds
+        for i, signal in enumerate(MultiTank().outputs):
+            panel.semilogy(bounds[:, i], style, color=f"C{i}", label=f"{signal.name}, {label}")
+    for i in range(reached.shape[1]):
+        panel.semilogy(reached[:, i], ":", color=f"C{i}", lw=1, label="attack" if i == 0 else None)
+    panel.axvspan(config.washout, config.washout + config.horizon, color="0.9", label="prediction")
+    panel.set(xlabel="steps since the restart", ylabel="difference [cm]")
+    panel.legend(fontsize="x-small", ncols=2)
+    return figure
+
+
+def loop_figure(config: Config, room: Tightening, loops: Mapping[str, Mapping[str, Array]]) -> Figure:
+    """All closed loops: level of tank 1 with its limits, and the pumps of the first run."""
+    plant = MultiTank()
+    minutes = np.arange(config.control_steps + 1) * plant.dt / 60
+    limit = plant.outputs[0].upper
+    figure = Figure(figsize=(9, 7.5), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 2.2, 1])
+    for panel, (kind, data) in zip(panels, loops.items(), strict=False):
+        panel.plot(minutes, data["y"][:, :, 0].T, color=_COLOURS[kind], lw=0.6, alpha=0.7)
+        panel.step(minutes, data["reference"][0, :, 0], where="post", color="0.5", label="reference")
+        panel.axhline(limit, color="C3", label="limit")
+        if kind == "tightened":
+            for k, style in ((1, "--"), (room.horizon, ":")):
+                panel.axhline(limit - room.total[k, 0], color="C3", ls=style, label=f"tightened, step {k}")
+        violated = int((data["y"][:, :, 0] > limit).any(axis=1).sum())
+        panel.set(ylabel=plant.outputs[0].label, title=f"{kind}: {violated} of {len(data['y'])} runs above the limit")
+        panel.legend(fontsize="small", loc="lower center", ncols=4)
+    for kind, data in loops.items():
+        for j, style in enumerate(("-", "--")):
+            label = f"{plant.inputs[j].name}, {kind}"
+            panels[2].step(minutes[:-1], data["u"][0, :, j], style, where="post", color=_COLOURS[kind], label=label)
+    panels[2].set(xlabel="time [min]", ylabel="flow [L/min]")
+    panels[2].legend(fontsize="x-small", ncols=2)
+    return figure
+
+
+def write(study: Study, drawn: Sequence[tuple[str, str]], extra: Mapping[str, Any], promises: Sequence[str]) -> None:
+    """Write ``report.html``, with all figures inside."""
+    loops = extra["closed_loop"]
+    chosen = [r for r in study.rows if "fit_percent" in r]
+    fits = [
+        {"model": r["case"]}
+        | {f"fit, {s.name} [%]": float(v) for s, v in zip(MultiTank().outputs, r["fit_percent"], strict=True)}
+        | {"parameters": r.get("parameters")}
+        for r in chosen
+    ]
+    control = [{"controller": kind} | dict(row) for kind, row in loops.items()]
+    certificate = [{"quantity": k, "value": _text(v)} for k, v in extra["certificate"].items()]
+    coverage = [{"quantity": k, "value": _text(v)} for k, v in extra["coverage"].items()]
+    ratio = loops["tightened"]["cost"] / loops["nominal"]["cost"]
+    pictures = "\n".join(_picture(study, name, caption) for name, caption in drawn)
+    body = f"""
+<h1>Three tanks: from the first experiment to an MPC that keeps its limits</h1>
+<p>Chosen model: <b>{html.escape(extra["chosen"])}</b>. Nominal control broke the limit in
+<b>{loops["nominal"]["runs_with_violation"]} of {loops["nominal"]["runs"]}</b> runs, tightened control in
+<b>{loops["tightened"]["runs_with_violation"]} of {loops["tightened"]["runs"]}</b>. That costs: the tracking cost of the
+tightened controller is {ratio:.2f} times the nominal one, which saves its cost by being where it must not be.</p>
+<h2>What is promised</h2><ul>{"".join(f"<li>{html.escape(p)}</li>" for p in promises)}</ul>
+{pictures}
+<h2>Scores</h2>{_table(fits)}<h2>Closed loops</h2>{_table(control)}
+<h2>Certificate</h2>{_table(certificate)}<h2>Coverage on held-out records</h2>{_table(coverage)}
+<h2>Environment</h2>{_table([{"what": k, "value": _text(v)} for k, v in study.environment.items()])}
+"""
+    page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Three tanks</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+img {{ max-width: 100%; }} figure {{ margin: 1.5rem 0; }} figcaption {{ color: #555; }}
+table {{ border-collapse: collapse; }}
+td, th {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }}
+</style></head><body>{body}</body></html>
+"""
+    write_atomic(study.path("report.html"), page.encode())
+    study.say(table(control))
+
+
+def _picture(study: Study, name: str, caption: str) -> str:
+    data = base64.b64encode(study.path(f"{name}.png").read_bytes()).decode()
+    title = name.replace("_", " ").capitalize()
+    return (
+        f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(_text(v))}</td>" for v in r.values()) + "</tr>" for r in rows)
+    return f"<table><tr>{head}</tr>{lines}</table>"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple | np.ndarray):
+        return ", ".join(_text(v) for v in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,252 @@
+"""The stages of the road. Each writes its artefacts into the study's folder, so that a stopped run goes on there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from controlrnn.certification import (
+    Attack,
+    ContractionCertificate,
+    HorizonCertificate,
+    attack_horizon,
+    certify_contraction,
+    certify_horizon,
+    load_certificate,
+)
+from controlrnn.checks import Array
+from controlrnn.data import Dataset, Signal
+from controlrnn.export import load_system, save_system
+from controlrnn.identification import (
+    Callback,
+    FitResult,
+    SimulationError,
+    TqdmProgress,
+    identify,
+    identify_subspace,
+    score,
+)
+from controlrnn.models import ContractingR2DN, Elman, Model
+from controlrnn.systems import LureSystem
+from experiments.three_tank.config import Config
+from mpc import (
+    ClosedLoopSetup,
+    Coverage,
+    ModelError,
+    MonteCarloResult,
+    Predictor,
+    TightenedMPC,
+    Tightening,
+    Washout,
+    calibrate,
+    coverage_of,
+    monte_carlo,
+    nominal,
+    prediction_errors,
+    tighten,
+)
+from mpc.controller import Mode
+from plants import MultiTank, excitation, simulate
+
+
+def inflows(config: Config, rng: np.random.Generator, steps: int, tanks: int) -> Array:
+    """Unmeasured inflows, shape (steps, tanks) [L/min]: an AR(1) process of the configured size, cut at 3 sigma."""
+    memory = np.exp(-1 / 20)
+    w = np.empty((steps, tanks))
+    w[0] = rng.normal(size=tanks)
+    for t in range(1, steps):
+        w[t] = memory * w[t - 1] + np.sqrt(1 - memory**2) * rng.normal(size=tanks)
+    return np.asarray(config.inflow * np.clip(w, -3, 3))
+
+
+def experiments(config: Config, seed: int) -> Dataset:
+    """Excite the plant and deal the records out by trajectory."""
+    plant, n = MultiTank(), sum(config.records)
+    seeds = np.random.SeedSequence(seed).spawn(n + 1)
+    u = np.stack([
+        excitation.random_steps(config.samples, config.excitation, hold=(4, 40), seed=int(s.generate_state(1)[0]))
+        for s in seeds[:-1]
+    ])  # fmt: skip
+    rng = np.random.default_rng(seeds[-1])
+    w = np.stack([inflows(config, rng, config.samples, plant.nx) for _ in range(n)])
+    records: Any = simulate(plant, u, noise_std=config.noise, disturbance=w, seed=int(rng.integers(2**31)))
+    return Dataset.split(records, config.records, seed=seed)
+
+
+def candidates(seed: int) -> dict[str, Model]:
+    """The models that are compared."""
+    return {
+        "contracting R2DN": ContractingR2DN(nu=2, ny=3, nx=4, nv=4, layers=(12,), seed=seed),
+        "Elman": Elman(nu=2, ny=3, nx=12, seed=seed),
+    }
+
+
+def train(model: Model, dataset: Dataset, config: Config, checkpoint: Path, label: str, seed: int) -> FitResult:
+    """Identify one model."""
+    bar: Callback = TqdmProgress(label)
+    return identify(
+        model, dataset, loss=SimulationError(washout=config.washout), steps=config.steps, window=config.washout + 150,
+        batch_size=16, learning_rate=5e-3, seed=seed, checkpoint=checkpoint, callbacks=(bar,),
+    )  # fmt: skip
+
+
+def linear_baseline(dataset: Dataset, config: Config) -> Array:
+    """Fit [%] per output of a subspace model of the same order on the test records."""
+    system = identify_subspace(dataset.train, 4).system
+    return np.asarray(score(system, dataset.test, skip=config.washout).fit_percent)
+
+
+def predictor(system: LureSystem, config: Config) -> Predictor:
+    """The model with its channels; the controller stays within the excited range of the pumps, where data exist."""
+    plant = MultiTank()
+    inputs = tuple(
+        Signal(s.name, s.unit, low, high) for s, (low, high) in zip(plant.inputs, config.excitation, strict=True)
+    )
+    return Predictor(system, inputs, plant.outputs)
+
+
+def observer(system: LureSystem, contraction: ContractionCertificate, config: Config) -> Washout:
+    """Re-initialisation: the model is washed in with the recorded inputs at every sample."""
+    return Washout(predictor(system, config), config.washout, contraction=contraction, input_error=config.actuator)
+
+
+def contraction(system: LureSystem, dataset: Dataset, config: Config) -> ContractionCertificate:
+    """A metric in which the model forgets, not at the very fastest rate: its metric would be ill conditioned."""
+    sizes = np.std(np.concatenate([r.y for r in dataset.train]), axis=0)
+    scales: dict[str, Any] = {"input_scale": config.half_range, "output_scale": sizes}
+    best = certify_contraction(system, **scales)
+    return certify_contraction(system, best.rate + 0.1 * (1 - best.rate), **scales)
+
+
+def horizon_certificates(
+    system: LureSystem, watch: Washout, config: Config
+) -> tuple[HorizonCertificate, HorizonCertificate]:
+    """Washout and prediction as one horizon, with and without input errors."""
+    start, total = watch.restart, config.washout + config.horizon
+    both = tuple(
+        certify_horizon(
+            system, total, initial_radius=start.radius, metric=start.metric, input_radius=radius,
+            focus=[config.washout, total], iterations=config.certificate_iterations,
+        )
+        for radius in (config.actuator, 0.0)
+    )  # fmt: skip
+    return both[0], both[1]
+
+
+def attack(system: LureSystem, certificate: HorizonCertificate, config: Config, starts: int, seed: int) -> Attack:
+    """Look for the worst pairs of trajectories: what the certificate has to bear."""
+    low, high = (np.array(side) for side in zip(*config.excitation, strict=True))
+    return attack_horizon(
+        system, certificate.horizon, initial_radius=certificate.initial_radius, metric=certificate.metric,
+        input_radius=certificate.input_radius, input_range=(low, high), starts=starts, steps=30, seed=seed,
+    )  # fmt: skip
+
+
+def model_error(system: LureSystem, watch: Washout, dataset: Dataset, config: Config) -> ModelError:
+    """Calibrate on records that nothing else has seen."""
+    return calibrate(
+        system, dataset.calibration, horizon=config.horizon, washout=config.washout, coverage=config.coverage,
+        scale_trajectories=dataset.validation, initial_state=watch.initial_state,
+    )  # fmt: skip
+
+
+def tightening(error: ModelError, folder: Path, watch: Washout) -> Tightening:
+    """Put calibrated and certified parts together."""
+    joint, initial = (horizon_of(folder / name) for name in ("certificate.npz", "certificate_initial.npz"))
+    return tighten(error, joint, observer=watch, initial_only=initial)
+
+
+def coverage_of_total(
+    room: Tightening, watch: Washout, dataset: Dataset, config: Config, seed: int
+) -> tuple[Coverage, Array]:
+    """Coverage of the total bound on the test records, and the largest realised error, shape (horizon + 1, ny).
+
+    The controller knows commands, not flows: the recorded inputs are put off by errors within the actuator's bound.
+    """
+    rng = np.random.default_rng(seed)
+    errors = [
+        prediction_errors(
+            watch,
+            replace(r, u=r.u + rng.uniform(-config.actuator, config.actuator, r.u.shape)),
+            horizon=config.horizon,
+        )
+        for r in dataset.test
+    ]
+    return coverage_of(room.total, errors), np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
+
+
+def steady_input(config: Config, level: float) -> Array:
+    """Pumps that hold tank 1 at ``level`` [cm], shape (2,) [L/min]."""
+    plant = MultiTank()
+    flow = brentq(lambda q: plant.equilibrium(np.array([q, config.pump_2]))[0] - level, 0.5, 3.0)
+    return np.array([flow, config.pump_2])
+
+
+def reference(config: Config) -> Array:
+    """Steady states with tank 1 at the wanted levels, shape (control_steps, 3) [cm]."""
+    plant = MultiTank()
+    wanted = [plant.equilibrium(steady_input(config, level)) for level in config.levels]
+    # The level at the limit takes the longest part: that is where the plant earns its money.
+    shares = np.array([0.15, 0.65, 0.2])
+    counts = np.diff(np.round(np.cumsum([0, *shares]) * config.control_steps).astype(int))
+    return np.concatenate([np.tile(y, (n, 1)) for y, n in zip(wanted, counts, strict=True)])
+
+
+def build(folder: Path, config: Config, tightened: bool) -> ClosedLoopSetup:
+    """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it."""
+    system = load_system(folder / "model.npz")
+    watch = observer(system, contraction_of(folder / "contraction.npz"), config)
+    room = (
+        Tightening.load(folder / "tightening.npz") if tightened else nominal(system.digest, config.horizon, system.ny)
+    )
+    # The nominal controller gets the best that practice knows without tightening: limits that follow the disturbance
+    # estimate. The tightened one keeps limits by the full model error, so the estimate only moves its reference.
+    controller = TightenedMPC(
+        watch.predictor, watch, room, output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
+        mode=Mode.GUARANTEED if tightened else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
+    )  # fmt: skip
+    plant, wanted = MultiTank(), reference(config)
+    options: Mapping[str, Any] = {
+        "reference": wanted, "steps": config.control_steps, "x0": wanted[0],
+        "warm_up": config.washout, "warm_up_input": steady_input(config, config.levels[0]),
+        "noise_std": config.noise, "input_error": config.actuator,
+        "disturbance": functools.partial(_drawn_inflows, config),
+    }  # fmt: skip
+    return ClosedLoopSetup(plant, controller, options)
+
+
+def closed_loops(
+    folder: Path, config: Config, tightened: bool, seed: int, progress: Callable[[int, int], None]
+) -> MonteCarloResult:
+    """Many closed loops; nominal and tightened see the same noise and disturbances."""
+    seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
+    return monte_carlo(functools.partial(build, folder, config, tightened), seeds, workers=2, progress=progress)
+
+
+def save_model(system: LureSystem, folder: Path) -> None:
+    """The chosen model, as deployed."""
+    save_system(system, folder / "model.npz")
+
+
+def _drawn_inflows(config: Config, rng: np.random.Generator) -> Array:
+    return inflows(config, rng, config.control_steps, 3)
+
+
+def horizon_of(path: Path) -> HorizonCertificate:
+    """Read a horizon certificate."""
+    certificate = load_certificate(path)
+    assert isinstance(certificate, HorizonCertificate)
+    return certificate
+
+
+def contraction_of(path: Path) -> ContractionCertificate:
+    """Read a contraction certificate."""
+    certificate = load_certificate(path)
+    assert isinstance(certificate, ContractionCertificate)
+    return certificate
