@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from controlrnn.errors import SettingError
-from controlrnn.systems import LureSystem
+from controlrnn.systems import System
 
 
 class Symbolic(StrEnum):
@@ -16,7 +16,7 @@ class Symbolic(StrEnum):
     MX = "MX"
 
 
-def to_casadi(system: LureSystem, *, symbolic: Symbolic | str = Symbolic.SX) -> tuple[Any, Any]:
+def to_casadi(system: System, *, symbolic: Symbolic | str = Symbolic.SX) -> tuple[Any, Any]:
     """The step and output map as ``casadi.Function``.
 
     Args:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 
 from controlrnn.errors import FileFormatError, SettingError
-from controlrnn.records import load_record, save_record
-from controlrnn.systems import MATRICES, LureSystem
+from controlrnn.records import peek_record, save_record
+from controlrnn.systems import GatedSystem, LureSystem, System
 
-_KIND, _VERSION = "lure-system", 1
+_VERSION = 1
+_KINDS: dict[str, type[LureSystem] | type[GatedSystem]] = {kind.KIND: kind for kind in (LureSystem, GatedSystem)}
 
 
-def save_system(system: LureSystem, path: str | os.PathLike[str]) -> None:
+def save_system(system: System, path: str | os.PathLike[str]) -> None:
     """Write a frozen system; `load_system` restores it bit for bit.
 
     Raises:
@@ -19,26 +20,21 @@ def save_system(system: LureSystem, path: str | os.PathLike[str]) -> None:
     """
     if not system.is_frozen:
         raise SettingError("save_system needs a frozen system, got one of tensors: call model.freeze() first")
-    meta = {
-        "activation": str(system.activation),
-        "layers": list(system.layers),
-        "dt": system.dt,
-        "digest": system.digest,
-    }
-    save_record(path, _KIND, _VERSION, {name: getattr(system, name) for name in MATRICES}, meta)
+    arrays, meta = system.record()
+    save_record(path, system.KIND, _VERSION, arrays, {**meta, "digest": system.digest})
 
 
-def load_system(path: str | os.PathLike[str]) -> LureSystem:
+def load_system(path: str | os.PathLike[str]) -> LureSystem | GatedSystem:
     """Read a system written by `save_system`.
 
     Raises:
         FileFormatError: Not a system file, or its content was altered.
     """
-    arrays, meta = load_record(path, _KIND, _VERSION)
+    kind, arrays, meta = peek_record(path, _VERSION)
+    if kind not in _KINDS:
+        raise FileFormatError(f"{path} must hold a system ({', '.join(_KINDS)}), got a {kind!r}: pass a model file")
     try:
-        matrices = {name: arrays[name] for name in MATRICES}
-        system = LureSystem(**matrices, activation=meta["activation"], layers=tuple(meta["layers"]), dt=meta["dt"])
-        expected = meta["digest"]
+        system, expected = _KINDS[kind].from_record(arrays, meta), meta["digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} does not hold a complete system ({error}): save it again") from error
     if system.digest != expected:

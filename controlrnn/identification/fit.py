@@ -100,7 +100,7 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start) -> None:
     if not can:
         raise SettingError(f"{type(model).__name__} cannot start at a linear model: use start='auto' or 'as_is'")
     # A prescribed contraction rate limits the poles; a feedthrough is only there where the model has one.
-    limit = 0.995 * float(getattr(getattr(model, "core", None), "rate", 1.0))
+    limit = 0.995 * float(getattr(model, "rate", 1.0))
     try:
         linear = identify_subspace(
             dataset.train, model.nx, strictly_proper=getattr(model, "D22", None) is None, max_radius=limit,

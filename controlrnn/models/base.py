@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from typing import Generic, Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from controlrnn.checks import count, positive
 from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
-from controlrnn.systems import MATRICES, LureSystem
+from controlrnn.models.guarantee import Guarantee, Promise
+from controlrnn.systems import LureSystem, System
+
+S = TypeVar("S", bound=System, default=LureSystem)
 
 
-class Model(nn.Module):
-    """Base class of the trainable models.
+class Model(nn.Module, Generic[S]):
+    """Base class of the trainable models. ``S`` is the kind of system: `LureSystem` but for the gated models.
 
     A model works on *scaled* signals: `system`, `forward` and the states are in scaled units; `freeze` folds
     ``input_scaler`` and ``output_scaler`` in. `identify` sets the scalers and ``dt`` from the data.
@@ -39,7 +44,7 @@ class Model(nn.Module):
         self.input_scaler, self.output_scaler = Scaler.identity(nu), Scaler.identity(ny)
 
     @abstractmethod
-    def system(self) -> LureSystem:
+    def system(self) -> S:
         """The explicit system of tensors, in scaled units; gradients reach the direct parameters."""
 
     def forward(self, u: Tensor, x0: Tensor | None = None) -> Tensor:
@@ -47,18 +52,45 @@ class Model(nn.Module):
         y: Tensor = self.system().simulate(u, x0)[0]
         return y
 
-    def freeze(self) -> LureSystem:
+    def freeze(self) -> S:
         """The system as deployed: float64, read-only, physical units.
 
         The explicit matrices are recomputed in float64 from the (exactly representable) trained parameters, so that a
         guarantee by construction does not suffer from the precision of the training.
         """
-        twin = copy.deepcopy(self).to(device="cpu", dtype=torch.float64)
         with torch.no_grad():
-            explicit = twin.system()
-        matrices = {name: getattr(explicit, name).detach().numpy() for name in MATRICES}
-        scaled = LureSystem(**matrices, activation=explicit.activation, layers=explicit.layers, dt=self.dt)
-        return scaled.scaled(self.input_scaler, self.output_scaler)
+            explicit = self._twin().system().frozen()
+        return explicit.scaled(self.input_scaler, self.output_scaler)
+
+    def guarantee(self) -> Guarantee | None:
+        """What the parameterisation promises of the frozen system, as numbers to verify; None: nothing.
+
+        `controlrnn.certification.certify_by_construction` turns it into certificates.
+        """
+        twin = self._twin()
+        with torch.no_grad():
+            promise, explicit = twin._promise(), twin.system()
+        if promise is None or not isinstance(explicit, LureSystem):
+            return None
+        return promise.numbers(explicit.activation, self.input_scaler, self.output_scaler)
+
+    def penalty(self, progress: float) -> Tensor | None:  # noqa: ARG002  # for those who have one
+        """What training adds to the loss at ``progress`` in [0, 1], such as a barrier; None: nothing."""
+        return None
+
+    def after_step(self, before: list[Tensor]) -> None:
+        """Bring the parameters back to where the guarantee holds; called after every optimiser step.
+
+        Args:
+            before: The parameters before the step, in order of ``parameters()``.
+        """
+
+    def _promise(self) -> Promise | None:
+        """The guarantee in scaled units, for slopes in [0, 1]."""
+        return None
+
+    def _twin(self) -> Self:
+        return copy.deepcopy(self).to(device="cpu", dtype=torch.float64)
 
     def set_units(self, inputs: Scaler, outputs: Scaler, dt: float) -> None:
         """Declare which physical signals the scaled ones stand for, and the sample time [s].

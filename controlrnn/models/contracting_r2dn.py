@@ -21,6 +21,7 @@ from controlrnn.checks import Array, count
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, generator, lure, normal
 from controlrnn.models.contracting_linear import ContractingLinear
+from controlrnn.models.guarantee import Promise, metric_of
 from controlrnn.models.linear_start import put_linear
 from controlrnn.models.sandwich import SandwichNetwork
 from controlrnn.systems import Activation, LureSystem
@@ -52,6 +53,7 @@ class ContractingR2DN(Model):
         self.activation = Activation(activation)
         rng = generator(seed)
         self.core = ContractingLinear(nx, rate, rng)
+        self.rate = self.core.rate
         self.phi = SandwichNetwork(count("nv", nv), nv, tuple(count("layers", n) for n in layers), rng)
         self.C1 = normal(rng, nv, nx, std=nx**-0.5)
         self.D12 = normal(rng, nv, nu, std=nu**-0.5)
@@ -78,7 +80,7 @@ class ContractingR2DN(Model):
     def system(self) -> LureSystem:
         """The explicit system, in scaled units."""
         B1i = self.B1i
-        E, F, _ = self.core.implicit(self.C1.T @ self.C1, B1i @ B1i.T)
+        E, F, _ = self._implicit()
         AB = torch.linalg.solve(E, torch.cat([F, B1i], dim=1))
         A, B1 = AB[:, : self.nx], AB[:, self.nx :]
         net = self.phi.fold()
@@ -106,9 +108,18 @@ class ContractingR2DN(Model):
     @torch.no_grad()
     def _start_at(self, A: Array) -> Array:
         A = self.core.start_at(A, self._G1())
-        E, _, _ = self.core.implicit(self.C1.T @ self.C1)
+        E, _, _ = self._implicit()
         self.gain.copy_(0.1 * torch.linalg.svdvals(E).mean())
         return A
+
+    def _implicit(self) -> tuple[Tensor, Tensor, Tensor]:
+        B1i = self.B1i
+        G: Tensor = torch.block_diag(self.C1.T @ self.C1, B1i @ B1i.T)  # type: ignore[no-untyped-call]
+        return self.core.implicit(G)
+
+    def _promise(self) -> Promise:
+        E, _, P = self._implicit()
+        return Promise(metric_of(E, P), self.phi.fold().multipliers, self.core.rate)
 
     def _G1(self) -> Array:
         C1 = self.C1.detach().double().numpy()

@@ -11,6 +11,7 @@ from torch import nn
 from controlrnn.checks import Array
 from controlrnn.models.base import Model, generator, lure, normal
 from controlrnn.models.contracting_linear import ContractingLinear
+from controlrnn.models.guarantee import Promise, metric_of
 from controlrnn.models.linear_start import put_linear
 from controlrnn.systems import LureSystem
 
@@ -34,6 +35,7 @@ class LTI(Model):
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         rng = generator(seed)
         self.core = ContractingLinear(nx, rate, rng)
+        self.rate = self.core.rate
         self.B2 = normal(rng, nx, nu, std=0.3 * nu**-0.5)
         self.C2 = normal(rng, ny, nx, std=nx**-0.5)
         self.D22 = nn.Parameter(torch.zeros(ny, nu)) if feedthrough else None
@@ -45,6 +47,10 @@ class LTI(Model):
         E, F, _ = self.core.implicit()
         A = torch.linalg.solve(E, F)
         return lure(A=A, B2=self.B2, bx=self.bx, C2=self.C2, D22=self.D22, by=self.by, dt=self.dt)
+
+    def _promise(self) -> Promise:
+        E, _, P = self.core.implicit()
+        return Promise(metric_of(E, P), E.new_zeros(0), self.core.rate)
 
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start at the linear model (A, B, C, D), given in scaled units; see `put_linear`."""

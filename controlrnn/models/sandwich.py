@@ -7,7 +7,12 @@ A layer n_in -> n with free U (n, n), V (n_in, n), d (n), b (n):
     Z = U - U' + V'V,   A' = (I + Z)^-1 (I - Z),   B' = -2 V (I + Z)^-1,   so that A A' + B B' = I,
     h -> sqrt2 A' Psi s(sqrt2 Psi^-1 B h + b),     Psi = diag(exp d);
 
-the last layer is linear, h -> B h + b. The multiplier that proves it 1-Lipschitz is Psi^2.
+the last layer is linear, h -> B h + b. The multiplier that proves it 1-Lipschitz is Psi^2:
+
+    |h|^2 - |out|^2 - 2 w'Psi^2 (v - w) = |h - sqrt2 B'Psi w|^2 >= 0      (differences of two evaluations)
+
+That is only semidefinite. Both sqrt2 carry a factor just below one here, which adds 2 (1 - factor^2) |Psi w|^2, so that
+the inequality survives rounding.
 """
 
 from __future__ import annotations
@@ -20,12 +25,15 @@ from torch import Tensor, nn
 
 from controlrnn.models.base import normal
 
+_ROOT = (2 * (1 - 1e-6)) ** 0.5
+
 
 @dataclass(frozen=True, eq=False)
 class Folded:
     """A network h -> y with the maps between its activations multiplied out.
 
-    v = Cin h + D11 w + bv,  w = s(v),  y = Cout w + bout. Shapes: Cin (nv, n_in), D11 (nv, nv), Cout (n_out, nv).
+    v = Cin h + D11 w + bv,  w = s(v),  y = Cout w + bout. Shapes: Cin (nv, n_in), D11 (nv, nv), Cout (n_out, nv);
+    multipliers (nv,) prove |dy| <= |dh|.
     """
 
     Cin: Tensor
@@ -33,6 +41,7 @@ class Folded:
     bv: Tensor
     Cout: Tensor
     bout: Tensor
+    multipliers: Tensor
     layers: tuple[int, ...]
 
 
@@ -82,18 +91,19 @@ class SandwichNetwork(nn.Module):
         back: Tensor | None = None  # the map from the last activation to the next layer's input
         for cayley, d, n in zip(self.maps, self.d, self.layers, strict=False):
             A, B = cayley.pair()  # type: ignore[operator]  # ModuleList forgets the type of its members
-            psi = torch.exp(d)[:, None]
-            into = 2**0.5 * B / psi
+            psi = torch.exp(_bounded(d))[:, None]
+            into = _ROOT * B / psi
             Cin.append(into if back is None else into.new_zeros(n, Cin[0].shape[1]))
             done = sum(self.layers[: len(rows)])
             left = into.new_zeros(n, done) if back is None else _pad_left(into @ back, done)
             rows.append(torch.cat([left, into.new_zeros(n, sum(self.layers) - done)], dim=1))
-            back = 2**0.5 * A.T * psi.T
+            back = _ROOT * A.T * psi.T
         _, B_out = self.maps[-1].pair()  # type: ignore[operator]
         assert back is not None
         return Folded(
             torch.cat(Cin), torch.cat(rows), torch.cat(list(self.b)),
-            _pad_left(B_out @ back, sum(self.layers)), self.b_out, self.layers,
+            _pad_left(B_out @ back, sum(self.layers)), self.b_out,
+            torch.exp(2 * _bounded(torch.cat(list(self.d)))), self.layers,
         )  # fmt: skip
 
     def forward(self, h: Tensor) -> Tensor:
@@ -108,6 +118,11 @@ class SandwichNetwork(nn.Module):
             w.append(torch.tanh(layer))
             start += n
         return torch.cat(w, -1) @ net.Cout.T + net.bout
+
+
+def _bounded(d: Tensor) -> Tensor:
+    """Keeps the multipliers between 1e-9 and 1e9, which no network needs to leave."""
+    return d.clamp(-10.0, 10.0)
 
 
 def _pad_left(block: Tensor, width: int) -> Tensor:

@@ -1,6 +1,8 @@
 """What a model is: systems that run on numpy, torch and CasADi from one set of equations."""
 
 from controlrnn.systems.activations import Activation
+from controlrnn.systems.gated import Cell, GatedSystem
 from controlrnn.systems.lure import MATRICES, LureSystem
+from controlrnn.systems.system import System
 
-__all__ = ["MATRICES", "Activation", "LureSystem"]
+__all__ = ["MATRICES", "Activation", "Cell", "GatedSystem", "LureSystem", "System"]

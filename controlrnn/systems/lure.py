@@ -12,18 +12,21 @@ acyclic REN has layers of one neuron; an R2DN folds its feed-forward network int
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controlrnn.checks import as_array, positive, read_only
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.records import digest
 from controlrnn.systems.activations import Activation
-from controlrnn.systems.ops import Value, ops_for
+from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
 
 MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22", "by")
 
@@ -57,6 +60,8 @@ class LureSystem:
         DataError: A frozen matrix is not finite.
         SettingError: ``layers`` does not add up, or D11 has an entry that would make the system implicit.
     """
+
+    KIND: ClassVar[str] = "lure-system"
 
     A: Value
     B1: Value
@@ -144,8 +149,22 @@ class LureSystem:
         """SHA-256 of everything that defines a frozen system; two systems with the same digest behave identically."""
         if not self.is_frozen:
             raise SettingError("only a frozen system has a digest: call model.freeze() first")
+        return digest(*self.record())
+
+    def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and JSON values that define a frozen system."""
         meta = {"activation": str(self.activation), "layers": list(self.layers), "dt": self.dt}
-        return digest({name: getattr(self, name) for name in MATRICES}, meta)
+        return {name: getattr(self, name) for name in MATRICES}, meta
+
+    @classmethod
+    def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> LureSystem:
+        """The inverse of `record`."""
+        matrices = {name: arrays[name] for name in MATRICES}
+        return cls(**matrices, activation=meta["activation"], layers=tuple(meta["layers"]), dt=meta["dt"])
+
+    def frozen(self) -> LureSystem:
+        """The same system with float64 arrays instead of tensors."""
+        return replace(self, **{name: to_numpy(getattr(self, name)) for name in MATRICES})
 
     def neurons(self, x: Value, drive: Value) -> Value:
         """Neuron outputs w (..., nv) from states x (..., nx) and ``drive = D12 u + bv`` (..., nv)."""
@@ -185,7 +204,7 @@ class LureSystem:
         Raises:
             ShapeError: ``u`` or ``x0`` does not fit.
         """
-        x = self._initial_state(u, x0)
+        x = initial_state(self, u, x0)
         ops = ops_for(u)
         drive, push = u @ self.D12.T + self.bv, u @ self.B2.T + self.bx
         states, outputs = [x], []
@@ -218,18 +237,7 @@ class LureSystem:
         )
 
     def _initial_state(self, u: Value, x0: Value) -> Value:
-        if len(u.shape) not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
-            raise ShapeError(
-                f"u must have shape (T, nu) = (T, {self.nu}) or (B, T, {self.nu}), got {tuple(u.shape)}: "
-                "check the input columns"
-            )
-        shape = (*u.shape[:-2], self.nx)
-        zeros = ops_for(u).zeros(shape, u)
-        if x0 is None:
-            return zeros
-        if tuple(x0.shape) not in ((self.nx,), shape):
-            raise ShapeError(f"x0 must have shape {shape} or ({self.nx},), got {tuple(x0.shape)}: one state per record")
-        return x0 + zeros
+        return initial_state(self, u, x0)
 
 
 def _shapes(nx: int, nu: int, ny: int, nv: int) -> dict[str, tuple[int, ...]]:

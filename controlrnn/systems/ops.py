@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from controlrnn.errors import ShapeError
+
 # A matrix or vector of any backend. numpy, torch and CasADi share no common base class.
 Value = Any
 
@@ -146,3 +148,28 @@ def ops_for(value: Value) -> Ops:
     if package == "casadi":
         return CASADI
     return NUMPY
+
+
+def to_numpy(value: Value) -> Any:
+    """A float64 array of a tensor (detached, from any device) or array."""
+    return np.asarray(value.detach().cpu() if ops_for(value) is TORCH else value, dtype=np.float64)
+
+
+def initial_state(system: Any, u: Value, x0: Value) -> Value:
+    """The state (..., nx) that a run with inputs ``u`` (..., T, nu) starts from, after checking both.
+
+    Raises:
+        ShapeError: ``u`` or ``x0`` does not fit ``system``.
+    """
+    if len(u.shape) not in (2, 3) or u.shape[-1] != system.nu or u.shape[-2] < 1:
+        raise ShapeError(
+            f"u must have shape (T, nu) = (T, {system.nu}) or (B, T, {system.nu}), got {tuple(u.shape)}: "
+            "check the input columns"
+        )
+    shape = (*u.shape[:-2], system.nx)
+    zeros = ops_for(u).zeros(shape, u)
+    if x0 is None:
+        return zeros
+    if tuple(x0.shape) not in ((system.nx,), shape):
+        raise ShapeError(f"x0 must have shape {shape} or ({system.nx},), got {tuple(x0.shape)}: one state per record")
+    return x0 + zeros

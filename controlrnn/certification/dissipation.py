@@ -1,0 +1,134 @@
+"""Incremental dissipation: what two trajectories can gain from each other is bounded by what their inputs supply.
+
+    |dx+|_P^2 <= rate^2 |dx|_P^2 + dy'Q dy + 2 du'S dy + du'R du
+
+as blkdiag(rate^2 P, 0, 0) + supply - T'PT - S(lambda) >= 0 on z = (dx, du, dw), with one P and one set of diagonal
+multipliers. (Revay, Wang, Manchester, "Recurrent equilibrium networks", TAC 2023, def. 2 and th. 1; passivity, gain and
+output-strict variants are choices of Q, S, R.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.psd import UNIT, proven_margin
+from controlrnn.checks import Array, as_array, read_only
+from controlrnn.errors import CertificationError, SettingError
+from controlrnn.systems import LureSystem
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DissipationCertificate(Certificate):
+    """Differences of trajectories dissipate the supply (Q, S, R), in physical units.
+
+    Args:
+        rate: In (0, 1].
+        metric: P, shape (nx, nx), positive definite.
+        multipliers: Shape (nv,).
+        Q: Shape (ny, ny), symmetric.
+        S: Shape (nu, ny).
+        R: Shape (nu, nu), symmetric.
+    """
+
+    KIND: ClassVar[str] = "dissipation-certificate"
+
+    rate: float
+    metric: Array
+    multipliers: Array
+    Q: Array
+    S: Array
+    R: Array
+
+    def __post_init__(self) -> None:
+        for name in self._names():
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    @classmethod
+    def prove(
+        cls, system: LureSystem, *, metric: Array, multipliers: Array, rate: float, method: str, **claim: Any
+    ) -> Self:
+        """The certificate of given numbers, after proving it.
+
+        Args:
+            system: A frozen system.
+            metric: P, shape (nx, nx).
+            multipliers: Shape (nv,).
+            rate: In (0, 1].
+            method: Where the numbers come from, for the record.
+            claim: The remaining fields of the certificate.
+
+        Raises:
+            CertificationError: They do not prove it.
+        """
+        if not system.is_frozen:
+            raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
+        P = as_array("metric", metric, (system.nx, system.nx))
+        certificate = cls(
+            system_digest=system.digest, method=method, solver_status="", margin=0.0, versions=current_versions(),
+            rate=float(rate), metric=0.5 * (P + P.T), multipliers=as_array("multipliers", multipliers, (system.nv,)),
+            **claim,
+        )  # fmt: skip
+        return replace(certificate, margin=certificate.verify(system))
+
+    def storage(self, dx: Array) -> float:
+        """The stored difference |dx|_P^2 of two states that differ by ``dx`` (nx,): what the supply has to cover."""
+        return float(dx @ self.metric @ dx)
+
+    def _prove(self, system: LureSystem) -> float:
+        if not 0 < self.rate <= 1 or not np.array_equal(self.metric, self.metric.T):
+            raise CertificationError(f"rate must lie in (0, 1] and metric be symmetric, got rate {self.rate}")
+        if (self.multipliers < 0).any():
+            raise CertificationError("multipliers must be >= 0: the certificate was altered")
+        shapes = {"Q": (system.ny, system.ny), "S": (system.nu, system.ny), "R": (system.nu, system.nu)}
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise CertificationError(f"{name} must have shape {shape}, got {getattr(self, name).shape}")
+        margin = min(proven_margin(self.metric, 0 * self.metric), self._inequality(system))
+        if not margin > 0:
+            raise CertificationError("the dissipation inequality is not proven: certify again", margin=margin)
+        return float(margin)
+
+    def _inequality(self, system: LureSystem) -> float:
+        form = IncrementalForm.of(system)
+        P, lam, n, nu = self.metric, self.multipliers, form.nx, form.nu
+        pick = np.zeros((nu, form.nz))
+        pick[:, n : n + nu] = np.eye(nu)
+        z = np.vstack([form.Y, pick])
+        supply = np.block([[self.Q, self.S.T], [self.S, self.R]])
+        kept = form.supply(self.rate**2 * P, np.zeros(nu))
+        M = kept + z.T @ supply @ z - form.T.T @ P @ form.T - form.multiplier_form(lam)
+        # The same with absolute values bounds every intermediate result, so its rounding (as in `stage_margin`).
+        sector = np.abs(form.lower).T @ (lam[:, None] * np.abs(form.upper))
+        size = np.abs(kept) + np.abs(z).T @ np.abs(supply) @ np.abs(z) + sector + sector.T
+        size = size + np.abs(form.T).T @ np.abs(P) @ np.abs(form.T)
+        inner = 2 * max(n, system.ny + nu) + form.nv + 12
+        return proven_margin(0.5 * (M + M.T), 2 * inner * UNIT * size)
+
+    def summary(self) -> str:
+        """What is claimed, in words and numbers."""
+        return (
+            f"Dissipation certificate for system {self.system_digest[:12]}: differences of trajectories dissipate the "
+            f"supply (Q, S, R), |Q| = {np.linalg.norm(self.Q, 2):.3g}, |S| = {np.linalg.norm(self.S, 2):.3g}, "
+            f"|R| = {np.linalg.norm(self.R, 2):.3g}, at rate {self.rate:.5f}. "
+            f"Proven in float64, smallest relative pivot {self.margin:.2g}."
+        )
+
+    def _names(self) -> tuple[str, ...]:
+        return ("metric", "multipliers", "Q", "S", "R")
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {name: getattr(self, name) for name in self._names()}
+
+    def _meta(self) -> dict[str, Any]:
+        return {"rate": self.rate}
+
+    @classmethod
+    def _restore(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]) -> Self:
+        values: dict[str, Any] = {**common, **meta, **arrays}
+        return cls(**values)

@@ -1,0 +1,56 @@
+"""A positive definite matrix for every value of its free parameters, in polar form.
+
+    H = p^2 X'X / |X|_F^2 + eps (1 + p^2 / m) I,      X (m, m), p a number
+
+The size p is apart from the direction X, as in the code of Revay, Wang, Manchester ("Recurrent equilibrium networks",
+TAC 2023). Their eps is absolute; here it grows with H, so that the condition of H stays below m / eps whatever the
+parameters, and an inequality H > 0 survives the rounding of everything that is computed from it in float64. Training in
+float32 does no harm: the matrices are computed anew in float64 from the trained parameters.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from controlrnn.checks import Array
+from controlrnn.errors import SettingError
+
+EPS = 1e-5
+
+
+class PositiveDefinite(nn.Module):
+    """A positive definite matrix (m, m), the identity at the start."""
+
+    def __init__(self, m: int) -> None:
+        super().__init__()
+        self.m = m
+        self.X = nn.Parameter(torch.empty(m, m))
+        self.p = nn.Parameter(torch.empty(()))
+        self.start_at(np.eye(m))
+
+    def matrix(self) -> Tensor:
+        """H, shape (m, m)."""
+        X, size = self.X, self.p**2
+        eye = torch.eye(self.m, dtype=X.dtype, device=X.device)
+        return size / (X**2).sum() * (X.T @ X) + EPS * (1 + size / self.m) * eye
+
+    @torch.no_grad()
+    def start_at(self, H: Array) -> None:
+        """Set the parameters so that `matrix` returns ``H`` (m, m).
+
+        Raises:
+            SettingError: ``H`` is too close to semidefinite.
+        """
+        size = max((float(np.trace(H)) - self.m * EPS) / (1 + EPS), 0.0)
+        try:
+            X = np.linalg.cholesky(H - EPS * (1 + size / self.m) * np.eye(self.m)).T
+        except np.linalg.LinAlgError as error:
+            low = float(np.linalg.eigvalsh(H)[0])
+            raise SettingError(
+                f"the inequality behind the guarantee must hold with room to spare, got smallest eigenvalue {low:.3g} "
+                f"at mean {size / self.m:.3g}: start from a model that contracts faster or has less gain"
+            ) from error
+        self.X.copy_(torch.as_tensor(X))
+        self.p.copy_(torch.as_tensor(size**0.5))

@@ -1,0 +1,119 @@
+"""What a model promises by construction, as plain numbers that a verifier can check without trusting the model.
+
+With the metric P, the multipliers lambda of the neurons (as in `controlrnn.certification.incremental`) and the supply
+s(du, dy) = dy'Q dy + 2 du'S dy + du'R du, any two trajectories satisfy
+
+    |dx+|_P^2 <= rate^2 |dx|_P^2 + s(du, dy)        and, where Q <= 0, contract with the same rate at equal inputs.
+
+The multipliers belong to the slope interval of the system's own activation. A parameterisation proves its theorem for
+[0, 1]; `sector_factor` turns its multipliers into those of a narrower interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlrnn.checks import Array, read_only
+from controlrnn.data import Scaler
+from controlrnn.systems import Activation
+
+
+@dataclass(frozen=True, eq=False)
+class Supply:
+    """The supply s(du, dy) = dy'Q dy + 2 du'S dy + du'R du.
+
+    Args:
+        Q: Shape (ny, ny).
+        S: Shape (nu, ny).
+        R: Shape (nu, nu).
+        gamma: The gain, where the supply is gamma |du|^2 - |dy|^2 / gamma in units of the two scales, else None.
+        input_scale: Unit in which the gain counts each input, shape (nu,).
+        output_scale: Unit in which the gain counts each output, shape (ny,).
+    """
+
+    Q: Array
+    S: Array
+    R: Array
+    gamma: float | None
+    input_scale: Array
+    output_scale: Array
+
+    def __post_init__(self) -> None:
+        for name in ("Q", "S", "R", "input_scale", "output_scale"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    @classmethod
+    def of(cls, Q: Array, S: Array, R: Array) -> Supply:
+        """A general supply, in units of the signals themselves."""
+        return cls(Q, S, R, None, np.ones(len(R)), np.ones(len(Q)))
+
+    @classmethod
+    def gain(cls, gamma: float, nu: int, ny: int) -> Supply:
+        """The supply of an incremental l2 gain of at most ``gamma``."""
+        Q, S, R = -np.eye(ny) / gamma, np.zeros((nu, ny)), gamma * np.eye(nu)
+        return cls(Q, S, R, float(gamma), np.ones(nu), np.ones(ny))
+
+    def in_units(self, inputs: Scaler, outputs: Scaler) -> Supply:
+        """The same supply for the physical signals, where this one takes scaled ones."""
+        u, y = inputs.scale, outputs.scale
+        Q, S, R = self.Q / np.outer(y, y), self.S / np.outer(u, y), self.R / np.outer(u, u)
+        return Supply(Q, S, R, self.gamma, self.input_scale * u, self.output_scale * y)
+
+
+@dataclass(frozen=True, eq=False)
+class Guarantee:
+    """A promise about the frozen system; see the module docstring.
+
+    Args:
+        metric: P, shape (nx, nx).
+        multipliers: lambda, shape (nv,).
+        rate: Contraction rate in (0, 1].
+        supply: None where the promise is contraction alone.
+    """
+
+    metric: Array
+    multipliers: Array
+    rate: float
+    supply: Supply | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("metric", "multipliers"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+
+@dataclass(frozen=True, eq=False)
+class Promise:
+    """A guarantee as a parameterisation states it: in scaled units, for slopes in [0, 1], tensors."""
+
+    metric: Tensor
+    multipliers: Tensor
+    rate: float
+    supply: Supply | None = None
+
+    def numbers(self, activation: Activation, inputs: Scaler, outputs: Scaler) -> Guarantee:
+        """The guarantee of the frozen system."""
+        supply = None if self.supply is None else self.supply.in_units(inputs, outputs)
+        P = self.metric.numpy()
+        return Guarantee(
+            0.5 * (P + P.T), sector_factor(*activation.slope) * self.multipliers.numpy(), self.rate, supply
+        )
+
+
+def metric_of(E: Tensor, P: Tensor) -> Tensor:
+    """E' P^-1 E. Through a Cholesky factor, whose rounding is no worse than a change of P in its last digits."""
+    half: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(P), E, upper=False)
+    metric: Tensor = half.T @ half
+    return metric
+
+
+def sector_factor(alpha: float, beta: float) -> float:
+    """The c with c (w - alpha v)(beta v - w) <= w (v - w) : it turns multipliers for [0, 1] into those here.
+
+    The quadratic form w (v - w) - c (w - alpha v)(beta v - w) is nonnegative where its discriminant
+    c^2 (beta - alpha)^2 - 2 c (alpha + beta - 2 alpha beta) + 1 is not positive; this is the middle of that interval.
+    """
+    return (alpha + beta - 2 * alpha * beta) / (beta - alpha) ** 2

@@ -1,0 +1,189 @@
+"""The two gated cells, LSTM and GRU, with the same methods as `LureSystem`.
+
+    GRU   r, z = sig(W u + U h + b),  n = tanh(Wn u + Un (r h) + bn),  h+ = (1 - z) n + z h             state x = h
+    LSTM  i, f, o = sig(W u + U h + b),  g = tanh(Wg u + Ug h + bg),
+          c+ = f c + i g,  h+ = o tanh(c+)                                                              state x = (h, c)
+    y = C h + by,  or C h+ + by with feedthrough
+
+Gates are stacked in the orders (r, z, n) and (i, f, o, g). Products of gates and states are elementwise.
+(Cho et al., "Learning phrase representations", 2014, eqs. 5-8; Hochreiter & Schmidhuber 1997 with the forget gate of
+Gers, Schmidhuber, Cummins, "Learning to forget", 2000.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.checks import as_array, positive, read_only
+from controlrnn.data.scaling import Scaler
+from controlrnn.errors import SettingError, ShapeError
+from controlrnn.records import digest
+from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
+
+
+class Cell(StrEnum):
+    """The kind of gated cell."""
+
+    LSTM = "lstm"
+    GRU = "gru"
+
+    @property
+    def gates(self) -> int:
+        """Number of stacked gates, candidate included."""
+        return 4 if self is Cell.LSTM else 3
+
+
+_MATRICES = ("W", "U", "b", "C", "by")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GatedSystem:
+    """A discrete-time gated recurrent system; frozen with numpy arrays, differentiable with torch tensors.
+
+    Args:
+        W: Shape (g n, nu): g gates of n units.
+        U: Shape (g n, n).
+        b: Shape (g n,).
+        C: Shape (ny, n).
+        by: Shape (ny,).
+        cell: Which cell.
+        feedthrough: Whether ``y[t]`` reads the state that already saw ``u[t]``.
+        dt: Sample time [s].
+
+    Raises:
+        ShapeError: The matrices do not fit together.
+        DataError: A frozen matrix is not finite.
+    """
+
+    KIND: ClassVar[str] = "gated-system"
+
+    W: Value
+    U: Value
+    b: Value
+    C: Value
+    by: Value
+    cell: Cell
+    feedthrough: bool = False
+    dt: float
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "cell", Cell(self.cell))
+        put(self, "dt", positive("dt", self.dt, what="a positive sample time in seconds"))
+        if len(self.W.shape) != 2 or len(self.C.shape) != 2:
+            raise ShapeError(f"W (g n, nu) and C (ny, n) fix the sizes, got {self.W.shape} and {self.C.shape}")
+        rows = self.cell.gates * self.units
+        shapes = {"W": (rows, self.nu), "U": (rows, self.units), "b": (rows,),
+                  "C": (self.ny, self.units), "by": (self.ny,)}  # fmt: skip
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                put(self, name, read_only(as_array(name, value, shape, hint=f"{self.cell}, {self.units} units")))
+            elif tuple(value.shape) != shape:
+                raise ShapeError(f"{name} must have shape {shape}, got {tuple(value.shape)}: {self.units} units")
+
+    @property
+    def units(self) -> int:
+        """Number of hidden units n."""
+        return int(self.C.shape[1])
+
+    @property
+    def nx(self) -> int:
+        """Number of states: h, for the LSTM followed by c."""
+        return self.units * (2 if self.cell is Cell.LSTM else 1)
+
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+        return int(self.W.shape[1])
+
+    @property
+    def ny(self) -> int:
+        """Number of outputs."""
+        return int(self.C.shape[0])
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the matrices are read-only numpy arrays."""
+        return isinstance(self.W, np.ndarray)
+
+    @property
+    def has_feedthrough(self) -> bool:
+        """Whether ``y[t]`` depends on ``u[t]``."""
+        return self.feedthrough
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that defines a frozen system; two systems with the same digest behave identically."""
+        if not self.is_frozen:
+            raise SettingError("only a frozen system has a digest: call model.freeze() first")
+        arrays, meta = self.record()
+        return digest(arrays, {"kind": self.KIND, **meta})
+
+    def step(self, x: Value, u: Value) -> Value:
+        """Next state (..., nx) from state x (..., nx) and input u (..., nu); numpy, torch, or CasADi rows (1, n)."""
+        return self._advance(x, u @ self.W.T + ops_for(x).row(self.b))
+
+    def output(self, x: Value, u: Value) -> Value:
+        """Output (..., ny) at state x (..., nx) and input u (..., nu); backends as in `step`."""
+        ops = ops_for(x)
+        state = self.step(x, u) if self.feedthrough else x
+        return ops.columns(state, 0, self.units) @ self.C.T + ops.row(self.by)
+
+    def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
+        """Free run; see `LureSystem.simulate`.
+
+        Raises:
+            ShapeError: ``u`` or ``x0`` does not fit.
+        """
+        x = initial_state(self, u, x0)
+        drive, states = u @ self.W.T + self.b, [x]
+        for t in range(u.shape[-2]):
+            x = self._advance(x, drive[..., t, :])
+            states.append(x)
+        path = ops_for(u).stack(states)
+        read = path[..., 1:, : self.units] if self.feedthrough else path[..., :-1, : self.units]
+        return read @ self.C.T + self.by, path
+
+    def scaled(self, inputs: Scaler, outputs: Scaler) -> GatedSystem:
+        """The same frozen system in physical units, where this one works on scaled signals; the state stays."""
+        W = self.W / inputs.scale
+        C, by = self.C * outputs.scale[:, None], self.by * outputs.scale + outputs.shift
+        return replace(self, W=W, b=self.b - W @ inputs.shift, C=C, by=by)
+
+    def frozen(self) -> GatedSystem:
+        """The same system with float64 arrays instead of tensors."""
+        return replace(self, **{name: to_numpy(getattr(self, name)) for name in _MATRICES})
+
+    def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and JSON values that define a frozen system."""
+        meta = {"cell": str(self.cell), "feedthrough": self.feedthrough, "dt": self.dt}
+        return {name: getattr(self, name) for name in _MATRICES}, meta
+
+    @classmethod
+    def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> GatedSystem:
+        """The inverse of `record`."""
+        matrices = {name: arrays[name] for name in _MATRICES}
+        return cls(**matrices, cell=Cell(meta["cell"]), feedthrough=bool(meta["feedthrough"]), dt=meta["dt"])
+
+    def _advance(self, x: Value, drive: Value) -> Value:
+        """Next state from x (..., nx) and ``drive = W u + b`` (..., g n)."""
+        ops, n = ops_for(x), self.units
+        h = ops.columns(x, 0, n)
+        if self.cell is Cell.GRU:
+            gates = ops.sigmoid(ops.columns(drive, 0, 2 * n) + h @ self.U[: 2 * n].T)
+            r, z = ops.columns(gates, 0, n), ops.columns(gates, n, 2 * n)
+            candidate = ops.tanh(ops.columns(drive, 2 * n, 3 * n) + (r * h) @ self.U[2 * n :].T)
+            return (1 - z) * candidate + z * h
+        v = drive + h @ self.U.T
+        gates = ops.sigmoid(ops.columns(v, 0, 3 * n))
+        i, f, o = (ops.columns(gates, k * n, (k + 1) * n) for k in range(3))
+        c = f * ops.columns(x, n, 2 * n) + i * ops.tanh(ops.columns(v, 3 * n, 4 * n))
+        return ops.join([o * ops.tanh(c), c])

@@ -1,0 +1,63 @@
+"""What simulation, export and identification need to know of a system, whatever its cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
+
+from numpy.typing import NDArray
+
+from controlrnn.data.scaling import Scaler
+from controlrnn.systems.ops import Value
+
+
+class System(Protocol):
+    """A discrete-time system with states x, inputs u and outputs y; see `LureSystem` and `GatedSystem`."""
+
+    KIND: ClassVar[str]
+
+    @property
+    def nx(self) -> int:
+        """Number of states."""
+
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+
+    @property
+    def ny(self) -> int:
+        """Number of outputs."""
+
+    @property
+    def dt(self) -> float:
+        """Sample time [s]."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the matrices are read-only numpy arrays."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that defines a frozen system."""
+
+    def step(self, x: Value, u: Value) -> Value:
+        """Next state (..., nx)."""
+
+    def output(self, x: Value, u: Value) -> Value:
+        """Output (..., ny)."""
+
+    def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
+        """Outputs (..., T, ny) and states (..., T + 1, nx) of a free run."""
+
+    def scaled(self, inputs: Scaler, outputs: Scaler) -> Self:
+        """The same system in physical units."""
+
+    def frozen(self) -> Self:
+        """The same system with float64 arrays."""
+
+    def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and JSON values that define a frozen system."""
+
+    @classmethod
+    def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
+        """The inverse of `record`."""
