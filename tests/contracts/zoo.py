@@ -1,0 +1,51 @@
+"""The models that the contract suite runs on, one entry a model of `controlrnn.models`: add yours here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from controlrnn import models
+from controlrnn.models import Model
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How the suite makes a model and what the model promises.
+
+    Args:
+        make: The class; called with nu, ny, nx, dt, seed and ``settings``.
+        settings: Further keyword arguments, small enough for quick tests.
+        promises: Whether the model contracts by construction, so that `Model.guarantee` says how fast.
+    """
+
+    make: type[Model]
+    settings: dict[str, Any]
+    promises: bool = True
+
+    def __call__(self, *, nu: int = 2, ny: int = 2, nx: int = 3, seed: int = 0, dt: float = 0.5) -> Any:
+        return self.make(nu=nu, ny=ny, nx=nx, seed=seed, dt=dt, **self.settings)
+
+
+ZOO: dict[str, Entry] = {
+    "LTI": Entry(models.LTI, {"rate": 0.9, "feedthrough": True}),
+    "Elman": Entry(models.Elman, {}, promises=False),
+    "ContractingR2DN": Entry(models.ContractingR2DN, {"nv": 2, "layers": (3, 2), "rate": 0.9, "feedthrough": True}),
+}
+
+
+def randomise(model: Any, seed: int, *, orders: float = 0.0, spread: float = 0.3) -> Any:
+    """Add noise to every parameter, then scale each by 10^U(-orders, orders): nothing is left at its start.
+
+    A model that is kept inside a set rather than free gets the chance to return there, as after a training step.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        before = [p.detach().clone() for p in model.parameters()]
+        for p in model.parameters():
+            p.add_(spread * torch.randn(p.shape, generator=rng, dtype=torch.float64).to(p.dtype))
+            p.mul_(10.0 ** float(orders * (2 * torch.rand((), generator=rng) - 1)))
+        model.after_step(before)
+    return model
