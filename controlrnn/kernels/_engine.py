@@ -70,7 +70,7 @@ class Direction:
 def _panels(
     layers: tuple[int, ...], before: int, n_rows: int, n_columns: int, width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(row0, rows, 0, high, chained) of each panel, and for each row the first column that it must not see."""
+    """(row0, rows, 0, high, kind) of each panel, and for each row the first column that it must not see."""
     ends: list[int] = []
     for n in layers:
         ends += [before + len(ends)] * n
@@ -90,7 +90,8 @@ def _panels(
     panels = []
     for a, b in pairwise(starts):
         chained = ends[b - 1] > ends[a]
-        panels.append((a, b - a, 0, before + a if chained else ends[a], int(chained)))
+        kind = loops.CHAINED if chained else loops.PRODUCT
+        panels.append((a, b - a, 0, before + a if chained else ends[a], kind))
     return np.array(panels, np.int64).reshape(-1, 5), np.array(ends, np.int64)
 
 

@@ -16,8 +16,8 @@ matrices is one product over time, dJ/dM = sum_t [delta; lambda+; g_y] z'.
 
 Two loops, for two ways to fill a vector register (a line): `scan_lanes` puts a group of records side by side,
 `scan_rows` does a single record and puts rows of M side by side. All sums have a fixed order, so results do not depend
-on threads. A *panel* (row0, rows, low, high, chained) is a group of rows that share the columns low..high; where it is
-chained its neurons also depend on each other, through the columns high..ends[row].
+on threads. A *panel* (row0, rows, low, high, kind) is a group of rows that share the columns low..high. CHAINED neurons
+also depend on each other, through the columns high..ends[row]; a COPY is an identity matrix there.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from controlrnn.kernels._numba_simd import (
 )
 
 TANH, RELU, SIGMOID, LEAKY_RELU, SLOPE = 0, 1, 2, 3, 4  # SLOPE + code multiplies with the derivative instead
+PRODUCT, CHAINED, COPY = 0, 1, 2
 TIME_BLOCK = 64  # samples of the matrix gradient that are summed at a time, so that they stay in the cache
 _log = logging.getLogger(__name__)
 
@@ -127,20 +128,31 @@ def shrink(M, panels, nv, line, widest):
     """
     count = 0
     for p in range(len(panels)):
-        row, n, low, high, chained = panels[p]
+        row, n, low, high, kind = panels[p]
         while low < high and is_zero(M, row, n, low):
             low += 1
-        while high > low and not chained and is_zero(M, row, n, high - 1):
+        while high > low and kind != CHAINED and is_zero(M, row, n, high - 1):
             high -= 1
-        if count and not chained and row != nv:
-            _, rows, first, last, waits = panels[count - 1]
-            if first == low and last == high and not waits and rows % line == 0 and rows + n <= widest:
+        if kind == PRODUCT and high - low == n and is_identity(M, row, n, low):
+            kind = COPY
+        if count and kind == PRODUCT and row != nv:
+            _, rows, first, last, before = panels[count - 1]
+            if first == low and last == high and before == PRODUCT and rows % line == 0 and rows + n <= widest:
                 panels[count - 1, 1] += n
                 continue
         panels[count, 0], panels[count, 1], panels[count, 2], panels[count, 3] = row, n, low, high
-        panels[count, 4] = chained
+        panels[count, 4] = kind
         count += 1
     return count
+
+
+@_part
+def is_identity(M, row, n, column):
+    for i in range(n):
+        for j in range(n):
+            if M[row + i, column + j] != (1 if i == j else 0):
+                return False
+    return True
 
 
 @_part
@@ -155,9 +167,9 @@ def is_zero(M, row, n, column):
 def side_by_side(M, panels, P):
     """``P[p, j, i] = M[row of panel p + i, j]``, where the panel has something there."""
     for p in range(len(panels)):
-        row, n, low, high, chained = panels[p]
+        row, n, low, high, kind = panels[p]
         for i in range(n):
-            for j in range(low, M.shape[1] if chained else high):
+            for j in range(low, M.shape[1] if kind == CHAINED else high):
                 P[p, j, i] = M[row + i, j]
 
 
@@ -173,28 +185,33 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, leak, steps, line, Z, Y, W, 
     v = np.zeros(8 * line, Z.dtype)
     for t in range(steps):
         for p in range(len(panels)):
-            row, n, low, high, chained = panels[p]
-            for k in range(8 * line):
+            row, n, low, high, kind = panels[p]
+            source, begin = v, 0
+            for k in range(8 * line if kind != COPY else 0):
                 v[k] = 0
-            if n > 4:
+            if kind == COPY:
+                source, begin = Z, (t * nz + low) * line
+            elif n > 4:
                 product8(M, row * width + low, width, 1, Z, (t * nz + low) * line, line, v, 0, high - low)
             else:
                 product4(M, row * width + low, width, 1, Z, (t * nz + low) * line, line, v, 0, high - low)
             if row < nv:
                 # Adjoint neuron i belongs to neuron nv - 1 - i of the forward run at the mirrored time.
                 target, mirror = t * nz + n_in + nx + row, (steps - t) * nw - 1 - row
-                one_by_one = chained or code >= SLOPE
+                one_by_one = kind == CHAINED or code >= SLOPE
                 for i in range(0, n, 1 if one_by_one else n):
-                    if chained:
+                    if kind == CHAINED:
                         weights, others = (row + i) * width + high, (t * nz + high) * line
                         product1(M, weights, 0, 1, Z, others, line, v, i * line, ends[row + i] - high)
                     count = line if one_by_one else n * line
-                    activate(code, leak, v, i * line, count, W, (mirror - i) * line, Z, (target + i) * line)
+                    activate(
+                        code, leak, source, begin + i * line, count, W, (mirror - i) * line, Z, (target + i) * line
+                    )
                 continue
             r = row - nv
             states = min(max(nx - r, 0), n)
-            put(code, v, 0, states * line, Z, ((t + 1) * nz + n_in + r) * line)
-            put(TANH, v, states * line, (n - states) * line, Y, (t * n_out + r + states - nx) * line)
+            put(code, source, begin, states * line, Z, ((t + 1) * nz + n_in + r) * line)
+            put(TANH, source, begin + states * line, (n - states) * line, Y, (t * n_out + r + states - nx) * line)
 
 
 @_part
@@ -208,11 +225,14 @@ def scan_rows(P, panels, n_in, nx, nv, code, leak, steps, line, Z, stride, Y, W,
     v, out, slopes = np.zeros(4 * line, Z.dtype), np.zeros(4 * line, Z.dtype), np.zeros(4 * line, Z.dtype)
     for t in range(steps):
         for p in range(len(panels)):
-            row, n, low, high, chained = panels[p]
+            row, n, low, high, kind = panels[p]
+            source, begin = v, 0
             block, first = p * nz * width, t * stride + n_in + nx + row
-            for k in range(4 * line):
+            for k in range(4 * line if kind != COPY else 0):
                 v[k] = 0
-            if n <= line:
+            if kind == COPY:
+                source, begin = Z, t * stride + low
+            elif n <= line:
                 product1(Z, t * stride + low, 0, 1, P, block + low * width, width, v, 0, high - low)
             elif n <= 2 * line:
                 product1x2(Z, t * stride + low, 0, 1, P, block + low * width, width, v, 0, high - low)
@@ -221,14 +241,14 @@ def scan_rows(P, panels, n_in, nx, nv, code, leak, steps, line, Z, stride, Y, W,
             if row >= nv:
                 r = row - nv
                 states = min(max(nx - r, 0), n)
-                put(code, v, 0, states, Z, (t + 1) * stride + n_in + r)
-                put(TANH, v, states, n - states, Y, t * n_out + r + states - nx)
+                put(code, source, begin, states, Z, (t + 1) * stride + n_in + r)
+                put(TANH, source, begin + states, n - states, Y, t * n_out + r + states - nx)
                 continue
             if code >= SLOPE:
                 for i in range(n):
                     slopes[i] = W[(steps - 1 - t) * w_stride + nw - 1 - row - i]
-            if not chained:
-                activate(code, leak, v, 0, (n + line - 1) // line * line, slopes, 0, out, 0)
+            if kind != CHAINED:
+                activate(code, leak, source, begin, (n + line - 1) // line * line, slopes, 0, out, 0)
                 put(TANH, out, 0, n, Z, first)
                 continue
             total = v[0]

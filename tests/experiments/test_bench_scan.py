@@ -1,0 +1,18 @@
+"""The benchmark runs without its peers and says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from experiments import bench_scan
+
+
+def test_quick_version_times_both_of_our_paths(tmp_path: Path) -> None:
+    assert bench_scan.main(["--quick", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    cells = [row for row in results["rows"] if row["case"] != "compilation"]
+    assert {row["model"] for row in cells} == {"elman", "ren", "r2dn"}
+    assert all(row["ours_ms"] > 0 and row["eager_ratio"] > 1 for row in cells)
+    assert "left out" in results["peers"]
+    assert results["targets"]["first call, cached [s]"]["value"] > 0
