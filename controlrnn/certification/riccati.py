@@ -107,7 +107,7 @@ def minimise(
 def _value_and_gradient(task: Task, theta: Array) -> tuple[float, Array]:
     """Logarithm of the objective (infinity where a stage is missing) and its gradient, shape of theta (K, nv + nu)."""
     form, n, nv = task.form, task.form.nx, task.form.nv
-    if np.abs(theta).max(initial=0.0) > 300:
+    if np.abs(theta).max(initial=0.0) > 600:  # near overflow; fast forgetting makes storages of 1e-200
         return np.inf, theta
     values = np.exp(theta)
     lam, rho = values[:, :nv], values[:, nv:]
@@ -138,6 +138,7 @@ def _value_and_gradient(task: Task, theta: Array) -> tuple[float, Array]:
         gradient[j, nv:] = later[j] * task.b**2 - W.diagonal()[n : n + form.nu]
         TZ = form.T @ Zs[j]
         Pi = TZ @ Pi @ TZ.T
+    total = max(total, 1e-300)  # what was forgotten entirely leaves nothing to improve
     return float(np.log(total)), gradient * values / total
 
 

@@ -1,0 +1,130 @@
+"""The proof of semidefiniteness against exact rational arithmetic: it may fail, it must never lie."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from controlrnn.certification.incremental import largest_ratio
+from controlrnn.certification.psd import proven_margin
+
+
+def exactly_semidefinite(matrix):
+    """Whether the numbers, taken as exact, form a positive semidefinite matrix (rational elimination)."""
+    rows = [[Fraction(v) for v in row] for row in matrix]
+    while rows:
+        pivot, *rest = rows[0]
+        if pivot < 0 or (pivot == 0 and any(rest)):
+            return False
+        factors = [row[0] / pivot if pivot else Fraction(0) for row in rows[1:]]
+        rows = [
+            [a - f * b for a, b in zip(row[1:], rest, strict=True)] for f, row in zip(factors, rows[1:], strict=True)
+        ]
+    return True
+
+
+def proven(matrix, error=None):
+    matrix = np.array(matrix, dtype=float)
+    return proven_margin(matrix, np.zeros_like(matrix) if error is None else error) > 0
+
+
+def test_the_oracle_itself():
+    assert exactly_semidefinite([[1, 1], [1, 1]])
+    assert exactly_semidefinite([[0, 0], [0, 1]])
+    assert not exactly_semidefinite([[1, 1], [1, 1 - 2.0**-52]])
+    assert not exactly_semidefinite([[0, 1], [1, 1]])
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 6), rank=st.integers(1, 6), log=st.floats(-17, -8))
+def test_never_certifies_an_indefinite_matrix(seed, n, rank, log):
+    """Near the boundary: Gram matrices of full or deficient rank, shifted down by 1e-17 to 1e-8 of their size."""
+    rng = np.random.default_rng(seed)
+    B = rng.standard_normal((n, rank)) * 10.0 ** rng.uniform(-3, 3, (n, 1))
+    M = B @ B.T
+    M -= 10.0**log * np.diag(M.diagonal())
+    M = 0.5 * (M + M.T)
+    if proven(M):
+        assert exactly_semidefinite(M)
+
+
+@settings(max_examples=200, deadline=None)
+@given(x=st.lists(st.integers(-50, 50), min_size=2, max_size=7), power=st.integers(30, 45), data=st.data())
+@example(x=[1, 1], power=43, data=None)
+def test_an_eigenvalue_barely_below_zero_is_seen(x, power, data):
+    """|x|^2 I - x x' has the null vector x; lowering one diagonal entry by 2^-power |x|^2 makes it indefinite.
+
+    All numbers are exact in float64, and the smallest eigenvalue is between -2^-power and 0 relative to the largest.
+    """
+    x = np.array(x, dtype=float)
+    k = int(np.argmax(np.abs(x))) if data is None else data.draw(st.integers(0, len(x) - 1))
+    if x[k] == 0:
+        x[k] = 1.0
+    size = x @ x
+    M = size * np.eye(len(x)) - np.outer(x, x)
+    M[k, k] -= size * 2.0**-power
+    assert not exactly_semidefinite(M)
+    assert not proven(M)
+    assert proven(M + size * (2.0**-power + 1e-11) * np.eye(len(x)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 30))
+def test_comfortably_definite_matrices_are_accepted_whatever_their_scaling(seed, n):
+    rng = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    M = (Q * rng.uniform(0.1, 1, n)) @ Q.T
+    M = 0.5 * (M + M.T)
+    margin = proven_margin(M, np.zeros_like(M))
+    assert 0.05 < margin <= 2
+    powers = 2.0 ** rng.integers(-60, 60, n)
+    scaled = powers[:, None] * M * powers
+    assert proven_margin(scaled, np.zeros_like(M)) == margin
+    uneven = 10.0 ** rng.uniform(-20, 20, n)
+    assert proven(uneven[:, None] * M * uneven, 1e-15 * np.abs(uneven[:, None] * M * uneven))
+
+
+def test_the_error_of_the_entries_counts():
+    n = 5
+    assert proven(np.eye(n), np.full((n, n), 0.99 / n))
+    assert not proven(np.eye(n), np.full((n, n), 1.01 / n))  # I - 1.01 ones / n is indefinite
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[0.0]],
+        [[-1.0]],
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[1.0, 1.0], [1.0, 1.0]],
+        [[np.nan]],
+        [[1.0, np.nan], [np.nan, 1.0]],
+        [[np.inf]],
+        [[1.0, 0.0], [0.0, 0.0]],
+    ],
+)
+def test_what_cannot_be_proven_is_minus_infinity(matrix):
+    matrix = np.array(matrix)
+    assert proven_margin(matrix, np.zeros_like(matrix)) == -np.inf
+
+
+def test_the_empty_matrix_is_definite():
+    assert proven_margin(np.zeros((0, 0)), np.zeros((0, 0))) == np.inf
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 6), log=st.integers(-100, 100))
+def test_largest_ratio_is_an_upper_bound_and_tight(seed, n, log):
+    rng = np.random.default_rng(seed)
+    B, L = rng.standard_normal((n, n)), np.eye(n) + 0.3 * rng.standard_normal((n, n))
+    P, metric = 10.0**log * (B @ B.T), L @ L.T + 0.1 * np.eye(n)
+    P, metric = 0.5 * (P + P.T), 0.5 * (metric + metric.T)
+    ratio = largest_ratio(P, metric)
+    top = np.linalg.eigvals(np.linalg.solve(metric, P)).real.max()
+    assert top * (1 - 1e-9) <= ratio <= top * (1 + 1e-9)
+    ratio, metric, P = Fraction(ratio), *([[Fraction(v) for v in row] for row in m.tolist()] for m in (metric, P))
+    assert exactly_semidefinite(
+        [[ratio * m - p for m, p in zip(*rows, strict=True)] for rows in zip(metric, P, strict=True)]
+    )
