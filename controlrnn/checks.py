@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from enum import StrEnum
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,3 +77,12 @@ def count(name: str, value: int, *, least: int = 1) -> int:
     if isinstance(value, bool) or number != value or number < least:
         raise SettingError(f"{name} must be a whole number >= {least}, got {value!r}")
     return number
+
+
+class Choice(StrEnum):
+    """A setting with a few named values; an unknown name is refused by a message that lists them."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        name = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        raise SettingError(f"{name} must be one of {', '.join(repr(str(k)) for k in cls)}, got {value!r}")

@@ -18,7 +18,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, Choice, as_array, count, read_only
 from controlrnn.errors import SettingError, ShapeError
 from mpc.observer import Observer, per_channel
 from mpc.ocp import (
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 _DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
 
 
-class Mode(StrEnum):
+class Mode(Choice):
     """What the disturbance estimate may do; see the module docstring."""
 
     GUARANTEED = "guaranteed"
@@ -330,11 +330,11 @@ def _problem(
     moves = per_channel("input_move_weight", input_move_weight, predictor.nu)
     if not weight.any():
         raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
-    limit = np.full(predictor.nu, np.inf)
-    if move_limit is not None:
-        limit = np.array(np.broadcast_to(np.asarray(move_limit, dtype=np.float64), (predictor.nu,)))
-        if not (limit > 0).all():
-            raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
+    free = np.inf if move_limit is None else move_limit
+    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
+    limit = as_array("move_limit", each, (predictor.nu,), finite=False)
+    if not (limit > 0).all():
+        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
     scale = output_scale(predictor)
     default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale), scale)
     chosen = default if penalty is None else per_channel("penalty", penalty, predictor.ny)

@@ -14,13 +14,12 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, positive, read_only
+from controlrnn.checks import Array, Choice, as_array, count, positive, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.records import digest, load_record, save_record
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 _VERSION = 1
 
 
-class CalibrationMethod(StrEnum):
+class CalibrationMethod(Choice):
     """How records become a bound."""
 
     CONFORMAL = "conformal"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from controlrnn.certification.horizon import Problem
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import simulate
@@ -56,14 +57,14 @@ def attack_horizon(
     Returns:
         The largest differences found. The ascent aims at a spread of steps; every step profits.
     """
-    horizon, starts = count("horizon", horizon, least=0), count("starts", starts)
+    problem = Problem(system, horizon, initial_radius, metric, input_radius)
+    horizon, starts, steps = problem.horizon, count("starts", starts), count("steps", steps, least=0)
     low, high = (as_array("input_range", side, (system.nu,)) for side in input_range)
     if (low >= high).any():
         raise SettingError(f"input_range must satisfy lower < upper, got {low} and {high}")
     rng = np.random.default_rng(seed)
-    root = np.eye(system.nx) if metric is None else np.linalg.cholesky(metric)
-    back = torch.tensor(np.linalg.inv(root).T)  # dx = back xi with |xi| <= radius
-    radius = torch.tensor(np.broadcast_to(input_radius, (system.nu,)).copy())
+    back = torch.tensor(np.linalg.inv(np.linalg.cholesky(problem.metric)).T)  # dx = back xi with |xi| <= radius
+    radius = torch.tensor(problem.input_radius)
     aims = sorted({0, *np.linspace(0, horizon, min(horizon, 6) + 1).astype(int).tolist()})
     targets = [(k, i) for k in aims for i in range(system.ny)]
     batch = len(targets) * starts
@@ -96,7 +97,7 @@ def attack_horizon(
         if n == steps:
             break
         climb.zero_grad()
-        (difference * pick).sum().backward()  # type: ignore[no-untyped-call]
+        (difference * pick).sum().backward()
         climb.step()
         with torch.no_grad():
             u.copy_(torch.minimum(torch.maximum(u, limits[0] + radius / 2), limits[1] - radius / 2))

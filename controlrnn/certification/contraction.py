@@ -171,9 +171,13 @@ def certify_contraction(
     # The solver's point lies on the boundary of what it was asked for, or just outside: then ask for more than needed.
     for haste in (0.0, 1e-5, 1e-3):
         asked = chosen * (1 - haste * (1 - chosen))
-        P, lam, lams, status = sdp.solve_contraction(
-            still, asked, channels, scales[0], outputs, solver=solver, options=solver_options
-        )
+        try:
+            P, lam, lams, status = sdp.solve_contraction(
+                still, asked, channels, scales[0], outputs, solver=solver, options=solver_options
+            )
+        except CertificationError as error:
+            status = error.status
+            break  # where this much cannot be had, neither can more
         draft = ContractionCertificate(
             system_digest=system.digest, method="sdp", solver_status=status, margin=0.0, versions=current_versions(),
             rate=chosen, metric=0.5 * (P + P.T), multipliers=np.maximum(lam, 1e-9 * lam.max(initial=0.0)),
@@ -183,7 +187,7 @@ def certify_contraction(
         if proven is not None:
             return proven
     raise CertificationError(
-        f"no contraction with rate {chosen:.5f} could be proven: allow a larger rate", status=status
+        f"no contraction with rate {chosen:.5f} could be proven (solver: {status}): allow a larger rate", status=status
     )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.certification.psd import proven_margin
 from controlrnn.certification.riccati import Task
-from controlrnn.checks import Array, as_array, count, positive, read_only
+from controlrnn.checks import Array, Choice, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.systems import LureSystem
 
@@ -36,7 +35,7 @@ _SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 _PADDINGS = (1e-11, 1e-11, 1e-11, 1e-10, 1e-10, 1e-9, 1e-9, 1e-8, 1e-7)
 
 
-class Method(StrEnum):
+class Method(Choice):
     """Where the multipliers come from."""
 
     RICCATI = "riccati"  # our optimisation through the backward recursion
@@ -94,7 +93,7 @@ class HorizonCertificate(Certificate):
         proven, margin = np.full(self.bounds.shape, np.inf), np.inf
         if self.bounds.shape != (self.horizon + 1, system.ny):
             raise CertificationError(f"bounds must have shape {(self.horizon + 1, system.ny)}, got {self.bounds.shape}")
-        problem = _Problem(system, self.horizon, self.initial_radius, self.metric, self.input_radius)
+        problem = Problem(system, self.horizon, self.initial_radius, self.metric, self.input_radius)
         for family in self.families:
             bounds, family_margin = problem.prove(family)
             proven[:, family.row] = np.minimum(proven[:, family.row], bounds)
@@ -185,7 +184,7 @@ def certify_horizon(
         SettingError, ShapeError, DataError: An argument makes no sense.
         CertificationError: No bound could be proven.
     """
-    problem = _Problem(system, horizon, initial_radius, metric, input_radius)
+    problem = Problem(system, horizon, initial_radius, metric, input_radius)
     method = Method(method)
     steps = [problem.horizon] if focus is None else [count("focus", k, least=0) for k in focus]
     if not steps or max(steps) > problem.horizon:
@@ -215,7 +214,7 @@ def certify_horizon(
     return replace(certificate, margin=certificate.verify(system))
 
 
-class _Problem:
+class Problem:
     """The checked arguments and what follows from them; used to find multipliers and to prove them."""
 
     def __init__(
@@ -316,7 +315,7 @@ class _Problem:
 
 
 def _weights(
-    problem: _Problem, row: int, inside: tuple[Array, Array], steps: Sequence[int], together: bool
+    problem: Problem, row: int, inside: tuple[Array, Array], steps: Sequence[int], together: bool
 ) -> list[Array]:
     """Weights (N + 1,) of the optimisations to run for one output."""
     each = [problem.weights(k) for k in dict.fromkeys(steps)]

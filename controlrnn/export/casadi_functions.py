@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
+from controlrnn.checks import Choice
 from controlrnn.errors import SettingError
 from controlrnn.systems import System
 
 
-class Symbolic(StrEnum):
+class Symbolic(Choice):
     """CasADi's two expression graphs: SX is scalar and fast for small models, MX keeps matrices whole."""
 
     SX = "SX"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import numpy as np
 
+from controlrnn.checks import Array, Choice
 from controlrnn.systems.ops import Ops, Value
 
 
-class Activation(StrEnum):
+class Activation(Choice):
     """An elementwise function whose difference quotients all lie in `slope`."""
 
     TANH = "tanh"
@@ -29,6 +30,22 @@ class Activation(StrEnum):
         if self is Activation.SIGMOID:
             return ops.sigmoid(v)
         return LEAK * v + (1 - LEAK) * ops.relu(v)
+
+    def derivative(self, w: Array) -> Array:
+        """Derivative s'(v) where s(v) = ``w``; at a kink the one from the left."""
+        if self is Activation.TANH:
+            return 1.0 - w * w
+        if self is Activation.SIGMOID:
+            return w * (1.0 - w)
+        return np.where(w > 0, 1.0, 0.0 if self is Activation.RELU else LEAK)
+
+    def curvature(self, w: Array) -> Array:
+        """Second derivative s''(v) where s(v) = ``w``; zero for the piecewise linear ones."""
+        if self is Activation.TANH:
+            return -2.0 * w * (1.0 - w * w)
+        if self is Activation.SIGMOID:
+            return w * (1.0 - w) * (1.0 - 2.0 * w)
+        return np.zeros_like(w)
 
 
 LEAK = 0.01
