@@ -81,7 +81,7 @@ def jax_gradient(kind: str, nx: int, nv: int, layers: list[int], steps: int, bat
 
 
 def tsfast_gradient(kind: str, nx: int, nv: int, layers: list[int], steps: int, batch: int) -> Gradient:
-    """The rollouts of tsfast from explicit matrices: its C++ kernel for a REN; an R2DN has no compiled kernel on a CPU."""
+    """The rollouts of tsfast from explicit matrices: a C++ kernel for a REN, eager on a CPU for an R2DN."""
     import torch
     from tsfast.models.architectures.ren.core import REN, fused_rollout
     from tsfast.models.architectures.ren.r2dn import R2DNCore, R2DNSpec

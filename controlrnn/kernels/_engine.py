@@ -236,7 +236,7 @@ class Run:
         """
         packed, line, sizes = self.packed, self.packed.line, self.packed.sizes
         gy = np.zeros_like(self.y) if gy is None else _plain(gy, packed.dtype)
-        gx = np.zeros_like(self.x) if gx is None else _plain(gx, packed.dtype)
+        gx = np.empty((self.records, 0, sizes.nx), packed.dtype) if gx is None else _plain(gx, packed.dtype)
         gu = np.empty((self.records, self.steps, sizes.nu if with_input else 0), packed.dtype)
         gx0 = np.empty((self.records, sizes.nx), packed.dtype)
         need = sizes.need(tuple(matrices))

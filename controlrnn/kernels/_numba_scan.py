@@ -354,7 +354,8 @@ def forward_rows(P, panels, ends, code, leak, u, x, first, start, steps, line, Z
 def backward_lanes(M, panels, ends, code, leak, gy, gx, first, line, Z, nz, need, gu, gx0, G):
     """Adjoint of `forward_lanes`; M, panels, ends and ``need`` belong to the flipped system, G is added to.
 
-    The cost's derivatives are gy (B, T, ny) and gx (B, T + 1, nx); gu (B, T, nu or 0) and gx0 (B, nx) are filled.
+    The cost's derivatives are gy (B, T, ny) and gx (B, T + 1, nx), or gx (B, 0, nx) for zero; gu (B, T, nu or 0) and
+    gx0 (B, nx) are filled.
     """
     steps, ny, nx, nu, nr = gy.shape[1], gy.shape[2], gx.shape[2], gu.shape[2], M.shape[1]
     L = np.zeros((steps + 1) * nr * line, Z.dtype)
@@ -362,7 +363,7 @@ def backward_lanes(M, panels, ends, code, leak, gy, gx, first, line, Z, nz, need
     records = min(line, len(gy) - first)
     for t in range(steps + 1):
         for b in range(records):
-            for i in range(nx):
+            for i in range(nx if gx.shape[1] else 0):
                 L[(t * nr + ny + i) * line + b] = gx[first + b, steps - t, nx - 1 - i]
             for i in range(ny if t < steps else 0):
                 L[(t * nr + i) * line + b] = gy[first + b, steps - 1 - t, ny - 1 - i]
@@ -384,7 +385,7 @@ def backward_rows(P, panels, ends, code, leak, gy, gx, first, line, Z, nz, need,
     L = np.zeros((steps + 1) * stride, Z.dtype)
     U = np.empty(steps * nu, Z.dtype)
     for t in range(steps + 1):
-        for i in range(nx):
+        for i in range(nx if gx.shape[1] else 0):
             L[t * stride + ny + i] = gx[first, steps - t, nx - 1 - i]
         for i in range(ny if t < steps else 0):
             L[t * stride + i] = gy[first, steps - 1 - t, ny - 1 - i]
