@@ -114,7 +114,8 @@ def smallest_storage(
         P = P + half.T @ half
     P = 0.5 * (P + P.T)
     # Scaled like the diagonal, so that small states are not drowned by large ones.
-    P[np.diag_indices(n)] += padding * (np.abs(P).max(axis=1) + P.diagonal())
+    # The floor is nothing in any unit, but without it a state that no output ever sees could not be proven.
+    P[np.diag_indices(n)] += padding * (np.abs(P).max(axis=1) + P.diagonal()) + 1e-280
     return np.asarray(P)
 
 
@@ -157,18 +158,49 @@ def stage_margin(
         before: P_{j-1} (nx, nx), or the rows c (p, nz) of the output looked at for j = 0.
         terminal: Whether ``before`` is c.
     """
-    if terminal:
-        demand, size, inner = before.T @ before, np.abs(before).T @ np.abs(before), len(before)
-    else:
-        demand = form.T.T @ before @ form.T
-        size, inner = np.abs(form.T).T @ np.abs(before) @ np.abs(form.T), 2 * len(form.T)
-    M = form.supply(P, rho) - demand - form.multiplier_form(multipliers)
+    supply = form.supply(P, rho)
+    squares: list[tuple[Array, Array | None, float]] = (
+        [(form.T, before, -1.0)] if not terminal else [(before, None, -1.0)]
+    )
+    return inequality_margin(form, supply, squares, multipliers)
+
+
+def inequality_margin(
+    form: IncrementalForm, constant: Array, squares: list[tuple[Array, Array | None, float]], multipliers: Array
+) -> float:
+    """Prove constant + sum_i sign_i X_i' W_i X_i - S(lambda) >= 0 for the float64 numbers given, taken as exact.
+
+    Where ordinary precision does not suffice (the terms all but cancel), the matrix is formed in extended precision.
+
+    Args:
+        form: The difference system.
+        constant: Shape (nz, nz), symmetric.
+        squares: Triples X (m, nz), symmetric W (m, m) or None for the identity, and a sign.
+        multipliers: lambda, shape (nv,).
+    """
     sector = np.abs(form.lower).T @ (multipliers[:, None] * np.abs(form.upper))
-    size = size + sector + sector.T + np.abs(form.supply(P, rho))
-    # Products of length m err by at most gamma_m of the product of absolute values; forming lower and upper adds a few
-    # rounding errors, so does adding the parts. Twice the first-order count covers higher orders.
-    error = 2 * (inner + form.nv + 12) * UNIT * size
-    return proven_margin(0.5 * (M + M.T), error)
+    size = np.abs(constant) + sector + sector.T
+    inner = form.nv
+    for X, W, _ in squares:
+        weighted = np.abs(X) if W is None else np.abs(W) @ np.abs(X)
+        size, inner = size + np.abs(X).T @ weighted, max(inner, 2 * len(X))
+    margin = -np.inf
+    for kind in (np.float64, np.longdouble):
+        M = constant.astype(kind)
+        for X, W, sign in squares:
+            Xk = X.astype(kind)
+            M = M + sign * (Xk.T @ (Xk if W is None else W.astype(kind) @ Xk))
+        half = form.lower.astype(kind).T @ (multipliers.astype(kind)[:, None] * form.upper.astype(kind))
+        M = M - half - half.T
+        # Products of length m err by at most gamma_m of the product of absolute values; adding the parts errs a little
+        # more. Twice the first-order count covers higher orders. Then: rounding `lower` and `upper`, and M to float64.
+        unit = float(np.finfo(kind).eps) / 2
+        rounded = (0.5 * (M + M.T)).astype(np.float64)
+        error = 2 * (inner + form.nv + 12) * unit * size + 4 * UNIT * (sector + sector.T) + 2 * UNIT * np.abs(rounded)
+        margin = proven_margin(rounded, error)
+        if margin > 0:
+            break
+    return margin
 
 
 def largest_ratio(P: Array, metric: Array) -> float:

@@ -174,6 +174,18 @@ def test_fast_forgetting_does_not_underflow(norm):
     assert_above(certificate.bounds, *random_pairs(system, 61, radius=1.0, input_radius=0.0, pairs=100))
 
 
+def test_states_that_no_output_sees_are_no_obstacle():
+    """A shift register forgets entirely, an unobservable state never mattered: zero rows in the storages."""
+    base = random_system(0, nx=3, layers=())
+    shift = replace(base, A=np.diag([1.0, 1.0], -1), C2=np.array([[0.0, 0.0, 2.0], [0.0, 1.0, 0.0]]))
+    bounds = certify_horizon(shift, 5, initial_radius=0.5).bounds
+    np.testing.assert_allclose(bounds, [[1, 0.5], [1, 0.5], [1, 0], [0, 0], [0, 0], [0, 0]], rtol=1e-6, atol=1e-60)
+    unseen = random_elman(0, nx=3)
+    unseen = replace(unseen, C1=unseen.C1 * [1, 1, 0], C2=unseen.C2 * [1, 1, 0])
+    certificate = certify_horizon(unseen, 3, initial_radius=0.5, input_radius=0.1, **QUICK)
+    assert_above(certificate.bounds, *random_pairs(unseen, 4, radius=0.5, input_radius=0.1))
+
+
 def test_a_channel_of_radius_zero_does_not_exist():
     system = SYSTEMS["layered"](6)
     one = certify_horizon(system, 3, initial_radius=0.5, input_radius=np.array([0.0, 0.1]), **QUICK)
