@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mpc_networks import NormContraction, elman, signals, switching
@@ -28,11 +30,7 @@ def test_reachable_radius_holds_for_the_worst_inputs(predictor, contraction):
 
 
 def test_reachable_radius_is_attained_by_a_linear_scalar_model():
-    system = elman(1, 1, 1)
-    linear = type(system)(
-        **{f: getattr(system, f) for f in system.__dataclass_fields__}
-        | {"A": np.array([[0.5]]), "B1": np.zeros((1, 1)), "B2": np.array([[2.0]])}
-    )
+    linear = replace(elman(1, 1, 1), A=np.array([[0.5]]), B1=np.zeros((1, 1)), B2=np.array([[2.0]]))
     predictor = Predictor(linear, signals("u", 1, 1.0))
     radius = reachable_radius(predictor, NormContraction.of(linear), np.zeros(1), np.zeros(1))
     np.testing.assert_allclose(radius, 2 / (1 - 0.5), rtol=1e-6)  # |x*| under u = 1 forever
@@ -94,11 +92,9 @@ def test_estimates_along_a_record_are_the_online_ones(predictor, make, rng):
 
 def test_observer_system_is_exactly_the_innovation_observer(rng):
     base = elman(5, 2, 3, seed=4)
-    system = type(base)(
-        **{f: getattr(base, f) for f in base.__dataclass_fields__}
-        | {"A": 0.1 * rng.standard_normal((5, 5)), "B2": rng.standard_normal((5, 2)), "bx": rng.standard_normal(5)}
-        | {"D21": rng.standard_normal((3, 5)), "D22": rng.standard_normal((3, 2))}
-    )
+    A, B2, bx = 0.1 * rng.standard_normal((5, 5)), rng.standard_normal((5, 2)), rng.standard_normal(5)
+    D21, D22 = rng.standard_normal((3, 5)), rng.standard_normal((3, 2))
+    system = replace(base, A=A, B2=B2, bx=bx, D21=D21, D22=D22)
     L, x, u, y = rng.standard_normal((5, 3)), rng.standard_normal(5), rng.standard_normal(2), rng.standard_normal(3)
     twin = observer_system(system, L)
     expected = system.step(x, u) + L @ (y - system.output(x, u))

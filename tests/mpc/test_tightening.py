@@ -68,11 +68,18 @@ def test_total_bounds_every_prediction_error(system, predictor, observer, rng):
 
 
 def test_disturbance_estimated_with_another_observer_costs_the_first_bound(system, predictor, observer, rng):
-    """dhat calibrated with x* but formed with estimates: the difference is covered."""
-    gain, bounded = DisturbanceFilter(0.5), NormHorizon.of(system, N, observer.error.euclidean, 0.02)
-    same = tighten(model_error(system, gain=0.5, observer_digest=observer.digest), bounded, observer=observer)
-    other = tighten(model_error(system, gain=0.5), bounded, observer=observer)
-    np.testing.assert_allclose(other.total, same.total + bounded.bounds[0])
+    """dhat calibrated with x* but formed with estimates, or with exact inputs: the difference is covered."""
+    gain, sure = DisturbanceFilter(0.5), Washout(predictor, 12, contraction=NormContraction.of(system))
+
+    def with_dhat_of(calibrated, watch):
+        bounded = NormHorizon.of(system, N, watch.error.euclidean, watch.input_error)
+        error = model_error(system, gain=0.5, observer_digest=calibrated)
+        return tighten(error, bounded, observer=watch).total - error.bounds - bounded.bounds, bounded.bounds[0]
+
+    np.testing.assert_allclose(with_dhat_of(sure.digest, sure)[0], 0.0, atol=1e-12)
+    for calibrated, watch in (("", sure), (observer.digest, observer)):
+        added, first = with_dhat_of(calibrated, watch)
+        np.testing.assert_allclose(added, np.tile(first, (N + 1, 1)))
     short = Washout(predictor, 3, contraction=NormContraction.of(system))
     certificate = NormHorizon.of(system, N, short.error.euclidean)
     u = switching(rng, 400, 2)
