@@ -1,0 +1,236 @@
+"""What every kind of certificate promises: append a `Kind` for a new one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cvxpy
+import numpy as np
+import pytest
+from random_systems import random_elman
+
+from controlrnn.certification import (
+    Certificate,
+    HorizonCertificate,
+    certify_contraction,
+    certify_horizon,
+    load_certificate,
+)
+from controlrnn.certification.certificate import _KINDS
+from controlrnn.errors import CertificationError, ControlRnnError, FileFormatError
+from controlrnn.export import save_system
+from controlrnn.records import load_record, save_record
+from controlrnn.systems import LureSystem
+
+SYSTEM = random_elman(0, nx=4, nu=2, ny=2)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to make a certificate of `SYSTEM`, and alterations that turn its claim into one that is not proven."""
+
+    make: Callable[[LureSystem], Certificate]
+    altered: dict[str, Callable[[Any], dict[str, Any]]]
+
+
+def _families(certificate: HorizonCertificate, **change: Callable[[Any], Any]) -> dict[str, Any]:
+    return {
+        "families": tuple(
+            replace(f, **{name: edit(getattr(f, name)) for name, edit in change.items()}) for f in certificate.families
+        )
+    }
+
+
+def _one(array: np.ndarray, index: Any, factor: float) -> np.ndarray:
+    changed = np.array(array)
+    changed[index] *= factor
+    return changed
+
+
+KINDS = {
+    "horizon": Kind(
+        lambda s: certify_horizon(s, 6, initial_radius=0.5, input_radius=0.1, iterations=40),
+        {
+            "bounds": lambda c: {"bounds": 0.999 * c.bounds},
+            "one bound by a hair": lambda c: {"bounds": _one(c.bounds, (3, 1), 1 - 1e-9)},
+            "nan bound": lambda c: {"bounds": _one(c.bounds, (0, 0), np.nan)},
+            "fewer outputs": lambda c: {"bounds": c.bounds[:, :1]},
+            "longer": lambda c: {"horizon": c.horizon + 1},
+            "longer with bounds": lambda c: {"horizon": 7, "bounds": np.vstack([c.bounds, c.bounds[-1:]])},
+            "initial radius": lambda c: {"initial_radius": 1.01 * c.initial_radius},
+            "input radius": lambda c: {"input_radius": 1.01 * c.input_radius},
+            "metric": lambda c: {"metric": 0.98 * c.metric},
+            "indefinite metric": lambda c: {"metric": -c.metric},
+            "multipliers": lambda c: _families(c, multipliers=lambda m: 0.5 * m),
+            "negative multipliers": lambda c: _families(c, multipliers=lambda m: -m),
+            "nan multipliers": lambda c: _families(c, multipliers=lambda m: np.nan * m),
+            "short multipliers": lambda c: _families(c, multipliers=lambda m: m[:-1]),
+            "rho": lambda c: _families(c, rho=lambda r: 0.5 * r),
+            "padding": lambda c: _families(c, padding=lambda _p: -1e-6),
+            "no proof at all": lambda _c: {"families": ()},
+            "one output unproven": lambda c: {"families": tuple(f for f in c.families if f.row == 0)},
+            "foreign row": lambda c: _families(c, row=lambda _r: 5),
+        },
+    ),
+    "contraction": Kind(
+        certify_contraction,
+        {
+            "rate": lambda c: {"rate": 0.98 * c.rate},
+            "rate above one": lambda _c: {"rate": 1.5},
+            "nan rate": lambda _c: {"rate": np.nan},
+            "metric": lambda c: {"metric": c.metric * np.outer([1, 1, 1, 0.3], [1, 1, 1, 0.3])},
+            "metric grows past the gains": lambda c: {"metric": 1.01 * c.metric},
+            "indefinite metric": lambda c: {"metric": -c.metric},
+            "skewed metric": lambda c: {"metric": c.metric + np.triu(np.ones((4, 4)), 1)},
+            "multipliers": lambda c: {"multipliers": 0.5 * c.multipliers},
+            "negative multipliers": lambda c: {"multipliers": -c.multipliers},
+            "nan multipliers": lambda c: {"multipliers": np.nan * c.multipliers},
+            "gain": lambda c: {"input_gain": 0.999 * c.input_gain},
+            "one gain": lambda c: {"input_gain": _one(c.input_gain, 1, 0.99)},
+            "nan gain": lambda c: {"input_gain": np.nan * c.input_gain},
+            "input multipliers": lambda c: {"input_multipliers": 0.5 * c.input_multipliers},
+            "dropped channel": lambda c: {
+                "input_gain": c.input_gain[:1],
+                "input_multipliers": c.input_multipliers[:1],
+            },
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {name: kind.make(SYSTEM) for name, kind in KINDS.items()}
+
+
+@pytest.fixture(params=KINDS)
+def certificate(request, made):
+    return made[request.param]
+
+
+def test_verify_passes_for_its_own_system_and_for_an_equal_one(certificate):
+    assert certificate.verify(SYSTEM) == certificate.margin > 0
+    assert certificate.verify(replace(SYSTEM)) > 0
+    assert certificate.system_digest == SYSTEM.digest
+    assert certificate.summary()
+
+
+@pytest.mark.parametrize("name", ["C1", "B1", "C2", "D12", "bv", "by"])
+def test_one_changed_weight_is_refused(certificate, name):
+    matrix = np.array(getattr(SYSTEM, name))
+    index = np.unravel_index(np.abs(matrix).argmax(), matrix.shape)
+    matrix[index] = matrix[index] * (1 + 1e-9) if matrix[index] else 1e-300
+    with pytest.raises(CertificationError, match="weights differ"):
+        certificate.verify(replace(SYSTEM, **{name: matrix}))
+
+
+def test_another_activation_or_sample_time_is_refused(certificate):
+    for change in ({"activation": "sigmoid"}, {"dt": 2.0}):
+        with pytest.raises(CertificationError, match="weights differ"):
+            certificate.verify(replace(SYSTEM, **change))
+
+
+@pytest.mark.parametrize(("name", "alteration"), [(n, a) for n, k in KINDS.items() for a in k.altered])
+def test_altered_claims_are_refused_even_with_a_fresh_checksum(name, alteration, tmp_path, made):
+    certificate = made[name]
+    forged = replace(certificate, **KINDS[name].altered[alteration](certificate))
+    assert forged.digest != certificate.digest
+    with pytest.raises(ControlRnnError):
+        forged.verify(SYSTEM)
+    forged.save(tmp_path / "forged.npz")
+    with pytest.raises(ControlRnnError):
+        load_certificate(tmp_path / "forged.npz").verify(SYSTEM)
+
+
+def test_a_claim_borrowed_for_another_system_is_refused(certificate):
+    other = random_elman(1, nx=4, nu=2, ny=2, norm=1.5)
+    with pytest.raises(CertificationError):
+        replace(certificate, system_digest=other.digest).verify(other)
+
+
+def test_saving_is_exact_and_the_digest_stable(certificate, tmp_path):
+    path = tmp_path / "deep" / "c.npz"
+    certificate.save(path)
+    again = load_certificate(path)
+    assert type(again) is type(certificate)
+    assert again.digest == certificate.digest
+    assert again.versions == certificate.versions
+    for (name, a), (other, b) in zip(arrays_of(certificate), arrays_of(again), strict=True):
+        assert name == other
+        assert a.tobytes() == b.tobytes()
+        assert a.shape == b.shape
+    assert again.verify(SYSTEM) == certificate.margin
+    again.save(path)
+    assert load_certificate(path).digest == certificate.digest
+
+
+def arrays_of(value, name=""):
+    """Every array inside of a certificate, with where it stands."""
+    if isinstance(value, np.ndarray):
+        return [(name, value)]
+    if dataclasses.is_dataclass(value):
+        return [a for f in dataclasses.fields(value) for a in arrays_of(getattr(value, f.name), f"{name}.{f.name}")]
+    if isinstance(value, (tuple, list)):
+        return [a for i, v in enumerate(value) for a in arrays_of(v, f"{name}[{i}]")]
+    return []
+
+
+def test_everything_is_read_only(certificate, tmp_path):
+    certificate.save(tmp_path / "c.npz")
+    for one in (certificate, load_certificate(tmp_path / "c.npz")):
+        assert len(arrays_of(one)) > 2
+        for name, array in arrays_of(one):
+            assert array.dtype == np.float64, name
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
+        for field in dataclasses.fields(one):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(one, field.name, None)
+
+
+def test_other_kinds_and_damaged_files_are_refused(certificate, tmp_path):
+    path = tmp_path / "c.npz"
+    save_system(SYSTEM, path)
+    with pytest.raises(FileFormatError, match="must hold a certificate"):
+        load_certificate(path)
+    certificate.save(path)
+    raw = path.read_bytes()
+    arrays, meta = load_record(path, certificate.KIND, 1)
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(FileFormatError):
+        load_certificate(path)
+    edited = bytearray(raw)
+    start = raw.index(arrays["metric"].tobytes())
+    edited[start] ^= 1
+    path.write_bytes(edited)
+    with pytest.raises(FileFormatError):
+        load_certificate(path)
+    others = [k for k in _KINDS if k != certificate.KIND]
+    assert others
+    for name in others:  # its content under the name of another kind
+        save_record(path, name, 1, arrays, meta)
+        with pytest.raises((FileFormatError, CertificationError)):
+            load_certificate(path).verify(SYSTEM)
+    save_record(path, certificate.KIND, 1, {n: a for n, a in arrays.items() if n != "metric"}, meta)
+    with pytest.raises(FileFormatError):
+        load_certificate(path)
+    with pytest.raises(FileNotFoundError):
+        load_certificate(tmp_path / "none.npz")
+
+
+def test_verifying_needs_no_solver_and_no_search_and_takes_milliseconds(certificate, monkeypatch):
+    def forbidden(*_args: object, **_more: object) -> None:
+        raise AssertionError("verify called a solver")
+
+    monkeypatch.setattr(cvxpy.Problem, "solve", forbidden)
+    monkeypatch.setattr("controlrnn.certification.riccati.minimise", forbidden)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        certificate.verify(SYSTEM)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.05
