@@ -23,6 +23,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,12 +74,24 @@ class Study:
         parser.add_argument("--fresh", action="store_true", help="compute everything anew, forget stored rows")
         options = parser.parse_args(arguments)
         out = options.out or Path("runs") / name
+        if options.seed < 0:
+            parser.error(f"argument --seed: must be a whole number >= 0, got {options.seed}")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=out).close()
+        except OSError as error:
+            parser.error(f"argument --out: must be a folder that can be written to, got {out} ({error.strerror})")
         return cls(name, quick=options.quick, seed=options.seed, out=out, fresh=options.fresh)
 
     @property
     def rows(self) -> list[Row]:
         """The rows so far, in order."""
         return list(self._rows.values())
+
+    @property
+    def targets(self) -> list[tuple[str, Row]]:
+        """The targets so far with their values, in order."""
+        return list(self._targets.items())
 
     def path(self, name: str) -> Path:
         """Path of a file in the study's folder."""

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from controlrnn.certification import HorizonCertificate, load_certificate
 from controlrnn.checks import Array
 from controlrnn.data import Dataset
-from controlrnn.export import load_system
 from controlrnn.identification import FitResult
 from controlrnn.models import Model
 from controlrnn.records import load_record, save_record
@@ -59,7 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "closed_loop": loops,
         "config": asdict(config),
     }
-    report.write(study, figures, extra, promises=(error.promise, room.promise, watch.describe()))
+    promises = {
+        "Bound on the model error": error.promise,
+        "Tightened limits": room.promise,
+        "State estimate": watch.describe(),
+    }
+    report.write(study, figures, extra, promises)
     road.update()
     road.close()
     study.say(f"report: {study.path('report.html')}")
@@ -94,7 +98,7 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
     """Prove contraction and the horizon bounds, verify them from their files, and attack them."""
 
     def compute() -> Row:
-        system = load_system(study.path("model.npz"))
+        system = stages.model_of(study.out)
         contraction = stages.contraction(system, dataset, config)
         contraction.save(study.path("contraction.npz"))
         watch = stages.observer(system, contraction, config)
@@ -125,7 +129,7 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
 
 def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout, ModelError, Tightening, Row]:
     """Model error from calibration records, the tightening, and coverage on the test records."""
-    system = load_system(study.path("model.npz"))
+    system = stages.model_of(study.out)
     watch = stages.observer(system, stages.contraction_of(study.path("contraction.npz")), config)
 
     def compute() -> Row:
@@ -178,7 +182,7 @@ def _curves(study: Study, kind: str) -> dict[str, Array]:
 
 
 def _model_digest(study: Study, config: Config) -> dict[str, Any]:
-    return {"model": load_system(study.path("model.npz")).digest, "config": asdict(config)}
+    return {"model": stages.model_of(study.out).digest, "config": asdict(config)}
 
 
 def _targets(

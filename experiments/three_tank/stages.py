@@ -200,7 +200,7 @@ def reference(config: Config) -> Array:
 
 def build(folder: Path, config: Config, tightened: bool) -> ClosedLoopSetup:
     """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it."""
-    system = load_system(folder / "model.npz")
+    system = model_of(folder)
     watch = observer(system, contraction_of(folder / "contraction.npz"), config)
     room = (
         Tightening.load(folder / "tightening.npz") if tightened else nominal(system.digest, config.horizon, system.ny)
@@ -232,6 +232,13 @@ def closed_loops(
 def save_model(system: LureSystem, folder: Path) -> None:
     """The chosen model, as deployed."""
     save_system(system, folder / "model.npz")
+
+
+def model_of(folder: Path) -> LureSystem:
+    """Read the chosen model."""
+    system = load_system(folder / "model.npz")
+    assert isinstance(system, LureSystem)
+    return system
 
 
 def _drawn_inflows(config: Config, rng: np.random.Generator) -> Array:

@@ -70,3 +70,23 @@ def test_table_and_plain_values():
     several = tables([{"a": 1}, {"b": 2}, {"a": 3}])
     assert [block.splitlines()[0].strip("| ") for block in several.split("\n\n")] == ["a", "b"]
     assert plain({"a": (np.float32(1), np.inf), "b": {"c": np.bool_(True)}}) == {"a": [1.0, None], "b": {"c": True}}
+
+
+@pytest.mark.parametrize(
+    ("options", "pieces"),
+    [
+        (["--out", "FILE/below"], ["--out", "folder that can be written to", "FILE/below"]),
+        (["--seed", "-1"], ["--seed", ">= 0", "got -1"]),
+        (["--seed", "one"], ["--seed", "'one'"]),
+        (["--fast"], ["--fast"]),
+    ],
+)
+def test_a_wrong_command_line_says_what_is_wrong_before_any_work(options, pieces, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("in the way")
+    with pytest.raises(SystemExit) as ended:
+        Study.from_command_line("demo", "A study.", options)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert all(piece in said for piece in pieces)
+    assert [p.name for p in tmp_path.iterdir()] == ["FILE"]
