@@ -42,7 +42,13 @@ class CalibrationMethod(Choice):
 
 @dataclass(frozen=True)
 class Coverage:
-    """Share of records, and of single predicted steps, inside a bound."""
+    """Share of records, and of single predicted steps, inside a bound.
+
+    Args:
+        trajectories: Share of records that are inside at every step, in [0, 1].
+        steps: Share of single predictions, starts and steps pooled, in [0, 1].
+        n: Number of records.
+    """
 
     trajectories: float
     steps: float
@@ -257,7 +263,15 @@ def conformal_rank(n: int, coverage: float) -> int:
 
 
 def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
-    """Coverage of ``bounds`` (N + 1, ny) over errors of records, each (starts, N + 1, ny)."""
+    """How many errors lie inside of bounds.
+
+    Args:
+        bounds: Shape (N + 1, ny).
+        errors: One array per record, each (starts, N + 1, ny).
+
+    Raises:
+        DataError: There is no record.
+    """
     if not errors:
         raise DataError("coverage needs at least one record, got none")
     inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]

@@ -34,7 +34,11 @@ class ClosedLoopSetup:
 
 @dataclass(frozen=True)
 class MonteCarloResult:
-    """Results in the order of the seeds."""
+    """What all runs gave.
+
+    Args:
+        results: One per run, in the order of the seeds.
+    """
 
     results: tuple[ClosedLoopResult, ...]
 

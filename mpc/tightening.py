@@ -193,7 +193,13 @@ def tighten(
 
 
 def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
-    """No tightening, which promises nothing: the controller to compare with."""
+    """No tightening, which promises nothing: the controller to compare with.
+
+    Args:
+        system_digest: The model's digest.
+        horizon: Number of predicted steps.
+        ny: Number of outputs.
+    """
     zero = np.zeros((horizon + 1, ny))
     return Tightening(
         model_error=zero,

@@ -104,6 +104,9 @@ class Certificate(ABC):
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     """Read a certificate of any kind. It is a claim until its `verify` has passed.
 
+    Args:
+        path: A file that a certificate's `save` wrote.
+
     Raises:
         FileFormatError: Not a certificate, or its content was altered.
     """

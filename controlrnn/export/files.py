@@ -15,6 +15,10 @@ _KINDS: dict[str, type[LureSystem] | type[GatedSystem]] = {kind.KIND: kind for k
 def save_system(system: System, path: str | os.PathLike[str]) -> None:
     """Write a frozen system; `load_system` restores it bit for bit.
 
+    Args:
+        system: A frozen system.
+        path: Target file; parent folders are made.
+
     Raises:
         SettingError: ``system`` is not frozen.
     """
@@ -26,6 +30,9 @@ def save_system(system: System, path: str | os.PathLike[str]) -> None:
 
 def load_system(path: str | os.PathLike[str]) -> LureSystem | GatedSystem:
     """Read a system written by `save_system`.
+
+    Args:
+        path: The file.
 
     Raises:
         FileFormatError: Not a system file, or its content was altered.

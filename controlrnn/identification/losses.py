@@ -35,7 +35,12 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """Free run of the system over a batch: outputs y (B, T, ny) and states x (B, T + 1, nx), scaled."""
+    """Free run of the system over a batch, in scaled units.
+
+    Args:
+        y: Outputs, shape (B, T, ny).
+        x: States, shape (B, T + 1, nx).
+    """
 
     y: Tensor
     x: Tensor

@@ -16,7 +16,13 @@ from controlrnn.systems import LureSystem
 
 
 def initial_states(system: LureSystem, records: Sequence[Trajectory], samples: int) -> Array:
-    """Initial state of each record, shape (R, nx): least squares over its first ``samples`` samples; 0 gives zeros."""
+    """Initial state of each record by least squares, shape (R, nx).
+
+    Args:
+        system: A frozen system, physical units.
+        records: Records of at least ``samples`` samples.
+        samples: Samples at the start of each record to fit; 0 for zero states.
+    """
     if samples == 0:
         return np.zeros((len(records), system.nx))
     u, y = (np.stack([getattr(r, name)[:samples] for r in records]) for name in "uy")

@@ -1,0 +1,226 @@
+"""The shape of the code: which package may import which, what no file may contain, what every public name documents."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("controlrnn", "plants", "mpc", "experiments")
+FILES = {p.relative_to(ROOT).as_posix(): p for name in OURS for p in sorted((ROOT / name).rglob("*.py"))}
+LIBRARY = [name for name in FILES if not name.startswith("experiments/")]
+
+LEAVES = {"controlrnn.errors", "controlrnn.checks", "controlrnn.records"}
+DATA = LEAVES | {"controlrnn", "controlrnn.data"}
+SYSTEMS = DATA | {"controlrnn.systems"}
+# Package: what it may import of ours, besides itself. The longest matching name decides.
+MAY_IMPORT = {
+    "controlrnn": LEAVES,  # __init__, errors, checks, records
+    "controlrnn.data": DATA,
+    "controlrnn.systems": SYSTEMS,
+    "controlrnn.models": SYSTEMS,
+    "controlrnn.kernels": SYSTEMS,
+    "controlrnn.export": SYSTEMS,
+    "controlrnn.certification": SYSTEMS | {"controlrnn.kernels", "controlrnn.models"},
+    "controlrnn.identification": {"controlrnn"},
+    "plants": DATA,
+    "mpc": {"controlrnn"},
+    "experiments": set(OURS),
+}
+# Modules that only the files below a prefix may import.
+ONLY_IN = {
+    "cvxpy": ("controlrnn/certification/sdp.py",),
+    "clarabel": ("controlrnn/certification/sdp.py",),
+    "do_mpc": ("mpc/dompc.py",),
+    "numba": ("controlrnn/kernels/",),
+    "torch": ("controlrnn/", "experiments/"),
+    "pickle": (),
+    "joblib": (),
+    "dill": (),
+}
+PUBLIC = (
+    "controlrnn.data", "controlrnn.systems", "controlrnn.models", "controlrnn.kernels", "controlrnn.certification",
+    "controlrnn.export", "controlrnn.identification", "plants", "mpc",
+)  # fmt: skip
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text(), name)
+
+
+@cache
+def imports(name: str) -> set[str]:
+    """Every module that a file imports, also inside functions; of ``from a import b`` both a and a module a.b."""
+    found = set()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}:{node.lineno} imports relatively"
+            found.add(node.module)
+            found |= {f"{node.module}.{a.name}" for a in node.names if _is_module(f"{node.module}.{a.name}")}
+    return found
+
+
+def _is_module(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def _within(module: str, packages: set[str] | tuple[str, ...]) -> bool:
+    return any(module == p or module.startswith(p + ".") for p in packages)
+
+
+def _package(name: str) -> str:
+    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return max((p for p in MAY_IMPORT if _within(module, (p,))), key=len)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_one_way(name):
+    own = _package(name)
+    allowed = MAY_IMPORT[own] | ({own} if own != "controlrnn" else set())
+    exact = {"controlrnn"} if own not in ("mpc", "experiments", "controlrnn.identification") else set()
+    for module in imports(name):
+        if not _within(module, OURS) or module in exact & allowed:
+            continue
+        assert _within(module, allowed - exact), f"{name} imports {module}; {own} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("module", ONLY_IN)
+def test_heavy_and_unsafe_modules_stay_where_they_belong(module):
+    for name in FILES:
+        if any(_within(found, (module,)) for found in imports(name)):
+            assert name.startswith(ONLY_IN[module] or ("nowhere",)), f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_what_no_library_file_contains(name):
+    for node in ast.walk(tree(name)):
+        where = f"{name}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"print", "eval", "exec", "breakpoint", "input"}, where
+        if isinstance(node, ast.ExceptHandler):
+            caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            names = {c.id for c in caught if isinstance(c, ast.Name)}
+            assert node.type is not None, f"{where} catches everything"
+            assert "Exception" not in names, f"{where} catches everything"
+            if "BaseException" in names:  # to clean up, and no more
+                assert isinstance(node.body[-1], ast.Raise), f"{where} swallows everything"
+                assert node.body[-1].exc is None, f"{where} hides what happened"
+        if isinstance(node, ast.Name):
+            assert node.id != "NotImplementedError", where
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
+            chain = f"{ast.unparse(node.value)}.{node.attr}"
+            allowed = {"np.random.default_rng", "np.random.Generator", "np.random.SeedSequence"}
+            assert not chain.startswith("np.random.") or chain in allowed, f"{where} draws from the global generator"
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_nothing_global_is_changed(name):
+    quiet = {  # a warning may be silenced where nothing else is
+        id(inner)
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.With) and "warnings.catch_warnings" in ast.unparse(node.items[0])
+        for inner in ast.walk(node)
+    }
+    forbidden = {"manual_seed_all", "set_default_dtype", "set_num_threads", "set_printoptions", "simplefilter"}
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            call = ast.unparse(node.func)
+            assert node.func.attr not in forbidden or id(node) in quiet, f"{name}:{node.lineno} calls {call}"
+            assert call not in {"torch.manual_seed", "random.seed"}, f"{name}:{node.lineno} calls {call}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_and_functions_are_short(name):
+    assert len(FILES[name].read_text().splitlines()) <= 400, f"{name}: one concept a file"
+    for node in ast.walk(tree(name)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            doc = node.body[0].end_lineno - node.lineno if ast.get_docstring(node) else 0
+            assert node.end_lineno - node.lineno - doc <= 60, f"{name}: {node.name} does not fit a screen"
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_files_start_with_what_they_are(name):
+    assert ast.get_docstring(tree(name)), f"{name} has no module docstring"
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_light_imports_stay_light():
+    probe = "import sys, {}; print(*sorted({{'torch', 'casadi', 'cvxpy', 'numba', 'matplotlib'}} & set(sys.modules)))"
+    assert run(probe.format("controlrnn, controlrnn.errors, controlrnn.checks, controlrnn.records")) == ""
+    assert run(probe.format("controlrnn.data, controlrnn.systems, plants")) == ""
+
+
+def test_importing_everything_is_silent_and_touches_neither_logging_nor_plotting():
+    modules = ", ".join(PUBLIC)
+    rest = "assert not logging.getLogger().handlers; assert 'matplotlib' not in sys.modules"
+    assert run(f"import logging, sys, {modules}; {rest}") == ""
+
+
+def public_objects():
+    for package in PUBLIC:
+        module = importlib.import_module(package)
+        for name in module.__all__:
+            yield package, name
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_all_is_sorted_and_complete(package):
+    module = importlib.import_module(package)
+    assert len(set(module.__all__)) == len(module.__all__)
+    for name in module.__all__:
+        assert hasattr(module, name), f"{package}.{name} does not exist"
+
+
+@pytest.mark.parametrize(("package", "name"), list(public_objects()))
+def test_public_names_document_every_argument(package, name):
+    thing = getattr(importlib.import_module(package), name)
+    if inspect.ismodule(thing) or not callable(thing):
+        return
+    assert inspect.getdoc(thing), f"{package}.{name} has no docstring"
+    assert_documented(thing, f"{package}.{name}")
+    if inspect.isclass(thing):
+        for method, value in vars(thing).items():
+            function = inspect.unwrap(getattr(value, "__func__", value))
+            if inspect.isfunction(function) and not method.startswith("_"):
+                assert inspect.getdoc(getattr(thing, method)), f"{package}.{name}.{method} has no docstring"
+
+
+def assert_documented(thing, where):
+    if inspect.isclass(thing):
+        if issubclass(thing, (enum.Enum, Exception)) or inspect.isabstract(thing) or getattr(thing, "_is_protocol", 0):
+            return
+        # The docstrings of the bases document what is inherited.
+        text = "\n".join(inspect.cleandoc(base.__doc__ or "") for base in thing.__mro__)
+        arguments = (
+            [f.name for f in dataclasses.fields(thing) if f.init]
+            if dataclasses.is_dataclass(thing)
+            else [p for p in inspect.signature(thing).parameters if p not in ("args", "kwargs")]
+        )
+    else:
+        text = inspect.getdoc(thing) or ""
+        arguments = [
+            p.name for p in inspect.signature(thing).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        if same := re.search(r"Arguments as `(\w+)`", text):
+            text += inspect.getdoc(getattr(sys.modules[thing.__module__], same[1])) or ""
+    missing = [a for a in arguments if not re.search(rf"^\s*(\w+, )*\*?{a}(, \w+)*:", text, re.MULTILINE)]
+    assert not missing, f"{where} does not document {missing} under Args"
