@@ -6,6 +6,7 @@
 
 from mpc.closed_loop import ClosedLoopResult, run_closed_loop
 from mpc.controller import Fallback, Mode, MpcStep, TightenedMPC
+from mpc.engines import chain
 from mpc.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
 from mpc.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
 from mpc.observer import Observer, RunningOn, StateError, Washout
@@ -42,6 +43,7 @@ __all__ = [
     "Washout",
     "calibrate",
     "calibration_errors",
+    "chain",
     "coverage_of",
     "kalman_gain",
     "monte_carlo",

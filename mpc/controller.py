@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, Choice, as_array, count, read_only
 from controlrnn.errors import SettingError, ShapeError
+from mpc.condensed import CondensedBackend
 from mpc.observer import Observer, per_channel
 from mpc.ocp import (
     BackendFactory,
@@ -111,7 +112,8 @@ class TightenedMPC:
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
         safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
         options: Limits for the solver.
-        backend: Makes the solver; do-mpc when left out.
+        backend: Makes the solver; `mpc.condensed.CondensedBackend` when left out. Others: `mpc.fatrop.FatropBackend`,
+            `mpc.dompc.DoMpcBackend`, or several in turn, `mpc.engines.chain`.
 
     Raises:
         SettingError: Parts belong to different models, or a setting contradicts the tightening.
@@ -157,11 +159,7 @@ class TightenedMPC:
         self.problem = _problem(
             predictor, self.horizon, output_weight, terminal_weight, input_move_weight, move_limit, penalty, soft
         )
-        if backend is None:
-            from mpc.dompc import DoMpcBackend  # heavy; other backends spare it
-
-            backend = DoMpcBackend
-        self.backend = backend(self.problem, options or SolverOptions())
+        self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
 
     def reset(self) -> None:

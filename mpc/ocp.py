@@ -20,6 +20,9 @@ import numpy as np
 from controlrnn.checks import Array, count, positive
 from mpc.predictor import Predictor
 
+HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
+KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
+
 
 class Status(StrEnum):
     """How a control step ended."""
@@ -40,11 +43,13 @@ class SolverOptions:
         max_iterations: Iterations per solve.
         max_wall_time: Seconds per solve, or None for no limit.
         tolerance: Relative accuracy of the solution.
+        rti: Whether one iteration counts as a solution (real-time iteration); only for solvers that support it.
     """
 
     max_iterations: int = 100
     max_wall_time: float | None = None
     tolerance: float = 1e-8
+    rti: bool = False
 
     def __post_init__(self) -> None:
         count("max_iterations", self.max_iterations)

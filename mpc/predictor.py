@@ -18,6 +18,7 @@ from controlrnn.checks import Array, as_array
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.export import to_casadi
+from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
@@ -100,7 +101,7 @@ class Predictor:
 
     def states(self, x: Array, u: Array) -> Array:
         """States under planned inputs: x (..., nx), u (..., N, nu) -> (..., N + 1, nx), the first being ``x``."""
-        return np.asarray(self.system.simulate(u, x)[1])
+        return np.asarray(simulate(self.system, u, x)[1])
 
     def predict(self, x: Array, u: Array) -> Array:
         """Outputs under planned inputs.
@@ -124,7 +125,7 @@ class Predictor:
         if u.ndim not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
             raise ShapeError(f"u must have shape (N, {self.nu}) or (B, N, {self.nu}), got {u.shape}: one row per step")
         held = np.concatenate([u, u[..., -1:, :]], axis=-2)
-        y, states = self.system.simulate(held, np.asarray(x, dtype=np.float64))
+        y, states = simulate(self.system, held, np.asarray(x, dtype=np.float64))
         return np.asarray(y), np.asarray(states[..., :-1, :])
 
     def linearise(self, x: Array, u: Array) -> tuple[Array, Array, Array, Array]:

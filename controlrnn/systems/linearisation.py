@@ -1,0 +1,125 @@
+"""Jacobians of a Lur'e system at all samples of a trajectory at once.
+
+With z = (x, u), V = dv/dz and W = dw/dz at every sample, and s' the activation's derivative,
+
+    V = [C1 D12] + D11 W,   W = diag(s'(v)) V,   d(x+, y)/dz = [A B2; C2 D22] + [B1; D21] W.
+
+D11 is strictly block lower triangular, so V and W follow block by block without a linear solve.
+(Revay, Wang, Manchester, "Recurrent equilibrium networks", IEEE TAC 2023, for the explicit case; the chain rule.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array
+from controlrnn.errors import SettingError
+from controlrnn.systems.lure import LureSystem
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Linearisation:
+    """First derivatives along a trajectory of T samples; treat the arrays as read-only, some are shared.
+
+    Args:
+        state: dx+/d(x, u) = [A B], shape (T, nx, nx + nu).
+        output: dy/d(x, u) = [C D], shape (T, ny, nx + nu).
+        V: dv/d(x, u), the neurons' inputs, shape (T, nv, nx + nu).
+        w: Outputs of the neurons, shape (T, nv).
+    """
+
+    state: Array
+    output: Array
+    V: Array
+    w: Array
+
+    @property
+    def A(self) -> Array:
+        """dx+/dx, shape (T, nx, nx)."""
+        return self.state[:, :, : self.state.shape[1]]
+
+    @property
+    def B(self) -> Array:
+        """dx+/du, shape (T, nx, nu)."""
+        return self.state[:, :, self.state.shape[1] :]
+
+    @property
+    def C(self) -> Array:
+        """dy/dx, shape (T, ny, nx)."""
+        return self.output[:, :, : self.state.shape[1]]
+
+    @property
+    def D(self) -> Array:
+        """dy/du, shape (T, ny, nu)."""
+        return self.output[:, :, self.state.shape[1] :]
+
+
+class Lineariser:
+    """`linearise_trajectory` for one frozen system, with everything prepared that does not depend on the trajectory.
+
+    Args:
+        system: A frozen system.
+
+    Raises:
+        SettingError: The system is not a frozen `LureSystem`.
+    """
+
+    def __init__(self, system: LureSystem) -> None:
+        if not isinstance(system, LureSystem) or not system.is_frozen:
+            raise SettingError(
+                f"system must be a frozen LureSystem, got {type(system).__name__}: call model.freeze() first"
+            )
+        self.system = system
+        self._inner = np.hstack([system.C1, system.D12])
+        self._direct = np.hstack([system.A, system.B2])
+        self._output = np.hstack([system.C2, system.D22])
+        # x+ = s(v), the Elman network, is common enough to be spared a multiplication by the identity.
+        square = system.nx == system.nv
+        self._states_are_neurons = square and not self._direct.any() and np.array_equal(system.B1, np.eye(system.nx))
+        self._outputs_read_neurons = bool(system.D21.any())
+
+    def __call__(self, x: Array, u: Array) -> Linearisation:
+        """Linearise at states x (T, nx) and inputs u (T, nu), of which nothing is checked."""
+        system = self.system
+        w = system.neurons(x, u @ system.D12.T + system.bv)
+        V, W = self._neurons(system.activation.derivative(w)[:, :, None])
+        state = W if self._states_are_neurons else self._direct + system.B1 @ W
+        if self._outputs_read_neurons:
+            output = self._output + system.D21 @ W
+        else:
+            output = np.broadcast_to(self._output, (len(x), *self._output.shape))
+        return Linearisation(state, output, V, w)
+
+    def _neurons(self, slope: Array) -> tuple[Array, Array]:
+        """Derivatives V and W of the neurons' inputs and outputs, shape (T, nv, nx + nu) each."""
+        blocks, D11 = self.system.blocks, self.system.D11
+        if len(blocks) <= 1:
+            return np.broadcast_to(self._inner, (len(slope), *self._inner.shape)), slope * self._inner
+        V = np.empty((len(slope), *self._inner.shape))
+        W = np.empty_like(V)
+        for start, stop in blocks:
+            V[:, start:stop] = self._inner[start:stop]
+            if start:
+                V[:, start:stop] += D11[start:stop, :start] @ W[:, :start]
+            np.multiply(slope[:, start:stop], V[:, start:stop], out=W[:, start:stop])
+        return V, W
+
+
+def linearise_trajectory(system: LureSystem, x: Array, u: Array) -> Linearisation:
+    """Jacobians of step and output at every sample of a trajectory.
+
+    Args:
+        system: A frozen system.
+        x: States, shape (T, nx).
+        u: Inputs, shape (T, nu).
+
+    Raises:
+        SettingError: The system is not a frozen `LureSystem`.
+        ShapeError: ``x`` or ``u`` does not fit.
+        DataError: ``x`` or ``u`` is not finite.
+    """
+    lineariser = Lineariser(system)
+    x = as_array("x", x, ("T", system.nx))
+    return lineariser(x, as_array("u", u, (len(x), system.nu), hint="one input per state"))

@@ -1,0 +1,110 @@
+"""Our solver for Lur'e predictors: sequential quadratic programming on the inputs alone.
+
+Each iteration linearises the whole plan in one pass, eliminates the states (`mpc.condensing`), solves one small dense
+QP (`mpc.quadratic`) and goes back along its step until the exact-penalty merit, which is the objective of `mpc.ocp`
+itself, falls enough. Input and move limits are linear, so that every iterate keeps them. The Hessian is Gauss-Newton's
+at first (Bock 1983), then that of the Lagrangian, whose curvature all comes from the neurons: it makes convergence
+quadratic, also where references are out of reach and Gauss-Newton would creep. Full Gauss-Newton steps without the search limit-cycle on such problems.
+
+`SolverOptions.rti` stops after one iteration: the real-time iteration of Diehl, Bock and Schlöder (SIAM J. Control
+Optim. 2005) with a search along its step. Nothing is kept from sample to sample except what the caller passes as guess.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from controlrnn.checks import Array
+from mpc.condensed_problem import CondensedProblem, Plan, Sample
+from mpc.ocp import KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.quadratic import Minimum, QuadraticProgram
+
+_SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach (Armijo)
+_SHORTEST = 2.0**-12  # shorter steps are not tried
+_SLOW = 0.1  # a step longer than this share of the one before shows that curvature matters,
+_NEAR = 0.5  # and after a step shorter than this (half ranges) it pays anyway
+_NOISE = 1e-13  # of the cost: a smaller decrease is rounding
+
+
+class CondensedBackend:
+    """Solves with a condensed SQP; see the module docstring.
+
+    Args:
+        problem: The optimal control problem, on a `LureSystem`.
+        options: Limits for the solver. A plan is converged when no input is expected to be further than
+            sqrt(``tolerance``) of its half range from the solution; the cost being flat there, ``tolerance`` is its
+            relative accuracy.
+
+    Raises:
+        SettingError: The predictor's system is not a `LureSystem`, or an input has no limits.
+    """
+
+    def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
+        self.problem, self.options = problem, options
+        self._condensed = CondensedProblem(problem)
+        self._program = QuadraticProgram(self._condensed.n, self._condensed.prices)
+
+    def reset(self) -> None:
+        """See `mpc.ocp.Backend.reset`; there is nothing to forget."""
+
+    def solve(self, data: StepData) -> Solution:
+        """See `mpc.ocp.Backend.solve`."""
+        limit = self.options.max_wall_time
+        deadline = np.inf if limit is None else time.perf_counter() + limit
+        sample = self._condensed.sample(data)
+        plan = self._condensed.plan(sample, self._condensed.admissible(sample, data.guess))
+        if not np.isfinite(plan.cost):
+            return self._solution(
+                Status.FAILED, plan, 0, "state, reference or guess lead to numbers that are not finite"
+            )
+        step, minimum, curved = np.inf, None, False
+        for iteration in range(1, self.options.max_iterations + 1):
+            minimum, expected = self._direction(sample, plan, minimum if curved else None)
+            if minimum is None:
+                return self._solution(Status.FAILED, plan, iteration, "the QP has no solution in floating point")
+            last, step = step, float(np.abs(minimum.z).max())
+            plan, length = self._search(sample, plan, minimum.z, expected)
+            # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
+            ratio = step / last  # 0 at first
+            error = step * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 and length == 1.0 else step
+            settled = error <= np.sqrt(self.options.tolerance) or expected <= _NOISE * plan.cost
+            if self.options.rti or settled:
+                return self._solution(Status.SOLVED, plan, iteration, "one iteration" if not settled else "converged")
+            if length == 0.0:
+                return self._solution(Status.FAILED, plan, iteration, "no decrease along the step")
+            if time.perf_counter() > deadline:
+                return self._solution(Status.TIME_LIMIT, plan, iteration, "time limit")
+            curved = curved or length < 1.0 or ratio > _SLOW or step < _NEAR
+        return self._solution(Status.MAX_ITERATIONS, plan, self.options.max_iterations, "iteration limit")
+
+    def _direction(self, sample: Sample, plan: Plan, last: Minimum | None) -> tuple[Minimum | None, float]:
+        """The QP's step and the decrease that it promises; with curvature where ``last`` gives multipliers."""
+        model = self._condensed.model(sample, plan, None if last is None else last.multipliers)
+        minimum = self._program.solve(model.H, model.g, model.C, model.lower, model.upper)
+        return minimum, 0.0 if minimum is None else self._condensed.decrease(plan, model, minimum.z)
+
+    def _search(self, sample: Sample, plan: Plan, d: Array, expected: float) -> tuple[Plan, float]:
+        """The first of the steps 1, 1/2, 1/4, ... times d that lowers the cost enough, and its length; 0 for none."""
+        length = 1.0
+        while length >= _SHORTEST:
+            trial = self._condensed.plan(sample, plan.z + length * d)
+            if trial.cost <= plan.cost - _SUFFICIENT * length * expected + _NOISE * abs(plan.cost):
+                return trial, length
+            length *= 0.5
+        return plan, 0.0
+
+    def _solution(self, status: Status, plan: Plan, iterations: int, message: str) -> Solution:
+        problem, condensed = self.problem, self._condensed
+        slack = condensed.slack(plan)
+        if status is Status.SOLVED and not problem.soft and (slack > KEPT * problem.output_scale).any():
+            status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
+        return Solution(
+            status=status,
+            u=condensed.physical(plan.z),
+            slack=slack,
+            cost=plan.cost * problem.cost_scale,
+            iterations=iterations,
+            message=message,
+        )

@@ -1,0 +1,230 @@
+"""The optimal control problem of `mpc.ocp` as a function of the inputs alone, in scaled units, with its local model.
+
+Inputs are in half ranges around the middle, z in [-1, 1]; outputs in multiples of their scale; cost in multiples of the
+problem's cost scale. The local model is a convex QP: the objective's Gauss-Newton matrix, with the curvature of the
+outputs added on demand, and output limits linearised (Nocedal & Wright, "Numerical optimization", sections 10.3, 18).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from controlrnn.checks import Array
+from controlrnn.kernels import simulate
+from mpc.condensing import Condenser
+from mpc.ocp import HARD, OptimalControlProblem, StepData, default_penalty
+
+_RIDGE = 1e-10  # of the Hessian's largest diagonal entry: weights may be zero
+_FLATTEST = 1e-3  # least curvature, as a share of the largest, where the Lagrangian's is negative
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sample:
+    """`StepData` in scaled units.
+
+    Args:
+        x: State, shape (nx,), physical.
+        before: Input ahead of the plan, shape (nu,).
+        reference: Shape (N + 1, ny).
+        low: Limits of the limited outputs at steps 1 to N, shape (N, limited).
+        high: As ``low``.
+    """
+
+    x: Array
+    before: Array
+    reference: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Plan:
+    """Inputs and what follows from them.
+
+    Args:
+        z: Inputs, shape (N nu,).
+        u: Physical inputs, the last one twice, shape (N + 1, nu).
+        x: States, shape (N + 1, nx).
+        y: Outputs, shape (N + 1, ny), scaled.
+        error: y minus reference.
+        excess: Excess over limits, shape (N, limited), >= 0.
+        cost: Objective with slack, where limits without slack have their price too.
+    """
+
+    z: Array
+    u: Array
+    x: Array
+    y: Array
+    error: Array
+    excess: Array
+    cost: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LocalModel:
+    """min d'Hd / 2 + g'd + price' slack, with lower <= (d, C d) <= upper, where slack is for the rows of limits."""
+
+    H: Array
+    g: Array
+    C: Array
+    lower: Array
+    upper: Array
+
+
+class CondensedProblem:
+    """See the module docstring.
+
+    Args:
+        problem: The optimal control problem.
+
+    Raises:
+        SettingError: The predictor's system is not a `LureSystem`, or an input has no limits.
+    """
+
+    def __init__(self, problem: OptimalControlProblem) -> None:
+        predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
+        self.horizon, self.nu, self.n = N, predictor.nu, N * predictor.nu
+        self.system, self.scale, self.soft = predictor.system, scale, problem.soft
+        self.input_lower, self.input_upper = predictor.input_limits()
+        self.middle, self.half = (
+            0.5 * (self.input_lower + self.input_upper),
+            0.5 * (self.input_upper - self.input_lower),
+        )
+        self._condenser = Condenser(predictor.system, N, self.half)
+        unit = 1.0 / problem.cost_scale
+        weights = np.tile(problem.output_weight, (N + 1, 1))
+        weights[N] = problem.terminal_weight
+        self._root = np.sqrt(2.0 * unit * weights) * scale  # cost = |root * error|^2 / 2 + ...
+        limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in predictor.outputs]).any(axis=1))
+        # Columns of the outputs that have limits; a slice where all have, which spares copies.
+        self._limited: Any = slice(None) if len(limited) == predictor.ny else limited
+        penalty = problem.penalty
+        if not problem.soft:
+            penalty = HARD * np.maximum(penalty, default_penalty(N, problem.cost_scale, scale))
+        self._price = np.tile((penalty * scale * unit)[self._limited], (N, 1))
+        self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight) * self.half
+        self._prepare_moves(problem.move_limit / self.half)
+
+    def _prepare_moves(self, limit: Array) -> None:
+        """z_k - z_{k-1} = (D z)_k, less z_{-1} in the first rows."""
+        D = np.eye(self.n) - np.eye(self.n, k=-self.nu)
+        self._move_hessian = (D.T * np.tile(self._move_root**2, self.horizon)) @ D
+        bounded = np.tile(np.isfinite(limit), self.horizon)
+        self._bounded, self._move_limit = bounded, np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
+        self._constraints = np.vstack([np.zeros((self._price.size, self.n)), D[bounded]])
+        #: Price of each constraint of the local model; infinite where it must be kept.
+        self.prices = np.concatenate([self._price.ravel(), np.full(bounded.sum(), np.inf)])
+
+    def sample(self, data: StepData) -> Sample:
+        """Scale what belongs to one sample."""
+        limited, scale = self._limited, self.scale
+        return Sample(
+            data.x,
+            (data.previous_input - self.middle) / self.half,
+            data.reference / scale,
+            data.lower[1:, limited] / scale[limited],
+            data.upper[1:, limited] / scale[limited],
+        )
+
+    def admissible(self, sample: Sample, u: Array) -> Array:
+        """Inputs z nearest to u (N, nu), one after the other, that keep input and move limits."""
+        z = _clip((u - self.middle) / self.half, -1.0, 1.0)
+        if self._bounded.any():
+            before = sample.before
+            for k in range(self.horizon):
+                moved = _clip(z[k], before - self._move_limit, before + self._move_limit)
+                z[k] = before = _clip(moved, -1.0, 1.0)
+        return z.ravel()
+
+    def physical(self, z: Array) -> Array:
+        """Inputs u (N, nu) within their limits."""
+        u = self.middle + self.half * z.reshape(self.horizon, self.nu)
+        return _clip(u, self.input_lower, self.input_upper)
+
+    def plan(self, sample: Sample, z: Array) -> Plan:
+        """Follow the model along inputs z."""
+        u = np.empty((self.horizon + 1, self.nu))
+        u[:-1] = self.middle + self.half * z.reshape(self.horizon, self.nu)
+        u[-1] = u[-2]
+        y, x = simulate(self.system, u, sample.x)
+        y = y / self.scale
+        error = y - sample.reference
+        reached = y[1:, self._limited]
+        excess = np.maximum(np.maximum(reached - sample.high, sample.low - reached), 0.0)
+        missed, moved = self._root * error, self._move_root * self._moves(sample, z)
+        cost = 0.5 * (np.vdot(missed, missed) + np.vdot(moved, moved)) + np.vdot(self._price, excess)
+        return Plan(z, u, x[:-1], y, error, excess, float(cost))
+
+    def model(self, sample: Sample, plan: Plan, multipliers: Array | None) -> LocalModel:
+        """Local model at a plan.
+
+        Args:
+            sample: The sample.
+            plan: Where.
+            multipliers: Of the output limits, in the order of `LocalModel.C`: H then is that of the Lagrangian, made
+                positive definite. None for Gauss-Newton.
+        """
+        G, lin = self._condenser.condense(plan.x, plan.u)
+        G /= self.scale[:, None]
+        J = (G * self._root[:, :, None]).reshape(-1, self.n)
+        H = J.T @ J + self._move_hessian
+        if multipliers is not None:
+            prices = self._root**2 * plan.error
+            prices[1:, self._limited] += multipliers[: self._price.size].reshape(self._price.shape)
+            H = _convex(H + self._condenser.curvature(lin, prices / self.scale))
+        H.ravel()[:: self.n + 1] += _RIDGE * H.max()
+        g = (self._root * plan.error).ravel() @ J + self._move_hessian @ plan.z
+        g[: self.nu] -= self._move_root**2 * sample.before
+        C, rows = self._constraints, self._price.size
+        C[:rows] = G[1:, self._limited].reshape(rows, self.n)
+        return LocalModel(H, g, C, *self._limits(sample, plan))
+
+    def decrease(self, plan: Plan, model: LocalModel, d: Array) -> float:
+        """By how much the model expects the cost to fall along d."""
+        change = (model.C[: self._price.size] @ d).reshape(self._price.shape)
+        rows = slice(self.n, self.n + self._price.size)
+        over = change - model.upper[rows].reshape(change.shape)
+        under = model.lower[rows].reshape(change.shape) - change
+        excess = np.maximum(np.maximum(over, under), 0.0)
+        return float(np.vdot(self._price, plan.excess - excess) - d @ (model.g + 0.5 * (model.H @ d)))
+
+    def slack(self, plan: Plan) -> Array:
+        """Excess over limits in output units, shape (N + 1, ny)."""
+        rows = np.zeros_like(plan.y)
+        rows[1:, self._limited] = plan.excess
+        return rows * self.scale
+
+    def _limits(self, sample: Sample, plan: Plan) -> tuple[Array, Array]:
+        reached, parts = plan.y[1:, self._limited], self._bounded.any()
+        lower, upper = [-1.0 - plan.z, (sample.low - reached).ravel()], [1.0 - plan.z, (sample.high - reached).ravel()]
+        if parts:
+            moves = self._moves(sample, plan.z).ravel()[self._bounded]
+            limit = np.tile(self._move_limit, self.horizon)[self._bounded]
+            # Zero stays admissible: the input before may be one that its limits forbid to follow.
+            lower.append(np.minimum(-limit - moves, 0.0))
+            upper.append(np.maximum(limit - moves, 0.0))
+        return np.concatenate(lower), np.concatenate(upper)
+
+    def _moves(self, sample: Sample, z: Array) -> Array:
+        rows = z.reshape(self.horizon, self.nu)
+        moves = np.empty_like(rows)
+        np.subtract(rows[0], sample.before, out=moves[0])
+        np.subtract(rows[1:], rows[:-1], out=moves[1:])
+        return moves
+
+
+def _clip(values: Array, lower: Array | float, upper: Array | float) -> Array:
+    return np.minimum(np.maximum(values, lower), upper)  # much faster than np.clip on short arrays
+
+
+def _convex(H: Array) -> Array:
+    """H, or where it is not positive definite the nearest matrix with eigenvalues above a share of the largest."""
+    try:
+        np.linalg.cholesky(H)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(H)
+        return np.asarray((vectors * np.maximum(values, _FLATTEST * values[-1])) @ vectors.T)
+    return H

@@ -1,0 +1,79 @@
+"""Dense quadratic programs with limits that may be exceeded at a price per unit. The only file that imports daqp.
+
+    min  z'Hz / 2 + g'z + price' s     s.t.  lower <= z <= upper,   low - s <= Cz <= high + s,   s >= 0
+
+Prices act inside the dual active-set method (Arnström, Bemporad, Axehill, IEEE TAC 2022), as upper limits on the
+multipliers: no slack becomes a variable, and limits that are kept cost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import daqp
+import numpy as np
+
+from controlrnn.checks import Array
+
+_SOFT = 8  # daqp's mark of a constraint that has a price
+# daqp prices s also quadratically, by the reciprocal of this: too little to matter while s / _FLAT << price.
+_FLAT = 1e8
+_ACCURACY = 1e-9  # of the constraints, each scaled to the length that its row has in the metric of H
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Minimum:
+    """A solution.
+
+    Args:
+        z: Shape (n,).
+        multipliers: Of the rows of C, shape (m,); positive at the upper limit.
+        pivots: Changes of the active set.
+    """
+
+    z: Array
+    multipliers: Array
+    pivots: int
+
+
+class QuadraticProgram:
+    """A sequence of quadratic programs of one size; memory is allocated once.
+
+    Args:
+        n: Number of variables.
+        prices: Price of each row of C, shape (m,); infinite where the limit must be kept.
+    """
+
+    def __init__(self, n: int, prices: Array) -> None:
+        self.n, m = n, len(prices)
+        hard = ~np.isfinite(prices)
+        self._sense = np.concatenate([np.zeros(n), np.where(hard, 0, _SOFT)]).astype(np.int32)
+        weights = np.concatenate([np.zeros(n), np.where(hard, 0.0, prices)])
+        flat = np.full(n + m, _FLAT)
+        self._model = daqp.Model()
+        limit = np.ones(n + m)
+        self._model.setup(np.eye(n), np.zeros(n), np.ones((m, n)), limit, -limit, self._sense.copy())
+        self._model.settings = {"primal_tol": _ACCURACY, "eps_prox": 0.0}
+        self._model.soft_weights(rho_l=flat, rho_u=flat, w_l=weights, w_u=weights)
+
+    def solve(self, H: Array, g: Array, C: Array, lower: Array, upper: Array) -> Minimum | None:
+        """Solve one.
+
+        Args:
+            H: Positive definite, shape (n, n).
+            g: Shape (n,).
+            C: Shape (m, n).
+            lower: Of the variables, then of the rows of C, shape (n + m,).
+            upper: As ``lower``.
+
+        Returns:
+            The solution; None where there is none, or where rounding errors keep the method from it.
+        """
+        rows = C if len(C) else None
+        # The marks are passed anew: otherwise the last active set would be kept, and results depend on history.
+        if self._model.update(H=H, f=g, A=rows, bupper=upper, blower=lower, sense=self._sense) < 0:
+            return None
+        z, _, flag, info = self._model.solve()
+        if flag < 1 or not np.isfinite(z).all():
+            return None
+        return Minimum(np.array(z), np.array(info["lam"][self.n :]), int(info["iterations"]))
