@@ -29,7 +29,9 @@ from experiments._study import Row, Study
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "bench_scan_peers.txt"
-EAGER_LIMIT = 30_000  # layer evaluations beyond which the eager loops are left out: they take minutes
+# Layer evaluations beyond which eager loops are left out, with one thread and with more: they take minutes, and more
+# threads only slow them down.
+EAGER_LIMIT, EAGER_LIMIT_THREADS = 30_000, 5_000
 FIRST_CALL = """
 import time, torch, controlrnn.kernels
 from controlrnn.models import Elman
@@ -123,11 +125,11 @@ def compare(study: Study, case: Case, threads: int, peer: Peer | None) -> Row:
     notes: dict[str, str] = {}
     fast, slow = gradient(case, study.seed, simulate), gradient(case, study.seed, LureSystem.simulate)
     fast()
-    heavy = case.steps * len(case.layers) > EAGER_LIMIT
+    heavy = case.steps * len(case.layers) > (EAGER_LIMIT if threads == 1 else EAGER_LIMIT_THREADS)
     for turn in range(rounds):
         times["ours"] += timings(fast, 5, seconds)
         if turn == 0 and not heavy:
-            times["eager"] += timings(slow, 2, 0.0)
+            times["eager"] += timings(slow, 1, seconds)
         for library in LIBRARIES if peer else ():
             eager_peer = library == "neural-ssm" or (library, case.kind) == ("tsfast", "r2dn")
             if library in notes or (eager_peer and (turn > 0 or heavy)):
