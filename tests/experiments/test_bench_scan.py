@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from experiments import bench_scan
 
 
+@pytest.mark.slow
 def test_quick_version_times_both_of_our_paths(tmp_path: Path) -> None:
     assert bench_scan.main(["--quick", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
