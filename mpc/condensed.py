@@ -4,7 +4,8 @@ Each iteration linearises the whole plan in one pass, eliminates the states (`mp
 QP (`mpc.quadratic`) and goes back along its step until the exact-penalty merit, which is the objective of `mpc.ocp`
 itself, falls enough. Input and move limits are linear, so that every iterate keeps them. The Hessian is Gauss-Newton's
 at first (Bock 1983), then that of the Lagrangian, whose curvature all comes from the neurons: it makes convergence
-quadratic, also where references are out of reach and Gauss-Newton would creep. Full Gauss-Newton steps without the search limit-cycle on such problems.
+quadratic, also where references are out of reach and Gauss-Newton would creep. Full Gauss-Newton steps without the
+search limit-cycle on such problems.
 
 `SolverOptions.rti` stops after one iteration: the real-time iteration of Diehl, Bock and Schlöder (SIAM J. Control
 Optim. 2005) with a search along its step. Nothing is kept from sample to sample except what the caller passes as guess.
@@ -43,6 +44,8 @@ class CondensedBackend:
 
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
         self.problem, self.options = problem, options
+        # An excess over limits grows with the square of what the inputs are off.
+        self._accuracy = np.sqrt(options.tolerance) * (1.0 if problem.soft else 0.01)
         self._condensed = CondensedProblem(problem)
         self._program = QuadraticProgram(self._condensed.n, self._condensed.prices)
 
@@ -69,7 +72,7 @@ class CondensedBackend:
             # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
             ratio = step / last  # 0 at first
             error = step * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 and length == 1.0 else step
-            settled = error <= np.sqrt(self.options.tolerance) or expected <= _NOISE * plan.cost
+            settled = error <= self._accuracy or expected <= _NOISE * plan.cost
             if self.options.rti or settled:
                 return self._solution(Status.SOLVED, plan, iteration, "one iteration" if not settled else "converged")
             if length == 0.0:

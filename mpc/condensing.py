@@ -63,13 +63,13 @@ class Condenser:
             prices: Shape (N + 1, ny).
         """
         bend = self._neuron_prices(lin, prices) * self.system.activation.curvature(lin.w)
-        V = self._times(lin.V).transpose(1, 0, 2).reshape(len(self._Z[0]), -1)
+        V = self._times(lin.V).transpose(1, 0, 2).reshape(self._Z.shape[1], bend.size)
         return np.asarray((V * bend.ravel()) @ V.T)
 
     def _times(self, J: Array) -> Array:
         """(J_k Z_k)' for all samples, shape (N + 1, N nu, rows of J)."""
         if J.strides[0] == 0:  # one J for all samples: one product
-            return np.asarray((self._Z.reshape(-1, J.shape[2]) @ J[0].T).reshape(len(J), -1, J.shape[1]))
+            return np.asarray((self._Z.reshape(-1, J.shape[2]) @ J[0].T).reshape(len(J), self._Z.shape[1], J.shape[1]))
         return np.asarray(self._Z @ J.transpose(0, 2, 1))
 
     def _neuron_prices(self, lin: Linearisation, prices: Array) -> Array:

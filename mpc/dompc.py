@@ -17,6 +17,7 @@ import casadi
 import numpy as np
 
 from controlrnn.checks import Array
+from controlrnn.errors import SettingError
 from mpc.ocp import OptimalControlProblem, Solution, SolverOptions, Status, StepData
 
 with warnings.catch_warnings():  # it warns about optional features that are not installed
@@ -46,6 +47,8 @@ class DoMpcBackend:
     """
 
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
+        if options.rti:
+            raise SettingError("DoMpcBackend cannot stop after one iteration, got rti=True: use CondensedBackend")
         self.problem = problem
         lower, upper = problem.predictor.input_limits()
         self._lower, self._upper = lower, upper

@@ -20,7 +20,6 @@ from controlrnn.errors import SettingError
 from mpc.ocp import HARD, KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData, default_penalty
 
 _FREE = 1e4  # limits this many ranges away constrain nothing
-_STATUS = {"SOLVER_RET_SUCCESS": Status.SOLVED, "SOLVER_RET_LIMITED": Status.MAX_ITERATIONS}
 
 
 @dataclass
@@ -89,25 +88,21 @@ class FatropBackend:
         started = time.perf_counter()
         result = self._solver(x0=self._guess(data), p=self._parameters(data), **self._bounds)
         stats, values = self._solver.stats(), np.array(result["x"]).ravel()
-        status = _STATUS.get(stats["unified_return_status"], Status.FAILED)
-        message = str(stats["return_status"])
-        if not np.isfinite(values).all():
-            status = Status.FAILED
-        inputs, slack = (values[places] for places in self._places)
-        used = np.zeros((self.problem.horizon + 1, self.problem.predictor.ny))
-        used[1:, self._limited] = np.maximum(slack, 0.0)
-        if status is Status.SOLVED and not self.problem.soft and (used > KEPT).any():
+        status = Status.SOLVED if stats["success"] else Status.FAILED
+        if not stats["success"] and stats["iter_count"] >= self.options.max_iterations:
+            status = Status.MAX_ITERATIONS
+        message = f"fatrop returned {stats['return_status']}"
+        u = np.clip(self._middle + self._half * values[self._places[0]], self._lower, self._upper)
+        cost, slack = self.problem.objective(data, u)
+        if not np.isfinite(cost):
+            status, message = Status.FAILED, "not finite"
+        if status is Status.SOLVED and not self.problem.soft and (slack > KEPT * self.problem.output_scale).any():
             status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
         limit = self.options.max_wall_time
         if status is Status.SOLVED and limit is not None and time.perf_counter() - started > limit:
             status, message = Status.TIME_LIMIT, "solved too late"
         return Solution(
-            status=status,
-            u=np.clip(self._middle + self._half * inputs, self._lower, self._upper),
-            slack=used * self.problem.output_scale,
-            cost=float(result["f"]) * self.problem.cost_scale,
-            iterations=int(stats["iter_count"]),
-            message=message,
+            status=status, u=u, slack=slack, cost=cost, iterations=int(stats["iter_count"]), message=message
         )
 
     def _formulate(self) -> None:

@@ -89,6 +89,15 @@ class OptimalControlProblem:
         """Cost of missing the reference by the whole range and moving the inputs over theirs, in one step."""
         return cost_scale(self.predictor, self.output_weight, self.input_move_weight, self.output_scale)
 
+    def objective(self, data: StepData, u: Array) -> tuple[float, Array]:
+        """Value of the objective at inputs u (N, nu), slack included, and the slack, shape (N + 1, ny)."""
+        y = self.predictor.predict(data.x, u)
+        slack = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0)
+        slack[0] = 0.0
+        end = (y[-1] - data.reference[-1]) ** 2 @ self.terminal_weight
+        running = self.cost(y[:-1], data.reference[:-1], u, data.previous_input)
+        return running + float(end + (slack @ self.penalty).sum()), slack
+
     def cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
         """Cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).
 

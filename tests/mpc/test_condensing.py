@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from random_systems import random_elman, random_system
+
+from mpc.condensing import Condenser
+
+SYSTEMS = {
+    "elman": random_elman(2, nx=5),
+    "layers": random_system(1, layers=(2, 3, 1)),
+    "acyclic": random_system(4, layers=(1, 1, 1), activation="sigmoid"),
+    "no feedthrough": random_system(5, layers=(4,), feedthrough=False),
+    "linear": random_system(6, layers=()),
+}
+N = 6
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_condensed_derivatives_are_those_of_the_outputs(name, rng):
+    system, scale = SYSTEMS[name], np.array([0.5, 2.0])
+    condenser, x0, u = Condenser(system, N, scale), rng.standard_normal(SYSTEMS[name].nx), rng.standard_normal((N, 2))
+
+    def run(change=np.zeros(2 * N)):  # noqa: B008
+        held = u + np.reshape(change, (-1, 2)) * scale
+        held = np.vstack([held, held[-1:]])
+        y, x = system.simulate(held, x0)
+        return y, x[:-1], held
+
+    prices = rng.standard_normal((N + 1, system.ny))
+    G, lin = condenser.condense(*run()[1:])
+    H = condenser.curvature(lin, prices)
+    np.testing.assert_allclose(H, H.T, atol=1e-14)
+    for i in range(2 * N):
+        e = 1e-6 * np.eye(2 * N)[i]
+        np.testing.assert_allclose(G[:, :, i], (run(e)[0] - run(-e)[0]) / 2e-6, atol=1e-8)
+        slopes = [np.einsum("kij,ki->j", condenser.condense(*run(s * e)[1:])[0], prices) for s in (1, -1)]
+        np.testing.assert_allclose(H[i], (slopes[0] - slopes[1]) / 2e-6, atol=1e-6)
