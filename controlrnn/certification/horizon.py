@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification import incremental, riccati, sdp
+from controlrnn.certification import incremental, sdp
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.interior import extend, interior
 from controlrnn.certification.psd import proven_margin
-from controlrnn.certification.riccati import Task
+from controlrnn.certification.riccati import Task, minimise
 from controlrnn.checks import Array, Choice, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.systems import LureSystem
@@ -30,6 +31,9 @@ from controlrnn.systems import LureSystem
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Stages that are optimised one by one; a longer horizon repeats what was found for the middle of these.
+_HEAD = 200
+_SPREAD = 10  # steps that one optimisation looks at together
 # How far the multipliers are moved inside the feasible set, and how much the storages are enlarged, in the order tried.
 _SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 _PADDINGS = (1e-11, 1e-11, 1e-11, 1e-10, 1e-10, 1e-9, 1e-9, 1e-8, 1e-7)
@@ -189,10 +193,10 @@ def certify_horizon(
     steps = [problem.horizon] if focus is None else [count("focus", k, least=0) for k in focus]
     if not steps or max(steps) > problem.horizon:
         raise SettingError(f"focus must name steps within 0..{problem.horizon}, got {steps}")
-    families, statuses = [], set()
+    families: list[Family] = []
+    statuses: set[str] = set()
     for row in range(system.ny):
-        inside = riccati.interior(problem.task(row, problem.weights(steps[-1])))
-        start = inside
+        inside = start = problem.inside(row, steps[-1])
         for weights in _weights(problem, row, inside, steps, together=focus is None):
             task = problem.task(row, weights)
             if method is Method.SDP:
@@ -201,7 +205,7 @@ def certify_horizon(
                 statuses.add(status)
                 start = lam, rho
             else:
-                start = riccati.minimise(task, start, steps=iterations)
+                start = problem.minimise(task, start, iterations)
             families.append(problem.settle(row, start, inside))
     bounds = np.full((problem.horizon + 1, system.ny), np.inf)
     for family in families:
@@ -247,7 +251,30 @@ class Problem:
         f = self.form
         local = IncrementalForm(L.T @ f.T @ back, f.Y @ back, f.lower @ back, f.upper @ back, f.nx, f.nu)
         c = local.Y[[row]]
-        return Task(local, c.T @ c, weights, self.radius, self.b)
+        return Task(local, c.T @ c, weights, weights * self.radius**2, self.b)
+
+    def inside(self, row: int, step: int) -> tuple[Array, Array]:
+        """Multipliers well inside the feasible set, for one output."""
+        task = self.task(row, self.weights(step))
+        head = replace(task, weights=task.weights[:_HEAD], state_weights=task.state_weights[:_HEAD])
+        return extend(head, interior(head), self.horizon + 1)
+
+    def minimise(self, task: Task, start: tuple[Array, Array], iterations: int) -> tuple[Array, Array]:
+        """Multipliers of the whole horizon, of which only the last `_HEAD` stages are optimised one by one.
+
+        What happens further back arrives at the head as a state difference: the initial one, shrunk as ``start`` says.
+        """
+        if self.horizon < _HEAD:
+            return minimise(task, start, steps=iterations)
+        found, _ = incremental.storages(task.form, task.terminal, *start, padding=0.0)
+        top = np.array([float(np.linalg.eigvalsh(P)[-1]) for P in found])
+        inputs = np.cumsum(start[1] @ task.b**2)
+        tail = task.state_weights * top + task.weights * (inputs - inputs[_HEAD - 1])
+        weights, state_weights = task.weights[:_HEAD].copy(), task.state_weights[:_HEAD].copy()
+        weights[-1] += task.weights[_HEAD:].sum()
+        state_weights[-1] += tail[_HEAD:].sum() / top[_HEAD - 1]
+        head = replace(task, weights=weights, state_weights=state_weights)
+        return extend(head, minimise(head, (start[0][:_HEAD], start[1][:_HEAD]), steps=iterations), self.horizon + 1)
 
     def weights(self, step: int) -> Array:
         """Weights (N + 1,) that look at one step alone."""
@@ -321,9 +348,14 @@ def _weights(
     each = [problem.weights(k) for k in dict.fromkeys(steps)]
     if not together or not problem.horizon:
         return each
-    # All steps at once, each relative to its own size, which a first rough solution tells.
-    lam, rho = riccati.minimise(problem.task(row, each[-1]), inside, steps=20)
+    # Steps spread over the horizon at once, each relative to its own size, which a first rough solution tells.
+    lam, rho = problem.minimise(problem.task(row, each[-1]), inside, 20)
     found, _ = incremental.storages(problem.form, problem.terminal(row)[1], lam, rho, padding=0.0)
-    spread = [problem.radius**2 * incremental.largest_ratio(P, problem.metric) for P in found]
-    size = np.array(spread) + np.cumsum(rho @ problem.b**2)
-    return [1 / np.maximum(size, max(1e-12 * size.max(), 1e-200)) / len(size), *each]
+    energy = np.cumsum(rho @ problem.b**2)
+    spread = np.unique(np.round(np.geomspace(1, problem.horizon + 1, _SPREAD)).astype(int)) - 1
+    size = np.array(
+        [problem.radius**2 * incremental.largest_ratio(found[k], problem.metric) + energy[k] for k in spread]
+    )
+    weights = np.zeros(problem.horizon + 1)
+    weights[spread] = 1 / np.maximum(size, max(1e-12 * size.max(), 1e-200)) / len(size)
+    return [weights, *each]

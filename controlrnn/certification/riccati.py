@@ -6,15 +6,21 @@ function of the storages in one forward sweep,
 
     Pi_{j-1} += T Z_j Pi_j Z_j' T',   d/dlambda_j = 2 diag(lower Z_j Pi_j Z_j' upper'),   d/drho_j = -diag(.)_u,
 
-at the price of the recursion itself, O(horizon nz^3). The unknowns are logarithms, the method is L-BFGS with a
-back-tracking line search whose first test is that all stages exist. No solver, no tolerance that a bound depends on.
+at the price of the recursion itself, O(horizon nz^3). No solver, no tolerance that a bound depends on.
+
+Two things make plain L-BFGS converge in some hundred iterations. The unknowns are logarithms of multipliers *relative*
+to the size of the storage before them, (lambda_j, rho_j) = tr(P_{j-1}) exp(theta_j): a stage that grows then carries
+all later ones along instead of making them infeasible. And the largest eigenvalue, at which several eigenvalues meet in
+the optimum, is replaced by a Schatten norm of high order while optimising.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from scipy.linalg import lapack
@@ -22,127 +28,128 @@ from scipy.linalg import lapack
 from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
+from controlrnn.kernels.storage_sweep import backward, forward
 
 _log = logging.getLogger(__name__)
-_MEMORY = 20
-_MARGIN = 1.5  # how far inside the feasible set the search starts
+_MEMORY = 30
+_ORDER = 128  # of the Schatten norm
+_PATIENCE = 20  # iterations over which progress is judged
+SMALLEST = 1e-250  # of a storage
+_LIMIT = 650.0  # of |theta|: exp overflows beyond it
+
+Pair = tuple[Array, Array]
+
+
+class Goal(Enum):
+    """What is made small."""
+
+    WEIGHTED_SUM = "sum"
+    """sum_k (state_weight_k max eig(P_k) + weight_k sum_{j <= k} rho_j . b^2)"""
+    LARGEST = "largest"
+    """The largest of all eigenvalues of P_k and all rho_j, k the last step: one gain for everything, as in RNN-SDP."""
+    TRACE = "trace"
+    """Like the weighted sum, with the trace for the largest eigenvalue: smooth, for starting points."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Minimise sum_k weight_k (radius^2 max eig(P_k) + sum_{j <= k} rho_j . b^2) over multipliers and rho.
-
-    Coordinates are such that the set of initial differences is a ball of that radius.
+    """An optimisation over multipliers and rho, in coordinates in which the set of initial differences is a ball.
 
     Args:
         form: The difference system.
         terminal: H_0, shape (nz, nz).
-        weights: Shape (K,), >= 0; K - 1 is the horizon.
-        radius: Radius of the ball of initial differences.
+        weights: Of the input part of each horizon k, shape (K,), >= 0; K - 1 is the longest horizon.
+        state_weights: Of the initial state's part, shape (K,), >= 0: weight times squared radius.
         b: Input radius per channel, shape (nu,), positive.
-        smooth: Whether the trace of P_k takes the place of its largest eigenvalue: differentiable everywhere.
+        goal: What is made small.
     """
 
     form: IncrementalForm
     terminal: Array
     weights: Array
-    radius: float
+    state_weights: Array
     b: Array
-    smooth: bool = False
+    goal: Goal = Goal.WEIGHTED_SUM
 
 
-def minimise(
-    task: Task, start: tuple[Array, Array], *, steps: int = 300, tolerance: float = 1e-5
-) -> tuple[Array, Array]:
+def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e-4) -> Pair:
     """Multipliers (K, nv) and rho (K, nu) that minimise the task, which is convex in them.
 
     Args:
         task: What to minimise.
-        start: Multipliers and rho for which every stage exists, e.g. from `interior`.
+        start: Multipliers and rho for which every stage exists, e.g. from `controlrnn.certification.interior`.
         steps: Most iterations.
         tolerance: Stop when 20 iterations gain less than this, relative.
 
     Raises:
         CertificationError: ``start`` is not feasible.
     """
-    theta = np.log(np.hstack(start))
-    if not theta.size or not (task.radius > 0 or task.b.size):
+    if not np.hstack(start).size or not (task.state_weights.any() or task.b.size):
         return start  # nothing to choose, or equal trajectories, whose bound is zero for any multipliers
-    value, gradient = _value_and_gradient(task, theta)
-    if not np.isfinite(value):
-        raise CertificationError("the multipliers to start from are not feasible: take those of `interior`")
-    pairs: deque[tuple[Array, Array]] = deque(maxlen=_MEMORY)
-    history = [value]
-    for _ in range(steps):
-        direction = _two_loops(gradient, pairs)
-        slope = float((direction * gradient).sum())
-        if slope >= 0:
-            pairs.clear()
-            direction, slope = -gradient, -float((gradient**2).sum())
-        size = min(1.0, 2.0 / max(float(np.abs(direction).max()), 1e-300))
-        while size > 1e-10:
-            trial = theta + size * direction
-            new, new_gradient = _value_and_gradient(task, trial)
-            if new <= value + 1e-4 * size * slope:
-                break
-            size *= 0.4
-        else:
-            if not pairs:
-                break
-            pairs.clear()
-            continue
-        s, y = trial - theta, new_gradient - gradient
-        if (s * y).sum() > 1e-12 * np.sqrt((s**2).sum() * (y**2).sum()):
-            pairs.append((s, y))
-        theta, value, gradient = trial, new, new_gradient
-        history.append(value)
-        if len(history) > 20 and history[-21] - value < tolerance:
-            break
-    _log.debug("riccati: %d iterations, log objective %.6f -> %.6f", len(history) - 1, history[0], value)
-    nv = task.form.nv
-    values = np.exp(theta)
-    return values[:, :nv], values[:, nv:]
+    theta = np.log(np.hstack(start)) - np.log(_sizes(task, *start))[:, None]
+    sweep = _Sweep(task)
+    theta, history = lbfgs(sweep.value_and_gradient, theta, steps, tolerance)
+    _log.debug("riccati: %d iterations, log objective %.6f -> %.6f", len(history) - 1, history[0], history[-1])
+    return sweep.multipliers(theta)
 
 
-def _value_and_gradient(task: Task, theta: Array) -> tuple[float, Array]:
-    """Logarithm of the objective (infinity where a stage is missing) and its gradient, shape of theta (K, nv + nu)."""
-    form, n, nv = task.form, task.form.nx, task.form.nv
-    if np.abs(theta).max(initial=0.0) > 600:  # near overflow; fast forgetting makes storages of 1e-200
-        return np.inf, theta
-    values = np.exp(theta)
-    lam, rho = values[:, :nv], values[:, nv:]
-    demand, Zs, tops, P_all = task.terminal, [], [], []
-    for j in range(len(theta)):
-        found = _stage(form, demand, lam[j], rho[j])
+class _Sweep:
+    """The objective as a function of theta (K, nv + nu)."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, form = task, task.form
+        self.later = np.cumsum(task.weights[::-1])[::-1]
+        arrays = (form.T, form.lower, form.upper, task.terminal)
+        self.T, self.lower, self.upper, self.terminal = (np.ascontiguousarray(a, dtype=np.float64) for a in arrays)
+
+    def multipliers(self, theta: Array) -> Pair:
+        """Multipliers (K, nv) and rho (K, nu) behind theta."""
+        found = self._forward(theta)
+        if found is None:
+            raise CertificationError("the multipliers found do not exist at every stage")
+        values, nv = found[0], self.task.form.nv
+        return values[:, :nv], values[:, nv:]
+
+    def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
+        """Logarithm of the objective (infinity where a stage is missing) and its gradient."""
+        found = self._forward(theta)
         if found is None:
             return np.inf, theta
-        P, Z = found
-        Zs.append(Z)
-        P_all.append(P)
-        if task.radius > 0:
-            tops.append(_size(P, task.smooth))
-        demand = form.T.T @ P @ form.T
-    # everything on hand: rho_j counts in every horizon k >= j
-    later = np.cumsum(task.weights[::-1])[::-1]
-    total = float((later[:, None] * rho * task.b**2).sum())
-    if task.radius > 0:
-        total += task.radius**2 * float(sum(w * top for w, (top, _) in zip(task.weights, tops, strict=True)))
-    gradient = np.empty_like(theta)
-    Pi = np.zeros((n, n))
-    for j in range(len(theta) - 1, -1, -1):
-        if task.radius > 0 and task.weights[j] > 0:
-            Pi = Pi + task.weights[j] * task.radius**2 * tops[j][1]
-        ZPi = Zs[j] @ Pi
-        W = ZPi @ Zs[j].T
-        gradient[j, :nv] = 2 * ((form.lower @ W) * form.upper).sum(axis=1)
-        gradient[j, nv:] = later[j] * task.b**2 - W.diagonal()[n : n + form.nu]
-        TZ = form.T @ Zs[j]
-        Pi = TZ @ Pi @ TZ.T
-    total = max(total, 1e-300)  # what was forgotten entirely leaves nothing to improve
-    return float(np.log(total)), gradient * values / total
+        values, scales, P, Z, through = found
+        total, d_rho, d_P = self._objective(values[:, self.task.form.nv :], P)
+        gradient = np.empty_like(theta)
+        backward(self.lower, self.upper, values, scales, Z, through, d_P, d_rho, gradient)
+        total = max(total, 1e-300)  # what was forgotten entirely leaves nothing to improve
+        return float(np.log(total)), gradient / total
+
+    def _forward(self, theta: Array) -> tuple[Array, Array, Array, Array, Array] | None:
+        """Multipliers, what they are relative to, storages, maximisers Z and T Z; None where a stage is missing."""
+        if not np.isfinite(theta).all() or np.abs(theta).max(initial=0.0) > _LIMIT:
+            return None
+        (K, m), n, nz = theta.shape, self.task.form.nx, self.task.form.nz
+        values, scales = np.empty((K, m)), np.empty(K)
+        P, Z, through = np.empty((K, n, n)), np.empty((K, nz, n)), np.empty((K, n, n))
+        # A diverging recursion overflows; the next Cholesky factor then says so.
+        stages = forward(self.T, self.lower, self.upper, self.terminal, theta, values, scales, P, Z, through, SMALLEST)
+        return (values, scales, P, Z, through) if stages == K else None
+
+    def _objective(self, rho: Array, P: Array) -> tuple[float, Array, Array]:
+        """Value, derivative by rho (K, nu), and by each storage (K, nx, nx)."""
+        task, d_P = self.task, np.zeros_like(P)
+        if task.goal is Goal.LARGEST:
+            eigenvalues, vectors = np.linalg.eigh(P[-1])
+            value, slopes = _norm(np.concatenate([np.maximum(eigenvalues, 0.0), rho.ravel()]))
+            d_P[-1] = (vectors * slopes[: len(eigenvalues)]) @ vectors.T
+            return value, np.ascontiguousarray(slopes[len(eigenvalues) :].reshape(rho.shape)), d_P
+        d_rho = self.later[:, None] * task.b**2
+        value = float((d_rho * rho).sum())
+        for j in np.flatnonzero(task.state_weights):
+            part, slope = _trace(P[j]) if task.goal is Goal.TRACE else _schatten(P[j])
+            value, d_P[j] = value + task.state_weights[j] * part, task.state_weights[j] * slope
+        return value, d_rho, d_P
 
 
-def _stage(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> tuple[Array, Array] | None:
+def stage_of(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> Pair | None:
     """P_j and its maximiser Z_j (nz, nx); None where the stage does not exist."""
     n = form.nx
     G = demand + form.multiplier_form(lam)
@@ -159,15 +166,62 @@ def _stage(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> tupl
     return 0.5 * (P + P.T), np.vstack([np.eye(n), gain])
 
 
-def _size(P: Array, smooth: bool) -> tuple[float, Array]:
-    """Trace or largest eigenvalue of P, and its gradient."""
-    if smooth:
-        return max(float(P.trace()), 0.0), np.eye(len(P))
-    eigenvalues, vectors = np.linalg.eigh(P)
-    return max(float(eigenvalues[-1]), 0.0), np.outer(vectors[:, -1], vectors[:, -1])
+def size(P: Array) -> float:
+    """What multipliers are relative to."""
+    return max(float(P.trace()), SMALLEST)
 
 
-def _two_loops(gradient: Array, pairs: deque[tuple[Array, Array]]) -> Array:
+def lbfgs(
+    function: Callable[[Array], tuple[float, Array]], x: Array, steps: int, tolerance: float
+) -> tuple[Array, list[float]]:
+    """Minimise with L-BFGS and a back-tracking line search that takes infinity for "not allowed".
+
+    Args:
+        function: Value and gradient.
+        x: Start, with a finite value.
+        steps: Most iterations.
+        tolerance: Stop when 20 iterations gain less than this, absolute.
+
+    Returns:
+        The last iterate, and the values met.
+
+    Raises:
+        CertificationError: The start is not allowed.
+    """
+    value, gradient = function(x)
+    if not np.isfinite(value):
+        raise CertificationError("the multipliers to start from are not feasible")
+    pairs: deque[Pair] = deque(maxlen=_MEMORY)
+    history = [value]
+    for _ in range(steps):
+        direction = _two_loops(gradient, pairs)
+        slope = float((direction * gradient).sum())
+        if slope >= 0:
+            pairs.clear()
+            direction, slope = -gradient, -float((gradient**2).sum())
+        length = min(1.0, (3.0 if pairs else 1.0) / max(float(np.abs(direction).max()), 1e-300))
+        while length > 1e-10:
+            trial = x + length * direction
+            new, new_gradient = function(trial)
+            if new <= value + 1e-4 * length * slope:
+                break
+            length *= 0.4
+        else:
+            if not pairs:
+                break
+            pairs.clear()
+            continue
+        s, y = trial - x, new_gradient - gradient
+        if (s * y).sum() > 1e-10 * np.sqrt((s**2).sum() * (y**2).sum()):
+            pairs.append((s, y))
+        x, value, gradient = trial, new, new_gradient
+        history.append(value)
+        if len(history) > _PATIENCE and history[-_PATIENCE - 1] - value < tolerance:
+            break
+    return x, history
+
+
+def _two_loops(gradient: Array, pairs: deque[Pair]) -> Array:
     """The L-BFGS direction (Nocedal & Wright, algorithm 7.4)."""
     q = gradient.copy()
     weights = []
@@ -183,67 +237,34 @@ def _two_loops(gradient: Array, pairs: deque[tuple[Array, Array]]) -> Array:
     return -q
 
 
-def interior(task: Task) -> tuple[Array, Array]:
-    """Multipliers (K, nv) and rho (K, nu) well inside the feasible set: stage after stage a small storage.
-
-    Greedy, so loose over long horizons, but never absurd: deep networks need their layers weighted by orders of
-    magnitude, which no fixed pattern hits.
-
-    Raises:
-        CertificationError: The gains over this horizon overflow, or the matrices are too badly scaled.
-    """
-    lams, rhos, demand, pattern = [], [], task.terminal, _neuron_weights(task.form)
-    for j in range(len(task.weights)):
-        first = _reach(task.form, demand, pattern)
-        stage = Task(task.form, demand, np.ones(1), task.radius or 1.0, task.b, smooth=True)
-        lam, rho = minimise(stage, first, steps=150 if j < 3 else 30, tolerance=1e-3)
-        # The greedy minimum touches the boundary of the feasible set, where the joint search could not move.
-        lam, rho = _MARGIN * lam, _MARGIN * rho
-        while (found := _stage(task.form, demand, lam[0], rho[0])) is None and rho.max(initial=0.0) < 1e200:
-            rho = 2 * rho
-        if found is None:
-            raise CertificationError("no feasible multipliers at a stage: the matrices are too badly scaled to certify")
-        lams.append(lam[0])
-        rhos.append(rho[0])
-        pattern = lam[0]
-        demand = task.form.T.T @ found[0] @ task.form.T
-    return np.array(lams).reshape(len(lams), task.form.nv), np.array(rhos).reshape(len(rhos), task.form.nu)
+def _sizes(task: Task, lam: Array, rho: Array) -> Array:
+    """What each stage's multipliers are relative to, shape (K,)."""
+    scales, demand = np.ones(len(lam)), task.terminal
+    for j in range(len(lam) - 1):
+        stage = stage_of(task.form, demand, lam[j], rho[j])
+        if stage is None:
+            raise CertificationError(f"the multipliers to start from are not feasible at stage {j}")
+        scales[j + 1] = size(stage[0])
+        demand = task.form.T.T @ stage[0] @ task.form.T
+    return scales
 
 
-def _reach(form: IncrementalForm, demand: Array, pattern: Array) -> tuple[Array, Array]:
-    """Scale a multiplier ``pattern`` (nv,) until the stage exists, and find a rho for it; shapes (1, nv), (1, nu)."""
-    n, u = form.nx, form.nu
-    sector = form.multiplier_form(pattern)
-    small = 1e-12 * max(float(np.trace(demand)), 1e-200)
-    lam = pattern
-    if form.nv:
-        block = -sector[n + u :, n + u :]
-        need = _largest_generalised(demand[n + u :, n + u :], block)
-        lam = max(_MARGIN * need, small / float(np.trace(block))) * pattern
-    G = demand + form.multiplier_form(lam)
-    uw = G[n : n + u, n + u :]
-    cost = G[n : n + u, n : n + u] + (uw @ np.linalg.solve(-G[n + u :, n + u :], uw.T) if form.nv else 0.0)
-    rho = _MARGIN * max(u, 1) * np.maximum(cost.diagonal(), small)
-    return lam[None, :], rho[None, :]
+def _norm(values: Array) -> tuple[float, Array]:
+    """A norm of high order of values >= 0 and its gradient: a smooth maximum, never below it."""
+    top = float(values.max(initial=0.0))
+    if top <= 0:
+        return 0.0, np.zeros_like(values)
+    ratio = values / top
+    total = float((ratio**_ORDER).sum())
+    return top * total ** (1 / _ORDER), total ** (1 / _ORDER - 1) * ratio ** (_ORDER - 1)
 
 
-def _neuron_weights(form: IncrementalForm) -> Array:
-    """A multiplier pattern (nv,) with -S_ww > 0; it exists since D11 is triangular: later neurons weigh less."""
-    n, nv = form.nx + form.nu, form.nv
-    pattern = np.ones(nv)
-    for i in range(1, nv + 1):
-        # Shrink neuron i - 1 until the leading block stays positive definite with room to spare.
-        for _ in range(200):
-            block = -form.multiplier_form(pattern)[n : n + i, n : n + i]
-            scale = 1 / np.sqrt(np.abs(block.diagonal()))
-            if np.linalg.eigvalsh(scale[:, None] * block * scale)[0] > 0.3 / i:
-                break
-            pattern[i - 1] *= 0.7
-    return pattern
+def _schatten(P: Array) -> tuple[float, Array]:
+    """Schatten norm of high order of P >= 0 and its gradient."""
+    eigenvalues, vectors = np.linalg.eigh(P)
+    value, slopes = _norm(np.maximum(eigenvalues, 0.0))
+    return value, (vectors * slopes) @ vectors.T
 
 
-def _largest_generalised(a: Array, b: Array) -> float:
-    """The largest eigenvalue of b^-1 a for symmetric a >= 0 and b > 0."""
-    L = np.linalg.cholesky(b)
-    half = np.linalg.solve(L, a)
-    return max(float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1]), 0.0)
+def _trace(P: Array) -> tuple[float, Array]:
+    return max(float(P.trace()), 0.0), np.eye(len(P))

@@ -50,9 +50,9 @@ def solve_horizon(task: Task, sizes: Array, *, solver: str = "CLARABEL", options
         block = _supply(form, P[j], rho[j]) - demand - _multiplier_form(form, lam[j])
         constraints.append(block >> 0)
         cost += later[j] * sizes[j] * (task.b**2 @ rho[j]) if u else 0
-        if task.radius > 0 and task.weights[j] > 0:
+        if task.state_weights[j] > 0:
             constraints.append(top[j] * np.eye(n) >> P[j])
-            cost += task.weights[j] * task.radius**2 * sizes[j] * top[j]
+            cost += task.state_weights[j] * sizes[j] * top[j]
     status = _solve(cp.Problem(cp.Minimize(cost), constraints), solver, options)
     return _values(lam, sizes, form.nv), _values(rho, sizes, u), status
 
