@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.certification.certificate import Certificate, current_versions
-from controlrnn.certification.incremental import IncrementalForm
-from controlrnn.certification.psd import UNIT, proven_margin
+from controlrnn.certification.incremental import IncrementalForm, inequality_margin
+from controlrnn.certification.psd import proven_margin
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
@@ -102,13 +102,7 @@ class DissipationCertificate(Certificate):
         z = np.vstack([form.Y, pick])
         supply = np.block([[self.Q, self.S.T], [self.S, self.R]])
         kept = form.supply(self.rate**2 * P, np.zeros(nu))
-        M = kept + z.T @ supply @ z - form.T.T @ P @ form.T - form.multiplier_form(lam)
-        # The same with absolute values bounds every intermediate result, so its rounding (as in `stage_margin`).
-        sector = np.abs(form.lower).T @ (lam[:, None] * np.abs(form.upper))
-        size = np.abs(kept) + np.abs(z).T @ np.abs(supply) @ np.abs(z) + sector + sector.T
-        size = size + np.abs(form.T).T @ np.abs(P) @ np.abs(form.T)
-        inner = 2 * max(n, system.ny + nu) + form.nv + 12
-        return proven_margin(0.5 * (M + M.T), 2 * inner * UNIT * size)
+        return inequality_margin(form, kept, [(z, supply, 1.0), (form.T, P, -1.0)], lam)
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""

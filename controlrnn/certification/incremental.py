@@ -17,6 +17,7 @@ Schur complement, so a whole horizon is one backward recursion; the same sweep s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,8 +185,11 @@ def inequality_margin(
     for X, W, _ in squares:
         weighted = np.abs(X) if W is None else np.abs(W) @ np.abs(X)
         size, inner = size + np.abs(X).T @ weighted, max(inner, 2 * len(X))
+    # With slopes from 0 to a power of two `lower` and `upper` are exact; other slopes rounded them.
+    rounded_slopes = 0.0 if np.isin(form.lower, (0.0, 1.0)).all() else 4 * UNIT
     margin = -np.inf
-    for kind in (np.float64, np.longdouble):
+    kinds: tuple[Any, ...] = (np.float64, np.longdouble)
+    for kind in kinds:
         M = constant.astype(kind)
         for X, W, sign in squares:
             Xk = X.astype(kind)
@@ -193,10 +197,14 @@ def inequality_margin(
         half = form.lower.astype(kind).T @ (multipliers.astype(kind)[:, None] * form.upper.astype(kind))
         M = M - half - half.T
         # Products of length m err by at most gamma_m of the product of absolute values; adding the parts errs a little
-        # more. Twice the first-order count covers higher orders. Then: rounding `lower` and `upper`, and M to float64.
+        # more (4 parts, 8 roundings). 1.01 covers higher orders. The last term is the rounding of M to float64.
         unit = float(np.finfo(kind).eps) / 2
         rounded = (0.5 * (M + M.T)).astype(np.float64)
-        error = 2 * (inner + form.nv + 12) * unit * size + 4 * UNIT * (sector + sector.T) + 2 * UNIT * np.abs(rounded)
+        error = (
+            1.01 * (max(inner, form.nv) + 12) * unit * size
+            + rounded_slopes * (sector + sector.T)
+            + 2 * UNIT * np.abs(rounded)
+        )
         margin = proven_margin(rounded, error)
         if margin > 0:
             break

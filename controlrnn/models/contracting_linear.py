@@ -2,11 +2,11 @@
 
 With a free H0 > 0 (`PositiveDefinite`), a free skew part Y and any G >= 0 that the nonlinearity or a gain bound needs,
 
-    H = H0 + G = [H11 H21'; H21 H22],   P = H22,   E = (H11 + P / rate^2 + Y - Y') / 2,
+    H = H0 + G = [H11 H21'; H21 H22],   P = H22,   E = (H11 + P / rate^2 + h (Y - Y')) / 2,
 
-A = E^-1 H21 satisfies |A dx|_M <= rate |dx|_M in the metric M = E' P^-1 E, because
-rate^2 E' P^-1 E >= E + E' - P / rate^2 = H11. (Revay, Wang, Manchester, "Recurrent equilibrium networks", TAC 2023,
-eqs. 28-33. See also R2DN, arXiv 2504.01250.)
+with h the size of H0 (its mean eigenvalue), so that Y counts relative to it. A = E^-1 H21 satisfies
+|A dx|_M <= rate |dx|_M in the metric M = E' P^-1 E, because rate^2 E' P^-1 E >= E + E' - P / rate^2 = H11.
+(Revay, Wang, Manchester, "Recurrent equilibrium networks", TAC 2023, eqs. 28-33. See also R2DN, arXiv 2504.01250.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import SettingError
 from controlrnn.models.base import normal
-from controlrnn.models.definite import EPS, PositiveDefinite
+from controlrnn.models.definite import EPS, ROOM, PositiveDefinite, with_room
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +52,9 @@ class ContractingLinear(nn.Module):
             G: Addition to H, shape (2 nx, 2 nx), positive semidefinite.
         """
         n = self.nx
-        H = self.H.matrix()
-        H = H if G is None else H + G
+        H = self.H.plus(G)
         H11, F, P = H[:n, :n], H[n:, :n], H[n:, n:]
-        return 0.5 * (H11 + P / self.rate**2 + self.Y - self.Y.T), F, P
+        return 0.5 * (H11 + P / self.rate**2 + self.H.size * (self.Y - self.Y.T)), F, P
 
     @torch.no_grad()
     def start_at(self, A: Array, G1: Array | None = None) -> Array:
@@ -81,9 +80,9 @@ class ContractingLinear(nn.Module):
                 break
             A = 0.99 * A
             _log.info("shrank the state map by 1 %%: it is too far from normal for the rate %.4f", rate)
-        core *= max(1.0, 2 * (np.linalg.norm(G1, 2) + EPS) / room)
-        core[:n, :n] -= G1
-        self.H.start_at(core)
+        G = scipy.linalg.block_diag(G1, np.zeros((n, n)))
+        core *= max(1.0, 2 * (1 + ROOM) * np.linalg.norm(G1, 2) / room)
+        self.H.start_at(core - with_room(torch.as_tensor(G)).numpy())
         self.Y.zero_()
         return A
 

@@ -1,11 +1,11 @@
 """A positive definite matrix for every value of its free parameters, in polar form.
 
-    H = p^2 X'X / |X|_F^2 + eps (1 + p^2 / m) I,      X (m, m), p a number
+    H = p^2 X'X / |X|_F^2 + (eps p^2 / m + tiny) I,      X (m, m), p a number
 
 The size p is apart from the direction X, as in the code of Revay, Wang, Manchester ("Recurrent equilibrium networks",
 TAC 2023). Their eps is absolute; here it grows with H, so that the condition of H stays below m / eps whatever the
-parameters, and an inequality H > 0 survives the rounding of everything that is computed from it in float64. Training in
-float32 does no harm: the matrices are computed anew in float64 from the trained parameters.
+parameters and the scale, and H > 0 survives the rounding of everything that is computed from it in float64. Training
+in float32 does no harm: the matrices are computed anew in float64 from the trained parameters.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 
 EPS = 1e-5
+ROOM = 1e-4
+_TINY = 1e-12
 
 
 class PositiveDefinite(nn.Module):
@@ -30,11 +32,20 @@ class PositiveDefinite(nn.Module):
         self.p = nn.Parameter(torch.empty(()))
         self.start_at(np.eye(m))
 
+    @property
+    def size(self) -> Tensor:
+        """The mean eigenvalue of `matrix`, up to eps."""
+        return self.p**2 / self.m
+
     def matrix(self) -> Tensor:
         """H, shape (m, m)."""
         X, size = self.X, self.p**2
         eye = torch.eye(self.m, dtype=X.dtype, device=X.device)
-        return size / (X**2).sum() * (X.T @ X) + EPS * (1 + size / self.m) * eye
+        return size / (X**2).sum() * (X.T @ X) + (EPS * size / self.m + _TINY) * eye
+
+    def plus(self, G: Tensor | None) -> Tensor:
+        """``matrix() + G`` for a positive semidefinite G (m, m), or none, with room for the rounding of both."""
+        return self.matrix() if G is None else self.matrix() + with_room(G)
 
     @torch.no_grad()
     def start_at(self, H: Array) -> None:
@@ -43,9 +54,9 @@ class PositiveDefinite(nn.Module):
         Raises:
             SettingError: ``H`` is too close to semidefinite.
         """
-        size = max((float(np.trace(H)) - self.m * EPS) / (1 + EPS), 0.0)
+        size = max((float(np.trace(H)) - self.m * _TINY) / (1 + EPS), 0.0)
         try:
-            X = np.linalg.cholesky(H - EPS * (1 + size / self.m) * np.eye(self.m)).T
+            X = np.linalg.cholesky(H - (EPS * size / self.m + _TINY) * np.eye(self.m)).T
         except np.linalg.LinAlgError as error:
             low = float(np.linalg.eigvalsh(H)[0])
             raise SettingError(
@@ -53,4 +64,10 @@ class PositiveDefinite(nn.Module):
                 f"at mean {size / self.m:.3g}: start from a model that contracts faster or has less gain"
             ) from error
         self.X.copy_(torch.as_tensor(X))
-        self.p.copy_(torch.as_tensor(size**0.5))
+        self.p.fill_(size**0.5)
+
+
+def with_room(G: Tensor) -> Tensor:
+    """``G`` (m, m) plus `ROOM` times its mean eigenvalue: a large G must not drown the definiteness of the rest."""
+    eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
+    return G + ROOM * G.diagonal().mean() * eye

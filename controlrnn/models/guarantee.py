@@ -57,6 +57,10 @@ class Supply:
         Q, S, R = -np.eye(ny) / gamma, np.zeros((nu, ny)), gamma * np.eye(nu)
         return cls(Q, S, R, float(gamma), np.ones(nu), np.ones(ny))
 
+    def times(self, factor: float) -> Supply:
+        """The supply multiplied by a positive number, which promises the same."""
+        return Supply.of(factor * self.Q, factor * self.S, factor * self.R)
+
     def in_units(self, inputs: Scaler, outputs: Scaler) -> Supply:
         """The same supply for the physical signals, where this one takes scaled ones."""
         u, y = inputs.scale, outputs.scale

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import SettingError
 
-STRICT = 1 - 1e-6
+STRICT = 1 - 1e-4
 
 
 class StrictContraction(nn.Module):
@@ -60,7 +60,7 @@ class StrictContraction(nn.Module):
         N = N if self.rows >= self.columns else N.T
         norm = float(np.linalg.norm(N, 2))
         if norm >= 1:
-            raise SettingError(f"the matrix must have norm below {STRICT:.6f}, got {norm * STRICT:.6g}: scale it down")
+            raise SettingError(f"the matrix must have norm below {STRICT:.4f}, got {norm * STRICT:.6g}: scale it down")
         d = len(self.X)
         W = np.linalg.inv(np.eye(d) + N[:d])
         Z = -N[d:] @ W

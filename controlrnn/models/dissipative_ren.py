@@ -1,0 +1,199 @@
+"""Dissipative REN: differences of trajectories dissipate dy'Q dy + 2 du'S dy + du'R du, for every parameter value.
+
+Revay, Wang, Manchester, "Recurrent equilibrium networks", IEEE TAC 2023, sec. V-B, eqs. 28-33. With -Q = LQ'LQ and
+R - S Q^-1 S' = LR'LR,
+
+    D22 = -Q^-1 S' + LQ^-1 N LR,   N'N < I,        Rc = R + S D22 + D22'S' + D22'Q D22 > 0,
+    C2c = (D22'Q + S) C2,          D21c = (D22'Q + S) D21 - D12i',
+    H = H0 + [C2c'; D21c'; B2i] Rc^-1 [C2c D21c B2i'] - [C2'; D21'; 0] Q [C2 D21 0].
+
+N is rows x columns of D22, whatever the larger of nu and ny. Its free parameters are divided by |LQ^-1| |LR|: with the
+papers' D22 = gamma N one optimiser step moves D22 by gamma times the step, and large gain bounds cannot be trained;
+here the model tends to the contracting REN as the bound grows. For the same reason the supply is multiplied by
+1 / (|Q| + |S|) inside, so that H keeps its size. Without feedthrough D22 = D21 = 0, which needs R > 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlrnn.checks import Array, as_array
+from controlrnn.errors import SettingError
+from controlrnn.models.base import generator, normal
+from controlrnn.models.contracting_linear import slow_poles
+from controlrnn.models.definite import with_room
+from controlrnn.models.guarantee import Promise, Supply, metric_of
+from controlrnn.models.linear_start import Linear, storages
+from controlrnn.models.ren import REN, Implicit
+from controlrnn.models.strict_contraction import StrictContraction
+from controlrnn.systems import Activation
+
+
+class DissipativeREN(REN):
+    """Recurrent equilibrium network that dissipates a given supply; further arguments as in `REN`.
+
+    The supply counts *scaled* signals, those that the model sees; `Model.guarantee` states it for physical ones.
+
+    Args:
+        nu: Number of inputs.
+        ny: Number of outputs.
+        nx: Number of states.
+        Q: Shape (ny, ny), symmetric negative definite; a small multiple of -I for passivity.
+        S: Shape (nu, ny).
+        R: Shape (nu, nu), symmetric, with R - S Q^-1 S' positive definite.
+        nv: Number of neurons.
+        rate: Contraction rate in (0, 1].
+        activation: Activation; its slope must lie in [0, 1].
+        feedthrough: Whether ``y[t]`` may depend on ``u[t]``; needed where R is not positive definite.
+        dt: Sample time [s].
+        seed: Seed of the initial parameters.
+
+    Raises:
+        SettingError: The supply is outside these conditions.
+    """
+
+    def __init__(
+        self, *, nu: int, ny: int, nx: int, Q: Array, S: Array, R: Array, nv: int = 16, rate: float = 1.0,
+        activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            nu=nu, ny=ny, nx=nx, nv=nv, rate=rate, activation=activation, feedthrough=feedthrough, dt=dt, seed=seed
+        )
+        self.supply: Supply = _checked(Q, S, R, nu, ny, feedthrough)
+        self._cost = self.supply.times(1 / float(np.linalg.norm(Q, 2) + np.linalg.norm(S, 2)))
+        self._left, self._right = _factors(self.supply)
+        size = float(np.linalg.norm(self._left, 2) * np.linalg.norm(self._right, 2))
+        rng = generator(self.seed + 2)
+        self.N = StrictContraction(ny, nu, size=size) if feedthrough else None
+        self.B = normal(rng, nx, nu, std=0.0)
+        self.D12i = normal(rng, nv, nu, std=0.0)
+        self.gain: Tensor
+        self.register_buffer("gain", torch.ones(()))
+        D = _middle(self.supply) if feedthrough else np.zeros((ny, nu))
+        B = (torch.randn(nx, nu, generator=rng) * 0.3 * nu**-0.5).double().numpy()
+        self._start_within(Linear(slow_poles(nx, self.rate, rng), B, self.C2.detach().double().numpy(), D))
+
+    @property
+    def D22(self) -> Tensor | None:
+        """The direct feedthrough, shape (ny, nu); None without."""
+        if self.N is None:
+            return None
+        return self._constant(_middle(self.supply)) + self._constant(self._left) @ self.N.matrix() @ self._constant(
+            self._right
+        )
+
+    @property
+    def B2i(self) -> Tensor:
+        """Implicit input map, B2 = E^-1 B2i, as a fixed gain times a free B, so that an optimiser can move it."""
+        return self.gain * self.B
+
+    def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
+        """Start exactly at the linear model (A, B, C, D), given in scaled units.
+
+        The neurons stay connected to state and input but act on nothing yet (B1 = D21 = 0).
+
+        Raises:
+            SettingError: The linear model does not keep the promise itself, or has a feedthrough where this has none.
+        """
+        self._start_at(Linear.of((self.nx, self.nu, self.ny), A, B, C, D))
+
+    @torch.no_grad()
+    def _start_at(self, linear: Linear) -> None:
+        if self.N is None and linear.D.any():
+            raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
+        if self.N is not None:
+            offset = linear.D - _middle(self.supply)
+            self.N.start_at(np.linalg.solve(self._left, offset) @ np.linalg.inv(self._right))
+        rng = generator(self.seed + 3)
+        D12 = torch.randn(self.nv, self.nu, generator=rng, dtype=torch.float64).numpy() * self.nu**-0.5
+        V = np.hstack([self._drive(), D12])
+        failure: SettingError | None = None
+        for storage, weight in storages(linear, V, self._cost, self.rate):
+            try:
+                self._put(linear, storage, 2 * weight, V)
+            except SettingError as error:
+                failure = error
+            else:
+                return
+        raise SettingError(self._refusal(linear)) from failure
+
+    def _put(self, linear: Linear, storage: Array, L: float, V: Array) -> None:
+        """Set all parameters, for a ``storage`` E'P^-1E (nx, nx) and multipliers L of neurons driven by V."""
+        n, nv, r2 = self.nx, self.nv, self.rate**2
+        E = r2 * storage
+        F, C1i, zero = E @ linear.A, L * V[:, :n], np.zeros((n, nv))
+        self.gain.copy_(torch.as_tensor(np.linalg.norm(E) / n**0.5))
+        for parameter, value in (
+            (self.B, E @ linear.B / self.gain.double().cpu().numpy()), (self.D12i, L * V[:, n:]), (self.C2, linear.C),
+        ):  # fmt: skip
+            parameter.copy_(torch.as_tensor(value))
+        for free in (self.Y, self.bx, self.by, self.D21):
+            if free is not None:
+                free.zero_()
+        H = np.block([[E, -C1i.T, F.T], [-C1i, 2 * L * np.eye(nv), zero.T], [F, zero, r2 * E]])
+        self.H.start_at(H - with_room(self._twin()._added()).numpy())
+
+    def _start_within(self, linear: Linear) -> None:
+        """Start at ``linear`` with its outputs, and if need be its inputs, scaled down until it keeps the promise."""
+        for _ in range(60):
+            try:
+                return self._start_at(linear)
+            except SettingError:
+                linear = Linear(linear.A, linear.B * 0.7, linear.C * 0.7, linear.D)
+        return self._start_at(linear)
+
+    def _refusal(self, linear: Linear) -> str:  # noqa: ARG002  # a gain bound says more
+        return (
+            f"the linear model does not dissipate the supply at rate {self.rate} with room to spare: weaken the supply "
+            "or the rate, or start from a linear model that does"
+        )
+
+    def _added(self) -> Tensor:
+        Q, S, R = (self._constant(M) for M in (self._cost.Q, self._cost.S, self._cost.R))
+        D22 = self.D22
+        C2, D21 = self.C2, self.C2.new_zeros(self.ny, self.nv) if self.D21 is None else self.D21
+        cross = S if D22 is None else D22.T @ Q + S
+        Rc = R if D22 is None else R + S @ D22 + D22.T @ S.T + D22.T @ Q @ D22
+        rows = torch.cat([cross @ C2, cross @ D21 - self.D12i.T, self.B2i.T], dim=1)
+        outputs = torch.cat([C2, D21, C2.new_zeros(self.ny, self.nx)], dim=1)
+        added: Tensor = rows.T @ torch.linalg.solve(Rc, rows) - outputs.T @ Q @ outputs
+        return added
+
+    def _promise(self) -> Promise:
+        m, factor = self._implicit(), float(self._cost.R[0, 0] / self.supply.R[0, 0])
+        return Promise(metric_of(m.E, m.P) / factor, m.L / factor, self.rate, self.supply)
+
+    def _input_maps(self, implicit: Implicit) -> tuple[Tensor, Tensor, Tensor | None]:
+        return torch.linalg.solve(implicit.E, self.B2i), self.D12i / implicit.L[:, None], self.D22
+
+    def _constant(self, value: Array) -> Tensor:
+        """A tensor of the model's precision; constants stay float64 arrays, so that freezing sees them unrounded."""
+        return torch.tensor(value, dtype=self.C2.dtype, device=self.C2.device)
+
+
+def _checked(Q: Array, S: Array, R: Array, nu: int, ny: int, feedthrough: bool) -> Supply:
+    """The supply, if the construction exists for it."""
+    Q, S, R = as_array("Q", Q, (ny, ny)), as_array("S", S, (nu, ny)), as_array("R", R, (nu, nu))
+    if not (np.array_equal(Q, Q.T) and np.array_equal(R, R.T)):
+        raise SettingError("Q and R must be symmetric: pass 0.5 * (Q + Q.T)")
+    if np.linalg.eigvalsh(Q)[-1] >= 0:
+        raise SettingError("Q must be negative definite: use a small multiple of -I where outputs do not count")
+    if np.linalg.eigvalsh(R - S @ np.linalg.solve(Q, S.T))[0] <= 0:
+        raise SettingError("R - S Q^-1 S' must be positive definite: no system dissipates this supply strictly")
+    if not feedthrough and np.linalg.eigvalsh(R)[0] <= 0:
+        raise SettingError("without feedthrough R must be positive definite: pass feedthrough=True, or a larger R")
+    return Supply.of(Q, S, R)
+
+
+def _middle(supply: Supply) -> Array:
+    """-Q^-1 S', the feedthrough around which all others lie."""
+    return np.asarray(-np.linalg.solve(supply.Q, supply.S.T), dtype=np.float64)
+
+
+def _factors(supply: Supply) -> tuple[Array, Array]:
+    """LQ^-1 and LR."""
+    LQ = np.linalg.cholesky(-supply.Q).T
+    LR = np.linalg.cholesky(supply.R - supply.S @ np.linalg.solve(supply.Q, supply.S.T)).T
+    return np.asarray(np.linalg.inv(LQ), dtype=np.float64), np.asarray(LR, dtype=np.float64)
