@@ -6,20 +6,26 @@ from controlrnn.identification.initial_state import estimate_initial_state
 from controlrnn.identification.losses import Batch, Loss, Simulation, SimulationError, Term, WeightedSum
 from controlrnn.identification.metrics import Scores, fit_percent, nrmse, r2, rmse
 from controlrnn.identification.progress import Callback, Progress, TqdmProgress
+from controlrnn.identification.regularisers import L2, Group, GroupLasso, group_norms, without_states
 from controlrnn.identification.result import FitResult
-from controlrnn.identification.settings import FitStatus, InitialState, Schedule, Settings, Start
+from controlrnn.identification.settings import FitStatus, InitialState, Keep, Refine, Schedule, Settings, Start
 from controlrnn.identification.simulation import free_run, initial_states, score
 from controlrnn.identification.subspace import SubspaceModel, identify_subspace
 
 __all__ = [
+    "L2",
     "ArxModel",
     "Batch",
     "Callback",
     "FitResult",
     "FitStatus",
+    "Group",
+    "GroupLasso",
     "InitialState",
+    "Keep",
     "Loss",
     "Progress",
+    "Refine",
     "Schedule",
     "Scores",
     "Settings",
@@ -33,6 +39,7 @@ __all__ = [
     "estimate_initial_state",
     "fit_percent",
     "free_run",
+    "group_norms",
     "identify",
     "identify_arx",
     "identify_subspace",
@@ -42,4 +49,5 @@ __all__ = [
     "rmse",
     "score",
     "select_arx",
+    "without_states",
 ]  # fmt: skip

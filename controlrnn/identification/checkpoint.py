@@ -1,7 +1,7 @@
 """The state of a training run on disk, such that going on gives the same bits as never having stopped.
 
-One record (atomic, no pickle): parameters, best parameters, Adam's moments, the random generator, counters, history,
-and a fingerprint of everything that the run depends on.
+One record (atomic, no pickle): parameters, best parameters, Adam's moments or the state of the refinement, the random
+generator, counters, history, and a fingerprint of everything that the run depends on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from controlrnn.data import Dataset
 from controlrnn.errors import TrainingError
+from controlrnn.identification.refinement import Refinement
 from controlrnn.identification.settings import FitStatus, Settings
 from controlrnn.identification.training import HISTORY, Trainer
 from controlrnn.models import Model
 from controlrnn.records import digest, load_record, save_record
 
-_VERSION = 1
+_VERSION = 2
 _COUNTERS = ("step", "validated", "best", "since_best", "rate_factor", "recoveries")
 
 
@@ -37,13 +38,17 @@ def fingerprint(model: Model, dataset: Dataset, loss: object, settings: Settings
     }
 
 
-def save_checkpoint(path: str | os.PathLike[str], trainer: Trainer, mark: dict[str, str], status: str) -> None:
-    """Write the state of ``trainer``; ``status`` is a `FitStatus`, or "" while training goes on."""
+def save_checkpoint(
+    path: str | os.PathLike[str], trainer: Trainer, refinement: Refinement | None, mark: dict[str, str], status: str
+) -> None:
+    """Write the state of ``trainer`` and what follows it; ``status`` is a `FitStatus`, or "" while training goes on."""
     arrays: dict[str, NDArray[Any]] = {f"now/{n}": p.numpy() for n, p in trainer.model.state_dict().items()}
     arrays |= {f"best/{n}": p.numpy() for n, p in trainer.best_parameters.items()}
     arrays |= {f"history/{n}": np.asarray(v, dtype=np.float64) for n, v in trainer.history.items()}
     arrays["rng"] = trainer.rng.get_state().numpy()
     arrays["losses"] = np.asarray(trainer.losses, dtype=np.float64)
+    if refinement is not None:
+        arrays |= {f"refine/{n}": v for n, v in refinement.arrays().items()}
     for i, moments in trainer.optimiser.state_dict()["state"].items():
         arrays |= {f"adam/{i}/{n}": v.numpy() for n, v in moments.items()}
     # Counters as an array: the best error may still be infinite, which JSON does not know.
@@ -51,8 +56,10 @@ def save_checkpoint(path: str | os.PathLike[str], trainer: Trainer, mark: dict[s
     save_record(path, "training-checkpoint", _VERSION, arrays, {"fingerprint": mark, "status": status})
 
 
-def load_checkpoint(path: str | os.PathLike[str], trainer: Trainer, mark: dict[str, str]) -> FitStatus | None:
-    """Bring ``trainer`` to the state on file; returns how that run ended, None if it did not end.
+def load_checkpoint(
+    path: str | os.PathLike[str], trainer: Trainer, mark: dict[str, str]
+) -> tuple[FitStatus | None, Refinement | None]:
+    """Bring ``trainer`` to the state on file; returns how that run ended (None: it did not), and its refinement.
 
     Raises:
         TrainingError: The file belongs to a run with another model, data, loss or settings.
@@ -69,6 +76,9 @@ def load_checkpoint(path: str | os.PathLike[str], trainer: Trainer, mark: dict[s
     def part(name: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(name): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(name)}
 
+    refined = {k.removeprefix("refine/"): v.copy() for k, v in arrays.items() if k.startswith("refine/")}
+    if refined:
+        trainer.begin_refinement()  # in float64 before the parameters are, so that they lose no digits
     trainer.model.load_state_dict(part("now/"))
     trainer.best_parameters = part("best/")
     trainer.rng.set_state(torch.from_numpy(arrays["rng"].copy()))
@@ -82,4 +92,5 @@ def load_checkpoint(path: str | os.PathLike[str], trainer: Trainer, mark: dict[s
     trainer.optimiser.load_state_dict({"state": moments, "param_groups": groups})
     for name, value in zip(_COUNTERS, arrays["counters"].tolist(), strict=True):
         setattr(trainer, name, value if name in ("best", "rate_factor") else int(value))
-    return FitStatus(meta["status"]) if meta["status"] else None
+    refinement = Refinement(trainer, refined) if refined else None
+    return (FitStatus(meta["status"]) if meta["status"] else None), refinement

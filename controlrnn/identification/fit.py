@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from controlrnn.errors import DataError, SettingError, ShapeError, TrainingError
 from controlrnn.identification.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from controlrnn.identification.losses import Loss, SimulationError
 from controlrnn.identification.progress import Callback
+from controlrnn.identification.refinement import Refinement, check_refinable
 from controlrnn.identification.result import FitResult
-from controlrnn.identification.settings import FitStatus, InitialState, Settings, Start
+from controlrnn.identification.settings import FitStatus, InitialState, Refine, Settings, Start
 from controlrnn.identification.simulation import score
 from controlrnn.identification.subspace import identify_subspace
 from controlrnn.identification.training import Trainer
@@ -35,7 +36,9 @@ def identify(
     """Fit ``model`` to the training records and keep the parameters that simulate the validation records best.
 
     Adam on random windows; every `Settings.validate_every` steps the model is frozen and simulates whole validation
-    records freely. A step whose loss or gradient is not finite is taken back (best parameters, half the learning rate);
+    records freely. A step whose loss or gradient is not finite is taken back (best parameters, half the learning rate).
+    Then, if ``refine`` says so, L-BFGS or Levenberg-Marquardt go on from the best parameters in float64, on the loss
+    over whole training records, whose initial states become variables with ``initial_state="estimated"``.
     Ctrl-C ends training with the best parameters so far. The same seed gives the same result.
 
     Args:
@@ -65,12 +68,15 @@ def identify(
         _log.warning("no validation records: the best parameters are chosen on the training records")
     mark = fingerprint(model, dataset, loss, settings)
     model = copy.deepcopy(model)
-    model.set_units(Scaler.fit([r.u for r in dataset.train]), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
+    if settings.start is not Start.CONTINUE:
+        model.set_units(Scaler.fit([r.u for r in dataset.train]), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
     start_at_linear(model, dataset, settings.start)
     model.to(settings.dtype)
     trainer = Trainer(model, dataset, loss, settings, window, skip)
-    ended = load_checkpoint(checkpoint, trainer, mark) if checkpoint and Path(checkpoint).exists() else None
-    status = ended or _train(trainer, callbacks, checkpoint, mark)
+    ended, refinement = None, None
+    if checkpoint and Path(checkpoint).exists():
+        ended, refinement = load_checkpoint(checkpoint, trainer, mark)
+    status = ended or _train(trainer, refinement, callbacks, checkpoint, mark)
     for callback in callbacks:
         callback.on_end(status)
     trainer.restore_best()
@@ -95,7 +101,7 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start) -> None:
         DataError: ``start`` insists and the records do not allow a subspace model.
     """
     can = hasattr(model, "start_linear")
-    if start is Start.AS_IS or (start is Start.AUTO and not can):
+    if start in (Start.AS_IS, Start.CONTINUE) or (start is Start.AUTO and not can):
         return
     if not can:
         raise SettingError(f"{type(model).__name__} cannot start at a linear model: use start='auto' or 'as_is'")
@@ -120,36 +126,70 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start) -> None:
 
 
 def _train(
-    trainer: Trainer, callbacks: Sequence[Callback], checkpoint: str | os.PathLike[str] | None, mark: dict[str, str]
-) -> FitStatus:
-    """Run the loop to its end. A checkpoint is written right after a validation, before anything else changes."""
-    settings = trainer.settings
+    trainer: Trainer, refinement: Refinement | None, callbacks: Sequence[Callback],
+    checkpoint: str | os.PathLike[str] | None, mark: dict[str, str],
+) -> FitStatus:  # fmt: skip
+    """Run both stages to their end. A checkpoint is written right after a validation, before anything else changes."""
 
-    def keep(status: str) -> None:
+    def keep(refinement: Refinement | None, status: FitStatus | None) -> None:
         if checkpoint:
-            save_checkpoint(checkpoint, trainer, mark, status)
+            save_checkpoint(checkpoint, trainer, refinement, mark, str(status or ""))
 
     try:
-        while True:
-            done = trainer.step >= settings.steps
-            if trainer.step % settings.validate_every == 0 or done:
-                if trainer.validated != trainer.step:
-                    trainer.validate()
-                status = FitStatus.FINISHED if done else FitStatus.STOPPED_EARLY if trainer.out_of_patience else None
-                keep(str(status or ""))
-                if status:
-                    return status
-                trainer.carry()
-            if not trainer.advance():
-                keep(str(FitStatus.DIVERGED))
-                return FitStatus.DIVERGED
-            for callback in callbacks:
-                callback.on_step(trainer.progress)
+        if refinement is None:
+            status = _adam(trainer, callbacks, lambda end: keep(None, end))
+            if trainer.settings.refine is Refine.NONE:
+                keep(None, status)
+                return status
+            trainer.begin_refinement()
+            refinement = Refinement(trainer)
+        status = _refine(trainer, refinement, callbacks, lambda end: keep(refinement, end))
+        keep(refinement, status)
+        return status
     except KeyboardInterrupt:
         _log.warning("interrupted at step %d: the best parameters so far are returned", trainer.step)
         if not trainer.history["validation"]:
             trainer.validate()
         return FitStatus.INTERRUPTED
+
+
+def _adam(trainer: Trainer, callbacks: Sequence[Callback], keep: Callable[[FitStatus | None], None]) -> FitStatus:
+    """First-order steps on windows. ``keep`` is told when the state may be written; the caller writes the last one."""
+    settings = trainer.settings
+    while True:
+        done = trainer.step >= settings.steps
+        if trainer.step % settings.validate_every == 0 or done:
+            if trainer.validated != trainer.step:
+                trainer.validate()
+            if done:
+                return FitStatus.FINISHED
+            if trainer.out_of_patience:
+                return FitStatus.STOPPED_EARLY
+            keep(None)
+            trainer.carry()
+        if not trainer.advance():
+            return FitStatus.DIVERGED
+        for callback in callbacks:
+            callback.on_step(trainer.progress)
+
+
+def _refine(
+    trainer: Trainer, refinement: Refinement, callbacks: Sequence[Callback], keep: Callable[[FitStatus | None], None]
+) -> FitStatus:
+    """Second-order iterations on whole records; see `_adam`."""
+    while True:
+        done = refinement.done
+        if refinement.iterations and (refinement.due or done):
+            if trainer.validated != trainer.step:
+                trainer.validate()
+            keep(None)
+        if done:
+            return FitStatus.FINISHED
+        if trainer.out_of_patience:
+            return FitStatus.STOPPED_EARLY
+        refinement.advance()
+        for callback in callbacks:
+            callback.on_step(trainer.progress)
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -178,6 +218,7 @@ def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> 
         raise SettingError(
             f"initial_state='estimated' needs skip * ny >= nx = {model.nx} samples to estimate from, got skip = {skip}"
         )
+    check_refinable(model, loss, settings)
     for part in ("train", "validation", "test"):
         for i, record in enumerate(getattr(dataset, part)):
             if len(record) <= skip:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import torch
 
-from controlrnn.checks import count, positive
+from controlrnn.checks import Choice, count, positive
 from controlrnn.errors import SettingError
 
 
@@ -25,7 +25,7 @@ class FitStatus(StrEnum):
     """The loss became infinite or NaN again and again, also at lower and lower learning rates."""
 
 
-class Schedule(StrEnum):
+class Schedule(Choice):
     """Course of the learning rate over the steps."""
 
     CONSTANT = "constant"
@@ -35,10 +35,10 @@ class Schedule(StrEnum):
         """What the learning rate is multiplied by at ``step``; the cosine falls from 1 to 0.01."""
         if self is Schedule.CONSTANT:
             return 1.0
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
 
 
-class Start(StrEnum):
+class Start(Choice):
     """What parameters training starts from."""
 
     AUTO = "auto"
@@ -47,9 +47,11 @@ class Start(StrEnum):
     """At a subspace model of the training records."""
     AS_IS = "as_is"
     """At the parameters that the model was given."""
+    CONTINUE = "continue"
+    """At the parameters and with the units of a trained model, so that it starts as the very same system."""
 
 
-class InitialState(StrEnum):
+class InitialState(Choice):
     """From which state a window or record is simulated."""
 
     ZERO = "zero"
@@ -59,12 +61,34 @@ class InitialState(StrEnum):
     a free run of the whole record had there at the last validation. For plants slower than any affordable washout."""
 
 
+class Refine(Choice):
+    """What follows Adam, on the simulation error over whole records in float64."""
+
+    NONE = "none"
+    """Nothing."""
+    LBFGS = "lbfgs"
+    """L-BFGS, for models of any size and every loss."""
+    LEVENBERG_MARQUARDT = "levenberg_marquardt"
+    """Levenberg-Marquardt with exact sensitivities, for up to some hundred parameters and squared errors: by far the
+    best final digits a second."""
+
+
+class Keep(Choice):
+    """Which parameters a fit returns."""
+
+    BEST = "best"
+    """Those with the lowest validation error."""
+    LAST = "last"
+    """Those of the last validation with a finite error: where the length of training was fixed before, or where a
+    regulariser, not the validation error, says when the model is done."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Options of `identify`.
 
     Args:
-        steps: Optimiser steps (Adam).
+        steps: Steps of Adam; 0 is allowed where a refinement follows.
         batch_size: Windows per step.
         window: Samples per window, washout included; None takes the shortest training record, at most 250 + washout.
         learning_rate: Of Adam, at the start.
@@ -76,6 +100,11 @@ class Settings:
         initial_state: Where simulations start.
         start: Where the parameters start.
         precision: ``"float32"`` or ``"float64"``, of training only: validation and scores use the frozen system.
+        refine: What follows Adam.
+        refine_steps: Iterations of it, at most.
+        shooting: Samples of the segments that a refinement cuts records into; None simulates whole records.
+        stiffness: Weight of the squared jumps of the state between segments.
+        keep: Which parameters are returned.
         seed: Seed of the windows drawn.
 
     Raises:
@@ -94,25 +123,34 @@ class Settings:
     initial_state: InitialState = InitialState.ZERO
     start: Start = Start.AUTO
     precision: str = "float32"
+    refine: Refine = Refine.NONE
+    refine_steps: int = 200
+    shooting: int | None = None
+    stiffness: float = 1.0
+    keep: Keep = Keep.BEST
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every"):
+        for name in ("batch_size", "validate_every", "refine_steps"):
             count(name, getattr(self, name))
-        for name, least in (("window", 2), ("patience", 1), ("skip", 0)):
+        for name, least in (("window", 2), ("patience", 1), ("skip", 0), ("shooting", 2)):
             if getattr(self, name) is not None:
                 count(name, getattr(self, name), least=least)
         positive("learning_rate", self.learning_rate)
         positive("clip", self.clip)
         count("seed", self.seed, least=0)
-        for name, kind in (("schedule", Schedule), ("initial_state", InitialState), ("start", Start)):
-            try:
-                object.__setattr__(self, name, kind(getattr(self, name)))
-            except ValueError as error:
-                names = ", ".join(repr(str(k)) for k in kind)
-                raise SettingError(f"{name} must be one of {names}, got {getattr(self, name)!r}") from error
+        positive("stiffness", self.stiffness)
+        kinds = {"schedule": Schedule, "initial_state": InitialState, "start": Start, "refine": Refine, "keep": Keep}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        count("steps", self.steps, least=1 if self.refine is Refine.NONE else 0)
         if self.precision not in ("float32", "float64"):
             raise SettingError(f"precision must be 'float32' or 'float64', got {self.precision!r}")
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of Adam and iterations of the refinement together."""
+        return self.steps + (0 if self.refine is Refine.NONE else self.refine_steps)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,7 +15,7 @@ from controlrnn.errors import DataError, TrainingError
 from controlrnn.identification.losses import Loss, Simulation
 from controlrnn.identification.progress import Progress
 from controlrnn.identification.scan import simulate
-from controlrnn.identification.settings import InitialState, Settings
+from controlrnn.identification.settings import InitialState, Keep, Settings
 from controlrnn.identification.simulation import free_run, initial_states
 from controlrnn.identification.windows import Windows
 from controlrnn.models import Model
@@ -52,13 +52,16 @@ class Trainer:
         self.since_best = 0
         self.rate_factor = 1.0
         self.recoveries = 0
+        self.refining = False
         self.losses: list[float] = []
         self.history: dict[str, list[float]] = {name: [] for name in HISTORY}
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the next step."""
+        """Learning rate of the next step; NaN in a refinement, which has none."""
         s = self.settings
+        if self.refining:
+            return np.nan
         return s.learning_rate * self.rate_factor * s.schedule.factor(self.step, s.steps)
 
     @property
@@ -71,7 +74,7 @@ class Trainer:
         """For the callbacks."""
         last = self.history["validation"][-1] if self.history["validation"] else np.inf
         loss = self.losses[-1] if self.losses else np.nan
-        return Progress(self.step, self.settings.steps, loss, last, self.best, self.learning_rate)
+        return Progress(self.step, self.settings.all_steps, loss, last, self.best, self.learning_rate)
 
     def validate(self) -> None:
         """Simulate the validation records freely, note the error and keep the best parameters."""
@@ -80,11 +83,10 @@ class Trainer:
             self.history[name].append(float(value))
         self.losses.clear()
         self.validated = self.step
-        if error < self.best:
-            self.best, self.since_best = error, 0
+        better = error < self.best
+        self.best, self.since_best = (error, 0) if better else (self.best, self.since_best + 1)
+        if better or (self.settings.keep is Keep.LAST and np.isfinite(error)):
             self.best_parameters = copy.deepcopy(self.model.state_dict())
-        else:
-            self.since_best += 1
 
     def validation_error(self) -> float:
         """Root mean square of the scaled free-run error over all validation records; infinite if a run diverges."""
@@ -125,6 +127,19 @@ class Trainer:
             self.losses.append(float(loss.detach()))
         self.step += 1
         return self.recoveries <= _MOST_RECOVERIES
+
+    def begin_refinement(self) -> None:
+        """Go on from the best parameters in float64, and give the refinement its own patience."""
+        self.restore_best()
+        self.model.double()
+        self.best_parameters = copy.deepcopy(self.model.state_dict())
+        self.since_best, self.refining = 0, True
+
+    def starting_states(self) -> Array | None:
+        """Initial states of the training records at the present parameters; None where they are zero by setting."""
+        if self.settings.initial_state is not InitialState.ESTIMATED:
+            return None
+        return initial_states(self.model.freeze(), self.train, self.skip)
 
     def restore_best(self) -> None:
         """Put the best parameters back."""

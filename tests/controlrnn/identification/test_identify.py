@@ -62,7 +62,7 @@ def test_training_beats_its_linear_start_on_a_nonlinear_system(dataset):
     linear = identify(LTI(nu=1, ny=1, nx=2), dataset, loss=LOSS, **QUICK)
     result = identify(r2dn(), dataset, loss=LOSS, **QUICK | {"steps": 400, "validate_every": 50, "learning_rate": 2e-2})
     assert linear.scores["test"].fit_percent[0] > 30
-    assert result.scores["test"].rmse[0] < 0.6 * linear.scores["test"].rmse[0]
+    assert result.scores["test"].rmse[0] < 0.7 * linear.scores["test"].rmse[0]
     assert result.status is FitStatus.FINISHED
     assert result.history["step"].tolist() == list(range(0, 401, 50))
     # What is returned is the best of the history, and it is the deployed system that was judged.

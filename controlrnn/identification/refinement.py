@@ -1,0 +1,98 @@
+"""The second stage of `identify`: a second-order method on the loss over whole records, from where Adam ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.errors import SettingError
+from controlrnn.identification.lbfgs import LBFGS
+from controlrnn.identification.levenberg_marquardt import LevenbergMarquardt
+from controlrnn.identification.losses import Loss
+from controlrnn.identification.objective import Objective, square_weight
+from controlrnn.identification.settings import InitialState, Refine, Settings
+from controlrnn.identification.training import Trainer
+from controlrnn.models import Model
+
+_MOST_UNKNOWNS = 2000  # of Levenberg-Marquardt: beyond, factorising the normal equations takes longer than simulating
+
+
+class Refinement:
+    """What changes during the second stage, beside the `Trainer` that keeps history and best parameters.
+
+    Args:
+        trainer: After `Trainer.begin_refinement`, its model in float64.
+        arrays: What `arrays` gave, to go on from there.
+    """
+
+    def __init__(self, trainer: Trainer, arrays: Mapping[str, NDArray[np.float64]] | None = None) -> None:
+        settings = trainer.settings
+        states = trainer.starting_states() if arrays is None else arrays["states"]
+        self._trainer = trainer
+        self._states = None if states is None or not states.size else states
+        self._objective = Objective(
+            trainer.model, trainer.train, trainer.loss, self._states, segment=settings.shooting,
+            stiffness=settings.stiffness, step=settings.steps,
+        )  # fmt: skip
+        x = self._objective.start() if arrays is None else arrays["optimiser/x"]
+        self._optimiser: LBFGS | LevenbergMarquardt
+        if settings.refine is Refine.LBFGS:
+            self._optimiser = LBFGS(self._objective.value_and_gradient, x)
+        else:
+            self._optimiser = LevenbergMarquardt(self._objective, x)
+        self.iterations, self._stuck = 0, False
+        if arrays is not None:
+            self._optimiser.restore({k.removeprefix("optimiser/"): v for k, v in arrays.items()})
+            self.iterations, self._stuck = int(arrays["counters"][0]), bool(arrays["counters"][1])
+
+    @property
+    def done(self) -> bool:
+        """Whether all iterations were done, or none leads further down."""
+        return self._stuck or self.iterations >= self._trainer.settings.refine_steps
+
+    @property
+    def due(self) -> bool:
+        """Whether a validation is due."""
+        return self.iterations % self._optimiser.validate_every == 0
+
+    def advance(self) -> None:
+        """One iteration; the model has its result."""
+        self._stuck = not self._optimiser.iterate()
+        self._objective.put(self._optimiser.x)
+        self.iterations += 1
+        self._trainer.losses.append(self._optimiser.value)
+        self._trainer.step += 1
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Everything that the next iteration depends on."""
+        counters = np.array([self.iterations, self._stuck], dtype=np.float64)
+        states = np.zeros((0, 0)) if self._states is None else self._states
+        optimiser = {f"optimiser/{n}": v for n, v in self._optimiser.arrays().items()}
+        return {"counters": counters, "states": states, **optimiser}
+
+
+def check_refinable(model: Model, loss: Loss, settings: Settings) -> None:
+    """Refuse, before any work, what the second stage cannot do.
+
+    Raises:
+        SettingError: The model is kept in its set after every step of Adam, or is too large, or the loss has no
+            squares, or the shooting has nothing to start from.
+    """
+    if settings.refine is Refine.NONE:
+        return
+    if type(model).after_step is not Model.after_step:
+        raise SettingError(
+            f"{type(model).__name__} is brought back to its set after every step, which only Adam does: "
+            "use refine='none'"
+        )
+    if settings.shooting is not None and (settings.initial_state is not InitialState.ESTIMATED or loss.washout):
+        raise SettingError("shooting needs initial_state='estimated' and a loss without washout")
+    if settings.refine is Refine.LEVENBERG_MARQUARDT:
+        square_weight(loss)
+        if model.n_parameters > _MOST_UNKNOWNS:
+            raise SettingError(
+                f"Levenberg-Marquardt takes up to {_MOST_UNKNOWNS} parameters, got {model.n_parameters}: "
+                "use refine='lbfgs'"
+            )
