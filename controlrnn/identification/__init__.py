@@ -10,6 +10,7 @@ from controlrnn.identification.regularisers import L2, Group, GroupLasso, group_
 from controlrnn.identification.result import FitResult
 from controlrnn.identification.settings import FitStatus, InitialState, Keep, Refine, Schedule, Settings, Start
 from controlrnn.identification.simulation import free_run, initial_states, score
+from controlrnn.identification.starts import Starts, average, identify_starts
 from controlrnn.identification.subspace import SubspaceModel, identify_subspace
 
 __all__ = [
@@ -32,16 +33,19 @@ __all__ = [
     "Simulation",
     "SimulationError",
     "Start",
+    "Starts",
     "SubspaceModel",
     "Term",
     "TqdmProgress",
     "WeightedSum",
+    "average",
     "estimate_initial_state",
     "fit_percent",
     "free_run",
     "group_norms",
     "identify",
     "identify_arx",
+    "identify_starts",
     "identify_subspace",
     "initial_states",
     "nrmse",

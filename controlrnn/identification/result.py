@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array, read_only
-from controlrnn.data import Trajectory
+from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import FileFormatError
 from controlrnn.identification.metrics import Scores
 from controlrnn.identification.settings import FitStatus, InitialState, Settings
@@ -25,7 +25,7 @@ from controlrnn.systems import MATRICES, LureSystem
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,8 @@ class FitResult:
         arrays |= {f"scores/{part}/{n}": v for part, s in self.scores.items() for n, v in vars(s).items()}
         if self.model is not None:
             arrays |= {f"parameters/{n}": p.detach().cpu().numpy() for n, p in self.model.state_dict().items()}
+            for name, scaler in (("inputs", self.model.input_scaler), ("outputs", self.model.output_scaler)):
+                arrays |= {f"units/{name}/shift": scaler.shift, f"units/{name}/scale": scaler.scale}
         meta = {
             "activation": str(self.system.activation), "layers": list(self.system.layers), "dt": self.system.dt,
             "status": str(self.status), "settings": asdict(self.settings), "skip": self.skip, "seconds": self.seconds,
@@ -94,7 +96,7 @@ class FitResult:
 
         Args:
             path: The file.
-            model: A model built like the trained one; it takes the saved parameters. Its scalers stay as they are.
+            model: A model built like the trained one; it takes the saved parameters, their precision and the units.
 
         Raises:
             FileFormatError: Not such a file, or parameters that do not fit ``model``.
@@ -105,10 +107,15 @@ class FitResult:
             return {k.removeprefix(name): v for k, v in arrays.items() if k.startswith(name)}
 
         if model is not None:
+            parameters = {n: torch.from_numpy(v) for n, v in part("parameters/").items()}
+            if parameters:
+                model.to(next(iter(parameters.values())).dtype)
             try:
-                model.load_state_dict({n: torch.from_numpy(v) for n, v in part("parameters/").items()})
+                model.load_state_dict(parameters)
             except RuntimeError as error:
                 raise FileFormatError(f"{path} holds parameters of another model: build it alike ({error})") from error
+            inputs, outputs = (Scaler(**part(f"units/{name}/")) for name in ("inputs", "outputs"))
+            model.set_units(inputs, outputs, meta["dt"])
         system = LureSystem(
             **part("system/"), activation=meta["activation"], layers=tuple(meta["layers"]), dt=meta["dt"]
         )

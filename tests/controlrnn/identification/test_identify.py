@@ -195,6 +195,7 @@ def test_a_result_survives_its_file(dataset, tmp_path):
     loaded = FitResult.load(tmp_path / "fit.npz", r2dn(seed=9))
     same(result, loaded)
     assert loaded.settings == result.settings
+    assert loaded.model.freeze().digest == result.system.digest  # the units came along
     for part, scores in result.scores.items():
         np.testing.assert_array_equal(loaded.scores[part].rmse, scores.rmse)
     assert all(torch.equal(p, loaded.model.state_dict()[n]) for n, p in result.model.state_dict().items())
