@@ -130,7 +130,7 @@ def _smallest_rate(system: LureSystem, P: Array, multipliers: Array) -> float:
 
 def _input_gains(system: LureSystem, P: Array, multipliers: Array) -> tuple[Array, Array]:
     """For every input the least gain that multiples of ``multipliers`` prove, and those multiples: (nu,), (nu, nv)."""
-    gains, used = np.full(system.nu, np.inf), np.tile(multipliers, (system.nu, 1))
+    gains, used = np.full(system.nu, np.inf), np.outer(np.ones(system.nu), multipliers)
     for c in range(system.nu):
         form = IncrementalForm.of(system, np.arange(system.nu) == c).at_equal_states()
         for lam in (multipliers * factor for factor in (1.0, 1.1, 1.5, 2.0, 4.0, 16.0, 256.0)):

@@ -2,7 +2,34 @@
 
 from controlrnn.models.base import Model
 from controlrnn.models.contracting_r2dn import ContractingR2DN
+from controlrnn.models.contracting_ren import ContractingREN
+from controlrnn.models.dissipative_ren import DissipativeREN
 from controlrnn.models.elman import Elman
+from controlrnn.models.gated import GRU, LSTM
+from controlrnn.models.implicit_rnn import ContractingImplicitRNN
+from controlrnn.models.lipschitz_r2dn import LipschitzR2DN
+from controlrnn.models.lipschitz_ren import LipschitzREN
+from controlrnn.models.lipschitz_rnn import LipschitzRNN
 from controlrnn.models.lti import LTI
+from controlrnn.models.ode_rnn import AntisymmetricRNN, NeuralODERNN
+from controlrnn.models.residual_rnn import ResidualRNN
+from controlrnn.models.stable_rnn import StableRNN
 
-__all__ = ["LTI", "ContractingR2DN", "Elman", "Model"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "LTI",
+    "AntisymmetricRNN",
+    "ContractingImplicitRNN",
+    "ContractingR2DN",
+    "ContractingREN",
+    "DissipativeREN",
+    "Elman",
+    "LipschitzR2DN",
+    "LipschitzREN",
+    "LipschitzRNN",
+    "Model",
+    "NeuralODERNN",
+    "ResidualRNN",
+    "StableRNN",
+]

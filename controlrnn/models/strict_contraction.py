@@ -37,12 +37,13 @@ class StrictContraction(nn.Module):
         d = min(rows, columns)
         self.X = nn.Parameter(torch.zeros(d, d))
         self.Y = nn.Parameter(torch.zeros(d, d))
-        self.Z = nn.Parameter(torch.zeros(abs(rows - columns), d))
+        self.Z = None if rows == columns else nn.Parameter(torch.zeros(abs(rows - columns), d))
 
     def matrix(self) -> Tensor:
         """N, shape (rows, columns)."""
         eye = torch.eye(len(self.X), dtype=self.X.dtype, device=self.X.device)
-        X, Y, Z = eye + self.X / self.size, self.Y / self.size, self.Z / self.size
+        X, Y = eye + self.X / self.size, self.Y / self.size
+        Z = X.new_zeros(0, len(X)) if self.Z is None else self.Z / self.size
         M = X.T @ X + Y - Y.T + Z.T @ Z
         # (I - M)(I + M)^-1 = 2 (I + M)^-1 - I, and one factorisation serves both parts.
         inverse = torch.linalg.inv(eye + M)
@@ -67,4 +68,5 @@ class StrictContraction(nn.Module):
         sym = W.T @ (np.eye(d) - N.T @ N) @ W
         X, Y = np.linalg.cholesky(0.5 * (sym + sym.T)).T, 0.5 * (W - W.T)
         for parameter, value in ((self.X, X - np.eye(d)), (self.Y, Y), (self.Z, Z)):
-            parameter.copy_(torch.as_tensor(value * self.size))
+            if parameter is not None:
+                parameter.copy_(torch.as_tensor(value * self.size))

@@ -55,7 +55,7 @@ def test_arguments_are_keywords_and_unknown_ones_raise(entry):
 def test_shapes_and_precision(entry, dtype, sizes):
     nu, ny, nx = sizes
     model = entry(nu=nu, ny=ny, nx=nx).to(dtype)
-    u, x0 = torch.randn(4, 6, nu, dtype=dtype), torch.randn(4, nx, dtype=dtype)
+    u, x0 = torch.randn(4, 6, nu, dtype=dtype), torch.randn(4, model.nx, dtype=dtype)
     batch = model(u, x0)
     single = model(u[1], x0[1])
     assert batch.shape == (4, 6, ny)
@@ -63,7 +63,9 @@ def test_shapes_and_precision(entry, dtype, sizes):
     assert batch.dtype == single.dtype == dtype
     tolerance = 1e-4 if dtype is torch.float32 else 1e-10
     torch.testing.assert_close(batch[1], single, rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(model(u)[2], model(u[2], torch.zeros(nx, dtype=dtype)), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        model(u)[2], model(u[2], torch.zeros(model.nx, dtype=dtype)), rtol=tolerance, atol=tolerance
+    )
 
 
 @every_model
@@ -83,7 +85,7 @@ def test_gradients_are_right(entry):
     model = randomise(entry(nu=1, ny=1, nx=2).double(), 2)
     names = [name for name, _ in model.named_parameters()]
     u = torch.randn(3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    x0 = torch.tensor([0.3, -0.4], dtype=torch.float64, requires_grad=True)
+    x0 = torch.linspace(0.3, -0.4, model.nx, dtype=torch.float64).requires_grad_()
 
     def outputs(u, x0, *values):
         return torch.func.functional_call(model, dict(zip(names, values, strict=True)), (u, x0))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from controlrnn import models
@@ -19,20 +21,43 @@ class Entry:
         make: The class; called with nu, ny, nx, dt, seed and ``settings``.
         settings: Further keyword arguments, small enough for quick tests.
         promises: Whether the model contracts by construction, so that `Model.guarantee` says how fast.
+        sized: Settings that depend on (nu, ny).
     """
 
-    make: type[Model]
+    make: type[Model[Any]]
     settings: dict[str, Any]
     promises: bool = True
+    sized: Callable[[int, int], dict[str, Any]] | None = None
 
     def __call__(self, *, nu: int = 2, ny: int = 2, nx: int = 3, seed: int = 0, dt: float = 0.5) -> Any:
-        return self.make(nu=nu, ny=ny, nx=nx, seed=seed, dt=dt, **self.settings)
+        more = self.sized(int(nu), int(ny)) if self.sized else {}
+        return self.make(nu=nu, ny=ny, nx=nx, seed=seed, dt=dt, **self.settings, **more)
+
+
+def _supply(nu: int, ny: int) -> dict[str, Any]:
+    """A weak supply with all three parts, which the linear models of the suite dissipate."""
+    S = np.zeros((nu, ny))
+    S[:1, :1] = 0.3
+    return {"Q": -1e-3 * np.eye(ny), "S": S, "R": 1e3 * np.eye(nu)}
 
 
 ZOO: dict[str, Entry] = {
     "LTI": Entry(models.LTI, {"rate": 0.9, "feedthrough": True}),
     "Elman": Entry(models.Elman, {}, promises=False),
     "ContractingR2DN": Entry(models.ContractingR2DN, {"nv": 2, "layers": (3, 2), "rate": 0.9, "feedthrough": True}),
+    "ContractingREN": Entry(models.ContractingREN, {"nv": 3, "rate": 0.9, "feedthrough": True}),
+    "LipschitzREN": Entry(models.LipschitzREN, {"gamma": 1e3, "nv": 3, "rate": 0.9, "feedthrough": True}),
+    "DissipativeREN": Entry(models.DissipativeREN, {"nv": 3, "rate": 0.9, "feedthrough": True}, sized=_supply),
+    "LipschitzR2DN": Entry(
+        models.LipschitzR2DN, {"gamma": 1e3, "nv": 2, "layers": (3, 2), "rate": 0.9, "feedthrough": True}
+    ),
+    "ContractingImplicitRNN": Entry(models.ContractingImplicitRNN, {"rate": 0.9}),
+    "StableRNN": Entry(models.StableRNN, {"rate": 0.9}),
+    "LipschitzRNN": Entry(models.LipschitzRNN, {"discretisation": "imex"}, promises=False),
+    "AntisymmetricRNN": Entry(models.AntisymmetricRNN, {}, promises=False),
+    "NeuralODERNN": Entry(models.NeuralODERNN, {}, promises=False),
+    "LSTM": Entry(models.LSTM, {}, promises=False),
+    "GRU": Entry(models.GRU, {"feedthrough": True}, promises=False),
 }
 
 

@@ -1,0 +1,107 @@
+"""Lipschitz RNN: a continuous-time network with symmetric-skew matrices, discretised.
+
+Erichson, Azencot, Queiruga, Hodgkinson, Mahoney, "Lipschitz recurrent neural networks", ICLR 2021, eqs. 3-4:
+
+    h' = A h + s(W h + U u + b),  y = D h + d,  A = (1 - beta)(M + M') + beta (M - M') - gamma I, W alike from another
+
+What can be said (two statements of the paper need correcting):
+
+* Proposition 2 subtracts gamma twice. Right: with (A + A')/2 = (1 - beta)(M + M') - gamma I,
+  (1 - beta) lambda_min(M + M') - gamma <= Re lambda_i(A) <= (1 - beta) lambda_max(M + M') - gamma.
+* Proposition 1 calls an equilibrium stable if A is Hurwitz. It is not: h' = -0.1 h + tanh(5 h) is unstable at 0.
+  The proof needs |W| < lambda_min(Q) / (2 |P|) for A'P + P A = -Q. For P = I that is lambda_max(A + A')/2 + |W| < 0.
+
+The discrete map is what runs, so nothing is promised by construction; let `certify_contraction` decide after training.
+Both discretisations are Lur'e systems with C1 = W:
+
+    Euler  h+ = h + e (A h + s(v))               A_d = I + e A,         B1 = e I
+    IMEX   h+ = h + e (A h+ + s(v))              A_d = (I - e A)^-1,    B1 = e (I - e A)^-1
+
+IMEX treats the stiff linear part implicitly: its poles stay inside the circle for any step if A + A' < 0; I - e A is
+invertible unless 1 / e is an eigenvalue of A.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from controlrnn.checks import positive
+from controlrnn.errors import SettingError
+from controlrnn.models.base import Model, generator, lure, normal, uniform
+from controlrnn.systems import Activation, LureSystem
+
+
+class Discretisation(StrEnum):
+    """How the differential equation becomes a map."""
+
+    EULER = "euler"
+    IMEX = "imex"
+
+
+class LipschitzRNN(Model):
+    """Lipschitz recurrent network. The paper's settings: step 0.03, beta 0.75, gamma 0.001.
+
+    Args:
+        nu: Number of inputs.
+        ny: Number of outputs.
+        nx: Number of states, which are the neurons.
+        step: Step e of the discretisation, in units of the network's own time per sample.
+        beta: Weight of the skew part of A, and of W, in [0, 1]; 1 neither damps nor excites.
+        gamma: Damping in A, and in W, >= 0.
+        beta_w: Weight for W, where it differs.
+        gamma_w: Damping for W, where it differs.
+        discretisation: Euler or IMEX.
+        activation: The function s.
+        dt: Sample time [s].
+        seed: Seed of the initial parameters.
+    """
+
+    def __init__(
+        self, *, nu: int, ny: int, nx: int, step: float = 0.1, beta: float = 0.75, gamma: float = 0.001,
+        beta_w: float | None = None, gamma_w: float | None = None,
+        discretisation: Discretisation | str = Discretisation.EULER, activation: Activation | str = Activation.TANH,
+        dt: float = 1.0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
+        self.step, self.activation = positive("step", step), Activation(activation)
+        self.discretisation = Discretisation(discretisation)
+        self.beta = (_fraction("beta", beta), _fraction("beta_w", beta if beta_w is None else beta_w))
+        dampings = (("gamma", gamma), ("gamma_w", gamma if gamma_w is None else gamma_w))
+        self.gamma = tuple(positive(name, value, zero=True) for name, value in dampings)
+        rng = generator(seed)
+        # Near zero as in the paper, but not with its 1 / N: the states of a small network would stay all alike.
+        self.M = normal(rng, nx, nx, std=0.1 * nx**-0.5)
+        self.V = normal(rng, nx, nx, std=0.1 * nx**-0.5)
+        self.U = uniform(rng, nx, nu, bound=nu**-0.5)
+        self.b = nn.Parameter(torch.zeros(nx))
+        self.D = uniform(rng, ny, nx, bound=nx**-0.5)
+        self.d = nn.Parameter(torch.zeros(ny))
+
+    def system(self) -> LureSystem:
+        """The explicit system, in scaled units."""
+        A, W = (_mixed(M, b, g) for M, b, g in zip((self.M, self.V), self.beta, self.gamma, strict=True))
+        eye = torch.eye(self.nx, dtype=A.dtype, device=A.device)
+        if self.discretisation is Discretisation.EULER:
+            Ad, B1 = eye + self.step * A, self.step * eye
+        else:
+            Ad = torch.linalg.inv(eye - self.step * A)
+            B1 = self.step * Ad
+        return lure(
+            A=Ad, B1=B1, B2=torch.zeros_like(self.U), C1=W, D12=self.U, bv=self.b, C2=self.D, by=self.d,
+            activation=self.activation, layers=(self.nx,), dt=self.dt,
+        )  # fmt: skip
+
+
+def _mixed(M: Tensor, beta: float, gamma: float) -> Tensor:
+    """(1 - beta)(M + M') + beta (M - M') - gamma I."""
+    eye = torch.eye(len(M), dtype=M.dtype, device=M.device)
+    return (1 - beta) * (M + M.T) + beta * (M - M.T) - gamma * eye
+
+
+def _fraction(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise SettingError(f"{name} must lie in [0, 1], got {value}: 0 is symmetric, 1 is skew")
+    return float(value)

@@ -1,0 +1,84 @@
+"""Two residual networks: an Euler step of h' = s(W h + U u + b), y = D h + d.
+
+    NeuralODERNN       h+ = h + e s(W h + U u + b)            (the baseline of Erichson et al., ICLR 2021)
+    AntisymmetricRNN   the same with W = K - K' - gamma I     (Chang et al., "AntisymmetricRNN", ICLR 2019, eq. 10)
+
+As Lur'e systems A = I, B1 = e I, C1 = W. The eigenvalues of a skew W are imaginary, so that h' neither forgets nor
+explodes; gamma > 0 makes up for Euler's error. Neither promises anything for the discrete map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from controlrnn.checks import positive
+from controlrnn.models.base import Model, generator, lure, normal, uniform
+from controlrnn.systems import Activation, LureSystem
+
+
+class NeuralODERNN(Model):
+    """Residual recurrent network, one Euler step of a neural differential equation per sample.
+
+    Args:
+        nu: Number of inputs.
+        ny: Number of outputs.
+        nx: Number of states, which are the neurons.
+        step: Step e, in units of the network's own time per sample.
+        activation: The function s.
+        dt: Sample time [s].
+        seed: Seed of the initial parameters.
+    """
+
+    def __init__(
+        self, *, nu: int, ny: int, nx: int, step: float = 0.1, activation: Activation | str = Activation.TANH,
+        dt: float = 1.0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
+        self.step, self.activation = positive("step", step), Activation(activation)
+        rng = generator(seed)
+        self.K = normal(rng, nx, nx, std=nx**-0.5)
+        with torch.no_grad():
+            # Leaky: time constants of some tens of samples, where W = 0 would integrate and never forget.
+            self.K.mul_(0.3).sub_(0.5 * torch.eye(nx))
+        self.U = uniform(rng, nx, nu, bound=nu**-0.5)
+        self.b = nn.Parameter(torch.zeros(nx))
+        self.D = uniform(rng, ny, nx, bound=nx**-0.5)
+        self.d = nn.Parameter(torch.zeros(ny))
+
+    def system(self) -> LureSystem:
+        """The explicit system, in scaled units."""
+        eye = torch.eye(self.nx, dtype=self.K.dtype, device=self.K.device)
+        return lure(
+            A=eye, B1=self.step * eye, B2=torch.zeros_like(self.U), C1=self._weight(), D12=self.U, bv=self.b,
+            C2=self.D, by=self.d, activation=self.activation, layers=(self.nx,), dt=self.dt,
+        )  # fmt: skip
+
+    def _weight(self) -> Tensor:
+        return self.K
+
+
+class AntisymmetricRNN(NeuralODERNN):
+    """Residual recurrent network with a skew weight; further arguments as in `NeuralODERNN`.
+
+    Args:
+        nu: Number of inputs.
+        ny: Number of outputs.
+        nx: Number of states, which are the neurons.
+        step: Step e; the paper uses 0.01 for 784 samples.
+        gamma: Damping, >= 0.
+        activation: The function s.
+        dt: Sample time [s].
+        seed: Seed of the initial parameters.
+    """
+
+    def __init__(
+        self, *, nu: int, ny: int, nx: int, step: float = 0.1, gamma: float = 0.1,
+        activation: Activation | str = Activation.TANH, dt: float = 1.0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(nu=nu, ny=ny, nx=nx, step=step, activation=activation, dt=dt, seed=seed)
+        self.gamma = positive("gamma", gamma, zero=True)
+
+    def _weight(self) -> Tensor:
+        eye = torch.eye(self.nx, dtype=self.K.dtype, device=self.K.device)
+        return self.K - self.K.T - self.gamma * eye
