@@ -5,8 +5,11 @@ from controlrnn.certification.by_construction import Construction, certificate_f
 from controlrnn.certification.certificate import Certificate, load_certificate
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.dissipation import DissipationCertificate
+from controlrnn.certification.gains import GainCertificate, certify_gains
 from controlrnn.certification.horizon import HorizonCertificate, Method, certify_horizon
 from controlrnn.certification.l2_gain import L2GainCertificate
+from controlrnn.certification.lipschitz import LipschitzCertificate, certify_lipschitz
+from controlrnn.certification.slopes import local_slopes
 
 __all__ = [
     "Attack",
@@ -14,13 +17,18 @@ __all__ = [
     "Construction",
     "ContractionCertificate",
     "DissipationCertificate",
+    "GainCertificate",
     "HorizonCertificate",
     "L2GainCertificate",
+    "LipschitzCertificate",
     "Method",
     "attack_horizon",
     "certificate_from",
     "certify_by_construction",
     "certify_contraction",
+    "certify_gains",
     "certify_horizon",
+    "certify_lipschitz",
     "load_certificate",
+    "local_slopes",
 ]

@@ -313,6 +313,17 @@ class Problem:
                 return family
         raise failure
 
+    def best_family(self, row: int, iterations: int) -> Family:
+        """One family for one output that is good at all steps."""
+        inside = self.inside(row, self.horizon)
+        weights = _weights(self, row, inside, [self.horizon], together=True)[0]
+        return self.settle(row, self.minimise(self.task(row, weights), inside, iterations), inside)
+
+    def storages(self, family: Family) -> list[Array]:
+        """P_0 .. P_N of a family, as its proof computes them."""
+        terminal = self.terminal(family.row)[1]
+        return incremental.storages(self.form, terminal, family.multipliers, family.rho, family.padding)[0]
+
     def prove(self, family: Family) -> tuple[Array, float]:
         """Recompute the storages of ``family``, prove every stage, and return bounds (N + 1,) and the margin."""
         form, K = self.form, self.horizon + 1

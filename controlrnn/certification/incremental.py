@@ -59,10 +59,18 @@ class IncrementalForm:
         return int(self.lower.shape[0])
 
     @classmethod
-    def of(cls, system: LureSystem, channels: NDArray[np.bool_] | None = None) -> IncrementalForm:
-        """The form of a frozen system, with only those input ``channels`` (nu,) that may differ; None: all."""
+    def of(
+        cls, system: LureSystem, channels: NDArray[np.bool_] | None = None, slopes: tuple[Array, Array] | None = None
+    ) -> IncrementalForm:
+        """The form of a frozen system.
+
+        Args:
+            system: The system.
+            channels: Which inputs may differ, shape (nu,); None: all.
+            slopes: Alpha and beta per neuron, each shape (nv,), where more is known than the activation's slope.
+        """
         use = np.ones(system.nu, bool) if channels is None else np.asarray(channels, bool)
-        alpha, beta = system.activation.slope
+        alpha, beta = system.activation.slope if slopes is None else (slopes[0][:, None], slopes[1][:, None])
         W = np.hstack([np.zeros((system.nv, system.nx + int(use.sum()))), np.eye(system.nv)])
         N = np.hstack([system.C1, system.D12[:, use], system.D11])
         T = np.hstack([system.A, system.B2[:, use], system.B1])
@@ -118,6 +126,17 @@ def smallest_storage(
     # The floor is nothing in any unit, but without it a state that no output ever sees could not be proven.
     P[np.diag_indices(n)] += padding * (np.abs(P).max(axis=1) + P.diagonal()) + 1e-280
     return np.asarray(P)
+
+
+def schur_top(G: Array) -> float:
+    """The maximum over w of (1, w)' G (1, w), G_11 + G_1w K^-1 G_w1 with K = -G_ww; infinity where K is not > 0."""
+    if len(G) == 1:  # LAPACK refuses empty matrices
+        return float(G[0, 0])
+    factor, info = lapack.dpotrf(-G[1:, 1:], lower=1)
+    if info != 0:
+        return np.inf
+    half, _ = lapack.dtrtrs(factor, G[1:, :1], lower=1)
+    return float(G[0, 0] + (half**2).sum())
 
 
 def storages(

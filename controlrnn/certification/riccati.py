@@ -32,7 +32,6 @@ from controlrnn.kernels.storage_sweep import backward, forward
 
 _log = logging.getLogger(__name__)
 _MEMORY = 30
-_ORDER = 128  # of the Schatten norm
 _PATIENCE = 20  # iterations over which progress is judged
 SMALLEST = 1e-250  # of a storage
 _LIMIT = 650.0  # of |theta|: exp overflows beyond it
@@ -62,6 +61,7 @@ class Task:
         state_weights: Of the initial state's part, shape (K,), >= 0: weight times squared radius.
         b: Input radius per channel, shape (nu,), positive.
         goal: What is made small.
+        order: Of the norm that takes the place of the largest value.
     """
 
     form: IncrementalForm
@@ -70,6 +70,7 @@ class Task:
     state_weights: Array
     b: Array
     goal: Goal = Goal.WEIGHTED_SUM
+    order: float = 128.0
 
 
 def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e-4) -> Pair:
@@ -138,13 +139,13 @@ class _Sweep:
         task, d_P = self.task, np.zeros_like(P)
         if task.goal is Goal.LARGEST:
             eigenvalues, vectors = np.linalg.eigh(P[-1])
-            value, slopes = _norm(np.concatenate([np.maximum(eigenvalues, 0.0), rho.ravel()]))
+            value, slopes = _norm(np.concatenate([np.maximum(eigenvalues, 0.0), rho.ravel()]), task.order)
             d_P[-1] = (vectors * slopes[: len(eigenvalues)]) @ vectors.T
             return value, np.ascontiguousarray(slopes[len(eigenvalues) :].reshape(rho.shape)), d_P
         d_rho = self.later[:, None] * task.b**2
         value = float((d_rho * rho).sum())
         for j in np.flatnonzero(task.state_weights):
-            part, slope = _trace(P[j]) if task.goal is Goal.TRACE else _schatten(P[j])
+            part, slope = _trace(P[j]) if task.goal is Goal.TRACE else _schatten(P[j], task.order)
             value, d_P[j] = value + task.state_weights[j] * part, task.state_weights[j] * slope
         return value, d_rho, d_P
 
@@ -249,20 +250,20 @@ def _sizes(task: Task, lam: Array, rho: Array) -> Array:
     return scales
 
 
-def _norm(values: Array) -> tuple[float, Array]:
+def _norm(values: Array, order: float) -> tuple[float, Array]:
     """A norm of high order of values >= 0 and its gradient: a smooth maximum, never below it."""
     top = float(values.max(initial=0.0))
     if top <= 0:
         return 0.0, np.zeros_like(values)
     ratio = values / top
-    total = float((ratio**_ORDER).sum())
-    return top * total ** (1 / _ORDER), total ** (1 / _ORDER - 1) * ratio ** (_ORDER - 1)
+    total = float((ratio**order).sum())
+    return top * total ** (1 / order), total ** (1 / order - 1) * ratio ** (order - 1)
 
 
-def _schatten(P: Array) -> tuple[float, Array]:
+def _schatten(P: Array, order: float) -> tuple[float, Array]:
     """Schatten norm of high order of P >= 0 and its gradient."""
     eigenvalues, vectors = np.linalg.eigh(P)
-    value, slopes = _norm(np.maximum(eigenvalues, 0.0))
+    value, slopes = _norm(np.maximum(eigenvalues, 0.0), order)
     return value, (vectors * slopes) @ vectors.T
 
 

@@ -17,7 +17,9 @@ from controlrnn.certification import (
     Certificate,
     HorizonCertificate,
     certify_contraction,
+    certify_gains,
     certify_horizon,
+    certify_lipschitz,
     load_certificate,
 )
 from controlrnn.certification.certificate import _KINDS
@@ -74,6 +76,30 @@ KINDS = {
             "no proof at all": lambda _c: {"families": ()},
             "one output unproven": lambda c: {"families": tuple(f for f in c.families if f.row == 0)},
             "foreign row": lambda c: _families(c, row=lambda _r: 5),
+        },
+    ),
+    "gains": Kind(
+        lambda s: certify_gains(s, 4, iterations=40),
+        {
+            "initial gains": lambda c: {"initial": 0.999 * c.initial},
+            "one input gain": lambda c: {"inputs": _one(c.inputs, (2, 1, 0), 0.99)},
+            "nan gain": lambda c: {"inputs": _one(c.inputs, (2, 1, 0), np.nan)},
+            "longer": lambda c: {"horizon": c.horizon + 1},
+            "metric": lambda c: {"metric": 0.98 * c.metric},
+            "multipliers": lambda c: _families(c, multipliers=lambda m: 0.5 * m),
+            "negative multipliers": lambda c: {"input_multipliers": -c.input_multipliers},
+            "input multipliers": lambda c: {"input_multipliers": 0.3 * c.input_multipliers},
+            "one output unproven": lambda c: {"families": tuple(f for f in c.families if f.row == 0)},
+        },
+    ),
+    "lipschitz": Kind(
+        lambda s: certify_lipschitz(s, 4, iterations=40),
+        {
+            "constant": lambda c: {"constant": 0.999 * c.constant},
+            "nan constant": lambda _c: {"constant": float("nan")},
+            "longer": lambda c: {"horizon": c.horizon + 1},
+            "multipliers": lambda c: {"multipliers": 0.5 * c.multipliers},
+            "negative rho": lambda c: {"rho": -c.rho},
         },
     ),
     "contraction": Kind(
@@ -204,7 +230,7 @@ def test_other_kinds_and_damaged_files_are_refused(certificate, tmp_path):
     with pytest.raises(FileFormatError):
         load_certificate(path)
     edited = bytearray(raw)
-    start = raw.index(arrays["metric"].tobytes())
+    start = raw.index(next(iter(arrays.values())).tobytes())
     edited[start] ^= 1
     path.write_bytes(edited)
     with pytest.raises(FileFormatError):

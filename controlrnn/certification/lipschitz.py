@@ -1,0 +1,164 @@
+"""RNN-SDP's single constant: the last output against everything that went in.
+
+    |y_N - y_N'|_2 <= L |(x_0, u_0, .., u_N) - (x_0', u_0', .., u_N')|_2
+
+(Hamelbeck & Schiffer 2025, arXiv 2509.17898, whose networks have no input at the last step; with diagonal multipliers,
+which are the valid ones.) One number for states and inputs of different units: for tightening use `certify_horizon`.
+With known boxes of inputs and initial states the slopes are those of `controlrnn.certification.slopes`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.certification import incremental
+from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.incremental import IncrementalForm, largest_ratio, stage_margin
+from controlrnn.certification.interior import interior
+from controlrnn.certification.riccati import Goal, Task, minimise
+from controlrnn.certification.slopes import Box, local_slopes
+from controlrnn.checks import Array, count, read_only
+from controlrnn.errors import CertificationError, SettingError
+from controlrnn.systems import LureSystem
+
+_SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+_PADDING = 1e-11
+_ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LipschitzCertificate(Certificate):
+    """One Lipschitz constant from initial state and all inputs to the last output.
+
+    Args:
+        horizon: N.
+        constant: L.
+        multipliers: Shape (N + 1, nv), by steps to go.
+        rho: Shape (N + 1, nu).
+        input_range: Ends of the box that inputs stay in, shape (2, nu); (2, 0) where anything is allowed.
+        state_range: Ends of the box that initial states stay in, shape (2, nx); (2, 0) likewise.
+    """
+
+    KIND: ClassVar[str] = "lipschitz-certificate"
+
+    horizon: int
+    constant: float
+    multipliers: Array
+    rho: Array
+    input_range: Array
+    state_range: Array
+
+    def __post_init__(self) -> None:
+        for name in ("multipliers", "rho", "input_range", "state_range"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    def _prove(self, system: LureSystem) -> float:
+        K = self.horizon + 1
+        lam, rho = self.multipliers, self.rho
+        if lam.shape != (K, system.nv) or rho.shape != (K, system.nu) or (lam < 0).any() or (rho < 0).any():
+            raise CertificationError("multipliers must be >= 0 and have one row per step: the certificate was altered")
+        boxed = self.input_range.size > 0
+        boxes = (
+            ((self.input_range[0], self.input_range[1]), (self.state_range[0], self.state_range[1])) if boxed else None
+        )
+        form = _form(system, self.horizon, boxes)
+        P, found = incremental.storages(form, form.Y.T @ form.Y, lam, rho, _PADDING)
+        if found < K:
+            raise CertificationError(f"stage {found} has no storage for these multipliers", margin=-1.0)
+        margin = min(stage_margin(form, P[j], rho[j], lam[j], P[j - 1] if j else form.Y, not j) for j in range(K))
+        if not margin > 0:
+            raise CertificationError("the proof fails at a stage: certify again", margin=margin)
+        square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
+        if not np.sqrt(square) * (1 + 1e-12) <= self.constant:
+            raise CertificationError(
+                f"the constant {self.constant:.6g} is not proven: its multipliers give {np.sqrt(square):.6g}",
+                margin=margin,
+            )
+        return float(margin)
+
+    def summary(self) -> str:
+        """What is claimed, in words and numbers."""
+        where = "inputs and initial states in the given boxes" if self.input_range.size else "all inputs and states"
+        return (
+            f"Lipschitz certificate for system {self.system_digest[:12]}: (initial state, inputs) to output "
+            f"{self.horizon}, constant {self.constant:.6g}, for {where}. Proven in float64, smallest "
+            f"relative pivot {self.margin:.2g}."
+        )
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {name: getattr(self, name) for name in ("multipliers", "rho", "input_range", "state_range")}
+
+    def _meta(self) -> dict[str, Any]:
+        return {"horizon": self.horizon, "constant": self.constant}
+
+    @classmethod
+    def _restore(
+        cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
+    ) -> LipschitzCertificate:
+        return cls(
+            **common, horizon=meta["horizon"], constant=meta["constant"], multipliers=arrays["multipliers"],
+            rho=arrays["rho"], input_range=arrays["input_range"], state_range=arrays["state_range"],
+        )  # fmt: skip
+
+
+def certify_lipschitz(
+    system: LureSystem, horizon: int, *, input_range: Box | None = None, state_range: Box | None = None,
+    iterations: int = 300,
+) -> LipschitzCertificate:  # fmt: skip
+    """Prove one Lipschitz constant from (initial state, inputs 0..N) to the output at step N.
+
+    Args:
+        system: A frozen system.
+        horizon: N >= 0.
+        input_range: Box of the inputs, each end shape (nu,); with ``state_range`` or not at all.
+        state_range: Box of the initial states, each end shape (nx,).
+        iterations: Most iterations of the search for multipliers.
+
+    Returns:
+        A certificate that has been verified.
+
+    Raises:
+        SettingError, ShapeError, DataError: An argument makes no sense.
+        CertificationError: No constant could be proven.
+    """
+    if not system.is_frozen:
+        raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
+    horizon = count("horizon", horizon, least=0)
+    if (input_range is None) != (state_range is None):
+        raise SettingError("input_range and state_range must be given together: intervals need both")
+    boxes = None if input_range is None or state_range is None else (input_range, state_range)
+    form = _form(system, horizon, boxes)
+    K = horizon + 1
+    last = np.zeros(K)
+    last[-1] = 1.0
+    task = Task(form, form.Y.T @ form.Y, last, last, np.ones(system.nu), Goal.LARGEST)
+    inside = interior(task)
+    found = inside
+    for order in _ORDERS:
+        found = minimise(replace(task, order=order), found, steps=iterations, tolerance=1e-6)
+    stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
+    failure: CertificationError | None = None
+    for share in _SHARES:
+        lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
+        P, stages = incremental.storages(form, task.terminal, lam, rho, _PADDING)
+        if stages < K:
+            continue
+        square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
+        candidate = LipschitzCertificate(
+            system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
+            horizon=horizon, constant=float(np.sqrt(square)) * (1 + 1e-11), multipliers=lam, rho=rho,
+            input_range=stored[0], state_range=stored[1],
+        )  # fmt: skip
+        try:
+            return replace(candidate, margin=candidate.verify(system))
+        except CertificationError as error:
+            failure = error
+    raise failure or CertificationError("no multipliers were found for which every stage exists")
+
+
+def _form(system: LureSystem, horizon: int, boxes: tuple[Box, Box] | None) -> IncrementalForm:
+    return IncrementalForm.of(system, None, None if boxes is None else local_slopes(system, *boxes, horizon))

@@ -1,0 +1,102 @@
+"""Slopes of the neurons where inputs and states are known to stay in boxes: RNN-SDP's input constraints (algorithm 1).
+
+Intervals are propagated through the system, x+ = A x + B1 w + B2 u + bx and so on, and joined over the steps; a neuron
+whose pre-activation stays in [l, u] has all its difference quotients between the least and the greatest derivative
+there, by the mean value theorem. Intervals forget correlations, so the gain is small unless the boxes are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, count
+from controlrnn.errors import SettingError
+from controlrnn.systems import Activation, LureSystem
+from controlrnn.systems.activations import LEAK
+from controlrnn.systems.ops import NUMPY
+
+Box = tuple[Array, Array]
+_WIDEN = 1e-12  # relative, far more than the rounding of these short sums
+
+
+def local_slopes(system: LureSystem, input_range: Box, state_range: Box, steps: int) -> Box:
+    """Slopes alpha, beta, each shape (nv,), for runs that start in a box of states under inputs in a box.
+
+    Args:
+        system: A frozen system.
+        input_range: Least and greatest inputs, each shape (nu,).
+        state_range: Least and greatest initial states, each shape (nx,).
+        steps: Number of steps N; the neurons at the steps 0..N are covered.
+
+    Raises:
+        ShapeError, DataError: The boxes do not fit.
+        SettingError: A box is empty.
+    """
+    u = _box("input_range", input_range, system.nu)
+    x = _box("state_range", state_range, system.nx)
+    hull = np.full(system.nv, np.inf), np.full(system.nv, -np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(count("steps", steps, least=0) + 1):
+            v, w = _neurons(system, x, u)
+            hull = np.minimum(hull[0], v[0]), np.maximum(hull[1], v[1])
+            x = _sum([(system.A, x), (system.B1, w), (system.B2, u)], system.bx)
+    if not (np.isfinite(hull[0]).all() and np.isfinite(hull[1]).all()):
+        # The intervals have exploded: nothing is known, which the activation's own slope says.
+        hull = np.full(system.nv, -np.inf), np.full(system.nv, np.inf)
+    return slopes_on(system.activation, hull)
+
+
+def slopes_on(activation: Activation, interval: Box) -> Box:
+    """Least and greatest derivative of an activation on intervals, widened outwards.
+
+    Args:
+        activation: The function.
+        interval: Ends, each of any shape; infinite ends are allowed.
+    """
+    low, high = interval
+    nearest = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
+    farthest = np.maximum(np.abs(low), np.abs(high))
+    alpha0, beta0 = activation.slope
+    if activation in (Activation.TANH, Activation.SIGMOID):
+        # Even derivatives that fall with the distance from zero.
+        peak = 1.0 if activation is Activation.TANH else 0.25
+        half = 1.0 if activation is Activation.TANH else 0.5
+        alpha, beta = (peak * (1 - np.tanh(half * d) ** 2) for d in (farthest, nearest))
+    else:
+        below = 0.0 if activation is Activation.RELU else LEAK
+        alpha, beta = np.where(low >= 0, 1.0, below), np.where(high <= 0, below, 1.0)
+    return np.maximum(alpha - _WIDEN, alpha0), np.minimum(beta + _WIDEN, beta0)
+
+
+def _neurons(system: LureSystem, x: Box, u: Box) -> tuple[Box, Box]:
+    """Intervals of v and w, layer after layer."""
+    drive = _sum([(system.C1, x), (system.D12, u)], system.bv)
+    v = np.array(drive)
+    w = np.empty_like(v)
+    for start, stop in system.blocks:
+        before = w[0, :start], w[1, :start]
+        through = _sum([(system.D11[start:stop, :start], before)], np.zeros(stop - start))
+        v[0, start:stop] += through[0]
+        v[1, start:stop] += through[1]
+        for side in (0, 1):  # activations rise
+            w[side, start:stop] = system.activation.apply(NUMPY, v[side, start:stop])
+    pad = _WIDEN * (1 + np.abs(w))
+    return (v[0], v[1]), (w[0] - pad[0], w[1] + pad[1])
+
+
+def _sum(terms: list[tuple[Array, Box]], bias: Array) -> Box:
+    """Interval of sum M z + bias, widened outwards."""
+    low, high = bias.copy(), bias.copy()
+    for M, (a, b) in terms:
+        centre, radius = 0.5 * (a + b), 0.5 * (b - a)
+        middle, spread = M @ centre, np.abs(M) @ radius
+        pad = _WIDEN * (np.abs(M) @ (np.abs(centre) + radius))
+        low, high = low + middle - spread - pad, high + middle + spread + pad
+    return low, high
+
+
+def _box(name: str, box: Box, n: int) -> Box:
+    low, high = (as_array(name, side, (n,), hint="give lower and upper ends") for side in box)
+    if (low > high).any():
+        raise SettingError(f"{name} must satisfy lower <= upper, got {low} and {high}: swap them?")
+    return low, high
