@@ -5,6 +5,8 @@ from controlrnn.identification.fit import identify
 from controlrnn.identification.initial_state import estimate_initial_state
 from controlrnn.identification.losses import Batch, Loss, Simulation, SimulationError, Term, WeightedSum
 from controlrnn.identification.metrics import Scores, fit_percent, nrmse, r2, rmse
+from controlrnn.identification.noise_bound import NoiseUpperBound, StretchPenalty, output_noise_bound, step_norm
+from controlrnn.identification.noise_covariance import NoiseCovariance, output_covariance
 from controlrnn.identification.progress import Callback, Progress, TqdmProgress
 from controlrnn.identification.regularisers import L2, Group, GroupLasso, group_norms, without_states
 from controlrnn.identification.result import FitResult
@@ -25,6 +27,8 @@ __all__ = [
     "InitialState",
     "Keep",
     "Loss",
+    "NoiseCovariance",
+    "NoiseUpperBound",
     "Progress",
     "Refine",
     "Schedule",
@@ -34,6 +38,7 @@ __all__ = [
     "SimulationError",
     "Start",
     "Starts",
+    "StretchPenalty",
     "SubspaceModel",
     "Term",
     "TqdmProgress",
@@ -49,9 +54,12 @@ __all__ = [
     "identify_subspace",
     "initial_states",
     "nrmse",
+    "output_covariance",
+    "output_noise_bound",
     "r2",
     "rmse",
     "score",
     "select_arx",
+    "step_norm",
     "without_states",
 ]  # fmt: skip

@@ -7,8 +7,8 @@ width of the activation's slope interval and |delta| <= 1. Moving m into the lin
     d+ = A d + B e + v + B1 q,   |q_k| <= |p_k|,   p_k = C_k d + E_k e + sum_{j<k} D_kj q_j   (layer by layer)
 
 with A, B, ... now the shifted matrices. d and e are independent and e has zero mean, so the cross term vanishes in
-E|A d + B e|^2 <= |A|^2 V + |B s|_F^2 with V = E|d|^2; and so it does for every p_k. What goes through the neurons has no
-such luck, because delta depends on both: there, root mean squares add up (Minkowski). With n_k >= rms(p_k), hence
+E|A d + B e|^2 <= |A|^2 V + |B s|_F^2 with V = E|d|^2; so it does in C_k d + E_k e. What comes through the neurons has
+no such luck, because delta depends on both: there, root mean squares add up (Minkowski). With n_k >= rms(p_k), hence
 n = (I - |D_kj|)^-1 sqrt(|C_k|^2 V + |E_k s|_F^2),
 
     V+ <= ( sqrt(|A|^2 V + |B s|_F^2) + min(sum_k |B1_k| n_k, |B1| |n|) )^2 + |v|^2,      V[0] = tr(Gamma)
@@ -33,7 +33,7 @@ from controlrnn.checks import count, positive
 from controlrnn.errors import SettingError
 from controlrnn.identification.losses import Batch, Simulation, Term
 from controlrnn.identification.noise_covariance import Std, check_deviations, deviations
-from controlrnn.systems import LureSystem
+from controlrnn.systems import LureSystem, System
 
 
 def output_noise_bound(
@@ -55,8 +55,9 @@ def output_noise_bound(
 
     Raises:
         ShapeError: A list of standard deviations does not fit the system.
-        SettingError: The system is not a `LureSystem`, or a number is out of range.
+        SettingError: The system is not a `LureSystem` of tensors, or a number is out of range.
     """
+    _check(system)
     gains = _Gains(system, deviations("input_std", input_std, system.nu, system.by))
     pushed = _trace(deviations("state_std", state_std, system.nx, system.by))
     V = _trace(deviations("initial_std", initial_std, system.nx, system.by))[None]
@@ -68,7 +69,15 @@ def output_noise_bound(
 
 
 def step_norm(system: LureSystem) -> Tensor:
-    """Bound on how much one step may stretch the difference of two states at equal inputs; below one: contraction."""
+    """Bound on how much one step may stretch the difference of two states at equal inputs; below one: contraction.
+
+    Args:
+        system: A system of tensors.
+
+    Raises:
+        SettingError: It is not a `LureSystem` of tensors.
+    """
+    _check(system)
     gains = _Gains(system, system.by.new_zeros(system.nu))
     return gains.next_state(system.by.new_ones(1))[0].sqrt()
 
@@ -157,11 +166,6 @@ class _Gains:
     """
 
     def __init__(self, system: LureSystem, std: Tensor) -> None:
-        if not isinstance(system, LureSystem) or system.is_frozen:
-            raise SettingError(
-                f"the noise bound needs a LureSystem of tensors, got {type(system).__name__}: pass model.system(), and "
-                "use NoiseCovariance for gated models"
-            )
         alpha, beta = system.activation.slope
         middle, radius = (alpha + beta) / 2, (beta - alpha) / 2
         one = torch.eye(system.nv, dtype=std.dtype, device=std.device)
@@ -193,7 +197,16 @@ class _Gains:
         return self._output.mean_square(V, self._layers(V))
 
     def _layers(self, V: Tensor) -> Tensor:
-        return _root(self._state * V + self._noise) @ self._through.T
+        n: Tensor = _root(self._state * V + self._noise) @ self._through.T
+        return n
+
+
+def _check(system: System) -> None:
+    if not isinstance(system, LureSystem) or system.is_frozen:
+        raise SettingError(
+            f"norms need a LureSystem of tensors, got {type(system).__name__}: pass model.system(), and use "
+            "NoiseCovariance for gated models"
+        )
 
 
 def _norm(matrix: Tensor) -> Tensor:

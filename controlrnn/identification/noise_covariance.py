@@ -47,27 +47,33 @@ def output_covariance(
 
     Raises:
         ShapeError: ``u``, ``x`` or a list of standard deviations does not fit the system.
-        SettingError: A standard deviation is negative or not finite.
+        SettingError: A standard deviation is negative or not finite, or the system is frozen.
     """
+    if system.is_frozen:
+        raise SettingError("output_covariance needs a system of tensors, got a frozen one: pass model.system()")
     if u.ndim != 3 or u.shape[-1] != system.nu:
         raise ShapeError(f"u must have shape (B, T, nu) = (B, T, {system.nu}), got {tuple(u.shape)}")
     B, T, _ = u.shape
     if x.ndim != 3 or x.shape[0] != B or x.shape[1] not in (T, T + 1) or x.shape[2] != system.nx:
-        raise ShapeError(f"x must have shape {(B, T + 1, system.nx)}, got {tuple(x.shape)}: pass what simulate returned")
+        raise ShapeError(
+            f"x must have shape {(B, T + 1, system.nx)}, got {tuple(x.shape)}: pass what simulate returned"
+        )
     S = deviations("input_std", input_std, system.nu, u)
     Q = deviations("state_std", state_std, system.nx, u).square().diag()
     at = x[:, :T].reshape(B * T, -1), u.reshape(B * T, -1)
     (F, G), (C, D) = (
-        [J.reshape(B, T, *J.shape[1:]) for J in torch.func.vmap(torch.func.jacfwd(map_, argnums=(0, 1)))(*at)]
+        [J.reshape(B, T, *J.shape[1:]) for J in torch.func.vmap(torch.func.jacrev(map_, argnums=(0, 1)))(*at)]
         for map_ in (system.step, system.output)
     )
     pushed, passed = ((M * S) @ (M * S).mT for M in (G, D))
     P = deviations("initial_std", initial_std, system.nx, u).square().diag().expand(B, -1, -1)
     spread = []
-    for t in range(T):
+    # Unbound, because the derivative of an index per step would fill the whole tensor at every step.
+    for step, noise in zip(F.unbind(1), (pushed + Q).unbind(1), strict=True):
         spread.append(P)
-        P = F[:, t] @ P @ F[:, t].mT + pushed[:, t] + Q
-    return C @ torch.stack(spread, dim=1) @ C.mT + passed
+        P = step @ P @ step.mT + noise
+    R: Tensor = C @ torch.stack(spread, dim=1) @ C.mT + passed
+    return R
 
 
 @dataclass(frozen=True)
