@@ -107,6 +107,7 @@ class CondensedProblem:
         self._price = np.tile((penalty * scale * unit)[self._limited], (N, 1))
         self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight) * self.half
         self._prepare_moves(problem.move_limit / self.half)
+        self._load()
 
     def _prepare_moves(self, limit: Array) -> None:
         """z_k - z_{k-1} = (D z)_k, less z_{-1} in the first rows."""
@@ -117,6 +118,12 @@ class CondensedProblem:
         self._constraints = np.vstack([np.zeros((self._price.size, self.n)), D[bounded]])
         #: Price of each constraint of the local model; infinite where it must be kept.
         self.prices = np.concatenate([self._price.ravel(), np.full(bounded.sum(), np.inf)])
+
+    def _load(self) -> None:
+        """Call what is compiled once, so that the first sample does not wait for it."""
+        u = np.zeros((self.horizon + 1, self.nu))
+        simulate(self.system, u, np.zeros(self.system.nx))
+        self._condenser.condense(np.zeros((self.horizon + 1, self.system.nx)), u)
 
     def sample(self, data: StepData) -> Sample:
         """Scale what belongs to one sample."""

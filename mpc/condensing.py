@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from controlrnn.checks import Array
+from controlrnn.kernels import propagate
 from controlrnn.systems import LureSystem
 from controlrnn.systems.linearisation import Linearisation, Lineariser
 
@@ -47,12 +48,8 @@ class Condenser:
         Returns:
             The derivatives of y_0 to y_N by the scaled inputs, shape (N + 1, ny, N nu), and the Jacobians used.
         """
-        nx, nu, Z = self.system.nx, self.system.nu, self._Z
         lin = self.linearise(x, u)
-        transposed = lin.state.transpose(0, 2, 1)
-        for k in range(self.horizon):
-            moved = (k + 1) * nu
-            np.matmul(Z[k, :moved], transposed[k], out=Z[k + 1, :moved, :nx])
+        propagate(self._Z, lin.state)
         return np.ascontiguousarray(self._times(lin.output).transpose(0, 2, 1)), lin
 
     def curvature(self, lin: Linearisation, prices: Array) -> Array:

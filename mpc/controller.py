@@ -113,7 +113,7 @@ class TightenedMPC:
         safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
         options: Limits for the solver.
         backend: Makes the solver; `mpc.condensed.CondensedBackend` when left out. Others: `mpc.fatrop.FatropBackend`,
-            `mpc.dompc.DoMpcBackend`, or several in turn, `mpc.engines.chain`.
+            `mpc.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
 
     Raises:
         SettingError: Parts belong to different models, or a setting contradicts the tightening.

@@ -19,6 +19,7 @@ from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from mpc.ocp import HARD, KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData, default_penalty
 
+_FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure
 _FREE = 1e4  # limits this many ranges away constrain nothing
 
 
@@ -153,7 +154,11 @@ class FatropBackend:
             "print_time": False,
             "structure_detection": "auto",
             "equality": stages.equality,
-            "fatrop": {"print_level": 0, "max_iter": self.options.max_iterations, "tolerance": self.options.tolerance},
+            "fatrop": {
+                "print_level": 0,
+                "max_iter": self.options.max_iterations,
+                "tolerance": max(self.options.tolerance, _FINEST),
+            },
         }
         nlp = {
             "x": casadi.vertcat(*stages.variables),

@@ -79,6 +79,7 @@ class Lineariser:
         square = system.nx == system.nv
         self._states_are_neurons = square and not self._direct.any() and np.array_equal(system.B1, np.eye(system.nx))
         self._outputs_read_neurons = bool(system.D21.any())
+        self._repeated: dict[tuple[int, int], Array] = {}
 
     def __call__(self, x: Array, u: Array) -> Linearisation:
         """Linearise at states x (T, nx) and inputs u (T, nu), of which nothing is checked."""
@@ -86,17 +87,21 @@ class Lineariser:
         w = system.neurons(x, u @ system.D12.T + system.bv)
         V, W = self._neurons(system.activation.derivative(w)[:, :, None])
         state = W if self._states_are_neurons else self._direct + system.B1 @ W
-        if self._outputs_read_neurons:
-            output = self._output + system.D21 @ W
-        else:
-            output = np.broadcast_to(self._output, (len(x), *self._output.shape))
+        output = self._output + system.D21 @ W if self._outputs_read_neurons else self._same(self._output, len(x))
         return Linearisation(state, output, V, w)
+
+    def _same(self, J: Array, samples: int) -> Array:
+        """J for all samples, without copies; numpy's broadcasting takes longer than the arithmetic around it."""
+        key = (id(J), samples)
+        if key not in self._repeated:
+            self._repeated[key] = np.broadcast_to(J, (samples, *J.shape))
+        return self._repeated[key]
 
     def _neurons(self, slope: Array) -> tuple[Array, Array]:
         """Derivatives V and W of the neurons' inputs and outputs, shape (T, nv, nx + nu) each."""
         blocks, D11 = self.system.blocks, self.system.D11
         if len(blocks) <= 1:
-            return np.broadcast_to(self._inner, (len(slope), *self._inner.shape)), slope * self._inner
+            return self._same(self._inner, len(slope)), slope * self._inner
         V = np.empty((len(slope), *self._inner.shape))
         W = np.empty_like(V)
         for start, stop in blocks:
