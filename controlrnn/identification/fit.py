@@ -25,6 +25,7 @@ from controlrnn.identification.simulation import score
 from controlrnn.identification.subspace import identify_subspace
 from controlrnn.identification.training import Trainer
 from controlrnn.models import Model
+from controlrnn.models.linear_start import Linear
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +119,15 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start) -> None:
         _log.warning("no linear start: %s", error)
         return
     # Copies, because torch does not take read-only arrays.
-    model.start_linear(*(np.array(M) for M in (linear.A, linear.B, linear.C, linear.D)))  # type: ignore[operator]
+    found = Linear(*(np.array(M) for M in (linear.A, linear.B, linear.C, linear.D)))
+    found = found if start is Start.LINEAR else found.with_gain_below(getattr(model, "gamma", None), limit)
+    try:
+        model.start_linear(found.A, found.B, found.C, found.D)  # type: ignore[operator]
+    except SettingError as error:  # the linear model breaks the promise of this one
+        if start is Start.LINEAR:
+            raise
+        _log.warning("no linear start: %s", error)
+        return
     offset = getattr(model, "by", None)
     if isinstance(offset, torch.nn.Parameter):
         with torch.no_grad():

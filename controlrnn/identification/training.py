@@ -152,16 +152,20 @@ class Trainer:
         try:
             system = self.model.system()
             loss = self.loss(system, batch, Simulation(*simulate(system, batch.u, batch.x0)))
-            if not torch.isfinite(loss):
+            penalty = self.model.penalty(self.step / self.settings.steps)
+            total = loss if penalty is None else loss + penalty
+            if not torch.isfinite(total):
                 return None
-            loss.backward()  # type: ignore[no-untyped-call]
+            total.backward()  # type: ignore[no-untyped-call]
         except _Singular:  # the direct parameters grew until a matrix became singular
             return None
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         if not torch.isfinite(norm):
             return None
         self.optimiser.param_groups[0]["lr"] = self.learning_rate
+        before = [p.detach().clone() for p in self.model.parameters()]
         self.optimiser.step()
+        self.model.after_step(before)
         return loss
 
     def _recover(self) -> None:

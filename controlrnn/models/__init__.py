@@ -13,6 +13,7 @@ from controlrnn.models.lipschitz_rnn import LipschitzRNN
 from controlrnn.models.lti import LTI
 from controlrnn.models.ode_rnn import AntisymmetricRNN, NeuralODERNN
 from controlrnn.models.residual_rnn import ResidualRNN
+from controlrnn.models.robust_rnn import RobustRNN
 from controlrnn.models.stable_rnn import StableRNN
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "Model",
     "NeuralODERNN",
     "ResidualRNN",
+    "RobustRNN",
     "StableRNN",
 ]

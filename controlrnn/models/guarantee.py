@@ -101,10 +101,8 @@ class Promise:
     def numbers(self, activation: Activation, inputs: Scaler, outputs: Scaler) -> Guarantee:
         """The guarantee of the frozen system."""
         supply = None if self.supply is None else self.supply.in_units(inputs, outputs)
-        P = self.metric.numpy()
-        return Guarantee(
-            0.5 * (P + P.T), sector_factor(*activation.slope) * self.multipliers.numpy(), self.rate, supply
-        )
+        P, multipliers = self.metric.detach().numpy(), self.multipliers.detach().numpy()
+        return Guarantee(0.5 * (P + P.T), sector_factor(*activation.slope) * multipliers, self.rate, supply)
 
 
 def metric_of(E: Tensor, P: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ start for anything but contracting models).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ import torch
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import SettingError
 from controlrnn.models.guarantee import Supply
+
+_log = logging.getLogger(__name__)
+_SHARE = 0.9  # of a gain bound, for a linear model that is scaled down to fit: leaves room for the neurons
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,15 @@ class Linear:
         response = self.C @ np.linalg.solve(z * np.eye(len(self.A)) - self.A, self.B.astype(complex)) + self.D
         return float(np.linalg.norm(response, 2, axis=(1, 2)).max())
 
+    def with_gain_below(self, gamma: float | None, rate: float = 1.0) -> Linear:
+        """The same with its outputs scaled down to a share of ``gamma`` where the gain is larger; None: unchanged."""
+        peak = 0.0 if gamma is None else self.gain(rate)
+        if gamma is None or peak <= _SHARE * gamma or not np.isfinite(peak):
+            return self
+        _log.info("scaled the linear model down from gain %.4g to %.4g", peak, _SHARE * gamma)
+        shrink = _SHARE * gamma / peak
+        return Linear(self.A, self.B, shrink * self.C, shrink * self.D)
+
 
 def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[tuple[Array, float]]:
     """Candidates (N, weight) of the inequality above, with less and less room to spare.
@@ -71,7 +84,7 @@ def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[
         return
     floor = max(float(-np.trace(form[:n, :n])) / n, 1e-6 * least)
     for room in 0.5 ** np.arange(16):
-        weight = 0.1 * room * min(floor, least) / size
+        weight = room * min(floor, least) / size
         need = form - weight * V.T @ V - 0.1 * room * scipy.linalg.block_diag(floor * np.eye(n), least * np.eye(nu))
         try:
             N = scipy.linalg.solve_discrete_are(A, B, -need[:n, :n], -need[n:, n:], s=-need[:n, n:])

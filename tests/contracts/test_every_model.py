@@ -73,7 +73,8 @@ def test_gradients_reach_every_parameter(entry):
     model = randomise(entry().double(), 1)
     u = torch.randn(2, 5, model.nu, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x0 = torch.ones(2, model.nx, dtype=torch.float64)
-    (model(u, x0) ** 2).sum().backward()
+    penalty = model.penalty(0.5)
+    ((model(u, x0) ** 2).sum() + (0 if penalty is None else penalty)).backward()
     for name, p in model.named_parameters():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name

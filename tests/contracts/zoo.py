@@ -52,6 +52,8 @@ ZOO: dict[str, Entry] = {
         models.LipschitzR2DN, {"gamma": 1e3, "nv": 2, "layers": (3, 2), "rate": 0.9, "feedthrough": True}
     ),
     "ContractingImplicitRNN": Entry(models.ContractingImplicitRNN, {"rate": 0.9}),
+    "RobustRNN": Entry(models.RobustRNN, {"gamma": 1e3, "nv": 3, "rate": 0.95, "feedthrough": True}),
+    "ResidualRNN": Entry(models.ResidualRNN, {"nv": 3, "feedthrough": True}, promises=False),
     "StableRNN": Entry(models.StableRNN, {"rate": 0.9}),
     "LipschitzRNN": Entry(models.LipschitzRNN, {"discretisation": "imex"}, promises=False),
     "AntisymmetricRNN": Entry(models.AntisymmetricRNN, {}, promises=False),
