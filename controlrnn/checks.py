@@ -79,6 +79,14 @@ def count(name: str, value: int, *, least: int = 1) -> int:
     return number
 
 
+def scales(name: str, value: Any, n: int) -> Array:
+    """Return ``value``, a positive number for all channels or one for each, as an array (n,)."""
+    array = as_array(name, np.full(n, value) if np.ndim(value) == 0 else value, (n,), hint="one number per channel")
+    if not (array > 0).all():
+        raise SettingError(f"{name} must be positive in every channel, got {array}")
+    return array
+
+
 class Choice(StrEnum):
     """A setting with a few named values; an unknown name is refused by a message that lists them."""
 

@@ -1,13 +1,13 @@
 """Proven bounds on frozen systems: numpy verifies, solvers only suggest."""
 
-from controlrnn.certification.attack import Attack, attack_horizon
+from controlrnn.certification.attack import Attack, GainAttack, attack_horizon, attack_l2_gain
 from controlrnn.certification.by_construction import Construction, certificate_from, certify_by_construction
 from controlrnn.certification.certificate import Certificate, load_certificate
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.dissipation import DissipationCertificate
 from controlrnn.certification.gains import GainCertificate, certify_gains
 from controlrnn.certification.horizon import HorizonCertificate, Method, certify_horizon
-from controlrnn.certification.l2_gain import L2GainCertificate
+from controlrnn.certification.l2_gain import L2GainCertificate, certify_l2_gain
 from controlrnn.certification.lipschitz import LipschitzCertificate, certify_lipschitz
 from controlrnn.certification.slopes import local_slopes
 
@@ -17,17 +17,20 @@ __all__ = [
     "Construction",
     "ContractionCertificate",
     "DissipationCertificate",
+    "GainAttack",
     "GainCertificate",
     "HorizonCertificate",
     "L2GainCertificate",
     "LipschitzCertificate",
     "Method",
     "attack_horizon",
+    "attack_l2_gain",
     "certificate_from",
     "certify_by_construction",
     "certify_contraction",
     "certify_gains",
     "certify_horizon",
+    "certify_l2_gain",
     "certify_lipschitz",
     "load_certificate",
     "local_slopes",

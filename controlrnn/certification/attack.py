@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from controlrnn.certification.horizon import Problem
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, count, read_only, scales
 from controlrnn.errors import SettingError
 from controlrnn.kernels import simulate
 from controlrnn.systems import MATRICES, LureSystem
@@ -59,19 +59,14 @@ def attack_horizon(
     """
     problem = Problem(system, horizon, initial_radius, metric, input_radius)
     horizon, starts, steps = problem.horizon, count("starts", starts), count("steps", steps, least=0)
-    low, high = (as_array("input_range", side, (system.nu,)) for side in input_range)
-    if (low >= high).any():
-        raise SettingError(f"input_range must satisfy lower < upper, got {low} and {high}")
+    low, high = _range(system, input_range)
     rng = np.random.default_rng(seed)
     back = torch.tensor(np.linalg.inv(np.linalg.cholesky(problem.metric)).T)  # dx = back xi with |xi| <= radius
     radius = torch.tensor(problem.input_radius)
     aims = sorted({0, *np.linspace(0, horizon, min(horizon, 6) + 1).astype(int).tolist()})
     targets = [(k, i) for k in aims for i in range(system.ny)]
     batch = len(targets) * starts
-    model = LureSystem(
-        **{name: torch.tensor(getattr(system, name)) for name in MATRICES},
-        activation=system.activation, layers=system.layers, dt=system.dt,
-    )  # fmt: skip
+    model = _tensors(system)
     u = torch.tensor(rng.uniform(low, high, (batch, horizon + 1, system.nu)))
     x0 = torch.tensor(_starts(system, low, high, state_range, batch, rng))
     xi = torch.tensor(rng.normal(size=(batch, system.nx)))
@@ -103,6 +98,94 @@ def attack_horizon(
             u.copy_(torch.minimum(torch.maximum(u, limits[0] + radius / 2), limits[1] - radius / 2))
             xi, du = _worst(xi, initial_radius), radius * torch.sign(_grad(du))
     return Attack(read_only(best), read_only(random), batch * (steps + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class GainAttack:
+    """What an attack on the l2 gain reached.
+
+    Args:
+        gain: Largest ratio |dy| / |du| found, in the declared units.
+        random: The same for the random starts alone, before any ascent.
+        pairs: How many pairs of trajectories were looked at.
+    """
+
+    gain: float
+    random: float
+    pairs: int
+
+
+def attack_l2_gain(
+    system: LureSystem, horizon: int = 100, *, input_range: tuple[Array, Array], input_scale: float | Array = 1.0,
+    output_scale: float | Array = 1.0, state_range: tuple[Array, Array] | None = None, starts: int = 32,
+    steps: int = 60, seed: int,
+) -> GainAttack:  # fmt: skip
+    """Search for two inputs whose outputs, from one initial state, differ most; the counterpart of `certify_l2_gain`.
+
+    The input difference takes power iterations (exact for linear systems), while the nominal input and initial state
+    climb by Adam. The difference is small: the incremental gain is the largest gain of a linearisation.
+
+    Args:
+        system: A frozen system.
+        horizon: Number of samples; the gain over all time is approached from below as it grows.
+        input_range: Lower and upper limits, each shape (nu,), for the nominal inputs.
+        input_scale: As in `certify_l2_gain`.
+        output_scale: As in `certify_l2_gain`.
+        state_range: Box for the initial state, each shape (nx,); the states that random inputs reach if None.
+        starts: Random starts.
+        steps: Ascent steps.
+        seed: Seed of the starts.
+    """
+    if not system.is_frozen:
+        raise SettingError("an attack needs a frozen system, got one of tensors: call model.freeze() first")
+    horizon, starts, steps = count("horizon", horizon), count("starts", starts), count("steps", steps, least=0)
+    low, high = _range(system, input_range)
+    unit = torch.tensor(scales("input_scale", input_scale, system.nu))
+    weight = 1 / torch.tensor(scales("output_scale", output_scale, system.ny))
+    rng, model = np.random.default_rng(seed), _tensors(system)
+    u = torch.tensor(rng.uniform(low, high, (starts, horizon, system.nu)))
+    u[::2] = u[::2, :1]
+    x0 = torch.tensor(_starts(system, low, high, state_range, starts, rng))
+    du = torch.tensor(rng.normal(size=(starts, horizon, system.nu)))
+    # Small against the range of the inputs, large against rounding.
+    size = 1e-3 * float(((high - low) / unit.numpy()).min())
+    limits = torch.tensor(low), torch.tensor(high)
+    climb = torch.optim.Adam([u.requires_grad_(), x0.requires_grad_()], lr=0.02 * float((high - low).max()))
+    best = random = 0.0
+    for n in range(steps + 1):
+        du = (size * du / du.norm(dim=(1, 2), keepdim=True).clamp_min(1e-300)).requires_grad_()
+        half = 0.5 * unit * du
+        first, second = u + half, u - half
+        y, _ = simulate(model, torch.cat([first, second]), torch.cat([x0, x0]))
+        reached = ((y[:starts] - y[starts:]) * weight).pow(2).sum(dim=(1, 2))
+        with torch.no_grad():  # of the inputs as they were rounded
+            supplied = ((first - second) / unit).pow(2).sum(dim=(1, 2))
+            found = float((reached / supplied.clamp_min(1e-300)).max().sqrt())
+        best, random = max(best, found), found if n == 0 else random
+        if n == steps:
+            break
+        climb.zero_grad()
+        # The logarithm lets every start climb at its own size.
+        (-(reached + 1e-300).log().sum()).backward()
+        climb.step()
+        with torch.no_grad():
+            u.copy_(torch.minimum(torch.maximum(u, limits[0]), limits[1]))
+            du = -_grad(du)
+    return GainAttack(best, random, starts * (steps + 1))
+
+
+def _range(system: LureSystem, input_range: tuple[Array, Array]) -> tuple[Array, Array]:
+    low, high = (as_array("input_range", side, (system.nu,)) for side in input_range)
+    if (low >= high).any():
+        raise SettingError(f"input_range must satisfy lower < upper, got {low} and {high}")
+    return low, high
+
+
+def _tensors(system: LureSystem) -> LureSystem:
+    return LureSystem(
+        **{name: torch.tensor(getattr(system, name)) for name in MATRICES},
+        activation=system.activation, layers=system.layers, dt=system.dt,
+    )  # fmt: skip
 
 
 def _starts(

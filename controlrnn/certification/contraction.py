@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from controlrnn.certification import sdp
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
 from controlrnn.certification.psd import UNIT, proven_margin
-from controlrnn.checks import Array, as_array, positive, read_only
+from controlrnn.certification.stationary import contract, metric_for_inputs
+from controlrnn.checks import Array, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
-
-_RESOLUTION = 2e-3  # of 1 - rate, in the search for the best rate
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,7 +134,7 @@ class ContractionCertificate(Certificate):
 
 def certify_contraction(
     system: LureSystem, rate: float | None = None, *, input_scale: float | Array = 1.0,
-    output_scale: float | Array = 1.0, solver: str = "CLARABEL", solver_options: dict[str, Any] | None = None,
+    output_scale: float | Array = 1.0,
 ) -> ContractionCertificate:  # fmt: skip
     """Prove that a frozen system contracts, and how fast.
 
@@ -148,8 +146,6 @@ def certify_contraction(
         rate: Rate in (0, 1) to prove; None for the smallest that the method finds.
         input_scale: Typical input difference per channel, shape (nu,) or a number for all, input units.
         output_scale: Typical output difference per channel, likewise, output units.
-        solver: cvxpy's solver.
-        solver_options: Passed on to it.
 
     Raises:
         CertificationError: No metric and diagonal multipliers prove it. That does not mean that it is false.
@@ -158,71 +154,30 @@ def certify_contraction(
         raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
     if rate is not None and not 0 < rate < 1:
         raise SettingError(f"rate must lie in (0, 1), got {rate}: 1 would prove nothing about the infinite horizon")
-    scales = [
-        as_array(name, np.full(n, value) if np.ndim(value) == 0 else value, (n,), hint="one number per channel")
-        for name, value, n in (("input_scale", input_scale, system.nu), ("output_scale", output_scale, system.ny))
-    ]
-    for name, scale in zip(("input_scale", "output_scale"), scales, strict=True):
-        positive(name, float(scale.min()), what="positive in every channel")
+    inputs = scales("input_scale", input_scale, system.nu)
+    outputs = system.C2 / scales("output_scale", output_scale, system.ny)[:, None]
     still = IncrementalForm.of(system, np.zeros(system.nu, bool))
-    chosen = _best_rate(still, solver, solver_options) if rate is None else float(rate)
-    channels = [_channel(system, c) for c in range(system.nu)]
-    outputs = system.C2 / scales[1][:, None]
-    # The solver's point lies on the boundary of what it was asked for, or just outside: then ask for more than needed.
-    for haste in (0.0, 1e-5, 1e-3):
-        asked = chosen * (1 - haste * (1 - chosen))
-        try:
-            P, lam, lams, status = sdp.solve_contraction(
-                still, asked, channels, scales[0], outputs, solver=solver, options=solver_options
-            )
-        except CertificationError as error:
-            status = error.status
-            break  # where this much cannot be had, neither can more
-        draft = ContractionCertificate(
-            system_digest=system.digest, method="sdp", solver_status=status, margin=0.0, versions=current_versions(),
-            rate=chosen, metric=0.5 * (P + P.T), multipliers=np.maximum(lam, 1e-9 * lam.max(initial=0.0)),
-            input_gain=np.zeros(system.nu), input_multipliers=lams,
-        )  # fmt: skip
-        proven = _nearby(draft, system, channels, slower=rate is None)
-        if proven is not None:
-            return proven
-    raise CertificationError(
-        f"no contraction with rate {chosen:.5f} could be proven (solver: {status}): allow a larger rate", status=status
-    )
-
-
-def _nearby(
-    draft: ContractionCertificate, system: LureSystem, channels: list[IncrementalForm], *, slower: bool
-) -> ContractionCertificate | None:
-    """The first proven certificate near ``draft``: a hair more of each multiplier and, where allowed, less speed."""
-    for inflation in (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3):
-        lam, more = draft.multipliers * (1 + inflation), draft.input_multipliers * (1 + inflation)
-        gains, used = _input_gains(channels, draft.metric, more, lam)
-        rate = draft.rate + inflation * (1 - draft.rate) * slower
-        candidate = replace(draft, rate=rate, multipliers=lam, input_gain=gains, input_multipliers=used)
-        try:
-            return replace(candidate, margin=candidate.verify(system))
-        except CertificationError:
-            continue
-    return None
-
-
-def _best_rate(form: IncrementalForm, solver: str, options: dict[str, Any] | None) -> float:
-    """The smallest rate that diagonal multipliers prove, to `_RESOLUTION`."""
-    slowest = 1 - 1e-6
-    if sdp.contraction_slack(form, slowest, solver=solver, options=options) <= 1e-9:
+    try:
+        point = contract(still, None if rate is None else float(rate) ** 2)
+    except CertificationError as error:
+        if rate is not None:
+            raise CertificationError(f"no contraction at rate {rate:.5f} was found: allow a larger rate") from error
         raise CertificationError(
-            "the system cannot be shown to contract: no metric with diagonal multipliers exists for any rate < 1. "
-            "A finite-horizon certificate may still exist; for an infinite one train a model that contracts by design"
-        )
-    low, high = 0.0, slowest
-    while high - low > _RESOLUTION * max(1 - high, 1e-3):
-        middle = 0.5 * (low + high)
-        if sdp.contraction_slack(form, middle, solver=solver, options=options) > 1e-9:
-            high = middle
-        else:
-            low = middle
-    return high
+            f"the system cannot be shown to contract: {error}. A finite-horizon certificate may still exist; for an "
+            "infinite one train a model that contracts by design", margin=error.margin
+        ) from error  # fmt: skip
+    floor = outputs.T @ outputs
+    # A direction that no output sees still needs some metric.
+    floor = floor + 1e-4 * max(float(np.trace(floor)) / system.nx, 1e-12) * np.eye(system.nx)
+    channels = [_channel(system, c) for c in range(system.nu)]
+    P, lam, lams = metric_for_inputs(still, channels, point, inputs, floor)
+    gains, used = _input_gains(channels, P, lams, lam)
+    certificate = ContractionCertificate(
+        system_digest=system.digest, method="barrier", solver_status="", margin=0.0, versions=current_versions(),
+        rate=float(np.sqrt(point.s)) if rate is None else float(rate), metric=P, multipliers=lam,
+        input_gain=gains, input_multipliers=used,
+    )  # fmt: skip
+    return replace(certificate, margin=certificate.verify(system))
 
 
 def _channel(system: LureSystem, c: int) -> IncrementalForm:

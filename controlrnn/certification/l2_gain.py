@@ -9,14 +9,16 @@ For two trajectories from states that differ by dx0,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from controlrnn.certification.dissipation import DissipationCertificate
-from controlrnn.checks import Array
-from controlrnn.errors import CertificationError
+from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.stationary import contract, least_gain
+from controlrnn.checks import Array, scales
+from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
 
 
@@ -78,6 +80,44 @@ class L2GainCertificate(DissipationCertificate):
 
     def _meta(self) -> dict[str, Any]:
         return {"rate": self.rate, "gamma": self.gamma}
+
+
+def certify_l2_gain(
+    system: LureSystem, *, input_scale: float | Array = 1.0, output_scale: float | Array = 1.0
+) -> L2GainCertificate:
+    """Bound how much of the energy of an input difference reaches the outputs, over the infinite horizon.
+
+    The smallest gain that one metric and diagonal multipliers prove; for a linear system its H-infinity norm.
+
+    Args:
+        system: A frozen system, trained in any way.
+        input_scale: Unit in which each input counts, shape (nu,) or a number for all.
+        output_scale: Unit in which each output counts, shape (ny,) or a number for all.
+
+    Raises:
+        CertificationError: No gain can be proven, because no contraction can. That does not mean that there is none.
+    """
+    if not system.is_frozen:
+        raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
+    inputs, outputs = scales("input_scale", input_scale, system.nu), scales("output_scale", output_scale, system.ny)
+    form = IncrementalForm.of(system)
+    unit = np.concatenate([np.ones(form.nx), inputs, np.ones(form.nv)])
+    form = replace(
+        form, T=form.T * unit, Y=form.Y * unit / outputs[:, None], lower=form.lower * unit, upper=form.upper * unit
+    )
+    try:
+        start = contract(form, 1.0)
+    except CertificationError as error:
+        raise CertificationError(
+            f"no l2 gain can be proven: {error}. A finite-horizon certificate may still exist; for an infinite one "
+            "train a model with a gain by design, such as LipschitzREN", margin=error.margin
+        ) from error  # fmt: skip
+    rho, P, lam = least_gain(form, start)
+    gamma = float(np.sqrt(rho))
+    return L2GainCertificate.prove_gain(
+        system, gamma, metric=P / gamma, multipliers=lam / gamma, input_scale=inputs, output_scale=outputs,
+        method="barrier",
+    )  # fmt: skip
 
 
 def gain_supply(gamma: float, input_scale: Array, output_scale: Array) -> tuple[Array, Array, Array]:

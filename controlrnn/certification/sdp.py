@@ -77,45 +77,22 @@ def contraction_slack(
     return float(slack.value)
 
 
-def solve_contraction(
-    form: IncrementalForm, rate: float, channels: list[IncrementalForm], weights: Array, outputs: Array, *,
-    solver: str = "CLARABEL", options: dict[str, Any] | None = None,
-) -> tuple[Array, Array, Array, str]:  # fmt: skip
-    """The metric of a given rate in which inputs move the state least, compared with the outputs.
-
-    min sum_c weights_c^2 gain_c^2  subject to  P >= outputs'outputs, rate^2 P - T'PT - S(lambda) >= 0, and for every
-    input channel gain_c^2 - T_c'PT_c - S(lambda_c) >= 0 at equal states.
+def smallest_l2_gain(
+    form: IncrementalForm, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
+) -> float:
+    """The least incremental l2 gain, as far as the solver says: not proven.
 
     Args:
-        form: The difference system without inputs.
-        rate: Contraction rate, strictly feasible.
-        channels: One form per input channel, with that input and the neurons as columns.
-        weights: Size of each input, shape (nu,).
-        outputs: Output maps in units of their size, shape (ny, nx).
+        form: The difference system, inputs and outputs in units of the gain.
         solver: cvxpy's name of the solver.
         options: Passed on to the solver.
-
-    Returns:
-        P (nx, nx), multipliers (nv,), multipliers per channel (nu, nv), status.
     """
-    n = form.nx
-    P = cp.Variable((n, n), symmetric=True)
-    lam = _multipliers(form)
-    lams = [_multipliers(form) for _ in channels]
-    gains = [cp.Variable(1, nonneg=True) for _ in channels]
-    floor = outputs.T @ outputs
-    # A direction that no output sees still needs some metric.
-    floor = floor + 1e-4 * max(float(np.trace(floor)) / n, 1e-12) * np.eye(n)
-    constraints = [
-        _supply(form, rate**2 * P, None) - form.T.T @ P @ form.T - _multiplier_form(form, lam) >> 0,
-        P >> floor,
-    ]
-    for one, mine, gain in zip(channels, lams, gains, strict=True):
-        constraints.append(_supply(one, None, gain) - one.T.T @ P @ one.T - _multiplier_form(one, mine) >> 0)
-    cost = sum((w**2 * g for w, g in zip(weights, gains, strict=True)), start=0) + 1e-6 * cp.trace(P)
-    status = _solve(cp.Problem(cp.Minimize(cost), constraints), solver, options)
-    per_channel = _values(lams, np.ones(len(channels)), form.nv)
-    return np.asarray(P.value), _values([lam], np.ones(1), form.nv)[0], per_channel, status
+    P = cp.Variable((form.nx, form.nx), symmetric=True)
+    lam, rho = _multipliers(form), cp.Variable(nonneg=True)
+    supply = _supply(form, P, rho * np.ones(form.nu)) - form.Y.T @ form.Y
+    constraints = [supply - form.T.T @ P @ form.T - _multiplier_form(form, lam) >> 0, P >> 0]
+    _solve(cp.Problem(cp.Minimize(rho), constraints), solver, options)
+    return float(np.sqrt(rho.value))
 
 
 def _multipliers(form: IncrementalForm) -> Any:

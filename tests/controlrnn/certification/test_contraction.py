@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from random_systems import random_elman, random_system
 
-from controlrnn.certification import certify_contraction
+from controlrnn import models
+from controlrnn.certification import certify_by_construction, certify_contraction, sdp
+from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 
 SYSTEMS = {
@@ -104,6 +106,30 @@ def test_linear_rate_is_the_spectral_radius(seed):
     assert certify_contraction(system, 0.5 * (1 + radius)).rate == 0.5 * (1 + radius)
     with pytest.raises(CertificationError):
         certify_contraction(system, 0.99 * radius)
+
+
+@pytest.mark.parametrize("name", ["elman", "layered", "sigmoid"])
+def test_no_general_solver_finds_a_faster_rate(name):
+    system = SYSTEMS[name]()
+    rate = certify_contraction(system).rate
+    still = IncrementalForm.of(system, np.zeros(system.nu, bool))
+    assert sdp.contraction_slack(still, rate + 1e-3) > 0
+    assert sdp.contraction_slack(still, rate - 5e-3 * (1 - rate)) < 1e-8
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(lambda: models.ContractingREN(nu=2, ny=2, nx=3, nv=6, dt=1.0, seed=0), id="ren"),
+        pytest.param(
+            lambda: models.ContractingR2DN(nu=2, ny=2, nx=3, nv=3, layers=(4, 4), rate=0.9, dt=1.0, seed=0), id="r2dn"
+        ),
+    ],
+)
+def test_no_slower_than_by_construction(model):
+    own = certify_by_construction(model())
+    assert certify_contraction(own.system).rate <= own.contraction.rate
+    assert certify_contraction(own.system, own.contraction.rate).rate == own.contraction.rate
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,224 @@
+"""The infinite horizon's inequalities: one metric P and one set of diagonal multipliers for all time.
+
+    contraction   s E'PE - T'PT - S(lambda) > 0,   E z = dx,   s = rate^2
+    gains         gain_c - T_c'PT_c - S(lambda_c) > 0 for each input channel, at equal states
+    l2 gain       blkdiag(P, rho R, 0) - Y'Y - T'PT - S(lambda) > 0,   rho = gamma^2
+
+The smallest s is a generalised eigenvalue problem; it is solved by the method of centres (Boyd & El Ghaoui, "Method of
+centers for minimizing generalized eigenvalues", 1993): centre, take the least s that the centre proves, go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.certification.barrier import Block, Program
+from controlrnn.certification.incremental import IncrementalForm, smallest_storage
+from controlrnn.certification.interior import _neuron_weights, _reach
+from controlrnn.checks import Array
+from controlrnn.errors import CertificationError
+
+_log = logging.getLogger(__name__)
+_SHARE = 0.2  # of the way back to the last s, where the next centre is sought
+# What nothing else bounds may grow so far beyond its size at the start: multipliers there, metrics and the rest here,
+# where growth costs digits (a state that no input reaches has no other bound).
+_FREE, _ROOM = 1e7, 1e4
+
+Terms = tuple[NDArray[np.intp], Array, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A metric (nx, nx) and multipliers (nv,) strictly inside the contraction inequality at s."""
+
+    metric: Array
+    multipliers: Array
+    s: float
+
+
+def contract(form: IncrementalForm, target: float | None = None, *, resolution: float = 1e-4) -> Point:
+    """A point with the least s, or the centre of those at a given one.
+
+    Args:
+        form: The difference system; inputs are ignored.
+        target: s to prove; None for the least below one that diagonal multipliers prove.
+        resolution: Relative to 1 - s, where to stop.
+
+    Raises:
+        CertificationError: No point at ``target``, or none for any s < 1, as far as the search sees.
+    """
+    form = without_inputs(form)
+    P = np.eye(form.nx)
+    lam = _reach(form, form.T.T @ form.T, _neuron_weights(form))[0][0]
+    p, limit = _pack(P, lam), 1.0 if target is None else target
+    bound = np.concatenate([_trace(form.nx) / form.nx, 1 / (_FREE * lam)])
+    s = 1.5 * _least(form, P, lam) + 1e-6
+    for _ in range(200):
+        p = _contraction(form, s, bound).centre(p / (2 * float(bound @ p)))
+        P, lam = _unpack(form, p)
+        least = _least(form, P, lam)
+        ahead = least + _SHARE * (s - least)
+        _log.debug("method of centres: s %.9g, least %.9g", s, least)
+        if target is not None and ahead < target:
+            return Point(*_unpack(form, _contraction(form, target, bound).centre(p / (2 * float(bound @ p)))), target)
+        if s - ahead <= resolution * (1 - ahead) and target is None:
+            return Point(P, lam, s + 10 * resolution * (1 - s))
+        if s - ahead <= 1e-7 * max(s - limit, 1e-6):
+            break
+        s = ahead
+    raise CertificationError(
+        f"no metric with diagonal multipliers was found for any rate below {np.sqrt(s):.7g}", margin=limit - s
+    )
+
+
+def metric_for_inputs(
+    form: IncrementalForm, channels: list[IncrementalForm], start: Point, weights: Array, floor: Array
+) -> tuple[Array, Array, Array]:
+    """The metric P >= floor of a given rate in which inputs move the state least: min sum_c weights_c^2 gain_c^2.
+
+    Args:
+        form: The difference system; inputs are ignored.
+        channels: One form per input channel, at equal states.
+        start: A point inside the contraction inequality; its s is kept.
+        weights: Size of each input, shape (nu,).
+        floor: Shape (nx, nx), positive definite.
+
+    Returns:
+        P (nx, nx), multipliers (nv,), multipliers per channel (nu, nv), strictly inside.
+    """
+    form = without_inputs(form)
+    n, nv, nu = form.nx, form.nv, len(channels)
+    into = n * (n + 1) // 2
+    size = 2 * _largest_ratio(floor, start.metric)
+    P, lam = size * start.metric, size * start.multipliers
+    blocks = [_inequality(form, start.s), Block(-floor, (_square(n, np.eye(n)),))]
+    gains = np.empty(nu)
+    for c, one in enumerate(channels):
+        own, here = into + nv * (1 + c) + np.arange(nv), np.eye(one.nz)[:1]
+        terms = (_square(n, one.T, -1.0), (own, -one.lower, one.upper),
+                 (np.array([into + nv * (1 + nu) + c]), here, 0.5 * here))  # fmt: skip
+        blocks.append(Block(np.zeros((one.nz, one.nz)), terms))
+        gains[c] = 2 * _least_supply(-one.T.T @ P @ one.T - one.multiplier_form(lam), slice(0, 1)) + 1e-9 * np.trace(P)
+    p = np.concatenate([_pack(P, lam), np.tile(lam, nu), gains])
+    cost = np.concatenate([1e-6 * _trace(n), np.zeros(nv * (1 + nu)), weights**2])
+    blocks.append(_bound(_sizes(n, p)))
+    p = Program(tuple(blocks), np.arange(len(p)) >= into).minimise(p, cost, tolerance=1e-3)
+    return *_unpack(form, p), p[into + nv : into + nv * (1 + nu)].reshape(nu, nv)
+
+
+def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) -> tuple[float, Array, Array]:
+    """The least rho = gamma^2 of the l2 gain inequality, with R = I.
+
+    Args:
+        form: The difference system, inputs and outputs in units of the gain.
+        start: A point inside the contraction inequality with s < 1.
+        tolerance: Relative, of rho.
+
+    Returns:
+        rho, P (nx, nx), multipliers (nv,), strictly inside.
+    """
+    n, nu = form.nx, form.nu
+    inputs, rest = slice(n, n + nu), np.r_[0:n, n + nu : form.nz]
+    seen = form.Y.T @ form.Y
+    plain = form.supply(start.metric, np.zeros(nu)) - form.T.T @ start.metric @ form.T
+    plain = plain - form.multiplier_form(start.multipliers)
+    # The inequality of contraction has room, which a large multiple of it makes enough for any output.
+    size = 2 * _largest_ratio(seen[np.ix_(rest, rest)], plain[np.ix_(rest, rest)]) + 1e-12 * float(np.trace(seen))
+    size = size or 1.0
+    P, lam = size * start.metric, size * start.multipliers
+    rho = 2 * _least_supply(size * plain - seen, inputs) + 1e-12 * size * float(np.trace(start.metric))
+    p = np.concatenate([_pack(P, lam), [rho]])
+    main = _inequality(form, 1.0, -seen)
+    picks = [np.eye(form.nz)[[c]] for c in range(n, n + nu)]
+    supply = tuple((np.array([len(p) - 1]), here, 0.5 * here) for here in picks)
+    blocks = (Block(main.constant, main.terms + supply), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)),
+              _bound(_sizes(n, p)))  # fmt: skip
+    cost = np.zeros_like(p)
+    cost[-1] = 1.0
+    p = Program(blocks, np.arange(len(p)) >= n * (n + 1) // 2).minimise(p, cost, tolerance=tolerance)
+    return float(p[-1]), *_unpack(form, p)
+
+
+def without_inputs(form: IncrementalForm) -> IncrementalForm:
+    """The form with equal inputs: their columns are dropped."""
+    keep = np.r_[0 : form.nx, form.nx + form.nu : form.nz]
+    maps = (form.T[:, keep], form.Y[:, keep], form.lower[:, keep], form.upper[:, keep])
+    return IncrementalForm(*maps, form.nx, 0)
+
+
+def _contraction(form: IncrementalForm, s: float, bound: Array) -> Program:
+    n = form.nx
+    blocks = (_inequality(form, s), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _bound(bound))
+    return Program(blocks, np.arange(len(bound)) >= n * (n + 1) // 2)
+
+
+def _inequality(form: IncrementalForm, s: float, constant: Array | None = None) -> Block:
+    """The inequality constant + s E'PE - T'PT - S(lambda) > 0."""
+    n = form.nx
+    own = n * (n + 1) // 2 + np.arange(form.nv)
+    terms = (_square(n, np.eye(form.nz)[:n], s), _square(n, form.T, -1.0), (own, -form.lower, form.upper))
+    return Block(np.zeros((form.nz, form.nz)) if constant is None else constant, terms)
+
+
+def _square(n: int, X: Array, factor: float = 1.0) -> Terms:
+    """The terms of factor X'PX for the unknowns p = upper triangle of P (n, n), X (n, nz)."""
+    a, b = np.triu_indices(n)
+    return np.arange(len(a)), factor * X[a], np.where(a == b, 0.5, 1.0)[:, None] * X[b]
+
+
+def _bound(weights: Array) -> Block:
+    """1 - weights'p > 0."""
+    index = np.flatnonzero(weights)
+    return Block(np.ones((1, 1)), ((index, -weights[index, None], np.full((len(index), 1), 0.5)),))
+
+
+def _sizes(n: int, p: Array) -> Array:
+    """Weights (m,) that let every unknown grow far beyond its size in ``p``, whose first are a metric (n, n)."""
+    into = n * (n + 1) // 2
+    trace = _trace(n)
+    sizes: Array = np.concatenate([trace * float(trace @ p[:into]), len(p) * p[into:]]) * _ROOM
+    weights: Array = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+    return weights
+
+
+def _trace(n: int) -> Array:
+    """The trace as a function of the upper triangle, shape (n (n + 1) / 2,)."""
+    a, b = np.triu_indices(n)
+    return (a == b).astype(np.float64)
+
+
+def _pack(P: Array, lam: Array) -> Array:
+    return np.concatenate([P[np.triu_indices(len(P))], lam])
+
+
+def _unpack(form: IncrementalForm, p: Array) -> tuple[Array, Array]:
+    n = form.nx
+    into = n * (n + 1) // 2
+    P = np.zeros((n, n))
+    P[np.triu_indices(n)] = p[:into]
+    return P + np.triu(P, 1).T, p[into : into + form.nv]
+
+
+def _least(form: IncrementalForm, P: Array, lam: Array) -> float:
+    """The least s that P and the multipliers prove."""
+    after = smallest_storage(form, form.T.T @ P @ form.T, lam, np.zeros(0), 0.0)
+    return np.inf if after is None else _largest_ratio(after, P)
+
+
+def _least_supply(matrix: Array, inputs: slice) -> float:
+    """The least rho >= 0 with matrix + rho (identity on ``inputs``) >= 0, where the rest of it is positive definite."""
+    rest = np.delete(np.arange(len(matrix)), inputs)
+    across = matrix[inputs, rest]
+    schur = matrix[inputs, inputs] - across @ np.linalg.solve(matrix[np.ix_(rest, rest)], across.T)
+    return max(-float(np.linalg.eigvalsh(schur)[0]), 0.0) if len(schur) else 0.0
+
+
+def _largest_ratio(a: Array, b: Array) -> float:
+    """The maximum of x'ax / x'bx for a >= 0, b > 0."""
+    L = np.linalg.cholesky(b)
+    half = np.linalg.solve(L, a)
+    return max(float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1]), 0.0)
