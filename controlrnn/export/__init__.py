@@ -1,6 +1,7 @@
-"""Frozen systems for others to run: CasADi functions and model files."""
+"""Frozen systems for others to run: CasADi functions, C code and model files."""
 
+from controlrnn.export.c_code import to_c
 from controlrnn.export.casadi_functions import Symbolic, to_casadi
 from controlrnn.export.files import load_system, save_system
 
-__all__ = ["Symbolic", "load_system", "save_system", "to_casadi"]
+__all__ = ["Symbolic", "load_system", "save_system", "to_c", "to_casadi"]

@@ -1,0 +1,282 @@
+"""Frozen systems as plain C99: two files, no dependency but the maths library, no memory but the stack.
+
+The weights are written with as many digits as give the same doubles back. Everything a system does is an affine map of
+a growing vector z: a Lur'e system starts at z = (x, u), appends the neurons layer by layer (so that the zeros of D11
+cost nothing), and reads x+ and y off z; a gated cell does the same with its gates.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.errors import SettingError
+from controlrnn.records import write_atomic
+from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem, System
+from controlrnn.systems.activations import LEAK
+
+Arrays = dict[str, NDArray[Any]]
+_ACTIVATIONS = {
+    Activation.TANH: "tanh(v)",
+    Activation.RELU: "v > 0 ? v : 0",
+    Activation.SIGMOID: "0.5 + 0.5 * tanh(0.5 * v)",
+    Activation.LEAKY_RELU: f"v > 0 ? v : {LEAK!r} * v",
+}
+_TESTED = 20  # samples of the self-test
+
+
+def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = None) -> tuple[Path, Path]:
+    """Write a frozen system as C source and header.
+
+    The code offers ``NAME_step(x, u, x_next)`` and ``NAME_output(x, u, y)`` on arrays of doubles in physical units;
+    ``x_next`` may be ``x``. Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) it is a program that compares
+    itself with numbers of the original stored in it and exits with 0 where they agree.
+
+    Args:
+        system: A frozen system.
+        path: The source file, ending in ``.c``; the header ``.h`` is put beside it. Parent folders are made.
+        name: Prefix of everything public; the file's stem when left out.
+
+    Returns:
+        Paths of the source and the header.
+
+    Raises:
+        SettingError: ``system`` is not frozen or of a kind without C code, ``path`` does not end in ``.c``, or ``name``
+            is not a C identifier.
+    """
+    source = Path(path)
+    name = source.stem if name is None else name
+    if not system.is_frozen:
+        raise SettingError("to_c needs a frozen system, got one of tensors: call model.freeze() first")
+    if source.suffix != ".c":
+        raise SettingError(f"path must end in .c, got {source.name!r}")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise SettingError(f"name must be a C identifier, got {name!r}: pass name= where the file's stem is none")
+    if isinstance(system, LureSystem):
+        arrays, body = _lure(system)
+    elif isinstance(system, GatedSystem):
+        arrays, body = _gated(system)
+    else:
+        raise SettingError(f"system must be a LureSystem or a GatedSystem, got {type(system).__name__}")
+    words = {
+        "name": name, "NAME": name.upper(), "nx": system.nx, "nu": system.nu, "ny": system.ny, "dt": repr(system.dt),
+        "digest": system.digest, "header": f"{source.stem}.h", "samples": _TESTED,
+    }  # fmt: skip
+    text = Template(_HEAD + _AFFINE + body + _SELF_TEST).substitute(
+        words, weights=_constants(arrays), reference=_constants(_reference(system))
+    )
+    # The header first: a source without its header would not compile, a header alone does no harm.
+    header = write_atomic(source.with_suffix(".h"), Template(_HEADER).substitute(words).encode())
+    return write_atomic(source, text.encode()), header
+
+
+def _lure(system: LureSystem) -> tuple[Arrays, str]:
+    arrays: Arrays = {}
+    lines, at = [], system.nx + system.nu
+    for k, (start, stop) in enumerate(system.blocks, 1):
+        arrays[f"M{k}"] = np.hstack([system.C1[start:stop], system.D12[start:stop], system.D11[start:stop, :start]])
+        arrays[f"b{k}"] = system.bv[start:stop]
+        lines.append(f"    affine({stop - start}, {at + start}, M{k}, b{k}, z, z + {at + start});")
+        lines.append(f"    for (int i = {at + start}; i < {at + stop}; ++i) z[i] = activation(z[i]);")
+    arrays |= {"Mx": np.hstack([system.A, system.B2, system.B1]), "bx": system.bx}
+    arrays |= {"My": np.hstack([system.C2, system.D22, system.D21]), "by": system.by}
+    function = f"static double activation(double v) {{ return {_ACTIVATIONS[system.activation]}; }}\n\n"
+    body = Template(_LURE).safe_substitute(layers="\n".join(lines), nz=at + system.nv)
+    return arrays, (function if system.nv else "") + body
+
+
+def _gated(system: GatedSystem) -> tuple[Arrays, str]:
+    n, both = system.units, np.hstack([system.W, system.U])
+    first = (2 if system.cell is Cell.GRU else 4) * n  # the GRU's candidate needs the reset gate first
+    arrays: Arrays = {"Mg": both[:first], "bg": system.b[:first], "Mx": system.C, "by": system.by}
+    if system.cell is Cell.GRU:
+        arrays |= {"Mn": both[first:], "bn": system.b[first:]}
+    body = _GRU if system.cell is Cell.GRU else _LSTM
+    output = _READ_NEXT if system.feedthrough else _READ
+    return arrays, Template(_SIGMOID + body + output).safe_substitute(n=n, gates=first)
+
+
+def _reference(system: System) -> Arrays:
+    """Random states and inputs with what follows."""
+    rng = np.random.default_rng(0)
+    x, u = rng.normal(size=(_TESTED, system.nx)), rng.normal(size=(_TESTED, system.nu))
+    return {"test_x": x, "test_u": u, "test_next": system.step(x, u), "test_y": system.output(x, u)}
+
+
+def _constants(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """C definitions, matrices row by row; repr() has as many digits as give the same double back."""
+    lines = []
+    for name, array in arrays.items():
+        rows = ",\n    ".join(", ".join(map(repr, row)) for row in np.atleast_2d(array).tolist())
+        lines.append(f"static const double {name}[{' * '.join(map(str, array.shape))}] = {{\n    {rows}\n}};")
+    return "\n".join(lines)
+
+
+_HEADER = """\
+/* Discrete-time model, written by controlrnn. Physical units, sample time ${NAME}_DT seconds. */
+#ifndef ${NAME}_H
+#define ${NAME}_H
+
+#define ${NAME}_NX $nx
+#define ${NAME}_NU $nu
+#define ${NAME}_NY $ny
+#define ${NAME}_DT $dt
+/* SHA-256 of the model, as certificates name it. */
+#define ${NAME}_DIGEST "$digest"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Next state from state x and input u; x_next may be x. */
+void ${name}_step(const double x[${NAME}_NX], const double u[${NAME}_NU], double x_next[${NAME}_NX]);
+
+/* Output at state x and input u. */
+void ${name}_output(const double x[${NAME}_NX], const double u[${NAME}_NU], double y[${NAME}_NY]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
+"""
+
+_HEAD = """\
+/* Discrete-time model, written by controlrnn; digest $digest. */
+#include "$header"
+
+#include <math.h>
+#include <string.h>
+
+enum { NX = $nx, NU = $nu, NY = $ny };
+
+$weights
+
+"""
+
+_AFFINE = """\
+/* out = M z + b */
+static void affine(int rows, int columns, const double *M, const double *b, const double *z, double *out)
+{
+    for (int i = 0; i < rows; ++i) {
+        double sum = b[i];
+        for (int j = 0; j < columns; ++j) sum += M[i * columns + j] * z[j];
+        out[i] = sum;
+    }
+}
+
+"""
+
+_LURE = """\
+enum { NZ = $nz };
+
+/* z = (x, u, w): the neurons w layer by layer. */
+static void neurons(const double *x, const double *u, double *z)
+{
+    memcpy(z, x, NX * sizeof *z);
+    memcpy(z + NX, u, NU * sizeof *z);
+$layers
+}
+
+void ${name}_step(const double x[NX], const double u[NU], double x_next[NX])
+{
+    double z[NZ];
+    neurons(x, u, z);
+    affine(NX, NZ, Mx, bx, z, x_next);
+}
+
+void ${name}_output(const double x[NX], const double u[NU], double y[NY])
+{
+    double z[NZ];
+    neurons(x, u, z);
+    affine(NY, NZ, My, by, z, y);
+}
+"""
+
+_SIGMOID = """\
+enum { N = $n, GATES = $gates };
+
+static double sigmoid(double v) { return 0.5 + 0.5 * tanh(0.5 * v); }
+
+"""
+
+_GRU = """\
+/* Gates (r, z), then the candidate from (u, r h). */
+void ${name}_step(const double x[NX], const double u[NU], double x_next[NX])
+{
+    double in[NU + N], gate[GATES], candidate[N];
+    memcpy(in, u, NU * sizeof *in);
+    memcpy(in + NU, x, N * sizeof *in);
+    affine(GATES, NU + N, Mg, bg, in, gate);
+    for (int i = 0; i < GATES; ++i) gate[i] = sigmoid(gate[i]);
+    for (int i = 0; i < N; ++i) in[NU + i] = gate[i] * x[i];
+    affine(N, NU + N, Mn, bn, in, candidate);
+    for (int i = 0; i < N; ++i) x_next[i] = (1 - gate[N + i]) * tanh(candidate[i]) + gate[N + i] * x[i];
+}
+"""
+
+_LSTM = """\
+/* State (h, c), gates (i, f, o, g). */
+void ${name}_step(const double x[NX], const double u[NU], double x_next[NX])
+{
+    double in[NU + N], gate[GATES];
+    memcpy(in, u, NU * sizeof *in);
+    memcpy(in + NU, x, N * sizeof *in);
+    affine(GATES, NU + N, Mg, bg, in, gate);
+    for (int i = 0; i < N; ++i) {
+        double c = sigmoid(gate[N + i]) * x[N + i] + sigmoid(gate[i]) * tanh(gate[3 * N + i]);
+        x_next[N + i] = c;
+        x_next[i] = sigmoid(gate[2 * N + i]) * tanh(c);
+    }
+}
+"""
+
+_READ = """
+void ${name}_output(const double x[NX], const double u[NU], double y[NY])
+{
+    (void)u;
+    affine(NY, N, Mx, by, x, y);
+}
+"""
+
+_READ_NEXT = """
+void ${name}_output(const double x[NX], const double u[NU], double y[NY])
+{
+    double next[NX];
+    ${name}_step(x, u, next);
+    affine(NY, N, Mx, by, next, y);
+}
+"""
+
+_SELF_TEST = """
+#ifdef ${NAME}_SELF_TEST
+#include <stdio.h>
+
+$reference
+
+static double worse(double worst, double found, double expected)
+{
+    double error = fabs(found - expected) / (1 + fabs(expected));
+    return error <= worst ? worst : error; /* keeps NaN */
+}
+
+int main(void)
+{
+    double next[NX], y[NY], worst = 0;
+    for (int t = 0; t < $samples; ++t) {
+        ${name}_step(test_x + t * NX, test_u + t * NU, next);
+        ${name}_output(test_x + t * NX, test_u + t * NU, y);
+        for (int i = 0; i < NX; ++i) worst = worse(worst, next[i], test_next[t * NX + i]);
+        for (int i = 0; i < NY; ++i) worst = worse(worst, y[i], test_y[t * NY + i]);
+    }
+    printf("largest relative difference %.3g\\n", worst);
+    return worst <= 1e-9 ? 0 : 1;
+}
+#endif
+"""
