@@ -1,0 +1,124 @@
+"""What the identification studies share: linear baselines, scores as rows, certificates, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.linalg
+
+from controlrnn.certification import (
+    ContractionCertificate,
+    certificate_from,
+    certify_by_construction,
+    certify_contraction,
+)
+from controlrnn.checks import Array
+from controlrnn.data import Dataset, Trajectory
+from controlrnn.errors import CertificationError
+from controlrnn.identification import (
+    FitResult,
+    Starts,
+    free_run,
+    identify_subspace,
+    initial_states,
+    rmse,
+    score,
+    select_arx,
+)
+from controlrnn.systems import LureSystem
+from experiments._study import Row, Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def linear_baselines(
+    study: Study, data: Dataset, *, skip: int, arx: Sequence[int], subspace: Sequence[int], strictly_proper: bool,
+    estimate: bool = True, unit: float = 1.0,
+) -> dict[str, LureSystem]:  # fmt: skip
+    """ARX and subspace models as rows; each order is chosen by the free run over the validation records."""
+    best = select_arx(data.train, data.validation, orders=arx, skip=skip, strictly_proper=strictly_proper)
+    candidates = [identify_subspace(data.train, n, strictly_proper=strictly_proper) for n in subspace]
+    errors = [np.mean(score(m.system, data.validation, skip=skip, estimate=estimate).nrmse) for m in candidates]
+    systems = {"arx": best.system, "subspace": candidates[int(np.argmin(errors))].system}
+    for name, system in systems.items():
+        values = {"model": name, "nx": system.nx, "nv": 0, "certified_rate": certified_rate(system)}
+        study.row(name, lambda v=values, s=system: v | errors_of(s, data, skip, unit, estimate))  # type: ignore[misc]
+    return systems
+
+
+def errors_of(system: LureSystem, data: Dataset, skip: int, unit: float = 1.0, estimate: bool = True) -> Row:
+    """RMSE of the free run on each part, mean over outputs, in the outputs' unit times ``unit``; each test record."""
+    row: Row = {}
+    for part in ("train", "validation"):
+        records = getattr(data, part)
+        if records:
+            row[f"{part}_rmse"] = unit * float(np.mean(score(system, records, skip=skip, estimate=estimate).rmse))
+    for i, record in enumerate(data.test):
+        name = "test_rmse" if len(data.test) == 1 else f"test{i + 1}_rmse"
+        row[name] = unit * float(np.mean(score(system, [record], skip=skip, estimate=estimate).rmse))
+    return row
+
+
+def run_of(system: LureSystem, record: Trajectory, skip: int, estimate: bool = True) -> Array:
+    """Free run over one record from the initial state that scoring uses."""
+    return free_run(system, [record], initial_states(system, [record], skip if estimate else 0))[0][0]
+
+
+def root_mean_square(measured: Trajectory, run: Array, skip: int) -> float:
+    """RMSE of a run, mean over outputs."""
+    return float(np.mean(rmse(measured.y, run, skip=skip)))
+
+
+def certified_rate(system: LureSystem) -> float | None:
+    """Contraction rate with a proof, None where none was found."""
+    try:
+        certificate = certify_contraction(system)
+    except CertificationError:
+        return None
+    certificate.verify(system)
+    return certificate.rate
+
+
+def average_rate(starts: Starts) -> float | None:
+    """Contraction rate of the mean of several models with a proof on that one system, None where none was found.
+
+    Metrics and multipliers of the members, by construction or searched for, stand side by side.
+    """
+    system = starts.average()
+    try:
+        parts = [_member(fit) for fit in starts.fits]
+        metric = np.asarray(scipy.linalg.block_diag(*(part.metric for part in parts)))
+        proof = certificate_from(system, metric, np.concatenate([part.multipliers for part in parts]))
+    except CertificationError:
+        return None
+    proof.verify(system)
+    return proof.rate
+
+
+def _member(fit: FitResult) -> ContractionCertificate:
+    if fit.model is not None and fit.model.guarantee() is not None:
+        return certify_by_construction(fit.model).contraction
+    return certify_contraction(fit.system)
+
+
+def comparison(record: Trajectory, runs: Mapping[str, Array], *, skip: int, most: int = 2000) -> Figure:
+    """Measured record and free runs of several models over the first ``most`` samples, errors below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    time = record.time[:most]
+    above.plot(time, record.y[:most, 0], color="black", linewidth=1.5, label="measured")
+    for name, run in runs.items():
+        (line,) = above.plot(time, run[:most, 0], linewidth=1, label=name.replace("_", " "))
+        below.plot(time, record.y[:most, 0] - run[:most, 0], linewidth=1, color=line.get_color())
+    for panel in (above, below):
+        panel.axvspan(0, skip * record.dt, color="0.92", zorder=0)
+    above.set_ylabel(record.outputs[0].label)
+    below.set_ylabel(f"error [{record.outputs[0].unit}]")
+    below.set_xlabel("time [s] (shaded: not scored)")
+    above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
+    return figure
