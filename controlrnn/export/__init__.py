@@ -1,7 +1,8 @@
-"""Frozen systems for others to run: CasADi functions, C code and model files."""
+"""Frozen systems for others to run: CasADi functions, C code, ONNX and model files."""
 
 from controlrnn.export.c_code import to_c
 from controlrnn.export.casadi_functions import Symbolic, to_casadi
 from controlrnn.export.files import load_system, save_system
+from controlrnn.export.onnx_model import to_onnx
 
-__all__ = ["Symbolic", "load_system", "save_system", "to_c", "to_casadi"]
+__all__ = ["Symbolic", "load_system", "save_system", "to_c", "to_casadi", "to_onnx"]

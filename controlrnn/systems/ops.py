@@ -141,7 +141,10 @@ NUMPY, TORCH, CASADI = NumpyOps(), TorchOps(), CasadiOps()
 
 
 def ops_for(value: Value) -> Ops:
-    """The backend that ``value`` belongs to."""
+    """The backend that ``value`` belongs to; a type of our own names it itself, as ``OPS``."""
+    own: Ops | None = getattr(type(value), "OPS", None)
+    if own is not None:
+        return own
     package = type(value).__module__.partition(".")[0]
     if package == "torch":
         return TORCH

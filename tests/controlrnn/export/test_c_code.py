@@ -7,36 +7,16 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from random_systems import random_elman, random_system
+from export_cases import SYSTEMS
+from random_systems import random_system
 
 from controlrnn.errors import SettingError
 from controlrnn.export import to_c
 from controlrnn.models import LTI
-from controlrnn.systems import GatedSystem
 
 COMPILER = shutil.which("gcc") or shutil.which("cc")
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O1")
 compiled = pytest.mark.skipif(COMPILER is None, reason="no C compiler (gcc or cc) on the path")
-
-
-def gated(cell, seed=0, n=3, feedthrough=False):
-    rng = np.random.default_rng(seed)
-    gates = {"gru": 3, "lstm": 4}[cell] * n
-    draw = rng.standard_normal
-    return GatedSystem(
-        W=draw((gates, 2)), U=0.5 * draw((gates, n)), b=draw(gates), C=draw((2, n)), by=draw(2), cell=cell,
-        feedthrough=feedthrough, dt=0.1,
-    )  # fmt: skip
-
-
-SYSTEMS = {
-    **{f"layers {layers}": random_system(1, layers=layers) for layers in [(), (4,), (2, 3, 1), (1, 1, 1, 1)]},
-    **{a: random_system(2, layers=(3, 2), activation=a) for a in ("relu", "sigmoid", "leaky_relu")},
-    "one of each": random_system(3, nx=1, nu=1, ny=1, layers=(1,), feedthrough=False),
-    "elman": random_elman(4),
-    **{cell: gated(cell) for cell in ("gru", "lstm")},
-    **{f"{cell} with feedthrough": gated(cell, feedthrough=True) for cell in ("gru", "lstm")},
-}
 
 
 def build(source, target, *flags):
