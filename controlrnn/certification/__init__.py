@@ -6,6 +6,7 @@ from controlrnn.certification.certificate import Certificate, load_certificate
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.dissipation import DissipationCertificate
 from controlrnn.certification.gains import GainCertificate, certify_gains
+from controlrnn.certification.gated import DeltaIssCertificate, certify_delta_iss
 from controlrnn.certification.horizon import HorizonCertificate, Method, certify_horizon
 from controlrnn.certification.l2_gain import L2GainCertificate, certify_l2_gain
 from controlrnn.certification.lipschitz import LipschitzCertificate, certify_lipschitz
@@ -16,6 +17,7 @@ __all__ = [
     "Certificate",
     "Construction",
     "ContractionCertificate",
+    "DeltaIssCertificate",
     "DissipationCertificate",
     "GainAttack",
     "GainCertificate",
@@ -28,6 +30,7 @@ __all__ = [
     "certificate_from",
     "certify_by_construction",
     "certify_contraction",
+    "certify_delta_iss",
     "certify_gains",
     "certify_horizon",
     "certify_l2_gain",

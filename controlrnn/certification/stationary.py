@@ -188,7 +188,7 @@ def _sizes(n: int, p: Array) -> Array:
 def _trace(n: int) -> Array:
     """The trace as a function of the upper triangle, shape (n (n + 1) / 2,)."""
     a, b = np.triu_indices(n)
-    return (a == b).astype(np.float64)
+    return np.asarray(a == b, dtype=np.float64)
 
 
 def _pack(P: Array, lam: Array) -> Array:
