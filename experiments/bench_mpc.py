@@ -10,6 +10,8 @@ the load of the machine meets them alike. `solve` is the solver's time, `step` t
 do_mpc is do-mpc's own `make_step` (SX, ipopt's defaults, parameters as one vector); do_mpc_warm our adapter, which
 shifts the guess and starts warm; condensed our solver, converged; loose the same with tolerance 1e-2, which stops
 after one iteration where that is enough; rti with one iteration always. `p05` is what a quiet machine would show.
+acados and acados_rti (Gauss-Newton, HPIPM; `inner_median` is acados without Python) take part where $CONTROLRNN_ACADOS
+names the Python of an environment with `comma-deps-acados`, which must not share one with CasADi.
 """
 
 from __future__ import annotations
@@ -17,42 +19,35 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import casadi
 import numpy as np
 from tqdm import tqdm
 
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
+from experiments._bench_mpc_engines import ACADOS, BASE, ENGINES, Peer, Timed
 from experiments._study import Row, Study
 from mpc import (
-    Backend,
     OptimalControlProblem,
     Predictor,
-    Solution,
     SolverOptions,
     StateObserver,
     Status,
-    StepData,
     TightenedMPC,
     kalman_gain,
     nominal,
 )
-from mpc.condensed import CondensedBackend
-from mpc.dompc import DoMpcBackend
-from mpc.fatrop import FatropBackend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOISE = 0.01
 PENALTY = 100.0
-BASE = "do_mpc"
 
 
 @dataclass(frozen=True)
@@ -77,76 +72,6 @@ QUICK = {
     "n8_N8": Case(8, 8, 12),
     "n8_N8_unreachable": Case(8, 8, 12, unreachable=True, engines=(BASE, "condensed", "rti")),
 }
-
-
-class MakeStep:
-    """do-mpc as its users run it: `make_step` with its own guess, bookkeeping and ipopt's defaults."""
-
-    def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
-        self._adapter = DoMpcBackend(problem, options)
-        self.reset()
-
-    def reset(self) -> None:
-        """Start anew."""
-        self._started = False
-
-    def solve(self, data: StepData) -> Solution:
-        """See `mpc.ocp.Backend.solve`."""
-        adapter, mpc = self._adapter, self._adapter.mpc
-        parameters = adapter._parameters(data)
-        nx, nu = len(data.x), len(data.previous_input)
-        mpc.tvp_fun(0.0).master = casadi.DM(parameters[nx:-nu])
-        mpc.u0 = parameters[-nu:]
-        if not self._started:
-            mpc.reset_history()
-            mpc.x0 = data.x
-            mpc.set_initial_guess()
-            self._started = True
-        v = mpc.make_step(data.x.reshape(-1, 1)).ravel()
-        first = adapter._middle + adapter._half * v
-        return Solution(
-            status=Status.SOLVED if mpc.solver_stats["success"] else Status.FAILED,
-            u=np.tile(first, (len(data.guess), 1)), slack=np.zeros_like(data.reference), cost=np.nan,
-            iterations=int(mpc.solver_stats["iter_count"]), message="",
-        )  # fmt: skip
-
-
-def rti(problem: OptimalControlProblem, options: SolverOptions) -> Backend:
-    """One iteration of ours."""
-    return CondensedBackend(problem, replace(options, rti=True))
-
-
-def loose(problem: OptimalControlProblem, options: SolverOptions) -> Backend:
-    """Ours, to a tenth of a half range."""
-    return CondensedBackend(problem, replace(options, tolerance=1e-2))
-
-
-ENGINES: dict[str, Callable[[OptimalControlProblem, SolverOptions], Backend]] = {
-    BASE: MakeStep, "do_mpc_warm": DoMpcBackend, "fatrop": FatropBackend, "condensed": CondensedBackend,
-    "loose": loose, "rti": rti,
-}  # fmt: skip
-
-
-@dataclass
-class Timed:
-    """A solver that keeps its times [s]."""
-
-    inner: Backend
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    def reset(self) -> None:
-        """Also forget the times."""
-        self.inner.reset()
-        self.wall, self.cpu = [], []
-
-    def solve(self, data: StepData) -> Solution:
-        """See `mpc.ocp.Backend.solve`."""
-        wall, cpu = time.perf_counter(), time.thread_time()
-        solution = self.inner.solve(data)
-        self.cpu.append(time.thread_time() - cpu)
-        self.wall.append(time.perf_counter() - wall)
-        return solution
 
 
 def network(n: int, rng: np.random.Generator) -> LureSystem:
@@ -253,18 +178,25 @@ def run(case: Case, seed: int, title: str) -> dict[str, Row]:
         for loop in loops.values():
             loop.step(reference, state_noise[t], output_noise[t])
     base = np.array(loops[BASE].inputs)
+    for loop in loops.values():
+        if isinstance(loop.timed.inner, Peer):
+            loop.timed.inner.close()
     return {engine: row(case, engine, loop, base) | {"setup_s": built[engine]} for engine, loop in loops.items()}
 
 
 def row(case: Case, engine: str, loop: Loop, base: Array) -> Row:
     """What is reported of a loop; times in ms."""
     wall, cpu, steps = (1e3 * np.array(t) for t in (loop.timed.wall, loop.timed.cpu, loop.times))
+    peer = loop.timed.inner if isinstance(loop.timed.inner, Peer) else None
+    if peer:  # seen from here these two would hold the way to the other process
+        cpu, steps = np.full((2, len(wall)), np.nan)
     return {
         "engine": engine, "n": case.n, "N": case.horizon, "unreachable": case.unreachable, "steps": case.steps,
         "solve_p05": np.percentile(wall, 5), "solve_median": np.median(wall), "solve_p95": np.percentile(wall, 95),
         "solve_max": wall.max(),
         "cpu_median": np.median(cpu), "step_median": np.median(steps), "step_p95": np.percentile(steps, 95),
         "iterations_median": np.median(loop.iterations), "iterations_max": max(loop.iterations),
+        "inner_median": 1e3 * np.median(peer.inner) if peer else None,
         "deviation": np.abs(np.array(loop.inputs) - base).max(), "cost": loop.cost, "failed": loop.failed,
     }  # fmt: skip
 
@@ -280,6 +212,14 @@ def targets(study: Study, rows: dict[str, dict[str, Row]]) -> None:
         gap = abs(ours["cost"] / base["cost"] - 1.0)
         study.target(f"{name}_cost", "within 0.1 % of ipopt", gap, gap <= 1e-3)
         if ours["n"] == 16 and ours["N"] == 20:
+            if "acados_rti" in case:
+                peer = case["acados_rti"]["solve_median"]
+                study.target(
+                    f"{name}_rti_against_acados",
+                    f"<= {peer:.3f} ms",
+                    once["solve_median"],
+                    once["solve_median"] <= peer,
+                )
             study.target(f"{name}_rti_ms", "<= 0.35", once["solve_median"], once["solve_median"] <= 0.35)
 
 
@@ -309,6 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = Study.from_command_line(Path(__file__).stem, __doc__, arguments)
     rows: dict[str, dict[str, Row]] = {}
     for name, case in (QUICK if study.quick else CASES).items():
+        if os.environ.get(ACADOS):
+            case = replace(case, engines=(*case.engines, "acados", "acados_rti"))
         compute = functools.cache(functools.partial(run, case, study.seed, name))
         rows[name] = {
             engine: study.row(f"{name}/{engine}", lambda e=engine, c=compute: c()[e])  # type: ignore[misc]
