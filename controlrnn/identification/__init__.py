@@ -7,6 +7,7 @@ from controlrnn.identification.losses import Batch, Loss, Simulation, Simulation
 from controlrnn.identification.metrics import Scores, fit_percent, nrmse, r2, rmse
 from controlrnn.identification.noise_bound import NoiseUpperBound, StretchPenalty, output_noise_bound, step_norm
 from controlrnn.identification.noise_covariance import NoiseCovariance, output_covariance
+from controlrnn.identification.observer import estimate_states, observer_dataset
 from controlrnn.identification.progress import Callback, Progress, TqdmProgress
 from controlrnn.identification.regularisers import L2, Group, GroupLasso, group_norms, without_states
 from controlrnn.identification.result import FitResult
@@ -45,6 +46,7 @@ __all__ = [
     "WeightedSum",
     "average",
     "estimate_initial_state",
+    "estimate_states",
     "fit_percent",
     "free_run",
     "group_norms",
@@ -54,6 +56,7 @@ __all__ = [
     "identify_subspace",
     "initial_states",
     "nrmse",
+    "observer_dataset",
     "output_covariance",
     "output_noise_bound",
     "r2",
