@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controlrnn.certification.horizon import Problem
+from controlrnn.certification.families import Problem
 from controlrnn.checks import Array, as_array, count, read_only, scales
 from controlrnn.errors import SettingError
 from controlrnn.kernels import simulate

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from controlrnn.certification import incremental
 from controlrnn.certification.certificate import Certificate, current_versions
-from controlrnn.certification.horizon import Family, Problem
+from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
+from controlrnn.certification.search import best_family
 from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem
@@ -158,7 +159,7 @@ def certify_gains(
     multipliers = np.empty((K, system.ny, system.nu, system.nv))
     families = []
     for row in range(system.ny):
-        family = problem.best_family(row, iterations)
+        family = best_family(problem, row, iterations)
         families.append(family)
         initial[:, row] = problem.prove(family)[0]
         P = problem.storages(family)

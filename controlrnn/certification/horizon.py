@@ -18,25 +18,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification import incremental, sdp
+from controlrnn.certification import sdp
 from controlrnn.certification.certificate import Certificate, current_versions
-from controlrnn.certification.incremental import IncrementalForm
-from controlrnn.certification.interior import extend, interior
-from controlrnn.certification.psd import proven_margin
-from controlrnn.certification.riccati import Task, minimise
-from controlrnn.checks import Array, Choice, as_array, count, positive, read_only
-from controlrnn.errors import CertificationError, DataError, SettingError
+from controlrnn.certification.families import Family, Problem
+from controlrnn.certification.search import Search, families_for
+from controlrnn.checks import Array, Choice, count, read_only
+from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Stages that are optimised one by one; a longer horizon repeats what was found for the middle of these.
-_HEAD = 200
-_SPREAD = 10  # steps that one optimisation looks at together
-# How far the multipliers are moved inside the feasible set, and how much the storages are enlarged, in the order tried.
-_SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
-_PADDINGS = (1e-11, 1e-11, 1e-11, 1e-10, 1e-10, 1e-9, 1e-9, 1e-8, 1e-7)
 
 
 class Method(Choice):
@@ -44,27 +35,6 @@ class Method(Choice):
 
     RICCATI = "riccati"  # our optimisation through the backward recursion
     SDP = "sdp"  # the semidefinite program, through cvxpy
-
-
-@dataclass(frozen=True, eq=False)
-class Family:
-    """Multipliers for one output, indexed by the number of steps to go, so that one sweep serves every step.
-
-    Args:
-        row: The output.
-        multipliers: Shape (K, nv).
-        rho: Shape (K, number of channels that differ).
-        padding: Relative enlargement of the storages in the recursion.
-    """
-
-    row: int
-    multipliers: Array
-    rho: Array
-    padding: float
-
-    def __post_init__(self) -> None:
-        for name in ("multipliers", "rho"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,17 +166,12 @@ def certify_horizon(
     families: list[Family] = []
     statuses: set[str] = set()
     for row in range(system.ny):
-        inside = start = problem.inside(row, steps[-1])
-        for weights in _weights(problem, row, inside, steps, together=focus is None):
-            task = problem.task(row, weights)
-            if method is Method.SDP:
-                sizes = problem.sizes(row, inside)
-                lam, rho, status = sdp.solve_horizon(task, sizes, solver=solver, options=solver_options)
-                statuses.add(status)
-                start = lam, rho
-            else:
-                start = problem.minimise(task, start, iterations)
-            families.append(problem.settle(row, start, inside))
+        if method is Method.RICCATI:
+            families += families_for(problem, row, steps, focus is None, iterations)
+            continue
+        found, status = _by_sdp(problem, row, steps, focus is None, solver, solver_options)
+        families += found
+        statuses |= status
     bounds = np.full((problem.horizon + 1, system.ny), np.inf)
     for family in families:
         bounds[:, family.row] = np.minimum(bounds[:, family.row], problem.prove(family)[0])
@@ -218,155 +183,16 @@ def certify_horizon(
     return replace(certificate, margin=certificate.verify(system))
 
 
-class Problem:
-    """The checked arguments and what follows from them; used to find multipliers and to prove them."""
-
-    def __init__(
-        self, system: LureSystem, horizon: int, radius: float, metric: Array | None, input_radius: float | Array
-    ) -> None:
-        if not system.is_frozen:
-            raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
-        self.horizon = count("horizon", horizon, least=0)
-        self.radius = positive("initial_radius", radius, what="a number >= 0", zero=True)
-        radii = np.asarray(input_radius, dtype=np.float64)
-        if radii.ndim == 0:
-            radii = np.full(system.nu, float(radii))
-        radii = as_array("input_radius", radii, (system.nu,), hint="one radius per input channel")
-        if (radii < 0).any():
-            raise SettingError(f"input_radius must be >= 0 in every channel, got {input_radius}")
-        self.input_radius = radii
-        self.metric = np.eye(system.nx) if metric is None else as_array("metric", metric, (system.nx, system.nx))
-        if not np.array_equal(self.metric, self.metric.T) or proven_margin(self.metric, 0 * self.metric) <= 0:
-            raise DataError(
-                "metric must be symmetric and positive definite: symmetrise it, or check where it comes from"
-            )
-        self.form = IncrementalForm.of(system, self.input_radius > 0)
-        self.b = self.input_radius[self.input_radius > 0]
-
-    def task(self, row: int, weights: Array) -> Task:
-        """The optimisation for one output, in coordinates in which the initial set is a ball."""
-        L = np.linalg.cholesky(self.metric)  # xi = L' dx
-        back = np.eye(self.form.nz)
-        back[: self.form.nx, : self.form.nx] = np.linalg.inv(L.T)
-        f = self.form
-        local = IncrementalForm(L.T @ f.T @ back, f.Y @ back, f.lower @ back, f.upper @ back, f.nx, f.nu)
-        c = local.Y[[row]]
-        return Task(local, c.T @ c, weights, weights * self.radius**2, self.b)
-
-    def inside(self, row: int, step: int) -> tuple[Array, Array]:
-        """Multipliers well inside the feasible set, for one output."""
-        task = self.task(row, self.weights(step))
-        head = replace(task, weights=task.weights[:_HEAD], state_weights=task.state_weights[:_HEAD])
-        return extend(head, interior(head), self.horizon + 1)
-
-    def minimise(self, task: Task, start: tuple[Array, Array], iterations: int) -> tuple[Array, Array]:
-        """Multipliers of the whole horizon, of which only the last `_HEAD` stages are optimised one by one.
-
-        What happens further back arrives at the head as a state difference: the initial one, shrunk as ``start`` says.
-        """
-        if self.horizon < _HEAD:
-            return minimise(task, start, steps=iterations)
-        found, _ = incremental.storages(task.form, task.terminal, *start, padding=0.0)
-        top = np.array([float(np.linalg.eigvalsh(P)[-1]) for P in found])
-        inputs = np.cumsum(start[1] @ task.b**2)
-        tail = task.state_weights * top + task.weights * (inputs - inputs[_HEAD - 1])
-        weights, state_weights = task.weights[:_HEAD].copy(), task.state_weights[:_HEAD].copy()
-        weights[-1] += task.weights[_HEAD:].sum()
-        state_weights[-1] += tail[_HEAD:].sum() / top[_HEAD - 1]
-        head = replace(task, weights=weights, state_weights=state_weights)
-        return extend(head, minimise(head, (start[0][:_HEAD], start[1][:_HEAD]), steps=iterations), self.horizon + 1)
-
-    def weights(self, step: int) -> Array:
-        """Weights (N + 1,) that look at one step alone."""
-        weights = np.zeros(self.horizon + 1)
-        weights[step] = 1.0
-        return weights
-
-    def terminal(self, row: int) -> tuple[Array, Array]:
-        """The row c (1, nz) and c'c."""
-        c = self.form.Y[[row]]
-        return c, c.T @ c
-
-    def sizes(self, row: int, start: tuple[Array, Array]) -> Array:
-        """Rough size of the storage per stage, shape (N + 1,), for scaling."""
-        task = self.task(row, self.weights(0))
-        found, _ = incremental.storages(task.form, task.terminal, *start, padding=0.0)
-        return np.array([max(float(np.trace(P)) / len(P), 1e-100) for P in found])
-
-    def settle(self, row: int, found: tuple[Array, Array], inside: tuple[Array, Array]) -> Family:
-        """A family as close to ``found`` as the proof allows.
-
-        An optimum lies on the boundary of the feasible set, and a solver's answer may lie outside of it; the set is
-        convex, so the segment to a point ``inside`` enters it.
-
-        Raises:
-            CertificationError: The proof does not even pass at ``inside``.
-        """
-        for share, padding in zip(_SHARES, _PADDINGS, strict=True):
-            lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
-            family = Family(row, lam, rho, padding)
-            try:
-                self.prove(family)
-            except CertificationError as error:
-                failure = error
-            else:
-                return family
-        raise failure
-
-    def best_family(self, row: int, iterations: int) -> Family:
-        """One family for one output that is good at all steps."""
-        inside = self.inside(row, self.horizon)
-        weights = _weights(self, row, inside, [self.horizon], together=True)[0]
-        return self.settle(row, self.minimise(self.task(row, weights), inside, iterations), inside)
-
-    def storages(self, family: Family) -> list[Array]:
-        """P_0 .. P_N of a family, as its proof computes them."""
-        terminal = self.terminal(family.row)[1]
-        return incremental.storages(self.form, terminal, family.multipliers, family.rho, family.padding)[0]
-
-    def prove(self, family: Family) -> tuple[Array, float]:
-        """Recompute the storages of ``family``, prove every stage, and return bounds (N + 1,) and the margin."""
-        form, K = self.form, self.horizon + 1
-        lam, rho = family.multipliers, family.rho
-        if lam.shape != (K, form.nv) or rho.shape != (K, form.nu) or not 0 <= family.row < len(form.Y):
-            raise CertificationError(
-                f"multipliers must have shapes {(K, form.nv)} and {(K, form.nu)}, got {lam.shape}, {rho.shape}"
-            )
-        if not (np.isfinite(lam).all() and np.isfinite(rho).all() and (lam >= 0).all() and (rho >= 0).all()):
-            raise CertificationError("multipliers must be finite and >= 0: the certificate was altered")
-        c, terminal = self.terminal(family.row)
-        P, found = incremental.storages(form, terminal, lam, rho, family.padding)
-        if found < K:
-            raise CertificationError(
-                f"stage {found} of output {family.row} has no storage for these multipliers", margin=-1.0
-            )
-        margin, energy, bounds = np.inf, 0.0, np.empty(K)
-        for j in range(K):
-            margin = min(margin, incremental.stage_margin(form, P[j], rho[j], lam[j], P[j - 1] if j else c, not j))
-            if margin <= 0:
-                raise CertificationError(f"stage {j} of output {family.row}: the proof fails", margin=float(margin))
-            energy += float(rho[j] @ self.b**2)
-            start = self.radius**2 * incremental.largest_ratio(P[j], self.metric) if self.radius else 0.0
-            # Far more than the rounding of these few additions.
-            bounds[j] = np.sqrt(start + energy) * (1 + 1e-12)
-        return bounds, float(margin)
-
-
-def _weights(
-    problem: Problem, row: int, inside: tuple[Array, Array], steps: Sequence[int], together: bool
-) -> list[Array]:
-    """Weights (N + 1,) of the optimisations to run for one output."""
-    each = [problem.weights(k) for k in dict.fromkeys(steps)]
-    if not together or not problem.horizon:
-        return each
-    # Steps spread over the horizon at once, each relative to its own size, which a first rough solution tells.
-    lam, rho = problem.minimise(problem.task(row, each[-1]), inside, 20)
-    found, _ = incremental.storages(problem.form, problem.terminal(row)[1], lam, rho, padding=0.0)
-    energy = np.cumsum(rho @ problem.b**2)
-    spread = np.unique(np.round(np.geomspace(1, problem.horizon + 1, _SPREAD)).astype(int)) - 1
-    size = np.array(
-        [problem.radius**2 * incremental.largest_ratio(found[k], problem.metric) + energy[k] for k in spread]
-    )
-    weights = np.zeros(problem.horizon + 1)
-    weights[spread] = 1 / np.maximum(size, max(1e-12 * size.max(), 1e-200)) / len(size)
-    return [weights, *each]
+def _by_sdp(
+    problem: Problem, row: int, steps: Sequence[int], together: bool, solver: str, options: dict[str, Any] | None
+) -> tuple[list[Family], set[str]]:
+    """Families of one output from the semidefinite program, and the solver's words."""
+    search = Search(problem, row)
+    if search.head < search.stages:
+        raise SettingError(f"method 'sdp' takes at most {search.head - 1} steps, got {problem.horizon}: use 'riccati'")
+    families, statuses = [], set()
+    for weights in [*([search.everywhere()] if together else []), *(search.at(k) for k in dict.fromkeys(steps))]:
+        lam, rho, status = sdp.solve_horizon(search.task(weights), search.sizes(), solver=solver, options=options)
+        families.append(search.settle((lam, rho)))
+        statuses.add(status)
+    return families, statuses
