@@ -12,6 +12,7 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
+import scipy.linalg
 
 from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.certification.riccati import Task
@@ -93,6 +94,69 @@ def smallest_l2_gain(
     constraints = [supply - form.T.T @ P @ form.T - _multiplier_form(form, lam) >> 0, P >> 0]
     _solve(cp.Problem(cp.Minimize(rho), constraints), solver, options)
     return float(np.sqrt(rho.value))
+
+
+def fit_robust_rnn(
+    samples: dict[str, Array], C: Array, D: Array, gamma: float | None, rate: float, feedthrough: bool, *,
+    solver: str = "CLARABEL", options: dict[str, Any] | None = None,
+) -> dict[str, Array]:  # fmt: skip
+    """The robust RNN of 2020 closest to samples of a state map: Lagrangian relaxation of the equation error.
+
+    min tr(R Phi) + |Y - C2 X - D21 W - D22 U - by|^2,  Phi = mean z z', z = (x+, x, w, u, 1), M = [E -F -B1 -B2 -e],
+    s.t. [R M'; M E+E'-I] >= 0, so that tr(R Phi) bounds the mean of |x+ - E^-1 (F x + B1 w + B2 u + e)|^2, and the
+    inequality of the set. (Revay, Wang, Manchester, L-CSS 2020, sec. V; Umenberger, Manchester 2019.)
+
+    Args:
+        samples: Rows of ``next, x, u, w, y``, each (N, n).
+        C: Drive of the neurons from the state, shape (nv, nx): v = C x + D u.
+        D: Shape (nv, nu).
+        gamma: Gain bound; None for contraction alone.
+        rate: Contraction rate.
+        feedthrough: Whether D21 and D22 may differ from zero.
+        solver: cvxpy's name of the solver.
+        options: Passed on to it.
+
+    Returns:
+        ``E, P, F, B1, B2, L, C2, D21, D22, bx, by``. Not proven: the model checks its own inequality.
+    """
+    (nv, n), nu, ny = C.shape, D.shape[1], samples["y"].shape[1]
+    one = np.ones((len(samples["x"]), 1))
+    E, F, B1 = cp.Variable((n, n)), cp.Variable((n, n)), cp.Variable((n, nv))
+    B2, e, P = cp.Variable((n, nu)), cp.Variable((n, 1)), cp.Variable((n, n), symmetric=True)
+    L, C2, by = cp.Variable(nv, nonneg=True), cp.Variable((ny, n)), cp.Variable((ny, 1))
+    D21, D22 = cp.Variable((ny, nv)), cp.Variable((ny, nu))
+    # Triangular factors instead of all samples.
+    root = _factor(np.hstack([samples[k] for k in ("next", "x", "w", "u")] + [one]))
+    M = cp.hstack([E, -F, -B1, -B2, -e]) @ root
+    R = cp.Variable((root.shape[1],) * 2, symmetric=True)
+    data = _factor(np.hstack([samples[k] for k in ("x", "w", "u")] + [one, samples["y"]]))
+    miss = cp.hstack([C2, D21, D22, by, -np.eye(ny)]) @ data
+    C1, D12 = cp.diag(L) @ C, cp.diag(L) @ D
+    corner, middle = E + E.T - P / rate**2, 2 * cp.diag(L)
+    if gamma is None:
+        rows = [[corner, -C1.T, F.T], [-C1, middle, B1.T], [F, B1, P]]
+    else:
+        xu, xy = np.zeros((n, nu)), np.zeros((n, ny))
+        rows = [
+            [corner, -C1.T, xu, F.T, C2.T],
+            [-C1, middle, -D12, B1.T, D21.T],
+            [xu.T, -D12.T, gamma**2 * np.eye(nu), B2.T, D22.T],
+            [F, B1, B2, P, xy],
+            [C2, D21, D22, xy.T, np.eye(ny)],
+        ]
+    inside: Any = cp.bmat(rows)
+    constraints = [cp.bmat([[R, M.T], [M, E + E.T - np.eye(n)]]) >> 0, inside >> 1e-3 * np.eye(inside.shape[0])]
+    if not feedthrough:
+        constraints += [D21 == 0, D22 == 0]
+    _solve(cp.Problem(cp.Minimize(cp.trace(R) + cp.sum_squares(miss)), constraints), solver, options)
+    found = {"E": E, "P": P, "F": F, "B1": B1, "B2": B2, "L": L, "C2": C2, "D21": D21, "D22": D22}
+    values = {name: np.asarray(variable.value, dtype=np.float64) for name, variable in found.items()}
+    return values | {"bx": np.linalg.solve(values["E"], e.value)[:, 0], "by": np.asarray(by.value)[:, 0]}
+
+
+def _factor(rows: Array) -> Array:
+    """A G with G G' the mean of z z' over the ``rows`` z."""
+    return np.asarray(scipy.linalg.qr(rows, mode="r")[0][: rows.shape[1]].T / len(rows) ** 0.5)
 
 
 def _multipliers(form: IncrementalForm) -> Any:

@@ -7,9 +7,9 @@ import os
 from controlrnn.errors import FileFormatError, SettingError
 from controlrnn.records import peek_record, save_record
 from controlrnn.systems import GatedSystem, LureSystem, System
+from controlrnn.systems.kinds import SYSTEMS
 
 _VERSION = 1
-_KINDS: dict[str, type[LureSystem] | type[GatedSystem]] = {kind.KIND: kind for kind in (LureSystem, GatedSystem)}
 
 
 def save_system(system: System, path: str | os.PathLike[str]) -> None:
@@ -38,10 +38,10 @@ def load_system(path: str | os.PathLike[str]) -> LureSystem | GatedSystem:
         FileFormatError: Not a system file, or its content was altered.
     """
     kind, arrays, meta = peek_record(path, _VERSION)
-    if kind not in _KINDS:
-        raise FileFormatError(f"{path} must hold a system ({', '.join(_KINDS)}), got a {kind!r}: pass a model file")
+    if kind not in SYSTEMS:
+        raise FileFormatError(f"{path} must hold a system ({', '.join(SYSTEMS)}), got a {kind!r}: pass a model file")
     try:
-        system, expected = _KINDS[kind].from_record(arrays, meta), meta["digest"]
+        system, expected = SYSTEMS[kind].from_record(arrays, meta), meta["digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} does not hold a complete system ({error}): save it again") from error
     if system.digest != expected:

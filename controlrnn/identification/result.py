@@ -20,7 +20,8 @@ from controlrnn.identification.settings import FitStatus, InitialState, Settings
 from controlrnn.identification.simulation import free_run, initial_states
 from controlrnn.models import Model
 from controlrnn.records import load_record, save_record
-from controlrnn.systems import MATRICES, LureSystem
+from controlrnn.systems import LureSystem
+from controlrnn.systems.kinds import SYSTEMS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +78,8 @@ class FitResult:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything, the model's parameters included, to a record (atomic, no pickle)."""
-        arrays: dict[str, NDArray[Any]] = {f"system/{n}": getattr(self.system, n) for n in MATRICES}
+        matrices, described = self.system.record()
+        arrays: dict[str, NDArray[Any]] = {f"system/{n}": matrix for n, matrix in matrices.items()}
         arrays |= {f"history/{n}": v for n, v in self.history.items()}
         arrays |= {f"scores/{part}/{n}": v for part, s in self.scores.items() for n, v in vars(s).items()}
         if self.model is not None:
@@ -85,7 +87,7 @@ class FitResult:
             for name, scaler in (("inputs", self.model.input_scaler), ("outputs", self.model.output_scaler)):
                 arrays |= {f"units/{name}/shift": scaler.shift, f"units/{name}/scale": scaler.scale}
         meta = {
-            "activation": str(self.system.activation), "layers": list(self.system.layers), "dt": self.system.dt,
+            **described, "kind": self.system.KIND,
             "status": str(self.status), "settings": asdict(self.settings), "skip": self.skip, "seconds": self.seconds,
         }  # fmt: skip
         save_record(path, "fit-result", _VERSION, arrays, meta)
@@ -116,9 +118,7 @@ class FitResult:
                 raise FileFormatError(f"{path} holds parameters of another model: build it alike ({error})") from error
             inputs, outputs = (Scaler(**part(f"units/{name}/")) for name in ("inputs", "outputs"))
             model.set_units(inputs, outputs, meta["dt"])
-        system = LureSystem(
-            **part("system/"), activation=meta["activation"], layers=tuple(meta["layers"]), dt=meta["dt"]
-        )
+        system: Any = SYSTEMS[meta["kind"]].from_record(part("system/"), meta)
         parts = {k.split("/")[1] for k in arrays if k.startswith("scores/")}
         scores = {p: Scores(**{f.name: arrays[f"scores/{p}/{f.name}"] for f in fields(Scores)}) for p in parts}
         return cls(

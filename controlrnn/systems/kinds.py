@@ -1,0 +1,8 @@
+"""Every kind of system by the name that files carry."""
+
+from __future__ import annotations
+
+from controlrnn.systems.gated import GatedSystem
+from controlrnn.systems.lure import LureSystem
+
+SYSTEMS: dict[str, type[LureSystem] | type[GatedSystem]] = {kind.KIND: kind for kind in (LureSystem, GatedSystem)}
