@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
@@ -19,14 +20,18 @@ from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import CertificationError
 from controlrnn.identification import (
     FitResult,
+    FitStatus,
     Starts,
+    TqdmProgress,
     free_run,
+    identify,
     identify_subspace,
     initial_states,
     rmse,
     score,
     select_arx,
 )
+from controlrnn.models import Model
 from controlrnn.systems import LureSystem
 from experiments._study import Row, Study
 
@@ -67,6 +72,60 @@ def run_of(system: LureSystem, record: Trajectory, skip: int, estimate: bool = T
     return free_run(system, [record], initial_states(system, [record], skip if estimate else 0))[0][0]
 
 
+def networks(
+    study: Study, data: Dataset, fitted: Dataset, families: Mapping[str, Callable[[int], Model]], *, skip: int,
+    seeds: int, unit: float = 1.0, options: Mapping[str, Mapping[str, Any]],
+) -> dict[str, FitResult]:  # fmt: skip
+    """Train every family from several seeds; a row for each, the one with the lowest validation error returned.
+
+    Args:
+        study: The study.
+        data: What is scored.
+        fitted: What is trained and validated on: ``data`` without its test records, or a part of that.
+        families: Builders by name, from a seed.
+        skip: Samples that the score leaves out; the initial state is estimated from them.
+        seeds: Number of seeds.
+        unit: What RMSE are multiplied by, e.g. 1000 for mV.
+        options: Of `identify`, by family.
+    """
+    best: dict[str, FitResult] = {}
+    for name, build in families.items():
+        fits = []
+        for seed in range(study.seed, study.seed + seeds):
+            case = f"{name}_{seed}"
+            path, checkpoint = study.path(f"{case}.npz"), study.path(f"{case}.checkpoint.npz")
+
+            def train(  # bound now: the loop goes on
+                name: str = name, build: Callable[[int], Model] = build, seed: int = seed, case: str = case,
+                path: Path = path, checkpoint: Path = checkpoint,
+            ) -> Row:  # fmt: skip
+                fit = identify(
+                    build(seed), fitted, skip=skip, initial_state="estimated", seed=seed, checkpoint=checkpoint,
+                    callbacks=[TqdmProgress(case)], **options[name],
+                )  # fmt: skip
+                if fit.status is FitStatus.INTERRUPTED:
+                    raise KeyboardInterrupt
+                fit.save(path)
+                checkpoint.unlink(missing_ok=True)
+                row = {"model": name, "nx": fit.system.nx, "nv": fit.system.nv, "certified_rate": proven_rate(fit)}
+                return row | errors_of(fit.system, data, skip, unit)
+
+            study.row(case, train, needs=repr(options[name]), files=[path.name])
+            fits.append(FitResult.load(path))
+        best[name] = min(fits, key=lambda fit: fit.best_validation)
+    return best
+
+
+def medians(study: Study, name: str) -> Row:
+    """Median over the seeds of every error of one family, and its spread."""
+    rows = [row for row in study.rows if row["model"] == name]
+    columns = [column for column in rows[0] if column.endswith("_rmse")]
+    return {
+        column: {"median": np.median(values), "mean": np.mean(values), "least": min(values), "most": max(values)}
+        for column, values in ((c, [row[c] for row in rows]) for c in columns)
+    }
+
+
 def root_mean_square(measured: Trajectory, run: Array, skip: int) -> float:
     """RMSE of a run, mean over outputs."""
     return float(np.mean(rmse(measured.y, run, skip=skip)))
@@ -80,6 +139,14 @@ def certified_rate(system: LureSystem) -> float | None:
         return None
     certificate.verify(system)
     return certificate.rate
+
+
+def proven_rate(fit: FitResult) -> float | None:
+    """Contraction rate of one fit with a proof, by construction where it has one, None where none was found."""
+    try:
+        return _member(fit).rate
+    except CertificationError:
+        return None
 
 
 def average_rate(starts: Starts) -> float | None:
