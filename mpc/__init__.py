@@ -4,6 +4,7 @@
 `TightenedMPC` controls, `run_closed_loop` and `monte_carlo` try it. do-mpc is imported only when its backend is used.
 """
 
+from controlrnn.systems import observer_system
 from mpc.closed_loop import ClosedLoopResult, run_closed_loop
 from mpc.controller import Fallback, Mode, MpcStep, TightenedMPC
 from mpc.engines import chain
@@ -13,7 +14,7 @@ from mpc.observer import Observer, RunningOn, StateError, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 from mpc.predictor import Predictor
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
-from mpc.state_observer import StateObserver, kalman_gain, observer_system
+from mpc.state_observer import StateObserver, kalman_gain
 from mpc.tightening import Tightening, nominal, tighten
 
 __all__ = [

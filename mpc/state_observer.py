@@ -13,7 +13,6 @@ with R0, d_u as in `mpc.observer`. The residual bound rmax is what the data have
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,35 +21,12 @@ from scipy.linalg import solve_discrete_are
 
 from controlrnn.checks import Array, as_array, positive, read_only
 from controlrnn.errors import SettingError
-from controlrnn.systems import LureSystem
+from controlrnn.systems import observer_system
 from mpc.observer import ROUNDING, Observer, StateError, per_channel, stretch
 from mpc.predictor import Predictor
 
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate
-
-
-def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
-    """The innovation observer as a Lur'e system with inputs (u, y): exact, no approximation.
-
-    Args:
-        system: Frozen model.
-        gain: L, shape (nx, ny).
-
-    Returns:
-        System with the model's state and output and nu + ny inputs.
-    """
-    L = as_array("gain", gain, (system.nx, system.ny))
-    none = np.zeros
-    return replace(
-        system,
-        A=system.A - L @ system.C2,
-        B1=system.B1 - L @ system.D21,
-        B2=np.hstack([system.B2 - L @ system.D22, L]),
-        bx=system.bx - L @ system.by,
-        D12=np.hstack([system.D12, none((system.nv, system.ny))]),
-        D22=np.hstack([system.D22, none((system.ny, system.ny))]),
-    )
 
 
 def kalman_gain(

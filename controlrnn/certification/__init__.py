@@ -10,6 +10,7 @@ from controlrnn.certification.gated import DeltaIssCertificate, certify_delta_is
 from controlrnn.certification.horizon import HorizonCertificate, Method, certify_horizon
 from controlrnn.certification.l2_gain import L2GainCertificate, certify_l2_gain
 from controlrnn.certification.lipschitz import LipschitzCertificate, certify_lipschitz
+from controlrnn.certification.reinitialisation import ReinitialisationCertificate, certify_reinitialisation
 from controlrnn.certification.slopes import local_slopes
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "L2GainCertificate",
     "LipschitzCertificate",
     "Method",
+    "ReinitialisationCertificate",
     "attack_horizon",
     "attack_l2_gain",
     "certificate_from",
@@ -35,6 +37,7 @@ __all__ = [
     "certify_horizon",
     "certify_l2_gain",
     "certify_lipschitz",
+    "certify_reinitialisation",
     "load_certificate",
     "local_slopes",
 ]

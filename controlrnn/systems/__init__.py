@@ -3,6 +3,7 @@
 from controlrnn.systems.activations import Activation
 from controlrnn.systems.gated import Cell, GatedSystem
 from controlrnn.systems.lure import MATRICES, LureSystem
+from controlrnn.systems.observer import observer_system
 from controlrnn.systems.system import System
 
-__all__ = ["MATRICES", "Activation", "Cell", "GatedSystem", "LureSystem", "System"]
+__all__ = ["MATRICES", "Activation", "Cell", "GatedSystem", "LureSystem", "System", "observer_system"]

@@ -1,0 +1,37 @@
+"""The innovation observer of a model is a Lur'e system as well, so whatever is written for models serves it.
+
+xhat+ = f(xhat, u) + L (y - g(xhat, u))
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import as_array
+from controlrnn.systems.lure import LureSystem
+
+
+def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
+    """The innovation observer as a Lur'e system with inputs (u, y): exact, no approximation.
+
+    Args:
+        system: Frozen model.
+        gain: L, shape (nx, ny).
+
+    Returns:
+        System with the model's state and output and nu + ny inputs.
+    """
+    L = as_array("gain", gain, (system.nx, system.ny))
+    none = np.zeros
+    return replace(
+        system,
+        A=system.A - L @ system.C2,
+        B1=system.B1 - L @ system.D21,
+        B2=np.hstack([system.B2 - L @ system.D22, L]),
+        bx=system.bx - L @ system.by,
+        D12=np.hstack([system.D12, none((system.nv, system.ny))]),
+        D22=np.hstack([system.D22, none((system.ny, system.ny))]),
+    )
