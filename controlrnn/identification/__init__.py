@@ -11,6 +11,7 @@ from controlrnn.identification.observer import estimate_states, observer_dataset
 from controlrnn.identification.progress import Callback, Progress, TqdmProgress
 from controlrnn.identification.regularisers import L2, Group, GroupLasso, group_norms, without_states
 from controlrnn.identification.result import FitResult
+from controlrnn.identification.robust_start import start_robust_rnn
 from controlrnn.identification.settings import FitStatus, InitialState, Keep, Refine, Schedule, Settings, Start
 from controlrnn.identification.simulation import free_run, initial_states, score
 from controlrnn.identification.starts import Starts, average, identify_starts
@@ -63,6 +64,7 @@ __all__ = [
     "rmse",
     "score",
     "select_arx",
+    "start_robust_rnn",
     "step_norm",
     "without_states",
 ]  # fmt: skip
