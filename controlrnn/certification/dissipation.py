@@ -85,7 +85,10 @@ class DissipationCertificate(Certificate):
             raise CertificationError(f"rate must lie in (0, 1] and metric be symmetric, got rate {self.rate}")
         if (self.multipliers < 0).any():
             raise CertificationError("multipliers must be >= 0: the certificate was altered")
-        shapes = {"Q": (system.ny, system.ny), "S": (system.nu, system.ny), "R": (system.nu, system.nu)}
+        shapes = {
+            "metric": (system.nx, system.nx), "multipliers": (system.nv,),
+            "Q": (system.ny, system.ny), "S": (system.nu, system.ny), "R": (system.nu, system.nu),
+        }  # fmt: skip
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise CertificationError(f"{name} must have shape {shape}, got {getattr(self, name).shape}")

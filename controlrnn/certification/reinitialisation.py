@@ -185,7 +185,9 @@ class ReinitialisationCertificate(Certificate):
         steps = np.arange(self.washout + 1)
         stretch = np.sqrt(largest_ratio(np.eye(len(self.start)), self.contraction.metric))
         left.semilogy(steps, [stretch * self.washout_error(W) for W in steps.tolist()], label="washout")
-        left.axhline(stretch * self.running_error, color="k", ls="--", label="running on")
+        positive = self.running_error > 0  # else there is nothing to see on a logarithmic axis
+        if positive:
+            left.axhline(stretch * self.running_error, color="k", ls="--", label="running on")
         if self.observer is not None:
             wider = np.sqrt(largest_ratio(np.eye(len(self.start)), self.observer.metric))
             left.semilogy(steps, [wider * self.observer_error(W) for W in steps.tolist()], label="observer")
@@ -198,7 +200,7 @@ class ReinitialisationCertificate(Certificate):
             if self.observed is not None:
                 axes.plot(self.observed.bounds[:, i], ls=":", label="observer")
             axes.set(xlabel="steps ahead", ylabel=f"certified error of {labels[i] if labels else f'y{i + 1}'}")
-            axes.set_ylim(bottom=0)
+            axes.set_yscale("log" if positive and self.running_bounds[:, i].min() > 0 else "linear")
             axes.legend()
         return figure
 

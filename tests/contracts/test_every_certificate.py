@@ -15,11 +15,14 @@ from random_systems import random_elman
 
 from controlrnn.certification import (
     Certificate,
+    DissipationCertificate,
     HorizonCertificate,
     certify_contraction,
     certify_gains,
     certify_horizon,
+    certify_l2_gain,
     certify_lipschitz,
+    certify_reinitialisation,
     load_certificate,
 )
 from controlrnn.certification.certificate import _KINDS
@@ -51,6 +54,39 @@ def _one(array: np.ndarray, index: Any, factor: float) -> np.ndarray:
     changed = np.array(array)
     changed[index] *= factor
     return changed
+
+
+def _dissipation(system: LureSystem) -> DissipationCertificate:
+    c = certify_l2_gain(system)
+    return DissipationCertificate.prove(
+        system, metric=c.metric, multipliers=c.multipliers, rate=c.rate, method="gain", Q=c.Q, S=c.S, R=c.R
+    )
+
+
+def _reinitialisation(system: LureSystem) -> Certificate:
+    return certify_reinitialisation(
+        system, washout=3, horizon=2, input_range=(-np.ones(2), np.ones(2)), input_error=0.1, residual_bound=0.1,
+        observer_gain=np.full((4, 2), 0.01), iterations=20,
+    )  # fmt: skip
+
+
+DISSIPATION: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "rate": lambda c: {"rate": 0.98 * c.rate},
+    "rate above one": lambda _c: {"rate": 1.01},
+    "nan rate": lambda _c: {"rate": np.nan},
+    "metric": lambda c: {"metric": c.metric * np.outer([1, 1, 1, 0.3], [1, 1, 1, 0.3])},
+    "indefinite metric": lambda c: {"metric": -c.metric},
+    "skewed metric": lambda c: {"metric": c.metric + np.triu(np.ones((4, 4)), 1)},
+    "small metric": lambda c: {"metric": c.metric[:3, :3]},
+    "multipliers": lambda c: {"multipliers": 0.5 * c.multipliers},
+    "negative multipliers": lambda c: {"multipliers": -c.multipliers},
+    "nan multipliers": lambda c: {"multipliers": np.nan * c.multipliers},
+    "short multipliers": lambda c: {"multipliers": c.multipliers[:-1]},
+    "supply of inputs": lambda c: {"R": 0.999 * c.R},
+    "supply of outputs": lambda c: {"Q": 1.001 * c.Q},
+    "nan supply": lambda c: {"R": np.nan * c.R},
+    "fewer outputs": lambda c: {"Q": c.Q[:1, :1], "S": c.S[:, :1]},
+}
 
 
 KINDS = {
@@ -100,6 +136,40 @@ KINDS = {
             "longer": lambda c: {"horizon": c.horizon + 1},
             "multipliers": lambda c: {"multipliers": 0.5 * c.multipliers},
             "negative rho": lambda c: {"rho": -c.rho},
+        },
+    ),
+    "dissipation": Kind(_dissipation, DISSIPATION),
+    "l2 gain": Kind(
+        certify_l2_gain,
+        DISSIPATION
+        | {
+            "gain": lambda c: {"gamma": 0.999 * c.gamma},
+            "gain with its supply": lambda c: {"gamma": 0.999 * c.gamma, "Q": c.Q / 0.999, "R": 0.999 * c.R},
+            "negative gain": lambda c: {"gamma": -c.gamma},
+            "nan gain": lambda _c: {"gamma": np.nan},
+            "input scale": lambda c: {"input_scale": 1.01 * c.input_scale},
+            "output scale": lambda c: {"output_scale": 0.99 * c.output_scale},
+            "one scale for all": lambda c: {"input_scale": c.input_scale[:1]},
+        },
+    ),
+    "re-initialisation": Kind(
+        _reinitialisation,
+        {
+            "radius": lambda c: {"radius": 0.99 * c.radius},
+            "nan radius": lambda _c: {"radius": np.nan},
+            "wider range": lambda c: {"input_high": 1.1 * c.input_high},
+            "nan range": lambda c: {"input_high": np.nan * c.input_high},
+            "empty range": lambda c: {"input_high": -2 + 0 * c.input_high},
+            "input error": lambda c: {"input_error": 1.01 * c.input_error},
+            "residual": lambda c: {"residual_bound": 1.1 * c.residual_bound},
+            "another start": lambda c: {"start": c.start + 1},
+            "longer washout": lambda c: {"washout": c.washout + 1},
+            "longer horizon": lambda c: {"horizon": c.horizon + 1},
+            "another observer": lambda c: {"observer_gain": 1.01 * c.observer_gain},
+            "observer without outputs": lambda _c: {"observed": None},
+            "swapped proofs": lambda c: {"washed": c.running},
+            "altered part": lambda c: {"washed": replace(c.washed, bounds=0.999 * c.washed.bounds)},
+            "altered contraction": lambda c: {"contraction": replace(c.contraction, rate=0.9 * c.contraction.rate)},
         },
     ),
     "contraction": Kind(
@@ -255,6 +325,7 @@ def test_verifying_needs_no_solver_and_no_search_and_takes_milliseconds(certific
 
     monkeypatch.setattr(cvxpy.Problem, "solve", forbidden)
     monkeypatch.setattr("controlrnn.certification.riccati.minimise", forbidden)
+    monkeypatch.setattr("controlrnn.certification.barrier.Program.centre", forbidden)
     times = []
     for _ in range(5):
         start = time.perf_counter()
