@@ -251,6 +251,27 @@ def test_training_lowers_what_the_terms_measure(term):
     assert values[-1] < 0.6 * values[0]
 
 
+def test_a_classifier_learns_under_noise():
+    """Class: the sign of the mean input; logits are the last output. Robust training pays less for noise."""
+    rng = torch.Generator().manual_seed(0)
+    label = torch.randint(2, (24,), generator=rng)
+    u = torch.randn(24, 6, 1, generator=rng) + (2.0 * label - 1)[:, None, None]
+    passed = []
+    for weight in (0.0, 2.0):
+        model = ContractingR2DN(nu=1, ny=2, nx=3, nv=2, layers=(3,), rate=0.95, seed=0)
+        optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+        for _ in range(30):
+            system = model.system()
+            y, x = simulate(system, u)
+            noise = trace(output_covariance(system, u, x, input_std=0.5)[:, -1]).mean()
+            optimiser.zero_grad()
+            (torch.nn.functional.cross_entropy(y[:, -1], label) + weight * noise).backward()
+            optimiser.step()
+        passed.append(noise.item())
+        assert (y[:, -1].argmax(dim=1) == label).float().mean() > 0.9
+    assert passed[1] < 0.5 * passed[0]
+
+
 def test_washout_and_windows_select():
     model = tensors(random_system(2))
     u = torch.tensor(inputs(model, batch=3, steps=9))
