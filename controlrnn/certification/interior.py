@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from controlrnn.certification.incremental import IncrementalForm
-from controlrnn.certification.riccati import Goal, Pair, Task, minimise, size, stage_of
+from controlrnn.certification.riccati import Goal, Pair, Task, minimise, stage_of
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 
@@ -51,46 +51,6 @@ def inflate(
             return lam, rho, stage[0]
         lam, rho = 1.2 * lam, 2 * rho
     raise CertificationError("no multipliers at a stage: the gains overflow, or the matrices are too badly scaled")
-
-
-def extend(task: Task, found: Pair, stages: int) -> Pair:
-    """Continue multipliers that were found for a shorter horizon: what is long ago is forgotten alike at every stage.
-
-    Args:
-        task: The task of the shorter horizon.
-        found: Its multipliers.
-        stages: Number of stages wanted.
-
-    Returns:
-        Multipliers (stages, nv) and rho (stages, nu). The added stages repeat one from the middle of the horizon, where
-        neither end is felt, relative to the storage before them.
-    """
-    if stages <= len(found[0]):
-        return found
-    form, demand, P = task.form, task.terminal, None
-    lams, rhos = list(found[0]), list(found[1])
-    relative: list[Pair] = []
-    for lam, rho in zip(*found, strict=True):
-        if P is not None:
-            relative.append((lam / size(P), rho / size(P)))
-        stage = stage_of(form, demand, lam, rho)
-        if stage is None:
-            raise CertificationError("the multipliers to extend are not feasible")
-        P = stage[0]
-        demand = form.T.T @ P @ form.T
-    assert P is not None
-    typical = relative[(2 * len(relative)) // 3]
-    while len(lams) < stages:
-        lam, rho = typical[0] * size(P), typical[1] * size(P)
-        stage = stage_of(form, demand, lam, rho)
-        if stage is None:
-            lam, rho, P = inflate(form, demand, lam, rho, 1.05)
-        else:
-            P = stage[0]
-        lams.append(lam)
-        rhos.append(rho)
-        demand = form.T.T @ P @ form.T
-    return np.array(lams).reshape(stages, form.nv), np.array(rhos).reshape(stages, form.nu)
 
 
 def _reach(form: IncrementalForm, demand: Array, pattern: Array) -> Pair:

@@ -8,7 +8,7 @@ from random_systems import random_elman, random_system
 
 from controlrnn.certification import incremental, riccati
 from controlrnn.certification.incremental import IncrementalForm
-from controlrnn.certification.interior import extend, interior
+from controlrnn.certification.interior import interior
 from controlrnn.certification.riccati import Goal, Task
 from controlrnn.errors import CertificationError
 
@@ -94,15 +94,6 @@ def test_objective_is_a_close_upper_bound_of_what_it_says(system):
     )
     value = np.exp(value_of(task, (lam, rho)))
     assert total * (1 - 1e-9) <= value <= 1.02 * total
-
-
-@pytest.mark.parametrize("system", SYSTEMS[:4])
-def test_extended_multipliers_exist_at_every_stage(system):
-    task = make_task(system, steps=6)
-    found = interior(task)
-    lam, rho = extend(task, found, 40)
-    np.testing.assert_array_equal(lam[:6], found[0])
-    assert incremental.storages(task.form, task.terminal, lam, rho, padding=0.0)[1] == 40
 
 
 def test_infeasible_start_is_refused():
