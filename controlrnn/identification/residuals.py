@@ -1,0 +1,166 @@
+"""Is there anything left in the residuals? Auto-correlation, and cross-correlation with the inputs, with bands.
+
+Ljung, "System identification", 2nd ed. 1999, section 16.6. With e and u made zero-mean and N samples,
+
+    r_ee(k) = sum_t e[t] e[t + k] / sum_t e[t]^2     N(0, 1/N) for white e, k > 0
+    r_ue(k) = sum_t u[t] e[t + k] / (|u| |e|)        N(0, P/N) for e independent of u, P = sum_k r_ee(k) r_uu(k)
+
+A residual that correlates with *past inputs* (k >= 0) shows dynamics that the model misses; one that correlates with
+*future* inputs shows feedback in the data. For a simulation model e includes the noise's own colour, so only the second
+test judges the model; the first asks whether a noise model (an observer) could still gain something.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import norm
+
+from controlrnn.checks import Array, count, read_only
+from controlrnn.data import Trajectory
+from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.records import load_record, save_record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_VERSION = 1
+_FIELDS = ("auto", "cross", "auto_band", "cross_band")
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualTest:
+    """Correlations of the residuals and the bands that they stay in, each with the chosen confidence, if there is none.
+
+    Args:
+        auto: r_ee(k) for k = 0..lags, shape (lags + 1, ny).
+        cross: r_ue(k) for k = -lags..lags, shape (2 lags + 1, ny, nu).
+        auto_band: Half width of the band of ``auto``, a number in shape ().
+        cross_band: Half width of the band of ``cross``, shape (ny, nu).
+        confidence: Probability of the band, for every lag on its own.
+    """
+
+    auto: Array
+    cross: Array
+    auto_band: Array
+    cross_band: Array
+    confidence: float
+
+    def __post_init__(self) -> None:
+        for name in _FIELDS:
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    @property
+    def lags(self) -> int:
+        """The longest lag."""
+        return len(self.auto) - 1
+
+    @property
+    def auto_outside(self) -> Array:
+        """Share of the lags 1..lags outside of the band, shape (ny,); 1 - confidence is to be expected."""
+        return np.asarray(np.mean(np.abs(self.auto[1:]) > self.auto_band, axis=0))
+
+    @property
+    def cross_outside(self) -> Array:
+        """Share of the lags 0..lags outside of the band, shape (ny, nu)."""
+        return np.asarray(np.mean(np.abs(self.cross[self.lags :]) > self.cross_band, axis=0))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a record (atomic, no pickle)."""
+        arrays = {name: getattr(self, name) for name in _FIELDS}
+        save_record(path, "residual-test", _VERSION, arrays, {"confidence": self.confidence})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ResidualTest:
+        """Read what `save` wrote."""
+        arrays, meta = load_record(path, "residual-test", _VERSION)
+        return cls(**arrays, confidence=meta["confidence"])
+
+    def plot(self) -> Figure:
+        """Draw all correlations with their bands; returns the figure."""
+        from matplotlib.figure import Figure
+
+        ny, nu = self.cross.shape[1:]
+        figure = Figure(figsize=(4 * (1 + nu), 2.4 * ny), layout="constrained")
+        panels = figure.subplots(ny, 1 + nu, squeeze=False)
+        for i in range(ny):
+            for j in range(1 + nu):
+                values = self.auto[:, i] if j == 0 else self.cross[:, i, j - 1]
+                band = float(self.auto_band if j == 0 else self.cross_band[i, j - 1])
+                panel = panels[i, j]
+                panel.axhspan(-band, band, color="0.9", zorder=0)
+                panel.stem(np.arange(len(values)) - (0 if j == 0 else self.lags), values, markerfmt=".", basefmt="0.6")
+                panel.set_title(f"e{i + 1}" + ("" if j == 0 else f" with u{j}"), fontsize="medium")
+                panel.set_xlabel("lag")
+        return figure
+
+
+def check_residuals(
+    records: Sequence[Trajectory],
+    simulated: Sequence[Array],
+    *,
+    lags: int = 25,
+    confidence: float = 0.99,
+    skip: int = 0,
+) -> ResidualTest:
+    """Test the residuals of simulated or predicted records.
+
+    Args:
+        records: What was measured.
+        simulated: What the model says, one array (T, ny) a record.
+        lags: Longest lag.
+        confidence: Probability of the bands.
+        skip: Samples dropped at the start of every record.
+
+    Raises:
+        ShapeError: A run does not fit its record.
+        DataError: A record is too short, or residuals are not finite or all zero.
+        SettingError: ``confidence`` is outside (0, 1).
+    """
+    lags, skip = count("lags", lags), count("skip", skip, least=0)
+    if not 0 < confidence < 1:
+        raise SettingError(f"confidence must lie in (0, 1), got {confidence}")
+    if len(records) != len(simulated) or any(r.y.shape != y.shape for r, y in zip(records, simulated, strict=False)):
+        raise ShapeError("simulated must hold one array (T, ny) for each record: simulate every record over its length")
+    e = [(r.y - y)[skip:] for r, y in zip(records, simulated, strict=True)]
+    u = [r.u[skip:] for r in records]
+    if not e or min(map(len, e)) <= 2 * lags:
+        raise DataError(
+            f"every record must keep more than 2 lags = {2 * lags} samples: lower lags or drop short records"
+        )
+    e, u = _centred("residuals", e), _centred("inputs", u)
+    N = sum(map(len, e))
+    ee, uu = _correlation(e, e, lags), _correlation(u, u, lags)
+    ny, nu = e[0].shape[1], u[0].shape[1]
+    own, drive = ee[:, range(ny), range(ny)], uu[:, range(nu), range(nu)]
+    width = float(norm.ppf(0.5 + 0.5 * confidence))
+    # Estimated far lags may make P negative: the band is never narrower than that of white residuals.
+    spread = np.maximum(np.einsum("ki,kj->ij", own, drive), 1.0)
+    cross = _correlation(u, e, lags).transpose(0, 2, 1)
+    return ResidualTest(own[lags:], cross, np.asarray(width / np.sqrt(N)), width * np.sqrt(spread / N), confidence)
+
+
+def _centred(name: str, records: Sequence[Array]) -> list[Array]:
+    pooled = np.concatenate(records)
+    if not np.isfinite(pooled).all():
+        raise DataError(f"{name} must be finite: the model diverges on these records")
+    centred = [r - pooled.mean(axis=0) for r in records]
+    if (np.square(np.concatenate(centred)).sum(axis=0) == 0).any():
+        raise DataError(f"{name} must vary in every channel: a constant signal has no correlation")
+    return centred
+
+
+def _correlation(a: Sequence[Array], b: Sequence[Array], lags: int) -> Array:
+    """sum_t a[t] b[t + k]' over all records, normalised, for k = -lags..lags: shape (2 lags + 1, na, nb)."""
+    size = [np.sqrt(sum(np.square(r).sum(axis=0) for r in z)) for z in (a, b)]
+    sums = []
+    for k in range(-lags, lags + 1):
+        pairs = [
+            (x[max(0, -k) : len(x) - max(0, k)], z[max(0, k) : len(z) - max(0, -k)]) for x, z in zip(a, b, strict=True)
+        ]
+        sums.append(sum(x.T @ z for x, z in pairs))
+    return np.asarray(np.stack(sums) / np.outer(*size))
