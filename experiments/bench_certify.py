@@ -117,7 +117,8 @@ def sizes(study: Study, tank: LureSystem) -> None:
         ("REN nv = 100, 20 steps", lambda: ContractingREN(
             nu=2, ny=3, nx=10, nv=20 if quick else 100, rate=0.95, seed=study.seed).freeze(), 20, 30.0),
         ("R2DN 32-32, 20 steps", lambda: ContractingR2DN(
-            nu=2, ny=3, nx=10, nv=16, layers=(8, 8) if quick else (32, 32), rate=0.95, seed=study.seed).freeze(), 20, 30.0),
+            nu=2, ny=3, nx=10, nv=16, layers=(8, 8) if quick else (32, 32), rate=0.95, seed=study.seed,
+        ).freeze(), 20, 30.0),
     ]  # fmt: skip
     for name, make, horizon, limit in cases:
 

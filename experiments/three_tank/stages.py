@@ -52,6 +52,7 @@ from mpc import (
     tighten,
 )
 from mpc.controller import Mode
+from mpc.dompc import DoMpcBackend
 from plants import MultiTank, excitation, simulate
 
 
@@ -210,6 +211,7 @@ def build(folder: Path, config: Config, tightened: bool) -> ClosedLoopSetup:
     controller = TightenedMPC(
         watch.predictor, watch, room, output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
         mode=Mode.GUARANTEED if tightened else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
+        backend=DoMpcBackend,
     )  # fmt: skip
     plant, wanted = MultiTank(), reference(config)
     options: Mapping[str, Any] = {

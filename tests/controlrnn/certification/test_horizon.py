@@ -297,3 +297,18 @@ def test_deep_chains_are_bounded_and_beat_the_product_of_norms():
 def test_bad_arguments_are_refused(arguments, error):
     with pytest.raises(error):
         certify_horizon(**({"system": random_elman(0, nx=3), "horizon": 2, "initial_radius": 1.0} | arguments))
+
+
+def test_a_long_horizon_costs_little_and_stays_flat():
+    """260 steps: the head is optimised, the tail follows from the contraction metric."""
+    system = random_elman(0, nx=3, norm=0.9)
+    certificate = certify_horizon(system, 260, initial_radius=0.5, input_radius=0.05, iterations=60, focus=[260])
+    assert (certificate.bounds[-1] <= 1.05 * certificate.bounds[120]).all()
+    assert_above(certificate.bounds, *random_pairs(system, 261, radius=0.5, input_radius=0.05, pairs=50))
+
+
+def test_a_long_horizon_of_an_expanding_system_is_optimised_whole():
+    system = random_system(1, nx=1, nu=1, ny=1, layers=(), norm=1.01)
+    certificate = certify_horizon(system, 205, initial_radius=0.5, iterations=5, focus=[205])
+    exact = np.abs(system.C2[0, 0]) * np.abs(system.A[0, 0]) ** np.arange(206) * 0.5
+    np.testing.assert_allclose(certificate.bounds[:, 0], exact, rtol=1e-6)
