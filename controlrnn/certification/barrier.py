@@ -1,6 +1,6 @@
 """Small dense linear matrix inequalities by a barrier method: every iterate is strictly feasible.
 
-    minimise  cost'p   subject to   M_b(p) = constant_b + L_b' diag(p[index_b]) U_b + its transpose > 0,   p_+ > 0
+    minimise  cost'p   subject to   M_b(p) = constant_b + sum_i p_i (L_i'U_i + U_i'L_i) > 0,   p_+ > 0
 
 with phi(p) = -sum_b log det M_b(p) - sum log p_+ followed along its central path (Nesterov & Nemirovskii, 1994; Boyd &
 Vandenberghe, "Convex optimization", ch. 11). Every unknown enters through products of two vectors, so with W = M^-1
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,33 +29,60 @@ _CENTRED = 0.1  # Newton decrement at which a point counts as central
 _FASTER = 8.0  # growth of the weight of the cost
 
 
+class Term(NamedTuple):
+    """sum_k p[which_k] weight_k (L_a' U_b + U_b' L_a) with a = left_k, b = right_k.
+
+    Args:
+        which: Which unknowns, distinct, shape (q,).
+        L: Rows, shape (l, n).
+        U: Rows, shape (m, n).
+        left: Rows of L, shape (q,).
+        right: Rows of U, shape (q,).
+        weight: Shape (q,).
+    """
+
+    which: NDArray[np.intp]
+    L: Array
+    U: Array
+    left: NDArray[np.intp]
+    right: NDArray[np.intp]
+    weight: Array
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One inequality constant + sum_k p[index_k] (L_k' U_k + U_k' L_k) > 0.
+    """One inequality constant + sum of terms > 0.
 
     Args:
         constant: Shape (n, n), symmetric.
-        terms: Triples (index (q,), L (q, n), U (q, n)); the indices of one triple are distinct.
+        terms: What the unknowns add.
     """
 
     constant: Array
-    terms: tuple[tuple[NDArray[np.intp], Array, Array], ...]
+    terms: tuple[Term, ...]
 
     def at(self, p: Array) -> Array:
         """M(p), shape (n, n)."""
         M = self.constant.copy()
-        for index, L, U in self.terms:
-            half = L.T @ (p[index, None] * U)
+        for term in self.terms:
+            inner = np.zeros((len(term.L), len(term.U)))
+            inner[term.left, term.right] = p[term.which] * term.weight
+            half = term.L.T @ inner @ term.U
             M += half + half.T
         return M
 
     def add_derivatives(self, inverse: Array, gradient: Array, hessian: Array) -> None:
         """Add those of -log det M to ``gradient`` (m,) and ``hessian`` (m, m); ``inverse`` is M^-1."""
-        through = [(L @ inverse, U @ inverse) for _, L, U in self.terms]
-        for (i, _, U), (LW, UW) in zip(self.terms, through, strict=True):
-            gradient[i] -= 2 * np.einsum("qn,qn->q", LW, U)
-            for j, L2, U2 in self.terms:
-                hessian[np.ix_(i, j)] += 2 * ((LW @ L2.T) * (UW @ U2.T) + (LW @ U2.T) * (UW @ L2.T))
+        for n, one in enumerate(self.terms):
+            LW, UW = one.L @ inverse, one.U @ inverse
+            gradient[one.which] -= 2 * one.weight * (LW @ one.U.T)[one.left, one.right]
+            for other in self.terms[: n + 1]:
+                ll, uu = (LW @ other.L.T)[one.left][:, other.left], (UW @ other.U.T)[one.right][:, other.right]
+                lu, ul = (LW @ other.U.T)[one.left][:, other.right], (UW @ other.L.T)[one.right][:, other.left]
+                part = 2 * one.weight[:, None] * other.weight * (ll * uu + lu * ul)
+                hessian[np.ix_(one.which, other.which)] += part
+                if other is not one:
+                    hessian[np.ix_(other.which, one.which)] += part.T
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from scipy.linalg import lapack
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
 from controlrnn.certification.psd import UNIT, proven_margin
-from controlrnn.certification.stationary import contract, metric_for_inputs
+from controlrnn.certification.stationary import Point, contract, metric_for_inputs
 from controlrnn.checks import Array, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
@@ -166,18 +166,33 @@ def certify_contraction(
             f"the system cannot be shown to contract: {error}. A finite-horizon certificate may still exist; for an "
             "infinite one train a model that contracts by design", margin=error.margin
         ) from error  # fmt: skip
+    # Near the best rate the metric may be stretched too far for a proof in float64.
+    for slower in (0.0,) if rate is not None else (0.0, 0.01, 0.1):
+        slow = replace(point, s=point.s + slower * (1 - point.s))
+        draft = _with_metric(system, slow, inputs, outputs, np.sqrt(slow.s) if rate is None else rate)
+        try:
+            return replace(draft, margin=draft.verify(system))
+        except CertificationError as error:
+            failure = error
+    raise failure
+
+
+def _with_metric(
+    system: LureSystem, point: Point, inputs: Array, outputs: Array, rate: float
+) -> ContractionCertificate:
+    """The draft whose metric suits inputs of size ``inputs`` (nu,) and the output map ``outputs`` (ny, nx)."""
     floor = outputs.T @ outputs
     # A direction that no output sees still needs some metric.
-    floor = floor + 1e-4 * max(float(np.trace(floor)) / system.nx, 1e-12) * np.eye(system.nx)
+    seen = float(np.trace(np.linalg.solve(point.metric, floor))) / system.nx
+    floor = floor + 1e-4 * max(seen, 1e-12) * point.metric
+    still = IncrementalForm.of(system, np.zeros(system.nu, bool))
     channels = [_channel(system, c) for c in range(system.nu)]
     P, lam, lams = metric_for_inputs(still, channels, point, inputs, floor)
     gains, used = _input_gains(channels, P, lams, lam)
-    certificate = ContractionCertificate(
+    return ContractionCertificate(
         system_digest=system.digest, method="barrier", solver_status="", margin=0.0, versions=current_versions(),
-        rate=float(np.sqrt(point.s)) if rate is None else float(rate), metric=P, multipliers=lam,
-        input_gain=gains, input_multipliers=used,
+        rate=float(rate), metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
     )  # fmt: skip
-    return replace(certificate, margin=certificate.verify(system))
 
 
 def _channel(system: LureSystem, c: int) -> IncrementalForm:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import matrix_balance
 
-from controlrnn.certification.barrier import Block, Program
+from controlrnn.certification.barrier import Block, Program, Term
 from controlrnn.certification.incremental import IncrementalForm, smallest_storage
 from controlrnn.certification.interior import _neuron_weights, _reach
 from controlrnn.checks import Array
@@ -28,8 +29,6 @@ _SHARE = 0.2  # of the way back to the last s, where the next centre is sought
 # where growth costs digits (a state that no input reaches has no other bound).
 _FREE, _ROOM = 1e7, 1e4
 
-Terms = tuple[NDArray[np.intp], Array, Array]
-
 
 @dataclass(frozen=True, eq=False)
 class Point:
@@ -40,7 +39,7 @@ class Point:
     s: float
 
 
-def contract(form: IncrementalForm, target: float | None = None, *, resolution: float = 1e-4) -> Point:
+def contract(form: IncrementalForm, target: float | None = None, *, resolution: float = 4e-4) -> Point:
     """A point with the least s, or the centre of those at a given one.
 
     Args:
@@ -52,10 +51,11 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
         CertificationError: No point at ``target``, or none for any s < 1, as far as the search sees.
     """
     form = without_inputs(form)
-    P = np.eye(form.nx)
-    lam = _reach(form, form.T.T @ form.T, _neuron_weights(form))[0][0]
+    size = _state_sizes(form)
+    P = np.diag(size**-2.0)
+    lam = _reach(form, form.T.T @ P @ form.T, _neuron_weights(form))[0][0]
     p, limit = _pack(P, lam), 1.0 if target is None else target
-    bound = np.concatenate([_trace(form.nx) / form.nx, 1 / (_FREE * lam)])
+    bound = np.concatenate([_diagonal(size**2) / form.nx, 1 / (_FREE * lam)])
     s = 1.5 * _least(form, P, lam) + 1e-6
     for _ in range(200):
         p = _contraction(form, s, bound).centre(p / (2 * float(bound @ p)))
@@ -66,7 +66,7 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
         if target is not None and ahead < target:
             return Point(*_unpack(form, _contraction(form, target, bound).centre(p / (2 * float(bound @ p)))), target)
         if s - ahead <= resolution * (1 - ahead) and target is None:
-            return Point(P, lam, s + 10 * resolution * (1 - s))
+            return Point(P, lam, s + 5 * resolution * (1 - s))
         if s - ahead <= 1e-7 * max(s - limit, 1e-6):
             break
         s = ahead
@@ -99,13 +99,15 @@ def metric_for_inputs(
     gains = np.empty(nu)
     for c, one in enumerate(channels):
         own, here = into + nv * (1 + c) + np.arange(nv), np.eye(one.nz)[:1]
-        terms = (_square(n, one.T, -1.0), (own, -one.lower, one.upper),
-                 (np.array([into + nv * (1 + nu) + c]), here, 0.5 * here))  # fmt: skip
+        terms = (_square(n, one.T, -1.0), _products(own, -one.lower, one.upper),
+                 _products(np.array([into + nv * (1 + nu) + c]), here, 0.5 * here))  # fmt: skip
         blocks.append(Block(np.zeros((one.nz, one.nz)), terms))
         gains[c] = 2 * _least_supply(-one.T.T @ P @ one.T - one.multiplier_form(lam), slice(0, 1)) + 1e-9 * np.trace(P)
     p = np.concatenate([_pack(P, lam), np.tile(lam, nu), gains])
-    cost = np.concatenate([1e-6 * _trace(n), np.zeros(nv * (1 + nu)), weights**2])
-    blocks.append(_bound(_sizes(n, p)))
+    # A metric larger than needed would only blur the proof.
+    slight = 1e-6 * float(weights**2 @ gains) * _diagonal(1 / P.diagonal()) / n
+    cost = np.concatenate([slight, np.zeros(nv * (1 + nu)), weights**2])
+    blocks.append(_room(n, p))
     p = Program(tuple(blocks), np.arange(len(p)) >= into).minimise(p, cost, tolerance=1e-3)
     return *_unpack(form, p), p[into + nv : into + nv * (1 + nu)].reshape(nu, nv)
 
@@ -134,9 +136,9 @@ def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) 
     p = np.concatenate([_pack(P, lam), [rho]])
     main = _inequality(form, 1.0, -seen)
     picks = [np.eye(form.nz)[[c]] for c in range(n, n + nu)]
-    supply = tuple((np.array([len(p) - 1]), here, 0.5 * here) for here in picks)
+    supply = tuple(_products(np.array([len(p) - 1]), here, 0.5 * here) for here in picks)
     blocks = (Block(main.constant, main.terms + supply), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)),
-              _bound(_sizes(n, p)))  # fmt: skip
+              _room(n, p))  # fmt: skip
     cost = np.zeros_like(p)
     cost[-1] = 1.0
     p = Program(blocks, np.arange(len(p)) >= n * (n + 1) // 2).minimise(p, cost, tolerance=tolerance)
@@ -150,6 +152,14 @@ def without_inputs(form: IncrementalForm) -> IncrementalForm:
     return IncrementalForm(*maps, form.nx, 0)
 
 
+def _state_sizes(form: IncrementalForm) -> Array:
+    """Units for the states, shape (nx,), in which the loop through neurons and states is balanced."""
+    n = form.nx
+    through = np.abs(form.T[:, n:]) @ (np.abs(form.lower[:, :n]) + np.abs(form.upper[:, :n]))
+    _, (scale, _) = matrix_balance(np.abs(form.T[:, :n]) + through, permute=False, separate=True)
+    return np.asarray(scale)
+
+
 def _contraction(form: IncrementalForm, s: float, bound: Array) -> Program:
     n = form.nx
     blocks = (_inequality(form, s), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _bound(bound))
@@ -160,35 +170,45 @@ def _inequality(form: IncrementalForm, s: float, constant: Array | None = None) 
     """The inequality constant + s E'PE - T'PT - S(lambda) > 0."""
     n = form.nx
     own = n * (n + 1) // 2 + np.arange(form.nv)
-    terms = (_square(n, np.eye(form.nz)[:n], s), _square(n, form.T, -1.0), (own, -form.lower, form.upper))
+    terms = (_square(n, np.eye(form.nz)[:n], s), _square(n, form.T, -1.0), _products(own, -form.lower, form.upper))
     return Block(np.zeros((form.nz, form.nz)) if constant is None else constant, terms)
 
 
-def _square(n: int, X: Array, factor: float = 1.0) -> Terms:
-    """The terms of factor X'PX for the unknowns p = upper triangle of P (n, n), X (n, nz)."""
+def _square(n: int, X: Array, factor: float = 1.0) -> Term:
+    """The term factor X'PX for the unknowns p = upper triangle of P (n, n), X (n, nz)."""
     a, b = np.triu_indices(n)
-    return np.arange(len(a)), factor * X[a], np.where(a == b, 0.5, 1.0)[:, None] * X[b]
+    return Term(np.arange(len(a)), X, X, a, b, factor * np.where(a == b, 0.5, 1.0))
+
+
+def _products(index: NDArray[np.intp], L: Array, U: Array) -> Term:
+    """The term sum_k p[index_k] (L_k'U_k + U_k'L_k)."""
+    every = np.arange(len(index))
+    return Term(index, L, U, every, every, np.ones(len(index)))
 
 
 def _bound(weights: Array) -> Block:
     """1 - weights'p > 0."""
     index = np.flatnonzero(weights)
-    return Block(np.ones((1, 1)), ((index, -weights[index, None], np.full((len(index), 1), 0.5)),))
+    return Block(np.ones((1, 1)), (_products(index, -weights[index, None], np.full((len(index), 1), 0.5)),))
 
 
-def _sizes(n: int, p: Array) -> Array:
-    """Weights (m,) that let every unknown grow far beyond its size in ``p``, whose first are a metric (n, n)."""
+def _room(n: int, p: Array) -> Block:
+    """Lets every unknown grow far beyond its size in ``p``, whose first are a metric (n, n)."""
     into = n * (n + 1) // 2
-    trace = _trace(n)
-    sizes: Array = np.concatenate([trace * float(trace @ p[:into]), len(p) * p[into:]]) * _ROOM
-    weights: Array = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-    return weights
+    metric = _diagonal(1 / _diagonal_of(n, p)) / n
+    others: Array = np.divide(1.0, len(p) * p[into:], out=np.zeros(len(p) - into), where=p[into:] > 0)
+    return _bound(np.concatenate([metric, others]) / _ROOM)
 
 
-def _trace(n: int) -> Array:
-    """The trace as a function of the upper triangle, shape (n (n + 1) / 2,)."""
+def _diagonal(weights: Array) -> Array:
+    """sum_i weights_i P_ii as a function of the upper triangle, shape (n (n + 1) / 2,)."""
+    a, b = np.triu_indices(len(weights))
+    return np.where(a == b, weights[a], 0.0)
+
+
+def _diagonal_of(n: int, p: Array) -> Array:
     a, b = np.triu_indices(n)
-    return np.asarray(a == b, dtype=np.float64)
+    return np.asarray(p[: len(a)][a == b])
 
 
 def _pack(P: Array, lam: Array) -> Array:

@@ -97,6 +97,16 @@ def test_error_after_forgets_even_an_unknown_start():
     assert push == pytest.approx(2 * 0.2 * certificate.input_gain.sum())
 
 
+def test_states_in_very_different_units_change_nothing():
+    system, size = random_system(1, layers=(2, 2), coupling=0.2), np.diag([1e4, 1e-3, 1.0])
+    back = np.linalg.inv(size)
+    rescaled = replace(
+        system, A=size @ system.A @ back, B1=size @ system.B1, B2=size @ system.B2, bx=size @ system.bx,
+        C1=system.C1 @ back, C2=system.C2 @ back,
+    )  # fmt: skip
+    assert certify_contraction(rescaled).rate == pytest.approx(certify_contraction(system).rate, abs=2e-3)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_linear_rate_is_the_spectral_radius(seed):
     system = random_system(seed, layers=(), norm=0.9)
@@ -114,7 +124,7 @@ def test_no_general_solver_finds_a_faster_rate(name):
     rate = certify_contraction(system).rate
     still = IncrementalForm.of(system, np.zeros(system.nu, bool))
     assert sdp.contraction_slack(still, rate + 1e-3) > 0
-    assert sdp.contraction_slack(still, rate - 5e-3 * (1 - rate)) < 1e-8
+    assert sdp.contraction_slack(still, rate - 1e-2 * (1 - rate)) < 1e-8
 
 
 @pytest.mark.parametrize(
