@@ -71,7 +71,7 @@ def identify(
     model = copy.deepcopy(model)
     if settings.start is not Start.CONTINUE:
         model.set_units(Scaler.fit([r.u for r in dataset.train]), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
-    start_at_linear(model, dataset, settings.start)
+    start_at_linear(model, dataset, settings.start, horizon=settings.start_horizon)
     model.to(settings.dtype)
     trainer = Trainer(model, dataset, loss, settings, window, skip)
     ended, refinement = None, None
@@ -94,7 +94,7 @@ def identify(
     return FitResult(system, model, history, scores, status, settings, skip, time.perf_counter() - began)
 
 
-def start_at_linear(model: Model, dataset: Dataset, start: Start) -> None:
+def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: int | None = None) -> None:
     """Set ``model`` to a subspace model of the training records, as far as ``start`` asks and the model can.
 
     Raises:
@@ -110,8 +110,8 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start) -> None:
     limit = 0.995 * float(getattr(model, "rate", 1.0))
     try:
         linear = identify_subspace(
-            dataset.train, model.nx, strictly_proper=getattr(model, "D22", None) is None, max_radius=limit,
-            inputs=model.input_scaler, outputs=model.output_scaler,
+            dataset.train, model.nx, horizon=horizon, strictly_proper=getattr(model, "D22", None) is None,
+            max_radius=limit, inputs=model.input_scaler, outputs=model.output_scaler,
         )  # fmt: skip
     except DataError as error:
         if start is Start.LINEAR:

@@ -99,6 +99,8 @@ class Settings:
         skip: Samples at the start of each record that validation and scores leave out; None takes the loss's washout.
         initial_state: Where simulations start.
         start: Where the parameters start.
+        start_horizon: Samples of past and of future that the linear start is found from (`identify_subspace`); longer
+            for slow or lightly damped plants. None takes that function's choice.
         precision: ``"float32"`` or ``"float64"``, of training only: validation and scores use the frozen system.
         refine: What follows Adam.
         refine_steps: Iterations of it, at most.
@@ -122,6 +124,7 @@ class Settings:
     skip: int | None = None
     initial_state: InitialState = InitialState.ZERO
     start: Start = Start.AUTO
+    start_horizon: int | None = None
     precision: str = "float32"
     refine: Refine = Refine.NONE
     refine_steps: int = 200
@@ -133,7 +136,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("batch_size", "validate_every", "refine_steps"):
             count(name, getattr(self, name))
-        for name, least in (("window", 2), ("patience", 1), ("skip", 0), ("shooting", 2)):
+        for name, least in (("window", 2), ("patience", 1), ("skip", 0), ("shooting", 2), ("start_horizon", 2)):
             if getattr(self, name) is not None:
                 count(name, getattr(self, name), least=least)
         positive("learning_rate", self.learning_rate)

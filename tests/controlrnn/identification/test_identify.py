@@ -83,6 +83,10 @@ def test_the_linear_start_reproduces_the_subspace_model_and_the_input_model_is_u
     start = np.sqrt(np.mean((score(linear.system, records, skip=10).rmse / scale) ** 2))
     np.testing.assert_allclose(result.history["validation"][0], start, rtol=1e-3)  # parameters are float32
     assert as_is.history["validation"][0] > 1.2 * start
+    longer = identify(model, dataset, loss=LOSS, **QUICK | {"start": "linear", "start_horizon": 25})
+    linear = identify_subspace(dataset.train, 2, horizon=25, strictly_proper=True, max_radius=0.995)
+    start = np.sqrt(np.mean((score(linear.system, records, skip=10).rmse / scale) ** 2))
+    np.testing.assert_allclose(longer.history["validation"][0], start, rtol=1e-3)
 
 
 def test_same_seed_same_bits_whatever_the_global_generator_does(dataset):
