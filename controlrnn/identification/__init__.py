@@ -2,6 +2,7 @@
 
 from controlrnn.identification.arx import ArxModel, identify_arx, select_arx
 from controlrnn.identification.delays import estimate_delays, with_delays, without_delays
+from controlrnn.identification.encoder import StateEncoder, fit_encoder
 from controlrnn.identification.fit import identify
 from controlrnn.identification.initial_state import estimate_initial_state
 from controlrnn.identification.losses import Batch, Loss, Simulation, SimulationError, Term, WeightedSum
@@ -47,6 +48,7 @@ __all__ = [
     "SimulationError",
     "Start",
     "Starts",
+    "StateEncoder",
     "StretchPenalty",
     "SubspaceModel",
     "Term",
@@ -57,6 +59,7 @@ __all__ = [
     "estimate_delays",
     "estimate_initial_state",
     "estimate_states",
+    "fit_encoder",
     "fit_percent",
     "free_run",
     "group_norms",

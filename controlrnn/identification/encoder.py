@@ -1,0 +1,173 @@
+"""A learned encoder: the model's state from the last few inputs and outputs.
+
+x_t = E(u_{t-n}, y_{t-n}, .., u_{t-1}, y_{t-1}) with E linear plus one hidden layer, as in the encoder of SUBNET
+(Beintema, Schoukens, Toth, "Deep subspace encoders for nonlinear system identification", Automatica 2023). Here it is
+fitted to the states x* that an identified model has along its records, so that the model stays as it was certified. A
+washout needs a record as long as the model's memory; the encoder also uses what was measured and needs less.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from controlrnn.checks import Array, count, positive, read_only
+from controlrnn.data import Scaler, Trajectory
+from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.kernels import simulate
+from controlrnn.records import load_record, save_record
+from controlrnn.systems import LureSystem
+
+_KIND, _VERSION = "state-encoder", 1
+_ARRAYS = ("linear", "inner", "bias", "outer")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StateEncoder:
+    """A fitted encoder, float64.
+
+    Args:
+        past: Number of samples n looked at.
+        inputs: Scaler of the inputs.
+        outputs: Scaler of the outputs.
+        linear: Shape (nx, 1 + n (nu + ny)); the first column is a constant.
+        inner: Shape (hidden, n (nu + ny)).
+        bias: Shape (hidden,).
+        outer: Shape (nx, hidden).
+        system_digest: Of the model whose states it gives.
+    """
+
+    past: int
+    inputs: Scaler
+    outputs: Scaler
+    linear: Array
+    inner: Array
+    bias: Array
+    outer: Array
+    system_digest: str
+
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    def estimate(self, u: Array, y: Array) -> Array:
+        """The state at the sample after the window.
+
+        Args:
+            u: Inputs, shape (..., past, nu), input units.
+            y: Outputs, shape (..., past, ny), output units.
+
+        Returns:
+            Shape (..., nx).
+
+        Raises:
+            ShapeError: A window has the wrong shape.
+        """
+        u, y = np.asarray(u, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        for name, value, scaler in (("u", u, self.inputs), ("y", y, self.outputs)):
+            if value.shape[-2:] != (self.past, len(scaler.shift)):
+                raise ShapeError(
+                    f"{name} must have shape (..., past, n) = (..., {self.past}, {len(scaler.shift)}), got "
+                    f"{value.shape}: pass the last {self.past} samples"
+                )
+        z = _flat(self.inputs.apply(u), self.outputs.apply(y))
+        hidden = np.tanh(z @ self.inner.T + self.bias)
+        return np.asarray(self.linear[:, 0] + z @ self.linear[:, 1:].T + hidden @ self.outer.T)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a ``.npz`` record (atomic, no pickle)."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        for name, scaler in (("inputs", self.inputs), ("outputs", self.outputs)):
+            arrays |= {f"{name}_shift": scaler.shift, f"{name}_scale": scaler.scale}
+        save_record(path, _KIND, _VERSION, arrays, {"past": self.past, "system_digest": self.system_digest})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> StateEncoder:
+        """Read what `save` wrote. Raises FileFormatError for anything else."""
+        arrays, meta = load_record(path, _KIND, _VERSION)
+        scalers = {n: Scaler(arrays[f"{n}_shift"], arrays[f"{n}_scale"]) for n in ("inputs", "outputs")}
+        return cls(
+            past=meta["past"], system_digest=meta["system_digest"], inputs=scalers["inputs"],
+            outputs=scalers["outputs"], linear=arrays["linear"], inner=arrays["inner"], bias=arrays["bias"],
+            outer=arrays["outer"],
+        )  # fmt: skip
+
+
+def fit_encoder(
+    system: LureSystem, records: Sequence[Trajectory], *, past: int, washout: int, hidden: int = 16, steps: int = 300,
+    ridge: float = 1e-4, seed: int = 0,
+) -> StateEncoder:  # fmt: skip
+    """Fit an encoder to the states of a frozen model along records.
+
+    Args:
+        system: The model, physical units.
+        records: Records to learn from, those the model was trained on.
+        past: Samples n that the encoder looks at.
+        washout: Samples after which the model's run from zero counts as x*; at least ``past``.
+        hidden: Units of the hidden layer; 0 for a linear encoder.
+        steps: Optimiser steps of the hidden layer.
+        ridge: Weight of the squared linear coefficients, relative to the number of windows.
+        seed: Seed of the hidden layer.
+
+    Raises:
+        SettingError: A setting is out of range.
+        DataError: No record is longer than the washout.
+    """
+    count("past", past)
+    positive("ridge", ridge)
+    if not system.is_frozen or count("washout", washout) < past:
+        raise SettingError(f"fit_encoder needs a frozen system and washout >= past = {past}, got washout {washout}")
+    inputs, outputs = Scaler.fit([r.u for r in records]), Scaler.fit([r.y for r in records])
+    features, states = [], []
+    for record in records:
+        if len(record) <= washout:
+            continue
+        x = simulate(system, record.u)[1]
+        u, y = inputs.apply(record.u), outputs.apply(record.y)
+        windows = [np.lib.stride_tricks.sliding_window_view(a, past, axis=0).swapaxes(1, 2) for a in (u, y)]
+        features.append(_flat(*(w[washout - past : len(record) - past] for w in windows)))
+        states.append(x[washout : len(record)])
+    if not features:
+        raise DataError(f"fit_encoder needs records longer than washout = {washout}: lower it or record for longer")
+    z, x = np.concatenate(features), np.concatenate(states)
+    one = np.hstack([np.ones((len(z), 1)), z])
+    penalty = ridge * len(z) * np.diag([0.0] + [1.0] * z.shape[1])
+    linear = np.linalg.solve(one.T @ one + penalty, one.T @ x).T
+    inner, bias, outer = _hidden_layer(z, x - one @ linear.T, count("hidden", hidden, least=0), steps, seed)
+    return StateEncoder(
+        past=past, inputs=inputs, outputs=outputs, linear=linear, inner=inner, bias=bias, outer=outer,
+        system_digest=system.digest,
+    )  # fmt: skip
+
+
+def _hidden_layer(z: Array, rest: Array, hidden: int, steps: int, seed: int) -> tuple[Array, Array, Array]:
+    """Weights of the hidden layer, fitted to what the linear part leaves."""
+    rng = np.random.default_rng(seed)
+    scale = rest.std(axis=0) + 1e-12
+    start = (
+        rng.normal(size=(hidden, z.shape[1])) / z.shape[1] ** 0.5,
+        rng.normal(size=hidden),
+        np.zeros((rest.shape[1], hidden)),
+    )
+    if not hidden:
+        return start
+    inner, bias, outer = (torch.tensor(a, requires_grad=True) for a in start)
+    features, target = torch.tensor(z), torch.tensor(rest / scale)
+    optimiser = torch.optim.Adam([inner, bias, outer], lr=1e-2)
+    pick = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        batch = torch.randint(len(z), (min(len(z), 512),), generator=pick)
+        optimiser.zero_grad()
+        out = torch.tanh(features[batch] @ inner.T + bias) @ outer.T
+        torch.autograd.backward(((out - target[batch]) ** 2).mean())
+        optimiser.step()
+    return inner.detach().numpy(), bias.detach().numpy(), scale[:, None] * outer.detach().numpy()
+
+
+def _flat(u: Array, y: Array) -> Array:
+    """Windows (..., n, nu) and (..., n, ny) as features (..., n (nu + ny))."""
+    return np.concatenate([u.reshape(*u.shape[:-2], -1), y.reshape(*y.shape[:-2], -1)], axis=-1)
