@@ -15,6 +15,7 @@ from controlrnn.identification.objective import Objective, square_weight
 from controlrnn.identification.settings import InitialState, Refine, Settings
 from controlrnn.identification.training import Trainer
 from controlrnn.models import Model
+from controlrnn.systems import LureSystem
 
 _MOST_UNKNOWNS = 2000  # of Levenberg-Marquardt: beyond, factorising the normal equations takes longer than simulating
 
@@ -77,8 +78,8 @@ def check_refinable(model: Model, loss: Loss, settings: Settings) -> None:
     """Refuse, before any work, what the second stage cannot do.
 
     Raises:
-        SettingError: The model is kept in its set after every step of Adam, or is too large, or the loss has no
-            squares, or the shooting has nothing to start from.
+        SettingError: The model is kept in its set after every step of Adam, or is too large or no Lur'e system, or the
+            loss has no squares, or the shooting has nothing to start from.
     """
     if settings.refine is Refine.NONE:
         return
@@ -91,6 +92,11 @@ def check_refinable(model: Model, loss: Loss, settings: Settings) -> None:
         raise SettingError("shooting needs initial_state='estimated' and a loss without washout")
     if settings.refine is Refine.LEVENBERG_MARQUARDT:
         square_weight(loss)
+        if not isinstance(model.system(), LureSystem):
+            raise SettingError(
+                f"Levenberg-Marquardt knows the sensitivities of Lur'e systems only, {type(model).__name__} is none: "
+                "use refine='lbfgs'"
+            )
         if model.n_parameters > _MOST_UNKNOWNS:
             raise SettingError(
                 f"Levenberg-Marquardt takes up to {_MOST_UNKNOWNS} parameters, got {model.n_parameters}: "

@@ -10,7 +10,7 @@ import pytest
 from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import SettingError
 from controlrnn.identification import FitStatus, SimulationError, identify
-from controlrnn.models import ContractingR2DN, Elman, ResidualRNN
+from controlrnn.models import GRU, ContractingR2DN, Elman, ResidualRNN, StableRNN
 
 BASE = {
     "steps": 20,
@@ -109,6 +109,10 @@ def test_contracting_models_are_refined_and_stay_contracting(data):
 def test_what_cannot_be_refined_is_refused(data):
     with pytest.raises(SettingError, match="2000 parameters"):
         identify(Elman(nu=1, ny=1, nx=50), data, refine="levenberg_marquardt")
+    with pytest.raises(SettingError, match="Lur'e systems only"):
+        identify(GRU(nu=1, ny=1, nx=2), data, refine="levenberg_marquardt")
+    with pytest.raises(SettingError, match="brought back"):
+        identify(StableRNN(nu=1, ny=1, nx=2), data, refine="lbfgs")
     with pytest.raises(SettingError, match="shooting needs"):
         identify(model(), data, refine="lbfgs", shooting=50)
     with pytest.raises(SettingError, match="steps"):
@@ -162,3 +166,10 @@ def test_the_last_parameters_are_kept_on_request(data):
     error = ((last.simulate(data.validation[0]) - measured) / scale)[10:]
     assert last.history["validation"][-1] == pytest.approx(np.sqrt(np.mean(error**2)))
     assert last.system.digest != best.system.digest
+
+
+def test_gated_models_are_refined_by_lbfgs(data):
+    options = BASE | {"learning_rate": 1e-3}
+    adam = identify(GRU(nu=1, ny=1, nx=3), data, loss=SimulationError(), **options)
+    fit = identify(GRU(nu=1, ny=1, nx=3), data, loss=SimulationError(), refine="lbfgs", refine_steps=20, **options)
+    assert fit.best_validation < adam.best_validation
