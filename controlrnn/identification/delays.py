@@ -50,6 +50,10 @@ def estimate_delays(records: Sequence[Trajectory], most: int, *, memory: int = 3
 def without_delays(record: Trajectory, delays: Sequence[int]) -> Trajectory:
     """The record with input j shifted by ``delays[j]`` samples, shorter by the longest of them.
 
+    Args:
+        record: The record.
+        delays: Dead time of each input [samples].
+
     Raises:
         ShapeError: Not one delay an input.
         DataError: The record is not longer than the longest delay.

@@ -88,7 +88,12 @@ class GroupLasso(Term):
 
 
 def group_norms(system: LureSystem, group: Group | str = Group.STATES) -> Array:
-    """Norm of each state's or input's group in a frozen system, shape (nx,) or (nu,): what `GroupLasso` sums."""
+    """Norm of each state's or input's group in a frozen system, shape (nx,) or (nu,): what `GroupLasso` sums.
+
+    Args:
+        system: A frozen system.
+        group: Which groups.
+    """
     squares = sum(_squares(getattr(system, name), axis) for name, axis in _PARTS[Group(group)])
     return np.asarray(np.sqrt(np.asarray(squares)), dtype=np.float64)
 

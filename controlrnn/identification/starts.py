@@ -102,6 +102,9 @@ def average(systems: Sequence[LureSystem]) -> LureSystem:
 
     It contracts if all of them do.
 
+    Args:
+        systems: Frozen systems of the same channels, sample time and activation.
+
     Raises:
         SettingError: None are given, or they differ in channels, sample time or activation.
     """
