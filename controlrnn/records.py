@@ -37,9 +37,8 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # gone already where the file is complete
     return target
 
 

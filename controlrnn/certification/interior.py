@@ -23,7 +23,7 @@ def interior(task: Task) -> Pair:
     Raises:
         CertificationError: The gains over this horizon overflow, or the matrices are too badly scaled.
     """
-    form, demand, pattern = task.form, task.terminal, _neuron_weights(task.form)
+    form, demand, pattern = task.form, task.terminal, neuron_weights(task.form)
     # An output that sees nothing asks for nothing; without a size to go by the multipliers would run off to zero.
     least = 1e-24 * max(float((form.Y**2).sum()), 1e-60)
     if float(np.trace(demand)) < least:
@@ -31,7 +31,7 @@ def interior(task: Task) -> Pair:
     lams, rhos = [], []
     for j in range(len(task.weights)):
         stage = Task(form, demand, np.ones(1), np.ones(1), task.b, Goal.TRACE)
-        lam, rho = minimise(stage, _reach(form, demand, pattern), steps=_FIRST if j < 3 else _LATER, tolerance=1e-3)
+        lam, rho = minimise(stage, reach(form, demand, pattern), steps=_FIRST if j < 3 else _LATER, tolerance=1e-3)
         # The greedy minimum touches the boundary of the feasible set, where the joint search could not move.
         lam, rho, P = inflate(form, demand, lam[0], rho[0])
         lams.append(lam)
@@ -53,7 +53,7 @@ def inflate(
     raise CertificationError("no multipliers at a stage: the gains overflow, or the matrices are too badly scaled")
 
 
-def _reach(form: IncrementalForm, demand: Array, pattern: Array) -> Pair:
+def reach(form: IncrementalForm, demand: Array, pattern: Array) -> Pair:
     """Scale a multiplier ``pattern`` (nv,) until the stage exists, and find a rho for it; shapes (1, nv), (1, nu)."""
     n, u = form.nx, form.nu
     small = 1e-12 * max(float(np.trace(demand)), 1e-200)
@@ -69,7 +69,7 @@ def _reach(form: IncrementalForm, demand: Array, pattern: Array) -> Pair:
     return lam[None, :], rho[None, :]
 
 
-def _neuron_weights(form: IncrementalForm) -> Array:
+def neuron_weights(form: IncrementalForm) -> Array:
     """A multiplier pattern (nv,) with -S_ww > 0; it exists since D11 is triangular: later neurons weigh less."""
     n, nv = form.nx + form.nu, form.nv
     pattern = np.ones(nv)

@@ -13,7 +13,7 @@ import numpy as np
 
 from controlrnn.certification.contraction import ContractionCertificate
 from controlrnn.certification.incremental import largest_ratio
-from controlrnn.certification.slopes import Box, _neurons, _sum
+from controlrnn.certification.slopes import Box, interval_sum, neuron_intervals
 from controlrnn.checks import Array
 from controlrnn.systems import Activation, LureSystem
 
@@ -72,7 +72,7 @@ def _bounded_box(system: LureSystem, inputs: Box) -> Box | None:
         return None
     middle, half = _VALUES[system.activation]
     w = np.full(system.nv, middle - half), np.full(system.nv, middle + half)
-    push = _sum([(system.B1, w), (system.B2, inputs)], system.bx)
+    push = interval_sum([(system.B1, w), (system.B2, inputs)], system.bx)
     size, n = np.abs(system.A), system.nx
     if float(np.abs(np.linalg.eigvals(size)).max()) >= 1 - 1e-6:
         return None
@@ -80,15 +80,15 @@ def _bounded_box(system: LureSystem, inputs: Box) -> Box | None:
     room = 1e-9 * (1 + np.abs(centre))
     r = np.linalg.solve(np.eye(n) - size, 0.5 * (push[1] - push[0]) + room)
     box = centre - r, centre + r
-    image = _sum([(system.A, box), (system.B1, w), (system.B2, inputs)], system.bx)
+    image = interval_sum([(system.A, box), (system.B1, w), (system.B2, inputs)], system.bx)
     inside = (image[0] >= box[0]).all() and (image[1] <= box[1]).all() and ((size @ r) * _ROUNDING < r).all()
     return box if inside else None
 
 
 def _step(system: LureSystem, x: Box, u: Box) -> Box:
     """A box that holds the next states of a box of states and one of inputs."""
-    _, w = _neurons(system, x, u)
-    return _sum([(system.A, x), (system.B1, w), (system.B2, u)], system.bx)
+    _, w = neuron_intervals(system, x, u)
+    return interval_sum([(system.A, x), (system.B1, w), (system.B2, u)], system.bx)
 
 
 def _intersection(a: Box, b: Box) -> Box:

@@ -37,9 +37,9 @@ def local_slopes(system: LureSystem, input_range: Box, state_range: Box, steps: 
     hull = np.full(system.nv, np.inf), np.full(system.nv, -np.inf)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(count("steps", steps, least=0) + 1):
-            v, w = _neurons(system, x, u)
+            v, w = neuron_intervals(system, x, u)
             hull = np.minimum(hull[0], v[0]), np.maximum(hull[1], v[1])
-            x = _sum([(system.A, x), (system.B1, w), (system.B2, u)], system.bx)
+            x = interval_sum([(system.A, x), (system.B1, w), (system.B2, u)], system.bx)
     if not (np.isfinite(hull[0]).all() and np.isfinite(hull[1]).all()):
         # The intervals have exploded: nothing is known, which the activation's own slope says.
         hull = np.full(system.nv, -np.inf), np.full(system.nv, np.inf)
@@ -68,14 +68,14 @@ def slopes_on(activation: Activation, interval: Box) -> Box:
     return np.maximum(alpha - _WIDEN, alpha0), np.minimum(beta + _WIDEN, beta0)
 
 
-def _neurons(system: LureSystem, x: Box, u: Box) -> tuple[Box, Box]:
+def neuron_intervals(system: LureSystem, x: Box, u: Box) -> tuple[Box, Box]:
     """Intervals of v and w, layer after layer."""
-    drive = _sum([(system.C1, x), (system.D12, u)], system.bv)
+    drive = interval_sum([(system.C1, x), (system.D12, u)], system.bv)
     v = np.array(drive)
     w = np.empty_like(v)
     for start, stop in system.blocks:
         before = w[0, :start], w[1, :start]
-        through = _sum([(system.D11[start:stop, :start], before)], np.zeros(stop - start))
+        through = interval_sum([(system.D11[start:stop, :start], before)], np.zeros(stop - start))
         v[0, start:stop] += through[0]
         v[1, start:stop] += through[1]
         for side in (0, 1):  # activations rise
@@ -84,7 +84,7 @@ def _neurons(system: LureSystem, x: Box, u: Box) -> tuple[Box, Box]:
     return (v[0], v[1]), (w[0] - pad[0], w[1] + pad[1])
 
 
-def _sum(terms: list[tuple[Array, Box]], bias: Array) -> Box:
+def interval_sum(terms: list[tuple[Array, Box]], bias: Array) -> Box:
     """Interval of sum M z + bias, widened outwards."""
     low, high = bias.copy(), bias.copy()
     for M, (a, b) in terms:

@@ -19,7 +19,7 @@ from scipy.linalg import matrix_balance
 
 from controlrnn.certification.barrier import Block, Program, Term
 from controlrnn.certification.incremental import IncrementalForm, smallest_storage
-from controlrnn.certification.interior import _neuron_weights, _reach
+from controlrnn.certification.interior import neuron_weights, reach
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 
@@ -53,7 +53,7 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
     form = without_inputs(form)
     size = _state_sizes(form)
     P = np.diag(size**-2.0)
-    lam = _reach(form, form.T.T @ P @ form.T, _neuron_weights(form))[0][0]
+    lam = reach(form, form.T.T @ P @ form.T, neuron_weights(form))[0][0]
     p, limit = _pack(P, lam), 1.0 if target is None else target
     bound = np.concatenate([_diagonal(size**2) / form.nx, 1 / (_FREE * lam)])
     s = 1.5 * _least(form, P, lam) + 1e-6
