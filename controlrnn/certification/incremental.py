@@ -236,10 +236,10 @@ def largest_ratio(P: Array, metric: Array) -> float:
     Raises:
         np.linalg.LinAlgError: ``metric`` is not positive definite.
     """
-    L = np.linalg.cholesky(metric)
-    half = np.linalg.solve(L, P)
-    top = float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1])
-    top = max(top, 1e-150)
+    eigenvalues, _, info = lapack.dsygvd(P, metric, jobz="N")
+    if info != 0:
+        raise np.linalg.LinAlgError("the metric is not positive definite")
+    top = max(float(eigenvalues[-1]), 1e-150)
     for inflation in 10.0 ** np.arange(-12, 0):
         ratio = top * (1 + inflation)
         if proven_margin(ratio * metric - P, 4 * UNIT * (ratio * np.abs(metric) + np.abs(P))) > 0:
