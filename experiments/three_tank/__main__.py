@@ -108,17 +108,19 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
         loaded = load_certificate(study.path("certificate.npz"))
         assert isinstance(loaded, HorizonCertificate)
         margin = loaded.verify(system)  # raises where the proof fails
-        attack = stages.attack(system, loaded, config, starts=40 if study.quick else 60, seed=study.seed)
+        starts = 40 if study.quick else 60
+        attack = stages.attack(system, loaded, config, starts=starts, steps=30, seed=study.seed)
+        drawn, pairs = stages.random_pairs(system, loaded, config, batches=1 if study.quick else 8, seed=study.seed)
         save_record(study.path("attack.npz"), "attack", _VERSION, {
-            "gradient": attack.differences, "random": attack.random,
+            "gradient": attack.differences, "random": drawn,
         }, {"pairs": attack.pairs})  # fmt: skip
         gap = loaded.bounds[config.washout :] / attack.differences[config.washout :]
-        random_gap = (loaded.bounds / attack.random)[config.washout :]
+        random_gap = (loaded.bounds / drawn)[config.washout :]
         return {
             "verified": margin > 0, "margin": margin, "rate": contraction.rate, "initial_radius": watch.restart.radius,
             "input_radius": joint.input_radius, "bound_first": loaded.bounds[config.washout],
-            "bound_last": loaded.bounds[-1], "pairs": attack.pairs,
-            "bound_holds": bool((attack.differences <= loaded.bounds).all()),
+            "bound_last": loaded.bounds[-1], "pairs": attack.pairs, "random_pairs": pairs,
+            "bound_holds": bool((np.maximum(attack.differences, drawn) <= loaded.bounds).all()),
             "bound_over_attack_median": float(np.median(gap)), "bound_over_attack_worst": float(gap.max()),
             "bound_over_random_median": float(np.median(random_gap)),
         }  # fmt: skip

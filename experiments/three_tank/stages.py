@@ -140,13 +140,24 @@ def horizon_certificates(
     return both[0], both[1]
 
 
-def attack(system: LureSystem, certificate: HorizonCertificate, config: Config, starts: int, seed: int) -> Attack:
-    """Look for the worst pairs of trajectories: what the certificate has to bear."""
+def attack(
+    system: LureSystem, certificate: HorizonCertificate, config: Config, *, starts: int, steps: int, seed: int
+) -> Attack:
+    """Look for the worst pairs of trajectories: what the certificate has to bear. No ``steps``: random pairs alone."""
     low, high = (np.array(side) for side in zip(*config.excitation, strict=True))
     return attack_horizon(
         system, certificate.horizon, initial_radius=certificate.initial_radius, metric=certificate.metric,
-        input_radius=certificate.input_radius, input_range=(low, high), starts=starts, steps=30, seed=seed,
+        input_radius=certificate.input_radius, input_range=(low, high), starts=starts, steps=steps, seed=seed,
     )  # fmt: skip
+
+
+def random_pairs(
+    system: LureSystem, certificate: HorizonCertificate, config: Config, *, batches: int, seed: int
+) -> tuple[Array, int]:
+    """Largest differences of random pairs, shape (horizon + 1, ny), and how many pairs; in batches, to save memory."""
+    seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(batches)]
+    drawn = [attack(system, certificate, config, starts=60, steps=0, seed=s) for s in seeds]
+    return np.max([one.random for one in drawn], axis=0), sum(one.pairs for one in drawn)
 
 
 def model_error(system: LureSystem, watch: Washout, dataset: Dataset, config: Config) -> ModelError:
