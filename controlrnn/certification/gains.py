@@ -22,7 +22,7 @@ from controlrnn.certification import incremental
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
-from controlrnn.certification.search import best_family
+from controlrnn.certification.search import Search, best_family, tail_for
 from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem
@@ -157,9 +157,9 @@ def certify_gains(
     initial = np.empty((K, system.ny))
     inputs = np.empty((K, system.ny, system.nu))
     multipliers = np.empty((K, system.ny, system.nu, system.nv))
-    families = []
+    families, tail = [], tail_for(problem)
     for row in range(system.ny):
-        family = best_family(problem, row, iterations)
+        family = best_family(Search(problem, row, tail), iterations)
         families.append(family)
         initial[:, row] = problem.prove(family)[0]
         P = problem.storages(family)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from controlrnn.certification import sdp
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.families import Family, Problem
-from controlrnn.certification.search import Search, families_for
+from controlrnn.certification.search import Search, families_for, tail_for
 from controlrnn.checks import Array, Choice, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
@@ -165,11 +165,13 @@ def certify_horizon(
         raise SettingError(f"focus must name steps within 0..{problem.horizon}, got {steps}")
     families: list[Family] = []
     statuses: set[str] = set()
+    tail = tail_for(problem)
     for row in range(system.ny):
+        search = Search(problem, row, tail)
         if method is Method.RICCATI:
-            families += families_for(problem, row, steps, focus is None, iterations)
+            families += families_for(search, steps, focus is None, iterations)
             continue
-        found, status = _by_sdp(problem, row, steps, focus is None, solver, solver_options)
+        found, status = _by_sdp(search, steps, focus is None, solver, solver_options)
         families += found
         statuses |= status
     bounds = np.full((problem.horizon + 1, system.ny), np.inf)
@@ -184,14 +186,15 @@ def certify_horizon(
 
 
 def _by_sdp(
-    problem: Problem, row: int, steps: Sequence[int], together: bool, solver: str, options: dict[str, Any] | None
+    search: Search, steps: Sequence[int], together: bool, solver: str, options: dict[str, Any] | None
 ) -> tuple[list[Family], set[str]]:
     """Families of one output from the semidefinite program, and the solver's words."""
-    search = Search(problem, row)
     if search.head < search.stages:
-        raise SettingError(f"method 'sdp' takes at most {search.head - 1} steps, got {problem.horizon}: use 'riccati'")
+        raise SettingError(
+            f"method 'sdp' takes at most {search.head - 1} steps, got {search.stages - 1}: use 'riccati'"
+        )
     families, statuses = [], set()
-    for weights in [*([search.everywhere()] if together else []), *(search.at(k) for k in dict.fromkeys(steps))]:
+    for weights in search.plan(steps, together):
         lam, rho, status = sdp.solve_horizon(search.task(weights), search.sizes(), solver=solver, options=options)
         families.append(search.settle((lam, rho)))
         statuses.add(status)

@@ -37,19 +37,13 @@ class Search:
     Args:
         problem: The inequality.
         row: The output.
+        tail: From `tail_for`.
     """
 
-    def __init__(self, problem: Problem, row: int) -> None:
-        self.problem, self.row = problem, row
-        self.stages = self.head = problem.horizon + 1
-        self.tail: Tail | None = None
-        if self.stages > _HEAD:
-            try:
-                self.tail, self.head = Tail.of(problem.form), _HEAD
-            except CertificationError as error:
-                _log.warning(
-                    "all of %d stages are optimised, since the far ones are not forgotten: %s", self.stages, error
-                )
+    def __init__(self, problem: Problem, row: int, tail: Tail | None) -> None:
+        self.problem, self.row, self.tail = problem, row, tail
+        self.stages = problem.horizon + 1
+        self.head = self.stages if tail is None else _HEAD
         task = self.task(self.at(problem.horizon))
         if self.tail is None:
             self.inside = interior(task)
@@ -81,6 +75,10 @@ class Search:
         weights = np.zeros(self.stages)
         weights[spread] = 1 / np.maximum(size, max(1e-12 * size.max(), 1e-200)) / len(size)
         return weights
+
+    def plan(self, steps: Sequence[int], together: bool) -> list[Array]:
+        """Weights of the optimisations to run: all steps ``together`` if asked, then each of ``steps`` alone."""
+        return [*([self.everywhere()] if together else []), *(self.at(k) for k in dict.fromkeys(steps))]
 
     def minimise(self, weights: Array, start: Pair, iterations: int) -> Pair:
         """Multipliers that are good at the steps that ``weights`` (N + 1,) look at."""
@@ -154,17 +152,26 @@ class Search:
         return self.tail.extend(P[-1], found, self.stages)
 
 
-def best_family(problem: Problem, row: int, iterations: int) -> Family:
+def tail_for(problem: Problem) -> Tail | None:
+    """What all outputs share of a long horizon; None where every stage is optimised."""
+    if problem.horizon < _HEAD:
+        return None
+    try:
+        return Tail.of(problem.form)
+    except CertificationError as error:
+        _log.warning("all %d stages are optimised: the far ones are not forgotten: %s", problem.horizon + 1, error)
+        return None
+
+
+def best_family(search: Search, iterations: int) -> Family:
     """One family for one output that is good at all steps."""
-    search = Search(problem, row)
     return search.settle(search.minimise(search.everywhere(), search.inside, iterations))
 
 
-def families_for(problem: Problem, row: int, steps: Sequence[int], together: bool, iterations: int) -> list[Family]:
+def families_for(search: Search, steps: Sequence[int], together: bool, iterations: int) -> list[Family]:
     """Families for one output: one for all ``together`` if asked, and one for each of ``steps``."""
-    search = Search(problem, row)
     start, families = search.inside, []
-    for weights in [*([search.everywhere()] if together else []), *(search.at(k) for k in dict.fromkeys(steps))]:
+    for weights in search.plan(steps, together):
         start = search.minimise(weights, start, iterations)
         families.append(search.settle(start))
     return families
