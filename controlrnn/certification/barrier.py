@@ -23,6 +23,7 @@ from scipy.linalg import lapack
 
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
+from controlrnn.kernels.barrier_curvature import add_curvature
 
 _log = logging.getLogger(__name__)
 _CENTRED = 0.1  # Newton decrement at which a point counts as central
@@ -72,17 +73,19 @@ class Block:
         return M
 
     def add_derivatives(self, inverse: Array, gradient: Array, hessian: Array) -> None:
-        """Add those of -log det M to ``gradient`` (m,) and ``hessian`` (m, m); ``inverse`` is M^-1."""
+        """Add those of -log det M to ``gradient`` (m,) and the lower triangle of ``hessian`` (m, m).
+
+        Args:
+            inverse: M^-1.
+            gradient: Changed in place.
+            hessian: Changed in place.
+        """
         for n, one in enumerate(self.terms):
             LW, UW = one.L @ inverse, one.U @ inverse
             gradient[one.which] -= 2 * one.weight * (LW @ one.U.T)[one.left, one.right]
             for other in self.terms[: n + 1]:
-                ll, uu = (LW @ other.L.T)[one.left][:, other.left], (UW @ other.U.T)[one.right][:, other.right]
-                lu, ul = (LW @ other.U.T)[one.left][:, other.right], (UW @ other.L.T)[one.right][:, other.left]
-                part = 2 * one.weight[:, None] * other.weight * (ll * uu + lu * ul)
-                hessian[np.ix_(one.which, other.which)] += part
-                if other is not one:
-                    hessian[np.ix_(other.which, one.which)] += part.T
+                products = LW @ other.L.T, UW @ other.U.T, LW @ other.U.T, UW @ other.L.T
+                add_curvature(hessian, *_entries(one), *_entries(other), *products, other is one)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,13 +167,20 @@ class Program:
         gradient[own] -= 1 / p[own]
         hessian[own, own] += p[own] ** -2.0
         scale = 1 / np.sqrt(np.maximum(hessian.diagonal(), 1e-300))
-        scaled = scale[:, None] * hessian * scale
+        hessian *= scale[:, None]
+        hessian *= scale
         for more in (1e-14, 1e-11, 1e-8, 1e-5):
-            factor = _cholesky(scaled + more * np.eye(m))
-            if factor is not None:
-                step = -scale * lapack.dpotrs(factor, scale * gradient, lower=1)[0]
+            hessian[np.diag_indices(m)] += more
+            # The lower triangle read by columns, as LAPACK wants it, is an upper one: nothing has to be transposed.
+            factor, info = lapack.dpotrf(hessian.T, lower=0, clean=0)
+            if info == 0:
+                step = -scale * lapack.dpotrs(factor, scale * gradient, lower=0)[0]
                 return step, float(np.sqrt(max(-gradient @ step, 0.0)))
         raise CertificationError("the inequalities are too badly scaled: scale the states, or the inputs and outputs")
+
+
+def _entries(term: Term) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], Array]:
+    return term.which, term.left, term.right, term.weight
 
 
 def _cholesky(matrix: Array) -> Array | None:

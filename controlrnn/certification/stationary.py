@@ -56,23 +56,38 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
     lam = reach(form, form.T.T @ P @ form.T, neuron_weights(form))[0][0]
     p, limit = _pack(P, lam), 1.0 if target is None else target
     bound = np.concatenate([_diagonal(size**2) / form.nx, 1 / (_FREE * lam)])
-    s = 1.5 * _least(form, P, lam) + 1e-6
+    s, filled = 1.5 * _least(form, P, lam) + 1e-6, 0.5
+    centres: list[tuple[Array, float]] = []
     for _ in range(200):
-        p = _contraction(form, s, bound).centre(p / (2 * float(bound @ p)))
-        P, lam = _unpack(form, p)
-        least = _least(form, P, lam)
+        # Centres fill most of what `bound` allows: the next one is sought from as full a point.
+        centre = _contraction(form, s, bound).centre(p * (filled / float(bound @ p)))
+        filled = float(bound @ centre)
+        centres = [*centres[-1:], (centre, s)]
+        p, least = _further(form, centres)
         ahead = least + _SHARE * (s - least)
         _log.debug("method of centres: s %.9g, least %.9g", s, least)
         if target is not None and ahead < target:
-            return Point(*_unpack(form, _contraction(form, target, bound).centre(p / (2 * float(bound @ p)))), target)
+            return Point(*_unpack(form, _contraction(form, target, bound).centre(p * filled / (bound @ p))), target)
         if s - ahead <= resolution * (1 - ahead) and target is None:
-            return Point(P, lam, s + 5 * resolution * (1 - s))
+            return Point(*_unpack(form, centre), s + 5 * resolution * (1 - s))
         if s - ahead <= 1e-7 * max(s - limit, 1e-6):
             break
         s = ahead
     raise CertificationError(
         f"no metric with diagonal multipliers was found for any rate below {np.sqrt(s):.7g}", margin=limit - s
     )
+
+
+def _further(form: IncrementalForm, centres: list[tuple[Array, float]]) -> tuple[Array, float]:
+    """The last of the ``centres``, or a point beyond it on the line of the last two; and the least s that it proves."""
+    (p, s), found = centres[-1], []
+    steps = (p - centres[0][0]) / max(centres[0][1] - s, 1e-300)
+    for ahead in (0.0, 0.25, 0.5, 1.0, 2.0):
+        q = p + ahead * (centres[0][1] - s) * steps
+        P, lam = _unpack(form, q)
+        if (lam > 0).all() and np.linalg.eigvalsh(P)[0] > 0:
+            found.append((q, _least(form, P, lam)))
+    return min(found, key=lambda pair: pair[1])
 
 
 def metric_for_inputs(
