@@ -5,14 +5,20 @@ true inputs; no measurement enters it. A contraction certificate (rate p, metric
 
     |x1+ - x2+|_P <= p |x1 - x2|_P + sum_j g_j |u1_j - u2_j| .
 
-Let u_c be the middle of the actuators' range, h their half ranges and x_c any state. Then x* lies within
-
-    R0 = ( sum_j g_j h_j + |f(x_c, u_c) - x_c|_P ) / (1 - p)
-
-of x_c: its distance to x_c obeys r+ <= p r + sum_j g_j h_j + |f(x_c, u_c) - x_c|_P and started in the far past. So W
-steps of the model from x_c over recorded inputs, which differ from the true ones by at most d_j, leave
+Let x_c be any state and m = sup_u |f(x_c, u) - x_c|_P over the actuators' range. Then x* lies within R0 = m / (1 - p)
+of x_c: its distance to x_c obeys r+ <= p r + m and started in the far past. So W steps of the model from x_c over
+recorded inputs, which differ from the true ones by at most d_j, leave
 
     |x* - xhat|_P <= p^W R0 + (1 - p^W) / (1 - p) sum_j g_j d_j .
+
+A plan made at t expects f(xhat[t], u[t]) at t + 1. What re-initialisation changes about that is the *jump*. A washout
+window that moves on by one sample drops its oldest input v: f(xhat[t], u[t]) and xhat[t+1] are runs over the same W
+inputs that start at f(x_c, v) and at x_c, so
+
+    |xhat[t+1] - f(xhat[t], u[t])|_P <= p^W m = p^W (1 - p) R0 ,
+
+a small part, 1 - p, of what the error forgets last. Running on makes no jump. Where the recorded inputs differ from the
+commanded ones that the plan was made with by at most c_j, sum_j g_j c_j comes on top.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +43,7 @@ if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes 
     from controlrnn.certification import ContractionCertificate
 
 ROUNDING = 1.0 + 1e-9  # the radii are sums of a few float64 terms
+_CELLS = 4096  # of the inputs' range, to bound how far one step can lead
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,8 @@ class Observer(ABC):
         predictor: The model observed.
         steps: Samples that must have been seen before the estimate may be used.
         input_error: Bound on |true - recorded input| per channel, shape (nu,).
+        command_error: Bound on |recorded - commanded input| per channel, shape (nu,); zero where the commands are what
+            is recorded. It counts for the jump only.
         initial_state: State that the estimate starts from, shape (nx,).
         contraction: Certificate of the model, or None: then there is no certified error.
     """
@@ -87,10 +97,12 @@ class Observer(ABC):
         initial_state: ArrayLike | None = None,
         contraction: ContractionCertificate | None = None,
         input_error: ArrayLike = 0.0,
+        command_error: ArrayLike = 0.0,
     ) -> None:
         self.predictor = predictor
         self.steps = count("steps", steps)
         self.input_error = per_channel("input_error", input_error, predictor.nu)
+        self.command_error = per_channel("command_error", command_error, predictor.nu)
         if initial_state is None:
             initial_state = predictor.equilibrium(np.mean(predictor.input_limits(), axis=0))
         self.initial_state = read_only(as_array("initial_state", initial_state, (predictor.nx,)))
@@ -189,6 +201,15 @@ class Observer(ABC):
         """
         return None
 
+    @property
+    def jump(self) -> StateError | None:
+        """Certified bound on what one `update` changes about the plan: |xhat[t+1] - f(xhat[t], u[t])|.
+
+        f is the model's step and u the *commanded* input, as the plan assumes; it holds from one sample at which
+        `certified` is true to the next. None where nothing is certified; `describe` then says what is missing.
+        """
+        return None
+
     @abstractmethod
     def _next(self, u: Array, y: Array) -> Array: ...
 
@@ -206,19 +227,30 @@ class Observer(ABC):
             )
         return self.contraction
 
+    @cached_property
+    def _motion(self) -> float:
+        return largest_step(self.predictor, self._certificate(), self.initial_state, self.input_error)
+
     def _reach(self) -> float:
-        certificate = self._certificate()
-        return reachable_radius(self.predictor, certificate, self.initial_state, self.input_error)
+        return self._motion / (1 - float(self._certificate().rate)) * ROUNDING
 
     def _memory_error(self, steps: int) -> StateError:
         certificate = self._certificate()
         radius = certificate.error_after(steps, self._reach(), self.input_error)
         return StateError(radius * ROUNDING, certificate.metric)
 
+    def _command_push(self) -> float:
+        """What commands that differ from the recorded inputs move the next state, in the certificate's metric."""
+        return float(self._certificate().input_gain @ self.command_error) * ROUNDING
+
     def _error_text(self) -> str:
-        return (
-            "no certified error" if self.contraction is None else f"certified 2-norm error {self.error.euclidean:.3g}"
-        )
+        if self.contraction is None:
+            return f"no certified error{self._jump_text()}: pass contraction=certify_contraction(system)"
+        return f"certified 2-norm error {self.error.euclidean:.3g}{self._jump_text()}"
+
+    def _jump_text(self) -> str:
+        jump = self.jump
+        return ", no certified jump" if jump is None else f", jump per step at most {jump.euclidean:.3g}"
 
 
 class Washout(Observer):
@@ -236,6 +268,14 @@ class Washout(Observer):
     def restart(self) -> StateError:
         """See `Observer.restart`: the reachable radius about ``initial_state``."""
         return StateError(self._reach(), self._certificate().metric)
+
+    @property
+    def jump(self) -> StateError | None:
+        """See `Observer.jump`: what the two restarts, one sample apart, still differ by at the end of the window."""
+        if self.contraction is None:
+            return None
+        faded = self._motion * self.contraction.rate**self.steps * ROUNDING
+        return StateError(faded + self._command_push(), self.contraction.metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
         self._record = np.vstack([self._record, u])[-self.steps :]
@@ -260,6 +300,13 @@ class RunningOn(Observer):
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
         return np.asarray(self.system.step(self._state, u))
 
+    @property
+    def jump(self) -> StateError | None:
+        """See `Observer.jump`: none at all, or what inputs other than the commanded ones do in one step."""
+        if self.contraction is None:
+            return None if self.command_error.any() else StateError(0.0, np.eye(self.predictor.nx))
+        return StateError(self._command_push(), self.contraction.metric)
+
     def describe(self) -> str:
         """See `Observer.describe`."""
         return f"running on, used after {self.steps} steps; {self._error_text()}"
@@ -276,11 +323,22 @@ def reachable_radius(
         centre: Any state, shape (nx,).
         input_error: How far true inputs may lie outside of the limits, shape (nu,).
     """
+    return largest_step(predictor, contraction, centre, input_error) / (1 - float(contraction.rate)) * ROUNDING
+
+
+def largest_step(predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array) -> float:
+    """Bound on m = sup_u |f(centre, u) - centre|_P; arguments as `reachable_radius`.
+
+    The range is cut into cells: exact at their middles, and the certified input gains cover the rest of each.
+    """
     lower, upper = predictor.input_limits()
-    drift = predictor.system.step(centre, 0.5 * (lower + upper)) - centre
-    push = float(contraction.input_gain @ (0.5 * (upper - lower) + input_error))
-    away = float(np.sqrt(drift @ contraction.metric @ drift))
-    return (push + away) / (1 - float(contraction.rate)) * ROUNDING
+    low, width = lower - input_error, upper - lower + 2 * input_error
+    each = max(1, int(_CELLS ** (1 / predictor.nu) + 1e-9))
+    middles = [a + w * (np.arange(each) + 0.5) / each for a, w in zip(low, width, strict=True)]
+    u = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, predictor.nu)
+    moves = predictor.system.step(np.broadcast_to(centre, (len(u), predictor.nx)), u) - centre
+    farthest = float(np.sqrt(np.einsum("ti,ij,tj->t", moves, contraction.metric, moves).max()))
+    return (farthest + float(contraction.input_gain @ width) / (2 * each)) * ROUNDING
 
 
 def stretch(to: Array, of: Array) -> float:

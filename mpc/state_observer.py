@@ -9,10 +9,22 @@ simulation residual, hence after W steps from x0
     |x* - xhat|_S <= q^W k R0 + (1 - q^W) / (1 - q) ( sum s_u d_u + sum s_y rmax ),     k^2 = lambda_max(S, P)
 
 with R0, d_u as in `mpc.observer`. The residual bound rmax is what the data have to give; the rest is certified.
+
+Its jump is the innovation, L (y - g(xhat, u)) = L (r + g(x*, u_true) - g(xhat, u)). The outputs' difference is linear
+in the state error up to the neurons' slopes, dw = m dv + delta with |delta| <= h |dv|, m and h the middle and the half
+width of the slope interval:
+
+    dy = G dx + E,   G = C2 + m D21 M C1,   M = (I - m D11)^-1,
+    |E| <= |D22 + m D21 M D12| d_u + |D21 + m D21 M D11| h |dv|,
+    |dv| <= (I - h |M D11|)^-1 ( |M C1 dx| + |M D12| d_u ),
+
+hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S with e the certified error.
 """
 
 from __future__ import annotations
 
+import itertools
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,12 +33,14 @@ from scipy.linalg import solve_discrete_are
 
 from controlrnn.checks import Array, as_array, positive, read_only
 from controlrnn.errors import SettingError
-from controlrnn.systems import observer_system
+from controlrnn.systems import LureSystem, observer_system
 from mpc.observer import ROUNDING, Observer, StateError, per_channel, stretch
 from mpc.predictor import Predictor
 
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate
+
+_CORNERS = 12  # outputs up to which all corners of the residuals' box are visited
 
 
 def kalman_gain(
@@ -81,6 +95,7 @@ class StateObserver(Observer):
         contraction: Certificate of the *model* (radius of its reachable set).
         observer_contraction: Certificate of `observer_system(system, gain)`.
         input_error: Bound on |true - recorded input| per channel.
+        command_error: Bound on |recorded - commanded input| per channel.
 
     Raises:
         CertificationError: A certificate does not belong to the system that it is passed for.
@@ -97,6 +112,7 @@ class StateObserver(Observer):
         contraction: ContractionCertificate | None = None,
         observer_contraction: ContractionCertificate | None = None,
         input_error: ArrayLike = 0.0,
+        command_error: ArrayLike = 0.0,
     ) -> None:
         self.gain = read_only(as_array("gain", gain, (predictor.nx, predictor.ny)))
         self.dynamics = observer_system(predictor.system, self.gain)
@@ -107,8 +123,9 @@ class StateObserver(Observer):
             None if residual_bound is None else per_channel("residual_bound", residual_bound, predictor.ny)
         )
         super().__init__(
-            predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error
-        )
+            predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error,
+            command_error=command_error,
+        )  # fmt: skip
 
     def start(self) -> None:
         """Forget everything."""
@@ -138,14 +155,35 @@ class StateObserver(Observer):
 
     @property
     def error(self) -> StateError:
-        """The certified error; see the module docstring.
+        """The certified error from the sample on at which the estimate may be used; see the module docstring.
 
         Raises:
             SettingError: One of the two certificates or the residual bound was not given.
         """
+        self._parts()
+        return self._settled
+
+    @cached_property
+    def _settled(self) -> StateError:
         _, own, residual = self._parts()
-        radius = own.error_after(self.steps, self._start_bound(), np.concatenate([self.input_error, residual]))
+        push = np.concatenate([self.input_error, residual])
+        # The bound approaches this limit, possibly from below: it must hold at all later samples as well.
+        limit = float(own.input_gain @ push) / (1 - own.rate) * ROUNDING
+        radius = own.error_after(self.steps, max(self._start_bound(), limit), push)
         return StateError(radius * ROUNDING, own.metric)
+
+    @property
+    def jump(self) -> StateError | None:
+        """See `Observer.jump`: the largest innovation; none is made where a measurement is missing."""
+        return self._largest_jump if self._complete else None
+
+    @cached_property
+    def _largest_jump(self) -> StateError:
+        model, own, residual = self._parts()
+        radius = innovation_radius(self.system, self.gain, self.error, self.input_error, residual)
+        if self.command_error.any():
+            radius += stretch(own.metric, model.metric) * self._command_push() * ROUNDING
+        return StateError(radius, own.metric)
 
     def _parts(self) -> tuple[ContractionCertificate, ContractionCertificate, Array]:
         model, own, residual = self._certificate(), self.observer_contraction, self.residual_bound
@@ -166,5 +204,39 @@ class StateObserver(Observer):
 
     def describe(self) -> str:
         """See `Observer.describe`."""
-        text = f"certified 2-norm error {self.error.euclidean:.3g}" if self._complete else "no certified error"
+        text = "no certified error, no certified jump: pass contraction, observer_contraction and residual_bound"
+        if self._complete:
+            text = f"certified 2-norm error {self.error.euclidean:.3g}{self._jump_text()}"
         return f"innovation observer, used after {self.steps} steps; {text}"
+
+
+def innovation_radius(system: LureSystem, gain: Array, error: StateError, input_error: Array, residual: Array) -> float:
+    """Bound on |L (y - g(xhat, u))| in the metric of ``error``; see the module docstring.
+
+    Args:
+        system: Frozen model.
+        gain: L, shape (nx, ny).
+        error: Ball that holds x* - xhat.
+        input_error: Bound on |true - recorded input|, shape (nu,).
+        residual: Bound on |y - g(x*, u)|, shape (ny,).
+    """
+    R = np.linalg.cholesky(error.metric).T  # |x|_S = |R x|
+    low, high = system.activation.slope
+    m, h, one = 0.5 * (low + high), 0.5 * (high - low), np.eye(system.nv)
+    M = np.linalg.inv(one - m * system.D11)
+    state_part = np.linalg.norm(np.linalg.solve(R.T, (M @ system.C1).T), axis=0) * error.radius
+    dv = np.linalg.solve(one - h * np.abs(M @ system.D11), state_part + np.abs(M @ system.D12) @ input_error)
+    through = np.abs(system.D22 + m * system.D21 @ M @ system.D12) @ input_error
+    rest = through + np.abs(system.D21 + m * system.D21 @ M @ system.D11) @ (h * dv) + residual
+    G = system.C2 + m * system.D21 @ M @ system.C1
+    linear = np.linalg.norm(np.linalg.solve(R.T, (R @ gain @ G).T), 2) * error.radius
+    return float(linear + _farthest_corner(R @ gain, rest)) * ROUNDING
+
+
+def _farthest_corner(matrix: Array, size: Array) -> float:
+    """Largest |matrix e|_2 over |e_j| <= size_j: at a corner of the box; columns are added up where it has too many."""
+    columns = matrix * size
+    if columns.shape[1] > _CORNERS:
+        return float(np.linalg.norm(columns, axis=0).sum())
+    signs = np.array(list(itertools.product((1.0,), *[(-1.0, 1.0)] * (columns.shape[1] - 1))))
+    return float(np.linalg.norm(signs @ columns.T, axis=1).max())
