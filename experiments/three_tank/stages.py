@@ -26,6 +26,7 @@ from controlrnn.export import load_system, save_system
 from controlrnn.identification import (
     Callback,
     FitResult,
+    Loss,
     SimulationError,
     TqdmProgress,
     identify,
@@ -53,6 +54,7 @@ from mpc import (
 )
 from mpc.controller import Mode
 from mpc.dompc import DoMpcBackend
+from mpc.ocp import BackendFactory
 from plants import MultiTank, excitation, simulate
 
 
@@ -88,12 +90,17 @@ def candidates(seed: int) -> dict[str, Model]:
     }
 
 
-def train(model: Model, dataset: Dataset, config: Config, checkpoint: Path, label: str, seed: int) -> FitResult:
-    """Identify one model."""
+def train(
+    model: Model, dataset: Dataset, config: Config, checkpoint: Path | None, label: str, seed: int, *,
+    extra: Loss | None = None,
+) -> FitResult:  # fmt: skip
+    """Identify one model; ``extra`` is added to the simulation error."""
     bar: Callback = TqdmProgress(label)
+    error = SimulationError(washout=config.washout)
     return identify(
-        model, dataset, loss=SimulationError(washout=config.washout), steps=config.steps, window=config.washout + 150,
-        batch_size=16, learning_rate=5e-3, seed=seed, checkpoint=checkpoint, callbacks=(bar,),
+        model, dataset, loss=error if extra is None else error + extra, steps=config.steps,
+        window=config.washout + 150, batch_size=16, learning_rate=5e-3, seed=seed, checkpoint=checkpoint,
+        callbacks=(bar,),
     )  # fmt: skip
 
 
@@ -112,7 +119,7 @@ def predictor(system: LureSystem, config: Config) -> Predictor:
     return Predictor(system, inputs, plant.outputs)
 
 
-def observer(system: LureSystem, contraction: ContractionCertificate, config: Config) -> Washout:
+def observer(system: LureSystem, contraction: ContractionCertificate | None, config: Config) -> Washout:
     """Re-initialisation: the model is washed in with the recorded inputs at every sample."""
     return Washout(predictor(system, config), config.washout, contraction=contraction, input_error=config.actuator)
 
@@ -214,15 +221,21 @@ def build(folder: Path, config: Config, tightened: bool) -> ClosedLoopSetup:
     """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it."""
     system = model_of(folder)
     watch = observer(system, contraction_of(folder / "contraction.npz"), config)
-    room = (
-        Tightening.load(folder / "tightening.npz") if tightened else nominal(system.digest, config.horizon, system.ny)
-    )
+    return setup(watch, Tightening.load(folder / "tightening.npz") if tightened else None, config, DoMpcBackend)
+
+
+def setup(
+    watch: Washout, room: Tightening | None, config: Config, backend: BackendFactory | None = None
+) -> ClosedLoopSetup:
+    """Plant and controller; without a tightening (None) the nominal one."""
+    tightened, system = room is not None, watch.system
     # The nominal controller gets the best that practice knows without tightening: limits that follow the disturbance
     # estimate. The tightened one keeps limits by the full model error, so the estimate only moves its reference.
     controller = TightenedMPC(
-        watch.predictor, watch, room, output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
+        watch.predictor, watch, room or nominal(system.digest, config.horizon, system.ny),
+        output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
         mode=Mode.GUARANTEED if tightened else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
-        backend=DoMpcBackend,
+        backend=backend,
     )  # fmt: skip
     plant, wanted = MultiTank(), reference(config)
     options: Mapping[str, Any] = {
