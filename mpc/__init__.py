@@ -10,10 +10,11 @@ from mpc.controller import Fallback, Mode, MpcStep, TightenedMPC
 from mpc.engines import chain
 from mpc.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
 from mpc.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
-from mpc.observer import Observer, RunningOn, StateError, Washout
+from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 from mpc.predictor import Predictor
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
+from mpc.state_error import StateError
 from mpc.state_observer import StateObserver, kalman_gain
 from mpc.tightening import Tightening, nominal, tighten
 

@@ -1,13 +1,9 @@
 """Where a prediction starts: estimates of the model's state, each with a certified error.
 
 The state x* that an estimate is compared with is the state of the *model* when it is driven from the far past by the
-true inputs; no measurement enters it. A contraction certificate (rate p, metric P, input gains g) says
-
-    |x1+ - x2+|_P <= p |x1 - x2|_P + sum_j g_j |u1_j - u2_j| .
-
-Let x_c be any state and m = sup_u |f(x_c, u) - x_c|_P over the actuators' range. Then x* lies within R0 = m / (1 - p)
-of x_c: its distance to x_c obeys r+ <= p r + m and started in the far past. So W steps of the model from x_c over
-recorded inputs, which differ from the true ones by at most d_j, leave
+true inputs; no measurement enters it. With a contraction certificate (rate p, metric P, input gains g) it is within
+R0 = m / (1 - p) of any state x_c, where m = sup_u |f(x_c, u) - x_c|_P (`mpc.state_error`). So W steps of the model from
+x_c over recorded inputs, which differ from the true ones by at most d_j, leave
 
     |x* - xhat|_P <= p^W R0 + (1 - p^W) / (1 - p) sum_j g_j d_j .
 
@@ -25,52 +21,24 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import eigh
 
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
 from controlrnn.records import digest
 from controlrnn.systems import LureSystem
 from mpc.predictor import Predictor
+from mpc.state_error import ROUNDING as ROUNDING
+from mpc.state_error import StateError as StateError
+from mpc.state_error import largest_step
+from mpc.state_error import stretch as stretch
 
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
     from controlrnn.certification import ContractionCertificate
-
-ROUNDING = 1.0 + 1e-9  # the radii are sums of a few float64 terms
-_CELLS = 4096  # of the inputs' range, to bound how far one step can lead
-
-
-@dataclass(frozen=True, eq=False)
-class StateError:
-    """A ball that holds x* - xhat: ``sqrt(e' metric e) <= radius``.
-
-    Args:
-        radius: Radius in the metric.
-        metric: Shape (nx, nx), positive definite.
-    """
-
-    radius: float
-    metric: Array
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", read_only(self.metric))
-
-    @property
-    def euclidean(self) -> float:
-        """Radius of the 2-norm ball around it."""
-        return self.radius_in(np.eye(len(self.metric)))
-
-    def radius_in(self, metric: Array) -> float:
-        """Radius, in another metric (nx, nx), of the smallest ball around it."""
-        if np.array_equal(metric, self.metric):
-            return self.radius
-        return self.radius * stretch(metric, self.metric) * ROUNDING
 
 
 class Observer(ABC):
@@ -208,7 +176,39 @@ class Observer(ABC):
         f is the model's step and u the *commanded* input, as the plan assumes; it holds from one sample at which
         `certified` is true to the next. None where nothing is certified; `describe` then says what is missing.
         """
+        own = self._own_jump()
+        if own is None or not self.command_error.any():
+            return own
+        if self.contraction is None:
+            return None
+        push = StateError(float(self.contraction.input_gain @ self.command_error), self.contraction.metric)
+        return StateError((own.radius + push.radius_in(own.metric)) * ROUNDING, own.metric)
+
+    def correct(self, age: int, y: ArrayLike) -> Array:
+        """Take in a measurement that has come late.
+
+        Args:
+            age: How many updates after its own sample's it comes; 0 is the last update's sample.
+            y: Measurement, shape (ny,); channels that are NaN stay as they are.
+
+        Returns:
+            The corrected estimate for the coming sample, shape (nx,); the old one where the measurement is too old, or
+            where the estimate uses no measurements.
+        """
+        age = count("age", age, least=0)
+        y = as_array("y", y, (self.predictor.ny,), finite=False)
+        if age >= self._seen:
+            raise SettingError(f"age must be less than the {self._seen} samples seen so far, got {age}")
+        if not np.isnan(y).all():
+            self._state = read_only(self._late(age, y))
+        return self._state
+
+    def _own_jump(self) -> StateError | None:
+        """The jump with respect to the recorded inputs."""
         return None
+
+    def _late(self, age: int, y: Array) -> Array:  # noqa: ARG002 -- open loop unless a subclass says otherwise
+        return self._state
 
     @abstractmethod
     def _next(self, u: Array, y: Array) -> Array: ...
@@ -239,10 +239,6 @@ class Observer(ABC):
         radius = certificate.error_after(steps, self._reach(), self.input_error)
         return StateError(radius * ROUNDING, certificate.metric)
 
-    def _command_push(self) -> float:
-        """What commands that differ from the recorded inputs move the next state, in the certificate's metric."""
-        return float(self._certificate().input_gain @ self.command_error) * ROUNDING
-
     def _error_text(self) -> str:
         if self.contraction is None:
             return f"no certified error{self._jump_text()}: pass contraction=certify_contraction(system)"
@@ -269,13 +265,11 @@ class Washout(Observer):
         """See `Observer.restart`: the reachable radius about ``initial_state``."""
         return StateError(self._reach(), self._certificate().metric)
 
-    @property
-    def jump(self) -> StateError | None:
-        """See `Observer.jump`: what the two restarts, one sample apart, still differ by at the end of the window."""
+    def _own_jump(self) -> StateError | None:
+        # What the two restarts, one sample apart, still differ by at the end of the window.
         if self.contraction is None:
             return None
-        faded = self._motion * self.contraction.rate**self.steps * ROUNDING
-        return StateError(faded + self._command_push(), self.contraction.metric)
+        return StateError(self._motion * self.contraction.rate**self.steps * ROUNDING, self.contraction.metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
         self._record = np.vstack([self._record, u])[-self.steps :]
@@ -300,50 +294,12 @@ class RunningOn(Observer):
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
         return np.asarray(self.system.step(self._state, u))
 
-    @property
-    def jump(self) -> StateError | None:
-        """See `Observer.jump`: none at all, or what inputs other than the commanded ones do in one step."""
-        if self.contraction is None:
-            return None if self.command_error.any() else StateError(0.0, np.eye(self.predictor.nx))
-        return StateError(self._command_push(), self.contraction.metric)
+    def _own_jump(self) -> StateError:
+        return StateError(0.0, np.eye(self.predictor.nx) if self.contraction is None else self.contraction.metric)
 
     def describe(self) -> str:
         """See `Observer.describe`."""
         return f"running on, used after {self.steps} steps; {self._error_text()}"
-
-
-def reachable_radius(
-    predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array
-) -> float:
-    """R0 of the module docstring: how far the model's state can be from ``centre``, in the certificate's metric.
-
-    Args:
-        predictor: Model with the actuators' limits.
-        contraction: Its certificate.
-        centre: Any state, shape (nx,).
-        input_error: How far true inputs may lie outside of the limits, shape (nu,).
-    """
-    return largest_step(predictor, contraction, centre, input_error) / (1 - float(contraction.rate)) * ROUNDING
-
-
-def largest_step(predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array) -> float:
-    """Bound on m = sup_u |f(centre, u) - centre|_P; arguments as `reachable_radius`.
-
-    The range is cut into cells: exact at their middles, and the certified input gains cover the rest of each.
-    """
-    lower, upper = predictor.input_limits()
-    low, width = lower - input_error, upper - lower + 2 * input_error
-    each = max(1, int(_CELLS ** (1 / predictor.nu) + 1e-9))
-    middles = [a + w * (np.arange(each) + 0.5) / each for a, w in zip(low, width, strict=True)]
-    u = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, predictor.nu)
-    moves = predictor.system.step(np.broadcast_to(centre, (len(u), predictor.nx)), u) - centre
-    farthest = float(np.sqrt(np.einsum("ti,ij,tj->t", moves, contraction.metric, moves).max()))
-    return (farthest + float(contraction.input_gain @ width) / (2 * each)) * ROUNDING
-
-
-def stretch(to: Array, of: Array) -> float:
-    """The least k with |e|_to <= k |e|_of for all e; both metrics (nx, nx)."""
-    return float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))
 
 
 def per_channel(name: str, value: ArrayLike, n: int) -> Array:

@@ -24,6 +24,7 @@ hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S wit
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,14 @@ from scipy.linalg import solve_discrete_are
 from controlrnn.checks import Array, as_array, positive, read_only
 from controlrnn.errors import SettingError
 from controlrnn.systems import LureSystem, observer_system
-from mpc.observer import ROUNDING, Observer, StateError, per_channel, stretch
+from mpc.observer import Observer, per_channel
 from mpc.predictor import Predictor
+from mpc.state_error import ROUNDING, StateError, stretch
 
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate
 
+_MEMORY = 256  # samples that a late measurement may be old
 _CORNERS = 12  # outputs up to which all corners of the residuals' box are visited
 
 
@@ -84,7 +87,8 @@ class StateObserver(Observer):
 
     A sample with a missing measurement (NaN) skips the innovation: the estimate then runs open loop, where the model's
     certificate holds instead of the observer's. The bound is carried along, changing metric at both ends of the gap
-    (which costs the metrics' condition), and `certified` is False while it exceeds `error`.
+    (which costs the metrics' condition), and `certified` is False while it exceeds `error`. A late measurement is put
+    in its place with `correct`, up to 256 samples later.
 
     Args:
         predictor: Model.
@@ -131,6 +135,8 @@ class StateObserver(Observer):
         """Forget everything."""
         super().start()
         self._bound = self._start_bound() if self._complete else np.inf
+        self._past: deque[tuple[Array, float, Array, Array]] = deque(maxlen=_MEMORY)
+        self._leapt = False
 
     @property
     def _complete(self) -> bool:
@@ -141,6 +147,30 @@ class StateObserver(Observer):
         return {"gain": self.gain}
 
     def _next(self, u: Array, y: Array) -> Array:
+        self._past.append((self._state, self._bound, u, y))
+        self._leapt = False
+        return self._follow(u, y)
+
+    def _late(self, age: int, y: Array) -> Array:
+        """Go back to the measurement's sample and do everything since then again."""
+        if age >= len(self._past):
+            return self._state
+        again = [self._past.pop() for _ in range(age + 1)][::-1]
+        before, _, last_u, _ = again[-1]
+        expected = self.system.step(before, last_u)
+        self._state, self._bound, u, seen = again[0]
+        again[0] = (self._state, self._bound, u, np.where(np.isnan(y), seen, y))
+        for _, _, u, seen in again:
+            self._past.append((self._state, self._bound, u, seen))
+            self._state = read_only(self._follow(u, seen))
+        if self._complete:  # the plan knew nothing of the correction: its jump may be more than one innovation
+            away = self._state - expected
+            self._leapt = (
+                float(np.sqrt(away @ self._largest_innovation.metric @ away)) > self._largest_innovation.radius
+            )
+        return self._state
+
+    def _follow(self, u: Array, y: Array) -> Array:
         gap = bool(np.isnan(y).any())
         if self._complete:
             self._bound = self._bound_after(gap)
@@ -150,8 +180,12 @@ class StateObserver(Observer):
 
     @property
     def certified(self) -> bool:
-        """See `Observer.certified`; False as well until the effect of a gap in the measurements has faded."""
-        return self.ready and self._complete and self._bound <= self.error.radius
+        """See `Observer.certified`.
+
+        False as well until the effect of a gap in the measurements has faded, and right after a late measurement whose
+        correction was larger than `jump`.
+        """
+        return self.ready and self._complete and not self._leapt and self._bound <= self.error.radius
 
     @property
     def error(self) -> StateError:
@@ -172,17 +206,13 @@ class StateObserver(Observer):
         radius = own.error_after(self.steps, max(self._start_bound(), limit), push)
         return StateError(radius * ROUNDING, own.metric)
 
-    @property
-    def jump(self) -> StateError | None:
-        """See `Observer.jump`: the largest innovation; none is made where a measurement is missing."""
-        return self._largest_jump if self._complete else None
+    def _own_jump(self) -> StateError | None:
+        return self._largest_innovation if self._complete else None
 
     @cached_property
-    def _largest_jump(self) -> StateError:
-        model, own, residual = self._parts()
+    def _largest_innovation(self) -> StateError:
+        _, own, residual = self._parts()
         radius = innovation_radius(self.system, self.gain, self.error, self.input_error, residual)
-        if self.command_error.any():
-            radius += stretch(own.metric, model.metric) * self._command_push() * ROUNDING
         return StateError(radius, own.metric)
 
     def _parts(self) -> tuple[ContractionCertificate, ContractionCertificate, Array]:

@@ -8,9 +8,10 @@ import pytest
 from mpc_networks import NormContraction, elman, signals, switching
 
 from controlrnn.certification import certify_contraction
+from controlrnn.errors import SettingError
 from controlrnn.models import ContractingREN
 from mpc import Predictor, RunningOn, StateError, StateObserver, Washout, observer_system
-from mpc.observer import largest_step
+from mpc.state_error import largest_step
 from mpc.state_observer import innovation_radius
 
 
@@ -199,3 +200,50 @@ def test_the_error_of_an_observer_holds_also_where_it_grows_towards_its_limit(ge
     for _ in range(60):
         far.update(np.zeros(2), np.zeros(2))
     assert far.certified
+
+
+def test_late_measurements_lead_to_the_estimate_that_they_would_have_given_in_time(gentle, rng):
+    observer = make_observer(gentle)
+    punctual = make_observer(gentle)
+    u, y = switching(rng, 60, 2), 0.05 * rng.standard_normal((60, 2))
+    late = {20: 3, 33: 1, 50: 7}
+    for t in range(60):
+        punctual.update(u[t], y[t])
+        observer.update(u[t], np.full(2, np.nan) if t in late else y[t])
+        for sample, delay in late.items():
+            if t == sample + delay:
+                observer.correct(delay, y[sample])
+    np.testing.assert_array_equal(observer.state, punctual.state)
+
+
+def test_a_late_correction_beyond_the_jump_is_flagged_for_one_sample(gentle, rng):
+    observer = make_observer(gentle)
+    for _ in range(40):
+        observer.update(np.zeros(2), np.zeros(2))
+    assert observer.certified
+    before = observer.state
+    observer.correct(0, np.full(2, 50.0))
+    assert not observer.certified
+    assert np.linalg.norm(observer.state - before) > observer.jump.radius
+    observer.update(np.zeros(2), np.zeros(2))
+    assert observer.certified
+
+
+def make_observer(gentle):
+    predictor, gain, model, own = gentle
+    return StateObserver(predictor, gain, 15, residual_bound=0.05, contraction=model, observer_contraction=own)
+
+
+def test_too_old_or_empty_corrections_change_nothing_and_impossible_ones_are_refused(gentle, predictor, rng):
+    observer = make_observer(gentle)
+    for _ in range(300):
+        observer.update(np.zeros(2), np.ones(2))
+    before = observer.state
+    np.testing.assert_array_equal(observer.correct(299, np.zeros(2)), before)
+    np.testing.assert_array_equal(observer.correct(2, np.full(2, np.nan)), before)
+    assert (observer.correct(2, np.array([5.0, np.nan])) != before).any()
+    with pytest.raises(SettingError, match="age"):
+        observer.correct(300, np.zeros(2))
+    open_loop = Washout(predictor, 3)
+    before = open_loop.update(np.zeros(2), np.zeros(2))
+    np.testing.assert_array_equal(open_loop.correct(0, np.ones(2)), before)

@@ -6,7 +6,7 @@ from mpc_networks import NormContraction, elman, signals, switching
 
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from mpc import Predictor, RunningOn, StateError, StateObserver, Washout, kalman_gain, observer_system
-from mpc.observer import reachable_radius, stretch
+from mpc.state_error import reachable_radius, stretch
 
 PAST = 200
 

@@ -1,0 +1,91 @@
+"""Balls that hold a state error, and how far from any state the model's own state can be.
+
+A contraction certificate (rate p, metric P, input gains g) says
+
+    |x1+ - x2+|_P <= p |x1 - x2|_P + sum_j g_j |u1_j - u2_j| .
+
+Let x_c be any state and m = sup_u |f(x_c, u) - x_c|_P over the actuators' range. The model's state, driven from the far
+past by inputs in that range, lies within
+
+    R0 = m / (1 - p)
+
+of x_c: its distance to x_c obeys r+ <= p r + m and started in the far past.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.linalg import eigh
+
+from controlrnn.checks import Array, read_only
+from mpc.predictor import Predictor
+
+if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
+    from controlrnn.certification import ContractionCertificate
+
+ROUNDING = 1.0 + 1e-9  # the radii are sums of a few float64 terms
+_CELLS = 4096  # of the inputs' range, to bound how far one step can lead
+
+
+@dataclass(frozen=True, eq=False)
+class StateError:
+    """A ball that holds x* - xhat: ``sqrt(e' metric e) <= radius``.
+
+    Args:
+        radius: Radius in the metric.
+        metric: Shape (nx, nx), positive definite.
+    """
+
+    radius: float
+    metric: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", read_only(self.metric))
+
+    @property
+    def euclidean(self) -> float:
+        """Radius of the 2-norm ball around it."""
+        return self.radius_in(np.eye(len(self.metric)))
+
+    def radius_in(self, metric: Array) -> float:
+        """Radius, in another metric (nx, nx), of the smallest ball around it."""
+        if np.array_equal(metric, self.metric):
+            return self.radius
+        return self.radius * stretch(metric, self.metric) * ROUNDING
+
+
+def reachable_radius(
+    predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array
+) -> float:
+    """R0 of the module docstring: how far the model's state can be from ``centre``, in the certificate's metric.
+
+    Args:
+        predictor: Model with the actuators' limits.
+        contraction: Its certificate.
+        centre: Any state, shape (nx,).
+        input_error: How far true inputs may lie outside of the limits, shape (nu,).
+    """
+    return largest_step(predictor, contraction, centre, input_error) / (1 - float(contraction.rate)) * ROUNDING
+
+
+def largest_step(predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array) -> float:
+    """Bound on m = sup_u |f(centre, u) - centre|_P; arguments as `reachable_radius`.
+
+    The range is cut into cells: exact at their middles, and the certified input gains cover the rest of each.
+    """
+    lower, upper = predictor.input_limits()
+    low, width = lower - input_error, upper - lower + 2 * input_error
+    each = max(1, int(_CELLS ** (1 / predictor.nu) + 1e-9))
+    middles = [a + w * (np.arange(each) + 0.5) / each for a, w in zip(low, width, strict=True)]
+    u = np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1).reshape(-1, predictor.nu)
+    moves = predictor.system.step(np.broadcast_to(centre, (len(u), predictor.nx)), u) - centre
+    farthest = float(np.sqrt(np.einsum("ti,ij,tj->t", moves, contraction.metric, moves).max()))
+    return (farthest + float(contraction.input_gain @ width) / (2 * each)) * ROUNDING
+
+
+def stretch(to: Array, of: Array) -> float:
+    """The least k with |e|_to <= k |e|_of for all e; both metrics (nx, nx)."""
+    return float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))
