@@ -19,14 +19,16 @@ from controlrnn.certification import incremental
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm, largest_ratio, stage_margin
 from controlrnn.certification.interior import interior
-from controlrnn.certification.riccati import Goal, Task, minimise
+from controlrnn.certification.riccati import Goal, Pair, Task, minimise
 from controlrnn.certification.slopes import Box, local_slopes
+from controlrnn.certification.stationary import contract, least_peak
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
 
 _SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 _PADDING = 1e-11
+_SLOWER = 0.1  # of 1 - rate^2: the metric of a start from stationary multipliers
 _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
 
 
@@ -136,8 +138,7 @@ def certify_lipschitz(
     last = np.zeros(K)
     last[-1] = 1.0
     task = Task(form, form.Y.T @ form.Y, last, last, np.ones(system.nu), Goal.LARGEST)
-    inside = interior(task)
-    found = inside
+    inside = found = _inside(task)
     for order in _ORDERS:
         found = minimise(replace(task, order=order), found, steps=iterations, tolerance=1e-6)
     stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
@@ -158,6 +159,21 @@ def certify_lipschitz(
         except CertificationError as error:
             failure = error
     raise failure or CertificationError("no multipliers were found for which every stage exists")
+
+
+def _inside(task: Task) -> Pair:
+    """Where the search starts: stationary multipliers, whose constant holds for every length; else stage by stage.
+
+    Stage by stage every storage is a little larger than it has to be, which grows with the length beyond all measure.
+    """
+    form = task.form
+    try:
+        best = contract(form).s
+        rho, main, first = least_peak(form, contract(form, best + _SLOWER * (1 - best)))
+    except CertificationError:
+        return interior(task)
+    later = len(task.weights) - 1
+    return np.vstack([first, np.tile(main, (later, 1))]), np.full((later + 1, form.nu), rho)
 
 
 def _form(system: LureSystem, horizon: int, boxes: tuple[Box, Box] | None) -> IncrementalForm:

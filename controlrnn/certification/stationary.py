@@ -3,6 +3,7 @@
     contraction   s E'PE - T'PT - S(lambda) > 0,   E z = dx,   s = rate^2
     gains         gain_c - T_c'PT_c - S(lambda_c) > 0 for each input channel, at equal states
     l2 gain       blkdiag(P, rho R, 0) - Y'Y - T'PT - S(lambda) > 0,   rho = gamma^2
+    peak          blkdiag(P, rho I, 0) - T'PT - S(lambda) > 0,  blkdiag(P, rho I, 0) - Y'Y - S(mu) > 0,  P < rho I
 
 The smallest s is a generalised eigenvalue problem; it is solved by the method of centres (Boyd & El Ghaoui, "Method of
 centers for minimizing generalized eigenvalues", 1993): centre, take the least s that the centre proves, go on.
@@ -158,6 +159,42 @@ def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) 
     cost[-1] = 1.0
     p = Program(blocks, np.arange(len(p)) >= n * (n + 1) // 2).minimise(p, cost, tolerance=tolerance)
     return float(p[-1]), *_unpack(form, p)
+
+
+def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) -> tuple[float, Array, Array]:
+    """The least rho with |dy_k|^2 <= rho (|dx_0|^2 + sum_j |du_j|^2) for every k, from stationary multipliers.
+
+    Args:
+        form: The difference system.
+        start: A point inside the contraction inequality with s < 1.
+        tolerance: Relative, of rho.
+
+    Returns:
+        rho, multipliers (nv,) of every stage, multipliers (nv,) of the stage next to the output, strictly inside.
+    """
+    n, nu, nv, seen = form.nx, form.nu, form.nv, form.Y.T @ form.Y
+    inputs, rest = slice(n, n + nu), np.r_[0:n, n + nu : form.nz]
+    kept = form.supply(start.metric, np.zeros(nu)) - form.multiplier_form(start.multipliers)
+    plain = kept - form.T.T @ start.metric @ form.T
+    # Multiples of the contraction inequality's own numbers have room for any output.
+    size = 2 * _largest_ratio(seen[np.ix_(rest, rest)], kept[np.ix_(rest, rest)]) + 1e-12 * float(np.trace(seen))
+    size = size or 1.0
+    need = max(size * _least_supply(plain, inputs), _least_supply(size * kept - seen, inputs))
+    rho = 2 * max(need, size * float(np.linalg.eigvalsh(start.metric)[-1]))
+    into = n * (n + 1) // 2
+    p = np.concatenate([_pack(size * start.metric, size * start.multipliers), size * start.multipliers, [rho]])
+    last, eye, main = np.array([len(p) - 1]), np.eye(form.nz), _inequality(form, 1.0)
+    supply = tuple(_products(last, eye[[c]], 0.5 * eye[[c]]) for c in range(n, n + nu))
+    own = into + nv + np.arange(nv)
+    first = (_square(n, eye[:n]), _products(own, -form.lower, form.upper))
+    ball = tuple(_products(last, row[None], 0.5 * row[None]) for row in np.eye(n))
+    blocks = (Block(main.constant, main.terms + supply), Block(-seen, first + supply),
+              Block(np.zeros((n, n)), (_square(n, np.eye(n), -1.0), *ball)),
+              Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _room(n, p))  # fmt: skip
+    cost = np.zeros_like(p)
+    cost[-1] = 1.0
+    p = Program(blocks, np.arange(len(p)) >= into).minimise(p, cost, tolerance=tolerance)
+    return float(p[-1]), p[into : into + nv], p[into + nv : -1]
 
 
 def without_inputs(form: IncrementalForm) -> IncrementalForm:

@@ -106,3 +106,11 @@ def test_intervals_that_explode_leave_the_activations_own_slope():
 def test_one_box_without_the_other_is_refused():
     with pytest.raises(SettingError, match="together"):
         certify_lipschitz(random_elman(1), 2, input_range=(-np.ones(2), np.ones(2)))
+
+
+@pytest.mark.parametrize("norm", [0.9, 0.999, 1.1])
+def test_the_constant_of_a_long_sequence_is_not_lost_on_the_way(norm):
+    """A contracting network forgets: from some length on nothing may grow, least of all by what a search adds up."""
+    system = random_elman(0, nx=5, norm=norm)
+    short, long = (certify_lipschitz(system, n, iterations=60).constant for n in (30, 120))
+    assert long <= 1.02 * short
