@@ -16,7 +16,8 @@ from mpc.predictor import Predictor
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.state_error import StateError
 from mpc.state_observer import StateObserver, kalman_gain
-from mpc.tightening import Tightening, nominal, tighten
+from mpc.terminal import TerminalSet, terminal_set
+from mpc.tightening import Tightening, nominal, recursive, tighten
 
 __all__ = [
     "Backend",
@@ -40,6 +41,7 @@ __all__ = [
     "StateObserver",
     "Status",
     "StepData",
+    "TerminalSet",
     "TightenedMPC",
     "Tightening",
     "Washout",
@@ -52,6 +54,8 @@ __all__ = [
     "nominal",
     "observer_system",
     "prediction_errors",
+    "recursive",
     "run_closed_loop",
+    "terminal_set",
     "tighten",
 ]

@@ -7,6 +7,9 @@ at first (Bock 1983), then that of the Lagrangian, whose curvature all comes fro
 quadratic, also where references are out of reach and Gauss-Newton would creep. Full Gauss-Newton steps without the
 search limit-cycle on such problems.
 
+With a terminal set (`mpc.terminal`) a plan that keeps all limits is an answer even where the solve was cut short: the
+best such plan met is handed back, and `SolverOptions.rti` goes on until it has one.
+
 `SolverOptions.rti` stops after one iteration: the real-time iteration of Diehl, Bock and Schlöder (SIAM J. Control
 Optim. 2005) with a search along its step. Nothing is kept from sample to sample except what the caller passes as guess.
 """
@@ -62,25 +65,28 @@ class CondensedBackend:
             return self._solution(
                 Status.FAILED, plan, 0, "state, reference or guess lead to numbers that are not finite"
             )
-        step, minimum, curved = np.inf, None, False
+        step, minimum, curved, best = np.inf, None, False, self._better(None, plan)
         for iteration in range(1, self.options.max_iterations + 1):
             minimum, expected = self._direction(sample, plan, minimum if curved else None)
             if minimum is None:
-                return self._solution(Status.FAILED, plan, iteration, "the QP has no solution in floating point")
+                return self._solution(Status.FAILED, plan, iteration, "the QP has no solution in floating point", best)
             last, step = step, float(np.abs(minimum.z).max())
             plan, length = self._search(sample, plan, minimum.z, expected)
+            best = self._better(best, plan)
             # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
             ratio = step / last  # 0 at first
             error = step * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 and length == 1.0 else step
             settled = error <= self._accuracy or expected <= _NOISE * plan.cost
-            if self.options.rti or settled:
-                return self._solution(Status.SOLVED, plan, iteration, "one iteration" if not settled else "converged")
+            once = self.options.rti and (self.problem.terminal is None or best is plan)
+            if once or settled:
+                message = "one iteration" if not settled else "converged"
+                return self._solution(Status.SOLVED, plan, iteration, message, best)
             if length == 0.0:
-                return self._solution(Status.FAILED, plan, iteration, "no decrease along the step")
+                return self._solution(Status.FAILED, plan, iteration, "no decrease along the step", best)
             if time.perf_counter() > deadline:
-                return self._solution(Status.TIME_LIMIT, plan, iteration, "time limit")
+                return self._solution(Status.TIME_LIMIT, plan, iteration, "time limit", best)
             curved = curved or length < 1.0 or ratio > _SLOW or step < _NEAR
-        return self._solution(Status.MAX_ITERATIONS, plan, self.options.max_iterations, "iteration limit")
+        return self._solution(Status.MAX_ITERATIONS, plan, self.options.max_iterations, "iteration limit", best)
 
     def _direction(self, sample: Sample, plan: Plan, last: Minimum | None) -> tuple[Minimum | None, float]:
         """The QP's step and the decrease that it promises; with curvature where ``last`` gives multipliers."""
@@ -98,10 +104,22 @@ class CondensedBackend:
             length *= 0.5
         return plan, 0.0
 
-    def _solution(self, status: Status, plan: Plan, iterations: int, message: str) -> Solution:
+    def _better(self, best: Plan | None, plan: Plan) -> Plan | None:
+        """The cheaper one of two plans, of those that keep all limits; only where there is a terminal set."""
+        if self.problem.terminal is None or not self._condensed.keeps_limits(plan):
+            return best
+        return plan if best is None or plan.cost < best.cost else best
+
+    def _solution(
+        self, status: Status, plan: Plan, iterations: int, message: str, best: Plan | None = None
+    ) -> Solution:
         problem, condensed = self.problem, self._condensed
+        if best is not None and best is not plan:
+            status = Status.FAILED if status is Status.SOLVED else status
+            plan, message = best, f"{message}; the best plan that keeps all limits"
         slack = condensed.slack(plan)
-        if status is Status.SOLVED and not problem.soft and (slack > KEPT * problem.output_scale).any():
+        lacking = (slack > KEPT * problem.output_scale).any() if problem.terminal is None else best is None
+        if status is Status.SOLVED and not problem.soft and lacking:
             status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
         return Solution(
             status=status,
@@ -110,4 +128,5 @@ class CondensedBackend:
             cost=plan.cost * problem.cost_scale,
             iterations=iterations,
             message=message,
+            feasible=best is not None,
         )

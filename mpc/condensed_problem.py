@@ -3,6 +3,10 @@
 Inputs are in half ranges around the middle, z in [-1, 1]; outputs in multiples of their scale; cost in multiples of the
 problem's cost scale. The local model is a convex QP: the objective's Gauss-Newton matrix, with the curvature of the
 outputs added on demand, and output limits linearised (Nocedal & Wright, "Numerical optimization", sections 10.3, 18).
+
+With a terminal set the last sample is the steady state of the last input, and |x_N - x_s|_P <= a one more priced limit.
+A plan must then keep its limits exactly, or it could not be continued for ever: the merit prices them `_INSIDE` early,
+so that what line search and tolerances leave open lies between, and the QP aims as far inside again.
 """
 
 from __future__ import annotations
@@ -14,11 +18,14 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.kernels import simulate
+from controlrnn.systems.linearisation import Linearisation
 from mpc.condensing import Condenser
 from mpc.ocp import HARD, OptimalControlProblem, StepData, default_penalty
+from mpc.terminal import TerminalSet
 
 _RIDGE = 1e-10  # of the Hessian's largest diagonal entry: weights may be zero
 _FLATTEST = 1e-3  # least curvature, as a share of the largest, where the Lagrangian's is negative
+_INSIDE = 1e-7  # of an output's range, or of the terminal set's radius
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -29,7 +36,7 @@ class Sample:
         x: State, shape (nx,), physical.
         before: Input ahead of the plan, shape (nu,).
         reference: Shape (N + 1, ny).
-        low: Limits of the limited outputs at steps 1 to N, shape (N, limited).
+        low: Limits of the limited outputs from the first limited step to N, shape (steps, limited).
         high: As ``low``.
     """
 
@@ -45,13 +52,14 @@ class Plan:
     """Inputs and what follows from them.
 
     Args:
-        z: Inputs, shape (N nu,).
-        u: Physical inputs, the last one twice, shape (N + 1, nu).
-        x: States, shape (N + 1, nx).
+        z: Inputs, shape (M nu,).
+        u: Physical inputs at every sample, shape (N + 1, nu).
+        x: States, shape (N + 1, nx); the last one is the steady state where there is a terminal set.
         y: Outputs, shape (N + 1, ny), scaled.
         error: y minus reference.
-        excess: Excess over limits, shape (N, limited), >= 0.
+        excess: Excess over limits, step by step, and over the terminal set's radius, >= 0.
         cost: Objective with slack, where limits without slack have their price too.
+        gap: x_N minus the steady state, shape (nx,), or None.
     """
 
     z: Array
@@ -61,6 +69,7 @@ class Plan:
     error: Array
     excess: Array
     cost: float
+    gap: Array | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,14 +95,19 @@ class CondensedProblem:
 
     def __init__(self, problem: OptimalControlProblem) -> None:
         predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
-        self.horizon, self.nu, self.n = N, predictor.nu, N * predictor.nu
-        self.system, self.scale, self.soft = predictor.system, scale, problem.soft
+        self.horizon, self.inputs, self.nu = N, problem.inputs, predictor.nu
+        self.n = self.inputs * self.nu
+        self.predictor, self.system, self.scale = predictor, predictor.system, scale
+        self.terminal: TerminalSet | None = problem.terminal
+        self._first, self._inside = problem.first, 0.0 if problem.terminal is None else _INSIDE
         self.input_lower, self.input_upper = predictor.input_limits()
         self.middle, self.half = (
             0.5 * (self.input_lower + self.input_upper),
             0.5 * (self.input_upper - self.input_lower),
         )
-        self._condenser = Condenser(predictor.system, N, self.half)
+        self._condenser = Condenser(
+            predictor.system, N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None
+        )
         unit = 1.0 / problem.cost_scale
         weights = np.tile(problem.output_weight, (N + 1, 1))
         weights[N] = problem.terminal_weight
@@ -104,7 +118,9 @@ class CondensedProblem:
         penalty = problem.penalty
         if not problem.soft:
             penalty = HARD * np.maximum(penalty, default_penalty(N, problem.cost_scale, scale))
-        self._price = np.tile((penalty * scale * unit)[self._limited], (N, 1))
+        price = np.tile((penalty * scale * unit)[self._limited], N + 1 - self._first)
+        end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty` is, in units of the cost
+        self._price = np.concatenate([price, end])
         self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight) * self.half
         self._prepare_moves(problem.move_limit / self.half)
         self._load()
@@ -112,12 +128,13 @@ class CondensedProblem:
     def _prepare_moves(self, limit: Array) -> None:
         """z_k - z_{k-1} = (D z)_k, less z_{-1} in the first rows."""
         D = np.eye(self.n) - np.eye(self.n, k=-self.nu)
-        self._move_hessian = (D.T * np.tile(self._move_root**2, self.horizon)) @ D
-        bounded = np.tile(np.isfinite(limit), self.horizon)
+        self._move_hessian = (D.T * np.tile(self._move_root**2, self.inputs)) @ D
+        bounded = np.tile(np.isfinite(limit), self.inputs)
         self._bounded, self._move_limit = bounded, np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
+        self._any_bounded = bool(bounded.any())
         self._constraints = np.vstack([np.zeros((self._price.size, self.n)), D[bounded]])
         #: Price of each constraint of the local model; infinite where it must be kept.
-        self.prices = np.concatenate([self._price.ravel(), np.full(bounded.sum(), np.inf)])
+        self.prices = np.concatenate([self._price, np.full(bounded.sum(), np.inf)])
 
     def _load(self) -> None:
         """Call what is compiled once, so that the first sample does not wait for it."""
@@ -127,43 +144,49 @@ class CondensedProblem:
 
     def sample(self, data: StepData) -> Sample:
         """Scale what belongs to one sample."""
-        limited, scale = self._limited, self.scale
+        limited, scale, first = self._limited, self.scale, self._first
         return Sample(
             data.x,
             (data.previous_input - self.middle) / self.half,
             data.reference / scale,
-            data.lower[1:, limited] / scale[limited],
-            data.upper[1:, limited] / scale[limited],
+            data.lower[first:, limited] / scale[limited] + self._inside,
+            data.upper[first:, limited] / scale[limited] - self._inside,
         )
 
     def admissible(self, sample: Sample, u: Array) -> Array:
         """Inputs z nearest to u (N, nu), one after the other, that keep input and move limits."""
-        z = _clip((u - self.middle) / self.half, -1.0, 1.0)
-        if self._bounded.any():
+        z = _clip((u[: self.inputs] - self.middle) / self.half, -1.0, 1.0)
+        if self._any_bounded:
             before = sample.before
-            for k in range(self.horizon):
+            for k in range(self.inputs):
                 moved = _clip(z[k], before - self._move_limit, before + self._move_limit)
                 z[k] = before = _clip(moved, -1.0, 1.0)
         return z.ravel()
 
     def physical(self, z: Array) -> Array:
         """Inputs u (N, nu) within their limits."""
-        u = self.middle + self.half * z.reshape(self.horizon, self.nu)
-        return _clip(u, self.input_lower, self.input_upper)
+        return _clip(self._inputs(z)[:-1], self.input_lower, self.input_upper)
 
     def plan(self, sample: Sample, z: Array) -> Plan:
         """Follow the model along inputs z."""
-        u = np.empty((self.horizon + 1, self.nu))
-        u[:-1] = self.middle + self.half * z.reshape(self.horizon, self.nu)
-        u[-1] = u[-2]
+        u = self._inputs(z)
         y, x = simulate(self.system, u, sample.x)
+        x, gap = x[:-1], None
+        if self.terminal is not None:
+            x, y, gap = self._settled(x, y, u[-1])
         y = y / self.scale
         error = y - sample.reference
-        reached = y[1:, self._limited]
-        excess = np.maximum(np.maximum(reached - sample.high, sample.low - reached), 0.0)
+        reached = y[self._first :, self._limited]
+        excess = np.maximum(np.maximum(reached - sample.high, sample.low - reached), 0.0).ravel()
+        if self.terminal is not None and gap is not None:
+            excess = np.append(excess, max(self.terminal.share(gap) - (1.0 - self._inside), 0.0))
         missed, moved = self._root * error, self._move_root * self._moves(sample, z)
         cost = 0.5 * (np.vdot(missed, missed) + np.vdot(moved, moved)) + np.vdot(self._price, excess)
-        return Plan(z, u, x[:-1], y, error, excess, float(cost))
+        return Plan(z, u, x, y, error, excess, float(cost), gap)
+
+    def keeps_limits(self, plan: Plan) -> bool:
+        """Whether a plan keeps all limits; only meant where there is a terminal set."""
+        return bool((plan.excess <= self._inside).all())
 
     def model(self, sample: Sample, plan: Plan, multipliers: Array | None) -> LocalModel:
         """Local model at a plan.
@@ -180,43 +203,88 @@ class CondensedProblem:
         H = J.T @ J + self._move_hessian
         if multipliers is not None:
             prices = self._root**2 * plan.error
-            prices[1:, self._limited] += multipliers[: self._price.size].reshape(self._price.shape)
-            H = _convex(H + self._condenser.curvature(lin, prices / self.scale))
+            limits = prices[self._first :, self._limited]
+            prices[self._first :, self._limited] = limits + multipliers[: limits.size].reshape(limits.shape)
+            end = multipliers[limits.size] if self.terminal is not None else 0.0
+            H = _convex(H + self._curvature(lin, prices / self.scale, plan, float(end)))
         H.ravel()[:: self.n + 1] += _RIDGE * H.max()
         g = (self._root * plan.error).ravel() @ J + self._move_hessian @ plan.z
         g[: self.nu] -= self._move_root**2 * sample.before
-        C, rows = self._constraints, self._price.size
-        C[:rows] = G[1:, self._limited].reshape(rows, self.n)
+        C = self._constraints
+        outputs = G[self._first :, self._limited].reshape(-1, self.n)
+        C[: len(outputs)] = outputs
+        if self.terminal is not None:
+            C[len(outputs)] = self._condenser.gap @ self._outwards(plan)
         return LocalModel(H, g, C, *self._limits(sample, plan))
 
     def decrease(self, plan: Plan, model: LocalModel, d: Array) -> float:
         """By how much the model expects the cost to fall along d."""
-        change = (model.C[: self._price.size] @ d).reshape(self._price.shape)
+        change = model.C[: self._price.size] @ d
         rows = slice(self.n, self.n + self._price.size)
-        over = change - model.upper[rows].reshape(change.shape)
-        under = model.lower[rows].reshape(change.shape) - change
-        excess = np.maximum(np.maximum(over, under), 0.0)
+        over, under = change - model.upper[rows], model.lower[rows] - change
+        excess = np.maximum(np.maximum(over, under) - self._inside, 0.0)
         return float(np.vdot(self._price, plan.excess - excess) - d @ (model.g + 0.5 * (model.H @ d)))
 
     def slack(self, plan: Plan) -> Array:
         """Excess over limits in output units, shape (N + 1, ny)."""
         rows = np.zeros_like(plan.y)
-        rows[1:, self._limited] = plan.excess
-        return rows * self.scale
+        limited = rows[self._first :, self._limited]
+        rows[self._first :, self._limited] = plan.excess[: limited.size].reshape(limited.shape) - self._inside
+        return np.maximum(rows, 0.0) * self.scale
+
+    def _inputs(self, z: Array) -> Array:
+        """Physical inputs at every sample, shape (N + 1, nu)."""
+        u = np.empty((self.horizon + 1, self.nu))
+        u[: self.inputs] = self.middle + self.half * z.reshape(self.inputs, self.nu)
+        u[self.inputs :] = u[self.inputs - 1]
+        return u
+
+    def _settled(self, x: Array, y: Array, u: Array) -> tuple[Array, Array, Array]:
+        """States and outputs with the steady state as the last sample, and how far the plan ends from it."""
+        if not np.isfinite(x).all():
+            return x, y, np.full(x.shape[1], np.nan)
+        steady = self.predictor.equilibrium(u, guess=x[-1])
+        gap = x[-1] - steady
+        return np.vstack([x[:-1], steady]), np.vstack([y[:-1], self.system.output(steady, u)]), gap
+
+    def _outwards(self, plan: Plan) -> Array:
+        """Derivative of the plan's distance from the steady state, in radii, by the gap; shape (nx,)."""
+        assert self.terminal is not None
+        assert plan.gap is not None
+        pulled = self.terminal.metric @ plan.gap
+        length = np.sqrt(plan.gap @ pulled)
+        return np.asarray(pulled / (self.terminal.radius * length)) if length > 0 else np.zeros_like(pulled)
+
+    def _curvature(self, lin: Linearisation, prices: Array, plan: Plan, end: float) -> Array:
+        """Second derivatives of the priced outputs and of ``end`` times the distance from the steady state."""
+        if self.terminal is None or plan.gap is None or end <= 0:
+            return self._condenser.curvature(lin, prices)
+        outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
+        bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal.share(plan.gap)
+        gap = self._condenser.gap
+        return np.asarray(self._condenser.curvature(lin, prices, end * outwards) + end * gap @ bend @ gap.T)
 
     def _limits(self, sample: Sample, plan: Plan) -> tuple[Array, Array]:
-        reached, parts = plan.y[1:, self._limited], self._bounded.any()
+        reached = plan.y[self._first :, self._limited]
         lower, upper = [-1.0 - plan.z, (sample.low - reached).ravel()], [1.0 - plan.z, (sample.high - reached).ravel()]
-        if parts:
+        if self.terminal is not None and plan.gap is not None:
+            lower.append(np.array([-np.inf]))
+            upper.append(np.array([1.0 - self._inside - self.terminal.share(plan.gap)]))
+        if self._inside:
+            lower[1:], upper[1:] = (
+                [part + self._inside for part in lower[1:]],
+                [part - self._inside for part in upper[1:]],
+            )
+        if self._any_bounded:
             moves = self._moves(sample, plan.z).ravel()[self._bounded]
-            limit = np.tile(self._move_limit, self.horizon)[self._bounded]
+            limit = np.tile(self._move_limit, self.inputs)[self._bounded]
             # Zero stays admissible: the input before may be one that its limits forbid to follow.
             lower.append(np.minimum(-limit - moves, 0.0))
             upper.append(np.maximum(limit - moves, 0.0))
         return np.concatenate(lower), np.concatenate(upper)
 
     def _moves(self, sample: Sample, z: Array) -> Array:
-        rows = z.reshape(self.horizon, self.nu)
+        rows = z.reshape(self.inputs, self.nu)
         moves = np.empty_like(rows)
         np.subtract(rows[0], sample.before, out=moves[0])
         np.subtract(rows[1:], rows[:-1], out=moves[1:])

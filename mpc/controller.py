@@ -2,7 +2,9 @@
 
 Two modes (DESIGN, section 4). *Guaranteed*: limits are tightened by the full model error; the disturbance estimate only
 moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and
-the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility.
+the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. With a
+terminal set the guaranteed mode is recursively feasible: see `mpc.terminal`. Every plan is then checked apart from the
+solver, and where a solve gives none that keeps all limits, the shifted plan does.
 
 A failed solve is a state, not an exception: the step then says so, applies the first that exists of (last successful
 plan shifted, steady input for the reference, safe input), and nothing of the failed iterate is kept.
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -21,20 +23,19 @@ from numpy.typing import ArrayLike
 from controlrnn.checks import Array, Choice, as_array, count, read_only
 from controlrnn.errors import SettingError, ShapeError
 from mpc.condensed import CondensedBackend
-from mpc.observer import Observer, per_channel
+from mpc.observer import Observer
 from mpc.ocp import (
+    KEPT,
     BackendFactory,
-    OptimalControlProblem,
     Solution,
     SolverOptions,
     Status,
     StepData,
-    cost_scale,
-    default_penalty,
-    output_scale,
+    tracking_problem,
 )
 from mpc.predictor import Predictor
 from mpc.residuals import DisturbanceFilter, measured_errors
+from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class MpcStep:
     Args:
         u: Input to apply now, shape (nu,).
         status: How the solve ended.
-        fallback: What stood in for a solution.
+        fallback: What stood in for a solution. With a terminal set, PLAN may be the shifted plan improved by a solve
+            that did not come to its end.
         solve_time: Wall time of the whole step [s].
         iterations: Solver iterations.
         cost: Objective, slack included; NaN unless solved.
@@ -75,6 +77,7 @@ class MpcStep:
         slack: Use of soft limits per step and output, shape (N + 1, ny), output units.
         missing: Which measurements were missing, shape (ny,), bool.
         certified: Whether the certified error of the state estimate holds at this step.
+        feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
         message: The solver's own words.
     """
 
@@ -91,6 +94,7 @@ class MpcStep:
     slack: Array
     missing: Array
     certified: bool
+    feasible: bool
     message: str
 
 
@@ -104,9 +108,15 @@ class TightenedMPC:
         output_weight: Cost of output errors per unit^2, scalar or shape (ny,).
         input_move_weight: Cost of input moves per unit^2, scalar or shape (nu,).
         horizon: Steps N; the tightening's when left out, and at most that.
-        terminal_weight: Cost of output errors at step N; ``output_weight`` when left out.
+        control_horizon: Number M of free inputs, the last of which is held. N when left out, N / 2 with a terminal
+            set, where the steps after M are what brings the plan to rest.
+        terminal: From `mpc.terminal_set`, for plans that can always be continued; its horizon is N, the tightening is
+            from `mpc.recursive` with the same jump, and limits are hard.
+        terminal_weight: Cost of output errors at step N, or with a terminal set of those of the steady state;
+            ``output_weight`` when left out.
         move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
-        soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible.
+        soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible. Soft
+            without a terminal set, hard with one, when left out.
         penalty: Cost per unit of slack, scalar or shape (ny,); `mpc.ocp.default_penalty` when left out.
         mode: What the disturbance estimate may do; fixed by the tightening when left out.
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
@@ -129,9 +139,11 @@ class TightenedMPC:
         output_weight: ArrayLike,
         input_move_weight: ArrayLike,
         horizon: int | None = None,
+        control_horizon: int | None = None,
+        terminal: TerminalSet | None = None,
         terminal_weight: ArrayLike | None = None,
         move_limit: ArrayLike | None = None,
-        soft: bool = True,
+        soft: bool | None = None,
         penalty: ArrayLike | None = None,
         mode: Mode | None = None,
         disturbance_gain: float | None = None,
@@ -147,18 +159,24 @@ class TightenedMPC:
             raise SettingError(
                 f"the tightening covers {tightening.horizon} steps, got horizon {self.horizon}: shorten it"
             )
+        self.terminal = terminal
+        if terminal is not None:
+            _check_terminal(terminal, tightening, self.horizon, mode)
+            mode = Mode.GUARANTEED
         self.mode, self.filter = _disturbance(tightening, mode, disturbance_gain)
-        lower, upper = tightening.limits(predictor.outputs)
-        self._lower, self._upper = lower[: self.horizon + 1], upper[: self.horizon + 1]
+        self._lower, self._upper = _limits(tightening, predictor, self.horizon, terminal)
         self._input_lower, self._input_upper = predictor.input_limits()
         if safe_input is None:
             safe_input = 0.5 * (self._input_lower + self._input_upper)
         self.safe_input = read_only(as_array("safe_input", safe_input, (predictor.nu,)))
         if ((self.safe_input < self._input_lower) | (self.safe_input > self._input_upper)).any():
             raise SettingError(f"safe_input must lie within the input limits, got {self.safe_input}")
-        self.problem = _problem(
-            predictor, self.horizon, output_weight, terminal_weight, input_move_weight, move_limit, penalty, soft
-        )
+        if terminal is not None and control_horizon is None:
+            control_horizon = max(self.horizon // 2, 1)
+        self.problem = tracking_problem(
+            predictor, self.horizon, output_weight, terminal_weight, input_move_weight, move_limit, penalty,
+            terminal is None if soft is None else soft, control_horizon, terminal,
+        )  # fmt: skip
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
 
@@ -200,11 +218,12 @@ class TightenedMPC:
         y = self._measurement(y)
         wanted = self._reference(reference)
         x, certified = self.observer.state, self.observer.certified
-        solution, offset = None, np.zeros(self.predictor.ny)
+        solution, data, offset = None, None, np.zeros(self.predictor.ny)
         if self.observer.ready:
             offset = self._estimate_disturbance(y)
-            solution = self.backend.solve(self._data(x, wanted, offset))
-        plan, fallback = self._choose(solution, wanted[0] - offset)
+            data = self._data(x, wanted, offset)
+            solution = self.backend.solve(data)
+        plan, fallback, feasible = self._choose(solution, data, wanted[0] - offset)
         u = read_only(plan[0])
         self._advance(u, y)
         return MpcStep(
@@ -221,6 +240,7 @@ class TightenedMPC:
             slack=read_only(_slack_of(solution, self._lower)),
             missing=np.isnan(y),
             certified=certified,
+            feasible=feasible,
             message="" if solution is None else solution.message,
         )
 
@@ -249,23 +269,29 @@ class TightenedMPC:
             guess=np.tile(self._before(), (self.horizon, 1)) if self._plan is None else self._shifted(self._plan),
         )
 
-    def _choose(self, solution: Solution | None, target: Array) -> tuple[Array, Fallback]:
-        """The plan to apply, shape (N, nu), and where it comes from."""
-        if solution is not None and solution.status is Status.SOLVED:
-            self._plan, self._age = read_only(solution.u), 0
-            return self._feasible(solution.u), Fallback.NONE
-        if solution is None:
+    def _choose(self, solution: Solution | None, data: StepData | None, target: Array) -> tuple[Array, Fallback, bool]:
+        """The plan to apply, shape (N, nu), where it comes from, and whether it keeps all limits."""
+        if solution is None or data is None:
             held = Fallback.SAFE if self._previous is None else Fallback.STEADY
-            return self._feasible(np.tile(self._before(), (self.horizon, 1))), held
+            return self._feasible(np.tile(self._before(), (self.horizon, 1))), held, False
+        solved = solution.status is Status.SOLVED
+        if solved or solution.feasible:
+            plan, kept = self._feasible(solution.u), not (solution.slack > KEPT * self.problem.output_scale).any()
+            if self.terminal is not None:
+                kept = self.problem.excess(data, plan) <= 0
+            if kept or (solved and (self.terminal is None or self._plan is None)):
+                self._plan, self._age = read_only(plan), 0
+                return plan, Fallback.NONE if solved else Fallback.PLAN, kept
         _log.warning("MPC solve ended with %s (%s): falling back", solution.status, solution.message)
-        if self._plan is not None and self._age < self.horizon:
-            return self._feasible(self._shifted(self._plan)), Fallback.PLAN
+        if self._plan is not None and (self.terminal is not None or self._age < self.horizon):
+            plan = self._feasible(self._shifted(self._plan))
+            return plan, Fallback.PLAN, self.terminal is not None and self.problem.excess(data, plan) <= 0
         try:
             u, fallback = self.predictor.steady_input(target, self.problem.output_scale), Fallback.STEADY
         except SettingError as error:
             _log.warning("no steady input for the reference (%s): safe input", error)
             u, fallback = self.safe_input, Fallback.SAFE
-        return self._feasible(np.tile(u, (self.horizon, 1))), fallback
+        return self._feasible(np.tile(u, (self.horizon, 1))), fallback, False
 
     def _shifted(self, plan: Array) -> Array:
         rows = np.minimum(np.arange(self.horizon) + self._age, self.horizon - 1)
@@ -276,7 +302,10 @@ class TightenedMPC:
 
     def _feasible(self, plan: Array) -> Array:
         """The plan within input and move limits, from the input before it on."""
-        kept, before = [], self._before()
+        plan, before = np.clip(plan, self._input_lower, self._input_upper), self._before()
+        if (np.abs(np.diff(plan, axis=0, prepend=before[None])) <= self.problem.move_limit).all():
+            return plan
+        kept = []
         for u in plan:
             moved = np.clip(u, before - self.problem.move_limit, before + self.problem.move_limit)
             before = np.clip(moved, self._input_lower, self._input_upper)
@@ -314,43 +343,26 @@ def _disturbance(tightening: Tightening, mode: Mode | None, gain: float | None) 
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
 
 
-def _problem(
-    predictor: Predictor,
-    horizon: int,
-    output_weight: ArrayLike,
-    terminal_weight: ArrayLike | None,
-    input_move_weight: ArrayLike,
-    move_limit: ArrayLike | None,
-    penalty: ArrayLike | None,
-    soft: bool,
-) -> OptimalControlProblem:
-    weight = per_channel("output_weight", output_weight, predictor.ny)
-    moves = per_channel("input_move_weight", input_move_weight, predictor.nu)
-    if not weight.any():
-        raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
-    free = np.inf if move_limit is None else move_limit
-    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
-    limit = as_array("move_limit", each, (predictor.nu,), finite=False)
-    if not (limit > 0).all():
-        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
-    scale = output_scale(predictor)
-    default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale), scale)
-    chosen = default if penalty is None else per_channel("penalty", penalty, predictor.ny)
-    if not (chosen > 0).all():
-        raise SettingError(f"penalty must be positive, got {chosen}: a limit without a price is none")
-    return OptimalControlProblem(
-        predictor=predictor,
-        horizon=horizon,
-        output_weight=weight,
-        terminal_weight=weight
-        if terminal_weight is None
-        else per_channel("terminal_weight", terminal_weight, predictor.ny),
-        input_move_weight=moves,
-        move_limit=read_only(limit),
-        output_scale=read_only(scale),
-        penalty=read_only(chosen),
-        soft=bool(soft),
-    )
+def _check_terminal(terminal: TerminalSet, tightening: Tightening, horizon: int, mode: Mode | None) -> None:
+    if terminal.horizon != horizon:
+        raise SettingError(f"the terminal set is for horizon {terminal.horizon}, got {horizon}: make them equal")
+    for name, do in (("system", "certify this model"), ("jump", "use recursive(...) with the terminal set's jump")):
+        if terminal.digests.get(name) != tightening.digests.get(name, ""):
+            raise SettingError(f"tightening and terminal set must rest on the same {name}, got different ones: {do}")
+    if mode is Mode.PRACTICAL:
+        raise SettingError(f"mode must be {Mode.GUARANTEED} with a terminal set, got {mode}: estimates move the limits")
+
+
+def _limits(
+    tightening: Tightening, predictor: Predictor, horizon: int, terminal: TerminalSet | None
+) -> tuple[Array, Array]:
+    """Limits of plans, each (N + 1, ny); at step N those of the steady state where there is a terminal set."""
+    if terminal is not None:
+        end = np.zeros_like(tightening.model_error)
+        end[horizon] = terminal.margin
+        tightening = replace(tightening, reinitialisation=tightening.reinitialisation + end)
+    lower, upper = tightening.limits(predictor.outputs)
+    return lower[: horizon + 1], upper[: horizon + 1]
 
 
 def _slack_of(solution: Solution | None, like: Array) -> Array:

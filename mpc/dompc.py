@@ -42,6 +42,10 @@ class DoMpcBackend:
         problem: The optimal control problem.
         options: Limits for the solver.
 
+    Raises:
+        SettingError: ``options.rti`` is set, an input has no limits, or the problem has a terminal set or a control
+            horizon shorter than its horizon.
+
     Attributes:
         mpc: The ``do_mpc.controller.MPC`` with its model: look, but write nothing.
     """
@@ -49,6 +53,11 @@ class DoMpcBackend:
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
         if options.rti:
             raise SettingError("DoMpcBackend cannot stop after one iteration, got rti=True: use CondensedBackend")
+        if problem.terminal is not None or problem.inputs < problem.horizon:
+            raise SettingError(
+                "DoMpcBackend takes neither a terminal set nor a shorter control horizon: use CondensedBackend or "
+                "FatropBackend"
+            )
         self.problem = problem
         lower, upper = problem.predictor.input_limits()
         self._lower, self._upper = lower, upper

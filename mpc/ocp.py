@@ -6,6 +6,10 @@
 
 Limits start at step 1: no input changes the present output. The penalty on the slack s is exact (L1): while it exceeds
 every constraint's multiplier, s is zero whenever the problem without s has a solution (Nocedal & Wright, thm 17.3).
+
+Fewer inputs than steps may be free: u_k = u_{M-1} for k >= M. With a terminal set (`mpc.terminal`) the plan has to end
+near the steady state of its last input, |x_N - x_s|_P <= a with x_s = f(x_s, u_N); y_N means g(x_s, u_N) then, so that
+its cost is that of the steady state; limits are hard, and start at step 0 where the first input moves y_0.
 """
 
 from __future__ import annotations
@@ -13,12 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, count, positive
+from controlrnn.checks import Array, as_array, count, positive, read_only
+from controlrnn.errors import SettingError
+from mpc.observer import per_channel
 from mpc.predictor import Predictor
+
+if TYPE_CHECKING:
+    from mpc.terminal import TerminalSet
 
 HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
 KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
@@ -72,6 +82,11 @@ class OptimalControlProblem:
         output_scale: Typical range of each output, shape (ny,), positive; solvers work in multiples of it.
         penalty: Cost per unit of slack, shape (ny,).
         soft: False forbids slack: limits are hard and the problem may be infeasible.
+        control_horizon: Number M <= N of free inputs, the last of which is held; N when left out.
+        terminal: Set in which plans end, or None.
+
+    Raises:
+        SettingError: The parts contradict each other.
     """
 
     predictor: Predictor
@@ -83,6 +98,27 @@ class OptimalControlProblem:
     output_scale: Array
     penalty: Array
     soft: bool
+    control_horizon: int | None = None
+    terminal: TerminalSet | None = None
+
+    def __post_init__(self) -> None:
+        if self.inputs > self.horizon:
+            raise SettingError(f"control_horizon must be at most the horizon {self.horizon}, got {self.inputs}")
+        if self.terminal is not None and (self.soft or self.terminal.horizon != self.horizon):
+            raise SettingError(
+                f"a terminal set needs hard limits and its own horizon {self.terminal.horizon}, got soft={self.soft} "
+                f"and horizon {self.horizon}"
+            )
+
+    @property
+    def inputs(self) -> int:
+        """Number M of free inputs."""
+        return self.horizon if self.control_horizon is None else count("control_horizon", self.control_horizon)
+
+    @property
+    def first(self) -> int:
+        """First step with output limits."""
+        return int(self.terminal is None or not self.predictor.system.has_feedthrough)
 
     @property
     def cost_scale(self) -> float:
@@ -91,12 +127,33 @@ class OptimalControlProblem:
 
     def objective(self, data: StepData, u: Array) -> tuple[float, Array]:
         """Value of the objective at inputs u (N, nu), slack included, and the slack, shape (N + 1, ny)."""
-        y = self.predictor.predict(data.x, u)
+        y, _ = self.outcome(data.x, u)
         slack = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0)
-        slack[0] = 0.0
+        slack[: self.first] = 0.0
         end = (y[-1] - data.reference[-1]) ** 2 @ self.terminal_weight
         running = self.cost(y[:-1], data.reference[:-1], u, data.previous_input)
         return running + float(end + (slack @ self.penalty).sum()), slack
+
+    def outcome(self, x: Array, u: Array) -> tuple[Array, Array | None]:
+        """Outputs (N + 1, ny) of a plan u (N, nu) from x (nx,), and x_N - x_s (nx,) where there is a terminal set."""
+        y, states = self.predictor.rollout(x, u)
+        if self.terminal is None:
+            return y, None
+        settled = self.predictor.equilibrium(u[-1], guess=states[-1])
+        return np.vstack([y[:-1], self.predictor.system.output(settled, u[-1])]), states[-1] - settled
+
+    def excess(self, data: StepData, u: Array) -> float:
+        """By how much a plan u (N, nu) breaks its limits, at most; feasible if <= 0.
+
+        Outputs count in ranges, inputs and moves in half ranges, the end of the plan in radii of the terminal set.
+        """
+        y, gap = self.outcome(data.x, u)
+        lower, upper = self.predictor.input_limits()
+        moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
+        over = np.maximum(y - data.upper, data.lower - y)[self.first :] / self.output_scale
+        beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower))
+        end = -np.inf if gap is None or self.terminal is None else self.terminal.share(gap) - 1.0
+        return float(max(over.max(), beyond.max(), end))
 
     def cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
         """Cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).
@@ -139,6 +196,8 @@ class Solution:
         cost: Value of the objective, slack included.
         iterations: Iterations used.
         message: The solver's own words.
+        feasible: Where there is a terminal set: whether ``u`` keeps every limit, so that it is a plan whatever the
+            status.
     """
 
     status: Status
@@ -147,6 +206,7 @@ class Solution:
     cost: float
     iterations: int
     message: str
+    feasible: bool = False
 
 
 class Backend(Protocol):
@@ -192,3 +252,47 @@ def default_penalty(horizon: int, cost: float, scale: Array) -> Array:
     range leaves room for outputs that answer weakly to the inputs.
     """
     return 20.0 * horizon * cost / scale
+
+
+def tracking_problem(
+    predictor: Predictor,
+    horizon: int,
+    output_weight: ArrayLike,
+    terminal_weight: ArrayLike | None,
+    input_move_weight: ArrayLike,
+    move_limit: ArrayLike | None,
+    penalty: ArrayLike | None,
+    soft: bool,
+    control_horizon: int | None,
+    terminal: TerminalSet | None,
+) -> OptimalControlProblem:
+    """Check settings, scalar or one per channel, and fill in what is left out; arguments as of `mpc.TightenedMPC`."""
+    weight = per_channel("output_weight", output_weight, predictor.ny)
+    moves = per_channel("input_move_weight", input_move_weight, predictor.nu)
+    if not weight.any():
+        raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
+    free = np.inf if move_limit is None else move_limit
+    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
+    limit = as_array("move_limit", each, (predictor.nu,), finite=False)
+    if not (limit > 0).all():
+        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
+    scale = output_scale(predictor)
+    default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale), scale)
+    chosen = default if penalty is None else per_channel("penalty", penalty, predictor.ny)
+    if not (chosen > 0).all():
+        raise SettingError(f"penalty must be positive, got {chosen}: a limit without a price is none")
+    return OptimalControlProblem(
+        predictor=predictor,
+        horizon=horizon,
+        output_weight=weight,
+        terminal_weight=weight
+        if terminal_weight is None
+        else per_channel("terminal_weight", terminal_weight, predictor.ny),
+        input_move_weight=moves,
+        move_limit=read_only(limit),
+        output_scale=read_only(scale),
+        penalty=read_only(chosen),
+        soft=bool(soft),
+        control_horizon=control_horizon,
+        terminal=terminal,
+    )

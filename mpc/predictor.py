@@ -133,14 +133,22 @@ class Predictor:
         A, B, C, D = (np.asarray(part) for part in self._jacobians(x, u))
         return A, B, C, D
 
-    def equilibrium(self, u: Array) -> Array:
-        """State (nx,) that the model keeps under the constant input u (nu,); free run, then Newton.
+    def equilibrium(self, u: Array, *, guess: Array | None = None) -> Array:
+        """State that the model keeps under a constant input; free run, then Newton.
+
+        Args:
+            u: The input, shape (nu,).
+            guess: State that the run starts from, shape (nx,); zero when left out.
+
+        Returns:
+            Shape (nx,).
 
         Raises:
             SettingError: None was found: the model has no steady state there, or is unstable.
         """
         u = as_array("u", u, (self.nu,))
-        x = self.states(np.zeros(self.nx), np.tile(u, (_SETTLE, 1)))[-1]
+        start = np.zeros(self.nx) if guess is None else guess
+        x = self.states(start, np.tile(u, (_SETTLE, 1)))[-1]
         for _ in range(_NEWTON):
             gap = self.system.step(x, u) - x
             if np.abs(gap).max() <= 1e-13 * (1.0 + np.abs(x).max()):

@@ -2,12 +2,16 @@
 
 tightening[k] = model error[k] + effect of re-initialisation and input errors[k]: the first is calibrated
 (`mpc.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see DESIGN, section 4.
+
+Such a tightening is *predictive*: it covers the error of every prediction. `recursive` lets it grow along the horizon
+by what re-initialisation can change about a plan, so that a plan can be continued for ever: the theorem is in
+`mpc.terminal`.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,15 +21,17 @@ from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
 from controlrnn.records import digest, load_record, save_record
 from mpc.model_error import ModelError
-from mpc.observer import Observer
+from mpc.observer import ROUNDING, Observer
+from mpc.state_error import StateError
+from mpc.terminal import jump_digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from controlrnn.certification import HorizonCertificate
 
-_VERSION = 1
-_PARTS = ("model_error", "reinitialisation", "input_error")
+_VERSION = 2  # 1: without growth
+_PARTS = ("model_error", "reinitialisation", "input_error", "growth")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +44,9 @@ class Tightening:
         input_error: Certified effect of input errors.
         disturbance_gain: Gain of the disturbance filter that the predictions are corrected with; None: they are not.
         promise: What holds, in words.
-        digests: Where the parts come from: ``system``, ``model_error``, ``certificate``, ``observer``.
+        digests: Where the parts come from: ``system``, ``model_error``, ``certificate``, ``observer``, ``growth``,
+            ``jump``.
+        growth: What is added so that plans stay feasible from sample to sample; none when left out.
     """
 
     model_error: Array
@@ -47,8 +55,11 @@ class Tightening:
     disturbance_gain: float | None
     promise: str
     digests: dict[str, str] = field(default_factory=dict)
+    growth: Array | None = None
 
     def __post_init__(self) -> None:
+        if self.growth is None:
+            object.__setattr__(self, "growth", np.zeros_like(self.model_error, dtype=np.float64))
         shape: tuple[int | str, int | str] = ("horizon + 1", "ny")
         for name in _PARTS:
             part = as_array(
@@ -62,7 +73,12 @@ class Tightening:
     @property
     def total(self) -> Array:
         """Sum of the parts, shape (horizon + 1, ny)."""
-        return read_only(self.model_error + self.reinitialisation + self.input_error)
+        return read_only(sum(getattr(self, name) for name in _PARTS))
+
+    @property
+    def predictive(self) -> Array:
+        """What covers the error of each prediction: the sum without growth, shape (horizon + 1, ny)."""
+        return read_only(sum(getattr(self, name) for name in _PARTS[:-1]))
 
     @property
     def horizon(self) -> int:
@@ -99,7 +115,8 @@ class Tightening:
                 f"tightening leaves nothing of output {signal.name!r} at step {k}: limits [{signal.lower:g}, "
                 f"{signal.upper:g}] {signal.unit} minus {total[k, i]:.3g} on either side (model error "
                 f"{self.model_error[k, i]:.3g}, re-initialisation {self.reinitialisation[k, i]:.3g}, input error "
-                f"{self.input_error[k, i]:.3g}): reduce the largest part, or shorten the horizon"
+                f"{self.input_error[k, i]:.3g}, growth {total[k, i] - self.predictive[k, i]:.3g}): reduce the largest "
+                "part, or shorten the horizon"
             )
         return read_only(lower), read_only(upper)
 
@@ -121,7 +138,10 @@ class Tightening:
         n = self.model_error.shape[1]
         figure = Figure(figsize=(6, 2.2 * n), layout="constrained")
         panels = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
-        labels = ("model error (calibrated)", "re-initialisation (certified)", "input error (certified)")
+        labels = (
+            "model error (calibrated)", "re-initialisation (certified)", "input error (certified)",
+            "growth for recursive feasibility (certified)",
+        )  # fmt: skip
         for i, panel in enumerate(panels):
             stack = [getattr(self, name)[:, i] for name in _PARTS]
             panel.stackplot(range(self.horizon + 1), *stack, labels=labels, step="mid", alpha=0.8)
@@ -190,6 +210,79 @@ def tighten(
     digests["certificate"] = certificate.digest
     text = f"deterministic given the model error, which {model_error.promise}"
     return _build(model_error, reinitialisation, inputs, text, digests)
+
+
+def recursive(
+    tightening: Tightening,
+    growth: HorizonCertificate | None,
+    *,
+    observer: Observer,
+    jump: StateError | None = None,
+) -> Tightening:
+    """Let a tightening grow so that plans stay feasible: c_{k+1} >= c_k + l_k, the least that does; see `mpc.terminal`.
+
+    Args:
+        tightening: From `tighten`, without disturbance feedback, over the whole prediction horizon N.
+        growth: Bound l_k on what the jump changes about outputs k steps later, over at least N - 1 steps, from an
+            initial radius that covers the jump; verified here. None is enough where there is no jump.
+        observer: The controller's observer.
+        jump: Bound on what one update of the observer changes about the plan; ``observer.jump`` when left out.
+
+    Returns:
+        A tightening whose parts of before are unchanged.
+
+    Raises:
+        SettingError: The parts belong to different models, the observer states no jump, or disturbance feedback.
+        CertificationError: The certificate does not hold, or covers a smaller jump.
+    """
+    if tightening.disturbance_gain is not None:
+        raise SettingError(
+            "disturbance feedback moves the limits: calibrate with disturbance=None for guaranteed plans"
+        )
+    if not observer.system.digest == tightening.digests.get("system"):
+        raise SettingError("tightening and observer belong to different models: tighten with this observer")
+    if tightening.digests.get("observer", observer.digest) != observer.digest:
+        raise SettingError("tightening was made for another observer: tighten with this one")
+    jump = observer.jump if jump is None else jump
+    if jump is None:
+        raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
+    c, first = tightening.predictive, int(not observer.system.has_feedthrough)
+    needed, least = _growth_per_step(growth, jump, observer, c), np.array(c)
+    for k in range(first, tightening.horizon):
+        least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
+    digests = tightening.digests | {"jump": jump_digest(jump)}
+    if growth is not None:
+        digests["growth"] = growth.digest
+    text = (
+        f"{tightening.promise}; plans stay feasible while the estimate jumps by at most {jump.euclidean:.3g} (2-norm)"
+    )
+    return replace(tightening, growth=least - c, promise=text, digests=digests)
+
+
+def _growth_per_step(growth: HorizonCertificate | None, jump: StateError, observer: Observer, like: Array) -> Array:
+    """l_k for k = 0..N - 1, shape (N, ny), after checking what it rests on."""
+    horizon = len(like) - 1
+    if growth is None:
+        if jump.radius > 0:
+            raise SettingError(
+                f"a jump of radius {jump.radius:.4g} needs a certificate, got growth=None: certify_horizon(system, N, "
+                "initial_radius=jump.radius, metric=jump.metric)"
+            )
+        return np.zeros((horizon, like.shape[1]))
+    if growth.system_digest != observer.system.digest or growth.horizon < horizon - 1:
+        raise SettingError(
+            f"growth must be certified for the observer's model over at least {horizon - 1} steps, got "
+            f"{growth.horizon} steps for system {growth.system_digest[:12]}"
+        )
+    radius = jump.radius_in(growth.metric)
+    if not radius <= growth.initial_radius:
+        raise CertificationError(
+            f"the initial radius of growth must cover the jump {radius:.4g}, got {growth.initial_radius:.4g}: certify "
+            "with initial_radius=jump.radius, metric=jump.metric",
+            margin=float(growth.initial_radius - radius),
+        )
+    growth.verify(observer.system)
+    return np.asarray(growth.bounds[:horizon])
 
 
 def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:

@@ -18,8 +18,8 @@ def propagate(Z: Array, jacobians: Array) -> None:
     """Fill in the derivatives of the states, in place.
 
     Args:
-        Z: Shape (N + 1, N nu, nx + nu), C-contiguous. The u parts are given; so is the x part of Z_0. Rows of inputs
-            that come later than a sample stay as they are.
+        Z: Shape (N + 1, M nu, nx + nu), C-contiguous, for M <= N inputs of which the last is held. The u parts are
+            given; so is the x part of Z_0. Rows of inputs that come later than a sample stay as they are.
         jacobians: [A B] at each sample, shape (at least N, nx, nx + nu), C-contiguous.
     """
     _propagate(Z, jacobians, Z.shape[2] - jacobians.shape[1])
@@ -29,8 +29,8 @@ def propagate(Z: Array, jacobians: Array) -> None:
 def _propagate(Z, jacobians, nu):
     N = Z.shape[0] - 1
     nx = jacobians.shape[1]
-    moved = np.empty((N * nu, nx))
+    moved = np.empty((Z.shape[1], nx))
     for k in range(N):
-        n = (k + 1) * nu
+        n = min((k + 1) * nu, Z.shape[1])
         np.dot(Z[k, :n], jacobians[k].T, moved[:n])
         Z[k + 1, :n, :nx] = moved[:n]
