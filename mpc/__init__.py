@@ -5,14 +5,36 @@
 """
 
 from controlrnn.systems import observer_system
-from mpc.closed_loop import ClosedLoopResult, run_closed_loop
+from mpc.closed_loop import run_closed_loop
+from mpc.closed_loop_result import ClosedLoopResult
 from mpc.controller import Fallback, Mode, MpcStep, TightenedMPC
+from mpc.encoder_observer import EncoderObserver
 from mpc.engines import chain
+from mpc.estimate_error import EstimateError, calibrate_estimates, estimate_errors
+from mpc.faults import (
+    ActuatorFault,
+    ActuatorOffset,
+    DropOut,
+    Fault,
+    FrozenSensor,
+    Late,
+    Outlier,
+    RandomFaults,
+    SaturatedActuator,
+    SaturatedSensor,
+    SensorFault,
+    StuckActuator,
+    TimeOut,
+)
+from mpc.guarded import GuardedObserver
+from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
 from mpc.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
+from mpc.moving_horizon import EstimateInfo, MovingHorizonObserver
 from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 from mpc.predictor import Predictor
+from mpc.programmes import RandomSteps, Wandering, staircase
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.state_error import StateError
 from mpc.state_observer import StateObserver, kalman_gain
@@ -20,35 +42,60 @@ from mpc.terminal import TerminalSet, terminal_set
 from mpc.tightening import Tightening, nominal, recursive, tighten
 
 __all__ = [
+    "ActuatorFault",
+    "ActuatorOffset",
     "Backend",
     "CalibrationMethod",
     "ClosedLoopResult",
     "ClosedLoopSetup",
     "Coverage",
     "DisturbanceFilter",
+    "DropOut",
+    "EncoderObserver",
+    "EstimateError",
+    "EstimateInfo",
     "Fallback",
+    "Fault",
+    "FrozenSensor",
+    "GuardRun",
+    "GuardedObserver",
+    "Late",
+    "MeasurementGuard",
     "Mode",
     "ModelError",
     "MonteCarloResult",
+    "MovingHorizonObserver",
     "MpcStep",
     "Observer",
     "OptimalControlProblem",
+    "Outlier",
     "Predictor",
+    "RandomFaults",
+    "RandomSteps",
     "RunningOn",
+    "SaturatedActuator",
+    "SaturatedSensor",
+    "SensorFault",
     "Solution",
     "SolverOptions",
     "StateError",
     "StateObserver",
     "Status",
     "StepData",
+    "StuckActuator",
     "TerminalSet",
     "TightenedMPC",
     "Tightening",
+    "TimeOut",
+    "Verdict",
+    "Wandering",
     "Washout",
     "calibrate",
+    "calibrate_estimates",
     "calibration_errors",
     "chain",
     "coverage_of",
+    "estimate_errors",
     "kalman_gain",
     "monte_carlo",
     "nominal",
@@ -56,6 +103,7 @@ __all__ = [
     "prediction_errors",
     "recursive",
     "run_closed_loop",
+    "staircase",
     "terminal_set",
     "tighten",
 ]

@@ -6,10 +6,10 @@ applies it with its error, and the plant moves on to t + 1 under it and the dist
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,16 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
-from controlrnn.records import load_record, save_record
-from mpc.controller import Fallback, Mode, MpcStep, TightenedMPC
+from mpc.closed_loop_result import ClosedLoopResult
+from mpc.controller import Mode, MpcStep, TightenedMPC
+from mpc.fault_run import FaultRun, Interruptible
+from mpc.faults import Faults
+from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.observer import per_channel
 from mpc.ocp import Status
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_VERSION = 1
 Disturbance = ArrayLike | Callable[[np.random.Generator], ArrayLike]
+Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 
 
 class Plant(Protocol):
@@ -58,150 +58,6 @@ class Plant(Protocol):
         """Output without noise."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ClosedLoopResult:
-    """One run of ``steps`` samples after the warm-up.
-
-    Args:
-        y: True outputs, shape (steps + 1, ny); the last row is where the last input led to.
-        measured: Measured outputs (NaN where missing), shape (steps, ny).
-        u: Commanded inputs, shape (steps, nu).
-        applied: Inputs that the plant saw, shape (steps, nu).
-        u_before: Input ahead of the first one, shape (nu,).
-        reference: Shape (steps + 1, ny).
-        x: State estimates, shape (steps, model nx).
-        disturbance: Output disturbance estimates, shape (steps, ny).
-        predicted: Predictions as planned, shape (steps, N + 1, ny).
-        errors: True output minus prediction from the same estimates under the inputs that were commanded, shape
-            (steps, N + 1, ny); NaN beyond the end of the run.
-        bounds: Tightening, shape (N + 1, ny).
-        slack: Largest use of soft limits per sample, shape (steps,), output units.
-        solve_time: Seconds per step, shape (steps,).
-        iterations: Shape (steps,).
-        status: `Status` per step.
-        fallback: `Fallback` per step.
-        certified: Whether the certified error of the estimate held, shape (steps,).
-        lower: Plant's output limits, shape (ny,).
-        upper: Plant's output limits, shape (ny,).
-        cost: Tracking and move cost with the controller's weights, on true outputs.
-        dt: Sample time [s].
-        seed: Seed of the run.
-        names: Labels of outputs, then inputs.
-    """
-
-    y: Array
-    measured: Array
-    u: Array
-    applied: Array
-    u_before: Array
-    reference: Array
-    x: Array
-    disturbance: Array
-    predicted: Array
-    errors: Array
-    bounds: Array
-    slack: Array
-    solve_time: Array
-    iterations: NDArray[np.int64]
-    status: tuple[Status, ...]
-    fallback: tuple[Fallback, ...]
-    certified: NDArray[np.bool_]
-    lower: Array
-    upper: Array
-    cost: float
-    dt: float
-    seed: int
-    names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, np.ndarray):
-                kept = value.copy()
-                kept.setflags(write=False)
-                object.__setattr__(self, f.name, kept)
-        object.__setattr__(self, "status", tuple(Status(s) for s in self.status))
-        object.__setattr__(self, "fallback", tuple(Fallback(f) for f in self.fallback))
-
-    @property
-    def steps(self) -> int:
-        """Number of control steps."""
-        return len(self.u)
-
-    @property
-    def excess(self) -> Array:
-        """How far true outputs lie outside of the plant's limits, shape (steps + 1, ny); 0 inside."""
-        return np.maximum(np.maximum(self.y - self.upper, self.lower - self.y), 0.0)
-
-    @property
-    def violations(self) -> int:
-        """Samples at which some true output is outside of its limits."""
-        return int((self.excess > 0).any(axis=1).sum())
-
-    @property
-    def max_violation(self) -> float:
-        """Largest excess over all samples and outputs."""
-        return float(self.excess.max())
-
-    @property
-    def failed_solves(self) -> int:
-        """Steps without a solution."""
-        return sum(s not in (Status.SOLVED, Status.WARMING_UP) for s in self.status)
-
-    @property
-    def inside(self) -> float:
-        """Share of realised prediction errors within the tightening, over all samples and steps."""
-        known = ~np.isnan(self.errors).any(axis=2)
-        inside = np.all(np.abs(self.errors) <= self.bounds, axis=2)
-        return float(np.asarray(inside)[known].mean())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        save_record(path, "closed-loop", _VERSION, *self.parts())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ClosedLoopResult:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        return cls.from_parts(*load_record(path, "closed-loop", _VERSION))
-
-    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays and JSON values that `from_parts` restores the result from."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        meta = {name: value for name, value in values.items() if name not in arrays}
-        return arrays, {k: [str(v) for v in value] if isinstance(value, tuple) else value for k, value in meta.items()}
-
-    @classmethod
-    def from_parts(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> ClosedLoopResult:
-        """The inverse of `parts`."""
-        values: dict[str, Any] = {**arrays, **meta, "names": tuple(meta["names"])}
-        return cls(**values)
-
-    def plot(self) -> Figure:
-        """Draw outputs with limits, tightened limits and references, then inputs."""
-        from matplotlib.figure import Figure
-
-        ny, nu = self.y.shape[1], self.u.shape[1]
-        time = np.arange(self.steps + 1) * self.dt
-        figure = Figure(figsize=(9, 1.9 * (ny + nu)), layout="constrained")
-        panels = figure.subplots(ny + nu, 1, sharex=True, squeeze=False)[:, 0]
-        for i, panel in enumerate(panels[:ny]):
-            panel.step(time, self.reference[:, i], where="post", color="0.6", label="reference")
-            panel.plot(time, self.y[:, i], label="output")
-            for limit, sign in ((self.lower[i], 1.0), (self.upper[i], -1.0)):
-                if np.isfinite(limit):
-                    panel.axhline(limit, color="C3", label="limit")
-                    panel.axhline(limit + sign * self.bounds[-1, i], color="C3", ls=":", label="tightened, last step")
-            panel.set_ylabel(self.names[i])
-        for i, panel in enumerate(panels[ny:]):
-            panel.step(time[:-1], self.u[:, i], where="post", color="0.3")
-            panel.set_ylabel(self.names[ny + i])
-        marks = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
-        panels[0].legend(marks.values(), marks.keys(), loc="best", fontsize="small")
-        panels[-1].set_xlabel("time [s]")
-        return figure
-
-
 @dataclass
 class _Actor:
     """The plant with everything that disturbs it; the only place that draws random numbers."""
@@ -213,16 +69,19 @@ class _Actor:
     missing: NDArray[np.bool_]
     input_errors: Array
     disturbance: Array | None
+    faults: FaultRun
+    warm_up: int
     t: int = 0
 
     def measure(self) -> Array:
         y = np.asarray(self.plant.output(self.x, self.before)) + self.noise[self.t]
-        return np.where(self.missing[self.t], np.nan, y)
+        return self.faults.measure(self.t - self.warm_up, np.where(self.missing[self.t], np.nan, y))
 
     def apply(self, u: Array) -> tuple[Array, Array]:
         """Apply ``u``; returns the true output under it and the input that the plant saw."""
         lower, upper = ([getattr(s, side) for s in self.plant.inputs] for side in ("lower", "upper"))
-        seen = np.clip(u + self.input_errors[self.t], lower, upper)
+        reached = self.faults.apply(self.t - self.warm_up, u, self.before)
+        seen = np.clip(reached + self.input_errors[self.t], lower, upper)
         y = np.asarray(self.plant.output(self.x, seen))
         w = () if self.disturbance is None else (self.disturbance[self.t],)
         self.x, self.before, self.t = self.plant.step(self.x, seen, *w), seen, self.t + 1
@@ -233,7 +92,7 @@ def run_closed_loop(
     plant: Plant,
     controller: TightenedMPC,
     *,
-    reference: ArrayLike,
+    reference: Reference,
     steps: int,
     seed: int,
     x0: ArrayLike | None = None,
@@ -244,15 +103,18 @@ def run_closed_loop(
     input_error: ArrayLike = 0.0,
     missing: float = 0.0,
     preview: bool = True,
+    faults: Faults = (),
+    guard: MeasurementGuard | None = None,
 ) -> ClosedLoopResult:
     """Run ``controller`` (reset first) on ``plant``.
 
     Args:
         plant: The process.
         controller: The controller.
-        reference: Shape (ny,), or (T, ny) from the first control step on; its last row is held.
+        reference: Shape (ny,), or (T, ny) from the first control step on (its last row is held), or a function that
+            draws one from a generator, e.g. `mpc.RandomSteps`.
         steps: Control steps.
-        seed: Seed of noise, input errors, missing samples and of the disturbance.
+        seed: Seed of everything drawn, each cause from a stream of its own.
         x0: Plant state at the start of the warm-up; its ``initial_state()`` when left out.
         warm_up: Samples of constant input ahead, that give the observer its record; what the observer needs when left
             out.
@@ -263,6 +125,8 @@ def run_closed_loop(
         input_error: Bound of errors between commanded and applied inputs, drawn uniformly, scalar or (nu,).
         missing: Probability with which each measurement is missing.
         preview: Whether the controller sees the future of the reference.
+        faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
+        guard: Looks at the readings before the controller does.
 
     Raises:
         SettingError: The plant is not the controller's (channels, sample time), or a parameter is out of range.
@@ -270,44 +134,99 @@ def run_closed_loop(
     """
     predictor, steps = controller.predictor, count("steps", steps)
     _same_channels(plant, controller)
+    if guard is not None and len(guard.sensors) != predictor.ny:
+        raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
     warm_up = controller.observer.steps if warm_up is None else count("warm_up", warm_up, least=0)
     held = as_array("warm_up_input", controller.safe_input if warm_up_input is None else warm_up_input, (predictor.nu,))
-    wanted = _rows("reference", reference, predictor.ny, steps + controller.horizon + 1)
-    actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, seed)
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(7)]
+    goal = reference(streams[4]) if callable(reference) else reference
+    wanted = _rows("reference", goal, predictor.ny, steps + controller.horizon + 1)
+    programme = faults(streams[5]) if callable(faults) else faults
+    carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
+    actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
     controller.reset()
+    watch = None if guard is None else guard.watch()
     for _ in range(warm_up):
-        controller.record(actor.measure(), held)
+        controller.record(_believed(watch, actor.measure(), None)[0], held)
         actor.apply(held)
-    taken: list[MpcStep] = []
-    true, measured, applied = [], [], []
-    for t in range(steps):
-        measured.append(actor.measure())
-        taken.append(controller.step(measured[-1], wanted[t:] if preview else wanted[t]))
-        y, seen = actor.apply(taken[-1].u)
-        true.append(y)
-        applied.append(seen)
-    true.append(np.asarray(plant.output(actor.x, actor.before)))
-    return _result(plant, controller, taken, np.array(true), np.array(measured), np.array(applied), held, wanted, seed)
+    run = _Run(wanted, [], [], [], [], [])
+    with _interruptible(controller, carried) as time_out:
+        for t in range(steps):
+            said = actor.measure()
+            y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
+            time_out(t)
+            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t]))
+            true, seen = actor.apply(run.taken[-1].u)
+            run.add(true, said, seen, verdict)
+    run.true.append(np.asarray(plant.output(actor.x, actor.before)))
+    return _result(plant, controller, run, held, carried, seed)
+
+
+@dataclass
+class _Run:
+    """What is noted along a run."""
+
+    wanted: Array
+    taken: list[MpcStep]
+    true: list[Array]
+    measured: list[Array]
+    applied: list[Array]
+    verdicts: list[NDArray[np.int8]]
+
+    def add(self, true: Array, said: Array, seen: Array, verdict: NDArray[np.int8]) -> None:
+        self.true.append(true)
+        self.measured.append(said)
+        self.applied.append(seen)
+        self.verdicts.append(verdict)
+
+    def before(self, held: Array) -> Array:
+        """The input commanded last."""
+        return self.taken[-1].u if self.taken else held
+
+
+def _believed(watch: GuardRun | None, y: Array, expected: Array | None) -> tuple[Array, NDArray[np.int8]]:
+    if watch is None:
+        return y, Verdict.MISSING * (~np.isfinite(y)).astype(np.int8)
+    return watch.check(y, expected)
+
+
+def _expected(controller: TightenedMPC, taken: Sequence[MpcStep], before: Array) -> Array | None:
+    """What the model and the last disturbance estimate expect to be measured now; None without such an estimate."""
+    if not taken or taken[-1].status is Status.WARMING_UP:
+        return None
+    return np.asarray(controller.predictor.system.output(controller.observer.state, before)) + taken[-1].disturbance
+
+
+@contextmanager
+def _interruptible(controller: TightenedMPC, faults: FaultRun) -> Iterator[Callable[[int], None]]:
+    """For the time of a run, a solver that runs out of time where the faults say so."""
+    if not faults.times_out:
+        yield lambda _: None
+        return
+    backend = controller.backend
+    solver = Interruptible(backend)
+
+    def time_out(t: int) -> None:
+        solver.late = faults.late(t)
+
+    controller.backend = solver
+    try:
+        yield time_out
+    finally:
+        controller.backend = backend
 
 
 def _result(
-    plant: Plant,
-    controller: TightenedMPC,
-    taken: Sequence[MpcStep],
-    y: Array,
-    measured: Array,
-    applied: Array,
-    held: Array,
-    wanted: Array,
-    seed: int,
+    plant: Plant, controller: TightenedMPC, run: _Run, held: Array, faults: FaultRun, seed: int
 ) -> ClosedLoopResult:
-    u, reference = np.array([s.u for s in taken]), wanted[: len(taken) + 1]
+    taken, y = run.taken, np.array(run.true)
+    u, reference = np.array([s.u for s in taken]), run.wanted[: len(taken) + 1]
     x, disturbance = np.array([s.x for s in taken]), np.array([s.disturbance for s in taken])
     return ClosedLoopResult(
         y=y,
-        measured=measured,
+        measured=np.array(run.measured),
         u=u,
-        applied=applied,
+        applied=np.array(run.applied),
         u_before=held,
         reference=reference,
         x=x,
@@ -321,6 +240,9 @@ def _result(
         status=tuple(s.status for s in taken),
         fallback=tuple(s.fallback for s in taken),
         certified=np.array([s.certified for s in taken]),
+        verdicts=np.array(run.verdicts, dtype=np.int8),
+        faults=faults.flags,
+        fault_kinds=faults.kinds,
         lower=np.array([s.lower for s in plant.outputs]),
         upper=np.array([s.upper for s in plant.outputs]),
         # Sample 0 was not the controller's doing; the output after the last input is.
@@ -354,13 +276,13 @@ def _actor(
     disturbance: Disturbance | None,
     input_error: ArrayLike,
     missing: float,
-    seed: int,
+    faults: FaultRun,
+    streams: Sequence[np.random.Generator],
 ) -> _Actor:
     ny, nu, total = len(plant.outputs), len(plant.inputs), warm_up + steps
     if not 0 <= missing <= 1:
         raise SettingError(f"missing must be a probability, got {missing!r}")
-    # One stream per cause, so that changing one leaves the others as they are.
-    noise, errors, gaps, pushes = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4))
+    noise, errors, gaps, pushes = streams[:4]  # one per cause: changing one leaves the others as they are
     w = disturbance(pushes) if callable(disturbance) else disturbance
     rows = None
     if w is not None:
@@ -374,6 +296,8 @@ def _actor(
         missing=gaps.random((total, ny)) < missing,
         input_errors=per_channel("input_error", input_error, nu) * errors.uniform(-1, 1, (total, nu)),
         disturbance=rows,
+        faults=faults,
+        warm_up=warm_up,
     )
 
 

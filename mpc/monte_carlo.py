@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import count
+from controlrnn.checks import Array, count
 from controlrnn.errors import SettingError
-from mpc.closed_loop import ClosedLoopResult, Plant, run_closed_loop
+from controlrnn.records import load_record, save_record
+from mpc.closed_loop import Plant, run_closed_loop
+from mpc.closed_loop_result import ClosedLoopResult, times_of
 from mpc.controller import TightenedMPC
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class MonteCarloResult:
 
     def summary(self) -> dict[str, float | int]:
         """Numbers for a table: runs, steps, violations, cost, failures, times [s], share inside the bound."""
-        times = np.concatenate([r.solve_time for r in self.results])
+        times = times_of(np.concatenate([r.solve_time for r in self.results]))
         return {
             "runs": len(self.results),
             "steps": sum(r.steps for r in self.results),
@@ -57,10 +65,57 @@ class MonteCarloResult:
             "max_violation": max(r.max_violation for r in self.results),
             "cost": float(np.mean([r.cost for r in self.results])),
             "failed_solves": sum(r.failed_solves for r in self.results),
+            "fallbacks": sum(sum(r.fallback_counts.values()) for r in self.results),
+            "readings_rejected": sum(sum(r.rejected.values()) for r in self.results),
             "inside_bound": float(np.mean([r.inside for r in self.results])),
-            "solve_time_median": float(np.median(times)),
-            "solve_time_p95": float(np.quantile(times, 0.95)),
+            "solve_time_median": times["median"],
+            "solve_time_p95": times["p95"],
+            "solve_time_max": times["max"],
+            "deadline_misses": sum(r.deadline_misses() for r in self.results),
         }
+
+    @property
+    def realised(self) -> Array:
+        """Largest realised prediction error of all runs per step and output, shape (N + 1, ny)."""
+        return np.asarray(np.fmax.reduce([r.realised for r in self.results]))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all runs to one ``.npz`` record (atomic, no pickle)."""
+        parts = [r.parts() for r in self.results]
+        arrays = {f"{i}.{name}": value for i, (found, _) in enumerate(parts) for name, value in found.items()}
+        save_record(path, "monte-carlo", _VERSION, arrays, {"runs": [meta for _, meta in parts]})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MonteCarloResult:
+        """Read what `save` wrote. Raises FileFormatError for anything else."""
+        arrays, meta = load_record(path, "monte-carlo", _VERSION)
+        own: list[dict[str, NDArray[Any]]] = [{} for _ in meta["runs"]]
+        for key, value in arrays.items():
+            i, _, name = key.partition(".")
+            own[int(i)][name] = value
+        return cls(tuple(ClosedLoopResult.from_parts(a, m) for a, m in zip(own, meta["runs"], strict=True)))
+
+    def plot(self) -> Figure:
+        """Draw the outputs of all runs with their limits, and the largest realised error against its bound."""
+        from matplotlib.figure import Figure
+
+        first = self.results[0]
+        ny = first.y.shape[1]
+        figure = Figure(figsize=(11, 2.1 * ny), layout="constrained")
+        panels = figure.subplots(ny, 2, squeeze=False)
+        for i, (left, right) in enumerate(panels):
+            for run in self.results:
+                left.plot(np.arange(run.steps + 1) * run.dt, run.y[:, i], color="C0", alpha=0.3, lw=0.8)
+            for limit in (first.lower[i], first.upper[i]):
+                if np.isfinite(limit):
+                    left.axhline(limit, color="C3")
+            left.set_ylabel(first.names[i])
+            right.plot(self.realised[:, i], ".-", label="largest realised error")
+            right.plot(first.bounds[:, i], color="C3", label="bound")
+        panels[0, 1].legend(fontsize="small")
+        panels[-1, 0].set_xlabel("time [s]")
+        panels[-1, 1].set_xlabel("prediction step")
+        return figure
 
 
 def monte_carlo(

@@ -1,0 +1,257 @@
+"""What a closed loop did: outputs, inputs, predictions, times, failures and faults, with what they add up to."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.checks import Array, positive
+from controlrnn.records import load_record, save_record
+from mpc.controller import Fallback
+from mpc.measurement_guard import Verdict
+from mpc.ocp import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClosedLoopResult:
+    """One run of ``steps`` samples after the warm-up.
+
+    Args:
+        y: True outputs, shape (steps + 1, ny); the last row is where the last input led to.
+        measured: What the sensors said (NaN where missing), shape (steps, ny).
+        u: Commanded inputs, shape (steps, nu).
+        applied: Inputs that the plant saw, shape (steps, nu).
+        u_before: Input ahead of the first one, shape (nu,).
+        reference: Shape (steps + 1, ny).
+        x: State estimates, shape (steps, model nx).
+        disturbance: Output disturbance estimates, shape (steps, ny).
+        predicted: Predictions as planned, shape (steps, N + 1, ny).
+        errors: True output minus prediction from the same estimates under the inputs that were commanded, shape
+            (steps, N + 1, ny); NaN beyond the end of the run.
+        bounds: Tightening, shape (N + 1, ny).
+        slack: Largest use of soft limits per sample, shape (steps,), output units.
+        solve_time: Seconds per step, shape (steps,).
+        iterations: Shape (steps,).
+        status: `Status` per step.
+        fallback: `Fallback` per step.
+        certified: Whether the certified error of the estimate held, shape (steps,).
+        verdicts: `Verdict` on each reading, shape (steps, ny); without a guard only MISSING is told from FINE.
+        faults: Which kinds of faults acted, shape (steps, len(fault_kinds)).
+        fault_kinds: Names of the columns of ``faults``.
+        lower: Plant's output limits, shape (ny,).
+        upper: Plant's output limits, shape (ny,).
+        cost: Tracking and move cost with the controller's weights, on true outputs.
+        dt: Sample time [s].
+        seed: Seed of the run.
+        names: Labels of outputs, then inputs.
+    """
+
+    y: Array
+    measured: Array
+    u: Array
+    applied: Array
+    u_before: Array
+    reference: Array
+    x: Array
+    disturbance: Array
+    predicted: Array
+    errors: Array
+    bounds: Array
+    slack: Array
+    solve_time: Array
+    iterations: NDArray[np.int64]
+    status: tuple[Status, ...]
+    fallback: tuple[Fallback, ...]
+    certified: NDArray[np.bool_]
+    verdicts: NDArray[np.int8]
+    faults: NDArray[np.bool_]
+    lower: Array
+    upper: Array
+    cost: float
+    dt: float
+    seed: int
+    names: tuple[str, ...]
+    fault_kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, np.ndarray):
+                kept = value.copy()
+                kept.setflags(write=False)
+                object.__setattr__(self, f.name, kept)
+        object.__setattr__(self, "status", tuple(Status(s) for s in self.status))
+        object.__setattr__(self, "fallback", tuple(Fallback(f) for f in self.fallback))
+
+    @property
+    def steps(self) -> int:
+        """Number of control steps."""
+        return len(self.u)
+
+    @property
+    def excess(self) -> Array:
+        """How far true outputs lie outside of the plant's limits, shape (steps + 1, ny); 0 inside."""
+        return np.maximum(np.maximum(self.y - self.upper, self.lower - self.y), 0.0)
+
+    @property
+    def violations(self) -> int:
+        """Samples at which some true output is outside of its limits."""
+        return int((self.excess > 0).any(axis=1).sum())
+
+    @property
+    def max_violation(self) -> float:
+        """Largest excess over all samples and outputs."""
+        return float(self.excess.max())
+
+    @property
+    def failed_solves(self) -> int:
+        """Steps without a solution."""
+        return sum(s not in (Status.SOLVED, Status.WARMING_UP) for s in self.status)
+
+    @property
+    def inside(self) -> float:
+        """Share of realised prediction errors within the tightening, over all samples and steps."""
+        known = ~np.isnan(self.errors).any(axis=2)
+        inside = np.all(np.abs(self.errors) <= self.bounds, axis=2)
+        return float(np.asarray(inside)[known].mean())
+
+    @property
+    def realised(self) -> Array:
+        """Largest realised prediction error per step and output, shape (N + 1, ny); NaN where the run was too short."""
+        return np.asarray(np.fmax.reduce(np.abs(self.errors), axis=0))
+
+    @property
+    def bound_use(self) -> Array:
+        """`realised` over the tightening, shape (N + 1, ny): <= 1 where the bound held, NaN where there is none."""
+        known = self.bounds > 0
+        return np.asarray(np.where(known, self.realised / np.where(known, self.bounds, 1.0), np.nan))
+
+    @property
+    def status_counts(self) -> dict[str, int]:
+        """How often each status occurred."""
+        return {str(k): n for k, n in Counter(self.status).items()}
+
+    @property
+    def fallback_counts(self) -> dict[str, int]:
+        """How often each fallback stood in for a solution."""
+        return {str(k): n for k, n in Counter(self.fallback).items() if k is not Fallback.NONE}
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many readings were not used, by reason."""
+        return {v.name.lower(): n for v in Verdict if v and (n := int((self.verdicts == v).sum()))}
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Time per step [s]: median, 95 % and 99.9 % quantile, maximum."""
+        return times_of(self.solve_time)
+
+    def deadline_misses(self, deadline: float | None = None) -> int:
+        """Steps that took longer than ``deadline`` [s]; the sample time when left out."""
+        limit = self.dt if deadline is None else positive("deadline", deadline)
+        return int((self.solve_time > limit).sum())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a ``.npz`` record (atomic, no pickle)."""
+        save_record(path, "closed-loop", _VERSION, *self.parts())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ClosedLoopResult:
+        """Read what `save` wrote. Raises FileFormatError for anything else."""
+        return cls.from_parts(*load_record(path, "closed-loop", _VERSION))
+
+    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and JSON values that `from_parts` restores the result from."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        meta = {name: value for name, value in values.items() if name not in arrays}
+        return arrays, {k: [str(v) for v in value] if isinstance(value, tuple) else value for k, value in meta.items()}
+
+    @classmethod
+    def from_parts(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> ClosedLoopResult:
+        """The inverse of `parts`."""
+        values: dict[str, Any] = {**arrays, **meta}
+        values |= {name: tuple(values.get(name, ())) for name in ("names", "fault_kinds")}
+        if "verdicts" not in arrays:  # version 1 knew neither guards nor faults
+            values["verdicts"] = Verdict.MISSING * np.isnan(arrays["measured"]).astype(np.int8)
+            values["faults"] = np.zeros((len(arrays["u"]), 0), dtype=np.bool_)
+        return cls(**values)
+
+    def plot(self) -> Figure:
+        """Draw outputs with limits, tightened limits and references, then inputs; faults and fallbacks are marked."""
+        from matplotlib.figure import Figure
+
+        ny, nu = self.y.shape[1], self.u.shape[1]
+        time = np.arange(self.steps + 1) * self.dt
+        figure = Figure(figsize=(9, 1.9 * (ny + nu)), layout="constrained")
+        panels = figure.subplots(ny + nu, 1, sharex=True, squeeze=False)[:, 0]
+        for i, panel in enumerate(panels[:ny]):
+            panel.step(time, self.reference[:, i], where="post", color="0.6", label="reference")
+            panel.plot(time, self.y[:, i], label="output")
+            for limit, sign in ((self.lower[i], 1.0), (self.upper[i], -1.0)):
+                if np.isfinite(limit):
+                    panel.axhline(limit, color="C3", label="limit")
+                    panel.axhline(limit + sign * self.bounds[-1, i], color="C3", ls=":", label="tightened, last step")
+            panel.set_ylabel(self.names[i])
+        for i, panel in enumerate(panels[ny:]):
+            panel.step(time[:-1], self.u[:, i], where="post", color="0.3")
+            panel.plot(time[:-1], self.applied[:, i], ".", ms=2, color="C1", label="reached the plant")
+            panel.set_ylabel(self.names[ny + i])
+        self._mark(panels)
+        marks = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+        panels[0].legend(marks.values(), marks.keys(), loc="best", fontsize="small")
+        panels[-1].set_xlabel("time [s]")
+        return figure
+
+    def animate(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        every: int = 1,
+        milliseconds: int = 80,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Write an animated GIF: what has been, what is planned, and how far the prediction may be off.
+
+        Args:
+            path: Target, usually ``*.gif``.
+            every: Control steps per picture.
+            milliseconds: Time per picture.
+            progress: Called with (pictures done, pictures).
+
+        Returns:
+            Number of pictures.
+        """
+        from mpc.animation import animate
+
+        return animate(self, path, every=every, milliseconds=milliseconds, progress=progress)
+
+    def _mark(self, panels: Any) -> None:
+        """Shade samples with a fault, and mark steps at which a fallback acted."""
+        if self.faults.any():
+            time, shade = np.arange(self.steps) * self.dt, self.faults.any(axis=1)
+            for panel in panels:
+                axis = panel.get_xaxis_transform()  # across the whole height
+                panel.fill_between(time, 0, 1, where=shade, step="post", transform=axis, color="C1", alpha=0.15, lw=0)
+        acted = [t * self.dt for t, f in enumerate(self.fallback) if f is not Fallback.NONE]
+        if acted:
+            axis = panels[-1].get_xaxis_transform()
+            panels[-1].plot(acted, np.full(len(acted), 0.02), "|", color="C3", transform=axis, label="fallback")
+
+
+def times_of(seconds: Array) -> dict[str, float]:
+    """Median, 95 % and 99.9 % quantile and maximum of times (n,)."""
+    median, p95, p999 = np.quantile(seconds, (0.5, 0.95, 0.999))
+    return {"median": float(median), "p95": float(p95), "p99.9": float(p999), "max": float(seconds.max())}

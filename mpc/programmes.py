@@ -1,0 +1,113 @@
+"""What a closed loop is asked to do and what pushes it: programmes that `run_closed_loop` draws from the run's seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, count, positive
+from controlrnn.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSteps:
+    """Values in a box, each held for a while: a reference programme, or a disturbance from a declared set.
+
+    Args:
+        lower: Lower corner of the box, one number per channel.
+        upper: Upper corner.
+        steps: Samples to draw.
+        hold: Shortest and longest time between changes, in samples.
+        at_edge: Draw corners of the box only: the worst that the set allows, instead of uniformly within.
+
+    Raises:
+        SettingError: The box is empty, or a number is out of range.
+    """
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    steps: int
+    hold: tuple[int, int] = (1, 1)
+    at_edge: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.lower)
+        low, high = as_array("lower", self.lower, (n,)), as_array("upper", self.upper, (n,))
+        if not n or (low > high).any():
+            raise SettingError(f"lower must be <= upper in every channel, got {self.lower} and {self.upper}")
+        shortest, longest = (count("hold", h) for h in self.hold)
+        if shortest > longest:
+            raise SettingError(f"hold must be (shortest, longest), got {self.hold}")
+        count("steps", self.steps)
+
+    def __call__(self, rng: np.random.Generator) -> Array:
+        """Draw one programme, shape (steps, channels)."""
+        low, high = np.array(self.lower), np.array(self.upper)
+        rows: list[Array] = []
+        while len(rows) < self.steps:
+            share = rng.random(len(low))
+            value = low + (high - low) * (share > 0.5 if self.at_edge else share)
+            rows += [value] * int(rng.integers(self.hold[0], self.hold[1] + 1))
+        return np.array(rows[: self.steps])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wandering:
+    """First-order coloured noise of zero mean that is cut off: a disturbance that wanders within a known bound.
+
+    Args:
+        std: Standard deviation, one number per channel.
+        memory: Time constant in samples.
+        cut: Largest size, in standard deviations.
+        steps: Samples to draw.
+
+    Raises:
+        SettingError: A number is out of range.
+    """
+
+    std: tuple[float, ...]
+    memory: float
+    steps: int
+    cut: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("memory", "cut"):
+            positive(name, getattr(self, name))
+        count("steps", self.steps)
+        for value in self.std:
+            positive("std", value, zero=True)
+
+    @property
+    def bound(self) -> Array:
+        """Largest size per channel."""
+        return self.cut * np.array(self.std)
+
+    def __call__(self, rng: np.random.Generator) -> Array:
+        """Draw one disturbance, shape (steps, channels)."""
+        keep = np.exp(-1.0 / self.memory)
+        rows = rng.standard_normal((self.steps, len(self.std)))
+        for t in range(1, self.steps):
+            rows[t] = keep * rows[t - 1] + np.sqrt(1 - keep**2) * rows[t]
+        return np.asarray(np.clip(rows, -self.cut, self.cut) * self.std)
+
+
+def staircase(levels: Sequence[Sequence[float]], holds: Sequence[int]) -> Array:
+    """A known programme: each level held for its number of samples.
+
+    Args:
+        levels: Values, one row per level, shape (n, channels).
+        holds: Samples, one per level.
+
+    Returns:
+        Shape (sum of holds, channels).
+
+    Raises:
+        ShapeError: There is not one time per level.
+        SettingError: A time is not positive.
+    """
+    rows = as_array("levels", levels, ("n", "channels"))
+    times = [count("holds", h) for h in holds]
+    as_array("holds", times, (len(rows),), hint="one number of samples per level")
+    return np.repeat(rows, times, axis=0)
