@@ -21,14 +21,15 @@ import time
 import numpy as np
 
 from controlrnn.checks import Array
-from mpc.condensed_problem import CondensedProblem, Plan, Sample
+from mpc.condensed_problem import CondensedProblem, LocalModel, Plan, Sample
 from mpc.ocp import KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData
-from mpc.quadratic import Minimum, QuadraticProgram
+from mpc.quadratic import QuadraticProgram
 
 _SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach (Armijo)
 _SHORTEST = 2.0**-12  # shorter steps are not tried
 _SLOW = 0.1  # a step longer than this share of the one before shows that curvature matters,
 _NEAR = 0.5  # and after a step shorter than this (half ranges) it pays anyway
+_CORRECTIONS = 3  # of a whole step for the curvature of hard limits
 _NOISE = 1e-13  # of the cost: a smaller decrease is rounding
 
 
@@ -67,11 +68,13 @@ class CondensedBackend:
             )
         step, minimum, curved, best = np.inf, None, False, self._better(None, plan)
         for iteration in range(1, self.options.max_iterations + 1):
-            minimum, expected = self._direction(sample, plan, minimum if curved else None)
+            model = self._condensed.model(sample, plan, minimum.multipliers if minimum and curved else None)
+            minimum = self._program.solve(model.H, model.g, model.C, model.lower, model.upper)
             if minimum is None:
                 return self._solution(Status.FAILED, plan, iteration, "the QP has no solution in floating point", best)
             last, step = step, float(np.abs(minimum.z).max())
-            plan, length = self._search(sample, plan, minimum.z, expected)
+            expected = self._condensed.decrease(plan, model, minimum.z)
+            plan, length = self._search(sample, plan, model, minimum.z, expected)
             best = self._better(best, plan)
             # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
             ratio = step / last  # 0 at first
@@ -88,21 +91,33 @@ class CondensedBackend:
             curved = curved or length < 1.0 or ratio > _SLOW or step < _NEAR
         return self._solution(Status.MAX_ITERATIONS, plan, self.options.max_iterations, "iteration limit", best)
 
-    def _direction(self, sample: Sample, plan: Plan, last: Minimum | None) -> tuple[Minimum | None, float]:
-        """The QP's step and the decrease that it promises; with curvature where ``last`` gives multipliers."""
-        model = self._condensed.model(sample, plan, None if last is None else last.multipliers)
-        minimum = self._program.solve(model.H, model.g, model.C, model.lower, model.upper)
-        return minimum, 0.0 if minimum is None else self._condensed.decrease(plan, model, minimum.z)
+    def _search(self, sample: Sample, plan: Plan, model: LocalModel, d: Array, expected: float) -> tuple[Plan, float]:
+        """The first of the steps 1, 1/2, 1/4, ... that lowers the cost enough, and its length; 0 for none.
 
-    def _search(self, sample: Sample, plan: Plan, d: Array, expected: float) -> tuple[Plan, float]:
-        """The first of the steps 1, 1/2, 1/4, ... times d that lowers the cost enough, and its length; 0 for none."""
-        length = 1.0
+        Steps are times d. Where limits are hard, and their price therefore high, the whole step is first corrected for
+        their curvature, and shorter ones lie on the parabola t d + t^2 p between it and the plan.
+        """
+        length, p = 1.0, np.zeros_like(d)
         while length >= _SHORTEST:
-            trial = self._condensed.plan(sample, plan.z + length * d)
-            if trial.cost <= plan.cost - _SUFFICIENT * length * expected + _NOISE * abs(plan.cost):
+            trial = self._condensed.plan(sample, plan.z + length * (d + length * p))
+            enough = plan.cost - _SUFFICIENT * length * expected + _NOISE * abs(plan.cost)
+            for _ in range(_CORRECTIONS if length == 1.0 and not self.problem.soft else 0):
+                if trial.cost <= enough:
+                    break
+                trial = self._correct(sample, plan, model, trial)
+                p = trial.z - plan.z - d
+            if trial.cost <= enough:
                 return trial, length
             length *= 0.5
         return plan, 0.0
+
+    def _correct(self, sample: Sample, plan: Plan, model: LocalModel, trial: Plan) -> Plan:
+        """The whole step once more, with limits as curved as the trial shows; the trial where there is none."""
+        if not np.isfinite(trial.cost):
+            return trial
+        bent = self._condensed.corrected(plan, model, trial)
+        minimum = self._program.solve(bent.H, bent.g, bent.C, bent.lower, bent.upper)
+        return trial if minimum is None else self._condensed.plan(sample, plan.z + minimum.z)
 
     def _better(self, best: Plan | None, plan: Plan) -> Plan | None:
         """The cheaper one of two plans, of those that keep all limits; only where there is a terminal set."""
@@ -115,7 +130,8 @@ class CondensedBackend:
     ) -> Solution:
         problem, condensed = self.problem, self._condensed
         if best is not None and best is not plan:
-            status = Status.FAILED if status is Status.SOLVED else status
+            if status is Status.SOLVED and not condensed.keeps_limits(plan):
+                status = Status.FAILED
             plan, message = best, f"{message}; the best plan that keeps all limits"
         slack = condensed.slack(plan)
         lacking = (slack > KEPT * problem.output_scale).any() if problem.terminal is None else best is None

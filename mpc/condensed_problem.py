@@ -11,7 +11,7 @@ so that what line search and tolerances leave open lies between, and the QP aims
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -225,12 +225,32 @@ class CondensedProblem:
         excess = np.maximum(np.maximum(over, under) - self._inside, 0.0)
         return float(np.vdot(self._price, plan.excess - excess) - d @ (model.g + 0.5 * (model.H @ d)))
 
+    def corrected(self, plan: Plan, model: LocalModel, trial: Plan) -> LocalModel:
+        """The model with limits as curved as a trial from ``plan`` has shown (second-order correction).
+
+        Without it an exact penalty refuses full steps along curved limits (Maratos; Nocedal & Wright, section 18.3).
+        """
+        rows = slice(self.n, self.n + self._price.size)
+        bent = self._limited_values(trial) - self._limited_values(plan)
+        bent -= model.C[: self._price.size] @ (trial.z - plan.z)
+        lower, upper = model.lower.copy(), model.upper.copy()
+        lower[rows] -= bent
+        upper[rows] -= bent
+        return replace(model, lower=lower, upper=upper)
+
     def slack(self, plan: Plan) -> Array:
         """Excess over limits in output units, shape (N + 1, ny)."""
         rows = np.zeros_like(plan.y)
         limited = rows[self._first :, self._limited]
         rows[self._first :, self._limited] = plan.excess[: limited.size].reshape(limited.shape) - self._inside
         return np.maximum(rows, 0.0) * self.scale
+
+    def _limited_values(self, plan: Plan) -> Array:
+        """What the priced rows limit."""
+        reached = plan.y[self._first :, self._limited].ravel()
+        return (
+            reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal.share(plan.gap))
+        )
 
     def _inputs(self, z: Array) -> Array:
         """Physical inputs at every sample, shape (N + 1, nu)."""

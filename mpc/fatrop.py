@@ -3,7 +3,8 @@
 fatrop is an interior-point method that factorises stage by stage (Vanroye, Sathya, De Schutter, Decré, IROS 2023). It
 wants its variables in stage order, x_0, u_0, x_1, u_1, ..., and x_{k+1} - f(x_k, u_k) = 0 ahead of the other
 constraints of stage k. Here the state of a stage is extended by the input before it, so that price and limit of a move
-belong to one stage, and the slack belongs to the controls.
+belong to one stage, and the slack belongs to the controls. Stages whose input is held have no inputs among their
+controls; with a terminal set the last stage has the steady state among them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from mpc.ocp import HARD, KEPT, OptimalControlProblem, Solution, SolverOptions, 
 
 _FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure
 _FREE = 1e4  # limits this many ranges away constrain nothing
+_INSIDE = (
+    1e-6  # of an output's range or the terminal set's radius: what a plan that must be feasible keeps away from it
+)
 
 
 @dataclass
@@ -34,8 +38,22 @@ class _Stages:
     equality: list[bool] = field(default_factory=list)
     lower: list[Array] = field(default_factory=list)
     upper: list[Array] = field(default_factory=list)
+    states: list[int] = field(default_factory=list)
+    controls: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
 
-    def variable(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
+    def begin(self, nx: int, nu: int) -> tuple[Any, Any]:
+        """A new stage: its state (nx,) and the input before it (nu,)."""
+        self.states.append(nx + nu)
+        self.controls.append(0)
+        return self._variable("x", nx), self._variable("l", nu)
+
+    def control(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
+        """A new variable (n,) with limits, of the stage begun last."""
+        self.controls[-1] += n
+        return self._variable(name, n, least, most)
+
+    def _variable(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
         """A new variable (n,) with limits."""
         self.variables.append(casadi.SX.sym(name, n))
         self.least.append(np.full(n, least))
@@ -94,48 +112,70 @@ class FatropBackend:
             status = Status.MAX_ITERATIONS
         message = f"fatrop returned {stats['return_status']}"
         u = np.clip(self._middle + self._half * values[self._places[0]], self._lower, self._upper)
+        u = u[np.minimum(np.arange(self.problem.horizon), self.problem.inputs - 1)]
         cost, slack = self.problem.objective(data, u)
         if not np.isfinite(cost):
             status, message = Status.FAILED, "not finite"
-        if status is Status.SOLVED and not self.problem.soft and (slack > KEPT * self.problem.output_scale).any():
+        terminal, feasible = self.problem.terminal, False
+        if terminal is not None:
+            feasible = bool(np.isfinite(cost)) and self.problem.excess(data, u) <= 0
+        kept = feasible if terminal is not None else not (slack > KEPT * self.problem.output_scale).any()
+        if status is Status.SOLVED and not self.problem.soft and not kept:
             status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
         limit = self.options.max_wall_time
         if status is Status.SOLVED and limit is not None and time.perf_counter() - started > limit:
             status, message = Status.TIME_LIMIT, "solved too late"
         return Solution(
-            status=status, u=u, slack=slack, cost=cost, iterations=int(stats["iter_count"]), message=message
-        )
+            status=status, u=u, slack=slack, cost=cost, iterations=int(stats["iter_count"]), message=message,
+            feasible=feasible,
+        )  # fmt: skip
 
     def _formulate(self) -> None:
         problem, predictor, N = self.problem, self.problem.predictor, self.problem.horizon
-        nx, nu, ny, limited = predictor.nx, predictor.nu, predictor.ny, len(self._limited)
+        nx, nu, ny, limited, rows = predictor.nx, predictor.nu, predictor.ny, len(self._limited), N + 1 - problem.first
         start, before = casadi.SX.sym("start", nx), casadi.SX.sym("before", nu)
         reference = casadi.SX.sym("r", ny, N + 1)
-        high, low = casadi.SX.sym("high", limited, N), casadi.SX.sym("low", limited, N)
+        high, low = casadi.SX.sym("high", limited, rows), casadi.SX.sym("low", limited, rows)
         stages, cost = _Stages(), casadi.SX(0)
-        x, last = stages.variable("x", nx), stages.variable("l", nu)
+        x, last = stages.begin(nx, nu)
         for k in range(N + 1):
-            v = last if k == N else stages.variable("v", nu, -1.0, 1.0)
-            slack = stages.variable("s", limited, 0.0) if k and limited else None
+            v = stages.control("v", nu, -1.0, 1.0) if k < problem.inputs else last
+            slack = stages.control("s", limited, 0.0) if k >= problem.first and limited else None
             y, follows = self._stage(x, v)
-            state, held = x, last
+            state, held, above = x, last, len(stages.equality) + (nx + nu) * (k < N)
             if k < N:
-                x, last = stages.variable("x", nx), stages.variable("l", nu)
+                x, last = stages.begin(nx, nu)
                 stages.zero(casadi.vertcat(x - follows, last - v))
+            if k < problem.inputs:
                 cost += casadi.dot(problem.input_move_weight * self._half**2 / problem.cost_scale, (v - held) ** 2)
                 self._limit_move(stages, v - held)
             if k == 0:
                 stages.zero(casadi.vertcat(state - start, held - before))
+            if k == N and problem.terminal is not None:
+                y, end = self._settle(stages, x, last)
+                cost += end
             weight = problem.output_weight if k < N else problem.terminal_weight
             scaled = weight * problem.output_scale**2 / problem.cost_scale
             cost += casadi.dot(scaled, (y - reference[:, k]) ** 2)
             if slack is not None:
-                seen, free = y[self._limited.tolist()], np.full(limited, np.inf)
-                stages.keep(seen - slack - high[:, k - 1], -free, np.zeros(limited))
-                stages.keep(seen + slack - low[:, k - 1], np.zeros(limited), free)
+                seen, free, row = y[self._limited.tolist()], np.full(limited, np.inf), k - problem.first
+                stages.keep(seen - slack - high[:, row], -free, np.zeros(limited))
+                stages.keep(seen + slack - low[:, row], np.zeros(limited), free)
                 cost += casadi.dot(self._price, slack)
+            stages.kept.append(len(stages.equality) - above)
         parameters = casadi.vertcat(start, before, *(casadi.vec(p) for p in (reference, high, low)))
         self._compile(stages, cost, parameters)
+
+    def _settle(self, stages: _Stages, x: Any, held: Any) -> tuple[Any, Any]:
+        """Let x, the end of the plan, be near the steady state of its last input; that one's output, price of slack."""
+        terminal = self.problem.terminal
+        assert terminal is not None
+        settled, over = stages.control("e", self.problem.predictor.nx), stages.control("o", 1, 0.0)
+        y, follows = self._stage(settled, held)
+        stages.zero(settled - follows)
+        gap = casadi.DM(terminal.root) @ (x - settled) / terminal.radius
+        stages.keep(casadi.dot(gap, gap) - over, np.array([-np.inf]), np.array([(1.0 - _INSIDE) ** 2]))
+        return y, HARD * 20.0 * self.problem.horizon * over
 
     def _stage(self, x: Any, v: Any) -> tuple[Any, Any]:
         """Scaled output and next state."""
@@ -152,7 +192,11 @@ class FatropBackend:
     def _compile(self, stages: _Stages, cost: Any, parameters: Any) -> None:
         options: dict[str, Any] = {
             "print_time": False,
-            "structure_detection": "auto",
+            "structure_detection": "manual",
+            "N": self.problem.horizon,
+            "nx": stages.states,
+            "nu": stages.controls,
+            "ng": stages.kept,
             "equality": stages.equality,
             "fatrop": {
                 "print_level": 0,
@@ -172,17 +216,20 @@ class FatropBackend:
             "lbg": np.concatenate(stages.lower), "ubg": np.concatenate(stages.upper),
         }  # fmt: skip
         starts = np.cumsum([0, *(v.numel() for v in stages.variables)])
-        places: dict[str, list[Array]] = {"x": [], "l": [], "v": [], "s": []}
+        places: dict[str, list[Array]] = {name: [] for name in "xlvseo"}
         for v, start in zip(stages.variables, starts, strict=False):
             places[v[0].name().split("_")[0]].append(np.arange(start, start + v.numel()))
         self._size = int(starts[-1])
         self._states, self._last = np.array(places["x"]), np.array(places["l"])
-        slack = np.array(places["s"], dtype=int).reshape(self.problem.horizon, -1)
+        slack = np.array(places["s"], dtype=int).reshape(self.problem.horizon + 1 - self.problem.first, -1)
         self._places = (np.array(places["v"]), slack)
+        self._end = [np.array(places[name], dtype=int).ravel() for name in "eo"]
 
     def _limits(self, data: StepData) -> tuple[Array, Array]:
         scale = self.problem.output_scale[self._limited]
-        low, high = data.lower[1:, self._limited] / scale, data.upper[1:, self._limited] / scale
+        first, inside = self.problem.first, 0.0 if self.problem.terminal is None else _INSIDE
+        low = data.lower[first:, self._limited] / scale + inside
+        high = data.upper[first:, self._limited] / scale - inside
         return np.maximum(low, -_FREE), np.minimum(high, _FREE)
 
     def _parameters(self, data: StepData) -> Array:
@@ -192,12 +239,18 @@ class FatropBackend:
         return np.concatenate([data.x, before, reference.ravel(), high.ravel(), low.ravel()])
 
     def _guess(self, data: StepData) -> Array:
-        y, x = self.problem.predictor.rollout(data.x, data.guess)
-        seen, (low, high) = (y / self.problem.output_scale)[1:, self._limited], self._limits(data)
-        inputs = (data.guess - self._middle) / self._half
-        inputs_places, slack_places = self._places
+        problem, (low, high), (inputs_places, slack_places) = self.problem, self._limits(data), self._places
+        rows = np.minimum(np.arange(problem.horizon), problem.inputs - 1)
+        u = data.guess[rows]
+        x = problem.predictor.rollout(data.x, u)[1]
+        y, gap = problem.outcome(data.x, u)
+        seen = (y / problem.output_scale)[problem.first :, self._limited]
+        inputs = (u - self._middle) / self._half
         values = np.zeros(self._size)
-        values[self._states], values[inputs_places] = x, inputs
+        values[self._states], values[inputs_places] = x, inputs[: problem.inputs]
         values[self._last] = np.vstack([(data.previous_input - self._middle) / self._half, inputs])
         values[slack_places] = np.maximum(np.maximum(seen - high, low - seen), 0.0)
+        if problem.terminal is not None and gap is not None:
+            settled, over = self._end
+            values[settled], values[over] = x[-1] - gap, max(problem.terminal.share(gap) ** 2 - 1.0, 0.0)
         return values

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mpc.terminal import TerminalSet
 
 HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
+_ROUNDING = 1e-9
 KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
 
 
@@ -145,13 +146,14 @@ class OptimalControlProblem:
     def excess(self, data: StepData, u: Array) -> float:
         """By how much a plan u (N, nu) breaks its limits, at most; feasible if <= 0.
 
-        Outputs count in ranges, inputs and moves in half ranges, the end of the plan in radii of the terminal set.
+        Outputs count in ranges, the end of the plan in radii of the terminal set; inputs and moves in half ranges, of
+        which 1e-9 is taken for rounding.
         """
         y, gap = self.outcome(data.x, u)
         lower, upper = self.predictor.input_limits()
         moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
         over = np.maximum(y - data.upper, data.lower - y)[self.first :] / self.output_scale
-        beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower))
+        beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _ROUNDING
         end = -np.inf if gap is None or self.terminal is None else self.terminal.share(gap) - 1.0
         return float(max(over.max(), beyond.max(), end))
 
