@@ -124,7 +124,7 @@ class _Ascent:
     def _gains(self) -> tuple[Array, tuple[Array, Array]]:
         """Gains (S,) along the directions and their derivatives by u and x; turns the directions."""
         du, dx = self.du * self.masks[0], self.dx * self.masks[1]
-        size = np.sqrt((du**2).sum(axis=(1, 2)) + (dx**2).sum(axis=1))
+        size = np.maximum(np.sqrt((du**2).sum(axis=(1, 2)) + (dx**2).sum(axis=1)), 1e-300)
         du, dx = du / size[:, None, None], dx / size[:, None]
         one, two = (
             Recording(self.system, self.u + 0.5 * h * du, self.x + 0.5 * h * dx) for h in (_H, -_H)

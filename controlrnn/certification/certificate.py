@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from controlrnn import __version__, records
 from controlrnn.errors import CertificationError, FileFormatError
 from controlrnn.systems import System
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT_VERSION = 1
 _KINDS: dict[str, type[Certificate]] = {}
@@ -33,6 +37,7 @@ class Certificate(ABC):
     """
 
     KIND: ClassVar[str]
+    UNITS: ClassVar[dict[str, str]]  # of the claim's numbers, stored with them for whoever reads the file
 
     system_digest: str
     method: str
@@ -69,6 +74,14 @@ class Certificate(ABC):
         """What is claimed, in words and numbers."""
 
     @abstractmethod
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw what is claimed.
+
+        Args:
+            labels: Names of the channels that the figure tells apart, outputs or inputs.
+        """
+
+    @abstractmethod
     def _arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays to store."""
 
@@ -98,7 +111,7 @@ class Certificate(ABC):
             "margin": self.margin,
             "versions": dict(self.versions),
         }
-        return {"common": common, "claim": self._meta()}
+        return {"common": common, "claim": self._meta(), "units": dict(self.UNITS)}
 
 
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:

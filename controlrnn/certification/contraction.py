@@ -10,13 +10,15 @@ triangle inequality joins them. Everything about re-initialisation follows in cl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
 from controlrnn.certification.psd import UNIT, proven_margin
@@ -24,6 +26,9 @@ from controlrnn.certification.stationary import Point, contract, metric_for_inpu
 from controlrnn.checks import Array, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +44,9 @@ class ContractionCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "contraction-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "rate": "per step", "metric": "|dx|_P^2 = dx' P dx is dimensionless", "input_gain": "|dx|_P per input unit",
+    }  # fmt: skip
 
     rate: float
     metric: Array
@@ -113,6 +121,17 @@ class ContractionCertificate(Certificate):
             f"{self.rate:.5f} per step (time constant {memory:.1f} steps) in a metric of condition "
             f"{np.linalg.cond(self.metric):.3g}; input gains ({gains}). "
             f"Proven in float64, smallest relative pivot {self.margin:.2g}."
+        )
+
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw how differences of states are forgotten, and what lasting differences of inputs build up to.
+
+        Args:
+            labels: One for each input.
+        """
+        sizes = np.linalg.eigvalsh(self.metric)
+        return figures.decay(
+            self.rate, self.input_gain, float(np.sqrt(sizes[-1] / sizes[0])), float(sizes[0] ** -0.5), "2-norm", labels
         )
 
     def _arrays(self) -> dict[str, NDArray[Any]]:

@@ -9,18 +9,23 @@ output-strict variants are choices of Q, S, R.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm, inequality_margin
 from controlrnn.certification.psd import proven_margin
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +42,10 @@ class DissipationCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "dissipation-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "rate": "per step", "metric": "dx' P dx in units of the supply", "Q": "supply per output units squared",
+        "S": "supply per input unit and output unit", "R": "supply per input units squared",
+    }  # fmt: skip
 
     rate: float
     metric: Array
@@ -115,6 +124,29 @@ class DissipationCertificate(Certificate):
             f"|R| = {np.linalg.norm(self.R, 2):.3g}, at rate {self.rate:.5f}. "
             f"Proven in float64, smallest relative pivot {self.margin:.2g}."
         )
+
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw the supply of every pair of channels, and how long a stored difference can last without any.
+
+        Args:
+            labels: One for each output, then one for each input.
+        """
+        figure, (left, right) = figures.panels(2)
+        ny, nu = len(self.Q), len(self.R)
+        supply = np.block([[self.Q, self.S.T], [self.S, self.R]])
+        size = float(np.abs(supply).max()) or 1.0
+        image = left.imshow(supply, cmap="RdBu", vmin=-size, vmax=size)
+        own = [f"dy{i + 1}" for i in range(ny)] + [f"du{i + 1}" for i in range(nu)]
+        names = [labels[i] if labels else own[i] for i in range(ny + nu)]
+        left.set(title="supply", xticks=range(ny + nu), yticks=range(ny + nu), xticklabels=names, yticklabels=names)
+        figure.colorbar(image, ax=left)
+        sizes = np.linalg.eigvalsh(self.metric)[::-1]
+        steps = np.arange(101)
+        for value, name in ((sizes[0], "direction that stores most"), (sizes[-1], "direction that stores least")):
+            right.semilogy(steps, value * self.rate ** (2.0 * steps), label=name)
+        right.set(xlabel="step", ylabel="storage of a unit state difference,\nequal inputs and outputs")
+        right.legend()
+        return figure
 
     def _names(self) -> tuple[str, ...]:
         return ("metric", "multipliers", "Q", "S", "R")

@@ -12,13 +12,14 @@ time, so two trajectories with many differences are joined by a chain of traject
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification import incremental
+from controlrnn.certification import figures, incremental
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
@@ -26,6 +27,9 @@ from controlrnn.certification.search import Search, best_family, tail_for
 from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INFLATION = 1 + 1e-9  # of the squared gains, so that the proof has room
 
@@ -44,6 +48,10 @@ class GainCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "gain-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "initial": "output units per sqrt(dx' metric dx)", "inputs": "output units per input unit",
+        "metric": "per state unit squared",
+    }  # fmt: skip
 
     horizon: int
     metric: Array
@@ -111,6 +119,21 @@ class GainCertificate(Certificate):
             f"last lag: {np.array2string(self.initial[-1], precision=4)}; inputs, summed over lags (outputs x inputs): "
             f"{np.array2string(total, precision=4)}. Proven in float64, smallest relative pivot {self.margin:.2g}."
         )
+
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw the gains by lag, from the initial state and from all inputs together.
+
+        Args:
+            labels: One for each output.
+        """
+        figure, axes = figures.panels(2)
+        drawn = ((self.initial, "initial state"), (self.inputs.sum(axis=2), "one unit in every input"))
+        for one, (gains, title) in zip(axes, drawn, strict=True):
+            for i, gain in enumerate(gains.T):
+                one.plot(gain, marker=".", label=figures.label(labels, i, "y"))
+            one.set(title=title, xlabel="lag [steps]", ylabel="certified gain", ylim=(0, None))
+            one.legend()
+        return figure
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         names = ("metric", "initial", "inputs", "input_multipliers")

@@ -18,17 +18,22 @@ best one (nonlinear Perron-Frobenius iteration), every unit counts with its own 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import GatedSystem
 from controlrnn.systems.gated import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # All that follows the bounds of the gates adds and multiplies nonnegative numbers: this is far more than that rounds.
 _ROUNDING = 1 + 1e-10
@@ -53,6 +58,10 @@ class DeltaIssCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "delta-iss-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "rate": "per step", "scale": "states, dimensionless", "input_gain": "distance per input unit",
+        "input_low": "input units", "input_high": "input units", "state_bound": "states, dimensionless",
+    }  # fmt: skip
 
     rate: float
     scale: Array
@@ -107,6 +116,15 @@ class DeltaIssCertificate(Certificate):
             f"Delta-ISS certificate for system {self.system_digest[:12]}: with inputs in {ranges}, state differences "
             f"shrink by {self.rate:.5f} per step; input gains ({gains}). Proven in float64."
         )
+
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw how differences of states are forgotten, and what lasting differences of inputs build up to.
+
+        Args:
+            labels: One for each input.
+        """
+        largest, least = float(self.scale.max()), float(self.scale.min())
+        return figures.decay(self.rate, self.input_gain, largest / least, largest, "largest entry", labels)
 
     def _names(self) -> tuple[str, ...]:
         return ("scale", "input_gain", "input_low", "input_high", "state_bound")

@@ -51,6 +51,10 @@ class HorizonCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "horizon-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "initial_radius": "sqrt(dx' metric dx)", "metric": "per state unit squared", "input_radius": "input units",
+        "bounds": "output units",
+    }  # fmt: skip
 
     horizon: int
     initial_radius: float

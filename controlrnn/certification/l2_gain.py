@@ -9,17 +9,23 @@ For two trajectories from states that differ by dx0,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from controlrnn.certification import figures
 from controlrnn.certification.dissipation import DissipationCertificate
 from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.certification.stationary import contract, least_gain
 from controlrnn.checks import Array, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
+from controlrnn.systems.linearisation import linearise_trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +39,9 @@ class L2GainCertificate(DissipationCertificate):
     """
 
     KIND: ClassVar[str] = "l2-gain-certificate"
+    UNITS: ClassVar[dict[str, str]] = DissipationCertificate.UNITS | {
+        "gamma": "scaled outputs per scaled inputs", "input_scale": "input units", "output_scale": "output units",
+    }  # fmt: skip
 
     gamma: float
     input_scale: Array
@@ -74,6 +83,29 @@ class L2GainCertificate(DissipationCertificate):
             f"units of {np.array2string(self.output_scale, precision=3)}. "
             f"Proven in float64, smallest relative pivot {self.margin:.2g}."
         )
+
+    def plot(self, labels: Sequence[str] = (), *, system: LureSystem | None = None) -> Figure:  # noqa: ARG002
+        """Draw the bound over the size of the inputs' difference, and over the gains that the system really has.
+
+        Args:
+            labels: Ignored: the norm has all channels.
+            system: The certified system; with it, the frequency response of its linearisation at rest is set against
+                the bound, which no linearisation exceeds.
+        """
+        figure, axes = figures.panels(1 if system is None else 2)
+        supplied = np.geomspace(1e-2, 1e2, 100)
+        for stored in (0.0, 1.0, 10.0):
+            reached = np.sqrt((self.gamma * supplied) ** 2 + self.gamma * stored)
+            axes[0].loglog(supplied, reached, label=f"stored at the start: {stored:g}")
+        axes[0].set(xlabel="energy norm of the inputs' difference", ylabel="at most, of the outputs' difference")
+        axes[0].legend()
+        if system is not None:
+            frequency, gains = gains_at_rest(system, self.input_scale, self.output_scale)
+            axes[1].semilogx(frequency, gains, label="linearisation at rest")
+            axes[1].axhline(self.gamma, color="k", ls="--", label="certified bound")
+            axes[1].set(xlabel="frequency [rad per sample]", ylabel="gain", ylim=(0, None))
+            axes[1].legend()
+        return figure
 
     def _names(self) -> tuple[str, ...]:
         return (*super()._names(), "input_scale", "output_scale")
@@ -118,6 +150,25 @@ def certify_l2_gain(
         system, gamma, metric=P / gamma, multipliers=lam / gamma, input_scale=inputs, output_scale=outputs,
         method="barrier",
     )  # fmt: skip
+
+
+def gains_at_rest(system: LureSystem, input_scale: Array, output_scale: Array) -> tuple[Array, Array]:
+    """Frequencies (K,) up to pi and the largest gain there of the linearisation where zero inputs lead to.
+
+    Args:
+        system: A frozen system that contracts.
+        input_scale: Unit of each input, shape (nu,).
+        output_scale: Unit of each output, shape (ny,).
+    """
+    u = np.zeros((1, system.nu))
+    x = system.simulate(np.zeros((2000, system.nu)))[1][-1:]
+    at_rest = linearise_trajectory(system, x, u)
+    A, B, C, D = at_rest.A[0], at_rest.B[0] * input_scale, at_rest.C[0] / output_scale[:, None], at_rest.D[0]
+    D = D * input_scale / output_scale[:, None]
+    frequency = np.geomspace(1e-3, np.pi, 200)
+    circle = np.exp(1j * frequency)[:, None, None] * np.eye(system.nx)
+    response = C @ np.linalg.solve(circle - A, np.broadcast_to(B, (len(frequency), *B.shape)).astype(complex)) + D
+    return frequency, np.asarray(np.linalg.norm(response, 2, axis=(1, 2)))
 
 
 def gain_supply(gamma: float, input_scale: Array, output_scale: Array) -> tuple[Array, Array, Array]:

@@ -9,13 +9,14 @@ With known boxes of inputs and initial states the slopes are those of `controlrn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification import incremental
+from controlrnn.certification import figures, incremental
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.incremental import IncrementalForm, largest_ratio, stage_margin
 from controlrnn.certification.interior import interior
@@ -26,9 +27,11 @@ from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 _PADDING = 1e-11
-_SLOWER = 0.1  # of 1 - rate^2: the metric of a start from stationary multipliers
 _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
 
 
@@ -46,6 +49,10 @@ class LipschitzCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "lipschitz-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "constant": "output units per (state units, input units)", "input_range": "input units",
+        "state_range": "state units",
+    }  # fmt: skip
 
     horizon: int
     constant: float
@@ -90,6 +97,20 @@ class LipschitzCertificate(Certificate):
             f"{self.horizon}, constant {self.constant:.6g}, for {where}. Proven in float64, smallest "
             f"relative pivot {self.margin:.2g}."
         )
+
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw how much a difference of each input counts at each step before the output, beside the constant.
+
+        Args:
+            labels: One for each input.
+        """
+        figure, (axes,) = figures.panels(1)
+        for c, weight in enumerate(self.rho.T):
+            axes.plot(np.sqrt(weight), marker=".", label=figures.label(labels, c, "u"))
+        axes.axhline(self.constant, color="k", ls="--", label="constant")
+        axes.set(xlabel="steps before the output", ylabel="gain at most, by input", ylim=(0, None))
+        axes.legend()
+        return figure
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {name: getattr(self, name) for name in ("multipliers", "rho", "input_range", "state_range")}
@@ -168,8 +189,7 @@ def _inside(task: Task) -> Pair:
     """
     form = task.form
     try:
-        best = contract(form).s
-        rho, main, first = least_peak(form, contract(form, best + _SLOWER * (1 - best)))
+        rho, main, first = least_peak(form, contract(form, 1.0), tolerance=0.03)
     except CertificationError:
         return interior(task)
     later = len(task.weights) - 1

@@ -59,6 +59,11 @@ class ReinitialisationCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "reinitialisation-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "washout": "steps", "horizon": "steps", "start": "state units", "input_low": "input units",
+        "input_high": "input units", "input_error": "input units", "radius": "|dx|_P of the contraction certificate",
+        "residual_bound": "output units", "observer_gain": "state units per output unit",
+    }  # fmt: skip
 
     washout: int
     horizon: int

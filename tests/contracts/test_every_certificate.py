@@ -18,6 +18,7 @@ from controlrnn.certification import (
     DissipationCertificate,
     HorizonCertificate,
     certify_contraction,
+    certify_delta_iss,
     certify_gains,
     certify_horizon,
     certify_l2_gain,
@@ -28,18 +29,30 @@ from controlrnn.certification import (
 from controlrnn.certification.certificate import _KINDS
 from controlrnn.errors import CertificationError, ControlRnnError, FileFormatError
 from controlrnn.export import save_system
-from controlrnn.records import load_record, save_record
-from controlrnn.systems import LureSystem
+from controlrnn.records import load_record, peek_record, save_record
+from controlrnn.systems import GatedSystem, LureSystem
 
 SYSTEM = random_elman(0, nx=4, nu=2, ny=2)
 
 
+def gated(seed: int, gain: float = 0.03) -> GatedSystem:
+    draw = np.random.default_rng(seed).standard_normal
+    return GatedSystem(
+        W=0.5 * draw((9, 2)), U=gain * draw((9, 3)), b=0.5 * draw(9), C=draw((2, 3)), by=draw(2), cell="gru", dt=1.0
+    )
+
+
 @dataclass(frozen=True)
 class Kind:
-    """How to make a certificate of `SYSTEM`, and alterations that turn its claim into one that is not proven."""
+    """How to make a certificate, and alterations that turn its claim into one that is not proven.
 
-    make: Callable[[LureSystem], Certificate]
+    ``system`` is what it is made of, ``other`` a system of the same size for which the claim is false.
+    """
+
+    make: Callable[[Any], Certificate]
     altered: dict[str, Callable[[Any], dict[str, Any]]]
+    system: Any = SYSTEM
+    other: Any = random_elman(1, nx=4, nu=2, ny=2, norm=1.5)  # noqa: RUF009
 
 
 def _families(certificate: HorizonCertificate, **change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -172,6 +185,24 @@ KINDS = {
             "altered contraction": lambda c: {"contraction": replace(c.contraction, rate=0.9 * c.contraction.rate)},
         },
     ),
+    "delta-ISS": Kind(
+        lambda s: certify_delta_iss(s, input_range=(-np.ones(2), np.ones(2))),
+        {
+            "rate": lambda c: {"rate": 0.999 * c.rate},
+            "rate above one": lambda _c: {"rate": 1.01},
+            "nan rate": lambda _c: {"rate": np.nan},
+            "input gain": lambda c: {"input_gain": _one(c.input_gain, 1, 0.99)},
+            "nan gain": lambda c: {"input_gain": np.nan * c.input_gain},
+            "scale": lambda c: {"scale": c.scale * np.geomspace(1, 1e3, 3)},
+            "negative scale": lambda c: {"scale": -c.scale},
+            "wider range": lambda c: {"input_high": 1.1 * c.input_high},
+            "empty range": lambda c: {"input_high": c.input_low - 1},
+            "smaller states": lambda c: {"state_bound": 0.9 * c.state_bound},
+            "fewer states": lambda c: {"scale": c.scale[:2], "state_bound": c.state_bound[:2]},
+        },
+        gated(0),
+        gated(1, 2.0),
+    ),
     "contraction": Kind(
         certify_contraction,
         {
@@ -200,55 +231,119 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def made():
-    return {name: kind.make(SYSTEM) for name, kind in KINDS.items()}
+    return {name: kind.make(kind.system) for name, kind in KINDS.items()}
 
 
 @pytest.fixture(params=KINDS)
-def certificate(request, made):
-    return made[request.param]
+def kind(request):
+    return request.param
 
 
-def test_verify_passes_for_its_own_system_and_for_an_equal_one(certificate):
-    assert certificate.verify(SYSTEM) == certificate.margin > 0
-    assert certificate.verify(replace(SYSTEM)) > 0
-    assert certificate.system_digest == SYSTEM.digest
-    assert certificate.summary()
+@pytest.fixture
+def certificate(kind, made):
+    return made[kind]
 
 
-@pytest.mark.parametrize("name", ["C1", "B1", "C2", "D12", "bv", "by"])
-def test_one_changed_weight_is_refused(certificate, name):
-    matrix = np.array(getattr(SYSTEM, name))
+@pytest.fixture
+def system(kind):
+    return KINDS[kind].system
+
+
+def test_all_kinds_are_held_to_the_contract(made):
+    assert {c.KIND for c in made.values()} == set(_KINDS)
+
+
+def test_verify_passes_for_its_own_system_and_for_an_equal_one(certificate, system):
+    assert certificate.verify(system) == certificate.margin > 0
+    assert certificate.verify(replace(system)) > 0
+    assert certificate.system_digest == system.digest
+
+
+def weights():
+    """Every matrix of every kind's system."""
+    for name, one in KINDS.items():
+        arrays = [f.name for f in dataclasses.fields(one.system) if isinstance(getattr(one.system, f.name), np.ndarray)]
+        assert len(arrays) > 4
+        yield from ((name, a) for a in arrays)
+
+
+@pytest.mark.parametrize(("kind", "name"), list(weights()))
+def test_one_changed_weight_is_refused(certificate, system, name):
+    """The largest entry by one unit in the last place; a zero becomes the smallest number."""
+    matrix = np.array(getattr(system, name))
+    if not matrix.size:
+        pytest.skip("an empty matrix has no weight")
     index = np.unravel_index(np.abs(matrix).argmax(), matrix.shape)
-    matrix[index] = matrix[index] * (1 + 1e-9) if matrix[index] else 1e-300
+    if name == "D11":  # has to stay strictly lower triangular: these systems have none
+        with pytest.raises(ControlRnnError):
+            replace(system, D11=matrix + np.eye(len(matrix)))
+        return
+    matrix[index] = np.nextafter(matrix[index], np.inf)
     with pytest.raises(CertificationError, match="weights differ"):
-        certificate.verify(replace(SYSTEM, **{name: matrix}))
+        certificate.verify(replace(system, **{name: matrix}))
 
 
-def test_another_activation_or_sample_time_is_refused(certificate):
-    for change in ({"activation": "sigmoid"}, {"dt": 2.0}):
+def test_another_sample_time_or_cell_is_refused(certificate, system):
+    other = {"activation": "sigmoid"} if isinstance(system, LureSystem) else {"feedthrough": True}
+    for change in (other, {"dt": 2.0}):
         with pytest.raises(CertificationError, match="weights differ"):
-            certificate.verify(replace(SYSTEM, **change))
+            certificate.verify(replace(system, **change))
+
+
+def test_the_summary_says_of_what_and_how_well_proven(certificate, system):
+    text = certificate.summary()
+    assert system.digest[:12] in text
+    assert "roven in float64" in text
+    assert len(text) > 80
+    assert all(len(line) < 500 for line in text.splitlines())
+    assert "nan" not in text
+
+
+def test_it_draws_itself_with_names_of_the_channels(certificate, tmp_path):
+    for labels in ((), ("first", "second", "third", "fourth")):
+        figure = certificate.plot(labels)
+        assert figure.axes
+        drawn = [np.asarray(line.get_ydata(), float) for axes in figure.axes for line in axes.lines]
+        assert sum(len(d) for d in drawn) > 5
+        assert all(np.isfinite(d).all() for d in drawn)
+        assert all(axes.get_xlabel() or axes.get_title() or axes.images for axes in figure.axes if axes.lines)
+        figure.savefig(tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 5000
+
+
+def test_the_record_says_what_made_it_and_in_which_units(certificate, tmp_path):
+    certificate.save(tmp_path / "c.npz")
+    kind, arrays, meta = peek_record(tmp_path / "c.npz", 1)
+    assert kind == certificate.KIND
+    common = meta["common"]
+    assert common["method"]
+    assert common["margin"] == certificate.margin
+    assert isinstance(common["solver_status"], str)
+    assert {"controlrnn", "numpy", "scipy", "python"} <= set(common["versions"])
+    stored = set(arrays) | set(meta["claim"])
+    assert meta["units"]
+    assert set(meta["units"]) <= stored, "a unit of something that is not stored"
 
 
 @pytest.mark.parametrize(("name", "alteration"), [(n, a) for n, k in KINDS.items() for a in k.altered])
 def test_altered_claims_are_refused_even_with_a_fresh_checksum(name, alteration, tmp_path, made):
-    certificate = made[name]
+    certificate, system = made[name], KINDS[name].system
     forged = replace(certificate, **KINDS[name].altered[alteration](certificate))
     assert forged.digest != certificate.digest
     with pytest.raises(ControlRnnError):
-        forged.verify(SYSTEM)
+        forged.verify(system)
     forged.save(tmp_path / "forged.npz")
     with pytest.raises(ControlRnnError):
-        load_certificate(tmp_path / "forged.npz").verify(SYSTEM)
+        load_certificate(tmp_path / "forged.npz").verify(system)
 
 
-def test_a_claim_borrowed_for_another_system_is_refused(certificate):
-    other = random_elman(1, nx=4, nu=2, ny=2, norm=1.5)
+def test_a_claim_borrowed_for_another_system_is_refused(certificate, kind):
+    other = KINDS[kind].other
     with pytest.raises(CertificationError):
         replace(certificate, system_digest=other.digest).verify(other)
 
 
-def test_saving_is_exact_and_the_digest_stable(certificate, tmp_path):
+def test_saving_is_exact_and_the_digest_stable(certificate, system, tmp_path):
     path = tmp_path / "deep" / "c.npz"
     certificate.save(path)
     again = load_certificate(path)
@@ -259,7 +354,7 @@ def test_saving_is_exact_and_the_digest_stable(certificate, tmp_path):
         assert name == other
         assert a.tobytes() == b.tobytes()
         assert a.shape == b.shape
-    assert again.verify(SYSTEM) == certificate.margin
+    assert again.verify(system) == certificate.margin
     again.save(path)
     assert load_certificate(path).digest == certificate.digest
 
@@ -288,9 +383,9 @@ def test_everything_is_read_only(certificate, tmp_path):
                 setattr(one, field.name, None)
 
 
-def test_other_kinds_and_damaged_files_are_refused(certificate, tmp_path):
+def test_other_kinds_and_damaged_files_are_refused(certificate, system, tmp_path):
     path = tmp_path / "c.npz"
-    save_system(SYSTEM, path)
+    save_system(system, path)
     with pytest.raises(FileFormatError, match="must hold a certificate"):
         load_certificate(path)
     certificate.save(path)
@@ -311,7 +406,7 @@ def test_other_kinds_and_damaged_files_are_refused(certificate, tmp_path):
     for name in others:  # its content under the name of another kind
         save_record(path, name, 1, arrays, meta)
         with pytest.raises((FileFormatError, CertificationError)):
-            load_certificate(path).verify(SYSTEM)
+            load_certificate(path).verify(system)
     save_record(path, certificate.KIND, 1, {n: a for n, a in arrays.items() if n != largest}, meta)
     with pytest.raises(FileFormatError):
         load_certificate(path)
@@ -319,7 +414,7 @@ def test_other_kinds_and_damaged_files_are_refused(certificate, tmp_path):
         load_certificate(tmp_path / "none.npz")
 
 
-def test_verifying_needs_no_solver_and_no_search_and_takes_milliseconds(certificate, monkeypatch):
+def test_verifying_needs_no_solver_and_no_search_and_takes_milliseconds(certificate, system, monkeypatch):
     def forbidden(*_args: object, **_more: object) -> None:
         raise AssertionError("verify called a solver")
 
@@ -329,6 +424,6 @@ def test_verifying_needs_no_solver_and_no_search_and_takes_milliseconds(certific
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        certificate.verify(SYSTEM)
+        certificate.verify(system)
         times.append(time.perf_counter() - start)
     assert min(times) < 0.05
