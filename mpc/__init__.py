@@ -5,6 +5,7 @@
 """
 
 from controlrnn.systems import observer_system
+from mpc.c_controller import controller_to_c
 from mpc.closed_loop import run_closed_loop
 from mpc.closed_loop_result import ClosedLoopResult
 from mpc.controller import Fallback, Mode, MpcStep, TightenedMPC
@@ -35,6 +36,7 @@ from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 from mpc.predictor import Predictor
 from mpc.programmes import RandomSteps, Wandering, staircase
+from mpc.region import OperatingRegion, RegionShape, RegionStatus, learn_region
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.state_error import StateError
 from mpc.state_observer import StateObserver, kalman_gain
@@ -67,11 +69,14 @@ __all__ = [
     "MovingHorizonObserver",
     "MpcStep",
     "Observer",
+    "OperatingRegion",
     "OptimalControlProblem",
     "Outlier",
     "Predictor",
     "RandomFaults",
     "RandomSteps",
+    "RegionShape",
+    "RegionStatus",
     "RunningOn",
     "SaturatedActuator",
     "SaturatedSensor",
@@ -94,9 +99,11 @@ __all__ = [
     "calibrate_estimates",
     "calibration_errors",
     "chain",
+    "controller_to_c",
     "coverage_of",
     "estimate_errors",
     "kalman_gain",
+    "learn_region",
     "monte_carlo",
     "nominal",
     "observer_system",

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -101,7 +101,7 @@ class Observer(ABC):
             The estimate for the next sample, shape (nx,).
         """
         u = as_array("u", u, (self.predictor.nu,))
-        y = as_array("y", y, (self.predictor.ny,), finite=False)
+        y = _measured(y, self.predictor.ny)
         self._state = read_only(self._next(u, y))
         self._seen += 1
         return self._state
@@ -131,7 +131,7 @@ class Observer(ABC):
         Returns:
             Shape (T + 1, nx): the estimate for each sample and the one after the last; NaN while not ready.
         """
-        worker = copy.copy(self)
+        worker = self._copy()
         worker.start()
         rows = np.full((len(u) + 1, self.predictor.nx), np.nan)
         for t in range(len(u)):
@@ -144,7 +144,12 @@ class Observer(ABC):
     def digest(self) -> str:
         """SHA-256 of what the estimates depend on."""
         meta = {"kind": type(self).__name__, "steps": self.steps, "system": self.system.digest}
-        return digest({"initial_state": self.initial_state} | self._arrays(), meta)
+        return digest({"initial_state": self.initial_state} | self._arrays(), meta | self._settings())
+
+    @property
+    def promise(self) -> str:
+        """What `error` rests on, in words."""
+        return "certified for all inputs within the actuators' range and the declared input error"
 
     @property
     def error_radius(self) -> float:
@@ -196,7 +201,7 @@ class Observer(ABC):
             where the estimate uses no measurements.
         """
         age = count("age", age, least=0)
-        y = as_array("y", y, (self.predictor.ny,), finite=False)
+        y = _measured(y, self.predictor.ny)
         if age >= self._seen:
             raise SettingError(f"age must be less than the {self._seen} samples seen so far, got {age}")
         if not np.isnan(y).all():
@@ -219,6 +224,13 @@ class Observer(ABC):
 
     def _arrays(self) -> dict[str, Array]:
         return {}
+
+    def _settings(self) -> dict[str, Any]:
+        return {}
+
+    def _copy(self) -> Self:
+        """A copy that may run on its own after `start`."""
+        return copy.copy(self)
 
     def _certificate(self) -> ContractionCertificate:
         if self.contraction is None:
@@ -310,3 +322,8 @@ def per_channel(name: str, value: ArrayLike, n: int) -> Array:
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
     return read_only(array)
+
+
+def _measured(y: ArrayLike, ny: int) -> Array:
+    seen = as_array("y", y, (ny,), finite=False)
+    return np.where(np.isfinite(seen), seen, np.nan)
