@@ -140,6 +140,8 @@ class OptimalControlProblem:
         y, states = self.predictor.rollout(x, u)
         if self.terminal is None:
             return y, None
+        if not np.isfinite(states[-1]).all():
+            return y, np.full(len(x), np.nan)
         settled = self.predictor.equilibrium(u[-1], guess=states[-1])
         return np.vstack([y[:-1], self.predictor.system.output(settled, u[-1])]), states[-1] - settled
 

@@ -23,6 +23,7 @@ from controlrnn.systems import LureSystem
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
 _NEWTON = 50
+_NEAR = 8  # Newton steps from a guess; where it takes more, the guess was none
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +135,11 @@ class Predictor:
         return A, B, C, D
 
     def equilibrium(self, u: Array, *, guess: Array | None = None) -> Array:
-        """State that the model keeps under a constant input; free run, then Newton.
+        """State that the model keeps under a constant input; Newton from the guess, or else from the end of a free run.
 
         Args:
             u: The input, shape (nu,).
-            guess: State that the run starts from, shape (nx,); zero when left out.
+            guess: Where to look first, shape (nx,); a free run from zero when left out.
 
         Returns:
             Shape (nx,).
@@ -147,26 +148,31 @@ class Predictor:
             SettingError: None was found: the model has no steady state there, or is unstable.
         """
         u = as_array("u", u, (self.nu,))
+        found = None if guess is None else self._settle(u, guess, _NEAR)
+        if found is not None:
+            return found
         start = np.zeros(self.nx) if guess is None else guess
-        x = self.states(start, np.tile(u, (_SETTLE, 1)))[-1]
-        for _ in range(_NEWTON):
+        x = self._settle(u, self.states(start, np.tile(u, (_SETTLE, 1)))[-1], _NEWTON)
+        if x is None:
+            raise SettingError(f"no steady state found at u = {u}: does the model integrate, is it stable?")
+        return x
+
+    def _settle(self, u: Array, x: Array, iterations: int) -> Array | None:
+        """Newton's method for x = f(x, u); None where it does not get there."""
+        for _ in range(iterations):
             gap = self.system.step(x, u) - x
             if np.abs(gap).max() <= 1e-13 * (1.0 + np.abs(x).max()):
                 return np.asarray(x)
             A = self.linearise(x, u)[0]
             try:
                 change = np.linalg.solve(np.eye(self.nx) - A, gap)
-            except np.linalg.LinAlgError as error:
-                raise SettingError(f"no steady state at u = {u}: the model integrates there; {error}") from error
+            except np.linalg.LinAlgError:
+                return None
             x = x + change
             if np.abs(change).max() <= 1e-14 * (1.0 + np.abs(x).max()):
                 break
         gap = self.system.step(x, u) - x
-        if not np.abs(gap).max() <= 1e-9 * (1.0 + np.abs(x).max()):
-            raise SettingError(
-                f"no steady state found at u = {u} (residual {np.abs(gap).max():.1e}): is the model stable?"
-            )
-        return np.asarray(x)
+        return np.asarray(x) if np.abs(gap).max() <= 1e-9 * (1.0 + np.abs(x).max()) else None
 
     def steady_output(self, u: Array) -> Array:
         """Output (ny,) that the constant input u (nu,) leads to."""
