@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for length in (10,) if study.quick else (10, 50):
             few = names[: 2 if study.quick else 5]
             for radius, b in RADII:
-                work = partial(tightening, [load_system(study.path(f)) for f in few], length, radius, b, study.seed)
+                work = partial(tightening, [_network(study, name) for name in few], length, radius, b, study.seed)
                 study.row(f"{nx} neurons, tightening at {length}, radii {radius}, {b}", work)
     return study.finish()
 
@@ -89,6 +89,12 @@ def one_network(study: Study, name: str, nx: int, seed: int, lengths: Sequence[i
     columns["initial_active"] = search(boxed=False, inputs_differ=False).ascent
     columns["inputs_active"] = search(boxed=False, states_differ=False).ascent
     return row | columns
+
+
+def _network(study: Study, name: str) -> LureSystem:
+    system = load_system(study.path(name))
+    assert isinstance(system, LureSystem)
+    return system
 
 
 def linear_response(system: LureSystem, length: int) -> Array:

@@ -37,7 +37,7 @@ class Certificate(ABC):
     """
 
     KIND: ClassVar[str]
-    UNITS: ClassVar[dict[str, str]]  # of the claim's numbers, stored with them for whoever reads the file
+    UNITS: ClassVar[dict[str, str]] = {}  # of the claim's numbers, stored with them for whoever reads the file
 
     system_digest: str
     method: str
