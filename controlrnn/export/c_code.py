@@ -60,7 +60,7 @@ def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = Non
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise SettingError(f"name must be a C identifier, got {name!r}: pass name= where the file's stem is none")
     if isinstance(system, LureSystem):
-        arrays, body = _lure(system)
+        arrays, body = lure_code(system)
     elif isinstance(system, GatedSystem):
         arrays, body = _gated(system)
     else:
@@ -69,15 +69,19 @@ def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = Non
         "name": name, "NAME": name.upper(), "nx": system.nx, "nu": system.nu, "ny": system.ny, "dt": repr(system.dt),
         "digest": system.digest, "header": f"{source.stem}.h", "samples": _TESTED,
     }  # fmt: skip
-    text = Template(_HEAD + _AFFINE + body + _SELF_TEST).substitute(
-        words, weights=_constants(arrays), reference=_constants(_reference(system))
+    text = Template(_HEAD + AFFINE + body + _SELF_TEST).substitute(
+        words, weights=constants(arrays), reference=constants(_reference(system))
     )
     # The header first: a source without its header would not compile, a header alone does no harm.
     header = write_atomic(source.with_suffix(".h"), Template(_HEADER).substitute(words).encode())
     return write_atomic(source, text.encode()), header
 
 
-def _lure(system: LureSystem) -> tuple[Arrays, str]:
+def lure_code(system: LureSystem) -> tuple[Arrays, str]:
+    """Tables and functions ``${name}_step``, ``${name}_output`` and ``neurons`` of a Lur'e system.
+
+    Layer k from 1 is ``v = Mk z + bk`` with the z before it, then ``x+ = Mx z + bx`` and ``y = My z + by``.
+    """
     arrays: Arrays = {}
     lines, at = [], system.nx + system.nu
     for k, (start, stop) in enumerate(system.blocks, 1):
@@ -110,12 +114,14 @@ def _reference(system: System) -> Arrays:
     return {"test_x": x, "test_u": u, "test_next": system.step(x, u), "test_y": system.output(x, u)}
 
 
-def _constants(arrays: Mapping[str, NDArray[Any]]) -> str:
+def constants(arrays: Mapping[str, NDArray[Any]]) -> str:
     """C definitions, matrices row by row; repr() has as many digits as give the same double back."""
     lines = []
     for name, array in arrays.items():
+        kind = "int" if np.issubdtype(array.dtype, np.integer) else "double"
         rows = ",\n    ".join(", ".join(map(repr, row)) for row in np.atleast_2d(array).tolist())
-        lines.append(f"static const double {name}[{' * '.join(map(str, array.shape))}] = {{\n    {rows}\n}};")
+        text = rows.replace("inf", "INFINITY").replace("nan", "NAN")
+        lines.append(f"static const {kind} {name}[{' * '.join(map(str, array.shape))}] = {{\n    {text}\n}};")
     return "\n".join(lines)
 
 
@@ -160,7 +166,7 @@ $weights
 
 """
 
-_AFFINE = """\
+AFFINE = """\
 /* out = M z + b */
 static void affine(int rows, int columns, const double *M, const double *b, const double *z, double *out)
 {

@@ -1,0 +1,124 @@
+"""A controller's C code, compiled and called from here sample by sample, timed on its own side of the call."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import Array, as_array
+from mpc import Fallback, Status, TightenedMPC
+from mpc.c_controller import FALLBACKS, STATUSES, controller_to_c
+
+_SHIM = """
+#define _POSIX_C_SOURCE 199309L
+#include <time.h>
+#include "controlrnn_mpc.h"
+
+static controlrnn_mpc_state state;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+void start(void) { controlrnn_mpc_init(&state); }
+
+void take(const double *y, const double *u) { controlrnn_mpc_record(&state, y, u); }
+
+void step(const double *y, const double *reference, double *u, double *told)
+{
+    controlrnn_mpc_info info;
+    double began = now();
+    controlrnn_mpc_step_preview(&state, y, reference, u, &info);
+    told[6] = now() - began;
+    told[0] = info.status;
+    told[1] = info.fallback;
+    told[2] = info.iterations;
+    told[3] = info.certified;
+    told[4] = info.feasible;
+    told[5] = info.cost;
+}
+
+unsigned long size(void) { return sizeof state; }
+"""
+
+
+def compiler() -> str | None:
+    """Path of a C compiler, or None."""
+    return shutil.which("cc") or shutil.which("gcc")
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledStep:
+    """What `mpc.MpcStep` says, as far as the C code says it."""
+
+    u: Array
+    status: Status
+    fallback: Fallback
+    iterations: int
+    certified: bool
+    feasible: bool
+    cost: float
+
+
+class CompiledController:
+    """Stands in for a `TightenedMPC` in a loop.
+
+    Args:
+        controller: Whose C code is written and compiled.
+        folder: Where.
+        flags: Of the compiler.
+
+    Attributes:
+        wall: Time of each step on the C side [s].
+        memory: Size of the state [bytes].
+    """
+
+    def __init__(self, controller: TightenedMPC, folder: Path, *, flags: Sequence[str] = ("-O2",)) -> None:
+        self.ny, self.nu, self.rows = controller.predictor.ny, controller.predictor.nu, controller.horizon + 1
+        source, _ = controller_to_c(controller, folder)
+        shim, target = folder / "shim.c", folder / "controller.so"
+        shim.write_text(_SHIM)
+        command = [compiler() or "cc", "-std=c99", "-Wall", "-Wextra", "-Werror", *flags, "-shared", "-fPIC"]
+        subprocess.run([*command, str(source), str(shim), "-o", str(target), "-lm"], check=True)
+        self._library = ctypes.CDLL(str(target))
+        self._library.size.restype = ctypes.c_ulong
+        self.memory = int(self._library.size())
+        self.wall: list[float] = []
+        self.cpu = self.wall  # nothing here waits
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._library.start()
+        self.wall.clear()
+
+    def record(self, y: ArrayLike, u: ArrayLike) -> None:
+        """As `TightenedMPC.record`."""
+        self._call("take", as_array("y", y, (self.ny,), finite=False), as_array("u", u, (self.nu,)))
+
+    def step(self, y: ArrayLike, reference: ArrayLike) -> CompiledStep:
+        """As `TightenedMPC.step`."""
+        seen = as_array("y", y, (self.ny,), finite=False)
+        known = np.atleast_2d(np.asarray(reference, dtype=np.float64))
+        known = known[np.minimum(np.arange(self.rows), len(known) - 1)]
+        u, told = np.empty(self.nu), np.empty(7)
+        self._call("step", seen, known, u, told)
+        self.wall.append(float(told[6]))
+        status, fallback, iterations, certified, feasible = (int(number) for number in told[:5])
+        return CompiledStep(
+            u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5])
+        )
+
+    def _call(self, name: str, *arrays: Array) -> None:
+        whole = [np.ascontiguousarray(array) for array in arrays]
+        getattr(self._library, name)(*(a.ctypes.data_as(ctypes.POINTER(ctypes.c_double)) for a in whole))

@@ -1,0 +1,322 @@
+/* State and disturbance estimate, one solve, and what happens when it fails: as mpc/controller.py. */
+
+enum { SETTLE = 200, NEWTON = 50, STEADY_ITERATIONS = 100 };
+
+static const double *before_of(const State *s)
+{
+    return s->has_previous ? s->previous : safe_input;
+}
+
+/* The filter d += gain (e - d) with the output error of the present estimate; it starts at a complete measurement. */
+static void estimate_disturbance(State *s, const double *y)
+{
+    double error[NY];
+    int complete = 1;
+    /* A model with feedthrough is compared at the input before; without, the input does not matter. */
+    ${name}_model_output(s->x, before_of(s), error);
+    for (int i = 0; i < NY; ++i) {
+        error[i] = y[i] - error[i];
+        complete = complete && isfinite(error[i]);
+    }
+    if (!s->has_disturbance && !complete) return;
+    for (int i = 0; i < NY; ++i) {
+        if (!isfinite(error[i])) continue;
+        s->disturbance[i] += (s->has_disturbance ? DISTURBANCE_GAIN : 1) * (error[i] - s->disturbance[i]);
+    }
+    s->has_disturbance = 1;
+}
+
+/* The observer's estimate for the next sample. */
+static void observe(State *s, const double *y, const double *u)
+{
+#if OBSERVER == WASHOUT
+    /* A ring of inputs; the model runs over them from the initial state at every sample. */
+    const int kept = s->seen < STEPS ? s->seen + 1 : STEPS;
+    (void)y;
+    memcpy(s->record + (s->seen % STEPS) * NU, u, NU * sizeof *u);
+    memcpy(s->x, initial_state, sizeof s->x);
+    for (int k = 0; k < kept; ++k)
+        ${name}_model_step(s->x, s->record + ((s->seen + 1 - kept + k) % STEPS) * NU, s->x);
+#elif OBSERVER == INNOVATION
+    double expected[NY];
+    int complete = 1;
+    ${name}_model_output(s->x, u, expected);
+    ${name}_model_step(s->x, u, s->x);
+    for (int i = 0; i < NY; ++i) complete = complete && isfinite(y[i]);
+    for (int i = 0; complete && i < NX; ++i)
+        for (int j = 0; j < NY; ++j) s->x[i] += observer_gain[i * NY + j] * (y[j] - expected[j]);
+    s->bound = complete ? bound_kept * s->bound + bound_added : bound_kept_in_gap * s->bound + bound_added_in_gap;
+#else
+    (void)y;
+    ${name}_model_step(s->x, u, s->x);
+#endif
+}
+
+static void advance(State *s, const double *y, const double *u)
+{
+    observe(s, y, u);
+    memcpy(s->previous, u, sizeof s->previous);
+    s->has_previous = 1;
+    if (s->age < N) ++s->age;
+    /* Beyond the warm-up only the place in the ring counts. */
+    s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
+}
+
+/* A B = B by Gauss's elimination with pivots, A (NX, NX), B (NX, columns); 0 where A is singular. */
+static int eliminate(double *A, double *B, int columns)
+{
+    for (int k = 0; k < NX; ++k) {
+        int p = k;
+        for (int i = k + 1; i < NX; ++i)
+            if (fabs(A[i * NX + k]) > fabs(A[p * NX + k])) p = i;
+        if (!(fabs(A[p * NX + k]) > 0)) return 0;
+        if (p != k) {
+            rotate(NX, 0, 1, A + k * NX, A + p * NX); /* swaps, up to a sign that both sides share */
+            rotate(columns, 0, 1, B + k * columns, B + p * columns);
+        }
+        for (int i = k + 1; i < NX; ++i) {
+            const double factor = -A[i * NX + k] / A[k * NX + k];
+            axpy(NX - k, factor, A + k * NX + k, A + i * NX + k);
+            axpy(columns, factor, B + k * columns, B + i * columns);
+        }
+    }
+    for (int k = NX - 1; k >= 0; --k)
+        for (int c = 0; c < columns; ++c) {
+            for (int j = k + 1; j < NX; ++j) B[k * columns + c] -= A[k * NX + j] * B[j * columns + c];
+            B[k * columns + c] /= A[k * NX + k];
+        }
+    return 1;
+}
+
+/* s->square = I - A at (x, u), and the other Jacobians. */
+static void linearise_at(State *s, const double *x, const double *u)
+{
+    double point[NZ];
+    neurons(x, u, point);
+    linearise(s, point);
+    for (int i = 0; i < NX; ++i)
+        for (int j = 0; j < NX; ++j) s->square[i * NX + j] = (i == j) - s->Jx[i * NS + j];
+}
+
+static double largest(int n, const double *a)
+{
+    double most = 0;
+    for (int i = 0; i < n; ++i) most = isnan(a[i]) ? INFINITY : fmax(most, fabs(a[i]));
+    return most;
+}
+
+/* State that the model keeps under a constant input: free run, then Newton; 0 where none is found. */
+static int equilibrium(State *s, const double *u, double *x)
+{
+    double gap[NX];
+    zero(NX, x);
+    for (int k = 0; k < SETTLE; ++k) ${name}_model_step(x, u, x);
+    for (int k = 0; k <= NEWTON; ++k) {
+        ${name}_model_step(x, u, gap);
+        for (int i = 0; i < NX; ++i) gap[i] -= x[i];
+        if (largest(NX, gap) <= 1e-13 * (1 + largest(NX, x)) || k == NEWTON) break;
+        linearise_at(s, x, u);
+        if (!eliminate(s->square, gap, 1)) return 0;
+        for (int i = 0; i < NX; ++i) x[i] += gap[i];
+        if (largest(NX, gap) <= 1e-14 * (1 + largest(NX, x))) break;
+    }
+    ${name}_model_step(x, u, gap);
+    for (int i = 0; i < NX; ++i) gap[i] -= x[i];
+    return largest(NX, gap) <= 1e-9 * (1 + largest(NX, x));
+}
+
+/* How far the steady output under inputs v (in half ranges) is from the target: half the square, or infinity. */
+static double misfit(State *s, const double *v, const double *target, double *x, double *error)
+{
+    double u[NU], sum = 0;
+    for (int j = 0; j < NU; ++j) u[j] = middle[j] + half[j] * v[j];
+    if (!equilibrium(s, u, x)) return INFINITY;
+    ${name}_model_output(x, u, error);
+    for (int i = 0; i < NY; ++i) {
+        error[i] = (error[i] - target[i]) / scale[i];
+        sum += 0.5 * error[i] * error[i];
+    }
+    return isfinite(sum) ? sum : INFINITY;
+}
+
+/* s->H = gradient's Gauss-Newton matrix of the misfit, s->g = its gradient; x is the equilibrium under v. */
+static int steady_model(State *s, const double *v, const double *x, const double *error)
+{
+    double u[NU], row[NU];
+    for (int j = 0; j < NU; ++j) u[j] = middle[j] + half[j] * v[j];
+    linearise_at(s, x, u);
+    for (int i = 0; i < NX; ++i) memcpy(s->gain + i * NU, s->Jx + i * NS + NX, NU * sizeof *row);
+    if (!eliminate(s->square, s->gain, NU)) return 0;
+    zero(NU * NU, s->H);
+    zero(NU, s->g);
+    for (int i = 0; i < NY; ++i) {
+        for (int j = 0; j < NU; ++j) {
+            row[j] = s->Jy[i * NS + NX + j];
+            for (int k = 0; k < NX; ++k) row[j] += s->Jy[i * NS + k] * s->gain[k * NU + j];
+            row[j] *= half[j] / scale[i];
+        }
+        for (int j = 0; j < NU; ++j) axpy(NU, row[j], row, s->H + j * NU);
+        axpy(NU, error[i], row, s->g);
+    }
+    return 1;
+}
+
+/* Input within its limits whose steady output is nearest to the target (Levenberg-Marquardt); 0 where none is found. */
+static int steady_input(State *s, const double *target, double *found)
+{
+    double v[NU], next[NU], x[NX], next_x[NX], error[NY], next_error[NY], cost, damping = 1e-3, H[NU * NU];
+    memset(v, 0, sizeof v);
+    cost = misfit(s, v, target, x, error);
+    if (!isfinite(cost)) return 0;
+    for (int k = 0; k < STEADY_ITERATIONS && damping < 1e12; ++k) {
+        double most = 0, moved = 0, other;
+        if (!steady_model(s, v, x, error)) return 0;
+        for (int j = 0; j < NU; ++j) most = fmax(most, s->H[j * NU + j]);
+        memcpy(H, s->H, sizeof H);
+        for (int j = 0; j < NU; ++j) {
+            H[j * NU + j] += (damping + 1e-14) * most + 1e-300;
+            s->lower[j] = -1 - v[j];
+            s->upper[j] = 1 - v[j];
+        }
+        if (qp_solve(&s->qp, NU, 0, H, s->g, s->C, s->lower, s->upper, s->prices) != QP_SOLVED) return 0;
+        for (int j = 0; j < NU; ++j) {
+            next[j] = clip(v[j] + s->qp.z[j], -1, 1);
+            moved = fmax(moved, fabs(s->qp.z[j]));
+        }
+        if (moved <= 1e-10) break;
+        other = misfit(s, next, target, next_x, next_error);
+        if (!(other < cost)) {
+            damping *= 10;
+            continue;
+        }
+        damping = fmax(0.1 * damping, 1e-14);
+        cost = other;
+        memcpy(v, next, sizeof v);
+        memcpy(x, next_x, sizeof x);
+        memcpy(error, next_error, sizeof error);
+    }
+    for (int j = 0; j < NU; ++j) found[j] = clip(middle[j] + half[j] * v[j], input_low[j], input_high[j]);
+    return 1;
+}
+
+/* The sample in the solver's units: reference (N + 1, NY) less the disturbance, limits less it in practical mode. */
+static void scale_sample(State *s, const double *reference, const double *offset)
+{
+    for (int j = 0; j < NU; ++j) s->before[j] = (before_of(s)[j] - middle[j]) / half[j];
+    for (int k = 0; k <= N; ++k) {
+        for (int i = 0; i < NY; ++i)
+            s->reference[k * NY + i] = (reference[k * NY + i] - offset[i]) / scale[i];
+        for (int l = 0; k && l < LIMITED; ++l) {
+            const int i = limited[l];
+            const double shift = PRACTICAL ? offset[i] : 0;
+            s->low[(k - 1) * LIMITED + l] = (output_low[k * NY + i] - shift) / scale[i];
+            s->high[(k - 1) * LIMITED + l] = (output_high[k * NY + i] - shift) / scale[i];
+        }
+    }
+}
+
+/* Row k of the last plan as it is to be applied from now on. */
+static const double *planned(const State *s, int k)
+{
+    return s->plan + (k + s->age < M ? k + s->age : M - 1) * NU;
+}
+
+/* Inputs within input and move limits, from the input before them on; rows of NU. */
+static void keep_limits(const State *s, int rows, double *u)
+{
+    for (int i = 0; i < rows * NU; ++i) {
+        const int j = i % NU;
+        const double before = i < NU ? before_of(s)[j] : u[i - NU];
+        const double moved = clip(u[i], before - largest_move[j], before + largest_move[j]);
+        u[i] = clip(moved, input_low[j], input_high[j]);
+    }
+}
+
+/* Solve the sample; the plan that a success leaves is kept. */
+static Status plan_ahead(State *s, const double *reference, const double *offset, Info *info)
+{
+    double guess[VARIABLES];
+    Status status;
+    int now;
+    scale_sample(s, reference, offset);
+    for (int k = 0; k < M; ++k)
+        memcpy(guess + k * NU, s->has_plan ? planned(s, k) : before_of(s), NU * sizeof *guess);
+    status = solve(s, guess, &now, &info->iterations);
+    if (status == ${NAME}_SOLVED) {
+        for (int i = 0; i < VARIABLES; ++i)
+            s->plan[i] = clip(input_of(s->trials[now].z, i / NU, i % NU), input_low[i % NU], input_high[i % NU]);
+        keep_limits(s, M, s->plan);
+        s->has_plan = 1;
+        s->age = 0;
+        info->feasible = 1;
+        for (int row = 0; row < SOFT_ROWS; ++row)
+            if (s->trials[now].excess[row] > KEPT) info->feasible = 0;
+        info->cost = s->trials[now].cost * COST_SCALE;
+    }
+    return status;
+}
+
+/* The input to apply, before limits, and where it comes from: the first that exists of solution, plan, steady, safe. */
+static Fallback choose(State *s, Status status, const double *target, double *u)
+{
+    if (status == ${NAME}_WARMING_UP) {
+        memcpy(u, before_of(s), NU * sizeof *u);
+        return s->has_previous ? ${NAME}_STEADY : ${NAME}_SAFE;
+    }
+    if (status == ${NAME}_SOLVED || (s->has_plan && s->age < N)) {
+        memcpy(u, planned(s, 0), NU * sizeof *u);
+        return status == ${NAME}_SOLVED ? ${NAME}_NONE : ${NAME}_PLAN;
+    }
+    if (steady_input(s, target, u)) return ${NAME}_STEADY;
+    memcpy(u, safe_input, NU * sizeof *u);
+    return ${NAME}_SAFE;
+}
+
+void ${name}_init(State *s)
+{
+    memset(s, 0, sizeof *s);
+    memcpy(s->x, initial_state, sizeof s->x);
+    s->bound = BOUND_AT_START;
+    for (int row = 0; row < SOFT_ROWS; ++row) s->prices[row] = price[row % SIZE(LIMITED)];
+    for (int row = 0; row < M * BOUNDED; ++row) {
+        const int k = row / SIZE(BOUNDED), j = bounded[row % SIZE(BOUNDED)];
+        double *C = s->C + (SOFT_ROWS + row) * VARIABLES;
+        s->prices[SOFT_ROWS + row] = INFINITY;
+        C[k * NU + j] = 1;
+        if (k) C[(k - 1) * NU + j] = -1;
+    }
+}
+
+void ${name}_record(State *s, const double y[NY], const double u[NU])
+{
+    double applied[NU];
+    for (int j = 0; j < NU; ++j) applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
+    if (s->seen >= STEPS) estimate_disturbance(s, y);
+    s->has_plan = 0;
+    advance(s, y, applied);
+}
+
+void ${name}_step_preview(State *s, const double y[NY], const double reference[(N + 1) * NY], double u[NU], Info *info)
+{
+    Info found = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, NAN};
+    double target[NY], offset[NY];
+    memset(offset, 0, sizeof offset);
+    if (s->seen >= STEPS) {
+        found.certified = CERTIFIED && s->bound <= BOUND_PROMISED;
+        estimate_disturbance(s, y);
+        if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
+        found.status = plan_ahead(s, reference, offset, &found);
+    }
+    for (int i = 0; i < NY; ++i) target[i] = reference[i] - offset[i];
+    found.fallback = choose(s, found.status, target, u);
+    keep_limits(s, 1, u);
+    advance(s, y, u);
+    if (info) *info = found;
+}
+
+void ${name}_step(State *s, const double y[NY], const double reference[NY], double u[NU], Info *info)
+{
+    double held[(N + 1) * NY];
+    for (int k = 0; k <= N; ++k) memcpy(held + k * NY, reference, NY * sizeof *held);
+    ${name}_step_preview(s, y, held, u, info);
+}

@@ -1,0 +1,108 @@
+/* Model predictive controller, written by controlrnn $version.
+
+   Every number comes from these (SHA-256):
+$digests
+   Promise of the tightening: $promise.
+
+   C99 and the maths library; no memory but ${name}_state, no clock, no files. Physical units; sample time ${NAME}_DT
+   seconds. Compiled with -D${NAME}_SELF_TEST the source is a program that repeats a recorded loop and exits with 0
+   where it finds the same inputs. */
+#ifndef ${NAME}_H
+#define ${NAME}_H
+
+#define ${NAME}_NX $nx
+#define ${NAME}_NU $nu
+#define ${NAME}_NY $ny
+#define ${NAME}_NZ $nz /* state, inputs and neurons */
+#define ${NAME}_NV $nv_size
+#define ${NAME}_HORIZON $horizon
+#define ${NAME}_INPUTS $inputs /* of a plan; the last one is held */
+#define ${NAME}_DT $dt
+#define ${NAME}_MODEL_DIGEST "$digest"
+#define ${NAME}_TIGHTENING_DIGEST "$tightening_digest"
+#define ${NAME}_VARIABLES (${NAME}_INPUTS * ${NAME}_NU)
+#define ${NAME}_ROWS $rows   /* of output and move limits, at least 1 */
+#define ${NAME}_RECORD $record /* inputs that the observer remembers, at least 1 */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* How a step ended. */
+typedef enum {
+    ${NAME}_SOLVED,
+    ${NAME}_MAX_ITERATIONS,
+    ${NAME}_INFEASIBLE,
+    ${NAME}_FAILED,
+    ${NAME}_WARMING_UP
+} ${name}_status;
+
+/* Which input stood in for a solution. */
+typedef enum { ${NAME}_NONE, ${NAME}_PLAN, ${NAME}_STEADY, ${NAME}_SAFE } ${name}_fallback;
+
+typedef struct {
+    ${name}_status status;
+    ${name}_fallback fallback;
+    int iterations; /* of the solver */
+    int certified;  /* whether the certified error of the state estimate holds at this step */
+    int feasible;   /* whether the plan is a solution that keeps all tightened limits */
+    double cost;    /* objective, slack included; NaN unless solved */
+} ${name}_info;
+
+$quadratic
+/* Inputs and what follows from them, in the solver's units. */
+typedef struct {
+    double z[${NAME}_VARIABLES], points[(${NAME}_HORIZON + 1) * ${NAME}_NZ];
+    double error[(${NAME}_HORIZON + 1) * ${NAME}_NY], y[(${NAME}_HORIZON + 1) * ${NAME}_NY];
+    double excess[${NAME}_ROWS], cost;
+} ${name}_trial;
+
+/* The controller; its first part is what it remembers, the rest is scratch memory. */
+typedef struct {
+    double x[${NAME}_NX];           /* estimate for the coming sample */
+    double disturbance[${NAME}_NY]; /* estimate of the output disturbance */
+    double previous[${NAME}_NU];    /* last input */
+    double plan[${NAME}_VARIABLES]; /* last solution */
+    double record[${NAME}_RECORD * ${NAME}_NU];
+    double bound; /* on the error of the estimate */
+    int has_disturbance, has_previous, has_plan, age, seen;
+
+    double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NY];
+    double low[${NAME}_ROWS], high[${NAME}_ROWS]; /* output limits, scaled */
+    ${name}_trial trials[2];
+    double slope[${NAME}_NV], V[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)], W[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)];
+    double Jx[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], Jy[${NAME}_NY * (${NAME}_NX + ${NAME}_NU)];
+    double Z[${NAME}_NX * ${NAME}_VARIABLES], Znext[${NAME}_NX * ${NAME}_VARIABLES];
+    double rows[(${NAME}_NV + ${NAME}_NY) * ${NAME}_VARIABLES];
+    double bend[(${NAME}_HORIZON + 1) * ${NAME}_NV];
+    double H[${NAME}_VARIABLES * ${NAME}_VARIABLES], g[${NAME}_VARIABLES], C[${NAME}_ROWS * ${NAME}_VARIABLES];
+    double lower[${NAME}_VARIABLES + ${NAME}_ROWS], upper[${NAME}_VARIABLES + ${NAME}_ROWS], prices[${NAME}_ROWS];
+    double d[${NAME}_VARIABLES], multipliers[${NAME}_ROWS]; /* step and multipliers of the last QP */
+    double square[${NAME}_NX * ${NAME}_NX], gain[${NAME}_NX * ${NAME}_NU];
+    ${name}_qp qp;
+} ${name}_state;
+
+/* Start, or forget everything. */
+void ${name}_init(${name}_state *state);
+
+/* Choose the next input.
+   y: measurement at this sample, NaN where missing.   reference: wanted outputs, held over the horizon.
+   u: the input to apply now.   info: may be null. */
+void ${name}_step(${name}_state *state, const double y[${NAME}_NY], const double reference[${NAME}_NY],
+    double u[${NAME}_NU], ${name}_info *info);
+
+/* The same with known future references: one row for each of the samples 0 to ${NAME}_HORIZON ahead. */
+void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
+    const double reference[(${NAME}_HORIZON + 1) * ${NAME}_NY], double u[${NAME}_NU], ${name}_info *info);
+
+/* Take in a sample whose input u somebody else chose (warm-up, manual operation). */
+void ${name}_record(${name}_state *state, const double y[${NAME}_NY], const double u[${NAME}_NU]);
+
+/* The model: next state (x_next may be x) and output at state x and input u. */
+void ${name}_model_step(const double x[${NAME}_NX], const double u[${NAME}_NU], double x_next[${NAME}_NX]);
+void ${name}_model_output(const double x[${NAME}_NX], const double u[${NAME}_NU], double y[${NAME}_NY]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,254 @@
+/* Dense quadratic programs with limits that may be exceeded at a price per unit:
+
+       min  z'Hz / 2 + g'z + price' s     s.t.  lower <= z <= upper,   lower - s <= Cz <= upper + s,   s >= 0
+
+   The dual method of Goldfarb and Idnani (Mathematical Programming 27, 1983) with a price as upper limit of the
+   multiplier: no slack becomes a variable. A constraint is idle (multiplier 0), tight (on its limit), or paid for
+   (beyond its limit, multiplier at the price). Constraints 0 to n - 1 are the variables' own limits. */
+
+enum { QP_SOLVED, QP_INFEASIBLE, QP_FAILED };
+enum { IDLE, TIGHT, PAID };
+
+static const double QP_ACCURACY = 1e-10;  /* of constraints, relative to the length of their normal and their limit */
+static const double QP_DEPENDENT = 1e-10; /* a normal this much shorter outside of the others' span lies within it */
+
+static double dot(int n, const double *a, const double *b)
+{
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0; /* four sums: additions need not wait for each other */
+    int i = 0;
+    for (; i + 3 < n; i += 4) {
+        s0 += a[i] * b[i];
+        s1 += a[i + 1] * b[i + 1];
+        s2 += a[i + 2] * b[i + 2];
+        s3 += a[i + 3] * b[i + 3];
+    }
+    for (; i < n; ++i) s0 += a[i] * b[i];
+    return (s0 + s1) + (s2 + s3);
+}
+
+static void zero(int n, double *a)
+{
+    for (int i = 0; i < n; ++i) a[i] = 0;
+}
+
+/* y += a x */
+static void axpy(int n, double a, const double *x, double *y)
+{
+    for (int i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
+/* y += sum_k a_k x_k over the rows x_k of X, which lie `apart`; four rows at a time spare most of the traffic in y */
+static void combine(int n, int rows, const double *a, const double *X, int apart, double *y)
+{
+    for (; rows >= 4; rows -= 4, a += 4, X += 4 * apart) {
+        const double *x0 = X, *x1 = x0 + apart, *x2 = x1 + apart, *x3 = x2 + apart;
+        const double a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
+        for (int i = 0; i < n; ++i) y[i] += (a0 * x0[i] + a1 * x1[i]) + (a2 * x2[i] + a3 * x3[i]);
+    }
+    for (; rows > 0; --rows, ++a, X += apart) axpy(n, *a, X, y);
+}
+
+/* Lower triangle of A (n, n) to its Cholesky factor, in place; 0 unless positive definite. */
+static int cholesky(int n, double *A)
+{
+    for (int i = 0; i < n; ++i) {
+        double *row = A + i * n, left;
+        for (int j = 0; j < i; ++j) row[j] = (row[j] - dot(j, row, A + j * n)) / A[j * n + j];
+        left = row[i] - dot(i, row, row);
+        if (!(left > 0) || !isfinite(left)) return 0;
+        row[i] = sqrt(left);
+    }
+    return 1;
+}
+
+/* Rows a and b of length n to (c a + s b, c b - s a). */
+static void rotate(int n, double c, double s, double *a, double *b)
+{
+    for (int i = 0; i < n; ++i) {
+        double first = a[i], second = b[i];
+        a[i] = c * first + s * second;
+        b[i] = c * second - s * first;
+    }
+}
+
+/* J = inverse of the Cholesky factor of H, z = -H^-1 g. */
+static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g, const double *C)
+{
+    memcpy(q->R, H, (size_t)(n * n) * sizeof *H);
+    if (!cholesky(n, q->R)) return 0;
+    zero(n * n, q->J);
+    zero(n, q->z);
+    for (int i = 0; i < n; ++i) {
+        double *row = q->J + i * n;
+        combine(i, i, q->R + i * n, q->J, n, row);
+        row[i] = -1;
+        for (int j = 0; j <= i; ++j) row[j] /= -q->R[i * n + i];
+        axpy(i + 1, -dot(i + 1, row, g), row, q->z);
+    }
+    for (int i = 0; i < n + m; ++i) {
+        const double *row = C + (size_t)(i < n ? 0 : (i - n) * n);
+        q->kind[i] = IDLE;
+        q->multiplier[i] = 0;
+        q->size[i] = i < n ? 1 : sqrt(dot(n, row, row));
+    }
+    q->count = q->pivots = 0;
+    return 1;
+}
+
+static double qp_value(const Quadratic *q, int n, const double *C, int i)
+{
+    return i < n ? q->z[i] : dot(n, C + (i - n) * n, q->z);
+}
+
+/* The constraint that is off most, or -1: idle ones beyond a limit, paid ones back within. Sets its side. */
+static int qp_worst(Quadratic *q, int n, int m, const double *C, const double *lower, const double *upper)
+{
+    int worst = -1;
+    double most = 1;
+    for (int i = 0; i < n + m; ++i) {
+        double value, over, under, off, limit;
+        int side;
+        if (q->kind[i] == TIGHT) continue;
+        value = qp_value(q, n, C, i);
+        over = value - upper[i];
+        under = lower[i] - value;
+        side = q->kind[i] == PAID ? q->side[i] : over >= under ? 1 : -1;
+        off = side > 0 ? over : under;
+        limit = side > 0 ? upper[i] : lower[i];
+        if (q->kind[i] == PAID) off = -off;
+        off /= QP_ACCURACY * (q->size[i] + fabs(limit));
+        if (off > most) {
+            most = off;
+            worst = i;
+            q->side[i] = (signed char)side;
+        }
+    }
+    return worst;
+}
+
+/* With constraint p's normal: d = J normal, the primal direction, r: how much the active ones give way to it. Returns
+   the squared length of the part outside of their span, or 0 where it is not worth the name. */
+static double qp_directions(Quadratic *q, int n, const double *C, int p)
+{
+    double inside = 0, outside = 0;
+    for (int j = 0; j < n; ++j) {
+        q->d[j] = q->side[p] * (p < n ? q->J[j * n + p] : dot(n, q->J + j * n, C + (p - n) * n));
+        if (j < q->count) inside += q->d[j] * q->d[j];
+        else outside += q->d[j] * q->d[j];
+    }
+    for (int i = q->count - 1; i >= 0; --i)
+        q->r[i] = (q->d[i] - dot(q->count - 1 - i, q->R + i * n + i + 1, q->r + i + 1)) / q->R[i * n + i];
+    zero(n, q->direction);
+    combine(n, n - q->count, q->d + q->count, q->J + q->count * n, n, q->direction);
+    return outside > QP_DEPENDENT * QP_DEPENDENT * (inside + outside) ? outside : 0;
+}
+
+/* Make p active: one reflection turns its part outside of the span into the next basis vector. */
+static void qp_add(Quadratic *q, int n, int p, double outside)
+{
+    const int k = q->count;
+    double alpha = q->d[k] > 0 ? -sqrt(outside) : sqrt(outside), scale;
+    double *first = q->J + k * n;
+    for (int i = 0; i < k; ++i) q->R[i * n + k] = q->d[i];
+    q->R[k * n + k] = alpha;
+    axpy(n, -alpha, first, q->direction); /* J' v, with v = d - alpha e_k */
+    q->d[k] -= alpha;
+    scale = 1 / (alpha * q->d[k]); /* -2 / v'v */
+    for (int j = k; j < n; ++j) axpy(n, scale * q->d[j], q->direction, q->J + j * n);
+    q->active[q->count++] = p;
+    q->kind[p] = TIGHT;
+}
+
+/* The active constraint at place l stops being so. */
+static void qp_drop(Quadratic *q, int n, int l, int kind)
+{
+    const int last = --q->count;
+    q->kind[q->active[l]] = (signed char)kind;
+    for (int j = l; j < last; ++j) {
+        q->active[j] = q->active[j + 1];
+        for (int i = 0; i <= j + 1; ++i) q->R[i * n + j] = q->R[i * n + j + 1];
+    }
+    for (int j = l; j < last; ++j) {
+        double a = q->R[j * n + j], b = q->R[(j + 1) * n + j], length = sqrt(a * a + b * b);
+        if (length == 0) continue;
+        rotate(last - j, a / length, b / length, q->R + j * n + j, q->R + (j + 1) * n + j);
+        rotate(n, a / length, b / length, q->J + j * n, q->J + (j + 1) * n);
+    }
+}
+
+/* Largest step of the dual along r before an active multiplier gets to 0 or to its price; its place in *l, or -1. */
+static double qp_block(const Quadratic *q, int n, const double *price, int sign, int *l)
+{
+    double least = INFINITY, largest = 0;
+    *l = -1;
+    for (int j = 0; j < q->count; ++j) largest = fmax(largest, fabs(q->r[j]));
+    for (int j = 0; j < q->count; ++j) {
+        const int i = q->active[j];
+        double change = -sign * q->r[j], held = q->side[i] * q->multiplier[i], room;
+        if (!(fabs(change) > 1e-12 * largest)) continue; /* rounding */
+        room = change < 0 ? held : (i < n ? INFINITY : price[i - n] - held);
+        if (fmax(room, 0) / fabs(change) < least) {
+            least = fmax(room, 0) / fabs(change);
+            *l = j;
+        }
+    }
+    return least;
+}
+
+/* Bring constraint p to its limit, or to its price, or (if it was paid for) back to idle. */
+static int qp_satisfy(Quadratic *q, int n, const double *C, const double *lower, const double *upper,
+                      const double *price, int p, int most)
+{
+    const int side = q->side[p], sign = q->kind[p] == PAID ? -1 : 1;
+    const double limit = side > 0 ? upper[p] : lower[p], cost = p < n ? INFINITY : price[p - n];
+    double held = sign > 0 ? 0 : cost;
+    for (; q->pivots < most; ++q->pivots) {
+        double outside = qp_directions(q, n, C, p), own = sign > 0 ? cost - held : held, full = INFINITY, step;
+        int l;
+        double block = qp_block(q, n, price, sign, &l);
+        if (outside > 0) full = fmax(sign * side * (qp_value(q, n, C, p) - limit), 0) / outside;
+        step = fmin(full, fmin(own, block));
+        if (!isfinite(step)) return QP_INFEASIBLE;
+        if (outside > 0) axpy(n, -sign * step, q->direction, q->z);
+        for (int j = 0; j < q->count; ++j)
+            q->multiplier[q->active[j]] -= q->side[q->active[j]] * sign * step * q->r[j];
+        held += sign * step;
+        q->multiplier[p] = side * held;
+        if (step == full) {
+            qp_add(q, n, p, outside);
+            return QP_SOLVED;
+        }
+        if (step == own) {
+            q->kind[p] = sign > 0 ? PAID : IDLE;
+            q->multiplier[p] = sign > 0 ? side * cost : 0;
+            return QP_SOLVED;
+        }
+        {
+            const int i = q->active[l], paid = sign * q->r[l] < 0;
+            q->multiplier[i] = paid ? q->side[i] * price[i - n] : 0;
+            qp_drop(q, n, l, paid ? PAID : IDLE);
+        }
+    }
+    return QP_FAILED;
+}
+
+/* Solve one: n variables, m rows. H (n, n) positive definite, C (m, n), lower and upper (n + m), price (m), infinite
+   where a limit must be kept. The answer is q->z and q->multiplier. */
+static int qp_solve(Quadratic *q, int n, int m, const double *H, const double *g, const double *C, const double *lower,
+                    const double *upper, const double *price)
+{
+    const int most = 10 * (n + m) + 50;
+    if (!qp_begin(q, n, m, H, g, C)) return QP_FAILED;
+    while (q->pivots < most) {
+        int status, p = qp_worst(q, n, m, C, lower, upper);
+        if (p < 0) {
+            for (int i = 0; i < n; ++i)
+                if (!isfinite(q->z[i])) return QP_FAILED;
+            return QP_SOLVED;
+        }
+        ++q->pivots;
+        status = qp_satisfy(q, n, C, lower, upper, price, p, most);
+        if (status != QP_SOLVED) return status;
+    }
+    return QP_FAILED;
+}

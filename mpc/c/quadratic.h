@@ -1,0 +1,11 @@
+/* Scratch memory of the quadratic programs, all of it. */
+typedef struct {
+    double J[${NAME}_VARIABLES * ${NAME}_VARIABLES]; /* rows: a basis in which H is the identity; active normals first */
+    double R[${NAME}_VARIABLES * ${NAME}_VARIABLES]; /* the active normals in that basis, upper triangular */
+    double z[${NAME}_VARIABLES], d[${NAME}_VARIABLES], r[${NAME}_VARIABLES], direction[${NAME}_VARIABLES];
+    double multiplier[${NAME}_VARIABLES + ${NAME}_ROWS]; /* positive at the upper limit */
+    double size[${NAME}_VARIABLES + ${NAME}_ROWS];       /* length of each constraint's normal */
+    int active[${NAME}_VARIABLES];                       /* constraints in the order of the columns of R */
+    signed char kind[${NAME}_VARIABLES + ${NAME}_ROWS], side[${NAME}_VARIABLES + ${NAME}_ROWS];
+    int count, pivots;
+} ${name}_qp;

@@ -1,0 +1,37 @@
+/* Model predictive controller, written by controlrnn $version; see the header for where its numbers come from. */
+#include "$header"
+
+#include <math.h>
+#include <string.h>
+
+#define SIZE(n) ((n) > 0 ? (n) : 1)
+#define PLAIN 0
+#define WASHOUT 1
+#define INNOVATION 2
+#define OBSERVER $observer
+
+enum {
+    NX = $nx, NU = $nu, NY = $ny, NV = $nv, N = $horizon, M = $inputs,
+    STEPS = $steps,       /* of the observer before its estimate may be used */
+    LAYERS = $layers,     /* of neurons */
+    LIMITED = $limited,   /* outputs with limits */
+    BOUNDED = $bounded,   /* inputs with move limits */
+    MAX_ITERATIONS = $max_iterations, RTI = $rti, SOFT = $soft, PRACTICAL = $practical, CERTIFIED = $certified,
+    STATES_ARE_NEURONS = $states_are_neurons, /* x+ = w */
+    OUTPUTS_READ_NEURONS = $outputs_read_neurons
+};
+typedef ${name}_qp Quadratic;
+typedef ${name}_trial Trial;
+typedef ${name}_state State;
+typedef ${name}_status Status;
+typedef ${name}_fallback Fallback;
+typedef ${name}_info Info;
+
+$scalars
+$tables
+static const double *const layer_matrix[SIZE(LAYERS)] = {$layer_matrices};
+
+/* Derivatives of the activation by its argument, from its value w. */
+static double derivative(double w) { return $derivative; }
+static double curvature(double w) { return $curvature; }
+

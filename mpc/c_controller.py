@@ -1,0 +1,248 @@
+"""Controllers as plain C99 for targets without Python: model, observer, condensing, QP and fallbacks in one source.
+
+The tables are those of `controlrnn.export.to_c` and of `mpc.condensed_problem`; the C below ``mpc/c`` follows
+`mpc.controller` and `mpc.condensed` step by step, with a dual active-set QP solver of its own (Goldfarb & Idnani,
+Mathematical Programming 27, 1983, multipliers bounded by the prices). All memory is one struct of fixed size.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import controlrnn
+from controlrnn.checks import Array
+from controlrnn.errors import SettingError
+from controlrnn.export.c_code import AFFINE, constants, lure_code
+from controlrnn.records import write_atomic
+from controlrnn.systems import Activation
+from controlrnn.systems.activations import LEAK
+from mpc import condensed, condensed_problem
+from mpc.condensed import CondensedBackend
+from mpc.condensed_problem import CondensedProblem
+from mpc.controller import Fallback, Mode, TightenedMPC
+from mpc.observer import Observer, RunningOn, Washout
+from mpc.ocp import KEPT, Status
+from mpc.state_observer import StateObserver
+
+Arrays = dict[str, NDArray[Any]]
+_NAME = "controlrnn_mpc"  # of the files in a folder
+_TESTED = 40  # samples of the self-test
+_DERIVATIVES = {
+    Activation.TANH: ("1 - w * w", "-2 * w * (1 - w * w)"),
+    Activation.RELU: ("w > 0 ? 1 : 0", "0 * w"),
+    Activation.SIGMOID: ("w * (1 - w)", "w * (1 - w) * (1 - 2 * w)"),
+    Activation.LEAKY_RELU: (f"w > 0 ? 1 : {LEAK!r}", "0 * w"),
+}
+# In the order of the header's enums.
+STATUSES = (Status.SOLVED, Status.MAX_ITERATIONS, Status.INFEASIBLE, Status.FAILED, Status.WARMING_UP)
+FALLBACKS = (Fallback.NONE, Fallback.PLAN, Fallback.STEADY, Fallback.SAFE)
+
+
+def controller_to_c(
+    controller: TightenedMPC, path: str | os.PathLike[str], *, name: str | None = None
+) -> tuple[Path, Path]:
+    """Write a controller as C source and header.
+
+    The code offers ``NAME_init(state)``, ``NAME_step(state, y, reference, u, info)``, ``NAME_step_preview`` with one
+    row of references for each predicted sample, and ``NAME_record(state, y, u)``; they do what `TightenedMPC` does,
+    with the same statuses and fallbacks. Plain C99, the maths library, no memory but ``NAME_state``.
+    Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) the source is a program that repeats a loop recorded with
+    ``controller`` and exits with 0 where it finds the same inputs. What differs from Python: there is no clock; a
+    reference that is not finite is a failed solve, not an error; and the fallback's steady input comes from another
+    least-squares method, which may choose differently where several inputs are equally good.
+
+    Args:
+        controller: With the default solver, `mpc.condensed.CondensedBackend`; its own state is neither used nor
+            changed.
+        path: The source file, ending in ``.c``, or a folder, in which it is named ``controlrnn_mpc.c``; the header is
+            put beside it. Folders are made.
+        name: Prefix of everything public; the file's stem when left out.
+
+    Returns:
+        Paths of the source and the header.
+
+    Raises:
+        SettingError: The controller has a part without C code (solver, observer, time limit, terminal set), or ``name``
+            is not a C identifier.
+    """
+    source = Path(path)
+    source = source if source.suffix == ".c" else source / f"{_NAME}.c"
+    name = source.stem if name is None else name
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise SettingError(f"name must be a C identifier, got {name!r}: pass name= where the file's stem is none")
+    _check(controller)
+    words, tables = _words(controller, name, f"{source.stem}.h"), _tables(controller)
+    model_tables, model = lure_code(controller.predictor.system)
+    words["tables"] = constants(model_tables | tables)
+    parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
+    parts += [_part(file, words) for file in ("quadratic.c", "condensed.c", "controller.c")]
+    parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
+    words["quadratic"] = _part("quadratic.h", words)
+    # The header first: a source without its header would not compile, a header alone does no harm.
+    header = write_atomic(source.with_suffix(".h"), _part("controller.h", words).encode())
+    return write_atomic(source, "".join(parts).encode()), header
+
+
+def _check(controller: TightenedMPC) -> None:
+    backend = controller.backend
+    if type(backend) is not CondensedBackend:
+        raise SettingError(
+            f"C code exists for CondensedBackend only, got {type(backend).__name__}: leave the controller's backend out"
+        )
+    if backend.options.max_wall_time is not None:
+        raise SettingError("C code has no clock to keep max_wall_time with: limit max_iterations instead")
+    if controller.terminal is not None:
+        raise SettingError("there is no C code for terminal sets: leave the controller's terminal out")
+    if type(controller.observer) not in (Washout, RunningOn, StateObserver):
+        raise SettingError(
+            f"observer must be a Washout, RunningOn or StateObserver, got {type(controller.observer).__name__}"
+        )
+
+
+def _part(file: str, words: dict[str, Any]) -> str:
+    return Template((resources.files("mpc") / "c" / file).read_text()).substitute(words)
+
+
+def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
+    """What the templates leave open, but for the tables."""
+    predictor, system, tightening = controller.predictor, controller.predictor.system, controller.tightening
+    observer, scaled = controller.observer, CondensedProblem(controller.problem)
+    options, N = controller.backend.options, controller.horizon  # type: ignore[attr-defined]
+    M = scaled.n // predictor.nu
+    limited, bounded = len(_limited(scaled, predictor.ny)), int(scaled._bounded.sum()) // M
+    digests = {"model": system.digest, "tightening": tightening.digest} | tightening.digests
+    elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
+    derivative, curvature = _DERIVATIVES[system.activation]
+    return {
+        "name": name, "NAME": name.upper(), "header": header, "version": controlrnn.__version__,
+        "nx": system.nx, "nu": system.nu, "ny": system.ny, "nv": system.nv, "nv_size": max(system.nv, 1),
+        "nz": system.nx + system.nu + system.nv, "horizon": N, "dt": repr(system.dt),
+        "inputs": M, "rows": max(N * limited + M * bounded, 1),
+        "record": observer.steps if type(observer) is Washout else 1, "steps": observer.steps,
+        "observer": {Washout: "WASHOUT", StateObserver: "INNOVATION"}.get(type(observer), "PLAIN"),
+        "limited": limited, "bounded": bounded, "layers": len(system.layers),
+        "layer_matrices": ", ".join(f"M{k + 1}" for k in range(len(system.layers))) or "0",
+        "max_iterations": options.max_iterations, "rti": int(options.rti), "soft": int(controller.problem.soft),
+        "practical": int(controller.mode is Mode.PRACTICAL),
+        "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
+        "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
+        "digest": system.digest, "tightening_digest": tightening.digest,
+        "promise": tightening.promise.replace("*/", "* /"),
+        "digests": "\n".join(f"     {key:<12} {value}" for key, value in digests.items() if key != "system"),
+        "KEPT": KEPT, "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
+        "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
+        "NEAR": condensed._NEAR, "NOISE": condensed._NOISE,
+        "CORRECTIONS": condensed._CORRECTIONS,
+    } | _scalars(controller)  # fmt: skip
+
+
+def _scalars(controller: TightenedMPC) -> dict[str, Any]:
+    certified, bounds = _error_bounds(controller.observer)
+    scalars = {
+        "ACCURACY": controller.backend._accuracy,  # type: ignore[attr-defined]
+        "COST_SCALE": controller.problem.cost_scale,
+        "DISTURBANCE_GAIN": controller.filter.gain,
+    } | bounds
+    lines = (f"static const double {key} = {float(value)!r};" for key, value in scalars.items())
+    return {"certified": int(certified), "scalars": "\n".join(lines)}
+
+
+def _error_bounds(observer: Observer) -> tuple[bool, dict[str, float]]:
+    """Whether the estimate can be certified, and the numbers that tell when it is."""
+    if not isinstance(observer, StateObserver):
+        return observer.contraction is not None, {"BOUND_AT_START": 0.0, "BOUND_PROMISED": 0.0}
+    after = dict.fromkeys([False, True], (0.0, 0.0))
+    start = promised = 0.0
+    if observer._complete:
+        worker = copy.copy(observer)
+        worker.start()
+        start, promised = worker._bound, observer.error.radius
+        for gap in after:  # the bound on the error grows by an affine rule
+            ends = []
+            for worker._bound in (0.0, 1.0):
+                ends.append(worker._bound_after(gap))
+            after[gap] = (ends[1] - ends[0], ends[0])
+    return observer._complete, {
+        "BOUND_AT_START": start,
+        "BOUND_PROMISED": promised,
+        "bound_kept": after[False][0],
+        "bound_added": after[False][1],
+        "bound_kept_in_gap": after[True][0],
+        "bound_added_in_gap": after[True][1],
+    }
+
+
+def _limited(scaled: CondensedProblem, ny: int) -> NDArray[np.intp]:
+    return np.asarray(np.arange(ny)[scaled._limited])
+
+
+def _tables(controller: TightenedMPC) -> Arrays:
+    predictor, problem, scaled = controller.predictor, controller.problem, CondensedProblem(controller.problem)
+    lower, upper = controller.tightening.limits(predictor.outputs)
+    bounded = np.flatnonzero(scaled._bounded[: predictor.nu])
+    limited, rows = _limited(scaled, predictor.ny), controller.horizon + 1
+    tables: Arrays = {
+        "layer_start": np.array([0, *np.cumsum(predictor.system.layers)], dtype=int),
+        "limited": _filled(limited),
+        "bounded": _filled(bounded),
+        "middle": scaled.middle,
+        "half": scaled.half,
+        "input_low": scaled.input_lower,
+        "input_high": scaled.input_upper,
+        "scale": scaled.scale,
+        "root": scaled._root.ravel(),
+        "price": _filled(scaled._price[: len(limited)]),
+        "move_root": scaled._move_root,
+        "move_limit": scaled._move_limit,
+        "largest_move": problem.move_limit,
+        "output_low": lower[:rows].ravel(),
+        "output_high": upper[:rows].ravel(),
+        "safe_input": controller.safe_input,
+        "initial_state": controller.observer.initial_state,
+    }
+    if isinstance(controller.observer, StateObserver):
+        tables["observer_gain"] = controller.observer.gain.ravel()
+    return tables
+
+
+def _filled(array: NDArray[Any]) -> NDArray[Any]:
+    """C has no empty arrays."""
+    return array if len(array) else np.zeros(1, dtype=array.dtype)
+
+
+def _samples(controller: TightenedMPC) -> str:
+    """A loop with a wrong model, noise and missing measurements, as the controller runs it."""
+    worker, observer = copy.copy(controller), copy.copy(controller.observer)
+    worker.observer = observer
+    worker.reset()
+    y, wanted = _programme(controller)
+    steps = [worker.step(row, reference) for row, reference in zip(y, wanted, strict=True)]
+    u = np.array([step.u for step in steps])
+    status = np.array([STATUSES.index(step.status) for step in steps])
+    fallback = np.array([FALLBACKS.index(step.fallback) for step in steps])
+    tables: Arrays = {
+        "test_y": y, "test_reference": wanted, "test_u": u, "test_status": status, "test_fallback": fallback,
+    }  # fmt: skip
+    return f"enum {{ TESTED = {len(y)} }};\n{constants(tables)}"
+
+
+def _programme(controller: TightenedMPC) -> tuple[Array, Array]:
+    """Measurements under inputs that wander through their range, and steps of the reference between steady outputs."""
+    predictor, rng = controller.predictor, np.random.default_rng(0)
+    count = controller.observer.steps + _TESTED
+    lower, upper = predictor.input_limits()
+    u = rng.uniform(lower, upper, (count // 10 + 1, predictor.nu)).repeat(10, axis=0)[:count]
+    y = predictor.predict(controller.observer.initial_state, u)[:-1]
+    wanted = y[np.minimum(np.arange(9, count + 9) // 10 * 10, count - 1)]
+    y = y + 0.05 * controller.problem.output_scale * rng.standard_normal(y.shape)
+    y[-_TESTED // 2] = np.nan
+    return y, wanted

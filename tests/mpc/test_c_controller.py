@@ -1,0 +1,289 @@
+"""The C code of a controller does what the controller does; its QP solver solves what is hard for QP solvers."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from c_loops import controller, network, run
+from c_quadratic import KINDS, CQuadratic, objective, program
+from mpc_networks import NormContraction, elman
+
+from controlrnn.errors import SettingError
+from controlrnn.systems import Activation
+from experiments._bench_mpc_c import CompiledController, compiler
+from mpc import (
+    Fallback,
+    RunningOn,
+    SolverOptions,
+    StateObserver,
+    Status,
+    TightenedMPC,
+    chain,
+    controller_to_c,
+    nominal,
+    observer_system,
+)
+from mpc.condensed import CondensedBackend
+from mpc.quadratic import QuadraticProgram
+
+CC = compiler()
+needs_compiler = pytest.mark.skipif(CC is None, reason="no C compiler (cc or gcc) on the path")
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+
+RELU, SIGMOID, LEAKY = Activation.RELU, Activation.SIGMOID, Activation.LEAKY_RELU
+# Network, controller, loop. Together: 1 to 3 inputs and outputs, all observers, limits of all kinds.
+CASES = {
+    "limits_reached": ({"seed": 1}, {"observer": "innovation"}, {}),
+    "out_of_reach": (
+        {"seed": 2, "nu": 3, "ny": 2, "layers": (3, 4), "through": True},
+        {"move_limit": 0.1},
+        {"reach": 2.0},
+    ),
+    "hard": ({"seed": 3, "nu": 2, "ny": 3}, {"soft": False, "limit": 0.15, "observer": "washout"}, {"noise": 0.03}),
+    "one_of_each": ({"seed": 4, "nu": 1, "ny": 1, "layers": (1,) * 5, "activation": SIGMOID}, {"limit": None}, {}),
+    "linear": ({"seed": 5, "nu": 3, "ny": 1, "layers": ()}, {"move_limit": [np.inf, 0.2, 0.02]}, {}),
+    "once": ({"seed": 6, "ny": 1, "activation": RELU}, {"options": SolverOptions(rti=True)}, {"preview": 6}),
+    "cut_short": (
+        {"seed": 7, "nu": 1, "ny": 2, "activation": LEAKY, "through": True},
+        {"options": SolverOptions(max_iterations=2), "control_horizon": 4, "limit": [0.1, np.inf]},
+        {"reach": 1.0},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def solver(tmp_path_factory):
+    if CC is None:
+        pytest.skip("no C compiler (cc or gcc) on the path")
+    return CQuadratic(CC, tmp_path_factory.mktemp("qp"))
+
+
+def kkt_error(z, multipliers, H, g, C, lower, upper, price):
+    """Largest violation of the optimality conditions, multipliers relative to their size."""
+    values, prices = np.concatenate([z, C @ z]), np.concatenate([np.full(len(z), np.inf), price])
+    size = 1.0 + np.abs(multipliers).max(initial=0.0)
+    slope = np.abs(H @ z + g + multipliers[: len(z)] + C.T @ multipliers[len(z) :]).max() / size
+    above, below = np.maximum(values - upper, 0.0), np.maximum(lower - values, 0.0)
+    # Beyond a limit the multiplier is at the price; where it is not zero, the value is at a limit or beyond.
+    paid = np.where(np.isfinite(prices), np.abs(np.abs(multipliers) - prices) / size, np.inf)
+    excess = np.minimum(above + below, paid)
+    held = np.where(multipliers > 0, np.maximum(upper - values, 0.0), np.maximum(values - lower, 0.0))
+    idle = np.minimum(np.abs(multipliers) / size, held)
+    over_price = np.maximum(np.abs(multipliers) - prices, 0.0) / size
+    return float(max(slope, excess.max(), idle.max(), over_price.max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quadratic_programs_are_solved(solver, kind):
+    # Without curvature only so much is determined that rounding errors of 1e-16 / 1e-10 leave.
+    accuracy = 1e-4 if kind == "flat" else 1e-6
+    for seed in range(150):
+        problem = program(seed, kind)
+        status, z, multipliers = solver.solve(*problem)
+        assert status == "solved", seed
+        assert kkt_error(z, multipliers, *problem) <= accuracy, seed
+        other = QuadraticProgram(len(z), problem[-1]).solve(*problem[:-1])
+        if other is None:
+            assert kind == "flat"
+            continue
+        (ours, kept), (theirs, _) = objective(z, *problem), objective(other.z, *problem)
+        assert kept <= accuracy, seed
+        assert ours <= theirs + accuracy * (1 + abs(theirs)), seed
+        if kind != "flat":
+            np.testing.assert_allclose(z, other.z, atol=1e-5, err_msg=str(seed))
+
+
+def test_contradictions_are_noticed(solver):
+    for seed in range(100):
+        H, g, C, lower, upper, price = program(seed, "soft")
+        if len(price) < 2:
+            continue
+        n = len(g)
+        price[0] = np.inf
+        far, high = lower.copy(), upper.copy()
+        far[n] = np.abs(C[0]).sum() + 0.01  # out of the box
+        high[n] = far[n] + 1
+        assert solver.solve(H, g, C, far, high, price)[0] == "infeasible"
+        C[1], price[1], upper[n : n + 2], lower[n : n + 2] = -C[0], np.inf, -0.01, -np.inf
+        assert solver.solve(H, g, C, lower, upper, price)[0] == "infeasible"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_what_is_not_convex_fails(solver, bad):
+    H, g, C, lower, upper, price = program(1, "soft")
+    H[0, 0] = bad
+    assert solver.solve(H, g, C, lower, upper, price)[0] == "failed"
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", CASES)
+def test_closed_loops_agree(case, tmp_path):
+    of_network, of_controller, of_loop = CASES[case]
+    system = network(**of_network)
+    ours = controller(system, **of_controller)
+    theirs = CompiledController(ours, tmp_path)
+    expected, found = (run(acting, ours, **of_loop) for acting in (ours, theirs))
+    lower, upper = ours.predictor.input_limits()
+    for what in ("status", "fallback", "iterations", "certified", "feasible"):
+        assert getattr(found, what) == getattr(expected, what), what
+    # A steady input that stands in comes from another least-squares method, and its errors live on in the plant.
+    accuracy = 1e-4 if case == "cut_short" else 1e-6
+    np.testing.assert_array_less(np.abs(found.u - expected.u) / (upper - lower), accuracy)
+    np.testing.assert_allclose(found.cost, expected.cost, rtol=10 * accuracy, atol=1e-9)  # NaN where not solved
+    assert np.isfinite(expected.cost).sum() >= 40
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A controller for all that does not need a particular one."""
+    return controller(network(1, nx=3), horizon=5, limit=[0.2, np.inf], move_limit=[0.3, np.inf])
+
+
+def build(source, folder, *flags):
+    """Compile the self-test strictly; returns what running it gives."""
+    target = folder / "self_test"
+    name = source.stem.upper()
+    command = [CC, *STRICT, f"-D{name}_SELF_TEST", *flags, str(source), "-o", str(target), "-lm"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    return subprocess.run([str(target)], capture_output=True, text=True, check=False)
+
+
+@needs_compiler
+@pytest.mark.parametrize("case", ["hard", "linear", "limits_reached"])
+def test_self_test_is_clean_under_sanitizers(case, tmp_path):
+    of_network, of_controller, _ = CASES[case]
+    source, _ = controller_to_c(controller(network(**of_network), **of_controller), tmp_path)
+    flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    probe = tmp_path / "probe.c"
+    probe.write_text("int main(void) { return 0; }")
+    works = subprocess.run([CC, *flags, str(probe), "-o", str(tmp_path / "probe")], capture_output=True, check=False)
+    if works.returncode:
+        pytest.skip("the compiler has no sanitizers")
+    done = build(source, tmp_path, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+
+
+@needs_compiler
+def test_self_test_notices_a_changed_number(plain, tmp_path):
+    source, _ = controller_to_c(plain, tmp_path)
+    assert build(source, tmp_path).returncode == 0
+    text = source.read_text()
+    changed = re.sub(r"(double Mx\[[^]]*\] = \{\s*)[^,]+", r"\g<1>0.9", text)
+    assert changed != text
+    source.write_text(changed)
+    assert build(source, tmp_path).returncode == 1
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm on the path")
+def test_nothing_but_the_maths_library_is_called(plain, tmp_path):
+    source, _ = controller_to_c(plain, tmp_path, name="mine")
+    target = tmp_path / "mine.o"
+    subprocess.run([CC, *STRICT, "-O2", "-c", str(source), "-o", str(target)], check=True)
+    symbols = subprocess.run(["nm", str(target)], capture_output=True, text=True, check=True).stdout
+    needed = set(re.findall(r" U (\w+)", symbols)) - {"_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}
+    assert needed <= {"tanh", "sqrt", "fmin", "fmax", "fabs", "memcpy", "memset"}
+    offered = set(re.findall(r" T (\w+)", symbols))
+    assert offered == {f"mine_{k}" for k in ("init", "step", "step_preview", "record", "model_step", "model_output")}
+    assert not re.findall(r" [BDC] (\w+)", symbols)  # no variable outside of the state
+
+
+def test_same_controller_same_files_and_it_is_left_alone(plain, tmp_path):
+    plain.reset()
+    y = np.zeros(2)
+    for _ in range(4):
+        plain.step(y, y)
+    first = [path.read_bytes() for path in controller_to_c(plain, tmp_path / "a" / "pump.c")]
+    middle = plain.step(y, y).u
+    second = [path.read_bytes() for path in controller_to_c(plain, tmp_path / "b" / "pump.c")]
+    assert first == second
+    plain.reset()
+    for _ in range(4):
+        plain.step(y, y)
+    np.testing.assert_array_equal(plain.step(y, y).u, middle)
+    header = (tmp_path / "a" / "pump.h").read_text()
+    for digest in (plain.predictor.system.digest, plain.tightening.digest):
+        assert digest in header
+    assert plain.tightening.promise in header
+
+
+@needs_compiler
+def test_a_steady_input_stands_in_and_is_as_good(tmp_path):
+    ours = controller(network(8, nu=2, ny=3), options=SolverOptions(max_iterations=1, tolerance=1e-14), limit=0.1)
+    theirs = CompiledController(ours, tmp_path)
+    predictor, scale = ours.predictor, ours.problem.output_scale
+    middle = predictor.steady_output(np.mean(predictor.input_limits(), axis=0))
+    for reach in (0.05, 0.2, 1.0):  # the last ones out of reach
+        for acting in (ours, theirs):
+            acting.reset()
+            for _ in range(3):
+                acting.record(middle, np.mean(predictor.input_limits(), axis=0))
+        wanted = middle + reach * np.array([1.0, -1.0, 0.5])
+        steps = [acting.step(middle, wanted) for acting in (ours, theirs)]
+        assert [step.status for step in steps] == [Status.MAX_ITERATIONS] * 2
+        assert [step.fallback for step in steps] == [Fallback.STEADY] * 2
+        missed = [np.linalg.norm((predictor.steady_output(step.u) - wanted) / scale) for step in steps]
+        assert missed[1] <= missed[0] * (1 + 1e-6)
+
+
+@needs_compiler
+def test_nonsense_is_a_state_not_a_crash(plain, tmp_path):
+    theirs = CompiledController(plain, tmp_path)
+    y = np.zeros(2)
+    for _ in range(3):
+        theirs.step(y, y)
+    planned = theirs.step(y, np.array([np.nan, 0.0]))
+    assert (planned.status, planned.fallback) == (Status.FAILED, Fallback.PLAN)
+    for _ in range(5):
+        lost = theirs.step(y, np.array([np.inf, 0.0]))
+    assert (lost.status, lost.fallback) == (Status.FAILED, Fallback.SAFE)
+    assert np.isfinite(lost.u).all()
+    assert np.isnan(lost.cost)
+    blind = theirs.step(np.full(2, np.nan), y)
+    assert blind.status is Status.SOLVED
+
+
+@needs_compiler
+def test_an_estimate_is_certified_when_python_says_so(tmp_path):
+    system = elman(rate=0.6, seed=2)
+    base = controller(system, limit=1.0).predictor
+    gain = 0.3 * system.C2.T / np.linalg.norm(system.C2, 2) ** 2
+    model, own = NormContraction.of(system), NormContraction.of(observer_system(system, gain))
+    skewed = NormContraction(own.system_digest, 0.9, np.diag([1.0, 1.0, 1.0, 4.0]), 2 * own.input_gain)
+    watch = StateObserver(base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed)
+    tightening = nominal(system.digest, 6, 2)
+    ours = TightenedMPC(base, watch, tightening, output_weight=1.0, input_move_weight=0.1)
+    expected, found = (run(acting, ours, steps=80) for acting in (ours, CompiledController(ours, tmp_path)))
+    assert found.certified == expected.certified
+    assert 10 < sum(expected.certified) < 50  # lost in gaps and found again
+
+
+def test_what_has_no_c_code_is_refused(plain, tmp_path):
+    predictor = plain.predictor
+    base = nominal(predictor.system.digest, 4, 2)
+
+    def other(observer=None, **options):
+        weights = {"output_weight": 1.0, "input_move_weight": 0.1}
+        return TightenedMPC(predictor, observer or RunningOn(predictor, 1), base, **weights, **options)
+
+    class Mine(RunningOn):
+        pass
+
+    refused = {
+        "CondensedBackend only": other(backend=chain(CondensedBackend)),
+        "max_wall_time": other(options=SolverOptions(max_wall_time=1.0)),
+        "observer must be": other(Mine(predictor, 1)),
+    }
+    for message, bad in refused.items():
+        with pytest.raises(SettingError, match=message):
+            controller_to_c(bad, tmp_path)
+    with pytest.raises(SettingError, match="C identifier"):
+        controller_to_c(plain, tmp_path / "2nd-pump.c")
+    assert not list(tmp_path.iterdir())
+    source, header = controller_to_c(plain, tmp_path / "2nd-pump.c", name="pump")
+    assert '#include "2nd-pump.h"' in source.read_text()
+    assert "pump_step(" in header.read_text()
