@@ -208,7 +208,7 @@ def tighten(
     if model_error.disturbance_gain is not None and other:
         reinitialisation = reinitialisation + joint[0]
     digests["certificate"] = certificate.digest
-    text = f"deterministic given the model error, which {model_error.promise}"
+    text = f"deterministic given the model error, which {model_error.promise}; state estimate: {observer.promise}"
     return _build(model_error, reinitialisation, inputs, text, digests)
 
 
