@@ -168,7 +168,7 @@ class Observer(ABC):
 
     @property
     def restart(self) -> StateError | None:
-        """Certified distance of x* from the state that the recorded window is simulated from, `steps` samples ago.
+        """Certified distance of x* from the state that the last `steps` recorded inputs are simulated from.
 
         None where the estimate is not a plain simulation over that window. Raises SettingError without a certificate.
         """
@@ -302,6 +302,13 @@ class Washout(Observer):
 
 class RunningOn(Observer):
     """Simulates on from one sample to the next and never re-initialises; usable after ``steps`` samples."""
+
+    @property
+    def restart(self) -> StateError:
+        """See `Observer.restart`: the error of any earlier estimate, the first one or one of running on since then."""
+        certificate = self._certificate()
+        settled = float(certificate.input_gain @ self.input_error) / (1 - float(certificate.rate)) * ROUNDING
+        return StateError(max(self._reach(), settled), certificate.metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
         return np.asarray(self.system.step(self._state, u))

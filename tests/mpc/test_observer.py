@@ -56,6 +56,22 @@ def test_certified_error_holds_on_random_runs(predictor, contraction, kind, step
     assert 0 < worst <= radius
 
 
+def test_the_last_steps_of_running_on_start_within_its_restart_radius(predictor, contraction, rng):
+    bound = 0.4
+    observer = RunningOn(
+        predictor, 10, contraction=contraction, input_error=bound, initial_state=[0.9, -0.9, 0.9, -0.9]
+    )
+    true = switching(rng, PAST + 100, 2)
+    recorded = true + bound * switching(rng, PAST + 100, 2, hold=20)
+    x = far_past_state(predictor.system, true)
+    assert np.linalg.norm(x[PAST] - observer.state) <= observer.restart.radius
+    for t in range(PAST, PAST + 100):
+        observer.update(recorded[t], np.zeros(2))
+        assert np.linalg.norm(x[t + 1] - observer.state) <= observer.restart.radius
+    settled = contraction.input_gain.sum() * bound / (1 - contraction.rate)
+    assert observer.restart.radius >= settled
+
+
 def test_washout_forgets_everything_older_than_its_window(predictor, rng):
     observer = Washout(predictor, 6)
     u = rng.uniform(-1, 1, (30, 2))
