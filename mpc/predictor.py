@@ -190,13 +190,22 @@ class Predictor:
         """
         lower, upper = self.input_limits()
         half = 0.5 * (upper - lower)
+        found: dict[bytes, Array] = {}
+
+        def settled(v: Array) -> Array:
+            """The equilibrium, found from the last one: a fallback has to come in time as well."""
+            if v.tobytes() not in found:
+                last = next(reversed(found.values()), None)
+                found[v.tobytes()] = self.equilibrium(lower + half * (v + 1), guess=last)
+            return found[v.tobytes()]
 
         def misfit(v: Array) -> Array:
-            return (self.steady_output(lower + half * (v + 1)) - target) / scale
+            reached = np.asarray(self.system.output(settled(v), lower + half * (v + 1)))
+            return np.asarray((reached - target) / scale)
 
         def slope(v: Array) -> Array:
             u = lower + half * (v + 1)
-            A, B, C, D = self.linearise(self.equilibrium(u), u)
+            A, B, C, D = self.linearise(settled(v), u)
             gain = C @ np.linalg.solve(np.eye(self.nx) - A, B) + D
             return np.asarray(gain * half / scale[:, None])
 

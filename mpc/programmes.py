@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, count, positive
 from controlrnn.errors import SettingError
@@ -93,7 +94,7 @@ class Wandering:
         return np.asarray(np.clip(rows, -self.cut, self.cut) * self.std)
 
 
-def staircase(levels: Sequence[Sequence[float]], holds: Sequence[int]) -> Array:
+def staircase(levels: ArrayLike, holds: Sequence[int]) -> Array:
     """A known programme: each level held for its number of samples.
 
     Args:
