@@ -1,6 +1,8 @@
 """Proven bounds on frozen systems: numpy verifies, solvers only suggest."""
 
+from controlrnn.certification.around import TubeCertificate, certify_around
 from controlrnn.certification.attack import Attack, GainAttack, attack_horizon, attack_l2_gain
+from controlrnn.certification.attack_around import attack_around
 from controlrnn.certification.by_construction import Construction, certificate_from, certify_by_construction
 from controlrnn.certification.certificate import Certificate, load_certificate
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
@@ -27,9 +29,12 @@ __all__ = [
     "LipschitzCertificate",
     "Method",
     "ReinitialisationCertificate",
+    "TubeCertificate",
+    "attack_around",
     "attack_horizon",
     "attack_l2_gain",
     "certificate_from",
+    "certify_around",
     "certify_by_construction",
     "certify_contraction",
     "certify_delta_iss",

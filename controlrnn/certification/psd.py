@@ -45,3 +45,25 @@ def proven_margin(matrix: Array, error: Array) -> float:
     scaled[np.diag_indices(n)] -= shift
     factor, info = lapack.dpotrf(scaled, lower=1)
     return float(np.min(factor.diagonal())) ** 2 if info == 0 else -np.inf
+
+
+def proven_margins(matrices: Array, errors: Array) -> Array:
+    """`proven_margin` of many matrices of one size at once; shapes (K, n, n), the result (K,)."""
+    count, n = matrices.shape[:2]
+    diagonal = np.diagonal(matrices, axis1=1, axis2=2)
+    if not (count and n):
+        return np.full(count, np.inf)
+    if not (diagonal > 0).all() or not np.isfinite(matrices).all():
+        return np.array([proven_margin(m, e) for m, e in zip(matrices, errors, strict=True)])
+    scale = np.exp2(-np.round(0.5 * np.log2(diagonal)))
+    scaled = scale[:, :, None] * matrices * scale[:, None, :]
+    gamma = (n + 1) * UNIT / (1 - (n + 1) * UNIT)
+    spread = (scale[:, :, None] * errors * scale[:, None, :]).sum(axis=2).max(axis=1)
+    shift = 1.01 * (spread + 2 * gamma * np.trace(scaled, axis1=1, axis2=2)) + _TINY
+    index = np.arange(n)
+    scaled[:, index, index] -= shift[:, None]
+    try:
+        factors = np.linalg.cholesky(scaled)
+    except np.linalg.LinAlgError:
+        return np.array([proven_margin(m, e) for m, e in zip(matrices, errors, strict=True)])
+    return np.asarray(np.diagonal(factors, axis1=1, axis2=2).min(axis=1) ** 2)

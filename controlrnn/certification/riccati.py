@@ -173,7 +173,12 @@ def size(P: Array) -> float:
 
 
 def lbfgs(
-    function: Callable[[Array], tuple[float, Array]], x: Array, steps: int, tolerance: float
+    function: Callable[[Array], tuple[float, Array]],
+    x: Array,
+    steps: int,
+    tolerance: float,
+    *,
+    patience: int = _PATIENCE,
 ) -> tuple[Array, list[float]]:
     """Minimise with L-BFGS and a back-tracking line search that takes infinity for "not allowed".
 
@@ -181,7 +186,8 @@ def lbfgs(
         function: Value and gradient.
         x: Start, with a finite value.
         steps: Most iterations.
-        tolerance: Stop when 20 iterations gain less than this, absolute.
+        tolerance: Stop when ``patience`` iterations gain less than this, absolute.
+        patience: Iterations over which progress is judged.
 
     Returns:
         The last iterate, and the values met.
@@ -217,7 +223,7 @@ def lbfgs(
             pairs.append((s, y))
         x, value, gradient = trial, new, new_gradient
         history.append(value)
-        if len(history) > _PATIENCE and history[-_PATIENCE - 1] - value < tolerance:
+        if len(history) > patience and history[-patience - 1] - value < tolerance:
             break
     return x, history
 
