@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.horizon import HorizonCertificate, certify_horizon
@@ -117,6 +118,19 @@ class ReinitialisationCertificate(Certificate):
         windows = np.lib.stride_tricks.sliding_window_view(self.running.bounds, self.horizon + 1, axis=0)
         return np.asarray(windows.min(axis=0).T)
 
+    def enough_washout(self, factor: float = 1.1) -> int | None:
+        """Fewest steps after which a washout costs no output more than ``factor`` times what running on costs.
+
+        Args:
+            factor: Above 1; of the largest error over the prediction horizon.
+
+        Returns:
+            Steps, or None where not even `washout` steps are enough.
+        """
+        limit = factor * self.running_bounds.max(axis=0)
+        found = (W for W in range(self.washout + 1) if (self.output_bounds(W).max(axis=0) <= limit).all())
+        return next(found, None)
+
     def _prove(self, system: LureSystem) -> float:
         self._check_shapes(system)
         margins = [self.contraction.verify(system)]
@@ -174,37 +188,46 @@ class ReinitialisationCertificate(Certificate):
             stretch = np.sqrt(largest_ratio(np.eye(len(self.start)), self.observer.metric))
             error = stretch * self.observer_error(self.washout)
             lines.append(_line(f"observer {self.washout:3d}", error, self.observed.bounds))
+        enough = self.enough_washout()
+        lines.append(
+            f"No washout of up to {self.washout} steps comes within 10 % of running on." if enough is None
+            else f"After a washout of {enough} steps predictions are within 10 % of those of running on."
+        )  # fmt: skip
         return "\n".join([*lines, f"Proven in float64, smallest relative pivot {self.margin:.2g}."])
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw the state's error over the washout, and what it costs over the prediction horizon in each output.
+        """Draw the state's error over the washout, what it costs at most, and over the prediction horizon.
 
         Args:
             labels: One for each output.
         """
-        from matplotlib.figure import Figure
-
-        ny = self.washed.bounds.shape[1]
-        figure = Figure(figsize=(4 * (1 + ny), 3.5), layout="constrained")
-        left, *right = figure.subplots(1, 1 + ny)
+        ny, positive = self.washed.bounds.shape[1], self.running_error > 0
+        figure, (left, cost, *right) = figures.panels(2 + ny)
         steps = np.arange(self.washout + 1)
+        names = [figures.label(labels, i, "y") for i in range(ny)]
         stretch = np.sqrt(largest_ratio(np.eye(len(self.start)), self.contraction.metric))
         left.semilogy(steps, [stretch * self.washout_error(W) for W in steps.tolist()], label="washout")
-        positive = self.running_error > 0  # else there is nothing to see on a logarithmic axis
-        if positive:
+        if positive:  # else there is nothing to see on a logarithmic axis
             left.axhline(stretch * self.running_error, color="k", ls="--", label="running on")
         if self.observer is not None:
             wider = np.sqrt(largest_ratio(np.eye(len(self.start)), self.observer.metric))
             left.semilogy(steps, [wider * self.observer_error(W) for W in steps.tolist()], label="observer")
         left.set(xlabel="washout [steps]", ylabel="certified 2-norm error of the state")
         left.legend()
+        most = np.array([self.output_bounds(W).max(axis=0) for W in steps.tolist()])
+        for i, name in enumerate(names):
+            cost.semilogy(steps, most[:, i], color=f"C{i}", label=name)
+            if positive:
+                cost.axhline(self.running_bounds[:, i].max(), color=f"C{i}", ls="--")
+        cost.set(xlabel="washout [steps]", ylabel="largest error over the horizon")
+        cost.legend()
         for i, axes in enumerate(right):
             for W in sorted({0, self.washout // 4, self.washout // 2, self.washout}):
                 axes.plot(self.output_bounds(W)[:, i], marker=".", label=f"washout {W}")
             axes.plot(self.running_bounds[:, i], "k--", label="running on")
             if self.observed is not None:
                 axes.plot(self.observed.bounds[:, i], ls=":", label="observer")
-            axes.set(xlabel="steps ahead", ylabel=f"certified error of {labels[i] if labels else f'y{i + 1}'}")
+            axes.set(xlabel="steps ahead", ylabel=f"certified error of {names[i]}")
             axes.set_yscale("log" if positive and self.running_bounds[:, i].min() > 0 else "linear")
             axes.legend()
         return figure

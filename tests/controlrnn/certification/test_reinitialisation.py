@@ -158,9 +158,26 @@ def test_summary_and_plot(certified):
     _, certificate = certified
     assert f"washout {W:4d}" in certificate.summary()
     figure = certificate.plot(labels=["level", "flow"])
-    assert [a.get_xlabel() for a in figure.axes] == ["washout [steps]", "steps ahead", "steps ahead"]
-    drawn = figure.axes[1].lines[0].get_ydata()
+    assert [a.get_xlabel() for a in figure.axes] == ["washout [steps]"] * 2 + ["steps ahead"] * 2
+    drawn = figure.axes[2].lines[0].get_ydata()
     np.testing.assert_array_equal(drawn, certificate.output_bounds(0)[:, 0])
+    cost = figure.axes[1].lines[0].get_ydata()
+    np.testing.assert_array_equal(cost, [certificate.output_bounds(n)[:, 0].max() for n in range(W + 1)])
+
+
+def test_enough_washout_is_the_first_that_costs_no_more(certified):
+    _, certificate = certified
+    running = certificate.running_bounds.max(axis=0)
+    for factor in (1.1, 2.0, 30.0):
+        steps = certificate.enough_washout(factor)
+        within = [(certificate.output_bounds(n).max(axis=0) <= factor * running).all() for n in range(W + 1)]
+        assert within.index(True) == steps if any(within) else steps is None
+    assert certificate.enough_washout(1e6) == 0
+    assert "running on" in certificate.summary().splitlines()[-2]
+
+
+def test_washouts_beyond_what_is_certified_are_refused(certified):
+    _, certificate = certified
     with pytest.raises(SettingError, match="at most washout"):
         certificate.output_bounds(W + 1)
 
