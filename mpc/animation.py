@@ -54,6 +54,7 @@ def animate(
     for done, t in enumerate(steps, start=1):
         update(t)
         canvas.draw()
+        figure.set_layout_engine("none")  # the first picture's layout serves all
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("P", palette=Image.Palette.ADAPTIVE))
         if progress is not None:
             progress(done, len(steps))
