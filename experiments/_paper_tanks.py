@@ -58,9 +58,9 @@ def train_network(nx: int, seed: int, *, quick: bool) -> tuple[LureSystem, Row]:
             weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * nx**-0.5)
     model.set_units(Scaler(np.full(3, 0.5), np.full(3, 0.5)), Scaler.fit([r.y for r in records[:cut]]), 1.0)
     fit = identify(
-        model, Dataset(tuple(records[:cut]), tuple(records[cut:])), loss=SimulationError(washout=25) + NormPenalty(), window=100,
-        steps=_EPOCH * (5 if quick else 100), batch_size=32, validate_every=_EPOCH, patience=10, learning_rate=1e-3,
-        schedule="constant", start="continue", seed=seed,
+        model, Dataset(tuple(records[:cut]), tuple(records[cut:])), loss=SimulationError(washout=25) + NormPenalty(),
+        window=100, steps=_EPOCH * (5 if quick else 100), batch_size=32, validate_every=_EPOCH, patience=10,
+        learning_rate=1e-3, schedule="constant", start="continue", seed=seed,
     )  # fmt: skip
     assert fit.model is not None
     fit.model.set_units(Scaler.identity(3), Scaler.identity(3), 1.0)

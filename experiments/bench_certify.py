@@ -1,5 +1,8 @@
 """Certification: our search against the semidefinite program, bounds against attacks, and what a proof costs.
 
+Infinite-horizon certificates are set against those that models carry by construction, and, for freely trained networks,
+against what a general solver says about the same inequality.
+
 Both methods work on the same inequality for the same system and are proven by the same verifier. CPU seconds are
 compared, in one process with one BLAS thread each, because wall time on a busy machine compares nothing.
 """
@@ -27,6 +30,7 @@ from controlrnn.errors import CertificationError
 from controlrnn.identification import SimulationError, identify
 from controlrnn.models import ContractingR2DN, ContractingREN, StableRNN
 from controlrnn.systems import LureSystem
+from experiments._bench_certify_stationary import by_construction, freely_trained, larger_networks, proofs
 from experiments._study import Row, Study
 from plants import MultiTank, excitation, simulate
 
@@ -41,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compare(study, tank, (5, 10) if study.quick else (10, 20, 50))
     sizes(study, tank)
     tightness(study, tank, (10,) if study.quick else (10, 50))
+    proofs(study, tank)
+    by_construction(study)
+    freely_trained(study)
+    larger_networks(study)
     return study.finish()
 
 
