@@ -27,6 +27,8 @@ _LABELS = {
     "max_violation": "largest violation [cm]", "cost": "mean cost (tracking and pump moves)",
     "failed_solves": "failed solves", "inside_bound": "share of realised prediction errors inside the bound",
     "solve_time_median": "time per control step, median [s]", "solve_time_p95": "time per control step, 95 % [s]",
+    "solve_time_max": "time per control step, largest [s]", "deadline_misses": "steps that took longer than a sample",
+    "fallbacks": "steps with a fallback", "readings_rejected": "readings not used",
     "verified": "proof checked again, from the file", "margin": "margin of the proof (above 0: proven)",
     "rate": "contraction rate per sample",
     "initial_radius": "radius of the set that the washout starts in (own metric)",
