@@ -28,6 +28,7 @@ from mpc.faults import (
     TimeOut,
 )
 from mpc.guarded import GuardedObserver
+from mpc.guarded_tightening import tighten_guarded
 from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
 from mpc.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
@@ -113,4 +114,5 @@ __all__ = [
     "staircase",
     "terminal_set",
     "tighten",
+    "tighten_guarded",
 ]

@@ -123,6 +123,11 @@ class GuardedObserver(Observer):
         raise SettingError("the error of this observer needs a guard, or calibration=calibrate_estimates(...)")
 
     @property
+    def room(self) -> StateError | None:
+        """How far the estimate may be from the guard's, certified; None without a guard."""
+        return None if self.guard is None else StateError(self.trust * self._ball.radius, self._ball.metric)
+
+    @property
     def promise(self) -> str:
         """See `Observer.promise`."""
         if self.guard is not None:
