@@ -9,6 +9,7 @@ With known boxes of inputs and initial states the slopes are those of `controlrn
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,6 +31,7 @@ from controlrnn.systems import LureSystem
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_log = logging.getLogger(__name__)
 _SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
 _PADDING = 1e-11
 _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
@@ -161,7 +163,12 @@ def certify_lipschitz(
     task = Task(form, form.Y.T @ form.Y, last, last, np.ones(system.nu), Goal.LARGEST)
     inside = found = _inside(task)
     for order in _ORDERS:
-        found = minimise(replace(task, order=order), found, steps=iterations, tolerance=1e-6)
+        try:
+            found = minimise(replace(task, order=order), found, steps=iterations, tolerance=1e-6)
+        except CertificationError as error:
+            # What the last search found touches the boundary of the feasible set: it is as far as one gets.
+            _log.debug("no search at order %g: %s", order, error)
+            break
     stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
     failure: CertificationError | None = None
     for share in _SHARES:
