@@ -37,7 +37,7 @@ from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 from mpc.predictor import Predictor
 from mpc.programmes import RandomSteps, Wandering, staircase
-from mpc.region import OperatingRegion, RegionShape, RegionStatus, learn_region
+from mpc.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.state_error import StateError
 from mpc.state_observer import StateObserver, kalman_gain
@@ -78,6 +78,7 @@ __all__ = [
     "RandomSteps",
     "RegionShape",
     "RegionStatus",
+    "RegionWatch",
     "RunningOn",
     "SaturatedActuator",
     "SaturatedSensor",

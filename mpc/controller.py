@@ -34,6 +34,7 @@ from mpc.ocp import (
     tracking_problem,
 )
 from mpc.predictor import Predictor
+from mpc.region import OperatingRegion, RegionWatch
 from mpc.residuals import DisturbanceFilter, measured_errors
 from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
@@ -79,6 +80,7 @@ class MpcStep:
         certified: Whether the certified error of the state estimate holds at this step.
         feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
         message: The solver's own words.
+        outside: What lies outside of the region that was calibrated, with names and units; empty where nothing does.
     """
 
     u: Array
@@ -96,6 +98,7 @@ class MpcStep:
     certified: bool
     feasible: bool
     message: str
+    outside: str = ""
 
 
 class TightenedMPC:
@@ -121,6 +124,7 @@ class TightenedMPC:
         mode: What the disturbance estimate may do; fixed by the tightening when left out.
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
         safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
+        region: Where the model error was calibrated, from `mpc.learn_region`: steps outside are logged and flagged.
         options: Limits for the solver.
         backend: Makes the solver; `mpc.condensed.CondensedBackend` when left out. Others: `mpc.fatrop.FatropBackend`,
             `mpc.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
@@ -148,6 +152,7 @@ class TightenedMPC:
         mode: Mode | None = None,
         disturbance_gain: float | None = None,
         safe_input: ArrayLike | None = None,
+        region: OperatingRegion | None = None,
         options: SolverOptions | None = None,
         backend: BackendFactory | None = None,
     ) -> None:
@@ -177,6 +182,7 @@ class TightenedMPC:
             predictor, self.horizon, output_weight, terminal_weight, input_move_weight, move_limit, penalty,
             terminal is None if soft is None else soft, control_horizon, terminal,
         )  # fmt: skip
+        self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
 
@@ -184,6 +190,8 @@ class TightenedMPC:
         """Forget everything: the same samples will give bitwise the same inputs as on a new controller."""
         self.observer.start()
         self.backend.reset()
+        if self.watch is not None:
+            self.watch.reset()
         self._disturbance: Array | None = None
         self._previous: Array | None = None
         self._plan: Array | None = None
@@ -225,7 +233,7 @@ class TightenedMPC:
             solution = self.backend.solve(data)
         plan, fallback, feasible = self._choose(solution, data, wanted[0] - offset)
         u = read_only(plan[0])
-        self._advance(u, y)
+        outside = self._advance(u, y)
         return MpcStep(
             u=u,
             status=Status.WARMING_UP if solution is None else solution.status,
@@ -242,17 +250,20 @@ class TightenedMPC:
             certified=certified,
             feasible=feasible,
             message="" if solution is None else solution.message,
+            outside=outside,
         )
 
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)
         return np.where(np.isfinite(seen), seen, np.nan)  # an infinite reading is a missing one
 
-    def _estimate_disturbance(self, y: Array) -> Array:
-        x = self.observer.state[None]
-        before = self.safe_input if self._previous is None else self._previous
+    def _output_error(self, y: Array) -> Array:
         # A model with feedthrough is compared at the input before; without, the input does not matter.
-        error = measured_errors(self.predictor.system, x, before[None], y[None])[0]
+        before = self._before()[None]
+        return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
+
+    def _estimate_disturbance(self, y: Array) -> Array:
+        error = self._output_error(y)
         if self._disturbance is None and np.isnan(error).any():
             return np.zeros(self.predictor.ny)  # as on records, the filter starts at the first complete measurement
         self._disturbance = self.filter.update(self._disturbance, error)
@@ -312,9 +323,14 @@ class TightenedMPC:
             kept.append(before)
         return np.array(kept)
 
-    def _advance(self, u: Array, y: Array) -> None:
+    def _advance(self, u: Array, y: Array) -> str:
+        """Take the sample in; says what of it lies outside of the calibrated region."""
+        outside = ""
+        if self.watch is not None and self.observer.ready:
+            outside = self.watch.check(u, self._output_error(y)).message
         self.observer.update(u, y)
         self._previous, self._age = read_only(u), self._age + 1
+        return outside
 
     def _reference(self, reference: ArrayLike) -> Array:
         ny, rows = self.predictor.ny, self.horizon + 1

@@ -9,6 +9,7 @@ probability at most 1 - coverage: a warning means something. (Vovk, Gammerman, S
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, Choice, as_array, read_only
 from controlrnn.data import Trajectory
-from controlrnn.errors import DataError
+from controlrnn.errors import DataError, SettingError
 from controlrnn.records import digest, load_record, save_record
 from mpc.model_error import conformal_rank, data_digest
 from mpc.observer import Observer
@@ -28,6 +29,7 @@ from mpc.residuals import fits_system, measured_errors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_log = logging.getLogger(__name__)
 _VERSION = 1
 _GROUPS = ("input", "input move", "residual")
 _FLOOR = 1e-6  # of the largest spread in a group: a channel that never moved
@@ -172,6 +174,39 @@ class OperatingRegion:
         names = ("coverage", "n", "observer_digest", "data_digest")
         meta = {"shape": str(self.shape), "limits": list(self.limits), "labels": list(self.labels)}
         return meta | {name: getattr(self, name) for name in names}
+
+
+class RegionWatch:
+    """Checks one sample after the other, and logs when operation leaves the region and when it is back.
+
+    Args:
+        region: The region.
+        observer: The controller's observer.
+
+    Raises:
+        SettingError: The region was learnt with another observer.
+    """
+
+    def __init__(self, region: OperatingRegion, observer: Observer) -> None:
+        if region.observer_digest != observer.digest:
+            raise SettingError("region was learnt with another observer: run learn_region with the controller's")
+        self.region = region
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last sample."""
+        self._previous: Array | None = None
+        self._inside = True
+
+    def check(self, u: Array, residual: Array) -> RegionStatus:
+        """As `OperatingRegion.check`; the previous input is the last one checked."""
+        status = self.region.check(u, residual, previous=self._previous)
+        if self._inside and not status.inside:
+            _log.warning("outside of the calibrated region: %s", status.message)
+        elif not self._inside and status.inside:
+            _log.info("back in the calibrated region")
+        self._previous, self._inside = read_only(u), status.inside
+        return status
 
 
 def learn_region(

@@ -6,7 +6,7 @@ from mpc_networks import elman, switching
 
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
-from mpc import OperatingRegion, Predictor, RegionShape, RegionStatus, Washout, learn_region
+from mpc import OperatingRegion, Predictor, RegionShape, RegionStatus, TightenedMPC, Washout, learn_region, nominal
 
 SHAPES = list(RegionShape)
 CHANNELS = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level", "cm"), Signal("flow", "L/s"))
@@ -133,3 +133,35 @@ def test_bad_input_is_refused(observer, region):
         region.check([0.1], [0.0, 0.0])
     with pytest.raises(DataError):
         region.check([np.nan, 0.0], [0.0, 0.0])
+
+
+def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
+    limits = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level"), Signal("flow"))
+    watch = Washout(Predictor(elman(), *limits), 20)
+    region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
+    free = nominal(elman().digest, 4, 2)
+    controller = TightenedMPC(
+        watch.predictor, watch, free, output_weight=1.0, input_move_weight=0.1, region=region
+    )  # fmt: skip
+    x, wanted = np.zeros(4), watch.predictor.steady_output(np.array([0.3, 0.2]))
+    for _ in range(20):
+        controller.record(elman().output(x, np.zeros(2)), np.zeros(2))
+        x = elman().step(x, np.zeros(2))
+    with caplog.at_level("INFO", logger="mpc.region"):
+        steps = []
+        for t in range(30):
+            y = elman().output(x, np.zeros(2)) + (3.0 if 10 <= t < 15 else 0.0)
+            steps.append(controller.step(y, wanted))
+            x = elman().step(x, steps[-1].u)
+    outside = [bool(s.outside) for s in steps]
+    assert all(outside[10:15])
+    assert "residual" in steps[12].outside
+    assert not outside[-1]
+    assert sum("outside of the calibrated region" in r.message for r in caplog.records) >= 1
+    assert caplog.records[-1].message == "back in the calibrated region"
+    plain = TightenedMPC(watch.predictor, watch, free, output_weight=1.0, input_move_weight=0.1)
+    assert plain.step(np.zeros(2), wanted).outside == ""
+    with pytest.raises(SettingError, match="another observer"):
+        TightenedMPC(
+            watch.predictor, Washout(watch.predictor, 5), free, output_weight=1.0, input_move_weight=0.1, region=region
+        )  # fmt: skip
