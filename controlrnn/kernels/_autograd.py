@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from controlrnn.kernels._engine import Packed
+from controlrnn.kernels._engine import Packed, sizes_of
 from controlrnn.systems import MATRICES, LureSystem
+
+# Subclasses are how torch traces.
+_PLAIN = (Tensor, torch.nn.Parameter)
+_matrices_of = attrgetter(*MATRICES)
+_DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 def simulate_tensors(system: LureSystem, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
     """`controlrnn.kernels.simulate` for tensors."""
-    matrices = [getattr(system, name) for name in MATRICES]
-    if not _supported([*matrices, u] if x0 is None else [*matrices, u, x0]):
+    matrices = _matrices_of(system)
+    if not _supported((u, *matrices) if x0 is None else (u, x0, *matrices)):
         return system.simulate(u, x0)
-    start = system._initial_state(u, x0)
+    start = x0
+    if x0 is not None or u.dim() not in (2, 3) or u.shape[-1] != system.nu or u.shape[-2] < 1:
+        start = system._initial_state(u, x0).reshape(-1, system.nx)  # refuses what does not fit
     batch = u if u.dim() == 3 else u[None]
-    y, x = _Scan.apply(system, batch, start.reshape(batch.shape[0], system.nx), *matrices)  # type: ignore[no-untyped-call]
+    y, x = _apply(system, batch, start, *matrices)
     return (y, x) if u.dim() == 3 else (y[0], x[0])
 
 
-def _supported(tensors: list[Any]) -> bool:
-    """Whether these are ordinary CPU tensors of one precision, outside of torch.func and forward-mode transforms."""
+def _supported(tensors: tuple[Any, ...]) -> bool:
+    """Whether these are ordinary CPU tensors of one precision, outside of torch.func, forward mode and tracing."""
     # torch has no public way to ask; autograd.Function itself asks the first of these.
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return False
     kind = getattr(tensors[0], "dtype", None)
-    return kind in (torch.float32, torch.float64) and all(
-        isinstance(t, Tensor) and t.dtype == kind and t.is_cpu and t.layout == torch.strided for t in tensors
-    )
+    if kind not in _DTYPES:
+        return False
+    for t in tensors:  # noqa: SIM110  (faster than all(...), and this runs at every call)
+        if not (type(t) in _PLAIN and t.dtype == kind and t.is_cpu and t.layout == torch.strided):
+            return False
+    return True
 
 
 class _Scan(torch.autograd.Function):
     """(u, x0, matrices) -> (y, x) for a batch of records."""
 
     @staticmethod
-    def forward(ctx: Any, system: LureSystem, u: Tensor, x0: Tensor, *matrices: Tensor) -> tuple[Tensor, Tensor]:
-        packed = Packed([m.detach().numpy() for m in matrices], system.activation, system.layers)
+    def forward(ctx: Any, system: LureSystem, u: Tensor, x0: Tensor | None, *matrices: Tensor) -> tuple[Tensor, Tensor]:
+        plain = [m if m.is_contiguous() else m.contiguous() for m in matrices]
+        sizes = sizes_of(system.nx, system.nu, system.ny, system.layers)
+        packed = Packed(sizes, system.activation, _DTYPES[u.dtype], [m.data_ptr() for m in plain])
         wanted = any(ctx.needs_input_grad)
-        run = packed.run(u.detach().numpy(), x0.detach().numpy(), keep=wanted)
+        run = packed.run(u.detach().numpy(), None if x0 is None else x0.detach().numpy(), keep=wanted)
         if wanted:
             ctx.set_materialize_grads(False)
             ctx.run, ctx.system = run, system
@@ -53,15 +67,25 @@ class _Scan(torch.autograd.Function):
         wants = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():
             return None, *_eager_gradients(ctx, gy, gx)
-        names = [name for name, want in zip(MATRICES, wants[2:], strict=True) if want]
-        seeds = [None if g is None else g.numpy() for g in (gy, gx)]
-        gu, gx0, gradients = ctx.run.pullback(*seeds, with_input=wants[0], matrices=names)
+        run, wanted = ctx.run, wants[2:]
+        seeds = (None if g is None else g.numpy() for g in (gy, gx))
+        gu, gx0, sums = run.pullback(*seeds, with_input=wants[0], wanted=wanted)
+        found = [
+            np.empty(shape, sums.dtype) if want else None
+            for shape, want in zip(run.packed.sizes.shapes, wanted, strict=True)
+        ]
+        gradients = [None if g is None else torch.from_numpy(g) for g in found]
+        run.matrix_gradients(sums, [0 if g is None else g.data_ptr() for g in gradients])
         return (
             None,
             torch.from_numpy(gu) if wants[0] else None,
             torch.from_numpy(gx0) if wants[1] else None,
-            *(torch.from_numpy(gradients[name]) if name in gradients else None for name in MATRICES),
+            *gradients,
         )
+
+
+# The public `apply` looks through all arguments for leftovers of torch.func before it calls this one.
+_apply: Any = super(torch.autograd.Function, _Scan).apply
 
 
 def _eager_gradients(ctx: Any, gy: Tensor | None, gx: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controlrnn.kernels import _numba_pack as packing
+from controlrnn.kernels import _numba_runs as runs
 from controlrnn.kernels import _numba_scan as loops
+from controlrnn.kernels._numba_scan import PAD
 from controlrnn.kernels._numba_simd import line_length
+from controlrnn.kernels._rooms import Room
 from controlrnn.kernels._threads import run, thread_limit
 from controlrnn.systems import MATRICES, Activation
-from controlrnn.systems.activations import LEAK
 
 Floats = NDArray[Any]  # float32 or float64
+Whole = NDArray[np.int64]
 
 _CODES = {
     Activation.TANH: loops.TANH,
@@ -29,47 +33,14 @@ _CODES = {
     Activation.LEAKY_RELU: loops.LEAKY_RELU,
 }
 _PANEL = 8  # rows of a panel where records fill the lines
-_PAD = 16  # rows or numbers that a loop may read, never use, beyond the end
 _BLOCK = 256  # samples that a run without a pullback keeps at a time
 _TASKS = 32  # at most twice as many tasks, whatever the number of records: each sums a matrix gradient of its own
 _WORTH_THREADS = 500_000  # multiplications below which a second thread costs more than it saves
 
 
-@dataclass(frozen=True, eq=False)
-class Direction:
-    """One matrix of a system or of its adjoint, in the two arrangements that the loops want."""
-
-    M: Floats
-    layers: tuple[int, ...]
-    before: int  # columns in front of the neurons
-    line: int
-
-    @cached_property
-    def lanes(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-        """(matrix, panels, ends) for `scan_lanes`."""
-        panels, ends = self._tight(_PANEL, _PANEL)
-        return self.M, panels, ends
-
-    @cached_property
-    def rows(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-        """(matrix, panels, ends) for `scan_rows`."""
-        panels, ends = self._tight(self.line, 4 * self.line)
-        widest = panels[:, 1].max()
-        width = self.line * (1 if widest <= self.line else 2 if widest <= 2 * self.line else 4)
-        P = np.zeros((len(panels), self.M.shape[1], width), self.M.dtype)
-        loops.side_by_side(self.M, panels, P)
-        return P, panels, ends
-
-    def _tight(self, width: int, widest: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        panels, ends = _panels(self.layers, self.before, len(self.M) - _PAD, self.M.shape[1], width)
-        panels = panels.copy()
-        return panels[: loops.shrink(self.M, panels, sum(self.layers), width, widest)], ends
-
-
-@lru_cache(maxsize=256)
 def _panels(
-    layers: tuple[int, ...], before: int, n_rows: int, n_columns: int, width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    layers: tuple[int, ...], before: int, nx: int, n_rows: int, n_columns: int, width: int
+) -> tuple[Whole, Whole]:
     """(row0, rows, 0, high, kind) of each panel, and for each row the first column that it must not see."""
     ends: list[int] = []
     for n in layers:
@@ -85,7 +56,8 @@ def _panels(
             starts.append(starts[-1] + width)
             n -= width
         filled += n
-    starts = [s for s in starts if s < nv] + list(range(nv, n_rows, width)) + [n_rows]
+    starts = [s for s in starts if s < nv]
+    starts += [*range(nv, nv + nx, width), *range(nv + nx, n_rows, width), n_rows]
     ends += [n_columns] * (n_rows - nv)
     panels = []
     for a, b in pairwise(starts):
@@ -135,17 +107,54 @@ class Sizes:
         layer = np.repeat(np.arange(len(self.layers)), self.layers)
         return np.asarray(layer[:, None] > layer[None, :])
 
-    @lru_cache(maxsize=64)  # noqa: B019  (the objects are few and live in a cache of their own)
-    def need(self, matrices: tuple[str, ...]) -> NDArray[np.int64]:
-        """For each row of the flipped M the range of columns that covers the gradients of these matrices."""
-        need = np.zeros((self.nr, 2), np.int64)
-        for name in matrices:
-            rows, columns = self.places[name]
-            part = need[rows]
-            empty = part[:, 1] == part[:, 0]
-            part[:, 0] = np.where(empty, columns.start, np.minimum(part[:, 0], columns.start))
-            part[:, 1] = np.maximum(part[:, 1], columns.stop)
-        return np.ascontiguousarray(need[::-1])
+    @cached_property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of `MATRICES`, in their order."""
+        return [
+            (int(rows),) if _MAPS[m][1] == "1" else (int(rows), int(columns))
+            for m, (_, rows, _, columns) in zip(MATRICES, self.table, strict=True)
+        ]
+
+    @cached_property
+    def table(self) -> Whole:
+        """(row0, rows, column0, columns) of each matrix."""
+        places = [self.places[name] for name in MATRICES]
+        return np.array([(r.start, r.stop - r.start, c.start, c.stop - c.start) for r, c in places], np.int64)
+
+    @cached_property
+    def ends(self) -> Whole:
+        """For each row the first column that it must not see."""
+        return self.panels(self.ny, _PANEL, adjoint=False)[1]
+
+    @cached_property
+    def _known(self) -> dict[Any, Any]:
+        return {}
+
+    def need(self, wanted: tuple[bool, ...]) -> Whole:
+        """For each row of the flipped M the columns, from and to, that cover the gradients of the wanted matrices."""
+        found: Whole | None = self._known.get(wanted)
+        if found is None:
+            need = np.zeros((self.nr, 2), np.int64)
+            for name, want in zip(MATRICES, wanted, strict=True):
+                rows, columns = self.places[name]
+                part = need[rows if want else slice(0, 0)]
+                empty = part[:, 1] == part[:, 0]
+                part[:, 0] = np.where(empty, columns.start, np.minimum(part[:, 0], columns.start))
+                part[:, 1] = np.maximum(part[:, 1], columns.stop)
+            found = self._known[wanted] = np.ascontiguousarray(need[::-1])
+        return found
+
+    def panels(self, outputs: int, width: int, *, adjoint: bool) -> tuple[Whole, Whole]:
+        """The panels of a direction with so many outputs, before zeros are looked at, and the ends of its rows."""
+        key = outputs, width, adjoint
+        found: tuple[Whole, Whole] | None = self._known.get(key)
+        if found is None:
+            layers, before = (self.layers[::-1], self.ny) if adjoint else (self.layers, 1 + self.nu)
+            columns = before + self.nx + self.nv
+            found = self._known[key] = _panels(
+                layers, before + self.nx, self.nx, self.nv + self.nx + outputs, columns, width
+            )
+        return found
 
 
 # Each matrix maps one part of [1, u, x, w] to one part of [v, x+, y].
@@ -154,132 +163,179 @@ _MAPS = {
     "C1": ("v", "x"), "D11": ("v", "w"), "D12": ("v", "u"), "bv": ("v", "1"),
     "C2": ("y", "x"), "D21": ("y", "w"), "D22": ("y", "u"), "by": ("y", "1"),
 }  # fmt: skip
-_sizes = lru_cache(maxsize=256)(Sizes)
+sizes_of = lru_cache(maxsize=256)(Sizes)
+
+
+class Arranged:
+    """A packed matrix M, and what the loops of one kind begin with.
+
+    Args:
+        sizes: Of the system.
+        outputs: Rows of M beyond neurons and states.
+        dtype: float32 or float64.
+        by_lanes: For `scan_lanes` instead of `scan_rows`.
+        source: Addresses of the matrices of a system, or the M whose adjoint this is.
+    """
+
+    def __init__(
+        self, sizes: Sizes, outputs: int, dtype: np.dtype[Any], source: Whole | Floats, *, by_lanes: bool, adjoint: bool
+    ) -> None:
+        line = line_length(dtype.itemsize)
+        columns = sizes.nr if adjoint else sizes.nz
+        template, ends = sizes.panels(outputs, _PANEL if by_lanes else line, adjoint=adjoint)
+        self.M = M = np.zeros((sizes.nv + sizes.nx + outputs + PAD, columns), dtype)
+        panels = np.empty_like(template)
+        # Aligned, for its lines are loaded at every sample.
+        self._room = Room(0 if by_lanes else len(template) * columns * 4 * line, dtype)
+        P = self._room.array
+        width, widest = (_PANEL, _PANEL) if by_lanes else (line, 4 * line)
+        rest = template, panels, sizes.nv, sizes.nx, width, widest, P
+        if adjoint:
+            count, length = packing.prepare_adjoint(source, M, *rest)
+        else:
+            count, length = packing.prepare(source, sizes.table, sizes.ends, M, *rest)
+        panels = panels[:count]
+        self.arguments: tuple[Any, ...] = (M, panels, ends) if by_lanes else (P, length, columns, panels)
 
 
 class Packed:
     """A system ready to run.
 
     Args:
-        matrices: The arrays named in `MATRICES`, all float32 or all float64.
+        sizes: Its sizes.
         activation: The function s.
-        layers: Sizes of the layers.
+        dtype: float32 or float64.
+        addresses: Of contiguous numbers of that type for each of `MATRICES`, valid as long as there are new runs.
     """
 
-    def __init__(self, matrices: Sequence[Floats], activation: Activation, layers: tuple[int, ...]) -> None:
-        A, B2, by = matrices[0], matrices[2], matrices[-1]
-        self.sizes = sizes = _sizes(B2.shape[0], B2.shape[1], len(by), layers)
-        self.dtype = A.dtype
-        self.code, self.leak = _CODES[activation], A.dtype.type(LEAK)
-        self.line = line_length(A.dtype.itemsize)
-        M = np.zeros((sizes.nr + _PAD, sizes.nz), A.dtype)
-        for name, value in zip(MATRICES, matrices, strict=True):
-            if name != "D11":
-                M[sizes.places[name]] = value if value.ndim == 2 else value[:, None]
-            elif len(layers) > 1:
-                np.copyto(M[sizes.places[name]], value, where=sizes.below)
-        self.forward = Direction(M, layers, sizes.nz - sizes.nv, self.line)
+    def __init__(self, sizes: Sizes, activation: Activation, dtype: np.dtype[Any], addresses: Sequence[int]) -> None:
+        self.sizes, self.dtype, self.code = sizes, dtype, _CODES[activation]
+        self.line = line_length(dtype.itemsize)
+        self._addresses = np.array(addresses, np.int64)
+        self._arranged: dict[bool, Arranged] = {}
+        self._kept: Sequence[Floats] = ()
 
-    def adjoint(self, with_input: bool) -> Direction:
-        """The flipped transpose; its outputs are the input gradients, left out where nobody wants them."""
-        sizes = self.sizes
-        n = sizes.nv + sizes.nx + (sizes.nu if with_input else 0)
-        M = np.zeros((n + _PAD, sizes.nr), self.dtype)
-        M[:n] = self.forward.M[: sizes.nr].T[::-1, ::-1][:n]
-        return Direction(M, sizes.layers[::-1], sizes.ny + sizes.nx, self.line)
+    @classmethod
+    def of(cls, matrices: Sequence[Floats], activation: Activation, layers: tuple[int, ...]) -> Packed:
+        """From the arrays named in `MATRICES`, all of one type."""
+        plain = [np.ascontiguousarray(m) for m in matrices]
+        B2, by = plain[2], plain[-1]
+        sizes = sizes_of(B2.shape[0], B2.shape[1], len(by), layers)
+        packed = cls(sizes, activation, by.dtype, [m.ctypes.data for m in plain])
+        packed._kept = plain
+        return packed
 
-    def run(self, u: Floats, x0: Floats, *, keep: bool) -> Run:
-        """Simulate u (B, T, nu) from x0 (B, nx); ``keep`` what a pullback needs."""
+    def arranged(self, by_lanes: bool) -> Arranged:
+        """For the loops of one kind."""
+        found = self._arranged.get(by_lanes)
+        if found is None:
+            sizes = self.sizes
+            found = Arranged(sizes, sizes.ny, self.dtype, self._addresses, by_lanes=by_lanes, adjoint=False)
+            self._arranged[by_lanes] = found
+        return found
+
+    def run(self, u: Floats, x0: Floats | None, *, keep: bool) -> Run:
+        """Simulate u (B, T, nu) from x0 (B, nx), zero for None; ``keep`` what a pullback needs."""
         return Run(self, u, x0, keep)
 
 
 class Run:
     """A finished simulation: y (B, T, ny), x (B, T + 1, nx), and its pullback."""
 
-    def __init__(self, packed: Packed, u: Floats, x0: Floats, keep: bool) -> None:
-        self.packed, u = packed, _plain(u, packed.dtype)
+    def __init__(self, packed: Packed, u: Floats, x0: Floats | None, keep: bool) -> None:
+        self.packed, u, sizes, line = packed, _plain(u, packed.dtype), packed.sizes, packed.line
         self.records, self.steps = u.shape[:2]
-        self.y = np.empty((self.records, self.steps, packed.sizes.ny), packed.dtype)
-        self.x = np.empty((self.records, self.steps + 1, packed.sizes.nx), packed.dtype)
-        self.x[:, 0] = x0
+        self.y = y = np.empty((self.records, self.steps, sizes.ny), packed.dtype)
+        self.x = x = np.empty((self.records, self.steps + 1, sizes.nx), packed.dtype)
+        x[:, 0] = 0 if x0 is None else x0
         # Filling a line with fewer records than this loses against running them one by one.
-        self.by_lanes = self.records > packed.line // 4
-        self.groups = range(0, self.records, packed.line if self.by_lanes else 1)
-        self.kept: dict[int, Floats] = {}
-        matrix = packed.forward.lanes if self.by_lanes else packed.forward.rows
-        loop = loops.forward_lanes if self.by_lanes else loops.forward_rows
+        self.by_lanes = self.records > line // 4
+        self.groups = range(0, self.records, line if self.by_lanes else 1)
+        self.kept: dict[int, Room] = {}
+        self._forward = packed.arranged(self.by_lanes)
+        loop = runs.forward_lanes if self.by_lanes else runs.forward_rows
         block = self.steps if keep else min(self.steps, _BLOCK)
 
         def simulate(first: int) -> None:
-            Z = self._trajectory(block)
+            Z = self._room(block, sizes.nz)
             for start in range(0, self.steps, block):
                 steps = min(block, self.steps - start)
-                loop(*matrix, packed.code, packed.leak, u, self.x, first, start, steps, packed.line, Z, self.y)
+                loop(*self._forward.arguments, packed.code, u, x, first, start, steps, line, Z.array, y)
             if keep:
                 self.kept[first] = Z
 
         self._each([[first] for first in self.groups], simulate)
 
     def pullback(
-        self, gy: Floats | None, gx: Floats | None, *, with_input: bool = True, matrices: Sequence[str] = ()
-    ) -> tuple[Floats, Floats, dict[str, Floats]]:
+        self,
+        gy: Floats | None,
+        gx: Floats | None,
+        *,
+        with_input: bool = True,
+        wanted: tuple[bool, ...] = (False,) * len(MATRICES),
+    ) -> tuple[Floats, Floats, Floats]:
         """Gradients of a cost from its derivatives by y and x.
 
         Args:
             gy: Derivatives by y, shape (B, T, ny); None for zero.
             gx: Derivatives by x, shape (B, T + 1, nx); None for zero.
             with_input: Whether the gradient by u is wanted.
-            matrices: Names of the matrices whose gradients are wanted.
+            wanted: Whether its gradient is wanted, for each of `MATRICES`.
 
         Returns:
-            ``(gu, gx0, gradients)`` of shapes (B, T, nu) (or (B, T, 0)), (B, nx), and one array per name.
+            ``(gu, gx0, sums)`` of shapes (B, T, nu) (or (B, T, 0)) and (B, nx), and what `matrix_gradients` takes.
         """
         packed, line, sizes = self.packed, self.packed.line, self.packed.sizes
         gy = np.zeros_like(self.y) if gy is None else _plain(gy, packed.dtype)
         gx = np.empty((self.records, 0, sizes.nx), packed.dtype) if gx is None else _plain(gx, packed.dtype)
         gu = np.empty((self.records, self.steps, sizes.nu if with_input else 0), packed.dtype)
         gx0 = np.empty((self.records, sizes.nx), packed.dtype)
-        need = sizes.need(tuple(matrices))
-        direction = packed.adjoint(with_input)
-        matrix = direction.lanes if self.by_lanes else direction.rows
-        loop = loops.backward_lanes if self.by_lanes else loops.backward_rows
+        need, outputs = sizes.need(wanted), sizes.nu if with_input else 0
+        # The flipped transpose; its outputs are the input gradients.
+        matrix = Arranged(sizes, outputs, packed.dtype, self._forward.M, by_lanes=self.by_lanes, adjoint=True)
+        loop = runs.backward_lanes if self.by_lanes else runs.backward_rows
         firsts = list(self.groups)
         n = -(-len(firsts) // _TASKS)
         tasks = [firsts[i : i + n] for i in range(0, len(firsts), n)]
-        sums = np.zeros((len(tasks), sizes.nr + _PAD, sizes.nz + line), packed.dtype)
+        sums = np.zeros((len(tasks), sizes.nr + PAD, sizes.nz + line), packed.dtype)
 
         def adjoint(first: int) -> None:
-            G = sums[first // (n * self.groups.step)]
-            Z = self.kept[first]
-            loop(*matrix, packed.code, packed.leak, gy, gx, first, line, Z, sizes.nz, need, gu, gx0, G)
+            G, Z = sums[first // (n * self.groups.step)], self.kept[first].array
+            L = self._room(self.steps, sizes.nr)
+            loop(*matrix.arguments, packed.code, gy, gx, first, line, Z, sizes.nz, need, L.array, gu, gx0, G)
 
         self._each(tasks, adjoint)
-        # The order of this sum does not depend on which thread did what.
-        G = (sums.sum(axis=0) if len(tasks) > 1 else sums[0])[sizes.nr - 1 :: -1]
-        gradients = {name: np.array(G[sizes.places[name]]) for name in matrices}
-        if "D11" in gradients:
-            gradients["D11"] *= sizes.below
-        return gu, gx0, {name: g[:, 0] if _MAPS[name][1] == "1" else g for name, g in gradients.items()}
+        return gu, gx0, sums
+
+    def matrix_gradients(self, sums: Floats, addresses: Sequence[int]) -> None:
+        """Write the gradient of each of `MATRICES` to its address, where that is not 0."""
+        sizes = self.packed.sizes
+        # The order of these sums does not depend on which thread did what.
+        packing.unpack(sums, sizes.table, sizes.ends, np.array(addresses, np.int64))
 
     def _each(self, tasks: Sequence[Sequence[int]], work: Callable[[int], None]) -> None:
         """Run ``work`` for the groups of each task."""
+        effort = self.records * self.steps * self.packed.sizes.nz * self.packed.sizes.nr
+        threads = thread_limit() if len(tasks) > 1 and effort > _WORTH_THREADS else 1
+        if threads == 1:
+            for task in tasks:
+                for first in task:
+                    work(first)
+            return
 
         def all_of(task: Sequence[int]) -> None:
             for first in task:
                 work(first)
 
-        effort = self.records * self.steps * self.packed.sizes.nz * self.packed.sizes.nr
-        run([partial(all_of, task) for task in tasks], thread_limit() if effort > _WORTH_THREADS else 1)
+        run([partial(all_of, task) for task in tasks], threads)
 
-    def _trajectory(self, steps: int) -> Floats:
-        """Room for z at ``steps + 1`` samples, which starts at a cache line."""
-        packed, nz = self.packed, self.packed.sizes.nz
-        size = (steps + 1) * (nz * packed.line if self.by_lanes else nz + packed.line)
-        room = np.empty(size + 64, packed.dtype)
-        skip = -room.__array_interface__["data"][0] % 64 // packed.dtype.itemsize
-        return room[skip : skip + size]
+    def _room(self, steps: int, n: int) -> Room:
+        """Room for n numbers of each record at ``steps + 1`` samples, and for what the loops write beyond."""
+        line = self.packed.line
+        size = ((steps + 1) * n + PAD) * line if self.by_lanes else (steps + 1) * (n + line) + 4 * line
+        return Room(size, self.packed.dtype)
 
 
 def _plain(array: Floats, dtype: np.dtype[Any]) -> Floats:
     """The one kind of array that the loops are compiled for: contiguous, aligned, writable."""
-    return np.require(array, dtype, ["C", "A", "W"])
+    return array if array.dtype == dtype and array.flags.carray else np.require(array, dtype, ["C", "A", "W"])

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-decorators
-# ruff: noqa: ARG001 (numba reads the signatures of intrinsics and of their generators)
+# ruff: noqa: ARG001, ARG005 (numba reads the signatures of intrinsics and of their generators)
 """Vector building blocks of the scans, written as LLVM instructions because numba has no vector type.
 
 A *line* is one vector register's worth of numbers that lie next to each other: 16 float32 or 8 float64 with AVX-512,
@@ -21,6 +21,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from controlrnn.systems.activations import LEAK
+
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 _LINE_BYTES = 64 if _WIDE else 32
 # Accumulators of a `dot` tile must fit into the 32 or 16 registers, beside their operands.
@@ -32,6 +34,13 @@ _FMA = ("contract",)
 def line_length(itemsize: int) -> int:
     """Numbers in a line."""
     return _LINE_BYTES // itemsize
+
+
+@intrinsic
+def line_of(typing: Any, like: Any) -> Any:
+    """Numbers in a line of an array, as a constant that the optimiser sees."""
+    length = line_length(_scalar(like)[1])
+    return types.intp(like), lambda context, builder, signature, args: context.get_constant(types.intp, length)
 
 
 def _scalar(array: Any) -> tuple[ir.Type, int]:
@@ -78,11 +87,11 @@ def _accumulators(builder: Any, kind: ir.Type, n: int) -> list[Any]:
     return slots
 
 
-def _product(rows: int, lines: int, unroll: int) -> Callable[..., Any]:
-    """``out[o + (i lines + l) line] += sum_k S[s + i si + k sk] * line V[v + k vk + l line]``, i < rows, l < lines.
+def _product(rows: int, lines: int, unroll: int, *, add: bool = False) -> Callable[..., Any]:
+    """``out[o + (i lines + l) line] = sum_k S[s + i si + k sk] * line V[v + k vk + l line]``, i < rows, l < lines.
 
     ``unroll`` sums are kept apart and added at the end, which hides the latency of the additions where a sum has few
-    neighbours.
+    neighbours. ``add`` adds to what is in ``out``.
     """
 
     def product(
@@ -119,7 +128,7 @@ def _product(rows: int, lines: int, unroll: int) -> Callable[..., Any]:
                 for turn in range(1, unroll):
                     total = builder.fadd(total, builder.load(slots[i * unroll + turn]))
                 place = builder.add(o, n.type(i * length))
-                target.store(builder.fadd(target.load(place), total), place)
+                target.store(builder.fadd(target.load(place), total) if add else total, place)
             return context.get_dummy_value()
 
         return signature, generate
@@ -129,6 +138,65 @@ def _product(rows: int, lines: int, unroll: int) -> Callable[..., Any]:
 
 product8, product4 = _product(8, 1, 1), _product(4, 1, 1)
 product1, product1x2, product1x4 = _product(1, 1, 4), _product(1, 2, 4), _product(1, 4, 2)
+add_product8, add_product1 = _product(8, 1, 1, add=True), _product(1, 1, 4, add=True)
+
+
+@intrinsic
+def transpose(typing: Any, V: Any, v: Any, vi: Any, out: Any, o: Any, oj: Any) -> Any:
+    """``out[o + j oj + i] = V[v + i vi + j]`` for i, j < line."""
+    size = types.intp
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source = _Pointer(context, builder, signature.args[0], args[0])
+        target = _Pointer(context, builder, signature.args[3], args[3])
+        v, vi, o, oj = (args[i] for i in (1, 2, 4, 5))
+        length, half = source.line.count, 1
+        rows = [source.load(builder.add(v, builder.mul(v.type(i), vi))) for i in range(length)]
+        while half < length:
+            # Swap the off-diagonal blocks of this size between pairs of rows.
+            upper, lower = (
+                ir.Constant(ir.VectorType(ir.IntType(32), length), order)
+                for order in (
+                    [length + k - half if k & half else k for k in range(length)],
+                    [length + k if k & half else k + half for k in range(length)],
+                )
+            )
+            for i in range(length):
+                if not i & half:
+                    a, b = rows[i], rows[i + half]
+                    rows[i], rows[i + half] = (builder.shuffle_vector(a, b, order) for order in (upper, lower))
+            half *= 2
+        for j, row in enumerate(rows):
+            target.store(row, builder.add(o, builder.mul(o.type(j), oj)))
+        return context.get_dummy_value()
+
+    return types.void(V, size, size, out, size, size), generate
+
+
+@intrinsic
+def load_at(typing: Any, like: Any, address: Any, index: Any) -> Any:
+    """The number at ``address``, counted in elements of the array ``like``."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_address(context, builder, signature, args))
+
+    return like.dtype(like, types.intp, types.intp), generate
+
+
+@intrinsic
+def store_at(typing: Any, like: Any, address: Any, index: Any, value: Any) -> Any:
+    """The inverse of `load_at`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[3], _address(context, builder, signature, args))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, types.intp, like.dtype), generate
+
+
+def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    pointer = builder.inttoptr(args[1], _scalar(signature.args[0])[0].as_pointer())
+    return builder.gep(pointer, [args[2]])
 
 
 @intrinsic
@@ -174,19 +242,80 @@ def _sum_of_line(builder: Any, line: Any, of: _Pointer) -> Any:
     return builder.extract_element(line, ir.Constant(ir.IntType(32), 0))
 
 
+def _elementwise(function: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
+    """``out[o + k] = function(V[v + k], W[w + k])`` for one line; what a function does not read is not loaded."""
+
+    def elementwise(typing: Any, V: Any, v: Any, W: Any, w: Any, out: Any, o: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = (signature.args[i] for i in (0, 2, 4))
+            source, other, target = (
+                _Pointer(context, builder, kind, args[i]) for kind, i in zip(kinds, (0, 2, 4), strict=True)
+            )
+            target.store(function(builder, source.load(args[1]), other.load(args[3])), args[5])
+            return context.get_dummy_value()
+
+        return types.void(V, types.intp, W, types.intp, out, types.intp), generate
+
+    return intrinsic(elementwise)  # type: ignore[no-any-return]
+
+
+def _fill(kind: ir.Type, value: float) -> Any:
+    """A constant of a scalar or vector type."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _where_positive(builder: Any, at: Any, value: Any, factor: float) -> Any:
+    """``value`` where ``at`` is not <= 0 (a NaN stays), else ``factor value``."""
+    below = _fill(at.type, 0.0) if factor == 0 else builder.fmul(value, _fill(at.type, factor))
+    return builder.select(builder.fcmp_ordered("<=", at, _fill(at.type, 0.0)), below, value)
+
+
+def _sigmoid(builder: Any, v: Any) -> Any:
+    half = _fill(v.type, 0.5)
+    return builder.fadd(half, builder.fmul(half, _tanh(builder, builder.fmul(half, v))))
+
+
+def _one_minus(builder: Any, value: Any) -> Any:
+    return builder.fsub(_fill(value.type, 1.0), value)
+
+
+def _reversed(builder: Any, line: Any) -> Any:
+    order = ir.Constant(ir.VectorType(ir.IntType(32), line.type.count), list(range(line.type.count))[::-1])
+    return builder.shuffle_vector(line, ir.Constant(line.type, ir.Undefined), order)
+
+
+copy_line, add_line = _elementwise(lambda _, v, w: v), _elementwise(lambda b, v, w: b.fadd(v, w))
+reverse_line = _elementwise(lambda b, v, w: _reversed(b, v))
+tanh_line = _elementwise(lambda b, v, w: _tanh(b, v))
+sigmoid_line = _elementwise(lambda b, v, w: _sigmoid(b, v))
+relu_line = _elementwise(lambda b, v, w: _where_positive(b, v, v, 0.0))
+leaky_relu_line = _elementwise(lambda b, v, w: _where_positive(b, v, v, LEAK))
+# Times the slope at the neuron output w.
+tanh_slope_line = _elementwise(lambda b, v, w: b.fmul(v, _one_minus(b, b.fmul(w, w))))
+sigmoid_slope_line = _elementwise(lambda b, v, w: b.fmul(v, b.fmul(w, _one_minus(b, w))))
+relu_slope_line = _elementwise(lambda b, v, w: _where_positive(b, w, v, 0.0))
+leaky_relu_slope_line = _elementwise(lambda b, v, w: _where_positive(b, w, v, LEAK))
+
+
 @intrinsic
 def tanh(typing: Any, x: Any) -> Any:
-    """Hyperbolic tangent of a float32 or float64 without a branch, so that loops over it become vectors.
+    """Hyperbolic tangent of a float32 or float64; see `_tanh`."""
+    if x not in (types.float32, types.float64):
+        return None
+    return x(x), lambda context, builder, signature, args: _tanh(builder, args[0])
+
+
+def _tanh(builder: Any, x: Any) -> Any:
+    """Hyperbolic tangent of a number or line, without a branch.
 
     tanh|x| = e / (e + 2) with e = expm1(2|x|) = (2^k - 1) + 2^k expm1(r), 2|x| = k ln 2 + r, |r| <= ln(2) / 2.
     No cancellation: for k = 0 the polynomial alone is e. Within 3 ulp; NaN stays NaN.
     """
-    single = x == types.float32
-    if not single and x != types.float64:
-        return None
-    number, whole, bits, shift, bias = (
-        (ir.FloatType(), ir.IntType(32), 24, 23, 127) if single else (ir.DoubleType(), ir.IntType(64), 53, 52, 1023)
-    )
+    number = x.type
+    single = number in (ir.FloatType(), ir.VectorType(ir.FloatType(), getattr(number, "count", 0)))
+    bits, shift, bias = (24, 23, 127) if single else (53, 52, 1023)
+    whole = ir.IntType(32 if single else 64)
+    whole = ir.VectorType(whole, number.count) if isinstance(number, ir.VectorType) else whole
     # tanh is 1 to the last bit beyond `limit`; k ln2_hi is exact for the k that occur (split as in fdlibm).
     limit, ln2_hi, ln2_lo, degree = (
         (10.0, 6.9313812256e-01, 9.0580006145e-06, 7) if single
@@ -194,31 +323,27 @@ def tanh(typing: Any, x: Any) -> Any:
     )  # fmt: skip
     magic = 1.5 * 2.0 ** (bits - 1)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def const(value: float) -> Any:
-            return ir.Constant(number, value)
+    def const(value: float) -> Any:
+        return _fill(number, value)
 
-        def fma(a: Any, b: Any, c: Any) -> Any:
-            return builder.fadd(builder.fmul(a, b, flags=_FMA), c, flags=_FMA)
+    def fma(a: Any, b: Any, c: Any) -> Any:
+        return builder.fadd(builder.fmul(a, b, flags=_FMA), c, flags=_FMA)
 
-        magnitude = builder.call(builder.module.declare_intrinsic("llvm.fabs", [number]), [args[0]])
-        magnitude = builder.select(builder.fcmp_ordered(">", magnitude, const(limit)), const(limit), magnitude)
-        y = builder.fadd(magnitude, magnitude)
-        # Adding the magic number rounds to a whole number and leaves it in the low bits.
-        shifted = fma(y, const(1.4426950408889634), const(magic))
-        k = builder.fsub(shifted, const(magic))
-        r = fma(k, const(-ln2_lo), fma(k, const(-ln2_hi), y))
-        exponent = builder.add(builder.bitcast(shifted, whole), ir.Constant(whole, bias))
-        power = builder.bitcast(builder.shl(exponent, ir.Constant(whole, shift)), number)
-        squares = [r, builder.fmul(r, r)]
-        tail = _polynomial([const(1 / factorial(i)) for i in range(2, degree + 1)], squares, fma, builder)
-        e = fma(power, fma(squares[1], tail, r), builder.fsub(power, const(1.0)))
-        value = builder.fdiv(e, builder.fadd(e, const(2.0)))
-        kind = ir.FunctionType(number, [number, number])
-        copysign = builder.module.declare_intrinsic("llvm.copysign", [number], fnty=kind)
-        return builder.call(copysign, [value, args[0]])
-
-    return x(x), generate
+    sign = builder.and_(builder.bitcast(x, whole), _fill(whole, 1 << (31 if single else 63)))
+    magnitude = builder.bitcast(builder.xor(builder.bitcast(x, whole), sign), number)
+    magnitude = builder.select(builder.fcmp_ordered(">", magnitude, const(limit)), const(limit), magnitude)
+    y = builder.fadd(magnitude, magnitude)
+    # Adding the magic number rounds to a whole number and leaves it in the low bits.
+    shifted = fma(y, const(1.4426950408889634), const(magic))
+    k = builder.fsub(shifted, const(magic))
+    r = fma(k, const(-ln2_lo), fma(k, const(-ln2_hi), y))
+    exponent = builder.add(builder.bitcast(shifted, whole), _fill(whole, bias))
+    power = builder.bitcast(builder.shl(exponent, _fill(whole, shift)), number)
+    squares = [r, builder.fmul(r, r)]
+    tail = _polynomial([const(1 / factorial(i)) for i in range(2, degree + 1)], squares, fma, builder)
+    e = fma(power, fma(squares[1], tail, r), builder.fsub(power, const(1.0)))
+    value = builder.fdiv(e, builder.fadd(e, const(2.0)))
+    return builder.bitcast(builder.or_(builder.bitcast(value, whole), sign), number)
 
 
 def _polynomial(coefficients: Sequence[Any], squares: list[Any], fma: Callable[..., Any], builder: Any) -> Any:

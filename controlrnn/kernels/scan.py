@@ -78,7 +78,7 @@ def _run(system: LureSystem, u: Floats, x0: Floats | None, *, keep: bool) -> Run
     start = system._initial_state(u, None if x0 is None else np.asarray(x0))
     packed = _packed.get(system)
     if packed is None:
-        packed = Packed([getattr(system, name) for name in MATRICES], system.activation, system.layers)
+        packed = Packed.of([getattr(system, name) for name in MATRICES], system.activation, system.layers)
         _packed[system] = packed
     batch = (1, *u.shape) if u.ndim == 2 else u.shape
     return packed.run(u.reshape(batch), start.reshape(batch[0], -1), keep=keep)

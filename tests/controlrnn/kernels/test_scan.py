@@ -246,6 +246,58 @@ def test_inputs_may_be_views_and_read_only() -> None:
     assert_close(found, expected, 1e-10)
 
 
+@pytest.mark.parametrize("batch", [1, 20])
+def test_matrices_may_be_views(batch: int) -> None:
+    sizes: dict[str, Any] = {"nx": 5, "nu": 2, "ny": 3, "layers": (2, 4)}
+    drawn = draw_matrices(1, **sizes)
+    base = {
+        k: torch.tensor(v.T.copy() if v.ndim == 2 else np.repeat(v, 2), requires_grad=True) for k, v in drawn.items()
+    }
+    views = {k: v.T if v.dim() == 2 else v[::2] for k, v in base.items()}
+    system = LureSystem(**views, layers=(2, 4), dt=1.0)
+    u = torch.randn(batch, 20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for run in (simulate, LureSystem.simulate):
+        y, x = run(system, u)
+        found.append([y, *torch.autograd.grad(y.square().sum() + x.sum(), [*base.values()])])
+    for ours, eager in zip(*found, strict=True):
+        assert_close(ours, eager, 1e-10)
+
+
+@pytest.mark.parametrize(("records", "nx", "ny"), [(16, 16, 5), (32, 21, 4), (16, 8, 17), (19, 33, 1)])
+@pytest.mark.parametrize("single", [True, False])
+def test_states_and_outputs_of_full_lines_arrive_where_they_belong(
+    records: int, nx: int, ny: int, single: bool
+) -> None:
+    dtype = torch.float32 if single else torch.float64
+    system = tensor_system(2, nx=nx, nu=1, ny=ny, layers=(3,), dtype=dtype)
+    u = torch.randn(records, 11, 1, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    for ours, eager in zip(simulate(system, u), system.simulate(u), strict=True):
+        assert_close(ours, eager, 1e-5 if single else 1e-10)
+    frozen, long = system.frozen(), np.random.default_rng(0).normal(size=(records, 600, 1))
+    for ours, eager in zip(simulate(frozen, long), frozen.simulate(long), strict=True):
+        assert_close(ours, eager, 1e-10)
+
+
+def test_tensors_without_numbers_take_the_eager_path() -> None:
+    """Tracers pass subclasses of tensors that have shapes only."""
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    system = tensor_system(0, nx=2, nu=1, ny=1, layers=(2,))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y, _ = simulate(system, torch.ones(4, 1, dtype=torch.float64))
+    assert isinstance(y, FakeTensor)
+    assert y.shape == (4, 1)
+
+
+def test_models_run_forward_on_the_compiled_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Elman(nu=1, ny=2, nx=4)
+    u = torch.randn(3, 20, 1, generator=torch.Generator().manual_seed(0))
+    expected = model.system().simulate(u)[0]
+    monkeypatch.delattr(LureSystem, "simulate")
+    assert_close(model(u), expected, 1e-5)
+
+
 def test_what_does_not_fit_is_refused_as_by_the_eager_path() -> None:
     sizes: dict[str, Any] = {"nx": 3, "nu": 2, "ny": 1, "layers": (5,)}
     frozen, tensors = LureSystem(**draw_matrices(0, **sizes), layers=(5,), dt=1.0), tensor_system(0, **sizes)
