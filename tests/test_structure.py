@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "controlrnn": LEAVES,  # __init__, errors, checks, records
     "controlrnn.data": DATA,
     "controlrnn.systems": SYSTEMS,
-    "controlrnn.models": SYSTEMS,
+    "controlrnn.models": SYSTEMS | {"controlrnn.kernels"},
     "controlrnn.kernels": SYSTEMS,
     "controlrnn.export": SYSTEMS,
     "controlrnn.certification": SYSTEMS | {"controlrnn.kernels", "controlrnn.models"},

@@ -48,8 +48,13 @@ class Model(nn.Module, Generic[S]):
         """The explicit system of tensors, in scaled units; gradients reach the direct parameters."""
 
     def forward(self, u: Tensor, x0: Tensor | None = None) -> Tensor:
-        """Simulated outputs (..., T, ny) for inputs ``u`` (..., T, nu) from ``x0`` (..., nx), all in scaled units."""
-        y: Tensor = self.system().simulate(u, x0)[0]
+        """Simulated outputs (..., T, ny) for inputs ``u`` (..., T, nu) from ``x0`` (..., nx), all in scaled units.
+
+        Runs the compiled scan where it can, else the eager loop; see `controlrnn.kernels.simulate`.
+        """
+        from controlrnn.kernels import simulate  # not needed to build a model, and its compiler takes a while to load
+
+        y: Tensor = simulate(self.system(), u, x0)[0]
         return y
 
     def freeze(self) -> S:
