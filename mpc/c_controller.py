@@ -26,6 +26,7 @@ from controlrnn.records import write_atomic
 from controlrnn.systems import Activation
 from controlrnn.systems.activations import LEAK
 from mpc import condensed, condensed_problem
+from mpc import predictor as predictor_module
 from mpc.condensed import CondensedBackend
 from mpc.condensed_problem import CondensedProblem
 from mpc.controller import Fallback, Mode, TightenedMPC
@@ -71,8 +72,8 @@ def controller_to_c(
         Paths of the source and the header.
 
     Raises:
-        SettingError: The controller has a part without C code (solver, observer, time limit, terminal set), or ``name``
-            is not a C identifier.
+        SettingError: The controller has a part without C code (solver, observer, time limit), or ``name`` is not a C
+            identifier.
     """
     source = Path(path)
     source = source if source.suffix == ".c" else source / f"{_NAME}.c"
@@ -84,7 +85,7 @@ def controller_to_c(
     model_tables, model = lure_code(controller.predictor.system)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
-    parts += [_part(file, words) for file in ("quadratic.c", "condensed.c", "controller.c")]
+    parts += [_part(file, words) for file in ("quadratic.c", "model.c", "condensed.c", "controller.c")]
     parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
     # The header first: a source without its header would not compile, a header alone does no harm.
@@ -100,8 +101,6 @@ def _check(controller: TightenedMPC) -> None:
         )
     if backend.options.max_wall_time is not None:
         raise SettingError("C code has no clock to keep max_wall_time with: limit max_iterations instead")
-    if controller.terminal is not None:
-        raise SettingError("there is no C code for terminal sets: leave the controller's terminal out")
     if type(controller.observer) not in (Washout, RunningOn, StateObserver):
         raise SettingError(
             f"observer must be a Washout, RunningOn or StateObserver, got {type(controller.observer).__name__}"
@@ -115,18 +114,21 @@ def _part(file: str, words: dict[str, Any]) -> str:
 def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     """What the templates leave open, but for the tables."""
     predictor, system, tightening = controller.predictor, controller.predictor.system, controller.tightening
-    observer, scaled = controller.observer, CondensedProblem(controller.problem)
+    observer, problem, scaled = controller.observer, controller.problem, CondensedProblem(controller.problem)
     options, N = controller.backend.options, controller.horizon  # type: ignore[attr-defined]
     M = scaled.n // predictor.nu
     limited, bounded = len(_limited(scaled, predictor.ny)), int(scaled._bounded.sum()) // M
     digests = {"model": system.digest, "tightening": tightening.digest} | tightening.digests
+    if problem.terminal is not None:
+        digests["terminal set"] = problem.terminal.digest
     elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
     derivative, curvature = _DERIVATIVES[system.activation]
     return {
         "name": name, "NAME": name.upper(), "header": header, "version": controlrnn.__version__,
         "nx": system.nx, "nu": system.nu, "ny": system.ny, "nv": system.nv, "nv_size": max(system.nv, 1),
         "nz": system.nx + system.nu + system.nv, "horizon": N, "dt": repr(system.dt),
-        "inputs": M, "rows": max(N * limited + M * bounded, 1),
+        "inputs": M, "first": problem.first, "terminal": int(problem.terminal is not None),
+        "rows": max((N + 1 - problem.first) * limited + int(problem.terminal is not None) + M * bounded, 1),
         "record": observer.steps if type(observer) is Washout else 1, "steps": observer.steps,
         "observer": {Washout: "WASHOUT", StateObserver: "INNOVATION"}.get(type(observer), "PLAIN"),
         "limited": limited, "bounded": bounded, "layers": len(system.layers),
@@ -141,17 +143,22 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "KEPT": KEPT, "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
         "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
         "NEAR": condensed._NEAR, "NOISE": condensed._NOISE,
-        "CORRECTIONS": condensed._CORRECTIONS,
+        "CORRECTIONS": condensed._CORRECTIONS, "INSIDE": repr(scaled._inside),
+        "SETTLE": predictor_module._SETTLE, "NEWTON": predictor_module._NEWTON, "NEWTON_NEAR": predictor_module._NEAR,
     } | _scalars(controller)  # fmt: skip
 
 
 def _scalars(controller: TightenedMPC) -> dict[str, Any]:
     certified, bounds = _error_bounds(controller.observer)
+    terminal, scaled = controller.problem.terminal, CondensedProblem(controller.problem)
     scalars = {
         "ACCURACY": controller.backend._accuracy,  # type: ignore[attr-defined]
         "COST_SCALE": controller.problem.cost_scale,
         "DISTURBANCE_GAIN": controller.filter.gain,
+        "END_PRICE": scaled._price[-1] if terminal is not None else 0.0,
     } | bounds
+    if terminal is not None:
+        scalars["TERMINAL_RADIUS"] = terminal.radius
     lines = (f"static const double {key} = {float(value)!r};" for key, value in scalars.items())
     return {"certified": int(certified), "scalars": "\n".join(lines)}
 
@@ -187,9 +194,8 @@ def _limited(scaled: CondensedProblem, ny: int) -> NDArray[np.intp]:
 
 def _tables(controller: TightenedMPC) -> Arrays:
     predictor, problem, scaled = controller.predictor, controller.problem, CondensedProblem(controller.problem)
-    lower, upper = controller.tightening.limits(predictor.outputs)
     bounded = np.flatnonzero(scaled._bounded[: predictor.nu])
-    limited, rows = _limited(scaled, predictor.ny), controller.horizon + 1
+    limited = _limited(scaled, predictor.ny)
     tables: Arrays = {
         "layer_start": np.array([0, *np.cumsum(predictor.system.layers)], dtype=int),
         "limited": _filled(limited),
@@ -204,11 +210,13 @@ def _tables(controller: TightenedMPC) -> Arrays:
         "move_root": scaled._move_root,
         "move_limit": scaled._move_limit,
         "largest_move": problem.move_limit,
-        "output_low": lower[:rows].ravel(),
-        "output_high": upper[:rows].ravel(),
+        "output_low": controller._lower.ravel(),
+        "output_high": controller._upper.ravel(),
         "safe_input": controller.safe_input,
         "initial_state": controller.observer.initial_state,
     }
+    if problem.terminal is not None:
+        tables["terminal_root"] = problem.terminal.root.ravel()
     if isinstance(controller.observer, StateObserver):
         tables["observer_gain"] = controller.observer.gain.ravel()
     return tables

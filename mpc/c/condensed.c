@@ -1,8 +1,14 @@
 /* Sequential quadratic programming on the inputs alone (condensing: Bock & Plitt, IFAC 1984), as mpc/condensed.py: the
    same local model, search and stopping rule. Inputs z in half ranges around the middle, outputs in multiples of their
-   scale, cost in multiples of the cost scale. The objective with its prices on slack is the merit. */
+   scale, cost in multiples of the cost scale. The objective with its prices on slack is the merit. With a terminal set
+   sample N is the steady state x_s of the last input, and |x_N - x_s| <= radius one more priced limit. */
 
-enum { NS = NX + NU, VARIABLES = M * NU, SOFT_ROWS = N * LIMITED, ROWS = SOFT_ROWS + M * BOUNDED };
+enum {
+    VARIABLES = M * NU,
+    LIMIT_ROWS = (N + 1 - FIRST) * LIMITED, /* of outputs, */
+    PRICED = LIMIT_ROWS + TERMINAL,         /* of the terminal set, */
+    ROWS = PRICED + M * BOUNDED             /* and of moves */
+};
 
 static const double RIDGE = $RIDGE;    /* of the Hessian's largest entry: weights may be zero */
 static const double FLATTEST = $FLATTEST;  /* least curvature, of the largest, where the Lagrangian's is negative */
@@ -12,6 +18,7 @@ static const double SLOW = $SLOW;       /* a step longer than this share of the 
 static const double NEAR = $NEAR;       /* and after a step shorter than this it pays anyway */
 static const double NOISE = $NOISE;    /* of the cost: a smaller decrease is rounding */
 static const int CORRECTIONS = $CORRECTIONS;    /* of a whole step for the curvature of hard limits */
+static const double INSIDE = $INSIDE;   /* with a terminal set limits are priced so early, and the QP aims as far inside */
 static const double KEPT = $KEPT;      /* hard limits exceeded by more of an output's range: no solution */
 
 static double clip(double value, double low, double high)
@@ -30,14 +37,35 @@ static double move_of(const State *s, const double *z, int k, int j)
     return z[k * NU + j] - (k ? z[(k - 1) * NU + j] : s->before[j]);
 }
 
+/* The sample that a row of the output limits belongs to, and its output. */
+static int sample_of(int row) { return row / SIZE(LIMITED) + FIRST; }
+static int output_of(int row) { return limited[row % SIZE(LIMITED)]; }
+
+#if TERMINAL_SET
+/* Sample N becomes the steady state of the last input; s->trials' gap to it in radii of the terminal set. */
+static double end_of(State *s, Trial *trial, const double *u, double *x)
+{
+    double scaled[NX];
+    memcpy(trial->gap, x, sizeof trial->gap);
+    if (!isfinite(largest(NX, x)) || !equilibrium(s, u, x, 1)) return NAN;
+    for (int i = 0; i < NX; ++i) trial->gap[i] -= x[i];
+    for (int i = 0; i < NX; ++i) scaled[i] = dot(NX, terminal_root + i * NX, trial->gap);
+    return sqrt(dot(NX, scaled, scaled)) / TERMINAL_RADIUS;
+}
+#endif
+
 /* Follow the model from s->x along trial->z; what is exceeded and what it costs. */
-static void follow(const State *s, Trial *trial)
+static void follow(State *s, Trial *trial)
 {
     double x[NX], u[NU], sum = 0, slack = 0;
     memcpy(x, s->x, sizeof x);
+    trial->share = 0;
     for (int k = 0; k <= N; ++k) {
         double *point = trial->points + k * NZ, *y = trial->y + k * NY;
         for (int j = 0; j < NU; ++j) u[j] = input_of(trial->z, k, j);
+#if TERMINAL_SET
+        if (k == N) trial->share = end_of(s, trial, u, x);
+#endif
         neurons(x, u, point);
         affine(NY, NZ, My, by, point, y);
         if (STATES_ARE_NEURONS) memcpy(x, point + NS, sizeof x);
@@ -49,12 +77,13 @@ static void follow(const State *s, Trial *trial)
             missed = root[k * NY + i] * trial->error[k * NY + i];
             sum += missed * missed;
         }
-        for (int i = 0; k && i < LIMITED; ++i) {
-            const int row = (k - 1) * LIMITED + i;
-            double value = y[limited[i]], over = fmax(value - s->high[row], s->low[row] - value);
-            trial->excess[row] = over > 0 || isnan(over) ? over : 0;
-            slack += price[i] * trial->excess[row];
-        }
+    }
+    for (int row = 0; row < PRICED; ++row) {
+        const int end = row == LIMIT_ROWS;
+        const double value = end ? trial->share : trial->y[sample_of(row) * NY + output_of(row)];
+        const double over = end ? value - (1 - INSIDE) : fmax(value - s->high[row], s->low[row] - value);
+        trial->excess[row] = over > 0 || isnan(over) ? over : 0;
+        slack += s->prices[row] * trial->excess[row];
     }
     for (int k = 0; k < M; ++k)
         for (int j = 0; j < NU; ++j) {
@@ -62,32 +91,6 @@ static void follow(const State *s, Trial *trial)
             sum += moved * moved;
         }
     trial->cost = 0.5 * sum + slack;
-}
-
-/* Jacobians at a point: V and W of the neurons' inputs and outputs, Jx of x+, Jy of y, by (x, u). */
-static void linearise(State *s, const double *point)
-{
-    for (int l = 0; l < LAYERS; ++l)
-        for (int i = layer_start[l]; i < layer_start[l + 1]; ++i) {
-            const double *row = layer_matrix[l] + (i - layer_start[l]) * (NS + layer_start[l]);
-            double *V = s->V + i * NS;
-            memcpy(V, row, NS * sizeof *V);
-            combine(NS, layer_start[l], row + NS, s->W, NS, V);
-            s->slope[i] = derivative(point[NS + i]);
-            for (int j = 0; j < NS; ++j) s->W[i * NS + j] = s->slope[i] * V[j];
-        }
-    for (int i = 0; i < NX; ++i) {
-        if (STATES_ARE_NEURONS) {
-            memcpy(s->Jx + i * NS, s->W + i * NS, NS * sizeof *s->Jx);
-            continue;
-        }
-        memcpy(s->Jx + i * NS, Mx + i * NZ, NS * sizeof *s->Jx);
-        combine(NS, NV, Mx + i * NZ + NS, s->W, NS, s->Jx + i * NS);
-    }
-    for (int i = 0; i < NY; ++i) {
-        memcpy(s->Jy + i * NS, My + i * NZ, NS * sizeof *s->Jy);
-        if (OUTPUTS_READ_NEURONS) combine(NS, NV, My + i * NZ + NS, s->W, NS, s->Jy + i * NS);
-    }
 }
 
 /* out = J Z_k, where Z_k are the derivatives of (x_k, u_k) by the plan's inputs, of which `columns` matter. */
@@ -102,35 +105,64 @@ static void times(const State *s, int k, int rows, int columns, const double *J,
     }
 }
 
-/* bend = second derivative, by each neuron's input, of the Lagrangian's terms in the outputs: the adjoint of a run. */
+/* Derivatives of the Lagrangian's terms in the outputs, by them; scaled outputs are what is priced. */
+static void output_prices(const Trial *trial, const double *multipliers, int k, double *prices)
+{
+    for (int i = 0; i < NY; ++i) prices[i] = root[k * NY + i] * root[k * NY + i] * trial->error[k * NY + i];
+    for (int l = 0; k >= FIRST && l < LIMITED; ++l) prices[limited[l]] += multipliers[(k - FIRST) * LIMITED + l];
+    for (int i = 0; i < NY; ++i) prices[i] /= scale[i];
+}
+
+/* One sample back: s->bend[k] and p, the derivatives by x_{k+1} that become those by x_k. */
+static void step_back(State *s, const Trial *trial, int k, const double *prices, double *p)
+{
+    const double *w = trial->points + k * NZ + NS;
+    double back[NX], mu[SIZE(NV)];
+    for (int j = 0; j < NV; ++j) {
+        mu[j] = 0;
+        for (int i = 0; i < NX; ++i) mu[j] += Mx[i * NZ + NS + j] * p[i];
+        for (int i = 0; i < NY; ++i) mu[j] += My[i * NZ + NS + j] * prices[i];
+    }
+    for (int j = 0; j < NX; ++j) {
+        back[j] = 0;
+        for (int i = 0; i < NX; ++i) back[j] += Mx[i * NZ + j] * p[i];
+        for (int i = 0; i < NY; ++i) back[j] += My[i * NZ + j] * prices[i];
+    }
+    for (int l = LAYERS - 1; l >= 0; --l)
+        for (int i = layer_start[l]; i < layer_start[l + 1]; ++i) {
+            const double *row = layer_matrix[l] + (i - layer_start[l]) * (NS + layer_start[l]);
+            const double sent = mu[i] * derivative(w[i]);
+            s->bend[k * NV + i] = mu[i] * curvature(w[i]);
+            axpy(NX, sent, row, back);
+            axpy(layer_start[l], sent, row + NS, mu);
+        }
+    memcpy(p, back, sizeof back);
+}
+
+/* s->bend = second derivative, by each neuron's input, of the Lagrangian: the adjoint of a run. */
 static void bend(State *s, const Trial *trial, const double *multipliers)
 {
-    double p[NX], back[NX], prices[NY], mu[SIZE(NV)];
+    double p[NX], prices[NY];
     memset(p, 0, sizeof p);
     for (int k = N; k >= 0; --k) {
-        const double *w = trial->points + k * NZ + NS;
-        for (int i = 0; i < NY; ++i) prices[i] = root[k * NY + i] * root[k * NY + i] * trial->error[k * NY + i];
-        for (int i = 0; k && i < LIMITED; ++i) prices[limited[i]] += multipliers[(k - 1) * LIMITED + i];
-        for (int i = 0; i < NY; ++i) prices[i] /= scale[i];
-        for (int j = 0; j < NV; ++j) {
-            mu[j] = 0;
-            for (int i = 0; i < NX; ++i) mu[j] += Mx[i * NZ + NS + j] * p[i];
-            for (int i = 0; i < NY; ++i) mu[j] += My[i * NZ + NS + j] * prices[i];
-        }
-        for (int j = 0; j < NX; ++j) {
-            back[j] = 0;
-            for (int i = 0; i < NX; ++i) back[j] += Mx[i * NZ + j] * p[i];
-            for (int i = 0; i < NY; ++i) back[j] += My[i * NZ + j] * prices[i];
-        }
-        for (int l = LAYERS - 1; l >= 0; --l)
-            for (int i = layer_start[l]; i < layer_start[l + 1]; ++i) {
-                const double *row = layer_matrix[l] + (i - layer_start[l]) * (NS + layer_start[l]);
-                double sent = mu[i] * derivative(w[i]);
-                s->bend[k * NV + i] = mu[i] * curvature(w[i]);
-                axpy(NX, sent, row, back);
-                axpy(layer_start[l], sent, row + NS, mu);
+        output_prices(trial, multipliers, k, prices);
+#if TERMINAL_SET
+        if (k == N) { /* x_s is what a run without end leads to: p = p A_s + prices C_s - what x_N gets */
+            double end[NX];
+            for (int j = 0; j < NX; ++j) end[j] = fmax(multipliers[LIMIT_ROWS], 0) * s->outwards[j];
+            linearise(s, trial->points + N * NZ);
+            resolvent(s, 1);
+            for (int j = 0; j < NX; ++j) {
+                p[j] = -end[j];
+                for (int i = 0; i < NY; ++i) p[j] += prices[i] * s->Jy[i * NS + j];
             }
-        memcpy(p, back, sizeof p);
+            if (!eliminate(s->square, p, 1)) memset(p, 0, sizeof p);
+            step_back(s, trial, k, prices, p);
+            memcpy(p, end, sizeof p);
+            continue;
+        }
+#endif
+        step_back(s, trial, k, prices, p);
     }
 }
 
@@ -188,8 +220,50 @@ static void mirror(double *H)
         for (int b = 0; b < a; ++b) H[a * VARIABLES + b] = H[b * VARIABLES + a];
 }
 
-/* H, g and the rows of C of the output limits. */
-static void condense(State *s, const Trial *trial, int curved)
+#if TERMINAL_SET
+/* Derivative of the distance from the steady state, in radii, by the gap. */
+static void look_outwards(State *s, const Trial *trial)
+{
+    double scaled[NX];
+    const double size = trial->share * TERMINAL_RADIUS * TERMINAL_RADIUS;
+    for (int i = 0; i < NX; ++i) scaled[i] = dot(NX, terminal_root + i * NX, trial->gap);
+    zero(NX, s->outwards);
+    if (size > 0)
+        for (int i = 0; i < NX; ++i) axpy(NX, scaled[i] / size, terminal_root + i * NX, s->outwards);
+}
+
+/* At sample N: s->Z become the steady state's derivatives, and those of the gap to it limit the terminal row. `end` is
+   the terminal set's multiplier, 0 for Gauss-Newton. s->Jx is the steady state's. */
+static void condense_end(State *s, const Trial *trial, double end)
+{
+    double *gap = s->Znext, *row = s->C + LIMIT_ROWS * VARIABLES;
+    memcpy(gap, s->Z, sizeof s->Z);
+    memset(s->Z, 0, sizeof s->Z);
+    resolvent(s, 0);
+    for (int i = 0; i < NX; ++i)
+        for (int j = 0; j < NU; ++j) s->gain[i * NU + j] = s->Jx[i * NS + NX + j] * half[j];
+    if (!eliminate(s->square, s->gain, NU)) memset(s->gain, 0, sizeof s->gain);
+    for (int i = 0; i < NX; ++i)
+        for (int j = 0; j < NU; ++j) {
+            s->Z[i * VARIABLES + VARIABLES - NU + j] = s->gain[i * NU + j];
+            gap[i * VARIABLES + VARIABLES - NU + j] -= s->gain[i * NU + j];
+        }
+    zero(VARIABLES, row);
+    combine(VARIABLES, NX, s->outwards, gap, VARIABLES, row);
+    if (end > 0 && trial->share > 0) { /* the distance is curved as well */
+        const double out = end / trial->share / (TERMINAL_RADIUS * TERMINAL_RADIUS), in = -end / trial->share;
+        add_squares(VARIABLES, 1, &in, row, s->H);
+        for (int i = 0; i < NX; ++i) {
+            zero(VARIABLES, s->rows);
+            combine(VARIABLES, NX, terminal_root + i * NX, gap, VARIABLES, s->rows);
+            add_squares(VARIABLES, 1, &out, s->rows, s->H);
+        }
+    }
+}
+#endif
+
+/* H, g and the priced rows of C. */
+static void condense(State *s, const Trial *trial, const double *multipliers)
 {
     double *G = s->rows, *VZ = s->rows + NY * VARIABLES, weights[NY + NV];
     memset(s->H, 0, sizeof s->H);
@@ -198,22 +272,25 @@ static void condense(State *s, const Trial *trial, int curved)
     for (int k = 0; k <= N; ++k) {
         const int columns = k < M ? (k + 1) * NU : VARIABLES;
         linearise(s, trial->points + k * NZ);
+#if TERMINAL_SET
+        if (k == N) condense_end(s, trial, multipliers ? multipliers[LIMIT_ROWS] : 0);
+#endif
         times(s, k, NY, columns, s->Jy, G);
         for (int i = 0; i < NY; ++i) {
             weights[i] = root[k * NY + i] * root[k * NY + i];
             for (int a = 0; a < columns; ++a) G[i * VARIABLES + a] /= scale[i];
             axpy(columns, weights[i] * trial->error[k * NY + i], G + i * VARIABLES, s->g);
         }
-        for (int i = 0; k && i < LIMITED; ++i) {
-            double *row = s->C + ((k - 1) * LIMITED + i) * VARIABLES;
-            memcpy(row, G + limited[i] * VARIABLES, (size_t)columns * sizeof *row);
-            memset(row + columns, 0, (size_t)(VARIABLES - columns) * sizeof *row);
+        for (int l = 0; k >= FIRST && l < LIMITED; ++l) {
+            double *row = s->C + ((k - FIRST) * LIMITED + l) * VARIABLES;
+            memcpy(row, G + limited[l] * VARIABLES, (size_t)columns * sizeof *row);
+            zero(VARIABLES - columns, row + columns);
         }
-        if (curved) {
+        if (multipliers) {
             times(s, k, NV, columns, s->V, VZ);
             memcpy(weights + NY, s->bend + k * NV, NV * sizeof *weights);
         }
-        add_squares(columns, NY + (curved ? NV : 0), weights, G, s->H);
+        add_squares(columns, NY + (multipliers ? NV : 0), weights, G, s->H);
         if (k < N) {
             times(s, k, NX, columns, s->Jx, s->Znext);
             for (int i = 0; i < NX; ++i)
@@ -225,17 +302,22 @@ static void condense(State *s, const Trial *trial, int curved)
 /* Limits of the QP's rows at a trial. */
 static void limit_rows(State *s, const Trial *trial)
 {
-    for (int row = 0; row < SOFT_ROWS; ++row) {
-        const double reached = trial->y[(row / SIZE(LIMITED) + 1) * NY + limited[row % SIZE(LIMITED)]];
-        s->lower[VARIABLES + row] = s->low[row] - reached;
-        s->upper[VARIABLES + row] = s->high[row] - reached;
+    double *lower = s->lower + VARIABLES, *upper = s->upper + VARIABLES;
+    for (int row = 0; row < LIMIT_ROWS; ++row) {
+        const double reached = trial->y[sample_of(row) * NY + output_of(row)];
+        lower[row] = s->low[row] - reached + INSIDE;
+        upper[row] = s->high[row] - reached - INSIDE;
+    }
+    if (TERMINAL) {
+        lower[LIMIT_ROWS] = -INFINITY;
+        upper[LIMIT_ROWS] = 1 - INSIDE - trial->share - INSIDE;
     }
     for (int row = 0; row < M * BOUNDED; ++row) {
         const int j = bounded[row % SIZE(BOUNDED)];
         const double moved = move_of(s, trial->z, row / SIZE(BOUNDED), j);
         /* Zero stays admissible: the input before may be one that its limits forbid to follow. */
-        s->lower[VARIABLES + SOFT_ROWS + row] = fmin(-move_limit[j] - moved, 0);
-        s->upper[VARIABLES + SOFT_ROWS + row] = fmax(move_limit[j] - moved, 0);
+        lower[PRICED + row] = fmin(-move_limit[j] - moved, 0);
+        upper[PRICED + row] = fmax(move_limit[j] - moved, 0);
     }
 }
 
@@ -243,8 +325,11 @@ static void limit_rows(State *s, const Trial *trial)
 static void local_model(State *s, const Trial *trial, const double *multipliers)
 {
     double most = 0;
+#if TERMINAL_SET
+    look_outwards(s, trial);
+#endif
     if (multipliers) bend(s, trial, multipliers);
-    condense(s, trial, multipliers != 0);
+    condense(s, trial, multipliers);
     for (int k = 0; k < M; ++k)
         for (int j = 0; j < NU; ++j) {
             const int a = k * NU + j;
@@ -283,10 +368,10 @@ static int solve_qp(State *s)
 static double decrease(const State *s, const Trial *trial, const double *d)
 {
     double gain = 0;
-    for (int row = 0; row < SOFT_ROWS; ++row) {
+    for (int row = 0; row < PRICED; ++row) {
         const double change = dot(VARIABLES, s->C + row * VARIABLES, d);
         const double over = fmax(change - s->upper[VARIABLES + row], s->lower[VARIABLES + row] - change);
-        gain += price[row % SIZE(LIMITED)] * (trial->excess[row] - fmax(over, 0));
+        gain += s->prices[row] * (trial->excess[row] - fmax(over - INSIDE, 0));
     }
     for (int i = 0; i < VARIABLES; ++i)
         gain -= d[i] * (s->g[i] + 0.5 * dot(VARIABLES, s->H + i * VARIABLES, d));
@@ -300,9 +385,10 @@ static int correct(State *s, const Trial *from, Trial *to)
     if (!isfinite(to->cost)) return 0;
     for (int i = 0; i < VARIABLES; ++i) moved[i] = to->z[i] - from->z[i];
     limit_rows(s, from);
-    for (int row = 0; row < SOFT_ROWS; ++row) {
-        const int at = (row / SIZE(LIMITED) + 1) * NY + limited[row % SIZE(LIMITED)];
-        const double bent = to->y[at] - from->y[at] - dot(VARIABLES, s->C + row * VARIABLES, moved);
+    for (int row = 0; row < PRICED; ++row) {
+        const int at = row < LIMIT_ROWS ? sample_of(row) * NY + output_of(row) : 0;
+        const double change = row < LIMIT_ROWS ? to->y[at] - from->y[at] : to->share - from->share;
+        const double bent = change - dot(VARIABLES, s->C + row * VARIABLES, moved);
         s->lower[VARIABLES + row] -= bent;
         s->upper[VARIABLES + row] -= bent;
     }
@@ -312,18 +398,22 @@ static int correct(State *s, const Trial *from, Trial *to)
     return 1;
 }
 
-/* The first of the steps 1, 1/2, 1/4, ... times s->d that lowers the cost enough, and its length; 0 for none. Where
-   limits are hard, and their price therefore high, the whole step is first corrected for their curvature. */
+/* The first of the steps 1, 1/2, 1/4, ... that lowers the cost enough, and its length; 0 for none. Steps are times s->d.
+   Where limits are hard, and their price therefore high, the whole step is first corrected for their curvature, and
+   shorter ones lie on the parabola t d + t^2 p between it and the plan. */
 static double search(State *s, int *now, double expected)
 {
     const Trial *from = s->trials + *now;
     Trial *to = s->trials + !*now;
+    zero(VARIABLES, s->p);
     for (double length = 1; length >= SHORTEST; length *= 0.5) {
         const double enough = from->cost - SUFFICIENT * length * expected + NOISE * fabs(from->cost);
-        for (int i = 0; i < VARIABLES; ++i) to->z[i] = from->z[i] + length * s->d[i];
+        for (int i = 0; i < VARIABLES; ++i) to->z[i] = from->z[i] + length * (s->d[i] + length * s->p[i]);
         follow(s, to);
-        for (int k = 0; k < (length == 1 && !SOFT ? CORRECTIONS : 0) && !(to->cost <= enough); ++k)
+        for (int k = 0; k < (length == 1 && !SOFT ? CORRECTIONS : 0) && !(to->cost <= enough); ++k) {
             if (!correct(s, from, to)) break;
+            for (int i = 0; i < VARIABLES; ++i) s->p[i] = to->z[i] - from->z[i] - s->d[i];
+        }
         if (to->cost <= enough) {
             *now = !*now;
             return length;
@@ -344,38 +434,66 @@ static void admit(const State *s, const double *guess, double *z)
         }
 }
 
-/* Solve the sample in s from a guess (M, NU). *now: which of s->trials is the answer. */
-static Status solve(State *s, const double *guess, int *now, int *iterations)
+/* Whether a trial keeps all limits: to the letter with a terminal set, else but for what counts as none. */
+static int keeps_limits(const Trial *trial)
+{
+    for (int row = 0; row < PRICED; ++row)
+        if (!(trial->excess[row] <= (TERMINAL ? INSIDE : KEPT))) return 0;
+    return 1;
+}
+
+/* One iteration from s->trials[*now]. Sets the step's size, its length along the direction, and whether it settles. */
+static int iterate(State *s, int *now, int curved, double last, double *step, double *length, int *settled)
+{
+    double ratio, error, expected;
+    local_model(s, s->trials + *now, curved ? s->multipliers : 0);
+    if (solve_qp(s) != QP_SOLVED) return 0;
+    memcpy(s->d, s->qp.z, sizeof s->d);
+    memcpy(s->multipliers, s->qp.multiplier + VARIABLES, sizeof s->multipliers);
+    expected = decrease(s, s->trials + *now, s->d);
+    *step = largest(VARIABLES, s->d);
+    *length = search(s, now, expected);
+    /* Steps that shrink by a factor q leave an error of q / (1 - q) times the last one. */
+    ratio = *step / last;
+    error = ratio > 0 && ratio < 0.5 && *length == 1 ? *step * ratio / (1 - ratio) : *step;
+    *settled = error <= ACCURACY || expected <= NOISE * s->trials[*now].cost;
+    return 1;
+}
+
+/* Solve the sample in s from a guess (M, NU). The answer is s->best where that says so (*feasible: a plan that keeps all
+   limits, and ends in the terminal set, the best one met) and else s->trials[*now]. */
+static Status solve(State *s, const double *guess, int *now, int *iterations, int *feasible)
 {
     double step = INFINITY;
-    int curved = 0;
-    *now = *iterations = 0;
+    int curved = 0, settled = 0, best_now;
+    Status status = ${NAME}_MAX_ITERATIONS;
+    *now = *iterations = *feasible = 0;
     admit(s, guess, s->trials[0].z);
     follow(s, s->trials);
     if (!isfinite(s->trials[0].cost)) return ${NAME}_FAILED;
+    best_now = *feasible = TERMINAL && keeps_limits(s->trials);
+    if (best_now) s->best = s->trials[0];
     while (++*iterations <= MAX_ITERATIONS) {
-        double last = step, length, ratio, error, expected;
-        int settled;
-        local_model(s, s->trials + *now, curved ? s->multipliers : 0);
-        if (solve_qp(s) != QP_SOLVED) return ${NAME}_FAILED;
-        memcpy(s->d, s->qp.z, sizeof s->d);
-        memcpy(s->multipliers, s->qp.multiplier + VARIABLES, sizeof s->multipliers);
-        expected = decrease(s, s->trials + *now, s->d);
-        step = 0;
-        for (int i = 0; i < VARIABLES; ++i) step = fmax(step, fabs(s->d[i]));
-        length = search(s, now, expected);
-        /* Steps that shrink by a factor q leave an error of q / (1 - q) times the last one. */
-        ratio = step / last;
-        error = ratio > 0 && ratio < 0.5 && length == 1 ? step * ratio / (1 - ratio) : step;
-        settled = error <= ACCURACY || expected <= NOISE * s->trials[*now].cost;
-        if (RTI || settled) {
-            for (int row = 0; !SOFT && row < SOFT_ROWS; ++row)
-                if (s->trials[*now].excess[row] > KEPT) return ${NAME}_INFEASIBLE;
-            return ${NAME}_SOLVED;
+        double last = step, length;
+        const Trial *trial;
+        if (!iterate(s, now, curved, last, &step, &length, &settled)) {
+            status = ${NAME}_FAILED;
+            break;
         }
-        if (length == 0) return ${NAME}_FAILED;
-        curved = curved || length < 1 || ratio > SLOW || step < NEAR;
+        trial = s->trials + *now;
+        if (TERMINAL && length > 0) {
+            best_now = keeps_limits(trial) && (!*feasible || trial->cost < s->best.cost);
+            if (best_now) s->best = *trial;
+            *feasible = *feasible || best_now;
+        }
+        if (settled || (RTI && (!TERMINAL || best_now))) status = ${NAME}_SOLVED;
+        else if (length == 0) status = ${NAME}_FAILED;
+        if (status != ${NAME}_MAX_ITERATIONS) break;
+        curved = curved || length < 1 || step / last > SLOW || step < NEAR;
     }
-    *iterations = MAX_ITERATIONS;
-    return ${NAME}_MAX_ITERATIONS;
+    if (*iterations > MAX_ITERATIONS) *iterations = MAX_ITERATIONS;
+    if (*feasible && !best_now && status == ${NAME}_SOLVED && !keeps_limits(s->trials + *now)) return ${NAME}_FAILED;
+    if (status == ${NAME}_SOLVED && !SOFT && !(TERMINAL ? *feasible : keeps_limits(s->trials + *now)))
+        return ${NAME}_INFEASIBLE;
+    return status;
 }

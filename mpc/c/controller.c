@@ -1,6 +1,6 @@
 /* State and disturbance estimate, one solve, and what happens when it fails: as mpc/controller.py. */
 
-enum { SETTLE = 200, NEWTON = 50, STEADY_ITERATIONS = 100 };
+enum { STEADY_ITERATIONS = 100 };
 
 static const double *before_of(const State *s)
 {
@@ -62,75 +62,13 @@ static void advance(State *s, const double *y, const double *u)
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
 }
 
-/* A B = B by Gauss's elimination with pivots, A (NX, NX), B (NX, columns); 0 where A is singular. */
-static int eliminate(double *A, double *B, int columns)
-{
-    for (int k = 0; k < NX; ++k) {
-        int p = k;
-        for (int i = k + 1; i < NX; ++i)
-            if (fabs(A[i * NX + k]) > fabs(A[p * NX + k])) p = i;
-        if (!(fabs(A[p * NX + k]) > 0)) return 0;
-        if (p != k) {
-            rotate(NX, 0, 1, A + k * NX, A + p * NX); /* swaps, up to a sign that both sides share */
-            rotate(columns, 0, 1, B + k * columns, B + p * columns);
-        }
-        for (int i = k + 1; i < NX; ++i) {
-            const double factor = -A[i * NX + k] / A[k * NX + k];
-            axpy(NX - k, factor, A + k * NX + k, A + i * NX + k);
-            axpy(columns, factor, B + k * columns, B + i * columns);
-        }
-    }
-    for (int k = NX - 1; k >= 0; --k)
-        for (int c = 0; c < columns; ++c) {
-            for (int j = k + 1; j < NX; ++j) B[k * columns + c] -= A[k * NX + j] * B[j * columns + c];
-            B[k * columns + c] /= A[k * NX + k];
-        }
-    return 1;
-}
-
-/* s->square = I - A at (x, u), and the other Jacobians. */
-static void linearise_at(State *s, const double *x, const double *u)
-{
-    double point[NZ];
-    neurons(x, u, point);
-    linearise(s, point);
-    for (int i = 0; i < NX; ++i)
-        for (int j = 0; j < NX; ++j) s->square[i * NX + j] = (i == j) - s->Jx[i * NS + j];
-}
-
-static double largest(int n, const double *a)
-{
-    double most = 0;
-    for (int i = 0; i < n; ++i) most = isnan(a[i]) ? INFINITY : fmax(most, fabs(a[i]));
-    return most;
-}
-
-/* State that the model keeps under a constant input: free run, then Newton; 0 where none is found. */
-static int equilibrium(State *s, const double *u, double *x)
-{
-    double gap[NX];
-    zero(NX, x);
-    for (int k = 0; k < SETTLE; ++k) ${name}_model_step(x, u, x);
-    for (int k = 0; k <= NEWTON; ++k) {
-        ${name}_model_step(x, u, gap);
-        for (int i = 0; i < NX; ++i) gap[i] -= x[i];
-        if (largest(NX, gap) <= 1e-13 * (1 + largest(NX, x)) || k == NEWTON) break;
-        linearise_at(s, x, u);
-        if (!eliminate(s->square, gap, 1)) return 0;
-        for (int i = 0; i < NX; ++i) x[i] += gap[i];
-        if (largest(NX, gap) <= 1e-14 * (1 + largest(NX, x))) break;
-    }
-    ${name}_model_step(x, u, gap);
-    for (int i = 0; i < NX; ++i) gap[i] -= x[i];
-    return largest(NX, gap) <= 1e-9 * (1 + largest(NX, x));
-}
-
 /* How far the steady output under inputs v (in half ranges) is from the target: half the square, or infinity. */
 static double misfit(State *s, const double *v, const double *target, double *x, double *error)
 {
     double u[NU], sum = 0;
     for (int j = 0; j < NU; ++j) u[j] = middle[j] + half[j] * v[j];
-    if (!equilibrium(s, u, x)) return INFINITY;
+    zero(NX, x);
+    if (!equilibrium(s, u, x, 0)) return INFINITY;
     ${name}_model_output(x, u, error);
     for (int i = 0; i < NY; ++i) {
         error[i] = (error[i] - target[i]) / scale[i];
@@ -145,6 +83,7 @@ static int steady_model(State *s, const double *v, const double *x, const double
     double u[NU], row[NU];
     for (int j = 0; j < NU; ++j) u[j] = middle[j] + half[j] * v[j];
     linearise_at(s, x, u);
+    resolvent(s, 0);
     for (int i = 0; i < NX; ++i) memcpy(s->gain + i * NU, s->Jx + i * NS + NX, NU * sizeof *row);
     if (!eliminate(s->square, s->gain, NU)) return 0;
     zero(NU * NU, s->H);
@@ -206,11 +145,11 @@ static void scale_sample(State *s, const double *reference, const double *offset
     for (int k = 0; k <= N; ++k) {
         for (int i = 0; i < NY; ++i)
             s->reference[k * NY + i] = (reference[k * NY + i] - offset[i]) / scale[i];
-        for (int l = 0; k && l < LIMITED; ++l) {
-            const int i = limited[l];
+        for (int l = 0; k >= FIRST && l < LIMITED; ++l) {
+            const int i = limited[l], row = (k - FIRST) * LIMITED + l;
             const double shift = PRACTICAL ? offset[i] : 0;
-            s->low[(k - 1) * LIMITED + l] = (output_low[k * NY + i] - shift) / scale[i];
-            s->high[(k - 1) * LIMITED + l] = (output_high[k * NY + i] - shift) / scale[i];
+            s->low[row] = (output_low[k * NY + i] - shift) / scale[i] + INSIDE;
+            s->high[row] = (output_high[k * NY + i] - shift) / scale[i] - INSIDE;
         }
     }
 }
@@ -232,44 +171,69 @@ static void keep_limits(const State *s, int rows, double *u)
     }
 }
 
-/* Solve the sample; the plan that a success leaves is kept. */
-static Status plan_ahead(State *s, const double *reference, const double *offset, Info *info)
+/* Whether inputs u (M, NU) from now on keep all limits, whatever the solver said. */
+static int is_feasible(State *s, const double *u)
 {
-    double guess[VARIABLES];
-    Status status;
-    int now;
-    scale_sample(s, reference, offset);
-    for (int k = 0; k < M; ++k)
-        memcpy(guess + k * NU, s->has_plan ? planned(s, k) : before_of(s), NU * sizeof *guess);
-    status = solve(s, guess, &now, &info->iterations);
-    if (status == ${NAME}_SOLVED) {
-        for (int i = 0; i < VARIABLES; ++i)
-            s->plan[i] = clip(input_of(s->trials[now].z, i / NU, i % NU), input_low[i % NU], input_high[i % NU]);
-        keep_limits(s, M, s->plan);
-        s->has_plan = 1;
-        s->age = 0;
-        info->feasible = 1;
-        for (int row = 0; row < SOFT_ROWS; ++row)
-            if (s->trials[now].excess[row] > KEPT) info->feasible = 0;
-        info->cost = s->trials[now].cost * COST_SCALE;
+    Trial *trial = s->trials;
+    for (int i = 0; i < VARIABLES; ++i) {
+        const int j = i % NU;
+        const double before = i < NU ? before_of(s)[j] : u[i - NU];
+        if (fabs(u[i] - before) > largest_move[j] * (1 + 1e-12)) return 0;
+        trial->z[i] = (u[i] - middle[j]) / half[j];
     }
-    return status;
+    follow(s, trial);
+    return isfinite(trial->cost) && keeps_limits(trial);
 }
 
-/* The input to apply, before limits, and where it comes from: the first that exists of solution, plan, steady, safe. */
-static Fallback choose(State *s, Status status, const double *target, double *u)
+/* Solve the sample. Returns whether there is a plan to follow, which is then kept. */
+static int plan_ahead(State *s, const double *reference, const double *offset, Info *info)
 {
-    if (status == ${NAME}_WARMING_UP) {
+    double u[VARIABLES];
+    const Trial *answer;
+    int now, feasible;
+    scale_sample(s, reference, offset);
+    for (int k = 0; k < M; ++k) memcpy(u + k * NU, s->has_plan ? planned(s, k) : before_of(s), NU * sizeof *u);
+    info->status = solve(s, u, &now, &info->iterations, &feasible);
+    if (info->status != ${NAME}_SOLVED && !feasible) return 0;
+    answer = feasible ? &s->best : s->trials + now;
+    if (info->status == ${NAME}_SOLVED) info->cost = answer->cost * COST_SCALE;
+    for (int i = 0; i < VARIABLES; ++i)
+        u[i] = clip(input_of(answer->z, i / NU, i % NU), input_low[i % NU], input_high[i % NU]);
+    keep_limits(s, M, u);
+    info->feasible = TERMINAL ? is_feasible(s, u) : keeps_limits(answer);
+    /* A plan that keeps its limits is not given up for one that does not. */
+    if (!info->feasible && (info->status != ${NAME}_SOLVED || (TERMINAL && s->has_plan))) return 0;
+    memcpy(s->plan, u, sizeof s->plan);
+    s->has_plan = 1;
+    s->age = 0;
+    return 1;
+}
+
+/* The input to apply, and where it comes from: the first that exists of solution, plan, steady input, safe input. */
+static void choose(State *s, int found, const double *target, double *u, Info *info)
+{
+    info->fallback = info->status == ${NAME}_SOLVED ? ${NAME}_NONE : ${NAME}_PLAN;
+    if (info->status == ${NAME}_WARMING_UP) {
         memcpy(u, before_of(s), NU * sizeof *u);
-        return s->has_previous ? ${NAME}_STEADY : ${NAME}_SAFE;
-    }
-    if (status == ${NAME}_SOLVED || (s->has_plan && s->age < N)) {
+        info->fallback = s->has_previous ? ${NAME}_STEADY : ${NAME}_SAFE;
+    } else if (found) {
         memcpy(u, planned(s, 0), NU * sizeof *u);
-        return status == ${NAME}_SOLVED ? ${NAME}_NONE : ${NAME}_PLAN;
+    } else if (s->has_plan && (TERMINAL || s->age < N)) {
+        double shifted[VARIABLES];
+        for (int k = 0; k < M; ++k) memcpy(shifted + k * NU, planned(s, k), NU * sizeof *u);
+        keep_limits(s, M, shifted);
+        memcpy(u, shifted, NU * sizeof *u);
+        info->fallback = ${NAME}_PLAN;
+        info->feasible = TERMINAL && is_feasible(s, shifted);
+    } else {
+        info->fallback = ${NAME}_STEADY;
+        info->feasible = 0;
+        if (!steady_input(s, target, u)) {
+            memcpy(u, safe_input, NU * sizeof *u);
+            info->fallback = ${NAME}_SAFE;
+        }
     }
-    if (steady_input(s, target, u)) return ${NAME}_STEADY;
-    memcpy(u, safe_input, NU * sizeof *u);
-    return ${NAME}_SAFE;
+    keep_limits(s, 1, u);
 }
 
 void ${name}_init(State *s)
@@ -277,11 +241,11 @@ void ${name}_init(State *s)
     memset(s, 0, sizeof *s);
     memcpy(s->x, initial_state, sizeof s->x);
     s->bound = BOUND_AT_START;
-    for (int row = 0; row < SOFT_ROWS; ++row) s->prices[row] = price[row % SIZE(LIMITED)];
+    for (int row = 0; row < PRICED; ++row) s->prices[row] = row < LIMIT_ROWS ? price[row % SIZE(LIMITED)] : END_PRICE;
     for (int row = 0; row < M * BOUNDED; ++row) {
         const int k = row / SIZE(BOUNDED), j = bounded[row % SIZE(BOUNDED)];
-        double *C = s->C + (SOFT_ROWS + row) * VARIABLES;
-        s->prices[SOFT_ROWS + row] = INFINITY;
+        double *C = s->C + (PRICED + row) * VARIABLES;
+        s->prices[PRICED + row] = INFINITY;
         C[k * NU + j] = 1;
         if (k) C[(k - 1) * NU + j] = -1;
     }
@@ -298,20 +262,20 @@ void ${name}_record(State *s, const double y[NY], const double u[NU])
 
 void ${name}_step_preview(State *s, const double y[NY], const double reference[(N + 1) * NY], double u[NU], Info *info)
 {
-    Info found = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, NAN};
+    Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, NAN};
     double target[NY], offset[NY];
+    int found = 0;
     memset(offset, 0, sizeof offset);
     if (s->seen >= STEPS) {
-        found.certified = CERTIFIED && s->bound <= BOUND_PROMISED;
+        told.certified = CERTIFIED && s->bound <= BOUND_PROMISED;
         estimate_disturbance(s, y);
         if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
-        found.status = plan_ahead(s, reference, offset, &found);
+        found = plan_ahead(s, reference, offset, &told);
     }
     for (int i = 0; i < NY; ++i) target[i] = reference[i] - offset[i];
-    found.fallback = choose(s, found.status, target, u);
-    keep_limits(s, 1, u);
+    choose(s, found, target, u, &told);
     advance(s, y, u);
-    if (info) *info = found;
+    if (info) *info = told;
 }
 
 void ${name}_step(State *s, const double y[NY], const double reference[NY], double u[NU], Info *info)

@@ -21,7 +21,7 @@ $digests
 #define ${NAME}_MODEL_DIGEST "$digest"
 #define ${NAME}_TIGHTENING_DIGEST "$tightening_digest"
 #define ${NAME}_VARIABLES (${NAME}_INPUTS * ${NAME}_NU)
-#define ${NAME}_ROWS $rows   /* of output and move limits, at least 1 */
+#define ${NAME}_ROWS $rows /* of output, terminal and move limits, at least 1 */
 #define ${NAME}_RECORD $record /* inputs that the observer remembers, at least 1 */
 
 #ifdef __cplusplus
@@ -45,7 +45,7 @@ typedef struct {
     ${name}_fallback fallback;
     int iterations; /* of the solver */
     int certified;  /* whether the certified error of the state estimate holds at this step */
-    int feasible;   /* whether the plan is a solution that keeps all tightened limits */
+    int feasible;   /* whether the plan keeps all tightened limits, and ends in the terminal set if there is one */
     double cost;    /* objective, slack included; NaN unless solved */
 } ${name}_info;
 
@@ -55,6 +55,7 @@ typedef struct {
     double z[${NAME}_VARIABLES], points[(${NAME}_HORIZON + 1) * ${NAME}_NZ];
     double error[(${NAME}_HORIZON + 1) * ${NAME}_NY], y[(${NAME}_HORIZON + 1) * ${NAME}_NY];
     double excess[${NAME}_ROWS], cost;
+    double gap[${NAME}_NX], share; /* end of the plan less the steady state; their distance in radii */
 } ${name}_trial;
 
 /* The controller; its first part is what it remembers, the rest is scratch memory. */
@@ -69,15 +70,17 @@ typedef struct {
 
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NY];
     double low[${NAME}_ROWS], high[${NAME}_ROWS]; /* output limits, scaled */
-    ${name}_trial trials[2];
+    ${name}_trial trials[2], best;
     double slope[${NAME}_NV], V[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)], W[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)];
     double Jx[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], Jy[${NAME}_NY * (${NAME}_NX + ${NAME}_NU)];
     double Z[${NAME}_NX * ${NAME}_VARIABLES], Znext[${NAME}_NX * ${NAME}_VARIABLES];
     double rows[(${NAME}_NV + ${NAME}_NY) * ${NAME}_VARIABLES];
+    double outwards[${NAME}_NX];
     double bend[(${NAME}_HORIZON + 1) * ${NAME}_NV];
     double H[${NAME}_VARIABLES * ${NAME}_VARIABLES], g[${NAME}_VARIABLES], C[${NAME}_ROWS * ${NAME}_VARIABLES];
     double lower[${NAME}_VARIABLES + ${NAME}_ROWS], upper[${NAME}_VARIABLES + ${NAME}_ROWS], prices[${NAME}_ROWS];
-    double d[${NAME}_VARIABLES], multipliers[${NAME}_ROWS]; /* step and multipliers of the last QP */
+    /* Step and multipliers of the last QP, and the step's correction. */
+    double d[${NAME}_VARIABLES], p[${NAME}_VARIABLES], multipliers[${NAME}_ROWS];
     double square[${NAME}_NX * ${NAME}_NX], gain[${NAME}_NX * ${NAME}_NU];
     ${name}_qp qp;
 } ${name}_state;

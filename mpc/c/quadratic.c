@@ -147,8 +147,9 @@ static double qp_directions(Quadratic *q, int n, const double *C, int p)
 static void qp_add(Quadratic *q, int n, int p, double outside)
 {
     const int k = q->count;
-    double alpha = q->d[k] > 0 ? -sqrt(outside) : sqrt(outside), scale;
-    double *first = q->J + k * n;
+    double alpha, scale, *first = q->J + k * n;
+    if (k >= n) return; /* cannot be, as nothing lies outside then; but compilers do not know */
+    alpha = q->d[k] > 0 ? -sqrt(outside) : sqrt(outside);
     for (int i = 0; i < k; ++i) q->R[i * n + k] = q->d[i];
     q->R[k * n + k] = alpha;
     axpy(n, -alpha, first, q->direction); /* J' v, with v = d - alpha e_k */

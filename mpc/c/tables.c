@@ -9,6 +9,7 @@
 #define WASHOUT 1
 #define INNOVATION 2
 #define OBSERVER $observer
+#define TERMINAL_SET $terminal
 
 enum {
     NX = $nx, NU = $nu, NY = $ny, NV = $nv, N = $horizon, M = $inputs,
@@ -17,6 +18,8 @@ enum {
     LIMITED = $limited,   /* outputs with limits */
     BOUNDED = $bounded,   /* inputs with move limits */
     MAX_ITERATIONS = $max_iterations, RTI = $rti, SOFT = $soft, PRACTICAL = $practical, CERTIFIED = $certified,
+    TERMINAL = TERMINAL_SET,
+    FIRST = $first,       /* sample with output limits */
     STATES_ARE_NEURONS = $states_are_neurons, /* x+ = w */
     OUTPUTS_READ_NEURONS = $outputs_read_neurons
 };
@@ -26,6 +29,8 @@ typedef ${name}_state State;
 typedef ${name}_status Status;
 typedef ${name}_fallback Fallback;
 typedef ${name}_info Info;
+
+enum { SETTLE = $SETTLE, NEWTON = $NEWTON, NEWTON_NEAR = $NEWTON_NEAR };
 
 $scalars
 $tables

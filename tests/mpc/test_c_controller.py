@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from c_loops import controller, network, run
 from c_quadratic import KINDS, CQuadratic, objective, program
+from guaranteed_cases import M, guaranteed
 from mpc_networks import NormContraction, elman
 
 from controlrnn.errors import SettingError
@@ -42,7 +43,11 @@ CASES = {
         {"reach": 2.0},
     ),
     "hard": ({"seed": 3, "nu": 2, "ny": 3}, {"soft": False, "limit": 0.15, "observer": "washout"}, {"noise": 0.03}),
-    "one_of_each": ({"seed": 4, "nu": 1, "ny": 1, "layers": (1,) * 5, "activation": SIGMOID}, {"limit": None}, {}),
+    "one_of_each": (
+        {"seed": 4, "nu": 1, "ny": 1, "layers": (1,) * 5, "activation": SIGMOID},
+        {"limit": None, "control_horizon": 1},
+        {},
+    ),
     "linear": ({"seed": 5, "nu": 3, "ny": 1, "layers": ()}, {"move_limit": [np.inf, 0.2, 0.02]}, {}),
     "once": ({"seed": 6, "ny": 1, "activation": RELU}, {"options": SolverOptions(rti=True)}, {"preview": 6}),
     "cut_short": (
@@ -51,6 +56,8 @@ CASES = {
         {"reach": 1.0},
     ),
 }
+
+SLOW = ("limits_reached", "linear", "once")  # left out where time is short
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_what_is_not_convex_fails(solver, bad):
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CASES])
 def test_closed_loops_agree(case, tmp_path):
     of_network, of_controller, of_loop = CASES[case]
     system = network(**of_network)
@@ -133,6 +140,30 @@ def test_closed_loops_agree(case, tmp_path):
     np.testing.assert_array_less(np.abs(found.u - expected.u) / (upper - lower), accuracy)
     np.testing.assert_allclose(found.cost, expected.cost, rtol=10 * accuracy, atol=1e-9)  # NaN where not solved
     assert np.isfinite(expected.cost).sum() >= 40
+
+
+def ending_at_rest(name):
+    """A controller whose plans end in a terminal set."""
+    case = guaranteed(name)
+    observer = RunningOn(case.predictor, 1, contraction=case.contraction)
+    return TightenedMPC(
+        case.predictor, observer, case.tightening, output_weight=case.weight, input_move_weight=0.05, control_horizon=M,
+        terminal=case.terminal, move_limit=0.4, options=SolverOptions(max_iterations=4),
+    )  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["layers", pytest.param("feedthrough", marks=pytest.mark.slow)])
+def test_plans_that_end_in_a_terminal_set_agree(name, tmp_path):
+    case, ours = guaranteed(name), ending_at_rest(name)
+    theirs = CompiledController(ours, tmp_path)
+    expected, found = (run(acting, ours, steps=100, reach=1.0, noise=0.01) for acting in (ours, theirs))
+    for what in ("status", "fallback", "iterations", "feasible", "certified"):
+        assert getattr(found, what) == getattr(expected, what), what
+    assert 0 < sum(status is Status.MAX_ITERATIONS for status in expected.status) < 60
+    assert np.mean(expected.feasible) > 0.9
+    np.testing.assert_allclose(found.u, expected.u, atol=2e-6)
+    assert case.terminal.digest in (tmp_path / "controlrnn_mpc.h").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +183,16 @@ def build(source, folder, *flags):
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", ["hard", "linear", "limits_reached"])
+@pytest.mark.parametrize(
+    "case", ["hard", *(pytest.param(c, marks=pytest.mark.slow) for c in (*CASES, "terminal") if c != "hard")]
+)
 def test_self_test_is_clean_under_sanitizers(case, tmp_path):
-    of_network, of_controller, _ = CASES[case]
-    source, _ = controller_to_c(controller(network(**of_network), **of_controller), tmp_path)
+    if case == "terminal":
+        made = ending_at_rest("feedthrough")
+    else:
+        of_network, of_controller, _ = CASES[case]
+        made = controller(network(**of_network), **of_controller)
+    source, _ = controller_to_c(made, tmp_path)
     flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     probe = tmp_path / "probe.c"
     probe.write_text("int main(void) { return 0; }")
