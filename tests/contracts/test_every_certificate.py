@@ -448,7 +448,7 @@ def test_verifying_needs_no_solver_and_no_search_and_takes_milliseconds(certific
     monkeypatch.setattr("controlrnn.certification.barrier.Program.centre", forbidden)
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         certificate.verify(system)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.05
