@@ -20,11 +20,10 @@ from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from mpc.ocp import HARD, KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData, default_penalty
 
-_FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure
+_FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure,
+_FINER = 1e-8  # which does no harm where any plan that keeps all limits will do
 _FREE = 1e4  # limits this many ranges away constrain nothing
-_INSIDE = (
-    1e-6  # of an output's range or the terminal set's radius: what a plan that must be feasible keeps away from it
-)
+_INSIDE = 1e-7  # of an output's range or the terminal set's radius: so far inside stays a plan that must be feasible
 
 
 @dataclass
@@ -201,7 +200,7 @@ class FatropBackend:
             "fatrop": {
                 "print_level": 0,
                 "max_iter": self.options.max_iterations,
-                "tolerance": max(self.options.tolerance, _FINEST),
+                "tolerance": max(self.options.tolerance, _FINEST if self.problem.terminal is None else _FINER),
             },
         }
         nlp = {

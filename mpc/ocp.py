@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from mpc.terminal import TerminalSet
 
 HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
-_ROUNDING = 1e-9
 KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
+_CLIPPED = 1e-7  # of an input's half range: solvers keep limits of moves so well, and the controller clips the rest
 
 
 class Status(StrEnum):
@@ -149,13 +149,13 @@ class OptimalControlProblem:
         """By how much a plan u (N, nu) breaks its limits, at most; feasible if <= 0.
 
         Outputs count in ranges, the end of the plan in radii of the terminal set; inputs and moves in half ranges, of
-        which 1e-9 is taken for rounding.
+        which 1e-7 is left to the controller, which clips them.
         """
         y, gap = self.outcome(data.x, u)
         lower, upper = self.predictor.input_limits()
         moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
         over = np.maximum(y - data.upper, data.lower - y)[self.first :] / self.output_scale
-        beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _ROUNDING
+        beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _CLIPPED
         end = -np.inf if gap is None or self.terminal is None else self.terminal.share(gap) - 1.0
         return float(max(over.max(), beyond.max(), end))
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from random_systems import random_elman, random_system
 
+from controlrnn.kernels import simulate
 from mpc.condensing import Condenser
 
 SYSTEMS = {
@@ -34,3 +35,36 @@ def test_condensed_derivatives_are_those_of_the_outputs(name, rng):
         np.testing.assert_allclose(G[:, :, i], (run(e)[0] - run(-e)[0]) / 2e-6, atol=1e-8)
         slopes = [np.einsum("kij,ki->j", condenser.condense(*run(s * e)[1:])[0], prices) for s in (1, -1)]
         np.testing.assert_allclose(H[i], (slopes[0] - slopes[1]) / 2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("inputs", [1, 3, N])
+def test_derivatives_of_plans_that_end_in_a_steady_state(name, inputs, rng):
+    """Few inputs, the last one held; the last sample is its steady state."""
+    system, scale = SYSTEMS[name], np.array([0.5, 2.0])
+    condenser = Condenser(system, N, scale, control_horizon=inputs, steady=True)
+    x0, u = rng.standard_normal(system.nx), 0.5 * rng.standard_normal((inputs, 2))
+    weight = rng.standard_normal(system.nx)
+
+    def run(change=np.zeros(2 * inputs)):  # noqa: B008
+        held = (u + np.reshape(change, (-1, 2)) * scale)[np.minimum(np.arange(N + 1), inputs - 1)]
+        y, x = system.simulate(held, x0)
+        steady = simulate(system, np.tile(held[-1], (1000, 1)), np.zeros(system.nx))[1][-1]
+        gap = x[N] - steady
+        y[N], x[N] = system.output(steady, held[-1]), steady
+        return y, x[:-1], held, gap
+
+    prices = rng.standard_normal((N + 1, system.ny))
+    G, lin = condenser.condense(*run()[1:3])
+    gap, H = condenser.gap.copy(), condenser.curvature(lin, prices, weight)
+
+    def slopes(change):
+        first = condenser.condense(*run(change)[1:3])[0]
+        return np.einsum("kij,ki->j", first, prices) + condenser.gap @ weight
+
+    for i in range(2 * inputs):
+        e = 1e-6 * np.eye(2 * inputs)[i]
+        ahead, behind = run(e), run(-e)
+        np.testing.assert_allclose(G[:, :, i], (ahead[0] - behind[0]) / 2e-6, atol=1e-7)
+        np.testing.assert_allclose(gap[i], (ahead[3] - behind[3]) / 2e-6, atol=1e-7)
+        np.testing.assert_allclose(H[i], (slopes(e) - slopes(-e)) / 2e-6, atol=1e-6)

@@ -26,6 +26,7 @@ from mpc import (
 )
 from mpc.condensed import CondensedBackend
 from mpc.dompc import DoMpcBackend
+from mpc.fatrop import FatropBackend
 
 STEPS = 200
 
@@ -142,6 +143,43 @@ def test_moves_gaps_and_known_references_change_nothing(name):
     u = np.array([step.u for step in steps])
     assert (np.abs(np.diff(u, axis=0)) <= np.array([0.2, 0.4]) + 1e-9).all()
     assert (np.abs(np.diff(u, axis=0)) >= 0.199).any()
+
+
+@pytest.mark.parametrize("limit", [np.inf, 0.3])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_engines_agree_where_plans_must_end_at_rest(name, limit):
+    """An interior-point method on all states, with the steady state as a variable: the same optimum."""
+    case = guaranteed(name)
+    adversary(case, "none")
+    controller = case.controller(move_limit=limit)
+    ours, theirs = (engine(controller.problem, SolverOptions()) for engine in (CondensedBackend, FatropBackend))
+    for reach in (0.3, 0.95, 3.0):
+        reference = case.middle + reach * case.half * np.array([1.0, -0.5])
+        data = controller._data(controller.observer.state, controller._reference(reference), np.zeros(2))
+        a, b = ours.solve(data), theirs.solve(data)
+        assert a.status is b.status is Status.SOLVED
+        assert a.feasible
+        assert b.feasible
+        for solution in (a, b):
+            np.testing.assert_allclose(controller.problem.objective(data, solution.u)[0], solution.cost, rtol=1e-9)
+            assert controller.problem.excess(data, solution.u) <= 0
+        np.testing.assert_allclose(a.cost, b.cost, rtol=1e-5)
+        np.testing.assert_allclose(a.u, b.u, atol=1e-3)
+
+
+def test_an_end_that_the_set_holds_back_costs_the_same_with_both_engines():
+    """All inputs are free and moves are cheap, so that the plan would not come to rest by itself."""
+    case = guaranteed("slow elman", 0.0)
+    adversary(case, "none")
+    controller = case.controller(control_horizon=N, input_move_weight=1e-3)
+    reference = case.middle + 2.0 * case.half * np.array([1.0, -0.5])
+    data = controller._data(controller.observer.state, controller._reference(reference), np.zeros(2))
+    a, b = (engine(controller.problem, SolverOptions()).solve(data) for engine in (CondensedBackend, FatropBackend))
+    assert a.status is Status.SOLVED
+    assert a.feasible
+    assert b.feasible
+    assert 0.999 <= case.terminal.share(controller.problem.outcome(data.x, a.u)[1]) <= 1.0
+    np.testing.assert_allclose(a.cost, b.cost, rtol=1e-4)
 
 
 def best_steady_cost(case, controller, reference):
