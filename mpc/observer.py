@@ -178,8 +178,8 @@ class Observer(ABC):
     def jump(self) -> StateError | None:
         """Certified bound on what one `update` changes about the plan: |xhat[t+1] - f(xhat[t], u[t])|.
 
-        f is the model's step and u the *commanded* input, as the plan assumes; it holds from one sample at which
-        `certified` is true to the next. None where nothing is certified; `describe` then says what is missing.
+        f is the model's step and u the *commanded* input, as the plan assumes; it holds where `certified` is true at
+        both samples. None where nothing is certified; `describe` then says what is missing.
         """
         own = self._own_jump()
         if own is None or not self.command_error.any():
