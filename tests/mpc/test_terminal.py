@@ -41,7 +41,7 @@ def adversary(case, kind, size=1.0):
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["push", "random"])
+@pytest.mark.parametrize("kind", ["push", pytest.param("random", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_shifted_plans_stay_feasible_whatever_the_jumps(name, kind):
     """References far outside, so that plans lie on their limits; every jump at its edge."""
@@ -63,7 +63,9 @@ def test_shifted_plans_stay_feasible_whatever_the_jumps(name, kind):
     assert max((step.y_predicted[1] - upper[1]).max() for step in steps) > -1e-3 * case.half.max()
 
 
-@pytest.mark.parametrize("name", ["elman", "slow elman", "layers"])
+@pytest.mark.parametrize(
+    "name", ["elman", *(pytest.param(n, marks=pytest.mark.slow) for n in ("slow elman", "layers"))]
+)
 def test_larger_jumps_or_no_growth_make_shifted_plans_infeasible(name):
     """The theorem needs both: otherwise the test above would show nothing."""
     case = guaranteed(name)
@@ -204,7 +206,7 @@ def best_steady_cost(case, controller, reference):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.parametrize("corner", [(1.5, 1.5), (-1.5, 0.0), (0.3, -0.2)])
+@pytest.mark.parametrize("corner", [(1.5, 1.5), (0.3, -0.2), pytest.param((-1.5, 0.0), marks=pytest.mark.slow)])
 def test_without_jumps_the_loop_comes_to_the_best_steady_state(name, corner):
     """Reference out of reach or not: rest, at a cost no higher than the best steady state's that plans may end in."""
     case = guaranteed(name)
