@@ -86,6 +86,10 @@ class Predictor:
         parts = [casadi.densify(casadi.jacobian(f, z)) for f in (step, output) for z in (x, u)]
         return casadi.Function("jacobians", [x, u], parts)
 
+    @cached_property
+    def _gap(self) -> _Gap:
+        return _Gap(self)
+
     def input_limits(self) -> tuple[Array, Array]:
         """(lower, upper) of the actuators, shape (nu,) each.
 
@@ -160,12 +164,11 @@ class Predictor:
     def _settle(self, u: Array, x: Array, iterations: int) -> Array | None:
         """Newton's method for x = f(x, u); None where it does not get there."""
         for _ in range(iterations):
-            gap = self.system.step(x, u) - x
+            gap, slope = self._gap(x, u)
             if np.abs(gap).max() <= 1e-13 * (1.0 + np.abs(x).max()):
                 return np.asarray(x)
-            A = self.linearise(x, u)[0]
             try:
-                change = np.linalg.solve(np.eye(self.nx) - A, gap)
+                change = np.linalg.solve(slope, gap)
             except np.linalg.LinAlgError:
                 return None
             x = x + change
@@ -211,3 +214,25 @@ class Predictor:
 
         fit = least_squares(misfit, np.zeros(self.nu), jac=slope, bounds=(-1.0, 1.0))
         return np.clip(lower + half * (fit.x + 1), lower, upper)
+
+
+class _Gap:
+    """f(x, u) - x and I - df/dx at one point, in memory that is used again: plans with a terminal set ask often."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        x, u = casadi.SX.sym("x", predictor.nx), casadi.SX.sym("u", predictor.nu)
+        after = predictor.casadi[0](x, u)
+        both = casadi.horzcat(after - x, casadi.SX.eye(predictor.nx) - casadi.jacobian(after, x))
+        self._function = casadi.Function("gap", [x, u], [casadi.densify(both)])
+        self._buffer, self._evaluate = self._function.buffer()
+        self._x, self._u = np.zeros(predictor.nx), np.zeros(predictor.nu)
+        self._both = np.zeros((1 + predictor.nx, predictor.nx))  # a matrix's columns, as CasADi stores them
+        for i, part in enumerate((self._x, self._u)):
+            self._buffer.set_arg(i, memoryview(part))
+        self._buffer.set_res(0, memoryview(self._both))
+
+    def __call__(self, x: Array, u: Array) -> tuple[Array, Array]:
+        """Gap (nx,) and slope (nx, nx); valid until the next call."""
+        self._x[:], self._u[:] = x, u
+        self._evaluate()
+        return self._both[0], self._both[1:].T
