@@ -1,18 +1,25 @@
-"""A controller's C code, compiled and called from here sample by sample, timed on its own side of the call."""
+"""A controller's C code, compiled and called from here sample by sample, timed on its own side of the call.
+
+In `experiments.bench_mpc` a loop of it is ``compiled_loop(loop_of("condensed", case, predictor, plant))``.
+"""
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array
+from experiments._bench_mpc_engines import Timed
 from mpc import Fallback, Status, TightenedMPC
 from mpc.c_controller import FALLBACKS, STATUSES, controller_to_c
 
@@ -23,10 +30,10 @@ _SHIM = """
 
 static controlrnn_mpc_state state;
 
-static double now(void)
+static double now(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
@@ -37,9 +44,10 @@ void take(const double *y, const double *u) { controlrnn_mpc_record(&state, y, u
 void step(const double *y, const double *reference, double *u, double *told)
 {
     controlrnn_mpc_info info;
-    double began = now();
+    double began = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID);
     controlrnn_mpc_step_preview(&state, y, reference, u, &info);
-    told[6] = now() - began;
+    told[7] = now(CLOCK_PROCESS_CPUTIME_ID) - used;
+    told[6] = now(CLOCK_MONOTONIC) - began;
     told[0] = info.status;
     told[1] = info.fallback;
     told[2] = info.iterations;
@@ -79,12 +87,17 @@ class CompiledController:
         flags: Of the compiler.
 
     Attributes:
-        wall: Time of each step on the C side [s].
+        wall: Time of each step on the C side [s]: estimates, solve and fallback.
+        cpu: Processor time of each [s].
         memory: Size of the state [bytes].
     """
 
     def __init__(self, controller: TightenedMPC, folder: Path, *, flags: Sequence[str] = ("-O2",)) -> None:
         self.ny, self.nu, self.rows = controller.predictor.ny, controller.predictor.nu, controller.horizon + 1
+        backend = controller.backend
+        if isinstance(backend, Timed):
+            controller = copy.copy(controller)
+            controller.backend = backend.inner
         source, _ = controller_to_c(controller, folder)
         shim, target = folder / "shim.c", folder / "controller.so"
         shim.write_text(_SHIM)
@@ -94,13 +107,15 @@ class CompiledController:
         self._library.size.restype = ctypes.c_ulong
         self.memory = int(self._library.size())
         self.wall: list[float] = []
-        self.cpu = self.wall  # nothing here waits
+        self.cpu: list[float] = []
+        self.inner = None  # what `experiments.bench_mpc` asks of whoever keeps the times
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         self._library.start()
         self.wall.clear()
+        self.cpu.clear()
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
         """As `TightenedMPC.record`."""
@@ -111,9 +126,10 @@ class CompiledController:
         seen = as_array("y", y, (self.ny,), finite=False)
         known = np.atleast_2d(np.asarray(reference, dtype=np.float64))
         known = known[np.minimum(np.arange(self.rows), len(known) - 1)]
-        u, told = np.empty(self.nu), np.empty(7)
+        u, told = np.empty(self.nu), np.empty(8)
         self._call("step", seen, known, u, told)
         self.wall.append(float(told[6]))
+        self.cpu.append(float(told[7]))
         status, fallback, iterations, certified, feasible = (int(number) for number in told[:5])
         return CompiledStep(
             u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5])
@@ -122,3 +138,16 @@ class CompiledController:
     def _call(self, name: str, *arrays: Array) -> None:
         whole = [np.ascontiguousarray(array) for array in arrays]
         getattr(self._library, name)(*(a.ctypes.data_as(ctypes.POINTER(ctypes.c_double)) for a in whole))
+
+
+def compiled_loop(loop: Any, *, flags: Sequence[str] = ("-O2",)) -> Any:
+    """The C code's own loop, of the kind of a fresh `experiments.bench_mpc` loop and with the same plant and limits.
+
+    Args:
+        loop: With the condensed solver, not yet stepped.
+        flags: Of the compiler.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = CompiledController(loop.controller, Path(folder), flags=flags)
+    made.record(loop.plant.output(np.zeros(loop.plant.nx), np.zeros(made.nu)), np.zeros(made.nu))
+    return type(loop)(loop.plant, made, made, loop.limit)
