@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from controlrnn.certification import ContractionCertificate, certify_contraction
@@ -263,34 +264,42 @@ def _targets(
 
 
 def _figure(rows: dict[str, Row], edges: dict[int, Row], config: Config) -> Figure:
-    """Error against washout; tightening against prediction step."""
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
+    """Error against washout; errors and bounds of all estimators; tightening against prediction step."""
+    figure = Figure(figsize=(14, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    w = np.array(WASHOUTS)
-    left.semilogy(w, [edges[k]["edge_state_bound"] for k in WASHOUTS], "k.-", label="certified")
-    left.semilogy(w, [edges[k]["exact_inputs_bound"] for k in WASHOUTS], "k:", label="certified, exact inputs")
-    left.semilogy(w, [edges[k]["edge_state_largest"] for k in WASHOUTS], "C3.-", label="largest, from the edge")
-    seen = [k for k in WASHOUTS if k]
-    left.semilogy(seen, [rows[f"washout {k}"]["state_largest"] for k in seen], "C0.-", label="largest, records")
-    left.semilogy(seen, [rows[f"washout {k}"]["state_median"] for k in seen], "C0--", label="median, records")
-    lowest = min(edges[k]["edge_state_largest"] for k in WASHOUTS)
-    left.set(xlabel="washout [samples]", ylabel="error of the state (metric)", ylim=(0.02 * lowest, None))
+    _against_washout(left, rows, edges)
     names = [n for n in rows if not n.startswith("washout")]
+    floor = 0.01 * min(rows[name]["state_bound"] for name in names)
     for i, name in enumerate(names):
-        colour = f"C{i}"
-        middle.plot([rows[name]["state_median"], rows[name]["state_largest"]], [i, i], color=colour, lw=3)
-        middle.plot(rows[name]["state_bound"], i, marker="|", ms=14, mew=2.5, color=colour)
+        seen = np.maximum([rows[name]["state_median"], rows[name]["state_largest"]], floor)
+        middle.plot(seen, [i, i], color=f"C{i}", lw=3)
+        middle.plot(rows[name]["state_bound"], i, marker="|", ms=14, mew=2.5, color=f"C{i}")
     middle.set_yticks(range(len(names)), names)
-    middle.set(xscale="log", xlabel="error of the state: median to largest, and bound (|)")
+    middle.set(xscale="log", xlabel="error of the state (metric): median to largest, and bound (|)", xlim=(floor, None))
     steps = np.arange(config.horizon + 1)
-    chosen = ["washout 20", "washout 50", "washout 100", *names]
-    for name in chosen:
-        style = "--" if name.startswith("washout") else "-"
-        right.plot(steps, np.array(rows[name]["tightening"])[:, 0], style, label=name)
-    right.set(xlabel="prediction step", ylabel="tightening of tank 1 [cm]", yscale="log")
-    left.legend(fontsize="small")
+    for i, name in enumerate(names):
+        right.plot(steps, np.array(rows[name]["tightening"])[:, 0], f"C{i}", ls="--" if i % 2 else "-", label=name)
+    for name, grey in (("washout 50", "0.75"), ("washout 100", "0.5"), ("washout 140", "0.25")):
+        right.plot(steps, np.array(rows[name]["tightening"])[:, 0], color=grey, ls=":", lw=2, label=name)
+    right.set(xlabel="prediction step", ylabel="tightening of tank 1 [cm]", ylim=(0, None))
     right.legend(fontsize="x-small", ncols=2)
     return figure
+
+
+def _against_washout(axes: Axes, rows: dict[str, Row], edges: dict[int, Row]) -> None:
+    seen = [w for w in WASHOUTS if w]
+    for column, style, label in (
+        ("edge_state_bound", "k.-", "certified"), ("exact_inputs_bound", "k:", "certified, exact inputs"),
+        ("edge_state_largest", "C3.-", "largest, from the edge"),
+    ):  # fmt: skip
+        axes.semilogy(WASHOUTS, [edges[w][column] for w in WASHOUTS], style, label=label)
+    for column, style, label in (
+        ("state_largest", "C0.-", "largest, held-out records"), ("state_median", "C0--", "median, held-out records")
+    ):  # fmt: skip
+        axes.semilogy(seen, [rows[f"washout {w}"][column] for w in seen], style, label=label)
+    lowest = min(rows[f"washout {w}"]["state_median"] for w in seen)
+    axes.set(xlabel="washout [samples]", ylabel="error of the state (metric)", ylim=(0.3 * lowest, None))
+    axes.legend(fontsize="small")
 
 
 def _loop_figure(loops: dict[str, Row]) -> Figure:
