@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from controlrnn.checks import Array
 from controlrnn.data import Dataset, Scaler
 from controlrnn.errors import DataError, SettingError, ShapeError, TrainingError
 from controlrnn.identification.checkpoint import fingerprint, load_checkpoint, save_checkpoint
@@ -25,6 +26,7 @@ from controlrnn.identification.simulation import score
 from controlrnn.identification.subspace import identify_subspace
 from controlrnn.identification.training import Trainer
 from controlrnn.models import Model
+from controlrnn.models.contracting_linear import POLE, largest_pole
 from controlrnn.models.linear_start import Linear
 
 _log = logging.getLogger(__name__)
@@ -106,32 +108,39 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: in
         return
     if not can:
         raise SettingError(f"{type(model).__name__} cannot start at a linear model: use start='auto' or 'as_is'")
-    # A prescribed contraction rate limits the poles; a feedthrough is only there where the model has one.
-    limit = 0.995 * float(getattr(model, "rate", 1.0))
-    try:
-        linear = identify_subspace(
-            dataset.train, model.nx, horizon=horizon, strictly_proper=getattr(model, "D22", None) is None,
-            max_radius=limit, inputs=model.input_scaler, outputs=model.output_scaler,
-        )  # fmt: skip
-    except DataError as error:
+    # A prescribed contraction rate limits the poles; close to its limit the promise may have no room for neurons.
+    rate = float(getattr(model, "rate", 1.0))
+    failure: SettingError | DataError | None = None
+    for limit in sorted({largest_pole(rate), POLE * rate}, reverse=True):
+        try:
+            by = _start_at_subspace(model, dataset, start, horizon, limit)
+            break
+        except (SettingError, DataError) as error:
+            failure = error
+    else:
+        assert failure is not None
         if start is Start.LINEAR:
-            raise
-        _log.warning("no linear start: %s", error)
-        return
-    # Copies, because torch does not take read-only arrays.
-    found = Linear(*(np.array(M) for M in (linear.A, linear.B, linear.C, linear.D)))
-    found = found if start is Start.LINEAR else found.with_gain_below(getattr(model, "gamma", None), limit)
-    try:
-        model.start_linear(found.A, found.B, found.C, found.D)  # type: ignore[operator]
-    except SettingError as error:  # the linear model breaks the promise of this one
-        if start is Start.LINEAR:
-            raise
-        _log.warning("no linear start: %s", error)
+            raise failure
+        _log.warning("no linear start: %s", failure)
         return
     offset = getattr(model, "by", None)
     if isinstance(offset, torch.nn.Parameter):
         with torch.no_grad():
-            offset.copy_(torch.tensor(linear.by))
+            offset.copy_(torch.tensor(by))
+
+
+def _start_at_subspace(model: Model, dataset: Dataset, start: Start, horizon: int | None, limit: float) -> Array:
+    """Set ``model`` to a subspace model with poles up to ``limit``; returns the offset of its outputs, shape (ny,)."""
+    # A feedthrough is only there where the model has one.
+    linear = identify_subspace(
+        dataset.train, model.nx, horizon=horizon, strictly_proper=getattr(model, "D22", None) is None,
+        max_radius=limit, inputs=model.input_scaler, outputs=model.output_scaler,
+    )  # fmt: skip
+    # Copies, because torch does not take read-only arrays.
+    found = Linear(*(np.array(M) for M in (linear.A, linear.B, linear.C, linear.D)))
+    found = found if start is Start.LINEAR else found.with_gain_below(getattr(model, "gamma", None), limit)
+    model.start_linear(found.A, found.B, found.C, found.D)  # type: ignore[operator]
+    return linear.by
 
 
 def _train(

@@ -103,11 +103,21 @@ def slow_poles(nx: int, rate: float, rng: torch.Generator) -> Array:
     return np.diag(rate * (1 - 0.02 - 0.18 * torch.rand(nx, generator=rng).double().numpy()))
 
 
+POLE = 0.995  # times the rate: where a linear start that contracts too slowly has its slowest pole in the end
+
+
+def largest_pole(rate: float) -> float:
+    """Up to where the poles of a linear start are left alone: inside ``rate`` with room for what training adds.
+
+    Without a prescribed speed that is close to the circle, where lightly damped and slow plants have theirs.
+    """
+    return 0.9995 if rate == 1 else POLE * rate
+
+
 def inside_disc(A: Array, rate: float) -> Array:
-    """Shrink ``A`` so that its spectral radius is at most 0.995 ``rate``; unchanged where it already is."""
-    radius = float(np.abs(np.linalg.eigvals(A)).max(initial=0.0))
-    limit = 0.995 * rate
-    if radius <= limit:
+    """Shrink ``A`` to a spectral radius of 0.995 ``rate``; unchanged where it is below `largest_pole`."""
+    radius, limit = float(np.abs(np.linalg.eigvals(A)).max(initial=0.0)), POLE * rate
+    if radius <= largest_pole(rate):
         return A
     _log.info("moved the poles of the linear model inside |z| <= %.4f (spectral radius was %.4f)", limit, radius)
     return np.asarray(A * (limit / radius))

@@ -162,7 +162,7 @@ def test_a_loss_that_is_nan_from_the_start_is_an_error(dataset):
 
 def test_early_stop_returns_the_best(dataset):
     result = identify(
-        Elman(nu=1, ny=1, nx=3), dataset, loss=LOSS, **QUICK | {"learning_rate": 3.0, "clip": 1e3, "patience": 2}
+        Elman(nu=1, ny=1, nx=3), dataset, loss=LOSS, **QUICK | {"learning_rate": 30.0, "clip": 1e3, "patience": 2}
     )
     assert result.status is FitStatus.STOPPED_EARLY
     best = int(np.argmin(result.history["validation"]))

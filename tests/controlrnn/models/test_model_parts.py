@@ -56,6 +56,9 @@ def test_unstable_maps_are_moved_inside():
     assert np.abs(np.linalg.eigvals(moved)).max() == pytest.approx(0.995 * 0.9)
     inside = np.diag([0.5, 0.3])
     assert inside_disc(inside, 0.9) is inside
+    slow = np.diag([0.999, 0.3])
+    assert inside_disc(slow, 1.0) is slow
+    assert np.abs(np.linalg.eigvals(inside_disc(np.diag([0.9999, 0.3]), 1.0))).max() == pytest.approx(0.995)
     for rate in (0.0, -1.0, 1.1, np.nan):
         with pytest.raises(SettingError, match="rate"):
             ContractingLinear(2, rate, rng())
