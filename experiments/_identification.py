@@ -21,6 +21,7 @@ from controlrnn.errors import CertificationError
 from controlrnn.identification import (
     FitResult,
     FitStatus,
+    SimulationError,
     Starts,
     TqdmProgress,
     free_run,
@@ -70,6 +71,18 @@ def errors_of(system: LureSystem, data: Dataset, skip: int, unit: float = 1.0, e
 def run_of(system: LureSystem, record: Trajectory, skip: int, estimate: bool = True) -> Array:
     """Free run over one record from the initial state that scoring uses."""
     return free_run(system, [record], initial_states(system, [record], skip if estimate else 0))[0][0]
+
+
+def whole_record_options(iterations: Mapping[str, int], **more: Any) -> dict[str, dict[str, Any]]:
+    """Options of `identify`, by family: from a linear start, Levenberg-Marquardt on whole records, no Adam to speak of.
+
+    Args:
+        iterations: Of Levenberg-Marquardt, by family.
+        more: Further options, for all families.
+    """
+    common = {"loss": SimulationError(), "steps": 1, "window": 512, "batch_size": 1, "start": "linear",
+              "refine": "levenberg_marquardt"}  # fmt: skip
+    return {name: common | {"refine_steps": n} | more for name, n in iterations.items()}
 
 
 def networks(

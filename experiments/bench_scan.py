@@ -1,8 +1,9 @@
 """Forward + backward of the compiled scan against our eager path and against public kernels, float32, median ms.
 
-Cases: Elman networks, RENs and an R2DN from their explicit matrices, gradient of mean(y^2) by all free matrices; one
-long record and a batch; one thread and all. Peers (jax.lax.scan under jit, tsfast, neural-ssm) run in an environment of
-their own, which is made in the study's folder; all take turns, so that a busy machine slows them alike.
+Cases: Elman networks, RENs and an R2DN from their explicit matrices, gradient of mean(y^2) by all free matrices, on
+every side the same and no others (inputs and initial state have none); one long record and a batch; one thread and all.
+Peers (jax.lax.scan under jit, tsfast, neural-ssm) run in an environment of their own, which is made in the study's
+folder; all take turns, so that a busy machine slows them alike. Ratios are of medians.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             for case in cases(quick=study.quick):
                 key = f"{case.name} threads={threads}"
-                needs = {"peers": REQUIREMENTS.read_text(), "available": python is not None}
+                needs = {"peers": _pins(REQUIREMENTS), "available": python is not None}
                 study.row(key, partial(compare, study, case, threads, peer), needs=needs)
         finally:
             torch.set_num_threads(every)
@@ -146,6 +147,7 @@ def compare(study: Study, case: Case, threads: int, peer: Peer | None) -> Row:
     row: Row = {"threads": threads, "model": case.kind, "batch": case.batch} | {
         f"{n}_ms": m for n, m in medians.items()
     }
+    row |= {f"{name}_least_ms": min(ms) for name, ms in times.items() if ms}
     row |= {f"{name}_ratio": m / ours for name, m in medians.items() if m is not None and name != "ours"}
     return row | {"notes": notes}
 
@@ -212,7 +214,7 @@ def peers_python(study: Study) -> tuple[Path | None, str]:
     """The interpreter of the peers' environment, made on first use; None and a reason where it cannot be had."""
     home = study.path("peers-venv").absolute()
     python, stamp = home / "bin" / "python", home / "installed.txt"
-    if stamp.exists() and stamp.read_text() == REQUIREMENTS.read_text():
+    if stamp.exists() and _pins(stamp) == _pins(REQUIREMENTS):
         return python, f"peers: {home}"
     if study.quick:
         return None, "peers: left out of the quick version where they are not installed"
@@ -225,6 +227,11 @@ def peers_python(study: Study) -> tuple[Path | None, str]:
             return None, f"peers: could not be installed, so the table holds our two paths only: {error.stderr}"[:500]
     stamp.write_text(REQUIREMENTS.read_text())
     return python, f"peers: {home}"
+
+
+def _pins(path: Path) -> list[str]:
+    """The lines of a requirements file that count."""
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
 
 
 if __name__ == "__main__":

@@ -14,10 +14,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from controlrnn.data import Dataset, benchmarks
-from controlrnn.identification import SimulationError, identify_subspace, score
+from controlrnn.identification import identify_subspace, score
 from controlrnn.models import ContractingR2DN, ResidualRNN
 from controlrnn.systems import LureSystem
-from experiments._identification import certified_rate, comparison, errors_of, medians, networks, run_of
+from experiments._identification import (
+    certified_rate,
+    comparison,
+    errors_of,
+    medians,
+    networks,
+    run_of,
+    whole_record_options,
+)
 from experiments._study import Row, Study
 
 SKIP = 50
@@ -39,14 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scored = Dataset(fitted.train, data.validation, data.test)
     values = {"model": "subspace", "nx": NX, "nv": 0, "certified_rate": certified_rate(linear)}
     study.row("subspace", lambda: values | errors_of(linear, scored, SKIP) | by_sensor(linear, data))
-    options = {
-        "loss": SimulationError(), "steps": 1, "window": 512, "batch_size": 1, "start": "linear",
-        "start_horizon": HORIZON, "refine": "levenberg_marquardt", "refine_steps": 5 if study.quick else 40,
-    }  # fmt: skip
-    fits = networks(
-        study, scored, fitted, FAMILIES, skip=SKIP, seeds=1 if study.quick else 2,
-        options=dict.fromkeys(FAMILIES, options),
-    )  # fmt: skip
+    options = whole_record_options(dict.fromkeys(FAMILIES, 5 if study.quick else 40), start_horizon=HORIZON)
+    fits = networks(study, scored, fitted, FAMILIES, skip=SKIP, seeds=1 if study.quick else 2, options=options)
     sensors = {name: by_sensor(fit.system, data) for name, fit in fits.items()}
     summary = {name: medians(study, name) | sensors[name] for name in FAMILIES}
     for name in FAMILIES:

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from controlrnn.data import Dataset, benchmarks
-from controlrnn.identification import SimulationError
 from controlrnn.models import ContractingR2DN, ResidualRNN
-from experiments._identification import comparison, linear_baselines, medians, networks, run_of
+from experiments._identification import comparison, linear_baselines, medians, networks, run_of, whole_record_options
 from experiments._study import Study
 
 SKIP = 50
@@ -33,13 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     linear = Dataset(fitted.train, data.validation, data.test)
     systems = linear_baselines(study, linear, skip=SKIP, strictly_proper=True, unit=1e3, arx=ORDERS, subspace=ORDERS)
     iterations = {"residual": 8, "contracting_r2dn": 8} if study.quick else {"residual": 100, "contracting_r2dn": 200}
-    options = {
-        name: {
-            "loss": SimulationError(), "steps": 1, "window": 512, "batch_size": 1, "start": "linear",
-            "refine": "levenberg_marquardt", "refine_steps": n,
-        }
-        for name, n in iterations.items()
-    }  # fmt: skip
+    options = whole_record_options(iterations)
     fits = networks(study, data, fitted, FAMILIES, skip=SKIP, seeds=1 if study.quick else 3, unit=1e3, options=options)
     systems |= {name: fit.system for name, fit in fits.items()}
     summary = {name: medians(study, name) for name in FAMILIES}

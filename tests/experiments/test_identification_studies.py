@@ -50,7 +50,7 @@ def test_quick_four_carts(tmp_path):
 
     assert four_carts.main(["--quick", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    assert {row["model"] for row in results["rows"]} == {"subspace", *four_carts.BUILD}
+    assert {row["model"] for row in results["rows"]} == {"subspace", *four_carts.FAMILIES}
     rows = {row["case"]: row for row in results["rows"]}
     assert rows["contracting_ren_0"]["nse_3"] < rows["subspace"]["nse_3"]
     assert 0.02 < results["noise_floor"] < 0.04
