@@ -171,7 +171,8 @@ def _judge(
         share = bounds / np.maximum(seen.outputs, 1e-12)
         return {
             "state_bound": method.observer.error.radius_in(P), "state_largest": states.max(),
-            "state_median": np.median(states), "jump_bound": None if jump is None else jump.radius_in(P),
+            "state_alike": max(seen.alike), "state_median": np.median(states),
+            "jump_bound": None if jump is None else jump.radius_in(P),
             "jump_largest": seen.jump, "output_first_cm": bounds[0], "output_last_cm": bounds[-1],
             "bound_over_seen": float(share.min()), "tightening_last_cm": room.total[-1],
             "records_inside": float(np.mean(np.array(seen.alike) <= method.observer.error.radius_in(P))),
@@ -271,7 +272,8 @@ def _figure(rows: dict[str, Row], edges: dict[int, Row], config: Config) -> Figu
     names = [n for n in rows if not n.startswith("washout")]
     floor = 0.01 * min(rows[name]["state_bound"] for name in names)
     for i, name in enumerate(names):
-        seen = np.maximum([rows[name]["state_median"], rows[name]["state_largest"]], floor)
+        largest = "state_largest" if rows[name]["certified"] else "state_alike"  # what its bound speaks of
+        seen = np.maximum([rows[name]["state_median"], rows[name][largest]], floor)
         middle.plot(seen, [i, i], color=f"C{i}", lw=3)
         middle.plot(rows[name]["state_bound"], i, marker="|", ms=14, mew=2.5, color=f"C{i}")
     middle.set_yticks(range(len(names)), names)
@@ -307,11 +309,13 @@ def _loop_figure(loops: dict[str, Row]) -> Figure:
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     known = {name: row for name, row in loops.items() if row["cost"] is not None}
-    bars = axes.barh(list(known), [row["cost"] for row in known.values()], color="C0")
-    axes.bar_label(bars, [f"{row['runs_with_violation']} of {row['runs']} runs violate" for row in known.values()],
-                   label_type="center", color="w", fontsize="small")  # fmt: skip
+    costs = [row["cost"] for row in known.values()]
+    bars = axes.barh(list(known), costs, color="C0")
+    axes.bar_label(bars, [
+        f" {row['cost']:.0f}; {row['runs_with_violation']} of {row['runs']} leave the limits" for row in known.values()
+    ], fontsize="small")  # fmt: skip
     axes.invert_yaxis()
-    axes.set(xlabel="mean closed-loop cost")
+    axes.set(xlabel="mean closed-loop cost", xlim=(0, 1.4 * max(costs)))
     return figure
 
 
