@@ -223,13 +223,13 @@ class _Gap:
         x, u = casadi.SX.sym("x", predictor.nx), casadi.SX.sym("u", predictor.nu)
         after = predictor.casadi[0](x, u)
         both = casadi.horzcat(after - x, casadi.SX.eye(predictor.nx) - casadi.jacobian(after, x))
-        self._function = casadi.Function("gap", [x, u], [casadi.densify(both)])
-        self._buffer, self._evaluate = self._function.buffer()
+        function: Any = casadi.Function("gap", [x, u], [casadi.densify(both)])
+        self._buffer, self._evaluate = function.buffer()
         self._x, self._u = np.zeros(predictor.nx), np.zeros(predictor.nu)
         self._both = np.zeros((1 + predictor.nx, predictor.nx))  # a matrix's columns, as CasADi stores them
         for i, part in enumerate((self._x, self._u)):
-            self._buffer.set_arg(i, memoryview(part))
-        self._buffer.set_res(0, memoryview(self._both))
+            self._buffer.set_arg(i, part.data)
+        self._buffer.set_res(0, self._both.data)
 
     def __call__(self, x: Array, u: Array) -> tuple[Array, Array]:
         """Gap (nx,) and slope (nx, nx); valid until the next call."""
