@@ -10,6 +10,7 @@ from controlrnn.certification.dissipation import DissipationCertificate
 from controlrnn.certification.gains import GainCertificate, certify_gains
 from controlrnn.certification.gated import DeltaIssCertificate, certify_delta_iss
 from controlrnn.certification.horizon import HorizonCertificate, Method, certify_horizon
+from controlrnn.certification.input_error import InputError, InputErrorKind
 from controlrnn.certification.l2_gain import L2GainCertificate, certify_l2_gain
 from controlrnn.certification.lipschitz import LipschitzCertificate, certify_lipschitz
 from controlrnn.certification.reinitialisation import ReinitialisationCertificate, certify_reinitialisation
@@ -25,6 +26,8 @@ __all__ = [
     "GainAttack",
     "GainCertificate",
     "HorizonCertificate",
+    "InputError",
+    "InputErrorKind",
     "L2GainCertificate",
     "LipschitzCertificate",
     "Method",

@@ -1,8 +1,9 @@
 """Lower bounds: how far two trajectories were really driven apart, which tells how tight a certificate is.
 
 For a nominal trajectory the worst small difference is the maximiser of a linear function: the initial difference goes
-along the gradient (in the metric), every input difference to plus or minus its radius. That step is repeated (it is
-exact for linear systems), while the nominal initial state and inputs climb by Adam. Many starts run as one batch.
+along the gradient (in the metric), input differences to the point of their set that it likes best. That step is
+repeated (it is exact for linear systems), while the nominal initial state and inputs climb by Adam. Many starts run as
+one batch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from controlrnn.certification.families import Problem
+from controlrnn.certification.input_error import InputError
 from controlrnn.checks import Array, as_array, count, read_only, scales
 from controlrnn.errors import SettingError
 from controlrnn.kernels import simulate
@@ -36,7 +38,7 @@ class Attack:
 
 
 def attack_horizon(
-    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array = 0.0,
+    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
     metric: Array | None = None, input_range: tuple[Array, Array], state_range: tuple[Array, Array] | None = None,
     starts: int = 64, steps: int = 40, seed: int,
 ) -> Attack:  # fmt: skip
@@ -71,7 +73,8 @@ def attack_horizon(
     x0 = torch.tensor(_starts(system, low, high, state_range, batch, rng))
     xi = torch.tensor(rng.normal(size=(batch, system.nx)))
     xi = initial_radius * xi / xi.norm(dim=1, keepdim=True).clamp_min(1e-300)
-    du = radius * torch.tensor(rng.choice([-1.0, 1.0], (batch, horizon + 1, system.nu)))
+    error = InputError.of(input_radius, system.nu)
+    du = torch.tensor(error.extreme(rng.choice([-1.0, 1.0], (batch, horizon + 1, system.nu))))
     pick = torch.zeros(batch, horizon + 1, system.ny, dtype=torch.float64)
     for n, (k, i) in enumerate(targets):
         pick[n * starts : (n + 1) * starts, k, i] = 1.0
@@ -96,7 +99,7 @@ def attack_horizon(
         climb.step()
         with torch.no_grad():
             u.copy_(torch.minimum(torch.maximum(u, limits[0] + radius / 2), limits[1] - radius / 2))
-            xi, du = _worst(xi, initial_radius), radius * torch.sign(_grad(du))
+            xi, du = _worst(xi, initial_radius), torch.tensor(error.extreme(_grad(du).numpy()))
     return Attack(read_only(best), read_only(random), batch * (steps + 1))
 
 

@@ -23,6 +23,7 @@ from controlrnn.certification import figures, incremental
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
+from controlrnn.certification.input_error import InputError
 from controlrnn.certification.search import Search, best_family, tail_for
 from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.errors import CertificationError
@@ -64,16 +65,17 @@ class GainCertificate(Certificate):
         for name in ("metric", "initial", "inputs", "input_multipliers"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
-    def bounds(self, initial_radius: float, input_radius: float | Array = 0.0) -> Array:
+    def bounds(self, initial_radius: float, input_radius: float | Array | InputError = 0.0) -> Array:
         """Largest output differences per step, shape (N + 1, ny), by adding up the gains.
 
         Args:
             initial_radius: Bound on the initial difference, in the metric.
-            input_radius: Bound on every input difference per step, a number for all channels or shape (nu,).
+            input_radius: Bound on every input difference per step, a number for all channels or shape (nu,); or what
+                else is known of them.
         """
         radius = positive("initial_radius", initial_radius, what="a number >= 0", zero=True)
-        b = np.broadcast_to(np.asarray(input_radius, dtype=np.float64), self.inputs.shape[2:])
-        return np.asarray((self.initial * radius + np.cumsum(self.inputs @ b, axis=0)) * (1 + 1e-12))
+        error = InputError.of(input_radius, self.inputs.shape[2])
+        return np.asarray((self.initial * radius + error.added(self.inputs)) * (1 + 1e-12))
 
     def _prove(self, system: LureSystem) -> float:
         K = self.horizon + 1

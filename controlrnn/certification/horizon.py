@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 from controlrnn.certification import sdp
 from controlrnn.certification.certificate import Certificate, current_versions
 from controlrnn.certification.families import Family, Problem
+from controlrnn.certification.gains import GainCertificate
+from controlrnn.certification.input_error import InputError
 from controlrnn.certification.search import Search, families_for, tail_for
+from controlrnn.certification.slopes import Box
 from controlrnn.checks import Array, Choice, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
@@ -45,9 +48,14 @@ class HorizonCertificate(Certificate):
         horizon: N; steps 0..N are covered.
         initial_radius: Radius of the set of initial state differences, {dx' metric dx <= radius^2}.
         metric: Shape (nx, nx), positive definite; the identity for a ball in the 2-norm.
-        input_radius: Largest input difference per channel and step, shape (nu,), input units.
+        input_radius: Largest input difference per channel and step, shape (nu,), input units: of the largest box that
+            ``input_error`` holds.
+        input_error: Which input differences are covered.
+        input_range: Ends of the box that inputs stay in, shape (2, nu); (2, 0) where anything is allowed.
+        state_range: Ends of the box that initial states stay in, shape (2, nx); (2, 0) likewise.
         bounds: Shape (N + 1, ny), output units.
         families: The multipliers that prove them.
+        gains: A proof of gains, whose sum bounds the differences too; None where it is nowhere tighter.
     """
 
     KIND: ClassVar[str] = "horizon-certificate"
@@ -60,22 +68,42 @@ class HorizonCertificate(Certificate):
     initial_radius: float
     metric: Array
     input_radius: Array
+    input_error: InputError
+    input_range: Array
+    state_range: Array
     bounds: Array
     families: tuple[Family, ...]
+    gains: GainCertificate | None = None
 
     def __post_init__(self) -> None:
-        for name in ("metric", "input_radius", "bounds"):
+        for name in ("metric", "input_radius", "input_range", "state_range", "bounds"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def _prove(self, system: LureSystem) -> float:
         proven, margin = np.full(self.bounds.shape, np.inf), np.inf
         if self.bounds.shape != (self.horizon + 1, system.ny):
             raise CertificationError(f"bounds must have shape {(self.horizon + 1, system.ny)}, got {self.bounds.shape}")
-        problem = Problem(system, self.horizon, self.initial_radius, self.metric, self.input_radius)
+        error = InputError.of(self.input_error, system.nu)
+        if not (self.input_radius <= error.covered_box(self.horizon)).all():
+            raise CertificationError(
+                "input_radius must be that of a box within input_error: the certificate was altered"
+            )
+        boxes = _boxes(self.input_range, self.state_range)
+        problems: dict[bool, Problem] = {}
         for family in self.families:
-            bounds, family_margin = problem.prove(family)
+            lifted = family.shares.size > 0
+            if lifted not in problems:
+                problems[lifted] = Problem(
+                    system, self.horizon, self.initial_radius, self.metric, error, boxes=boxes, lifted=lifted
+                )
+            bounds, family_margin = problems[lifted].prove(family)
             proven[:, family.row] = np.minimum(proven[:, family.row], bounds)
             margin = min(margin, family_margin)
+        if self.gains is not None:
+            if self.gains.horizon != self.horizon or not np.array_equal(self.gains.metric, self.metric):
+                raise CertificationError("the gains are of another horizon or metric: the certificate was altered")
+            margin = min(margin, self.gains.verify(system))
+            proven = np.minimum(proven, self.gains.bounds(self.initial_radius, error))
         if not (proven <= self.bounds).all():
             k, i = (int(n) for n in np.argwhere(~(proven <= self.bounds))[0])
             raise CertificationError(
@@ -87,11 +115,11 @@ class HorizonCertificate(Certificate):
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""
-        radii = ", ".join(f"{r:.3g}" for r in self.input_radius)
+        boxed = " stay in the certificate's boxes," if self.input_range.size else ""
         lines = [
             f"Horizon certificate for system {self.system_digest[:12]}, {self.horizon} steps ({self.method}).",
-            f"Two trajectories that start within {self.initial_radius:.3g} of each other in the certificate's metric",
-            f"and whose inputs differ by at most ({radii}) per channel and step differ by at most:",
+            f"Two trajectories that{boxed} start within {self.initial_radius:.3g} of each other in the certificate's",
+            f"metric and whose inputs differ by {self.input_error} differ by at most:",
         ]
         for k in sorted({0, self.horizon // 4, self.horizon // 2, self.horizon}):
             lines.append(f"  step {k:4d}: " + ", ".join(f"{b:.4g}" for b in self.bounds[k]))
@@ -110,44 +138,67 @@ class HorizonCertificate(Certificate):
         return figure
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {
-            "metric": self.metric, "input_radius": self.input_radius, "bounds": self.bounds,
-        }  # fmt: skip
+        names = ("metric", "input_radius", "input_range", "state_range", "bounds")
+        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
         for n, family in enumerate(self.families):
-            arrays |= {f"multipliers_{n}": family.multipliers, f"rho_{n}": family.rho}
+            arrays |= {f"{name}_{n}": getattr(family, name) for name in ("multipliers", "rho", "shares")}
+        if self.gains is not None:
+            arrays |= {f"gains_{name}": array for name, array in self.gains._arrays().items()}
         return arrays
 
     def _meta(self) -> dict[str, Any]:
         families = [{"row": f.row, "padding": f.padding} for f in self.families]
-        return {"horizon": self.horizon, "initial_radius": self.initial_radius, "families": families}
+        gains = None if self.gains is None else self.gains._all_meta()
+        return {
+            "horizon": self.horizon, "initial_radius": self.initial_radius, "families": families,
+            "input_error": self.input_error.record(), "gains": gains,
+        }  # fmt: skip
 
     @classmethod
     def _restore(
         cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
     ) -> HorizonCertificate:
         families = tuple(
-            Family(f["row"], arrays[f"multipliers_{n}"], arrays[f"rho_{n}"], f["padding"])
+            Family(f["row"], arrays[f"multipliers_{n}"], arrays[f"rho_{n}"], f["padding"], arrays[f"shares_{n}"])
             for n, f in enumerate(meta["families"])
         )
+        gains = None
+        if meta["gains"] is not None:
+            own = {name.removeprefix("gains_"): a for name, a in arrays.items() if name.startswith("gains_")}
+            gains = GainCertificate._restore(own, meta["gains"]["claim"], meta["gains"]["common"])
+        names = ("metric", "input_radius", "input_range", "state_range", "bounds")
+        values: dict[str, Any] = {**common, **{name: arrays[name] for name in names}}
         return cls(
-            **common, horizon=meta["horizon"], initial_radius=meta["initial_radius"], families=families,
-            metric=arrays["metric"], input_radius=arrays["input_radius"], bounds=arrays["bounds"],
-        )  # fmt: skip
+            **values,
+            horizon=meta["horizon"],
+            initial_radius=meta["initial_radius"],
+            families=families,
+            gains=gains,
+            input_error=InputError.from_record(meta["input_error"]),
+        )
 
 
 def certify_horizon(
-    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array = 0.0,
-    metric: Array | None = None, method: Method | str = Method.RICCATI, focus: Sequence[int] | None = None,
+    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
+    metric: Array | None = None, input_range: Box | None = None, state_range: Box | None = None,
+    gains: GainCertificate | None = None, method: Method | str = Method.RICCATI, focus: Sequence[int] | None = None,
     solver: str = "CLARABEL", solver_options: dict[str, Any] | None = None, iterations: int = 300,
 ) -> HorizonCertificate:  # fmt: skip
     """Bound, for steps 0..horizon and every output, how far two trajectories can differ.
+
+    Around a known trajectory `certify_around` is tighter.
 
     Args:
         system: A frozen system. It need not be stable.
         horizon: Number of steps N >= 0.
         initial_radius: Radius >= 0 of the set of initial state differences.
-        input_radius: Largest difference of each input channel per step, a number for all or shape (nu,), input units.
+        input_radius: Largest difference of each input channel per step, a number for all or shape (nu,), input units;
+            or an `InputError`: balls, errors at few steps, constant ones, or such that change slowly.
         metric: Shape (nx, nx): initial differences satisfy dx' metric dx <= initial_radius^2; a 2-norm ball if None.
+        input_range: Box that all inputs stay in, each end shape (nu,), from which slopes are known; with
+            ``state_range`` or not at all.
+        state_range: Box that the initial states are in, each end shape (nx,).
+        gains: From `certify_gains` with this horizon and metric: where their sum is tighter, it counts.
         method: Where the multipliers come from.
         focus: Steps whose bounds are to be tightest; each costs one optimisation per output. Every step is covered
             whatever the choice. Default: all steps together, and the last one.
@@ -162,31 +213,49 @@ def certify_horizon(
         SettingError, ShapeError, DataError: An argument makes no sense.
         CertificationError: No bound could be proven.
     """
-    problem = Problem(system, horizon, initial_radius, metric, input_radius)
+    if (input_range is None) != (state_range is None):
+        raise SettingError("input_range and state_range must be given together: intervals need both")
+    ends = [np.zeros((2, 0)) if box is None else np.array(box, dtype=np.float64) for box in (input_range, state_range)]
+    error = InputError.of(input_radius, system.nu)
+    arguments: dict[str, Any] = {"boxes": _boxes(*ends)}
+    problem = Problem(system, horizon, initial_radius, metric, error, **arguments)
+    problems = [problem]
+    if error.is_state and error.b.any():
+        problems.append(Problem(system, horizon, initial_radius, metric, error, lifted=True, **arguments))
     method = Method(method)
     steps = [problem.horizon] if focus is None else [count("focus", k, least=0) for k in focus]
     if not steps or max(steps) > problem.horizon:
         raise SettingError(f"focus must name steps within 0..{problem.horizon}, got {steps}")
     families: list[Family] = []
     statuses: set[str] = set()
-    tail = tail_for(problem)
-    for row in range(system.ny):
-        search = Search(problem, row, tail)
-        if method is Method.RICCATI:
-            families += families_for(search, steps, focus is None, iterations)
-            continue
-        found, status = _by_sdp(search, steps, focus is None, solver, solver_options)
-        families += found
-        statuses |= status
     bounds = np.full((problem.horizon + 1, system.ny), np.inf)
-    for family in families:
-        bounds[:, family.row] = np.minimum(bounds[:, family.row], problem.prove(family)[0])
+    for one in problems:
+        tail = tail_for(one)
+        for row in range(system.ny):
+            search = Search(one, row, tail)
+            if method is Method.RICCATI:
+                found = families_for(search, steps, focus is None, iterations)
+            else:
+                found, status = _by_sdp(search, steps, focus is None, solver, solver_options)
+                statuses |= status
+            for family in found:
+                bounds[:, row] = np.minimum(bounds[:, row], one.prove(family)[0])
+            families += found
+    if gains is not None:
+        added = gains.bounds(problem.radius, error)
+        gains = gains if (added < bounds).any() else None
+        bounds = bounds if gains is None else np.minimum(bounds, added)
     certificate = HorizonCertificate(
         system_digest=system.digest, method=str(method), solver_status=",".join(sorted(statuses)), margin=0.0,
         versions=current_versions(), horizon=problem.horizon, initial_radius=problem.radius, metric=problem.metric,
-        input_radius=problem.input_radius, bounds=bounds, families=tuple(families),
+        input_radius=error.covered_box(problem.horizon), input_error=error, input_range=ends[0], state_range=ends[1],
+        bounds=bounds, families=tuple(families), gains=gains,
     )  # fmt: skip
     return replace(certificate, margin=certificate.verify(system))
+
+
+def _boxes(inputs: Array, states: Array) -> tuple[Box, Box] | None:
+    return ((inputs[0], inputs[1]), (states[0], states[1])) if inputs.size or states.size else None
 
 
 def _by_sdp(

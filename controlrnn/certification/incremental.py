@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from controlrnn.certification.psd import UNIT, proven_margin
+from controlrnn.certification.psd import UNIT, proven_margin, proven_margins
 from controlrnn.checks import Array
 from controlrnn.systems import LureSystem
 
@@ -82,6 +82,23 @@ class IncrementalForm:
         n = self.nx
         return IncrementalForm(self.T[:, n:], self.Y[:, n:], self.lower[:, n:], self.upper[:, n:], 0, self.nu)
 
+    def with_inputs_as_states(self, change: NDArray[np.bool_]) -> IncrementalForm:
+        """The form in which the inputs' difference is a part of the state, and its change per step the input.
+
+        Args:
+            change: Which of them may change, shape (nu,).
+        """
+        n, m = self.nx, self.nu
+
+        def spread(X: Array) -> Array:
+            inputs = X[:, n : n + m]
+            return np.hstack([X[:, :n], inputs, inputs[:, change], X[:, n + m :]])
+
+        keep = np.eye(m)
+        hold = np.hstack([np.zeros((m, n)), keep, keep[:, change], np.zeros((m, self.nv))])
+        maps = (np.vstack([spread(self.T), hold]), spread(self.Y), spread(self.lower), spread(self.upper))
+        return IncrementalForm(*maps, n + m, int(change.sum()))
+
     def multiplier_form(self, multipliers: Array) -> Array:
         """S(lambda), shape (nz, nz), for ``multipliers`` (nv,)."""
         half = self.lower.T @ (multipliers[:, None] * self.upper)
@@ -111,12 +128,17 @@ def smallest_storage(
     Returns:
         P_j, shape (nx, nx), symmetric.
     """
+    return _smallest(form, demand + form.multiplier_form(multipliers), rho, padding)
+
+
+def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: float) -> Array | None:
+    """`smallest_storage` for G = H_j + S(lambda_j)."""
     n = form.nx
-    G = demand + form.multiplier_form(multipliers)
-    K = form.supply(np.zeros((n, n)), rho)[n:, n:] - G[n:, n:]
     P = G[:n, :n]
-    if len(K):  # LAPACK refuses empty matrices
-        factor, info = lapack.dpotrf(K, lower=1)
+    if n < len(G):  # LAPACK refuses empty matrices
+        K = -G[n:, n:]
+        K.ravel()[: form.nu * (len(K) + 1) : len(K) + 1] += rho
+        factor, info = lapack.dpotrf(K, lower=1, overwrite_a=1)
         if info != 0:
             return None
         half, _ = lapack.dtrtrs(factor, G[n:, :n], lower=1)
@@ -124,7 +146,7 @@ def smallest_storage(
     P = 0.5 * (P + P.T)
     # Scaled like the diagonal, so that small states are not drowned by large ones.
     # The floor is nothing in any unit, but without it a state that no output ever sees could not be proven.
-    P[np.diag_indices(n)] += padding * (np.abs(P).max(axis=1) + P.diagonal()) + 1e-280
+    P.ravel()[:: n + 1] += padding * (np.abs(P).max(axis=1, initial=0.0) + P.diagonal()) + 1e-280
     return np.asarray(P)
 
 
@@ -156,8 +178,10 @@ def storages(
     """
     found: list[Array] = []
     demand = terminal
-    for j, (lam, r) in enumerate(zip(multipliers, rho, strict=True)):
-        P = smallest_storage(form, demand, lam, r, padding)
+    half = form.lower.T @ (multipliers[:, :, None] * form.upper)
+    S = half + half.swapaxes(1, 2)
+    for j, r in enumerate(rho):
+        P = _smallest(form, demand + S[j], r, padding)
         if P is None:
             return found, j
         found.append(P)
@@ -183,6 +207,43 @@ def stage_margin(
         [(form.T, before, -1.0)] if not terminal else [(before, None, -1.0)]
     )
     return inequality_margin(form, supply, squares, multipliers)
+
+
+def stage_margins(form: IncrementalForm, P: Array, rho: Array, multipliers: Array, c: Array) -> Array:
+    """`stage_margin` of all stages of a recursion at once, shape (K,).
+
+    Args:
+        form: The difference system.
+        P: Storages, shape (K, nx, nx).
+        rho: Shape (K, nu).
+        multipliers: Shape (K, nv).
+        c: The rows (p, nz) of the output looked at.
+    """
+    n, u, K = form.nx, form.nu, len(P)
+    low, high, T = np.abs(form.lower), np.abs(form.upper), np.abs(form.T)
+    half = form.lower.T @ (multipliers[:, :, None] * form.upper)
+    sector = low.T @ (multipliers[:, :, None] * high)
+    sector = sector + sector.swapaxes(1, 2)
+    demand, size = np.empty((K, form.nz, form.nz)), sector.copy()
+    demand[0], demand[1:] = c.T @ c, form.T.T @ (P[:-1] @ form.T)
+    size[0] += np.abs(c).T @ np.abs(c)
+    size[1:] += T.T @ (np.abs(P[:-1]) @ T)
+    M = -demand - half - half.swapaxes(1, 2)
+    index = np.arange(n, n + u)
+    M[:, :n, :n] += P
+    size[:, :n, :n] += np.abs(P)
+    M[:, index, index] += rho
+    size[:, index, index] += rho
+    # As in `inequality_margin`, which decides where this is not precise enough.
+    M = 0.5 * (M + M.swapaxes(1, 2))
+    exact = np.isin(form.lower, (0.0, 1.0)).all()
+    error = 1.01 * (max(form.nv, 2 * n, 2 * len(c)) + 12) * UNIT * size + 2 * UNIT * np.abs(M)
+    if not exact:
+        error += 4 * UNIT * sector
+    margins = proven_margins(M, error)
+    for j in np.flatnonzero(~(margins > 0)):
+        margins[j] = stage_margin(form, P[j], rho[j], multipliers[j], P[j - 1] if j else c, not j)
+    return margins
 
 
 def inequality_margin(
@@ -245,3 +306,15 @@ def largest_ratio(P: Array, metric: Array) -> float:
         if proven_margin(ratio * metric - P, 4 * UNIT * (ratio * np.abs(metric) + np.abs(P))) > 0:
             return float(ratio)
     return np.inf
+
+
+def largest_ratios(P: Array, metric: Array) -> Array:
+    """`largest_ratio` of many matrices, shape (K, n, n), the result (K,)."""
+    root = np.linalg.inv(np.linalg.cholesky(metric))
+    # A little above the largest eigenvalue, where the proof nearly always passes.
+    ratios = np.maximum(np.linalg.eigvalsh(root @ P @ root.T)[:, -1], 1e-150) * (1 + 1e-12)
+    scaled = ratios[:, None, None] * metric
+    margins = proven_margins(scaled - P, 4 * UNIT * (np.abs(scaled) + np.abs(P)))
+    for j in np.flatnonzero(~(margins > 0)):
+        ratios[j] = largest_ratio(P[j], metric)
+    return np.asarray(ratios)

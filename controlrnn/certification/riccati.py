@@ -62,6 +62,7 @@ class Task:
         b: Input radius per channel, shape (nu,), positive.
         goal: What is made small.
         order: Of the norm that takes the place of the largest value.
+        few: Where inputs differ at so many steps only, of which the worst count.
     """
 
     form: IncrementalForm
@@ -71,6 +72,7 @@ class Task:
     b: Array
     goal: Goal = Goal.WEIGHTED_SUM
     order: float = 128.0
+    few: int | None = None
 
 
 def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e-4) -> Pair:
@@ -142,12 +144,25 @@ class _Sweep:
             value, slopes = _norm(np.concatenate([np.maximum(eigenvalues, 0.0), rho.ravel()]), task.order)
             d_P[-1] = (vectors * slopes[: len(eigenvalues)]) @ vectors.T
             return value, np.ascontiguousarray(slopes[len(eigenvalues) :].reshape(rho.shape)), d_P
-        d_rho = self.later[:, None] * task.b**2
+        d_rho = (self.later if task.few is None else self._few(rho @ task.b**2, task.few))[:, None] * task.b**2
         value = float((d_rho * rho).sum())
         for j in np.flatnonzero(task.state_weights):
             part, slope = _trace(P[j]) if task.goal is Goal.TRACE else _schatten(P[j], task.order)
             value, d_P[j] = value + task.state_weights[j] * part, task.state_weights[j] * slope
         return value, d_rho, d_P
+
+    def _few(self, energy: Array, few: int) -> Array:
+        """Weights (K,) of the stages' ``energy`` (K,) that sum it up where the ``few`` largest count at each horizon.
+
+        With |e|_p the p-norm few^(1 - 1/p) |e|_p is above the sum of the few largest, and smooth; being homogeneous, it
+        is the sum of e times its gradient.
+        """
+        order = 1 + 15 / few
+        total = np.zeros_like(energy)
+        for k in np.flatnonzero(self.task.weights):
+            slope = _norm(energy[: k + 1], order)[1]
+            total[: k + 1] += self.task.weights[k] * few ** (1 - 1 / order) * slope
+        return total
 
 
 def stage_of(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> Pair | None:

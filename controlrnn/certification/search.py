@@ -97,7 +97,7 @@ class Search:
         for share, padding in zip(_SHARES, _PADDINGS, strict=True):
             lam, rho = ((1 - share) * a + share * b for a, b in zip(found, self.inside, strict=True))
             try:
-                candidate = Family(self.row, *self._extended((lam, rho)), padding)
+                candidate = self.problem.family(self.row, *self._extended((lam, rho)), padding)
                 last = float(self.problem.prove(candidate)[0][-1])
             except CertificationError as error:
                 failure = error
@@ -139,7 +139,7 @@ class Search:
                 cost = self.tail.cost(int(k) + 1, problem.b, problem.radius, problem.metric)
                 state_weights[-1] += weights[H + k] * max(cost, least**2)
         c = local.Y[[self.row]]
-        return Task(local, c.T @ c, head, state_weights, problem.b)
+        return Task(local, c.T @ c, head, state_weights, problem.b, few=problem.error.steps)
 
     def _extended(self, found: Pair) -> Pair:
         """Multipliers of all stages. Raises CertificationError where a stage of the head does not exist."""
