@@ -29,6 +29,7 @@ from mpc.faults import (
 )
 from mpc.guarded import GuardedObserver
 from mpc.guarded_tightening import tighten_guarded
+from mpc.local_tightening import certify_plan, plan_digest, tighten_around
 from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
 from mpc.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
@@ -100,6 +101,7 @@ __all__ = [
     "calibrate",
     "calibrate_estimates",
     "calibration_errors",
+    "certify_plan",
     "chain",
     "controller_to_c",
     "coverage_of",
@@ -109,11 +111,13 @@ __all__ = [
     "monte_carlo",
     "nominal",
     "observer_system",
+    "plan_digest",
     "prediction_errors",
     "recursive",
     "run_closed_loop",
     "staircase",
     "terminal_set",
     "tighten",
+    "tighten_around",
     "tighten_guarded",
 ]
