@@ -12,7 +12,7 @@ from controlrnn.kernels import _numba_simd as simd
 from controlrnn.kernels._numba_scan import PAD, SLOPE, _entry, _part, scan_lanes, scan_rows
 from controlrnn.kernels._numba_simd import DOT_COLS, DOT_ROWS, dot, product8
 
-BLOCK_BYTES = 2**18  # of samples whose matrix gradient is summed at a time, so that they stay in the cache
+BLOCK_BYTES = 2**20  # of samples whose matrix gradient is summed at a time, so that they stay in the cache
 
 
 @_part
