@@ -6,7 +6,10 @@ every neuron and any multiplier lambda >= 0,
     2 lambda (dw - alpha dv)(beta dv - dw) >= 0        (Fazlyab et al., LipSDP, NeurIPS 2019; diagonal multipliers only:
                                                         coupled ones are invalid for incremental bounds)
 
-so that z' S(lambda) z >= 0 with S as built here. A *storage* is a matrix P_j per number j of steps to go with
+so that z' S(lambda) z >= 0 with S as built here. Neuron by neuron any slopes belong to some pair of points (ReLU: for
+any dv; tanh: for small ones). What holds for all differences thus holds for all slope patterns, and no further
+constraint on differences, also none special to ReLU, can prove less than the worst pattern reaches;
+`experiments.bench_around` measures what that leaves. A *storage* is a matrix P_j per number j of steps to go with
 
     blkdiag(P_j, R_j, 0) - H_j - S(lambda_j) >= 0,   H_0 = c'c (the output looked at),   H_j = T' P_{j-1} T.    (*)
 

@@ -214,10 +214,12 @@ def _minimise(step: Step, Q: Array, theta: Array, iterations: int) -> Array:
         by_share = -np.concatenate([[own[:n].sum()], own[n : n + m] / step.b**2]) * shares
         return np.log(total), np.concatenate([by_t, by_share[1:] - shares[1:] * by_share.sum()]) / total
 
+    less = np.log(2.0) * (np.arange(nv + m) < nv)
     for trial in range(3 * _HALVINGS):
-        if np.isfinite(value(theta)[0]):
+        # Barely positive definite is no place to start from.
+        if value(theta)[0] < value(theta - less)[0]:
             break
-        theta = theta - np.log(2.0) * (np.arange(nv + m) < nv)
+        theta = theta - less
         if trial == _HALVINGS:  # layers need other weights at this step
             theta = np.concatenate([np.log(_pattern(step)), np.zeros(m)])
     return lbfgs(value, theta, iterations, 1e-3, patience=_PATIENCE)[0]
