@@ -303,6 +303,10 @@ def summary(means: Mapping[str, Row]) -> str:
         f"that kept all limits in every run, its closed loop is the cheapest (cost {won['cost']:.4g}"
     )
     text += f"; next {others[0]}, {safe[others[0]]['cost']:.4g})" if others else ")"
+    level = [n for n in others if safe[n]["cost_lowest"] <= won["cost_highest"]]
+    if level:
+        spread = f"{won['cost_lowest']:.4g} to {won['cost_highest']:.4g}"
+        text += f", though seeds alone spread it from {spread}, which reaches {', '.join(level)} as well"
     text += (
         f". It gives up {won['tightening_last'][0]:.3g} cm of output 1 at the end of the horizon, of which "
         f"{won['model_error_last'][0]:.3g} cm are model error and {won['bound_last'][0]:.3g} cm certified "

@@ -43,6 +43,9 @@ def test_the_cheapest_of_the_safe_and_certified_wins():
     assert text.startswith("winner wins")
     assert "next second, 50" in text
     assert "best: second, 95.0 %" in text
+    assert "spread" not in text
+    means["winner"]["cost_highest"] = 51.0
+    assert "spread it from 40 to 51, which reaches second as well" in study.summary(means)
     assert "unproven (contraction not proven" in text
     assert "too loose (certified bound leaves nothing" in text
     assert "violating (2 of 10 runs violated a limit)" in text
