@@ -274,6 +274,7 @@ def _growth_per_step(growth: HorizonCertificate | None, jump: StateError, observ
             f"growth must be certified for the observer's model over at least {horizon - 1} steps, got "
             f"{growth.horizon} steps for system {growth.system_digest[:12]}"
         )
+    refuse_boxes(growth)
     radius = jump.radius_in(growth.metric)
     if not radius <= growth.initial_radius:
         raise CertificationError(
@@ -319,6 +320,7 @@ def _checked(certificate: HorizonCertificate, model_error: ModelError, observer:
     """The certified part over the prediction, shape (horizon + 1, ny), after checking what it rests on."""
     if certificate.system_digest != model_error.system_digest:
         raise SettingError("certificate and model_error belong to different models: certify the calibrated model")
+    refuse_boxes(certificate)
     horizon, ahead = model_error.horizon, 0
     if certificate.horizon < horizon:
         raise SettingError(
@@ -337,3 +339,13 @@ def _checked(certificate: HorizonCertificate, model_error: ModelError, observer:
         )
     certificate.verify(observer.system)
     return np.asarray(certificate.bounds[ahead : ahead + horizon + 1])
+
+
+def refuse_boxes(certificate: HorizonCertificate) -> None:
+    """Raise SettingError for a certificate that speaks of some boxes alone, which nothing here keeps estimates in.
+
+    Args:
+        certificate: From `certify_horizon`.
+    """
+    if certificate.input_range.size:
+        raise SettingError("the certificate holds in its boxes of inputs and states alone: certify without them")

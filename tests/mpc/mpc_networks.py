@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class NormHorizon:
     initial_radius: float
     metric: np.ndarray
     input_radius: np.ndarray
+    input_range: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
     digest: str = "norms"
 
     @classmethod

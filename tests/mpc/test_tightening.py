@@ -159,3 +159,9 @@ def test_calibrated_error_goes_through(system, observer):
     found = tighten(size, NormHorizon.of(system, N, observer.error.euclidean, 0.02), observer=observer)
     assert (found.total > size.bounds).all()
     assert "0.9" in found.promise
+
+
+def test_a_certificate_for_boxes_alone_is_refused(system, observer):
+    boxed = replace(NormHorizon.of(system, N, observer.error.euclidean, 0.02), input_range=np.zeros((2, 2)))
+    with pytest.raises(SettingError, match="boxes"):
+        tighten(model_error(system), boxed, observer=observer)
