@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from controlrnn.errors import CertificationError, SettingError
 from mpc.guarded import GuardedObserver
 from mpc.model_error import ModelError
-from mpc.tightening import Tightening, tighten
+from mpc.tightening import Tightening, refuse_boxes, tighten
 
 if TYPE_CHECKING:
     from controlrnn.certification import HorizonCertificate
@@ -43,6 +43,7 @@ def tighten_guarded(
     if observer.guard is None or observer.room is None:
         raise SettingError("tighten_guarded needs an observer with a guard, got none: use tighten")
     theirs = tighten(model_error, certificate, observer=observer.guard)
+    refuse_boxes(difference)
     radius = observer.room.radius_in(difference.metric)
     if difference.system_digest != model_error.system_digest or difference.horizon < model_error.horizon:
         raise SettingError(
