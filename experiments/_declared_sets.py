@@ -1,0 +1,274 @@
+"""Truths that a guarantee is tried on: everything it declares unknown, drawn from its set or at the set's edge.
+
+Declared are, at every sample: the residual |y - g(x*, u)| <= r per output, the error |true - commanded input| <= d per
+channel, and the state that the washout starts from, anywhere in a ball. Two plants use them up:
+
+- `DeclaredTruth` is the model itself with residuals on its outputs: here a theorem must hold without exception;
+- `PhysicalTruth` is the plant with its unmeasured disturbances, where the residual is what it is.
+
+A run's unknowns are rows of numbers in [-1, 1] drawn from the run's seed. What an adversary decides by looking (which
+limit is near, what moves the output there) is decided at the sample. Its worst directions are those of the model
+linearised at the limit; a bang-bang input error in step with the pulse response is the worst one of a linear model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from controlrnn.certification import ContractionCertificate
+from controlrnn.checks import Array
+from controlrnn.data import Signal
+from mpc import Predictor, StateError, Washout
+from mpc.closed_loop import Plant
+from mpc.observer import ROUNDING
+
+MEMORY = 60  # samples of pulse response that a switching adversary plays
+
+
+class Kind(IntEnum):
+    """How a run's unknowns are chosen."""
+
+    RANDOM = 0
+    """Anywhere in their sets: levels held for 1 to 30 samples, restarts anywhere in the ball."""
+    CONSTANT = 1
+    """At a corner of their sets, always the same."""
+    OUTWARD = 2
+    """At the edge, always such that the output moves towards its nearer limit and the estimate lags behind."""
+    SWITCHING = 3
+    """At the edge, first holding the output back, then letting it go; input errors in step with the pulse response."""
+
+
+class AnywhereWashout(Washout):
+    """A washout that starts from any state within a ball about ``initial_state``, a new one at every sample.
+
+    With x_c the centre, m the largest |f(x_c, u) - x_c|, s the ball's radius and z, z' two starts: |z' - f(z, u)| <=
+    s + m + p s, of which W steps leave the share p^W: the jump (compare `mpc.observer`).
+
+    Args:
+        predictor: Model.
+        steps: Samples W that are washed in.
+        contraction: Certificate of the model.
+        input_error: Bound on |true - recorded input| per channel.
+        spread: Radius s in the certificate's metric; None takes the reachable one, so that any state may be the start.
+    """
+
+    def __init__(
+        self, predictor: Predictor, steps: int, *, contraction: ContractionCertificate, input_error: float,
+        spread: float | None = None,
+    ) -> None:  # fmt: skip
+        self._spread = 0.0
+        self.offset: Array = np.zeros(predictor.nx)
+        super().__init__(predictor, steps, contraction=contraction, input_error=input_error)
+        self._spread = self._reach() if spread is None else spread
+
+    @property
+    def spread(self) -> float:
+        """Radius of the ball of starts."""
+        return self._spread
+
+    @property
+    def jump(self) -> StateError:
+        """See `Observer.jump`."""
+        certificate = self._certificate()
+        centred = super().jump
+        assert centred is not None
+        moved = (1 + certificate.rate) * self._spread * certificate.rate**self.steps * ROUNDING
+        return StateError(centred.radius + moved, certificate.metric)
+
+    def start(self) -> None:
+        """See `Observer.start`."""
+        super().start()
+        self.offset = np.zeros(self.predictor.nx)
+
+    def _reach(self) -> float:
+        return super()._reach() + self._spread
+
+    def _arrays(self) -> dict[str, Array]:
+        return {"spread": np.array(self._spread)}
+
+    def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
+        self._record = np.vstack([self._record, u])[-self.steps :]
+        if len(self._record) < self.steps:
+            return self._state  # nobody may use it yet
+        return np.asarray(self.predictor.states(self.initial_state + self.offset, self._record)[-1])
+
+
+@dataclass(frozen=True)
+class Unknowns:
+    """Layout of a row: plant disturbances, residual (ny), input error (nu), restart (nx), kind."""
+
+    plant: int
+    ny: int
+    nu: int
+    nx: int
+
+    def split(self, row: Array) -> tuple[Array, Array, Array, Array, Kind]:
+        """The parts of a row."""
+        ends = np.cumsum([self.plant, self.ny, self.nu, self.nx])
+        plant, residual, push, restart, kind = np.split(row, ends)
+        return plant, residual, push, restart, Kind(int(kind[0]))
+
+    def draw(self, rng: np.random.Generator, pulses: Array, steps: int) -> Array:
+        """Rows of one run without the plant's part, shape (steps, ny + nu + nx + 1).
+
+        Half of the runs are random, the others one of the three adversaries. Runs start at rest: all levels of the
+        first row are zero. ``pulses`` (MEMORY, nu) are the signs of the pulse response from inputs to the limited
+        output.
+        """
+        kind = Kind.RANDOM if rng.random() < 0.5 else Kind(int(rng.integers(1, 4)))
+        free = self.ny + self.nu
+        restart = rng.standard_normal((steps, self.nx))
+        restart /= np.linalg.norm(restart, axis=1, keepdims=True)
+        if kind is Kind.RANDOM:
+            levels = np.column_stack([held(rng, steps) for _ in range(free)])
+            restart *= rng.random((steps, 1)) ** (1 / self.nx)
+        elif kind is Kind.CONSTANT:
+            levels = np.tile(rng.choice([-1.0, 1.0], free), (steps, 1))
+            restart = np.tile(restart[:1], (steps, 1))
+        elif kind is Kind.OUTWARD:
+            levels, restart = np.ones((steps, free)), np.ones((steps, self.nx))
+        else:
+            period = int(rng.integers(4, MEMORY))
+            turn = np.arange(steps) + int(rng.integers(period))
+            let_go = np.where(turn % period < period // 2, -1.0, 1.0)
+            # The pulse at lag k meets the target at the end of the period.
+            in_step = pulses[(period - 1 - turn % period)]
+            levels = np.column_stack([np.tile(let_go[:, None], (1, self.ny)), in_step])
+            restart = np.tile(np.where(turn % 2, 1.0, -1.0)[:, None], (1, self.nx))
+        levels[0] = 0.0
+        return np.column_stack([levels, restart, np.full(steps, float(kind))])
+
+
+def held(rng: np.random.Generator, steps: int, most: int = 30) -> Array:
+    """Uniform levels in [-1, 1], each held for 1 to ``most`` samples, shape (steps,)."""
+    holds = rng.integers(1, most + 1, steps)
+    return np.repeat(rng.uniform(-1, 1, steps), holds)[:steps]
+
+
+def wandering(rng: np.random.Generator, steps: int, size: float, channels: int, memory: float = 20.0) -> Array:
+    """Unmeasured disturbances, shape (steps, channels): AR(1), cut at 3 standard deviations; the first is zero."""
+    keep, w = float(np.exp(-1 / memory)), np.zeros((steps, channels))
+    for t in range(1, steps):
+        w[t] = keep * w[t - 1] + np.sqrt(1 - keep**2) * rng.standard_normal(channels)
+    return np.asarray(size * np.clip(w, -3, 3))
+
+
+class Truth:
+    """A plant whose unknowns come in the rows of `Unknowns`; also tells the washout where to start.
+
+    Args:
+        plant: Gives channels and limits, and the physics where they are used.
+        watch: The controller's observer.
+        push: Bound d on input errors, shape (nu,).
+        residual: Bound r on residuals, shape (ny,).
+        disturbances: Number of plant disturbances in a row.
+        limited: Output whose limits an adversary aims at.
+        held: Input of the steady state that runs start from, shape (nu,).
+    """
+
+    def __init__(
+        self, plant: Plant, watch: AnywhereWashout, *, push: Array, residual: Array, disturbances: int, limited: int,
+        held: Array,
+    ) -> None:  # fmt: skip
+        self.plant, self.watch, self.push, self.residual, self.limited = plant, watch, push, residual, limited
+        self.held = held
+        model = watch.predictor
+        self.dt, self.inputs, self.outputs = plant.dt, plant.inputs, plant.outputs
+        self.unknowns = Unknowns(disturbances, model.ny, model.nu, model.nx)
+        self.pulses, self._outward, self._behind, self._root = worst_directions(watch, plant.outputs, limited)
+        signal = plant.outputs[limited]
+        self._middle = 0.5 * (signal.lower + signal.upper)
+
+    def pushed(self, y: Array, u: Array, row: Array) -> tuple[Array, Array, Array]:
+        """True input, residual in units, and the plant's disturbances; the washout's next start is set."""
+        plant, residual, push, restart, kind = self.unknowns.split(row)
+        side = 1.0 if y[self.limited] >= self._middle else -1.0
+        if kind is Kind.OUTWARD:
+            residual, push, restart = side * residual, side * push * self._outward, -side * self._behind
+        elif kind is Kind.SWITCHING:
+            residual, push, restart = side * residual, side * push, restart * self._behind
+        self.watch.offset = np.asarray(self.watch.spread * np.linalg.solve(self._root, restart), dtype=np.float64)
+        return u + self.push * push, self.residual * residual, plant
+
+
+class DeclaredTruth(Truth):
+    """The model as the plant, with declared residuals; the state is (x*, residual)."""
+
+    @property
+    def nx(self) -> int:
+        """States of the model and residuals."""
+        return self.watch.predictor.nx + self.watch.predictor.ny
+
+    def initial_state(self) -> Array:
+        """At rest, without a residual."""
+        model = self.watch.predictor
+        return np.concatenate([model.equilibrium(self.held), np.zeros(model.ny)])
+
+    def step(self, x: Any, u: Any, w: Any = None) -> Array:
+        """One sample; see `Truth.pushed`."""
+        n = self.watch.predictor.nx
+        true, residual, _ = self.pushed(self.output(x, u), np.asarray(u), np.asarray(w))
+        return np.concatenate([self.watch.system.step(x[:n], true), residual])
+
+    def output(self, x: Any, u: Any) -> Array:
+        """g(x*, u) plus the residual."""
+        n = self.watch.predictor.nx
+        return np.asarray(self.watch.system.output(x[:n], u) + x[n:])
+
+
+class PhysicalTruth(Truth):
+    """The plant with its own disturbances and inexact actuators."""
+
+    def __init__(self, plant: Any, watch: AnywhereWashout, **options: Any) -> None:
+        super().__init__(plant, watch, **options)
+        self._rest = np.asarray(plant.equilibrium(self.held))
+
+    @property
+    def nx(self) -> int:
+        """States of the plant."""
+        return self.plant.nx
+
+    def initial_state(self) -> Array:
+        """At rest."""
+        return self._rest
+
+    def step(self, x: Any, u: Any, w: Any = None) -> Array:
+        """One sample; see `Truth.pushed`."""
+        true, _, disturbance = self.pushed(self.output(x, u), np.asarray(u), np.asarray(w))
+        if not disturbance.any() and np.array_equal(true, self.held) and np.array_equal(x, self._rest):
+            return self._rest  # that is what a steady state is; a warm-up need not integrate it
+        low, high = (np.array([getattr(s, side) for s in self.inputs]) for side in ("lower", "upper"))
+        return self.plant.step(x, np.clip(true, low, high), disturbance)
+
+    def output(self, x: Any, u: Any) -> Array:
+        """True output."""
+        return np.asarray(self.plant.output(x, u))
+
+
+def worst_directions(
+    watch: AnywhereWashout, outputs: tuple[Signal, ...], limited: int
+) -> tuple[Array, Array, Array, Array]:
+    """What an adversary knows about the model at the upper limit of one output.
+
+    Returns:
+        Signs of the pulse response (MEMORY, nu); of the static gain (nu,); the restart, in the unit ball, after which
+        the estimate is highest (nx,); R with R'R = P.
+    """
+    model = watch.predictor
+    target = np.array([np.clip(s.upper, -1e3, 1e3) for s in outputs])
+    scale = np.where(np.arange(model.ny) == limited, 1.0, 1e3)
+    u = model.steady_input(target, scale)
+    A, B, C, _ = model.linearise(model.equilibrium(u), u)
+    row, pulses = C[limited], []
+    for _ in range(MEMORY):
+        pulses.append(row @ B)
+        row = row @ A
+    gain = C[limited] @ np.linalg.solve(np.eye(model.nx) - A, B)
+    root = np.linalg.cholesky(watch.restart.metric).T
+    seen = np.linalg.solve(root.T, C[limited] @ np.linalg.matrix_power(A, watch.steps + 1))
+    behind = seen / np.linalg.norm(seen) if seen.any() else np.eye(model.nx)[0]
+    return np.sign(pulses), np.sign(gain), np.asarray(behind, dtype=np.float64), np.asarray(root, dtype=np.float64)

@@ -1,0 +1,162 @@
+"""The declared sets of the guaranteed studies: truths stay within them, and what is claimed about restarts holds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from controlrnn.certification import certify_contraction
+from controlrnn.data import Signal
+from controlrnn.models import ContractingREN
+from experiments import guaranteed_carts, guaranteed_tanks
+from experiments._declared_sets import (
+    MEMORY,
+    AnywhereWashout,
+    DeclaredTruth,
+    Kind,
+    PhysicalTruth,
+    Unknowns,
+    wandering,
+)
+from mpc import Predictor, Washout
+from plants import MassSpringDamperChain
+
+PUSH, RESIDUAL = np.array([0.1]), np.array([0.2])
+
+
+@pytest.fixture(scope="module")
+def plant():
+    return MassSpringDamperChain(position_limit=2.0)
+
+
+@pytest.fixture(scope="module")
+def watch(plant):
+    system = ContractingREN(nu=1, ny=1, nx=3, nv=4, rate=0.8, dt=plant.dt, seed=1).freeze()
+    predictor = Predictor(system, (Signal("force", "N", -1.5, 1.5),), plant.outputs)
+    return AnywhereWashout(predictor, 6, contraction=certify_contraction(system, 0.85), input_error=PUSH)
+
+
+def truth(kind, plant, watch):
+    return kind(plant, watch, push=PUSH, residual=RESIDUAL, disturbances=4, limited=0, held=np.array([0.3]))
+
+
+def size(e, metric):
+    return float(np.sqrt(e @ metric @ e))
+
+
+def on_the_edge(watch, rng):
+    v = rng.standard_normal(watch.predictor.nx)
+    return watch.spread * np.linalg.solve(np.linalg.cholesky(watch.jump.metric).T, v / np.linalg.norm(v))
+
+
+def test_restarts_anywhere_keep_the_certified_error_and_jump(watch):
+    rng, system, metric = np.random.default_rng(3), watch.system, watch.jump.metric
+    jumps, errors = [], []
+    for _ in range(20):
+        watch.start()
+        exact = watch.initial_state + on_the_edge(watch, rng)  # any reachable state may be the true one
+        for _ in range(14):
+            u = rng.choice([-1.5, 1.5], 1)
+            before, usable = watch.state, watch.ready
+            watch.offset = on_the_edge(watch, rng)
+            after = watch.update(u, [0.0])
+            exact = system.step(exact, u + rng.choice([-1, 1]) * PUSH)
+            if watch.ready:
+                errors.append(size(after - exact, watch.error.metric))
+            if usable:
+                jumps.append(size(after - system.step(before, u), metric))
+    assert 0.0 < max(jumps) <= watch.jump.radius
+    assert 0.0 < max(errors) <= watch.error.radius
+
+
+def test_without_spread_it_is_a_washout(watch):
+    same = AnywhereWashout(watch.predictor, 6, contraction=watch.contraction, input_error=PUSH, spread=0.0)
+    plain = Washout(watch.predictor, 6, contraction=watch.contraction, input_error=PUSH)
+    assert same.error.radius == plain.error.radius
+    assert same.jump.radius == plain.jump.radius
+    assert watch.error.radius > plain.error.radius
+    assert same.digest != watch.digest
+    rng = np.random.default_rng(0)
+    for u in rng.uniform(-1, 1, (9, 1)):
+        same.update(u, [0.0])
+        plain.update(u, [0.0])
+    np.testing.assert_array_equal(same.state, plain.state)
+
+
+def test_rows_stay_within_their_sets_and_all_kinds_occur():
+    unknowns, pulses = Unknowns(plant=2, ny=2, nu=1, nx=3), np.sign(np.random.default_rng(0).normal(size=(MEMORY, 1)))
+    seen = set()
+    for seed in range(40):
+        rows = unknowns.draw(np.random.default_rng(seed), pulses, 50)
+        full = np.column_stack([np.zeros((50, 2)), rows])
+        for t, row in enumerate(full):
+            _, residual, push, restart, kind = unknowns.split(row)
+            assert np.abs(np.concatenate([residual, push])).max() <= 1
+            if kind in (Kind.RANDOM, Kind.CONSTANT):  # the others only give signs of a unit vector
+                assert np.linalg.norm(restart) <= 1 + 1e-12
+            if t == 0:
+                assert not residual.any()
+                assert not push.any()
+            elif kind is not Kind.RANDOM:
+                assert np.abs(residual).min() == 1
+        seen.add(kind)
+    assert seen == set(Kind)
+
+
+@pytest.mark.parametrize("code", list(Kind))
+def test_the_declared_truth_uses_up_its_sets_and_no_more(code, plant, watch):
+    there = truth(DeclaredTruth, plant, watch)
+    draws = (np.random.default_rng(s) for s in range(200))
+    rows = next(r for g in draws if (r := there.unknowns.draw(g, there.pulses, 80))[0, -1] == code)
+    x, u, residuals, pushes, restarts = there.initial_state(), np.array([1.0]), [], [], []
+    for row in np.column_stack([np.zeros((80, 4)), rows]):
+        after = there.step(x, u, row)
+        residuals.append(after[-1])
+        gap = after[:3] - watch.system.step(x[:3], u)
+        pushes.append(size(gap, watch.jump.metric) / watch.contraction.input_gain[0])
+        restarts.append(size(watch.offset, watch.jump.metric))
+        x = after
+    watch.start()
+    assert np.abs(residuals).max() <= RESIDUAL[0] * (1 + 1e-12)
+    assert np.max(pushes) <= PUSH[0] * (1 + 1e-9)
+    assert np.max(restarts) <= watch.spread * (1 + 1e-9)
+    if code is not Kind.RANDOM:
+        np.testing.assert_allclose(np.abs(residuals[1:]), RESIDUAL[0])
+        np.testing.assert_allclose(restarts, watch.spread)
+
+
+def test_the_physical_truth_rests_until_something_disturbs_it(plant, watch):
+    there = truth(PhysicalTruth, plant, watch)
+    x, rest = there.initial_state(), np.zeros(4 + 1 + 1 + 3 + 1)
+    assert there.step(x, np.array([0.3]), rest) is x
+    np.testing.assert_allclose(plant.step(x, np.array([0.3])), x, atol=1e-9)  # as the plant itself would
+    for change in (np.eye(len(rest))[0], np.eye(len(rest))[5]):  # a force, an input error
+        assert np.abs(there.step(x, np.array([0.3]), 0.1 * change) - x).max() > 1e-4
+    watch.start()
+
+
+def test_disturbances_start_at_zero_and_are_cut():
+    w = wandering(np.random.default_rng(0), 5000, 0.1, 2)
+    assert not w[0].any()
+    assert np.abs(w).max() <= 0.3 + 1e-12
+    assert 0.08 < w[200:].std() < 0.12
+
+
+def test_programmes_have_a_part_near_the_limit_and_one_out_of_reach():
+    for case in (guaranteed_tanks.settings(False)[1], guaranteed_carts.settings(False)):
+        wanted, limit = case.reference[:, case.limited], case.plant.outputs[case.limited].upper
+        assert case.steps >= 200
+        assert case.runs * 2 == 1000
+        assert (wanted > limit).any()
+        assert ((wanted > 0.94 * limit) & (wanted < limit)).any()
+
+
+@pytest.mark.slow
+def test_quick_study_of_the_tanks_keeps_its_limits(tmp_path):
+    assert guaranteed_tanks.main(["--quick", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    met = {name: goal["met"] for name, goal in results["targets"].items()}
+    assert all(value for name, value in met.items() if "guaranteed mode" in name or "largest error" in name)
+    assert len(results["seeds"]["declared"]) == 4
+    for name in ("tightening", "error_over_bound", "envelopes_physical", "envelopes_declared", "costs"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
