@@ -72,8 +72,8 @@ def controller_to_c(
         Paths of the source and the header.
 
     Raises:
-        SettingError: The controller has a part without C code (solver, observer, time limit), or ``name`` is not a C
-            identifier.
+        SettingError: The controller has a part without C code (solver, observer, time limit, prices, measured inputs),
+            or ``name`` is not a C identifier.
     """
     source = Path(path)
     source = source if source.suffix == ".c" else source / f"{_NAME}.c"
@@ -101,6 +101,10 @@ def _check(controller: TightenedMPC) -> None:
         )
     if backend.options.max_wall_time is not None:
         raise SettingError("C code has no clock to keep max_wall_time with: limit max_iterations instead")
+    if controller.problem.economy is not None:
+        raise SettingError("C code knows neither prices nor weights of inputs: leave input_price and its like out")
+    if controller.problem.measured:
+        raise SettingError("C code takes no forecast: leave measured out")
     if type(controller.observer) not in (Washout, RunningOn, StateObserver):
         raise SettingError(
             f"observer must be a Washout, RunningOn or StateObserver, got {type(controller.observer).__name__}"

@@ -103,6 +103,7 @@ def run_closed_loop(
     input_error: ArrayLike = 0.0,
     missing: float = 0.0,
     preview: bool = True,
+    measured: Reference | None = None,
     faults: Faults = (),
     guard: MeasurementGuard | None = None,
 ) -> ClosedLoopResult:
@@ -124,7 +125,9 @@ def run_closed_loop(
             during the warm-up, its last row is held), or a function that draws one from a generator.
         input_error: Bound of errors between commanded and applied inputs, drawn uniformly, scalar or (nu,).
         missing: Probability with which each measurement is missing.
-        preview: Whether the controller sees the future of the reference.
+        preview: Whether the controller sees the future of the reference and of measured inputs.
+        measured: What the controller's measured inputs do, as ``reference`` one column each; the first row also acts
+            during the warm-up.
         faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
         guard: Looks at the readings before the controller does.
 
@@ -138,9 +141,10 @@ def run_closed_loop(
         raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
     warm_up = controller.observer.steps if warm_up is None else count("warm_up", warm_up, least=0)
     held = as_array("warm_up_input", controller.safe_input if warm_up_input is None else warm_up_input, (predictor.nu,))
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(7)]
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(8)]
     goal = reference(streams[4]) if callable(reference) else reference
     wanted = _rows("reference", goal, predictor.ny, steps + controller.horizon + 1)
+    known, held = _known_inputs(controller, measured, steps, streams[7], held)
     programme = faults(streams[5]) if callable(faults) else faults
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
     actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
@@ -155,7 +159,8 @@ def run_closed_loop(
             said = actor.measure()
             y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
             time_out(t)
-            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t]))
+            coming = () if known is None else (known[t:] if preview else known[t],)
+            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t], *coming))
             true, seen = actor.apply(run.taken[-1].u)
             run.add(true, said, seen, verdict)
     run.true.append(np.asarray(plant.output(actor.x, actor.before)))
@@ -299,6 +304,23 @@ def _actor(
         faults=faults,
         warm_up=warm_up,
     )
+
+
+def _known_inputs(
+    controller: TightenedMPC, measured: Reference | None, steps: int, rng: np.random.Generator, held: Array
+) -> tuple[Array | None, Array]:
+    """What measured inputs do from the first control step on, and the warm-up's input with their first values."""
+    places = list(controller.problem.measured)
+    if (measured is None) != (not places):
+        names = [controller.predictor.inputs[i].name for i in places]
+        raise SettingError(f"measured must say what the measured inputs {names} do, and is for them only")
+    if measured is None:
+        return None, held
+    given = measured(rng) if callable(measured) else measured
+    known = _rows("measured", given, len(places), steps + controller.horizon)
+    held = held.copy()
+    held[places] = known[0]
+    return known, read_only(held)
 
 
 def _rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:

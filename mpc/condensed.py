@@ -30,7 +30,7 @@ _SHORTEST = 2.0**-12  # shorter steps are not tried
 _SLOW = 0.1  # a step longer than this share of the one before shows that curvature matters,
 _NEAR = 0.5  # and after a step shorter than this (half ranges) it pays anyway
 _CORRECTIONS = 3  # of a whole step for the curvature of hard limits
-_NOISE = 1e-13  # of the cost: a smaller decrease is rounding
+_NOISE = 1e-13  # of the cost, or of what it sums up: a smaller decrease is rounding
 
 
 class CondensedBackend:
@@ -79,7 +79,7 @@ class CondensedBackend:
             # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
             ratio = step / last  # 0 at first
             error = step * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 and length == 1.0 else step
-            settled = error <= self._accuracy or expected <= _NOISE * plan.cost
+            settled = error <= self._accuracy or expected <= _NOISE * plan.size
             once = self.options.rti and (self.problem.terminal is None or best is plan)
             if once or settled:
                 message = "one iteration" if not settled else "converged"
@@ -100,7 +100,7 @@ class CondensedBackend:
         length, p = 1.0, np.zeros_like(d)
         while length >= _SHORTEST:
             trial = self._condensed.plan(sample, plan.z + length * (d + length * p))
-            enough = plan.cost - _SUFFICIENT * length * expected + _NOISE * abs(plan.cost)
+            enough = plan.cost - _SUFFICIENT * length * expected + _NOISE * plan.size
             for _ in range(_CORRECTIONS if length == 1.0 and not self.problem.soft else 0):
                 if trial.cost <= enough:
                     break
@@ -139,7 +139,7 @@ class CondensedBackend:
             status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
         return Solution(
             status=status,
-            u=condensed.physical(plan.z),
+            u=problem.complete(condensed.physical(plan.z), plan.u[:-1, problem.measured] if problem.measured else None),
             slack=slack,
             cost=plan.cost * problem.cost_scale,
             iterations=iterations,

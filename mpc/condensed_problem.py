@@ -7,6 +7,8 @@ outputs added on demand, and output limits linearised (Nocedal & Wright, "Numeri
 With a terminal set the last sample is the steady state of the last input, and |x_N - x_s|_P <= a one more priced limit.
 A plan must then keep its limits exactly, or it could not be continued for ever: the merit prices them `_INSIDE` early,
 so that what line search and tolerances leave open lies between, and the QP aims as far inside again.
+
+Inputs that are measured, not chosen, are no variables: they follow the sample's forecast.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from controlrnn.checks import Array
+from controlrnn.errors import ShapeError
 from controlrnn.kernels import simulate
 from controlrnn.systems.linearisation import Linearisation
 from mpc.condensing import Condenser
+from mpc.economy import ScaledEconomy, scaled
 from mpc.ocp import HARD, OptimalControlProblem, StepData, default_penalty
 from mpc.terminal import TerminalSet
 
@@ -34,10 +38,11 @@ class Sample:
 
     Args:
         x: State, shape (nx,), physical.
-        before: Input ahead of the plan, shape (nu,).
+        before: Chosen inputs ahead of the plan, shape (nu,).
         reference: Shape (N + 1, ny).
         low: Limits of the limited outputs from the first limited step to N, shape (steps, limited).
         high: As ``low``.
+        forecast: Of measured inputs, shape (N, measured), physical, or None.
     """
 
     x: Array
@@ -45,6 +50,7 @@ class Sample:
     reference: Array
     low: Array
     high: Array
+    forecast: Array | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,13 +59,14 @@ class Plan:
 
     Args:
         z: Inputs, shape (M nu,).
-        u: Physical inputs at every sample, shape (N + 1, nu).
+        u: Physical inputs at every sample, measured ones included, shape (N + 1, inputs).
         x: States, shape (N + 1, nx); the last one is the steady state where there is a terminal set.
         y: Outputs, shape (N + 1, ny), scaled.
         error: y minus reference.
         excess: Excess over limits, step by step, and over the terminal set's radius, >= 0.
         cost: Objective with slack, where limits without slack have their price too.
         gap: x_N minus the steady state, shape (nx,), or None.
+        size: Sum of the sizes of what ``cost`` sums up: rounding errors are shares of it. Only prices make it differ.
     """
 
     z: Array
@@ -70,6 +77,7 @@ class Plan:
     excess: Array
     cost: float
     gap: Array | None
+    size: float
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -95,19 +103,23 @@ class CondensedProblem:
 
     def __init__(self, problem: OptimalControlProblem) -> None:
         predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
-        self.horizon, self.inputs, self.nu = N, problem.inputs, predictor.nu
+        self.horizon, self.inputs, self.nu = N, problem.inputs, len(problem.chosen)
         self.n = self.inputs * self.nu
         self.predictor, self.system, self.scale = predictor, predictor.system, scale
         self.terminal: TerminalSet | None = problem.terminal
         self._first, self._inside = problem.first, 0.0 if problem.terminal is None else _INSIDE
-        self.input_lower, self.input_upper = predictor.input_limits()
+        self._measured = list(problem.measured)
+        # Columns of the inputs that are chosen; a slice where all are, which spares copies.
+        self._chosen: Any = problem.chosen if problem.measured else slice(None)
+        self.input_lower, self.input_upper = (limit[self._chosen] for limit in predictor.input_limits())
         self.middle, self.half = (
             0.5 * (self.input_lower + self.input_upper),
             0.5 * (self.input_upper - self.input_lower),
         )
         self._condenser = Condenser(
-            predictor.system, N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None
-        )
+            predictor.system, N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None,
+            chosen=problem.chosen,
+        )  # fmt: skip
         unit = 1.0 / problem.cost_scale
         weights = np.tile(problem.output_weight, (N + 1, 1))
         weights[N] = problem.terminal_weight
@@ -121,14 +133,15 @@ class CondensedProblem:
         price = np.tile((penalty * scale * unit)[self._limited], N + 1 - self._first)
         end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty` is, in units of the cost
         self._price = np.concatenate([price, end])
-        self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight) * self.half
-        self._prepare_moves(problem.move_limit / self.half)
+        self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight[self._chosen]) * self.half
+        self._prepare_moves(problem.move_limit[self._chosen] / self.half)
+        self._prepare_economy(problem)
         self._load()
 
     def _prepare_moves(self, limit: Array) -> None:
         """z_k - z_{k-1} = (D z)_k, less z_{-1} in the first rows."""
         D = np.eye(self.n) - np.eye(self.n, k=-self.nu)
-        self._move_hessian = (D.T * np.tile(self._move_root**2, self.inputs)) @ D
+        self._input_hessian = (D.T * np.tile(self._move_root**2, self.inputs)) @ D
         bounded = np.tile(np.isfinite(limit), self.inputs)
         self._bounded, self._move_limit = bounded, np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
         self._any_bounded = bool(bounded.any())
@@ -136,9 +149,21 @@ class CondensedProblem:
         #: Price of each constraint of the local model; infinite where it must be kept.
         self.prices = np.concatenate([self._price, np.full(bounded.sum(), np.inf)])
 
+    def _prepare_economy(self, problem: OptimalControlProblem) -> None:
+        self._economy: ScaledEconomy | None = None
+        if problem.economy is None:
+            return
+        held = np.ones(self.inputs)
+        held[-1] += self.horizon - self.inputs + (problem.terminal is not None)
+        self._economy = scaled(
+            problem.economy, held, self.middle, self.half, problem.chosen, self.scale, self.horizon + 1,
+            1.0 / problem.cost_scale,
+        )  # fmt: skip
+        self._input_hessian += np.diag(self._economy.root**2)
+
     def _load(self) -> None:
         """Call what is compiled once, so that the first sample does not wait for it."""
-        u = np.zeros((self.horizon + 1, self.nu))
+        u = np.zeros((self.horizon + 1, self.system.nu))
         simulate(self.system, u, np.zeros(self.system.nx))
         self._condenser.condense(np.zeros((self.horizon + 1, self.system.nx)), u)
 
@@ -147,15 +172,16 @@ class CondensedProblem:
         limited, scale, first = self._limited, self.scale, self._first
         return Sample(
             data.x,
-            (data.previous_input - self.middle) / self.half,
+            (data.previous_input[self._chosen] - self.middle) / self.half,
             data.reference / scale,
             data.lower[first:, limited] / scale[limited] + self._inside,
             data.upper[first:, limited] / scale[limited] - self._inside,
+            data.forecast,
         )
 
     def admissible(self, sample: Sample, u: Array) -> Array:
         """Inputs z nearest to u (N, nu), one after the other, that keep input and move limits."""
-        z = _clip((u[: self.inputs] - self.middle) / self.half, -1.0, 1.0)
+        z = _clip((u[: self.inputs, self._chosen] - self.middle) / self.half, -1.0, 1.0)
         if self._any_bounded:
             before = sample.before
             for k in range(self.inputs):
@@ -164,12 +190,14 @@ class CondensedProblem:
         return z.ravel()
 
     def physical(self, z: Array) -> Array:
-        """Inputs u (N, nu) within their limits."""
-        return _clip(self._inputs(z)[:-1], self.input_lower, self.input_upper)
+        """Chosen inputs (N, nu) within their limits."""
+        rows = np.minimum(np.arange(self.horizon), self.inputs - 1)
+        u = (self.middle + self.half * z.reshape(self.inputs, self.nu))[rows]
+        return _clip(u, self.input_lower, self.input_upper)
 
     def plan(self, sample: Sample, z: Array) -> Plan:
         """Follow the model along inputs z."""
-        u = self._inputs(z)
+        u = self._inputs(z, sample.forecast)
         y, x = simulate(self.system, u, sample.x)
         x, gap = x[:-1], None
         if self.terminal is not None:
@@ -182,7 +210,11 @@ class CondensedProblem:
             excess = np.append(excess, max(self.terminal.share(gap) - (1.0 - self._inside), 0.0))
         missed, moved = self._root * error, self._move_root * self._moves(sample, z)
         cost = 0.5 * (np.vdot(missed, missed) + np.vdot(moved, moved)) + np.vdot(self._price, excess)
-        return Plan(z, u, x, y, error, excess, float(cost), gap)
+        cost = size = float(cost)
+        if self._economy is not None:
+            priced, most = self._economy.cost(z, y)
+            cost, size = cost + priced, size + most
+        return Plan(z, u, x, y, error, excess, cost, gap, size)
 
     def keeps_limits(self, plan: Plan) -> bool:
         """Whether a plan keeps all limits; only meant where there is a terminal set."""
@@ -200,16 +232,22 @@ class CondensedProblem:
         G, lin = self._condenser.condense(plan.x, plan.u)
         G /= self.scale[:, None]
         J = (G * self._root[:, :, None]).reshape(-1, self.n)
-        H = J.T @ J + self._move_hessian
+        H = J.T @ J + self._input_hessian
         if multipliers is not None:
             prices = self._root**2 * plan.error
+            if self._economy is not None:
+                prices += self._economy.output_price
             limits = prices[self._first :, self._limited]
             prices[self._first :, self._limited] = limits + multipliers[: limits.size].reshape(limits.shape)
             end = multipliers[limits.size] if self.terminal is not None else 0.0
-            H = _convex(H + self._curvature(lin, prices / self.scale, plan, float(end)))
+            H = _convex(
+                H + self._curvature(lin, prices / self.scale, plan, float(end)), priced=self._economy is not None
+            )
         H.ravel()[:: self.n + 1] += _RIDGE * H.max()
-        g = (self._root * plan.error).ravel() @ J + self._move_hessian @ plan.z
+        g = (self._root * plan.error).ravel() @ J + self._input_hessian @ plan.z
         g[: self.nu] -= self._move_root**2 * sample.before
+        if self._economy is not None:
+            g += self._economy.slope + self._economy.output_price.ravel() @ G.reshape(-1, self.n)
         C = self._constraints
         outputs = G[self._first :, self._limited].reshape(-1, self.n)
         C[: len(outputs)] = outputs
@@ -252,11 +290,16 @@ class CondensedProblem:
             reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal.share(plan.gap))
         )
 
-    def _inputs(self, z: Array) -> Array:
-        """Physical inputs at every sample, shape (N + 1, nu)."""
-        u = np.empty((self.horizon + 1, self.nu))
-        u[: self.inputs] = self.middle + self.half * z.reshape(self.inputs, self.nu)
+    def _inputs(self, z: Array, forecast: Array | None) -> Array:
+        """Physical inputs at every sample, shape (N + 1, inputs)."""
+        u = np.empty((self.horizon + 1, self.system.nu))
+        u[: self.inputs, self._chosen] = self.middle + self.half * z.reshape(self.inputs, self.nu)
         u[self.inputs :] = u[self.inputs - 1]
+        if self._measured:
+            if forecast is None:
+                raise ShapeError("a sample of a problem with measured inputs needs their forecast, got None")
+            u[:-1, self._measured] = forecast
+            u[-1, self._measured] = forecast[-1]
         return u
 
     def _settled(self, x: Array, y: Array, u: Array) -> tuple[Array, Array, Array]:
@@ -315,11 +358,15 @@ def _clip(values: Array, lower: Array | float, upper: Array | float) -> Array:
     return np.minimum(np.maximum(values, lower), upper)  # much faster than np.clip on short arrays
 
 
-def _convex(H: Array) -> Array:
-    """H, or where it is not positive definite the nearest matrix with eigenvalues above a share of the largest."""
+def _convex(H: Array, *, priced: bool) -> Array:
+    """H, or where it is not positive definite the nearest matrix with eigenvalues above a share of the largest.
+
+    Where prices are linear all of it may be curved downwards: then the largest in size counts.
+    """
     try:
         np.linalg.cholesky(H)
     except np.linalg.LinAlgError:
         values, vectors = np.linalg.eigh(H)
-        return np.asarray((vectors * np.maximum(values, _FLATTEST * values[-1])) @ vectors.T)
+        largest = max(values[-1], -values[0]) if priced else values[-1]
+        return np.asarray((vectors * np.maximum(values, _FLATTEST * largest)) @ vectors.T)
     return H

@@ -17,6 +17,7 @@ part of Z_N is then (I - A_s)^-1 B_s E_N, and the gap x_N - x_s has derivatives 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controlrnn.checks import Array
 from controlrnn.kernels import propagate
@@ -30,9 +31,10 @@ class Condenser:
     Args:
         system: A frozen system.
         horizon: N.
-        input_scale: What counts as one unit of each input, shape (nu,).
+        input_scale: What counts as one unit of each chosen input, shape (nu,).
         control_horizon: Number M <= N of inputs, the last of which is held; N when left out.
         steady: Whether sample N is the steady state of the last input.
+        chosen: Places of the nu inputs that the plan decides about among those of the system; all when left out.
 
     Attributes:
         gap: Derivatives of x_N - x_s by the scaled inputs, from the last `condense`, shape (M nu, nx); ``steady`` only.
@@ -48,15 +50,16 @@ class Condenser:
         *,
         control_horizon: int | None = None,
         steady: bool = False,
+        chosen: NDArray[np.intp] | None = None,
     ) -> None:
         self.system, self.horizon, self.steady = system, horizon, steady
         self.linearise = Lineariser(system)
-        inputs = control_horizon or horizon
+        inputs, places = control_horizon or horizon, np.arange(system.nu) if chosen is None else chosen
         # Z, transposed: inputs from k on do not move x_k, and the others then lie together.
-        self._Z = np.zeros((horizon + 1, inputs * system.nu, system.nx + system.nu))
-        by_input = self._Z.reshape(horizon + 1, inputs, system.nu, -1)[..., system.nx :]
+        self._Z = np.zeros((horizon + 1, inputs * len(places), system.nx + system.nu))
+        by_input = self._Z.reshape(horizon + 1, inputs, len(places), -1)[..., system.nx :]
         samples = np.arange(horizon + 1)
-        by_input[samples, np.minimum(samples, inputs - 1)] = np.diag(input_scale)
+        by_input[samples, np.minimum(samples, inputs - 1)] = np.eye(system.nu)[places] * input_scale[:, None]
 
     def condense(self, x: Array, u: Array) -> tuple[Array, Linearisation]:
         """Condense a plan.

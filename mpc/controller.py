@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, Choice, as_array, count, read_only
+from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError, ShapeError
 from mpc.condensed import CondensedBackend
+from mpc.economy import economy_of
+from mpc.modes import Mode as Mode
+from mpc.modes import check_terminal, disturbance_mode, plan_limits
 from mpc.observer import Observer
 from mpc.ocp import (
     KEPT,
@@ -35,19 +39,11 @@ from mpc.ocp import (
 )
 from mpc.predictor import Predictor
 from mpc.region import OperatingRegion, RegionWatch
-from mpc.residuals import DisturbanceFilter, measured_errors
+from mpc.residuals import measured_errors
 from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
 
 _log = logging.getLogger(__name__)
-_DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
-
-
-class Mode(Choice):
-    """What the disturbance estimate may do; see the module docstring."""
-
-    GUARANTEED = "guaranteed"
-    PRACTICAL = "practical"
 
 
 class Fallback(StrEnum):
@@ -64,7 +60,7 @@ class MpcStep:
     """One control step.
 
     Args:
-        u: Input to apply now, shape (nu,).
+        u: Input to apply now, shape (nu,); measured inputs as they are.
         status: How the solve ended.
         fallback: What stood in for a solution. With a terminal set, PLAN may be the shifted plan improved by a solve
             that did not come to its end.
@@ -102,7 +98,7 @@ class MpcStep:
 
 
 class TightenedMPC:
-    """Output-tracking MPC on a recurrent model with limits tightened by its prediction error.
+    """MPC on a recurrent model with limits tightened by its prediction error: tracking, economic, or both.
 
     Args:
         predictor: Model with the channels' limits.
@@ -117,6 +113,13 @@ class TightenedMPC:
             from `mpc.recursive` with the same jump, and limits are hard.
         terminal_weight: Cost of output errors at step N, or with a terminal set of those of the steady state;
             ``output_weight`` when left out.
+        input_price: Cost per unit of input and step, scalar or shape (nu,), either sign.
+        output_price: Cost per unit of output and step, scalar or shape (ny,), either sign; see `mpc.economy`.
+        input_weight: Cost of an input's distance from ``input_reference`` per unit^2 and step, scalar or shape (nu,).
+        input_reference: Where inputs belong, scalar or shape (nu,); the middle of their range when left out.
+        measured: Names of inputs that are known disturbances: `step` is told their future, and decides about the other
+            inputs only; limits, moves, weights and prices are for those. The tightening's radius for such an input
+            covers the errors of its forecast. Not with a terminal set.
         move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
         soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible. Soft
             without a terminal set, hard with one, when left out.
@@ -146,6 +149,11 @@ class TightenedMPC:
         control_horizon: int | None = None,
         terminal: TerminalSet | None = None,
         terminal_weight: ArrayLike | None = None,
+        input_price: ArrayLike = 0.0,
+        output_price: ArrayLike = 0.0,
+        input_weight: ArrayLike = 0.0,
+        input_reference: ArrayLike | None = None,
+        measured: Sequence[str] = (),
         move_limit: ArrayLike | None = None,
         soft: bool | None = None,
         penalty: ArrayLike | None = None,
@@ -166,10 +174,10 @@ class TightenedMPC:
             )
         self.terminal = terminal
         if terminal is not None:
-            _check_terminal(terminal, tightening, self.horizon, mode)
+            check_terminal(terminal, tightening, self.horizon, mode)
             mode = Mode.GUARANTEED
-        self.mode, self.filter = _disturbance(tightening, mode, disturbance_gain)
-        self._lower, self._upper = _limits(tightening, predictor, self.horizon, terminal)
+        self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
+        self._lower, self._upper = plan_limits(tightening, predictor, self.horizon, terminal)
         self._input_lower, self._input_upper = predictor.input_limits()
         if safe_input is None:
             safe_input = 0.5 * (self._input_lower + self._input_upper)
@@ -181,10 +189,20 @@ class TightenedMPC:
         self.problem = tracking_problem(
             predictor, self.horizon, output_weight, terminal_weight, input_move_weight, move_limit, penalty,
             terminal is None if soft is None else soft, control_horizon, terminal,
+            economy_of(predictor, input_price, output_price, input_weight, input_reference), measured,
         )  # fmt: skip
+        self._release_measured()
         self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
+
+    def _release_measured(self) -> None:
+        """Only chosen inputs have limits to keep."""
+        self._measured = list(self.problem.measured)
+        if self._measured:
+            free = np.isin(np.arange(self.predictor.nu), self._measured)
+            self._input_lower = np.where(free, -np.inf, self._input_lower)
+            self._input_upper = np.where(free, np.inf, self._input_upper)
 
     def reset(self) -> None:
         """Forget everything: the same samples will give bitwise the same inputs as on a new controller."""
@@ -195,6 +213,7 @@ class TightenedMPC:
         self._disturbance: Array | None = None
         self._previous: Array | None = None
         self._plan: Array | None = None
+        self._forecast: Array | None = None
         self._age = 0
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
@@ -202,7 +221,7 @@ class TightenedMPC:
 
         Args:
             y: Measurement, shape (ny,); NaN where missing.
-            u: Input that acts from this sample on, shape (nu,).
+            u: Input that acts from this sample on, measured inputs included, shape (nu,).
         """
         y = self._measurement(y)
         u = as_array("u", u, (self.predictor.nu,))
@@ -211,20 +230,28 @@ class TightenedMPC:
         self._plan = None
         self._advance(u, y)
 
-    def step(self, y: ArrayLike, reference: ArrayLike) -> MpcStep:
+    def step(self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None) -> MpcStep:
         """Choose the next input.
 
         Args:
             y: Measurement at this sample, shape (ny,); NaN where missing.
             reference: Shape (ny,), or (T, ny) for known future values from this sample on; the last row is held.
+            forecast: Of the measured inputs, in their order among all: what acts from this sample on, shape (d,), or
+                (T, d) for known future values; the last row is held. The first row is taken as true.
 
         Raises:
-            ShapeError: ``y`` or ``reference`` does not fit.
-            DataError: ``reference`` is not finite.
+            ShapeError: ``y``, ``reference`` or ``forecast`` does not fit.
+            SettingError: ``forecast`` is missing, or there is nothing to forecast.
+            DataError: ``reference`` or ``forecast`` is not finite.
         """
         started = time.perf_counter()
         y = self._measurement(y)
         wanted = self._reference(reference)
+        if (forecast is None) != (not self._measured):
+            names = [self.predictor.inputs[i].name for i in self._measured]
+            got = "none" if forecast is None else "one"
+            raise SettingError(f"step needs a forecast of the measured inputs {names}, and only of them, got {got}")
+        self._forecast = None if forecast is None else _known("forecast", forecast, len(self._measured), self.horizon)
         x, certified = self.observer.state, self.observer.certified
         solution, data, offset = None, None, np.zeros(self.predictor.ny)
         if self.observer.ready:
@@ -278,6 +305,7 @@ class TightenedMPC:
             lower=self._lower - shift,
             upper=self._upper - shift,
             guess=np.tile(self._before(), (self.horizon, 1)) if self._plan is None else self._shifted(self._plan),
+            forecast=self._forecast,
         )
 
     def _choose(self, solution: Solution | None, data: StepData | None, target: Array) -> tuple[Array, Fallback, bool]:
@@ -298,11 +326,18 @@ class TightenedMPC:
             plan = self._feasible(self._shifted(self._plan))
             return plan, Fallback.PLAN, self.terminal is not None and self.problem.excess(data, plan) <= 0
         try:
-            u, fallback = self.predictor.steady_input(target, self.problem.output_scale), Fallback.STEADY
+            u, fallback = self._steady_input(target), Fallback.STEADY
         except SettingError as error:
             _log.warning("no steady input for the reference (%s): safe input", error)
             u, fallback = self.safe_input, Fallback.SAFE
         return self._feasible(np.tile(u, (self.horizon, 1))), fallback, False
+
+    def _steady_input(self, target: Array) -> Array:
+        if self._forecast is None:
+            return self.predictor.steady_input(target, self.problem.output_scale)
+        given = np.full(self.predictor.nu, np.nan)
+        given[self._measured] = self._forecast[0]
+        return self.predictor.steady_input(target, self.problem.output_scale, given=given)
 
     def _shifted(self, plan: Array) -> Array:
         rows = np.minimum(np.arange(self.horizon) + self._age, self.horizon - 1)
@@ -312,8 +347,10 @@ class TightenedMPC:
         return self.safe_input if self._previous is None else self._previous
 
     def _feasible(self, plan: Array) -> Array:
-        """The plan within input and move limits, from the input before it on."""
+        """The plan within input and move limits, from the input before it on, with the measured inputs to come."""
         plan, before = np.clip(plan, self._input_lower, self._input_upper), self._before()
+        if self._forecast is not None:
+            plan[:, self._measured] = self._forecast
         if (np.abs(np.diff(plan, axis=0, prepend=before[None])) <= self.problem.move_limit).all():
             return plan
         kept = []
@@ -333,52 +370,17 @@ class TightenedMPC:
         return outside
 
     def _reference(self, reference: ArrayLike) -> Array:
-        ny, rows = self.predictor.ny, self.horizon + 1
-        if np.ndim(reference) < 2:
-            return np.tile(as_array("reference", reference, (ny,)), (rows, 1))
-        known = as_array("reference", reference, ("T", ny))
-        if not len(known):
-            raise ShapeError(f"reference must have at least one row, got {known.shape}")
-        return known[np.minimum(np.arange(rows), len(known) - 1)]
+        return _known("reference", reference, self.predictor.ny, self.horizon + 1)
 
 
-def _disturbance(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
-    prescribed = tightening.disturbance_gain
-    claims = set(tightening.digests) != {
-        "system"
-    }  # a nominal tightening promises nothing, so nothing can contradict it
-    natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
-    mode = natural if mode is None else Mode(mode)
-    if claims and mode is not natural:
-        raise SettingError(
-            f"mode must be {natural} for this tightening, got {mode}: the model error was calibrated "
-            f"{'without' if prescribed is None else 'with'} disturbance feedback; calibrate it the other way"
-        )
-    if prescribed is not None and gain not in (None, prescribed):
-        raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
-    return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
-
-
-def _check_terminal(terminal: TerminalSet, tightening: Tightening, horizon: int, mode: Mode | None) -> None:
-    if terminal.horizon != horizon:
-        raise SettingError(f"the terminal set is for horizon {terminal.horizon}, got {horizon}: make them equal")
-    for name, do in (("system", "certify this model"), ("jump", "use recursive(...) with the terminal set's jump")):
-        if terminal.digests.get(name) != tightening.digests.get(name, ""):
-            raise SettingError(f"tightening and terminal set must rest on the same {name}, got different ones: {do}")
-    if mode is Mode.PRACTICAL:
-        raise SettingError(f"mode must be {Mode.GUARANTEED} with a terminal set, got {mode}: estimates move the limits")
-
-
-def _limits(
-    tightening: Tightening, predictor: Predictor, horizon: int, terminal: TerminalSet | None
-) -> tuple[Array, Array]:
-    """Limits of plans, each (N + 1, ny); at step N those of the steady state where there is a terminal set."""
-    if terminal is not None:
-        end = np.zeros_like(tightening.model_error)
-        end[horizon] = terminal.margin
-        tightening = replace(tightening, reinitialisation=tightening.reinitialisation + end)
-    lower, upper = tightening.limits(predictor.outputs)
-    return lower[: horizon + 1], upper[: horizon + 1]
+def _known(name: str, value: ArrayLike, n: int, rows: int) -> Array:
+    """Rows (rows, n) from now on, of which the last one given is held."""
+    if np.ndim(value) < 2:
+        return np.tile(as_array(name, value, (n,)), (rows, 1))
+    known = as_array(name, value, ("T", n))
+    if not len(known):
+        raise ShapeError(f"{name} must have at least one row, got {known.shape}")
+    return known[np.minimum(np.arange(rows), len(known) - 1)]
 
 
 def _slack_of(solution: Solution | None, like: Array) -> Array:

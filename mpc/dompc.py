@@ -18,6 +18,7 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
+from mpc.casadi_terms import economic, inputs
 from mpc.ocp import OptimalControlProblem, Solution, SolverOptions, Status, StepData
 
 with warnings.catch_warnings():  # it warns about optional features that are not installed
@@ -59,7 +60,7 @@ class DoMpcBackend:
                 "FatropBackend"
             )
         self.problem = problem
-        lower, upper = problem.predictor.input_limits()
+        lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
         self._lower, self._upper = lower, upper
         self._middle, self._half = 0.5 * (lower + upper), 0.5 * (upper - lower)
         signals = problem.predictor.outputs
@@ -95,12 +96,14 @@ class DoMpcBackend:
             status = Status.FAILED
         if status is Status.SOLVED:
             self._multipliers = {"lam_g0": result["lam_g"], "lam_x0": result["lam_x"]}
-        N, nx, nu = self.problem.horizon, self.problem.predictor.nx, self.problem.predictor.nu
+        N, nx, nu = self.problem.horizon, self.problem.predictor.nx, len(self._half)
         first, last = (N + 1) * nx, (N + 1) * nx + N * nu
         u = self._middle + self._half * values[first:last].reshape(N, nu)
         return Solution(
             status=status,
-            u=np.clip(u, self._lower, self._upper),  # ipopt keeps bounds up to its tolerance only
+            u=self.problem.complete(
+                np.clip(u, self._lower, self._upper), data.forecast
+            ),  # ipopt keeps bounds up to its tolerance
             slack=self._slack(values[last:].reshape(N, -1)),
             cost=float(result["f"]) * self.problem.cost_scale,
             iterations=int(stats["iter_count"]),
@@ -115,20 +118,21 @@ class DoMpcBackend:
 
     def _parameters(self, data: StepData) -> Array:
         upper, lower = self._limits(data)
-        varying = np.hstack([data.reference, upper, lower])
-        previous = (data.previous_input - self._middle) / self._half
+        forecast = np.zeros((self.problem.horizon, 0)) if data.forecast is None else data.forecast
+        varying = np.hstack([data.reference, upper, lower, np.vstack([forecast, forecast[-1:]])])
+        previous = (data.previous_input[self.problem.chosen] - self._middle) / self._half
         return np.concatenate([data.x, varying.ravel(), previous])
 
     def _guess(self, data: StepData) -> Array:
-        predictor, scale = self.problem.predictor, self.problem.output_scale
-        y, x = predictor.rollout(data.x, data.guess)
+        predictor, scale, chosen = self.problem.predictor, self.problem.output_scale, data.guess[:, self.problem.chosen]
+        y, x = predictor.rollout(data.x, self.problem.complete(chosen, data.forecast))
         upper, lower = self._limits(data)
         excess = np.hstack(
             [(y[:, self._above] - upper) / scale[self._above], (lower - y[:, self._below]) / scale[self._below]]
         )
         excess[0] = excess[-1]  # its slack serves step N
         slack = np.maximum(excess[:-1], 0.0) if self.problem.soft else np.zeros_like(excess[:-1])
-        inputs = (data.guess - self._middle) / self._half
+        inputs = (chosen - self._middle) / self._half
         return np.concatenate([x.ravel(), inputs.ravel(), slack.ravel()])
 
     def _slack(self, slack: Array) -> Array:
@@ -143,26 +147,28 @@ class DoMpcBackend:
 
 def _formulate(problem: OptimalControlProblem, above: Any, below: Any, solver: dict[str, Any]) -> Any:
     predictor, scale, unit = problem.predictor, problem.output_scale, 1.0 / problem.cost_scale
-    lower, upper = predictor.input_limits()
     step, output = predictor.casadi
     model = do_mpc.model.Model("discrete", "SX")
-    x, v = model.set_variable("_x", "x", predictor.nx), model.set_variable("_u", "v", predictor.nu)
+    x, v = model.set_variable("_x", "x", predictor.nx), model.set_variable("_u", "v", len(problem.chosen))
     for name, size in (("r", predictor.ny), ("h", len(above)), ("l", len(below))):
         model.set_variable("_tvp", name, size)
-    middle, half = 0.5 * (lower + upper), 0.5 * (upper - lower)
-    model.set_rhs("x", step(x, middle + half * v))
+    forecast = model.set_variable("_tvp", "d", len(problem.measured))
+    model.set_rhs("x", step(x, inputs(problem, v, forecast)))
     model.setup()
     # setup() replaces all symbols: expressions for the controller are built from the new ones.
-    x, v, reference, high, low = model.x["x"], model.u["v"], *(model.tvp[name] for name in ("r", "h", "l"))
-    y = output(x, middle + half * v)
+    x, v, reference, high, low, forecast = model.x["x"], model.u["v"], *(model.tvp[name] for name in "rhld")
+    u = inputs(problem, v, forecast)
+    y = output(x, u)
+    by_outputs, by_inputs = economic(problem, y, u)
 
     mpc = do_mpc.controller.MPC(model)
     mpc.set_param(n_horizon=problem.horizon, t_step=predictor.dt, store_lagr_multiplier=False, nlpsol_opts=solver)
     template = mpc.get_tvp_template()
     mpc.set_tvp_fun(lambda _: template)
     weight = casadi.DM(problem.output_weight * unit)
-    mpc.set_objective(mterm=casadi.DM(0), lterm=casadi.dot(weight, (y - reference) ** 2))
-    mpc.set_rterm(v=problem.input_move_weight * half**2 * unit)
+    mpc.set_objective(mterm=casadi.DM(0), lterm=casadi.dot(weight, (y - reference) ** 2) + by_outputs + by_inputs)
+    lower, upper = predictor.input_limits()
+    mpc.set_rterm(v=(problem.input_move_weight * (0.5 * (upper - lower)) ** 2 * unit)[problem.chosen])
     mpc.bounds["lower", "_u", "v"], mpc.bounds["upper", "_u", "v"] = -1.0, 1.0
     excess = _excess(y, high, low, above, below, scale)
     if len(above) + len(below):
@@ -170,23 +176,24 @@ def _formulate(problem: OptimalControlProblem, above: Any, below: Any, solver: d
         most = np.inf if problem.soft else 0.0
         mpc.set_nl_cons("limits", excess, ub=0.0, soft_constraint=True, penalty_term_cons=price, maximum_violation=most)
     mpc.prepare_nlp()
-    _append(mpc, problem, casadi.Function("end", [x, v, model.tvp], [y - reference, excess]), unit)
+    _append(mpc, problem, casadi.Function("end", [x, v, model.tvp], [y - reference, excess, by_outputs]), unit)
     mpc.create_nlp()
     return mpc
 
 
 def _append(mpc: Any, problem: OptimalControlProblem, end: Any, unit: float) -> None:
     """What do-mpc leaves out: cost and limits at step N, and limits on moves."""
-    lower, upper = problem.predictor.input_limits()
+    lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
     variables, parameters = mpc.opt_x, mpc.opt_p
-    error, excess = end(variables["_x", -1, 0, -1], variables["_u", -1, 0], parameters["_tvp", -1])
-    mpc.nlp_obj += casadi.dot(casadi.DM(problem.terminal_weight * unit), error**2)
+    error, excess, priced = end(variables["_x", -1, 0, -1], variables["_u", -1, 0], parameters["_tvp", -1])
+    mpc.nlp_obj += casadi.dot(casadi.DM(problem.terminal_weight * unit), error**2) + priced
     if excess.shape[0]:
         mpc.nlp_cons.append(excess - variables["_eps", 0, 0])
         mpc.nlp_cons_lb.append(-np.inf * np.ones(excess.shape[0]))
         mpc.nlp_cons_ub.append(np.zeros(excess.shape[0]))
-    limited = np.flatnonzero(np.isfinite(problem.move_limit))
-    most = (problem.move_limit / (0.5 * (upper - lower)))[limited]
+    limit = problem.move_limit[problem.chosen]
+    limited = np.flatnonzero(np.isfinite(limit))
+    most = (limit / (0.5 * (upper - lower)))[limited]
     before = parameters["_u_prev"]
     for k in range(problem.horizon if len(limited) else 0):
         now = variables["_u", k, 0]

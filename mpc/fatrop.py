@@ -18,6 +18,7 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
+from mpc.casadi_terms import economic, inputs
 from mpc.ocp import HARD, KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData, default_penalty
 
 _FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure,
@@ -86,7 +87,7 @@ class FatropBackend:
         if options.rti:
             raise SettingError("FatropBackend cannot stop after one iteration, got rti=True: use CondensedBackend")
         self.problem, self.options = problem, options
-        self._lower, self._upper = problem.predictor.input_limits()
+        self._lower, self._upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
         self._middle, self._half = 0.5 * (self._lower + self._upper), 0.5 * (self._upper - self._lower)
         signals = problem.predictor.outputs
         self._limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in signals]).any(axis=1))
@@ -111,7 +112,8 @@ class FatropBackend:
             status = Status.MAX_ITERATIONS
         message = f"fatrop returned {stats['return_status']}"
         u = np.clip(self._middle + self._half * values[self._places[0]], self._lower, self._upper)
-        u = u[np.minimum(np.arange(self.problem.horizon), self.problem.inputs - 1)]
+        rows = np.minimum(np.arange(self.problem.horizon), self.problem.inputs - 1)
+        u = self.problem.complete(u[rows], data.forecast)
         cost, slack = self.problem.objective(data, u)
         if not np.isfinite(cost):
             status, message = Status.FAILED, "not finite"
@@ -131,22 +133,31 @@ class FatropBackend:
 
     def _formulate(self) -> None:
         problem, predictor, N = self.problem, self.problem.predictor, self.problem.horizon
-        nx, nu, ny, limited, rows = predictor.nx, predictor.nu, predictor.ny, len(self._limited), N + 1 - problem.first
+        nx, nu, ny, limited, rows = (
+            predictor.nx,
+            len(self._half),
+            predictor.ny,
+            len(self._limited),
+            N + 1 - problem.first,
+        )
         start, before = casadi.SX.sym("start", nx), casadi.SX.sym("before", nu)
         reference = casadi.SX.sym("r", ny, N + 1)
         high, low = casadi.SX.sym("high", limited, rows), casadi.SX.sym("low", limited, rows)
+        forecast = casadi.SX.sym("forecast", len(problem.measured), N)
         stages, cost = _Stages(), casadi.SX(0)
         x, last = stages.begin(nx, nu)
         for k in range(N + 1):
             v = stages.control("v", nu, -1.0, 1.0) if k < problem.inputs else last
             slack = stages.control("s", limited, 0.0) if k >= problem.first and limited else None
-            y, follows = self._stage(x, v)
+            ahead = forecast[:, min(k, N - 1)]
+            y, follows = self._stage(x, v, ahead)
             state, held, above = x, last, len(stages.equality) + (nx + nu) * (k < N)
             if k < N:
                 x, last = stages.begin(nx, nu)
                 stages.zero(casadi.vertcat(x - follows, last - v))
             if k < problem.inputs:
-                cost += casadi.dot(problem.input_move_weight * self._half**2 / problem.cost_scale, (v - held) ** 2)
+                weight = problem.input_move_weight[problem.chosen] * self._half**2 / problem.cost_scale
+                cost += casadi.dot(weight, (v - held) ** 2)
                 self._limit_move(stages, v - held)
             if k == 0:
                 stages.zero(casadi.vertcat(state - start, held - before))
@@ -156,13 +167,15 @@ class FatropBackend:
             weight = problem.output_weight if k < N else problem.terminal_weight
             scaled = weight * problem.output_scale**2 / problem.cost_scale
             cost += casadi.dot(scaled, (y - reference[:, k]) ** 2)
+            by_outputs, by_inputs = economic(problem, y * problem.output_scale, inputs(problem, v, ahead))
+            cost += by_outputs + (by_inputs if k < N or problem.terminal is not None else 0)
             if slack is not None:
                 seen, free, row = y[self._limited.tolist()], np.full(limited, np.inf), k - problem.first
                 stages.keep(seen - slack - high[:, row], -free, np.zeros(limited))
                 stages.keep(seen + slack - low[:, row], np.zeros(limited), free)
                 cost += casadi.dot(self._price, slack)
             stages.kept.append(len(stages.equality) - above)
-        parameters = casadi.vertcat(start, before, *(casadi.vec(p) for p in (reference, high, low)))
+        parameters = casadi.vertcat(start, before, *(casadi.vec(p) for p in (reference, high, low, forecast)))
         self._compile(stages, cost, parameters)
 
     def _settle(self, stages: _Stages, x: Any, held: Any) -> tuple[Any, Any]:
@@ -170,20 +183,20 @@ class FatropBackend:
         terminal = self.problem.terminal
         assert terminal is not None
         settled, over = stages.control("e", self.problem.predictor.nx), stages.control("o", 1, 0.0)
-        y, follows = self._stage(settled, held)
+        y, follows = self._stage(settled, held, casadi.SX(0, 1))
         stages.zero(settled - follows)
         gap = casadi.DM(terminal.root) @ (x - settled) / terminal.radius
         stages.keep(casadi.dot(gap, gap) - over, np.array([-np.inf]), np.array([(1.0 - _INSIDE) ** 2]))
         return y, HARD * 20.0 * self.problem.horizon * over
 
-    def _stage(self, x: Any, v: Any) -> tuple[Any, Any]:
+    def _stage(self, x: Any, v: Any, forecast: Any) -> tuple[Any, Any]:
         """Scaled output and next state."""
         step, output = self.problem.predictor.casadi
-        u = self._middle + self._half * v
+        u = inputs(self.problem, v, forecast)
         return output(x, u) / self.problem.output_scale, step(x, u)
 
     def _limit_move(self, stages: _Stages, move: Any) -> None:
-        limit = self.problem.move_limit / self._half
+        limit = self.problem.move_limit[self.problem.chosen] / self._half
         rows = np.flatnonzero(np.isfinite(limit))
         if len(rows):
             stages.keep(move[rows.tolist()], -limit[rows], limit[rows])
@@ -233,21 +246,22 @@ class FatropBackend:
 
     def _parameters(self, data: StepData) -> Array:
         low, high = self._limits(data)
-        before = (data.previous_input - self._middle) / self._half
+        before = (data.previous_input[self.problem.chosen] - self._middle) / self._half
         reference = data.reference / self.problem.output_scale
-        return np.concatenate([data.x, before, reference.ravel(), high.ravel(), low.ravel()])
+        forecast = np.zeros(0) if data.forecast is None else data.forecast.ravel()
+        return np.concatenate([data.x, before, reference.ravel(), high.ravel(), low.ravel(), forecast])
 
     def _guess(self, data: StepData) -> Array:
         problem, (low, high), (inputs_places, slack_places) = self.problem, self._limits(data), self._places
         rows = np.minimum(np.arange(problem.horizon), problem.inputs - 1)
-        u = data.guess[rows]
+        u = problem.complete(data.guess[rows][:, problem.chosen], data.forecast)
         x = problem.predictor.rollout(data.x, u)[1]
         y, gap = problem.outcome(data.x, u)
         seen = (y / problem.output_scale)[problem.first :, self._limited]
-        inputs = (u - self._middle) / self._half
+        inputs = (u[:, problem.chosen] - self._middle) / self._half
         values = np.zeros(self._size)
         values[self._states], values[inputs_places] = x, inputs[: problem.inputs]
-        values[self._last] = np.vstack([(data.previous_input - self._middle) / self._half, inputs])
+        values[self._last] = np.vstack([(data.previous_input[problem.chosen] - self._middle) / self._half, inputs])
         values[slack_places] = np.maximum(np.maximum(seen - high, low - seen), 0.0)
         if problem.terminal is not None and gap is not None:
             settled, over = self._end

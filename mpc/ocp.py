@@ -10,20 +10,25 @@ every constraint's multiplier, s is zero whenever the problem without s has a so
 Fewer inputs than steps may be free: u_k = u_{M-1} for k >= M. With a terminal set (`mpc.terminal`) the plan has to end
 near the steady state of its last input, |x_N - x_s|_P <= a with x_s = f(x_s, u_N); y_N means g(x_s, u_N) then, so that
 its cost is that of the steady state; limits are hard, and start at step 0 where the first input moves y_0.
+
+An economic cost l(y_k, u_k) per step (`mpc.economy`) comes on top: its outputs' part at k = 0..N, its inputs' part at
+k = 0..N-1 and with a terminal set also at N, so that the steady state pays all of it. Some inputs may be measured
+disturbances: they follow a forecast, and only the others are chosen, have limits, moves and prices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, as_array, count, positive, read_only
-from controlrnn.errors import SettingError
+from controlrnn.errors import SettingError, ShapeError
+from mpc.economy import Economy
 from mpc.observer import per_channel
 from mpc.predictor import Predictor
 
@@ -85,6 +90,8 @@ class OptimalControlProblem:
         soft: False forbids slack: limits are hard and the problem may be infeasible.
         control_horizon: Number M <= N of free inputs, the last of which is held; N when left out.
         terminal: Set in which plans end, or None.
+        economy: Economic cost, or None.
+        measured: Places of the inputs that are measured, not chosen; they have neither weights nor prices.
 
     Raises:
         SettingError: The parts contradict each other.
@@ -101,6 +108,8 @@ class OptimalControlProblem:
     soft: bool
     control_horizon: int | None = None
     terminal: TerminalSet | None = None
+    economy: Economy | None = None
+    measured: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.inputs > self.horizon:
@@ -110,6 +119,37 @@ class OptimalControlProblem:
                 f"a terminal set needs hard limits and its own horizon {self.terminal.horizon}, got soft={self.soft} "
                 f"and horizon {self.horizon}"
             )
+        if self.terminal is not None and self.measured:
+            raise SettingError(
+                "a terminal set needs inputs that are all chosen, got measured ones: their forecast may change, and "
+                "plans that rest on it then end elsewhere"
+            )
+        economy, measured = self.economy, list(self.measured)
+        bound = [] if economy is None else [economy.input_price, economy.input_weight]
+        if any(part[measured].any() for part in (self.input_move_weight, *bound)):
+            raise SettingError("measured inputs must have neither weights nor prices: they are not chosen")
+        squares = [self.output_weight, self.terminal_weight, self.input_move_weight]
+        if not any(part.any() for part in [*squares, *bound[1:]]):
+            raise SettingError(
+                "output_weight, input_move_weight or input_weight must be positive somewhere, got zeros: a cost of "
+                "prices alone has no unique plan"
+            )
+
+    @property
+    def chosen(self) -> NDArray[np.intp]:
+        """Places of the inputs that plans decide about."""
+        return np.setdiff1d(np.arange(self.predictor.nu), self.measured)
+
+    def complete(self, u: Array, forecast: Array | None) -> Array:
+        """All inputs (N, nu): chosen ones u (N, chosen), measured ones as ``forecast`` (N, measured)."""
+        if not self.measured and forecast is None:
+            return u
+        if forecast is None or forecast.shape != (len(u), len(self.measured)):
+            got = None if forecast is None else forecast.shape
+            raise ShapeError(f"forecast must have shape {(len(u), len(self.measured))}, got {got}")
+        rows = np.empty((len(u), self.predictor.nu))
+        rows[:, self.chosen], rows[:, list(self.measured)] = u, forecast
+        return rows
 
     @property
     def inputs(self) -> int:
@@ -123,8 +163,13 @@ class OptimalControlProblem:
 
     @property
     def cost_scale(self) -> float:
-        """Cost of missing the reference by the whole range and moving the inputs over theirs, in one step."""
-        return cost_scale(self.predictor, self.output_weight, self.input_move_weight, self.output_scale)
+        """Cost of missing the reference by the whole range and moving the inputs over theirs, in one step.
+
+        What prices may differ by in one step comes on top.
+        """
+        return cost_scale(
+            self.predictor, self.output_weight, self.input_move_weight, self.output_scale, economy=self.economy
+        )
 
     def objective(self, data: StepData, u: Array) -> tuple[float, Array]:
         """Value of the objective at inputs u (N, nu), slack included, and the slack, shape (N + 1, ny)."""
@@ -133,6 +178,9 @@ class OptimalControlProblem:
         slack[: self.first] = 0.0
         end = (y[-1] - data.reference[-1]) ** 2 @ self.terminal_weight
         running = self.cost(y[:-1], data.reference[:-1], u, data.previous_input)
+        if self.economy is not None:
+            end += self.economy.of_outputs(y[-1])
+            end += 0.0 if self.terminal is None else self.economy.of_inputs(u[-1])
         return running + float(end + (slack @ self.penalty).sum()), slack
 
     def outcome(self, x: Array, u: Array) -> tuple[Array, Array | None]:
@@ -165,7 +213,10 @@ class OptimalControlProblem:
         ``before`` (nu,) is the input ahead of ``u[0]``.
         """
         moves = np.diff(np.vstack([before, u]), axis=0)
-        return float(((y - reference) ** 2 @ self.output_weight).sum() + (moves**2 @ self.input_move_weight).sum())
+        cost = ((y - reference) ** 2 @ self.output_weight).sum() + (moves**2 @ self.input_move_weight).sum()
+        if self.economy is not None:
+            cost += self.economy.of_inputs(u) + self.economy.of_outputs(y)
+        return float(cost)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -178,7 +229,8 @@ class StepData:
         reference: Shape (N + 1, ny).
         lower: Shape (N + 1, ny).
         upper: Shape (N + 1, ny).
-        guess: Inputs to start from, shape (N, nu).
+        guess: Inputs to start from, shape (N, nu); of measured inputs it does not count.
+        forecast: Measured inputs, shape (N, measured), or None where there are none.
     """
 
     x: Array
@@ -187,6 +239,7 @@ class StepData:
     lower: Array
     upper: Array
     guess: Array
+    forecast: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,18 +295,26 @@ def output_scale(predictor: Predictor) -> Array:
     return np.asarray(span)
 
 
-def cost_scale(predictor: Predictor, output_weight: Array, input_move_weight: Array, scale: Array) -> float:
+def cost_scale(
+    predictor: Predictor,
+    output_weight: Array,
+    input_move_weight: Array,
+    scale: Array,
+    *,
+    economy: Economy | None = None,
+) -> float:
     """See `OptimalControlProblem.cost_scale`."""
     lower, upper = predictor.input_limits()
-    return float(output_weight @ scale**2 + input_move_weight @ (upper - lower) ** 2)
+    cost = float(output_weight @ scale**2 + input_move_weight @ (upper - lower) ** 2)
+    return cost if economy is None else cost + economy.range(lower, upper, scale)
 
 
 def default_penalty(horizon: int, cost: float, scale: Array) -> Array:
     """Penalty (ny,) that is exact where outputs and inputs stay within a few of their ranges.
 
     A multiplier is the cost saved per unit by which one constraint gives way. With errors and moves within their ranges
-    the derivative of the whole cost by a shift of one range in all of them is at most 2 N ``cost``; 10 times that per
-    range leaves room for outputs that answer weakly to the inputs.
+    the derivative of the whole cost, prices included, by a shift of one range in all of them is at most 2 N ``cost``;
+    10 times that per range leaves room for outputs that answer weakly to the inputs.
     """
     return 20.0 * horizon * cost / scale
 
@@ -269,19 +330,28 @@ def tracking_problem(
     soft: bool,
     control_horizon: int | None,
     terminal: TerminalSet | None,
+    economy: Economy | None = None,
+    measured: Sequence[str] = (),
 ) -> OptimalControlProblem:
     """Check settings, scalar or one per channel, and fill in what is left out; arguments as of `mpc.TightenedMPC`."""
     weight = per_channel("output_weight", output_weight, predictor.ny)
-    moves = per_channel("input_move_weight", input_move_weight, predictor.nu)
-    if not weight.any():
+    places = _places(predictor, measured)
+    moves = _without(places, per_channel("input_move_weight", input_move_weight, predictor.nu))
+    if economy is not None:
+        economy = replace(
+            economy,
+            input_price=_without(places, economy.input_price),
+            input_weight=_without(places, economy.input_weight),
+        )
+    elif not weight.any():
         raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
     free = np.inf if move_limit is None else move_limit
     each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
-    limit = as_array("move_limit", each, (predictor.nu,), finite=False)
+    limit = _without(places, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)
     if not (limit > 0).all():
         raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
     scale = output_scale(predictor)
-    default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale), scale)
+    default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale, economy=economy), scale)
     chosen = default if penalty is None else per_channel("penalty", penalty, predictor.ny)
     if not (chosen > 0).all():
         raise SettingError(f"penalty must be positive, got {chosen}: a limit without a price is none")
@@ -299,4 +369,24 @@ def tracking_problem(
         soft=bool(soft),
         control_horizon=control_horizon,
         terminal=terminal,
+        economy=economy,
+        measured=places,
     )
+
+
+def _places(predictor: Predictor, names: Sequence[str]) -> tuple[int, ...]:
+    known = [s.name for s in predictor.inputs]
+    if isinstance(names, str) or len(set(names)) != len(names) or not set(names) <= set(known):
+        raise SettingError(f"measured must name different inputs of {known}, got {names!r}")
+    if len(names) == len(known):
+        raise SettingError(f"measured must leave an input to choose, got all of {known}")
+    return tuple(sorted(known.index(name) for name in names))
+
+
+def _without(places: Sequence[int], values: Array, left: float = 0.0) -> Array:
+    """The values with ``left`` at measured inputs, which are not chosen and cost nothing."""
+    if not places:
+        return values
+    kept = values.copy()
+    kept[list(places)] = left
+    return read_only(kept)

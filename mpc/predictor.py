@@ -181,17 +181,20 @@ class Predictor:
         """Output (ny,) that the constant input u (nu,) leads to."""
         return np.asarray(self.system.output(self.equilibrium(u), np.asarray(u, dtype=np.float64)))
 
-    def steady_input(self, target: Array, scale: Array) -> Array:
+    def steady_input(self, target: Array, scale: Array, *, given: Array | None = None) -> Array:
         """Input (nu,) within the limits whose steady output is nearest to ``target``.
 
         Args:
             target: Wanted output, shape (ny,).
             scale: What counts as one unit of distance per output, shape (ny,).
+            given: Inputs that are what they are, shape (nu,); NaN where the input is to be found.
 
         Raises:
             SettingError: A limit is missing, or the model has no steady state.
         """
         lower, upper = self.input_limits()
+        if given is not None:
+            lower, upper = np.where(np.isnan(given), lower, given), np.where(np.isnan(given), upper, given)
         half = 0.5 * (upper - lower)
         found: dict[bytes, Array] = {}
 
