@@ -339,10 +339,13 @@ def reduced(result: ClosedLoopResult, case: Case) -> Row:
     scale = np.array([s.upper - s.lower for s in case.plant.outputs])
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(result.errors / result.bounds).max(axis=2)
+    moves = np.diff(result.u, axis=0, prepend=result.u_before[None])
+    running = (result.y[1:] - result.reference[1:]) ** 2 @ np.array(case.output_weight)
     stuck = [s is Status.INFEASIBLE for s in result.status]
     return {
         "y": result.y, "u": result.u, "ratio": ratio.astype(np.float32), "cost": result.cost,
-        "violations": result.violations, "excess": result.max_violation, "failed": result.failed_solves,
+        "running": running + case.move_weight * (moves**2).sum(axis=1), "violations": result.violations,
+        "excess": result.max_violation, "failed": result.failed_solves,
         "infeasible": int(np.sum((result.slack > SLACK * scale.min()) | stuck)), "solve_time": result.solve_time,
         "fallback": sum(f != "none" for f in result.fallback),
     }  # fmt: skip
@@ -369,6 +372,7 @@ def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
     }  # fmt: skip
     arrays = {
         "envelope": np.quantile(y, QUANTILES, axis=0), "ratio": np.asarray(per_step, dtype=np.float64),
+        "running": np.mean([r["running"] for r in results], axis=0),
         "cost": np.array([r["cost"] for r in results]), "violations": np.array([r["violations"] for r in results]),
     }  # fmt: skip
     return row, arrays

@@ -39,6 +39,7 @@ def run(study: Study, case: Case, dataset: Dataset) -> int:
                 f"{row['case']}: {row['runs_with_violation']} of {row['runs']} runs violate, cost {row['cost']:.4g}"
             )
     eaten = removals(study, case, curves)
+    segments(study, case, curves)
     targets(study, rows, eaten)
     figures(study, case, curves, eaten)
     seeds = {truth: seeds_of(study, truth, case.runs) for truth in TRUTHS}
@@ -69,6 +70,19 @@ def removals(study: Study, case: Case, curves: Curves) -> dict[str, float]:
         found: Row = {"above_nominal_percent": value, "saves": full - value if name.startswith("without") else None}
         study.row(f"cost, {name}", functools.partial(dict, found), needs=found)
     return eaten
+
+
+def segments(study: Study, case: Case, curves: Curves) -> None:
+    """Where along the reference programme the guarantee costs what, on the physical plant."""
+    wanted = case.reference[:, case.limited]
+    starts = np.flatnonzero(np.diff(wanted, prepend=np.nan))
+    parts = {c: np.add.reduceat(curves["physical", c]["running"], starts) for c in Controller}
+    surplus = parts[Controller.GUARANTEED] - parts[Controller.NOMINAL]
+    unit = case.plant.outputs[case.limited].unit
+    for i, start in enumerate(starts):
+        costs = {str(c): float(parts[c][i]) for c in Controller}
+        found = costs | {"share_of_surplus_percent": float(100 * surplus[i] / surplus.sum())}
+        study.row(f"segment at {wanted[start]:.4g} {unit}", functools.partial(dict, found), needs=found)
 
 
 def above(cost: Array, base: Array) -> float:
