@@ -191,8 +191,9 @@ class CondensedProblem:
 
     def physical(self, z: Array) -> Array:
         """Chosen inputs (N, nu) within their limits."""
-        rows = np.minimum(np.arange(self.horizon), self.inputs - 1)
-        u = (self.middle + self.half * z.reshape(self.inputs, self.nu))[rows]
+        u = np.empty((self.horizon, self.nu))
+        u[: self.inputs] = self.middle + self.half * z.reshape(self.inputs, self.nu)
+        u[self.inputs :] = u[self.inputs - 1]
         return _clip(u, self.input_lower, self.input_upper)
 
     def plan(self, sample: Sample, z: Array) -> Plan:

@@ -118,8 +118,9 @@ class TightenedMPC:
         input_weight: Cost of an input's distance from ``input_reference`` per unit^2 and step, scalar or shape (nu,).
         input_reference: Where inputs belong, scalar or shape (nu,); the middle of their range when left out.
         measured: Names of inputs that are known disturbances: `step` is told their future, and decides about the other
-            inputs only; limits, moves, weights and prices are for those. The tightening's radius for such an input
-            covers the errors of its forecast. Not with a terminal set.
+            inputs only; limits, moves, weights and prices are for those. The limits of a measured input's `Signal` say
+            what it may be, for bounds on the state. The tightening's radius for it covers the errors of its forecast.
+            Not with a terminal set.
         move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
         soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible. Soft
             without a terminal set, hard with one, when left out.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from guaranteed_cases import guaranteed
-from mpc_networks import LurePlant, elman, signals
+from mpc_networks import LurePlant, NormHorizon, elman, signals
 from ocp_cases import objective, problem, sample
 
 from controlrnn.errors import DataError, SettingError, ShapeError
@@ -157,6 +157,34 @@ def blind_cost(controller):
             ys.append(system.output(x, u))
             us.append(u)
     return controller.problem.cost(np.array(ys), np.full((40, 2), 0.1), np.array(us), np.zeros(3))
+
+
+def test_limits_tightened_by_the_radius_of_a_forecast_hold_with_errors_at_its_edge(known, rng):
+    """The certificate's radius per channel is all that forecast errors need: only u2 has one here."""
+    wrong, limit = 0.2, 0.5
+    bounds = NormHorizon.of(known.system, N, 0.0, [0.0, wrong, 0.0]).bounds
+    predictor = replace(known, outputs=signals("y", 2, limit + bounds.max()))
+    tightening = replace(nominal(known.system.digest, N, 2), model_error=bounds)
+    controller = TightenedMPC(
+        predictor, RunningOn(predictor, 1), tightening, output_weight=1.0, input_move_weight=0.02, measured=("u2",)
+    )
+    controller.record(known.system.output(controller.observer.state, np.zeros(3)), np.zeros(3))
+    errors, within = [], []
+    for t in range(20):
+        true = np.repeat(rng.choice([-0.4, 0.4], N // 4), 4)
+        told = true + wrong * np.append(0.0, rng.choice([-1.0, 1.0], N - 1))  # now is measured
+        y = known.system.output(controller.observer.state, controller._before())
+        step = controller.step(y, [5.0, -5.0] if t % 2 else [-5.0, 5.0], told[:, None])
+        u = step.u_planned.copy()
+        u[:, 1] = true
+        reached = known.predict(step.x, u)
+        errors.append(np.abs(reached - step.y_predicted))
+        if step.slack.max() < 1e-7:
+            within.append(limit + bounds.max() - np.abs(reached[1:]).max())
+    assert (np.max(errors, axis=0) <= bounds + 1e-12).all()
+    assert np.max(errors) > 0.1 * bounds.max()
+    assert len(within) > 10
+    assert -1e-6 < min(within) < 0.5 * bounds.max()  # limits bind
 
 
 def test_loops_are_the_same_with_fatrop(known):
