@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +25,10 @@ from controlrnn.errors import CertificationError
 _log = logging.getLogger(__name__)
 _HEAD = 200  # stages that are optimised one by one
 _GREEDY = 20  # stages at the end of which a long search starts from stationary multipliers
-_NUDGE = 0.005  # least initial radius of a search, relative to what inputs do to the state in one step
+# Least initial radius of a search, relative to what inputs do to the state in one step; see `Search.task`. Without an
+# initial difference a search that goes to the last at once gets stuck up to a fifth above the optimum.
+_NUDGES = (0.3, 0.03, 0.01, 0.005)
+_BACK = 0.3  # how far back inside the feasible set a search starts that follows another: on its boundary it gets stuck
 _SPREAD = 10  # steps that one optimisation looks at together
 # How far the multipliers are moved inside the feasible set, and how much the storages are enlarged, in the order tried.
 _SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
@@ -82,7 +86,17 @@ class Search:
 
     def minimise(self, weights: Array, start: Pair, iterations: int) -> Pair:
         """Multipliers that are good at the steps that ``weights`` (N + 1,) look at."""
-        return minimise(self.task(weights), start, steps=iterations)
+        tasks = [self.task(weights, nudge) for nudge in _NUDGES]
+        # Where the true radius exceeds the least one, the tasks are the same.
+        differ = [a for a, b in pairwise(tasks) if not np.array_equal(a.state_weights, b.state_weights)]
+        for task in [*differ, tasks[-1]]:
+            start = minimise(task, start, steps=max(iterations // (1 + len(differ)), 1))
+        return start
+
+    def back(self, found: Pair, share: float) -> Pair:
+        """``found``, moved by a share of the way to the point inside the feasible set, which is convex."""
+        (a, b), (c, d) = found, self.inside
+        return (1 - share) * a + share * c, (1 - share) * b + share * d
 
     def settle(self, found: Pair) -> Family:
         """A family as close to ``found`` as the proof allows.
@@ -95,7 +109,7 @@ class Search:
         """
         best, family, failure = np.inf, None, CertificationError("no multipliers")
         for share, padding in zip(_SHARES, _PADDINGS, strict=True):
-            lam, rho = ((1 - share) * a + share * b for a, b in zip(found, self.inside, strict=True))
+            lam, rho = self.back(found, share)
             try:
                 candidate = self.problem.family(self.row, *self._extended((lam, rho)), padding)
                 last = float(self.problem.prove(candidate)[0][-1])
@@ -116,19 +130,21 @@ class Search:
         found, _ = incremental.storages(task.form, task.terminal, *self.inside, padding=0.0)
         return np.array([max(float(np.trace(P)) / len(P), 1e-100) for P in found])
 
-    def task(self, weights: Array) -> Task:
-        """The optimisation of the head, in coordinates in which the initial set, or the tail's metric, is a ball."""
+    def task(self, weights: Array, nudge: float = _NUDGES[-1]) -> Task:
+        """The optimisation of the head, in coordinates in which the initial set, or the tail's metric, is a ball.
+
+        Where the initial difference hardly counts the optimum lies at infinite storages: the search gets a radius of
+        some share, ``nudge``, of what the inputs do to the state in one step; the bounds are those of the true radius.
+        """
         problem, f = self.problem, self.problem.form
         L = np.linalg.cholesky(problem.metric if self.tail is None else self.tail.metric)  # xi = L' dx
         back = np.eye(f.nz)
         back[: f.nx, : f.nx] = np.linalg.inv(L.T)
         local = IncrementalForm(L.T @ f.T @ back, f.Y @ back, f.lower @ back, f.upper @ back, f.nx, f.nu)
-        # Where the initial difference hardly counts the optimum lies at infinite storages: the search gets a radius of
-        # some share of what the inputs do to the state in one step; the bounds are those of the true radius.
         through = local.T[:, f.nx + f.nu :], local.upper[:, f.nx : f.nx + f.nu]
         push = np.linalg.norm(local.T[:, f.nx : f.nx + f.nu] @ problem.b)
         push += np.linalg.norm(through[0], 2) * np.linalg.norm(through[1] @ problem.b) if f.nv and f.nu else 0.0
-        least, H = _NUDGE * float(push), self.head
+        least, H = nudge * float(push), self.head
         head, radius = weights[:H].copy(), problem.radius
         if self.tail is not None:
             radius *= float(np.sqrt(incremental.largest_ratio(self.tail.metric, problem.metric)))
@@ -172,6 +188,6 @@ def families_for(search: Search, steps: Sequence[int], together: bool, iteration
     """Families for one output: one for all ``together`` if asked, and one for each of ``steps``."""
     start, families = search.inside, []
     for weights in search.plan(steps, together):
-        start = search.minimise(weights, start, iterations)
+        start = search.minimise(weights, search.back(start, _BACK), iterations)
         families.append(search.settle(start))
     return families

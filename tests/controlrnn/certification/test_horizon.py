@@ -218,6 +218,17 @@ def test_bounds_scale_with_the_radii():
     np.testing.assert_allclose(ten.bounds, 10 * one.bounds, rtol=5e-3)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_smaller_initial_difference_is_not_bounded_worse(seed):
+    # A search that gets stuck shows here: these optima are where the initial difference hardly counts.
+    system = random_elman(seed, nx=6, nu=2, ny=1, norm=0.98)
+    none, small, some = (
+        certify_horizon(system, 30, initial_radius=r, input_radius=0.1).bounds[10:] for r in (0.0, 0.01, 0.1)
+    )
+    assert (none <= 1.02 * small).all()
+    assert (small <= 1.02 * some).all()
+
+
 def test_same_arguments_same_certificate():
     system = SYSTEMS["elman"](2)
     one, two = (certify_horizon(system, 3, initial_radius=0.5, input_radius=0.1, **QUICK) for _ in range(2))
