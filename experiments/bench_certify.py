@@ -80,7 +80,7 @@ def compare(study: Study, system: LureSystem, horizons: Sequence[int]) -> None:
     one = replace(system, C2=system.C2[:1], D21=system.D21[:1], D22=system.D22[:1], by=system.by[:1])
     certify_horizon(one, 2, initial_radius=1.0, input_radius=0.1, focus=[2], iterations=3)  # compiles
     for horizon in horizons:
-        for radius, b in ((1.0, 0.0), (0.5, 0.05)):
+        for radius, b in ((1.0, 0.0), (0.5, 0.05), (0.0, 0.1)):  # the last is the hardest for a search
 
             def compute(horizon: int = horizon, radius: float = radius, b: float = b) -> Row:
                 settings: dict[str, Any] = {"initial_radius": radius, "input_radius": b, "focus": [horizon]}

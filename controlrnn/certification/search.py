@@ -27,7 +27,8 @@ _HEAD = 200  # stages that are optimised one by one
 _GREEDY = 20  # stages at the end of which a long search starts from stationary multipliers
 # Least initial radius of a search, relative to what inputs do to the state in one step; see `Search.task`. Without an
 # initial difference a search that goes to the last at once gets stuck up to a fifth above the optimum.
-_NUDGES = (0.3, 0.03, 0.01, 0.005)
+_NUDGES = (0.3, 0.1, 0.03, 0.01, 0.003)
+_FINE = 2e-5  # where a search goes through them, it stops when 20 iterations gain less than this
 _BACK = 0.3  # how far back inside the feasible set a search starts that follows another: on its boundary it gets stuck
 _SPREAD = 10  # steps that one optimisation looks at together
 # How far the multipliers are moved inside the feasible set, and how much the storages are enlarged, in the order tried.
@@ -89,8 +90,10 @@ class Search:
         tasks = [self.task(weights, nudge) for nudge in _NUDGES]
         # Where the true radius exceeds the least one, the tasks are the same.
         differ = [a for a, b in pairwise(tasks) if not np.array_equal(a.state_weights, b.state_weights)]
+        if not differ:
+            return minimise(tasks[-1], start, steps=iterations)
         for task in [*differ, tasks[-1]]:
-            start = minimise(task, start, steps=max(iterations // (1 + len(differ)), 1))
+            start = minimise(task, start, steps=iterations, tolerance=_FINE)
         return start
 
     def back(self, found: Pair, share: float) -> Pair:

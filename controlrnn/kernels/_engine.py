@@ -35,7 +35,7 @@ _CODES = {
 _PANEL = 8  # rows of a panel where records fill the lines
 _BLOCK = 256  # samples that a run without a pullback keeps at a time
 _TASKS = 32  # at most twice as many tasks, whatever the number of records: each sums a matrix gradient of its own
-_WORTH_THREADS = 500_000  # multiplications below which a second thread costs more than it saves
+_WORTH_THREADS = 4_000_000  # multiplications below which a second thread costs more than it saves
 
 
 def _panels(
