@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions, draw_bounds
 from controlrnn.certification.passes import PADDINGS, Case
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
@@ -117,21 +117,13 @@ class TubeCertificate(Certificate):
             f"What starts within {self.initial_radius:.3g} of its initial state in the certificate's metric and has",
             f"inputs within ({radii}) of its inputs per channel and step differs from its outputs by at most:",
         ]
-        for k in sorted({0, self.horizon // 4, self.horizon // 2, self.horizon}):
-            lines.append(f"  step {k:4d}: " + ", ".join(f"{b:.4g}" for b in self.bounds[k]))
-        return "\n".join([*lines, f"Proven in float64, smallest relative pivot {self.margin:.2g}."])
+        return "\n".join(
+            [*lines, *bounds_at_a_glance(self.bounds), f"Proven in float64, smallest relative pivot {self.margin:.2g}."]
+        )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Draw the bounds over the horizon, one line an output; returns the figure."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axes = figure.subplots()
-        for i, bound in enumerate(self.bounds.T):
-            axes.plot(bound, marker=".", label=labels[i] if labels else f"y{i + 1}")
-        axes.set(xlabel="step", ylabel="certified distance from the nominal output", ylim=(0, None))
-        axes.legend()
-        return figure
+        return draw_bounds(self.bounds, labels, "certified distance from the nominal output")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         names = ("x0", "u", "metric", "input_radius", "bounds", "multipliers", "shares")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn import __version__, records
+from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, FileFormatError
 from controlrnn.systems import System
 
@@ -141,3 +142,24 @@ def current_versions() -> dict[str, str]:
         "scipy": version("scipy"),
         "cvxpy": version("cvxpy"),
     }
+
+
+def bounds_at_a_glance(bounds: Array) -> list[str]:
+    """Lines that name the bounds (N + 1, ny) at some steps of the horizon."""
+    last = len(bounds) - 1
+    return [
+        f"  step {k:4d}: " + ", ".join(f"{b:.4g}" for b in bounds[k]) for k in sorted({0, last // 4, last // 2, last})
+    ]
+
+
+def draw_bounds(bounds: Array, labels: Sequence[str], what: str) -> Figure:
+    """Bounds (N + 1, ny) over the horizon, one line an output."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for i, bound in enumerate(bounds.T):
+        axes.plot(bound, marker=".", label=labels[i] if labels else f"y{i + 1}")
+    axes.set(xlabel="step", ylabel=what, ylim=(0, None))
+    axes.legend()
+    return figure

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.certification import sdp
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions, draw_bounds
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.gains import GainCertificate
 from controlrnn.certification.input_error import InputError
@@ -121,21 +121,13 @@ class HorizonCertificate(Certificate):
             f"Two trajectories that{boxed} start within {self.initial_radius:.3g} of each other in the certificate's",
             f"metric and whose inputs differ by {self.input_error} differ by at most:",
         ]
-        for k in sorted({0, self.horizon // 4, self.horizon // 2, self.horizon}):
-            lines.append(f"  step {k:4d}: " + ", ".join(f"{b:.4g}" for b in self.bounds[k]))
-        return "\n".join([*lines, f"Proven in float64, smallest relative pivot {self.margin:.2g}."])
+        return "\n".join(
+            [*lines, *bounds_at_a_glance(self.bounds), f"Proven in float64, smallest relative pivot {self.margin:.2g}."]
+        )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Draw the bounds over the horizon, one line an output; returns the figure."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6, 3.5), layout="constrained")
-        axes = figure.subplots()
-        for i, bound in enumerate(self.bounds.T):
-            axes.plot(bound, marker=".", label=labels[i] if labels else f"y{i + 1}")
-        axes.set(xlabel="step", ylabel="certified difference", ylim=(0, None))
-        axes.legend()
-        return figure
+        return draw_bounds(self.bounds, labels, "certified difference")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         names = ("metric", "input_radius", "input_range", "state_range", "bounds")

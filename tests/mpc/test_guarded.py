@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from mpc_networks import NormContraction, elman, signals, switching
+from mpc_networks import NormContraction, switching
 
-from mpc import GuardedObserver, Predictor, RunningOn, StateObserver, Washout, observer_system
+from mpc import GuardedObserver, RunningOn, StateObserver, Washout
 from mpc.state_error import stretch
 
 
@@ -27,14 +27,6 @@ class Adversary(GuardedObserver):
 
 def metric_size(e, metric):
     return float(np.sqrt(e @ metric @ e))
-
-
-@pytest.fixture(scope="module")
-def gentle():
-    system = elman(rate=0.6, seed=2)
-    predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 1.0))
-    gain = 0.3 * system.C2.T / np.linalg.norm(system.C2, 2) ** 2
-    return predictor, gain, NormContraction.of(system), NormContraction.of(observer_system(system, gain))
 
 
 def guards(gentle):

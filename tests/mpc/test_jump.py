@@ -110,14 +110,6 @@ def test_no_certificate_no_jump_and_the_report_says_so(predictor, contraction):
     assert "jump per step at most" in Washout(predictor, 5, contraction=contraction).describe()
 
 
-@pytest.fixture(scope="module")
-def gentle():
-    system = elman(rate=0.6, seed=2)
-    predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 1.0))
-    gain = 0.3 * system.C2.T / np.linalg.norm(system.C2, 2) ** 2
-    return predictor, gain, NormContraction.of(system), NormContraction.of(observer_system(system, gain))
-
-
 def test_the_innovation_stays_inside_and_gaps_make_no_jump(gentle, rng):
     predictor, gain, model, own = gentle
     observer = StateObserver(

@@ -118,15 +118,6 @@ def test_observer_system_is_exactly_the_innovation_observer(rng):
     np.testing.assert_allclose(twin.output(x, np.concatenate([u, y])), system.output(x, u), atol=1e-13)
 
 
-@pytest.fixture(scope="module")
-def gentle():
-    """A model whose innovation observer contracts by norms."""
-    system = elman(rate=0.6, seed=2)
-    predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 1.0))
-    gain = 0.3 * system.C2.T / np.linalg.norm(system.C2, 2) ** 2
-    return predictor, gain, NormContraction.of(system), NormContraction.of(observer_system(system, gain))
-
-
 def make_state_observer(gentle, steps=15, bound=0.05):
     predictor, gain, model, own = gentle
     return StateObserver(
