@@ -119,6 +119,7 @@ class TerminalSet:
             "metric": np.array_equal(self.metric, contraction.metric) and np.array_equal(self.metric, outputs.metric),
             "radius": self.radius <= outputs.initial_radius,
             "margin": bool((self.margin >= outputs.bounds[0]).all()),
+            "reach": not outputs.input_range.size,  # nothing keeps estimates in the boxes of a certificate
         }
         for name, holds in claims.items():
             if not holds:

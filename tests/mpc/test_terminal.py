@@ -304,6 +304,12 @@ def test_terminal_sets_are_verified_and_survive_their_file(tmp_path):
             replace(case.terminal, **change).verify(system, case.contraction, outputs)
     with pytest.raises(CertificationError):
         case.terminal.verify(elman(), case.contraction, outputs)
+    box, states = (-np.ones(system.nu), np.ones(system.nu)), (-np.ones(system.nx), np.ones(system.nx))
+    boxed = certify_horizon(
+        system, 0, initial_radius=case.terminal.radius, metric=case.terminal.metric, input_range=box, state_range=states
+    )
+    with pytest.raises(CertificationError, match="reach does not follow"):
+        case.terminal.verify(system, case.contraction, boxed)
     case.terminal.save(tmp_path / "t.npz")
     again = TerminalSet.load(tmp_path / "t.npz")
     assert again.digest == case.terminal.digest
