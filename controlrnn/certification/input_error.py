@@ -186,7 +186,7 @@ class InputError:
 def _per_channel(name: str, value: Array | float, nu: int) -> Array:
     array = np.asarray(value, dtype=np.float64)
     array = np.full(nu, float(array)) if array.ndim == 0 else array
-    array = as_array(name, array, (nu,), hint="one number per input channel")
+    array = as_array(name, array, (nu,), hint="one radius per input channel")
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {value}")
     return read_only(array)
