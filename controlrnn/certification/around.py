@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions, draw_bounds
+from controlrnn.certification import figures
+from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions
 from controlrnn.certification.passes import PADDINGS, Case
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
@@ -123,7 +124,7 @@ class TubeCertificate(Certificate):
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Draw the bounds over the horizon, one line an output; returns the figure."""
-        return draw_bounds(self.bounds, labels, "certified distance from the nominal output")
+        return figures.over_horizon(self.bounds, labels, "certified distance from the nominal output")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         names = ("x0", "u", "metric", "input_radius", "bounds", "multipliers", "shares")

@@ -150,16 +150,3 @@ def bounds_at_a_glance(bounds: Array) -> list[str]:
     return [
         f"  step {k:4d}: " + ", ".join(f"{b:.4g}" for b in bounds[k]) for k in sorted({0, last // 4, last // 2, last})
     ]
-
-
-def draw_bounds(bounds: Array, labels: Sequence[str], what: str) -> Figure:
-    """Bounds (N + 1, ny) over the horizon, one line an output."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for i, bound in enumerate(bounds.T):
-        axes.plot(bound, marker=".", label=labels[i] if labels else f"y{i + 1}")
-    axes.set(xlabel="step", ylabel=what, ylim=(0, None))
-    axes.legend()
-    return figure

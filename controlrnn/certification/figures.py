@@ -28,6 +28,16 @@ def label(labels: Sequence[str], index: int, kind: str) -> str:
     return labels[index] if labels else f"{kind}{index + 1}"
 
 
+def over_horizon(bounds: Array, labels: Sequence[str], what: str) -> Figure:
+    """Bounds (N + 1, ny) over the steps, one line an output."""
+    figure, (axes,) = panels(1)
+    for i, bound in enumerate(bounds.T):
+        axes.plot(bound, marker=".", label=label(labels, i, "y"))
+    axes.set(xlabel="step", ylabel=what, ylim=(0, None))
+    axes.legend()
+    return figure
+
+
 def decay(rate: float, input_gain: Array, stretch: float, reach: float, norm: str, labels: Sequence[str]) -> Figure:
     """How differences of states are forgotten, and what lasting differences of inputs build up to.
 

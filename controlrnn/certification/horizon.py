@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification import sdp
-from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions, draw_bounds
+from controlrnn.certification import figures, sdp
+from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.gains import GainCertificate
 from controlrnn.certification.input_error import InputError
@@ -127,7 +127,7 @@ class HorizonCertificate(Certificate):
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Draw the bounds over the horizon, one line an output; returns the figure."""
-        return draw_bounds(self.bounds, labels, "certified difference")
+        return figures.over_horizon(self.bounds, labels, "certified difference")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         names = ("metric", "input_radius", "input_range", "state_range", "bounds")

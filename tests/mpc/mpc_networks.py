@@ -11,6 +11,7 @@ from controlrnn.certification import ContractionCertificate
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem
+from mpc import CalibrationMethod, ModelError
 
 
 def elman(nx: int = 4, nu: int = 2, ny: int = 2, *, rate: float = 0.8, seed: int = 8, gain: float = 0.5) -> LureSystem:
@@ -121,3 +122,11 @@ def signals(letter: str, n: int, limit: float) -> tuple[Signal, ...]:
 def switching(rng: np.random.Generator, steps: int, nu: int, hold: int = 5) -> np.ndarray:
     """Inputs at their limits, the worst that the actuators can do."""
     return np.repeat(rng.choice([-1.0, 1.0], (steps // hold + 1, nu)), hold, axis=0)[:steps]
+
+
+def declared_error(system: LureSystem, bounds: np.ndarray) -> ModelError:
+    """A model error that is known rather than calibrated; bounds (N + 1, ny)."""
+    return ModelError(
+        bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, washout=20, disturbance_gain=None,
+        system_digest=system.digest, data_digest="declared", observer_digest="",
+    )  # fmt: skip

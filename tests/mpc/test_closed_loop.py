@@ -4,15 +4,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from mpc_networks import LurePlant, NormContraction, NormHorizon, elman, signals
+from mpc_networks import LurePlant, NormContraction, NormHorizon, declared_error, elman, signals
 
 from controlrnn.errors import FileFormatError, SettingError, ShapeError
 from mpc import (
-    CalibrationMethod,
     ClosedLoopResult,
     ClosedLoopSetup,
     Fallback,
-    ModelError,
     Predictor,
     Status,
     TightenedMPC,
@@ -38,17 +36,7 @@ def build(tightened=True, *, steps=40, disturbance=wander, **options):
     observer = Washout(predictor, 20, contraction=NormContraction.of(system))
     plan = nominal(system.digest, N, 2)
     if tightened:
-        error = ModelError(
-            bounds=0.0501 * np.ones((N + 1, 2)),
-            method=CalibrationMethod.SET_MEMBERSHIP,
-            coverage=1.0,
-            n=1,
-            washout=20,
-            disturbance_gain=None,
-            system_digest=system.digest,
-            data_digest="known",
-            observer_digest="",
-        )
+        error = declared_error(system, 0.0501 * np.ones((N + 1, 2)))
         plan = tighten(error, NormHorizon.of(system, N, observer.error.euclidean), observer=observer)
     controller = TightenedMPC(predictor, observer, plan, output_weight=1.0, input_move_weight=0.01)
     plant = LurePlant(system, predictor.inputs, predictor.outputs)

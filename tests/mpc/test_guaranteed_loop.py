@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-from mpc_networks import LurePlant, elman, signals
+from mpc_networks import LurePlant, declared_error, elman, signals
 
 from controlrnn.certification import certify_contraction, certify_horizon
 from mpc import (
-    CalibrationMethod,
-    ModelError,
     Predictor,
     RunningOn,
     StateObserver,
@@ -52,17 +50,7 @@ def observer_of(kind, parts):
 
 def controller_of(observer, parts):
     system, predictor, contraction = parts
-    error = ModelError(
-        bounds=np.full((N + 1, 2), WANDER),
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=1,
-        washout=20,
-        disturbance_gain=None,
-        system_digest=system.digest,
-        data_digest="declared",
-        observer_digest="",
-    )
+    error = declared_error(system, np.full((N + 1, 2), WANDER))
     start, jump = observer.error, observer.jump
     certificate = certify_horizon(system, N, initial_radius=start.radius, metric=start.metric)
     growth = certify_horizon(system, N, initial_radius=jump.radius, metric=jump.metric) if jump.radius else None
