@@ -281,6 +281,17 @@ class TightenedMPC:
             outside=outside,
         )
 
+    def correct(self, age: int, y: ArrayLike) -> None:
+        """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
+
+        Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
+
+        Args:
+            age: Samples taken in since its own; 0 for that of the last `step` or `record`.
+            y: Measurement, shape (ny,); NaN where missing.
+        """
+        self.observer.correct(age, y)
+
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)
         return np.where(np.isfinite(seen), seen, np.nan)  # an infinite reading is a missing one
