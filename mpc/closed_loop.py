@@ -129,7 +129,7 @@ def run_closed_loop(
         measured: What the controller's measured inputs do, as ``reference`` one column each; the first row also acts
             during the warm-up.
         faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
-        guard: Looks at the readings before the controller does.
+        guard: Looks at the readings before the controller does; of readings that come late, at their range alone.
 
     Raises:
         SettingError: The plant is not the controller's (channels, sample time), or a parameter is out of range.
@@ -156,6 +156,8 @@ def run_closed_loop(
     run = _Run(wanted, [], [], [], [], [])
     with _interruptible(controller, carried) as time_out:
         for t in range(steps):
+            for delay, late in carried.arriving(t):
+                controller.correct(delay - 1, _in_range(guard, late))
             said = actor.measure()
             y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
             time_out(t)
@@ -193,6 +195,11 @@ def _believed(watch: GuardRun | None, y: Array, expected: Array | None) -> tuple
     if watch is None:
         return y, Verdict.MISSING * (~np.isfinite(y)).astype(np.int8)
     return watch.check(y, expected)
+
+
+def _in_range(guard: MeasurementGuard | None, late: Array) -> Array:
+    """A late reading with NaN where the sensor's range ends: a fresh watch has nothing else to hold against it."""
+    return late if guard is None else guard.watch().check(late)[0]
 
 
 def _expected(controller: TightenedMPC, taken: Sequence[MpcStep], before: Array) -> Array | None:

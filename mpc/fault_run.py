@@ -34,6 +34,7 @@ class FaultRun:
         self._sensors: dict[int, list[tuple[SensorFault, Mask]]] = defaultdict(list)
         self._actuators: dict[int, list[tuple[ActuatorFault, Mask]]] = defaultdict(list)
         self._late: set[int] = set()
+        self._under_way: dict[int, list[tuple[int, Array]]] = defaultdict(list)
         memory = 1
         for fault in faults:
             channels = ny if isinstance(fault, SensorFault) else nu if isinstance(fault, ActuatorFault) else 1
@@ -62,10 +63,19 @@ class FaultRun:
         self._past = np.vstack([self._past, y])[-self._memory :]
         now = y
         for fault, mask in self._sensors.get(t, ()):
+            if isinstance(fault, Late) and fault.stamped:
+                self._under_way[t + fault.delay].append((fault.delay, np.where(mask, now, np.nan)))
             last = np.where(np.isnan(self._last), now, self._last)
             now = np.where(mask, fault.reading(now, self._past, last, self._signs[t]), now)
         self._last = now
         return now
+
+    def arriving(self, t: int) -> list[tuple[int, Array]]:
+        """Late readings that carry their time and come at control step ``t``: (samples late, reading (ny,)) each.
+
+        Oldest first; NaN in channels that were not late, or had nothing to say.
+        """
+        return sorted(self._under_way.pop(t, []), key=lambda late: -late[0])
 
     def apply(self, t: int, u: Array, last: Array) -> Array:
         """What the plant gets of the command ``u`` (nu,) at control step ``t``, where it got ``last`` before."""

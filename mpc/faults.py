@@ -158,8 +158,9 @@ class Late(SensorFault):
 
     Args:
         delay: Samples.
-        stamped: Whether it carries its time. The controller then knows that the present one is missing; without, it
-            takes the old one for the present one.
+        stamped: Whether it carries its time. The controller then knows that the present one is missing, and is handed
+            the late one when it comes (`TightenedMPC.correct`), as the faults given before this one have left it.
+            Without, it takes the old one for the present one.
     """
 
     kind: ClassVar[str] = "late measurement"
