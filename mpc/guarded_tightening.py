@@ -32,16 +32,23 @@ def tighten_guarded(
 
     Args:
         model_error: From `mpc.calibrate`.
-        certificate: What `mpc.tighten` asks for the guard.
+        certificate: What `mpc.tighten` asks for the guard, whose command error is at least the observer's: the first
+            bracket compares runs under true and under commanded inputs.
         difference: Bound on what an initial difference of ``observer.room`` does over the horizon; verified here.
         observer: The controller's observer.
 
     Raises:
-        SettingError: The observer has no guard, or the parts belong to different models.
+        SettingError: The observer has no guard, the guard allows for smaller command errors, or the parts belong to
+            different models.
         CertificationError: A certificate does not hold or covers too little.
     """
     if observer.guard is None or observer.room is None:
         raise SettingError("tighten_guarded needs an observer with a guard, got none: use tighten")
+    if (observer.guard.command_error < observer.command_error).any():
+        raise SettingError(
+            f"the guard must allow for command errors of {observer.command_error}, got {observer.guard.command_error}: "
+            "pass command_error to it as well"
+        )
     theirs = tighten(model_error, certificate, observer=observer.guard)
     refuse_boxes(difference)
     radius = observer.room.radius_in(difference.metric)

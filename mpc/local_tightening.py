@@ -1,10 +1,10 @@
 """Tightening for one plan: around a known trajectory the model's slopes are known, and the certified part shrinks.
 
 The state estimate and the planned inputs are the nominal trajectory of a `TubeCertificate`. The model's true state is
-within the observer's certified error of the estimate, the true inputs within the input errors of the planned ones: both
-lie in the tube, whatever they are, so that the certificate's bounds take the place of those for all trajectories. What
-comes out holds for this plan alone. After a solve it tells how much room the plan really has; a controller that solves
-with it has to check its new plan again, since that is another trajectory.
+within the observer's certified error of the estimate, the true inputs within input and command errors of the planned
+ones: both lie in the tube, whatever they are, so that the certificate's bounds take the place of those for all
+trajectories. What comes out holds for this plan alone. After a solve it tells how much room the plan really has; a
+controller that solves with it has to check its new plan again, since that is another trajectory.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ def certify_plan(
         CertificationError: Nothing could be proven.
     """
     u = _held(plan, observer)
-    error, inputs = observer.error, observer.input_error
+    error, inputs = observer.error, observer.prediction_input_error
     if near is None:
         return certify_around(
             observer.system, x, u, initial_radius=error.radius, metric=error.metric, input_radius=inputs
         )
     if not (error.radius_in(near.metric) <= near.initial_radius and (inputs <= near.input_radius).all()):
-        raise SettingError("near must cover the observer's error and input errors: certify the first plan without it")
+        raise SettingError(
+            "near must cover the observer's error, input and command errors: certify the first plan without it"
+        )
     return near.around(observer.system, x, u, iterations=iterations)
 
 
@@ -77,13 +79,13 @@ def tighten_around(
         raise SettingError(
             f"the plan must cover the horizon {model_error.horizon} of the model error, got {certificate.horizon}"
         )
-    radius = observer.error.radius_in(certificate.metric)
-    if not (radius <= certificate.initial_radius and (observer.input_error <= certificate.input_radius).all()):
+    radius, inputs = observer.error.radius_in(certificate.metric), observer.prediction_input_error
+    if not (radius <= certificate.initial_radius and (inputs <= certificate.input_radius).all()):
         raise CertificationError(
-            f"the certificate must cover the observer's error {radius:.4g} and input errors {observer.input_error}, "
+            f"the certificate must cover the observer's error {radius:.4g} and its input and command errors {inputs}, "
             f"got {certificate.initial_radius:.4g} and {certificate.input_radius}: certify_plan with this observer"
         )
-    other = model_error.observer_digest != observer.digest or bool(observer.input_error.any())
+    other = model_error.observer_digest != observer.digest or bool(inputs.any())
     filtered = model_error.disturbance_gain is not None and other
     if filtered and (system.D21 != 0).any():
         raise SettingError(

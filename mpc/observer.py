@@ -52,7 +52,7 @@ class Observer(ABC):
         steps: Samples that must have been seen before the estimate may be used.
         input_error: Bound on |true - recorded input| per channel, shape (nu,).
         command_error: Bound on |recorded - commanded input| per channel, shape (nu,); zero where the commands are what
-            is recorded. It counts for the jump only.
+            is recorded. It counts for the jump and for predictions, not for the estimate.
         initial_state: State that the estimate starts from, shape (nx,).
         contraction: Certificate of the model, or None: then there is no certified error.
     """
@@ -85,6 +85,11 @@ class Observer(ABC):
     def system(self) -> LureSystem:
         """The model observed."""
         return self.predictor.system
+
+    @property
+    def prediction_input_error(self) -> Array:
+        """Bound on |true - commanded input| per channel, shape (nu,): predictions are made with commanded inputs."""
+        return read_only(self.input_error + self.command_error)
 
     def start(self) -> None:
         """Forget everything."""

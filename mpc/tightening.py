@@ -169,15 +169,16 @@ def tighten(
         certificate: Bound on what an initial error and input errors do, verified here. It starts either at the
             prediction, with the observer's certified error as initial radius, or (tighter, since no ball is put around
             the estimate in between) at the beginning of the washout, ``observer.steps`` samples earlier, with
-            ``observer.restart`` as initial radius; the longer horizon tells. None leaves the part out, and the promise
-            says so.
+            ``observer.restart`` as initial radius; the longer horizon tells. Its input radius covers
+            ``observer.prediction_input_error``: predictions are made with commanded inputs, which may be further from
+            the true ones than the recorded inputs of the washout. None leaves the part out, and the promise says so.
         observer: The controller's observer.
         initial_only: A second certificate with input radius zero. Only shows the parts separately; the sum is the same.
 
     Returns:
         The tightening. Where the disturbance estimate was calibrated with another observer, or with exact inputs while
-        the observer's may be wrong, the certified bound at step 0 is added: the estimate is an average of output
-        errors, each changed by the state estimate's error by at most that.
+        those may be wrong, the certified bound at step 0 is added: the estimate is an average of output errors, each
+        changed by the state estimate's error by at most that.
 
     Raises:
         SettingError: The parts belong to different models, or the certificate covers too little.
@@ -191,10 +192,10 @@ def tighten(
         text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
         return _build(model_error, zero, zero, text, digests)
     joint = _checked(certificate, model_error, observer)
-    if (certificate.input_radius < observer.input_error).any():
+    if (certificate.input_radius < observer.prediction_input_error).any():
         raise CertificationError(
-            f"the certificate's input radius must cover the input errors {observer.input_error}, got "
-            f"{certificate.input_radius}: certify with input_radius=observer.input_error"
+            f"the certificate's input radius must cover input_error + command_error {observer.prediction_input_error}, "
+            f"got {certificate.input_radius}: certify with input_radius=observer.prediction_input_error"
         )
     reinitialisation, inputs = joint, zero
     if initial_only is not None:
@@ -204,7 +205,7 @@ def tighten(
             )
         reinitialisation = np.minimum(joint, _checked(initial_only, model_error, observer))
         inputs = joint - reinitialisation
-    other = model_error.observer_digest != observer.digest or observer.input_error.any()
+    other = model_error.observer_digest != observer.digest or observer.prediction_input_error.any()
     if model_error.disturbance_gain is not None and other:
         reinitialisation = reinitialisation + joint[0]
     digests["certificate"] = certificate.digest
