@@ -262,6 +262,7 @@ def _result(
         dt=float(plant.dt),
         seed=seed,
         names=tuple(s.label for s in (*plant.outputs, *plant.inputs)),
+        outside=tuple(s.outside for s in taken),
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import Array, positive
 from controlrnn.records import load_record, save_record
-from mpc.controller import Fallback
+from mpc.control_step import Fallback
 from mpc.measurement_guard import Verdict
 from mpc.ocp import Status
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-_VERSION = 2
+_VERSION = 3  # 1: neither guards nor faults; 2: not what lay outside of the calibrated region
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,13 +49,15 @@ class ClosedLoopResult:
         certified: Whether the certified error of the estimate held, shape (steps,).
         verdicts: `Verdict` on each reading, shape (steps, ny); without a guard only MISSING is told from FINE.
         faults: Which kinds of faults acted, shape (steps, len(fault_kinds)).
-        fault_kinds: Names of the columns of ``faults``.
         lower: Plant's output limits, shape (ny,).
         upper: Plant's output limits, shape (ny,).
         cost: Tracking and move cost with the controller's weights, on true outputs.
         dt: Sample time [s].
         seed: Seed of the run.
         names: Labels of outputs, then inputs.
+        fault_kinds: Names of the columns of ``faults``.
+        outside: What lay outside of the calibrated region, one text per step, empty where nothing did; nothing did
+            anywhere when left out.
     """
 
     y: Array
@@ -84,6 +86,7 @@ class ClosedLoopResult:
     seed: int
     names: tuple[str, ...]
     fault_kinds: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -94,6 +97,7 @@ class ClosedLoopResult:
                 object.__setattr__(self, f.name, kept)
         object.__setattr__(self, "status", tuple(Status(s) for s in self.status))
         object.__setattr__(self, "fallback", tuple(Fallback(f) for f in self.fallback))
+        object.__setattr__(self, "outside", tuple(self.outside) or ("",) * self.steps)
 
     @property
     def steps(self) -> int:
@@ -149,6 +153,11 @@ class ClosedLoopResult:
         return {str(k): n for k, n in Counter(self.fallback).items() if k is not Fallback.NONE}
 
     @property
+    def steps_outside(self) -> int:
+        """Steps outside of the region that the model error was calibrated in; 0 where nobody watched."""
+        return sum(map(bool, self.outside))
+
+    @property
     def rejected(self) -> dict[str, int]:
         """How many readings were not used, by reason."""
         return {v.name.lower(): n for v in Verdict if v and (n := int((self.verdicts == v).sum()))}
@@ -183,14 +192,17 @@ class ClosedLoopResult:
     def from_parts(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> ClosedLoopResult:
         """The inverse of `parts`."""
         values: dict[str, Any] = {**arrays, **meta}
-        values |= {name: tuple(values.get(name, ())) for name in ("names", "fault_kinds")}
+        values |= {name: tuple(values.get(name, ())) for name in ("names", "fault_kinds", "outside")}
         if "verdicts" not in arrays:  # version 1 knew neither guards nor faults
             values["verdicts"] = Verdict.MISSING * np.isnan(arrays["measured"]).astype(np.int8)
             values["faults"] = np.zeros((len(arrays["u"]), 0), dtype=np.bool_)
         return cls(**values)
 
     def plot(self) -> Figure:
-        """Draw outputs with limits, tightened limits and references, then inputs; faults and fallbacks are marked."""
+        """Draw outputs with limits, tightened limits and references, then inputs.
+
+        Faults, fallbacks and steps outside of the calibrated region are marked.
+        """
         from matplotlib.figure import Figure
 
         ny, nu = self.y.shape[1], self.u.shape[1]
@@ -210,8 +222,9 @@ class ClosedLoopResult:
             panel.plot(time[:-1], self.applied[:, i], ".", ms=2, color="C1", label="reached the plant")
             panel.set_ylabel(self.names[ny + i])
         self._mark(panels)
-        marks = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
-        panels[0].legend(marks.values(), marks.keys(), loc="best", fontsize="small")
+        for panel in (panels[0], panels[-1]):
+            marks = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+            panel.legend(marks.values(), marks.keys(), loc="best", fontsize="small")
         panels[-1].set_xlabel("time [s]")
         return figure
 
@@ -239,16 +252,21 @@ class ClosedLoopResult:
         return animate(self, path, every=every, milliseconds=milliseconds, progress=progress)
 
     def _mark(self, panels: Any) -> None:
-        """Shade samples with a fault, and mark steps at which a fallback acted."""
+        """Shade samples with a fault; mark steps at which a fallback acted, and those outside of what is calibrated."""
         if self.faults.any():
             time, shade = np.arange(self.steps) * self.dt, self.faults.any(axis=1)
             for panel in panels:
                 axis = panel.get_xaxis_transform()  # across the whole height
                 panel.fill_between(time, 0, 1, where=shade, step="post", transform=axis, color="C1", alpha=0.15, lw=0)
-        acted = [t * self.dt for t, f in enumerate(self.fallback) if f is not Fallback.NONE]
-        if acted:
-            axis = panels[-1].get_xaxis_transform()
-            panels[-1].plot(acted, np.full(len(acted), 0.02), "|", color="C3", transform=axis, label="fallback")
+        acted = [f is not Fallback.NONE for f in self.fallback]
+        for where, height, color, label in (
+            (acted, 0.02, "C3", "fallback"),
+            ([text != "" for text in self.outside], 0.98, "C4", "outside of the calibrated region"),
+        ):
+            at = np.flatnonzero(where) * self.dt
+            if len(at):
+                axis = panels[-1].get_xaxis_transform()
+                panels[-1].plot(at, np.full(len(at), height), "|", color=color, transform=axis, label=label)
 
 
 def times_of(seconds: Array) -> dict[str, float]:

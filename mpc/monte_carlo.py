@@ -22,7 +22,7 @@ from mpc.controller import TightenedMPC
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERSION = 1
+_VERSION = 2  # 1: runs do not say what lay outside of the calibrated region
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class MonteCarloResult:
             "failed_solves": sum(r.failed_solves for r in self.results),
             "fallbacks": sum(sum(r.fallback_counts.values()) for r in self.results),
             "readings_rejected": sum(sum(r.rejected.values()) for r in self.results),
+            "steps_outside": sum(r.steps_outside for r in self.results),
             "inside_bound": float(np.mean([r.inside for r in self.results])),
             "solve_time_median": times["median"],
             "solve_time_p95": times["p95"],

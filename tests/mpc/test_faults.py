@@ -275,7 +275,8 @@ def test_animation_has_a_picture_per_step_that_was_asked_for(setup, tmp_path):
 def test_a_first_version_file_still_opens(setup):
     arrays, meta = run(setup, [DropOut(start=3, stop=5)], steps=8).parts()
     old = {k: v for k, v in arrays.items() if k not in ("verdicts", "faults")}
-    result = ClosedLoopResult.from_parts(old, {k: v for k, v in meta.items() if k != "fault_kinds"})
+    result = ClosedLoopResult.from_parts(old, {k: v for k, v in meta.items() if k not in ("fault_kinds", "outside")})
+    assert result.outside == ("",) * 8
     assert result.rejected == {"missing": 4}
     assert result.faults.shape == (8, 0)
     assert (result.verdicts[3:5] == Verdict.MISSING).all()

@@ -2,11 +2,26 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mpc_networks import elman, switching
+from mpc_networks import LurePlant, elman, switching
 
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
-from mpc import OperatingRegion, Predictor, RegionShape, RegionStatus, TightenedMPC, Washout, learn_region, nominal
+from mpc import (
+    ClosedLoopResult,
+    ClosedLoopSetup,
+    MonteCarloResult,
+    OperatingRegion,
+    Outlier,
+    Predictor,
+    RegionShape,
+    RegionStatus,
+    TightenedMPC,
+    Washout,
+    learn_region,
+    monte_carlo,
+    nominal,
+    run_closed_loop,
+)
 
 SHAPES = list(RegionShape)
 CHANNELS = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level", "cm"), Signal("flow", "L/s"))
@@ -165,3 +180,39 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
         TightenedMPC(
             watch.predictor, Washout(watch.predictor, 5), free, output_weight=1.0, input_move_weight=0.1, region=region
         )  # fmt: skip
+
+
+def test_closed_loops_keep_what_lay_outside(tmp_path):
+    limits = tuple(tuple(Signal(s.name, s.unit, -1, 1) for s in group) for group in CHANNELS)
+    watch = Washout(Predictor(elman(), *limits), 20)
+    region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
+    controllers = [
+        TightenedMPC(
+            watch.predictor, watch, nominal(elman().digest, 4, 2), output_weight=1.0, input_move_weight=0.1, region=r
+        )
+        for r in (region, None)
+    ]
+    plant = LurePlant(elman(), *limits)
+    options = {
+        "reference": watch.predictor.steady_output(np.array([0.3, 0.2])), "steps": 20,
+        "faults": [Outlier(size=3.0, start=10, stop=15, channel=1)], "warm_up_input": np.zeros(2),
+    }  # fmt: skip
+    result, plain = (run_closed_loop(plant, c, seed=0, **options) for c in controllers)
+    assert len(result.outside) == 20
+    assert all("residual flow [L/s]" in text for text in result.outside[10:15])
+    assert 5 <= result.steps_outside == sum(text != "" for text in result.outside) < 15
+    assert (plain.steps_outside, plain.outside) == (0, ("",) * 20)
+    np.testing.assert_array_equal(plain.u, result.u)
+
+    result.save(tmp_path / "run.npz")
+    assert ClosedLoopResult.load(tmp_path / "run.npz").outside == result.outside
+    runs = monte_carlo(lambda: ClosedLoopSetup(plant, controllers[0], options), [0, 1])
+    assert runs.summary()["steps_outside"] == sum(r.steps_outside for r in runs.results)
+    runs.save(tmp_path / "runs.npz")
+    assert MonteCarloResult.load(tmp_path / "runs.npz").results[0].outside == result.outside
+
+    label = "outside of the calibrated region"
+    (marks,) = [line for line in result.plot().axes[-1].lines if line.get_label() == label]
+    np.testing.assert_array_equal(marks.get_xdata(), [t for t, text in enumerate(result.outside) if text])
+    assert label in [text.get_text() for text in result.plot().axes[-1].get_legend().get_texts()]
+    assert label not in [line.get_label() for line in plain.plot().axes[-1].lines]
