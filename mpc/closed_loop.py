@@ -104,6 +104,7 @@ def run_closed_loop(
     missing: float = 0.0,
     preview: bool = True,
     measured: Reference | None = None,
+    forecast_error: ArrayLike = 0.0,
     faults: Faults = (),
     guard: MeasurementGuard | None = None,
 ) -> ClosedLoopResult:
@@ -128,6 +129,9 @@ def run_closed_loop(
         preview: Whether the controller sees the future of the reference and of measured inputs.
         measured: What the controller's measured inputs do, as ``reference`` one column each; the first row also acts
             during the warm-up.
+        forecast_error: Bound on what forecasts of measured inputs are off by, drawn uniformly for every sample ahead of
+            every step (what acts now is known), scalar or one per measured input. A tightening covers it if the input
+            radius of its certificate does.
         faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
         guard: Looks at the readings before the controller does; of readings that come late, at their range alone.
 
@@ -141,10 +145,11 @@ def run_closed_loop(
         raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
     warm_up = controller.observer.steps if warm_up is None else count("warm_up", warm_up, least=0)
     held = as_array("warm_up_input", controller.safe_input if warm_up_input is None else warm_up_input, (predictor.nu,))
-    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(8)]
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
     goal = reference(streams[4]) if callable(reference) else reference
     wanted = _rows("reference", goal, predictor.ny, steps + controller.horizon + 1)
     known, held = _known_inputs(controller, measured, steps, streams[7], held)
+    told = _forecasts(known, steps, controller.horizon, preview, forecast_error, streams[8])
     programme = faults(streams[5]) if callable(faults) else faults
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
     actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
@@ -161,8 +166,8 @@ def run_closed_loop(
             said = actor.measure()
             y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
             time_out(t)
-            coming = () if known is None else (known[t:] if preview else known[t],)
-            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t], *coming))
+            coming = None if told is None else told[t]
+            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t], coming))
             true, seen = actor.apply(run.taken[-1].u)
             run.add(true, said, seen, verdict)
     run.true.append(np.asarray(plant.output(actor.x, actor.before)))
@@ -244,7 +249,7 @@ def _result(
         x=x,
         disturbance=disturbance,
         predicted=np.array([s.y_predicted for s in taken]),
-        errors=_realised(controller, x, u, y, disturbance),
+        errors=_realised(controller, x, u, y, disturbance, np.array([s.u_planned for s in taken])),
         bounds=controller.tightening.total[: controller.horizon + 1],
         slack=np.array([s.slack.max() for s in taken]),
         solve_time=np.array([s.solve_time for s in taken]),
@@ -266,11 +271,16 @@ def _result(
     )
 
 
-def _realised(controller: TightenedMPC, x: Array, u: Array, y: Array, disturbance: Array) -> Array:
-    """Errors of predictions from each estimate under the inputs commanded since, (steps, N + 1, ny)."""
+def _realised(controller: TightenedMPC, x: Array, u: Array, y: Array, disturbance: Array, planned: Array) -> Array:
+    """Errors of predictions from each estimate under the inputs commanded since, (steps, N + 1, ny).
+
+    Measured inputs are not commanded: theirs are as they were forecast.
+    """
     N, steps = controller.horizon, len(u)
-    ahead = np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)
-    predicted = controller.predictor.predict(x, u[ahead])
+    inputs = u[np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)]
+    forecast = list(controller.problem.measured)
+    inputs[..., forecast] = planned[..., forecast]
+    predicted = controller.predictor.predict(x, inputs)
     if controller.mode is Mode.PRACTICAL:
         predicted = predicted + disturbance[:, None, :]
     target = np.arange(steps)[:, None] + np.arange(N + 1)
@@ -329,6 +339,23 @@ def _known_inputs(
     held = held.copy()
     held[places] = known[0]
     return known, read_only(held)
+
+
+def _forecasts(
+    known: Array | None, steps: int, horizon: int, preview: bool, error: ArrayLike, rng: np.random.Generator
+) -> Array | None:
+    """What the controller is told at each step about measured inputs, (steps, horizon, d); row 0 is true."""
+    if np.any(error) and (known is None or not preview):
+        raise SettingError(
+            f"forecast_error is for forecasts of measured inputs, got {error!r} without any: pass measured and "
+            "preview=True, or leave it out"
+        )
+    if known is None:
+        return None
+    told = np.array(known[np.arange(steps)[:, None] + np.arange(horizon) * preview])
+    bound = per_channel("forecast_error", error, known.shape[1])
+    told[:, 1:] += bound * rng.uniform(-1, 1, told[:, 1:].shape)
+    return told
 
 
 def _rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:

@@ -38,8 +38,8 @@ class ClosedLoopResult:
         x: State estimates, shape (steps, model nx).
         disturbance: Output disturbance estimates, shape (steps, ny).
         predicted: Predictions as planned, shape (steps, N + 1, ny).
-        errors: True output minus prediction from the same estimates under the inputs that were commanded, shape
-            (steps, N + 1, ny); NaN beyond the end of the run.
+        errors: True output minus prediction from the same estimates under the inputs that were commanded, measured
+            inputs as they were forecast, shape (steps, N + 1, ny); NaN beyond the end of the run.
         bounds: Tightening, shape (N + 1, ny).
         slack: Largest use of soft limits per sample, shape (steps,), output units.
         solve_time: Seconds per step, shape (steps,).

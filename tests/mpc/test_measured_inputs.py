@@ -12,6 +12,7 @@ from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.systems import LureSystem
 from mpc import (
     Fallback,
+    Mode,
     Predictor,
     RunningOn,
     SolverOptions,
@@ -185,6 +186,77 @@ def test_limits_tightened_by_the_radius_of_a_forecast_hold_with_errors_at_its_ed
     assert np.max(errors) > 0.1 * bounds.max()
     assert len(within) > 10
     assert -1e-6 < min(within) < 0.5 * bounds.max()  # limits bind
+
+
+class Listening(TightenedMPC):
+    """Notes what it is told."""
+
+    def step(self, y, reference, forecast=None):
+        self.told.append(forecast)
+        return super().step(y, reference, forecast)
+
+    def reset(self):
+        self.told = []
+        super().reset()
+
+
+def wrong_loop(predictor, wrong, radius, seed=0, **options):
+    """A loop whose tightening has the certified ``radius`` for the forecasts of u2, and their realised errors."""
+    bounds = NormHorizon.of(predictor.system, N, 0.0, [0.0, radius, 0.0]).bounds
+    start = np.full((N + 1, 2), 1e-3)  # what is left of the start's error after the warm-up
+    tightening = replace(nominal(predictor.system.digest, N, 2), input_error=bounds, reinitialisation=start)
+    controller = Listening(
+        predictor, RunningOn(predictor, 1), tightening, output_weight=1.0, input_move_weight=0.02, measured=("u2",),
+        mode=Mode.GUARANTEED,
+    )  # fmt: skip
+    settings = {"reference": [0.1, 0.1], "measured": STEP, "steps": 40, "warm_up": 40} | options
+    return controller, run_closed_loop(plant_of(predictor), controller, seed=seed, forecast_error=wrong, **settings)
+
+
+def test_wrong_forecasts_are_drawn_within_their_bound_and_covered_by_the_radius_of_the_certificate(known):
+    wrong = 0.2
+    controller, result = wrong_loop(known, wrong, wrong)
+    told = np.array(controller.told)
+    assert told.shape == (40, N, 1)
+    true = STEP[np.minimum(np.arange(40)[:, None] + np.arange(N), 39)]
+    np.testing.assert_array_equal(told[:, 0], true[:, 0])  # what acts now is known
+    off = (told - true)[:, 1:]
+    assert 0.95 * wrong < np.abs(off).max() <= wrong
+    np.testing.assert_allclose(off.std(), wrong / np.sqrt(3), rtol=0.1)
+    np.testing.assert_array_equal(result.applied[:, 1], STEP[:, 0])
+    assert result.inside == 1.0
+    assert 0.1 < np.nanmax(result.bound_use) <= 1.0
+    np.testing.assert_allclose(result.errors[:, 1], 0, atol=1e-3)
+    # The errors are those of the predictions as told, for which a smaller radius is not enough.
+    t, k = 10, 5
+    inputs = np.array(result.u[t : t + k])
+    inputs[:, 1] = told[t, :k, 0]
+    predicted = known.predict(result.x[t], inputs)[k]
+    np.testing.assert_allclose(result.errors[t, k], result.y[t + k] - predicted, atol=1e-12)
+    assert wrong_loop(known, wrong, 0.1 * wrong)[1].inside < 1.0
+    assert wrong_loop(known, 0.0, 0.0)[1].inside == 1.0
+
+
+def test_forecast_errors_repeat_with_their_seed_and_leave_the_other_causes_alone(known):
+    (first, one), (again, two), (_, exact) = (
+        wrong_loop(known, [wrong], 0.2, seed=3, noise_std=0.01, missing=0.1, steps=10) for wrong in (0.2, 0.2, 0.0)
+    )
+    np.testing.assert_array_equal(first.told, again.told)
+    np.testing.assert_array_equal(one.u, two.u)
+    assert (one.u != exact.u).any()
+    np.testing.assert_array_equal(np.isnan(one.measured), np.isnan(exact.measured))
+    np.testing.assert_array_equal(one.measured[0], exact.measured[0])
+
+
+def test_errors_of_no_forecast_are_refused(known):
+    for options in ({"preview": False}, {"forecast_error": -0.1}):
+        with pytest.raises(SettingError, match="forecast_error"):
+            wrong_loop(known, options.pop("forecast_error", 0.1), 0.2, **options)
+    with pytest.raises(ShapeError, match="forecast_error"):
+        wrong_loop(known, [0.1, 0.1], 0.2)
+    plain = make(known, measured=())
+    with pytest.raises(SettingError, match="pass measured"):
+        run_closed_loop(plant_of(known), plain, reference=[0.1, 0.1], steps=3, seed=0, forecast_error=0.1)
 
 
 def test_loops_are_the_same_with_fatrop(known):
