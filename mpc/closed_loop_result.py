@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import Array, positive
 from controlrnn.records import load_record, save_record
-from mpc.control_step import Fallback
+from mpc.controller import Fallback
 from mpc.measurement_guard import Verdict
 from mpc.ocp import Status
 
