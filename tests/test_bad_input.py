@@ -416,7 +416,7 @@ MPC: list[Case] = [
      lambda k: tighten(k.model_error, k.certify(horizon=4, initial_radius=1e-3, input_radius=0.1), observer=k.observer),
      CertificationError, ("initial radius must cover", "0.001", "observer.error.radius")),
     ("certificate for exact inputs", lambda k: tighten(k.model_error, k.certify(horizon=4), observer=k.observer),
-     CertificationError, ("input radius must cover", "observer.input_error")),
+     CertificationError, ("input radius must cover", "observer.prediction_input_error")),
     ("certificate that is too short",
      lambda k: tighten(k.model_error, k.certify(horizon=2, input_radius=0.01), observer=k.observer), SettingError,
      ("cover the horizon 4", "got 2")),
