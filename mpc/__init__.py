@@ -8,7 +8,8 @@ from controlrnn.systems import observer_system
 from mpc.c_controller import controller_to_c
 from mpc.closed_loop import run_closed_loop
 from mpc.closed_loop_result import ClosedLoopResult
-from mpc.controller import Fallback, Mode, MpcStep, TightenedMPC
+from mpc.control_step import Fallback, MpcStep
+from mpc.controller import Mode, TightenedMPC
 from mpc.encoder_observer import EncoderObserver
 from mpc.engines import chain
 from mpc.estimate_error import EstimateError, calibrate_estimates, estimate_errors
@@ -38,6 +39,7 @@ from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 from mpc.predictor import Predictor
 from mpc.programmes import RandomSteps, Wandering, staircase
+from mpc.recall import Recall, certify_changes, remember
 from mpc.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.state_error import StateError
@@ -77,6 +79,7 @@ __all__ = [
     "Predictor",
     "RandomFaults",
     "RandomSteps",
+    "Recall",
     "RegionShape",
     "RegionStatus",
     "RegionWatch",
@@ -101,6 +104,7 @@ __all__ = [
     "calibrate",
     "calibrate_estimates",
     "calibration_errors",
+    "certify_changes",
     "certify_plan",
     "chain",
     "controller_to_c",
@@ -114,6 +118,7 @@ __all__ = [
     "plan_digest",
     "prediction_errors",
     "recursive",
+    "remember",
     "run_closed_loop",
     "staircase",
     "terminal_set",

@@ -77,10 +77,10 @@ def _scene(result: ClosedLoopResult) -> tuple[Figure, Callable[[int], None]]:
     panels[-1].set_xlim(0, (result.steps + N) * result.dt)
     panels[-1].set_xlabel("time [s]")
     moving: list[Any] = []
+    least, most = (result.predicted + ends for ends in result.error_ends)
     for i, panel in enumerate(panels[:ny]):
         panel.step(time, result.reference[:, i], where="post", color="0.7", lw=1)
-        seen = [result.y[:, i], (result.predicted[..., i] - result.bounds[:, i]).ravel()]
-        seen.append((result.predicted[..., i] + result.bounds[:, i]).ravel())
+        seen = [result.y[:, i], least[..., i].ravel(), most[..., i].ravel()]
         for limit in (result.lower[i], result.upper[i]):
             if np.isfinite(limit):
                 panel.axhline(limit, color="C3")
@@ -104,9 +104,7 @@ def _scene(result: ClosedLoopResult) -> tuple[Figure, Callable[[int], None]]:
         for i, (past, plan, panel) in enumerate(moving[:ny]):
             past.set_data(time[: t + 1], result.y[: t + 1, i])
             plan.set_data(ahead, result.predicted[t, :, i])
-            width = result.bounds[:, i]
-            middle = result.predicted[t, :, i]
-            bands.append(panel.fill_between(ahead, middle - width, middle + width, color="C0", alpha=0.25, lw=0))
+            bands.append(panel.fill_between(ahead, least[t, :, i], most[t, :, i], color="C0", alpha=0.25, lw=0))
         for i, line in enumerate(moving[ny:]):
             line.set_data(time[: t + 1], result.u[: t + 1, i])
         if result.faults[t].any():

@@ -29,7 +29,8 @@ from mpc import condensed, condensed_problem
 from mpc import predictor as predictor_module
 from mpc.condensed import CondensedBackend
 from mpc.condensed_problem import CondensedProblem
-from mpc.controller import Fallback, Mode, TightenedMPC
+from mpc.control_step import Fallback
+from mpc.controller import Mode, TightenedMPC
 from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import KEPT, Status
 from mpc.state_observer import StateObserver

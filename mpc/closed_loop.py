@@ -18,7 +18,8 @@ from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
 from mpc.closed_loop_result import ClosedLoopResult
-from mpc.controller import Mode, MpcStep, TightenedMPC
+from mpc.control_step import MpcStep
+from mpc.controller import Mode, TightenedMPC
 from mpc.fault_run import FaultRun, Interruptible
 from mpc.faults import Faults
 from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
@@ -251,6 +252,7 @@ def _result(
         predicted=np.array([s.y_predicted for s in taken]),
         errors=_realised(controller, x, u, y, disturbance, np.array([s.u_planned for s in taken])),
         bounds=controller.tightening.total[: controller.horizon + 1],
+        intervals=np.array([s.error_interval for s in taken]) if controller.recalls else np.zeros((0, 2, 0, 0)),
         slack=np.array([s.slack.max() for s in taken]),
         solve_time=np.array([s.solve_time for s in taken]),
         iterations=np.array([s.iterations for s in taken]),

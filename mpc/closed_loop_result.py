@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import Array, positive
 from controlrnn.records import load_record, save_record
-from mpc.controller import Fallback
+from mpc.control_step import Fallback
 from mpc.measurement_guard import Verdict
 from mpc.ocp import Status
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-_VERSION = 3  # 1: neither guards nor faults; 2: not what lay outside of the calibrated region
+_VERSION = 4  # 1: neither guards nor faults; 2: not what lay outside of the calibrated region; 3: no intervals
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +58,8 @@ class ClosedLoopResult:
         fault_kinds: Names of the columns of ``faults``.
         outside: What lay outside of the calibrated region, one text per step, empty where nothing did; nothing did
             anywhere when left out.
+        intervals: Ends of what errors may have been, where limits learnt from measurements (`mpc.recall`), shape
+            (steps, 2, N + 1, ny); those of ``bounds`` when left out.
     """
 
     y: Array
@@ -87,6 +89,7 @@ class ClosedLoopResult:
     names: tuple[str, ...]
     fault_kinds: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    intervals: Array = field(default_factory=lambda: np.zeros((0, 2, 0, 0)))
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -128,8 +131,28 @@ class ClosedLoopResult:
     def inside(self) -> float:
         """Share of realised prediction errors within the tightening, over all samples and steps."""
         known = ~np.isnan(self.errors).any(axis=2)
-        inside = np.all(np.abs(self.errors) <= self.bounds, axis=2)
+        low, high = self.error_ends
+        inside = np.all((low <= self.errors) & (self.errors <= high), axis=2)
         return float(np.asarray(inside)[known].mean())
+
+    @property
+    def error_ends(self) -> tuple[Array, Array]:
+        """What errors were bounded by, each (steps, N + 1, ny)."""
+        if len(self.intervals):
+            return self.intervals[:, 0], self.intervals[:, 1]
+        high = np.broadcast_to(self.bounds, self.errors.shape)
+        return -high, high
+
+    @property
+    def error_use(self) -> Array:
+        """Distance of errors from the middle of their bounds over half of the bounds' width, (steps, N + 1, ny).
+
+        <= 1 where a bound held; NaN where there is none, and beyond the end of the run.
+        """
+        low, high = self.error_ends
+        half = 0.5 * (high - low)
+        away = np.abs(self.errors - 0.5 * (high + low))
+        return np.asarray(np.divide(away, half, out=np.full_like(away, np.nan), where=half > 0))
 
     @property
     def realised(self) -> Array:
@@ -138,9 +161,8 @@ class ClosedLoopResult:
 
     @property
     def bound_use(self) -> Array:
-        """`realised` over the tightening, shape (N + 1, ny): <= 1 where the bound held, NaN where there is none."""
-        known = self.bounds > 0
-        return np.asarray(np.where(known, self.realised / np.where(known, self.bounds, 1.0), np.nan))
+        """Largest `error_use` per step and output, shape (N + 1, ny): <= 1 where the bound held, NaN where none is."""
+        return np.asarray(np.fmax.reduce(self.error_use, axis=0))
 
     @property
     def status_counts(self) -> dict[str, int]:

@@ -4,7 +4,8 @@ Two modes (DESIGN, section 4). *Guaranteed*: limits are tightened by the full mo
 moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and
 the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. With a
 terminal set the guaranteed mode is recursively feasible: see `mpc.terminal`. Every plan is then checked apart from the
-solver, and where a solve gives none that keeps all limits, the shifted plan does.
+solver, and where a solve gives none that keeps all limits, the shifted plan does. With a `Recall` the guaranteed limits
+learn from measurements and stay guaranteed: see `mpc.recall`.
 
 A failed solve is a state, not an exception: the step then says so, applies the first that exists of (last successful
 plan shifted, steady input for the reference, safe input), and nothing of the failed iterate is kept.
@@ -15,8 +16,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,9 +23,10 @@ from numpy.typing import ArrayLike
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError, ShapeError
 from mpc.condensed import CondensedBackend
+from mpc.control_step import Fallback, MpcStep
 from mpc.economy import economy_of
 from mpc.modes import Mode as Mode
-from mpc.modes import check_terminal, disturbance_mode, plan_limits
+from mpc.modes import check_recall, check_terminal, disturbance_mode, plan_limits
 from mpc.observer import Observer
 from mpc.ocp import (
     KEPT,
@@ -38,63 +38,14 @@ from mpc.ocp import (
     tracking_problem,
 )
 from mpc.predictor import Predictor
+from mpc.recall import Recall
+from mpc.recalled_errors import RecalledErrors
 from mpc.region import OperatingRegion, RegionWatch
 from mpc.residuals import measured_errors
 from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
 
 _log = logging.getLogger(__name__)
-
-
-class Fallback(StrEnum):
-    """Which input stood in for a solution."""
-
-    NONE = "none"
-    PLAN = "plan"
-    STEADY = "steady"
-    SAFE = "safe"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MpcStep:
-    """One control step.
-
-    Args:
-        u: Input to apply now, shape (nu,); measured inputs as they are.
-        status: How the solve ended.
-        fallback: What stood in for a solution. With a terminal set, PLAN may be the shifted plan improved by a solve
-            that did not come to its end.
-        solve_time: Wall time of the whole step [s].
-        iterations: Solver iterations.
-        cost: Objective, slack included; NaN unless solved.
-        x: State estimate, shape (nx,).
-        disturbance: Output disturbance estimate, shape (ny,).
-        u_planned: Planned inputs, shape (N, nu).
-        y_predicted: Predicted outputs under them, shape (N + 1, ny).
-        slack: Use of soft limits per step and output, shape (N + 1, ny), output units.
-        missing: Which measurements were missing, shape (ny,), bool.
-        certified: Whether the certified error of the state estimate holds at this step.
-        feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
-        message: The solver's own words.
-        outside: What lies outside of the region that was calibrated, with names and units; empty where nothing does.
-    """
-
-    u: Array
-    status: Status
-    fallback: Fallback
-    solve_time: float
-    iterations: int
-    cost: float
-    x: Array
-    disturbance: Array
-    u_planned: Array
-    y_predicted: Array
-    slack: Array
-    missing: Array
-    certified: bool
-    feasible: bool
-    message: str
-    outside: str = ""
 
 
 class TightenedMPC:
@@ -111,6 +62,7 @@ class TightenedMPC:
             set, where the steps after M are what brings the plan to rest.
         terminal: From `mpc.terminal_set`, for plans that can always be continued; its horizon is N, the tightening is
             from `mpc.recursive` with the same jump, and limits are hard.
+        recall: From `mpc.remember`, for guaranteed limits that learn from measurements.
         terminal_weight: Cost of output errors at step N, or with a terminal set of those of the steady state;
             ``output_weight`` when left out.
         input_price: Cost per unit of input and step, scalar or shape (nu,), either sign.
@@ -149,6 +101,7 @@ class TightenedMPC:
         horizon: int | None = None,
         control_horizon: int | None = None,
         terminal: TerminalSet | None = None,
+        recall: Recall | None = None,
         terminal_weight: ArrayLike | None = None,
         input_price: ArrayLike = 0.0,
         output_price: ArrayLike = 0.0,
@@ -179,6 +132,10 @@ class TightenedMPC:
             mode = Mode.GUARANTEED
         self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
         self._lower, self._upper = plan_limits(tightening, predictor, self.horizon, terminal)
+        self._recalled: RecalledErrors | None = None
+        if recall is not None:
+            check_recall(recall, tightening, self.horizon)
+            self._recalled = RecalledErrors(recall, predictor.outputs, terminal)
         self._input_lower, self._input_upper = predictor.input_limits()
         if safe_input is None:
             safe_input = 0.5 * (self._input_lower + self._input_upper)
@@ -205,12 +162,19 @@ class TightenedMPC:
             self._input_lower = np.where(free, -np.inf, self._input_lower)
             self._input_upper = np.where(free, np.inf, self._input_upper)
 
+    @property
+    def recalls(self) -> bool:
+        """Whether limits learn from measurements."""
+        return self._recalled is not None
+
     def reset(self) -> None:
         """Forget everything: the same samples will give bitwise the same inputs as on a new controller."""
         self.observer.start()
         self.backend.reset()
         if self.watch is not None:
             self.watch.reset()
+        if self._recalled is not None:
+            self._recalled.reset()
         self._disturbance: Array | None = None
         self._previous: Array | None = None
         self._plan: Array | None = None
@@ -227,7 +191,7 @@ class TightenedMPC:
         y = self._measurement(y)
         u = as_array("u", u, (self.predictor.nu,))
         if self.observer.ready:
-            self._estimate_disturbance(y)
+            self._learn(y)
         self._plan = None
         self._advance(u, y)
 
@@ -254,14 +218,14 @@ class TightenedMPC:
             raise SettingError(f"step needs a forecast of the measured inputs {names}, and only of them, got {got}")
         self._forecast = None if forecast is None else _known("forecast", forecast, len(self._measured), self.horizon)
         x, certified = self.observer.state, self.observer.certified
-        solution, data, offset = None, None, np.zeros(self.predictor.ny)
+        solution, data, offset, surprise = None, None, np.zeros(self.predictor.ny), ""
         if self.observer.ready:
-            offset = self._estimate_disturbance(y)
+            offset, surprise = self._learn(y)
             data = self._data(x, wanted, offset)
             solution = self.backend.solve(data)
         plan, fallback, feasible = self._choose(solution, data, wanted[0] - offset)
-        u = read_only(plan[0])
-        outside = self._advance(u, y)
+        u, interval = read_only(plan[0]), self._error_interval()
+        outside = "; ".join(filter(None, (surprise, self._advance(u, y))))
         return MpcStep(
             u=u,
             status=Status.WARMING_UP if solution is None else solution.status,
@@ -278,11 +242,14 @@ class TightenedMPC:
             certified=certified,
             feasible=feasible,
             message="" if solution is None else solution.message,
+            error_interval=interval,
             outside=outside,
         )
 
     def correct(self, age: int, y: ArrayLike) -> None:
         """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
+
+        Where limits learn from measurements, what they had learnt was about another estimate, and is forgotten.
 
         Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
 
@@ -291,6 +258,8 @@ class TightenedMPC:
             y: Measurement, shape (ny,); NaN where missing.
         """
         self.observer.correct(age, y)
+        if self._recalled is not None:
+            self._recalled.reset()
 
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)
@@ -301,21 +270,32 @@ class TightenedMPC:
         before = self._before()[None]
         return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
 
-    def _estimate_disturbance(self, y: Array) -> Array:
-        error = self._output_error(y)
+    def _learn(self, y: Array) -> tuple[Array, str]:
+        """Disturbance estimate with this measurement, and what of it cannot be according to earlier ones."""
+        error, surprise = self._output_error(y), ""
+        if self._recalled is not None:
+            surprise = self._recalled.see(error, certified=self.observer.certified)
         if self._disturbance is None and np.isnan(error).any():
-            return np.zeros(self.predictor.ny)  # as on records, the filter starts at the first complete measurement
+            # As on records, the filter starts at the first complete measurement.
+            return np.zeros(self.predictor.ny), surprise
         self._disturbance = self.filter.update(self._disturbance, error)
-        return self._disturbance
+        return self._disturbance, surprise
+
+    def _error_interval(self) -> Array:
+        if self._recalled is not None:
+            return self._recalled.interval
+        room = self.tightening.predictive[: self.horizon + 1]
+        return read_only(np.stack([-room, room]))
 
     def _data(self, x: Array, wanted: Array, offset: Array) -> StepData:
         shift = offset if self.mode is Mode.PRACTICAL else np.zeros_like(offset)
+        lower, upper = (self._lower, self._upper) if self._recalled is None else self._recalled.limits()
         return StepData(
             x=x,
             previous_input=self._before(),
             reference=wanted - offset,
-            lower=self._lower - shift,
-            upper=self._upper - shift,
+            lower=lower - shift,
+            upper=upper - shift,
             guess=np.tile(self._before(), (self.horizon, 1)) if self._plan is None else self._shifted(self._plan),
             forecast=self._forecast,
         )
@@ -378,6 +358,8 @@ class TightenedMPC:
         if self.watch is not None and self.observer.ready:
             outside = self.watch.check(u, self._output_error(y)).message
         self.observer.update(u, y)
+        if self._recalled is not None and self.observer.ready:
+            self._recalled.advance()
         self._previous, self._age = read_only(u), self._age + 1
         return outside
 

@@ -9,6 +9,7 @@ import numpy as np
 from controlrnn.checks import Array, Choice
 from controlrnn.errors import SettingError
 from mpc.predictor import Predictor
+from mpc.recall import Recall
 from mpc.residuals import DisturbanceFilter
 from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
@@ -50,6 +51,14 @@ def check_terminal(terminal: TerminalSet, tightening: Tightening, horizon: int, 
             raise SettingError(f"tightening and terminal set must rest on the same {name}, got different ones: {do}")
     if mode is Mode.PRACTICAL:
         raise SettingError(f"mode must be {Mode.GUARANTEED} with a terminal set, got {mode}: estimates move the limits")
+
+
+def check_recall(recall: Recall, tightening: Tightening, horizon: int) -> None:
+    """Raise SettingError unless the recall was made from this tightening, for its whole horizon."""
+    if recall.digests.get("tightening") != tightening.digest:
+        raise SettingError("recall was made for another tightening: remember(tightening, ...) with this one")
+    if recall.horizon != horizon:
+        raise SettingError(f"recall is for horizon {recall.horizon}, got {horizon}: make them equal")
 
 
 def plan_limits(

@@ -248,7 +248,7 @@ def recursive(
     if jump is None:
         raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
     c, first = tightening.predictive, int(not observer.system.has_feedthrough)
-    needed, least = _growth_per_step(growth, jump, observer, c), np.array(c)
+    needed, least = growth_per_step(growth, jump, observer, c), np.array(c)
     for k in range(first, tightening.horizon):
         least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
     digests = tightening.digests | {"jump": jump_digest(jump)}
@@ -260,8 +260,19 @@ def recursive(
     return replace(tightening, growth=least - c, promise=text, digests=digests)
 
 
-def _growth_per_step(growth: HorizonCertificate | None, jump: StateError, observer: Observer, like: Array) -> Array:
-    """l_k for k = 0..N - 1, shape (N, ny), after checking what it rests on."""
+def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observer: Observer, like: Array) -> Array:
+    """What jumps of the estimate do to outputs 0..N - 1 steps later, shape (N, ny), after checking what it rests on.
+
+    Args:
+        growth: Certificate that covers the jump; None is enough where there is no jump.
+        jump: Bound on what one update changes about the plan.
+        observer: The controller's observer.
+        like: Any array with N + 1 rows and ny columns.
+
+    Raises:
+        SettingError: The certificate is missing or for another model or a shorter horizon.
+        CertificationError: It does not hold or covers a smaller jump.
+    """
     horizon = len(like) - 1
     if growth is None:
         if jump.radius > 0:

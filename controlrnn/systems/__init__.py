@@ -1,9 +1,10 @@
 """What a model is: systems that run on numpy, torch and CasADi from one set of equations."""
 
 from controlrnn.systems.activations import Activation
+from controlrnn.systems.change import change_system
 from controlrnn.systems.gated import Cell, GatedSystem
 from controlrnn.systems.lure import MATRICES, LureSystem
 from controlrnn.systems.observer import observer_system
 from controlrnn.systems.system import System
 
-__all__ = ["MATRICES", "Activation", "Cell", "GatedSystem", "LureSystem", "System", "observer_system"]
+__all__ = ["MATRICES", "Activation", "Cell", "GatedSystem", "LureSystem", "System", "change_system", "observer_system"]

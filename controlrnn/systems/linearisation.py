@@ -83,11 +83,14 @@ class Lineariser:
 
     def __call__(self, x: Array, u: Array) -> Linearisation:
         """Linearise at states x (T, nx) and inputs u (T, nu), of which nothing is checked."""
+        return self.at(self.system.neurons(x, u @ self.system.D12.T + self.system.bv))
+
+    def at(self, w: Array) -> Linearisation:
+        """Linearise where the neurons' outputs are w (T, nv): nothing else matters."""
         system = self.system
-        w = system.neurons(x, u @ system.D12.T + system.bv)
         V, W = self._neurons(system.activation.derivative(w)[:, :, None])
         state = W if self._states_are_neurons else self._direct + system.B1 @ W
-        output = self._output + system.D21 @ W if self._outputs_read_neurons else self._same(self._output, len(x))
+        output = self._output + system.D21 @ W if self._outputs_read_neurons else self._same(self._output, len(w))
         return Linearisation(state, output, V, w)
 
     def _same(self, J: Array, samples: int) -> Array:

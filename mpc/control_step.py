@@ -1,0 +1,63 @@
+"""What a controller says about one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from controlrnn.checks import Array
+from mpc.ocp import Status
+
+
+class Fallback(StrEnum):
+    """Which input stood in for a solution."""
+
+    NONE = "none"
+    PLAN = "plan"
+    STEADY = "steady"
+    SAFE = "safe"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MpcStep:
+    """One control step.
+
+    Args:
+        u: Input to apply now, shape (nu,); measured inputs as they are.
+        status: How the solve ended.
+        fallback: What stood in for a solution. With a terminal set, PLAN may be the shifted plan improved by a solve
+            that did not come to its end.
+        solve_time: Wall time of the whole step [s].
+        iterations: Solver iterations.
+        cost: Objective, slack included; NaN unless solved.
+        x: State estimate, shape (nx,).
+        disturbance: Output disturbance estimate, shape (ny,).
+        u_planned: Planned inputs, shape (N, nu).
+        y_predicted: Predicted outputs under them, shape (N + 1, ny).
+        slack: Use of soft limits per step and output, shape (N + 1, ny), output units.
+        missing: Which measurements were missing, shape (ny,), bool.
+        certified: Whether the certified error of the state estimate holds at this step.
+        feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
+        message: The solver's own words.
+        outside: What lies outside of the region that was calibrated, with names and units; empty where nothing does.
+        error_interval: Ends of what may be the errors of predictions from ``x``, shape (2, N + 1, ny): those of
+            `mpc.recall`, else the tightening.
+    """
+
+    u: Array
+    status: Status
+    fallback: Fallback
+    solve_time: float
+    iterations: int
+    cost: float
+    x: Array
+    disturbance: Array
+    u_planned: Array
+    y_predicted: Array
+    slack: Array
+    missing: Array
+    certified: bool
+    feasible: bool
+    message: str
+    error_interval: Array
+    outside: str = ""
