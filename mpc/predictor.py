@@ -1,18 +1,19 @@
 """A frozen model with its channels: what a controller predicts with.
 
 The equations stay those of `controlrnn.systems.LureSystem`; this file adds names and limits, steady states and
-derivatives (from the CasADi export of the same equations).
+derivatives (those of `controlrnn.systems.linearisation`, for small models compiled from the CasADi export).
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import casadi
 import numpy as np
-from scipy.optimize import least_squares
 
 from controlrnn.checks import Array, as_array
 from controlrnn.data import Signal
@@ -20,10 +21,13 @@ from controlrnn.errors import SettingError, ShapeError
 from controlrnn.export import to_casadi
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
+from controlrnn.systems.linearisation import Lineariser
+from mpc.steady import HeldCost, held_input
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
 _NEWTON = 50
 _NEAR = 8  # Newton steps from a guess; where it takes more, the guess was none
+_COMPILED = 10_000  # products in a Jacobian: beyond, scalar code takes longer than matrix products, and 10 ms to build
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +84,17 @@ class Predictor:
         return step, output
 
     @cached_property
-    def _jacobians(self) -> Any:
-        x, u = casadi.SX.sym("x", self.nx), casadi.SX.sym("u", self.nu)
-        step, output = (f(x, u) for f in self.casadi)
-        parts = [casadi.densify(casadi.jacobian(f, z)) for f in (step, output) for z in (x, u)]
-        return casadi.Function("jacobians", [x, u], parts)
+    def _lineariser(self) -> Lineariser:
+        return Lineariser(self.system)
 
     @cached_property
-    def _gap(self) -> _Gap:
-        return _Gap(self)
+    def _gap(self) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """f(x, u) - x, shape (nx,), and I - df/dx, shape (nx, nx)."""
+        scalars = self.nx * self.system.nv * (self.nx + self.system.nv)
+        return _CompiledGap(self) if scalars <= _COMPILED else self._dense_gap
+
+    def _dense_gap(self, x: Array, u: Array) -> tuple[Array, Array]:
+        return self.system.step(x, u) - x, np.eye(self.nx) - self.linearise(x, u)[0]
 
     def input_limits(self) -> tuple[Array, Array]:
         """(lower, upper) of the actuators, shape (nu,) each.
@@ -135,8 +141,8 @@ class Predictor:
 
     def linearise(self, x: Array, u: Array) -> tuple[Array, Array, Array, Array]:
         """Jacobians (A, B, C, D) of step and output at state x (nx,) and input u (nu,)."""
-        A, B, C, D = (np.asarray(part) for part in self._jacobians(x, u))
-        return A, B, C, D
+        lin = self._lineariser(np.asarray(x)[None], np.asarray(u)[None])
+        return lin.A[0], lin.B[0], lin.C[0], lin.D[0]
 
     def equilibrium(self, u: Array, *, guess: Array | None = None) -> Array:
         """State that the model keeps under a constant input; Newton from the guess, or else from the end of a free run.
@@ -182,7 +188,7 @@ class Predictor:
         return np.asarray(self.system.output(self.equilibrium(u), np.asarray(u, dtype=np.float64)))
 
     def steady_input(self, target: Array, scale: Array, *, given: Array | None = None) -> Array:
-        """Input (nu,) within the limits whose steady output is nearest to ``target``.
+        """Input (nu,) within the limits whose steady output is nearest to ``target``; see `mpc.steady`.
 
         Args:
             target: Wanted output, shape (ny,).
@@ -190,37 +196,16 @@ class Predictor:
             given: Inputs that are what they are, shape (nu,); NaN where the input is to be found.
 
         Raises:
-            SettingError: A limit is missing, or the model has no steady state.
+            SettingError: A limit is missing, or the model has no isolated steady state in the middle of the range.
         """
-        lower, upper = self.input_limits()
-        if given is not None:
-            lower, upper = np.where(np.isnan(given), lower, given), np.where(np.isnan(given), upper, given)
-        half = 0.5 * (upper - lower)
-        found: dict[bytes, Array] = {}
-
-        def settled(v: Array) -> Array:
-            """The equilibrium, found from the last one: a fallback has to come in time as well."""
-            if v.tobytes() not in found:
-                last = next(reversed(found.values()), None)
-                found[v.tobytes()] = self.equilibrium(lower + half * (v + 1), guess=last)
-            return found[v.tobytes()]
-
-        def misfit(v: Array) -> Array:
-            reached = np.asarray(self.system.output(settled(v), lower + half * (v + 1)))
-            return np.asarray((reached - target) / scale)
-
-        def slope(v: Array) -> Array:
-            u = lower + half * (v + 1)
-            A, B, C, D = self.linearise(settled(v), u)
-            gain = C @ np.linalg.solve(np.eye(self.nx) - A, B) + D
-            return np.asarray(gain * half / scale[:, None])
-
-        fit = least_squares(misfit, np.zeros(self.nu), jac=slope, bounds=(-1.0, 1.0))
-        return np.clip(lower + half * (fit.x + 1), lower, upper)
+        return held_input(self, HeldCost.distance(target, scale), np.full(self.nu, np.nan) if given is None else given)
 
 
-class _Gap:
-    """f(x, u) - x and I - df/dx at one point, in memory that is used again: plans with a terminal set ask often."""
+class _CompiledGap(threading.local):
+    """f(x, u) - x and I - df/dx at one point, in memory that is used again: plans with a terminal set ask often.
+
+    Each thread has its own memory; what is returned is valid until its next call.
+    """
 
     def __init__(self, predictor: Predictor) -> None:
         x, u = casadi.SX.sym("x", predictor.nx), casadi.SX.sym("u", predictor.nu)
@@ -235,7 +220,7 @@ class _Gap:
         self._buffer.set_res(0, self._both.data)
 
     def __call__(self, x: Array, u: Array) -> tuple[Array, Array]:
-        """Gap (nx,) and slope (nx, nx); valid until the next call."""
+        """Gap (nx,) and slope (nx, nx)."""
         self._x[:], self._u[:] = x, u
         self._evaluate()
         return self._both[0], self._both[1:].T
