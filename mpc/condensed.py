@@ -97,9 +97,10 @@ class CondensedBackend:
         Steps are times d. Where limits are hard, and their price therefore high, the whole step is first corrected for
         their curvature, and shorter ones lie on the parabola t d + t^2 p between it and the plan.
         """
-        length, p = 1.0, np.zeros_like(d)
+        length, p = 1.0, None
         while length >= _SHORTEST:
-            trial = self._condensed.plan(sample, plan.z + length * (d + length * p))
+            step = d if p is None else d + length * p
+            trial = self._condensed.plan(sample, plan.z + length * step)
             enough = plan.cost - _SUFFICIENT * length * expected + _NOISE * plan.size
             for _ in range(_CORRECTIONS if length == 1.0 and not self.problem.soft else 0):
                 if trial.cost <= enough:
@@ -134,14 +135,15 @@ class CondensedBackend:
                 status = Status.FAILED
             plan, message = best, f"{message}; the best plan that keeps all limits"
         slack = condensed.slack(plan)
-        lacking = (slack > KEPT * problem.output_scale).any() if problem.terminal is None else best is None
-        if status is Status.SOLVED and not problem.soft and lacking:
-            status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
+        if status is Status.SOLVED and not problem.soft:
+            lacking = (slack > KEPT * problem.output_scale).any() if problem.terminal is None else best is None
+            if lacking:
+                status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
         return Solution(
             status=status,
-            u=problem.complete(condensed.physical(plan.z), plan.u[:-1, problem.measured] if problem.measured else None),
+            u=problem.complete(condensed.physical(plan), plan.u[:-1, problem.measured] if problem.measured else None),
             slack=slack,
-            cost=plan.cost * problem.cost_scale,
+            cost=plan.cost * condensed.cost_scale,
             iterations=iterations,
             message=message,
             feasible=best is not None,

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from controlrnn.checks import Array
+from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
-from controlrnn.kernels import simulate
-from controlrnn.systems.linearisation import Linearisation
 from mpc.condensing import Condenser
 from mpc.economy import ScaledEconomy, scaled
 from mpc.ocp import HARD, OptimalControlProblem, StepData, default_penalty
@@ -60,7 +59,7 @@ class Plan:
     Args:
         z: Inputs, shape (M nu,).
         u: Physical inputs at every sample, measured ones included, shape (N + 1, inputs).
-        x: States, shape (N + 1, nx); the last one is the steady state where there is a terminal set.
+        w: Outputs of the neurons, shape (N + 1, nv); the last sample is the steady state where there is a terminal set.
         y: Outputs, shape (N + 1, ny), scaled.
         error: y minus reference.
         excess: Excess over limits, step by step, and over the terminal set's radius, >= 0.
@@ -71,7 +70,7 @@ class Plan:
 
     z: Array
     u: Array
-    x: Array
+    w: Array
     y: Array
     error: Array
     excess: Array
@@ -117,22 +116,25 @@ class CondensedProblem:
             0.5 * (self.input_upper - self.input_lower),
         )
         self._condenser = Condenser(
-            predictor.system, N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None,
+            predictor.system.scaled(Scaler.identity(predictor.nu), Scaler(np.zeros(predictor.ny), 1.0 / scale)),
+            N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None,
             chosen=problem.chosen,
         )  # fmt: skip
-        unit = 1.0 / problem.cost_scale
+        self.cost_scale = problem.cost_scale
+        unit = 1.0 / self.cost_scale
         weights = np.tile(problem.output_weight, (N + 1, 1))
         weights[N] = problem.terminal_weight
         self._root = np.sqrt(2.0 * unit * weights) * scale  # cost = |root * error|^2 / 2 + ...
         limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in predictor.outputs]).any(axis=1))
         # Columns of the outputs that have limits; a slice where all have, which spares copies.
         self._limited: Any = slice(None) if len(limited) == predictor.ny else limited
-        penalty = problem.penalty
+        self._limited_scale, penalty = scale[self._limited], problem.penalty
         if not problem.soft:
-            penalty = HARD * np.maximum(penalty, default_penalty(N, problem.cost_scale, scale))
+            penalty = HARD * np.maximum(penalty, default_penalty(N, self.cost_scale, scale))
         price = np.tile((penalty * scale * unit)[self._limited], N + 1 - self._first)
         end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty` is, in units of the cost
         self._price = np.concatenate([price, end])
+        self._priced = slice(self.n, self.n + self._price.size)  # their rows among those of limits
         self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight[self._chosen]) * self.half
         self._prepare_moves(problem.move_limit[self._chosen] / self.half)
         self._prepare_economy(problem)
@@ -163,21 +165,17 @@ class CondensedProblem:
 
     def _load(self) -> None:
         """Call what is compiled once, so that the first sample does not wait for it."""
-        u = np.zeros((self.horizon + 1, self.system.nu))
-        simulate(self.system, u, np.zeros(self.system.nx))
-        self._condenser.condense(np.zeros((self.horizon + 1, self.system.nx)), u)
+        run = self._condenser.run(np.zeros((self.horizon + 1, self.system.nu)), np.zeros(self.system.nx))
+        self._condenser.condense(run.w)
 
     def sample(self, data: StepData) -> Sample:
         """Scale what belongs to one sample."""
-        limited, scale, first = self._limited, self.scale, self._first
-        return Sample(
-            data.x,
-            (data.previous_input[self._chosen] - self.middle) / self.half,
-            data.reference / scale,
-            data.lower[first:, limited] / scale[limited] + self._inside,
-            data.upper[first:, limited] / scale[limited] - self._inside,
-            data.forecast,
-        )
+        limited, first = self._limited, self._first
+        low, high = (limit[first:, limited] / self._limited_scale for limit in (data.lower, data.upper))
+        if self._inside:
+            low, high = low + self._inside, high - self._inside
+        before = (data.previous_input[self._chosen] - self.middle) / self.half
+        return Sample(data.x, before, data.reference / self.scale, low, high, data.forecast)
 
     def admissible(self, sample: Sample, u: Array) -> Array:
         """Inputs z nearest to u (N, nu), one after the other, that keep input and move limits."""
@@ -189,33 +187,27 @@ class CondensedProblem:
                 z[k] = before = _clip(moved, -1.0, 1.0)
         return z.ravel()
 
-    def physical(self, z: Array) -> Array:
+    def physical(self, plan: Plan) -> Array:
         """Chosen inputs (N, nu) within their limits."""
-        u = np.empty((self.horizon, self.nu))
-        u[: self.inputs] = self.middle + self.half * z.reshape(self.inputs, self.nu)
-        u[self.inputs :] = u[self.inputs - 1]
-        return _clip(u, self.input_lower, self.input_upper)
+        return _clip(plan.u[:-1, self._chosen], self.input_lower, self.input_upper)
 
     def plan(self, sample: Sample, z: Array) -> Plan:
         """Follow the model along inputs z."""
         u = self._inputs(z, sample.forecast)
-        y, x = simulate(self.system, u, sample.x)
-        x, gap = x[:-1], None
+        (y, x, w), gap = self._condenser.run(u, sample.x), None
         if self.terminal is not None:
-            x, y, gap = self._settled(x, y, u[-1])
-        y = y / self.scale
+            gap = self._settle(x[:-1], y, w, u[-1])
         error = y - sample.reference
         reached = y[self._first :, self._limited]
-        excess = np.maximum(np.maximum(reached - sample.high, sample.low - reached), 0.0).ravel()
+        excess = _beyond(reached, sample.low, sample.high).ravel()
         if self.terminal is not None and gap is not None:
             excess = np.append(excess, max(self.terminal.share(gap) - (1.0 - self._inside), 0.0))
         missed, moved = self._root * error, self._move_root * self._moves(sample, z)
-        cost = 0.5 * (np.vdot(missed, missed) + np.vdot(moved, moved)) + np.vdot(self._price, excess)
-        cost = size = float(cost)
+        cost = size = float(0.5 * (np.vdot(missed, missed) + np.vdot(moved, moved)) + np.vdot(self._price, excess))
         if self._economy is not None:
             priced, most = self._economy.cost(z, y)
             cost, size = cost + priced, size + most
-        return Plan(z, u, x, y, error, excess, cost, gap, size)
+        return Plan(z, u, w, y, error, excess, cost, gap, size)
 
     def keeps_limits(self, plan: Plan) -> bool:
         """Whether a plan keeps all limits; only meant where there is a terminal set."""
@@ -230,10 +222,10 @@ class CondensedProblem:
             multipliers: Of the output limits, in the order of `LocalModel.C`: H then is that of the Lagrangian, made
                 positive definite. None for Gauss-Newton.
         """
-        G, lin = self._condenser.condense(plan.x, plan.u)
-        G /= self.scale[:, None]
+        G = self._condenser.condense(plan.w)
         J = (G * self._root[:, :, None]).reshape(-1, self.n)
-        H = J.T @ J + self._input_hessian
+        H = J.T @ J
+        H += self._input_hessian
         if multipliers is not None:
             prices = self._root**2 * plan.error
             if self._economy is not None:
@@ -241,9 +233,7 @@ class CondensedProblem:
             limits = prices[self._first :, self._limited]
             prices[self._first :, self._limited] = limits + multipliers[: limits.size].reshape(limits.shape)
             end = multipliers[limits.size] if self.terminal is not None else 0.0
-            H = _convex(
-                H + self._curvature(lin, prices / self.scale, plan, float(end)), priced=self._economy is not None
-            )
+            H = _convex(H + self._curvature(prices, plan, float(end)), priced=self._economy is not None)
         H.ravel()[:: self.n + 1] += _RIDGE * H.max()
         g = (self._root * plan.error).ravel() @ J + self._input_hessian @ plan.z
         g[: self.nu] -= self._move_root**2 * sample.before
@@ -258,18 +248,17 @@ class CondensedProblem:
 
     def decrease(self, plan: Plan, model: LocalModel, d: Array) -> float:
         """By how much the model expects the cost to fall along d."""
-        change = model.C[: self._price.size] @ d
-        rows = slice(self.n, self.n + self._price.size)
-        over, under = change - model.upper[rows], model.lower[rows] - change
-        excess = np.maximum(np.maximum(over, under) - self._inside, 0.0)
-        return float(np.vdot(self._price, plan.excess - excess) - d @ (model.g + 0.5 * (model.H @ d)))
+        change, rows, inside = model.C[: self._price.size] @ d, self._priced, self._inside
+        lower, upper = model.lower[rows], model.upper[rows]
+        excess = _beyond(change, lower - inside, upper + inside) if inside else _beyond(change, lower, upper)
+        return float(self._price @ (plan.excess - excess) - d @ (model.g + 0.5 * (model.H @ d)))
 
     def corrected(self, plan: Plan, model: LocalModel, trial: Plan) -> LocalModel:
         """The model with limits as curved as a trial from ``plan`` has shown (second-order correction).
 
         Without it an exact penalty refuses full steps along curved limits (Maratos; Nocedal & Wright, section 18.3).
         """
-        rows = slice(self.n, self.n + self._price.size)
+        rows = self._priced
         bent = self._limited_values(trial) - self._limited_values(plan)
         bent -= model.C[: self._price.size] @ (trial.z - plan.z)
         lower, upper = model.lower.copy(), model.upper.copy()
@@ -279,10 +268,10 @@ class CondensedProblem:
 
     def slack(self, plan: Plan) -> Array:
         """Excess over limits in output units, shape (N + 1, ny)."""
-        rows = np.zeros_like(plan.y)
-        limited = rows[self._first :, self._limited]
-        rows[self._first :, self._limited] = plan.excess[: limited.size].reshape(limited.shape) - self._inside
-        return np.maximum(rows, 0.0) * self.scale
+        rows, shape = np.zeros(plan.y.shape), (len(plan.y) - self._first, -1)
+        excess = plan.excess if self.terminal is None else np.maximum(plan.excess[:-1] - self._inside, 0.0)
+        rows[self._first :, self._limited] = excess.reshape(shape) * self._limited_scale
+        return rows
 
     def _limited_values(self, plan: Plan) -> Array:
         """What the priced rows limit."""
@@ -303,13 +292,13 @@ class CondensedProblem:
             u[-1, self._measured] = forecast[-1]
         return u
 
-    def _settled(self, x: Array, y: Array, u: Array) -> tuple[Array, Array, Array]:
-        """States and outputs with the steady state as the last sample, and how far the plan ends from it."""
+    def _settle(self, x: Array, y: Array, w: Array, u: Array) -> Array:
+        """Make the steady state the last sample of outputs and neurons; returns how far the plan's end is from it."""
         if not np.isfinite(x).all():
-            return x, y, np.full(x.shape[1], np.nan)
+            return np.full(x.shape[1], np.nan)
         steady = self.predictor.equilibrium(u, guess=x[-1])
-        gap = x[-1] - steady
-        return np.vstack([x[:-1], steady]), np.vstack([y[:-1], self.system.output(steady, u)]), gap
+        y[-1], w[-1] = self._condenser.system.output(steady, u), self._condenser.neurons(steady, u)
+        return np.asarray(x[-1] - steady)
 
     def _outwards(self, plan: Plan) -> Array:
         """Derivative of the plan's distance from the steady state, in radii, by the gap; shape (nx,)."""
@@ -319,14 +308,14 @@ class CondensedProblem:
         length = np.sqrt(plan.gap @ pulled)
         return np.asarray(pulled / (self.terminal.radius * length)) if length > 0 else np.zeros_like(pulled)
 
-    def _curvature(self, lin: Linearisation, prices: Array, plan: Plan, end: float) -> Array:
+    def _curvature(self, prices: Array, plan: Plan, end: float) -> Array:
         """Second derivatives of the priced outputs and of ``end`` times the distance from the steady state."""
         if self.terminal is None or plan.gap is None or end <= 0:
-            return self._condenser.curvature(lin, prices)
+            return self._condenser.curvature(plan.w, prices)
         outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
         bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal.share(plan.gap)
         gap = self._condenser.gap
-        return np.asarray(self._condenser.curvature(lin, prices, end * outwards) + end * gap @ bend @ gap.T)
+        return np.asarray(self._condenser.curvature(plan.w, prices, end * outwards) + end * gap @ bend @ gap.T)
 
     def _limits(self, sample: Sample, plan: Plan) -> tuple[Array, Array]:
         reached = plan.y[self._first :, self._limited]
@@ -353,6 +342,10 @@ class CondensedProblem:
         np.subtract(rows[0], sample.before, out=moves[0])
         np.subtract(rows[1:], rows[:-1], out=moves[1:])
         return moves
+
+
+def _beyond(values: Array, lower: Array, upper: Array) -> Array:
+    return np.maximum(np.maximum(values - upper, lower - values), 0.0)
 
 
 def _clip(values: Array, lower: Array | float, upper: Array | float) -> Array:

@@ -1,17 +1,14 @@
 """Outputs of a whole plan as a linear function of its inputs (condensing), and its second derivatives.
 
-States are eliminated: let Z_k be the derivatives of (x_k, u_k) by all inputs of the plan. With the Jacobians along it,
+States are eliminated: what is left are the derivatives G_k of y_k by all inputs of the plan (Bock & Plitt, IFAC 1984,
+section 3; the recursion is in `controlrnn.kernels.responses`). Plans may have fewer inputs than samples; the last one
+is then held. For a Lur'e system only the neurons are curved, so that the Hessian of p'y, summed over the plan, is one
+more product of the size of Gauss-Newton's,
 
-    x part of Z_{k+1} = [A_k B_k] Z_k,      G_k = [C_k D_k] Z_k,      u part of Z_k = E_k, which picks u_k
+    sum_k  V_k' diag(mu_k s''(v_k)) V_k,      V_k: derivatives of v_k by the inputs, mu_k: of p'y by w_k = s(v_k).
 
-(Bock & Plitt, IFAC 1984, section 3). Plans may have fewer inputs than samples; the last one is then held. For a Lur'e
-system only the neurons are curved, so that the Hessian of p'y, summed over the plan, is one more product of the size of
-Gauss-Newton's,
-
-    sum_k  (V_k Z_k)' diag(mu_k s''(v_k)) (V_k Z_k),       mu_k: derivative of p'y by the neurons' outputs w_k.
-
-Where a plan is to end near a steady state x_s = f(x_s, u_s) of its last input, sample N is x_s instead of x_N: the x
-part of Z_N is then (I - A_s)^-1 B_s E_N, and the gap x_N - x_s has derivatives of its own.
+Where a plan is to end near a steady state x_s = f(x_s, u_s) of its last input, sample N is x_s instead of x_N: the
+derivatives of x_N are then (I - A_s)^-1 B_s times those of u_s, and the gap x_N - x_s has some of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array
-from controlrnn.kernels import propagate
+from controlrnn.kernels import Responses
 from controlrnn.systems import LureSystem
 from controlrnn.systems.linearisation import Linearisation, Lineariser
 
@@ -37,6 +34,7 @@ class Condenser:
         chosen: Places of the nu inputs that the plan decides about among those of the system; all when left out.
 
     Attributes:
+        run: Simulates the inputs at every sample, (N + 1, inputs), from a state: see `Responses.run`.
         gap: Derivatives of x_N - x_s by the scaled inputs, from the last `condense`, shape (M nu, nx); ``steady`` only.
     """
 
@@ -55,54 +53,54 @@ class Condenser:
         self.system, self.horizon, self.steady = system, horizon, steady
         self.linearise = Lineariser(system)
         inputs, places = control_horizon or horizon, np.arange(system.nu) if chosen is None else chosen
-        # Z, transposed: inputs from k on do not move x_k, and the others then lie together.
-        self._Z = np.zeros((horizon + 1, inputs * len(places), system.nx + system.nu))
-        by_input = self._Z.reshape(horizon + 1, inputs, len(places), -1)[..., system.nx :]
+        by_input = np.zeros((horizon + 1, system.nu, inputs, len(places)))
         samples = np.arange(horizon + 1)
-        by_input[samples, np.minimum(samples, inputs - 1)] = np.eye(system.nu)[places] * input_scale[:, None]
+        by_input[samples, :, np.minimum(samples, inputs - 1)] = np.eye(system.nu)[:, places] * input_scale
+        self._by_input = by_input.reshape(horizon + 1, system.nu, -1)
+        self._responses = Responses(system, self._by_input)
+        self.run = self._responses.run
 
-    def condense(self, x: Array, u: Array) -> tuple[Array, Linearisation]:
+    def neurons(self, x: Array, u: Array) -> Array:
+        """Outputs of the neurons (..., nv) at states x (..., nx) and inputs u (..., inputs)."""
+        return np.asarray(self.system.neurons(x, u @ self.system.D12.T + self.system.bv))
+
+    def condense(self, w: Array) -> Array:
         """Condense a plan.
 
         Args:
-            x: States of the plan, shape (N + 1, nx); the last one is x_s where ``steady``.
-            u: Its inputs at every sample, shape (N + 1, nu).
+            w: Outputs of the neurons at every sample, shape (N + 1, nv), C-contiguous; the last ones are those of x_s
+                where ``steady``.
 
         Returns:
-            The derivatives of y_0 to y_N by the scaled inputs, shape (N + 1, ny, M nu), and the Jacobians used.
+            The derivatives of y_0 to y_N by the scaled inputs, shape (N + 1, ny, M nu); the next call overwrites them.
         """
-        lin = self.linearise(x, u)
-        propagate(self._Z, lin.state)
+        responses, N = self._responses, self.horizon
         if self.steady:
-            self._settle(lin)
-        return np.ascontiguousarray(self._times(lin.output).transpose(0, 2, 1)), lin
+            responses.follow(w, 0, N)
+            self._settle(w)
+            responses.follow(w, N)
+        else:
+            responses.follow(w)
+        return responses.outputs
 
-    def curvature(self, lin: Linearisation, prices: Array, end: Array | None = None) -> Array:
+    def curvature(self, w: Array, prices: Array, end: Array | None = None) -> Array:
         """Hessian of ``sum_k prices_k' y_k + end' (x_N - x_s)`` by the scaled inputs, shape (M nu, M nu).
 
         Args:
-            lin: From the last `condense`.
+            w: As for the last `condense`.
             prices: Shape (N + 1, ny).
             end: Shape (nx,), where ``steady``; zero when left out.
         """
-        bend = self._neuron_prices(lin, prices, end) * self.system.activation.curvature(lin.w)
-        V = self._times(lin.V).transpose(1, 0, 2).reshape(self._Z.shape[1], bend.size)
-        return np.asarray((V * bend.ravel()) @ V.T)
+        bend = self._neuron_prices(self.linearise.at(w), prices, end) * self.system.activation.curvature(w)
+        V = self._responses.neurons.reshape(bend.size, self._by_input.shape[2])
+        return np.asarray(V.T @ (V * bend.ravel()[:, None]))
 
-    def _settle(self, lin: Linearisation) -> None:
+    def _settle(self, w: Array) -> None:
         """Make the last sample that of the steady state."""
-        last, nx, nu = self._Z[-1], self.system.nx, self.system.nu
-        self.gap = last[:, :nx].copy()
-        by_held = np.linalg.solve(np.eye(nx) - lin.A[-1], lin.B[-1]) @ last[-nu:, nx:].T
-        last[:, :nx] = 0.0
-        last[-nu:, :nx] = by_held.T
-        self.gap -= last[:, :nx]
-
-    def _times(self, J: Array) -> Array:
-        """(J_k Z_k)' for all samples, shape (N + 1, M nu, rows of J)."""
-        if J.strides[0] == 0:  # one J for all samples: one product
-            return np.asarray((self._Z.reshape(-1, J.shape[2]) @ J[0].T).reshape(len(J), self._Z.shape[1], J.shape[1]))
-        return np.asarray(self._Z @ J.transpose(0, 2, 1))
+        last, nx, lin = self._responses.states[self.horizon], self.system.nx, self.linearise.at(w[-1:])
+        by_held = np.linalg.solve(np.eye(nx) - lin.A[0], lin.B[0]) @ self._by_input[-1]
+        self.gap = (last - by_held).T
+        last[:] = by_held
 
     def _neuron_prices(self, lin: Linearisation, prices: Array, end: Array | None) -> Array:
         """Derivatives of the priced sum by the neurons' outputs, shape (N + 1, nv): the adjoint of a run."""

@@ -1,36 +1,151 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Derivatives of the states of a run by all its inputs, forwards in time, as one compiled loop over BLAS products.
+"""Runs of one length, one after the other, and their derivatives by variables that move the inputs.
 
-    x part of Z_{k+1} = Z_k [A_k B_k]'   where row i of Z_k = d(x_k, u_k) / d(input i)
+The derivatives of a run are forward sensitivities (Bock & Plitt, IFAC 1984, section 3: the recursion of condensing). A
+Lur'e system's come from the same system with every neuron replaced by its slope,
 
-(Bock & Plitt, IFAC 1984, section 3: the recursion of condensing.)
+    [dv; dx+; dy] = M [0; du; dx; dw],     dw = s'(v) dv,
+
+in the packed form of `controlrnn.kernels._numba_scan`, whose lines here hold variables side by side. A line is followed
+from the first sample on at which one of its variables moves an input.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from controlrnn.checks import Array
-from controlrnn.kernels._numba_scan import _entry
+from controlrnn.errors import ShapeError
+from controlrnn.kernels import _numba_simd as simd
+from controlrnn.kernels._numba_runs import forward_rows
+from controlrnn.kernels._numba_scan import CHAINED, COPY, SLOPE, _entry, _part, activate_one
+from controlrnn.kernels.scan import packed_of
+from controlrnn.systems import LureSystem
 
 
-def propagate(Z: Array, jacobians: Array) -> None:
-    """Fill in the derivatives of the states, in place.
+class Rollout(NamedTuple):
+    """A run: outputs y (T, ny), states x (T + 1, nx), and the neurons' outputs w (T, nv)."""
+
+    y: Array
+    x: Array
+    w: Array
+
+
+class Responses:
+    """See the module docstring.
 
     Args:
-        Z: Shape (N + 1, M nu, nx + nu), C-contiguous, for M <= N inputs of which the last is held. The u parts are
-            given; so is the x part of Z_0. Rows of inputs that come later than a sample stay as they are.
-        jacobians: [A B] at each sample, shape (at least N, nx, nx + nu), C-contiguous.
+        system: A frozen system.
+        by_input: Derivatives of the inputs by n variables, shape (T, nu, n).
+
+    Attributes:
+        states: Derivatives of the states by the variables, shape (T + 1, nx, n), from the last `follow`; those at one
+            sample may be replaced before the next samples are followed.
+        outputs: Of the outputs, shape (T, ny, n).
+        neurons: Of the neurons' inputs v, shape (T, nv, n).
     """
-    _propagate(Z, jacobians, Z.shape[2] - jacobians.shape[1])
+
+    def __init__(self, system: LureSystem, by_input: Array) -> None:
+        self.steps, nu, n = by_input.shape
+        self._nx, self._ny, self._packed = system.nx, system.ny, packed_of(system)
+        line, sizes = self._packed.line, self._packed.sizes
+        lines = -(-n // line)
+        first = 1 + nu + system.nx
+        self._neurons, self._stride = slice(first, sizes.nz), sizes.nz + line
+        Z = _zeros(self.steps + 1, sizes.nz, lines * line)
+        V, Y = (_zeros(self.steps, rows, lines * line) for rows in (system.nv, system.ny))
+        Z[:-1, 1 : 1 + nu, :n] = by_input
+        self.states, self.outputs, self.neurons = Z[:, 1 + nu : first, :n], Y[..., :n], V[..., :n]
+        moved = np.zeros((self.steps + 1, lines * line), bool)
+        moved[-1], moved[:-1, :n] = True, by_input.any(axis=1)
+        self._starts = moved.reshape(-1, lines, line).any(axis=2).argmax(axis=0)
+        self._flat = 1 + nu, lines * line, Z.ravel(), V.ravel(), Y.ravel()
+
+    def run(self, u: Array, x0: Array) -> Rollout:
+        """Simulate inputs u (T, nu), C-contiguous float64, from x0 (nx,).
+
+        Raises:
+            ShapeError: ``x0`` does not fit.
+        """
+        if x0.shape != (self._nx,):
+            raise ShapeError(f"x0 must have shape ({self._nx},), got {x0.shape}: one state")
+        steps, stride, packed = self.steps, self._stride, self._packed
+        x, y = np.empty((1, steps + 1, self._nx)), np.empty((1, steps, self._ny))
+        x[0, 0] = x0
+        Z = np.empty((steps + 1) * stride + 4 * packed.line)
+        forward_rows(*packed.arranged(False).arguments, packed.code, u[None], x, 0, 0, steps, packed.line, Z, y)
+        w = Z[: steps * stride].reshape(steps, stride)[:, self._neurons]
+        return Rollout(y[0], x[0], np.ascontiguousarray(w))
+
+    def follow(self, w: Array, start: int = 0, stop: int | None = None) -> None:
+        """Follow the derivatives over samples from ``start`` to before ``stop``, T when left out.
+
+        Args:
+            w: The neurons' outputs along the run, shape (T, nv), C-contiguous.
+            start: Its states' derivatives are there.
+            stop: Those of its states are filled, too.
+        """
+        packed, last = self._packed, self.steps if stop is None else stop
+        _follow(*packed.arranged(True).arguments, packed.code, w, self._starts, start, last, *self._flat)
+
+
+def _zeros(*shape: int) -> Array:
+    """Zeros that start at a cache line, in memory of their own."""
+    whole = np.zeros(int(np.prod(shape)) + 8)
+    skip = (-whole.ctypes.data % 64) // 8
+    return whole[skip : skip + whole.size - 8].reshape(shape)
+
+
+@_part
+def _copy(n, source, s, stride, out, o, step):
+    """Copy n lines."""
+    for i in range(n):
+        simd.copy_line(source, s + i * stride, source, s + i * stride, out, o + i * step)
 
 
 @_entry
-def _propagate(Z, jacobians, nu):
-    N = Z.shape[0] - 1
-    nx = jacobians.shape[1]
-    moved = np.empty((Z.shape[1], nx))
-    for k in range(N):
-        n = min((k + 1) * nu, Z.shape[1])
-        np.dot(Z[k, :n], jacobians[k].T, moved[:n])
-        Z[k + 1, :n, :nx] = moved[:n]
+def _follow(M, panels, ends, code, w, starts, start, stop, n_in, width, Z, V, Y):
+    """Fill Y (T, ny, width), V (T, nv, width) and Z (T + 1, nz, width), of which inputs and first states are given.
+
+    ``starts`` has the sample from which each line is followed; M, panels and ends are as for `scan_lanes`. Z, V, Y are
+    flat.
+    """
+    nz, nv, line = M.shape[1], w.shape[1], simd.line_of(Z)
+    nx = nz - nv - n_in
+    ny = len(ends) - nv - nx
+    v, slopes = np.empty(8 * line), np.empty(nv)
+    for t in range(start, stop):
+        for i in range(nv):
+            slopes[i] = activate_one(Z, SLOPE + code, 1.0, w[t, i])
+        for p in range(len(panels)):
+            row, n, low, high, kind = panels[p]
+            for g in range(len(starts)):
+                if starts[g] > t:
+                    continue
+                here = t * nz * width + g * line
+                weights, first, terms = row * nz + low, here + low * width, high - low
+                source, begin, step = v, 0, line
+                if kind == COPY:
+                    source, begin, step = Z, first, width
+                elif n > 4:
+                    simd.product8(M, weights, nz, 1, Z, first, width, v, 0, terms)
+                elif n > 1:
+                    simd.product4(M, weights, nz, 1, Z, first, width, v, 0, terms)
+                else:
+                    simd.product1(M, weights, nz, 1, Z, first, width, v, 0, terms)
+                if row >= nv + nx:
+                    _copy(n, source, begin, step, Y, (t * ny + row - nv - nx) * width + g * line, width)
+                    continue
+                if row >= nv:
+                    _copy(n, source, begin, step, Z, here + (nz + n_in + row - nv) * width, width)
+                    continue
+                target = here + (n_in + nx + row) * width
+                for i in range(n):
+                    if kind == CHAINED:
+                        others, terms = here + high * width, ends[row + i] - high
+                        simd.add_product1(M, (row + i) * nz + high, 0, 1, Z, others, width, v, i * line, terms)
+                    at, into, kept = begin + i * step, target + i * width, (t * nv + row + i) * width + g * line
+                    simd.copy_line(source, at, source, at, V, kept)
+                    simd.scale_line(slopes, row + i, 0, 0, source, at, 0, Z, into, 1)

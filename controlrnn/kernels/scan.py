@@ -76,9 +76,14 @@ class Recording:
 
 def _run(system: LureSystem, u: Floats, x0: Floats | None, *, keep: bool) -> Run:
     start = system._initial_state(u, None if x0 is None else np.asarray(x0))
+    batch = (1, *u.shape) if u.ndim == 2 else u.shape
+    return packed_of(system).run(u.reshape(batch), start.reshape(batch[0], -1), keep=keep)
+
+
+def packed_of(system: LureSystem) -> Packed:
+    """The packed form of a frozen system, made once."""
     packed = _packed.get(system)
     if packed is None:
         packed = Packed.of([getattr(system, name) for name in MATRICES], system.activation, system.layers)
         _packed[system] = packed
-    batch = (1, *u.shape) if u.ndim == 2 else u.shape
-    return packed.run(u.reshape(batch), start.reshape(batch[0], -1), keep=keep)
+    return packed

@@ -146,7 +146,7 @@ def test_gradient_and_hessian_are_those_of_the_objective(rng):
     def gradient(z):
         return scaled.model(at, scaled.plan(at, z), None).g
 
-    cost = objective(ocp, data, scaled.physical(z)) / ocp.cost_scale
+    cost = objective(ocp, data, scaled.physical(scaled.plan(at, z))) / ocp.cost_scale
     np.testing.assert_allclose(scaled.plan(at, z).cost, cost, rtol=1e-12)
     exact, H = np.zeros(scaled.n), np.zeros((scaled.n, scaled.n))
     for i, e in enumerate(1e-6 * np.eye(scaled.n)):

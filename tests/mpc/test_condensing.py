@@ -24,16 +24,17 @@ def test_condensed_derivatives_are_those_of_the_outputs(name, rng):
         held = u + np.reshape(change, (-1, 2)) * scale
         held = np.vstack([held, held[-1:]])
         y, x = system.simulate(held, x0)
-        return y, x[:-1], held
+        return y, condenser.neurons(x[:-1], held)
 
     prices = rng.standard_normal((N + 1, system.ny))
-    G, lin = condenser.condense(*run()[1:])
-    H = condenser.curvature(lin, prices)
+    w = run()[1]
+    G = condenser.condense(w).copy()
+    H = condenser.curvature(w, prices)
     np.testing.assert_allclose(H, H.T, atol=1e-14)
     for i in range(2 * N):
         e = 1e-6 * np.eye(2 * N)[i]
         np.testing.assert_allclose(G[:, :, i], (run(e)[0] - run(-e)[0]) / 2e-6, atol=1e-8)
-        slopes = [np.einsum("kij,ki->j", condenser.condense(*run(s * e)[1:])[0], prices) for s in (1, -1)]
+        slopes = [np.einsum("kij,ki->j", condenser.condense(run(s * e)[1]), prices) for s in (1, -1)]
         np.testing.assert_allclose(H[i], (slopes[0] - slopes[1]) / 2e-6, atol=1e-6)
 
 
@@ -52,19 +53,20 @@ def test_derivatives_of_plans_that_end_in_a_steady_state(name, inputs, rng):
         steady = simulate(system, np.tile(held[-1], (1000, 1)), np.zeros(system.nx))[1][-1]
         gap = x[N] - steady
         y[N], x[N] = system.output(steady, held[-1]), steady
-        return y, x[:-1], held, gap
+        return y, condenser.neurons(x[:-1], held), gap
 
     prices = rng.standard_normal((N + 1, system.ny))
-    G, lin = condenser.condense(*run()[1:3])
-    gap, H = condenser.gap.copy(), condenser.curvature(lin, prices, weight)
+    w = run()[1]
+    G = condenser.condense(w).copy()
+    gap, H = condenser.gap, condenser.curvature(w, prices, weight)
 
     def slopes(change):
-        first = condenser.condense(*run(change)[1:3])[0]
+        first = condenser.condense(run(change)[1])
         return np.einsum("kij,ki->j", first, prices) + condenser.gap @ weight
 
     for i in range(2 * inputs):
         e = 1e-6 * np.eye(2 * inputs)[i]
         ahead, behind = run(e), run(-e)
         np.testing.assert_allclose(G[:, :, i], (ahead[0] - behind[0]) / 2e-6, atol=1e-7)
-        np.testing.assert_allclose(gap[i], (ahead[3] - behind[3]) / 2e-6, atol=1e-7)
+        np.testing.assert_allclose(gap[i], (ahead[2] - behind[2]) / 2e-6, atol=1e-7)
         np.testing.assert_allclose(H[i], (slopes(e) - slopes(-e)) / 2e-6, atol=1e-6)
