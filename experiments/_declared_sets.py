@@ -1,6 +1,7 @@
 """Truths that a guarantee is tried on: everything it declares unknown, drawn from its set or at the set's edge.
 
-Declared are, at every sample: the residual |y - g(x*, u)| <= r per output, the error |true - commanded input| <= d per
+Declared are, at every sample: the residual |y - g(x*, u)| <= r per output, by how much it changes within k samples
+(noise is part of both, as in the records that they come from), the error |true - commanded input| <= d per
 channel, and the state that the washout starts from, anywhere in a ball. Two plants use them up:
 
 - `DeclaredTruth` is the model itself with residuals on its outputs: here a theorem must hold without exception;
@@ -165,15 +166,17 @@ class Truth:
         watch: The controller's observer.
         push: Bound d on input errors, shape (nu,).
         residual: Bound r on residuals, shape (ny,).
+        drift: Bounds on their changes within k = 1..K samples, shape (K, ny), not decreasing.
         disturbances: Number of plant disturbances in a row.
         limited: Output whose limits an adversary aims at.
         held: Input of the steady state that runs start from, shape (nu,).
     """
 
     def __init__(
-        self, plant: Plant, watch: AnywhereWashout, *, push: Array, residual: Array, disturbances: int, limited: int,
-        held: Array,
+        self, plant: Plant, watch: AnywhereWashout, *, push: Array, residual: Array, drift: Array,
+        disturbances: int, limited: int, held: Array,
     ) -> None:  # fmt: skip
+        self.drift = drift
         self.plant, self.watch, self.push, self.residual, self.limited = plant, watch, push, residual, limited
         self.held = held
         model = watch.predictor
@@ -196,28 +199,30 @@ class Truth:
 
 
 class DeclaredTruth(Truth):
-    """The model as the plant, with declared residuals; the state is (x*, residual)."""
+    """The model as the plant, with declared residuals; the state is x* and the last K residuals, the newest first."""
 
     @property
     def nx(self) -> int:
         """States of the model and residuals."""
-        return self.watch.predictor.nx + self.watch.predictor.ny
+        return self.watch.predictor.nx + self.drift.size
 
     def initial_state(self) -> Array:
         """At rest, without a residual."""
-        model = self.watch.predictor
-        return np.concatenate([model.equilibrium(self.held), np.zeros(model.ny)])
+        return np.concatenate([self.watch.predictor.equilibrium(self.held), np.zeros(self.drift.size)])
 
     def step(self, x: Any, u: Any, w: Any = None) -> Array:
-        """One sample; see `Truth.pushed`."""
-        n = self.watch.predictor.nx
-        true, residual, _ = self.pushed(self.output(x, u), np.asarray(u), np.asarray(w))
-        return np.concatenate([self.watch.system.step(x[:n], true), residual])
+        """One sample; see `Truth.pushed`. Residuals go where they are wanted as fast as their drift allows."""
+        n, past = self.watch.predictor.nx, self._past(x)
+        true, wanted, _ = self.pushed(self.output(x, u), np.asarray(u), np.asarray(w))
+        residual = np.clip(wanted, (past - self.drift).max(axis=0), (past + self.drift).min(axis=0))
+        return np.concatenate([self.watch.system.step(x[:n], true), residual, past[:-1].ravel()])
 
     def output(self, x: Any, u: Any) -> Array:
         """g(x*, u) plus the residual."""
-        n = self.watch.predictor.nx
-        return np.asarray(self.watch.system.output(x[:n], u) + x[n:])
+        return np.asarray(self.watch.system.output(x[: self.watch.predictor.nx], u) + self._past(x)[0])
+
+    def _past(self, x: Any) -> Array:
+        return np.asarray(x[self.watch.predictor.nx :]).reshape(self.drift.shape)
 
 
 class PhysicalTruth(Truth):

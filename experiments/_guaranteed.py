@@ -1,12 +1,13 @@
-"""What the two studies of the guaranteed mode share: proofs, four controllers, closed loops on two kinds of truth.
+"""What the two studies of the guaranteed mode share: proofs, five controllers, closed loops on two kinds of truth.
 
-The four controllers, on one model, one washout and one cost:
+The five controllers, on one model, one washout and one cost:
 
 - nominal: limits as they are, shifted by the disturbance estimate (practical mode);
 - conformal: limits tightened by the conformal model error alone, with the disturbance estimate (practical mode);
 - certified: limits tightened by the set-membership model error and the certified effects of re-initialisation and input
   errors; sound for each prediction, soft where a problem has no solution;
-- guaranteed: the same with growth and terminal set, hard limits: recursively feasible.
+- guaranteed: the same with growth and terminal set, hard limits: recursively feasible;
+- recalling: the same with limits that learn from measurements what errors can be next (`mpc.recall`): still so.
 
 All solve by real-time iteration: one step of sequential quadratic programming a sample, as a plant would be run.
 
@@ -17,7 +18,6 @@ an output's range was used, or hard limits had no solution. "Failed" counts step
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -37,38 +37,32 @@ from controlrnn.certification import (
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Signal
 from controlrnn.export import load_system
-from controlrnn.records import save_record
 from controlrnn.systems import LureSystem
 from experiments._declared_sets import AnywhereWashout, DeclaredTruth, PhysicalTruth
 from experiments._study import Row, Study, plain
 from mpc import (
     CalibrationMethod,
-    ClosedLoopResult,
     ClosedLoopSetup,
     DisturbanceFilter,
     Mode,
     ModelError,
     Predictor,
+    Recall,
     SolverOptions,
-    Status,
     TightenedMPC,
     Tightening,
     calibrate,
-    monte_carlo,
+    certify_changes,
     nominal,
     recursive,
+    remember,
     terminal_set,
     tighten,
 )
 from mpc.closed_loop import Plant
 from mpc.terminal import TerminalSet
 
-VERSION = 1
-SLACK = 1e-3  # of an output's range: less is what one iteration a sample leaves, no sign of infeasibility
-FEW = 10  # runs for which no processes are started
-CHUNK = 250  # runs whose results are held in memory together
 SOLVER = SolverOptions(rti=True)
-QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 class Controller(StrEnum):
@@ -78,6 +72,7 @@ class Controller(StrEnum):
     CONFORMAL = "conformal"
     CERTIFIED = "certified"
     GUARANTEED = "guaranteed"
+    RECALLING = "recalling"
 
 
 TRUTHS = {"physical": PhysicalTruth, "declared": DeclaredTruth}
@@ -105,6 +100,7 @@ class Case:
         limited: Output that an adversary aims at.
         runs: Closed loops per controller and truth.
         removals: Closed loops per removed part.
+        memory: Samples K that a measurement is remembered for.
         iterations: Spent on the multipliers of horizon certificates.
         inflation: Factor on the largest residual seen.
         coverage: Of the conformal bound.
@@ -117,6 +113,7 @@ class Case:
     settle: int
     horizon: int
     moves: int
+    memory: int
     actuator: float
     noise: float
     unmeasured: Callable[[np.random.Generator, int], Array]
@@ -166,6 +163,13 @@ def prove(study: Study, case: Case, dataset: Dataset) -> Row:
         for name, certificate in certificates.items():
             certificate.save(study.path(f"certificate_{name}.npz"))
         rooms(watch, errors, certificates, study.out)
+        with tqdm(total=case.memory, desc="changes", leave=False) as bar:
+
+            def advance(_done: int, _total: int) -> None:
+                bar.update()
+
+            changes = certify_changes(watch, case.memory, iterations=case.iterations, progress=advance)
+        remembered(watch, errors["drift"], changes, certificates["growth"], study.out)
         terminal = terminal_of(case, watch)
         terminal.save(study.path("terminal.npz"))
         room = Tightening.load(study.path("guaranteed.npz"))
@@ -177,7 +181,15 @@ def prove(study: Study, case: Case, dataset: Dataset) -> Row:
             "total_first": room.total[1], "total_last": room.total[-1],
         } | {f"{name}_last": value for name, value in parts.items()}  # fmt: skip
 
-    names = ("contraction", "conformal", "certified", "guaranteed", "terminal", "model_error_set_membership")
+    names = (
+        "recall_guaranteed",
+        "contraction",
+        "conformal",
+        "certified",
+        "guaranteed",
+        "terminal",
+        "model_error_set_membership",
+    )
     return study.row("proofs", compute, needs=needs(case, study.out), files=[f"{n}.npz" for n in names])
 
 
@@ -210,8 +222,12 @@ def calibrated(case: Case, dataset: Dataset, watch: AnywhereWashout) -> dict[str
         watch.system, dataset.calibration, scale_trajectories=dataset.validation, coverage=case.coverage,
         disturbance=DisturbanceFilter(case.gain), **settings,
     )  # fmt: skip
+    drift = calibrate(
+        watch.system, dataset.calibration, method=CalibrationMethod.SET_MEMBERSHIP, inflation=case.inflation,
+        disturbance=DisturbanceFilter(1.0), **settings,
+    )  # fmt: skip
     flat = np.tile(largest.bounds.max(axis=0), (case.horizon + 1, 1))
-    return {"set_membership": replace(largest, bounds=flat), "conformal": conformal}
+    return {"set_membership": replace(largest, bounds=flat), "conformal": conformal, "drift": drift}
 
 
 def certified(case: Case, watch: AnywhereWashout) -> dict[str, HorizonCertificate]:
@@ -244,6 +260,20 @@ def rooms(
         recursive(less, certificates["growth"], observer=watch).save(folder / f"without_{part}.npz")
 
 
+def remembered(
+    watch: AnywhereWashout, drift: ModelError, changes: Sequence[HorizonCertificate], growth: HorizonCertificate,
+    folder: Path,
+) -> None:  # fmt: skip
+    """Write what measurements may be believed for, for the whole tightening and with one part removed."""
+    gone_with = {"without_model_error": "drift", "without_input_error": "change", "certified": "growth"}
+    for name in ("guaranteed", "certified", *(f"without_{part}" for part in PARTS[:3])):
+        room = Tightening.load(folder / f"{name}.npz")
+        whole = remember(room, drift, changes, observer=watch, growth=growth)
+        gone = gone_with.get(name)
+        less: dict[str, Any] = {gone: np.zeros_like(getattr(whole, gone))} if gone else {}
+        replace(whole, **less).save(folder / f"recall_{name}.npz")
+
+
 def terminal_of(case: Case, watch: AnywhereWashout) -> TerminalSet:
     """Where plans of the guaranteed mode end."""
     assert watch.contraction is not None
@@ -264,6 +294,7 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
     error = ModelError.load(folder / "model_error_set_membership.npz")
     plant = TRUTHS[truth](
         case.plant, watch, push=np.full(len(case.inputs), case.actuator), residual=error.bounds[0],
+        drift=Recall.load(folder / "recall_guaranteed.npz").drift,
         disturbances=case.unmeasured(np.random.default_rng(0), 1).shape[1], limited=case.limited,
         held=np.array(case.held),
     )  # fmt: skip
@@ -273,7 +304,8 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
 
     options = {
         "reference": case.reference, "steps": case.steps, "warm_up": case.washout,
-        "warm_up_input": np.array(case.held), "noise_std": case.noise, "disturbance": unknowns,
+        "warm_up_input": np.array(case.held), "disturbance": unknowns,
+        "noise_std": case.noise if truth == "physical" else 0.0,  # declared residuals contain the noise
     }  # fmt: skip
     return ClosedLoopSetup(plant, _controller(folder, case, watch, controller, removed), options)
 
@@ -288,91 +320,11 @@ def _controller(
     if controller is Controller.NOMINAL:
         room = nominal(watch.system.digest, case.horizon, watch.predictor.ny)
         return TightenedMPC(watch.predictor, watch, room, mode=Mode.PRACTICAL, **settings)
-    if controller is not Controller.GUARANTEED:
+    if controller not in (Controller.GUARANTEED, Controller.RECALLING):
         return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **settings)
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
     terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz")
+    if controller is Controller.RECALLING:
+        settings["recall"] = Recall.load(folder / f"recall_{name}.npz")
     room = Tightening.load(folder / f"{name}.npz")
     return TightenedMPC(watch.predictor, watch, room, soft=False, terminal=terminal, **settings)
-
-
-def seeds_of(study: Study, truth: str, runs: int) -> list[int]:
-    """Seeds of the runs on one truth; all controllers meet the same."""
-    parent = np.random.SeedSequence([study.seed, list(TRUTHS).index(truth)])
-    return [int(s.generate_state(1)[0]) for s in parent.spawn(runs)]
-
-
-def close(
-    study: Study, case: Case, controller: Controller, truth: str, *, removed: str | None = None
-) -> tuple[Row, str]:
-    """All closed loops of one controller on one truth.
-
-    Returns:
-        The row, and the name of the file with its curves.
-    """
-    name = f"{truth}, {controller}" + (f" without {removed.replace('_', ' ')}" if removed else "")
-    file = f"{name.replace(', ', '_').replace(' ', '_')}_loops.npz"
-    seeds = seeds_of(study, truth, case.removals if removed else case.runs)
-
-    workers = 1 if len(seeds) < FEW else 2
-
-    def compute() -> Row:
-        results: list[Row] = []
-        make = functools.partial(build, study.out, case, controller, truth, removed)
-        with tqdm(total=len(seeds), desc=name, leave=False) as bar:
-
-            def advance(_done: int, _total: int) -> None:
-                bar.update()
-
-            for start in range(0, len(seeds), CHUNK):
-                found = monte_carlo(make, seeds[start : start + CHUNK], workers=workers, progress=advance)
-                results += [reduced(one, case) for one in found.results]
-        row, arrays = gathered(results)
-        save_record(study.path(file), "guaranteed-loops", VERSION, arrays | {"seeds": np.array(seeds)}, {})
-        return {"truth": truth, "controller": str(controller), "removed": removed or ""} | row
-
-    return study.row(name, compute, needs=needs(case, study.out) | {"runs": len(seeds)}, files=[file]), file
-
-
-def reduced(result: ClosedLoopResult, case: Case) -> Row:
-    """What is kept of one run."""
-    scale = np.array([s.upper - s.lower for s in case.plant.outputs])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.abs(result.errors / result.bounds).max(axis=2)
-    moves = np.diff(result.u, axis=0, prepend=result.u_before[None])
-    running = (result.y[1:] - result.reference[1:]) ** 2 @ np.array(case.output_weight)
-    stuck = [s is Status.INFEASIBLE for s in result.status]
-    return {
-        "y": result.y, "u": result.u, "ratio": ratio.astype(np.float32), "cost": result.cost,
-        "running": running + case.move_weight * (moves**2).sum(axis=1), "violations": result.violations,
-        "excess": result.max_violation, "failed": result.failed_solves,
-        "infeasible": int(np.sum((result.slack > SLACK * scale.min()) | stuck)), "solve_time": result.solve_time,
-        "fallback": sum(f != "none" for f in result.fallback),
-    }  # fmt: skip
-
-
-def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
-    """Row and curves of many runs."""
-    y, times = np.stack([r["y"] for r in results]), np.concatenate([r["solve_time"] for r in results])
-    ratio = np.concatenate([r["ratio"] for r in results])
-    ratio = np.where(np.isinf(ratio), np.nan, ratio)  # a nominal controller has no bound
-    tightened = not np.isnan(ratio[:, 0]).all()
-    measures = (np.nanmax, functools.partial(np.nanquantile, q=0.99), np.nanmedian)
-    per_step = np.stack([f(ratio, axis=0) if tightened else np.zeros(ratio.shape[1]) for f in measures])
-    row = {
-        "runs": len(results), "steps": int(len(results) * (y.shape[1] - 1)),
-        "runs_with_violation": sum(r["violations"] > 0 for r in results),
-        "violations": sum(r["violations"] for r in results), "largest": max(r["excess"] for r in results),
-        "infeasible": sum(r["infeasible"] for r in results), "failed": sum(r["failed"] for r in results),
-        "fallbacks": sum(r["fallback"] for r in results),
-        "cost": float(np.mean([r["cost"] for r in results])),
-        "error_over_bound": float(per_step[0].max()) if tightened else None,
-        "error_over_bound_q99": float(per_step[1].max()) if tightened else None,
-        "ms_median": 1e3 * float(np.median(times)), "ms_p95": 1e3 * float(np.quantile(times, 0.95)),
-    }  # fmt: skip
-    arrays = {
-        "envelope": np.quantile(y, QUANTILES, axis=0), "ratio": np.asarray(per_step, dtype=np.float64),
-        "running": np.mean([r["running"] for r in results], axis=0),
-        "cost": np.array([r["cost"] for r in results]), "violations": np.array([r["violations"] for r in results]),
-    }  # fmt: skip
-    return row, arrays

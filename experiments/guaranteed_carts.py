@@ -57,7 +57,7 @@ def settings(quick: bool) -> Case:
     wanted = np.array([plant.equilibrium(plant.equilibrium_input(np.array([q])))[3] for q in POSITIONS])
     case = Case(
         plant=plant, inputs=(Signal("force", "N", -FORCE, FORCE),), washout=600, settle=SETTLE, horizon=100, moves=25,
-        actuator=0.005, noise=NOISE, unmeasured=forces, output_weight=(1.0,), move_weight=2.0,
+        memory=16, actuator=0.005, noise=NOISE, unmeasured=forces, output_weight=(1.0,), move_weight=2.0,
         reference=np.repeat(wanted, 12 if quick else 48)[:, None],
         held=tuple(plant.equilibrium_input(np.array([POSITIONS[0]]))),
     )  # fmt: skip

@@ -52,7 +52,7 @@ def settings(quick: bool) -> tuple[Config, Case]:
     )
     case = Case(
         plant=plant, inputs=inputs, washout=330, settle=config.washout, horizon=40, moves=12,
-        actuator=config.actuator, noise=config.noise, unmeasured=functools.partial(inflows, config.inflow),
+        memory=12, actuator=config.actuator, noise=config.noise, unmeasured=functools.partial(inflows, config.inflow),
         output_weight=(1.0, 0.2, 0.2), move_weight=20.0, reference=reference(config, 12 if quick else 40),
         held=tuple(stages.steady_input(config, LEVELS[0])),
     )  # fmt: skip
