@@ -1,5 +1,6 @@
 """The soak's sums, and a short soak."""
 
+import gc
 import json
 
 import numpy as np
@@ -40,6 +41,15 @@ def test_resident_memory_sees_an_allocation():
     before = soak.resident()
     block = np.ones(8_000_000)
     assert soak.resident() - before > 0.8 * block.nbytes
+
+
+def test_frozen_objects_are_no_work_for_the_garbage_collector():
+    before = gc.get_freeze_count()
+    kept = [[] for _ in range(1000)]
+    with soak.frozen_heap():
+        assert gc.get_freeze_count() >= before + len(kept)
+        assert len(gc.get_objects()) < gc.get_freeze_count()
+    assert gc.get_freeze_count() == 0
 
 
 @pytest.mark.slow
