@@ -54,6 +54,15 @@ void step(const double *y, const double *reference, double *u, double *told)
     told[3] = info.certified;
     told[4] = info.feasible;
     told[5] = info.cost;
+    told[8] = info.contradictions;
+}
+
+void errors(double *ends)
+{
+    for (int i = 0; i < CONTROLRNN_MPC_ERRORS; ++i) {
+        ends[i] = state.error_low[i];
+        ends[CONTROLRNN_MPC_ERRORS + i] = state.error_high[i];
+    }
 }
 
 unsigned long size(void) { return sizeof state; }
@@ -76,6 +85,7 @@ class CompiledStep:
     certified: bool
     feasible: bool
     cost: float
+    contradictions: int
 
 
 class CompiledController:
@@ -126,14 +136,22 @@ class CompiledController:
         seen = as_array("y", y, (self.ny,), finite=False)
         known = np.atleast_2d(np.asarray(reference, dtype=np.float64))
         known = known[np.minimum(np.arange(self.rows), len(known) - 1)]
-        u, told = np.empty(self.nu), np.empty(8)
+        u, told = np.empty(self.nu), np.empty(9)
         self._call("step", seen, known, u, told)
         self.wall.append(float(told[6]))
         self.cpu.append(float(told[7]))
         status, fallback, iterations, certified, feasible = (int(number) for number in told[:5])
         return CompiledStep(
-            u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5])
-        )
+            u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5]),
+            int(told[8]),
+        )  # fmt: skip
+
+    @property
+    def errors(self) -> Array:
+        """What is known of the errors of the next prediction, shape (2, N + 1, ny); only where limits learn."""
+        ends = np.empty((2, self.rows, self.ny))
+        self._call("errors", ends)
+        return ends
 
     def _call(self, name: str, *arrays: Array) -> None:
         whole = [np.ascontiguousarray(array) for array in arrays]

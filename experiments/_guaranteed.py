@@ -9,7 +9,7 @@ The five controllers, on one model, one washout and one cost:
 - guaranteed: the same with growth and terminal set, hard limits: recursively feasible;
 - recalling: the same with limits that learn from measurements what errors can be next (`mpc.recall`): still so.
 
-All solve by real-time iteration: one step of sequential quadratic programming a sample, as a plant would be run.
+All solve by real-time iteration: two steps of sequential quadratic programming a sample, as a plant would be run.
 
 "Infeasible" counts steps whose limits (each controller's own) could not all be kept: slack of more than a thousandth of
 an output's range was used, or hard limits had no solution. "Failed" counts steps without a plan from the solver,
@@ -62,7 +62,7 @@ from mpc import (
 from mpc.closed_loop import Plant
 from mpc.terminal import TerminalSet
 
-SOLVER = SolverOptions(rti=True)
+SOLVER = SolverOptions(rti=2)
 
 
 class Controller(StrEnum):

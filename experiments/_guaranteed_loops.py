@@ -15,7 +15,7 @@ from experiments._study import Row, Study
 from mpc import ClosedLoopResult, Status, monte_carlo
 
 VERSION = 1
-SLACK = 1e-3  # of an output's range: less is what one iteration a sample leaves, no sign of infeasibility
+SLACK = 1e-3  # of an output's range: less is what few iterations a sample leave, no sign of infeasibility
 FEW = 10  # runs for which no processes are started
 CHUNK = 250  # runs whose results are held in memory together
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)

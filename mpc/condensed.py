@@ -10,8 +10,9 @@ search limit-cycle on such problems.
 With a terminal set (`mpc.terminal`) a plan that keeps all limits is an answer even where the solve was cut short: the
 best such plan met is handed back, and `SolverOptions.rti` goes on until it has one.
 
-`SolverOptions.rti` stops after one iteration: the real-time iteration of Diehl, Bock and Schlöder (SIAM J. Control
-Optim. 2005) with a search along its step. Nothing is kept from sample to sample except what the caller passes as guess.
+`SolverOptions.rti` stops after one iteration, or as many as it says: the real-time iteration of Diehl, Bock and
+Schlöder (SIAM J. Control Optim. 2005) with a search along its step. Nothing is kept from sample to sample except what
+the caller passes as guess.
 """
 
 from __future__ import annotations
@@ -80,9 +81,10 @@ class CondensedBackend:
             ratio = step / last  # 0 at first
             error = step * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 and length == 1.0 else step
             settled = error <= self._accuracy or expected <= _NOISE * plan.size
-            once = self.options.rti and (self.problem.terminal is None or best is plan)
+            enough = self.options.rti and (iteration >= self.options.rti or length == 0.0)
+            once = enough and (self.problem.terminal is None or best is plan)
             if once or settled:
-                message = "one iteration" if not settled else "converged"
+                message = "real-time iteration" if not settled else "converged"
                 return self._solution(Status.SOLVED, plan, iteration, message, best)
             if length == 0.0:
                 return self._solution(Status.FAILED, plan, iteration, "no decrease along the step", best)

@@ -132,10 +132,7 @@ class TightenedMPC:
             mode = Mode.GUARANTEED
         self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
         self._lower, self._upper = plan_limits(tightening, predictor, self.horizon, terminal)
-        self._recalled: RecalledErrors | None = None
-        if recall is not None:
-            check_recall(recall, tightening, self.horizon)
-            self._recalled = RecalledErrors(recall, predictor.outputs, terminal)
+        self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
         if safe_input is None:
             safe_input = 0.5 * (self._input_lower + self._input_upper)
@@ -153,6 +150,10 @@ class TightenedMPC:
         self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
+
+    def _learning(self, recall: Recall) -> RecalledErrors:
+        check_recall(recall, self.tightening, self.horizon)
+        return RecalledErrors(recall, self.predictor.outputs, self.terminal)
 
     def _release_measured(self) -> None:
         """Only chosen inputs have limits to keep."""

@@ -59,16 +59,19 @@ class SolverOptions:
         max_iterations: Iterations per solve.
         max_wall_time: Seconds per solve, or None for no limit.
         tolerance: Relative accuracy of the solution.
-        rti: Whether one iteration counts as a solution (real-time iteration); only for solvers that support it.
+        rti: Number of iterations after which a plan counts as a solution (real-time iteration), True being one; zero
+            or False: it has to converge. Only for solvers that support it.
     """
 
     max_iterations: int = 100
     max_wall_time: float | None = None
     tolerance: float = 1e-8
-    rti: bool = False
+    rti: int = 0
 
     def __post_init__(self) -> None:
         count("max_iterations", self.max_iterations)
+        if count("rti", int(self.rti), least=0) > self.max_iterations:
+            raise SettingError(f"rti must be at most max_iterations = {self.max_iterations}, got {self.rti}")
         positive("tolerance", self.tolerance)
         if self.max_wall_time is not None:
             positive("max_wall_time", self.max_wall_time, what="a positive time in seconds")

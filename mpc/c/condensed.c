@@ -486,7 +486,7 @@ static Status solve(State *s, const double *guess, int *now, int *iterations, in
             if (best_now) s->best = *trial;
             *feasible = *feasible || best_now;
         }
-        if (settled || (RTI && (!TERMINAL || best_now))) status = ${NAME}_SOLVED;
+        if (settled || (RTI && (*iterations >= RTI || length == 0) && (!TERMINAL || best_now))) status = ${NAME}_SOLVED;
         else if (length == 0) status = ${NAME}_FAILED;
         if (status != ${NAME}_MAX_ITERATIONS) break;
         curved = curved || length < 1 || step / last > SLOW || step < NEAR;

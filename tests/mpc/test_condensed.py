@@ -136,6 +136,19 @@ def test_single_iterations_stay_close_and_never_raise_the_cost_of_their_guess():
     np.testing.assert_allclose(loops[0], loops[1], rtol=0.01)
 
 
+def test_real_time_iterations_are_as_many_as_asked_for_and_each_helps():
+    ocp = problem(elman(6), 15)
+    data = sample(ocp, (0.5, -0.4))
+    found = [CondensedBackend(ocp, SolverOptions(rti=n)).solve(data) for n in (1, 2, 3)]
+    assert [(one.status, one.iterations) for one in found] == [(Status.SOLVED, n) for n in (1, 2, 3)]
+    assert found[0].cost > found[1].cost > found[2].cost
+    full = CondensedBackend(ocp, SolverOptions()).solve(data)
+    early = CondensedBackend(ocp, SolverOptions(rti=50)).solve(data)
+    assert (early.iterations, early.message) == (full.iterations, "converged")  # no more than it takes
+    with pytest.raises(SettingError, match="at most max_iterations"):
+        SolverOptions(rti=3, max_iterations=2)
+
+
 def test_gradient_and_hessian_are_those_of_the_objective(rng):
     ocp = problem(random_system(2, layers=(3, 2)), 4, limit=np.inf)
     scaled = CondensedProblem(ocp)
