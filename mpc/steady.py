@@ -13,7 +13,7 @@ Nothing is remembered: the same arguments give bitwise the same input, from any 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,8 @@ _NEAR = 0.3  # half ranges: steps so short take second derivatives
 _SLOW = 0.5  # and so do those that are not so much shorter than the last one
 _FLATTEST = 1e-9  # of the largest curvature, for the smallest
 _SUFFICIENT = 1e-4  # of the expected decrease
+_POOR = 0.25  # of the expected decrease: shorter steps then, or ones that are bent along limits
+_CORRECTIONS = 3
 _NOISE = 1e-15  # of the cost's summands
 
 
@@ -81,10 +83,9 @@ def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
         if step is None or step.decrease <= _NOISE * at.size:
             break
         length = float(np.abs(step.d).max())
-        trial = search.near(at, step.d)
-        share = -np.inf if trial is None else (at.cost - trial.cost + _NOISE * at.size) / step.decrease
-        radius = max(radius, 2.0 * length) if share > 0.75 else radius if share > 0.25 else 0.25 * length
-        if trial is None or not share >= _SUFFICIENT:
+        trial, share = search.trial(at, model, step, radius)
+        radius = max(radius, 2.0 * length) if share > 0.75 else radius if share > _POOR else 0.25 * length
+        if trial is None or share < _SUFFICIENT:
             if radius < _ACCURACY:
                 break
             continue
@@ -217,13 +218,6 @@ class _Search:
         y = np.asarray(self.predictor.system.output(x, u))
         return _Steady(v, u, x, y, *self.cost.at(y, u))
 
-    def near(self, at: _Steady, d: Array) -> _Steady | None:
-        """The steady state a step further; None where there is none."""
-        try:
-            return self.at(at.v + d, at.x)
-        except SettingError:
-            return None
-
     def model(self, at: _Steady, multipliers: Array | None) -> _Model:
         """Local model at a steady state.
 
@@ -274,6 +268,29 @@ class _Search:
             for change in (np.zeros(len(model.C)), model.C @ d)
         )
         return _Step(d, float(prices @ (before - after) - model.g @ d - 0.5 * d @ model.H @ d), multipliers)
+
+    def trial(self, at: _Steady, model: _Model, step: _Step, radius: float) -> tuple[_Steady | None, float]:
+        """The steady state a step further, and its share of the promised decrease; None where there is none.
+
+        Steps with a small share are corrected for the curvature of limits (Nocedal & Wright, section 18.3).
+        """
+        d, best, most = step.d, None, -np.inf
+        for _ in range(1 + (_CORRECTIONS if len(model.C) else 0)):
+            try:
+                trial = self.at(at.v + d, at.x)
+            except SettingError:  # no steady state so far away
+                break
+            share = (at.cost - trial.cost + _NOISE * at.size) / step.decrease
+            if share > most:
+                best, most = trial, share
+            if share > _POOR:
+                break
+            curved = ((trial.y - at.y) / self.cost.scale)[self._limited] - model.C @ d
+            bent = self.minimum(at, replace(model, low=model.low - curved, high=model.high - curved), radius)
+            if bent is None:
+                break
+            d = bent.d
+        return best, most
 
 
 def _definite(H: Array) -> Array:
