@@ -1,8 +1,9 @@
 """Controllers as plain C99 for targets without Python: model, observer, condensing, QP and fallbacks in one source.
 
 The tables are those of `controlrnn.export.to_c` and of `mpc.condensed_problem`; the C below ``mpc/c`` follows
-`mpc.controller` and `mpc.condensed` step by step, with a dual active-set QP solver of its own (Goldfarb & Idnani,
-Mathematical Programming 27, 1983, multipliers bounded by the prices). All memory is one struct of fixed size.
+`mpc.controller`, `mpc.condensed` and `mpc.recalled_errors` step by step, with a dual active-set QP solver of its own
+(Goldfarb & Idnani, Mathematical Programming 27, 1983, multipliers bounded by the prices). All memory is one struct of
+fixed size.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ def controller_to_c(
     with the same statuses and fallbacks. Plain C99, the maths library, no memory but ``NAME_state``.
     Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) the source is a program that repeats a loop recorded with
     ``controller`` and exits with 0 where it finds the same inputs. What differs from Python: there is no clock; a
-    reference that is not finite is a failed solve, not an error; and the fallback's steady input comes from another
-    least-squares method, which may choose differently where several inputs are equally good.
+    reference that is not finite is a failed solve, not an error; the fallback's steady input comes from another
+    least-squares method, which may choose differently where several inputs are equally good; late measurements are not
+    taken in (`TightenedMPC.correct`), and the calibrated region is not watched. Where limits learn from measurements,
+    the state holds what is known and ``info`` counts the outputs that contradict it.
 
     Args:
         controller: With the default solver, `mpc.condensed.CondensedBackend`; its own state is neither used nor
@@ -86,7 +89,7 @@ def controller_to_c(
     model_tables, model = lure_code(controller.predictor.system)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
-    parts += [_part(file, words) for file in ("quadratic.c", "model.c", "condensed.c", "controller.c")]
+    parts += [_part(file, words) for file in ("quadratic.c", "model.c", "condensed.c", "recall.c", "controller.c")]
     parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
     # The header first: a source without its header would not compile, a header alone does no harm.
@@ -126,6 +129,9 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     digests = {"model": system.digest, "tightening": tightening.digest} | tightening.digests
     if problem.terminal is not None:
         digests["terminal set"] = problem.terminal.digest
+    recalled = None if controller._recalled is None else controller._recalled.recall
+    if recalled is not None:
+        digests |= recalled.digests | {"recall": recalled.digest}
     elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
     derivative, curvature = _DERIVATIVES[system.activation]
     return {
@@ -143,7 +149,10 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
         "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
         "digest": system.digest, "tightening_digest": tightening.digest,
-        "promise": tightening.promise.replace("*/", "* /"),
+        "promise": (tightening if recalled is None else recalled).promise.replace("*/", "* /"),
+        "recall": int(recalled is not None), "recalled": 0 if recalled is None else recalled.steps,
+        "learning": 0 if controller._recalled is None else controller._recalled._last,
+        "errors": 1 if recalled is None else recalled.absolute.size,
         "digests": "\n".join(f"     {key:<12} {value}" for key, value in digests.items() if key != "system"),
         "KEPT": KEPT, "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
         "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
@@ -215,8 +224,6 @@ def _tables(controller: TightenedMPC) -> Arrays:
         "move_root": scaled._move_root,
         "move_limit": scaled._move_limit,
         "largest_move": problem.move_limit,
-        "output_low": controller._lower.ravel(),
-        "output_high": controller._upper.ravel(),
         "safe_input": controller.safe_input,
         "initial_state": controller.observer.initial_state,
     }
@@ -224,7 +231,21 @@ def _tables(controller: TightenedMPC) -> Arrays:
         tables["terminal_root"] = problem.terminal.root.ravel()
     if isinstance(controller.observer, StateObserver):
         tables["observer_gain"] = controller.observer.gain.ravel()
-    return tables
+    return tables | _limits(controller)
+
+
+def _limits(controller: TightenedMPC) -> Arrays:
+    """Of outputs; where they learn from measurements, what is left of them before errors count, and what errors do."""
+    recalled = controller._recalled
+    if recalled is None:
+        return {"output_low": controller._lower.ravel(), "output_high": controller._upper.ravel()}
+    return {
+        "output_low": recalled._low.ravel(),
+        "output_high": recalled._high.ravel(),
+        "recall_absolute": recalled.recall.absolute.ravel(),
+        "recall_around": recalled.recall.around.ravel(),
+        "recall_jump": recalled.recall.jump.ravel(),
+    }
 
 
 def _filled(array: NDArray[Any]) -> NDArray[Any]:
@@ -234,18 +255,30 @@ def _filled(array: NDArray[Any]) -> NDArray[Any]:
 
 def _samples(controller: TightenedMPC) -> str:
     """A loop with a wrong model, noise and missing measurements, as the controller runs it."""
-    worker, observer = copy.copy(controller), copy.copy(controller.observer)
-    worker.observer = observer
+    worker = copy.copy(controller)
+    worker.observer, worker._recalled, worker.watch = copy.copy(worker.observer), copy.copy(worker._recalled), None
     worker.reset()
     y, wanted = _programme(controller)
-    steps = [worker.step(row, reference) for row, reference in zip(y, wanted, strict=True)]
+    steps, rng, odd = [], np.random.default_rng(1), len(y) - _TESTED // 4
+    for t, reference in enumerate(wanted):
+        if worker.recalls and t != odd:  # from a loop as wrong as that nothing could be learnt
+            y[t] = np.where(np.isnan(y[t]), np.nan, _expected(worker, rng))
+        steps.append(worker.step(y[t], reference))
     u = np.array([step.u for step in steps])
     status = np.array([STATUSES.index(step.status) for step in steps])
     fallback = np.array([FALLBACKS.index(step.fallback) for step in steps])
     tables: Arrays = {
         "test_y": y, "test_reference": wanted, "test_u": u, "test_status": status, "test_fallback": fallback,
+        "test_contradicts": np.array([int(bool(step.outside)) for step in steps]),
     }  # fmt: skip
     return f"enum {{ TESTED = {len(y)} }};\n{constants(tables)}"
+
+
+def _expected(worker: TightenedMPC, rng: np.random.Generator) -> Array:
+    """A measurement somewhere in what it may be according to those before."""
+    low, high = worker._error_interval()[:, 0]
+    estimated = worker.predictor.system.output(worker.observer.state, worker._before())
+    return np.asarray(estimated + rng.uniform(low, high))
 
 
 def _programme(controller: TightenedMPC) -> tuple[Array, Array]:

@@ -7,8 +7,15 @@ static const double *before_of(const State *s)
     return s->has_previous ? s->previous : safe_input;
 }
 
-/* The filter d += gain (e - d) with the output error of the present estimate; it starts at a complete measurement. */
-static void estimate_disturbance(State *s, const double *y)
+/* Whether the certified error of the present estimate holds. */
+static int is_certified(const State *s)
+{
+    return CERTIFIED && s->bound <= BOUND_PROMISED;
+}
+
+/* The filter d += gain (e - d) with the output error of the present estimate; it starts at a complete measurement.
+   Where limits learn from measurements, they do so here. */
+static void learn(State *s, const double *y)
 {
     double error[NY];
     int complete = 1;
@@ -18,6 +25,9 @@ static void estimate_disturbance(State *s, const double *y)
         error[i] = y[i] - error[i];
         complete = complete && isfinite(error[i]);
     }
+#if RECALL
+    see_errors(s, error, is_certified(s));
+#endif
     if (!s->has_disturbance && !complete) return;
     for (int i = 0; i < NY; ++i) {
         if (!isfinite(error[i])) continue;
@@ -60,6 +70,9 @@ static void advance(State *s, const double *y, const double *u)
     if (s->age < N) ++s->age;
     /* Beyond the warm-up only the place in the ring counts. */
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
+#if RECALL
+    if (s->seen >= STEPS) shift_errors(s);
+#endif
 }
 
 /* How far the steady output under inputs v (in half ranges) is from the target: half the square, or infinity. */
@@ -138,7 +151,8 @@ static int steady_input(State *s, const double *target, double *found)
     return 1;
 }
 
-/* The sample in the solver's units: reference (N + 1, NY) less the disturbance, limits less it in practical mode. */
+/* The sample in the solver's units: reference (N + 1, NY) less the disturbance, limits less it in practical mode, and
+   less what measurements leave of the errors where they are recalled. */
 static void scale_sample(State *s, const double *reference, const double *offset)
 {
     for (int j = 0; j < NU; ++j) s->before[j] = (before_of(s)[j] - middle[j]) / half[j];
@@ -148,8 +162,15 @@ static void scale_sample(State *s, const double *reference, const double *offset
         for (int l = 0; k >= FIRST && l < LIMITED; ++l) {
             const int i = limited[l], row = (k - FIRST) * LIMITED + l;
             const double shift = PRACTICAL ? offset[i] : 0;
-            s->low[row] = (output_low[k * NY + i] - shift) / scale[i] + INSIDE;
-            s->high[row] = (output_high[k * NY + i] - shift) / scale[i] - INSIDE;
+            double low = output_low[k * NY + i], high = output_high[k * NY + i];
+#if RECALL
+            if (k < LEARNING) {
+                low -= s->error_low[k * NY + i];
+                high -= s->error_high[k * NY + i];
+            }
+#endif
+            s->low[row] = (low - shift) / scale[i] + INSIDE;
+            s->high[row] = (high - shift) / scale[i] - INSIDE;
         }
     }
 }
@@ -241,6 +262,9 @@ void ${name}_init(State *s)
     memset(s, 0, sizeof *s);
     memcpy(s->x, initial_state, sizeof s->x);
     s->bound = BOUND_AT_START;
+#if RECALL
+    forget_errors(s);
+#endif
     for (int row = 0; row < PRICED; ++row) s->prices[row] = row < LIMIT_ROWS ? price[row % SIZE(LIMITED)] : END_PRICE;
     for (int row = 0; row < M * BOUNDED; ++row) {
         const int k = row / SIZE(BOUNDED), j = bounded[row % SIZE(BOUNDED)];
@@ -255,20 +279,21 @@ void ${name}_record(State *s, const double y[NY], const double u[NU])
 {
     double applied[NU];
     for (int j = 0; j < NU; ++j) applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
-    if (s->seen >= STEPS) estimate_disturbance(s, y);
+    if (s->seen >= STEPS) learn(s, y);
     s->has_plan = 0;
     advance(s, y, applied);
 }
 
 void ${name}_step_preview(State *s, const double y[NY], const double reference[(N + 1) * NY], double u[NU], Info *info)
 {
-    Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, NAN};
+    Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, 0, NAN};
     double target[NY], offset[NY];
     int found = 0;
     memset(offset, 0, sizeof offset);
     if (s->seen >= STEPS) {
-        told.certified = CERTIFIED && s->bound <= BOUND_PROMISED;
-        estimate_disturbance(s, y);
+        told.certified = is_certified(s);
+        learn(s, y);
+        told.contradictions = s->contradictions;
         if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
         found = plan_ahead(s, reference, offset, &told);
     }

@@ -2,7 +2,7 @@
 
    Every number comes from these (SHA-256):
 $digests
-   Promise of the tightening: $promise.
+   Promise: $promise.
 
    C99 and the maths library; no memory but ${name}_state, no clock, no files. Physical units; sample time ${NAME}_DT
    seconds. Compiled with -D${NAME}_SELF_TEST the source is a program that repeats a recorded loop and exits with 0
@@ -23,6 +23,8 @@ $digests
 #define ${NAME}_VARIABLES (${NAME}_INPUTS * ${NAME}_NU)
 #define ${NAME}_ROWS $rows /* of output, terminal and move limits, at least 1 */
 #define ${NAME}_RECORD $record /* inputs that the observer remembers, at least 1 */
+#define ${NAME}_RECALL $recall /* whether limits learn from measurements, */
+#define ${NAME}_ERRORS $errors /* and the numbers on either side of what they know, at least 1 */
 
 #ifdef __cplusplus
 extern "C" {
@@ -46,6 +48,7 @@ typedef struct {
     int iterations; /* of the solver */
     int certified;  /* whether the certified error of the state estimate holds at this step */
     int feasible;   /* whether the plan keeps all tightened limits, and ends in the terminal set if there is one */
+    int contradictions; /* outputs that drift faster than calibrated: not used to learn limits from */
     double cost;    /* objective, slack included; NaN unless solved */
 } ${name}_info;
 
@@ -66,6 +69,10 @@ typedef struct {
     double plan[${NAME}_VARIABLES]; /* last solution */
     double record[${NAME}_RECORD * ${NAME}_NU];
     double bound; /* on the error of the estimate */
+    /* Where limits learn from measurements: ends of what errors of predictions from x lie in, for the samples 0 to
+       ${NAME}_HORIZON ahead, and outputs whose last measurement contradicted that. */
+    double error_low[${NAME}_ERRORS], error_high[${NAME}_ERRORS];
+    int contradictions;
     int has_disturbance, has_previous, has_plan, age, seen;
 
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NY];

@@ -15,7 +15,8 @@ int main(void)
         double u[NU];
         Info info;
         ${name}_step(&state, test_y + t * NY, test_reference + t * NY, u, &info);
-        differ += (int)info.status != (int)test_status[t] || (int)info.fallback != (int)test_fallback[t];
+        differ += (int)info.status != test_status[t] || (int)info.fallback != test_fallback[t]
+            || (info.contradictions > 0) != test_contradicts[t];
         for (int j = 0; j < NU; ++j) {
             double off = fabs(u[j] - test_u[t * NU + j]) / (2 * half[j]);
             worst = off <= worst ? worst : off; /* keeps NaN */

@@ -10,6 +10,7 @@
 #define INNOVATION 2
 #define OBSERVER $observer
 #define TERMINAL_SET $terminal
+#define RECALL $recall
 
 enum {
     NX = $nx, NU = $nu, NY = $ny, NV = $nv, N = $horizon, M = $inputs,
@@ -20,6 +21,8 @@ enum {
     MAX_ITERATIONS = $max_iterations, RTI = $rti, SOFT = $soft, PRACTICAL = $practical, CERTIFIED = $certified,
     TERMINAL = TERMINAL_SET,
     FIRST = $first,       /* sample with output limits */
+    RECALLED = $recalled, /* samples that a measured error is remembered for */
+    LEARNING = $learning, /* samples from 0 on whose limits learn from measurements */
     STATES_ARE_NEURONS = $states_are_neurons, /* x+ = w */
     OUTPUTS_READ_NEURONS = $outputs_read_neurons
 };

@@ -9,7 +9,7 @@ import numpy as np
 
 from controlrnn.data import Signal
 from controlrnn.systems import Activation, LureSystem
-from mpc import Predictor, RunningOn, StateObserver, TightenedMPC, Washout, kalman_gain, nominal
+from mpc import Predictor, Recall, RunningOn, StateObserver, TightenedMPC, Tightening, Washout, kalman_gain, nominal
 
 
 def network(seed: int, *, layers=(6,), nx=4, nu=2, ny=2, activation=Activation.TANH, through=False) -> LureSystem:
@@ -57,6 +57,20 @@ def controller(
     return TightenedMPC(predictor, watch, tightened, **settings)
 
 
+def recall(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 0.05) -> Recall:
+    """What measurements may be believed for, in shares of half the range between limits (ny,); nothing proves it."""
+    N = tightening.horizon
+    half = np.asarray(half, dtype=float)
+    ahead = np.arange(1, steps + 1)[:, None]
+    absolute, jump = np.linspace(0.3, 0.4, N + 1)[:, None] * half, np.full((N, 1), 0.002) * half
+    growth = 0.004 * np.maximum(np.arange(N + 1) - 1, 0)[:, None] * half
+    return Recall(
+        drift=drift * np.sqrt(ahead) * half, change=np.full((steps, 1), 0.02) * half, jump=jump, absolute=absolute,
+        growth=growth, end=absolute[-1] + growth[-1] + jump[-1], promise="made up",
+        digests={"tightening": tightening.digest},
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Loop:
     """What a controller did in a closed loop."""
@@ -68,6 +82,8 @@ class Loop:
     certified: list[Any]
     feasible: list[Any]
     cost: np.ndarray
+    contradicts: list[bool]
+    errors: np.ndarray  # what is known after each step; empty where nothing is learnt
 
 
 def programme(model: TightenedMPC, rng: np.random.Generator, steps: int, reach: float) -> np.ndarray:
@@ -79,23 +95,26 @@ def programme(model: TightenedMPC, rng: np.random.Generator, steps: int, reach: 
 
 def run(
     acting: Any, model: TightenedMPC, *, steps: int = 120, seed: int = 0, reach: float = 0.3, noise: float = 0.01,
-    preview: int = 1,
+    preview: int = 1, off: float = 0.05, outlier: float = 0.0,
 ) -> Loop:  # fmt: skip
-    """Closed loop of ``acting`` with a plant 5 % off ``model``'s; some measurements are missing.
+    """Closed loop of ``acting`` with a plant that is ``off`` from ``model``'s; some measurements are missing.
 
-    For a while somebody else acts. ``preview``: how many samples of the references are known.
+    For a while somebody else acts. ``preview``: how many samples of the references are known. ``outlier``: by how much
+    one reading of the first output is wrong.
     """
     rng, system = np.random.default_rng(seed), model.predictor.system
     wanted = programme(model, rng, steps, reach)
     shapes = {name: getattr(system, name).shape for name in ("A", "B1", "B2", "C2")}
     plant = replace(
-        system, **{k: getattr(system, k) * (1 + 0.05 * rng.standard_normal(shape)) for k, shape in shapes.items()}
+        system, **{k: getattr(system, k) * (1 + off * rng.standard_normal(shape)) for k, shape in shapes.items()}
     )
-    x, u, told = np.zeros(plant.nx), np.zeros(plant.nu), []
+    x, u, told, known = np.zeros(plant.nx), np.zeros(plant.nu), [], []
     for t in range(steps):
         y = plant.output(x, u) + noise * rng.standard_normal(plant.ny)
         if t % 17 == 11:
             y[rng.integers(plant.ny)] = [np.nan, np.inf][t % 2]
+        if t == 60:
+            y[0] += outlier
         if t == 40:
             for _ in range(3):
                 acting.record(y, u)
@@ -103,8 +122,12 @@ def run(
         u = step.u
         x = plant.step(x, u)
         told.append(step)
+        if model.recalls:
+            known.append(acting.errors if acting is not model else model._recalled.interval)
     return Loop(
         u=np.array([step.u for step in told]),
         cost=np.array([step.cost for step in told]),
+        contradicts=[bool(step.outside if acting is model else step.contradictions) for step in told],
+        errors=np.array(known),
         **{k: [getattr(s, k) for s in told] for k in ("status", "fallback", "iterations", "certified", "feasible")},
     )

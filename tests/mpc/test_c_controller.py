@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from c_loops import controller, network, run
+from c_loops import controller, network, recall, run
 from c_quadratic import KINDS, CQuadratic, objective, program
 from guaranteed_cases import M, guaranteed
 from mpc_networks import NormContraction, elman
@@ -21,6 +21,7 @@ from mpc import (
     StateObserver,
     Status,
     TightenedMPC,
+    Washout,
     chain,
     controller_to_c,
     nominal,
@@ -142,13 +143,13 @@ def test_closed_loops_agree(case, tmp_path):
     assert np.isfinite(expected.cost).sum() >= 40
 
 
-def ending_at_rest(name):
+def ending_at_rest(name, **options):
     """A controller whose plans end in a terminal set."""
     case = guaranteed(name)
     observer = RunningOn(case.predictor, 1, contraction=case.contraction)
     return TightenedMPC(
         case.predictor, observer, case.tightening, output_weight=case.weight, input_move_weight=0.05, control_horizon=M,
-        terminal=case.terminal, move_limit=0.4, options=SolverOptions(max_iterations=4),
+        terminal=case.terminal, move_limit=0.4, options=SolverOptions(max_iterations=4), **options,
     )  # fmt: skip
 
 
@@ -164,6 +165,74 @@ def test_plans_that_end_in_a_terminal_set_agree(name, tmp_path):
     assert np.mean(expected.feasible) > 0.9
     np.testing.assert_allclose(found.u, expected.u, atol=2e-6)
     assert case.terminal.digest in (tmp_path / "controlrnn_mpc.h").read_text()
+
+
+def remembering(kind, **believed):
+    """A controller whose limits learn: one that plans to come to rest, one that does not, one that loses its error."""
+    if kind == "terminal":
+        case = guaranteed("layers")
+        return ending_at_rest("layers", recall=recall(case.tightening, case.half, **believed))
+    system = elman(rate=0.6, seed=2)
+    base, model = controller(system, limit=0.4).predictor, NormContraction.of(system)
+    observer = Washout(base, 8, contraction=model)
+    if kind == "innovation":
+        gain = 0.3 * system.C2.T / np.linalg.norm(system.C2, 2) ** 2
+        own = NormContraction.of(observer_system(system, gain))
+        skewed = NormContraction(own.system_digest, 0.9, np.diag([1.0, 1.0, 1.0, 4.0]), 2 * own.input_gain)
+        observer = StateObserver(
+            base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed
+        )  # fmt: skip
+    tightening = nominal(system.digest, 8, 2)
+    learnt = recall(tightening, np.full(2, 0.4), steps=6, **believed)
+    return TightenedMPC(base, observer, tightening, output_weight=1.0, input_move_weight=0.1, recall=learnt, soft=False)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["terminal", "washout", "innovation"])
+def test_limits_that_learn_agree(kind, tmp_path):
+    """With missing and infinite readings, one that cannot be, and samples that somebody else chose the input of."""
+    ours = remembering(kind)
+    theirs = CompiledController(ours, tmp_path)
+    loop = {"steps": 80, "reach": 1.0, "noise": 0.001, "off": 0.01, "outlier": 2.0}
+    expected, found = (run(acting, ours, **loop) for acting in (ours, theirs))
+    for what in ("status", "fallback", "iterations", "feasible", "certified", "contradicts"):
+        assert getattr(found, what) == getattr(expected, what), what
+    np.testing.assert_allclose(found.u, expected.u, rtol=0, atol=2e-6 if kind == "terminal" else 1e-9)
+    np.testing.assert_allclose(found.errors, expected.errors, rtol=0, atol=1e-6 if kind == "terminal" else 1e-12)
+    # The loop shows something: limits learn and count, the outlier is noticed.
+    assert expected.contradicts[60]
+    assert sum(expected.contradicts) < 5
+    blind = remembering(kind, drift=10.0)
+    assert np.abs(run(blind, blind, **loop).u - expected.u).max() > 1e-3
+    theirs.reset()
+    np.testing.assert_array_equal(theirs.errors[1], ours._recalled.recall.absolute)
+    assert ours._recalled.recall.digest in (tmp_path / "controlrnn_mpc.h").read_text()
+
+
+@needs_compiler
+def test_somebody_elses_samples_teach_limits_until_a_long_gap(tmp_path):
+    ours = remembering("innovation")
+    theirs, system, u = CompiledController(ours, tmp_path), ours.predictor.system, np.zeros(2)
+    absolute, known = ours._recalled.recall.absolute, []
+    for t in range(60):
+        y = system.output(ours.observer.state, u) + 0.02 + 0.6 * (t == 38)
+        for acting in (ours, theirs):
+            acting.record(np.full(2, np.nan) if 40 <= t < 44 else y, u)
+        np.testing.assert_allclose(theirs.errors, ours._recalled.interval, rtol=0, atol=1e-14)
+        known.append(np.ptp(theirs.errors[:, 1], axis=0) / (2 * absolute[1]))
+    shares = np.max(known, axis=1)
+    assert (shares[[29, 42, 53]] == 1).all()  # the estimate's certified error does not hold, and all is forgotten
+    assert (shares[[30, 38, 39, 54]] < 0.4).all()
+
+
+def test_writing_the_code_forgets_nothing(tmp_path):
+    ours = remembering("washout")
+    for _ in range(12):
+        ours.record(ours.predictor.system.output(ours.observer.state, np.zeros(2)), np.zeros(2))
+    known = ours._recalled.interval
+    assert (np.ptp(known, axis=0) < 2 * ours._recalled.recall.absolute).any()
+    controller_to_c(ours, tmp_path)
+    np.testing.assert_array_equal(ours._recalled.interval, known)
 
 
 @pytest.fixture(scope="module")
@@ -184,11 +253,13 @@ def build(source, folder, *flags):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    "case", ["hard", *(pytest.param(c, marks=pytest.mark.slow) for c in (*CASES, "terminal") if c != "hard")]
+    "case", ["hard", *(pytest.param(c, marks=pytest.mark.slow) for c in (*CASES, "terminal", "recall") if c != "hard")]
 )
 def test_self_test_is_clean_under_sanitizers(case, tmp_path):
     if case == "terminal":
         made = ending_at_rest("feedthrough")
+    elif case == "recall":
+        made = remembering("terminal")
     else:
         of_network, of_controller, _ = CASES[case]
         made = controller(network(**of_network), **of_controller)

@@ -1,0 +1,53 @@
+#if RECALL
+/* The intervals that errors of predictions from the present estimate lie in, as mpc/recalled_errors.py: rows k = 0..N of
+   s->error_low and s->error_high. Sums are formed as there, so that both come to the same numbers. */
+
+static void forget_errors(State *s)
+{
+    for (int i = 0; i < (N + 1) * NY; ++i) {
+        s->error_low[i] = -recall_absolute[i];
+        s->error_high[i] = recall_absolute[i];
+    }
+}
+
+/* Take in the output errors measured now; those that are not finite are missing, and bound nothing. */
+static void see_errors(State *s, const double *error, int certified)
+{
+    s->contradictions = 0;
+    if (!certified) {
+        forget_errors(s);
+        return;
+    }
+    for (int i = 0; i < NY; ++i) {
+        double low[RECALLED], high[RECALLED];
+        int agrees = 1;
+        if (!isfinite(error[i])) continue;
+        for (int k = 0; k < RECALLED; ++k) {
+            const int row = (k + 1) * NY + i;
+            low[k] = fmax(s->error_low[row], error[i] - recall_around[k * NY + i]);
+            high[k] = fmin(s->error_high[row], error[i] + recall_around[k * NY + i]);
+            agrees = agrees && low[k] <= high[k];
+        }
+        /* One that contradicts what was known is believed at no step. */
+        s->contradictions += !agrees;
+        for (int k = 0; agrees && k < RECALLED; ++k) {
+            s->error_low[(k + 1) * NY + i] = low[k];
+            s->error_high[(k + 1) * NY + i] = high[k];
+        }
+    }
+}
+
+/* Go on to the next sample: what was known about k + 1 steps ahead is now about k, but for the estimate's jump. */
+static void shift_errors(State *s)
+{
+    for (int i = 0; i < N * NY; ++i) {
+        s->error_low[i] = clip(s->error_low[i + NY] - recall_jump[i], -recall_absolute[i], recall_absolute[i]);
+        s->error_high[i] = clip(s->error_high[i + NY] + recall_jump[i], -recall_absolute[i], recall_absolute[i]);
+    }
+    for (int i = N * NY; i < (N + 1) * NY; ++i) {
+        s->error_low[i] = -recall_absolute[i];
+        s->error_high[i] = recall_absolute[i];
+    }
+}
+#endif
+
