@@ -265,8 +265,8 @@ def remembered(
     folder: Path,
 ) -> None:  # fmt: skip
     """Write what measurements may be believed for, for the whole tightening and with one part removed."""
-    gone_with = {"without_model_error": "drift", "without_input_error": "change", "certified": "growth"}
-    for name in ("guaranteed", "certified", *(f"without_{part}" for part in PARTS[:3])):
+    gone_with = {"without_input_error": "change", "certified": "growth"}
+    for name in ("guaranteed", "certified", "without_reinitialisation", "without_input_error"):
         room = Tightening.load(folder / f"{name}.npz")
         whole = remember(room, drift, changes, observer=watch, growth=growth)
         gone = gone_with.get(name)
@@ -324,7 +324,7 @@ def _controller(
         return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **settings)
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
     terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz")
-    if controller is Controller.RECALLING:
+    if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
         settings["recall"] = Recall.load(folder / f"recall_{name}.npz")
     room = Tightening.load(folder / f"{name}.npz")
     return TightenedMPC(watch.predictor, watch, room, soft=False, terminal=terminal, **settings)

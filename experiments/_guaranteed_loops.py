@@ -79,10 +79,10 @@ def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
     """Row and curves of many runs."""
     y, times = np.stack([r["y"] for r in results]), np.concatenate([r["solve_time"] for r in results])
     ratio = np.concatenate([r["ratio"] for r in results])
-    ratio = np.where(np.isinf(ratio), np.nan, ratio)  # a nominal controller has no bound
-    tightened = not np.isnan(ratio[:, 0]).all()
+    ratio = ratio[:, ~np.isnan(ratio).all(axis=0)]  # a nominal controller has no bound, a short run no late steps
+    tightened = ratio.size > 0
     measures = (np.nanmax, functools.partial(np.nanquantile, q=0.99), np.nanmedian)
-    per_step = np.stack([f(ratio, axis=0) if tightened else np.zeros(ratio.shape[1]) for f in measures])
+    per_step = np.stack([f(ratio, axis=0) for f in measures]) if tightened else np.zeros((3, 1))
     row = {
         "runs": len(results), "steps": int(len(results) * (y.shape[1] - 1)),
         "runs_with_violation": sum(r["violations"] > 0 for r in results),

@@ -28,9 +28,10 @@ and (3) carry over as in `mpc.terminal`: neither depends on measurements. True o
 
 The steady state at the end has room for the worst, the next samples only for what can happen until then: a plan may go
 close to its limits as long as it can come back, and the next measurement moves the day of return by one sample.
-Measurements may be missing. One that contradicts what was known breaks the declared drift (or is an outlier): it is
-not used, and said to be so. Intervals that meet as time passes are the consistency sets of set-membership
-identification (Milanese & Vicino, Automatica 1991; in MPC: Tanaskovic, Fagiano, Smith, Morari, Automatica 2014).
+Measurements may be missing. One that contradicts what was known is an outlier, or breaks the declared drift: the
+interval then spans both, and the step says so, since the theorem does not cover it. Intervals that meet as time passes
+are the consistency sets of set-membership identification (Milanese & Vicino, Automatica 1991; in MPC: Tanaskovic,
+Fagiano, Smith, Morari, Automatica 2014).
 """
 
 from __future__ import annotations

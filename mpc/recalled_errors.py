@@ -78,19 +78,22 @@ class RecalledErrors:
             self.reset()
             return ""
         rows, around = slice(1, self.recall.steps + 1), self.recall.around
-        lower = np.fmax(self._lower[rows], error - around)  # a missing measurement bounds nothing
-        upper = np.fmin(self._upper[rows], error + around)
-        agrees = (lower <= upper).all(axis=0)
-        self._lower[rows] = np.where(agrees, lower, self._lower[rows])
-        self._upper[rows] = np.where(agrees, upper, self._upper[rows])
+        seen = np.stack([error - around, error + around])  # NaN where missing, which bounds nothing
+        known = np.stack([self._lower[rows], self._upper[rows]])
+        both = np.stack([np.fmax(known[0], seen[0]), np.fmin(known[1], seen[1])])
+        agrees = (both[0] <= both[1]).all(axis=0)
+        # Either what was known is wrong or this measurement: what holds in both cases is their hull.
+        widest = self.recall.absolute[rows]
+        either = np.clip([np.fmin(known[0], seen[0]), np.fmax(known[1], seen[1])], -widest, widest)
+        self._lower[rows], self._upper[rows] = np.where(agrees, both, either)
         if agrees.all():
             return ""
         found = [
-            f"{self._names[i]} measured {error[i]:.3g} from the prediction, expected {self._lower[1, i]:.3g} to "
-            f"{self._upper[1, i]:.3g} next"
+            f"{self._names[i]} measured {error[i]:.3g} from the prediction, expected {known[0, 0, i]:.3g} to "
+            f"{known[1, 0, i]:.3g} next"
             for i in np.flatnonzero(~agrees)
         ]
-        message = f"drifts faster than calibrated, not used: {'; '.join(found)}"
+        message = f"drifts faster than calibrated, or an outlier: {'; '.join(found)}"
         _log.warning("%s", message)
         return message
 

@@ -1,7 +1,8 @@
 """Three tanks, from the first experiment to an MPC that keeps its limits.
 
 Excite the simulated plant, identify models, certify the chosen one, calibrate its model error, tighten the limits and
-run the plant near its limit, nominal and tightened side by side. The report is ``report.html`` in the output folder.
+run the plant near its limit, with three controllers side by side: nominal, tightened, and tightened by no more than
+what measurements leave of the errors (recalling). The report is ``report.html`` in the output folder.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from controlrnn.identification import FitResult
 from controlrnn.models import Model
 from controlrnn.records import load_record, save_record
 from experiments._study import Row, Study
-from experiments.three_tank import report, stages
+from experiments.three_tank import recalling, report, stages
 from experiments.three_tank.config import Config
-from mpc import ModelError, MonteCarloResult, Tightening, Washout
+from experiments.three_tank.stages import Controller
+from mpc import ModelError, MonteCarloResult, Recall, Tightening, Washout
 
 CHOSEN = "contracting R2DN"
-_KINDS = ("nominal", "tightened")
 _VERSION = 1
 
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = Study.from_command_line("three_tank", __doc__, arguments)
     logging.getLogger("controlrnn").setLevel(logging.WARNING)
     config = Config.of(study.quick)
-    road = tqdm(total=6, desc="three tanks", unit="stage")
+    road = tqdm(total=7, desc="three tanks", unit="stage")
     with study.stage("experiments on the plant"):
         dataset = stages.experiments(config, study.seed)
     road.update()
@@ -46,21 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     road.update()
     watch, error, room, coverage_row = _calibrate(study, config, dataset)
     road.update()
-    loops = {kind: _control(study, config, kind) for kind in _KINDS}
+    recalled, recall_row = _recall(study, config, dataset, watch)
+    road.update()
+    loops = {kind: _control(study, config, kind) for kind in Controller}
     road.update()
     _targets(study, config, fit_rows, certificate_row, coverage_row, loops)
-    figures = report.figures(study, config, dataset, fits, room, {k: _curves(study, k) for k in _KINDS})
+    curves = {kind: _curves(study, kind) for kind in Controller}
+    figures = report.figures(study, config, dataset, fits, room, recalled, curves)
     extra: dict[str, Any] = {
         "chosen": CHOSEN,
         "fit_percent": fit_rows[CHOSEN]["fit_percent"],
         "certificate": {k: v for k, v in certificate_row.items() if k not in ("case", "seconds")},
         "coverage": {k: v for k, v in coverage_row.items() if k not in ("case", "seconds")},
+        "recall": {k: v for k, v in recall_row.items() if k not in ("case", "seconds")},
         "closed_loop": loops,
         "config": asdict(config),
     }
     promises = {
         "Bound on the model error": error.promise,
         "Tightened limits": room.promise,
+        "Limits that learn": f"{recalled.promise}; both bounds hold together with probability >= {config.coverage:g} "
+        "(union bound), as the tightened limits",
         "State estimate": watch.describe(),
     }
     report.write(study, figures, extra, promises)
@@ -158,7 +165,33 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
     return watch, ModelError.load(study.path("model_error.npz")), Tightening.load(study.path("tightening.npz")), row
 
 
-def _control(study: Study, config: Config, kind: str) -> Row:
+def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> tuple[Recall, Row]:
+    """What measurements may be believed for, and whether what they say holds on the test records."""
+
+    def compute() -> Row:
+        with tqdm(total=config.memory, desc="certificates of change", leave=False) as bar:
+
+            def progress(done: int, _total: int) -> None:
+                bar.update(done - bar.n)
+
+            room, recalled = recalling.recall(watch, dataset, config, study.out, progress)
+        room.save(study.path("tightening_recalling.npz"))
+        recalled.save(study.path("recall.npz"))
+        inside, contradictions, widths = recalling.coverage_of_intervals(recalled, watch, dataset, config, study.seed)
+        return {
+            "intervals_records_inside": inside.trajectories, "intervals_steps_inside": inside.steps,
+            "records": inside.n, "contradictions": contradictions, "drift_first": recalled.drift[0],
+            "drift_last": recalled.drift[-1], "change_first": recalled.change[0], "change_last": recalled.change[-1],
+            "without_measurements": recalled.absolute[1], "width_first": widths[1],
+            "width_remembered": widths[config.memory],
+        }  # fmt: skip
+
+    files = ["tightening_recalling.npz", "recall.npz"]
+    row = study.row("recall", compute, needs=_model_digest(study, config), files=files)
+    return Recall.load(study.path("recall.npz")), row
+
+
+def _control(study: Study, config: Config, kind: Controller) -> Row:
     """The closed loops of one controller."""
 
     def compute() -> Row:
@@ -167,8 +200,10 @@ def _control(study: Study, config: Config, kind: str) -> Row:
             def progress(done: int, _total: int) -> None:
                 bar.update(done - bar.n)
 
-            result: MonteCarloResult = stages.closed_loops(study.out, config, kind == "tightened", study.seed, progress)
+            result: MonteCarloResult = stages.closed_loops(study.out, config, kind, study.seed, progress)
         arrays = {n: np.stack([getattr(r, n) for r in result.results]) for n in ("y", "u", "errors", "reference")}
+        # What the level of tank 1 stays below its limit by, at steps 1 and N of each prediction.
+        arrays["room"] = np.stack([r.error_ends[1][:, [1, -1], 0] for r in result.results])
         save_record(study.path(f"closed_loop_{kind}.npz"), "closed-loops", _VERSION, arrays, {})
         result.results[0].save(study.path(f"closed_loop_{kind}_first.npz"))
         return dict(result.summary())
@@ -179,7 +214,7 @@ def _control(study: Study, config: Config, kind: str) -> Row:
     return {k: v for k, v in row.items() if k not in ("case", "seconds")}
 
 
-def _curves(study: Study, kind: str) -> dict[str, Array]:
+def _curves(study: Study, kind: Controller) -> dict[str, Array]:
     return load_record(study.path(f"closed_loop_{kind}.npz"), "closed-loops", _VERSION)[0]
 
 
@@ -188,7 +223,7 @@ def _model_digest(study: Study, config: Config) -> dict[str, Any]:
 
 
 def _targets(
-    study: Study, config: Config, fits: dict[str, Row], certificate: Row, coverage: Row, loops: dict[str, Row]
+    study: Study, config: Config, fits: dict[str, Row], certificate: Row, coverage: Row, loops: dict[Controller, Row]
 ) -> None:
     """What the study aims at."""
     worst = min(fits[CHOSEN]["fit_percent"])
@@ -197,8 +232,10 @@ def _targets(
     study.target("bound holds for all attacked pairs", True, certificate["bound_holds"], certificate["bound_holds"])
     share = coverage["total_steps_inside"]
     study.target("held-out steps inside the total bound", f">= {config.coverage}", share, share >= config.coverage)
-    safe, unsafe = loops["tightened"]["runs_with_violation"], loops["nominal"]["runs_with_violation"]
-    study.target("tightened runs with a violation", 0, safe, safe == 0)
+    for kind in (Controller.TIGHTENED, Controller.RECALLING):
+        safe = loops[kind]["runs_with_violation"]
+        study.target(f"{kind} runs with a violation", 0, safe, safe == 0)
+    unsafe = loops[Controller.NOMINAL]["runs_with_violation"]
     study.target("nominal runs with a violation", f"> {config.runs // 2}", unsafe, unsafe > config.runs / 2)
 
 

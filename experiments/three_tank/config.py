@@ -22,7 +22,9 @@ class Config:
         excitation: Range of the pumps during the experiments [L/min]: where the tanks neither run dry nor overflow.
         washout: Samples of re-initialisation, in training, calibration and control.
         horizon: Prediction horizon of the MPC [samples].
-        coverage: Probability asked of the calibrated model error, per trajectory.
+        coverage: Probability asked of what is calibrated, per trajectory.
+        memory: Samples that the recalling controller believes a measurement for; each costs a certificate.
+        change_iterations: Iterations spent on each of those; five times as many lower the bounds by 2 %.
         steps: Training steps.
         runs: Closed loops per controller.
         control_steps: Samples per closed loop.
@@ -40,6 +42,8 @@ class Config:
     washout: int = 140
     horizon: int = 20
     coverage: float = 0.9
+    memory: int = 6
+    change_iterations: int = 40
     steps: int = 1500
     runs: int = 20
     control_steps: int = 120

@@ -17,10 +17,11 @@ from controlrnn.records import load_record, write_atomic
 from experiments._study import Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
-from mpc import Tightening
+from experiments.three_tank.stages import Controller
+from mpc import Recall, Tightening
 from plants import MultiTank
 
-_COLOURS = {"nominal": "C1", "tightened": "C0"}
+_COLOURS = {Controller.NOMINAL: "C1", Controller.TIGHTENED: "C0", Controller.RECALLING: "C2"}
 # What the numbers are called for a reader, and their units.
 _LABELS = {
     "runs": "runs", "steps": "control steps", "runs_with_violation": "runs with a violation",
@@ -29,6 +30,7 @@ _LABELS = {
     "solve_time_median": "time per control step, median [s]", "solve_time_p95": "time per control step, 95 % [s]",
     "solve_time_max": "time per control step, largest [s]", "deadline_misses": "steps that took longer than a sample",
     "fallbacks": "steps with a fallback", "readings_rejected": "readings not used",
+    "steps_outside": "steps whose measurement contradicted what was known",
     "verified": "proof checked again, from the file", "margin": "margin of the proof (above 0: proven)",
     "rate": "contraction rate per sample",
     "initial_radius": "radius of the set that the washout starts in (own metric)",
@@ -43,13 +45,21 @@ _LABELS = {
     "model_error_steps_inside": "single steps inside it",
     "total_records_inside": "test records inside the total bound at all times",
     "total_steps_inside": "single steps inside the total bound", "records": "test records",
+    "intervals_records_inside": "test records inside the learnt intervals at all times",
+    "intervals_steps_inside": "single steps inside them", "contradictions": "measurements that contradicted them",
+    "drift_first": "drift within a sample [cm]", "drift_last": "drift within the time remembered [cm]",
+    "change_first": "certified change within a sample [cm]",
+    "change_last": "certified change within the time remembered [cm]",
+    "without_measurements": "tightening at step 1 without measurements [cm]",
+    "width_first": "mean width of the intervals at step 1, share of that without measurements",
+    "width_remembered": "the same at the last step remembered",
     "tightening_first": "tightening at step 1 [cm]", "tightening_last": "tightening at the last step [cm]",
 }  # fmt: skip
 
 
 def figures(
     study: Study, config: Config, dataset: Dataset, fits: Mapping[str, FitResult], room: Tightening,
-    loops: Mapping[str, Mapping[str, Array]],
+    recalled: Recall, loops: Mapping[Controller, Mapping[str, Array]],
 ) -> list[tuple[str, str]]:  # fmt: skip
     """Draw everything; returns (name, caption) in the order of the report."""
     drawn = [
@@ -66,10 +76,15 @@ def figures(
         ("washout", "Certified difference of two model runs that start anywhere in the reachable set and see inputs "
          "within the actuators' accuracy: forgetting takes time, and what the inputs leave stays.",
          washout_figure(study, config)),
-        ("closed_loop", "Every run, same noise and disturbances for both. Most of the time the reference is the limit "
-         "itself. The tightened limit holds for predictions: the true level may pass it by the prediction error, which "
-         "is what the room up to the limit is for. Below: the pumps in the first run.",
-         loop_figure(config, room, loops)),
+        ("recall", "What a measured error says about errors k steps later: they differ from it by no more than the "
+         "stack. Line: what holds for an error of which nothing is known. Measurements of several samples are put "
+         "together, so that what is known can be less than any of them says.",
+         recalled.plot([s.label for s in MultiTank().outputs])),
+        ("closed_loop", "Every run, same noise and disturbances for all. Most of the time the reference is the limit "
+         "itself. The tightened limits hold for predictions: the true level may pass them by the prediction error, "
+         "which is what the room up to the limit is for. Those of the recalling controller move with what it has "
+         "measured; shown for the first run. Below: the pumps in the first run.",
+         loop_figure(config, loops)),
     ]  # fmt: skip
     for name, _, figure in drawn:
         study.figure(name, figure)
@@ -138,29 +153,32 @@ def washout_figure(study: Study, config: Config) -> Figure:
     return figure
 
 
-def loop_figure(config: Config, room: Tightening, loops: Mapping[str, Mapping[str, Array]]) -> Figure:
+def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]]) -> Figure:
     """All closed loops: level of tank 1 with its limits, and the pumps of the first run."""
     plant = MultiTank()
     minutes = np.arange(config.control_steps + 1) * plant.dt / 60
     limit = plant.outputs[0].upper
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=[2.2, 2.2, 1])
+    figure = Figure(figsize=(9, 2.6 * len(loops) + 2), layout="constrained")
+    panels = figure.subplots(len(loops) + 1, 1, sharex=True, height_ratios=[2] * len(loops) + [1.2])
+    lowest = min(data["y"][:, :, 0].min() for data in loops.values())
     for panel, (kind, data) in zip(panels, loops.items(), strict=False):
         panel.plot(minutes, data["y"][:, :, 0].T, color=_COLOURS[kind], lw=0.6, alpha=0.7)
         panel.step(minutes, data["reference"][0, :, 0], where="post", color="0.5", label="reference")
         panel.axhline(limit, color="C3", label="limit")
-        if kind == "tightened":
-            for k, style in ((1, "--"), (room.horizon, ":")):
-                panel.axhline(limit - room.total[k, 0], color="C3", ls=style, label=f"tightened, step {k}")
+        for i, (k, style) in enumerate(((1, "--"), (config.horizon, ":"))):
+            known = data["room"][0, :, i]
+            if known.any():
+                panel.step(minutes[:-1], limit - known, style, where="post", color="C3", lw=1, label=f"for step {k}")
         violated = int((data["y"][:, :, 0] > limit).any(axis=1).sum())
         panel.set(ylabel=plant.outputs[0].label, title=f"{kind}: {violated} of {len(data['y'])} runs above the limit")
+        panel.set_ylim(lowest - 2.5, limit + 2)
         panel.legend(fontsize="small", loc="lower center", ncols=4)
     for kind, data in loops.items():
         for j, style in enumerate(("-", "--")):
             label = f"{plant.inputs[j].name}, {kind}"
-            panels[2].step(minutes[:-1], data["u"][0, :, j], style, where="post", color=_COLOURS[kind], label=label)
-    panels[2].set(xlabel="time [min]", ylabel="flow [L/min]")
-    panels[2].legend(fontsize="small", ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+            panels[-1].step(minutes[:-1], data["u"][0, :, j], style, where="post", color=_COLOURS[kind], label=label)
+    panels[-1].set(xlabel="time [min]", ylabel="flow [L/min]")
+    panels[-1].legend(fontsize="x-small", ncols=6, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
     return figure
 
 
@@ -175,7 +193,8 @@ def write(
         extra: The top-level entries of ``results.json``.
         promises: What holds, by what it is about.
     """
-    low, high = extra["closed_loop"]["nominal"], extra["closed_loop"]["tightened"]
+    low, high, learnt = (extra["closed_loop"][kind] for kind in Controller)
+    compared = extra["closed_loop"] | {Controller.NOMINAL: low | {"inside_bound": None}}
     fits = [
         {"model": r["case"]}
         | {f"fit, {s.name} [%]": float(v) for s, v in zip(MultiTank().outputs, r["fit_percent"], strict=True)}
@@ -190,18 +209,23 @@ def write(
 <h1>Three tanks: from the first experiment to an MPC that keeps its limits</h1>
 <p>Chosen model: <b>{html.escape(extra["chosen"])}</b>. Nominal control broke a limit in
 <b>{low["runs_with_violation"]} of {low["runs"]}</b> runs, tightened control in
-<b>{high["runs_with_violation"]} of {high["runs"]}</b>. The mean cost of tracking and pump moves was
-{low["cost"]:.4g} nominal and {high["cost"]:.4g} tightened, {high["cost"] / low["cost"]:.2f} times as much: most of the
-time the reference is the limit itself, and the tightened controller stays below it by what its model may be wrong.</p>
+<b>{high["runs_with_violation"]} of {high["runs"]}</b>, recalling control in
+<b>{learnt["runs_with_violation"]} of {learnt["runs"]}</b>. The mean cost of tracking and pump moves was
+{low["cost"]:.4g} nominal, {high["cost"]:.4g} tightened ({high["cost"] / low["cost"]:.2f} times as much) and
+{learnt["cost"]:.4g} recalling ({learnt["cost"] / low["cost"]:.2f} times): most of the time the reference is the limit
+itself, and the tightened controller stays below it by what its model may be wrong. The recalling controller promises
+the same, with the same probability, but believes what it has just measured: the error of the next samples is close to
+the present one.</p>
 <h2>Aims</h2>{_table(goals)}
 <h2>What is promised</h2><ul>{kept}</ul>
 {pictures}
 <h2>Scores on the test records</h2>{_table(fits)}
-<h2>Closed loops in numbers</h2>{_table(_columns(nominal=low | {"inside_bound": None}, tightened=high))}
+<h2>Closed loops in numbers</h2>{_table(_columns(**compared))}
 <h2>Certificate</h2>{_table(_columns(value=extra["certificate"]))}
 <h2>Coverage on held-out records</h2>
 <p>The promise is about records still to come, over the choice of the calibration records as well; the share of a few
 test records scatters about it.</p>{_table(_columns(value=extra["coverage"]))}
+<h2>What is learnt from measurements</h2>{_table(_columns(value=extra["recall"]))}
 <h2>Environment</h2>{_table(_columns(value=study.environment))}
 """
     page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Three tanks</title>

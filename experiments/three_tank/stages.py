@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from controlrnn.certification import (
     load_certificate,
 )
 from controlrnn.checks import Array
-from controlrnn.data import Dataset, Signal
+from controlrnn.data import Dataset, Signal, Trajectory
 from controlrnn.export import load_system, save_system
 from controlrnn.identification import (
     Callback,
@@ -39,9 +40,11 @@ from experiments.three_tank.config import Config
 from mpc import (
     ClosedLoopSetup,
     Coverage,
+    DisturbanceFilter,
     ModelError,
     MonteCarloResult,
     Predictor,
+    Recall,
     TightenedMPC,
     Tightening,
     Washout,
@@ -56,6 +59,14 @@ from mpc.controller import Mode
 from mpc.dompc import DoMpcBackend
 from mpc.ocp import BackendFactory
 from plants import MultiTank, excitation, simulate
+
+
+class Controller(StrEnum):
+    """Who runs the plant: limits as they are, tightened, or tightened by what measurements leave of the errors."""
+
+    NOMINAL = "nominal"
+    TIGHTENED = "tightened"
+    RECALLING = "recalling"
 
 
 def inflows(config: Config, rng: np.random.Generator, steps: int, tanks: int) -> Array:
@@ -167,11 +178,15 @@ def random_pairs(
     return np.max([one.random for one in drawn], axis=0), sum(one.pairs for one in drawn)
 
 
-def model_error(system: LureSystem, watch: Washout, dataset: Dataset, config: Config) -> ModelError:
-    """Calibrate on records that nothing else has seen."""
+def model_error(
+    system: LureSystem, watch: Washout, dataset: Dataset, config: Config, *,
+    coverage: float | None = None, disturbance: DisturbanceFilter | None = None,
+) -> ModelError:  # fmt: skip
+    """Calibrate on records that nothing else has seen; with the configured coverage when left out."""
     return calibrate(
-        system, dataset.calibration, horizon=config.horizon, washout=config.washout, coverage=config.coverage,
-        scale_trajectories=dataset.validation, initial_state=watch.initial_state,
+        system, dataset.calibration, horizon=config.horizon, washout=config.washout,
+        coverage=config.coverage if coverage is None else coverage, scale_trajectories=dataset.validation,
+        initial_state=watch.initial_state, disturbance=disturbance,
     )  # fmt: skip
 
 
@@ -181,22 +196,18 @@ def tightening(error: ModelError, folder: Path, watch: Washout) -> Tightening:
     return tighten(error, joint, observer=watch, initial_only=initial)
 
 
+def as_commanded(records: Sequence[Trajectory], config: Config, seed: int) -> list[Trajectory]:
+    """Records with inputs put off by errors within the actuators' bound: a controller knows commands, not flows."""
+    rng = np.random.default_rng(seed)
+    return [replace(r, u=r.u + rng.uniform(-config.actuator, config.actuator, r.u.shape)) for r in records]
+
+
 def coverage_of_total(
     room: Tightening, watch: Washout, dataset: Dataset, config: Config, seed: int
 ) -> tuple[Coverage, Array]:
-    """Coverage of the total bound on the test records, and the largest realised error, shape (horizon + 1, ny).
-
-    The controller knows commands, not flows: the recorded inputs are put off by errors within the actuator's bound.
-    """
-    rng = np.random.default_rng(seed)
-    errors = [
-        prediction_errors(
-            watch,
-            replace(r, u=r.u + rng.uniform(-config.actuator, config.actuator, r.u.shape)),
-            horizon=config.horizon,
-        )
-        for r in dataset.test
-    ]
+    """Coverage of the total bound on the test records, and the largest realised error, shape (horizon + 1, ny)."""
+    records = as_commanded(dataset.test, config, seed)
+    errors = [prediction_errors(watch, record, horizon=config.horizon) for record in records]
     return coverage_of(room.total, errors), np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
 
 
@@ -217,16 +228,21 @@ def reference(config: Config) -> Array:
     return np.concatenate([np.tile(y, (n, 1)) for y, n in zip(wanted, counts, strict=True)])
 
 
-def build(folder: Path, config: Config, tightened: bool) -> ClosedLoopSetup:
+def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
     """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it."""
-    system = model_of(folder)
-    watch = observer(system, contraction_of(folder / "contraction.npz"), config)
-    return setup(watch, Tightening.load(folder / "tightening.npz") if tightened else None, config, DoMpcBackend)
+    watch = observer(model_of(folder), contraction_of(folder / "contraction.npz"), config)
+    if kind is Controller.NOMINAL:
+        return setup(watch, None, config, DoMpcBackend)
+    if kind is Controller.TIGHTENED:
+        return setup(watch, Tightening.load(folder / "tightening.npz"), config, DoMpcBackend)
+    room, recall = Tightening.load(folder / "tightening_recalling.npz"), Recall.load(folder / "recall.npz")
+    return setup(watch, room, config, DoMpcBackend, recall)
 
 
 def setup(
-    watch: Washout, room: Tightening | None, config: Config, backend: BackendFactory | None = None
-) -> ClosedLoopSetup:
+    watch: Washout, room: Tightening | None, config: Config, backend: BackendFactory | None = None,
+    recall: Recall | None = None,
+) -> ClosedLoopSetup:  # fmt: skip
     """Plant and controller; without a tightening (None) the nominal one."""
     tightened, system = room is not None, watch.system
     # The nominal controller gets the best that practice knows without tightening: limits that follow the disturbance
@@ -235,7 +251,7 @@ def setup(
         watch.predictor, watch, room or nominal(system.digest, config.horizon, system.ny),
         output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
         mode=Mode.GUARANTEED if tightened else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
-        backend=backend,
+        backend=backend, recall=recall,
     )  # fmt: skip
     plant, wanted = MultiTank(), reference(config)
     options: Mapping[str, Any] = {
@@ -248,11 +264,11 @@ def setup(
 
 
 def closed_loops(
-    folder: Path, config: Config, tightened: bool, seed: int, progress: Callable[[int, int], None]
+    folder: Path, config: Config, kind: Controller, seed: int, progress: Callable[[int, int], None]
 ) -> MonteCarloResult:
-    """Many closed loops; nominal and tightened see the same noise and disturbances."""
+    """Many closed loops; all controllers see the same noise and disturbances."""
     seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
-    return monte_carlo(functools.partial(build, folder, config, tightened), seeds, workers=2, progress=progress)
+    return monte_carlo(functools.partial(build, folder, config, kind), seeds, workers=2, progress=progress)
 
 
 def save_model(system: LureSystem, folder: Path) -> None:

@@ -220,9 +220,8 @@ def test_intervals_shrink_by_hand():
     np.testing.assert_allclose(errors.interval[:, 1, 0], [0.09, 0.91], rtol=1e-6)
     errors.see(np.array([0.8]), certified=True)
     np.testing.assert_allclose(errors.interval[:, 1:3, 0], [[0.6, 0.4], [0.91, 1.0]], rtol=1e-6)
-    before = errors.interval
-    assert "y measured -0.9" in errors.see(np.array([-0.9]), certified=True)
-    np.testing.assert_array_equal(errors.interval, before)
+    assert "y measured -0.3 from the prediction, expected 0.6 to 0.91" in errors.see(np.array([-0.3]), certified=True)
+    np.testing.assert_allclose(errors.interval[:, 1:3, 0], [[-0.5, -0.7], [0.91, 1.0]], rtol=1e-6)  # spans both
     errors.see(np.array([0.8]), certified=False)
     np.testing.assert_allclose(np.abs(errors.interval), 1.0)
 
