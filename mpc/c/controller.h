@@ -48,7 +48,7 @@ typedef struct {
     int iterations; /* of the solver */
     int certified;  /* whether the certified error of the state estimate holds at this step */
     int feasible;   /* whether the plan keeps all tightened limits, and ends in the terminal set if there is one */
-    int contradictions; /* outputs that drift faster than calibrated: not used to learn limits from */
+    int contradictions; /* outputs with an outlier, or which drift faster than calibrated */
     double cost;    /* objective, slack included; NaN unless solved */
 } ${name}_info;
 

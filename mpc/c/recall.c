@@ -19,20 +19,20 @@ static void see_errors(State *s, const double *error, int certified)
         return;
     }
     for (int i = 0; i < NY; ++i) {
-        double low[RECALLED], high[RECALLED];
         int agrees = 1;
         if (!isfinite(error[i])) continue;
-        for (int k = 0; k < RECALLED; ++k) {
-            const int row = (k + 1) * NY + i;
-            low[k] = fmax(s->error_low[row], error[i] - recall_around[k * NY + i]);
-            high[k] = fmin(s->error_high[row], error[i] + recall_around[k * NY + i]);
-            agrees = agrees && low[k] <= high[k];
+        for (int k = 1; k <= RECALLED; ++k) {
+            const double around = recall_around[(k - 1) * NY + i];
+            agrees = agrees && fmax(s->error_low[k * NY + i], error[i] - around)
+                                   <= fmin(s->error_high[k * NY + i], error[i] + around);
         }
-        /* One that contradicts what was known is believed at no step. */
         s->contradictions += !agrees;
-        for (int k = 0; agrees && k < RECALLED; ++k) {
-            s->error_low[(k + 1) * NY + i] = low[k];
-            s->error_high[(k + 1) * NY + i] = high[k];
+        for (int k = 1; k <= RECALLED; ++k) {
+            const double around = recall_around[(k - 1) * NY + i], widest = recall_absolute[k * NY + i];
+            double *low = s->error_low + k * NY + i, *high = s->error_high + k * NY + i;
+            /* Either what was known is wrong or this measurement: what holds in both cases is their hull. */
+            *low = agrees ? fmax(*low, error[i] - around) : clip(fmin(*low, error[i] - around), -widest, widest);
+            *high = agrees ? fmin(*high, error[i] + around) : clip(fmax(*high, error[i] + around), -widest, widest);
         }
     }
 }
