@@ -297,7 +297,7 @@ class CondensedProblem:
         if not np.isfinite(x).all():
             return np.full(x.shape[1], np.nan)
         steady = self.predictor.equilibrium(u, guess=x[-1])
-        y[-1], w[-1] = self._condenser.system.output(steady, u), self._condenser.neurons(steady, u)
+        y[-1], w[-1] = self._condenser.at(steady, u)
         return np.asarray(x[-1] - steady)
 
     def _outwards(self, plan: Plan) -> Array:

@@ -59,10 +59,12 @@ class Condenser:
         self._by_input = by_input.reshape(horizon + 1, system.nu, -1)
         self._responses = Responses(system, self._by_input)
         self.run = self._responses.run
+        self._single = Responses(system, self._by_input[:1])
 
-    def neurons(self, x: Array, u: Array) -> Array:
-        """Outputs of the neurons (..., nv) at states x (..., nx) and inputs u (..., inputs)."""
-        return np.asarray(self.system.neurons(x, u @ self.system.D12.T + self.system.bv))
+    def at(self, x: Array, u: Array) -> tuple[Array, Array]:
+        """Output (ny,) and the neurons' outputs (nv,) at state x (nx,) and input u (inputs,)."""
+        y, _, w = self._single.run(u[None], x)
+        return y[0], w[0]
 
     def condense(self, w: Array) -> Array:
         """Condense a plan.

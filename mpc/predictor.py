@@ -180,7 +180,7 @@ class Predictor:
             x = x + change
             if np.abs(change).max() <= 1e-14 * (1.0 + np.abs(x).max()):
                 break
-        gap = self.system.step(x, u) - x
+        gap = self._gap(x, u)[0]
         return np.asarray(x) if np.abs(gap).max() <= 1e-9 * (1.0 + np.abs(x).max()) else None
 
     def steady_output(self, u: Array) -> Array:
