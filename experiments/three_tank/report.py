@@ -83,7 +83,7 @@ def figures(
         ("closed_loop", "Every run, same noise and disturbances for all. Most of the time the reference is the limit "
          "itself. The tightened limits hold for predictions: the true level may pass them by the prediction error, "
          "which is what the room up to the limit is for. Those of the recalling controller move with what it has "
-         "measured; shown for the first run. Below: the pumps in the first run.",
+         "measured, noise included; shown for the first run. Below: the pumps in the first run.",
          loop_figure(config, loops)),
     ]  # fmt: skip
     for name, _, figure in drawn:
@@ -158,7 +158,7 @@ def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]])
     plant = MultiTank()
     minutes = np.arange(config.control_steps + 1) * plant.dt / 60
     limit = plant.outputs[0].upper
-    figure = Figure(figsize=(9, 2.6 * len(loops) + 2), layout="constrained")
+    figure = Figure(figsize=(9, 2.2 * len(loops) + 1.9), layout="constrained")
     panels = figure.subplots(len(loops) + 1, 1, sharex=True, height_ratios=[2] * len(loops) + [1.2])
     lowest = min(data["y"][:, :, 0].min() for data in loops.values())
     for panel, (kind, data) in zip(panels, loops.items(), strict=False):
@@ -168,7 +168,15 @@ def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]])
         for i, (k, style) in enumerate(((1, "--"), (config.horizon, ":"))):
             known = data["room"][0, :, i]
             if known.any():
-                panel.step(minutes[:-1], limit - known, style, where="post", color="C3", lw=1, label=f"for step {k}")
+                panel.step(
+                    minutes[:-1],
+                    limit - known,
+                    style,
+                    where="post",
+                    color="C3",
+                    lw=1,
+                    label=f"limit less error, step {k}",
+                )
         violated = int((data["y"][:, :, 0] > limit).any(axis=1).sum())
         panel.set(ylabel=plant.outputs[0].label, title=f"{kind}: {violated} of {len(data['y'])} runs above the limit")
         panel.set_ylim(lowest - 2.5, limit + 2)

@@ -1,15 +1,19 @@
+import copy
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from controlrnn.certification import load_certificate
 from controlrnn.export import load_system
+from controlrnn.identification import identify_subspace
 from experiments.three_tank import __main__ as study
-from experiments.three_tank import report, stages
+from experiments.three_tank import recalling, report, stages
 from experiments.three_tank.config import Config
-from mpc import Tightening
+from mpc import Recall, Tightening
+from mpc.dompc import DoMpcBackend
 from plants import MultiTank
 
 LOOP = {"runs", "steps", "runs_with_violation", "max_violation", "cost", "failed_solves"}
@@ -30,11 +34,14 @@ def test_the_whole_road_runs_reports_and_resumes(tmp_path, capsys):
     assert results["coverage"]["promised"] == config.coverage
     assert results["coverage"]["total_steps_inside"] >= config.coverage
     loops = results["closed_loop"]
-    for row in (loops["nominal"], loops["tightened"]):
+    assert list(loops) == list(stages.Controller)
+    for row in loops.values():
         assert set(row) >= LOOP
         assert (row["runs"], row["steps"]) == (config.runs, config.runs * config.control_steps)
         assert row["failed_solves"] == 0
     assert loops["tightened"]["runs_with_violation"] == 0
+    assert loops["recalling"]["runs_with_violation"] == 0
+    assert results["recall"]["intervals_steps_inside"] >= config.coverage
     assert loops["nominal"]["runs_with_violation"] > config.runs / 2
     check_artefacts(tmp_path)
     capsys.readouterr()
@@ -51,13 +58,16 @@ def check_artefacts(folder):
     assert certificate.verify(system) > 0
     digests = Tightening.load(folder / "tightening.npz").digests
     assert (digests["system"], digests["certificate"]) == (system.digest, certificate.digest)
+    recalled, start = Recall.load(folder / "recall.npz"), Tightening.load(folder / "tightening_recalling.npz")
+    assert (recalled.digests["system"], recalled.digests["tightening"]) == (system.digest, start.digest)
+    assert recalled.promise.count("probability >= 0.95") == 2  # which makes 0.9 for both
     page = (folder / "report.html").read_text()
     links = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
-    assert len(links) == 5
+    assert len(links) == 6
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert "url(" not in page
     assert "@import" not in page
-    for name in ("excitation", "fit", "error_bound", "washout", "closed_loop"):
+    for name in ("excitation", "fit", "error_bound", "washout", "recall", "closed_loop"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -114,6 +124,89 @@ def test_experiments_are_dealt_out_by_record_and_stay_within_the_excited_range()
     np.testing.assert_allclose(residual.std(), config.noise, rtol=0.1)
     again = stages.experiments(config, seed=3)
     np.testing.assert_array_equal(again.test[0].y, data.test[0].y)
+
+
+@pytest.fixture(scope="module")
+def recalling_case(tmp_path_factory):
+    """The recalling controller's parts on a linear model, with short horizons."""
+    config = Config(
+        records=(8, 4, 4, 10), samples=150, washout=40, horizon=6, coverage=0.8, memory=2, certificate_iterations=5,
+        change_iterations=5,
+    )  # fmt: skip
+    folder, data = tmp_path_factory.mktemp("recalling"), stages.experiments(config, seed=0)
+    system = identify_subspace(data.train, 3, strictly_proper=True).system
+    watch = stages.observer(system, stages.contraction(system, data, config), config)
+    for proof, name in zip(stages.horizon_certificates(system, watch, config), ("", "_initial"), strict=True):
+        proof.save(folder / f"certificate{name}.npz")
+    seen = []
+    parts = recalling.recall(watch, data, config, folder, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]
+    return config, data, watch, *parts
+
+
+def test_error_and_drift_share_what_may_fail(recalling_case):
+    """1 - 0.8 in two halves, each calibrated on its own; nothing is believed for longer than it was calibrated."""
+    config, data, watch, room, recalled = recalling_case
+    assert recalled.promise.count("probability >= 0.9,") == 2
+    assert (recalled.steps, recalled.horizon) == (config.memory, config.horizon)
+    single = stages.model_error(watch.system, watch, data, config)
+    assert (room.model_error >= single.bounds).all()
+    assert (recalled.absolute == room.predictive).all()
+
+
+def test_learnt_intervals_are_those_of_the_controller(recalling_case):
+    config, data, watch, room, recalled = recalling_case
+    record = data.test[0]
+    ends, contradictions = recalling.learnt_intervals(recalled, watch, record)
+    assert ends.shape == (config.samples - config.washout - config.horizon, 2, config.horizon + 1, 3)
+    assert contradictions == 0
+    controller = stages.setup(watch, room, config, recall=recalled).controller
+    last = 30
+    for y, u in zip(record.y[: config.washout + last + 1], record.u, strict=False):
+        controller.record(y, u)
+    known, widest = controller._recalled.interval, recalled.absolute[:-1]
+    for side, sign in ((0, -1), (1, 1)):  # one sample later
+        expected = np.clip(ends[last, side, 1:] + sign * recalled.jump, -widest, widest)
+        np.testing.assert_allclose(known[side, :-1], expected, rtol=1e-12)
+
+
+def test_learnt_intervals_cover_held_out_errors_and_are_narrower_than_the_tightening(recalling_case):
+    config, data, watch, _, recalled = recalling_case
+    inside, contradictions, widths = recalling.coverage_of_intervals(recalled, watch, data, config, seed=0)
+    assert inside.n == len(data.test)
+    assert inside.steps >= config.coverage
+    assert contradictions <= inside.n
+    assert (widths <= 1 + 1e-12).all()
+    assert (widths[1] < 0.9).all()
+    too_sure = replace(recalled, drift=0.2 * recalled.drift, change=0.2 * recalled.change)
+    assert recalling.coverage_of_intervals(too_sure, watch, data, config, seed=0)[0].trajectories < inside.trajectories
+
+
+def test_solvers_follow_limits_that_move_from_sample_to_sample(recalling_case):
+    """do-mpc and our own solver plan alike, within what was learnt, and closer to the limit than the tightening."""
+    config, _, watch, room, recalled = recalling_case
+    plant, start = MultiTank(), stages.steady_input(config, 46.0)
+    levels, beyond = plant.equilibrium(start), plant.equilibrium(stages.steady_input(config, 62.0))
+    own, other = (
+        stages.setup(copy.copy(watch), room, config, backend, recall=recalled).controller
+        for backend in (None, DoMpcBackend)
+    )
+    for controller in (own, other):
+        for _ in range(config.washout + 1):
+            controller.record(levels, start)
+    limit, first, beyond_tightened = plant.outputs[0].upper, [], []
+    for _ in range(12):
+        step, twin = (controller.step(levels, beyond) for controller in (own, other))
+        np.testing.assert_allclose(step.u, twin.u, atol=2e-3)
+        assert step.feasible
+        assert twin.feasible
+        known = limit - twin.error_interval[1, :, 0]
+        assert (twin.y_predicted[1:, 0] <= known[1:] + 1e-3).all()
+        first.append(known[1])
+        beyond_tightened.append(twin.y_predicted[1, 0] - (limit - recalled.absolute[1, 0]))
+        levels = plant.step(levels, step.u)
+    assert max(beyond_tightened) > 0.1
+    assert np.ptp(first) > 0.1
 
 
 def test_tables_of_the_report_name_quantities_and_escape_texts():

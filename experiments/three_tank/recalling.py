@@ -1,0 +1,90 @@
+"""The controller that recalls: limits which learn from measurements what prediction errors can be next (`mpc.recall`).
+
+It rests on two calibrated bounds, the error of the model and its drift, and fails only if a trajectory breaks one of
+them. Each is calibrated with half of the probability of failure allowed, so that both hold together with probability
+>= coverage (union bound): the tightened controller and this one make the same promise. All else is certified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from controlrnn.certification import HorizonCertificate, certify_horizon
+from controlrnn.checks import Array
+from controlrnn.data import Dataset, Trajectory
+from experiments.three_tank import stages
+from experiments.three_tank.config import Config
+from mpc import (
+    Coverage,
+    DisturbanceFilter,
+    Recall,
+    Tightening,
+    Washout,
+    certify_changes,
+    prediction_errors,
+    remember,
+)
+from mpc.recalled_errors import RecalledErrors
+from mpc.residuals import measured_errors
+
+
+def recall(
+    watch: Washout, dataset: Dataset, config: Config, folder: Path, progress: Callable[[int, int], None]
+) -> tuple[Tightening, Recall]:
+    """Calibrate error and drift, certify changes and jumps; the tightening is what holds without measurements."""
+    system, each = watch.system, 0.5 * (1 + config.coverage)
+    error = stages.model_error(system, watch, dataset, config, coverage=each)
+    drift = stages.model_error(system, watch, dataset, config, coverage=each, disturbance=DisturbanceFilter(1.0))
+    room = stages.tightening(error, folder, watch)
+    changes = certify_changes(watch, config.memory, iterations=config.change_iterations, progress=progress)
+    return room, remember(room, drift, changes, observer=watch, growth=_growth(watch, config))
+
+
+def learnt_intervals(recalled: Recall, watch: Washout, record: Trajectory) -> tuple[Array, int]:
+    """What the controller would learn along a record.
+
+    Returns:
+        Ends of what errors may be, shape (starts, 2, horizon + 1, ny) in the order of `mpc.prediction_errors`, and the
+        number of measurements that contradicted them.
+    """
+    learnt = RecalledErrors(recalled, watch.predictor.outputs, None)
+    states = watch.estimates(record.u, record.y)[:-1]
+    seen = measured_errors(watch.system, states, record.u, record.y)[watch.steps : len(record) - recalled.horizon]
+    ends, contradictions = np.empty((len(seen), 2, recalled.horizon + 1, seen.shape[1])), 0
+    for t, error in enumerate(seen):
+        contradictions += bool(learnt.see(error, certified=True))
+        ends[t] = learnt.interval
+        learnt.advance()
+    return ends, contradictions
+
+
+def coverage_of_intervals(
+    recalled: Recall, watch: Washout, dataset: Dataset, config: Config, seed: int
+) -> tuple[Coverage, int, Array]:
+    """Coverage of the learnt intervals on the test records, contradictions, and mean widths over the tightening's.
+
+    The widths have shape (horizon + 1, ny), shares in [0, 1]. Inputs are as in `stages.coverage_of_total`.
+    """
+    inside, widths, contradictions = [], [], 0
+    for record in stages.as_commanded(dataset.test, config, seed):
+        errors = prediction_errors(watch, record, horizon=config.horizon)
+        ends, contradicted = learnt_intervals(recalled, watch, record)
+        inside.append(((ends[:, 0] <= errors) & (errors <= ends[:, 1])).all(axis=2))
+        widths.append((ends[:, 1] - ends[:, 0]).mean(axis=0) / (2 * recalled.absolute))
+        contradictions += contradicted
+    whole = float(np.mean([part.all() for part in inside]))
+    pooled = float(np.concatenate([part.ravel() for part in inside]).mean())
+    return Coverage(whole, pooled, len(inside)), contradictions, np.mean(widths, axis=0)
+
+
+def _growth(watch: Washout, config: Config) -> HorizonCertificate:
+    """What a jump of the estimate does to the plan's outputs."""
+    jump = watch.jump
+    assert jump is not None  # the observer has a contraction certificate
+    return certify_horizon(
+        watch.system, config.horizon, initial_radius=jump.radius, metric=jump.metric,
+        iterations=config.change_iterations,
+    )  # fmt: skip
