@@ -13,7 +13,8 @@ All solve by real-time iteration: two steps of sequential quadratic programming 
 
 "Infeasible" counts steps whose limits (each controller's own) could not all be kept: slack of more than a thousandth of
 an output's range was used, or hard limits had no solution. "Failed" counts steps without a plan from the solver,
-"fallbacks" those where another input stood in for it.
+"fallbacks" those where another input stood in for it. "Contradictions" are measurements that drifted faster than
+declared, see `mpc.recall`.
 """
 
 from __future__ import annotations

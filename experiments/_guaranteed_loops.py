@@ -71,7 +71,7 @@ def reduced(result: ClosedLoopResult, case: Case) -> Row:
         "running": running + case.move_weight * (moves**2).sum(axis=1), "violations": result.violations,
         "excess": result.max_violation, "failed": result.failed_solves,
         "infeasible": int(np.sum((result.slack > SLACK * scale.min()) | stuck)), "solve_time": result.solve_time,
-        "fallback": sum(f != "none" for f in result.fallback),
+        "fallback": sum(f != "none" for f in result.fallback), "outside": result.steps_outside,
     }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
         "runs_with_violation": sum(r["violations"] > 0 for r in results),
         "violations": sum(r["violations"] for r in results), "largest": max(r["excess"] for r in results),
         "infeasible": sum(r["infeasible"] for r in results), "failed": sum(r["failed"] for r in results),
-        "fallbacks": sum(r["fallback"] for r in results),
+        "fallbacks": sum(r["fallback"] for r in results), "contradictions": sum(r["outside"] for r in results),
         "cost": float(np.mean([r["cost"] for r in results])),
         "error_over_bound": float(per_step[0].max()) if tightened else None,
         "error_over_bound_q99": float(per_step[1].max()) if tightened else None,
