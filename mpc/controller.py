@@ -8,7 +8,8 @@ solver, and where a solve gives none that keeps all limits, the shifted plan doe
 learn from measurements and stay guaranteed: see `mpc.recall`.
 
 A failed solve is a state, not an exception: the step then says so, applies the first that exists of (last successful
-plan shifted, steady input for the reference, safe input), and nothing of the failed iterate is kept.
+plan shifted, steady input for the reference or of least cost where there are prices, safe input), and nothing of the
+failed iterate is kept.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from mpc.recall import Recall
 from mpc.recalled_errors import RecalledErrors
 from mpc.region import OperatingRegion, RegionWatch
 from mpc.residuals import measured_errors
+from mpc.steady import best_held_input
 from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
 
@@ -319,13 +321,15 @@ class TightenedMPC:
             plan = self._feasible(self._shifted(self._plan))
             return plan, Fallback.PLAN, self.terminal is not None and self.problem.excess(data, plan) <= 0
         try:
-            u, fallback = self._steady_input(target), Fallback.STEADY
+            u, fallback = self._steady_input(data, target), Fallback.STEADY
         except SettingError as error:
             _log.warning("no steady input for the reference (%s): safe input", error)
             u, fallback = self.safe_input, Fallback.SAFE
         return self._feasible(np.tile(u, (self.horizon, 1))), fallback, False
 
-    def _steady_input(self, target: Array) -> Array:
+    def _steady_input(self, data: StepData, target: Array) -> Array:
+        if self.problem.economy is not None:  # the reference may cost nothing
+            return best_held_input(self.problem, data)
         if self._forecast is None:
             return self.predictor.steady_input(target, self.problem.output_scale)
         given = np.full(self.predictor.nu, np.nan)

@@ -8,7 +8,18 @@ from ocp_cases import objective, problem, sample
 from scipy.optimize import minimize
 
 from controlrnn.errors import SettingError, ShapeError
-from mpc import Predictor, RunningOn, SolverOptions, Status, TightenedMPC, controller_to_c, nominal, run_closed_loop
+from mpc import (
+    Fallback,
+    Predictor,
+    RunningOn,
+    Solution,
+    SolverOptions,
+    Status,
+    TightenedMPC,
+    controller_to_c,
+    nominal,
+    run_closed_loop,
+)
 from mpc.condensed import CondensedBackend
 from mpc.condensed_problem import CondensedProblem
 from mpc.dompc import DoMpcBackend
@@ -165,6 +176,30 @@ def test_prices_move_the_plant_to_the_cheapest_steady_state_within_limits(predic
     assert result.cost < 0
     idle = predictor.steady_output(np.zeros(2)) @ q * 30
     assert result.cost < idle
+
+
+class Never:
+    """A solver that never solves."""
+
+    def __init__(self, problem, _):
+        self.problem = problem
+
+    def reset(self):
+        pass
+
+    def solve(self, data):
+        none = np.zeros_like(data.lower)
+        return Solution(status=Status.FAILED, u=data.guess, slack=none, cost=np.nan, iterations=0, message="never")
+
+
+def test_the_steady_input_of_a_failed_solve_is_the_cheapest_one_not_the_references(predictor):
+    p, q = np.array([0.05, 0.02]), np.array([-1.0, -0.3])
+    made = controller(predictor, input_price=p, output_price=q, backend=Never)
+    rest = predictor.steady_output(np.zeros(2))
+    made.record(rest, np.zeros(2))
+    step = made.step(rest, np.zeros(2))
+    assert step.fallback is Fallback.STEADY
+    np.testing.assert_allclose(step.u, cheapest(predictor, p, q), atol=1e-3)
 
 
 def test_tracking_leaves_the_other_input_where_it_is_cheap(system):
