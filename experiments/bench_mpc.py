@@ -9,7 +9,9 @@ the load of the machine meets them alike. `solve` is the solver's time, `step` t
 
 do_mpc is do-mpc's own `make_step` (SX, ipopt's defaults, parameters as one vector); do_mpc_warm our adapter, which
 shifts the guess and starts warm; condensed our solver, converged; loose the same with tolerance 1e-2, which stops
-after one iteration where that is enough; rti with one iteration always. `p05` is what a quiet machine would show.
+after one iteration where that is enough; rti with one iteration always. c and c_rti are the C code that
+`mpc.controller_to_c` writes of condensed and rti, where there is a compiler: their `solve` is the whole step, estimates
+included. `p05` is what a quiet machine would show.
 acados and acados_rti (Gauss-Newton, HPIPM; `inner_median` is acados without Python) take part where $CONTROLRNN_ACADOS
 names the Python of an environment with `comma-deps-acados`, which must not share one with CasADi.
 """
@@ -30,6 +32,7 @@ from tqdm import tqdm
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
+from experiments._bench_mpc_c import compiled_loop, compiler
 from experiments._bench_mpc_engines import ACADOS, BASE, ENGINES, Peer, Timed
 from experiments._study import Row, Study
 from mpc import (
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
 NOISE = 0.01
 PENALTY = 100.0
+COMPILED = {"c": "condensed", "c_rti": "rti"}
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,9 @@ def setting(case: Case, seed: int) -> tuple[Predictor, LureSystem, Array]:
 
 def loop_of(engine: str, case: Case, predictor: Predictor, plant: LureSystem) -> Loop:
     """A loop with one of the engines, that has taken one sample outside of the record."""
+    if engine in COMPILED:
+        compiled: Loop = compiled_loop(loop_of(COMPILED[engine], case, predictor, plant))
+        return compiled
     bounds = np.concatenate([[0.0], np.linspace(0.01, 0.08, case.horizon)])[:, None] * np.ones(2)
     tightening = replace(nominal(predictor.system.digest, case.horizon, 2), model_error=bounds)
     gain = kalman_gain(predictor, output_noise_std=NOISE, state_noise_std=NOISE)
@@ -251,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, case in (QUICK if study.quick else CASES).items():
         if os.environ.get(ACADOS):
             case = replace(case, engines=(*case.engines, "acados", "acados_rti"))
+        if compiler():
+            case = replace(case, engines=(*case.engines, *COMPILED))
         compute = functools.cache(functools.partial(run, case, study.seed, name))
         rows[name] = {
             engine: study.row(f"{name}/{engine}", lambda e=engine, c=compute: c()[e])  # type: ignore[misc]

@@ -131,6 +131,7 @@ class Recall:
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Stack drift and change over the steps against what holds without measurements, one panel an output."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
         n = len(self.end)
         figure = Figure(figsize=(6, 2.2 * n), layout="constrained")
@@ -143,6 +144,7 @@ class Recall:
             panel.margins(x=0)
         figure.axes[0].legend(fontsize="small")
         figure.axes[-1].set_xlabel("prediction step")
+        figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
 
     def _parts(self) -> tuple[dict[str, Array], dict[str, Any]]:
