@@ -146,6 +146,8 @@ def _envelopes(case: Case, curves: Mapping[Controller, dict[str, Array]]) -> Fig
     from matplotlib.figure import Figure
 
     i, signal = case.limited, case.plant.outputs[case.limited]
+    shown = [part["envelope"][:, :, i] for part in curves.values()] + [case.reference[:, i]]
+    least, most = min(part.min() for part in shown), max(part.max() for part in shown)
     figure = Figure(figsize=(9, 2 * len(curves)), layout="constrained")
     time = np.arange(case.steps + 1) * case.plant.dt
     for panel, (controller, part) in zip(
@@ -156,7 +158,7 @@ def _envelopes(case: Case, curves: Mapping[Controller, dict[str, Array]]) -> Fig
         panel.plot(time, middle, color=_COLOURS[controller], label="median")
         panel.step(time[:-1], case.reference[:, i], where="post", color="0.6", lw=1, label="reference")
         for limit in (signal.lower, signal.upper):
-            if low.min() - 1e-9 <= limit + 0.2 * abs(limit) and limit <= high.max() + 0.2 * abs(limit):
+            if least <= limit + 0.2 * abs(limit) and limit <= most + 0.2 * abs(limit):
                 panel.axhline(limit, color="C3", label="limit")
         violating = int((part["violations"] > 0).sum())
         panel.set_title(
