@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -288,8 +289,11 @@ class TightenedMPC:
         return self._disturbance, surprise
 
     def _error_interval(self) -> Array:
-        if self._recalled is not None:
-            return self._recalled.interval
+        return self._widest if self._recalled is None else self._recalled.interval
+
+    @cached_property
+    def _widest(self) -> Array:
+        """Ends of errors of which nothing was learnt, shape (2, N + 1, ny): the same at every step."""
         room = self.tightening.predictive[: self.horizon + 1]
         return read_only(np.stack([-room, room]))
 

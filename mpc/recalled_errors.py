@@ -28,7 +28,7 @@ class RecalledErrors:
     """
 
     def __init__(self, recall: Recall, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
-        self.recall, self._names = recall, [s.name for s in outputs]
+        self.recall, self._around, self._names = recall, recall.around, [s.name for s in outputs]
         self._low = np.array([s.lower for s in outputs]) + recall.growth
         self._high = np.array([s.upper for s in outputs]) - recall.growth
         self._last = len(recall.growth) if terminal is None else recall.horizon  # E counts ahead of this step
@@ -77,7 +77,7 @@ class RecalledErrors:
         if not certified:
             self.reset()
             return ""
-        rows, around = slice(1, self.recall.steps + 1), self.recall.around
+        rows, around = slice(1, self.recall.steps + 1), self._around
         seen = np.stack([error - around, error + around])  # NaN where missing, which bounds nothing
         known = np.stack([self._lower[rows], self._upper[rows]])
         both = np.stack([np.fmax(known[0], seen[0]), np.fmin(known[1], seen[1])])
