@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from controlrnn.checks import as_array, positive, read_only
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
+from controlrnn.portable import product
 from controlrnn.records import digest
 from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
 
@@ -156,7 +157,7 @@ class GatedSystem:
         """The same frozen system in physical units, where this one works on scaled signals; the state stays."""
         W = self.W / inputs.scale
         C, by = self.C * outputs.scale[:, None], self.by * outputs.scale + outputs.shift
-        return replace(self, W=W, b=self.b - W @ inputs.shift, C=C, by=by)
+        return replace(self, W=W, b=self.b - product(W, inputs.shift), C=C, by=by)
 
     def frozen(self) -> GatedSystem:
         """The same system with float64 arrays instead of tensors."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from controlrnn.checks import as_array, positive, read_only
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
+from controlrnn.portable import product
 from controlrnn.records import digest
 from controlrnn.systems.activations import Activation
 from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
@@ -229,11 +230,11 @@ class LureSystem:
             B2=B2,
             D12=D12,
             D22=D22,
-            bx=self.bx - B2 @ inputs.shift,
-            bv=self.bv - D12 @ inputs.shift,
+            bx=self.bx - product(B2, inputs.shift),
+            bv=self.bv - product(D12, inputs.shift),
             C2=self.C2 * outputs.scale[:, None],
             D21=self.D21 * outputs.scale[:, None],
-            by=self.by * outputs.scale + outputs.shift - D22 @ inputs.shift,
+            by=self.by * outputs.scale + outputs.shift - product(D22, inputs.shift),
         )
 
     def _initial_state(self, u: Value, x0: Value) -> Value:

@@ -11,11 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from controlrnn.checks import as_array
+from controlrnn.portable import product
 from controlrnn.systems.lure import LureSystem
 
 
 def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
     """The innovation observer as a Lur'e system with inputs (u, y): exact, no approximation.
+
+    Its matrices have the same bits on every processor, so that a certificate of it is recognised everywhere. (They are
+    rounded to float64; a certificate speaks of the rounded ones, which are what runs.)
 
     Args:
         system: Frozen model.
@@ -28,10 +32,10 @@ def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
     none = np.zeros
     return replace(
         system,
-        A=system.A - L @ system.C2,
-        B1=system.B1 - L @ system.D21,
-        B2=np.hstack([system.B2 - L @ system.D22, L]),
-        bx=system.bx - L @ system.by,
+        A=system.A - product(L, system.C2),
+        B1=system.B1 - product(L, system.D21),
+        B2=np.hstack([system.B2 - product(L, system.D22), L]),
+        bx=system.bx - product(L, system.by),
         D12=np.hstack([system.D12, none((system.nv, system.ny))]),
         D22=np.hstack([system.D22, none((system.ny, system.ny))]),
     )

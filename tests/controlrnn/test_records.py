@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from controlrnn import records
-from controlrnn.errors import FileFormatError
+from controlrnn.errors import DataError, FileFormatError
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "n": np.array([1, 2], np.int64), "one": np.array(2.5)}
 META = {"text": "ü", "values": [1, 2.5, None], "nested": {"yes": True}}
@@ -128,14 +128,37 @@ def test_digest_sees_everything():
     assert base == records.digest(dict(reversed(ARRAYS.items())), dict(reversed(META.items())))
     others = [
         ({**ARRAYS, "a": ARRAYS["a"].T}, META),
-        ({**ARRAYS, "a": ARRAYS["a"].astype(np.float32)}, META),
-        ({**ARRAYS, "a": -ARRAYS["a"]}, META),  # 0.0 becomes -0.0, too
+        ({**ARRAYS, "a": ARRAYS["a"].astype(np.int64)}, META),
+        ({**ARRAYS, "a": -ARRAYS["a"]}, META),
         ({**ARRAYS, "b": ARRAYS["a"]}, META),
         (ARRAYS, {**META, "text": "u"}),
     ]
     digests = {records.digest(*other) for other in others}
     assert len(digests) == len(others)
     assert base not in digests
+
+
+def test_digest_sees_values_not_bits():
+    values = np.array([[0.0, -1.5, np.nan], [np.inf, 2.0, 0.0]])
+    same = [
+        np.asfortranarray(values), values.astype(">f8"), values.astype(np.float32), np.where(values == 0, -0.0, values),
+        np.repeat(values, 2, axis=1)[:, ::2], np.negative(-values), np.where(np.isnan(values), -np.nan, values),
+    ]  # fmt: skip
+    base = records.digest({"a": values}, {"n": 1, "x": [0.0, 2.5, True]})
+    assert {records.digest({"a": one}, {"n": 1, "x": [0.0, 2.5, True]}) for one in same} == {base}
+    numbers = {"n": np.int32(1), "x": (-0.0, np.float32(2.5), np.bool_(True))}
+    assert (
+        records.digest({"a": values}, numbers)
+        == records.digest({"a": values}, {"n": 1.0, **{"x": numbers["x"]}})
+        == base
+    )
+    assert records.digest({"a": values}, {"n": True, "x": [0.0, 2.5, True]}) != base
+    assert records.digest({"a": np.ones(2, int)}, {}) != records.digest({"a": np.ones(2)}, {})
+
+
+def test_what_has_no_canonical_bytes_is_named():
+    with pytest.raises(DataError, match=r"z must hold float64.*complex128"):
+        records.digest({"z": np.array([1j])}, {})
 
 
 def test_failed_write_leaves_the_old_file_and_no_debris(path, monkeypatch):
