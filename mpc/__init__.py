@@ -37,8 +37,10 @@ from mpc.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
 from mpc.moving_horizon import EstimateInfo, MovingHorizonObserver
 from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.order_statistics import anytime_interval, clopper_pearson, confident_rank, conformal_rank
 from mpc.predictor import Predictor
 from mpc.programmes import RandomSteps, Wandering, staircase
+from mpc.promise import CoverageUnit, Loop, Operation
 from mpc.recall import Recall, certify_changes, remember
 from mpc.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
@@ -55,6 +57,7 @@ __all__ = [
     "ClosedLoopResult",
     "ClosedLoopSetup",
     "Coverage",
+    "CoverageUnit",
     "DisturbanceFilter",
     "DropOut",
     "EncoderObserver",
@@ -66,6 +69,7 @@ __all__ = [
     "GuardRun",
     "GuardedObserver",
     "Late",
+    "Loop",
     "MeasurementGuard",
     "Mode",
     "ModelError",
@@ -74,6 +78,7 @@ __all__ = [
     "MpcStep",
     "Observer",
     "OperatingRegion",
+    "Operation",
     "OptimalControlProblem",
     "Outlier",
     "Predictor",
@@ -101,12 +106,16 @@ __all__ = [
     "Verdict",
     "Wandering",
     "Washout",
+    "anytime_interval",
     "calibrate",
     "calibrate_estimates",
     "calibration_errors",
     "certify_changes",
     "certify_plan",
     "chain",
+    "clopper_pearson",
+    "confident_rank",
+    "conformal_rank",
     "controller_to_c",
     "coverage_of",
     "estimate_errors",

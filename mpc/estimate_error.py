@@ -20,7 +20,8 @@ from controlrnn.data import Trajectory
 from controlrnn.errors import DataError
 from controlrnn.kernels import simulate
 from controlrnn.records import load_record, save_record
-from mpc.model_error import conformal_rank, data_digest
+from mpc.model_error import data_digest
+from mpc.order_statistics import conformal_rank
 from mpc.residuals import fits_system
 from mpc.state_error import StateError
 
@@ -75,9 +76,9 @@ class EstimateError:
     def promise(self) -> str:
         """What the bounds promise, in words."""
         return (
-            f"with probability >= {self.coverage:g}, a new trajectory of the same kind and length as the {self.n} "
-            "calibration trajectories keeps the error of the estimate at all its samples (and likewise, on its own, "
-            "the jump)"
+            f"with probability >= {self.coverage:g}, a new trajectory of the same kind, no longer and under the same "
+            f"feedback as the {self.n} calibration trajectories keeps the error of the estimate at all its samples "
+            "(and likewise, on its own, the jump)"
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:

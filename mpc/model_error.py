@@ -3,34 +3,43 @@
 Split-conformal prediction with the trajectory as the exchangeable unit (Vovk, Gammerman, Shafer, "Algorithmic Learning
 in a Random World", 2005; Lei et al., JASA 2018, thm 2.2): the score of a trajectory is its largest scaled error over
 all times, steps and outputs. Of n calibration scores the ceil((n+1) coverage)-th smallest bounds the score of a new
-trajectory with probability >= coverage, whatever the distribution. Since a score covers a whole trajectory, neither
-overlapping windows nor correlation in time break this. The scale comes from *other* records: taken from the calibration
-records it would know them, and they would no longer be exchangeable with a new one.
+trajectory with probability >= coverage, whatever the distribution (`mpc.order_statistics`). Since a score covers a
+whole trajectory, neither overlapping windows nor correlation in time break this. The scale comes from *other* records:
+taken from the calibration records it would know them, and they would no longer be exchangeable with a new one.
+
+Exchangeable is a new trajectory of the same kind, no longer, with the same share of readings missing and the same
+feedback: `mpc.promise` says what follows for longer operation, `mpc.closed_loop_calibration` calibrates under feedback.
+
+Set membership takes the largest error of n records for each of d numbers. A new record passes one of them with
+probability <= 1 / (n + 1), any of them with <= d / (n + 1); that is all that n records can say.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controlrnn.checks import Array, Choice, as_array, count, positive, read_only
+from controlrnn.checks import Array, Choice, as_array, count, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.records import digest, load_record, save_record
 from controlrnn.systems import LureSystem
 from mpc.observer import Observer
-from mpc.residuals import DisturbanceFilter, calibration_errors
+from mpc.order_statistics import clopper_pearson, pooled_quantile, rank_of
+from mpc.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
+from mpc.residuals import DisturbanceFilter, RecordErrors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERSION = 1
+_log = logging.getLogger(__name__)
+_VERSION = 2  # 1: neither length, missing share, loop, unit nor confidence
 
 
 class CalibrationMethod(Choice):
@@ -48,11 +57,21 @@ class Coverage:
         trajectories: Share of records that are inside at every step, in [0, 1].
         steps: Share of single predictions, starts and steps pooled, in [0, 1].
         n: Number of records.
+        differs: In what the records are not what the promise is about; empty where nothing is known to differ.
     """
 
     trajectories: float
     steps: float
     n: int
+    differs: str = ""
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Where the probability lies with which a new record is inside, if records are independent.
+
+        Args:
+            confidence: Of the interval (Clopper & Pearson), in (0, 1).
+        """
+        return clopper_pearson(round(self.trajectories * self.n), self.n, confidence)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,31 +81,48 @@ class ModelError:
     Args:
         bounds: Shape (horizon + 1, ny), output units.
         method: Where the bound comes from.
-        coverage: Promised probability per trajectory; 1 for set membership (if its assumption holds).
+        coverage: Promised probability; of set membership what order statistics leave, 0 where nothing can be said.
         n: Number of calibration trajectories.
+        length: Samples of the shortest of them: the promise is for no longer ones.
+        starts: Predictions in it, which is the number of control steps that it stands for.
         washout: Samples at the start of each record that are left out.
         disturbance_gain: Gain of the disturbance filter, or None without disturbance feedback.
         system_digest: The model's digest.
         data_digest: Digest of the records.
         observer_digest: Digest of the observer that dhat was formed with; "" for x* itself.
+        missing: Share of readings that disturbance filter and observer went without.
+        loop: Whether the records are those of experiments or of the very controller.
+        unit: What stays inside with that probability: whole trajectories, or steps drawn at random.
+        confidence: Confidence with which ``coverage`` holds for this calibration set; None: on average over such sets.
     """
 
     bounds: Array
     method: CalibrationMethod
     coverage: float
     n: int
+    length: int
+    starts: int
     washout: int
     disturbance_gain: float | None
     system_digest: str
     data_digest: str
     observer_digest: str
+    missing: float | None = None
+    loop: Loop = Loop.OPEN
+    unit: CoverageUnit = CoverageUnit.RECORD
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         bounds = as_array("bounds", self.bounds, ("horizon + 1", "ny"))
         if (bounds < 0).any():
             raise SettingError("bounds must be >= 0, got negative ones")
-        object.__setattr__(self, "bounds", read_only(bounds))
-        object.__setattr__(self, "method", CalibrationMethod(self.method))
+        put = object.__setattr__
+        put(self, "bounds", read_only(bounds))
+        put(self, "method", CalibrationMethod(self.method))
+        put(self, "loop", Loop(self.loop))
+        put(self, "unit", CoverageUnit(self.unit))
+        count("length", self.length)
+        count("starts", self.starts)
 
     @property
     def horizon(self) -> int:
@@ -97,11 +133,27 @@ class ModelError:
     def promise(self) -> str:
         """What the bound promises, in words."""
         if self.method is CalibrationMethod.CONFORMAL:
-            return (
-                f"with probability >= {self.coverage:g}, a new trajectory of the same kind and length as the {self.n} "
-                f"calibration trajectories stays inside at all its times, steps and outputs"
-            )
-        return f"holds as long as the residuals stay within the (inflated) largest ones of {self.n} trajectories"
+            return words(self)
+        text = f"holds as long as the residuals stay within the (inflated) largest ones of {self.n} trajectories; "
+        if self.coverage <= 0:
+            return text + "with what probability they do, so few trajectories do not say"
+        return text + f"with probability >= {self.coverage:.3g}, {conditions(self)} (order statistics)"
+
+    def promise_over(self, steps: int) -> str:
+        """What follows for ``steps`` samples of operation, more than in a record, in words; see `mpc.promise`.
+
+        Args:
+            steps: Samples of operation.
+        """
+        return words_over(self, steps)
+
+    def coverage_over(self, steps: int) -> float:
+        """Probability >= which all of ``steps`` predictions in a row are inside, if the process is stationary.
+
+        Args:
+            steps: Samples of operation; up to ``starts`` it is ``coverage``. 0 where nothing is promised.
+        """
+        return coverage_over(self, steps)
 
     @property
     def digest(self) -> str:
@@ -115,27 +167,41 @@ class ModelError:
         *,
         observer: Observer | None = None,
         initial_state: Array | None = None,
+        operation: Operation | None = None,
     ) -> Coverage:
-        """Measure the share of other records that stay inside.
+        """Measure the share of other records that stay inside, and say where they are not what was promised.
+
+        Args:
+            system: The model.
+            trajectories: Records.
+            observer: The controller's observer, where one was calibrated with.
+            initial_state: Start of the runs, shape (nx,); zero when left out.
+            operation: Loop and share of missing readings of these records; those of the calibration when left out.
 
         Raises:
             SettingError: ``system`` is not the model that was calibrated.
         """
         if system.digest != self.system_digest:
             raise SettingError("system is not the model that this error was calibrated for: pass that one")
-        errors = [
-            calibration_errors(
-                system,
-                record,
-                horizon=self.horizon,
-                washout=self.washout,
-                disturbance=None if self.disturbance_gain is None else DisturbanceFilter(self.disturbance_gain),
-                observer=observer,
-                initial_state=initial_state,
-            )
-            for record in trajectories
-        ]
-        return coverage_of(self.bounds, errors)
+        operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0)
+        disturbance = None if self.disturbance_gain is None else DisturbanceFilter(self.disturbance_gain)
+        parts = RecordErrors(system, self.horizon, self.washout, disturbance, observer, initial_state)
+        found = coverage_of(self.bounds, parts.of(trajectories, operation))
+        differs = self._differs(trajectories, operation)
+        if differs:
+            _log.warning("the promise of this model error does not cover these records: %s", differs)
+        return Coverage(found.trajectories, found.steps, found.n, differs)
+
+    def _differs(self, trajectories: Sequence[Trajectory], operation: Operation) -> str:
+        longest = max(len(record) for record in trajectories)
+        said = []
+        if longest > self.length:
+            said.append(f"records of {longest} samples, calibrated on {self.length}")
+        if self.missing is not None and operation.missing != self.missing:
+            said.append(f"{operation.missing:g} of the readings missing, calibrated with {self.missing:g}")
+        if operation.loop is not self.loop:
+            said.append(f"{operation.loop} loop, calibrated in {self.loop} loop")
+        return "; ".join(said)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a ``.npz`` record (atomic, no pickle)."""
@@ -160,8 +226,12 @@ class ModelError:
         return figure
 
     def _meta(self) -> dict[str, str | float | int | None]:
-        names = ("coverage", "n", "washout", "disturbance_gain", "system_digest", "data_digest", "observer_digest")
-        return {"method": str(self.method)} | {name: getattr(self, name) for name in names}
+        named = {name: str(getattr(self, name)) for name in ("method", "loop", "unit")}
+        names = (
+            "coverage", "n", "length", "starts", "washout", "disturbance_gain", "system_digest", "data_digest",
+            "observer_digest", "missing", "confidence",
+        )  # fmt: skip
+        return named | {name: getattr(self, name) for name in names}
 
 
 def calibrate(
@@ -172,6 +242,9 @@ def calibrate(
     washout: int,
     scale_trajectories: Sequence[Trajectory] = (),
     coverage: float = 0.9,
+    confidence: float | None = None,
+    unit: CoverageUnit = CoverageUnit.RECORD,
+    operation: Operation | None = None,
     disturbance: DisturbanceFilter | None = None,
     observer: Observer | None = None,
     initial_state: Array | None = None,
@@ -188,10 +261,16 @@ def calibrate(
         scale_trajectories: Records, none of them in ``trajectories``, whose RMS errors fix the shape of the bound over
             steps and outputs (conformal only), e.g. the validation records.
         coverage: Wanted probability (conformal only), in (0, 1).
+        confidence: Probability, in (0, 1), with which the coverage is to hold for *this* set of records, if they are
+            independent of each other; None asks for it on average over such sets, of which some then give less.
+        unit: Whether whole trajectories stay inside (each step of them), or steps drawn at random, which says more
+            about operation that is longer than a record; see `mpc.promise`.
+        operation: Who chose the inputs of the records, and how many readings are missing in operation; an open loop
+            with all readings when left out.
         disturbance: The controller's disturbance filter if its estimate shifts the predictions, else None.
         observer: The controller's observer, whose estimates the disturbance estimate is formed with.
         initial_state: Start of the runs, shape (nx,); zero when left out.
-        method: Conformal quantile, or the largest error per step and output.
+        method: Conformal quantile, or the largest error per output, and per step with a disturbance filter.
         inflation: Factor >= 1 on the bound.
 
     Raises:
@@ -199,12 +278,13 @@ def calibrate(
             serves both purposes.
         SettingError: A parameter is out of range.
     """
-    method = CalibrationMethod(method)
+    method, unit, operation = CalibrationMethod(method), CoverageUnit(unit), operation or Operation()
     if not inflation >= 1 or not math.isfinite(inflation):
         raise SettingError(f"inflation must be a number >= 1, got {inflation!r}: a bound is not to be shrunk")
     records, others = tuple(trajectories), tuple(scale_trajectories)
     conformal = method is CalibrationMethod.CONFORMAL
-    rank = conformal_rank(len(records), coverage) if conformal else len(records)
+    _promisable(conformal, unit, confidence)
+    rank = rank_of(len(records), coverage, confidence) if conformal else len(records)
     if not records or (conformal and not others):
         raise DataError(
             "calibrate needs trajectories, and scale_trajectories for the conformal method, "
@@ -214,52 +294,52 @@ def calibrate(
     if set(marks) & {data_digest([r]) for r in others} or len(set(marks)) < len(marks):
         raise DataError("a record may serve once, either for the scale or for calibration: split the records anew")
 
-    errors = partial(
-        calibration_errors,
-        system,
-        horizon=horizon,
-        washout=washout,
-        disturbance=disturbance,
-        observer=observer,
-        initial_state=initial_state,
-    )
+    parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
+    errors = parts.of(records, operation)
     if conformal:
-        scale = _scale([errors(record) for record in others])
-        scores = np.array([np.abs(errors(record) / scale).max() for record in records])
-        bounds = inflation * scale * np.sort(scores)[rank - 1]
+        scale = _scale(parts.of(others, operation, scale=True))
+        scores = [np.abs(e / scale).max(axis=(1, 2)) for e in errors]
+        if unit is CoverageUnit.STEP:
+            bounds = inflation * scale * pooled_quantile(scores, coverage)
+        else:
+            bounds = inflation * scale * np.sort([s.max() for s in scores])[rank - 1]
     else:
-        bounds = inflation * np.max([np.abs(errors(record)).max(axis=0) for record in records], axis=0)
+        bounds, coverage = _largest(errors, inflation, disturbance)
     return ModelError(
         bounds=bounds,
         method=method,
-        coverage=coverage if conformal else 1.0,
+        coverage=coverage,
         n=len(records),
+        length=min(len(record) for record in records),
+        starts=min(len(e) for e in errors),
         washout=count("washout", washout, least=0),
         disturbance_gain=None if disturbance is None else disturbance.gain,
         system_digest=system.digest,
         data_digest=data_digest(records + others),
         observer_digest="" if observer is None else observer.digest,
+        missing=None if disturbance is None else operation.missing,
+        loop=operation.loop,
+        unit=unit,
+        confidence=confidence,
     )
 
 
-def conformal_rank(n: int, coverage: float) -> int:
-    """ceil((n + 1) coverage): which of n ordered scores bounds a new one with that probability.
+def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None) -> None:
+    """Raise SettingError for a promise that no theorem here gives."""
+    if not conformal and (unit is not CoverageUnit.RECORD or confidence is not None):
+        raise SettingError("unit and confidence are for the conformal method: set membership promises neither")
+    if unit is CoverageUnit.STEP and confidence is not None:
+        raise SettingError("confidence is for whole records (unit='record'): for single steps leave it out")
 
-    Raises:
-        SettingError: ``coverage`` is not in (0, 1).
-        DataError: n is too small.
-    """
-    if not 0 < positive("coverage", coverage) < 1:
-        raise SettingError(f"coverage must lie in (0, 1), got {coverage!r}")
-    # Guard against (n + 1) * coverage = 9.000000000000002.
-    rank = math.ceil((n + 1) * coverage - 1e-9)
-    if rank > n:
-        least = math.ceil(coverage / (1 - coverage) - 1e-9)
-        raise DataError(
-            f"coverage {coverage:g} needs at least {least} calibration trajectories, got {n}: "
-            f"record more, or ask for at most {n / (n + 1):.3g}"
-        )
-    return max(rank, 1)
+
+def _largest(errors: Sequence[Array], inflation: float, disturbance: DisturbanceFilter | None) -> tuple[Array, float]:
+    """Set membership's bounds (N + 1, ny), and the probability that a new record stays inside; see the module."""
+    bounds = inflation * np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
+    if disturbance is None:
+        # Residuals know no prediction step: one number an output, which fewer records pass.
+        bounds = np.tile(bounds.max(axis=0), (len(bounds), 1))
+    numbers = bounds.shape[1] if disturbance is None else bounds.size
+    return bounds, max(0.0, 1.0 - numbers / (len(errors) + 1))
 
 
 def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:

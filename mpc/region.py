@@ -22,8 +22,9 @@ from controlrnn.checks import Array, Choice, as_array, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.records import digest, load_record, save_record
-from mpc.model_error import conformal_rank, data_digest
+from mpc.model_error import data_digest
 from mpc.observer import Observer
+from mpc.order_statistics import conformal_rank
 from mpc.residuals import fits_system, measured_errors
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ class OperatingRegion:
     def promise(self) -> str:
         """What a warning means, in words."""
         return (
-            f"a trajectory like the {self.n} calibration trajectories gives a warning with probability <= "
+            f"a trajectory of the same kind, no longer and under the same feedback as the {self.n} calibration "
+            "trajectories gives a warning with probability <= "
             f"{1 - self.coverage:.3g}"
         )
 

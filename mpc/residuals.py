@@ -9,15 +9,18 @@ The first bracket is what `mpc.calibrate` bounds from data; the second one is wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controlrnn.checks import Array, count
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.systems import LureSystem
 from mpc.observer import Observer
+from mpc.promise import Operation
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def calibration_errors(
     disturbance: DisturbanceFilter | None = None,
     observer: Observer | None = None,
     initial_state: Array | None = None,
+    gaps: NDArray[np.bool_] | None = None,
 ) -> Array:
     """The first bracket of the module docstring along one record.
 
@@ -81,6 +85,7 @@ def calibration_errors(
         disturbance: Filter behind dhat; None: dhat = 0.
         observer: Whose estimates dhat is formed with; None: x* itself.
         initial_state: Start of the run, shape (nx,); zero when left out.
+        gaps: Readings that filter and observer do not get, shape (T, ny); none when left out.
 
     Returns:
         Shape (starts, horizon + 1, ny): one row per prediction start and step.
@@ -105,11 +110,54 @@ def calibration_errors(
     windows = np.lib.stride_tricks.sliding_window_view(residual[first:], horizon + 1, axis=0).swapaxes(1, 2)
     if disturbance is None:
         return np.array(windows)
-    x = states[:-1] if observer is None else observer.estimates(u, y)[:-1]
+    seen = y if gaps is None else np.where(gaps, np.nan, y)
+    x = states[:-1] if observer is None else observer.estimates(u, seen)[:-1]
     # The filter starts where the controller's would: with the first estimate that may be used.
-    errors = measured_errors(system, x, u, y)
+    errors = measured_errors(system, x, u, seen)
     errors[: washout if observer is None else observer.steps] = np.nan
-    return np.asarray(windows - disturbance.run(errors)[first : first + starts, None, :])
+    estimates = disturbance.run(errors)[first : first + starts, None, :]
+    if gaps is not None:  # until the first complete measurement a controller assumes no disturbance
+        estimates = np.nan_to_num(estimates, nan=0.0)
+    return np.asarray(windows - estimates)
+
+
+@dataclass(frozen=True)
+class RecordErrors:
+    """Errors of many records under one operation; fields as the arguments of `calibration_errors`."""
+
+    system: LureSystem
+    horizon: int
+    washout: int
+    disturbance: DisturbanceFilter | None
+    observer: Observer | None
+    initial_state: Array | None
+
+    def of(self, records: Sequence[Trajectory], operation: Operation, *, scale: bool = False) -> list[Array]:
+        """Errors of each record, (starts, N + 1, ny).
+
+        Args:
+            records: The records.
+            operation: How many readings are missing.
+            scale: Whether they are records for the scale, which lose readings of their own.
+        """
+        # Each record's gaps are drawn independently, so that records stay exchangeable.
+        seeds = np.random.SeedSequence([operation.seed, int(scale)]).spawn(len(records))
+        return [self._one(r, operation.missing, s) for r, s in zip(records, seeds, strict=True)]
+
+    def _one(self, record: Trajectory, missing: float, seed: np.random.SeedSequence) -> Array:
+        gaps: NDArray[np.bool_] | None = None
+        if missing > 0:
+            gaps = np.random.default_rng(seed).random(record.y.shape) < missing
+        return calibration_errors(
+            self.system,
+            record,
+            horizon=self.horizon,
+            washout=self.washout,
+            disturbance=self.disturbance,
+            observer=self.observer,
+            initial_state=self.initial_state,
+            gaps=gaps,
+        )
 
 
 def prediction_errors(

@@ -57,7 +57,8 @@ class Remembering:
 
 def model_error(system, bounds, gain):
     return ModelError(
-        bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, washout=0, disturbance_gain=gain,
+        bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=100, starts=50,
+        washout=0, disturbance_gain=gain,
         system_digest=system.digest, data_digest="", observer_digest="",
     )  # fmt: skip
 

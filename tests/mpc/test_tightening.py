@@ -28,6 +28,8 @@ def model_error(system, size=0.05, gain=None, observer_digest=""):
         method=CalibrationMethod.SET_MEMBERSHIP,
         coverage=1.0,
         n=10,
+        length=100,
+        starts=50,
         washout=20,
         disturbance_gain=gain,
         system_digest=system.digest,

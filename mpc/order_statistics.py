@@ -1,0 +1,172 @@
+"""What ordered scores promise about a new one: ranks, intervals and quantiles with their finite-sample theorems.
+
+Of n + 1 exchangeable scores the last exceeds the r-th smallest of the others with probability <= 1 - r / (n + 1), and
+exactly with that where ties have probability zero (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World",
+2005; Lei et al., JASA 2018, theorem 2.2). That is an average over calibration sets. For *this* set, if scores are
+independent: the share of new scores below the r-th smallest is at least a Beta(r, n + 1 - r) variable, so that it is
+>= c with probability >= P(Binomial(n, c) <= r - 1) (Wilks, Ann. Math. Statist. 1941).
+
+Intervals: Clopper & Pearson (Biometrika 1934) for one look at independent trials; for a look after every trial Ville's
+inequality on the mixture martingale of Robbins (Ann. Math. Statist. 1970), with a uniform mixture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import bdtr, betaincinv, betaln
+
+from controlrnn.checks import Array, count, positive
+from controlrnn.errors import DataError, SettingError
+
+_EPS = 1e-9  # against (n + 1) * coverage = 9.000000000000002
+
+
+def conformal_rank(n: int, coverage: float) -> int:
+    """ceil((n + 1) coverage): which of n ordered scores bounds a new one with that probability.
+
+    Args:
+        n: Number of scores.
+        coverage: Wanted probability, in (0, 1), over scores and the new one together.
+
+    Raises:
+        SettingError: ``coverage`` is not in (0, 1).
+        DataError: n is too small; the message names what would do.
+    """
+    _probability("coverage", coverage)
+    rank = math.ceil((n + 1) * coverage - _EPS)
+    if rank > n:
+        raise _too_few(n, coverage, math.ceil(coverage / (1 - coverage) - _EPS), n / (n + 1), "")
+    return max(rank, 1)
+
+
+def confident_rank(n: int, coverage: float, confidence: float) -> int:
+    """Which of n ordered independent scores bounds a share >= ``coverage`` of new ones, with ``confidence``.
+
+    Args:
+        n: Number of scores.
+        coverage: Share of new scores to be bounded, in (0, 1).
+        confidence: Probability, in (0, 1), over the n scores, that the share is that large.
+
+    Raises:
+        SettingError: A probability is not in (0, 1).
+        DataError: n is too small; the message names what would do.
+    """
+    _probability("coverage", coverage)
+    _probability("confidence", confidence)
+    # P(at most r - 1 of n scores lie among the share `coverage` of the smallest ones), for r = 1..n.
+    enough = bdtr(np.arange(n), n, coverage) >= confidence - 1e-12
+    if not enough.any():
+        least = math.ceil(math.log1p(-confidence) / math.log(coverage) - _EPS)
+        words = f" with confidence {confidence:g}"
+        raise _too_few(n, coverage, least, (1 - confidence) ** (1 / n) if n else 0.0, words)
+    return int(np.argmax(enough)) + 1
+
+
+def rank_of(n: int, coverage: float, confidence: float | None = None) -> int:
+    """`conformal_rank`, or `confident_rank` where a confidence is asked for.
+
+    Args:
+        n: Number of scores.
+        coverage: Wanted probability, in (0, 1).
+        confidence: None for the average over calibration sets.
+    """
+    return conformal_rank(n, coverage) if confidence is None else confident_rank(n, coverage, confidence)
+
+
+def pooled_quantile(groups: Sequence[Array], coverage: float) -> float:
+    """What a score drawn at random from a new group stays below with probability >= ``coverage``.
+
+    Each of n groups has weight 1 / (n + 1), spread evenly over its scores; the rest of the weight lies at infinity.
+    Groups are exchangeable, scores within a group may depend on each other in any way (Lee, Barber & Willett,
+    "Distribution-free inference with hierarchical data", 2023; Dunn, Wasserman & Ramdas, JASA 2023). Proof: with the
+    new group in the place of infinity, the quantile covers a random score of a random group; infinity only raises it.
+
+    Args:
+        groups: One array of scores per trajectory, shape (starts,), not empty.
+        coverage: Wanted probability, in (0, 1).
+
+    Raises:
+        SettingError: ``coverage`` is not in (0, 1).
+        DataError: There are too few groups.
+    """
+    n = len(groups)
+    conformal_rank(n, coverage)  # the same number of groups is needed
+    scores = np.concatenate([np.ravel(g) for g in groups])
+    weights = np.concatenate([np.full(np.size(g), 1 / (np.size(g) * (n + 1))) for g in groups])
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum(weights[order]) >= coverage - _EPS
+    return float(scores[order][np.argmax(reached)])
+
+
+def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for a probability from independent trials, each counted once and looked at once.
+
+    Args:
+        successes: Trials that succeeded.
+        n: Trials; with none the interval is (0, 1).
+        confidence: Probability with which the interval holds the true value, at least.
+
+    Raises:
+        SettingError: The counts do not fit, or ``confidence`` is not in (0, 1).
+    """
+    successes, n, tail = _counts(successes, n, confidence)
+    lower = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail / 2))
+    upper = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail / 2))
+    return lower, upper
+
+
+def anytime_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval for a probability that holds after every trial at once, however often one looks.
+
+    The trials need not be independent: it is enough that each succeeds with the same probability whatever went before.
+
+    Args:
+        successes: Trials that succeeded so far.
+        n: Trials so far; with none the interval is (0, 1).
+        confidence: Probability with which all the intervals ever given hold the true value, at least.
+
+    Raises:
+        SettingError: The counts do not fit, or ``confidence`` is not in (0, 1).
+    """
+    successes, n, tail = _counts(successes, n, confidence)
+    if n == 0:
+        return 0.0, 1.0
+    failures, most = n - successes, -math.log(tail)
+
+    def evidence(p: float) -> float:
+        """Logarithm of the martingale against p, less what it exceeds with probability ``tail`` at most."""
+        hit = successes * math.log(p) if successes else 0.0
+        missed = failures * math.log1p(-p) if failures else 0.0
+        return float(betaln(successes + 1, failures + 1)) - hit - missed - most
+
+    middle, edge = min(max(successes / n, 1e-12), 1 - 1e-12), 1e-15
+    lower = 0.0 if evidence(edge) <= 0 else float(brentq(evidence, edge, middle))
+    upper = 1.0 if evidence(1 - edge) <= 0 else float(brentq(evidence, middle, 1 - edge))
+    return lower, upper
+
+
+def _probability(name: str, value: float) -> float:
+    if not 0 < positive(name, value) < 1:
+        raise SettingError(f"{name} must lie in (0, 1), got {value!r}")
+    return value
+
+
+def _counts(successes: int, n: int, confidence: float) -> tuple[int, int, float]:
+    successes, n = count("successes", successes, least=0), count("n", n, least=0)
+    if successes > n:
+        raise SettingError(f"successes must be <= n = {n}, got {successes}")
+    return successes, n, 1 - _probability("confidence", confidence)
+
+
+def _too_few(n: int, coverage: float, least: int, most: float, words: str) -> DataError:
+    # Rounded down, since what is advised has to pass; the first digit that is not zero is kept.
+    digits = 3 if most >= 1e-2 else 3 - math.floor(math.log10(most)) if most > 0 else 0
+    advice = math.floor(most * 10**digits + 1e-9) / 10**digits
+    ask = f", or ask for at most {advice:.{digits}f}" if advice > 0 else ""
+    return DataError(
+        f"coverage {coverage:g}{words} needs at least {least} calibration trajectories, got {n}: record more{ask}"
+    )

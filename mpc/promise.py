@@ -1,0 +1,174 @@
+"""What a calibrated bound promises: how probable, for what, under which conditions, and what follows for longer runs.
+
+A bound from records speaks of trajectories that are exchangeable with them: the same kind of operation, no longer, with
+the same share of readings missing, and under the same feedback. Records of experiments say nothing certain about the
+loop that a controller closes, since it drives the plant elsewhere and correlates inputs with errors.
+
+**Longer operation.** Assume that the process is stationary from the end of the washout on: errors of all stretches of S
+samples have one distribution, that of a record. With a_S the probability that such a stretch is not inside throughout:
+
+- T samples are ceil(T / S) stretches; that any of them is not inside has probability <= ceil(T / S) a_S (union bound);
+- with a the probability that one single step is not inside (`CoverageUnit.STEP`), each step of an operation of any
+  length is not inside with probability <= a, the expected number of such steps among T is <= T a, at least T s of them
+  are outside with probability <= a / s (Markov), and any of them is with probability <= T a.
+
+Neither needs independence. Without stationarity nothing is promised beyond the length of the records.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from controlrnn.checks import Choice, count
+from controlrnn.errors import SettingError
+
+
+class Loop(Choice):
+    """Who chose the inputs of the calibration records."""
+
+    OPEN = "open"
+    """An experiment or somebody else: nothing certain follows for a closed loop."""
+    CLOSED = "closed"
+    """The very controller that the promise is for, as it stands: no setting changed since."""
+
+
+class CoverageUnit(Choice):
+    """What has to stay inside with the promised probability."""
+
+    RECORD = "record"
+    """A whole trajectory, at all its times."""
+    STEP = "step"
+    """The prediction from one sample of a trajectory, drawn at random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What operation is like for which a bound is calibrated.
+
+    Args:
+        loop: Whether the records come from the very controller.
+        missing: Probability with which each reading is missing, independently of everything, in [0, 1). Records are
+            complete: readings are drawn that disturbance filter and observer do not get, while errors stay known.
+        seed: Of those draws.
+
+    Raises:
+        SettingError: ``missing`` is not in [0, 1).
+    """
+
+    loop: Loop = Loop.OPEN
+    missing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loop", Loop(self.loop))
+        if not 0 <= self.missing < 1:
+            raise SettingError(f"missing must lie in [0, 1), got {self.missing!r}: the share of readings that fail")
+
+
+class Promised(Protocol):
+    """What the words of a promise are made from; see `mpc.ModelError` for the fields."""
+
+    @property
+    def coverage(self) -> float:
+        """Promised probability."""
+
+    @property
+    def confidence(self) -> float | None:
+        """Confidence for this calibration set, or None."""
+
+    @property
+    def unit(self) -> CoverageUnit:
+        """What stays inside."""
+
+    @property
+    def n(self) -> int:
+        """Number of calibration trajectories."""
+
+    @property
+    def length(self) -> int:
+        """Samples of the shortest one."""
+
+    @property
+    def starts(self) -> int:
+        """Predictions in it."""
+
+    @property
+    def loop(self) -> Loop:
+        """Who chose its inputs."""
+
+    @property
+    def missing(self) -> float | None:
+        """Share of readings missing; None where readings play no part."""
+
+
+def words(promise: Promised) -> str:
+    """The promise as one sentence.
+
+    Args:
+        promise: Its data.
+    """
+    probability = f"with probability >= {promise.coverage:g}, "
+    chosen = "over the choice of the calibration trajectories, too"
+    if promise.confidence is not None:
+        chosen = f"for this calibration set with confidence {promise.confidence:g}, if trajectories are independent"
+    return f"{probability}{conditions(promise)} ({chosen})"
+
+
+def conditions(promise: Promised) -> str:
+    """What stays inside, and under which conditions.
+
+    Args:
+        promise: Its data.
+    """
+    feedback = {
+        Loop.OPEN: "open-loop (not under feedback)",
+        Loop.CLOSED: "closed-loop (under the controller of the records, unchanged)",
+    }[promise.loop]
+    readings = "" if promise.missing is None else f", {promise.missing:.3g} of the readings missing"
+    kind = f"{feedback} trajectory of the same kind as the {promise.n} calibration trajectories"
+    if promise.unit is CoverageUnit.STEP:
+        return (
+            f"the prediction from a sample drawn at random of a new {kind} ({promise.length} samples{readings}) stays "
+            "inside at all steps and outputs"
+        )
+    return (
+        f"a new {kind} and no longer ({promise.length} samples, {promise.starts} predictions{readings}) stays inside "
+        "at all its times, steps and outputs"
+    )
+
+
+def coverage_over(promise: Promised, steps: int) -> float:
+    """Probability >= which all of ``steps`` predictions in a row are inside, if the process is stationary.
+
+    The theorem is in the module docstring; the value is 0 where it says nothing.
+
+    Args:
+        promise: Its data.
+        steps: Samples of operation.
+    """
+    steps = count("steps", steps)
+    each = 1 if promise.unit is CoverageUnit.STEP else promise.starts
+    return max(0.0, 1.0 - math.ceil(steps / each) * (1.0 - promise.coverage))
+
+
+def words_over(promise: Promised, steps: int) -> str:
+    """What follows for an operation of ``steps`` samples, as one sentence.
+
+    Args:
+        promise: Its data.
+        steps: Samples of operation.
+    """
+    whole = coverage_over(promise, steps)
+    if promise.unit is CoverageUnit.RECORD and steps <= promise.starts:
+        return words(promise)
+    sure = "" if promise.confidence is None else f"with confidence {promise.confidence:g} in the calibration set, "
+    text = f"{sure}if the process is stationary from the end of the washout on: all of {steps} predictions are inside "
+    text += f"with probability >= {whole:.3g}" if whole > 0 else "with a probability of which nothing is promised"
+    if promise.unit is CoverageUnit.STEP:
+        text += (
+            f"; each of them with probability >= {promise.coverage:g}, and on average at most "
+            f"{steps * (1 - promise.coverage):.4g} are not"
+        )
+    return text
