@@ -26,7 +26,7 @@ from controlrnn.export.c_code import AFFINE, constants, lure_code
 from controlrnn.records import write_atomic
 from controlrnn.systems import Activation
 from controlrnn.systems.activations import LEAK
-from mpc import condensed, condensed_problem
+from mpc import condensed, condensed_problem, recalled_errors
 from mpc import predictor as predictor_module
 from mpc.condensed import CondensedBackend
 from mpc.condensed_problem import CondensedProblem
@@ -173,6 +173,8 @@ def _scalars(controller: TightenedMPC) -> dict[str, Any]:
     } | bounds
     if terminal is not None:
         scalars["TERMINAL_RADIUS"] = terminal.radius
+    if controller.recalls:
+        scalars["MEASURED"] = recalled_errors._MEASURED
     lines = (f"static const double {key} = {float(value)!r};" for key, value in scalars.items())
     return {"certified": int(certified), "scalars": "\n".join(lines)}
 
@@ -231,6 +233,9 @@ def _tables(controller: TightenedMPC) -> Arrays:
         tables["terminal_root"] = problem.terminal.root.ravel()
     if isinstance(controller.observer, StateObserver):
         tables["observer_gain"] = controller.observer.gain.ravel()
+        unknown = np.zeros(predictor.ny)
+        kept, added = controller.observer._largest_readings if controller.observer._complete else (unknown, unknown)
+        tables |= {"reading_kept": kept, "reading_added": added}
     return tables | _limits(controller)
 
 

@@ -186,6 +186,7 @@ class TightenedMPC:
         self._previous: Array | None = None
         self._plan: Array | None = None
         self._forecast: Array | None = None
+        self._came_from: tuple[Array, Array] | None = None
         self._age = 0
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
@@ -232,7 +233,9 @@ class TightenedMPC:
             solution = self.backend.solve(data)
         plan, fallback, feasible = self._choose(solution, data, wanted[0] - offset)
         u, interval = read_only(plan[0]), self._error_interval()
-        outside = "; ".join(filter(None, (surprise, self._advance(u, y))))
+        beyond = self._advance(u, y)
+        impossible = self.observer.contradiction
+        outside = "; ".join(filter(None, (surprise, impossible, beyond)))
         return MpcStep(
             u=u,
             status=Status.WARMING_UP if solution is None else solution.status,
@@ -246,7 +249,7 @@ class TightenedMPC:
             y_predicted=read_only(self.predictor.predict(x, plan) + (offset if self.mode is Mode.PRACTICAL else 0.0)),
             slack=read_only(_slack_of(solution, self._lower)),
             missing=np.isnan(y),
-            certified=certified,
+            certified=certified and not (surprise or impossible),
             feasible=feasible,
             message="" if solution is None else solution.message,
             error_interval=interval,
@@ -256,7 +259,8 @@ class TightenedMPC:
     def correct(self, age: int, y: ArrayLike) -> None:
         """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
 
-        Where limits learn from measurements, what they had learnt was about another estimate, and is forgotten.
+        Where limits learn from measurements and the corrected estimate is further than a certified jump from what the
+        last plan expected, what they had learnt was about another estimate, and is forgotten.
 
         Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
 
@@ -264,9 +268,18 @@ class TightenedMPC:
             age: Samples taken in since its own; 0 for that of the last `step` or `record`.
             y: Measurement, shape (ny,); NaN where missing.
         """
+        before = self.observer.state
         self.observer.correct(age, y)
-        if self._recalled is not None:
+        if self._recalled is not None and self.observer.state is not before and not self._as_planned():
             self._recalled.reset()
+
+    def _as_planned(self) -> bool:
+        """Whether the estimate is within a certified jump of what the last plan expected."""
+        jump = self.observer.jump
+        if jump is None or self._came_from is None or not self.observer.certified:
+            return False
+        away = self.observer.state - self.predictor.system.step(*self._came_from)
+        return bool(np.sqrt(away @ jump.metric @ away) <= jump.radius)
 
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)
@@ -369,9 +382,14 @@ class TightenedMPC:
         outside = ""
         if self.watch is not None and self.observer.ready:
             outside = self.watch.check(u, self._output_error(y)).message
+        before = self.observer.certified
+        self._came_from = self.observer.state, u
         self.observer.update(u, y)
-        if self._recalled is not None and self.observer.ready:
-            self._recalled.advance()
+        if self._recalled is not None:  # nothing is known of an estimate that follows, or is, an uncertified one
+            if before and self.observer.certified:
+                self._recalled.advance()
+            else:
+                self._recalled.reset()
         self._previous, self._age = read_only(u), self._age + 1
         return outside
 

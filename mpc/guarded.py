@@ -110,6 +110,11 @@ class GuardedObserver(Observer):
         return self.ready and self.guard is not None and self.guard.certified
 
     @property
+    def contradiction(self) -> str:
+        """See `Observer.contradiction`: the guard's."""
+        return "" if self.guard is None else self.guard.contradiction
+
+    @property
     def error(self) -> StateError:
         """The guard's error times 1 + trust, certified; without a guard the calibrated one, see `promise`.
 

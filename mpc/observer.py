@@ -126,6 +126,11 @@ class Observer(ABC):
         """Whether the certified error holds for the present estimate."""
         return self.ready and self.contraction is not None
 
+    @property
+    def contradiction(self) -> str:
+        """Which readings of the last update cannot be while all that is declared holds, with numbers; mostly empty."""
+        return ""
+
     def estimates(self, u: Array, y: Array) -> Array:
         """Estimates along a whole record, from a fresh start.
 

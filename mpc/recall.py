@@ -14,7 +14,10 @@ A_k = +-a_k, where a is the predictive tightening, and in what earlier measureme
 
     E_k[t+1] = ( E_{k+1}[t] + [-l_k, l_k] ) n A_k n M_k ,      E_k = A_k at first, E_N = A_N n M_N,
 
-with l_k the certified effect of the estimate's jump (`mpc.terminal`). These hold for every plan. Let plans keep
+with l_k the certified effect of the estimate's jump (`mpc.terminal`). The first summand needs the certified error of
+both estimates, xhat[t] and xhat[t+1], and their jump; where one is missing (at the first estimate that may be used,
+after a gap, after a late measurement that moved the estimate further than a jump) E_k = A_k again. These hold for every
+plan. Let plans keep
 
     (1)  y_k + E_k widened by G_k within limits, k = 1..N-1, with G_1 = 0 and G_{k+1} = G_k + 2 l_k,
     (2)  |x_N - x_s|_P <= a and (3) g(x_s, u_s) within limits tightened by c + q of `mpc.terminal`, where now
@@ -28,8 +31,9 @@ and (3) carry over as in `mpc.terminal`: neither depends on measurements. True o
 
 The steady state at the end has room for the worst, the next samples only for what can happen until then: a plan may go
 close to its limits as long as it can come back, and the next measurement moves the day of return by one sample.
-Measurements may be missing. One that contradicts what was known is an outlier, or breaks the declared drift: the
-interval then spans both, and the step says so, since the theorem does not cover it. Intervals that meet as time passes
+Measurements may be missing. One that contradicts what was known, e[t] outside of E_0 or M_k apart from E_k, is an
+outlier, or breaks what was declared: the interval then spans both, and the step says so and is not certified, since the
+theorem does not cover it. Intervals that meet as time passes
 are the consistency sets of set-membership identification (Milanese & Vicino, Automatica 1991; in MPC: Tanaskovic,
 Fagiano, Smith, Morari, Automatica 2014).
 """

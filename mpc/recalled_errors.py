@@ -13,6 +13,7 @@ from mpc.recall import Recall
 from mpc.terminal import TerminalSet
 
 _log = logging.getLogger(__name__)
+_MEASURED = 1e-9  # of the largest error: rounding of the one measured
 
 
 class RecalledErrors:
@@ -28,10 +29,11 @@ class RecalledErrors:
     """
 
     def __init__(self, recall: Recall, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
-        self.recall, self._around, self._names = recall, recall.around, [s.name for s in outputs]
+        self.recall, self._names = recall, [s.name for s in outputs]
         self._low = np.array([s.lower for s in outputs]) + recall.growth
         self._high = np.array([s.upper for s in outputs]) - recall.growth
         self._last = len(recall.growth) if terminal is None else recall.horizon  # E counts ahead of this step
+        self._around = recall.around
         if terminal is not None:
             room = recall.end + terminal.margin
             self._low[-1], self._high[-1] = (
@@ -81,7 +83,8 @@ class RecalledErrors:
         seen = np.stack([error - around, error + around])  # NaN where missing, which bounds nothing
         known = np.stack([self._lower[rows], self._upper[rows]])
         both = np.stack([np.fmax(known[0], seen[0]), np.fmin(known[1], seen[1])])
-        agrees = (both[0] <= both[1]).all(axis=0)
+        room = _MEASURED * self.recall.absolute[0]
+        agrees = ~((error < self._lower[0] - room) | (error > self._upper[0] + room)) & (both[0] <= both[1]).all(axis=0)
         # Either what was known is wrong or this measurement: what holds in both cases is their hull.
         widest = self.recall.absolute[rows]
         either = np.clip([np.fmin(known[0], seen[0]), np.fmax(known[1], seen[1])], -widest, widest)
@@ -89,8 +92,8 @@ class RecalledErrors:
         if agrees.all():
             return ""
         found = [
-            f"{self._names[i]} measured {error[i]:.3g} from the prediction, expected {known[0, 0, i]:.3g} to "
-            f"{known[1, 0, i]:.3g} next"
+            f"{self._names[i]} measured {error[i]:.3g} from the prediction, possible were {self._lower[0, i]:.3g} to "
+            f"{self._upper[0, i]:.3g} now and {known[0, 0, i]:.3g} to {known[1, 0, i]:.3g} next"
             for i in np.flatnonzero(~agrees)
         ]
         message = f"drifts faster than calibrated, or an outlier: {'; '.join(found)}"
@@ -98,7 +101,7 @@ class RecalledErrors:
         return message
 
     def advance(self) -> None:
-        """Go on to the next sample."""
+        """Go on to the next sample; only meant where the certified error holds for the old and the new estimate."""
         widest, jump = self.recall.absolute, self.recall.jump
         for ends, sign in ((self._lower, -1.0), (self._upper, 1.0)):
             ends[:-1] = np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])

@@ -18,12 +18,16 @@ width of the slope interval:
     |E| <= |D22 + m D21 M D12| d_u + |D21 + m D21 M D11| h |dv|,
     |dv| <= (I - h |M D11|)^-1 ( |M C1 dx| + |M D12| d_u ),
 
-hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S with e the certified error.
+hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S with e the certified error. Likewise each
+innovation is at most |G_i dx| + E_i + rmax_i: a larger one proves that the reading, or what was declared, is wrong. It
+is not used, as if it were missing, so that the certified error of the estimate, in which measurements have no part
+without it, goes on to hold.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -42,6 +46,7 @@ from mpc.state_error import ROUNDING, StateError, stretch
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate
 
+_log = logging.getLogger(__name__)
 _MEMORY = 256  # samples that a late measurement may be old
 _CORNERS = 12  # outputs up to which all corners of the residuals' box are visited
 
@@ -87,8 +92,9 @@ class StateObserver(Observer):
 
     A sample with a missing measurement (NaN) skips the innovation: the estimate then runs open loop, where the model's
     certificate holds instead of the observer's. The bound is carried along, changing metric at both ends of the gap
-    (which costs the metrics' condition), and `certified` is False while it exceeds `error`. A late measurement is put
-    in its place with `correct`, up to 256 samples later.
+    (which costs the metrics' condition), and `certified` is False while it exceeds `error`. A sample with an innovation
+    above its certified bound is treated alike, and `contradiction` says so. A late measurement is put in its place with
+    `correct`, up to 256 samples later.
 
     Args:
         predictor: Model.
@@ -136,7 +142,8 @@ class StateObserver(Observer):
         super().start()
         self._bound = self._start_bound() if self._complete else np.inf
         self._past: deque[tuple[Array, float, Array, Array]] = deque(maxlen=_MEMORY)
-        self._leapt = False
+        self._planned = self.initial_state, np.zeros(self.predictor.nu)
+        self._leapt, self._impossible = False, ""
 
     @property
     def _complete(self) -> bool:
@@ -148,23 +155,29 @@ class StateObserver(Observer):
 
     def _next(self, u: Array, y: Array) -> Array:
         self._past.append((self._state, self._bound, u, y))
-        self._leapt = False
-        return self._follow(u, y)
+        self._planned, self._leapt = (self._state, u), False
+        after = self._follow(u, y)
+        if self._impossible:
+            _log.warning("%s", self._impossible)
+        return after
+
+    @property
+    def contradiction(self) -> str:
+        """See `Observer.contradiction`: readings whose innovation exceeded its certified bound, and were not used."""
+        return self._impossible
 
     def _late(self, age: int, y: Array) -> Array:
         """Go back to the measurement's sample and do everything since then again."""
         if age >= len(self._past):
             return self._state
         again = [self._past.pop() for _ in range(age + 1)][::-1]
-        before, _, last_u, _ = again[-1]
-        expected = self.system.step(before, last_u)
         self._state, self._bound, u, seen = again[0]
         again[0] = (self._state, self._bound, u, np.where(np.isnan(y), seen, y))
         for _, _, u, seen in again:
             self._past.append((self._state, self._bound, u, seen))
             self._state = read_only(self._follow(u, seen))
         if self._complete:  # the plan knew nothing of the correction: its jump may be more than one innovation
-            away = self._state - expected
+            away = self._state - self.system.step(*self._planned)
             self._leapt = (
                 float(np.sqrt(away @ self._largest_innovation.metric @ away)) > self._largest_innovation.radius
             )
@@ -173,10 +186,31 @@ class StateObserver(Observer):
     def _follow(self, u: Array, y: Array) -> Array:
         gap = bool(np.isnan(y).any())
         if self._complete:
+            self._impossible = self._beyond(u, y)
+            gap = gap or bool(self._impossible)
             self._bound = self._bound_after(gap)
         if gap:
             return np.asarray(self.system.step(self._state, u))
         return np.asarray(self.dynamics.step(self._state, np.concatenate([u, y])))
+
+    def _beyond(self, u: Array, y: Array) -> str:
+        """Which readings are further from the estimate's output than anything declared allows."""
+        kept, added = self._largest_readings
+        most, innovation = kept * self._bound + added, y - self.system.output(self._state, u)
+        wrong = np.flatnonzero(np.abs(innovation) > most)
+        return "; ".join(
+            f"{self.predictor.outputs[i].name} measured {innovation[i]:.3g} from the estimate, possible {most[i]:.3g}"
+            for i in wrong
+        )
+
+    @cached_property
+    def _largest_readings(self) -> tuple[Array, Array]:
+        """Largest innovations (ny,): the first times the bound on the error, plus the second."""
+        _, own, residual = self._parts()
+        ends = [
+            largest_innovations(self.system, StateError(e, own.metric), self.input_error, residual) for e in (0.0, 1.0)
+        ]
+        return (ends[1] - ends[0]) * ROUNDING, ends[0] * ROUNDING
 
     @property
     def certified(self) -> bool:
@@ -250,17 +284,31 @@ def innovation_radius(system: LureSystem, gain: Array, error: StateError, input_
         input_error: Bound on |true - recorded input|, shape (nu,).
         residual: Bound on |y - g(x*, u)|, shape (ny,).
     """
-    R = np.linalg.cholesky(error.metric).T  # |x|_S = |R x|
+    R = np.asarray(np.linalg.cholesky(error.metric).T)  # |x|_S = |R x|
+    G, rest = _innovation(system, R, error.radius, input_error, residual)
+    linear = np.linalg.norm(np.linalg.solve(R.T, (R @ gain @ G).T), 2) * error.radius
+    return float(linear + _farthest_corner(R @ gain, rest)) * ROUNDING
+
+
+def largest_innovations(system: LureSystem, error: StateError, input_error: Array, residual: Array) -> Array:
+    """Bound on |y - g(xhat, u)| per output, shape (ny,); arguments as of `innovation_radius`."""
+    R = np.asarray(np.linalg.cholesky(error.metric).T)
+    G, rest = _innovation(system, R, error.radius, input_error, residual)
+    return np.asarray(np.linalg.norm(np.linalg.solve(R.T, G.T), axis=0) * error.radius + rest)
+
+
+def _innovation(
+    system: LureSystem, R: Array, radius: float, input_error: Array, residual: Array
+) -> tuple[Array, Array]:
+    """G (ny, nx) and a bound on |E + r|, shape (ny,), of the module docstring, for |R dx| <= radius."""
     low, high = system.activation.slope
     m, h, one = 0.5 * (low + high), 0.5 * (high - low), np.eye(system.nv)
     M = np.linalg.inv(one - m * system.D11)
-    state_part = np.linalg.norm(np.linalg.solve(R.T, (M @ system.C1).T), axis=0) * error.radius
+    state_part = np.linalg.norm(np.linalg.solve(R.T, (M @ system.C1).T), axis=0) * radius
     dv = np.linalg.solve(one - h * np.abs(M @ system.D11), state_part + np.abs(M @ system.D12) @ input_error)
     through = np.abs(system.D22 + m * system.D21 @ M @ system.D12) @ input_error
     rest = through + np.abs(system.D21 + m * system.D21 @ M @ system.D11) @ (h * dv) + residual
-    G = system.C2 + m * system.D21 @ M @ system.C1
-    linear = np.linalg.norm(np.linalg.solve(R.T, (R @ gain @ G).T), 2) * error.radius
-    return float(linear + _farthest_corner(R @ gain, rest)) * ROUNDING
+    return system.C2 + m * system.D21 @ M @ system.C1, rest
 
 
 def _farthest_corner(matrix: Array, size: Array) -> float:

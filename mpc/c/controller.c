@@ -10,7 +10,7 @@ static const double *before_of(const State *s)
 /* Whether the certified error of the present estimate holds. */
 static int is_certified(const State *s)
 {
-    return CERTIFIED && s->bound <= BOUND_PROMISED;
+    return CERTIFIED && s->seen >= STEPS && s->bound <= BOUND_PROMISED;
 }
 
 /* The filter d += gain (e - d) with the output error of the present estimate; it starts at a complete measurement.
@@ -53,6 +53,10 @@ static void observe(State *s, const double *y, const double *u)
     ${name}_model_output(s->x, u, expected);
     ${name}_model_step(s->x, u, s->x);
     for (int i = 0; i < NY; ++i) complete = complete && isfinite(y[i]);
+    s->impossible = 0;
+    for (int i = 0; CERTIFIED && i < NY; ++i) /* comparisons with what is missing are false */
+        s->impossible += isfinite(y[i]) && fabs(y[i] - expected[i]) > reading_kept[i] * s->bound + reading_added[i];
+    complete = complete && !s->impossible;
     for (int i = 0; complete && i < NX; ++i)
         for (int j = 0; j < NY; ++j) s->x[i] += observer_gain[i * NY + j] * (y[j] - expected[j]);
     s->bound = complete ? bound_kept * s->bound + bound_added : bound_kept_in_gap * s->bound + bound_added_in_gap;
@@ -64,6 +68,9 @@ static void observe(State *s, const double *y, const double *u)
 
 static void advance(State *s, const double *y, const double *u)
 {
+#if RECALL
+    const int before = is_certified(s);
+#endif
     observe(s, y, u);
     memcpy(s->previous, u, sizeof s->previous);
     s->has_previous = 1;
@@ -71,7 +78,9 @@ static void advance(State *s, const double *y, const double *u)
     /* Beyond the warm-up only the place in the ring counts. */
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
 #if RECALL
-    if (s->seen >= STEPS) shift_errors(s);
+    /* Nothing is known of an estimate that follows, or is, an uncertified one. */
+    if (before && is_certified(s)) shift_errors(s);
+    else forget_errors(s);
 #endif
 }
 
@@ -300,6 +309,8 @@ void ${name}_step_preview(State *s, const double y[NY], const double reference[(
     for (int i = 0; i < NY; ++i) target[i] = reference[i] - offset[i];
     choose(s, found, target, u, &told);
     advance(s, y, u);
+    told.contradictions += s->impossible;
+    told.certified = told.certified && !told.contradictions;
     if (info) *info = told;
 }
 

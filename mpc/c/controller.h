@@ -48,7 +48,7 @@ typedef struct {
     int iterations; /* of the solver */
     int certified;  /* whether the certified error of the state estimate holds at this step */
     int feasible;   /* whether the plan keeps all tightened limits, and ends in the terminal set if there is one */
-    int contradictions; /* outputs with an outlier, or which drift faster than calibrated */
+    int contradictions; /* readings that cannot be while all that is declared holds */
     double cost;    /* objective, slack included; NaN unless solved */
 } ${name}_info;
 
@@ -73,6 +73,7 @@ typedef struct {
        ${NAME}_HORIZON ahead, and outputs whose last measurement contradicted that. */
     double error_low[${NAME}_ERRORS], error_high[${NAME}_ERRORS];
     int contradictions;
+    int impossible; /* readings of the last sample whose innovation exceeded its certified bound, and were not used */
     int has_disturbance, has_previous, has_plan, age, seen;
 
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NY];

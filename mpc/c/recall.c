@@ -19,7 +19,8 @@ static void see_errors(State *s, const double *error, int certified)
         return;
     }
     for (int i = 0; i < NY; ++i) {
-        int agrees = 1;
+        const double room = MEASURED * recall_absolute[i];
+        int agrees = error[i] >= s->error_low[i] - room && error[i] <= s->error_high[i] + room;
         if (!isfinite(error[i])) continue;
         for (int k = 1; k <= RECALLED; ++k) {
             const double around = recall_around[(k - 1) * NY + i];
@@ -37,7 +38,7 @@ static void see_errors(State *s, const double *error, int certified)
     }
 }
 
-/* Go on to the next sample: what was known about k + 1 steps ahead is now about k, but for the estimate's jump. */
+/* Go on to the next sample, where the certified error holds for both estimates, the old and the new one: what was known about k + 1 steps ahead is now about k, but for the estimate's jump. */
 static void shift_errors(State *s)
 {
     for (int i = 0; i < N * NY; ++i) {

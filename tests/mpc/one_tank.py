@@ -1,0 +1,109 @@
+"""One linear tank, x+ = a x + b u with y = x + d u just after u acts: guarantees whose numbers can be followed."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from mpc_networks import signals
+
+from controlrnn.certification import certify_contraction, certify_horizon
+from controlrnn.systems import LureSystem
+from mpc import (
+    CalibrationMethod,
+    ModelError,
+    Predictor,
+    Recall,
+    RunningOn,
+    StateObserver,
+    TightenedMPC,
+    certify_changes,
+    observer_system,
+    recursive,
+    remember,
+    terminal_set,
+    tighten,
+)
+
+N, M, K, W, RESIDUAL, DRIFT = 10, 4, 2, 30, 0.02, 0.039
+
+
+def tank(b: float = 1.0, d: float = 0.0, a: float = 0.9) -> LureSystem:
+    none = np.zeros
+    return LureSystem(
+        A=np.array([[a]]), B1=none((1, 0)), B2=np.array([[b]]), bx=none(1), C1=none((0, 1)), D11=none((0, 0)),
+        D12=none((0, 1)), bv=none(0), C2=np.eye(1), D21=none((1, 0)), D22=np.array([[d]]), by=none(1), layers=(),
+        dt=1.0,
+    )  # fmt: skip
+
+
+def error(system: LureSystem, bounds: Any, gain: float | None = None) -> ModelError:
+    """Declared, not calibrated."""
+    return ModelError(
+        bounds=np.reshape(np.asarray(bounds, dtype=float), (-1, 1)), method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0, n=1, washout=0, disturbance_gain=gain, system_digest=system.digest, data_digest="",
+        observer_digest="",
+    )  # fmt: skip
+
+
+@cache
+def _running() -> tuple[Any, ...]:
+    system = tank()
+    predictor, contraction = Predictor(system, signals("u", 1, 1.0), signals("y", 1, 1.0)), certify_contraction(system)
+    observer = RunningOn(predictor, W, contraction=contraction)
+    start = observer.restart
+    joint = certify_horizon(system, W + N, initial_radius=start.radius, metric=start.metric, focus=[W, W + N])
+    declared = error(system, np.full(N + 1, RESIDUAL))
+    room = recursive(tighten(declared, joint, observer=observer), None, observer=observer)
+    terminal = terminal_set(predictor, contraction, horizon=N, jump=observer.jump)
+    drift = error(system, np.r_[0.0, np.full(N, DRIFT)], 1.0)
+    return predictor, contraction, room, terminal, remember(
+        room, drift, certify_changes(observer, K), observer=observer
+    )  # fmt: skip
+
+
+def running(recalling: bool = True) -> tuple[TightenedMPC, Recall]:
+    """A controller that runs on, with hard limits, a terminal set and, if wanted, limits that learn."""
+    predictor, contraction, room, terminal, recall = _running()
+    observer = RunningOn(predictor, W, contraction=contraction)
+    made = TightenedMPC(
+        predictor, observer, room, terminal=terminal, recall=recall if recalling else None, output_weight=1.0,
+        input_move_weight=1e-4, control_horizon=M,
+    )  # fmt: skip
+    return made, recall
+
+
+@cache
+def _innovating(d: float) -> tuple[Any, ...]:
+    predictor = Predictor(tank(0.3, d), signals("u", 1, 1.0), signals("y", 1, 1.0))
+    system = predictor.system
+    gain = np.zeros((system.nx, 1))
+    gain[0] = 0.3
+    parts = certify_contraction(system), certify_contraction(observer_system(system, gain))
+    observer = StateObserver(
+        predictor, gain, W, contraction=parts[0], observer_contraction=parts[1], residual_bound=RESIDUAL
+    )
+    return predictor, gain, parts, _room(observer)
+
+
+def _room(observer: StateObserver) -> tuple[Any, Any]:
+    predictor, limited = observer.predictor, observer.predictor.system
+    joint, growth = (
+        certify_horizon(limited, N, initial_radius=ball.radius, metric=ball.metric)
+        for ball in (observer.error, observer.jump)
+    )
+    declared = error(predictor.system, np.full(N + 1, RESIDUAL))
+    room = recursive(tighten(declared, joint, observer=observer), growth, observer=observer)
+    return room, terminal_set(predictor, observer.contraction, horizon=N, jump=observer.jump)
+
+
+def innovating(d: float = 0.0) -> TightenedMPC:
+    """A controller with an innovation observer, hard limits and a terminal set."""
+    predictor, gain, parts, (room, terminal) = _innovating(d)
+    observer = StateObserver(
+        predictor, gain, W, contraction=parts[0], observer_contraction=parts[1], residual_bound=RESIDUAL
+    )
+    return TightenedMPC(
+        predictor, observer, room, terminal=terminal, output_weight=1.0, input_move_weight=1e-3, control_horizon=M
+    )
