@@ -31,6 +31,14 @@ class FileFormatError(ControlRnnError, ValueError):
     """A file is not what it claims to be: wrong kind, unknown version, damaged or altered content."""
 
 
+class StorageError(ControlRnnError, OSError):
+    """A file cannot be read or written: no permission, no room, a folder in its place. The message names which."""
+
+
+class SignatureError(ControlRnnError, ValueError):
+    """A folder is not what was signed, or was not signed by the key that is trusted."""
+
+
 class TrainingError(ControlRnnError, RuntimeError):
     """Training cannot go on: the loss is not finite from the very first step, or a checkpoint does not fit."""
 

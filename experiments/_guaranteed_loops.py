@@ -9,12 +9,19 @@ import numpy as np
 from tqdm import tqdm
 
 from controlrnn.checks import Array
-from controlrnn.records import save_record
+from controlrnn.records import Numbers, Schema, save_record
 from experiments._guaranteed import TRUTHS, Case, Controller, build, needs
 from experiments._study import Row, Study
 from mpc import ClosedLoopResult, Status, monte_carlo
 
-VERSION = 1
+LOOPS = Schema(
+    "guaranteed-loops", 2,
+    arrays={
+        "envelope": Numbers("quantiles", "K + 1", "ny"), "ratio": Numbers(3, "N", nan=True),
+        "running": Numbers("K", nan=True), "cost": Numbers("R"),
+        "violations": Numbers("R", dtype="<i8", least=0), "seeds": Numbers("R", dtype="<i8"),
+    },
+)  # fmt: skip
 SLACK = 1e-3  # of an output's range: less is what few iterations a sample leave, no sign of infeasibility
 FEW = 10  # runs for which no processes are started
 CHUNK = 250  # runs whose results are held in memory together
@@ -53,7 +60,7 @@ def close(
                 found = monte_carlo(make, seeds[start : start + CHUNK], workers=workers, progress=advance)
                 results += [reduced(one, case) for one in found.results]
         row, arrays = gathered(results)
-        save_record(study.path(file), "guaranteed-loops", VERSION, arrays | {"seeds": np.array(seeds)}, {})
+        save_record(study.path(file), LOOPS, arrays | {"seeds": np.array(seeds)}, {})
         return {"truth": truth, "controller": str(controller), "removed": removed or ""} | row
 
     return study.row(name, compute, needs=needs(case, study.out) | {"runs": len(seeds)}, files=[file]), file

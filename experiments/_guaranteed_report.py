@@ -12,7 +12,7 @@ from controlrnn.checks import Array
 from controlrnn.data import Dataset
 from controlrnn.records import load_record
 from experiments._guaranteed import PARTS, TRUTHS, Case, Controller, prove
-from experiments._guaranteed_loops import VERSION, close, seeds_of
+from experiments._guaranteed_loops import LOOPS, close, seeds_of
 from experiments._study import Row, Study
 from mpc import Recall, Tightening
 
@@ -195,4 +195,4 @@ def _declared(case: Case, proofs: Row) -> dict[str, Any]:
 
 
 def _curves(study: Study, file: str) -> dict[str, Array]:
-    return load_record(study.path(file), "guaranteed-loops", VERSION)[0]
+    return load_record(study.path(file), LOOPS)[0]

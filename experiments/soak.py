@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 
 from controlrnn.checks import Array
 from controlrnn.data import Signal
-from controlrnn.records import load_record, save_record
+from controlrnn.records import Numbers, Schema, load_record, save_record
 from experiments._study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
@@ -70,7 +70,7 @@ FAULTS: tuple[Fault, ...] = (
     *(StuckActuator(channel=i) for i in range(2)), SaturatedActuator(upper=1.8), ActuatorOffset(size=0.3, channel=0),
     ActuatorOffset(size=-0.3), TimeOut(), TimeOut(probability=0.5),
 )  # fmt: skip
-_VERSION = 1
+_TIMES = Schema("times", 2, arrays={"wall": Numbers("n", least=0.0), "cpu": Numbers("n", least=0.0)})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             compute = functools.partial(chunk, study, setup, guard, config, i, steps)
             rows.append(study.row(f"chunk {i}", compute, needs=needs, files=[f"times_{i}.npz"]))
     heap = study.row("heap", functools.partial(heap_growth, setup, config, 100 if study.quick else 2000))
-    kept = [load_record(study.path(f"times_{i}.npz"), "times", _VERSION)[0] for i in range(chunks)]
+    kept = [load_record(study.path(f"times_{i}.npz"), _TIMES)[0] for i in range(chunks)]
     times = {name: np.concatenate([k[name] for k in kept]) for name in ("wall", "cpu")}
     total = study.row("all chunks", functools.partial(together, rows, times), needs=rows)
     study.figure("soak", figure(rows))
@@ -130,7 +130,7 @@ def chunk(study: Study, setup: ClosedLoopSetup, guard: MeasurementGuard, config:
     seed = int(np.random.SeedSequence([study.seed, i]).generate_state(1)[0])
     with processor_times(setup.controller) as cpu:
         result = run(setup, guard, config, seed, steps)
-    save_record(study.path(f"times_{i}.npz"), "times", _VERSION, {"wall": result.solve_time, "cpu": np.array(cpu)}, {})
+    save_record(study.path(f"times_{i}.npz"), _TIMES, {"wall": result.solve_time, "cpu": np.array(cpu)}, {})
     row = describe(result, setup, np.array(cpu))
     if i == 0:
         result.save(study.path("first_chunk.npz"))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array, positive
-from controlrnn.records import load_record, save_record
+from controlrnn.errors import DataError
+from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, TableOf, Text
+from controlrnn.records.stored import Arrays, Meta, as_json, typed
 from mpc.control_step import Fallback
 from mpc.measurement_guard import Verdict
 from mpc.ocp import Status
@@ -21,11 +24,12 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-_VERSION = 4  # 1: neither guards nor faults; 2: not what lay outside of the calibrated region; 3: no intervals
+_ANY: dict[str, Any] = {"nan": True, "infinite": True}
+_STATUSES, _FALLBACKS = tuple(Status), tuple(Fallback)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClosedLoopResult:
+class ClosedLoopResult(Stored):
     """One run of ``steps`` samples after the warm-up.
 
     Args:
@@ -61,6 +65,30 @@ class ClosedLoopResult:
         intervals: Ends of what errors may have been, where limits learnt from measurements (`mpc.recall`), shape
             (steps, 2, N + 1, ny); those of ``bounds`` when left out.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "closed-loop", 5,
+        arrays={
+            "u": Numbers("K", "nu"), "y": Numbers("K + 1", "ny"), "measured": Numbers("K", "ny", nan=True),
+            "applied": Numbers("K", "nu"), "u_before": Numbers("nu"), "reference": Numbers("K + 1", "ny"),
+            "x": Numbers("K", "nx", **_ANY), "disturbance": Numbers("K", "ny", **_ANY),
+            "bounds": Numbers("N + 1", "ny", least=0.0), "predicted": Numbers("K", "N + 1", "ny", **_ANY),
+            "errors": Numbers("K", "N + 1", "ny", **_ANY), "slack": Numbers("K", **_ANY),
+            "solve_time": Numbers("K", least=0.0), "iterations": Numbers("K", dtype="<i8", least=0),
+            "status": Numbers("K", dtype="|i1", least=0, most=len(_STATUSES) - 1),
+            "fallback": Numbers("K", dtype="|i1", least=0, most=len(_FALLBACKS) - 1),
+            "certified": Numbers("K", dtype="|b1"),
+            "verdicts": Numbers("K", "ny", dtype="|i1", least=min(Verdict), most=max(Verdict)),
+            "faults": Numbers("K", "F", dtype="|b1"), "lower": Numbers("ny", infinite=True),
+            "upper": Numbers("ny", infinite=True), "cost": Numbers(**_ANY),
+            "intervals": Numbers("K", 2, "N + 1", "ny", otherwise=(0, 2, 0, 0), **_ANY),
+        },
+        meta={
+            "dt": Number(above=0.0), "seed": Count(most=2**64), "names": ListOf(Text(), "ny + nu"),
+            "fault_kinds": ListOf(Text(), "F"), "outside": TableOf(Text(), re.compile("0|[1-9][0-9]{0,8}"), most=10**9),
+        },
+        zero=("F", "N", "nu"),
+    )  # fmt: skip
 
     y: Array
     measured: Array
@@ -194,31 +222,27 @@ class ClosedLoopResult:
         limit = self.dt if deadline is None else positive("deadline", deadline)
         return int((self.solve_time > limit).sum())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        save_record(path, "closed-loop", _VERSION, *self.parts())
+    def record(self) -> tuple[Arrays, Meta]:
+        """See `Stored.record`; statuses are stored as their places in `Status`, steps without a text left out."""
+        values = vars(self) | {
+            "status": np.array([_STATUSES.index(s) for s in self.status], dtype=np.int8),
+            "fallback": np.array([_FALLBACKS.index(f) for f in self.fallback], dtype=np.int8),
+            "outside": {str(t): text for t, text in enumerate(self.outside) if text},
+        }  # fmt: skip
+        arrays = {name: typed(values[name], kind) for name, kind in self.SCHEMA.arrays.items()}
+        return arrays, {name: as_json(values[name]) for name in self.SCHEMA.meta}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ClosedLoopResult:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        return cls.from_parts(*load_record(path, "closed-loop", _VERSION))
-
-    def parts(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays and JSON values that `from_parts` restores the result from."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        meta = {name: value for name, value in values.items() if name not in arrays}
-        return arrays, {k: [str(v) for v in value] if isinstance(value, tuple) else value for k, value in meta.items()}
-
-    @classmethod
-    def from_parts(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> ClosedLoopResult:
-        """The inverse of `parts`."""
-        values: dict[str, Any] = {**arrays, **meta}
-        values |= {name: tuple(values.get(name, ())) for name in ("names", "fault_kinds", "outside")}
-        if "verdicts" not in arrays:  # version 1 knew neither guards nor faults
-            values["verdicts"] = Verdict.MISSING * np.isnan(arrays["measured"]).astype(np.int8)
-            values["faults"] = np.zeros((len(arrays["u"]), 0), dtype=np.bool_)
-        return cls(**values)
+    def _fields(cls, values: Meta) -> Meta:
+        texts, steps = values["outside"], len(values["u"])
+        if any(int(t) >= steps for t in texts):
+            raise DataError(f"outside must name steps below {steps}, got {max(map(int, texts))}")
+        return values | {
+            "status": tuple(_STATUSES[i] for i in values["status"]), "cost": float(values["cost"]),
+            "fallback": tuple(_FALLBACKS[i] for i in values["fallback"]), "names": tuple(values["names"]),
+            "fault_kinds": tuple(values["fault_kinds"]),
+            "outside": tuple(texts.get(str(t), "") for t in range(steps)),
+        }  # fmt: skip
 
     def plot(self) -> Figure:
         """Draw outputs with limits, tightened limits and references, then inputs.

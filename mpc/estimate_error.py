@@ -8,10 +8,9 @@ sees them with errors that are drawn within its declared bound.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError
 from controlrnn.kernels import simulate
-from controlrnn.records import load_record, save_record
+from controlrnn.records import Digest, Number, Numbers, Schema, Stored
 from mpc.model_error import data_digest
 from mpc.order_statistics import conformal_rank
 from mpc.residuals import fits_system
@@ -30,11 +29,9 @@ if TYPE_CHECKING:
 
     from mpc.observer import Observer
 
-_VERSION = 1
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EstimateError:
+class EstimateError(Stored):
     """Calibrated bounds on the error and on the jump of an observer's estimates, each in `metric`.
 
     Args:
@@ -46,6 +43,17 @@ class EstimateError:
         data_digest: Of the records.
     """
 
+    SCHEMA: ClassVar[Schema] = Schema(
+        "estimate-error", 2,
+        arrays={
+            "error_scores": Numbers("n", least=0.0), "jump_scores": Numbers("n", least=0.0),
+            "metric": Numbers("nx", "nx"),
+        },
+        meta={
+            "coverage": Number(above=0.0, below=1.0), "observer_digest": Digest(), "data_digest": Digest(),
+        },
+    )  # fmt: skip
+
     error_scores: Array
     jump_scores: Array
     metric: Array
@@ -56,6 +64,7 @@ class EstimateError:
     def __post_init__(self) -> None:
         for name in ("error_scores", "jump_scores", "metric"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
+        conformal_rank(self.n, self.coverage)
 
     @property
     def n(self) -> int:
@@ -80,19 +89,6 @@ class EstimateError:
             f"feedback as the {self.n} calibration trajectories keeps the error of the estimate at all its samples "
             "(and likewise, on its own, the jump)"
         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        arrays = {name: getattr(self, name) for name in ("error_scores", "jump_scores", "metric")}
-        meta = {name: getattr(self, name) for name in ("coverage", "observer_digest", "data_digest")}
-        save_record(path, "estimate-error", _VERSION, arrays, meta)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> EstimateError:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "estimate-error", _VERSION)
-        values: dict[str, Any] = {**arrays, **meta}
-        return cls(**values)
 
     def plot(self) -> Figure:
         """Draw the scores of the trajectories and the two bounds."""

@@ -18,17 +18,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, Choice, as_array, count, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
-from controlrnn.records import digest, load_record, save_record
+from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, Text, digest
 from controlrnn.systems import LureSystem
 from mpc.observer import Observer
 from mpc.order_statistics import clopper_pearson, pooled_quantile, rank_of
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
-_VERSION = 2  # 1: neither length, missing share, loop, unit nor confidence
 
 
 class CalibrationMethod(Choice):
@@ -75,7 +73,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ModelError:
+class ModelError(Stored):
     """Bound on r[t+k] - dhat[t]; see `mpc.residuals`.
 
     Args:
@@ -95,6 +93,20 @@ class ModelError:
         unit: What stays inside with that probability: whole trajectories, or steps drawn at random.
         confidence: Confidence with which ``coverage`` holds for this calibration set; None: on average over such sets.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "model-error", 3,
+        arrays={"bounds": Numbers("N + 1", "ny", least=0.0)},
+        meta={
+            "method": Text(choices=CalibrationMethod), "coverage": Number(least=0.0, most=1.0), "n": Count(1),
+            "length": Count(1), "starts": Count(1), "washout": Count(), "loop": Text(choices=Loop),
+            "unit": Text(choices=CoverageUnit), "missing": Number(least=0.0, below=1.0, none=True),
+            "confidence": Number(above=0.0, below=1.0, none=True),
+            "disturbance_gain": Number(above=0.0, most=1.0, none=True),
+            "system_digest": Digest(), "data_digest": Digest(), "observer_digest": Digest(empty=True),
+        },
+        zero=("N",),
+    )  # fmt: skip
 
     bounds: Array
     method: CalibrationMethod
@@ -155,11 +167,6 @@ class ModelError:
         """
         return coverage_over(self, steps)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the bound and everything it was made from."""
-        return digest({"bounds": self.bounds}, self._meta())
-
     def coverage_on(
         self,
         system: LureSystem,
@@ -203,16 +210,6 @@ class ModelError:
             said.append(f"{operation.loop} loop, calibrated in {self.loop} loop")
         return "; ".join(said)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        save_record(path, "model-error", _VERSION, {"bounds": self.bounds}, self._meta())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ModelError:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "model-error", _VERSION)
-        return cls(bounds=arrays["bounds"], **meta)
-
     def plot(self) -> Figure:
         """Draw the bound of each output over the horizon."""
         from matplotlib.figure import Figure
@@ -224,14 +221,6 @@ class ModelError:
         axes.set(xlabel="prediction step", ylabel="bound on the model error", ylim=(0, None))
         axes.legend()
         return figure
-
-    def _meta(self) -> dict[str, str | float | int | None]:
-        named = {name: str(getattr(self, name)) for name in ("method", "loop", "unit")}
-        names = (
-            "coverage", "n", "length", "starts", "washout", "disturbance_gain", "system_digest", "data_digest",
-            "observer_digest", "missing", "confidence",
-        )  # fmt: skip
-        return named | {name: getattr(self, name) for name in names}
 
 
 def calibrate(

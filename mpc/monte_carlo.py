@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array, count
 from controlrnn.errors import SettingError
-from controlrnn.records import load_record, save_record
+from controlrnn.records import Part, Schema, Stored
 from mpc.closed_loop import Plant, run_closed_loop
 from mpc.closed_loop_result import ClosedLoopResult, times_of
 from mpc.controller import TightenedMPC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_VERSION = 2  # 1: runs do not say what lay outside of the calibrated region
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,22 @@ class ClosedLoopSetup:
 
 
 @dataclass(frozen=True)
-class MonteCarloResult:
+class MonteCarloResult(Stored):
     """What all runs gave.
 
     Args:
         results: One per run, in the order of the seeds.
     """
 
+    SCHEMA: ClassVar[Schema] = Schema("monte-carlo", 3, parts={"results": Part(ClosedLoopResult, many=True, own=True)})
+
     results: tuple[ClosedLoopResult, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "results", tuple(self.results))
+        shapes = {(r.y.shape[1], r.u.shape[1], r.bounds.shape) for r in self.results}
+        if len(shapes) != 1:
+            raise SettingError(f"runs must be of one controller and at least one, got {len(shapes)} kinds")
 
     @property
     def runs_with_violation(self) -> int:
@@ -79,22 +84,6 @@ class MonteCarloResult:
     def realised(self) -> Array:
         """Largest realised prediction error of all runs per step and output, shape (N + 1, ny)."""
         return np.asarray(np.fmax.reduce([r.realised for r in self.results]))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all runs to one ``.npz`` record (atomic, no pickle)."""
-        parts = [r.parts() for r in self.results]
-        arrays = {f"{i}.{name}": value for i, (found, _) in enumerate(parts) for name, value in found.items()}
-        save_record(path, "monte-carlo", _VERSION, arrays, {"runs": [meta for _, meta in parts]})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> MonteCarloResult:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "monte-carlo", _VERSION)
-        own: list[dict[str, NDArray[Any]]] = [{} for _ in meta["runs"]]
-        for key, value in arrays.items():
-            i, _, name = key.partition(".")
-            own[int(i)][name] = value
-        return cls(tuple(ClosedLoopResult.from_parts(a, m) for a, m in zip(own, meta["runs"], strict=True)))
 
     def plot(self) -> Figure:
         """Draw the outputs of all runs with their limits, and the largest realised error against its bound."""
@@ -152,7 +141,7 @@ def monte_carlo(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(build,)) as pool:
         for parts in pool.map(_run, seeds):
-            results.append(ClosedLoopResult.from_parts(*parts))
+            results.append(ClosedLoopResult.from_record(*parts))
             _report(progress, len(results), len(seeds))
     return MonteCarloResult(tuple(results))
 
@@ -168,7 +157,7 @@ def _prepare(build: Callable[[], ClosedLoopSetup]) -> None:
 def _run(seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if _setup is None:
         raise RuntimeError("worker was not prepared")  # our own bug: the pool runs _prepare first
-    return run_closed_loop(_setup.plant, _setup.controller, seed=seed, **_setup.options).parts()
+    return run_closed_loop(_setup.plant, _setup.controller, seed=seed, **_setup.options).record()
 
 
 def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:

@@ -40,16 +40,15 @@ Fagiano, Smith, Morari, Automatica 2014).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
-from controlrnn.records import digest, load_record, save_record
+from controlrnn.records import Digest, Numbers, Schema, Stored, TableOf, Text, digest
 from controlrnn.systems import change_system
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
@@ -60,13 +59,12 @@ if TYPE_CHECKING:
 
     from controlrnn.certification import HorizonCertificate
 
-_VERSION = 1
 _FREE = 1e3  # of the state's metric: stored outputs start equal, so that their share of the ball costs nothing
 _PARTS = ("drift", "change", "jump", "absolute", "growth")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Recall:
+class Recall(Stored):
     """How far prediction errors may be from the error measured now; see the module docstring. All in output units.
 
     Args:
@@ -79,6 +77,19 @@ class Recall:
         promise: What holds, in words.
         digests: What it rests on: ``system``, ``observer``, ``tightening``, ``drift``, ``changes``, ``growth``.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "recall", 2,
+        arrays={
+            "drift": Numbers("K", "ny", least=0.0), "change": Numbers("K", "ny", least=0.0),
+            "jump": Numbers("N", "ny", least=0.0), "absolute": Numbers("N + 1", "ny", least=0.0),
+            "growth": Numbers("N + 1", "ny", least=0.0), "end": Numbers("ny", least=0.0),
+        },
+        meta={
+            "promise": Text(),
+            "digests": TableOf(Digest(), ("system", "observer", "tightening", "drift", "changes", "growth")),
+        },
+    )  # fmt: skip
 
     drift: Array
     change: Array
@@ -116,22 +127,6 @@ class Recall:
         """Half width of M_k for k = 1..K, shape (K, ny)."""
         return read_only((self.drift + self.change) * ROUNDING)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything."""
-        return digest(*self._parts())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        save_record(path, "recall", _VERSION, *self._parts())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Recall:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "recall", _VERSION)
-        values: dict[str, Any] = {**arrays, **meta}
-        return cls(**values)
-
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Stack drift and change over the steps against what holds without measurements, one panel an output."""
         from matplotlib.figure import Figure
@@ -150,10 +145,6 @@ class Recall:
         figure.axes[-1].set_xlabel("prediction step")
         figure.axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure
-
-    def _parts(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        arrays = {name: getattr(self, name) for name in (*_PARTS, "end")}
-        return arrays, {"promise": self.promise, "digests": dict(self.digests)}
 
 
 def certify_changes(

@@ -10,18 +10,18 @@ probability at most 1 - coverage: a warning means something. (Vovk, Gammerman, S
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, Choice, as_array, read_only
 from controlrnn.data import Trajectory
-from controlrnn.errors import DataError, SettingError
-from controlrnn.records import digest, load_record, save_record
+from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.records import Count, Digest, ListOf, Number, Numbers, Schema, Stored, Text
+from controlrnn.records.stored import as_json
 from mpc.model_error import data_digest
 from mpc.observer import Observer
 from mpc.order_statistics import conformal_rank
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
-_VERSION = 1
 _GROUPS = ("input", "input move", "residual")
 _FLOOR = 1e-6  # of the largest spread in a group: a channel that never moved
 
@@ -62,7 +61,7 @@ class RegionStatus:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OperatingRegion:
+class OperatingRegion(Stored):
     """Region of inputs, moves and residuals; a group's set is ``{v: distance(v - centre) <= limit}``.
 
     Args:
@@ -76,6 +75,19 @@ class OperatingRegion:
         observer_digest: Of the observer behind the residuals.
         data_digest: Of the records.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "operating-region", 2,
+        arrays={
+            "centre0": Numbers("nu"), "centre1": Numbers("nu"), "centre2": Numbers("ny"),
+            "covariance0": Numbers("nu", "nu"), "covariance1": Numbers("nu", "nu"), "covariance2": Numbers("ny", "ny"),
+        },
+        meta={
+            "shape": Text(choices=RegionShape), "limits": ListOf(Number(above=0.0), 3),
+            "labels": ListOf(Text(), "nu + ny"), "coverage": Number(above=0.0, below=1.0), "n": Count(1),
+            "observer_digest": Digest(), "data_digest": Digest(),
+        },
+    )  # fmt: skip
 
     shape: RegionShape
     centres: tuple[Array, Array, Array]
@@ -93,6 +105,23 @@ class OperatingRegion:
         object.__setattr__(self, "limits", tuple(float(x) for x in self.limits))
         for name in ("centres", "covariances"):
             object.__setattr__(self, name, tuple(read_only(part) for part in getattr(self, name)))
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse what would let every sample pass, or none."""
+        sizes = [len(centre) for centre in self.centres]
+        if len(sizes) != 3 or len(self.covariances) != 3 or sizes[0] != sizes[1] or not all(sizes):
+            raise ShapeError(f"a region has {len(_GROUPS)} groups, two of inputs and one of outputs, got {sizes}")
+        if len(self.labels) != sizes[0] + sizes[2]:
+            raise ShapeError(f"labels must name {sizes[0] + sizes[2]} channels, got {len(self.labels)}")
+        for name, n, centre, covariance in zip(_GROUPS, sizes, self.centres, self.covariances, strict=True):
+            as_array(f"centre of {name}", centre, (n,))
+            C = as_array(f"covariance of {name}", covariance, (n, n))
+            widths = np.diag(C)
+            if not (widths > 0).all() or (self.shape is RegionShape.ELLIPSOID and not _is_positive(C)):
+                raise SettingError(f"the covariance of {name} must be positive definite: learn_region anew")
+        if len(self.limits) != 3 or not all(0 < x < np.inf for x in self.limits):
+            raise SettingError(f"limits must be three positive numbers, got {self.limits}: learn_region anew")
 
     @property
     def promise(self) -> str:
@@ -102,11 +131,6 @@ class OperatingRegion:
             "trajectories gives a warning with probability <= "
             f"{1 - self.coverage:.3g}"
         )
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything."""
-        return digest(self._arrays(), self._meta())
 
     def check(self, u: ArrayLike, residual: ArrayLike, *, previous: ArrayLike | None = None) -> RegionStatus:
         """Say whether a sample lies inside.
@@ -129,18 +153,6 @@ class OperatingRegion:
             if ratios[name] > 1:
                 outside.append(self._words(g, value))
         return RegionStatus(ratios, "; ".join(outside))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        save_record(path, "operating-region", _VERSION, self._arrays(), self._meta())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> OperatingRegion:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "operating-region", _VERSION)
-        parts = {f"{name}s": tuple(arrays[f"{name}{g}"] for g in range(3)) for name in ("centre", "covariance")}
-        values: dict[str, Any] = {**parts, **meta}
-        return cls(**values)
 
     def plot(self) -> Figure:
         """Draw the range of every channel, one panel a group."""
@@ -168,14 +180,16 @@ class OperatingRegion:
             seen = f"each within what was calibrated, but not together with the other {_GROUPS[group]}s"
         return f"{_GROUPS[group]} {label}: {value[i]:.4g}, {seen}"
 
-    def _arrays(self) -> dict[str, Array]:
+    def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """See `Stored.record`."""
         pairs = (("centre", self.centres), ("covariance", self.covariances))
-        return {f"{name}{g}": part for name, parts in pairs for g, part in enumerate(parts)}
+        arrays = {f"{name}{g}": np.asarray(part) for name, parts in pairs for g, part in enumerate(parts)}
+        return arrays, {name: as_json(getattr(self, name)) for name in self.SCHEMA.meta}
 
-    def _meta(self) -> dict[str, Any]:
-        names = ("coverage", "n", "observer_digest", "data_digest")
-        meta = {"shape": str(self.shape), "limits": list(self.limits), "labels": list(self.labels)}
-        return meta | {name: getattr(self, name) for name in names}
+    @classmethod
+    def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        parts = {f"{name}s": tuple(values[f"{name}{g}"] for g in range(3)) for name in ("centre", "covariance")}
+        return {name: values[name] for name in cls.SCHEMA.meta} | parts
 
 
 class RegionWatch:
@@ -284,6 +298,17 @@ def _distance(e: Array, covariance: Array, shape: RegionShape) -> Array:
 def _covariance(samples: Array) -> Array:
     spread = np.atleast_2d(np.cov(samples.T))
     return np.asarray(spread + np.diag(_widths(np.zeros(len(spread)), np.sqrt(np.diag(spread)).max())) ** 2)
+
+
+def _is_positive(covariance: Array) -> bool:
+    """Whether a Cholesky factor exists and divides without overflow."""
+    if not np.allclose(covariance, covariance.T, rtol=1e-9, atol=0):
+        return False
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        return False
+    return bool(np.isfinite(factor).all() and (np.diag(factor) > 0).all())
 
 
 def _widths(half: Array, largest: float | None = None) -> Array:

@@ -26,16 +26,15 @@ Incremental tubes: Koehler, Soloperto, Mueller, Allgoewer, IEEE TAC 2021; no fee
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, SettingError
-from controlrnn.records import digest, load_record, save_record
+from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, TableOf, digest
 from controlrnn.systems import LureSystem
 from mpc.observer import ROUNDING
 from mpc.ocp import output_scale
@@ -45,12 +44,11 @@ from mpc.state_error import StateError
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate, HorizonCertificate
 
-_VERSION = 1
 _ROOM = 1.0 + 1e-6  # the radius exceeds what (B) asks for by so much: rounding must not matter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TerminalSet:
+class TerminalSet(Stored):
     """The ball around an artificial steady state in which plans end; see the module docstring.
 
     Args:
@@ -62,6 +60,15 @@ class TerminalSet:
         margin: q, shape (ny,), output units.
         digests: What it rests on: ``system``, ``contraction``, ``outputs`` and ``jump``.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "terminal-set", 2,
+        arrays={"metric": Numbers("nx", "nx"), "margin": Numbers("ny", least=0.0)},
+        meta={
+            "radius": Number(above=0.0), "rate": Number(above=0.0, below=1.0), "horizon": Count(1),
+            "jump": Number(least=0.0), "digests": TableOf(Digest(), ("system", "contraction", "outputs", "jump")),
+        },
+    )  # fmt: skip
 
     metric: Array
     radius: float
@@ -96,11 +103,6 @@ class TerminalSet:
         """Distance from the steady state in radii: ``gap`` (nx,) lies in the set if this is at most 1."""
         return float(np.linalg.norm(self.root @ gap)) / self.radius
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything."""
-        return digest(*self._parts())
-
     def verify(self, system: LureSystem, contraction: ContractionCertificate, outputs: HorizonCertificate) -> None:
         """Prove again that the set is what it claims, from the certificates that it was made of.
 
@@ -126,22 +128,6 @@ class TerminalSet:
                 raise CertificationError(
                     f"the terminal set's {name} does not follow from its certificates: make it anew"
                 )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        save_record(path, "terminal-set", _VERSION, *self._parts())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> TerminalSet:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "terminal-set", _VERSION)
-        values: dict[str, Any] = {**arrays, **meta}
-        return cls(**values)
-
-    def _parts(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        names = ("radius", "rate", "horizon", "jump")
-        meta = {name: getattr(self, name) for name in names} | {"digests": dict(self.digests)}
-        return {"metric": self.metric, "margin": self.margin}, meta
 
 
 def terminal_set(

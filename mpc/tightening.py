@@ -10,16 +10,15 @@ by what re-initialisation can change about a plan, so that a plan can be continu
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
-from controlrnn.records import digest, load_record, save_record
+from controlrnn.records import Digest, Number, Numbers, Schema, Stored, TableOf, Text
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
 from mpc.state_error import StateError
@@ -30,12 +29,12 @@ if TYPE_CHECKING:
 
     from controlrnn.certification import HorizonCertificate
 
-_VERSION = 2  # 1: without growth
 _PARTS = ("model_error", "reinitialisation", "input_error", "growth")
+_SOURCES = ("system", "model_error", "certificate", "difference", "plan", "observer", "growth", "jump")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tightening:
+class Tightening(Stored):
     """Parts of the tightening, each (horizon + 1, ny) in output units.
 
     Args:
@@ -48,6 +47,15 @@ class Tightening:
             ``jump``.
         growth: What is added so that plans stay feasible from sample to sample; none when left out.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "tightening", 3,  # 1: without growth; 2: unchecked
+        arrays={name: Numbers("N + 1", "ny", least=0.0) for name in _PARTS},
+        meta={
+            "disturbance_gain": Number(above=0.0, most=1.0, none=True), "promise": Text(),
+            "digests": TableOf(Digest(), _SOURCES),
+        },
+    )  # fmt: skip
 
     model_error: Array
     reinitialisation: Array
@@ -85,11 +93,6 @@ class Tightening:
         """Number of prediction steps."""
         return len(self.model_error) - 1
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything."""
-        return digest({name: getattr(self, name) for name in _PARTS}, self._meta())
-
     def limits(self, outputs: tuple[Signal, ...]) -> tuple[Array, Array]:
         """Tightened limits.
 
@@ -120,17 +123,6 @@ class Tightening:
             )
         return read_only(lower), read_only(upper)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        save_record(path, "tightening", _VERSION, {name: getattr(self, name) for name in _PARTS}, self._meta())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Tightening:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "tightening", _VERSION)
-        values: dict[str, Any] = {**arrays, **meta}
-        return cls(**values)
-
     def plot(self, outputs: tuple[Signal, ...] = ()) -> Figure:
         """Stack the parts over the horizon, one panel an output."""
         from matplotlib.figure import Figure
@@ -150,9 +142,6 @@ class Tightening:
         panels[0].legend(loc="upper left", fontsize="small")
         panels[-1].set_xlabel("prediction step")
         return figure
-
-    def _meta(self) -> dict[str, Any]:
-        return {"disturbance_gain": self.disturbance_gain, "promise": self.promise, "digests": dict(self.digests)}
 
 
 def tighten(

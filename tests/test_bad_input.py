@@ -170,16 +170,16 @@ class Kit:
     def forged_system(self) -> Path:
         """A model file with another weight, whose checksum was made to fit; the named digest was not."""
         path = self.saved()
-        kind, arrays, meta = records.peek_record(path, 1)
-        records.save_record(path, kind, 1, arrays | {"by": arrays["by"] + 1}, meta)
+        kind, version, arrays, meta = records.read_record(path)
+        records.write_record(path, kind, version, arrays | {"by": arrays["by"] + 1}, meta)
         return path
 
     def forged_certificate(self) -> HorizonCertificate:
         """A certificate whose bounds were lowered, checksum and all: a claim that only a proof can refuse."""
         path = self.tmp / "certificate.npz"
         self.certificate.save(path)
-        kind, arrays, meta = records.peek_record(path, 1)
-        records.save_record(path, kind, 1, arrays | {"bounds": 0.9 * arrays["bounds"]}, meta)
+        kind, version, arrays, meta = records.read_record(path)
+        records.write_record(path, kind, version, arrays | {"bounds": 0.9 * arrays["bounds"]}, meta)
         forged = load_certificate(path)
         assert isinstance(forged, HorizonCertificate)
         return forged

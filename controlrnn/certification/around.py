@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions
+from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, certificate_schema, current_versions
 from controlrnn.certification.passes import PADDINGS, Case
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Count, ListOf, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -55,6 +55,20 @@ class TubeCertificate(Certificate):
         "initial_radius": "sqrt(dx' metric dx)", "metric": "per state unit squared", "input_radius": "input units",
         "u": "input units", "bounds": "output units",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "x0": Numbers("nx"), "u": Numbers("N + 1", "nu"), "metric": Numbers("nx", "nx"),
+            "input_radius": Numbers("nu", least=0.0), "bounds": Numbers("N + 1", "ny", least=0.0),
+            "multipliers": Numbers("passes", "steps", "nv", least=0.0),
+            "shares": Numbers("passes", "steps", "p", least=0.0),
+        },
+        meta={
+            "horizon": Count(size="N"), "initial_radius": Number(least=0.0), "padding": Number(least=0.0),
+            "focus": ListOf(ListOf(Count(), 2, none=True), "passes"),
+        },
+    )  # fmt: skip
 
     horizon: int
     x0: Array
@@ -126,19 +140,10 @@ class TubeCertificate(Certificate):
         """Draw the bounds over the horizon, one line an output; returns the figure."""
         return figures.over_horizon(self.bounds, labels, "certified distance from the nominal output")
 
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        names = ("x0", "u", "metric", "input_radius", "bounds", "multipliers", "shares")
-        return {name: getattr(self, name) for name in names}
-
-    def _meta(self) -> dict[str, Any]:
-        return {"horizon": self.horizon, "initial_radius": self.initial_radius, "padding": self.padding,
-                "focus": [list(one) if one else None for one in self.focus]}  # fmt: skip
-
     @classmethod
-    def _restore(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]) -> TubeCertificate:
-        focus = tuple((int(one[0]), int(one[1])) if one else None for one in meta["focus"])
-        values: dict[str, Any] = {**common, **arrays, **meta, "focus": focus}
-        return cls(**values)
+    def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        focus = tuple((one[0], one[1]) if one else None for one in values["focus"])
+        return super()._fields(values) | {"focus": focus}
 
 
 def certify_around(

@@ -5,28 +5,42 @@ from __future__ import annotations
 import os
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from controlrnn import __version__, records
+from controlrnn import __version__
 from controlrnn.checks import Array
-from controlrnn.errors import CertificationError, FileFormatError
+from controlrnn.errors import CertificationError
+from controlrnn.records import (
+    Digest,
+    Exactly,
+    Number,
+    Numbers,
+    Part,
+    Schema,
+    Stored,
+    TableOf,
+    Text,
+    Value,
+    load_one_of,
+    restoring,
+)  # fmt: skip
 from controlrnn.systems import System
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+ZERO = ("N", "nu", "nv", "m", "p")  # lengths that may be zero: horizon, inputs, neurons, channels that differ, shares
 _KINDS: dict[str, type[Certificate]] = {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Certificate(ABC):
+class Certificate(Stored, ABC):
     """A proven statement about one frozen system.
 
     Args:
@@ -82,37 +96,14 @@ class Certificate(ABC):
             labels: Names of the channels that the figure tells apart, outputs or inputs.
         """
 
-    @abstractmethod
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays to store."""
-
-    @abstractmethod
-    def _meta(self) -> dict[str, Any]:
-        """The JSON values to store, beside those of this class."""
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of the claim's numbers."""
+        return dict(self.UNITS)
 
     @classmethod
-    @abstractmethod
-    def _restore(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]) -> Certificate:
-        """The inverse of `_arrays` and `_meta`."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the certificate's content."""
-        return records.digest(self._arrays(), self._all_meta())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        records.save_record(path, self.KIND, FORMAT_VERSION, self._arrays(), self._all_meta())
-
-    def _all_meta(self) -> dict[str, Any]:
-        common = {
-            "system_digest": self.system_digest,
-            "method": self.method,
-            "solver_status": self.solver_status,
-            "margin": self.margin,
-            "versions": dict(self.versions),
-        }
-        return {"common": common, "claim": self._meta(), "units": dict(self.UNITS)}
+    def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name != "units"}
 
 
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:
@@ -124,13 +115,34 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     Raises:
         FileFormatError: Not a certificate, or its content was altered.
     """
-    kind, arrays, meta = records.peek_record(path, FORMAT_VERSION)
-    if kind not in _KINDS:
-        raise FileFormatError(f"{path} must hold a certificate ({', '.join(sorted(_KINDS))}), got a {kind!r}")
-    try:
-        return _KINDS[kind]._restore(arrays, meta["claim"], meta["common"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} does not hold a complete {kind} ({error}): certify again") from error
+    schemas = {kind: one.SCHEMA for kind, one in _KINDS.items()}
+    kind, arrays, meta = load_one_of(path, schemas, "a certificate")
+    with restoring(path):
+        return _KINDS[kind].from_record(arrays, meta)
+
+
+def certificate_schema(
+    kind: str,
+    units: Mapping[str, str],
+    *,
+    arrays: Mapping[str, Numbers],
+    meta: Mapping[str, Value],
+    parts: Mapping[str, Part] | None = None,
+) -> Schema:
+    """What a certificate's record holds: what all have, and the fields of the claim.
+
+    Args:
+        kind: `Certificate.KIND`.
+        units: `Certificate.UNITS`.
+        arrays: Arrays of the claim and of its proof.
+        meta: Numbers of the claim.
+        parts: Certificates and multipliers inside of it.
+    """
+    common: dict[str, Value] = {
+        "system_digest": Digest(), "method": Text(200), "solver_status": Text(200), "margin": Number(above=0.0),
+        "versions": TableOf(Text(100)), "units": Exactly(dict(units)),
+    }  # fmt: skip
+    return Schema(kind, FORMAT_VERSION, arrays=arrays, meta={**common, **meta}, parts=parts or {}, zero=ZERO)
 
 
 def current_versions() -> dict[str, str]:

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
 from controlrnn.certification.psd import UNIT, proven_margin
 from controlrnn.certification.stationary import Point, contract, metric_for_inputs
 from controlrnn.checks import Array, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ class ContractionCertificate(Certificate):
     UNITS: ClassVar[dict[str, str]] = {
         "rate": "per step", "metric": "|dx|_P^2 = dx' P dx is dimensionless", "input_gain": "|dx|_P per input unit",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "metric": Numbers("nx", "nx"), "multipliers": Numbers("nv", least=0.0),
+            "input_gain": Numbers("nu", least=0.0), "input_multipliers": Numbers("nu", "nv", least=0.0),
+        },
+        meta={"rate": Number(above=0.0, below=1.0)},
+    )  # fmt: skip
 
     rate: float
     metric: Array
@@ -133,22 +142,6 @@ class ContractionCertificate(Certificate):
         return figures.decay(
             self.rate, self.input_gain, float(np.sqrt(sizes[-1] / sizes[0])), float(sizes[0] ** -0.5), "2-norm", labels
         )
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        names = ("metric", "multipliers", "input_gain", "input_multipliers")
-        return {name: getattr(self, name) for name in names}
-
-    def _meta(self) -> dict[str, Any]:
-        return {"rate": self.rate}
-
-    @classmethod
-    def _restore(
-        cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
-    ) -> ContractionCertificate:
-        return cls(
-            **common, rate=meta["rate"], metric=arrays["metric"], multipliers=arrays["multipliers"],
-            input_gain=arrays["input_gain"], input_multipliers=arrays["input_multipliers"],
-        )  # fmt: skip
 
 
 def certify_contraction(

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.certification.incremental import IncrementalForm, inequality_margin
 from controlrnn.certification.psd import proven_margin
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ class DissipationCertificate(Certificate):
         "rate": "per step", "metric": "dx' P dx in units of the supply", "Q": "supply per output units squared",
         "S": "supply per input unit and output unit", "R": "supply per input units squared",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "metric": Numbers("nx", "nx"), "multipliers": Numbers("nv", least=0.0), "Q": Numbers("ny", "ny"),
+            "S": Numbers("nu", "ny"), "R": Numbers("nu", "nu"),
+        },
+        meta={"rate": Number(above=0.0, most=1.0)},
+    )  # fmt: skip
 
     rate: float
     metric: Array
@@ -150,14 +159,3 @@ class DissipationCertificate(Certificate):
 
     def _names(self) -> tuple[str, ...]:
         return ("metric", "multipliers", "Q", "S", "R")
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {name: getattr(self, name) for name in self._names()}
-
-    def _meta(self) -> dict[str, Any]:
-        return {"rate": self.rate}
-
-    @classmethod
-    def _restore(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]) -> Self:
-        values: dict[str, Any] = {**common, **meta, **arrays}
-        return cls(**values)

@@ -6,6 +6,7 @@ See `controlrnn.certification.incremental` for the inequality and `controlrnn.ce
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from scipy.linalg import eigh
@@ -17,11 +18,12 @@ from controlrnn.certification.psd import proven_margin
 from controlrnn.certification.slopes import Box, local_slopes
 from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, DataError, SettingError
+from controlrnn.records import Count, Number, Numbers, Schema, Stored
 from controlrnn.systems import LureSystem
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class Family(Stored):
     """Multipliers for one output, indexed by the number of steps to go, so that one sweep serves every step.
 
     Args:
@@ -32,6 +34,15 @@ class Family:
         shares: Of the initial state and of each input that is a state, in the initial set, shape (K, 1 + m); empty
             where no input is a state (see `controlrnn.certification.input_error`).
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "family", 1,
+        arrays={
+            "multipliers": Numbers("N + 1", "nv", least=0.0), "rho": Numbers("N + 1", "m", least=0.0),
+            "shares": Numbers("N + 1", "p", least=0.0, otherwise=(0, 0)),
+        },
+        meta={"row": Count(), "padding": Number(least=0.0)}, zero=("N", "nu", "nv", "m", "p"),
+    )  # fmt: skip
 
     row: int
     multipliers: Array

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlrnn.certification import figures, incremental
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.search import Search, best_family, tail_for
 from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.errors import CertificationError
+from controlrnn.records import Count, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -53,6 +53,16 @@ class GainCertificate(Certificate):
         "initial": "output units per sqrt(dx' metric dx)", "inputs": "output units per input unit",
         "metric": "per state unit squared",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "metric": Numbers("nx", "nx"), "initial": Numbers("N + 1", "ny", least=0.0),
+            "inputs": Numbers("N + 1", "ny", "nu", least=0.0),
+            "input_multipliers": Numbers("N + 1", "ny", "nu", "nv", least=0.0),
+        },
+        meta={"horizon": Count(size="N")}, parts={"families": Part(Family, many=True)},
+    )  # fmt: skip
 
     horizon: int
     metric: Array
@@ -136,27 +146,6 @@ class GainCertificate(Certificate):
             one.set(title=title, xlabel="lag [steps]", ylabel="certified gain", ylim=(0, None))
             one.legend()
         return figure
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        names = ("metric", "initial", "inputs", "input_multipliers")
-        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
-        for n, family in enumerate(self.families):
-            arrays |= {f"multipliers_{n}": family.multipliers, f"rho_{n}": family.rho}
-        return arrays
-
-    def _meta(self) -> dict[str, Any]:
-        return {"horizon": self.horizon, "families": [{"row": f.row, "padding": f.padding} for f in self.families]}
-
-    @classmethod
-    def _restore(cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]) -> GainCertificate:
-        families = tuple(
-            Family(f["row"], arrays[f"multipliers_{n}"], arrays[f"rho_{n}"], f["padding"])
-            for n, f in enumerate(meta["families"])
-        )
-        return cls(
-            **common, horizon=meta["horizon"], families=families, metric=arrays["metric"], initial=arrays["initial"],
-            inputs=arrays["inputs"], input_multipliers=arrays["input_multipliers"],
-        )  # fmt: skip
 
 
 def certify_gains(

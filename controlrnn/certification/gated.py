@@ -23,12 +23,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import GatedSystem
 from controlrnn.systems.gated import Cell
 
@@ -62,6 +62,15 @@ class DeltaIssCertificate(Certificate):
         "rate": "per step", "scale": "states, dimensionless", "input_gain": "distance per input unit",
         "input_low": "input units", "input_high": "input units", "state_bound": "states, dimensionless",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "scale": Numbers("nx", above=0.0), "input_gain": Numbers("nu", least=0.0), "input_low": Numbers("nu"),
+            "input_high": Numbers("nu"), "state_bound": Numbers("nx", least=0.0),
+        },
+        meta={"rate": Number(above=0.0, below=1.0)},
+    )  # fmt: skip
 
     rate: float
     scale: Array
@@ -128,19 +137,6 @@ class DeltaIssCertificate(Certificate):
 
     def _names(self) -> tuple[str, ...]:
         return ("scale", "input_gain", "input_low", "input_high", "state_bound")
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {name: getattr(self, name) for name in self._names()}
-
-    def _meta(self) -> dict[str, Any]:
-        return {"rate": self.rate}
-
-    @classmethod
-    def _restore(
-        cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
-    ) -> DeltaIssCertificate:
-        values: dict[str, Any] = {**common, **meta, **arrays}
-        return cls(**values)
 
 
 def certify_delta_iss(

@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlrnn.certification import figures, sdp
-from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, current_versions
+from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, certificate_schema, current_versions
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.gains import GainCertificate
 from controlrnn.certification.input_error import InputError
@@ -27,6 +26,7 @@ from controlrnn.certification.search import Search, families_for, tail_for
 from controlrnn.certification.slopes import Box
 from controlrnn.checks import Array, Choice, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Count, Number, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -63,6 +63,20 @@ class HorizonCertificate(Certificate):
         "initial_radius": "sqrt(dx' metric dx)", "metric": "per state unit squared", "input_radius": "input units",
         "bounds": "output units",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "metric": Numbers("nx", "nx"), "input_radius": Numbers("nu", least=0.0),
+            "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
+            "bounds": Numbers("N + 1", "ny", least=0.0),
+        },
+        meta={"horizon": Count(size="N"), "initial_radius": Number(least=0.0)},
+        parts={
+            "families": Part(Family, many=True), "input_error": Part(InputError),
+            "gains": Part(GainCertificate, none=True, own=True),
+        },
+    )  # fmt: skip
 
     horizon: int
     initial_radius: float
@@ -128,46 +142,6 @@ class HorizonCertificate(Certificate):
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Draw the bounds over the horizon, one line an output; returns the figure."""
         return figures.over_horizon(self.bounds, labels, "certified difference")
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        names = ("metric", "input_radius", "input_range", "state_range", "bounds")
-        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in names}
-        for n, family in enumerate(self.families):
-            arrays |= {f"{name}_{n}": getattr(family, name) for name in ("multipliers", "rho", "shares")}
-        if self.gains is not None:
-            arrays |= {f"gains_{name}": array for name, array in self.gains._arrays().items()}
-        return arrays
-
-    def _meta(self) -> dict[str, Any]:
-        families = [{"row": f.row, "padding": f.padding} for f in self.families]
-        gains = None if self.gains is None else self.gains._all_meta()
-        return {
-            "horizon": self.horizon, "initial_radius": self.initial_radius, "families": families,
-            "input_error": self.input_error.record(), "gains": gains,
-        }  # fmt: skip
-
-    @classmethod
-    def _restore(
-        cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
-    ) -> HorizonCertificate:
-        families = tuple(
-            Family(f["row"], arrays[f"multipliers_{n}"], arrays[f"rho_{n}"], f["padding"], arrays[f"shares_{n}"])
-            for n, f in enumerate(meta["families"])
-        )
-        gains = None
-        if meta["gains"] is not None:
-            own = {name.removeprefix("gains_"): a for name, a in arrays.items() if name.startswith("gains_")}
-            gains = GainCertificate._restore(own, meta["gains"]["claim"], meta["gains"]["common"])
-        names = ("metric", "input_radius", "input_range", "state_range", "bounds")
-        values: dict[str, Any] = {**common, **{name: arrays[name] for name in names}}
-        return cls(
-            **values,
-            horizon=meta["horizon"],
-            initial_radius=meta["initial_radius"],
-            families=families,
-            gains=gains,
-            input_error=InputError.from_record(meta["input_error"]),
-        )
 
 
 def certify_horizon(

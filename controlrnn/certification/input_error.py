@@ -15,12 +15,13 @@ weights w >= 0 that add up to one, of which the best are taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, Choice, as_array, count, read_only
 from controlrnn.errors import SettingError
+from controlrnn.records import Count, Numbers, Schema, Stored, Text
 
 
 class InputErrorKind(Choice):
@@ -34,7 +35,7 @@ class InputErrorKind(Choice):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class InputError:
+class InputError(Stored):
     """A set of input differences over a horizon.
 
     Args:
@@ -43,6 +44,12 @@ class InputError:
         rate: s, largest change per step, likewise; for `InputErrorKind.RATE_LIMITED` alone.
         steps: m, number of steps at which inputs are wrong, unknown which; for `InputErrorKind.FEW` alone.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "input-error", 1,
+        arrays={"radius": Numbers("nu", least=0.0), "rate": Numbers("nu", least=0.0, optional=True)},
+        meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)}, zero=("N", "nu", "nv"),
+    )  # fmt: skip
 
     kind: InputErrorKind = InputErrorKind.BOX
     radius: Array | float
@@ -160,16 +167,10 @@ class InputError:
                 full[..., k, :] = full[..., k - 1, :] + step
         return np.asarray(full)
 
-    def record(self) -> dict[str, Any]:
-        """JSON values; the inverse of `from_record`."""
-        rate = None if self.rate is None else np.asarray(self.rate).tolist()
-        return {"kind": str(self.kind), "radius": self.b.tolist(), "rate": rate, "steps": self.steps}
-
     @classmethod
-    def from_record(cls, values: dict[str, Any]) -> InputError:
-        """From JSON values."""
-        rate = None if values["rate"] is None else read_only(values["rate"])
-        return cls(kind=values["kind"], radius=read_only(values["radius"]), rate=rate, steps=values["steps"])
+    def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        rate = values["rate"]
+        return values | {"radius": read_only(values["radius"]), "rate": None if rate is None else read_only(rate)}
 
     def __str__(self) -> str:
         radii = ", ".join(f"{r:.3g}" for r in np.atleast_1d(self.b))

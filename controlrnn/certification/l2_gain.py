@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from controlrnn.certification import figures
+from controlrnn.certification.certificate import FORMAT_VERSION
 from controlrnn.certification.dissipation import DissipationCertificate
 from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.certification.stationary import contract, least_gain
 from controlrnn.checks import Array, scales
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Exactly, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 from controlrnn.systems.linearisation import linearise_trajectory
 
@@ -42,6 +44,12 @@ class L2GainCertificate(DissipationCertificate):
     UNITS: ClassVar[dict[str, str]] = DissipationCertificate.UNITS | {
         "gamma": "scaled outputs per scaled inputs", "input_scale": "input units", "output_scale": "output units",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = DissipationCertificate.SCHEMA.extended(
+        KIND, FORMAT_VERSION,
+        arrays={"input_scale": Numbers("nu", above=0.0), "output_scale": Numbers("ny", above=0.0)},
+        meta={"gamma": Number(above=0.0), "units": Exactly(UNITS)},
+    )  # fmt: skip
 
     gamma: float
     input_scale: Array
@@ -109,9 +117,6 @@ class L2GainCertificate(DissipationCertificate):
 
     def _names(self) -> tuple[str, ...]:
         return (*super()._names(), "input_scale", "output_scale")
-
-    def _meta(self) -> dict[str, Any]:
-        return {"rate": self.rate, "gamma": self.gamma}
 
 
 def certify_l2_gain(

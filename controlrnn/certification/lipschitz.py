@@ -12,13 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlrnn.certification import figures, incremental
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.certification.incremental import IncrementalForm, largest_ratio, stage_margin
 from controlrnn.certification.interior import interior
 from controlrnn.certification.riccati import Goal, Pair, Task, minimise
@@ -26,6 +25,7 @@ from controlrnn.certification.slopes import Box, local_slopes
 from controlrnn.certification.stationary import contract, least_peak
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Count, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ class LipschitzCertificate(Certificate):
         "constant": "output units per (state units, input units)", "input_range": "input units",
         "state_range": "state units",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "multipliers": Numbers("N + 1", "nv", least=0.0), "rho": Numbers("N + 1", "nu", least=0.0),
+            "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
+        },
+        meta={"horizon": Count(size="N"), "constant": Number(least=0.0)},
+    )  # fmt: skip
 
     horizon: int
     constant: float
@@ -113,21 +122,6 @@ class LipschitzCertificate(Certificate):
         axes.set(xlabel="steps before the output", ylabel="gain at most, by input", ylim=(0, None))
         axes.legend()
         return figure
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {name: getattr(self, name) for name in ("multipliers", "rho", "input_range", "state_range")}
-
-    def _meta(self) -> dict[str, Any]:
-        return {"horizon": self.horizon, "constant": self.constant}
-
-    @classmethod
-    def _restore(
-        cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
-    ) -> LipschitzCertificate:
-        return cls(
-            **common, horizon=meta["horizon"], constant=meta["constant"], multipliers=arrays["multipliers"],
-            rho=arrays["rho"], input_range=arrays["input_range"], state_range=arrays["state_range"],
-        )  # fmt: skip
 
 
 def certify_lipschitz(

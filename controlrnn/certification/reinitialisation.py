@@ -15,19 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.horizon import HorizonCertificate, certify_horizon
 from controlrnn.certification.incremental import largest_ratio
 from controlrnn.certification.reachable import settled_radius
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Count, Number, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
 from controlrnn.systems.observer import observer_system
 
@@ -65,6 +65,22 @@ class ReinitialisationCertificate(Certificate):
         "input_high": "input units", "input_error": "input units", "radius": "|dx|_P of the contraction certificate",
         "residual_bound": "output units", "observer_gain": "state units per output unit",
     }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "start": Numbers("nx"), "input_low": Numbers("nu"), "input_high": Numbers("nu"),
+            "input_error": Numbers("nu", least=0.0), "observer_gain": Numbers("nx", "ny"),
+            "residual_bound": Numbers("ny", least=0.0),
+        },
+        meta={"washout": Count(), "horizon": Count(), "radius": Number(least=0.0)},
+        parts={
+            "contraction": Part(ContractionCertificate, own=True), "washed": Part(HorizonCertificate, own=True),
+            "running": Part(HorizonCertificate, own=True),
+            "observer": Part(ContractionCertificate, none=True, own=True),
+            "observed": Part(HorizonCertificate, none=True, own=True),
+        },
+    )  # fmt: skip
 
     washout: int
     horizon: int
@@ -234,37 +250,6 @@ class ReinitialisationCertificate(Certificate):
 
     def _names(self) -> tuple[str, ...]:
         return ("start", "input_low", "input_high", "input_error", "observer_gain", "residual_bound")
-
-    def _parts(self) -> dict[str, Certificate]:
-        parts = {"contraction": self.contraction, "washed": self.washed, "running": self.running,
-                 "observer": self.observer, "observed": self.observed}  # fmt: skip
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in self._names()}
-        for name, part in self._parts().items():
-            arrays |= {f"{name}.{inner}": array for inner, array in part._arrays().items()}
-        return arrays
-
-    def _meta(self) -> dict[str, Any]:
-        parts = {name: part._all_meta() for name, part in self._parts().items()}
-        return {"washout": self.washout, "horizon": self.horizon, "radius": self.radius, "parts": parts}
-
-    @classmethod
-    def _restore(
-        cls, arrays: dict[str, NDArray[Any]], meta: dict[str, Any], common: dict[str, Any]
-    ) -> ReinitialisationCertificate:
-        parts: dict[str, Any] = {"observer": None, "observed": None}
-        kinds: dict[str, type[Certificate]] = {
-            "contraction": ContractionCertificate,
-            "observer": ContractionCertificate,
-        }
-        for name, inner in meta["parts"].items():
-            own = {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")}
-            parts[name] = kinds.get(name, HorizonCertificate)._restore(own, inner["claim"], inner["common"])
-        plain = {n: a for n, a in arrays.items() if "." not in n}
-        values: dict[str, Any] = {**common, **plain, **parts}
-        return cls(**values, washout=meta["washout"], horizon=meta["horizon"], radius=meta["radius"])
 
 
 def certify_reinitialisation(

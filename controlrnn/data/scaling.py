@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import SettingError
+from controlrnn.records import Numbers, Schema, Stored
 
 
 @dataclass(frozen=True, eq=False)
-class Scaler:
+class Scaler(Stored):
     """``scaled = (physical - shift) / scale`` per channel.
 
     Args:
         shift: Shape (n,), physical units.
         scale: Shape (n,), physical units, positive.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema("scaler", 1, arrays={"shift": Numbers("n"), "scale": Numbers("n", above=0.0)})
 
     shift: Array
     scale: Array

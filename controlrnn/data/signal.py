@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from controlrnn.errors import InfeasibleError, SettingError
+from controlrnn.records import Number, Schema, Stored, Text
+from controlrnn.records.stored import Arrays, Meta
 
 
 @dataclass(frozen=True)
-class Signal:
+class Signal(Stored):
     """One input or output channel.
 
     Args:
@@ -22,6 +25,10 @@ class Signal:
         SettingError: A limit is NaN.
         InfeasibleError: The limits leave no room between them.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "signal", 1, meta={"name": Text(), "unit": Text(), "lower": Number(none=True), "upper": Number(none=True)}
+    )
 
     name: str
     unit: str = ""
@@ -40,3 +47,12 @@ class Signal:
     def label(self) -> str:
         """Name with unit, for axes and tables."""
         return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+    def record(self) -> tuple[Arrays, Meta]:
+        """See `Stored.record`; JSON has no infinity: an absent limit is null."""
+        arrays, meta = super().record()
+        return arrays, {n: None if isinstance(v, float) and math.isinf(v) else v for n, v in meta.items()}
+
+    @classmethod
+    def _fields(cls, values: Meta) -> Meta:
+        return {name: value for name, value in values.items() if value is not None}

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, as_array, positive, read_only
 from controlrnn.data.signal import Signal
 from controlrnn.errors import DataError, ShapeError
-from controlrnn.records import load_record, save_record
+from controlrnn.records import Number, Numbers, Part, Schema, Stored, Text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERSION = 1
-
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
+class Trajectory(Stored):
     """A record of T samples. ``u[t]`` is held from sample t to t + 1; ``y[t]`` and ``x[t]`` are taken at sample t.
 
     Args:
@@ -37,6 +34,13 @@ class Trajectory:
         DataError: Fewer than 2 samples, or values that are not finite.
         SettingError: ``dt`` is not positive.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "trajectory", 2,
+        arrays={"u": Numbers("T", "nu"), "y": Numbers("T", "ny"), "x": Numbers("T", "nx", optional=True)},
+        meta={"dt": Number(above=0.0), "name": Text()},
+        parts={"inputs": Part(Signal, many=True), "outputs": Part(Signal, many=True)}, zero=("nu", "ny", "nx"),
+    )  # fmt: skip
 
     u: Array
     y: Array
@@ -85,24 +89,6 @@ class Trajectory:
         """Sample times [s], shape (T,), starting at 0."""
         return np.arange(len(self), dtype=np.float64) * self.dt
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        arrays = {"u": self.u, "y": self.y} | ({} if self.x is None else {"x": self.x})
-        # JSON has no infinity: an absent limit is stored as null.
-        channels = [[_finite_or_none(asdict(s)) for s in group] for group in (self.inputs, self.outputs)]
-        meta = {"dt": self.dt, "inputs": channels[0], "outputs": channels[1], "name": self.name}
-        save_record(path, "trajectory", _VERSION, arrays, meta)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Trajectory:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, "trajectory", _VERSION)
-        inputs, outputs = (
-            tuple(Signal(**{k: v for k, v in s.items() if v is not None}) for s in meta[group])
-            for group in ("inputs", "outputs")
-        )
-        return cls(arrays["u"], arrays["y"], meta["dt"], arrays.get("x"), inputs, outputs, meta["name"])
-
     def plot(self) -> Figure:
         """Draw inputs and outputs over time, one panel a channel; returns the figure."""
         from matplotlib.figure import Figure
@@ -125,7 +111,3 @@ def _signals(name: str, letter: str, signals: tuple[Signal, ...], n: int) -> tup
     if len(signals) != n:
         raise ShapeError(f"{name} must name {n} channels, got {len(signals)}: give one Signal per column of {letter}")
     return tuple(signals)
-
-
-def _finite_or_none(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in fields.items()}

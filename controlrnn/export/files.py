@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 
-from controlrnn.errors import FileFormatError, SettingError
-from controlrnn.records import peek_record, save_record
+from controlrnn.errors import SettingError
+from controlrnn.records import load_one_of, restoring, save_record
 from controlrnn.systems import GatedSystem, LureSystem, System
 from controlrnn.systems.kinds import SYSTEMS
-
-_VERSION = 1
 
 
 def save_system(system: System, path: str | os.PathLike[str]) -> None:
@@ -24,8 +22,7 @@ def save_system(system: System, path: str | os.PathLike[str]) -> None:
     """
     if not system.is_frozen:
         raise SettingError("save_system needs a frozen system, got one of tensors: call model.freeze() first")
-    arrays, meta = system.record()
-    save_record(path, system.KIND, _VERSION, arrays, {**meta, "digest": system.digest})
+    save_record(path, system.SCHEMA, *system.record())
 
 
 def load_system(path: str | os.PathLike[str]) -> LureSystem | GatedSystem:
@@ -37,13 +34,6 @@ def load_system(path: str | os.PathLike[str]) -> LureSystem | GatedSystem:
     Raises:
         FileFormatError: Not a system file, or its content was altered.
     """
-    kind, arrays, meta = peek_record(path, _VERSION)
-    if kind not in SYSTEMS:
-        raise FileFormatError(f"{path} must hold a system ({', '.join(SYSTEMS)}), got a {kind!r}: pass a model file")
-    try:
-        system, expected = SYSTEMS[kind].from_record(arrays, meta), meta["digest"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} does not hold a complete system ({error}): save it again") from error
-    if system.digest != expected:
-        raise FileFormatError(f"{path}: the matrices have digest {system.digest[:12]}, the file names {expected[:12]}")
-    return system
+    kind, arrays, meta = load_one_of(path, {kind: one.SCHEMA for kind, one in SYSTEMS.items()}, "a system")
+    with restoring(path):
+        return SYSTEMS[kind].from_record(arrays, meta)

@@ -20,9 +20,21 @@ from controlrnn.identification.refinement import Refinement
 from controlrnn.identification.settings import FitStatus, Settings
 from controlrnn.identification.training import HISTORY, Trainer
 from controlrnn.models import Model
-from controlrnn.records import digest, load_record, save_record
+from controlrnn.records import FreeArrays, Numbers, Schema, TableOf, Text, digest, load_record, save_record
 
-_VERSION = 2
+_SCHEMA = Schema(
+    "training-checkpoint", 3,
+    arrays={
+        "rng": Numbers("R", dtype="|u1"), "losses": Numbers("L", nan=True, infinite=True),
+        "counters": Numbers(6, infinite=True),
+    },
+    meta={"fingerprint": TableOf(Text(10**6)), "status": Text(choices=("", *FitStatus))},
+    free={
+        "now": FreeArrays(finite=False), "best": FreeArrays(finite=False), "adam": FreeArrays(finite=False),
+        "history": FreeArrays(("<f8",), finite=False), "refine": FreeArrays(("<f8",), finite=False),
+    },
+    zero=("L",),
+)  # fmt: skip
 _COUNTERS = ("step", "validated", "best", "since_best", "rate_factor", "recoveries")
 
 
@@ -53,7 +65,7 @@ def save_checkpoint(
         arrays |= {f"adam/{i}/{n}": v.numpy() for n, v in moments.items()}
     # Counters as an array: the best error may still be infinite, which JSON does not know.
     arrays["counters"] = np.array([getattr(trainer, n) for n in _COUNTERS], dtype=np.float64)
-    save_record(path, "training-checkpoint", _VERSION, arrays, {"fingerprint": mark, "status": status})
+    save_record(path, _SCHEMA, arrays, {"fingerprint": mark, "status": status})
 
 
 def load_checkpoint(
@@ -65,7 +77,7 @@ def load_checkpoint(
         TrainingError: The file belongs to a run with another model, data, loss or settings.
         FileFormatError: The file is no checkpoint, or damaged.
     """
-    arrays, meta = load_record(path, "training-checkpoint", _VERSION)
+    arrays, meta = load_record(path, _SCHEMA)
     other = [name for name in mark if meta["fingerprint"].get(name) != mark[name]]
     if other:
         raise TrainingError(

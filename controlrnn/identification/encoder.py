@@ -8,9 +8,9 @@ washout needs a record as long as the model's memory; the encoder also uses what
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,15 +19,14 @@ from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import simulate
-from controlrnn.records import load_record, save_record
+from controlrnn.records import Count, Digest, Numbers, Part, Schema, Stored
 from controlrnn.systems import LureSystem
 
-_KIND, _VERSION = "state-encoder", 1
 _ARRAYS = ("linear", "inner", "bias", "outer")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StateEncoder:
+class StateEncoder(Stored):
     """A fitted encoder, float64.
 
     Args:
@@ -41,6 +40,16 @@ class StateEncoder:
         system_digest: Of the model whose states it gives.
     """
 
+    SCHEMA: ClassVar[Schema] = Schema(
+        "state-encoder", 2,
+        arrays={
+            "linear": Numbers("nx", "f + 1"), "inner": Numbers("hidden", "f"), "bias": Numbers("hidden"),
+            "outer": Numbers("nx", "hidden"),
+        },
+        meta={"past": Count(1), "system_digest": Digest()},
+        parts={"inputs": Part(Scaler), "outputs": Part(Scaler)}, zero=("hidden",),
+    )  # fmt: skip
+
     past: int
     inputs: Scaler
     outputs: Scaler
@@ -53,6 +62,12 @@ class StateEncoder:
     def __post_init__(self) -> None:
         for name in _ARRAYS:
             object.__setattr__(self, name, read_only(getattr(self, name)))
+        features = self.past * (len(self.inputs.shift) + len(self.outputs.shift))
+        if self.linear.shape[1] != 1 + features or self.inner.shape[1] != features:
+            raise ShapeError(
+                f"linear and inner must have 1 + {features} and {features} columns for {self.past} samples, got "
+                f"{self.linear.shape[1]} and {self.inner.shape[1]}"
+            )
 
     def estimate(self, u: Array, y: Array) -> Array:
         """The state at the sample after the window.
@@ -77,24 +92,6 @@ class StateEncoder:
         z = _flat(self.inputs.apply(u), self.outputs.apply(y))
         hidden = np.tanh(z @ self.inner.T + self.bias)
         return np.asarray(self.linear[:, 0] + z @ self.linear[:, 1:].T + hidden @ self.outer.T)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle)."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
-        for name, scaler in (("inputs", self.inputs), ("outputs", self.outputs)):
-            arrays |= {f"{name}_shift": scaler.shift, f"{name}_scale": scaler.scale}
-        save_record(path, _KIND, _VERSION, arrays, {"past": self.past, "system_digest": self.system_digest})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> StateEncoder:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
-        arrays, meta = load_record(path, _KIND, _VERSION)
-        scalers = {n: Scaler(arrays[f"{n}_shift"], arrays[f"{n}_scale"]) for n in ("inputs", "outputs")}
-        return cls(
-            past=meta["past"], system_digest=meta["system_digest"], inputs=scalers["inputs"],
-            outputs=scalers["outputs"], linear=arrays["linear"], inner=arrays["inner"], bias=arrays["bias"],
-            outer=arrays["outer"],
-        )  # fmt: skip
 
 
 def fit_encoder(

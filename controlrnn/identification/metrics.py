@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import DataError, ShapeError
+from controlrnn.records import Numbers, Schema, Stored
 
 # One record (T, ny), or several of any lengths whose samples are pooled.
 Records = Array | Sequence[Array]
@@ -54,7 +56,7 @@ def r2(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(Stored):
     """All scores of one part of a dataset, each of shape (ny,).
 
     Args:
@@ -63,6 +65,11 @@ class Scores:
         fit_percent: Per cent.
         r2: Dimensionless.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "scores", 1,
+        arrays={name: Numbers("ny", nan=True, infinite=True) for name in ("rmse", "nrmse", "fit_percent", "r2")},
+    )  # fmt: skip
 
     rmse: Array
     nrmse: Array

@@ -12,10 +12,9 @@ test judges the model; the first asks whether a noise model (an observer) could 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.stats import norm
@@ -23,17 +22,16 @@ from scipy.stats import norm
 from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
-from controlrnn.records import load_record, save_record
+from controlrnn.records import Number, Numbers, Schema, Stored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERSION = 1
 _FIELDS = ("auto", "cross", "auto_band", "cross_band")
 
 
 @dataclass(frozen=True, eq=False)
-class ResidualTest:
+class ResidualTest(Stored):
     """Correlations of the residuals and the bands that they stay in, each with the chosen confidence, if there is none.
 
     Args:
@@ -43,6 +41,15 @@ class ResidualTest:
         cross_band: Half width of the band of ``cross``, shape (ny, nu).
         confidence: Probability of the band, for every lag on its own.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "residual-test", 2,
+        arrays={
+            "auto": Numbers("lags + 1", "ny"), "cross": Numbers("2 * lags + 1", "ny", "nu"),
+            "auto_band": Numbers(above=0.0), "cross_band": Numbers("ny", "nu", above=0.0),
+        },
+        meta={"confidence": Number(above=0.0, below=1.0)},
+    )  # fmt: skip
 
     auto: Array
     cross: Array
@@ -68,17 +75,6 @@ class ResidualTest:
     def cross_outside(self) -> Array:
         """Share of the lags 0..lags outside of the band, shape (ny, nu)."""
         return np.asarray(np.mean(np.abs(self.cross[self.lags :]) > self.cross_band, axis=0))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a record (atomic, no pickle)."""
-        arrays = {name: getattr(self, name) for name in _FIELDS}
-        save_record(path, "residual-test", _VERSION, arrays, {"confidence": self.confidence})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> ResidualTest:
-        """Read what `save` wrote."""
-        arrays, meta = load_record(path, "residual-test", _VERSION)
-        return cls(**arrays, confidence=meta["confidence"])
 
     def plot(self) -> Figure:
         """Draw all correlations with their bands; returns the figure."""

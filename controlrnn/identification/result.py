@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,18 +19,41 @@ from controlrnn.identification.metrics import Scores
 from controlrnn.identification.settings import FitStatus, InitialState, Settings
 from controlrnn.identification.simulation import free_run, initial_states
 from controlrnn.models import Model
-from controlrnn.records import load_record, save_record
-from controlrnn.systems import LureSystem
-from controlrnn.systems.kinds import SYSTEMS
+from controlrnn.records import Count, FreeArrays, Number, Numbers, Part, Schema, Stored, Text, load_record, restoring
+from controlrnn.records.stored import Arrays, Meta
+from controlrnn.systems import GatedSystem, LureSystem
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_VERSION = 2
+_HISTORY = {f"history_{name}": name for name in ("step", "loss", "validation", "learning_rate")}
+_PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class FitResult:
+class _Kept(Stored):
+    """The parts of a fit that are records of their own."""
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "fit-parts", 1,
+        parts={
+            "system": Part((LureSystem, GatedSystem), own=True), "settings": Part(Settings, own=True),
+            **{name: Part(Scores, none=True, own=True) for name in _PARTS},
+            **{name: Part(Scaler, none=True, own=True) for name in ("inputs", "outputs")},
+        },
+    )  # fmt: skip
+
+    system: Any
+    settings: Settings
+    train: Scores | None
+    validation: Scores | None
+    test: Scores | None
+    inputs: Scaler | None
+    outputs: Scaler | None
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult(Stored):
     """An identified system.
 
     Args:
@@ -45,6 +68,13 @@ class FitResult:
         skip: Samples at the start of each record that scores leave out.
         seconds: Wall time of this call [s].
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "fit-result", 3,
+        arrays={name: Numbers("V", nan=True, infinite=True) for name in _HISTORY},
+        meta={"status": Text(choices=FitStatus), "skip": Count(), "seconds": Number(least=0.0)},
+        parts=_Kept.SCHEMA.parts, free={"parameters": FreeArrays()},
+    )  # fmt: skip
 
     system: LureSystem
     model: Model | None
@@ -76,21 +106,16 @@ class FitResult:
         x0 = initial_states(self.system, [record], self.skip if estimate else 0)
         return free_run(self.system, [record], x0)[0][0]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything, the model's parameters included, to a record (atomic, no pickle)."""
-        matrices, described = self.system.record()
-        arrays: dict[str, NDArray[Any]] = {f"system/{n}": matrix for n, matrix in matrices.items()}
-        arrays |= {f"history/{n}": v for n, v in self.history.items()}
-        arrays |= {f"scores/{part}/{n}": v for part, s in self.scores.items() for n, v in vars(s).items()}
+    def record(self) -> tuple[Arrays, Meta]:
+        """See `Stored.record`; the model's parameters are part of it."""
+        scores = {name: self.scores.get(name) for name in _PARTS}
+        scalers = (None, None) if self.model is None else (self.model.input_scaler, self.model.output_scaler)
+        kept = _Kept(self.system, self.settings, **scores, inputs=scalers[0], outputs=scalers[1])
+        arrays, meta = kept.record()
+        arrays |= {stored: np.asarray(self.history[name]) for stored, name in _HISTORY.items()}
         if self.model is not None:
             arrays |= {f"parameters/{n}": p.detach().cpu().numpy() for n, p in self.model.state_dict().items()}
-            for name, scaler in (("inputs", self.model.input_scaler), ("outputs", self.model.output_scaler)):
-                arrays |= {f"units/{name}/shift": scaler.shift, f"units/{name}/scale": scaler.scale}
-        meta = {
-            **described, "kind": self.system.KIND,
-            "status": str(self.status), "settings": asdict(self.settings), "skip": self.skip, "seconds": self.seconds,
-        }  # fmt: skip
-        save_record(path, "fit-result", _VERSION, arrays, meta)
+        return arrays, meta | {"status": str(self.status), "skip": self.skip, "seconds": self.seconds}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Model | None = None) -> FitResult:
@@ -103,28 +128,18 @@ class FitResult:
         Raises:
             FileFormatError: Not such a file, or parameters that do not fit ``model``.
         """
-        arrays, meta = load_record(path, "fit-result", _VERSION)
-
-        def part(name: str) -> dict[str, Array]:
-            return {k.removeprefix(name): v for k, v in arrays.items() if k.startswith(name)}
-
-        if model is not None:
-            parameters = {n: torch.from_numpy(v) for n, v in part("parameters/").items()}
-            if parameters:
-                model.to(next(iter(parameters.values())).dtype)
-            try:
-                model.load_state_dict(parameters)
-            except RuntimeError as error:
-                raise FileFormatError(f"{path} holds parameters of another model: build it alike ({error})") from error
-            inputs, outputs = (Scaler(**part(f"units/{name}/")) for name in ("inputs", "outputs"))
-            model.set_units(inputs, outputs, meta["dt"])
-        system: Any = SYSTEMS[meta["kind"]].from_record(part("system/"), meta)
-        parts = {k.split("/")[1] for k in arrays if k.startswith("scores/")}
-        scores = {p: Scores(**{f.name: arrays[f"scores/{p}/{f.name}"] for f in fields(Scores)}) for p in parts}
-        return cls(
-            system, model, part("history/"), scores, FitStatus(meta["status"]), Settings(**meta["settings"]),
-            meta["skip"], meta["seconds"],
-        )  # fmt: skip
+        arrays, meta = load_record(path, cls.SCHEMA)
+        with restoring(path):
+            kept = _Kept.from_record(
+                {n: a for n, a in arrays.items() if n not in _HISTORY and not n.startswith("parameters/")},
+                {n: meta[n] for n in _Kept.SCHEMA.parts},
+            )
+            if model is not None:
+                _put(model, {n.removeprefix("parameters/"): a for n, a in arrays.items() if "/" in n}, kept)
+            scores = {p: s for p in _PARTS if (s := getattr(kept, p)) is not None}
+            history = {name: arrays[stored] for stored, name in _HISTORY.items()}
+            status, skip, seconds = FitStatus(meta["status"]), meta["skip"], meta["seconds"]
+            return cls(kept.system, model, history, scores, status, kept.settings, skip, seconds)
 
     def plot(self, record: Trajectory) -> Figure:
         """Draw measured and simulated outputs and the residual over time; returns the figure."""
@@ -146,3 +161,21 @@ class FitResult:
                 panel.axvspan(0.0, self.skip * record.dt, color="0.93", zorder=0)
         panels[-1].set_xlabel("time [s]")
         return figure
+
+
+def _put(model: Model, found: Mapping[str, NDArray[Any]], kept: _Kept) -> None:
+    """Give ``model`` the parameters on file, after checking that they are its own; and the units."""
+    if kept.inputs is None or kept.outputs is None or not found:
+        raise FileFormatError("it holds no parameters of a model: load it without one")
+    expected = {n: tuple(p.shape) for n, p in model.state_dict().items()}
+    got = {n: a.shape for n, a in found.items()}
+    if got != expected or (len(kept.inputs.shift), len(kept.outputs.shift)) != (model.nu, model.ny):
+        other = sorted(n for n in {*got, *expected} if got.get(n) != expected.get(n))
+        raise FileFormatError(f"it holds parameters of another model ({', '.join(other[:3])} differ): build it alike")
+    parameters = {n: torch.from_numpy(a) for n, a in found.items()}
+    floating = [p.dtype for p in parameters.values() if p.is_floating_point()]
+    if len(set(floating)) != 1:
+        raise FileFormatError("its parameters must be of one precision")
+    model.to(floating[0])
+    model.load_state_dict(parameters)
+    model.set_units(kept.inputs, kept.outputs, kept.system.dt)

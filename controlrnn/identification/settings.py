@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 import torch
 
 from controlrnn.checks import Choice, count, positive
 from controlrnn.errors import SettingError
+from controlrnn.records import Count, Number, Schema, Stored, Text
 
 
 class FitStatus(StrEnum):
@@ -84,7 +86,7 @@ class Keep(Choice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Stored):
     """Options of `identify`.
 
     Args:
@@ -112,6 +114,19 @@ class Settings:
     Raises:
         SettingError: An option is out of range.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "settings", 1,
+        meta={
+            "steps": Count(), "batch_size": Count(1), "window": Count(2, none=True), "learning_rate": Number(above=0.0),
+            "schedule": Text(choices=Schedule), "clip": Number(above=0.0), "validate_every": Count(1),
+            "patience": Count(1, none=True), "skip": Count(none=True), "initial_state": Text(choices=InitialState),
+            "start": Text(choices=Start), "start_horizon": Count(2, none=True),
+            "precision": Text(choices=("float32", "float64")), "refine": Text(choices=Refine), "refine_steps": Count(1),
+            "shooting": Count(2, none=True), "stiffness": Number(above=0.0), "keep": Text(choices=Keep),
+            "seed": Count(most=2**64),
+        },
+    )  # fmt: skip
 
     steps: int = 2000
     batch_size: int = 16

@@ -25,7 +25,7 @@ from controlrnn.checks import as_array, positive, read_only
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.portable import product
-from controlrnn.records import digest
+from controlrnn.records import Flag, Number, Numbers, Schema, Text, digest
 from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
 
 
@@ -64,6 +64,14 @@ class GatedSystem:
     """
 
     KIND: ClassVar[str] = "gated-system"
+    SCHEMA: ClassVar[Schema] = Schema(
+        KIND, 2,
+        arrays={
+            "W": Numbers("gates", "nu"), "U": Numbers("gates", "n"), "b": Numbers("gates"), "C": Numbers("ny", "n"),
+            "by": Numbers("ny"),
+        },
+        meta={"cell": Text(choices=Cell), "feedthrough": Flag(), "dt": Number(above=0.0)}, zero=("nu",),
+    )  # fmt: skip
 
     W: Value
     U: Value
@@ -172,7 +180,7 @@ class GatedSystem:
     def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> GatedSystem:
         """The inverse of `record`."""
         matrices = {name: arrays[name] for name in _MATRICES}
-        return cls(**matrices, cell=Cell(meta["cell"]), feedthrough=bool(meta["feedthrough"]), dt=meta["dt"])
+        return cls(**matrices, cell=Cell(meta["cell"]), feedthrough=meta["feedthrough"], dt=meta["dt"])
 
     def _advance(self, x: Value, drive: Value) -> Value:
         """Next state from x (..., nx) and ``drive = W u + b`` (..., g n)."""

@@ -25,7 +25,7 @@ from controlrnn.checks import as_array, positive, read_only
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.portable import product
-from controlrnn.records import digest
+from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Text, digest
 from controlrnn.systems.activations import Activation
 from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
 
@@ -63,6 +63,16 @@ class LureSystem:
     """
 
     KIND: ClassVar[str] = "lure-system"
+    SCHEMA: ClassVar[Schema] = Schema(
+        KIND, 2,
+        arrays={
+            "A": Numbers("nx", "nx"), "B1": Numbers("nx", "nv"), "B2": Numbers("nx", "nu"), "bx": Numbers("nx"),
+            "C1": Numbers("nv", "nx"), "D11": Numbers("nv", "nv"), "D12": Numbers("nv", "nu"), "bv": Numbers("nv"),
+            "C2": Numbers("ny", "nx"), "D21": Numbers("ny", "nv"), "D22": Numbers("ny", "nu"), "by": Numbers("ny"),
+        },
+        meta={"activation": Text(choices=Activation), "layers": ListOf(Count(1)), "dt": Number(above=0.0)},
+        zero=("nu", "nv"),
+    )  # fmt: skip
 
     A: Value
     B1: Value

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self
 from numpy.typing import NDArray
 
 from controlrnn.data.scaling import Scaler
+from controlrnn.records import Schema
 from controlrnn.systems.ops import Value
 
 
@@ -15,6 +16,7 @@ class System(Protocol):
     """A discrete-time system with states x, inputs u and outputs y; see `LureSystem` and `GatedSystem`."""
 
     KIND: ClassVar[str]
+    SCHEMA: ClassVar[Schema]
 
     @property
     def nx(self) -> int:

@@ -25,11 +25,11 @@ from controlrnn.records import load_record, save_record
 from experiments._study import Row, Study
 from experiments.three_tank import recalling, report, stages
 from experiments.three_tank.config import Config
+from experiments.three_tank.kept import ATTACK, CLOSED_LOOPS, REALISED
 from experiments.three_tank.stages import Controller
 from mpc import ModelError, MonteCarloResult, Recall, Tightening, Washout
 
 CHOSEN = "contracting R2DN"
-_VERSION = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,7 +118,7 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
         starts = 40 if study.quick else 60
         attack = stages.attack(system, loaded, config, starts=starts, steps=30, seed=study.seed)
         drawn, pairs = stages.random_pairs(system, loaded, config, batches=1 if study.quick else 8, seed=study.seed)
-        save_record(study.path("attack.npz"), "attack", _VERSION, {
+        save_record(study.path("attack.npz"), ATTACK, {
             "gradient": attack.differences, "random": drawn,
         }, {"pairs": attack.pairs})  # fmt: skip
         gap = loaded.bounds[config.washout :] / attack.differences[config.washout :]
@@ -148,7 +148,7 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
         room.save(study.path("tightening.npz"))
         inside = error.coverage_on(system, dataset.test, initial_state=watch.initial_state)
         total, realised = stages.coverage_of_total(room, watch, dataset, config, study.seed)
-        save_record(study.path("realised.npz"), "realised", _VERSION, {"largest": realised}, {})
+        save_record(study.path("realised.npz"), REALISED, {"largest": realised}, {})
         return {
             "promised": config.coverage, "model_error_records_inside": inside.trajectories,
             "model_error_steps_inside": inside.steps, "total_records_inside": total.trajectories,
@@ -204,7 +204,7 @@ def _control(study: Study, config: Config, kind: Controller) -> Row:
         arrays = {n: np.stack([getattr(r, n) for r in result.results]) for n in ("y", "u", "errors", "reference")}
         # What the level of tank 1 stays below its limit by, at steps 1 and N of each prediction.
         arrays["room"] = np.stack([r.error_ends[1][:, [1, -1], 0] for r in result.results])
-        save_record(study.path(f"closed_loop_{kind}.npz"), "closed-loops", _VERSION, arrays, {})
+        save_record(study.path(f"closed_loop_{kind}.npz"), CLOSED_LOOPS, arrays, {})
         result.results[0].save(study.path(f"closed_loop_{kind}_first.npz"))
         return dict(result.summary())
 
@@ -215,7 +215,7 @@ def _control(study: Study, config: Config, kind: Controller) -> Row:
 
 
 def _curves(study: Study, kind: Controller) -> dict[str, Array]:
-    return load_record(study.path(f"closed_loop_{kind}.npz"), "closed-loops", _VERSION)[0]
+    return load_record(study.path(f"closed_loop_{kind}.npz"), CLOSED_LOOPS)[0]
 
 
 def _model_digest(study: Study, config: Config) -> dict[str, Any]:

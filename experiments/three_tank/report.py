@@ -17,6 +17,7 @@ from controlrnn.records import load_record, write_atomic
 from experiments._study import Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
+from experiments.three_tank.kept import ATTACK, REALISED
 from experiments.three_tank.stages import Controller
 from mpc import Recall, Tightening
 from plants import MultiTank
@@ -115,8 +116,8 @@ def fit_figure(dataset: Dataset, fits: Mapping[str, FitResult]) -> Figure:
 
 def bound_figure(study: Study, config: Config, room: Tightening) -> Figure:
     """Parts of the tightening over the horizon, with realised errors and attacks."""
-    realised = load_record(study.path("realised.npz"), "realised", 1)[0]["largest"]
-    reached = load_record(study.path("attack.npz"), "attack", 1)[0]["gradient"][config.washout :]
+    realised = load_record(study.path("realised.npz"), REALISED)[0]["largest"]
+    reached = load_record(study.path("attack.npz"), ATTACK)[0]["gradient"][config.washout :]
     outputs, steps = MultiTank().outputs, np.arange(config.horizon + 1)
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, len(outputs))
@@ -137,7 +138,7 @@ def washout_figure(study: Study, config: Config) -> Figure:
     """The certificates over washout and prediction."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     panel = figure.subplots()
-    reached = load_record(study.path("attack.npz"), "attack", 1)[0]["gradient"]
+    reached = load_record(study.path("attack.npz"), ATTACK)[0]["gradient"]
     for name, style, label in (
         ("certificate", "-", "with actuator errors"),
         ("certificate_initial", "--", "exact inputs"),

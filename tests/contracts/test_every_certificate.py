@@ -31,7 +31,7 @@ from controlrnn.certification import (
 from controlrnn.certification.certificate import _KINDS
 from controlrnn.errors import CertificationError, ControlRnnError, FileFormatError
 from controlrnn.export import save_system
-from controlrnn.records import load_record, peek_record, save_record
+from controlrnn.records import read_record, write_record
 from controlrnn.systems import GatedSystem, LureSystem
 
 SYSTEM = random_elman(0, nx=4, nu=2, ny=2)
@@ -377,14 +377,13 @@ def test_it_draws_itself_with_names_of_the_channels(certificate, tmp_path):
 
 def test_the_record_says_what_made_it_and_in_which_units(certificate, tmp_path):
     certificate.save(tmp_path / "c.npz")
-    kind, arrays, meta = peek_record(tmp_path / "c.npz", 1)
+    kind, _, arrays, meta = read_record(tmp_path / "c.npz")
     assert kind == certificate.KIND
-    common = meta["common"]
-    assert common["method"]
-    assert common["margin"] == certificate.margin
-    assert isinstance(common["solver_status"], str)
-    assert {"controlrnn", "numpy", "scipy", "python"} <= set(common["versions"])
-    stored = set(arrays) | set(meta["claim"])
+    assert meta["method"]
+    assert meta["margin"] == certificate.margin
+    assert isinstance(meta["solver_status"], str)
+    assert {"controlrnn", "numpy", "scipy", "python"} <= set(meta["versions"])
+    stored = set(arrays) | set(meta)
     assert meta["units"]
     assert set(meta["units"]) <= stored, "a unit of something that is not stored"
 
@@ -396,7 +395,7 @@ def test_altered_claims_are_refused_even_with_a_fresh_checksum(name, alteration,
     assert forged.digest != certificate.digest
     with pytest.raises(ControlRnnError):
         forged.verify(system)
-    forged.save(tmp_path / "forged.npz")
+    write_record(tmp_path / "forged.npz", forged.KIND, forged.SCHEMA.version, *forged.record())
     with pytest.raises(ControlRnnError):
         load_certificate(tmp_path / "forged.npz").verify(system)
 
@@ -454,7 +453,7 @@ def test_other_kinds_and_damaged_files_are_refused(certificate, system, tmp_path
         load_certificate(path)
     certificate.save(path)
     raw = path.read_bytes()
-    arrays, meta = load_record(path, certificate.KIND, 1)
+    _, version, arrays, meta = read_record(path)
     path.write_bytes(raw[: len(raw) // 2])
     with pytest.raises(FileFormatError):
         load_certificate(path)
@@ -468,10 +467,10 @@ def test_other_kinds_and_damaged_files_are_refused(certificate, system, tmp_path
     others = [k for k in _KINDS if k != certificate.KIND]
     assert others
     for name in others:  # its content under the name of another kind
-        save_record(path, name, 1, arrays, meta)
+        write_record(path, name, version, arrays, meta)
         with pytest.raises((FileFormatError, CertificationError)):
             load_certificate(path).verify(system)
-    save_record(path, certificate.KIND, 1, {n: a for n, a in arrays.items() if n != largest}, meta)
+    write_record(path, certificate.KIND, version, {n: a for n, a in arrays.items() if n != largest}, meta)
     with pytest.raises(FileFormatError):
         load_certificate(path)
     with pytest.raises(FileNotFoundError):

@@ -15,16 +15,24 @@ from controlrnn import records
 from controlrnn.errors import DataError, FileFormatError
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "n": np.array([1, 2], np.int64), "one": np.array(2.5)}
+THING = records.Schema(
+    "thing", 1,
+    arrays={"a": records.Numbers(2, 3), "n": records.Numbers("n", dtype="<i8"), "one": records.Numbers()},
+    meta={
+        "text": records.Text(), "values": records.ListOf(records.Number(none=True)),
+        "nested": records.TableOf(records.Flag()),
+    },
+)  # fmt: skip
 META = {"text": "ü", "values": [1, 2.5, None], "nested": {"yes": True}}
 
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    return records.save_record(tmp_path / "deep" / "r.npz", "thing", 1, ARRAYS, META)
+    return records.save_record(tmp_path / "deep" / "r.npz", THING, ARRAYS, META)
 
 
 def test_round_trip_keeps_bits_types_and_shapes(path):
-    arrays, meta = records.load_record(path, "thing", 1)
+    arrays, meta = records.load_record(path, THING)
     assert meta == META
     assert arrays.keys() == ARRAYS.keys()
     for name, value in ARRAYS.items():
@@ -40,8 +48,8 @@ def test_round_trip_keeps_bits_types_and_shapes(path):
 )
 def test_any_content_round_trips(tmp_path_factory, array, meta):
     path = tmp_path_factory.mktemp("any") / "r.npz"
-    records.save_record(path, "thing", 1, {"array": array}, meta)
-    arrays, found = records.load_record(path, "thing", 1)
+    records.write_record(path, "thing", 1, {"array": array}, meta)
+    _, _, arrays, found = records.read_record(path)
     assert arrays["array"].tobytes() == array.tobytes()
     assert arrays["array"].shape == array.shape
     assert found == meta
@@ -56,7 +64,7 @@ def test_every_flipped_bit_is_refused_or_harmless(path):
         damaged[i] ^= 1 << (i % 8)
         path.write_bytes(damaged)
         try:
-            arrays, meta = records.load_record(path, "thing", 1)
+            arrays, meta = records.load_record(path, THING)
         except FileFormatError:
             refused += 1
         else:
@@ -69,7 +77,7 @@ def test_truncated_file_is_refused(path, part):
     raw = path.read_bytes()
     path.write_bytes(raw[: int(part * len(raw))])
     with pytest.raises(FileFormatError, match="not a controlrnn record"):
-        records.load_record(path, "thing", 1)
+        records.load_record(path, THING)
 
 
 def test_edited_array_is_refused(path):
@@ -77,7 +85,7 @@ def test_edited_array_is_refused(path):
     content["a"] = content["a"] + 1e-15
     np.savez(path, **content)
     with pytest.raises(FileFormatError, match="SHA-256"):
-        records.load_record(path, "thing", 1)
+        records.load_record(path, THING)
 
 
 def test_edited_meta_is_refused(path):
@@ -87,24 +95,24 @@ def test_edited_meta_is_refused(path):
     content["header.json"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez(path, **content)
     with pytest.raises(FileFormatError, match="SHA-256"):
-        records.load_record(path, "thing", 1)
+        records.load_record(path, THING)
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):
     path = tmp_path / "evil.npz"
     np.savez(path, **{"header.json": np.array([{"kind": "thing"}], dtype=object)})
     with pytest.raises(FileFormatError):
-        records.load_record(path, "thing", 1)
+        records.load_record(path, THING)
 
 
 def test_other_kind_newer_version_and_missing_file(path, tmp_path):
     with pytest.raises(FileFormatError, match="must hold a 'other', got a 'thing'"):
-        records.load_record(path, "other", 1)
-    records.save_record(path, "thing", 3, ARRAYS, META)
+        records.load_record(path, records.Schema("other", 1))
+    records.write_record(path, "thing", 3, ARRAYS, META)
     with pytest.raises(FileFormatError, match="update controlrnn"):
-        records.load_record(path, "thing", 2)
+        records.load_record(path, THING)
     with pytest.raises(FileNotFoundError):
-        records.load_record(tmp_path / "none.npz", "thing", 1)
+        records.load_record(tmp_path / "none.npz", THING)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
@@ -112,7 +120,7 @@ def test_foreign_files_are_refused(tmp_path, content):
     path = tmp_path / "foreign"
     path.write_bytes(content)
     with pytest.raises(FileFormatError):
-        records.peek_record(path, 1)
+        records.read_record(path)
 
 
 def test_foreign_archive_is_refused(tmp_path):
@@ -120,7 +128,7 @@ def test_foreign_archive_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(FileFormatError):
-        records.peek_record(path, 1)
+        records.read_record(path)
 
 
 def test_digest_sees_everything():

@@ -13,7 +13,6 @@ from PIL import Image
 from controlrnn.errors import SettingError, ShapeError
 from mpc import (
     ActuatorOffset,
-    ClosedLoopResult,
     ClosedLoopSetup,
     DropOut,
     Fallback,
@@ -31,7 +30,6 @@ from mpc import (
     StuckActuator,
     TightenedMPC,
     TimeOut,
-    Verdict,
     Wandering,
     Washout,
     monte_carlo,
@@ -270,16 +268,6 @@ def test_animation_has_a_picture_per_step_that_was_asked_for(setup, tmp_path):
             assert all(np.abs(a.astype(int) - b).max() > 50 for a, b in pairwise(pictures))
     with pytest.raises(SettingError):
         result.animate(tmp_path / "no.gif", every=0)
-
-
-def test_a_first_version_file_still_opens(setup):
-    arrays, meta = run(setup, [DropOut(start=3, stop=5)], steps=8).parts()
-    old = {k: v for k, v in arrays.items() if k not in ("verdicts", "faults")}
-    result = ClosedLoopResult.from_parts(old, {k: v for k, v in meta.items() if k not in ("fault_kinds", "outside")})
-    assert result.outside == ("",) * 8
-    assert result.rejected == {"missing": 4}
-    assert result.faults.shape == (8, 0)
-    assert (result.verdicts[3:5] == Verdict.MISSING).all()
 
 
 def test_a_guard_for_other_sensors_is_refused(setup):

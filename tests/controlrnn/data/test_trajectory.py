@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from controlrnn.data import Dataset, Scaler, Signal, Trajectory
 from controlrnn.errors import DataError, FileFormatError, InfeasibleError, SettingError, ShapeError
-from controlrnn.records import save_record
+from controlrnn.records import write_record
 
 
 def record(T=10, nu=2, ny=1, dt=0.5, seed=0, **more):
@@ -92,7 +92,7 @@ def test_saving_is_exact(tmp_path_factory, u, dt, low):
 
 
 def test_loading_another_kind_is_refused(tmp_path):
-    save_record(tmp_path / "a.npz", "lure-system", 1, {}, {})
+    write_record(tmp_path / "a.npz", "lure-system", 1, {}, {})
     with pytest.raises(FileFormatError, match="trajectory"):
         Trajectory.load(tmp_path / "a.npz")
 

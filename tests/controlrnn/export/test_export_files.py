@@ -9,7 +9,7 @@ from random_systems import random_system
 from controlrnn.errors import FileFormatError, SettingError
 from controlrnn.export import load_system, save_system, to_casadi
 from controlrnn.models import LTI
-from controlrnn.records import load_record, save_record
+from controlrnn.records import read_record, write_record
 from controlrnn.systems import MATRICES
 
 
@@ -52,21 +52,23 @@ def test_files_restore_every_bit(tmp_path, layers):
         assert not getattr(again, name).flags.writeable
 
 
-def test_altered_content_with_a_fresh_checksum_is_refused(tmp_path):
+def test_altered_content_with_a_fresh_checksum_is_refused_or_another_system(tmp_path):
     path = tmp_path / "s.npz"
     save_system(random_system(3), path)
-    arrays, meta = load_record(path, "lure-system", 1)
-    save_record(path, "lure-system", 1, arrays | {"A": arrays["A"] * (1 + 1e-15)}, meta)
-    with pytest.raises(FileFormatError, match="digest"):
+    _, version, arrays, meta = read_record(path)
+    write_record(path, "lure-system", version, arrays | {"A": arrays["A"] * (1 + 1e-15)}, meta)
+    assert load_system(path).digest != random_system(3).digest
+    write_record(path, "lure-system", version, arrays | {"A": arrays["A"] * np.nan}, meta)
+    with pytest.raises(FileFormatError, match="A must be finite"):
         load_system(path)
-    save_record(path, "lure-system", 1, {n: a for n, a in arrays.items() if n != "A"}, meta)
-    with pytest.raises(FileFormatError, match="complete"):
+    write_record(path, "lure-system", version, {n: a for n, a in arrays.items() if n != "A"}, meta)
+    with pytest.raises(FileFormatError, match="lacks 'A'"):
         load_system(path)
-    save_record(path, "lure-system", 1, arrays | {"A": arrays["A"][:2]}, meta)
-    with pytest.raises(FileFormatError, match="complete"):
+    write_record(path, "lure-system", version, arrays | {"A": arrays["A"][:2]}, meta)
+    with pytest.raises(FileFormatError, match="shape"):
         load_system(path)
-    save_record(path, "lure-system", 1, arrays, meta | {"activation": "softplus"})
-    with pytest.raises(FileFormatError, match="complete"):
+    write_record(path, "lure-system", version, arrays, meta | {"activation": "softplus"})
+    with pytest.raises(FileFormatError, match="activation must be one of"):
         load_system(path)
 
 

@@ -1,0 +1,233 @@
+"""Records: one ``.npz`` archive of numeric arrays and a JSON header, read without pickle, refused when altered.
+
+The header names the *kind* of record and its format *version* and holds JSON values (*meta*) and a SHA-256 over all of
+this and the arrays. Reading goes from the outside in, and nothing is made before what it is made from was checked: the
+archive (`controlrnn.records.archive`), the checksum, the kind's schema (`controlrnn.records.schema`), the object.
+
+A checksum notices damage. It is no proof of origin: whoever can write the file can compute it anew. Certificates are
+therefore verified against the system's weights, tightenings against their certificates, and where origin matters a
+folder is signed (`controlrnn.records.signing`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.errors import ControlRnnError, DataError, FileFormatError
+from controlrnn.records.archive import read_archive, write_archive
+from controlrnn.records.digests import digest
+from controlrnn.records.schema import Schema
+from controlrnn.records.writing import storage, write_atomic
+
+FORMAT = 2  # of the header and of what the checksum covers
+_HEADER = "header.json"
+_FIELDS = {"format", "kind", "version", "meta", "sha256"}
+_MOST_HEADER = 8 * 2**20  # bytes: JSON takes some twenty times as much memory as text
+_MOST_DIGITS = 20
+_MOST_DEPTH = 20
+
+
+class Record(NamedTuple):
+    """What a file holds, before anybody has looked at whether it makes sense.
+
+    Args:
+        kind: What it is.
+        version: Version of this kind's format.
+        arrays: Numeric arrays by name.
+        meta: JSON values by name.
+    """
+
+    kind: str
+    version: int
+    arrays: dict[str, NDArray[Any]]
+    meta: dict[str, Any]
+
+
+def save_record(
+    path: str | os.PathLike[str], schema: Schema, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
+) -> Path:
+    """Write a record after checking that it can be read again.
+
+    Args:
+        path: Target file; parent folders are made.
+        schema: What the record must hold.
+        arrays: Numeric arrays by name.
+        meta: JSON values by name.
+
+    Raises:
+        DataError: The content is not what the schema says, so that the file could not be read; nothing is written.
+        StorageError: The file cannot be written.
+    """
+    header = json.loads(json.dumps(dict(meta), default=_plain))
+    try:
+        schema.check({name: _stored(array) for name, array in arrays.items()}, header)
+    except FileFormatError as error:
+        raise DataError(
+            f"a {schema.kind} like this one could not be read again: {error}; nothing was written"
+        ) from error
+    return write_record(path, schema.kind, schema.version, arrays, header)
+
+
+def write_record(
+    path: str | os.PathLike[str], kind: str, version: int, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
+) -> Path:
+    """Write a record of any content, with the right checksum; `save_record` is what to use."""
+    stored = {name: _stored(array) for name, array in arrays.items()}
+    header = {"format": FORMAT, "kind": kind, "version": version, "meta": dict(meta)}
+    header["sha256"] = digest(stored, header)
+    content = json.dumps(header, sort_keys=True, default=_plain).encode()
+    if len(content) > _MOST_HEADER:
+        raise DataError(f"the texts and numbers of a {kind} must fit into {_MOST_HEADER} bytes, got {len(content)}")
+    return write_atomic(path, write_archive(stored | {_HEADER: np.frombuffer(content, dtype=np.uint8)}))
+
+
+def load_record(path: str | os.PathLike[str], schema: Schema) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read a record written by `save_record`.
+
+    Returns:
+        The arrays and the meta data, as the schema asks.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        StorageError: It may not be read.
+        FileFormatError: Not a record, another kind, a version that this release cannot read, altered content, or
+            content that a record of this kind cannot have.
+    """
+    return load_one_of(path, {schema.kind: schema})[1:]
+
+
+def load_one_of(
+    path: str | os.PathLike[str], schemas: Mapping[str, Schema], what: str = ""
+) -> tuple[str, dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read a record of one of several kinds; returns (kind, arrays, meta). Raises like `load_record`.
+
+    Args:
+        path: The file.
+        schemas: By kind.
+        what: What all kinds are, for the message: ``"a certificate"``.
+    """
+    record = read_record(path)
+    if record.kind not in schemas:
+        wanted = ", ".join(repr(kind) for kind in sorted(schemas))
+        wanted = f"{what} ({wanted})" if what else f"a {wanted}"
+        raise FileFormatError(f"{path} must hold {wanted}, got a {record.kind[:64]!r}: pass the file of the right kind")
+    schema = schemas[record.kind]
+    if record.version != schema.version:
+        advice = "update controlrnn" if record.version > schema.version else "make it anew with this release"
+        raise FileFormatError(f"{path} has format version {record.version}, got a reader of {schema.version}: {advice}")
+    with restoring(path):
+        schema.check(record.arrays, record.meta)
+    return record.kind, record.arrays, record.meta
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """Read a record of any kind, checked for damage but not for sense. Raises like `load_record`."""
+    with storage("read", path):
+        if not stat.S_ISREG(os.stat(path).st_mode) and not Path(path).is_dir():
+            raise OSError("it is a device or a pipe: name a plain file")
+        raw = Path(path).read_bytes()
+    try:
+        arrays = read_archive(raw)
+        if _HEADER not in arrays:
+            raise FileFormatError(f"no entry is called {_HEADER!r}")
+        header = _header(arrays.pop(_HEADER))
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{path} is not a controlrnn record: {error}; it may be damaged, or of an older release: save it again"
+        ) from error
+    sha = header.pop("sha256")
+    if digest(arrays, header) != sha:
+        raise FileFormatError(
+            f"{path}: content does not match its SHA-256, so it was damaged or altered; save it again"
+        )
+    return Record(header["kind"], header["version"], arrays, header["meta"])
+
+
+@contextmanager
+def restoring(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn errors of ours inside of the block into a `FileFormatError` that names the file."""
+    try:
+        yield
+    except ControlRnnError as error:
+        raise FileFormatError(f"{path} is not what it claims to be: {error}") from error
+
+
+def _header(array: NDArray[Any]) -> dict[str, Any]:
+    """The header's fields, all there and of the right types; of JSON as the standard has it."""
+    if array.dtype != np.uint8 or array.ndim != 1 or array.size > _MOST_HEADER:
+        raise FileFormatError(f"the header must be a text of at most {_MOST_HEADER} bytes")
+    try:
+        header = json.loads(
+            array.tobytes().decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer,
+            parse_float=_finite,
+        )  # fmt: skip
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"the header is no JSON ({type(error).__name__}: {str(error)[:100]})") from error
+    if _depth(header) > _MOST_DEPTH:
+        raise FileFormatError(f"the header must be nested at most {_MOST_DEPTH} deep")
+    if not isinstance(header, dict) or header.keys() != _FIELDS:
+        raise FileFormatError(f"the header must have the fields {', '.join(sorted(_FIELDS))}")
+    types = {"format": int, "kind": str, "version": int, "meta": dict, "sha256": str}
+    wrong = [name for name, kind in types.items() if type(header[name]) is not kind]
+    if wrong or header["format"] != FORMAT or header["version"] < 1:
+        raise FileFormatError(f"the header has an impossible {(wrong or ['format or version'])[0]}")
+    return header
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested, without recursion."""
+    depth, level = 0, [value]
+    while level:
+        level = [inner for one in level if isinstance(one, dict | list)
+                 for inner in (one.values() if isinstance(one, dict) else one)]  # fmt: skip
+        depth += 1
+        if depth > _MOST_DEPTH:
+            break
+    return depth
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError("a whole number is too long")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know of itself: numpy's numbers, tuples are lists already."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def _stored(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in C order with its least significant byte first; a number stays 0-dimensional."""
+    value = np.asarray(array, order="C")
+    return value.astype(value.dtype.newbyteorder("<"), copy=False)

@@ -1,0 +1,120 @@
+"""What all results share that save themselves: a schema says what is stored, the digest is over just that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.records.digests import digest
+from controlrnn.records.record import load_record, restoring, save_record
+from controlrnn.records.schema import Numbers, Part, Schema, schema_of, split_parts
+
+Arrays = dict[str, NDArray[Any]]
+Meta = dict[str, Any]
+
+
+class Stored:
+    """A frozen dataclass whose fields are the arrays, JSON values and parts of its `SCHEMA`."""
+
+    SCHEMA: ClassVar[Schema]
+
+    def record(self) -> tuple[Arrays, Meta]:
+        """Arrays and JSON values that `from_record` restores the object from."""
+        schema = self.SCHEMA
+        arrays: Arrays = {}
+        for name, kind in schema.arrays.items():
+            value = getattr(self, name)
+            if not (value is None and kind.optional):
+                arrays[name] = typed(value, kind)
+        meta: Meta = {name: as_json(getattr(self, name)) for name in schema.meta}
+        for name, part in schema.parts.items():
+            value = getattr(self, name)
+            if part.many:
+                pairs = [_of(part, one) for one in value]
+                arrays |= {f"{name}.{i}.{n}": a for i, (inner, _) in enumerate(pairs) for n, a in inner.items()}
+                meta[name] = [m for _, m in pairs]
+            elif value is None:
+                meta[name] = None
+            else:
+                inner, meta[name] = _of(part, value)
+                arrays |= {f"{name}.{n}": a for n, a in inner.items()}
+        return arrays, meta
+
+    @classmethod
+    def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
+        """The inverse of `record`, for what the schema has let pass."""
+        schema = cls.SCHEMA
+        values: Meta = {name: arrays.get(name) for name in schema.arrays}
+        values |= {name: meta[name] for name in schema.meta}
+        for name, part in schema.parts.items():
+            inner = {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")}
+            own = meta[name]
+            if part.many:
+                each = zip(split_parts(inner, len(own), name), own, strict=True)
+                values[name] = tuple(_restored(part, a, m) for a, m in each)
+            else:
+                values[name] = None if own is None else _restored(part, inner, own)
+        return cls(**cls._fields(values))
+
+    @classmethod
+    def _fields(cls, values: Meta) -> Meta:
+        """The constructor's arguments from what was stored."""
+        return values
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that is stored."""
+        return digest(*self.record())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a ``.npz`` record (atomic, no pickle).
+
+        Raises:
+            StorageError: The file cannot be written.
+            DataError: Something is not finite or out of its range, so that the file could not be read again.
+        """
+        save_record(path, self.SCHEMA, *self.record())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote. Raises FileFormatError for anything else."""
+        arrays, meta = load_record(path, cls.SCHEMA)
+        with restoring(path):
+            return cls.from_record(arrays, meta)
+
+
+def as_json(value: Any) -> Any:
+    """``value`` with numpy's numbers, enums, tuples and mappings as JSON has them."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(name): as_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(one) for one in value]
+    return value
+
+
+def typed(value: Any, kind: Numbers) -> NDArray[Any]:
+    """``value`` in the type that is stored, where that loses nothing but digits."""
+    array = np.asarray(value)
+    stored = np.dtype(kind.dtype[0])
+    return array.astype(stored, copy=False) if np.can_cast(array.dtype, stored, "same_kind") else array
+
+
+def _of(part: Part, value: Any) -> tuple[Arrays, Meta]:
+    arrays, meta = value.record()
+    return arrays, ({"kind": value.SCHEMA.kind} | meta if isinstance(part.of, tuple) else meta)
+
+
+def _restored(part: Part, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Any:
+    kind: Any = schema_of(part, meta)
+    return kind.from_record(
+        arrays, {n: v for n, v in meta.items() if n != "kind"} if isinstance(part.of, tuple) else meta
+    )
