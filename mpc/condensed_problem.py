@@ -21,6 +21,7 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
+from controlrnn.kernels.dense import dot, eigen, positive_definite, product, weighted_squares
 from mpc.condensing import Condenser
 from mpc.economy import ScaledEconomy, scaled
 from mpc.ocp import HARD, OptimalControlProblem, StepData, default_penalty
@@ -203,7 +204,7 @@ class CondensedProblem:
         if self.terminal is not None and gap is not None:
             excess = np.append(excess, max(self.terminal.share(gap) - (1.0 - self._inside), 0.0))
         missed, moved = self._root * error, self._move_root * self._moves(sample, z)
-        cost = size = float(0.5 * (np.vdot(missed, missed) + np.vdot(moved, moved)) + np.vdot(self._price, excess))
+        cost = size = float(0.5 * (dot(missed, missed) + dot(moved, moved)) + dot(self._price, excess))
         if self._economy is not None:
             priced, most = self._economy.cost(z, y)
             cost, size = cost + priced, size + most
@@ -223,11 +224,11 @@ class CondensedProblem:
                 positive definite. None for Gauss-Newton.
         """
         G = self._condenser.condense(plan.w)
-        J = (G * self._root[:, :, None]).reshape(-1, self.n)
-        H = J.T @ J
+        J, weights = G.reshape(-1, self.n), self._root**2
+        H = weighted_squares(J, weights.ravel())
         H += self._input_hessian
         if multipliers is not None:
-            prices = self._root**2 * plan.error
+            prices = weights * plan.error
             if self._economy is not None:
                 prices += self._economy.output_price
             limits = prices[self._first :, self._limited]
@@ -235,23 +236,23 @@ class CondensedProblem:
             end = multipliers[limits.size] if self.terminal is not None else 0.0
             H = _convex(H + self._curvature(prices, plan, float(end)), priced=self._economy is not None)
         H.ravel()[:: self.n + 1] += _RIDGE * H.max()
-        g = (self._root * plan.error).ravel() @ J + self._input_hessian @ plan.z
+        g = product((weights * plan.error).ravel(), J) + product(self._input_hessian, plan.z)
         g[: self.nu] -= self._move_root**2 * sample.before
         if self._economy is not None:
-            g += self._economy.slope + self._economy.output_price.ravel() @ G.reshape(-1, self.n)
+            g += self._economy.slope + product(self._economy.output_price.ravel(), J)
         C = self._constraints
         outputs = G[self._first :, self._limited].reshape(-1, self.n)
         C[: len(outputs)] = outputs
         if self.terminal is not None:
-            C[len(outputs)] = self._condenser.gap @ self._outwards(plan)
+            C[len(outputs)] = product(self._condenser.gap, self._outwards(plan))
         return LocalModel(H, g, C, *self._limits(sample, plan))
 
     def decrease(self, plan: Plan, model: LocalModel, d: Array) -> float:
         """By how much the model expects the cost to fall along d."""
-        change, rows, inside = model.C[: self._price.size] @ d, self._priced, self._inside
+        change, rows, inside = product(model.C[: self._price.size], d), self._priced, self._inside
         lower, upper = model.lower[rows], model.upper[rows]
         excess = _beyond(change, lower - inside, upper + inside) if inside else _beyond(change, lower, upper)
-        return float(self._price @ (plan.excess - excess) - d @ (model.g + 0.5 * (model.H @ d)))
+        return dot(self._price, plan.excess - excess) - dot(d, model.g + 0.5 * product(model.H, d))
 
     def corrected(self, plan: Plan, model: LocalModel, trial: Plan) -> LocalModel:
         """The model with limits as curved as a trial from ``plan`` has shown (second-order correction).
@@ -260,7 +261,7 @@ class CondensedProblem:
         """
         rows = self._priced
         bent = self._limited_values(trial) - self._limited_values(plan)
-        bent -= model.C[: self._price.size] @ (trial.z - plan.z)
+        bent -= product(model.C[: self._price.size], trial.z - plan.z)
         lower, upper = model.lower.copy(), model.upper.copy()
         lower[rows] -= bent
         upper[rows] -= bent
@@ -304,8 +305,8 @@ class CondensedProblem:
         """Derivative of the plan's distance from the steady state, in radii, by the gap; shape (nx,)."""
         assert self.terminal is not None
         assert plan.gap is not None
-        pulled = self.terminal.metric @ plan.gap
-        length = np.sqrt(plan.gap @ pulled)
+        pulled = product(self.terminal.metric, plan.gap)
+        length = np.sqrt(dot(plan.gap, pulled))
         return np.asarray(pulled / (self.terminal.radius * length)) if length > 0 else np.zeros_like(pulled)
 
     def _curvature(self, prices: Array, plan: Plan, end: float) -> Array:
@@ -315,7 +316,9 @@ class CondensedProblem:
         outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
         bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal.share(plan.gap)
         gap = self._condenser.gap
-        return np.asarray(self._condenser.curvature(plan.w, prices, end * outwards) + end * gap @ bend @ gap.T)
+        return np.asarray(
+            self._condenser.curvature(plan.w, prices, end * outwards) + product(product(end * gap, bend), gap.T)
+        )
 
     def _limits(self, sample: Sample, plan: Plan) -> tuple[Array, Array]:
         reached = plan.y[self._first :, self._limited]
@@ -357,10 +360,9 @@ def _convex(H: Array, *, priced: bool) -> Array:
 
     Where prices are linear all of it may be curved downwards: then the largest in size counts.
     """
-    try:
-        np.linalg.cholesky(H)
-    except np.linalg.LinAlgError:
-        values, vectors = np.linalg.eigh(H)
-        largest = max(values[-1], -values[0]) if priced else values[-1]
-        return np.asarray((vectors * np.maximum(values, _FLATTEST * largest)) @ vectors.T)
-    return H
+    found = None if positive_definite(H) else eigen(H)
+    if found is None:  # also where H is not finite, which the QP refuses
+        return H
+    values, rows = found
+    largest = max(values[-1], -values[0]) if priced else values[-1]
+    return weighted_squares(rows, np.maximum(values, _FLATTEST * largest))

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array
+from controlrnn.errors import SettingError
 from controlrnn.kernels import Responses
+from controlrnn.kernels.dense import product, solve, weighted_squares
+from controlrnn.kernels.linearisation import Linearisation, Lineariser
 from controlrnn.systems import LureSystem
-from controlrnn.systems.linearisation import Linearisation, Lineariser
 
 
 class Condenser:
@@ -95,12 +97,12 @@ class Condenser:
         """
         bend = self._neuron_prices(self.linearise.at(w), prices, end) * self.system.activation.curvature(w)
         V = self._responses.neurons.reshape(bend.size, self._by_input.shape[2])
-        return np.asarray(V.T @ (V * bend.ravel()[:, None]))
+        return weighted_squares(V, bend.ravel())
 
     def _settle(self, w: Array) -> None:
         """Make the last sample that of the steady state."""
         last, nx, lin = self._responses.states[self.horizon], self.system.nx, self.linearise.at(w[-1:])
-        by_held = np.linalg.solve(np.eye(nx) - lin.A[0], lin.B[0]) @ self._by_input[-1]
+        by_held = product(_solved(np.eye(nx) - lin.A[0], lin.B[0]), self._by_input[-1])
         self.gap = (last - by_held).T
         last[:] = by_held
 
@@ -108,16 +110,23 @@ class Condenser:
         """Derivatives of the priced sum by the neurons' outputs, shape (N + 1, nv): the adjoint of a run."""
         system, N = self.system, self.horizon
         p = np.zeros((N + 2, system.nx))  # p[k]: derivative by x_k
-        direct = (prices[:, None, :] @ lin.C)[:, 0, :]
+        direct = product(prices[:, None, :], lin.C)[:, 0, :]
         A = lin.A
         if self.steady:
             p[N] = 0.0 if end is None else end
             # x_s is what a run without end under u_s leads to: p[N + 1] = direct + p[N + 1] A_s.
-            p[N + 1] = np.linalg.solve(np.eye(system.nx) - A[N].T, direct[N] - p[N])
+            p[N + 1] = _solved(np.eye(system.nx) - A[N].T, direct[N] - p[N])
         for k in range(N - self.steady, 0, -1):
-            np.add(direct[k], p[k + 1] @ A[k], out=p[k])
-        mu = p[1:] @ system.B1 + prices @ system.D21
+            np.add(direct[k], product(p[k + 1], A[k]), out=p[k])
+        mu = product(p[1:], system.B1) + product(prices, system.D21)
         slope = system.activation.derivative(lin.w)
         for start, stop in reversed(system.blocks[:-1]):
-            mu[:, start:stop] += (mu[:, stop:] * slope[:, stop:]) @ system.D11[stop:, start:stop]
+            mu[:, start:stop] += product(mu[:, stop:] * slope[:, stop:], system.D11[stop:, start:stop])
         return np.asarray(mu)
+
+
+def _solved(A: Array, b: Array) -> Array:
+    x = solve(A, b)
+    if x is None:
+        raise SettingError("the steady state at the end of a plan is not the only one near: the model must contract")
+    return x

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, as_array, read_only
+from controlrnn.kernels.dense import dot
 from mpc.observer import per_channel
 from mpc.predictor import Predictor
 
@@ -38,11 +39,12 @@ class Economy:
 
     def of_inputs(self, u: Array) -> float:
         """Cost of inputs (..., nu), summed."""
-        return float((u @ self.input_price).sum() + ((u - self.input_reference) ** 2 @ self.input_weight).sum())
+        squares = (u - self.input_reference) ** 2 * self.input_weight
+        return float((u * self.input_price).sum() + squares.sum())
 
     def of_outputs(self, y: Array) -> float:
         """Cost of outputs (..., ny), summed."""
-        return float((y @ self.output_price).sum())
+        return float((y * self.output_price).sum())
 
     def range(self, lower: Array, upper: Array, scale: Array) -> float:
         """By how much it can differ in one step: inputs between ``lower`` and ``upper``, outputs over ``scale``."""
@@ -104,7 +106,7 @@ class ScaledEconomy:
     def cost(self, z: Array, y: Array) -> tuple[float, float]:
         """Cost of inputs z (M nu,) and scaled outputs y (N + 1, ny), and the sum of its summands' sizes."""
         missed = self.root * (z - self.wanted)
-        square, inputs, outputs = 0.5 * np.vdot(missed, missed), self.price * z, self.output_price * y
+        square, inputs, outputs = 0.5 * dot(missed, missed), self.price * z, self.output_price * y
         cost = square + inputs.sum() + outputs.sum() + self.base
         return float(cost), float(square + np.abs(inputs).sum() + np.abs(outputs).sum() + abs(self.base))
 

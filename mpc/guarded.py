@@ -27,6 +27,9 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, positive
 from controlrnn.errors import SettingError
+from controlrnn.kernels import step
+from controlrnn.kernels.dense import dot, product
+from controlrnn.kernels.dense import length as _size
 from mpc.estimate_error import EstimateError
 from mpc.observer import Observer
 from mpc.predictor import Predictor
@@ -159,7 +162,7 @@ class GuardedObserver(Observer):
     def _method(self) -> str: ...
 
     def _next(self, u: Array, y: Array) -> Array:
-        self._expected = np.asarray(self.system.step(self._state, u))
+        self._expected = step(self.system, self._state, u)
         if self.guard is not None:
             self.guard.update(u, y)
         return self._accept(self._propose(u, y))
@@ -222,16 +225,13 @@ class GuardedObserver(Observer):
         return StateError(radius * ROUNDING, self._ball.metric) if np.isfinite(radius) else None
 
 
-def _size(e: Array, metric: Array) -> float:
-    return float(np.sqrt(e @ metric @ e))
-
-
 def _reach(start: Array, move: Array, metric: Array, radius: float) -> float:
     """Largest t in [0, 1] with |start + t move| <= radius, where |start| <= radius but for rounding."""
     if radius == np.inf or _size(start + move, metric) <= radius:
         return 1.0
-    a, b = float(move @ metric @ move), float(start @ metric @ move)
-    room = max(radius**2 - float(start @ metric @ start), 0.0)
+    onto = product(metric, move)
+    a, b = dot(move, onto), dot(start, onto)
+    room = max(radius**2 - dot(start, product(metric, start)), 0.0)
     root = float(np.sqrt(b * b + a * room))
     t = (root - b) / a if b <= 0 else room / (b + root)  # the form without cancellation
     return min(max(t, 0.0), 1.0)

@@ -19,7 +19,8 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import SettingError
-from controlrnn.kernels import simulate
+from controlrnn.kernels import output, simulate, step
+from controlrnn.kernels.dense import eigen, product, solve
 from mpc.guarded import GuardedObserver
 from mpc.observer import per_channel
 from mpc.predictor import Predictor
@@ -153,7 +154,9 @@ class MovingHorizonObserver(GuardedObserver):
             return guess
         z = self._fit.z
         if full:
-            away = np.linalg.lstsq(self._root, self._fit.x[1] - self._mean)[0]
+            # Least squares: the columns of every root are orthogonal.
+            sizes = (self._root**2).sum(axis=0)
+            away = product(self._fit.x[1] - self._mean, self._root) / np.where(sizes > 0, sizes, np.inf)
             guess[:nx] = away if np.isfinite(away).all() else 0.0
         else:
             guess[:nx] = z[:nx]
@@ -171,18 +174,20 @@ class MovingHorizonObserver(GuardedObserver):
         before, seen = self._past[0]
         mean = np.concatenate([self._mean, before])
         spread = np.zeros((len(mean), len(mean)))
-        spread[:nx, :nx] = self._root @ self._root.T
+        spread[:nx, :nx] = product(self._root, self._root.T)
         spread[nx:, nx:] = np.diag(self.input_error**2 / 3)
         at = np.concatenate([fit.x[0], fit.u[0]])
         known = ~np.isnan(seen)
         H, noise = lin.output[0][known], (fitter.output_std**2 + fitter.offset_std**2)[known]
         if known.any():
-            innovation = (seen - self.system.output(fit.x[0], fit.u[0]))[known] - H @ (mean - at)
-            gain = np.linalg.solve(H @ spread @ H.T + np.diag(noise), H @ spread).T
-            mean, spread = mean + gain @ innovation, spread - gain @ H @ spread
+            innovation = (seen - output(self.system, fit.x[0], fit.u[0]))[known] - product(H, mean - at)
+            seen_by = product(H, spread)
+            gained = solve(product(seen_by, H.T) + np.diag(noise), seen_by)
+            if gained is not None:
+                mean, spread = mean + product(innovation, gained), spread - product(gained.T, seen_by)
         F = lin.state[0]
-        mean = self.system.step(fit.x[0], fit.u[0]) + F @ (mean - at)
-        root = _root(F @ spread @ F.T)
+        mean = step(self.system, fit.x[0], fit.u[0]) + product(F, mean - at)
+        root = _root(product(product(F, spread), F.T))
         if root is None or not np.isfinite(mean).all():  # absurd measurements: begin anew about the smoothed state
             mean, root = fit.x[1], self._first_root
         self._mean, self._root = mean, root
@@ -192,8 +197,11 @@ def _root(covariance: Array) -> Array | None:
     scale = float(np.trace(covariance))
     if not np.isfinite(scale):
         return None
-    values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
-    return np.asarray(vectors * np.sqrt(np.maximum(values, _FLOOR * scale)))
+    found = eigen(0.5 * (covariance + covariance.T))
+    if found is None:
+        return None
+    values, rows = found
+    return np.ascontiguousarray(rows.T) * np.sqrt(np.maximum(values, _FLOOR * scale))
 
 
 def _spread(predictor: Predictor) -> Array:

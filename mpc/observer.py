@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
+from controlrnn.kernels import step
 from controlrnn.records import digest
 from controlrnn.systems import LureSystem
 from mpc.predictor import Predictor
@@ -321,7 +322,7 @@ class RunningOn(Observer):
         return StateError(max(self._reach(), settled), certificate.metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
-        return np.asarray(self.system.step(self._state, u))
+        return step(self.system, self._state, u)
 
     def _own_jump(self) -> StateError:
         return StateError(0.0, np.eye(self.predictor.nx) if self.contraction is None else self.contraction.metric)

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import SettingError, ShapeError
+from controlrnn.kernels import output
 from mpc.economy import Economy
 from mpc.observer import per_channel
 from mpc.predictor import Predictor
@@ -179,12 +180,12 @@ class OptimalControlProblem:
         y, _ = self.outcome(data.x, u)
         slack = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0)
         slack[: self.first] = 0.0
-        end = (y[-1] - data.reference[-1]) ** 2 @ self.terminal_weight
+        end = ((y[-1] - data.reference[-1]) ** 2 * self.terminal_weight).sum()
         running = self.cost(y[:-1], data.reference[:-1], u, data.previous_input)
         if self.economy is not None:
             end += self.economy.of_outputs(y[-1])
             end += 0.0 if self.terminal is None else self.economy.of_inputs(u[-1])
-        return running + float(end + (slack @ self.penalty).sum()), slack
+        return running + float(end + (slack * self.penalty).sum()), slack
 
     def outcome(self, x: Array, u: Array) -> tuple[Array, Array | None]:
         """Outputs (N + 1, ny) of a plan u (N, nu) from x (nx,), and x_N - x_s (nx,) where there is a terminal set."""
@@ -194,7 +195,7 @@ class OptimalControlProblem:
         if not np.isfinite(states[-1]).all():
             return y, np.full(len(x), np.nan)
         settled = self.predictor.equilibrium(u[-1], guess=states[-1])
-        return np.vstack([y[:-1], self.predictor.system.output(settled, u[-1])]), states[-1] - settled
+        return np.vstack([y[:-1], output(self.predictor.system, settled, u[-1])]), states[-1] - settled
 
     def excess(self, data: StepData, u: Array) -> float:
         """By how much a plan u (N, nu) breaks its limits, at most; feasible if <= 0.
@@ -216,7 +217,7 @@ class OptimalControlProblem:
         ``before`` (nu,) is the input ahead of ``u[0]``.
         """
         moves = np.diff(np.vstack([before, u]), axis=0)
-        cost = ((y - reference) ** 2 @ self.output_weight).sum() + (moves**2 @ self.input_move_weight).sum()
+        cost = ((y - reference) ** 2 * self.output_weight).sum() + (moves**2 * self.input_move_weight).sum()
         if self.economy is not None:
             cost += self.economy.of_inputs(u) + self.economy.of_outputs(y)
         return float(cost)

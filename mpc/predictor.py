@@ -1,7 +1,7 @@
 """A frozen model with its channels: what a controller predicts with.
 
 The equations stay those of `controlrnn.systems.LureSystem`; this file adds names and limits, steady states and
-derivatives (those of `controlrnn.systems.linearisation`, for small models compiled from the CasADi export).
+derivatives (those of `controlrnn.kernels.linearisation`, for small models compiled from the CasADi export).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from controlrnn.checks import Array, as_array
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.export import to_casadi
-from controlrnn.kernels import simulate
+from controlrnn.kernels import output, rollout, simulate, step
+from controlrnn.kernels.dense import solve
+from controlrnn.kernels.linearisation import Lineariser
 from controlrnn.systems import LureSystem
-from controlrnn.systems.linearisation import Lineariser
 from mpc.steady import HeldCost, held_input
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
@@ -56,6 +57,8 @@ class Predictor:
             if len(signals) != n:
                 raise ShapeError(f"{name} must name {n} channels of the model, got {len(signals)}: one Signal each")
             object.__setattr__(self, name, signals)
+        # Compiled code is loaded now, so that the first control step does not wait for it.
+        rollout(self.system, np.zeros((1, self.nu)), np.zeros(self.nx))
 
     @property
     def nx(self) -> int:
@@ -94,7 +97,7 @@ class Predictor:
         return _CompiledGap(self) if scalars <= _COMPILED else self._dense_gap
 
     def _dense_gap(self, x: Array, u: Array) -> tuple[Array, Array]:
-        return self.system.step(x, u) - x, np.eye(self.nx) - self.linearise(x, u)[0]
+        return step(self.system, x, u) - x, np.eye(self.nx) - self.linearise(x, u)[0]
 
     def input_limits(self) -> tuple[Array, Array]:
         """(lower, upper) of the actuators, shape (nu,) each.
@@ -173,9 +176,8 @@ class Predictor:
             gap, slope = self._gap(x, u)
             if np.abs(gap).max() <= 1e-13 * (1.0 + np.abs(x).max()):
                 return np.asarray(x)
-            try:
-                change = np.linalg.solve(slope, gap)
-            except np.linalg.LinAlgError:
+            change = solve(slope, gap)
+            if change is None:
                 return None
             x = x + change
             if np.abs(change).max() <= 1e-14 * (1.0 + np.abs(x).max()):
@@ -185,7 +187,7 @@ class Predictor:
 
     def steady_output(self, u: Array) -> Array:
         """Output (ny,) that the constant input u (nu,) leads to."""
-        return np.asarray(self.system.output(self.equilibrium(u), np.asarray(u, dtype=np.float64)))
+        return output(self.system, self.equilibrium(u), np.asarray(u, dtype=np.float64))
 
     def steady_input(self, target: Array, scale: Array, *, given: Array | None = None) -> Array:
         """Input (nu,) within the limits whose steady output is nearest to ``target``; see `mpc.steady`.

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, Choice, as_array, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.kernels.dense import solve
 from controlrnn.records import Count, Digest, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import as_json
 from mpc.model_error import data_digest
@@ -291,8 +292,10 @@ def _distance(e: Array, covariance: Array, shape: RegionShape) -> Array:
         return np.asarray(np.nanmax(np.abs(e) / np.sqrt(np.diag(covariance)), axis=1))
     known = ~np.isnan(e).any(axis=0)
     part = e[:, known]
-    whitened = np.linalg.solve(np.linalg.cholesky(covariance[np.ix_(known, known)]), part.T)
-    return np.asarray(np.linalg.norm(whitened, axis=0))
+    pulled = solve(covariance[np.ix_(known, known)], part.T)
+    if pulled is None:
+        raise SettingError(f"the covariance of a group must not be singular, got {covariance}")
+    return np.asarray(np.sqrt((part.T * pulled).sum(axis=0)))
 
 
 def _covariance(samples: Array) -> Array:

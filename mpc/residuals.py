@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from controlrnn.checks import Array, count
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from mpc.observer import Observer
 from mpc.promise import Operation
@@ -61,7 +62,7 @@ def measured_errors(system: LureSystem, x: Array, u: Array, y: Array) -> Array:
     The measurement is taken just before the new input acts: a model with feedthrough is compared at the input before.
     """
     before = np.concatenate([u[:1], u[:-1]])
-    return np.asarray(y - system.output(x, before if system.has_feedthrough else u))
+    return np.asarray(y - simulate(system, (before if system.has_feedthrough else u)[:, None], x)[0][:, 0])
 
 
 def calibration_errors(

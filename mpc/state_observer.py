@@ -38,6 +38,8 @@ from scipy.linalg import solve_discrete_are
 
 from controlrnn.checks import Array, as_array, positive, read_only
 from controlrnn.errors import SettingError
+from controlrnn.kernels import output, step
+from controlrnn.kernels.dense import length
 from controlrnn.systems import LureSystem, observer_system
 from mpc.observer import Observer, per_channel
 from mpc.predictor import Predictor
@@ -177,10 +179,8 @@ class StateObserver(Observer):
             self._past.append((self._state, self._bound, u, seen))
             self._state = read_only(self._follow(u, seen))
         if self._complete:  # the plan knew nothing of the correction: its jump may be more than one innovation
-            away = self._state - self.system.step(*self._planned)
-            self._leapt = (
-                float(np.sqrt(away @ self._largest_innovation.metric @ away)) > self._largest_innovation.radius
-            )
+            away = self._state - step(self.system, *self._planned)
+            self._leapt = length(away, self._largest_innovation.metric) > self._largest_innovation.radius
         return self._state
 
     def _follow(self, u: Array, y: Array) -> Array:
@@ -190,13 +190,13 @@ class StateObserver(Observer):
             gap = gap or bool(self._impossible)
             self._bound = self._bound_after(gap)
         if gap:
-            return np.asarray(self.system.step(self._state, u))
-        return np.asarray(self.dynamics.step(self._state, np.concatenate([u, y])))
+            return step(self.system, self._state, u)
+        return step(self.dynamics, self._state, np.concatenate([u, y]))
 
     def _beyond(self, u: Array, y: Array) -> str:
         """Which readings are further from the estimate's output than anything declared allows."""
         kept, added = self._largest_readings
-        most, innovation = kept * self._bound + added, y - self.system.output(self._state, u)
+        most, innovation = kept * self._bound + added, y - output(self.system, self._state, u)
         wrong = np.flatnonzero(np.abs(innovation) > most)
         return "; ".join(
             f"{self.predictor.outputs[i].name} measured {innovation[i]:.3g} from the estimate, possible {most[i]:.3g}"
@@ -256,15 +256,21 @@ class StateObserver(Observer):
         return model, own, residual
 
     def _start_bound(self) -> float:
-        model, own, _ = self._parts()
-        return stretch(own.metric, model.metric) * self._reach()
+        return self._stretches[1] * self._reach()
 
     def _bound_after(self, gap: bool) -> float:
         model, own, residual = self._parts()
         if not gap:
             return own.error_after(1, self._bound, np.concatenate([self.input_error, residual]))
-        there = stretch(model.metric, own.metric) * self._bound
-        return stretch(own.metric, model.metric) * model.error_after(1, there, self.input_error)
+        to_model, to_own = self._stretches
+        there = to_model * self._bound
+        return to_own * model.error_after(1, there, self.input_error)
+
+    @cached_property
+    def _stretches(self) -> tuple[float, float]:
+        """From the observer's metric to the model's, and back."""
+        model, own, _ = self._parts()
+        return stretch(model.metric, own.metric), stretch(own.metric, model.metric)
 
     def describe(self) -> str:
         """See `Observer.describe`."""

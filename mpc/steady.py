@@ -20,7 +20,9 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
-from controlrnn.systems.linearisation import Linearisation, Lineariser
+from controlrnn.kernels import output
+from controlrnn.kernels.dense import dot, eigen, product, solve, weighted_squares
+from controlrnn.kernels.linearisation import Linearisation, Lineariser
 from mpc.quadratic import QuadraticProgram
 
 if TYPE_CHECKING:
@@ -141,11 +143,11 @@ class HeldCost:
     def at(self, y: Array, u: Array) -> tuple[float, float]:
         """Cost of outputs y (ny,) under inputs u (nu,), and the sum of its summands' sizes."""
         over = np.maximum(np.maximum(y - self.upper, self.lower - y), 0.0) / self.scale
-        cost = size = float(self.weight @ ((y - self.target) / self.scale) ** 2 + self.penalty @ over)
+        cost = size = dot(self.weight, ((y - self.target) / self.scale) ** 2) + dot(self.penalty, over)
         if self.economy is not None:
             economy = self.economy
             cost += self.unit * (economy.of_inputs(u) + economy.of_outputs(y))
-            squares = economy.input_weight @ (u - economy.input_reference) ** 2
+            squares = dot(economy.input_weight, (u - economy.input_reference) ** 2)
             size += self.unit * float(
                 np.abs(economy.input_price * u).sum() + np.abs(economy.output_price * y).sum() + squares
             )
@@ -215,7 +217,7 @@ class _Search:
         u = self._middle.copy()
         u[self._free] = np.minimum(np.maximum(u[self._free] + self._half * v, self._lower), self._upper)
         x = self.predictor.equilibrium(u, guess=guess)
-        y = np.asarray(self.predictor.system.output(x, u))
+        y = output(self.predictor.system, x, u)
         return _Steady(v, u, x, y, *self.cost.at(y, u))
 
     def model(self, at: _Steady, multipliers: Array | None) -> _Model:
@@ -226,29 +228,35 @@ class _Search:
         cost, free = self.cost, self._free
         lin = self._linearise(at.x[None], at.u[None])
         stiff = np.eye(len(at.x)) - lin.A[0]
-        try:
-            by_v = np.vstack([np.linalg.solve(stiff, lin.B[0] @ self._by_input), self._by_input])
-        except np.linalg.LinAlgError as error:
-            raise SettingError(f"the steady state at u = {at.u} is not the only one near: {error}") from error
-        G = lin.output[0] @ by_v
+        by_v = np.vstack([self._solved(stiff, product(lin.B[0], self._by_input), at), self._by_input])
+        G = product(lin.output[0], by_v)
         by_y, by_u, bend = cost.slopes(at.y, at.u)
-        H = G.T @ ((2.0 * cost.weight / cost.scale**2)[:, None] * G) + np.diag(bend[free] * self._half**2)
+        H = weighted_squares(G, 2.0 * cost.weight / cost.scale**2) + np.diag(bend[free] * self._half**2)
         if multipliers is not None:
-            V = lin.V[0] @ by_v
-            H += V.T @ (self._bend(lin, stiff, by_y + multipliers / cost.scale)[:, None] * V)
+            H += weighted_squares(product(lin.V[0], by_v), self._bend(lin, stiff, by_y + multipliers / cost.scale, at))
         low, high = (((limit - at.y) / cost.scale)[self._limited] for limit in (cost.lower, cost.upper))
         return _Model(
-            _definite(H), by_y @ G + by_u[free] * self._half, (G / cost.scale[:, None])[self._limited], low, high
+            _definite(H),
+            product(by_y, G) + by_u[free] * self._half,
+            (G / cost.scale[:, None])[self._limited],
+            low,
+            high,
         )
 
-    def _bend(self, lin: Linearisation, stiff: Array, prices: Array) -> Array:
+    def _bend(self, lin: Linearisation, stiff: Array, prices: Array, at: _Steady) -> Array:
         """The neurons' mu s''(v) for the prices p (ny,) of outputs, shape (nv,)."""
         system, w = self.predictor.system, lin.w[0]
-        mu = np.linalg.solve(stiff.T, prices @ lin.C[0]) @ system.B1 + prices @ system.D21
+        mu = product(self._solved(stiff.T, product(prices, lin.C[0]), at), system.B1) + product(prices, system.D21)
         if len(system.layers) > 1:  # neurons move outputs through later neurons, too
             later = system.activation.derivative(w)[:, None] * system.D11
-            mu = np.linalg.solve((np.eye(len(w)) - later).T, mu)
+            mu = self._solved((np.eye(len(w)) - later).T, mu, at)
         return np.asarray(mu * system.activation.curvature(w))
+
+    def _solved(self, A: Array, b: Array, at: _Steady) -> Array:
+        x = solve(A, b)
+        if x is None:
+            raise SettingError(f"the steady state at u = {at.u} is not the only one near: a derivative is infinite")
+        return x
 
     def minimum(self, at: _Steady, model: _Model, radius: float) -> _Step | None:
         """The step of at most ``radius`` to the minimum of the model; None where rounding errors hide it."""
@@ -265,9 +273,9 @@ class _Search:
         multipliers[self._limited] = minimum.multipliers / self._unit
         before, after = (
             np.maximum(np.maximum(change - model.high, model.low - change), 0.0)
-            for change in (np.zeros(len(model.C)), model.C @ d)
+            for change in (np.zeros(len(model.C)), product(model.C, d))
         )
-        return _Step(d, float(prices @ (before - after) - model.g @ d - 0.5 * d @ model.H @ d), multipliers)
+        return _Step(d, dot(prices, before - after) - dot(model.g + 0.5 * product(model.H, d), d), multipliers)
 
     def trial(self, at: _Steady, model: _Model, step: _Step, radius: float) -> tuple[_Steady | None, float]:
         """The steady state a step further, and its share of the promised decrease; None where there is none.
@@ -285,7 +293,7 @@ class _Search:
                 best, most = trial, share
             if share > _POOR:
                 break
-            curved = ((trial.y - at.y) / self.cost.scale)[self._limited] - model.C @ d
+            curved = ((trial.y - at.y) / self.cost.scale)[self._limited] - product(model.C, d)
             bent = self.minimum(at, replace(model, low=model.low - curved, high=model.high - curved), radius)
             if bent is None:
                 break
@@ -295,6 +303,9 @@ class _Search:
 
 def _definite(H: Array) -> Array:
     """H with its eigenvalues' sizes, of which small ones are raised."""
-    values, vectors = np.linalg.eigh(H)
+    found = eigen(H)
+    if found is None:
+        return H
+    values, rows = found
     sizes = np.abs(values)
-    return np.asarray((vectors * np.maximum(sizes, _FLATTEST * (sizes.max() or 1.0))) @ vectors.T)
+    return weighted_squares(rows, np.maximum(sizes, _FLATTEST * (sizes.max() or 1.0)))

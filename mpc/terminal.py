@@ -34,6 +34,7 @@ import numpy as np
 
 from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.kernels.dense import dot, product
 from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, TableOf, digest
 from controlrnn.systems import LureSystem
 from mpc.observer import ROUNDING
@@ -81,6 +82,10 @@ class TerminalSet(Stored):
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", read_only(as_array("metric", self.metric, ("nx", "nx"))))
         object.__setattr__(self, "margin", read_only(as_array("margin", self.margin, ("ny",))))
+        try:
+            self.root  # noqa: B018 -- factorised now, not in a control step
+        except np.linalg.LinAlgError:
+            raise SettingError("metric must be positive definite: take that of a certificate") from None
         positive("radius", self.radius)
         positive("jump", self.jump, zero=True)
         count("horizon", self.horizon)
@@ -101,7 +106,8 @@ class TerminalSet(Stored):
 
     def share(self, gap: Array) -> float:
         """Distance from the steady state in radii: ``gap`` (nx,) lies in the set if this is at most 1."""
-        return float(np.linalg.norm(self.root @ gap)) / self.radius
+        scaled = product(self.root, gap)
+        return float(np.sqrt(dot(scaled, scaled))) / self.radius
 
     def verify(self, system: LureSystem, contraction: ContractionCertificate, outputs: HorizonCertificate) -> None:
         """Prove again that the set is what it claims, from the certificates that it was made of.

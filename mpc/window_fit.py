@@ -14,12 +14,12 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from controlrnn.checks import Array
-from controlrnn.kernels import simulate
+from controlrnn.kernels import rollout
+from controlrnn.kernels.dense import cholesky_solve, dot, product, weighted_squares
+from controlrnn.kernels.linearisation import Linearisation, Lineariser
 from controlrnn.systems import LureSystem
-from controlrnn.systems.linearisation import Linearisation, Lineariser
 from mpc.quadratic import QuadraticProgram
 
 _UNIFORM = 3.0  # reciprocal variance of a uniform error within [-1, 1]
@@ -53,6 +53,7 @@ class Fit:
         z: (zeta, o_0 / d, .., o_{T-1} / d, b / c), without the parts that are fixed at zero.
         u: Inputs with their estimated errors, shape (T, nu).
         x: States, shape (T + 1, nx).
+        w: Outputs of the neurons, shape (T, nv).
         offset: b, shape (ny,).
         residual: In standard deviations, shape (T, ny); 0 where nothing was measured.
         cost: Half the sum of squares; infinite where the run is.
@@ -61,6 +62,7 @@ class Fit:
     z: Array
     u: Array
     x: Array
+    w: Array
     offset: Array
     residual: Array
     cost: float
@@ -121,17 +123,18 @@ class WindowFitter:
         if self.inexact:
             u = u + self.input_error * z[system.nx : system.nx + T * system.nu].reshape(T, -1)
         offset = self.offset_std * z[-system.ny :] if self.shifted else np.zeros(system.ny)
-        y, x = simulate(system, u, window.mean + window.root @ z[: system.nx])
+        y, x, w = rollout(system, np.ascontiguousarray(u), window.mean + product(window.root, z[: system.nx]))
         error = (y + offset - window.y) / self.output_std
         residual = np.where(np.isnan(window.y), 0.0, error)
-        cost = 0.5 * float((residual**2).sum() + self._weights(z) @ z**2)
-        return Fit(z, u, x, offset, residual, cost if np.isfinite(cost) and np.isfinite(x).all() else np.inf)
+        cost = 0.5 * float((residual**2).sum() + dot(self._weights(z), z**2))
+        return Fit(z, u, x, w, offset, residual, cost if np.isfinite(cost) and np.isfinite(x).all() else np.inf)
 
     def _improve(self, window: Window, at: Fit, damping: float) -> tuple[Fit | None, float]:
         """One damped step that lowers the cost, or None; and the damping to go on with."""
-        J, ends = self.derivatives(window, self.linearise(at.x[:-1], at.u))
+        J, ends = self.derivatives(window, self.linearise.at(at.w))
         weights = self._weights(at.z)
-        H, g = J.T @ J + np.diag(weights), J.T @ at.residual.ravel() + weights * at.z
+        H = weighted_squares(J, np.ones(len(J))) + np.diag(weights)
+        g = product(at.residual.ravel(), J) + weights * at.z
         while damping < _LAST and np.isfinite(H).all() and np.isfinite(g).all():
             step = self._step(at, H + damping * np.diag(np.diag(H)), g, ends)
             tried = None if step is None else self.run(window, at.z + step)
@@ -149,10 +152,10 @@ class WindowFitter:
         Z[0, :nx] = window.root.T
         for t in range(T):
             m = nx + t * nu * self.inexact
-            np.matmul(Z[t, :m], A[t].T, out=Z[t + 1, :m])
+            Z[t + 1, :m] = product(Z[t, :m], A[t].T)
             if self.inexact:
                 Z[t + 1, m : m + nu] = (B[t] * self.input_error).T
-        J = Z[:-1] @ lin.C.transpose(0, 2, 1)
+        J = product(Z[:-1], lin.C.transpose(0, 2, 1))
         if self.inexact and D.any():
             for t in range(T):
                 J[t, nx + t * nu : nx + (t + 1) * nu] += (D[t] * self.input_error).T
@@ -163,7 +166,7 @@ class WindowFitter:
 
     def _step(self, at: Fit, H: Array, g: Array, ends: Array) -> Array | None:
         nx, n = self.system.nx, len(g)
-        free = _newton(H, g)
+        free = cholesky_solve(H, -g)
         if self.state_limits is None and not self.inexact:
             return free
         low, high = np.full(n, -_FAR), np.full(n, _FAR)
@@ -175,7 +178,7 @@ class WindowFitter:
             width = np.tile(self.state_limits[1] - self.state_limits[0], 2)
             low_rows, high_rows = ((np.tile(side, 2) - at.x[[0, -1]].ravel()) / width for side in self.state_limits)
             rows = ends / width[:, None]
-        if free is not None and _within(free, low, high) and _within(rows @ free, low_rows, high_rows):
+        if free is not None and _within(free, low, high) and _within(product(rows, free), low_rows, high_rows):
             return free  # no limit binds: the common case
         key = (n, len(rows))
         if key not in self._programs:
@@ -192,10 +195,3 @@ class WindowFitter:
 
 def _within(value: Array, low: Array, high: Array) -> bool:
     return bool((value >= low).all() and (value <= high).all())
-
-
-def _newton(H: Array, g: Array) -> Array | None:
-    try:
-        return np.asarray(cho_solve(cho_factor(H), -g))
-    except np.linalg.LinAlgError:
-        return None

@@ -22,9 +22,9 @@ from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.certification.stationary import contract, least_gain
 from controlrnn.checks import Array, scales
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.kernels.linearisation import linearise_trajectory
 from controlrnn.records import Exactly, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
-from controlrnn.systems.linearisation import linearise_trajectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,6 +19,7 @@ from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import simulate
+from controlrnn.kernels.dense import product
 from controlrnn.records import Count, Digest, Numbers, Part, Schema, Stored
 from controlrnn.systems import LureSystem
 
@@ -90,8 +91,10 @@ class StateEncoder(Stored):
                     f"{value.shape}: pass the last {self.past} samples"
                 )
         z = _flat(self.inputs.apply(u), self.outputs.apply(y))
-        hidden = np.tanh(z @ self.inner.T + self.bias)
-        return np.asarray(self.linear[:, 0] + z @ self.linear[:, 1:].T + hidden @ self.outer.T)
+        rows = z.reshape(-1, z.shape[-1])
+        hidden = np.tanh(product(rows, self.inner.T) + self.bias)
+        x = self.linear[:, 0] + product(rows, self.linear[:, 1:].T) + product(hidden, self.outer.T)
+        return x.reshape(*z.shape[:-1], -1)
 
 
 def fit_encoder(

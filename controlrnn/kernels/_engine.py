@@ -243,7 +243,7 @@ class Run:
     """A finished simulation: y (B, T, ny), x (B, T + 1, nx), and its pullback."""
 
     def __init__(self, packed: Packed, u: Floats, x0: Floats | None, keep: bool) -> None:
-        self.packed, u, sizes, line = packed, _plain(u, packed.dtype), packed.sizes, packed.line
+        self.packed, u, sizes, line = packed, usable(u, packed.dtype), packed.sizes, packed.line
         self.records, self.steps = u.shape[:2]
         self.y = y = np.empty((self.records, self.steps, sizes.ny), packed.dtype)
         self.x = x = np.empty((self.records, self.steps + 1, sizes.nx), packed.dtype)
@@ -286,8 +286,8 @@ class Run:
             ``(gu, gx0, sums)`` of shapes (B, T, nu) (or (B, T, 0)) and (B, nx), and what `matrix_gradients` takes.
         """
         packed, line, sizes = self.packed, self.packed.line, self.packed.sizes
-        gy = np.zeros_like(self.y) if gy is None else _plain(gy, packed.dtype)
-        gx = np.empty((self.records, 0, sizes.nx), packed.dtype) if gx is None else _plain(gx, packed.dtype)
+        gy = np.zeros_like(self.y) if gy is None else usable(gy, packed.dtype)
+        gx = np.empty((self.records, 0, sizes.nx), packed.dtype) if gx is None else usable(gx, packed.dtype)
         gu = np.empty((self.records, self.steps, sizes.nu if with_input else 0), packed.dtype)
         gx0 = np.empty((self.records, sizes.nx), packed.dtype)
         need, outputs = sizes.need(wanted), sizes.nu if with_input else 0
@@ -336,6 +336,6 @@ class Run:
         return Room(size, self.packed.dtype)
 
 
-def _plain(array: Floats, dtype: np.dtype[Any]) -> Floats:
+def usable(array: Floats, dtype: np.dtype[Any]) -> Floats:
     """The one kind of array that the loops are compiled for: contiguous, aligned, writable."""
     return array if array.dtype == dtype and array.flags.carray else np.require(array, dtype, ["C", "A", "W"])

@@ -38,15 +38,20 @@ PAD = 16  # rows of a matrix, or numbers, that a loop may read, never use, beyon
 _log = logging.getLogger(__name__)
 
 
-def _entry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the GIL, into the cache if there is a folder for it."""
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)  # type: ignore[no-any-return]
-    except RuntimeError as error:
-        _log.warning("compiled kernels are not cached, every process compiles again: %s", error)
-        return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+def _entry_of(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile without the GIL, into the cache if there is a folder for it; at once where the signature is given."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(*signature, nogil=True, error_model="numpy", cache=True)(function)
+        except RuntimeError as error:
+            _log.warning("compiled kernels are not cached, every process compiles again: %s", error)
+            return numba.njit(*signature, nogil=True, error_model="numpy")(function)
+
+    return compiled
 
 
+_entry = _entry_of()
 # Parts of the entries; without wrappers for Python they compile faster.
 _part = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 

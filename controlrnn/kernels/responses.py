@@ -12,25 +12,13 @@ from the first sample on at which one of its variables moves an input.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from controlrnn.checks import Array
-from controlrnn.errors import ShapeError
 from controlrnn.kernels import _numba_simd as simd
-from controlrnn.kernels._numba_runs import forward_rows
 from controlrnn.kernels._numba_scan import CHAINED, COPY, SLOPE, _entry, _part, activate_one
-from controlrnn.kernels.scan import packed_of
+from controlrnn.kernels.scan import Rollout, packed_of, rollout
 from controlrnn.systems import LureSystem
-
-
-class Rollout(NamedTuple):
-    """A run: outputs y (T, ny), states x (T + 1, nx), and the neurons' outputs w (T, nv)."""
-
-    y: Array
-    x: Array
-    w: Array
 
 
 class Responses:
@@ -49,11 +37,10 @@ class Responses:
 
     def __init__(self, system: LureSystem, by_input: Array) -> None:
         self.steps, nu, n = by_input.shape
-        self._nx, self._ny, self._packed = system.nx, system.ny, packed_of(system)
+        self._system, self._packed = system, packed_of(system)
         line, sizes = self._packed.line, self._packed.sizes
         lines = -(-n // line)
         first = 1 + nu + system.nx
-        self._neurons, self._stride = slice(first, sizes.nz), sizes.nz + line
         Z = _zeros(self.steps + 1, sizes.nz, lines * line)
         V, Y = (_zeros(self.steps, rows, lines * line) for rows in (system.nv, system.ny))
         Z[:-1, 1 : 1 + nu, :n] = by_input
@@ -69,15 +56,7 @@ class Responses:
         Raises:
             ShapeError: ``x0`` does not fit.
         """
-        if x0.shape != (self._nx,):
-            raise ShapeError(f"x0 must have shape ({self._nx},), got {x0.shape}: one state")
-        steps, stride, packed = self.steps, self._stride, self._packed
-        x, y = np.empty((1, steps + 1, self._nx)), np.empty((1, steps, self._ny))
-        x[0, 0] = x0
-        Z = np.empty((steps + 1) * stride + 4 * packed.line)
-        forward_rows(*packed.arranged(False).arguments, packed.code, u[None], x, 0, 0, steps, packed.line, Z, y)
-        w = Z[: steps * stride].reshape(steps, stride)[:, self._neurons]
-        return Rollout(y[0], x[0], np.ascontiguousarray(w))
+        return rollout(self._system, u, x0)
 
     def follow(self, w: Array, start: int = 0, stop: int | None = None) -> None:
         """Follow the derivatives over samples from ``start`` to before ``stop``, T when left out.

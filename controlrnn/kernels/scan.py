@@ -6,12 +6,15 @@ Backpropagation through time as a Lur'e system run backwards; the derivation is 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from controlrnn.kernels._engine import Floats, Packed, Run
+from controlrnn.checks import Array
+from controlrnn.errors import ShapeError
+from controlrnn.kernels._engine import Floats, Packed, Run, usable
+from controlrnn.kernels._numba_runs import forward_rows
 from controlrnn.systems import MATRICES, LureSystem
 from controlrnn.systems.ops import TORCH, Value, ops_for
 
@@ -46,6 +49,49 @@ def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Valu
 
         return simulate_tensors(system, u, x0)
     return system.simulate(u, x0)
+
+
+class Rollout(NamedTuple):
+    """A run: outputs y (T, ny), states x (T + 1, nx), and the neurons' outputs w (T, nv)."""
+
+    y: Array
+    x: Array
+    w: Array
+
+
+def rollout(system: LureSystem, u: Array, x0: Array) -> Rollout:
+    """One run of a frozen system from x0 (nx,) under inputs u (T, nu), in the calling thread.
+
+    Raises:
+        ShapeError: ``u`` or ``x0`` does not fit.
+    """
+    nx, nu, ny, nv = system.sizes
+    if x0.shape != (nx,) or u.ndim != 2 or u.shape[1] != nu:
+        raise ShapeError(f"x0 and u must have shapes ({nx},) and (T, {nu}), got {x0.shape} and {u.shape}")
+    packed, steps = packed_of(system), len(u)
+    first, stride = 1 + nu + nx, packed.sizes.nz + packed.line
+    x, y = np.empty((1, steps + 1, nx)), np.empty((1, steps, ny))
+    x[0, 0] = x0
+    Z = np.empty((steps + 1) * stride + 4 * packed.line)
+    forward_rows(
+        *packed.arranged(False).arguments, packed.code, usable(u, packed.dtype)[None], x, 0, 0, steps, packed.line, Z, y
+    )
+    w = Z[: steps * stride].reshape(steps, stride)[:, first : first + nv]
+    return Rollout(y[0], x[0], np.ascontiguousarray(w))
+
+
+def step(system: LureSystem, x: Array, u: Array) -> Array:
+    """``system.step`` of one state (nx,) and input (nu,), which no thread but this one computes."""
+    return np.asarray(rollout(system, _row(u), x).x[1])
+
+
+def output(system: LureSystem, x: Array, u: Array) -> Array:
+    """``system.output`` of one state (nx,) and input (nu,), which no thread but this one computes."""
+    return np.asarray(rollout(system, _row(u), x).y[0])
+
+
+def _row(u: Array) -> Array:
+    return np.asarray(u, dtype=np.float64)[None]
 
 
 class Recording:

@@ -9,6 +9,7 @@ from mpc_networks import NormContraction, elman, signals, switching
 
 from controlrnn.certification import certify_contraction
 from controlrnn.errors import SettingError
+from controlrnn.kernels import step
 from controlrnn.models import ContractingREN
 from mpc import Predictor, RunningOn, StateError, StateObserver, Washout, observer_system
 from mpc.state_error import largest_step
@@ -26,7 +27,7 @@ def jumps(observer, recorded, commanded, y):
         before, usable = observer.state, observer.certified
         after = observer.update(recorded[t], y[t])
         if usable:
-            found.append(size(after - observer.system.step(before, commanded[t]), observer.jump.metric))
+            found.append(size(after - step(observer.system, before, commanded[t]), observer.jump.metric))
     return np.array(found)
 
 

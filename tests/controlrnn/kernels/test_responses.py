@@ -4,7 +4,7 @@ from random_systems import random_elman, random_system
 
 from controlrnn.errors import ShapeError
 from controlrnn.kernels import Responses
-from controlrnn.systems.linearisation import linearise_trajectory
+from controlrnn.kernels.linearisation import linearise_trajectory
 
 SYSTEMS = {
     "elman": random_elman(2, nx=5),
@@ -41,7 +41,7 @@ def test_runs_are_those_of_the_system(name, rng):
     np.testing.assert_allclose(first.w, system.neurons(x[:-1], u @ system.D12.T + system.bv), atol=1e-12)
     responses.run(-u, -x0)  # does not change what was handed out
     np.testing.assert_allclose(first.y, y, atol=1e-12)
-    with pytest.raises(ShapeError, match="x0 must have shape"):
+    with pytest.raises(ShapeError, match="x0 and u must have shapes"):
         responses.run(u, np.zeros(system.nx + 1))
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import SettingError
-from controlrnn.systems.lure import LureSystem
+from controlrnn.kernels.dense import product
+from controlrnn.kernels.scan import rollout
+from controlrnn.systems import LureSystem
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -83,14 +85,17 @@ class Lineariser:
 
     def __call__(self, x: Array, u: Array) -> Linearisation:
         """Linearise at states x (T, nx) and inputs u (T, nu), of which nothing is checked."""
-        return self.at(self.system.neurons(x, u @ self.system.D12.T + self.system.bv))
+        runs = [rollout(self.system, u[t : t + 1], x[t]).w for t in range(len(x))]
+        return self.at(np.concatenate(runs) if runs else np.empty((0, self.system.nv)))
 
     def at(self, w: Array) -> Linearisation:
         """Linearise where the neurons' outputs are w (T, nv): nothing else matters."""
         system = self.system
         V, W = self._neurons(system.activation.derivative(w)[:, :, None])
-        state = W if self._states_are_neurons else self._direct + system.B1 @ W
-        output = self._output + system.D21 @ W if self._outputs_read_neurons else self._same(self._output, len(w))
+        state = W if self._states_are_neurons else self._direct + product(system.B1, W)
+        output = (
+            self._output + product(system.D21, W) if self._outputs_read_neurons else self._same(self._output, len(w))
+        )
         return Linearisation(state, output, V, w)
 
     def _same(self, J: Array, samples: int) -> Array:
@@ -110,7 +115,7 @@ class Lineariser:
         for start, stop in blocks:
             V[:, start:stop] = self._inner[start:stop]
             if start:
-                V[:, start:stop] += D11[start:stop, :start] @ W[:, :start]
+                V[:, start:stop] += product(D11[start:stop, :start], W[:, :start])
             np.multiply(slope[:, start:stop], V[:, start:stop], out=W[:, start:stop])
         return V, W
 
