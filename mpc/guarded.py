@@ -94,6 +94,8 @@ class GuardedObserver(Observer):
         if calibration is not None and calibration.observer_digest != self.digest:
             raise SettingError("calibration is of another observer: run calibrate_estimates on this one")
         self.calibration = calibration
+        if guard is not None:
+            self._leap  # noqa: B018 -- computed now, not in the first control step
 
     def start(self) -> None:
         """Forget everything."""

@@ -138,6 +138,8 @@ class StateObserver(Observer):
             predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error,
             command_error=command_error,
         )  # fmt: skip
+        if self._complete:
+            self._largest_innovation  # noqa: B018 -- computed now, not in the control step that asks first
 
     def start(self) -> None:
         """Forget everything."""

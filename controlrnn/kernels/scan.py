@@ -60,7 +60,12 @@ class Rollout(NamedTuple):
 
 
 def rollout(system: LureSystem, u: Array, x0: Array) -> Rollout:
-    """One run of a frozen system from x0 (nx,) under inputs u (T, nu), in the calling thread.
+    """One run of a frozen system in the thread that calls.
+
+    Args:
+        system: The system.
+        u: Inputs, shape (T, nu).
+        x0: Initial state, shape (nx,).
 
     Raises:
         ShapeError: ``u`` or ``x0`` does not fit.
@@ -81,12 +86,24 @@ def rollout(system: LureSystem, u: Array, x0: Array) -> Rollout:
 
 
 def step(system: LureSystem, x: Array, u: Array) -> Array:
-    """``system.step`` of one state (nx,) and input (nu,), which no thread but this one computes."""
+    """Next state (nx,), as ``system.step``, computed by no other thread than the one that calls.
+
+    Args:
+        system: A frozen system.
+        x: State, shape (nx,).
+        u: Input, shape (nu,).
+    """
     return np.asarray(rollout(system, _row(u), x).x[1])
 
 
 def output(system: LureSystem, x: Array, u: Array) -> Array:
-    """``system.output`` of one state (nx,) and input (nu,), which no thread but this one computes."""
+    """Output (ny,), as ``system.output``, computed by no other thread than the one that calls.
+
+    Args:
+        system: A frozen system.
+        x: State, shape (nx,).
+        u: Input, shape (nu,).
+    """
     return np.asarray(rollout(system, _row(u), x).y[0])
 
 
