@@ -27,6 +27,8 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError, ShapeError
+from controlrnn.kernels import step
+from controlrnn.kernels.dense import length
 from mpc.condensed import CondensedBackend
 from mpc.control_step import Fallback, MpcStep
 from mpc.economy import economy_of
@@ -278,8 +280,8 @@ class TightenedMPC:
         jump = self.observer.jump
         if jump is None or self._came_from is None or not self.observer.certified:
             return False
-        away = self.observer.state - self.predictor.system.step(*self._came_from)
-        return bool(np.sqrt(away @ jump.metric @ away) <= jump.radius)
+        away = self.observer.state - step(self.predictor.system, *self._came_from)
+        return length(away, jump.metric) <= jump.radius
 
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)

@@ -139,7 +139,7 @@ class StateObserver(Observer):
             command_error=command_error,
         )  # fmt: skip
         if self._complete:
-            self._largest_innovation  # noqa: B018 -- computed now, not in the control step that asks first
+            self._largest_innovation, self._largest_readings  # noqa: B018 -- now, not in the step that asks first
 
     def start(self) -> None:
         """Forget everything."""
