@@ -7,7 +7,9 @@
 from controlrnn.systems import observer_system
 from mpc.c_controller import controller_to_c
 from mpc.closed_loop import run_closed_loop
+from mpc.closed_loop_calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
 from mpc.closed_loop_result import ClosedLoopResult
+from mpc.closed_loop_rounds import LoopRound, LoopTarget, SimulatedLoops
 from mpc.control_step import Fallback, MpcStep
 from mpc.controller import Mode, TightenedMPC
 from mpc.encoder_observer import EncoderObserver
@@ -54,6 +56,7 @@ __all__ = [
     "ActuatorOffset",
     "Backend",
     "CalibrationMethod",
+    "ClosedLoopCalibration",
     "ClosedLoopResult",
     "ClosedLoopSetup",
     "Coverage",
@@ -70,6 +73,9 @@ __all__ = [
     "GuardedObserver",
     "Late",
     "Loop",
+    "LoopEffort",
+    "LoopRound",
+    "LoopTarget",
     "MeasurementGuard",
     "Mode",
     "ModelError",
@@ -92,6 +98,7 @@ __all__ = [
     "SaturatedActuator",
     "SaturatedSensor",
     "SensorFault",
+    "SimulatedLoops",
     "Solution",
     "SolverOptions",
     "StateError",
@@ -107,7 +114,9 @@ __all__ = [
     "Wandering",
     "Washout",
     "anytime_interval",
+    "back_off",
     "calibrate",
+    "calibrate_closed_loop",
     "calibrate_estimates",
     "calibration_errors",
     "certify_changes",

@@ -12,7 +12,7 @@ from mpc.predictor import Predictor
 from mpc.recall import Recall
 from mpc.residuals import DisturbanceFilter
 from mpc.terminal import TerminalSet
-from mpc.tightening import Tightening
+from mpc.tightening import NO_CLAIM, Tightening
 
 _DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
 
@@ -27,9 +27,7 @@ class Mode(Choice):
 def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
     """Mode and filter; raises SettingError where ``mode`` or ``gain`` contradicts how errors were calibrated."""
     prescribed = tightening.disturbance_gain
-    claims = set(tightening.digests) != {
-        "system"
-    }  # a nominal tightening promises nothing, so nothing can contradict it
+    claims = not set(tightening.digests) <= NO_CLAIM  # what says nothing about predictions allows either mode
     natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
     mode = natural if mode is None else Mode(mode)
     if claims and mode is not natural:

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from controlrnn.certification import HorizonCertificate
 
 _PARTS = ("model_error", "reinitialisation", "input_error", "growth")
-_SOURCES = ("system", "model_error", "certificate", "difference", "plan", "observer", "growth", "jump")
+_SOURCES = (
+    "system", "model_error", "certificate", "difference", "plan", "observer", "growth", "jump",
+    "closed_loop", "closed_loop_limits", "closed_loop_predictions",
+)  # fmt: skip
+# What a tightening rests on that says nothing about predictions (none, a back-off, limits calibrated in closed loop).
+NO_CLAIM = frozenset({"system", "observer", "closed_loop"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -53,6 +53,7 @@ from controlrnn.systems import LureSystem
 from mpc import (
     ClosedLoopResult,
     ClosedLoopSetup,
+    LoopEffort,
     ModelError,
     Operation,
     Predictor,
@@ -61,7 +62,9 @@ from mpc import (
     Tightening,
     Washout,
     anytime_interval,
+    back_off,
     calibrate,
+    calibrate_closed_loop,
     clopper_pearson,
     monte_carlo,
     nominal,
@@ -415,6 +418,15 @@ MPC: list[Case] = [
     ("all readings missing", lambda _: Operation(missing=1.0), SettingError, ("missing", "[0, 1)", "1.0")),
     ("unknown loop", lambda _: Operation(loop="half"), SettingError, ("'open', 'closed'", "got 'half'")),
     ("no operation to speak of", lambda k: k.model_error.coverage_over(0), SettingError, ("steps", ">= 1", "0")),
+    ("deflated loops", lambda _: LoopEffort(inflation=0.5), SettingError, ("inflation", ">= 1", "0.5", "shrunk")),
+    ("no attempts", lambda _: LoopEffort(attempts=0), SettingError, ("attempts", ">= 1", "got 0")),
+    ("too few loops", lambda _: calibrate_closed_loop(print, PLAIN, seed=0, effort=LoopEffort(loops=10)), DataError,
+     ("at least 19", "got 10", "at most 0.909")),
+    ("unknown target", lambda _: calibrate_closed_loop(print, PLAIN, seed=0, target="cost"), SettingError,
+     ("'limits', 'predictions'", "got 'cost'")),
+    ("a negative seed", lambda _: calibrate_closed_loop(print, PLAIN, seed=-1), SettingError,
+     ("seed", ">= 0", "-1")),
+    ("a back-off without outputs", lambda _: back_off("model", 3, 0.5), ShapeError, ("amount", "(ny,)")),
     ("more successes than trials", lambda _: clopper_pearson(3, 2), SettingError, ("successes", "n = 2", "got 3")),
     ("an interval of certainty", lambda _: anytime_interval(1, 2, 1.0), SettingError, ("confidence", "(0, 1)", "1.0")),
     ("deflation", lambda k: k.calibrate(inflation=0.5), SettingError, ("inflation", ">= 1", "0.5")),
@@ -471,6 +483,7 @@ def nominal_with(kit: Kit, model_error: np.ndarray) -> Tightening:
     return replace(nominal(kit.system.digest, 4, 3), model_error=model_error)
 
 
+PLAIN = nominal("model", 4, 3)
 CASES = PLANTS + DATA + MODELS + IDENTIFICATION + CERTIFICATION + FILES + MPC
 
 

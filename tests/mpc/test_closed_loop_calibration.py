@@ -1,0 +1,270 @@
+"""Calibration in closed loop: the theorem against exact sums, the rounds on loops whose answer is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from mpc_networks import LurePlant, elman, signals
+from scipy.stats import binom
+
+from controlrnn.errors import CertificationError, DataError, FileFormatError, SettingError
+from mpc import (
+    ClosedLoopCalibration,
+    ClosedLoopResult,
+    ClosedLoopSetup,
+    LoopEffort,
+    LoopTarget,
+    Mode,
+    Predictor,
+    RunningOn,
+    SimulatedLoops,
+    TightenedMPC,
+    back_off,
+    calibrate_closed_loop,
+    nominal,
+    run_closed_loop,
+)
+
+N, LIMIT = 3, 1.0
+MODEL = 64 * "a"
+START = nominal(MODEL, N, 2)
+
+
+def loop(tightening, seed, *, push=0.3, error=0.05, steps=12, slope=0.0):
+    """A loop at its tightened limit: output 1 passes it by up to ``push``, output 2 never comes near its own."""
+    rng = np.random.default_rng(seed)
+    c = tightening.total[1, 0]
+    over = push * rng.random((steps + 1, 1)) + slope * c
+    y = np.hstack([LIMIT - c + over - push * (rng.random((steps + 1, 1)) > 0.8), 0.1 * rng.random((steps + 1, 1))])
+    errors = error * rng.uniform(-1, 1, (steps, N + 1, 2)) * np.arange(1, N + 2)[:, None]
+    for t in range(steps):
+        errors[t, steps - t + 1 :] = np.nan
+    return ClosedLoopResult(
+        y=y, measured=y[:-1], u=np.zeros((steps, 1)), applied=np.zeros((steps, 1)), u_before=np.zeros(1), reference=y,
+        x=np.zeros((steps, 1)), disturbance=np.zeros((steps, 2)), predicted=np.zeros((steps, N + 1, 2)), errors=errors,
+        bounds=tightening.total, slack=np.zeros(steps), solve_time=np.zeros(steps), iterations=np.zeros(steps, int),
+        status=("solved",) * steps, fallback=("none",) * steps, certified=np.ones(steps, bool),
+        verdicts=np.zeros((steps, 2), np.int8), faults=np.zeros((steps, 0), bool), lower=np.full(2, -LIMIT),
+        upper=np.full(2, LIMIT), cost=float(c), dt=1.0, seed=seed, names=("y1", "y2", "u"),
+    )  # fmt: skip
+
+
+class Loops:
+    """Counts what was asked for."""
+
+    def __init__(self, **options):
+        self.options, self.calls, self.seeds = options, [], []
+
+    def __call__(self, tightening, seeds):
+        self.calls.append(tightening)
+        self.seeds += seeds
+        return [loop(tightening, seed, **self.options) for seed in seeds]
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+@pytest.mark.parametrize("coverage", [0.8, 0.9])
+def test_rank_is_the_least_that_the_theorem_allows(coverage, attempts):
+    """(n + 1 - r) / (n + 1) <= (1 - c) / J, and with confidence P(Bin(n, c) >= r) <= (1 - g) / J, no r less."""
+    for loops in (None, 60, 101):
+        effort = LoopEffort(loops=loops, attempts=attempts)
+        n, r = effort.rank(coverage, None)
+        fails = [(n + 1 - k) / (n + 1) for k in (r, r - 1)]
+        assert fails[0] <= (1 - coverage) / attempts + 1e-12 < fails[1] + 1e-12
+        n, r = effort.rank(coverage, 0.9)
+        wrong = [binom.sf(k - 1, n, coverage) for k in (r, r - 1)]
+        assert wrong[0] <= 0.1 / attempts + 1e-12 < wrong[1]
+    needed = LoopEffort(attempts=attempts).rank(coverage, None)[0]
+    assert needed == 2 * (round(attempts / (1 - coverage)) - 1)
+
+
+def test_accepted_and_failing_is_as_rare_as_promised():
+    """Exact for loops that fail independently with any probability, in all attempts: over calibration and operation."""
+    effort = LoopEffort(attempts=2)
+    n, r = effort.rank(0.9, None)
+    for p in np.linspace(0.001, 0.5, 40):
+        accepted = binom.sf(r - 1, n, 1 - p)
+        either = accepted + (1 - accepted) * accepted
+        assert either * p <= 0.1
+    n, r = effort.rank(0.9, 0.95)
+    for p in np.linspace(0.1001, 0.5, 40):  # a controller that keeps less often than 0.9
+        accepted = binom.sf(r - 1, n, 1 - p)
+        assert accepted + (1 - accepted) * accepted <= 0.05
+
+
+def test_limits_are_kept_by_the_tightening_that_fresh_loops_confirmed():
+    loops = Loops()
+    found = calibrate_closed_loop(loops, START, seed=3)
+    first, second, last = found.rounds
+    assert [r.attempt for r in found.rounds] == [False, False, True]
+    assert (first.kept, first.total.max()) == (0, 0.0)
+    np.testing.assert_allclose(first.wanted[:, 0], first.excess[:, 0].max())  # with no back-off yet
+    np.testing.assert_allclose(second.total, 1.1 * first.wanted)
+    np.testing.assert_allclose(second.wanted[:, 0], second.excess[:, 0].max() + second.total[1, 0])
+    np.testing.assert_allclose(last.total, 1.1 * np.maximum(first.wanted, second.wanted))
+    assert (last.total[:, 1] == 0).all()  # output 2 needs nothing
+    assert last.kept == len(last.excess) == found.n == 38
+    assert len(set(loops.seeds)) == 3 * 38  # every loop is fresh
+    np.testing.assert_array_equal(found.tightening.total, last.total)
+    assert set(found.tightening.digests) == {"system", "closed_loop"}
+    assert (found.coverage, found.rank, found.attempts, found.starts, found.missing) == (0.9, 38, 2, 12, 0.0)
+    assert (found.loop, found.unit, found.length) == ("closed", "record", 12)
+    assert found.coverage_over(12) == pytest.approx(0.9)
+    assert found.coverage_over(13) == pytest.approx(0.8)
+    for words in ("0.9", "38 calibration loops", "12 steps", "2 attempts", "limits", "another controller"):
+        assert words in found.promise
+    again = calibrate_closed_loop(Loops(), START, seed=3)
+    np.testing.assert_array_equal(again.tightening.total, found.tightening.total)
+
+
+def test_too_much_back_off_is_given_back():
+    found = calibrate_closed_loop(Loops(), back_off(MODEL, N, np.array([0.7, 0.0])), seed=3)
+    assert found.rounds[0].kept == 38
+    assert 0.3 <= found.tightening.total[1, 0] <= 1.1 * 0.31
+
+
+def test_confidence_asks_for_its_own_number_of_loops():
+    found = calibrate_closed_loop(Loops(), START, seed=0, confidence=0.95)
+    assert (found.n, found.rank) == LoopEffort().rank(0.9, 0.95) == (72, 70)
+    assert "confidence 0.95" in found.promise
+
+
+def test_predictions_are_calibrated_with_the_shape_of_their_errors():
+    found = calibrate_closed_loop(Loops(), START, seed=3, target="predictions")
+    total = found.tightening.total
+    assert set(found.tightening.digests) == {"system", "closed_loop_predictions"}
+    assert (np.diff(total, axis=0) > 0).all()
+    np.testing.assert_allclose(total[-1] / total[0], N + 1, rtol=0.2)
+    fresh = [loop(found.tightening, s) for s in range(10_000, 10_200)]
+    inside = np.mean([r.inside == 1.0 for r in fresh])
+    assert inside >= 0.9
+    assert "prediction error" in found.promise
+    tight = [loop(back_off(MODEL, N, 0.9 * total[1] / 2), s) for s in range(50)]
+    assert all(r.inside < 1 for r in tight)  # the loops that this test rests on do have errors
+
+
+def test_a_loop_that_runs_away_from_its_tightening_is_never_accepted():
+    """What is asked for grows with what is given: nothing settles, no attempt is accepted, nothing is promised."""
+    with pytest.raises(CertificationError, match=r"no controller was accepted: of 38 loops .* 38 are needed"):
+        calibrate_closed_loop(Loops(slope=1.2), START, seed=0)
+
+
+class Unlucky(Loops):
+    """Attempt 1 meets a worse loop than any before."""
+
+    def __call__(self, tightening, seeds):
+        made = super().__call__(tightening, seeds)
+        if len(self.calls) == 3:
+            y = np.array(made[0].y)
+            y[5, 0] = LIMIT + 0.05
+            made[0] = replace(made[0], y=y)
+        return made
+
+
+def test_a_refused_attempt_tightens_further_and_only_so_many_are_paid_for():
+    found = calibrate_closed_loop(Unlucky(), START, seed=3)
+    assert [r.attempt for r in found.rounds] == [False, False, True, True]
+    refused, accepted = found.rounds[2:]
+    assert refused.kept == 37
+    assert accepted.total[1, 0] == pytest.approx(1.1 * (refused.total[1, 0] + 0.05))
+    with pytest.raises(CertificationError, match="17 kept"):
+        calibrate_closed_loop(Unlucky(), START, seed=3, effort=LoopEffort(attempts=1, loops=18))
+
+
+def test_stopped_calibration_goes_on_where_it_was(tmp_path):
+    path = tmp_path / "rounds.npz"
+
+    class Stopped(Loops):
+        def __call__(self, tightening, seeds):
+            if len(self.calls) == 2:
+                raise KeyboardInterrupt
+            return super().__call__(tightening, seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_closed_loop(Stopped(), START, seed=3, checkpoint=path)
+    rest = Loops()
+    found = calibrate_closed_loop(rest, START, seed=3, checkpoint=path)
+    assert len(rest.calls) == 1
+    whole = calibrate_closed_loop(Loops(), START, seed=3)
+    np.testing.assert_array_equal(found.tightening.total, whole.tightening.total)
+    assert found.promise == whole.promise
+    with pytest.raises(SettingError, match="another calibration"):
+        calibrate_closed_loop(Loops(), START, seed=4, checkpoint=path)
+
+
+def test_saved_calibration_is_restored_and_a_changed_file_refused(tmp_path):
+    found = calibrate_closed_loop(Loops(), START, seed=3)
+    found.save(tmp_path / "loops.npz")
+    again = ClosedLoopCalibration.load(tmp_path / "loops.npz")
+    assert again.tightening.digest == found.tightening.digest
+    assert (again.target, again.coverage, again.rank) == (LoopTarget.LIMITS, 0.9, 38)
+    np.testing.assert_array_equal(again.rounds[1].excess, found.rounds[1].excess)
+    assert len(again.plot().axes) == 2
+    content = bytearray((tmp_path / "loops.npz").read_bytes())
+    content[content.index(found.rounds[0].excess.tobytes())] ^= 1
+    (tmp_path / "loops.npz").write_bytes(bytes(content))
+    with pytest.raises(FileFormatError):
+        ClosedLoopCalibration.load(tmp_path / "loops.npz")
+
+
+def test_loops_that_are_not_what_was_asked_for_are_refused():
+    for wrong, words in (
+        (lambda c, seeds: [loop(c, s) for s in seeds[1:]], "one result per seed"),
+        (lambda c, seeds: [loop(c, 0) for _ in seeds], "two loops are equal"),
+        (lambda c, seeds: [loop(c, s, steps=12 + (s == seeds[0])) for s in seeds], "same number of steps"),
+        (lambda _, seeds: [loop(back_off(MODEL, N, np.ones(2)), s) for s in seeds], "not tightened"),
+        (lambda c, seeds: [replace(loop(c, s), y=np.full((13, 2), np.nan)) for s in seeds], "finite"),
+    ):
+        with pytest.raises(DataError, match=words):
+            calibrate_closed_loop(wrong, START, seed=0)
+    with pytest.raises(DataError, match="at least 19"):
+        calibrate_closed_loop(Loops(), START, seed=0, effort=LoopEffort(loops=10))
+    ends = np.zeros((12, 2, N + 1, 2))
+    with pytest.raises(SettingError, match="recall"):
+        calibrate_closed_loop(
+            lambda c, seeds: [replace(loop(c, s), intervals=ends) for s in seeds], START, seed=0, target="predictions"
+        )
+    for wrong in ({"inflation": 0.9}, {"attempts": 0}, {"rounds": 0}, {"loops": 0}, {"settled": 0.0}):
+        with pytest.raises(SettingError):
+            LoopEffort(**wrong)
+
+
+def test_tightening_says_what_mode_it_allows():
+    """Limits calibrated with a controller of either mode stay open to it; prediction errors belong to one."""
+    system = elman(2, 1, 2)
+    predictor = Predictor(system, signals("u", 1, 1.0), signals("y", 2, 1.0))
+    observer = RunningOn(predictor, 5)
+    start = nominal(system.digest, N, 2)
+    settings = {"output_weight": 1.0, "input_move_weight": 1.0}
+    limits = calibrate_closed_loop(Loops(), start, seed=3).tightening
+    for mode in Mode:
+        assert TightenedMPC(predictor, observer, limits, mode=mode, **settings).mode is mode
+    errors = calibrate_closed_loop(Loops(), start, seed=3, target="predictions").tightening
+    with pytest.raises(SettingError, match="guaranteed"):
+        TightenedMPC(predictor, observer, errors, mode=Mode.PRACTICAL, **settings)
+    fed = back_off(system.digest, N, np.zeros(2), disturbance_gain=0.3)
+    fed = calibrate_closed_loop(Loops(), fed, seed=3, target="predictions").tightening
+    assert TightenedMPC(predictor, observer, fed, **settings).mode is Mode.PRACTICAL
+
+
+@pytest.mark.slow
+def test_a_controller_at_its_limit_is_calibrated_on_its_own_loops():
+    """The model's plant with steps of an unmeasured push: the nominal controller fails, the calibrated one keeps."""
+    system = elman(2, 1, 1)
+    plant = LurePlant(system, signals("u", 1, 1.0), signals("y", 1, 0.2))
+    predictor = Predictor(system, plant.inputs, plant.outputs)
+
+    def build(tightening):
+        controller = TightenedMPC(
+            predictor, RunningOn(predictor, 5), tightening, output_weight=1, input_move_weight=0.1
+        )
+        push = {"disturbance": lambda rng: np.cumsum(0.004 * rng.standard_normal((30, 1)), axis=0)}
+        return ClosedLoopSetup(plant, controller, {"reference": [0.2], "steps": 30, "noise_std": 0.002, **push})
+
+    loops = SimulatedLoops(build)
+    found = calibrate_closed_loop(loops, nominal(system.digest, N, 1), seed=0, effort=LoopEffort(loops=40))
+    assert found.rounds[0].kept < 20
+    setup = build(found.tightening)
+    kept = [
+        run_closed_loop(setup.plant, setup.controller, seed=s, **setup.options).violations == 0 for s in range(500, 560)
+    ]
+    assert np.mean(kept) >= 0.9
