@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from controlrnn.errors import StorageError
 from controlrnn.records import digest, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -123,7 +124,10 @@ class Study:
             values = plain({"case": key} | dict(compute()))
             stored = {"mark": mark, "row": values | {"seconds": round(time.perf_counter() - began, 3)}}
             self._cache[key] = stored
-            write_json(self.out / "rows.json", self._cache)
+            try:
+                write_json(self.out / "rows.json", self._cache)
+            except StorageError as error:
+                self.say(f"{key}: {error}; the study goes on, but this row is not kept for a next run")
         self._rows[key] = dict(stored["row"])
         return self._rows[key]
 

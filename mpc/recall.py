@@ -50,6 +50,7 @@ from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Digest, Numbers, Schema, Stored, TableOf, Text, digest
 from controlrnn.systems import change_system
+from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
 from mpc.tightening import Tightening, growth_per_step, refuse_boxes
@@ -126,6 +127,31 @@ class Recall(Stored):
     def around(self) -> Array:
         """Half width of M_k for k = 1..K, shape (K, ny)."""
         return read_only((self.drift + self.change) * ROUNDING)
+
+    def verify(
+        self,
+        tightening: Tightening,
+        drift: ModelError,
+        changes: Sequence[HorizonCertificate],
+        *,
+        observer: Observer,
+        growth: HorizonCertificate | None = None,
+    ) -> None:
+        """Make the recall again from what it was made of, and refuse it where it claims anything else.
+
+        Arguments as `remember`. The tightening has a `Tightening.verify` of its own; the drift's promise is taken as it
+        stands.
+
+        Raises:
+            CertificationError: A certificate does not hold, or the recall is not what its sources give.
+            SettingError: The parts do not belong together.
+        """
+        made = remember(tightening, drift, changes, observer=observer, growth=growth)
+        (own, words), (arrays, meta) = self.record(), made.record()
+        refuse_other("the recall", own, arrays)
+        refuse_other_words(
+            "the recall", {"promise": self.promise, **words["digests"]}, {"promise": made.promise, **meta["digests"]}
+        )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Stack drift and change over the steps against what holds without measurements, one panel an output."""

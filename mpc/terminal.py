@@ -37,6 +37,7 @@ from controlrnn.errors import CertificationError, SettingError
 from controlrnn.kernels.dense import dot, product
 from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, TableOf, digest
 from controlrnn.systems import LureSystem
+from mpc.made_again import refuse_other_words
 from mpc.observer import ROUNDING
 from mpc.ocp import output_scale
 from mpc.predictor import Predictor
@@ -109,13 +110,22 @@ class TerminalSet(Stored):
         scaled = product(self.root, gap)
         return float(np.sqrt(dot(scaled, scaled))) / self.radius
 
-    def verify(self, system: LureSystem, contraction: ContractionCertificate, outputs: HorizonCertificate) -> None:
+    def verify(
+        self,
+        system: LureSystem,
+        contraction: ContractionCertificate,
+        outputs: HorizonCertificate,
+        *,
+        jump: StateError | None = None,
+    ) -> None:
         """Prove again that the set is what it claims, from the certificates that it was made of.
 
         Args:
             system: The model.
             contraction: Gave rate and metric.
             outputs: Gave the margin.
+            jump: The controller's observer's `Observer.jump`, which the set has to allow for; give it for a set that
+                comes from a file.
 
         Raises:
             CertificationError: A certificate does not hold, or the set claims more than the certificates.
@@ -127,6 +137,7 @@ class TerminalSet(Stored):
             "metric": np.array_equal(self.metric, contraction.metric) and np.array_equal(self.metric, outputs.metric),
             "radius": self.radius <= outputs.initial_radius,
             "margin": bool((self.margin >= outputs.bounds[0]).all()),
+            "jump": jump is None or self.jump >= jump.radius_in(self.metric) / ROUNDING,
             "reach": not outputs.input_range.size,  # nothing keeps estimates in the boxes of a certificate
         }
         for name, holds in claims.items():
@@ -134,6 +145,10 @@ class TerminalSet(Stored):
                 raise CertificationError(
                     f"the terminal set's {name} does not follow from its certificates: make it anew"
                 )
+        sources = {"system": system.digest, "contraction": contraction.digest, "outputs": outputs.digest}
+        if jump is not None:
+            sources["jump"] = jump_digest(jump)
+        refuse_other_words("the terminal set", {n: self.digests.get(n) for n in sources}, sources)
 
 
 def terminal_set(

@@ -19,6 +19,7 @@ from controlrnn.checks import Array, as_array, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
 from controlrnn.records import Digest, Number, Numbers, Schema, Stored, TableOf, Text
+from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
 from mpc.state_error import StateError
@@ -97,6 +98,49 @@ class Tightening(Stored):
     def horizon(self) -> int:
         """Number of prediction steps."""
         return len(self.model_error) - 1
+
+    def verify(
+        self,
+        model_error: ModelError,
+        certificate: HorizonCertificate | None,
+        *,
+        observer: Observer,
+        growth: HorizonCertificate | None = None,
+        jump: StateError | None = None,
+    ) -> None:
+        """Make the tightening again from what it was made of, and refuse it where it claims anything else.
+
+        A file may hold any numbers, zeros for instance, under a right checksum: verify what others have made before a
+        controller trusts it.
+
+        Args:
+            model_error: As given to `tighten`; its own promise is taken as it stands.
+            certificate: Likewise; proven again here.
+            observer: The controller's observer.
+            growth: As given to `recursive`.
+            jump: Likewise.
+
+        Raises:
+            CertificationError: A certificate does not hold, or the tightening is not what its sources give.
+            SettingError: The parts do not belong together.
+        """
+        made = tighten(model_error, certificate, observer=observer)
+        if growth is not None or jump is not None or "jump" in self.digests:
+            made = recursive(made, growth, observer=observer, jump=jump)
+        self.agrees_with(made)
+
+    def agrees_with(self, made: Tightening) -> None:
+        """Raise CertificationError unless this is the tightening ``made`` from its sources just now, in whatever way.
+
+        How the certified part is shown, as one or as two, does not matter.
+        """
+        parts: list[dict[str, Array]] = []
+        for one in (self, made):
+            certified = one.reinitialisation + one.input_error
+            parts.append({"model_error": one.model_error, "certified part": certified, "total": one.total})
+        words = ({"disturbance_gain": t.disturbance_gain, "promise": t.promise, **t.digests} for t in (self, made))
+        refuse_other("the tightening", *parts)
+        refuse_other_words("the tightening", *words)
 
     def limits(self, outputs: tuple[Signal, ...]) -> tuple[Array, Array]:
         """Tightened limits.

@@ -15,7 +15,7 @@ import torch
 
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Scaler
-from controlrnn.errors import DataError, SettingError, ShapeError, TrainingError
+from controlrnn.errors import DataError, SettingError, ShapeError, StorageError, TrainingError
 from controlrnn.identification.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from controlrnn.identification.losses import Loss, SimulationError
 from controlrnn.identification.progress import Callback
@@ -151,7 +151,10 @@ def _train(
 
     def keep(refinement: Refinement | None, status: FitStatus | None) -> None:
         if checkpoint:
-            save_checkpoint(checkpoint, trainer, refinement, mark, str(status or ""))
+            try:
+                save_checkpoint(checkpoint, trainer, refinement, mark, str(status or ""))
+            except StorageError as error:
+                _log.warning("step %d: %s; training goes on without a new checkpoint", trainer.step, error)
 
     try:
         if refinement is None:
