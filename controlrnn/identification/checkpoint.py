@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from controlrnn.data import Dataset
-from controlrnn.errors import TrainingError
+from controlrnn.errors import FileFormatError, TrainingError
 from controlrnn.identification.refinement import Refinement
 from controlrnn.identification.settings import FitStatus, Settings
 from controlrnn.identification.training import HISTORY, Trainer
 from controlrnn.models import Model
-from controlrnn.records import FreeArrays, Numbers, Schema, TableOf, Text, digest, load_record, save_record
+from controlrnn.records import FreeArrays, Numbers, Schema, TableOf, Text, digest, load_record, restoring, save_record
 
 _SCHEMA = Schema(
     "training-checkpoint", 3,
@@ -54,6 +54,11 @@ def save_checkpoint(
     path: str | os.PathLike[str], trainer: Trainer, refinement: Refinement | None, mark: dict[str, str], status: str
 ) -> None:
     """Write the state of ``trainer`` and what follows it; ``status`` is a `FitStatus`, or "" while training goes on."""
+    save_record(path, _SCHEMA, state_arrays(trainer, refinement), {"fingerprint": mark, "status": status})
+
+
+def state_arrays(trainer: Trainer, refinement: Refinement | None) -> dict[str, NDArray[Any]]:
+    """Everything that the rest of a run depends on."""
     arrays: dict[str, NDArray[Any]] = {f"now/{n}": p.numpy() for n, p in trainer.model.state_dict().items()}
     arrays |= {f"best/{n}": p.numpy() for n, p in trainer.best_parameters.items()}
     arrays |= {f"history/{n}": np.asarray(v, dtype=np.float64) for n, v in trainer.history.items()}
@@ -65,7 +70,7 @@ def save_checkpoint(
         arrays |= {f"adam/{i}/{n}": v.numpy() for n, v in moments.items()}
     # Counters as an array: the best error may still be infinite, which JSON does not know.
     arrays["counters"] = np.array([getattr(trainer, n) for n in _COUNTERS], dtype=np.float64)
-    save_record(path, _SCHEMA, arrays, {"fingerprint": mark, "status": status})
+    return arrays
 
 
 def load_checkpoint(
@@ -84,6 +89,9 @@ def load_checkpoint(
             f"checkpoint {path} belongs to a run with different {', '.join(other)}: delete it to start anew, or call "
             "identify with what it was made with"
         )
+
+    with restoring(path):
+        _refuse_misfits(arrays, trainer)
 
     def part(name: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(name): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(name)}
@@ -104,5 +112,30 @@ def load_checkpoint(
     trainer.optimiser.load_state_dict({"state": moments, "param_groups": groups})
     for name, value in zip(_COUNTERS, arrays["counters"].tolist(), strict=True):
         setattr(trainer, name, value if name in ("best", "rate_factor") else int(value))
-    refinement = Refinement(trainer, refined) if refined else None
+    with restoring(path):
+        refinement = Refinement(trainer, refined) if refined else None
     return (FitStatus(meta["status"]) if meta["status"] else None), refinement
+
+
+def _refuse_misfits(arrays: dict[str, NDArray[Any]], trainer: Trainer) -> None:
+    """Raise FileFormatError unless everything has the shape and range that this run's state has."""
+    shapes = {n: tuple(p.shape) for n, p in trainer.model.state_dict().items()}
+    expected = {f"{when}/{n}": shape for when in ("now", "best") for n, shape in shapes.items()}
+    if any(name.startswith("adam/") for name in arrays):
+        for i, p in enumerate(trainer.model.parameters()):
+            shape = tuple(p.shape)
+            expected |= {f"adam/{i}/step": (), f"adam/{i}/exp_avg": shape, f"adam/{i}/exp_avg_sq": shape}
+    expected |= {f"history/{n}": (len(arrays.get(f"history/{HISTORY[0]}", ())),) for n in HISTORY}
+    got = {n: a.shape for n, a in arrays.items() if n.partition("/")[0] in ("now", "best", "adam", "history")}
+    if got != expected:
+        wrong = sorted(n for n in {*got, *expected} if got.get(n) != expected.get(n))
+        raise FileFormatError(f"{wrong[0][:64]!r} must have shape {expected.get(wrong[0])}, got {got.get(wrong[0])}")
+    values = dict(zip(_COUNTERS, arrays["counters"].tolist(), strict=True))
+    whole = [n for n in _COUNTERS if n not in ("best", "rate_factor")]
+    bad = [n for n in whole if not (values[n].is_integer() and -1 <= values[n] <= trainer.settings.all_steps + 1)]
+    if bad or not 0 < values["rate_factor"] <= 1 or values["step"] < 0:
+        raise FileFormatError(f"its counters make no sense: {values}")
+    try:
+        torch.Generator().set_state(torch.from_numpy(arrays["rng"].copy()))
+    except RuntimeError as error:
+        raise FileFormatError(f"its random generator cannot be set ({error})") from error

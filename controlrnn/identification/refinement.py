@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.errors import SettingError
+from controlrnn.errors import FileFormatError, SettingError
 from controlrnn.identification.lbfgs import LBFGS
 from controlrnn.identification.levenberg_marquardt import LevenbergMarquardt
 from controlrnn.identification.losses import Loss
@@ -18,6 +18,9 @@ from controlrnn.models import Model
 from controlrnn.systems import LureSystem
 
 _MOST_UNKNOWNS = 2000  # of Levenberg-Marquardt: beyond, factorising the normal equations takes longer than simulating
+
+_REMEMBERED = ("optimiser/steps", "optimiser/changes")
+_NONE = np.zeros(0)
 
 
 class Refinement:
@@ -30,14 +33,21 @@ class Refinement:
 
     def __init__(self, trainer: Trainer, arrays: Mapping[str, NDArray[np.float64]] | None = None) -> None:
         settings = trainer.settings
-        states = trainer.starting_states() if arrays is None else arrays["states"]
+        if arrays is not None and arrays.get("states", _NONE).shape not in {
+            (0, 0),
+            (len(trainer.train), trainer.model.nx),
+        }:
+            raise FileFormatError("the refinement's states are those of other records")
+        states = trainer.starting_states() if arrays is None else arrays.get("states")
         self._trainer = trainer
         self._states = None if states is None or not states.size else states
         self._objective = Objective(
             trainer.model, trainer.train, trainer.loss, self._states, segment=settings.shooting,
             stiffness=settings.stiffness, step=settings.steps,
         )  # fmt: skip
-        x = self._objective.start() if arrays is None else arrays["optimiser/x"]
+        x = self._objective.start()
+        if arrays is not None:
+            x = _of_shape(x, arrays.get("optimiser/x"))
         self._optimiser: LBFGS | LevenbergMarquardt
         if settings.refine is Refine.LBFGS:
             self._optimiser = LBFGS(self._objective.value_and_gradient, x)
@@ -45,6 +55,7 @@ class Refinement:
             self._optimiser = LevenbergMarquardt(self._objective, x)
         self.iterations, self._stuck = 0, False
         if arrays is not None:
+            _refuse_misfits(self.arrays(), arrays)
             self._optimiser.restore({k.removeprefix("optimiser/"): v for k, v in arrays.items()})
             self.iterations, self._stuck = int(arrays["counters"][0]), bool(arrays["counters"][1])
 
@@ -72,6 +83,25 @@ class Refinement:
         states = np.zeros((0, 0)) if self._states is None else self._states
         optimiser = {f"optimiser/{n}": v for n, v in self._optimiser.arrays().items()}
         return {"counters": counters, "states": states, **optimiser}
+
+
+def _of_shape(expected: NDArray[np.float64], got: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    if got is None or got.shape != expected.shape:
+        raise FileFormatError(f"the refinement must be at a point of shape {expected.shape}: it is of another run")
+    return got
+
+
+def _refuse_misfits(expected: Mapping[str, NDArray[np.float64]], got: Mapping[str, NDArray[np.float64]]) -> None:
+    """Raise FileFormatError where names or shapes differ; how many steps are remembered may differ."""
+
+    def shape(name: str, arrays: Mapping[str, NDArray[np.float64]]) -> tuple[int, ...]:
+        own = arrays[name].shape
+        return (len(got[_REMEMBERED[0]]), *own[1:]) if name in _REMEMBERED and arrays is expected else own
+
+    wrong = [name for name in {*expected, *got} if name not in expected or name not in got]
+    wrong = wrong or [name for name in expected if shape(name, expected) != shape(name, got)]
+    if wrong or got["counters"][1] not in (0, 1) or not 0 <= got["counters"][0] <= 2**31:
+        raise FileFormatError(f"the refinement's {(wrong or ['counters'])[0][:64]!r} is of another run")
 
 
 def check_refinable(model: Model, loss: Loss, settings: Settings) -> None:
