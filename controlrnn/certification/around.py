@@ -18,6 +18,7 @@ from controlrnn.certification.certificate import Certificate, bounds_at_a_glance
 from controlrnn.certification.passes import PADDINGS, Case
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import ROOM
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
-_ROOM = 1 + 1e-9  # of the bounds: another machine rounds differently
 
 Focus = tuple[tuple[int, int] | None, ...]
 
@@ -209,7 +209,7 @@ def _certificate(case: Case, every: Sequence[Sequence[Array]], focus: Focus, *, 
         return TubeCertificate(
             system_digest=case.system.digest, method=method, solver_status="", margin=margin,
             versions=current_versions(), horizon=case.horizon, x0=case.x0, u=case.u, initial_radius=case.radius,
-            metric=case.metric, input_radius=case.input_radius, bounds=bounds * _ROOM, multipliers=multipliers,
+            metric=case.metric, input_radius=case.input_radius, bounds=bounds * ROOM, multipliers=multipliers,
             shares=shares, padding=padding, focus=focus,
         )  # fmt: skip
     raise failure

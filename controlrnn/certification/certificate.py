@@ -76,7 +76,8 @@ class Certificate(Stored, ABC):
         if system.digest != self.system_digest:
             raise CertificationError(
                 f"the certificate speaks of system {self.system_digest[:12]}, got {system.digest[:12]}: "
-                "the weights differ, so nothing is proven; certify this system"
+                "the weights differ, so nothing is proven; certify this system, or load the one that was certified "
+                "(a model that is frozen again on another processor differs in its last bits)"
             )
         return self._prove(system)
 

@@ -23,7 +23,7 @@ from controlrnn.certification.certificate import Certificate, certificate_schema
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.incremental import IncrementalForm, stage_margin
 from controlrnn.certification.input_error import InputError
-from controlrnn.certification.search import Search, best_family, tail_for
+from controlrnn.certification.search import Search, best_family, issued_bounds, tail_for
 from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.errors import CertificationError
 from controlrnn.records import Count, Numbers, Part, Schema
@@ -108,7 +108,11 @@ class GainCertificate(Certificate):
             bounds, family_margin = problem.prove(family)
             margin = min(margin, family_margin)
             if not (bounds <= self.initial[:, family.row]).all():
-                raise CertificationError("a gain from the initial state is not proven: the certificate was altered")
+                lag = int(np.argmin(bounds <= self.initial[:, family.row]))
+                raise CertificationError(
+                    f"the gain {self.initial[lag, family.row]:.17g} from the initial state at lag {lag} on output "
+                    f"{family.row} is not proven: its multipliers give {bounds[lag]:.17g}; certify again"
+                )
             P = problem.storages(family)
             for lag in range(K):
                 before = P[lag - 1] if lag else np.zeros((0, 0))
@@ -175,8 +179,8 @@ def certify_gains(
     for row in range(system.ny):
         family = best_family(Search(problem, row, tail), iterations)
         families.append(family)
-        initial[:, row] = problem.prove(family)[0]
-        P = problem.storages(family)
+        initial[:, row] = issued_bounds(problem, family)
+        P = problem.storages(replace(family, padding=2 * family.padding))  # see `issued_bounds`
         for lag in range(K):
             for c, form in enumerate(channels):
                 demand = form.Y[[row]].T @ form.Y[[row]] if not lag else form.T.T @ P[lag - 1] @ form.T

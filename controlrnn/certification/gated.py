@@ -28,6 +28,7 @@ from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import ROOM
 from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import GatedSystem
 from controlrnn.systems.gated import Cell
@@ -108,13 +109,14 @@ class DeltaIssCertificate(Certificate):
                 raise CertificationError(f"{name} must be finite, shape {(n,)}: the certificate was altered")
         if not (0 < self.rate < 1 and (self.scale > 0).all() and (self.input_low <= self.input_high).all()):
             raise CertificationError("rate, scale or input range make no sense: the certificate was altered")
-        bound = Comparison(system, self.input_low, self.input_high)
-        if not (bound.state <= self.state_bound).all() or not (self.state_bound <= bound.state).all():
-            raise CertificationError("state_bound is not what the gates imply: the certificate was altered")
+        bound = Comparison(system, self.input_low, self.input_high, self.state_bound)
         needed = float(np.max(bound(self.scale, np.zeros(system.nu)) / self.scale))
         gains = bound.gains(self.scale)
         if not (needed <= self.rate and (gains <= self.input_gain).all()):
-            raise CertificationError("the rate or a gain is not proven: certify again", margin=self.rate - needed)
+            raise CertificationError(
+                f"the rate {self.rate:.17g} or a gain {self.input_gain} is not proven: the comparison system gives "
+                f"{needed:.17g} and {gains}; certify again", margin=self.rate - needed
+            )  # fmt: skip
         return 1 - self.rate
 
     def summary(self) -> str:
@@ -172,6 +174,7 @@ def certify_delta_iss(
         # Averaged, lest units that only feed each other make it swing; never so small that an entry would vanish.
         d = np.maximum(0.5 * (d + after / after.max()), 1e-9)
         d = d / d.max()
+    rate *= ROOM
     if not rate < 1:
         raise CertificationError(
             f"delta-ISS cannot be shown for inputs in this range: the sufficient condition gives a rate of {rate:.4g}, "
@@ -179,28 +182,26 @@ def certify_delta_iss(
         )  # fmt: skip
     certificate = DeltaIssCertificate(
         system_digest=system.digest, method="comparison system", solver_status="", margin=1 - rate,
-        versions=current_versions(), rate=rate, scale=best, input_gain=bound.gains(best), input_low=low,
+        versions=current_versions(), rate=rate, scale=best, input_gain=bound.gains(best) * ROOM, input_low=low,
         input_high=high, state_bound=bound.state,
     )  # fmt: skip
     return replace(certificate, margin=certificate.verify(system))
 
 
 class Comparison:
-    """F of the module docstring, never rounded down.
+    """F of the module docstring for states within a bound, never rounded down.
 
     Args:
         system: A frozen gated system.
         low: Lower limits of the inputs, shape (nu,).
         high: Upper limits, shape (nu,).
-
-    Attributes:
-        state: Bound on |x| that no run leaves, shape (nx,).
+        state: Bound on |x|, shape (nx,): 1 for h, and for cells at least what no run leaves; if None a little more.
 
     Raises:
-        CertificationError: A forget gate may stay open, so that a cell's memory has no bound.
+        CertificationError: A forget gate may stay open, so that a cell's memory has no bound; or runs leave ``state``.
     """
 
-    def __init__(self, system: GatedSystem, low: Array, high: Array) -> None:
+    def __init__(self, system: GatedSystem, low: Array, high: Array, state: Array | None = None) -> None:
         self._system, n = system, system.units
         self._W, self._U = np.abs(system.W), np.abs(system.U)
         middle, half = 0.5 * (low + high), 0.5 * (high - low)
@@ -210,13 +211,22 @@ class Comparison:
         size = self._W @ (np.abs(middle) + half) + self._U.sum(axis=1) + np.abs(system.b)
         spread = spread * _ROUNDING + 4 * (system.nu + n + 8) * 2.0**-53 * size + _TINY
         self._lowest, self._highest = centre - spread, centre + spread
-        if system.cell is Cell.GRU:
-            self.state = np.ones(n)
-            return
+        least, stated = self._states()
+        self.state = stated if state is None else state
+        if not (np.array_equal(self.state[:n], least[:n]) and (self.state >= least).all()):
+            raise CertificationError(f"state_bound must be 1 for h, at least {least} for all, got {self.state}")
+
+    def _states(self) -> tuple[Array, Array]:
+        """What no run leaves, and the same with room for other machines; shape (nx,) each."""
+        h = np.ones(self._system.units)
+        if self._system.cell is Cell.GRU:
+            return h, h
         i, f, _ = (self._largest(k, _sigmoid) for k in range(3))
         if not (f < 1).all():
             raise CertificationError("delta-ISS cannot be shown: a forget gate may stay open; narrow input_range")
-        self.state = np.concatenate([np.ones(n), i * self._largest(3, np.tanh) / (1 - f) * _ROUNDING])
+        c = i * self._largest(3, np.tanh) / (1 - f) * _ROUNDING
+        # What another machine makes of f differs by less than its padding, which 1 - f may magnify.
+        return np.concatenate([h, c]), np.concatenate([h, c * (ROOM + 2 * _ULP / (1 - f))])
 
     def __call__(self, dx: Array, du: Array) -> Array:
         """Bound on the next |dx| (nx,) from |dx| (nx,) and |du| (nu,)."""

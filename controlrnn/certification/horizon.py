@@ -22,10 +22,11 @@ from controlrnn.certification.certificate import Certificate, bounds_at_a_glance
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.gains import GainCertificate
 from controlrnn.certification.input_error import InputError
-from controlrnn.certification.search import Search, families_for, tail_for
+from controlrnn.certification.search import Search, families_for, issued_bounds, tail_for
 from controlrnn.certification.slopes import Box
 from controlrnn.checks import Array, Choice, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import ROOM
 from controlrnn.records import Count, Number, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
 
@@ -121,8 +122,8 @@ class HorizonCertificate(Certificate):
         if not (proven <= self.bounds).all():
             k, i = (int(n) for n in np.argwhere(~(proven <= self.bounds))[0])
             raise CertificationError(
-                f"the bound {self.bounds[k, i]:.6g} at step {k}, output {i} is not proven: its multipliers give "
-                f"{proven[k, i]:.6g}; the certificate was altered or its margin is too small: certify again",
+                f"the bound {self.bounds[k, i]:.17g} at step {k}, output {i} is not proven: its multipliers give "
+                f"{proven[k, i]:.17g}; certify again",
                 margin=float(margin),
             )
         return float(margin)
@@ -205,10 +206,10 @@ def certify_horizon(
                 found, status = _by_sdp(search, steps, focus is None, solver, solver_options)
                 statuses |= status
             for family in found:
-                bounds[:, row] = np.minimum(bounds[:, row], one.prove(family)[0])
+                bounds[:, row] = np.minimum(bounds[:, row], issued_bounds(one, family))
             families += found
     if gains is not None:
-        added = gains.bounds(problem.radius, error)
+        added = gains.bounds(problem.radius, error) * ROOM
         gains = gains if (added < bounds).any() else None
         bounds = bounds if gains is None else np.minimum(bounds, added)
     certificate = HorizonCertificate(

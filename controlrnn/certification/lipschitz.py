@@ -25,6 +25,7 @@ from controlrnn.certification.slopes import Box, local_slopes
 from controlrnn.certification.stationary import contract, least_peak
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import ROOM
 from controlrnn.records import Count, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 
@@ -95,7 +96,8 @@ class LipschitzCertificate(Certificate):
         square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
         if not np.sqrt(square) * (1 + 1e-12) <= self.constant:
             raise CertificationError(
-                f"the constant {self.constant:.6g} is not proven: its multipliers give {np.sqrt(square):.6g}",
+                f"the constant {self.constant:.17g} is not proven: its multipliers give {np.sqrt(square):.17g}; "
+                "certify again",
                 margin=margin,
             )
         return float(margin)
@@ -167,13 +169,14 @@ def certify_lipschitz(
     failure: CertificationError | None = None
     for share in _SHARES:
         lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
-        P, stages = incremental.storages(form, task.terminal, lam, rho, _PADDING)
+        # Twice the padding: other machines round differently (see `search.issued_bounds`).
+        P, stages = incremental.storages(form, task.terminal, lam, rho, 2 * _PADDING)
         if stages < K:
             continue
         square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
         candidate = LipschitzCertificate(
             system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
-            horizon=horizon, constant=float(np.sqrt(square)) * (1 + 1e-11), multipliers=lam, rho=rho,
+            horizon=horizon, constant=float(np.sqrt(square)) * ROOM, multipliers=lam, rho=rho,
             input_range=stored[0], state_range=stored[1],
         )  # fmt: skip
         try:

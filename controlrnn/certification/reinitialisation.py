@@ -27,6 +27,7 @@ from controlrnn.certification.incremental import largest_ratio
 from controlrnn.certification.reachable import settled_radius
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import published
 from controlrnn.records import Count, Number, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
 from controlrnn.systems.observer import observer_system
@@ -153,7 +154,7 @@ class ReinitialisationCertificate(Certificate):
         P, N = self.contraction.metric, self.horizon
         needed = settled_radius(system, self.contraction, self.start, self.input_low, self.input_high)
         if not needed <= self.radius:
-            raise CertificationError(f"radius must be at least {needed:.6g}, got {self.radius:.6g}: certify again")
+            raise CertificationError(f"radius must be at least {needed:.17g}, got {self.radius:.17g}: certify again")
         margins.append(self._covers(system, self.washed, P, self.radius, self.washout + N))
         margins.append(self._covers(system, self.running, P, self.running_error, self.washout + N))
         if (self.observer is None) != (self.observed is None):
@@ -173,8 +174,8 @@ class ReinitialisationCertificate(Certificate):
             and outputs.initial_radius >= radius and (outputs.input_radius >= self.input_error).all()
         ):  # fmt: skip
             raise CertificationError(
-                f"a horizon certificate covers a radius of {outputs.initial_radius:.6g} over {outputs.horizon} steps, "
-                f"expected {radius:.6g} over {horizon} in the metric of the state's error: certify again"
+                f"a horizon certificate covers a radius of {outputs.initial_radius:.17g} over {outputs.horizon} steps, "
+                f"expected {radius:.17g} over {horizon} in the metric of the state's error: certify again"
             )
         return margin
 
@@ -296,11 +297,12 @@ def certify_reinitialisation(
     if start is None:
         start = system.simulate(np.tile(0.5 * (low + high), (2000, 1)))[1][-1]
     start = as_array("start", start, (system.nx,))
-    radius = settled_radius(system, contraction, start, low, high) * _ROUNDING
+    radius = published(settled_radius(system, contraction, start, low, high))
 
     def outputs(steps: int, initial: float, metric: Array) -> HorizonCertificate:
+        # From a little further away than this machine asks for: another one may ask for a little more.
         return certify_horizon(
-            system, steps, initial_radius=initial, input_radius=errors, metric=metric, iterations=iterations
+            system, steps, initial_radius=published(initial), input_radius=errors, metric=metric, iterations=iterations
         )
 
     still = contraction.reachable_radius(errors) * _ROUNDING

@@ -21,6 +21,7 @@ from controlrnn.certification.riccati import Pair, Task, minimise
 from controlrnn.certification.tail import Tail
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
+from controlrnn.portable import ROOM
 
 _log = logging.getLogger(__name__)
 _HEAD = 200  # stages that are optimised one by one
@@ -115,7 +116,9 @@ class Search:
             lam, rho = self.back(found, share)
             try:
                 candidate = self.problem.family(self.row, *self._extended((lam, rho)), padding)
-                last = float(self.problem.prove(candidate)[0][-1])
+                self.problem.prove(candidate)
+                candidate = replace(candidate, padding=2 * padding)  # other machines round differently
+                last = float(issued_bounds(self.problem, candidate)[-1])
             except CertificationError as error:
                 failure = error
                 continue
@@ -169,6 +172,24 @@ class Search:
         if stages < self.head:
             raise CertificationError(f"stage {stages} of output {self.row} has no storage for these multipliers")
         return self.tail.extend(P[-1], found, self.stages)
+
+
+def issued_bounds(problem: Problem, family: Family) -> Array:
+    """Bounds (N + 1,) that a certificate states of a family, with room for what other machines compute from it.
+
+    Every stage's rounding is less than what its padding adds, or the proof would not pass. Twice the padding thus holds
+    what any order of rounding makes of a storage, and of the later ones, which grow with it; `ROOM` covers the few
+    operations that follow.
+
+    Args:
+        problem: The inequality.
+        family: From `Search.settle`.
+
+    Raises:
+        CertificationError: The wider storages prove nothing.
+    """
+    wider = replace(family, padding=2 * family.padding)
+    return np.asarray(np.maximum(problem.prove(family)[0], problem.prove(wider)[0]) * ROOM)
 
 
 def tail_for(problem: Problem) -> Tail | None:

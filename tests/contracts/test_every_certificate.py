@@ -109,7 +109,7 @@ KINDS = {
         lambda s: certify_horizon(s, 6, initial_radius=0.5, input_radius=0.1, iterations=40),
         {
             "bounds": lambda c: {"bounds": 0.999 * c.bounds},
-            "one bound by a hair": lambda c: {"bounds": _one(c.bounds, (3, 1), 1 - 1e-9)},
+            "one bound by a hair": lambda c: {"bounds": _one(c.bounds, (3, 1), 1 - 3e-9)},
             "nan bound": lambda c: {"bounds": _one(c.bounds, (0, 0), np.nan)},
             "fewer outputs": lambda c: {"bounds": c.bounds[:, :1]},
             "longer": lambda c: {"horizon": c.horizon + 1},

@@ -16,6 +16,7 @@ from controlrnn.certification import (
     load_certificate,
 )
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import ROOM
 
 STRUCTURES = [
     {"layers": (3,)}, {"layers": (2, 2)}, {"layers": (1, 1, 1)}, {"layers": ()},
@@ -156,7 +157,7 @@ def test_gains_count_where_they_are_tighter():
     gains = certify_gains(system, 6)
     plain = certify_horizon(system, 6, initial_radius=0.3, input_radius=0.1, focus=[6], iterations=0)
     both = certify_horizon(system, 6, initial_radius=0.3, input_radius=0.1, focus=[6], iterations=0, gains=gains)
-    assert (both.bounds == np.minimum(plain.bounds, gains.bounds(0.3, 0.1))).all()
+    assert (both.bounds == np.minimum(plain.bounds, gains.bounds(0.3, 0.1) * ROOM)).all()
     assert (both.bounds < plain.bounds).any()
     assert both.verify(system) > 0
     with pytest.raises(CertificationError):
