@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from controlrnn import __version__
-from controlrnn.checks import Array
+from controlrnn.checks import Array, Choice
 from controlrnn.errors import CertificationError
 from controlrnn.records import (
     Digest,
@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 2
 ZERO = ("N", "nu", "nv", "m", "p")  # lengths that may be zero: horizon, inputs, neurons, channels that differ, shares
 _KINDS: dict[str, type[Certificate]] = {}
+
+
+class Rigour(Choice):
+    """The arithmetic in which a certificate is proven again."""
+
+    FLOAT64 = "float64"
+    """Rounding is bounded: milliseconds."""
+    BALL = "ball"
+    """Balls of many bits, by other code (`controlrnn.certification.ball`): seconds; needs ``controlrnn[audit]``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,21 +73,32 @@ class Certificate(Stored, ABC):
         super().__init_subclass__(**kwargs)
         _KINDS[cls.KIND] = cls
 
-    def verify(self, system: System) -> float:
-        """Prove the statement again for ``system``, with numpy alone and in float64.
+    def verify(self, system: System, *, rigour: Rigour | str = Rigour.FLOAT64) -> float:
+        """Prove the statement again for ``system``, without a solver.
+
+        Args:
+            system: The frozen system that the certificate was made of.
+            rigour: In float64 with numpy alone, or in ball arithmetic as a second opinion.
 
         Returns:
             The margin, > 0.
 
         Raises:
+            SettingError: Another rigour.
             CertificationError: Another system, an altered certificate, or a proof that fails.
+            ModuleNotFoundError: Ball arithmetic without python-flint: install ``controlrnn[audit]``.
         """
+        rigour = Rigour(rigour)
         if system.digest != self.system_digest:
             raise CertificationError(
                 f"the certificate speaks of system {self.system_digest[:12]}, got {system.digest[:12]}: "
                 "the weights differ, so nothing is proven; certify this system, or load the one that was certified "
                 "(a model that is frozen again on another processor differs in its last bits)"
             )
+        if rigour is Rigour.BALL:
+            from controlrnn.certification.ball import check  # it knows every kind, and needs an extra
+
+            return check(self, system)
         return self._prove(system)
 
     @abstractmethod

@@ -1,0 +1,158 @@
+"""Intervals with both ends proven, and the slopes of activations: exact reasoning, no widening.
+
+The balls of `arithmetic` keep few bits of a wide radius; here both ends of an interval are exact numbers, rounded
+outwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from controlrnn.certification import slopes
+from controlrnn.certification.ball.arithmetic import Row, number, total
+from controlrnn.checks import Array
+from controlrnn.systems import Activation
+from controlrnn.systems.activations import LEAK
+
+if TYPE_CHECKING:
+    from flint import arb
+
+Box = tuple[Row, Row]
+_OFFSETS = (2.0**-46, 2.0**-40, 2.0**-30, 2.0**-10, 1.0)
+
+
+def image(rows: Sequence[Row], box: Box, start: Sequence[arb]) -> Box:
+    """The interval of M z + start for the rows of M and z in a box."""
+    low, high = [], []
+    for line, s in zip(rows, start, strict=True):
+        pairs = [
+            (m * a, m * b) if m > 0 else (m * b, m * a) for m, a, b in zip(line, *box, strict=True) if not m.is_zero()
+        ]
+        low.append((s + total(a for a, _ in pairs)).lower())
+        high.append((s + total(b for _, b in pairs)).upper())
+    return low, high
+
+
+def added(*parts: Box) -> Box:
+    """The sum of intervals."""
+    return (
+        [total(v).lower() for v in zip(*(p[0] for p in parts), strict=True)],
+        [total(v).upper() for v in zip(*(p[1] for p in parts), strict=True)],
+    )
+
+
+def apply(activation: Activation, v: arb) -> arb:
+    """The activation of a ball."""
+    if activation is Activation.TANH:
+        return v.tanh()
+    if activation is Activation.SIGMOID:
+        return sigmoid(v)
+    least = number(0) if activation is Activation.RELU else number(LEAK) * v
+    return v.max(least)
+
+
+def sigmoid(v: arb) -> arb:
+    """1 / (1 + exp(-v))."""
+    return number(0.5) + (v / 2).tanh() / 2
+
+
+def monotone(activation: Activation, box: Box) -> Box:
+    """The values of an activation, all of which rise, on intervals."""
+    return [apply(activation, v).lower() for v in box[0]], [apply(activation, v).upper() for v in box[1]]
+
+
+def derivative(activation: Activation, v: arb) -> arb:
+    """The derivative of tanh or the sigmoid."""
+    return v.sech() ** 2 if activation is Activation.TANH else (v / 2).sech() ** 2 / 4
+
+
+def slope(activation: Activation) -> tuple[arb, arb]:
+    """Least and greatest slope of any chord, from the definition of the function."""
+    least = number(LEAK if activation is Activation.LEAKY_RELU else 0)
+    return least, number(0.25 if activation is Activation.SIGMOID else 1)
+
+
+def slopes_between(activation: Activation, low: arb, high: arb) -> tuple[arb, arb]:
+    """Least and greatest slope of chords with both ends in [low, high], by the mean value theorem."""
+    least, most = slope(activation)
+    if activation in (Activation.RELU, Activation.LEAKY_RELU):
+        return (most if low >= 0 else least), (least if high <= 0 else most)
+    # Even derivatives that fall with the distance from zero.
+    far = low.abs_upper().max(high.abs_upper())
+    near = low if low > 0 else (-high if high < 0 else number(0))
+    return derivative(activation, far).lower(), derivative(activation, near).upper()
+
+
+def chord(activation: Activation, a: arb, h: arb) -> arb:
+    """Slope of the chord of tanh or the sigmoid from a to a + h, h not zero."""
+    # tanh(a + h) - tanh(a) = sinh(h) / (cosh(a + h) cosh(a)), without cancellation
+    if activation is Activation.SIGMOID:
+        return chord(Activation.TANH, a / 2, h / 2) / 4
+    return h.sinh() / h * (a + h).sech() * a.sech()
+
+
+def chords_from(activation: Activation, base: arb, reach: arb) -> tuple[arb, arb]:
+    """Least and greatest slope of chords from ``base`` (a ball) to what is within ``reach`` > 0 of it.
+
+    For an S-shaped function and a >= 0 the chord to a + h is flattest at h = reach, since s(a + t) - s(a) <=
+    s(a) - s(a - t). Towards h < 0 it gets steeper up to the point -t where it touches the curve, then flatter; before
+    that point a chord is flatter than the curve at its end.
+    """
+    least, most = slope(activation)
+    if activation in (Activation.RELU, Activation.LEAKY_RELU):
+        flat = (base.lower() / reach).lower().max(number(0)).min(number(1))
+        steep = number(1) if not base < 0 else (1 + base / reach).upper().max(number(0))
+        return least + (most - least) * flat, least + (most - least) * steep
+    near, far = base.abs_lower(), base.abs_upper()
+    alpha = chord(activation, far, reach).lower()
+    end = chord(activation, near, -reach)
+    if end <= derivative(activation, near - reach):
+        return alpha, end.upper()
+    unit = 1.0 if activation is Activation.TANH else 0.5
+    guess = _touching(unit * float(near)) / unit
+    for offset in _OFFSETS:
+        t = number(guess * (1 - offset))
+        here = derivative(activation, t)
+        if near + t > 0 and chord(activation, near, -near - t) <= here:
+            return alpha, here.upper()
+    return alpha, most
+
+
+def _touching(a: float) -> float:
+    """About where, at -t, the chord from a >= 0 touches tanh: tanh(a) + tanh(t) = (a + t) / cosh(t)^2."""
+    low, high = 0.0, a
+    for _ in range(60):
+        t = 0.5 * (low + high)
+        beyond = np.tanh(a) + np.tanh(t) > (a + t) / np.cosh(min(t, 300.0)) ** 2
+        low, high = (low, t) if beyond else (t, high)
+    return float(low)
+
+
+def suggested_chords(activation: Activation, base: Row, reach: Row) -> list[tuple[arb, arb]]:
+    """`chords_from` of many neurons, widened to what float64 says where that is right, for which multipliers are made.
+
+    A reach of zero means that the difference is zero: any slope will do.
+    """
+    centre, within = (np.array([float(v) for v in values]) for values in (base, reach))
+    with np.errstate(all="ignore"):
+        hints = slopes.secant_slopes(activation, centre, np.zeros(len(base)), within)
+    found = []
+    for a, d, low, high in zip(base, reach, *hints, strict=True):
+        exact = chords_from(activation, a, d) if d > 0 else slope(activation)
+        found.append(_wider(exact, low, high))
+    return found
+
+
+def suggested(exact: Sequence[tuple[arb, arb]], hints: tuple[Array, Array]) -> list[tuple[arb, arb]]:
+    """Slopes of neurons, each widened to what float64 says where that contains them."""
+    return [_wider(one, low, high) for one, low, high in zip(exact, *hints, strict=True)]
+
+
+def _wider(exact: tuple[arb, arb], low: float, high: float) -> tuple[arb, arb]:
+    """The hint where it holds the exact slopes, so that what was optimised for it is proven for it."""
+    least = number(low) if np.isfinite(low) else exact[0]
+    most = number(high) if np.isfinite(high) else exact[1]
+    return (least if least <= exact[0] else exact[0]), (most if most >= exact[1] else exact[1])

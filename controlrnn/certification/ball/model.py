@@ -1,0 +1,243 @@
+"""The difference of two trajectories of a Lur'e system in ball arithmetic, ordered z = (dw, du, dx).
+
+A chord of every neuron's function has a slope s in [a, b]: dw = s dv, hence (dw - a dv)(b dv - dw) >= 0, which
+multipliers lambda >= 0 add up to
+
+    z' S z >= 0,   S = (a + b)-weighted cross terms of dw and dv = N z, minus 2 lambda dw^2, minus 2 lambda a b dv^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from controlrnn.certification.ball import intervals
+from controlrnn.certification.ball.arithmetic import (
+    Row,
+    beside,
+    diagonal,
+    eliminate,
+    exact_above,
+    flint,
+    from_rows,
+    matrix,
+    row,
+    symmetric,
+)  # fmt: skip
+from controlrnn.certification.slopes import local_slopes
+from controlrnn.checks import Array
+from controlrnn.systems import Activation, LureSystem
+
+if TYPE_CHECKING:
+    from flint import arb, arb_mat
+
+_NAMES = ("A", "B1", "B2", "C1", "D11", "D12", "C2", "D21", "D22")
+
+
+@dataclass(frozen=True, eq=False)
+class Plant:
+    """The matrices of a Lur'e system without errors, as balls.
+
+    Args:
+        A, B1, B2, C1, D11, D12, C2, D21, D22: As in `controlrnn.systems.LureSystem`.
+        activation: The function of the neurons.
+    """
+
+    A: arb_mat
+    B1: arb_mat
+    B2: arb_mat
+    C1: arb_mat
+    D11: arb_mat
+    D12: arb_mat
+    C2: arb_mat
+    D21: arb_mat
+    D22: arb_mat
+    activation: Activation
+
+    @classmethod
+    def of(cls, system: LureSystem) -> Plant:
+        """The system's own matrices."""
+        return cls(**{name: matrix(getattr(system, name)) for name in _NAMES}, activation=system.activation)
+
+    def observer(self, gain: Array) -> Plant:
+        """The innovation observer x+ = f(x, u) + L (y - g(x, u)), inputs (u, y): A - L C2 and so on, not rounded."""
+        L, ny = matrix(gain), self.C2.nrows()
+        none = flint().arb_mat
+        return Plant(
+            self.A - L * self.C2, self.B1 - L * self.D21, beside(self.B2 - L * self.D22, L), self.C1, self.D11,
+            beside(self.D12, none(self.D12.nrows(), ny)), self.C2, self.D21, beside(self.D22, none(ny, ny)),
+            self.activation,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """What differences of trajectories obey: dx+ = T z, dy = Y z, dv = N z.
+
+    Args:
+        T: Shape (nx, nz).
+        Y: Shape (ny, nz).
+        N: Shape (nv, nz).
+        slopes: Least and greatest slope of each neuron.
+        nu: Number of inputs that differ.
+    """
+
+    T: arb_mat
+    Y: arb_mat
+    N: arb_mat
+    slopes: Sequence[tuple[arb, arb]]
+    nu: int
+
+    @classmethod
+    def of(
+        cls, plant: Plant, channels: Sequence[int], slopes: Sequence[tuple[arb, arb]] | None = None, *,
+        state: bool = True,
+    ) -> Difference:  # fmt: skip
+        """The differences of a plant.
+
+        Args:
+            plant: The plant.
+            channels: The inputs that differ.
+            slopes: Of each neuron; None: those of the activation anywhere.
+            state: Whether the states differ.
+        """
+        nv = plant.C1.nrows()
+        maps = [
+            beside(W, _columns(U, channels), *([X] if state else []))
+            for W, U, X in (
+                (plant.B1, plant.B2, plant.A), (plant.D21, plant.D22, plant.C2), (plant.D11, plant.D12, plant.C1),
+            )
+        ]  # fmt: skip
+        return cls(maps[0], maps[1], maps[2], slopes or [intervals.slope(plant.activation)] * nv, len(channels))
+
+    @property
+    def nv(self) -> int:
+        """Number of neurons."""
+        return self.N.nrows()
+
+    def inputs_as_states(self, changing: Sequence[int]) -> Difference:
+        """With state (dx, du) and as input the change of those components of du, at the end of the same step.
+
+        Args:
+            changing: Which of the inputs that differ may change.
+        """
+        nv, nu, n, none = self.nv, self.nu, self.T.nrows(), flint().arb_mat
+
+        def spread(X: arb_mat) -> arb_mat:
+            w, u, x = (_columns(X, range(*ends)) for ends in ((0, nv), (nv, nv + nu), (nv + nu, X.ncols())))
+            return beside(w, _columns(u, changing), x, u)
+
+        eye = diagonal(row(np.ones(nu)))
+        hold = beside(none(nu, nv), _columns(eye, changing), none(nu, n), eye)
+        T = from_rows([*spread(self.T).tolist(), *hold.tolist()], hold.ncols())
+        return Difference(T, spread(self.Y), spread(self.N), self.slopes, len(changing))
+
+    def sector(self, multipliers: Row) -> arb_mat:
+        """S for the multipliers (nv,), shape (nz, nz)."""
+        ends = list(zip(multipliers, self.slopes, strict=True))
+        cross = diagonal([m * (a + b) for m, (a, b) in ends]) * self.N
+        dw = from_rows([*cross.tolist()], self.N.ncols())
+        for i, (m, _) in enumerate(ends):
+            dw[i, i] = dw[i, i] - m
+        # dw' (cross - lambda dw), twice its symmetric part; the first nv columns are dw
+        half = from_rows(dw.tolist() + [[0] * self.N.ncols()] * (self.N.ncols() - self.nv), self.N.ncols())
+        S = half + half.transpose()
+        if not all((m * a * b).is_zero() for m, (a, b) in ends):
+            S = S - self.N.transpose() * diagonal([2 * m * a * b for m, (a, b) in ends]) * self.N
+        return S
+
+    def inequality(self, demand: arb_mat, multipliers: Row, rho: Row, P: arb_mat | None = None) -> arb_mat:
+        """blkdiag(0, diag rho, P) - demand - S: what has to be semidefinite for one step.
+
+        Args:
+            demand: Shape (nz, nz).
+            multipliers: Shape (nv,).
+            rho: Shape (nu,).
+            P: Shape (nx, nx); None for zero.
+        """
+        M = -demand - self.sector(multipliers)
+        for c, r in enumerate(rho):
+            M[self.nv + c, self.nv + c] = M[self.nv + c, self.nv + c] + r
+        if P is not None:
+            first, n = self.nv + self.nu, P.nrows()
+            for i in range(n):
+                for j in range(n):
+                    M[first + i, first + j] = M[first + i, first + j] + P[i, j]
+        return M
+
+    def storages(self, demand: arb_mat, multipliers: Array, rho: Array) -> Iterator[tuple[arb_mat, float]]:
+        """For 0, 1, .. steps to go a storage P that the step's inequality allows, hardly above the least, and a margin.
+
+        Args:
+            demand: Y'Y of the outputs looked at.
+            multipliers: Shape (K, nv).
+            rho: Shape (K, nu).
+        """
+        for lam, r in zip(multipliers, rho, strict=True):
+            rest, least = eliminate(self.inequality(demand, row(lam), row(r)), self.nv + self.nu)
+            P = exact_above(symmetric(rest, -1))
+            yield P, least
+            demand = self.T.transpose() * P * self.T
+
+
+def square(rows: arb_mat) -> arb_mat:
+    """X'X."""
+    return rows.transpose() * rows
+
+
+def only(X: arb_mat, index: int) -> arb_mat:
+    """One row of a matrix."""
+    return from_rows([[X[index, j] for j in range(X.ncols())]], X.ncols())
+
+
+def _columns(X: arb_mat, index: Sequence[int]) -> arb_mat:
+    return from_rows([[X[i, j] for j in index] for i in range(X.nrows())], len(index))
+
+
+def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -> list[tuple[arb, arb]]:
+    """Slopes of all neurons at steps 0 .. ``steps`` for runs from a box of states under inputs in a box.
+
+    Args:
+        system: The system.
+        inputs: Ends, shape (2, nu).
+        states: Ends, shape (2, nx).
+        steps: Number of steps.
+    """
+    u, x = (row(inputs[0]), row(inputs[1])), (row(states[0]), row(states[1]))
+    low, high = None, None
+    for _ in range(steps + 1):
+        v, w = neurons(system, x, u)
+        low = v[0] if low is None else [a.min(b) for a, b in zip(low, v[0], strict=True)]
+        high = v[1] if high is None else [a.max(b) for a, b in zip(high, v[1], strict=True)]
+        x = next_states(system, x, w, u)
+    exact = [intervals.slopes_between(system.activation, a, b) for a, b in zip(low or [], high or [], strict=True)]
+    hints = local_slopes(system, (inputs[0], inputs[1]), (states[0], states[1]), steps)
+    return intervals.suggested(exact, hints)
+
+
+def neurons(system: LureSystem, x: intervals.Box, u: intervals.Box) -> tuple[intervals.Box, intervals.Box]:
+    """Intervals of v and w."""
+    bias = row(system.bv)
+    v: intervals.Box = ([], [])
+    w: intervals.Box = ([], [])
+    rows = {name: [row(line) for line in getattr(system, name)] for name in ("C1", "D11", "D12")}
+    for start, stop in system.blocks:
+        zero = row(np.zeros(stop - start))
+        here = intervals.added(
+            intervals.image(rows["C1"][start:stop], x, bias[start:stop]),
+            intervals.image(rows["D12"][start:stop], u, zero),
+            intervals.image([line[:start] for line in rows["D11"][start:stop]], w, zero),
+        )
+        out = intervals.monotone(system.activation, here)
+        v, w = (v[0] + here[0], v[1] + here[1]), (w[0] + out[0], w[1] + out[1])
+    return v, w
+
+
+def next_states(system: LureSystem, x: intervals.Box, w: intervals.Box, u: intervals.Box) -> intervals.Box:
+    """Intervals of A x + B1 w + B2 u + bx."""
+    zero = row(np.zeros(system.nx))
+    parts = ((system.A, x, row(system.bx)), (system.B1, w, zero), (system.B2, u, zero))
+    return intervals.added(*(intervals.image([row(line) for line in M], box, start) for M, box, start in parts))
