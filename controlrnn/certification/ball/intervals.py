@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controlrnn.certification import slopes
 from controlrnn.certification.ball.arithmetic import Row, number, total
 from controlrnn.checks import Array
 from controlrnn.systems import Activation
@@ -131,28 +130,13 @@ def _touching(a: float) -> float:
     return float(low)
 
 
-def suggested_chords(activation: Activation, base: Row, reach: Row) -> list[tuple[arb, arb]]:
-    """`chords_from` of many neurons, widened to what float64 says where that is right, for which multipliers are made.
-
-    A reach of zero means that the difference is zero: any slope will do.
-    """
-    centre, within = (np.array([float(v) for v in values]) for values in (base, reach))
-    with np.errstate(all="ignore"):
-        hints = slopes.secant_slopes(activation, centre, np.zeros(len(base)), within)
-    found = []
-    for a, d, low, high in zip(base, reach, *hints, strict=True):
-        exact = chords_from(activation, a, d) if d > 0 else slope(activation)
-        found.append(_wider(exact, low, high))
-    return found
-
-
 def suggested(exact: Sequence[tuple[arb, arb]], hints: tuple[Array, Array]) -> list[tuple[arb, arb]]:
-    """Slopes of neurons, each widened to what float64 says where that contains them."""
+    """Slopes of neurons, each widened to what float64 says where that contains them: multipliers are made for that."""
     return [_wider(one, low, high) for one, low, high in zip(exact, *hints, strict=True)]
 
 
 def _wider(exact: tuple[arb, arb], low: float, high: float) -> tuple[arb, arb]:
-    """The hint where it holds the exact slopes, so that what was optimised for it is proven for it."""
+    """The hint where it holds the exact slopes."""
     least = number(low) if np.isfinite(low) else exact[0]
     most = number(high) if np.isfinite(high) else exact[1]
     return (least if least <= exact[0] else exact[0]), (most if most >= exact[1] else exact[1])

@@ -7,7 +7,8 @@ end of the chord is the nominal v) to m +- h. So dw = m dv + h d eta, eta^2 <= (
 
 Where W > 0, (dx+, dy) = Z z lies in the ellipsoid of X = Z W^-1 Z' of that size. Nothing is padded: ellipsoids are
 exact matrices a hair above X, and the nominal trajectory is a sequence of balls. What a pass proves of d and the slopes
-the next one may use.
+the next one may use. The float64 pass suggests larger d and wider slopes, for which its multipliers were made: where
+they hold what is proven here they are taken, since with equal ones a smaller ellipsoid leads to a smaller one.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from controlrnn.certification.ball.arithmetic import (
     total,
 )  # fmt: skip
 from controlrnn.certification.ball.horizon import holds, semidefinite_metric
+from controlrnn.certification.passes import Case
+from controlrnn.certification.tube import Step as Suggestion
 from controlrnn.checks import Array
-from controlrnn.errors import CertificationError
+from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -81,8 +84,10 @@ def check_tube(system: LureSystem, c: TubeCertificate) -> float:
     v = _nominal(system, x0, u)
     margin, start = semidefinite_metric(M), _start(M, radius)
     known: list[Step] | None = None
-    for one, share in zip(lam, shares, strict=True):
+    hints = _suggestions(system, c)
+    for p, (one, share) in enumerate(zip(lam, shares, strict=True)):
         tube = _Pass(system, v, start, b, known)
+        tube.hints = hints[p]
         for k in range(N + 1):
             tube.look(k)
             if k < steps:
@@ -92,6 +97,20 @@ def check_tube(system: LureSystem, c: TubeCertificate) -> float:
         for bound, reached in zip(claimed, step.bounds, strict=True):
             holds(reached <= number(bound), reached > number(bound))
     return margin
+
+
+def _suggestions(system: LureSystem, c: TubeCertificate) -> list[list[Suggestion] | None]:
+    """What the float64 passes take for d and the slopes at every step; None for passes that it cannot make."""
+    found: list[list[Suggestion] | None] = []
+    tube = None
+    try:
+        case = Case(system, c.x0, c.u, c.initial_radius, c.metric, c.input_radius)
+        for one, share in zip(c.multipliers, c.shares, strict=True):
+            tube = case.run(one, share, c.padding, tube)
+            found.append(list(tube.steps) if all(np.isfinite(s.d).all() for s in tube.steps) else None)
+    except (ControlRnnError, ArithmeticError, TypeError, ValueError):
+        pass  # nothing to go by
+    return found + [None] * (len(c.multipliers) - len(found))
 
 
 def _nominal(system: LureSystem, x0: Array, u: Array) -> list[Row]:
@@ -160,6 +179,7 @@ class _Pass:
         self.use, self.level, self.margin = np.flatnonzero(b > 0), number(1), np.inf
         self.b, self.steps = row(b[self.use]), list[Step]()
         self.seen = bool((system.D21 != 0).any())
+        self.hints: list[Suggestion] | None = None
 
     def look(self, k: int) -> None:
         """Bound the neurons and outputs of step k, layer by layer."""
@@ -171,10 +191,18 @@ class _Pass:
             d = [self._reach(part, step.d) for part in layer]
             if self.known is not None:
                 d = [a.min(b) for a, b in zip(d, self.known[k].d[start:stop], strict=True)]
-            slopes = intervals.suggested_chords(s.activation, self.v[k][start:stop], d)
+            if self.hints is not None:
+                d = [a.max(number(b)) for a, b in zip(d, self.hints[k].d[start:stop], strict=True)]
+            slopes = [
+                intervals.chords_from(s.activation, a, b) if b > 0 else intervals.slope(s.activation)
+                for a, b in zip(self.v[k][start:stop], d, strict=True)
+            ]
             if self.known is not None:
                 before = self.known[k].slopes[start:stop]
                 slopes = [(a.max(c), b.min(e)) for (a, b), (c, e) in zip(slopes, before, strict=True)]
+            if self.hints is not None:
+                low, high = self.hints[k].slopes
+                slopes = intervals.suggested(slopes, (low[start:stop], high[start:stop]))
             step.d += d
             step.slopes += slopes
             self.parts += layer
