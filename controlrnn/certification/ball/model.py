@@ -214,7 +214,8 @@ def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -
         high = v[1] if high is None else [a.max(b) for a, b in zip(high, v[1], strict=True)]
         x = next_states(system, x, w, u)
     exact = [intervals.slopes_between(system.activation, a, b) for a, b in zip(low or [], high or [], strict=True)]
-    hints = local_slopes(system, (inputs[0], inputs[1]), (states[0], states[1]), steps)
+    with np.errstate(all="ignore"):
+        hints = local_slopes(system, (inputs[0], inputs[1]), (states[0], states[1]), steps)
     return intervals.suggested(exact, hints)
 
 

@@ -104,10 +104,11 @@ def _suggestions(system: LureSystem, c: TubeCertificate) -> list[list[Suggestion
     found: list[list[Suggestion] | None] = []
     tube = None
     try:
-        case = Case(system, c.x0, c.u, c.initial_radius, c.metric, c.input_radius)
-        for one, share in zip(c.multipliers, c.shares, strict=True):
-            tube = case.run(one, share, c.padding, tube)
-            found.append(list(tube.steps) if all(np.isfinite(s.d).all() for s in tube.steps) else None)
+        with np.errstate(all="ignore"):
+            case = Case(system, c.x0, c.u, c.initial_radius, c.metric, c.input_radius)
+            for one, share in zip(c.multipliers, c.shares, strict=True):
+                tube = case.run(one, share, c.padding, tube)
+                found.append(list(tube.steps) if all(np.isfinite(s.d).all() for s in tube.steps) else None)
     except (ControlRnnError, ArithmeticError, TypeError, ValueError):
         pass  # nothing to go by
     return found + [None] * (len(c.multipliers) - len(found))
@@ -266,7 +267,7 @@ class _Pass:
         return [scale * v for v in (*eta, *part.du, *part.xi)]
 
     def _ellipsoid(self, N: arb_mat, Z: list[Row], t: Row, shares: Row) -> tuple[arb_mat, float]:
-        """X = Z W^-1 Z', a hair larger, and the least relative pivot of W."""
+        """X = Z W^-1 Z', a matrix without errors and above it, and the least relative pivot of W."""
         nz, count = N.ncols(), len(Z)
         rho = [share / b**2 for share, b in zip(shares[1:], self.b, strict=True)]
         supply = [2 * v for v in t] + rho + [shares[0]] * len(self.L)
@@ -275,14 +276,14 @@ class _Pass:
         top = arithmetic.beside(W, right).tolist()
         zero = [number(0)] * (nz + count)
         rest, least = eliminate(from_rows([*top, *[zero] * count], nz + count), nz)
-        X = exact_above(symmetric(rest, -1))
-        for i in range(count):
-            X[i, i] = (X[i, i] * (1 + _hair())).upper()
-        return X.mid(), least
+        return exact_above(symmetric(rest, -1)), least
 
     def _factor(self, X: arb_mat) -> list[Row]:
         """F without errors, lower triangular, with F F' >= X proven."""
-        F: arb_mat = (from_rows(_cholesky(X), X.nrows()) * (1 + _hair())).mid()
+        larger = X.mid()
+        for i in range(X.nrows()):
+            larger[i, i] = X[i, i] * (1 + _hair())
+        F: arb_mat = from_rows(_cholesky(larger), X.nrows()).mid()
         semidefinite(F * F.transpose() - X)
         rows: list[Row] = F.tolist()
         return rows
