@@ -348,6 +348,8 @@ CERTIFICATION: list[Case] = [
      ("rate 0.00010", "allow a larger rate")),
     ("unstable system", lambda k: certify_contraction(k.system_of(A=2 * np.eye(3))), CertificationError,
      ("cannot be shown to contract", "train a model")),
+    ("no such rigour", lambda k: k.certificate.verify(k.system, rigour="proof"), SettingError,
+     ("rigour must be one of", "'ball'", "got 'proof'")),
     ("another model", lambda k: k.certificate.verify(k.other), CertificationError,
      ("speaks of system", "weights differ", "certify this system")),
     ("changed weight", lambda k: k.certificate.verify(k.system_of(by=np.nextafter(k.system.by, 99))),

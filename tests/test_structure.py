@@ -43,6 +43,7 @@ ONLY_IN = {
     "clarabel": ("controlrnn/certification/sdp.py",),
     "do_mpc": ("mpc/dompc.py",),
     "numba": ("controlrnn/kernels/",),
+    "flint": ("controlrnn/certification/ball/", "controlrnn/certification/refutation/"),
     "torch": ("controlrnn/", "experiments/"),
     "pickle": (),
     "joblib": (),
@@ -50,7 +51,8 @@ ONLY_IN = {
 }
 PUBLIC = (
     "controlrnn.data", "controlrnn.systems", "controlrnn.models", "controlrnn.kernels", "controlrnn.certification",
-    "controlrnn.export", "controlrnn.identification", "plants", "mpc",
+    "controlrnn.export", "controlrnn.identification", "plants", "mpc", "controlrnn.certification.ball",
+    "controlrnn.certification.refutation",
 )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""Proven bounds on frozen systems: numpy verifies, solvers only suggest."""
+"""Proven bounds on frozen systems: numpy verifies, solvers only suggest, ball arithmetic gives a second opinion."""
 
 from controlrnn.certification.around import TubeCertificate, certify_around
 from controlrnn.certification.attack import Attack, GainAttack, attack_horizon, attack_l2_gain
 from controlrnn.certification.attack_around import attack_around
 from controlrnn.certification.by_construction import Construction, certificate_from, certify_by_construction
-from controlrnn.certification.certificate import Certificate, load_certificate
+from controlrnn.certification.certificate import Certificate, Rigour, load_certificate
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.dissipation import DissipationCertificate
 from controlrnn.certification.gains import GainCertificate, certify_gains
@@ -32,6 +32,7 @@ __all__ = [
     "LipschitzCertificate",
     "Method",
     "ReinitialisationCertificate",
+    "Rigour",
     "TubeCertificate",
     "attack_around",
     "attack_horizon",

@@ -1,7 +1,7 @@
 """The claim of a `ReinitialisationCertificate`: how wrong a state is that was found in one of three ways.
 
 Every part is proven by itself, and that the parts cover what they are put together for: radii without rounding, the
-observer's dynamics A - L C without rounding, and horizons that hold everywhere, not in boxes of their own.
+observer's dynamics A - L C with and without rounding, and horizons that hold everywhere, not in boxes of their own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from controlrnn.certification.reinitialisation import ReinitialisationCertificat
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.systems.observer import observer_system
 
 if TYPE_CHECKING:
     from flint import arb, arb_mat
@@ -65,7 +66,11 @@ def check_reinitialisation(system: LureSystem, c: ReinitialisationCertificate) -
         raise CertificationError("observer and observed belong together: the file was altered")
     if c.observer is not None and c.observed is not None:
         _same_system(system, c.observed)
+        rounded = observer_system(system, gain)
+        _same_system(rounded, c.observer)
+        # What runs is one of the two, or neither where it rounds otherwise: both are proven.
         margin = min(margin, check_contraction(plant.observer(gain), c.observer))
+        margin = min(margin, check_contraction(Plant.of(rounded), c.observer))
         push = np.concatenate([error, residual])
         margin = min(margin, _observes(c, c.observer, c.observed, push))
         margin = min(margin, _covers(system, c.observed, c.observer.metric, number(0), error, N))

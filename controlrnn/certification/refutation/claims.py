@@ -57,7 +57,7 @@ def refute_horizon(system: LureSystem, certificate: HorizonCertificate, pair: Pa
     )
     if not covered:
         return False
-    with precision(BITS):
+    with precision(pair.bits):
         return _apart(*_runs(system, pair), c.bounds)
 
 
@@ -72,7 +72,7 @@ def refute_gains(system: LureSystem, certificate: GainCertificate, pair: Pair) -
     c, steps = certificate, len(pair.u)
     if not pair.fits(system) or steps > c.horizon + 1:
         return False
-    with precision(BITS):
+    with precision(pair.bits):
         size = quadratic(c.metric, [ball(v) for v in pair.initial_difference()])
         if size < 0:
             return True  # no metric
@@ -100,7 +100,7 @@ def refute_lipschitz(system: LureSystem, certificate: LipschitzCertificate, pair
     if not pair.fits(system) or len(pair.u) != c.horizon + 1 or not _boxed(pair, c.input_range, c.state_range):
         return False
     given = sum((v * v for one in (pair.initial_difference(), *pair.input_differences()) for v in one), Fraction(0))
-    with precision(BITS):
+    with precision(pair.bits):
         one, other = _runs(system, pair)
         reached = total(v * v for v in minus(other.y[-1], one.y[-1]))
         return c.constant < 0 or bool(reached > number(c.constant) ** 2 * ball(given))
@@ -125,7 +125,7 @@ def refute_around(system: LureSystem, certificate: TubeCertificate, pair: Pair) 
     )
     if not covered:
         return False
-    with precision(BITS):
+    with precision(pair.bits):
         return _apart(*_runs(system, pair), c.bounds)
 
 
@@ -140,7 +140,7 @@ def refute_contraction(system: LureSystem, certificate: ContractionCertificate, 
     c = certificate
     if not pair.fits(system):
         return False
-    with precision(BITS):
+    with precision(pair.bits):
         sizes, pushes = _sizes(system, c.metric, pair), pair.input_differences()
         if any(size < 0 for size in sizes):
             return True  # no metric
@@ -199,7 +199,7 @@ def refute_dissipation(system: LureSystem, certificate: DissipationCertificate, 
     c = certificate
     if not pair.fits(system):
         return False
-    with precision(BITS):
+    with precision(pair.bits):
         sizes, runs = _sizes(system, c.metric, pair), _runs(system, pair)
         if any(size < 0 for size in sizes):
             return True  # no metric
@@ -231,7 +231,7 @@ def refute_delta_iss(system: GatedSystem, certificate: DeltaIssCertificate, pair
     driven = all(((c.input_low <= u) & (u <= c.input_high)).all() for u in (pair.u, pair.other_u)) if starts else False
     if not driven:
         return False
-    with precision(BITS):
+    with precision(pair.bits):
         one, other = _runs(system, pair)
         bound = row(c.state_bound)
         if any(abs(v) > b for run in (one, other) for x in run.x for v, b in zip(x, bound, strict=True)):

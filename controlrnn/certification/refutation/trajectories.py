@@ -29,7 +29,7 @@ from controlrnn.systems.gated import Cell
 if TYPE_CHECKING:
     from flint import arb, arb_mat
 
-BITS = 424  # enough for the exact differences of most pairs of float64 numbers; with less a claim is just not refuted
+BITS = 424  # more than enough for numbers of order one; with less a claim is just not refuted
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,12 @@ class Pair:
     def initial_difference(self) -> list[Fraction]:
         """The other's initial state minus this one's, exact."""
         return _minus(self.other_x0, self.x0)
+
+    @property
+    def bits(self) -> int:
+        """How many bits it takes to see what the least of the differences does."""
+        differences = [v for one in (self.initial_difference(), *self.input_differences()) for v in one if v]
+        return BITS + max([v.denominator.bit_length() - abs(v.numerator).bit_length() for v in differences] + [0])
 
     def input_differences(self) -> list[list[Fraction]]:
         """The other's inputs minus this one's, exact, T lists of nu."""
