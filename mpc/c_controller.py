@@ -1,9 +1,9 @@
 """Controllers as plain C99 for targets without Python: model, observer, condensing, QP and fallbacks in one source.
 
 The tables are those of `controlrnn.export.to_c` and of `mpc.condensed_problem`; the C below ``mpc/c`` follows
-`mpc.controller`, `mpc.condensed` and `mpc.recalled_errors` step by step, with a dual active-set QP solver of its own
-(Goldfarb & Idnani, Mathematical Programming 27, 1983, multipliers bounded by the prices). All memory is one struct of
-fixed size.
+`mpc.controller`, `mpc.condensed`, `mpc.offset_free` and `mpc.recalled_errors` step by step, with a dual active-set QP
+solver of its own (Goldfarb & Idnani, Mathematical Programming 27, 1983, multipliers bounded by the prices). All memory
+is one struct of fixed size.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from mpc.condensed import CondensedBackend
 from mpc.condensed_problem import CondensedProblem
 from mpc.control_step import Fallback
 from mpc.controller import Mode, TightenedMPC
+from mpc.modes import promises
 from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import KEPT, Status
 from mpc.state_observer import StateObserver
@@ -89,7 +90,9 @@ def controller_to_c(
     model_tables, model = lure_code(controller.predictor.system)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
-    parts += [_part(file, words) for file in ("quadratic.c", "model.c", "condensed.c", "recall.c", "controller.c")]
+    parts += [
+        _part(file, words) for file in ("quadratic.c", "model.c", "condensed.c", "recall.c", "level.c", "controller.c")
+    ]
     parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
     # The header first: a source without its header would not compile, a header alone does no harm.
@@ -145,7 +148,8 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "limited": limited, "bounded": bounded, "layers": len(system.layers),
         "layer_matrices": ", ".join(f"M{k + 1}" for k in range(len(system.layers))) or "0",
         "max_iterations": options.max_iterations, "rti": int(options.rti), "soft": int(controller.problem.soft),
-        "practical": int(controller.mode is Mode.PRACTICAL),
+        "practical": int(controller.mode is Mode.PRACTICAL), "promises": int(promises(controller.tightening)),
+        "forgets": int(controller.disturbance.forgets),
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
         "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
         "digest": system.digest, "tightening_digest": tightening.digest,
@@ -262,6 +266,7 @@ def _samples(controller: TightenedMPC) -> str:
     """A loop with a wrong model, noise and missing measurements, as the controller runs it."""
     worker = copy.copy(controller)
     worker.observer, worker._recalled, worker.watch = copy.copy(worker.observer), copy.copy(worker._recalled), None
+    worker.disturbance = copy.copy(worker.disturbance)
     worker.reset()
     y, wanted = _programme(controller)
     steps, rng, odd = [], np.random.default_rng(1), len(y) - _TESTED // 4

@@ -19,7 +19,7 @@ from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
 from mpc.closed_loop_result import ClosedLoopResult
 from mpc.control_step import MpcStep
-from mpc.controller import Mode, TightenedMPC
+from mpc.controller import TightenedMPC
 from mpc.fault_run import FaultRun, Interruptible
 from mpc.faults import Faults
 from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
@@ -250,7 +250,7 @@ def _result(
         x=x,
         disturbance=disturbance,
         predicted=np.array([s.y_predicted for s in taken]),
-        errors=_realised(controller, x, u, y, disturbance, np.array([s.u_planned for s in taken])),
+        errors=_realised(controller, taken, x, u, y),
         bounds=controller.tightening.total[: controller.horizon + 1],
         intervals=np.array([s.error_interval for s in taken]) if controller.recalls else np.zeros((0, 2, 0, 0)),
         slack=np.array([s.slack.max() for s in taken]),
@@ -273,7 +273,7 @@ def _result(
     )
 
 
-def _realised(controller: TightenedMPC, x: Array, u: Array, y: Array, disturbance: Array, planned: Array) -> Array:
+def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: Array, y: Array) -> Array:
     """Errors of predictions from each estimate under the inputs commanded since, (steps, N + 1, ny).
 
     Measured inputs are not commanded: theirs are as they were forecast.
@@ -281,10 +281,8 @@ def _realised(controller: TightenedMPC, x: Array, u: Array, y: Array, disturbanc
     N, steps = controller.horizon, len(u)
     inputs = u[np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)]
     forecast = list(controller.problem.measured)
-    inputs[..., forecast] = planned[..., forecast]
-    predicted = controller.predictor.predict(x, inputs)
-    if controller.mode is Mode.PRACTICAL:
-        predicted = predicted + disturbance[:, None, :]
+    inputs[..., forecast] = np.array([s.u_planned for s in taken])[..., forecast]
+    predicted = controller.predictor.predict(x, inputs) + np.array([s.shift for s in taken])
     target = np.arange(steps)[:, None] + np.arange(N + 1)
     errors = y[np.minimum(target, steps)] - predicted
     errors[target > steps] = np.nan

@@ -33,7 +33,8 @@ class MpcStep:
         x: State estimate, shape (nx,).
         disturbance: Output disturbance estimate, shape (ny,).
         u_planned: Planned inputs, shape (N, nu).
-        y_predicted: Predicted outputs under them, shape (N + 1, ny).
+        y_predicted: Predicted outputs under them, shape (N + 1, ny): the model's plus ``shift``.
+        shift: What limits count on top of the model's outputs, shape (N + 1, ny); see `mpc.offset_free`.
         slack: Use of soft limits per step and output, shape (N + 1, ny), output units.
         missing: Which measurements were missing, shape (ny,), bool.
         certified: Whether the certified error of the state estimate holds at this step.
@@ -54,6 +55,7 @@ class MpcStep:
     disturbance: Array
     u_planned: Array
     y_predicted: Array
+    shift: Array
     slack: Array
     missing: Array
     certified: bool

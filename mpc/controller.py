@@ -2,7 +2,8 @@
 
 Two modes (DESIGN, section 4). *Guaranteed*: limits are tightened by the full model error; the disturbance estimate only
 moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and
-the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. With a
+the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. In both
+the reference moves so that set points are kept without offset, whatever the observer: see `mpc.offset_free`. With a
 terminal set the guaranteed mode is recursively feasible: see `mpc.terminal`. Every plan is then checked apart from the
 solver, and where a solve gives none that keeps all limits, the shifted plan does. With a `Recall` the guaranteed limits
 learn from measurements and stay guaranteed: see `mpc.recall`.
@@ -26,14 +27,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, count, read_only
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import length
 from mpc.condensed import CondensedBackend
 from mpc.control_step import Fallback, MpcStep
 from mpc.economy import economy_of
 from mpc.modes import Mode as Mode
-from mpc.modes import check_recall, check_terminal, disturbance_mode, plan_limits
+from mpc.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises
 from mpc.observer import Observer
 from mpc.ocp import (
     KEPT,
@@ -44,6 +45,8 @@ from mpc.ocp import (
     StepData,
     tracking_problem,
 )
+from mpc.offset_free import OutputDisturbance
+from mpc.plans import known_rows, slack_of, within_moves
 from mpc.predictor import Predictor
 from mpc.recall import Recall
 from mpc.recalled_errors import RecalledErrors
@@ -139,14 +142,12 @@ class TightenedMPC:
             check_terminal(terminal, tightening, self.horizon, mode)
             mode = Mode.GUARANTEED
         self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
+        entering = self.mode is Mode.PRACTICAL, not promises(tightening)
+        self.disturbance = OutputDisturbance(observer, self.horizon, self.filter, terminal is not None, *entering)
         self._lower, self._upper = plan_limits(tightening, predictor, self.horizon, terminal)
         self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
-        if safe_input is None:
-            safe_input = 0.5 * (self._input_lower + self._input_upper)
-        self.safe_input = read_only(as_array("safe_input", safe_input, (predictor.nu,)))
-        if ((self.safe_input < self._input_lower) | (self.safe_input > self._input_upper)).any():
-            raise SettingError(f"safe_input must lie within the input limits, got {self.safe_input}")
+        self.safe_input = self._safe(safe_input)
         if terminal is not None and control_horizon is None:
             control_horizon = max(self.horizon // 2, 1)
         self.problem = tracking_problem(
@@ -158,6 +159,13 @@ class TightenedMPC:
         self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
+
+    def _safe(self, given: ArrayLike | None) -> Array:
+        u = 0.5 * (self._input_lower + self._input_upper) if given is None else given
+        safe = read_only(as_array("safe_input", u, (self.predictor.nu,)))
+        if ((safe < self._input_lower) | (safe > self._input_upper)).any():
+            raise SettingError(f"safe_input must lie within the input limits, got {safe}")
+        return safe
 
     def _learning(self, recall: Recall) -> RecalledErrors:
         check_recall(recall, self.tightening, self.horizon)
@@ -180,11 +188,11 @@ class TightenedMPC:
         """Forget everything: the same samples will give bitwise the same inputs as on a new controller."""
         self.observer.start()
         self.backend.reset()
+        self.disturbance.reset()
         if self.watch is not None:
             self.watch.reset()
         if self._recalled is not None:
             self._recalled.reset()
-        self._disturbance: Array | None = None
         self._previous: Array | None = None
         self._plan: Array | None = None
         self._forecast: Array | None = None
@@ -226,14 +234,17 @@ class TightenedMPC:
             names = [self.predictor.inputs[i].name for i in self._measured]
             got = "none" if forecast is None else "one"
             raise SettingError(f"step needs a forecast of the measured inputs {names}, and only of them, got {got}")
-        self._forecast = None if forecast is None else _known("forecast", forecast, len(self._measured), self.horizon)
+        self._forecast = (
+            None if forecast is None else known_rows("forecast", forecast, len(self._measured), self.horizon)
+        )
         x, certified = self.observer.state, self.observer.certified
-        solution, data, offset, surprise = None, None, np.zeros(self.predictor.ny), ""
+        solution, data, surprise = None, None, ""
         if self.observer.ready:
-            offset, surprise = self._learn(y)
-            data = self._data(x, wanted, offset)
+            surprise = self._learn(y)
+            data = self._data(x, wanted)
             solution = self.backend.solve(data)
-        plan, fallback, feasible = self._choose(solution, data, wanted[0] - offset)
+        offset, shift = self.disturbance.estimate, self.disturbance.in_limits
+        plan, fallback, feasible = self._choose(solution, data)
         u, interval = read_only(plan[0]), self._error_interval()
         beyond = self._advance(u, y)
         impossible = self.observer.contradiction
@@ -248,8 +259,9 @@ class TightenedMPC:
             x=x,
             disturbance=read_only(offset),
             u_planned=read_only(plan),
-            y_predicted=read_only(self.predictor.predict(x, plan) + (offset if self.mode is Mode.PRACTICAL else 0.0)),
-            slack=read_only(_slack_of(solution, self._lower)),
+            y_predicted=read_only(self.predictor.predict(x, plan) + shift),
+            shift=read_only(shift),
+            slack=read_only(slack_of(solution, self._lower)),
             missing=np.isnan(y),
             certified=certified and not (surprise or impossible),
             feasible=feasible,
@@ -292,16 +304,14 @@ class TightenedMPC:
         before = self._before()[None]
         return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
 
-    def _learn(self, y: Array) -> tuple[Array, str]:
-        """Disturbance estimate with this measurement, and what of it cannot be according to earlier ones."""
-        error, surprise = self._output_error(y), ""
-        if self._recalled is not None:
-            surprise = self._recalled.see(error, certified=self.observer.certified)
-        if self._disturbance is None and np.isnan(error).any():
-            # As on records, the filter starts at the first complete measurement.
-            return np.zeros(self.predictor.ny), surprise
-        self._disturbance = self.filter.update(self._disturbance, error)
-        return self._disturbance, surprise
+    def _learn(self, y: Array) -> str:
+        """Take a measurement into the disturbance estimate; what of it cannot be according to earlier ones."""
+        error = self._output_error(y)
+        self.disturbance.see(error, self.observer.state, self._before())
+        return "" if self._recalled is None else self._recalled.see(error, certified=self.observer.certified)
+
+    def _reference(self, reference: ArrayLike) -> Array:
+        return known_rows("reference", reference, self.predictor.ny, self.horizon + 1)
 
     def _error_interval(self) -> Array:
         return self._widest if self._recalled is None else self._recalled.interval
@@ -312,20 +322,21 @@ class TightenedMPC:
         room = self.tightening.predictive[: self.horizon + 1]
         return read_only(np.stack([-room, room]))
 
-    def _data(self, x: Array, wanted: Array, offset: Array) -> StepData:
-        shift = offset if self.mode is Mode.PRACTICAL else np.zeros_like(offset)
+    def _data(self, x: Array, wanted: Array) -> StepData:
+        shift = self.disturbance.in_limits
         lower, upper = (self._lower, self._upper) if self._recalled is None else self._recalled.limits()
         return StepData(
             x=x,
             previous_input=self._before(),
-            reference=wanted - offset,
+            reference=wanted - self.disturbance.rows,
+            target=wanted[0] - self.disturbance.steady,
             lower=lower - shift,
             upper=upper - shift,
             guess=np.tile(self._before(), (self.horizon, 1)) if self._plan is None else self._shifted(self._plan),
             forecast=self._forecast,
         )
 
-    def _choose(self, solution: Solution | None, data: StepData | None, target: Array) -> tuple[Array, Fallback, bool]:
+    def _choose(self, solution: Solution | None, data: StepData | None) -> tuple[Array, Fallback, bool]:
         """The plan to apply, shape (N, nu), where it comes from, and whether it keeps all limits."""
         if solution is None or data is None:
             held = Fallback.SAFE if self._previous is None else Fallback.STEADY
@@ -343,13 +354,14 @@ class TightenedMPC:
             plan = self._feasible(self._shifted(self._plan))
             return plan, Fallback.PLAN, self.terminal is not None and self.problem.excess(data, plan) <= 0
         try:
-            u, fallback = self._steady_input(data, target), Fallback.STEADY
+            u, fallback = self._steady_input(data), Fallback.STEADY
         except SettingError as error:
             _log.warning("no steady input for the reference (%s): safe input", error)
             u, fallback = self.safe_input, Fallback.SAFE
         return self._feasible(np.tile(u, (self.horizon, 1))), fallback, False
 
-    def _steady_input(self, data: StepData, target: Array) -> Array:
+    def _steady_input(self, data: StepData) -> Array:
+        target = np.asarray(data.target)
         if self.problem.economy is not None:  # the reference may cost nothing
             return best_held_input(self.problem, data)
         if self._forecast is None:
@@ -359,8 +371,7 @@ class TightenedMPC:
         return self.predictor.steady_input(target, self.problem.output_scale, given=given)
 
     def _shifted(self, plan: Array) -> Array:
-        rows = np.minimum(np.arange(self.horizon) + self._age, self.horizon - 1)
-        return plan[rows]
+        return plan[np.minimum(np.arange(self.horizon) + self._age, self.horizon - 1)]
 
     def _before(self) -> Array:
         return self.safe_input if self._previous is None else self._previous
@@ -370,22 +381,15 @@ class TightenedMPC:
         plan, before = np.clip(plan, self._input_lower, self._input_upper), self._before()
         if self._forecast is not None:
             plan[:, self._measured] = self._forecast
-        if (np.abs(np.diff(plan, axis=0, prepend=before[None])) <= self.problem.move_limit).all():
-            return plan
-        kept = []
-        for u in plan:
-            moved = np.clip(u, before - self.problem.move_limit, before + self.problem.move_limit)
-            before = np.clip(moved, self._input_lower, self._input_upper)
-            kept.append(before)
-        return np.array(kept)
+        return within_moves(plan, before, self._input_lower, self._input_upper, self.problem.move_limit)
 
     def _advance(self, u: Array, y: Array) -> str:
         """Take the sample in; says what of it lies outside of the calibrated region."""
         outside = ""
         if self.watch is not None and self.observer.ready:
             outside = self.watch.check(u, self._output_error(y)).message
-        before = self.observer.certified
-        self._came_from = self.observer.state, u
+        before, self._came_from = self.observer.certified, (self.observer.state, u)
+        self.disturbance.advance(u)
         self.observer.update(u, y)
         if self._recalled is not None:  # nothing is known of an estimate that follows, or is, an uncertified one
             if before and self.observer.certified:
@@ -394,21 +398,3 @@ class TightenedMPC:
                 self._recalled.reset()
         self._previous, self._age = read_only(u), self._age + 1
         return outside
-
-    def _reference(self, reference: ArrayLike) -> Array:
-        return _known("reference", reference, self.predictor.ny, self.horizon + 1)
-
-
-def _known(name: str, value: ArrayLike, n: int, rows: int) -> Array:
-    """Rows (rows, n) from now on, of which the last one given is held."""
-    if np.ndim(value) < 2:
-        return np.tile(as_array(name, value, (n,)), (rows, 1))
-    known = as_array(name, value, ("T", n))
-    if not len(known):
-        raise ShapeError(f"{name} must have at least one row, got {known.shape}")
-    return known[np.minimum(np.arange(rows), len(known) - 1)]
-
-
-def _slack_of(solution: Solution | None, like: Array) -> Array:
-    solved = solution is not None and solution.status is Status.SOLVED
-    return solution.slack if solved and solution is not None else np.zeros_like(like)

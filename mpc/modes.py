@@ -27,7 +27,7 @@ class Mode(Choice):
 def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
     """Mode and filter; raises SettingError where ``mode`` or ``gain`` contradicts how errors were calibrated."""
     prescribed = tightening.disturbance_gain
-    claims = not set(tightening.digests) <= NO_CLAIM  # what says nothing about predictions allows either mode
+    claims = promises(tightening)
     natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
     mode = natural if mode is None else Mode(mode)
     if claims and mode is not natural:
@@ -38,6 +38,11 @@ def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | No
     if prescribed is not None and gain not in (None, prescribed):
         raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
+
+
+def promises(tightening: Tightening) -> bool:
+    """Whether it says anything about predictions; what does not, allows either mode."""
+    return not set(tightening.digests) <= NO_CLAIM
 
 
 def check_terminal(terminal: TerminalSet, tightening: Tightening, horizon: int, mode: Mode | None) -> None:

@@ -20,18 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, count, positive, read_only
+from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.kernels import output
 from mpc.economy import Economy
 from mpc.observer import per_channel
 from mpc.predictor import Predictor
+from mpc.solver_options import SolverOptions as SolverOptions
+from mpc.solver_options import Status as Status
 
 if TYPE_CHECKING:
     from mpc.terminal import TerminalSet
@@ -39,43 +40,6 @@ if TYPE_CHECKING:
 HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
 KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
 _CLIPPED = 1e-7  # of an input's half range: solvers keep limits of moves so well, and the controller clips the rest
-
-
-class Status(StrEnum):
-    """How a control step ended."""
-
-    SOLVED = "solved"
-    MAX_ITERATIONS = "max_iterations"
-    TIME_LIMIT = "time_limit"
-    INFEASIBLE = "infeasible"
-    FAILED = "failed"
-    WARMING_UP = "warming_up"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SolverOptions:
-    """Limits for the solver.
-
-    Args:
-        max_iterations: Iterations per solve.
-        max_wall_time: Seconds per solve, or None for no limit.
-        tolerance: Relative accuracy of the solution.
-        rti: Number of iterations after which a plan counts as a solution (real-time iteration), True being one; zero
-            or False: it has to converge. Only for solvers that support it.
-    """
-
-    max_iterations: int = 100
-    max_wall_time: float | None = None
-    tolerance: float = 1e-8
-    rti: int = 0
-
-    def __post_init__(self) -> None:
-        count("max_iterations", self.max_iterations)
-        if count("rti", int(self.rti), least=0) > self.max_iterations:
-            raise SettingError(f"rti must be at most max_iterations = {self.max_iterations}, got {self.rti}")
-        positive("tolerance", self.tolerance)
-        if self.max_wall_time is not None:
-            positive("max_wall_time", self.max_wall_time, what="a positive time in seconds")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -235,6 +199,7 @@ class StepData:
         upper: Shape (N + 1, ny).
         guess: Inputs to start from, shape (N, nu); of measured inputs it does not count.
         forecast: Measured inputs, shape (N, measured), or None where there are none.
+        target: What the output of a steady state is to be, shape (ny,); the reference's first row when left out.
     """
 
     x: Array
@@ -244,6 +209,11 @@ class StepData:
     upper: Array
     guess: Array
     forecast: Array | None = None
+    target: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.target is None:
+            object.__setattr__(self, "target", self.reference[0])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -130,8 +130,9 @@ class HeldCost:
         """Cost per step of a problem at its present reference, with the limits at the end of its horizon."""
         scale, unit = problem.output_scale, 1.0 / problem.cost_scale
         return cls(
-            scale=scale, target=data.reference[0], weight=unit * problem.output_weight * scale**2, lower=data.lower[-1],
-            upper=data.upper[-1], penalty=unit * problem.penalty * scale, economy=problem.economy, unit=unit,
+            scale=scale, target=np.asarray(data.target), weight=unit * problem.output_weight * scale**2,
+            lower=data.lower[-1], upper=data.upper[-1], penalty=unit * problem.penalty * scale,
+            economy=problem.economy, unit=unit,
         )  # fmt: skip
 
     @classmethod

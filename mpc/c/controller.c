@@ -19,6 +19,7 @@ static void learn(State *s, const double *y)
 {
     double error[NY];
     int complete = 1;
+    correct_level(s, before_of(s));
     /* A model with feedthrough is compared at the input before; without, the input does not matter. */
     ${name}_model_output(s->x, before_of(s), error);
     for (int i = 0; i < NY; ++i) {
@@ -74,6 +75,7 @@ static void advance(State *s, const double *y, const double *u)
     observe(s, y, u);
     memcpy(s->previous, u, sizeof s->previous);
     s->has_previous = 1;
+    if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
     if (s->age < N) ++s->age;
     /* Beyond the warm-up only the place in the ring counts. */
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
@@ -160,17 +162,17 @@ static int steady_input(State *s, const double *target, double *found)
     return 1;
 }
 
-/* The sample in the solver's units: reference (N + 1, NY) less the disturbance, limits less it in practical mode, and
-   less what measurements leave of the errors where they are recalled. */
+/* The sample in the solver's units: reference (N + 1, NY) less the disturbance and the level's correction, limits less
+   them in practical mode (less the disturbance alone where the tightening was calibrated with it), and less what measurements leave of the errors where they are recalled. */
 static void scale_sample(State *s, const double *reference, const double *offset)
 {
     for (int j = 0; j < NU; ++j) s->before[j] = (before_of(s)[j] - middle[j]) / half[j];
     for (int k = 0; k <= N; ++k) {
         for (int i = 0; i < NY; ++i)
-            s->reference[k * NY + i] = (reference[k * NY + i] - offset[i]) / scale[i];
+            s->reference[k * NY + i] = (reference[k * NY + i] - offset[i] - s->level[k * NY + i]) / scale[i];
         for (int l = 0; k >= FIRST && l < LIMITED; ++l) {
             const int i = limited[l], row = (k - FIRST) * LIMITED + l;
-            const double shift = PRACTICAL ? offset[i] : 0;
+            const double shift = PRACTICAL ? offset[i] + (PROMISES ? 0 : s->level[k * NY + i]) : 0;
             double low = output_low[k * NY + i], high = output_high[k * NY + i];
 #if RECALL
             if (k < LEARNING) {
@@ -270,6 +272,7 @@ void ${name}_init(State *s)
 {
     memset(s, 0, sizeof *s);
     memcpy(s->x, initial_state, sizeof s->x);
+    memcpy(s->beside, initial_state, sizeof s->beside);
     s->bound = BOUND_AT_START;
 #if RECALL
     forget_errors(s);
@@ -306,7 +309,7 @@ void ${name}_step_preview(State *s, const double y[NY], const double reference[(
         if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
         found = plan_ahead(s, reference, offset, &told);
     }
-    for (int i = 0; i < NY; ++i) target[i] = reference[i] - offset[i];
+    for (int i = 0; i < NY; ++i) target[i] = reference[i] - offset[i] - s->level[(N + 1) * NY + i];
     choose(s, found, target, u, &told);
     advance(s, y, u);
     told.contradictions += s->impossible;

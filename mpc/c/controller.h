@@ -65,6 +65,8 @@ typedef struct {
 typedef struct {
     double x[${NAME}_NX];           /* estimate for the coming sample */
     double disturbance[${NAME}_NY]; /* estimate of the output disturbance */
+    double beside[${NAME}_NX];      /* the model's own state for the coming sample, without measurements, and */
+    double level[(${NAME}_HORIZON + 2) * ${NAME}_NY]; /* what follows from it for predictions, and at rest */
     double previous[${NAME}_NU];    /* last input */
     double plan[${NAME}_VARIABLES]; /* last solution */
     double record[${NAME}_RECORD * ${NAME}_NU];

@@ -18,7 +18,10 @@ enum {
     LAYERS = $layers,     /* of neurons */
     LIMITED = $limited,   /* outputs with limits */
     BOUNDED = $bounded,   /* inputs with move limits */
-    MAX_ITERATIONS = $max_iterations, RTI = $rti, SOFT = $soft, PRACTICAL = $practical, CERTIFIED = $certified,
+    MAX_ITERATIONS = $max_iterations, RTI = $rti, SOFT = $soft, CERTIFIED = $certified,
+    PRACTICAL = $practical,
+    PROMISES = $promises, /* whether the tightening promises anything */
+    FORGETS = $forgets,   /* whether the model does */
     TERMINAL = TERMINAL_SET,
     FIRST = $first,       /* sample with output limits */
     RECALLED = $recalled, /* samples that a measured error is remembered for */

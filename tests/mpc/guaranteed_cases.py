@@ -113,7 +113,7 @@ def run(
     for reference in references:
         wanted = controller._reference(reference)
         if controller._plan is not None:
-            data = controller._data(controller.observer.state, wanted, np.zeros(2))
+            data = controller._data(controller.observer.state, wanted)
             excess.append(controller.problem.excess(data, data.guess))
         seen = case.predictor.system.output(controller.observer.state, controller._before()) if y is None else y
         steps.append(controller.step(seen, reference))

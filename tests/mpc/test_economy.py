@@ -224,7 +224,7 @@ PRICES = {"input_price": [0.4, -0.3], "output_price": [-1.0, 0.5], "input_weight
 def test_steady_state_of_a_terminal_set_pays_prices():
     case = still(guaranteed("elman"))
     made = case.controller(**PRICES)
-    data = made._data(made.observer.state, made._reference(case.middle), np.zeros(2))
+    data = made._data(made.observer.state, made._reference(case.middle))
     ours, theirs = (engine(made.problem, SolverOptions()).solve(data) for engine in (CondensedBackend, FatropBackend))
     assert ours.status is theirs.status is Status.SOLVED
     assert ours.feasible

@@ -115,7 +115,7 @@ def loop(case, controller, *, faster=1.0, missing=0.0, seed=3):
                 probe = controller._recalled
                 kept = probe._lower.copy(), probe._upper.copy()
                 probe.see(controller._output_error(seen), certified=True)
-                data = controller._data(controller.observer.state, wanted, np.zeros(2))
+                data = controller._data(controller.observer.state, wanted)
                 probe._lower, probe._upper = kept
                 excess.append(controller.problem.excess(data, data.guess))
             taken.append(controller.step(seen, reference))

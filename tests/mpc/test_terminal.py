@@ -157,7 +157,7 @@ def test_engines_agree_where_plans_must_end_at_rest(name, limit):
     ours, theirs = (engine(controller.problem, SolverOptions()) for engine in (CondensedBackend, FatropBackend))
     for reach in (0.3, 0.95, 3.0):
         reference = case.middle + reach * case.half * np.array([1.0, -0.5])
-        data = controller._data(controller.observer.state, controller._reference(reference), np.zeros(2))
+        data = controller._data(controller.observer.state, controller._reference(reference))
         a, b = ours.solve(data), theirs.solve(data)
         assert a.status is b.status is Status.SOLVED
         assert a.feasible
@@ -175,7 +175,7 @@ def test_an_end_that_the_set_holds_back_costs_the_same_with_both_engines():
     adversary(case, "none")
     controller = case.controller(control_horizon=N, input_move_weight=1e-3)
     reference = case.middle + 2.0 * case.half * np.array([1.0, -0.5])
-    data = controller._data(controller.observer.state, controller._reference(reference), np.zeros(2))
+    data = controller._data(controller.observer.state, controller._reference(reference))
     a, b = (engine(controller.problem, SolverOptions()).solve(data) for engine in (CondensedBackend, FatropBackend))
     assert a.status is Status.SOLVED
     assert a.feasible

@@ -1,0 +1,24 @@
+/* What the cost adds to predictions so that set points are kept without offset, as mpc/offset_free.py: rows k = 0..N and
+   the steady state's of s->level, from the model that runs on beside the observer. */
+static void correct_level(State *s, const double *held)
+{
+    double x[2][NX], y[2][NY], first[2][NY];
+    for (int i = 0; i < NX; ++i)
+        if (!isfinite(s->x[i])) return;
+    memcpy(x[0], s->beside, sizeof x[0]);
+    memcpy(x[1], s->x, sizeof x[1]);
+    for (int k = 0; FORGETS && k <= N; ++k) {
+        for (int run = 0; run < 2; ++run) {
+            ${name}_model_output(x[run], held, y[run]);
+            if (k == 0) memcpy(first[run], y[run], sizeof y[run]);
+            ${name}_model_step(x[run], held, x[run]);
+        }
+        for (int i = 0; i < NY; ++i) {
+            const double away = first[1][i] - first[0][i];
+            const double moved = y[0][i] - first[0][i] - (y[1][i] - first[1][i]);
+            double *row = s->level + k * NY + i, *steady = s->level + (N + 1) * NY + i;
+            *row += DISTURBANCE_GAIN * ((TERMINAL && k == N ? away : moved) - *row);
+            if (k == N) *steady += DISTURBANCE_GAIN * (away - *steady);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+"""How a control step ended, and what limits a solver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from controlrnn.checks import count, positive
+from controlrnn.errors import SettingError
+
+
+class Status(StrEnum):
+    """How a control step ended."""
+
+    SOLVED = "solved"
+    MAX_ITERATIONS = "max_iterations"
+    TIME_LIMIT = "time_limit"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+    WARMING_UP = "warming_up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """Limits for the solver.
+
+    Args:
+        max_iterations: Iterations per solve.
+        max_wall_time: Seconds per solve, or None for no limit.
+        tolerance: Relative accuracy of the solution.
+        rti: Number of iterations after which a plan counts as a solution (real-time iteration), True being one; zero
+            or False: it has to converge. Only for solvers that support it.
+    """
+
+    max_iterations: int = 100
+    max_wall_time: float | None = None
+    tolerance: float = 1e-8
+    rti: int = 0
+
+    def __post_init__(self) -> None:
+        count("max_iterations", self.max_iterations)
+        if count("rti", int(self.rti), least=0) > self.max_iterations:
+            raise SettingError(f"rti must be at most max_iterations = {self.max_iterations}, got {self.rti}")
+        positive("tolerance", self.tolerance)
+        if self.max_wall_time is not None:
+            positive("max_wall_time", self.max_wall_time, what="a positive time in seconds")
