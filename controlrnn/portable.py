@@ -3,7 +3,7 @@
 The last bits of a matrix product depend on the BLAS kernel that the processor gets, on threads and on memory layout.
 So a matrix that enters a digest is computed by `product`, which rounds in one order everywhere; and a number that
 others compare with what *they* compute is published with room (`ROOM`, `published`) by whoever states it, so that the
-comparison itself can stay strict.
+comparison itself can stay strict. Numbers that are a choice are rounded to few bits (`chosen`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from controlrnn.checks import Array
 from controlrnn.errors import ShapeError
 
 # Two machines that follow the same formula in float64 differ by about the unit 1e-16 times the number of operations
-# (up to 1e4 in a long recursion) times how far these amplify it, which `tests/portability` finds to stay below 1e-12.
-# A thousand times more room costs nothing: calibrated bounds are known to three digits.
+# (up to 1e4 in a long recursion) times how far these amplify it: 3e-11 was the worst found, for states of mixed units.
+# Room costs nothing that matters: what bounds are compared with is known to three digits.
 ROOM = 1.0 + 1e-9
-_DIGITS = 24  # bits of a published radius
+_DIGITS = 24  # bits of a stated radius
+_WIDER = 1.0 + 2.0**-22  # more than a step of that grid, so that radii stated from stated radii have room as well
+_CHOSEN = 16  # bits of a choice
 
 
 def product(a: Array, b: Array) -> Array:
@@ -46,15 +48,39 @@ def product(a: Array, b: Array) -> Array:
 
 
 def published(radius: float) -> float:
-    """A proven radius as it is stated for others to build on: larger by `ROOM`, rounded up to 24 bits.
+    """A proven radius as it is stated for others to build on: larger by 2^-22, then rounded up to 24 bits.
 
-    What another machine computes for itself is then at most what was stated here, and states the same number, unless
-    it happens to lie within rounding of a step of the grid (odds of 1e-6).
+    What another machine finds needed is at most what was stated here. It also states the same number, unless that lies
+    within rounding of a step of the grid (odds of about 1e-7).
 
     Args:
         radius: At least zero; zero and infinity stay as they are.
     """
     if not 0 < radius < np.inf:
         return float(radius)
-    fraction, exponent = np.frexp(radius * ROOM)
+    fraction, exponent = np.frexp(radius * _WIDER)
     return float(np.ldexp(np.ceil(fraction * 2.0**_DIGITS), int(exponent) - _DIGITS))
+
+
+def chosen(values: Array) -> Array:
+    """Numbers that are a choice, in C order and rounded to 16 bits of the largest, to be the same wherever computed.
+
+    For what needs no more digits (a gain, from noise that is known to two) and serves as well a little off.
+
+    Args:
+        values: Any shape.
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    if not 0 < largest < np.inf:
+        return np.array(values, dtype=np.float64, order="C")
+    step = np.ldexp(1.0, int(np.frexp(largest)[1]) - _CHOSEN)
+    return np.array(np.round(values / step) * step, dtype=np.float64, order="C")
+
+
+def told_apart(*values: float) -> list[str]:
+    """The numbers with four digits, or as many as it takes to tell them apart, for a message that compares them."""
+    for digits in range(4, 17):
+        texts = [f"{value:.{digits}g}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            return texts
+    return [repr(float(value)) for value in values]

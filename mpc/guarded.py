@@ -127,7 +127,7 @@ class GuardedObserver(Observer):
             SettingError: There is neither guard nor calibration.
         """
         if self.guard is not None:
-            return StateError((1 + self.trust) * self._ball.radius * ROUNDING, self._ball.metric)
+            return StateError.stated((1 + self.trust) * self._ball.radius * ROUNDING, self._ball.metric)
         if self.calibration is not None:
             return self.calibration.error
         raise SettingError("the error of this observer needs a guard, or calibration=calibrate_estimates(...)")
@@ -135,7 +135,7 @@ class GuardedObserver(Observer):
     @property
     def room(self) -> StateError | None:
         """How far the estimate may be from the guard's, certified; None without a guard."""
-        return None if self.guard is None else StateError(self.trust * self._ball.radius, self._ball.metric)
+        return None if self.guard is None else StateError.stated(self.trust * self._ball.radius, self._ball.metric)
 
     @property
     def promise(self) -> str:
@@ -224,7 +224,7 @@ class GuardedObserver(Observer):
         if self.guard is None:
             return None if self.calibration is None else self.calibration.jump
         radius = min(self._leap, self._drift + self.trust * self._ball.radius)
-        return StateError(radius * ROUNDING, self._ball.metric) if np.isfinite(radius) else None
+        return StateError.stated(radius * ROUNDING, self._ball.metric) if np.isfinite(radius) else None
 
 
 def _reach(start: Array, move: Array, metric: Array, radius: float) -> float:

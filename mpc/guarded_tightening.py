@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import told_apart
 from mpc.guarded import GuardedObserver
 from mpc.model_error import ModelError
 from mpc.tightening import Tightening, refuse_boxes, tighten
@@ -51,15 +52,16 @@ def tighten_guarded(
         )
     theirs = tighten(model_error, certificate, observer=observer.guard)
     refuse_boxes(difference)
-    radius = observer.room.radius_in(difference.metric)
+    radius = observer.room.needed_in(difference.metric)
     if difference.system_digest != model_error.system_digest or difference.horizon < model_error.horizon:
         raise SettingError(
             f"difference must be certified for the calibrated model over {model_error.horizon} steps, got "
             f"{difference.horizon} steps for system {difference.system_digest[:12]}"
         )
     if not radius <= difference.initial_radius:
+        needed, got = told_apart(radius, difference.initial_radius)
         raise CertificationError(
-            f"difference must cover a radius of {radius:.4g}, got {difference.initial_radius:.4g}: certify with "
+            f"difference must cover a radius of {needed}, got {got}: certify with "
             "initial_radius=observer.room.radius, metric=observer.room.metric",
             margin=float(difference.initial_radius - radius),
         )

@@ -14,6 +14,7 @@ import numpy as np
 from controlrnn.certification import TubeCertificate, certify_around
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import told_apart
 from controlrnn.records import digest
 from mpc.model_error import ModelError
 from mpc.observer import Observer
@@ -44,7 +45,7 @@ def certify_plan(
         return certify_around(
             observer.system, x, u, initial_radius=error.radius, metric=error.metric, input_radius=inputs
         )
-    if not (error.radius_in(near.metric) <= near.initial_radius and (inputs <= near.input_radius).all()):
+    if not (error.needed_in(near.metric) <= near.initial_radius and (inputs <= near.input_radius).all()):
         raise SettingError(
             "near must cover the observer's error, input and command errors: certify the first plan without it"
         )
@@ -79,11 +80,12 @@ def tighten_around(
         raise SettingError(
             f"the plan must cover the horizon {model_error.horizon} of the model error, got {certificate.horizon}"
         )
-    radius, inputs = observer.error.radius_in(certificate.metric), observer.prediction_input_error
+    radius, inputs = observer.error.needed_in(certificate.metric), observer.prediction_input_error
     if not (radius <= certificate.initial_radius and (inputs <= certificate.input_radius).all()):
+        needed, got = told_apart(radius, certificate.initial_radius)
         raise CertificationError(
-            f"the certificate must cover the observer's error {radius:.4g} and its input and command errors {inputs}, "
-            f"got {certificate.initial_radius:.4g} and {certificate.input_radius}: certify_plan with this observer"
+            f"the certificate must cover the observer's error {needed} and its input and command errors {inputs}, "
+            f"got {got} and {certificate.input_radius}: certify_plan with this observer"
         )
     other = model_error.observer_digest != observer.digest or bool(inputs.any())
     filtered = model_error.disturbance_gain is not None and other

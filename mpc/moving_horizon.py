@@ -87,6 +87,7 @@ class MovingHorizonObserver(GuardedObserver):
             iterations=count("iterations", iterations), time_limit=float(time_limit),
             tolerance=positive("tolerance", tolerance),
         )  # fmt: skip
+        self._spreads = start_std is None
         root = _spread(predictor) if start_std is None else np.diag(per_channel("start_std", start_std, predictor.nx))
         self._first_root = read_only(root)
         super().__init__(predictor, steps, input_error=input_error, **options)
@@ -114,7 +115,8 @@ class MovingHorizonObserver(GuardedObserver):
 
     def _arrays(self) -> dict[str, Array]:
         fitter, limits = self.fitter, self.state_limits or ()
-        arrays = {"output_std": fitter.output_std, "offset_std": fitter.offset_std, "start_root": self._first_root}
+        arrays = {"output_std": fitter.output_std, "offset_std": fitter.offset_std}
+        arrays |= self._input_range() if self._spreads else {"start_root": self._first_root}
         return arrays | {"input_error": self.input_error} | {f"limit{i}": side for i, side in enumerate(limits)}
 
     def _settings(self) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Observer(ABC):
         self.steps = count("steps", steps)
         self.input_error = per_channel("input_error", input_error, predictor.nu)
         self.command_error = per_channel("command_error", command_error, predictor.nu)
+        self._settles = initial_state is None
         if initial_state is None:
             initial_state = predictor.equilibrium(np.mean(predictor.input_limits(), axis=0))
         self.initial_state = read_only(as_array("initial_state", initial_state, (predictor.nx,)))
@@ -153,9 +154,13 @@ class Observer(ABC):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the estimates depend on."""
+        """SHA-256 of what the estimates depend on; the same on every processor.
+
+        What was computed from the model counts as what it was computed from: the bits of a steady state differ.
+        """
         meta = {"kind": type(self).__name__, "steps": self.steps, "system": self.system.digest}
-        return digest({"initial_state": self.initial_state} | self._arrays(), meta | self._settings())
+        start = self._input_range() if self._settles else {"initial_state": self.initial_state}
+        return digest(start | self._arrays(), meta | self._settings())
 
     @property
     def promise(self) -> str:
@@ -198,7 +203,7 @@ class Observer(ABC):
         if self.contraction is None:
             return None
         push = StateError(float(self.contraction.input_gain @ self.command_error), self.contraction.metric)
-        return StateError((own.radius + push.radius_in(own.metric)) * ROUNDING, own.metric)
+        return StateError.stated((own.radius + push.radius_in(own.metric)) * ROUNDING, own.metric)
 
     def correct(self, age: int, y: ArrayLike) -> Array:
         """Take in a measurement that has come late.
@@ -236,6 +241,10 @@ class Observer(ABC):
     def _arrays(self) -> dict[str, Array]:
         return {}
 
+    def _input_range(self) -> dict[str, Array]:
+        """What defaults are computed from, besides the model."""
+        return dict(zip(("input_lower", "input_upper"), self.predictor.input_limits(), strict=True))
+
     def _settings(self) -> dict[str, Any]:
         return {}
 
@@ -260,7 +269,7 @@ class Observer(ABC):
     def _memory_error(self, steps: int) -> StateError:
         certificate = self._certificate()
         radius = certificate.error_after(steps, self._reach(), self.input_error)
-        return StateError(radius * ROUNDING, certificate.metric)
+        return StateError.stated(radius * ROUNDING, certificate.metric)
 
     def _error_text(self) -> str:
         if self.contraction is None:
@@ -286,13 +295,14 @@ class Washout(Observer):
     @property
     def restart(self) -> StateError:
         """See `Observer.restart`: the reachable radius about ``initial_state``."""
-        return StateError(self._reach(), self._certificate().metric)
+        return StateError.stated(self._reach(), self._certificate().metric)
 
     def _own_jump(self) -> StateError | None:
         # What the two restarts, one sample apart, still differ by at the end of the window.
         if self.contraction is None:
             return None
-        return StateError(self._motion * self.contraction.rate**self.steps * ROUNDING, self.contraction.metric)
+        radius = self._motion * self.contraction.rate**self.steps * ROUNDING
+        return StateError.stated(radius, self.contraction.metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
         self._record = np.vstack([self._record, u])[-self.steps :]
@@ -319,7 +329,7 @@ class RunningOn(Observer):
         """See `Observer.restart`: the error of any earlier estimate, the first one or one of running on since then."""
         certificate = self._certificate()
         settled = float(certificate.input_gain @ self.input_error) / (1 - float(certificate.rate)) * ROUNDING
-        return StateError(max(self._reach(), settled), certificate.metric)
+        return StateError.stated(max(self._reach(), settled), certificate.metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
         return step(self.system, self._state, u)

@@ -48,6 +48,7 @@ import numpy as np
 
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import told_apart
 from controlrnn.records import Digest, Numbers, Schema, Stored, TableOf, Text, digest
 from controlrnn.systems import change_system
 from mpc.made_again import refuse_other, refuse_other_words
@@ -279,11 +280,12 @@ def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Arra
         )
     refuse_boxes(certificate)
     n = len(start.metric)
-    radius, inputs = start.radius_in(certificate.metric[:n, :n]), observer.prediction_input_error
+    radius, inputs = start.needed_in(certificate.metric[:n, :n]), observer.prediction_input_error
     if not (radius <= certificate.initial_radius and (inputs <= certificate.input_radius).all()):
+        needed, got = told_apart(radius, certificate.initial_radius)
         raise CertificationError(
-            f"change {k} must cover an initial error of {radius:.4g} and input errors {inputs}, got "
-            f"{certificate.initial_radius:.4g} and {certificate.input_radius}: certify_changes with this observer"
+            f"change {k} must cover an initial error of {needed} and input errors {inputs}, got "
+            f"{got} and {certificate.input_radius}: certify_changes with this observer"
         )
     certificate.verify(system)
     return np.asarray(certificate.bounds[ahead + k])

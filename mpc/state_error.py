@@ -21,6 +21,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from controlrnn.checks import Array, read_only
+from controlrnn.portable import published
 from mpc.predictor import Predictor
 
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
@@ -35,12 +36,25 @@ class StateError:
     """A ball that holds x* - xhat: ``sqrt(e' metric e) <= radius``.
 
     Args:
-        radius: Radius in the metric.
+        radius: Radius in the metric: what certificates start from.
         metric: Shape (nx, nx), positive definite.
+        needed: What was proven, and has to be covered, where ``radius`` is stated with room for other machines'
+            rounding; ``radius`` when left out.
     """
 
     radius: float
     metric: Array
+    needed: float | None = None
+
+    @classmethod
+    def stated(cls, proven: float, metric: Array) -> StateError:
+        """The ball of a radius that was proven, with room: certificates made from it serve on every machine.
+
+        Args:
+            proven: Radius in the metric.
+            metric: Shape (nx, nx).
+        """
+        return cls(published(proven), metric, float(proven))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", read_only(self.metric))
@@ -51,10 +65,17 @@ class StateError:
         return self.radius_in(np.eye(len(self.metric)))
 
     def radius_in(self, metric: Array) -> float:
-        """Radius, in another metric (nx, nx), of the smallest ball around it."""
+        """Radius, in another metric (nx, nx), of the smallest ball around it; with room as `radius`."""
         if np.array_equal(metric, self.metric):
             return self.radius
-        return self.radius * stretch(metric, self.metric) * ROUNDING
+        return published(self.radius * stretch(metric, self.metric) * ROUNDING)
+
+    def needed_in(self, metric: Array) -> float:
+        """Radius, in a metric (nx, nx), that a certificate has to cover: `radius_in` without the room."""
+        needed = self.radius if self.needed is None else self.needed
+        if np.array_equal(metric, self.metric):
+            return needed
+        return needed * stretch(metric, self.metric) * ROUNDING
 
 
 def reachable_radius(

@@ -40,6 +40,7 @@ from controlrnn.checks import Array, as_array, positive, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import length
+from controlrnn.portable import chosen
 from controlrnn.systems import LureSystem, observer_system
 from mpc.observer import Observer, per_channel
 from mpc.predictor import Predictor
@@ -62,6 +63,10 @@ def kalman_gain(
     u: ArrayLike | None = None,
 ) -> Array:
     """Innovation gain (nx, ny) of the steady-state Kalman filter of the model linearised at an equilibrium.
+
+    Rounded to 16 bits of its largest entry, so that the same call gives the same gain on every processor, where the
+    certificate of `observer_system(system, gain)` is recognised. (What lies within 1e-10 of halfway could still round
+    either way: best keep a gain with the certificate that was made for it.)
 
     Args:
         predictor: Model.
@@ -86,7 +91,7 @@ def kalman_gain(
         P = solve_discrete_are(A.T, C.T, Q, np.diag(noise**2))
     except (np.linalg.LinAlgError, ValueError) as error:
         raise SettingError(f"no stabilising Kalman gain at u = {point}: {error}; is the model detectable?") from error
-    return np.asarray(np.linalg.solve(C @ P @ C.T + np.diag(noise**2), C @ P @ A.T).T)
+    return chosen(np.asarray(np.linalg.solve(C @ P @ C.T + np.diag(noise**2), C @ P @ A.T).T))
 
 
 class StateObserver(Observer):
@@ -240,7 +245,7 @@ class StateObserver(Observer):
         # The bound approaches this limit, possibly from below: it must hold at all later samples as well.
         limit = float(own.input_gain @ push) / (1 - own.rate) * ROUNDING
         radius = own.error_after(self.steps, max(self._start_bound(), limit), push)
-        return StateError(radius * ROUNDING, own.metric)
+        return StateError.stated(radius * ROUNDING, own.metric)
 
     def _own_jump(self) -> StateError | None:
         return self._largest_innovation if self._complete else None
@@ -249,7 +254,7 @@ class StateObserver(Observer):
     def _largest_innovation(self) -> StateError:
         _, own, residual = self._parts()
         radius = innovation_radius(self.system, self.gain, self.error, self.input_error, residual)
-        return StateError(radius, own.metric)
+        return StateError.stated(radius, own.metric)
 
     def _parts(self) -> tuple[ContractionCertificate, ContractionCertificate, Array]:
         model, own, residual = self._certificate(), self.observer_contraction, self.residual_bound

@@ -35,6 +35,7 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.kernels.dense import dot, product
+from controlrnn.portable import told_apart
 from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, TableOf, digest
 from controlrnn.systems import LureSystem
 from mpc.made_again import refuse_other_words
@@ -46,7 +47,7 @@ from mpc.state_error import StateError
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate, HorizonCertificate
 
-_ROOM = 1.0 + 1e-6  # the radius exceeds what (B) asks for by so much: rounding must not matter
+_ROOM = 1.0 + 1e-6  # a new set's radius exceeds what (B) asks for by so much: rounding must not matter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,10 +93,11 @@ class TerminalSet(Stored):
         count("horizon", self.horizon)
         if not 0 < self.rate < 1:
             raise SettingError(f"rate must lie in (0, 1), got {self.rate}: the model has to contract")
-        least = least_radius(self.rate, self.horizon, self.jump)
+        least = least_radius(self.rate, self.horizon, self.jump) / _ROOM
         if self.radius < least:
+            needed, got = told_apart(least, self.radius)
             raise CertificationError(
-                f"radius must be at least rate^horizon jump / (1 - rate) = {least:.4g}, got {self.radius:.4g}: a jump "
+                f"radius must be at least rate^horizon jump / (1 - rate) = {needed}, got {got}: a jump "
                 "could throw the end of a plan out of the set; take a larger radius or a longer horizon",
                 margin=self.radius - least,
             )
@@ -137,7 +139,7 @@ class TerminalSet(Stored):
             "metric": np.array_equal(self.metric, contraction.metric) and np.array_equal(self.metric, outputs.metric),
             "radius": self.radius <= outputs.initial_radius,
             "margin": bool((self.margin >= outputs.bounds[0]).all()),
-            "jump": jump is None or self.jump >= jump.radius_in(self.metric) / ROUNDING,
+            "jump": jump is None or self.jump >= jump.needed_in(self.metric),
             "reach": not outputs.input_range.size,  # nothing keeps estimates in the boxes of a certificate
         }
         for name, holds in claims.items():
@@ -209,7 +211,7 @@ def terminal_set(
 
 
 def least_radius(rate: float, horizon: int, jump: float) -> float:
-    """Smallest radius that condition (B) of the module docstring allows."""
+    """A radius that condition (B) of the module docstring allows, hardly above the smallest one."""
     return float(rate) ** horizon * jump / (1.0 - float(rate)) * ROUNDING * _ROOM
 
 

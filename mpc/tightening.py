@@ -18,6 +18,7 @@ import numpy as np
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
+from controlrnn.portable import told_apart
 from controlrnn.records import Digest, Number, Numbers, Schema, Stored, TableOf, Text
 from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
@@ -325,10 +326,11 @@ def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observe
             f"{growth.horizon} steps for system {growth.system_digest[:12]}"
         )
     refuse_boxes(growth)
-    radius = jump.radius_in(growth.metric)
+    radius = jump.needed_in(growth.metric)
     if not radius <= growth.initial_radius:
+        needed, got = told_apart(radius, growth.initial_radius)
         raise CertificationError(
-            f"the initial radius of growth must cover the jump {radius:.4g}, got {growth.initial_radius:.4g}: certify "
+            f"the initial radius of growth must cover the jump {needed}, got {got}: certify "
             "with initial_radius=jump.radius, metric=jump.metric",
             margin=float(growth.initial_radius - radius),
         )
@@ -379,11 +381,12 @@ def _checked(certificate: HorizonCertificate, model_error: ModelError, observer:
     error, what = observer.error, "observer.error"
     if observer.restart is not None and certificate.horizon >= observer.steps + horizon:
         error, ahead, what = observer.restart, observer.steps, "observer.restart"
-    radius = error.radius_in(certificate.metric)
+    radius = error.needed_in(certificate.metric)
     if not radius <= certificate.initial_radius:
+        needed, got = told_apart(radius, certificate.initial_radius)
         raise CertificationError(
-            f"the certificate's initial radius must cover the observer's certified error {radius:.4g} (in the "
-            f"certificate's metric, {ahead} samples before the prediction), got {certificate.initial_radius:.4g}: "
+            f"the certificate's initial radius must cover the observer's certified error {needed} (in the "
+            f"certificate's metric, {ahead} samples before the prediction), got {got}: "
             f"certify with initial_radius={what}.radius, metric={what}.metric",
             margin=float(certificate.initial_radius - radius),
         )

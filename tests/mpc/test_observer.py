@@ -197,7 +197,8 @@ def test_kalman_gain_solves_its_riccati_equation_and_beats_open_loop(rng):
     P = np.eye(4)
     for _ in range(500):  # covariance of the filter with this gain: its optimal gain is that gain again
         P = F @ P @ F.T + 0.01 * np.eye(4) + L @ np.diag(std**2) @ L.T
-    np.testing.assert_allclose(L, A @ P @ C.T @ np.linalg.inv(C @ P @ C.T + np.diag(std**2)), atol=1e-8)
+    best = A @ P @ C.T @ np.linalg.inv(C @ P @ C.T + np.diag(std**2))
+    np.testing.assert_allclose(L, best, rtol=0, atol=2.0**-16 * np.abs(L).max())  # L is rounded to 16 bits
     observer, open_loop = StateObserver(predictor, L, 1), RunningOn(predictor, 1)
     x, errors = np.zeros(4), []
     for u in rng.uniform(-1, 1, (400, 2)):
@@ -258,3 +259,19 @@ def test_digest_names_what_the_estimates_depend_on(predictor):
 def test_bad_input_is_refused(predictor, act, error):
     with pytest.raises(error):
         act(predictor)
+
+
+def test_what_defaults_are_computed_from_names_an_observer_not_their_bits(monkeypatch):
+    """A steady state that another processor finds a little elsewhere leaves the digest, the radii and certificates."""
+    system, predictor = elman(), Predictor(elman(), signals("u", 2, 1.0))
+    contraction, here = NormContraction.of(system), Predictor.equilibrium
+    made = Washout(predictor, 20, contraction=contraction, input_error=0.01)
+    monkeypatch.setattr(Predictor, "equilibrium", lambda self, u, **more: here(self, u, **more) * (1 + 3e-15))
+    other = Washout(predictor, 20, contraction=contraction, input_error=0.01)
+    assert not np.array_equal(made.initial_state, other.initial_state)
+    assert made.digest == other.digest
+    for one, two in ((made.error, other.error), (made.restart, other.restart), (made.jump, other.jump)):
+        assert two.needed_in(one.metric) <= one.radius == two.radius
+    wider = Predictor(system, signals("u", 2, 1.1))
+    given = Washout(predictor, 20, contraction=contraction, initial_state=made.initial_state)
+    assert len({made.digest, given.digest, Washout(wider, 20, contraction=contraction).digest}) == 3
