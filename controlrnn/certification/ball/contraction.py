@@ -38,6 +38,8 @@ def check_contraction(plant: Plant, c: ContractionCertificate) -> float:
     margin = min(semidefinite_metric(M), semidefinite(contracts))
     for channel, (gain, mu) in enumerate(zip(gains, own, strict=True)):
         single = Difference.of(plant, [channel], state=False)
+        if all(M[i, channel].is_zero() for M in (plant.B2, plant.D12) for i in range(M.nrows())):
+            continue  # what reaches neither states nor neurons moves nothing
         moved = single.inequality(_image(single, P), row(mu), [number(gain) ** 2])
         margin = min(margin, semidefinite(moved))
     return margin

@@ -28,6 +28,7 @@ from controlrnn.certification.ball.arithmetic import (
     total,
 )  # fmt: skip
 from controlrnn.certification.ball.model import Difference, Plant, boxed_slopes, only, square
+from controlrnn.certification.ball.structure import differing
 from controlrnn.certification.families import Family
 from controlrnn.certification.gains import GainCertificate
 from controlrnn.certification.horizon import HorizonCertificate
@@ -182,6 +183,9 @@ def check_gains(system: LureSystem, c: GainCertificate) -> float:
     plant = Plant.of(system)
     still = Difference.of(plant, [])
     single = [Difference.of(plant, [channel], state=False) for channel in range(nu)]
+    every, no, eye = np.ones(system.nx, bool), np.zeros(system.nx, bool), np.eye(nu, dtype=bool)
+    from_start = differing(system, every, np.zeros(nu, bool), K)
+    from_inputs = [differing(system, no, eye[channel], K) for channel in range(nu)]
     if sorted(fields.length("the output of a family", f.row) for f in c.families) != list(range(ny)):
         raise CertificationError("every output needs exactly one family of multipliers: the file was altered")
     for family in c.families:
@@ -190,8 +194,12 @@ def check_gains(system: LureSystem, c: GainCertificate) -> float:
         seen = square(only(still.Y, i))
         before: arb_mat | None = None
         for k, (P, least) in enumerate(still.storages(seen, lam, np.zeros((K, 0)))):
-            margin = min(margin, least, semidefinite(number(initial[k, i]) ** 2 * matrix(M) - P))
+            margin = min(margin, least)
+            if from_start[k, i]:
+                margin = min(margin, semidefinite(number(initial[k, i]) ** 2 * matrix(M) - P))
             for channel, form in enumerate(single):
+                if not from_inputs[channel][k, i]:
+                    continue
                 demand = square(only(form.Y, i)) if before is None else form.T.transpose() * before * form.T
                 gain = [number(inputs[k, i, channel]) ** 2]
                 proof = form.inequality(demand, row(mu[k, i, channel]), gain)

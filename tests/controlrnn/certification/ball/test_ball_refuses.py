@@ -13,6 +13,7 @@ from random_systems import random_elman, random_system
 
 from controlrnn.certification import (
     ContractionCertificate,
+    GainCertificate,
     InputError,
     L2GainCertificate,
     certify_around,
@@ -24,6 +25,7 @@ from controlrnn.certification import (
     certify_lipschitz,
     certify_reinitialisation,
 )
+from controlrnn.certification.families import Family
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import GatedSystem, LureSystem
 
@@ -286,6 +288,54 @@ def test_true_claims_are_not_refuted_and_slightly_smaller_ones_are():
     low = replace(gain, gamma=0.9 * gain.gamma)
     assert refute_dissipation(system, low, held)
     assert refused(low, system)
+
+
+def test_gains_of_nothing_are_zero_whatever_the_multipliers():
+    """The state reaches the output at once only, an input one step later, another input never; neurons do nothing."""
+    system = lure([[0.0]], [[1.0, 0.0]], [[2.0]], B1=np.zeros((1, 2)), C1=np.ones((2, 1)), D12=np.zeros((2, 2)))
+    claim = GainCertificate(
+        system_digest=system.digest, method="given", solver_status="", margin=0.1, versions={}, horizon=2,
+        metric=np.eye(1), initial=np.array([[3.0], [0.0], [0.0]]),
+        families=(Family(0, np.ones((3, 2)), np.zeros((3, 0)), 1e-11),),
+        inputs=np.array([[[0.0, 0.0]], [[3.0, 0.0]], [[0.0, 0.0]]]), input_multipliers=np.ones((3, 1, 2, 2)),
+    )  # fmt: skip
+    assert claim.verify(system, rigour="ball") > 0
+    for name, index in (("initial", (0, 0)), ("inputs", (1, 0, 0))):
+        low = np.array(getattr(claim, name))
+        low[index] = 1.9
+        assert refused(replace(claim, **{name: low}), system)
+
+
+def test_accepted_forgeries_are_true():
+    """Claims and multipliers changed at random: what is accepted is never refuted, what is refuted never accepted."""
+    rng, accepted, refuted = np.random.default_rng(0), 0, 0
+    system = replace(random_elman(3, nx=2, nu=1, ny=1, norm=0.8, activation="relu"), bv=np.zeros(2))
+    honest = certify_horizon(system, 2, initial_radius=0.5, input_radius=0.1, iterations=10)
+    rate = certify_contraction(system)
+    for _ in range(60):
+        a, b, c, d = rng.uniform(0.4, 1.6, 4)
+        families = tuple(replace(f, multipliers=f.multipliers * a, rho=f.rho * b) for f in honest.families)
+        bounds = replace(honest, families=families, bounds=honest.bounds * c)
+        contracts = replace(
+            rate, rate=min(rate.rate * a, 0.999), input_gain=rate.input_gain * b, multipliers=rate.multipliers * c,
+            input_multipliers=rate.input_multipliers * d,
+        )  # fmt: skip
+        for claim, refute in ((bounds, refute_horizon), (contracts, refute_contraction)):
+            false = False
+            for _ in range(20):
+                x, u, dx = 3 * rng.standard_normal(2), 3 * rng.standard_normal((3, 1)), rng.standard_normal(2)
+                dx *= 0.499 / np.linalg.norm(dx)
+                du = 0.099 * rng.choice([-1.0, 1.0], (3, 1))
+                false = false or refute(system, claim, Pair(x, u, x + dx, u + du))
+            try:
+                claim.verify(system, rigour="ball")
+            except CertificationError:
+                refuted += false
+                continue
+            assert not false
+            accepted += 1
+    assert accepted > 5
+    assert refuted > 5
 
 
 def test_gated_networks():
