@@ -23,7 +23,7 @@ from controlrnn.certification import (
     certify_reinitialisation,
     sdp,
 )
-from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.data import Dataset
 from controlrnn.errors import CertificationError
 from controlrnn.identification import SimulationError, identify

@@ -13,8 +13,8 @@ from controlrnn.certification.horizon import HorizonCertificate, Method, certify
 from controlrnn.certification.input_error import InputError, InputErrorKind
 from controlrnn.certification.l2_gain import L2GainCertificate, certify_l2_gain
 from controlrnn.certification.lipschitz import LipschitzCertificate, certify_lipschitz
+from controlrnn.certification.proof.intervals import local_slopes
 from controlrnn.certification.reinitialisation import ReinitialisationCertificate, certify_reinitialisation
-from controlrnn.certification.slopes import local_slopes
 
 __all__ = [
     "Attack",

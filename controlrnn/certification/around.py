@@ -1,6 +1,6 @@
 """Bounds around a known trajectory, such as a plan: tighter than those for all trajectories, where slopes are known.
 
-The proof is one or several passes forward (`controlrnn.certification.tube`); their multipliers come from
+The proof is one or several passes forward (`controlrnn.certification.proof.tube`); their multipliers come from
 `controlrnn.certification.passes`.
 """
 
@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, certificate_schema, current_versions
+from controlrnn.certification.certificate import (
+    PROOF_ROOM,
+    Certificate,
+    bounds_at_a_glance,
+    certificate_schema,
+    current_versions,
+)
 from controlrnn.certification.passes import PADDINGS, Case
+from controlrnn.certification.proof.tube import TubeClaim
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
@@ -86,15 +93,13 @@ class TubeCertificate(Certificate):
         for name in ("x0", "u", "metric", "input_radius", "bounds", "multipliers", "shares"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
-    def _prove(self, system: LureSystem) -> float:
-        case = Case(system, self.x0, self.u, self.initial_radius, self.metric, self.input_radius)
+    def _prove(self, system: LureSystem, room: float) -> float:
+        case = TubeClaim(system, self.x0, self.u, self.initial_radius, self.metric, self.input_radius)
         if self.horizon != case.horizon:
             raise CertificationError(f"the horizon must be {case.horizon}, the last input's, got {self.horizon}")
-        proven, margin = case.prove(self.multipliers, self.shares, self.padding)
+        proven, margin = case.prove(self.multipliers, self.shares, self.padding, room=room)
         if self.bounds.shape != proven.shape or not (proven <= self.bounds).all():
-            raise CertificationError(
-                "a bound is not proven by the certificate's multipliers: it was altered; certify again", margin=margin
-            )
+            raise CertificationError("a bound is not proven by the multipliers: certify again", margin=margin)
         return margin
 
     def around(self, system: LureSystem, x0: Array, u: Array, *, iterations: int = 5) -> TubeCertificate:
@@ -202,14 +207,14 @@ def _certificate(case: Case, every: Sequence[Sequence[Array]], focus: Focus, *, 
     failure = CertificationError("no padding")
     for padding in PADDINGS:
         try:
-            bounds, margin = case.prove(multipliers, shares, padding)
+            bounds, margin = case.prove(multipliers, shares, padding, room=PROOF_ROOM)
+            certificate = TubeCertificate(
+                system_digest=case.system.digest, method=method, solver_status="", margin=margin,
+                versions=current_versions(), horizon=case.horizon, x0=case.x0, u=case.u, initial_radius=case.radius,
+                metric=case.metric, input_radius=case.input_radius, multipliers=multipliers, shares=shares,
+                bounds=bounds * ROOM + 4 * case.rounding(), padding=padding, focus=focus,
+            )  # fmt: skip
+            return replace(certificate, margin=certificate.verify(case.system))
         except CertificationError as error:
             failure = error
-            continue
-        return TubeCertificate(
-            system_digest=case.system.digest, method=method, solver_status="", margin=margin,
-            versions=current_versions(), horizon=case.horizon, x0=case.x0, u=case.u, initial_radius=case.radius,
-            metric=case.metric, input_radius=case.input_radius, bounds=bounds * ROOM, multipliers=multipliers,
-            shares=shares, padding=padding, focus=focus,
-        )  # fmt: skip
     raise failure

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from scipy.linalg import lapack
 
 from controlrnn.certification.certificate import current_versions
-from controlrnn.certification.contraction import ContractionCertificate
+from controlrnn.certification.contraction import ContractionCertificate, smallest_input_gains
 from controlrnn.certification.dissipation import DissipationCertificate
-from controlrnn.certification.incremental import IncrementalForm, largest_ratio, smallest_storage, stage_margin
 from controlrnn.certification.l2_gain import L2GainCertificate
+from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, smallest_storage
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
@@ -97,20 +96,19 @@ def certificate_from(
         raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
     P = as_array("metric", metric, (system.nx, system.nx))
     P, lam = 0.5 * (P + P.T), as_array("multipliers", multipliers, (system.nv,))
-    gains, used = _input_gains(system, P, lam)
+    channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]
+    gains, used = smallest_input_gains(channels, P, np.tile(lam, (system.nu, 1)), lam)
     claim = ContractionCertificate(
         system_digest=system.digest, method=method, solver_status="", margin=0.0, versions=current_versions(),
         rate=1.0, metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
     )  # fmt: skip
     if rate is not None and rate < 1:
-        claim = replace(claim, rate=float(rate))
-        return replace(claim, margin=claim.verify(system))
+        return replace(claim, rate=float(rate)).issue(system)
     best = _smallest_rate(system, P, lam)
     # The smallest rate lies on the boundary of what holds; the proof needs a little room.
     for room in (1e-6, 1e-4, 1e-2, 0.1, 0.5):
-        claim = replace(claim, rate=best + room * (1 - best))
         try:
-            return replace(claim, margin=claim.verify(system))
+            return replace(claim, rate=best + room * (1 - best)).issue(system)
         except CertificationError as error:
             failure = error
     raise failure
@@ -121,32 +119,8 @@ def _smallest_rate(system: LureSystem, P: Array, multipliers: Array) -> float:
     after = smallest_storage(form, form.T.T @ P @ form.T, multipliers, np.zeros(0), 1e-14)
     try:
         rate = np.inf if after is None else float(np.sqrt(largest_ratio(after, P)) * (1 + 1e-12))
-    except np.linalg.LinAlgError:
+    except CertificationError:
         rate = np.inf
     if rate >= 1:
         raise CertificationError("this metric and these multipliers prove no contraction at any rate < 1")
     return rate
-
-
-def _input_gains(system: LureSystem, P: Array, multipliers: Array) -> tuple[Array, Array]:
-    """For every input the least gain that multiples of ``multipliers`` prove, and those multiples: (nu,), (nu, nv)."""
-    gains, used = np.full(system.nu, np.inf), np.outer(np.ones(system.nu), multipliers)
-    for c in range(system.nu):
-        form = IncrementalForm.of(system, np.arange(system.nu) == c).at_equal_states()
-        for lam in (multipliers * factor for factor in (1.0, 1.1, 1.5, 2.0, 4.0, 16.0, 256.0)):
-            G = form.T.T @ P @ form.T + form.multiplier_form(lam)
-            factor, info = lapack.dpotrf(-G[1:, 1:], lower=1) if form.nv else (None, 0)
-            if info != 0:
-                continue
-            through = lapack.dtrtrs(factor, G[1:, :1], lower=1)[0] if form.nv else np.zeros(1)
-            gain = np.sqrt(max(float(G[0, 0] + (through**2).sum()), 1e-200))
-            for inflation in (1e-9, 1e-6, 1e-3, 0.1):
-                larger = gain * (1 + inflation)
-                if larger >= gains[c]:
-                    break
-                if stage_margin(form, np.zeros((0, 0)), np.array([larger**2]), lam, P, False) > 0:
-                    gains[c], used[c] = larger, lam
-                    break
-    if not np.isfinite(gains).all():
-        raise CertificationError("this metric and these multipliers prove no bound on what the inputs do to the state")
-    return gains, used

@@ -6,15 +6,17 @@ import os
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from controlrnn import __version__
+from controlrnn.certification.proof.enclosure import arithmetic_is_ieee
+from controlrnn.certification.proof.slopes import Box
 from controlrnn.checks import Array, Choice
-from controlrnn.errors import CertificationError
+from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.records import (
     Digest,
     Exactly,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 ZERO = ("N", "nu", "nv", "m", "p")  # lengths that may be zero: horizon, inputs, neurons, channels that differ, shares
+# An issuer proves with more room than a verifier needs, who may round differently and owes no slack.
+PROOF_ROOM = 8.0
 _KINDS: dict[str, type[Certificate]] = {}
 
 
@@ -88,22 +92,51 @@ class Certificate(Stored, ABC):
             CertificationError: Another system, an altered certificate, or a proof that fails.
             ModuleNotFoundError: Ball arithmetic without python-flint: install ``controlrnn[audit]``.
         """
-        rigour = Rigour(rigour)
-        if system.digest != self.system_digest:
-            raise CertificationError(
-                f"the certificate speaks of system {self.system_digest[:12]}, got {system.digest[:12]}: "
-                "the weights differ, so nothing is proven; certify this system, or load the one that was certified "
-                "(a model that is frozen again on another processor differs in its last bits)"
-            )
-        if rigour is Rigour.BALL:
+        if Rigour(rigour) is Rigour.BALL:
+            self._check_digest(system)
             from controlrnn.certification.ball import check  # it knows every kind, and needs an extra
 
             return check(self, system)
-        return self._prove(system)
+        return self._proven(system, 1.0)
+
+    def issue(self, system: System) -> Self:
+        """The certificate with its margin, after a proof with room for any other order of the same operations.
+
+        Raises:
+            CertificationError: As `verify`.
+        """
+        self._proven(system, PROOF_ROOM)
+        return replace(self, margin=self.verify(system))
+
+    def _check_digest(self, system: System) -> None:
+        if system.digest != self.system_digest:
+            raise CertificationError(
+                f"the certificate speaks of system {str(self.system_digest)[:12]}, got {system.digest[:12]}: "
+                "the weights differ, so nothing is proven; certify this system, or load the one that was certified "
+                "(a model that is frozen again on another processor differs in its last bits)"
+            )
+
+    def _proven(self, system: System, room: float) -> float:
+        self._check_digest(system)
+        if not arithmetic_is_ieee():
+            raise CertificationError(
+                "nothing can be proven: this thread does not round to nearest with subnormal numbers as IEEE 754 asks; "
+                "some library switched that off"
+            )
+        try:
+            with np.errstate(all="ignore"):  # what overflows refuses, see `proof.enclosure`
+                margin = float(self._prove(system, room))
+        except CertificationError:
+            raise
+        except (ControlRnnError, ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
+            raise CertificationError(f"the certificate makes no sense: {error}; certify again") from error
+        if not margin > 0:
+            raise CertificationError("the proof fails: certify again", margin=margin)
+        return margin
 
     @abstractmethod
-    def _prove(self, system: Any) -> float:
-        """The proof itself; raises CertificationError where it fails."""
+    def _prove(self, system: Any, room: float) -> float:
+        """The proof itself; raises CertificationError where it fails. ``room``: see `proof.definite`."""
 
     @abstractmethod
     def summary(self) -> str:
@@ -164,6 +197,11 @@ def certificate_schema(
         "versions": TableOf(Text(100)), "units": Exactly(dict(units)),
     }  # fmt: skip
     return Schema(kind, FORMAT_VERSION, arrays=arrays, meta={**common, **meta}, parts=parts or {}, zero=ZERO)
+
+
+def boxes_of(inputs: Array, states: Array) -> tuple[Box, Box] | None:
+    """The boxes that a certificate holds in, from the ends that it stores; None where it holds everywhere."""
+    return ((inputs[0], inputs[1]), (states[0], states[1])) if inputs.size or states.size else None
 
 
 def current_versions() -> dict[str, str]:

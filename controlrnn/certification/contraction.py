@@ -15,17 +15,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy.linalg import lapack
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
-from controlrnn.certification.incremental import IncrementalForm, stage_margin
-from controlrnn.certification.psd import UNIT, proven_margin
+from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions
+from controlrnn.certification.proof.enclosure import divide_up, sum_up, times_up
+from controlrnn.certification.proof.incremental import IncrementalForm, schur_top
+from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
 from controlrnn.certification.stationary import Point, contract, metric_for_inputs
 from controlrnn.checks import Array, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import LureSystem
+
+_MULTIPLES = (1.0, 1.1, 1.5, 2.0, 4.0, 16.0, 256.0)  # of multipliers that were found for something else
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,14 +78,9 @@ class ContractionCertificate(Certificate):
             input_radius: Largest difference of each input per step, shape (nu,) or a number for all.
 
         Returns:
-            rate^steps initial + (1 - rate^steps) / (1 - rate) * sum_c gain_c radius_c.
+            rate^steps initial + (1 - rate^steps) / (1 - rate) * sum_c gain_c radius_c, never rounded down.
         """
-        # 1 - rate^steps without the cancellation that a rate near 1 would suffer.
-        decay, grown = self.rate**steps, -np.expm1(steps * np.log(self.rate))
-        push = float(np.sum(self.input_gain * np.broadcast_to(input_radius, self.input_gain.shape)))
-        # An upper bound must not be rounded down; 1e-12 is far more than these few operations lose.
-        forgotten = decay * initial if decay else 0.0
-        return float((forgotten + grown / (1 - self.rate) * push) * (1 + 1e-12))
+        return error_after(self.rate, self.input_gain, steps, initial, input_radius)
 
     def reachable_radius(self, half_range: float | Array) -> float:
         """How far, in the metric, the state can ever be from the equilibrium of the middle input, once it has settled.
@@ -91,35 +88,13 @@ class ContractionCertificate(Certificate):
         Args:
             half_range: Half the width of each input's range, shape (nu,), input units.
         """
-        push = np.sum(self.input_gain * np.broadcast_to(half_range, self.input_gain.shape))
-        return float(push / (1 - self.rate) * (1 + 1e-12))
+        push = times_up(self.input_gain, np.broadcast_to(half_range, self.input_gain.shape))
+        return float(divide_up(sum_up(push), np.nextafter(1 - self.rate, 0.0)))
 
-    def _prove(self, system: LureSystem) -> float:
-        shapes = {
-            "metric": (system.nx, system.nx), "multipliers": (system.nv,),
-            "input_gain": (system.nu,), "input_multipliers": (system.nu, system.nv),
-        }  # fmt: skip
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise CertificationError(
-                    f"{name} must have shape {shape}, got {getattr(self, name).shape}: the certificate was altered"
-                )
-        if not 0 < self.rate < 1 or not np.array_equal(self.metric, self.metric.T):
-            raise CertificationError(f"rate must lie in (0, 1) and metric be symmetric, got rate {self.rate}")
-        if (self.multipliers < 0).any() or (self.input_multipliers < 0).any() or (self.input_gain < 0).any():
-            raise CertificationError("multipliers and gains must be >= 0: the certificate was altered")
-        margins = [proven_margin(self.metric, 0 * self.metric)]
-        still = IncrementalForm.of(system, np.zeros(system.nu, bool))
-        margins.append(
-            stage_margin(still, self.rate**2 * self.metric, np.zeros(0), self.multipliers, self.metric, False)
+    def _prove(self, system: LureSystem, room: float) -> float:
+        return prove_contraction(
+            system, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room
         )
-        for c, (gain, lam) in enumerate(zip(self.input_gain, self.input_multipliers, strict=True)):
-            one = _channel(system, c)
-            margins.append(stage_margin(one, np.zeros((0, 0)), np.array([gain**2]), lam, self.metric, False))
-        margin = float(min(margins))
-        if not margin > 0:
-            raise CertificationError("the contraction inequality is not proven: certify again", margin=margin)
-        return margin
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""
@@ -181,9 +156,8 @@ def certify_contraction(
     # Near the best rate the metric may be stretched too far for a proof in float64.
     for slower in (0.0,) if rate is not None else (0.0, 0.01, 0.1):
         slow = replace(point, s=point.s + slower * (1 - point.s))
-        draft = _with_metric(system, slow, inputs, outputs, np.sqrt(slow.s) if rate is None else rate)
         try:
-            return replace(draft, margin=draft.verify(system))
+            return _with_metric(system, slow, inputs, outputs, np.sqrt(slow.s) if rate is None else rate).issue(system)
         except CertificationError as error:
             failure = error
     raise failure
@@ -198,34 +172,37 @@ def _with_metric(
     seen = float(np.trace(np.linalg.solve(point.metric, floor))) / system.nx
     floor = floor + 1e-4 * max(seen, 1e-12) * point.metric
     still = IncrementalForm.of(system, np.zeros(system.nu, bool))
-    channels = [_channel(system, c) for c in range(system.nu)]
+    channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     P, lam, lams = metric_for_inputs(still, channels, point, inputs, floor)
-    gains, used = _input_gains(channels, P, lams, lam)
+    gains, used = smallest_input_gains(channels, P, lams, lam)
     return ContractionCertificate(
         system_digest=system.digest, method="barrier", solver_status="", margin=0.0, versions=current_versions(),
         rate=float(rate), metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
     )  # fmt: skip
 
 
-def _channel(system: LureSystem, c: int) -> IncrementalForm:
-    use = np.zeros(system.nu, bool)
-    use[c] = True
-    return IncrementalForm.of(system, use).at_equal_states()
+def smallest_input_gains(
+    channels: list[IncrementalForm], P: Array, multipliers: Array, fallback: Array
+) -> tuple[Array, Array]:
+    """The least gains (nu,) found to be proven by multiples of the multipliers (nu, nv) or of ``fallback``, and those.
 
-
-def _input_gains(channels: list[IncrementalForm], P: Array, multipliers: Array, fallback: Array) -> tuple[Array, Array]:
-    """Gains (nu,) that the multipliers (nu, nv) prove; where those fail, the ones of the contraction inequality."""
-    gains, used = [], []
-    for form, own in zip(channels, multipliers, strict=True):
-        for lam in (np.maximum(own, 1e-9 * own.max(initial=0.0)), fallback):
-            G = form.T.T @ P @ form.T + form.multiplier_form(lam)
-            if not form.nv:
-                break
-            factor, info = lapack.dpotrf(-G[1:, 1:], lower=1)
-            if info == 0:
-                break
-        through = lapack.dtrtrs(factor, G[1:, :1], lower=1)[0] if form.nv else np.zeros(1)
-        square = float(G[0, 0] + (through**2).sum()) * (1 + 1e-9) + 1e3 * UNIT * float(np.abs(G).max())
-        gains.append(np.sqrt(max(square, 0.0)))
-        used.append(lam)
-    return np.array(gains), np.array(used).reshape(len(channels), len(fallback))
+    Raises:
+        CertificationError: None of them proves a gain.
+    """
+    gains, used = np.full(len(channels), np.inf), np.tile(fallback, (len(channels), 1))
+    for c, (form, own) in enumerate(zip(channels, multipliers, strict=True)):
+        if not (form.T[:, 0].any() or form.N[:, 0].any()):
+            gains[c] = 0.0
+            continue
+        for lam in (np.maximum(own, 1e-9 * own.max(initial=0.0)), *(m * fallback for m in _MULTIPLES)):
+            square = schur_top(form.T.T @ P @ form.T + form.multiplier_form(lam))
+            for inflation in (1e-9, 1e-6, 1e-3, 0.1):
+                gain = float(np.sqrt(max(square, 1e-300)) * (1 + inflation))
+                if not gain < gains[c]:
+                    break
+                if input_margin(form, P, gain, lam, PROOF_ROOM) > 0:
+                    gains[c], used[c] = gain, lam
+                    break
+    if not np.isfinite(gains).all():
+        raise CertificationError("this metric and these multipliers prove no bound on what the inputs do to the state")
+    return gains, used

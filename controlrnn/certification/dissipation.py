@@ -10,17 +10,16 @@ output-strict variants are choices of Q, S, R.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
-from controlrnn.certification.incremental import IncrementalForm, inequality_margin
-from controlrnn.certification.psd import proven_margin
+from controlrnn.certification.proof.stationary import prove_dissipation
 from controlrnn.checks import Array, as_array, read_only
-from controlrnn.errors import CertificationError, SettingError
+from controlrnn.errors import SettingError
 from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import LureSystem
 
@@ -92,38 +91,15 @@ class DissipationCertificate(Certificate):
             rate=float(rate), metric=0.5 * (P + P.T), multipliers=as_array("multipliers", multipliers, (system.nv,)),
             **claim,
         )  # fmt: skip
-        return replace(certificate, margin=certificate.verify(system))
+        return certificate.issue(system)
 
     def storage(self, dx: Array) -> float:
         """The stored difference |dx|_P^2 of two states that differ by ``dx`` (nx,): what the supply has to cover."""
         return float(dx @ self.metric @ dx)
 
-    def _prove(self, system: LureSystem) -> float:
-        if not 0 < self.rate <= 1 or not np.array_equal(self.metric, self.metric.T):
-            raise CertificationError(f"rate must lie in (0, 1] and metric be symmetric, got rate {self.rate}")
-        if (self.multipliers < 0).any():
-            raise CertificationError("multipliers must be >= 0: the certificate was altered")
-        shapes = {
-            "metric": (system.nx, system.nx), "multipliers": (system.nv,),
-            "Q": (system.ny, system.ny), "S": (system.nu, system.ny), "R": (system.nu, system.nu),
-        }  # fmt: skip
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise CertificationError(f"{name} must have shape {shape}, got {getattr(self, name).shape}")
-        margin = min(proven_margin(self.metric, 0 * self.metric), self._inequality(system))
-        if not margin > 0:
-            raise CertificationError("the dissipation inequality is not proven: certify again", margin=margin)
-        return float(margin)
-
-    def _inequality(self, system: LureSystem) -> float:
-        form = IncrementalForm.of(system)
-        P, lam, n, nu = self.metric, self.multipliers, form.nx, form.nu
-        pick = np.zeros((nu, form.nz))
-        pick[:, n : n + nu] = np.eye(nu)
-        z = np.vstack([form.Y, pick])
-        supply = np.block([[self.Q, self.S.T], [self.S, self.R]])
-        kept = form.supply(self.rate**2 * P, np.zeros(nu))
-        return inequality_margin(form, kept, [(z, supply, 1.0), (form.T, P, -1.0)], lam)
+    def _prove(self, system: LureSystem, room: float) -> float:
+        supply = self.Q, self.S, self.R
+        return prove_dissipation(system, self.rate, self.metric, self.multipliers, supply, room=room)
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""

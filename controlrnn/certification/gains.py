@@ -17,14 +17,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from controlrnn.certification import figures, incremental
-from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
+from controlrnn.certification import figures
+from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions
 from controlrnn.certification.families import Family, Problem
-from controlrnn.certification.incremental import IncrementalForm, stage_margin
 from controlrnn.certification.input_error import InputError
+from controlrnn.certification.proof.enclosure import times_up
+from controlrnn.certification.proof.horizon import gain_margins, prove_gains
+from controlrnn.certification.proof.incremental import IncrementalForm, schur_top
+from controlrnn.certification.proof.structure import reaching
 from controlrnn.certification.search import Search, best_family, issued_bounds, tail_for
-from controlrnn.checks import Array, count, positive, read_only
+from controlrnn.checks import Array, positive, read_only
 from controlrnn.errors import CertificationError
 from controlrnn.records import Count, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
@@ -32,7 +36,7 @@ from controlrnn.systems import LureSystem
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_INFLATION = 1 + 1e-9  # of the squared gains, so that the proof has room
+_INFLATIONS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)  # of the gains, so that the proof has room
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,9 +89,10 @@ class GainCertificate(Certificate):
         """
         radius = positive("initial_radius", initial_radius, what="a number >= 0", zero=True)
         error = InputError.of(input_radius, self.inputs.shape[2])
-        return np.asarray((self.initial * radius + error.added(self.inputs)) * (1 + 1e-12))
+        total = times_up(self.initial, radius) + error.added(self.inputs)
+        return np.where(total == 0, 0.0, np.nextafter(total, np.inf))
 
-    def _prove(self, system: LureSystem) -> float:
+    def _prove(self, system: LureSystem, room: float) -> float:
         K = self.horizon + 1
         shapes = {
             "initial": (K, system.ny), "inputs": (K, system.ny, system.nu),
@@ -99,33 +104,16 @@ class GainCertificate(Certificate):
                 raise CertificationError(
                     f"{name} must have shape {shape} and entries >= 0: the certificate was altered"
                 )
-        if sorted(f.row for f in self.families) != list(range(system.ny)):
-            raise CertificationError("every output needs exactly one family of multipliers")
-        problem = Problem(system, self.horizon, 1.0, self.metric, 0.0)
-        channels = _channels(system)
-        margin = np.inf
-        for family in self.families:
-            bounds, family_margin = problem.prove(family)
-            margin = min(margin, family_margin)
-            if not (bounds <= self.initial[:, family.row]).all():
-                lag = int(np.argmin(bounds <= self.initial[:, family.row]))
-                raise CertificationError(
-                    f"the gain {self.initial[lag, family.row]:.17g} from the initial state at lag {lag} on output "
-                    f"{family.row} is not proven: its multipliers give {bounds[lag]:.17g}; certify again"
-                )
-            P = problem.storages(family)
-            for lag in range(K):
-                before = P[lag - 1] if lag else np.zeros((0, 0))
-                for c, form in enumerate(channels):
-                    gain = np.array([self.inputs[lag, family.row, c] ** 2])
-                    terminal = form.Y[[family.row]] if not lag else before
-                    mu = self.input_multipliers[lag, family.row, c]
-                    margin = min(margin, stage_margin(form, np.zeros((0, 0)), gain, mu, terminal, not lag))
-                    if not margin > 0:
-                        raise CertificationError(
-                            f"the gain of input {c} at lag {lag} on output {family.row} is not proven", margin=margin
-                        )
-        return float(margin)
+        initial, margin = prove_gains(
+            system, self.horizon, self.metric, self.families, self.input_multipliers, self.inputs, room=room
+        )
+        if not (initial <= self.initial).all():
+            lag, row = (int(n) for n in np.argwhere(~(initial <= self.initial))[0])
+            raise CertificationError(
+                f"the gain {self.initial[lag, row]:.17g} from the initial state at lag {lag} on output {row} is not "
+                f"proven: its multipliers give {initial[lag, row]:.17g}; certify again"
+            )
+        return margin
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""
@@ -171,54 +159,56 @@ def certify_gains(
         CertificationError: No gains could be proven.
     """
     problem = Problem(system, horizon, 1.0, metric, 0.0)
-    K, channels = count("horizon", horizon, least=0) + 1, _channels(system)
-    initial = np.empty((K, system.ny))
-    inputs = np.empty((K, system.ny, system.nu))
-    multipliers = np.empty((K, system.ny, system.nu, system.nv))
+    K = problem.horizon + 1
+    initial, inputs = np.empty((K, system.ny)), np.zeros((K, system.ny, system.nu))
+    multipliers = np.zeros((K, system.ny, system.nu, system.nv))
     families, tail = [], tail_for(problem)
     for row in range(system.ny):
         family = best_family(Search(problem, row, tail), iterations)
         families.append(family)
-        initial[:, row] = issued_bounds(problem, family)
-        P = problem.storages(replace(family, padding=2 * family.padding))  # see `issued_bounds`
-        for lag in range(K):
-            for c, form in enumerate(channels):
-                demand = form.Y[[row]].T @ form.Y[[row]] if not lag else form.T.T @ P[lag - 1] @ form.T
-                # Multipliers for which the storage exists bound a step from equal states too.
-                gain, mu = smallest_gain(form, demand, family.multipliers[lag])
-                inputs[lag, row, c], multipliers[lag, row, c] = gain, mu
+        states, reached = reaching(system, row, K)
+        initial[:, row] = np.where(states.any(axis=1), issued_bounds(problem, family), 0.0)
+        P = np.array(problem.storages(replace(family, padding=2 * family.padding)))  # see `issued_bounds`
+        for c in range(system.nu):
+            lags = np.flatnonzero(reached[:, c])
+            found = [_least_gain(system, row, c, P[lag - 1] if lag else None, family.multipliers[lag]) for lag in lags]
+            multipliers[lags, row, c] = np.array([mu for _, mu in found]).reshape(len(lags), system.nv)
+            least = np.zeros(K)
+            least[lags] = [gain for gain, _ in found]
+            inputs[:, row, c] = _issued(system, row, c, P, multipliers[:, row, c], least, lags)
     certificate = GainCertificate(
         system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
         horizon=K - 1, metric=problem.metric, initial=initial, inputs=inputs, families=tuple(families),
         input_multipliers=multipliers,
     )  # fmt: skip
-    return replace(certificate, margin=certificate.verify(system))
+    return certificate.issue(system)
 
 
-def smallest_gain(form: IncrementalForm, demand: Array, multipliers: Array) -> tuple[float, Array]:
-    """The smallest proven gain of a single input at equal states, over multiples of given multipliers.
+def _least_gain(system: LureSystem, row: int, channel: int, P: Array | None, multipliers: Array) -> tuple[float, Array]:
+    """The smallest gain of one input at one lag over multiples of given multipliers, and those; not proven.
 
-    Args:
-        form: A form `at_equal_states` with one input.
-        demand: H, shape (1 + nv, 1 + nv).
-        multipliers: Shape (nv,), feasible at least when multiplied by a large number.
-
-    Returns:
-        The gain (a little inflated), and the multipliers that prove it, shape (nv,).
+    Multipliers for which a storage exists bound a step from equal states too.
     """
-    best, chosen = np.inf, multipliers
-    for factor in 2.0 ** np.arange(-6, 7):
-        lam = factor * multipliers
-        G = demand + form.multiplier_form(lam)
-        square = incremental.schur_top(G)
-        if square < best:
-            best, chosen = square, lam
-    if not np.isfinite(best):
+    form = IncrementalForm.of_input(system, channel)
+    demanded = form.Y[[row]].T @ form.Y[[row]] if P is None else form.T.T @ P @ form.T
+    candidates = [factor * multipliers for factor in 2.0 ** np.arange(-6, 7)]
+    squares = [schur_top(demanded + form.multiplier_form(lam)) for lam in candidates]
+    best = int(np.argmin(squares))
+    if not np.isfinite(squares[best]):
         raise CertificationError("no gain from an input could be proven: the multipliers do not exist at equal states")
-    size = float(np.abs(demand).max()) + float(np.abs(form.multiplier_form(chosen)).max())
-    return float(np.sqrt(best * _INFLATION + 1e-12 * size)), chosen
+    return float(np.sqrt(max(squares[best], 1e-290))), candidates[best]
 
 
-def _channels(system: LureSystem) -> list[IncrementalForm]:
-    eye = np.eye(system.nu, dtype=bool)
-    return [IncrementalForm.of(system, eye[c]).at_equal_states() for c in range(system.nu)]
+def _issued(
+    system: LureSystem, row: int, channel: int, P: Array, mu: Array, least: Array, lags: NDArray[np.intp]
+) -> Array:
+    """The gains (K,) a little above the ``least`` ones that pass their proof at these lags, zero elsewhere."""
+    gains = np.zeros(len(least))
+    rest = lags
+    for inflation in _INFLATIONS:
+        gains[rest] = least[rest] * (1 + inflation)
+        margins = gain_margins(system, row, channel, P, mu, gains, room=PROOF_ROOM)[rest]
+        rest = rest[~(margins > 0)]
+        if not len(rest):
+            return gains
+    raise CertificationError(f"no gain of input {channel} on output {row} could be proven", margin=float(margins.min()))

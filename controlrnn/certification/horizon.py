@@ -12,18 +12,25 @@ Xue et al., CDC 2022 (arXiv 2204.00846).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from controlrnn.certification import figures, sdp
-from controlrnn.certification.certificate import Certificate, bounds_at_a_glance, certificate_schema, current_versions
+from controlrnn.certification.certificate import (
+    Certificate,
+    bounds_at_a_glance,
+    boxes_of,
+    certificate_schema,
+    current_versions,
+)
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.gains import GainCertificate
 from controlrnn.certification.input_error import InputError
+from controlrnn.certification.proof.horizon import HorizonInequality
+from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.search import Search, families_for, issued_bounds, tail_for
-from controlrnn.certification.slopes import Box
 from controlrnn.checks import Array, Choice, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
@@ -94,30 +101,29 @@ class HorizonCertificate(Certificate):
         for name in ("metric", "input_radius", "input_range", "state_range", "bounds"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
-    def _prove(self, system: LureSystem) -> float:
-        proven, margin = np.full(self.bounds.shape, np.inf), np.inf
-        if self.bounds.shape != (self.horizon + 1, system.ny):
-            raise CertificationError(f"bounds must have shape {(self.horizon + 1, system.ny)}, got {self.bounds.shape}")
+    def _prove(self, system: LureSystem, room: float) -> float:
+        proven, margin = np.full((self.horizon + 1, system.ny), np.inf), np.inf
+        if self.bounds.shape != proven.shape:
+            raise CertificationError(f"bounds must have shape {proven.shape}, got {self.bounds.shape}")
         error = InputError.of(self.input_error, system.nu)
-        if not (self.input_radius <= error.covered_box(self.horizon)).all():
-            raise CertificationError(
-                "input_radius must be that of a box within input_error: the certificate was altered"
-            )
-        boxes = _boxes(self.input_range, self.state_range)
-        problems: dict[bool, Problem] = {}
+        if not np.array_equal(self.input_radius, error.covered_box(self.horizon)):
+            raise CertificationError("input_radius must be that of the largest box within input_error: altered")
+        boxes = boxes_of(self.input_range, self.state_range)
+        # The claim, not the multipliers, says whether inputs may be taken for states.
+        inequalities: dict[bool, HorizonInequality] = {}
         for family in self.families:
-            lifted = family.shares.size > 0
-            if lifted not in problems:
-                problems[lifted] = Problem(
+            lifted = error.is_state and family.shares.size > 0
+            if lifted not in inequalities:
+                inequalities[lifted] = HorizonInequality(
                     system, self.horizon, self.initial_radius, self.metric, error, boxes=boxes, lifted=lifted
                 )
-            bounds, family_margin = problems[lifted].prove(family)
+            bounds, family_margin = inequalities[lifted].prove(family, room=room)
             proven[:, family.row] = np.minimum(proven[:, family.row], bounds)
             margin = min(margin, family_margin)
         if self.gains is not None:
             if self.gains.horizon != self.horizon or not np.array_equal(self.gains.metric, self.metric):
                 raise CertificationError("the gains are of another horizon or metric: the certificate was altered")
-            margin = min(margin, self.gains.verify(system))
+            margin = min(margin, self.gains._proven(system, room))
             proven = np.minimum(proven, self.gains.bounds(self.initial_radius, error))
         if not (proven <= self.bounds).all():
             k, i = (int(n) for n in np.argwhere(~(proven <= self.bounds))[0])
@@ -184,7 +190,7 @@ def certify_horizon(
         raise SettingError("input_range and state_range must be given together: intervals need both")
     ends = [np.zeros((2, 0)) if box is None else np.array(box, dtype=np.float64) for box in (input_range, state_range)]
     error = InputError.of(input_radius, system.nu)
-    arguments: dict[str, Any] = {"boxes": _boxes(*ends)}
+    arguments: dict[str, Any] = {"boxes": boxes_of(*ends)}
     problem = Problem(system, horizon, initial_radius, metric, error, **arguments)
     problems = [problem]
     if error.is_state and error.b.any():
@@ -218,11 +224,7 @@ def certify_horizon(
         input_radius=error.covered_box(problem.horizon), input_error=error, input_range=ends[0], state_range=ends[1],
         bounds=bounds, families=tuple(families), gains=gains,
     )  # fmt: skip
-    return replace(certificate, margin=certificate.verify(system))
-
-
-def _boxes(inputs: Array, states: Array) -> tuple[Box, Box] | None:
-    return ((inputs[0], inputs[1]), (states[0], states[1])) if inputs.size or states.size else None
+    return certificate.issue(system)
 
 
 def _by_sdp(

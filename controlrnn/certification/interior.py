@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.riccati import Goal, Pair, Task, minimise, stage_of
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError

@@ -18,7 +18,8 @@ import numpy as np
 from controlrnn.certification import figures
 from controlrnn.certification.certificate import FORMAT_VERSION
 from controlrnn.certification.dissipation import DissipationCertificate
-from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.proof.incremental import IncrementalForm
+from controlrnn.certification.proof.stationary import gain_supply
 from controlrnn.certification.stationary import contract, least_gain
 from controlrnn.checks import Array, scales
 from controlrnn.errors import CertificationError, SettingError
@@ -71,17 +72,17 @@ class L2GainCertificate(DissipationCertificate):
             gamma=float(gamma), input_scale=input_scale, output_scale=output_scale,
         )  # fmt: skip
 
-    def _prove(self, system: LureSystem) -> float:
-        if not (self.gamma > 0 and (self.input_scale > 0).all() and (self.output_scale > 0).all()):
+    def _prove(self, system: LureSystem, room: float) -> float:
+        if not (0 < self.gamma < np.inf and (self.input_scale > 0).all() and (self.output_scale > 0).all()):
             raise CertificationError("gamma and the scales must be positive: the certificate was altered")
-        if len(self.input_scale) != system.nu or len(self.output_scale) != system.ny:
+        if self.input_scale.shape != (system.nu,) or self.output_scale.shape != (system.ny,):
             raise CertificationError(
                 "the scales must have one number per input and output: the certificate was altered"
             )
         expected = gain_supply(self.gamma, self.input_scale, self.output_scale)
         if not all(np.array_equal(a, b) for a, b in zip(expected, (self.Q, self.S, self.R), strict=True)):
             raise CertificationError("the supply does not belong to gamma and the scales: the certificate was altered")
-        return super()._prove(system)
+        return super()._prove(system, room)
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""
@@ -139,9 +140,7 @@ def certify_l2_gain(
     inputs, outputs = scales("input_scale", input_scale, system.nu), scales("output_scale", output_scale, system.ny)
     form = IncrementalForm.of(system)
     unit = np.concatenate([np.ones(form.nx), inputs, np.ones(form.nv)])
-    form = replace(
-        form, T=form.T * unit, Y=form.Y * unit / outputs[:, None], lower=form.lower * unit, upper=form.upper * unit
-    )
+    form = replace(form, T=form.T * unit, Y=form.Y * unit / outputs[:, None], N=form.N * unit)
     try:
         start = contract(form, 1.0)
     except CertificationError as error:
@@ -174,9 +173,3 @@ def gains_at_rest(system: LureSystem, input_scale: Array, output_scale: Array) -
     circle = np.exp(1j * frequency)[:, None, None] * np.eye(system.nx)
     response = C @ np.linalg.solve(circle - A, np.broadcast_to(B, (len(frequency), *B.shape)).astype(complex)) + D
     return frequency, np.asarray(np.linalg.norm(response, 2, axis=(1, 2)))
-
-
-def gain_supply(gamma: float, input_scale: Array, output_scale: Array) -> tuple[Array, Array, Array]:
-    """(Q, S, R) of a gain bound, in physical units, scales (nu,) and (ny,)."""
-    Q = -np.diag(output_scale**-2.0) / gamma
-    return Q, np.zeros((len(input_scale), len(output_scale))), gamma * np.diag(input_scale**-2.0)

@@ -4,7 +4,7 @@
 
 (Hamelbeck & Schiffer 2025, arXiv 2509.17898, whose networks have no input at the last step; with diagonal multipliers,
 which are the valid ones.) One number for states and inputs of different units: for tightening use `certify_horizon`.
-With known boxes of inputs and initial states the slopes are those of `controlrnn.certification.slopes`.
+With known boxes of inputs and initial states the slopes are those of `controlrnn.certification.proof.slopes`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.certification import figures, incremental
-from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
-from controlrnn.certification.incremental import IncrementalForm, largest_ratio, stage_margin
+from controlrnn.certification import figures
+from controlrnn.certification.certificate import Certificate, boxes_of, certificate_schema, current_versions
 from controlrnn.certification.interior import interior
+from controlrnn.certification.proof.horizon import prove_lipschitz
+from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, storages
+from controlrnn.certification.proof.intervals import local_slopes
+from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.riccati import Goal, Pair, Task, minimise
-from controlrnn.certification.slopes import Box, local_slopes
+from controlrnn.certification.search import PADDINGS, SHARES
 from controlrnn.certification.stationary import contract, least_peak
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
@@ -33,8 +36,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
-_SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
-_PADDING = 1e-11
 _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
 
 
@@ -47,6 +48,7 @@ class LipschitzCertificate(Certificate):
         constant: L.
         multipliers: Shape (N + 1, nv), by steps to go.
         rho: Shape (N + 1, nu).
+        padding: Relative enlargement of the storages, which leaves room for the proof.
         input_range: Ends of the box that inputs stay in, shape (2, nu); (2, 0) where anything is allowed.
         state_range: Ends of the box that initial states stay in, shape (2, nx); (2, 0) likewise.
     """
@@ -63,13 +65,14 @@ class LipschitzCertificate(Certificate):
             "multipliers": Numbers("N + 1", "nv", least=0.0), "rho": Numbers("N + 1", "nu", least=0.0),
             "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
         },
-        meta={"horizon": Count(size="N"), "constant": Number(least=0.0)},
+        meta={"horizon": Count(size="N"), "constant": Number(least=0.0), "padding": Number(least=0.0, below=1.0)},
     )  # fmt: skip
 
     horizon: int
     constant: float
     multipliers: Array
     rho: Array
+    padding: float
     input_range: Array
     state_range: Array
 
@@ -77,30 +80,16 @@ class LipschitzCertificate(Certificate):
         for name in ("multipliers", "rho", "input_range", "state_range"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
-    def _prove(self, system: LureSystem) -> float:
-        K = self.horizon + 1
-        lam, rho = self.multipliers, self.rho
-        if lam.shape != (K, system.nv) or rho.shape != (K, system.nu) or (lam < 0).any() or (rho < 0).any():
-            raise CertificationError("multipliers must be >= 0 and have one row per step: the certificate was altered")
-        boxed = self.input_range.size > 0
-        boxes = (
-            ((self.input_range[0], self.input_range[1]), (self.state_range[0], self.state_range[1])) if boxed else None
-        )
-        form = _form(system, self.horizon, boxes)
-        P, found = incremental.storages(form, form.Y.T @ form.Y, lam, rho, _PADDING)
-        if found < K:
-            raise CertificationError(f"stage {found} has no storage for these multipliers", margin=-1.0)
-        margin = min(stage_margin(form, P[j], rho[j], lam[j], P[j - 1] if j else form.Y, not j) for j in range(K))
-        if not margin > 0:
-            raise CertificationError("the proof fails at a stage: certify again", margin=margin)
-        square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
-        if not np.sqrt(square) * (1 + 1e-12) <= self.constant:
+    def _prove(self, system: LureSystem, room: float) -> float:
+        constant, margin = prove_lipschitz(
+            system, self.horizon, self.multipliers, self.rho, self.padding,
+            boxes_of(self.input_range, self.state_range), room=room,
+        )  # fmt: skip
+        if not constant <= self.constant:
             raise CertificationError(
-                f"the constant {self.constant:.17g} is not proven: its multipliers give {np.sqrt(square):.17g}; "
-                "certify again",
-                margin=margin,
+                f"the constant {self.constant:.17g} is not proven: its multipliers give {constant:.17g}", margin=margin
             )
-        return float(margin)
+        return margin
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""
@@ -167,20 +156,20 @@ def certify_lipschitz(
             break
     stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
     failure: CertificationError | None = None
-    for share in _SHARES:
+    for share, padding in zip(SHARES, PADDINGS, strict=True):
         lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
         # Twice the padding: other machines round differently (see `search.issued_bounds`).
-        P, stages = incremental.storages(form, task.terminal, lam, rho, 2 * _PADDING)
+        P, stages = storages(form, task.terminal, lam, rho, 2 * padding)
         if stages < K:
             continue
         square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
         candidate = LipschitzCertificate(
             system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
-            horizon=horizon, constant=float(np.sqrt(square)) * ROOM, multipliers=lam, rho=rho,
+            horizon=horizon, constant=float(np.sqrt(square)) * ROOM, multipliers=lam, rho=rho, padding=padding,
             input_range=stored[0], state_range=stored[1],
         )  # fmt: skip
         try:
-            return replace(candidate, margin=candidate.verify(system))
+            return candidate.issue(system)
         except CertificationError as error:
             failure = error
     raise failure or CertificationError("no multipliers were found for which every stage exists")

@@ -1,4 +1,4 @@
-"""The search for the passes that bound what is around a trajectory (`controlrnn.certification.tube`).
+"""The search for the passes that bound what is around a trajectory (`controlrnn.certification.proof.tube`).
 
 For given weights Lambda of the ellipsoid X+ that a step leads to, the best multipliers of that step minimise
 tr(Lambda X+), which is convex; and the weights that make the greedy choice of every step the best one for what comes
@@ -14,12 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import lapack
 
-from controlrnn.certification.families import Problem
-from controlrnn.certification.psd import UNIT, proven_margin
+from controlrnn.certification.proof.tube import Step, Tube, TubeClaim
 from controlrnn.certification.riccati import lbfgs
-from controlrnn.certification.tube import Step, Tube
-from controlrnn.checks import Array, as_array, count
-from controlrnn.errors import CertificationError
+from controlrnn.checks import Array
 from controlrnn.systems import LureSystem
 
 PADDINGS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5)  # relative enlargement of the ellipsoids, in the order tried
@@ -30,51 +27,10 @@ _SLOPES = 0.1  # weight of a neuron, whose difference decides on slopes, against
 _EVEN = 1e-4  # weight of every state, so that ellipsoids stay bounded where no output looks
 
 
-class Case:
-    """The checked arguments, and what is done with them."""
+class Case(TubeClaim):
+    """The claim of a tube, and the search for passes that prove it; arguments as `TubeClaim`."""
 
-    def __init__(
-        self, system: LureSystem, x0: Array, u: Array, radius: float, metric: Array | None,
-        input_radius: float | Array,
-    ) -> None:  # fmt: skip
-        self.u = as_array("u", u, ("N + 1", system.nu))
-        self.horizon = count("the number of inputs", len(self.u)) - 1
-        problem = Problem(system, self.horizon, radius, metric, input_radius)
-        self.system, self.radius, self.metric = system, problem.radius, problem.metric
-        self.input_radius, self.b = problem.input_radius, problem.b
-        self.x0 = as_array("x0", x0, (system.nx,))
-        self.start, self.start_margin = _covering(self.metric, self.radius)
-        self.steps = self.horizon + bool((system.D21 != 0).any())  # where neurons reach the outputs the last one counts
-
-    def prove(self, multipliers: Array, shares: Array, padding: float) -> tuple[Array, float]:
-        """Bounds (N + 1, ny) and the margin of passes with given multipliers."""
-        expected = (self.steps, self.system.nv), (self.steps, 1 + len(self.b))
-        if (multipliers.shape[1:], shares.shape[1:]) != expected or not len(multipliers) == len(shares) > 0:
-            raise CertificationError(
-                f"multipliers and shares must have shapes {expected} per pass, got {multipliers.shape} and "
-                f"{shares.shape}: the certificate was altered, or belongs to another number of steps"
-            )
-        if not (np.isfinite(multipliers).all() and (multipliers >= 0).all() and np.isfinite(shares).all()):
-            raise CertificationError("multipliers must be finite and >= 0: the certificate was altered")
-        if not (shares >= 0).all() or not 0 < padding < 1:
-            raise CertificationError("shares must be >= 0 and the padding in (0, 1): the certificate was altered")
-        margin, tube = min(self.start_margin, 1.0), None
-        for lam, share in zip(multipliers, shares, strict=True):
-            tube = self.run(lam, share, padding, tube)
-            margin = min(margin, tube.margin(share))
-        bounds = np.array(tube.bounds if tube is not None else [])
-        if not (margin > 0 and np.isfinite(bounds).all()):
-            raise CertificationError("the proof of the tube fails at a step: certify again", margin=margin)
-        return bounds, float(margin)
-
-    def run(self, multipliers: Array, shares: Array, padding: float, known: Tube | None) -> Tube:
-        """One pass with given multipliers."""
-        tube = Tube(self.system, self.x0, self.u, self.start, self.input_radius, known)
-        for k in range(self.horizon + 1):
-            tube.look()
-            if k < self.steps:
-                tube.advance(multipliers[k], shares[k], padding)
-        return tube
+    system: LureSystem
 
     def search(
         self,
@@ -91,7 +47,7 @@ class Case:
             near: Multipliers and shares to start from.
             iterations: Most iterations per step.
         """
-        tube, m = Tube(self.system, self.x0, self.u, self.start, self.input_radius, known), len(self.b)
+        tube, m = Tube(self.system, self.path, self.u, self.start, self.input_radius, known), len(self.b)
         multipliers, shares = np.empty((self.steps, self.system.nv)), np.empty((self.steps, 1 + m))
         theta = np.zeros(0)
         for k in range(self.horizon + 1):
@@ -139,23 +95,6 @@ class Case:
             if focus is None:
                 later = now + _SLOPES * (s.C1.T / np.maximum(step.d * s.nv**0.5, 1e-150) ** 2) @ s.C1
         return found[::-1]
-
-
-def _covering(metric: Array, radius: float) -> tuple[Array, float]:
-    """L with {dx' metric dx <= radius^2} inside of {L xi: |xi| <= 1}, shape (nx, nx), and the margin of its proof."""
-    if not radius:
-        return np.zeros_like(metric), np.inf
-    root = np.linalg.cholesky(metric)
-    exact = radius * np.linalg.inv(root).T
-    for inflation in 10.0 ** np.arange(-13, -1):
-        L = exact * (1 + inflation)
-        # L'metric L >= radius^2 I: whatever is outside of the ellipsoid is outside of the set.
-        rest = L.T @ metric @ L - radius**2 * np.eye(len(L))
-        size = np.abs(L).T @ np.abs(metric) @ np.abs(L)
-        margin = proven_margin(0.5 * (rest + rest.T), 3 * (len(L) + 4) * UNIT * (size + radius**2))
-        if margin > 0:
-            return L, margin
-    raise CertificationError("the metric is too badly scaled for a proof: rescale the states")
 
 
 def _even(system: LureSystem, rows: int) -> Array:

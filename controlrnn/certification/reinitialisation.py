@@ -1,8 +1,8 @@
 """What re-initialisation costs: the error of the state that a prediction starts from, and of the outputs that follow.
 
 Let x* be the model's state under the true inputs since the far past, and the recorded inputs off by at most d. With a
-contraction certificate (rate p, metric P, gains g), R0 from `controlrnn.certification.reachable`, and an innovation
-observer's own certificate (q, S, s) whose measurements differ from the model's outputs by at most r,
+contraction certificate (rate p, metric P, gains g), R0 from `proof.reachable`, and an innovation observer's own
+certificate (q, S, s) whose measurements differ from the model's outputs by at most r,
 
     washout of W steps   |x* - xhat|_P <= p^W R0 + (1 - p^W) / (1 - p) g'd
     running on           |x* - xhat|_P <= g'd / (1 - p)
@@ -23,8 +23,9 @@ from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.horizon import HorizonCertificate, certify_horizon
-from controlrnn.certification.incremental import largest_ratio
-from controlrnn.certification.reachable import settled_radius
+from controlrnn.certification.proof.enclosure import root_up, times_up
+from controlrnn.certification.proof.incremental import largest_ratio
+from controlrnn.certification.proof.reachable import settled_radius
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import published
@@ -35,7 +36,6 @@ from controlrnn.systems.observer import observer_system
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ROUNDING = 1 + 1e-9
 _SLOWER = 0.1  # of what is left to one
 
 
@@ -104,20 +104,20 @@ class ReinitialisationCertificate(Certificate):
 
     def washout_error(self, steps: int) -> float:
         """Radius, in the metric of `contraction`, that a washout of ``steps`` steps leaves."""
-        return self.contraction.error_after(steps, self.radius, self.input_error) * _ROUNDING
+        return self.contraction.error_after(steps, self.radius, self.input_error)
 
     @property
     def running_error(self) -> float:
         """Radius, in the metric of `contraction`, that running on since the far past leaves."""
-        return self.contraction.reachable_radius(self.input_error) * _ROUNDING
+        return self.contraction.reachable_radius(self.input_error)
 
     def observer_error(self, steps: int) -> float:
         """Radius, in the metric of `observer`, after ``steps`` steps. Raises SettingError without an observer."""
         if self.observer is None:
             raise SettingError("this certificate covers no observer: pass observer_gain to certify_reinitialisation")
-        first = np.sqrt(largest_ratio(self.observer.metric, self.contraction.metric)) * self.radius
+        first = times_up(root_up(largest_ratio(self.observer.metric, self.contraction.metric)), self.radius)
         errors = np.concatenate([self.input_error, self.residual_bound])
-        return self.observer.error_after(steps, float(first), errors) * _ROUNDING
+        return self.observer.error_after(steps, float(first), errors)
 
     def output_bounds(self, steps: int) -> Array:
         """Output errors (N + 1, ny) over the prediction horizon after a washout of ``steps`` <= `washout` steps."""
@@ -148,27 +148,32 @@ class ReinitialisationCertificate(Certificate):
         found = (W for W in range(self.washout + 1) if (self.output_bounds(W).max(axis=0) <= limit).all())
         return next(found, None)
 
-    def _prove(self, system: LureSystem) -> float:
+    def _prove(self, system: LureSystem, room: float) -> float:
         self._check_shapes(system)
-        margins = [self.contraction.verify(system)]
+        margins = [self.contraction._proven(system, room)]
         P, N = self.contraction.metric, self.horizon
-        needed = settled_radius(system, self.contraction, self.start, self.input_low, self.input_high)
-        if not needed <= self.radius:
+        needed = _settled(system, self.contraction, self.start, (self.input_low, self.input_high))
+        if not needed <= self.radius < np.inf:
             raise CertificationError(f"radius must be at least {needed:.17g}, got {self.radius:.17g}: certify again")
-        margins.append(self._covers(system, self.washed, P, self.radius, self.washout + N))
-        margins.append(self._covers(system, self.running, P, self.running_error, self.washout + N))
+        margins.append(self._covers(system, self.washed, P, self.radius, self.washout + N, room))
+        margins.append(self._covers(system, self.running, P, self.running_error, self.washout + N, room))
         if (self.observer is None) != (self.observed is None):
             raise CertificationError("observer and observed belong together: the certificate was altered")
         if self.observer is not None and self.observed is not None:
-            margins.append(self.observer.verify(observer_system(system, self.observer_gain)))
+            margins.append(self.observer._proven(observer_system(system, self.observer_gain), room))
             error = self.observer_error(self.washout)
-            margins.append(self._covers(system, self.observed, self.observer.metric, error, N))
+            margins.append(self._covers(system, self.observed, self.observer.metric, error, N, room))
         return float(min(margins))
 
     def _covers(
-        self, system: LureSystem, outputs: HorizonCertificate, metric: Array, radius: float, horizon: int
+        self, system: LureSystem, outputs: HorizonCertificate, metric: Array, radius: float, horizon: int, room: float
     ) -> float:
-        margin = outputs.verify(system)
+        """Margin of a certificate that has to hold for all states and inputs, this radius and these input errors."""
+        margin = outputs._proven(system, room)
+        if outputs.input_range.size or outputs.state_range.size:
+            raise CertificationError(
+                "a horizon certificate holds in boxes of inputs and states only, expected everywhere: certify again"
+            )
         if not (
             outputs.horizon == horizon and np.array_equal(outputs.metric, metric)
             and outputs.initial_radius >= radius and (outputs.input_radius >= self.input_error).all()
@@ -297,7 +302,7 @@ def certify_reinitialisation(
     if start is None:
         start = system.simulate(np.tile(0.5 * (low + high), (2000, 1)))[1][-1]
     start = as_array("start", start, (system.nx,))
-    radius = published(settled_radius(system, contraction, start, low, high))
+    radius = published(_settled(system, contraction, start, (low, high)))
 
     def outputs(steps: int, initial: float, metric: Array) -> HorizonCertificate:
         # From a little further away than this machine asks for: another one may ask for a little more.
@@ -305,7 +310,7 @@ def certify_reinitialisation(
             system, steps, initial_radius=published(initial), input_radius=errors, metric=metric, iterations=iterations
         )
 
-    still = contraction.reachable_radius(errors) * _ROUNDING
+    still = contraction.reachable_radius(errors)
     draft = ReinitialisationCertificate(
         system_digest=system.digest, method="contraction and horizon", solver_status="", margin=0.0,
         versions=current_versions(), washout=washout, horizon=horizon, start=start, input_low=low, input_high=high,
@@ -319,7 +324,13 @@ def certify_reinitialisation(
         own = certify_contraction(observing) if observer_contraction is None else observer_contraction
         draft = replace(draft, observer_gain=np.asarray(observer_gain, dtype=np.float64), observer=own)
         draft = replace(draft, observed=outputs(horizon, draft.observer_error(washout), own.metric))
-    return replace(draft, margin=draft.verify(system))
+    return draft.issue(system)
+
+
+def _settled(
+    system: LureSystem, contraction: ContractionCertificate, start: Array, input_range: tuple[Array, Array]
+) -> float:
+    return settled_radius(system, contraction.rate, contraction.metric, contraction.input_gain, start, input_range)
 
 
 def _errors(name: str, value: float | Array, n: int) -> Array:

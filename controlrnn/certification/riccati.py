@@ -25,7 +25,7 @@ from enum import Enum
 import numpy as np
 from scipy.linalg import lapack
 
-from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.kernels.storage_sweep import backward, forward

@@ -14,7 +14,7 @@ import cvxpy as cp
 import numpy as np
 import scipy.linalg
 
-from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.riccati import Task
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError

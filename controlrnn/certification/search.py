@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from controlrnn.certification import incremental
+from controlrnn.certification.certificate import PROOF_ROOM
 from controlrnn.certification.families import Family, Problem
-from controlrnn.certification.incremental import IncrementalForm
 from controlrnn.certification.interior import interior
+from controlrnn.certification.proof import incremental
 from controlrnn.certification.riccati import Pair, Task, minimise
 from controlrnn.certification.tail import Tail
 from controlrnn.checks import Array
@@ -33,8 +33,8 @@ _FINE = 2e-5  # where a search goes through them, it stops when 20 iterations ga
 _BACK = 0.3  # how far back inside the feasible set a search starts that follows another: on its boundary it gets stuck
 _SPREAD = 10  # steps that one optimisation looks at together
 # How far the multipliers are moved inside the feasible set, and how much the storages are enlarged, in the order tried.
-_SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
-_PADDINGS = (1e-11, 1e-11, 1e-11, 1e-10, 1e-10, 1e-9, 1e-9, 1e-8, 1e-7)
+SHARES = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+PADDINGS = (1e-11, 1e-11, 1e-11, 1e-10, 1e-10, 1e-9, 1e-9, 1e-8, 1e-7)
 
 
 class Search:
@@ -57,7 +57,7 @@ class Search:
             # Stage after stage a small loss adds up over hundreds: soon the stationary multipliers do better.
             few = replace(task, weights=task.weights[:_GREEDY], state_weights=task.state_weights[:_GREEDY])
             found, terminal = interior(few), problem.terminal(row)[1]
-            P, _ = incremental.storages(problem.form, terminal, *found, padding=_PADDINGS[-1])
+            P, _ = incremental.storages(problem.form, terminal, *found, padding=PADDINGS[-1])
             self.inside = self.tail.extend(P[-1], found, self.head)
 
     def at(self, step: int) -> Array:
@@ -112,11 +112,11 @@ class Search:
             CertificationError: The proof does not even pass at the point inside.
         """
         best, family, failure = np.inf, None, CertificationError("no multipliers")
-        for share, padding in zip(_SHARES, _PADDINGS, strict=True):
+        for share, padding in zip(SHARES, PADDINGS, strict=True):
             lam, rho = self.back(found, share)
             try:
                 candidate = self.problem.family(self.row, *self._extended((lam, rho)), padding)
-                self.problem.prove(candidate)
+                self.problem.prove(candidate, room=PROOF_ROOM)
                 candidate = replace(candidate, padding=2 * padding)  # other machines round differently
                 last = float(issued_bounds(self.problem, candidate)[-1])
             except CertificationError as error:
@@ -146,7 +146,7 @@ class Search:
         L = np.linalg.cholesky(problem.metric if self.tail is None else self.tail.metric)  # xi = L' dx
         back = np.eye(f.nz)
         back[: f.nx, : f.nx] = np.linalg.inv(L.T)
-        local = IncrementalForm(L.T @ f.T @ back, f.Y @ back, f.lower @ back, f.upper @ back, f.nx, f.nu)
+        local = f.in_coordinates(np.asarray(L.T), back)
         through = local.T[:, f.nx + f.nu :], local.upper[:, f.nx : f.nx + f.nu]
         push = np.linalg.norm(local.T[:, f.nx : f.nx + f.nu] @ problem.b)
         push += np.linalg.norm(through[0], 2) * np.linalg.norm(through[1] @ problem.b) if f.nv and f.nu else 0.0
@@ -168,7 +168,7 @@ class Search:
         if self.tail is None:
             return found
         form, terminal = self.problem.form, self.problem.terminal(self.row)[1]
-        P, stages = incremental.storages(form, terminal, *found, padding=_PADDINGS[-1])
+        P, stages = incremental.storages(form, terminal, *found, padding=PADDINGS[-1])
         if stages < self.head:
             raise CertificationError(f"stage {stages} of output {self.row} has no storage for these multipliers")
         return self.tail.extend(P[-1], found, self.stages)
@@ -189,7 +189,8 @@ def issued_bounds(problem: Problem, family: Family) -> Array:
         CertificationError: The wider storages prove nothing.
     """
     wider = replace(family, padding=2 * family.padding)
-    return np.asarray(np.maximum(problem.prove(family)[0], problem.prove(wider)[0]) * ROOM)
+    proven = problem.prove(family, room=PROOF_ROOM)[0]
+    return np.asarray(np.maximum(proven, problem.prove(wider, room=PROOF_ROOM)[0]) * ROOM)
 
 
 def tail_for(problem: Problem) -> Tail | None:

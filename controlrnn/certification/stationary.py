@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.linalg import matrix_balance
 
 from controlrnn.certification.barrier import Block, Program, Term
-from controlrnn.certification.incremental import IncrementalForm, smallest_storage
 from controlrnn.certification.interior import neuron_weights, reach
+from controlrnn.certification.proof.incremental import IncrementalForm, smallest_storage
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 
@@ -199,9 +199,7 @@ def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) 
 
 def without_inputs(form: IncrementalForm) -> IncrementalForm:
     """The form with equal inputs: their columns are dropped."""
-    keep = np.r_[0 : form.nx, form.nx + form.nu : form.nz]
-    maps = (form.T[:, keep], form.Y[:, keep], form.lower[:, keep], form.upper[:, keep])
-    return IncrementalForm(*maps, form.nx, 0)
+    return form.through(np.r_[0 : form.nx, form.nx + form.nu : form.nz], form.nx, 0)
 
 
 def _state_sizes(form: IncrementalForm) -> Array:

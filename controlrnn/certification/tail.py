@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
-from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.riccati import Pair
 from controlrnn.certification.stationary import contract
 from controlrnn.checks import Array

@@ -1,6 +1,6 @@
 """What a model promises by construction, as plain numbers that a verifier can check without trusting the model.
 
-With the metric P, the multipliers lambda of the neurons (as in `controlrnn.certification.incremental`) and the supply
+With the metric P, the multipliers lambda of the neurons (as in `certification.proof.incremental`) and the supply
 s(du, dy) = dy'Q dy + 2 du'S dy + du'R du, any two trajectories satisfy
 
     |dx+|_P^2 <= rate^2 |dx|_P^2 + s(du, dy)        and, where Q <= 0, contract with the same rate at equal inputs.

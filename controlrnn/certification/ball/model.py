@@ -27,7 +27,7 @@ from controlrnn.certification.ball.arithmetic import (
     row,
     symmetric,
 )  # fmt: skip
-from controlrnn.certification.slopes import local_slopes
+from controlrnn.certification.proof.intervals import local_slopes
 from controlrnn.checks import Array
 from controlrnn.systems import Activation, LureSystem
 

@@ -37,7 +37,7 @@ from controlrnn.certification.ball.arithmetic import (
 )  # fmt: skip
 from controlrnn.certification.ball.horizon import holds, semidefinite_metric
 from controlrnn.certification.passes import Case
-from controlrnn.certification.tube import Step as Suggestion
+from controlrnn.certification.proof.tube import Step as Suggestion
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import LureSystem

@@ -7,7 +7,7 @@ import pytest
 from random_systems import random_elman, random_system
 
 from controlrnn.certification import attack_around, certify_around, certify_horizon
-from controlrnn.certification.slopes import secant_slopes
+from controlrnn.certification.proof.slopes import secant_slopes
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.systems import Activation
 from controlrnn.systems.ops import NUMPY

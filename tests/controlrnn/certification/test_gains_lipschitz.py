@@ -5,7 +5,7 @@ import pytest
 from random_systems import random_elman, random_system
 
 from controlrnn.certification import certify_gains, certify_horizon, certify_lipschitz, local_slopes
-from controlrnn.certification.slopes import slopes_on
+from controlrnn.certification.proof.slopes import slopes_on
 from controlrnn.errors import SettingError
 from controlrnn.systems import Activation
 from controlrnn.systems.ops import NUMPY

@@ -7,7 +7,8 @@ import pytest
 from random_systems import random_elman, random_system
 
 from controlrnn.certification import certify_contraction, certify_reinitialisation, load_certificate
-from controlrnn.certification.reachable import settled_box, settled_radius
+from controlrnn.certification.proof.enclosure import Enclosure
+from controlrnn.certification.proof.reachable import settled_box, settled_radius
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.systems import observer_system
 
@@ -24,6 +25,10 @@ SYSTEMS = {
 
 def gain_of(system):
     return 0.02 * np.linalg.pinv(system.C2)
+
+
+def settled(system, contraction, centre, inputs):
+    return settled_radius(system, contraction.rate, contraction.metric, contraction.input_gain, centre, inputs)
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -56,7 +61,8 @@ def test_settled_states_lie_within_the_radius_and_the_box(certified):
     x = system.simulate(inputs(0)[0])[1][:, PAST:]
     distance = norm(certificate.contraction.metric, x - certificate.start)
     assert 0.1 * certificate.radius < distance.max() <= certificate.radius
-    low, high = settled_box(system, (LOW, HIGH), (np.full(system.nx, -1e3), np.full(system.nx, 1e3)))
+    box = settled_box(system, (LOW, HIGH), Enclosure(np.zeros(system.nx), np.full(system.nx, 1e3)))
+    low, high = box.lower(), box.upper()
     assert (x >= low).all()
     assert (x <= high).all()
     assert certificate.washout_error(0) >= certificate.radius
@@ -111,7 +117,7 @@ def test_the_radius_of_a_scalar_system_is_exact():
     base = random_system(0, nx=1, nu=1, ny=1, layers=())
     system = replace(base, A=np.array([[0.5]]), B2=np.array([[2.0]]), bx=np.zeros(1))
     contraction = certify_contraction(system, 0.5 + 1e-6)
-    radius = settled_radius(system, contraction, np.zeros(1), -np.ones(1), np.ones(1))
+    radius = settled(system, contraction, np.zeros(1), (-np.ones(1), np.ones(1)))
     assert radius / np.sqrt(contraction.metric[0, 0]) == pytest.approx(4.0, rel=1e-4)
 
 
@@ -119,7 +125,7 @@ def test_boxes_are_better_than_balls_for_bounded_activations():
     system = random_elman(1, norm=1.1)
     contraction = certify_contraction(system)
     start = np.zeros(4)
-    radius = settled_radius(system, contraction, start, LOW, HIGH)
+    radius = settled(system, contraction, start, (LOW, HIGH))
     assert radius < 0.2 * contraction.reachable_radius(0.5 * (HIGH - LOW))
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from random_systems import random_elman, random_system
 
-from controlrnn.certification import incremental, riccati
-from controlrnn.certification.incremental import IncrementalForm
+from controlrnn.certification import riccati
 from controlrnn.certification.interior import interior
+from controlrnn.certification.proof import incremental
+from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.riccati import Goal, Task
 from controlrnn.errors import CertificationError
 

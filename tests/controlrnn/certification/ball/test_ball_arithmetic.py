@@ -18,7 +18,7 @@ from controlrnn.certification.ball.arithmetic import (  # noqa: E402
     row,
     semidefinite,
 )
-from controlrnn.certification.slopes import secant_slopes, slopes_on  # noqa: E402
+from controlrnn.certification.proof.slopes import secant_slopes, slopes_on  # noqa: E402
 from controlrnn.errors import CertificationError  # noqa: E402
 from controlrnn.systems import Activation  # noqa: E402
 from controlrnn.systems.ops import NUMPY  # noqa: E402

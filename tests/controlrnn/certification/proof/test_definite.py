@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controlrnn.certification.incremental import largest_ratio
-from controlrnn.certification.psd import proven_margin
+from controlrnn.certification.proof.definite import definite_margin
+from controlrnn.certification.proof.enclosure import Enclosure
+from controlrnn.certification.proof.incremental import largest_ratio
 
 
 def exactly_semidefinite(matrix):
@@ -25,9 +26,13 @@ def exactly_semidefinite(matrix):
     return True
 
 
-def proven(matrix, error=None):
+def margin_of(matrix, error=None):
     matrix = np.array(matrix, dtype=float)
-    return proven_margin(matrix, np.zeros_like(matrix) if error is None else error) > 0
+    return definite_margin(Enclosure(matrix, np.zeros_like(matrix) if error is None else error))
+
+
+def proven(matrix, error=None):
+    return margin_of(matrix, error) > 0
 
 
 def test_the_oracle_itself():
@@ -77,11 +82,11 @@ def test_comfortably_definite_matrices_are_accepted_whatever_their_scaling(seed,
     Q, _ = np.linalg.qr(rng.standard_normal((n, n)))
     M = (Q * rng.uniform(0.1, 1, n)) @ Q.T
     M = 0.5 * (M + M.T)
-    margin = proven_margin(M, np.zeros_like(M))
+    margin = margin_of(M)
     assert 0.05 < margin <= 2
     powers = 2.0 ** rng.integers(-60, 60, n)
     scaled = powers[:, None] * M * powers
-    assert proven_margin(scaled, np.zeros_like(M)) == margin
+    assert margin_of(scaled) == margin
     uneven = 10.0 ** rng.uniform(-20, 20, n)
     assert proven(uneven[:, None] * M * uneven, 1e-15 * np.abs(uneven[:, None] * M * uneven))
 
@@ -106,12 +111,11 @@ def test_the_error_of_the_entries_counts():
     ],
 )
 def test_what_cannot_be_proven_is_minus_infinity(matrix):
-    matrix = np.array(matrix)
-    assert proven_margin(matrix, np.zeros_like(matrix)) == -np.inf
+    assert margin_of(matrix) == -np.inf
 
 
 def test_the_empty_matrix_is_definite():
-    assert proven_margin(np.zeros((0, 0)), np.zeros((0, 0))) == np.inf
+    assert margin_of(np.zeros((0, 0))) == np.inf
 
 
 @settings(max_examples=50, deadline=None)

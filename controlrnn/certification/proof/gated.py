@@ -1,0 +1,117 @@
+"""The comparison system of a gated network: what its gates allow at most, never rounded down.
+
+All that follows the bounds of the gates adds and multiplies nonnegative numbers, so that one factor for their number
+covers the rounding of all of them. exp, tanh and cosh of numpy are trusted to 45 units in the last place.
+See `controlrnn.certification.gated` for the inequalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, divide_up
+from controlrnn.certification.proof.intervals import box_of
+from controlrnn.certification.proof.matrices import Gates
+from controlrnn.certification.proof.slopes import Box
+from controlrnn.errors import CertificationError
+
+_ULP = 1e-14  # of exp, tanh and what is made of them: far more than they err
+
+
+class Comparison:
+    """The monotone map F that bounds |dx+| by |dx| and |du| entrywise.
+
+    Args:
+        system: A frozen gated system.
+        inputs: Lower and upper limits of the inputs, each shape (nu,).
+        state: Bound on |x| that is claimed, shape (nx,); None for the least that the gates imply.
+
+    Attributes:
+        state: Bound on |x| that no run from within leaves, shape (nx,).
+
+    Raises:
+        CertificationError: A forget gate may stay open, so that memory has no bound; or the claim is too small.
+    """
+
+    def __init__(self, system: Gates, inputs: Box, state: Array | None = None) -> None:
+        self._system, n = system, system.units
+        self._W, self._U = np.abs(system.W), np.abs(system.U)
+        self._more = 1 + 8 * (n + system.nu + 64) * UNIT
+        # Of the hidden state only |h| <= 1 is used; the GRU's candidate sees r h, which is no larger.
+        hidden = Enclosure(np.zeros(n), np.ones(n))
+        gates = Enclosure.of(system.W) @ box_of(inputs) + Enclosure.of(system.U) @ hidden + Enclosure.of(system.b)
+        self._lowest, self._highest = gates.lower(), gates.upper()
+        if not (np.isfinite(self._lowest).all() and np.isfinite(self._highest).all()):
+            raise CertificationError("delta-ISS cannot be shown: the gates overflow; narrow input_range")
+        least = np.ones(n)
+        if system.cell == "lstm":
+            i, f, _ = (self._largest(k, _sigmoid) for k in range(3))
+            if not (f < 1).all():
+                raise CertificationError("delta-ISS cannot be shown: a forget gate may stay open; narrow input_range")
+            cells = i * self._largest(3, np.tanh) * self._more / np.nextafter(1 - f, 0.0) * self._more + TINY
+            least = np.concatenate([least, cells])
+        self.state = least if state is None else state
+        if not (self.state >= least).all() or not (self.state[:n] == 1).all():
+            raise CertificationError("state_bound is less than what the gates imply: the certificate was altered")
+
+    def __call__(self, dx: Array, du: Array) -> Array:
+        """Bound on the next |dx| (nx,) from |dx| (nx,) and |du| (nu,)."""
+        grown = self._gru(dx, du) if self._system.cell == "gru" else self._lstm(dx, du)
+        return np.asarray(grown * self._more + 1e3 * TINY * (self._system.units + self._system.nu))
+
+    def rate(self, scale: Array) -> float:
+        """Not below max_i |dx_i+| / scale_i over |dx| <= scale and equal inputs."""
+        return float(divide_up(self(scale, np.zeros(self._system.nu)), scale).max())
+
+    def gains(self, scale: Array) -> Array:
+        """Shape (nu,): distance, in units of ``scale``, that a unit difference of each input makes in one step."""
+        still = np.zeros(self._system.nx)
+        return np.array([divide_up(self(still, e), scale).max() for e in np.eye(self._system.nu)])
+
+    def _gru(self, dh: Array, du: Array) -> Array:
+        n = self._system.units
+        rows = [slice(k * n, (k + 1) * n) for k in range(3)]
+        dr, dz = (self._slope(k, 0.25) * (self._W[rows[k]] @ du + self._U[rows[k]] @ dh) for k in range(2))
+        r, largest_z, least_z = self._largest(0, _sigmoid), *self._between(1, _sigmoid)[::-1]
+        least_n, largest_n = self._between(2, np.tanh)
+        dn = self._slope(2, 1.0) * (self._W[rows[2]] @ du + self._U[rows[2]] @ (r * dh + dr))
+        mixed = np.maximum(largest_z * dh + (1 - largest_z) * dn, least_z * dh + (1 - least_z) * dn)
+        return np.asarray(mixed + dz * np.maximum(1 - least_n, 1 + largest_n))
+
+    def _lstm(self, dx: Array, du: Array) -> Array:
+        n = self._system.units
+        gates = self._W @ du + self._U @ dx[:n]
+        di, df, do = (self._slope(k, 0.25) * gates[k * n : (k + 1) * n] for k in range(3))
+        dg = self._slope(3, 1.0) * gates[3 * n :]
+        i, f, o = (self._largest(k, _sigmoid) for k in range(3))
+        c = self.state[n:]
+        dc = f * dx[n:] + c * df + i * dg + self._largest(3, np.tanh) * di
+        return np.concatenate([o * dc + np.tanh(c) * (1 + _ULP) * do, dc])
+
+    def _between(self, gate: int, function: Callable[[Array], Array]) -> tuple[Array, Array]:
+        """Least and largest value of a gate, shape (n,) each."""
+        n = self._system.units
+        rows = slice(gate * n, (gate + 1) * n)
+        least, largest = function(self._lowest[rows]), function(self._highest[rows])
+        return least - _ULP * np.abs(least), np.minimum(largest + _ULP * np.abs(largest), 1.0)
+
+    def _largest(self, gate: int, function: Callable[[Array], Array]) -> Array:
+        """Largest absolute value of a gate, shape (n,)."""
+        least, largest = self._between(gate, function)
+        return np.minimum(np.maximum(np.abs(least), np.abs(largest)), 1.0)
+
+    def _slope(self, gate: int, most: float) -> Array:
+        """Largest derivative of a gate over its range, shape (n,); ``most`` at zero: 1/4 for sigmoid, 1 for tanh."""
+        n = self._system.units
+        rows = slice(gate * n, (gate + 1) * n)
+        nearest = np.maximum(np.maximum(self._lowest[rows], -self._highest[rows]), 0.0)
+        # 1 / cosh^2, of v for tanh and of v / 2 for the sigmoid, is even and falls.
+        steep = np.cosh(np.minimum(nearest * (1.0 if most == 1.0 else 0.5), 300.0)) ** -2.0
+        return np.asarray(np.minimum(most * steep * (1 + 100 * _ULP), most))
+
+
+def _sigmoid(v: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / (1 + np.exp(-v)))

@@ -1,0 +1,291 @@
+"""Theorems over a finite horizon: differences, gains per lag, and one Lipschitz constant, from storages.
+
+Each function has a claim and multipliers; the claim decides what has to be shown, and the multipliers are anybody's.
+The inequality (*) of `incremental` is proven stage by stage. Then, for an initial difference in {dx'M dx <= r^2},
+
+    |dy_k|^2 <= r^2 max (x'P_k x / x'M x) + (price of the input differences, see `input_error`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.certification.proof.definite import definite_margin
+from controlrnn.certification.proof.enclosure import (
+    Array,
+    Enclosure,
+    ldexp_up,
+    root_up,
+    sum_up,
+    times_up,
+)
+from controlrnn.certification.proof.incremental import (
+    IncrementalForm,
+    demand,
+    largest_ratios,
+    proven_margins,
+    square,
+    stage_margins,
+    storages,
+)
+from controlrnn.certification.proof.input_error import InputDifferences
+from controlrnn.certification.proof.intervals import local_slopes
+from controlrnn.certification.proof.matrices import Matrices
+from controlrnn.certification.proof.slopes import Box
+from controlrnn.certification.proof.structure import reaching
+from controlrnn.checks import as_array, count, positive
+from controlrnn.errors import CertificationError, DataError
+
+
+class Multipliers(Protocol):
+    """Multipliers for one output, by anybody, indexed by the number of steps to go; see `families.Family`."""
+
+    @property
+    def row(self) -> int:
+        """The output."""
+
+    @property
+    def multipliers(self) -> Array:
+        """Shape (K, nv)."""
+
+    @property
+    def rho(self) -> Array:
+        """Shape (K, number of channels that differ)."""
+
+    @property
+    def padding(self) -> float:
+        """Relative enlargement of the storages in the recursion."""
+
+    @property
+    def shares(self) -> Array:
+        """Of the initial state and of each input that is a state, in the initial set, shape (K, 1 + m); or empty."""
+
+
+class HorizonInequality:
+    """The claim of a horizon certificate without its bounds: what is known of initial and input differences.
+
+    Args:
+        system: A frozen system.
+        horizon: N.
+        radius: Of the set of initial differences.
+        metric: Shape (nx, nx), or None for the identity.
+        input_radius: What is known of wrong inputs; numbers mean a box.
+        boxes: Ends of the boxes that inputs and initial states stay in, (2, nu) and (2, nx), where they are known.
+        lifted: Whether the inputs' difference is a state, which is allowed for errors of that kind alone
+            (`InputError.is_state`); otherwise it may be anything in its box at every step, which holds for every kind
+            that is a part of the box.
+
+    Raises:
+        SettingError, ShapeError, DataError: An argument makes no sense.
+    """
+
+    def __init__(
+        self, system: Matrices, horizon: int, radius: float, metric: Array | None,
+        input_radius: float | Array | InputDifferences, *, boxes: tuple[Box, Box] | None = None, lifted: bool = False,
+    ) -> None:  # fmt: skip
+        self.horizon = count("horizon", horizon, least=0)
+        self.radius = positive("initial_radius", radius, what="a number >= 0", zero=True)
+        kind = type(input_radius) if isinstance(input_radius, InputDifferences) else InputDifferences
+        error = kind.of(input_radius, system.nu)
+        self.input_radius, self.lifted = error.b, lifted
+        if lifted and not error.is_state:
+            raise CertificationError(
+                f"inputs that differ by {error} are no states: multipliers of another kind of error"
+            )
+        self.error = kind(radius=error.b) if error.is_state and not lifted else error
+        self.metric = np.eye(system.nx) if metric is None else as_array("metric", metric, (system.nx, system.nx))
+        if not np.array_equal(self.metric, self.metric.T) or not definite_margin(Enclosure.of(self.metric)) > 0:
+            raise DataError(
+                "metric must be symmetric and positive definite: symmetrise it, or check where it comes from"
+            )
+        slopes = None if boxes is None else local_slopes(system, boxes[0], boxes[1], self.horizon)
+        self.form = IncrementalForm.of(system, error.b > 0, slopes)
+        self.b = error.b[error.b > 0]
+        # Differences are scaled by a power of two, so that squares of small ones do not vanish.
+        self._exponent = int(np.frexp(max(self.radius, float(error.b.max(initial=0.0))))[1])
+        self._initial_set = self.radius, self.metric, self.b
+        if lifted:
+            self.form = self.form.with_inputs_as_states(error.changes[error.b > 0] > 0)
+            self.b = error.changes[error.changes > 0]
+
+    def terminal(self, row: int) -> tuple[Array, Array]:
+        """The row c (1, nz) and c'c."""
+        c = self.form.Y[[row]]
+        return c, c.T @ c
+
+    def storages(self, family: Multipliers) -> list[Array]:
+        """P_0 .. P_N of a family, as its proof computes them."""
+        terminal = self.terminal(family.row)[1]
+        return storages(self.form, terminal, family.multipliers, family.rho, family.padding)[0]
+
+    def prove(self, family: Multipliers, *, room: float = 1.0) -> tuple[Array, float]:
+        """Bounds (N + 1,) on the output's difference that the family's multipliers prove, and the margin.
+
+        Args:
+            family: Anybody's.
+            room: See `definite_margins`.
+
+        Raises:
+            CertificationError: They prove nothing.
+        """
+        K, lam, rho = self.horizon + 1, family.multipliers, family.rho
+        _check_multipliers(self.form, K, lam, rho, family.padding)
+        if not 0 <= family.row < len(self.form.Y):
+            raise CertificationError(f"the row must be that of an output, 0..{len(self.form.Y) - 1}, got {family.row}")
+        if (family.shares.size > 0) != self.lifted:
+            raise CertificationError("shares belong to inputs that are states: multipliers of another kind of error")
+        P, margin = _proven_storages(self.form, self.form.Y[[family.row]], lam, rho, family.padding, room)
+        error = self.error.scaled(self._exponent)
+        squares = self._initial(P, family.shares, room) + error.energies(rho)
+        return ldexp_up(root_up(np.nextafter(squares, np.inf) * (squares > 0)), self._exponent), margin
+
+    def _initial(self, P: Array, shares: Array, room: float) -> Array:
+        """Squared bounds of the initial difference's part, shape (K,), in units of 4^exponent, never rounded down."""
+        radius, metric, b = self._initial_set
+        r = float(ldexp_up(radius, -self._exponent))
+        if not self.lifted:
+            if not radius:
+                return np.zeros(len(P))
+            return times_up(r, r, largest_ratios(Enclosure.of(P), Enclosure.of(metric[None]), room=room))
+        m, n = len(b), len(metric)
+        if shares.shape != (len(P), 1 + m) or not ((shares > 0).all() and np.isfinite(shares).all()):
+            raise CertificationError("shares must be finite and > 0, one row per step: the certificate was altered")
+        weights = shares / shares.sum(axis=1, keepdims=True) * (1 - 1e-14)
+        if not (sum_up(weights, axis=1) <= 1).all():
+            raise CertificationError("shares must add up to one: the certificate was altered")
+        # The set is {w_0 xi'M xi + sum_c w_c e_c^2 <= 1} in the coordinates dx = r xi, du_c = b_c e_c.
+        size = np.concatenate([np.full(n, r), ldexp_up(b, -self._exponent)])
+        inside = Enclosure.of(size[:, None]) * Enclosure.of(size) * Enclosure.of(P)
+        shape, index = (len(P), n + m, n + m), np.arange(n, n + m)
+        first = Enclosure.of(weights[:, :1, None]) * Enclosure.of(metric)
+        joint = first.placed(shape, (slice(None), slice(0, n), slice(0, n)))
+        joint = joint + Enclosure.of(weights[:, 1:]).placed(shape, (slice(None), index, index))
+        return largest_ratios(inside, joint, room=room)
+
+
+def prove_gains(
+    system: Matrices, horizon: int, metric: Array, families: Sequence[Multipliers], input_multipliers: Array,
+    inputs: Array, *, room: float = 1.0,
+) -> tuple[Array, float]:  # fmt: skip
+    """Gains from the initial state that families prove, shape (N + 1, ny), and that ``inputs`` are gains per lag.
+
+    A step from equal states under one input that differs by du: gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0.
+
+    Args:
+        system: A frozen system.
+        horizon: N.
+        metric: Of the initial difference, shape (nx, nx).
+        families: One per output.
+        input_multipliers: mu, shape (N + 1, ny, nu, nv).
+        inputs: Claimed gains per lag, shape (N + 1, ny, nu).
+        room: See `definite_margins`.
+
+    Returns:
+        The gains from the initial state, and the smallest margin of all inequalities.
+
+    Raises:
+        CertificationError: A gain is not proven.
+    """
+    if sorted(family.row for family in families) != list(range(system.ny)):
+        raise CertificationError("every output needs exactly one family of multipliers")
+    inequality, K = HorizonInequality(system, horizon, 1.0, metric, 0.0), horizon + 1
+    initial, margin = np.empty((K, system.ny)), np.inf
+    for family in families:
+        bounds, found = inequality.prove(family, room=room)
+        states, reached = reaching(system, family.row, K)
+        initial[:, family.row] = np.where(states.any(axis=1), bounds, 0.0)
+        P, margin = np.array(inequality.storages(family)), min(margin, found)
+        for c in range(system.nu):
+            gains, mu = inputs[:, family.row, c], input_multipliers[:, family.row, c]
+            margins = gain_margins(system, family.row, c, P, mu, gains, room=room)
+            margins[~reached[:, c]] = np.inf  # nothing is what cannot reach the output
+            margin = min(margin, float(margins.min()))
+            if not margin > 0:
+                lag = int(np.argmin(margins))
+                raise CertificationError(
+                    f"the gain of input {c} at lag {lag} on output {family.row} is not proven", margin=margin
+                )
+    return initial, float(margin)
+
+
+def gain_margins(
+    system: Matrices, row: int, channel: int, P: Array, multipliers: Array, gains: Array, *, room: float = 1.0
+) -> Array:
+    """Prove what one input at equal states does to an output, for every lag; shape (K,), see `definite_margins`.
+
+    Args:
+        system: A frozen system.
+        row: The output.
+        channel: The input.
+        P: Proven storages of the output, shape (K, nx, nx).
+        multipliers: mu, shape (K, nv).
+        gains: Claimed, shape (K,).
+        room: See `definite_margins`.
+    """
+    form = IncrementalForm.of_input(system, channel)
+
+    def part(kind: type[Any], which: NDArray[np.intp]) -> Any:
+        shape, index = (len(which), form.nz, form.nz), np.arange(len(which))
+        gain = kind.of(gains[which])
+        total = (gain * gain).placed(shape, (slice(None), 0, 0))
+        later = which[which > 0]
+        total = total - demand(kind, form, P[later - 1]).placed(shape, index[which > 0])
+        return total - square(kind, form.Y[[row]]).placed(shape, index[which == 0]) if 0 in which else total
+
+    return proven_margins(form, part, multipliers, room=room)
+
+
+def prove_lipschitz(
+    system: Matrices, horizon: int, multipliers: Array, rho: Array, padding: float, boxes: tuple[Box, Box] | None,
+    *, room: float = 1.0,
+) -> tuple[float, float]:  # fmt: skip
+    """One Lipschitz constant from (initial state, inputs 0..N) to all outputs at step N; returns it and the margin.
+
+    Args:
+        system: A frozen system.
+        horizon: N.
+        multipliers: Shape (N + 1, nv), by steps to go.
+        rho: Shape (N + 1, nu).
+        padding: Of the storages.
+        boxes: As in `HorizonInequality`.
+        room: See `definite_margins`.
+
+    Raises:
+        CertificationError: The multipliers prove nothing.
+    """
+    slopes = None if boxes is None else local_slopes(system, boxes[0], boxes[1], horizon)
+    form = IncrementalForm.of(system, None, slopes)
+    _check_multipliers(form, horizon + 1, multipliers, rho, padding)
+    P, margin = _proven_storages(form, form.Y, multipliers, rho, padding, room)
+    top = largest_ratios(Enclosure.of(P[-1:]), Enclosure.of(np.eye(system.nx)[None]), room=room)
+    return float(root_up(max(float(top[0]), float(rho.max(initial=0.0))))), margin
+
+
+def _check_multipliers(form: IncrementalForm, K: int, lam: Array, rho: Array, padding: float) -> None:
+    if lam.shape != (K, form.nv) or rho.shape != (K, form.nu):
+        raise CertificationError(
+            f"multipliers must have shapes {(K, form.nv)} and {(K, form.nu)}, got {lam.shape}, {rho.shape}"
+        )
+    if not (np.isfinite(lam).all() and np.isfinite(rho).all() and (lam >= 0).all() and (rho >= 0).all()):
+        raise CertificationError("multipliers must be finite and >= 0: the certificate was altered")
+    if not 0 <= padding < 1:
+        raise CertificationError(f"padding must lie in [0, 1), got {padding}: the certificate was altered")
+
+
+def _proven_storages(
+    form: IncrementalForm, c: Array, lam: Array, rho: Array, padding: float, room: float
+) -> tuple[Array, float]:
+    """Storages (K, nx, nx) of given multipliers, and the smallest margin of their proof."""
+    found, stages = storages(form, c.T @ c, lam, rho, padding)
+    if stages < len(lam):
+        raise CertificationError(f"stage {stages} has no storage for these multipliers", margin=-1.0)
+    P = np.array(found)
+    margins = stage_margins(form, P, rho, lam, c, room=room)
+    if not (margins > 0).all():
+        stage = int(np.argmin(margins))
+        raise CertificationError(f"the proof fails at stage {stage}", margin=float(margins[stage]))
+    return P, float(margins.min())

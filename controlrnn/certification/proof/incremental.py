@@ -1,0 +1,370 @@
+"""The difference of two trajectories of a Lur'e system, and the proof of quadratic inequalities that bound it.
+
+With z = (dx, du, dw) the differences obey dx+ = T z, dv = N z, dw = W z, dy = Y z. A slope in [alpha, beta] means, for
+every neuron and any multiplier lambda >= 0,
+
+    2 lambda (dw - alpha dv)(beta dv - dw) >= 0        (Fazlyab et al., LipSDP, NeurIPS 2019; diagonal multipliers only:
+                                                        coupled ones are invalid for incremental bounds)
+
+so that z' S(lambda) z >= 0 with, for a = lambda (alpha + beta), b = lambda alpha beta (diagonal matrices),
+
+    S(lambda) = W'a N + N'a W - 2 W'lambda W - 2 N'b N.
+
+alpha and beta are float64 numbers outside of which no slope lies, so that nothing in S is rounded but the products.
+Neuron by neuron any slopes belong to some pair of points (ReLU: for any dv; tanh: for small ones). What holds for all
+differences thus holds for all slope patterns, and no further constraint on differences, also none special to ReLU, can
+prove less than the worst pattern reaches; `experiments.bench_around` measures what that leaves. A *storage* is a matrix
+P_j per number j of steps to go with
+
+    blkdiag(P_j, R_j, 0) - H_j - S(lambda_j) >= 0,   H_0 = c'c (the output looked at),   H_j = T' P_{j-1} T.    (*)
+
+Summed along a trajectory: |c z_k|^2 <= dx_0' P_k dx_0 + sum_j du' R_j du. For given multipliers the smallest P_j is a
+Schur complement, so a whole horizon is one backward recursion; the same sweep serves every shorter horizon. The
+recursion, `storages`, needs no trust: whatever symmetric P_j it returns, (*) is what is proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.certification.proof.definite import definite_margins
+from controlrnn.certification.proof.enclosure import Array, Enclosure
+from controlrnn.certification.proof.matrices import Matrices
+from controlrnn.certification.proof.slopes import global_slopes
+from controlrnn.certification.proof.twofold import Twofold
+from controlrnn.errors import CertificationError
+
+_CHUNK = 64  # stages whose matrices are in memory together
+_TWICE = (Enclosure, Twofold)  # in the order tried: the second where the terms all but cancel
+
+
+@dataclass(frozen=True, eq=False)
+class IncrementalForm:
+    """The maps of the difference system, columns ordered z = (dx, du, dw).
+
+    Args:
+        T: dx+ = T z, shape (nx, nz).
+        Y: dy = Y z, shape (ny, nz).
+        N: dv = N z, shape (nv, nz).
+        alpha: Least slopes, shape (nv,).
+        beta: Greatest slopes, shape (nv,).
+        nx: Number of states.
+        nu: Number of inputs that differ.
+    """
+
+    T: Array
+    Y: Array
+    N: Array
+    alpha: Array
+    beta: Array
+    nx: int
+    nu: int
+
+    @property
+    def nz(self) -> int:
+        """Length of z."""
+        return int(self.T.shape[1])
+
+    @property
+    def nv(self) -> int:
+        """Number of neurons."""
+        return int(self.N.shape[0])
+
+    @cached_property
+    def W(self) -> Array:
+        """Dw = W z, shape (nv, nz)."""
+        return np.eye(self.nv, self.nz, k=self.nz - self.nv)
+
+    @cached_property
+    def lower(self) -> Array:
+        """Dw - alpha dv = lower z, shape (nv, nz), rounded: for searches."""
+        return np.asarray(self.W - self.alpha[:, None] * self.N)
+
+    @cached_property
+    def upper(self) -> Array:
+        """Beta dv - dw = upper z, shape (nv, nz), rounded: for searches."""
+        return np.asarray(self.beta[:, None] * self.N - self.W)
+
+    @classmethod
+    def of(
+        cls, system: Matrices, channels: NDArray[np.bool_] | None = None, slopes: tuple[Array, Array] | None = None
+    ) -> IncrementalForm:
+        """The form of a frozen system.
+
+        Args:
+            system: The system.
+            channels: Which inputs may differ, shape (nu,); None: all.
+            slopes: Alpha and beta per neuron, each shape (nv,), where more is known than the activation's slope.
+        """
+        use = np.ones(system.nu, bool) if channels is None else np.asarray(channels, bool)
+        if slopes is None:
+            least, greatest = global_slopes(system.activation)
+            slopes = np.full(system.nv, least), np.full(system.nv, greatest)
+        N = np.hstack([system.C1, system.D12[:, use], system.D11])
+        T = np.hstack([system.A, system.B2[:, use], system.B1])
+        Y = np.hstack([system.C2, system.D22[:, use], system.D21])
+        return cls(T, Y, N, *slopes, system.nx, int(use.sum()))
+
+    @classmethod
+    def of_input(cls, system: Matrices, channel: int) -> IncrementalForm:
+        """The form of one step from equal states under one input that differs."""
+        return cls.of(system, np.arange(system.nu) == channel).at_equal_states()
+
+    def through(self, columns: Any, nx: int, nu: int) -> IncrementalForm:
+        """The form whose z has only these ``columns``, with this many states and inputs."""
+        return IncrementalForm(
+            self.T[:, columns], self.Y[:, columns], self.N[:, columns], self.alpha, self.beta, nx, nu
+        )
+
+    def in_coordinates(self, left: Array, right: Array) -> IncrementalForm:
+        """The form for states left dx, where z = right z' with ``right`` (nz, nz) the identity on dw; rounded."""
+        return IncrementalForm(
+            left @ self.T @ right, self.Y @ right, self.N @ right, self.alpha, self.beta, self.nx, self.nu
+        )
+
+    def at_equal_states(self) -> IncrementalForm:
+        """The form of one step from equal states: the columns of dx are dropped."""
+        return self.through(slice(self.nx, None), 0, self.nu)
+
+    def with_inputs_as_states(self, change: NDArray[np.bool_]) -> IncrementalForm:
+        """The form in which the inputs' difference is a part of the state, and its change per step the input.
+
+        Args:
+            change: Which of them may change, shape (nu,).
+        """
+        n, m = self.nx, self.nu
+
+        def spread(X: Array) -> Array:
+            inputs = X[:, n : n + m]
+            return np.hstack([X[:, :n], inputs, inputs[:, change], X[:, n + m :]])
+
+        keep = np.eye(m)
+        hold = np.hstack([np.zeros((m, n)), keep, keep[:, change], np.zeros((m, self.nv))])
+        T = np.vstack([spread(self.T), hold])
+        return IncrementalForm(T, spread(self.Y), spread(self.N), self.alpha, self.beta, n + m, int(change.sum()))
+
+    def multiplier_form(self, multipliers: Array) -> Array:
+        """S(lambda), shape (..., nz, nz), for ``multipliers`` (..., nv), rounded: for searches and recursions."""
+        half = self.W.T @ ((multipliers * (self.alpha + self.beta))[..., None] * self.N)
+        both = 2 * (multipliers * self.alpha * self.beta)[..., None]
+        S = half + half.swapaxes(-1, -2) - self.N.T @ (both * self.N)
+        index = np.arange(self.nz - self.nv, self.nz)
+        S[..., index, index] -= 2 * multipliers
+        return np.asarray(S)
+
+    def supply(self, P: Array, rho: Array) -> Array:
+        """blkdiag(P, diag(rho), 0), shape (nz, nz)."""
+        M = np.zeros((self.nz, self.nz))
+        M[: self.nx, : self.nx] = P
+        index = np.arange(self.nx, self.nx + self.nu)
+        M[index, index] = rho
+        return M
+
+
+def proven_margins(
+    form: IncrementalForm, part: Callable[[type[Any], NDArray[np.intp]], Any], multipliers: Array, *, room: float = 1.0
+) -> Array:
+    """Prove (part)_j - S(lambda_j) > 0 for every j.
+
+    Args:
+        form: The difference system.
+        part: Gives, in an arithmetic, the other terms of the inequalities of some j, shape (len(j), nz, nz).
+        multipliers: lambda, shape (K, nv), finite and >= 0.
+        room: See `definite_margins`.
+
+    Returns:
+        Shape (K,), see `definite_margins`.
+    """
+    margins = np.full(len(multipliers), -np.inf)
+    for kind in _TWICE:
+        rest = np.flatnonzero(~(margins > 0))
+        for which in (rest[i : i + _CHUNK] for i in range(0, len(rest), _CHUNK)):
+            whole = part(kind, which) - sector(kind, form, multipliers[which])
+            margins[which] = definite_margins(whole.enclosure(), room=room)
+    return margins
+
+
+def sector(kind: type[Any], form: IncrementalForm, multipliers: Array) -> Any:
+    """S(lambda) in an arithmetic, shape (K, nz, nz), for ``multipliers`` (K, nv)."""
+    K, nz = len(multipliers), form.nz
+    shape, first = (K, nz, nz), nz - form.nv
+    lam, alpha, beta = kind.of(multipliers), kind.of(form.alpha), kind.of(form.beta)
+    rows = (lam * (alpha + beta))[:, :, None] * kind.of(form.N)
+    half = rows.placed(shape, (slice(None), slice(first, None), slice(None)))
+    index = np.arange(first, nz)
+    S = half + half.T - kind.of(2 * multipliers).placed(shape, (slice(None), index, index))
+    if form.alpha.any():
+        N = kind.of(form.N)
+        S = S - N.T @ ((kind.of(2 * multipliers) * (alpha * beta))[:, :, None] * N)
+    return S
+
+
+def demand(kind: type[Any], form: IncrementalForm, P: Array) -> Any:
+    """T'PT in an arithmetic, shape (K, nz, nz), for P (K, nx, nx), taken as exact."""
+    T = kind.of(form.T)
+    return T.T @ (kind.of(P) @ T)
+
+
+def square(kind: type[Any], rows: Array) -> Any:
+    """C'c in an arithmetic, shape (1, nz, nz), for ``rows`` c (p, nz)."""
+    c = kind.of(rows[None])
+    return c.T @ c
+
+
+def supplied(kind: type[Any], form: IncrementalForm, P: Any, rho: Any) -> Any:
+    """blkdiag(P, diag(rho), 0) in an arithmetic, shape (K, nz, nz), for P (K, nx, nx) and rho (K, nu)."""
+    n, u = form.nx, form.nu
+    K = len(P) if isinstance(P, np.ndarray) else len(P.enclosure().mid)
+    shape, index = (K, form.nz, form.nz), np.arange(n, n + u)
+    P, rho = (kind.of(part) if isinstance(part, np.ndarray) else part for part in (P, rho))
+    whole = P.placed(shape, (slice(None), slice(0, n), slice(0, n)))
+    return whole + rho.placed(shape, (slice(None), index, index)) if u else whole
+
+
+def stage_margins(
+    form: IncrementalForm, P: Array, rho: Array, multipliers: Array, c: Array, *, room: float = 1.0
+) -> Array:
+    """Prove (*) for all stages of a recursion, for the float64 numbers given, taken as exact.
+
+    Args:
+        form: The difference system.
+        P: Storages, shape (K, nx, nx), symmetric.
+        rho: Shape (K, nu).
+        multipliers: Shape (K, nv).
+        c: The rows (p, nz) of the output looked at.
+        room: See `definite_margins`.
+
+    Returns:
+        Shape (K,), see `definite_margins`.
+    """
+
+    def part(kind: type[Any], which: NDArray[np.intp]) -> Any:
+        first = square(kind, c) if 0 in which else None
+        later = demand(kind, form, P[which[which > 0] - 1])
+        shape, K = (len(which), form.nz, form.nz), np.arange(len(which))
+        total = supplied(kind, form, P[which], rho[which]) - later.placed(shape, K[which > 0])
+        return total if first is None else total - first.placed(shape, K[which == 0])
+
+    return proven_margins(form, part, multipliers, room=room)
+
+
+def largest_ratios(P: Enclosure, metric: Enclosure, *, room: float = 1.0) -> Array:
+    """Proven upper bounds of max x'P x / x'metric x, shape (K,).
+
+    Args:
+        P: Shape (K, n, n), symmetric.
+        metric: Shape (K, n, n) or (1, n, n), positive definite.
+        room: See `definite_margins`.
+
+    Raises:
+        CertificationError: ``metric`` is not positive definite, or nothing can be proven.
+    """
+    count, n = P.mid.shape[:2]
+    if not n:
+        return np.zeros(count)
+    if not (np.isfinite(P.mid).all() and np.isfinite(metric.mid).all()):
+        raise CertificationError("the matrices of a ratio must be finite: their numbers overflow")
+    metric = Enclosure(np.broadcast_to(metric.mid, P.mid.shape), np.broadcast_to(metric.rad, P.rad.shape))
+    try:
+        root = np.linalg.inv(np.linalg.cholesky(metric.mid))
+        top = np.linalg.eigvalsh(root @ P.mid @ root.swapaxes(1, 2))[:, -1]
+    except np.linalg.LinAlgError as error:
+        raise CertificationError(f"the metric is not positive definite in float64: {error}") from error
+    ratios, found = np.full(count, np.inf), np.zeros(count)
+    for inflation in 10.0 ** np.arange(-12, 1):
+        rest = np.flatnonzero(~np.isfinite(ratios))
+        if not len(rest):
+            return ratios
+        found[rest] = np.maximum(top[rest], 1e-250) * (1 + inflation)
+        whole = Enclosure.of(found[rest])[:, None, None] * metric[rest] - P[rest]
+        margins = definite_margins(whole, room=room)
+        ratios[rest[margins > 0]] = found[rest[margins > 0]]
+    if not np.isfinite(ratios).all():
+        raise CertificationError("the largest ratio of two matrices cannot be proven: they are too badly scaled")
+    return ratios
+
+
+def largest_ratio(P: Array, metric: Array) -> float:
+    """`largest_ratios` of a single pair of matrices, taken as exact."""
+    return float(largest_ratios(Enclosure.of(P[None]), Enclosure.of(metric[None]))[0])
+
+
+def smallest_storage(
+    form: IncrementalForm, demanded: Array, multipliers: Array, rho: Array, padding: float
+) -> Array | None:
+    """The smallest P for which (*) holds, enlarged by ``padding``; None where no P does. Needs no trust.
+
+    Args:
+        form: The difference system.
+        demanded: H_j, shape (nz, nz).
+        multipliers: lambda_j, shape (nv,).
+        rho: Diagonal of R_j, shape (nu,).
+        padding: Relative enlargement, which leaves room for the rounding that the proof has to cover.
+
+    Returns:
+        P_j, shape (nx, nx), symmetric.
+    """
+    return _smallest(form, demanded + form.multiplier_form(multipliers), rho, padding)
+
+
+def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: float) -> Array | None:
+    """`smallest_storage` for G = H_j + S(lambda_j)."""
+    n = form.nx
+    P = G[:n, :n]
+    if n < len(G):
+        K = -G[n:, n:]
+        K.ravel()[: form.nu * (len(K) + 1) : len(K) + 1] += rho
+        try:
+            half = np.linalg.solve(np.linalg.cholesky(K), G[n:, :n])
+        except np.linalg.LinAlgError:
+            return None
+        P = P + half.T @ half
+    P = 0.5 * (P + P.T)
+    # Relative to the row in units in which the diagonal is one, so that no state drowns another.
+    # The floor is nothing in any unit, but without it a state that no output ever sees could not be proven.
+    size = np.sqrt(np.maximum(P.diagonal(), 1e-290))
+    P.ravel()[:: n + 1] += padding * size * ((np.abs(P) / size).max(axis=1, initial=0.0) + size) + 1e-280
+    return np.asarray(P)
+
+
+def storages(
+    form: IncrementalForm, terminal: Array, multipliers: Array, rho: Array, padding: float
+) -> tuple[list[Array], int]:
+    """The backward recursion. Needs no trust.
+
+    Args:
+        form: The difference system.
+        terminal: H_0, shape (nz, nz), positive semidefinite.
+        multipliers: Shape (K, nv), row j for j steps to go.
+        rho: Shape (K, nu).
+        padding: See `smallest_storage`.
+
+    Returns:
+        The storages found and the index of the first stage that has none (K where all have one).
+    """
+    found: list[Array] = []
+    demanded, S = terminal, form.multiplier_form(multipliers)
+    for j, r in enumerate(rho):
+        P = _smallest(form, demanded + S[j], r, padding)
+        if P is None:
+            return found, j
+        found.append(P)
+        demanded = form.T.T @ P @ form.T
+    return found, len(found)
+
+
+def schur_top(G: Array) -> float:
+    """The maximum over w of (1, w)' G (1, w), rounded; infinity where there is none. For searches."""
+    if len(G) == 1:
+        return float(G[0, 0])
+    try:
+        half = np.linalg.solve(np.linalg.cholesky(-G[1:, 1:]), G[1:, 0])
+    except np.linalg.LinAlgError:
+        return np.inf
+    return float(G[0, 0] + (half**2).sum())

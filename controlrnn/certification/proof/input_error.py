@@ -1,0 +1,158 @@
+"""What is known of wrong inputs: each kind is a set of input differences, and a price for it in the S-procedure.
+
+With the storages of `incremental` |dy_k|^2 <= (initial part) + sum_{j <= k} sum_c rho_j,c du_j,c^2: a kind costs
+
+    box per step       |du_j,c| <= b_c                       sum_j sum_c rho_j,c b_c^2
+    ball per step      sum_c (du_j,c / b_c)^2 <= 1           sum_j max_c rho_j,c b_c^2
+    few                box, but zero except at m steps       the m largest of sum_c rho_j,c b_c^2
+    constant           du_j = du_0 in the box                du is a state: part of the initial difference
+    rate-limited       box, |du_j,c - du_j-1,c| <= s_c       du is a state with input s; the box is valid as well
+
+A state du starts anywhere in its box: with dx_0 it lies in {dx'M dx w_0 / r^2 + sum_c w_c (du_c / b_c)^2 <= 1} for all
+weights w >= 0 that add up to one, of which the best are taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from controlrnn.certification.proof.enclosure import (
+    cumulated_up,
+    divide_down,
+    divide_up,
+    ldexp_up,
+    root_up,
+    sum_up,
+    times_up,
+)
+from controlrnn.checks import Array, Choice, as_array, count, read_only
+from controlrnn.errors import SettingError
+
+
+class InputErrorKind(Choice):
+    """Which differences of the inputs are allowed."""
+
+    BOX = "box"
+    BALL = "ball"
+    FEW = "few"
+    CONSTANT = "constant"
+    RATE_LIMITED = "rate_limited"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InputDifferences:
+    """A set of input differences over a horizon.
+
+    Args:
+        kind: Which set.
+        radius: b, a number for all channels or shape (nu,), input units; a channel of radius zero is exact.
+        rate: s, largest change per step, likewise; for `InputErrorKind.RATE_LIMITED` alone.
+        steps: m, number of steps at which inputs are wrong, unknown which; for `InputErrorKind.FEW` alone.
+    """
+
+    kind: InputErrorKind = InputErrorKind.BOX
+    radius: Array | float
+    rate: Array | float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", InputErrorKind(self.kind))
+        if (self.rate is None) == (self.kind is InputErrorKind.RATE_LIMITED):
+            raise SettingError(f"rate belongs to kind 'rate_limited' and to no other, got kind {self.kind!r}")
+        if (self.steps is None) == (self.kind is InputErrorKind.FEW):
+            raise SettingError(f"steps belongs to kind 'few' and to no other, got kind {self.kind!r}")
+        if self.steps is not None:
+            object.__setattr__(self, "steps", count("steps", self.steps))
+
+    @classmethod
+    def of(cls, value: InputDifferences | Array | float, nu: int) -> Self:
+        """With ``value`` checked and spread over ``nu`` channels; numbers mean a box."""
+        error = value if isinstance(value, InputDifferences) else cls(radius=value)
+        radius = _per_channel("input_radius", error.radius, nu)
+        rate = None if error.rate is None else _per_channel("rate", error.rate, nu)
+        return cls(kind=error.kind, radius=radius, rate=rate, steps=error.steps)
+
+    @property
+    def b(self) -> Array:
+        """Radii (nu,); of an error that went through `of`."""
+        return np.asarray(self.radius, dtype=np.float64)
+
+    @property
+    def is_state(self) -> bool:
+        """Whether a difference of the inputs goes on by itself."""
+        return self.kind in (InputErrorKind.CONSTANT, InputErrorKind.RATE_LIMITED)
+
+    @property
+    def changes(self) -> Array:
+        """Largest change per step (nu,) of differences that are states, zero for exact channels."""
+        return np.zeros_like(self.b) if self.rate is None else np.where(self.b > 0, self.rate, 0.0)
+
+    def covered_box(self, horizon: int) -> Array:
+        """Radii (nu,) of the largest box per step that is part of the set over ``horizon`` steps."""
+        b = self.b
+        if self.kind is InputErrorKind.BALL:
+            return divide_down(b, root_up(max(int((b > 0).sum()), 1)))
+        if self.kind is InputErrorKind.FEW and self.steps is not None:
+            return b if self.steps > horizon else np.zeros_like(b)
+        if self.kind is InputErrorKind.RATE_LIMITED:
+            return np.minimum(b, 0.5 * np.asarray(self.rate))
+        return np.zeros_like(b) if self.kind is InputErrorKind.CONSTANT and horizon else b
+
+    def energies(self, rho: Array) -> Array:
+        """What inputs contribute to the squared bound at steps 0, 1, .., shape (K,), never rounded down.
+
+        Args:
+            rho: By steps to go, shape (K, m) of the channels that differ; of a state's rate where `is_state`.
+        """
+        if self.kind is InputErrorKind.CONSTANT:
+            return np.zeros(len(rho))
+        b = self.changes[self.changes > 0] if self.is_state else self.b[self.b > 0]
+        size = times_up(rho, b, b)
+        if self.kind is InputErrorKind.BALL:
+            return cumulated_up(size.max(axis=1, initial=0.0))
+        return self._largest_sums(sum_up(size, axis=1))
+
+    def added(self, gains: Array) -> Array:
+        """What inputs contribute at most by gains (K, ny, nu) per lag, at steps 0, 1, .., shape (K, ny), rounded up."""
+        size = times_up(gains, self.b)
+        if self.kind is InputErrorKind.BALL:  # sum_c g_c du_c <= |g b| over the ball
+            # Relative to the largest, whose square neither overflows nor vanishes.
+            top = np.maximum(size.max(axis=2, initial=0.0), 1e-300)
+            relative = divide_up(size, top[:, :, None])
+            return cumulated_up(times_up(top, root_up(sum_up(times_up(relative, relative), axis=2))))
+        return self._largest_sums(sum_up(size, axis=2))
+
+    def _largest_sums(self, values: Array) -> Array:
+        """Sums of the first 1, 2, .. of ``values`` (K, ...), of the largest `steps` of them where few count."""
+        if self.steps is None or self.steps >= len(values):
+            return cumulated_up(values)
+        firsts = (np.sort(values[: k + 1], axis=0)[-self.steps :] for k in range(len(values)))
+        return np.array([sum_up(first, axis=0) for first in firsts])
+
+    def scaled(self, exponent: int) -> InputDifferences:
+        """The same set in units of 2^exponent, never rounded down."""
+        rate = None if self.rate is None else ldexp_up(np.asarray(self.rate), -exponent)
+        return InputDifferences(kind=self.kind, radius=ldexp_up(self.b, -exponent), rate=rate, steps=self.steps)
+
+    def __str__(self) -> str:
+        radii = ", ".join(f"{r:.3g}" for r in np.atleast_1d(self.b))
+        text = f"at most ({radii}) per channel and step"
+        if self.rate is not None:
+            text += f", changing by at most ({', '.join(f'{r:.3g}' for r in np.atleast_1d(np.asarray(self.rate)))})"
+        return {
+            InputErrorKind.BALL: f"an ellipsoid with half axes ({radii}) per step",
+            InputErrorKind.FEW: f"{text}, at no more than {self.steps} steps",
+            InputErrorKind.CONSTANT: f"a constant of {text.removesuffix(' and step')}",
+        }.get(self.kind, text)
+
+
+def _per_channel(name: str, value: Array | float, nu: int) -> Array:
+    array = np.asarray(value, dtype=np.float64)
+    array = np.full(nu, float(array)) if array.ndim == 0 else array
+    array = as_array(name, array, (nu,), hint="one radius per input channel")
+    if (array < 0).any():
+        raise SettingError(f"{name} must be >= 0 in every channel, got {value}")
+    return read_only(array)

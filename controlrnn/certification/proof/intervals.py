@@ -1,0 +1,140 @@
+"""Boxes of states and inputs carried through a system: intervals, rounded outwards.
+
+RNN-SDP's input constraints (algorithm 1): boxes are carried through the system and joined over the steps, which tells
+how steep each neuron can be. Intervals forget correlations, so the gain is small unless the boxes are.
+
+Intervals are enclosures, a middle and a half width, so that the rounding of sums and products is accounted for where
+all rounding is (`controlrnn.certification.proof.enclosure`). The values of activations at the ends come from numpy's
+tanh, which is trusted to err by at most 32 units in the last place (its vectorised versions promise 4).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, root_up, sum_up, times_up
+from controlrnn.certification.proof.matrices import Matrices
+from controlrnn.certification.proof.slopes import LEAK, Box, slopes_on
+from controlrnn.checks import as_array, count
+from controlrnn.errors import SettingError
+
+_ULPS = 64 * UNIT  # 32 units in the last place of tanh, relative
+
+
+def values_at(activation: str, v: Array) -> Array:
+    """Values of an activation as numpy computes them, elementwise."""
+    if activation == "tanh":
+        return np.asarray(np.tanh(v))
+    if activation == "sigmoid":
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * v))
+    below = {"relu": 0.0, "leaky_relu": LEAK}[str(activation)]
+    return np.asarray(below * v + (1 - below) * np.maximum(v, 0.0))
+
+
+def between(low: Array, high: Array) -> Enclosure:
+    """The smallest enclosure of intervals, rounded outwards."""
+    mid = 0.5 * low + 0.5 * high
+    rad = np.nextafter(np.maximum(high - mid, mid - low), np.inf)
+    return Enclosure(mid, np.where(low == high, 0.0, np.maximum(rad, 0.0)) + TINY * (low != mid))
+
+
+def box_of(box: Box) -> Enclosure:
+    """A box, given by its ends, as an enclosure."""
+    return between(*(np.asarray(end, dtype=np.float64) for end in box))
+
+
+def neurons(system: Matrices, x: Enclosure, u: Enclosure) -> tuple[Enclosure, Enclosure]:
+    """Intervals of v and w, each (..., nv), from intervals of the state (..., nx) and the input (..., nu)."""
+    v = x @ Enclosure.of(system.C1).T + u @ Enclosure.of(system.D12).T + Enclosure.of(system.bv)
+    v = Enclosure(v.mid.copy(), v.rad.copy())
+    w = Enclosure(np.zeros_like(v.mid), np.zeros_like(v.mid))
+    for start, stop in system.blocks:
+        here, before = (..., slice(start, stop)), (..., slice(0, start))
+        if start:
+            total = v[here] + w[before] @ Enclosure.of(system.D11[start:stop, :start]).T
+            v.mid[here], v.rad[here] = total.mid, total.rad
+        image = activated(system.activation, v[here])
+        w.mid[here], w.rad[here] = image.mid, image.rad
+    return v, w
+
+
+def activated(activation: str, v: Enclosure) -> Enclosure:
+    """Interval of an activation, which rises, over intervals."""
+    ends = [values_at(activation, end) for end in (v.lower(), v.upper())]
+    # The sigmoid rounds a sum of order one as well.
+    pad = [_ULPS * (np.abs(end) + (activation == "sigmoid")) + TINY for end in ends]
+    return between(np.nextafter(ends[0] - pad[0], -np.inf), np.nextafter(ends[1] + pad[1], np.inf))
+
+
+def next_state(system: Matrices, x: Enclosure, u: Enclosure) -> Enclosure:
+    """Interval of the next state, (..., nx)."""
+    _, w = neurons(system, x, u)
+    return linear_part(system, x, u) + w @ Enclosure.of(system.B1).T
+
+
+def linear_part(system: Matrices, x: Enclosure, u: Enclosure) -> Enclosure:
+    """Interval of A x + B2 u + bx, (..., nx)."""
+    return x @ Enclosure.of(system.A).T + u @ Enclosure.of(system.B2).T + Enclosure.of(system.bx)
+
+
+def outputs(system: Matrices, x: Enclosure, u: Enclosure) -> Enclosure:
+    """Interval of the output, (..., ny)."""
+    _, w = neurons(system, x, u)
+    straight = x @ Enclosure.of(system.C2).T + u @ Enclosure.of(system.D22).T + Enclosure.of(system.by)
+    return straight + w @ Enclosure.of(system.D21).T
+
+
+def intersection(a: Enclosure, b: Enclosure) -> Enclosure:
+    """Entry by entry what both allow."""
+    low, high = np.maximum(a.lower(), b.lower()), np.minimum(a.upper(), b.upper())
+    return between(low, np.maximum(high, low))
+
+
+def norm_up(x: Enclosure, metric: Array) -> float:
+    """Not below |x|_metric anywhere in the box: of its middle, and then from there to the farthest point."""
+    P = Enclosure.of(metric)
+    middle = max(float(((Enclosure.of(x.mid) @ P) @ Enclosure.of(x.mid)).upper()), 0.0)
+    spread = float(sum_up(times_up(x.rad[:, None], np.abs(metric), x.rad)))
+    return float(sum_up(np.array([root_up(middle), root_up(spread)])))
+
+
+def settles(value: Any) -> bool:
+    """Whether all of an interval is finite."""
+    return bool(np.isfinite(value.mid).all() and np.isfinite(value.rad).all())
+
+
+def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: int) -> Box:
+    """Slopes alpha, beta, each shape (nv,), for runs that start in a box of states under inputs in a box.
+
+    Args:
+        system: A frozen system.
+        input_range: Least and greatest inputs, each shape (nu,).
+        state_range: Least and greatest initial states, each shape (nx,).
+        steps: Number of steps N; the neurons at the steps 0..N are covered.
+
+    Raises:
+        ShapeError, DataError: The boxes do not fit.
+        SettingError: A box is empty.
+    """
+    u = box_of(_box("input_range", input_range, system.nu))
+    x = box_of(_box("state_range", state_range, system.nx))
+    low, high = np.full(system.nv, np.inf), np.full(system.nv, -np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(count("steps", steps, least=0) + 1):
+            v, _ = neurons(system, x, u)
+            if not (settles(v) and settles(x)):
+                # The intervals have exploded: nothing is known, which the activation's own slope says.
+                low, high = np.full(system.nv, -np.inf), np.full(system.nv, np.inf)
+                break
+            low, high = np.minimum(low, v.lower()), np.maximum(high, v.upper())
+            x = next_state(system, x, u)
+    return slopes_on(system.activation, (low, high))
+
+
+def _box(name: str, box: Box, n: int) -> Box:
+    low, high = (as_array(name, side, (n,), hint="give lower and upper ends") for side in box)
+    if (low > high).any():
+        raise SettingError(f"{name} must satisfy lower <= upper, got {low} and {high}: swap them?")
+    return low, high
