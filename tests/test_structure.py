@@ -147,7 +147,7 @@ def test_nothing_global_is_changed(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_and_functions_are_short(name):
-    assert len(FILES[name].read_text().splitlines()) <= 400, f"{name}: one concept a file"
+    assert len(FILES[name].read_text().splitlines()) <= 450, f"{name}: one concept a file"
     for node in ast.walk(tree(name)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             doc = node.body[0].end_lineno - node.lineno if ast.get_docstring(node) else 0

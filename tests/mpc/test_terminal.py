@@ -165,7 +165,9 @@ def test_engines_agree_where_plans_must_end_at_rest(name, limit):
         for solution in (a, b):
             np.testing.assert_allclose(controller.problem.objective(data, solution.u)[0], solution.cost, rtol=1e-9)
             assert controller.problem.excess(data, solution.u) <= 0
-        np.testing.assert_allclose(a.cost, b.cost, rtol=1e-5)
+        # An interior point stays a little away from the limits that the optimum lies on.
+        assert a.cost <= b.cost * (1 + 1e-5)
+        np.testing.assert_allclose(a.cost, b.cost, rtol=1e-4)
         np.testing.assert_allclose(a.u, b.u, atol=1e-3)
 
 
