@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import Array, positive
 from controlrnn.errors import DataError
-from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, TableOf, Text
+from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import Arrays, Meta, as_json, typed
 from mpc.control_step import Fallback
 from mpc.measurement_guard import Verdict
@@ -81,13 +80,14 @@ class ClosedLoopResult(Stored):
             "verdicts": Numbers("K", "ny", dtype="|i1", least=min(Verdict), most=max(Verdict)),
             "faults": Numbers("K", "F", dtype="|b1"), "lower": Numbers("ny", infinite=True),
             "upper": Numbers("ny", infinite=True), "cost": Numbers(**_ANY),
+            "outside_at": Numbers("O", dtype="<i8", least=0), "outside_text": Numbers("B", dtype="|u1"),
             "intervals": Numbers("K", 2, "N + 1", "ny", otherwise=(0, 2, 0, 0), **_ANY),
         },
         meta={
             "dt": Number(above=0.0), "seed": Count(most=2**64), "names": ListOf(Text(), "ny + nu"),
-            "fault_kinds": ListOf(Text(), "F"), "outside": TableOf(Text(), re.compile("0|[1-9][0-9]{0,8}"), most=10**9),
+            "fault_kinds": ListOf(Text(), "F"),
         },
-        zero=("F", "N", "nu"),
+        zero=("F", "N", "nu", "O", "B"),
     )  # fmt: skip
 
     y: Array
@@ -223,25 +223,41 @@ class ClosedLoopResult(Stored):
         return int((self.solve_time > limit).sum())
 
     def record(self) -> tuple[Arrays, Meta]:
-        """See `Stored.record`; statuses are stored as their places in `Status`, steps without a text left out."""
+        """See `Stored.record`; statuses are stored as their places in `Status`, texts as bytes between zeros."""
+        at = [t for t, text in enumerate(self.outside) if text]
+        texts = "\0".join(self.outside[t].replace("\0", "") for t in at)
         values = vars(self) | {
             "status": np.array([_STATUSES.index(s) for s in self.status], dtype=np.int8),
             "fallback": np.array([_FALLBACKS.index(f) for f in self.fallback], dtype=np.int8),
-            "outside": {str(t): text for t, text in enumerate(self.outside) if text},
+            "outside_at": np.array(at, dtype=np.int64), "outside_text": np.frombuffer(texts.encode(), dtype=np.uint8),
         }  # fmt: skip
         arrays = {name: typed(values[name], kind) for name, kind in self.SCHEMA.arrays.items()}
         return arrays, {name: as_json(values[name]) for name in self.SCHEMA.meta}
 
     @classmethod
     def _fields(cls, values: Meta) -> Meta:
-        texts, steps = values["outside"], len(values["u"])
-        if any(int(t) >= steps for t in texts):
-            raise DataError(f"outside must name steps below {steps}, got {max(map(int, texts))}")
+        outside = [""] * len(values["u"])
+        at, stored = values.pop("outside_at").tolist(), values.pop("outside_text").tobytes()
+        try:
+            texts = stored.decode().split("\0") if at else []
+        except UnicodeDecodeError as error:
+            raise DataError("what lay outside is no text") from error
+        if (
+            len(texts) != len(at)
+            or (stored and not at)
+            or not all(texts)
+            or at != sorted(set(at))
+            or any(t >= len(outside) for t in at)
+        ):
+            raise DataError(
+                f"{len(texts)} texts of what lay outside do not belong to {len(at)} of {len(outside)} steps"
+            )
+        for t, text in zip(at, texts, strict=True):
+            outside[t] = text
         return values | {
             "status": tuple(_STATUSES[i] for i in values["status"]), "cost": float(values["cost"]),
             "fallback": tuple(_FALLBACKS[i] for i in values["fallback"]), "names": tuple(values["names"]),
-            "fault_kinds": tuple(values["fault_kinds"]),
-            "outside": tuple(texts.get(str(t), "") for t in range(steps)),
+            "fault_kinds": tuple(values["fault_kinds"]), "outside": tuple(outside),
         }  # fmt: skip
 
     def plot(self) -> Figure:

@@ -32,7 +32,8 @@ from controlrnn.records.writing import storage, write_atomic
 FORMAT = 2  # of the header and of what the checksum covers
 _HEADER = "header.json"
 _FIELDS = {"format", "kind", "version", "meta", "sha256"}
-_MOST_HEADER = 8 * 2**20  # bytes: JSON takes some twenty times as much memory as text
+_MOST_HEADER = 4 * 2**20  # bytes
+_MOST_CONTAINERS = 50_000  # lists and objects: each takes thirty times the memory of its two brackets, and time to free
 _MOST_DIGITS = 20
 _MOST_DEPTH = 20
 
@@ -86,8 +87,10 @@ def write_record(
     header = {"format": FORMAT, "kind": kind, "version": version, "meta": dict(meta)}
     header["sha256"] = digest(stored, header)
     content = json.dumps(header, sort_keys=True, default=_plain).encode()
-    if len(content) > _MOST_HEADER:
-        raise DataError(f"the texts and numbers of a {kind} must fit into {_MOST_HEADER} bytes, got {len(content)}")
+    if len(content) > _MOST_HEADER or content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS:
+        raise DataError(
+            f"a {kind} has too many texts and lists ({len(content)} bytes, at most {_MOST_HEADER}): save it in parts"
+        )
     return write_atomic(path, write_archive(stored | {_HEADER: np.frombuffer(content, dtype=np.uint8)}))
 
 
@@ -166,9 +169,12 @@ def _header(array: NDArray[Any]) -> dict[str, Any]:
     """The header's fields, all there and of the right types; of JSON as the standard has it."""
     if array.dtype != np.uint8 or array.ndim != 1 or array.size > _MOST_HEADER:
         raise FileFormatError(f"the header must be a text of at most {_MOST_HEADER} bytes")
+    content = array.tobytes()
+    if content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS:
+        raise FileFormatError(f"the header must have at most {_MOST_CONTAINERS} lists and objects")
     try:
         header = json.loads(
-            array.tobytes().decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer,
+            content.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer,
             parse_float=_finite,
         )  # fmt: skip
     except (ValueError, RecursionError) as error:
