@@ -189,13 +189,12 @@ def _npy_header(raw: bytes, rng: Rng) -> bytes:
 
 @functools.cache
 def _zeros(size: int) -> tuple[bytes, int]:
-    """Compressed zeros and their checksum."""
-    packer, crc, block = zlib.compressobj(9, zlib.DEFLATED, -15), 0, bytes(2**20)
-    parts = []
+    """Compressed zeros and their checksum. Blocks that start afresh are all alike, so that one is compressed."""
+    packer, block, crc = zlib.compressobj(9, zlib.DEFLATED, -15), bytes(2**20), 0
+    one = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
     for _ in range(size // 2**20):
-        parts.append(packer.compress(block))
         crc = zlib.crc32(block, crc)
-    return b"".join([*parts, packer.flush()]), crc
+    return one * (size // 2**20) + packer.flush(), crc
 
 
 def _bomb(raw: bytes, rng: Rng) -> bytes:

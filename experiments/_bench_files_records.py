@@ -29,6 +29,7 @@ from controlrnn.certification import (
 from controlrnn.certification.certificate import Certificate
 from controlrnn.certification.dissipation import DissipationCertificate
 from controlrnn.data import Dataset, Scaler, Signal, Trajectory
+from controlrnn.errors import FileFormatError, TrainingError
 from controlrnn.export import load_system, save_system
 from controlrnn.identification import FitResult, SimulationError, StateEncoder, check_residuals, identify
 from controlrnn.identification.checkpoint import fingerprint, load_checkpoint, state_arrays
@@ -40,9 +41,11 @@ from controlrnn.systems import GatedSystem, LureSystem
 from controlrnn.systems.gated import Cell
 from mpc import (
     CalibrationMethod,
+    ClosedLoopCalibration,
     ClosedLoopResult,
     EstimateError,
     Fallback,
+    LoopTarget,
     ModelError,
     MonteCarloResult,
     OperatingRegion,
@@ -52,6 +55,7 @@ from mpc import (
     TerminalSet,
     Tightening,
 )
+from mpc.closed_loop_rounds import ClosedLoopRounds, LoopRound
 
 NAME = "0" * 63 + "1"  # any digest
 
@@ -73,17 +77,20 @@ class Sample:
     use: Callable[[Any], None] = lambda _: None
 
 
-def samples(seed: int) -> dict[str, Sample]:
+def samples(seed: int, *, all_kinds: bool = True) -> dict[str, Sample]:
     """Every kind of record by name.
 
     Args:
         seed: Of the numbers in them.
+        all_kinds: Whether also those that take a search or a training.
     """
     rng = np.random.default_rng(seed)
     lure, gru = _lure(rng), _gru(rng)
     found = {name: _of(one) for name, one in {**_results(rng), **_control(rng), **_records(rng, lure)}.items()}
     for name, system in (("lure system", lure), ("gated system", gru)):
         found[name] = _sample(partial(save_system, system), load_system, _run)
+    if not all_kinds:
+        return found
     for name, (certificate, system) in _certificates(lure, gru).items():
         found[name] = _sample(certificate.save, load_certificate, _verify(system))
     return found | _training(rng)
@@ -116,11 +123,14 @@ def _run(system: Any) -> None:
 
 
 def _outside(region: OperatingRegion) -> None:
-    """A region that was let in tells far outside from inside."""
+    """A region that was let in tells inside from outside; far away is inside where it reaches so far."""
     with np.errstate(all="ignore"):
-        status = region.check(np.full(len(region.centres[0]), np.finfo(float).max), region.centres[2])
-    if status.inside or not all(np.isfinite(r) or r == np.inf for r in status.ratios.values()):
-        raise AssertionError("an infinite input counts as inside")
+        far = np.full(len(region.centres[0]), np.finfo(float).max)
+        status = region.check(far, region.centres[2])
+        reach = np.log(region.limits[0]) + 0.5 * np.log(np.diag(region.covariances[0]))
+        within = np.log(np.abs(far - region.centres[0])) <= reach + 1e-6
+    if status.inside and not within.all():
+        raise AssertionError("an input counts as inside that lies out of reach")
 
 
 def _limits(room: Tightening) -> None:
@@ -201,7 +211,28 @@ def _results(rng: np.random.Generator) -> dict[str, Stored]:
         lower=np.array([-np.inf, 0.0]), upper=np.ones(ny), cost=1.5, dt=0.5, seed=3, names=("a", "b", "c", "d"),
         fault_kinds=("drop out",), outside=("", "far out", "", ""), intervals=np.abs(draw((K, 2, N + 1, ny))),
     )  # fmt: skip
-    return {"closed loop": loop, "monte carlo": MonteCarloResult((loop, replace(loop, seed=4)))}
+    room = np.abs(draw((N + 1, ny)))
+    rounds = tuple(
+        LoopRound(total=room, wanted=2 * room, excess=draw((3, ny)), kept=2, cost=1.0, attempt=last)
+        for last in (False, True)
+    )
+    return {
+        "closed loop": loop, "monte carlo": MonteCarloResult((loop, replace(loop, seed=4))),
+        "closed-loop round": rounds[0],
+        "closed-loop rounds": ClosedLoopRounds(settings=NAME, steps=20, missing=0.1, rounds=rounds),
+        "closed-loop calibration": ClosedLoopCalibration(
+            tightening=_tightening(rng, N, ny), target=LoopTarget.LIMITS, coverage=0.9, confidence=None, n=3, rank=2,
+            attempts=1, starts=20, missing=0.0, rounds=rounds,
+        ),
+    }  # fmt: skip
+
+
+def _tightening(rng: np.random.Generator, N: int, ny: int) -> Tightening:
+    parts = ("model_error", "reinitialisation", "input_error", "growth")
+    return Tightening(
+        **{name: 0.01 * np.abs(rng.standard_normal((N + 1, ny))) for name in parts}, disturbance_gain=0.5,
+        promise="some", digests={"system": NAME, "jump": NAME},
+    )  # fmt: skip
 
 
 def _control(rng: np.random.Generator) -> dict[str, Stored]:
@@ -224,10 +255,7 @@ def _control(rng: np.random.Generator) -> dict[str, Stored]:
             bounds=positive(N + 1, ny), method=CalibrationMethod.CONFORMAL, coverage=0.9, n=20, length=200, starts=100,
             washout=20, disturbance_gain=None, observer_digest="", **names,
         ),
-        "tightening": Tightening(
-            model_error=positive(N + 1, ny), reinitialisation=positive(N + 1, ny), input_error=positive(N + 1, ny),
-            growth=positive(N + 1, ny), disturbance_gain=0.5, promise="some", digests={"system": NAME, "jump": NAME},
-        ),
+        "tightening": _tightening(rng, N, ny),
         "recall": Recall(
             drift=positive(K, ny), change=positive(K, ny), jump=positive(N, ny), absolute=positive(N + 1, ny),
             growth=positive(N + 1, ny), end=positive(ny), promise="some", digests={"system": NAME, "drift": NAME},
@@ -287,7 +315,10 @@ def _training(rng: np.random.Generator) -> dict[str, Sample]:
         def read(path: Path, loss: Any = loss, settings: Any = settings, mark: Any = mark) -> _State:
             model = _seeded(lambda: Elman(nu=1, ny=1, nx=2))
             trainer = Trainer(model, data, loss, settings, 20, 5)
-            _, refinement = load_checkpoint(path, trainer, mark)
+            try:
+                _, refinement = load_checkpoint(path, trainer, mark)
+            except TrainingError as error:  # a sound file, of another run
+                raise FileFormatError(str(error)) from error
             return _State(digest(state_arrays(trainer, refinement), {}))
 
         def make(path: Path, model: Any = torch_model, loss: Any = loss, options: Any = options) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from controlrnn.checks import Array, Choice, read_only
-from controlrnn.errors import DataError, SettingError
+from controlrnn.errors import DataError, SettingError, StorageError
 from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schema, Stored, digest
 from mpc.closed_loop_result import ClosedLoopResult
 from mpc.monte_carlo import ClosedLoopSetup, monte_carlo
@@ -92,7 +92,7 @@ class LoopRound(Stored):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Checkpoint(Stored):
+class ClosedLoopRounds(Stored):
     """Rounds done, and of which calibration."""
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -211,7 +211,7 @@ class Rounds:
     def _load(self) -> list[LoopRound]:
         if self.checkpoint is None or not self.checkpoint.exists():
             return []
-        kept = _Checkpoint.load(self.checkpoint)
+        kept = ClosedLoopRounds.load(self.checkpoint)
         if kept.settings != digest({}, self.settings):
             raise SettingError(f"checkpoint {self.checkpoint} is of another calibration: name another file")
         self.steps, self.missing = kept.steps, kept.missing
@@ -220,7 +220,11 @@ class Rounds:
     def _save(self) -> None:
         if self.checkpoint is not None:
             settings, rounds = digest({}, self.settings), tuple(self.done)
-            _Checkpoint(settings=settings, steps=self.steps, missing=self.missing, rounds=rounds).save(self.checkpoint)
+            kept = ClosedLoopRounds(settings=settings, steps=self.steps, missing=self.missing, rounds=rounds)
+            try:
+                kept.save(self.checkpoint)
+            except StorageError as error:
+                _log.warning("round %d: %s; calibration goes on without a new checkpoint", len(rounds), error)
 
 
 def constant_parts(total: Array, gain: float | None, promise: str, digests: dict[str, str]) -> Tightening:

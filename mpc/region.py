@@ -151,7 +151,7 @@ class OperatingRegion(Stored):
                 continue
             ratios[name] = float(_distance(value[None] - self.centres[g], self.covariances[g], self.shape)[0])
             ratios[name] /= self.limits[g]
-            if ratios[name] > 1:
+            if not ratios[name] <= 1:  # NaN, of an overflow, is no proof of being inside
                 outside.append(self._words(g, value))
         return RegionStatus(ratios, "; ".join(outside))
 

@@ -12,6 +12,7 @@ from controlrnn.records.record import (
     write_record,
 )
 from controlrnn.records.schema import FreeArrays, Numbers, Part, Schema
+from controlrnn.records.signing import new_key, sign_folder, verify_folder
 from controlrnn.records.stored import Stored
 from controlrnn.records.values import Count, Digest, Exactly, Flag, ListOf, Number, TableOf, Text, Value
 from controlrnn.records.writing import write_atomic, write_json
@@ -36,10 +37,13 @@ __all__ = [
     "digest",
     "load_one_of",
     "load_record",
+    "new_key",
     "read_archive",
     "read_record",
     "restoring",
     "save_record",
+    "sign_folder",
+    "verify_folder",
     "write_atomic",
     "write_json",
     "write_record",
