@@ -36,8 +36,8 @@ from controlrnn.certification.ball.arithmetic import (
     total,
 )  # fmt: skip
 from controlrnn.certification.ball.horizon import holds, semidefinite_metric
-from controlrnn.certification.passes import Case
 from controlrnn.certification.proof.tube import Step as Suggestion
+from controlrnn.certification.proof.tube import TubeClaim
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import LureSystem
@@ -105,7 +105,7 @@ def _suggestions(system: LureSystem, c: TubeCertificate) -> list[list[Suggestion
     tube = None
     try:
         with np.errstate(all="ignore"):
-            case = Case(system, c.x0, c.u, c.initial_radius, c.metric, c.input_radius)
+            case = TubeClaim(system, c.x0, c.u, c.initial_radius, c.metric, c.input_radius)
             for one, share in zip(c.multipliers, c.shares, strict=True):
                 tube = case.run(one, share, c.padding, tube)
                 found.append(list(tube.steps) if all(np.isfinite(s.d).all() for s in tube.steps) else None)
