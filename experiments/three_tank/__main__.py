@@ -1,15 +1,24 @@
 """Three tanks, from the first experiment to an MPC that keeps its limits.
 
 Excite the simulated plant, identify models, certify the chosen one, calibrate its model error, tighten the limits and
-run the plant near its limit, with three controllers side by side: nominal, tightened, and tightened by no more than
-what measurements leave of the errors (recalling). The report is ``report.html`` in the output folder.
+run the plant near its limit, with four controllers side by side, what they cost and what they promise:
+
+- nominal: limits as they are, corrected by the disturbance estimate;
+- backed off: the same, a constant away from its limits, the least that a few trial loops kept; promises nothing;
+- closed-loop calibrated: the same with a constant that fresh loops of the very controller confirmed, which promises
+  that a loop like those keeps its limits with a stated probability;
+- recalling: limits tightened by no more than what measurements leave of errors that are calibrated on experiments and
+  certified; a theorem keeps limits wherever those bounds hold, whatever the reference.
+
+The report is ``report.html`` in the output folder.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -23,11 +32,11 @@ from controlrnn.identification import FitResult
 from controlrnn.models import Model
 from controlrnn.records import load_record, save_record
 from experiments._study import Row, Study
-from experiments.three_tank import recalling, report, stages
+from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
 from experiments.three_tank.kept import ATTACK, CLOSED_LOOPS, REALISED
 from experiments.three_tank.stages import Controller
-from mpc import ModelError, MonteCarloResult, Recall, Tightening, Washout
+from mpc import ClosedLoopCalibration, ModelError, MonteCarloResult, Recall, Tightening, Washout
 
 CHOSEN = "contracting R2DN"
 
@@ -37,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = Study.from_command_line("three_tank", __doc__, arguments)
     logging.getLogger("controlrnn").setLevel(logging.WARNING)
     config = Config.of(study.quick)
-    road = tqdm(total=7, desc="three tanks", unit="stage")
+    road = tqdm(total=8, desc="three tanks", unit="stage")
     with study.stage("experiments on the plant"):
         dataset = stages.experiments(config, study.seed)
     road.update()
@@ -49,28 +58,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     road.update()
     recalled, recall_row = _recall(study, config, dataset, watch)
     road.update()
+    constant_row = _back_off(study, config)
+    calibrated, calibration_row = _calibrate_closed_loop(study, config)
+    road.update()
     loops = {kind: _control(study, config, kind) for kind in Controller}
     road.update()
-    _targets(study, config, fit_rows, certificate_row, coverage_row, loops)
+    best = _best_constant(study, config)
+    _targets(study, config, fit_rows, certificate_row, coverage_row, loops, best)
     curves = {kind: _curves(study, kind) for kind in Controller}
     figures = report.figures(study, config, dataset, fits, room, recalled, curves)
+    promises = {
+        Controller.NOMINAL: "nothing",
+        Controller.BACKED_OFF: f"nothing: {constant_row['distance']:g} cm, the least at which {constant_row['loops']} "
+        "trial loops kept their limits",
+        Controller.CALIBRATED: calibrated.promise,
+        Controller.RECALLING: f"{recalled.promise}; both bounds hold together with probability >= {config.coverage:g} "
+        "(union bound), on trajectories like those of the experiments",
+    }
     extra: dict[str, Any] = {
         "chosen": CHOSEN,
         "fit_percent": fit_rows[CHOSEN]["fit_percent"],
-        "certificate": {k: v for k, v in certificate_row.items() if k not in ("case", "seconds")},
-        "coverage": {k: v for k, v in coverage_row.items() if k not in ("case", "seconds")},
-        "recall": {k: v for k, v in recall_row.items() if k not in ("case", "seconds")},
+        "certificate": _plain(certificate_row),
+        "coverage": _plain(coverage_row),
+        "recall": _plain(recall_row),
+        "back_off": _plain(constant_row),
+        "calibration": _plain(calibration_row),
+        "best_constant": _plain(best),
         "closed_loop": loops,
+        "promises": promises,
         "config": asdict(config),
     }
-    promises = {
+    parts = {
         "Bound on the model error": error.promise,
-        "Tightened limits": room.promise,
-        "Limits that learn": f"{recalled.promise}; both bounds hold together with probability >= {config.coverage:g} "
-        "(union bound), as the tightened limits",
+        "Tightening": room.promise,
         "State estimate": watch.describe(),
     }
-    report.write(study, figures, extra, promises)
+    report.write(study, figures, extra, parts)
     road.update()
     road.close()
     study.say(f"report: {study.path('report.html')}")
@@ -191,31 +214,90 @@ def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> t
     return Recall.load(study.path("recall.npz")), row
 
 
+def _back_off(study: Study, config: Config) -> Row:
+    """What an engineer would try: the least constant at which some trial loops keep their limits."""
+
+    def compute() -> Row:
+        system = stages.model_of(study.out)
+        seeds = backing_off.seeds_of(study.seed, backing_off.TRIALS, config.runs)
+        with _bar("trial loops") as progress:
+            distance, found, used = backing_off.least(study.out, config, seeds, progress)
+        room = backing_off.constant(system, config, distance)
+        room.save(study.path(f"tightening_{Controller.BACKED_OFF.file}.npz"))
+        return {"distance": distance, "loops": len(seeds), "all_loops": used} | backing_off.summary(found.results)
+
+    files = [f"tightening_{Controller.BACKED_OFF.file}.npz"]
+    return study.row("constant back-off", compute, needs=_model_digest(study, config), files=files)
+
+
+def _calibrate_closed_loop(study: Study, config: Config) -> tuple[ClosedLoopCalibration, Row]:
+    """The constant that fresh loops confirmed, with its probability."""
+
+    def compute() -> Row:
+        with _bar("calibration in closed loop") as progress:
+            found = backing_off.calibrated(study.out, config, study.seed, progress)
+        found.save(study.path("closed_loop_calibration.npz"))
+        found.tightening.save(study.path(f"tightening_{Controller.CALIBRATED.file}.npz"))
+        study.path("calibration_rounds.npz").unlink(missing_ok=True)
+        return {
+            "probability": found.coverage, "distance": found.tightening.total[1], "loops_confirmed": found.n,
+            "loops_needed": found.rank, "kept": found.rounds[-1].kept, "attempts_paid_for": found.attempts,
+            "rounds": len(found.rounds), "loops_in_all": found.n * len(found.rounds),
+        }  # fmt: skip
+
+    files = ["closed_loop_calibration.npz", f"tightening_{Controller.CALIBRATED.file}.npz"]
+    row = study.row("closed-loop calibration", compute, needs=_model_digest(study, config), files=files)
+    return ClosedLoopCalibration.load(study.path("closed_loop_calibration.npz")), row
+
+
+def _best_constant(study: Study, config: Config) -> Row:
+    """In hindsight: the least constant that keeps the limits in the very loops that all controllers are compared on."""
+
+    def compute() -> Row:
+        with _bar("best constant in hindsight") as progress:
+            distance, found, _ = backing_off.least(study.out, config, stages.loop_seeds(study.seed, config), progress)
+        return {"distance": distance} | backing_off.summary(found.results)
+
+    return study.row("best constant, in hindsight", compute, needs=_model_digest(study, config))
+
+
 def _control(study: Study, config: Config, kind: Controller) -> Row:
     """The closed loops of one controller."""
 
     def compute() -> Row:
-        with tqdm(total=config.runs, desc=f"closed loops, {kind}", leave=False) as bar:
-
-            def progress(done: int, _total: int) -> None:
-                bar.update(done - bar.n)
-
+        with _bar(f"closed loops, {kind}") as progress:
             result: MonteCarloResult = stages.closed_loops(study.out, config, kind, study.seed, progress)
         arrays = {n: np.stack([getattr(r, n) for r in result.results]) for n in ("y", "u", "errors", "reference")}
         # What the level of tank 1 stays below its limit by, at steps 1 and N of each prediction.
         arrays["room"] = np.stack([r.error_ends[1][:, [1, -1], 0] for r in result.results])
-        save_record(study.path(f"closed_loop_{kind}.npz"), CLOSED_LOOPS, arrays, {})
-        result.results[0].save(study.path(f"closed_loop_{kind}_first.npz"))
+        save_record(study.path(f"closed_loop_{kind.file}.npz"), CLOSED_LOOPS, arrays, {})
+        result.results[0].save(study.path(f"closed_loop_{kind.file}_first.npz"))
         return dict(result.summary())
 
     row = study.row(
-        f"closed loop, {kind}", compute, needs=_model_digest(study, config), files=[f"closed_loop_{kind}.npz"]
+        f"closed loop, {kind}", compute, needs=_model_digest(study, config), files=[f"closed_loop_{kind.file}.npz"]
     )
+    return _plain(row)
+
+
+def _plain(row: Row) -> Row:
     return {k: v for k, v in row.items() if k not in ("case", "seconds")}
 
 
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for a known number of things, again and again."""
+    with tqdm(desc=title, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield progress
+
+
 def _curves(study: Study, kind: Controller) -> dict[str, Array]:
-    return load_record(study.path(f"closed_loop_{kind}.npz"), CLOSED_LOOPS)[0]
+    return load_record(study.path(f"closed_loop_{kind.file}.npz"), CLOSED_LOOPS)[0]
 
 
 def _model_digest(study: Study, config: Config) -> dict[str, Any]:
@@ -223,8 +305,9 @@ def _model_digest(study: Study, config: Config) -> dict[str, Any]:
 
 
 def _targets(
-    study: Study, config: Config, fits: dict[str, Row], certificate: Row, coverage: Row, loops: dict[Controller, Row]
-) -> None:
+    study: Study, config: Config, fits: dict[str, Row], certificate: Row, coverage: Row, loops: dict[Controller, Row],
+    best: Row,
+) -> None:  # fmt: skip
     """What the study aims at."""
     worst = min(fits[CHOSEN]["fit_percent"])
     study.target("fit of the chosen model, every output", ">= 90 %", worst, worst >= 90)
@@ -232,9 +315,11 @@ def _targets(
     study.target("bound holds for all attacked pairs", True, certificate["bound_holds"], certificate["bound_holds"])
     share = coverage["total_steps_inside"]
     study.target("held-out steps inside the total bound", f">= {config.coverage}", share, share >= config.coverage)
-    for kind in (Controller.TIGHTENED, Controller.RECALLING):
+    for kind in (Controller.CALIBRATED, Controller.RECALLING):
         safe = loops[kind]["runs_with_violation"]
         study.target(f"{kind} runs with a violation", 0, safe, safe == 0)
+    ratio = loops[Controller.CALIBRATED]["cost"] / best["cost"]
+    study.target("cost of closed-loop calibrated over that of the best constant", "<= 1.3", ratio, ratio <= 1.3)
     unsafe = loops[Controller.NOMINAL]["runs_with_violation"]
     study.target("nominal runs with a violation", f"> {config.runs // 2}", unsafe, unsafe > config.runs / 2)
 

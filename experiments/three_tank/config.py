@@ -30,6 +30,8 @@ class Config:
         control_steps: Samples per closed loop.
         pump_2: Second pump in the wanted steady states [L/min]; the first follows from the level.
         levels: Levels of tank 1 asked for [cm], each for an equal share of the run; the middle one is the limit itself.
+        back_off_step: Step [cm] in which an engineer tries distances from the limits.
+        attempts: Attempts that the calibration in closed loop has, and pays for.
         certificate_iterations: Iterations spent on the multipliers per output.
     """
 
@@ -49,6 +51,8 @@ class Config:
     control_steps: int = 120
     pump_2: float = 1.6
     levels: tuple[float, float, float] = (50.0, 60.0, 55.0)
+    back_off_step: float = 0.1
+    attempts: int = 2
     certificate_iterations: int = 200
 
     @classmethod
@@ -56,7 +60,15 @@ class Config:
         """The full study, or a short one."""
         if not quick:
             return cls()
-        return cls(records=(8, 4, 6, 20), samples=400, steps=150, runs=4, control_steps=60, certificate_iterations=40)
+        return cls(
+            records=(8, 4, 6, 20),
+            samples=400,
+            steps=150,
+            runs=4,
+            control_steps=60,
+            attempts=1,
+            certificate_iterations=40,
+        )
 
     @property
     def half_range(self) -> Array:

@@ -56,17 +56,23 @@ from mpc import (
     tighten,
 )
 from mpc.controller import Mode
-from mpc.dompc import DoMpcBackend
 from mpc.ocp import BackendFactory
+from mpc.tightening import NO_CLAIM
 from plants import MultiTank, excitation, simulate
 
 
 class Controller(StrEnum):
-    """Who runs the plant: limits as they are, tightened, or tightened by what measurements leave of the errors."""
+    """Who runs the plant; see `experiments.three_tank`."""
 
     NOMINAL = "nominal"
-    TIGHTENED = "tightened"
+    BACKED_OFF = "backed off"
+    CALIBRATED = "closed-loop calibrated"
     RECALLING = "recalling"
+
+    @property
+    def file(self) -> str:
+        """Name in file names."""
+        return self.value.replace(" ", "_").replace("-", "_")
 
 
 def inflows(config: Config, rng: np.random.Generator, steps: int, tanks: int) -> Array:
@@ -232,11 +238,11 @@ def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
     """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it."""
     watch = observer(model_of(folder), contraction_of(folder / "contraction.npz"), config)
     if kind is Controller.NOMINAL:
-        return setup(watch, None, config, DoMpcBackend)
-    if kind is Controller.TIGHTENED:
-        return setup(watch, Tightening.load(folder / "tightening.npz"), config, DoMpcBackend)
+        return setup(watch, None, config)
+    if kind is not Controller.RECALLING:
+        return setup(watch, Tightening.load(folder / f"tightening_{kind.file}.npz"), config)
     room, recall = Tightening.load(folder / "tightening_recalling.npz"), Recall.load(folder / "recall.npz")
-    return setup(watch, room, config, DoMpcBackend, recall)
+    return setup(watch, room, config, recall=recall)
 
 
 def setup(
@@ -244,13 +250,15 @@ def setup(
     recall: Recall | None = None,
 ) -> ClosedLoopSetup:  # fmt: skip
     """Plant and controller; without a tightening (None) the nominal one."""
-    tightened, system = room is not None, watch.system
-    # The nominal controller gets the best that practice knows without tightening: limits that follow the disturbance
-    # estimate. The tightened one keeps limits by the full model error, so the estimate only moves its reference.
+    system = watch.system
+    room = nominal(system.digest, config.horizon, system.ny) if room is None else room
+    # Controllers without a bound on their predictions get the best that practice knows: limits that follow the
+    # disturbance estimate. With one, limits are kept by the full model error; the estimate only moves the reference.
+    claims = not set(room.digests) <= NO_CLAIM
     controller = TightenedMPC(
-        watch.predictor, watch, room or nominal(system.digest, config.horizon, system.ny),
+        watch.predictor, watch, room,
         output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
-        mode=Mode.GUARANTEED if tightened else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
+        mode=Mode.GUARANTEED if claims else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
         backend=backend, recall=recall,
     )  # fmt: skip
     plant, wanted = MultiTank(), reference(config)
@@ -267,8 +275,13 @@ def closed_loops(
     folder: Path, config: Config, kind: Controller, seed: int, progress: Callable[[int, int], None]
 ) -> MonteCarloResult:
     """Many closed loops; all controllers see the same noise and disturbances."""
-    seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
-    return monte_carlo(functools.partial(build, folder, config, kind), seeds, workers=2, progress=progress)
+    seeds = loop_seeds(seed, config)
+    return monte_carlo(functools.partial(build, folder, config, kind), seeds, progress=progress)
+
+
+def loop_seeds(seed: int, config: Config) -> list[int]:
+    """Seeds of the loops that all controllers are compared on."""
+    return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
 
 
 def save_model(system: LureSystem, folder: Path) -> None:

@@ -10,7 +10,7 @@ from controlrnn.certification import load_certificate
 from controlrnn.export import load_system
 from controlrnn.identification import identify_subspace
 from experiments.three_tank import __main__ as study
-from experiments.three_tank import recalling, report, stages
+from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
 from mpc import Recall, Tightening
 from mpc.dompc import DoMpcBackend
@@ -39,7 +39,14 @@ def test_the_whole_road_runs_reports_and_resumes(tmp_path, capsys):
         assert set(row) >= LOOP
         assert (row["runs"], row["steps"]) == (config.runs, config.runs * config.control_steps)
         assert row["failed_solves"] == 0
-    assert loops["tightened"]["runs_with_violation"] == 0
+    assert loops["closed-loop calibrated"]["runs_with_violation"] == 0
+    assert loops["backed off"]["cost"] < loops["recalling"]["cost"]
+    assert loops["closed-loop calibrated"]["cost"] <= 1.3 * results["best_constant"]["cost"]
+    assert results["best_constant"]["runs_with_violation"] == 0
+    assert results["calibration"]["probability"] == config.coverage
+    assert results["calibration"]["kept"] >= results["calibration"]["loops_needed"]
+    assert "nothing" in results["promises"]["backed off"]
+    assert "probability >= 0.9" in results["promises"]["closed-loop calibrated"]
     assert loops["recalling"]["runs_with_violation"] == 0
     assert results["recall"]["intervals_steps_inside"] >= config.coverage
     assert loops["nominal"]["runs_with_violation"] > config.runs / 2
@@ -69,6 +76,39 @@ def check_artefacts(folder):
     assert "@import" not in page
     for name in ("excitation", "fit", "error_bound", "washout", "recall", "closed_loop"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_purpose_has_loops_of_its_own():
+    config = Config()
+    compared, tried = stages.loop_seeds(0, config), backing_off.seeds_of(0, backing_off.TRIALS, config.runs)
+    assert len(set(compared) | set(tried)) == 2 * config.runs
+
+
+def test_the_least_constant_is_a_multiple_of_the_step_that_every_loop_keeps(monkeypatch, tmp_path):
+    """On loops whose largest excess is known: 0.43 cm without any distance, and the distance less of it."""
+    tried = []
+
+    class Loop:
+        def __init__(self, violation):
+            self.max_violation, self.cost, self.violations = max(violation, 0.0), 1.0, int(violation > 0)
+
+    def loops(build, seeds, progress):
+        distance = float(build.args[2].total[1, 0])
+        tried.append(distance)
+        return MonteCarlo(tuple(Loop(0.43 - 0.04 * s - distance) for s in seeds))
+
+    class MonteCarlo:
+        def __init__(self, results):
+            self.results = results
+
+    class Model:
+        digest, ny = 64 * "a", 3
+
+    monkeypatch.setattr(backing_off, "monte_carlo", loops)
+    monkeypatch.setattr(backing_off.stages, "model_of", lambda folder: Model())
+    distance, found, used = backing_off.least(tmp_path, Config(), [0, 1, 2], lambda done, of: None)
+    assert (distance, used, tried) == (0.5, 9, [0.0, 0.4, 0.5])
+    assert backing_off.summary(found.results) == {"cost": 1.0, "runs_with_violation": 0}
 
 
 def test_quick_changes_the_effort_not_the_plant():

@@ -1,0 +1,91 @@
+"""Controllers that stay away from limits by a constant: one chosen as an engineer would, one calibrated in closed loop.
+
+Both are the nominal controller with a distance from its limits, and both are chosen on loops of the simulator that no
+other part of the study sees. The engineer's constant is the least multiple of a step at which all of a handful of loops
+keep their limits: nothing is promised. The calibrated one is confirmed by fresh loops, with a stated probability.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from controlrnn.systems import LureSystem
+from experiments.three_tank import stages
+from experiments.three_tank.config import Config
+from mpc import (
+    ClosedLoopCalibration,
+    ClosedLoopResult,
+    ClosedLoopSetup,
+    LoopEffort,
+    MonteCarloResult,
+    SimulatedLoops,
+    Tightening,
+    back_off,
+    calibrate_closed_loop,
+    monte_carlo,
+    nominal,
+)
+
+TRIALS = 1  # purpose of the engineer's loops
+Progress = Callable[[int, int], None]
+
+
+def seeds_of(seed: int, purpose: int, n: int) -> list[int]:
+    """Seeds of loops for one purpose: different purposes see different loops."""
+    return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence([seed, purpose]).spawn(n)]
+
+
+def build(folder: Path, config: Config, room: Tightening) -> ClosedLoopSetup:
+    """The nominal controller with this tightening; importable, so that worker processes can call it."""
+    watch = stages.observer(
+        stages.model_of(folder), stages.contraction_of(folder / "contraction.npz"), config
+    )  # fmt: skip
+    return stages.setup(watch, room, config)
+
+
+def constant(system: LureSystem, config: Config, distance: float) -> Tightening:
+    """The same distance [cm] from the limits of all levels."""
+    return back_off(system.digest, config.horizon, np.full(system.ny, distance))
+
+
+def least(
+    folder: Path, config: Config, seeds: Sequence[int], progress: Progress
+) -> tuple[float, MonteCarloResult, int]:
+    """The least multiple of the configured step [cm] at which all loops keep their limits.
+
+    Returns:
+        The distance, its loops, and the number of loops that were run.
+    """
+    system, distance, used = stages.model_of(folder), 0.0, 0
+    while True:
+        room = constant(system, config, distance)
+        found = monte_carlo(functools.partial(build, folder, config, room), seeds, progress=progress)
+        used += len(seeds)
+        worst = max(r.max_violation for r in found.results)
+        if worst <= 0:
+            return distance, found, used
+        # A distance that lacks `worst` still fails where it grows by less.
+        steps = max(1, int(np.floor(worst / config.back_off_step)))
+        distance = round(distance + steps * config.back_off_step, 6)
+
+
+def calibrated(folder: Path, config: Config, seed: int, progress: Progress) -> ClosedLoopCalibration:
+    """A tightening with the configured probability that a loop keeps its limits."""
+    system = stages.model_of(folder)
+    loops = SimulatedLoops(functools.partial(build, folder, config), progress=progress)
+    return calibrate_closed_loop(
+        loops, nominal(system.digest, config.horizon, system.ny), seed=seed, coverage=config.coverage,
+        effort=LoopEffort(attempts=config.attempts), checkpoint=folder / "calibration_rounds.npz",
+    )  # fmt: skip
+
+
+def summary(results: Sequence[ClosedLoopResult]) -> dict[str, float | int]:
+    """What loops cost, and how many left their limits."""
+    return {
+        "cost": float(np.mean([r.cost for r in results])),
+        "runs_with_violation": sum(r.violations > 0 for r in results),
+    }
