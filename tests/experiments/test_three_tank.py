@@ -105,8 +105,8 @@ def test_the_least_constant_is_a_multiple_of_the_step_that_every_loop_keeps(monk
         digest, ny = 64 * "a", 3
 
     monkeypatch.setattr(backing_off, "monte_carlo", loops)
-    monkeypatch.setattr(backing_off.stages, "model_of", lambda folder: Model())
-    distance, found, used = backing_off.least(tmp_path, Config(), [0, 1, 2], lambda done, of: None)
+    monkeypatch.setattr(backing_off.stages, "model_of", lambda _: Model())
+    distance, found, used = backing_off.least(tmp_path, Config(), [0, 1, 2], lambda *_: None)
     assert (distance, used, tried) == (0.5, 9, [0.0, 0.4, 0.5])
     assert backing_off.summary(found.results) == {"cost": 1.0, "runs_with_violation": 0}
 
