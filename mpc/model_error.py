@@ -286,7 +286,7 @@ def calibrate(
     parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
     errors = parts.of(records, operation)
     if conformal:
-        scale = _scale(parts.of(others, operation, scale=True))
+        scale = _scale(parts.of(others, operation, scale=True), others)
         scores = [np.abs(e / scale).max(axis=(1, 2)) for e in errors]
         if unit is CoverageUnit.STEP:
             bounds = inflation * scale * pooled_quantile(scores, coverage)
@@ -354,11 +354,12 @@ def data_digest(records: Sequence[Trajectory]) -> str:
     return digest(arrays, {"dt": [r.dt for r in records]})
 
 
-def _scale(errors: Sequence[Array]) -> Array:
+def _scale(errors: Sequence[Array], records: Sequence[Trajectory]) -> Array:
     rms = np.sqrt(np.mean(np.concatenate(errors) ** 2, axis=0))
     # A step or output without error (e.g. k = 0 with full disturbance feedback) would divide by zero.
     floor = 1e-3 * rms.max(axis=0)
-    if (floor <= 0).any():
+    sizes = np.max([np.abs(r.y).max(axis=0) for r in records], axis=0)
+    if (rms.max(axis=0) <= 64 * np.finfo(np.float64).eps * sizes).any():  # rounding alone
         raise DataError(
             "an output of scale_trajectories is predicted without any error: are they simulated by the model?"
         )

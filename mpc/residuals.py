@@ -106,7 +106,8 @@ def calibration_errors(
             f"record {trajectory.name!r} must have at least washout + horizon + 1 = {first + horizon + 1} samples, "
             f"got {len(trajectory)}: use longer records or a shorter washout"
         )
-    output, states = system.simulate(u, initial_state)
+    start = np.zeros(system.nx) if initial_state is None else initial_state
+    output, states = simulate(system, u, start)
     residual = y - output
     windows = np.lib.stride_tricks.sliding_window_view(residual[first:], horizon + 1, axis=0).swapaxes(1, 2)
     if disturbance is None:
