@@ -6,8 +6,8 @@ under p (exact one-sided binomial test, Bonferroni). Rows without a promise show
 there, what was calibrated has to say itself that it promises nothing or less.
 
 Records: a model plus an error that wanders (AR(1), 0.97 per sample), of a size that differs from record to record in
-the rows called heavy. Closed loops: `experiments._coverage_loops`, where experiments never build up a slow mode that the
-controller does.
+the rows called heavy. Closed loops: `experiments._coverage_loops`, where experiments never build up a slow mode that
+the controller does.
 """
 
 from __future__ import annotations

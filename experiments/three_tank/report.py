@@ -165,7 +165,7 @@ def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]])
     plant = MultiTank()
     minutes = np.arange(config.control_steps + 1) * plant.dt / 60
     limit = plant.outputs[0].upper
-    figure = Figure(figsize=(9, 2.2 * len(loops) + 1.9), layout="constrained")
+    figure = Figure(figsize=(9, 1.9 * len(loops) + 1.9), layout="constrained")
     panels = figure.subplots(len(loops) + 1, 1, sharex=True, height_ratios=[2] * len(loops) + [1.2])
     lowest = min(data["y"][:, :, 0].min() for data in loops.values())
     for panel, (kind, data) in zip(panels, loops.items(), strict=False):
@@ -174,7 +174,7 @@ def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]])
         panel.axhline(limit, color="C3", label="limit")
         for i, (k, style) in enumerate(((1, "--"), (config.horizon, ":"))):
             known = data["room"][0, :, i]
-            if known.any():
+            if known.any() and (i == 0 or (known != data["room"][0, :, 0]).any()):
                 panel.step(
                     minutes[:-1],
                     limit - known,
@@ -182,7 +182,7 @@ def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]])
                     where="post",
                     color="C3",
                     lw=1,
-                    label=f"limit less error, step {k}",
+                    label=f"tightened limit, step {k}",
                 )
         violated = int((data["y"][:, :, 0] > limit).any(axis=1).sum())
         panel.set(ylabel=plant.outputs[0].label, title=f"{kind}: {violated} of {len(data['y'])} runs above the limit")
@@ -190,10 +190,11 @@ def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]])
         panel.legend(fontsize="small", loc="lower center", ncols=4)
     for kind, data in loops.items():
         for j, style in enumerate(("-", "--")):
-            label = f"{plant.inputs[j].name}, {kind}"
-            panels[-1].step(minutes[:-1], data["u"][0, :, j], style, where="post", color=_COLOURS[kind], label=label)
-    panels[-1].set(xlabel="time [min]", ylabel="flow [L/min]")
-    panels[-1].legend(fontsize="x-small", ncols=6, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+            panels[-1].step(minutes[:-1], data["u"][0, :, j], style, where="post", color=_COLOURS[kind])
+    for j, style in enumerate(("-", "--")):
+        panels[-1].plot([], [], style, color="0.4", label=plant.inputs[j].name)
+    panels[-1].set(xlabel="time [min]", ylabel="flow [L/min]", title="pumps in the first run, colours as above")
+    panels[-1].legend(fontsize="small", ncols=2, loc="upper right")
     return figure
 
 
