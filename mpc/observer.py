@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import step
+from controlrnn.kernels.dense import dot
 from controlrnn.records import digest
 from controlrnn.systems import LureSystem
 from mpc.predictor import Predictor
@@ -79,6 +80,8 @@ class Observer(ABC):
         if contraction is not None:
             contraction.verify(predictor.system)
         self.contraction = contraction
+        if contraction is not None:
+            self._motion  # noqa: B018 -- computed now, not in the control step that asks first
         self._state = self.initial_state
         self._seen = 0
         self.start()
@@ -202,7 +205,7 @@ class Observer(ABC):
             return own
         if self.contraction is None:
             return None
-        push = StateError(float(self.contraction.input_gain @ self.command_error), self.contraction.metric)
+        push = StateError(dot(self.contraction.input_gain, self.command_error), self.contraction.metric)
         return StateError.stated((own.radius + push.radius_in(own.metric)) * ROUNDING, own.metric)
 
     def correct(self, age: int, y: ArrayLike) -> Array:
@@ -328,7 +331,7 @@ class RunningOn(Observer):
     def restart(self) -> StateError:
         """See `Observer.restart`: the error of any earlier estimate, the first one or one of running on since then."""
         certificate = self._certificate()
-        settled = float(certificate.input_gain @ self.input_error) / (1 - float(certificate.rate)) * ROUNDING
+        settled = dot(certificate.input_gain, self.input_error) / (1 - float(certificate.rate)) * ROUNDING
         return StateError.stated(max(self._reach(), settled), certificate.metric)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -129,7 +130,7 @@ class OptimalControlProblem:
         """First step with output limits."""
         return int(self.terminal is None or not self.predictor.system.has_feedthrough)
 
-    @property
+    @cached_property
     def cost_scale(self) -> float:
         """Cost of missing the reference by the whole range and moving the inputs over theirs, in one step.
 

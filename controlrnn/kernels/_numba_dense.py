@@ -2,8 +2,7 @@
 """Dense linear algebra for matrices of some hundred rows, by the thread that calls it.
 
 Numbers are float64 throughout; arrays that are read may have any strides, arrays that are written are C-contiguous.
-Sums have a fixed order. The symmetric eigenproblem is Householder's reduction and the implicit QL method (Bowdler,
-Martin, Reinsch, Wilkinson, Numer. Math. 11, 1968); the rest is in Golub & Van Loan, "Matrix computations".
+Sums have a fixed order. (Golub & Van Loan, "Matrix computations", chapters 3 and 4.)
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from numba import types
 from controlrnn.kernels import _numba_simd as simd
 from controlrnn.kernels._numba_scan import _entry_of, _part
 
-_SWEEPS = 60  # QL steps an eigenvalue; 2 are common
-_READ = {n: types.Array(types.float64, n, "A", readonly=True) for n in (1, 2, 3)}
-_WRITE = {n: types.Array(types.float64, n, "C") for n in (1, 2, 3)}
+READ = {n: types.Array(types.float64, n, "A", readonly=True) for n in (1, 2, 3)}
+WRITE = {n: types.Array(types.float64, n, "C") for n in (1, 2, 3)}
 
 
 @_part
@@ -31,7 +29,7 @@ def _lines_of(B, P, width):
             P[k * width + j] = B[k, j]
 
 
-@_entry_of(types.float64(_READ[1], _READ[1]))
+@_entry_of(types.float64(READ[1], READ[1]))
 def dot(a, b):
     """Sum of the products."""
     n = len(a)
@@ -47,7 +45,7 @@ def dot(a, b):
     return (s0 + s1) + (s2 + s3)
 
 
-@_entry_of(types.void(_READ[2], _READ[1], _WRITE[1]))
+@_entry_of(types.void(READ[2], READ[1], WRITE[1]))
 def matrix_vector(A, b, out):
     """A (m, n) times b (n,), four rows at a time: their sums do not wait for each other."""
     m, n = A.shape
@@ -68,7 +66,7 @@ def matrix_vector(A, b, out):
         out[i] = total
 
 
-@_entry_of(types.void(_READ[1], _READ[2], _WRITE[1]))
+@_entry_of(types.void(READ[1], READ[2], WRITE[1]))
 def vector_matrix(a, B, out):
     """A (k,) times B (k, n), four rows at a time."""
     k, n = B.shape
@@ -105,7 +103,7 @@ def _rows_by_lines(S, m, si, sk, V, width, out, o, n, k):
                         out[o + (start + i) * n + j] = block[i * line + j - first]
 
 
-@_entry_of(types.void(_READ[3], _READ[3], _WRITE[3]))
+@_entry_of(types.void(READ[3], READ[3], WRITE[3]))
 def multiply(A, B, out):
     """``out[t] = A[t] B[t]``; a stack of one matrix serves for all."""
     m, k = A.shape[1:]
@@ -120,7 +118,7 @@ def multiply(A, B, out):
         _rows_by_lines(a, m, a.strides[0] // 8, a.strides[1] // 8, P, width, flat, t * m * n, n, k)
 
 
-@_entry_of(types.void(_READ[2], _READ[1], _WRITE[2]))
+@_entry_of(types.void(READ[2], READ[1], WRITE[2]))
 def weighted_squares(X, weights, out):
     """``out = X' diag(weights) X``, exactly symmetric."""
     k, n = X.shape
@@ -145,7 +143,7 @@ def weighted_squares(X, weights, out):
                     out[start + i, j] = out[j, start + i] = block[i * line + j - first]
 
 
-@_entry_of(types.boolean(_READ[2], _READ[2], _WRITE[2]))
+@_entry_of(types.boolean(READ[2], READ[2], WRITE[2]))
 def solve(A, B, X):
     """X with A X = B by Gaussian elimination with row exchanges; False where A is singular."""
     n, columns = B.shape
@@ -204,13 +202,13 @@ def _upper_factor(A, U):
     return True
 
 
-@_entry_of(types.boolean(_READ[2]))
+@_entry_of(types.boolean(READ[2]))
 def positive_definite(A):
     """Whether A has a Cholesky factor in floating point."""
     return _upper_factor(A, np.empty((len(A), len(A))))
 
 
-@_entry_of(types.boolean(_READ[2], _READ[1], _WRITE[1]))
+@_entry_of(types.boolean(READ[2], READ[1], WRITE[1]))
 def cholesky_solve(A, b, x):
     """X with A x = b; False unless A is positive definite."""
     n = len(A)
@@ -228,143 +226,4 @@ def cholesky_solve(A, b, x):
         for j in range(k + 1, n):
             total -= U[k, j] * x[j]
         x[k] = total / U[k, k]
-    return True
-
-
-@_part
-def _tridiagonal(V, d, e):
-    """Reduce V to tridiagonal form, diagonal d and subdiagonal e[1:], in place; V becomes the transformation."""
-    n = len(d)
-    d[:] = V[n - 1]
-    for i in range(n - 1, 0, -1):
-        scale, h = 0.0, 0.0
-        for k in range(i):
-            scale += abs(d[k])
-        if scale == 0.0:
-            e[i] = d[i - 1]
-            for j in range(i):
-                d[j] = V[i - 1, j]
-                V[i, j] = V[j, i] = 0.0
-        else:
-            for k in range(i):
-                d[k] /= scale
-                h += d[k] * d[k]
-            f = d[i - 1]
-            g = -np.sqrt(h) if f > 0.0 else np.sqrt(h)
-            e[i] = scale * g
-            h -= f * g
-            d[i - 1] = f - g
-            e[:i] = 0.0
-            for j in range(i):
-                f = d[j]
-                V[j, i] = f
-                g = e[j] + V[j, j] * f
-                for k in range(j + 1, i):
-                    g += V[k, j] * d[k]
-                    e[k] += V[k, j] * f
-                e[j] = g
-            f = 0.0
-            for j in range(i):
-                e[j] /= h
-                f += e[j] * d[j]
-            for j in range(i):
-                e[j] -= f / (h + h) * d[j]
-            for j in range(i):
-                f, g = d[j], e[j]
-                for k in range(j, i):
-                    V[k, j] -= f * e[k] + g * d[k]
-                d[j] = V[i - 1, j]
-                V[i, j] = 0.0
-        d[i] = h
-    for i in range(n - 1):
-        V[n - 1, i] = V[i, i]
-        V[i, i] = 1.0
-        h = d[i + 1]
-        if h != 0.0:
-            for k in range(i + 1):
-                d[k] = V[k, i + 1] / h
-            for j in range(i + 1):
-                g = 0.0
-                for k in range(i + 1):
-                    g += V[k, i + 1] * V[k, j]
-                for k in range(i + 1):
-                    V[k, j] -= g * d[k]
-        V[: i + 1, i + 1] = 0.0
-    d[:] = V[n - 1]
-    V[n - 1] = 0.0
-    V[n - 1, n - 1] = 1.0
-    e[0] = 0.0
-
-
-@_part
-def _implicit_ql(W, d, e):
-    """Eigenvalues d of the tridiagonal matrix (d, e) and, in the *rows* of W, the vectors; False: no convergence."""
-    n = len(d)
-    for i in range(1, n):
-        e[i - 1] = e[i]
-    e[n - 1] = 0.0
-    f, largest = 0.0, 0.0
-    for low in range(n):
-        largest = max(largest, abs(d[low]) + abs(e[low]))
-        m = low
-        while m < n - 1 and abs(e[m]) > 2.0**-52 * largest:
-            m += 1
-        turns = 0
-        while m > low and abs(e[low]) > 2.0**-52 * largest:
-            turns += 1
-            if turns > _SWEEPS:
-                return False
-            g = d[low]
-            p = (d[low + 1] - g) / (2.0 * e[low])
-            r = np.hypot(p, 1.0)
-            if p < 0.0:
-                r = -r
-            d[low] = e[low] / (p + r)
-            d[low + 1] = e[low] * (p + r)
-            next_d, h = d[low + 1], g - d[low]
-            for i in range(low + 2, n):
-                d[i] -= h
-            f += h
-            p = d[m]
-            c, c2, c3, s, s2, next_e = 1.0, 1.0, 1.0, 0.0, 0.0, e[low + 1]
-            for i in range(m - 1, low - 1, -1):
-                c3, c2, s2 = c2, c, s
-                g, h = c * e[i], c * p
-                r = np.hypot(p, e[i])
-                e[i + 1] = s * r
-                s, c = e[i] / r, p / r
-                p = c * d[i] - s * g
-                d[i + 1] = h + s * (c * g + s * d[i])
-                for k in range(n):
-                    h = W[i + 1, k]
-                    W[i + 1, k] = s * W[i, k] + c * h
-                    W[i, k] = c * W[i, k] - s * h
-            p = -s * s2 * c3 * next_e * e[low] / next_d
-            e[low] = s * p
-            d[low] = c * p
-        d[low] += f
-        e[low] = 0.0
-    return True
-
-
-@_entry_of(types.boolean(_READ[2], _WRITE[1], _WRITE[2]))
-def eigen(A, values, rows):
-    """Eigenvalues of a symmetric A, rising, and their vectors as rows; False where A is not finite."""
-    n = len(A)
-    V, e = np.empty((n, n)), np.empty(n)
-    for i in range(n):
-        for j in range(n):
-            V[i, j] = A[max(i, j), min(i, j)]
-            if not np.isfinite(V[i, j]):
-                return False
-    d = np.empty(n)
-    _tridiagonal(V, d, e)
-    W = V.T.copy()
-    if not _implicit_ql(W, d, e):
-        return False
-    order = np.argsort(d)
-    for i in range(n):
-        values[i] = d[order[i]]
-        for k in range(n):
-            rows[i, k] = W[order[i], k]
     return True

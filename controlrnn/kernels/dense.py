@@ -12,6 +12,7 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.kernels import _numba_dense as compiled
+from controlrnn.kernels._numba_eigen import eigen as eigen_of
 
 
 def product(A: Array, B: Array) -> Array:
@@ -32,7 +33,7 @@ def product(A: Array, B: Array) -> Array:
         left, right = A if A.ndim == 3 else A[None], B if B.ndim == 3 else B[None]
         if len(left) != len(right) and 1 not in (len(left), len(right)):
             raise ValueError(f"stacks of shapes {A.shape} and {B.shape} cannot be multiplied")
-        out = np.empty((max(len(left), len(right)), left.shape[1], right.shape[2]))
+        out = np.empty((len(left) if len(right) == 1 else len(right), left.shape[1], right.shape[2]))
         compiled.multiply(left, right, out)
     return out
 
@@ -77,4 +78,4 @@ def positive_definite(A: Array) -> bool:
 def eigen(A: Array) -> tuple[Array, Array] | None:
     """Eigenvalues (n,) of a symmetric A (n, n), rising, and the vectors as *rows* (n, n); None unless A is finite."""
     values, rows = np.empty(len(A)), np.empty(A.shape)
-    return (values, rows) if compiled.eigen(A, values, rows) else None
+    return (values, rows) if eigen_of(A, values, rows) else None
