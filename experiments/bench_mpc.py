@@ -12,6 +12,8 @@ shifts the guess and starts warm; condensed our solver, converged; loose the sam
 after one iteration where that is enough; rti with one iteration always. c and c_rti are the C code that
 `mpc.controller_to_c` writes of condensed and rti, where there is a compiler: their `solve` is the whole step, estimates
 included. `p05` is what a quiet machine would show.
+The rows of `busy` are ours beside two busy processes, with the environment as it is and with one thread for every
+library: no step may wait for threads (`experiments._bench_mpc_busy`).
 acados and acados_rti (Gauss-Newton, HPIPM; `inner_median` is acados without Python) take part where $CONTROLRNN_ACADOS
 names the Python of an environment with `comma-deps-acados`, which must not share one with CasADi.
 """
@@ -32,6 +34,7 @@ from tqdm import tqdm
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
+from experiments import _bench_mpc_busy
 from experiments._bench_mpc_c import compiled_loop, compiler
 from experiments._bench_mpc_engines import ACADOS, BASE, ENGINES, Peer, Timed
 from experiments._study import Row, Study
@@ -72,6 +75,7 @@ CASES = {
     # do-mpc takes half a second a step here, and its construction as long as thirty of them.
     "n64_N20": Case(64, 20, 30, engines=(BASE, "fatrop", "condensed", "loose", "rti")),
 }
+BUSY, QUICK_BUSY = {"n": 16, "horizon": 20, "steps": 100}, {"n": 8, "horizon": 8, "steps": 12}
 QUICK = {
     "n8_N8": Case(8, 8, 12),
     "n8_N8_unreachable": Case(8, 8, 12, unreachable=True, engines=(BASE, "condensed", "rti")),
@@ -230,6 +234,16 @@ def targets(study: Study, rows: dict[str, dict[str, Row]]) -> None:
             study.target(f"{name}_rti_ms", "<= 0.35", once["solve_median"], once["solve_median"] <= 0.35)
 
 
+def busy(study: Study, case: dict[str, int], rounds: int) -> None:
+    """Rows and target of our solver beside busy processes."""
+    compute = functools.cache(functools.partial(_bench_mpc_busy.rows, case, rounds, study.seed))
+    found = {key: study.row(f"busy/{key}", lambda k=key: compute()[k]) for key in _bench_mpc_busy.KEYS}  # type: ignore[misc]
+    for engine in _bench_mpc_busy.ENGINES:
+        medians = [found[f"{engine}_{setting}"]["solve_median"] for setting in _bench_mpc_busy.SETTINGS]
+        ratio = medians[0] / medians[1]
+        study.target(f"busy_{engine}_without_thread_variables", "<= 1.5 x one thread", ratio, ratio <= 1.5)
+
+
 def figure(rows: Sequence[Row]) -> Figure:
     """Median solve times with their 95 % quantiles."""
     from matplotlib.figure import Figure
@@ -267,6 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
     targets(study, rows)
     study.figure("solve_times", figure(study.rows))
+    busy(study, *((QUICK_BUSY, 1) if study.quick else (BUSY, 4)))
     threads: dict[str, Any] = {k: os.environ.get(k) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     return study.finish(threads=threads | {"load": os.getloadavg()})
 

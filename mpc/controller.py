@@ -12,6 +12,10 @@ A failed solve is a state, not an exception: the step then says so, applies the 
 plan shifted, steady input for the reference or of least cost where there are prices, safe input), and nothing of the
 failed iterate is kept.
 
+A step runs in the thread that calls it, whatever the environment says about threads: with our solver nothing in it
+calls BLAS or LAPACK, which would wait for threads of theirs (`controlrnn.kernels.dense`). ipopt brings libraries of its
+own: see `mpc.dompc`.
+
 Where every step has a deadline, call ``gc.collect(); gc.freeze()`` once everything is built: Python's full collections
 otherwise look through all that was imported, 0.2 s at a time (`experiments.soak` counts what is left).
 """

@@ -4,7 +4,8 @@ fatrop is an interior-point method that factorises stage by stage (Vanroye, Sath
 wants its variables in stage order, x_0, u_0, x_1, u_1, ..., and x_{k+1} - f(x_k, u_k) = 0 ahead of the other
 constraints of stage k. Here the state of a stage is extended by the input before it, so that price and limit of a move
 belong to one stage, and the slack belongs to the controls. Stages whose input is held have no inputs among their
-controls; with a terminal set the last stage has the steady state among them.
+controls; with a terminal set the last stage has the steady state among them. Its linear algebra, BLASFEO, has no
+threads.
 """
 
 from __future__ import annotations
