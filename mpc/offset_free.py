@@ -112,7 +112,8 @@ class OutputDisturbance:
         rows = np.zeros_like(self._level)
         if np.array_equal(x, self._beside):
             return rows
-        y = self.predictor.predict(np.stack([self._beside, x]), np.tile(held, (2, self._horizon, 1)))
+        inputs = np.tile(held, (self._horizon, 1))  # one run after the other: a batch may be shared among threads
+        y = np.stack([self.predictor.predict(start, inputs) for start in (self._beside, x)])
         moved = y - y[:, :1]
         rows[:-1], rows[-1] = moved[0] - moved[1], y[1, 0] - y[0, 0]
         if self._at_rest:

@@ -185,7 +185,7 @@ def switches() -> dict[str, str]:
 
 
 def settled() -> dict[str, str]:
-    """`switches` once threads that building a controller has woken are asleep again: they wait for more work at first."""
+    """`switches` once threads that were woken before are asleep again: at first they wait for more work."""
     seen: dict[str, str] = {}
     while seen != (seen := switches()):
         time.sleep(0.3)
