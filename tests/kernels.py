@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
@@ -25,12 +27,30 @@ def environment(kernel: str, threads: int = 1) -> dict[str, str]:
     """Variables for a subprocess that computes as a processor of the kind ``kernel`` does."""
     modern = {"SkylakeX": 3, "Haswell": 2}.get(kernel, 1)
     absent = [f for f in __cpu_dispatch__ if __cpu_features__[f] and _generation(f) > modern]
-    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "mpc")]
+    paths = [str(ROOT / name) for name in (".", "tests", "tests/mpc", "tests/contracts")]
     return os.environ | {
         "OPENBLAS_CORETYPE": kernel, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads),
         "NPY_DISABLE_CPU_FEATURES": " ".join(absent), "ATEN_CPU_CAPABILITY": "avx2" if modern >= 2 else "default",
         "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "error",
     }  # fmt: skip
+
+
+def run_under(jobs: Sequence[tuple[Sequence[str], str, int]]) -> list[str]:
+    """What Python prints, two at a time, for each of ``jobs``: arguments, kernel, threads. Fails where one fails."""
+    printed: list[str] = []
+    for pair in (jobs[i : i + 2] for i in range(0, len(jobs), 2)):
+        runs = [
+            subprocess.Popen(
+                [sys.executable, *arguments], env=environment(kernel, threads), text=True, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for arguments, kernel, threads in pair
+        ]  # fmt: skip
+        outputs = [run.communicate() for run in runs]
+        for run, (_, errors), (_, kernel, threads) in zip(runs, outputs, pair, strict=True):
+            assert run.returncode == 0, f"under {kernel} with {threads} threads: {errors[-4000:]}"
+        printed += [output for output, _ in outputs]
+    return printed
 
 
 def _generation(feature: str) -> int:
