@@ -174,6 +174,8 @@ def prove(study: Study, case: Case, dataset: Dataset) -> Row:
         terminal = terminal_of(case, watch)
         terminal.save(study.path("terminal.npz"))
         room = Tightening.load(study.path("guaranteed.npz"))
+        joint, growth = certificates["joint"], certificates["growth"]
+        room.verify(errors["set_membership"], joint, observer=watch, growth=growth)  # raises where the file claims else
         parts = {name: getattr(room, name)[-1] for name in PARTS[:-1]}
         return {
             "rate": watch.contraction.rate if watch.contraction else None, "restart_radius": watch.restart.radius,

@@ -185,7 +185,9 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
         needs=_model_digest(study, config),
         files=["model_error.npz", "tightening.npz", "realised.npz"],
     )
-    return watch, ModelError.load(study.path("model_error.npz")), Tightening.load(study.path("tightening.npz")), row
+    error, room = ModelError.load(study.path("model_error.npz")), Tightening.load(study.path("tightening.npz"))
+    room.verify(error, stages.horizon_of(study.path("certificate.npz")), observer=watch)  # a file may claim anything
+    return watch, error, room, row
 
 
 def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> tuple[Recall, Row]:
