@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import json
@@ -67,11 +68,11 @@ def header(raw: bytes, rng: Rng) -> bytes:
     text = None
     match int(rng.integers(7)):
         case 0 | 1 | 2:
-            fields[_pick(rng, ("format", "kind", "version", "sha256"))] = _pick(rng, _VALUES)
+            fields[_pick(rng, ("format", "kind", "version", "sha256"))] = copy.deepcopy(_pick(rng, _VALUES))
         case 3:
             del fields[_pick(rng, sorted(fields))]
         case 4:
-            fields[_pick(rng, ("Kind", "versions", "note"))] = _pick(rng, _VALUES)
+            fields[_pick(rng, ("Kind", "versions", "note"))] = copy.deepcopy(_pick(rng, _VALUES))
         case 5:
             fields["version"] = int(rng.integers(-3, 9))
         case _:
@@ -299,11 +300,11 @@ def _spoil_value(meta: dict[str, Any], rng: Rng) -> None:
             case 0:
                 del node[key]
             case 1 if isinstance(node, dict):
-                node[_pick(rng, ("x", "", "kind", str(key) + " "))] = node[key]
+                node[_pick(rng, ("x", "", "kind", str(key) + " "))] = copy.deepcopy(node[key])
             case 1 | 2 if isinstance(node, list):
-                node.append(node[key])
+                node.append(copy.deepcopy(node[key]))
             case 3 if isinstance(node[key], int | float) and not isinstance(node[key], bool):
                 node[key] = node[key] * _pick(rng, (-1, 0, 2, 0.5, 1 + 1e-9)) + _pick(rng, (0, 0, 1))
             case _:
-                node[key] = _pick(rng, _VALUES)
+                node[key] = copy.deepcopy(_pick(rng, _VALUES))
         return
