@@ -5,13 +5,15 @@
 """
 
 from controlrnn.systems import observer_system
+from mpc.adaptive import Adaptation, AdaptiveMPC
 from mpc.c_controller import controller_to_c
 from mpc.closed_loop import run_closed_loop
 from mpc.closed_loop_calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
 from mpc.closed_loop_result import ClosedLoopResult
-from mpc.closed_loop_rounds import LoopRound, LoopTarget, SimulatedLoops
+from mpc.closed_loop_rounds import LoopRound, SimulatedLoops
 from mpc.control_step import Fallback, MpcStep
 from mpc.controller import Mode, TightenedMPC
+from mpc.coverage_met import CoverageMet
 from mpc.encoder_observer import EncoderObserver
 from mpc.engines import chain
 from mpc.estimate_error import EstimateError, calibrate_estimates, estimate_errors
@@ -42,7 +44,7 @@ from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Sta
 from mpc.order_statistics import anytime_interval, clopper_pearson, confident_rank, conformal_rank
 from mpc.predictor import Predictor
 from mpc.programmes import RandomSteps, Wandering, staircase
-from mpc.promise import CoverageUnit, Loop, Operation
+from mpc.promise import CoverageUnit, Loop, LoopTarget, Operation
 from mpc.recall import Recall, certify_changes, remember
 from mpc.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
 from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
@@ -54,12 +56,15 @@ from mpc.tightening import Tightening, nominal, recursive, tighten
 __all__ = [
     "ActuatorFault",
     "ActuatorOffset",
+    "Adaptation",
+    "AdaptiveMPC",
     "Backend",
     "CalibrationMethod",
     "ClosedLoopCalibration",
     "ClosedLoopResult",
     "ClosedLoopSetup",
     "Coverage",
+    "CoverageMet",
     "CoverageUnit",
     "DisturbanceFilter",
     "DropOut",

@@ -106,6 +106,8 @@ def _check(controller: TightenedMPC) -> None:
         raise SettingError(
             f"C code exists for CondensedBackend only, got {type(backend).__name__}: leave the controller's backend out"
         )
+    if type(controller) is not TightenedMPC:
+        raise SettingError(f"C code exists for TightenedMPC itself, got {type(controller).__name__}: its limits change")
     if backend.options.max_wall_time is not None:
         raise SettingError("C code has no clock to keep max_wall_time with: limit max_iterations instead")
     if controller.problem.economy is not None:

@@ -34,9 +34,9 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, positive
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.records import Count, Number, Part, Schema, Stored, Text
-from mpc.closed_loop_rounds import ClosedLoops, LoopRound, LoopTarget, Rounds, constant_parts
+from mpc.closed_loop_rounds import ClosedLoops, LoopRound, Rounds, constant_parts
 from mpc.order_statistics import rank_of
-from mpc.promise import CoverageUnit, Loop, coverage_over
+from mpc.promise import CoverageUnit, Loop, LoopTarget, coverage_over
 from mpc.tightening import Tightening
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ from controlrnn.errors import DataError
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import Arrays, Meta, as_json, typed
 from mpc.control_step import Fallback
+from mpc.coverage_met import CoverageMet, met, stretches
 from mpc.measurement_guard import Verdict
 from mpc.ocp import Status
+from mpc.promise import LoopTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,6 +164,30 @@ class ClosedLoopResult(Stored):
         low, high = self.error_ends
         inside = np.all((low <= self.errors) & (self.errors <= high), axis=2)
         return float(np.asarray(inside)[known].mean())
+
+    def steps_kept(self, target: LoopTarget = LoopTarget.LIMITS) -> NDArray[np.bool_]:
+        """Whether each control step kept its limits one sample later, or all its prediction errors; shape (steps,).
+
+        Args:
+            target: Which of the two.
+        """
+        if LoopTarget(target) is LoopTarget.LIMITS:
+            return np.asarray((self.excess[1:] <= 0).all(axis=1))
+        low, high = self.error_ends
+        return np.asarray(((low <= self.errors) & (self.errors <= high) | np.isnan(self.errors)).all(axis=(1, 2)))
+
+    def coverage_met(
+        self, target: LoopTarget = LoopTarget.LIMITS, *, stretch: int | None = None, confidence: float = 0.95
+    ) -> CoverageMet:
+        """How many stretches of the run kept so far, with an interval for the probability that holds at every look.
+
+        Args:
+            target: Limits of true outputs, or all prediction errors within their bounds.
+            stretch: Steps per stretch, best those that the promise is for; the whole run is one when left out.
+            confidence: Of the interval, in (0, 1).
+        """
+        kept = stretches(self.steps_kept(target), stretch or self.steps)
+        return met("stretches", kept, confidence=confidence, anytime=True)
 
     @property
     def error_ends(self) -> tuple[Array, Array]:

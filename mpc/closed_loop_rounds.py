@@ -11,23 +11,15 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from controlrnn.checks import Array, Choice, read_only
+from controlrnn.checks import Array, read_only
 from controlrnn.errors import DataError, SettingError, StorageError
 from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schema, Stored, digest
 from mpc.closed_loop_result import ClosedLoopResult
 from mpc.monte_carlo import ClosedLoopSetup, monte_carlo
+from mpc.promise import LoopTarget
 from mpc.tightening import NO_CLAIM, Tightening
 
 _log = logging.getLogger(__name__)
-
-
-class LoopTarget(Choice):
-    """What a closed loop has to keep."""
-
-    LIMITS = "limits"
-    """All outputs within their limits, from the first sample on that the controller decides about."""
-    PREDICTIONS = "predictions"
-    """Every prediction error within the tightening."""
 
 
 class ClosedLoops(Protocol):

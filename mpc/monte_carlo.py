@@ -17,6 +17,8 @@ from controlrnn.records import Part, Schema, Stored
 from mpc.closed_loop import Plant, run_closed_loop
 from mpc.closed_loop_result import ClosedLoopResult, times_of
 from mpc.controller import TightenedMPC
+from mpc.coverage_met import CoverageMet, met
+from mpc.promise import LoopTarget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,8 +62,21 @@ class MonteCarloResult(Stored):
         """Runs in which some true output left its limits."""
         return sum(r.violations > 0 for r in self.results)
 
+    def coverage_met(self, target: LoopTarget = LoopTarget.LIMITS, *, confidence: float = 0.95) -> CoverageMet:
+        """How many runs kept throughout, with an interval for the probability; runs are independent.
+
+        Args:
+            target: Limits of true outputs, or all prediction errors within their bounds.
+            confidence: Of the interval, in (0, 1).
+        """
+        return met("runs", np.array([r.steps_kept(target).all() for r in self.results]), confidence=confidence)
+
     def summary(self) -> dict[str, float | int]:
-        """Numbers for a table: runs, steps, violations, cost, failures, times [s], share inside the bound."""
+        """Numbers for a table: runs, steps, violations, cost, failures, times [s], share inside the bound.
+
+        Runs that kept their limits, and runs with all errors inside of their bounds, come with 95 % intervals.
+        """
+        limits, errors = self.coverage_met(), self.coverage_met(LoopTarget.PREDICTIONS)
         times = times_of(np.concatenate([r.solve_time for r in self.results]))
         return {
             "runs": len(self.results),
@@ -74,6 +89,12 @@ class MonteCarloResult(Stored):
             "readings_rejected": sum(sum(r.rejected.values()) for r in self.results),
             "steps_outside": sum(r.steps_outside for r in self.results),
             "inside_bound": float(np.mean([r.inside for r in self.results])),
+            "runs_in_limits": limits.inside,
+            "runs_in_limits_lower": limits.lower,
+            "runs_in_limits_upper": limits.upper,
+            "runs_inside_bound": errors.inside,
+            "runs_inside_bound_lower": errors.lower,
+            "runs_inside_bound_upper": errors.upper,
             "solve_time_median": times["median"],
             "solve_time_p95": times["p95"],
             "solve_time_max": times["max"],

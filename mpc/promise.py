@@ -43,6 +43,15 @@ class CoverageUnit(Choice):
     """The prediction from one sample of a trajectory, drawn at random."""
 
 
+class LoopTarget(Choice):
+    """What a closed loop has to keep."""
+
+    LIMITS = "limits"
+    """All outputs within their limits, from the first sample on that the controller decides about."""
+    PREDICTIONS = "predictions"
+    """Every prediction error within the tightening."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     """What operation is like for which a bound is calibrated.

@@ -30,6 +30,9 @@ _LABELS = {
     "runs": "runs", "steps": "control steps", "runs_with_violation": "runs with a violation",
     "max_violation": "largest violation [cm]", "cost": "mean cost (tracking and pump moves)",
     "failed_solves": "failed solves", "inside_bound": "share of realised prediction errors inside the bound",
+    "runs_in_limits": "runs within their limits", "runs_in_limits_lower": "their probability, 95 % interval from",
+    "runs_in_limits_upper": "to", "runs_inside_bound": "runs with all errors inside the bound",
+    "runs_inside_bound_lower": "their probability, 95 % interval from", "runs_inside_bound_upper": "up to",
     "solve_time_median": "time per control step, median [s]", "solve_time_p95": "time per control step, 95 % [s]",
     "solve_time_max": "time per control step, largest [s]", "deadline_misses": "steps that took longer than a sample",
     "fallbacks": "steps with a fallback", "readings_rejected": "readings not used",
@@ -212,11 +215,14 @@ def write(
     loops, promised = extra["closed_loop"], extra["promises"]
     low = loops[Controller.NOMINAL]
     # What has no bound on its predictions has no share of errors inside.
-    bare = {kind: loops[kind] | {"inside_bound": None} for kind in loops if kind is not Controller.RECALLING}
+    unbounded = dict.fromkeys([name for name in low if "inside_bound" in name])
+    bare = {kind: loops[kind] | unbounded for kind in loops if kind is not Controller.RECALLING}
     prices = [
         {
             "controller": str(kind), "runs that leave a limit": f"{row['runs_with_violation']} of {row['runs']}",
-            "largest violation [cm]": row["max_violation"], "mean cost": row["cost"],
+            "largest violation [cm]": row["max_violation"], "probability of none, 95 % interval":
+            [row[f"runs_in_limits_{end}"] for end in ("lower", "upper")],
+            "mean cost": row["cost"],
             "cost over nominal": row["cost"] / low["cost"], "what is promised": promised[kind],
         }
         for kind, row in loops.items()
