@@ -421,7 +421,7 @@ MPC: list[Case] = [
     ("all readings missing", lambda _: Operation(missing=1.0), SettingError, ("missing", "[0, 1)", "1.0")),
     ("unknown loop", lambda _: Operation(loop="half"), SettingError, ("'open', 'closed'", "got 'half'")),
     ("no operation to speak of", lambda k: k.model_error.coverage_over(0), SettingError, ("steps", ">= 1", "0")),
-    ("adaptation that wants everything", lambda _: Adaptation(coverage=1.0), SettingError, ("coverage", "(0, 1)", "1.0")),
+    ("adaptation to certainty", lambda _: Adaptation(coverage=1.0), SettingError, ("coverage", "(0, 1)", "1.0")),
     ("adaptation that does nothing", lambda _: Adaptation(gain=0.0), SettingError, ("gain", "positive", "0.0")),
     ("deflated loops", lambda _: LoopEffort(inflation=0.5), SettingError, ("inflation", ">= 1", "0.5", "shrunk")),
     ("no attempts", lambda _: LoopEffort(attempts=0), SettingError, ("attempts", ">= 1", "got 0")),
