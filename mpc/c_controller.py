@@ -87,7 +87,7 @@ def controller_to_c(
         raise SettingError(f"name must be a C identifier, got {name!r}: pass name= where the file's stem is none")
     _check(controller)
     words, tables = _words(controller, name, f"{source.stem}.h"), _tables(controller)
-    model_tables, model = lure_code(controller.predictor.system)
+    model_tables, model = lure_code(controller.problem.predictor.system)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
     parts += [
@@ -126,12 +126,13 @@ def _part(file: str, words: dict[str, Any]) -> str:
 
 def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     """What the templates leave open, but for the tables."""
-    predictor, system, tightening = controller.predictor, controller.predictor.system, controller.tightening
+    predictor, tightening = controller.problem.predictor, controller.tightening
+    system, model = predictor.system, controller.predictor.system
     observer, problem, scaled = controller.observer, controller.problem, CondensedProblem(controller.problem)
     options, N = controller.backend.options, controller.horizon  # type: ignore[attr-defined]
     M = scaled.n // predictor.nu
     limited, bounded = len(_limited(scaled, predictor.ny)), int(scaled._bounded.sum()) // M
-    digests = {"model": system.digest, "tightening": tightening.digest} | tightening.digests
+    digests = {"model": model.digest, "tightening": tightening.digest} | tightening.digests
     if problem.terminal is not None:
         digests["terminal set"] = problem.terminal.digest
     recalled = None if controller._recalled is None else controller._recalled.recall
@@ -141,7 +142,8 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     derivative, curvature = _DERIVATIVES[system.activation]
     return {
         "name": name, "NAME": name.upper(), "header": header, "version": controlrnn.__version__,
-        "nx": system.nx, "nu": system.nu, "ny": system.ny, "nv": system.nv, "nv_size": max(system.nv, 1),
+        "nx": system.nx, "nu": system.nu, "ny": system.ny, "measured": model.ny, "nv": system.nv,
+        "nv_size": max(system.nv, 1),
         "nz": system.nx + system.nu + system.nv, "horizon": N, "dt": repr(system.dt),
         "inputs": M, "first": problem.first, "terminal": int(problem.terminal is not None),
         "rows": max((N + 1 - problem.first) * limited + int(problem.terminal is not None) + M * bounded, 1),
@@ -154,7 +156,7 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "forgets": int(controller.disturbance.forgets),
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
         "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
-        "digest": system.digest, "tightening_digest": tightening.digest,
+        "digest": model.digest, "tightening_digest": tightening.digest,
         "promise": (tightening if recalled is None else recalled).promise.replace("*/", "* /"),
         "recall": int(recalled is not None), "recalled": 0 if recalled is None else recalled.steps,
         "learning": 0 if controller._recalled is None else controller._recalled._last,
@@ -215,7 +217,8 @@ def _limited(scaled: CondensedProblem, ny: int) -> NDArray[np.intp]:
 
 
 def _tables(controller: TightenedMPC) -> Arrays:
-    predictor, problem, scaled = controller.predictor, controller.problem, CondensedProblem(controller.problem)
+    problem, scaled = controller.problem, CondensedProblem(controller.problem)
+    predictor = problem.predictor
     bounded = np.flatnonzero(scaled._bounded[: predictor.nu])
     limited = _limited(scaled, predictor.ny)
     tables: Arrays = {
@@ -239,7 +242,7 @@ def _tables(controller: TightenedMPC) -> Arrays:
         tables["terminal_root"] = problem.terminal.root.ravel()
     if isinstance(controller.observer, StateObserver):
         tables["observer_gain"] = controller.observer.gain.ravel()
-        unknown = np.zeros(predictor.ny)
+        unknown = np.zeros(controller.predictor.ny)
         kept, added = controller.observer._largest_readings if controller.observer._complete else (unknown, unknown)
         tables |= {"reading_kept": kept, "reading_added": added}
     return tables | _limits(controller)
@@ -247,12 +250,13 @@ def _tables(controller: TightenedMPC) -> Arrays:
 
 def _limits(controller: TightenedMPC) -> Arrays:
     """Of outputs; where they learn from measurements, what is left of them before errors count, and what errors do."""
-    recalled = controller._recalled
+    recalled, own = controller._recalled, (controller._lower, controller._upper)
+    shown = own if recalled is None else (recalled._low, recalled._high)
+    low, high = controller._answers.limits(*own, shown)
+    tables: Arrays = {"output_low": low.ravel(), "output_high": high.ravel()}
     if recalled is None:
-        return {"output_low": controller._lower.ravel(), "output_high": controller._upper.ravel()}
-    return {
-        "output_low": recalled._low.ravel(),
-        "output_high": recalled._high.ravel(),
+        return tables
+    return tables | {
         "recall_absolute": recalled.recall.absolute.ravel(),
         "recall_around": recalled.recall.around.ravel(),
         "recall_jump": recalled.recall.jump.ravel(),
@@ -301,6 +305,6 @@ def _programme(controller: TightenedMPC) -> tuple[Array, Array]:
     u = rng.uniform(lower, upper, (count // 10 + 1, predictor.nu)).repeat(10, axis=0)[:count]
     y = predictor.predict(controller.observer.initial_state, u)[:-1]
     wanted = y[np.minimum(np.arange(9, count + 9) // 10 * 10, count - 1)]
-    y = y + 0.05 * controller.problem.output_scale * rng.standard_normal(y.shape)
+    y = y + 0.05 * controller.problem.output_scale[: predictor.ny] * rng.standard_normal(y.shape)
     y[-_TESTED // 2] = np.nan
     return y, wanted

@@ -1,7 +1,7 @@
 """A controller on a plant: what was promised, what happened.
 
-Timing of sample t: the output is measured (just before the input changes), the controller chooses u[t], the actuator
-applies it with its error, and the plant moves on to t + 1 under it and the disturbance.
+Timing of sample t (docs/timing.md): the output is measured (just before the input changes), the controller chooses
+u[t], the actuator applies it with its error, and the plant moves on to t + 1 under it and the disturbance.
 """
 
 from __future__ import annotations
@@ -74,12 +74,16 @@ class _Actor:
     warm_up: int
     t: int = 0
 
+    def output(self) -> Array:
+        """True output, under the input that acts now."""
+        return np.asarray(self.plant.output(self.x, self.before))
+
     def measure(self) -> Array:
-        y = np.asarray(self.plant.output(self.x, self.before)) + self.noise[self.t]
+        y = self.output() + self.noise[self.t]
         return self.faults.measure(self.t - self.warm_up, np.where(self.missing[self.t], np.nan, y))
 
     def apply(self, u: Array) -> tuple[Array, Array]:
-        """Apply ``u``; returns the true output under it and the input that the plant saw."""
+        """Apply ``u``; returns the true output just after and the input that the plant saw."""
         lower, upper = ([getattr(s, side) for s in self.plant.inputs] for side in ("lower", "upper"))
         reached = self.faults.apply(self.t - self.warm_up, u, self.before)
         seen = np.clip(reached + self.input_errors[self.t], lower, upper)
@@ -159,7 +163,7 @@ def run_closed_loop(
     for _ in range(warm_up):
         controller.record(_believed(watch, actor.measure(), None)[0], held)
         actor.apply(held)
-    run = _Run(wanted, [], [], [], [], [])
+    run = _Run(wanted, [], [], [], [], [], [])
     with _interruptible(controller, carried) as time_out:
         for t in range(steps):
             for delay, late in carried.arriving(t):
@@ -169,9 +173,10 @@ def run_closed_loop(
             time_out(t)
             coming = None if told is None else told[t]
             run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t], coming))
-            true, seen = actor.apply(run.taken[-1].u)
-            run.add(true, said, seen, verdict)
-    run.true.append(np.asarray(plant.output(actor.x, actor.before)))
+            true = actor.output()
+            after, seen = actor.apply(run.taken[-1].u)
+            run.add(true, after, said, seen, verdict)
+    run.true.append(actor.output())
     return _result(plant, controller, run, held, carried, seed)
 
 
@@ -182,12 +187,14 @@ class _Run:
     wanted: Array
     taken: list[MpcStep]
     true: list[Array]
+    after: list[Array]
     measured: list[Array]
     applied: list[Array]
     verdicts: list[NDArray[np.int8]]
 
-    def add(self, true: Array, said: Array, seen: Array, verdict: NDArray[np.int8]) -> None:
+    def add(self, true: Array, after: Array, said: Array, seen: Array, verdict: NDArray[np.int8]) -> None:
         self.true.append(true)
+        self.after.append(after)
         self.measured.append(said)
         self.applied.append(seen)
         self.verdicts.append(verdict)
@@ -242,6 +249,7 @@ def _result(
     x, disturbance = np.array([s.x for s in taken]), np.array([s.disturbance for s in taken])
     return ClosedLoopResult(
         y=y,
+        after=np.array(run.after),
         measured=np.array(run.measured),
         u=u,
         applied=np.array(run.applied),
@@ -265,7 +273,7 @@ def _result(
         lower=np.array([s.lower for s in plant.outputs]),
         upper=np.array([s.upper for s in plant.outputs]),
         # Sample 0 was not the controller's doing; the output after the last input is.
-        cost=controller.problem.cost(y[1:], reference[1:], u, held),
+        cost=controller._answers.cost(controller.problem, y[1:], reference[1:], u, held),
         dt=float(plant.dt),
         seed=seed,
         names=tuple(s.label for s in (*plant.outputs, *plant.inputs)),

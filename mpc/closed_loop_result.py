@@ -34,7 +34,8 @@ class ClosedLoopResult(Stored):
     """One run of ``steps`` samples after the warm-up.
 
     Args:
-        y: True outputs, shape (steps + 1, ny); the last row is where the last input led to.
+        y: True outputs, shape (steps + 1, ny), each just before the sample's input acts; the last row is where the last
+            input led to.
         measured: What the sensors said (NaN where missing), shape (steps, ny).
         u: Commanded inputs, shape (steps, nu).
         applied: Inputs that the plant saw, shape (steps, nu).
@@ -65,10 +66,12 @@ class ClosedLoopResult(Stored):
             anywhere when left out.
         intervals: Ends of what errors may have been, where limits learnt from measurements (`mpc.recall`), shape
             (steps, 2, N + 1, ny); those of ``bounds`` when left out.
+        after: True outputs just after the sample's input has acted, shape (steps, ny); ``y`` of the sample where they
+            do not answer at once, and when left out.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "closed-loop", 5,
+        "closed-loop", 7,
         arrays={
             "u": Numbers("K", "nu"), "y": Numbers("K + 1", "ny"), "measured": Numbers("K", "ny", nan=True),
             "applied": Numbers("K", "nu"), "u_before": Numbers("nu"), "reference": Numbers("K + 1", "ny"),
@@ -83,7 +86,7 @@ class ClosedLoopResult(Stored):
             "faults": Numbers("K", "F", dtype="|b1"), "lower": Numbers("ny", infinite=True),
             "upper": Numbers("ny", infinite=True), "cost": Numbers(**_ANY),
             "outside_at": Numbers("O", dtype="<i8", least=0), "outside_text": Numbers("B", dtype="|u1"),
-            "intervals": Numbers("K", 2, "N + 1", "ny", otherwise=(0, 2, 0, 0), **_ANY),
+            "intervals": Numbers("K", 2, "N + 1", "ny", otherwise=(0, 2, 0, 0), **_ANY), "after": Numbers("K", "ny"),
         },
         meta={
             "dt": Number(above=0.0), "seed": Count(most=2**64), "names": ListOf(Text(), "ny + nu"),
@@ -120,8 +123,11 @@ class ClosedLoopResult(Stored):
     fault_kinds: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     intervals: Array = field(default_factory=lambda: np.zeros((0, 2, 0, 0)))
+    after: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
     def __post_init__(self) -> None:
+        if not len(self.after):
+            object.__setattr__(self, "after", self.y[:-1])
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, np.ndarray):
@@ -139,8 +145,14 @@ class ClosedLoopResult(Stored):
 
     @property
     def excess(self) -> Array:
-        """How far true outputs lie outside of the plant's limits, shape (steps + 1, ny); 0 inside."""
-        return np.maximum(np.maximum(self.y - self.upper, self.lower - self.y), 0.0)
+        """How far true outputs lie outside of the plant's limits, shape (steps + 1, ny); 0 inside.
+
+        The larger distance of those just before and just after the sample's input acts.
+        """
+        beyond = np.maximum(self.y - self.upper, self.lower - self.y)
+        after = np.maximum(self.after - self.upper, self.lower - self.after)
+        beyond[:-1] = np.maximum(beyond[:-1], after)
+        return np.maximum(beyond, 0.0)
 
     @property
     def violations(self) -> int:

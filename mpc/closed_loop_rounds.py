@@ -237,7 +237,8 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
 
 def _excess(result: ClosedLoopResult) -> Array:
     """Largest distance beyond the limits, negative inside, shape (ny,); the first sample is not the controller's."""
-    y = result.y[1:]
+    answered = (result.after != result.y[:-1]).any(axis=1)  # where outputs answer at once
+    y = np.concatenate([result.y[1:], result.after[answered]])
     return np.asarray(np.maximum(y - result.upper, result.lower - y).max(axis=0))
 
 

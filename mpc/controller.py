@@ -25,7 +25,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,11 +33,12 @@ from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import length
+from mpc.answers import Answers
 from mpc.condensed import CondensedBackend
 from mpc.control_step import Fallback, MpcStep
 from mpc.economy import economy_of
 from mpc.modes import Mode as Mode
-from mpc.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises
+from mpc.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises, unlearnt_errors
 from mpc.observer import Observer
 from mpc.ocp import (
     KEPT,
@@ -135,7 +135,7 @@ class TightenedMPC:
     ) -> None:
         self.predictor, self.observer, self.tightening = predictor, observer, tightening
         if not predictor.system.digest == observer.system.digest == tightening.digests.get("system"):
-            raise SettingError("predictor, observer and tightening must belong to one model, got different digests")
+            raise SettingError("observer and tightening must be of the model predictor.system, got those of others")
         self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
         if self.horizon > tightening.horizon:
             raise SettingError(
@@ -148,16 +148,19 @@ class TightenedMPC:
         self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
         entering = self.mode is Mode.PRACTICAL, not promises(tightening)
         self.disturbance = OutputDisturbance(observer, self.horizon, self.filter, terminal is not None, *entering)
+        self._answers = Answers(observer, guaranteed=terminal is not None)
         self._lower, self._upper = plan_limits(tightening, predictor, self.horizon, terminal)
+        self._widest = unlearnt_errors(tightening, self.horizon)
         self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
         self.safe_input = self._safe(safe_input)
         if terminal is not None and control_horizon is None:
             control_horizon = max(self.horizon // 2, 1)
+        planner, of = self._answers.planner, self._answers.setting
         self.problem = tracking_problem(
-            predictor, self.horizon, output_weight, terminal_weight, input_move_weight, move_limit, penalty,
-            terminal is None if soft is None else soft, control_horizon, terminal,
-            economy_of(predictor, input_price, output_price, input_weight, input_reference), measured,
+            planner, self.horizon, of(output_weight), of(terminal_weight), input_move_weight, move_limit,
+            of(penalty, priced=True), terminal is None if soft is None else soft, control_horizon, terminal,
+            economy_of(planner, input_price, of(output_price), input_weight, input_reference), measured,
         )  # fmt: skip
         self._release_measured()
         self.watch = None if region is None else RegionWatch(region, observer)
@@ -210,8 +213,7 @@ class TightenedMPC:
             y: Measurement, shape (ny,); NaN where missing.
             u: Input that acts from this sample on, measured inputs included, shape (nu,).
         """
-        y = self._measurement(y)
-        u = as_array("u", u, (self.predictor.nu,))
+        y, u = self._measurement(y), as_array("u", u, (self.predictor.nu,))
         if self.observer.ready:
             self._learn(y)
         self._plan = None
@@ -238,9 +240,8 @@ class TightenedMPC:
             names = [self.predictor.inputs[i].name for i in self._measured]
             got = "none" if forecast is None else "one"
             raise SettingError(f"step needs a forecast of the measured inputs {names}, and only of them, got {got}")
-        self._forecast = (
-            None if forecast is None else known_rows("forecast", forecast, len(self._measured), self.horizon)
-        )
+        d, N = len(self._measured), self.horizon
+        self._forecast = None if forecast is None else known_rows("forecast", forecast, d, N)
         x, certified = self.observer.state, self.observer.certified
         solution, data, surprise = None, None, ""
         if self.observer.ready:
@@ -250,8 +251,7 @@ class TightenedMPC:
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
         plan, fallback, feasible = self._choose(solution, data)
         u, interval = read_only(plan[0]), self._error_interval()
-        beyond = self._advance(u, y)
-        impossible = self.observer.contradiction
+        beyond, impossible = self._advance(u, y), self.observer.contradiction
         outside = "; ".join(filter(None, (surprise, impossible, beyond)))
         return MpcStep(
             u=u,
@@ -265,7 +265,7 @@ class TightenedMPC:
             u_planned=read_only(plan),
             y_predicted=read_only(self.predictor.predict(x, plan) + shift),
             shift=read_only(shift),
-            slack=read_only(slack_of(solution, self._lower)),
+            slack=read_only(self._answers.narrow(slack_of(solution, self._answers.wide(self._lower)))),
             missing=np.isnan(y),
             certified=certified and not (surprise or impossible),
             feasible=feasible,
@@ -304,8 +304,7 @@ class TightenedMPC:
         return np.where(np.isfinite(seen), seen, np.nan)  # an infinite reading is a missing one
 
     def _output_error(self, y: Array) -> Array:
-        # A model with feedthrough is compared at the input before; without, the input does not matter.
-        before = self._before()[None]
+        before = self._before()[None]  # whatever it is: the model does not answer to it at once
         return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
 
     def _learn(self, y: Array) -> str:
@@ -320,20 +319,15 @@ class TightenedMPC:
     def _error_interval(self) -> Array:
         return self._widest if self._recalled is None else self._recalled.interval
 
-    @cached_property
-    def _widest(self) -> Array:
-        """Ends of errors of which nothing was learnt, shape (2, N + 1, ny): the same at every step."""
-        room = self.tightening.predictive[: self.horizon + 1]
-        return read_only(np.stack([-room, room]))
-
     def _data(self, x: Array, wanted: Array) -> StepData:
-        shift = self.disturbance.in_limits
-        lower, upper = (self._lower, self._upper) if self._recalled is None else self._recalled.limits()
+        wide, own = self._answers.wide, (self._lower, self._upper)
+        shift = wide(self.disturbance.in_limits)
+        lower, upper = self._answers.limits(*own, own if self._recalled is None else self._recalled.limits())
         return StepData(
             x=x,
             previous_input=self._before(),
-            reference=wanted - self.disturbance.rows,
-            target=wanted[0] - self.disturbance.steady,
+            reference=wide(wanted - self.disturbance.rows),
+            target=wide(wanted[0] - self.disturbance.steady),
             lower=lower - shift,
             upper=upper - shift,
             guess=np.tile(self._before(), (self.horizon, 1)) if self._plan is None else self._shifted(self._plan),
@@ -365,14 +359,12 @@ class TightenedMPC:
         return self._feasible(np.tile(u, (self.horizon, 1))), fallback, False
 
     def _steady_input(self, data: StepData) -> Array:
-        target = np.asarray(data.target)
         if self.problem.economy is not None:  # the reference may cost nothing
             return best_held_input(self.problem, data)
-        if self._forecast is None:
-            return self.predictor.steady_input(target, self.problem.output_scale)
-        given = np.full(self.predictor.nu, np.nan)
-        given[self._measured] = self._forecast[0]
-        return self.predictor.steady_input(target, self.problem.output_scale, given=given)
+        ny, given = self.predictor.ny, np.full(self.predictor.nu, np.nan)
+        if self._forecast is not None:
+            given[self._measured] = self._forecast[0]
+        return self.predictor.steady_input(np.asarray(data.target)[:ny], self.problem.output_scale[:ny], given=given)
 
     def _shifted(self, plan: Array) -> Array:
         return plan[np.minimum(np.arange(self.horizon) + self._age, self.horizon - 1)]

@@ -80,4 +80,7 @@ class EncoderObserver(GuardedObserver):
         u, y = (np.array(rows) for rows in zip(*self._past, strict=True))
         if len(u) < self.encoder.past or np.isnan(y).any():
             return np.full(self.predictor.nx, np.nan)  # no proposal
-        return self.encoder.estimate(u, y)
+        estimate = np.array(self.encoder.estimate(u, y))
+        if self.predictor.carries:
+            estimate[-self.predictor.nu :] = u[-1]  # known, not estimated
+        return estimate

@@ -28,7 +28,7 @@ from controlrnn.checks import Array, Choice, as_array, count, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, Text, digest
-from controlrnn.systems import LureSystem
+from controlrnn.systems import LureSystem, without_feedthrough
 from mpc.observer import Observer
 from mpc.order_statistics import clopper_pearson, pooled_quantile, rank_of
 from mpc.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
@@ -188,6 +188,7 @@ class ModelError(Stored):
         Raises:
             SettingError: ``system`` is not the model that was calibrated.
         """
+        system = without_feedthrough(system)
         if system.digest != self.system_digest:
             raise SettingError("system is not the model that this error was calibrated for: pass that one")
         operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0)
@@ -243,7 +244,7 @@ def calibrate(
     """Bound the model error on held-out records.
 
     Args:
-        system: Frozen model.
+        system: Frozen model; of one whose output answers at once, what carries the last input, as in `mpc.Predictor`.
         trajectories: Records that neither training nor model choice has seen.
         horizon: Prediction steps N.
         washout: Samples that x* needs to forget the unknown state at the start of a record.
@@ -267,6 +268,7 @@ def calibrate(
             serves both purposes.
         SettingError: A parameter is out of range.
     """
+    system = without_feedthrough(system)
     method, unit, operation = CalibrationMethod(method), CoverageUnit(unit), operation or Operation()
     if not inflation >= 1 or not math.isfinite(inflation):
         raise SettingError(f"inflation must be a number >= 1, got {inflation!r}: a bound is not to be shrunk")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from controlrnn.checks import Array, Choice
+from controlrnn.checks import Array, Choice, read_only
 from controlrnn.errors import SettingError
 from mpc.predictor import Predictor
 from mpc.recall import Recall
@@ -74,3 +74,9 @@ def plan_limits(
         tightening = replace(tightening, reinitialisation=tightening.reinitialisation + end)
     lower, upper = tightening.limits(predictor.outputs)
     return lower[: horizon + 1], upper[: horizon + 1]
+
+
+def unlearnt_errors(tightening: Tightening, horizon: int) -> Array:
+    """Ends of errors of which nothing was learnt, shape (2, N + 1, ny)."""
+    room = tightening.predictive[: horizon + 1]
+    return read_only(np.stack([-room, room]))

@@ -4,12 +4,14 @@
     s.t.  x_{k+1} = f(x_k, u_k),  y_k = g(x_k, u_k),  u in its limits,  |u_k - u_{k-1}| <= move limit,
           lower_k - s_k <= y_k <= upper_k + s_k,  s_k >= 0,   k = 1..N       (u_N = u_{N-1} in g)
 
-Limits start at step 1: no input changes the present output. The penalty on the slack s is exact (L1): while it exceeds
-every constraint's multiplier, s is zero whenever the problem without s has a solution (Nocedal & Wright, thm 17.3).
+Limits start at step 1: no input changes the present output. Where outputs answer to inputs at once, those just after
+an input are limited too, and theirs start at step 0 (`mpc.answers`). The penalty on the slack s is exact (L1): while it
+exceeds every constraint's multiplier, s is zero whenever the problem without s has a solution (Nocedal & Wright, thm
+17.3).
 
 Fewer inputs than steps may be free: u_k = u_{M-1} for k >= M. With a terminal set (`mpc.terminal`) the plan has to end
 near the steady state of its last input, |x_N - x_s|_P <= a with x_s = f(x_s, u_N); y_N means g(x_s, u_N) then, so that
-its cost is that of the steady state; limits are hard, and start at step 0 where the first input moves y_0.
+its cost is that of the steady state; limits are hard.
 
 An economic cost l(y_k, u_k) per step (`mpc.economy`) comes on top: its outputs' part at k = 0..N, its inputs' part at
 k = 0..N-1 and with a terminal set also at N, so that the steady state pays all of it. Some inputs may be measured
@@ -128,7 +130,7 @@ class OptimalControlProblem:
     @property
     def first(self) -> int:
         """First step with output limits."""
-        return int(self.terminal is None or not self.predictor.system.has_feedthrough)
+        return int(not self.predictor.system.has_feedthrough)
 
     @cached_property
     def cost_scale(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from controlrnn.export import to_casadi
 from controlrnn.kernels import output, rollout, simulate, step
 from controlrnn.kernels.dense import solve
 from controlrnn.kernels.linearisation import Lineariser
-from controlrnn.systems import LureSystem
+from controlrnn.systems import LureSystem, carries_input, just_after, without_feedthrough
 from mpc.steady import HeldCost, held_input
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
@@ -34,6 +34,10 @@ _COMPILED = 10_000  # products in a Jacobian: beyond, scalar code takes longer t
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """Predicts outputs from a state estimate and planned inputs.
+
+    A sample's output is what is measured before its input acts (docs/timing.md). A model whose output answers at once
+    is therefore replaced by `controlrnn.systems.carry_input` of it, which carries the last input as a state: certify
+    and calibrate ``predictor.system``.
 
     Args:
         system: Frozen model in physical units.
@@ -52,6 +56,7 @@ class Predictor:
     def __post_init__(self) -> None:
         if not isinstance(self.system, LureSystem) or not self.system.is_frozen:
             raise SettingError(f"system must be a frozen LureSystem, got {type(self.system).__name__}: model.freeze()")
+        object.__setattr__(self, "system", without_feedthrough(self.system))
         for name, letter, n in (("inputs", "u", self.system.nu), ("outputs", "y", self.system.ny)):
             signals = tuple(getattr(self, name)) or tuple(Signal(f"{letter}{i + 1}") for i in range(n))
             if len(signals) != n:
@@ -74,6 +79,24 @@ class Predictor:
     def ny(self) -> int:
         """Number of outputs."""
         return self.system.ny
+
+    @property
+    def carries(self) -> bool:
+        """Whether the last nu states are the last input."""
+        return carries_input(self.system)
+
+    @cached_property
+    def with_answers(self) -> Predictor:
+        """A predictor of the same states whose 2 ny outputs are those just before each input acts, then just after it.
+
+        Itself where outputs do not answer at once. Its system has a feedthrough, and is for plans alone.
+        """
+        if not self.carries:
+            return self
+        made = object.__new__(Predictor)
+        after = tuple(replace(s, name=f"{s.name} just after its input") for s in self.outputs)
+        made.__dict__.update(system=just_after(self.system), inputs=self.inputs, outputs=self.outputs + after)
+        return made
 
     @property
     def dt(self) -> float:
@@ -125,8 +148,7 @@ class Predictor:
             u: Planned inputs, shape (N, nu) or (B, N, nu).
 
         Returns:
-            Outputs of samples 0 to N, shape (..., N + 1, ny). Where the model has a feedthrough, the last one assumes
-            that the last input is held.
+            Outputs of samples 0 to N, shape (..., N + 1, ny), each as measured before its sample's input acts.
 
         Raises:
             ShapeError: ``x`` or ``u`` does not fit.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array, count
-from controlrnn.data import Trajectory
+from controlrnn.data import Timing, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
@@ -57,12 +57,14 @@ class DisturbanceFilter:
 
 
 def measured_errors(system: LureSystem, x: Array, u: Array, y: Array) -> Array:
-    """Output errors e[t] of estimates x (T, nx) as a controller sees them, shape (T, ny).
+    """Output errors e[t] of estimates x (T, nx) as a controller sees them, shape (T, ny); docs/timing.md.
 
-    The measurement is taken just before the new input acts: a model with feedthrough is compared at the input before.
+    Raises:
+        SettingError: The system's output answers to u[t], which acts after y[t] was measured.
     """
-    before = np.concatenate([u[:1], u[:-1]])
-    return np.asarray(y - simulate(system, (before if system.has_feedthrough else u)[:, None], x)[0][:, 0])
+    if system.has_feedthrough:
+        raise SettingError("the model answers to inputs at once: take predictor.system, or carry_input(system)")
+    return np.asarray(y - simulate(system, u[:, None], x)[0][:, 0])
 
 
 def calibration_errors(
@@ -95,6 +97,8 @@ def calibration_errors(
         ShapeError: The record's channels are not the model's.
         DataError: The record is too short or sampled at another rate.
     """
+    if system.has_feedthrough:
+        raise SettingError("the model answers to inputs at once: take predictor.system, or carry_input(system)")
     fits_system(system, trajectory)
     count("horizon", horizon)
     count("washout", washout, least=0)
@@ -194,7 +198,7 @@ def prediction_errors(
 
 
 def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
-    """Raise unless the record has the model's channels and sample time."""
+    """Raise unless the record has the model's channels and sample time, and the timing of docs/timing.md."""
     if (trajectory.nu, trajectory.ny) != (system.nu, system.ny):
         raise ShapeError(
             f"record {trajectory.name!r} must have nu, ny = {system.nu}, {system.ny} as the model, "
@@ -202,3 +206,8 @@ def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
         )
     if not np.isclose(trajectory.dt, system.dt, rtol=1e-9, atol=0):
         raise DataError(f"record {trajectory.name!r} must have the model's dt = {system.dt} s, got {trajectory.dt} s")
+    if trajectory.timing is not Timing.MEASURED_FIRST:
+        raise DataError(
+            f"record {trajectory.name!r} must have timing 'measured_first' as a controller does, got "
+            f"{str(trajectory.timing)!r}: convert it, see Trajectory.measured_first"
+        )

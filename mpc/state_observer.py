@@ -105,7 +105,7 @@ class StateObserver(Observer):
 
     Args:
         predictor: Model.
-        gain: L, shape (nx, ny), e.g. from `kalman_gain`.
+        gain: L, shape (nx, ny), e.g. from `kalman_gain`; without rows for a carried input these are zero.
         steps: Samples before the estimate may be used.
         residual_bound: Bound rmax on |y - g(x*, u)| per output, shape (ny,); needed for the certified error.
         initial_state: Start of the estimate; the equilibrium at the middle of the actuators' range when left out.
@@ -131,7 +131,13 @@ class StateObserver(Observer):
         input_error: ArrayLike = 0.0,
         command_error: ArrayLike = 0.0,
     ) -> None:
+        if predictor.carries and np.shape(gain) == (predictor.nx - predictor.nu, predictor.ny):
+            gain = np.vstack([gain, np.zeros((predictor.nu, predictor.ny))])  # the carried input is known
         self.gain = read_only(as_array("gain", gain, (predictor.nx, predictor.ny)))
+        if predictor.carries and self.gain[-predictor.nu :].any():
+            raise SettingError(
+                f"gain must be zero in the rows of the carried input, got {self.gain[-predictor.nu :]}: leave them out"
+            )
         self.dynamics = observer_system(predictor.system, self.gain)
         if observer_contraction is not None:
             observer_contraction.verify(self.dynamics)

@@ -286,16 +286,15 @@ def recursive(
     jump = observer.jump if jump is None else jump
     if jump is None:
         raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
-    c, first = tightening.predictive, int(not observer.system.has_feedthrough)
+    c, first = tightening.predictive, int(not observer.predictor.carries)  # where outputs answer at once, step 0 counts
     needed, least = growth_per_step(growth, jump, observer, c), np.array(c)
     for k in range(first, tightening.horizon):
         least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
     digests = tightening.digests | {"jump": jump_digest(jump)}
     if growth is not None:
         digests["growth"] = growth.digest
-    text = (
-        f"{tightening.promise}; plans stay feasible while the estimate jumps by at most {jump.euclidean:.3g} (2-norm)"
-    )
+    most = jump.euclidean
+    text = f"{tightening.promise}; plans stay feasible while the estimate jumps by at most {most:.3g} (2-norm)"
     return replace(tightening, growth=least - c, promise=text, digests=digests)
 
 

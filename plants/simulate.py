@@ -1,4 +1,8 @@
-"""Experiments on a plant: inputs in, noisy records with the true states out."""
+"""Experiments on a plant: inputs in, noisy records with the true states out.
+
+The timing is that of docs/timing.md: at sample t first y[t] is measured, while u[t - 1] still acts, then u[t] acts
+until t + 1. Only plants whose output answers to the input at once show it.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ def simulate(
     *,
     noise_std: Any = 0.0,
     disturbance: Any = None,
+    u_before: Any = None,
     seed: int | None = None,
 ) -> Trajectory: ...
 @overload
@@ -33,6 +38,7 @@ def simulate(
     *,
     noise_std: Any = 0.0,
     disturbance: Any = None,
+    u_before: Any = None,
     seed: int | None = None,
 ) -> tuple[Trajectory, ...]: ...
 @overload
@@ -43,6 +49,7 @@ def simulate(
     *,
     noise_std: Any = 0.0,
     disturbance: Any = None,
+    u_before: Any = None,
     seed: int | None = None,
 ) -> Any: ...
 def simulate(
@@ -52,6 +59,7 @@ def simulate(
     *,
     noise_std: Any = 0.0,
     disturbance: Any = None,
+    u_before: Any = None,
     seed: int | None = None,
 ) -> Trajectory | tuple[Trajectory, ...]:
     """Run one experiment, or many at once.
@@ -63,6 +71,8 @@ def simulate(
         x0: State at sample 0, shape (nx,) or, for a batch, (B, nx); the plant's `initial_state` when left out.
         noise_std: Standard deviation of the white Gaussian measurement noise, one number or one per output.
         disturbance: Unmeasured disturbances, of the leading shape of ``u`` and with nw channels; None for none.
+        u_before: Input that acts until sample 0, shape (nu,) or, for a batch, (B, nu); the plant's ``nominal_input``
+            when left out. Only an output that answers at once shows it, at sample 0.
         seed: Seed of the noise. None draws a fresh one, so the record cannot be repeated.
 
     Returns:
@@ -92,7 +102,11 @@ def simulate(
         expected = f"({plant.nx},)" if single else f"({plant.nx},) or {(*batch, plant.nx)}"
         raise ShapeError(f"x0 must have shape {expected}, got {start.shape}: give one state per experiment")
     x = _states(plant, np.broadcast_to(start, (*batch, plant.nx)), inputs, w)
-    y = np.asarray(plant.output(x, inputs, NUMPY), dtype=np.float64)
+    before = plant.checked_input(plant.nominal_input if u_before is None else u_before)
+    if before.shape[:-1] not in ((), batch):
+        raise ShapeError(f"u_before must have shape ({plant.nu},) or {(*batch, plant.nu)}, got {before.shape}")
+    acting = np.concatenate([np.broadcast_to(before, (*batch, plant.nu))[..., None, :], inputs[..., :-1, :]], axis=-2)
+    y = np.asarray(plant.output(x, acting, NUMPY), dtype=np.float64)
     if std.any():
         y = y + std * np.random.default_rng(seed).standard_normal(y.shape)
 

@@ -3,6 +3,6 @@
 from controlrnn.data.dataset import Dataset
 from controlrnn.data.scaling import Scaler
 from controlrnn.data.signal import Signal
-from controlrnn.data.trajectory import Trajectory
+from controlrnn.data.trajectory import Timing, Trajectory
 
-__all__ = ["Dataset", "Scaler", "Signal", "Trajectory"]
+__all__ = ["Dataset", "Scaler", "Signal", "Timing", "Trajectory"]

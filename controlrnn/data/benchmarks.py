@@ -2,6 +2,8 @@
 
 The files are not shipped: `load` reads them from a folder that the user fills, checks their SHA-256, and says what to
 put where when one is missing. Splits and scores follow nonlinearbenchmark.org and the original papers; see each loader.
+Where input and output are those of a circuit or a structure, sampled at the same moment, the output may answer at once:
+these records are `Timing.INPUT_FIRST`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from controlrnn.checks import Array
 from controlrnn.data.dataset import Dataset
 from controlrnn.data.signal import Signal
-from controlrnn.data.trajectory import Trajectory
+from controlrnn.data.trajectory import Timing, Trajectory
 from controlrnn.errors import FileFormatError, MissingDataError, SettingError
 
 Bytes = NDArray[np.uint8]
@@ -156,7 +158,7 @@ def _silverbox(folder: Path) -> Dataset:
     data = _mat(folder / "SNLS80mV.mat")
     whole = Trajectory(
         _column(data, "V1"), _column(data, "V2"), 2**14 / 1e7,
-        inputs=(Signal("input", "V"),), outputs=(Signal("output", "V"),), name="silverbox",
+        inputs=(Signal("input", "V"),), outputs=(Signal("output", "V"),), name="silverbox", timing=Timing.INPUT_FIRST,
     )  # fmt: skip
     multisine, arrow = whole[40650:127400], whole[100:40575]
     cut = int(0.75 * len(multisine))
@@ -171,6 +173,7 @@ def _wiener_hammerstein(folder: Path) -> Dataset:
     whole = Trajectory(
         _column(data, "uBenchMark"), _column(data, "yBenchMark"), 1 / float(data["fs"].item()),
         inputs=(Signal("input", "V"),), outputs=(Signal("output", "V"),), name="Wiener-Hammerstein 2009",
+        timing=Timing.INPUT_FIRST,
     )  # fmt: skip
     return Dataset((whole[5200:85200],), (whole[85200:105200],), (whole[105200:184000],))
 
@@ -186,7 +189,7 @@ def _f16(folder: Path) -> Dataset:
         return Trajectory(
             _column(data, "Force"), np.asarray(data["Acceleration"], dtype=np.float64).T, 1 / float(data["Fs"].item()),
             inputs=(Signal("force", "N"),), outputs=tuple(Signal(f"acceleration {i + 1}", "m/s²") for i in range(3)),
-            name=f"F-16, {file}",
+            name=f"F-16, {file}", timing=Timing.INPUT_FIRST,
         )  # fmt: skip
 
     low, high, period = record("Level3"), record("Level5"), 8192

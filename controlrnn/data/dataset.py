@@ -49,6 +49,11 @@ class Dataset:
                 raise DataError(
                     f"all records must have dt = {first.dt} s, got {record.dt} s in record {record.name!r}: resample it"
                 )
+            if record.timing is not first.timing:
+                raise DataError(
+                    f"all records must have timing {str(first.timing)!r}, got {str(record.timing)!r} in record "
+                    f"{record.name!r}: convert it, see Trajectory.measured_first"
+                )
         if len({id(record) for record in self.all}) != len(self.all):
             raise DataError("a record stands in two parts of the dataset: each may serve one purpose only")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, positive, read_only
+from controlrnn.checks import Array, Choice, as_array, positive, read_only
 from controlrnn.data.signal import Signal
 from controlrnn.errors import DataError, ShapeError
 from controlrnn.records import Number, Numbers, Part, Schema, Stored, Text
@@ -16,9 +16,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class Timing(Choice):
+    """What comes first in a sample, its measurement or its input; see docs/timing.md.
+
+    `MEASURED_FIRST` is the convention of everything that controls: y[t] is measured, then u[t] is chosen and acts.
+    `INPUT_FIRST` is that of many simulators and benchmarks: u[t] acts, then y[t] is taken and may answer to it.
+    """
+
+    MEASURED_FIRST = "measured_first"
+    INPUT_FIRST = "input_first"
+
+
 @dataclass(frozen=True, eq=False)
 class Trajectory(Stored):
     """A record of T samples. ``u[t]`` is held from sample t to t + 1; ``y[t]`` and ``x[t]`` are taken at sample t.
+
+    Whether ``y[t]`` is taken just before ``u[t]`` acts or just after matters where outputs answer to inputs at once,
+    and to nothing else.
 
     Args:
         u: Inputs, shape (T, nu), physical units.
@@ -28,6 +42,7 @@ class Trajectory(Stored):
         inputs: One `Signal` per input; made up as ``u1, u2, ...`` when left out.
         outputs: One `Signal` per output; made up as ``y1, y2, ...`` when left out.
         name: Where the record comes from, for legends and messages.
+        timing: What comes first in a sample.
 
     Raises:
         ShapeError: An array has the wrong shape, or the lengths differ.
@@ -36,9 +51,9 @@ class Trajectory(Stored):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "trajectory", 2,
+        "trajectory", 3,
         arrays={"u": Numbers("T", "nu"), "y": Numbers("T", "ny"), "x": Numbers("T", "nx", optional=True)},
-        meta={"dt": Number(above=0.0), "name": Text()},
+        meta={"dt": Number(above=0.0), "name": Text(), "timing": Text(choices=Timing)},
         parts={"inputs": Part(Signal, many=True), "outputs": Part(Signal, many=True)}, zero=("nu", "ny", "nx"),
     )  # fmt: skip
 
@@ -49,6 +64,7 @@ class Trajectory(Stored):
     inputs: tuple[Signal, ...] = ()
     outputs: tuple[Signal, ...] = ()
     name: str = ""
+    timing: Timing = Timing.MEASURED_FIRST
 
     def __post_init__(self) -> None:
         u, y = as_array("u", self.u, ("T", "nu")), as_array("y", self.y, ("T", "ny"))
@@ -60,6 +76,7 @@ class Trajectory(Stored):
         put(self, "u", read_only(u))
         put(self, "y", read_only(y))
         put(self, "dt", positive("dt", self.dt, what="a positive sample time in seconds"))
+        put(self, "timing", Timing(self.timing))
         if self.x is not None:
             put(self, "x", read_only(as_array("x", self.x, (len(u), "nx"), hint="give one state per sample")))
         put(self, "inputs", _signals("inputs", "u", self.inputs, u.shape[1]))
@@ -73,6 +90,19 @@ class Trajectory(Stored):
         if not isinstance(window, slice) or window.step not in (None, 1):
             raise DataError(f"a trajectory is cut with a slice of step 1, got {window!r}: use trajectory[a:b]")
         return replace(self, u=self.u[window], y=self.y[window], x=None if self.x is None else self.x[window])
+
+    def measured_first(self) -> Trajectory:
+        """The record as a controller would see it, which gets each reading before it chooses the input.
+
+        A reading that was taken after ``u[t]`` acted is there for the choice of ``u[t + 1]``: outputs move on by one
+        sample, and the first input, with no reading before it, is left out. The controller has to get its readings at
+        the same moment of the sampling period. States stay at their samples. A record that is so already is returned
+        as it is.
+        """
+        if self.timing is Timing.MEASURED_FIRST:
+            return self
+        x = None if self.x is None else self.x[1:]
+        return replace(self, u=self.u[1:], y=self.y[:-1], x=x, timing=Timing.MEASURED_FIRST)
 
     @property
     def nu(self) -> int:

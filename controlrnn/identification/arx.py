@@ -17,7 +17,7 @@ import numpy as np
 from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError
-from controlrnn.identification.linear import checked, lti, scalers
+from controlrnn.identification.linear import answers_late, checked, lti, scalers
 from controlrnn.identification.metrics import rmse
 from controlrnn.identification.simulation import free_run, initial_states
 from controlrnn.systems import LureSystem
@@ -75,20 +75,21 @@ class ArxModel:
         return lti(A, B, C, D, self.dt, bx=bx).scaled(self.inputs, self.outputs)
 
 
-def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_proper: bool = False) -> ArxModel:
+def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_proper: bool | None = None) -> ArxModel:
     """Fit an ARX model by least squares over all records.
 
     Args:
         records: One or more records of any lengths.
         na: Past outputs, at least 1.
         nb: Past inputs, at least 1.
-        strictly_proper: Whether y[t] ignores u[t].
+        strictly_proper: Whether y[t] ignores u[t]; as in `identify_subspace` when left out.
 
     Raises:
         DataError: Fewer equations than coefficients.
         SettingError: An order is not a positive number.
     """
     records = checked(records)
+    strictly_proper = answers_late(records, strictly_proper)
     na, nb = count("na", na), count("nb", nb)
     inputs, outputs = scalers(records)
     ny, nu, lag, first = records[0].ny, records[0].nu, max(na, nb), 1 if strictly_proper else 0
@@ -115,7 +116,7 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
 
 def select_arx(
     train: Sequence[Trajectory], validation: Sequence[Trajectory], *, orders: Sequence[int] = range(1, 9),
-    skip: int = 0, strictly_proper: bool = False,
+    skip: int = 0, strictly_proper: bool | None = None,
 ) -> ArxModel:  # fmt: skip
     """The ARX model with na = nb among ``orders`` whose free run fits the validation records best.
 
@@ -125,7 +126,7 @@ def select_arx(
         orders: Candidates.
         skip: Samples at the start of each validation record that do not count; the initial state is estimated from them
             (0: it is zero).
-        strictly_proper: Whether y[t] ignores u[t].
+        strictly_proper: Whether y[t] ignores u[t]; as in `identify_subspace` when left out.
 
     Raises:
         DataError: No order gives a finite simulation.

@@ -17,6 +17,7 @@ from controlrnn.checks import Array
 from controlrnn.data import Dataset, Scaler
 from controlrnn.errors import DataError, SettingError, ShapeError, StorageError, TrainingError
 from controlrnn.identification.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from controlrnn.identification.linear import answers_late
 from controlrnn.identification.losses import Loss, SimulationError
 from controlrnn.identification.progress import Callback
 from controlrnn.identification.refinement import Refinement, check_refinable
@@ -57,7 +58,8 @@ def identify(
         The identified system with history and scores.
 
     Raises:
-        SettingError: An option is unknown or out of range, or the loss leaves nothing of a window.
+        SettingError: An option is unknown or out of range, the loss leaves nothing of a window, or the model answers to
+            inputs at once and the records do not (see `controlrnn.data.Timing`).
         ShapeError: Model and records have different channels.
         DataError: A record is too short (the message says which).
         TrainingError: The loss is not finite from the very first step, or the checkpoint is another run's.
@@ -67,6 +69,8 @@ def identify(
     loss = SimulationError(washout=20) if loss is None else loss
     settings = _settings(options)
     window, skip = _lengths(model, dataset, loss, settings)
+    if getattr(model, "D22", None) is not None or getattr(model, "feedthrough", False):
+        answers_late(dataset.train, False)
     if not dataset.validation:
         _log.warning("no validation records: the best parameters are chosen on the training records")
     mark = fingerprint(model, dataset, loss, settings)

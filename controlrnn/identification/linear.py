@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from controlrnn.checks import Array
-from controlrnn.data import Scaler, Trajectory
-from controlrnn.errors import DataError
+from controlrnn.data import Scaler, Timing, Trajectory
+from controlrnn.errors import DataError, SettingError
 from controlrnn.systems import LureSystem
 
 
@@ -25,6 +25,21 @@ def checked(records: Iterable[Trajectory]) -> tuple[Trajectory, ...]:
     if len({(r.nu, r.ny, r.dt) for r in records}) != 1:
         raise DataError(f"records must share nu, ny and dt, got {sorted({(r.nu, r.ny, r.dt) for r in records})}")
     return records
+
+
+def answers_late(records: Sequence[Trajectory], strictly_proper: bool | None) -> bool:
+    """Whether y[t] is to ignore u[t]: as asked for, or where that has not acted yet.
+
+    Raises:
+        SettingError: y[t] is to answer to an input that acts after it was measured.
+    """
+    first = any(r.timing is Timing.MEASURED_FIRST for r in records)
+    if first and strictly_proper is False:
+        raise SettingError(
+            "y[t] cannot answer to u[t], which acts after it was measured (timing='measured_first'): leave the "
+            "feedthrough out and give the model nu more states, or say timing='input_first' if the records are so"
+        )
+    return first if strictly_proper is None else strictly_proper
 
 
 def lti(

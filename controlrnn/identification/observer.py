@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from controlrnn.checks import Array
-from controlrnn.data import Dataset, Signal, Trajectory
+from controlrnn.data import Dataset, Signal, Timing, Trajectory
 from controlrnn.errors import DataError, ShapeError
 from controlrnn.identification.simulation import free_run
 from controlrnn.systems import LureSystem
@@ -63,4 +63,6 @@ def _seen_by_observer(record: Trajectory) -> Trajectory:
         raise DataError(f"record {record.name!r} must know its true states x, got none: simulate the plant")
     states = tuple(Signal(f"x{i + 1}") for i in range(record.x.shape[1]))
     u = np.hstack([record.u, record.y])
-    return Trajectory(u, record.x, record.dt, None, record.inputs + record.outputs, states, record.name)
+    # An observer has the reading of a sample in hand, and may answer to it at once.
+    timing = Timing.INPUT_FIRST
+    return Trajectory(u, record.x, record.dt, None, record.inputs + record.outputs, states, record.name, timing)

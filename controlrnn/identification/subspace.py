@@ -22,7 +22,7 @@ import numpy as np
 from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError, SettingError
-from controlrnn.identification.linear import checked, lti, scalers
+from controlrnn.identification.linear import answers_late, checked, lti, scalers
 from controlrnn.identification.scan import simulate
 from controlrnn.systems import LureSystem
 
@@ -71,8 +71,9 @@ class SubspaceModel:
 
 
 def identify_subspace(
-    records: Sequence[Trajectory], nx: int | None = None, *, horizon: int | None = None, strictly_proper: bool = False,
-    max_radius: float = 1.0, inputs: Scaler | None = None, outputs: Scaler | None = None,
+    records: Sequence[Trajectory], nx: int | None = None, *, horizon: int | None = None,
+    strictly_proper: bool | None = None, max_radius: float = 1.0, inputs: Scaler | None = None,
+    outputs: Scaler | None = None,
 ) -> SubspaceModel:  # fmt: skip
     """Identify a linear model of order ``nx``.
 
@@ -80,7 +81,8 @@ def identify_subspace(
         records: One or more records of any lengths.
         nx: Order; None takes the largest relative drop of the singular values.
         horizon: Samples of past and of future; longer sees slower dynamics and averages more noise.
-        strictly_proper: Whether D is fixed at zero, as for a sampled plant with a held input.
+        strictly_proper: Whether D is fixed at zero. When left out, it is where y[t] was measured before u[t] acts (see
+            `controlrnn.data.Timing`): what has not happened yet moves no output.
         max_radius: Poles beyond this radius are pulled in before B, D, x0 are fitted: what ran for a whole record is
             taken to be stable.
         inputs: Scaling to work in; fitted to the records when left out.
@@ -91,6 +93,7 @@ def identify_subspace(
         SettingError: ``nx`` does not fit ``horizon``.
     """
     records = checked(records)
+    strictly_proper = answers_late(records, strictly_proper)
     if inputs is None or outputs is None:
         inputs, outputs = scalers(records)
     ny = records[0].ny

@@ -1,10 +1,31 @@
 """What a model is: systems that run on numpy, torch and CasADi from one set of equations."""
 
 from controlrnn.systems.activations import Activation
+from controlrnn.systems.carried import (
+    answers_through_neurons,
+    carries_input,
+    carry_input,
+    just_after,
+    without_feedthrough,
+)
 from controlrnn.systems.change import change_system
 from controlrnn.systems.gated import Cell, GatedSystem
 from controlrnn.systems.lure import MATRICES, LureSystem
 from controlrnn.systems.observer import observer_system
 from controlrnn.systems.system import System
 
-__all__ = ["MATRICES", "Activation", "Cell", "GatedSystem", "LureSystem", "System", "change_system", "observer_system"]
+__all__ = [
+    "MATRICES",
+    "Activation",
+    "Cell",
+    "GatedSystem",
+    "LureSystem",
+    "System",
+    "answers_through_neurons",
+    "carries_input",
+    "carry_input",
+    "change_system",
+    "just_after",
+    "observer_system",
+    "without_feedthrough",
+]

@@ -149,11 +149,18 @@ class LureSystem:
         """Whether the matrices are read-only numpy arrays."""
         return isinstance(self.A, np.ndarray)
 
-    @property
+    @cached_property
     def has_feedthrough(self) -> bool:
         """Whether ``y[t]`` depends on ``u[t]`` (frozen systems only look at exact zeros)."""
-        through_neurons = bool(self.nv) and bool((self.D21 != 0).any()) and bool((self.D12 != 0).any())
-        return through_neurons or bool((self.D22 != 0).any())
+        if bool((self.D22 != 0).any()):
+            return True
+        if not self.nv:
+            return False
+        D11, D12, D21 = (to_numpy(part) != 0 for part in (self.D11, self.D12, self.D21))
+        driven = D12.any(axis=1)  # neurons that the input moves, at first directly
+        for start, stop in self.blocks[1:]:
+            driven[start:stop] |= (D11[start:stop, :start] & driven[:start]).any(axis=1)
+        return bool(D21[:, driven].any())
 
     @cached_property
     def digest(self) -> str:

@@ -20,9 +20,8 @@ static void learn(State *s, const double *y)
     double error[NY];
     int complete = 1;
     correct_level(s, before_of(s));
-    /* A model with feedthrough is compared at the input before; without, the input does not matter. */
     ${name}_model_output(s->x, before_of(s), error);
-    for (int i = 0; i < NY; ++i) {
+    for (int i = 0; i < NM; ++i) {
         error[i] = y[i] - error[i];
         complete = complete && isfinite(error[i]);
     }
@@ -30,7 +29,7 @@ static void learn(State *s, const double *y)
     see_errors(s, error, is_certified(s));
 #endif
     if (!s->has_disturbance && !complete) return;
-    for (int i = 0; i < NY; ++i) {
+    for (int i = 0; i < NM; ++i) {
         if (!isfinite(error[i])) continue;
         s->disturbance[i] += (s->has_disturbance ? DISTURBANCE_GAIN : 1) * (error[i] - s->disturbance[i]);
     }
@@ -53,13 +52,13 @@ static void observe(State *s, const double *y, const double *u)
     int complete = 1;
     ${name}_model_output(s->x, u, expected);
     ${name}_model_step(s->x, u, s->x);
-    for (int i = 0; i < NY; ++i) complete = complete && isfinite(y[i]);
+    for (int i = 0; i < NM; ++i) complete = complete && isfinite(y[i]);
     s->impossible = 0;
-    for (int i = 0; CERTIFIED && i < NY; ++i) /* comparisons with what is missing are false */
+    for (int i = 0; CERTIFIED && i < NM; ++i) /* comparisons with what is missing are false */
         s->impossible += isfinite(y[i]) && fabs(y[i] - expected[i]) > reading_kept[i] * s->bound + reading_added[i];
     complete = complete && !s->impossible;
     for (int i = 0; complete && i < NX; ++i)
-        for (int j = 0; j < NY; ++j) s->x[i] += observer_gain[i * NY + j] * (y[j] - expected[j]);
+        for (int j = 0; j < NM; ++j) s->x[i] += observer_gain[i * NM + j] * (y[j] - expected[j]);
     s->bound = complete ? bound_kept * s->bound + bound_added : bound_kept_in_gap * s->bound + bound_added_in_gap;
 #else
     (void)y;
@@ -95,7 +94,7 @@ static double misfit(State *s, const double *v, const double *target, double *x,
     if (!equilibrium(s, u, x, 0)) return INFINITY;
     ${name}_model_output(x, u, error);
     for (int i = 0; i < NY; ++i) {
-        error[i] = (error[i] - target[i]) / scale[i];
+        error[i] = (error[i] - target[i % NM]) / scale[i];
         sum += 0.5 * error[i] * error[i];
     }
     return isfinite(sum) ? sum : INFINITY;
@@ -162,22 +161,23 @@ static int steady_input(State *s, const double *target, double *found)
     return 1;
 }
 
-/* The sample in the solver's units: reference (N + 1, NY) less the disturbance and the level's correction, limits less
+/* The sample in the solver's units: reference (N + 1, NM) less the disturbance and the level's correction, limits less
    them in practical mode (less the disturbance alone where the tightening was calibrated with it), and less what measurements leave of the errors where they are recalled. */
 static void scale_sample(State *s, const double *reference, const double *offset)
 {
     for (int j = 0; j < NU; ++j) s->before[j] = (before_of(s)[j] - middle[j]) / half[j];
     for (int k = 0; k <= N; ++k) {
         for (int i = 0; i < NY; ++i)
-            s->reference[k * NY + i] = (reference[k * NY + i] - offset[i] - s->level[k * NY + i]) / scale[i];
+            s->reference[k * NY + i] =
+                (reference[k * NM + i % NM] - offset[i % NM] - s->level[k * NM + i % NM]) / scale[i];
         for (int l = 0; k >= FIRST && l < LIMITED; ++l) {
-            const int i = limited[l], row = (k - FIRST) * LIMITED + l;
-            const double shift = PRACTICAL ? offset[i] + (PROMISES ? 0 : s->level[k * NY + i]) : 0;
+            const int i = limited[l], m = i % NM, row = (k - FIRST) * LIMITED + l;
+            const double shift = PRACTICAL ? offset[m] + (PROMISES ? 0 : s->level[k * NM + m]) : 0;
             double low = output_low[k * NY + i], high = output_high[k * NY + i];
 #if RECALL
-            if (k < LEARNING) {
-                low -= s->error_low[k * NY + i];
-                high -= s->error_high[k * NY + i];
+            if (k < LEARNING && i < NM) {
+                low -= s->error_low[k * NM + i];
+                high -= s->error_high[k * NM + i];
             }
 #endif
             s->low[row] = (low - shift) / scale[i] + INSIDE;
@@ -287,7 +287,7 @@ void ${name}_init(State *s)
     }
 }
 
-void ${name}_record(State *s, const double y[NY], const double u[NU])
+void ${name}_record(State *s, const double y[NM], const double u[NU])
 {
     double applied[NU];
     for (int j = 0; j < NU; ++j) applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
@@ -296,10 +296,10 @@ void ${name}_record(State *s, const double y[NY], const double u[NU])
     advance(s, y, applied);
 }
 
-void ${name}_step_preview(State *s, const double y[NY], const double reference[(N + 1) * NY], double u[NU], Info *info)
+void ${name}_step_preview(State *s, const double y[NM], const double reference[(N + 1) * NM], double u[NU], Info *info)
 {
     Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, 0, NAN};
-    double target[NY], offset[NY];
+    double target[NM], offset[NM];
     int found = 0;
     memset(offset, 0, sizeof offset);
     if (s->seen >= STEPS) {
@@ -309,7 +309,7 @@ void ${name}_step_preview(State *s, const double y[NY], const double reference[(
         if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
         found = plan_ahead(s, reference, offset, &told);
     }
-    for (int i = 0; i < NY; ++i) target[i] = reference[i] - offset[i] - s->level[(N + 1) * NY + i];
+    for (int i = 0; i < NM; ++i) target[i] = reference[i] - offset[i] - s->level[(N + 1) * NM + i];
     choose(s, found, target, u, &told);
     advance(s, y, u);
     told.contradictions += s->impossible;
@@ -317,9 +317,9 @@ void ${name}_step_preview(State *s, const double y[NY], const double reference[(
     if (info) *info = told;
 }
 
-void ${name}_step(State *s, const double y[NY], const double reference[NY], double u[NU], Info *info)
+void ${name}_step(State *s, const double y[NM], const double reference[NM], double u[NU], Info *info)
 {
-    double held[(N + 1) * NY];
-    for (int k = 0; k <= N; ++k) memcpy(held + k * NY, reference, NY * sizeof *held);
+    double held[(N + 1) * NM];
+    for (int k = 0; k <= N; ++k) memcpy(held + k * NM, reference, NM * sizeof *held);
     ${name}_step_preview(s, y, held, u, info);
 }

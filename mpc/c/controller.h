@@ -12,7 +12,8 @@ $digests
 
 #define ${NAME}_NX $nx
 #define ${NAME}_NU $nu
-#define ${NAME}_NY $ny
+#define ${NAME}_NY $measured /* outputs; */
+#define ${NAME}_NL $ny /* those of plans: just before and, where they answer at once, just after each input */
 #define ${NAME}_NZ $nz /* state, inputs and neurons */
 #define ${NAME}_NV $nv_size
 #define ${NAME}_HORIZON $horizon
@@ -56,7 +57,7 @@ $quadratic
 /* Inputs and what follows from them, in the solver's units. */
 typedef struct {
     double z[${NAME}_VARIABLES], points[(${NAME}_HORIZON + 1) * ${NAME}_NZ];
-    double error[(${NAME}_HORIZON + 1) * ${NAME}_NY], y[(${NAME}_HORIZON + 1) * ${NAME}_NY];
+    double error[(${NAME}_HORIZON + 1) * ${NAME}_NL], y[(${NAME}_HORIZON + 1) * ${NAME}_NL];
     double excess[${NAME}_ROWS], cost;
     double gap[${NAME}_NX], share; /* end of the plan less the steady state; their distance in radii */
 } ${name}_trial;
@@ -78,13 +79,13 @@ typedef struct {
     int impossible; /* readings of the last sample whose innovation exceeded its certified bound, and were not used */
     int has_disturbance, has_previous, has_plan, age, seen;
 
-    double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NY];
+    double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NL];
     double low[${NAME}_ROWS], high[${NAME}_ROWS]; /* output limits, scaled */
     ${name}_trial trials[2], best;
     double slope[${NAME}_NV], V[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)], W[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)];
-    double Jx[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], Jy[${NAME}_NY * (${NAME}_NX + ${NAME}_NU)];
+    double Jx[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], Jy[${NAME}_NL * (${NAME}_NX + ${NAME}_NU)];
     double Z[${NAME}_NX * ${NAME}_VARIABLES], Znext[${NAME}_NX * ${NAME}_VARIABLES];
-    double rows[(${NAME}_NV + ${NAME}_NY) * ${NAME}_VARIABLES];
+    double rows[(${NAME}_NV + ${NAME}_NL) * ${NAME}_VARIABLES];
     double outwards[${NAME}_NX];
     double bend[(${NAME}_HORIZON + 1) * ${NAME}_NV];
     double H[${NAME}_VARIABLES * ${NAME}_VARIABLES], g[${NAME}_VARIABLES], C[${NAME}_ROWS * ${NAME}_VARIABLES];
@@ -111,9 +112,9 @@ void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
 /* Take in a sample whose input u somebody else chose (warm-up, manual operation). */
 void ${name}_record(${name}_state *state, const double y[${NAME}_NY], const double u[${NAME}_NU]);
 
-/* The model: next state (x_next may be x) and output at state x and input u. */
+/* The model: next state (x_next may be x) and outputs at state x and input u. */
 void ${name}_model_step(const double x[${NAME}_NX], const double u[${NAME}_NU], double x_next[${NAME}_NX]);
-void ${name}_model_output(const double x[${NAME}_NX], const double u[${NAME}_NU], double y[${NAME}_NY]);
+void ${name}_model_output(const double x[${NAME}_NX], const double u[${NAME}_NU], double y[${NAME}_NL]);
 
 #ifdef __cplusplus
 }

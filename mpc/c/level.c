@@ -13,10 +13,10 @@ static void correct_level(State *s, const double *held)
             if (k == 0) memcpy(first[run], y[run], sizeof y[run]);
             ${name}_model_step(x[run], held, x[run]);
         }
-        for (int i = 0; i < NY; ++i) {
+        for (int i = 0; i < NM; ++i) {
             const double away = first[1][i] - first[0][i];
             const double moved = y[0][i] - first[0][i] - (y[1][i] - first[1][i]);
-            double *row = s->level + k * NY + i, *steady = s->level + (N + 1) * NY + i;
+            double *row = s->level + k * NM + i, *steady = s->level + (N + 1) * NM + i;
             *row += DISTURBANCE_GAIN * ((TERMINAL && k == N ? away : moved) - *row);
             if (k == N) *steady += DISTURBANCE_GAIN * (away - *steady);
         }

@@ -4,7 +4,7 @@
 
 static void forget_errors(State *s)
 {
-    for (int i = 0; i < (N + 1) * NY; ++i) {
+    for (int i = 0; i < (N + 1) * NM; ++i) {
         s->error_low[i] = -recall_absolute[i];
         s->error_high[i] = recall_absolute[i];
     }
@@ -18,19 +18,19 @@ static void see_errors(State *s, const double *error, int certified)
         forget_errors(s);
         return;
     }
-    for (int i = 0; i < NY; ++i) {
+    for (int i = 0; i < NM; ++i) {
         const double room = MEASURED * recall_absolute[i];
         int agrees = error[i] >= s->error_low[i] - room && error[i] <= s->error_high[i] + room;
         if (!isfinite(error[i])) continue;
         for (int k = 1; k <= RECALLED; ++k) {
-            const double around = recall_around[(k - 1) * NY + i];
-            agrees = agrees && fmax(s->error_low[k * NY + i], error[i] - around)
-                                   <= fmin(s->error_high[k * NY + i], error[i] + around);
+            const double around = recall_around[(k - 1) * NM + i];
+            agrees = agrees && fmax(s->error_low[k * NM + i], error[i] - around)
+                                   <= fmin(s->error_high[k * NM + i], error[i] + around);
         }
         s->contradictions += !agrees;
         for (int k = 1; k <= RECALLED; ++k) {
-            const double around = recall_around[(k - 1) * NY + i], widest = recall_absolute[k * NY + i];
-            double *low = s->error_low + k * NY + i, *high = s->error_high + k * NY + i;
+            const double around = recall_around[(k - 1) * NM + i], widest = recall_absolute[k * NM + i];
+            double *low = s->error_low + k * NM + i, *high = s->error_high + k * NM + i;
             /* Either what was known is wrong or this measurement: what holds in both cases is their hull. */
             *low = agrees ? fmax(*low, error[i] - around) : clip(fmin(*low, error[i] - around), -widest, widest);
             *high = agrees ? fmin(*high, error[i] + around) : clip(fmax(*high, error[i] + around), -widest, widest);
@@ -41,11 +41,11 @@ static void see_errors(State *s, const double *error, int certified)
 /* Go on to the next sample, where the certified error holds for both estimates, the old and the new one: what was known about k + 1 steps ahead is now about k, but for the estimate's jump. */
 static void shift_errors(State *s)
 {
-    for (int i = 0; i < N * NY; ++i) {
-        s->error_low[i] = clip(s->error_low[i + NY] - recall_jump[i], -recall_absolute[i], recall_absolute[i]);
-        s->error_high[i] = clip(s->error_high[i + NY] + recall_jump[i], -recall_absolute[i], recall_absolute[i]);
+    for (int i = 0; i < N * NM; ++i) {
+        s->error_low[i] = clip(s->error_low[i + NM] - recall_jump[i], -recall_absolute[i], recall_absolute[i]);
+        s->error_high[i] = clip(s->error_high[i + NM] + recall_jump[i], -recall_absolute[i], recall_absolute[i]);
     }
-    for (int i = N * NY; i < (N + 1) * NY; ++i) {
+    for (int i = N * NM; i < (N + 1) * NM; ++i) {
         s->error_low[i] = -recall_absolute[i];
         s->error_high[i] = recall_absolute[i];
     }

@@ -14,7 +14,7 @@ int main(void)
     for (int t = 0; t < TESTED; ++t) {
         double u[NU];
         Info info;
-        ${name}_step(&state, test_y + t * NY, test_reference + t * NY, u, &info);
+        ${name}_step(&state, test_y + t * NM, test_reference + t * NM, u, &info);
         differ += (int)info.status != test_status[t] || (int)info.fallback != test_fallback[t]
             || (info.contradictions > 0) != test_contradicts[t];
         for (int j = 0; j < NU; ++j) {

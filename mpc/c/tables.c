@@ -13,7 +13,9 @@
 #define RECALL $recall
 
 enum {
-    NX = $nx, NU = $nu, NY = $ny, NV = $nv, N = $horizon, M = $inputs,
+    NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs,
+    NY = $ny,             /* outputs of plans: just before and, where they answer at once, just after each input */
+    NM = $measured,       /* those just before, which are measured */
     STEPS = $steps,       /* of the observer before its estimate may be used */
     LAYERS = $layers,     /* of neurons */
     LIMITED = $limited,   /* outputs with limits */

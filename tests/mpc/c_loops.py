@@ -51,7 +51,7 @@ def controller(
             predictor, kalman_gain(predictor, output_noise_std=0.1, state_noise_std=0.05), 3
         ),
     }[observer]()
-    base = nominal(system.digest, horizon, system.ny)
+    base = nominal(predictor.system.digest, horizon, system.ny)
     tightened = replace(base, model_error=np.linspace(0, 0.02, horizon + 1)[:, None] * np.ones(system.ny))
     settings: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.05} | options
     return TightenedMPC(predictor, watch, tightened, **settings)

@@ -22,7 +22,8 @@ SYSTEMS: dict[str, LureSystem] = {
     "elman": random_elman(0),
     "slow elman": random_elman(1),
     "layers": random_system(3, layers=(3, 2), coupling=0.25, feedthrough=False),
-    "feedthrough": random_system(0),
+    "feedthrough": replace(random_system(0), D21=np.zeros((2, 4))),
+    "feedthrough through neurons": random_system(0),
 }
 
 
@@ -44,7 +45,9 @@ class Jumping(Observer):
         return "jumps"
 
     def _next(self, u: np.ndarray, y: np.ndarray) -> np.ndarray:  # noqa: ARG002
-        went = np.asarray(self.draw(self._seen))
+        went = np.array(self.draw(self._seen))
+        if self.predictor.carries:  # the last input is known
+            went[-self.predictor.nu :] = 0.0
         if went.any():
             went = went * (self.size * self._jump.radius / np.sqrt(went @ self._jump.metric @ went))
         return np.asarray(self.system.step(self._state, u)) + went
@@ -88,8 +91,8 @@ class Guaranteed:
 @cache
 def guaranteed(name: str, jump: float = 0.02) -> Guaranteed:
     """``jump`` is what one jump can do to an output, in half ranges between its limits."""
-    system = SYSTEMS[name]
-    free = Predictor(system, signals("u", 2, 1.0))
+    free = Predictor(SYSTEMS[name], signals("u", 2, 1.0))
+    system = free.system
     contraction = certify_contraction(system)
     P = np.asarray(contraction.metric)
     reached = np.array([free.steady_output(u) for u in np.random.default_rng(0).uniform(-1, 1, (40, 2))])

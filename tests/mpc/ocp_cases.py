@@ -40,8 +40,13 @@ def sample(
     """One sample; ``shift`` moves the limits, as a disturbance estimate does."""
     N, predictor = ocp.horizon, ocp.predictor
     limits = np.array([[s.lower, s.upper] for s in predictor.outputs]) - np.reshape(shift, (-1, 1))
+    state, known = np.zeros(predictor.nx) + np.mean(x), np.atleast_1d(x)
+    if np.ndim(x):
+        state[: len(known)] = known
+        if len(known) < len(state):  # a model that carries its last input
+            state[len(known) :] = before
     return StepData(
-        x=np.zeros(predictor.nx) + x,
+        x=state,
         previous_input=np.zeros(predictor.nu) + before,
         reference=np.tile(np.asarray(reference, dtype=float), (N + 1, 1)),
         lower=np.tile(limits[:, 0], (N + 1, 1)),

@@ -41,7 +41,7 @@ CASES = {
     "out_of_reach": (
         {"seed": 2, "nu": 3, "ny": 2, "layers": (3, 4), "through": True},
         {"move_limit": 0.1},
-        {"reach": 2.0},
+        {"reach": 1.5},
     ),
     "hard": ({"seed": 3, "nu": 2, "ny": 3}, {"soft": False, "limit": 0.15, "observer": "washout"}, {"noise": 0.03}),
     "one_of_each": (
@@ -161,7 +161,8 @@ def test_plans_that_end_in_a_terminal_set_agree(name, tmp_path):
     expected, found = (run(acting, ours, steps=100, reach=1.0, noise=0.01) for acting in (ours, theirs))
     for what in ("status", "fallback", "iterations", "feasible", "certified"):
         assert getattr(found, what) == getattr(expected, what), what
-    assert 0 < sum(status is Status.MAX_ITERATIONS for status in expected.status) < 60
+    cut_short = sum(status is Status.MAX_ITERATIONS for status in expected.status)
+    assert (0 if name == "feedthrough" else 1) <= cut_short < 60
     assert np.mean(expected.feasible) > 0.9
     np.testing.assert_allclose(found.u, expected.u, atol=2e-6)
     assert case.terminal.digest in (tmp_path / "controlrnn_mpc.h").read_text()

@@ -16,7 +16,6 @@ from mpc import (
     ModelError,
     Predictor,
     Recall,
-    RunningOn,
     TightenedMPC,
     Washout,
     certify_changes,
@@ -284,8 +283,6 @@ def test_what_does_not_belong_together_is_refused():
         case.controller(recall=replace(case.recall, digests={}))
     with pytest.raises(SettingError, match="horizon"):
         case.controller(terminal=None, horizon=N - 1)
-    with pytest.raises(SettingError, match="feedthrough"):
-        certify_changes(RunningOn(Predictor(SYSTEMS["feedthrough"], signals("u", 2, 1.0)), 1), 2)
     with pytest.raises(SettingError, match="rows"):
         replace(case.recall, drift=case.recall.drift[:1])
     with pytest.raises(SettingError, match=">= 0"):

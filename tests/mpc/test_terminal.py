@@ -148,9 +148,12 @@ def test_moves_gaps_and_known_references_change_nothing(name):
 
 
 @pytest.mark.parametrize("limit", [np.inf, 0.3])
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if "feedthrough" not in name])
 def test_engines_agree_where_plans_must_end_at_rest(name, limit):
-    """An interior-point method on all states, with the steady state as a variable: the same optimum."""
+    """An interior-point method on all states, with the steady state as a variable: the same optimum.
+
+    (With a carried input its equations are redundant at the end, and it stops early.)
+    """
     case = guaranteed(name)
     adversary(case, "none")
     controller = case.controller(move_limit=limit)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from controlrnn.data import Trajectory
+from controlrnn.data import Timing, Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification import free_run, identify_arx, identify_subspace, initial_states, rmse, select_arx
 from controlrnn.identification.linear import lti
@@ -20,7 +20,8 @@ def records(through, lengths=(400, 250), noise=0.0, seed=0):
     for T in lengths:
         u = 3.0 + 2.0 * rng.normal(size=(T, 2))
         y, _ = system.simulate(u, rng.normal(size=3))
-        yield Trajectory(u, y + noise * rng.normal(size=y.shape), 0.5)
+        timing = Timing.INPUT_FIRST if through else Timing.MEASURED_FIRST
+        yield Trajectory(u, y + noise * rng.normal(size=y.shape), 0.5, timing=timing)
 
 
 def markov(system, n=20):
@@ -93,7 +94,7 @@ def test_arx_recovers_an_arx_system_from_several_records(through):
         u, y = rng.normal(size=(T, 1)) + 2, np.zeros((T, 2))
         for t in range(2, T):
             y[t] = sum(M @ y[t - 1 - k] for k, M in enumerate(a)) + sum(M @ u[t - k] for k, M in enumerate(b)) + 7
-        return Trajectory(u[2:], y[2:], 1.0)
+        return Trajectory(u[2:], y[2:], 1.0, timing=Timing.INPUT_FIRST if through else Timing.MEASURED_FIRST)
 
     data = [record(150), record(90)]
     model = identify_arx(data, 2, 2, strictly_proper=not through)

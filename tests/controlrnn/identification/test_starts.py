@@ -1,9 +1,10 @@
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
-from controlrnn.data import Dataset, Trajectory
+from controlrnn.data import Dataset, Timing, Trajectory
 from controlrnn.errors import SettingError, TrainingError
 from controlrnn.identification import SimulationError, average, identify, identify_starts, score
 from controlrnn.models import ContractingR2DN, Elman, ResidualRNN
@@ -56,7 +57,9 @@ class _Seeded:
 
 def test_the_average_is_one_system_with_the_mean_output(data):
     models = [build(0), build(1), ContractingR2DN(nu=1, ny=1, nx=3, nv=2, layers=(2, 2), feedthrough=True)]
-    systems = [identify(m, data, **OPTIONS).system for m in models]
+    parts = (data.train, data.validation, data.test)
+    early = Dataset(*(tuple(replace(r, timing=Timing.INPUT_FIRST) for r in part) for part in parts))
+    systems = [identify(m, early, **OPTIONS).system for m in models]
     mean = average(systems)
     assert (mean.nx, mean.nv) == (7, 10)
     u, rng = data.test[0].u, np.random.default_rng(0)

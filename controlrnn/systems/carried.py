@@ -1,0 +1,133 @@
+"""A system that answers to the input before: what a controller measures of outputs that answer at once.
+
+In the convention of docs/timing.md y[t] is measured before u[t] acts. Where a model's output answers at once, as
+y = g(x, u), the reading is therefore
+
+    y[t] = g(x[t], u[t-1]) ,
+
+an output without feedthrough of the system whose state (x, p) carries the last input, p[t+1] = u[t]. Where the
+feedthrough goes through neurons (D21 s(.. + D12 u)), these stand twice: under u for x+, under p for y. Every entry is
+a copy or zero, so that the carried system has the same bits on every processor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.checks import Array
+from controlrnn.errors import SettingError
+from controlrnn.systems.lure import LureSystem
+
+Places = NDArray[np.intp]
+
+
+def carry_input(system: LureSystem) -> LureSystem:
+    """The system with the last input among its states, whose output answers to that one: exact, without feedthrough.
+
+    Args:
+        system: Frozen model, y[t] = g(x[t], u[t]).
+
+    Returns:
+        System with nx + nu states (x[t], u[t - 1]) and output g(x[t], u[t - 1]); neurons twice where the output
+        answers through them.
+    """
+    nx, nu, ny, nv = system.sizes
+    none = np.zeros
+    through = bool(nv) and bool((system.D21 != 0).any()) and bool((system.D12 != 0).any())
+    new, old, blocks, later = _layers(system) if through else (np.arange(nv), np.arange(nv), system.layers, 0)
+    n = nv + later
+    C1, D11, D12, bv = none((n, nx + nu)), none((n, n)), none((n, nu)), none(n)
+    B1, D21 = none((nx + nu, n)), none((ny, n))
+    C1[new, :nx], D12[new], bv[new], B1[:nx, new] = system.C1, system.D12, system.bv, system.B1
+    D11[np.ix_(new, new)] = system.D11
+    if through:
+        C1[old, :nx], C1[old, nx:], bv[old] = system.C1, system.D12, system.bv
+        D11[np.ix_(old, old)] = system.D11
+    D21[:, old] = system.D21
+    return replace(
+        system,
+        A=np.block([[system.A, none((nx, nu))], [none((nu, nx)), none((nu, nu))]]),
+        B1=B1,
+        B2=np.vstack([system.B2, np.eye(nu)]),
+        bx=np.concatenate([system.bx, none(nu)]),
+        C1=C1,
+        D11=D11,
+        D12=D12,
+        bv=bv,
+        C2=np.hstack([system.C2, system.D22]),
+        D21=D21,
+        D22=none((ny, nu)),
+        layers=blocks,
+    )
+
+
+def just_after(carried: LureSystem) -> LureSystem:
+    """The system with outputs just before the input acts, and below them those just after it has.
+
+    Args:
+        carried: From `carry_input`.
+
+    Returns:
+        System with the same states and neurons and 2 ny outputs, g(x[t], u[t - 1]) and g(x[t], u[t]).
+
+    Raises:
+        SettingError: The last nu states are not the last input.
+    """
+    if not carries_input(carried):
+        raise SettingError("just_after needs a system that carries its last input: carry_input(system)")
+    known = carried.nx - carried.nu
+    C2, D21 = np.array(carried.C2), np.array(carried.D21)
+    C2[:, known:] = 0.0
+    if answers_through_neurons(carried):
+        D21 = np.zeros_like(D21)
+        start = 0
+        for size in carried.layers:  # each neuron under p has its twin under u in the first half of the layer
+            half = start + size // 2
+            D21[:, start:half] = carried.D21[:, half : start + size]
+            start += size
+    return replace(
+        carried,
+        C2=np.vstack([carried.C2, C2]),
+        D21=np.vstack([carried.D21, D21]),
+        D22=np.vstack([carried.D22, carried.C2[:, known:]]),
+        by=np.concatenate([carried.by, carried.by]),
+    )
+
+
+def answers_through_neurons(carried: LureSystem) -> bool:
+    """Whether neurons of a system from `carry_input` read the last input."""
+    return bool(carried.C1[:, carried.nx - carried.nu :].any())
+
+
+def without_feedthrough(system: LureSystem) -> LureSystem:
+    """The system itself where its output does not answer at once, else `carry_input` of it."""
+    return carry_input(system) if system.has_feedthrough else system
+
+
+def carries_input(system: LureSystem) -> bool:
+    """Whether the last nu states of a frozen system are its last input."""
+    nx, nu = system.nx, system.nu
+    if nx < nu or not nu:
+        return False
+    rows: tuple[Array, ...] = (system.A[-nu:], system.B1[-nu:], system.bx[-nu:])
+    return not any(part.any() for part in rows) and bool(np.array_equal(system.B2[-nu:], np.eye(nu)))
+
+
+def _layers(system: LureSystem) -> tuple[Places, Places, tuple[int, ...], int]:
+    """Places of the neurons under u and under p, layer by layer together; the layers; how many more there are."""
+    new: list[int] = []
+    old: list[int] = []
+    start = 0
+    for size in system.layers:
+        new += range(start, start + size)
+        old += range(start + size, start + 2 * size)
+        start += 2 * size
+    return (
+        np.array(new, dtype=np.intp),
+        np.array(old, dtype=np.intp),
+        tuple(2 * size for size in system.layers),
+        system.nv,
+    )
