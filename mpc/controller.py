@@ -135,7 +135,7 @@ class TightenedMPC:
     ) -> None:
         self.predictor, self.observer, self.tightening = predictor, observer, tightening
         if not predictor.system.digest == observer.system.digest == tightening.digests.get("system"):
-            raise SettingError("observer and tightening must be of the model predictor.system, got those of others")
+            raise SettingError("observer and tightening must be of one model with predictor.system, got other digests")
         self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
         if self.horizon > tightening.horizon:
             raise SettingError(

@@ -150,7 +150,7 @@ def test_real_time_iterations_are_as_many_as_asked_for_and_each_helps():
 
 
 def test_gradient_and_hessian_are_those_of_the_objective(rng):
-    ocp = problem(random_system(2, layers=(3, 2)), 4, limit=np.inf)
+    ocp = problem(random_system(9, layers=(3, 2)), 4, limit=np.inf)
     scaled = CondensedProblem(ocp)
     data = sample(ocp, (0.4, 0.2), x=rng.standard_normal(3))
     at = scaled.sample(data)

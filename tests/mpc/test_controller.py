@@ -198,7 +198,7 @@ def test_safe_input_is_the_last_resort(predictor, monkeypatch):
     controller = make(predictor, safe_input=[-0.4, 0.4], backend=lambda p, o: Sabotaged(p, o, range(9)), move_limit=0.3)
     y = started(controller)
 
-    def none(*_):
+    def none(*_, **__):
         raise SettingError("no steady state")
 
     monkeypatch.setattr(Predictor, "steady_input", none)
