@@ -14,7 +14,10 @@ All solve by real-time iteration: two steps of sequential quadratic programming 
 "Infeasible" counts steps whose limits (each controller's own) could not all be kept: slack of more than a thousandth of
 an output's range was used, or hard limits had no solution. "Failed" counts steps without a plan from the solver,
 "fallbacks" those where another input stood in for it. "Contradictions" are measurements that drifted faster than
-declared, see `mpc.recall`.
+declared, see `mpc.recall`. "Loops inside" had every prediction error within its bound: on the physical plant nothing
+promises that, since the bounds come from records of experiments; the interval says what the loops show. "Noticed"
+counts loops outside in which the controller's own data said so: a measurement further from the estimate's output than
+declared, or one that contradicts an earlier one.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from controlrnn.checks import Array
 from controlrnn.data import Dataset, Signal
 from controlrnn.export import load_system
 from controlrnn.systems import LureSystem
+from experiments._declared_probability import promised
 from experiments._declared_sets import AnywhereWashout, DeclaredTruth, PhysicalTruth
 from experiments._study import Row, Study, plain
 from mpc import (
@@ -177,7 +181,7 @@ def prove(study: Study, case: Case, dataset: Dataset) -> Row:
         joint, growth = certificates["joint"], certificates["growth"]
         room.verify(errors["set_membership"], joint, observer=watch, growth=growth)  # raises where the file claims else
         parts = {name: getattr(room, name)[-1] for name in PARTS[:-1]}
-        return {
+        return promised(watch, dataset, errors, case.memory) | {
             "rate": watch.contraction.rate if watch.contraction else None, "restart_radius": watch.restart.radius,
             "jump": watch.jump.radius, "residual_bound": errors["set_membership"].bounds[0],
             "terminal_radius": terminal.radius, "terminal_margin": terminal.margin,

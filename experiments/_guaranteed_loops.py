@@ -12,7 +12,8 @@ from controlrnn.checks import Array
 from controlrnn.records import Numbers, Schema, save_record
 from experiments._guaranteed import TRUTHS, Case, Controller, build, needs
 from experiments._study import Row, Study
-from mpc import ClosedLoopResult, Status, monte_carlo
+from mpc import ClosedLoopResult, LoopTarget, Status, monte_carlo
+from mpc.coverage_met import met
 
 LOOPS = Schema(
     "guaranteed-loops", 2,
@@ -78,8 +79,19 @@ def reduced(result: ClosedLoopResult, case: Case) -> Row:
         "running": running + case.move_weight * (moves**2).sum(axis=1), "violations": result.violations,
         "excess": result.max_violation, "failed": result.failed_solves,
         "infeasible": int(np.sum((result.slack > SLACK * scale.min()) | stuck)), "solve_time": result.solve_time,
+        "inside": bool(result.steps_kept(LoopTarget.PREDICTIONS).all()), "noticed": noticed(result),
         "fallback": sum(f != "none" for f in result.fallback), "outside": result.steps_outside,
     }  # fmt: skip
+
+
+def noticed(result: ClosedLoopResult) -> bool:
+    """Whether the data that a controller has contradict what was declared, at any step.
+
+    The measurement differs from the estimate's output by the error at step 0, which is within its bound as declared.
+    """
+    low, high = result.error_ends
+    seen = result.measured - result.predicted[:, 0]
+    return bool(result.steps_outside or ((seen < low[:, 0]) | (seen > high[:, 0])).any())
 
 
 def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
@@ -90,6 +102,7 @@ def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
     tightened = ratio.size > 0
     measures = (np.nanmax, functools.partial(np.nanquantile, q=0.99), np.nanmedian)
     per_step = np.stack([f(ratio, axis=0) for f in measures]) if tightened else np.zeros((3, 1))
+    kept = met("loops", np.array([r["inside"] for r in results]))
     row = {
         "runs": len(results), "steps": int(len(results) * (y.shape[1] - 1)),
         "runs_with_violation": sum(r["violations"] > 0 for r in results),
@@ -97,6 +110,9 @@ def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
         "infeasible": sum(r["infeasible"] for r in results), "failed": sum(r["failed"] for r in results),
         "fallbacks": sum(r["fallback"] for r in results), "contradictions": sum(r["outside"] for r in results),
         "cost": float(np.mean([r["cost"] for r in results])),
+        "loops_inside": kept.inside if tightened else None, "loops_inside_lower": kept.lower if tightened else None,
+        "loops_inside_upper": kept.upper if tightened else None,
+        "outside_noticed": sum(r["noticed"] and not r["inside"] for r in results) if tightened else None,
         "error_over_bound": float(per_step[0].max()) if tightened else None,
         "error_over_bound_q99": float(per_step[1].max()) if tightened else None,
         "ms_median": 1e3 * float(np.median(times)), "ms_p95": 1e3 * float(np.quantile(times, 0.95)),

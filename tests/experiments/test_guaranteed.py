@@ -1,14 +1,16 @@
 """The declared sets of the guaranteed studies: truths stay within them, and what is claimed about restarts holds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from controlrnn.certification import certify_contraction
-from controlrnn.data import Signal
+from controlrnn.data import Signal, Trajectory
 from controlrnn.models import ContractingREN
 from experiments import guaranteed_carts, guaranteed_tanks
+from experiments._declared_probability import declared_probability, held_out
 from experiments._declared_sets import (
     MEMORY,
     AnywhereWashout,
@@ -18,7 +20,7 @@ from experiments._declared_sets import (
     Unknowns,
     wandering,
 )
-from mpc import Predictor, Washout
+from mpc import DisturbanceFilter, Predictor, RunningOn, Washout, calibrate
 from plants import MassSpringDamperChain
 
 PUSH, RESIDUAL, DRIFT = np.array([0.1]), np.array([0.2]), np.array([[0.15], [0.25], [0.3]])
@@ -156,13 +158,36 @@ def test_programmes_have_a_part_near_the_limit_and_one_out_of_reach():
         assert ((wanted > 0.94 * limit) & (wanted < limit)).any()
 
 
+def test_probability_of_declared_sets_is_an_order_statistic():
+    system = ContractingREN(nu=1, ny=1, nx=2, nv=2, rate=0.8, dt=1.0, seed=1).freeze()
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(60):
+        u = rng.uniform(-1, 1, (60, 1))
+        made.append(Trajectory(u, system.simulate(u, np.zeros(2))[0] + 0.1 * rng.standard_normal((60, 1)), 1.0))
+    settings = {"horizon": 5, "washout": 10, "method": "set_membership"}
+    residual = calibrate(system, made[:39], **settings)
+    drift = calibrate(system, made[:39], disturbance=DisturbanceFilter(1.0), **settings)
+    assert declared_probability(residual, 3) == pytest.approx(1 - 4 / 40)
+    assert declared_probability(calibrate(system, made[:3], **settings), 3) == 0.0
+    watch = RunningOn(Predictor(system, (Signal("u", "", -1, 1),), (Signal("y"),)), 5)
+    watch.initial_state = np.zeros(2)
+    assert held_out(watch, made[:39], residual, drift, 3).inside == 39
+    fresh = held_out(watch, made[39:], residual, drift, 3)
+    assert 10 <= fresh.inside <= fresh.n == 21
+    tight = replace(drift, bounds=0.5 * drift.bounds)
+    assert held_out(watch, made[39:], residual, tight, 3).inside == 0
+    late = np.where(np.arange(6)[:, None] > 3, 0.0, drift.bounds)  # drift is declared within 3 samples
+    assert held_out(watch, made[39:], residual, replace(drift, bounds=late), 3).inside == fresh.inside
+
+
 @pytest.mark.slow
 def test_quick_study_of_the_tanks_keeps_its_limits(tmp_path):
     assert guaranteed_tanks.main(["--quick", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     met = {name: goal["met"] for name, goal in results["targets"].items()}
     proven = [name for name in met if "cost" not in name]
-    assert len(proven) == 2 * (2 * 4 + 1)
+    assert len(proven) == 2 * (2 * 5 + 1)
     assert all(met[name] for name in proven)
     assert len(results["seeds"]["declared"]) == 4
     for name in ("tightening", "recall", "error_over_bound", "envelopes_physical", "envelopes_declared", "costs"):
