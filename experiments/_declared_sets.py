@@ -78,7 +78,7 @@ class AnywhereWashout(Washout):
         centred = super().jump
         assert centred is not None
         moved = (1 + certificate.rate) * self._spread * certificate.rate**self.steps * ROUNDING
-        return StateError.stated(centred.radius + moved, certificate.metric)
+        return StateError.stated(centred.needed_in(certificate.metric) + moved, certificate.metric)
 
     def start(self) -> None:
         """See `Observer.start`."""
