@@ -63,6 +63,11 @@ class DoMpcBackend:
                 "DoMpcBackend takes neither a terminal set nor a shorter control horizon: use CondensedBackend or "
                 "FatropBackend"
             )
+        if problem.first == 0:
+            raise SettingError(
+                "DoMpcBackend cannot limit outputs that answer to the first input at once: use CondensedBackend or "
+                "FatropBackend"
+            )
         self.problem = problem
         lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
         self._lower, self._upper = lower, upper

@@ -98,17 +98,29 @@ def just_after(carried: LureSystem) -> LureSystem:
 
 
 def answers_through_neurons(carried: LureSystem) -> bool:
-    """Whether neurons of a system from `carry_input` read the last input."""
+    """Whether neurons of a system from `carry_input` read the last input.
+
+    Args:
+        carried: The system.
+    """
     return bool(carried.C1[:, carried.nx - carried.nu :].any())
 
 
 def without_feedthrough(system: LureSystem) -> LureSystem:
-    """The system itself where its output does not answer at once, else `carry_input` of it."""
+    """The system itself where its output does not answer at once, else `carry_input` of it.
+
+    Args:
+        system: Frozen model.
+    """
     return carry_input(system) if system.has_feedthrough else system
 
 
 def carries_input(system: LureSystem) -> bool:
-    """Whether the last nu states of a frozen system are its last input."""
+    """Whether the last nu states of a frozen system are its last input.
+
+    Args:
+        system: The system.
+    """
     nx, nu = system.nx, system.nu
     if nx < nu or not nu:
         return False

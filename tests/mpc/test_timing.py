@@ -31,6 +31,9 @@ from mpc import (
     run_closed_loop,
     tighten,
 )
+from mpc.condensed import CondensedBackend
+from mpc.dompc import DoMpcBackend
+from mpc.fatrop import FatropBackend
 from mpc.residuals import calibration_errors, measured_errors
 from plants import Plant, Signal, excitation, simulate
 
@@ -265,3 +268,13 @@ def test_readings_of_a_loop_are_those_before_the_input():
     assert run.y[0] == pytest.approx(0.0, abs=1e-9)  # before the first input of the controller
     assert abs(run.after[0] - run.y[0]) > 0.05
     assert RESIDUAL > 0
+
+
+def test_engines_keep_limits_at_step_0_or_refuse():
+    goal = np.where(np.arange(40)[:, None] % 40 < 20, 1.3, -1.3)
+    made = [lead_controller(-0.9, backend=backend) for backend in (CondensedBackend, FatropBackend)]
+    runs = [run_closed_loop(Lead(k=-0.9), c, reference=goal, steps=40, seed=0) for c in made]
+    assert [run.violations for run in runs] == [0, 0]
+    np.testing.assert_allclose(runs[0].u, runs[1].u, atol=2e-3)
+    with pytest.raises(SettingError, match="answer to the first input at once"):
+        lead_controller(-0.9, backend=DoMpcBackend)
