@@ -34,6 +34,7 @@ from controlrnn.errors import (
     MissingDataError,
     SettingError,
     ShapeError,
+    SignatureError,
 )
 from controlrnn.export import load_system, save_system, to_casadi
 from controlrnn.identification import (
@@ -175,7 +176,7 @@ class Kit:
         """A model file with another weight, whose checksum was made to fit; the named digest was not."""
         path = self.saved()
         kind, version, arrays, meta = records.read_record(path)
-        records.write_record(path, kind, version, arrays | {"by": arrays["by"] + 1}, meta)
+        records.write_record(path, kind, version, arrays | {"by": arrays["by"] * np.nan}, meta)
         return path
 
     def forged_certificate(self) -> HorizonCertificate:
@@ -382,13 +383,13 @@ FILES: list[Case] = [
     ("tensors to CasADi", lambda k: to_casadi(k.open_system), SettingError, ("model.freeze()",)),
     ("unknown graph", lambda k: to_casadi(k.system, symbolic="GX"), SettingError, ("'SX'", "'MX'", "got 'GX'")),
     ("text as model", lambda k: load_system(k.text()), FileFormatError, ("notes.txt", "not a controlrnn record")),
-    ("folder as model", lambda k: load_system(k.tmp), FileFormatError, ("not a controlrnn record",)),
+    ("folder as model", lambda k: load_system(k.tmp), FileFormatError, ("not a controlrnn record", "folder")),
     ("missing model", lambda k: load_system(k.tmp / "none.npz"), FileNotFoundError, ("none.npz",)),
     ("certificate as model", lambda k: (k.certificate.save(p := k.tmp / "c.npz"), load_system(p)), FileFormatError,
      ("'horizon-certificate'",)),
     ("damaged model", lambda k: load_system(k.damaged(lambda p: save_system(k.system, p))), FileFormatError,
      ("damaged",)),
-    ("altered model", lambda k: load_system(k.forged_system()), FileFormatError, ("digest", "the file names")),
+    ("altered model", lambda k: load_system(k.forged_system()), FileFormatError, ("by must be finite",)),
 ]  # fmt: skip
 
 MPC: list[Case] = [
@@ -485,6 +486,15 @@ MPC: list[Case] = [
      ("'tightening'", "'lure-system'")),
     ("damaged model error", lambda k: ModelError.load(k.damaged(k.model_error.save)), FileFormatError, ("damaged",)),
     ("text as closed loop", lambda k: ClosedLoopResult.load(k.text()), FileFormatError, ("not a controlrnn record",)),
+    ("tightening that claims nothing is needed",
+     lambda k: nominal(k.system.digest, 4, 3).verify(k.model_error, None, observer=k.observer),
+     CertificationError, ("its sources give", "make it anew")),
+    ("another tightening", lambda k: nominal(k.system.digest, 4, 3).agrees_with(nominal_with(k, np.ones((5, 3)))),
+     CertificationError, ("its sources give",)),
+    ("folder without signature", lambda k: records.verify_folder(k.tmp, "0" * 64), SignatureError, ("is not signed",)),
+    ("text as private key", lambda k: records.sign_folder(k.tmp / "x", k.text()), SettingError, ("use new_key",)),
+    ("record with NaN to save", lambda k: replace(k.model_error, coverage=NAN).save(k.tmp / "m.npz"), DataError,
+     ("coverage", "nothing was written")),
 ]  # fmt: skip
 
 

@@ -136,9 +136,10 @@ def load_one_of(
 def read_record(path: str | os.PathLike[str]) -> Record:
     """Read a record of any kind, checked for damage but not for sense. Raises like `load_record`."""
     with storage("read", path):
-        if not stat.S_ISREG(os.stat(path).st_mode) and not Path(path).is_dir():
-            raise OSError("it is a device or a pipe: name a plain file")
-        raw = Path(path).read_bytes()
+        mode = os.stat(path).st_mode
+        raw = Path(path).read_bytes() if stat.S_ISREG(mode) else b""
+    if not stat.S_ISREG(mode):
+        raise FileFormatError(f"{path} is not a controlrnn record: it is a folder or a device; name a file")
     try:
         arrays = read_archive(raw)
         if _HEADER not in arrays:
