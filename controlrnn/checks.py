@@ -1,10 +1,16 @@
-"""Argument checks with one voice: what, got, expected, do."""
+"""Argument checks with one voice: what, got, expected, do.
+
+A number is a number whatever library it comes from: what passes leaves as Python's ``int`` and ``float`` and as
+float64 arrays, so that results can be digested and saved. Text, complex numbers and masked values are no numbers.
+"""
 
 from __future__ import annotations
 
+import math
+import operator
 import re
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import EnumType, StrEnum
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,6 +19,9 @@ from numpy.typing import NDArray
 from controlrnn.errors import DataError, SettingError, ShapeError
 
 Array = NDArray[np.float64]
+MOST = 100_000_000  # of anything that is counted one by one: beyond lies a typing error, and a loop without end
+LARGEST = 20_000  # of the sides of a matrix
+_SEEDS = 2**63  # what numpy and torch both take
 
 
 def as_array(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "", finite: bool = True) -> Array:
@@ -20,19 +29,16 @@ def as_array(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "
 
     Args:
         name: Name of the argument, for the message.
-        value: Anything that numpy turns into an array of numbers.
+        value: Anything that numpy turns into an array of real numbers.
         shape: Expected shape; an int is a required length, a string names a free one, e.g. ``("T", 2)``.
         hint: What the caller should look at when the shape is wrong.
         finite: Whether NaN and infinity are refused.
 
     Raises:
         ShapeError: The number of axes or a required length differs.
-        DataError: The values are not numbers, or not finite.
+        DataError: The values are not real numbers, or not finite.
     """
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
+    array = numbers(name, value)
     free = any(isinstance(n, str) for n in shape)
     fits = array.ndim == len(shape) and all(
         isinstance(n, str) or n == m for n, m in zip(shape, array.shape, strict=True)
@@ -50,47 +56,273 @@ def as_array(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "
     return array
 
 
+def numbers(name: str, value: Any) -> Array:
+    """``value`` as a float64 array of any shape, NaN and infinity included.
+
+    Raises:
+        DataError: It holds text, complex numbers, masked values, or nothing that numpy could make an array of.
+    """
+    if type(value) is np.ndarray and value.dtype == np.float64:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.getmaskarray(value).any():
+            raise DataError(f"{name} must be an array of numbers, got masked values: fill them, e.g. with NaN")
+        value = value.data
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "O" and not any(isinstance(v, str | bytes | complex) for v in array.flat):
+            array = np.asarray(array, dtype=np.float64)  # None is NaN
+        if array.dtype.kind in "biuf":
+            with np.errstate(over="ignore"):  # longdouble beyond the range of float64 is infinite
+                return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: tensors with a gradient
+        raise DataError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
+    raise DataError(
+        f"{name} must be an array of numbers, got {type(value).__name__} of {array.dtype}: convert it to real numbers"
+    )
+
+
 def read_only(array: Any) -> Array:
     """Return a contiguous float64 copy that cannot be written to."""
-    copy = np.array(array, dtype=np.float64, order="C")
+    copy = np.array(numbers("the array", array), dtype=np.float64, order="C")
     copy.setflags(write=False)
     return copy
 
 
-def positive(name: str, value: float, *, what: str = "a positive number", zero: bool = False) -> float:
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    what: str = "a finite number",
+    infinite: bool = False,
+) -> float:
+    """Return ``value`` as float after checking its range.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: A real number of any library, an array of no axes included.
+        least: Smallest allowed value.
+        most: Largest allowed value.
+        above: The value has to be larger.
+        below: The value has to be smaller.
+        what: What is expected, in words.
+        infinite: Whether infinity is allowed.
+
+    Raises:
+        SettingError: It is no number, NaN, infinite, or out of range.
+    """
+    real = _real(value)
+    if (
+        real is None
+        or math.isnan(real)
+        or not (infinite or math.isfinite(real))
+        or not (least <= real <= most and (real > above or above == -math.inf) and (real < below or below == math.inf))
+    ):
+        raise SettingError(f"{name} must be {what}, got {shown(value)}")
+    return real
+
+
+def positive(name: str, value: Any, *, what: str = "a positive number", zero: bool = False) -> float:
     """Return ``value`` as float after checking that it is finite and > 0 (or >= 0)."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise SettingError(f"{name} must be {what}, got {value!r}") from error
-    if not np.isfinite(number) or number < 0 or (number == 0 and not zero):
-        raise SettingError(f"{name} must be {what}, got {value!r}")
-    return number
+    return number(name, value, what=what, least=0) if zero else number(name, value, what=what, above=0)
 
 
-def count(name: str, value: int, *, least: int = 1) -> int:
-    """Return ``value`` as int after checking that it is a whole number >= ``least``."""
+def share(name: str, value: Any, *, what: str = "") -> float:
+    """Return ``value`` as float after checking that it lies in [0, 1]."""
+    return number(name, value, least=0, most=1, what=what or "a number in [0, 1]")
+
+
+def count(name: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
+    """Return ``value`` as int after checking that it is a whole number from ``least`` to ``most``."""
+    real = None if isinstance(value, int) else _real(value)
     try:
-        number = int(value)
+        whole = int(operator.index(value)) if real is None else int(real)
     except (TypeError, ValueError, OverflowError):  # not a number, NaN, infinity
-        number = least - 1
-    if isinstance(value, bool) or number != value or number < least:
-        raise SettingError(f"{name} must be a whole number >= {least}, got {value!r}")
-    return number
+        whole, real = least - 1, None
+    if isinstance(value, bool | np.bool_) or whole < least or (real is not None and whole != real):
+        raise SettingError(f"{name} must be a whole number >= {least}, got {shown(value)}")
+    if whole > most:
+        raise SettingError(f"{name} must be a whole number >= {least} and at most {most}, got {shown(value)}")
+    return whole
+
+
+def size(name: str, value: Any, *, least: int = 1) -> int:
+    """Return ``value`` as int after checking that it may be the side of a matrix: a number of states, say."""
+    return count(name, value, least=least, most=LARGEST)
+
+
+def checked_seed(value: Any, name: str = "seed") -> int:
+    """Return ``value`` as int after checking that every random generator takes it: a whole number in [0, 2^63)."""
+    return count(name, value, least=0, most=_SEEDS - 1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return ``value`` as bool after checking that it is true or false."""
+    if not isinstance(value, bool | np.bool_):
+        raise SettingError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """Return ``value`` as str after checking that it is text."""
+    if not isinstance(value, str):
+        raise SettingError(f"{name} must be text, got {shown(value)}")
+    return str(value)
+
+
+def texts(name: str, value: Any) -> dict[str, str]:
+    """Return ``value`` as a dict of texts by name after checking that it is one."""
+    if not isinstance(value, Mapping):
+        raise SettingError(f"{name} must be a dict of texts, got {shown(value)}")
+    return {text(f"a name in {name}", k): text(f"{name}[{k!r}]", v) for k, v in value.items()}
+
+
+def items(name: str, value: Any, kind: type | tuple[type, ...], *, least: int = 0) -> tuple[Any, ...]:
+    """Return ``value`` as a tuple after checking that it holds at least ``least`` things, all of type ``kind``.
+
+    Raises:
+        SettingError: It is no sequence, too short, or holds something else.
+    """
+    kinds = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+    axes = value.ndim if isinstance(value, np.ndarray | np.generic) else 1
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable) or not axes:
+        raise SettingError(f"{name} must be a sequence of {kinds}, got {shown(value)}")
+    found = tuple(value)
+    other = [v for v in found if not isinstance(v, kind)]
+    if other or len(found) < least:
+        got = f"a {type(other[0]).__name__} among them" if other else f"{len(found)}"
+        raise SettingError(f"{name} must hold at least {least} of {kinds}, got {got}")
+    return found
 
 
 def scales(name: str, value: Any, n: int) -> Array:
     """Return ``value``, a positive number for all channels or one for each, as an array (n,)."""
-    array = as_array(name, np.full(n, value) if np.ndim(value) == 0 else value, (n,), hint="one number per channel")
+    array = channels(name, value, n)
     if not (array > 0).all():
         raise SettingError(f"{name} must be positive in every channel, got {array}")
     return array
 
 
-class Choice(StrEnum):
+def channels(name: str, value: Any, n: int, *, finite: bool = True) -> Array:
+    """Return ``value``, a number for all channels or one for each, as an array (n,)."""
+    array = numbers(name, value)
+    return as_array(name, np.full(n, array) if array.ndim == 0 else array, (n,), hint="one per channel", finite=finite)
+
+
+def nonnegative(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "") -> Array:
+    """Return ``value`` as a read-only float64 array of that shape after checking that it is finite and >= 0."""
+    array = as_array(name, value, shape, hint=hint)
+    if (array < 0).any():
+        raise SettingError(f"{name} must be >= 0, got negative entries")
+    return read_only(array)
+
+
+def rows(name: str, value: Any, n: int, *, hint: str = "check its columns") -> Array:
+    """Return ``value`` as an array (..., n), any leading axes; NaN is let through for the result to show."""
+    array = numbers(name, value)
+    if array.ndim < 1 or array.shape[-1] != n:
+        raise ShapeError(f"{name} must have shape (..., {n}), got {array.shape}: {hint}")
+    return array
+
+
+def evaluated(function: Callable[..., Any], *arguments: Any, **named: Array) -> Array:
+    """``function(*arguments, *named)`` of arrays (..., n), whose leading axes broadcast, after checking the result.
+
+    What is not finite in the result comes from what is not finite in an argument, or from numbers beyond float64; one
+    look at the result is cheaper than one at each argument.
+
+    Raises:
+        ShapeError: The leading axes do not broadcast.
+        DataError: An argument, or the result, is not finite.
+    """
+    arrays = tuple(named.values())
+    if any(a.ndim > 1 for a in arrays):
+        try:
+            np.broadcast_shapes(*(a.shape[:-1] for a in arrays))
+        except ValueError:
+            got = ", ".join(f"{n} {a.shape}" for n, a in named.items())
+            raise ShapeError(f"the leading axes of {', '.join(named)} must broadcast, got {got}") from None
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.asarray(function(*arguments, *arrays))
+    if not np.isfinite(result).all():
+        for name, array in named.items():
+            as_array(name, array, ["n"] * array.ndim)
+        raise DataError(f"{', '.join(named)} lead to numbers beyond the range of float64: check their units")
+    return result
+
+
+def definite(name: str, value: Any, n: int | str = "n") -> Array:
+    """Return ``value`` as a read-only symmetric positive definite matrix (n, n).
+
+    Raises:
+        ShapeError, DataError: It is not such a matrix of finite numbers.
+        SettingError: It is not symmetric, or not positive definite.
+    """
+    matrix = as_array(name, value, (n, n))
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ShapeError(f"{name} must be square, got {matrix.shape}")
+    size = np.sqrt(np.abs(matrix.diagonal()))  # entries are compared with what their two channels allow
+    if (np.abs(matrix - matrix.T) > 1e-9 * np.outer(size, size)).any():
+        raise SettingError(f"{name} must be symmetric, got a matrix that is not: use (M + M.T) / 2")
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        raise SettingError(f"{name} must be positive definite, got a matrix that is not") from None
+    return read_only(matrix)
+
+
+def put(instance: object, **values: Any) -> None:
+    """Set fields of a frozen dataclass: how ``__post_init__`` stores what it has checked."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
+def _real(value: Any) -> float | None:
+    """``value`` as float; None where it is not a real number."""
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    if isinstance(value, np.ma.MaskedArray) or not hasattr(type(value), "__float__"):
+        return None
+    if isinstance(value, np.ndarray | np.generic) and (value.ndim or value.dtype.kind not in "iuf"):
+        return None
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
+def shown(value: Any) -> str:
+    """How ``value`` is shown in a message: in full where that is short, else by its type and shape."""
+    try:
+        said = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return f"an int of {value.bit_length()} bits"
+    if len(said) <= 60 and "\n" not in said:
+        return said
+    shape = getattr(value, "shape", None)
+    return f"{type(value).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
+
+
+class _ChoiceType(EnumType):
+    """Looks names up by text alone: anything else is unknown, whatever it says when it is compared."""
+
+    def __call__(cls, value: Any, *more: Any, **options: Any) -> Any:
+        if cls.__members__ and not isinstance(value, str):
+            return cls._missing_(value)  # type: ignore[attr-defined]  # raises
+        return super().__call__(value, *more, **options)
+
+
+class Choice(StrEnum, metaclass=_ChoiceType):
     """A setting with a few named values; an unknown name is refused by a message that lists them."""
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
         name = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        raise SettingError(f"{name} must be one of {', '.join(repr(str(k)) for k in cls)}, got {value!r}")
+        raise SettingError(f"{name} must be one of {', '.join(repr(str(k)) for k in cls)}, got {shown(value)}")

@@ -7,32 +7,42 @@
         study.target("rmse", "<= 0.5", row["rmse"], row["rmse"] <= 0.5)
         return study.finish()
 
-A row is stored the moment it is computed. The next run of the same study with the same options, needs and code skips
-it, so a study that was stopped goes on where it was. A missed target is a result, not an error.
+A row is stored the moment it is computed. The next run of the same study with the same options, needs, sources (Python
+and C, whether or not git knows them), packages and processor skips it, so a study that was stopped goes on where it
+was. A row during which Ctrl-C was pressed is not stored, even if what it called went on with what it had. A missed
+target is a result, not an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import importlib.metadata
 import io
 import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
+import controlrnn
+import mpc
+import plants
+from controlrnn.arithmetic import arithmetic
 from controlrnn.errors import StorageError
 from controlrnn.records import digest, write_atomic, write_json
 
@@ -40,7 +50,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
-_PACKAGES = ("controlrnn", "numpy", "scipy", "torch", "casadi", "cvxpy", "clarabel", "do-mpc", "numba")
+_PACKAGES = ("controlrnn", "numpy", "scipy", "torch", "casadi", "cvxpy", "clarabel", "daqp", "do-mpc", "numba")
 
 
 class Study:
@@ -112,16 +122,22 @@ class Study:
 
         Returns:
             The row, with ``case`` and ``seconds`` added. Numbers that are not finite become None, as JSON asks.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C was pressed meanwhile, whether or not ``compute`` noticed.
         """
         if key in self._rows:
             raise ValueError(f"row {key!r} exists already: give every case a name of its own")
-        mark = digest({}, {"key": key, "quick": self.quick, "seed": self.seed, "needs": needs, "code": code_version()})
+        mark = digest({}, {"key": key, "quick": self.quick, "seed": self.seed, "needs": needs} | _made_with())
         stored = self._cache.get(key)
         if stored is not None and stored["mark"] == mark and all(self.path(file).exists() for file in files):
             self.say(f"{key}: taken from the earlier run")
         else:
             began = time.perf_counter()
-            values = plain({"case": key} | dict(compute()))
+            with _interrupts() as interrupted:
+                values = plain({"case": key} | dict(compute()))
+            if interrupted:
+                raise KeyboardInterrupt(f"row {key!r} was interrupted, and is not stored")
             stored = {"mark": mark, "row": values | {"seconds": round(time.perf_counter() - began, 3)}}
             self._cache[key] = stored
             try:
@@ -197,20 +213,70 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def environment() -> Row:
-    """Versions, threads, commit and device: what the numbers of a study depend on beside its code."""
+    """Versions, threads, commit, sources, processor and device: what the numbers of a study depend on."""
     import torch
 
+    return {
+        "python": platform.python_version(), "platform": platform.platform(), "versions": _versions(),
+        "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "commit": code_version(),
+        "sources": sources(), **arithmetic(),
+        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or "cpu",
+    }  # fmt: skip
+
+
+def _made_with() -> Row:
+    """What every row depends on."""
+    import torch  # noqa: F401  # so that `arithmetic` includes it
+
+    here = arithmetic()
+    return {
+        "sources": sources(), "versions": _versions(), "python": platform.python_version(),
+        "library": here["library"], "bits": here["bits"],
+    }  # fmt: skip
+
+
+@functools.cache
+def _versions() -> dict[str, str | None]:
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    return {
-        "python": platform.python_version(), "platform": platform.platform(), "versions": versions,
-        "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "commit": code_version(),
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or "cpu",
-    }  # fmt: skip
+    return versions
+
+
+@functools.cache
+def sources() -> str:
+    """Digest of all Python and C files of our packages as they are on disk."""
+    sha = hashlib.sha256()
+    for package in (controlrnn, mpc, plants, sys.modules[__package__ or "experiments"]):
+        folder = Path(str(package.__file__)).parent
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h")):
+            content = path.read_bytes()
+            sha.update(f"{folder.name}/{path.relative_to(folder).as_posix()}|{len(content)}|".encode())
+            sha.update(content)
+    return sha.hexdigest()
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Notes Ctrl-C, whether or not it is caught further down."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @functools.cache

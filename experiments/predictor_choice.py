@@ -13,11 +13,10 @@ Training, certification and loops are measured in CPU seconds, since wall time o
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from functools import cache, partial
 from typing import Any
 
@@ -41,6 +40,7 @@ from controlrnn.identification import (
 )
 from controlrnn.models import LTI, ContractingR2DN, ContractingREN, Elman, Model, RobustRNN, StableRNN
 from controlrnn.systems import LureSystem
+from controlrnn.workers import Workers
 from experiments._study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
@@ -134,16 +134,13 @@ class Ahead:
 
     def __init__(self, cases: Mapping[str, Callable[[], Row]]) -> None:
         self._cases = dict(cases)
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Workers | None = None
         self._pending: dict[str, Future[Row]] = {}
 
     def result(self, key: str) -> Row:
         """The row of one case; starts all from this one on where it was not started before."""
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                WORKERS, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-            )
+            self._pool = Workers(WORKERS, prepare=torch.set_num_threads, given=(1,))
         if key not in self._pending:
             names = list(self._cases)
             for name in names[names.index(key) :]:
@@ -153,7 +150,7 @@ class Ahead:
     def close(self) -> None:
         """End the processes."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.stop()
 
 
 @cache

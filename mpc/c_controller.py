@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -22,10 +21,11 @@ from numpy.typing import NDArray
 import controlrnn
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
-from controlrnn.export.c_code import AFFINE, constants, lure_code
+from controlrnn.export.c_code import AFFINE, checked_target, comment, constants, lure_code
 from controlrnn.records import write_atomic
 from controlrnn.systems import Activation
 from controlrnn.systems.activations import LEAK
+from controlrnn.typed import typed
 from mpc import condensed, condensed_problem, recalled_errors
 from mpc import predictor as predictor_module
 from mpc.condensed import CondensedBackend
@@ -51,6 +51,7 @@ STATUSES = (Status.SOLVED, Status.MAX_ITERATIONS, Status.INFEASIBLE, Status.FAIL
 FALLBACKS = (Fallback.NONE, Fallback.PLAN, Fallback.STEADY, Fallback.SAFE)
 
 
+@typed()
 def controller_to_c(
     controller: TightenedMPC, path: str | os.PathLike[str], *, name: str | None = None
 ) -> tuple[Path, Path]:
@@ -83,8 +84,7 @@ def controller_to_c(
     source = Path(path)
     source = source if source.suffix == ".c" else source / f"{_NAME}.c"
     name = source.stem if name is None else name
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise SettingError(f"name must be a C identifier, got {name!r}: pass name= where the file's stem is none")
+    checked_target(source, name)
     _check(controller)
     words, tables = _words(controller, name, f"{source.stem}.h"), _tables(controller)
     model_tables, model = lure_code(controller.problem.predictor.system)
@@ -138,6 +138,7 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     recalled = None if controller._recalled is None else controller._recalled.recall
     if recalled is not None:
         digests |= recalled.digests | {"recall": recalled.digest}
+    named = {k: v for k, v in digests.items() if k != "system"}
     elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
     derivative, curvature = _DERIVATIVES[system.activation]
     return {
@@ -157,11 +158,11 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
         "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
         "digest": model.digest, "tightening_digest": tightening.digest,
-        "promise": (tightening if recalled is None else recalled).promise.replace("*/", "* /"),
+        "promise": comment((tightening if recalled is None else recalled).promise),
         "recall": int(recalled is not None), "recalled": 0 if recalled is None else recalled.steps,
         "learning": 0 if controller._recalled is None else controller._recalled._last,
         "errors": 1 if recalled is None else recalled.absolute.size,
-        "digests": "\n".join(f"     {key:<12} {value}" for key, value in digests.items() if key != "system"),
+        "digests": "\n".join(f"     {comment(k, 99):<12} {comment(v, 99)}" for k, v in named.items()),
         "KEPT": KEPT, "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
         "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
         "NEAR": condensed._NEAR, "NOISE": condensed._NOISE,

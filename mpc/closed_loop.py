@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
+from controlrnn.typed import typed
 from mpc.closed_loop_result import ClosedLoopResult
 from mpc.control_step import MpcStep
 from mpc.controller import TightenedMPC
@@ -93,6 +94,7 @@ class _Actor:
         return y, seen
 
 
+@typed()
 def run_closed_loop(
     plant: Plant,
     controller: TightenedMPC,

@@ -34,6 +34,7 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, positive
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.records import Count, Number, Part, Schema, Stored, Text
+from controlrnn.typed import typed
 from mpc.closed_loop_rounds import ClosedLoops, LoopRound, Rounds, constant_parts
 from mpc.order_statistics import rank_of
 from mpc.promise import CoverageUnit, Loop, LoopTarget, coverage_over
@@ -46,6 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class LoopEffort:
     """How many closed loops a calibration may use.
 
@@ -89,6 +91,7 @@ class LoopEffort:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class ClosedLoopCalibration(Stored):
     """A tightening, what is promised for its controller, and how it came about.
 
@@ -176,6 +179,7 @@ class ClosedLoopCalibration(Stored):
         return figure
 
 
+@typed()
 def back_off(system_digest: str, horizon: int, amount: Array, *, disturbance_gain: float | None = None) -> Tightening:
     """A constant distance from all limits, which promises nothing: what one tries before anything is calibrated.
 
@@ -191,6 +195,7 @@ def back_off(system_digest: str, horizon: int, amount: Array, *, disturbance_gai
     )
 
 
+@typed()
 def calibrate_closed_loop(
     loops: ClosedLoops,
     start: Tightening,

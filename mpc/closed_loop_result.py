@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from controlrnn.checks import Array, positive
 from controlrnn.errors import DataError
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, Text
-from controlrnn.records.stored import Arrays, Meta, as_json, typed
+from controlrnn.records.stored import Arrays, Meta, as_json, as_stored
+from controlrnn.typed import typed
 from mpc.control_step import Fallback
 from mpc.coverage_met import CoverageMet, met, stretches
 from mpc.measurement_guard import Verdict
@@ -30,6 +31,7 @@ _STATUSES, _FALLBACKS = tuple(Status), tuple(Fallback)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("measured", "predicted", "errors", "intervals", "cost", "lower", "upper", "bounds"))
 class ClosedLoopResult(Stored):
     """One run of ``steps`` samples after the warm-up.
 
@@ -269,7 +271,7 @@ class ClosedLoopResult(Stored):
             "fallback": np.array([_FALLBACKS.index(f) for f in self.fallback], dtype=np.int8),
             "outside_at": np.array(at, dtype=np.int64), "outside_text": np.frombuffer(texts.encode(), dtype=np.uint8),
         }  # fmt: skip
-        arrays = {name: typed(values[name], kind) for name, kind in self.SCHEMA.arrays.items()}
+        arrays = {name: as_stored(values[name], kind) for name, kind in self.SCHEMA.arrays.items()}
         return arrays, {name: as_json(values[name]) for name in self.SCHEMA.meta}
 
     @classmethod

@@ -14,6 +14,7 @@ import numpy as np
 from controlrnn.checks import Array, read_only
 from controlrnn.errors import DataError, SettingError, StorageError
 from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schema, Stored, digest
+from controlrnn.typed import typed
 from mpc.closed_loop_result import ClosedLoopResult
 from mpc.monte_carlo import ClosedLoopSetup, monte_carlo
 from mpc.promise import LoopTarget
@@ -30,6 +31,7 @@ class ClosedLoops(Protocol):
 
 
 @dataclass(frozen=True)
+@typed()
 class SimulatedLoops:
     """Closed loops of a simulator, see `mpc.monte_carlo`.
 
@@ -50,6 +52,7 @@ class SimulatedLoops:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("excess",))
 class LoopRound(Stored):
     """What the loops of one tightening did.
 

@@ -202,7 +202,7 @@ class CondensedProblem:
         reached = y[self._first :, self._limited]
         excess = _beyond(reached, sample.low, sample.high).ravel()
         if self.terminal is not None and gap is not None:
-            excess = np.append(excess, max(self.terminal.share(gap) - (1.0 - self._inside), 0.0))
+            excess = np.append(excess, max(self.terminal._share(gap) - (1.0 - self._inside), 0.0))
         missed, moved = self._root * error, self._move_root * self._moves(sample, z)
         cost = size = float(0.5 * (dot(missed, missed) + dot(moved, moved)) + dot(self._price, excess))
         if self._economy is not None:
@@ -278,7 +278,7 @@ class CondensedProblem:
         """What the priced rows limit."""
         reached = plan.y[self._first :, self._limited].ravel()
         return (
-            reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal.share(plan.gap))
+            reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal._share(plan.gap))
         )
 
     def _inputs(self, z: Array, forecast: Array | None) -> Array:
@@ -314,7 +314,7 @@ class CondensedProblem:
         if self.terminal is None or plan.gap is None or end <= 0:
             return self._condenser.curvature(plan.w, prices)
         outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
-        bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal.share(plan.gap)
+        bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal._share(plan.gap)
         gap = self._condenser.gap
         return np.asarray(
             self._condenser.curvature(plan.w, prices, end * outwards) + product(product(end * gap, bend), gap.T)
@@ -325,7 +325,7 @@ class CondensedProblem:
         lower, upper = [-1.0 - plan.z, (sample.low - reached).ravel()], [1.0 - plan.z, (sample.high - reached).ravel()]
         if self.terminal is not None and plan.gap is not None:
             lower.append(np.array([-np.inf]))
-            upper.append(np.array([1.0 - self._inside - self.terminal.share(plan.gap)]))
+            upper.append(np.array([1.0 - self._inside - self.terminal._share(plan.gap)]))
         if self._inside:
             lower[1:], upper[1:] = (
                 [part + self._inside for part in lower[1:]],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from controlrnn.checks import Array
+from controlrnn.checks import Array, Choice
 from mpc.ocp import Status
 
 
-class Fallback(StrEnum):
+class Fallback(Choice):
     """Which input stood in for a solution."""
 
     NONE = "none"

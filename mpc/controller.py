@@ -33,6 +33,7 @@ from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import length
+from controlrnn.typed import typed
 from mpc.answers import Answers
 from mpc.condensed import CondensedBackend
 from mpc.control_step import Fallback, MpcStep
@@ -105,6 +106,7 @@ class TightenedMPC:
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
+    @typed(infinite=("move_limit",))
     def __init__(
         self,
         predictor: Predictor,

@@ -15,6 +15,7 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from controlrnn.records import digest
+from controlrnn.typed import typed
 from mpc.guarded import GuardedObserver
 from mpc.predictor import Predictor
 
@@ -38,6 +39,7 @@ class EncoderObserver(GuardedObserver):
         SettingError: The encoder belongs to another model, or ``steps`` is less than its window.
     """
 
+    @typed()
     def __init__(
         self, predictor: Predictor, encoder: StateEncoder, steps: int | None = None, **options: Any
     ) -> None:  # fmt: skip

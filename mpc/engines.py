@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from controlrnn.errors import SettingError
+from controlrnn.typed import typed
 from mpc.ocp import Backend, BackendFactory, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 
 # An infeasible problem is no failure of the solver, and nobody else finds time where one did not.
 _FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.TIME_LIMIT)
 
 
+@typed()
 def chain(*factories: BackendFactory) -> BackendFactory:
     """Several solvers in turn: where one fails, the next is asked, while time is left.
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, count, read_only
+from controlrnn.checks import Array, as_array, count, definite, put, read_only
 from controlrnn.data import Trajectory
-from controlrnn.errors import DataError
+from controlrnn.errors import DataError, SettingError
 from controlrnn.kernels import simulate
 from controlrnn.records import Digest, Number, Numbers, Schema, Stored
+from controlrnn.typed import typed
 from mpc.model_error import data_digest
 from mpc.order_statistics import conformal_rank
 from mpc.residuals import fits_system
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class EstimateError(Stored):
     """Calibrated bounds on the error and on the jump of an observer's estimates, each in `metric`.
 
@@ -62,8 +64,11 @@ class EstimateError(Stored):
     data_digest: str
 
     def __post_init__(self) -> None:
-        for name in ("error_scores", "jump_scores", "metric"):
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        scores = as_array("error_scores", self.error_scores, ("n",))
+        jumps = as_array("jump_scores", self.jump_scores, (len(scores),))
+        if not len(scores) or (scores < 0).any() or (jumps < 0).any():
+            raise SettingError("scores must be at least one each, and >= 0")
+        put(self, error_scores=read_only(scores), jump_scores=read_only(jumps), metric=definite("metric", self.metric))
         conformal_rank(self.n, self.coverage)
 
     @property
@@ -110,6 +115,7 @@ class EstimateError(Stored):
         return float(np.sort(scores)[conformal_rank(self.n, self.coverage) - 1])
 
 
+@typed()
 def estimate_errors(
     observer: Observer, record: Trajectory, *, washout: int, recorded: Array | None = None
 ) -> tuple[Array, Array]:
@@ -136,9 +142,10 @@ def estimate_errors(
     seen = record.u if recorded is None else recorded
     x = observer.estimates(seen, record.y)[first:]
     true = simulate(system, record.u, observer.initial_state)[1][first:]
-    return np.asarray(true - x), np.asarray(x[1:] - system.step(x[:-1], seen[first:]))
+    return np.asarray(true - x), np.asarray(x[1:] - system._step(x[:-1], seen[first:]))
 
 
+@typed()
 def calibrate_estimates(
     observer: Observer, trajectories: Sequence[Trajectory], *, washout: int, coverage: float = 0.9,
     metric: Array | None = None, seed: int = 0,
@@ -163,6 +170,7 @@ def calibrate_estimates(
         raise DataError("a record may serve once: leave out the copies")
     if metric is None:
         metric = np.eye(observer.predictor.nx) if observer.contraction is None else observer.contraction.metric
+    metric = definite("metric", metric, observer.predictor.nx)
     scores: tuple[list[float], list[float]] = ([], [])
     for record, child in zip(records, np.random.SeedSequence(seed).spawn(len(records)), strict=True):
         recorded = record.u + drawn_errors(observer.input_error, len(record), np.random.default_rng(child))

@@ -266,5 +266,5 @@ class FatropBackend:
         values[slack_places] = np.maximum(np.maximum(seen - high, low - seen), 0.0)
         if problem.terminal is not None and gap is not None:
             settled, over = self._end
-            values[settled], values[over] = x[-1] - gap, max(problem.terminal.share(gap) ** 2 - 1.0, 0.0)
+            values[settled], values[over] = x[-1] - gap, max(problem.terminal._share(gap) ** 2 - 1.0, 0.0)
         return values

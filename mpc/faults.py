@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import Array, count, positive
 from controlrnn.errors import SettingError
+from controlrnn.typed import typed
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class Fault(ABC):
     """Where and how often something is wrong.
 
@@ -89,6 +91,7 @@ class SensorFault(Fault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class DropOut(SensorFault):
     """No reading (NaN). Arguments as `Fault`."""
 
@@ -100,6 +103,7 @@ class DropOut(SensorFault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class Outlier(SensorFault):
     """A reading that is off by ``size``, up or down.
 
@@ -120,6 +124,7 @@ class Outlier(SensorFault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class FrozenSensor(SensorFault):
     """The sensor repeats its last reading. Arguments as `Fault`."""
 
@@ -131,6 +136,7 @@ class FrozenSensor(SensorFault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed(infinite=("lower", "upper"))
 class SaturatedSensor(SensorFault):
     """The sensor does not see beyond a range.
 
@@ -153,6 +159,7 @@ class SaturatedSensor(SensorFault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class Late(SensorFault):
     """A reading arrives ``delay`` samples late.
 
@@ -185,6 +192,7 @@ class ActuatorFault(Fault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class StuckActuator(ActuatorFault):
     """The actuator stays where it is. Arguments as `Fault`."""
 
@@ -196,6 +204,7 @@ class StuckActuator(ActuatorFault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed(infinite=("lower", "upper"))
 class SaturatedActuator(ActuatorFault):
     """The actuator does not reach its whole range.
 
@@ -218,6 +227,7 @@ class SaturatedActuator(ActuatorFault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class ActuatorOffset(ActuatorFault):
     """The plant gets more, or less, than was asked for.
 
@@ -239,6 +249,7 @@ class ActuatorOffset(ActuatorFault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class TimeOut(Fault):
     """The solver has no time to answer. Arguments as `Fault`; it knows no channel."""
 
@@ -251,6 +262,7 @@ class TimeOut(Fault):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class RandomFaults:
     """A programme of faults drawn for each run: what can happen, how often, how long.
 

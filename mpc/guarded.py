@@ -30,6 +30,7 @@ from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot, product
 from controlrnn.kernels.dense import length as _size
+from controlrnn.typed import typed
 from mpc.estimate_error import EstimateError
 from mpc.observer import Observer
 from mpc.predictor import Predictor
@@ -59,6 +60,7 @@ class GuardedObserver(Observer):
         SettingError: The guard is of another model, or certifies nothing; a setting is out of range.
     """
 
+    @typed()
     def __init__(
         self,
         predictor: Predictor,

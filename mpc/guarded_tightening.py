@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
+from controlrnn.typed import typed
 from mpc.guarded import GuardedObserver
 from mpc.model_error import ModelError
 from mpc.tightening import Tightening, refuse_boxes, tighten
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from controlrnn.certification import HorizonCertificate
 
 
+@typed()
 def tighten_guarded(
     model_error: ModelError, certificate: HorizonCertificate, difference: HorizonCertificate, *,
     observer: GuardedObserver,

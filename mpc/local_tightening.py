@@ -16,11 +16,13 @@ from controlrnn.checks import Array, as_array
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
 from controlrnn.records import digest
+from controlrnn.typed import typed
 from mpc.model_error import ModelError
 from mpc.observer import Observer
 from mpc.tightening import Tightening
 
 
+@typed()
 def certify_plan(
     x: Array, plan: Array, *, observer: Observer, near: TubeCertificate | None = None, iterations: int = 5
 ) -> TubeCertificate:
@@ -52,6 +54,7 @@ def certify_plan(
     return near.around(observer.system, x, u, iterations=iterations)
 
 
+@typed()
 def tighten_around(
     model_error: ModelError, certificate: TubeCertificate, *, observer: Observer, x: Array, plan: Array
 ) -> Tightening:
@@ -113,6 +116,7 @@ def tighten_around(
     )  # fmt: skip
 
 
+@typed()
 def plan_digest(x: Array, plan: Array) -> str:
     """SHA-256 of a state estimate (nx,) and planned inputs (N, nu).
 

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, count, positive, read_only
+from controlrnn.checks import Array, as_array, count, positive, read_only, shown
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, SettingError
+from controlrnn.typed import typed
 from mpc.observer import Observer
 from mpc.residuals import DisturbanceFilter, measured_errors
 
@@ -34,8 +36,13 @@ class Verdict(IntEnum):
     TOO_FAST = 4
     UNEXPECTED = 5
 
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise SettingError(f"a verdict must be one of {[int(v) for v in cls]}, got {shown(value)}")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("rate", "residual"))
 class MeasurementGuard:
     """Limits of what is believed; `watch` gives a run of it.
 
@@ -72,6 +79,7 @@ class MeasurementGuard:
                 count(name, getattr(self, name))
 
     @classmethod
+    @typed()
     def calibrated(
         cls,
         sensors: tuple[Signal, ...],
@@ -128,6 +136,7 @@ class GuardRun:
         guard: The limits.
     """
 
+    @typed()
     def __init__(self, guard: MeasurementGuard) -> None:
         self.guard = guard
         self._lower, self._upper = (np.array([getattr(s, side) for s in guard.sensors]) for side in ("lower", "upper"))

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, Choice, as_array, count, read_only
+from controlrnn.checks import Array, Choice, as_array, count, number, put, read_only, share
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, Text, digest
 from controlrnn.systems import LureSystem, without_feedthrough
+from controlrnn.typed import typed
 from mpc.observer import Observer
 from mpc.order_statistics import clopper_pearson, pooled_quantile, rank_of
 from mpc.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
@@ -48,6 +49,7 @@ class CalibrationMethod(Choice):
 
 
 @dataclass(frozen=True)
+@typed()
 class Coverage:
     """Share of records, and of single predicted steps, inside a bound.
 
@@ -73,6 +75,7 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class ModelError(Stored):
     """Bound on r[t+k] - dhat[t]; see `mpc.residuals`.
 
@@ -128,13 +131,18 @@ class ModelError(Stored):
         bounds = as_array("bounds", self.bounds, ("horizon + 1", "ny"))
         if (bounds < 0).any():
             raise SettingError("bounds must be >= 0, got negative ones")
-        put = object.__setattr__
-        put(self, "bounds", read_only(bounds))
-        put(self, "method", CalibrationMethod(self.method))
-        put(self, "loop", Loop(self.loop))
-        put(self, "unit", CoverageUnit(self.unit))
-        count("length", self.length)
-        count("starts", self.starts)
+        put(
+            self, bounds=read_only(bounds), method=CalibrationMethod(self.method), loop=Loop(self.loop),
+            unit=CoverageUnit(self.unit), n=count("n", self.n), length=count("length", self.length),
+            starts=count("starts", self.starts), washout=count("washout", self.washout, least=0),
+            coverage=share("coverage", self.coverage, what="a probability in [0, 1]"),
+        )  # fmt: skip
+        if self.disturbance_gain is not None:
+            DisturbanceFilter(self.disturbance_gain)
+        if self.missing is not None:
+            share("missing", self.missing)
+        if self.confidence is not None:
+            number("confidence", self.confidence, above=0, below=1, what="a probability in (0, 1)")
 
     @property
     def horizon(self) -> int:
@@ -167,6 +175,7 @@ class ModelError(Stored):
         """
         return coverage_over(self, steps)
 
+    @typed()
     def coverage_on(
         self,
         system: LureSystem,
@@ -224,6 +233,7 @@ class ModelError(Stored):
         return figure
 
 
+@typed()
 def calibrate(
     system: LureSystem,
     trajectories: Sequence[Trajectory],
@@ -333,6 +343,7 @@ def _largest(errors: Sequence[Array], inflation: float, disturbance: Disturbance
     return bounds, max(0.0, 1.0 - numbers / (len(errors) + 1))
 
 
+@typed()
 def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
     """How many errors lie inside of bounds.
 
@@ -345,6 +356,8 @@ def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
     """
     if not errors:
         raise DataError("coverage needs at least one record, got none")
+    bounds = as_array("bounds", bounds, ("horizon + 1", "ny"))
+    errors = [as_array(f"errors[{i}]", e, ("starts", *bounds.shape)) for i, e in enumerate(errors)]
     inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]
     whole = float(np.mean([part.all() for part in inside]))
     return Coverage(whole, float(np.concatenate([part.ravel() for part in inside]).mean()), len(errors))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, count
+from controlrnn.checks import Array, checked_seed, count, items
 from controlrnn.errors import SettingError
 from controlrnn.records import Part, Schema, Stored
+from controlrnn.typed import typed
+from controlrnn.workers import Workers
 from mpc.closed_loop import Plant, run_closed_loop
 from mpc.closed_loop_result import ClosedLoopResult, times_of
 from mpc.controller import TightenedMPC
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@typed()
 class ClosedLoopSetup:
     """What every run shares.
 
@@ -40,6 +41,7 @@ class ClosedLoopSetup:
 
 
 @dataclass(frozen=True)
+@typed()
 class MonteCarloResult(Stored):
     """What all runs gave.
 
@@ -129,6 +131,7 @@ class MonteCarloResult(Stored):
         return figure
 
 
+@typed()
 def monte_carlo(
     build: Callable[[], ClosedLoopSetup],
     seeds: Sequence[int],
@@ -143,12 +146,12 @@ def monte_carlo(
             several workers it must be importable there: a module's function, or a ``functools.partial`` of one.
         seeds: One run each.
         workers: Processes; 1 runs here.
-        progress: Called with (runs done, runs) after each run.
+        progress: Called with (runs done, runs) after each run. After Ctrl-C, workers end within 2 s.
 
     Raises:
-        SettingError: No seeds.
+        SettingError: No seeds, or one that is none.
     """
-    seeds = [int(s) for s in seeds]
+    seeds = [checked_seed(s) for s in items("seeds", seeds, object)]
     if not seeds:
         raise SettingError("monte_carlo needs at least one seed, got none")
     results = []
@@ -158,9 +161,7 @@ def monte_carlo(
             results.append(run_closed_loop(setup.plant, setup.controller, seed=seed, **setup.options))
             _report(progress, len(results), len(seeds))
         return MonteCarloResult(tuple(results))
-    # "spawn": a forked copy of a process that has already used BLAS or ipopt threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(build,)) as pool:
+    with Workers(min(workers, len(seeds)), prepare=_prepare, given=(build,)) as pool:
         for parts in pool.map(_run, seeds):
             results.append(ClosedLoopResult.from_record(*parts))
             _report(progress, len(results), len(seeds))

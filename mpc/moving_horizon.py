@@ -21,6 +21,7 @@ from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output, simulate, step
 from controlrnn.kernels.dense import eigen, product, solve
+from controlrnn.typed import typed
 from mpc.guarded import GuardedObserver
 from mpc.observer import per_channel
 from mpc.predictor import Predictor
@@ -32,6 +33,7 @@ _FLOOR = 1e-12  # relative, of a covariance
 
 
 @dataclass(frozen=True)
+@typed(infinite=("cost",))
 class EstimateInfo:
     """How the last least-squares problem ended.
 
@@ -70,6 +72,7 @@ class MovingHorizonObserver(GuardedObserver):
         options: Arguments of `GuardedObserver`, among them ``guard``.
     """
 
+    @typed()
     def __init__(
         self, predictor: Predictor, steps: int, *, window: int, output_std: ArrayLike,
         start_std: ArrayLike | None = None, offset_std: ArrayLike = 0.0,

@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, channels, count, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot
 from controlrnn.records import digest
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 from mpc.predictor import Predictor
 from mpc.state_error import ROUNDING as ROUNDING
 from mpc.state_error import StateError as StateError
@@ -59,6 +60,7 @@ class Observer(ABC):
         contraction: Certificate of the model, or None: then there is no certified error.
     """
 
+    @typed()
     def __init__(
         self,
         predictor: Predictor,
@@ -146,6 +148,7 @@ class Observer(ABC):
         Returns:
             Shape (T + 1, nx): the estimate for each sample and the one after the last; NaN while not ready.
         """
+        u, y = self._samples(u, y)
         worker = self._copy()
         worker.start()
         rows = np.full((len(u) + 1, self.predictor.nx), np.nan)
@@ -154,6 +157,12 @@ class Observer(ABC):
             if worker.ready:
                 rows[t + 1] = worker.state
         return rows
+
+    def _samples(self, u: Array, y: Array) -> tuple[Array, Array]:
+        """Inputs (T, nu) and measurements (T, ny) of a record, checked; missing ones are NaN."""
+        u = as_array("u", u, ("T", self.predictor.nu))
+        y = as_array("y", y, (len(u), self.predictor.ny), hint="one row per input", finite=False)
+        return u, np.where(np.isfinite(y), y, np.nan)
 
     @property
     def digest(self) -> str:
@@ -311,8 +320,9 @@ class Washout(Observer):
         self._record = np.vstack([self._record, u])[-self.steps :]
         return np.asarray(self.predictor.states(self.initial_state, self._record)[-1])
 
-    def estimates(self, u: Array, y: Array) -> Array:  # noqa: ARG002
+    def estimates(self, u: Array, y: Array) -> Array:
         """See `Observer.estimates`; all windows run as one batch."""
+        u, y = self._samples(u, y)
         rows = np.full((len(u) + 1, self.predictor.nx), np.nan)
         if len(u) >= self.steps:
             windows = np.lib.stride_tricks.sliding_window_view(u, self.steps, axis=0).swapaxes(1, 2)
@@ -347,9 +357,7 @@ class RunningOn(Observer):
 
 def per_channel(name: str, value: ArrayLike, n: int) -> Array:
     """``value`` >= 0, one number for all or one per channel, as an array (n,)."""
-    array = as_array(
-        name, np.broadcast_to(np.asarray(value, dtype=np.float64), (n,)) if np.ndim(value) == 0 else value, (n,)
-    )
+    array = channels(name, value, n)
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
     return read_only(array)

@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, as_array, count, read_only
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import output
+from controlrnn.typed import typed
 from mpc.economy import Economy
 from mpc.observer import per_channel
 from mpc.predictor import Predictor
@@ -46,6 +47,7 @@ _CLIPPED = 1e-7  # of an input's half range: solvers keep limits of moves so wel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("move_limit", "output_scale", "penalty"))
 class OptimalControlProblem:
     """What stays the same from sample to sample; weights in physical units.
 
@@ -148,7 +150,7 @@ class OptimalControlProblem:
         slack = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0)
         slack[: self.first] = 0.0
         end = ((y[-1] - data.reference[-1]) ** 2 * self.terminal_weight).sum()
-        running = self.cost(y[:-1], data.reference[:-1], u, data.previous_input)
+        running = self._cost(y[:-1], data.reference[:-1], u, data.previous_input)
         if self.economy is not None:
             end += self.economy.of_outputs(y[-1])
             end += 0.0 if self.terminal is None else self.economy.of_inputs(u[-1])
@@ -175,14 +177,29 @@ class OptimalControlProblem:
         moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
         over = np.maximum(y - data.upper, data.lower - y)[self.first :] / self.output_scale
         beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _CLIPPED
-        end = -np.inf if gap is None or self.terminal is None else self.terminal.share(gap) - 1.0
+        end = -np.inf if gap is None or self.terminal is None else self.terminal._share(gap) - 1.0
         return float(max(over.max(), beyond.max(), end))
 
     def cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
         """Cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).
 
         ``before`` (nu,) is the input ahead of ``u[0]``.
+
+        Raises:
+            ShapeError: An array does not fit.
+            DataError: An array, or the cost, is not finite.
         """
+        p = self.predictor
+        y = as_array("y", y, ("T", p.ny))
+        arrays = (y, as_array("reference", reference, y.shape), as_array("u", u, ("T", p.nu)),
+                  as_array("before", before, (p.nu,)))  # fmt: skip
+        with np.errstate(over="ignore", invalid="ignore"):
+            cost = self._cost(*arrays)
+        if not np.isfinite(cost):
+            raise DataError("the cost is beyond the range of float64: check the units of y, reference and u")
+        return cost
+
+    def _cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
         moves = np.diff(np.vstack([before, u]), axis=0)
         cost = ((y - reference) ** 2 * self.output_weight).sum() + (moves**2 * self.input_move_weight).sum()
         if self.economy is not None:

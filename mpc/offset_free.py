@@ -98,7 +98,7 @@ class OutputDisturbance:
             held: The last input, shape (nu,).
         """
         if self._estimate is not None or not np.isnan(error).any():  # as on records, it starts with a complete one
-            self._estimate = self._filter.update(self._estimate, error)
+            self._estimate = self._filter._update(self._estimate, error)
         if self.forgets and np.isfinite(x).all():
             self._level += self._filter.gain * (self._difference(x, held) - self._level)
 

@@ -21,10 +21,12 @@ from scipy.special import bdtr, betaincinv, betaln
 
 from controlrnn.checks import Array, count, positive
 from controlrnn.errors import DataError, SettingError
+from controlrnn.typed import typed
 
 _EPS = 1e-9  # against (n + 1) * coverage = 9.000000000000002
 
 
+@typed()
 def conformal_rank(n: int, coverage: float) -> int:
     """ceil((n + 1) coverage): which of n ordered scores bounds a new one with that probability.
 
@@ -43,6 +45,7 @@ def conformal_rank(n: int, coverage: float) -> int:
     return max(rank, 1)
 
 
+@typed()
 def confident_rank(n: int, coverage: float, confidence: float) -> int:
     """Which of n ordered independent scores bounds a share >= ``coverage`` of new ones, with ``confidence``.
 
@@ -102,6 +105,7 @@ def pooled_quantile(groups: Sequence[Array], coverage: float) -> float:
     return float(scores[order][np.argmax(reached)])
 
 
+@typed()
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval for a probability from independent trials, each counted once and looked at once.
 
@@ -119,6 +123,7 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return lower, upper
 
 
+@typed()
 def anytime_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval for a probability that holds after every trial at once, however often one looks.
 

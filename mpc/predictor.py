@@ -15,7 +15,7 @@ from typing import Any
 import casadi
 import numpy as np
 
-from controlrnn.checks import Array, as_array
+from controlrnn.checks import Array, as_array, scales
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.export import to_casadi
@@ -23,6 +23,8 @@ from controlrnn.kernels import output, rollout, simulate, step
 from controlrnn.kernels.dense import solve
 from controlrnn.kernels.linearisation import Lineariser
 from controlrnn.systems import LureSystem, carries_input, just_after, without_feedthrough
+from controlrnn.systems.ops import run_arguments
+from controlrnn.typed import typed
 from mpc.steady import HeldCost, held_input
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
@@ -32,6 +34,7 @@ _COMPILED = 10_000  # products in a Jacobian: beyond, scalar code takes longer t
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class Predictor:
     """Predicts outputs from a state estimate and planned inputs.
 
@@ -120,7 +123,7 @@ class Predictor:
         return _CompiledGap(self) if scalars <= _COMPILED else self._dense_gap
 
     def _dense_gap(self, x: Array, u: Array) -> tuple[Array, Array]:
-        return step(self.system, x, u) - x, np.eye(self.nx) - self.linearise(x, u)[0]
+        return step(self.system, x, u) - x, np.eye(self.nx) - self._linearise(x, u)[0]
 
     def input_limits(self) -> tuple[Array, Array]:
         """(lower, upper) of the actuators, shape (nu,) each.
@@ -137,7 +140,11 @@ class Predictor:
         return lower, upper
 
     def states(self, x: Array, u: Array) -> Array:
-        """States under planned inputs: x (..., nx), u (..., N, nu) -> (..., N + 1, nx), the first being ``x``."""
+        """States under planned inputs: x (..., nx), u (..., N, nu) -> (..., N + 1, nx), the first being ``x``.
+
+        Not finite from where a run diverges on.
+        """
+        u, x = run_arguments(self.system, u, x)
         return np.asarray(simulate(self.system, u, x)[1])
 
     def predict(self, x: Array, u: Array) -> Array:
@@ -157,16 +164,19 @@ class Predictor:
 
     def rollout(self, x: Array, u: Array) -> tuple[Array, Array]:
         """`predict` and the states that go with it, (..., N + 1, ny) and (..., N + 1, nx), from one run."""
-        u = np.asarray(u, dtype=np.float64)
+        u, x = run_arguments(self.system, u, x)
         if u.ndim not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
             raise ShapeError(f"u must have shape (N, {self.nu}) or (B, N, {self.nu}), got {u.shape}: one row per step")
         held = np.concatenate([u, u[..., -1:, :]], axis=-2)
-        y, states = simulate(self.system, held, np.asarray(x, dtype=np.float64))
+        y, states = simulate(self.system, held, x)
         return np.asarray(y), np.asarray(states[..., :-1, :])
 
     def linearise(self, x: Array, u: Array) -> tuple[Array, Array, Array, Array]:
         """Jacobians (A, B, C, D) of step and output at state x (nx,) and input u (nu,)."""
-        lin = self._lineariser(np.asarray(x)[None], np.asarray(u)[None])
+        return self._linearise(as_array("x", x, (self.nx,)), as_array("u", u, (self.nu,)))
+
+    def _linearise(self, x: Array, u: Array) -> tuple[Array, Array, Array, Array]:
+        lin = self._lineariser(x[None], u[None])
         return lin.A[0], lin.B[0], lin.C[0], lin.D[0]
 
     def equilibrium(self, u: Array, *, guess: Array | None = None) -> Array:
@@ -183,11 +193,12 @@ class Predictor:
             SettingError: None was found: the model has no steady state there, or is unstable.
         """
         u = as_array("u", u, (self.nu,))
+        guess = None if guess is None else as_array("guess", guess, (self.nx,))
         found = None if guess is None else self._settle(u, guess, _NEAR)
         if found is not None:
             return found
         start = np.zeros(self.nx) if guess is None else guess
-        x = self._settle(u, self.states(start, np.tile(u, (_SETTLE, 1)))[-1], _NEWTON)
+        x = self._settle(u, np.asarray(simulate(self.system, np.tile(u, (_SETTLE, 1)), start)[1])[-1], _NEWTON)
         if x is None:
             raise SettingError(f"no steady state found at u = {u}: does the model integrate, is it stable?")
         return x
@@ -209,7 +220,8 @@ class Predictor:
 
     def steady_output(self, u: Array) -> Array:
         """Output (ny,) that the constant input u (nu,) leads to."""
-        return output(self.system, self.equilibrium(u), np.asarray(u, dtype=np.float64))
+        u = as_array("u", u, (self.nu,))
+        return output(self.system, self.equilibrium(u), u)
 
     def steady_input(self, target: Array, scale: Array, *, given: Array | None = None) -> Array:
         """Input (nu,) within the limits whose steady output is nearest to ``target``; see `mpc.steady`.
@@ -222,7 +234,9 @@ class Predictor:
         Raises:
             SettingError: A limit is missing, or the model has no isolated steady state in the middle of the range.
         """
-        return held_input(self, HeldCost.distance(target, scale), np.full(self.nu, np.nan) if given is None else given)
+        wanted = HeldCost.distance(as_array("target", target, (self.ny,)), scales("scale", scale, self.ny))
+        known = as_array("given", np.full(self.nu, np.nan) if given is None else given, (self.nu,), finite=False)
+        return held_input(self, wanted, np.where(np.isfinite(known), known, np.nan))
 
 
 class _CompiledGap(threading.local):

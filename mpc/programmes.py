@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, count, positive
 from controlrnn.errors import SettingError
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class RandomSteps:
     """Values in a box, each held for a while: a reference programme, or a disturbance from a declared set.
 
@@ -55,6 +57,7 @@ class RandomSteps:
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class Wandering:
     """First-order coloured noise of zero mean that is cut off: a disturbance that wanders within a known bound.
 
@@ -76,6 +79,8 @@ class Wandering:
     def __post_init__(self) -> None:
         for name in ("memory", "cut"):
             positive(name, getattr(self, name))
+        if not np.isfinite(self.cut * max(self.std, default=0.0)):
+            raise SettingError(f"cut times std must be finite, got {self.cut} and {self.std}")
         count("steps", self.steps)
         for value in self.std:
             positive("std", value, zero=True)
@@ -94,6 +99,7 @@ class Wandering:
         return np.asarray(np.clip(rows, -self.cut, self.cut) * self.std)
 
 
+@typed()
 def staircase(levels: ArrayLike, holds: Sequence[int]) -> Array:
     """A known programme: each level held for its number of samples.
 

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from controlrnn.checks import Choice, count
 from controlrnn.errors import SettingError
+from controlrnn.typed import typed
 
 
 class Loop(Choice):
@@ -53,6 +54,7 @@ class LoopTarget(Choice):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class Operation:
     """What operation is like for which a bound is calibrated.
 

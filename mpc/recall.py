@@ -46,11 +46,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, texts
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
 from controlrnn.records import Digest, Numbers, Schema, Stored, TableOf, Text, digest
 from controlrnn.systems import change_system
+from controlrnn.typed import typed
 from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
@@ -66,6 +67,7 @@ _PARTS = ("drift", "change", "jump", "absolute", "growth")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class Recall(Stored):
     """How far prediction errors may be from the error measured now; see the module docstring. All in output units.
 
@@ -103,12 +105,10 @@ class Recall(Stored):
     digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ny = np.shape(self.end)[0]
+        put(self, digests=texts("digests", self.digests))
+        ny = len(as_array("end", self.end, ("ny",)))
         for name in (*_PARTS, "end"):
-            part = as_array(name, getattr(self, name), ("steps", ny) if name != "end" else (ny,))
-            if (part < 0).any():
-                raise SettingError(f"{name} must be >= 0, got negative entries")
-            object.__setattr__(self, name, read_only(part))
+            put(self, **{name: nonnegative(name, getattr(self, name), ("steps", ny) if name != "end" else (ny,))})
         lengths = {name: len(getattr(self, name)) for name in _PARTS}
         K, N = lengths["drift"], lengths["jump"]
         if lengths["change"] != K or not 1 <= K <= N or lengths["absolute"] != N + 1 or lengths["growth"] != N + 1:
@@ -174,6 +174,7 @@ class Recall(Stored):
         return figure
 
 
+@typed()
 def certify_changes(
     observer: Observer, steps: int, *, iterations: int = 200, progress: Callable[[int, int], None] | None = None
 ) -> tuple[HorizonCertificate, ...]:
@@ -208,6 +209,7 @@ def certify_changes(
     return tuple(found)
 
 
+@typed()
 def remember(
     tightening: Tightening,
     drift: ModelError,

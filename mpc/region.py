@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, Choice, as_array, read_only
+from controlrnn.checks import Array, Choice, as_array, count, number, positive, put, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels.dense import solve
 from controlrnn.records import Count, Digest, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import as_json
+from controlrnn.typed import typed
 from mpc.model_error import data_digest
 from mpc.observer import Observer
 from mpc.order_statistics import conformal_rank
@@ -44,6 +45,7 @@ class RegionShape(Choice):
 
 
 @dataclass(frozen=True)
+@typed()
 class RegionStatus:
     """One check.
 
@@ -62,6 +64,7 @@ class RegionStatus:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class OperatingRegion(Stored):
     """Region of inputs, moves and residuals; a group's set is ``{v: distance(v - centre) <= limit}``.
 
@@ -103,7 +106,8 @@ class OperatingRegion(Stored):
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", RegionShape(self.shape))
         object.__setattr__(self, "labels", tuple(self.labels))
-        object.__setattr__(self, "limits", tuple(float(x) for x in self.limits))
+        put(self, limits=tuple(positive("limits", x) for x in self.limits), n=count("n", self.n))
+        put(self, coverage=number("coverage", self.coverage, above=0, below=1, what="a probability in (0, 1)"))
         for name in ("centres", "covariances"):
             object.__setattr__(self, name, tuple(read_only(part) for part in getattr(self, name)))
         self._check()
@@ -204,6 +208,7 @@ class RegionWatch:
         SettingError: The region was learnt with another observer.
     """
 
+    @typed()
     def __init__(self, region: OperatingRegion, observer: Observer) -> None:
         if region.observer_digest != observer.digest:
             raise SettingError("region was learnt with another observer: run learn_region with the controller's")
@@ -226,6 +231,7 @@ class RegionWatch:
         return status
 
 
+@typed()
 def learn_region(
     observer: Observer, trajectories: Sequence[Trajectory], *, scale_trajectories: Sequence[Trajectory],
     coverage: float = 0.9, shape: RegionShape = RegionShape.BOX,

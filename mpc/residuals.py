@@ -15,16 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, count
+from controlrnn.checks import Array, as_array, count
 from controlrnn.data import Timing, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 from mpc.observer import Observer
 from mpc.promise import Operation
 
 
 @dataclass(frozen=True)
+@typed()
 class DisturbanceFilter:
     """Output disturbance: ``d += gain (e - d)``, where e is the output error of the present estimate.
 
@@ -41,18 +43,26 @@ class DisturbanceFilter:
             raise SettingError(f"the gain of a disturbance filter must lie in (0, 1], got {self.gain!r}")
 
     def update(self, estimate: Array | None, error: Array) -> Array:
-        """Next estimate (ny,) from the last one (None at the start) and the output error (ny,)."""
+        """Next estimate (ny,) from the last one (None at the start) and the output error (ny,), NaN where missing."""
+        error = as_array("error", error, ("ny",), finite=False)
+        if estimate is not None:
+            estimate = as_array("estimate", estimate, error.shape)
+        return self._update(estimate, np.where(np.isfinite(error), error, np.nan))
+
+    def _update(self, estimate: Array | None, error: Array) -> Array:
         if estimate is None:
             return np.where(np.isnan(error), 0.0, error)
         return np.where(np.isnan(error), estimate, estimate + self.gain * (error - estimate))
 
     def run(self, errors: Array) -> Array:
         """Estimates along a record of errors (T, ny); rows before the first complete error are NaN."""
+        errors = as_array("errors", errors, ("T", "ny"), finite=False)
+        errors = np.where(np.isfinite(errors), errors, np.nan)
         rows, estimate = np.full_like(errors, np.nan), None
         for t, error in enumerate(errors):
             if estimate is None and np.isnan(error).any():
                 continue
-            estimate = rows[t] = self.update(estimate, error)
+            estimate = rows[t] = self._update(estimate, error)
         return rows
 
 
@@ -67,6 +77,7 @@ def measured_errors(system: LureSystem, x: Array, u: Array, y: Array) -> Array:
     return np.asarray(y - simulate(system, u[:, None], x)[0][:, 0])
 
 
+@typed()
 def calibration_errors(
     system: LureSystem,
     trajectory: Trajectory,
@@ -166,6 +177,7 @@ class RecordErrors:
         )
 
 
+@typed()
 def prediction_errors(
     observer: Observer, trajectory: Trajectory, *, horizon: int, disturbance: DisturbanceFilter | None = None
 ) -> Array:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from controlrnn.checks import count, positive
+from controlrnn.checks import Choice, count, positive
 from controlrnn.errors import SettingError
+from controlrnn.typed import typed
 
 
-class Status(StrEnum):
+class Status(Choice):
     """How a control step ended."""
 
     SOLVED = "solved"
@@ -21,6 +21,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class SolverOptions:
     """Limits for the solver.
 
@@ -35,7 +36,7 @@ class SolverOptions:
     max_iterations: int = 100
     max_wall_time: float | None = None
     tolerance: float = 1e-8
-    rti: int = 0
+    rti: int | bool = 0
 
     def __post_init__(self) -> None:
         count("max_iterations", self.max_iterations)

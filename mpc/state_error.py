@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.linalg import eigh
 
-from controlrnn.checks import Array, read_only
+from controlrnn.checks import Array, definite, positive, put
 from controlrnn.portable import published
+from controlrnn.typed import typed
 from mpc.predictor import Predictor
 
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
@@ -32,6 +33,7 @@ _CELLS = 4096  # of the inputs' range, to bound how far one step can lead
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class StateError:
     """A ball that holds x* - xhat: ``sqrt(e' metric e) <= radius``.
 
@@ -40,6 +42,10 @@ class StateError:
         metric: Shape (nx, nx), positive definite.
         needed: What was proven, and has to be covered, where ``radius`` is stated with room for other machines'
             rounding; ``radius`` when left out.
+
+    Raises:
+        SettingError: A radius is negative or not finite, or the metric not positive definite.
+        ShapeError: The metric is not square.
     """
 
     radius: float
@@ -57,7 +63,9 @@ class StateError:
         return cls(published(proven), metric, float(proven))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", read_only(self.metric))
+        for name in ("radius",) if self.needed is None else ("radius", "needed"):
+            put(self, **{name: positive(name, getattr(self, name), zero=True, what="a radius >= 0")})
+        put(self, metric=definite("metric", self.metric))
 
     @property
     def euclidean(self) -> float:
@@ -66,6 +74,9 @@ class StateError:
 
     def radius_in(self, metric: Array) -> float:
         """Radius, in another metric (nx, nx), of the smallest ball around it; with room as `radius`."""
+        if metric is self.metric:
+            return self.radius
+        metric = definite("metric", metric, len(self.metric))
         if np.array_equal(metric, self.metric):
             return self.radius
         return published(self.radius * stretch(metric, self.metric) * ROUNDING)

@@ -42,6 +42,7 @@ from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import length
 from controlrnn.portable import chosen
 from controlrnn.systems import LureSystem, observer_system
+from controlrnn.typed import typed
 from mpc.observer import Observer, per_channel
 from mpc.predictor import Predictor
 from mpc.state_error import ROUNDING, StateError, stretch
@@ -54,6 +55,7 @@ _MEMORY = 256  # samples that a late measurement may be old
 _CORNERS = 12  # outputs up to which all corners of the residuals' box are visited
 
 
+@typed()
 def kalman_gain(
     predictor: Predictor,
     *,
@@ -118,6 +120,7 @@ class StateObserver(Observer):
         CertificationError: A certificate does not belong to the system that it is passed for.
     """
 
+    @typed()
     def __init__(
         self,
         predictor: Predictor,

@@ -32,12 +32,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, positive, read_only
-from controlrnn.errors import CertificationError, SettingError
+from controlrnn.checks import Array, as_array, count, definite, positive, put, read_only, texts
+from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.kernels.dense import dot, product
 from controlrnn.portable import told_apart
 from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, TableOf, digest
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 from mpc.made_again import refuse_other_words
 from mpc.observer import ROUNDING
 from mpc.ocp import output_scale
@@ -51,6 +52,7 @@ _ROOM = 1.0 + 1e-6  # a new set's radius exceeds what (B) asks for by so much: r
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class TerminalSet(Stored):
     """The ball around an artificial steady state in which plans end; see the module docstring.
 
@@ -82,7 +84,8 @@ class TerminalSet(Stored):
     digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", read_only(as_array("metric", self.metric, ("nx", "nx"))))
+        put(self, metric=definite("metric", self.metric))
+        put(self, digests=texts("digests", self.digests))
         object.__setattr__(self, "margin", read_only(as_array("margin", self.margin, ("ny",))))
         try:
             self.root  # noqa: B018 -- factorised now, not in a control step
@@ -109,6 +112,12 @@ class TerminalSet(Stored):
 
     def share(self, gap: Array) -> float:
         """Distance from the steady state in radii: ``gap`` (nx,) lies in the set if this is at most 1."""
+        found = self._share(as_array("gap", gap, (len(self.metric),)))
+        if not np.isfinite(found):
+            raise DataError("gap is beyond what float64 can square: check its units")
+        return found
+
+    def _share(self, gap: Array) -> float:
         scaled = product(self.root, gap)
         return float(np.sqrt(dot(scaled, scaled))) / self.radius
 
@@ -153,6 +162,7 @@ class TerminalSet(Stored):
         refuse_other_words("the terminal set", {n: self.digests.get(n) for n in sources}, sources)
 
 
+@typed()
 def terminal_set(
     predictor: Predictor,
     contraction: ContractionCertificate,

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, read_only
+from controlrnn.checks import Array, items, nonnegative, put, read_only, size, texts
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
 from controlrnn.portable import told_apart
 from controlrnn.records import Digest, Number, Numbers, Schema, Stored, TableOf, Text
+from controlrnn.typed import typed
 from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
+from mpc.residuals import DisturbanceFilter
 from mpc.state_error import StateError
 from mpc.terminal import jump_digest
 
@@ -41,6 +43,7 @@ NO_CLAIM = frozenset({"system", "observer", "closed_loop"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class Tightening(Stored):
     """Parts of the tightening, each (horizon + 1, ny) in output units.
 
@@ -73,16 +76,15 @@ class Tightening(Stored):
     growth: Array | None = None
 
     def __post_init__(self) -> None:
+        if self.disturbance_gain is not None:
+            DisturbanceFilter(self.disturbance_gain)
+        put(self, digests=texts("digests", self.digests))
         if self.growth is None:
-            object.__setattr__(self, "growth", np.zeros_like(self.model_error, dtype=np.float64))
-        shape: tuple[int | str, int | str] = ("horizon + 1", "ny")
+            put(self, growth=np.zeros_like(self.model_error))
+        shape: tuple[int | str, ...] = ("horizon + 1", "ny")
         for name in _PARTS:
-            part = as_array(
-                name, getattr(self, name), shape, hint="all parts have one row per step, one column per output"
-            )
-            if (part < 0).any():
-                raise SettingError(f"{name} must be >= 0, got negative entries")
-            object.__setattr__(self, name, read_only(part))
+            part = nonnegative(name, getattr(self, name), shape, hint="one row per step, one column per output")
+            put(self, **{name: part})
             shape = part.shape
 
     @property
@@ -155,7 +157,7 @@ class Tightening(Stored):
         Raises:
             InfeasibleError: Nothing is left at some step >= 1 (step 0 is the present: no input changes it).
         """
-        total = self.total
+        total, outputs = self.total, items("outputs", outputs, Signal)
         if len(outputs) != total.shape[1]:
             raise ShapeError(f"outputs must name {total.shape[1]} channels, got {len(outputs)}: one Signal per output")
         lower = np.array([s.lower for s in outputs]) + total
@@ -194,6 +196,7 @@ class Tightening(Stored):
         return figure
 
 
+@typed()
 def tighten(
     model_error: ModelError,
     certificate: HorizonCertificate | None,
@@ -252,6 +255,7 @@ def tighten(
     return _build(model_error, reinitialisation, inputs, text, digests)
 
 
+@typed()
 def recursive(
     tightening: Tightening,
     growth: HorizonCertificate | None,
@@ -337,6 +341,7 @@ def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observe
     return np.asarray(growth.bounds[:horizon])
 
 
+@typed()
 def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
     """No tightening, which promises nothing: the controller to compare with.
 
@@ -345,7 +350,7 @@ def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
         horizon: Number of predicted steps.
         ny: Number of outputs.
     """
-    zero = np.zeros((horizon + 1, ny))
+    zero = np.zeros((size("horizon", horizon, least=0) + 1, size("ny", ny)))
     return Tightening(
         model_error=zero,
         reinitialisation=zero,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array
+from controlrnn.checks import Array, as_array, evaluated, numbers, rows
 from controlrnn.data import Signal
 from controlrnn.errors import DataError, InfeasibleError
 from plants.integrate import integrate
@@ -29,6 +30,19 @@ class Plant(ABC):
     """
 
     dt: float
+    _rate: Callable[
+        ..., Any
+    ]  # `dynamics` and `output` as a subclass writes them, without the checks of the public ones
+    _read: Callable[..., Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the checks of arguments in front of what a subclass writes."""
+        super().__init_subclass__(**options)
+        for name, inner in (("dynamics", "_rate"), ("output", "_read")):
+            written = cls.__dict__.get(name)
+            if written is not None and not getattr(written, "__isabstractmethod__", False):
+                setattr(cls, inner, written)
+                setattr(cls, name, _checked(written))
 
     @property
     @abstractmethod
@@ -185,6 +199,22 @@ class Plant(ABC):
         return limits(self.inputs)
 
 
+def _checked(written: Callable[..., Any]) -> Callable[..., Any]:
+    """`Plant.dynamics` or `Plant.output` with checks of numpy's arguments; CasADi checks its own."""
+
+    @functools.wraps(written)
+    def method(self: Plant, x: Value, u: Value, ops: Ops = NUMPY, *w: Value, **named: Value) -> Value:
+        if ops is not NUMPY:
+            return written(self, x, u, ops, *w, **named)
+        pushes = [p for p in (*w, *named.values()) if p is not None]
+        given = {"x": rows("x", x, self.nx), "u": rows("u", u, self.nu)}
+        if pushes:
+            given["w"] = rows("w", pushes[0], self.nw)
+        return evaluated(lambda x, u, *w: written(self, x, u, NUMPY, *w), **given)
+
+    return method
+
+
 def limits(signals: Sequence[Signal]) -> tuple[Array, Array]:
     """Lower and upper limits of ``signals``, each of shape (n,)."""
     return np.array([s.lower for s in signals]), np.array([s.upper for s in signals])
@@ -197,10 +227,8 @@ def checked(name: str, value: Any, signals: Sequence[Signal]) -> Array:
         ShapeError: The last axis has another length.
         DataError: A value is not finite or lies outside of the limits; the message says which.
     """
-    try:
-        axes = max(np.ndim(value), 1)
-    except ValueError:  # ragged; as_array says so
-        axes = 1
+    value = numbers(name, value)
+    axes = max(value.ndim, 1)
     names = "; ".join(s.label for s in signals)
     array = as_array(name, value, (*("B" for _ in range(axes - 1)), len(signals)), hint=f"its channels are {names}")
     lower, upper = limits(signals)

@@ -21,11 +21,13 @@ import numpy as np
 from controlrnn.checks import Array, positive
 from controlrnn.data import Signal
 from controlrnn.errors import InfeasibleError, SettingError
+from controlrnn.typed import typed
 from plants.ops import NUMPY, Ops, Value
-from plants.tanks import TankPlant, disturbed, head_for, spill, torricelli
+from plants.tanks import TankPlant, disturbed, head_for, positives, spill, torricelli
 
 
 @dataclass(frozen=True)
+@typed()
 class CascadedTanks(TankPlant):
     """Lower level [V] over pump voltage [V]; see the module docstring for the equations.
 
@@ -58,6 +60,7 @@ class CascadedTanks(TankPlant):
     def __post_init__(self) -> None:
         for name in ("dt", "upper_drain", "lower_drain", "pump_gain", "pump", "level_limit", "layer", "eps"):
             positive(name, getattr(self, name))
+        object.__setattr__(self, "heights", positives("heights", self.heights, 2))
         positive("dead_zone", self.dead_zone, zero=True, what="a voltage >= 0")
         if not 0.0 <= self.caught <= 1.0:
             raise SettingError(f"caught must be a share in [0, 1], got {self.caught}")

@@ -13,9 +13,10 @@ from operator import xor
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, as_array, count, positive
+from controlrnn.checks import Array, as_array, count, items, positive, shown
 from controlrnn.data import Signal
 from controlrnn.errors import DataError, InfeasibleError, SettingError
+from controlrnn.typed import typed
 
 Limits = Sequence[Signal] | Sequence[tuple[float, float]]
 
@@ -27,6 +28,7 @@ TAPS = {
 }  # fmt: skip
 
 
+@typed()
 def prbs(length: int, limits: Limits, *, hold: int = 1, order: int | None = None, seed: int) -> Array:
     """Pseudo-random binary sequences of maximum length: each input jumps between its two limits.
 
@@ -60,13 +62,15 @@ def prbs(length: int, limits: Limits, *, hold: int = 1, order: int | None = None
 
 
 def register(order: int) -> NDArray[np.int8]:
-    """One period of the maximum-length shift register of ``order``: bits, shape (2^order - 1,)."""
+    """One period of the maximum-length shift register of ``order`` (2 to 20): bits, shape (2^order - 1,)."""
+    order = count("order", order, least=min(TAPS), most=max(TAPS))
     bits = [1] * order
     for k in range(order, 2**order - 1):
         bits.append(reduce(xor, (bits[k - tap] for tap in TAPS[order])))
     return np.array(bits[: 2**order - 1], dtype=np.int8)
 
 
+@typed()
 def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], seed: int) -> Array:
     """Steps to uniformly random levels, each input on its own: the way to see all operating points of a plant.
 
@@ -78,8 +82,12 @@ def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], se
     """
     length = count("length", length)
     lower, upper = _bounds(limits)
-    least, most = (hold, hold) if isinstance(hold, int) else hold
-    least, most = count("hold[0]", least), count("hold[1]", most)
+    ends = (
+        items("hold", hold, object) if isinstance(hold, Sequence | np.ndarray) and np.size(hold) != 1 else (hold,) * 2
+    )
+    if len(ends) != 2:
+        raise SettingError(f"hold must be a number or (least, most), got {shown(hold)}")
+    least, most = count("hold[0]", ends[0]), count("hold[1]", ends[1])
     if least > most:
         raise SettingError(f"hold must be (least, most) with least <= most, got {hold}: swap them?")
     rng = np.random.default_rng(seed)
@@ -92,6 +100,7 @@ def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], se
     return signal
 
 
+@typed()
 def multisine(
     length: int, limits: Limits, *, dt: float = 1.0, band: tuple[float, float] | None = None, seed: int
 ) -> Array:
@@ -114,6 +123,8 @@ def multisine(
     length, dt = count("length", length, least=4), positive("dt", dt)
     lower, upper = _bounds(limits)
     low, high = (0.0, 0.5 / dt) if band is None else band
+    if not 0 <= low < high:
+        raise SettingError(f"band must be (lowest, highest) with 0 <= lowest < highest, got {band}: widen it")
     lines = np.arange(1, (length - 1) // 2 + 1)
     frequency = lines / (length * dt)
     # The band's ends count as inside, however they were rounded.
@@ -149,7 +160,7 @@ def _low_peak(length: int, lines: NDArray[np.intp], rng: np.random.Generator) ->
 
 def _bounds(limits: Limits) -> tuple[Array, Array]:
     """Lower and upper limits, each of shape (nu,)."""
-    pairs = [(s.lower, s.upper) if isinstance(s, Signal) else s for s in limits]
+    pairs = [(s.lower, s.upper) if isinstance(s, Signal) else s for s in items("limits", limits, object)]
     bounds = as_array("limits", pairs, ("nu", 2), hint="give one Signal or (lower, upper) per input", finite=False)
     if not len(bounds):
         raise DataError("limits must name at least one input, got none: give one Signal or (lower, upper) per input")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from controlrnn.checks import count
+from controlrnn.typed import typed
 from plants.base import Plant
 from plants.ops import CASADI
 
 
+@typed()
 def to_casadi(plant: Plant, *, substeps: int = 20) -> tuple[Any, Any]:
     """One sample of a plant, differentiable: classical Runge-Kutta of order 4 with fixed substeps.
 

@@ -50,7 +50,7 @@ def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array
     running = np.arange(len(y))
     left = np.full(len(y), plant.dt)
     h = left.copy()
-    slope = np.asarray(plant.dynamics(y, held, NUMPY, pushed))
+    slope = np.asarray(plant._rate(y, held, NUMPY, pushed))
     while running.size:
         h = np.minimum(h, left)
         new, new_slope, error = _attempt(plant, y, slope, h[:, None], held, pushed)
@@ -82,9 +82,9 @@ def _attempt(plant: Plant, y: Array, slope: Array, h: Array, u: Array, w: Array 
     flat = stages.reshape(_STAGES + 1, -1)
     stages[0] = slope
     for s in range(1, _STAGES):
-        stages[s] = plant.dynamics(y + h * (_NODES[s, :s] @ flat[:s]).reshape(y.shape), u, NUMPY, w)
+        stages[s] = plant._rate(y + h * (_NODES[s, :s] @ flat[:s]).reshape(y.shape), u, NUMPY, w)
     new = y + h * (_WEIGHTS @ flat[:_STAGES]).reshape(y.shape)
-    stages[_STAGES] = plant.dynamics(new, u, NUMPY, w)
+    stages[_STAGES] = plant._rate(new, u, NUMPY, w)
     tolerance = _ATOL + _RTOL * np.maximum(np.abs(y), np.abs(new))
     error = np.abs(h * (_ERROR @ flat).reshape(y.shape) / tolerance).max(axis=1)
     return new, stages[_STAGES], error

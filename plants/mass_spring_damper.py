@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from controlrnn.checks import Array, count, positive
+from controlrnn.checks import Array, evaluated, positive, size
 from controlrnn.data import Signal
+from controlrnn.typed import typed
 from plants.base import Plant
 from plants.ops import NUMPY, Ops, Value
 
 
 @dataclass(frozen=True)
+@typed()
 class MassSpringDamperChain(Plant):
     """Position of the last cart [m] over the force on the first [N]; states are all positions, then all velocities.
 
@@ -43,7 +45,7 @@ class MassSpringDamperChain(Plant):
     position_limit: float = 10.0
 
     def __post_init__(self) -> None:
-        count("n_masses", self.n_masses)
+        size("n_masses", self.n_masses)
         for name in ("dt", "force", "position_limit"):
             positive(name, getattr(self, name))
 
@@ -115,7 +117,9 @@ class MassSpringDamperChain(Plant):
         Args:
             x: States, shape (..., nx).
         """
-        x = self.checked_state(x)
+        return evaluated(self._energy, x=self.checked_state(x))
+
+    def _energy(self, x: Array) -> Array:
         d = np.abs(x[..., : self.n_masses] @ self._elongation)
         stored = 0.125 * d**2 + 0.375 * np.maximum(d - 1.0, 0.0) ** 2
         moving = 0.5 * self.masses * x[..., self.n_masses :] ** 2

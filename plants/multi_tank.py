@@ -17,9 +17,10 @@ from functools import cached_property
 import numpy as np
 from scipy.optimize import brentq
 
-from controlrnn.checks import Array, count, positive
+from controlrnn.checks import Array, positive, size
 from controlrnn.data import Signal
 from controlrnn.errors import InfeasibleError
+from controlrnn.typed import typed
 from plants.ops import NUMPY, Ops, Value
 from plants.tanks import GRAVITY, TankPlant, disturbed, head_for, torricelli
 
@@ -27,6 +28,7 @@ _LITRES = 60.0 / 1000.0  # [L/min] per [cm^3/s]
 
 
 @dataclass(frozen=True)
+@typed()
 class MultiTank(TankPlant):
     """Levels [cm] over pump flows [L/min]; see the module docstring for the equations.
 
@@ -60,8 +62,19 @@ class MultiTank(TankPlant):
     eps: float = 0.1
 
     def __post_init__(self) -> None:
-        count("n_tanks", self.n_tanks)
-        for name in ("dt", "area", "pipe", "joint_discharge", "drain_discharge", "pump", "level_limit", "layer", "eps"):
+        size("n_tanks", self.n_tanks)
+        for name in (
+            "dt",
+            "area",
+            "pipe",
+            "joint_discharge",
+            "drain_discharge",
+            "pump",
+            "level_limit",
+            "height",
+            "layer",
+            "eps",
+        ):
             positive(name, getattr(self, name))
         if self.level_limit + self.layer > self.height:
             raise InfeasibleError(

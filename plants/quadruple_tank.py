@@ -19,6 +19,7 @@ import numpy as np
 from controlrnn.checks import Array, positive
 from controlrnn.data import Signal
 from controlrnn.errors import InfeasibleError, SettingError
+from controlrnn.typed import typed
 from plants.ops import NUMPY, Ops, Value
 from plants.tanks import GRAVITY, TankPlant, disturbed, head_for, positives, torricelli
 
@@ -27,6 +28,7 @@ _FALLS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 0], [1.0, 0, -1.0, 0], [0, 1.0,
 
 
 @dataclass(frozen=True)
+@typed()
 class QuadrupleTank(TankPlant):
     """Levels of the two lower tanks [cm] over two pump voltages [V]; see the module docstring.
 
@@ -61,7 +63,7 @@ class QuadrupleTank(TankPlant):
     def __post_init__(self) -> None:
         for name, n in (("split", 2), ("gains", 2), ("nominal", 2), ("areas", 4), ("outlets", 4)):
             object.__setattr__(self, name, positives(name, getattr(self, name), n))
-        for name in ("dt", "pump", "level_limit", "layer", "eps"):
+        for name in ("dt", "pump", "level_limit", "height", "layer", "eps"):
             positive(name, getattr(self, name))
         if max(self.split) >= 1.0:
             raise SettingError(f"split must hold two shares in (0, 1), got {self.split}")

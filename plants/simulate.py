@@ -11,9 +11,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, as_array
+from controlrnn.checks import Array, channels
 from controlrnn.data import Trajectory
 from controlrnn.errors import SettingError, ShapeError
+from controlrnn.typed import typed
 from plants.base import Plant, checked
 from plants.integrate import integrate
 from plants.ops import NUMPY
@@ -52,6 +53,7 @@ def simulate(
     u_before: Any = None,
     seed: int | None = None,
 ) -> Any: ...
+@typed()
 def simulate(
     plant: Plant,
     u: NDArray[Any] | Any,
@@ -85,6 +87,8 @@ def simulate(
         SettingError: A negative standard deviation.
     """
     inputs = plant.checked_input(u)
+    if inputs.ndim == 3 and not len(inputs):
+        raise ShapeError("u must hold at least one experiment, got none")
     if inputs.ndim not in (2, 3):
         raise ShapeError(
             f"u must have shape (T, {plant.nu}) or (B, T, {plant.nu}), got {inputs.shape}: add the time axis"
@@ -130,7 +134,7 @@ def _states(plant: Plant, start: Array, u: Array, w: Array | None) -> Array:
 
 
 def _noise_std(value: Any, ny: int) -> Array:
-    std = as_array("noise_std", np.full(ny, value) if np.ndim(value) == 0 else value, (ny,))
+    std = channels("noise_std", value, ny)
     if (std < 0).any():
         raise SettingError(f"noise_std must be >= 0 in every output, got {std}")
     return std

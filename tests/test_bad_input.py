@@ -229,7 +229,7 @@ PLANTS: list[Case] = [
     ("negative area", lambda _: MultiTank(area=-1.0), SettingError, ("area", "positive", "-1.0")),
     ("limit above the rim", lambda _: MultiTank(level_limit=70.0), InfeasibleError, ("height", "lower the limit")),
     ("negative sample time", lambda _: QuadrupleTank(dt=-1.0), SettingError, ("dt", "positive")),
-    ("sample time is NaN", lambda _: CascadedTanks(dt=NAN), SettingError, ("dt", "positive", "nan")),
+    ("sample time is NaN", lambda _: CascadedTanks(dt=NAN), SettingError, ("dt", "finite", "nan")),
     ("half a mass", lambda _: MassSpringDamperChain(1.5), SettingError, ("n_masses", "whole number", "1.5")),
     ("excitation without limits", lambda _: excitation.prbs(9, [Signal("u")], seed=0), DataError,
      ("limits must be finite", "inf", "(lower, upper)")),

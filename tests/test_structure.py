@@ -20,7 +20,9 @@ OURS = ("controlrnn", "plants", "mpc", "experiments")
 FILES = {p.relative_to(ROOT).as_posix(): p for name in OURS for p in sorted((ROOT / name).rglob("*.py"))}
 LIBRARY = [name for name in FILES if not name.startswith("experiments/")]
 
-LEAVES = {"controlrnn.errors", "controlrnn.checks", "controlrnn.records", "controlrnn.portable"}
+LEAVES = {
+    f"controlrnn.{leaf}" for leaf in ("arithmetic", "checks", "errors", "portable", "records", "typed", "workers")
+}
 DATA = LEAVES | {"controlrnn", "controlrnn.data"}
 SYSTEMS = DATA | {"controlrnn.systems"}
 # Package: what it may import of ours, besides itself. The longest matching name decides.
@@ -167,7 +169,9 @@ def run(code: str) -> str:
 
 def test_light_imports_stay_light():
     probe = "import sys, {}; print(*sorted({{'torch', 'casadi', 'cvxpy', 'numba', 'matplotlib'}} & set(sys.modules)))"
-    leaves = "controlrnn, controlrnn.errors, controlrnn.checks, controlrnn.records, controlrnn.portable"
+    leaves = (
+        "controlrnn, controlrnn.errors, controlrnn.checks, controlrnn.records, controlrnn.portable, controlrnn.typed"
+    )
     assert run(probe.format(leaves)) == ""
     assert run(probe.format("controlrnn.data, controlrnn.systems, plants")) == ""
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from controlrnn.checks import count
+from controlrnn.checks import checked_seed, count, items
 from controlrnn.data.trajectory import Trajectory
 from controlrnn.errors import DataError, ShapeError
 
@@ -35,7 +35,8 @@ class Dataset:
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test", "calibration"):
             value = getattr(self, part)
-            object.__setattr__(self, part, (value,) if isinstance(value, Trajectory) else tuple(value))
+            records = (value,) if isinstance(value, Trajectory) else items(part, value, Trajectory)
+            object.__setattr__(self, part, records)
         if not self.train:
             raise DataError("a dataset needs at least one training trajectory, got none: check the split")
         first = self.train[0]
@@ -86,10 +87,10 @@ class Dataset:
             counts: How many go to each part, up to four numbers in the order of the fields.
             seed: Seed of the shuffle.
         """
-        pool = tuple(records)
-        sizes = [count("counts", n, least=0) for n in counts]
+        pool = items("records", records, Trajectory)
+        sizes = [count("counts", n, least=0) for n in items("counts", counts, object)]
         if len(sizes) > 4 or sum(sizes) != len(pool):
             raise DataError(f"counts must be up to 4 numbers that add up to {len(pool)} records, got {tuple(counts)}")
-        order = np.random.default_rng(seed).permutation(len(pool))
+        order = np.random.default_rng(checked_seed(seed)).permutation(len(pool))
         cuts = np.cumsum([0, *sizes])
         return cls(*(tuple(pool[i] for i in order[a:b]) for a, b in pairwise(cuts)))

@@ -8,12 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, read_only
-from controlrnn.errors import SettingError
+from controlrnn.checks import Array, as_array, count, evaluated, items, read_only, rows
+from controlrnn.errors import SettingError, ShapeError
 from controlrnn.records import Numbers, Schema, Stored
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class Scaler(Stored):
     """``scaled = (physical - shift) / scale`` per channel.
 
@@ -38,6 +40,7 @@ class Scaler(Stored):
     @classmethod
     def identity(cls, n: int) -> Scaler:
         """The scaler that changes nothing, for ``n`` channels."""
+        n = count("n", n, least=0)
         return cls(np.zeros(n), np.ones(n))
 
     @classmethod
@@ -47,15 +50,21 @@ class Scaler(Stored):
         A channel that never moves keeps scale 1: it carries no information, and dividing by its rounding noise would
         blow it up.
         """
-        samples = np.concatenate([np.asarray(r, dtype=np.float64) for r in records])
-        shift, scale = samples.mean(axis=0), samples.std(axis=0)
-        still = scale <= 1e-12 * np.abs(samples).max(axis=0)  # relative: a current of picoamperes does move
+        parts = [
+            as_array(f"records[{i}]", r, ("T", "n")) for i, r in enumerate(items("records", records, object, least=1))
+        ]
+        if len({p.shape[1] for p in parts}) > 1 or not any(len(p) for p in parts):
+            raise ShapeError(f"records must have samples of the same channels, got shapes {[p.shape for p in parts]}")
+        samples = np.concatenate(parts)
+        size = np.maximum(np.abs(samples).max(axis=0), np.finfo(np.float64).tiny)  # squares stay within float64
+        shift, scale = size * (samples / size).mean(axis=0), size * (samples / size).std(axis=0)
+        still = scale <= 1e-12 * size  # relative: a current of picoamperes does move
         return cls(shift, np.where(still, 1.0, scale))
 
     def apply(self, physical: Array) -> Array:
         """Physical to scaled, any leading axes."""
-        return (physical - self.shift) / self.scale
+        return evaluated(lambda v: (v - self.shift) / self.scale, physical=rows("physical", physical, len(self.shift)))
 
     def invert(self, scaled: Array) -> Array:
         """Scaled to physical, any leading axes."""
-        return scaled * self.scale + self.shift
+        return evaluated(lambda v: v * self.scale + self.shift, scaled=rows("scaled", scaled, len(self.shift)))

@@ -9,9 +9,11 @@ from typing import ClassVar
 from controlrnn.errors import InfeasibleError, SettingError
 from controlrnn.records import Number, Schema, Stored, Text
 from controlrnn.records.stored import Arrays, Meta
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True)
+@typed(infinite=("lower", "upper"))
 class Signal(Stored):
     """One input or output channel.
 

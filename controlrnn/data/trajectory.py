@@ -11,6 +11,7 @@ from controlrnn.checks import Array, Choice, as_array, positive, read_only
 from controlrnn.data.signal import Signal
 from controlrnn.errors import DataError, ShapeError
 from controlrnn.records import Number, Numbers, Part, Schema, Stored, Text
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ class Timing(Choice):
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class Trajectory(Stored):
     """A record of T samples. ``u[t]`` is held from sample t to t + 1; ``y[t]`` and ``x[t]`` are taken at sample t.
 

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controlrnn.checks import shown
 from controlrnn.errors import SettingError
 from controlrnn.records import write_atomic
 from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem, System
 from controlrnn.systems.activations import LEAK
+from controlrnn.typed import typed
 
 Arrays = dict[str, NDArray[Any]]
 _ACTIVATIONS = {
@@ -29,9 +31,13 @@ _ACTIVATIONS = {
     Activation.SIGMOID: "0.5 + 0.5 * tanh(0.5 * v)",
     Activation.LEAKY_RELU: f"v > 0 ? v : {LEAK!r} * v",
 }
+_PLAIN = re.compile(r"[ !-)+->@-\[\]-~]")  # printable ASCII but for * ? and backslash
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,200}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]{0,200}")
 _TESTED = 20  # samples of the self-test
 
 
+@typed()
 def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = None) -> tuple[Path, Path]:
     """Write a frozen system as C source and header.
 
@@ -57,8 +63,7 @@ def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = Non
         raise SettingError("to_c needs a frozen system, got one of tensors: call model.freeze() first")
     if source.suffix != ".c":
         raise SettingError(f"path must end in .c, got {source.name!r}")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
-        raise SettingError(f"name must be a C identifier, got {name!r}: pass name= where the file's stem is none")
+    checked_target(source, name)
     if isinstance(system, LureSystem):
         arrays, body = lure_code(system)
     elif isinstance(system, GatedSystem):
@@ -75,6 +80,33 @@ def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = Non
     # The header first: a source without its header would not compile, a header alone does no harm.
     header = write_atomic(source.with_suffix(".h"), Template(_HEADER).substitute(words).encode())
     return write_atomic(source, text.encode()), header
+
+
+def comment(text: object, longest: int = 2000) -> str:
+    """``text`` as it may stand inside a C comment, whatever it says: nothing of it can end the comment.
+
+    Printable ASCII stays. What C gives a meaning to (a backslash, stars, question marks, of which two begin a trigraph)
+    and every other character, line ends among them, is written as its code, e.g. ``{U+002A}``.
+
+    Args:
+        text: Any text.
+        longest: Characters of ``text`` that are kept; the rest is cut off.
+    """
+    said = str(text)
+    more = "" if len(said) <= longest else f"... ({len(said) - longest} more characters)"
+    return "".join(c if _PLAIN.fullmatch(c) else f"{{U+{ord(c):04X}}}" for c in said[:longest]) + more
+
+
+def checked_target(source: Path, name: str) -> None:
+    """Refuse names that would be more than names where the sources spell them.
+
+    Raises:
+        SettingError: ``name`` is no C identifier, or the file's name has characters that an ``#include`` should not.
+    """
+    if not _IDENTIFIER.fullmatch(name):
+        raise SettingError(f"name must be a C identifier, got {shown(name)}: pass name= where the file's stem is none")
+    if not _FILE.fullmatch(source.name):
+        raise SettingError(f"the file's name must be of letters, digits and any of '._ -', got {shown(source.name)}")
 
 
 def lure_code(system: LureSystem) -> tuple[Arrays, str]:

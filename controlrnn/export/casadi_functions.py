@@ -7,6 +7,7 @@ from typing import Any
 from controlrnn.checks import Choice
 from controlrnn.errors import SettingError
 from controlrnn.systems import System
+from controlrnn.typed import typed
 
 
 class Symbolic(Choice):
@@ -16,6 +17,7 @@ class Symbolic(Choice):
     MX = "MX"
 
 
+@typed()
 def to_casadi(system: System, *, symbolic: Symbolic | str = Symbolic.SX) -> tuple[Any, Any]:
     """The step and output map as ``casadi.Function``.
 

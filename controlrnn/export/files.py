@@ -8,8 +8,10 @@ from controlrnn.errors import SettingError
 from controlrnn.records import load_one_of, restoring, save_record
 from controlrnn.systems import GatedSystem, LureSystem, System
 from controlrnn.systems.kinds import SYSTEMS
+from controlrnn.typed import typed
 
 
+@typed()
 def save_system(system: System, path: str | os.PathLike[str]) -> None:
     """Write a frozen system; `load_system` restores it bit for bit.
 
@@ -25,6 +27,7 @@ def save_system(system: System, path: str | os.PathLike[str]) -> None:
     save_record(path, system.SCHEMA, *system.record())
 
 
+@typed()
 def load_system(path: str | os.PathLike[str]) -> LureSystem | GatedSystem:
     """Read a system written by `save_system`.
 

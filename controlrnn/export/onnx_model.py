@@ -17,10 +17,12 @@ from controlrnn.errors import SettingError
 from controlrnn.records import write_atomic
 from controlrnn.systems import System
 from controlrnn.systems.ops import Ops, Value
+from controlrnn.typed import typed
 
 _OPSET, _IR = 17, 8
 
 
+@typed()
 def to_onnx(system: System, path: str | os.PathLike[str]) -> Path:
     """Write one step of a frozen system as an ONNX model.
 

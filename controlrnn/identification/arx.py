@@ -21,9 +21,11 @@ from controlrnn.identification.linear import answers_late, checked, lti, scalers
 from controlrnn.identification.metrics import rmse
 from controlrnn.identification.simulation import free_run, initial_states
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class ArxModel:
     """Coefficients in scaled coordinates, and the model in physical units.
 
@@ -75,6 +77,7 @@ class ArxModel:
         return lti(A, B, C, D, self.dt, bx=bx).scaled(self.inputs, self.outputs)
 
 
+@typed()
 def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_proper: bool | None = None) -> ArxModel:
     """Fit an ARX model by least squares over all records.
 
@@ -114,6 +117,7 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
     return ArxModel(A, B, theta[:, -1], inputs, outputs, records[0].dt)
 
 
+@typed()
 def select_arx(
     train: Sequence[Trajectory], validation: Sequence[Trajectory], *, orders: Sequence[int] = range(1, 9),
     skip: int = 0, strictly_proper: bool | None = None,

@@ -1,7 +1,8 @@
 """The state of a training run on disk, such that going on gives the same bits as never having stopped.
 
 One record (atomic, no pickle): parameters, best parameters, Adam's moments or the state of the refinement, the random
-generator, counters, history, and a fingerprint of everything that the run depends on.
+generator, counters, history, and a fingerprint of everything that the run depends on, the processor's rounding
+included: the same bits are only computed where `controlrnn.arithmetic` is the same.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from controlrnn.arithmetic import arithmetic, same_arithmetic
 from controlrnn.data import Dataset
 from controlrnn.errors import FileFormatError, TrainingError
 from controlrnn.identification.refinement import Refinement
@@ -47,6 +49,7 @@ def fingerprint(model: Model, dataset: Dataset, loss: object, settings: Settings
         "data": digest(data, {"dt": dataset.dt})[:16],
         "loss": repr(loss),
         "settings": repr(asdict(settings)),
+        **arithmetic(),
     }
 
 
@@ -79,11 +82,19 @@ def load_checkpoint(
     """Bring ``trainer`` to the state on file; returns how that run ended (None: it did not), and its refinement.
 
     Raises:
-        TrainingError: The file belongs to a run with another model, data, loss or settings.
+        TrainingError: The file belongs to a run with another model, data, loss or settings, or to another processor.
         FileFormatError: The file is no checkpoint, or damaged.
     """
     arrays, meta = load_record(path, _SCHEMA)
-    other = [name for name in mark if meta["fingerprint"].get(name) != mark[name]]
+    made = meta["fingerprint"]
+    if not same_arithmetic(made, mark):
+        here, there = (", ".join(str(m.get(n)) for n in ("processor", "library")) for m in (mark, made))
+        raise TrainingError(
+            f"checkpoint {path} was made by another processor or library, whose last digits are others: training "
+            f"cannot go on to the same bits. It was made on {there}; this is {here}. Go on there, or delete it to "
+            "start anew here"
+        )
+    other = [name for name in mark if name != "processor" and made.get(name) != mark[name]]
     if other:
         raise TrainingError(
             f"checkpoint {path} belongs to a run with different {', '.join(other)}: delete it to start anew, or call "

@@ -18,8 +18,10 @@ from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.identification.linear import checked, scalers
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 
+@typed()
 def estimate_delays(records: Sequence[Trajectory], most: int, *, memory: int = 3) -> tuple[int, ...]:
     """Dead time of each input in samples: that with which a short ARX model predicts best.
 
@@ -47,6 +49,7 @@ def estimate_delays(records: Sequence[Trajectory], most: int, *, memory: int = 3
     return tuple(delays)
 
 
+@typed()
 def without_delays(record: Trajectory, delays: Sequence[int]) -> Trajectory:
     """The record with input j shifted by ``delays[j]`` samples, shorter by the longest of them.
 
@@ -66,6 +69,7 @@ def without_delays(record: Trajectory, delays: Sequence[int]) -> Trajectory:
     return replace(record[most:], u=u)
 
 
+@typed()
 def with_delays(system: LureSystem, delays: Sequence[int]) -> LureSystem:
     """A frozen system that delays its inputs itself; one more state for every sample of delay.
 

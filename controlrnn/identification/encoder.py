@@ -15,18 +15,20 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from controlrnn.checks import Array, count, positive, read_only
+from controlrnn.checks import Array, count, numbers, positive, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import simulate
 from controlrnn.kernels.dense import product
 from controlrnn.records import Count, Digest, Numbers, Part, Schema, Stored
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 _ARRAYS = ("linear", "inner", "bias", "outer")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class StateEncoder(Stored):
     """A fitted encoder, float64.
 
@@ -83,13 +85,15 @@ class StateEncoder(Stored):
         Raises:
             ShapeError: A window has the wrong shape.
         """
-        u, y = np.asarray(u, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        u, y = numbers("u", u), numbers("y", y)
         for name, value, scaler in (("u", u, self.inputs), ("y", y, self.outputs)):
             if value.shape[-2:] != (self.past, len(scaler.shift)):
                 raise ShapeError(
                     f"{name} must have shape (..., past, n) = (..., {self.past}, {len(scaler.shift)}), got "
                     f"{value.shape}: pass the last {self.past} samples"
                 )
+        if u.shape[:-2] != y.shape[:-2]:
+            raise ShapeError(f"u and y must hold the same windows, got {u.shape} and {y.shape}")
         z = _flat(self.inputs.apply(u), self.outputs.apply(y))
         rows = z.reshape(-1, z.shape[-1])
         hidden = np.tanh(product(rows, self.inner.T) + self.bias)
@@ -97,6 +101,7 @@ class StateEncoder(Stored):
         return x.reshape(*z.shape[:-1], -1)
 
 
+@typed()
 def fit_encoder(
     system: LureSystem, records: Sequence[Trajectory], *, past: int, washout: int, hidden: int = 16, steps: int = 300,
     ridge: float = 1e-4, seed: int = 0,

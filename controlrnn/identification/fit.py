@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from controlrnn.arithmetic import arithmetic
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Scaler
 from controlrnn.errors import DataError, SettingError, ShapeError, StorageError, TrainingError
@@ -29,10 +30,12 @@ from controlrnn.identification.training import Trainer
 from controlrnn.models import Model
 from controlrnn.models.contracting_linear import POLE, largest_pole
 from controlrnn.models.linear_start import Linear
+from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
 
 
+@typed()
 def identify(
     model: Model, dataset: Dataset, *, loss: Loss | None = None, checkpoint: str | os.PathLike[str] | None = None,
     callbacks: Sequence[Callback] = (), **options: Any,
@@ -43,14 +46,15 @@ def identify(
     records freely. A step whose loss or gradient is not finite is taken back (best parameters, half the learning rate).
     Then, if ``refine`` says so, L-BFGS or Levenberg-Marquardt go on from the best parameters in float64, on the loss
     over whole training records, whose initial states become variables with ``initial_state="estimated"``.
-    Ctrl-C ends training with the best parameters so far. The same seed gives the same result.
+    Ctrl-C ends training with the best parameters so far. The same seed gives the same result on the same processor and
+    library (`controlrnn.arithmetic`); elsewhere rounding differs, and long training blows that up.
 
     Args:
         model: Where to start from. It is copied, not changed.
         dataset: Records in physical units; the scaling is fitted to the training records and stored in the model.
         loss: What to minimise; `SimulationError` with a washout of 20 samples when left out.
         checkpoint: File that the state of training is kept in at every validation. If it exists, training goes on from
-            there, to the same bits as without a break.
+            there, to the same bits as without a break; one that another processor made is refused.
         callbacks: Listeners, e.g. `TqdmProgress`.
         options: Fields of `Settings`, e.g. ``steps=3000, window=200, seed=1``.
 
@@ -97,7 +101,7 @@ def identify(
     estimate = settings.initial_state is InitialState.ESTIMATED
     scores = {name: score(system, records, skip=skip, estimate=estimate) for name, records in parts.items()}
     history = {name: np.asarray(values, dtype=np.float64) for name, values in trainer.history.items()}
-    return FitResult(system, model, history, scores, status, settings, skip, time.perf_counter() - began)
+    return FitResult(system, model, history, scores, status, settings, skip, time.perf_counter() - began, arithmetic())
 
 
 def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: int | None = None) -> None:

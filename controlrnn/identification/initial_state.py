@@ -13,10 +13,12 @@ from controlrnn.checks import Array, as_array, count
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.scan import simulate
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 _STEP = 1e-5  # central differences: truncation and rounding both stay below 1e-9 for states of order one
 
 
+@typed()
 def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, iterations: int = 30) -> Array:
     """State at sample 0 that explains the first ``n`` samples best.
 

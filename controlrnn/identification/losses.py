@@ -14,6 +14,7 @@ from torch import Tensor
 
 from controlrnn.checks import count
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ class Term:
 
 
 @dataclass(frozen=True)
+@typed()
 class WeightedSum(Term):
     """Several terms, each with its weight.
 
@@ -92,6 +94,7 @@ class WeightedSum(Term):
 
 
 @dataclass(frozen=True)
+@typed()
 class SimulationError(Term):
     """Mean squared free-run error in scaled units, so that every output counts alike.
 

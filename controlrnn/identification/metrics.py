@@ -12,14 +12,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, count, items, read_only
 from controlrnn.errors import DataError, ShapeError
 from controlrnn.records import Numbers, Schema, Stored
+from controlrnn.typed import typed
 
 # One record (T, ny), or several of any lengths whose samples are pooled.
 Records = Array | Sequence[Array]
 
 
+@typed(results=False)
 def rmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
     """Root mean square error per channel, shape (ny,), in the unit of the output.
 
@@ -37,6 +39,7 @@ def rmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
         return np.asarray(np.sqrt(np.mean((truth - model) ** 2, axis=0)))
 
 
+@typed(results=False)
 def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
     """RMSE over the standard deviation of the measurement; NaN in a channel that never moves. Arguments as `rmse`."""
     truth, model = _pool(measured, simulated, skip)
@@ -45,17 +48,20 @@ def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
     return np.asarray(np.where(moving, error / np.where(moving, spread, 1.0), np.nan))
 
 
+@typed(results=False)
 def fit_percent(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
     """100 (1 - NRMSE): 100 is perfect, 0 as good as the mean, below worse than that. Arguments as `rmse`."""
     return 100.0 * (1.0 - nrmse(measured, simulated, skip=skip))
 
 
+@typed(results=False)
 def r2(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
     """Coefficient of determination, 1 - NRMSE^2. Arguments as `rmse`."""
     return np.asarray(1.0 - nrmse(measured, simulated, skip=skip) ** 2)
 
 
 @dataclass(frozen=True, eq=False)
+@typed(infinite=("rmse", "nrmse", "fit_percent", "r2"))
 class Scores(Stored):
     """All scores of one part of a dataset, each of shape (ny,).
 
@@ -105,7 +111,7 @@ def _pool(measured: Records, simulated: Records, skip: int) -> tuple[Array, Arra
 def _as_records(name: str, value: Records, *, finite: bool = True) -> list[Array]:
     if isinstance(value, np.ndarray) and value.ndim != 3:
         return [as_array(name, value, ("T", "ny"), finite=finite)]
-    records = [as_array(f"{name}[{i}]", r, ("T", "ny"), finite=finite) for i, r in enumerate(value)]
-    if not records:
+    given = items(name, value, object)
+    if not given:
         raise DataError(f"{name} must hold at least one record, got none")
-    return records
+    return [as_array(f"{name}[{i}]", r, ("T", "ny"), finite=finite) for i, r in enumerate(given)]

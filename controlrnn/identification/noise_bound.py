@@ -34,8 +34,10 @@ from controlrnn.errors import SettingError
 from controlrnn.identification.losses import Batch, Simulation, Term
 from controlrnn.identification.noise_covariance import Std, check_deviations, deviations
 from controlrnn.systems import LureSystem, System
+from controlrnn.typed import typed
 
 
+@typed()
 def output_noise_bound(
     system: LureSystem, steps: int, *, input_std: Std, state_std: Std = 0.0, initial_std: Std = 0.0
 ) -> Tensor:
@@ -68,6 +70,7 @@ def output_noise_bound(
     return gains.output(torch.stack(values))[:, 0]
 
 
+@typed()
 def step_norm(system: LureSystem) -> Tensor:
     """Bound on how much one step may stretch the difference of two states at equal inputs; below one: contraction.
 
@@ -83,6 +86,7 @@ def step_norm(system: LureSystem) -> Tensor:
 
 
 @dataclass(frozen=True)
+@typed()
 class NoiseUpperBound(Term):
     """Mean over a window of `output_noise_bound`: cheaper than `NoiseCovariance`, blind to the data, never too small.
 
@@ -118,6 +122,7 @@ class NoiseUpperBound(Term):
 
 
 @dataclass(frozen=True)
+@typed()
 class StretchPenalty(Term):
     """Stable training of any Lur'e model: the square of what `step_norm` has above ``rate``.
 

@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controlrnn.checks import count
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.checks import count, numbers
+from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.identification.losses import Batch, Simulation, Term
 from controlrnn.systems import System
+from controlrnn.typed import typed
 
 Std = float | tuple[float, ...]
 
 
+@typed()
 def output_covariance(
     system: System, u: Tensor, x: Tensor, *, input_std: Std, state_std: Std = 0.0, initial_std: Std = 0.0
 ) -> Tensor:
@@ -43,7 +45,7 @@ def output_covariance(
         initial_std: The same for the states at sample 0.
 
     Returns:
-        Shape (B, T, ny, ny).
+        Shape (B, T, ny, ny); not finite where noise grows beyond the range of the tensors' precision.
 
     Raises:
         ShapeError: ``u``, ``x`` or a list of standard deviations does not fit the system.
@@ -53,6 +55,8 @@ def output_covariance(
         raise SettingError("output_covariance needs a system of tensors, got a frozen one: pass model.system()")
     if u.ndim != 3 or u.shape[-1] != system.nu:
         raise ShapeError(f"u must have shape (B, T, nu) = (B, T, {system.nu}), got {tuple(u.shape)}")
+    if not (u.is_floating_point() and x.is_floating_point()):
+        raise DataError(f"u and x must hold floating-point numbers, got {u.dtype} and {x.dtype}")
     B, T, _ = u.shape
     if x.ndim != 3 or x.shape[0] != B or x.shape[1] not in (T, T + 1) or x.shape[2] != system.nx:
         raise ShapeError(
@@ -77,6 +81,7 @@ def output_covariance(
 
 
 @dataclass(frozen=True)
+@typed()
 class NoiseCovariance(Term):
     """Mean trace of the linearised output covariance: how much noise the model passes on along its own run.
 
@@ -116,14 +121,14 @@ class NoiseCovariance(Term):
 def check_deviations(term: object) -> None:
     """Refuse the fields ``*_std`` of a term that are no standard deviations, and turn lists into tuples."""
     for name in ("input_std", "state_std", "initial_std"):
-        value = np.asarray(getattr(term, name), dtype=np.float64)
+        value = numbers(name, getattr(term, name))
         _in_range(name, value)
         object.__setattr__(term, name, tuple(value.tolist()) if value.ndim else float(value))
 
 
 def deviations(name: str, std: Std, n: int, like: Tensor) -> Tensor:
     """Standard deviations of n channels, shape (n,)."""
-    value = np.asarray(std, dtype=np.float64)
+    value = numbers(name, std)
     if value.shape not in ((), (n,)):
         raise ShapeError(f"{name} must be one number or {n}, got shape {value.shape}: give one a channel")
     _in_range(name, value)

@@ -16,8 +16,10 @@ from controlrnn.data import Dataset, Signal, Timing, Trajectory
 from controlrnn.errors import DataError, ShapeError
 from controlrnn.identification.simulation import free_run
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 
+@typed()
 def observer_dataset(dataset: Dataset) -> Dataset:
     """The records of a simulator as an observer sees them: inputs (u, y), outputs x.
 
@@ -33,6 +35,7 @@ def observer_dataset(dataset: Dataset) -> Dataset:
     return Dataset(*(tuple(_seen_by_observer(record) for record in part) for part in parts))
 
 
+@typed()
 def estimate_states(observer: LureSystem, record: Trajectory, x0: Array | None = None) -> Array:
     """Estimated states of the plant along a record of its inputs and outputs.
 

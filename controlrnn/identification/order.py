@@ -20,6 +20,7 @@ from controlrnn.identification.linear import checked
 from controlrnn.identification.metrics import rmse
 from controlrnn.identification.simulation import free_run, initial_states
 from controlrnn.identification.subspace import SubspaceModel, identify_subspace, order_from_gap
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ _PARSIMONY = 1.02
 
 
 @dataclass(frozen=True, eq=False)
+@typed(infinite=("errors",))
 class OrderSelection:
     """Orders with what speaks for them.
 
@@ -79,9 +81,10 @@ class OrderSelection:
         return figure
 
 
+@typed()
 def select_order(
     train: Sequence[Trajectory], validation: Sequence[Trajectory], *, orders: Sequence[int] = range(1, 11),
-    skip: int = 0, strictly_proper: bool = False, horizon: int | None = None,
+    skip: int = 0, strictly_proper: bool | None = None, horizon: int | None = None,
 ) -> OrderSelection:  # fmt: skip
     """Identify subspace models of several orders and judge them on other records.
 
@@ -91,7 +94,7 @@ def select_order(
         orders: Candidates.
         skip: Samples at the start of each validation record that do not count; the initial state is estimated from them
             (0: it is zero).
-        strictly_proper: Whether y[t] ignores u[t].
+        strictly_proper: Whether y[t] ignores u[t]; as in `identify_subspace` when left out.
         horizon: Block rows of the Hankel matrices; None takes what suits the largest order.
 
     Raises:

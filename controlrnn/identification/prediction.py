@@ -19,12 +19,14 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.initial_state import estimate_initial_states
 from controlrnn.identification.scan import simulate
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
+@typed(infinite=("rmse", "nrmse", "persistence"))
 class PredictionScores:
     """Errors by step ahead.
 
@@ -63,6 +65,7 @@ class PredictionScores:
         return figure
 
 
+@typed()
 def score_predictions(
     system: LureSystem, records: Sequence[Trajectory], horizon: int, *, past: int, stride: int = 1
 ) -> PredictionScores:
@@ -82,6 +85,8 @@ def score_predictions(
     horizon, past, stride = count("horizon", horizon), count("past", past), count("stride", stride)
     if past * system.ny < system.nx:
         raise SettingError(f"past must be at least nx / ny = {system.nx / system.ny:g} samples, got {past}")
+    if not records:
+        raise DataError("score_predictions needs at least one record, got none")
     length = past + horizon
     for i, record in enumerate(records):
         if len(record) < length:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from controlrnn.identification.settings import FitStatus
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True)
+@typed(infinite=("loss", "validation", "best", "learning_rate"))
 class Progress:
     """State of a training run after a step.
 
@@ -48,6 +50,7 @@ class TqdmProgress:
         leave: Whether the finished bar stays on the screen.
     """
 
+    @typed()
     def __init__(self, label: str = "", *, leave: bool = False) -> None:
         self._label, self._leave = label, leave
         self._bar: Any = None

@@ -18,6 +18,7 @@ from controlrnn.checks import Array, Choice, positive
 from controlrnn.errors import SettingError
 from controlrnn.identification.losses import Batch, Simulation, Term
 from controlrnn.systems import MATRICES, LureSystem
+from controlrnn.typed import typed
 
 NETWORK = ("B1", "C1", "D11", "D12", "D21")
 
@@ -38,6 +39,7 @@ _PARTS = {
 
 
 @dataclass(frozen=True)
+@typed()
 class L2(Term):
     """Sum of squares of matrix entries; by default of the nonlinear part only, which shrinks towards a linear model.
 
@@ -65,6 +67,7 @@ class L2(Term):
 
 
 @dataclass(frozen=True)
+@typed()
 class GroupLasso(Term):
     """Sum of the groups' Euclidean norms, each rounded off at zero so that it has a gradient there.
 
@@ -87,6 +90,7 @@ class GroupLasso(Term):
         return (torch.as_tensor(squares) + self.rounding**2).sqrt().sum()
 
 
+@typed()
 def group_norms(system: LureSystem, group: Group | str = Group.STATES) -> Array:
     """Norm of each state's or input's group in a frozen system, shape (nx,) or (nu,): what `GroupLasso` sums.
 
@@ -98,6 +102,7 @@ def group_norms(system: LureSystem, group: Group | str = Group.STATES) -> Array:
     return np.asarray(np.sqrt(np.asarray(squares)), dtype=np.float64)
 
 
+@typed()
 def without_states(system: LureSystem, dropped: Array) -> LureSystem:
     """A frozen system without some of its states, which are taken for zero.
 

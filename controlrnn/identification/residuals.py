@@ -23,6 +23,7 @@ from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.records import Number, Numbers, Schema, Stored
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +32,7 @@ _FIELDS = ("auto", "cross", "auto_band", "cross_band")
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class ResidualTest(Stored):
     """Correlations of the residuals and the bands that they stay in, each with the chosen confidence, if there is none.
 
@@ -95,6 +97,7 @@ class ResidualTest(Stored):
         return figure
 
 
+@typed(infinite=("simulated",))
 def check_residuals(
     records: Sequence[Trajectory],
     simulated: Sequence[Array],

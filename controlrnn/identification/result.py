@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,16 +12,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, read_only
+from controlrnn.checks import Array, count, positive, put, read_only, shown, texts
 from controlrnn.data import Scaler, Trajectory
-from controlrnn.errors import FileFormatError
+from controlrnn.errors import FileFormatError, SettingError
 from controlrnn.identification.metrics import Scores
 from controlrnn.identification.settings import FitStatus, InitialState, Settings
 from controlrnn.identification.simulation import free_run, initial_states
 from controlrnn.models import Model
-from controlrnn.records import Count, FreeArrays, Number, Numbers, Part, Schema, Stored, Text, load_record, restoring
+from controlrnn.records import (
+    Count,
+    FreeArrays,
+    Number,
+    Numbers,
+    Part,
+    Schema,
+    Stored,
+    TableOf,
+    Text,
+    load_record,
+    restoring,
+)
 from controlrnn.records.stored import Arrays, Meta
 from controlrnn.systems import GatedSystem, LureSystem
+from controlrnn.systems.ops import frozen
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +67,7 @@ class _Kept(Stored):
 
 
 @dataclass(frozen=True, eq=False)
+@typed(unchecked=("system",))
 class FitResult(Stored):
     """An identified system.
 
@@ -67,12 +82,17 @@ class FitResult(Stored):
         settings: The options it ran with.
         skip: Samples at the start of each record that scores leave out.
         seconds: Wall time of this call [s].
+        arithmetic: Processor and library that it was trained on, see `controlrnn.arithmetic`: elsewhere the same seed
+            gives another result.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "fit-result", 3,
+        "fit-result", 4,
         arrays={name: Numbers("V", nan=True, infinite=True) for name in _HISTORY},
-        meta={"status": Text(choices=FitStatus), "skip": Count(), "seconds": Number(least=0.0)},
+        meta={
+            "status": Text(choices=FitStatus), "skip": Count(), "seconds": Number(least=0.0),
+            "arithmetic": TableOf(Text(1000)),
+        },
         parts=_Kept.SCHEMA.parts, free={"parameters": FreeArrays()},
     )  # fmt: skip
 
@@ -84,11 +104,19 @@ class FitResult(Stored):
     settings: Settings
     skip: int
     seconds: float
+    arithmetic: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "history", MappingProxyType({n: read_only(v) for n, v in self.history.items()}))
-        put(self, "scores", MappingProxyType(dict(self.scores)))
+        history = {n: read_only(v) for n, v in self.history.items()}
+        if not isinstance(self.system, LureSystem | GatedSystem):
+            raise SettingError(f"system must be a LureSystem or a GatedSystem, got {shown(self.system)}")
+        frozen(self.system)
+        put(
+            self, history=MappingProxyType(history), scores=MappingProxyType(dict(self.scores)),
+            status=FitStatus(self.status), skip=count("skip", self.skip, least=0),
+            seconds=positive("seconds", self.seconds, zero=True),
+            arithmetic=MappingProxyType(texts("arithmetic", self.arithmetic)),
+        )  # fmt: skip
 
     @property
     def seed(self) -> int:
@@ -115,7 +143,9 @@ class FitResult(Stored):
         arrays |= {stored: np.asarray(self.history[name]) for stored, name in _HISTORY.items()}
         if self.model is not None:
             arrays |= {f"parameters/{n}": p.detach().cpu().numpy() for n, p in self.model.state_dict().items()}
-        return arrays, meta | {"status": str(self.status), "skip": self.skip, "seconds": self.seconds}
+        return arrays, meta | {"status": str(self.status), "skip": self.skip, "seconds": self.seconds} | {
+            "arithmetic": dict(self.arithmetic)
+        }
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Model | None = None) -> FitResult:
@@ -139,7 +169,7 @@ class FitResult(Stored):
             scores = {p: s for p in _PARTS if (s := getattr(kept, p)) is not None}
             history = {name: arrays[stored] for stored, name in _HISTORY.items()}
             status, skip, seconds = FitStatus(meta["status"]), meta["skip"], meta["seconds"]
-            return cls(kept.system, model, history, scores, status, kept.settings, skip, seconds)
+            return cls(kept.system, model, history, scores, status, kept.settings, skip, seconds, meta["arithmetic"])
 
     def plot(self, record: Trajectory) -> Figure:
         """Draw measured and simulated outputs and the residual over time; returns the figure."""

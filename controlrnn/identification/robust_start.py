@@ -16,8 +16,10 @@ from controlrnn.checks import Array, as_array, count
 from controlrnn.errors import CertificationError
 from controlrnn.models import RobustRNN
 from controlrnn.systems.ops import NUMPY
+from controlrnn.typed import typed
 
 
+@typed()
 def start_robust_rnn(
     model: RobustRNN, A: Array, B: Array, C: Array, D: Array | None = None, *, samples: int = 2000,
     spread: float = 3.0, seed: int = 0, solver: str = "CLARABEL",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import ClassVar
 
 import torch
@@ -12,9 +11,10 @@ import torch
 from controlrnn.checks import Choice, count, positive
 from controlrnn.errors import SettingError
 from controlrnn.records import Count, Number, Schema, Stored, Text
+from controlrnn.typed import typed
 
 
-class FitStatus(StrEnum):
+class FitStatus(Choice):
     """How training ended. The best parameters are returned in every case."""
 
     FINISHED = "finished"
@@ -86,6 +86,7 @@ class Keep(Choice):
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class Settings(Stored):
     """Options of `identify`.
 

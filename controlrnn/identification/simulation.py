@@ -6,15 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array
+from controlrnn.checks import Array, as_array, count
 from controlrnn.data import Trajectory
-from controlrnn.errors import SettingError
+from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.initial_state import estimate_initial_states
 from controlrnn.identification.metrics import Scores
 from controlrnn.identification.scan import simulate
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 
+@typed(unchecked=("system",))
 def initial_states(system: LureSystem, records: Sequence[Trajectory], samples: int) -> Array:
     """Initial state of each record by least squares, shape (R, nx).
 
@@ -23,12 +25,13 @@ def initial_states(system: LureSystem, records: Sequence[Trajectory], samples: i
         records: Records of at least ``samples`` samples.
         samples: Samples at the start of each record to fit; 0 for zero states.
     """
-    if samples == 0:
+    if count("samples", samples, least=0) == 0 or not records:
         return np.zeros((len(records), system.nx))
     u, y = (np.stack([getattr(r, name)[:samples] for r in records]) for name in "uy")
     return estimate_initial_states(system, u, y)
 
 
+@typed(unchecked=("system",))
 def free_run(
     system: LureSystem, records: Sequence[Trajectory], x0: Array | None = None
 ) -> tuple[list[Array], list[Array]]:
@@ -45,6 +48,8 @@ def free_run(
     """
     if not system.is_frozen:
         raise SettingError("free runs need a frozen system: pass model.freeze()")
+    if not records:
+        raise DataError("free_run needs at least one record, got none")
     start = np.zeros((len(records), system.nx)) if x0 is None else as_array("x0", x0, (len(records), system.nx))
     lengths = [len(r) for r in records]
     # One batch for all: a causal system does not care what follows the end of a record.
@@ -54,6 +59,7 @@ def free_run(
     return [y[i, :n] for i, n in enumerate(lengths)], [x[i, : n + 1] for i, n in enumerate(lengths)]
 
 
+@typed(unchecked=("system",))
 def score(system: LureSystem, records: Sequence[Trajectory], *, skip: int = 0, estimate: bool = False) -> Scores:
     """Score free runs over whole records.
 

@@ -7,11 +7,9 @@ Training of recurrent networks has local minima, so one start is none. The mean 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,12 @@ from controlrnn.identification.result import FitResult
 from controlrnn.identification.settings import FitStatus
 from controlrnn.models import Model
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
+from controlrnn.workers import Workers
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class Starts:
     """Fits of the same data from different starts.
 
@@ -53,6 +54,7 @@ class Starts:
         return np.asarray(np.mean([fit.simulate(record) for fit in self.fits], axis=0))
 
 
+@typed()
 def identify_starts(
     build: Callable[[int], Model], dataset: Dataset, *, starts: int = 5, seed: int = 0, jobs: int = 1,
     folder: str | os.PathLike[str] | None = None, **options: Any,
@@ -70,7 +72,7 @@ def identify_starts(
         options: Further arguments of `identify`, except ``seed``, ``checkpoint`` and ``callbacks``.
 
     Returns:
-        All fits; fewer than ``starts`` after Ctrl-C.
+        All fits; fewer than ``starts`` after Ctrl-C, the last ones with the best parameters that they had by then.
 
     Raises:
         SettingError: An option is none of `identify`'s, or is set here.
@@ -91,12 +93,11 @@ def identify_starts(
                 if not done[-1]:
                     break
         else:
-            # Fresh processes: a forked one would inherit locks of threads that it does not have.
-            with ProcessPoolExecutor(min(jobs, starts), mp_context=multiprocessing.get_context("spawn")) as pool:
-                done = list(pool.map(_one, tasks))
+            done = _side_by_side(tasks, min(jobs, starts))
         return Starts(tuple(_loaded(task) for task in tasks[: len(done)]))
 
 
+@typed()
 def average(systems: Sequence[LureSystem]) -> LureSystem:
     """The system whose output is the mean of the outputs of ``systems``; its state is theirs, one after the other.
 
@@ -128,6 +129,20 @@ def average(systems: Sequence[LureSystem]) -> LureSystem:
         D22=np.asarray(sum(s.D22 for s in systems)) / n, by=np.asarray(sum(s.by for s in systems)) / n,
         activation=systems[0].activation, layers=sum((s.layers for s in systems), ()), dt=systems[0].dt,
     )  # fmt: skip
+
+
+def _side_by_side(tasks: Sequence[_Task], jobs: int) -> list[bool]:
+    """`_one` for each task; those ahead of the first that was not reached before Ctrl-C."""
+    with Workers(jobs) as pool:
+        futures = [pool.submit(_one, task) for task in tasks]
+        try:
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            pool.stop(futures)  # they end with the best parameters so far
+            ended = [f.done() and not f.cancelled() and f.exception() is None for f in futures]
+            if not ended[0]:
+                raise
+            return [f.result() for f in futures[: [*ended, False].index(False)]]
 
 
 _Task = tuple[Callable[[int], Model], Dataset, dict[str, Any], int, Path]

@@ -19,15 +19,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controlrnn.checks import Array, count, read_only
+from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.linear import answers_late, checked, lti, scalers
 from controlrnn.identification.scan import simulate
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class SubspaceModel:
     """A linear model in scaled coordinates, and the same model in physical units.
 
@@ -70,6 +72,7 @@ class SubspaceModel:
         return lti(self.A, self.B, self.C, self.D, self.dt, by=self.by).scaled(self.inputs, self.outputs)
 
 
+@typed()
 def identify_subspace(
     records: Sequence[Trajectory], nx: int | None = None, *, horizon: int | None = None,
     strictly_proper: bool | None = None, max_radius: float = 1.0, inputs: Scaler | None = None,
@@ -108,7 +111,7 @@ def identify_subspace(
     gamma = observability[:, :order] * np.sqrt(np.maximum(values[:order], 1e-300))
     C = gamma[:ny]
     A = np.linalg.lstsq(gamma[:-ny], gamma[ny:], rcond=None)[0]
-    A = A * min(1.0, max_radius / max(np.abs(np.linalg.eigvals(A)).max(), 1e-300))
+    A = A * min(1.0, positive("max_radius", max_radius) / max(np.abs(np.linalg.eigvals(A)).max(), 1e-300))
     B, D, by, x0 = _input_maps(A, C, us, ys, strictly_proper)
     # The states so far have the scale of the Hankel matrices, which grows with the data: bring them to order one.
     size = np.sqrt(np.mean(np.concatenate([_states(A, B, u, x) for u, x in zip(us, x0, strict=True)]) ** 2, axis=0))

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlrnn.checks import Array
+from controlrnn.checks import Array, as_array
+from controlrnn.errors import ShapeError
 from controlrnn.kernels import _numba_simd as simd
 from controlrnn.kernels._numba_scan import CHAINED, COPY, SLOPE, _entry, _part, activate_one
 from controlrnn.kernels.scan import Rollout, packed_of, rollout
@@ -36,6 +37,9 @@ class Responses:
     """
 
     def __init__(self, system: LureSystem, by_input: Array) -> None:
+        by_input = as_array("by_input", by_input, ("T", system.nu, "n"), hint="T, inputs, variables")
+        if not by_input.size:
+            raise ShapeError(f"by_input must have shape (T, nu, n) without a zero, got {by_input.shape}")
         self.steps, nu, n = by_input.shape
         self._system, self._packed = system, packed_of(system)
         line, sizes = self._packed.line, self._packed.sizes
@@ -54,7 +58,7 @@ class Responses:
         """Simulate inputs u (T, nu), C-contiguous float64, from x0 (nx,).
 
         Raises:
-            ShapeError: ``x0`` does not fit.
+            ShapeError: ``u`` or ``x0`` does not fit.
         """
         return rollout(self._system, u, x0)
 
@@ -67,6 +71,11 @@ class Responses:
             stop: Those of its states are filled, too.
         """
         packed, last = self._packed, self.steps if stop is None else stop
+        if w.shape != (self.steps, packed.sizes.nv) or not 0 <= start <= last <= self.steps:
+            raise ShapeError(
+                f"w must have shape ({self.steps}, {packed.sizes.nv}) and 0 <= start <= stop <= {self.steps}, "
+                f"got {w.shape}, {start} and {last}"
+            )
         _follow(*packed.arranged(True).arguments, packed.code, w, self._starts, start, last, *self._flat)
 
 

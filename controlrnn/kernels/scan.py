@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from controlrnn.checks import Array
-from controlrnn.errors import ShapeError
+from controlrnn.checks import Array, as_array, numbers, shown
+from controlrnn.errors import SettingError, ShapeError
 from controlrnn.kernels._engine import Floats, Packed, Run, usable
 from controlrnn.kernels._numba_runs import forward_rows
 from controlrnn.systems import MATRICES, LureSystem
-from controlrnn.systems.ops import TORCH, Value, ops_for
+from controlrnn.systems.ops import TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
 
 # A frozen system never changes, so its packed form is made once.
 _packed: WeakKeyDictionary[LureSystem, Packed] = WeakKeyDictionary()
@@ -40,8 +40,10 @@ def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Valu
 
     Raises:
         ShapeError: ``u`` or ``x0`` does not fit.
+        DataError: ``u`` or ``x0`` holds no numbers. NaN is one: it stays in its run, from its sample on.
     """
-    if isinstance(system, LureSystem) and system.is_frozen and isinstance(u, np.ndarray):
+    if isinstance(system, LureSystem) and takes_numpy(system, u, *(() if x0 is None else (x0,))):
+        u, x0 = run_arguments(system, u, x0, finite=False)
         run = _run(system, u, x0, keep=False)
         return run.y.reshape(*u.shape[:-1], system.ny), run.x.reshape(*u.shape[:-2], -1, system.nx)
     if isinstance(system, LureSystem) and ops_for(u) is TORCH:
@@ -70,10 +72,11 @@ def rollout(system: LureSystem, u: Array, x0: Array) -> Rollout:
     Raises:
         ShapeError: ``u`` or ``x0`` does not fit.
     """
-    nx, nu, ny, nv = system.sizes
+    packed = packed_of(system)
+    (nx, nu, ny, nv), u, x0 = system.sizes, numbers("u", u), numbers("x0", x0)
     if x0.shape != (nx,) or u.ndim != 2 or u.shape[1] != nu:
         raise ShapeError(f"x0 and u must have shapes ({nx},) and (T, {nu}), got {x0.shape} and {u.shape}")
-    packed, steps = packed_of(system), len(u)
+    steps = len(u)
     first, stride = 1 + nu + nx, packed.sizes.nz + packed.line
     x, y = np.empty((1, steps + 1, nx)), np.empty((1, steps, ny))
     x[0, 0] = x0
@@ -128,25 +131,39 @@ class Recording:
     """
 
     def __init__(self, system: LureSystem, u: Floats, x0: Floats | None = None) -> None:
-        self._run = _run(system, u, x0, keep=True)
+        self._run = _run(system, *_floats(u, x0), keep=True)
         self.y, self.x = self._run.y, self._run.x
 
     def pullback(self, gy: Floats | None = None, gx: Floats | None = None) -> tuple[Floats, Floats]:
         """Derivatives by u (B, T, nu) and x0 (B, nx) of a cost with derivatives ``gy`` by y and ``gx`` by x."""
+        given = [(n, g, a) for n, g, a in (("gy", gy, self.y), ("gx", gx, self.x)) if g is not None]
+        for name, gradient, like in given:
+            as_array(name, gradient, like.shape, finite=False)
         gu, gx0, _ = self._run.pullback(gy, gx)
         return gu, gx0
 
 
+def _floats(u: Value, x0: Value) -> tuple[Floats, Floats | None]:
+    u = as_array("u", u, ("B", "T", "nu"))
+    if not u.size:
+        raise ShapeError(f"u must have shape (B, T, nu) with at least one run of one sample, got {u.shape}")
+    x0 = None if x0 is None else numbers("x0", x0)
+    return u, x0 if x0 is None else as_array("x0", x0, ["n"] * x0.ndim)
+
+
 def _run(system: LureSystem, u: Floats, x0: Floats | None, *, keep: bool) -> Run:
-    start = system._initial_state(u, None if x0 is None else np.asarray(x0))
+    packed = packed_of(system)
+    start = system._initial_state(u, x0)
     batch = (1, *u.shape) if u.ndim == 2 else u.shape
-    return packed_of(system).run(u.reshape(batch), start.reshape(batch[0], -1), keep=keep)
+    return packed.run(u.reshape(batch), start.reshape(batch[0], -1), keep=keep)
 
 
 def packed_of(system: LureSystem) -> Packed:
     """The packed form of a frozen system, made once."""
+    if not isinstance(system, LureSystem):
+        raise SettingError(f"system must be a LureSystem, got {shown(system)}")
     packed = _packed.get(system)
     if packed is None:
-        packed = Packed.of([getattr(system, name) for name in MATRICES], system.activation, system.layers)
+        packed = Packed.of([getattr(frozen(system), name) for name in MATRICES], system.activation, system.layers)
         _packed[system] = packed
     return packed

@@ -69,7 +69,7 @@ class Sensitivities:
             (nx, n_entries + nx).
         """
         system, sizes = self.system, self._sizes
-        w = system.neurons(x, u @ system.D12.T + system.bv)
+        w = system._neurons(x, u @ system.D12.T + system.bv)
         K, KC = _neurons(system, w)
         T, nx, nv, ny = len(u), sizes.nx, sizes.nv, sizes.ny
         source = np.zeros((T, nx + ny, sizes.nr))

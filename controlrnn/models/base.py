@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from controlrnn.checks import count, positive
+from controlrnn.checks import checked_seed, positive, size
 from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
 from controlrnn.models.guarantee import Guarantee, Promise
@@ -39,7 +39,7 @@ class Model(nn.Module, Generic[S]):
 
     def __init__(self, *, nu: int, ny: int, nx: int, dt: float = 1.0) -> None:
         super().__init__()
-        self.nu, self.ny, self.nx = count("nu", nu), count("ny", ny), count("nx", nx)
+        self.nu, self.ny, self.nx = size("nu", nu), size("ny", ny), size("nx", nx)
         self.dt = positive("dt", dt)
         self.input_scaler, self.output_scaler = Scaler.identity(nu), Scaler.identity(ny)
 
@@ -116,7 +116,7 @@ class Model(nn.Module, Generic[S]):
 
 def generator(seed: int) -> torch.Generator:
     """A torch generator of its own, so that models never touch the global one."""
-    return torch.Generator().manual_seed(int(seed))
+    return torch.Generator().manual_seed(checked_seed(seed))
 
 
 def uniform(rng: torch.Generator, *shape: int, bound: float) -> nn.Parameter:

@@ -91,10 +91,10 @@ def checked_rate(rate: float) -> float:
     """``rate`` as float.
 
     Raises:
-        SettingError: It is outside (0, 1].
+        SettingError: It is outside [1e-6, 1]: below, the equations that prescribe it are singular in float32.
     """
-    if not 0 < rate <= 1:
-        raise SettingError(f"rate must lie in (0, 1], got {rate}: 1 is contraction without a prescribed speed")
+    if not 1e-6 <= rate <= 1:
+        raise SettingError(f"rate must lie in [1e-6, 1], got {rate}: 1 is contraction without a prescribed speed")
     return float(rate)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import Array, count
+from controlrnn.checks import Array, size
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, generator, lure, normal
 from controlrnn.models.contracting_linear import ContractingLinear
@@ -25,6 +25,7 @@ from controlrnn.models.guarantee import Promise, metric_of
 from controlrnn.models.linear_start import put_linear
 from controlrnn.models.sandwich import SandwichNetwork
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 class ContractingR2DN(Model):
@@ -43,6 +44,7 @@ class ContractingR2DN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, nv: int = 8, layers: Sequence[int] = (16, 16), rate: float = 1.0,
         activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
@@ -54,7 +56,7 @@ class ContractingR2DN(Model):
         rng = generator(seed)
         self.core = ContractingLinear(nx, rate, rng)
         self.rate = self.core.rate
-        self.phi = SandwichNetwork(count("nv", nv), nv, tuple(count("layers", n) for n in layers), rng)
+        self.phi = SandwichNetwork(size("nv", nv), nv, tuple(size("layers", n) for n in layers), rng)
         self.C1 = normal(rng, nv, nx, std=nx**-0.5)
         self.D12 = normal(rng, nv, nu, std=nu**-0.5)
         self.B = nn.Parameter(torch.zeros(nx, nv))

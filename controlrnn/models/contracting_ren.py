@@ -17,11 +17,13 @@ from controlrnn.models.contracting_linear import inside_disc, slow_poles
 from controlrnn.models.linear_start import put_linear
 from controlrnn.models.ren import REN, Implicit
 from controlrnn.systems import Activation
+from controlrnn.typed import typed
 
 
 class ContractingREN(REN):
     """Contracting recurrent equilibrium network; arguments as in `REN`."""
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, nv: int = 16, rate: float = 1.0,
         activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
@@ -35,6 +37,7 @@ class ContractingREN(REN):
         self.D22 = nn.Parameter(torch.zeros(ny, nu)) if feedthrough else None
         self._start_at(slow_poles(nx, self.rate, rng))
 
+    @typed()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units; see `put_linear`.
 

@@ -29,6 +29,7 @@ from controlrnn.models.linear_start import Linear, storages
 from controlrnn.models.ren import REN, Implicit
 from controlrnn.models.strict_contraction import StrictContraction
 from controlrnn.systems import Activation
+from controlrnn.typed import typed
 
 
 class DissipativeREN(REN):
@@ -54,6 +55,7 @@ class DissipativeREN(REN):
         SettingError: The supply is outside these conditions.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, Q: Array, S: Array, R: Array, nv: int = 16, rate: float = 1.0,
         activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
@@ -89,6 +91,7 @@ class DissipativeREN(REN):
         """Implicit input map, B2 = E^-1 B2i, as a fixed gain times a free B, so that an optimiser can move it."""
         return self.gain * self.B
 
+    @typed()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units.
 

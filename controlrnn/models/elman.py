@@ -10,6 +10,7 @@ from torch import nn
 
 from controlrnn.models.base import Model, generator, lure, normal, uniform
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 class Elman(Model):
@@ -26,6 +27,7 @@ class Elman(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, activation: Activation | str = Activation.TANH, memory: float = 0.9,
         dt: float = 1.0, seed: int = 0,

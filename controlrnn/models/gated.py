@@ -10,16 +10,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from controlrnn.checks import count
+from controlrnn.checks import size
 from controlrnn.models.base import Model, generator, uniform
 from controlrnn.systems import Cell, GatedSystem
+from controlrnn.typed import typed
 
 
 class _Gated(Model[GatedSystem]):
     CELL: Cell
 
+    @typed()
     def __init__(self, *, nu: int, ny: int, nx: int, feedthrough: bool = False, dt: float = 1.0, seed: int = 0) -> None:
-        units = count("nx", nx)
+        units = size("nx", nx)
         super().__init__(nu=nu, ny=ny, nx=units * (2 if self.CELL is Cell.LSTM else 1), dt=dt)
         self.feedthrough = bool(feedthrough)
         rng, rows, bound = generator(seed), self.CELL.gates * units, units**-0.5

@@ -23,6 +23,7 @@ from controlrnn.models.definite import PositiveDefinite
 from controlrnn.models.guarantee import Promise
 from controlrnn.models.strict_contraction import StrictContraction
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 class ContractingImplicitRNN(Model):
@@ -40,6 +41,7 @@ class ContractingImplicitRNN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, rate: float = 1.0, activation: Activation | str = Activation.TANH,
         dt: float = 1.0, seed: int = 0,

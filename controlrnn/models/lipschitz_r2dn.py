@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import Array, count, positive
+from controlrnn.checks import Array, positive, size
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, generator, lure, normal
 from controlrnn.models.contracting_linear import ContractingLinear, slow_poles
@@ -35,6 +35,7 @@ from controlrnn.models.linear_start import Linear, gain_refusal, storages
 from controlrnn.models.sandwich import SandwichNetwork
 from controlrnn.models.strict_contraction import StrictContraction
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 class LipschitzR2DN(Model):
@@ -56,6 +57,7 @@ class LipschitzR2DN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, gamma: float, nv: int = 8, layers: Sequence[int] = (16, 16),
         rate: float = 1.0, activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0,
@@ -64,11 +66,11 @@ class LipschitzR2DN(Model):
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         if not layers:
             raise SettingError("layers must name at least one hidden layer, got none: use LTI for a linear model")
-        self.gamma, self.activation, self.nv = positive("gamma", gamma), Activation(activation), count("nv", nv)
+        self.gamma, self.activation, self.nv = positive("gamma", gamma), Activation(activation), size("nv", nv)
         self.seed, rng = int(seed), generator(seed)
         self.core = ContractingLinear(nx, rate, rng)
         self.rate = self.core.rate
-        self.phi = SandwichNetwork(nv, nv, tuple(count("layers", n) for n in layers), rng)
+        self.phi = SandwichNetwork(nv, nv, tuple(size("layers", n) for n in layers), rng)
         self.C1 = normal(rng, nv, nx, std=nx**-0.5)
         self.C2 = normal(rng, ny, nx, std=nx**-0.5)
         self.B = nn.Parameter(torch.zeros(nx, nv + nu))
@@ -106,6 +108,7 @@ class LipschitzR2DN(Model):
             activation=self.activation, layers=net.layers, dt=self.dt,
         )  # fmt: skip
 
+    @typed()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units.
 

@@ -6,11 +6,12 @@ Q = -I / gamma, S = 0, R = gamma I.
 
 from __future__ import annotations
 
-from controlrnn.checks import count, positive
+from controlrnn.checks import positive, size
 from controlrnn.models.dissipative_ren import DissipativeREN
 from controlrnn.models.guarantee import Supply
 from controlrnn.models.linear_start import Linear, gain_refusal
 from controlrnn.systems import Activation
+from controlrnn.typed import typed
 
 
 class LipschitzREN(DissipativeREN):
@@ -31,12 +32,13 @@ class LipschitzREN(DissipativeREN):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, gamma: float, nv: int = 16, rate: float = 1.0,
         activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
     ) -> None:  # fmt: skip
         self.gamma = positive("gamma", gamma)
-        supply = Supply.gain(self.gamma, count("nu", nu), count("ny", ny))
+        supply = Supply.gain(self.gamma, size("nu", nu), size("ny", ny))
         super().__init__(
             nu=nu, ny=ny, nx=nx, Q=supply.Q, S=supply.S, R=supply.R, nv=nv, rate=rate, activation=activation,
             feedthrough=feedthrough, dt=dt, seed=seed,

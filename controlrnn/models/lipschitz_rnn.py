@@ -23,18 +23,17 @@ invertible unless 1 / e is an eigenvalue of A.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import positive
+from controlrnn.checks import Choice, positive
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, generator, lure, normal, uniform
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
-class Discretisation(StrEnum):
+class Discretisation(Choice):
     """How the differential equation becomes a map."""
 
     EULER = "euler"
@@ -59,6 +58,7 @@ class LipschitzRNN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, step: float = 0.1, beta: float = 0.75, gamma: float = 0.001,
         beta_w: float | None = None, gamma_w: float | None = None,

@@ -14,6 +14,7 @@ from controlrnn.models.contracting_linear import ContractingLinear
 from controlrnn.models.guarantee import Promise, metric_of
 from controlrnn.models.linear_start import put_linear
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 
 class LTI(Model):
@@ -29,6 +30,7 @@ class LTI(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, rate: float = 1.0, feedthrough: bool = False, dt: float = 1.0, seed: int = 0
     ) -> None:
@@ -52,6 +54,7 @@ class LTI(Model):
         E, _, P = self.core.implicit()
         return Promise(metric_of(E, P), E.new_zeros(0), self.core.rate)
 
+    @typed()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start at the linear model (A, B, C, D), given in scaled units; see `put_linear`."""
         put_linear(self, self.core.start_at(A), B, C, D)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from controlrnn.checks import positive
 from controlrnn.models.base import Model, generator, lure, normal, uniform
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 class NeuralODERNN(Model):
@@ -30,6 +31,7 @@ class NeuralODERNN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, step: float = 0.1, activation: Activation | str = Activation.TANH,
         dt: float = 1.0, seed: int = 0,

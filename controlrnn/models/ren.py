@@ -21,12 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import Array, count
+from controlrnn.checks import Array, size
 from controlrnn.models.base import Model, generator, lure, normal
 from controlrnn.models.contracting_linear import checked_rate
 from controlrnn.models.definite import PositiveDefinite
 from controlrnn.models.guarantee import Promise, metric_of
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +58,13 @@ class REN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, nv: int, rate: float, activation: Activation | str, feedthrough: bool,
         dt: float, seed: int,
     ) -> None:  # fmt: skip
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.nv, self.rate, self.activation = count("nv", nv), checked_rate(rate), Activation(activation)
+        self.nv, self.rate, self.activation = size("nv", nv), checked_rate(rate), Activation(activation)
         self.seed, rng = int(seed), generator(seed)
         self.H = PositiveDefinite(2 * nx + nv)
         self.Y = nn.Parameter(torch.zeros(nx, nx))

@@ -12,11 +12,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from controlrnn.checks import Array, count
+from controlrnn.checks import Array, size
 from controlrnn.models.base import Model, generator, lure, normal, uniform
 from controlrnn.models.contracting_linear import slow_poles
 from controlrnn.models.linear_start import put_linear
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 class ResidualRNN(Model):
@@ -33,12 +34,13 @@ class ResidualRNN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, nv: int = 8, activation: Activation | str = Activation.TANH,
         feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.nv = count("nv", nv)
+        self.nv = size("nv", nv)
         self.activation = Activation(activation)
         rng = generator(seed)
         self.A = nn.Parameter(torch.as_tensor(slow_poles(nx, 1.0, rng), dtype=torch.get_default_dtype()))

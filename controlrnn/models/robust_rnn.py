@@ -24,13 +24,14 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import Array, count, positive
+from controlrnn.checks import Array, positive, size
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, generator, lure, normal
 from controlrnn.models.contracting_linear import checked_rate, inside_disc, slow_poles
 from controlrnn.models.guarantee import Promise, Supply, metric_of
 from controlrnn.models.linear_start import Linear, gain_refusal, storages
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 _ROOM = 1e-5  # smallest eigenvalue of the inequality, scaled to a diagonal of ones: survives freezing
 _BARRIER = (1e-2, 1e-6)  # weight of the barrier at the start and at the end of training (the paper's 1 / mu)
@@ -52,13 +53,14 @@ class RobustRNN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, nv: int = 16, gamma: float | None = None,
         rate: float = 1.0, activation: Activation | str = Activation.RELU, feedthrough: bool = False, dt: float = 1.0,
         seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.nv, self.activation, self.seed = count("nv", nv), Activation(activation), int(seed)
+        self.nv, self.activation, self.seed = size("nv", nv), Activation(activation), int(seed)
         self.rate = checked_rate(rate)
         self.gamma = None if gamma is None else positive("gamma", gamma)
         rng = generator(seed)
@@ -145,6 +147,7 @@ class RobustRNN(Model):
         for p, old in zip(self.parameters(), before, strict=True):
             p.copy_(old)
 
+    @typed()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units, inside the set.
 

@@ -17,6 +17,7 @@ from controlrnn.models.contracting_linear import checked_rate, slow_poles
 from controlrnn.models.guarantee import Promise
 from controlrnn.models.strict_contraction import STRICT, StrictContraction
 from controlrnn.systems import Activation, LureSystem
+from controlrnn.typed import typed
 
 
 class StableRNN(Model):
@@ -34,6 +35,7 @@ class StableRNN(Model):
         seed: Seed of the initial parameters.
     """
 
+    @typed()
     def __init__(
         self, *, nu: int, ny: int, nx: int, rate: float = 1.0, clamp: bool = False,
         activation: Activation | str = Activation.TANH, dt: float = 1.0, seed: int = 0,

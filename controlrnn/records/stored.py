@@ -30,7 +30,7 @@ class Stored:
         for name, kind in schema.arrays.items():
             value = getattr(self, name)
             if not (value is None and kind.optional):
-                arrays[name] = typed(value, kind)
+                arrays[name] = as_stored(value, kind)
         meta: Meta = {name: as_json(getattr(self, name)) for name in schema.meta}
         for name, part in schema.parts.items():
             value = getattr(self, name)
@@ -101,7 +101,7 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def typed(value: Any, kind: Numbers) -> NDArray[Any]:
+def as_stored(value: Any, kind: Numbers) -> NDArray[Any]:
     """``value`` in the type that is stored, where that loses nothing but digits."""
     array = np.asarray(value)
     stored = np.dtype(kind.dtype[0])

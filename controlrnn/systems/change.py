@@ -8,8 +8,11 @@ import numpy as np
 
 from controlrnn.checks import count
 from controlrnn.systems.lure import LureSystem
+from controlrnn.systems.ops import frozen
+from controlrnn.typed import typed
 
 
+@typed()
 def change_system(system: LureSystem, delay: int) -> LureSystem:
     """The system with output y[t] - y[t - delay]: exact, the state holds the last ``delay`` outputs besides x.
 
@@ -22,6 +25,7 @@ def change_system(system: LureSystem, delay: int) -> LureSystem:
     Returns:
         System with nx + k ny states (x[t], y[t - 1], ..., y[t - k]) and the model's inputs.
     """
+    system = frozen(system)
     k, nx, ny = count("delay", delay), system.nx, system.ny
     stored = k * ny
     older = np.eye(stored, k=-ny)  # every stored output moves on by one place

@@ -14,22 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import as_array, positive, read_only
+from controlrnn.checks import Choice, as_array, evaluated, flag, positive, put, read_only, rows
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.portable import product
 from controlrnn.records import Flag, Number, Numbers, Schema, Text, digest
-from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
+from controlrnn.systems.ops import Value, initial_state, matrix, ops_for, run_arguments, takes_numpy, to_numpy
 
 
-class Cell(StrEnum):
+class Cell(Choice):
     """The kind of gated cell."""
 
     LSTM = "lstm"
@@ -83,9 +82,9 @@ class GatedSystem:
     dt: float
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "cell", Cell(self.cell))
-        put(self, "dt", positive("dt", self.dt, what="a positive sample time in seconds"))
+        dt = positive("dt", self.dt, what="a positive sample time in seconds")
+        put(self, cell=Cell(self.cell), dt=dt, feedthrough=flag("feedthrough", self.feedthrough))
+        put(self, **{name: matrix(name, getattr(self, name)) for name in _MATRICES})
         if len(self.W.shape) != 2 or len(self.C.shape) != 2:
             raise ShapeError(f"W (g n, nu) and C (ny, n) fix the sizes, got {self.W.shape} and {self.C.shape}")
         rows = self.cell.gates * self.units
@@ -94,7 +93,7 @@ class GatedSystem:
         for name, shape in shapes.items():
             value = getattr(self, name)
             if isinstance(value, np.ndarray):
-                put(self, name, read_only(as_array(name, value, shape, hint=f"{self.cell}, {self.units} units")))
+                put(self, **{name: read_only(as_array(name, value, shape, hint=f"{self.cell}, {self.units} units"))})
             elif tuple(value.shape) != shape:
                 raise ShapeError(f"{name} must have shape {shape}, got {tuple(value.shape)}: {self.units} units")
 
@@ -137,13 +136,23 @@ class GatedSystem:
         return digest(arrays, {"kind": self.KIND, **meta})
 
     def step(self, x: Value, u: Value) -> Value:
-        """Next state (..., nx) from state x (..., nx) and input u (..., nu); numpy, torch, or CasADi rows (1, n)."""
+        """Next state (..., nx) from state x (..., nx) and input u (..., nu); see `LureSystem.step`."""
+        if takes_numpy(self, x, u):
+            return evaluated(self._step, x=rows("x", x, self.nx), u=rows("u", u, self.nu))
+        return self._step(x, u)
+
+    def _step(self, x: Value, u: Value) -> Value:
         return self._advance(x, u @ self.W.T + ops_for(x).row(self.b))
 
     def output(self, x: Value, u: Value) -> Value:
-        """Output (..., ny) at state x (..., nx) and input u (..., nu); backends as in `step`."""
+        """Output (..., ny) at state x (..., nx) and input u (..., nu); see `LureSystem.step`."""
+        if takes_numpy(self, x, u):
+            return evaluated(self._output, x=rows("x", x, self.nx), u=rows("u", u, self.nu))
+        return self._output(x, u)
+
+    def _output(self, x: Value, u: Value) -> Value:
         ops = ops_for(x)
-        state = self.step(x, u) if self.feedthrough else x
+        state = self._step(x, u) if self.feedthrough else x
         return ops.columns(state, 0, self.units) @ self.C.T + ops.row(self.by)
 
     def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
@@ -152,6 +161,7 @@ class GatedSystem:
         Raises:
             ShapeError: ``u`` or ``x0`` does not fit.
         """
+        u, x0 = run_arguments(self, u, x0)
         x = initial_state(self, u, x0)
         drive, states = u @ self.W.T + self.b, [x]
         for t in range(u.shape[-2]):

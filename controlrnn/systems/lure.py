@@ -21,13 +21,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import as_array, positive, read_only
+from controlrnn.checks import as_array, count, evaluated, items, positive, put, read_only, rows
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.portable import product
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Text, digest
 from controlrnn.systems.activations import Activation
-from controlrnn.systems.ops import Value, initial_state, ops_for, to_numpy
+from controlrnn.systems.ops import Value, initial_state, matrix, ops_for, run_arguments, takes_numpy, to_numpy
 
 MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22", "by")
 
@@ -91,10 +91,10 @@ class LureSystem:
     dt: float
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "activation", Activation(self.activation))
-        put(self, "layers", tuple(int(n) for n in self.layers))
-        put(self, "dt", positive("dt", self.dt, what="a positive sample time in seconds"))
+        layers = tuple(count("layers", n, least=0) for n in items("layers", self.layers, object))
+        dt = positive("dt", self.dt, what="a positive sample time in seconds")
+        put(self, activation=Activation(self.activation), layers=layers, dt=dt)
+        put(self, **{name: matrix(name, getattr(self, name)) for name in MATRICES})
         if len(self.B1.shape) != 2 or len(self.B2.shape) != 2 or len(self.by.shape) != 1:
             raise ShapeError(
                 "B1 (nx, nv), B2 (nx, nu) and by (ny,) fix the sizes, got shapes "
@@ -104,7 +104,7 @@ class LureSystem:
         for name, shape in shapes.items():
             value = getattr(self, name)
             if isinstance(value, np.ndarray):
-                put(self, name, read_only(as_array(name, value, shape, hint=f"(nx, nu, ny, nv) = {self.sizes}")))
+                put(self, **{name: read_only(as_array(name, value, shape, hint=f"(nx, nu, ny, nv) = {self.sizes}"))})
             elif tuple(value.shape) != shape:
                 raise ShapeError(
                     f"{name} must have shape {shape}, got {tuple(value.shape)}: (nx, nu, ny, nv) = {self.sizes}"
@@ -186,6 +186,11 @@ class LureSystem:
 
     def neurons(self, x: Value, drive: Value) -> Value:
         """Neuron outputs w (..., nv) from states x (..., nx) and ``drive = D12 u + bv`` (..., nv)."""
+        if takes_numpy(self, x, drive):
+            return evaluated(self._neurons, x=rows("x", x, self.nx), drive=rows("drive", drive, self.nv))
+        return self._neurons(x, drive)
+
+    def _neurons(self, x: Value, drive: Value) -> Value:
         ops = ops_for(drive)
         v = x @ self.C1.T + drive
         outputs: list[Value] = []
@@ -197,15 +202,30 @@ class LureSystem:
         return ops.join(outputs) if outputs else v
 
     def step(self, x: Value, u: Value) -> Value:
-        """Next state (..., nx) from state x (..., nx) and input u (..., nu); numpy, torch, or CasADi rows (1, n)."""
+        """Next state (..., nx) from state x (..., nx) and input u (..., nu); numpy, torch, or CasADi rows (1, n).
+
+        Raises:
+            ShapeError: An array does not fit.
+            DataError: An array of numpy, or the result, is not finite.
+        """
+        if takes_numpy(self, x, u):
+            return evaluated(self._step, x=rows("x", x, self.nx), u=rows("u", u, self.nu))
+        return self._step(x, u)
+
+    def _step(self, x: Value, u: Value) -> Value:
         ops = ops_for(x)
-        w = self.neurons(x, u @ self.D12.T + ops.row(self.bv))
+        w = self._neurons(x, u @ self.D12.T + ops.row(self.bv))
         return x @ self.A.T + w @ self.B1.T + u @ self.B2.T + ops.row(self.bx)
 
     def output(self, x: Value, u: Value) -> Value:
-        """Output (..., ny) at state x (..., nx) and input u (..., nu); backends as in `step`."""
+        """Output (..., ny) at state x (..., nx) and input u (..., nu); backends and errors as in `step`."""
+        if takes_numpy(self, x, u):
+            return evaluated(self._output, x=rows("x", x, self.nx), u=rows("u", u, self.nu))
+        return self._output(x, u)
+
+    def _output(self, x: Value, u: Value) -> Value:
         ops = ops_for(x)
-        w = self.neurons(x, u @ self.D12.T + ops.row(self.bv))
+        w = self._neurons(x, u @ self.D12.T + ops.row(self.bv))
         return x @ self.C2.T + w @ self.D21.T + u @ self.D22.T + ops.row(self.by)
 
     def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
@@ -221,13 +241,15 @@ class LureSystem:
 
         Raises:
             ShapeError: ``u`` or ``x0`` does not fit.
+            DataError: ``u`` or ``x0`` is an array of numpy and not finite. The result is not where the run diverges.
         """
+        u, x0 = run_arguments(self, u, x0)
         x = initial_state(self, u, x0)
         ops = ops_for(u)
         drive, push = u @ self.D12.T + self.bv, u @ self.B2.T + self.bx
         states, outputs = [x], []
         for t in range(u.shape[-2]):
-            w = self.neurons(x, drive[..., t, :])
+            w = self._neurons(x, drive[..., t, :])
             x = x @ self.A.T + w @ self.B1.T + push[..., t, :]
             states.append(x)
             outputs.append(w)

@@ -13,8 +13,11 @@ from numpy.typing import ArrayLike
 from controlrnn.checks import as_array
 from controlrnn.portable import product
 from controlrnn.systems.lure import LureSystem
+from controlrnn.systems.ops import frozen
+from controlrnn.typed import typed
 
 
+@typed()
 def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
     """The innovation observer as a Lur'e system with inputs (u, y): exact, no approximation.
 
@@ -28,6 +31,7 @@ def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
     Returns:
         System with the model's state and output and nu + ny inputs.
     """
+    system = frozen(system)
     L = as_array("gain", gain, (system.nx, system.ny))
     none = np.zeros
     return replace(

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from controlrnn.errors import ShapeError
+from controlrnn.checks import as_array, numbers
+from controlrnn.errors import SettingError, ShapeError
 
 # A matrix or vector of any backend. numpy, torch and CasADi share no common base class.
 Value = Any
@@ -156,6 +157,42 @@ def ops_for(value: Value) -> Ops:
 def to_numpy(value: Value) -> Any:
     """A float64 array of a tensor (detached, from any device) or array."""
     return np.asarray(value.detach().cpu() if ops_for(value) is TORCH else value, dtype=np.float64)
+
+
+def matrix(name: str, value: Value) -> Value:
+    """A matrix of a system: a tensor or symbol as it is, all else as a float64 array."""
+    return numbers(name, value) if ops_for(value) is NUMPY else value
+
+
+def frozen(system: Any, what: str = "system") -> Any:
+    """``system`` after checking that it is frozen.
+
+    Raises:
+        SettingError: Its matrices are tensors or symbols.
+    """
+    if not system.is_frozen:
+        raise SettingError(f"{what} must be frozen, got one of tensors: call model.freeze() first")
+    return system
+
+
+def takes_numpy(system: Any, *values: Value) -> bool:
+    """Whether a frozen system is asked about numbers, rather than about tensors or symbols."""
+    return bool(system.is_frozen) and all(ops_for(v) is NUMPY for v in values)
+
+
+def run_arguments(system: Any, u: Value, x0: Value, *, finite: bool = True) -> tuple[Value, Value]:
+    """Inputs and initial state of a run; numbers as float64 arrays, with ``finite`` finite ones.
+
+    Raises:
+        DataError: Numbers that are not finite, or none.
+    """
+    if not takes_numpy(system, u, *(() if x0 is None else (x0,))):
+        return u, x0
+    u, x0 = numbers("u", u), None if x0 is None else numbers("x0", x0)
+    for name, array in (("u", u), ("x0", x0)):
+        if finite and array is not None and not np.isfinite(array).all():
+            as_array(name, array, ["n"] * array.ndim)
+    return u, x0
 
 
 def initial_state(system: Any, u: Value, x0: Value) -> Value:

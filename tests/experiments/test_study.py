@@ -1,9 +1,14 @@
 import json
+import os
+import signal
+import time
+import types
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from experiments import _study
 from experiments._study import Study, plain, table, tables
 
 
@@ -90,3 +95,57 @@ def test_a_wrong_command_line_says_what_is_wrong_before_any_work(options, pieces
     said = capsys.readouterr().err
     assert all(piece in said for piece in pieces)
     assert [p.name for p in tmp_path.iterdir()] == ["FILE"]
+
+
+def test_a_row_that_was_interrupted_is_not_stored_whatever_became_of_the_interrupt(tmp_path):
+    def goes_on_regardless():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            return {"value": "half-trained"}
+        return {"value": "not interrupted"}
+
+    run, before = study(tmp_path), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run.row("a", goes_on_regardless)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert run.rows == []
+    assert study(tmp_path).row("a", lambda: {"value": "whole"})["value"] == "whole"
+    assert study(tmp_path).row("a", goes_on_regardless)["value"] == "whole"
+
+
+def test_rows_know_what_they_were_made_with(tmp_path, monkeypatch):
+    def value(new):
+        return study(tmp_path).row("a", lambda: {"value": new})["value"]
+
+    assert [value(1), value(2)] == [1, 1]
+    here = _study.arithmetic()
+    for n, part in enumerate(("library", "bits"), 10):
+        monkeypatch.setattr(_study, "arithmetic", lambda part=part: here | {part: "another"})
+        assert [value(n), value(0)] == [n, n]
+    monkeypatch.setattr(_study, "arithmetic", lambda: here | {"processor": "one"})
+    assert value(20) == 20
+    monkeypatch.setattr(_study, "arithmetic", lambda: here | {"processor": "another that computes the same"})
+    assert value(0) == 20
+    monkeypatch.setattr(_study, "_versions", lambda: {"numpy": "0.1"})
+    assert value(30) == 30
+    monkeypatch.setattr(_study, "sources", lambda: "changed")
+    assert value(40) == 40
+
+
+@pytest.mark.parametrize("file", ["new.py", "c/new.c", "c/new.h"])
+def test_sources_are_what_is_on_disk_known_to_git_or_not(file, tmp_path, monkeypatch):
+    package = types.ModuleType("package")
+    package.__file__ = str(tmp_path / "__init__.py")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "notes.txt").write_text("1")
+    monkeypatch.setattr(_study, "mpc", package)
+    before = _study.sources.__wrapped__()
+    (tmp_path / "notes.txt").write_text("2")
+    assert _study.sources.__wrapped__() == before
+    (tmp_path / file).write_text("int x;")
+    after = _study.sources.__wrapped__()
+    assert after != before
+    (tmp_path / file).write_text("int y;")
+    assert _study.sources.__wrapped__() not in (before, after)

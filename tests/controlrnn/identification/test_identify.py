@@ -11,6 +11,7 @@ from controlrnn.identification import (
     SimulationError,
     Start,
     Term,
+    checkpoint,
     identify,
     identify_subspace,
     score,
@@ -113,13 +114,21 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(dataset, tmp_path, stop, in
     same(whole, again)
 
 
-def test_a_checkpoint_of_another_run_is_refused(dataset, tmp_path):
-    path = tmp_path / "run.npz"
+def test_a_checkpoint_of_another_run_or_processor_is_refused(dataset, tmp_path, monkeypatch):
+    path, whole = tmp_path / "run.npz", identify(r2dn(), dataset, loss=LOSS, **QUICK)
     identify(r2dn(), dataset, loss=LOSS, checkpoint=path, callbacks=[InterruptAt(20)], **QUICK)
     with pytest.raises(TrainingError, match="different settings"):
         identify(r2dn(), dataset, loss=LOSS, checkpoint=path, **QUICK | {"learning_rate": 1e-2})
     with pytest.raises(TrainingError, match="different model"):
         identify(r2dn(seed=1), dataset, loss=LOSS, checkpoint=path, **QUICK)
+    here = checkpoint.arithmetic()
+    with monkeypatch.context() as there:
+        there.setattr(checkpoint, "arithmetic", lambda: here | {"processor": "Cray-1", "bits": "others"})
+        with pytest.raises(TrainingError, match=r"another processor.*made on .*this is Cray-1"):
+            identify(r2dn(), dataset, loss=LOSS, checkpoint=path, **QUICK)
+        there.setattr(checkpoint, "arithmetic", lambda: here | {"processor": "a twin that computes the same"})
+        same(whole, identify(r2dn(), dataset, loss=LOSS, checkpoint=path, **QUICK))
+    assert dict(whole.arithmetic) == here
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(FileFormatError, match="damaged"):
         identify(r2dn(), dataset, loss=LOSS, checkpoint=path, **QUICK)

@@ -1,0 +1,255 @@
+"""Arguments checked against their annotations, at the public door: `typed` for functions, `__init__` and dataclasses.
+
+An annotation says what an argument is; it is written once, for the type checker, the reader and this check. ``int``
+becomes a whole number, ``float`` a real one, ``Array`` a finite float64 array, whatever library they come from;
+``bool``, ``str``, callables, and classes are checked; sequences are checked one by one. Ranges and shapes are the
+function's own business. What is called at every sample does without: it checks by hand what it needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any, TypeVar
+
+import numpy as np
+
+from controlrnn.checks import as_array, checked_seed, count, flag, number, numbers, put, shown, text
+from controlrnn.errors import DataError, SettingError
+
+F = TypeVar("F", bound=Callable[..., Any])
+Check = Callable[[str, Any], Any]
+
+_LARGEST = 2**63
+
+
+def typed(*, infinite: Iterable[str] = (), unchecked: Iterable[str] = (), results: bool = True) -> Callable[[F], F]:
+    """Decorate a function, a method, ``__init__`` or a dataclass so that its arguments are checked and converted.
+
+    A dataclass is decorated below ``@dataclass``; its fields are converted before its own ``__post_init__`` runs.
+
+    Args:
+        infinite: Names of arguments of numbers that may be NaN or infinite.
+        unchecked: Names of arguments that are more than their annotation says, and checked by the function itself.
+        results: Whether a number or an array that a function returns has to be finite.
+    """
+    loose, left = frozenset(infinite), frozenset(unchecked)
+
+    def decorate(target: F) -> F:
+        if inspect.isclass(target):
+            return _dataclass(target, loose, left)  # type: ignore[return-value]
+        return typing.cast(F, _function(target, loose, left, results))
+
+    return decorate
+
+
+def _function(
+    function: Callable[..., Any], loose: frozenset[str], left: frozenset[str], results: bool
+) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def checks() -> dict[str, Check]:
+        found = _checks(function.__annotations__, _names(function), loose)
+        return {n: c for n, c in found.items() if n in signature.parameters and n != "return" and n not in left}
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{function.__qualname__.removesuffix('.__init__')}: {error}") from None
+        for name, check in checks().items():
+            if name not in bound.arguments:
+                continue
+            kind, value = signature.parameters[name].kind, bound.arguments[name]
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(check(name, v) for v in value)
+            elif kind is not inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = check(name, value) if value is not signature.parameters[name].default else value
+        result = function(*bound.args, **bound.kwargs)
+        if results and not _finite(result):
+            raise DataError(
+                f"{function.__name__} has no finite result: its arguments are beyond what float64 can hold; check units"
+            )
+        return result
+
+    return wrapper
+
+
+def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str]) -> type:
+    own: Callable[..., None] | None = cls.__dict__.get("__post_init__")
+    inherited = getattr(cls, "__post_init__", None)
+
+    @functools.cache
+    def checks() -> dict[str, Check]:
+        hints = {
+            n: a for n, a in inspect.get_annotations(cls).items() if not str(a).startswith("ClassVar") and n not in left
+        }
+        return _checks(hints, _names(cls), loose)
+
+    def __post_init__(self: Any) -> None:  # noqa: N807
+        for name, check in checks().items():
+            put(self, **{name: check(name, getattr(self, name))})
+        if own is not None:
+            own(self)
+        elif inherited is not None:
+            inherited(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return cls
+
+
+def _finite(result: Any) -> bool:
+    if isinstance(result, float | np.floating):
+        return math.isfinite(result)
+    if isinstance(result, np.ndarray):
+        return result.dtype.kind != "f" or bool(np.isfinite(result).all())
+    if type(result) is tuple or type(result) is list:
+        return all(_finite(r) for r in result)
+    return True
+
+
+def _names(of: Any) -> dict[str, Any]:
+    """Names that annotations of a function or class may use."""
+    module = inspect.getmodule(of)
+    return vars(module) if module is not None else {}
+
+
+def _checks(annotations: Mapping[str, Any], names: Mapping[str, Any], loose: frozenset[str]) -> dict[str, Check]:
+    found = {n: _check(str(a), names, n in loose, n) for n, a in annotations.items()}
+    return {n: c for n, c in found.items() if c is not None}
+
+
+def _check(annotation: str, names: Mapping[str, Any], loose: bool, name: str) -> Check | None:
+    """The check of one annotation; None where it says nothing that could be checked."""
+    options = [part.strip() for part in _split(annotation, "|")]
+    optional = "None" in options
+    rest = [o for o in options if o != "None"]
+    made = _union(rest, names, loose, name)
+    if made is None or not optional:
+        return made
+    return lambda n, value: None if value is None else made(n, value)
+
+
+def _union(options: list[str], names: Mapping[str, Any], loose: bool, name: str) -> Check | None:
+    kinds = {o.partition("[")[0].rpartition(".")[2] for o in options}
+    if len(options) == 1:
+        return _one(options[0], names, loose, name)
+    if kinds <= {"float", "Array", "ArrayLike", "NDArray"}:  # one number for all channels, or one for each
+        return _any_numbers(loose)
+    if kinds == {"str", "PathLike"}:
+        return _path
+    if kinds <= {"bool", "int"}:
+        return lambda n, value: bool(value) if isinstance(value, bool | np.bool_) else _whole(n, value)
+    classes = tuple(_class(o, names) for o in options)
+    if all(c is not None for c in classes):
+        return lambda n, value: _instance(n, value, classes)
+    return None
+
+
+def _one(annotation: str, names: Mapping[str, Any], loose: bool, name: str) -> Check | None:
+    base, _, inner = annotation.partition("[")
+    inner = inner.removesuffix("]")
+    if annotation == "int":
+        return (lambda n, value: checked_seed(value, n)) if name == "seed" else _whole
+    if annotation == "float":
+        return _loose_number if loose else lambda n, value: number(n, value)
+    if annotation == "bool":
+        return flag
+    if annotation == "str":
+        return text
+    if base == "Array" or base == "ArrayLike":
+        return _any_numbers(loose)
+    if base in ("Sequence", "Iterable", "tuple", "list") and inner:
+        return _items(inner, names, loose)
+    if base in ("Mapping", "dict"):
+        return lambda n, value: _instance(n, value, (Mapping,))
+    if base == "Callable":
+        return _callable
+    kind = _class(base, names)
+    return None if kind is None else lambda n, value: _instance(n, value, (kind,))
+
+
+def _class(name: str, names: Mapping[str, Any]) -> Any:
+    """The class of that name where values can be held against it; enums are made from text, protocols are anything."""
+    kind: Any = names
+    for part in name.partition("[")[0].split("."):
+        kind = kind.get(part) if isinstance(kind, Mapping) else getattr(kind, part, None)
+    checkable = inspect.isclass(kind) and kind not in (object, Any) and not issubclass(kind, Enum)
+    return kind if checkable and not getattr(kind, "_is_protocol", False) else None
+
+
+def _items(inner: str, names: Mapping[str, Any], loose: bool) -> Check | None:
+    parts = [p.strip() for p in _split(inner, ",")]
+    repeated = len(parts) == 1 or parts[-1] == "..."
+    each = [_check(p, names, loose, "") for p in parts if p != "..."]
+    if each == [None] and not repeated:
+        return None
+
+    def check(name: str, value: Any) -> Any:
+        if isinstance(value, str | bytes | Mapping | set) or _is_number(value) or not isinstance(value, Iterable):
+            raise SettingError(f"{name} must be a sequence, got {shown(value)}")
+        found = tuple(value)
+        if not repeated and len(found) != len(each):
+            raise SettingError(f"{name} must have {len(each)} entries, got {len(found)}")
+        made = each * len(found) if repeated else each
+        return tuple(v if c is None else c(f"{name}[{i}]", v) for i, (c, v) in enumerate(zip(made, found, strict=True)))
+
+    return check
+
+
+def _any_numbers(loose: bool) -> Check:
+    def check(name: str, value: Any) -> Any:
+        array = numbers(name, value)
+        return array if loose else as_array(name, array, ["n"] * array.ndim)
+
+    return check
+
+
+def _loose_number(name: str, value: Any) -> float:
+    real = numbers(name, value)
+    return float(real) if real.ndim == 0 and not isinstance(value, bool) else number(name, value)
+
+
+def _whole(name: str, value: Any) -> int:
+    return count(name, value, least=-_LARGEST, most=_LARGEST)
+
+
+def _path(name: str, value: Any) -> Any:
+    if not isinstance(value, str | os.PathLike) or "\x00" in os.fspath(value) or not os.fspath(value):
+        raise SettingError(f"{name} must be the path of a file, got {shown(value)}")
+    return value
+
+
+def _callable(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise SettingError(f"{name} must be a function, got {shown(value)}")
+    return value
+
+
+def _instance(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    if not isinstance(value, kinds):
+        raise SettingError(f"{name} must be of {' or '.join(k.__name__ for k in kinds)}, got {shown(value)}")
+    return value
+
+
+def _split(annotation: str, at: str) -> list[str]:
+    """Parts of ``annotation`` between ``at`` that stand outside of brackets."""
+    parts, depth, start = [], 0, 0
+    for i, letter in enumerate(annotation):
+        depth += (letter == "[") - (letter == "]")
+        if letter == at and depth == 0:
+            parts.append(annotation[start:i])
+            start = i + 1
+    return [*parts, annotation[start:]]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is an array of no axes, which has an ``__iter__`` that fails."""
+    return isinstance(value, np.ndarray | np.generic) and value.ndim == 0
