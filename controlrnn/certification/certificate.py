@@ -201,7 +201,11 @@ def certificate_schema(
 
 def boxes_of(inputs: Array, states: Array) -> tuple[Box, Box] | None:
     """The boxes that a certificate holds in, from the ends that it stores; None where it holds everywhere."""
-    return ((inputs[0], inputs[1]), (states[0], states[1])) if inputs.size or states.size else None
+    if inputs.shape == states.shape == (2, 0):
+        return None
+    if len(inputs) != 2 or len(states) != 2:
+        raise CertificationError("boxes must have two ends, both of inputs and states: the certificate was altered")
+    return (inputs[0], inputs[1]), (states[0], states[1])
 
 
 def current_versions() -> dict[str, str]:

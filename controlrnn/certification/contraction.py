@@ -19,13 +19,13 @@ import numpy as np
 from controlrnn.certification import figures
 from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions
 from controlrnn.certification.proof.enclosure import divide_up, sum_up, times_up
-from controlrnn.certification.proof.incremental import IncrementalForm, schur_top
+from controlrnn.certification.proof.incremental import IncrementalForm, observer_spread, schur_top
 from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
 from controlrnn.certification.stationary import Point, contract, metric_for_inputs
 from controlrnn.checks import Array, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Number, Numbers, Schema
-from controlrnn.systems import LureSystem
+from controlrnn.systems import LureSystem, observer_system
 
 _MULTIPLES = (1.0, 1.1, 1.5, 2.0, 4.0, 16.0, 256.0)  # of multipliers that were found for something else
 
@@ -95,6 +95,24 @@ class ContractionCertificate(Certificate):
         return prove_contraction(
             system, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room
         )
+
+    def prove_observer(self, system: LureSystem, gain: Array, *, room: float = 1.0) -> float:
+        """Prove the statement for an innovation observer, its matrices A - L C2 rounded or not; returns the margin.
+
+        Args:
+            system: The observed system; the certificate is one of ``observer_system(system, gain)``.
+            gain: L, shape (nx, ny).
+            room: See `controlrnn.certification.proof.definite`.
+
+        Raises:
+            CertificationError: It is of another observer, or does not hold for both.
+        """
+        observer = observer_system(system, gain)
+        self._check_digest(observer)
+        return prove_contraction(
+            observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room,
+            spread=observer_spread(system, gain),
+        )  # fmt: skip
 
     def summary(self) -> str:
         """What is claimed, in words and numbers."""

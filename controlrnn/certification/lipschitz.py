@@ -85,7 +85,7 @@ class LipschitzCertificate(Certificate):
             system, self.horizon, self.multipliers, self.rho, self.padding,
             boxes_of(self.input_range, self.state_range), room=room,
         )  # fmt: skip
-        if not constant <= self.constant:
+        if not constant <= self.constant < np.inf:
             raise CertificationError(
                 f"the constant {self.constant:.17g} is not proven: its multipliers give {constant:.17g}", margin=margin
             )

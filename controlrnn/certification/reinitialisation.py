@@ -160,7 +160,8 @@ class ReinitialisationCertificate(Certificate):
         if (self.observer is None) != (self.observed is None):
             raise CertificationError("observer and observed belong together: the certificate was altered")
         if self.observer is not None and self.observed is not None:
-            margins.append(self.observer._proven(observer_system(system, self.observer_gain), room))
+            # Of the exact A - L C2 and of the rounded ones: what runs is one of them, or between.
+            margins.append(self.observer.prove_observer(system, self.observer_gain, room=room))
             error = self.observer_error(self.washout)
             margins.append(self._covers(system, self.observed, self.observer.metric, error, N, room))
         return float(min(margins))

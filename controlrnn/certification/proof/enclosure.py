@@ -37,8 +37,8 @@ class Arithmetic(Protocol):
     """What the proofs need of an arithmetic: `Enclosure`, or `controlrnn.certification.proof.twofold.Twofold`."""
 
     @classmethod
-    def of(cls, value: Any) -> Self:
-        """Exact numbers."""
+    def of(cls, value: Any, rad: Any = None) -> Self:
+        """Exact numbers, or numbers within ``rad`` of these."""
 
     def __add__(self, other: Self) -> Self: ...
     def __sub__(self, other: Self) -> Self: ...
@@ -70,10 +70,10 @@ class Enclosure:
     rad: Array
 
     @classmethod
-    def of(cls, value: Any) -> Enclosure:
-        """Exact numbers."""
+    def of(cls, value: Any, rad: Any = None) -> Enclosure:
+        """Exact numbers, or numbers within ``rad`` of these."""
         mid = np.asarray(value, dtype=np.float64)
-        return cls(mid, np.zeros(mid.shape))
+        return cls(mid, np.zeros(mid.shape) if rad is None else np.asarray(rad, dtype=np.float64))
 
     def __add__(self, other: Enclosure) -> Enclosure:
         total, error = two_sum(self.mid, other.mid)
@@ -89,7 +89,9 @@ class Enclosure:
         mid = self.mid * other.mid
         a, b = np.abs(self.mid), np.abs(other.mid)
         rad = UNIT * np.abs(mid) + a * other.rad + self.rad * (b + other.rad)
-        return Enclosure(mid, rad * _larger(4) + 4 * TINY * ((self.mid != 0) & (other.mid != 0) | (rad > 0)))
+        # What underflows counts, unless a factor is zero and known to be.
+        lost = ((a != 0) | (self.rad != 0)) & ((b != 0) | (other.rad != 0))
+        return Enclosure(mid, rad * _larger(4) + 4 * TINY * lost)
 
     def __matmul__(self, other: Enclosure) -> Enclosure:
         k = self.mid.shape[-1]

@@ -1,7 +1,8 @@
 """The comparison system of a gated network: what its gates allow at most, never rounded down.
 
-All that follows the bounds of the gates adds and multiplies nonnegative numbers, so that one factor for their number
-covers the rounding of all of them. exp, tanh and cosh of numpy are trusted to 45 units in the last place.
+All that follows the bounds of the gates adds and multiplies nonnegative numbers, products rounded up, so that one
+factor for their number covers the rounding of sums. exp, tanh and cosh of numpy are trusted to 45 units in the last
+place, and what underflows counts: a state may be bounded by 1e308, and a scale may be 1e-300.
 See `controlrnn.certification.gated` for the inequalities.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, divide_up
+from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, divide_up, dot_up, times_up
 from controlrnn.certification.proof.intervals import box_of
 from controlrnn.certification.proof.matrices import Gates
 from controlrnn.certification.proof.slopes import Box
@@ -50,7 +51,7 @@ class Comparison:
             i, f, _ = (self._largest(k, _sigmoid) for k in range(3))
             if not (f < 1).all():
                 raise CertificationError("delta-ISS cannot be shown: a forget gate may stay open; narrow input_range")
-            cells = i * self._largest(3, np.tanh) * self._more / np.nextafter(1 - f, 0.0) * self._more + TINY
+            cells = divide_up(times_up(i, self._largest(3, np.tanh)), np.nextafter(1 - f, 0.0))
             least = np.concatenate([least, cells])
         self.state = least if state is None else state
         if not (self.state >= least).all() or not (self.state[:n] == 1).all():
@@ -59,7 +60,7 @@ class Comparison:
     def __call__(self, dx: Array, du: Array) -> Array:
         """Bound on the next |dx| (nx,) from |dx| (nx,) and |du| (nu,)."""
         grown = self._gru(dx, du) if self._system.cell == "gru" else self._lstm(dx, du)
-        return np.asarray(grown * self._more + 1e3 * TINY * (self._system.units + self._system.nu))
+        return times_up(grown, self._more)
 
     def rate(self, scale: Array) -> float:
         """Not below max_i |dx_i+| / scale_i over |dx| <= scale and equal inputs."""
@@ -73,34 +74,38 @@ class Comparison:
     def _gru(self, dh: Array, du: Array) -> Array:
         n = self._system.units
         rows = [slice(k * n, (k + 1) * n) for k in range(3)]
-        dr, dz = (self._slope(k, 0.25) * (self._W[rows[k]] @ du + self._U[rows[k]] @ dh) for k in range(2))
+        dr, dz = (times_up(self._slope(k, 0.25), self._driven(rows[k], du, dh)) for k in range(2))
         r, largest_z, least_z = self._largest(0, _sigmoid), *self._between(1, _sigmoid)[::-1]
         least_n, largest_n = self._between(2, np.tanh)
-        dn = self._slope(2, 1.0) * (self._W[rows[2]] @ du + self._U[rows[2]] @ (r * dh + dr))
-        mixed = np.maximum(largest_z * dh + (1 - largest_z) * dn, least_z * dh + (1 - least_z) * dn)
-        return np.asarray(mixed + dz * np.maximum(1 - least_n, 1 + largest_n))
+        dn = times_up(self._slope(2, 1.0), self._driven(rows[2], du, times_up(r, dh) + dr))
+        mixed = [times_up(z, dh) + times_up(np.nextafter(1 - z, np.inf), dn) for z in (largest_z, least_z)]
+        return np.asarray(np.maximum(*mixed) + times_up(dz, np.maximum(1 - least_n, 1 + largest_n)))
 
     def _lstm(self, dx: Array, du: Array) -> Array:
         n = self._system.units
-        gates = self._W @ du + self._U @ dx[:n]
-        di, df, do = (self._slope(k, 0.25) * gates[k * n : (k + 1) * n] for k in range(3))
-        dg = self._slope(3, 1.0) * gates[3 * n :]
+        gates = self._driven(slice(None), du, dx[:n])
+        di, df, do = (times_up(self._slope(k, 0.25), gates[k * n : (k + 1) * n]) for k in range(3))
+        dg = times_up(self._slope(3, 1.0), gates[3 * n :])
         i, f, o = (self._largest(k, _sigmoid) for k in range(3))
         c = self.state[n:]
-        dc = f * dx[n:] + c * df + i * dg + self._largest(3, np.tanh) * di
-        return np.concatenate([o * dc + np.tanh(c) * (1 + _ULP) * do, dc])
+        dc = times_up(f, dx[n:]) + times_up(c, df) + times_up(i, dg) + times_up(self._largest(3, np.tanh), di)
+        return np.concatenate([times_up(o, dc) + times_up(np.tanh(c) * (1 + _ULP), do), dc])
+
+    def _driven(self, rows: slice, du: Array, dh: Array) -> Array:
+        """|W| du + |U| dh for some gates."""
+        return np.asarray(dot_up(self._W[rows], du) + dot_up(self._U[rows], dh))
 
     def _between(self, gate: int, function: Callable[[Array], Array]) -> tuple[Array, Array]:
         """Least and largest value of a gate, shape (n,) each."""
         n = self._system.units
         rows = slice(gate * n, (gate + 1) * n)
         least, largest = function(self._lowest[rows]), function(self._highest[rows])
-        return least - _ULP * np.abs(least), np.minimum(largest + _ULP * np.abs(largest), 1.0)
+        return least - _ULP * np.abs(least) - TINY, np.minimum(largest + _ULP * np.abs(largest) + TINY, 1.0)
 
     def _largest(self, gate: int, function: Callable[[Array], Array]) -> Array:
         """Largest absolute value of a gate, shape (n,)."""
         least, largest = self._between(gate, function)
-        return np.minimum(np.maximum(np.abs(least), np.abs(largest)), 1.0)
+        return np.asarray(np.minimum(np.maximum(np.abs(least), np.abs(largest)), 1.0))
 
     def _slope(self, gate: int, most: float) -> Array:
         """Largest derivative of a gate over its range, shape (n,); ``most`` at zero: 1/4 for sigmoid, 1 for tanh."""

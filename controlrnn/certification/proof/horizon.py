@@ -132,16 +132,41 @@ class HorizonInequality:
         Raises:
             CertificationError: They prove nothing.
         """
-        K, lam, rho = self.horizon + 1, family.multipliers, family.rho
-        _check_multipliers(self.form, K, lam, rho, family.padding)
-        if not 0 <= family.row < len(self.form.Y):
-            raise CertificationError(f"the row must be that of an output, 0..{len(self.form.Y) - 1}, got {family.row}")
+        P, margin = self.prove_storages(family, room=room)
+        return self.bounds(family, P, room=room), margin
+
+    def prove_storages(self, family: Multipliers, *, room: float = 1.0) -> tuple[Array, float]:
+        """Storages (K, nx, nx) that satisfy (*) with the family's multipliers, and the margin of the proof.
+
+        Args:
+            family: Anybody's.
+            room: See `definite_margins`.
+
+        Raises:
+            CertificationError: They prove nothing.
+        """
+        row, lam, rho = count("row", family.row, least=0), family.multipliers, family.rho
+        _check_multipliers(self.form, self.horizon + 1, lam, rho, family.padding)
+        if row >= len(self.form.Y):
+            raise CertificationError(f"the row must be that of an output, 0..{len(self.form.Y) - 1}, got {row}")
         if (family.shares.size > 0) != self.lifted:
             raise CertificationError("shares belong to inputs that are states: multipliers of another kind of error")
-        P, margin = _proven_storages(self.form, self.form.Y[[family.row]], lam, rho, family.padding, room)
+        return _proven_storages(self.form, self.form.Y[[row]], lam, rho, family.padding, room)
+
+    def bounds(self, family: Multipliers, P: Array, *, room: float = 1.0) -> Array:
+        """Bounds (K,) on the output's difference by storages that are proven.
+
+        Args:
+            family: The one whose storages they are.
+            P: Shape (K, nx, nx).
+            room: See `definite_margins`.
+
+        Raises:
+            CertificationError: They prove nothing.
+        """
         error = self.error.scaled(self._exponent)
-        squares = self._initial(P, family.shares, room) + error.energies(rho)
-        return ldexp_up(root_up(np.nextafter(squares, np.inf) * (squares > 0)), self._exponent), margin
+        squares = self._initial(P, family.shares, room) + error.energies(family.rho)
+        return ldexp_up(root_up(np.nextafter(squares, np.inf) * (squares > 0)), self._exponent)
 
     def _initial(self, P: Array, shares: Array, room: float) -> Array:
         """Squared bounds of the initial difference's part, shape (K,), in units of 4^exponent, never rounded down."""
@@ -195,10 +220,10 @@ def prove_gains(
     inequality, K = HorizonInequality(system, horizon, 1.0, metric, 0.0), horizon + 1
     initial, margin = np.empty((K, system.ny)), np.inf
     for family in families:
-        bounds, found = inequality.prove(family, room=room)
+        P, found = inequality.prove_storages(family, room=room)
         states, reached = reaching(system, family.row, K)
-        initial[:, family.row] = np.where(states.any(axis=1), bounds, 0.0)
-        P, margin = np.array(inequality.storages(family)), min(margin, found)
+        initial[:, family.row] = np.where(states.any(axis=1), inequality.bounds(family, P, room=room), 0.0)
+        margin = min(margin, found)
         for c in range(system.nu):
             gains, mu = inputs[:, family.row, c], input_multipliers[:, family.row, c]
             margins = gain_margins(system, family.row, c, P, mu, gains, room=room)
@@ -257,6 +282,7 @@ def prove_lipschitz(
     Raises:
         CertificationError: The multipliers prove nothing.
     """
+    horizon = count("horizon", horizon, least=0)
     slopes = None if boxes is None else local_slopes(system, boxes[0], boxes[1], horizon)
     form = IncrementalForm.of(system, None, slopes)
     _check_multipliers(form, horizon + 1, multipliers, rho, padding)

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.certification.proof.definite import definite_margins
-from controlrnn.certification.proof.enclosure import Array, Enclosure
+from controlrnn.certification.proof.enclosure import Array, Enclosure, dot_up, gamma, times_up
 from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.certification.proof.slopes import global_slopes
 from controlrnn.certification.proof.twofold import Twofold
@@ -56,6 +56,7 @@ class IncrementalForm:
         beta: Greatest slopes, shape (nv,).
         nx: Number of states.
         nu: Number of inputs that differ.
+        spread: How far the true T may be from T, shape (nx, nz); None: nowhere.
     """
 
     T: Array
@@ -65,6 +66,7 @@ class IncrementalForm:
     beta: Array
     nx: int
     nu: int
+    spread: Array | None = None
 
     @property
     def nz(self) -> int:
@@ -93,14 +95,16 @@ class IncrementalForm:
 
     @classmethod
     def of(
-        cls, system: Matrices, channels: NDArray[np.bool_] | None = None, slopes: tuple[Array, Array] | None = None
-    ) -> IncrementalForm:
+        cls, system: Matrices, channels: NDArray[np.bool_] | None = None, slopes: tuple[Array, Array] | None = None,
+        spread: Array | None = None,
+    ) -> IncrementalForm:  # fmt: skip
         """The form of a frozen system.
 
         Args:
             system: The system.
             channels: Which inputs may differ, shape (nu,); None: all.
             slopes: Alpha and beta per neuron, each shape (nv,), where more is known than the activation's slope.
+            spread: How far the true (A, B2, B1) may be from the system's, shape (nx, nx + nu + nv); None: nowhere.
         """
         use = np.ones(system.nu, bool) if channels is None else np.asarray(channels, bool)
         if slopes is None:
@@ -109,18 +113,21 @@ class IncrementalForm:
         N = np.hstack([system.C1, system.D12[:, use], system.D11])
         T = np.hstack([system.A, system.B2[:, use], system.B1])
         Y = np.hstack([system.C2, system.D22[:, use], system.D21])
-        return cls(T, Y, N, *slopes, system.nx, int(use.sum()))
+        if spread is not None:
+            spread = spread[:, np.concatenate([np.ones(system.nx, bool), use, np.ones(system.nv, bool)])]
+        return cls(T, Y, N, *slopes, system.nx, int(use.sum()), spread)
 
     @classmethod
-    def of_input(cls, system: Matrices, channel: int) -> IncrementalForm:
-        """The form of one step from equal states under one input that differs."""
-        return cls.of(system, np.arange(system.nu) == channel).at_equal_states()
+    def of_input(cls, system: Matrices, channel: int, spread: Array | None = None) -> IncrementalForm:
+        """The form of one step from equal states under one input that differs; ``spread`` as in `of`."""
+        return cls.of(system, np.arange(system.nu) == channel, spread=spread).at_equal_states()
 
     def through(self, columns: Any, nx: int, nu: int) -> IncrementalForm:
         """The form whose z has only these ``columns``, with this many states and inputs."""
         return IncrementalForm(
-            self.T[:, columns], self.Y[:, columns], self.N[:, columns], self.alpha, self.beta, nx, nu
-        )
+            self.T[:, columns], self.Y[:, columns], self.N[:, columns], self.alpha, self.beta, nx, nu,
+            None if self.spread is None else self.spread[:, columns],
+        )  # fmt: skip
 
     def in_coordinates(self, left: Array, right: Array) -> IncrementalForm:
         """The form for states left dx, where z = right z' with ``right`` (nz, nz) the identity on dw; rounded."""
@@ -139,6 +146,8 @@ class IncrementalForm:
             change: Which of them may change, shape (nu,).
         """
         n, m = self.nx, self.nu
+        if self.spread is not None:
+            raise CertificationError("inputs are states of systems that are known exactly only")
 
         def spread(X: Array) -> Array:
             inputs = X[:, n : n + m]
@@ -207,7 +216,7 @@ def sector(kind: type[Any], form: IncrementalForm, multipliers: Array) -> Any:
 
 def demand(kind: type[Any], form: IncrementalForm, P: Array) -> Any:
     """T'PT in an arithmetic, shape (K, nz, nz), for P (K, nx, nx), taken as exact."""
-    T = kind.of(form.T)
+    T = kind.of(form.T, form.spread)
     return T.T @ (kind.of(P) @ T)
 
 
@@ -311,6 +320,24 @@ def smallest_storage(
         P_j, shape (nx, nx), symmetric.
     """
     return _smallest(form, demanded + form.multiplier_form(multipliers), rho, padding)
+
+
+def observer_spread(system: Matrices, gain: Array) -> Array:
+    """How far the matrices A - L C2, B2 - L D22 (and L), B1 - L D21 of an observer are from those without rounding.
+
+    Args:
+        system: The observed system.
+        gain: L, shape (nx, ny).
+
+    Returns:
+        Bound (nx, nx + nu + ny + nv), whatever the order of the ny + 1 terms of each entry.
+    """
+    L, units = np.abs(gain), gamma(system.ny + 2)
+    parts = [
+        times_up(units, np.abs(X) + dot_up(L, np.abs(Y)))
+        for X, Y in ((system.A, system.C2), (system.B2, system.D22), (system.B1, system.D21))
+    ]
+    return np.hstack([*parts[:2], np.zeros_like(gain), parts[2]])
 
 
 def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: float) -> Array | None:

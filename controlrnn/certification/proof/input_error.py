@@ -98,7 +98,9 @@ class InputDifferences:
         if self.kind is InputErrorKind.FEW and self.steps is not None:
             return b if self.steps > horizon else np.zeros_like(b)
         if self.kind is InputErrorKind.RATE_LIMITED:
-            return np.minimum(b, 0.5 * np.asarray(self.rate))
+            rate = np.asarray(self.rate)
+            half = 0.5 * rate
+            return np.minimum(b, np.where(half + half > rate, np.nextafter(half, 0.0), half))  # subnormal ones round
         return np.zeros_like(b) if self.kind is InputErrorKind.CONSTANT and horizon else b
 
     def energies(self, rho: Array) -> Array:

@@ -14,15 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.certification.proof.definite import definite_margin
-from controlrnn.certification.proof.enclosure import TINY, Array, Enclosure, divide_down, divide_up, times_up
+from controlrnn.certification.proof.enclosure import (
+    TINY,
+    Array,
+    Enclosure,
+    divide_down,
+    divide_up,
+    sum_up,
+    times_up,
+)
 from controlrnn.certification.proof.incremental import IncrementalForm, demand, proven_margins, supplied
 from controlrnn.certification.proof.matrices import Matrices
-from controlrnn.errors import CertificationError
+from controlrnn.checks import count
+from controlrnn.errors import CertificationError, SettingError
 
 
 def prove_contraction(
     system: Matrices, rate: float, metric: Array, multipliers: Array, input_gain: Array, input_multipliers: Array,
-    *, room: float = 1.0,
+    *, room: float = 1.0, spread: Array | None = None,
 ) -> float:  # fmt: skip
     """Prove |x1+ - x2+|_P <= rate |x1 - x2|_P + sum_c gain_c |u1_c - u2_c|; returns the smallest margin.
 
@@ -34,6 +43,7 @@ def prove_contraction(
         input_gain: Shape (nu,).
         input_multipliers: Shape (nu, nv).
         room: See `definite_margins`.
+        spread: How far the true (A, B2, B1) may be from the system's, shape (nx, nx + nu + nv): proven for all of them.
 
     Raises:
         CertificationError: It is not proven.
@@ -46,15 +56,16 @@ def prove_contraction(
         raise CertificationError(f"rate must lie in (0, 1), got {rate}")
     _check_metric(metric)
     _check_positive(multipliers, input_gain, input_multipliers)
-    still = IncrementalForm.of(system, np.zeros(system.nu, bool))
+    still = IncrementalForm.of(system, np.zeros(system.nu, bool), spread=spread)
     margins = [
         definite_margin(Enclosure.of(metric), room=room),
         _contraction_margin(still, rate, metric, multipliers, room),
     ]
     for c in range(nu):
-        form = IncrementalForm.of_input(system, c)
+        form = IncrementalForm.of_input(system, c, spread)
         # What no input reaches in one step needs no proof.
-        if form.T[:, 0].any() or form.N[:, 0].any():
+        reached = form.T if form.spread is None else np.abs(form.T) + form.spread
+        if reached[:, 0].any() or form.N[:, 0].any():
             margins.append(input_margin(form, metric, float(input_gain[c]), input_multipliers[c], room))
     margin = float(min(margins))
     if not margin > 0:
@@ -107,7 +118,7 @@ def prove_dissipation(
     Q, S, R = supply
     _check_metric(metric)
     _check_positive(multipliers)
-    if not (np.array_equal(Q, Q.T) and np.array_equal(R, R.T) and np.isfinite(np.concatenate([Q, S])).all()):
+    if not (np.array_equal(Q, Q.T) and np.array_equal(R, R.T) and all(np.isfinite(part).all() for part in supply)):
         raise CertificationError("the supply must be finite and symmetric: the certificate was altered")
     form = IncrementalForm.of(system)
     pick = np.eye(nu, form.nz, k=nx)
@@ -147,18 +158,25 @@ def error_after(rate: float, input_gain: Array, steps: int, initial: float, inpu
         rate: In (0, 1).
         input_gain: Shape (nu,).
         steps: Number of steps >= 0.
-        initial: Difference at the start; may be infinite.
-        input_radius: Largest difference of each input per step, shape (nu,) or a number for all.
+        initial: Difference at the start, >= 0; may be infinite.
+        input_radius: Largest difference of each input per step, >= 0, shape (nu,) or a number for all.
+
+    Raises:
+        SettingError: A number makes no sense.
     """
+    steps = count("steps", steps, least=0)
     radius = np.broadcast_to(np.asarray(input_radius, dtype=np.float64), input_gain.shape)
-    push = float(np.nextafter(np.sum(times_up(input_gain, radius)) * (1 + 1e-14 * (len(radius) + 1)), np.inf))
-    # exp and log1p of numpy are trusted to some units in the last place; 1 - rate is exact or rounded once.
-    log = np.log(rate)
-    decay = float(np.exp(np.nextafter(steps * log * (1 - 1e-14), np.inf))) * (1 + 1e-13) if steps else 1.0
-    grown = -np.expm1(steps * log * (1 + 1e-14)) * (1 + 1e-13)
-    lasting = float(min(grown, 1.0) / (1 - rate) * (1 + 1e-14)) * push if push else 0.0
-    forgotten = max(decay, TINY) * initial if initial else 0.0
-    return float(np.nextafter((forgotten + lasting) * (1 + 1e-15), np.inf)) if forgotten + lasting else 0.0
+    if not 0 < rate < 1 or not initial >= 0 or not (radius >= 0).all():
+        raise SettingError(f"rate must lie in (0, 1), differences be >= 0, got {rate}, {initial} and {input_radius}")
+    push = sum_up(times_up(input_gain, radius))
+    if not steps:
+        return float(initial)
+    # log, exp and expm1 of numpy are trusted to 45 units in the last place; 1 - rate is exact or rounded once.
+    log = float(np.log(rate))
+    decay = max(float(np.exp(steps * log * (1 - 1e-14))) * (1 + 1e-13), TINY)
+    grown = min(-float(np.expm1(steps * log * (1 + 1e-14))) * (1 + 1e-13), 1.0)
+    lasting = divide_up(grown, np.nextafter(1 - rate, 0.0))
+    return float(sum_up(np.array([times_up(decay, initial), times_up(lasting, push)])))
 
 
 def _check_metric(metric: Array) -> None:

@@ -100,7 +100,7 @@ class Tube:
 
     Args:
         system: A frozen system.
-        path: Computed nominal states, shape (K, nx), of which the first is exact; anything close will do.
+        path: Computed nominal states, shape (K, nx), of which the first must be exact; anything close will do.
         u: Nominal inputs, shape (K, nu).
         start: L at step 0, shape (nx, nx).
         input_radius: Shape (nu,).
@@ -203,7 +203,8 @@ class Tube:
         moved = _covered_rounding(F[:n, :n], self.x_error[k])
         drift = float(times_up(root_up(shares[0]), self.drift))
         if self.rows:
-            spread = root_up(sum_up(times_up(F[n:], F[n:]), axis=1) if n else np.zeros(self.rows))
+            size = np.abs(F[n:])
+            spread = root_up(sum_up(times_up(size, size), axis=1))
             reached = times_up(sum_up(np.array([root_up(self.level), drift])), spread)
             self.bounds[-1] = np.minimum(self.bounds[-1], sum_up(np.array([reached, 2 * self.y_error[k]]), axis=0))
         self.drift = float(sum_up(np.array([drift, moved])))
@@ -263,6 +264,8 @@ class TubeClaim:
         self.steps = self.horizon + bool((system.D21 != 0).any())
         with np.errstate(over="ignore", invalid="ignore"):
             self.path = np.asarray(system.simulate(self.u, self.x0)[1][:-1])
+        if not (self.path.shape == (self.horizon + 1, system.nx) and np.array_equal(self.path[0], self.x0)):
+            raise CertificationError("the nominal trajectory must start in the initial state")
 
     def run(self, multipliers: Array, shares: Array, padding: float, known: Tube | None) -> Tube:
         """One pass with given multipliers (steps, nv) and shares (steps, 1 + m)."""

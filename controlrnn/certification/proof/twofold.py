@@ -33,10 +33,11 @@ class Twofold:
     rad: Array
 
     @classmethod
-    def of(cls, value: Any) -> Twofold:
-        """Exact numbers."""
+    def of(cls, value: Any, rad: Any = None) -> Twofold:
+        """Exact numbers, or numbers within ``rad`` of these."""
         hi = np.asarray(value, dtype=np.float64)
-        return cls(hi, np.zeros(hi.shape), np.zeros(hi.shape))
+        rad = np.zeros(hi.shape) if rad is None else np.asarray(rad, dtype=np.float64)
+        return cls(hi, np.zeros(hi.shape), rad)
 
     def __add__(self, other: Twofold) -> Twofold:
         hi, error = two_sum(self.hi, other.hi)
