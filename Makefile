@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # One BLAS thread a process: the matrices are small, and the tests run two processes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo test test-all mutants lint clean
 
 install: $(STAMP)
 
@@ -24,11 +24,17 @@ test: install
 test-all: install
 	$(RUN) -m pytest -n 2
 
+# Changes of the proofs that their tests do not notice; takes about an hour. Those known are in docs/mutants.md.
+mutants: install
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mutants]'
+	$(RUN) -m mutmut run --max-children 2
+	$(RUN) -m mutmut results
+
 lint: install
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs mutants build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
