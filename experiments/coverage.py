@@ -102,6 +102,7 @@ def cases() -> Iterator[Case]:
             yield Case(f"{n} records, coverage {coverage:g}{', heavy' if heavy else ''}", trial)
     for times in (2, 4, 16):
         yield Case(f"{times} times the length", functools.partial(record_trial, n=39, coverage=0.95, times=times))
+    yield Case("16 times the length, fewer records", functools.partial(record_trial, n=19, coverage=0.9, times=16))
     for times in (1, 4, 16):
         yield Case(f"single step, {times} times the length", functools.partial(step_trial, n=19, times=times))
     for missing in (0.1, 0.3, 0.6):

@@ -46,6 +46,16 @@ def test_the_calibrated_bounds_cover_new_trajectories_as_often_as_promised(predi
     assert (np.sum(inside, axis=0) >= 24).all()
 
 
+@pytest.mark.parametrize(("coverage", "rank"), [(0.9, 9), (0.8, 8), (0.5, 5), (0.05, 1)])
+def test_bounds_are_that_ordered_score_and_no_other(coverage, rank):
+    scores = np.random.default_rng(0).permutation(np.arange(1.0, 10.0))
+    bound = EstimateError(
+        error_scores=scores, jump_scores=10 * scores, metric=np.eye(2), coverage=coverage, observer_digest=64 * "a",
+        data_digest=64 * "b",
+    )  # fmt: skip
+    assert (bound.error.radius, bound.jump.radius) == (rank, 10 * rank)
+
+
 def test_a_certificate_is_never_below_what_calibration_sees(predictor, records):
     contraction = NormContraction.of(predictor.system)
     for observer in (

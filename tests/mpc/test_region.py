@@ -22,6 +22,7 @@ from mpc import (
     nominal,
     run_closed_loop,
 )
+from mpc.residuals import measured_errors
 
 SHAPES = list(RegionShape)
 CHANNELS = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level", "cm"), Signal("flow", "L/s"))
@@ -57,6 +58,25 @@ def test_trajectories_of_the_same_kind_stay_inside_as_often_as_promised(observer
         inside.append(all(s.inside for s in status))
     assert np.mean(inside) >= 0.6
     assert region.promise.endswith("<= 0.1")
+
+
+@pytest.mark.parametrize(("coverage", "rank"), [(0.9, 18), (0.95, 19), (0.5, 10)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_region_holds_exactly_as_many_calibration_records_as_its_rank(observer, shape, coverage, rank):
+    records = make_records(19, 0)
+    region = learn_region(observer, records, scale_trajectories=make_records(10, 1), shape=shape, coverage=coverage)
+
+    def worst(record):
+        x = observer.estimates(record.u, record.y)[:-1]
+        e = measured_errors(observer.system, x, record.u, record.y)
+        return max(
+            max(region.check(record.u[t], e[t], previous=record.u[t - 1]).ratios.values()) for t in range(20, 80)
+        )
+
+    ratios = np.sort([worst(record) for record in records])
+    assert ratios[rank - 1] == pytest.approx(1.0, abs=1e-9)  # the record that decides lies on the edge
+    assert (ratios[: rank - 1] < 1 - 1e-9).all()
+    assert (ratios[rank:] > 1 + 1e-9).all()
 
 
 def test_what_lies_outside_is_named_with_its_unit(region):
