@@ -22,6 +22,7 @@ from controlrnn.certification.proof.enclosure import divide_up, sum_up, times_up
 from controlrnn.certification.proof.incremental import IncrementalForm, observer_spread, schur_top
 from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
 from controlrnn.certification.stationary import Point, contract, metric_for_inputs
+from controlrnn.certification.units import Units
 from controlrnn.checks import Array, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Number, Numbers, Schema
@@ -160,8 +161,10 @@ def certify_contraction(
     if rate is not None and not 0 < rate < 1:
         raise SettingError(f"rate must lie in (0, 1), got {rate}: 1 would prove nothing about the infinite horizon")
     inputs = scales("input_scale", input_scale, system.nu)
-    outputs = system.C2 / scales("output_scale", output_scale, system.ny)[:, None]
-    still = IncrementalForm.of(system, np.zeros(system.nu, bool))
+    outputs = scales("output_scale", output_scale, system.ny)
+    units = Units.of(system, inputs, outputs)
+    scaled = units.system(system)
+    still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
     try:
         point = contract(still, None if rate is None else float(rate) ** 2)
     except CertificationError as error:
@@ -175,23 +178,25 @@ def certify_contraction(
     for slower in (0.0,) if rate is not None else (0.0, 0.01, 0.1):
         slow = replace(point, s=point.s + slower * (1 - point.s))
         try:
-            return _with_metric(system, slow, inputs, outputs, np.sqrt(slow.s) if rate is None else rate).issue(system)
+            return _with_metric(system, slow, scaled, units, np.sqrt(slow.s) if rate is None else rate).issue(system)
         except CertificationError as error:
             failure = error
     raise failure
 
 
 def _with_metric(
-    system: LureSystem, point: Point, inputs: Array, outputs: Array, rate: float
+    system: LureSystem, point: Point, scaled: LureSystem, units: Units, rate: float
 ) -> ContractionCertificate:
-    """The draft whose metric suits inputs of size ``inputs`` (nu,) and the output map ``outputs`` (ny, nx)."""
-    floor = outputs.T @ outputs
+    """The draft whose metric suits inputs and outputs of one unit each; ``point`` is of the ``scaled`` system."""
+    floor = scaled.C2.T @ scaled.C2
     # A direction that no output sees still needs some metric.
     seen = float(np.trace(np.linalg.solve(point.metric, floor))) / system.nx
     floor = floor + 1e-4 * max(seen, 1e-12) * point.metric
-    still = IncrementalForm.of(system, np.zeros(system.nu, bool))
-    channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]
-    P, lam, lams = metric_for_inputs(still, channels, point, inputs, floor)
+    still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
+    channels = [IncrementalForm.of_input(scaled, c) for c in range(system.nu)]
+    P, lam, lams = metric_for_inputs(still, channels, point, np.ones(system.nu), floor)
+    P = P / units.x[:, None] / units.x
+    P, channels = 0.5 * (P + P.T), [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     gains, used = smallest_input_gains(channels, P, lams, lam)
     return ContractionCertificate(
         system_digest=system.digest, method="barrier", solver_status="", margin=0.0, versions=current_versions(),

@@ -66,6 +66,7 @@ class Problem(HorizonInequality):
             raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
         error = InputError.of(input_radius, system.nu)
         super().__init__(system, horizon, radius, metric, error, boxes=boxes, lifted=lifted)
+        self.asked, self.claimed_radius, self.claimed_metric = error, self.radius, self.metric
         if lifted:
             _, metric, b = self._initial_set
             # An initial state without difference gets some room: its part of the metric must be finite.

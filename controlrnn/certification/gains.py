@@ -28,6 +28,7 @@ from controlrnn.certification.proof.horizon import gain_margins, prove_gains
 from controlrnn.certification.proof.incremental import IncrementalForm, schur_top
 from controlrnn.certification.proof.structure import reaching
 from controlrnn.certification.search import Search, best_family, issued_bounds, tail_for
+from controlrnn.certification.units import Units
 from controlrnn.checks import Array, positive, read_only
 from controlrnn.errors import CertificationError
 from controlrnn.records import Count, Numbers, Part, Schema
@@ -162,9 +163,11 @@ def certify_gains(
     K = problem.horizon + 1
     initial, inputs = np.empty((K, system.ny)), np.zeros((K, system.ny, system.nu))
     multipliers = np.zeros((K, system.ny, system.nu, system.nv))
-    families, tail = [], tail_for(problem)
+    units = Units.of(system, None)
+    scaled = units.problem(problem, system, None)
+    families, tail = [], tail_for(scaled)
     for row in range(system.ny):
-        family = best_family(Search(problem, row, tail), iterations)
+        family = best_family(Search(problem, scaled, units, row, tail), iterations)
         families.append(family)
         states, reached = reaching(system, row, K)
         initial[:, row] = np.where(states.any(axis=1), issued_bounds(problem, family), 0.0)

@@ -31,6 +31,7 @@ from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.horizon import HorizonInequality
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.search import Search, families_for, issued_bounds, tail_for
+from controlrnn.certification.units import Units
 from controlrnn.checks import Array, Choice, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
@@ -202,10 +203,12 @@ def certify_horizon(
     families: list[Family] = []
     statuses: set[str] = set()
     bounds = np.full((problem.horizon + 1, system.ny), np.inf)
+    units = Units.of(system, error.b)
     for one in problems:
-        tail = tail_for(one)
+        scaled = units.problem(one, system, arguments["boxes"])
+        tail = tail_for(scaled)
         for row in range(system.ny):
-            search = Search(one, row, tail)
+            search = Search(one, scaled, units, row, tail)
             if method is Method.RICCATI:
                 found = families_for(search, steps, focus is None, iterations)
             else:

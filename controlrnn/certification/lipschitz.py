@@ -26,6 +26,7 @@ from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.riccati import Goal, Pair, Task, minimise
 from controlrnn.certification.search import PADDINGS, SHARES
 from controlrnn.certification.stationary import contract, least_peak
+from controlrnn.certification.units import Units
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
@@ -141,7 +142,10 @@ def certify_lipschitz(
     if (input_range is None) != (state_range is None):
         raise SettingError("input_range and state_range must be given together: intervals need both")
     boxes = None if input_range is None or state_range is None else (input_range, state_range)
-    form = _form(system, horizon, boxes)
+    # One unit for all outputs: the norm of all of them counts.
+    size = float(np.linalg.norm(np.hstack([system.C2, system.D21, system.D22]))) or 1.0
+    units = Units(np.ones(system.nx), np.ones(system.nu), np.full(system.ny, size))
+    form = _form(units.system(system), horizon, boxes)
     K = horizon + 1
     last = np.zeros(K)
     last[-1] = 1.0
@@ -155,11 +159,12 @@ def certify_lipschitz(
             _log.debug("no search at order %g: %s", order, error)
             break
     stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
-    failure: CertificationError | None = None
+    claimed, failure = _form(system, horizon, boxes), CertificationError("no multipliers exist at every stage")
     for share, padding in zip(SHARES, PADDINGS, strict=True):
         lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
+        lam, rho = units.back(lam, rho, size, units.u)
         # Twice the padding: other machines round differently (see `search.issued_bounds`).
-        P, stages = storages(form, task.terminal, lam, rho, 2 * padding)
+        P, stages = storages(claimed, claimed.Y.T @ claimed.Y, lam, rho, 2 * padding)
         if stages < K:
             continue
         square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
@@ -172,7 +177,7 @@ def certify_lipschitz(
             return candidate.issue(system)
         except CertificationError as error:
             failure = error
-    raise failure or CertificationError("no multipliers were found for which every stage exists")
+    raise failure
 
 
 def _inside(task: Task) -> Pair:

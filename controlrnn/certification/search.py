@@ -19,6 +19,7 @@ from controlrnn.certification.interior import interior
 from controlrnn.certification.proof import incremental
 from controlrnn.certification.riccati import Pair, Task, minimise
 from controlrnn.certification.tail import Tail
+from controlrnn.certification.units import Units
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.portable import ROOM
@@ -41,13 +42,15 @@ class Search:
     """Multipliers for one output; pairs (multipliers, rho) are those of the head, shapes (H, nv) and (H, nu).
 
     Args:
-        problem: The inequality.
+        claim: The inequality that has to be proven.
+        problem: The same in `Units`, in which multipliers are sought.
+        units: Those.
         row: The output.
         tail: From `tail_for`.
     """
 
-    def __init__(self, problem: Problem, row: int, tail: Tail | None) -> None:
-        self.problem, self.row, self.tail = problem, row, tail
+    def __init__(self, claim: Problem, problem: Problem, units: Units, row: int, tail: Tail | None) -> None:
+        self.claim, self.problem, self.units, self.row, self.tail = claim, problem, units, row, tail
         self.stages = problem.horizon + 1
         self.head = self.stages if tail is None else _HEAD
         task = self.task(self.at(problem.horizon))
@@ -115,10 +118,10 @@ class Search:
         for share, padding in zip(SHARES, PADDINGS, strict=True):
             lam, rho = self.back(found, share)
             try:
-                candidate = self.problem.family(self.row, *self._extended((lam, rho)), padding)
-                self.problem.prove(candidate, room=PROOF_ROOM)
+                candidate = self.claim.family(self.row, *self._claimed(self._extended((lam, rho))), padding)
+                self.claim.prove(candidate, room=PROOF_ROOM)
                 candidate = replace(candidate, padding=2 * padding)  # other machines round differently
-                last = float(issued_bounds(self.problem, candidate)[-1])
+                last = float(issued_bounds(self.claim, candidate)[-1])
             except CertificationError as error:
                 failure = error
                 continue
@@ -162,6 +165,12 @@ class Search:
                 state_weights[-1] += weights[H + k] * max(cost, least**2)
         c = local.Y[[self.row]]
         return Task(local, c.T @ c, head, state_weights, problem.b, few=problem.error.steps)
+
+    def _claimed(self, found: Pair) -> Pair:
+        """Multipliers in the user's units."""
+        error = self.claim.asked
+        differ = error.changes > 0 if self.claim.lifted else error.b > 0
+        return self.units.back(*found, float(self.units.y[self.row]), self.units.u[differ])
 
     def _extended(self, found: Pair) -> Pair:
         """Multipliers of all stages. Raises CertificationError where a stage of the head does not exist."""

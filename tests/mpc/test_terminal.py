@@ -171,7 +171,7 @@ def test_engines_agree_where_plans_must_end_at_rest(name, limit):
         # An interior point stays a little away from the limits that the optimum lies on.
         assert a.cost <= b.cost * (1 + 1e-5)
         np.testing.assert_allclose(a.cost, b.cost, rtol=1e-4)
-        np.testing.assert_allclose(a.u, b.u, atol=1e-3)
+        np.testing.assert_allclose(a.u, b.u, atol=2e-3)
 
 
 def test_an_end_that_the_set_holds_back_costs_the_same_with_both_engines():

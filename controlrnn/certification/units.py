@@ -1,0 +1,123 @@
+"""Units in which multipliers are sought, so that what is found does not depend on the units that a user measures in.
+
+States, inputs and outputs are scaled so that what enters a state and what leaves it are of one size (balancing, Osborne,
+J. ACM 1960; neurons have units of their own), and the numbers are rounded to single precision: the same model in other
+units gives the same search to the bit, up to rare ties, although it was rounded differently. Multipliers are taken back to the user's units, where everything is proven for the model itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from controlrnn.certification.families import Problem
+from controlrnn.certification.input_error import InputError
+from controlrnn.certification.proof.slopes import Box
+from controlrnn.checks import Array
+from controlrnn.systems import LureSystem
+
+_SWEEPS = 1000
+_FIXED = 1e-15  # relative change of a scale at which balancing stops
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """One unit for each state, input and output, in the user's units.
+
+    Args:
+        x: Shape (nx,), positive.
+        u: Shape (nu,), positive.
+        y: Shape (ny,), positive.
+    """
+
+    x: Array
+    u: Array
+    y: Array
+
+    @classmethod
+    def of(cls, system: LureSystem, inputs: Array | None, outputs: Array | None = None) -> Units:
+        """Balanced units.
+
+        Args:
+            system: A frozen system.
+            inputs: Size of the inputs, shape (nu,), 0 for those that do not count; None: what makes one unit of effect.
+            outputs: Size of the outputs, shape (ny,); None: what one unit of everything makes of them.
+        """
+        weigh = np.ones(system.nu) if inputs is None else np.asarray(inputs > 0, dtype=np.float64)
+        x, y = np.ones(system.nx), np.ones(system.ny) if outputs is None else outputs
+        u = np.ones(system.nu) if inputs is None else np.where(inputs > 0, inputs, 1.0)
+        loop = np.abs(system.A)
+        np.fill_diagonal(loop, 0.0)
+        seen = _norms(system.C1.T)
+        for _ in range(_SWEEPS):
+            before = x.copy()
+            if outputs is None:
+                y = _sizes(_norms(system.C2 * x, system.D21, system.D22 * (u * weigh)))
+            if inputs is None:
+                u = 1 / _sizes(_norms(system.D12.T, system.B2.T / x, system.D22.T / y))
+            entering, leaving = _norms(system.B1, system.B2 * (u * weigh)), np.hypot(seen, _norms(system.C2.T / y))
+            for i in range(system.nx):
+                enters = float(np.hypot(np.sqrt(((loop[i] * x) ** 2).sum()), entering[i]))
+                leaves = float(np.hypot(np.sqrt(((loop[:, i] / x) ** 2).sum()), leaving[i]))
+                if enters > 0 and leaves > 0:
+                    x[i] = np.sqrt(enters / leaves)
+                elif enters > 0 or leaves > 0:  # nothing to balance it with
+                    x[i] = enters or 1 / leaves
+            if (np.abs(x - before) <= _FIXED * x).all():
+                break
+        return cls(x, u, np.asarray(y, dtype=np.float64))
+
+    def system(self, system: LureSystem) -> LureSystem:
+        """The system in these units, rounded to single precision."""
+        x, u, y = self.x, self.u, self.y
+        scaled: dict[str, Any] = {
+            "A": system.A / x[:, None] * x, "B1": system.B1 / x[:, None], "B2": system.B2 / x[:, None] * u,
+            "C1": system.C1 * x, "D11": system.D11, "D12": system.D12 * u,
+            "C2": system.C2 / y[:, None] * x, "D21": system.D21 / y[:, None], "D22": system.D22 / y[:, None] * u,
+            "bx": system.bx / x, "by": system.by / y,
+        }  # fmt: skip
+        return replace(system, **{name: _rounded(value) for name, value in scaled.items()})
+
+    def metric(self, P: Array) -> Array:
+        """A positive definite matrix (nx, nx) of states in these units, from one in the user's, rounded likewise."""
+        factor = _rounded(np.asarray(np.linalg.cholesky(P * self.x[:, None] * self.x)))
+        return np.asarray(factor @ factor.T)
+
+    def problem(self, claim: Problem, system: LureSystem, boxes: tuple[Box, Box] | None) -> Problem:
+        """The inequality of ``claim`` in these units, for a search."""
+        error, radius = claim.asked, claim.claimed_radius
+        rate = None if error.rate is None else _rounded(np.asarray(error.rate) / self.u)
+        scaled = InputError(kind=error.kind, radius=_rounded(error.b / self.u), rate=rate, steps=error.steps)
+        # Without an initial difference its metric means nothing.
+        metric = self.metric(claim.claimed_metric) if radius else None
+        if boxes is not None:
+            boxes = (tuple(end / self.u for end in boxes[0]), tuple(end / self.x for end in boxes[1]))  # type: ignore[assignment]
+        return Problem(self.system(system), claim.horizon, radius, metric, scaled, boxes=boxes, lifted=claim.lifted)
+
+    def back(self, multipliers: Array, rho: Array, output: float, inputs: Array) -> tuple[Array, Array]:
+        """Multipliers (K, nv) and rho (K, m) in the user's units.
+
+        Args:
+            multipliers: In these units.
+            rho: Likewise.
+            output: Unit of the output that they are for.
+            inputs: Units of the channels that differ, shape (m,).
+        """
+        return output**2 * multipliers, rho * (output / inputs) ** 2
+
+
+def _norms(*parts: Array) -> Array:
+    """Norms of the rows of matrices side by side."""
+    return np.sqrt(sum((part**2).sum(axis=1) for part in parts))
+
+
+def _sizes(norms: Array) -> Array:
+    return np.where(norms > 0, norms, 1.0)
+
+
+def _rounded(value: Array) -> Array:
+    with np.errstate(over="ignore", under="ignore"):
+        single = np.asarray(value, dtype=np.float32).astype(np.float64)
+    return np.where(np.isfinite(single), single, value)
