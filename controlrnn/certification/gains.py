@@ -163,7 +163,7 @@ def certify_gains(
     K = problem.horizon + 1
     initial, inputs = np.empty((K, system.ny)), np.zeros((K, system.ny, system.nu))
     multipliers = np.zeros((K, system.ny, system.nu, system.nv))
-    units = Units.of(system, None)
+    units = Units.of(system, None, start=1 / np.sqrt(problem.metric.diagonal()))
     scaled = units.problem(problem, system, None)
     families, tail = [], tail_for(scaled)
     for row in range(system.ny):

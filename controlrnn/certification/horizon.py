@@ -111,16 +111,16 @@ class HorizonCertificate(Certificate):
             raise CertificationError("input_radius must be that of the largest box within input_error: altered")
         boxes = boxes_of(self.input_range, self.state_range)
         # The claim, not the multipliers, says whether inputs may be taken for states.
-        inequalities: dict[bool, HorizonInequality] = {}
-        for family in self.families:
-            lifted = error.is_state and family.shares.size > 0
-            if lifted not in inequalities:
-                inequalities[lifted] = HorizonInequality(
+        for lifted in (False, True):
+            families = [family for family in self.families if (error.is_state and family.shares.size > 0) == lifted]
+            if families:
+                inequality = HorizonInequality(
                     system, self.horizon, self.initial_radius, self.metric, error, boxes=boxes, lifted=lifted
                 )
-            bounds, family_margin = inequalities[lifted].prove(family, room=room)
-            proven[:, family.row] = np.minimum(proven[:, family.row], bounds)
-            margin = min(margin, family_margin)
+                bounds, found = inequality.prove_all(families, room=room)
+                for family, bound in zip(families, bounds, strict=True):
+                    proven[:, family.row] = np.minimum(proven[:, family.row], bound)
+                margin = min(margin, found)
         if self.gains is not None:
             if self.gains.horizon != self.horizon or not np.array_equal(self.gains.metric, self.metric):
                 raise CertificationError("the gains are of another horizon or metric: the certificate was altered")
@@ -203,7 +203,7 @@ def certify_horizon(
     families: list[Family] = []
     statuses: set[str] = set()
     bounds = np.full((problem.horizon + 1, system.ny), np.inf)
-    units = Units.of(system, error.b)
+    units = Units.of(system, error.b, start=problem.radius / np.sqrt(problem.metric.diagonal()))
     for one in problems:
         scaled = units.problem(one, system, arguments["boxes"])
         tail = tail_for(scaled)

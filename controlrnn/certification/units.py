@@ -1,8 +1,9 @@
 """Units in which multipliers are sought, so that what is found does not depend on the units that a user measures in.
 
-States, inputs and outputs are scaled so that what enters a state and what leaves it are of one size (balancing, Osborne,
-J. ACM 1960; neurons have units of their own), and the numbers are rounded to single precision: the same model in other
-units gives the same search to the bit, up to rare ties, although it was rounded differently. Multipliers are taken back to the user's units, where everything is proven for the model itself.
+States, inputs and outputs are scaled so that what enters a state and what leaves it are of one size (balancing, as
+Osborne, J. ACM 1960; neurons have units of their own), and the numbers are rounded to single precision: the same model
+in other units gives the same search to the bit, up to rare ties, although it was rounded differently. Multipliers are
+taken back to the user's units, where everything is proven for the model itself.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from controlrnn.certification.proof.slopes import Box
 from controlrnn.checks import Array
 from controlrnn.systems import LureSystem
 
-_SWEEPS = 1000
-_FIXED = 1e-15  # relative change of a scale at which balancing stops
+_SWEEPS = 300
+_FIXED = 1e-14  # relative change of a scale at which balancing stops
+_SELF = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,34 +39,36 @@ class Units:
     y: Array
 
     @classmethod
-    def of(cls, system: LureSystem, inputs: Array | None, outputs: Array | None = None) -> Units:
+    def of(
+        cls, system: LureSystem, inputs: Array | None, outputs: Array | None = None, *, start: Array | None = None
+    ) -> Units:
         """Balanced units.
 
         Args:
             system: A frozen system.
             inputs: Size of the inputs, shape (nu,), 0 for those that do not count; None: what makes one unit of effect.
             outputs: Size of the outputs, shape (ny,); None: what one unit of everything makes of them.
+            start: Size of the initial difference of each state, shape (nx,); None: none.
         """
         weigh = np.ones(system.nu) if inputs is None else np.asarray(inputs > 0, dtype=np.float64)
         x, y = np.ones(system.nx), np.ones(system.ny) if outputs is None else outputs
         u = np.ones(system.nu) if inputs is None else np.where(inputs > 0, inputs, 1.0)
         loop = np.abs(system.A)
         np.fill_diagonal(loop, 0.0)
-        seen = _norms(system.C1.T)
+        first = np.zeros(system.nx) if start is None else start
         for _ in range(_SWEEPS):
             before = x.copy()
             if outputs is None:
                 y = _sizes(_norms(system.C2 * x, system.D21, system.D22 * (u * weigh)))
             if inputs is None:
                 u = 1 / _sizes(_norms(system.D12.T, system.B2.T / x, system.D22.T / y))
-            entering, leaving = _norms(system.B1, system.B2 * (u * weigh)), np.hypot(seen, _norms(system.C2.T / y))
+            entering = _norms(system.B1, system.B2 * (u * weigh), first[:, None])
+            leaving = _norms(system.C1.T, system.C2.T / y)
             for i in range(system.nx):
-                enters = float(np.hypot(np.sqrt(((loop[i] * x) ** 2).sum()), entering[i]))
-                leaves = float(np.hypot(np.sqrt(((loop[:, i] / x) ** 2).sum()), leaving[i]))
-                if enters > 0 and leaves > 0:
-                    x[i] = np.sqrt(enters / leaves)
-                elif enters > 0 or leaves > 0:  # nothing to balance it with
-                    x[i] = enters or 1 / leaves
+                # A little of itself keeps a state where it is that has nothing to be balanced with.
+                enters = float((loop[i] * x).sum() + entering[i]) + _SELF * x[i]
+                leaves = float((loop[:, i] / x).sum() + leaving[i]) + _SELF / x[i]
+                x[i] = np.sqrt(enters / leaves)
             if (np.abs(x - before) <= _FIXED * x).all():
                 break
         return cls(x, u, np.asarray(y, dtype=np.float64))
@@ -78,7 +82,8 @@ class Units:
             "C2": system.C2 / y[:, None] * x, "D21": system.D21 / y[:, None], "D22": system.D22 / y[:, None] * u,
             "bx": system.bx / x, "by": system.by / y,
         }  # fmt: skip
-        return replace(system, **{name: _rounded(value) for name, value in scaled.items()})
+        scaled = {name: _rounded(value) for name, value in scaled.items()}
+        return replace(system, **scaled)
 
     def metric(self, P: Array) -> Array:
         """A positive definite matrix (nx, nx) of states in these units, from one in the user's, rounded likewise."""
@@ -110,7 +115,7 @@ class Units:
 
 def _norms(*parts: Array) -> Array:
     """Norms of the rows of matrices side by side."""
-    return np.sqrt(sum((part**2).sum(axis=1) for part in parts))
+    return np.asarray(np.sqrt(sum((part**2).sum(axis=1) for part in parts)))
 
 
 def _sizes(norms: Array) -> Array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, sum_up
+from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, gamma, sum_up
 
 
 def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
@@ -31,32 +31,35 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     count, n = mid.shape[:2]
     if not n:
         return np.full(count, np.inf)
-    # The true matrices are symmetric: they lie around the mean of both triangles.
-    mid, rad = 0.5 * (mid + mid.swapaxes(1, 2)), 0.5 * (rad + rad.swapaxes(1, 2))
-    rad = rad + 2 * UNIT * np.abs(mid) + TINY
     index = np.arange(n)
     diagonal: Array = mid[:, index, index]
-    known = np.isfinite(mid) & np.isfinite(rad)
-    usable: NDArray[np.bool_] = np.array(
-        [(d > 0).all() and k.all() for d, k in zip(diagonal, known, strict=True)], bool
-    )
-    exponent = -np.round(0.5 * np.log2(np.where(usable[:, None], diagonal, 1.0))).astype(np.int32)
-    exponents = exponent[:, :, None] + exponent[:, None, :]
-    # Powers of two round nothing but what underflows, which TINY covers; a diagonal of order one is left.
-    scaled, spread = np.ldexp(mid, exponents), np.ldexp(rad, exponents) * (1 + 4 * UNIT) + TINY
-    scaled[~usable], spread[~usable] = np.eye(n), 0.0
-    loss = sum_up(spread, axis=2)
+    known = np.isfinite(mid.reshape(count, -1).sum(axis=1) + rad.reshape(count, -1).sum(axis=1))
+    usable: NDArray[np.bool_] = known & (diagonal.min(axis=1) > 0)
+    # The true matrices are symmetric: they lie around the mean of both triangles. Powers of two then give a diagonal of
+    # order one, and round nothing but what underflows, which TINY covers.
+    exponent = -np.round(0.5 * np.log2(np.where(usable[:, None], diagonal, 1.0)))
+    half, unit = np.exp2(exponent - 1)[:, :, None], np.exp2(exponent)[:, None, :]
+    scaled = (mid + mid.swapaxes(1, 2)) * half * unit
+    size = np.abs(scaled)
+    spread = (rad + rad.swapaxes(1, 2)) * half * unit + 4 * UNIT * size + 4 * TINY
+    scaled[~usable], size[~usable], spread[~usable] = np.eye(n), np.eye(n), 0.0
+    loss = sum_up(spread * (1 + 16 * UNIT), axis=2)
     root = np.sqrt(scaled[:, index, index])
     shift = room * (1.01 * loss + 3 * (n + 3) * UNIT * root.sum(axis=1)[:, None] * root)
     shifted = scaled.copy()
     shifted[:, index, index] -= shift
     factor = _factors(shifted)
-    R = Enclosure(scaled, np.zeros_like(scaled)) - Enclosure.of(factor) @ Enclosure.of(factor).T
-    across = R.magnitude()
-    across[:, index, index] = 0.0
-    left = np.nextafter(R.lower()[:, index, index] - (sum_up(across, axis=2) + loss) * (1 + 4 * UNIT), -np.inf)
+    # R = A - L L', entry by entry: what is left on the diagonal has to exceed the sum of all else.
+    product, absolute = factor @ factor.swapaxes(1, 2), np.abs(factor)
+    rest = scaled - product
+    error = gamma(n) * (absolute @ absolute.swapaxes(1, 2)) + UNIT * np.abs(rest)
+    left, across = rest[:, index, index], np.abs(rest) + error
+    across[:, index, index] = error[:, index, index]
+    most = sum_up(across, axis=2) + loss + 8 * n * TINY
+    # The last operations round as well, and the radii above were computed.
+    convicted = left * (1 - 8 * UNIT) > most * (1 + 4 * (n + 16) * UNIT)
     pivots = factor[:, index, index].min(axis=1) ** 2
-    return np.where(usable & (left > 0).all(axis=1) & (pivots > 0), pivots, -np.inf)
+    return np.where(usable & convicted.all(axis=1) & (pivots > 0), pivots, -np.inf)
 
 
 def definite_margin(matrix: Enclosure, *, room: float = 1.0) -> float:

@@ -53,6 +53,12 @@ class Arithmetic(Protocol):
     def placed(self, shape: tuple[int, ...], index: Any) -> Self:
         """Zeros of this shape with these values at ``index``."""
 
+    def add_at(self, index: Any, other: Self) -> None:
+        """Add to the values at ``index``, in place; no entry may be named twice."""
+
+    def set_at(self, index: Any, other: Self) -> None:
+        """Put other values at ``index``, in place."""
+
     def enclosure(self) -> Enclosure:
         """As an enclosure."""
 
@@ -117,6 +123,16 @@ class Enclosure:
         mid, rad = np.zeros(shape), np.zeros(shape)
         mid[index], rad[index] = self.mid, self.rad
         return Enclosure(mid, rad)
+
+    def add_at(self, index: Any, other: Enclosure) -> None:
+        """Add to the values at ``index``, in place; no entry may be named twice."""
+        total = self.mid[index] + other.mid
+        self.rad[index] = (self.rad[index] + other.rad + UNIT * np.abs(total)) * _larger(3)
+        self.mid[index] = total
+
+    def set_at(self, index: Any, other: Enclosure) -> None:
+        """Put other values at ``index``, in place."""
+        self.mid[index], self.rad[index] = other.mid, other.rad
 
     def enclosure(self) -> Enclosure:
         """Itself."""

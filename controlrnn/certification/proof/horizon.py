@@ -25,6 +25,7 @@ from controlrnn.certification.proof.enclosure import (
 )
 from controlrnn.certification.proof.incremental import (
     IncrementalForm,
+    all_storages,
     demand,
     largest_ratios,
     proven_margins,
@@ -132,64 +133,87 @@ class HorizonInequality:
         Raises:
             CertificationError: They prove nothing.
         """
-        P, margin = self.prove_storages(family, room=room)
-        return self.bounds(family, P, room=room), margin
+        bounds, margin = self.prove_all([family], room=room)
+        return np.asarray(bounds[0]), margin
 
-    def prove_storages(self, family: Multipliers, *, room: float = 1.0) -> tuple[Array, float]:
-        """Storages (K, nx, nx) that satisfy (*) with the family's multipliers, and the margin of the proof.
+    def prove_all(self, families: Sequence[Multipliers], *, room: float = 1.0) -> tuple[Array, float]:
+        """`prove` of several families at once: bounds (F, N + 1), and the smallest margin."""
+        P, margin = self.prove_storages(families, room=room)
+        return self.bounds(families, P, room=room), margin
+
+    def prove_storages(self, families: Sequence[Multipliers], *, room: float = 1.0) -> tuple[Array, float]:
+        """Storages (F, K, nx, nx) that satisfy (*) with the families' multipliers, and the smallest margin.
 
         Args:
-            family: Anybody's.
+            families: Anybody's.
             room: See `definite_margins`.
 
         Raises:
             CertificationError: They prove nothing.
         """
-        row, lam, rho = count("row", family.row, least=0), family.multipliers, family.rho
-        _check_multipliers(self.form, self.horizon + 1, lam, rho, family.padding)
-        if row >= len(self.form.Y):
-            raise CertificationError(f"the row must be that of an output, 0..{len(self.form.Y) - 1}, got {row}")
-        if (family.shares.size > 0) != self.lifted:
-            raise CertificationError("shares belong to inputs that are states: multipliers of another kind of error")
-        return _proven_storages(self.form, self.form.Y[[row]], lam, rho, family.padding, room)
+        rows = [count("row", family.row, least=0) for family in families]
+        for row, family in zip(rows, families, strict=True):
+            _check_multipliers(self.form, self.horizon + 1, family.multipliers, family.rho, family.padding)
+            if row >= len(self.form.Y):
+                raise CertificationError(f"the row must be that of an output, 0..{len(self.form.Y) - 1}, got {row}")
+            if (family.shares.size > 0) != self.lifted:
+                raise CertificationError(
+                    "shares belong to inputs that are states: multipliers of another kind of error"
+                )
+        c = np.array([self.form.Y[[row]] for row in rows])
+        lam, rho = (np.array([getattr(family, name) for family in families]) for name in ("multipliers", "rho"))
+        return _proven_storages(self.form, c, lam, rho, np.array([family.padding for family in families]), room)
 
-    def bounds(self, family: Multipliers, P: Array, *, room: float = 1.0) -> Array:
-        """Bounds (K,) on the output's difference by storages that are proven.
+    def bounds(self, families: Sequence[Multipliers], P: Array, *, room: float = 1.0) -> Array:
+        """Bounds (F, K) on the outputs' differences by storages that are proven.
 
         Args:
-            family: The one whose storages they are.
-            P: Shape (K, nx, nx).
+            families: Those whose storages they are.
+            P: Shape (F, K, nx, nx).
             room: See `definite_margins`.
 
         Raises:
             CertificationError: They prove nothing.
         """
         error = self.error.scaled(self._exponent)
-        squares = self._initial(P, family.shares, room) + error.energies(family.rho)
+        initial = self._initial(P, [family.shares for family in families], room)
+        squares = initial + np.array([error.energies(family.rho) for family in families])
         return ldexp_up(root_up(np.nextafter(squares, np.inf) * (squares > 0)), self._exponent)
 
-    def _initial(self, P: Array, shares: Array, room: float) -> Array:
-        """Squared bounds of the initial difference's part, shape (K,), in units of 4^exponent, never rounded down."""
+    def _initial(self, P: Array, shares: Sequence[Array], room: float) -> Array:
+        """Squared bounds of the initial difference's part, in units of 4^exponent, never rounded down.
+
+        Args:
+            P: Proven storages, shape (F, K, n, n).
+            shares: Of each family.
+            room: See `definite_margins`.
+
+        Returns:
+            Shape (F, K).
+        """
+        F, K, flat = len(P), P.shape[1], P.reshape(-1, *P.shape[2:])
         radius, metric, b = self._initial_set
         r = float(ldexp_up(radius, -self._exponent))
         if not self.lifted:
             if not radius:
-                return np.zeros(len(P))
-            return times_up(r, r, largest_ratios(Enclosure.of(P), Enclosure.of(metric[None]), room=room))
+                return np.zeros((F, K))
+            ratios = largest_ratios(Enclosure.of(flat), Enclosure.of(metric[None]), room=room)
+            return times_up(r, r, ratios).reshape(F, K)
         m, n = len(b), len(metric)
-        if shares.shape != (len(P), 1 + m) or not ((shares > 0).all() and np.isfinite(shares).all()):
+        if not all(one.shape == (K, 1 + m) and (one > 0).all() and np.isfinite(one).all() for one in shares):
             raise CertificationError("shares must be finite and > 0, one row per step: the certificate was altered")
-        weights = shares / shares.sum(axis=1, keepdims=True) * (1 - 1e-14)
+        parts = np.concatenate(list(shares))
+        weights = parts / parts.sum(axis=1, keepdims=True) * (1 - 1e-14)
         if not (sum_up(weights, axis=1) <= 1).all():
             raise CertificationError("shares must add up to one: the certificate was altered")
         # The set is {w_0 xi'M xi + sum_c w_c e_c^2 <= 1} in the coordinates dx = r xi, du_c = b_c e_c.
         size = np.concatenate([np.full(n, r), ldexp_up(b, -self._exponent)])
-        inside = Enclosure.of(size[:, None]) * Enclosure.of(size) * Enclosure.of(P)
-        shape, index = (len(P), n + m, n + m), np.arange(n, n + m)
-        first = Enclosure.of(weights[:, :1, None]) * Enclosure.of(metric)
-        joint = first.placed(shape, (slice(None), slice(0, n), slice(0, n)))
-        joint = joint + Enclosure.of(weights[:, 1:]).placed(shape, (slice(None), index, index))
-        return largest_ratios(inside, joint, room=room)
+        inside = Enclosure.of(size[:, None]) * Enclosure.of(size) * Enclosure.of(flat)
+        index = np.arange(n, n + m)
+        joint = Enclosure.of(np.zeros((F * K, n + m, n + m)))
+        joint.add_at((slice(None), slice(0, n), slice(0, n)), Enclosure.of(weights[:, :1, None]) * Enclosure.of(metric))
+        joint.add_at((slice(None), index, index), Enclosure.of(weights[:, 1:]))
+        return largest_ratios(inside, joint, room=room).reshape(F, K)
 
 
 def prove_gains(
@@ -220,9 +244,10 @@ def prove_gains(
     inequality, K = HorizonInequality(system, horizon, 1.0, metric, 0.0), horizon + 1
     initial, margin = np.empty((K, system.ny)), np.inf
     for family in families:
-        P, found = inequality.prove_storages(family, room=room)
+        every, found = inequality.prove_storages([family], room=room)
+        P, bounds = every[0], inequality.bounds([family], every, room=room)[0]
         states, reached = reaching(system, family.row, K)
-        initial[:, family.row] = np.where(states.any(axis=1), inequality.bounds(family, P, room=room), 0.0)
+        initial[:, family.row] = np.where(states.any(axis=1), bounds, 0.0)
         margin = min(margin, found)
         for c in range(system.nu):
             gains, mu = inputs[:, family.row, c], input_multipliers[:, family.row, c]
@@ -254,12 +279,11 @@ def gain_margins(
     form = IncrementalForm.of_input(system, channel)
 
     def part(kind: type[Any], which: NDArray[np.intp]) -> Any:
-        shape, index = (len(which), form.nz, form.nz), np.arange(len(which))
-        gain = kind.of(gains[which])
-        total = (gain * gain).placed(shape, (slice(None), 0, 0))
-        later = which[which > 0]
-        total = total - demand(kind, form, P[later - 1]).placed(shape, index[which > 0])
-        return total - square(kind, form.Y[[row]]).placed(shape, index[which == 0]) if 0 in which else total
+        gain, total = kind.of(gains[which]), -demand(kind, form, P[np.maximum(which - 1, 0)])
+        for place in np.flatnonzero(which == 0):
+            total.set_at(slice(place, place + 1), -square(kind, form.Y[[row]]))
+        total.add_at((slice(None), 0, 0), gain * gain)
+        return total
 
     return proven_margins(form, part, multipliers, room=room)
 
@@ -286,8 +310,9 @@ def prove_lipschitz(
     slopes = None if boxes is None else local_slopes(system, boxes[0], boxes[1], horizon)
     form = IncrementalForm.of(system, None, slopes)
     _check_multipliers(form, horizon + 1, multipliers, rho, padding)
-    P, margin = _proven_storages(form, form.Y, multipliers, rho, padding, room)
-    top = largest_ratios(Enclosure.of(P[-1:]), Enclosure.of(np.eye(system.nx)[None]), room=room)
+    numbers = multipliers[None], rho[None], np.array([padding])
+    P, margin = _proven_storages(form, form.Y[None], *numbers, room)
+    top = largest_ratios(Enclosure.of(P[0, -1:]), Enclosure.of(np.eye(system.nx)[None]), room=room)
     return float(root_up(max(float(top[0]), float(rho.max(initial=0.0))))), margin
 
 
@@ -303,15 +328,15 @@ def _check_multipliers(form: IncrementalForm, K: int, lam: Array, rho: Array, pa
 
 
 def _proven_storages(
-    form: IncrementalForm, c: Array, lam: Array, rho: Array, padding: float, room: float
+    form: IncrementalForm, c: Array, lam: Array, rho: Array, padding: Array, room: float
 ) -> tuple[Array, float]:
-    """Storages (K, nx, nx) of given multipliers, and the smallest margin of their proof."""
-    found, stages = storages(form, c.T @ c, lam, rho, padding)
-    if stages < len(lam):
+    """Storages (F, K, nx, nx) of given multipliers, and the smallest margin of their proof."""
+    found, stages = all_storages(form, c.swapaxes(1, 2) @ c, lam, rho, padding)
+    if stages < lam.shape[1]:
         raise CertificationError(f"stage {stages} has no storage for these multipliers", margin=-1.0)
-    P = np.array(found)
+    P = np.stack(found, axis=1)
     margins = stage_margins(form, P, rho, lam, c, room=room)
     if not (margins > 0).all():
-        stage = int(np.argmin(margins))
-        raise CertificationError(f"the proof fails at stage {stage}", margin=float(margins[stage]))
+        stage = int(np.argmin(margins)) % lam.shape[1]
+        raise CertificationError(f"the proof fails at stage {stage}", margin=float(margins.min()))
     return P, float(margins.min())

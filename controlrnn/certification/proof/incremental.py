@@ -40,6 +40,7 @@ from controlrnn.certification.proof.slopes import global_slopes
 from controlrnn.certification.proof.twofold import Twofold
 from controlrnn.errors import CertificationError
 
+_FLOOR = 1e-280  # of a storage of an output of order one
 _CHUNK = 64  # stages whose matrices are in memory together
 _TWICE = (Enclosure, Twofold)  # in the order tried: the second where the terms all but cancel
 
@@ -160,12 +161,15 @@ class IncrementalForm:
 
     def multiplier_form(self, multipliers: Array) -> Array:
         """S(lambda), shape (..., nz, nz), for ``multipliers`` (..., nv), rounded: for searches and recursions."""
-        half = self.W.T @ ((multipliers * (self.alpha + self.beta))[..., None] * self.N)
-        both = 2 * (multipliers * self.alpha * self.beta)[..., None]
-        S = half + half.swapaxes(-1, -2) - self.N.T @ (both * self.N)
-        index = np.arange(self.nz - self.nv, self.nz)
+        first, index = self.nz - self.nv, np.arange(self.nz - self.nv, self.nz)
+        rows = (multipliers * (self.alpha + self.beta))[..., None] * self.N
+        S = np.zeros((*multipliers.shape[:-1], self.nz, self.nz))
+        S[..., first:, :] = rows
+        S[..., :, first:] += rows.swapaxes(-1, -2)
         S[..., index, index] -= 2 * multipliers
-        return np.asarray(S)
+        if self.alpha.any():
+            S -= self.N.T @ ((2 * multipliers * self.alpha * self.beta)[..., None] * self.N)
+        return S
 
     def supply(self, P: Array, rho: Array) -> Array:
         """blkdiag(P, diag(rho), 0), shape (nz, nz)."""
@@ -194,24 +198,24 @@ def proven_margins(
     for kind in _TWICE:
         rest = np.flatnonzero(~(margins > 0))
         for which in (rest[i : i + _CHUNK] for i in range(0, len(rest), _CHUNK)):
-            whole = part(kind, which) - sector(kind, form, multipliers[which])
-            margins[which] = definite_margins(whole.enclosure(), room=room)
+            total = part(kind, which)
+            subtract_sector(total, form, multipliers[which])
+            margins[which] = definite_margins(total.enclosure(), room=room)
     return margins
 
 
-def sector(kind: type[Any], form: IncrementalForm, multipliers: Array) -> Any:
-    """S(lambda) in an arithmetic, shape (K, nz, nz), for ``multipliers`` (K, nv)."""
-    K, nz = len(multipliers), form.nz
-    shape, first = (K, nz, nz), nz - form.nv
+def subtract_sector(total: Any, form: IncrementalForm, multipliers: Array) -> None:
+    """Take S(lambda) off ``total`` (K, nz, nz), in its arithmetic and in place, for ``multipliers`` (K, nv)."""
+    kind, first = type(total), form.nz - form.nv
     lam, alpha, beta = kind.of(multipliers), kind.of(form.alpha), kind.of(form.beta)
-    rows = (lam * (alpha + beta))[:, :, None] * kind.of(form.N)
-    half = rows.placed(shape, (slice(None), slice(first, None), slice(None)))
-    index = np.arange(first, nz)
-    S = half + half.T - kind.of(2 * multipliers).placed(shape, (slice(None), index, index))
+    rows = (lam * (alpha + beta))[:, :, None] * kind.of(-form.N)
+    total.add_at((slice(None), slice(first, None), slice(None)), rows)
+    total.add_at((slice(None), slice(None), slice(first, None)), rows.T)
+    index = np.arange(first, form.nz)
+    total.add_at((slice(None), index, index), kind.of(2 * multipliers))
     if form.alpha.any():
         N = kind.of(form.N)
-        S = S - N.T @ ((kind.of(2 * multipliers) * (alpha * beta))[:, :, None] * N)
-    return S
+        total.add_at((), N.T @ ((kind.of(2 * multipliers) * (alpha * beta))[:, :, None] * N))
 
 
 def demand(kind: type[Any], form: IncrementalForm, P: Array) -> Any:
@@ -226,41 +230,41 @@ def square(kind: type[Any], rows: Array) -> Any:
     return c.T @ c
 
 
-def supplied(kind: type[Any], form: IncrementalForm, P: Any, rho: Any) -> Any:
-    """blkdiag(P, diag(rho), 0) in an arithmetic, shape (K, nz, nz), for P (K, nx, nx) and rho (K, nu)."""
-    n, u = form.nx, form.nu
-    K = len(P) if isinstance(P, np.ndarray) else len(P.enclosure().mid)
-    shape, index = (K, form.nz, form.nz), np.arange(n, n + u)
-    P, rho = (kind.of(part) if isinstance(part, np.ndarray) else part for part in (P, rho))
-    whole = P.placed(shape, (slice(None), slice(0, n), slice(0, n)))
-    return whole + rho.placed(shape, (slice(None), index, index)) if u else whole
+def add_supply(total: Any, form: IncrementalForm, P: Any, rho: Any) -> None:
+    """Add blkdiag(P, diag(rho), 0) to ``total`` (K, nz, nz), in place, for P (K, nx, nx) and rho (K, nu)."""
+    n, index = form.nx, np.arange(form.nx, form.nx + form.nu)
+    total.add_at((slice(None), slice(0, n), slice(0, n)), P)
+    if form.nu:
+        total.add_at((slice(None), index, index), rho)
 
 
 def stage_margins(
     form: IncrementalForm, P: Array, rho: Array, multipliers: Array, c: Array, *, room: float = 1.0
 ) -> Array:
-    """Prove (*) for all stages of a recursion, for the float64 numbers given, taken as exact.
+    """Prove (*) for all stages of recursions, for the float64 numbers given, taken as exact.
 
     Args:
         form: The difference system.
-        P: Storages, shape (K, nx, nx), symmetric.
-        rho: Shape (K, nu).
-        multipliers: Shape (K, nv).
-        c: The rows (p, nz) of the output looked at.
+        P: Storages of F recursions, shape (F, K, nx, nx), symmetric.
+        rho: Shape (F, K, nu).
+        multipliers: Shape (F, K, nv).
+        c: The rows (F, p, nz) of the outputs looked at.
         room: See `definite_margins`.
 
     Returns:
-        Shape (K,), see `definite_margins`.
+        Shape (F, K), see `definite_margins`.
     """
+    F, K = multipliers.shape[:2]
+    P, rho = P.reshape(F * K, form.nx, form.nx), rho.reshape(F * K, form.nu)
 
     def part(kind: type[Any], which: NDArray[np.intp]) -> Any:
-        first = square(kind, c) if 0 in which else None
-        later = demand(kind, form, P[which[which > 0] - 1])
-        shape, K = (len(which), form.nz, form.nz), np.arange(len(which))
-        total = supplied(kind, form, P[which], rho[which]) - later.placed(shape, K[which > 0])
-        return total if first is None else total - first.placed(shape, K[which == 0])
+        total = -demand(kind, form, P[np.maximum(which - 1, 0)])
+        for place in np.flatnonzero(which % K == 0):  # next to the output nothing is behind but the output itself
+            total.set_at(slice(place, place + 1), -square(kind, c[which[place] // K]))
+        add_supply(total, form, kind.of(P[which]), kind.of(rho[which]))
+        return total
 
-    return proven_margins(form, part, multipliers, room=room)
+    return proven_margins(form, part, multipliers.reshape(F * K, form.nv), room=room).reshape(F, K)
 
 
 def largest_ratios(P: Enclosure, metric: Enclosure, *, room: float = 1.0) -> Array:
@@ -319,7 +323,9 @@ def smallest_storage(
     Returns:
         P_j, shape (nx, nx), symmetric.
     """
-    return _smallest(form, demanded + form.multiplier_form(multipliers), rho, padding)
+    G = demanded + form.multiplier_form(multipliers)
+    P = _smallest(form, G[None], rho[None], np.array([padding]), np.array([_FLOOR]))
+    return None if P is None else np.asarray(P[0])
 
 
 def observer_spread(system: Matrices, gain: Array) -> Array:
@@ -340,23 +346,24 @@ def observer_spread(system: Matrices, gain: Array) -> Array:
     return np.hstack([*parts[:2], np.zeros_like(gain), parts[2]])
 
 
-def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: float) -> Array | None:
-    """`smallest_storage` for G = H_j + S(lambda_j)."""
-    n = form.nx
-    P = G[:n, :n]
-    if n < len(G):
-        K = -G[n:, n:]
-        K.ravel()[: form.nu * (len(K) + 1) : len(K) + 1] += rho
+def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: Array, floor: Array) -> Array | None:
+    """`smallest_storage` for G = H_j + S(lambda_j) of F recursions, shape (F, nz, nz); None where one has none."""
+    n, index = form.nx, np.arange(form.nx)
+    P = G[:, :n, :n]
+    if n < G.shape[1]:
+        K, inputs = -G[:, n:, n:], np.arange(form.nu)
+        K[:, inputs, inputs] += rho
         try:
-            half = np.linalg.solve(np.linalg.cholesky(K), G[n:, :n])
+            half = np.linalg.solve(np.linalg.cholesky(K), G[:, n:, :n])
         except np.linalg.LinAlgError:
             return None
-        P = P + half.T @ half
-    P = 0.5 * (P + P.T)
+        P = P + half.swapaxes(1, 2) @ half
+    P = 0.5 * (P + P.swapaxes(1, 2))
     # Relative to the row in units in which the diagonal is one, so that no state drowns another.
-    # The floor is nothing in any unit, but without it a state that no output ever sees could not be proven.
-    size = np.sqrt(np.maximum(P.diagonal(), 1e-290))
-    P.ravel()[:: n + 1] += padding * size * ((np.abs(P) / size).max(axis=1, initial=0.0) + size) + 1e-280
+    # The floor is nothing, but without it a state that no output ever sees could not be proven.
+    size = np.sqrt(np.maximum(P[:, index, index], 1e-295))
+    row = (np.abs(P) / size[:, None, :]).max(axis=2, initial=0.0)
+    P[:, index, index] += padding[:, None] * size * (row + size) + floor[:, None]
     return np.asarray(P)
 
 
@@ -375,14 +382,23 @@ def storages(
     Returns:
         The storages found and the index of the first stage that has none (K where all have one).
     """
+    found, stages = all_storages(form, terminal[None], multipliers[None], rho[None], np.array([padding]))
+    return [P[0] for P in found], stages
+
+
+def all_storages(
+    form: IncrementalForm, terminal: Array, multipliers: Array, rho: Array, padding: Array
+) -> tuple[list[Array], int]:
+    """`storages` of F recursions at once, which stop together; every argument has a first axis of length F."""
     found: list[Array] = []
     demanded, S = terminal, form.multiplier_form(multipliers)
-    for j, r in enumerate(rho):
-        P = _smallest(form, demanded + S[j], r, padding)
+    floor = _FLOOR * np.clip(np.trace(terminal, axis1=1, axis2=2), 1e-18, 1e18)
+    for j in range(multipliers.shape[1]):
+        P = _smallest(form, demanded + S[:, j], rho[:, j], padding, floor)
         if P is None:
             return found, j
         found.append(P)
-        demanded = form.T.T @ P @ form.T
+        demanded = form.T.T @ (P @ form.T)
     return found, len(found)
 
 

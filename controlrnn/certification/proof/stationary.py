@@ -23,7 +23,7 @@ from controlrnn.certification.proof.enclosure import (
     sum_up,
     times_up,
 )
-from controlrnn.certification.proof.incremental import IncrementalForm, demand, proven_margins, supplied
+from controlrnn.certification.proof.incremental import IncrementalForm, add_supply, demand, proven_margins
 from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.checks import count
 from controlrnn.errors import CertificationError, SettingError
@@ -75,9 +75,9 @@ def prove_contraction(
 
 def _contraction_margin(form: IncrementalForm, rate: float, metric: Array, multipliers: Array, room: float) -> float:
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
-        r = kind.of(np.full((1, 1, 1), rate))
-        kept = supplied(kind, form, r * r * kind.of(metric[None]), np.zeros((1, form.nu)))
-        return kept - demand(kind, form, metric[None])
+        r, total = kind.of(np.full((1, 1, 1), rate)), -demand(kind, form, metric[None])
+        add_supply(total, form, r * r * kind.of(metric[None]), kind.of(np.zeros((1, form.nu))))
+        return total
 
     return float(proven_margins(form, part, multipliers[None], room=room)[0])
 
@@ -86,8 +86,9 @@ def input_margin(form: IncrementalForm, metric: Array, gain: float, multipliers:
     """Prove gain^2 - T'PT - S(lambda) > 0 for a form of one input `at_equal_states`."""
 
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
-        g = kind.of(np.full((1,), gain))
-        return (g * g).placed((1, form.nz, form.nz), (slice(None), 0, 0)) - demand(kind, form, metric[None])
+        g, total = kind.of(np.full((1,), gain)), -demand(kind, form, metric[None])
+        total.add_at((slice(None), 0, 0), g * g)
+        return total
 
     return float(proven_margins(form, part, multipliers[None], room=room)[0])
 
@@ -126,8 +127,9 @@ def prove_dissipation(
 
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
         r, seen = kind.of(np.full((1, 1, 1), rate)), kind.of(z)
-        kept = supplied(kind, form, r * r * kind.of(metric[None]), np.zeros((1, nu)))
-        return kept + seen.T @ (kind.of(whole[None]) @ seen) - demand(kind, form, metric[None])
+        total = seen.T @ (kind.of(whole[None]) @ seen) - demand(kind, form, metric[None])
+        add_supply(total, form, r * r * kind.of(metric[None]), kind.of(np.zeros((1, nu))))
+        return total
 
     margin = min(
         definite_margin(Enclosure.of(metric), room=room),

@@ -90,6 +90,15 @@ class Twofold:
             part[index] = values
         return Twofold(*parts)
 
+    def add_at(self, index: Any, other: Twofold) -> None:
+        """Add to the values at ``index``, in place; no entry may be named twice."""
+        total = self[index] + other
+        self.hi[index], self.lo[index], self.rad[index] = total.hi, total.lo, total.rad
+
+    def set_at(self, index: Any, other: Twofold) -> None:
+        """Put other values at ``index``, in place."""
+        self.hi[index], self.lo[index], self.rad[index] = other.hi, other.lo, other.rad
+
     def enclosure(self) -> Enclosure:
         """Rounded to one float64 each."""
         mid, error = two_sum(self.hi, self.lo)
