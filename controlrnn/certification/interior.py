@@ -44,7 +44,8 @@ def inflate(
     form: IncrementalForm, demand: Array, lam: Array, rho: Array, factor: float = _MARGIN
 ) -> tuple[Array, Array, Array]:
     """Scale the multipliers of one stage up by ``factor`` and rho until the stage exists; returns them and P."""
-    lam, rho = factor * lam, factor * rho
+    # Where little is demanded the feasible set is a cone: inside of it rho has to grow against the multipliers.
+    lam, rho = factor * lam, 1.2 * factor * rho
     for _ in range(60):
         stage = stage_of(form, demand, lam, rho)
         if stage is not None and np.isfinite(stage[0]).all():

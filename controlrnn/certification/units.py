@@ -32,11 +32,13 @@ class Units:
         x: Shape (nx,), positive.
         u: Shape (nu,), positive.
         y: Shape (ny,), positive.
+        size: What differences are multiples of: bounds are proportional to them, multipliers do not depend on it.
     """
 
     x: Array
     u: Array
     y: Array
+    size: float = 1.0
 
     @classmethod
     def of(
@@ -50,6 +52,9 @@ class Units:
             outputs: Size of the outputs, shape (ny,); None: what one unit of everything makes of them.
             start: Size of the initial difference of each state, shape (nx,); None: none.
         """
+        # Where outputs have a size of their own, inputs of their size are what counts.
+        size = _size(system, inputs, start) if outputs is None else 1.0
+        inputs, start = (None if part is None else part / size for part in (inputs, start))
         weigh = np.ones(system.nu) if inputs is None else np.asarray(inputs > 0, dtype=np.float64)
         x, y = np.ones(system.nx), np.ones(system.ny) if outputs is None else outputs
         u = np.ones(system.nu) if inputs is None else np.where(inputs > 0, inputs, 1.0)
@@ -71,7 +76,7 @@ class Units:
                 x[i] = np.sqrt(enters / leaves)
             if (np.abs(x - before) <= _FIXED * x).all():
                 break
-        return cls(x, u, np.asarray(y, dtype=np.float64))
+        return cls(x, u, np.asarray(y, dtype=np.float64), size)
 
     def system(self, system: LureSystem) -> LureSystem:
         """The system in these units, rounded to single precision."""
@@ -85,20 +90,24 @@ class Units:
         scaled = {name: _rounded(value) for name, value in scaled.items()}
         return replace(system, **scaled)
 
-    def metric(self, P: Array) -> Array:
-        """A positive definite matrix (nx, nx) of states in these units, from one in the user's, rounded likewise."""
-        factor = _rounded(np.asarray(np.linalg.cholesky(P * self.x[:, None] * self.x)))
+    def metric(self, P: Array, radius: float) -> Array:
+        """The metric (nx, nx), in these units and rounded likewise, in which ``radius`` of the metric P is one."""
+        factor = np.linalg.cholesky(P * self.x[:, None] * self.x) * (self.size / radius)
+        factor = _rounded(np.asarray(factor))
         return np.asarray(factor @ factor.T)
 
     def problem(self, claim: Problem, system: LureSystem, boxes: tuple[Box, Box] | None) -> Problem:
         """The inequality of ``claim`` in these units, for a search."""
         error, radius = claim.asked, claim.claimed_radius
-        rate = None if error.rate is None else _rounded(np.asarray(error.rate) / self.u)
-        scaled = InputError(kind=error.kind, radius=_rounded(error.b / self.u), rate=rate, steps=error.steps)
+        rate = None if error.rate is None else _rounded(np.asarray(error.rate) / self.size / self.u)
+        scaled = InputError(
+            kind=error.kind, radius=_rounded(error.b / self.size / self.u), rate=rate, steps=error.steps
+        )
         # Without an initial difference its metric means nothing.
-        metric = self.metric(claim.claimed_metric) if radius else None
+        metric = self.metric(claim.claimed_metric, radius) if radius else None
         if boxes is not None:
             boxes = (tuple(end / self.u for end in boxes[0]), tuple(end / self.x for end in boxes[1]))  # type: ignore[assignment]
+        radius = 1.0 if radius else 0.0
         return Problem(self.system(system), claim.horizon, radius, metric, scaled, boxes=boxes, lifted=claim.lifted)
 
     def back(self, multipliers: Array, rho: Array, output: float, inputs: Array) -> tuple[Array, Array]:
@@ -111,6 +120,17 @@ class Units:
             inputs: Units of the channels that differ, shape (m,).
         """
         return output**2 * multipliers, rho * (output / inputs) ** 2
+
+
+def _size(system: LureSystem, inputs: Array | None, start: Array | None) -> float:
+    """What neurons see of the differences, in their own unit; without neurons any size does."""
+    seen = [np.zeros(1)]
+    for matrix, part in ((system.C1, start), (system.D12, inputs)):
+        if part is not None:
+            seen.append(np.abs(matrix * part).ravel())
+    largest = max(float(one.max(initial=0.0)) for one in seen)
+    others = [float(part.max(initial=0.0)) for part in (start, inputs) if part is not None]
+    return largest or max(others, default=0.0) or 1.0
 
 
 def _norms(*parts: Array) -> Array:
