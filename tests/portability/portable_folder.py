@@ -26,6 +26,7 @@ from controlrnn.certification import (
     certify_contraction,
     certify_delta_iss,
     certify_horizon,
+    certify_l2_gain,
     load_certificate,
 )
 from controlrnn.data import Trajectory
@@ -128,7 +129,11 @@ def further_certificates() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     def from_point(system: LureSystem) -> Any:
         return certify_around(system, np.ones(4), np.ones((6, 2)), initial_radius=0.0, input_radius=0.1)
 
+    def in_units(system: LureSystem) -> Any:
+        return certify_l2_gain(system, input_scale=np.array([0.3, 2.7]), output_scale=np.array([1.3, 7e-3]))
+
     return {
+        "l2 gain in units": (elman(seed=8), in_units),
         "delta-ISS of an LSTM": (lstm, lambda s: certify_delta_iss(s, input_range=box)),
         "contraction of a given metric": (elman(seed=4), own),
         "long horizon": (elman(seed=5), long),
