@@ -212,7 +212,7 @@ def smallest_input_gains(
     Raises:
         CertificationError: None of them proves a gain.
     """
-    gains, used = np.full(len(channels), np.inf), np.tile(fallback, (len(channels), 1))
+    gains, used = np.full(len(channels), np.inf), np.repeat(fallback[None], len(channels), axis=0)
     for c, (form, own) in enumerate(zip(channels, multipliers, strict=True)):
         if not (form.T[:, 0].any() or form.N[:, 0].any()):
             gains[c] = 0.0
