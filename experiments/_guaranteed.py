@@ -1,8 +1,10 @@
-"""What the two studies of the guaranteed mode share: proofs, five controllers, closed loops on two kinds of truth.
+"""What the two studies of the guaranteed mode share: proofs, six controllers, closed loops on two kinds of truth.
 
-The five controllers, on one model, one washout and one cost:
+The six controllers, on one model, one washout and one cost:
 
 - nominal: limits as they are, shifted by the disturbance estimate (practical mode);
+- backed off: the nominal one a constant away from its limits, the least at which trial loops on the physical plant kept
+  them: what an engineer builds in an hour, and promises nothing;
 - conformal: limits tightened by the conformal model error alone, with the disturbance estimate (practical mode);
 - certified: limits tightened by the set-membership model error and the certified effects of re-initialisation and input
   errors; sound for each prediction, soft where a problem has no solution;
@@ -74,6 +76,7 @@ class Controller(StrEnum):
     """See the module docstring."""
 
     NOMINAL = "nominal"
+    BACKED_OFF = "backed off"
     CONFORMAL = "conformal"
     CERTIFIED = "certified"
     GUARANTEED = "guaranteed"
@@ -327,6 +330,10 @@ def _controller(
     if controller is Controller.NOMINAL:
         room = nominal(watch.system.digest, case.horizon, watch.predictor.ny)
         return TightenedMPC(watch.predictor, watch, room, mode=Mode.PRACTICAL, **settings)
+    if controller is Controller.BACKED_OFF:
+        return TightenedMPC(
+            watch.predictor, watch, Tightening.load(folder / "backed_off.npz"), mode=Mode.PRACTICAL, **settings
+        )
     if controller not in (Controller.GUARANTEED, Controller.RECALLING):
         return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **settings)
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from controlrnn.checks import Array
 from controlrnn.records import Numbers, Schema, save_record
-from experiments._guaranteed import TRUTHS, Case, Controller, build, needs
+from experiments._back_off import least_distance
+from experiments._guaranteed import TRUTHS, Case, Controller, build, needs, watch_of
 from experiments._study import Row, Study
-from mpc import ClosedLoopResult, LoopTarget, Status, monte_carlo
+from mpc import ClosedLoopResult, ClosedLoopSetup, LoopTarget, Status, back_off, monte_carlo
 from mpc.coverage_met import met
 
 LOOPS = Schema(
@@ -25,6 +27,7 @@ LOOPS = Schema(
 )  # fmt: skip
 SLACK = 1e-3  # of an output's range: less is what few iterations a sample leave, no sign of infeasibility
 FEW = 10  # runs for which no processes are started
+TRIALS, TRIAL_STEP = 20, 0.0025  # loops for the back-off; share of the limited output's range
 CHUNK = 250  # runs whose results are held in memory together
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
@@ -33,6 +36,31 @@ def seeds_of(study: Study, truth: str, runs: int) -> list[int]:
     """Seeds of the runs on one truth; all controllers meet the same."""
     parent = np.random.SeedSequence([study.seed, list(TRUTHS).index(truth)])
     return [int(s.generate_state(1)[0]) for s in parent.spawn(runs)]
+
+
+def trial(folder: Path, case: Case, distance: float) -> ClosedLoopSetup:
+    """The nominal controller a constant away from its limits, on the physical plant."""
+    watch = watch_of(case, folder)
+    room = back_off(watch.system.digest, case.horizon, np.full(watch.predictor.ny, distance))
+    room.save(folder / "backed_off.npz")
+    return build(folder, case, Controller.BACKED_OFF, "physical")
+
+
+def choose_back_off(study: Study, case: Case) -> Row:
+    """The least constant at which trial loops keep their limits; it lands in ``backed_off.npz``."""
+    signal = case.plant.outputs[case.limited]
+    step = TRIAL_STEP * (signal.upper - signal.lower)
+    parent = np.random.SeedSequence([study.seed, len(TRUTHS)])
+    seeds = [int(s.generate_state(1)[0]) for s in parent.spawn(min(TRIALS, case.runs))]
+
+    def compute() -> Row:
+        def make(distance: float) -> Callable[[], ClosedLoopSetup]:
+            return functools.partial(trial, study.out, case, distance)
+
+        distance, _, used = least_distance(make, seeds, step)
+        return {"distance": distance, "trial_loops": len(seeds), "trial_loops_in_all": used}
+
+    return study.row("back-off", compute, needs=needs(case, study.out), files=["backed_off.npz"])
 
 
 def close(
@@ -61,6 +89,8 @@ def close(
                 found = monte_carlo(make, seeds[start : start + CHUNK], workers=workers, progress=advance)
                 results += [reduced(one, case) for one in found.results]
         row, arrays = gathered(results)
+        if controller is Controller.BACKED_OFF:  # a distance is no bound on errors
+            row |= dict.fromkeys(k for k in row if "inside" in k or "over_bound" in k or k == "outside_noticed")
         save_record(study.path(file), LOOPS, arrays | {"seeds": np.array(seeds)}, {})
         return {"truth": truth, "controller": str(controller), "removed": removed or ""} | row
 

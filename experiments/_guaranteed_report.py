@@ -12,7 +12,7 @@ from controlrnn.checks import Array
 from controlrnn.data import Dataset
 from controlrnn.records import load_record
 from experiments._guaranteed import PARTS, TRUTHS, Case, Controller, prove
-from experiments._guaranteed_loops import LOOPS, close, seeds_of
+from experiments._guaranteed_loops import LOOPS, choose_back_off, close, seeds_of
 from experiments._study import Row, Study
 from mpc import Recall, Tightening
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Curves = dict[tuple[str, Controller], dict[str, Array]]
 MOST = 10.0  # % above the nominal cost
 _COLOURS = {
-    Controller.NOMINAL: "C1", Controller.CONFORMAL: "C4", Controller.CERTIFIED: "C2", Controller.GUARANTEED: "C0",
+    Controller.NOMINAL: "C1", Controller.BACKED_OFF: "C6",
+    Controller.CONFORMAL: "C4", Controller.CERTIFIED: "C2", Controller.GUARANTEED: "C0",
     Controller.RECALLING: "C5",
 }  # fmt: skip
 
@@ -36,6 +37,7 @@ def run(study: Study, case: Case, dataset: Dataset) -> int:
         f"inside with probability >= {proofs['declared_probability']:.2g} (order statistics); "
         f"{proofs['held_out_inside']} of {proofs['held_out']} held-out records did; closed loops are promised nothing"
     )
+    choose_back_off(study, case)
     rows: dict[tuple[str, Controller], Row] = {}
     curves: Curves = {}
     for truth in TRUTHS:

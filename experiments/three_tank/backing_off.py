@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from controlrnn.systems import LureSystem
+from experiments._back_off import least_distance
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from mpc import (
@@ -26,7 +27,6 @@ from mpc import (
     Tightening,
     back_off,
     calibrate_closed_loop,
-    monte_carlo,
     nominal,
 )
 
@@ -60,17 +60,12 @@ def least(
     Returns:
         The distance, its loops, and the number of loops that were run.
     """
-    system, distance, used = stages.model_of(folder), 0.0, 0
-    while True:
-        room = constant(system, config, distance)
-        found = monte_carlo(functools.partial(build, folder, config, room), seeds, progress=progress)
-        used += len(seeds)
-        worst = max(r.max_violation for r in found.results)
-        if worst <= 0:
-            return distance, found, used
-        # A distance that lacks `worst` still fails where it grows by less.
-        steps = max(1, int(np.floor(worst / config.back_off_step)))
-        distance = round(distance + steps * config.back_off_step, 6)
+    system = stages.model_of(folder)
+
+    def make(distance: float) -> Callable[[], ClosedLoopSetup]:
+        return functools.partial(build, folder, config, constant(system, config, distance))
+
+    return least_distance(make, seeds, config.back_off_step, progress)
 
 
 def calibrated(folder: Path, config: Config, seed: int, progress: Progress) -> ClosedLoopCalibration:

@@ -9,6 +9,7 @@ import pytest
 from controlrnn.certification import load_certificate
 from controlrnn.export import load_system
 from controlrnn.identification import identify_subspace
+from experiments import _back_off
 from experiments.three_tank import __main__ as study
 from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
@@ -104,7 +105,7 @@ def test_the_least_constant_is_a_multiple_of_the_step_that_every_loop_keeps(monk
     class Model:
         digest, ny = 64 * "a", 3
 
-    monkeypatch.setattr(backing_off, "monte_carlo", loops)
+    monkeypatch.setattr(_back_off, "monte_carlo", loops)
     monkeypatch.setattr(backing_off.stages, "model_of", lambda _: Model())
     distance, found, used = backing_off.least(tmp_path, Config(), [0, 1, 2], lambda *_: None)
     assert (distance, used, tried) == (0.5, 9, [0.0, 0.4, 0.5])
