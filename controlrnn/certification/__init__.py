@@ -7,6 +7,7 @@ from controlrnn.certification.by_construction import Construction, certificate_f
 from controlrnn.certification.certificate import Certificate, Rigour, load_certificate
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.dissipation import DissipationCertificate
+from controlrnn.certification.execution import ExecutionError, execution_error
 from controlrnn.certification.gains import GainCertificate, certify_gains
 from controlrnn.certification.gated import DeltaIssCertificate, certify_delta_iss
 from controlrnn.certification.horizon import HorizonCertificate, Method, certify_horizon
@@ -23,6 +24,7 @@ __all__ = [
     "ContractionCertificate",
     "DeltaIssCertificate",
     "DissipationCertificate",
+    "ExecutionError",
     "GainAttack",
     "GainCertificate",
     "HorizonCertificate",
@@ -47,6 +49,7 @@ __all__ = [
     "certify_l2_gain",
     "certify_lipschitz",
     "certify_reinitialisation",
+    "execution_error",
     "load_certificate",
     "local_slopes",
 ]

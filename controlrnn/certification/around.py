@@ -130,8 +130,7 @@ class TubeCertificate(Certificate):
             every.append(found)
         return _certificate(case, every, self.focus, method="reused")
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         radii = ", ".join(f"{r:.3g}" for r in self.input_radius)
         lines = [
             f"Tube certificate for system {self.system_digest[:12]}, {self.horizon} steps around a known trajectory.",

@@ -65,6 +65,7 @@ class Certificate(Stored, ABC):
     """
 
     KIND: ClassVar[str]
+    EXECUTION: ClassVar[str] = "what execution in floating point adds: execution_error"
     UNITS: ClassVar[dict[str, str]] = {}  # of the claim's numbers, stored with them for whoever reads the file
 
     system_digest: str
@@ -138,8 +139,12 @@ class Certificate(Stored, ABC):
     def _prove(self, system: Any, room: float) -> float:
         """The proof itself; raises CertificationError where it fails. ``room``: see `proof.definite`."""
 
-    @abstractmethod
     def summary(self) -> str:
+        """What is claimed, in words and numbers, and of which arithmetic."""
+        return f"{self._claim()} Holds in real arithmetic; {self.EXECUTION}."
+
+    @abstractmethod
+    def _claim(self) -> str:
         """What is claimed, in words and numbers."""
 
     @abstractmethod

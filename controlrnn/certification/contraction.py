@@ -115,8 +115,7 @@ class ContractionCertificate(Certificate):
             spread=observer_spread(system, gain),
         )  # fmt: skip
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
         memory = -1 / np.log(self.rate)
         return (

@@ -101,8 +101,7 @@ class DissipationCertificate(Certificate):
         supply = self.Q, self.S, self.R
         return prove_dissipation(system, self.rate, self.metric, self.multipliers, supply, room=room)
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         return (
             f"Dissipation certificate for system {self.system_digest[:12]}: differences of trajectories dissipate the "
             f"supply (Q, S, R), |Q| = {np.linalg.norm(self.Q, 2):.3g}, |S| = {np.linalg.norm(self.S, 2):.3g}, "

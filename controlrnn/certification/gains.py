@@ -116,8 +116,7 @@ class GainCertificate(Certificate):
             )
         return margin
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         total = np.cumsum(self.inputs, axis=0)[-1]
         return (
             f"Gain certificate for system {self.system_digest[:12]}, lags 0..{self.horizon}. From the initial state, "

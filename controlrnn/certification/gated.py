@@ -55,6 +55,7 @@ class DeltaIssCertificate(Certificate):
     """
 
     KIND: ClassVar[str] = "delta-iss-certificate"
+    EXECUTION: ClassVar[str] = "what execution in floating point adds is not bounded for gated systems"
     UNITS: ClassVar[dict[str, str]] = {
         "rate": "per step", "scale": "states, dimensionless", "input_gain": "distance per input unit",
         "input_low": "input units", "input_high": "input units", "state_bound": "states, dimensionless",
@@ -112,8 +113,7 @@ class DeltaIssCertificate(Certificate):
             )  # fmt: skip
         return 1 - self.rate
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
         ranges = ", ".join(f"{a:.3g}..{b:.3g}" for a, b in zip(self.input_low, self.input_high, strict=True))
         return (

@@ -135,8 +135,7 @@ class HorizonCertificate(Certificate):
             )
         return float(margin)
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         boxed = " stay in the certificate's boxes," if self.input_range.size else ""
         lines = [
             f"Horizon certificate for system {self.system_digest[:12]}, {self.horizon} steps ({self.method}).",

@@ -87,8 +87,7 @@ class L2GainCertificate(DissipationCertificate):
             raise CertificationError("the supply does not belong to gamma and the scales: the certificate was altered")
         return super()._prove(system, room)
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         return (
             f"Gain certificate for system {self.system_digest[:12]}: the incremental l2 gain is at most "
             f"{self.gamma:.5g} with inputs in units of {np.array2string(self.input_scale, precision=3)} and outputs in "

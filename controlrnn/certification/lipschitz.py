@@ -92,8 +92,7 @@ class LipschitzCertificate(Certificate):
             )
         return margin
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         where = "inputs and initial states in the given boxes" if self.input_range.size else "all inputs and states"
         return (
             f"Lipschitz certificate for system {self.system_digest[:12]}: (initial state, inputs) to output "

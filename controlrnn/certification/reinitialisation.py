@@ -197,8 +197,7 @@ class ReinitialisationCertificate(Certificate):
         if not signs or not (self.input_low <= self.input_high).all() or self.washout < 0 or self.horizon < 0:
             raise CertificationError("an error, a range or a length makes no sense: the certificate was altered")
 
-    def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+    def _claim(self) -> str:
         lines = [
             f"Re-initialisation certificate for system {self.system_digest[:12]}: 2-norm error of the state, then the "
             f"largest error of each output over the {self.horizon} steps predicted from it:"

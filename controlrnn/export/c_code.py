@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from controlrnn.checks import shown
 from controlrnn.errors import SettingError
 from controlrnn.records import write_atomic
-from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem, System
+from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem, Precision, System
 from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
 
@@ -38,26 +38,34 @@ _TESTED = 20  # samples of the self-test
 
 
 @typed()
-def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = None) -> tuple[Path, Path]:
+def to_c(
+    system: System,
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    precision: Precision | str = Precision.FLOAT64,
+) -> tuple[Path, Path]:
     """Write a frozen system as C source and header.
 
-    The code offers ``NAME_step(x, u, x_next)`` and ``NAME_output(x, u, y)`` on arrays of doubles in physical units;
-    ``x_next`` may be ``x``. Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) it is a program that compares
+    The code offers ``NAME_step(x, u, x_next)`` and ``NAME_output(x, u, y)`` on arrays of doubles, or floats, in physical
+    units; ``x_next`` may be ``x``. `controlrnn.certification.execution_error` bounds what rounding changes. Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) it is a program that compares
     itself with numbers of the original stored in it and exits with 0 where they agree.
 
     Args:
         system: A frozen system.
         path: The source file, ending in ``.c``; the header ``.h`` is put beside it. Parent folders are made.
         name: Prefix of everything public; the file's stem when left out.
+        precision: Of everything that is stored and computed; float32 rounds the weights, and its self-test allows for
+            that.
 
     Returns:
         Paths of the source and the header.
 
     Raises:
-        SettingError: ``system`` is not frozen or of a kind without C code, ``path`` does not end in ``.c``, or ``name``
-            is not a C identifier.
+        SettingError: ``system`` is not frozen or of a kind without C code, ``path`` does not end in ``.c``, ``name`` is
+            not a C identifier, or a weight overflows in float32.
     """
-    source = Path(path)
+    source, single = Path(path), Precision(precision) is Precision.FLOAT32
     name = source.stem if name is None else name
     if not system.is_frozen:
         raise SettingError("to_c needs a frozen system, got one of tensors: call model.freeze() first")
@@ -72,13 +80,17 @@ def to_c(system: System, path: str | os.PathLike[str], *, name: str | None = Non
         raise SettingError(f"system must be a LureSystem or a GatedSystem, got {type(system).__name__}")
     words = {
         "name": name, "NAME": name.upper(), "nx": system.nx, "nu": system.nu, "ny": system.ny, "dt": repr(system.dt),
-        "digest": system.digest, "header": f"{source.stem}.h", "samples": _TESTED,
+        "digest": system.digest, "header": f"{source.stem}.h", "samples": _TESTED, "precision": str(precision),
+        "tolerance": repr(_single_tolerance(system) if single else 1e-9),
     }  # fmt: skip
-    text = Template(_HEAD + AFFINE + body + _SELF_TEST).substitute(
-        words, weights=constants(arrays), reference=constants(_reference(system))
+    code, head = _HEAD + AFFINE + body + _SELF_TEST, _HEADER
+    if single:
+        code, head = _in_float32(code), _in_float32(head)
+    text = Template(code).substitute(
+        words, weights=constants(arrays, single=single), reference=constants(_reference(system), single=single)
     )
     # The header first: a source without its header would not compile, a header alone does no harm.
-    header = write_atomic(source.with_suffix(".h"), Template(_HEADER).substitute(words).encode())
+    header = write_atomic(source.with_suffix(".h"), Template(head).substitute(words).encode())
     return write_atomic(source, text.encode()), header
 
 
@@ -139,19 +151,51 @@ def _gated(system: GatedSystem) -> tuple[Arrays, str]:
     return arrays, Template(_SIGMOID + body + output).safe_substitute(n=n, gates=first)
 
 
-def _reference(system: System) -> Arrays:
-    """Random states and inputs with what follows."""
+def _reference(system: System, kind: type[np.floating[Any]] = np.float64) -> Arrays:
+    """Random states and inputs, rounded to a kind of number, with what follows."""
     rng = np.random.default_rng(0)
-    x, u = rng.normal(size=(_TESTED, system.nx)), rng.normal(size=(_TESTED, system.nu))
+    x, u = (rng.normal(size=(_TESTED, n)).astype(kind).astype(np.float64) for n in (system.nx, system.nu))
     return {"test_x": x, "test_u": u, "test_next": system.step(x, u), "test_y": system.output(x, u)}
 
 
-def constants(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """C definitions, matrices row by row; repr() has as many digits as give the same double back."""
+def _single_tolerance(system: System) -> float:
+    """What the self-test in float32 allows: far more than rounding weights and arguments does to its numbers."""
+    arrays, meta = system.record()
+    rounded: Any = type(system).from_record({n: np.float64(np.float32(a)) for n, a in arrays.items()}, meta)
+    here = _reference(system)
+    there = _reference(rounded, np.float32)
+    apart = [np.abs(there[n] - here[n]) / (1 + np.abs(here[n])) for n in ("test_next", "test_y")]
+    return float(1e-5 + 100 * max(np.max(a, initial=0.0) for a in apart))
+
+
+def _in_float32(code: str) -> str:
+    """The same C code on floats."""
+    code = re.sub(r"\bdouble\b", "float", code)
+    code = re.sub(r"\b(tanh|fabs)\(", r"\1f(", code)
+    return re.sub(r"(?<![\w.])(\d+\.\d+)(?![\w.])", r"\1f", code)
+
+
+def constants(arrays: Mapping[str, NDArray[Any]], *, single: bool = False) -> str:
+    """C definitions, matrices row by row; repr() has as many digits as give the same number back.
+
+    Args:
+        arrays: By their names.
+        single: Round to float32.
+
+    Raises:
+        SettingError: A number overflows in float32.
+    """
     lines = []
     for name, array in arrays.items():
-        kind = "int" if np.issubdtype(array.dtype, np.integer) else "double"
-        rows = ",\n    ".join(", ".join(map(repr, row)) for row in np.atleast_2d(array).tolist())
+        kind = "int" if np.issubdtype(array.dtype, np.integer) else "float" if single else "double"
+        ending = "f" if kind == "float" else ""
+        if kind == "float":
+            with np.errstate(over="ignore", under="ignore"):
+                rounded = np.float64(np.float32(array))
+            if not np.isfinite(rounded[np.isfinite(array)]).all():
+                raise SettingError(f"{name} overflows in float32, got {np.abs(array).max():.3g}: use float64")
+            array = rounded
+        rows = ",\n    ".join(", ".join(f"{v!r}{ending}" for v in row) for row in np.atleast_2d(array).tolist())
         text = rows.replace("inf", "INFINITY").replace("nan", "NAN")
         lines.append(f"static const {kind} {name}[{' * '.join(map(str, array.shape))}] = {{\n    {text}\n}};")
     return "\n".join(lines)
@@ -186,7 +230,7 @@ void ${name}_output(const double x[${NAME}_NX], const double u[${NAME}_NU], doub
 """
 
 _HEAD = """\
-/* Discrete-time model, written by controlrnn; digest $digest. */
+/* Discrete-time model, written by controlrnn; digest $digest; computed in $precision. */
 #include "$header"
 
 #include <math.h>
@@ -314,7 +358,7 @@ int main(void)
         for (int i = 0; i < NY; ++i) worst = worse(worst, y[i], test_y[t * NY + i]);
     }
     printf("largest relative difference %.3g\\n", worst);
-    return worst <= 1e-9 ? 0 : 1;
+    return worst <= $tolerance ? 0 : 1;
 }
 #endif
 """

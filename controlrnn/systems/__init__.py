@@ -12,6 +12,7 @@ from controlrnn.systems.change import change_system
 from controlrnn.systems.gated import Cell, GatedSystem
 from controlrnn.systems.lure import MATRICES, LureSystem
 from controlrnn.systems.observer import observer_system
+from controlrnn.systems.precision import Precision
 from controlrnn.systems.system import System
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Cell",
     "GatedSystem",
     "LureSystem",
+    "Precision",
     "System",
     "answers_through_neurons",
     "carries_input",

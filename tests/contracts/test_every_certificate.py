@@ -359,6 +359,7 @@ def test_the_summary_says_of_what_and_how_well_proven(certificate, system):
     text = certificate.summary()
     assert system.digest[:12] in text
     assert "roven in float64" in text
+    assert "Holds in real arithmetic; what execution in floating point adds" in text
     assert len(text) > 80
     assert all(len(line) < 500 for line in text.splitlines())
     assert "nan" not in text
