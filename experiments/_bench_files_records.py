@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from controlrnn.certification import (
+    ExecutionError,
     InputError,
     InputErrorKind,
     certify_around,
@@ -24,6 +25,7 @@ from controlrnn.certification import (
     certify_l2_gain,
     certify_lipschitz,
     certify_reinitialisation,
+    execution_error,
     load_certificate,
 )
 from controlrnn.certification.certificate import Certificate
@@ -91,6 +93,11 @@ def samples(seed: int, *, all_kinds: bool = True) -> dict[str, Sample]:
         found[name] = _sample(partial(save_system, system), load_system, _run)
     if not all_kinds:
         return found
+    executed = execution_error(
+        lure, input_range=(-np.ones(2), np.ones(2)), state_range=(np.zeros(2), np.ones(2)),
+        contraction=certify_contraction(lure),
+    )  # fmt: skip
+    found["execution error"] = _sample(executed.save, ExecutionError.load, _verify(lure))
     for name, (certificate, system) in _certificates(lure, gru).items():
         found[name] = _sample(certificate.save, load_certificate, _verify(system))
     return found | _training(rng)
@@ -141,8 +148,8 @@ def _limits(room: Tightening) -> None:
         raise AssertionError("a limit is no number")
 
 
-def _verify(system: Any) -> Callable[[Certificate], None]:
-    def use(certificate: Certificate) -> None:
+def _verify(system: Any) -> Callable[[Any], None]:
+    def use(certificate: Certificate | ExecutionError) -> None:
         with np.errstate(all="ignore"):
             certificate.verify(system)
 
@@ -228,7 +235,7 @@ def _results(rng: np.random.Generator) -> dict[str, Stored]:
 
 
 def _tightening(rng: np.random.Generator, N: int, ny: int) -> Tightening:
-    parts = ("model_error", "reinitialisation", "input_error", "growth")
+    parts = ("model_error", "reinitialisation", "input_error", "growth", "execution")
     return Tightening(
         **{name: 0.01 * np.abs(rng.standard_normal((N + 1, ny))) for name in parts}, disturbance_gain=0.5,
         promise="some", digests={"system": NAME, "jump": NAME},

@@ -17,6 +17,7 @@ from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
 from controlrnn.records import digest
 from controlrnn.typed import typed
+from mpc.execution_part import NOT_COUNTED
 from mpc.model_error import ModelError
 from mpc.observer import Observer
 from mpc.tightening import Tightening
@@ -107,7 +108,7 @@ def tighten_around(
         disturbance_gain=model_error.disturbance_gain,
         promise=(
             f"for this plan alone: deterministic given the model error, which {model_error.promise}; state estimate: "
-            f"{observer.promise}"
+            f"{observer.promise}; {NOT_COUNTED}"
         ),
         digests={
             "system": system.digest, "model_error": model_error.digest, "observer": observer.digest,

@@ -238,6 +238,8 @@ def remember(
         raise SettingError("tightening, drift and observer belong to different models: use one of them")
     if tightening.digests.get("observer") != observer.digest or "certificate" not in tightening.digests:
         raise SettingError("tightening must be certified for this observer: tighten(..., certificate, observer=...)")
+    if "execution" in tightening.digests:
+        raise SettingError("what limits learn does not count rounding: tighten without execution")
     if tightening.disturbance_gain is not None:
         raise SettingError("tightening must be without disturbance feedback: calibrate it with disturbance=None")
     if drift.disturbance_gain != 1.0 or drift.observer_digest:

@@ -21,6 +21,7 @@ from controlrnn.errors import CertificationError, InfeasibleError, SettingError,
 from controlrnn.portable import told_apart
 from controlrnn.records import Digest, Number, Numbers, Schema, Stored, TableOf, Text
 from controlrnn.typed import typed
+from mpc.execution_part import NOT_COUNTED, execution_part
 from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
@@ -31,11 +32,11 @@ from mpc.terminal import jump_digest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from controlrnn.certification import HorizonCertificate
+    from controlrnn.certification import ExecutionError, HorizonCertificate
 
-_PARTS = ("model_error", "reinitialisation", "input_error", "growth")
+_PARTS = ("model_error", "reinitialisation", "input_error", "execution", "growth")
 _SOURCES = (
-    "system", "model_error", "certificate", "difference", "plan", "observer", "growth", "jump",
+    "system", "model_error", "certificate", "execution", "difference", "plan", "observer", "growth", "jump",
     "closed_loop", "closed_loop_limits", "closed_loop_predictions",
 )  # fmt: skip
 # What a tightening rests on that says nothing about predictions (none, a back-off, limits calibrated in closed loop).
@@ -56,10 +57,11 @@ class Tightening(Stored):
         digests: Where the parts come from: ``system``, ``model_error``, ``certificate``, ``observer``, ``growth``,
             ``jump``.
         growth: What is added so that plans stay feasible from sample to sample; none when left out.
+        execution: What rounding adds, proven; none when left out.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "tightening", 3,  # 1: without growth; 2: unchecked
+        "tightening", 4,  # 1: without growth; 2: unchecked; 3: without execution
         arrays={name: Numbers("N + 1", "ny", least=0.0) for name in _PARTS},
         meta={
             "disturbance_gain": Number(above=0.0, most=1.0, none=True), "promise": Text(),
@@ -74,13 +76,15 @@ class Tightening(Stored):
     promise: str
     digests: dict[str, str] = field(default_factory=dict)
     growth: Array | None = None
+    execution: Array | None = None
 
     def __post_init__(self) -> None:
         if self.disturbance_gain is not None:
             DisturbanceFilter(self.disturbance_gain)
         put(self, digests=texts("digests", self.digests))
-        if self.growth is None:
-            put(self, growth=np.zeros_like(self.model_error))
+        for name in ("growth", "execution"):
+            if getattr(self, name) is None:
+                put(self, **{name: np.zeros_like(self.model_error)})
         shape: tuple[int | str, ...] = ("horizon + 1", "ny")
         for name in _PARTS:
             part = nonnegative(name, getattr(self, name), shape, hint="one row per step, one column per output")
@@ -108,6 +112,7 @@ class Tightening(Stored):
         certificate: HorizonCertificate | None,
         *,
         observer: Observer,
+        execution: ExecutionError | None = None,
         growth: HorizonCertificate | None = None,
         jump: StateError | None = None,
     ) -> None:
@@ -120,6 +125,7 @@ class Tightening(Stored):
             model_error: As given to `tighten`; its own promise is taken as it stands.
             certificate: Likewise; proven again here.
             observer: The controller's observer.
+            execution: As given to `tighten`; proven again here.
             growth: As given to `recursive`.
             jump: Likewise.
 
@@ -127,7 +133,7 @@ class Tightening(Stored):
             CertificationError: A certificate does not hold, or the tightening is not what its sources give.
             SettingError: The parts do not belong together.
         """
-        made = tighten(model_error, certificate, observer=observer)
+        made = tighten(model_error, certificate, observer=observer, execution=execution)
         if growth is not None or jump is not None or "jump" in self.digests:
             made = recursive(made, growth, observer=observer, jump=jump)
         self.agrees_with(made)
@@ -140,7 +146,8 @@ class Tightening(Stored):
         parts: list[dict[str, Array]] = []
         for one in (self, made):
             certified = one.reinitialisation + one.input_error
-            parts.append({"model_error": one.model_error, "certified part": certified, "total": one.total})
+            parts.append({"model_error": one.model_error, "certified part": certified})
+            parts[-1] |= {"execution": np.asarray(one.execution), "total": one.total}
         words = ({"disturbance_gain": t.disturbance_gain, "promise": t.promise, **t.digests} for t in (self, made))
         refuse_other("the tightening", *parts)
         refuse_other_words("the tightening", *words)
@@ -170,8 +177,8 @@ class Tightening(Stored):
                 f"tightening leaves nothing of output {signal.name!r} at step {k}: limits [{signal.lower:g}, "
                 f"{signal.upper:g}] {signal.unit} minus {total[k, i]:.3g} on either side (model error "
                 f"{self.model_error[k, i]:.3g}, re-initialisation {self.reinitialisation[k, i]:.3g}, input error "
-                f"{self.input_error[k, i]:.3g}, growth {total[k, i] - self.predictive[k, i]:.3g}): reduce the largest "
-                "part, or shorten the horizon"
+                f"{self.input_error[k, i]:.3g}, execution {np.asarray(self.execution)[k, i]:.3g}, growth "
+                f"{total[k, i] - self.predictive[k, i]:.3g}): reduce the largest part, or shorten the horizon"
             )
         return read_only(lower), read_only(upper)
 
@@ -184,7 +191,7 @@ class Tightening(Stored):
         panels = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
         labels = (
             "model error (calibrated)", "re-initialisation (certified)", "input error (certified)",
-            "growth for recursive feasibility (certified)",
+            "execution (proven)", "growth for recursive feasibility (certified)",
         )  # fmt: skip
         for i, panel in enumerate(panels):
             stack = [getattr(self, name)[:, i] for name in _PARTS]
@@ -203,6 +210,7 @@ def tighten(
     *,
     observer: Observer,
     initial_only: HorizonCertificate | None = None,
+    execution: ExecutionError | None = None,
 ) -> Tightening:
     """Put the calibrated and the certified part together, after checking that they belong together.
 
@@ -216,6 +224,8 @@ def tighten(
             the true ones than the recorded inputs of the washout. None leaves the part out, and the promise says so.
         observer: The controller's observer.
         initial_only: A second certificate with input radius zero. Only shows the parts separately; the sum is the same.
+        execution: Bound on what rounding does to the model's runs, verified here; see `mpc.execution_part`. None: the
+            tightening holds in real arithmetic, and its promise says so.
 
     Returns:
         The tightening. Where the disturbance estimate was calibrated with another observer, or with exact inputs while
@@ -232,7 +242,7 @@ def tighten(
     zero = np.zeros_like(model_error.bounds)
     if certificate is None:
         text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
-        return _build(model_error, zero, zero, text, digests)
+        return counted(_build(model_error, zero, zero, text, digests), execution, observer)
     joint = _checked(certificate, model_error, observer)
     if (certificate.input_radius < observer.prediction_input_error).any():
         raise CertificationError(
@@ -252,7 +262,17 @@ def tighten(
         reinitialisation = reinitialisation + joint[0]
     digests["certificate"] = certificate.digest
     text = f"deterministic given the model error, which {model_error.promise}; state estimate: {observer.promise}"
-    return _build(model_error, reinitialisation, inputs, text, digests)
+    return counted(_build(model_error, reinitialisation, inputs, text, digests), execution, observer)
+
+
+def counted(tightening: Tightening, execution: ExecutionError | None, observer: Observer) -> Tightening:
+    """The tightening with what rounding adds as a part of its own; where nothing is given its promise says so."""
+    if execution is None:
+        return replace(tightening, promise=f"{tightening.promise}; {NOT_COUNTED}")
+    filtered = tightening.disturbance_gain is not None
+    part, words = execution_part(execution, observer, tightening.horizon, filtered=filtered)
+    digests = tightening.digests | {"execution": execution.digest}
+    return replace(tightening, execution=part, promise=f"{tightening.promise}; {words}", digests=digests)
 
 
 @typed()

@@ -22,6 +22,7 @@ from controlrnn.certification import (
     attack_horizon,
     certify_contraction,
     certify_horizon,
+    execution_error,
     load_certificate,
 )
 from controlrnn.data import Dataset, Signal, Trajectory, benchmarks
@@ -36,7 +37,7 @@ from controlrnn.errors import (
     ShapeError,
     SignatureError,
 )
-from controlrnn.export import load_system, save_system, to_casadi
+from controlrnn.export import load_system, save_system, to_c, to_casadi
 from controlrnn.identification import (
     FitResult,
     SimulationError,
@@ -133,6 +134,10 @@ class Kit:
 
     def certify(self, **change: Any) -> HorizonCertificate:
         return certify_horizon(change.pop("system", self.system), **{"horizon": 3, "initial_radius": 1.0} | change)
+
+    def executed(self, **change: Any) -> dict[str, Any]:
+        given = {"input_range": (-np.ones(2), np.ones(2)), "state_range": (-np.ones(3), np.ones(3))}
+        return given | {"contraction": self.contraction} | change
 
     def attack(self, **change: Any) -> Any:
         low, high = np.zeros(2), np.ones(2)
@@ -453,6 +458,29 @@ MPC: list[Case] = [
      CertificationError, ("initial radius must cover", "0.001", "observer.error.radius")),
     ("certificate for exact inputs", lambda k: tighten(k.model_error, k.certify(horizon=4), observer=k.observer),
      CertificationError, ("input radius must cover", "observer.prediction_input_error")),
+    ("execution of a Python object", lambda k: execution_error(k.open_system, **k.executed()), SettingError,
+     ("frozen LureSystem", "freeze()")),
+    ("execution that rests on nothing", lambda k: execution_error(k.system, **k.executed(contraction=None)),
+     SettingError, ("gains or contraction", "neither", "certify_contraction")),
+    ("execution in an empty box",
+     lambda k: execution_error(k.system, **k.executed(state_range=(np.ones(3), -np.ones(3)))), SettingError,
+     ("state_range", "lower <= upper", "swap")),
+    ("execution with the wrong inputs", lambda k: execution_error(k.system, **k.executed(input_range=([0.0], [1.0]))),
+     ShapeError, ("input_range", "(2,)", "(1,)")),
+    ("execution in another precision", lambda k: execution_error(k.system, **k.executed(precision="half")),
+     SettingError, ("'float32'", "got 'half'")),
+    ("execution with perfect functions", lambda k: execution_error(k.system, **k.executed(tanh_ulps=0.0)),
+     SettingError, ("tanh_ulps", "positive", "0")),
+    ("execution over less than no step", lambda k: execution_error(k.system, **k.executed(horizon=-1)),
+     SettingError, ("horizon", ">= 0", "-1")),
+    ("execution that covers too little",
+     lambda k: tighten(k.model_error, None, observer=k.observer, execution=execution_error(k.system, **k.executed())),
+     SettingError, ("execution", "input_range")),
+    ("C code in another precision", lambda k: to_c(k.system, k.tmp / "m.c", precision="half"), SettingError,
+     ("'float32'", "got 'half'")),
+    ("weights beyond floats",
+     lambda k: to_c(replace(k.system, by=np.full(3, 1e300)), k.tmp / "m.c", precision="float32"), SettingError,
+     ("by overflows in float32", "1e+300", "float64")),
     ("certificate that is too short",
      lambda k: tighten(k.model_error, k.certify(horizon=2, input_radius=0.01), observer=k.observer), SettingError,
      ("cover the horizon 4", "got 2")),

@@ -6,7 +6,7 @@ The proof is in `controlrnn.certification.proof.execution`; `docs/execution.md` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from controlrnn.certification.proof.intervals import box_of
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, SettingError
-from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, TableOf, Text
+from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, Text
 from controlrnn.systems import LureSystem, Precision
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class ExecutionError(Stored):
         state_error: Rounding of one step, shape (nx,), state units.
         output_error: Rounding of one output, shape (ny,), output units.
         bounds: Shape (horizon + 1, ny), output units; one row that holds at all steps where ``horizon`` is None.
-        digests: Of the certificates used, ``gains`` and ``contraction``.
+        gains: What the proof rests on, if given.
+        contraction: Likewise.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -57,7 +58,10 @@ class ExecutionError(Stored):
         meta={
             "system_digest": Digest(), "precision": Text(choices=Precision),
             "tanh_ulps": Number(above=0.0), "horizon": Count(0, none=True),
-            "digests": TableOf(Digest(), ("gains", "contraction")),
+        },
+        parts={
+            "gains": Part(GainCertificate, none=True, own=True),
+            "contraction": Part(ContractionCertificate, none=True, own=True),
         },
         zero=("N", "nu"),
     )  # fmt: skip
@@ -72,7 +76,8 @@ class ExecutionError(Stored):
     state_error: Array
     output_error: Array
     bounds: Array
-    digests: dict[str, str] = field(default_factory=dict)
+    gains: GainCertificate | None = None
+    contraction: ContractionCertificate | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
@@ -98,26 +103,19 @@ class ExecutionError(Stored):
             )
         return np.asarray(self.bounds[first : first + horizon + 1])
 
-    def verify(
-        self, system: LureSystem, *, gains: GainCertificate | None = None,
-        contraction: ContractionCertificate | None = None,
-    ) -> None:  # fmt: skip
-        """Prove the bounds again.
+    def verify(self, system: LureSystem) -> None:
+        """Prove the bounds again, and the certificates that they rest on.
 
         Args:
             system: The system executed.
-            gains: As given to `execution_error`.
-            contraction: Likewise.
 
         Raises:
-            CertificationError: Another system or certificate, or less is claimed than follows.
+            CertificationError: Another system, a certificate that does not hold, or less is claimed than follows.
         """
         if self.system_digest != system.digest:
             raise CertificationError("the execution error speaks of another system: compute it for this one")
-        if self.digests != _digests(gains, contraction):
-            raise CertificationError("the execution error was made of other certificates: pass those, or compute it")
         proven = _proven(
-            system, gains, contraction, self.input_range, self.state_range, self.precision, self.tanh_ulps,
+            system, self.gains, self.contraction, self.input_range, self.state_range, self.precision, self.tanh_ulps,
             self.horizon,
         )  # fmt: skip
         for name in ("state_error", "output_error", "bounds"):
@@ -193,7 +191,7 @@ def execution_error(
     if contraction is None and gains is not None and steps is not None and steps > gains.horizon:
         raise SettingError(f"gains must cover the horizon {steps}, got {gains.horizon} lags: certify more of them")
     kind, ulps = Precision(precision), positive("tanh_ulps", tanh_ulps)
-    proven = _proven(system, gains, contraction, *boxes, kind, ulps, steps)
+    proven = _proven(system, gains, contraction, boxes[0], boxes[1], kind, ulps, steps)
     for name in ("state_error", "output_error", "bounds"):
         proven[name] = np.nextafter(proven[name] * _ROOM, np.inf)
     low, high = proven["computed_range"]
@@ -201,7 +199,7 @@ def execution_error(
     proven["computed_range"] = np.array([np.nextafter(low - more, -np.inf), np.nextafter(high + more, np.inf)])
     return ExecutionError(
         system_digest=system.digest, precision=kind, tanh_ulps=ulps, horizon=steps, input_range=boxes[0],
-        state_range=boxes[1], digests=_digests(gains, contraction), **proven,
+        state_range=boxes[1], gains=gains, contraction=contraction, **proven,
     )  # fmt: skip
 
 
@@ -210,6 +208,12 @@ def _proven(
     input_range: Array, state_range: Array, precision: Precision, ulps: float, horizon: int | None,
 ) -> dict[str, Array]:  # fmt: skip
     """The claim's numbers, without room."""
+    if gains is not None and contraction is not None and not np.array_equal(gains.metric, contraction.metric):
+        raise CertificationError("gains and contraction do not share a metric: the execution error was altered")
+    if input_range.shape != (2, system.nu) or state_range.shape != (2, system.nx):
+        raise CertificationError("the boxes do not fit the system: the execution error was altered")
+    if not ((input_range[0] <= input_range[1]).all() and (state_range[0] <= state_range[1]).all()):
+        raise CertificationError("a box is empty: the execution error was altered")
     for certificate in (gains, contraction):
         if certificate is not None:
             certificate.verify(system)
@@ -235,11 +239,6 @@ def _proven(
         raise CertificationError("the execution error is not finite: narrow input_range or state_range")
     ends = np.array([box.lower(), box.upper()])
     return {"computed_range": ends, "state_error": state, "output_error": output, "bounds": bounds}
-
-
-def _digests(gains: GainCertificate | None, contraction: ContractionCertificate | None) -> dict[str, str]:
-    named = {"gains": gains, "contraction": contraction}
-    return {name: one.digest for name, one in named.items() if one is not None}
 
 
 def _ends(name: str, box: Box, n: int) -> Array:

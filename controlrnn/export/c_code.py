@@ -47,9 +47,10 @@ def to_c(
 ) -> tuple[Path, Path]:
     """Write a frozen system as C source and header.
 
-    The code offers ``NAME_step(x, u, x_next)`` and ``NAME_output(x, u, y)`` on arrays of doubles, or floats, in physical
-    units; ``x_next`` may be ``x``. `controlrnn.certification.execution_error` bounds what rounding changes. Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) it is a program that compares
-    itself with numbers of the original stored in it and exits with 0 where they agree.
+    The code offers ``NAME_step(x, u, x_next)`` and ``NAME_output(x, u, y)`` on arrays of doubles, or floats, in
+    physical units; ``x_next`` may be ``x``. What rounding changes: `controlrnn.certification.execution_error`.
+    Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) it is a program that compares itself with numbers of the
+    original stored in it and exits with 0 where they agree.
 
     Args:
         system: A frozen system.
@@ -161,7 +162,9 @@ def _reference(system: System, kind: type[np.floating[Any]] = np.float64) -> Arr
 def _single_tolerance(system: System) -> float:
     """What the self-test in float32 allows: far more than rounding weights and arguments does to its numbers."""
     arrays, meta = system.record()
-    rounded: Any = type(system).from_record({n: np.float64(np.float32(a)) for n, a in arrays.items()}, meta)
+    rounded: Any = type(system).from_record(
+        {n: _floats(n, a) for n, a in arrays.items()}, meta
+    )
     here = _reference(system)
     there = _reference(rounded, np.float32)
     apart = [np.abs(there[n] - here[n]) / (1 + np.abs(here[n])) for n in ("test_next", "test_y")]
@@ -173,6 +176,15 @@ def _in_float32(code: str) -> str:
     code = re.sub(r"\bdouble\b", "float", code)
     code = re.sub(r"\b(tanh|fabs)\(", r"\1f(", code)
     return re.sub(r"(?<![\w.])(\d+\.\d+)(?![\w.])", r"\1f", code)
+
+
+def _floats(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Rounded to float32. Raises SettingError where a number overflows."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.asarray(array, np.float32).astype(np.float64)
+    if not np.isfinite(rounded[np.isfinite(array)]).all():
+        raise SettingError(f"{name} overflows in float32, got {np.abs(array).max():.3g}: use float64")
+    return rounded
 
 
 def constants(arrays: Mapping[str, NDArray[Any]], *, single: bool = False) -> str:
@@ -190,11 +202,7 @@ def constants(arrays: Mapping[str, NDArray[Any]], *, single: bool = False) -> st
         kind = "int" if np.issubdtype(array.dtype, np.integer) else "float" if single else "double"
         ending = "f" if kind == "float" else ""
         if kind == "float":
-            with np.errstate(over="ignore", under="ignore"):
-                rounded = np.float64(np.float32(array))
-            if not np.isfinite(rounded[np.isfinite(array)]).all():
-                raise SettingError(f"{name} overflows in float32, got {np.abs(array).max():.3g}: use float64")
-            array = rounded
+            array = _floats(name, array)
         rows = ",\n    ".join(", ".join(f"{v!r}{ending}" for v in row) for row in np.atleast_2d(array).tolist())
         text = rows.replace("inf", "INFINITY").replace("nan", "NAN")
         lines.append(f"static const {kind} {name}[{' * '.join(map(str, array.shape))}] = {{\n    {text}\n}};")

@@ -3,6 +3,7 @@
    Every number comes from these (SHA-256):
 $digests
    Promise: $promise.
+   Arithmetic: all numbers are doubles (float64), rounded to nearest; not for -ffast-math or code on floats.
 
    C99 and the maths library; no memory but ${name}_state, no clock, no files. Physical units; sample time ${NAME}_DT
    seconds. Compiled with -D${NAME}_SELF_TEST the source is a program that repeats a recorded loop and exits with 0

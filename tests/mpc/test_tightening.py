@@ -2,15 +2,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from mpc_networks import NormContraction, NormHorizon, elman, signals, switching
 from test_model_error import records
 
+from controlrnn import kernels
+from controlrnn.certification import certify_contraction, execution_error
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import CertificationError, FileFormatError, InfeasibleError, SettingError, ShapeError
+from controlrnn.systems import MATRICES
 from mpc import (
     CalibrationMethod,
     DisturbanceFilter,
     ModelError,
+    RunningOn,
     Tightening,
     Washout,
     calibrate,
@@ -167,3 +172,61 @@ def test_a_certificate_for_boxes_alone_is_refused(system, observer):
     boxed = replace(NormHorizon.of(system, N, observer.error.euclidean, 0.02), input_range=np.zeros((2, 2)))
     with pytest.raises(SettingError, match="boxes"):
         tighten(model_error(system), boxed, observer=observer)
+
+
+def executed(observer, precision="float32", room=0.02, **arguments):
+    """The execution error that a tightening asks for."""
+    start, (low, high) = observer.initial_state, observer.predictor.input_limits()
+    arguments = {"contraction": certify_contraction(observer.system), "precision": precision} | arguments
+    return execution_error(
+        observer.system, input_range=(low - room, high + room), state_range=(start, start), **arguments
+    )
+
+
+def test_a_controller_in_float32_is_covered_by_a_part_of_its_own(system, predictor, rng):
+    observer = Washout(predictor, 90, contraction=NormContraction.of(system))
+    certificate = NormHorizon.of(system, N, observer.error.euclidean)
+    execution = executed(observer)
+    size = model_error(system, size=0.0)
+    plain = tighten(size, certificate, observer=observer)
+    found = tighten(size, certificate, observer=observer, execution=execution)
+    assert not plain.execution.any()
+    assert "rounding is not counted" in plain.promise
+    assert "rounding in float32 is counted" in found.promise
+    np.testing.assert_allclose(found.execution, np.tile(2 * execution.bounds, (N + 1, 1)), rtol=1e-8)
+    np.testing.assert_allclose(found.total, plain.total + found.execution)
+    u = switching(rng, 400, 2)
+    y = system.simulate(u)[0]
+    single = replace(system, **{n: torch.tensor(getattr(system, n), dtype=torch.float32) for n in MATRICES})
+    worst = np.zeros((N + 1, 2))
+    for t in range(200, 390):
+        window = torch.tensor(u[t - 90 : t + N + 1], dtype=torch.float32)
+        start = torch.tensor(observer.initial_state, dtype=torch.float32)
+        worst = np.maximum(worst, np.abs(kernels.simulate(single, window, start)[0].numpy()[90:] - y[t : t + N + 1]))
+    assert (worst <= found.total).all()
+    assert (worst > plain.total).any()  # rounding alone breaks what is certified in real arithmetic
+    found.verify(size, certificate, observer=observer, execution=execution)
+    filtered = tighten(model_error(system, gain=0.5), certificate, observer=observer, execution=execution)
+    np.testing.assert_allclose(filtered.execution, 2 * found.execution)
+    for forged in (replace(found, execution=0.5 * found.execution), replace(found, execution=None), plain):
+        with pytest.raises(CertificationError):
+            forged.verify(size, certificate, observer=observer, execution=execution)
+    smaller = replace(execution, bounds=0.5 * execution.bounds)
+    with pytest.raises(CertificationError):
+        tighten(size, certificate, observer=observer, execution=smaller)
+
+
+def test_execution_must_cover_what_the_observer_meets(system, predictor, observer):
+    size = model_error(system)
+    good = executed(observer)
+    assert tighten(size, None, observer=observer, execution=good).execution.any()
+    assert tighten(size, None, observer=RunningOn(predictor, 5), execution=good).execution.any()
+    with pytest.raises(SettingError, match="input error"):
+        tighten(size, None, observer=observer, execution=executed(observer, room=0.0))
+    with pytest.raises(SettingError, match="horizon=None"):
+        tighten(size, None, observer=observer, execution=executed(observer, horizon=30))
+    elsewhere = Washout(predictor, 12, initial_state=observer.initial_state + 0.5)
+    with pytest.raises(SettingError, match="initial state"):
+        tighten(size, None, observer=elsewhere, execution=good)
+    with pytest.raises(SettingError, match="different models"):
+        tighten(size, None, observer=observer, execution=replace(good, system_digest="0" * 64))

@@ -20,7 +20,7 @@ that covers the start and p R + D + |E(R)|_P <= R is never left, E(R) being the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,7 +69,7 @@ FORMATS = {
 }
 
 
-def plus(*values: Array) -> Array:
+def plus(*values: Any) -> Array:
     """Not below the sum of nonnegative arrays of one shape."""
     return sum_up(np.stack([np.asarray(value, dtype=np.float64) for value in values]), axis=0)
 
@@ -149,7 +149,7 @@ class Execution:
         return plus(rounding, times_up(4 * tiny, touched), dot_up(M, error))
 
     def _activation_error(self, v: Enclosure, error: Array) -> Array:
-        """Bound on |computed - exact| neuron, whose exact pre-activation lies in ``v`` and is computed with an error."""
+        """Bound on |computed - exact| of neurons whose pre-activations lie in ``v`` and are computed with errors."""
         unit, tiny, _, _ = self.format
         kind = str(self.system.activation)
         low, high = np.nextafter(v.lower() - error, -np.inf), np.nextafter(v.upper() + error, np.inf)
@@ -178,9 +178,7 @@ class Execution:
             hull = _hull(hull, here)
         return hull
 
-    def confined(
-        self, start: Enclosure, inputs: Enclosure, rate: float, metric: Array, input_gain: Array
-    ) -> Enclosure:
+    def confined(self, start: Enclosure, inputs: Enclosure, rate: float, metric: Array, input_gain: Array) -> Enclosure:
         """A box that holds all computed states for ever, if the first one lies in ``start``, by a proven contraction.
 
         Args:

@@ -71,9 +71,7 @@ def errors(system, u, x0, computed):
     try:
         M = {name: flint.arb_mat(np.atleast_2d(getattr(system, name)).tolist()) for name in MATRICES if system.nv}
         M |= {name: M[name].transpose() for name in ("bx", "bv", "by")}
-        blocks = [
-            (a, b, flint.arb_mat(system.D11[a:b, :a].tolist()) if a else None) for a, b in system.blocks
-        ]
+        blocks = [(a, b, flint.arb_mat(system.D11[a:b, :a].tolist()) if a else None) for a, b in system.blocks]
         x, found = flint.arb_mat(x0[:, None].tolist()), []
         for t in range(len(u)):
             now = flint.arb_mat(u[t][:, None].tolist())
@@ -81,7 +79,9 @@ def errors(system, u, x0, computed):
             w: list = []
             for a, b, D in blocks:
                 more = D * flint.arb_mat([[one] for one in w]) if D is not None else None
-                w += [activated(system.activation, v[i, 0] + (0 if more is None else more[i - a, 0])) for i in range(a, b)]
+                w += [
+                    activated(system.activation, v[i, 0] + (0 if more is None else more[i - a, 0])) for i in range(a, b)
+                ]
             w = flint.arb_mat([[one] for one in w])
             y = M["C2"] * x + M["D21"] * w + M["D22"] * now + M["by"]
             found.append([float(abs(y[i, 0] - float(computed[t, i])).upper()) for i in range(system.ny)])
@@ -174,9 +174,8 @@ def test_no_run_errs_by_more(nx, layers, activation, precision, tmp_path):
     system = random_system(nx, nx=nx, layers=layers, activation=activation, coupling=0.2)
     contraction = certify_contraction(system)
     bound = execution_error(system, **boxes(system), contraction=contraction, precision=precision)
-    bound.verify(system, contraction=contraction)
+    bound.verify(system)
     ratio = closest(system, bound, precision, tmp_path)
-    print("ratio", nx, layers, activation, precision, round(ratio, 1))
     assert 1 <= ratio < (500 if len(layers) == 1 else 10_000)
 
 
@@ -186,7 +185,6 @@ def test_wide_networks(n, precision, tmp_path):
     system = random_elman(0, nx=n, norm=0.8)
     bound = execution_error(system, **boxes(system), contraction=elman_certificate(system, 0.8), precision=precision)
     ratio = closest(system, bound, precision, tmp_path, steps=60)
-    print("ratio", n, precision, round(ratio, 1))
     assert 1 <= ratio < 10_000
 
 
@@ -204,7 +202,9 @@ SMALL = random_system(5, nx=2, layers=(3,), coupling=0.2)
 HARD = {
     "large output bias": (_shifted(random_elman(0, nx=3), by=np.array([1e6, -3e5])), 1.0, 1.0),
     "large state bias": (_shifted(SMALL, bx=np.array([1e8, -1e3])), 1.0, 1.0),
-    "saturated": (_shifted(replace(SMALL, C1=30 * SMALL.C1, B1=SMALL.B1 / 100), bv=np.array([3e3, -3e3, 9.0])), 1.0, 1.0),
+    "saturated": (
+        _shifted(replace(SMALL, C1=30 * SMALL.C1, B1=SMALL.B1 / 100), bv=np.array([3e3, -3e3, 9.0])), 1.0, 1.0,
+    ),
     "saturated sigmoid": (
         _shifted(replace(SMALL, B1=SMALL.B1 / 100, activation="sigmoid"), bv=np.array([3e2, -3e2, 9.0])), 1.0, 1.0,
     ),
@@ -222,7 +222,6 @@ def test_hard_cases(name, precision, tmp_path):
     system, u, x = HARD[name]
     bound = execution_error(system, **boxes(system, u, x), contraction=certify_contraction(system), precision=precision)
     ratio = closest(system, bound, precision, tmp_path, u=u, x=x, steps=400)
-    print("ratio", name, precision, round(ratio, 1))
     assert ratio >= 1
 
 
@@ -240,7 +239,7 @@ def test_gains_alone_gains_for_ever_and_contraction_alone_all_hold(precision, tm
     bounds = {}
     for name, arguments in made.items():
         bound = execution_error(system, **boxes(system), precision=precision, **arguments)
-        bound.verify(system, gains=arguments.get("gains"), contraction=arguments.get("contraction"))
+        bound.verify(system)
         folder = tmp_path / name
         folder.mkdir()
         assert closest(system, bound, precision, folder, steps=21) >= 1
@@ -265,7 +264,7 @@ def test_computed_states_stay_in_the_box():
 
 
 def test_what_the_certificate_did_not_cover_is_covered():
-    """Two float64 runs differ by more than is certified in real arithmetic; with twice the execution error they do not."""
+    """Two float64 runs differ by more than is certified, but not by twice the execution error more."""
     system = HARD["large output bias"][0]
     bound = execution_error(system, **boxes(system, 5.0, 5.0), contraction=certify_contraction(system)).bounds[0]
     rng = np.random.default_rng(0)
@@ -304,7 +303,7 @@ def test_an_expansive_loop_or_numbers_that_overflow_are_refused():
         execution_error(wild, **boxes(wild), contraction=contraction)
     with pytest.raises(CertificationError, match="overflow"):
         execution_error(system, **boxes(system, u=1e37), contraction=contraction, precision="float32")
-    with pytest.raises(CertificationError, match="(?s)precision"):
+    with pytest.raises(CertificationError, match="precision"):
         execution_error(system, **boxes(system), contraction=contraction, precision="float32", tanh_ulps=1e6)
     slow = LureSystem(
         A=np.array([[1 - 1e-7]]), B1=np.zeros((1, 0)), B2=np.array([[1e-6]]), bx=np.zeros(1), C1=np.zeros((0, 1)),
@@ -326,18 +325,21 @@ def test_it_is_stored_and_a_smaller_claim_is_refused(tmp_path):
     assert again.digest == bound.digest
     assert "float32" in again.summary()
     assert again.plot(("a", "b")).axes
-    again.verify(system, contraction=contraction)
+    again.verify(system)
     for change in (
         {"bounds": 0.9 * bound.bounds}, {"state_error": 0.5 * bound.state_error},
         {"computed_range": 0.5 * bound.computed_range}, {"precision": "float64", "bounds": 1e-10 * bound.bounds},
         {"tanh_ulps": 4e3}, {"input_range": 100 * bound.input_range}, {"bounds": bound.bounds * np.nan},
     ):  # fmt: skip
         with pytest.raises(CertificationError):
-            replace(bound, **change).verify(system, contraction=contraction)
-    with pytest.raises(CertificationError, match="other certificates"):
-        bound.verify(system, gains=certify_gains(system, 3))
+            replace(bound, **change).verify(system)
+    forged = replace(contraction, rate=0.5 * contraction.rate)
+    with pytest.raises(CertificationError):
+        replace(bound, contraction=forged).verify(system)
+    with pytest.raises(CertificationError, match="share a metric"):
+        replace(bound, gains=certify_gains(system, 3)).verify(system)
     with pytest.raises(CertificationError, match="another system"):
-        bound.verify(replace(system, dt=2.0), contraction=contraction)
+        bound.verify(replace(system, dt=2.0))
     (tmp_path / "e.npz").write_bytes(b"nothing")
     with pytest.raises(FileFormatError):
         ExecutionError.load(tmp_path / "e.npz")
