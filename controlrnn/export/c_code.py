@@ -162,9 +162,7 @@ def _reference(system: System, kind: type[np.floating[Any]] = np.float64) -> Arr
 def _single_tolerance(system: System) -> float:
     """What the self-test in float32 allows: far more than rounding weights and arguments does to its numbers."""
     arrays, meta = system.record()
-    rounded: Any = type(system).from_record(
-        {n: _floats(n, a) for n, a in arrays.items()}, meta
-    )
+    rounded: Any = type(system).from_record({n: _floats(n, a) for n, a in arrays.items()}, meta)
     here = _reference(system)
     there = _reference(rounded, np.float32)
     apart = [np.abs(there[n] - here[n]) / (1 + np.abs(here[n])) for n in ("test_next", "test_y")]
