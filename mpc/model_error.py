@@ -32,6 +32,7 @@ from controlrnn.systems import LureSystem, without_feedthrough
 from controlrnn.typed import typed
 from mpc.observer import Observer
 from mpc.order_statistics import clopper_pearson, pooled_quantile, rank_of
+from mpc.order_statistics import conformal_rank as conformal_rank
 from mpc.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
 from mpc.residuals import DisturbanceFilter, RecordErrors
 
