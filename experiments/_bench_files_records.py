@@ -236,10 +236,8 @@ def _results(rng: np.random.Generator) -> dict[str, Stored]:
 
 def _tightening(rng: np.random.Generator, N: int, ny: int) -> Tightening:
     parts = ("model_error", "reinitialisation", "input_error", "growth", "execution")
-    return Tightening(
-        **{name: 0.01 * np.abs(rng.standard_normal((N + 1, ny))) for name in parts}, disturbance_gain=0.5,
-        promise="some", digests={"system": NAME, "jump": NAME},
-    )  # fmt: skip
+    arrays: dict[str, Any] = {name: 0.01 * np.abs(rng.standard_normal((N + 1, ny))) for name in parts}
+    return Tightening(**arrays, disturbance_gain=0.5, promise="some", digests={"system": NAME, "jump": NAME})
 
 
 def _control(rng: np.random.Generator) -> dict[str, Stored]:

@@ -43,6 +43,7 @@ from mpc.observer import Observer, RunningOn, Washout
 from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
 from mpc.order_statistics import anytime_interval, clopper_pearson, confident_rank, conformal_rank
 from mpc.predictor import Predictor
+from mpc.premises import Premises, premises_of
 from mpc.programmes import RandomSteps, Wandering, staircase
 from mpc.promise import CoverageUnit, Loop, LoopTarget, Operation
 from mpc.recall import Recall, certify_changes, remember
@@ -93,6 +94,7 @@ __all__ = [
     "OptimalControlProblem",
     "Outlier",
     "Predictor",
+    "Premises",
     "RandomFaults",
     "RandomSteps",
     "Recall",
@@ -140,6 +142,7 @@ __all__ = [
     "observer_system",
     "plan_digest",
     "prediction_errors",
+    "premises_of",
     "recursive",
     "remember",
     "run_closed_loop",

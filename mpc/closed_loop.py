@@ -26,6 +26,7 @@ from mpc.faults import Faults
 from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.observer import per_channel
 from mpc.ocp import Status
+from mpc.premises_agreed import held_to
 
 Disturbance = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
@@ -147,7 +148,7 @@ def run_closed_loop(
         ShapeError: An array does not fit.
     """
     predictor, steps = controller.predictor, count("steps", steps)
-    _same_channels(plant, controller)
+    held_to(controller, plant, input_error=input_error, missing=missing, steps=steps)
     if guard is not None and len(guard.sensors) != predictor.ny:
         raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
     warm_up = controller.observer.steps if warm_up is None else count("warm_up", warm_up, least=0)
@@ -373,12 +374,3 @@ def _rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:
     if not len(given):
         raise ShapeError(f"{name} must have at least one row, got {given.shape}")
     return read_only(given[np.minimum(np.arange(rows), len(given) - 1)])
-
-
-def _same_channels(plant: Plant, controller: TightenedMPC) -> None:
-    predictor = controller.predictor
-    got, expected = (len(plant.inputs), len(plant.outputs)), (predictor.nu, predictor.ny)
-    if got != expected or not np.isclose(plant.dt, predictor.dt, rtol=1e-9, atol=0):
-        raise SettingError(
-            f"the plant must have the model's (nu, ny, dt) = {(*expected, predictor.dt)}, got {(*got, plant.dt)}"
-        )

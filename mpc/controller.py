@@ -53,6 +53,7 @@ from mpc.ocp import (
 from mpc.offset_free import OutputDisturbance
 from mpc.plans import known_rows, slack_of, within_moves
 from mpc.predictor import Predictor
+from mpc.premises_agreed import agreed, move_limited
 from mpc.recall import Recall
 from mpc.recalled_errors import RecalledErrors
 from mpc.region import OperatingRegion, RegionWatch
@@ -102,7 +103,7 @@ class TightenedMPC:
             `mpc.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
 
     Raises:
-        SettingError: Parts belong to different models, or a setting contradicts the tightening.
+        SettingError: Parts rest on different premises, or a setting contradicts the tightening.
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
@@ -136,8 +137,7 @@ class TightenedMPC:
         backend: BackendFactory | None = None,
     ) -> None:
         self.predictor, self.observer, self.tightening = predictor, observer, tightening
-        if not predictor.system.digest == observer.system.digest == tightening.digests.get("system"):
-            raise SettingError("observer and tightening must be of one model with predictor.system, got other digests")
+        self.premises = agreed(observer, predictor, tightening, terminal, recall, region)
         self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
         if self.horizon > tightening.horizon:
             raise SettingError(
@@ -165,6 +165,7 @@ class TightenedMPC:
             economy_of(planner, input_price, of(output_price), input_weight, input_reference), measured,
         )  # fmt: skip
         self._release_measured()
+        self.premises = move_limited(self.premises, self.problem)
         self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()

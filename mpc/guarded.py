@@ -193,6 +193,12 @@ class GuardedObserver(Observer):
         guard = "" if self.guard is None else self.guard.digest
         return {"guard": guard, "trust": self.trust, "jump_limit": str(self.jump_limit)}
 
+    def _declared(self) -> dict[str, Any]:
+        found = super()._declared()
+        if self.guard is not None:
+            found["guard's premises"] = self.guard.premises.digest
+        return found | ({} if self.calibration is None else {"calibration": self.calibration.digest})
+
     def _copy(self) -> Self:
         worker = super()._copy()
         if self.guard is not None:

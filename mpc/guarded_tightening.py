@@ -20,6 +20,7 @@ from controlrnn.portable import told_apart
 from controlrnn.typed import typed
 from mpc.guarded import GuardedObserver
 from mpc.model_error import ModelError
+from mpc.premises import calibrated_premises
 from mpc.tightening import Tightening, refuse_boxes, tighten
 
 if TYPE_CHECKING:
@@ -72,4 +73,7 @@ def tighten_guarded(
     if model_error.disturbance_gain is not None:
         more = more + more[0]  # the disturbance estimate averages output errors of the guarded estimate
     digests = theirs.digests | {"observer": observer.digest, "difference": difference.digest}
-    return replace(theirs, reinitialisation=theirs.reinitialisation + more, digests=digests)
+    return replace(
+        theirs, reinitialisation=theirs.reinitialisation + more, digests=digests,
+        premises=calibrated_premises(model_error, observer),
+    )  # fmt: skip

@@ -20,6 +20,7 @@ from controlrnn.typed import typed
 from mpc.execution_part import NOT_COUNTED
 from mpc.model_error import ModelError
 from mpc.observer import Observer
+from mpc.premises import calibrated_premises
 from mpc.tightening import Tightening
 
 
@@ -114,6 +115,7 @@ def tighten_around(
             "system": system.digest, "model_error": model_error.digest, "observer": observer.digest,
             "certificate": certificate.digest, "plan": plan_digest(x, plan),
         },
+        premises=calibrated_premises(model_error, observer),
     )  # fmt: skip
 
 

@@ -27,12 +27,13 @@ import numpy as np
 from controlrnn.checks import Array, Choice, as_array, count, number, put, read_only, share
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
-from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, Text, digest
+from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, Text, digest
 from controlrnn.systems import LureSystem, without_feedthrough
 from controlrnn.typed import typed
 from mpc.observer import Observer
 from mpc.order_statistics import clopper_pearson, pooled_quantile, rank_of
 from mpc.order_statistics import conformal_rank as conformal_rank
+from mpc.premises import Premises, record_premises
 from mpc.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
 from mpc.residuals import DisturbanceFilter, RecordErrors
 
@@ -96,10 +97,11 @@ class ModelError(Stored):
         loop: Whether the records are those of experiments or of the very controller.
         unit: What stays inside with that probability: whole trajectories, or steps drawn at random.
         confidence: Confidence with which ``coverage`` holds for this calibration set; None: on average over such sets.
+        premises: Channels and sample time of the records, where these say them; None where nothing is said.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "model-error", 3,
+        "model-error", 4,  # 3: without premises
         arrays={"bounds": Numbers("N + 1", "ny", least=0.0)},
         meta={
             "method": Text(choices=CalibrationMethod), "coverage": Number(least=0.0, most=1.0), "n": Count(1),
@@ -109,6 +111,7 @@ class ModelError(Stored):
             "disturbance_gain": Number(above=0.0, most=1.0, none=True),
             "system_digest": Digest(), "data_digest": Digest(), "observer_digest": Digest(empty=True),
         },
+        parts={"premises": Part(Premises, none=True, own=True)},
         zero=("N",),
     )  # fmt: skip
 
@@ -127,6 +130,7 @@ class ModelError(Stored):
     loop: Loop = Loop.OPEN
     unit: CoverageUnit = CoverageUnit.RECORD
     confidence: float | None = None
+    premises: Premises | None = None
 
     def __post_init__(self) -> None:
         bounds = as_array("bounds", self.bounds, ("horizon + 1", "ny"))
@@ -323,6 +327,7 @@ def calibrate(
         loop=operation.loop,
         unit=unit,
         confidence=confidence,
+        premises=record_premises(system, records),
     )
 
 

@@ -35,6 +35,7 @@ from controlrnn.records import digest
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 from mpc.predictor import Predictor
+from mpc.premises import Premises, observer_premises
 from mpc.state_error import ROUNDING as ROUNDING
 from mpc.state_error import StateError as StateError
 from mpc.state_error import largest_step
@@ -259,6 +260,15 @@ class Observer(ABC):
 
     def _settings(self) -> dict[str, Any]:
         return {}
+
+    def _declared(self) -> dict[str, Any]:
+        """What the certified error rests on besides, though no estimate does."""
+        return {} if self.contraction is None else {"contraction": self.contraction.digest}
+
+    @property
+    def premises(self) -> Premises:
+        """What the certified error rests on."""
+        return observer_premises(self)
 
     def _copy(self) -> Self:
         """A copy that may run on its own after `start`."""

@@ -49,12 +49,13 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, texts
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
-from controlrnn.records import Digest, Numbers, Schema, Stored, TableOf, Text, digest
+from controlrnn.records import Digest, Numbers, Part, Schema, Stored, TableOf, Text, digest
 from controlrnn.systems import change_system
 from controlrnn.typed import typed
 from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
+from mpc.premises import Premises, calibrated_premises
 from mpc.tightening import Tightening, growth_per_step, refuse_boxes
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ class Recall(Stored):
         end: c, shape (ny,).
         promise: What holds, in words.
         digests: What it rests on: ``system``, ``observer``, ``tightening``, ``drift``, ``changes``, ``growth``.
+        premises: What it rests on besides; None where nothing is said.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "recall", 2,
+        "recall", 3,  # 2: without premises
         arrays={
             "drift": Numbers("K", "ny", least=0.0), "change": Numbers("K", "ny", least=0.0),
             "jump": Numbers("N", "ny", least=0.0), "absolute": Numbers("N + 1", "ny", least=0.0),
@@ -93,6 +95,7 @@ class Recall(Stored):
             "promise": Text(),
             "digests": TableOf(Digest(), ("system", "observer", "tightening", "drift", "changes", "growth")),
         },
+        parts={"premises": Part(Premises, none=True, own=True)},
     )  # fmt: skip
 
     drift: Array
@@ -103,6 +106,7 @@ class Recall(Stored):
     end: Array
     promise: str
     digests: dict[str, str] = field(default_factory=dict)
+    premises: Premises | None = None
 
     def __post_init__(self) -> None:
         put(self, digests=texts("digests", self.digests))
@@ -151,7 +155,9 @@ class Recall(Stored):
         (own, words), (arrays, meta) = self.record(), made.record()
         refuse_other("the recall", own, arrays)
         refuse_other_words(
-            "the recall", {"promise": self.promise, **words["digests"]}, {"promise": made.promise, **meta["digests"]}
+            "the recall",
+            {"promise": self.promise, "premises": _word(self.premises), **words["digests"]},
+            {"promise": made.promise, "premises": _word(made.premises), **meta["digests"]},
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
@@ -263,7 +269,21 @@ def remember(
         end=np.maximum(tightening.total[N], (a[N - 1] + G[N - 1] + jumps[N - 1]) * ROUNDING),
         promise=f"{tightening.promise}; errors drift within {K} samples by no more than a bound which {drift.promise}",
         digests=digests | ({} if growth is None else {"growth": growth.digest}),
+        premises=_drift_premises(tightening, drift, observer),
     )  # fmt: skip
+
+
+def _word(premises: Premises | None) -> str:
+    return "" if premises is None else premises.digest
+
+
+def _drift_premises(tightening: Tightening, drift: ModelError, observer: Observer) -> Premises:
+    """The tightening's premises, after comparing them with those of the observer and of the drift's records."""
+    own = calibrated_premises(drift, observer).also(horizon=tightening.horizon, length=None, missing=None, loop=None)
+    if tightening.premises is None:
+        return own
+    tightening.premises.refuse_other("the tightening", own, "the drift")
+    return tightening.premises
 
 
 def _start(observer: Observer) -> tuple[Any, int]:

@@ -30,7 +30,7 @@ import itertools
 import logging
 from collections import deque
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -170,6 +170,12 @@ class StateObserver(Observer):
 
     def _arrays(self) -> dict[str, Array]:
         return {"gain": self.gain}
+
+    def _declared(self) -> dict[str, Any]:
+        found = super()._declared()
+        if self.observer_contraction is not None:
+            found["observer_contraction"] = self.observer_contraction.digest
+        return found | ({} if self.residual_bound is None else {"residual_bound": self.residual_bound})
 
     def _next(self, u: Array, y: Array) -> Array:
         self._past.append((self._state, self._bound, u, y))

@@ -36,13 +36,14 @@ from controlrnn.checks import Array, as_array, count, definite, positive, put, r
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.kernels.dense import dot, product
 from controlrnn.portable import told_apart
-from controlrnn.records import Count, Digest, Number, Numbers, Schema, Stored, TableOf, digest
+from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, TableOf, digest
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 from mpc.made_again import refuse_other_words
 from mpc.observer import ROUNDING
 from mpc.ocp import output_scale
 from mpc.predictor import Predictor
+from mpc.premises import Premises, premises_of
 from mpc.state_error import StateError
 
 if TYPE_CHECKING:
@@ -64,15 +65,17 @@ class TerminalSet(Stored):
         jump: e, in the metric.
         margin: q, shape (ny,), output units.
         digests: What it rests on: ``system``, ``contraction``, ``outputs`` and ``jump``.
+        premises: What it rests on besides; None where nothing is said.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "terminal-set", 2,
+        "terminal-set", 3,  # 2: without premises
         arrays={"metric": Numbers("nx", "nx"), "margin": Numbers("ny", least=0.0)},
         meta={
             "radius": Number(above=0.0), "rate": Number(above=0.0, below=1.0), "horizon": Count(1),
             "jump": Number(least=0.0), "digests": TableOf(Digest(), ("system", "contraction", "outputs", "jump")),
         },
+        parts={"premises": Part(Premises, none=True, own=True)},
     )  # fmt: skip
 
     metric: Array
@@ -82,6 +85,7 @@ class TerminalSet(Stored):
     jump: float
     margin: Array
     digests: dict[str, str] = field(default_factory=dict)
+    premises: Premises | None = None
 
     def __post_init__(self) -> None:
         put(self, metric=definite("metric", self.metric))
@@ -215,6 +219,7 @@ def terminal_set(
             "outputs": outputs.digest,
             "jump": jump_digest(jump),
         },
+        premises=premises_of(predictor).also(horizon=horizon),
     )
     made.verify(system, contraction, outputs)
     return made

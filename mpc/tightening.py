@@ -19,12 +19,13 @@ from controlrnn.checks import Array, items, nonnegative, put, read_only, size, t
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
 from controlrnn.portable import told_apart
-from controlrnn.records import Digest, Number, Numbers, Schema, Stored, TableOf, Text
+from controlrnn.records import Digest, Number, Numbers, Part, Schema, Stored, TableOf, Text
 from controlrnn.typed import typed
 from mpc.execution_part import NOT_COUNTED, execution_part
 from mpc.made_again import refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
+from mpc.premises import Premises, calibrated_premises
 from mpc.residuals import DisturbanceFilter
 from mpc.state_error import StateError
 from mpc.terminal import jump_digest
@@ -58,15 +59,17 @@ class Tightening(Stored):
             ``jump``.
         growth: What is added so that plans stay feasible from sample to sample; none when left out.
         execution: What rounding adds, proven; none when left out.
+        premises: What it rests on; None where it promises nothing.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "tightening", 4,  # 1: without growth; 2: unchecked; 3: without execution
+        "tightening", 5,  # 1: without growth; 2: unchecked; 3: without execution; 4: without premises
         arrays={name: Numbers("N + 1", "ny", least=0.0) for name in _PARTS},
         meta={
             "disturbance_gain": Number(above=0.0, most=1.0, none=True), "promise": Text(),
             "digests": TableOf(Digest(), _SOURCES),
         },
+        parts={"premises": Part(Premises, none=True, own=True)},
     )  # fmt: skip
 
     model_error: Array
@@ -77,6 +80,7 @@ class Tightening(Stored):
     digests: dict[str, str] = field(default_factory=dict)
     growth: Array | None = None
     execution: Array | None = None
+    premises: Premises | None = None
 
     def __post_init__(self) -> None:
         if self.disturbance_gain is not None:
@@ -148,7 +152,10 @@ class Tightening(Stored):
             certified = one.reinitialisation + one.input_error
             parts.append({"model_error": one.model_error, "certified part": certified})
             parts[-1] |= {"execution": np.asarray(one.execution), "total": one.total}
-        words = ({"disturbance_gain": t.disturbance_gain, "promise": t.promise, **t.digests} for t in (self, made))
+        words = (
+            {"disturbance_gain": t.disturbance_gain, "promise": t.promise, **t.digests, **_premises_word(t)}
+            for t in (self, made)
+        )
         refuse_other("the tightening", *parts)
         refuse_other_words("the tightening", *words)
 
@@ -242,7 +249,7 @@ def tighten(
     zero = np.zeros_like(model_error.bounds)
     if certificate is None:
         text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
-        return counted(_build(model_error, zero, zero, text, digests), execution, observer)
+        return counted(_build(model_error, zero, zero, text, digests, observer), execution, observer)
     joint = _checked(certificate, model_error, observer)
     if (certificate.input_radius < observer.prediction_input_error).any():
         raise CertificationError(
@@ -262,7 +269,7 @@ def tighten(
         reinitialisation = reinitialisation + joint[0]
     digests["certificate"] = certificate.digest
     text = f"deterministic given the model error, which {model_error.promise}; state estimate: {observer.promise}"
-    return counted(_build(model_error, reinitialisation, inputs, text, digests), execution, observer)
+    return counted(_build(model_error, reinitialisation, inputs, text, digests, observer), execution, observer)
 
 
 def counted(tightening: Tightening, execution: ExecutionError | None, observer: Observer) -> Tightening:
@@ -307,6 +314,8 @@ def recursive(
         raise SettingError("tightening and observer belong to different models: tighten with this observer")
     if tightening.digests.get("observer", observer.digest) != observer.digest:
         raise SettingError("tightening was made for another observer: tighten with this one")
+    if tightening.premises is not None:
+        tightening.premises.refuse_other("the tightening", observer.premises, "the observer")
     jump = observer.jump if jump is None else jump
     if jump is None:
         raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
@@ -381,7 +390,13 @@ def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
     )
 
 
-def _build(model_error: ModelError, first: Array, second: Array, promise: str, digests: dict[str, str]) -> Tightening:
+def _premises_word(tightening: Tightening) -> dict[str, str]:
+    return {} if tightening.premises is None else {"premises": tightening.premises.digest}
+
+
+def _build(
+    model_error: ModelError, first: Array, second: Array, promise: str, digests: dict[str, str], observer: Observer
+) -> Tightening:
     return Tightening(
         model_error=model_error.bounds,
         reinitialisation=first,
@@ -389,6 +404,7 @@ def _build(model_error: ModelError, first: Array, second: Array, promise: str, d
         disturbance_gain=model_error.disturbance_gain,
         promise=promise,
         digests=digests,
+        premises=calibrated_premises(model_error, observer),
     )
 
 

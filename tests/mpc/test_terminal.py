@@ -340,7 +340,7 @@ def test_margin_holds_for_every_state_in_the_set(rng):
 def test_parts_that_do_not_belong_together_are_refused():
     case = guaranteed("elman")
     for options, match in (
-        ({"terminal": guaranteed("slow elman").terminal}, "same system"),
+        ({"terminal": guaranteed("slow elman").terminal}, "different premises: system"),
         ({"tightening": nominal(case.predictor.system.digest, N, 2)}, "same jump"),
         ({"horizon": N - 1}, "horizon"),
         ({"control_horizon": N + 1}, "control_horizon"),
