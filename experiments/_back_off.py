@@ -15,7 +15,7 @@ def least_distance(
     make: Callable[[float], Callable[[], ClosedLoopSetup]], seeds: Sequence[int], step: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, MonteCarloResult, int]:  # fmt: skip
-    """The least multiple of a step at which all loops keep their limits.
+    """A multiple of a step at which all loops keep their limits, while one step less is not enough.
 
     Args:
         make: Gives what builds plant and controller for a distance.
@@ -29,13 +29,18 @@ def least_distance(
     Raises:
         RuntimeError: No distance is enough.
     """
-    distance, used = 0.0, 0
+    fails, keeps, used, found = -1, 0, 0, None
     for _ in range(MOST):
-        found = monte_carlo(make(distance), seeds, progress=progress)
+        tried = keeps if found is None else (fails + keeps) // 2
+        loops = monte_carlo(make(round(tried * step, 9)), seeds, progress=progress)
         used += len(seeds)
-        worst = max(r.max_violation for r in found.results)
+        worst = max(r.max_violation for r in loops.results)
         if worst <= 0:
-            return distance, found, used
-        # A distance that lacks `worst` still fails where it grows by less.
-        distance = round(distance + max(1, int(np.floor(worst / step))) * step, 9)
-    raise RuntimeError(f"limits are left by {worst:.3g} with a distance of {distance:.3g}: no constant is enough")
+            keeps, found = tried, loops
+        else:
+            fails = tried
+            if found is None:
+                keeps = tried + max(1, int(np.floor(worst / step)))  # as far as it lacks
+        if found is not None and keeps - fails == 1:
+            return round(keeps * step, 9), found, used
+    raise RuntimeError(f"limits are left by {worst:.3g} with a distance of {tried * step:.3g}: no constant is enough")

@@ -108,8 +108,33 @@ def test_the_least_constant_is_a_multiple_of_the_step_that_every_loop_keeps(monk
     monkeypatch.setattr(_back_off, "monte_carlo", loops)
     monkeypatch.setattr(backing_off.stages, "model_of", lambda _: Model())
     distance, found, used = backing_off.least(tmp_path, Config(), [0, 1, 2], lambda *_: None)
-    assert (distance, used, tried) == (0.5, 9, [0.0, 0.4, 0.5])
     assert backing_off.summary(found.results) == {"cost": 1.0, "runs_with_violation": 0}
+    assert (distance, used, tried) == (0.5, 9, [0.0, 0.4, 0.5])
+    tried.clear()
+    steps = replace(Config(), back_off_step=0.03)
+    assert backing_off.least(tmp_path, steps, [0], lambda *_: None)[::2] == (0.45, 3)
+    assert tried == [0.0, 0.42, 0.45]
+
+
+def test_a_distance_that_was_too_far_is_halved_until_one_step_less_fails(monkeypatch):
+    """Loops whose excess falls faster than the distance grows: 0.43 cm lacks 0.43, but 0.2 cm is enough."""
+
+    class Loop:
+        def __init__(self, violation):
+            self.max_violation = max(violation, 0.0)
+
+    class Found:
+        def __init__(self, distance):
+            self.results = (Loop(0.43 - 2.2 * distance),)
+
+    tried = []
+    monkeypatch.setattr(_back_off, "monte_carlo", lambda make, *_, **__: tried.append(make) or Found(make))
+    distance, found, used = _back_off.least_distance(lambda d: d, [0], 0.1)
+    assert (distance, used, tried) == (0.2, 4, [0.0, 0.4, 0.2, 0.1])
+    assert found.results[0].max_violation == 0
+    monkeypatch.setattr(_back_off, "monte_carlo", lambda *_, **__: Found(-1.0))
+    with pytest.raises(RuntimeError, match="no constant"):
+        _back_off.least_distance(lambda d: d, [0], 0.1)
 
 
 def test_quick_changes_the_effort_not_the_plant():

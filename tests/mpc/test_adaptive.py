@@ -106,3 +106,17 @@ def test_what_rests_on_a_fixed_tightening_is_refused(plant, tmp_path):
         with pytest.raises(SettingError):
             Adaptation(**wrong)
     assert nominal(plant.system.digest, N, 1).total.max() == 0
+
+
+def test_the_worst_output_decides():
+    plant = LurePlant(elman(2, 1, 2), signals("u", 1, 1.0), signals("y", 2, 1.0))
+    predictor = Predictor(plant.system, plant.inputs, plant.outputs)
+    room = back_off(plant.system.digest, N, np.array([0.1, 0.2]))
+    adaptive = AdaptiveMPC(
+        predictor, RunningOn(predictor, 1), room, output_weight=1.0, input_move_weight=0.1, adaptation=Adaptation()
+    )
+    adaptive.record([0.0, 0.0], [0.0])
+    step = adaptive.step([0.0, 0.0], [0.0, 0.0])
+    adaptive.step(step.y_predicted[1] + [0.05, -0.5], [0.0, 0.0])
+    assert adaptive.factor.largest == pytest.approx(2.5)
+    assert adaptive.factor.misses == 1
