@@ -69,8 +69,10 @@ def attack_horizon(
     targets = [(k, i) for k in aims for i in range(system.ny)]
     batch = len(targets) * starts
     model = _tensors(system)
-    u = torch.tensor(rng.uniform(low, high, (batch, horizon + 1, system.nu)))
-    x0 = torch.tensor(_starts(system, low, high, state_range, batch, rng))
+    first = rng.uniform(low, high, (batch, horizon + 1, system.nu)), _starts(system, low, high, state_range, batch, rng)
+    # Steps are taken in units of each input's range and of each state's size, so that no unit drowns another.
+    sizes = torch.tensor(high - low), torch.tensor(np.abs(first[1]).max(axis=0) + 1e-300)
+    u, x0 = (torch.tensor(value) / size for value, size in zip(first, sizes, strict=True))
     xi = torch.tensor(rng.normal(size=(batch, system.nx)))
     xi = initial_radius * xi / xi.norm(dim=1, keepdim=True).clamp_min(1e-300)
     error = InputError.of(input_radius, system.nu)
@@ -78,15 +80,15 @@ def attack_horizon(
     pick = torch.zeros(batch, horizon + 1, system.ny, dtype=torch.float64)
     for n, (k, i) in enumerate(targets):
         pick[n * starts : (n + 1) * starts, k, i] = 1.0
-    limits = torch.tensor(low), torch.tensor(high)
-    nominal = [u.requires_grad_(), x0.requires_grad_()]
-    climb = torch.optim.Adam(nominal, lr=0.02 * float((high - low).max()), maximize=True)
+    limits = (torch.tensor(low) + radius / 2) / sizes[0], (torch.tensor(high) - radius / 2) / sizes[0]
+    climb = torch.optim.Adam([u.requires_grad_(), x0.requires_grad_()], lr=0.02, maximize=True)
     best = random = np.zeros((horizon + 1, system.ny))
     for n in range(steps + 1):
         xi, du = xi.detach().requires_grad_(), du.detach().requires_grad_()
         # The two runs of each pair are one batch; the linearised half of the difference on either side of the nominal.
         half = 0.5 * xi @ back.T, 0.5 * du
-        y, _ = simulate(model, torch.cat([u + half[1], u - half[1]]), torch.cat([x0 + half[0], x0 - half[0]]))
+        at, start = u * sizes[0], x0 * sizes[1]
+        y, _ = simulate(model, torch.cat([at + half[1], at - half[1]]), torch.cat([start + half[0], start - half[0]]))
         difference = y[:batch] - y[batch:]
         found = difference.detach().abs().amax(dim=0).numpy()
         best = np.maximum(best, found)
@@ -98,7 +100,7 @@ def attack_horizon(
         (difference * pick).sum().backward()
         climb.step()
         with torch.no_grad():
-            u.copy_(torch.minimum(torch.maximum(u, limits[0] + radius / 2), limits[1] - radius / 2))
+            u.copy_(torch.minimum(torch.maximum(u, limits[0]), limits[1]))
             xi, du = _worst(xi, initial_radius), torch.tensor(error.extreme(_grad(du).numpy()))
     return Attack(read_only(best), read_only(random), batch * (steps + 1))
 
