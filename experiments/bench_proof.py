@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,10 +37,11 @@ from controlrnn.certification import (
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem
+from controlrnn.workers import Workers
 from experiments._forgeries import Rng, System, edges, forged, judge, refuted, unstable_pair
 from experiments._study import Row, Study
 
-_BATCH = 2000
+_BATCH, _WORKERS = 2000, 4  # edges: one certificate a worker
 _ROUNDED = 1 + 1e-6  # attacks are computed in float64, whose rounding the bounds do not cover
 _UNITS = (1e-8, 1e-4, 1.0, 1e4, 1e8)
 
@@ -123,44 +124,58 @@ MAKERS: Mapping[str, Callable[[Any], Certificate]] = {
     "tube": _tube,
     "re-initialisation": _reinitialisation,
 }  # fmt: skip
-# Forgeries of each kind: in batches; a proof of re-initialisation contains five others.
-BATCHES = {
-    "tube": 3,
-    "re-initialisation": 2,
-    "lipschitz": 14,
-    "l2 gain": 14,
-    "delta-iss": 14,
-    "contraction": 8,
-    "gains": 8,
-}
+# Batches of forgeries of each kind, 6 if not named; a proof of re-initialisation contains five others.
+BATCHES = {"tube": 3, "re-initialisation": 2, "gains": 8, "contraction": 8} | dict.fromkeys(
+    ("lipschitz", "l2 gain", "delta-iss"), 14
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What forgeries are made of: honest certificates by kind, and the systems that they are shown to."""
+
+    own: dict[str, list[Any]]
+    shown: dict[str, list[System]]
+
+    @classmethod
+    def made(cls) -> Material:
+        """The same in every process."""
+        activations = ("tanh", "relu", "sigmoid", "leaky_relu")
+        systems: list[System] = [network(i, activation=a) for i, a in enumerate(activations)]
+        more = [network(5, norm=1.3, activation="relu"), network(6, layers=()), network(7, layers=(1, 1), norm=1.05)]
+        gates: list[System] = [gated(seed, cell) for seed, cell in enumerate(("lstm", "gru", "lstm", "gru"))]
+        ranges = [(-np.ones(1), np.ones(1)), (-0.1 * np.ones(1), 0.2 * np.ones(1))]
+        own = {n: [c for s in systems if (c := _made(make, s)) is not None] for n, make in MAKERS.items()}
+        own["delta-iss"] = [certify_delta_iss(g, input_range=r) for g in gates for r in ranges]
+        return cls(own, {n: gates if n == "delta-iss" else [*systems, *more] for n in own})
+
+
+_MATERIAL: list[Material] = []
+
+
+def prepare() -> None:
+    """In every worker, once."""
+    _MATERIAL.append(Material.made())
 
 
 def forgeries(study: Study) -> None:
     """Rows by kind and batch, and the targets."""
-    activations, total = ("tanh", "relu", "sigmoid", "leaky_relu"), Counter[str]()
-    batch = 60 if study.quick else _BATCH
-    systems: list[LureSystem] = [network(i, activation=a) for i, a in enumerate(activations)]
-    systems += [network(5, norm=1.3, activation="relu"), network(6, layers=()), network(7, layers=(1, 1), norm=1.05)]
-    donors = [made for name, make in MAKERS.items() for s in systems[:4] if (made := _made(make, s)) is not None]
-    gates = [gated(seed, cell) for seed, cell in enumerate(("lstm", "gru", "lstm", "gru"))]
-    ranges = [(-np.ones(1), np.ones(1)), (-0.1 * np.ones(1), 0.2 * np.ones(1))]
-    gate_donors = [certify_delta_iss(g, input_range=r) for g in gates for r in ranges]
-    for name in (*MAKERS, "delta-iss"):
-        own: list[Any] = gate_donors if name == "delta-iss" else [
-            d for s in systems[:4] if (d := _made(MAKERS[name], s)) is not None
-        ]  # fmt: skip
-        shown: Sequence[System] = gates if name == "delta-iss" else systems
-        for part in range(1 if study.quick else BATCHES.get(name, 6)):
-            rng = np.random.default_rng([study.seed, part, len(name), *name.encode()])
-            compute = partial(_batch, rng, own, [*donors, *gate_donors], shown, batch)
-            row = study.row(f"forged {name} {part}", compute, needs=batch)
-            total.update({k: v for k, v in row.items() if isinstance(v, int)})
-        row = study.row(f"edges of {name}", partial(_edges, study, own, shown))
-        total.update({k: v for k, v in row.items() if isinstance(v, int)})
-    for part in range(1 if study.quick else 12):
-        rng = np.random.default_rng([study.seed, 77, part])
-        row = study.row(f"hidden modes {part}", partial(_hidden, rng, 200 if study.quick else 1000))
-        total.update({k: v for k, v in row.items() if isinstance(v, int)})
+    total, batch = Counter[str](), 60 if study.quick else _BATCH
+    with Workers(1 if study.quick else _WORKERS, prepare=prepare) as pool:
+
+        def row(key: str, work: Callable[[Any], Row], tasks: Sequence[Any]) -> None:
+            found = study.row(key, lambda: _together(list(pool.map(work, tasks))), needs=len(tasks))
+            total.update({k: v for k, v in found.items() if isinstance(v, int)})
+
+        for name in (*MAKERS, "delta-iss"):
+            for part in range(1 if study.quick else BATCHES.get(name, 6)):
+                seeds = [[study.seed, part, piece, *name.encode()] for piece in range(_WORKERS)]
+                row(f"forged {name} {part}", _batch, [(seed, name, -(-batch // _WORKERS)) for seed in seeds])
+            row(f"edges of {name}", _edges, [(study.seed, name, i, 3 if study.quick else 30) for i in range(_WORKERS)])
+        for part in range(1 if study.quick else 12):
+            row(f"hidden modes {part}", _hidden, [
+                ([study.seed, 77, part, piece], 50 if study.quick else 250) for piece in range(_WORKERS)
+            ])  # fmt: skip
     least = 500 if study.quick else 200_000
     study.target("forged certificates", f">= {least}", total["forged"], total["forged"] >= least)
     study.target("accepted and false", 0, total["false"], total["false"] == 0)
@@ -174,8 +189,11 @@ def _made(make: Callable[[Any], Certificate], system: Any) -> Certificate | None
         return None
 
 
-def _batch(rng: Rng, own: Sequence[Any], donors: Sequence[Any], systems: Sequence[System], count: int) -> Row:
-    tally, texts = Counter[str](), list[str]()
+def _batch(task: tuple[list[int], str, int]) -> Row:
+    seed, name, count = task
+    material, rng, tally, texts = _MATERIAL[0], np.random.default_rng(seed), Counter[str](), list[str]()
+    own, systems = material.own[name], material.shown[name]
+    donors = [c for many in material.own.values() for c in many]
     while tally["forged"] < count:
         system = systems[int(rng.integers(len(systems)))]
         one = forged(rng, own[int(rng.integers(len(own)))], donors, system.digest)
@@ -184,18 +202,19 @@ def _batch(rng: Rng, own: Sequence[Any], donors: Sequence[Any], systems: Sequenc
     return _tallied(tally, texts)
 
 
-def _edges(study: Study, own: Sequence[Any], systems: Sequence[System]) -> Row:
-    tally, texts, rng = Counter[str](), list[str](), np.random.default_rng(study.seed)
-    for certificate in own[: 1 if study.quick else 4]:
-        system = next((s for s in systems if s.digest == certificate.system_digest), None)
-        if system is not None:
-            for one in edges(certificate, system, 4 if study.quick else 40):
-                _count(tally, texts, one, system, rng)
+def _edges(task: tuple[int, str, int, int]) -> Row:
+    seed, name, index, tries = task
+    tally, texts, rng = Counter[str](), list[str](), np.random.default_rng(seed)
+    certificate = _MATERIAL[0].own[name][index]
+    system = next(s for s in _MATERIAL[0].shown[name] if s.digest == certificate.system_digest)
+    for one in edges(certificate, system, tries):
+        _count(tally, texts, one, system, rng)
     return _tallied(tally, texts)
 
 
-def _hidden(rng: Rng, count: int) -> Row:
-    tally, texts = Counter[str](), list[str]()
+def _hidden(task: tuple[list[int], int]) -> Row:
+    seed, count = task
+    tally, texts, rng = Counter[str](), list[str](), np.random.default_rng(seed)
     for _ in range(count):
         system, certificate = unstable_pair(rng)
         _count(tally, texts, certificate, system, rng)
@@ -213,9 +232,17 @@ def _count(tally: Counter[str], texts: list[str], certificate: Certificate, syst
         texts.append(f"{certificate.KIND}: {verdict.error}")
 
 
+_NAMES = ("forged", "accepted", "proven", "false", "undecided")
+
+
 def _tallied(tally: Counter[str], texts: list[str]) -> Row:
-    names = ("forged", "accepted", "proven", "false", "undecided")
-    return {**{n: int(tally[n]) for n in names}, "what": "; ".join(texts[:20])}
+    return {**{n: int(tally[n]) for n in _NAMES}, "what": "; ".join(texts[:20])}
+
+
+def _together(parts: Sequence[Row]) -> Row:
+    return {n: sum(part[n] for part in parts) for n in _NAMES} | {
+        "what": "; ".join(p["what"] for p in parts if p["what"])
+    }
 
 
 def in_units(system: LureSystem, x: Array, u: Array, y: Array) -> LureSystem:
