@@ -22,10 +22,13 @@ from controlrnn.certification import (
     HorizonCertificate,
     InputError,
     InputErrorKind,
+    L2GainCertificate,
     LipschitzCertificate,
+    ReinitialisationCertificate,
     TubeCertificate,
 )
 from controlrnn.certification import refutation as false
+from controlrnn.certification.proof.stationary import gain_supply
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import GatedSystem, LureSystem
@@ -167,7 +170,9 @@ EDGES: Mapping[type[Certificate], Sequence[str]] = {
     GainCertificate: ("initial", "inputs", "input_multipliers"),
     LipschitzCertificate: ("constant", "multipliers", "rho"),
     ContractionCertificate: ("rate", "input_gain", "multipliers", "input_multipliers"),
+    L2GainCertificate: ("gamma", "multipliers", "rate"),
     DissipationCertificate: ("rate", "multipliers", "R", "Q"),
+    ReinitialisationCertificate: ("radius", "input_error", "residual_bound", "input_high"),
     TubeCertificate: ("bounds", "multipliers", "shares", "initial_radius"),
     DeltaIssCertificate: ("rate", "input_gain", "state_bound"),
 }
@@ -199,6 +204,9 @@ def _scaled(value: Any, path: Sequence[str], factor: float) -> Any:
     old = getattr(value, name)
     if rest:
         return replace(value, **{name: tuple(_scaled(one, rest, factor) for one in old)})
+    if name == "gamma":
+        Q, S, R = gain_supply(old * factor, value.input_scale, value.output_scale)
+        return replace(value, gamma=old * factor, Q=Q, S=S, R=R)
     return replace(value, **{name: old * factor})
 
 

@@ -143,11 +143,11 @@ class Material:
         activations = ("tanh", "relu", "sigmoid", "leaky_relu")
         systems: list[System] = [network(i, activation=a) for i, a in enumerate(activations)]
         more = [network(5, norm=1.3, activation="relu"), network(6, layers=()), network(7, layers=(1, 1), norm=1.05)]
-        gates: list[System] = [gated(seed, cell) for seed, cell in enumerate(("lstm", "gru", "lstm", "gru"))]
+        gates = [gated(seed, cell) for seed, cell in enumerate(("lstm", "gru", "lstm", "gru"))]
         ranges = [(-np.ones(1), np.ones(1)), (-0.1 * np.ones(1), 0.2 * np.ones(1))]
         own = {n: [c for s in systems if (c := _made(make, s)) is not None] for n, make in MAKERS.items()}
         own["delta-iss"] = [certify_delta_iss(g, input_range=r) for g in gates for r in ranges]
-        return cls(own, {n: gates if n == "delta-iss" else [*systems, *more] for n in own})
+        return cls(own, {n: list(gates) if n == "delta-iss" else [*systems, *more] for n in own})
 
 
 _MATERIAL: list[Material] = []

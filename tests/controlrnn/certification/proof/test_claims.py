@@ -217,9 +217,12 @@ def test_gates_that_underflow_let_something_through():
 
 def test_rates_and_gains_of_a_contraction():
     made = certify_contraction(SYSTEM)
-    for change in ({"rate": made.rate * (1 - 1e-3)}, {"rate": 1.0}, {"rate": np.nan},
-                   {"input_gain": 0.99 * made.input_gain}, {"metric": np.diag([1.0, 1e-3]) @ made.metric}, {"multipliers": 0 * made.multipliers},
-                   {"input_gain": np.full(2, 9.0)}, {"system_digest": "0" * 64}):  # fmt: skip
+    wrong = [
+        {"rate": made.rate * (1 - 1e-3)}, {"rate": 1.0}, {"rate": np.nan}, {"input_gain": 0.99 * made.input_gain},
+        {"metric": np.diag([1.0, 1e-3]) @ made.metric}, {"multipliers": 0 * made.multipliers},
+        {"input_gain": np.full(2, 9.0)}, {"system_digest": "0" * 64},
+    ]  # fmt: skip
+    for change in wrong:
         refused(replace(made, **change))
     refused(made, random_system(0, nx=2, nu=1, ny=1))
     assert made.reachable_radius(0.0) == 0
