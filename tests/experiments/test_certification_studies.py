@@ -85,3 +85,15 @@ def test_no_direct_model_is_certified_slower_than_it_promises(tmp_path):
     targets = json.loads((tmp_path / "results.json").read_text())["targets"]
     assert len(study.rows) == len(direct_models(quick=True)) == 9
     assert all(target["met"] for target in targets.values())
+
+
+@pytest.mark.slow
+def test_forged_certificates_in_short(tmp_path):
+    pytest.importorskip("flint")
+    from experiments import bench_proof
+
+    assert bench_proof.main(["--quick", "--out", str(tmp_path)]) == 0
+    targets = json.loads((tmp_path / "results.json").read_text())["targets"]
+    assert targets["accepted and false"]["value"] == 0
+    assert targets["accepted, neither proven nor refuted"]["value"] == 0
+    assert targets["forged certificates"]["met"]

@@ -1,9 +1,12 @@
 """Every operation of the proofs' arithmetic against rational numbers, down to subnormal and up to huge ones."""
 
+import ctypes
+import platform
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from exact_numbers import exact, holds
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -229,4 +232,30 @@ def test_gamma_and_units():
         assert Fraction(e.gamma(n)) >= Fraction(n) * Fraction(UNIT) / (1 - n * Fraction(UNIT))
         assert e.gamma(n) <= 1.02 * n * UNIT
     assert TINY >= 8 * 2.0**-1022  # some flushed results together
+    assert e.arithmetic_is_ieee()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the codes of rounding modes are x86's")
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00], ids=["down", "up", "to zero"])
+def test_other_rounding_is_noticed(mode):
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "fesetround"):
+        library = ctypes.CDLL("libm.so.6")
+    assert library.fesetround(mode) == 0
+    try:
+        ieee = e.arithmetic_is_ieee()
+    finally:
+        library.fesetround(0)
+    assert not ieee
+    assert e.arithmetic_is_ieee()
+
+
+def test_lost_subnormal_numbers_are_noticed():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush to zero")
+    try:
+        ieee = e.arithmetic_is_ieee()
+    finally:
+        torch.set_flush_denormal(False)
+    assert not ieee
     assert e.arithmetic_is_ieee()

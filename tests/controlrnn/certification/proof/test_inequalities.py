@@ -592,6 +592,9 @@ def test_one_constant_of_a_static_gain():
     system = linear([[0.0]], B2=[[0.0]], C2=[[3.0], [4.0]], D22=[[0.0], [0.0]])
     constant, _ = h.prove_lipschitz(system, 0, np.zeros((1, 0)), np.full((1, 1), 1.0), 1e-12, None)
     assert constant == pytest.approx(5.0, rel=1e-9)
+    small = linear([[0.0]], B2=[[0.0]], C2=[[0.3]], D22=[[0.4]])  # (dx, du) -> 0.3 dx + 0.4 du
+    found, _ = h.prove_lipschitz(small, 0, np.zeros((1, 0)), np.full((1, 1), 0.25 * (1 + 1e-6)), 1e-12, None)
+    assert found == pytest.approx(0.5, rel=1e-5)
     for bad in ({"horizon": -1}, {"horizon": 1}, {"rho": -np.ones((1, 1))}, {"padding": np.nan}):
         claim = {"horizon": 0, "multipliers": np.zeros((1, 0)), "rho": np.ones((1, 1)), "padding": 1e-12, "boxes": None}
         with pytest.raises(ControlRnnError):
@@ -660,6 +663,10 @@ def test_boxes_within_input_errors():
         return InputDifferences.of(InputDifferences(radius=b, **kind), 3).covered_box(horizon)
 
     assert box(5).tolist() == b.tolist()
+    small = InputDifferences.of(InputDifferences(kind="ball", radius=np.array([0.3, 0.0])), 2).covered_box(5)
+    assert 0.3 * (1 - 1e-15) <= small[0] <= 0.3  # a ball of one channel is a box
+    small = InputDifferences.of(InputDifferences(kind="ball", radius=np.full(2, 0.3)), 2).covered_box(5)
+    assert 2 * (small[0] / 0.3) ** 2 <= 1
     ball = exact(box(5, kind="ball"))
     assert (ball[0] / 3) ** 2 + (ball[2] / 4) ** 2 <= 1
     assert float(ball[0]) == pytest.approx(3 / np.sqrt(2), rel=1e-12)
@@ -701,3 +708,23 @@ def test_scaled_input_errors_and_their_words():
         assert word in text
         assert "0.5" in text
     assert "step" not in str(InputDifferences(kind="constant", radius=0.5))
+
+
+def test_one_constant_inside_of_boxes():
+    """Neurons that are saturated in the boxes pass less on; anything goes outside of them."""
+    system = random_system(3, nx=2, nu=1, ny=1, layers=(2,), activation="tanh")
+    system = replace(system, bv=np.full(2, 6.0))
+    boxes = (-0.1 * np.ones(1), 0.1 * np.ones(1)), (-0.1 * np.ones(2), 0.1 * np.ones(2))
+    numbers = np.full((2, 2), 4.0), np.full((2, 1), 60.0), 1e-9
+    inside, _ = h.prove_lipschitz(system, 1, *numbers, boxes)
+    anywhere, _ = h.prove_lipschitz(system, 1, *numbers, None)
+    assert inside <= anywhere
+    lam = np.full((2, 2), 4.0)
+    assert _largest_storage(system, lam, boxes) < 0.9 * _largest_storage(system, lam, None)
+    with pytest.raises(ControlRnnError):
+        h.prove_lipschitz(system, 1, *numbers, (boxes[0], boxes[0]))
+
+
+def _largest_storage(system, lam, boxes):
+    inequality = h.HorizonInequality(system, 1, 1.0, None, 0.0, boxes=boxes)
+    return inequality.prove(Family(0, lam, np.zeros((2, 0)), 1e-9))[0][-1]
