@@ -48,7 +48,7 @@ _DERIVATIVES = {
 }
 # In the order of the header's enums.
 STATUSES = (Status.SOLVED, Status.MAX_ITERATIONS, Status.INFEASIBLE, Status.FAILED, Status.WARMING_UP)
-FALLBACKS = (Fallback.NONE, Fallback.PLAN, Fallback.STEADY, Fallback.SAFE)
+FALLBACKS = (Fallback.NONE, Fallback.PLAN, Fallback.LEAST, Fallback.STEADY, Fallback.SAFE)
 
 
 @typed()

@@ -13,6 +13,7 @@ class Fallback(Choice):
 
     NONE = "none"
     PLAN = "plan"
+    LEAST = "least excess"
     STEADY = "steady"
     SAFE = "safe"
 
@@ -24,8 +25,10 @@ class MpcStep:
     Args:
         u: Input to apply now, shape (nu,); measured inputs as they are.
         status: How the solve ended.
-        fallback: What stood in for a solution. With a terminal set, PLAN may be the shifted plan improved by a solve
-            that did not come to its end.
+        fallback: What stood in for a solution: the last plan shifted; the solver's last iterate, or a plan that is back
+            inside its limits soonest; an input held on the way to the best steady one; the safe input. See
+            `mpc.fallback`. With a terminal set, PLAN may be the shifted plan improved by a solve that did not come to
+            its end.
         solve_time: Wall time of the whole step [s].
         iterations: Solver iterations.
         cost: Objective, slack included; NaN unless solved.
@@ -38,6 +41,10 @@ class MpcStep:
         missing: Which measurements were missing, shape (ny,), bool.
         certified: Whether the certified error of the state estimate holds at this step.
         feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
+        inside_after: From which step on the plan keeps the tightened limits of outputs: 0 where it does from the start,
+            N + 1 where it does not within the horizon, or where there is no plan yet.
+        set_point: What is aimed at now, shape (ny,): the reference, or what stands in for one that is missing or out of
+            all reach; see `mpc.set_points`.
         message: The solver's own words.
         outside: What lies outside of the region that was calibrated, with names and units; empty where nothing does.
         error_interval: Ends of what may be the errors of predictions from ``x``, shape (2, N + 1, ny): those of
@@ -59,6 +66,8 @@ class MpcStep:
     missing: Array
     certified: bool
     feasible: bool
+    inside_after: int
+    set_point: Array
     message: str
     error_interval: Array
     outside: str = ""

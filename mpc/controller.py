@@ -8,9 +8,9 @@ terminal set the guaranteed mode is recursively feasible: see `mpc.terminal`. Ev
 solver, and where a solve gives none that keeps all limits, the shifted plan does. With a `Recall` the guaranteed limits
 learn from measurements and stay guaranteed: see `mpc.recall`.
 
-A failed solve is a state, not an exception: the step then says so, applies the first that exists of (last successful
-plan shifted, steady input for the reference or of least cost where there are prices, safe input), and nothing of the
-failed iterate is kept.
+A failed solve is a state, not an exception: the step then says so, and applies what keeps the limits, or exceeds them
+least (`mpc.fallback`); from outside hard limits it comes back in the fewest samples (`mpc.recovery`). Set points may be
+of any size, or missing (`mpc.set_points`).
 
 A step runs in the thread that calls it, whatever the environment says about threads: with our solver nothing in it
 calls BLAS or LAPACK, which would wait for threads of theirs (`controlrnn.kernels.dense`). ipopt brings libraries of its
@@ -31,13 +31,14 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
-from controlrnn.kernels import step
+from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import length
 from controlrnn.typed import typed
 from mpc.answers import Answers
 from mpc.condensed import CondensedBackend
 from mpc.control_step import Fallback, MpcStep
 from mpc.economy import economy_of
+from mpc.fallback import Fallbacks
 from mpc.modes import Mode as Mode
 from mpc.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises, unlearnt_errors
 from mpc.observer import Observer
@@ -51,14 +52,15 @@ from mpc.ocp import (
     tracking_problem,
 )
 from mpc.offset_free import OutputDisturbance
-from mpc.plans import known_rows, slack_of, within_moves
+from mpc.plans import inside_after, known_rows, slack_of, within_moves
 from mpc.predictor import Predictor
 from mpc.premises_agreed import agreed, move_limited
 from mpc.recall import Recall
 from mpc.recalled_errors import RecalledErrors
+from mpc.recovery import returning
 from mpc.region import OperatingRegion, RegionWatch
 from mpc.residuals import measured_errors
-from mpc.steady import best_held_input
+from mpc.set_points import SetPoints
 from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
 
@@ -166,6 +168,8 @@ class TightenedMPC:
         )  # fmt: skip
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
+        self._fallbacks = Fallbacks(self.problem, self.safe_input, self._feasible)
+        self.set_points = SetPoints(predictor, self.problem.output_scale[: predictor.ny])
         self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
@@ -199,6 +203,7 @@ class TightenedMPC:
         self.observer.start()
         self.backend.reset()
         self.disturbance.reset()
+        self.set_points.reset()
         if self.watch is not None:
             self.watch.reset()
         if self._recalled is not None:
@@ -227,14 +232,15 @@ class TightenedMPC:
 
         Args:
             y: Measurement at this sample, shape (ny,); NaN where missing.
-            reference: Shape (ny,), or (T, ny) for known future values from this sample on; the last row is held.
+            reference: Shape (ny,), or (T, ny) for known future values from this sample on; the last row is held. NaN
+                where it is not known, see `mpc.set_points`.
             forecast: Of the measured inputs, in their order among all: what acts from this sample on, shape (d,), or
                 (T, d) for known future values; the last row is held. The first row is taken as true.
 
         Raises:
             ShapeError: ``y``, ``reference`` or ``forecast`` does not fit.
             SettingError: ``forecast`` is missing, or there is nothing to forecast.
-            DataError: ``reference`` or ``forecast`` is not finite.
+            DataError: ``forecast`` is not finite.
         """
         started = time.perf_counter()
         y = self._measurement(y)
@@ -252,7 +258,7 @@ class TightenedMPC:
             data = self._data(x, wanted)
             solution = self.backend.solve(data)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
-        plan, fallback, feasible = self._choose(solution, data)
+        plan, fallback, feasible, inside_after = self._choose(solution, data, started)
         u, interval = read_only(plan[0]), self._error_interval()
         beyond, impossible = self._advance(u, y), self.observer.contradiction
         outside = "; ".join(filter(None, (surprise, impossible, beyond)))
@@ -272,6 +278,8 @@ class TightenedMPC:
             missing=np.isnan(y),
             certified=certified and not (surprise or impossible),
             feasible=feasible,
+            inside_after=inside_after,
+            set_point=read_only(wanted[0]),
             message="" if solution is None else solution.message,
             error_interval=interval,
             outside=outside,
@@ -317,7 +325,8 @@ class TightenedMPC:
         return "" if self._recalled is None else self._recalled.see(error, certified=self.observer.certified)
 
     def _reference(self, reference: ArrayLike) -> Array:
-        return known_rows("reference", reference, self.predictor.ny, self.horizon + 1)
+        present = output(self.predictor.system, self.observer.state, self._before()) + self.disturbance.estimate
+        return self.set_points.rows(reference, present, self.horizon + 1)
 
     def _error_interval(self) -> Array:
         return self._widest if self._recalled is None else self._recalled.interval
@@ -337,37 +346,31 @@ class TightenedMPC:
             forecast=self._forecast,
         )
 
-    def _choose(self, solution: Solution | None, data: StepData | None) -> tuple[Array, Fallback, bool]:
-        """The plan to apply, shape (N, nu), where it comes from, and whether it keeps all limits."""
+    def _choose(
+        self, solution: Solution | None, data: StepData | None, started: float
+    ) -> tuple[Array, Fallback, bool, int]:
+        """The plan to apply, (N, nu), where it comes from, whether it keeps all limits, and from which step on."""
         if solution is None or data is None:
             held = Fallback.SAFE if self._previous is None else Fallback.STEADY
-            return self._feasible(np.tile(self._before(), (self.horizon, 1))), held, False
+            return self._feasible(np.tile(self._before(), (self.horizon, 1))), held, False, self.horizon + 1
         solved = solution.status is Status.SOLVED
         if solved or solution.feasible:
-            plan, kept = self._feasible(solution.u), not (solution.slack > KEPT * self.problem.output_scale).any()
+            plan, beyond = self._feasible(solution.u), solution.slack > KEPT * self.problem.output_scale
+            kept = not beyond.any()
             if self.terminal is not None:
                 kept = self.problem.excess(data, plan) <= 0
-            if kept or (solved and (self.terminal is None or self._plan is None)):
+            if kept or (solved and self.problem.soft):
                 self._plan, self._age = read_only(plan), 0
-                return plan, Fallback.NONE if solved else Fallback.PLAN, kept
+                return plan, Fallback.NONE if solved else Fallback.PLAN, kept, inside_after(beyond)
         _log.warning("MPC solve ended with %s (%s): falling back", solution.status, solution.message)
-        if self._plan is not None and (self.terminal is not None or self._age < self.horizon):
-            plan = self._feasible(self._shifted(self._plan))
-            return plan, Fallback.PLAN, self.terminal is not None and self.problem.excess(data, plan) <= 0
-        try:
-            u, fallback = self._steady_input(data), Fallback.STEADY
-        except SettingError as error:
-            _log.warning("no steady input for the reference (%s): safe input", error)
-            u, fallback = self.safe_input, Fallback.SAFE
-        return self._feasible(np.tile(u, (self.horizon, 1))), fallback, False
-
-    def _steady_input(self, data: StepData) -> Array:
-        if self.problem.economy is not None:  # the reference may cost nothing
-            return best_held_input(self.problem, data)
-        ny, given = self.predictor.ny, np.full(self.predictor.nu, np.nan)
-        if self._forecast is not None:
-            given[self._measured] = self._forecast[0]
-        return self.predictor.steady_input(np.asarray(data.target)[:ny], self.problem.output_scale[:ny], given=given)
+        last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
+        limit = getattr(getattr(self.backend, "options", None), "max_wall_time", None)
+        deadline = np.inf if limit is None else started + limit
+        back = returning(self.backend, self.problem, data, solution, deadline)
+        found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
+        if found.fallback is Fallback.LEAST:
+            self._plan, self._age = read_only(found.plan), 0
+        return found.plan, found.fallback, found.feasible, found.inside_after
 
     def _shifted(self, plan: Array) -> Array:
         return plan[np.minimum(np.arange(self.horizon) + self._age, self.horizon - 1)]

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
 KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
 _CLIPPED = 1e-7  # of an input's half range: solvers keep limits of moves so well, and the controller clips the rest
+_ROUNDED = 64 * np.finfo(float).eps  # of the numbers compared: an excess below that is rounding
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,15 +171,26 @@ class OptimalControlProblem:
         """By how much a plan u (N, nu) breaks its limits, at most; feasible if <= 0.
 
         Outputs count in ranges, the end of the plan in radii of the terminal set; inputs and moves in half ranges, of
-        which 1e-7 is left to the controller, which clips them.
+        which 1e-7 is left to the controller, which clips them. What may be rounding is no excess.
         """
         y, gap = self.outcome(data.x, u)
         lower, upper = self.predictor.input_limits()
         moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
-        over = np.maximum(y - data.upper, data.lower - y)[self.first :] / self.output_scale
+        over = self._beyond(data, y)[self.first :]
         beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _CLIPPED
-        end = -np.inf if gap is None or self.terminal is None else self.terminal._share(gap) - 1.0
+        end = -np.inf if gap is None or self.terminal is None else self.terminal._share(gap) - 1.0 - _ROUNDED
         return float(max(over.max(), beyond.max(), end))
+
+    def excess_of(self, data: StepData, y: Array) -> Array:
+        """By how much outputs y (N + 1, ny) are beyond their limits, in ranges, shape (N + 1, ny); infinite for NaN."""
+        over = np.maximum(self._beyond(data, y), 0.0)
+        over[: self.first] = 0.0
+        return np.where(np.isnan(over), np.inf, over)
+
+    def _beyond(self, data: StepData, y: Array) -> Array:
+        """The same with its sign, less what may be rounding."""
+        over = np.maximum(y - data.upper, data.lower - y)
+        return np.asarray((over - _ROUNDED * np.abs(y)) / self.output_scale)
 
     def cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
         """Cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).

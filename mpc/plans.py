@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import ShapeError
@@ -48,3 +48,9 @@ def slack_of(solution: Solution | None, like: Array) -> Array:
     """Use of soft limits; zeros where there is no solution."""
     solved = solution is not None and solution.status is Status.SOLVED
     return solution.slack if solved and solution is not None else np.zeros_like(like)
+
+
+def inside_after(beyond: NDArray[np.bool_]) -> int:
+    """From which step on a plan keeps its limits, given which it breaks, (N + 1, ny): N + 1 if one at the last step."""
+    bad = np.flatnonzero(beyond.any(axis=1))
+    return int(bad[-1]) + 1 if len(bad) else 0

@@ -42,7 +42,7 @@ typedef enum {
 } ${name}_status;
 
 /* Which input stood in for a solution. */
-typedef enum { ${NAME}_NONE, ${NAME}_PLAN, ${NAME}_STEADY, ${NAME}_SAFE } ${name}_fallback;
+typedef enum { ${NAME}_NONE, ${NAME}_PLAN, ${NAME}_LEAST, ${NAME}_STEADY, ${NAME}_SAFE } ${name}_fallback;
 
 typedef struct {
     ${name}_status status;
