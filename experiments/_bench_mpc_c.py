@@ -55,6 +55,7 @@ void step(const double *y, const double *reference, double *u, double *told)
     told[4] = info.feasible;
     told[5] = info.cost;
     told[8] = info.contradictions;
+    told[9] = info.inside_after;
 }
 
 void errors(double *ends)
@@ -86,6 +87,7 @@ class CompiledStep:
     feasible: bool
     cost: float
     contradictions: int
+    inside_after: int
 
 
 class CompiledController:
@@ -136,14 +138,14 @@ class CompiledController:
         seen = as_array("y", y, (self.ny,), finite=False)
         known = np.atleast_2d(np.asarray(reference, dtype=np.float64))
         known = known[np.minimum(np.arange(self.rows), len(known) - 1)]
-        u, told = np.empty(self.nu), np.empty(9)
+        u, told = np.empty(self.nu), np.empty(10)
         self._call("step", seen, known, u, told)
         self.wall.append(float(told[6]))
         self.cpu.append(float(told[7]))
         status, fallback, iterations, certified, feasible = (int(number) for number in told[:5])
         return CompiledStep(
             u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5]),
-            int(told[8]),
+            int(told[8]), int(told[9]),
         )  # fmt: skip
 
     @property

@@ -26,7 +26,7 @@ from controlrnn.records import write_atomic
 from controlrnn.systems import Activation
 from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
-from mpc import condensed, condensed_problem, recalled_errors
+from mpc import condensed, condensed_problem, fallback, recalled_errors
 from mpc import predictor as predictor_module
 from mpc.condensed import CondensedBackend
 from mpc.condensed_problem import CondensedProblem
@@ -34,8 +34,9 @@ from mpc.control_step import Fallback
 from mpc.controller import Mode, TightenedMPC
 from mpc.modes import promises
 from mpc.observer import Observer, RunningOn, Washout
-from mpc.ocp import KEPT, Status
+from mpc.ocp import KEPT, OptimalControlProblem, Status, StepData
 from mpc.state_observer import StateObserver
+from mpc.steady import HeldCost
 
 Arrays = dict[str, NDArray[Any]]
 _NAME = "controlrnn_mpc"  # of the files in a folder
@@ -61,8 +62,8 @@ def controller_to_c(
     row of references for each predicted sample, and ``NAME_record(state, y, u)``; they do what `TightenedMPC` does,
     with the same statuses and fallbacks. Plain C99, the maths library, no memory but ``NAME_state``.
     Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) the source is a program that repeats a loop recorded with
-    ``controller`` and exits with 0 where it finds the same inputs. What differs from Python: there is no clock; a
-    reference that is not finite is a failed solve, not an error; the fallback's steady input comes from another
+    ``controller`` and exits with 0 where it finds the same inputs. What differs from Python: there is no clock; the
+    fallback's steady input comes from another
     least-squares method, which may choose differently where several inputs are equally good; late measurements are not
     taken in (`TightenedMPC.correct`), and the calibrated region is not watched. Where limits learn from measurements,
     the state holds what is known and ``info`` counts the outputs that contradict it.
@@ -91,7 +92,8 @@ def controller_to_c(
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
     parts += [
-        _part(file, words) for file in ("quadratic.c", "model.c", "condensed.c", "recall.c", "level.c", "controller.c")
+        _part(file, words)
+        for file in ("quadratic.c", "model.c", "condensed.c", "fallback.c", "recall.c", "level.c", "controller.c")
     ]
     parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
@@ -167,6 +169,7 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
         "NEAR": condensed._NEAR, "NOISE": condensed._NOISE,
         "CORRECTIONS": condensed._CORRECTIONS, "INSIDE": repr(scaled._inside),
+        "SHARES": fallback._SHARES,
         "SETTLE": predictor_module._SETTLE, "NEWTON": predictor_module._NEWTON, "NEWTON_NEAR": predictor_module._NEAR,
     } | _scalars(controller)  # fmt: skip
 
@@ -239,6 +242,7 @@ def _tables(controller: TightenedMPC) -> Arrays:
         "safe_input": controller.safe_input,
         "initial_state": controller.observer.initial_state,
     }
+    tables |= _held(controller, limited)
     if problem.terminal is not None:
         tables["terminal_root"] = problem.terminal.root.ravel()
     if isinstance(controller.observer, StateObserver):
@@ -247,6 +251,29 @@ def _tables(controller: TightenedMPC) -> Arrays:
         kept, added = controller.observer._largest_readings if controller.observer._complete else (unknown, unknown)
         tables |= {"reading_kept": kept, "reading_added": added}
     return tables | _limits(controller)
+
+
+def _held(controller: TightenedMPC, limited: NDArray[np.intp]) -> Arrays:
+    """What plans that stand in for a solution are judged by, and where set points are brought within."""
+    problem, points = controller.problem, controller.set_points
+    cost, scale = HeldCost.of(problem, _nowhere(problem)), problem.output_scale
+    margin = np.zeros(problem.predictor.ny)
+    if problem.terminal is not None:
+        margin = np.resize(problem.terminal.margin, margin.shape) / scale
+    return {
+        "held_weight": cost.weight, "held_price": _filled(cost.penalty[limited]),
+        "limit_weight": _filled(controller._fallbacks._weight[limited]),
+        "terminal_margin": _filled(margin[limited]), "set_point_low": points.lower, "set_point_high": points.upper,
+    }  # fmt: skip
+
+
+def _nowhere(problem: OptimalControlProblem) -> StepData:
+    """A sample of which only the problem's settings count."""
+    predictor, rows = problem.predictor, np.zeros((problem.horizon + 1, problem.predictor.ny))
+    return StepData(
+        x=np.zeros(predictor.nx), previous_input=np.zeros(predictor.nu), reference=rows, lower=rows, upper=rows,
+        guess=np.zeros((problem.horizon, predictor.nu)),
+    )  # fmt: skip
 
 
 def _limits(controller: TightenedMPC) -> Arrays:

@@ -210,6 +210,7 @@ class TightenedMPC:
             self._recalled.reset()
         self._previous: Array | None = None
         self._plan: Array | None = None
+        self._last_data: StepData | None = None
         self._forecast: Array | None = None
         self._came_from: tuple[Array, Array] | None = None
         self._age = 0
@@ -255,7 +256,7 @@ class TightenedMPC:
         solution, data, surprise = None, None, ""
         if self.observer.ready:
             surprise = self._learn(y)
-            data = self._data(x, wanted)
+            data = self._last_data = self._data(x, wanted)
             solution = self.backend.solve(data)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
         plan, fallback, feasible, inside_after = self._choose(solution, data, started)

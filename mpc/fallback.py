@@ -111,9 +111,11 @@ class Fallbacks:
         with np.errstate(over="ignore", invalid="ignore"):
             y, states = problem.predictor.rollout(data.x, plan)
             rest = self._at_rest(plan[-1], states[-1], y[-1])
-            if problem.terminal is not None:
-                y[-1], rest = rest, y[-1].copy()
-            over, later = problem.excess_of(data, y), problem.excess_of(data, np.vstack([y[:-1], rest]))[-1:]
+            room = np.zeros_like(rest)
+            if problem.terminal is not None:  # whose last limits are those of the steady state, by its margin tighter
+                y[-1], rest, room = rest, y[-1].copy(), np.resize(problem.terminal.margin, room.shape)
+            over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - room
+            later = np.nan_to_num(np.maximum(later, 0.0) / problem.output_scale, nan=np.inf)
         inside = inside_after(over > KEPT)
         every = np.vstack([over, later])
         violation = float((np.where(every > KEPT, every, 0.0) * self._weight).sum())
@@ -181,7 +183,7 @@ class Fallbacks:
         lower, upper = self.problem.predictor.input_limits()
         for share in (0.5, 0.25):
             yield self._held(data, data.previous_input + share * (target - data.previous_input), kind)
-        for samples in _OVERSHOOT:
+        for samples in [n for n in _OVERSHOOT if n < self.problem.inputs]:
             for j in self.problem.chosen:
                 for end in (lower, upper):
                     plan = np.tile(target, (self.problem.horizon, 1))

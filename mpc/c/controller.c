@@ -1,12 +1,5 @@
 /* State and disturbance estimate, one solve, and what happens when it fails: as mpc/controller.py. */
 
-enum { STEADY_ITERATIONS = 100 };
-
-static const double *before_of(const State *s)
-{
-    return s->has_previous ? s->previous : safe_input;
-}
-
 /* Whether the certified error of the present estimate holds. */
 static int is_certified(const State *s)
 {
@@ -85,82 +78,6 @@ static void advance(State *s, const double *y, const double *u)
 #endif
 }
 
-/* How far the steady output under inputs v (in half ranges) is from the target: half the square, or infinity. */
-static double misfit(State *s, const double *v, const double *target, double *x, double *error)
-{
-    double u[NU], sum = 0;
-    for (int j = 0; j < NU; ++j) u[j] = middle[j] + half[j] * v[j];
-    zero(NX, x);
-    if (!equilibrium(s, u, x, 0)) return INFINITY;
-    ${name}_model_output(x, u, error);
-    for (int i = 0; i < NY; ++i) {
-        error[i] = (error[i] - target[i % NM]) / scale[i];
-        sum += 0.5 * error[i] * error[i];
-    }
-    return isfinite(sum) ? sum : INFINITY;
-}
-
-/* s->H = gradient's Gauss-Newton matrix of the misfit, s->g = its gradient; x is the equilibrium under v. */
-static int steady_model(State *s, const double *v, const double *x, const double *error)
-{
-    double u[NU], row[NU];
-    for (int j = 0; j < NU; ++j) u[j] = middle[j] + half[j] * v[j];
-    linearise_at(s, x, u);
-    resolvent(s, 0);
-    for (int i = 0; i < NX; ++i) memcpy(s->gain + i * NU, s->Jx + i * NS + NX, NU * sizeof *row);
-    if (!eliminate(s->square, s->gain, NU)) return 0;
-    zero(NU * NU, s->H);
-    zero(NU, s->g);
-    for (int i = 0; i < NY; ++i) {
-        for (int j = 0; j < NU; ++j) {
-            row[j] = s->Jy[i * NS + NX + j];
-            for (int k = 0; k < NX; ++k) row[j] += s->Jy[i * NS + k] * s->gain[k * NU + j];
-            row[j] *= half[j] / scale[i];
-        }
-        for (int j = 0; j < NU; ++j) axpy(NU, row[j], row, s->H + j * NU);
-        axpy(NU, error[i], row, s->g);
-    }
-    return 1;
-}
-
-/* Input within its limits whose steady output is nearest to the target (Levenberg-Marquardt); 0 where none is found. */
-static int steady_input(State *s, const double *target, double *found)
-{
-    double v[NU], next[NU], x[NX], next_x[NX], error[NY], next_error[NY], cost, damping = 1e-3, H[NU * NU];
-    memset(v, 0, sizeof v);
-    cost = misfit(s, v, target, x, error);
-    if (!isfinite(cost)) return 0;
-    for (int k = 0; k < STEADY_ITERATIONS && damping < 1e12; ++k) {
-        double most = 0, moved = 0, other;
-        if (!steady_model(s, v, x, error)) return 0;
-        for (int j = 0; j < NU; ++j) most = fmax(most, s->H[j * NU + j]);
-        memcpy(H, s->H, sizeof H);
-        for (int j = 0; j < NU; ++j) {
-            H[j * NU + j] += (damping + 1e-14) * most + 1e-300;
-            s->lower[j] = -1 - v[j];
-            s->upper[j] = 1 - v[j];
-        }
-        if (qp_solve(&s->qp, NU, 0, H, s->g, s->C, s->lower, s->upper, s->prices) != QP_SOLVED) return 0;
-        for (int j = 0; j < NU; ++j) {
-            next[j] = clip(v[j] + s->qp.z[j], -1, 1);
-            moved = fmax(moved, fabs(s->qp.z[j]));
-        }
-        if (moved <= 1e-10) break;
-        other = misfit(s, next, target, next_x, next_error);
-        if (!(other < cost)) {
-            damping *= 10;
-            continue;
-        }
-        damping = fmax(0.1 * damping, 1e-14);
-        cost = other;
-        memcpy(v, next, sizeof v);
-        memcpy(x, next_x, sizeof x);
-        memcpy(error, next_error, sizeof error);
-    }
-    for (int j = 0; j < NU; ++j) found[j] = clip(middle[j] + half[j] * v[j], input_low[j], input_high[j]);
-    return 1;
-}
-
 /* The sample in the solver's units: reference (N + 1, NM) less the disturbance and the level's correction, limits less
    them in practical mode (less the disturbance alone where the tightening was calibrated with it), and less what measurements leave of the errors where they are recalled. */
 static void scale_sample(State *s, const double *reference, const double *offset)
@@ -186,63 +103,33 @@ static void scale_sample(State *s, const double *reference, const double *offset
     }
 }
 
-/* Row k of the last plan as it is to be applied from now on. */
-static const double *planned(const State *s, int k)
+/* Solve the sample. Returns whether there is a plan to follow, which is then kept; else u (M, NU) is the solver's last
+   iterate. */
+static int plan_ahead(State *s, const double *reference, const double *offset, double *u, Info *info)
 {
-    return s->plan + (k + s->age < M ? k + s->age : M - 1) * NU;
-}
-
-/* Inputs within input and move limits, from the input before them on; rows of NU. */
-static void keep_limits(const State *s, int rows, double *u)
-{
-    for (int i = 0; i < rows * NU; ++i) {
-        const int j = i % NU;
-        const double before = i < NU ? before_of(s)[j] : u[i - NU];
-        const double moved = clip(u[i], before - largest_move[j], before + largest_move[j]);
-        u[i] = clip(moved, input_low[j], input_high[j]);
-    }
-}
-
-/* Whether inputs u (M, NU) from now on keep all limits, whatever the solver said. */
-static int is_feasible(State *s, const double *u)
-{
-    Trial *trial = s->trials;
-    for (int i = 0; i < VARIABLES; ++i) {
-        const int j = i % NU;
-        const double before = i < NU ? before_of(s)[j] : u[i - NU];
-        if (fabs(u[i] - before) > largest_move[j] * (1 + 1e-12)) return 0;
-        trial->z[i] = (u[i] - middle[j]) / half[j];
-    }
-    follow(s, trial);
-    return isfinite(trial->cost) && keeps_limits(trial);
-}
-
-/* Solve the sample. Returns whether there is a plan to follow, which is then kept. */
-static int plan_ahead(State *s, const double *reference, const double *offset, Info *info)
-{
-    double u[VARIABLES];
     const Trial *answer;
-    int now, feasible;
+    int now, feasible, kept;
     scale_sample(s, reference, offset);
     for (int k = 0; k < M; ++k) memcpy(u + k * NU, s->has_plan ? planned(s, k) : before_of(s), NU * sizeof *u);
     info->status = solve(s, u, &now, &info->iterations, &feasible);
-    if (info->status != ${NAME}_SOLVED && !feasible) return 0;
     answer = feasible ? &s->best : s->trials + now;
-    if (info->status == ${NAME}_SOLVED) info->cost = answer->cost * COST_SCALE;
     for (int i = 0; i < VARIABLES; ++i)
         u[i] = clip(input_of(answer->z, i / NU, i % NU), input_low[i % NU], input_high[i % NU]);
+    if (info->status != ${NAME}_SOLVED && !feasible) return 0;
+    if (info->status == ${NAME}_SOLVED) info->cost = answer->cost * COST_SCALE;
+    info->inside_after = inside_after(answer);
+    kept = keeps_limits(answer);
     keep_limits(s, M, u);
-    info->feasible = TERMINAL ? is_feasible(s, u) : keeps_limits(answer);
-    /* A plan that keeps its limits is not given up for one that does not. */
-    if (!info->feasible && (info->status != ${NAME}_SOLVED || (TERMINAL && s->has_plan))) return 0;
-    memcpy(s->plan, u, sizeof s->plan);
-    s->has_plan = 1;
-    s->age = 0;
+    if (TERMINAL) kept = is_feasible(s, u);
+    /* Only soft limits may be broken by a plan that is an answer. */
+    if (!kept && (info->status != ${NAME}_SOLVED || !SOFT)) return 0;
+    info->feasible = kept;
+    follow_from_now_on(s, u);
     return 1;
 }
 
-/* The input to apply, and where it comes from: the first that exists of solution, plan, steady input, safe input. */
-static void choose(State *s, int found, const double *target, double *u, Info *info)
+/* The input to apply, and where it comes from. */
+static void choose(State *s, int found, const double *iterate, const double *target, double *u, Info *info)
 {
     info->fallback = info->status == ${NAME}_SOLVED ? ${NAME}_NONE : ${NAME}_PLAN;
     if (info->status == ${NAME}_WARMING_UP) {
@@ -250,22 +137,35 @@ static void choose(State *s, int found, const double *target, double *u, Info *i
         info->fallback = s->has_previous ? ${NAME}_STEADY : ${NAME}_SAFE;
     } else if (found) {
         memcpy(u, planned(s, 0), NU * sizeof *u);
-    } else if (s->has_plan && (TERMINAL || s->age < N)) {
-        double shifted[VARIABLES];
-        for (int k = 0; k < M; ++k) memcpy(shifted + k * NU, planned(s, k), NU * sizeof *u);
-        keep_limits(s, M, shifted);
-        memcpy(u, shifted, NU * sizeof *u);
-        info->fallback = ${NAME}_PLAN;
-        info->feasible = TERMINAL && is_feasible(s, shifted);
     } else {
-        info->fallback = ${NAME}_STEADY;
-        info->feasible = 0;
-        if (!steady_input(s, target, u)) {
-            memcpy(u, safe_input, NU * sizeof *u);
-            info->fallback = ${NAME}_SAFE;
-        }
+        const StandIn standing = stand_in(s, iterate, target, info);
+        memcpy(u, standing.u, NU * sizeof *u);
+        info->fallback = standing.fallback;
+        info->feasible = standing.feasible;
+        info->inside_after = standing.inside_after;
+        if (standing.fallback == ${NAME}_LEAST) follow_from_now_on(s, standing.u);
     }
     keep_limits(s, 1, u);
+}
+
+/* Set points (N + 1, NM) from those given, as mpc/set_points.py: what is not a number is as before, what is out of all
+   reach is brought nearer. */
+static void aim(State *s, const double *reference, double *wanted)
+{
+    double last[NM], present[NY];
+    ${name}_model_output(s->x, before_of(s), present);
+    for (int i = 0; i < NM; ++i) {
+        const double now = present[i] + s->disturbance[i];
+        last[i] = s->has_set_point ? s->set_point[i] : clip(isfinite(now) ? now : 0, set_point_low[i], set_point_high[i]);
+    }
+    for (int k = 0; k <= N; ++k)
+        for (int i = 0; i < NM; ++i) {
+            const double given = reference[k * NM + i];
+            if (!isnan(given)) last[i] = clip(given, set_point_low[i], set_point_high[i]);
+            wanted[k * NM + i] = last[i];
+        }
+    memcpy(s->set_point, wanted, sizeof s->set_point);
+    s->has_set_point = 1;
 }
 
 void ${name}_init(State *s)
@@ -298,19 +198,20 @@ void ${name}_record(State *s, const double y[NM], const double u[NU])
 
 void ${name}_step_preview(State *s, const double y[NM], const double reference[(N + 1) * NM], double u[NU], Info *info)
 {
-    Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, 0, NAN};
-    double target[NM], offset[NM];
+    Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, N + 1, 0, NAN};
+    double target[NM], offset[NM], wanted[(N + 1) * NM], iterate[VARIABLES];
     int found = 0;
     memset(offset, 0, sizeof offset);
+    aim(s, reference, wanted);
     if (s->seen >= STEPS) {
         told.certified = is_certified(s);
         learn(s, y);
         told.contradictions = s->contradictions;
         if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
-        found = plan_ahead(s, reference, offset, &told);
+        found = plan_ahead(s, wanted, offset, iterate, &told);
     }
-    for (int i = 0; i < NM; ++i) target[i] = reference[i] - offset[i] - s->level[(N + 1) * NM + i];
-    choose(s, found, target, u, &told);
+    for (int i = 0; i < NM; ++i) target[i] = wanted[i] - offset[i] - s->level[(N + 1) * NM + i];
+    choose(s, found, iterate, target, u, &told);
     advance(s, y, u);
     told.contradictions += s->impossible;
     told.certified = told.certified && !told.contradictions;

@@ -50,6 +50,7 @@ typedef struct {
     int iterations; /* of the solver */
     int certified;  /* whether the certified error of the state estimate holds at this step */
     int feasible;   /* whether the plan keeps all tightened limits, and ends in the terminal set if there is one */
+    int inside_after; /* from which sample ahead on the plan keeps the tightened limits; HORIZON + 1: from none */
     int contradictions; /* readings that cannot be while all that is declared holds */
     double cost;    /* objective, slack included; NaN unless solved */
 } ${name}_info;
@@ -78,7 +79,8 @@ typedef struct {
     double error_low[${NAME}_ERRORS], error_high[${NAME}_ERRORS];
     int contradictions;
     int impossible; /* readings of the last sample whose innovation exceeded its certified bound, and were not used */
-    int has_disturbance, has_previous, has_plan, age, seen;
+    double set_point[${NAME}_NY]; /* last known one */
+    int has_set_point, has_disturbance, has_previous, has_plan, age, seen;
 
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NL];
     double low[${NAME}_ROWS], high[${NAME}_ROWS]; /* output limits, scaled */

@@ -298,9 +298,7 @@ class Never:
 
     def solve(self, data):
         none = np.zeros_like(data.lower)
-        return Solution(
-            status=Status.TIME_LIMIT, u=data.guess, slack=none, cost=np.nan, iterations=0, message="never"
-        )
+        return Solution(status=Status.TIME_LIMIT, u=data.guess, slack=none, cost=np.nan, iterations=0, message="never")
 
 
 def test_fallbacks_know_what_is_coming(known):
