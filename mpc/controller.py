@@ -168,8 +168,6 @@ class TightenedMPC:
         )  # fmt: skip
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
-        self._fallbacks = Fallbacks(self.problem, self.safe_input, self._feasible)
-        self.set_points = SetPoints(predictor, self.problem.output_scale[: predictor.ny])
         self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
@@ -186,12 +184,14 @@ class TightenedMPC:
         return RecalledErrors(recall, self.predictor.outputs, self.terminal)
 
     def _release_measured(self) -> None:
-        """Only chosen inputs have limits to keep."""
+        """Only chosen inputs have limits to keep; what stands in where a solve fails knows them."""
         self._measured = list(self.problem.measured)
         if self._measured:
             free = np.isin(np.arange(self.predictor.nu), self._measured)
             self._input_lower = np.where(free, -np.inf, self._input_lower)
             self._input_upper = np.where(free, np.inf, self._input_upper)
+        self._fallbacks = Fallbacks(self.problem, self.safe_input, self._feasible)
+        self.set_points = SetPoints(self.predictor, self.problem.output_scale[: self.predictor.ny])
 
     @property
     def recalls(self) -> bool:
