@@ -264,7 +264,8 @@ def _accepted(
         f"{run.n} calibration loops, {keeps} ({sure}; {attempts} attempts are paid for); with any setting changed it "
         "is another controller, of which nothing is promised"
     )
-    room = replace(run.tightening(np.array(last.total)), promise=text)
+    room = run.tightening(np.array(last.total))
+    room = replace(room, promise=text, premises=run.premises(room))
     return ClosedLoopCalibration(
         tightening=room, target=run.target, coverage=coverage, confidence=confidence, n=run.n, rank=rank,
         attempts=attempts, starts=run.steps, missing=run.missing, rounds=tuple(run.done),

@@ -17,7 +17,8 @@ from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schem
 from controlrnn.typed import typed
 from mpc.closed_loop_result import ClosedLoopResult
 from mpc.monte_carlo import ClosedLoopSetup, monte_carlo
-from mpc.promise import LoopTarget
+from mpc.premises import Premises
+from mpc.promise import Loop, LoopTarget
 from mpc.tightening import NO_CLAIM, Tightening
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,14 @@ class SimulatedLoops:
         """See `ClosedLoops`."""
         make = functools.partial(self.build, tightening)
         return monte_carlo(make, seeds, workers=self.workers, progress=self.progress).results
+
+    def premises(self, tightening: Tightening) -> Premises:
+        """What the controller rests on that the loops are closed with.
+
+        Args:
+            tightening: Its tightening.
+        """
+        return self.build(tightening).controller.premises
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -187,6 +196,17 @@ class Rounds:
         name = "closed_loop" if open_mode else f"closed_loop_{self.target}"
         digests = kept | {name: digest({"total": total}, self.settings)}
         return constant_parts(total, self.start.disturbance_gain, "nothing yet: calibration goes on", digests)
+
+    def premises(self, room: Tightening) -> Premises | None:
+        """What the promise rests on: the controller that was calibrated, where the loops name it, and its loops.
+
+        Args:
+            room: Tightening that was accepted.
+        """
+        own = self.loops.premises(room) if isinstance(self.loops, SimulatedLoops) else self.start.premises
+        if own is None:
+            return None
+        return own.also(horizon=room.horizon, length=self.steps, missing=self.missing, loop=Loop.CLOSED)
 
     def _check(self, results: Sequence[ClosedLoopResult], room: Tightening) -> None:
         if len(results) != self.n:

@@ -246,6 +246,28 @@ def test_tightening_says_what_mode_it_allows():
     assert TightenedMPC(predictor, observer, fed, **settings).mode is Mode.PRACTICAL
 
 
+def test_tightening_carries_what_it_was_calibrated_with_and_refuses_another_controller():
+    system = elman(2, 1, 2)
+    predictor = Predictor(system, signals("u", 1, 1.0), signals("y", 2, 1.0))
+
+    def build(tightening, steps=5):
+        watch = RunningOn(predictor, steps)
+        controller = TightenedMPC(predictor, watch, tightening, output_weight=1.0, input_move_weight=1.0)
+        return ClosedLoopSetup(LurePlant(system, predictor.inputs, predictor.outputs), controller)
+
+    class Quick(SimulatedLoops):
+        def __call__(self, tightening, seeds):
+            return [loop(tightening, seed) for seed in seeds]
+
+    found = calibrate_closed_loop(Quick(build), nominal(system.digest, N, 2), seed=3)
+    own = found.tightening.premises
+    assert (own.loop, own.length, own.missing, own.horizon) == ("closed", 12, 0.0, N)
+    assert build(found.tightening).controller.premises.loop == "closed"
+    with pytest.raises(SettingError, match="steps 5 against 6"):
+        build(found.tightening, steps=6)
+    assert calibrate_closed_loop(Loops(), START, seed=3).tightening.premises is None  # nobody said
+
+
 @pytest.mark.slow
 def test_a_controller_at_its_limit_is_calibrated_on_its_own_loops():
     """The model's plant with steps of an unmeasured push: the nominal controller fails, the calibrated one keeps."""
