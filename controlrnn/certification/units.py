@@ -22,6 +22,7 @@ from controlrnn.systems import LureSystem
 _SWEEPS = 300
 _FIXED = 1e-14  # relative change of a scale at which balancing stops
 _SELF = 1e-3
+_FARTHEST = 1e100  # units that nothing bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,8 @@ class Units:
                 # A little of itself keeps a state where it is that has nothing to be balanced with.
                 enters = float((loop[i] * x).sum() + entering[i]) + _SELF * x[i]
                 leaves = float((loop[:, i] / x).sum() + leaving[i]) + _SELF / x[i]
-                x[i] = np.sqrt(enters / leaves)
+                # Where nothing differs at the start and no input counts, only outputs pull: not beyond all measure.
+                x[i] = min(max(np.sqrt(enters / leaves), 1 / _FARTHEST), _FARTHEST)
             if (np.abs(x - before) <= _FIXED * x).all():
                 break
         return cls(x, u, np.asarray(y, dtype=np.float64), size)
@@ -135,7 +137,10 @@ def _size(system: LureSystem, inputs: Array | None, start: Array | None) -> floa
 
 def _norms(*parts: Array) -> Array:
     """Norms of the rows of matrices side by side."""
-    return np.asarray(np.sqrt(sum((part**2).sum(axis=1) for part in parts)))
+    rows = np.hstack(parts)
+    # Relative to the largest, whose square neither overflows nor vanishes.
+    size = _sizes(np.abs(rows).max(axis=1, initial=0.0))
+    return np.asarray(size * np.sqrt(((rows / size[:, None]) ** 2).sum(axis=1)))
 
 
 def _sizes(norms: Array) -> Array:

@@ -80,3 +80,11 @@ def test_what_cannot_be_reached_has_no_gain():
     response = [delayed.C2 @ np.linalg.matrix_power(delayed.A, m) @ delayed.B2 for m in range(4)]
     np.testing.assert_allclose(found.inputs[1:], np.abs(response), rtol=1e-3, atol=1e-9)
     assert ((found.inputs[1:] == 0) == (np.array(response) == 0)).all()
+
+
+@pytest.mark.parametrize("nx", [1, 3])
+def test_nothing_differs_at_all(nx):
+    """No initial difference and exact inputs: units exist, and the bounds are zero, or nearly."""
+    system = random_system(0, nx=nx, layers=(), feedthrough=False)
+    found = certify_horizon(system, 3, initial_radius=0.0, iterations=5)
+    assert (found.bounds <= 1e-100).all()
