@@ -86,9 +86,17 @@ def _further(form: IncrementalForm, centres: list[tuple[Array, float]]) -> tuple
     for ahead in (0.0, 0.25, 0.5, 1.0, 2.0):
         q = p + ahead * (centres[0][1] - s) * steps
         P, lam = _unpack(form, q)
-        if (lam > 0).all() and np.linalg.eigvalsh(P)[0] > 0:
+        if (lam > 0).all() and _is_definite(P):
             found.append((q, _least(form, P, lam)))
+    if not found:
+        raise CertificationError("the metric is too badly scaled to go on: scale the states, or the inputs and outputs")
     return min(found, key=lambda pair: pair[1])
+
+
+def _is_definite(P: Array) -> bool:
+    """Whether P is positive definite, in units in which its diagonal is one."""
+    size = np.sqrt(np.maximum(P.diagonal(), 1e-300))
+    return bool(np.linalg.eigvalsh(P / size[:, None] / size)[0] > 0)
 
 
 def metric_for_inputs(
