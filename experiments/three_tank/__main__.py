@@ -4,7 +4,7 @@ Excite the simulated plant, identify models, certify the chosen one, calibrate i
 run the plant near its limit, with four controllers side by side, what they cost and what they promise:
 
 - nominal: limits as they are, corrected by the disturbance estimate;
-- backed off: the same, a constant away from its limits, the least that a few trial loops kept; promises nothing;
+- backed off: the same, a constant away from its limits at which a few trial loops kept them; promises nothing;
 - closed-loop calibrated: the same with a constant that fresh loops of the very controller confirmed, which promises
   that a loop like those keeps its limits with a stated probability;
 - recalling: limits tightened by no more than what measurements leave of errors that are calibrated on experiments and
@@ -69,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = report.figures(study, config, dataset, fits, room, recalled, curves)
     promises = {
         Controller.NOMINAL: "nothing",
-        Controller.BACKED_OFF: f"nothing: {constant_row['distance']:g} cm, the least at which {constant_row['loops']} "
-        "trial loops kept their limits",
+        Controller.BACKED_OFF: f"nothing: {constant_row['distance']:g} cm, at which {constant_row['loops']} trial "
+        "loops kept their limits, and with a step less not all",
         Controller.CALIBRATED: calibrated.promise,
         Controller.RECALLING: f"{recalled.promise}; both bounds hold together with probability >= {config.coverage:g} "
         "(union bound), on trajectories like those of the experiments",

@@ -1,8 +1,8 @@
 """Controllers that stay away from limits by a constant: one chosen as an engineer would, one calibrated in closed loop.
 
 Both are the nominal controller with a distance from its limits, and both are chosen on loops of the simulator that no
-other part of the study sees. The engineer's constant is the least multiple of a step at which all of a handful of loops
-keep their limits: nothing is promised. The calibrated one is confirmed by fresh loops, with a stated probability.
+other part of the study sees. The engineer's constant is a multiple of a step at which all of a handful of loops keep
+their limits, while one step less is not enough: nothing is promised. The calibrated one is confirmed by fresh loops, with a stated probability.
 """
 
 from __future__ import annotations
