@@ -2,7 +2,8 @@
 
 Both are the nominal controller with a distance from its limits, and both are chosen on loops of the simulator that no
 other part of the study sees. The engineer's constant is a multiple of a step at which all of a handful of loops keep
-their limits, while one step less is not enough: nothing is promised. The calibrated one is confirmed by fresh loops, with a stated probability.
+their limits, while one step less is not enough: nothing is promised. The calibrated one is confirmed by fresh loops,
+with a stated probability.
 """
 
 from __future__ import annotations
