@@ -64,6 +64,8 @@ def numbers(name: str, value: Any) -> Array:
     """
     if type(value) is np.ndarray and value.dtype == np.float64:
         return value
+    if value is None:
+        raise DataError(f"{name} must be an array of numbers, got None")
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.getmaskarray(value).any():
             raise DataError(f"{name} must be an array of numbers, got masked values: fill them, e.g. with NaN")

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from controlrnn.checks import as_array, checked_seed, count, flag, number, numbers, put, shown, text
+from controlrnn.checks import as_array, checked_seed, count, flag, number, numbers, put, shown, text, texts
 from controlrnn.errors import DataError, SettingError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,21 +28,25 @@ Check = Callable[[str, Any], Any]
 _LARGEST = 2**63
 
 
-def typed(*, infinite: Iterable[str] = (), unchecked: Iterable[str] = (), results: bool = True) -> Callable[[F], F]:
+def typed(
+    *, infinite: Iterable[str] = (), unchecked: Iterable[str] = (), stored: bool = True, results: bool = True
+) -> Callable[[F], F]:
     """Decorate a function, a method, ``__init__`` or a dataclass so that its arguments are checked and converted.
 
     A dataclass is decorated below ``@dataclass``; its fields are converted before its own ``__post_init__`` runs.
 
     Args:
-        infinite: Names of arguments of numbers that may be NaN or infinite.
+        infinite: Names of arguments of numbers that may be NaN or infinite; "*" for all.
         unchecked: Names of arguments that are more than their annotation says, and checked by the function itself.
+        stored: Whether a dataclass that saves itself has to be one that could be read again. Certificates need not:
+            their proof checks them.
         results: Whether a number or an array that a function returns has to be finite.
     """
     loose, left = frozenset(infinite), frozenset(unchecked)
 
     def decorate(target: F) -> F:
         if inspect.isclass(target):
-            return _dataclass(target, loose, left)  # type: ignore[return-value]
+            return _dataclass(target, loose, left, stored)  # type: ignore[return-value]
         return typing.cast(F, _function(target, loose, left, results))
 
     return decorate
@@ -82,7 +86,8 @@ def _function(
     return wrapper
 
 
-def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str]) -> type:
+def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str], stored: bool) -> type:
+    stored = stored and hasattr(cls, "conform")
     own: Callable[..., None] | None = cls.__dict__.get("__post_init__")
     inherited = getattr(cls, "__post_init__", None)
 
@@ -100,6 +105,8 @@ def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str]) -> type:
             own(self)
         elif inherited is not None:
             inherited(self)
+        if stored and type(self) is cls:
+            self.conform()  # type: ignore[attr-defined]  # of `Stored`
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
     return cls
@@ -122,7 +129,7 @@ def _names(of: Any) -> dict[str, Any]:
 
 
 def _checks(annotations: Mapping[str, Any], names: Mapping[str, Any], loose: frozenset[str]) -> dict[str, Check]:
-    found = {n: _check(str(a), names, n in loose, n) for n, a in annotations.items()}
+    found = {n: _check(str(a), names, n in loose or "*" in loose, n) for n, a in annotations.items()}
     return {n: c for n, c in found.items() if c is not None}
 
 
@@ -168,6 +175,8 @@ def _one(annotation: str, names: Mapping[str, Any], loose: bool, name: str) -> C
         return _any_numbers(loose)
     if base in ("Sequence", "Iterable", "tuple", "list") and inner:
         return _items(inner, names, loose)
+    if base in ("Mapping", "dict") and inner == "str, str":
+        return texts
     if base in ("Mapping", "dict"):
         return lambda n, value: _instance(n, value, (Mapping,))
     if base == "Callable":

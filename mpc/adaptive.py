@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, positive, read_only
 from controlrnn.errors import SettingError
+from controlrnn.typed import typed
 from mpc.control_step import MpcStep
 from mpc.controller import TightenedMPC
 from mpc.modes import Mode
@@ -36,6 +37,7 @@ _LEFT = 0.02  # of an output's range stays, whatever the factor
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class Adaptation:
     """How the factor on the tightening follows misses.
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, count, items, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.typed import typed
@@ -22,7 +22,7 @@ from mpc.closed_loop_result import ClosedLoopResult
 from mpc.control_step import MpcStep
 from mpc.controller import TightenedMPC
 from mpc.fault_run import FaultRun, Interruptible
-from mpc.faults import Faults
+from mpc.faults import Fault, Faults
 from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.observer import per_channel
 from mpc.ocp import Status
@@ -158,7 +158,7 @@ def run_closed_loop(
     wanted = _rows("reference", goal, predictor.ny, steps + controller.horizon + 1)
     known, held = _known_inputs(controller, measured, steps, streams[7], held)
     told = _forecasts(known, steps, controller.horizon, preview, forecast_error, streams[8])
-    programme = faults(streams[5]) if callable(faults) else faults
+    programme = items("faults", faults(streams[5]) if callable(faults) else faults, Fault)
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
     actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
     controller.reset()

@@ -31,7 +31,7 @@ _STATUSES, _FALLBACKS = tuple(Status), tuple(Fallback)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-@typed(infinite=("measured", "predicted", "errors", "intervals", "cost", "lower", "upper", "bounds"))
+@typed(infinite=("measured", "predicted", "errors", "intervals", "lower", "upper"))
 class ClosedLoopResult(Stored):
     """One run of ``steps`` samples after the warm-up.
 

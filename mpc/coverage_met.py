@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import count
+from controlrnn.typed import typed
 from mpc.order_statistics import anytime_interval, clopper_pearson
 
 
 @dataclass(frozen=True, kw_only=True)
+@typed()
 class CoverageMet:
     """A count with its interval.
 

@@ -196,7 +196,7 @@ class GuardedObserver(Observer):
     def _declared(self) -> dict[str, Any]:
         found = super()._declared()
         if self.guard is not None:
-            found["guard's premises"] = self.guard.premises.digest
+            found["guard premises"] = self.guard.premises.digest
         return found | ({} if self.calibration is None else {"calibration": self.calibration.digest})
 
     def _copy(self) -> Self:

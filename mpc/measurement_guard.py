@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import EnumType, IntEnum
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +26,14 @@ from mpc.observer import Observer
 from mpc.residuals import DisturbanceFilter, measured_errors
 
 
-class Verdict(IntEnum):
+class _VerdictType(EnumType):
+    """Looks verdicts up by whole numbers alone."""
+
+    def __call__(cls, value: Any, *more: Any, **options: Any) -> Any:
+        return super().__call__(int(count("a verdict", value, least=0)) if cls.__members__ else value, *more, **options)
+
+
+class Verdict(IntEnum, metaclass=_VerdictType):
     """What was found about a reading."""
 
     FINE = 0

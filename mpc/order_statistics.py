@@ -58,6 +58,7 @@ def confident_rank(n: int, coverage: float, confidence: float) -> int:
         SettingError: A probability is not in (0, 1).
         DataError: n is too small; the message names what would do.
     """
+    n = count("n", n, least=0)
     _probability("coverage", coverage)
     _probability("confidence", confidence)
     # P(at most r - 1 of n scores lie among the share `coverage` of the smallest ones), for r = 1..n.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array
+from controlrnn.checks import Array, as_array, numbers
 from controlrnn.errors import ShapeError
 from mpc.ocp import Solution, Status
 
@@ -16,7 +16,8 @@ def known_rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:
     Raises:
         ShapeError: ``value`` has neither shape (n,) nor (T, n), or no row.
     """
-    if np.ndim(value) < 2:
+    value = numbers(name, value)
+    if value.ndim < 2:
         return np.tile(as_array(name, value, (n,)), (rows, 1))
     known = as_array(name, value, ("T", n))
     if not len(known):

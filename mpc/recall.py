@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, texts
+from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, shown, texts
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
 from controlrnn.records import Digest, Numbers, Part, Schema, Stored, TableOf, Text, digest
@@ -294,6 +294,8 @@ def _start(observer: Observer) -> tuple[Any, int]:
 
 def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Array:
     """The change within k samples, shape (ny,), after checking what it rests on."""
+    if not hasattr(certificate, "system_digest"):
+        raise SettingError(f"changes must hold certificates from certify_changes, got {shown(certificate)}")
     system, (start, ahead) = change_system(observer.system, k), _start(observer)
     if certificate.system_digest != system.digest or certificate.horizon < ahead + k:
         raise SettingError(

@@ -61,6 +61,7 @@ from mpc import (
     Operation,
     Predictor,
     RunningOn,
+    StateError,
     TightenedMPC,
     Tightening,
     Washout,
@@ -104,6 +105,7 @@ class Kit:
     tmp: Path
 
     system = elman()
+    linear = replace(elman(), C2=np.full((3, 3), 2.0))
     other = elman(seed=1)
     open_system = Elman(nu=2, ny=3, nx=2).system()  # tensors, not frozen
     dataset = Dataset((record(),), (record(seed=1),))
@@ -348,7 +350,7 @@ CERTIFICATION: list[Case] = [
     ("negative radius", lambda k: k.certify(initial_radius=-1.0), SettingError, ("initial_radius", ">= 0", "-1.0")),
     ("NaN radius", lambda k: k.certify(input_radius=NAN), DataError, ("input_radius", "finite")),
     ("three radii for two inputs", lambda k: k.certify(input_radius=np.ones(3)), ShapeError,
-     ("input_radius must have shape (2,)", "got (3,)", "one radius per input")),
+     ("input_radius must have shape (2,)", "got (3,)", "one per channel")),
     ("metric that is none", lambda k: k.certify(metric=-np.eye(3)), DataError, ("metric", "positive definite")),
     ("focus beyond the horizon", lambda k: k.certify(focus=[9]), SettingError, ("focus", "0..3", "[9]")),
     ("unknown method", lambda k: k.certify(method="guess"), SettingError, ("'riccati'", "'sdp'", "got 'guess'")),
@@ -374,7 +376,7 @@ CERTIFICATION: list[Case] = [
      ("must hold a certificate", "'lure-system'")),
     ("missing certificate", lambda k: load_certificate(k.tmp / "none.npz"), FileNotFoundError, ("none.npz",)),
     ("attack in an empty range", lambda k: k.attack(input_range=(np.ones(2), np.zeros(2))), SettingError,
-     ("input_range", "lower < upper")),
+     ("input_range", "lower <= upper")),
     ("attack on one of two inputs", lambda k: k.attack(input_range=(np.zeros(1), np.ones(1))), ShapeError,
      ("input_range must have shape (2,)", "got (1,)")),
     ("attack with a negative radius", lambda k: k.attack(initial_radius=-1.0), SettingError, ("initial_radius", "-1")),
@@ -441,7 +443,7 @@ MPC: list[Case] = [
      ("'limits', 'predictions'", "got 'cost'")),
     ("a negative seed", lambda _: calibrate_closed_loop(print, PLAIN, seed=-1), SettingError,
      ("seed", ">= 0", "-1")),
-    ("a back-off without outputs", lambda _: back_off("model", 3, 0.5), ShapeError, ("amount", "(ny,)")),
+    ("a back-off without outputs", lambda _: back_off(64 * "a", 3, 0.5), ShapeError, ("amount", "(ny,)")),
     ("more successes than trials", lambda _: clopper_pearson(3, 2), SettingError, ("successes", "n = 2", "got 3")),
     ("an interval of certainty", lambda _: anytime_interval(1, 2, 1.0), SettingError, ("confidence", "(0, 1)", "1.0")),
     ("deflation", lambda k: k.calibrate(inflation=0.5), SettingError, ("inflation", ">= 1", "0.5")),
@@ -521,8 +523,31 @@ MPC: list[Case] = [
      CertificationError, ("its sources give",)),
     ("folder without signature", lambda k: records.verify_folder(k.tmp, "0" * 64), SignatureError, ("is not signed",)),
     ("text as private key", lambda k: records.sign_folder(k.tmp / "x", k.text()), SettingError, ("use new_key",)),
-    ("record with NaN to save", lambda k: replace(k.model_error, coverage=NAN).save(k.tmp / "m.npz"), DataError,
-     ("coverage", "nothing was written")),
+    ("a share that is NaN", lambda k: replace(k.model_error, coverage=NAN), SettingError, ("coverage", "nan")),
+    ("error of negative radius", lambda _: StateError(-1.0, np.eye(2)), SettingError, ("radius", ">= 0", "-1.0")),
+    ("error of NaN radius", lambda _: StateError(NAN, np.eye(2)), SettingError, ("radius", "nan")),
+    ("ball of no shape", lambda _: StateError(1.0, -np.eye(2)), SettingError, ("metric", "positive definite")),
+    ("coverage of seven", lambda k: replace(k.model_error, coverage=7.0), SettingError, ("coverage", "[0, 1]", "7.0")),
+    ("minus three records", lambda k: replace(k.model_error, n=-3), SettingError, ("n must be", ">= 1", "-3")),
+    ("infinite filter gain", lambda _: replace(PLAIN, disturbance_gain=-np.inf), SettingError,
+     ("disturbance_gain", "finite", "-inf")),
+    ("digest that is none", lambda _: nominal("model", 4, 3), DataError, ("digests.system", "64 hexadecimal")),
+    ("text as number", lambda k: k.loop(missing="0.1"), SettingError, ("missing", "'0.1'")),
+    ("flag that is none", lambda k: k.loop(preview="no"), SettingError, ("preview", "True or False", "'no'")),
+    ("steps without end", lambda k: k.loop(steps=1e300), SettingError, ("steps", "whole number")),
+    ("one seed for ever", lambda k: k.loop(seed=2**64), SettingError, ("seed", "at most")),
+    ("complex input", lambda k: k.predictor.predict(np.zeros(3), np.ones((2, 2)) * 1j), DataError,
+     ("u must be an array of numbers", "complex128")),
+    ("masked measurement", lambda k: k.controller.step(np.ma.masked_all(3), np.zeros(3)), DataError,
+     ("y must be", "masked values", "NaN")),
+    ("state of another model", lambda k: k.system.step(np.zeros(2), np.zeros(2)), ShapeError,
+     ("x", "(..., 3)", "(2,)")),
+    ("batches that do not meet", lambda k: k.system.output(np.zeros((4, 3)), np.zeros((5, 2))), ShapeError,
+     ("leading axes", "(4, 3)", "(5, 2)")),
+    ("step beyond float64", lambda k: k.linear.output(np.full(3, 1.7e308), np.zeros(2)), DataError,
+     ("range of float64", "units")),
+    ("point of no shape", lambda k: k.predictor.linearise(np.zeros((1, 3)), np.zeros(2)), ShapeError, ("x", "(3,)")),
+    ("one target for three", lambda k: k.predictor.steady_input([1.0], np.ones(3)), ShapeError, ("target", "(3,)")),
 ]  # fmt: skip
 
 
@@ -530,7 +555,7 @@ def nominal_with(kit: Kit, model_error: np.ndarray) -> Tightening:
     return replace(nominal(kit.system.digest, 4, 3), model_error=model_error)
 
 
-PLAIN = nominal("model", 4, 3)
+PLAIN = nominal(64 * "a", 4, 3)
 CASES = PLANTS + DATA + MODELS + IDENTIFICATION + CERTIFICATION + FILES + MPC
 
 

@@ -28,6 +28,7 @@ from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +39,7 @@ Focus = tuple[tuple[int, int] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class TubeCertificate(Certificate):
     """What starts near a nominal trajectory and has inputs near its inputs stays within `bounds` of its outputs.
 
@@ -151,6 +153,7 @@ class TubeCertificate(Certificate):
         return super()._fields(values) | {"focus": focus}
 
 
+@typed()
 def certify_around(
     system: LureSystem, x0: Array, u: Array, *, initial_radius: float, input_radius: float | Array = 0.0,
     metric: Array | None = None, focus: Sequence[int] | None = None, passes: int = 3,

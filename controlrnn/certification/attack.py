@@ -16,13 +16,16 @@ from torch import Tensor
 
 from controlrnn.certification.families import Problem
 from controlrnn.certification.input_error import InputError
-from controlrnn.checks import Array, as_array, count, read_only, scales
+from controlrnn.certification.proof.intervals import checked_box
+from controlrnn.checks import Array, count, read_only, scales
 from controlrnn.errors import SettingError
 from controlrnn.kernels import simulate
 from controlrnn.systems import MATRICES, LureSystem
+from controlrnn.typed import typed
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class Attack:
     """What an attack reached.
 
@@ -37,6 +40,7 @@ class Attack:
     pairs: int
 
 
+@typed()
 def attack_horizon(
     system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
     metric: Array | None = None, input_range: tuple[Array, Array], state_range: tuple[Array, Array] | None = None,
@@ -106,6 +110,7 @@ def attack_horizon(
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class GainAttack:
     """What an attack on the l2 gain reached.
 
@@ -120,6 +125,7 @@ class GainAttack:
     pairs: int
 
 
+@typed()
 def attack_l2_gain(
     system: LureSystem, horizon: int = 100, *, input_range: tuple[Array, Array], input_scale: float | Array = 1.0,
     output_scale: float | Array = 1.0, state_range: tuple[Array, Array] | None = None, starts: int = 32,
@@ -180,7 +186,7 @@ def attack_l2_gain(
 
 
 def _range(system: LureSystem, input_range: tuple[Array, Array]) -> tuple[Array, Array]:
-    low, high = (as_array("input_range", side, (system.nu,)) for side in input_range)
+    low, high = checked_box("input_range", input_range, system.nu)
     if (low >= high).any():
         raise SettingError(f"input_range must satisfy lower < upper, got {low} and {high}")
     return low, high
@@ -198,7 +204,7 @@ def _starts(
 ) -> Array:
     """Nominal initial states (batch, nx)."""
     if box is not None:
-        return rng.uniform(box[0], box[1], (batch, system.nx))
+        return rng.uniform(*checked_box("state_range", box, system.nx), (batch, system.nx))
     u = rng.uniform(low, high, (batch, 60, system.nu))
     # Held inputs reach further than white ones, which average out.
     u[: batch // 2] = u[: batch // 2, :1]

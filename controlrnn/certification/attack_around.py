@@ -14,10 +14,12 @@ from controlrnn.certification.families import Problem
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 _FULL = 5  # first steps, which go all the way to the point that the gradient asks for
 
 
+@typed()
 def attack_around(
     system: LureSystem, x0: Array, u: Array, *, initial_radius: float, input_radius: float | Array = 0.0,
     metric: Array | None = None, starts: int = 8, steps: int = 30, seed: int,

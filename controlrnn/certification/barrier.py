@@ -160,7 +160,8 @@ class Program:
         gradient, hessian = linear.copy(), np.zeros((m, m))
         for block in self.blocks:
             factor = _cholesky(block.at(p))
-            assert factor is not None  # p is feasible
+            if factor is None:  # p is feasible, and only rounding can say otherwise
+                raise CertificationError("the barrier's numbers are beyond what float64 can tell apart: check units")
             half = lapack.dtrtri(factor, lower=1)[0]
             block.add_derivatives(half.T @ half, gradient, hessian)
         own = np.flatnonzero(self.positive)

@@ -15,6 +15,7 @@ from controlrnn.certification.proof.incremental import IncrementalForm, largest_
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from controlrnn.models.guarantee import Guarantee
@@ -33,6 +34,7 @@ class Guaranteed(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+@typed()
 class Construction:
     """A frozen system with the certificates of its construction.
 
@@ -77,6 +79,7 @@ def certify_by_construction(model: Guaranteed) -> Construction:
     return Construction(system, contraction, dissipation)
 
 
+@typed()
 def certificate_from(
     system: LureSystem, metric: Array, multipliers: Array, rate: float | None = None, *, method: str = "given"
 ) -> ContractionCertificate:

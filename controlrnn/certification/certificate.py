@@ -32,6 +32,7 @@ from controlrnn.records import (
     restoring,
 )  # fmt: skip
 from controlrnn.systems import System
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +54,7 @@ class Rigour(Choice):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(stored=False)
 class Certificate(Stored, ABC):
     """A proven statement about one frozen system.
 
@@ -165,6 +167,7 @@ class Certificate(Stored, ABC):
         return {name: value for name, value in values.items() if name != "units"}
 
 
+@typed()
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     """Read a certificate of any kind. It is a claim until its `verify` has passed.
 

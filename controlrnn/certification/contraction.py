@@ -23,10 +23,11 @@ from controlrnn.certification.proof.incremental import IncrementalForm, observer
 from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
 from controlrnn.certification.stationary import Point, contract, metric_for_inputs
 from controlrnn.certification.units import Units
-from controlrnn.checks import Array, read_only, scales
+from controlrnn.checks import Array, channels, count, nonnegative, number, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import LureSystem, observer_system
+from controlrnn.typed import typed
 
 _MULTIPLES = (1.0, 1.1, 1.5, 2.0, 4.0, 16.0, 256.0)  # of multipliers that were found for something else
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class ContractionCertificate(Certificate):
     """Two trajectories approach each other in `metric`, up to what different inputs do.
 
@@ -70,6 +72,7 @@ class ContractionCertificate(Certificate):
         for name in ("metric", "multipliers", "input_gain", "input_multipliers"):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
+    @typed(infinite=("initial",), results=False)
     def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
         """Largest state difference, in the metric, after ``steps`` steps.
 
@@ -81,7 +84,10 @@ class ContractionCertificate(Certificate):
         Returns:
             rate^steps initial + (1 - rate^steps) / (1 - rate) * sum_c gain_c radius_c, never rounded down.
         """
-        return error_after(self.rate, self.input_gain, steps, initial, input_radius)
+        steps = count("steps", steps, least=0)
+        initial = number("initial", initial, least=0, infinite=True, what="a number >= 0")
+        radius = nonnegative("input_radius", channels("input_radius", input_radius, len(self.input_gain)), ("nu",))
+        return error_after(self.rate, self.input_gain, steps, initial, radius)
 
     def reachable_radius(self, half_range: float | Array) -> float:
         """How far, in the metric, the state can ever be from the equilibrium of the middle input, once it has settled.
@@ -137,6 +143,7 @@ class ContractionCertificate(Certificate):
         )
 
 
+@typed()
 def certify_contraction(
     system: LureSystem, rate: float | None = None, *, input_scale: float | Array = 1.0,
     output_scale: float | Array = 1.0,

@@ -22,12 +22,14 @@ from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import SettingError
 from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class DissipationCertificate(Certificate):
     """Differences of trajectories dissipate the supply (Q, S, R), in physical units.
 

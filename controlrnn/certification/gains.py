@@ -33,6 +33,7 @@ from controlrnn.checks import Array, positive, read_only
 from controlrnn.errors import CertificationError
 from controlrnn.records import Count, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +42,7 @@ _INFLATIONS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)  # of the ga
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class GainCertificate(Certificate):
     """Gains that hold for any size of the differences.
 
@@ -140,6 +142,7 @@ class GainCertificate(Certificate):
         return figure
 
 
+@typed()
 def certify_gains(
     system: LureSystem, horizon: int, *, metric: Array | None = None, iterations: int = 300
 ) -> GainCertificate:

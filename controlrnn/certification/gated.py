@@ -28,17 +28,19 @@ from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
 from controlrnn.certification.proof.gated import Comparison
 from controlrnn.certification.proof.stationary import error_after
-from controlrnn.checks import Array, as_array, read_only
+from controlrnn.checks import Array, as_array, channels, count, nonnegative, number, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
 from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import GatedSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class DeltaIssCertificate(Certificate):
     """Two runs of a gated network approach each other, up to what different inputs do.
 
@@ -85,6 +87,7 @@ class DeltaIssCertificate(Certificate):
         """max_i |dx_i| / scale_i of state differences (..., nx), shape (...)."""
         return np.asarray((np.abs(dx) / self.scale).max(axis=-1))
 
+    @typed(infinite=("initial",), results=False)
     def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
         """Largest distance after ``steps`` steps.
 
@@ -93,7 +96,10 @@ class DeltaIssCertificate(Certificate):
             initial: Distance at the start.
             input_radius: Largest difference of each input per step, shape (nu,) or a number for all.
         """
-        return error_after(self.rate, self.input_gain, steps, initial, input_radius)
+        steps = count("steps", steps, least=0)
+        initial = number("initial", initial, least=0, infinite=True, what="a number >= 0")
+        radius = nonnegative("input_radius", channels("input_radius", input_radius, len(self.input_gain)), ("nu",))
+        return error_after(self.rate, self.input_gain, steps, initial, radius)
 
     def _prove(self, system: GatedSystem, _: float) -> float:
         shapes = {"scale": system.nx, "input_gain": system.nu, "input_low": system.nu, "input_high": system.nu,
@@ -134,6 +140,7 @@ class DeltaIssCertificate(Certificate):
         return ("scale", "input_gain", "input_low", "input_high", "state_bound")
 
 
+@typed()
 def certify_delta_iss(
     system: GatedSystem, *, input_range: tuple[Array, Array], iterations: int = 3000
 ) -> DeltaIssCertificate:

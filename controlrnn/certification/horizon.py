@@ -37,6 +37,7 @@ from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
 from controlrnn.records import Count, Number, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +51,7 @@ class Method(Choice):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class HorizonCertificate(Certificate):
     """Two trajectories that start close and have close inputs have outputs within `bounds` of each other, always.
 
@@ -151,6 +153,7 @@ class HorizonCertificate(Certificate):
         return figures.over_horizon(self.bounds, labels, "certified difference")
 
 
+@typed()
 def certify_horizon(
     system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
     metric: Array | None = None, input_range: Box | None = None, state_range: Box | None = None,

@@ -10,11 +10,13 @@ import numpy as np
 from controlrnn.certification.proof.input_error import InputDifferences, InputErrorKind
 from controlrnn.checks import Array, read_only
 from controlrnn.records import Count, Numbers, Schema, Stored, Text
+from controlrnn.typed import typed
 
 __all__ = ["InputError", "InputErrorKind"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+@typed(stored=False)
 class InputError(InputDifferences, Stored):
     """A set of input differences over a horizon.
 

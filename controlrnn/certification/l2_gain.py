@@ -27,6 +27,7 @@ from controlrnn.errors import CertificationError, SettingError
 from controlrnn.kernels.linearisation import linearise_trajectory
 from controlrnn.records import Exactly, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 _ROOMS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class L2GainCertificate(DissipationCertificate):
     """The incremental l2 gain is at most `gamma`, in units of the two scales.
 
@@ -122,6 +124,7 @@ class L2GainCertificate(DissipationCertificate):
         return (*super()._names(), "input_scale", "output_scale")
 
 
+@typed()
 def certify_l2_gain(
     system: LureSystem, *, input_scale: float | Array = 1.0, output_scale: float | Array = 1.0
 ) -> L2GainCertificate:

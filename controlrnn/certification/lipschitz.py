@@ -32,6 +32,7 @@ from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
 from controlrnn.records import Count, Number, Numbers, Schema
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +42,7 @@ _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class LipschitzCertificate(Certificate):
     """One Lipschitz constant from initial state and all inputs to the last output.
 
@@ -115,6 +117,7 @@ class LipschitzCertificate(Certificate):
         return figure
 
 
+@typed()
 def certify_lipschitz(
     system: LureSystem, horizon: int, *, input_range: Box | None = None, state_range: Box | None = None,
     iterations: int = 300,

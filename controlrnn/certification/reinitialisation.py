@@ -32,6 +32,7 @@ from controlrnn.portable import published
 from controlrnn.records import Count, Number, Numbers, Part, Schema
 from controlrnn.systems import LureSystem
 from controlrnn.systems.observer import observer_system
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +41,7 @@ _SLOWER = 0.1  # of what is left to one
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class ReinitialisationCertificate(Certificate):
     """Errors that three ways of finding the state leave, in the state and in the outputs predicted from it.
 
@@ -258,6 +260,7 @@ class ReinitialisationCertificate(Certificate):
         return ("start", "input_low", "input_high", "input_error", "observer_gain", "residual_bound")
 
 
+@typed()
 def certify_reinitialisation(
     system: LureSystem, *, washout: int, horizon: int, input_range: tuple[Array, Array],
     input_error: float | Array = 0.0, start: Array | None = None, contraction: ContractionCertificate | None = None,

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from controlrnn.checks import Array, count, numbers, positive, read_only
+from controlrnn.checks import Array, as_array, count, numbers, positive, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import simulate
@@ -63,8 +63,8 @@ class StateEncoder(Stored):
     system_digest: str
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
-            object.__setattr__(self, name, read_only(getattr(self, name)))
+        for name, axes in zip(_ARRAYS, (2, 2, 1, 2), strict=True):
+            object.__setattr__(self, name, read_only(as_array(name, getattr(self, name), ["n"] * axes)))
         features = self.past * (len(self.inputs.shift) + len(self.outputs.shift))
         if self.linear.shape[1] != 1 + features or self.inner.shape[1] != features:
             raise ShapeError(

@@ -18,6 +18,7 @@ from controlrnn.checks import Array, Choice, positive
 from controlrnn.errors import SettingError
 from controlrnn.identification.losses import Batch, Simulation, Term
 from controlrnn.systems import MATRICES, LureSystem
+from controlrnn.systems.ops import frozen
 from controlrnn.typed import typed
 
 NETWORK = ("B1", "C1", "D11", "D12", "D21")
@@ -98,6 +99,7 @@ def group_norms(system: LureSystem, group: Group | str = Group.STATES) -> Array:
         system: A frozen system.
         group: Which groups.
     """
+    system = frozen(system)
     squares = sum(_squares(getattr(system, name), axis) for name, axis in _PARTS[Group(group)])
     return np.asarray(np.sqrt(np.asarray(squares)), dtype=np.float64)
 
@@ -113,6 +115,7 @@ def without_states(system: LureSystem, dropped: Array) -> LureSystem:
     Raises:
         SettingError: All states would go.
     """
+    system = frozen(system)
     keep = ~np.asarray(dropped, dtype=bool)
     if keep.shape != (system.nx,) or not keep.any():
         raise SettingError(f"dropped must be {system.nx} flags that leave a state, got {np.asarray(dropped)}")

@@ -69,14 +69,30 @@ def save_record(
         DataError: The content is not what the schema says, so that the file could not be read; nothing is written.
         StorageError: The file cannot be written.
     """
-    header = json.loads(json.dumps(dict(meta), default=_plain))
-    try:
-        schema.check({name: _stored(array) for name, array in arrays.items()}, header)
-    except FileFormatError as error:
-        raise DataError(
-            f"a {schema.kind} like this one could not be read again: {error}; nothing was written"
-        ) from error
+    header = _conforming(schema, arrays, meta, "; nothing was written")
     return write_record(path, schema.kind, schema.version, arrays, header)
+
+
+def conform(schema: Schema, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    """Check what a record would hold, without writing it: what cannot be read again makes no sense.
+
+    Raises:
+        DataError: As `save_record`.
+    """
+    _conforming(schema, arrays, meta, "")
+
+
+def _conforming(
+    schema: Schema, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], consequence: str
+) -> dict[str, Any]:
+    """The JSON values as they are read again, after checking them and the arrays."""
+    try:
+        header: dict[str, Any] = json.loads(json.dumps(dict(meta), default=_plain))
+        schema.check({name: _stored(array) for name, array in arrays.items()}, header)
+    except (FileFormatError, TypeError, OverflowError) as error:  # TypeError: no JSON at all
+        article = "an" if schema.kind[0] in "aeiou" else "a"
+        raise DataError(f"{article} {schema.kind} like this could not be read again: {error}{consequence}") from error
+    return header
 
 
 def write_record(

@@ -60,8 +60,10 @@ class Numbers:
         if not self.infinite and not np.isfinite(values).all():
             raise FileFormatError(f"{where} must be finite{' or NaN' if self.nan else ''}")
         inside = (self.least <= values) & (values <= self.most)
-        if self.above > -math.inf or self.below < math.inf:
-            inside &= (self.above < values) & (values < self.below)
+        if self.above > -math.inf:
+            inside &= self.above < values
+        if self.below < math.inf:  # where there is no end, infinity may be allowed
+            inside &= values < self.below
         if not inside.all():
             raise FileFormatError(f"{where} must be {range_of(self)}, got {values[~inside].flat[0]!r}")
 
@@ -147,6 +149,7 @@ class Schema:
         self._check("", arrays, meta, {})
 
     def _check(self, where: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], sizes: Sizes) -> None:
+        outer = set(sizes)  # lengths that the whole has judged already
         own = {name: array for name, array in arrays.items() if name.partition(".")[0] not in self.parts}
         free = {name: array for name, array in own.items() if name.partition("/")[0] in self.free and "/" in name}
         own = {name: array for name, array in own.items() if name not in free}
@@ -159,7 +162,7 @@ class Schema:
             self.arrays[name].check(where + name, own[name], sizes)
         for name in self.meta.keys() - counts:
             self.meta[name].check(where + name, meta[name], sizes)
-        small = [letter for letter, n in sizes.items() if n < 1 and letter not in self.zero]
+        small = [letter for letter, n in sizes.items() if n < 1 and letter not in {*self.zero, *outer}]
         if small:
             raise FileFormatError(f"{where or self.kind} must have {small[0]} >= 1, got {sizes[small[0]]}")
         for name, array in free.items():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.records.digests import digest
-from controlrnn.records.record import load_record, restoring, save_record
+from controlrnn.records.record import conform, load_record, restoring, save_record
 from controlrnn.records.schema import Numbers, Part, Schema, schema_of, split_parts
 
 Arrays = dict[str, NDArray[Any]]
@@ -65,6 +65,14 @@ class Stored:
     def _fields(cls, values: Meta) -> Meta:
         """The constructor's arguments from what was stored."""
         return values
+
+    def conform(self) -> None:
+        """Check everything that would be stored against the schema.
+
+        Raises:
+            DataError: It could not be saved and read again.
+        """
+        conform(self.SCHEMA, *self.record())
 
     @property
     def digest(self) -> str:

@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from controlrnn.systems.lure import LureSystem
+from controlrnn.systems.ops import frozen
+from controlrnn.typed import typed
 
 Places = NDArray[np.intp]
 
 
+@typed()
 def carry_input(system: LureSystem) -> LureSystem:
     """The system with the last input among its states, whose output answers to that one: exact, without feedthrough.
 
@@ -34,6 +37,7 @@ def carry_input(system: LureSystem) -> LureSystem:
         System with nx + nu states (x[t], u[t - 1]) and output g(x[t], u[t - 1]); neurons twice where the output
         answers through them.
     """
+    system = frozen(system)
     nx, nu, ny, nv = system.sizes
     none = np.zeros
     through = bool(nv) and bool((system.D21 != 0).any()) and bool((system.D12 != 0).any())
@@ -64,6 +68,7 @@ def carry_input(system: LureSystem) -> LureSystem:
     )
 
 
+@typed()
 def just_after(carried: LureSystem) -> LureSystem:
     """The system with outputs just before the input acts, and below them those just after it has.
 
@@ -97,6 +102,7 @@ def just_after(carried: LureSystem) -> LureSystem:
     )
 
 
+@typed()
 def answers_through_neurons(carried: LureSystem) -> bool:
     """Whether neurons of a system from `carry_input` read the last input.
 
@@ -106,15 +112,17 @@ def answers_through_neurons(carried: LureSystem) -> bool:
     return bool(carried.C1[:, carried.nx - carried.nu :].any())
 
 
+@typed()
 def without_feedthrough(system: LureSystem) -> LureSystem:
     """The system itself where its output does not answer at once, else `carry_input` of it.
 
     Args:
         system: Frozen model.
     """
-    return carry_input(system) if system.has_feedthrough else system
+    return carry_input(system) if frozen(system).has_feedthrough else system
 
 
+@typed()
 def carries_input(system: LureSystem) -> bool:
     """Whether the last nu states of a frozen system are its last input.
 

@@ -26,6 +26,9 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     }  # fmt: skip
     for name, more in faults.items():
         yield call(f"mpc.{name}", getattr(mpc, name), **window, **more, _infinite=("lower", "upper"))
+    yield call("mpc.Adaptation", mpc.Adaptation, coverage=0.9, gain=0.05)
+    yield call("mpc.CoverageMet", mpc.CoverageMet, what="loops", inside=8, n=9, lower=0.5, upper=1.0, confidence=0.9,
+               anytime=True)  # fmt: skip
     yield call("mpc.Operation", mpc.Operation, loop="closed", missing=0.1, seed=3)
     yield call("mpc.LoopEffort", mpc.LoopEffort, loops=30, rounds=2, attempts=2, inflation=1.1, settled=0.1)
     yield call("mpc.SimulatedLoops", mpc.SimulatedLoops, build=kit.setup, workers=1, progress=None)
@@ -41,7 +44,8 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     yield call("mpc.StateError", first(mpc.StateError, lambda e: (e, e.euclidean)), radius=1.0, metric=np.eye(NX))
     yield call("mpc.StateError.radius_in", mpc.StateError(1.0, np.eye(NX)).radius_in, metric=2 * np.eye(NX))
     yield call("mpc.DisturbanceFilter", mpc.DisturbanceFilter, gain=0.2)
-    yield call("mpc.DisturbanceFilter.run", mpc.DisturbanceFilter(0.2).run, errors=np.ones((5, 2)))
+    yield call("mpc.DisturbanceFilter.run", mpc.DisturbanceFilter(0.2).run, errors=np.ones((5, 2)),
+               _infinite=("",))  # fmt: skip
     yield call("mpc.DisturbanceFilter.update", mpc.DisturbanceFilter(0.2).update, estimate=np.ones(2),
                 error=np.ones(2))  # fmt: skip
     yield call("mpc.Coverage", mpc.Coverage, trajectories=0.9, steps=0.9, n=5)
@@ -130,10 +134,18 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
     yield call("mpc.TightenedMPC", first(mpc.TightenedMPC, _first_step), 0.5, predictor=p,
                 observer=kit.observer, tightening=mpc.nominal(s.digest, N, NY), **weights,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
+    yield call("mpc.AdaptiveMPC", first(_adaptive, _first_step), 0.3, predictor=p, observer=kit.observer,
+               tightening=mpc.back_off(s.digest, N, np.full(NY, 0.1)), adaptation=mpc.Adaptation(), output_weight=1.0,
+               input_move_weight=0.1, _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
     room, terminal = kit.at_rest
     yield call("mpc.TightenedMPC", first(mpc.TightenedMPC, _first_step), 0.3, predictor=p, observer=kit.observer,
                 tightening=room, terminal=terminal, output_weight=1.0, input_move_weight=0.1,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
+
+
+def _adaptive(**given: Any) -> Any:
+    room = given.pop("tightening")
+    return mpc.AdaptiveMPC(given.pop("predictor"), given.pop("observer"), room, **given)
 
 
 def _setup(kit: Kit) -> mpc.ClosedLoopSetup:

@@ -89,6 +89,11 @@ def system_calls(kit: Kit) -> Iterator[Call]:
         arrays, meta = system.record()
         yield call(f"{name}.from_record", lambda s=system, m=meta, **a: type(s).from_record(a, m), **arrays)
     yield call("controlrnn.systems.LureSystem.neurons", kit.system.neurons, x=x, drive=np.ones(NX))
+    carried = systems.carry_input(kit.through)
+    for name in ("carry_input", "without_feedthrough", "carries_input"):
+        yield call(f"controlrnn.systems.{name}", getattr(systems, name), system=kit.through)
+    for name in ("just_after", "answers_through_neurons"):
+        yield call(f"controlrnn.systems.{name}", getattr(systems, name), carried=carried)
     yield call("controlrnn.systems.change_system", systems.change_system, system=kit.system, delay=2)
     for package, function in (("controlrnn.systems", systems.observer_system), ("mpc", mpc.observer_system)):
         yield call(f"{package}.observer_system", function, system=kit.system, gain=np.full((NX, NY), 0.1))

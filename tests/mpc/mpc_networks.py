@@ -44,7 +44,7 @@ class NormContraction:
     rate: float
     metric: np.ndarray
     input_gain: np.ndarray
-    digest: str = "norms"
+    digest: str = 64 * "0"
 
     @classmethod
     def of(cls, system: LureSystem) -> NormContraction:
@@ -74,7 +74,7 @@ class NormHorizon:
     metric: np.ndarray
     input_radius: np.ndarray
     input_range: np.ndarray = field(default_factory=lambda: np.zeros((2, 0)))
-    digest: str = "norms"
+    digest: str = 64 * "0"
 
     @classmethod
     def of(cls, system: LureSystem, horizon: int, radius: float, input_radius: Any = 0.0) -> NormHorizon:
@@ -129,5 +129,5 @@ def declared_error(system: LureSystem, bounds: np.ndarray) -> ModelError:
     return ModelError(
         bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=100, starts=50,
         washout=20, disturbance_gain=None,
-        system_digest=system.digest, data_digest="declared", observer_digest="",
+        system_digest=system.digest, data_digest=64 * "d", observer_digest="",
     )  # fmt: skip

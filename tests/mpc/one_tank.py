@@ -43,7 +43,7 @@ def error(system: LureSystem, bounds: Any, gain: float | None = None) -> ModelEr
     return ModelError(
         bounds=np.reshape(np.asarray(bounds, dtype=float), (-1, 1)), method=CalibrationMethod.SET_MEMBERSHIP,
         coverage=1.0, n=1, length=100, starts=50, washout=0, disturbance_gain=gain,
-        system_digest=system.digest, data_digest="", observer_digest="",
+        system_digest=system.digest, data_digest=64 * "d", observer_digest="",
     )  # fmt: skip
 
 

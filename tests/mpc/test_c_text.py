@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpc_networks import signals
 
-from controlrnn.errors import SettingError
+from controlrnn.errors import DataError, SettingError
 from controlrnn.export import to_c
 from controlrnn.export.c_code import comment
 from experiments._bench_mpc_c import compiler
@@ -41,7 +41,7 @@ HOSTILE = [
 def controller(text: str) -> TightenedMPC:
     system = network(1)
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 9.0))
-    room = replace(nominal(system.digest, 6, 2), promise=text, digests={"system": system.digest, text: text})
+    room = replace(nominal(system.digest, 6, 2), promise=text)
     return TightenedMPC(predictor, RunningOn(predictor, 2), room, output_weight=1.0, input_move_weight=0.1)
 
 
@@ -50,8 +50,12 @@ def controller(text: str) -> TightenedMPC:
 def test_no_text_of_a_tightening_becomes_code(standard, tmp_path):
     strict = [standard, "-trigraphs", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     made = controller(HOSTILE[0])
+    room = replace(made.tightening)
     for i, text in enumerate(HOSTILE):
-        made.tightening = replace(made.tightening, promise=text, digests={"system": "s", text: text})
+        with pytest.raises(DataError, match="digests"):
+            replace(room, digests={"system": 64 * "0", text: text})
+        for name, value in (("promise", text), ("digests", {"system": "s", text: text})):
+            object.__setattr__(made.tightening, name, value)  # past all checks
         source, header = controller_to_c(made, tmp_path / f"c{i}.c")
         assert header.read_bytes().isascii()
         seen = subprocess.run([CC, *strict, "-E", "-P", header], capture_output=True, text=True, check=True).stdout

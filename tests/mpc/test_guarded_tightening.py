@@ -27,7 +27,7 @@ def parts(system):
     error = ModelError(
         bounds=np.full((N + 1, 2), 0.1), method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1,
         length=100, starts=50, washout=STEPS, disturbance_gain=None, system_digest=system.digest,
-        data_digest="", observer_digest="",
+        data_digest=64 * "d", observer_digest="",
     )  # fmt: skip
     certificate = NormHorizon.of(system, STEPS + N, guard.restart.radius, 0.05)
     return observer, error, certificate, NormHorizon.of(system, N, observer.room.radius)

@@ -58,7 +58,7 @@ def model_error(system, bounds, gain):
     return ModelError(
         bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=100, starts=50,
         washout=0, disturbance_gain=gain,
-        system_digest=system.digest, data_digest="", observer_digest="",
+        system_digest=system.digest, data_digest=64 * "d", observer_digest="",
     )  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def test_what_does_not_belong_together_is_refused():
     assert made().digest == case.recall.digest
     for changed, match in (
         ({"drift": replace(case.drift, disturbance_gain=None)}, "DisturbanceFilter"),
-        ({"drift": replace(case.drift, system_digest="x")}, "different models"),
+        ({"drift": replace(case.drift, system_digest=64 * "e")}, "different models"),
         ({"drift": replace(case.drift, bounds=case.drift.bounds[:3])}, "1..2 steps"),
         ({"tightening": nominal(system.digest, N, 2)}, "certified for this observer"),
         ({"tightening": replace(case.tightening, disturbance_gain=0.2)}, "without disturbance feedback"),

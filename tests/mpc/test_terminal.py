@@ -267,9 +267,9 @@ def test_what_does_not_cover_the_jump_is_refused():
     with pytest.raises(SettingError, match="disturbance feedback"):
         recursive(replace(base, disturbance_gain=0.2), None, observer=observer)
     with pytest.raises(SettingError, match="another observer"):
-        recursive(replace(base, digests=base.digests | {"observer": "other"}), None, observer=observer)
+        recursive(replace(base, digests=base.digests | {"observer": 64 * "e"}), None, observer=observer)
     with pytest.raises(SettingError, match="different models"):
-        recursive(nominal("other", N, 2), None, observer=observer)
+        recursive(nominal(64 * "e", N, 2), None, observer=observer)
     altered = replace(case.tightening, growth=None)
     assert not altered.growth.any()
     bent = certify_horizon(system, N, initial_radius=observer.jump.radius, metric=P)

@@ -38,7 +38,7 @@ def model_error(system, size=0.05, gain=None, observer_digest=""):
         washout=20,
         disturbance_gain=gain,
         system_digest=system.digest,
-        data_digest="data",
+        data_digest=64 * "d",
         observer_digest=observer_digest,
     )
 

@@ -28,7 +28,7 @@ from controlrnn.certification.proof.enclosure import (
     sum_up,
     times_up,
 )
-from controlrnn.checks import Array, Choice, as_array, count, read_only
+from controlrnn.checks import Array, Choice, as_array, channels, count, numbers, read_only
 from controlrnn.errors import SettingError
 
 
@@ -60,6 +60,12 @@ class InputDifferences:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", InputErrorKind(self.kind))
+        for name in ("radius",) if self.rate is None else ("radius", "rate"):
+            given = numbers(name, getattr(self, name))
+            given = as_array(name, given, ("nu",) if given.ndim else (), hint="a number, or one per input channel")
+            if (given < 0).any():
+                raise SettingError(f"{name} must be >= 0 in every channel, got {given}")
+            object.__setattr__(self, name, read_only(given) if given.ndim else float(given))
         if (self.rate is None) == (self.kind is InputErrorKind.RATE_LIMITED):
             raise SettingError(f"rate belongs to kind 'rate_limited' and to no other, got kind {self.kind!r}")
         if (self.steps is None) == (self.kind is InputErrorKind.FEW):
@@ -70,7 +76,7 @@ class InputDifferences:
     @classmethod
     def of(cls, value: InputDifferences | Array | float, nu: int) -> Self:
         """With ``value`` checked and spread over ``nu`` channels; numbers mean a box."""
-        error = value if isinstance(value, InputDifferences) else cls(radius=value)
+        error = value if isinstance(value, InputDifferences) else cls(radius=_per_channel("input_radius", value, nu))
         radius = _per_channel("input_radius", error.radius, nu)
         rate = None if error.rate is None else _per_channel("rate", error.rate, nu)
         return cls(kind=error.kind, radius=radius, rate=rate, steps=error.steps)
@@ -152,9 +158,7 @@ class InputDifferences:
 
 
 def _per_channel(name: str, value: Array | float, nu: int) -> Array:
-    array = np.asarray(value, dtype=np.float64)
-    array = np.full(nu, float(array)) if array.ndim == 0 else array
-    array = as_array(name, array, (nu,), hint="one radius per input channel")
+    array = channels(name, value, nu)
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {value}")
     return read_only(array)

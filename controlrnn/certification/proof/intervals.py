@@ -17,8 +17,8 @@ import numpy as np
 from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, root_up, sum_up, times_up
 from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.certification.proof.slopes import LEAK, Box, slopes_on
-from controlrnn.checks import as_array, count
-from controlrnn.errors import SettingError
+from controlrnn.checks import as_array, count, items
+from controlrnn.errors import SettingError, ShapeError
 
 _ULPS = 64 * UNIT  # 32 units in the last place of tanh, relative
 
@@ -118,8 +118,8 @@ def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: in
         ShapeError, DataError: The boxes do not fit.
         SettingError: A box is empty.
     """
-    u = box_of(_box("input_range", input_range, system.nu))
-    x = box_of(_box("state_range", state_range, system.nx))
+    u = box_of(checked_box("input_range", input_range, system.nu))
+    x = box_of(checked_box("state_range", state_range, system.nx))
     low, high = np.full(system.nv, np.inf), np.full(system.nv, -np.inf)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(count("steps", steps, least=0) + 1):
@@ -133,8 +133,12 @@ def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: in
     return slopes_on(system.activation, (low, high))
 
 
-def _box(name: str, box: Box, n: int) -> Box:
-    low, high = (as_array(name, side, (n,), hint="give lower and upper ends") for side in box)
+def checked_box(name: str, box: Box, n: int) -> Box:
+    """Lower and upper ends (n,), after checking that they are in this order."""
+    ends = items(name, box, object)
+    if len(ends) != 2:
+        raise ShapeError(f"{name} must be (lower, upper), got {len(ends)} parts")
+    low, high = (as_array(name, side, (n,), hint="give lower and upper ends") for side in ends)
     if (low > high).any():
         raise SettingError(f"{name} must satisfy lower <= upper, got {low} and {high}: swap them?")
     return low, high

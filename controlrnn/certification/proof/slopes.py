@@ -105,4 +105,6 @@ def _touching_slopes() -> Array:
 def _touching_slope(a: Array) -> Array:
     """Upper bound of that slope for any a >= 0: it falls, so the next smaller a on the grid has a larger one."""
     table = _touching_slopes()
-    return np.asarray(table[np.minimum(a / _GRID, len(table) - 1.0).astype(int)])
+    # NaN, from numbers that overflowed, counts as zero, where the slope is largest.
+    place = np.where(a >= 0, np.minimum(a / _GRID, len(table) - 1.0), 0.0)
+    return np.asarray(table[place.astype(int)])
