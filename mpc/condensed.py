@@ -54,6 +54,13 @@ class CondensedBackend:
         self._condensed = CondensedProblem(problem)
         self._program = QuadraticProgram(self._condensed.n, self._condensed.prices)
 
+    def __getstate__(self) -> tuple[OptimalControlProblem, SolverOptions]:
+        """For copies and pickling: working memory, whose arrays share storage, is made anew."""
+        return self.problem, self.options
+
+    def __setstate__(self, state: tuple[OptimalControlProblem, SolverOptions]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
     def reset(self) -> None:
         """See `mpc.ocp.Backend.reset`; there is nothing to forget."""
 

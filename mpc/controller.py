@@ -52,6 +52,7 @@ from mpc.ocp import (
     tracking_problem,
 )
 from mpc.offset_free import OutputDisturbance
+from mpc.operation import Operation, own_observer
 from mpc.plans import inside_after, known_rows, slack_of, within_moves
 from mpc.predictor import Predictor
 from mpc.premises_agreed import agreed, move_limited
@@ -67,7 +68,7 @@ from mpc.tightening import Tightening
 _log = logging.getLogger(__name__)
 
 
-class TightenedMPC:
+class TightenedMPC(Operation):
     """MPC on a recurrent model with limits tightened by its prediction error: tracking, economic, or both.
 
     Args:
@@ -138,7 +139,8 @@ class TightenedMPC:
         options: SolverOptions | None = None,
         backend: BackendFactory | None = None,
     ) -> None:
-        self.predictor, self.observer, self.tightening = predictor, observer, tightening
+        self.predictor, self.tightening = predictor, tightening
+        self.observer = observer = own_observer(observer, self)
         self.premises = agreed(observer, predictor, tightening, terminal, recall, region)
         self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
         if self.horizon > tightening.horizon:

@@ -92,6 +92,12 @@ class Fallbacks:
             back: Looks for a plan that is back inside its limits sooner than the one given, which is after so many
                 steps; None where there is none.
         """
+        with np.errstate(over="ignore", invalid="ignore"):  # an estimate may be beyond all reason
+            return self._chosen(data, last, solution, back)
+
+    def _chosen(
+        self, data: StepData, last: Array | None, solution: Solution, back: Callable[[Array, int], Array | None]
+    ) -> StandIn:
         found: list[StandIn] = []
         for candidate in self._candidates(data, last, solution):
             if candidate.safe:
@@ -108,14 +114,13 @@ class Fallbacks:
     def assess(self, data: StepData, plan: Array, fallback: Fallback) -> StandIn:
         """What a plan (N, nu) does to the limits."""
         problem, plan = self.problem, self.admit(plan)
-        with np.errstate(over="ignore", invalid="ignore"):
-            y, states = problem.predictor.rollout(data.x, plan)
-            rest = self._at_rest(plan[-1], states[-1], y[-1])
-            room = np.zeros_like(rest)
-            if problem.terminal is not None:  # whose last limits are those of the steady state, by its margin tighter
-                y[-1], rest, room = rest, y[-1].copy(), np.resize(problem.terminal.margin, room.shape)
-            over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - room
-            later = np.nan_to_num(np.maximum(later, 0.0) / problem.output_scale, nan=np.inf)
+        y, states = problem.predictor.rollout(data.x, plan)
+        rest = self._at_rest(plan[-1], states[-1], y[-1])
+        room = np.zeros_like(rest)
+        if problem.terminal is not None:  # whose last limits are those of the steady state, by its margin tighter
+            y[-1], rest, room = rest, y[-1].copy(), np.resize(problem.terminal.margin, room.shape)
+        over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - room
+        later = np.nan_to_num(np.maximum(later, 0.0) / problem.output_scale, nan=np.inf)
         inside = inside_after(over > KEPT)
         every = np.vstack([over, later])
         violation = float((np.where(every > KEPT, every, 0.0) * self._weight).sum())

@@ -68,6 +68,13 @@ class Predictor:
         # Compiled code is loaded now, so that the first control step does not wait for it.
         rollout(self.system, np.zeros((1, self.nu)), np.zeros(self.nx))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled code cannot be pickled; it is made anew where it is needed."""
+        return {name: getattr(self, name) for name in ("system", "inputs", "outputs")}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
+        return self  # nothing of it changes
+
     @property
     def nx(self) -> int:
         """Number of states."""

@@ -45,7 +45,7 @@ class QuadraticProgram:
     """
 
     def __init__(self, n: int, prices: Array) -> None:
-        self.n, m = n, len(prices)
+        self.n, self._prices, m = n, prices, len(prices)
         hard = ~np.isfinite(prices)
         self._sense = np.concatenate([np.zeros(n), np.where(hard, 0, _SOFT)]).astype(np.int32)
         weights = np.concatenate([np.zeros(n), np.where(hard, 0.0, prices)])
@@ -55,6 +55,13 @@ class QuadraticProgram:
         self._model.setup(np.eye(n), np.zeros(n), np.ones((m, n)), limit, -limit, self._sense.copy())
         self._model.settings = {"primal_tol": _ACCURACY, "eps_prox": 0.0}
         self._model.soft_weights(rho_l=flat, rho_u=flat, w_l=weights, w_u=weights)
+
+    def __getstate__(self) -> tuple[int, Array]:
+        """Nothing is remembered from one programme to the next; daqp's memory cannot be copied."""
+        return self.n, self._prices
+
+    def __setstate__(self, state: tuple[int, Array]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     def solve(self, H: Array, g: Array, C: Array, lower: Array, upper: Array) -> Minimum | None:
         """Solve one.

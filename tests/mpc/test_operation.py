@@ -1,0 +1,189 @@
+"""What plant engineers do to a running controller: start, save, copy, change, ask; the next input is the judge."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle  # as users' own multiprocessing does; the library never unpickles
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from c_loops import controller, network
+from one_tank import N, W, innovating, running
+
+from controlrnn.errors import DataError, InfeasibleError, SettingError, ShapeError
+from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, nominal
+
+
+def moving_horizon():
+    base = controller(network(1))
+    observer = MovingHorizonObserver(base.predictor, 3, window=5, output_std=0.1)
+    tightening = nominal(base.predictor.system.digest, 8, 2)
+    return TightenedMPC(base.predictor, observer, tightening, output_weight=1.0, input_move_weight=0.1)
+
+
+KINDS = {
+    "running": lambda: controller(network(1), observer="running"),
+    "washout": lambda: controller(network(2, ny=1), observer="washout"),
+    "innovation": lambda: controller(network(3), observer="innovation", soft=False),
+    "moving horizon": moving_horizon,
+    "terminal": lambda: running(False)[0],
+    "recall": lambda: running()[0],
+    "bounds": innovating,
+}
+
+
+def pickled(made):
+    return pickle.loads(pickle.dumps(made))  # noqa: S301
+
+
+def samples(made, count, seed=0):
+    rng = np.random.default_rng(seed)
+    middle = made.predictor.steady_output(np.mean(made.predictor.input_limits(), axis=0))
+    for t in range(count):
+        yield middle + 0.03 * rng.uniform(-1, 1, made.predictor.ny), middle + 0.05 * np.sin(t / 3)
+
+
+def used(kind, count=W + 6):
+    made = KINDS[kind]()
+    for t, (y, wanted) in enumerate(samples(made, count)):
+        if t % 7 == 5:
+            y[0] = np.nan
+        made.step(y, wanted)
+    return made
+
+
+def inputs(made, seed=1):
+    return np.array([made.step(y, wanted).u for y, wanted in samples(made, 8, seed)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_restored_to_the_bit_of_the_next_input(kind):
+    made = used(kind)
+    file = io.BytesIO()
+    np.savez(file, **made.state())
+    expected = inputs(made)
+    file.seek(0)
+    fresh = KINDS[kind]()
+    with np.load(file, allow_pickle=False) as state:
+        fresh.restore(state)
+        made.restore(state)
+    for other in (fresh, made):  # into another process, or back
+        np.testing.assert_array_equal(inputs(other), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickled])
+def test_used_controllers_can_be_copied_and_pickled(kind, how):
+    made = used(kind)
+    twin = how(made)
+    first = inputs(twin)
+    np.testing.assert_array_equal(inputs(made), first)  # the twin's steps did not touch it
+    assert twin.observer is not made.observer
+
+
+def test_a_state_of_other_parts_or_without_all_of_them_is_refused():
+    made, other = used("running"), used("washout")
+    before = made.state()
+    with pytest.raises(DataError, match="other parts"):
+        made.restore(other.state())
+    assert all(np.array_equal(before[k], v, equal_nan=v.dtype.kind == "f") for k, v in made.state().items())
+    broken = {k: v for k, v in before.items() if not k.startswith("controller._came_from.1")}
+    with pytest.raises(DataError, match="lacks"):
+        made.restore(broken)
+
+
+def test_two_controllers_never_share_an_observer():
+    first = used("running")
+    second = TightenedMPC(first.predictor, first.observer, first.tightening, output_weight=1.0, input_move_weight=0.05)
+    assert second.observer is not first.observer
+    assert first.observer.ready
+    assert not second.observer.ready
+    expected = inputs(copy.copy(first))
+    inputs(second, seed=5)
+    np.testing.assert_array_equal(inputs(first), expected)
+
+
+def test_taking_over_without_a_bump():
+    made = controller(network(1), observer="washout", move_limit=0.05)
+    lower, upper = made.predictor.input_limits()
+    acting = lower + 0.8 * (upper - lower)
+    made.start_from(acting)
+    seen = [made.step(y, wanted) for y, wanted in samples(made, 12)]
+    assert seen[0].fallback is Fallback.STEADY
+    np.testing.assert_array_equal([step.u for step in seen[:5]], [acting] * 5)
+    assert (np.abs(np.diff([step.u for step in seen], axis=0)) <= 0.05 + 1e-9).all()
+    with pytest.raises(SettingError, match="u_previous must lie"):
+        made.start_from(upper + 1)
+    with pytest.raises(ShapeError):
+        made.start_from([0.0])
+
+
+def test_a_poisoned_estimate_can_be_cleared():
+    made = controller(network(1), observer="innovation")
+    for y, wanted in samples(made, 10):
+        made.step(y, wanted)
+    held = made.step(np.full(2, 1e250), np.zeros(2)).u
+    made.clear_estimate()
+    after = [made.step(y, wanted) for y, wanted in samples(made, 12)]
+    np.testing.assert_array_equal(after[0].u, held)
+    assert after[-1].status is Status.SOLVED
+    assert np.abs(after[-1].disturbance).max() < 1
+
+
+def test_settings_change_on_the_run():
+    made = used("running")
+    before = made._before()
+    same = copy.copy(made)
+    same.change()
+    np.testing.assert_array_equal(inputs(same), inputs(copy.copy(made)))
+    for change in ({"output_weight": [1.0, 3.0]}, {"input_move_weight": 50.0}, {"horizon": 5}, {"move_limit": 0.01}):
+        twin = copy.copy(made)
+        twin.change(**change)
+        y, wanted = next(samples(twin, 1, seed=3))
+        step = twin.step(y, wanted)
+        assert step.status is Status.SOLVED
+        np.testing.assert_array_equal(twin.observer.state.shape, made.observer.state.shape)
+        if "move_limit" in change:
+            assert (np.abs(step.u - before) <= 0.01 + 1e-12).all()
+        if "input_move_weight" in change:
+            assert np.abs(step.u - before).max() < 0.02
+        twin.change(output_weight=2.0)  # and once more
+        assert twin.problem.input_move_weight[0] == change.get("input_move_weight", 0.05)
+
+
+def test_limits_change_where_a_plan_keeps_them_and_are_refused_with_reasons_where_none_does():
+    made, x = running(False)[0], 0.0
+    for _ in range(W):
+        made.record([0.0], [0.0])
+    for _ in range(25):
+        step = made.step([x], [0.55])
+        x = 0.9 * x + step.u[0]
+    signal, state = made.predictor.outputs[0], made.state()
+    with pytest.raises(InfeasibleError, match=r"nothing was changed.*'y1'.*%"):
+        made.change(outputs=[replace(signal, lower=-1.0, upper=0.45)], move_limit=0.01)
+    assert all(np.array_equal(state[k], v) for k, v in made.state().items())
+    assert made.predictor.outputs[0].upper == 1.0
+    made.change(outputs=[replace(signal, lower=-1.0, upper=0.9)])
+    for _ in range(20):
+        step = made.step([x], [3.0])
+        assert (step.status, step.feasible) == (Status.SOLVED, True)
+        x = 0.9 * x + step.u[0]
+        assert x <= 0.9
+    with pytest.raises(SettingError):
+        made.change(horizon=N - 1)  # the terminal set is for another
+
+
+def test_who_eats_the_range_is_said():
+    made = running(False)[0]
+    text = made.explain()
+    assert "'y1'" in text
+    assert "% is left" in text
+    for part in ("model error", "error of the state estimate", "what would help most"):
+        assert part in text
+    for _ in range(W):
+        made.record([2.0], [0.2])
+    step = made.step([2.0], [0.0])
+    assert not step.feasible
+    assert "exceeds the tightened limits of 'y1'" in made.explain() or step.fallback is not Fallback.LEAST
