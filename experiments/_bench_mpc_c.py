@@ -28,7 +28,7 @@ _SHIM = """
 #include <time.h>
 #include "controlrnn_mpc.h"
 
-static controlrnn_mpc_state state;
+static controlrnn_mpc_state state, saved;
 
 static double now(clockid_t clock)
 {
@@ -38,6 +38,14 @@ static double now(clockid_t clock)
 }
 
 void start(void) { controlrnn_mpc_init(&state); }
+
+void save(void) { saved = state; }
+
+void load(void) { state = saved; }
+
+void take_over(const double *u) { controlrnn_mpc_start_from(&state, u); }
+
+void clear(void) { controlrnn_mpc_clear_estimate(&state); }
 
 void take(const double *y, const double *u) { controlrnn_mpc_record(&state, y, u); }
 
@@ -128,6 +136,22 @@ class CompiledController:
         self._library.start()
         self.wall.clear()
         self.cpu.clear()
+
+    def save(self) -> None:
+        """Keep a copy of the state."""
+        self._library.save()
+
+    def load(self) -> None:
+        """Go back to the copy."""
+        self._library.load()
+
+    def start_from(self, u_previous: ArrayLike) -> None:
+        """As `TightenedMPC.start_from`."""
+        self._call("take_over", as_array("u_previous", u_previous, (self.nu,)))
+
+    def clear_estimate(self) -> None:
+        """As `TightenedMPC.clear_estimate`."""
+        self._library.clear()
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
         """As `TightenedMPC.record`."""

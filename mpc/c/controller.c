@@ -196,6 +196,26 @@ void ${name}_record(State *s, const double y[NM], const double u[NU])
     advance(s, y, applied);
 }
 
+void ${name}_start_from(State *s, const double u[NU])
+{
+    for (int j = 0; j < NU; ++j) s->previous[j] = isfinite(u[j]) ? clip(u[j], input_low[j], input_high[j]) : before_of(s)[j];
+    s->has_previous = 1;
+}
+
+void ${name}_clear_estimate(State *s)
+{
+    memcpy(s->x, initial_state, sizeof s->x);
+    memcpy(s->beside, initial_state, sizeof s->beside);
+    memset(s->disturbance, 0, sizeof s->disturbance);
+    memset(s->level, 0, sizeof s->level);
+    memset(s->record, 0, sizeof s->record);
+    s->bound = BOUND_AT_START;
+    s->seen = s->has_disturbance = s->has_plan = s->age = s->contradictions = s->impossible = 0;
+#if RECALL
+    forget_errors(s);
+#endif
+}
+
 void ${name}_step_preview(State *s, const double y[NM], const double reference[(N + 1) * NM], double u[NU], Info *info)
 {
     Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, N + 1, 0, NAN};

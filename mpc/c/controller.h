@@ -64,7 +64,8 @@ typedef struct {
     double gap[${NAME}_NX], share; /* end of the plan less the steady state; their distance in radii */
 } ${name}_trial;
 
-/* The controller; its first part is what it remembers, the rest is scratch memory. */
+/* The controller; its first part is what it remembers, the rest is scratch memory. It holds no pointers: a copy of it is a
+   saved state, from which the same binary goes on to the bit. */
 typedef struct {
     double x[${NAME}_NX];           /* estimate for the coming sample */
     double disturbance[${NAME}_NY]; /* estimate of the output disturbance */
@@ -114,6 +115,12 @@ void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
 
 /* Take in a sample whose input u somebody else chose (warm-up, manual operation). */
 void ${name}_record(${name}_state *state, const double y[${NAME}_NY], const double u[${NAME}_NU]);
+
+/* Take over without a bump: moves are counted, and inputs held while warming up, from the input u that acts now. */
+void ${name}_start_from(${name}_state *state, const double u[${NAME}_NU]);
+
+/* Forget the estimates and what limits have learnt, as after a poisoned reading; the last input is held meanwhile. */
+void ${name}_clear_estimate(${name}_state *state);
 
 /* The model: next state (x_next may be x) and outputs at state x and input u. */
 void ${name}_model_step(const double x[${NAME}_NX], const double u[${NAME}_NU], double x_next[${NAME}_NX]);

@@ -297,7 +297,19 @@ def test_nothing_but_the_maths_library_is_called(plain, tmp_path):
     needed = set(re.findall(r" U (\w+)", symbols)) - {"_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}
     assert needed <= {"tanh", "sqrt", "fmin", "fmax", "fabs", "memcpy", "memset"}
     offered = set(re.findall(r" T (\w+)", symbols))
-    assert offered == {f"mine_{k}" for k in ("init", "step", "step_preview", "record", "model_step", "model_output")}
+    assert offered == {
+        f"mine_{k}"
+        for k in (
+            "init",
+            "step",
+            "step_preview",
+            "record",
+            "start_from",
+            "clear_estimate",
+            "model_step",
+            "model_output",
+        )
+    }
     assert not re.findall(r" [BDC] (\w+)", symbols)  # no variable outside of the state
 
 
@@ -382,6 +394,44 @@ def test_ways_back_inside_are_the_same(ends, tmp_path):
         # Problems without a solution end where rounding has it: the two solvers' ways are equally good, not equal.
         assert abs(home[0] - home[1]) <= 1
         np.testing.assert_allclose(excess[1], excess[0], rtol=0.02, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["innovation", "washout"])
+def test_a_copy_of_the_state_is_a_saved_controller(kind, tmp_path):
+    ours = remembering(kind)
+    theirs, y = CompiledController(ours, tmp_path), np.zeros(2)
+    for t in range(40):
+        theirs.step(y, np.array([0.2 * np.sin(t), 0.1]))
+    theirs.save()
+    runs = []
+    for _ in range(2):
+        theirs.load()
+        runs.append([theirs.step(y + 0.01 * t, np.array([0.1, -0.1])).u for t in range(10)])
+        theirs.step(np.full(2, np.nan), np.full(2, np.inf))
+    np.testing.assert_array_equal(*runs)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["innovation", "washout"])
+def test_taking_over_and_clearing_agree(kind, tmp_path):
+    ours = remembering(kind)
+    theirs = CompiledController(ours, tmp_path)
+    for t in range(80):
+        if t == 0:
+            for acting in (ours, theirs):
+                acting.start_from([0.3, 0.2])
+        if t == 45:
+            for acting in (ours, theirs):
+                acting.clear_estimate()
+        y = 0.05 * np.array([np.sin(t / 5), np.cos(t / 7)])
+        mine, other = (acting.step(y, np.array([0.1, 0.1])) for acting in (ours, theirs))
+        assert (mine.status, mine.fallback) == (other.status, other.fallback), t
+        np.testing.assert_allclose(other.u, mine.u, atol=1e-5, err_msg=str(t))
+        if t == 0:
+            np.testing.assert_array_equal(mine.u, [0.3, 0.2])
+        if t == 45:
+            assert mine.status is Status.WARMING_UP
 
 
 @needs_compiler
