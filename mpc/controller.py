@@ -139,15 +139,14 @@ class TightenedMPC(Operation):
         options: SolverOptions | None = None,
         backend: BackendFactory | None = None,
     ) -> None:
-        self.predictor, self.tightening = predictor, tightening
         self.observer = observer = own_observer(observer, self)
+        self.predictor, self.tightening, self.terminal = predictor, tightening, terminal
         self.premises = agreed(observer, predictor, tightening, terminal, recall, region)
         self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
         if self.horizon > tightening.horizon:
             raise SettingError(
                 f"the tightening covers {tightening.horizon} steps, got horizon {self.horizon}: shorten it"
             )
-        self.terminal = terminal
         if terminal is not None:
             check_terminal(terminal, tightening, self.horizon, mode)
             mode = Mode.GUARANTEED

@@ -522,7 +522,7 @@ MPC: list[Case] = [
     ("another tightening", lambda k: nominal(k.system.digest, 4, 3).agrees_with(nominal_with(k, np.ones((5, 3)))),
      CertificationError, ("its sources give",)),
     ("input before the start outside its range", lambda k: k.mpc().start_from([1e9, 0.0]), SettingError,
-     ("u_previous must lie within", "got [1.0e+09")),
+     ("u_previous must lie within", "got [1.e+09")),
     ("state of another controller", lambda k: k.mpc().restore(k.mpc(output_weight=2.0).state()), DataError,
      ("other parts or settings",)),
     ("horizon beyond the tightening on the run", lambda k: k.mpc().change(horizon=9), SettingError,
