@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, positive
+from controlrnn.checks import Array, as_array, checked_seed, count, positive
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.records import Count, Number, Part, Schema, Stored, Text
 from controlrnn.typed import typed
@@ -230,7 +230,7 @@ def calibrate_closed_loop(
     effort, target = effort or LoopEffort(), LoopTarget(target)
     n, rank = effort.rank(coverage, confidence)
     settings = {
-        "start": start.digest, "seed": count("seed", seed, least=0), "target": str(target), "loops": n, "rank": rank,
+        "start": start.digest, "seed": checked_seed(seed), "target": str(target), "loops": n, "rank": rank,
         "inflation": effort.inflation, "settled": effort.settled, "rounds": effort.rounds,
     }  # fmt: skip
     run = Rounds(loops, start, target, n, settings, effort.inflation, None if checkpoint is None else Path(checkpoint))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from controlrnn.checks import Choice, count, positive
+from controlrnn.checks import Choice, checked_seed, count, positive
 from controlrnn.errors import SettingError
 from controlrnn.records import Count, Number, Schema, Stored, Text
 from controlrnn.typed import typed
@@ -157,7 +157,7 @@ class Settings(Stored):
                 count(name, getattr(self, name), least=least)
         positive("learning_rate", self.learning_rate)
         positive("clip", self.clip)
-        count("seed", self.seed, least=0)
+        checked_seed(self.seed)
         positive("stiffness", self.stiffness)
         kinds = {"schedule": Schedule, "initial_state": InitialState, "start": Start, "refine": Refine, "keep": Keep}
         for name, kind in kinds.items():

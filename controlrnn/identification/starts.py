@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from controlrnn.checks import Array, count
+from controlrnn.checks import Array, checked_seed, count
 from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import SettingError
 from controlrnn.identification.fit import identify
@@ -78,7 +78,7 @@ def identify_starts(
         SettingError: An option is none of `identify`'s, or is set here.
         TrainingError: ``folder`` holds the state of another run.
     """
-    starts, jobs, seed = count("starts", starts), count("jobs", jobs), count("seed", seed, least=0)
+    starts, jobs, seed = count("starts", starts), count("jobs", jobs), checked_seed(seed)
     taken = sorted({"checkpoint", "callbacks"} & set(options))
     if taken:
         raise SettingError(f"identify_starts sets {', '.join(taken)} itself: pass folder to keep the state of training")
