@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array
 from experiments._bench_mpc_engines import Timed
-from mpc import Fallback, Status, TightenedMPC
+from mpc import Fallback, Premise, Status, TightenedMPC
 from mpc.c_controller import FALLBACKS, STATUSES, controller_to_c
 
 _SHIM = """
@@ -49,11 +49,11 @@ void clear(void) { controlrnn_mpc_clear_estimate(&state); }
 
 void take(const double *y, const double *u) { controlrnn_mpc_record(&state, y, u); }
 
-void step(const double *y, const double *reference, double *u, double *told)
+void step(const double *y, const double *reference, const double *applied, const double *time, double *u, double *told)
 {
     controlrnn_mpc_info info;
     double began = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID);
-    controlrnn_mpc_step_preview(&state, y, reference, u, &info);
+    controlrnn_mpc_step_watched(&state, y, reference, applied, *time, u, &info);
     told[7] = now(CLOCK_PROCESS_CPUTIME_ID) - used;
     told[6] = now(CLOCK_MONOTONIC) - began;
     told[0] = info.status;
@@ -64,6 +64,7 @@ void step(const double *y, const double *reference, double *u, double *told)
     told[5] = info.cost;
     told[8] = info.contradictions;
     told[9] = info.inside_after;
+    told[10] = info.broken;
 }
 
 void errors(double *ends)
@@ -96,6 +97,7 @@ class CompiledStep:
     cost: float
     contradictions: int
     inside_after: int
+    broken: tuple[Premise, ...]
 
 
 class CompiledController:
@@ -157,19 +159,22 @@ class CompiledController:
         """As `TightenedMPC.record`."""
         self._call("take", as_array("y", y, (self.ny,), finite=False), as_array("u", u, (self.nu,)))
 
-    def step(self, y: ArrayLike, reference: ArrayLike) -> CompiledStep:
+    def step(
+        self, y: ArrayLike, reference: ArrayLike, *, applied: ArrayLike | None = None, time: float | None = None
+    ) -> CompiledStep:
         """As `TightenedMPC.step`."""
         seen = as_array("y", y, (self.ny,), finite=False)
         known = np.atleast_2d(np.asarray(reference, dtype=np.float64))
         known = known[np.minimum(np.arange(self.rows), len(known) - 1)]
-        u, told = np.empty(self.nu), np.empty(10)
-        self._call("step", seen, known, u, told)
+        u, told = np.empty(self.nu), np.empty(11)
+        acted = np.full(self.nu, np.nan) if applied is None else np.asarray(applied, dtype=np.float64)
+        self._call("step", seen, known, acted, np.array([np.nan if time is None else time]), u, told)
         self.wall.append(float(told[6]))
         self.cpu.append(float(told[7]))
         status, fallback, iterations, certified, feasible = (int(number) for number in told[:5])
         return CompiledStep(
             u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5]),
-            int(told[8]), int(told[9]),
+            int(told[8]), int(told[9]), tuple(p for i, p in enumerate(Premise) if int(told[10]) >> i & 1),
         )  # fmt: skip
 
     @property

@@ -53,6 +53,7 @@ from mpc.state_error import StateError
 from mpc.state_observer import StateObserver, kalman_gain
 from mpc.terminal import TerminalSet, terminal_set
 from mpc.tightening import Tightening, nominal, recursive, tighten
+from mpc.watch import Premise, Reaction, Watching
 
 __all__ = [
     "ActuatorFault",
@@ -94,9 +95,11 @@ __all__ = [
     "OptimalControlProblem",
     "Outlier",
     "Predictor",
+    "Premise",
     "Premises",
     "RandomFaults",
     "RandomSteps",
+    "Reaction",
     "Recall",
     "RegionShape",
     "RegionStatus",
@@ -120,6 +123,7 @@ __all__ = [
     "Verdict",
     "Wandering",
     "Washout",
+    "Watching",
     "anytime_interval",
     "back_off",
     "calibrate",

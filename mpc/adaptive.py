@@ -134,7 +134,10 @@ class AdaptiveMPC(TightenedMPC):
         super().record(y, u)
         self._last = None
 
-    def step(self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None) -> MpcStep:
+    def step(
+        self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None, *,
+        applied: ArrayLike | None = None, time: float | None = None,
+    ) -> MpcStep:  # fmt: skip
         """See `TightenedMPC.step`."""
         seen = self._measurement(y)
         if self._last is not None:
@@ -146,7 +149,7 @@ class AdaptiveMPC(TightenedMPC):
         used = self._used
         self._lower = read_only(self._ends[0] + used * self._room)
         self._upper = read_only(self._ends[1] - used * self._room)
-        taken = super().step(y, reference, forecast)
+        taken = super().step(y, reference, forecast, applied=applied, time=time)
         self._last = None if taken.status is Status.WARMING_UP else taken
         return taken
 

@@ -28,6 +28,7 @@ from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
 from mpc import condensed, condensed_problem, fallback, recalled_errors
 from mpc import predictor as predictor_module
+from mpc.c_watch import bits, refuse_unwatched, running_bounds, watch_scalars, watch_tables, watch_words
 from mpc.condensed import CondensedBackend
 from mpc.condensed_problem import CondensedProblem
 from mpc.control_step import Fallback
@@ -65,7 +66,8 @@ def controller_to_c(
     ``controller`` and exits with 0 where it finds the same inputs. What differs from Python: there is no clock; the
     fallback's steady input comes from another
     least-squares method, which may choose differently where several inputs are equally good; late measurements are not
-    taken in (`TightenedMPC.correct`), and the calibrated region is not watched. Where limits learn from measurements,
+    taken in (`TightenedMPC.correct`). Premises are watched as in Python, and ``info`` says as bits which are
+    contradicted; ``NAME_step_watched`` takes read-back and time stamps. Where limits learn from measurements,
     the state holds what is known and ``info`` counts the outputs that contradict it.
 
     Args:
@@ -87,14 +89,12 @@ def controller_to_c(
     name = source.stem if name is None else name
     checked_target(source, name)
     _check(controller)
-    words, tables = _words(controller, name, f"{source.stem}.h"), _tables(controller)
+    words, tables = _words(controller, name, f"{source.stem}.h"), _tables(controller) | watch_tables(controller)
     model_tables, model = lure_code(controller.problem.predictor.system)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
-    parts += [
-        _part(file, words)
-        for file in ("quadratic.c", "model.c", "condensed.c", "fallback.c", "recall.c", "level.c", "controller.c")
-    ]
+    files = ("quadratic.c", "model.c", "condensed.c", "fallback.c", "recall.c", "watch.c", "level.c", "controller.c")
+    parts += [_part(file, words) for file in files]
     parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
     # The header first: a source without its header would not compile, a header alone does no harm.
@@ -114,6 +114,7 @@ def _check(controller: TightenedMPC) -> None:
         raise SettingError("C code has no clock to keep max_wall_time with: limit max_iterations instead")
     if controller.problem.economy is not None:
         raise SettingError("C code knows neither prices nor weights of inputs: leave input_price and its like out")
+    refuse_unwatched(controller)
     if controller.problem.measured:
         raise SettingError("C code takes no forecast: leave measured out")
     if type(controller.observer) not in (Washout, RunningOn, StateObserver):
@@ -171,18 +172,22 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "CORRECTIONS": condensed._CORRECTIONS, "INSIDE": repr(scaled._inside),
         "SHARES": fallback._SHARES,
         "SETTLE": predictor_module._SETTLE, "NEWTON": predictor_module._NEWTON, "NEWTON_NEAR": predictor_module._NEAR,
-    } | _scalars(controller)  # fmt: skip
+    } | watch_words(controller) | _scalars(controller)  # fmt: skip
 
 
 def _scalars(controller: TightenedMPC) -> dict[str, Any]:
     certified, bounds = _error_bounds(controller.observer)
     terminal, scaled = controller.problem.terminal, CondensedProblem(controller.problem)
-    scalars = {
-        "ACCURACY": controller.backend._accuracy,  # type: ignore[attr-defined]
-        "COST_SCALE": controller.problem.cost_scale,
-        "DISTURBANCE_GAIN": controller.filter.gain,
-        "END_PRICE": scaled._price[-1] if terminal is not None else 0.0,
-    } | bounds
+    scalars = (
+        {
+            "ACCURACY": controller.backend._accuracy,  # type: ignore[attr-defined]
+            "COST_SCALE": controller.problem.cost_scale,
+            "DISTURBANCE_GAIN": controller.filter.gain,
+            "END_PRICE": scaled._price[-1] if terminal is not None else 0.0,
+        }
+        | bounds
+        | watch_scalars(controller)
+    )
     if terminal is not None:
         scalars["TERMINAL_RADIUS"] = terminal.radius
     if controller.recalls:
@@ -194,7 +199,7 @@ def _scalars(controller: TightenedMPC) -> dict[str, Any]:
 def _error_bounds(observer: Observer) -> tuple[bool, dict[str, float]]:
     """Whether the estimate can be certified, and the numbers that tell when it is."""
     if not isinstance(observer, StateObserver):
-        return observer.contraction is not None, {"BOUND_AT_START": 0.0, "BOUND_PROMISED": 0.0}
+        return observer.contraction is not None, running_bounds(observer)
     after = dict.fromkeys([False, True], (0.0, 0.0))
     start = promised = 0.0
     if observer._complete:
@@ -299,8 +304,9 @@ def _filled(array: NDArray[Any]) -> NDArray[Any]:
 def _samples(controller: TightenedMPC) -> str:
     """A loop with a wrong model, noise and missing measurements, as the controller runs it."""
     worker = copy.copy(controller)
-    worker.observer, worker._recalled, worker.watch = copy.copy(worker.observer), copy.copy(worker._recalled), None
-    worker.disturbance = copy.copy(worker.disturbance)
+    worker.observer, worker._recalled = copy.copy(worker.observer), copy.copy(worker._recalled)
+    worker.watch = copy.copy(worker.watch)
+    worker.disturbance, worker._watched = copy.copy(worker.disturbance), copy.copy(worker._watched)
     worker.reset()
     y, wanted = _programme(controller)
     steps, rng, odd = [], np.random.default_rng(1), len(y) - _TESTED // 4
@@ -313,7 +319,7 @@ def _samples(controller: TightenedMPC) -> str:
     fallback = np.array([FALLBACKS.index(step.fallback) for step in steps])
     tables: Arrays = {
         "test_y": y, "test_reference": wanted, "test_u": u, "test_status": status, "test_fallback": fallback,
-        "test_contradicts": np.array([int(bool(step.outside)) for step in steps]),
+        "test_broken": np.array([bits(step.broken) for step in steps], dtype=int),
     }  # fmt: skip
     return f"enum {{ TESTED = {len(y)} }};\n{constants(tables)}"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from controlrnn.checks import Array, Choice
 from mpc.ocp import Status
+from mpc.watch import Premise
 
 
 class Fallback(Choice):
@@ -46,9 +47,11 @@ class MpcStep:
         set_point: What is aimed at now, shape (ny,): the reference, or what stands in for one that is missing or out of
             all reach; see `mpc.set_points`.
         message: The solver's own words.
-        outside: What lies outside of the region that was calibrated, with names and units; empty where nothing does.
+        outside: What contradicts a premise at this sample, or lies outside of the region that was calibrated, with
+            names and units; empty where nothing does.
         error_interval: Ends of what may be the errors of predictions from ``x``, shape (2, N + 1, ny): those of
             `mpc.recall`, else the tightening.
+        broken: Premises that are contradicted now, or were and are not yet forgotten; see `mpc.watch`.
     """
 
     u: Array
@@ -71,3 +74,4 @@ class MpcStep:
     message: str
     error_interval: Array
     outside: str = ""
+    broken: tuple[Premise, ...] = ()

@@ -23,8 +23,8 @@ otherwise look through all that was imported, 0.2 s at a time (`experiments.soak
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -64,6 +64,8 @@ from mpc.residuals import measured_errors
 from mpc.set_points import SetPoints
 from mpc.terminal import TerminalSet
 from mpc.tightening import Tightening
+from mpc.watch import Premise, Reaction, Watching
+from mpc.watching import caught_up, foreseen, watch_of, wider_limits
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ class TightenedMPC(Operation):
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
         safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
         region: Where the model error was calibrated, from `mpc.learn_region`: steps outside are logged and flagged.
+        watching: How premises are watched at every step, and what is done when one is contradicted; see `mpc.watch`.
         options: Limits for the solver.
         backend: Makes the solver; `mpc.condensed.CondensedBackend` when left out. Others: `mpc.fatrop.FatropBackend`,
             `mpc.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
@@ -136,6 +139,7 @@ class TightenedMPC(Operation):
         disturbance_gain: float | None = None,
         safe_input: ArrayLike | None = None,
         region: OperatingRegion | None = None,
+        watching: Watching | None = None,
         options: SolverOptions | None = None,
         backend: BackendFactory | None = None,
     ) -> None:
@@ -150,6 +154,7 @@ class TightenedMPC(Operation):
         if terminal is not None:
             check_terminal(terminal, tightening, self.horizon, mode)
             mode = Mode.GUARANTEED
+            control_horizon = max(self.horizon // 2, 1) if control_horizon is None else control_horizon
         self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
         entering = self.mode is Mode.PRACTICAL, not promises(tightening)
         self.disturbance = OutputDisturbance(observer, self.horizon, self.filter, terminal is not None, *entering)
@@ -159,14 +164,13 @@ class TightenedMPC(Operation):
         self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
         self.safe_input = self._safe(safe_input)
-        if terminal is not None and control_horizon is None:
-            control_horizon = max(self.horizon // 2, 1)
         planner, of = self._answers.planner, self._answers.setting
         self.problem = tracking_problem(
             planner, self.horizon, of(output_weight), of(terminal_weight), input_move_weight, move_limit,
             of(penalty, priced=True), terminal is None if soft is None else soft, control_horizon, terminal,
             economy_of(planner, input_price, of(output_price), input_weight, input_reference), measured,
         )  # fmt: skip
+        self._watched, self._wider = watch_of(self, watching), wider_limits(self, watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
         self.watch = None if region is None else RegionWatch(region, observer)
@@ -195,6 +199,12 @@ class TightenedMPC(Operation):
         self.set_points = SetPoints(self.predictor, self.problem.output_scale[: self.predictor.ny])
 
     @property
+    def _span(self) -> Array:
+        """Widths of the actuators' ranges, shape (nu,)."""
+        lower, upper = self.predictor.input_limits()
+        return np.asarray(upper - lower)
+
+    @property
     def recalls(self) -> bool:
         """Whether limits learn from measurements."""
         return self._recalled is not None
@@ -205,6 +215,7 @@ class TightenedMPC(Operation):
         self.backend.reset()
         self.disturbance.reset()
         self.set_points.reset()
+        self._watched.reset()
         if self.watch is not None:
             self.watch.reset()
         if self._recalled is not None:
@@ -224,12 +235,18 @@ class TightenedMPC(Operation):
             u: Input that acts from this sample on, measured inputs included, shape (nu,).
         """
         y, u = self._measurement(y), as_array("u", u, (self.predictor.nu,))
+        self._watched.inputs(u)
+        y, used = self._believed(y)
         if self.observer.ready:
-            self._learn(y)
+            self._watched.tell(Premise.DRIFT, self._learn(used))
         self._plan = None
-        self._advance(u, y)
+        self._watched.tell(Premise.REGION, self._advance(u, y))
+        self._watched.finish(self.observer, told=False)
 
-    def step(self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None) -> MpcStep:
+    def step(
+        self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None, *,
+        applied: ArrayLike | None = None, time: float | None = None,
+    ) -> MpcStep:  # fmt: skip
         """Choose the next input.
 
         Args:
@@ -238,13 +255,16 @@ class TightenedMPC(Operation):
                 where it is not known, see `mpc.set_points`.
             forecast: Of the measured inputs, in their order among all: what acts from this sample on, shape (d,), or
                 (T, d) for known future values; the last row is held. The first row is taken as true.
+            applied: Read-back: the input that acted since the last sample, shape (nu,); NaN where nobody knows, and the
+                command is taken for it.
+            time: Time stamp of this sample [s]. Where samples were missed the model catches up, its input held.
 
         Raises:
             ShapeError: ``y``, ``reference`` or ``forecast`` does not fit.
             SettingError: ``forecast`` is missing, or there is nothing to forecast.
             DataError: ``forecast`` is not finite.
         """
-        started = time.perf_counter()
+        started = perf_counter()
         y = self._measurement(y)
         wanted = self._reference(reference)
         if (forecast is None) != (not self._measured):
@@ -252,23 +272,29 @@ class TightenedMPC(Operation):
             got = "none" if forecast is None else "one"
             raise SettingError(f"step needs a forecast of the measured inputs {names}, and only of them, got {got}")
         d, N = len(self._measured), self.horizon
-        self._forecast = None if forecast is None else known_rows("forecast", forecast, d, N)
+        coming = None if forecast is None else known_rows("forecast", forecast, d, N)
+        caught_up(self, applied, time)
+        self._forecast = coming
+        foreseen(self)
         x, certified = self.observer.state, self.observer.certified
-        solution, data, surprise = None, None, ""
+        solution, data, missing = None, None, np.isnan(y)
+        y, used = self._believed(y)
         if self.observer.ready:
-            surprise = self._learn(y)
+            self._watched.tell(Premise.DRIFT, self._learn(used))
             data = self._last_data = self._data(x, wanted)
-            solution = self.backend.solve(data)
+            solution = None if self._watched.reaction is Reaction.HOLD else self.backend.solve(data)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
         plan, fallback, feasible, inside_after = self._choose(solution, data, started)
         u, interval = read_only(plan[0]), self._error_interval()
-        beyond, impossible = self._advance(u, y), self.observer.contradiction
-        outside = "; ".join(filter(None, (surprise, impossible, beyond)))
+        watched, beyond = self._watched, self._advance(u, y)
+        watched.tell(Premise.REGION, beyond)
+        outside, broken = watched.words, watched.broken
+        watched.finish(self.observer)
         return MpcStep(
             u=u,
             status=Status.WARMING_UP if solution is None else solution.status,
             fallback=fallback,
-            solve_time=time.perf_counter() - started,
+            solve_time=perf_counter() - started,
             iterations=0 if solution is None else solution.iterations,
             cost=solution.cost if solution is not None and solution.status is Status.SOLVED else np.nan,
             x=x,
@@ -277,14 +303,15 @@ class TightenedMPC(Operation):
             y_predicted=read_only(self.predictor.predict(x, plan) + shift),
             shift=read_only(shift),
             slack=read_only(self._answers.narrow(slack_of(solution, self._answers.wide(self._lower)))),
-            missing=np.isnan(y),
-            certified=certified and not (surprise or impossible),
+            missing=missing,
+            certified=certified and not broken,
             feasible=feasible,
             inside_after=inside_after,
             set_point=read_only(wanted[0]),
             message="" if solution is None else solution.message,
             error_interval=interval,
             outside=outside,
+            broken=broken,
         )
 
     def correct(self, age: int, y: ArrayLike) -> None:
@@ -320,6 +347,16 @@ class TightenedMPC(Operation):
         before = self._before()[None]  # whatever it is: the model does not answer to it at once
         return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
 
+    def _believed(self, y: Array) -> tuple[Array, Array]:
+        """Readings for the observer and for everything else, with NaN for those that cannot be right."""
+        error = self._output_error(y)
+        expected = y - error + self.disturbance.estimate if self.observer.ready else np.full(len(y), np.nan)
+        y, used = self._watched.readings(y, error, expected, self.observer)
+        after = self.disturbance.after(np.where(np.isnan(used), np.nan, error))
+        if self._watched.model_error(after, self.observer):
+            used = self._watched.ignored(used, after)
+        return y, used
+
     def _learn(self, y: Array) -> str:
         """Take a measurement into the disturbance estimate; what of it cannot be according to earlier ones."""
         error = self._output_error(y)
@@ -335,6 +372,11 @@ class TightenedMPC(Operation):
 
     def _data(self, x: Array, wanted: Array) -> StepData:
         wide, own = self._answers.wide, (self._lower, self._upper)
+        reaction = self._watched.reaction
+        if reaction is Reaction.WIDEN and self._wider is not None:
+            own = self._wider
+        elif reaction is Reaction.BACK_OFF:
+            wanted = known_rows("safe_reference", self._watched.safe, self.predictor.ny, len(wanted))
         shift = wide(self.disturbance.in_limits)
         lower, upper = self._answers.limits(*own, own if self._recalled is None else self._recalled.limits())
         return StepData(
@@ -387,14 +429,14 @@ class TightenedMPC(Operation):
             plan[:, self._measured] = self._forecast
         return within_moves(plan, before, self._input_lower, self._input_upper, self.problem.move_limit)
 
-    def _advance(self, u: Array, y: Array) -> str:
+    def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:
         """Take the sample in; says what of it lies outside of the calibrated region."""
         outside = ""
         if self.watch is not None and self.observer.ready:
             outside = self.watch.check(u, self._output_error(y)).message
         before, self._came_from = self.observer.certified, (self.observer.state, u)
         self.disturbance.advance(u)
-        self.observer.update(u, y)
+        self.observer.update(u, y, doubt=doubt)
         if self._recalled is not None:  # nothing is known of an estimate that follows, or is, an uncertified one
             if before and self.observer.certified:
                 self._recalled.advance()

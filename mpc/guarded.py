@@ -168,7 +168,7 @@ class GuardedObserver(Observer):
     def _next(self, u: Array, y: Array) -> Array:
         self._expected = step(self.system, self._state, u)
         if self.guard is not None:
-            self.guard.update(u, y)
+            self.guard.update(u, y, doubt=self._doubt)
         return self._accept(self._propose(u, y))
 
     def _accept(self, proposal: Array) -> Array:
@@ -188,6 +188,8 @@ class GuardedObserver(Observer):
             _reach(start - z, move, ball.metric, self._leap),
         )
         return np.asarray(start + self._accepted * move)
+
+    _revisable = False
 
     def _settings(self) -> dict[str, Any]:
         guard = "" if self.guard is None else self.guard.digest

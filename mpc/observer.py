@@ -15,6 +15,8 @@ inputs that start at f(x_c, v) and at x_c, so
 
 a small part, 1 - p, of what the error forgets last. Running on makes no jump. Where the recorded inputs differ from the
 commanded ones that the plan was made with by at most c_j, sum_j g_j c_j comes on top.
+
+All that is for inputs within the actuators' range; what others do: `mpc.straying`.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, channels, count, read_only
+from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot
@@ -39,7 +41,9 @@ from mpc.premises import Premises, observer_premises
 from mpc.state_error import ROUNDING as ROUNDING
 from mpc.state_error import StateError as StateError
 from mpc.state_error import largest_step
+from mpc.state_error import per_channel as per_channel
 from mpc.state_error import stretch as stretch
+from mpc.straying import Straying, beyond
 
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
     from controlrnn.certification import ContractionCertificate
@@ -102,22 +106,52 @@ class Observer(ABC):
     def start(self) -> None:
         """Forget everything."""
         self._state, self._seen = self.initial_state, 0
+        self._undo: tuple[dict[str, Any], Array] | None = None
+        self._doubt: Array | None = None
 
-    def update(self, u: ArrayLike, y: ArrayLike) -> Array:
+    def update(self, u: ArrayLike, y: ArrayLike, *, doubt: ArrayLike | None = None) -> Array:
         """Take one sample into account.
 
         Args:
             u: Input that acts from this sample to the next, shape (nu,).
             y: Measurement at this sample, shape (ny,); NaN where it is missing.
+            doubt: By how much more than `input_error` the true input may be off, shape (nu,): nobody knows what acted.
 
         Returns:
             The estimate for the next sample, shape (nx,).
         """
         u = as_array("u", u, (self.predictor.nu,))
         y = _measured(y, self.predictor.ny)
+        self._undo = None
+        self._undo = vars(self).copy(), y
+        self._doubt = None if doubt is None else as_array("doubt", doubt, (self.predictor.nu,))
         self._state = read_only(self._next(u, y))
         self._seen += 1
         return self._state
+
+    def revise(self, u: ArrayLike, *, doubt: ArrayLike | None = None) -> bool:
+        """Replace the input of the last update by what is known to have acted; says whether that was possible.
+
+        Args:
+            u: The input, shape (nu,).
+            doubt: As of `update`.
+        """
+        if self._undo is None or not self._revisable:
+            return False
+        before, y = self._undo
+        vars(self).update(before)
+        self._undone()
+        self.update(u, y, doubt=doubt)
+        return True
+
+    _revisable = True
+
+    def _undone(self) -> None:  # noqa: B027
+        """Take back what an update changed in place; most change nothing."""
+
+    def implausible(self, y: Array) -> tuple[NDArray[np.bool_], str]:
+        """Which readings (ny,) cannot be while all that is declared holds, and why, with names and numbers."""
+        return np.zeros(len(y), dtype=bool), ""
 
     @property
     def state(self) -> Array:
@@ -313,6 +347,9 @@ class Washout(Observer):
         """Forget everything."""
         super().start()
         self._record = np.zeros((0, self.predictor.nu))
+        self._clean = self.steps  # samples since the model's state is known to be where inputs in range lead to
+        self._astray: Straying | None = None
+        self._range = self.predictor.input_limits() if self.contraction is not None else ()
 
     @property
     def restart(self) -> StateError:
@@ -326,9 +363,35 @@ class Washout(Observer):
         radius = self._motion * self.contraction.rate**self.steps * ROUNDING
         return StateError.stated(radius, self.contraction.metric)
 
+    @property
+    def certified(self) -> bool:
+        """See `Observer.certified`.
+
+        False after an input outside of the actuators' range, or one in doubt, until the model's state is back where
+        inputs in range lead to, and a window of clean inputs has passed since then.
+        """
+        return super().certified and self._clean >= self.steps
+
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
+        if self.contraction is not None:
+            self._clean = min(self._clean + 1, self.steps)
+            self._stray(u)
         self._record = np.vstack([self._record, u])[-self.steps :]
         return np.asarray(self.predictor.states(self.initial_state, self._record)[-1])
+
+    def _stray(self, u: Array) -> None:
+        """Follow the model's state while inputs outside of the range may have led it astray."""
+        out = beyond(u, *self._range)
+        if out.any() or self._doubt is not None or self._astray is not None:
+            self._clean = 0
+        if self._astray is None and not out.any():
+            return
+        certificate = self._certificate()
+        before = self._astray or Straying(self.initial_state, self._reach(), 0.0)
+        off = self.input_error if self._doubt is None else self.input_error + self._doubt
+        after = before.after(self.system, certificate, u, out, off)
+        back = not out.any() and after.is_back(certificate, self.initial_state, self._reach())
+        self._astray = None if back else after
 
     def estimates(self, u: Array, y: Array) -> Array:
         """See `Observer.estimates`; all windows run as one batch."""
@@ -354,7 +417,24 @@ class RunningOn(Observer):
         settled = dot(certificate.input_gain, self.input_error) / (1 - float(certificate.rate)) * ROUNDING
         return StateError.stated(max(self._reach(), settled), certificate.metric)
 
+    def start(self) -> None:
+        """Forget everything."""
+        super().start()
+        self._bound = np.inf if self.contraction is None else self._reach()
+
+    @property
+    def certified(self) -> bool:
+        """See `Observer.certified`; False after inputs in doubt until they are forgotten."""
+        return super().certified and self._bound <= self._promised
+
+    @cached_property
+    def _promised(self) -> float:
+        return self.error.radius
+
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
+        if self.contraction is not None:
+            off = self.input_error if self._doubt is None else self.input_error + self._doubt
+            self._bound = self.contraction.rate * self._bound + dot(self.contraction.input_gain, off)
         return step(self.system, self._state, u)
 
     def _own_jump(self) -> StateError:
@@ -363,14 +443,6 @@ class RunningOn(Observer):
     def describe(self) -> str:
         """See `Observer.describe`."""
         return f"running on, used after {self.steps} steps; {self._error_text()}"
-
-
-def per_channel(name: str, value: ArrayLike, n: int) -> Array:
-    """``value`` >= 0, one number for all or one per channel, as an array (n,)."""
-    array = channels(name, value, n)
-    if (array < 0).any():
-        raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
-    return read_only(array)
 
 
 def _measured(y: ArrayLike, ny: int) -> Array:

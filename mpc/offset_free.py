@@ -64,7 +64,7 @@ class OutputDisturbance:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._beside = self._start
+        self._beside = self._last = self._start
         self._estimate: Array | None = None
         self._level = np.zeros((self._horizon + 2, self.predictor.ny))
 
@@ -102,10 +102,22 @@ class OutputDisturbance:
         if self.forgets and np.isfinite(x).all():
             self._level += self._filter.gain * (self._difference(x, held) - self._level)
 
+    def after(self, error: Array) -> Array:
+        """A measured error less what predictions for now will be corrected by once it is seen, shape (ny,)."""
+        if not self._entering[0] or (self._estimate is None and np.isnan(error).any()):
+            return error
+        return np.asarray(error - self._filter._update(self._estimate, error))
+
     def advance(self, u: Array) -> None:
         """Go on to the next sample under the input u (nu,)."""
+        self._last = self._beside
         if self.forgets:
             self._beside = step(self.predictor.system, self._beside, u)
+
+    def revise(self, u: Array) -> None:
+        """Replace the input of the last `advance` by what is known to have acted, shape (nu,)."""
+        self._beside = self._last
+        self.advance(u)
 
     def _difference(self, x: Array, held: Array) -> Array:
         """The second filter's argument for the steps 0..N and at rest, shape (N + 2, ny)."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, channels
+from controlrnn.checks import channels
 from controlrnn.errors import SettingError
 from mpc.observer import Observer
 from mpc.ocp import OptimalControlProblem
@@ -124,15 +124,3 @@ def _other_records(own: Premises, missing: float, steps: int) -> None:
         _log.warning("%g of the readings missing, calibrated with %g: see promise", missing, own.missing)
     if own.length is not None and steps > own.length:
         _log.warning("%d steps, calibrated on records of %d samples: see promise_over", steps, own.length)
-
-
-def beyond(u: Array, lower: Array, upper: Array) -> Array:
-    """How far inputs (nu,) are outside of a range, each >= 0; what rounding makes of its ends is inside.
-
-    Args:
-        u: Inputs.
-        lower: Lower ends.
-        upper: Upper ends.
-    """
-    out = np.maximum(np.maximum(u - upper, lower - u), 0.0)
-    return np.where(out <= 1e-12 * (np.abs(lower) + np.abs(upper)), 0.0, out)

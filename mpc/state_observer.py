@@ -33,7 +33,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_discrete_are
 
 from controlrnn.checks import Array, as_array, positive, read_only
@@ -161,7 +161,7 @@ class StateObserver(Observer):
         self._bound = self._start_bound() if self._complete else np.inf
         self._past: deque[tuple[Array, float, Array, Array]] = deque(maxlen=_MEMORY)
         self._planned = self.initial_state, np.zeros(self.predictor.nu)
-        self._leapt, self._impossible = False, ""
+        self._leapt, self._impossible, self._known = False, "", _MEMORY  # updates since an input was in doubt
 
     @property
     def _complete(self) -> bool:
@@ -180,6 +180,7 @@ class StateObserver(Observer):
     def _next(self, u: Array, y: Array) -> Array:
         self._past.append((self._state, self._bound, u, y))
         self._planned, self._leapt = (self._state, u), False
+        self._known = min(self._known + 1, _MEMORY) if self._doubt is None else 0
         after = self._follow(u, y)
         if self._impossible:
             _log.warning("%s", self._impossible)
@@ -192,7 +193,7 @@ class StateObserver(Observer):
 
     def _late(self, age: int, y: Array) -> Array:
         """Go back to the measurement's sample and do everything since then again."""
-        if age >= len(self._past):
+        if age >= min(len(self._past), self._known):
             return self._state
         again = [self._past.pop() for _ in range(age + 1)][::-1]
         self._state, self._bound, u, seen = again[0]
@@ -214,6 +215,23 @@ class StateObserver(Observer):
         if gap:
             return step(self.system, self._state, u)
         return step(self.dynamics, self._state, np.concatenate([u, y]))
+
+    def _undone(self) -> None:
+        self._past.pop()
+
+    def implausible(self, y: Array) -> tuple[NDArray[np.bool_], str]:
+        """See `Observer.implausible`: an innovation above its certified bound."""
+        if not self._complete:
+            return super().implausible(y)
+        kept, added = self._largest_readings
+        innovation = y - output(self.system, self._state, self._any_input)
+        wrong = np.asarray(np.abs(innovation) > kept * self._bound + added)
+        return wrong, self._beyond(self._any_input, y) if wrong.any() else ""
+
+    @cached_property
+    def _any_input(self) -> Array:
+        """Outputs are those just before an input: they do not depend on it."""
+        return np.zeros(self.predictor.nu)
 
     def _beyond(self, u: Array, y: Array) -> str:
         """Which readings are further from the estimate's output than anything declared allows."""
@@ -282,11 +300,12 @@ class StateObserver(Observer):
 
     def _bound_after(self, gap: bool) -> float:
         model, own, residual = self._parts()
+        off = self.input_error if self._doubt is None else self.input_error + self._doubt
         if not gap:
-            return own.error_after(1, self._bound, np.concatenate([self.input_error, residual]))
+            return own.error_after(1, self._bound, np.concatenate([off, residual]))
         to_model, to_own = self._stretches
         there = to_model * self._bound
-        return to_own * model.error_after(1, there, self.input_error)
+        return to_own * model.error_after(1, there, off)
 
     @cached_property
     def _stretches(self) -> tuple[float, float]:

@@ -1,11 +1,5 @@
 /* State and disturbance estimate, one solve, and what happens when it fails: as mpc/controller.py. */
 
-/* Whether the certified error of the present estimate holds. */
-static int is_certified(const State *s)
-{
-    return CERTIFIED && s->seen >= STEPS && s->bound <= BOUND_PROMISED;
-}
-
 /* The filter d += gain (e - d) with the output error of the present estimate; it starts at a complete measurement.
    Where limits learn from measurements, they do so here. */
 static void learn(State *s, const double *y)
@@ -30,9 +24,10 @@ static void learn(State *s, const double *y)
 }
 
 /* The observer's estimate for the next sample. */
-static void observe(State *s, const double *y, const double *u)
+static void observe(State *s, const double *y, const double *u, int doubted)
 {
 #if OBSERVER == WASHOUT
+    stray(s, u, doubted);
     /* A ring of inputs; the model runs over them from the initial state at every sample. */
     const int kept = s->seen < STEPS ? s->seen + 1 : STEPS;
     (void)y;
@@ -53,29 +48,101 @@ static void observe(State *s, const double *y, const double *u)
     for (int i = 0; complete && i < NX; ++i)
         for (int j = 0; j < NM; ++j) s->x[i] += observer_gain[i * NM + j] * (y[j] - expected[j]);
     s->bound = complete ? bound_kept * s->bound + bound_added : bound_kept_in_gap * s->bound + bound_added_in_gap;
+    if (doubted) s->bound += complete ? DOUBT : DOUBT_IN_GAP;
 #else
     (void)y;
+    s->bound = bound_kept * s->bound + bound_added + (doubted ? DOUBT : 0);
     ${name}_model_step(s->x, u, s->x);
 #endif
 }
 
-static void advance(State *s, const double *y, const double *u)
+static void take_in(State *s, const double *y, const double *u, int doubted)
+{
+    observe(s, y, u, doubted);
+    memcpy(s->previous, u, sizeof s->previous);
+    s->has_previous = 1;
+    if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
+    /* Beyond the warm-up only the place in the ring counts. */
+    s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
+}
+
+static void advance(State *s, const double *y, const double *u, int doubted)
 {
 #if RECALL
     const int before = is_certified(s);
 #endif
-    observe(s, y, u);
-    memcpy(s->previous, u, sizeof s->previous);
-    s->has_previous = 1;
-    if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
+#if REGION
+    if (s->seen >= STEPS) watch_region(s, u, y);
+#endif
+    memcpy(s->undo_x, s->x, sizeof s->x);
+    memcpy(s->undo_beside, s->beside, sizeof s->beside);
+    memcpy(s->undo_z, s->z, sizeof s->z);
+    memcpy(s->undo_y, y, NM * sizeof *y);
+    s->undo_bound = s->bound;
+    s->undo_away = s->away;
+    s->undo_excess = s->excess;
+    s->undo_astray = s->astray;
+    s->undo_clean = s->clean;
+    s->undo_seen = s->seen;
+    take_in(s, y, u, doubted);
     if (s->age < N) ++s->age;
-    /* Beyond the warm-up only the place in the ring counts. */
-    s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
 #if RECALL
     /* Nothing is known of an estimate that follows, or is, an uncertified one. */
     if (before && is_certified(s)) shift_errors(s);
     else forget_errors(s);
 #endif
+}
+
+/* Replace the last input by the one that acted. */
+static void revise(State *s, const double *acted, int doubted)
+{
+    int wrong = 0;
+    for (int j = 0; j < NU; ++j) wrong |= fabs(acted[j] - s->previous[j]) > command_error[j] + 1e-9 * span[j];
+    if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
+    watch_inputs(s, acted);
+    memcpy(s->x, s->undo_x, sizeof s->x);
+    memcpy(s->beside, s->undo_beside, sizeof s->beside);
+    memcpy(s->z, s->undo_z, sizeof s->z);
+    s->bound = s->undo_bound;
+    s->away = s->undo_away;
+    s->excess = s->undo_excess;
+    s->astray = s->undo_astray;
+    s->clean = s->undo_clean;
+    s->seen = s->undo_seen;
+    take_in(s, s->undo_y, acted, doubted);
+#if RECALL
+    if (wrong || doubted) forget_errors(s);
+#endif
+}
+
+/* Take in what acted since the last sample (null: as told), and samples that were missed (time: NaN where unknown). */
+static void catch_up(State *s, const double *applied, double time)
+{
+    double acted[NU], nothing[NM];
+    int missed = 0, due = 1, other = 0;
+    if (s->has_time && isfinite(time)) {
+        const double passed = (time - s->time) / ${NAME}_DT;
+        missed = passed < 1e6 ? (int)(fmax(passed, 1) + 0.5) - 1 : 1000000;
+        due = fabs(passed - 1) <= JITTER;
+        if (!due) s->now |= ${NAME}_BROKEN_TIME;
+    }
+    s->has_time = isfinite(time);
+    s->time = time;
+    if (!s->has_previous) return;
+    for (int j = 0; j < NU; ++j) {
+        acted[j] = applied && isfinite(applied[j]) ? applied[j] : s->previous[j];
+        other |= acted[j] != s->previous[j];
+    }
+    if (other || !due) revise(s, acted, !due);
+    if (missed >= MOST_MISSED) {
+        ${name}_init(s);
+        s->has_time = 1;
+        s->time = time;
+        s->now = ${NAME}_BROKEN_TIME;
+        return;
+    }
+    for (int i = 0; i < NM; ++i) nothing[i] = NAN;
+    for (int k = 0; k < missed; ++k) advance(s, nothing, acted, 1);
 }
 
 /* The sample in the solver's units: reference (N + 1, NM) less the disturbance and the level's correction, limits less
@@ -90,7 +157,8 @@ static void scale_sample(State *s, const double *reference, const double *offset
         for (int l = 0; k >= FIRST && l < LIMITED; ++l) {
             const int i = limited[l], m = i % NM, row = (k - FIRST) * LIMITED + l;
             const double shift = PRACTICAL ? offset[m] + (PROMISES ? 0 : s->level[k * NM + m]) : 0;
-            double low = output_low[k * NY + i], high = output_high[k * NY + i];
+            double low = s->wide ? wide_low[k * NY + i] : output_low[k * NY + i];
+            double high = s->wide ? wide_high[k * NY + i] : output_high[k * NY + i];
 #if RECALL
             if (k < LEARNING && i < NM) {
                 low -= s->error_low[k * NM + i];
@@ -174,6 +242,7 @@ void ${name}_init(State *s)
     memcpy(s->x, initial_state, sizeof s->x);
     memcpy(s->beside, initial_state, sizeof s->beside);
     s->bound = BOUND_AT_START;
+    s->clean = STEPS;
 #if RECALL
     forget_errors(s);
 #endif
@@ -190,10 +259,17 @@ void ${name}_init(State *s)
 void ${name}_record(State *s, const double y[NM], const double u[NU])
 {
     double applied[NU];
+    double seen[NM], used[NM];
     for (int j = 0; j < NU; ++j) applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
-    if (s->seen >= STEPS) learn(s, y);
+    watch_inputs(s, applied);
+    believe(s, before_of(s), y, seen, used);
+    if (s->seen >= STEPS) {
+        learn(s, used);
+        if (s->contradictions) s->now |= ${NAME}_BROKEN_DRIFT;
+    }
     s->has_plan = 0;
-    advance(s, y, applied);
+    advance(s, seen, applied, 0);
+    finish(s, 0);
 }
 
 void ${name}_start_from(State *s, const double u[NU])
@@ -218,23 +294,37 @@ void ${name}_clear_estimate(State *s)
 
 void ${name}_step_preview(State *s, const double y[NM], const double reference[(N + 1) * NM], double u[NU], Info *info)
 {
-    Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, N + 1, 0, NAN};
-    double target[NM], offset[NM], wanted[(N + 1) * NM], iterate[VARIABLES];
-    int found = 0;
-    memset(offset, 0, sizeof offset);
+    ${name}_step_watched(s, y, reference, 0, NAN, u, info);
+}
+
+void ${name}_step_watched(State *s, const double y[NM], const double *reference, const double *applied, double time,
+    double u[NU], Info *info)
+{
+    Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, N + 1, 0, 0, NAN};
+    double target[NM], offset[NM], wanted[(N + 1) * NM], iterate[VARIABLES], seen[NM], used[NM];
+    int found = 0, reaction;
     aim(s, reference, wanted);
+    catch_up(s, applied, time);
+    believe(s, before_of(s), y, seen, used);
+    memset(offset, 0, sizeof offset);
     if (s->seen >= STEPS) {
         told.certified = is_certified(s);
-        learn(s, y);
+        learn(s, used);
         told.contradictions = s->contradictions;
+        if (s->contradictions) s->now |= ${NAME}_BROKEN_DRIFT;
         if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
-        found = plan_ahead(s, wanted, offset, iterate, &told);
+        reaction = reaction_of(s);
+        if (reaction == BACK_OFF) memcpy(wanted, safe_reference, sizeof wanted);
+        s->wide = reaction == WIDEN;
+        if (reaction != HOLD) found = plan_ahead(s, wanted, offset, iterate, &told);
     }
     for (int i = 0; i < NM; ++i) target[i] = wanted[i] - offset[i] - s->level[(N + 1) * NM + i];
     choose(s, found, iterate, target, u, &told);
-    advance(s, y, u);
+    advance(s, seen, u, 0);
     told.contradictions += s->impossible;
-    told.certified = told.certified && !told.contradictions;
+    told.broken = s->now | s->lasting;
+    finish(s, 1);
+    told.certified = told.certified && !told.broken;
     if (info) *info = told;
 }
 

@@ -44,6 +44,18 @@ typedef enum {
 /* Which input stood in for a solution. */
 typedef enum { ${NAME}_NONE, ${NAME}_PLAN, ${NAME}_LEAST, ${NAME}_STEADY, ${NAME}_SAFE } ${name}_fallback;
 
+/* Premises that can be contradicted, as bits. */
+typedef enum {
+    ${NAME}_BROKEN_INPUTS = 1,
+    ${NAME}_BROKEN_ACTUATORS = 2,
+    ${NAME}_BROKEN_TIME = 4,
+    ${NAME}_BROKEN_READINGS = 8,
+    ${NAME}_BROKEN_INNOVATION = 16,
+    ${NAME}_BROKEN_MODEL_ERROR = 32,
+    ${NAME}_BROKEN_DRIFT = 64,
+    ${NAME}_BROKEN_REGION = 128
+} ${name}_premise;
+
 typedef struct {
     ${name}_status status;
     ${name}_fallback fallback;
@@ -52,6 +64,7 @@ typedef struct {
     int feasible;   /* whether the plan keeps all tightened limits, and ends in the terminal set if there is one */
     int inside_after; /* from which sample ahead on the plan keeps the tightened limits; HORIZON + 1: from none */
     int contradictions; /* readings that cannot be while all that is declared holds */
+    int broken;     /* premises that are contradicted, or were and are not forgotten: the sum of their bits */
     double cost;    /* objective, slack included; NaN unless solved */
 } ${name}_info;
 
@@ -81,6 +94,16 @@ typedef struct {
     int contradictions;
     int impossible; /* readings of the last sample whose innovation exceeded its certified bound, and were not used */
     double set_point[${NAME}_NY]; /* last known one */
+    /* Premises contradicted now, and before but not forgotten, and at the last sample; time stamp of that. */
+    int now, lasting, reacting, has_time, has_watched, wide;
+    double time, watched[${NAME}_NU];
+    /* Since inputs led the model's state out of where those in range lead to: see mpc/straying.py. */
+    double z[${NAME}_NX], away, excess;
+    int astray, clean;
+    /* What was before the last sample, to take it in again once it is known what acted. */
+    double undo_x[${NAME}_NX], undo_beside[${NAME}_NX], undo_z[${NAME}_NX], undo_y[${NAME}_NY];
+    double undo_bound, undo_away, undo_excess;
+    int undo_astray, undo_clean, undo_seen;
     int has_set_point, has_disturbance, has_previous, has_plan, age, seen;
 
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NL];
@@ -112,6 +135,11 @@ void ${name}_step(${name}_state *state, const double y[${NAME}_NY], const double
 /* The same with known future references: one row for each of the samples 0 to ${NAME}_HORIZON ahead. */
 void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
     const double reference[(${NAME}_HORIZON + 1) * ${NAME}_NY], double u[${NAME}_NU], ${name}_info *info);
+
+/* The same, told what acted since the last sample (applied: null, or NaN where nobody knows, stands for the command)
+   and when this sample was taken (time in seconds: NaN stands for when it was due). */
+void ${name}_step_watched(${name}_state *state, const double y[${NAME}_NY], const double *reference,
+    const double *applied, double time, double u[${NAME}_NU], ${name}_info *info);
 
 /* Take in a sample whose input u somebody else chose (warm-up, manual operation). */
 void ${name}_record(${name}_state *state, const double y[${NAME}_NY], const double u[${NAME}_NU]);

@@ -11,6 +11,7 @@
 #define OBSERVER $observer
 #define TERMINAL_SET $terminal
 #define RECALL $recall
+#define REGION $region
 
 enum {
     NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs,
@@ -37,6 +38,9 @@ typedef ${name}_state State;
 typedef ${name}_status Status;
 typedef ${name}_fallback Fallback;
 typedef ${name}_info Info;
+
+/* What is done about contradictions, the later the stronger; premises by their bits. */
+enum { $watching };
 
 enum { SETTLE = $SETTLE, NEWTON = $NEWTON, NEWTON_NEAR = $NEWTON_NEAR };
 

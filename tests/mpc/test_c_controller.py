@@ -303,6 +303,7 @@ def test_nothing_but_the_maths_library_is_called(plain, tmp_path):
             "init",
             "step",
             "step_preview",
+            "step_watched",
             "record",
             "start_from",
             "clear_estimate",

@@ -1,0 +1,138 @@
+"""The C code watches premises as Python does: loops with premises broken one at a time, sanitised."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from one_tank import error, innovating, running
+from test_premises import SYSTEM, predictor, washout
+from test_watch import STEPS, N, washing
+
+from controlrnn.data import Signal
+from controlrnn.errors import SettingError
+from experiments._bench_mpc_c import CompiledController, compiler
+from mpc import (
+    MeasurementGuard,
+    OperatingRegion,
+    Premise,
+    RegionShape,
+    TightenedMPC,
+    Watching,
+    controller_to_c,
+    tighten,
+)  # fmt: skip
+
+CC = compiler()
+pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler (cc or gcc) on the path")
+SANITISED = ("-O1", "-g", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+
+
+def reacting(**options):
+    observer = washout(STEPS)
+    rooms = [tighten(error(SYSTEM, np.full(N + 1, r)), None, observer=observer) for r in (0.02, 0.3)]
+    watching = Watching(wider=rooms[1], safe_reference=[-0.5], **options)
+    return TightenedMPC(
+        predictor(), washout(STEPS), rooms[0], output_weight=1.0, input_move_weight=1e-3, watching=watching
+    )
+
+
+def regional():
+    made = washing()
+    region = OperatingRegion(
+        shape=RegionShape.BOX, centres=(np.zeros(1), np.zeros(1), np.zeros(1)),
+        covariances=(np.full((1, 1), 0.04),) * 3, limits=(3.0, 2.0, 0.09), labels=("valve [%]", "level [m]"),
+        coverage=0.9, n=20, observer_digest=made.observer.digest, data_digest="0" * 64,
+    )  # fmt: skip
+    return washing(region=region)
+
+
+CONTROLLERS = {
+    "running": lambda: running(False)[0],
+    "recalling": lambda: running()[0],
+    "washout": washing,
+    "innovation": innovating,
+    "region": regional,
+    "widening": lambda: reacting(reactions=dict.fromkeys(Premise, "widen")),
+    "backing off": lambda: reacting(reactions=dict.fromkeys(Premise, "back_off")),
+    "holding": lambda: reacting(reactions=dict.fromkeys(("inputs", "actuators", "time"), "hold")),
+}
+BROKEN = (
+    "nothing", "manual", "actuator", "missed", "late", "absurd", "overflow", "outlier", "gap", "long gap", "drift",
+)  # fmt: skip
+
+
+def programme(kind, t):
+    """What is different at a sample: reading's error, manual input, actuator, samples missed, time stamp's error."""
+    now = {"off": 0.005 * np.sin(t), "manual": None, "acted": None, "missed": 0, "late": 0.0}
+    at = 40 <= t < 44
+    now |= {"manual": 3.0} if kind == "manual" and at else {}
+    now |= {"acted": 0.3} if kind == "actuator" and 40 <= t < 55 else {}
+    now |= {"missed": 3 if t == 40 else 0} if kind == "missed" else {}
+    now |= {"missed": 1500 if t == 40 else 0} if kind == "long gap" else {}
+    now |= {"late": 0.3} if kind == "late" and t == 40 else {}
+    size = {"absurd": 1e30, "overflow": 1e308, "outlier": -1.5, "gap": np.nan, "drift": 0.2}.get(kind, 0.0)
+    now["off"] += size if at else 0.0
+    return now
+
+
+def run(acting, model, kind, steps=160):
+    """A loop of ``acting``; what it said and did."""
+    system, x, u, clock, told, acted = model.predictor.system, np.zeros(1), np.zeros(1), 0.0, [], None
+    for t in range(steps):
+        now = programme(kind, t)
+        y = system.output(x, u) + now["off"]
+        if t < model.observer.steps + 2 or now["manual"] is not None:
+            acting.record(y, u := np.full(1, now["manual"] or 0.0))
+            acted, clock = None, clock + 1
+        else:
+            taken = acting.step(y, [0.9 if t // 40 % 2 else -0.4], applied=acted, time=clock + now["late"])
+            u = taken.u if now["acted"] is None else np.full(1, now["acted"])
+            acted, clock = u, clock + 1 + now["missed"]
+            told.append(taken)
+        for _ in range(1 + min(now["missed"], 50)):
+            x = system.step(x, u)
+    return told
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_c_decides_as_python_does_with_premises_broken(name, tmp_path):
+    ours = CONTROLLERS[name]()
+    theirs = CompiledController(ours, tmp_path, flags=SANITISED)
+    named = set()
+    for kind in BROKEN:
+        ours.reset()
+        theirs.reset()
+        expected, found = run(ours, ours, kind), run(theirs, ours, kind)
+        for what in ("status", "fallback", "certified", "feasible", "broken"):
+            assert [getattr(s, what) for s in found] == [getattr(s, what) for s in expected], (kind, what)
+        np.testing.assert_allclose([s.u for s in found], [s.u for s in expected], atol=2e-6, err_msg=kind)
+        named |= {p for s in expected for p in s.broken}
+        if kind not in ("nothing", "late", "gap"):
+            assert any(s.broken for s in expected) or kind in ("outlier", "drift"), kind
+        assert kind != "nothing" or not any(s.broken for s in expected) or name == "region"
+    assert {Premise.INPUTS, Premise.ACTUATORS, Premise.TIME, Premise.READINGS} <= named
+    assert (Premise.REGION in named) is (name == "region")
+    assert (Premise.DRIFT in named) is (name == "recalling")
+    assert (Premise.INNOVATION in named) is (name == "innovation")
+
+
+@pytest.mark.parametrize("name", ["recalling", "washout", "innovation", "region"])
+def test_sanitised_code_repeats_its_loop(name, tmp_path):
+    source, _ = controller_to_c(CONTROLLERS[name](), tmp_path)
+    target = tmp_path / "self_test"
+    flags = ["-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [CC, *flags, "-DCONTROLRNN_MPC_SELF_TEST", str(source), "-o", str(target), "-lm"]
+    built = subprocess.run(command, check=False, capture_output=True, text=True)
+    if built.returncode and "asan" in built.stderr:
+        pytest.skip("the compiler has no address sanitiser")
+    assert not built.returncode, built.stderr
+    done = subprocess.run([str(target)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert shutil.which(CC)
+
+
+def test_what_c_does_not_watch_is_refused(tmp_path):
+    guard = MeasurementGuard(sensors=(Signal("level", "m", -2.0, 2.0),))
+    with pytest.raises(SettingError, match="no guard of readings"):
+        controller_to_c(washing(watching=Watching(guard=guard)), tmp_path)
