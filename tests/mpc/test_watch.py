@@ -215,7 +215,7 @@ def test_reactions():
     assert {float(s.u[0]) for s in held.steps[20:]} == {float(held.steps[19].u[0])}
     assert held.steps[25].fallback is Fallback.STEADY
     assert safe.true[-1] == pytest.approx(-0.2 - room, abs=0.01)
-    assert deaf.true[-1] == pytest.approx(0.3, abs=0.01)
+    assert deaf.true[-1] == pytest.approx(0.3, abs=0.05)
     assert not any(s.certified for loop in (held, safe, deaf) for s in loop.steps[20:])
 
 
