@@ -238,7 +238,7 @@ class TightenedMPC(Operation):
         self._watched.inputs(u)
         y, used = self._believed(y)
         if self.observer.ready:
-            self._watched.tell(Premise.DRIFT, self._learn(used))
+            self._watched.tell(Premise.DRIFT, self._learn(used, y))
         self._plan = None
         self._watched.tell(Premise.REGION, self._advance(u, y))
         self._watched.finish(self.observer, told=False)
@@ -280,7 +280,7 @@ class TightenedMPC(Operation):
         solution, data, missing = None, None, np.isnan(y)
         y, used = self._believed(y)
         if self.observer.ready:
-            self._watched.tell(Premise.DRIFT, self._learn(used))
+            self._watched.tell(Premise.DRIFT, self._learn(used, y))
             data = self._last_data = self._data(x, wanted)
             solution = None if self._watched.reaction is Reaction.HOLD else self.backend.solve(data)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
@@ -357,11 +357,14 @@ class TightenedMPC(Operation):
             used = self._watched.ignored(used, after)
         return y, used
 
-    def _learn(self, y: Array) -> str:
+    def _learn(self, y: Array, seen: Array) -> str:
         """Take a measurement into the disturbance estimate; what of it cannot be according to earlier ones."""
         error = self._output_error(y)
         self.disturbance.see(error, self.observer.state, self._before())
-        return "" if self._recalled is None else self._recalled.see(error, certified=self.observer.certified)
+        if self._recalled is None:
+            return ""
+        # a reading that is not used otherwise still says that what was known may be wrong
+        return self._recalled.see(self._output_error(seen), certified=self.observer.certified)
 
     def _reference(self, reference: ArrayLike) -> Array:
         present = output(self.predictor.system, self.observer.state, self._before()) + self.disturbance.estimate

@@ -2,18 +2,21 @@
 
 /* The filter d += gain (e - d) with the output error of the present estimate; it starts at a complete measurement.
    Where limits learn from measurements, they do so here. */
-static void learn(State *s, const double *y)
+static void learn(State *s, const double *y, const double *seen)
 {
-    double error[NY];
+    double error[NY], told[NY];
     int complete = 1;
     correct_level(s, before_of(s));
     ${name}_model_output(s->x, before_of(s), error);
     for (int i = 0; i < NM; ++i) {
+        told[i] = seen[i] - error[i]; /* what is not used still says that what was known may be wrong */
         error[i] = y[i] - error[i];
         complete = complete && isfinite(error[i]);
     }
 #if RECALL
-    see_errors(s, error, is_certified(s));
+    see_errors(s, told, is_certified(s));
+#else
+    (void)told;
 #endif
     if (!s->has_disturbance && !complete) return;
     for (int i = 0; i < NM; ++i) {
@@ -264,7 +267,7 @@ void ${name}_record(State *s, const double y[NM], const double u[NU])
     watch_inputs(s, applied);
     believe(s, before_of(s), y, seen, used);
     if (s->seen >= STEPS) {
-        learn(s, used);
+        learn(s, used, seen);
         if (s->contradictions) s->now |= ${NAME}_BROKEN_DRIFT;
     }
     s->has_plan = 0;
@@ -309,7 +312,7 @@ void ${name}_step_watched(State *s, const double y[NM], const double *reference,
     memset(offset, 0, sizeof offset);
     if (s->seen >= STEPS) {
         told.certified = is_certified(s);
-        learn(s, used);
+        learn(s, used, seen);
         told.contradictions = s->contradictions;
         if (s->contradictions) s->now |= ${NAME}_BROKEN_DRIFT;
         if (s->has_disturbance) memcpy(offset, s->disturbance, sizeof offset);
