@@ -225,7 +225,7 @@ class TightenedMPC(Operation):
         self._last_data: StepData | None = None
         self._forecast: Array | None = None
         self._came_from: tuple[Array, Array] | None = None
-        self._age = 0
+        self._age, self._doubted = 0, False
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
         """Take in a sample whose input somebody else chose (warm-up, manual operation).
@@ -439,7 +439,8 @@ class TightenedMPC(Operation):
             outside = self.watch.check(u, self._output_error(y)).message
         before, self._came_from = self.observer.certified, (self.observer.state, u)
         self.disturbance.advance(u)
-        self.observer.update(u, y, doubt=doubt)
+        self.observer.update(u, y, doubt=self._span if self._doubted else doubt)
+        self._doubted = False
         if self._recalled is not None:  # nothing is known of an estimate that follows, or is, an uncertified one
             if before and self.observer.certified:
                 self._recalled.advance()

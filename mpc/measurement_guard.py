@@ -147,7 +147,11 @@ class GuardRun:
     def __init__(self, guard: MeasurementGuard) -> None:
         self.guard = guard
         self._lower, self._upper = (np.array([getattr(s, side) for s in guard.sensors]) for side in ("lower", "upper"))
-        ny = len(guard.sensors)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all readings."""
+        ny = len(self.guard.sensors)
         self._before = np.full(ny, np.nan)  # what the sensor said
         self._good = np.full(ny, np.nan)  # what was believed last
         self._equal, self._age, self._suspicious = (np.zeros(ny, dtype=np.int64) for _ in range(3))

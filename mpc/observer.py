@@ -106,7 +106,7 @@ class Observer(ABC):
     def start(self) -> None:
         """Forget everything."""
         self._state, self._seen = self.initial_state, 0
-        self._undo: tuple[dict[str, Any], Array] | None = None
+        self._undo: tuple[dict[str, Any], Array, Array] | None = None
         self._doubt: Array | None = None
 
     def update(self, u: ArrayLike, y: ArrayLike, *, doubt: ArrayLike | None = None) -> Array:
@@ -122,10 +122,10 @@ class Observer(ABC):
         """
         u = as_array("u", u, (self.predictor.nu,))
         y = _measured(y, self.predictor.ny)
-        self._undo = None
-        self._undo = vars(self).copy(), y
+        before = vars(self) | {"_undo": None}
         self._doubt = None if doubt is None else as_array("doubt", doubt, (self.predictor.nu,))
         self._state = read_only(self._next(u, y))
+        self._undo = before, y, self._state
         self._seen += 1
         return self._state
 
@@ -136,15 +136,15 @@ class Observer(ABC):
             u: The input, shape (nu,).
             doubt: As of `update`.
         """
-        if self._undo is None or not self._revisable:
+        if self._undo is None or self._undo[2] is not self._state or not self._revisable:
             return False
-        before, y = self._undo
+        before, y, _ = self._undo
         vars(self).update(before)
         self._undone()
         self.update(u, y, doubt=doubt)
         return True
 
-    _revisable = True
+    _revisable = True  # but not once somebody else has changed the state
 
     def _undone(self) -> None:  # noqa: B027
         """Take back what an update changed in place; most change nothing."""
@@ -348,8 +348,8 @@ class Washout(Observer):
         super().start()
         self._record = np.zeros((0, self.predictor.nu))
         self._clean = self.steps  # samples since the model's state is known to be where inputs in range lead to
-        self._astray: Straying | None = None
-        self._range = self.predictor.input_limits() if self.contraction is not None else ()
+        self._astray: tuple[Array, float, float] | None = None  # see `Straying`
+        self._range = () if self.contraction is None else self.predictor.input_limits()
 
     @property
     def restart(self) -> StateError:
@@ -387,11 +387,11 @@ class Washout(Observer):
         if self._astray is None and not out.any():
             return
         certificate = self._certificate()
-        before = self._astray or Straying(self.initial_state, self._reach(), 0.0)
+        before = Straying(*(self._astray or (self.initial_state, self._reach(), 0.0)))
         off = self.input_error if self._doubt is None else self.input_error + self._doubt
         after = before.after(self.system, certificate, u, out, off)
         back = not out.any() and after.is_back(certificate, self.initial_state, self._reach())
-        self._astray = None if back else after
+        self._astray = None if back else (after.z, float(after.away), float(after.excess))
 
     def estimates(self, u: Array, y: Array) -> Array:
         """See `Observer.estimates`; all windows run as one batch."""

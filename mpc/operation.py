@@ -157,7 +157,7 @@ def _parts(controller: TightenedMPC) -> str:
 
 def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
     """What the old controller remembers, as far as it means something to the new one."""
-    for name in ("_previous", "_age", "_came_from", "_forecast"):
+    for name in ("_previous", "_age", "_came_from", "_forecast", "_doubted"):
         setattr(new, name, getattr(old, name))
     N = new.horizon
     if old._plan is not None:
@@ -167,6 +167,8 @@ def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
     level = old.disturbance._level
     new.disturbance._level = np.vstack([level[np.minimum(np.arange(N + 1), len(level) - 2)], level[-1:]])
     new.set_points._last = old.set_points._last
+    for name in ("_lasting", "_reacting", "_time"):
+        setattr(new._watched, name, getattr(old._watched, name))
     if new._recalled is not None and old._recalled is not None and new._recalled.recall is old._recalled.recall:
         new._recalled._lower, new._recalled._upper = old._recalled._lower.copy(), old._recalled._upper.copy()
 

@@ -139,8 +139,8 @@ class PremiseWatch:
     def reset(self) -> None:
         """Forget everything."""
         self.now: dict[Premise, str] = {}
-        self._lasting: dict[Premise, str] = {}
-        self._reacting: tuple[Premise, ...] = ()
+        self._lasting: tuple[str, ...] = ()
+        self._reacting: tuple[str, ...] = ()
         self._guard: GuardRun | None = None if self.watching.guard is None else self.watching.guard.watch()
         self._time: float | None = None
 
@@ -159,7 +159,7 @@ class PremiseWatch:
         """The strongest one that is called for."""
         if not (self.now or self._lasting or self._reacting):
             return Reaction.REPORT
-        found = (self.watching.reactions[p] for p in {*self.now, *self._lasting, *self._reacting})
+        found = (self.watching.reactions[Premise(p)] for p in {*self.now, *self._lasting, *self._reacting})
         return max(found, key=_ORDER.index)
 
     def tell(self, premise: Premise, words: str) -> None:
@@ -255,11 +255,11 @@ class PremiseWatch:
         """
         if not (self.now or self._lasting or self._reacting):
             return
-        self._reacting = tuple(self.now)
-        every = {**self._lasting, **self.now}
+        self._reacting = tuple(p.value for p in self.now)
+        every = (*self._lasting, *(p for p in self._reacting if p not in self._lasting))
         over = observer.certified or observer.contraction is None
         if told:
-            self._lasting = {} if over else every
+            self._lasting = () if over else every
         else:
             self._lasting = every
         self.now = {}

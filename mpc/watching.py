@@ -118,8 +118,10 @@ def _revise(controller: TightenedMPC, acted: Array, doubt: Array | None) -> None
         watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
     watch.inputs(acted)
     if not observer.revise(acted, doubt=doubt):
-        watch.tell(Premise.ACTUATORS, "this observer takes in no read-back: its estimate is of the command")
-    controller.disturbance.revise(acted)
+        watch.tell(Premise.ACTUATORS, "the estimate is of the command and cannot be made again")
+        controller._doubted = True
+    else:
+        controller.disturbance.revise(acted)
     if controller._recalled is not None and (wrong.any() or doubt is not None):
         controller._recalled.reset()
     controller._previous = acted

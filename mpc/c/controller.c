@@ -77,6 +77,9 @@ static void advance(State *s, const double *y, const double *u, int doubted)
 #if REGION
     if (s->seen >= STEPS) watch_region(s, u, y);
 #endif
+    s->can_undo = 1;
+    doubted = doubted || s->doubted;
+    s->doubted = 0;
     memcpy(s->undo_x, s->x, sizeof s->x);
     memcpy(s->undo_beside, s->beside, sizeof s->beside);
     memcpy(s->undo_z, s->z, sizeof s->z);
@@ -103,6 +106,12 @@ static void revise(State *s, const double *acted, int doubted)
     for (int j = 0; j < NU; ++j) wrong |= fabs(acted[j] - s->previous[j]) > command_error[j] + 1e-9 * span[j];
     if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
     watch_inputs(s, acted);
+    if (!s->can_undo) { /* the estimate cannot be made again */
+        s->now |= ${NAME}_BROKEN_ACTUATORS;
+        s->doubted = 1;
+        memcpy(s->previous, acted, sizeof s->previous);
+        return;
+    }
     memcpy(s->x, s->undo_x, sizeof s->x);
     memcpy(s->beside, s->undo_beside, sizeof s->beside);
     memcpy(s->z, s->undo_z, sizeof s->z);
@@ -290,6 +299,8 @@ void ${name}_clear_estimate(State *s)
     memset(s->record, 0, sizeof s->record);
     s->bound = BOUND_AT_START;
     s->seen = s->has_disturbance = s->has_plan = s->age = s->contradictions = s->impossible = 0;
+    s->can_undo = s->astray = 0;
+    s->clean = STEPS;
 #if RECALL
     forget_errors(s);
 #endif

@@ -103,7 +103,7 @@ typedef struct {
     /* What was before the last sample, to take it in again once it is known what acted. */
     double undo_x[${NAME}_NX], undo_beside[${NAME}_NX], undo_z[${NAME}_NX], undo_y[${NAME}_NY];
     double undo_bound, undo_away, undo_excess;
-    int undo_astray, undo_clean, undo_seen;
+    int undo_astray, undo_clean, undo_seen, can_undo, doubted;
     int has_set_point, has_disturbance, has_previous, has_plan, age, seen;
 
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NL];
