@@ -163,6 +163,7 @@ class Premises(Stored):
 
 
 @typed()
+@typed()
 def premises_of(predictor: Predictor) -> Premises:
     """What everything made with a predictor rests on: model, sample time, channels and the actuators' range.
 

@@ -22,6 +22,7 @@ from controlrnn.checks import Array, as_array, count, positive, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, Text
 from controlrnn.systems import LureSystem, Precision
+from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +31,7 @@ _ROOM = 1 + 1e-3  # what is published exceeds what is proven, so that another pr
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
 class ExecutionError(Stored):
     """Proven bound on |output as computed - output in real arithmetic| of a run.
 
@@ -146,6 +148,7 @@ class ExecutionError(Stored):
         return figures.over_horizon(self.bounds, labels, f"execution error, {self.precision}")
 
 
+@typed()
 def execution_error(
     system: LureSystem,
     *,

@@ -29,6 +29,8 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     yield call("mpc.Adaptation", mpc.Adaptation, coverage=0.9, gain=0.05)
     yield call("mpc.CoverageMet", mpc.CoverageMet, what="loops", inside=8, n=9, lower=0.5, upper=1.0, confidence=0.9,
                anytime=True)  # fmt: skip
+    yield call("mpc.premises_of", mpc.premises_of, predictor=p)
+    yield again("mpc.Premises", mpc.premises_of(p), _infinite=("move_limit",))
     yield call("mpc.Operation", mpc.Operation, loop="closed", missing=0.1, seed=3)
     yield call("mpc.LoopEffort", mpc.LoopEffort, loops=30, rounds=2, attempts=2, inflation=1.1, settled=0.1)
     yield call("mpc.SimulatedLoops", mpc.SimulatedLoops, build=kit.setup, workers=1, progress=None)

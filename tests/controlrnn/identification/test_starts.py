@@ -1,5 +1,11 @@
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +86,39 @@ def test_bad_input_is_refused(data):
         identify_starts(build, data, checkpoint="x")
     with pytest.raises(SettingError, match="starts"):
         identify_starts(build, data, starts=0)
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+from controlrnn.data import Dataset, Trajectory
+from controlrnn.identification import SimulationError, identify_starts
+from controlrnn.models import Elman
+
+def build(seed):
+    return Elman(nu=1, ny=1, nx=3, seed=seed)
+
+if __name__ == "__main__":
+    draw = np.random.default_rng(0).standard_normal
+    data = Dataset((Trajectory(draw((400, 1)), draw((400, 1)), 1.0),), (Trajectory(draw((90, 1)), draw((90, 1)), 1.0),))
+    found = identify_starts(build, data, starts=2, jobs=2, folder=sys.argv[1], loss=SimulationError(washout=5),
+                            steps=10**7, validate_every=20)
+    print(len(found.fits), *{str(fit.status) for fit in found.fits})
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_gives_the_best_so_far_of_every_start_within_seconds(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", tmp_path / "fits"], start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+    while len(list(tmp_path.glob("fits/checkpoint_*.npz"))) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert said.split() == ["2", "interrupted"], errors
