@@ -39,8 +39,9 @@ def certification_calls(kit: Kit) -> Iterator[Call]:
     c = kit.contraction
     yield call(f"{at}.certificate_from", certification.certificate_from, 0.3, system=s, metric=c.metric,
                 multipliers=c.multipliers, rate=c.rate, method="mine")  # fmt: skip
-    execution = {"input_range": BOX, "state_range": (-np.ones(NX), np.ones(NX)), "contraction": kit.contraction,
-                 "precision": "float32", "tanh_ulps": 2.0}  # fmt: skip
+    states = -np.ones(NX), np.ones(NX)
+    execution: dict[str, Any] = {"input_range": BOX, "state_range": states, "contraction": kit.contraction,
+                                 "precision": "float32", "tanh_ulps": 2.0}  # fmt: skip
     yield call(f"{at}.execution_error", certification.execution_error, 0.2, system=s, **execution)
     yield call(f"{at}.ExecutionError", partial(_verified, certification.ExecutionError, s), 0.3,
                **fields_of(certification.execution_error(s, **execution)))  # fmt: skip

@@ -270,7 +270,8 @@ def use_controller(folder: Path, kind: str, observer: Any, tally: Tally) -> None
             one.verify(change_system(system, k))
         recall.verify(tightening, drift, changes, observer=observer, growth=growth)
     with tally.trying(f"control: {kind}"):
-        controlled(controller_of(observer, tightening, terminal, recall, region=region), own)
+        controlled(controller_of(observer, tightening, terminal, recall), own)
+        loop(controller_of(observer, tightening, terminal, recall, region=region))
     with tally.trying(f"parts of here with parts of there: {kind}"):
         here = recursive(tighten(error, certificate, observer=observer), growth, observer=observer)
         remembered = remember(here, drift, changes, observer=observer, growth=growth)
