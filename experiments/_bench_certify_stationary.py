@@ -21,9 +21,9 @@ from controlrnn.certification import (
     certify_l2_gain,
     certify_lipschitz,
     certify_reinitialisation,
-    sdp,
 )
 from controlrnn.certification.proof.incremental import IncrementalForm
+from controlrnn.certification.search import sdp
 from controlrnn.data import Dataset
 from controlrnn.errors import CertificationError
 from controlrnn.identification import SimulationError, identify

@@ -29,14 +29,14 @@ from controlrnn.certification import (
     load_certificate,
 )
 from controlrnn.certification.certificate import Certificate
-from controlrnn.certification.dissipation import DissipationCertificate
+from controlrnn.certification.certificates.dissipation import DissipationCertificate
 from controlrnn.data import Dataset, Scaler, Signal, Trajectory
 from controlrnn.errors import FileFormatError, TrainingError
 from controlrnn.export import load_system, save_system
 from controlrnn.identification import FitResult, SimulationError, StateEncoder, check_residuals, identify
-from controlrnn.identification.checkpoint import fingerprint, load_checkpoint, state_arrays
-from controlrnn.identification.settings import Settings
-from controlrnn.identification.training import Trainer
+from controlrnn.identification.training.checkpoint import fingerprint, load_checkpoint, state_arrays
+from controlrnn.identification.training.loop import Trainer
+from controlrnn.identification.training.settings import Settings
 from controlrnn.models import Elman
 from controlrnn.records import Stored, digest
 from controlrnn.systems import GatedSystem, LureSystem
@@ -57,7 +57,7 @@ from mpc import (
     TerminalSet,
     Tightening,
 )
-from mpc.closed_loop_rounds import ClosedLoopRounds, LoopRound
+from mpc.loops.rounds import ClosedLoopRounds, LoopRound
 
 NAME = "0" * 63 + "1"  # any digest
 

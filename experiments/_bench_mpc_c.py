@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from controlrnn.checks import Array, as_array
 from experiments._bench_mpc_engines import Timed
 from mpc import Fallback, Premise, Status, TightenedMPC
-from mpc.c_controller import FALLBACKS, STATUSES, controller_to_c
+from mpc.c_code.writer import FALLBACKS, STATUSES, controller_to_c
 
 _SHIM = """
 #define _POSIX_C_SOURCE 199309L

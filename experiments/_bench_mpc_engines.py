@@ -16,9 +16,9 @@ import casadi
 import numpy as np
 
 from mpc import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
-from mpc.condensed import CondensedBackend
-from mpc.dompc import DoMpcBackend
-from mpc.fatrop import FatropBackend
+from mpc.solvers.condensed import CondensedBackend
+from mpc.solvers.dompc import DoMpcBackend
+from mpc.solvers.fatrop import FatropBackend
 
 BASE = "do_mpc"
 ACADOS = "CONTROLRNN_ACADOS"
@@ -50,7 +50,7 @@ class Peer:
         self.inner = []
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.ocp.Backend.solve`."""
+        """See `mpc.problem.ocp.Backend.solve`."""
         arrays = {"x": data.x, "before": data.previous_input, "reference": data.reference}
         arrays |= {"lower": data.lower, "upper": data.upper}
         answer = json.loads(self._ask({name: value.tolist() for name, value in arrays.items()}))
@@ -91,7 +91,7 @@ class MakeStep:
         self._started = False
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.ocp.Backend.solve`."""
+        """See `mpc.problem.ocp.Backend.solve`."""
         adapter, mpc = self._adapter, self._adapter.mpc
         parameters = adapter._parameters(data)
         nx, nu = len(data.x), len(data.previous_input)
@@ -141,7 +141,7 @@ class Timed:
         self.wall, self.cpu = [], []
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.ocp.Backend.solve`."""
+        """See `mpc.problem.ocp.Backend.solve`."""
         wall, cpu = time.perf_counter(), time.thread_time()
         solution = self.inner.solve(data)
         self.cpu.append(time.thread_time() - cpu)

@@ -57,7 +57,7 @@ class Drawn:
 
 
 class FastLoops:
-    """See `mpc.closed_loop_rounds.ClosedLoops`."""
+    """See `mpc.loops.rounds.ClosedLoops`."""
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> list[ClosedLoopResult]:
         """One loop per seed."""

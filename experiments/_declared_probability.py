@@ -13,7 +13,7 @@ import numpy as np
 from controlrnn.data import Dataset, Trajectory
 from experiments._study import Row
 from mpc import CoverageMet, DisturbanceFilter, ModelError, Observer, calibration_errors
-from mpc.coverage_met import met
+from mpc.promises.coverage_met import met
 
 
 def declared_probability(residual: ModelError, memory: int) -> float:

@@ -24,8 +24,8 @@ from controlrnn.certification import ContractionCertificate
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from mpc import Predictor, StateError, Washout
-from mpc.closed_loop import Plant
-from mpc.observer import ROUNDING
+from mpc.loops.run import Plant
+from mpc.observers.base import ROUNDING
 
 MEMORY = 60  # samples of pulse response that a switching adversary plays
 
@@ -47,7 +47,7 @@ class AnywhereWashout(Washout):
     """A washout that starts from any state within a ball about ``initial_state``, a new one at every sample.
 
     With x_c the centre, m the largest |f(x_c, u) - x_c|, s the ball's radius and z, z' two starts: |z' - f(z, u)| <=
-    s + m + p s, of which W steps leave the share p^W: the jump (compare `mpc.observer`).
+    s + m + p s, of which W steps leave the share p^W: the jump (compare `mpc.observers.base`).
 
     Args:
         predictor: Model.

@@ -9,17 +9,18 @@ The six controllers, on one model, one washout and one cost:
 - certified: limits tightened by the set-membership model error and the certified effects of re-initialisation and input
   errors; sound for each prediction, soft where a problem has no solution;
 - guaranteed: the same with growth and terminal set, hard limits: recursively feasible;
-- recalling: the same with limits that learn from measurements what errors can be next (`mpc.recall`): still so.
+- recalling: the same with limits that learn from measurements what errors can be next (`mpc.tightening.error_memory`):
+  still so.
 
 All solve by real-time iteration: two steps of sequential quadratic programming a sample, as a plant would be run.
 
 "Infeasible" counts steps whose limits (each controller's own) could not all be kept: slack of more than a thousandth of
 an output's range was used, or hard limits had no solution. "Failed" counts steps without a plan from the solver,
 "fallbacks" those where another input stood in for it. "Contradictions" are measurements that drifted faster than
-declared, see `mpc.recall`. "Loops inside" had every prediction error within its bound: on the physical plant nothing
-promises that, since the bounds come from records of experiments; the interval says what the loops show. "Noticed"
-counts loops outside in which the controller's own data said so: a measurement further from the estimate's output than
-declared, or one that contradicts an earlier one.
+declared, see `mpc.tightening.error_memory`. "Loops inside" had every prediction error within its bound: on the physical
+plant nothing promises that, since the bounds come from records of experiments; the interval says what the loops show.
+"Noticed" counts loops outside in which the controller's own data said so: a measurement further from the estimate's
+output than declared, or one that contradicts an earlier one.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ from mpc import (
     terminal_set,
     tighten,
 )
-from mpc.closed_loop import Plant
-from mpc.terminal import TerminalSet
+from mpc.loops.run import Plant
+from mpc.tightening.terminal_set import TerminalSet
 
 SOLVER = SolverOptions(rti=2)
 

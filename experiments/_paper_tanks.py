@@ -19,7 +19,7 @@ from torch import Tensor
 
 from controlrnn.data import Dataset, Scaler, Trajectory
 from controlrnn.identification import SimulationError, identify
-from controlrnn.identification.losses import Batch, Simulation, Term
+from controlrnn.identification.losses.base import Batch, Simulation, Term
 from controlrnn.models import Elman
 from controlrnn.systems import LureSystem
 from experiments._study import Row

@@ -19,17 +19,9 @@ from controlrnn.systems import LureSystem
 from experiments._study import Row
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
-from mpc import (
-    GuardedObserver,
-    ModelError,
-    Observer,
-    Tightening,
-    Washout,
-    monte_carlo,
-    tighten,
-    tighten_guarded,
-)
-from mpc.estimate_error import drawn_errors
+from mpc import GuardedObserver, ModelError, Observer, Tightening, Washout, tighten, tighten_guarded
+from mpc.loops import monte_carlo
+from mpc.observers.estimate_error import drawn_errors
 
 
 @dataclass(frozen=True)

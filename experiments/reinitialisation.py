@@ -41,7 +41,7 @@ from mpc import (
     calibrate_estimates,
     kalman_gain,
 )
-from mpc.residuals import calibration_errors
+from mpc.calibration.residuals import calibration_errors
 
 WASHOUTS = (0, 5, 10, 20, 50, 100, 140, 200)
 PAST = 15  # samples that the encoder sees

@@ -58,7 +58,7 @@ from mpc import (
     run_closed_loop,
     staircase,
 )
-from mpc.closed_loop_result import times_of
+from mpc.loops.result import times_of
 from plants import MultiTank
 
 CHOSEN = "contracting R2DN"

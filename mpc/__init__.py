@@ -5,19 +5,16 @@
 """
 
 from controlrnn.systems import observer_system
-from mpc.adaptive import Adaptation, AdaptiveMPC
-from mpc.c_controller import controller_to_c
-from mpc.closed_loop import run_closed_loop
-from mpc.closed_loop_calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
-from mpc.closed_loop_result import ClosedLoopResult
-from mpc.closed_loop_rounds import LoopRound, SimulatedLoops
-from mpc.control_step import Fallback, MpcStep
-from mpc.controller import Mode, TightenedMPC
-from mpc.coverage_met import CoverageMet
-from mpc.encoder_observer import EncoderObserver
-from mpc.engines import chain
-from mpc.estimate_error import EstimateError, calibrate_estimates, estimate_errors
-from mpc.faults import (
+from mpc.c_code.writer import controller_to_c
+from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
+from mpc.calibration.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
+from mpc.calibration.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
+from mpc.calibration.residuals import DisturbanceFilter, calibration_errors, prediction_errors
+from mpc.control.adaptive import Adaptation, AdaptiveMPC
+from mpc.control.controller import Mode, TightenedMPC
+from mpc.control.step import Fallback, MpcStep
+from mpc.loops.calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
+from mpc.loops.faults import (
     ActuatorFault,
     ActuatorOffset,
     DropOut,
@@ -32,28 +29,31 @@ from mpc.faults import (
     StuckActuator,
     TimeOut,
 )
-from mpc.guarded import GuardedObserver
-from mpc.guarded_tightening import tighten_guarded
-from mpc.local_tightening import certify_plan, plan_digest, tighten_around
-from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
-from mpc.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
-from mpc.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
-from mpc.moving_horizon import EstimateInfo, MovingHorizonObserver
-from mpc.observer import Observer, RunningOn, Washout
-from mpc.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
-from mpc.order_statistics import anytime_interval, clopper_pearson, confident_rank, conformal_rank
+from mpc.loops.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
+from mpc.loops.result import ClosedLoopResult
+from mpc.loops.rounds import LoopRound, SimulatedLoops
+from mpc.loops.run import run_closed_loop
+from mpc.loops.signals import RandomSteps, Wandering, staircase
+from mpc.observers.base import Observer, RunningOn, Washout
+from mpc.observers.encoder import EncoderObserver
+from mpc.observers.estimate_error import EstimateError, calibrate_estimates, estimate_errors
+from mpc.observers.guarded import GuardedObserver
+from mpc.observers.innovation import StateObserver, kalman_gain
+from mpc.observers.moving_horizon import EstimateInfo, MovingHorizonObserver
+from mpc.observers.state_error import StateError
 from mpc.predictor import Predictor
-from mpc.premises import Premises, premises_of
-from mpc.programmes import RandomSteps, Wandering, staircase
-from mpc.promise import CoverageUnit, Loop, LoopTarget, Operation
-from mpc.recall import Recall, certify_changes, remember
-from mpc.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
-from mpc.residuals import DisturbanceFilter, calibration_errors, prediction_errors
-from mpc.state_error import StateError
-from mpc.state_observer import StateObserver, kalman_gain
-from mpc.terminal import TerminalSet, terminal_set
-from mpc.tightening import Tightening, nominal, recursive, tighten
-from mpc.watch import Premise, Reaction, Watching
+from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.promises.coverage_met import CoverageMet
+from mpc.promises.order_statistics import anytime_interval, clopper_pearson, confident_rank, conformal_rank
+from mpc.promises.premises import Premises, premises_of
+from mpc.promises.promise import CoverageUnit, Loop, LoopTarget, Operation
+from mpc.safety.premise_watch import Premise, Reaction, Watching
+from mpc.solvers.chain import chain
+from mpc.tightening.around_plan import certify_plan, plan_digest, tighten_around
+from mpc.tightening.error_memory import Recall, certify_changes, remember
+from mpc.tightening.guarded import tighten_guarded
+from mpc.tightening.terminal_set import TerminalSet, terminal_set
+from mpc.tightening.tightening import Tightening, nominal, recursive, tighten
 
 __all__ = [
     "ActuatorFault",

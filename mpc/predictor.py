@@ -25,7 +25,7 @@ from controlrnn.kernels.linearisation import Lineariser
 from controlrnn.systems import LureSystem, carries_input, just_after, without_feedthrough
 from controlrnn.systems.ops import run_arguments
 from controlrnn.typed import typed
-from mpc.steady import HeldCost, held_input
+from mpc.problem.steady_input import HeldCost, held_input
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
 _NEWTON = 50
@@ -231,7 +231,7 @@ class Predictor:
         return output(self.system, self.equilibrium(u), u)
 
     def steady_input(self, target: Array, scale: Array, *, given: Array | None = None) -> Array:
-        """Input (nu,) within the limits whose steady output is nearest to ``target``; see `mpc.steady`.
+        """Input (nu,) within the limits whose steady output is nearest to ``target``; see `mpc.problem.steady_input`.
 
         Args:
             target: Wanted output, shape (ny,).

@@ -70,11 +70,11 @@ from mpc import (
     calibrate,
     calibrate_closed_loop,
     clopper_pearson,
-    monte_carlo,
     nominal,
     run_closed_loop,
     tighten,
 )
+from mpc.loops import monte_carlo
 from plants import CascadedTanks, MassSpringDamperChain, MultiTank, QuadrupleTank, excitation, simulate
 
 NAN = float("nan")

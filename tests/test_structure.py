@@ -41,9 +41,9 @@ MAY_IMPORT = {
 }
 # Modules that only the files below a prefix may import.
 ONLY_IN = {
-    "cvxpy": ("controlrnn/certification/sdp.py",),
-    "clarabel": ("controlrnn/certification/sdp.py",),
-    "do_mpc": ("mpc/dompc.py",),
+    "cvxpy": ("controlrnn/certification/search/sdp.py",),
+    "clarabel": ("controlrnn/certification/search/sdp.py",),
+    "do_mpc": ("mpc/solvers/dompc.py",),
     "numba": ("controlrnn/kernels/",),
     "flint": ("controlrnn/certification/ball/", "controlrnn/certification/refutation/"),
     "torch": ("controlrnn/", "experiments/"),

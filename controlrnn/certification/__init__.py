@@ -1,21 +1,25 @@
 """Proven bounds on frozen systems: numpy verifies, solvers only suggest, ball arithmetic gives a second opinion."""
 
-from controlrnn.certification.around import TubeCertificate, certify_around
-from controlrnn.certification.attack import Attack, GainAttack, attack_horizon, attack_l2_gain
-from controlrnn.certification.attack_around import attack_around
-from controlrnn.certification.by_construction import Construction, certificate_from, certify_by_construction
+from controlrnn.certification.attacks.horizon import Attack, GainAttack, attack_horizon, attack_l2_gain
+from controlrnn.certification.attacks.tube import attack_around
 from controlrnn.certification.certificate import Certificate, Rigour, load_certificate
-from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
-from controlrnn.certification.dissipation import DissipationCertificate
-from controlrnn.certification.execution import ExecutionError, execution_error
-from controlrnn.certification.gains import GainCertificate, certify_gains
-from controlrnn.certification.gated import DeltaIssCertificate, certify_delta_iss
-from controlrnn.certification.horizon import HorizonCertificate, Method, certify_horizon
+from controlrnn.certification.certificates.by_construction import (
+    Construction,
+    certificate_from,
+    certify_by_construction,
+)
+from controlrnn.certification.certificates.contraction import ContractionCertificate, certify_contraction
+from controlrnn.certification.certificates.delta_iss import DeltaIssCertificate, certify_delta_iss
+from controlrnn.certification.certificates.dissipation import DissipationCertificate
+from controlrnn.certification.certificates.execution_error import ExecutionError, execution_error
+from controlrnn.certification.certificates.gains import GainCertificate, certify_gains
+from controlrnn.certification.certificates.horizon import HorizonCertificate, Method, certify_horizon
+from controlrnn.certification.certificates.l2_gain import L2GainCertificate, certify_l2_gain
+from controlrnn.certification.certificates.lipschitz import LipschitzCertificate, certify_lipschitz
+from controlrnn.certification.certificates.reinitialisation import ReinitialisationCertificate, certify_reinitialisation
+from controlrnn.certification.certificates.tube import TubeCertificate, certify_around
 from controlrnn.certification.input_error import InputError, InputErrorKind
-from controlrnn.certification.l2_gain import L2GainCertificate, certify_l2_gain
-from controlrnn.certification.lipschitz import LipschitzCertificate, certify_lipschitz
 from controlrnn.certification.proof.intervals import local_slopes
-from controlrnn.certification.reinitialisation import ReinitialisationCertificate, certify_reinitialisation
 
 __all__ = [
     "Attack",

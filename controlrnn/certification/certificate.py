@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from controlrnn import __version__
-from controlrnn.certification.proof.enclosure import arithmetic_is_ieee
+from controlrnn.certification.proof.arithmetic.enclosure import arithmetic_is_ieee
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.checks import Array, Choice
 from controlrnn.errors import CertificationError, ControlRnnError

@@ -1,26 +1,26 @@
 """From records to an identified system: training, linear baselines, initial states, scores."""
 
-from controlrnn.identification.arx import ArxModel, identify_arx, select_arx
-from controlrnn.identification.delays import estimate_delays, with_delays, without_delays
-from controlrnn.identification.encoder import StateEncoder, fit_encoder
-from controlrnn.identification.fit import identify
-from controlrnn.identification.initial_state import estimate_initial_state
-from controlrnn.identification.losses import Batch, Loss, Simulation, SimulationError, Term, WeightedSum
-from controlrnn.identification.metrics import Scores, fit_percent, nrmse, r2, rmse
-from controlrnn.identification.noise_bound import NoiseUpperBound, StretchPenalty, output_noise_bound, step_norm
-from controlrnn.identification.noise_covariance import NoiseCovariance, output_covariance
-from controlrnn.identification.observer import estimate_states, observer_dataset
-from controlrnn.identification.order import OrderSelection, select_order
-from controlrnn.identification.prediction import PredictionScores, score_predictions
-from controlrnn.identification.progress import Callback, Progress, TqdmProgress
-from controlrnn.identification.regularisers import L2, Group, GroupLasso, group_norms, without_states
-from controlrnn.identification.residuals import ResidualTest, check_residuals
-from controlrnn.identification.result import FitResult
-from controlrnn.identification.robust_start import start_robust_rnn
-from controlrnn.identification.settings import FitStatus, InitialState, Keep, Refine, Schedule, Settings, Start
-from controlrnn.identification.simulation import free_run, initial_states, score
-from controlrnn.identification.starts import Starts, average, identify_starts
-from controlrnn.identification.subspace import SubspaceModel, identify_subspace
+from controlrnn.identification.linear.arx import ArxModel, identify_arx, select_arx
+from controlrnn.identification.linear.delays import estimate_delays, with_delays, without_delays
+from controlrnn.identification.linear.order import OrderSelection, select_order
+from controlrnn.identification.linear.subspace import SubspaceModel, identify_subspace
+from controlrnn.identification.losses.base import Batch, Loss, Simulation, SimulationError, Term, WeightedSum
+from controlrnn.identification.losses.noise_bound import NoiseUpperBound, StretchPenalty, output_noise_bound, step_norm
+from controlrnn.identification.losses.noise_covariance import NoiseCovariance, output_covariance
+from controlrnn.identification.losses.regularisers import L2, Group, GroupLasso, group_norms, without_states
+from controlrnn.identification.scores.free_run import free_run, initial_states, score
+from controlrnn.identification.scores.metrics import Scores, fit_percent, nrmse, r2, rmse
+from controlrnn.identification.scores.prediction import PredictionScores, score_predictions
+from controlrnn.identification.scores.residuals import ResidualTest, check_residuals
+from controlrnn.identification.states.encoder import StateEncoder, fit_encoder
+from controlrnn.identification.states.initial_state import estimate_initial_state
+from controlrnn.identification.training.fit import identify
+from controlrnn.identification.training.observer_training import estimate_states, observer_dataset
+from controlrnn.identification.training.progress import Callback, Progress, TqdmProgress
+from controlrnn.identification.training.result import FitResult
+from controlrnn.identification.training.robust_start import start_robust_rnn
+from controlrnn.identification.training.settings import FitStatus, InitialState, Keep, Refine, Schedule, Settings, Start
+from controlrnn.identification.training.starts import Starts, average, identify_starts
 
 __all__ = [
     "L2",

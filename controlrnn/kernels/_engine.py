@@ -1,6 +1,6 @@
 """A Lur'e system packed for the compiled loops, its runs, and the pullbacks of its runs; numpy only.
 
-What the packed form is and why the adjoint has it too: see `controlrnn.kernels._numba_scan`.
+What the packed form is and why the adjoint has it too: see `controlrnn.kernels.compiled.scan`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.kernels import _numba_pack as packing
-from controlrnn.kernels import _numba_runs as runs
-from controlrnn.kernels import _numba_scan as loops
-from controlrnn.kernels._numba_scan import PAD
-from controlrnn.kernels._numba_simd import line_length
 from controlrnn.kernels._rooms import Room
 from controlrnn.kernels._threads import run, thread_limit
+from controlrnn.kernels.compiled import pack as packing
+from controlrnn.kernels.compiled import runs
+from controlrnn.kernels.compiled import scan as loops
+from controlrnn.kernels.compiled.scan import PAD
+from controlrnn.kernels.compiled.simd import line_length
 from controlrnn.systems import MATRICES, Activation
 
 Floats = NDArray[Any]  # float32 or float64

@@ -1,13 +1,13 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Second derivatives of -log det M for unknowns that enter through products of two vectors, compiled.
 
-The mathematics are in `controlrnn.certification.barrier`. Written with array operations every entry costs four gathers
-into temporary matrices of the size of the result; compiled, the small products stay in the cache.
+The mathematics are in `controlrnn.certification.search.barrier`. Written with array operations every entry costs four
+gathers into temporary matrices of the size of the result; compiled, the small products stay in the cache.
 """
 
 from __future__ import annotations
 
-from controlrnn.kernels._numba_scan import _entry
+from controlrnn.kernels.compiled.scan import _entry
 
 
 @_entry

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from controlrnn.checks import Array
-from controlrnn.kernels import _numba_dense as compiled
-from controlrnn.kernels._numba_eigen import eigen as eigen_of
+from controlrnn.kernels.compiled import dense as compiled
+from controlrnn.kernels.compiled.eigen import eigen as eigen_of
 
 
 def product(A: Array, B: Array) -> Array:

@@ -6,8 +6,8 @@ Lur'e system's come from the same system with every neuron replaced by its slope
 
     [dv; dx+; dy] = M [0; du; dx; dw],     dw = s'(v) dv,
 
-in the packed form of `controlrnn.kernels._numba_scan`, whose lines here hold variables side by side. A line is followed
-from the first sample on at which one of its variables moves an input.
+in the packed form of `controlrnn.kernels.compiled.scan`, whose lines here hold variables side by side. A line is
+followed from the first sample on at which one of its variables moves an input.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import ShapeError
-from controlrnn.kernels import _numba_simd as simd
-from controlrnn.kernels._numba_scan import CHAINED, COPY, SLOPE, _entry, _part, activate_one
+from controlrnn.kernels.compiled import simd
+from controlrnn.kernels.compiled.scan import CHAINED, COPY, SLOPE, _entry, _part, activate_one
 from controlrnn.kernels.scan import Rollout, packed_of, rollout
 from controlrnn.systems import LureSystem
 

@@ -1,6 +1,6 @@
 """Fast simulation of Lur'e systems: one compiled time loop, forwards and as its own adjoint.
 
-Backpropagation through time as a Lur'e system run backwards; the derivation is in `controlrnn.kernels._numba_scan`.
+Backpropagation through time as a Lur'e system run backwards; the derivation is in `controlrnn.kernels.compiled.scan`.
 (Werbos, "Backpropagation through time", Proc. IEEE 1990; for systems Kailath, "Linear Systems", 1980, the adjoint.)
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from controlrnn.checks import Array, as_array, numbers, shown
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.kernels._engine import Floats, Packed, Run, usable
-from controlrnn.kernels._numba_runs import forward_rows
+from controlrnn.kernels.compiled.runs import forward_rows
 from controlrnn.systems import MATRICES, LureSystem
 from controlrnn.systems.ops import TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
 

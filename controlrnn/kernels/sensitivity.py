@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Exact derivatives of a simulation by matrix entries and by the initial state, forwards in time.
 
-In the packed form of `controlrnn.kernels._numba_scan`, [v; x+; y] = M z with z = [1, u, x, w], the derivative of row r
-by M[r, c] is z_c. Linearised along the run, with S = diag s'(v) and K = (I - S D11)^-1 S,
+In the packed form of `controlrnn.kernels.compiled.scan`, [v; x+; y] = M z with z = [1, u, x, w], the derivative of row
+r by M[r, c] is z_c. Linearised along the run, with S = diag s'(v) and K = (I - S D11)^-1 S,
 
     dx+ = F dx + [B1 K, I, 0][:, r] z_c,    F = A + B1 K C1
     dy  = G dx + [D21 K, 0, I][:, r] z_c,   G = C2 + D21 K C1
@@ -20,7 +20,7 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.errors import ShapeError
 from controlrnn.kernels._engine import Sizes
-from controlrnn.kernels._numba_scan import _entry
+from controlrnn.kernels.compiled.scan import _entry
 from controlrnn.systems import MATRICES, LureSystem
 
 

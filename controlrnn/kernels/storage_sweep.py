@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """The backward recursion of storages and its gradient, compiled.
 
-The mathematics are in `controlrnn.certification.riccati`.
+The mathematics are in `controlrnn.certification.search.riccati`.
 
 A sweep over a horizon is some dozens of small matrix operations per stage. From Python each costs more than its
 arithmetic; compiled, a stage of a network with 16 neurons takes some 50 microseconds instead of 250.
@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from controlrnn.kernels._numba_scan import _entry, _part
+from controlrnn.kernels.compiled.scan import _entry, _part
 
 
 @_part

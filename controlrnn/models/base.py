@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 from controlrnn.checks import checked_seed, positive, size
 from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
-from controlrnn.models.guarantee import Guarantee, Promise
+from controlrnn.models.parts.guarantee import Guarantee, Promise
 from controlrnn.systems import LureSystem, System
 
 S = TypeVar("S", bound=System, default=LureSystem)

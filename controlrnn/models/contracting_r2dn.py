@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from controlrnn.checks import Array, size
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, generator, lure, normal
-from controlrnn.models.contracting_linear import ContractingLinear
-from controlrnn.models.guarantee import Promise, metric_of
-from controlrnn.models.linear_start import put_linear
-from controlrnn.models.sandwich import SandwichNetwork
+from controlrnn.models.parts.contracting_linear import ContractingLinear
+from controlrnn.models.parts.guarantee import Promise, metric_of
+from controlrnn.models.parts.linear_start import put_linear
+from controlrnn.models.parts.sandwich import SandwichNetwork
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 

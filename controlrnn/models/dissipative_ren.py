@@ -22,12 +22,12 @@ from torch import Tensor
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import SettingError
 from controlrnn.models.base import generator, normal
-from controlrnn.models.contracting_linear import slow_poles
-from controlrnn.models.definite import with_room
-from controlrnn.models.guarantee import Promise, Supply, metric_of
-from controlrnn.models.linear_start import Linear, storages
+from controlrnn.models.parts.contracting_linear import slow_poles
+from controlrnn.models.parts.definite import with_room
+from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
+from controlrnn.models.parts.linear_start import Linear, storages
+from controlrnn.models.parts.strict_contraction import StrictContraction
 from controlrnn.models.ren import REN, Implicit
-from controlrnn.models.strict_contraction import StrictContraction
 from controlrnn.systems import Activation
 from controlrnn.typed import typed
 

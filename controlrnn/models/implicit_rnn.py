@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from controlrnn.models.base import Model, generator, lure, uniform
-from controlrnn.models.contracting_linear import checked_rate, slow_poles
-from controlrnn.models.definite import PositiveDefinite
-from controlrnn.models.guarantee import Promise
-from controlrnn.models.strict_contraction import StrictContraction
+from controlrnn.models.parts.contracting_linear import checked_rate, slow_poles
+from controlrnn.models.parts.definite import PositiveDefinite
+from controlrnn.models.parts.guarantee import Promise
+from controlrnn.models.parts.strict_contraction import StrictContraction
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from controlrnn.checks import Array, positive, size
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, generator, lure, normal
-from controlrnn.models.contracting_linear import ContractingLinear, slow_poles
-from controlrnn.models.definite import with_room
-from controlrnn.models.guarantee import Promise, Supply, metric_of
-from controlrnn.models.linear_start import Linear, gain_refusal, storages
-from controlrnn.models.sandwich import SandwichNetwork
-from controlrnn.models.strict_contraction import StrictContraction
+from controlrnn.models.parts.contracting_linear import ContractingLinear, slow_poles
+from controlrnn.models.parts.definite import with_room
+from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
+from controlrnn.models.parts.linear_start import Linear, gain_refusal, storages
+from controlrnn.models.parts.sandwich import SandwichNetwork
+from controlrnn.models.parts.strict_contraction import StrictContraction
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from controlrnn.checks import positive, size
 from controlrnn.models.dissipative_ren import DissipativeREN
-from controlrnn.models.guarantee import Supply
-from controlrnn.models.linear_start import Linear, gain_refusal
+from controlrnn.models.parts.guarantee import Supply
+from controlrnn.models.parts.linear_start import Linear, gain_refusal
 from controlrnn.systems import Activation
 from controlrnn.typed import typed
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from controlrnn.checks import Array
 from controlrnn.models.base import Model, generator, lure, normal
-from controlrnn.models.contracting_linear import ContractingLinear
-from controlrnn.models.guarantee import Promise, metric_of
-from controlrnn.models.linear_start import put_linear
+from controlrnn.models.parts.contracting_linear import ContractingLinear
+from controlrnn.models.parts.guarantee import Promise, metric_of
+from controlrnn.models.parts.linear_start import put_linear
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 

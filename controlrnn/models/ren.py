@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from controlrnn.checks import Array, size
 from controlrnn.models.base import Model, generator, lure, normal
-from controlrnn.models.contracting_linear import checked_rate
-from controlrnn.models.definite import PositiveDefinite
-from controlrnn.models.guarantee import Promise, metric_of
+from controlrnn.models.parts.contracting_linear import checked_rate
+from controlrnn.models.parts.definite import PositiveDefinite
+from controlrnn.models.parts.guarantee import Promise, metric_of
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from controlrnn.checks import Array, size
 from controlrnn.models.base import Model, generator, lure, normal, uniform
-from controlrnn.models.contracting_linear import slow_poles
-from controlrnn.models.linear_start import put_linear
+from controlrnn.models.parts.contracting_linear import slow_poles
+from controlrnn.models.parts.linear_start import put_linear
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 

@@ -12,7 +12,7 @@ import mpc
 from experiments.hostile.call import Call, again, call, first
 from experiments.hostile.kit import Kit
 from experiments.hostile.parts import NU, NX, NY, WASHOUT, N
-from mpc.condensed import CondensedBackend
+from mpc.solvers.condensed import CondensedBackend
 
 
 def control_parts(kit: Kit) -> Iterator[Call]:
@@ -127,7 +127,7 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
             "missing": 0.1, "preview": True, "faults": (mpc.DropOut(stop=1),), "guard": kit.guard}  # fmt: skip
     yield call("mpc.run_closed_loop", mpc.run_closed_loop, 0.5, plant=kit.plant, controller=kit.controller, **loop,
                 _infinite=nan, _varies=varies)  # fmt: skip
-    yield call("mpc.monte_carlo", mpc.monte_carlo, 0.2, build=partial(_setup, kit), seeds=[1, 2], workers=1,
+    yield call("mpc.loops.monte_carlo", mpc.monte_carlo, 0.2, build=partial(_setup, kit), seeds=[1, 2], workers=1,
                 _spoils=("seeds", "build"), _infinite=nan, _varies=varies)  # fmt: skip
     weights = {"output_weight": 1.0, "input_move_weight": np.full(NU, 0.1), "horizon": N, "control_horizon": 2,
                "terminal_weight": 1.0, "input_price": 0.1, "output_price": np.zeros(NY), "input_weight": 0.1,

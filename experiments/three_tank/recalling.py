@@ -1,4 +1,6 @@
-"""The controller that recalls: limits which learn from measurements what prediction errors can be next (`mpc.recall`).
+"""The controller whose limits learn from measurements what prediction errors can be next.
+
+See `mpc.tightening.error_memory`.
 
 It rests on two calibrated bounds, the error of the model and its drift, and fails only if a trajectory breaks one of
 them. Each is calibrated with half of the probability of failure allowed, so that both hold together with probability
@@ -27,8 +29,8 @@ from mpc import (
     prediction_errors,
     remember,
 )
-from mpc.recalled_errors import RecalledErrors
-from mpc.residuals import measured_errors
+from mpc.calibration.residuals import measured_errors
+from mpc.tightening.recalled_errors import RecalledErrors
 
 
 def recall(

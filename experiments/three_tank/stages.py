@@ -50,14 +50,14 @@ from mpc import (
     Washout,
     calibrate,
     coverage_of,
-    monte_carlo,
     nominal,
     prediction_errors,
     tighten,
 )
-from mpc.controller import Mode
-from mpc.ocp import BackendFactory
-from mpc.tightening import NO_CLAIM
+from mpc.control.controller import Mode
+from mpc.loops import monte_carlo
+from mpc.problem.ocp import BackendFactory
+from mpc.tightening.tightening import NO_CLAIM
 from plants import MultiTank, excitation, simulate
 
 

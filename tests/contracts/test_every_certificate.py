@@ -502,8 +502,8 @@ def test_verifying_needs_no_solver_and_no_search_and_takes_milliseconds(certific
         raise AssertionError("verify called a solver")
 
     monkeypatch.setattr(cvxpy.Problem, "solve", forbidden)
-    monkeypatch.setattr("controlrnn.certification.riccati.minimise", forbidden)
-    monkeypatch.setattr("controlrnn.certification.barrier.Program.centre", forbidden)
+    monkeypatch.setattr("controlrnn.certification.search.riccati.minimise", forbidden)
+    monkeypatch.setattr("controlrnn.certification.search.barrier.Program.centre", forbidden)
     times = []
     for _ in range(5):
         start = time.process_time()

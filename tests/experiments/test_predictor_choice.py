@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from controlrnn.identification import NoiseUpperBound
-from controlrnn.identification.losses import Batch
+from controlrnn.identification.losses.base import Batch
 from experiments import predictor_choice as study
 
 

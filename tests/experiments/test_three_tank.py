@@ -14,7 +14,7 @@ from experiments.three_tank import __main__ as study
 from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
 from mpc import Recall, Tightening
-from mpc.dompc import DoMpcBackend
+from mpc.solvers.dompc import DoMpcBackend
 from plants import MultiTank
 
 LOOP = {"runs", "steps", "runs_with_violation", "max_violation", "cost", "failed_solves"}

@@ -39,7 +39,7 @@ class CQuadratic:
     """The compiled solver; ``solve`` returns (status, z, multipliers of bounds and rows)."""
 
     def __init__(self, compiler: str, folder: Path) -> None:
-        texts = resources.files("mpc") / "c"
+        texts = resources.files("mpc.c_code") / "templates"
         words = {"name": "qp", "NAME": "QP", "most": MOST}
         parts = {
             "header": Template((texts / "quadratic.h").read_text()).substitute(words),

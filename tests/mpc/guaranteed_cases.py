@@ -15,7 +15,7 @@ from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
 from mpc import MpcStep, Predictor, StateError, TerminalSet, TightenedMPC, Tightening, nominal, recursive, terminal_set
-from mpc.observer import Observer
+from mpc.observers.base import Observer
 
 N, M = 16, 6
 SYSTEMS: dict[str, LureSystem] = {

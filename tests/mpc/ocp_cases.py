@@ -10,7 +10,7 @@ import numpy as np
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
 from mpc import OptimalControlProblem, Predictor, StepData
-from mpc.ocp import cost_scale, default_penalty, output_scale
+from mpc.problem.ocp import cost_scale, default_penalty, output_scale
 
 
 def problem(system: LureSystem, horizon: int = 8, *, limit: Any = 0.6, **options: Any) -> OptimalControlProblem:
@@ -56,7 +56,7 @@ def sample(
 
 
 def objective(ocp: OptimalControlProblem, data: StepData, u: np.ndarray) -> float:
-    """The objective of `mpc.ocp` at inputs u (N, nu), slack included, written down independently of all solvers."""
+    """The objective of `OptimalControlProblem` at u (N, nu), slack included, written down anew, without any solver."""
     y = ocp.predictor.predict(data.x, u)
     error, moves = (y - data.reference) ** 2, np.diff(np.vstack([data.previous_input, u]), axis=0) ** 2
     excess = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0)[1:]

@@ -56,8 +56,8 @@ from mpc import (
     tighten,
     tighten_guarded,
 )
-from mpc.estimate_error import EstimateError
-from mpc.model_error import ModelError
+from mpc.calibration.model_error import ModelError
+from mpc.observers.estimate_error import EstimateError
 
 N, BACK, WANDER, LIMIT, STEPS = 10, 2, 0.03, 0.4, 15
 OBSERVERS = ("washout", "innovation")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlrnn.certification.around import TubeCertificate
 from controlrnn.certification.ball.arithmetic import decide, flint
 from controlrnn.certification.ball.contraction import check_contraction, check_dissipation
 from controlrnn.certification.ball.gated import check_delta_iss
@@ -13,13 +12,14 @@ from controlrnn.certification.ball.model import Plant
 from controlrnn.certification.ball.reinitialisation import check_reinitialisation
 from controlrnn.certification.ball.tube import check_tube
 from controlrnn.certification.certificate import Certificate
-from controlrnn.certification.contraction import ContractionCertificate
-from controlrnn.certification.dissipation import DissipationCertificate
-from controlrnn.certification.gains import GainCertificate
-from controlrnn.certification.gated import DeltaIssCertificate
-from controlrnn.certification.horizon import HorizonCertificate
-from controlrnn.certification.lipschitz import LipschitzCertificate
-from controlrnn.certification.reinitialisation import ReinitialisationCertificate
+from controlrnn.certification.certificates.contraction import ContractionCertificate
+from controlrnn.certification.certificates.delta_iss import DeltaIssCertificate
+from controlrnn.certification.certificates.dissipation import DissipationCertificate
+from controlrnn.certification.certificates.gains import GainCertificate
+from controlrnn.certification.certificates.horizon import HorizonCertificate
+from controlrnn.certification.certificates.lipschitz import LipschitzCertificate
+from controlrnn.certification.certificates.reinitialisation import ReinitialisationCertificate
+from controlrnn.certification.certificates.tube import TubeCertificate
 from controlrnn.errors import CertificationError
 from controlrnn.systems import GatedSystem, LureSystem
 

@@ -11,9 +11,9 @@ from controlrnn.certification.ball import fields
 from controlrnn.certification.ball.arithmetic import beside, diagonal, flint, matrix, number, row, semidefinite
 from controlrnn.certification.ball.horizon import semidefinite_metric
 from controlrnn.certification.ball.model import Difference, Plant
-from controlrnn.certification.contraction import ContractionCertificate
-from controlrnn.certification.dissipation import DissipationCertificate
-from controlrnn.certification.l2_gain import L2GainCertificate
+from controlrnn.certification.certificates.contraction import ContractionCertificate
+from controlrnn.certification.certificates.dissipation import DissipationCertificate
+from controlrnn.certification.certificates.l2_gain import L2GainCertificate
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem

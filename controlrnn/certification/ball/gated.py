@@ -18,7 +18,7 @@ import numpy as np
 from controlrnn.certification.ball import fields, intervals
 from controlrnn.certification.ball.arithmetic import Row, number, row, total
 from controlrnn.certification.ball.horizon import holds
-from controlrnn.certification.gated import DeltaIssCertificate
+from controlrnn.certification.certificates.delta_iss import DeltaIssCertificate
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.systems import Activation, GatedSystem

@@ -29,11 +29,11 @@ from controlrnn.certification.ball.arithmetic import (
 )  # fmt: skip
 from controlrnn.certification.ball.model import Difference, Plant, boxed_slopes, only, square
 from controlrnn.certification.ball.structure import differing
+from controlrnn.certification.certificates.gains import GainCertificate
+from controlrnn.certification.certificates.horizon import HorizonCertificate
+from controlrnn.certification.certificates.lipschitz import LipschitzCertificate
 from controlrnn.certification.families import Family
-from controlrnn.certification.gains import GainCertificate
-from controlrnn.certification.horizon import HorizonCertificate
 from controlrnn.certification.input_error import InputError
-from controlrnn.certification.lipschitz import LipschitzCertificate
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem

@@ -23,9 +23,9 @@ from controlrnn.certification.ball.arithmetic import (
 from controlrnn.certification.ball.contraction import check_contraction
 from controlrnn.certification.ball.horizon import check_horizon, holds
 from controlrnn.certification.ball.model import Plant, neurons, next_states
-from controlrnn.certification.contraction import ContractionCertificate
-from controlrnn.certification.horizon import HorizonCertificate
-from controlrnn.certification.reinitialisation import ReinitialisationCertificate
+from controlrnn.certification.certificates.contraction import ContractionCertificate
+from controlrnn.certification.certificates.horizon import HorizonCertificate
+from controlrnn.certification.certificates.reinitialisation import ReinitialisationCertificate
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.systems import Activation, LureSystem

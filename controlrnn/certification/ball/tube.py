@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controlrnn.certification.around import TubeCertificate
 from controlrnn.certification.ball import arithmetic, fields, intervals
 from controlrnn.certification.ball.arithmetic import (
     Row,
@@ -36,6 +35,7 @@ from controlrnn.certification.ball.arithmetic import (
     total,
 )  # fmt: skip
 from controlrnn.certification.ball.horizon import holds, semidefinite_metric
+from controlrnn.certification.certificates.tube import TubeCertificate
 from controlrnn.certification.proof.tube import Step as Suggestion
 from controlrnn.certification.proof.tube import TubeClaim
 from controlrnn.checks import Array

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from controlrnn.certification.proof.enclosure import (
+from controlrnn.certification.proof.arithmetic.enclosure import (
     TINY,
     UNIT,
     Array,
@@ -36,9 +36,9 @@ from controlrnn.certification.proof.enclosure import (
     sum_up,
     times_up,
 )
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.incremental import largest_ratios
 from controlrnn.certification.proof.intervals import between, intersection, neurons, next_state, norm_up
-from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.certification.proof.slopes import global_slopes, slopes_on
 from controlrnn.errors import CertificationError
 

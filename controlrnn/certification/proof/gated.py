@@ -3,7 +3,7 @@
 All that follows the bounds of the gates adds and multiplies nonnegative numbers, products rounded up, so that one
 factor for their number covers the rounding of sums. exp, tanh and cosh of numpy are trusted to 45 units in the last
 place, and what underflows counts: a state may be bounded by 1e308, and a scale may be 1e-300.
-See `controlrnn.certification.gated` for the inequalities.
+See `controlrnn.certification.certificates.delta_iss` for the inequalities.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, divide_up, dot_up, times_up
+from controlrnn.certification.proof.arithmetic.enclosure import (
+    TINY,
+    UNIT,
+    Array,
+    Enclosure,
+    divide_up,
+    dot_up,
+    times_up,
+)
+from controlrnn.certification.proof.arithmetic.matrices import Gates
 from controlrnn.certification.proof.intervals import box_of
-from controlrnn.certification.proof.matrices import Gates
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.errors import CertificationError
 

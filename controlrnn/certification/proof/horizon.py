@@ -14,15 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.proof.definite import definite_margin
-from controlrnn.certification.proof.enclosure import (
-    Array,
-    Enclosure,
-    ldexp_up,
-    root_up,
-    sum_up,
-    times_up,
-)
+from controlrnn.certification.proof.arithmetic.definite import definite_margin
+from controlrnn.certification.proof.arithmetic.enclosure import Array, Enclosure, ldexp_up, root_up, sum_up, times_up
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.incremental import (
     IncrementalForm,
     all_storages,
@@ -35,7 +29,6 @@ from controlrnn.certification.proof.incremental import (
 )
 from controlrnn.certification.proof.input_error import InputDifferences
 from controlrnn.certification.proof.intervals import local_slopes
-from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.proof.structure import reaching
 from controlrnn.checks import as_array, count, positive

@@ -33,11 +33,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.proof.definite import definite_margins
-from controlrnn.certification.proof.enclosure import Array, Enclosure, dot_up, gamma, times_up
-from controlrnn.certification.proof.matrices import Matrices
+from controlrnn.certification.proof.arithmetic.definite import definite_margins
+from controlrnn.certification.proof.arithmetic.enclosure import Array, Enclosure, dot_up, gamma, times_up
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
+from controlrnn.certification.proof.arithmetic.twofold import Twofold
 from controlrnn.certification.proof.slopes import global_slopes
-from controlrnn.certification.proof.twofold import Twofold
 from controlrnn.errors import CertificationError
 
 _FLOOR = 1e-280  # of a storage of an output of order one

@@ -19,7 +19,7 @@ from typing import Self
 
 import numpy as np
 
-from controlrnn.certification.proof.enclosure import (
+from controlrnn.certification.proof.arithmetic.enclosure import (
     cumulated_up,
     divide_down,
     divide_up,

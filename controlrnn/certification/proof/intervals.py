@@ -4,8 +4,8 @@ RNN-SDP's input constraints (algorithm 1): boxes are carried through the system 
 how steep each neuron can be. Intervals forget correlations, so the gain is small unless the boxes are.
 
 Intervals are enclosures, a middle and a half width, so that the rounding of sums and products is accounted for where
-all rounding is (`controlrnn.certification.proof.enclosure`). The values of activations at the ends come from numpy's
-tanh, which is trusted to err by at most 32 units in the last place (its vectorised versions promise 4).
+all rounding is (`controlrnn.certification.proof.arithmetic.enclosure`). The values of activations at the ends come from
+numpy's tanh, which is trusted to err by at most 32 units in the last place (its vectorised versions promise 4).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from controlrnn.certification.proof.enclosure import TINY, UNIT, Array, Enclosure, root_up, sum_up, times_up
-from controlrnn.certification.proof.matrices import Matrices
+from controlrnn.certification.proof.arithmetic.enclosure import TINY, UNIT, Array, Enclosure, root_up, sum_up, times_up
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.slopes import LEAK, Box, slopes_on
 from controlrnn.checks import as_array, count, items
 from controlrnn.errors import SettingError, ShapeError

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from controlrnn.certification.proof.enclosure import (
+from controlrnn.certification.proof.arithmetic.enclosure import (
     Array,
     Enclosure,
     divide_up,
@@ -20,9 +20,9 @@ from controlrnn.certification.proof.enclosure import (
     sum_up,
     times_up,
 )
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.incremental import largest_ratios
 from controlrnn.certification.proof.intervals import between, box_of, intersection, linear_part, next_state, norm_up
-from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.certification.proof.slopes import Box
 
 _SHRINKINGS = 100

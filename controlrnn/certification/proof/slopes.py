@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from controlrnn.certification.proof.enclosure import Array
+from controlrnn.certification.proof.arithmetic.enclosure import Array
 from controlrnn.checks import read_only
 
 Box = tuple[Array, Array]

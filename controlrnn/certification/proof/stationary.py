@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.proof.definite import definite_margin
-from controlrnn.certification.proof.enclosure import (
+from controlrnn.certification.proof.arithmetic.definite import definite_margin
+from controlrnn.certification.proof.arithmetic.enclosure import (
     TINY,
     Array,
     Enclosure,
@@ -23,8 +23,8 @@ from controlrnn.certification.proof.enclosure import (
     sum_up,
     times_up,
 )
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.incremental import IncrementalForm, add_supply, demand, proven_margins
-from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.checks import count
 from controlrnn.errors import CertificationError, SettingError
 

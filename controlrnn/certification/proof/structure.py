@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.proof.matrices import Matrices
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
 
 Flags = NDArray[np.bool_]
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controlrnn.certification.proof.definite import definite_margin, definite_margins
-from controlrnn.certification.proof.enclosure import (
+from controlrnn.certification.proof.arithmetic.definite import definite_margin, definite_margins
+from controlrnn.certification.proof.arithmetic.enclosure import (
     TINY,
     UNIT,
     Array,
@@ -35,9 +35,9 @@ from controlrnn.certification.proof.enclosure import (
     sum_up,
     times_up,
 )
+from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.horizon import HorizonInequality
 from controlrnn.certification.proof.intervals import neurons, next_state, outputs
-from controlrnn.certification.proof.matrices import Matrices
 from controlrnn.certification.proof.slopes import Box, secant_slopes
 from controlrnn.checks import as_array, count
 from controlrnn.errors import CertificationError

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controlrnn.certification.around import TubeCertificate
 from controlrnn.certification.ball.arithmetic import flint, number, precision, row, total
-from controlrnn.certification.contraction import ContractionCertificate
-from controlrnn.certification.dissipation import DissipationCertificate
-from controlrnn.certification.gains import GainCertificate
-from controlrnn.certification.gated import DeltaIssCertificate
-from controlrnn.certification.horizon import HorizonCertificate
+from controlrnn.certification.certificates.contraction import ContractionCertificate
+from controlrnn.certification.certificates.delta_iss import DeltaIssCertificate
+from controlrnn.certification.certificates.dissipation import DissipationCertificate
+from controlrnn.certification.certificates.gains import GainCertificate
+from controlrnn.certification.certificates.horizon import HorizonCertificate
+from controlrnn.certification.certificates.l2_gain import L2GainCertificate
+from controlrnn.certification.certificates.lipschitz import LipschitzCertificate
+from controlrnn.certification.certificates.tube import TubeCertificate
 from controlrnn.certification.input_error import InputError, InputErrorKind
-from controlrnn.certification.l2_gain import L2GainCertificate
-from controlrnn.certification.lipschitz import LipschitzCertificate
 from controlrnn.certification.refutation.trajectories import (
     BITS,
     Pair,

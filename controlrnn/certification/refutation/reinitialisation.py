@@ -10,8 +10,8 @@ import numpy as np
 from controlrnn.certification.ball.arithmetic import Row, matrix, number, precision, row, total
 from controlrnn.certification.ball.contraction import check_contraction
 from controlrnn.certification.ball.model import Plant
+from controlrnn.certification.certificates.reinitialisation import ReinitialisationCertificate
 from controlrnn.certification.refutation.trajectories import BITS, Run, minus, quadratic, simulate, step
-from controlrnn.certification.reinitialisation import ReinitialisationCertificate
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import CertificationError, ShapeError
 from controlrnn.systems import LureSystem

@@ -8,8 +8,9 @@ import pytest
 from random_systems import random_elman, random_system
 
 from controlrnn import models
-from controlrnn.certification import certify_by_construction, certify_contraction, sdp
+from controlrnn.certification import certify_by_construction, certify_contraction
 from controlrnn.certification.proof.incremental import IncrementalForm
+from controlrnn.certification.search import sdp
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 
 SYSTEMS = {

@@ -20,7 +20,7 @@ from controlrnn.certification import (
     certify_gains,
     execution_error,
 )
-from controlrnn.certification.contraction import smallest_input_gains
+from controlrnn.certification.certificates.contraction import smallest_input_gains
 from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.errors import CertificationError, FileFormatError, SettingError
 from controlrnn.export import to_c

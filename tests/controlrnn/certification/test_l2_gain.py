@@ -8,8 +8,9 @@ from random_systems import random_elman, random_system
 from scipy.optimize import minimize_scalar
 
 from controlrnn import models
-from controlrnn.certification import attack_l2_gain, certify_by_construction, certify_l2_gain, sdp
+from controlrnn.certification import attack_l2_gain, certify_by_construction, certify_l2_gain
 from controlrnn.certification.proof.incremental import IncrementalForm
+from controlrnn.certification.search import sdp
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 
 RANGE = (np.full(2, -2.0), np.full(2, 2.0))

@@ -7,7 +7,7 @@ import pytest
 from random_systems import random_elman, random_system
 
 from controlrnn.certification import certify_contraction, certify_reinitialisation, load_certificate
-from controlrnn.certification.proof.enclosure import Enclosure
+from controlrnn.certification.proof.arithmetic.enclosure import Enclosure
 from controlrnn.certification.proof.reachable import settled_box, settled_radius
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.systems import observer_system

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from random_systems import random_elman, random_system
 
-from controlrnn.certification import riccati
-from controlrnn.certification.interior import interior
 from controlrnn.certification.proof import incremental
 from controlrnn.certification.proof.incremental import IncrementalForm
-from controlrnn.certification.riccati import Goal, Task
+from controlrnn.certification.search import riccati
+from controlrnn.certification.search.interior import interior
+from controlrnn.certification.search.riccati import Goal, Task
 from controlrnn.errors import CertificationError
 
 SYSTEMS = [

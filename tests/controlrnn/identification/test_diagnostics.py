@@ -18,7 +18,7 @@ from controlrnn.identification import (
     with_delays,
     without_delays,
 )
-from controlrnn.identification.linear import lti
+from controlrnn.identification.linear.regression import lti
 from controlrnn.models import Elman, ResidualRNN
 from controlrnn.systems import MATRICES
 

@@ -11,11 +11,11 @@ from controlrnn.identification import (
     SimulationError,
     Start,
     Term,
-    checkpoint,
     identify,
     identify_subspace,
     score,
 )
+from controlrnn.identification.training import checkpoint
 from controlrnn.models import LTI, ContractingR2DN, Elman
 
 QUICK = {"steps": 60, "validate_every": 15, "window": 40, "batch_size": 4, "learning_rate": 5e-3, "seed": 3}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.identification import estimate_initial_state
-from controlrnn.identification.linear import lti
+from controlrnn.identification.linear.regression import lti
 from controlrnn.models import ContractingR2DN
 
 

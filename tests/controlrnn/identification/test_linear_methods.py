@@ -4,8 +4,8 @@ import pytest
 from controlrnn.data import Timing, Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification import free_run, identify_arx, identify_subspace, initial_states, rmse, select_arx
-from controlrnn.identification.linear import lti
-from controlrnn.identification.subspace import order_from_gap
+from controlrnn.identification.linear.regression import lti
+from controlrnn.identification.linear.subspace import order_from_gap
 
 A = np.array([[0.9, 0.2, 0.0], [-0.2, 0.9, 0.1], [0.0, 0.0, 0.7]])
 B = np.array([[0.3, 0.0], [0.0, 0.5], [1.0, -0.4]])

@@ -4,8 +4,8 @@ import pytest
 from controlrnn.data import Trajectory
 from controlrnn.errors import SettingError
 from controlrnn.identification import SimulationError
-from controlrnn.identification.objective import Objective, square_weight
-from controlrnn.identification.regularisers import L2, GroupLasso
+from controlrnn.identification.losses.objective import Objective, square_weight
+from controlrnn.identification.losses.regularisers import L2, GroupLasso
 from controlrnn.models import ContractingR2DN, Elman, ResidualRNN
 
 MODELS = {

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
-from controlrnn.identification.lbfgs import LBFGS
-from controlrnn.identification.levenberg_marquardt import LevenbergMarquardt
+from controlrnn.identification.optimisers.lbfgs import LBFGS
+from controlrnn.identification.optimisers.levenberg_marquardt import LevenbergMarquardt
 
 
 def run(optimiser, most=500):

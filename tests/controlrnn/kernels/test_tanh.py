@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import pytest
 
-from controlrnn.kernels._numba_simd import tanh
+from controlrnn.kernels.compiled.simd import tanh
 
 
 @numba.njit  # type: ignore[untyped-decorator]

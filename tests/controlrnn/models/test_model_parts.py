@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from controlrnn.data import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.models import LTI, ContractingR2DN, Elman
-from controlrnn.models.contracting_linear import ContractingLinear, inside_disc
-from controlrnn.models.sandwich import SandwichNetwork, _Cayley
+from controlrnn.models.parts.contracting_linear import ContractingLinear, inside_disc
+from controlrnn.models.parts.sandwich import SandwichNetwork, _Cayley
 
 
 def rng(seed=0):

@@ -11,7 +11,7 @@ from controlrnn.certification import certify_by_construction
 from controlrnn.data import Scaler
 from controlrnn.errors import SettingError
 from controlrnn.models import ContractingREN, DissipativeREN, LipschitzR2DN, LipschitzREN
-from controlrnn.models.linear_start import Linear
+from controlrnn.models.parts.linear_start import Linear
 
 
 def randomise(model, seed, scale):

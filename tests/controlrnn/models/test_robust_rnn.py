@@ -9,7 +9,7 @@ from controlrnn.certification import certify_by_construction
 from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import SettingError
 from controlrnn.identification import identify
-from controlrnn.identification.robust_start import start_robust_rnn
+from controlrnn.identification.training.robust_start import start_robust_rnn
 from controlrnn.models import RobustRNN
 
 A = np.array([[0.9, 0.2], [-0.2, 0.85]])

@@ -19,9 +19,9 @@ from controlrnn.models import (
     NeuralODERNN,
     StableRNN,
 )
-from controlrnn.models.definite import PositiveDefinite
-from controlrnn.models.guarantee import sector_factor
-from controlrnn.models.strict_contraction import STRICT, StrictContraction
+from controlrnn.models.parts.definite import PositiveDefinite
+from controlrnn.models.parts.guarantee import sector_factor
+from controlrnn.models.parts.strict_contraction import STRICT, StrictContraction
 from controlrnn.systems import Activation, GatedSystem
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controlrnn.certification.proof.definite import definite_margin
-from controlrnn.certification.proof.enclosure import Enclosure
+from controlrnn.certification.proof.arithmetic.definite import definite_margin
+from controlrnn.certification.proof.arithmetic.enclosure import Enclosure
 from controlrnn.certification.proof.incremental import largest_ratio
 
 

@@ -11,9 +11,9 @@ from exact_numbers import exact, holds
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controlrnn.certification.proof import enclosure as e
-from controlrnn.certification.proof.enclosure import TINY, UNIT, Enclosure, two_sum
-from controlrnn.certification.proof.twofold import Twofold, two_prod
+from controlrnn.certification.proof.arithmetic import enclosure as e
+from controlrnn.certification.proof.arithmetic.enclosure import TINY, UNIT, Enclosure, two_sum
+from controlrnn.certification.proof.arithmetic.twofold import Twofold, two_prod
 
 SIZES = st.one_of(
     st.just(0.0),

@@ -13,11 +13,11 @@ from random_systems import random_system
 from controlrnn.certification.proof import horizon as h
 from controlrnn.certification.proof import incremental as inc
 from controlrnn.certification.proof import stationary
-from controlrnn.certification.proof.enclosure import Enclosure
+from controlrnn.certification.proof.arithmetic.enclosure import Enclosure
+from controlrnn.certification.proof.arithmetic.twofold import Twofold
 from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.proof.input_error import InputDifferences
 from controlrnn.certification.proof.structure import reaching
-from controlrnn.certification.proof.twofold import Twofold
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import LureSystem, observer_system
 

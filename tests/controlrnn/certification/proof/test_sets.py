@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_systems import random_elman, random_system
 
 from controlrnn.certification.proof import intervals, reachable, slopes, tube
-from controlrnn.certification.proof.enclosure import Enclosure
+from controlrnn.certification.proof.arithmetic.enclosure import Enclosure
 from controlrnn.certification.proof.gated import Comparison
 from controlrnn.certification.proof.stationary import prove_contraction
 from controlrnn.errors import CertificationError, ControlRnnError

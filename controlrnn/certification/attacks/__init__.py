@@ -1,0 +1,1 @@
+"""Gradient attacks: lower bounds that say how tight a certified upper bound is."""

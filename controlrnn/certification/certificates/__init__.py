@@ -1,0 +1,1 @@
+"""One claim a file: how it is searched for, stored and verified."""

@@ -1,0 +1,237 @@
+"""Infinite horizon: a metric in which any two trajectories approach each other.
+
+    |x1+ - x2+|_P <= rate |x1 - x2|_P + sum_c gain_c |u1_c - u2_c|,      |x|_P = sqrt(x' P x)
+
+The first part is the stationary case of the finite-horizon inequality, rate^2 P - T'PT - S(lambda) >= 0 with one P and
+one set of diagonal multipliers (for Elman networks the incremental ISS condition of D'Amico, La Bella, Farina 2022,
+arXiv 2210.09721). The second is a one-step bound per input channel with multipliers of its own, at equal states; the
+triangle inequality joins them. Everything about re-initialisation follows in closed form: `error_after`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from controlrnn.certification import figures
+from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions
+from controlrnn.certification.proof.arithmetic.enclosure import divide_up, sum_up, times_up
+from controlrnn.certification.proof.incremental import IncrementalForm, observer_spread, schur_top
+from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
+from controlrnn.certification.search.stationary import Point, contract, metric_for_inputs
+from controlrnn.certification.search.units import Units
+from controlrnn.checks import Array, channels, count, nonnegative, number, read_only, scales
+from controlrnn.errors import CertificationError, SettingError
+from controlrnn.records import Number, Numbers, Schema
+from controlrnn.systems import LureSystem, observer_system
+from controlrnn.typed import typed
+
+_MULTIPLES = (1.0, 1.1, 1.5, 2.0, 4.0, 16.0, 256.0)  # of multipliers that were found for something else
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
+class ContractionCertificate(Certificate):
+    """Two trajectories approach each other in `metric`, up to what different inputs do.
+
+    Args:
+        rate: In (0, 1); smaller forgets faster.
+        metric: P, shape (nx, nx), positive definite.
+        multipliers: Shape (nv,).
+        input_gain: Shape (nu,): how far, in the metric, a unit difference of one input moves the next state.
+        input_multipliers: Shape (nu, nv).
+    """
+
+    KIND: ClassVar[str] = "contraction-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "rate": "per step", "metric": "|dx|_P^2 = dx' P dx is dimensionless", "input_gain": "|dx|_P per input unit",
+    }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "metric": Numbers("nx", "nx"), "multipliers": Numbers("nv", least=0.0),
+            "input_gain": Numbers("nu", least=0.0), "input_multipliers": Numbers("nu", "nv", least=0.0),
+        },
+        meta={"rate": Number(above=0.0, below=1.0)},
+    )  # fmt: skip
+
+    rate: float
+    metric: Array
+    multipliers: Array
+    input_gain: Array
+    input_multipliers: Array
+
+    def __post_init__(self) -> None:
+        for name in ("metric", "multipliers", "input_gain", "input_multipliers"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    @typed(infinite=("initial",), results=False)
+    def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
+        """Largest state difference, in the metric, after ``steps`` steps.
+
+        Args:
+            steps: Number of steps.
+            initial: Difference at the start, in the metric; may be infinite.
+            input_radius: Largest difference of each input per step, shape (nu,) or a number for all.
+
+        Returns:
+            rate^steps initial + (1 - rate^steps) / (1 - rate) * sum_c gain_c radius_c, never rounded down.
+        """
+        steps = count("steps", steps, least=0)
+        initial = number("initial", initial, least=0, infinite=True, what="a number >= 0")
+        radius = nonnegative("input_radius", channels("input_radius", input_radius, len(self.input_gain)), ("nu",))
+        return error_after(self.rate, self.input_gain, steps, initial, radius)
+
+    def reachable_radius(self, half_range: float | Array) -> float:
+        """How far, in the metric, the state can ever be from the equilibrium of the middle input, once it has settled.
+
+        Args:
+            half_range: Half the width of each input's range, shape (nu,), input units.
+        """
+        push = times_up(self.input_gain, np.broadcast_to(half_range, self.input_gain.shape))
+        return float(divide_up(sum_up(push), np.nextafter(1 - self.rate, 0.0)))
+
+    def _prove(self, system: LureSystem, room: float) -> float:
+        return prove_contraction(
+            system, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room
+        )
+
+    def prove_observer(self, system: LureSystem, gain: Array, *, room: float = 1.0) -> float:
+        """Prove the statement for an innovation observer, its matrices A - L C2 rounded or not; returns the margin.
+
+        Args:
+            system: The observed system; the certificate is one of ``observer_system(system, gain)``.
+            gain: L, shape (nx, ny).
+            room: See `controlrnn.certification.proof.arithmetic.definite`.
+
+        Raises:
+            CertificationError: It is of another observer, or does not hold for both.
+        """
+        observer = observer_system(system, gain)
+        self._check_digest(observer)
+        return prove_contraction(
+            observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room,
+            spread=observer_spread(system, gain),
+        )  # fmt: skip
+
+    def _claim(self) -> str:
+        gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
+        memory = -1 / np.log(self.rate)
+        return (
+            f"Contraction certificate for system {self.system_digest[:12]}: state differences shrink by "
+            f"{self.rate:.5f} per step (time constant {memory:.1f} steps) in a metric of condition "
+            f"{np.linalg.cond(self.metric):.3g}; input gains ({gains}). "
+            f"Proven in float64, smallest relative pivot {self.margin:.2g}."
+        )
+
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw how differences of states are forgotten, and what lasting differences of inputs build up to.
+
+        Args:
+            labels: One for each input.
+        """
+        sizes = np.linalg.eigvalsh(self.metric)
+        return figures.decay(
+            self.rate, self.input_gain, float(np.sqrt(sizes[-1] / sizes[0])), float(sizes[0] ** -0.5), "2-norm", labels
+        )
+
+
+@typed()
+def certify_contraction(
+    system: LureSystem, rate: float | None = None, *, input_scale: float | Array = 1.0,
+    output_scale: float | Array = 1.0,
+) -> ContractionCertificate:  # fmt: skip
+    """Prove that a frozen system contracts, and how fast.
+
+    Among the metrics of one rate the one is taken in which inputs of size ``input_scale`` move the state least,
+    measured in outputs of size ``output_scale``.
+
+    Args:
+        system: A frozen system.
+        rate: Rate in (0, 1) to prove; None for the smallest that the method finds.
+        input_scale: Typical input difference per channel, shape (nu,) or a number for all, input units.
+        output_scale: Typical output difference per channel, likewise, output units.
+
+    Raises:
+        CertificationError: No metric and diagonal multipliers prove it. That does not mean that it is false.
+    """
+    if not system.is_frozen:
+        raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
+    if rate is not None and not 0 < rate < 1:
+        raise SettingError(f"rate must lie in (0, 1), got {rate}: 1 would prove nothing about the infinite horizon")
+    inputs = scales("input_scale", input_scale, system.nu)
+    outputs = scales("output_scale", output_scale, system.ny)
+    units = Units.of(system, inputs, outputs)
+    scaled = units.system(system)
+    still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
+    try:
+        point = contract(still, None if rate is None else float(rate) ** 2)
+    except CertificationError as error:
+        if rate is not None:
+            raise CertificationError(f"no contraction at rate {rate:.5f} was found: allow a larger rate") from error
+        raise CertificationError(
+            f"the system cannot be shown to contract: {error}. A finite-horizon certificate may still exist; for an "
+            "infinite one train a model that contracts by design", margin=error.margin
+        ) from error  # fmt: skip
+    # Near the best rate the metric may be stretched too far for a proof in float64.
+    for slower in (0.0,) if rate is not None else (0.0, 0.01, 0.1):
+        slow = replace(point, s=point.s + slower * (1 - point.s))
+        try:
+            return _with_metric(system, slow, scaled, units, np.sqrt(slow.s) if rate is None else rate).issue(system)
+        except CertificationError as error:
+            failure = error
+    raise failure
+
+
+def _with_metric(
+    system: LureSystem, point: Point, scaled: LureSystem, units: Units, rate: float
+) -> ContractionCertificate:
+    """The draft whose metric suits inputs and outputs of one unit each; ``point`` is of the ``scaled`` system."""
+    floor = scaled.C2.T @ scaled.C2
+    # A direction that no output sees still needs some metric.
+    seen = float(np.trace(np.linalg.solve(point.metric, floor))) / system.nx
+    floor = floor + 1e-4 * max(seen, 1e-12) * point.metric
+    still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
+    channels = [IncrementalForm.of_input(scaled, c) for c in range(system.nu)]
+    P, lam, lams = metric_for_inputs(still, channels, point, np.ones(system.nu), floor)
+    P = P / units.x[:, None] / units.x
+    P, channels = 0.5 * (P + P.T), [IncrementalForm.of_input(system, c) for c in range(system.nu)]
+    gains, used = smallest_input_gains(channels, P, lams, lam)
+    return ContractionCertificate(
+        system_digest=system.digest, method="barrier", solver_status="", margin=0.0, versions=current_versions(),
+        rate=float(rate), metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
+    )  # fmt: skip
+
+
+def smallest_input_gains(
+    channels: list[IncrementalForm], P: Array, multipliers: Array, fallback: Array
+) -> tuple[Array, Array]:
+    """The least gains (nu,) found to be proven by multiples of the multipliers (nu, nv) or of ``fallback``, and those.
+
+    Raises:
+        CertificationError: None of them proves a gain.
+    """
+    gains, used = np.full(len(channels), np.inf), np.repeat(fallback[None], len(channels), axis=0)
+    for c, (form, own) in enumerate(zip(channels, multipliers, strict=True)):
+        if not (form.T[:, 0].any() or form.N[:, 0].any()):
+            gains[c] = 0.0
+            continue
+        for lam in (np.maximum(own, 1e-9 * own.max(initial=0.0)), *(m * fallback for m in _MULTIPLES)):
+            square = schur_top(form.T.T @ P @ form.T + form.multiplier_form(lam))
+            for inflation in (1e-9, 1e-6, 1e-3, 0.1):
+                gain = float(np.sqrt(max(square, 1e-300)) * (1 + inflation))
+                if not gain < gains[c]:
+                    break
+                if input_margin(form, P, gain, lam, PROOF_ROOM) > 0:
+                    gains[c], used[c] = gain, lam
+                    break
+    if not np.isfinite(gains).all():
+        raise CertificationError("this metric and these multipliers prove no bound on what the inputs do to the state")
+    return gains, used

@@ -1,0 +1,200 @@
+"""RNN-SDP's single constant: the last output against everything that went in.
+
+    |y_N - y_N'|_2 <= L |(x_0, u_0, .., u_N) - (x_0', u_0', .., u_N')|_2
+
+(Hamelbeck & Schiffer 2025, arXiv 2509.17898, whose networks have no input at the last step; with diagonal multipliers,
+which are the valid ones.) One number for states and inputs of different units: for tightening use `certify_horizon`.
+With known boxes of inputs and initial states the slopes are those of `controlrnn.certification.proof.slopes`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from controlrnn.certification import figures
+from controlrnn.certification.certificate import Certificate, boxes_of, certificate_schema, current_versions
+from controlrnn.certification.proof.horizon import prove_lipschitz
+from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, storages
+from controlrnn.certification.proof.intervals import local_slopes
+from controlrnn.certification.proof.slopes import Box
+from controlrnn.certification.search.horizon import PADDINGS, SHARES
+from controlrnn.certification.search.interior import interior
+from controlrnn.certification.search.riccati import Goal, Pair, Task, minimise
+from controlrnn.certification.search.stationary import contract, least_peak
+from controlrnn.certification.search.units import Units
+from controlrnn.checks import Array, count, read_only
+from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import ROOM
+from controlrnn.records import Count, Number, Numbers, Schema
+from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_log = logging.getLogger(__name__)
+_ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("*",), stored=False)
+class LipschitzCertificate(Certificate):
+    """One Lipschitz constant from initial state and all inputs to the last output.
+
+    Args:
+        horizon: N.
+        constant: L.
+        multipliers: Shape (N + 1, nv), by steps to go.
+        rho: Shape (N + 1, nu).
+        padding: Relative enlargement of the storages, which leaves room for the proof.
+        input_range: Ends of the box that inputs stay in, shape (2, nu); (2, 0) where anything is allowed.
+        state_range: Ends of the box that initial states stay in, shape (2, nx); (2, 0) likewise.
+    """
+
+    KIND: ClassVar[str] = "lipschitz-certificate"
+    UNITS: ClassVar[dict[str, str]] = {
+        "constant": "output units per (state units, input units)", "input_range": "input units",
+        "state_range": "state units",
+    }  # fmt: skip
+
+    SCHEMA: ClassVar[Schema] = certificate_schema(
+        KIND, UNITS,
+        arrays={
+            "multipliers": Numbers("N + 1", "nv", least=0.0), "rho": Numbers("N + 1", "nu", least=0.0),
+            "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
+        },
+        meta={"horizon": Count(size="N"), "constant": Number(least=0.0), "padding": Number(least=0.0, below=1.0)},
+    )  # fmt: skip
+
+    horizon: int
+    constant: float
+    multipliers: Array
+    rho: Array
+    padding: float
+    input_range: Array
+    state_range: Array
+
+    def __post_init__(self) -> None:
+        for name in ("multipliers", "rho", "input_range", "state_range"):
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    def _prove(self, system: LureSystem, room: float) -> float:
+        constant, margin = prove_lipschitz(
+            system, self.horizon, self.multipliers, self.rho, self.padding,
+            boxes_of(self.input_range, self.state_range), room=room,
+        )  # fmt: skip
+        if not constant <= self.constant < np.inf:
+            raise CertificationError(
+                f"the constant {self.constant:.17g} is not proven: its multipliers give {constant:.17g}", margin=margin
+            )
+        return margin
+
+    def _claim(self) -> str:
+        where = "inputs and initial states in the given boxes" if self.input_range.size else "all inputs and states"
+        return (
+            f"Lipschitz certificate for system {self.system_digest[:12]}: (initial state, inputs) to output "
+            f"{self.horizon}, constant {self.constant:.6g}, for {where}. Proven in float64, smallest "
+            f"relative pivot {self.margin:.2g}."
+        )
+
+    def plot(self, labels: Sequence[str] = ()) -> Figure:
+        """Draw how much a difference of each input counts at each step before the output, beside the constant.
+
+        Args:
+            labels: One for each input.
+        """
+        figure, (axes,) = figures.panels(1)
+        for c, weight in enumerate(self.rho.T):
+            axes.plot(np.sqrt(weight), marker=".", label=figures.label(labels, c, "u"))
+        axes.axhline(self.constant, color="k", ls="--", label="constant")
+        axes.set(xlabel="steps before the output", ylabel="gain at most, by input", ylim=(0, None))
+        axes.legend()
+        return figure
+
+
+@typed()
+def certify_lipschitz(
+    system: LureSystem, horizon: int, *, input_range: Box | None = None, state_range: Box | None = None,
+    iterations: int = 300,
+) -> LipschitzCertificate:  # fmt: skip
+    """Prove one Lipschitz constant from (initial state, inputs 0..N) to the output at step N.
+
+    Args:
+        system: A frozen system.
+        horizon: N >= 0.
+        input_range: Box of the inputs, each end shape (nu,); with ``state_range`` or not at all.
+        state_range: Box of the initial states, each end shape (nx,).
+        iterations: Most iterations of the search for multipliers.
+
+    Returns:
+        A certificate that has been verified.
+
+    Raises:
+        SettingError, ShapeError, DataError: An argument makes no sense.
+        CertificationError: No constant could be proven.
+    """
+    if not system.is_frozen:
+        raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
+    horizon = count("horizon", horizon, least=0)
+    if (input_range is None) != (state_range is None):
+        raise SettingError("input_range and state_range must be given together: intervals need both")
+    boxes = None if input_range is None or state_range is None else (input_range, state_range)
+    # One unit for all outputs: the norm of all of them counts.
+    size = float(np.linalg.norm(np.hstack([system.C2, system.D21, system.D22]))) or 1.0
+    units = Units(np.ones(system.nx), np.ones(system.nu), np.full(system.ny, size))
+    form = _form(units.system(system), horizon, boxes)
+    K = horizon + 1
+    last = np.zeros(K)
+    last[-1] = 1.0
+    task = Task(form, form.Y.T @ form.Y, last, last, np.ones(system.nu), Goal.LARGEST)
+    inside = found = _inside(task)
+    for order in _ORDERS:
+        try:
+            found = minimise(replace(task, order=order), found, steps=iterations, tolerance=1e-6)
+        except CertificationError as error:
+            # What the last search found touches the boundary of the feasible set: it is as far as one gets.
+            _log.debug("no search at order %g: %s", order, error)
+            break
+    stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
+    claimed, failure = _form(system, horizon, boxes), CertificationError("no multipliers exist at every stage")
+    for share, padding in zip(SHARES, PADDINGS, strict=True):
+        lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
+        lam, rho = units.back(lam, rho, size, units.u)
+        # Twice the padding: other machines round differently (see `search.issued_bounds`).
+        P, stages = storages(claimed, claimed.Y.T @ claimed.Y, lam, rho, 2 * padding)
+        if stages < K:
+            continue
+        square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
+        candidate = LipschitzCertificate(
+            system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
+            horizon=horizon, constant=float(np.sqrt(square)) * ROOM, multipliers=lam, rho=rho, padding=padding,
+            input_range=stored[0], state_range=stored[1],
+        )  # fmt: skip
+        try:
+            return candidate.issue(system)
+        except CertificationError as error:
+            failure = error
+    raise failure
+
+
+def _inside(task: Task) -> Pair:
+    """Where the search starts: stationary multipliers, whose constant holds for every length; else stage by stage.
+
+    Stage by stage every storage is a little larger than it has to be, which grows with the length beyond all measure.
+    """
+    form = task.form
+    try:
+        rho, main, first = least_peak(form, contract(form, 1.0), tolerance=0.03)
+    except CertificationError:
+        return interior(task)
+    later = len(task.weights) - 1
+    return np.vstack([first, np.tile(main, (later, 1))]), np.full((later + 1, form.nu), rho)
+
+
+def _form(system: LureSystem, horizon: int, boxes: tuple[Box, Box] | None) -> IncrementalForm:
+    return IncrementalForm.of(system, None, None if boxes is None else local_slopes(system, *boxes, horizon))

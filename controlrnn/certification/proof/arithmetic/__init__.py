@@ -1,0 +1,1 @@
+"""Arithmetic with rigorous rounding: enclosures, their double-double fallback, definiteness."""

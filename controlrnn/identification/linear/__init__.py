@@ -1,0 +1,1 @@
+"""Linear baselines: ARX, subspace identification, orders and delays."""

@@ -1,0 +1,251 @@
+"""The simulation error over whole records as a function of one vector: parameters, then starting states.
+
+Where initial states are estimated, each record's starting state is a variable. With *shooting* the records are cut into
+segments that start from variable states of their own, tied together by a penalty on the jumps between them: shorter
+simulations have a smoother error, also where a model is unstable. (Bock 1981; Ribeiro, Tiels, Umenberger, Schoen,
+Aguirre, "On the smoothness of nonlinear system identification", Automatica 2020.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlrnn.checks import Array
+from controlrnn.data import Trajectory
+from controlrnn.errors import DataError, SettingError
+from controlrnn.identification.losses.base import Batch, Loss, Simulation, SimulationError, WeightedSum
+from controlrnn.identification.losses.regularisers import L2
+from controlrnn.identification.scan import simulate
+from controlrnn.kernels.sensitivity import Sensitivities
+from controlrnn.models import Model
+from controlrnn.systems import MATRICES, LureSystem
+
+_Singular: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # missing in torch's own stubs
+_MOST = 4_000_000  # numbers of a Jacobian that are held at a time
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Segments of equal length: u (B, T, nu), y (B, T, ny), the rows of their starting states, and their weight."""
+
+    u: Tensor
+    y: Tensor
+    rows: list[int]
+    weight: float
+
+
+class Objective:
+    """Value, gradient and Gauss-Newton Hessian of the loss over all records.
+
+    Args:
+        model: A float64 model; its parameters are set at each evaluation.
+        records: Training records, physical units.
+        loss: What to minimise. In Gauss-Newton, terms other than `SimulationError` and `L2` have no curvature.
+        states: Starting state of each record, shape (R, nx); None fixes them at zero.
+        segment: Samples per segment; None simulates whole records.
+        stiffness: Weight of the squared jumps between segments.
+        step: What ``Batch.step`` says.
+
+    Raises:
+        SettingError: Segments of records whose starting states are fixed, or a loss with a washout in segments.
+    """
+
+    def __init__(
+        self, model: Model, records: Sequence[Trajectory], loss: Loss, states: Array | None, *,
+        segment: int | None = None, stiffness: float = 1.0, step: int = 0,
+    ) -> None:  # fmt: skip
+        if segment is not None and (states is None or loss.washout):
+            raise SettingError(
+                "shooting needs initial_state='estimated' and a loss without washout: a segment starts where the one "
+                "before it ended"
+            )
+        self.model, self.loss, self.step, self.stiffness = model, loss, step, stiffness
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.n_parameters = sum(p.numel() for p in self.parameters)
+        self._cut(records, segment)
+        self._states = np.zeros((len(self._pieces), model.nx)) if states is None else self._begin(records, states)
+        self.n_states = 0 if states is None else self._states.size
+
+    def start(self) -> Array:
+        """The vector of the model's present parameters and the starting states that were given."""
+        values = [p.detach().numpy().ravel() for p in self.parameters]
+        return np.concatenate([*values, self._states.ravel()[: self.n_states]]).astype(np.float64)
+
+    def put(self, vector: Array) -> None:
+        """Set the model's parameters from the vector."""
+        with torch.no_grad():
+            at = 0
+            for p in self.parameters:
+                p.copy_(torch.as_tensor(vector[at : at + p.numel()]).reshape(p.shape))
+                at += p.numel()
+
+    def value(self, vector: Array) -> float:
+        """The loss; infinite where the simulation diverges or a matrix of the model becomes singular."""
+        self.put(vector)
+        with torch.no_grad():
+            return self._guarded(self._table(vector))[0]
+
+    def value_and_gradient(self, vector: Array) -> tuple[float, Array]:
+        """The loss and its gradient, shape (n,); the gradient is zero where the loss is infinite."""
+        self.put(vector)
+        self.model.zero_grad(set_to_none=True)
+        table = self._table(vector).requires_grad_(self.n_states > 0)
+        value, total = self._guarded(table)
+        gradient = np.zeros(len(vector))
+        if total is None:
+            return np.inf, gradient
+        total.backward()  # type: ignore[no-untyped-call]
+        leaves = [*self.parameters, table] if self.n_states else self.parameters
+        parts = [np.zeros(p.numel()) if p.grad is None else p.grad.numpy().ravel() for p in leaves]
+        gradient = np.concatenate(parts)
+        return (value, gradient) if np.isfinite(gradient).all() else (np.inf, np.zeros(len(vector)))
+
+    def gauss_newton(self, vector: Array) -> tuple[float, Array, Array]:
+        """The loss, its gradient (n,) and its Gauss-Newton Hessian (n, n)."""
+        value, gradient = self.value_and_gradient(vector)
+        if not np.isfinite(value):
+            return value, gradient, np.full((len(vector),) * 2, np.nan)
+        system = self.model.system()
+        by_parameters, selected = _explicit(system, self.parameters)
+        normal = self._normal(system.frozen(), selected, self._table(vector).numpy())
+        n = int(selected.sum())
+        # From matrix entries to parameters; the starting states stay as they are.
+        left = by_parameters.T @ normal[:n]
+        top = np.concatenate([left[:, :n] @ by_parameters, left[:, n : n + self.n_states]], axis=1)
+        bottom = np.concatenate(
+            [top[:, self.n_parameters :].T, normal[n:, n:][: self.n_states, : self.n_states]], axis=1
+        )
+        return value, gradient, np.concatenate([top, bottom])
+
+    def _cut(self, records: Sequence[Trajectory], segment: int | None) -> None:
+        """Sort the segments into groups of equal length; `_links` are pairs of rows that follow each other."""
+        inputs, outputs, washout = self.model.input_scaler, self.model.output_scaler, self.loss.washout
+        self._pieces: list[tuple[int, int, int]] = []
+        self._links: list[tuple[int, int]] = []
+        for i, record in enumerate(records):
+            length = len(record) if segment is None else segment
+            for a in range(0, len(record), length):
+                if a:
+                    self._links.append((len(self._pieces) - 1, len(self._pieces)))
+                self._pieces.append((i, a, min(a + length, len(record))))
+        scored = sum(b - a - washout for _, a, b in self._pieces)
+        if min(b - a for _, a, b in self._pieces) <= washout:
+            raise DataError(f"every training record must be longer than the loss's washout of {washout} samples")
+        lengths = sorted({b - a for _, a, b in self._pieces})
+        self._groups = []
+        for length in lengths:
+            rows = [k for k, (_, a, b) in enumerate(self._pieces) if b - a == length]
+            cuts = [(records[i], a, b) for i, a, b in (self._pieces[k] for k in rows)]
+            u = torch.as_tensor(np.stack([inputs.apply(r.u[a:b]) for r, a, b in cuts]))
+            y = torch.as_tensor(np.stack([outputs.apply(r.y[a:b]) for r, a, b in cuts]))
+            self._groups.append(_Group(u, y, rows, len(rows) * (length - washout) / scored))
+
+    def _begin(self, records: Sequence[Trajectory], states: Array) -> Array:
+        """Starting states of all segments from those of a free run."""
+        system = self.model.freeze()
+        begin = np.empty((len(self._pieces), self.model.nx))
+        for k, (i, a, _) in enumerate(self._pieces):
+            begin[k] = states[i] if a == 0 else simulate(system, records[i].u[:a], states[i])[1][-1]
+        return begin
+
+    def _table(self, vector: Array) -> Tensor:
+        if not self.n_states:
+            return torch.as_tensor(self._states)
+        return torch.tensor(vector[self.n_parameters :]).reshape(self._states.shape)
+
+    def _guarded(self, table: Tensor) -> tuple[float, Tensor | None]:
+        try:
+            total = self._total(table)
+        except (_Singular, DataError):
+            return np.inf, None
+        value = float(total.detach())
+        return (value, total) if np.isfinite(value) else (np.inf, None)
+
+    def _total(self, table: Tensor) -> Tensor:
+        system = self.model.system()
+        ends = table.new_zeros(table.shape)
+        total = table.new_zeros(())
+        for group in self._groups:
+            start = table[group.rows]
+            y, x = simulate(system, group.u, start)
+            total = total + group.weight * self.loss(
+                system, Batch(group.u, group.y, start, self.step), Simulation(y, x)
+            )
+            if self._links:
+                ends = ends.index_add(0, torch.as_tensor(group.rows), x[:, -1])
+        if self._links:
+            before, after = (list(side) for side in zip(*self._links, strict=True))
+            total = total + self.stiffness * (ends[before] - table[after]).square().mean()
+        penalty = self.model.penalty(1.0)
+        return total if penalty is None else total + penalty
+
+    def _normal(self, system: LureSystem, selected: np.ndarray, table: Array) -> Array:
+        """2 J'J of the weighted squares over (entries, starting states), shape (n + n_states, n + n_states)."""
+        n, nx, links = int(selected.sum()), system.nx, dict(self._links)
+        total = np.zeros((n + table.size,) * 2)
+        weight, washout = square_weight(self.loss), self.loss.washout
+        scored = sum(g.y[:, washout:].numel() for g in self._groups)
+        tool = Sensitivities(system, selected)
+        block = max(1, _MOST // ((n + nx) * system.ny))
+        for group in self._groups:
+            us = group.u.numpy()
+            x = simulate(system, us, table[group.rows])[1]
+            for b, row in enumerate(group.rows):
+                product, carry = np.zeros((n + nx,) * 2), tool.start()
+                for a in range(0, us.shape[1], block):
+                    dy, carry = tool.run(us[b, a : a + block], x[b, a : a + block][: len(us[b, a : a + block])], carry)
+                    J = dy[max(0, washout - a) :].reshape(-1, n + nx)
+                    product += J.T @ J
+                where = np.r_[0:n, n + row * nx : n + (row + 1) * nx]
+                total[np.ix_(where, where)] += 2 * weight / scored * product
+                if row in links:
+                    after = n + links[row] * nx + np.arange(nx)
+                    jump = np.concatenate([carry, -np.eye(nx)], axis=1)
+                    both = np.concatenate([where, after])
+                    total[np.ix_(both, both)] += 2 * self.stiffness / (len(self._links) * nx) * jump.T @ jump
+        total[np.arange(n), np.arange(n)] += 2 * _ridge(self.loss, system)[selected]
+        return total
+
+
+def _explicit(system: LureSystem, parameters: Sequence[Tensor]) -> tuple[Array, np.ndarray]:
+    """Derivatives of the matrix entries that depend on the parameters (n, p), and which entries those are."""
+    flat = torch.cat([getattr(system, name).reshape(-1) for name in MATRICES])
+    seeds = torch.eye(len(flat), dtype=flat.dtype)
+    parts = torch.autograd.grad(flat, parameters, seeds, is_grads_batched=True, allow_unused=True)
+    pairs = zip(parts, parameters, strict=True)
+    columns = [
+        np.zeros((len(flat), p.numel())) if part is None else part.numpy().reshape(len(flat), -1) for part, p in pairs
+    ]
+    jacobian = np.concatenate(columns, axis=1)
+    selected = (jacobian != 0).any(axis=1)
+    return jacobian[selected], selected
+
+
+def square_weight(loss: Loss) -> float:
+    """Total weight of the simulation error in the loss.
+
+    Raises:
+        SettingError: There is none: Gauss-Newton needs squares.
+    """
+    squares = [(weight, term.washout) for weight, term in _terms(loss) if isinstance(term, SimulationError)]
+    if len({washout for _, washout in squares}) != 1:
+        raise SettingError("refine='levenberg_marquardt' needs a loss with one SimulationError term: use 'lbfgs'")
+    return float(sum(weight for weight, _ in squares))
+
+
+def _ridge(loss: Loss, system: LureSystem) -> Array:
+    """Weight of the square of each matrix entry in the loss, flattened in the order of `MATRICES`."""
+    weights = dict.fromkeys(MATRICES, 0.0)
+    for weight, term in _terms(loss):
+        for name in term.matrices if isinstance(term, L2) else ():
+            weights[name] += weight
+    return np.concatenate([np.full(getattr(system, name).size, weights[name]) for name in MATRICES])
+
+
+def _terms(loss: Loss) -> tuple[tuple[float, Loss], ...]:
+    return loss.terms if isinstance(loss, WeightedSum) else ((1.0, loss),)

@@ -1,0 +1,1 @@
+"""Initial states of a record: estimated, or encoded from its past."""

@@ -1,0 +1,258 @@
+"""`identify`: from a model with free parameters and records to a frozen system with scores."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from controlrnn.arithmetic import arithmetic
+from controlrnn.checks import Array
+from controlrnn.data import Dataset, Scaler
+from controlrnn.errors import DataError, SettingError, ShapeError, StorageError, TrainingError
+from controlrnn.identification.linear.regression import answers_late
+from controlrnn.identification.linear.subspace import identify_subspace
+from controlrnn.identification.losses.base import Loss, SimulationError
+from controlrnn.identification.scores.free_run import score
+from controlrnn.identification.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from controlrnn.identification.training.loop import Trainer
+from controlrnn.identification.training.progress import Callback
+from controlrnn.identification.training.refinement import Refinement, check_refinable
+from controlrnn.identification.training.result import FitResult
+from controlrnn.identification.training.settings import FitStatus, InitialState, Refine, Settings, Start
+from controlrnn.models import Model
+from controlrnn.models.parts.contracting_linear import POLE, largest_pole
+from controlrnn.models.parts.linear_start import Linear
+from controlrnn.typed import typed
+
+_log = logging.getLogger(__name__)
+
+
+@typed()
+def identify(
+    model: Model, dataset: Dataset, *, loss: Loss | None = None, checkpoint: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (), **options: Any,
+) -> FitResult:  # fmt: skip
+    """Fit ``model`` to the training records and keep the parameters that simulate the validation records best.
+
+    Adam on random windows; every `Settings.validate_every` steps the model is frozen and simulates whole validation
+    records freely. A step whose loss or gradient is not finite is taken back (best parameters, half the learning rate).
+    Then, if ``refine`` says so, L-BFGS or Levenberg-Marquardt go on from the best parameters in float64, on the loss
+    over whole training records, whose initial states become variables with ``initial_state="estimated"``.
+    Ctrl-C ends training with the best parameters so far. The same seed gives the same result on the same processor and
+    library (`controlrnn.arithmetic`); elsewhere rounding differs, and long training blows that up.
+
+    Args:
+        model: Where to start from. It is copied, not changed.
+        dataset: Records in physical units; the scaling is fitted to the training records and stored in the model.
+        loss: What to minimise; `SimulationError` with a washout of 20 samples when left out.
+        checkpoint: File that the state of training is kept in at every validation. If it exists, training goes on from
+            there, to the same bits as without a break; one that another processor made is refused.
+        callbacks: Listeners, e.g. `TqdmProgress`.
+        options: Fields of `Settings`, e.g. ``steps=3000, window=200, seed=1``.
+
+    Returns:
+        The identified system with history and scores.
+
+    Raises:
+        SettingError: An option is unknown or out of range, the loss leaves nothing of a window, or the model answers to
+            inputs at once and the records do not (see `controlrnn.data.Timing`).
+        ShapeError: Model and records have different channels.
+        DataError: A record is too short (the message says which).
+        TrainingError: The loss is not finite from the very first step, or the checkpoint is another run's.
+        FileFormatError: The checkpoint is damaged.
+    """
+    began = time.perf_counter()
+    loss = SimulationError(washout=20) if loss is None else loss
+    settings = _settings(options)
+    window, skip = _lengths(model, dataset, loss, settings)
+    if getattr(model, "D22", None) is not None or getattr(model, "feedthrough", False):
+        answers_late(dataset.train, False)
+    if not dataset.validation:
+        _log.warning("no validation records: the best parameters are chosen on the training records")
+    mark = fingerprint(model, dataset, loss, settings)
+    model = copy.deepcopy(model)
+    if settings.start is not Start.CONTINUE:
+        model.set_units(Scaler.fit([r.u for r in dataset.train]), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
+    start_at_linear(model, dataset, settings.start, horizon=settings.start_horizon)
+    model.to(settings.dtype)
+    trainer = Trainer(model, dataset, loss, settings, window, skip)
+    ended, refinement = None, None
+    if checkpoint and Path(checkpoint).exists():
+        ended, refinement = load_checkpoint(checkpoint, trainer, mark)
+    status = ended or _train(trainer, refinement, callbacks, checkpoint, mark)
+    for callback in callbacks:
+        callback.on_end(status)
+    trainer.restore_best()
+    if not trainer.history["validation"] or min(trainer.history["validation"]) == float("inf"):
+        raise TrainingError(
+            "no validation gave a finite simulation error: the model is unstable over whole records; use a contracting "
+            "model, or a longer window"
+        )
+    system = model.freeze()
+    parts = {name: getattr(dataset, name) for name in ("train", "validation", "test") if getattr(dataset, name)}
+    estimate = settings.initial_state is InitialState.ESTIMATED
+    scores = {name: score(system, records, skip=skip, estimate=estimate) for name, records in parts.items()}
+    history = {name: np.asarray(values, dtype=np.float64) for name, values in trainer.history.items()}
+    return FitResult(system, model, history, scores, status, settings, skip, time.perf_counter() - began, arithmetic())
+
+
+def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: int | None = None) -> None:
+    """Set ``model`` to a subspace model of the training records, as far as ``start`` asks and the model can.
+
+    Raises:
+        SettingError: ``start`` insists and the model cannot start at a linear one.
+        DataError: ``start`` insists and the records do not allow a subspace model.
+    """
+    can = hasattr(model, "start_linear")
+    if start in (Start.AS_IS, Start.CONTINUE) or (start is Start.AUTO and not can):
+        return
+    if not can:
+        raise SettingError(f"{type(model).__name__} cannot start at a linear model: use start='auto' or 'as_is'")
+    # A prescribed contraction rate limits the poles; close to its limit the promise may have no room for neurons.
+    rate = float(getattr(model, "rate", 1.0))
+    failure: SettingError | DataError | None = None
+    for limit in sorted({largest_pole(rate), POLE * rate}, reverse=True):
+        try:
+            by = _start_at_subspace(model, dataset, start, horizon, limit)
+            break
+        except (SettingError, DataError) as error:
+            failure = error
+    else:
+        assert failure is not None
+        if start is Start.LINEAR:
+            raise failure
+        _log.warning("no linear start: %s", failure)
+        return
+    offset = getattr(model, "by", None)
+    if isinstance(offset, torch.nn.Parameter):
+        with torch.no_grad():
+            offset.copy_(torch.tensor(by))
+
+
+def _start_at_subspace(model: Model, dataset: Dataset, start: Start, horizon: int | None, limit: float) -> Array:
+    """Set ``model`` to a subspace model with poles up to ``limit``; returns the offset of its outputs, shape (ny,)."""
+    # A feedthrough is only there where the model has one.
+    linear = identify_subspace(
+        dataset.train, model.nx, horizon=horizon, strictly_proper=getattr(model, "D22", None) is None,
+        max_radius=limit, inputs=model.input_scaler, outputs=model.output_scaler,
+    )  # fmt: skip
+    # Copies, because torch does not take read-only arrays.
+    found = Linear(*(np.array(M) for M in (linear.A, linear.B, linear.C, linear.D)))
+    found = found if start is Start.LINEAR else found.with_gain_below(getattr(model, "gamma", None), limit)
+    model.start_linear(found.A, found.B, found.C, found.D)  # type: ignore[operator]
+    return linear.by
+
+
+def _train(
+    trainer: Trainer, refinement: Refinement | None, callbacks: Sequence[Callback],
+    checkpoint: str | os.PathLike[str] | None, mark: dict[str, str],
+) -> FitStatus:  # fmt: skip
+    """Run both stages to their end. A checkpoint is written right after a validation, before anything else changes."""
+
+    def keep(refinement: Refinement | None, status: FitStatus | None) -> None:
+        if checkpoint:
+            try:
+                save_checkpoint(checkpoint, trainer, refinement, mark, str(status or ""))
+            except StorageError as error:
+                _log.warning("step %d: %s; training goes on without a new checkpoint", trainer.step, error)
+
+    try:
+        if refinement is None:
+            status = _adam(trainer, callbacks, lambda end: keep(None, end))
+            if trainer.settings.refine is Refine.NONE:
+                keep(None, status)
+                return status
+            trainer.begin_refinement()
+            refinement = Refinement(trainer)
+        status = _refine(trainer, refinement, callbacks, lambda end: keep(refinement, end))
+        keep(refinement, status)
+        return status
+    except KeyboardInterrupt:
+        _log.warning("interrupted at step %d: the best parameters so far are returned", trainer.step)
+        if not trainer.history["validation"]:
+            trainer.validate()
+        return FitStatus.INTERRUPTED
+
+
+def _adam(trainer: Trainer, callbacks: Sequence[Callback], keep: Callable[[FitStatus | None], None]) -> FitStatus:
+    """First-order steps on windows. ``keep`` is told when the state may be written; the caller writes the last one."""
+    settings = trainer.settings
+    while True:
+        done = trainer.step >= settings.steps
+        if trainer.step % settings.validate_every == 0 or done:
+            if trainer.validated != trainer.step:
+                trainer.validate()
+            if done:
+                return FitStatus.FINISHED
+            if trainer.out_of_patience:
+                return FitStatus.STOPPED_EARLY
+            keep(None)
+            trainer.carry()
+        if not trainer.advance():
+            return FitStatus.DIVERGED
+        for callback in callbacks:
+            callback.on_step(trainer.progress)
+
+
+def _refine(
+    trainer: Trainer, refinement: Refinement, callbacks: Sequence[Callback], keep: Callable[[FitStatus | None], None]
+) -> FitStatus:
+    """Second-order iterations on whole records; see `_adam`."""
+    while True:
+        done = refinement.done
+        if refinement.iterations and (refinement.due or done):
+            if trainer.validated != trainer.step:
+                trainer.validate()
+            keep(None)
+        if done:
+            return FitStatus.FINISHED
+        if trainer.out_of_patience:
+            return FitStatus.STOPPED_EARLY
+        refinement.advance()
+        for callback in callbacks:
+            callback.on_step(trainer.progress)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    unknown = sorted(set(options) - set(Settings.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(Settings.__dataclass_fields__)
+        raise SettingError(f"unknown option(s) {', '.join(unknown)}: identify takes {known}")
+    return Settings(**options)
+
+
+def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> tuple[int, int]:
+    """(window, skip) after checking that model, records, loss and settings fit together."""
+    if (model.nu, model.ny) != (dataset.nu, dataset.ny):
+        raise ShapeError(
+            f"model and records must have the same channels, got nu, ny = {model.nu}, {model.ny} for the model and "
+            f"{dataset.nu}, {dataset.ny} for the records: build the model with dataset.nu and dataset.ny"
+        )
+    shortest = min(len(r) for r in dataset.train)
+    window = min(shortest, loss.washout + 250) if settings.window is None else settings.window
+    if loss.washout >= window:
+        raise SettingError(
+            f"washout must be shorter than a window of {window} samples, got {loss.washout}: nothing would be scored"
+        )
+    skip = loss.washout if settings.skip is None else settings.skip
+    if settings.initial_state is InitialState.ESTIMATED and skip * model.ny < model.nx:
+        raise SettingError(
+            f"initial_state='estimated' needs skip * ny >= nx = {model.nx} samples to estimate from, got skip = {skip}"
+        )
+    check_refinable(model, loss, settings)
+    for part in ("train", "validation", "test"):
+        for i, record in enumerate(getattr(dataset, part)):
+            if len(record) <= skip:
+                raise DataError(
+                    f"{part} record {i} ({record.name!r}) has {len(record)} samples, of which skip = {skip} leaves "
+                    "none: lower skip or drop it"
+                )
+    return window, skip

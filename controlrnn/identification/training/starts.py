@@ -1,0 +1,162 @@
+"""Several starts of one fit, one after the other or in processes side by side, and the average of several models.
+
+Training of recurrent networks has local minima, so one start is none. The mean of several models is itself a
+`LureSystem` with the states of all of them; its squared error is never above the mean of theirs (Krogh & Vedelsby,
+"Neural network ensembles, cross validation, and active learning", NIPS 1995).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from controlrnn.checks import Array, checked_seed, count
+from controlrnn.data import Dataset, Trajectory
+from controlrnn.errors import SettingError
+from controlrnn.identification.training.fit import identify
+from controlrnn.identification.training.result import FitResult
+from controlrnn.identification.training.settings import FitStatus
+from controlrnn.models import Model
+from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
+from controlrnn.workers import Workers
+
+
+@dataclass(frozen=True, eq=False)
+@typed()
+class Starts:
+    """Fits of the same data from different starts.
+
+    Args:
+        fits: In order of their seeds.
+    """
+
+    fits: tuple[FitResult, ...]
+
+    @property
+    def best(self) -> FitResult:
+        """The fit with the lowest validation error (training error where there are no validation records)."""
+        return min(self.fits, key=lambda fit: fit.best_validation)
+
+    def average(self) -> LureSystem:
+        """The mean of all fits as one system; see `average`."""
+        return average([fit.system for fit in self.fits])
+
+    def simulate(self, record: Trajectory) -> Array:
+        """Mean free run over ``record``, each model from its own initial state, shape (T, ny), physical units."""
+        return np.asarray(np.mean([fit.simulate(record) for fit in self.fits], axis=0))
+
+
+@typed()
+def identify_starts(
+    build: Callable[[int], Model], dataset: Dataset, *, starts: int = 5, seed: int = 0, jobs: int = 1,
+    folder: str | os.PathLike[str] | None = None, **options: Any,
+) -> Starts:  # fmt: skip
+    """Call `identify` for ``build(seed)``, ``build(seed + 1)``, ...; the results do not depend on ``jobs``.
+
+    Args:
+        build: Makes a model from a seed. With ``jobs`` > 1 it and the loss must be importable: a function of a module,
+            not a lambda.
+        dataset: As for `identify`.
+        starts: Number of starts.
+        seed: Seed of the first model and its windows.
+        jobs: Processes to use.
+        folder: Where checkpoints and finished fits are kept; what is there already is not computed again.
+        options: Further arguments of `identify`, except ``seed``, ``checkpoint`` and ``callbacks``.
+
+    Returns:
+        All fits; fewer than ``starts`` after Ctrl-C, the last ones with the best parameters that they had by then.
+
+    Raises:
+        SettingError: An option is none of `identify`'s, or is set here.
+        TrainingError: ``folder`` holds the state of another run.
+    """
+    starts, jobs, seed = count("starts", starts), count("jobs", jobs), checked_seed(seed)
+    taken = sorted({"checkpoint", "callbacks"} & set(options))
+    if taken:
+        raise SettingError(f"identify_starts sets {', '.join(taken)} itself: pass folder to keep the state of training")
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Path(folder or temporary)
+        kept.mkdir(parents=True, exist_ok=True)
+        tasks = [(build, dataset, options, s, kept) for s in range(seed, seed + starts)]
+        if jobs == 1:
+            done = []
+            for task in tasks:
+                done.append(_one(task))
+                if not done[-1]:
+                    break
+        else:
+            done = _side_by_side(tasks, min(jobs, starts))
+        return Starts(tuple(_loaded(task) for task in tasks[: len(done)]))
+
+
+@typed()
+def average(systems: Sequence[LureSystem]) -> LureSystem:
+    """The system whose output is the mean of the outputs of ``systems``; its state is theirs, one after the other.
+
+    It contracts if all of them do.
+
+    Args:
+        systems: Frozen systems of the same channels, sample time and activation.
+
+    Raises:
+        SettingError: None are given, or they differ in channels, sample time or activation.
+    """
+    if not systems or len({(s.nu, s.ny, s.dt, s.activation) for s in systems}) != 1:
+        raise SettingError("average needs at least one system, all with the same channels, dt and activation")
+    n = len(systems)
+
+    def diagonal(name: str) -> Array:
+        return np.asarray(scipy.linalg.block_diag(*(getattr(s, name) for s in systems)))
+
+    def stack(name: str) -> Array:
+        return np.concatenate([getattr(s, name) for s in systems])
+
+    def row(name: str) -> Array:
+        return np.concatenate([getattr(s, name) / n for s in systems], axis=1)
+
+    return LureSystem(
+        A=diagonal("A"), B1=diagonal("B1"), B2=stack("B2"), bx=stack("bx"),
+        C1=diagonal("C1"), D11=diagonal("D11"), D12=stack("D12"), bv=stack("bv"),
+        C2=row("C2"), D21=row("D21"),
+        D22=np.asarray(sum(s.D22 for s in systems)) / n, by=np.asarray(sum(s.by for s in systems)) / n,
+        activation=systems[0].activation, layers=sum((s.layers for s in systems), ()), dt=systems[0].dt,
+    )  # fmt: skip
+
+
+def _side_by_side(tasks: Sequence[_Task], jobs: int) -> list[bool]:
+    """`_one` for each task; those ahead of the first that was not reached before Ctrl-C."""
+    with Workers(jobs) as pool:
+        futures = [pool.submit(_one, task) for task in tasks]
+        try:
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            pool.stop(futures)  # they end with the best parameters so far
+            ended = [f.done() and not f.cancelled() and f.exception() is None for f in futures]
+            if not ended[0]:
+                raise
+            return [f.result() for f in futures[: [*ended, False].index(False)]]
+
+
+_Task = tuple[Callable[[int], Model], Dataset, dict[str, Any], int, Path]
+
+
+def _one(task: _Task) -> bool:
+    """Fit one start into its file; returns whether training came to an end of its own."""
+    build, dataset, options, seed, folder = task
+    # A finished run's checkpoint stays: it says what the run depended on, and is refused where that changed.
+    fit = identify(build(seed), dataset, checkpoint=folder / f"checkpoint_{seed}.npz", seed=seed, **options)
+    fit.save(folder / f"fit_{seed}.npz")
+    return fit.status is not FitStatus.INTERRUPTED
+
+
+def _loaded(task: _Task) -> FitResult:
+    build, _, _, seed, folder = task
+    return FitResult.load(folder / f"fit_{seed}.npz", build(seed))

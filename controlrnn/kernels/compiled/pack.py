@@ -1,0 +1,135 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: SIM110 (generators are not compiled)
+"""Between the matrices of a system and the packed forms that `controlrnn.kernels.compiled.scan` runs.
+
+Matrices are handed over as addresses of contiguous numbers: turning a dozen tensors into arrays takes longer than a
+short simulation. ``places`` (12, 4) has their (row0, rows, column0, columns) in the packed matrix, in the order of
+`MATRICES`; ``ends`` the first column that each row must not see.
+"""
+
+from __future__ import annotations
+
+from controlrnn.kernels.compiled.scan import CHAINED, COPY, PAD, PRODUCT, _entry, _part
+from controlrnn.kernels.compiled.simd import load_at, store_at
+
+
+@_part
+def pack(table, places, ends, M):
+    """Fill M, which is zero, from the matrices at the addresses of ``table`` (12,)."""
+    for m in range(len(table)):
+        row, rows, column, columns = places[m]
+        for i in range(rows):
+            for j in range(min(columns, ends[row + i] - column)):
+                M[row + i, column + j] = load_at(M, table[m], i * columns + j)
+
+
+@_entry
+def prepare(table, places, ends, M, template, panels, nv, nx, width, widest, P):
+    """`pack`, then `arrange`."""
+    pack(table, places, ends, M)
+    return arrange(M, template, panels, nv, nx, width, widest, P)
+
+
+@_entry
+def prepare_adjoint(M, N, template, panels, nv, nx, width, widest, P):
+    """`flip`, then `arrange`."""
+    flip(M, N, len(N) - PAD)
+    return arrange(N, template, panels, nv, nx, width, widest, P)
+
+
+@_entry
+def unpack(sums, places, ends, table):
+    """Copy each block of the sum over tasks (tasks, rows, columns), in this order, to its address in ``table``, if any.
+
+    What must not be seen has no gradient.
+    """
+    for m in range(len(table)):
+        row, rows, column, columns = places[m]
+        for i in range(rows if table[m] else 0):
+            r, seen = len(ends) - 1 - row - i, min(columns, ends[row + i] - column)
+            for j in range(columns):
+                total = sums.dtype.type(0)
+                for task in range(len(sums) if j < seen else 0):
+                    total += sums[task, r, column + j]
+                store_at(sums, table[m], i * columns + j, total)
+
+
+@_part
+def flip(M, N, n):
+    """The first n rows of the transpose of M with rows and columns flipped."""
+    nr, nz = N.shape[1], M.shape[1]
+    for i in range(n):
+        for j in range(nr):
+            N[i, j] = M[nr - 1 - j, nz - 1 - i]
+
+
+@_part
+def arrange(M, template, panels, nv, nx, width, widest, P):
+    """Panels of up to ``width`` rows as tight as the zeros of M allow, and P (flat) with their rows side by side.
+
+    Without P (length 0) only the panels. Returns their number, and the row length of P.
+    """
+    for p in range(len(panels)):
+        for i in range(5):
+            panels[p, i] = template[p, i]
+    count = shrink(M, panels, nv, nx, width, widest)
+    if len(P) == 0:
+        return count, 0
+    rows = 1
+    for p in range(count):
+        rows = max(rows, panels[p, 1])
+    length = width if rows <= width else 2 * width if rows <= 2 * width else 4 * width
+    for p in range(count):
+        row, n, low, high, kind = panels[p]
+        for j in range(low, 0 if kind == COPY else M.shape[1] if kind == CHAINED else high):
+            for i in range(length):
+                P[(p * M.shape[1] + j) * length + i] = M[row + i, j] if i < n else 0
+    return count, length
+
+
+@_part
+def shrink(M, panels, nv, nx, line, widest):
+    """Narrow each panel to the columns where it is not exactly zero, then join those that see the same columns.
+
+    An Elman network, for instance, has A = 0 and B1 = I.
+
+    Args: panels of up to ``line`` rows, changed in place; joined ones have up to ``widest``. Returns their number.
+    """
+    count = 0
+    for p in range(len(panels)):
+        row, n, low, high, kind = panels[p]
+        while low < high and is_zero(M, row, n, low):
+            low += 1
+        while high > low and kind != CHAINED and is_zero(M, row, n, high - 1):
+            high -= 1
+        if kind == PRODUCT and row < nv + nx and high - low == n and is_identity(M, row, n, low):
+            kind = COPY
+        if count and row not in (nv, nv + nx) and row < nv + nx:
+            _, rows, first, last, before = panels[count - 1]
+            fits = before == kind and rows % line == 0 and rows + n <= widest
+            same = first == low and last == high if kind == PRODUCT else kind == COPY and last == low
+            if fits and same:
+                panels[count - 1, 1] += n
+                panels[count - 1, 3] = high
+                continue
+        panels[count, 0], panels[count, 1], panels[count, 2], panels[count, 3] = row, n, low, high
+        panels[count, 4] = kind
+        count += 1
+    return count
+
+
+@_part
+def is_identity(M, row, n, column):
+    for i in range(n):
+        for j in range(n):
+            if M[row + i, column + j] != (1 if i == j else 0):
+                return False
+    return True
+
+
+@_part
+def is_zero(M, row, n, column):
+    for i in range(n):
+        if M[row + i, column] != 0:
+            return False
+    return True

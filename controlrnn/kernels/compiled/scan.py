@@ -1,0 +1,209 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""The time loops: a Lur'e system in packed form, and its adjoint, which is a Lur'e system again.
+
+Packed: ``z = [inputs, x, w]`` (the first input is the constant 1 that carries the biases) and
+
+    [v; x+; y] = M z,     w = s(v)
+
+The adjoint variables delta = dJ/dv, lambda = dJ/dx, for a cost J(y, x), run backwards in time:
+
+    [g_w; lambda; g_u] = M' [delta; lambda+; g_y] + [0; g_x; 0],     delta = s'(v) g_w
+
+With rows and columns flipped that is the same form with g_y as input, lambda as state and delta as neurons, and the
+neurons in the order in which they can be evaluated. Hence one loop serves both directions, and the gradient of all
+matrices is one product over time, dJ/dM = sum_t [delta; lambda+; g_y] z'.
+
+Two loops, for two ways to fill a vector register (a line): `scan_lanes` puts a group of records side by side,
+`scan_rows` does a single record and puts rows of M side by side. All sums have a fixed order, so results do not depend
+on threads. A *panel* (row0, rows, low, high, kind) is a group of rows that share the columns low..high. CHAINED neurons
+also depend on each other, through the columns high..ends[row]; a COPY is an identity matrix there. Everything is done
+in whole lines: what a panel writes beyond its rows belongs to later panels, or to the room that is left at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from controlrnn.kernels.compiled import simd
+from controlrnn.systems.activations import LEAK
+
+TANH, RELU, SIGMOID, LEAKY_RELU, SLOPE = 0, 1, 2, 3, 4  # SLOPE + code multiplies with the derivative instead
+PRODUCT, CHAINED, COPY = 0, 1, 2
+PAD = 16  # rows of a matrix, or numbers, that a loop may read, never use, beyond the end
+_log = logging.getLogger(__name__)
+
+
+def _entry_of(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile without the GIL, into the cache if there is a folder for it; at once where the signature is given."""
+
+    def compiled(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(*signature, nogil=True, error_model="numpy", cache=True)(function)
+        except RuntimeError as error:
+            _log.warning("compiled kernels are not cached, every process compiles again: %s", error)
+            return numba.njit(*signature, nogil=True, error_model="numpy")(function)
+
+    return compiled
+
+
+_entry = _entry_of()
+# Parts of the entries; without wrappers for Python they compile faster.
+_part = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+@_part
+def activate_one(like, code, v, w):
+    """s(v), or for an adjoint v times the slope at the neuron output w; ``like`` is an array of their precision."""
+    one, half, zero, leak = like.dtype.type(1), like.dtype.type(0.5), like.dtype.type(0), like.dtype.type(LEAK)
+    if code == TANH:
+        return simd.tanh(v)
+    if code == SLOPE + TANH:
+        return v * (one - w * w)
+    if code == SIGMOID:
+        return half + half * simd.tanh(half * v)
+    if code == SLOPE + SIGMOID:
+        return v * (w * (one - w))
+    at = v if code < SLOPE else w
+    if at <= zero:
+        return zero if code == RELU or code == SLOPE + RELU else leak * v
+    return v
+
+
+@_part
+def activate(code, lines, v, start, w, w0, out, o):
+    """``out[o + k] = activate_one(v[start + k], w[w0 + k])`` for some lines."""
+    line = simd.line_of(v)
+    for i in range(lines):
+        k = i * line
+        if code == TANH:
+            simd.tanh_line(v, start + k, w, w0 + k, out, o + k)
+        elif code == SLOPE + TANH:
+            simd.tanh_slope_line(v, start + k, w, w0 + k, out, o + k)
+        elif code == RELU:
+            simd.relu_line(v, start + k, w, w0 + k, out, o + k)
+        elif code == SLOPE + RELU:
+            simd.relu_slope_line(v, start + k, w, w0 + k, out, o + k)
+        elif code == SIGMOID:
+            simd.sigmoid_line(v, start + k, w, w0 + k, out, o + k)
+        elif code == SLOPE + SIGMOID:
+            simd.sigmoid_slope_line(v, start + k, w, w0 + k, out, o + k)
+        elif code == LEAKY_RELU:
+            simd.leaky_relu_line(v, start + k, w, w0 + k, out, o + k)
+        else:
+            simd.leaky_relu_slope_line(v, start + k, w, w0 + k, out, o + k)
+
+
+@_part
+def put(adds, lines, v, start, out, o):
+    """Copy some lines, or add them to what is there."""
+    line = simd.line_of(v)
+    for i in range(lines):
+        if adds:
+            simd.add_line(v, start + i * line, out, o + i * line, out, o + i * line)
+        else:
+            simd.copy_line(v, start + i * line, out, o + i * line, out, o + i * line)
+
+
+@_part
+def scan_lanes(M, panels, ends, n_in, nx, nv, code, adds, steps, Z, Y, W, nw):
+    """Run a group of records side by side.
+
+    Z (T + 1, nz, line) comes with the inputs and the first state, and where a run ``adds``, with what is to be added to
+    the later ones; Y (T, outputs, line) is filled. W (T + 1, nw, line) is the forward run's Z, for the slopes of an
+    adjoint. All flat.
+    """
+    nz, width, line = n_in + nx + nv, M.shape[1], simd.line_of(Z)
+    n_out = len(M) - PAD - nv - nx
+    v = np.empty(8 * line, Z.dtype)
+    for t in range(steps):
+        for p in range(len(panels)):
+            row, n, low, high, kind = panels[p]
+            source, begin = v, 0
+            first, weights, terms = (t * nz + low) * line, row * width + low, high - low
+            if kind == COPY:
+                source, begin = Z, first
+            elif n > 4:
+                simd.product8(M, weights, width, 1, Z, first, line, v, 0, terms)
+            elif n > 1:
+                simd.product4(M, weights, width, 1, Z, first, line, v, 0, terms)
+            else:
+                simd.product1(M, weights, width, 1, Z, first, line, v, 0, terms)
+            if row >= nv + nx:
+                put(False, n, v, 0, Y, (t * n_out + row - nv - nx) * line)
+            elif row >= nv:
+                put(adds, n, source, begin, Z, ((t + 1) * nz + n_in + row - nv) * line)
+            elif kind != CHAINED and code < SLOPE:
+                activate(code, n, source, begin, W, 0, Z, (t * nz + n_in + nx + row) * line)
+            else:
+                # Adjoint neuron i belongs to neuron nv - 1 - i of the forward run at the mirrored time.
+                target, mirror = t * nz + n_in + nx + row, (steps - t) * nw - 1 - row
+                for i in range(n):
+                    if kind == CHAINED:
+                        weights, others = (row + i) * width + high, (t * nz + high) * line
+                        simd.add_product1(M, weights, 0, 1, Z, others, line, v, i * line, ends[row + i] - high)
+                    slopes = (mirror - i) * line if code >= SLOPE else 0
+                    activate(code, 1, source, begin + i * line, W, slopes, Z, (target + i) * line)
+
+
+@_part
+def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, adds, steps, Z, stride, Y, W, w_stride, nw):
+    """Run one record, rows of M side by side: P comes from `arrange`.
+
+    Z (T + 1, stride), Y (T, outputs) and W (T + 1, w_stride) as for `scan_lanes`, flat.
+    """
+    nz, line = n_in + nx + nv, simd.line_of(Z)
+    v, slopes = np.empty(8 * line, Z.dtype), np.empty(4 * line, Z.dtype)
+    inner = 0  # panels within the recursion; outputs follow
+    while inner < len(panels) and panels[inner, 0] < nv + nx:
+        inner += 1
+    for t in range(steps):
+        for p in range(inner):
+            row, n, low, high, kind = panels[p]
+            source, begin = v, 0
+            block, first, terms = (p * nz + low) * width, t * stride + low, high - low
+            lines = (n - 1) // line + 1
+            if kind == COPY:
+                source, begin = Z, first
+            elif lines == 1:
+                simd.product1(Z, first, 0, 1, P, block, width, v, 0, terms)
+            elif lines == 2:
+                simd.product1x2(Z, first, 0, 1, P, block, width, v, 0, terms)
+            else:
+                simd.product1x4(Z, first, 0, 1, P, block, width, v, 0, terms)
+            if row >= nv:
+                put(adds, lines, source, begin, Z, (t + 1) * stride + n_in + row - nv)
+                continue
+            if code >= SLOPE:
+                for i in range(lines):
+                    mirror = (steps - 1 - t) * w_stride + nw - row - (i + 1) * line
+                    simd.reverse_line(W, mirror, W, mirror, slopes, i * line)
+            target = t * stride + n_in + nx + row
+            if kind != CHAINED:
+                activate(code, lines, source, begin, slopes, 0, Z, target)
+                continue
+            total = v[0]
+            for i in range(n):
+                w = activate_one(v, code, total, slopes[i])
+                Z[target + i] = w
+                if i + 1 < n:
+                    # The next neuron's sum is finished on its own, so that it does not wait for the vector update.
+                    column = (p * nz + n_in + nx + row + i) * width
+                    total = v[i + 1] + P[column + i + 1] * w
+                    simd.add_product1(Z, target + i, 0, 1, P, column, width, v, 0, 1)
+    for p in range(inner, len(panels)):
+        row, n, low, high, _ = panels[p]
+        for t in range(0, steps, 8):
+            block, first, terms = (p * nz + low) * width, t * stride + low, high - low
+            samples = min(8, steps - t)
+            if samples == 8:
+                simd.product8(Z, first, stride, 1, P, block, width, v, 0, terms)
+            for s in range(samples):
+                if samples < 8:
+                    simd.product1(Z, first + s * stride, 0, 1, P, block, width, v, s * line, terms)
+                for i in range(n):
+                    Y[(t + s) * n_out + row - nv - nx + i] = v[s * line + i]

@@ -1,0 +1,131 @@
+"""Starting a model at a linear one.
+
+A model that promises a supply (a gain bound, passivity, ...) can start at x+ = A x + B u, y = C x + D u exactly if the
+linear model keeps the promise with room to spare. Its storage N solves
+
+    rate^2 N - [A B]'N [A B] + supply(x, u) - weight |V (x, u)|^2 >= 0        on blkdiag(N, 0)
+
+where v = V (x, u) drives the nonlinear part: that part is connected but acts on nothing yet, and its drive must be paid
+for. The smallest such N is a discrete-time Riccati solution (bounded real lemma; derived here, upstream has no linear
+start for anything but contracting models).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from controlrnn.checks import Array, as_array
+from controlrnn.errors import SettingError
+from controlrnn.models.parts.guarantee import Supply
+
+_log = logging.getLogger(__name__)
+_SHARE = 0.9  # of a gain bound, for a linear model that is scaled down to fit: leaves room for the neurons
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear model in scaled units: A (nx, nx), B (nx, nu), C (ny, nx), D (ny, nu)."""
+
+    A: Array
+    B: Array
+    C: Array
+    D: Array
+
+    @classmethod
+    def of(cls, sizes: tuple[int, int, int], A: Array, B: Array, C: Array, D: Array | None) -> Linear:
+        """After checking shapes; ``sizes`` is (nx, nu, ny), no D is zero."""
+        nx, nu, ny = sizes
+        D = np.zeros((ny, nu)) if D is None else as_array("D", D, (ny, nu))
+        return cls(as_array("A", A, (nx, nx)), as_array("B", B, (nx, nu)), as_array("C", C, (ny, nx)), D)
+
+    def gain(self, rate: float = 1.0) -> float:
+        """Largest gain on a grid of the circle |z| = rate, a lower bound of the l2 gain; infinite if unstable there."""
+        if np.abs(np.linalg.eigvals(self.A)).max(initial=0.0) >= rate:
+            return np.inf
+        # Dense near z = 1, where slow plants have their peak.
+        angles = np.concatenate([[0.0], np.geomspace(1e-5, np.pi, 400)])
+        z = rate * np.exp(1j * angles)[:, None, None]
+        response = self.C @ np.linalg.solve(z * np.eye(len(self.A)) - self.A, self.B.astype(complex)) + self.D
+        return float(np.linalg.norm(response, 2, axis=(1, 2)).max())
+
+    def with_gain_below(self, gamma: float | None, rate: float = 1.0) -> Linear:
+        """The same with its outputs scaled down to a share of ``gamma`` where the gain is larger; None: unchanged."""
+        peak = 0.0 if gamma is None else self.gain(rate)
+        if gamma is None or peak <= _SHARE * gamma or not np.isfinite(peak):
+            return self
+        _log.info("scaled the linear model down from gain %.4g to %.4g", peak, _SHARE * gamma)
+        shrink = _SHARE * gamma / peak
+        return Linear(self.A, self.B, shrink * self.C, shrink * self.D)
+
+
+def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[tuple[Array, float]]:
+    """Candidates (N, weight) of the inequality above, with less and less room to spare.
+
+    Args:
+        linear: The linear model.
+        V: Drive of the nonlinear part, shape (nv, nx + nu).
+        supply: In scaled units.
+        rate: Contraction rate.
+    """
+    A, B, C, D = linear.A / rate, linear.B / rate, linear.C, linear.D
+    n, nu = B.shape
+    z = np.block([[C, D], [np.zeros((nu, n)), np.eye(nu)]])
+    form = z.T @ np.block([[supply.Q, supply.S.T], [supply.S, supply.R]]) @ z
+    size = max(float(np.linalg.norm(V, 2)) ** 2, 1e-12)
+    least = float(np.linalg.eigvalsh(form[n:, n:])[0])
+    if least <= 0:
+        return
+    floor = max(float(-np.trace(form[:n, :n])) / n, 1e-6 * least)
+    for room in 0.5 ** np.arange(16):
+        weight = room * min(floor, least) / size
+        need = form - weight * V.T @ V - 0.1 * room * scipy.linalg.block_diag(floor * np.eye(n), least * np.eye(nu))
+        try:
+            N = scipy.linalg.solve_discrete_are(A, B, -need[:n, :n], -need[n:, n:], s=-need[:n, n:])
+        except (np.linalg.LinAlgError, ValueError):
+            continue
+        N = 0.5 * (N + N.T) / rate**2
+        if np.isfinite(N).all() and np.linalg.eigvalsh(N)[0] > 0:
+            yield N, weight
+
+
+def gain_refusal(linear: Linear, gamma: float, rate: float) -> str:
+    """Why ``linear`` cannot be the start of a model with gain below ``gamma``."""
+    weighted = "" if rate == 1 else f" (weighted with the rate {rate})"
+    return (
+        f"the linear model must have a gain{weighted} below gamma = {gamma:g} with room to spare, got at least "
+        f"{linear.gain(rate):.4g}: raise gamma, or scale the linear model's output down"
+    )
+
+
+@torch.no_grad()
+def put_linear(model: Any, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
+    """Set the input and output maps of ``model`` to those of a linear model; its state map is set already.
+
+    Args:
+        model: A module with parameters ``B2, C2, D22`` (None: no feedthrough) and ``bx, by``.
+        A: State map that was set, shape (nx, nx); only its shape matters here.
+        B: Shape (nx, nu).
+        C: Shape (ny, nx).
+        D: Shape (ny, nu); None for zero.
+
+    Raises:
+        SettingError: ``D`` is not zero and the model has no feedthrough.
+    """
+    nx = len(A)
+    B, C = as_array("B", B, (nx, model.nu)), as_array("C", C, (model.ny, nx))
+    D = np.zeros((model.ny, model.nu)) if D is None else as_array("D", D, (model.ny, model.nu))
+    if model.D22 is None and D.any():
+        raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
+    model.B2.copy_(torch.as_tensor(B))
+    model.C2.copy_(torch.as_tensor(C))
+    if model.D22 is not None:
+        model.D22.copy_(torch.as_tensor(D))
+    model.bx.zero_()
+    model.by.zero_()

@@ -1,0 +1,346 @@
+"""Controllers as plain C99 for targets without Python: model, observer, condensing, QP and fallbacks in one source.
+
+The tables are those of `controlrnn.export.to_c` and of `mpc.solvers.condensed_problem`; the C below ``mpc/c`` follows
+`mpc.control.controller`, `mpc.solvers.condensed`, `mpc.control.offset_free` and `mpc.tightening.recalled_errors` step
+by step, with a dual active-set QP solver of its own (Goldfarb & Idnani, Mathematical Programming 27, 1983, multipliers
+bounded by the prices). All memory is one struct of fixed size.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import controlrnn
+from controlrnn.checks import Array
+from controlrnn.errors import SettingError
+from controlrnn.export.c_code import AFFINE, checked_target, comment, constants, lure_code
+from controlrnn.records import write_atomic
+from controlrnn.systems import Activation
+from controlrnn.systems.activations import LEAK
+from controlrnn.typed import typed
+from mpc import predictor as predictor_module
+from mpc.c_code.watch import bits, refuse_unwatched, running_bounds, watch_scalars, watch_tables, watch_words
+from mpc.control.controller import Mode, TightenedMPC
+from mpc.control.modes import promises
+from mpc.control.step import Fallback
+from mpc.observers.base import Observer, RunningOn, Washout
+from mpc.observers.innovation import StateObserver
+from mpc.problem.ocp import KEPT, OptimalControlProblem, Status, StepData
+from mpc.problem.steady_input import HeldCost
+from mpc.safety import fallback
+from mpc.solvers import condensed, condensed_problem
+from mpc.solvers.condensed import CondensedBackend
+from mpc.solvers.condensed_problem import CondensedProblem
+from mpc.tightening import recalled_errors
+
+Arrays = dict[str, NDArray[Any]]
+_NAME = "controlrnn_mpc"  # of the files in a folder
+_TESTED = 40  # samples of the self-test
+_DERIVATIVES = {
+    Activation.TANH: ("1 - w * w", "-2 * w * (1 - w * w)"),
+    Activation.RELU: ("w > 0 ? 1 : 0", "0 * w"),
+    Activation.SIGMOID: ("w * (1 - w)", "w * (1 - w) * (1 - 2 * w)"),
+    Activation.LEAKY_RELU: (f"w > 0 ? 1 : {LEAK!r}", "0 * w"),
+}
+# In the order of the header's enums.
+STATUSES = (Status.SOLVED, Status.MAX_ITERATIONS, Status.INFEASIBLE, Status.FAILED, Status.WARMING_UP)
+FALLBACKS = (Fallback.NONE, Fallback.PLAN, Fallback.LEAST, Fallback.STEADY, Fallback.SAFE)
+
+
+@typed()
+def controller_to_c(
+    controller: TightenedMPC, path: str | os.PathLike[str], *, name: str | None = None
+) -> tuple[Path, Path]:
+    """Write a controller as C source and header.
+
+    The code offers ``NAME_init(state)``, ``NAME_step(state, y, reference, u, info)``, ``NAME_step_preview`` with one
+    row of references for each predicted sample, and ``NAME_record(state, y, u)``; they do what `TightenedMPC` does,
+    with the same statuses and fallbacks. Plain C99, the maths library, no memory but ``NAME_state``.
+    Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) the source is a program that repeats a loop recorded with
+    ``controller`` and exits with 0 where it finds the same inputs. What differs from Python: there is no clock; the
+    fallback's steady input comes from another
+    least-squares method, which may choose differently where several inputs are equally good; late measurements are not
+    taken in (`TightenedMPC.correct`). Premises are watched as in Python, and ``info`` says as bits which are
+    contradicted; ``NAME_step_watched`` takes read-back and time stamps. Where limits learn from measurements,
+    the state holds what is known and ``info`` counts the outputs that contradict it.
+
+    Args:
+        controller: With the default solver, `mpc.solvers.condensed.CondensedBackend`; its own state is neither used nor
+            changed.
+        path: The source file, ending in ``.c``, or a folder, in which it is named ``controlrnn_mpc.c``; the header is
+            put beside it. Folders are made.
+        name: Prefix of everything public; the file's stem when left out.
+
+    Returns:
+        Paths of the source and the header.
+
+    Raises:
+        SettingError: The controller has a part without C code (solver, observer, time limit, prices, measured inputs),
+            or ``name`` is not a C identifier.
+    """
+    source = Path(path)
+    source = source if source.suffix == ".c" else source / f"{_NAME}.c"
+    name = source.stem if name is None else name
+    checked_target(source, name)
+    _check(controller)
+    words, tables = _words(controller, name, f"{source.stem}.h"), _tables(controller) | watch_tables(controller)
+    model_tables, model = lure_code(controller.problem.predictor.system)
+    words["tables"] = constants(model_tables | tables)
+    parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
+    files = ("quadratic.c", "model.c", "condensed.c", "fallback.c", "recall.c", "watch.c", "level.c", "controller.c")
+    parts += [_part(file, words) for file in files]
+    parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
+    words["quadratic"] = _part("quadratic.h", words)
+    # The header first: a source without its header would not compile, a header alone does no harm.
+    header = write_atomic(source.with_suffix(".h"), _part("controller.h", words).encode())
+    return write_atomic(source, "".join(parts).encode()), header
+
+
+def _check(controller: TightenedMPC) -> None:
+    backend = controller.backend
+    if type(backend) is not CondensedBackend:
+        raise SettingError(
+            f"C code exists for CondensedBackend only, got {type(backend).__name__}: leave the controller's backend out"
+        )
+    if type(controller) is not TightenedMPC:
+        raise SettingError(f"C code exists for TightenedMPC itself, got {type(controller).__name__}: its limits change")
+    if backend.options.max_wall_time is not None:
+        raise SettingError("C code has no clock to keep max_wall_time with: limit max_iterations instead")
+    if controller.problem.economy is not None:
+        raise SettingError("C code knows neither prices nor weights of inputs: leave input_price and its like out")
+    refuse_unwatched(controller)
+    if controller.problem.measured:
+        raise SettingError("C code takes no forecast: leave measured out")
+    if type(controller.observer) not in (Washout, RunningOn, StateObserver):
+        raise SettingError(
+            f"observer must be a Washout, RunningOn or StateObserver, got {type(controller.observer).__name__}"
+        )
+
+
+def _part(file: str, words: dict[str, Any]) -> str:
+    return Template((resources.files("mpc.c_code") / "templates" / file).read_text()).substitute(words)
+
+
+def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
+    """What the templates leave open, but for the tables."""
+    predictor, tightening = controller.problem.predictor, controller.tightening
+    system, model = predictor.system, controller.predictor.system
+    observer, problem, scaled = controller.observer, controller.problem, CondensedProblem(controller.problem)
+    options, N = controller.backend.options, controller.horizon  # type: ignore[attr-defined]
+    M = scaled.n // predictor.nu
+    limited, bounded = len(_limited(scaled, predictor.ny)), int(scaled._bounded.sum()) // M
+    digests = {"model": model.digest, "tightening": tightening.digest} | tightening.digests
+    if problem.terminal is not None:
+        digests["terminal set"] = problem.terminal.digest
+    recalled = None if controller._recalled is None else controller._recalled.recall
+    if recalled is not None:
+        digests |= recalled.digests | {"recall": recalled.digest}
+    named = {k: v for k, v in digests.items() if k != "system"}
+    elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
+    derivative, curvature = _DERIVATIVES[system.activation]
+    return {
+        "name": name, "NAME": name.upper(), "header": header, "version": controlrnn.__version__,
+        "nx": system.nx, "nu": system.nu, "ny": system.ny, "measured": model.ny, "nv": system.nv,
+        "nv_size": max(system.nv, 1),
+        "nz": system.nx + system.nu + system.nv, "horizon": N, "dt": repr(system.dt),
+        "inputs": M, "first": problem.first, "terminal": int(problem.terminal is not None),
+        "rows": max((N + 1 - problem.first) * limited + int(problem.terminal is not None) + M * bounded, 1),
+        "record": observer.steps if type(observer) is Washout else 1, "steps": observer.steps,
+        "observer": {Washout: "WASHOUT", StateObserver: "INNOVATION"}.get(type(observer), "PLAIN"),
+        "limited": limited, "bounded": bounded, "layers": len(system.layers),
+        "layer_matrices": ", ".join(f"M{k + 1}" for k in range(len(system.layers))) or "0",
+        "max_iterations": options.max_iterations, "rti": int(options.rti), "soft": int(controller.problem.soft),
+        "practical": int(controller.mode is Mode.PRACTICAL), "promises": int(promises(controller.tightening)),
+        "forgets": int(controller.disturbance.forgets),
+        "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
+        "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
+        "digest": model.digest, "tightening_digest": tightening.digest,
+        "promise": comment((tightening if recalled is None else recalled).promise),
+        "recall": int(recalled is not None), "recalled": 0 if recalled is None else recalled.steps,
+        "learning": 0 if controller._recalled is None else controller._recalled._last,
+        "errors": 1 if recalled is None else recalled.absolute.size,
+        "digests": "\n".join(f"     {comment(k, 99):<12} {comment(v, 99)}" for k, v in named.items()),
+        "KEPT": KEPT, "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
+        "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
+        "NEAR": condensed._NEAR, "NOISE": condensed._NOISE,
+        "CORRECTIONS": condensed._CORRECTIONS, "INSIDE": repr(scaled._inside),
+        "SHARES": fallback._SHARES,
+        "SETTLE": predictor_module._SETTLE, "NEWTON": predictor_module._NEWTON, "NEWTON_NEAR": predictor_module._NEAR,
+    } | watch_words(controller) | _scalars(controller)  # fmt: skip
+
+
+def _scalars(controller: TightenedMPC) -> dict[str, Any]:
+    certified, bounds = _error_bounds(controller.observer)
+    terminal, scaled = controller.problem.terminal, CondensedProblem(controller.problem)
+    scalars = (
+        {
+            "ACCURACY": controller.backend._accuracy,  # type: ignore[attr-defined]
+            "COST_SCALE": controller.problem.cost_scale,
+            "DISTURBANCE_GAIN": controller.filter.gain,
+            "END_PRICE": scaled._price[-1] if terminal is not None else 0.0,
+        }
+        | bounds
+        | watch_scalars(controller)
+    )
+    if terminal is not None:
+        scalars["TERMINAL_RADIUS"] = terminal.radius
+    if controller.recalls:
+        scalars["MEASURED"] = recalled_errors._MEASURED
+    lines = (f"static const double {key} = {float(value)!r};" for key, value in scalars.items())
+    return {"certified": int(certified), "scalars": "\n".join(lines)}
+
+
+def _error_bounds(observer: Observer) -> tuple[bool, dict[str, float]]:
+    """Whether the estimate can be certified, and the numbers that tell when it is."""
+    if not isinstance(observer, StateObserver):
+        return observer.contraction is not None, running_bounds(observer)
+    after = dict.fromkeys([False, True], (0.0, 0.0))
+    start = promised = 0.0
+    if observer._complete:
+        worker = copy.copy(observer)
+        worker.start()
+        start, promised = worker._bound, observer.error.radius
+        for gap in after:  # the bound on the error grows by an affine rule
+            ends = []
+            for worker._bound in (0.0, 1.0):
+                ends.append(worker._bound_after(gap))
+            after[gap] = (ends[1] - ends[0], ends[0])
+    return observer._complete, {
+        "BOUND_AT_START": start,
+        "BOUND_PROMISED": promised,
+        "bound_kept": after[False][0],
+        "bound_added": after[False][1],
+        "bound_kept_in_gap": after[True][0],
+        "bound_added_in_gap": after[True][1],
+    }
+
+
+def _limited(scaled: CondensedProblem, ny: int) -> NDArray[np.intp]:
+    return np.asarray(np.arange(ny)[scaled._limited])
+
+
+def _tables(controller: TightenedMPC) -> Arrays:
+    problem, scaled = controller.problem, CondensedProblem(controller.problem)
+    predictor = problem.predictor
+    bounded = np.flatnonzero(scaled._bounded[: predictor.nu])
+    limited = _limited(scaled, predictor.ny)
+    tables: Arrays = {
+        "layer_start": np.array([0, *np.cumsum(predictor.system.layers)], dtype=int),
+        "limited": _filled(limited),
+        "bounded": _filled(bounded),
+        "middle": scaled.middle,
+        "half": scaled.half,
+        "input_low": scaled.input_lower,
+        "input_high": scaled.input_upper,
+        "scale": scaled.scale,
+        "root": scaled._root.ravel(),
+        "price": _filled(scaled._price[: len(limited)]),
+        "move_root": scaled._move_root,
+        "move_limit": scaled._move_limit,
+        "largest_move": problem.move_limit,
+        "safe_input": controller.safe_input,
+        "initial_state": controller.observer.initial_state,
+    }
+    tables |= _held(controller, limited)
+    if problem.terminal is not None:
+        tables["terminal_root"] = problem.terminal.root.ravel()
+    if isinstance(controller.observer, StateObserver):
+        tables["observer_gain"] = controller.observer.gain.ravel()
+        unknown = np.zeros(controller.predictor.ny)
+        kept, added = controller.observer._largest_readings if controller.observer._complete else (unknown, unknown)
+        tables |= {"reading_kept": kept, "reading_added": added}
+    return tables | _limits(controller)
+
+
+def _held(controller: TightenedMPC, limited: NDArray[np.intp]) -> Arrays:
+    """What plans that stand in for a solution are judged by, and where set points are brought within."""
+    problem, points = controller.problem, controller.set_points
+    cost, scale = HeldCost.of(problem, _nowhere(problem)), problem.output_scale
+    margin = np.zeros(problem.predictor.ny)
+    if problem.terminal is not None:
+        margin = np.resize(problem.terminal.margin, margin.shape) / scale
+    return {
+        "held_weight": cost.weight, "held_price": _filled(cost.penalty[limited]),
+        "limit_weight": _filled(controller._fallbacks._weight[limited]),
+        "terminal_margin": _filled(margin[limited]), "set_point_low": points.lower, "set_point_high": points.upper,
+    }  # fmt: skip
+
+
+def _nowhere(problem: OptimalControlProblem) -> StepData:
+    """A sample of which only the problem's settings count."""
+    predictor, rows = problem.predictor, np.zeros((problem.horizon + 1, problem.predictor.ny))
+    return StepData(
+        x=np.zeros(predictor.nx), previous_input=np.zeros(predictor.nu), reference=rows, lower=rows, upper=rows,
+        guess=np.zeros((problem.horizon, predictor.nu)),
+    )  # fmt: skip
+
+
+def _limits(controller: TightenedMPC) -> Arrays:
+    """Of outputs; where they learn from measurements, what is left of them before errors count, and what errors do."""
+    recalled, own = controller._recalled, (controller._lower, controller._upper)
+    shown = own if recalled is None else (recalled._low, recalled._high)
+    low, high = controller._answers.limits(*own, shown)
+    tables: Arrays = {"output_low": low.ravel(), "output_high": high.ravel()}
+    if recalled is None:
+        return tables
+    return tables | {
+        "recall_absolute": recalled.recall.absolute.ravel(),
+        "recall_around": recalled.recall.around.ravel(),
+        "recall_jump": recalled.recall.jump.ravel(),
+    }
+
+
+def _filled(array: NDArray[Any]) -> NDArray[Any]:
+    """C has no empty arrays."""
+    return array if len(array) else np.zeros(1, dtype=array.dtype)
+
+
+def _samples(controller: TightenedMPC) -> str:
+    """A loop with a wrong model, noise and missing measurements, as the controller runs it."""
+    worker = copy.copy(controller)
+    worker.observer, worker._recalled = copy.copy(worker.observer), copy.copy(worker._recalled)
+    worker.watch = copy.copy(worker.watch)
+    worker.disturbance, worker._watched = copy.copy(worker.disturbance), copy.copy(worker._watched)
+    worker.reset()
+    y, wanted = _programme(controller)
+    steps, rng, odd = [], np.random.default_rng(1), len(y) - _TESTED // 4
+    for t, reference in enumerate(wanted):
+        if worker.recalls and t != odd:  # from a loop as wrong as that nothing could be learnt
+            y[t] = np.where(np.isnan(y[t]), np.nan, _expected(worker, rng))
+        steps.append(worker.step(y[t], reference))
+    u = np.array([step.u for step in steps])
+    status = np.array([STATUSES.index(step.status) for step in steps])
+    fallback = np.array([FALLBACKS.index(step.fallback) for step in steps])
+    tables: Arrays = {
+        "test_y": y, "test_reference": wanted, "test_u": u, "test_status": status, "test_fallback": fallback,
+        "test_broken": np.array([bits(step.broken) for step in steps], dtype=int),
+    }  # fmt: skip
+    return f"enum {{ TESTED = {len(y)} }};\n{constants(tables)}"
+
+
+def _expected(worker: TightenedMPC, rng: np.random.Generator) -> Array:
+    """A measurement somewhere in what it may be according to those before."""
+    low, high = worker._error_interval()[:, 0]
+    estimated = worker.predictor.system.output(worker.observer.state, worker._before())
+    return np.asarray(estimated + rng.uniform(low, high))
+
+
+def _programme(controller: TightenedMPC) -> tuple[Array, Array]:
+    """Measurements under inputs that wander through their range, and steps of the reference between steady outputs."""
+    predictor, rng = controller.predictor, np.random.default_rng(0)
+    count = controller.observer.steps + _TESTED
+    lower, upper = predictor.input_limits()
+    u = rng.uniform(lower, upper, (count // 10 + 1, predictor.nu)).repeat(10, axis=0)[:count]
+    y = predictor.predict(controller.observer.initial_state, u)[:-1]
+    wanted = y[np.minimum(np.arange(9, count + 9) // 10 * 10, count - 1)]
+    y = y + 0.05 * controller.problem.output_scale[: predictor.ny] * rng.standard_normal(y.shape)
+    y[-_TESTED // 2] = np.nan
+    return y, wanted

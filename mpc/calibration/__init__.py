@@ -1,0 +1,1 @@
+"""Bounds from records: prediction residuals, conformal model errors, operating regions, sensor checks."""

@@ -1,0 +1,200 @@
+"""Is this reading to be believed? Readings that cannot be right are marked as missing before the controller sees them.
+
+Checks per output, the first that fails names the verdict: a number at all; inside of the sensor's range, since a
+reading at its end says only "at least"; not the same number again and again; no faster than the plant can be; no
+further from what the model expects than residuals were on good records. One sensor and one model cannot tell a sensor
+that is wrong for good from a plant that has changed: after ``patience`` suspicious readings in a row the reading is
+believed, and until it fits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import EnumType, IntEnum
+from itertools import pairwise
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from controlrnn.checks import Array, as_array, count, positive, read_only, shown
+from controlrnn.data import Signal, Trajectory
+from controlrnn.errors import DataError, SettingError
+from controlrnn.typed import typed
+from mpc.calibration.residuals import DisturbanceFilter, measured_errors
+from mpc.observers.base import Observer
+
+
+class _VerdictType(EnumType):
+    """Looks verdicts up by whole numbers alone."""
+
+    def __call__(cls, value: Any, *more: Any, **options: Any) -> Any:
+        return super().__call__(int(count("a verdict", value, least=0)) if cls.__members__ else value, *more, **options)
+
+
+class Verdict(IntEnum, metaclass=_VerdictType):
+    """What was found about a reading."""
+
+    FINE = 0
+    MISSING = 1
+    OUT_OF_RANGE = 2
+    STUCK = 3
+    TOO_FAST = 4
+    UNEXPECTED = 5
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise SettingError(f"a verdict must be one of {[int(v) for v in cls]}, got {shown(value)}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("rate", "residual"))
+class MeasurementGuard:
+    """Limits of what is believed; `watch` gives a run of it.
+
+    Args:
+        sensors: One `Signal` per output whose limits are the *sensor's* range (not the limits to keep).
+        rate: Largest change per sample of each output, shape (ny,); none when left out.
+        residual: Largest difference from the expected reading, shape (ny,); none when left out.
+        repeats: Equal readings in a row that are still believed; None: any number.
+        patience: Readings in a row that are rejected as too fast or unexpected; None: any number.
+
+    Raises:
+        ShapeError: An array does not have one entry per sensor.
+        SettingError: A number is not positive.
+    """
+
+    sensors: tuple[Signal, ...]
+    rate: Array | None = None
+    residual: Array | None = None
+    repeats: int | None = None
+    patience: int | None = 10
+
+    def __post_init__(self) -> None:
+        if not self.sensors:
+            raise SettingError("a guard needs sensors, got none: one Signal per output with the sensor's range")
+        for name in ("rate", "residual"):
+            given: ArrayLike | None = getattr(self, name)
+            array = np.full(len(self.sensors), np.inf) if given is None else np.asarray(given, dtype=np.float64)
+            array = as_array(name, array, (len(self.sensors),), finite=False)
+            if not (array > 0).all():
+                raise SettingError(f"{name} must be positive for every output, got {array}")
+            object.__setattr__(self, name, read_only(array))
+        for name in ("repeats", "patience"):
+            if getattr(self, name) is not None:
+                count(name, getattr(self, name))
+
+    @classmethod
+    @typed()
+    def calibrated(
+        cls,
+        sensors: tuple[Signal, ...],
+        observer: Observer,
+        trajectories: Sequence[Trajectory],
+        *,
+        disturbance: DisturbanceFilter,
+        factor: float = 1.5,
+        patience: int | None = 10,
+    ) -> MeasurementGuard:
+        """Limits from records that are known to be good: ``factor`` times the largest change and residual seen.
+
+        Args:
+            sensors: One `Signal` per output with the sensor's range.
+            observer: The controller's.
+            trajectories: Good records of the plant, longer than the observer needs.
+            disturbance: The controller's filter: what is expected includes the disturbance estimate of a sample ago.
+            factor: At least 1.
+            patience: As for the guard.
+
+        Raises:
+            DataError: There are no records, or one is too short.
+            SettingError: ``factor`` is below 1.
+        """
+        if positive("factor", factor) < 1:
+            raise SettingError(f"factor must be >= 1, got {factor!r}: good readings would be rejected")
+        if not trajectories or min(len(r) for r in trajectories) < observer.steps + 2:
+            raise DataError(f"the guard needs records of at least {observer.steps + 2} samples: pass longer ones")
+        changes, residuals, repeats = [], [], 1
+        for record in trajectories:
+            x = observer.estimates(record.u, record.y)[:-1]
+            ready = slice(observer.steps, None)
+            errors = measured_errors(observer.system, x[ready], record.u[ready], record.y[ready])
+            residuals.append(np.abs(errors[1:] - disturbance.run(errors)[:-1]).max(axis=0))
+            changes.append(np.abs(np.diff(record.y, axis=0)).max(axis=0))
+            repeats = max(repeats, _longest_repeat(record.y))
+        return cls(
+            sensors=sensors,
+            rate=factor * np.max(changes, axis=0),
+            residual=factor * np.max(residuals, axis=0),
+            repeats=2 * repeats + 1,
+            patience=patience,
+        )
+
+    def watch(self) -> GuardRun:
+        """A fresh run."""
+        return GuardRun(self)
+
+
+class GuardRun:
+    """A `MeasurementGuard` at work, sample after sample.
+
+    Args:
+        guard: The limits.
+    """
+
+    @typed()
+    def __init__(self, guard: MeasurementGuard) -> None:
+        self.guard = guard
+        self._lower, self._upper = (np.array([getattr(s, side) for s in guard.sensors]) for side in ("lower", "upper"))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all readings."""
+        ny = len(self.guard.sensors)
+        self._before = np.full(ny, np.nan)  # what the sensor said
+        self._good = np.full(ny, np.nan)  # what was believed last
+        self._equal, self._age, self._suspicious = (np.zeros(ny, dtype=np.int64) for _ in range(3))
+
+    def check(self, y: ArrayLike, expected: ArrayLike | None = None) -> tuple[Array, NDArray[np.int8]]:
+        """Look at the readings of one sample.
+
+        Args:
+            y: Readings, shape (ny,).
+            expected: What the model expects, shape (ny,); NaN or None where it expects nothing.
+
+        Returns:
+            The readings with NaN for those not believed, and the `Verdict` of each, shape (ny,).
+        """
+        guard, n = self.guard, (len(self.guard.sensors),)
+        y = as_array("y", y, n, finite=False)
+        wanted = np.full(n, np.nan) if expected is None else as_array("expected", expected, n, finite=False)
+        self._equal = np.where(y == self._before, self._equal + 1, 1)
+        self._before, self._age = y, self._age + 1
+        # Comparisons with NaN are False: nothing is held against a reading where there is nothing to compare with.
+        fast = np.abs(y - self._good) > np.asarray(guard.rate) * self._age
+        odd = np.abs(y - wanted) > np.asarray(guard.residual)
+        verdict = np.zeros(n, dtype=np.int8)
+        for failed, name in (
+            (odd, Verdict.UNEXPECTED),
+            (fast, Verdict.TOO_FAST),
+            (self._equal > (guard.repeats or np.inf), Verdict.STUCK),
+            ((y <= self._lower) | (y >= self._upper), Verdict.OUT_OF_RANGE),
+            (~np.isfinite(y), Verdict.MISSING),
+        ):
+            verdict[failed] = name
+        suspicious = verdict >= Verdict.TOO_FAST
+        self._suspicious = np.where(suspicious, self._suspicious + 1, np.where(verdict == 0, 0, self._suspicious))
+        verdict[suspicious & (self._suspicious > (guard.patience or np.inf))] = Verdict.FINE
+        fine = verdict == Verdict.FINE
+        self._good, self._age = np.where(fine, y, self._good), np.where(fine, 0, self._age)
+        return np.where(fine, y, np.nan), verdict
+
+
+def _longest_repeat(y: Array) -> int:
+    """Longest run of equal readings in any column of y (T, ny)."""
+    longest = 1
+    for column in y.T:
+        ends = np.flatnonzero(np.concatenate([[True], np.diff(column) != 0, [True]]))
+        longest = max(longest, *(b - a for a, b in pairwise(ends.tolist())))
+    return longest

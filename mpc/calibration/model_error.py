@@ -1,0 +1,388 @@
+"""How far the model can be from the plant: a bound from held-out trajectories, per step and output.
+
+Split-conformal prediction with the trajectory as the exchangeable unit (Vovk, Gammerman, Shafer, "Algorithmic Learning
+in a Random World", 2005; Lei et al., JASA 2018, thm 2.2): the score of a trajectory is its largest scaled error over
+all times, steps and outputs. Of n calibration scores the ceil((n+1) coverage)-th smallest bounds the score of a new
+trajectory with probability >= coverage, whatever the distribution (`mpc.promises.order_statistics`). Since a score
+covers a whole trajectory, neither overlapping windows nor correlation in time break this. The scale comes from *other*
+records: taken from the calibration records it would know them, and they would no longer be exchangeable with a new one.
+
+Exchangeable is a new trajectory of the same kind, no longer, with the same share of readings missing and the same
+feedback: `mpc.promises.promise` says what follows for longer operation, `mpc.loops.calibration` calibrates under
+    feedback.
+
+Set membership takes the largest error of n records for each of d numbers. A new record passes one of them with
+probability <= 1 / (n + 1), any of them with <= d / (n + 1); that is all that n records can say.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from controlrnn.checks import Array, Choice, as_array, count, number, put, read_only, share
+from controlrnn.data import Trajectory
+from controlrnn.errors import DataError, SettingError
+from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, Text, digest
+from controlrnn.systems import LureSystem, without_feedthrough
+from controlrnn.typed import typed
+from mpc.calibration.residuals import DisturbanceFilter, RecordErrors
+from mpc.observers.base import Observer
+from mpc.promises.order_statistics import clopper_pearson, pooled_quantile, rank_of
+from mpc.promises.order_statistics import conformal_rank as conformal_rank
+from mpc.promises.premises import Premises, record_premises
+from mpc.promises.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_log = logging.getLogger(__name__)
+
+
+class CalibrationMethod(Choice):
+    """How records become a bound."""
+
+    CONFORMAL = "conformal"
+    SET_MEMBERSHIP = "set_membership"
+
+
+@dataclass(frozen=True)
+@typed()
+class Coverage:
+    """Share of records, and of single predicted steps, inside a bound.
+
+    Args:
+        trajectories: Share of records that are inside at every step, in [0, 1].
+        steps: Share of single predictions, starts and steps pooled, in [0, 1].
+        n: Number of records.
+        differs: In what the records are not what the promise is about; empty where nothing is known to differ.
+    """
+
+    trajectories: float
+    steps: float
+    n: int
+    differs: str = ""
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Where the probability lies with which a new record is inside, if records are independent.
+
+        Args:
+            confidence: Of the interval (Clopper & Pearson), in (0, 1).
+        """
+        return clopper_pearson(round(self.trajectories * self.n), self.n, confidence)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
+class ModelError(Stored):
+    """Bound on r[t+k] - dhat[t]; see `mpc.calibration.residuals`.
+
+    Args:
+        bounds: Shape (horizon + 1, ny), output units.
+        method: Where the bound comes from.
+        coverage: Promised probability; of set membership what order statistics leave, 0 where nothing can be said.
+        n: Number of calibration trajectories.
+        length: Samples of the shortest of them: the promise is for no longer ones.
+        starts: Predictions in it, which is the number of control steps that it stands for.
+        washout: Samples at the start of each record that are left out.
+        disturbance_gain: Gain of the disturbance filter, or None without disturbance feedback.
+        system_digest: The model's digest.
+        data_digest: Digest of the records.
+        observer_digest: Digest of the observer that dhat was formed with; "" for x* itself.
+        missing: Share of readings that disturbance filter and observer went without.
+        loop: Whether the records are those of experiments or of the very controller.
+        unit: What stays inside with that probability: whole trajectories, or steps drawn at random.
+        confidence: Confidence with which ``coverage`` holds for this calibration set; None: on average over such sets.
+        premises: Channels and sample time of the records, where these say them; None where nothing is said.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "model-error", 4,  # 3: without premises
+        arrays={"bounds": Numbers("N + 1", "ny", least=0.0)},
+        meta={
+            "method": Text(choices=CalibrationMethod), "coverage": Number(least=0.0, most=1.0), "n": Count(1),
+            "length": Count(1), "starts": Count(1), "washout": Count(), "loop": Text(choices=Loop),
+            "unit": Text(choices=CoverageUnit), "missing": Number(least=0.0, below=1.0, none=True),
+            "confidence": Number(above=0.0, below=1.0, none=True),
+            "disturbance_gain": Number(above=0.0, most=1.0, none=True),
+            "system_digest": Digest(), "data_digest": Digest(), "observer_digest": Digest(empty=True),
+        },
+        parts={"premises": Part(Premises, none=True, own=True)},
+        zero=("N",),
+    )  # fmt: skip
+
+    bounds: Array
+    method: CalibrationMethod
+    coverage: float
+    n: int
+    length: int
+    starts: int
+    washout: int
+    disturbance_gain: float | None
+    system_digest: str
+    data_digest: str
+    observer_digest: str
+    missing: float | None = None
+    loop: Loop = Loop.OPEN
+    unit: CoverageUnit = CoverageUnit.RECORD
+    confidence: float | None = None
+    premises: Premises | None = None
+
+    def __post_init__(self) -> None:
+        bounds = as_array("bounds", self.bounds, ("horizon + 1", "ny"))
+        if (bounds < 0).any():
+            raise SettingError("bounds must be >= 0, got negative ones")
+        put(
+            self, bounds=read_only(bounds), method=CalibrationMethod(self.method), loop=Loop(self.loop),
+            unit=CoverageUnit(self.unit), n=count("n", self.n), length=count("length", self.length),
+            starts=count("starts", self.starts), washout=count("washout", self.washout, least=0),
+            coverage=share("coverage", self.coverage, what="a probability in [0, 1]"),
+        )  # fmt: skip
+        if self.disturbance_gain is not None:
+            DisturbanceFilter(self.disturbance_gain)
+        if self.missing is not None:
+            share("missing", self.missing)
+        if self.confidence is not None:
+            number("confidence", self.confidence, above=0, below=1, what="a probability in (0, 1)")
+
+    @property
+    def horizon(self) -> int:
+        """Number of prediction steps."""
+        return len(self.bounds) - 1
+
+    @property
+    def promise(self) -> str:
+        """What the bound promises, in words."""
+        if self.method is CalibrationMethod.CONFORMAL:
+            return words(self)
+        text = f"holds as long as the residuals stay within the (inflated) largest ones of {self.n} trajectories; "
+        if self.coverage <= 0:
+            return text + "with what probability they do, so few trajectories do not say"
+        return text + f"with probability >= {self.coverage:.3g}, {conditions(self)} (order statistics)"
+
+    def promise_over(self, steps: int) -> str:
+        """What follows for ``steps`` samples of operation, more than in a record, in words; see `mpc.promises.promise`.
+
+        Args:
+            steps: Samples of operation.
+        """
+        return words_over(self, steps)
+
+    def coverage_over(self, steps: int) -> float:
+        """Probability >= which all of ``steps`` predictions in a row are inside, if the process is stationary.
+
+        Args:
+            steps: Samples of operation; up to ``starts`` it is ``coverage``. 0 where nothing is promised.
+        """
+        return coverage_over(self, steps)
+
+    @typed()
+    def coverage_on(
+        self,
+        system: LureSystem,
+        trajectories: Sequence[Trajectory],
+        *,
+        observer: Observer | None = None,
+        initial_state: Array | None = None,
+        operation: Operation | None = None,
+    ) -> Coverage:
+        """Measure the share of other records that stay inside, and say where they are not what was promised.
+
+        Args:
+            system: The model.
+            trajectories: Records.
+            observer: The controller's observer, where one was calibrated with.
+            initial_state: Start of the runs, shape (nx,); zero when left out.
+            operation: Loop and share of missing readings of these records; those of the calibration when left out.
+
+        Raises:
+            SettingError: ``system`` is not the model that was calibrated.
+        """
+        system = without_feedthrough(system)
+        if system.digest != self.system_digest:
+            raise SettingError("system is not the model that this error was calibrated for: pass that one")
+        operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0)
+        disturbance = None if self.disturbance_gain is None else DisturbanceFilter(self.disturbance_gain)
+        parts = RecordErrors(system, self.horizon, self.washout, disturbance, observer, initial_state)
+        found = coverage_of(self.bounds, parts.of(trajectories, operation))
+        differs = self._differs(trajectories, operation)
+        if differs:
+            _log.warning("the promise of this model error does not cover these records: %s", differs)
+        return Coverage(found.trajectories, found.steps, found.n, differs)
+
+    def _differs(self, trajectories: Sequence[Trajectory], operation: Operation) -> str:
+        longest = max(len(record) for record in trajectories)
+        said = []
+        if longest > self.length:
+            said.append(f"records of {longest} samples, calibrated on {self.length}")
+        if self.missing is not None and operation.missing != self.missing:
+            said.append(f"{operation.missing:g} of the readings missing, calibrated with {self.missing:g}")
+        if operation.loop is not self.loop:
+            said.append(f"{operation.loop} loop, calibrated in {self.loop} loop")
+        return "; ".join(said)
+
+    def plot(self) -> Figure:
+        """Draw the bound of each output over the horizon."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for i, bound in enumerate(self.bounds.T):
+            axes.plot(bound, marker=".", label=f"output {i + 1}")
+        axes.set(xlabel="prediction step", ylabel="bound on the model error", ylim=(0, None))
+        axes.legend()
+        return figure
+
+
+@typed()
+def calibrate(
+    system: LureSystem,
+    trajectories: Sequence[Trajectory],
+    *,
+    horizon: int,
+    washout: int,
+    scale_trajectories: Sequence[Trajectory] = (),
+    coverage: float = 0.9,
+    confidence: float | None = None,
+    unit: CoverageUnit = CoverageUnit.RECORD,
+    operation: Operation | None = None,
+    disturbance: DisturbanceFilter | None = None,
+    observer: Observer | None = None,
+    initial_state: Array | None = None,
+    method: CalibrationMethod = CalibrationMethod.CONFORMAL,
+    inflation: float = 1.0,
+) -> ModelError:
+    """Bound the model error on held-out records.
+
+    Args:
+        system: Frozen model; of one whose output answers at once, what carries the last input, as in `mpc.Predictor`.
+        trajectories: Records that neither training nor model choice has seen.
+        horizon: Prediction steps N.
+        washout: Samples that x* needs to forget the unknown state at the start of a record.
+        scale_trajectories: Records, none of them in ``trajectories``, whose RMS errors fix the shape of the bound over
+            steps and outputs (conformal only), e.g. the validation records.
+        coverage: Wanted probability (conformal only), in (0, 1).
+        confidence: Probability, in (0, 1), with which the coverage is to hold for *this* set of records, if they are
+            independent of each other; None asks for it on average over such sets, of which some then give less.
+        unit: Whether whole trajectories stay inside (each step of them), or steps drawn at random, which says more
+            about operation that is longer than a record; see `mpc.promises.promise`.
+        operation: Who chose the inputs of the records, and how many readings are missing in operation; an open loop
+            with all readings when left out.
+        disturbance: The controller's disturbance filter if its estimate shifts the predictions, else None.
+        observer: The controller's observer, whose estimates the disturbance estimate is formed with.
+        initial_state: Start of the runs, shape (nx,); zero when left out.
+        method: Conformal quantile, or the largest error per output, and per step with a disturbance filter.
+        inflation: Factor >= 1 on the bound.
+
+    Raises:
+        DataError: Too few records for the coverage (the message says how many are needed), too short ones, or one that
+            serves both purposes.
+        SettingError: A parameter is out of range.
+    """
+    system = without_feedthrough(system)
+    method, unit, operation = CalibrationMethod(method), CoverageUnit(unit), operation or Operation()
+    if not inflation >= 1 or not math.isfinite(inflation):
+        raise SettingError(f"inflation must be a number >= 1, got {inflation!r}: a bound is not to be shrunk")
+    records, others = tuple(trajectories), tuple(scale_trajectories)
+    conformal = method is CalibrationMethod.CONFORMAL
+    _promisable(conformal, unit, confidence)
+    rank = rank_of(len(records), coverage, confidence) if conformal else len(records)
+    if not records or (conformal and not others):
+        raise DataError(
+            "calibrate needs trajectories, and scale_trajectories for the conformal method, "
+            f"got {len(records)} and {len(others)}: set some records aside"
+        )
+    marks = [data_digest([r]) for r in records]
+    if set(marks) & {data_digest([r]) for r in others} or len(set(marks)) < len(marks):
+        raise DataError("a record may serve once, either for the scale or for calibration: split the records anew")
+
+    parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
+    errors = parts.of(records, operation)
+    if conformal:
+        scale = _scale(parts.of(others, operation, scale=True), others)
+        scores = [np.abs(e / scale).max(axis=(1, 2)) for e in errors]
+        if unit is CoverageUnit.STEP:
+            bounds = inflation * scale * pooled_quantile(scores, coverage)
+        else:
+            bounds = inflation * scale * np.sort([s.max() for s in scores])[rank - 1]
+    else:
+        bounds, coverage = _largest(errors, inflation, disturbance)
+    return ModelError(
+        bounds=bounds,
+        method=method,
+        coverage=coverage,
+        n=len(records),
+        length=min(len(record) for record in records),
+        starts=min(len(e) for e in errors),
+        washout=count("washout", washout, least=0),
+        disturbance_gain=None if disturbance is None else disturbance.gain,
+        system_digest=system.digest,
+        data_digest=data_digest(records + others),
+        observer_digest="" if observer is None else observer.digest,
+        missing=None if disturbance is None else operation.missing,
+        loop=operation.loop,
+        unit=unit,
+        confidence=confidence,
+        premises=record_premises(system, records),
+    )
+
+
+def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None) -> None:
+    """Raise SettingError for a promise that no theorem here gives."""
+    if not conformal and (unit is not CoverageUnit.RECORD or confidence is not None):
+        raise SettingError("unit and confidence are for the conformal method: set membership promises neither")
+    if unit is CoverageUnit.STEP and confidence is not None:
+        raise SettingError("confidence is for whole records (unit='record'): for single steps leave it out")
+
+
+def _largest(errors: Sequence[Array], inflation: float, disturbance: DisturbanceFilter | None) -> tuple[Array, float]:
+    """Set membership's bounds (N + 1, ny), and the probability that a new record stays inside; see the module."""
+    bounds = inflation * np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
+    if disturbance is None:
+        # Residuals know no prediction step: one number an output, which fewer records pass.
+        bounds = np.tile(bounds.max(axis=0), (len(bounds), 1))
+    numbers = bounds.shape[1] if disturbance is None else bounds.size
+    return bounds, max(0.0, 1.0 - numbers / (len(errors) + 1))
+
+
+@typed()
+def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
+    """How many errors lie inside of bounds.
+
+    Args:
+        bounds: Shape (N + 1, ny).
+        errors: One array per record, each (starts, N + 1, ny).
+
+    Raises:
+        DataError: There is no record.
+    """
+    if not errors:
+        raise DataError("coverage needs at least one record, got none")
+    bounds = as_array("bounds", bounds, ("horizon + 1", "ny"))
+    errors = [as_array(f"errors[{i}]", e, ("starts", *bounds.shape)) for i, e in enumerate(errors)]
+    inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]
+    whole = float(np.mean([part.all() for part in inside]))
+    return Coverage(whole, float(np.concatenate([part.ravel() for part in inside]).mean()), len(errors))
+
+
+def data_digest(records: Sequence[Trajectory]) -> str:
+    """SHA-256 over inputs, outputs and sample times of the records."""
+    arrays = {f"{i}.{name}": value for i, r in enumerate(records) for name, value in (("u", r.u), ("y", r.y))}
+    return digest(arrays, {"dt": [r.dt for r in records]})
+
+
+def _scale(errors: Sequence[Array], records: Sequence[Trajectory]) -> Array:
+    rms = np.sqrt(np.mean(np.concatenate(errors) ** 2, axis=0))
+    # A step or output without error (e.g. k = 0 with full disturbance feedback) would divide by zero.
+    floor = 1e-3 * rms.max(axis=0)
+    sizes = np.max([np.abs(r.y).max(axis=0) for r in records], axis=0)
+    if (rms.max(axis=0) <= 64 * np.finfo(np.float64).eps * sizes).any():  # rounding alone
+        raise DataError(
+            "an output of scale_trajectories is predicted without any error: are they simulated by the model?"
+        )
+    return np.asarray(np.maximum(rms, floor))

@@ -1,0 +1,225 @@
+"""What data say about a model: simulation residuals, disturbance estimates, realised prediction errors.
+
+With x* the model's state driven from the far past, the error of the prediction made at t for t + k is
+
+    y[t+k] - yhat[k|t] = ( r[t+k] - dhat[t] ) + ( g(x*[t+k]) - g(xhat[k|t]) ),     r[t] = y[t] - g(x*[t], u[t]) .
+
+The first bracket is what `mpc.calibrate` bounds from data; the second one is what a `HorizonCertificate` bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.checks import Array, as_array, count
+from controlrnn.data import Timing, Trajectory
+from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.kernels import simulate
+from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
+from mpc.observers.base import Observer
+from mpc.promises.promise import Operation
+
+
+@dataclass(frozen=True)
+@typed()
+class DisturbanceFilter:
+    """Output disturbance: ``d += gain (e - d)``, where e is the output error of the present estimate.
+
+    It starts at the first error seen; channels without a measurement (NaN) keep their value.
+
+    Args:
+        gain: In (0, 1]; 1 believes every measurement, a small gain averages noise away.
+    """
+
+    gain: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gain <= 1:
+            raise SettingError(f"the gain of a disturbance filter must lie in (0, 1], got {self.gain!r}")
+
+    def update(self, estimate: Array | None, error: Array) -> Array:
+        """Next estimate (ny,) from the last one (None at the start) and the output error (ny,), NaN where missing."""
+        error = as_array("error", error, ("ny",), finite=False)
+        if estimate is not None:
+            estimate = as_array("estimate", estimate, error.shape)
+        return self._update(estimate, np.where(np.isfinite(error), error, np.nan))
+
+    def _update(self, estimate: Array | None, error: Array) -> Array:
+        if estimate is None:
+            return np.where(np.isnan(error), 0.0, error)
+        return np.where(np.isnan(error), estimate, estimate + self.gain * (error - estimate))
+
+    def run(self, errors: Array) -> Array:
+        """Estimates along a record of errors (T, ny); rows before the first complete error are NaN."""
+        errors = as_array("errors", errors, ("T", "ny"), finite=False)
+        errors = np.where(np.isfinite(errors), errors, np.nan)
+        rows, estimate = np.full_like(errors, np.nan), None
+        for t, error in enumerate(errors):
+            if estimate is None and np.isnan(error).any():
+                continue
+            estimate = rows[t] = self._update(estimate, error)
+        return rows
+
+
+def measured_errors(system: LureSystem, x: Array, u: Array, y: Array) -> Array:
+    """Output errors e[t] of estimates x (T, nx) as a controller sees them, shape (T, ny); docs/timing.md.
+
+    Raises:
+        SettingError: The system's output answers to u[t], which acts after y[t] was measured.
+    """
+    if system.has_feedthrough:
+        raise SettingError("the model answers to inputs at once: take predictor.system, or carry_input(system)")
+    return np.asarray(y - simulate(system, u[:, None], x)[0][:, 0])
+
+
+@typed()
+def calibration_errors(
+    system: LureSystem,
+    trajectory: Trajectory,
+    *,
+    horizon: int,
+    washout: int,
+    disturbance: DisturbanceFilter | None = None,
+    observer: Observer | None = None,
+    initial_state: Array | None = None,
+    gaps: NDArray[np.bool_] | None = None,
+) -> Array:
+    """The first bracket of the module docstring along one record.
+
+    Args:
+        system: Frozen model.
+        trajectory: Record of at least ``washout + horizon + 1`` samples.
+        horizon: N.
+        washout: Samples after which the run from ``initial_state`` counts as x*.
+        disturbance: Filter behind dhat; None: dhat = 0.
+        observer: Whose estimates dhat is formed with; None: x* itself.
+        initial_state: Start of the run, shape (nx,); zero when left out.
+        gaps: Readings that filter and observer do not get, shape (T, ny); none when left out.
+
+    Returns:
+        Shape (starts, horizon + 1, ny): one row per prediction start and step.
+
+    Raises:
+        ShapeError: The record's channels are not the model's.
+        DataError: The record is too short or sampled at another rate.
+    """
+    if system.has_feedthrough:
+        raise SettingError("the model answers to inputs at once: take predictor.system, or carry_input(system)")
+    fits_system(system, trajectory)
+    count("horizon", horizon)
+    count("washout", washout, least=0)
+    u, y = trajectory.u, trajectory.y
+    first = washout if observer is None else max(washout, observer.steps)
+    starts = len(trajectory) - horizon - first
+    if starts < 1:
+        raise DataError(
+            f"record {trajectory.name!r} must have at least washout + horizon + 1 = {first + horizon + 1} samples, "
+            f"got {len(trajectory)}: use longer records or a shorter washout"
+        )
+    start = np.zeros(system.nx) if initial_state is None else initial_state
+    output, states = simulate(system, u, start)
+    residual = y - output
+    windows = np.lib.stride_tricks.sliding_window_view(residual[first:], horizon + 1, axis=0).swapaxes(1, 2)
+    if disturbance is None:
+        return np.array(windows)
+    seen = y if gaps is None else np.where(gaps, np.nan, y)
+    x = states[:-1] if observer is None else observer.estimates(u, seen)[:-1]
+    # The filter starts where the controller's would: with the first estimate that may be used.
+    errors = measured_errors(system, x, u, seen)
+    errors[: washout if observer is None else observer.steps] = np.nan
+    estimates = disturbance.run(errors)[first : first + starts, None, :]
+    if gaps is not None:  # until the first complete measurement a controller assumes no disturbance
+        estimates = np.nan_to_num(estimates, nan=0.0)
+    return np.asarray(windows - estimates)
+
+
+@dataclass(frozen=True)
+class RecordErrors:
+    """Errors of many records under one operation; fields as the arguments of `calibration_errors`."""
+
+    system: LureSystem
+    horizon: int
+    washout: int
+    disturbance: DisturbanceFilter | None
+    observer: Observer | None
+    initial_state: Array | None
+
+    def of(self, records: Sequence[Trajectory], operation: Operation, *, scale: bool = False) -> list[Array]:
+        """Errors of each record, (starts, N + 1, ny).
+
+        Args:
+            records: The records.
+            operation: How many readings are missing.
+            scale: Whether they are records for the scale, which lose readings of their own.
+        """
+        # Each record's gaps are drawn independently, so that records stay exchangeable.
+        seeds = np.random.SeedSequence([operation.seed, int(scale)]).spawn(len(records))
+        return [self._one(r, operation.missing, s) for r, s in zip(records, seeds, strict=True)]
+
+    def _one(self, record: Trajectory, missing: float, seed: np.random.SeedSequence) -> Array:
+        gaps: NDArray[np.bool_] | None = None
+        if missing > 0:
+            gaps = np.random.default_rng(seed).random(record.y.shape) < missing
+        return calibration_errors(
+            self.system,
+            record,
+            horizon=self.horizon,
+            washout=self.washout,
+            disturbance=self.disturbance,
+            observer=self.observer,
+            initial_state=self.initial_state,
+            gaps=gaps,
+        )
+
+
+@typed()
+def prediction_errors(
+    observer: Observer, trajectory: Trajectory, *, horizon: int, disturbance: DisturbanceFilter | None = None
+) -> Array:
+    """Realised errors y[t+k] - yhat[k|t] along a record, for predictions with the recorded inputs.
+
+    Args:
+        observer: Estimates the state; its predictor predicts.
+        trajectory: Record of at least ``observer.steps + horizon + 1`` samples.
+        horizon: N.
+        disturbance: Filter whose estimate is added to the prediction; None: nothing is.
+
+    Returns:
+        Shape (starts, horizon + 1, ny).
+    """
+    system = observer.system
+    fits_system(system, trajectory)
+    u, y = trajectory.u, trajectory.y
+    first, starts = observer.steps, len(trajectory) - count("horizon", horizon) - observer.steps
+    if starts < 1:
+        raise DataError(
+            f"record {trajectory.name!r} must have at least {first + horizon + 1} samples, got {len(trajectory)}"
+        )
+    x = observer.estimates(u, y)[:-1]
+    inputs = np.lib.stride_tricks.sliding_window_view(u[first:], horizon + 1, axis=0).swapaxes(1, 2)
+    outputs = np.lib.stride_tricks.sliding_window_view(y[first:], horizon + 1, axis=0).swapaxes(1, 2)
+    error = outputs - system.simulate(inputs, x[first : first + starts])[0]
+    if disturbance is not None:
+        error = error - disturbance.run(measured_errors(system, x, u, y))[first : first + starts, None, :]
+    return np.asarray(error)
+
+
+def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
+    """Raise unless the record has the model's channels and sample time, and the timing of docs/timing.md."""
+    if (trajectory.nu, trajectory.ny) != (system.nu, system.ny):
+        raise ShapeError(
+            f"record {trajectory.name!r} must have nu, ny = {system.nu}, {system.ny} as the model, "
+            f"got {trajectory.nu}, {trajectory.ny}: is it the same plant?"
+        )
+    if not np.isclose(trajectory.dt, system.dt, rtol=1e-9, atol=0):
+        raise DataError(f"record {trajectory.name!r} must have the model's dt = {system.dt} s, got {trajectory.dt} s")
+    if trajectory.timing is not Timing.MEASURED_FIRST:
+        raise DataError(
+            f"record {trajectory.name!r} must have timing 'measured_first' as a controller does, got "
+            f"{str(trajectory.timing)!r}: convert it, see Trajectory.measured_first"
+        )

@@ -1,0 +1,1 @@
+"""The controller: one step, its settings, and what plant operation asks of it."""

@@ -1,0 +1,163 @@
+"""A tightening that adapts while it runs: an average share of misses, whatever the plant does.
+
+Conformal inference for arbitrary sequences (Gibbs & Candes, NeurIPS 2021), in the form of a tracked quantile
+(Angelopoulos, Candes & Tibshirani, "Conformal PID control", NeurIPS 2023). The score s[t] is the largest ratio, over
+outputs, of the error of the last one-step prediction to the tightening at step 1. A miss is s[t] > q[t], and
+
+    q[t+1] = q[t] + h ( miss[t] - a ),      a = 1 - coverage, h the gain, q[1] = 1 .
+
+**Theorem.** If no score exceeds b >= 1, then for every T and every sequence |misses / T - a| <= (b + h) / (h T).
+
+*Proof.* q[t] > b makes no miss, so that q falls; q[t] < 0 is a miss, so that q rises. Hence
+-h a <= q[t] <= b + h (1 - a). Summing the recursion, misses - a T = (q[T+1] - q[1]) / h, which is at most (b + h) / h
+in size. []
+
+No probability and no distribution: it holds on any plant, drifting or hostile. But it is an average over time; nothing
+is promised for any single sample, and misses come before the factor has grown. Limits are tightened by q[t] times the
+tightening, within 0 and what leaves something of their range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import Array, positive, read_only
+from controlrnn.errors import SettingError
+from controlrnn.typed import typed
+from mpc.control.controller import TightenedMPC
+from mpc.control.modes import Mode
+from mpc.control.step import MpcStep
+from mpc.problem.ocp import Status
+
+_LEFT = 0.02  # of an output's range stays, whatever the factor
+
+
+@dataclass(frozen=True, kw_only=True)
+@typed()
+class Adaptation:
+    """How the factor on the tightening follows misses.
+
+    Args:
+        coverage: Share of one-step predictions to be inside in the long run, in (0, 1).
+        gain: h: how much of the tightening a miss adds. Large gains react fast and swing.
+    """
+
+    coverage: float = 0.9
+    gain: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < positive("coverage", self.coverage) < 1:
+            raise SettingError(f"coverage must lie in (0, 1), got {self.coverage!r}")
+        positive("gain", self.gain)
+
+    def promise(self, steps: int, largest: float) -> float:
+        """Largest distance of the share of misses from 1 - coverage, by the theorem.
+
+        Args:
+            steps: Samples T.
+            largest: Largest score b, over all of them; at least 1 counts.
+        """
+        return (max(largest, 1.0) + self.gain) / (self.gain * steps)
+
+
+class AdaptiveFactor:
+    """The factor q, and what it has seen.
+
+    Args:
+        adaptation: How it follows misses.
+    """
+
+    def __init__(self, adaptation: Adaptation) -> None:
+        self.adaptation = adaptation
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again with the tightening as it is."""
+        self.value, self.misses, self.seen, self.largest = 1.0, 0, 0, 0.0
+
+    def see(self, score: float) -> bool:
+        """Take in one score; says whether it was a miss.
+
+        Args:
+            score: Error over bound, >= 0.
+        """
+        miss = bool(score > self.value)
+        self.value += self.adaptation.gain * (miss - (1 - self.adaptation.coverage))
+        self.misses, self.seen, self.largest = self.misses + miss, self.seen + 1, max(self.largest, score)
+        return miss
+
+
+class AdaptiveMPC(TightenedMPC):
+    """A `TightenedMPC` in practical mode whose tightening grows with misses; see the module for what it promises.
+
+    Args:
+        adaptation: How the tightening follows misses.
+
+    All other arguments as `TightenedMPC`.
+
+    Raises:
+        SettingError: Guaranteed mode, a terminal set or a recall, whose theorems need the tightening as it was proven;
+            or a tightening that is zero at step 1.
+    """
+
+    def __init__(self, *args: Any, adaptation: Adaptation, **kwargs: Any) -> None:
+        self.factor = AdaptiveFactor(adaptation)
+        self._last: MpcStep | None = None
+        super().__init__(*args, **kwargs)
+        if self.mode is not Mode.PRACTICAL or self.terminal is not None or self._recalled is not None:
+            raise SettingError("adaptation is for the practical mode: guaranteed limits rest on a fixed tightening")
+        self._room = self.tightening.total[: self.horizon + 1]
+        if not self._room[1].any():
+            raise SettingError("adaptation scales the tightening, got one that is zero at step 1: start with back_off")
+        self._ends = tuple(np.array([getattr(s, side) for s in self.predictor.outputs]) for side in ("lower", "upper"))
+        width = (1 - _LEFT) * (self._ends[1] - self._ends[0])
+        with np.errstate(divide="ignore"):
+            self._most = float(np.min(width / (2 * self._room.max(axis=0))))
+
+    @property
+    def recalls(self) -> bool:
+        """Limits learn from measurements, so that results keep what errors were bounded by at each step."""
+        return True
+
+    def reset(self) -> None:
+        """See `TightenedMPC.reset`."""
+        super().reset()
+        self.factor.reset()
+        self._last = None
+
+    def record(self, y: ArrayLike, u: ArrayLike) -> None:
+        """See `TightenedMPC.record`; the factor stays, since nothing was predicted."""
+        super().record(y, u)
+        self._last = None
+
+    def step(
+        self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None, *,
+        applied: ArrayLike | None = None, time: float | None = None,
+    ) -> MpcStep:  # fmt: skip
+        """See `TightenedMPC.step`."""
+        seen = self._measurement(y)
+        if self._last is not None:
+            # Outputs without a tightening have no bound to miss.
+            away = np.abs(seen - self._last.y_predicted[1])[self._room[1] > 0]
+            ratios = away / self._room[1][self._room[1] > 0]
+            if not np.isnan(ratios).all():
+                self.factor.see(float(np.nanmax(ratios)))
+        used = self._used
+        self._lower = read_only(self._ends[0] + used * self._room)
+        self._upper = read_only(self._ends[1] - used * self._room)
+        taken = super().step(y, reference, forecast, applied=applied, time=time)
+        self._last = None if taken.status is Status.WARMING_UP else taken
+        return taken
+
+    @property
+    def _used(self) -> float:
+        """The factor that limits are tightened by."""
+        return min(max(self.factor.value, 0.0), self._most)
+
+    def _error_interval(self) -> Array:
+        room = self._used * self._room
+        return read_only(np.stack([-room, room]))

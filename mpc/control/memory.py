@@ -1,0 +1,110 @@
+"""What a running controller remembers, as a dictionary of arrays: saved, restored, and the same to the last bit.
+
+Everything that changes from sample to sample is numbers: None, arrays, scalars, words, and tuples, lists or deques of
+them, in attributes of the controller and of the parts that it alone uses (observer, disturbance filter, recall,
+watches). So all such attributes are taken; those that are settings are the same on both sides, because what was saved
+under other parts is refused.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.errors import DataError
+from mpc.observers.moving_horizon import EstimateInfo
+from mpc.observers.window_fit import Fit
+
+Arrays = dict[str, NDArray[Any]]
+_ROWS: dict[str, Callable[..., Any]] = {"tuple": tuple, "list": list, "deque": list}
+_RECORDS = {kind.__name__: kind for kind in (Fit, EstimateInfo)}
+_SCALARS: dict[str, Callable[[Any], Any]] = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+class _Setting(Exception):  # noqa: N818 -- never leaves this file
+    """A value that is no memory."""
+
+
+def remembered(part: Any, at: str = "controller") -> Arrays:
+    """The memory of a part and of the parts that it alone uses."""
+    found: Arrays = {}
+    for name, value in vars(part).items():
+        try:
+            found |= dict(_flat(f"{at}.{name}", value))
+        except _Setting:
+            if _is_part(value):
+                found |= remembered(value, f"{at}.{name}")
+    return found
+
+
+def recall_into(part: Any, memory: Arrays, at: str = "controller") -> None:
+    """Put back what `remembered` gave. Raises DataError where something is missing."""
+    known = {key.rsplit(":", 1)[0]: (key.rsplit(":", 1)[1], value) for key, value in memory.items()}
+    _put_back(part, known, at)
+
+
+def _put_back(part: Any, known: dict[str, tuple[str, NDArray[Any]]], at: str) -> None:
+    for name, value in vars(part).items():
+        try:
+            list(_flat(name, value))
+        except _Setting:
+            if _is_part(value):
+                _put_back(value, known, f"{at}.{name}")
+            continue
+        if f"{at}.{name}" in known:
+            made = _built(f"{at}.{name}", known)
+            vars(part)[name] = deque(made, maxlen=value.maxlen) if isinstance(value, deque) else made
+
+
+def _is_part(value: Any) -> bool:
+    """Whether somebody alone uses this object, and may change it."""
+    own = type(value).__module__.startswith("mpc.") and hasattr(value, "__dict__") and not callable(value)
+    return own and hasattr(value, "reset") != hasattr(value, "start") and not hasattr(value, "solve")
+
+
+def _flat(at: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:
+    if isinstance(value, Enum):
+        raise _Setting
+    kind = type(value).__name__
+    if value is None:
+        yield f"{at}:none", np.zeros(0)
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        yield f"{at}:{'array' if value.flags.writeable else 'fixed'}", value.copy()
+    elif isinstance(value, np.generic):
+        yield f"{at}:fixed", np.array(value)
+    elif kind in _SCALARS:
+        yield f"{at}:{kind}", np.array(value)
+    elif kind in _ROWS:
+        yield f"{at}:{kind}", np.array(len(value))
+        for i, row in enumerate(value):
+            yield from _flat(f"{at}.{i}", row)
+    elif kind in _RECORDS:
+        yield f"{at}:{kind}", np.zeros(0)
+        for name in _RECORDS[kind].__dataclass_fields__:
+            yield from _flat(f"{at}.{name}", getattr(value, name))
+    else:
+        raise _Setting
+
+
+def _built(at: str, known: dict[str, tuple[str, NDArray[Any]]]) -> Any:
+    if at not in known:
+        raise DataError(f"the state lacks {at}: save it with the same version")
+    kind, value = known[at]
+    if kind == "none":
+        return None
+    if kind in ("array", "fixed"):
+        array = np.array(value)
+        array.setflags(write=kind == "array")
+        return array
+    if kind in _SCALARS:
+        return _SCALARS[kind](value[()])
+    if kind in _RECORDS:
+        return _RECORDS[kind](**{n: _built(f"{at}.{n}", known) for n in _RECORDS[kind].__dataclass_fields__})
+    if kind in _ROWS:
+        return _ROWS[kind](_built(f"{at}.{i}", known) for i in range(int(value)))
+    raise DataError(f"the state holds a {kind} at {at}, which no controller remembers")

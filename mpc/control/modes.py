@@ -1,0 +1,82 @@
+"""What a tightening allows a controller: the disturbance estimate's part, limits, and plans with a terminal set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from controlrnn.checks import Array, Choice, read_only
+from controlrnn.errors import SettingError
+from mpc.calibration.residuals import DisturbanceFilter
+from mpc.predictor import Predictor
+from mpc.tightening.error_memory import Recall
+from mpc.tightening.terminal_set import TerminalSet
+from mpc.tightening.tightening import NO_CLAIM, Tightening
+
+_DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
+
+
+class Mode(Choice):
+    """What the disturbance estimate may do; see `mpc.control.controller`."""
+
+    GUARANTEED = "guaranteed"
+    PRACTICAL = "practical"
+
+
+def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
+    """Mode and filter; raises SettingError where ``mode`` or ``gain`` contradicts how errors were calibrated."""
+    prescribed = tightening.disturbance_gain
+    claims = promises(tightening)
+    natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
+    mode = natural if mode is None else Mode(mode)
+    if claims and mode is not natural:
+        raise SettingError(
+            f"mode must be {natural} for this tightening, got {mode}: the model error was calibrated "
+            f"{'without' if prescribed is None else 'with'} disturbance feedback; calibrate it the other way"
+        )
+    if prescribed is not None and gain not in (None, prescribed):
+        raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
+    return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
+
+
+def promises(tightening: Tightening) -> bool:
+    """Whether it says anything about predictions; what does not, allows either mode."""
+    return not set(tightening.digests) <= NO_CLAIM
+
+
+def check_terminal(terminal: TerminalSet, tightening: Tightening, horizon: int, mode: Mode | None) -> None:
+    """Raise SettingError unless the terminal set belongs to this tightening, horizon and mode."""
+    if terminal.horizon != horizon:
+        raise SettingError(f"the terminal set is for horizon {terminal.horizon}, got {horizon}: make them equal")
+    for name, do in (("system", "certify this model"), ("jump", "use recursive(...) with the terminal set's jump")):
+        if terminal.digests.get(name) != tightening.digests.get(name, ""):
+            raise SettingError(f"tightening and terminal set must rest on the same {name}, got different ones: {do}")
+    if mode is Mode.PRACTICAL:
+        raise SettingError(f"mode must be {Mode.GUARANTEED} with a terminal set, got {mode}: estimates move the limits")
+
+
+def check_recall(recall: Recall, tightening: Tightening, horizon: int) -> None:
+    """Raise SettingError unless the recall was made from this tightening, for its whole horizon."""
+    if recall.digests.get("tightening") != tightening.digest:
+        raise SettingError("recall was made for another tightening: remember(tightening, ...) with this one")
+    if recall.horizon != horizon:
+        raise SettingError(f"recall is for horizon {recall.horizon}, got {horizon}: make them equal")
+
+
+def plan_limits(
+    tightening: Tightening, predictor: Predictor, horizon: int, terminal: TerminalSet | None
+) -> tuple[Array, Array]:
+    """Limits of plans, each (N + 1, ny); at step N those of the steady state where there is a terminal set."""
+    if terminal is not None:
+        end = np.zeros_like(tightening.model_error)
+        end[horizon] = terminal.margin
+        tightening = replace(tightening, reinitialisation=tightening.reinitialisation + end)
+    lower, upper = tightening.limits(predictor.outputs)
+    return lower[: horizon + 1], upper[: horizon + 1]
+
+
+def unlearnt_errors(tightening: Tightening, horizon: int) -> Array:
+    """Ends of errors of which nothing was learnt, shape (2, N + 1, ny)."""
+    room = tightening.predictive[: horizon + 1]
+    return read_only(np.stack([-room, room]))

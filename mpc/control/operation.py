@@ -1,0 +1,188 @@
+"""What plant operation asks of a controller besides steps: bumpless start, save, restore, copy, change, explain."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from controlrnn.checks import as_array, read_only
+from controlrnn.errors import DataError, InfeasibleError, SettingError
+from controlrnn.records import digest
+from mpc.control.explanation import room_text
+from mpc.control.memory import recall_into, remembered
+from mpc.problem.ocp import Status
+from mpc.safety.fallback import Fallbacks
+
+if TYPE_CHECKING:
+    from mpc.control.controller import TightenedMPC
+    from mpc.observers.base import Observer
+
+_HOLDERS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+_UNDER = "rests on"  # key of the digest of the parts that a state was saved under
+
+
+class Operation:
+    """Mixed into `mpc.TightenedMPC`."""
+
+    _made: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Keep what the controller is made of, for `change`."""
+        made = super().__new__(cls)
+        made._made = args, settings
+        return made
+
+    def __copy__(self) -> Self:
+        """A controller of its own that goes on from where this one is: nothing that changes is shared."""
+        return copy.deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy` and for pickling by multiprocessing."""
+        return {name: value for name, value in vars(self).items() if name != "_fallbacks"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        _renew(self)  # type: ignore[arg-type]
+
+    def state(self: TightenedMPC) -> dict[str, NDArray[Any]]:  # type: ignore[misc]
+        """All that the controller remembers, as arrays: ``np.savez(path, **controller.state())`` keeps it."""
+        return {_UNDER: np.array(_parts(self))} | remembered(self)
+
+    def restore(self: TightenedMPC, state: dict[str, NDArray[Any]]) -> None:  # type: ignore[misc]
+        """Go on from a `state`: the same samples then give bitwise the same inputs.
+
+        Args:
+            state: From `state` of a controller of the same parts and settings, or ``np.load`` of one.
+
+        Raises:
+            DataError: It is of a controller of other parts, or incomplete.
+        """
+        known = {name: state[name] for name in state}
+        if str(known.pop(_UNDER, "")) != _parts(self):
+            raise DataError("the state is of a controller of other parts or settings: restore it into the same one")
+        twin = copy.deepcopy(self)
+        recall_into(twin, known)  # refuses before anything changes
+        recall_into(self, known)
+
+    def start_from(self: TightenedMPC, u_previous: ArrayLike) -> None:  # type: ignore[misc]
+        """Take over without a bump: moves are counted, and inputs held while warming up, from the input that acts now.
+
+        Args:
+            u_previous: Shape (nu,), within the actuators' range.
+
+        Raises:
+            SettingError: It is outside of the range.
+        """
+        u, (lower, upper) = as_array("u_previous", u_previous, (self.predictor.nu,)), self.predictor.input_limits()
+        if ((u < lower) | (u > upper)).any():
+            raise SettingError(f"u_previous must lie within the actuators' range {lower} to {upper}, got {u}")
+        self._previous = read_only(u)
+
+    def clear_estimate(self: TightenedMPC) -> None:  # type: ignore[misc]
+        """Forget the state and disturbance estimates and what limits have learnt, as after a poisoned reading.
+
+        The last input is held until the observer is ready again; set points stay.
+        """
+        self.observer.start()
+        self.disturbance.reset()
+        if self._recalled is not None:
+            self._recalled.reset()
+        self._plan, self._came_from, self._last_data = None, None, None
+
+    def change(self: TightenedMPC, **settings: Any) -> None:  # type: ignore[misc]
+        """Go on with other settings from the same memory: no jump, and nothing changes where it is refused.
+
+        Args:
+            settings: Those of the constructor by name, and ``outputs``: the outputs' `Signal` with other limits.
+                Another horizon with a terminal set needs another ``terminal``, and so on, as in the constructor.
+
+        Raises:
+            SettingError: What the constructor refuses.
+            InfeasibleError: Hard limits leave no plan from here; names the limits, and what would help.
+        """
+        args, kept = self._made
+        names = dict(zip(("predictor", "observer", "tightening"), args, strict=False)) | kept
+        outputs = settings.pop("outputs", None)
+        observer = copy.deepcopy(self.observer)
+        names |= {"predictor": self.predictor, "tightening": self.tightening} | settings
+        if outputs is not None:
+            names["predictor"] = replace(self.predictor, outputs=tuple(outputs))
+        observer.predictor = names["predictor"]
+        names["observer"] = observer
+        memory = remembered(observer)
+        new = type(self)(**names)
+        recall_into(observer, memory)  # the constructor started it anew
+        _hand_over(self, new)
+        _refuse_without_plan(new)
+        del names["observer"]
+        new._made = (), names | {"observer": self.observer}
+        vars(self).update(vars(new))
+        _HOLDERS[self.observer] = weakref.ref(self)
+        _renew(self)
+
+    def explain(self: TightenedMPC) -> str:  # type: ignore[misc]
+        """Who eats how much of each output's range, what the last step's plan exceeds, and what would help."""
+        return room_text(self)
+
+
+def own_observer(observer: Observer, controller: Any) -> Observer:
+    """The observer, or a copy of it where another controller uses it already: none is ever shared."""
+    holder = _HOLDERS.get(observer)
+    other = None if holder is None else holder()
+    if other is not None and other is not controller and getattr(other, "observer", None) is observer:
+        observer = copy.deepcopy(observer)
+        observer.start()
+    _HOLDERS[observer] = weakref.ref(controller)
+    return observer
+
+
+def _renew(controller: TightenedMPC) -> None:
+    controller._fallbacks = Fallbacks(controller.problem, controller.safe_input, controller._feasible)
+
+
+def _parts(controller: TightenedMPC) -> str:
+    settings = {"observer": controller.observer.digest, "tightening": controller.tightening.digest}
+    problem, limits = controller.problem, controller.predictor.input_limits()
+    ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
+    arrays = {"inputs": np.stack(limits), "outputs": ends, "output_weight": problem.output_weight}
+    arrays |= {"moves": problem.input_move_weight, "move_limit": problem.move_limit, "penalty": problem.penalty}
+    meta = {"horizon": controller.horizon, "mode": str(controller.mode), "kind": type(controller).__name__}
+    return digest(arrays, settings | meta)
+
+
+def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
+    """What the old controller remembers, as far as it means something to the new one."""
+    for name in ("_previous", "_age", "_came_from", "_forecast", "_doubted"):
+        setattr(new, name, getattr(old, name))
+    N = new.horizon
+    if old._plan is not None:
+        new._plan = read_only(old._plan[np.minimum(np.arange(N) + old._age, len(old._plan) - 1)])
+        new._age = 0
+    new.disturbance._beside, new.disturbance._estimate = old.disturbance._beside, old.disturbance._estimate
+    level = old.disturbance._level
+    new.disturbance._level = np.vstack([level[np.minimum(np.arange(N + 1), len(level) - 2)], level[-1:]])
+    new.set_points._last = old.set_points._last
+    for name in ("_lasting", "_reacting", "_time"):
+        setattr(new._watched, name, getattr(old._watched, name))
+    if new._recalled is not None and old._recalled is not None and new._recalled.recall is old._recalled.recall:
+        new._recalled._lower, new._recalled._upper = old._recalled._lower.copy(), old._recalled._upper.copy()
+
+
+def _refuse_without_plan(new: TightenedMPC) -> None:
+    if not new.observer.ready or new.problem.soft or new._measured:
+        return
+    present = np.full(new.predictor.ny, np.nan)
+    data = new._last_data = new._data(new.observer.state, new._reference(present))
+    if new.problem.excess(data, new._feasible(data.guess)) <= 0:
+        return
+    solution = new.backend.solve(data)
+    new.backend.reset()
+    if solution.feasible or solution.status is Status.SOLVED:
+        return
+    new._plan = read_only(new._feasible(solution.u))
+    raise InfeasibleError(f"no plan keeps the changed limits from here, nothing was changed. {room_text(new)}")

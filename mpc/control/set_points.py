@@ -1,0 +1,76 @@
+"""Set points as plant operators give them: of any size, missing, not finite.
+
+A set point that is NaN is not known: the last known one of its output stands in, and before there was one, what the
+estimate says the output is, so that nothing moves. One that is infinite or out of all reach is brought to `REACH`
+output ranges from the middle between the limits: nearer than that limits keep their price
+(`mpc.problem.ocp.default_penalty` is exact for errors within ten ranges), and squares stay within float64.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import Array, as_array, read_only
+from controlrnn.errors import ShapeError
+from mpc.predictor import Predictor
+
+_log = logging.getLogger(__name__)
+REACH = 8.0  # output ranges
+
+
+class SetPoints:
+    """Keeps the last known set point of every output.
+
+    Args:
+        predictor: Names the outputs and their limits.
+        scale: Range of each output, shape (ny,).
+    """
+
+    MEMORY = ("_last",)
+
+    def __init__(self, predictor: Predictor, scale: Array) -> None:
+        low, high = np.array([[s.lower, s.upper] for s in predictor.outputs]).T
+        bounded = np.isfinite(low) & np.isfinite(high)
+        middle = np.zeros(predictor.ny)
+        middle[bounded] = 0.5 * (low[bounded] + high[bounded])
+        if not bounded.all():
+            rest = predictor.steady_output(np.mean(predictor.input_limits(), axis=0))
+            middle[~bounded] = rest[~bounded]
+        #: Set points are brought within these, shape (ny,) each.
+        self.lower, self.upper = read_only(middle - REACH * scale), read_only(middle + REACH * scale)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last set point."""
+        self._last: Array | None = None
+
+    def rows(self, reference: ArrayLike, present: Array, rows: int) -> Array:
+        """Set points (rows, ny) from now on; the last one given is held.
+
+        Args:
+            reference: Shape (ny,) or (T, ny); NaN where not known.
+            present: The outputs as estimated now, shape (ny,).
+            rows: How many.
+
+        Raises:
+            ShapeError: ``reference`` has neither shape, or no row.
+        """
+        ny = len(present)
+        shape = (ny,) if np.ndim(reference) < 2 else ("T", ny)
+        given = np.atleast_2d(as_array("reference", reference, shape, finite=False))
+        if not len(given):
+            raise ShapeError(f"reference must have at least one row, got {given.shape}")
+        known = np.clip(given, self.lower, self.upper)
+        if np.isnan(known).any():
+            last = np.clip(np.where(np.isfinite(present), present, 0.0), self.lower, self.upper)
+            last = last if self._last is None else self._last
+            known = known.copy()
+            for row in known:
+                row[:] = last = np.where(np.isnan(row), last, row)
+        if not np.array_equal(known, given):
+            _log.info("set point %s is missing or out of reach: %s is aimed at", given[0], known[0])
+        self._last = read_only(known[0].copy())
+        return np.asarray(known[np.minimum(np.arange(rows), len(known) - 1)])

@@ -1,0 +1,77 @@
+"""What a controller says about one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controlrnn.checks import Array, Choice
+from mpc.problem.ocp import Status
+from mpc.safety.premise_watch import Premise
+
+
+class Fallback(Choice):
+    """Which input stood in for a solution."""
+
+    NONE = "none"
+    PLAN = "plan"
+    LEAST = "least excess"
+    STEADY = "steady"
+    SAFE = "safe"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MpcStep:
+    """One control step.
+
+    Args:
+        u: Input to apply now, shape (nu,); measured inputs as they are.
+        status: How the solve ended.
+        fallback: What stood in for a solution: the last plan shifted; the solver's last iterate, or a plan that is back
+            inside its limits soonest; an input held on the way to the best steady one; the safe input. See
+            `mpc.safety.fallback`. With a terminal set, PLAN may be the shifted plan improved by a solve that did not
+            come to its end.
+        solve_time: Wall time of the whole step [s].
+        iterations: Solver iterations.
+        cost: Objective, slack included; NaN unless solved.
+        x: State estimate, shape (nx,).
+        disturbance: Output disturbance estimate, shape (ny,).
+        u_planned: Planned inputs, shape (N, nu).
+        y_predicted: Predicted outputs under them, shape (N + 1, ny): the model's plus ``shift``.
+        shift: What limits count on top of the model's outputs, shape (N + 1, ny); see `mpc.control.offset_free`.
+        slack: Use of soft limits per step and output, shape (N + 1, ny), output units.
+        missing: Which measurements were missing, shape (ny,), bool.
+        certified: Whether the certified error of the state estimate holds at this step.
+        feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
+        inside_after: From which step on the plan keeps the tightened limits of outputs: 0 where it does from the start,
+            N + 1 where it does not within the horizon, or where there is no plan yet.
+        set_point: What is aimed at now, shape (ny,): the reference, or what stands in for one that is missing or out of
+            all reach; see `mpc.control.set_points`.
+        message: The solver's own words.
+        outside: What contradicts a premise at this sample, or lies outside of the region that was calibrated, with
+            names and units; empty where nothing does.
+        error_interval: Ends of what may be the errors of predictions from ``x``, shape (2, N + 1, ny): those of
+            `mpc.tightening.error_memory`, else the tightening.
+        broken: Premises that are contradicted now, or were and are not yet forgotten; see `mpc.safety.premise_watch`.
+    """
+
+    u: Array
+    status: Status
+    fallback: Fallback
+    solve_time: float
+    iterations: int
+    cost: float
+    x: Array
+    disturbance: Array
+    u_planned: Array
+    y_predicted: Array
+    shift: Array
+    slack: Array
+    missing: Array
+    certified: bool
+    feasible: bool
+    inside_after: int
+    set_point: Array
+    message: str
+    error_interval: Array
+    outside: str = ""
+    broken: tuple[Premise, ...] = ()

@@ -1,0 +1,127 @@
+"""How a controller's watch is put together, and how samples are taken in that were missed or went otherwise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import Array, as_array, number
+from controlrnn.errors import SettingError
+from mpc.control.modes import plan_limits, promises
+from mpc.safety.premise_watch import Premise, PremiseWatch, Watching, reading_bounds
+
+if TYPE_CHECKING:
+    from mpc.control.controller import TightenedMPC
+
+MOST_MISSED = 1000  # samples that are caught up with; after a longer gap the observer starts anew
+
+
+def watch_of(controller: TightenedMPC, watching: Watching | None) -> PremiseWatch:
+    """The watch of a controller.
+
+    Args:
+        controller: The controller, with its problem.
+        watching: How it is watched; as `Watching` has it when left out.
+
+    Raises:
+        SettingError: The guard or the safe set point do not fit.
+    """
+    watching, ny = watching or Watching(), controller.predictor.ny
+    if watching.guard is not None and len(watching.guard.sensors) != ny:
+        raise SettingError(f"guard must know {ny} sensors, got {len(watching.guard.sensors)}: one per output")
+    if watching.safe_reference is not None:
+        as_array("safe_reference", watching.safe_reference, (ny,))
+    bounds = reading_bounds(controller.tightening, promises(controller.tightening))
+    return PremiseWatch(watching, controller.predictor, controller.problem, bounds)
+
+
+def wider_limits(controller: TightenedMPC, watching: Watching | None) -> tuple[Array, Array] | None:
+    """Limits of plans, each (N + 1, ny), by the wider tightening; None where there is none.
+
+    Args:
+        controller: The controller, with its parts.
+        watching: How it is watched.
+
+    Raises:
+        SettingError: The wider tightening rests on other premises, is not wider, or limits learn from measurements.
+    """
+    if watching is None or watching.wider is None:
+        return None
+    wider, N = watching.wider, controller.horizon
+    if controller._recalled is not None:
+        raise SettingError("wider is for fixed limits, got a recall as well: leave one out")
+    if wider.horizon < N or wider.digests.get("system") != controller.predictor.system.digest:
+        raise SettingError(f"wider must be for this model and at least {N} steps, got {wider.horizon}: tighten anew")
+    if wider.premises is not None:
+        wider.premises.also(length=None, missing=None, loop=None, horizon=None).refuse_other(
+            "the wider tightening", controller.premises, "the controller"
+        )
+    if (wider.total[: N + 1] < controller.tightening.total[: N + 1]).any():
+        raise SettingError("wider must be at least the tightening at every step and output: calibrate it with more")
+    return plan_limits(wider, controller.predictor, N, controller.terminal)
+
+
+def foreseen(controller: TightenedMPC) -> None:
+    """Look at the forecasts of this step."""
+    if controller._forecast is not None:
+        rows = np.tile(controller.safe_input, (len(controller._forecast), 1))
+        rows[:, controller._measured] = controller._forecast
+        controller._watched.inputs(rows, "forecast of")
+
+
+def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float | None) -> None:
+    """Take in what acted since the last sample, and samples that were missed.
+
+    Args:
+        controller: The controller.
+        applied: Read-back of the last input, shape (nu,), or None.
+        time: Time stamp of this sample [s], or None.
+
+    Raises:
+        ShapeError: ``applied`` does not fit.
+        SettingError: ``time`` is not a finite number.
+    """
+    if applied is None and time is None:
+        return
+    watch, commanded = controller._watched, controller._previous
+    passed, due = watch.since(None if time is None else number("time", time))
+    if commanded is None:
+        return
+    acted = commanded
+    if applied is not None:
+        told = as_array("applied", applied, (controller.predictor.nu,), finite=False)
+        acted = np.where(np.isfinite(told), told, commanded)
+    doubt = None if due else controller._span
+    if (acted != commanded).any() or not due:
+        _revise(controller, acted, doubt)
+    if passed > MOST_MISSED:
+        controller.reset()
+        watch.since(time)
+        watch.tell(Premise.TIME, f"{passed - 1} samples were missed: the observer starts anew")
+        return
+    for _ in range(passed - 1):
+        nothing = np.full(controller.predictor.ny, np.nan)
+        watch.tell(Premise.REGION, controller._advance(acted, nothing, doubt=doubt))
+
+
+def _revise(controller: TightenedMPC, acted: Array, doubt: Array | None) -> None:
+    """Replace the last input by the one that acted, in everything that remembers it."""
+    watch, observer, commanded = controller._watched, controller.observer, controller._previous
+    assert commanded is not None
+    off = np.abs(acted - commanded)
+    wrong = off > observer.command_error + 1e-9 * controller._span
+    if wrong.any():
+        i = int(np.flatnonzero(wrong)[0])
+        label = controller.predictor.inputs[i].label
+        watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
+    watch.inputs(acted)
+    if not observer.revise(acted, doubt=doubt):
+        watch.tell(Premise.ACTUATORS, "the estimate is of the command and cannot be made again")
+        controller._doubted = True
+    else:
+        controller.disturbance.revise(acted)
+    if controller._recalled is not None and (wrong.any() or doubt is not None):
+        controller._recalled.reset()
+    controller._previous = acted

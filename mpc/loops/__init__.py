@@ -1,0 +1,1 @@
+"""Closed loops in simulation: faults, statistics, pictures, and calibration in closed loop."""

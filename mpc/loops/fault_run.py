@@ -1,0 +1,112 @@
+"""Faults carried out: on readings, on commands, and on the solver."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from controlrnn.checks import Array
+from mpc.loops.faults import ActuatorFault, Fault, Late, Mask, SensorFault
+from mpc.problem.ocp import Backend, Solution, Status, StepData
+
+
+class FaultRun:
+    """Faults carried out over one run.
+
+    Args:
+        faults: What happens.
+        steps: Control steps.
+        ny: Number of outputs.
+        nu: Number of inputs.
+        rng: Draws samples and signs.
+
+    Attributes:
+        kinds: Kinds of faults, sorted.
+        flags: Which kinds acted at which step, shape (steps, len(kinds)).
+    """
+
+    def __init__(self, faults: Sequence[Fault], steps: int, ny: int, nu: int, rng: np.random.Generator) -> None:
+        self.kinds = tuple(sorted({fault.kind for fault in faults}))
+        self.flags = np.zeros((steps, len(self.kinds)), dtype=np.bool_)
+        self._signs = rng.choice([-1.0, 1.0], (steps, ny)) if faults else np.ones((steps, ny))
+        self._sensors: dict[int, list[tuple[SensorFault, Mask]]] = defaultdict(list)
+        self._actuators: dict[int, list[tuple[ActuatorFault, Mask]]] = defaultdict(list)
+        self._late: set[int] = set()
+        self._under_way: dict[int, list[tuple[int, Array]]] = defaultdict(list)
+        memory = 1
+        for fault in faults:
+            channels = ny if isinstance(fault, SensorFault) else nu if isinstance(fault, ActuatorFault) else 1
+            mask = fault.acts(rng, steps, channels)
+            acting = np.flatnonzero(mask.any(axis=1))
+            self.flags[acting, self.kinds.index(fault.kind)] = True
+            if isinstance(fault, Late):
+                memory = max(memory, fault.delay + 1)
+            for t in acting.tolist():
+                if isinstance(fault, SensorFault):
+                    self._sensors[t].append((fault, mask[t]))
+                elif isinstance(fault, ActuatorFault):
+                    self._actuators[t].append((fault, mask[t]))
+                else:
+                    self._late.add(t)
+        self._memory = memory
+        self._past, self._last = np.zeros((0, ny)), np.full(ny, np.nan)
+
+    @property
+    def times_out(self) -> bool:
+        """Whether the solver is without time at some step."""
+        return bool(self._late)
+
+    def measure(self, t: int, y: Array) -> Array:
+        """What the sensors say at control step ``t`` (before the first one: t < 0) instead of ``y`` (ny,)."""
+        self._past = np.vstack([self._past, y])[-self._memory :]
+        now = y
+        for fault, mask in self._sensors.get(t, ()):
+            if isinstance(fault, Late) and fault.stamped:
+                self._under_way[t + fault.delay].append((fault.delay, np.where(mask, now, np.nan)))
+            last = np.where(np.isnan(self._last), now, self._last)
+            now = np.where(mask, fault.reading(now, self._past, last, self._signs[t]), now)
+        self._last = now
+        return now
+
+    def arriving(self, t: int) -> list[tuple[int, Array]]:
+        """Late readings that carry their time and come at control step ``t``: (samples late, reading (ny,)) each.
+
+        Oldest first; NaN in channels that were not late, or had nothing to say.
+        """
+        return sorted(self._under_way.pop(t, []), key=lambda late: -late[0])
+
+    def apply(self, t: int, u: Array, last: Array) -> Array:
+        """What the plant gets of the command ``u`` (nu,) at control step ``t``, where it got ``last`` before."""
+        for fault, mask in self._actuators.get(t, ()):
+            u = np.where(mask, fault.flow(u, last), u)
+        return u
+
+    def late(self, t: int) -> bool:
+        """Whether the solver is without time at control step ``t``."""
+        return t in self._late
+
+
+class Interruptible:
+    """A solver that runs out of time when ``late`` is set.
+
+    Args:
+        backend: The solver.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.late = backend, False
+
+    def solve(self, data: StepData) -> Solution:
+        """The solver's answer, or none for lack of time."""
+        if not self.late:
+            return self.backend.solve(data)
+        return Solution(
+            status=Status.TIME_LIMIT, u=data.guess, slack=np.zeros_like(data.lower), cost=np.nan, iterations=0,
+            message="fault: time-out",
+        )  # fmt: skip
+
+    def reset(self) -> None:
+        """See `mpc.problem.ocp.Backend`."""
+        self.backend.reset()

@@ -1,0 +1,187 @@
+"""Many closed loops that differ in their seed, one after another or on several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.checks import Array, checked_seed, count, items
+from controlrnn.errors import SettingError
+from controlrnn.records import Part, Schema, Stored
+from controlrnn.typed import typed
+from controlrnn.workers import Workers
+from mpc.control.controller import TightenedMPC
+from mpc.loops.result import ClosedLoopResult, times_of
+from mpc.loops.run import Plant, run_closed_loop
+from mpc.promises.coverage_met import CoverageMet, met
+from mpc.promises.promise import LoopTarget
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+@typed()
+class ClosedLoopSetup:
+    """What every run shares.
+
+    Args:
+        plant: The process.
+        controller: The controller; it is reset before each run.
+        options: Keyword arguments of `mpc.run_closed_loop`, without the seed.
+    """
+
+    plant: Plant
+    controller: TightenedMPC
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+@typed()
+class MonteCarloResult(Stored):
+    """What all runs gave.
+
+    Args:
+        results: One per run, in the order of the seeds.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema("monte-carlo", 3, parts={"results": Part(ClosedLoopResult, many=True, own=True)})
+
+    results: tuple[ClosedLoopResult, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "results", tuple(self.results))
+        shapes = {(r.y.shape[1], r.u.shape[1], r.bounds.shape) for r in self.results}
+        if len(shapes) != 1:
+            raise SettingError(f"runs must be of one controller and at least one, got {len(shapes)} kinds")
+
+    @property
+    def runs_with_violation(self) -> int:
+        """Runs in which some true output left its limits."""
+        return sum(r.violations > 0 for r in self.results)
+
+    def coverage_met(self, target: LoopTarget = LoopTarget.LIMITS, *, confidence: float = 0.95) -> CoverageMet:
+        """How many runs kept throughout, with an interval for the probability; runs are independent.
+
+        Args:
+            target: Limits of true outputs, or all prediction errors within their bounds.
+            confidence: Of the interval, in (0, 1).
+        """
+        return met("runs", np.array([r.steps_kept(target).all() for r in self.results]), confidence=confidence)
+
+    def summary(self) -> dict[str, float | int]:
+        """Numbers for a table: runs, steps, violations, cost, failures, times [s], share inside the bound.
+
+        Runs that kept their limits, and runs with all errors inside of their bounds, come with 95 % intervals.
+        """
+        limits, errors = self.coverage_met(), self.coverage_met(LoopTarget.PREDICTIONS)
+        times = times_of(np.concatenate([r.solve_time for r in self.results]))
+        return {
+            "runs": len(self.results),
+            "steps": sum(r.steps for r in self.results),
+            "runs_with_violation": self.runs_with_violation,
+            "max_violation": max(r.max_violation for r in self.results),
+            "cost": float(np.mean([r.cost for r in self.results])),
+            "failed_solves": sum(r.failed_solves for r in self.results),
+            "fallbacks": sum(sum(r.fallback_counts.values()) for r in self.results),
+            "readings_rejected": sum(sum(r.rejected.values()) for r in self.results),
+            "steps_outside": sum(r.steps_outside for r in self.results),
+            "inside_bound": float(np.mean([r.inside for r in self.results])),
+            "runs_in_limits": limits.inside,
+            "runs_in_limits_lower": limits.lower,
+            "runs_in_limits_upper": limits.upper,
+            "runs_inside_bound": errors.inside,
+            "runs_inside_bound_lower": errors.lower,
+            "runs_inside_bound_upper": errors.upper,
+            "solve_time_median": times["median"],
+            "solve_time_p95": times["p95"],
+            "solve_time_max": times["max"],
+            "deadline_misses": sum(r.deadline_misses() for r in self.results),
+        }
+
+    @property
+    def realised(self) -> Array:
+        """Largest realised prediction error of all runs per step and output, shape (N + 1, ny)."""
+        return np.asarray(np.fmax.reduce([r.realised for r in self.results]))
+
+    def plot(self) -> Figure:
+        """Draw the outputs of all runs with their limits, and the largest realised error against its bound."""
+        from matplotlib.figure import Figure
+
+        first = self.results[0]
+        ny = first.y.shape[1]
+        figure = Figure(figsize=(11, 2.1 * ny), layout="constrained")
+        panels = figure.subplots(ny, 2, squeeze=False)
+        for i, (left, right) in enumerate(panels):
+            for run in self.results:
+                left.plot(np.arange(run.steps + 1) * run.dt, run.y[:, i], color="C0", alpha=0.3, lw=0.8)
+            for limit in (first.lower[i], first.upper[i]):
+                if np.isfinite(limit):
+                    left.axhline(limit, color="C3")
+            left.set_ylabel(first.names[i])
+            right.plot(self.realised[:, i], ".-", label="largest realised error")
+            right.plot(first.bounds[:, i], color="C3", label="bound")
+        panels[0, 1].legend(fontsize="small")
+        panels[-1, 0].set_xlabel("time [s]")
+        panels[-1, 1].set_xlabel("prediction step")
+        return figure
+
+
+@typed()
+def monte_carlo(
+    build: Callable[[], ClosedLoopSetup],
+    seeds: Sequence[int],
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> MonteCarloResult:
+    """Run one closed loop per seed; the result does not depend on ``workers``.
+
+    Args:
+        build: Makes plant and controller; called once per process, since solvers do not travel between processes. With
+            several workers it must be importable there: a module's function, or a ``functools.partial`` of one.
+        seeds: One run each.
+        workers: Processes; 1 runs here.
+        progress: Called with (runs done, runs) after each run. After Ctrl-C, workers end within 2 s.
+
+    Raises:
+        SettingError: No seeds, or one that is none.
+    """
+    seeds = [checked_seed(s) for s in items("seeds", seeds, object)]
+    if not seeds:
+        raise SettingError("monte_carlo needs at least one seed, got none")
+    results = []
+    if count("workers", workers) == 1:
+        setup = build()
+        for seed in seeds:
+            results.append(run_closed_loop(setup.plant, setup.controller, seed=seed, **setup.options))
+            _report(progress, len(results), len(seeds))
+        return MonteCarloResult(tuple(results))
+    with Workers(min(workers, len(seeds)), prepare=_prepare, given=(build,)) as pool:
+        for parts in pool.map(_run, seeds):
+            results.append(ClosedLoopResult.from_record(*parts))
+            _report(progress, len(results), len(seeds))
+    return MonteCarloResult(tuple(results))
+
+
+_setup: ClosedLoopSetup | None = None  # one per worker process
+
+
+def _prepare(build: Callable[[], ClosedLoopSetup]) -> None:
+    global _setup
+    _setup = build()
+
+
+def _run(seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    if _setup is None:
+        raise RuntimeError("worker was not prepared")  # our own bug: the pool runs _prepare first
+    return run_closed_loop(_setup.plant, _setup.controller, seed=seed, **_setup.options).record()
+
+
+def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)

@@ -1,0 +1,377 @@
+"""What a closed loop did: outputs, inputs, predictions, times, failures and faults, with what they add up to."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.checks import Array, positive
+from controlrnn.errors import DataError
+from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, Text
+from controlrnn.records.stored import Arrays, Meta, as_json, as_stored
+from controlrnn.typed import typed
+from mpc.calibration.measurement_guard import Verdict
+from mpc.control.step import Fallback
+from mpc.problem.ocp import Status
+from mpc.promises.coverage_met import CoverageMet, met, stretches
+from mpc.promises.promise import LoopTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+_ANY: dict[str, Any] = {"nan": True, "infinite": True}
+_STATUSES, _FALLBACKS = tuple(Status), tuple(Fallback)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("measured", "predicted", "errors", "intervals", "lower", "upper"))
+class ClosedLoopResult(Stored):
+    """One run of ``steps`` samples after the warm-up.
+
+    Args:
+        y: True outputs, shape (steps + 1, ny), each just before the sample's input acts; the last row is where the last
+            input led to.
+        measured: What the sensors said (NaN where missing), shape (steps, ny).
+        u: Commanded inputs, shape (steps, nu).
+        applied: Inputs that the plant saw, shape (steps, nu).
+        u_before: Input ahead of the first one, shape (nu,).
+        reference: Shape (steps + 1, ny).
+        x: State estimates, shape (steps, model nx).
+        disturbance: Output disturbance estimates, shape (steps, ny).
+        predicted: Predictions as planned, shape (steps, N + 1, ny).
+        errors: True output minus prediction from the same estimates under the inputs that were commanded, measured
+            inputs as they were forecast, shape (steps, N + 1, ny); NaN beyond the end of the run.
+        bounds: Tightening, shape (N + 1, ny).
+        slack: Largest use of soft limits per sample, shape (steps,), output units.
+        solve_time: Seconds per step, shape (steps,).
+        iterations: Shape (steps,).
+        status: `Status` per step.
+        fallback: `Fallback` per step.
+        certified: Whether the certified error of the estimate held, shape (steps,).
+        verdicts: `Verdict` on each reading, shape (steps, ny); without a guard only MISSING is told from FINE.
+        faults: Which kinds of faults acted, shape (steps, len(fault_kinds)).
+        lower: Plant's output limits, shape (ny,).
+        upper: Plant's output limits, shape (ny,).
+        cost: Tracking and move cost with the controller's weights, on true outputs.
+        dt: Sample time [s].
+        seed: Seed of the run.
+        names: Labels of outputs, then inputs.
+        fault_kinds: Names of the columns of ``faults``.
+        outside: What lay outside of the calibrated region, one text per step, empty where nothing did; nothing did
+            anywhere when left out.
+        intervals: Ends of what errors may have been, where limits learnt from measurements
+            (`mpc.tightening.error_memory`), shape (steps, 2, N + 1, ny); those of ``bounds`` when left out.
+        after: True outputs just after the sample's input has acted, shape (steps, ny); ``y`` of the sample where they
+            do not answer at once, and when left out.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "closed-loop", 7,
+        arrays={
+            "u": Numbers("K", "nu"), "y": Numbers("K + 1", "ny"), "measured": Numbers("K", "ny", nan=True),
+            "applied": Numbers("K", "nu"), "u_before": Numbers("nu"), "reference": Numbers("K + 1", "ny"),
+            "x": Numbers("K", "nx", **_ANY), "disturbance": Numbers("K", "ny", **_ANY),
+            "bounds": Numbers("N + 1", "ny", least=0.0), "predicted": Numbers("K", "N + 1", "ny", **_ANY),
+            "errors": Numbers("K", "N + 1", "ny", **_ANY), "slack": Numbers("K", **_ANY),
+            "solve_time": Numbers("K", least=0.0), "iterations": Numbers("K", dtype="<i8", least=0),
+            "status": Numbers("K", dtype="|i1", least=0, most=len(_STATUSES) - 1),
+            "fallback": Numbers("K", dtype="|i1", least=0, most=len(_FALLBACKS) - 1),
+            "certified": Numbers("K", dtype="|b1"),
+            "verdicts": Numbers("K", "ny", dtype="|i1", least=min(Verdict), most=max(Verdict)),
+            "faults": Numbers("K", "F", dtype="|b1"), "lower": Numbers("ny", infinite=True),
+            "upper": Numbers("ny", infinite=True), "cost": Numbers(**_ANY),
+            "outside_at": Numbers("O", dtype="<i8", least=0), "outside_text": Numbers("B", dtype="|u1"),
+            "intervals": Numbers("K", 2, "N + 1", "ny", otherwise=(0, 2, 0, 0), **_ANY), "after": Numbers("K", "ny"),
+        },
+        meta={
+            "dt": Number(above=0.0), "seed": Count(most=2**64), "names": ListOf(Text(), "ny + nu"),
+            "fault_kinds": ListOf(Text(), "F"),
+        },
+        zero=("F", "N", "nu", "O", "B"),
+    )  # fmt: skip
+
+    y: Array
+    measured: Array
+    u: Array
+    applied: Array
+    u_before: Array
+    reference: Array
+    x: Array
+    disturbance: Array
+    predicted: Array
+    errors: Array
+    bounds: Array
+    slack: Array
+    solve_time: Array
+    iterations: NDArray[np.int64]
+    status: tuple[Status, ...]
+    fallback: tuple[Fallback, ...]
+    certified: NDArray[np.bool_]
+    verdicts: NDArray[np.int8]
+    faults: NDArray[np.bool_]
+    lower: Array
+    upper: Array
+    cost: float
+    dt: float
+    seed: int
+    names: tuple[str, ...]
+    fault_kinds: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+    intervals: Array = field(default_factory=lambda: np.zeros((0, 2, 0, 0)))
+    after: Array = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def __post_init__(self) -> None:
+        if not len(self.after):
+            object.__setattr__(self, "after", self.y[:-1])
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, np.ndarray):
+                kept = value.copy()
+                kept.setflags(write=False)
+                object.__setattr__(self, f.name, kept)
+        object.__setattr__(self, "status", tuple(Status(s) for s in self.status))
+        object.__setattr__(self, "fallback", tuple(Fallback(f) for f in self.fallback))
+        object.__setattr__(self, "outside", tuple(self.outside) or ("",) * self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Number of control steps."""
+        return len(self.u)
+
+    @property
+    def excess(self) -> Array:
+        """How far true outputs lie outside of the plant's limits, shape (steps + 1, ny); 0 inside.
+
+        The larger distance of those just before and just after the sample's input acts.
+        """
+        beyond = np.maximum(self.y - self.upper, self.lower - self.y)
+        after = np.maximum(self.after - self.upper, self.lower - self.after)
+        beyond[:-1] = np.maximum(beyond[:-1], after)
+        return np.maximum(beyond, 0.0)
+
+    @property
+    def violations(self) -> int:
+        """Samples at which some true output is outside of its limits."""
+        return int((self.excess > 0).any(axis=1).sum())
+
+    @property
+    def max_violation(self) -> float:
+        """Largest excess over all samples and outputs."""
+        return float(self.excess.max())
+
+    @property
+    def failed_solves(self) -> int:
+        """Steps without a solution."""
+        return sum(s not in (Status.SOLVED, Status.WARMING_UP) for s in self.status)
+
+    @property
+    def inside(self) -> float:
+        """Share of realised prediction errors within the tightening, over all samples and steps."""
+        known = ~np.isnan(self.errors).any(axis=2)
+        low, high = self.error_ends
+        inside = np.all((low <= self.errors) & (self.errors <= high), axis=2)
+        return float(np.asarray(inside)[known].mean())
+
+    def steps_kept(self, target: LoopTarget = LoopTarget.LIMITS) -> NDArray[np.bool_]:
+        """Whether each control step kept its limits one sample later, or all its prediction errors; shape (steps,).
+
+        Args:
+            target: Which of the two.
+        """
+        if LoopTarget(target) is LoopTarget.LIMITS:
+            return np.asarray((self.excess[1:] <= 0).all(axis=1))
+        low, high = self.error_ends
+        return np.asarray(((low <= self.errors) & (self.errors <= high) | np.isnan(self.errors)).all(axis=(1, 2)))
+
+    def coverage_met(
+        self, target: LoopTarget = LoopTarget.LIMITS, *, stretch: int | None = None, confidence: float = 0.95
+    ) -> CoverageMet:
+        """How many stretches of the run kept so far, with an interval for the probability that holds at every look.
+
+        Args:
+            target: Limits of true outputs, or all prediction errors within their bounds.
+            stretch: Steps per stretch, best those that the promise is for; the whole run is one when left out.
+            confidence: Of the interval, in (0, 1).
+        """
+        kept = stretches(self.steps_kept(target), stretch or self.steps)
+        return met("stretches", kept, confidence=confidence, anytime=True)
+
+    @property
+    def error_ends(self) -> tuple[Array, Array]:
+        """What errors were bounded by, each (steps, N + 1, ny)."""
+        if len(self.intervals):
+            return self.intervals[:, 0], self.intervals[:, 1]
+        high = np.broadcast_to(self.bounds, self.errors.shape)
+        return -high, high
+
+    @property
+    def error_use(self) -> Array:
+        """Distance of errors from the middle of their bounds over half of the bounds' width, (steps, N + 1, ny).
+
+        <= 1 where a bound held; NaN where there is none, and beyond the end of the run.
+        """
+        low, high = self.error_ends
+        half = 0.5 * (high - low)
+        away = np.abs(self.errors - 0.5 * (high + low))
+        return np.asarray(np.divide(away, half, out=np.full_like(away, np.nan), where=half > 0))
+
+    @property
+    def realised(self) -> Array:
+        """Largest realised prediction error per step and output, shape (N + 1, ny); NaN where the run was too short."""
+        return np.asarray(np.fmax.reduce(np.abs(self.errors), axis=0))
+
+    @property
+    def bound_use(self) -> Array:
+        """Largest `error_use` per step and output, shape (N + 1, ny): <= 1 where the bound held, NaN where none is."""
+        return np.asarray(np.fmax.reduce(self.error_use, axis=0))
+
+    @property
+    def status_counts(self) -> dict[str, int]:
+        """How often each status occurred."""
+        return {str(k): n for k, n in Counter(self.status).items()}
+
+    @property
+    def fallback_counts(self) -> dict[str, int]:
+        """How often each fallback stood in for a solution."""
+        return {str(k): n for k, n in Counter(self.fallback).items() if k is not Fallback.NONE}
+
+    @property
+    def steps_outside(self) -> int:
+        """Steps outside of the region that the model error was calibrated in; 0 where nobody watched."""
+        return sum(map(bool, self.outside))
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many readings were not used, by reason."""
+        return {v.name.lower(): n for v in Verdict if v and (n := int((self.verdicts == v).sum()))}
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Time per step [s]: median, 95 % and 99.9 % quantile, maximum."""
+        return times_of(self.solve_time)
+
+    def deadline_misses(self, deadline: float | None = None) -> int:
+        """Steps that took longer than ``deadline`` [s]; the sample time when left out."""
+        limit = self.dt if deadline is None else positive("deadline", deadline)
+        return int((self.solve_time > limit).sum())
+
+    def record(self) -> tuple[Arrays, Meta]:
+        """See `Stored.record`; statuses are stored as their places in `Status`, texts as bytes between zeros."""
+        at = [t for t, text in enumerate(self.outside) if text]
+        texts = "\0".join(self.outside[t].replace("\0", "") for t in at)
+        values = vars(self) | {
+            "status": np.array([_STATUSES.index(s) for s in self.status], dtype=np.int8),
+            "fallback": np.array([_FALLBACKS.index(f) for f in self.fallback], dtype=np.int8),
+            "outside_at": np.array(at, dtype=np.int64), "outside_text": np.frombuffer(texts.encode(), dtype=np.uint8),
+        }  # fmt: skip
+        arrays = {name: as_stored(values[name], kind) for name, kind in self.SCHEMA.arrays.items()}
+        return arrays, {name: as_json(values[name]) for name in self.SCHEMA.meta}
+
+    @classmethod
+    def _fields(cls, values: Meta) -> Meta:
+        outside = [""] * len(values["u"])
+        at, stored = values.pop("outside_at").tolist(), values.pop("outside_text").tobytes()
+        try:
+            texts = stored.decode().split("\0") if at else []
+        except UnicodeDecodeError as error:
+            raise DataError("what lay outside is no text") from error
+        if (
+            len(texts) != len(at)
+            or (stored and not at)
+            or not all(texts)
+            or at != sorted(set(at))
+            or any(t >= len(outside) for t in at)
+        ):
+            raise DataError(
+                f"{len(texts)} texts of what lay outside do not belong to {len(at)} of {len(outside)} steps"
+            )
+        for t, text in zip(at, texts, strict=True):
+            outside[t] = text
+        return values | {
+            "status": tuple(_STATUSES[i] for i in values["status"]), "cost": float(values["cost"]),
+            "fallback": tuple(_FALLBACKS[i] for i in values["fallback"]), "names": tuple(values["names"]),
+            "fault_kinds": tuple(values["fault_kinds"]), "outside": tuple(outside),
+        }  # fmt: skip
+
+    def plot(self) -> Figure:
+        """Draw outputs with limits, tightened limits and references, then inputs.
+
+        Faults, fallbacks and steps outside of the calibrated region are marked.
+        """
+        from matplotlib.figure import Figure
+
+        ny, nu = self.y.shape[1], self.u.shape[1]
+        time = np.arange(self.steps + 1) * self.dt
+        figure = Figure(figsize=(9, 1.9 * (ny + nu)), layout="constrained")
+        panels = figure.subplots(ny + nu, 1, sharex=True, squeeze=False)[:, 0]
+        for i, panel in enumerate(panels[:ny]):
+            panel.step(time, self.reference[:, i], where="post", color="0.6", label="reference")
+            panel.plot(time, self.y[:, i], label="output")
+            for limit, sign in ((self.lower[i], 1.0), (self.upper[i], -1.0)):
+                if np.isfinite(limit):
+                    panel.axhline(limit, color="C3", label="limit")
+                    panel.axhline(limit + sign * self.bounds[-1, i], color="C3", ls=":", label="tightened, last step")
+            panel.set_ylabel(self.names[i])
+        for i, panel in enumerate(panels[ny:]):
+            panel.step(time[:-1], self.u[:, i], where="post", color="0.3")
+            panel.plot(time[:-1], self.applied[:, i], ".", ms=2, color="C1", label="reached the plant")
+            panel.set_ylabel(self.names[ny + i])
+        self._mark(panels)
+        for panel in (panels[0], panels[-1]):
+            marks = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+            panel.legend(marks.values(), marks.keys(), loc="best", fontsize="small")
+        panels[-1].set_xlabel("time [s]")
+        return figure
+
+    def animate(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        every: int = 1,
+        milliseconds: int = 80,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Write an animated GIF: what has been, what is planned, and how far the prediction may be off.
+
+        Args:
+            path: Target, usually ``*.gif``.
+            every: Control steps per picture.
+            milliseconds: Time per picture.
+            progress: Called with (pictures done, pictures).
+
+        Returns:
+            Number of pictures.
+        """
+        from mpc.loops.animation import animate
+
+        return animate(self, path, every=every, milliseconds=milliseconds, progress=progress)
+
+    def _mark(self, panels: Any) -> None:
+        """Shade samples with a fault; mark steps at which a fallback acted, and those outside of what is calibrated."""
+        if self.faults.any():
+            time, shade = np.arange(self.steps) * self.dt, self.faults.any(axis=1)
+            for panel in panels:
+                axis = panel.get_xaxis_transform()  # across the whole height
+                panel.fill_between(time, 0, 1, where=shade, step="post", transform=axis, color="C1", alpha=0.15, lw=0)
+        acted = [f is not Fallback.NONE for f in self.fallback]
+        for where, height, color, label in (
+            (acted, 0.02, "C3", "fallback"),
+            ([text != "" for text in self.outside], 0.98, "C4", "outside of the calibrated region"),
+        ):
+            at = np.flatnonzero(where) * self.dt
+            if len(at):
+                axis = panels[-1].get_xaxis_transform()
+                panels[-1].plot(at, np.full(len(at), height), "|", color=color, transform=axis, label=label)
+
+
+def times_of(seconds: Array) -> dict[str, float]:
+    """Median, 95 % and 99.9 % quantile and maximum of times (n,)."""
+    median, p95, p999 = np.quantile(seconds, (0.5, 0.95, 0.999))
+    return {"median": float(median), "p95": float(p95), "p99.9": float(p999), "max": float(seconds.max())}

@@ -1,0 +1,279 @@
+"""The rounds of a calibration in closed loop: run a controller, see what it kept, say what it would have needed."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from controlrnn.checks import Array, read_only
+from controlrnn.errors import DataError, SettingError, StorageError
+from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schema, Stored, digest
+from controlrnn.typed import typed
+from mpc.loops.monte_carlo import ClosedLoopSetup, monte_carlo
+from mpc.loops.result import ClosedLoopResult
+from mpc.promises.premises import Premises
+from mpc.promises.promise import Loop, LoopTarget
+from mpc.tightening.tightening import NO_CLAIM, Tightening
+
+_log = logging.getLogger(__name__)
+
+
+class ClosedLoops(Protocol):
+    """Runs closed loops of one controller, on a plant or on a simulator."""
+
+    def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> Sequence[ClosedLoopResult]:
+        """One fresh loop per seed, of the controller with this tightening, all of the same length."""
+
+
+@dataclass(frozen=True)
+@typed()
+class SimulatedLoops:
+    """Closed loops of a simulator, see `mpc.loops.monte_carlo`.
+
+    Args:
+        build: Makes plant and controller for a tightening; importable where there are several workers.
+        workers: Processes.
+        progress: Called with (runs done, runs) of each round.
+    """
+
+    build: Callable[[Tightening], ClosedLoopSetup]
+    workers: int = 1
+    progress: Callable[[int, int], None] | None = None
+
+    def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> Sequence[ClosedLoopResult]:
+        """See `ClosedLoops`."""
+        make = functools.partial(self.build, tightening)
+        return monte_carlo(make, seeds, workers=self.workers, progress=self.progress).results
+
+    def premises(self, tightening: Tightening) -> Premises:
+        """What the controller rests on that the loops are closed with.
+
+        Args:
+            tightening: Its tightening.
+        """
+        return self.build(tightening).controller.premises
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("excess",))
+class LoopRound(Stored):
+    """What the loops of one tightening did.
+
+    Args:
+        total: Tightening, shape (N + 1, ny).
+        wanted: Tightening that these loops ask for, shape (N + 1, ny).
+        excess: Largest distance beyond the limits of each loop and output, negative inside, shape (n, ny).
+        kept: Loops that kept what they were tightened for.
+        cost: Mean cost.
+        attempt: Whether the controller was frozen, rather than explored.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "closed-loop-round", 1,
+        arrays={
+            "total": Numbers("N + 1", "ny", least=0.0), "wanted": Numbers("N + 1", "ny", least=0.0),
+            "excess": Numbers("n", "ny", infinite=True),
+        },
+        meta={"kept": Count(), "cost": Number(), "attempt": Flag()},
+    )  # fmt: skip
+
+    total: Array
+    wanted: Array
+    excess: Array
+    kept: int
+    cost: float
+    attempt: bool
+
+    def __post_init__(self) -> None:
+        for name in self.SCHEMA.arrays:
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClosedLoopRounds(Stored):
+    """Rounds done, and of which calibration."""
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "closed-loop-rounds", 1,
+        meta={"settings": Digest(), "steps": Count(1), "missing": Number(least=0.0, most=1.0)},
+        parts={"rounds": Part(LoopRound, many=True)},
+    )  # fmt: skip
+
+    settings: str
+    steps: int
+    missing: float
+    rounds: tuple[LoopRound, ...]
+
+
+class Rounds:
+    """Runs rounds, or takes them from the checkpoint.
+
+    Args:
+        loops: Runs the controller.
+        start: Tightening of the first round.
+        target: What loops have to keep.
+        n: Loops per round.
+        settings: What the rounds depend on, as JSON: a checkpoint of other settings is refused.
+        inflation: Factor on what a round asks for.
+        checkpoint: File of the rounds done.
+    """
+
+    def __init__(
+        self, loops: ClosedLoops, start: Tightening, target: LoopTarget, n: int, settings: dict[str, Any],
+        inflation: float, checkpoint: Path | None,
+    ) -> None:  # fmt: skip
+        self.loops, self.start, self.target, self.n = loops, start, target, n
+        self.settings, self.inflation, self.checkpoint = settings, inflation, checkpoint
+        self.done: list[LoopRound] = []
+        self.steps, self.missing = 0, 0.0
+        self._stored = self._load()
+
+    def explore(self, rounds: int, settled: float) -> Array:
+        """Tighten by what the last round asked for until that changes little; returns the tightening to freeze.
+
+        Args:
+            rounds: Rounds at most.
+            settled: Relative change that is little.
+        """
+        wanted = self.round(np.array(self.start.total), attempt=False).wanted
+        for _ in range(rounds - 1):
+            before, wanted = wanted, self.round(self.inflation * wanted, attempt=False).wanted
+            most = np.maximum(wanted, before)
+            if (np.abs(wanted - before) <= settled * most).all():
+                return np.asarray(self.inflation * most)
+        _log.warning("the tightening did not settle within %d rounds: it is frozen as the last one wants it", rounds)
+        return np.asarray(self.inflation * wanted)
+
+    def round(self, total: Array, *, attempt: bool) -> LoopRound:
+        """Fresh loops of the controller with this tightening.
+
+        Args:
+            total: The tightening's total, shape (N + 1, ny).
+            attempt: Whether it is frozen.
+        """
+        i = len(self.done)
+        if i < len(self._stored) and np.array_equal(self._stored[i].total, total):
+            self.done.append(self._stored[i])
+            return self.done[-1]
+        room = self.tightening(total)
+        # The i-th round's seeds do not depend on how many rounds there are.
+        drawn = np.random.SeedSequence([self.settings["seed"], i]).spawn(self.n)
+        results = tuple(self.loops(room, [int(s.generate_state(1)[0]) for s in drawn]))
+        self._check(results, room)
+        self.steps = results[0].steps
+        self.missing = float(np.mean([np.isnan(r.measured).mean() for r in results]))
+        excess = np.array([_excess(r) for r in results])
+        if self.target is LoopTarget.LIMITS:
+            over = np.maximum(excess.max(axis=0) + total[1], 0.0)
+            kept, wanted = (excess <= 0).all(axis=1), np.tile(over, (len(total), 1))
+        else:
+            errors = [np.abs(r.errors) for r in results]
+            kept, wanted = np.array([bool(_within(e, total)) for e in errors]), _errors_wanted(errors)
+        self.done.append(LoopRound(
+            total=total, wanted=wanted, excess=excess,
+            kept=int(kept.sum()), cost=float(np.mean([r.cost for r in results])), attempt=attempt,
+        ))  # fmt: skip
+        self._save()
+        return self.done[-1]
+
+    def tightening(self, total: Array) -> Tightening:
+        """The tightening with this total; the one to start from in the first round.
+
+        Args:
+            total: Shape (N + 1, ny).
+        """
+        if not self.done:
+            return self.start
+        # A tightening that claims nothing about predictions leaves the controller's mode open, and must go on to.
+        kept = {k: v for k, v in self.start.digests.items() if k in ("system", "observer")}
+        open_mode = self.target is LoopTarget.LIMITS and set(self.start.digests) <= NO_CLAIM
+        name = "closed_loop" if open_mode else f"closed_loop_{self.target}"
+        digests = kept | {name: digest({"total": total}, self.settings)}
+        return constant_parts(total, self.start.disturbance_gain, "nothing yet: calibration goes on", digests)
+
+    def premises(self, room: Tightening) -> Premises | None:
+        """What the promise rests on: the controller that was calibrated, where the loops name it, and its loops.
+
+        Args:
+            room: Tightening that was accepted.
+        """
+        own = self.loops.premises(room) if isinstance(self.loops, SimulatedLoops) else self.start.premises
+        if own is None:
+            return None
+        return own.also(horizon=room.horizon, length=self.steps, missing=self.missing, loop=Loop.CLOSED)
+
+    def _check(self, results: Sequence[ClosedLoopResult], room: Tightening) -> None:
+        if len(results) != self.n:
+            raise DataError(f"loops must give one result per seed, {self.n}, got {len(results)}")
+        if len({r.steps for r in results}) > 1 or (self.steps and results[0].steps != self.steps):
+            raise DataError("all loops must have the same number of steps: they are exchangeable no more")
+        if not all(np.isfinite(r.y).all() for r in results):
+            raise DataError("the outputs of every loop must be finite, got NaN or infinity: look for what diverged")
+        used = room.total[: len(results[0].bounds)]
+        if not all(np.array_equal(r.bounds, used) for r in results):
+            raise DataError("a loop was not tightened by what calibration asked for: build its controller with it")
+        if len({r.y.tobytes() for r in results}) < self.n:
+            raise DataError("two loops are equal: every loop may serve once, so draw its unknowns from its seed")
+        if self.target is LoopTarget.PREDICTIONS and any(len(r.intervals) for r in results):
+            raise SettingError("limits that learn (recall) have bounds of their own: use target='limits'")
+
+    def _load(self) -> list[LoopRound]:
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return []
+        kept = ClosedLoopRounds.load(self.checkpoint)
+        if kept.settings != digest({}, self.settings):
+            raise SettingError(f"checkpoint {self.checkpoint} is of another calibration: name another file")
+        self.steps, self.missing = kept.steps, kept.missing
+        return list(kept.rounds)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            settings, rounds = digest({}, self.settings), tuple(self.done)
+            kept = ClosedLoopRounds(settings=settings, steps=self.steps, missing=self.missing, rounds=rounds)
+            try:
+                kept.save(self.checkpoint)
+            except StorageError as error:
+                _log.warning("round %d: %s; calibration goes on without a new checkpoint", len(rounds), error)
+
+
+def constant_parts(total: Array, gain: float | None, promise: str, digests: dict[str, str]) -> Tightening:
+    """A tightening that is one part.
+
+    Args:
+        total: Shape (N + 1, ny).
+        gain: Of the disturbance filter that predictions are corrected with.
+        promise: What holds.
+        digests: Where it comes from.
+    """
+    zero = np.zeros_like(total)
+    return Tightening(
+        model_error=total, reinitialisation=zero, input_error=zero, disturbance_gain=gain, promise=promise,
+        digests=digests,
+    )  # fmt: skip
+
+
+def _excess(result: ClosedLoopResult) -> Array:
+    """Largest distance beyond the limits, negative inside, shape (ny,); the first sample is not the controller's."""
+    answered = (result.after != result.y[:-1]).any(axis=1)  # where outputs answer at once
+    y = np.concatenate([result.y[1:], result.after[answered]])
+    return np.asarray(np.maximum(y - result.upper, result.lower - y).max(axis=0))
+
+
+def _within(errors: Array, total: Array) -> bool:
+    known = ~np.isnan(errors)
+    return bool((errors <= total[: errors.shape[1]])[known].all())
+
+
+def _errors_wanted(errors: Sequence[Array]) -> Array:
+    """A bound of the shape of RMS errors over steps and outputs that all loops keep, shape (N + 1, ny)."""
+    pooled = np.concatenate(errors)
+    rms = np.sqrt(np.nanmean(pooled**2, axis=0))
+    scale = np.maximum(rms, 1e-3 * rms.max(axis=0))
+    scale = np.where(scale > 0, scale, 1.0)
+    return np.asarray(scale * np.nanmax(pooled / scale))

@@ -1,0 +1,376 @@
+"""A controller on a plant: what was promised, what happened.
+
+Timing of sample t (docs/timing.md): the output is measured (just before the input changes), the controller chooses
+u[t], the actuator applies it with its error, and the plant moves on to t + 1 under it and the disturbance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from controlrnn.checks import Array, as_array, count, items, read_only
+from controlrnn.data import Signal
+from controlrnn.errors import SettingError, ShapeError
+from controlrnn.typed import typed
+from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
+from mpc.control.agreement import held_to
+from mpc.control.controller import TightenedMPC
+from mpc.control.step import MpcStep
+from mpc.loops.fault_run import FaultRun, Interruptible
+from mpc.loops.faults import Fault, Faults
+from mpc.loops.result import ClosedLoopResult
+from mpc.observers.base import per_channel
+from mpc.problem.ocp import Status
+
+Disturbance = ArrayLike | Callable[[np.random.Generator], ArrayLike]
+Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
+
+
+class Plant(Protocol):
+    """What the closed loop needs of a plant."""
+
+    @property
+    def dt(self) -> float:
+        """Sample time [s]."""
+
+    @property
+    def inputs(self) -> tuple[Signal, ...]:
+        """Inputs with limits."""
+
+    @property
+    def outputs(self) -> tuple[Signal, ...]:
+        """Outputs with limits."""
+
+    @property
+    def nx(self) -> int:
+        """Number of states."""
+
+    def initial_state(self) -> Array:
+        """Where a run starts, shape (nx,)."""
+
+    def step(self, x: Any, u: Any, w: Any = None) -> Array:
+        """State one sample later."""
+
+    def output(self, x: Any, u: Any) -> Any:
+        """Output without noise."""
+
+
+@dataclass
+class _Actor:
+    """The plant with everything that disturbs it; the only place that draws random numbers."""
+
+    plant: Plant
+    x: Array
+    before: Array
+    noise: Array
+    missing: NDArray[np.bool_]
+    input_errors: Array
+    disturbance: Array | None
+    faults: FaultRun
+    warm_up: int
+    t: int = 0
+
+    def output(self) -> Array:
+        """True output, under the input that acts now."""
+        return np.asarray(self.plant.output(self.x, self.before))
+
+    def measure(self) -> Array:
+        y = self.output() + self.noise[self.t]
+        return self.faults.measure(self.t - self.warm_up, np.where(self.missing[self.t], np.nan, y))
+
+    def apply(self, u: Array) -> tuple[Array, Array]:
+        """Apply ``u``; returns the true output just after and the input that the plant saw."""
+        lower, upper = ([getattr(s, side) for s in self.plant.inputs] for side in ("lower", "upper"))
+        reached = self.faults.apply(self.t - self.warm_up, u, self.before)
+        seen = np.clip(reached + self.input_errors[self.t], lower, upper)
+        y = np.asarray(self.plant.output(self.x, seen))
+        w = () if self.disturbance is None else (self.disturbance[self.t],)
+        self.x, self.before, self.t = self.plant.step(self.x, seen, *w), seen, self.t + 1
+        return y, seen
+
+
+@typed()
+def run_closed_loop(
+    plant: Plant,
+    controller: TightenedMPC,
+    *,
+    reference: Reference,
+    steps: int,
+    seed: int,
+    x0: ArrayLike | None = None,
+    warm_up: int | None = None,
+    warm_up_input: ArrayLike | None = None,
+    noise_std: ArrayLike = 0.0,
+    disturbance: Disturbance | None = None,
+    input_error: ArrayLike = 0.0,
+    missing: float = 0.0,
+    preview: bool = True,
+    measured: Reference | None = None,
+    forecast_error: ArrayLike = 0.0,
+    faults: Faults = (),
+    guard: MeasurementGuard | None = None,
+) -> ClosedLoopResult:
+    """Run ``controller`` (reset first) on ``plant``.
+
+    Args:
+        plant: The process.
+        controller: The controller.
+        reference: Shape (ny,), or (T, ny) from the first control step on (its last row is held), or a function that
+            draws one from a generator, e.g. `mpc.RandomSteps`.
+        steps: Control steps.
+        seed: Seed of everything drawn, each cause from a stream of its own.
+        x0: Plant state at the start of the warm-up; its ``initial_state()`` when left out.
+        warm_up: Samples of constant input ahead, that give the observer its record; what the observer needs when left
+            out.
+        warm_up_input: Shape (nu,); the controller's safe input when left out.
+        noise_std: Standard deviation of white Gaussian measurement noise, scalar or (ny,).
+        disturbance: Passed to ``plant.step`` as ``w``: shape (T, nw) for the control steps (its first row also acts
+            during the warm-up, its last row is held), or a function that draws one from a generator.
+        input_error: Bound of errors between commanded and applied inputs, drawn uniformly, scalar or (nu,).
+        missing: Probability with which each measurement is missing.
+        preview: Whether the controller sees the future of the reference and of measured inputs.
+        measured: What the controller's measured inputs do, as ``reference`` one column each; the first row also acts
+            during the warm-up.
+        forecast_error: Bound on what forecasts of measured inputs are off by, drawn uniformly for every sample ahead of
+            every step (what acts now is known), scalar or one per measured input. A tightening covers it if the input
+            radius of its certificate does.
+        faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
+        guard: Looks at the readings before the controller does; of readings that come late, at their range alone.
+
+    Raises:
+        SettingError: The plant is not the controller's (channels, sample time), or a parameter is out of range.
+        ShapeError: An array does not fit.
+    """
+    predictor, steps = controller.predictor, count("steps", steps)
+    held_to(controller, plant, input_error=input_error, missing=missing, steps=steps)
+    if guard is not None and len(guard.sensors) != predictor.ny:
+        raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
+    warm_up = controller.observer.steps if warm_up is None else count("warm_up", warm_up, least=0)
+    held = as_array("warm_up_input", controller.safe_input if warm_up_input is None else warm_up_input, (predictor.nu,))
+    streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
+    goal = reference(streams[4]) if callable(reference) else reference
+    wanted = _rows("reference", goal, predictor.ny, steps + controller.horizon + 1)
+    known, held = _known_inputs(controller, measured, steps, streams[7], held)
+    told = _forecasts(known, steps, controller.horizon, preview, forecast_error, streams[8])
+    programme = items("faults", faults(streams[5]) if callable(faults) else faults, Fault)
+    carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
+    actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
+    controller.reset()
+    watch = None if guard is None else guard.watch()
+    for _ in range(warm_up):
+        controller.record(_believed(watch, actor.measure(), None)[0], held)
+        actor.apply(held)
+    run = _Run(wanted, [], [], [], [], [], [])
+    with _interruptible(controller, carried) as time_out:
+        for t in range(steps):
+            for delay, late in carried.arriving(t):
+                controller.correct(delay - 1, _in_range(guard, late))
+            said = actor.measure()
+            y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
+            time_out(t)
+            coming = None if told is None else told[t]
+            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t], coming))
+            true = actor.output()
+            after, seen = actor.apply(run.taken[-1].u)
+            run.add(true, after, said, seen, verdict)
+    run.true.append(actor.output())
+    return _result(plant, controller, run, held, carried, seed)
+
+
+@dataclass
+class _Run:
+    """What is noted along a run."""
+
+    wanted: Array
+    taken: list[MpcStep]
+    true: list[Array]
+    after: list[Array]
+    measured: list[Array]
+    applied: list[Array]
+    verdicts: list[NDArray[np.int8]]
+
+    def add(self, true: Array, after: Array, said: Array, seen: Array, verdict: NDArray[np.int8]) -> None:
+        self.true.append(true)
+        self.after.append(after)
+        self.measured.append(said)
+        self.applied.append(seen)
+        self.verdicts.append(verdict)
+
+    def before(self, held: Array) -> Array:
+        """The input commanded last."""
+        return self.taken[-1].u if self.taken else held
+
+
+def _believed(watch: GuardRun | None, y: Array, expected: Array | None) -> tuple[Array, NDArray[np.int8]]:
+    if watch is None:
+        return y, Verdict.MISSING * (~np.isfinite(y)).astype(np.int8)
+    return watch.check(y, expected)
+
+
+def _in_range(guard: MeasurementGuard | None, late: Array) -> Array:
+    """A late reading with NaN where the sensor's range ends: a fresh watch has nothing else to hold against it."""
+    return late if guard is None else guard.watch().check(late)[0]
+
+
+def _expected(controller: TightenedMPC, taken: Sequence[MpcStep], before: Array) -> Array | None:
+    """What the model and the last disturbance estimate expect to be measured now; None without such an estimate."""
+    if not taken or taken[-1].status is Status.WARMING_UP:
+        return None
+    return np.asarray(controller.predictor.system.output(controller.observer.state, before)) + taken[-1].disturbance
+
+
+@contextmanager
+def _interruptible(controller: TightenedMPC, faults: FaultRun) -> Iterator[Callable[[int], None]]:
+    """For the time of a run, a solver that runs out of time where the faults say so."""
+    if not faults.times_out:
+        yield lambda _: None
+        return
+    backend = controller.backend
+    solver = Interruptible(backend)
+
+    def time_out(t: int) -> None:
+        solver.late = faults.late(t)
+
+    controller.backend = solver
+    try:
+        yield time_out
+    finally:
+        controller.backend = backend
+
+
+def _result(
+    plant: Plant, controller: TightenedMPC, run: _Run, held: Array, faults: FaultRun, seed: int
+) -> ClosedLoopResult:
+    taken, y = run.taken, np.array(run.true)
+    u, reference = np.array([s.u for s in taken]), run.wanted[: len(taken) + 1]
+    x, disturbance = np.array([s.x for s in taken]), np.array([s.disturbance for s in taken])
+    return ClosedLoopResult(
+        y=y,
+        after=np.array(run.after),
+        measured=np.array(run.measured),
+        u=u,
+        applied=np.array(run.applied),
+        u_before=held,
+        reference=reference,
+        x=x,
+        disturbance=disturbance,
+        predicted=np.array([s.y_predicted for s in taken]),
+        errors=_realised(controller, taken, x, u, y),
+        bounds=controller.tightening.total[: controller.horizon + 1],
+        intervals=np.array([s.error_interval for s in taken]) if controller.recalls else np.zeros((0, 2, 0, 0)),
+        slack=np.array([s.slack.max() for s in taken]),
+        solve_time=np.array([s.solve_time for s in taken]),
+        iterations=np.array([s.iterations for s in taken]),
+        status=tuple(s.status for s in taken),
+        fallback=tuple(s.fallback for s in taken),
+        certified=np.array([s.certified for s in taken]),
+        verdicts=np.array(run.verdicts, dtype=np.int8),
+        faults=faults.flags,
+        fault_kinds=faults.kinds,
+        lower=np.array([s.lower for s in plant.outputs]),
+        upper=np.array([s.upper for s in plant.outputs]),
+        # Sample 0 was not the controller's doing; the output after the last input is.
+        cost=controller._answers.cost(controller.problem, y[1:], reference[1:], u, held),
+        dt=float(plant.dt),
+        seed=seed,
+        names=tuple(s.label for s in (*plant.outputs, *plant.inputs)),
+        outside=tuple(s.outside for s in taken),
+    )
+
+
+def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: Array, y: Array) -> Array:
+    """Errors of predictions from each estimate under the inputs commanded since, (steps, N + 1, ny).
+
+    Measured inputs are not commanded: theirs are as they were forecast.
+    """
+    N, steps = controller.horizon, len(u)
+    inputs = u[np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)]
+    forecast = list(controller.problem.measured)
+    inputs[..., forecast] = np.array([s.u_planned for s in taken])[..., forecast]
+    predicted = controller.predictor.predict(x, inputs) + np.array([s.shift for s in taken])
+    target = np.arange(steps)[:, None] + np.arange(N + 1)
+    errors = y[np.minimum(target, steps)] - predicted
+    errors[target > steps] = np.nan
+    return np.asarray(errors)
+
+
+def _actor(
+    plant: Plant,
+    x0: ArrayLike | None,
+    held: Array,
+    warm_up: int,
+    steps: int,
+    noise_std: ArrayLike,
+    disturbance: Disturbance | None,
+    input_error: ArrayLike,
+    missing: float,
+    faults: FaultRun,
+    streams: Sequence[np.random.Generator],
+) -> _Actor:
+    ny, nu, total = len(plant.outputs), len(plant.inputs), warm_up + steps
+    if not 0 <= missing <= 1:
+        raise SettingError(f"missing must be a probability, got {missing!r}")
+    noise, errors, gaps, pushes = streams[:4]  # one per cause: changing one leaves the others as they are
+    w = disturbance(pushes) if callable(disturbance) else disturbance
+    rows = None
+    if w is not None:
+        given = as_array("disturbance", w, ("T", "nw"))
+        rows = given[np.clip(np.arange(total) - warm_up, 0, len(given) - 1)]
+    return _Actor(
+        plant=plant,
+        x=as_array("x0", plant.initial_state() if x0 is None else x0, (plant.nx,)),
+        before=held,
+        noise=per_channel("noise_std", noise_std, ny) * noise.standard_normal((total, ny)),
+        missing=gaps.random((total, ny)) < missing,
+        input_errors=per_channel("input_error", input_error, nu) * errors.uniform(-1, 1, (total, nu)),
+        disturbance=rows,
+        faults=faults,
+        warm_up=warm_up,
+    )
+
+
+def _known_inputs(
+    controller: TightenedMPC, measured: Reference | None, steps: int, rng: np.random.Generator, held: Array
+) -> tuple[Array | None, Array]:
+    """What measured inputs do from the first control step on, and the warm-up's input with their first values."""
+    places = list(controller.problem.measured)
+    if (measured is None) != (not places):
+        names = [controller.predictor.inputs[i].name for i in places]
+        raise SettingError(f"measured must say what the measured inputs {names} do, and is for them only")
+    if measured is None:
+        return None, held
+    given = measured(rng) if callable(measured) else measured
+    known = _rows("measured", given, len(places), steps + controller.horizon)
+    held = held.copy()
+    held[places] = known[0]
+    return known, read_only(held)
+
+
+def _forecasts(
+    known: Array | None, steps: int, horizon: int, preview: bool, error: ArrayLike, rng: np.random.Generator
+) -> Array | None:
+    """What the controller is told at each step about measured inputs, (steps, horizon, d); row 0 is true."""
+    if np.any(error) and (known is None or not preview):
+        raise SettingError(
+            f"forecast_error is for forecasts of measured inputs, got {error!r} without any: pass measured and "
+            "preview=True, or leave it out"
+        )
+    if known is None:
+        return None
+    told = np.array(known[np.arange(steps)[:, None] + np.arange(horizon) * preview])
+    bound = per_channel("forecast_error", error, known.shape[1])
+    told[:, 1:] += bound * rng.uniform(-1, 1, told[:, 1:].shape)
+    return told
+
+
+def _rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:
+    given = np.atleast_2d(as_array(name, value, (n,) if np.ndim(value) < 2 else ("T", n)))
+    if not len(given):
+        raise ShapeError(f"{name} must have at least one row, got {given.shape}")
+    return read_only(given[np.minimum(np.arange(rows), len(given) - 1)])

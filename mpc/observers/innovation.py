@@ -1,0 +1,367 @@
+"""Output feedback: the estimate is corrected with the measurement.
+
+    xhat+ = f(xhat, u) + L (y - g(xhat, u))
+
+is itself a Lur'e system with the inputs (u, y), so the certifier of models certifies it: with rate q, metric S and
+gains (s_u, s_y) of that system, x* is its trajectory under (u_true, y - r) where r = y - g(x*, u) is the model's
+simulation residual, hence after W steps from x0
+
+    |x* - xhat|_S <= q^W k R0 + (1 - q^W) / (1 - q) ( sum s_u d_u + sum s_y rmax ),     k^2 = lambda_max(S, P)
+
+with R0, d_u as in `mpc.observers.base`. The residual bound rmax is what the data have to give; the rest is certified.
+
+Its jump is the innovation, L (y - g(xhat, u)) = L (r + g(x*, u_true) - g(xhat, u)). The outputs' difference is linear
+in the state error up to the neurons' slopes, dw = m dv + delta with |delta| <= h |dv|, m and h the middle and the half
+width of the slope interval:
+
+    dy = G dx + E,   G = C2 + m D21 M C1,   M = (I - m D11)^-1,
+    |E| <= |D22 + m D21 M D12| d_u + |D21 + m D21 M D11| h |dv|,
+    |dv| <= (I - h |M D11|)^-1 ( |M C1 dx| + |M D12| d_u ),
+
+hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S with e the certified error. Likewise each
+innovation is at most |G_i dx| + E_i + rmax_i: a larger one proves that the reading, or what was declared, is wrong. It
+is not used, as if it were missing, so that the certified error of the estimate, in which measurements have no part
+without it, goes on to hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import deque
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_discrete_are
+
+from controlrnn.checks import Array, as_array, positive, read_only
+from controlrnn.errors import SettingError
+from controlrnn.kernels import output, step
+from controlrnn.kernels.dense import length
+from controlrnn.portable import chosen
+from controlrnn.systems import LureSystem, observer_system
+from controlrnn.typed import typed
+from mpc.observers.base import Observer, per_channel
+from mpc.observers.state_error import ROUNDING, StateError, stretch
+from mpc.predictor import Predictor
+
+if TYPE_CHECKING:
+    from controlrnn.certification import ContractionCertificate
+
+_log = logging.getLogger(__name__)
+_MEMORY = 256  # samples that a late measurement may be old
+_CORNERS = 12  # outputs up to which all corners of the residuals' box are visited
+
+
+@typed()
+def kalman_gain(
+    predictor: Predictor,
+    *,
+    output_noise_std: ArrayLike,
+    input_noise_std: ArrayLike = 0.0,
+    state_noise_std: float = 0.0,
+    u: ArrayLike | None = None,
+) -> Array:
+    """Innovation gain (nx, ny) of the steady-state Kalman filter of the model linearised at an equilibrium.
+
+    Rounded to 16 bits of its largest entry, so that the same call gives the same gain on every processor, where the
+    certificate of `observer_system(system, gain)` is recognised. (What lies within 1e-10 of halfway could still round
+    either way: best keep a gain with the certificate that was made for it.)
+
+    Args:
+        predictor: Model.
+        output_noise_std: Standard deviation of the measurement noise per output, positive [output units].
+        input_noise_std: Standard deviation of white noise on the inputs [input units].
+        state_noise_std: Standard deviation of white noise on each state.
+        u: Input of the equilibrium, shape (nu,); the middle of the actuators' range when left out.
+
+    Raises:
+        SettingError: No noise drives the state, or the Riccati equation has no stabilising solution.
+    """
+    point = np.mean(predictor.input_limits(), axis=0) if u is None else as_array("u", u, (predictor.nu,))
+    A, B, C, _ = predictor.linearise(predictor.equilibrium(point), point)
+    spread = B * per_channel("input_noise_std", input_noise_std, predictor.nu)
+    Q = spread @ spread.T + positive("state_noise_std", state_noise_std, zero=True) ** 2 * np.eye(predictor.nx)
+    noise = per_channel("output_noise_std", output_noise_std, predictor.ny)
+    if not (noise > 0).all() or not Q.any():
+        raise SettingError(
+            "a Kalman gain needs output_noise_std > 0 and input_noise_std or state_noise_std > 0: their ratio counts"
+        )
+    try:
+        P = solve_discrete_are(A.T, C.T, Q, np.diag(noise**2))
+    except (np.linalg.LinAlgError, ValueError) as error:
+        raise SettingError(f"no stabilising Kalman gain at u = {point}: {error}; is the model detectable?") from error
+    return chosen(np.asarray(np.linalg.solve(C @ P @ C.T + np.diag(noise**2), C @ P @ A.T).T))
+
+
+class StateObserver(Observer):
+    """Innovation observer with a constant gain.
+
+    A sample with a missing measurement (NaN) skips the innovation: the estimate then runs open loop, where the model's
+    certificate holds instead of the observer's. The bound is carried along, changing metric at both ends of the gap
+    (which costs the metrics' condition), and `certified` is False while it exceeds `error`. A sample with an innovation
+    above its certified bound is treated alike, and `contradiction` says so. A late measurement is put in its place with
+    `correct`, up to 256 samples later.
+
+    Args:
+        predictor: Model.
+        gain: L, shape (nx, ny), e.g. from `kalman_gain`; without rows for a carried input these are zero.
+        steps: Samples before the estimate may be used.
+        residual_bound: Bound rmax on |y - g(x*, u)| per output, shape (ny,); needed for the certified error.
+        initial_state: Start of the estimate; the equilibrium at the middle of the actuators' range when left out.
+        contraction: Certificate of the *model* (radius of its reachable set).
+        observer_contraction: Certificate of `observer_system(system, gain)`.
+        input_error: Bound on |true - recorded input| per channel.
+        command_error: Bound on |recorded - commanded input| per channel.
+
+    Raises:
+        CertificationError: A certificate does not belong to the system that it is passed for.
+    """
+
+    @typed()
+    def __init__(
+        self,
+        predictor: Predictor,
+        gain: ArrayLike,
+        steps: int,
+        *,
+        residual_bound: ArrayLike | None = None,
+        initial_state: ArrayLike | None = None,
+        contraction: ContractionCertificate | None = None,
+        observer_contraction: ContractionCertificate | None = None,
+        input_error: ArrayLike = 0.0,
+        command_error: ArrayLike = 0.0,
+    ) -> None:
+        if predictor.carries and np.shape(gain) == (predictor.nx - predictor.nu, predictor.ny):
+            gain = np.vstack([gain, np.zeros((predictor.nu, predictor.ny))])  # the carried input is known
+        self.gain = read_only(as_array("gain", gain, (predictor.nx, predictor.ny)))
+        if predictor.carries and self.gain[-predictor.nu :].any():
+            raise SettingError(
+                f"gain must be zero in the rows of the carried input, got {self.gain[-predictor.nu :]}: leave them out"
+            )
+        self.dynamics = observer_system(predictor.system, self.gain)
+        if observer_contraction is not None:
+            observer_contraction.verify(self.dynamics)
+        self.observer_contraction = observer_contraction
+        self.residual_bound = (
+            None if residual_bound is None else per_channel("residual_bound", residual_bound, predictor.ny)
+        )
+        super().__init__(
+            predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error,
+            command_error=command_error,
+        )  # fmt: skip
+        if self._complete:
+            self._largest_innovation, self._largest_readings  # noqa: B018 -- now, not in the step that asks first
+
+    def start(self) -> None:
+        """Forget everything."""
+        super().start()
+        self._bound = self._start_bound() if self._complete else np.inf
+        self._past: deque[tuple[Array, float, Array, Array]] = deque(maxlen=_MEMORY)
+        self._planned = self.initial_state, np.zeros(self.predictor.nu)
+        self._leapt, self._impossible, self._known = False, "", _MEMORY  # updates since an input was in doubt
+
+    @property
+    def _complete(self) -> bool:
+        parts = (self.contraction, self.observer_contraction, self.residual_bound)
+        return all(part is not None for part in parts)
+
+    def _arrays(self) -> dict[str, Array]:
+        return {"gain": self.gain}
+
+    def _declared(self) -> dict[str, Any]:
+        found = super()._declared()
+        if self.observer_contraction is not None:
+            found["observer_contraction"] = self.observer_contraction.digest
+        return found | ({} if self.residual_bound is None else {"residual_bound": self.residual_bound})
+
+    def _next(self, u: Array, y: Array) -> Array:
+        self._past.append((self._state, self._bound, u, y))
+        self._planned, self._leapt = (self._state, u), False
+        self._known = min(self._known + 1, _MEMORY) if self._doubt is None else 0
+        after = self._follow(u, y)
+        if self._impossible:
+            _log.warning("%s", self._impossible)
+        return after
+
+    @property
+    def contradiction(self) -> str:
+        """See `Observer.contradiction`: readings whose innovation exceeded its certified bound, and were not used."""
+        return self._impossible
+
+    def _late(self, age: int, y: Array) -> Array:
+        """Go back to the measurement's sample and do everything since then again."""
+        if age >= min(len(self._past), self._known):
+            return self._state
+        again = [self._past.pop() for _ in range(age + 1)][::-1]
+        self._state, self._bound, u, seen = again[0]
+        again[0] = (self._state, self._bound, u, np.where(np.isnan(y), seen, y))
+        for _, _, u, seen in again:
+            self._past.append((self._state, self._bound, u, seen))
+            self._state = read_only(self._follow(u, seen))
+        if self._complete:  # the plan knew nothing of the correction: its jump may be more than one innovation
+            away = self._state - step(self.system, *self._planned)
+            self._leapt = length(away, self._largest_innovation.metric) > self._largest_innovation.radius
+        return self._state
+
+    def _follow(self, u: Array, y: Array) -> Array:
+        gap = bool(np.isnan(y).any())
+        if self._complete:
+            self._impossible = self._beyond(u, y)
+            gap = gap or bool(self._impossible)
+            self._bound = self._bound_after(gap)
+        if gap:
+            return step(self.system, self._state, u)
+        return step(self.dynamics, self._state, np.concatenate([u, y]))
+
+    def _undone(self) -> None:
+        self._past.pop()
+
+    def implausible(self, y: Array) -> tuple[NDArray[np.bool_], str]:
+        """See `Observer.implausible`: an innovation above its certified bound."""
+        if not self._complete:
+            return super().implausible(y)
+        kept, added = self._largest_readings
+        innovation = y - output(self.system, self._state, self._any_input)
+        wrong = np.asarray(np.abs(innovation) > kept * self._bound + added)
+        return wrong, self._beyond(self._any_input, y) if wrong.any() else ""
+
+    @cached_property
+    def _any_input(self) -> Array:
+        """Outputs are those just before an input: they do not depend on it."""
+        return np.zeros(self.predictor.nu)
+
+    def _beyond(self, u: Array, y: Array) -> str:
+        """Which readings are further from the estimate's output than anything declared allows."""
+        kept, added = self._largest_readings
+        most, innovation = kept * self._bound + added, y - output(self.system, self._state, u)
+        wrong = np.flatnonzero(np.abs(innovation) > most)
+        return "; ".join(
+            f"{self.predictor.outputs[i].name} measured {innovation[i]:.3g} from the estimate, possible {most[i]:.3g}"
+            for i in wrong
+        )
+
+    @cached_property
+    def _largest_readings(self) -> tuple[Array, Array]:
+        """Largest innovations (ny,): the first times the bound on the error, plus the second."""
+        _, own, residual = self._parts()
+        ends = [
+            largest_innovations(self.system, StateError(e, own.metric), self.input_error, residual) for e in (0.0, 1.0)
+        ]
+        return (ends[1] - ends[0]) * ROUNDING, ends[0] * ROUNDING
+
+    @property
+    def certified(self) -> bool:
+        """See `Observer.certified`.
+
+        False as well until the effect of a gap in the measurements has faded, and right after a late measurement whose
+        correction was larger than `jump`.
+        """
+        return self.ready and self._complete and not self._leapt and self._bound <= self.error.radius
+
+    @property
+    def error(self) -> StateError:
+        """The certified error from the sample on at which the estimate may be used; see the module docstring.
+
+        Raises:
+            SettingError: One of the two certificates or the residual bound was not given.
+        """
+        self._parts()
+        return self._settled
+
+    @cached_property
+    def _settled(self) -> StateError:
+        _, own, residual = self._parts()
+        push = np.concatenate([self.input_error, residual])
+        # The bound approaches this limit, possibly from below: it must hold at all later samples as well.
+        limit = float(own.input_gain @ push) / (1 - own.rate) * ROUNDING
+        radius = own.error_after(self.steps, max(self._start_bound(), limit), push)
+        return StateError.stated(radius * ROUNDING, own.metric)
+
+    def _own_jump(self) -> StateError | None:
+        return self._largest_innovation if self._complete else None
+
+    @cached_property
+    def _largest_innovation(self) -> StateError:
+        _, own, residual = self._parts()
+        radius = innovation_radius(self.system, self.gain, self.error, self.input_error, residual)
+        return StateError.stated(radius, own.metric)
+
+    def _parts(self) -> tuple[ContractionCertificate, ContractionCertificate, Array]:
+        model, own, residual = self._certificate(), self.observer_contraction, self.residual_bound
+        if own is None or residual is None:
+            raise SettingError("the error of a StateObserver needs observer_contraction and residual_bound: pass both")
+        return model, own, residual
+
+    def _start_bound(self) -> float:
+        return self._stretches[1] * self._reach()
+
+    def _bound_after(self, gap: bool) -> float:
+        model, own, residual = self._parts()
+        off = self.input_error if self._doubt is None else self.input_error + self._doubt
+        if not gap:
+            return own.error_after(1, self._bound, np.concatenate([off, residual]))
+        to_model, to_own = self._stretches
+        there = to_model * self._bound
+        return to_own * model.error_after(1, there, off)
+
+    @cached_property
+    def _stretches(self) -> tuple[float, float]:
+        """From the observer's metric to the model's, and back."""
+        model, own, _ = self._parts()
+        return stretch(model.metric, own.metric), stretch(own.metric, model.metric)
+
+    def describe(self) -> str:
+        """See `Observer.describe`."""
+        text = "no certified error, no certified jump: pass contraction, observer_contraction and residual_bound"
+        if self._complete:
+            text = f"certified 2-norm error {self.error.euclidean:.3g}{self._jump_text()}"
+        return f"innovation observer, used after {self.steps} steps; {text}"
+
+
+def innovation_radius(system: LureSystem, gain: Array, error: StateError, input_error: Array, residual: Array) -> float:
+    """Bound on |L (y - g(xhat, u))| in the metric of ``error``; see the module docstring.
+
+    Args:
+        system: Frozen model.
+        gain: L, shape (nx, ny).
+        error: Ball that holds x* - xhat.
+        input_error: Bound on |true - recorded input|, shape (nu,).
+        residual: Bound on |y - g(x*, u)|, shape (ny,).
+    """
+    R = np.asarray(np.linalg.cholesky(error.metric).T)  # |x|_S = |R x|
+    G, rest = _innovation(system, R, error.radius, input_error, residual)
+    linear = np.linalg.norm(np.linalg.solve(R.T, (R @ gain @ G).T), 2) * error.radius
+    return float(linear + _farthest_corner(R @ gain, rest)) * ROUNDING
+
+
+def largest_innovations(system: LureSystem, error: StateError, input_error: Array, residual: Array) -> Array:
+    """Bound on |y - g(xhat, u)| per output, shape (ny,); arguments as of `innovation_radius`."""
+    R = np.asarray(np.linalg.cholesky(error.metric).T)
+    G, rest = _innovation(system, R, error.radius, input_error, residual)
+    return np.asarray(np.linalg.norm(np.linalg.solve(R.T, G.T), axis=0) * error.radius + rest)
+
+
+def _innovation(
+    system: LureSystem, R: Array, radius: float, input_error: Array, residual: Array
+) -> tuple[Array, Array]:
+    """G (ny, nx) and a bound on |E + r|, shape (ny,), of the module docstring, for |R dx| <= radius."""
+    low, high = system.activation.slope
+    m, h, one = 0.5 * (low + high), 0.5 * (high - low), np.eye(system.nv)
+    M = np.linalg.inv(one - m * system.D11)
+    state_part = np.linalg.norm(np.linalg.solve(R.T, (M @ system.C1).T), axis=0) * radius
+    dv = np.linalg.solve(one - h * np.abs(M @ system.D11), state_part + np.abs(M @ system.D12) @ input_error)
+    through = np.abs(system.D22 + m * system.D21 @ M @ system.D12) @ input_error
+    rest = through + np.abs(system.D21 + m * system.D21 @ M @ system.D11) @ (h * dv) + residual
+    return system.C2 + m * system.D21 @ M @ system.C1, rest
+
+
+def _farthest_corner(matrix: Array, size: Array) -> float:
+    """Largest |matrix e|_2 over |e_j| <= size_j: at a corner of the box; columns are added up where it has too many."""
+    columns = matrix * size
+    if columns.shape[1] > _CORNERS:
+        return float(np.linalg.norm(columns, axis=0).sum())
+    signs = np.array(list(itertools.product((1.0,), *[(-1.0, 1.0)] * (columns.shape[1] - 1))))
+    return float(np.linalg.norm(signs @ columns.T, axis=1).max())

@@ -1,0 +1,1 @@
+"""The optimal control problem of one step, its prices and its steady states, before any solver."""

@@ -1,0 +1,147 @@
+"""What running costs besides tracking: prices, and inputs that are dearer the further they are from where they belong.
+
+    l(y, u) = q'y + p'u + |u - v|_S^2      per step; q, p: prices, either sign; S: weights; v: reference input
+
+Prices are linear, so that the cheapest plan lies at limits or where other costs balance them, and the cost may be
+negative (economic MPC: Rawlings, Angeli, Bates, CDC 2012). Such costs need no reference; where there is one as well,
+they trade tracking against economy. With a terminal set the artificial steady state pays them too, which is what
+draws a loop to the cheapest one (Limon, Pereira, Munoz de la Pena, Alamo, Grosso, IEEE TAC 2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from controlrnn.checks import Array, as_array, read_only
+from controlrnn.kernels.dense import dot
+from mpc.observers.base import per_channel
+from mpc.predictor import Predictor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Economy:
+    """See the module docstring.
+
+    Args:
+        input_price: p, shape (nu,) [cost / input unit].
+        output_price: q, shape (ny,) [cost / output unit].
+        input_weight: Diagonal of S, shape (nu,) [cost / input unit^2].
+        input_reference: v, shape (nu,).
+    """
+
+    input_price: Array
+    output_price: Array
+    input_weight: Array
+    input_reference: Array
+
+    def of_inputs(self, u: Array) -> float:
+        """Cost of inputs (..., nu), summed."""
+        squares = (u - self.input_reference) ** 2 * self.input_weight
+        return float((u * self.input_price).sum() + squares.sum())
+
+    def of_outputs(self, y: Array) -> float:
+        """Cost of outputs (..., ny), summed."""
+        return float((y * self.output_price).sum())
+
+    def range(self, lower: Array, upper: Array, scale: Array) -> float:
+        """By how much it can differ in one step: inputs between ``lower`` and ``upper``, outputs over ``scale``."""
+        furthest = np.maximum(np.abs(lower - self.input_reference), np.abs(upper - self.input_reference))
+        linear = np.abs(self.input_price) @ (upper - lower) + np.abs(self.output_price) @ scale
+        return float(linear + self.input_weight @ furthest**2)
+
+
+def economy_of(
+    predictor: Predictor,
+    input_price: ArrayLike,
+    output_price: ArrayLike,
+    input_weight: ArrayLike,
+    input_reference: ArrayLike | None,
+) -> Economy | None:
+    """Check settings, scalar or one per channel; arguments as of `mpc.TightenedMPC`. None where nothing costs."""
+    prices = _signed("input_price", input_price, predictor.nu), _signed("output_price", output_price, predictor.ny)
+    weight = per_channel("input_weight", input_weight, predictor.nu)
+    if not any(part.any() for part in (*prices, weight)):
+        return None
+    if input_reference is None:
+        input_reference = np.mean(predictor.input_limits(), axis=0)
+    return Economy(
+        input_price=prices[0],
+        output_price=prices[1],
+        input_weight=weight,
+        input_reference=_signed("input_reference", input_reference, predictor.nu),
+    )
+
+
+def _signed(name: str, value: ArrayLike, n: int) -> Array:
+    each = np.full(n, value, dtype=np.float64) if np.ndim(value) == 0 else value
+    return read_only(as_array(name, each, (n,)))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ScaledEconomy:
+    """`Economy` of a whole plan in scaled inputs z: |root (z - wanted)|^2 / 2 + price'z + base + ...
+
+    The scaling is that of `mpc.solvers.condensed_problem`.
+
+    Args:
+        root: Shape (M nu,).
+        wanted: Shape (M nu,).
+        price: Shape (M nu,).
+        base: Cost of the inputs at z = 0, but for ``root``.
+        output_price: Of scaled outputs, shape (N + 1, ny).
+    """
+
+    root: Array
+    wanted: Array
+    price: Array
+    base: float
+    output_price: Array
+
+    @property
+    def slope(self) -> Array:
+        """Derivative by z of what the inputs cost, at z = 0."""
+        return np.asarray(self.price - self.root**2 * self.wanted)
+
+    def cost(self, z: Array, y: Array) -> tuple[float, float]:
+        """Cost of inputs z (M nu,) and scaled outputs y (N + 1, ny), and the sum of its summands' sizes."""
+        missed = self.root * (z - self.wanted)
+        square, inputs, outputs = 0.5 * dot(missed, missed), self.price * z, self.output_price * y
+        cost = square + inputs.sum() + outputs.sum() + self.base
+        return float(cost), float(square + np.abs(inputs).sum() + np.abs(outputs).sum() + abs(self.base))
+
+
+def scaled(
+    economy: Economy,
+    held: Array,
+    middle: Array,
+    half: Array,
+    chosen: NDArray[np.intp],
+    scale: Array,
+    steps: int,
+    unit: float,
+) -> ScaledEconomy:
+    """See `ScaledEconomy`.
+
+    Args:
+        economy: In physical units.
+        held: For how many samples each of the M inputs is paid, shape (M,).
+        middle: Of the chosen inputs' ranges.
+        half: Half ranges of the chosen inputs.
+        chosen: Places of the inputs that are decided, shape (nu,).
+        scale: Of outputs, shape (ny,).
+        steps: N + 1.
+        unit: One over the cost scale.
+    """
+    price, weight = unit * economy.input_price[chosen], unit * economy.input_weight[chosen]
+    root = np.sqrt(2.0 * np.outer(held, weight)) * half
+    wanted = np.broadcast_to((economy.input_reference[chosen] - middle) / half, root.shape)
+    return ScaledEconomy(
+        root=root.ravel(),
+        wanted=wanted.ravel(),
+        price=np.outer(held, price * half).ravel(),
+        base=float(held.sum() * (price @ middle)),
+        output_price=np.tile(unit * economy.output_price * scale, (steps, 1)),
+    )

@@ -1,0 +1,399 @@
+"""The optimal control problem of one sample, and what a solver of it has to offer.
+
+    min   sum_{k=0..N-1} ( |y_k - r_k|_Q^2 + |u_k - u_{k-1}|_R^2 ) + |y_N - r_N|_{Q_N}^2 + sum_{k=1..N} penalty' s_k
+    s.t.  x_{k+1} = f(x_k, u_k),  y_k = g(x_k, u_k),  u in its limits,  |u_k - u_{k-1}| <= move limit,
+          lower_k - s_k <= y_k <= upper_k + s_k,  s_k >= 0,   k = 1..N       (u_N = u_{N-1} in g)
+
+Limits start at step 1: no input changes the present output. Where outputs answer to inputs at once, those just after
+an input are limited too, and theirs start at step 0 (`mpc.problem.answers`). The penalty on the slack s is exact (L1):
+while it exceeds every constraint's multiplier, s is zero whenever the problem without s has a solution (Nocedal &
+Wright, thm 17.3).
+
+Fewer inputs than steps may be free: u_k = u_{M-1} for k >= M. With a terminal set (`mpc.tightening.terminal_set`) the
+plan has to end near the steady state of its last input, |x_N - x_s|_P <= a with x_s = f(x_s, u_N); y_N means g(x_s,
+u_N) then, so that its cost is that of the steady state; limits are hard.
+
+An economic cost l(y_k, u_k) per step (`mpc.problem.economy`) comes on top: its outputs' part at k = 0..N, its inputs'
+part at k = 0..N-1 and with a terminal set also at N, so that the steady state pays all of it. Some inputs may be
+measured
+disturbances: they follow a forecast, and only the others are chosen, have limits, moves and prices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.kernels import output
+from controlrnn.typed import typed
+from mpc.observers.base import per_channel
+from mpc.predictor import Predictor
+from mpc.problem.economy import Economy
+from mpc.problem.solver_options import SolverOptions as SolverOptions
+from mpc.problem.solver_options import Status as Status
+
+if TYPE_CHECKING:
+    from mpc.tightening.terminal_set import TerminalSet
+
+HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
+KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
+_CLIPPED = 1e-7  # of an input's half range: solvers keep limits of moves so well, and the controller clips the rest
+_ROUNDED = 64 * np.finfo(float).eps  # of the numbers compared: an excess below that is rounding
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("move_limit", "output_scale", "penalty"))
+class OptimalControlProblem:
+    """What stays the same from sample to sample; weights in physical units.
+
+    Args:
+        predictor: Model.
+        horizon: N.
+        output_weight: Diagonal of Q, shape (ny,) [1 / output unit^2].
+        terminal_weight: Diagonal of Q_N, shape (ny,).
+        input_move_weight: Diagonal of R, shape (nu,) [1 / input unit^2].
+        move_limit: Largest |u_k - u_{k-1}|, shape (nu,); infinite where there is none.
+        output_scale: Typical range of each output, shape (ny,), positive; solvers work in multiples of it.
+        penalty: Cost per unit of slack, shape (ny,).
+        soft: False forbids slack: limits are hard and the problem may be infeasible.
+        control_horizon: Number M <= N of free inputs, the last of which is held; N when left out.
+        terminal: Set in which plans end, or None.
+        economy: Economic cost, or None.
+        measured: Places of the inputs that are measured, not chosen; they have neither weights nor prices.
+
+    Raises:
+        SettingError: The parts contradict each other.
+    """
+
+    predictor: Predictor
+    horizon: int
+    output_weight: Array
+    terminal_weight: Array
+    input_move_weight: Array
+    move_limit: Array
+    output_scale: Array
+    penalty: Array
+    soft: bool
+    control_horizon: int | None = None
+    terminal: TerminalSet | None = None
+    economy: Economy | None = None
+    measured: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.inputs > self.horizon:
+            raise SettingError(f"control_horizon must be at most the horizon {self.horizon}, got {self.inputs}")
+        if self.terminal is not None and (self.soft or self.terminal.horizon != self.horizon):
+            raise SettingError(
+                f"a terminal set needs hard limits and its own horizon {self.terminal.horizon}, got soft={self.soft} "
+                f"and horizon {self.horizon}"
+            )
+        if self.terminal is not None and self.measured:
+            raise SettingError(
+                "a terminal set needs inputs that are all chosen, got measured ones: their forecast may change, and "
+                "plans that rest on it then end elsewhere"
+            )
+        economy, measured = self.economy, list(self.measured)
+        bound = [] if economy is None else [economy.input_price, economy.input_weight]
+        if any(part[measured].any() for part in (self.input_move_weight, *bound)):
+            raise SettingError("measured inputs must have neither weights nor prices: they are not chosen")
+        squares = [self.output_weight, self.terminal_weight, self.input_move_weight]
+        if not any(part.any() for part in [*squares, *bound[1:]]):
+            raise SettingError(
+                "output_weight, input_move_weight or input_weight must be positive somewhere, got zeros: a cost of "
+                "prices alone has no unique plan"
+            )
+
+    @property
+    def chosen(self) -> NDArray[np.intp]:
+        """Places of the inputs that plans decide about."""
+        return np.setdiff1d(np.arange(self.predictor.nu), self.measured)
+
+    def complete(self, u: Array, forecast: Array | None) -> Array:
+        """All inputs (N, nu): chosen ones u (N, chosen), measured ones as ``forecast`` (N, measured)."""
+        if not self.measured and forecast is None:
+            return u
+        if forecast is None or forecast.shape != (len(u), len(self.measured)):
+            got = None if forecast is None else forecast.shape
+            raise ShapeError(f"forecast must have shape {(len(u), len(self.measured))}, got {got}")
+        rows = np.empty((len(u), self.predictor.nu))
+        rows[:, self.chosen], rows[:, list(self.measured)] = u, forecast
+        return rows
+
+    @property
+    def inputs(self) -> int:
+        """Number M of free inputs."""
+        return self.horizon if self.control_horizon is None else count("control_horizon", self.control_horizon)
+
+    @property
+    def first(self) -> int:
+        """First step with output limits."""
+        return int(not self.predictor.system.has_feedthrough)
+
+    @cached_property
+    def cost_scale(self) -> float:
+        """Cost of missing the reference by the whole range and moving the inputs over theirs, in one step.
+
+        What prices may differ by in one step comes on top.
+        """
+        return cost_scale(
+            self.predictor, self.output_weight, self.input_move_weight, self.output_scale, economy=self.economy
+        )
+
+    def objective(self, data: StepData, u: Array) -> tuple[float, Array]:
+        """Value of the objective at inputs u (N, nu), slack included, and the slack, shape (N + 1, ny)."""
+        y, _ = self.outcome(data.x, u)
+        slack = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0)
+        slack[: self.first] = 0.0
+        end = ((y[-1] - data.reference[-1]) ** 2 * self.terminal_weight).sum()
+        running = self._cost(y[:-1], data.reference[:-1], u, data.previous_input)
+        if self.economy is not None:
+            end += self.economy.of_outputs(y[-1])
+            end += 0.0 if self.terminal is None else self.economy.of_inputs(u[-1])
+        return running + float(end + (slack * self.penalty).sum()), slack
+
+    def outcome(self, x: Array, u: Array) -> tuple[Array, Array | None]:
+        """Outputs (N + 1, ny) of a plan u (N, nu) from x (nx,), and x_N - x_s (nx,) where there is a terminal set."""
+        y, states = self.predictor.rollout(x, u)
+        if self.terminal is None:
+            return y, None
+        if not np.isfinite(states[-1]).all():
+            return y, np.full(len(x), np.nan)
+        settled = self.predictor.equilibrium(u[-1], guess=states[-1])
+        return np.vstack([y[:-1], output(self.predictor.system, settled, u[-1])]), states[-1] - settled
+
+    def excess(self, data: StepData, u: Array) -> float:
+        """By how much a plan u (N, nu) breaks its limits, at most; feasible if <= 0.
+
+        Outputs count in ranges, the end of the plan in radii of the terminal set; inputs and moves in half ranges, of
+        which 1e-7 is left to the controller, which clips them. What may be rounding is no excess.
+        """
+        y, gap = self.outcome(data.x, u)
+        lower, upper = self.predictor.input_limits()
+        moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
+        over = self._beyond(data, y)[self.first :]
+        beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _CLIPPED
+        end = -np.inf if gap is None or self.terminal is None else self.terminal._share(gap) - 1.0 - _ROUNDED
+        return float(max(over.max(), beyond.max(), end))
+
+    def excess_of(self, data: StepData, y: Array) -> Array:
+        """By how much outputs y (N + 1, ny) are beyond their limits, in ranges, shape (N + 1, ny); infinite for NaN."""
+        over = np.maximum(self._beyond(data, y), 0.0)
+        over[: self.first] = 0.0
+        return np.where(np.isnan(over), np.inf, over)
+
+    def _beyond(self, data: StepData, y: Array) -> Array:
+        """The same with its sign, less what may be rounding."""
+        over = np.maximum(y - data.upper, data.lower - y)
+        return np.asarray((over - _ROUNDED * np.abs(y)) / self.output_scale)
+
+    def cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
+        """Cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).
+
+        ``before`` (nu,) is the input ahead of ``u[0]``.
+
+        Raises:
+            ShapeError: An array does not fit.
+            DataError: An array, or the cost, is not finite.
+        """
+        p = self.predictor
+        y = as_array("y", y, ("T", p.ny))
+        arrays = (y, as_array("reference", reference, y.shape), as_array("u", u, ("T", p.nu)),
+                  as_array("before", before, (p.nu,)))  # fmt: skip
+        with np.errstate(over="ignore", invalid="ignore"):
+            cost = self._cost(*arrays)
+        if not np.isfinite(cost):
+            raise DataError("the cost is beyond the range of float64: check the units of y, reference and u")
+        return cost
+
+    def _cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
+        moves = np.diff(np.vstack([before, u]), axis=0)
+        cost = ((y - reference) ** 2 * self.output_weight).sum() + (moves**2 * self.input_move_weight).sum()
+        if self.economy is not None:
+            cost += self.economy.of_inputs(u) + self.economy.of_outputs(y)
+        return float(cost)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepData:
+    """What changes from sample to sample. Outputs here are those of the model: a disturbance is already taken off.
+
+    Args:
+        x: State estimate, shape (nx,).
+        previous_input: u_{-1}, shape (nu,).
+        reference: Shape (N + 1, ny).
+        lower: Shape (N + 1, ny).
+        upper: Shape (N + 1, ny).
+        guess: Inputs to start from, shape (N, nu); of measured inputs it does not count.
+        forecast: Measured inputs, shape (N, measured), or None where there are none.
+        target: What the output of a steady state is to be, shape (ny,); the reference's first row when left out.
+    """
+
+    x: Array
+    previous_input: Array
+    reference: Array
+    lower: Array
+    upper: Array
+    guess: Array
+    forecast: Array | None = None
+    target: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.target is None:
+            object.__setattr__(self, "target", self.reference[0])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solution:
+    """A solver's answer; only meaningful as a plan where ``status`` is SOLVED.
+
+    Args:
+        status: How it ended.
+        u: Planned inputs, shape (N, nu).
+        slack: Shape (N + 1, ny), output units; row 0 is zero.
+        cost: Value of the objective, slack included.
+        iterations: Iterations used.
+        message: The solver's own words.
+        feasible: Where there is a terminal set: whether ``u`` keeps every limit, so that it is a plan whatever the
+            status.
+    """
+
+    status: Status
+    u: Array
+    slack: Array
+    cost: float
+    iterations: int
+    message: str
+    feasible: bool = False
+
+
+class Backend(Protocol):
+    """Solves an `OptimalControlProblem`, sample after sample."""
+
+    def solve(self, data: StepData) -> Solution:
+        """Solve one sample. Must not raise because a problem has no solution, nor learn from a failed one."""
+
+    def reset(self) -> None:
+        """Forget all earlier samples, so that the same samples give bitwise the same answers."""
+
+
+BackendFactory = Callable[[OptimalControlProblem, SolverOptions], Backend]
+
+
+def output_scale(predictor: Predictor) -> Array:
+    """Range between an output's limits, else between its steady values at the corners of the inputs' range.
+
+    Returns:
+        Shape (ny,), positive.
+    """
+    lower, upper = predictor.input_limits()
+    limits = np.array([[s.lower, s.upper] for s in predictor.outputs])
+    span = limits[:, 1] - limits[:, 0]
+    if not np.isfinite(span).all():
+        reached = np.array([predictor.steady_output(u) for u in (lower, 0.5 * (lower + upper), upper)])
+        steady = reached.max(axis=0) - reached.min(axis=0)
+        span = np.where(np.isfinite(span), span, np.where(steady > 0, steady, 1.0))
+    return np.asarray(span)
+
+
+def cost_scale(
+    predictor: Predictor,
+    output_weight: Array,
+    input_move_weight: Array,
+    scale: Array,
+    *,
+    economy: Economy | None = None,
+) -> float:
+    """See `OptimalControlProblem.cost_scale`."""
+    lower, upper = predictor.input_limits()
+    cost = float(output_weight @ scale**2 + input_move_weight @ (upper - lower) ** 2)
+    return cost if economy is None else cost + economy.range(lower, upper, scale)
+
+
+def default_penalty(horizon: int, cost: float, scale: Array) -> Array:
+    """Penalty (ny,) that is exact where outputs and inputs stay within a few of their ranges.
+
+    A multiplier is the cost saved per unit by which one constraint gives way. With errors and moves within their ranges
+    the derivative of the whole cost, prices included, by a shift of one range in all of them is at most 2 N ``cost``;
+    10 times that per range leaves room for outputs that answer weakly to the inputs.
+    """
+    return 20.0 * horizon * cost / scale
+
+
+def tracking_problem(
+    predictor: Predictor,
+    horizon: int,
+    output_weight: ArrayLike,
+    terminal_weight: ArrayLike | None,
+    input_move_weight: ArrayLike,
+    move_limit: ArrayLike | None,
+    penalty: ArrayLike | None,
+    soft: bool,
+    control_horizon: int | None,
+    terminal: TerminalSet | None,
+    economy: Economy | None = None,
+    measured: Sequence[str] = (),
+) -> OptimalControlProblem:
+    """Check settings, scalar or one per channel, and fill in what is left out; arguments as of `mpc.TightenedMPC`."""
+    weight = per_channel("output_weight", output_weight, predictor.ny)
+    places = _places(predictor, measured)
+    moves = _without(places, per_channel("input_move_weight", input_move_weight, predictor.nu))
+    if economy is not None:
+        economy = replace(
+            economy,
+            input_price=_without(places, economy.input_price),
+            input_weight=_without(places, economy.input_weight),
+        )
+    elif not weight.any():
+        raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
+    free = np.inf if move_limit is None else move_limit
+    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
+    limit = _without(places, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)
+    if not (limit > 0).all():
+        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
+    scale = output_scale(predictor)
+    default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale, economy=economy), scale)
+    chosen = default if penalty is None else per_channel("penalty", penalty, predictor.ny)
+    if not (chosen > 0).all():
+        raise SettingError(f"penalty must be positive, got {chosen}: a limit without a price is none")
+    return OptimalControlProblem(
+        predictor=predictor,
+        horizon=horizon,
+        output_weight=weight,
+        terminal_weight=weight
+        if terminal_weight is None
+        else per_channel("terminal_weight", terminal_weight, predictor.ny),
+        input_move_weight=moves,
+        move_limit=read_only(limit),
+        output_scale=read_only(scale),
+        penalty=read_only(chosen),
+        soft=bool(soft),
+        control_horizon=control_horizon,
+        terminal=terminal,
+        economy=economy,
+        measured=places,
+    )
+
+
+def _places(predictor: Predictor, names: Sequence[str]) -> tuple[int, ...]:
+    known = [s.name for s in predictor.inputs]
+    if isinstance(names, str) or len(set(names)) != len(names) or not set(names) <= set(known):
+        raise SettingError(f"measured must name different inputs of {known}, got {names!r}")
+    if len(names) == len(known):
+        raise SettingError(f"measured must leave an input to choose, got all of {known}")
+    return tuple(sorted(known.index(name) for name in names))
+
+
+def _without(places: Sequence[int], values: Array, left: float = 0.0) -> Array:
+    """The values with ``left`` at measured inputs, which are not chosen and cost nothing."""
+    if not places:
+        return values
+    kept = values.copy()
+    kept[list(places)] = left
+    return read_only(kept)

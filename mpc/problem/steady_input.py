@@ -1,0 +1,313 @@
+"""The input that is best held for ever: a small problem that has to be solved in time when the solver was not.
+
+    min   sum_i w_i (y_i - r_i)^2 + l(y, u) + penalty' s
+    s.t.  x = f(x, u),  y = g(x, u),  u in its limits,  lower - s <= y <= upper + s,  s >= 0
+
+with the economic cost l of `mpc.problem.economy`. The steady state is eliminated, x(u) having the derivative (I - A)^-1
+B; what is left, a few inputs in half ranges, is solved by sequential quadratic programming with the model's second
+derivatives and a trust region (Nocedal & Wright, chapters 4 and 18). As in `mpc.solvers.condensing` only the neurons
+are curved: with V the derivative of their inputs v, and mu that of p'y by their outputs, the Hessian of p'y is V'
+diag(mu s''(v)) V.
+
+Nothing is remembered: the same arguments give bitwise the same input, from any thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from controlrnn.checks import Array
+from controlrnn.errors import SettingError
+from controlrnn.kernels import output
+from controlrnn.kernels.dense import dot, eigen, product, solve, weighted_squares
+from controlrnn.kernels.linearisation import Linearisation, Lineariser
+from mpc.quadratic import QuadraticProgram
+
+if TYPE_CHECKING:
+    from mpc.predictor import Predictor
+    from mpc.problem.economy import Economy
+    from mpc.problem.ocp import OptimalControlProblem, StepData
+
+_TRIALS = 60  # more than 10 are rare
+_ACCURACY = 1e-9  # of the half ranges
+_GAIN = 1e-10  # of the cost's summands: not worth another step
+_NEAR = 0.3  # half ranges: steps so short take second derivatives
+_SLOW = 0.5  # and so do those that are not so much shorter than the last one
+_FLATTEST = 1e-9  # of the largest curvature, for the smallest
+_SUFFICIENT = 1e-4  # of the expected decrease
+_POOR = 0.25  # of the expected decrease: shorter steps then, or ones that are bent along limits
+_CORRECTIONS = 3
+_NOISE = 1e-15  # of the cost's summands
+
+
+def best_held_input(problem: OptimalControlProblem, data: StepData) -> Array:
+    """Input whose steady state costs least per step: tracking, prices, and the limits at the end of the horizon.
+
+    Args:
+        problem: Weights, prices and the penalty of limits.
+        data: Reference and forecast, of which the first row counts, and limits; neither state nor guess do.
+
+    Returns:
+        Shape (inputs,), measured ones included.
+
+    Raises:
+        SettingError: The model has no isolated steady state in the middle of the inputs' range.
+    """
+    given = np.full(problem.predictor.nu, np.nan)
+    if data.forecast is not None:
+        given[list(problem.measured)] = data.forecast[0]
+    return held_input(problem.predictor, HeldCost.of(problem, data), given)
+
+
+def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
+    """Input (nu,) within its limits whose steady state costs least: the local minimum reached from their middle.
+
+    Args:
+        predictor: Model.
+        cost: What to minimise.
+        given: Inputs that are what they are, shape (nu,); NaN where the input is to be found.
+
+    Raises:
+        SettingError: A limit is missing, or the model has no isolated steady state in the middle of the inputs' range.
+    """
+    if not np.isnan(given).any():
+        return given
+    search = _Search(predictor, cost, given)
+    at = search.at(np.zeros(search.n), None)
+    radius, last = 1.0, np.inf
+    # Far away, Gauss-Newton leads there sooner; prices alone are nothing to it.
+    multipliers = None if cost.economy is None else np.zeros(len(at.y))
+    model = search.model(at, multipliers)
+    for _ in range(_TRIALS):
+        step = search.minimum(at, model, radius)
+        if step is None or step.decrease <= _NOISE * at.size:
+            break
+        length = float(np.abs(step.d).max())
+        trial, share = search.trial(at, model, step, radius)
+        radius = max(radius, 2.0 * length) if share > 0.75 else radius if share > _POOR else 0.25 * length
+        if trial is None or share < _SUFFICIENT:
+            if radius < _ACCURACY:
+                break
+            continue
+        at, ratio, last = trial, length / last, length  # ratio: 0 at first
+        # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
+        error = length * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 else length
+        if error <= _ACCURACY or step.decrease <= _GAIN * at.size:
+            break
+        multipliers = step.multipliers if multipliers is not None or length < _NEAR or ratio > _SLOW else None
+        model = search.model(at, multipliers)
+    return at.u
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldCost:
+    """What a steady state costs per step; outputs count in multiples of ``scale``.
+
+    Args:
+        scale: Shape (ny,).
+        target: r, shape (ny,), output units.
+        weight: w, shape (ny,), per square of the scale.
+        lower: Shape (ny,), output units; infinite where there is no limit.
+        upper: As ``lower``.
+        penalty: Shape (ny,), per ``scale``.
+        economy: l, or None.
+        unit: What l is multiplied by.
+    """
+
+    scale: Array
+    target: Array
+    weight: Array
+    lower: Array
+    upper: Array
+    penalty: Array
+    economy: Economy | None = None
+    unit: float = 1.0
+
+    @classmethod
+    def of(cls, problem: OptimalControlProblem, data: StepData) -> HeldCost:
+        """Cost per step of a problem at its present reference, with the limits at the end of its horizon."""
+        scale, unit = problem.output_scale, 1.0 / problem.cost_scale
+        return cls(
+            scale=scale, target=np.asarray(data.target), weight=unit * problem.output_weight * scale**2,
+            lower=data.lower[-1], upper=data.upper[-1], penalty=unit * problem.penalty * scale,
+            economy=problem.economy, unit=unit,
+        )  # fmt: skip
+
+    @classmethod
+    def distance(cls, target: Array, scale: Array) -> HeldCost:
+        """Square of the distance from a target, whatever the limits."""
+        free, ny = np.full(len(target), np.inf), len(target)
+        return cls(scale=scale, target=target, weight=np.ones(ny), lower=-free, upper=free, penalty=np.zeros(ny))
+
+    def at(self, y: Array, u: Array) -> tuple[float, float]:
+        """Cost of outputs y (ny,) under inputs u (nu,), and the sum of its summands' sizes."""
+        over = np.maximum(np.maximum(y - self.upper, self.lower - y), 0.0) / self.scale
+        cost = size = dot(self.weight, ((y - self.target) / self.scale) ** 2) + dot(self.penalty, over)
+        if self.economy is not None:
+            economy = self.economy
+            cost += self.unit * (economy.of_inputs(u) + economy.of_outputs(y))
+            squares = dot(economy.input_weight, (u - economy.input_reference) ** 2)
+            size += self.unit * float(
+                np.abs(economy.input_price * u).sum() + np.abs(economy.output_price * y).sum() + squares
+            )
+        return cost, size
+
+    def slopes(self, y: Array, u: Array) -> tuple[Array, Array, Array]:
+        """Derivatives, limits aside: first ones by y (ny,) and u (nu,), and second ones by u (nu,)."""
+        by_y = 2.0 * self.weight * (y - self.target) / self.scale**2
+        if self.economy is None:
+            return by_y, np.zeros_like(u), np.zeros_like(u)
+        bend = 2.0 * self.unit * self.economy.input_weight
+        by_u = self.unit * self.economy.input_price + bend * (u - self.economy.input_reference)
+        return by_y + self.unit * self.economy.output_price, by_u, bend
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Steady:
+    """A steady state: inputs v (n,) in half ranges and u (nu,), state, outputs, cost, and its summands' sizes."""
+
+    v: Array
+    u: Array
+    x: Array
+    y: Array
+    cost: float
+    size: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Model:
+    """Cost near a steady state: d'Hd / 2 + g'd for a step d, and scaled outputs C d to keep between low and high."""
+
+    H: Array
+    g: Array
+    C: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Step:
+    """Minimum of a local model: step d (n,), the decrease it promises, multipliers (ny,) of the scaled outputs."""
+
+    d: Array
+    decrease: float
+    multipliers: Array
+
+
+class _Search:
+    """What a search needs at each step."""
+
+    def __init__(self, predictor: Predictor, cost: HeldCost, given: Array) -> None:
+        lower, upper = predictor.input_limits()
+        self.predictor, self.cost = predictor, cost
+        self._free = np.flatnonzero(np.isnan(given))
+        self.n = len(self._free)
+        self._middle = np.where(np.isnan(given), 0.5 * (lower + upper), given)
+        self._half = 0.5 * (upper - lower)[self._free]
+        self._lower, self._upper = lower[self._free], upper[self._free]
+        self._limited = np.flatnonzero(np.isfinite(cost.lower) | np.isfinite(cost.upper))
+        self._linearise = Lineariser(predictor.system)
+        self._by_input = np.zeros((predictor.nu, self.n))
+        self._by_input[self._free, np.arange(self.n)] = self._half
+        self._program: QuadraticProgram | None = None
+
+    def at(self, v: Array, guess: Array | None) -> _Steady:
+        """The steady state under inputs v, looked for near a guess."""
+        u = self._middle.copy()
+        u[self._free] = np.minimum(np.maximum(u[self._free] + self._half * v, self._lower), self._upper)
+        x = self.predictor.equilibrium(u, guess=guess)
+        y = output(self.predictor.system, x, u)
+        return _Steady(v, u, x, y, *self.cost.at(y, u))
+
+    def model(self, at: _Steady, multipliers: Array | None) -> _Model:
+        """Local model at a steady state.
+
+        Multipliers are those of the limits so far, for the curvature of the Lagrangian; None for Gauss-Newton.
+        """
+        cost, free = self.cost, self._free
+        lin = self._linearise(at.x[None], at.u[None])
+        stiff = np.eye(len(at.x)) - lin.A[0]
+        by_v = np.vstack([self._solved(stiff, product(lin.B[0], self._by_input), at), self._by_input])
+        G = product(lin.output[0], by_v)
+        by_y, by_u, bend = cost.slopes(at.y, at.u)
+        H = weighted_squares(G, 2.0 * cost.weight / cost.scale**2) + np.diag(bend[free] * self._half**2)
+        if multipliers is not None:
+            H += weighted_squares(product(lin.V[0], by_v), self._bend(lin, stiff, by_y + multipliers / cost.scale, at))
+        low, high = (((limit - at.y) / cost.scale)[self._limited] for limit in (cost.lower, cost.upper))
+        return _Model(
+            _definite(H),
+            product(by_y, G) + by_u[free] * self._half,
+            (G / cost.scale[:, None])[self._limited],
+            low,
+            high,
+        )
+
+    def _bend(self, lin: Linearisation, stiff: Array, prices: Array, at: _Steady) -> Array:
+        """The neurons' mu s''(v) for the prices p (ny,) of outputs, shape (nv,)."""
+        system, w = self.predictor.system, lin.w[0]
+        mu = product(self._solved(stiff.T, product(prices, lin.C[0]), at), system.B1) + product(prices, system.D21)
+        if len(system.layers) > 1:  # neurons move outputs through later neurons, too
+            later = system.activation.derivative(w)[:, None] * system.D11
+            mu = self._solved((np.eye(len(w)) - later).T, mu, at)
+        return np.asarray(mu * system.activation.curvature(w))
+
+    def _solved(self, A: Array, b: Array, at: _Steady) -> Array:
+        x = solve(A, b)
+        if x is None:
+            raise SettingError(f"the steady state at u = {at.u} is not the only one near: a derivative is infinite")
+        return x
+
+    def minimum(self, at: _Steady, model: _Model, radius: float) -> _Step | None:
+        """The step of at most ``radius`` to the minimum of the model; None where rounding errors hide it."""
+        prices = self.cost.penalty[self._limited]
+        if self._program is None:  # daqp's tolerances are absolute
+            self._unit = 1.0 / float(model.H.diagonal().max())
+            self._program = QuadraticProgram(self.n, self._unit * prices)
+        lower = np.concatenate([np.maximum(-1.0 - at.v, -radius), model.low])
+        upper = np.concatenate([np.minimum(1.0 - at.v, radius), model.high])
+        minimum = self._program.solve(self._unit * model.H, self._unit * model.g, model.C, lower, upper)
+        if minimum is None:
+            return None
+        d, multipliers = minimum.z, np.zeros(len(at.y))
+        multipliers[self._limited] = minimum.multipliers / self._unit
+        before, after = (
+            np.maximum(np.maximum(change - model.high, model.low - change), 0.0)
+            for change in (np.zeros(len(model.C)), product(model.C, d))
+        )
+        return _Step(d, dot(prices, before - after) - dot(model.g + 0.5 * product(model.H, d), d), multipliers)
+
+    def trial(self, at: _Steady, model: _Model, step: _Step, radius: float) -> tuple[_Steady | None, float]:
+        """The steady state a step further, and its share of the promised decrease; None where there is none.
+
+        Steps with a small share are corrected for the curvature of limits (Nocedal & Wright, section 18.3).
+        """
+        d, best, most = step.d, None, -np.inf
+        for _ in range(1 + (_CORRECTIONS if len(model.C) else 0)):
+            try:
+                trial = self.at(at.v + d, at.x)
+            except SettingError:  # no steady state so far away
+                break
+            share = (at.cost - trial.cost + _NOISE * at.size) / step.decrease
+            if share > most:
+                best, most = trial, share
+            if share > _POOR:
+                break
+            curved = ((trial.y - at.y) / self.cost.scale)[self._limited] - product(model.C, d)
+            bent = self.minimum(at, replace(model, low=model.low - curved, high=model.high - curved), radius)
+            if bent is None:
+                break
+            d = bent.d
+        return best, most
+
+
+def _definite(H: Array) -> Array:
+    """H with its eigenvalues' sizes, of which small ones are raised."""
+    found = eigen(H)
+    if found is None:
+        return H
+    values, rows = found
+    sizes = np.abs(values)
+    return weighted_squares(rows, np.maximum(sizes, _FLATTEST * (sizes.max() or 1.0)))

@@ -1,0 +1,280 @@
+"""What a guarantee rests on, as data: it travels with a tightening and is compared wherever parts meet.
+
+A certified error is about one model, one observer with its settings, actuators of one range, and input errors of a
+declared size; a calibrated one about records of one kind; numbers mean something in the units of named channels alone.
+Each part says what it rests on. What a part does not rest on it leaves out (a terminal set does not ask which observer
+made the jump that it allows for), and two parts go together where everything that both say is the same. That is
+stricter than theory, which lets a bound for wider actuators serve narrower ones: make the bound anew.
+
+What cannot be compared beforehand is watched at every step: `mpc.safety.premise_watch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, count, positive, put, read_only, share, texts
+from controlrnn.data import Signal, Trajectory
+from controlrnn.data.trajectory import Timing
+from controlrnn.errors import DataError, SettingError
+from controlrnn.records import Count, Digest, ListOf, Number, Numbers, Schema, Stored, TableOf, Text, digest
+from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
+from mpc.promises.promise import Loop
+
+if TYPE_CHECKING:
+    from mpc.calibration.model_error import ModelError
+    from mpc.observers.base import Observer
+    from mpc.predictor import Predictor
+
+_PER_INPUT = ("input_lower", "input_upper", "input_error", "command_error", "move_limit")
+_SHOWN = 4  # numbers of a setting that are told one by one
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed(infinite=("move_limit",))
+class Premises(Stored):
+    """What a part rests on. What is None, or empty, it does not rest on, or does not say.
+
+    Args:
+        system: The model's digest.
+        timing: What comes first in a sample.
+        dt: Sample time [s].
+        inputs: Names of the inputs.
+        input_units: Their units.
+        outputs: Names of the outputs.
+        output_units: Their units.
+        input_lower: Lower ends of the actuators' ranges, shape (nu,).
+        input_upper: Upper ends, shape (nu,).
+        move_limit: Largest change per sample that actuators are asked for, shape (nu,); infinite where any.
+        input_error: Bound on |true - recorded input|, shape (nu,).
+        command_error: Bound on |recorded - commanded input|, shape (nu,).
+        observer: Kind and settings of the observer, as texts by name.
+        horizon: Prediction steps N.
+        length: Samples of the shortest calibration record.
+        missing: Share of its readings that the controller had to do without.
+        loop: Who chose the inputs of the records.
+        region: Digest of the region that was calibrated.
+
+    Raises:
+        SettingError: A number is out of its range.
+        ShapeError: An array has not one entry per input.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "premises", 1,
+        arrays={
+            "input_lower": Numbers("nu", optional=True), "input_upper": Numbers("nu", optional=True),
+            "move_limit": Numbers("nu", above=0.0, infinite=True, optional=True),
+            "input_error": Numbers("nu", least=0.0, optional=True),
+            "command_error": Numbers("nu", least=0.0, optional=True),
+        },
+        meta={
+            "system": Digest(), "timing": Text(choices=Timing), "dt": Number(above=0.0),
+            "inputs": ListOf(Text(), "I"), "input_units": ListOf(Text(), "I"),
+            "outputs": ListOf(Text(), "O"), "output_units": ListOf(Text(), "O"),
+            "observer": TableOf(Text()), "horizon": Count(none=True), "length": Count(1, none=True),
+            "missing": Number(least=0.0, below=1.0, none=True), "loop": Text(choices=Loop, none=True),
+            "region": Digest(empty=True),
+        },
+        zero=("I", "O"),
+    )  # fmt: skip
+
+    system: str
+    dt: float
+    timing: Timing = Timing.MEASURED_FIRST
+    inputs: tuple[str, ...] = ()
+    input_units: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    output_units: tuple[str, ...] = ()
+    input_lower: Array | None = None
+    input_upper: Array | None = None
+    move_limit: Array | None = None
+    input_error: Array | None = None
+    command_error: Array | None = None
+    observer: dict[str, str] = field(default_factory=dict)
+    horizon: int | None = None
+    length: int | None = None
+    missing: float | None = None
+    loop: Loop | None = None
+    region: str = ""
+
+    def __post_init__(self) -> None:
+        put(self, timing=Timing(self.timing), observer=texts("observer", self.observer), dt=positive("dt", self.dt))
+        for name in ("inputs", "input_units", "outputs", "output_units"):
+            put(self, **{name: tuple(getattr(self, name))})
+        for names, units in (("inputs", "input_units"), ("outputs", "output_units")):
+            if len(getattr(self, names)) != len(getattr(self, units)):
+                raise SettingError(f"{units} must have one unit per channel of {names}, got {getattr(self, units)}")
+        nu: int | str = len(self.inputs) or "nu"
+        for name in _PER_INPUT:
+            given = getattr(self, name)
+            if given is not None:
+                put(self, **{name: read_only(as_array(name, given, (nu,), finite=name != "move_limit"))})
+        if self.loop is not None:
+            put(self, loop=Loop(self.loop))
+        if self.horizon is not None:
+            count("horizon", self.horizon, least=0)
+        if self.length is not None:
+            count("length", self.length)
+        if self.missing is not None:
+            share("missing", self.missing)
+
+    def differences(self, other: Premises) -> tuple[str, ...]:
+        """What both say, and say differently, in words: this one's value first.
+
+        Args:
+            other: Premises of another part.
+        """
+        found: list[str] = []
+        for one in fields(self):
+            mine, theirs = getattr(self, one.name), getattr(other, one.name)
+            if mine is None or theirs is None or _empty(mine) or _empty(theirs):
+                continue
+            found += _different(one.name, mine, theirs, self.inputs or other.inputs)
+        return tuple(found)
+
+    def refuse_other(self, what: str, other: Premises, whose: str) -> None:
+        """Raise SettingError, naming the differences, unless both rest on the same.
+
+        Args:
+            what: What rests on these premises.
+            other: The other part's.
+            whose: What it is.
+        """
+        found = self.differences(other)
+        if found:
+            raise SettingError(
+                f"{what} and {whose} rest on different premises: {'; '.join(found)} (first {what}, then {whose}): make "
+                "them for one and the same"
+            )
+
+    def also(self, **more: Any) -> Premises:
+        """The same with more said.
+
+        Args:
+            more: Fields and their values.
+        """
+        return replace(self, **more)
+
+
+@typed()
+@typed()
+def premises_of(predictor: Predictor) -> Premises:
+    """What everything made with a predictor rests on: model, sample time, channels and the actuators' range.
+
+    Args:
+        predictor: The predictor.
+    """
+    ends = [np.array([getattr(s, side) for s in predictor.inputs]) for side in ("lower", "upper")]
+    known = bool(predictor.nu and np.isfinite(ends).all())
+    return Premises(
+        system=predictor.system.digest, dt=float(predictor.system.dt), **channels_of(predictor.inputs, "input"),
+        **channels_of(predictor.outputs, "output"), input_lower=ends[0] if known else None,
+        input_upper=ends[1] if known else None,
+    )  # fmt: skip
+
+
+def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premises:
+    """What records say about channels and sample time; made-up names (``u1``, no unit) say nothing.
+
+    Args:
+        system: The model that they are compared with.
+        records: The records, of one plant.
+
+    Raises:
+        DataError: They name different channels.
+    """
+    said: dict[str, Any] = {}
+    for kind, letter in (("input", "u"), ("output", "y")):
+        found = {tuple((s.name, s.unit) for s in getattr(record, f"{kind}s")): record.name for record in records}
+        found.pop(tuple((f"{letter}{i + 1}", "") for i in range(getattr(system, f"n{letter}"))), None)
+        if len(found) > 1:
+            one, other = list(found.items())[:2]
+            raise DataError(
+                f"records must be of one plant, got {kind}s {one[0]} in {one[1]!r} and {other[0]} in {other[1]!r}: "
+                "check names and units"
+            )
+        for channels in found:
+            said |= {f"{kind}s": tuple(n for n, _ in channels), f"{kind}_units": tuple(u for _, u in channels)}
+    return Premises(system=system.digest, dt=float(system.dt), **said)
+
+
+def calibrated_premises(model_error: ModelError, observer: Observer) -> Premises:
+    """What bounds from records rest on, for this observer: its premises and those of the records.
+
+    Args:
+        model_error: The calibrated part.
+        observer: The controller's observer.
+
+    Raises:
+        SettingError: The records' channels or sample time are not the observer's.
+    """
+    own = observer.premises
+    if model_error.premises is not None:
+        model_error.premises.refuse_other("the model error", own, "the observer")
+    return own.also(
+        horizon=model_error.horizon, length=model_error.length, missing=model_error.missing, loop=model_error.loop
+    )
+
+
+def channels_of(signals: tuple[Signal, ...], kind: str) -> dict[str, Any]:
+    """Names and units as `Premises` has them.
+
+    Args:
+        signals: The channels.
+        kind: ``"input"`` or ``"output"``.
+    """
+    return {f"{kind}s": tuple(s.name for s in signals), f"{kind}_units": tuple(s.unit for s in signals)}
+
+
+def observer_premises(observer: Observer) -> Premises:
+    """What the certified error of an observer's estimates rests on.
+
+    Args:
+        observer: The observer.
+    """
+    settings: dict[str, Any] = {"kind": type(observer).__name__, "steps": observer.steps}
+    settings |= {} if observer._settles else {"initial_state": observer.initial_state}
+    settings |= observer._arrays() | observer._settings() | observer._declared()
+    return premises_of(observer.predictor).also(
+        input_error=observer.input_error, command_error=observer.command_error,
+        observer={name: _setting(value) for name, value in settings.items() if name != "input_error"},
+    )  # fmt: skip
+
+
+def _setting(value: Any) -> str:
+    """A setting as a text; of many numbers their digest."""
+    if isinstance(value, np.ndarray):
+        return " ".join(f"{x:.17g}" for x in value.flat) if value.size <= _SHOWN else digest({"": value}, {})[:16]
+    return str(value)
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, tuple | str | Mapping) and not value
+
+
+def _different(name: str, mine: Any, theirs: Any, inputs: tuple[str, ...]) -> list[str]:
+    """What differs in one field, in words."""
+    said = name.replace("_", " ")
+    if isinstance(mine, Mapping):
+        names = [n for n in {**mine, **theirs} if mine.get(n) != theirs.get(n)]
+        return [f"{said}'s {n} {mine.get(n, 'none')} against {theirs.get(n, 'none')}" for n in names]
+    if isinstance(mine, np.ndarray):
+        if mine.shape != theirs.shape:
+            return [f"{said} of {len(mine)} inputs against {len(theirs)}"]
+        return [
+            f"{said} of {inputs[i] if i < len(inputs) else f'input {i + 1}'} {mine[i]:.10g} against {theirs[i]:.10g}"
+            for i in np.flatnonzero(mine != theirs)
+        ]
+    if mine == theirs:
+        return []
+    if isinstance(mine, tuple):
+        return [f"{said} {', '.join(map(repr, mine))} against {', '.join(map(repr, theirs))}"]
+    if name in ("system", "region"):
+        return [f"{said} {mine[:12]} against {theirs[:12]}"]
+    return [f"{said} {mine} against {theirs}"]

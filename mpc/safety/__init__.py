@@ -1,0 +1,1 @@
+"""What keeps limits when something goes wrong: watched premises, fallbacks, recovery."""

@@ -1,0 +1,197 @@
+"""What is applied where a solve gives no plan that keeps all limits: the first of these that does.
+
+    the last plan, shifted;  the solver's last iterate;  a held input on the way to the best steady one;  the safe one,
+
+and where none does, the one that exceeds its limits least: the sum of what it exceeds them by, each in output ranges
+and weighted by the limit's penalty, which is where priorities are stated.
+
+The best steady input costs least per step *within the tightened limits* (`mpc.problem.steady_input`). It is not applied
+at once: a governor goes only so far from the last input towards it that holding the result keeps every limit on the way
+and at rest (command governors: Gilbert & Kolmanovsky, Automatica 2002; Garone, Di Cairano, Kolmanovsky, Automatica
+2017). The next sample starts from there, so that it arrives as fast as limits allow. Holding the last input is the
+governor's own
+fallback: where it was applied and predictions are right, it stays admissible.
+
+A plan counts as keeping its limits only if the steady state of its last input does as well: one that is about to run
+into a limit just behind its horizon is no way out. That it ends in a terminal set is not asked of an input that is held
+for good; such a plan is no proof for the next sample, and its step says that it is not feasible.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from controlrnn.checks import Array
+from controlrnn.errors import SettingError
+from controlrnn.kernels import output
+from mpc.control.step import Fallback
+from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, Status, StepData
+from mpc.problem.plans import inside_after
+from mpc.problem.steady_input import best_held_input
+
+_log = logging.getLogger(__name__)
+_SHARES = 6  # bisections of the way to the steady input
+_OVERSHOOT = (1, 2, 4)  # samples for which an input goes all the way before it comes back to the steady one
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StandIn:
+    """A plan and what it does to limits.
+
+    Args:
+        plan: Inputs, shape (N, nu).
+        fallback: Where it comes from.
+        feasible: Whether it keeps all tightened limits, and ends in the terminal set where there is one.
+        inside_after: From which step on it keeps the limits of outputs; N + 1 where it does not.
+        violation: Weighted sum of what it exceeds them by, in output ranges.
+    """
+
+    plan: Array
+    fallback: Fallback
+    feasible: bool
+    inside_after: int
+    violation: float
+
+    @property
+    def safe(self) -> bool:
+        """Whether no better one need be looked for."""
+        return not self.violation
+
+
+@dataclass(frozen=True, eq=False)
+class Fallbacks:
+    """Finds what stands in for a solution; nothing is remembered.
+
+    Args:
+        problem: The optimal control problem.
+        safe_input: The last resort, shape (nu,).
+        admit: Puts a plan (N, nu) within the limits of inputs and moves.
+    """
+
+    problem: OptimalControlProblem
+    safe_input: Array
+    admit: Callable[[Array], Array]
+    _weight: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        price = self.problem.penalty * self.problem.output_scale
+        object.__setattr__(self, "_weight", price / price.max() if np.isfinite(price).all() else np.ones_like(price))
+
+    def choose(
+        self, data: StepData, last: Array | None, solution: Solution, back: Callable[[Array, int], Array | None]
+    ) -> StandIn:
+        """The plan to apply.
+
+        Args:
+            data: The sample.
+            last: The last plan from now on, shape (N, nu), or None.
+            solution: What the solver came to.
+            back: Looks for a plan that is back inside its limits sooner than the one given, which is after so many
+                steps; None where there is none.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # an estimate may be beyond all reason
+            return self._chosen(data, last, solution, back)
+
+    def _chosen(
+        self, data: StepData, last: Array | None, solution: Solution, back: Callable[[Array, int], Array | None]
+    ) -> StandIn:
+        found: list[StandIn] = []
+        for candidate in self._candidates(data, last, solution):
+            if candidate.safe:
+                return candidate
+            found.append(candidate)
+        best = min(found, key=lambda c: c.violation)
+        sooner = back(best.plan, best.inside_after)
+        if sooner is not None:
+            returning = self.assess(data, sooner, Fallback.LEAST)
+            if returning.inside_after < best.inside_after:
+                return returning
+        return best
+
+    def assess(self, data: StepData, plan: Array, fallback: Fallback) -> StandIn:
+        """What a plan (N, nu) does to the limits."""
+        problem, plan = self.problem, self.admit(plan)
+        y, states = problem.predictor.rollout(data.x, plan)
+        rest = self._at_rest(plan[-1], states[-1], y[-1])
+        room = np.zeros_like(rest)
+        if problem.terminal is not None:  # whose last limits are those of the steady state, by its margin tighter
+            y[-1], rest, room = rest, y[-1].copy(), np.resize(problem.terminal.margin, room.shape)
+        over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - room
+        later = np.nan_to_num(np.maximum(later, 0.0) / problem.output_scale, nan=np.inf)
+        inside = inside_after(over > KEPT)
+        every = np.vstack([over, later])
+        violation = float((np.where(every > KEPT, every, 0.0) * self._weight).sum())
+        feasible = not inside
+        if problem.terminal is not None:
+            feasible = feasible and problem.excess(data, plan) <= 0.0
+        return StandIn(plan=plan, fallback=fallback, feasible=feasible, inside_after=inside, violation=violation)
+
+    def _at_rest(self, u: Array, near: Array, otherwise: Array) -> Array:
+        """Outputs (ny,) of the steady state under an input that is held; ``otherwise`` where there is none."""
+        predictor = self.problem.predictor
+        if not np.isfinite(near).all():
+            return otherwise
+        try:
+            return output(predictor.system, predictor.equilibrium(u, guess=near), u)
+        except SettingError:  # an integrator has none
+            return otherwise
+
+    def _candidates(self, data: StepData, last: Array | None, solution: Solution) -> Iterator[StandIn]:
+        iterate = solution.iterations > 0 and np.isfinite(solution.u).all()
+        lost = solution.status is Status.FAILED  # then its iterate is not even near a solution
+        if last is not None:
+            yield self.assess(data, last, Fallback.PLAN)
+        if iterate and not lost:
+            yield self.assess(data, solution.u, Fallback.LEAST)
+        try:
+            target, kind = best_held_input(self.problem, data), Fallback.STEADY
+        except SettingError as error:
+            _log.warning("no steady input (%s): safe input", error)
+            target, kind = self.safe_input, Fallback.SAFE
+        yield from self._governed(data, target, kind)
+        if kind is not Fallback.SAFE:
+            yield self._held(data, self.safe_input, Fallback.SAFE)
+        if iterate and lost:
+            yield self.assess(data, solution.u, Fallback.LEAST)
+
+    def _held(self, data: StepData, u: Array, kind: Fallback) -> StandIn:
+        return self.assess(data, np.tile(u, (self.problem.horizon, 1)), kind)
+
+    def _governed(self, data: StepData, target: Array, kind: Fallback) -> Iterator[StandIn]:
+        """Inputs held on the way to a target: as far along as limits allow, else all that may bring outputs back."""
+        whole = self._held(data, target, kind)
+        if whole.safe:
+            yield whole
+            return
+        start = data.previous_input
+        best = self._held(data, start, kind)
+        if not best.safe:
+            yield whole
+            yield best
+            yield from self._bringing_back(data, target, kind)
+            return
+        near, far = 0.0, 1.0
+        for _ in range(_SHARES):
+            share = 0.5 * (near + far)
+            trial = self._held(data, start + share * (target - start), kind)
+            if trial.safe:
+                near, best = share, trial
+            else:
+                far = share
+        yield best
+
+    def _bringing_back(self, data: StepData, target: Array, kind: Fallback) -> Iterator[StandIn]:
+        """Every input to one end of its range for a few samples, and then to the target; and a part of the way."""
+        lower, upper = self.problem.predictor.input_limits()
+        for share in (0.5, 0.25):
+            yield self._held(data, data.previous_input + share * (target - data.previous_input), kind)
+        for samples in [n for n in _OVERSHOOT if n < self.problem.inputs]:
+            for j in self.problem.chosen:
+                for end in (lower, upper):
+                    plan = np.tile(target, (self.problem.horizon, 1))
+                    plan[:samples, j] = end[j]
+                    yield self.assess(data, plan, kind)

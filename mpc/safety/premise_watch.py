@@ -1,0 +1,277 @@
+"""Are the premises kept? Looked at in every control step; what contradicts them is named and reacted to.
+
+Nothing of what a guarantee rests on can be proven from inside a loop, but much can be contradicted: an input outside
+the actuators' range, a reading that no error within the declared bounds explains, an actuator that did something else
+than it was told, a sample that came late. From the sample of a contradiction on nothing is certified until the theory
+allows it again: an observer whose window starts anew needs a window of clean inputs (`mpc.observers.base`), one that
+corrects its estimate has to have forgotten a gap (`mpc.observers.innovation`), a reading that was not used leaves
+nothing behind.
+
+What is not contradicted may be broken all the same: an actuator without read-back, a clock that nobody passes on, an
+input error within twice its bound. See docs/premises.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import Array, Choice, positive, put, read_only
+from controlrnn.errors import SettingError
+from controlrnn.typed import typed
+from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
+from mpc.observers.base import Observer
+from mpc.predictor import Predictor
+from mpc.tightening.tightening import Tightening
+
+if TYPE_CHECKING:
+    from mpc.problem.ocp import OptimalControlProblem
+
+_log = logging.getLogger(__name__)
+ABSURD = 1e3  # ranges between an output's limits: a reading further from what is expected is none
+_ROUNDING = 1e-9  # of a bound
+
+
+class Premise(Choice):
+    """What can be contradicted."""
+
+    INPUTS = "inputs"
+    """Inputs, recorded or forecast, within the actuators' range."""
+    ACTUATORS = "actuators"
+    """Actuators do what they are told, within the command error."""
+    TIME = "time"
+    """Samples come when they are due."""
+    READINGS = "readings"
+    """Readings that can be right: see `Watching.guard`."""
+    INNOVATION = "innovation"
+    """Readings that the certified error of the estimate and the residual bound allow."""
+    MODEL_ERROR = "model_error"
+    """Readings within the tightening of the prediction for now."""
+    DRIFT = "drift"
+    """Readings that those before allow, where limits learn from them (`mpc.tightening.error_memory`)."""
+    REGION = "region"
+    """Operation inside of the region of calibration."""
+
+
+class Reaction(Choice):
+    """What a controller does about a contradiction, while it is not certified because of it; the later win."""
+
+    REPORT = "report"
+    """Say so and go on."""
+    IGNORE = "ignore"
+    """Do without the reading."""
+    WIDEN = "widen"
+    """Plan within the limits of a wider tightening."""
+    BACK_OFF = "back_off"
+    """Go to the safe set point."""
+    HOLD = "hold"
+    """Keep the input."""
+
+
+_DEFAULT = {Premise.READINGS: Reaction.IGNORE, Premise.INNOVATION: Reaction.IGNORE}
+_ORDER = list(Reaction)
+ORDER = tuple(Premise)
+_ABOUT_READINGS = (Premise.READINGS, Premise.INNOVATION, Premise.MODEL_ERROR)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
+class Watching:
+    """How premises are watched, and what is done about contradictions.
+
+    Args:
+        reactions: By premise; readings and innovations that cannot be are ignored, everything else is reported, where
+            nothing is said.
+        guard: Limits of readings that can be right.
+        wider: Tightening of the same premises that counts while a contradiction is reacted to with WIDEN.
+        safe_reference: Set point that is gone to with BACK_OFF, shape (ny,).
+        jitter: How late or early a sample may be, in sample times.
+
+    Raises:
+        SettingError: A reaction needs what is not given, or is not one about readings.
+    """
+
+    reactions: Mapping[Premise, Reaction] = field(default_factory=dict)
+    guard: MeasurementGuard | None = None
+    wider: Tightening | None = None
+    safe_reference: ArrayLike | None = None
+    jitter: float = 0.01
+
+    def __post_init__(self) -> None:
+        given = {Premise(name): Reaction(what) for name, what in self.reactions.items()}
+        put(self, reactions={p: given.get(p, _DEFAULT.get(p, Reaction.REPORT)) for p in Premise})
+        positive("jitter", self.jitter)
+        for premise, what in given.items():
+            if what is Reaction.IGNORE and premise not in _ABOUT_READINGS:
+                raise SettingError(f"reaction to {premise} must not be 'ignore', got it: that is for readings")
+        for what, needed in ((Reaction.WIDEN, "wider"), (Reaction.BACK_OFF, "safe_reference")):
+            if what in given.values() and getattr(self, needed) is None:
+                raise SettingError(f"reaction {what} needs {needed}, got none: pass it as well")
+
+
+class PremiseWatch:
+    """Watches one controller.
+
+    Args:
+        watching: How.
+        predictor: The controller's.
+        problem: Its optimal control problem.
+        bounds: What errors of readings may be by the tightening, shape (ny,); infinite where it says nothing.
+    """
+
+    def __init__(self, watching: Watching, predictor: Predictor, problem: OptimalControlProblem, bounds: Array) -> None:
+        self.watching = watching
+        self._inputs, self._outputs = predictor.inputs, predictor.outputs
+        lower, upper = predictor.input_limits()
+        room = 1e-9 * (np.abs(lower) + np.abs(upper))
+        self._lower, self._upper, self._dt = lower - room, upper + room, float(predictor.dt)
+        #: Set point that is gone to with BACK_OFF, shape (ny,).
+        self.safe = np.zeros(predictor.ny) if watching.safe_reference is None else np.asarray(watching.safe_reference)
+        self.absurd = ABSURD * problem.output_scale[: predictor.ny]
+        self.bounds = np.asarray(bounds) * (1 + _ROUNDING)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.now: dict[Premise, str] = {}
+        self._lasting: tuple[str, ...] = ()
+        self._reacting: tuple[str, ...] = ()
+        self._guard: GuardRun | None = None if self.watching.guard is None else self.watching.guard.watch()
+        self._time: float | None = None
+
+    @property
+    def broken(self) -> tuple[Premise, ...]:
+        """What is contradicted now, or was and is not forgotten."""
+        return tuple(p for p in ORDER if p in self.now or p in self._lasting) if self.now or self._lasting else ()
+
+    @property
+    def words(self) -> str:
+        """What contradicts what at this sample, with names and numbers."""
+        return "; ".join(self.now.values())
+
+    @property
+    def reaction(self) -> Reaction:
+        """The strongest one that is called for."""
+        if not (self.now or self._lasting or self._reacting):
+            return Reaction.REPORT
+        found = (self.watching.reactions[Premise(p)] for p in {*self.now, *self._lasting, *self._reacting})
+        return max(found, key=_ORDER.index)
+
+    def tell(self, premise: Premise, words: str) -> None:
+        """Note a contradiction.
+
+        Args:
+            premise: What is contradicted.
+            words: By what; nothing is noted where this is empty.
+        """
+        if words:
+            self.now[premise] = f"{self.now[premise]}; {words}" if premise in self.now else words
+
+    def inputs(self, u: Array, what: str = "input") -> None:
+        """Look at inputs (nu,), or at rows of them (T, nu)."""
+        if ((u < self._lower) | (u > self._upper)).any():
+            out = np.atleast_2d((u < self._lower) | (u > self._upper))
+            k, i = (int(j) for j in np.argwhere(out)[0])
+            s, value = self._inputs[i], float(np.atleast_2d(u)[k, i])
+            self.tell(Premise.INPUTS, f"{what} {s.label}: {value:.4g}, range {s.lower:.4g} to {s.upper:.4g}")
+
+    def since(self, time: float | None) -> tuple[int, bool]:
+        """How many sample times have passed since the last sample, and whether this one came when due.
+
+        Args:
+            time: Time stamp of this sample [s]; None: it came when due.
+        """
+        if time is None or self._time is None:
+            self._time = time
+            return 1, True
+        passed, self._time = (time - self._time) / self._dt, time
+        whole = int(max(passed, 1.0) + 0.5) if passed < 1e6 else 10**6
+        due = abs(passed - 1) <= self.watching.jitter
+        if not due:
+            self.tell(Premise.TIME, f"sample came {passed:.4g} sample times after the one before it, expected 1")
+        return whole, due
+
+    def readings(self, y: Array, error: Array, expected: Array, observer: Observer) -> tuple[Array, Array]:
+        """The readings that may be used, by the observer and by everything else, each (ny,); NaN for the others.
+
+        Args:
+            y: Readings, NaN where missing.
+            error: Their distance from the estimate's outputs.
+            expected: What is expected with the disturbance estimate.
+            observer: The controller's observer.
+        """
+        used, reactions = y, self.watching.reactions
+        if self._guard is not None:
+            believed, verdicts = self._guard.check(y, expected)
+            odd = verdicts > Verdict.MISSING
+            if odd.any():
+                names = [f"{self._outputs[i].name} is {Verdict(verdicts[i]).name.lower()}" for i in np.flatnonzero(odd)]
+                self.tell(Premise.READINGS, f"reading of {', '.join(names)}")
+                used = believed if reactions[Premise.READINGS] is Reaction.IGNORE else used
+        # NaN compares as false: what is missing contradicts nothing
+        absurd = np.abs(error) > self.absurd
+        if absurd.any():
+            i = int(np.flatnonzero(absurd)[0])
+            self.tell(Premise.READINGS, f"reading of {self._outputs[i].name} {y[i]:.3g} cannot be right")
+            used = np.where(absurd, np.nan, used)
+        seen = used
+        wrong, words = observer.implausible(used)
+        if words:
+            self.tell(Premise.INNOVATION, words)
+            used = np.where(wrong, np.nan, used) if reactions[Premise.INNOVATION] is Reaction.IGNORE else used
+        return seen, used
+
+    def model_error(self, error: Array, observer: Observer) -> bool:
+        """Look at errors of readings (ny,), less what predictions are corrected by; whether one is too large."""
+        if not observer.certified:
+            return False
+        large = np.abs(error) > self.bounds
+        if not large.any():
+            return False
+        i = int(np.flatnonzero(large)[0])
+        self.tell(
+            Premise.MODEL_ERROR,
+            f"{self._outputs[i].name} measured {error[i]:.3g} from the prediction, tightened for {self.bounds[i]:.3g}",
+        )
+        return True
+
+    def ignored(self, y: Array, error: Array) -> Array:
+        """Readings (ny,) without those whose error (ny,) is too large, where the reaction is to ignore them."""
+        if self.watching.reactions[Premise.MODEL_ERROR] is not Reaction.IGNORE:
+            return y
+        return np.where(np.abs(error) > self.bounds, np.nan, y)
+
+    def finish(self, observer: Observer, *, told: bool = True) -> None:
+        """End a sample: what the next estimate's certified error shows to be forgotten is.
+
+        Args:
+            observer: The controller's observer, after the sample.
+            told: Whether a step has named this sample's contradictions.
+        """
+        if not (self.now or self._lasting or self._reacting):
+            return
+        self._reacting = tuple(p.value for p in self.now)
+        every = (*self._lasting, *(p for p in self._reacting if p not in self._lasting))
+        over = observer.certified or observer.contraction is None
+        if told:
+            self._lasting = () if over else every
+        else:
+            self._lasting = every
+        self.now = {}
+
+
+def reading_bounds(tightening: Tightening, claims: bool) -> Array:
+    """What readings may be from the prediction for now, shape (ny,); infinite where nothing is said.
+
+    Args:
+        tightening: The controller's.
+        claims: Whether it says anything about predictions.
+    """
+    room = tightening.predictive[0]
+    return read_only(room if claims and "certificate" in tightening.digests else np.full(len(room), math.inf))

@@ -1,0 +1,71 @@
+"""The way back inside hard limits that the present state cannot keep, in the fewest samples.
+
+No input changes where a loop starts. Where hard limits leave no plan, the solver's answer exceeds them least in sum;
+it may stay just outside for long. The smallest k for which a plan keeps all limits from step k on is the *minimal time*
+(Rawlings & Muske, IEEE TAC 1993; Scokaert & Rawlings, AIChE Journal 1999): limits before step k are given up, but only
+as far as the plan of least excess exceeds them at most, so that coming back sooner never means going further out. k is
+found by bisection, with one solve of the same solver each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from controlrnn.checks import Array
+from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, Status, StepData
+
+
+def sooner_inside(
+    backend: Backend, problem: OptimalControlProblem, data: StepData, plan: Array, outside: int, deadline: float
+) -> Array | None:
+    """A plan (N, nu) that is inside its limits earlier than after ``outside`` steps; None where none was found.
+
+    Args:
+        backend: The solver.
+        problem: With hard limits.
+        data: The sample.
+        plan: The plan of least excess, shape (N, nu).
+        outside: From which step on that one keeps its limits.
+        deadline: `time.perf_counter` after which no further solve is begun.
+    """
+    excess = problem.excess_of(data, problem.outcome(data.x, plan)[0]).max(axis=0) * problem.output_scale
+    if not np.isfinite(excess).all():
+        return None
+    best, low, high, guess = None, 1, outside, plan  # limits can be kept from `high` on, and not from before `low`
+    while low < high and time.perf_counter() < deadline:
+        k = (low + high) // 2
+        solution = backend.solve(_given_up(data, k, excess, guess))
+        if _keeps(solution):
+            best = guess = solution.u
+            high = k
+        else:
+            low = k + 1
+    return best
+
+
+def returning(
+    backend: Backend, problem: OptimalControlProblem, data: StepData, solution: Solution, deadline: float
+) -> Callable[[Array, int], Array | None]:
+    """`sooner_inside` where it makes sense: limits are hard, and the solver works but has found no plan."""
+
+    def look(plan: Array, outside: int) -> Array | None:
+        if problem.soft or solution.status is not Status.INFEASIBLE or outside <= 1:
+            return None
+        return sooner_inside(backend, problem, data, plan, outside, deadline)
+
+    return look
+
+
+def _given_up(data: StepData, k: int, excess: Array, guess: Array) -> StepData:
+    lower, upper = data.lower.copy(), data.upper.copy()
+    lower[:k] -= excess
+    upper[:k] += excess
+    return replace(data, lower=lower, upper=upper, guess=guess)
+
+
+def _keeps(solution: Solution) -> bool:
+    return solution.status is Status.SOLVED or solution.feasible

@@ -1,0 +1,58 @@
+"""Solvers that stand in for each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from controlrnn.errors import SettingError
+from controlrnn.typed import typed
+from mpc.problem.ocp import Backend, BackendFactory, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+
+# An infeasible problem is no failure of the solver, and nobody else finds time where one did not.
+_FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.TIME_LIMIT)
+
+
+@typed()
+def chain(*factories: BackendFactory) -> BackendFactory:
+    """Several solvers in turn: where one fails, the next is asked, while time is left.
+
+    All are built at once, since building may take seconds. Real-time iteration is for the first one only.
+
+    Args:
+        factories: Makers of the solvers, in order, e.g. ``chain(CondensedBackend, FatropBackend)``.
+
+    Raises:
+        SettingError: No factory is given.
+    """
+    if not factories:
+        raise SettingError("chain needs at least one solver, got none")
+
+    def build(problem: OptimalControlProblem, options: SolverOptions) -> Backend:
+        full = replace(options, rti=False)
+        backends = [factory(problem, full if i else options) for i, factory in enumerate(factories)]
+        return _Chain(backends, options.max_wall_time)
+
+    return build
+
+
+class _Chain:
+    """See `chain`; the first solver's answer counts where none solves the sample."""
+
+    def __init__(self, backends: Sequence[Backend], max_wall_time: float | None) -> None:
+        self.backends, self._limit = tuple(backends), max_wall_time
+
+    def reset(self) -> None:
+        for backend in self.backends:
+            backend.reset()
+
+    def solve(self, data: StepData) -> Solution:
+        started = time.perf_counter()
+        first = solution = self.backends[0].solve(data)
+        for backend in self.backends[1:]:
+            late = self._limit is not None and time.perf_counter() - started > self._limit
+            if late or solution.status in _FINAL:
+                break
+            solution = backend.solve(data)
+        return solution if solution.status is Status.SOLVED else first

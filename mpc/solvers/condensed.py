@@ -1,0 +1,159 @@
+"""Our solver for Lur'e predictors: sequential quadratic programming on the inputs alone.
+
+Each iteration linearises the whole plan in one pass, eliminates the states (`mpc.solvers.condensing`), solves one small
+dense QP (`mpc.quadratic`) and goes back along its step until the exact-penalty merit, which is the objective of
+`mpc.problem.ocp` itself, falls enough. Input and move limits are linear, so that every iterate keeps them. The Hessian
+is Gauss-Newton's at first (Bock 1983), then that of the Lagrangian, whose curvature all comes from the neurons: it
+makes convergence quadratic, also where references are out of reach and Gauss-Newton would creep. Full Gauss-Newton
+steps without the search limit-cycle on such problems.
+
+With a terminal set (`mpc.tightening.terminal_set`) a plan that keeps all limits is an answer even where the solve was
+cut short: the best such plan met is handed back, and `SolverOptions.rti` goes on until it has one.
+
+`SolverOptions.rti` stops after one iteration, or as many as it says: the real-time iteration of Diehl, Bock and
+Schlöder (SIAM J. Control Optim. 2005) with a search along its step. Nothing is kept from sample to sample except what
+the caller passes as guess.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from controlrnn.checks import Array
+from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.quadratic import QuadraticProgram
+from mpc.solvers.condensed_problem import CondensedProblem, LocalModel, Plan, Sample
+
+_SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach (Armijo)
+_SHORTEST = 2.0**-12  # shorter steps are not tried
+_SLOW = 0.1  # a step longer than this share of the one before shows that curvature matters,
+_NEAR = 0.5  # and after a step shorter than this (half ranges) it pays anyway
+_CORRECTIONS = 3  # of a whole step for the curvature of hard limits
+_NOISE = 1e-13  # of the cost, or of what it sums up: a smaller decrease is rounding
+
+
+class CondensedBackend:
+    """Solves with a condensed SQP; see the module docstring.
+
+    Args:
+        problem: The optimal control problem, on a `LureSystem`.
+        options: Limits for the solver. A plan is converged when no input is expected to be further than
+            sqrt(``tolerance``) of its half range from the solution; the cost being flat there, ``tolerance`` is its
+            relative accuracy.
+
+    Raises:
+        SettingError: The predictor's system is not a `LureSystem`, or an input has no limits.
+    """
+
+    def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
+        self.problem, self.options = problem, options
+        # An excess over limits grows with the square of what the inputs are off.
+        self._accuracy = np.sqrt(options.tolerance) * (1.0 if problem.soft else 0.01)
+        self._condensed = CondensedProblem(problem)
+        self._program = QuadraticProgram(self._condensed.n, self._condensed.prices)
+
+    def __getstate__(self) -> tuple[OptimalControlProblem, SolverOptions]:
+        """For copies and pickling: working memory, whose arrays share storage, is made anew."""
+        return self.problem, self.options
+
+    def __setstate__(self, state: tuple[OptimalControlProblem, SolverOptions]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    def reset(self) -> None:
+        """See `mpc.problem.ocp.Backend.reset`; there is nothing to forget."""
+
+    def solve(self, data: StepData) -> Solution:
+        """See `mpc.problem.ocp.Backend.solve`."""
+        limit = self.options.max_wall_time
+        deadline = np.inf if limit is None else time.perf_counter() + limit
+        sample = self._condensed.sample(data)
+        plan = self._condensed.plan(sample, self._condensed.admissible(sample, data.guess))
+        if not np.isfinite(plan.cost):
+            return self._solution(
+                Status.FAILED, plan, 0, "state, reference or guess lead to numbers that are not finite"
+            )
+        step, minimum, curved, best = np.inf, None, False, self._better(None, plan)
+        for iteration in range(1, self.options.max_iterations + 1):
+            model = self._condensed.model(sample, plan, minimum.multipliers if minimum and curved else None)
+            minimum = self._program.solve(model.H, model.g, model.C, model.lower, model.upper)
+            if minimum is None:
+                return self._solution(Status.FAILED, plan, iteration, "the QP has no solution in floating point", best)
+            last, step = step, float(np.abs(minimum.z).max())
+            expected = self._condensed.decrease(plan, model, minimum.z)
+            plan, length = self._search(sample, plan, model, minimum.z, expected)
+            best = self._better(best, plan)
+            # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
+            ratio = step / last  # 0 at first
+            error = step * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 and length == 1.0 else step
+            settled = error <= self._accuracy or expected <= _NOISE * plan.size
+            enough = self.options.rti and (iteration >= self.options.rti or length == 0.0)
+            once = enough and (self.problem.terminal is None or best is plan)
+            if once or settled:
+                message = "real-time iteration" if not settled else "converged"
+                return self._solution(Status.SOLVED, plan, iteration, message, best)
+            if length == 0.0:
+                return self._solution(Status.FAILED, plan, iteration, "no decrease along the step", best)
+            if time.perf_counter() > deadline:
+                return self._solution(Status.TIME_LIMIT, plan, iteration, "time limit", best)
+            curved = curved or length < 1.0 or ratio > _SLOW or step < _NEAR
+        return self._solution(Status.MAX_ITERATIONS, plan, self.options.max_iterations, "iteration limit", best)
+
+    def _search(self, sample: Sample, plan: Plan, model: LocalModel, d: Array, expected: float) -> tuple[Plan, float]:
+        """The first of the steps 1, 1/2, 1/4, ... that lowers the cost enough, and its length; 0 for none.
+
+        Steps are times d. Where limits are hard, and their price therefore high, the whole step is first corrected for
+        their curvature, and shorter ones lie on the parabola t d + t^2 p between it and the plan.
+        """
+        length, p = 1.0, None
+        while length >= _SHORTEST:
+            step = d if p is None else d + length * p
+            trial = self._condensed.plan(sample, plan.z + length * step)
+            enough = plan.cost - _SUFFICIENT * length * expected + _NOISE * plan.size
+            for _ in range(_CORRECTIONS if length == 1.0 and not self.problem.soft else 0):
+                if trial.cost <= enough:
+                    break
+                trial = self._correct(sample, plan, model, trial)
+                p = trial.z - plan.z - d
+            if trial.cost <= enough:
+                return trial, length
+            length *= 0.5
+        return plan, 0.0
+
+    def _correct(self, sample: Sample, plan: Plan, model: LocalModel, trial: Plan) -> Plan:
+        """The whole step once more, with limits as curved as the trial shows; the trial where there is none."""
+        if not np.isfinite(trial.cost):
+            return trial
+        bent = self._condensed.corrected(plan, model, trial)
+        minimum = self._program.solve(bent.H, bent.g, bent.C, bent.lower, bent.upper)
+        return trial if minimum is None else self._condensed.plan(sample, plan.z + minimum.z)
+
+    def _better(self, best: Plan | None, plan: Plan) -> Plan | None:
+        """The cheaper one of two plans, of those that keep all limits; only where there is a terminal set."""
+        if self.problem.terminal is None or not self._condensed.keeps_limits(plan):
+            return best
+        return plan if best is None or plan.cost < best.cost else best
+
+    def _solution(
+        self, status: Status, plan: Plan, iterations: int, message: str, best: Plan | None = None
+    ) -> Solution:
+        problem, condensed = self.problem, self._condensed
+        if best is not None and best is not plan:
+            if status is Status.SOLVED and not condensed.keeps_limits(plan):
+                status = Status.FAILED
+            plan, message = best, f"{message}; the best plan that keeps all limits"
+        slack = condensed.slack(plan)
+        if status is Status.SOLVED and not problem.soft:
+            lacking = (slack > KEPT * problem.output_scale).any() if problem.terminal is None else best is None
+            if lacking:
+                status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
+        return Solution(
+            status=status,
+            u=problem.complete(condensed.physical(plan), plan.u[:-1, problem.measured] if problem.measured else None),
+            slack=slack,
+            cost=plan.cost * condensed.cost_scale,
+            iterations=iterations,
+            message=message,
+            feasible=best is not None,
+        )

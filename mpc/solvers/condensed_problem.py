@@ -1,0 +1,370 @@
+"""The optimal control problem as a function of the inputs alone, in scaled units, with its local model.
+
+The problem is that of `mpc.problem.ocp`.
+
+Inputs are in half ranges around the middle, z in [-1, 1]; outputs in multiples of their scale; cost in multiples of the
+problem's cost scale. The local model is a convex QP: the objective's Gauss-Newton matrix, with the curvature of the
+outputs added on demand, and output limits linearised (Nocedal & Wright, "Numerical optimization", sections 10.3, 18).
+
+With a terminal set the last sample is the steady state of the last input, and |x_N - x_s|_P <= a one more priced limit.
+A plan must then keep its limits exactly, or it could not be continued for ever: the merit prices them `_INSIDE` early,
+so that what line search and tolerances leave open lies between, and the QP aims as far inside again.
+
+Inputs that are measured, not chosen, are no variables: they follow the sample's forecast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from controlrnn.checks import Array
+from controlrnn.data import Scaler
+from controlrnn.errors import ShapeError
+from controlrnn.kernels.dense import dot, eigen, positive_definite, product, weighted_squares
+from mpc.problem.economy import ScaledEconomy, scaled
+from mpc.problem.ocp import HARD, OptimalControlProblem, StepData, default_penalty
+from mpc.solvers.condensing import Condenser
+from mpc.tightening.terminal_set import TerminalSet
+
+_RIDGE = 1e-10  # of the Hessian's largest diagonal entry: weights may be zero
+_FLATTEST = 1e-3  # least curvature, as a share of the largest, where the Lagrangian's is negative
+_INSIDE = 1e-7  # of an output's range, or of the terminal set's radius
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sample:
+    """`StepData` in scaled units.
+
+    Args:
+        x: State, shape (nx,), physical.
+        before: Chosen inputs ahead of the plan, shape (nu,).
+        reference: Shape (N + 1, ny).
+        low: Limits of the limited outputs from the first limited step to N, shape (steps, limited).
+        high: As ``low``.
+        forecast: Of measured inputs, shape (N, measured), physical, or None.
+    """
+
+    x: Array
+    before: Array
+    reference: Array
+    low: Array
+    high: Array
+    forecast: Array | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Plan:
+    """Inputs and what follows from them.
+
+    Args:
+        z: Inputs, shape (M nu,).
+        u: Physical inputs at every sample, measured ones included, shape (N + 1, inputs).
+        w: Outputs of the neurons, shape (N + 1, nv); the last sample is the steady state where there is a terminal set.
+        y: Outputs, shape (N + 1, ny), scaled.
+        error: y minus reference.
+        excess: Excess over limits, step by step, and over the terminal set's radius, >= 0.
+        cost: Objective with slack, where limits without slack have their price too.
+        gap: x_N minus the steady state, shape (nx,), or None.
+        size: Sum of the sizes of what ``cost`` sums up: rounding errors are shares of it. Only prices make it differ.
+    """
+
+    z: Array
+    u: Array
+    w: Array
+    y: Array
+    error: Array
+    excess: Array
+    cost: float
+    gap: Array | None
+    size: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LocalModel:
+    """min d'Hd / 2 + g'd + price' slack, with lower <= (d, C d) <= upper, where slack is for the rows of limits."""
+
+    H: Array
+    g: Array
+    C: Array
+    lower: Array
+    upper: Array
+
+
+class CondensedProblem:
+    """See the module docstring.
+
+    Args:
+        problem: The optimal control problem.
+
+    Raises:
+        SettingError: The predictor's system is not a `LureSystem`, or an input has no limits.
+    """
+
+    def __init__(self, problem: OptimalControlProblem) -> None:
+        predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
+        self.horizon, self.inputs, self.nu = N, problem.inputs, len(problem.chosen)
+        self.n = self.inputs * self.nu
+        self.predictor, self.system, self.scale = predictor, predictor.system, scale
+        self.terminal: TerminalSet | None = problem.terminal
+        self._first, self._inside = problem.first, 0.0 if problem.terminal is None else _INSIDE
+        self._measured = list(problem.measured)
+        # Columns of the inputs that are chosen; a slice where all are, which spares copies.
+        self._chosen: Any = problem.chosen if problem.measured else slice(None)
+        self.input_lower, self.input_upper = (limit[self._chosen] for limit in predictor.input_limits())
+        self.middle, self.half = (
+            0.5 * (self.input_lower + self.input_upper),
+            0.5 * (self.input_upper - self.input_lower),
+        )
+        self._condenser = Condenser(
+            predictor.system.scaled(Scaler.identity(predictor.nu), Scaler(np.zeros(predictor.ny), 1.0 / scale)),
+            N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None,
+            chosen=problem.chosen,
+        )  # fmt: skip
+        self.cost_scale = problem.cost_scale
+        unit = 1.0 / self.cost_scale
+        weights = np.tile(problem.output_weight, (N + 1, 1))
+        weights[N] = problem.terminal_weight
+        self._root = np.sqrt(2.0 * unit * weights) * scale  # cost = |root * error|^2 / 2 + ...
+        limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in predictor.outputs]).any(axis=1))
+        # Columns of the outputs that have limits; a slice where all have, which spares copies.
+        self._limited: Any = slice(None) if len(limited) == predictor.ny else limited
+        self._limited_scale, penalty = scale[self._limited], problem.penalty
+        if not problem.soft:
+            penalty = HARD * np.maximum(penalty, default_penalty(N, self.cost_scale, scale))
+        price = np.tile((penalty * scale * unit)[self._limited], N + 1 - self._first)
+        end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty` is, in units of the cost
+        self._price = np.concatenate([price, end])
+        self._priced = slice(self.n, self.n + self._price.size)  # their rows among those of limits
+        self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight[self._chosen]) * self.half
+        self._prepare_moves(problem.move_limit[self._chosen] / self.half)
+        self._prepare_economy(problem)
+        self._load()
+
+    def _prepare_moves(self, limit: Array) -> None:
+        """z_k - z_{k-1} = (D z)_k, less z_{-1} in the first rows."""
+        D = np.eye(self.n) - np.eye(self.n, k=-self.nu)
+        self._input_hessian = (D.T * np.tile(self._move_root**2, self.inputs)) @ D
+        bounded = np.tile(np.isfinite(limit), self.inputs)
+        self._bounded, self._move_limit = bounded, np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
+        self._any_bounded = bool(bounded.any())
+        self._constraints = np.vstack([np.zeros((self._price.size, self.n)), D[bounded]])
+        #: Price of each constraint of the local model; infinite where it must be kept.
+        self.prices = np.concatenate([self._price, np.full(bounded.sum(), np.inf)])
+
+    def _prepare_economy(self, problem: OptimalControlProblem) -> None:
+        self._economy: ScaledEconomy | None = None
+        if problem.economy is None:
+            return
+        held = np.ones(self.inputs)
+        held[-1] += self.horizon - self.inputs + (problem.terminal is not None)
+        self._economy = scaled(
+            problem.economy, held, self.middle, self.half, problem.chosen, self.scale, self.horizon + 1,
+            1.0 / problem.cost_scale,
+        )  # fmt: skip
+        self._input_hessian += np.diag(self._economy.root**2)
+
+    def _load(self) -> None:
+        """Call what is compiled once, so that the first sample does not wait for it."""
+        run = self._condenser.run(np.zeros((self.horizon + 1, self.system.nu)), np.zeros(self.system.nx))
+        self._condenser.condense(run.w)
+
+    def sample(self, data: StepData) -> Sample:
+        """Scale what belongs to one sample."""
+        limited, first = self._limited, self._first
+        low, high = (limit[first:, limited] / self._limited_scale for limit in (data.lower, data.upper))
+        if self._inside:
+            low, high = low + self._inside, high - self._inside
+        before = (data.previous_input[self._chosen] - self.middle) / self.half
+        return Sample(data.x, before, data.reference / self.scale, low, high, data.forecast)
+
+    def admissible(self, sample: Sample, u: Array) -> Array:
+        """Inputs z nearest to u (N, nu), one after the other, that keep input and move limits."""
+        z = _clip((u[: self.inputs, self._chosen] - self.middle) / self.half, -1.0, 1.0)
+        if self._any_bounded:
+            before = sample.before
+            for k in range(self.inputs):
+                moved = _clip(z[k], before - self._move_limit, before + self._move_limit)
+                z[k] = before = _clip(moved, -1.0, 1.0)
+        return z.ravel()
+
+    def physical(self, plan: Plan) -> Array:
+        """Chosen inputs (N, nu) within their limits."""
+        return _clip(plan.u[:-1, self._chosen], self.input_lower, self.input_upper)
+
+    def plan(self, sample: Sample, z: Array) -> Plan:
+        """Follow the model along inputs z."""
+        u = self._inputs(z, sample.forecast)
+        (y, x, w), gap = self._condenser.run(u, sample.x), None
+        if self.terminal is not None:
+            gap = self._settle(x[:-1], y, w, u[-1])
+        error = y - sample.reference
+        reached = y[self._first :, self._limited]
+        excess = _beyond(reached, sample.low, sample.high).ravel()
+        if self.terminal is not None and gap is not None:
+            excess = np.append(excess, max(self.terminal._share(gap) - (1.0 - self._inside), 0.0))
+        missed, moved = self._root * error, self._move_root * self._moves(sample, z)
+        cost = size = float(0.5 * (dot(missed, missed) + dot(moved, moved)) + dot(self._price, excess))
+        if self._economy is not None:
+            priced, most = self._economy.cost(z, y)
+            cost, size = cost + priced, size + most
+        return Plan(z, u, w, y, error, excess, cost, gap, size)
+
+    def keeps_limits(self, plan: Plan) -> bool:
+        """Whether a plan keeps all limits; only meant where there is a terminal set."""
+        return bool((plan.excess <= self._inside).all())
+
+    def model(self, sample: Sample, plan: Plan, multipliers: Array | None) -> LocalModel:
+        """Local model at a plan.
+
+        Args:
+            sample: The sample.
+            plan: Where.
+            multipliers: Of the output limits, in the order of `LocalModel.C`: H then is that of the Lagrangian, made
+                positive definite. None for Gauss-Newton.
+        """
+        G = self._condenser.condense(plan.w)
+        J, weights = G.reshape(-1, self.n), self._root**2
+        H = weighted_squares(J, weights.ravel())
+        H += self._input_hessian
+        if multipliers is not None:
+            prices = weights * plan.error
+            if self._economy is not None:
+                prices += self._economy.output_price
+            limits = prices[self._first :, self._limited]
+            prices[self._first :, self._limited] = limits + multipliers[: limits.size].reshape(limits.shape)
+            end = multipliers[limits.size] if self.terminal is not None else 0.0
+            H = _convex(H + self._curvature(prices, plan, float(end)), priced=self._economy is not None)
+        H.ravel()[:: self.n + 1] += _RIDGE * H.max()
+        g = product((weights * plan.error).ravel(), J) + product(self._input_hessian, plan.z)
+        g[: self.nu] -= self._move_root**2 * sample.before
+        if self._economy is not None:
+            g += self._economy.slope + product(self._economy.output_price.ravel(), J)
+        C = self._constraints
+        outputs = G[self._first :, self._limited].reshape(-1, self.n)
+        C[: len(outputs)] = outputs
+        if self.terminal is not None:
+            C[len(outputs)] = product(self._condenser.gap, self._outwards(plan))
+        return LocalModel(H, g, C, *self._limits(sample, plan))
+
+    def decrease(self, plan: Plan, model: LocalModel, d: Array) -> float:
+        """By how much the model expects the cost to fall along d."""
+        change, rows, inside = product(model.C[: self._price.size], d), self._priced, self._inside
+        lower, upper = model.lower[rows], model.upper[rows]
+        excess = _beyond(change, lower - inside, upper + inside) if inside else _beyond(change, lower, upper)
+        return dot(self._price, plan.excess - excess) - dot(d, model.g + 0.5 * product(model.H, d))
+
+    def corrected(self, plan: Plan, model: LocalModel, trial: Plan) -> LocalModel:
+        """The model with limits as curved as a trial from ``plan`` has shown (second-order correction).
+
+        Without it an exact penalty refuses full steps along curved limits (Maratos; Nocedal & Wright, section 18.3).
+        """
+        rows = self._priced
+        bent = self._limited_values(trial) - self._limited_values(plan)
+        bent -= product(model.C[: self._price.size], trial.z - plan.z)
+        lower, upper = model.lower.copy(), model.upper.copy()
+        lower[rows] -= bent
+        upper[rows] -= bent
+        return replace(model, lower=lower, upper=upper)
+
+    def slack(self, plan: Plan) -> Array:
+        """Excess over limits in output units, shape (N + 1, ny)."""
+        rows, shape = np.zeros(plan.y.shape), (len(plan.y) - self._first, -1)
+        excess = plan.excess if self.terminal is None else np.maximum(plan.excess[:-1] - self._inside, 0.0)
+        rows[self._first :, self._limited] = excess.reshape(shape) * self._limited_scale
+        return rows
+
+    def _limited_values(self, plan: Plan) -> Array:
+        """What the priced rows limit."""
+        reached = plan.y[self._first :, self._limited].ravel()
+        return (
+            reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal._share(plan.gap))
+        )
+
+    def _inputs(self, z: Array, forecast: Array | None) -> Array:
+        """Physical inputs at every sample, shape (N + 1, inputs)."""
+        u = np.empty((self.horizon + 1, self.system.nu))
+        u[: self.inputs, self._chosen] = self.middle + self.half * z.reshape(self.inputs, self.nu)
+        u[self.inputs :] = u[self.inputs - 1]
+        if self._measured:
+            if forecast is None:
+                raise ShapeError("a sample of a problem with measured inputs needs their forecast, got None")
+            u[:-1, self._measured] = forecast
+            u[-1, self._measured] = forecast[-1]
+        return u
+
+    def _settle(self, x: Array, y: Array, w: Array, u: Array) -> Array:
+        """Make the steady state the last sample of outputs and neurons; returns how far the plan's end is from it."""
+        if not np.isfinite(x).all():
+            return np.full(x.shape[1], np.nan)
+        steady = self.predictor.equilibrium(u, guess=x[-1])
+        y[-1], w[-1] = self._condenser.at(steady, u)
+        return np.asarray(x[-1] - steady)
+
+    def _outwards(self, plan: Plan) -> Array:
+        """Derivative of the plan's distance from the steady state, in radii, by the gap; shape (nx,)."""
+        assert self.terminal is not None
+        assert plan.gap is not None
+        pulled = product(self.terminal.metric, plan.gap)
+        length = np.sqrt(dot(plan.gap, pulled))
+        return np.asarray(pulled / (self.terminal.radius * length)) if length > 0 else np.zeros_like(pulled)
+
+    def _curvature(self, prices: Array, plan: Plan, end: float) -> Array:
+        """Second derivatives of the priced outputs and of ``end`` times the distance from the steady state."""
+        if self.terminal is None or plan.gap is None or end <= 0:
+            return self._condenser.curvature(plan.w, prices)
+        outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
+        bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal._share(plan.gap)
+        gap = self._condenser.gap
+        return np.asarray(
+            self._condenser.curvature(plan.w, prices, end * outwards) + product(product(end * gap, bend), gap.T)
+        )
+
+    def _limits(self, sample: Sample, plan: Plan) -> tuple[Array, Array]:
+        reached = plan.y[self._first :, self._limited]
+        lower, upper = [-1.0 - plan.z, (sample.low - reached).ravel()], [1.0 - plan.z, (sample.high - reached).ravel()]
+        if self.terminal is not None and plan.gap is not None:
+            lower.append(np.array([-np.inf]))
+            upper.append(np.array([1.0 - self._inside - self.terminal._share(plan.gap)]))
+        if self._inside:
+            lower[1:], upper[1:] = (
+                [part + self._inside for part in lower[1:]],
+                [part - self._inside for part in upper[1:]],
+            )
+        if self._any_bounded:
+            moves = self._moves(sample, plan.z).ravel()[self._bounded]
+            limit = np.tile(self._move_limit, self.inputs)[self._bounded]
+            # Zero stays admissible: the input before may be one that its limits forbid to follow.
+            lower.append(np.minimum(-limit - moves, 0.0))
+            upper.append(np.maximum(limit - moves, 0.0))
+        return np.concatenate(lower), np.concatenate(upper)
+
+    def _moves(self, sample: Sample, z: Array) -> Array:
+        rows = z.reshape(self.inputs, self.nu)
+        moves = np.empty_like(rows)
+        np.subtract(rows[0], sample.before, out=moves[0])
+        np.subtract(rows[1:], rows[:-1], out=moves[1:])
+        return moves
+
+
+def _beyond(values: Array, lower: Array, upper: Array) -> Array:
+    return np.maximum(np.maximum(values - upper, lower - values), 0.0)
+
+
+def _clip(values: Array, lower: Array | float, upper: Array | float) -> Array:
+    return np.minimum(np.maximum(values, lower), upper)  # much faster than np.clip on short arrays
+
+
+def _convex(H: Array, *, priced: bool) -> Array:
+    """H, or where it is not positive definite the nearest matrix with eigenvalues above a share of the largest.
+
+    Where prices are linear all of it may be curved downwards: then the largest in size counts.
+    """
+    found = None if positive_definite(H) else eigen(H)
+    if found is None:  # also where H is not finite, which the QP refuses
+        return H
+    values, rows = found
+    largest = max(values[-1], -values[0]) if priced else values[-1]
+    return weighted_squares(rows, np.maximum(values, _FLATTEST * largest))

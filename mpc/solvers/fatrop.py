@@ -1,0 +1,279 @@
+"""The general engine: any predictor with CasADi functions, with all states and inputs as variables of fatrop.
+
+fatrop is an interior-point method that factorises stage by stage (Vanroye, Sathya, De Schutter, Decré, IROS 2023). It
+wants its variables in stage order, x_0, u_0, x_1, u_1, ..., and x_{k+1} - f(x_k, u_k) = 0 ahead of the other
+constraints of stage k. Here the state of a stage is extended by the input before it, so that price and limit of a move
+belong to one stage, and the slack belongs to the controls. Stages whose input is held have no inputs among their
+controls; with a terminal set the last stage has the steady state among them. Its linear algebra, BLASFEO, has no
+threads.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import casadi
+import numpy as np
+
+from controlrnn.checks import Array
+from controlrnn.errors import SettingError
+from mpc.problem.ocp import (
+    HARD,
+    KEPT,
+    OptimalControlProblem,
+    Solution,
+    SolverOptions,
+    Status,
+    StepData,
+    default_penalty,
+)
+from mpc.solvers.casadi_terms import economic, inputs
+
+_FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure,
+_FINER = 1e-8  # which does no harm where any plan that keeps all limits will do
+_FREE = 1e4  # limits this many ranges away constrain nothing
+_INSIDE = 1e-7  # of an output's range or the terminal set's radius: so far inside stays a plan that must be feasible
+
+
+@dataclass
+class _Stages:
+    """Variables and constraints in the order in which the solver wants them."""
+
+    variables: list[Any] = field(default_factory=list)
+    least: list[Array] = field(default_factory=list)
+    most: list[Array] = field(default_factory=list)
+    constraints: list[Any] = field(default_factory=list)
+    equality: list[bool] = field(default_factory=list)
+    lower: list[Array] = field(default_factory=list)
+    upper: list[Array] = field(default_factory=list)
+    states: list[int] = field(default_factory=list)
+    controls: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+
+    def begin(self, nx: int, nu: int) -> tuple[Any, Any]:
+        """A new stage: its state (nx,) and the input before it (nu,)."""
+        self.states.append(nx + nu)
+        self.controls.append(0)
+        return self._variable("x", nx), self._variable("l", nu)
+
+    def control(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
+        """A new variable (n,) with limits, of the stage begun last."""
+        self.controls[-1] += n
+        return self._variable(name, n, least, most)
+
+    def _variable(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
+        """A new variable (n,) with limits."""
+        self.variables.append(casadi.SX.sym(name, n))
+        self.least.append(np.full(n, least))
+        self.most.append(np.full(n, most))
+        return self.variables[-1]
+
+    def keep(self, g: Any, lower: Array, upper: Array) -> None:
+        """Keep lower <= g <= upper."""
+        self.constraints.append(g)
+        self.equality += (lower == upper).tolist()
+        self.lower.append(lower)
+        self.upper.append(upper)
+
+    def zero(self, g: Any) -> None:
+        """Keep g = 0."""
+        self.keep(g, np.zeros(g.numel()), np.zeros(g.numel()))
+
+
+class FatropBackend:
+    """Solves with CasADi and fatrop.
+
+    Args:
+        problem: The optimal control problem.
+        options: Limits for the solver. fatrop cannot be stopped: time is checked when it returns.
+
+    Raises:
+        SettingError: ``options.rti`` is set, or an input has no limits.
+    """
+
+    def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
+        if options.rti:
+            raise SettingError("FatropBackend cannot stop after one iteration, got rti=True: use CondensedBackend")
+        self.problem, self.options = problem, options
+        self._lower, self._upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
+        self._middle, self._half = 0.5 * (self._lower + self._upper), 0.5 * (self._upper - self._lower)
+        signals = problem.predictor.outputs
+        self._limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in signals]).any(axis=1))
+        penalty = problem.penalty
+        if not problem.soft:
+            penalty = HARD * np.maximum(
+                penalty, default_penalty(problem.horizon, problem.cost_scale, problem.output_scale)
+            )
+        self._price = (penalty * problem.output_scale / problem.cost_scale)[self._limited]
+        self._formulate()
+
+    def reset(self) -> None:
+        """See `mpc.problem.ocp.Backend.reset`; there is nothing to forget."""
+
+    def solve(self, data: StepData) -> Solution:
+        """See `mpc.problem.ocp.Backend.solve`."""
+        started = time.perf_counter()
+        result = self._solver(x0=self._guess(data), p=self._parameters(data), **self._bounds)
+        stats, values = self._solver.stats(), np.array(result["x"]).ravel()
+        status = Status.SOLVED if stats["success"] else Status.FAILED
+        if not stats["success"] and stats["iter_count"] >= self.options.max_iterations:
+            status = Status.MAX_ITERATIONS
+        message = f"fatrop returned {stats['return_status']}"
+        u = np.clip(self._middle + self._half * values[self._places[0]], self._lower, self._upper)
+        rows = np.minimum(np.arange(self.problem.horizon), self.problem.inputs - 1)
+        u = self.problem.complete(u[rows], data.forecast)
+        cost, slack = self.problem.objective(data, u)
+        if not np.isfinite(cost):
+            status, message = Status.FAILED, "not finite"
+        terminal, feasible = self.problem.terminal, False
+        if terminal is not None:
+            feasible = bool(np.isfinite(cost)) and self.problem.excess(data, u) <= 0
+        kept = feasible if terminal is not None else not (slack > KEPT * self.problem.output_scale).any()
+        if status is Status.SOLVED and not self.problem.soft and not kept:
+            status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
+        limit = self.options.max_wall_time
+        if status is Status.SOLVED and limit is not None and time.perf_counter() - started > limit:
+            status, message = Status.TIME_LIMIT, "solved too late"
+        return Solution(
+            status=status, u=u, slack=slack, cost=cost, iterations=int(stats["iter_count"]), message=message,
+            feasible=feasible,
+        )  # fmt: skip
+
+    def _formulate(self) -> None:
+        problem, predictor, N = self.problem, self.problem.predictor, self.problem.horizon
+        nx, nu, ny, limited, rows = (
+            predictor.nx,
+            len(self._half),
+            predictor.ny,
+            len(self._limited),
+            N + 1 - problem.first,
+        )
+        start, before = casadi.SX.sym("start", nx), casadi.SX.sym("before", nu)
+        reference = casadi.SX.sym("r", ny, N + 1)
+        high, low = casadi.SX.sym("high", limited, rows), casadi.SX.sym("low", limited, rows)
+        forecast = casadi.SX.sym("forecast", len(problem.measured), N)
+        stages, cost = _Stages(), casadi.SX(0)
+        x, last = stages.begin(nx, nu)
+        for k in range(N + 1):
+            v = stages.control("v", nu, -1.0, 1.0) if k < problem.inputs else last
+            slack = stages.control("s", limited, 0.0) if k >= problem.first and limited else None
+            ahead = forecast[:, min(k, N - 1)]
+            y, follows = self._stage(x, v, ahead)
+            state, held, above = x, last, len(stages.equality) + (nx + nu) * (k < N)
+            if k < N:
+                x, last = stages.begin(nx, nu)
+                stages.zero(casadi.vertcat(x - follows, last - v))
+            if k < problem.inputs:
+                weight = problem.input_move_weight[problem.chosen] * self._half**2 / problem.cost_scale
+                cost += casadi.dot(weight, (v - held) ** 2)
+                self._limit_move(stages, v - held)
+            if k == 0:
+                stages.zero(casadi.vertcat(state - start, held - before))
+            if k == N and problem.terminal is not None:
+                y, end = self._settle(stages, x, last)
+                cost += end
+            weight = problem.output_weight if k < N else problem.terminal_weight
+            scaled = weight * problem.output_scale**2 / problem.cost_scale
+            cost += casadi.dot(scaled, (y - reference[:, k]) ** 2)
+            by_outputs, by_inputs = economic(problem, y * problem.output_scale, inputs(problem, v, ahead))
+            cost += by_outputs + (by_inputs if k < N or problem.terminal is not None else 0)
+            if slack is not None:
+                seen, free, row = y[self._limited.tolist()], np.full(limited, np.inf), k - problem.first
+                stages.keep(seen - slack - high[:, row], -free, np.zeros(limited))
+                stages.keep(seen + slack - low[:, row], np.zeros(limited), free)
+                cost += casadi.dot(self._price, slack)
+            stages.kept.append(len(stages.equality) - above)
+        parameters = casadi.vertcat(start, before, *(casadi.vec(p) for p in (reference, high, low, forecast)))
+        self._compile(stages, cost, parameters)
+
+    def _settle(self, stages: _Stages, x: Any, held: Any) -> tuple[Any, Any]:
+        """Let x, the end of the plan, be near the steady state of its last input; that one's output, price of slack."""
+        terminal = self.problem.terminal
+        assert terminal is not None
+        settled, over = stages.control("e", self.problem.predictor.nx), stages.control("o", 1, 0.0)
+        y, follows = self._stage(settled, held, casadi.SX(0, 1))
+        stages.zero(settled - follows)
+        gap = casadi.DM(terminal.root) @ (x - settled) / terminal.radius
+        stages.keep(casadi.dot(gap, gap) - over, np.array([-np.inf]), np.array([(1.0 - _INSIDE) ** 2]))
+        return y, HARD * 20.0 * self.problem.horizon * over
+
+    def _stage(self, x: Any, v: Any, forecast: Any) -> tuple[Any, Any]:
+        """Scaled output and next state."""
+        step, output = self.problem.predictor.casadi
+        u = inputs(self.problem, v, forecast)
+        return output(x, u) / self.problem.output_scale, step(x, u)
+
+    def _limit_move(self, stages: _Stages, move: Any) -> None:
+        limit = self.problem.move_limit[self.problem.chosen] / self._half
+        rows = np.flatnonzero(np.isfinite(limit))
+        if len(rows):
+            stages.keep(move[rows.tolist()], -limit[rows], limit[rows])
+
+    def _compile(self, stages: _Stages, cost: Any, parameters: Any) -> None:
+        options: dict[str, Any] = {
+            "print_time": False,
+            "structure_detection": "manual",
+            "N": self.problem.horizon,
+            "nx": stages.states,
+            "nu": stages.controls,
+            "ng": stages.kept,
+            "equality": stages.equality,
+            "fatrop": {
+                "print_level": 0,
+                "max_iter": self.options.max_iterations,
+                "tolerance": max(self.options.tolerance, _FINEST if self.problem.terminal is None else _FINER),
+            },
+        }
+        nlp = {
+            "x": casadi.vertcat(*stages.variables),
+            "f": cost,
+            "g": casadi.vertcat(*stages.constraints),
+            "p": parameters,
+        }
+        self._solver = casadi.nlpsol("ocp", "fatrop", nlp, options)
+        self._bounds = {
+            "lbx": np.concatenate(stages.least), "ubx": np.concatenate(stages.most),
+            "lbg": np.concatenate(stages.lower), "ubg": np.concatenate(stages.upper),
+        }  # fmt: skip
+        starts = np.cumsum([0, *(v.numel() for v in stages.variables)])
+        places: dict[str, list[Array]] = {name: [] for name in "xlvseo"}
+        for v, start in zip(stages.variables, starts, strict=False):
+            places[v[0].name().split("_")[0]].append(np.arange(start, start + v.numel()))
+        self._size = int(starts[-1])
+        self._states, self._last = np.array(places["x"]), np.array(places["l"])
+        slack = np.array(places["s"], dtype=int).reshape(self.problem.horizon + 1 - self.problem.first, -1)
+        self._places = (np.array(places["v"]), slack)
+        self._end = [np.array(places[name], dtype=int).ravel() for name in "eo"]
+
+    def _limits(self, data: StepData) -> tuple[Array, Array]:
+        scale = self.problem.output_scale[self._limited]
+        first, inside = self.problem.first, 0.0 if self.problem.terminal is None else _INSIDE
+        low = data.lower[first:, self._limited] / scale + inside
+        high = data.upper[first:, self._limited] / scale - inside
+        return np.maximum(low, -_FREE), np.minimum(high, _FREE)
+
+    def _parameters(self, data: StepData) -> Array:
+        low, high = self._limits(data)
+        before = (data.previous_input[self.problem.chosen] - self._middle) / self._half
+        reference = data.reference / self.problem.output_scale
+        forecast = np.zeros(0) if data.forecast is None else data.forecast.ravel()
+        return np.concatenate([data.x, before, reference.ravel(), high.ravel(), low.ravel(), forecast])
+
+    def _guess(self, data: StepData) -> Array:
+        problem, (low, high), (inputs_places, slack_places) = self.problem, self._limits(data), self._places
+        rows = np.minimum(np.arange(problem.horizon), problem.inputs - 1)
+        u = problem.complete(data.guess[rows][:, problem.chosen], data.forecast)
+        x = problem.predictor.rollout(data.x, u)[1]
+        y, gap = problem.outcome(data.x, u)
+        seen = (y / problem.output_scale)[problem.first :, self._limited]
+        inputs = (u[:, problem.chosen] - self._middle) / self._half
+        values = np.zeros(self._size)
+        values[self._states], values[inputs_places] = x, inputs[: problem.inputs]
+        values[self._last] = np.vstack([(data.previous_input[problem.chosen] - self._middle) / self._half, inputs])
+        values[slack_places] = np.maximum(np.maximum(seen - high, low - seen), 0.0)
+        if problem.terminal is not None and gap is not None:
+            settled, over = self._end
+            values[settled], values[over] = x[-1] - gap, max(problem.terminal._share(gap) ** 2 - 1.0, 0.0)
+        return values

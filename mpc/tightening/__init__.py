@@ -1,0 +1,1 @@
+"""From bounds to tightened limits, terminal sets and limits that learn."""

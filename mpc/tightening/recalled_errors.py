@@ -1,0 +1,108 @@
+"""The intervals of `mpc.tightening.error_memory` from sample to sample, and the limits of plans that they leave."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from controlrnn.checks import Array, read_only
+from controlrnn.data import Signal
+from controlrnn.errors import InfeasibleError
+from mpc.tightening.error_memory import Recall
+from mpc.tightening.terminal_set import TerminalSet
+
+_log = logging.getLogger(__name__)
+_MEASURED = 1e-9  # of the largest error: rounding of the one measured
+
+
+class RecalledErrors:
+    """E_0..E_N, which hold the errors of predictions from the present estimate.
+
+    Args:
+        recall: What measurements may be believed for.
+        outputs: The outputs with their limits.
+        terminal: The plans' terminal set, or None: then E_N limits step N.
+
+    Raises:
+        InfeasibleError: Nothing is left of an output's range while nothing has been measured.
+    """
+
+    def __init__(self, recall: Recall, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
+        self.recall, self._names = recall, [s.name for s in outputs]
+        self._low = np.array([s.lower for s in outputs]) + recall.growth
+        self._high = np.array([s.upper for s in outputs]) - recall.growth
+        self._last = len(recall.growth) if terminal is None else recall.horizon  # E counts ahead of this step
+        self._around = recall.around
+        if terminal is not None:
+            room = recall.end + terminal.margin
+            self._low[-1], self._high[-1] = (
+                np.array([s.lower for s in outputs]) + room,
+                np.array([s.upper for s in outputs]) - room,
+            )
+        self.reset()
+        lower, upper = self.limits()
+        empty = np.argwhere(lower[1:] >= upper[1:])
+        if len(empty):
+            k, i = int(empty[0, 0]) + 1, int(empty[0, 1])
+            raise InfeasibleError(
+                f"the tightening leaves nothing of output {self._names[i]!r} at step {k} while nothing has been "
+                f"measured: errors up to {recall.absolute[k, i]:.3g}; reduce them, or shorten the horizon"
+            )
+
+    def reset(self) -> None:
+        """Forget all measurements."""
+        self._lower, self._upper = -self.recall.absolute, np.array(self.recall.absolute)
+
+    @property
+    def interval(self) -> Array:
+        """Ends of E_0..E_N, shape (2, N + 1, ny)."""
+        return read_only(np.stack([self._lower, self._upper]))
+
+    def limits(self) -> tuple[Array, Array]:
+        """Limits of plans, each (N + 1, ny); infinite where an output has none."""
+        lower, upper, rows = self._low.copy(), self._high.copy(), slice(0, self._last)
+        lower[rows] -= self._lower[rows]
+        upper[rows] -= self._upper[rows]
+        return lower, upper
+
+    def see(self, error: Array, *, certified: bool) -> str:
+        """Take in what is measured now.
+
+        Args:
+            error: Measured output minus that of the estimate, shape (ny,); NaN where missing.
+            certified: Whether the estimate's certified error holds; if not, all is forgotten.
+
+        Returns:
+            Which outputs contradict what was known, with numbers; empty where none does.
+        """
+        if not certified:
+            self.reset()
+            return ""
+        rows, around = slice(1, self.recall.steps + 1), self._around
+        seen = np.stack([error - around, error + around])  # NaN where missing, which bounds nothing
+        known = np.stack([self._lower[rows], self._upper[rows]])
+        both = np.stack([np.fmax(known[0], seen[0]), np.fmin(known[1], seen[1])])
+        room = _MEASURED * self.recall.absolute[0]
+        agrees = ~((error < self._lower[0] - room) | (error > self._upper[0] + room)) & (both[0] <= both[1]).all(axis=0)
+        # Either what was known is wrong or this measurement: what holds in both cases is their hull.
+        widest = self.recall.absolute[rows]
+        either = np.clip([np.fmin(known[0], seen[0]), np.fmax(known[1], seen[1])], -widest, widest)
+        self._lower[rows], self._upper[rows] = np.where(agrees, both, either)
+        if agrees.all():
+            return ""
+        found = [
+            f"{self._names[i]} measured {error[i]:.3g} from the prediction, possible were {self._lower[0, i]:.3g} to "
+            f"{self._upper[0, i]:.3g} now and {known[0, 0, i]:.3g} to {known[1, 0, i]:.3g} next"
+            for i in np.flatnonzero(~agrees)
+        ]
+        message = f"drifts faster than calibrated, or an outlier: {'; '.join(found)}"
+        _log.warning("%s", message)
+        return message
+
+    def advance(self) -> None:
+        """Go on to the next sample; only meant where the certified error holds for the old and the new estimate."""
+        widest, jump = self.recall.absolute, self.recall.jump
+        for ends, sign in ((self._lower, -1.0), (self._upper, 1.0)):
+            ends[:-1] = np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])
+            ends[-1] = sign * widest[-1]

@@ -1,0 +1,235 @@
+"""Why a plan can always be continued: the terminal set, and the proof of recursive feasibility.
+
+A plan holds inputs u_0, ..., u_{M-1}, the last of which, u_s, is kept from step M - 1 on; states x_0 = xhat, x_{k+1} =
+f(x_k, u_k) up to x_N, M <= N; x_s = f(x_s, u_s), which exists and is unique because f contracts, |f(x, u) - f(z, u)|_P
+<= p |x - z|_P. It has to keep, besides the limits of inputs and of moves |u_k - u_{k-1}|,
+
+    (1)  |y_k| within limits tightened by c_k, k = 1..N-1 (also k = 0 where the output answers to the input at once),
+    (2)  |x_N - x_s|_P <= a,
+    (3)  g(x_s, u_s) within limits tightened by c_N + q, where |g(x, u) - g(x_s, u)| <= q whenever |x - x_s|_P <= a.
+
+Let the estimate jump by at most e, |xhat+ - f(xhat, u_0)|_P <= e, let l_k bound what that does to outputs k steps later
+(a `HorizonCertificate` of initial radius e and equal inputs), and let
+
+    (A)  c_{k+1} >= c_k + l_k   (`mpc.recursive`),             (B)  p a + p^N e <= a   (`TerminalSet`).
+
+Theorem: if a plan keeps (1)-(3) from xhat, then u_1, ..., u_{M-1}, u_s keeps them from xhat+.
+Inputs and moves: all pairs of neighbours are old ones, or u_s twice. The candidate's outputs are within l_k of y_{k+1}:
+for k <= N - 2 by (1) and (A), and for k = N - 1 because x_N lies in (2), so that y_N, under u_s, is within q of (3).
+(2): x'_{N-1} is within p^{N-1} e of x_N, so that |x'_N - x_s|_P <= p (a + p^{N-1} e) <= a by (B). (3) is unchanged.
+Hence, by induction, the problem stays feasible for ever once it was feasible, whatever the solver does: the candidate
+may always be applied. If c_k also covers every prediction error of step k (`mpc.tighten`), the true outputs keep their
+limits. References do not appear: any may be given, at any time. N beyond M costs nothing but simulation and makes a
+tiny: the artificial steady state (Limon et al., Automatica 2008) then takes the part of a long-prepared terminal set.
+Incremental tubes: Koehler, Soloperto, Mueller, Allgoewer, IEEE TAC 2021; no feedback is needed since f contracts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from controlrnn.checks import Array, as_array, count, definite, positive, put, read_only, texts
+from controlrnn.errors import CertificationError, DataError, SettingError
+from controlrnn.kernels.dense import dot, product
+from controlrnn.portable import told_apart
+from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, TableOf, digest
+from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
+from mpc.observers.base import ROUNDING
+from mpc.observers.state_error import StateError
+from mpc.predictor import Predictor
+from mpc.problem.ocp import output_scale
+from mpc.promises.made_again import refuse_other_words
+from mpc.promises.premises import Premises, premises_of
+
+if TYPE_CHECKING:
+    from controlrnn.certification import ContractionCertificate, HorizonCertificate
+
+_ROOM = 1.0 + 1e-6  # a new set's radius exceeds what (B) asks for by so much: rounding must not matter
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
+class TerminalSet(Stored):
+    """The ball around an artificial steady state in which plans end; see the module docstring.
+
+    Args:
+        metric: P, shape (nx, nx).
+        radius: a, in the metric.
+        rate: p, in (0, 1).
+        horizon: N.
+        jump: e, in the metric.
+        margin: q, shape (ny,), output units.
+        digests: What it rests on: ``system``, ``contraction``, ``outputs`` and ``jump``.
+        premises: What it rests on besides; None where nothing is said.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "terminal-set", 3,  # 2: without premises
+        arrays={"metric": Numbers("nx", "nx"), "margin": Numbers("ny", least=0.0)},
+        meta={
+            "radius": Number(above=0.0), "rate": Number(above=0.0, below=1.0), "horizon": Count(1),
+            "jump": Number(least=0.0), "digests": TableOf(Digest(), ("system", "contraction", "outputs", "jump")),
+        },
+        parts={"premises": Part(Premises, none=True, own=True)},
+    )  # fmt: skip
+
+    metric: Array
+    radius: float
+    rate: float
+    horizon: int
+    jump: float
+    margin: Array
+    digests: dict[str, str] = field(default_factory=dict)
+    premises: Premises | None = None
+
+    def __post_init__(self) -> None:
+        put(self, metric=definite("metric", self.metric))
+        put(self, digests=texts("digests", self.digests))
+        object.__setattr__(self, "margin", read_only(as_array("margin", self.margin, ("ny",))))
+        try:
+            self.root  # noqa: B018 -- factorised now, not in a control step
+        except np.linalg.LinAlgError:
+            raise SettingError("metric must be positive definite: take that of a certificate") from None
+        positive("radius", self.radius)
+        positive("jump", self.jump, zero=True)
+        count("horizon", self.horizon)
+        if not 0 < self.rate < 1:
+            raise SettingError(f"rate must lie in (0, 1), got {self.rate}: the model has to contract")
+        least = least_radius(self.rate, self.horizon, self.jump) / _ROOM
+        if self.radius < least:
+            needed, got = told_apart(least, self.radius)
+            raise CertificationError(
+                f"radius must be at least rate^horizon jump / (1 - rate) = {needed}, got {got}: a jump "
+                "could throw the end of a plan out of the set; take a larger radius or a longer horizon",
+                margin=self.radius - least,
+            )
+
+    @cached_property
+    def root(self) -> Array:
+        """R with R'R = P, shape (nx, nx)."""
+        return np.asarray(np.linalg.cholesky(self.metric).T)
+
+    def share(self, gap: Array) -> float:
+        """Distance from the steady state in radii: ``gap`` (nx,) lies in the set if this is at most 1."""
+        found = self._share(as_array("gap", gap, (len(self.metric),)))
+        if not np.isfinite(found):
+            raise DataError("gap is beyond what float64 can square: check its units")
+        return found
+
+    def _share(self, gap: Array) -> float:
+        scaled = product(self.root, gap)
+        return float(np.sqrt(dot(scaled, scaled))) / self.radius
+
+    def verify(
+        self,
+        system: LureSystem,
+        contraction: ContractionCertificate,
+        outputs: HorizonCertificate,
+        *,
+        jump: StateError | None = None,
+    ) -> None:
+        """Prove again that the set is what it claims, from the certificates that it was made of.
+
+        Args:
+            system: The model.
+            contraction: Gave rate and metric.
+            outputs: Gave the margin.
+            jump: The controller's observer's `Observer.jump`, which the set has to allow for; give it for a set that
+                comes from a file.
+
+        Raises:
+            CertificationError: A certificate does not hold, or the set claims more than the certificates.
+        """
+        contraction.verify(system)
+        outputs.verify(system)
+        claims = {
+            "rate": self.rate >= contraction.rate,
+            "metric": np.array_equal(self.metric, contraction.metric) and np.array_equal(self.metric, outputs.metric),
+            "radius": self.radius <= outputs.initial_radius,
+            "margin": bool((self.margin >= outputs.bounds[0]).all()),
+            "jump": jump is None or self.jump >= jump.needed_in(self.metric),
+            "reach": not outputs.input_range.size,  # nothing keeps estimates in the boxes of a certificate
+        }
+        for name, holds in claims.items():
+            if not holds:
+                raise CertificationError(
+                    f"the terminal set's {name} does not follow from its certificates: make it anew"
+                )
+        sources = {"system": system.digest, "contraction": contraction.digest, "outputs": outputs.digest}
+        if jump is not None:
+            sources["jump"] = jump_digest(jump)
+        refuse_other_words("the terminal set", {n: self.digests.get(n) for n in sources}, sources)
+
+
+@typed()
+def terminal_set(
+    predictor: Predictor,
+    contraction: ContractionCertificate,
+    *,
+    horizon: int,
+    jump: StateError,
+    outputs: HorizonCertificate | None = None,
+    share: float = 0.005,
+) -> TerminalSet:
+    """The terminal set of plans of one length.
+
+    Args:
+        predictor: Model.
+        contraction: Its certificate, verified here.
+        horizon: Prediction horizon N.
+        jump: Bound on what one update changes about the plan, `Observer.jump`.
+        outputs: Bound on the outputs of two states within its initial radius of each other in the contraction's metric,
+            under equal inputs; that radius becomes the set's. Made here when left out.
+        share: Where ``outputs`` is left out and the jump allows it: the set is so large that it costs the steady state
+            this share of some output's range. A larger set is easier to reach.
+
+    Raises:
+        CertificationError: A certificate does not hold, or its radius is too small for the jump.
+        SettingError: ``outputs`` is about another model or metric.
+    """
+    from controlrnn.certification import certify_horizon
+
+    system, P = predictor.system, contraction.metric
+    contraction.verify(system)
+    least = least_radius(contraction.rate, horizon, jump.radius_in(P))
+    if outputs is None:
+        unit = certify_horizon(system, 0, initial_radius=1.0, metric=P).bounds[0]
+        allowed = np.divide(
+            positive("share", share) * output_scale(predictor), unit, out=np.full(len(unit), np.inf), where=unit > 0
+        ).min()
+        radius = max(least, float(allowed) if np.isfinite(allowed) else 1.0)
+        outputs = certify_horizon(system, 0, initial_radius=radius, metric=P)
+    elif outputs.system_digest != system.digest or not np.array_equal(outputs.metric, P):
+        raise SettingError("outputs must be certified for this model in the contraction's metric: pass metric=...")
+    made = TerminalSet(
+        metric=P,
+        radius=float(outputs.initial_radius),
+        rate=float(contraction.rate),
+        horizon=horizon,
+        jump=jump.radius_in(P),
+        margin=outputs.bounds[0],
+        digests={
+            "system": system.digest,
+            "contraction": contraction.digest,
+            "outputs": outputs.digest,
+            "jump": jump_digest(jump),
+        },
+        premises=premises_of(predictor).also(horizon=horizon),
+    )
+    made.verify(system, contraction, outputs)
+    return made
+
+
+def least_radius(rate: float, horizon: int, jump: float) -> float:
+    """A radius that condition (B) of the module docstring allows, hardly above the smallest one."""
+    return float(rate) ** horizon * jump / (1.0 - float(rate)) * ROUNDING * _ROOM
+
+
+def jump_digest(jump: StateError) -> str:
+    """SHA-256 of a bound on the jump: tightening and terminal set must rest on the same."""
+    return digest({"metric": jump.metric}, {"radius": float(jump.radius)})

@@ -1,0 +1,447 @@
+"""How much room each constraint has to give up, per step and output, and why.
+
+tightening[k] = model error[k] + effect of re-initialisation and input errors[k]: the first is calibrated
+(`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see DESIGN,
+section 4.
+
+Such a tightening is *predictive*: it covers the error of every prediction. `recursive` lets it grow along the horizon
+by what re-initialisation can change about a plan, so that a plan can be continued for ever: the theorem is in
+`mpc.tightening.terminal_set`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from controlrnn.checks import Array, items, nonnegative, put, read_only, size, texts
+from controlrnn.data import Signal
+from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
+from controlrnn.portable import told_apart
+from controlrnn.records import Digest, Number, Numbers, Part, Schema, Stored, TableOf, Text
+from controlrnn.typed import typed
+from mpc.calibration.model_error import ModelError
+from mpc.calibration.residuals import DisturbanceFilter
+from mpc.observers.base import ROUNDING, Observer
+from mpc.observers.state_error import StateError
+from mpc.promises.made_again import refuse_other, refuse_other_words
+from mpc.promises.premises import Premises, calibrated_premises
+from mpc.tightening.execution_part import NOT_COUNTED, execution_part
+from mpc.tightening.terminal_set import jump_digest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from controlrnn.certification import ExecutionError, HorizonCertificate
+
+_PARTS = ("model_error", "reinitialisation", "input_error", "execution", "growth")
+_SOURCES = (
+    "system", "model_error", "certificate", "execution", "difference", "plan", "observer", "growth", "jump",
+    "closed_loop", "closed_loop_limits", "closed_loop_predictions",
+)  # fmt: skip
+# What a tightening rests on that says nothing about predictions (none, a back-off, limits calibrated in closed loop).
+NO_CLAIM = frozenset({"system", "observer", "closed_loop"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
+class Tightening(Stored):
+    """Parts of the tightening, each (horizon + 1, ny) in output units.
+
+    Args:
+        model_error: Calibrated part.
+        reinitialisation: Certified effect of the estimate's error (and of input errors where they are not shown apart).
+        input_error: Certified effect of input errors.
+        disturbance_gain: Gain of the disturbance filter that the predictions are corrected with; None: they are not.
+        promise: What holds, in words.
+        digests: Where the parts come from: ``system``, ``model_error``, ``certificate``, ``observer``, ``growth``,
+            ``jump``.
+        growth: What is added so that plans stay feasible from sample to sample; none when left out.
+        execution: What rounding adds, proven; none when left out.
+        premises: What it rests on; None where it promises nothing.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "tightening", 5,  # 1: without growth; 2: unchecked; 3: without execution; 4: without premises
+        arrays={name: Numbers("N + 1", "ny", least=0.0) for name in _PARTS},
+        meta={
+            "disturbance_gain": Number(above=0.0, most=1.0, none=True), "promise": Text(),
+            "digests": TableOf(Digest(), _SOURCES),
+        },
+        parts={"premises": Part(Premises, none=True, own=True)},
+    )  # fmt: skip
+
+    model_error: Array
+    reinitialisation: Array
+    input_error: Array
+    disturbance_gain: float | None
+    promise: str
+    digests: dict[str, str] = field(default_factory=dict)
+    growth: Array | None = None
+    execution: Array | None = None
+    premises: Premises | None = None
+
+    def __post_init__(self) -> None:
+        if self.disturbance_gain is not None:
+            DisturbanceFilter(self.disturbance_gain)
+        put(self, digests=texts("digests", self.digests))
+        for name in ("growth", "execution"):
+            if getattr(self, name) is None:
+                put(self, **{name: np.zeros_like(self.model_error)})
+        shape: tuple[int | str, ...] = ("horizon + 1", "ny")
+        for name in _PARTS:
+            part = nonnegative(name, getattr(self, name), shape, hint="one row per step, one column per output")
+            put(self, **{name: part})
+            shape = part.shape
+
+    @property
+    def total(self) -> Array:
+        """Sum of the parts, shape (horizon + 1, ny)."""
+        return read_only(sum(getattr(self, name) for name in _PARTS))
+
+    @property
+    def predictive(self) -> Array:
+        """What covers the error of each prediction: the sum without growth, shape (horizon + 1, ny)."""
+        return read_only(sum(getattr(self, name) for name in _PARTS[:-1]))
+
+    @property
+    def horizon(self) -> int:
+        """Number of prediction steps."""
+        return len(self.model_error) - 1
+
+    def verify(
+        self,
+        model_error: ModelError,
+        certificate: HorizonCertificate | None,
+        *,
+        observer: Observer,
+        execution: ExecutionError | None = None,
+        growth: HorizonCertificate | None = None,
+        jump: StateError | None = None,
+    ) -> None:
+        """Make the tightening again from what it was made of, and refuse it where it claims anything else.
+
+        A file may hold any numbers, zeros for instance, under a right checksum: verify what others have made before a
+        controller trusts it.
+
+        Args:
+            model_error: As given to `tighten`; its own promise is taken as it stands.
+            certificate: Likewise; proven again here.
+            observer: The controller's observer.
+            execution: As given to `tighten`; proven again here.
+            growth: As given to `recursive`.
+            jump: Likewise.
+
+        Raises:
+            CertificationError: A certificate does not hold, or the tightening is not what its sources give.
+            SettingError: The parts do not belong together.
+        """
+        made = tighten(model_error, certificate, observer=observer, execution=execution)
+        if growth is not None or jump is not None or "jump" in self.digests:
+            made = recursive(made, growth, observer=observer, jump=jump)
+        self.agrees_with(made)
+
+    def agrees_with(self, made: Tightening) -> None:
+        """Raise CertificationError unless this is the tightening ``made`` from its sources just now, in whatever way.
+
+        How the certified part is shown, as one or as two, does not matter.
+        """
+        parts: list[dict[str, Array]] = []
+        for one in (self, made):
+            certified = one.reinitialisation + one.input_error
+            parts.append({"model_error": one.model_error, "certified part": certified})
+            parts[-1] |= {"execution": np.asarray(one.execution), "total": one.total}
+        words = (
+            {"disturbance_gain": t.disturbance_gain, "promise": t.promise, **t.digests, **_premises_word(t)}
+            for t in (self, made)
+        )
+        refuse_other("the tightening", *parts)
+        refuse_other_words("the tightening", *words)
+
+    def limits(self, outputs: tuple[Signal, ...]) -> tuple[Array, Array]:
+        """Tightened limits.
+
+        Args:
+            outputs: The outputs with their limits.
+
+        Returns:
+            (lower, upper), each (horizon + 1, ny); infinite where there is no limit.
+
+        Raises:
+            InfeasibleError: Nothing is left at some step >= 1 (step 0 is the present: no input changes it).
+        """
+        total, outputs = self.total, items("outputs", outputs, Signal)
+        if len(outputs) != total.shape[1]:
+            raise ShapeError(f"outputs must name {total.shape[1]} channels, got {len(outputs)}: one Signal per output")
+        lower = np.array([s.lower for s in outputs]) + total
+        upper = np.array([s.upper for s in outputs]) - total
+        empty = np.argwhere(lower[1:] >= upper[1:])
+        if len(empty):
+            k, i = int(empty[0, 0]) + 1, int(empty[0, 1])
+            signal = outputs[i]
+            raise InfeasibleError(
+                f"tightening leaves nothing of output {signal.name!r} at step {k}: limits [{signal.lower:g}, "
+                f"{signal.upper:g}] {signal.unit} minus {total[k, i]:.3g} on either side (model error "
+                f"{self.model_error[k, i]:.3g}, re-initialisation {self.reinitialisation[k, i]:.3g}, input error "
+                f"{self.input_error[k, i]:.3g}, execution {np.asarray(self.execution)[k, i]:.3g}, growth "
+                f"{total[k, i] - self.predictive[k, i]:.3g}): reduce the largest part, or shorten the horizon"
+            )
+        return read_only(lower), read_only(upper)
+
+    def plot(self, outputs: tuple[Signal, ...] = ()) -> Figure:
+        """Stack the parts over the horizon, one panel an output."""
+        from matplotlib.figure import Figure
+
+        n = self.model_error.shape[1]
+        figure = Figure(figsize=(6, 2.2 * n), layout="constrained")
+        panels = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
+        labels = (
+            "model error (calibrated)", "re-initialisation (certified)", "input error (certified)",
+            "execution (proven)", "growth for recursive feasibility (certified)",
+        )  # fmt: skip
+        for i, panel in enumerate(panels):
+            stack = [getattr(self, name)[:, i] for name in _PARTS]
+            panel.stackplot(range(self.horizon + 1), *stack, labels=labels, step="mid", alpha=0.8)
+            panel.set_ylabel(outputs[i].label if outputs else f"output {i + 1}")
+            panel.margins(x=0)
+        panels[0].legend(loc="upper left", fontsize="small")
+        panels[-1].set_xlabel("prediction step")
+        return figure
+
+
+@typed()
+def tighten(
+    model_error: ModelError,
+    certificate: HorizonCertificate | None,
+    *,
+    observer: Observer,
+    initial_only: HorizonCertificate | None = None,
+    execution: ExecutionError | None = None,
+) -> Tightening:
+    """Put the calibrated and the certified part together, after checking that they belong together.
+
+    Args:
+        model_error: From `mpc.calibrate`.
+        certificate: Bound on what an initial error and input errors do, verified here. It starts either at the
+            prediction, with the observer's certified error as initial radius, or (tighter, since no ball is put around
+            the estimate in between) at the beginning of the washout, ``observer.steps`` samples earlier, with
+            ``observer.restart`` as initial radius; the longer horizon tells. Its input radius covers
+            ``observer.prediction_input_error``: predictions are made with commanded inputs, which may be further from
+            the true ones than the recorded inputs of the washout. None leaves the part out, and the promise says so.
+        observer: The controller's observer.
+        initial_only: A second certificate with input radius zero. Only shows the parts separately; the sum is the same.
+        execution: Bound on what rounding does to the model's runs, verified here; see `mpc.tightening.execution_part`.
+            None: the tightening holds in real arithmetic, and its promise says so.
+
+    Returns:
+        The tightening. Where the disturbance estimate was calibrated with another observer, or with exact inputs while
+        those may be wrong, the certified bound at step 0 is added: the estimate is an average of output errors, each
+        changed by the state estimate's error by at most that.
+
+    Raises:
+        SettingError: The parts belong to different models, or the certificate covers too little.
+        CertificationError: The certificate does not hold.
+    """
+    if observer.system.digest != model_error.system_digest:
+        raise SettingError("model_error and observer belong to different models: calibrate the observer's model")
+    digests = {"system": model_error.system_digest, "model_error": model_error.digest, "observer": observer.digest}
+    zero = np.zeros_like(model_error.bounds)
+    if certificate is None:
+        text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
+        return counted(_build(model_error, zero, zero, text, digests, observer), execution, observer)
+    joint = _checked(certificate, model_error, observer)
+    if (certificate.input_radius < observer.prediction_input_error).any():
+        raise CertificationError(
+            f"the certificate's input radius must cover input_error + command_error {observer.prediction_input_error}, "
+            f"got {certificate.input_radius}: certify with input_radius=observer.prediction_input_error"
+        )
+    reinitialisation, inputs = joint, zero
+    if initial_only is not None:
+        if np.any(np.asarray(initial_only.input_radius) > 0):
+            raise SettingError(
+                "initial_only must have input radius 0, got a positive one: certify it without input errors"
+            )
+        reinitialisation = np.minimum(joint, _checked(initial_only, model_error, observer))
+        inputs = joint - reinitialisation
+    other = model_error.observer_digest != observer.digest or observer.prediction_input_error.any()
+    if model_error.disturbance_gain is not None and other:
+        reinitialisation = reinitialisation + joint[0]
+    digests["certificate"] = certificate.digest
+    text = f"deterministic given the model error, which {model_error.promise}; state estimate: {observer.promise}"
+    return counted(_build(model_error, reinitialisation, inputs, text, digests, observer), execution, observer)
+
+
+def counted(tightening: Tightening, execution: ExecutionError | None, observer: Observer) -> Tightening:
+    """The tightening with what rounding adds as a part of its own; where nothing is given its promise says so."""
+    if execution is None:
+        return replace(tightening, promise=f"{tightening.promise}; {NOT_COUNTED}")
+    filtered = tightening.disturbance_gain is not None
+    part, words = execution_part(execution, observer, tightening.horizon, filtered=filtered)
+    digests = tightening.digests | {"execution": execution.digest}
+    return replace(tightening, execution=part, promise=f"{tightening.promise}; {words}", digests=digests)
+
+
+@typed()
+def recursive(
+    tightening: Tightening,
+    growth: HorizonCertificate | None,
+    *,
+    observer: Observer,
+    jump: StateError | None = None,
+) -> Tightening:
+    """Let a tightening grow so that plans stay feasible: c_{k+1} >= c_k + l_k, the least that does.
+
+    The theorem is that of `mpc.tightening.terminal_set`.
+
+    Args:
+        tightening: From `tighten`, without disturbance feedback, over the whole prediction horizon N.
+        growth: Bound l_k on what the jump changes about outputs k steps later, over at least N - 1 steps, from an
+            initial radius that covers the jump; verified here. None is enough where there is no jump.
+        observer: The controller's observer.
+        jump: Bound on what one update of the observer changes about the plan; ``observer.jump`` when left out.
+
+    Returns:
+        A tightening whose parts of before are unchanged.
+
+    Raises:
+        SettingError: The parts belong to different models, the observer states no jump, or disturbance feedback.
+        CertificationError: The certificate does not hold, or covers a smaller jump.
+    """
+    if tightening.disturbance_gain is not None:
+        raise SettingError(
+            "disturbance feedback moves the limits: calibrate with disturbance=None for guaranteed plans"
+        )
+    if not observer.system.digest == tightening.digests.get("system"):
+        raise SettingError("tightening and observer belong to different models: tighten with this observer")
+    if tightening.digests.get("observer", observer.digest) != observer.digest:
+        raise SettingError("tightening was made for another observer: tighten with this one")
+    if tightening.premises is not None:
+        tightening.premises.refuse_other("the tightening", observer.premises, "the observer")
+    jump = observer.jump if jump is None else jump
+    if jump is None:
+        raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
+    c, first = tightening.predictive, int(not observer.predictor.carries)  # where outputs answer at once, step 0 counts
+    needed, least = growth_per_step(growth, jump, observer, c), np.array(c)
+    for k in range(first, tightening.horizon):
+        least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
+    digests = tightening.digests | {"jump": jump_digest(jump)}
+    if growth is not None:
+        digests["growth"] = growth.digest
+    most = jump.euclidean
+    text = f"{tightening.promise}; plans stay feasible while the estimate jumps by at most {most:.3g} (2-norm)"
+    return replace(tightening, growth=least - c, promise=text, digests=digests)
+
+
+def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observer: Observer, like: Array) -> Array:
+    """What jumps of the estimate do to outputs 0..N - 1 steps later, shape (N, ny), after checking what it rests on.
+
+    Args:
+        growth: Certificate that covers the jump; None is enough where there is no jump.
+        jump: Bound on what one update changes about the plan.
+        observer: The controller's observer.
+        like: Any array with N + 1 rows and ny columns.
+
+    Raises:
+        SettingError: The certificate is missing or for another model or a shorter horizon.
+        CertificationError: It does not hold or covers a smaller jump.
+    """
+    horizon = len(like) - 1
+    if growth is None:
+        if jump.radius > 0:
+            raise SettingError(
+                f"a jump of radius {jump.radius:.4g} needs a certificate, got growth=None: certify_horizon(system, N, "
+                "initial_radius=jump.radius, metric=jump.metric)"
+            )
+        return np.zeros((horizon, like.shape[1]))
+    if growth.system_digest != observer.system.digest or growth.horizon < horizon - 1:
+        raise SettingError(
+            f"growth must be certified for the observer's model over at least {horizon - 1} steps, got "
+            f"{growth.horizon} steps for system {growth.system_digest[:12]}"
+        )
+    refuse_boxes(growth)
+    radius = jump.needed_in(growth.metric)
+    if not radius <= growth.initial_radius:
+        needed, got = told_apart(radius, growth.initial_radius)
+        raise CertificationError(
+            f"the initial radius of growth must cover the jump {needed}, got {got}: certify "
+            "with initial_radius=jump.radius, metric=jump.metric",
+            margin=float(growth.initial_radius - radius),
+        )
+    growth.verify(observer.system)
+    return np.asarray(growth.bounds[:horizon])
+
+
+@typed()
+def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
+    """No tightening, which promises nothing: the controller to compare with.
+
+    Args:
+        system_digest: The model's digest.
+        horizon: Number of predicted steps.
+        ny: Number of outputs.
+    """
+    zero = np.zeros((size("horizon", horizon, least=0) + 1, size("ny", ny)))
+    return Tightening(
+        model_error=zero,
+        reinitialisation=zero,
+        input_error=zero,
+        disturbance_gain=None,
+        promise="nothing: constraints are not tightened",
+        digests={"system": system_digest},
+    )
+
+
+def _premises_word(tightening: Tightening) -> dict[str, str]:
+    return {} if tightening.premises is None else {"premises": tightening.premises.digest}
+
+
+def _build(
+    model_error: ModelError, first: Array, second: Array, promise: str, digests: dict[str, str], observer: Observer
+) -> Tightening:
+    return Tightening(
+        model_error=model_error.bounds,
+        reinitialisation=first,
+        input_error=second,
+        disturbance_gain=model_error.disturbance_gain,
+        promise=promise,
+        digests=digests,
+        premises=calibrated_premises(model_error, observer),
+    )
+
+
+def _checked(certificate: HorizonCertificate, model_error: ModelError, observer: Observer) -> Array:
+    """The certified part over the prediction, shape (horizon + 1, ny), after checking what it rests on."""
+    if certificate.system_digest != model_error.system_digest:
+        raise SettingError("certificate and model_error belong to different models: certify the calibrated model")
+    refuse_boxes(certificate)
+    horizon, ahead = model_error.horizon, 0
+    if certificate.horizon < horizon:
+        raise SettingError(
+            f"certificate must cover the horizon {horizon} of the model error, got {certificate.horizon}"
+        )
+    error, what = observer.error, "observer.error"
+    if observer.restart is not None and certificate.horizon >= observer.steps + horizon:
+        error, ahead, what = observer.restart, observer.steps, "observer.restart"
+    radius = error.needed_in(certificate.metric)
+    if not radius <= certificate.initial_radius:
+        needed, got = told_apart(radius, certificate.initial_radius)
+        raise CertificationError(
+            f"the certificate's initial radius must cover the observer's certified error {needed} (in the "
+            f"certificate's metric, {ahead} samples before the prediction), got {got}: "
+            f"certify with initial_radius={what}.radius, metric={what}.metric",
+            margin=float(certificate.initial_radius - radius),
+        )
+    certificate.verify(observer.system)
+    return np.asarray(certificate.bounds[ahead : ahead + horizon + 1])
+
+
+def refuse_boxes(certificate: HorizonCertificate) -> None:
+    """Raise SettingError for a certificate that speaks of some boxes alone, which nothing here keeps estimates in.
+
+    Args:
+        certificate: From `certify_horizon`.
+    """
+    if certificate.input_range.size:
+        raise SettingError("the certificate holds in its boxes of inputs and states alone: certify without them")

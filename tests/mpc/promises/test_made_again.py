@@ -1,0 +1,159 @@
+"""What rests on certificates verifies itself against them: anything else that a file claims is refused."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from mpc_networks import elman
+from mpc_networks import signals as channels
+
+from controlrnn.certification import certify_contraction, certify_horizon
+from controlrnn.errors import CertificationError, ControlRnnError
+from controlrnn.records import write_record
+from mpc import (
+    ModelError,
+    Predictor,
+    Recall,
+    TerminalSet,
+    Tightening,
+    Washout,
+    recursive,
+    remember,
+    terminal_set,
+    tighten,
+)
+from mpc.tightening.error_memory import certify_changes
+
+N, W, PUSH = 6, 8, 0.01
+
+
+def calibrated(system, bounds, gain):
+    return ModelError(
+        bounds=bounds, method="conformal", coverage=0.9, n=20, length=200, starts=100, washout=20,
+        disturbance_gain=gain, system_digest=system.digest, data_digest="0" * 64, observer_digest="",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def road():
+    """The whole road from a model to what a guaranteed controller rests on, with every source."""
+    system = elman()
+    predictor = Predictor(system, channels("u", 2, 1.0), channels("y", 2, 5.0))
+    contraction = certify_contraction(system)
+    observer = Washout(predictor, W, contraction=contraction, input_error=PUSH)
+    start, jump = observer.restart, observer.jump
+    joint = certify_horizon(
+        system, W + N, initial_radius=start.radius, metric=start.metric, input_radius=PUSH, iterations=20
+    )
+    growth = certify_horizon(system, N, initial_radius=jump.radius, metric=jump.metric, iterations=20)
+    error = calibrated(system, np.full((N + 1, 2), 0.05), None)
+    drift = calibrated(system, 0.01 * np.arange(N + 1.0)[:, None] * np.ones(2), 1.0)
+    tightening = recursive(tighten(error, joint, observer=observer), growth, observer=observer)
+    outputs = certify_horizon(system, 0, initial_radius=0.5, metric=contraction.metric)
+    changes = certify_changes(observer, 2, iterations=10)
+    return SimpleNamespace(
+        system=system, observer=observer, contraction=contraction, joint=joint, growth=growth, error=error, drift=drift,
+        tightening=tightening, outputs=outputs, changes=changes,
+        terminal=terminal_set(predictor, contraction, horizon=N, jump=jump, outputs=outputs),
+        recall=remember(tightening, drift, changes, observer=observer, growth=growth),
+    )  # fmt: skip
+
+
+def stored(one, tmp_path, **changed):
+    """What a file of ``one`` gives with some arrays or values changed and its checksum made anew."""
+    arrays, meta = one.record()
+    new = {n: v for n, v in changed.items() if n in arrays}
+    path = write_record(
+        tmp_path / "r.npz",
+        one.SCHEMA.kind,
+        one.SCHEMA.version,
+        arrays | new,
+        meta | {n: v for n, v in changed.items() if n not in new},
+    )
+    return type(one).load(path)
+
+
+def test_what_was_made_is_verified_from_its_files(road, tmp_path):
+    stored(road.tightening, tmp_path).verify(road.error, road.joint, observer=road.observer, growth=road.growth)
+    stored(road.recall, tmp_path).verify(
+        road.tightening, road.drift, road.changes, observer=road.observer, growth=road.growth
+    )
+    stored(road.terminal, tmp_path).verify(road.system, road.contraction, road.outputs, jump=road.observer.jump)
+    plain = tighten(road.error, None, observer=road.observer)
+    stored(plain, tmp_path).verify(road.error, None, observer=road.observer)
+
+
+def test_the_way_the_certified_part_is_shown_does_not_matter(road, tmp_path):
+    still = certify_horizon(
+        road.system, W + N, initial_radius=road.joint.initial_radius, metric=road.joint.metric, iterations=20
+    )
+    shown = tighten(road.error, road.joint, observer=road.observer, initial_only=still)
+    assert shown.input_error.any()
+    stored(shown, tmp_path).verify(road.error, road.joint, observer=road.observer)
+
+
+PARTS = ("model_error", "reinitialisation", "input_error", "growth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: lambda a: 0 * a} for name in PARTS if name != "input_error"),
+        {name: lambda a: 0 * a for name in PARTS},
+        {"reinitialisation": lambda a: a * (1 - 1e-9)},
+        {"growth": lambda a: a * (1 - 1e-6)},
+        {"model_error": lambda a: np.where(np.arange(len(a))[:, None] == 3, 0.9 * a, a)},
+        {"input_error": lambda a: a + 1.0},
+    ],
+)
+def test_an_altered_tightening_is_refused(road, tmp_path, change):
+    forged = stored(road.tightening, tmp_path, **{n: f(getattr(road.tightening, n)) for n, f in change.items()})
+    with pytest.raises(CertificationError, match="its sources give"):
+        forged.verify(road.error, road.joint, observer=road.observer, growth=road.growth)
+
+
+def test_other_words_and_other_sources_are_refused(road, tmp_path):
+    verify = {"observer": road.observer, "growth": road.growth}
+    for changed, match in (
+        ({"promise": "holds always"}, "names another promise"),
+        ({"disturbance_gain": 0.5}, "disturbance_gain"),
+        ({"digests": road.tightening.digests | {"certificate": "1" * 64}}, "names another certificate"),
+        ({"digests": {n: d for n, d in road.tightening.digests.items() if n != "growth"}}, "names another growth"),
+    ):
+        with pytest.raises(CertificationError, match=match):
+            stored(road.tightening, tmp_path, **changed).verify(road.error, road.joint, **verify)
+    smaller = replace(road.error, bounds=0.5 * road.error.bounds)
+    with pytest.raises(CertificationError):
+        road.tightening.verify(smaller, road.joint, **verify)
+    with pytest.raises(CertificationError):
+        road.tightening.verify(road.error, replace(road.joint, bounds=0.9 * road.joint.bounds), **verify)
+    with pytest.raises(ControlRnnError):
+        road.tightening.verify(road.error, None, **verify)
+    with pytest.raises(ControlRnnError):
+        road.tightening.verify(road.error, road.joint, observer=road.observer)
+    other = Washout(road.observer.predictor, W + 1, contraction=road.contraction, input_error=PUSH)
+    with pytest.raises(ControlRnnError):
+        road.tightening.verify(road.error, road.joint, observer=other, growth=road.growth)
+
+
+@pytest.mark.parametrize("name", ["drift", "change", "jump", "absolute", "growth", "end"])
+def test_an_altered_recall_is_refused(road, tmp_path, name):
+    forged = stored(road.recall, tmp_path, **{name: 0.99 * getattr(road.recall, name)})
+    with pytest.raises(CertificationError, match=f"claims {name}"):
+        forged.verify(road.tightening, road.drift, road.changes, observer=road.observer, growth=road.growth)
+
+
+def test_a_terminal_set_for_smaller_jumps_or_of_other_sources_is_refused(road, tmp_path):
+    for changed, match in (
+        ({"jump": 0.5 * road.terminal.jump}, "jump does not follow"),
+        ({"margin": 0.5 * road.terminal.margin}, "margin does not follow"),
+        ({"digests": road.terminal.digests | {"outputs": "1" * 64}}, "names another outputs"),
+        ({"digests": road.terminal.digests | {"jump": "1" * 64}}, "names another jump"),
+    ):
+        forged = stored(road.terminal, tmp_path, **changed)
+        with pytest.raises(CertificationError, match=match):
+            forged.verify(road.system, road.contraction, road.outputs, jump=road.observer.jump)
+    assert isinstance(road.terminal, TerminalSet)
+    assert isinstance(road.recall, Recall)
+    assert isinstance(road.tightening, Tightening)

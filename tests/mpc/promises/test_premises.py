@@ -1,0 +1,160 @@
+"""Parts that rest on different premises are refused, with the difference named; so is the plant."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from one_tank import RESIDUAL, N, W, error, running, tank
+
+from controlrnn.certification import certify_contraction, certify_horizon
+from controlrnn.data import Signal, Trajectory
+from controlrnn.errors import DataError, SettingError
+from mpc import (
+    Predictor,
+    Premises,
+    RunningOn,
+    TightenedMPC,
+    Washout,
+    premises_of,
+    recursive,
+    run_closed_loop,
+    terminal_set,
+    tighten,
+)  # fmt: skip
+from mpc.control.agreement import held_to
+from mpc.promises.premises import record_premises
+
+SYSTEM = tank(0.3)
+CONTRACTION = certify_contraction(SYSTEM)
+
+
+def predictor(*, reach=1.0, unit="m", name="level", upper=1.0):
+    return Predictor(SYSTEM, (Signal("valve", "%", -reach, reach),), (Signal(name, unit, -1.0, upper),))
+
+
+def road(observer):
+    start = observer.restart
+    joint = certify_horizon(
+        SYSTEM, observer.steps + N, initial_radius=start.radius, metric=start.metric,
+        input_radius=observer.prediction_input_error, focus=[observer.steps, observer.steps + N],
+    )  # fmt: skip
+    jump = observer.jump
+    growth = certify_horizon(SYSTEM, N, initial_radius=jump.radius, metric=jump.metric) if jump.radius else None
+    room = recursive(
+        tighten(error(SYSTEM, np.full(N + 1, RESIDUAL)), joint, observer=observer), growth, observer=observer
+    )
+    return room, terminal_set(observer.predictor, CONTRACTION, horizon=N, jump=jump)
+
+
+def washout(steps=60, of=None, **options):
+    return Washout(of or predictor(), steps, contraction=CONTRACTION, **options)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return road(washout())
+
+
+OTHERS = {
+    "shorter washout": (lambda: washout(5), "steps 60 against 5"),
+    "wider actuators": (lambda: washout(of=predictor(reach=4.0)), "input upper of valve 1 against 4"),
+    "inputs recorded worse": (lambda: washout(input_error=0.5), "input error of valve 0 against 0.5"),
+    "inputs commanded worse": (lambda: washout(command_error=0.2), "command error of valve 0 against 0.2"),
+    "other unit": (lambda: washout(of=predictor(unit="cm")), "output units 'm' against 'cm'"),
+    "other channel": (lambda: washout(of=predictor(name="flow")), "outputs 'level' against 'flow'"),
+    "other kind": (lambda: RunningOn(predictor(), 60, contraction=CONTRACTION), "kind Washout against RunningOn"),
+    "other start": (lambda: washout(initial_state=[0.1]), "initial_state none against 0.1"),
+    "other proof": (
+        lambda: Washout(predictor(), 60, contraction=certify_contraction(SYSTEM, 0.95)), "contraction ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_controller_refuses_an_observer_that_its_tightening_was_not_made_for(name, parts):
+    make, named = OTHERS[name]
+    observer = make()
+    with pytest.raises(SettingError) as caught:
+        TightenedMPC(
+            observer.predictor, observer, parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3
+        )
+    assert named in str(caught.value)
+    made = TightenedMPC(predictor(), washout(), parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3)
+    assert made.premises.horizon == N
+
+
+def test_a_controller_refuses_a_predictor_of_other_actuators(parts):
+    with pytest.raises(SettingError, match="input upper of valve 4 against 1"):
+        TightenedMPC(predictor(reach=4.0), washout(), parts[0], output_weight=1.0, input_move_weight=1e-3)
+
+
+def test_what_is_the_same_is_accepted_and_saved(parts, tmp_path):
+    room = parts[0]
+    room.save(tmp_path / "room.npz")
+    again = type(room).load(tmp_path / "room.npz")
+    assert again.digest == room.digest
+    assert again.premises.digest == room.premises.digest == washout().premises.also(
+        horizon=N, length=100, loop="open"
+    ).digest  # fmt: skip
+    assert not again.premises.differences(room.premises)
+    changed = replace(room, premises=room.premises.also(dt=2.0))
+    assert changed.digest != room.digest
+    assert changed.premises.differences(room.premises) == ("dt 2.0 against 1.0",)
+
+
+def test_what_is_not_said_is_not_compared():
+    said, silent = washout().premises, Premises(system=SYSTEM.digest, dt=1.0)
+    assert not said.differences(silent) + silent.differences(said)
+    assert said.also(missing=0.1).differences(said.also(missing=0.2)) == ("missing 0.1 against 0.2",)
+    assert said.also(length=10).differences(said.also(length=20)) == ("length 10 against 20",)
+    assert said.also(region="0" * 64).differences(said.also(region="1" * 64))
+    assert premises_of(predictor()).input_upper == 1.0
+
+
+def test_records_say_which_plant_they_are_of():
+    def record(name, unit=""):
+        return Trajectory(np.zeros((3, 1)), np.zeros((3, 1)), 1.0, outputs=(Signal(name, unit),), name=name + unit)
+
+    assert record_premises(SYSTEM, [record("y1")]).outputs == ()
+    assert record_premises(SYSTEM, [record("y1"), record("level", "m")]).output_units == ("m",)
+    with pytest.raises(DataError, match="one plant"):
+        record_premises(SYSTEM, [record("level", "m"), record("level", "cm")])
+    room = error(SYSTEM, np.full(N + 1, RESIDUAL))
+    room = replace(room, premises=record_premises(SYSTEM, [record("level", "cm")]))
+    with pytest.raises(SettingError, match="output units 'cm' against 'm'"):
+        tighten(room, None, observer=washout())
+
+
+class Plant:
+    """The tank itself, in channels of its own."""
+
+    dt, nx = 1.0, 1
+
+    def __init__(self, like):
+        self.inputs, self.outputs = like.inputs, like.outputs
+
+    def initial_state(self):
+        return np.zeros(1)
+
+    def step(self, x, u, w=None):  # noqa: ARG002
+        return SYSTEM.step(x, u)
+
+    def output(self, x, u):
+        return SYSTEM.output(x, u)
+
+
+def test_the_plant_and_the_loop_are_held_to_the_premises(parts):
+    made = TightenedMPC(predictor(), washout(), parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3)
+    for plant, options, named in (
+        (Plant(predictor(unit="cm")), {}, "output units 'cm' against 'm'"),
+        (Plant(predictor(name="flow")), {}, "outputs 'flow' against 'level'"),
+        (Plant(predictor(reach=0.5)), {}, "must reach the controller's range [-1, 1]"),
+        (Plant(predictor()), {"input_error": 0.1}, "input_error must stay within"),
+    ):
+        with pytest.raises(SettingError) as caught:
+            run_closed_loop(plant, made, reference=[0.5], steps=2, seed=0, **options)
+        assert named in str(caught.value)
+    held_to(made, Plant(predictor(reach=2.0)))
+    result = run_closed_loop(Plant(predictor()), made, reference=[0.5], steps=3, seed=0)
+    assert result.certified.all()
+    assert running()[0].premises.observer["steps"] == str(W)
