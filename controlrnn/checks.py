@@ -215,6 +215,14 @@ def channels(name: str, value: Any, n: int, *, finite: bool = True) -> Array:
     return as_array(name, np.full(n, array) if array.ndim == 0 else array, (n,), hint="one per channel", finite=finite)
 
 
+def per_channel(name: str, value: Any, n: int) -> Array:
+    """``value`` >= 0, one number for all or one per channel, as an array (n,)."""
+    array = channels(name, value, n)
+    if (array < 0).any():
+        raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
+    return read_only(array)
+
+
 def nonnegative(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "") -> Array:
     """Return ``value`` as a read-only float64 array of that shape after checking that it is finite and >= 0."""
     array = as_array(name, value, shape, hint=hint)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mpc import ClosedLoopSetup, MonteCarloResult
-from mpc.loops import monte_carlo
+from mpc import ClosedLoopSetup, MonteCarloResult, monte_carlo
 
 MOST = 200  # distances tried
 

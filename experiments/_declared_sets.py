@@ -23,9 +23,9 @@ import numpy as np
 from controlrnn.certification import ContractionCertificate
 from controlrnn.checks import Array
 from controlrnn.data import Signal
-from mpc import Predictor, StateError, Washout
-from mpc.loops.run import Plant
-from mpc.observers.base import ROUNDING
+from mpc import Predictor, StateError, Washout, steady_input
+from mpc.loops.plant import Plant
+from mpc.observers.state_error import ROUNDING
 
 MEMORY = 60  # samples of pulse response that a switching adversary plays
 
@@ -266,7 +266,7 @@ def worst_directions(
     model = watch.predictor
     target = np.array([np.clip(s.upper, -1e3, 1e3) for s in outputs])
     scale = np.where(np.arange(model.ny) == limited, 1.0, 1e3)
-    u = model.steady_input(target, scale)
+    u = steady_input(model, target, scale)
     A, B, C, _ = model.linearise(model.equilibrium(u), u)
     row, pulses = C[limited], []
     for _ in range(MEMORY):

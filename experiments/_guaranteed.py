@@ -67,7 +67,7 @@ from mpc import (
     terminal_set,
     tighten,
 )
-from mpc.loops.run import Plant
+from mpc.loops.plant import Plant
 from mpc.tightening.terminal_set import TerminalSet
 
 SOLVER = SolverOptions(rti=2)

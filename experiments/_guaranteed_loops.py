@@ -14,8 +14,7 @@ from controlrnn.records import Numbers, Schema, save_record
 from experiments._back_off import least_distance
 from experiments._guaranteed import TRUTHS, Case, Controller, build, needs, watch_of
 from experiments._study import Row, Study
-from mpc import ClosedLoopResult, ClosedLoopSetup, LoopTarget, Status, back_off
-from mpc.loops import monte_carlo
+from mpc import ClosedLoopResult, ClosedLoopSetup, LoopTarget, Status, back_off, monte_carlo
 from mpc.promises.coverage_met import met
 
 LOOPS = Schema(

@@ -19,8 +19,7 @@ from controlrnn.systems import LureSystem
 from experiments._study import Row
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
-from mpc import GuardedObserver, ModelError, Observer, Tightening, Washout, tighten, tighten_guarded
-from mpc.loops import monte_carlo
+from mpc import GuardedObserver, ModelError, Observer, Tightening, Washout, monte_carlo, tighten, tighten_guarded
 from mpc.observers.estimate_error import drawn_errors
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from controlrnn.certification import attack_horizon, certify_around, certify_horizon
-from controlrnn.certification.attacks import tube as attack_around
+from controlrnn.certification import attack_around, attack_horizon, certify_around, certify_horizon
 from controlrnn.checks import Array
 from controlrnn.systems import LureSystem
 from experiments._study import Row, Study

@@ -23,6 +23,7 @@ from controlrnn.certification import (
     DissipationCertificate,
     InputError,
     InputErrorKind,
+    attack_around,
     attack_horizon,
     certify_around,
     certify_contraction,
@@ -33,7 +34,6 @@ from controlrnn.certification import (
     certify_lipschitz,
     certify_reinitialisation,
 )
-from controlrnn.certification.attacks import tube as attack_around
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem

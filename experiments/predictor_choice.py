@@ -44,8 +44,7 @@ from controlrnn.workers import Workers
 from experiments._study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
-from mpc import ModelError, Tightening, Washout, tighten
-from mpc.loops import monte_carlo
+from mpc import ModelError, Tightening, Washout, monte_carlo, tighten
 
 WORKERS = 2
 PAST = 40  # samples that the state is estimated from for the fit ahead

@@ -11,8 +11,9 @@ from mpc.calibration.model_error import CalibrationMethod, Coverage, ModelError,
 from mpc.calibration.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
 from mpc.calibration.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.control.adaptive import Adaptation, AdaptiveMPC
-from mpc.control.controller import Mode, TightenedMPC
-from mpc.control.step import Fallback, MpcStep
+from mpc.control.controller import TightenedMPC
+from mpc.control.modes import Mode
+from mpc.control.step import MpcStep
 from mpc.loops.calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
 from mpc.loops.faults import (
     ActuatorFault,
@@ -42,11 +43,14 @@ from mpc.observers.innovation import StateObserver, kalman_gain
 from mpc.observers.moving_horizon import EstimateInfo, MovingHorizonObserver
 from mpc.observers.state_error import StateError
 from mpc.predictor import Predictor
-from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData
+from mpc.problem.solver_options import SolverOptions, Status
+from mpc.problem.steady_input import steady_input
 from mpc.promises.coverage_met import CoverageMet
 from mpc.promises.order_statistics import anytime_interval, clopper_pearson, confident_rank, conformal_rank
 from mpc.promises.premises import Premises, premises_of
 from mpc.promises.promise import CoverageUnit, Loop, LoopTarget, Operation
+from mpc.safety.fallback import Fallback
 from mpc.safety.premise_watch import Premise, Reaction, Watching
 from mpc.solvers.chain import chain
 from mpc.tightening.around_plan import certify_plan, plan_digest, tighten_around
@@ -151,6 +155,7 @@ __all__ = [
     "remember",
     "run_closed_loop",
     "staircase",
+    "steady_input",
     "terminal_set",
     "tighten",
     "tighten_around",

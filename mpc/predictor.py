@@ -15,7 +15,7 @@ from typing import Any
 import casadi
 import numpy as np
 
-from controlrnn.checks import Array, as_array, scales
+from controlrnn.checks import Array, as_array
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.export import to_casadi
@@ -25,7 +25,6 @@ from controlrnn.kernels.linearisation import Lineariser
 from controlrnn.systems import LureSystem, carries_input, just_after, without_feedthrough
 from controlrnn.systems.ops import run_arguments
 from controlrnn.typed import typed
-from mpc.problem.steady_input import HeldCost, held_input
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
 _NEWTON = 50
@@ -230,20 +229,21 @@ class Predictor:
         u = as_array("u", u, (self.nu,))
         return output(self.system, self.equilibrium(u), u)
 
-    def steady_input(self, target: Array, scale: Array, *, given: Array | None = None) -> Array:
-        """Input (nu,) within the limits whose steady output is nearest to ``target``; see `mpc.problem.steady_input`.
 
-        Args:
-            target: Wanted output, shape (ny,).
-            scale: What counts as one unit of distance per output, shape (ny,).
-            given: Inputs that are what they are, shape (nu,); NaN where the input is to be found.
+def output_scale(predictor: Predictor) -> Array:
+    """Range between an output's limits, else between its steady values at the corners of the inputs' range.
 
-        Raises:
-            SettingError: A limit is missing, or the model has no isolated steady state in the middle of the range.
-        """
-        wanted = HeldCost.distance(as_array("target", target, (self.ny,)), scales("scale", scale, self.ny))
-        known = as_array("given", np.full(self.nu, np.nan) if given is None else given, (self.nu,), finite=False)
-        return held_input(self, wanted, np.where(np.isfinite(known), known, np.nan))
+    Returns:
+        Shape (ny,), positive.
+    """
+    lower, upper = predictor.input_limits()
+    limits = np.array([[s.lower, s.upper] for s in predictor.outputs])
+    span = limits[:, 1] - limits[:, 0]
+    if not np.isfinite(span).all():
+        reached = np.array([predictor.steady_output(u) for u in (lower, 0.5 * (lower + upper), upper)])
+        steady = reached.max(axis=0) - reached.min(axis=0)
+        span = np.where(np.isfinite(span), span, np.where(steady > 0, steady, 1.0))
+    return np.asarray(span)
 
 
 class _CompiledGap(threading.local):

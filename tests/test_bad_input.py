@@ -70,11 +70,12 @@ from mpc import (
     calibrate,
     calibrate_closed_loop,
     clopper_pearson,
+    monte_carlo,
     nominal,
     run_closed_loop,
+    steady_input,
     tighten,
 )
-from mpc.loops import monte_carlo
 from plants import CascadedTanks, MassSpringDamperChain, MultiTank, QuadrupleTank, excitation, simulate
 
 NAN = float("nan")
@@ -553,7 +554,7 @@ MPC: list[Case] = [
     ("step beyond float64", lambda k: k.linear.output(np.full(3, 1.7e308), np.zeros(2)), DataError,
      ("range of float64", "units")),
     ("point of no shape", lambda k: k.predictor.linearise(np.zeros((1, 3)), np.zeros(2)), ShapeError, ("x", "(3,)")),
-    ("one target for three", lambda k: k.predictor.steady_input([1.0], np.ones(3)), ShapeError, ("target", "(3,)")),
+    ("one target for three", lambda k: steady_input(k.predictor, [1.0], np.ones(3)), ShapeError, ("target", "(3,)")),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from controlrnn.checks import checked_seed, positive, size
+from controlrnn.checks import positive, size
 from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
 from controlrnn.models.parts.guarantee import Guarantee, Promise
@@ -112,21 +112,6 @@ class Model(nn.Module, Generic[S]):
     def n_parameters(self) -> int:
         """Number of free parameters."""
         return sum(p.numel() for p in self.parameters())
-
-
-def generator(seed: int) -> torch.Generator:
-    """A torch generator of its own, so that models never touch the global one."""
-    return torch.Generator().manual_seed(checked_seed(seed))
-
-
-def uniform(rng: torch.Generator, *shape: int, bound: float) -> nn.Parameter:
-    """A parameter drawn uniformly from [-bound, bound]."""
-    return nn.Parameter((2 * torch.rand(*shape, generator=rng) - 1) * bound)
-
-
-def normal(rng: torch.Generator, *shape: int, std: float) -> nn.Parameter:
-    """A parameter drawn from N(0, std^2)."""
-    return nn.Parameter(torch.randn(*shape, generator=rng) * std)
 
 
 def lure(

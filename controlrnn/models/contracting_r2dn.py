@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from controlrnn.checks import Array, size
 from controlrnn.errors import SettingError
-from controlrnn.models.base import Model, generator, lure, normal
+from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import ContractingLinear
+from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, metric_of
 from controlrnn.models.parts.linear_start import put_linear
 from controlrnn.models.parts.sandwich import SandwichNetwork

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from controlrnn.checks import Array, as_array
-from controlrnn.models.base import generator, normal
 from controlrnn.models.parts.contracting_linear import inside_disc, slow_poles
+from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.linear_start import put_linear
 from controlrnn.models.ren import REN, Implicit
 from controlrnn.systems import Activation

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import SettingError
-from controlrnn.models.base import generator, normal
 from controlrnn.models.parts.contracting_linear import slow_poles
 from controlrnn.models.parts.definite import with_room
+from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
 from controlrnn.models.parts.linear_start import Linear, storages
 from controlrnn.models.parts.strict_contraction import StrictContraction

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from controlrnn.models.base import Model, generator, lure, normal, uniform
+from controlrnn.models.base import Model, lure
+from controlrnn.models.parts.draws import generator, normal, uniform
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from controlrnn.checks import size
-from controlrnn.models.base import Model, generator, uniform
+from controlrnn.models.base import Model
+from controlrnn.models.parts.draws import generator, uniform
 from controlrnn.systems import Cell, GatedSystem
 from controlrnn.typed import typed
 

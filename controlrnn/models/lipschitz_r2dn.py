@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from controlrnn.checks import Array, positive, size
 from controlrnn.errors import SettingError
-from controlrnn.models.base import Model, generator, lure, normal
+from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import ContractingLinear, slow_poles
 from controlrnn.models.parts.definite import with_room
+from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
 from controlrnn.models.parts.linear_start import Linear, gain_refusal, storages
 from controlrnn.models.parts.sandwich import SandwichNetwork

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from controlrnn.checks import Choice, positive
 from controlrnn.errors import SettingError
-from controlrnn.models.base import Model, generator, lure, normal, uniform
+from controlrnn.models.base import Model, lure
+from controlrnn.models.parts.draws import generator, normal, uniform
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from controlrnn.checks import Array
-from controlrnn.models.base import Model, generator, lure, normal
+from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import ContractingLinear
+from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, metric_of
 from controlrnn.models.parts.linear_start import put_linear
 from controlrnn.systems import LureSystem

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from controlrnn.checks import Array, size
-from controlrnn.models.base import Model, generator, lure, normal
+from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import checked_rate
 from controlrnn.models.parts.definite import PositiveDefinite
+from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, metric_of
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from controlrnn.checks import Array, size
-from controlrnn.models.base import Model, generator, lure, normal, uniform
+from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import slow_poles
+from controlrnn.models.parts.draws import generator, normal, uniform
 from controlrnn.models.parts.linear_start import put_linear
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed

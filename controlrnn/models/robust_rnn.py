@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from controlrnn.checks import Array, positive, size
 from controlrnn.errors import SettingError
-from controlrnn.models.base import Model, generator, lure, normal
+from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import checked_rate, inside_disc, slow_poles
+from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
 from controlrnn.models.parts.linear_start import Linear, gain_refusal, storages
 from controlrnn.systems import Activation, LureSystem

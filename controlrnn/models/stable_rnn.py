@@ -12,8 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from controlrnn.models.base import Model, generator, lure, uniform
+from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import checked_rate, slow_poles
+from controlrnn.models.parts.draws import generator, uniform
 from controlrnn.models.parts.guarantee import Promise
 from controlrnn.models.parts.strict_contraction import STRICT, StrictContraction
 from controlrnn.systems import Activation, LureSystem

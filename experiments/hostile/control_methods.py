@@ -24,7 +24,7 @@ def control_methods(kit: Kit) -> Iterator[Call]:
     yield call("mpc.Predictor.linearise", p.linearise, x=x, u=u)
     yield call("mpc.Predictor.equilibrium", p.equilibrium, u=u, guess=x)
     yield call("mpc.Predictor.steady_output", p.steady_output, u=u)
-    yield call("mpc.Predictor.steady_input", p.steady_input, target=np.zeros(NY), scale=np.ones(NY),
+    yield call("mpc.steady_input", mpc.steady_input, predictor=p, target=np.zeros(NY), scale=np.ones(NY),
                 given=np.array([np.nan, 0.1]))  # fmt: skip
     for name, observer in kit.observers.items():
         common = {"predictor": p, "steps": WASHOUT, "initial_state": np.zeros(NX)}

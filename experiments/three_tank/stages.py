@@ -50,12 +50,12 @@ from mpc import (
     Washout,
     calibrate,
     coverage_of,
+    monte_carlo,
     nominal,
     prediction_errors,
     tighten,
 )
-from mpc.control.controller import Mode
-from mpc.loops import monte_carlo
+from mpc.control.modes import Mode
 from mpc.problem.ocp import BackendFactory
 from mpc.tightening.tightening import NO_CLAIM
 from plants import MultiTank, excitation, simulate

@@ -28,14 +28,15 @@ from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
 from mpc import predictor as predictor_module
 from mpc.c_code.watch import bits, refuse_unwatched, running_bounds, watch_scalars, watch_tables, watch_words
-from mpc.control.controller import Mode, TightenedMPC
-from mpc.control.modes import promises
-from mpc.control.step import Fallback
+from mpc.control.controller import TightenedMPC
+from mpc.control.modes import Mode, promises
 from mpc.observers.base import Observer, RunningOn, Washout
 from mpc.observers.innovation import StateObserver
-from mpc.problem.ocp import KEPT, OptimalControlProblem, Status, StepData
+from mpc.problem.ocp import KEPT, OptimalControlProblem, StepData
+from mpc.problem.solver_options import Status
 from mpc.problem.steady_input import HeldCost
 from mpc.safety import fallback
+from mpc.safety.fallback import Fallback
 from mpc.solvers import condensed, condensed_problem
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.condensed_problem import CondensedProblem

@@ -28,7 +28,7 @@ import numpy as np
 from controlrnn.checks import Array, Choice, as_array, count, number, put, read_only, share
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
-from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, Text, digest
+from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, Text
 from controlrnn.systems import LureSystem, without_feedthrough
 from controlrnn.typed import typed
 from mpc.calibration.residuals import DisturbanceFilter, RecordErrors
@@ -37,6 +37,7 @@ from mpc.promises.order_statistics import clopper_pearson, pooled_quantile, rank
 from mpc.promises.order_statistics import conformal_rank as conformal_rank
 from mpc.promises.premises import Premises, record_premises
 from mpc.promises.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
+from mpc.promises.records import data_digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -368,12 +369,6 @@ def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
     inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]
     whole = float(np.mean([part.all() for part in inside]))
     return Coverage(whole, float(np.concatenate([part.ravel() for part in inside]).mean()), len(errors))
-
-
-def data_digest(records: Sequence[Trajectory]) -> str:
-    """SHA-256 over inputs, outputs and sample times of the records."""
-    arrays = {f"{i}.{name}": value for i, r in enumerate(records) for name, value in (("u", r.u), ("y", r.y))}
-    return digest(arrays, {"dt": [r.dt for r in records]})
 
 
 def _scale(errors: Sequence[Array], records: Sequence[Trajectory]) -> Array:

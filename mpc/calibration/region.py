@@ -25,10 +25,10 @@ from controlrnn.kernels.dense import solve
 from controlrnn.records import Count, Digest, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import as_json
 from controlrnn.typed import typed
-from mpc.calibration.model_error import data_digest
-from mpc.calibration.residuals import fits_system, measured_errors
+from mpc.calibration.residuals import measured_errors
 from mpc.observers.base import Observer
 from mpc.promises.order_statistics import conformal_rank
+from mpc.promises.records import data_digest, fits_system
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

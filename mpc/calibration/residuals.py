@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array, as_array, count
-from controlrnn.data import Timing, Trajectory
-from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.data import Trajectory
+from controlrnn.errors import DataError, SettingError
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 from mpc.observers.base import Observer
 from mpc.promises.promise import Operation
+from mpc.promises.records import fits_system
 
 
 @dataclass(frozen=True)
@@ -207,19 +208,3 @@ def prediction_errors(
     if disturbance is not None:
         error = error - disturbance.run(measured_errors(system, x, u, y))[first : first + starts, None, :]
     return np.asarray(error)
-
-
-def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
-    """Raise unless the record has the model's channels and sample time, and the timing of docs/timing.md."""
-    if (trajectory.nu, trajectory.ny) != (system.nu, system.ny):
-        raise ShapeError(
-            f"record {trajectory.name!r} must have nu, ny = {system.nu}, {system.ny} as the model, "
-            f"got {trajectory.nu}, {trajectory.ny}: is it the same plant?"
-        )
-    if not np.isclose(trajectory.dt, system.dt, rtol=1e-9, atol=0):
-        raise DataError(f"record {trajectory.name!r} must have the model's dt = {system.dt} s, got {trajectory.dt} s")
-    if trajectory.timing is not Timing.MEASURED_FIRST:
-        raise DataError(
-            f"record {trajectory.name!r} must have timing 'measured_first' as a controller does, got "
-            f"{str(trajectory.timing)!r}: convert it, see Trajectory.measured_first"
-        )

@@ -31,7 +31,7 @@ from controlrnn.typed import typed
 from mpc.control.controller import TightenedMPC
 from mpc.control.modes import Mode
 from mpc.control.step import MpcStep
-from mpc.problem.ocp import Status
+from mpc.problem.solver_options import Status
 
 _LEFT = 0.02  # of an output's range stays, whatever the factor
 

@@ -1,29 +1,16 @@
-"""One set of premises for all parts of a controller, and for the plant or loop that it is put into."""
+"""One set of premises for all parts of a controller."""
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import ArrayLike
-
-from controlrnn.checks import channels
 from controlrnn.errors import SettingError
 from mpc.calibration.region import OperatingRegion
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.ocp import OptimalControlProblem
-from mpc.promises.premises import Premises, channels_of, premises_of
+from mpc.promises.premises import Premises, premises_of
 from mpc.tightening.error_memory import Recall
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
-
-if TYPE_CHECKING:
-    from mpc.control.controller import TightenedMPC
-    from mpc.loops.run import Plant
-
-_log = logging.getLogger(__name__)
 
 
 def agreed(
@@ -67,60 +54,3 @@ def move_limited(premises: Premises, problem: OptimalControlProblem) -> Premises
         problem: Its optimal control problem.
     """
     return premises.also(move_limit=problem.move_limit)
-
-
-def held_to(
-    controller: TightenedMPC, plant: Plant, *, input_error: ArrayLike = 0.0, missing: float = 0.0, steps: int = 1
-) -> None:
-    """Refuse a plant, or a loop, that breaks what the controller rests on before it has begun.
-
-    Args:
-        controller: The controller.
-        plant: The plant.
-        input_error: Bound on |applied - commanded input| in the loop, scalar or (nu,).
-        missing: Share of the readings that will be missing.
-        steps: Control steps.
-
-    Raises:
-        SettingError: Channels, units, sample time, ranges or errors are not those that were declared.
-    """
-    predictor, own = controller.predictor, controller.premises
-    got, expected = (len(plant.inputs), len(plant.outputs)), (predictor.nu, predictor.ny)
-    if got != expected or not np.isclose(plant.dt, predictor.dt, rtol=1e-9, atol=0):
-        raise SettingError(
-            f"the plant must have the model's (nu, ny, dt) = {(*expected, predictor.dt)}, got {(*got, plant.dt)}"
-        )
-    of_plant = Premises(
-        system=own.system, dt=own.dt, **channels_of(plant.inputs, "input"), **channels_of(plant.outputs, "output")
-    )
-    of_plant.refuse_other("the plant", own, "the controller")
-    _reachable(plant, predictor)
-    declared = controller.observer.prediction_input_error
-    actual = channels("input_error", input_error, predictor.nu)
-    if "certificate" in controller.tightening.digests and (actual > declared * (1 + 1e-12)).any():
-        raise SettingError(
-            f"input_error must stay within what the observer declares (input_error + command_error), {declared}, got "
-            f"{actual}: declare it there, and tighten anew (to break a premise on purpose, use faults)"
-        )
-    _other_records(own, missing, steps)
-
-
-def _reachable(plant: Plant, predictor: Predictor) -> None:
-    """Raise SettingError where the plant's actuators end before the controller's range does."""
-    for theirs, mine in zip(plant.inputs, predictor.inputs, strict=True):
-        room = 1e-9 * max(abs(mine.lower), abs(mine.upper))
-        if np.isfinite([mine.lower, mine.upper]).all() and not (
-            theirs.lower <= mine.lower + room and mine.upper - room <= theirs.upper
-        ):
-            raise SettingError(
-                f"the plant's input {theirs.name!r} must reach the controller's range [{mine.lower:g}, "
-                f"{mine.upper:g}], got [{theirs.lower:g}, {theirs.upper:g}]: give the predictor the actuator's range"
-            )
-
-
-def _other_records(own: Premises, missing: float, steps: int) -> None:
-    """Log where a loop is not of the kind of the calibration records."""
-    if own.missing is not None and missing > own.missing:
-        _log.warning("%g of the readings missing, calibrated with %g: see promise", missing, own.missing)
-    if own.length is not None and steps > own.length:
-        _log.warning("%d steps, calibrated on records of %d samples: see promise_over", steps, own.length)

@@ -42,15 +42,16 @@ from mpc.control.modes import check_recall, check_terminal, disturbance_mode, pl
 from mpc.control.offset_free import OutputDisturbance
 from mpc.control.operation import Operation, own_observer
 from mpc.control.set_points import SetPoints
-from mpc.control.step import Fallback, MpcStep
+from mpc.control.step import MpcStep
 from mpc.control.watching import caught_up, foreseen, watch_of, wider_limits
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
 from mpc.problem.economy import economy_of
-from mpc.problem.ocp import KEPT, BackendFactory, Solution, SolverOptions, Status, StepData, tracking_problem
+from mpc.problem.ocp import KEPT, BackendFactory, Solution, StepData, tracking_problem
 from mpc.problem.plans import inside_after, known_rows, slack_of, within_moves
-from mpc.safety.fallback import Fallbacks
+from mpc.problem.solver_options import SolverOptions, Status
+from mpc.safety.fallback import Fallback, Fallbacks
 from mpc.safety.premise_watch import Premise, Reaction, Watching
 from mpc.safety.recovery import returning
 from mpc.solvers.condensed import CondensedBackend

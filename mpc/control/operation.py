@@ -15,7 +15,7 @@ from controlrnn.errors import DataError, InfeasibleError, SettingError
 from controlrnn.records import digest
 from mpc.control.explanation import room_text
 from mpc.control.memory import recall_into, remembered
-from mpc.problem.ocp import Status
+from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallbacks
 
 if TYPE_CHECKING:

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controlrnn.checks import Array, Choice
-from mpc.problem.ocp import Status
+from controlrnn.checks import Array
+from mpc.problem.solver_options import Status
+from mpc.safety.fallback import Fallback
 from mpc.safety.premise_watch import Premise
-
-
-class Fallback(Choice):
-    """Which input stood in for a solution."""
-
-    NONE = "none"
-    PLAN = "plan"
-    LEAST = "least excess"
-    STEADY = "steady"
-    SAFE = "safe"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

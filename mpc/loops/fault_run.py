@@ -9,7 +9,8 @@ import numpy as np
 
 from controlrnn.checks import Array
 from mpc.loops.faults import ActuatorFault, Fault, Late, Mask, SensorFault
-from mpc.problem.ocp import Backend, Solution, Status, StepData
+from mpc.problem.ocp import Backend, Solution, StepData
+from mpc.problem.solver_options import Status
 
 
 class FaultRun:

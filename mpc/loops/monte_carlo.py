@@ -15,8 +15,9 @@ from controlrnn.records import Part, Schema, Stored
 from controlrnn.typed import typed
 from controlrnn.workers import Workers
 from mpc.control.controller import TightenedMPC
+from mpc.loops.plant import Plant
 from mpc.loops.result import ClosedLoopResult, times_of
-from mpc.loops.run import Plant, run_closed_loop
+from mpc.loops.run import run_closed_loop
 from mpc.promises.coverage_met import CoverageMet, met
 from mpc.promises.promise import LoopTarget
 

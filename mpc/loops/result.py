@@ -16,10 +16,10 @@ from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, T
 from controlrnn.records.stored import Arrays, Meta, as_json, as_stored
 from controlrnn.typed import typed
 from mpc.calibration.measurement_guard import Verdict
-from mpc.control.step import Fallback
-from mpc.problem.ocp import Status
+from mpc.problem.solver_options import Status
 from mpc.promises.coverage_met import CoverageMet, met, stretches
 from mpc.promises.promise import LoopTarget
+from mpc.safety.fallback import Fallback
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,56 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, count, items, read_only
-from controlrnn.data import Signal
+from controlrnn.checks import Array, as_array, count, items, per_channel, read_only
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.typed import typed
 from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
-from mpc.control.agreement import held_to
 from mpc.control.controller import TightenedMPC
 from mpc.control.step import MpcStep
 from mpc.loops.fault_run import FaultRun, Interruptible
 from mpc.loops.faults import Fault, Faults
+from mpc.loops.plant import Plant, held_to
 from mpc.loops.result import ClosedLoopResult
-from mpc.observers.base import per_channel
-from mpc.problem.ocp import Status
+from mpc.problem.solver_options import Status
 
 Disturbance = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
-
-
-class Plant(Protocol):
-    """What the closed loop needs of a plant."""
-
-    @property
-    def dt(self) -> float:
-        """Sample time [s]."""
-
-    @property
-    def inputs(self) -> tuple[Signal, ...]:
-        """Inputs with limits."""
-
-    @property
-    def outputs(self) -> tuple[Signal, ...]:
-        """Outputs with limits."""
-
-    @property
-    def nx(self) -> int:
-        """Number of states."""
-
-    def initial_state(self) -> Array:
-        """Where a run starts, shape (nx,)."""
-
-    def step(self, x: Any, u: Any, w: Any = None) -> Array:
-        """State one sample later."""
-
-    def output(self, x: Any, u: Any) -> Any:
-        """Output without noise."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, count, per_channel, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot
@@ -39,11 +39,10 @@ from controlrnn.typed import typed
 from mpc.observers.state_error import ROUNDING as ROUNDING
 from mpc.observers.state_error import StateError as StateError
 from mpc.observers.state_error import largest_step
-from mpc.observers.state_error import per_channel as per_channel
 from mpc.observers.state_error import stretch as stretch
 from mpc.observers.straying import Straying, beyond
 from mpc.predictor import Predictor
-from mpc.promises.premises import Premises, observer_premises
+from mpc.promises.premises import Premises, premises_of, setting_text
 
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
     from controlrnn.certification import ContractionCertificate
@@ -302,7 +301,13 @@ class Observer(ABC):
     @property
     def premises(self) -> Premises:
         """What the certified error rests on."""
-        return observer_premises(self)
+        settings: dict[str, Any] = {"kind": type(self).__name__, "steps": self.steps}
+        settings |= {} if self._settles else {"initial_state": self.initial_state}
+        settings |= self._arrays() | self._settings() | self._declared()
+        return premises_of(self.predictor).also(
+            input_error=self.input_error, command_error=self.command_error,
+            observer={name: setting_text(value) for name, value in settings.items() if name != "input_error"},
+        )  # fmt: skip
 
     def _copy(self) -> Self:
         """A copy that may run on its own after `start`."""

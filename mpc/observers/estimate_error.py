@@ -20,10 +20,9 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.kernels import simulate
 from controlrnn.records import Digest, Number, Numbers, Schema, Stored
 from controlrnn.typed import typed
-from mpc.calibration.model_error import data_digest
-from mpc.calibration.residuals import fits_system
 from mpc.observers.state_error import StateError
 from mpc.promises.order_statistics import conformal_rank
+from mpc.promises.records import data_digest, fits_system
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

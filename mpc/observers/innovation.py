@@ -36,14 +36,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_discrete_are
 
-from controlrnn.checks import Array, as_array, positive, read_only
+from controlrnn.checks import Array, as_array, per_channel, positive, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import length
 from controlrnn.portable import chosen
 from controlrnn.systems import LureSystem, observer_system
 from controlrnn.typed import typed
-from mpc.observers.base import Observer, per_channel
+from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING, StateError, stretch
 from mpc.predictor import Predictor
 

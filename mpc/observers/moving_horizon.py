@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, as_array, count, positive, read_only
+from controlrnn.checks import Array, as_array, count, per_channel, positive, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output, simulate, step
 from controlrnn.kernels.dense import eigen, product, solve
 from controlrnn.typed import typed
-from mpc.observers.base import per_channel
 from mpc.observers.guarded import GuardedObserver
 from mpc.observers.window_fit import Fit, Window, WindowFitter
 from mpc.predictor import Predictor

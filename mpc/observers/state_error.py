@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
-from controlrnn.checks import Array, channels, definite, positive, put, read_only
-from controlrnn.errors import SettingError
+from controlrnn.checks import Array, definite, positive, put
 from controlrnn.portable import published
 from controlrnn.typed import typed
 from mpc.predictor import Predictor
@@ -118,14 +116,6 @@ def largest_step(predictor: Predictor, contraction: ContractionCertificate, cent
     moves = predictor.system.step(np.broadcast_to(centre, (len(u), predictor.nx)), u) - centre
     farthest = float(np.sqrt(np.einsum("ti,ij,tj->t", moves, contraction.metric, moves).max()))
     return (farthest + float(contraction.input_gain @ width) / (2 * each)) * ROUNDING
-
-
-def per_channel(name: str, value: ArrayLike, n: int) -> Array:
-    """``value`` >= 0, one number for all or one per channel, as an array (n,)."""
-    array = channels(name, value, n)
-    if (array < 0).any():
-        raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
-    return read_only(array)
 
 
 def stretch(to: Array, of: Array) -> float:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, read_only
+from controlrnn.checks import Array, as_array, per_channel, read_only
 from controlrnn.kernels.dense import dot
-from mpc.observers.base import per_channel
 from mpc.predictor import Predictor
 
 

@@ -29,12 +29,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, count, per_channel, read_only
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import output
 from controlrnn.typed import typed
-from mpc.observers.base import per_channel
-from mpc.predictor import Predictor
+from mpc.predictor import Predictor, output_scale
 from mpc.problem.economy import Economy
 from mpc.problem.solver_options import SolverOptions as SolverOptions
 from mpc.problem.solver_options import Status as Status
@@ -284,22 +283,6 @@ class Backend(Protocol):
 
 
 BackendFactory = Callable[[OptimalControlProblem, SolverOptions], Backend]
-
-
-def output_scale(predictor: Predictor) -> Array:
-    """Range between an output's limits, else between its steady values at the corners of the inputs' range.
-
-    Returns:
-        Shape (ny,), positive.
-    """
-    lower, upper = predictor.input_limits()
-    limits = np.array([[s.lower, s.upper] for s in predictor.outputs])
-    span = limits[:, 1] - limits[:, 0]
-    if not np.isfinite(span).all():
-        reached = np.array([predictor.steady_output(u) for u in (lower, 0.5 * (lower + upper), upper)])
-        steady = reached.max(axis=0) - reached.min(axis=0)
-        span = np.where(np.isfinite(span), span, np.where(steady > 0, steady, 1.0))
-    return np.asarray(span)
 
 
 def cost_scale(

@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, as_array, numbers
 from controlrnn.errors import ShapeError
-from mpc.problem.ocp import Solution, Status
+from mpc.problem.ocp import Solution
+from mpc.problem.solver_options import Status
 
 
 def known_rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:

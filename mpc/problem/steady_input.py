@@ -15,21 +15,18 @@ Nothing is remembered: the same arguments give bitwise the same input, from any 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controlrnn.checks import Array
+from controlrnn.checks import Array, as_array, scales
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output
 from controlrnn.kernels.dense import dot, eigen, product, solve, weighted_squares
 from controlrnn.kernels.linearisation import Linearisation, Lineariser
+from mpc.predictor import Predictor
+from mpc.problem.economy import Economy
+from mpc.problem.ocp import OptimalControlProblem, StepData
 from mpc.quadratic import QuadraticProgram
-
-if TYPE_CHECKING:
-    from mpc.predictor import Predictor
-    from mpc.problem.economy import Economy
-    from mpc.problem.ocp import OptimalControlProblem, StepData
 
 _TRIALS = 60  # more than 10 are rare
 _ACCURACY = 1e-9  # of the half ranges
@@ -60,6 +57,25 @@ def best_held_input(problem: OptimalControlProblem, data: StepData) -> Array:
     if data.forecast is not None:
         given[list(problem.measured)] = data.forecast[0]
     return held_input(problem.predictor, HeldCost.of(problem, data), given)
+
+
+def steady_input(predictor: Predictor, target: Array, scale: Array, *, given: Array | None = None) -> Array:
+    """Input (nu,) within the actuators' limits whose steady output is nearest to ``target``.
+
+    Args:
+        predictor: Model.
+        target: Wanted output, shape (ny,).
+        scale: What counts as one unit of distance per output, shape (ny,).
+        given: Inputs that are what they are, shape (nu,); NaN where the input is to be found.
+
+    Raises:
+        SettingError: A limit is missing, or the model has no isolated steady state in the middle of the range.
+        ShapeError: An array does not fit.
+    """
+    wanted = HeldCost.distance(as_array("target", target, (predictor.ny,)), scales("scale", scale, predictor.ny))
+    unknown = np.full(predictor.nu, np.nan)
+    known = as_array("given", unknown if given is None else given, (predictor.nu,), finite=False)
+    return held_input(predictor, wanted, np.where(np.isfinite(known), known, np.nan))
 
 
 def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:

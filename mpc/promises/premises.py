@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -24,12 +24,8 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.records import Count, Digest, ListOf, Number, Numbers, Schema, Stored, TableOf, Text, digest
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
+from mpc.predictor import Predictor
 from mpc.promises.promise import Loop
-
-if TYPE_CHECKING:
-    from mpc.calibration.model_error import ModelError
-    from mpc.observers.base import Observer
-    from mpc.predictor import Predictor
 
 _PER_INPUT = ("input_lower", "input_upper", "input_error", "command_error", "move_limit")
 _SHOWN = 4  # numbers of a setting that are told one by one
@@ -163,7 +159,6 @@ class Premises(Stored):
 
 
 @typed()
-@typed()
 def premises_of(predictor: Predictor) -> Premises:
     """What everything made with a predictor rests on: model, sample time, channels and the actuators' range.
 
@@ -204,24 +199,6 @@ def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premis
     return Premises(system=system.digest, dt=float(system.dt), **said)
 
 
-def calibrated_premises(model_error: ModelError, observer: Observer) -> Premises:
-    """What bounds from records rest on, for this observer: its premises and those of the records.
-
-    Args:
-        model_error: The calibrated part.
-        observer: The controller's observer.
-
-    Raises:
-        SettingError: The records' channels or sample time are not the observer's.
-    """
-    own = observer.premises
-    if model_error.premises is not None:
-        model_error.premises.refuse_other("the model error", own, "the observer")
-    return own.also(
-        horizon=model_error.horizon, length=model_error.length, missing=model_error.missing, loop=model_error.loop
-    )
-
-
 def channels_of(signals: tuple[Signal, ...], kind: str) -> dict[str, Any]:
     """Names and units as `Premises` has them.
 
@@ -232,23 +209,12 @@ def channels_of(signals: tuple[Signal, ...], kind: str) -> dict[str, Any]:
     return {f"{kind}s": tuple(s.name for s in signals), f"{kind}_units": tuple(s.unit for s in signals)}
 
 
-def observer_premises(observer: Observer) -> Premises:
-    """What the certified error of an observer's estimates rests on.
+def setting_text(value: Any) -> str:
+    """A setting as a text; of many numbers their digest.
 
     Args:
-        observer: The observer.
+        value: The setting.
     """
-    settings: dict[str, Any] = {"kind": type(observer).__name__, "steps": observer.steps}
-    settings |= {} if observer._settles else {"initial_state": observer.initial_state}
-    settings |= observer._arrays() | observer._settings() | observer._declared()
-    return premises_of(observer.predictor).also(
-        input_error=observer.input_error, command_error=observer.command_error,
-        observer={name: _setting(value) for name, value in settings.items() if name != "input_error"},
-    )  # fmt: skip
-
-
-def _setting(value: Any) -> str:
-    """A setting as a text; of many numbers their digest."""
     if isinstance(value, np.ndarray):
         return " ".join(f"{x:.17g}" for x in value.flat) if value.size <= _SHOWN else digest({"": value}, {})[:16]
     return str(value)

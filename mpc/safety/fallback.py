@@ -25,17 +25,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from controlrnn.checks import Array
+from controlrnn.checks import Array, Choice
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output
-from mpc.control.step import Fallback
-from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, Status, StepData
+from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, StepData
 from mpc.problem.plans import inside_after
+from mpc.problem.solver_options import Status
 from mpc.problem.steady_input import best_held_input
 
 _log = logging.getLogger(__name__)
 _SHARES = 6  # bisections of the way to the steady input
 _OVERSHOOT = (1, 2, 4)  # samples for which an input goes all the way before it comes back to the steady one
+
+
+class Fallback(Choice):
+    """Which input stood in for a solution."""
+
+    NONE = "none"
+    PLAN = "plan"
+    LEAST = "least excess"
+    STEADY = "steady"
+    SAFE = "safe"
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -16,7 +16,8 @@ from dataclasses import replace
 import numpy as np
 
 from controlrnn.checks import Array
-from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, Status, StepData
+from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData
+from mpc.problem.solver_options import Status
 
 
 def sooner_inside(

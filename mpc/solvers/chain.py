@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
-from mpc.problem.ocp import Backend, BackendFactory, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.problem.ocp import Backend, BackendFactory, OptimalControlProblem, Solution, StepData
+from mpc.problem.solver_options import SolverOptions, Status
 
 # An infeasible problem is no failure of the solver, and nobody else finds time where one did not.
 _FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.TIME_LIMIT)

@@ -22,7 +22,8 @@ import time
 import numpy as np
 
 from controlrnn.checks import Array
-from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, StepData
+from mpc.problem.solver_options import SolverOptions, Status
 from mpc.quadratic import QuadraticProgram
 from mpc.solvers.condensed_problem import CondensedProblem, LocalModel, Plan, Sample
 

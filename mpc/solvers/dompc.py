@@ -22,7 +22,8 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
-from mpc.problem.ocp import OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.problem.ocp import OptimalControlProblem, Solution, StepData
+from mpc.problem.solver_options import SolverOptions, Status
 from mpc.solvers.casadi_terms import economic, inputs
 
 with warnings.catch_warnings():  # it warns about optional features that are not installed

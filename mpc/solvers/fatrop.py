@@ -19,16 +19,8 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
-from mpc.problem.ocp import (
-    HARD,
-    KEPT,
-    OptimalControlProblem,
-    Solution,
-    SolverOptions,
-    Status,
-    StepData,
-    default_penalty,
-)
+from mpc.problem.ocp import HARD, KEPT, OptimalControlProblem, Solution, StepData, default_penalty
+from mpc.problem.solver_options import SolverOptions, Status
 from mpc.solvers.casadi_terms import economic, inputs
 
 _FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure,

@@ -19,8 +19,8 @@ from controlrnn.records import digest
 from controlrnn.typed import typed
 from mpc.calibration.model_error import ModelError
 from mpc.observers.base import Observer
-from mpc.promises.premises import calibrated_premises
 from mpc.tightening.execution_part import NOT_COUNTED
+from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.tightening import Tightening
 
 

@@ -55,9 +55,11 @@ from controlrnn.records import Digest, Numbers, Part, Schema, Stored, TableOf, T
 from controlrnn.systems import change_system
 from controlrnn.typed import typed
 from mpc.calibration.model_error import ModelError
-from mpc.observers.base import ROUNDING, Observer
+from mpc.observers.base import Observer
+from mpc.observers.state_error import ROUNDING
 from mpc.promises.made_again import refuse_other, refuse_other_words
-from mpc.promises.premises import Premises, calibrated_premises
+from mpc.promises.premises import Premises
+from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.tightening import Tightening, growth_per_step, refuse_boxes
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from controlrnn.portable import told_apart
 from controlrnn.typed import typed
 from mpc.calibration.model_error import ModelError
 from mpc.observers.guarded import GuardedObserver
-from mpc.promises.premises import calibrated_premises
+from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.tightening import Tightening, refuse_boxes, tighten
 
 if TYPE_CHECKING:

@@ -39,10 +39,8 @@ from controlrnn.portable import told_apart
 from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, TableOf, digest
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
-from mpc.observers.base import ROUNDING
-from mpc.observers.state_error import StateError
-from mpc.predictor import Predictor
-from mpc.problem.ocp import output_scale
+from mpc.observers.state_error import ROUNDING, StateError
+from mpc.predictor import Predictor, output_scale
 from mpc.promises.made_again import refuse_other_words
 from mpc.promises.premises import Premises, premises_of
 

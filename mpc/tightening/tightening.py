@@ -24,11 +24,12 @@ from controlrnn.records import Digest, Number, Numbers, Part, Schema, Stored, Ta
 from controlrnn.typed import typed
 from mpc.calibration.model_error import ModelError
 from mpc.calibration.residuals import DisturbanceFilter
-from mpc.observers.base import ROUNDING, Observer
-from mpc.observers.state_error import StateError
+from mpc.observers.base import Observer
+from mpc.observers.state_error import ROUNDING, StateError
 from mpc.promises.made_again import refuse_other, refuse_other_words
-from mpc.promises.premises import Premises, calibrated_premises
+from mpc.promises.premises import Premises
 from mpc.tightening.execution_part import NOT_COUNTED, execution_part
+from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.terminal_set import jump_digest
 
 if TYPE_CHECKING:

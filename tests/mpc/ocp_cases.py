@@ -10,7 +10,8 @@ import numpy as np
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
 from mpc import OptimalControlProblem, Predictor, StepData
-from mpc.problem.ocp import cost_scale, default_penalty, output_scale
+from mpc.predictor import output_scale
+from mpc.problem.ocp import cost_scale, default_penalty
 
 
 def problem(system: LureSystem, horizon: int = 8, *, limit: Any = 0.6, **options: Any) -> OptimalControlProblem:

@@ -23,7 +23,7 @@ from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.linear.regression import answers_late, checked, lti, scalers
-from controlrnn.identification.scan import simulate
+from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 

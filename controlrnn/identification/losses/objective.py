@@ -20,7 +20,7 @@ from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.losses.base import Batch, Loss, Simulation, SimulationError, WeightedSum
 from controlrnn.identification.losses.regularisers import L2
-from controlrnn.identification.scan import simulate
+from controlrnn.kernels import simulate
 from controlrnn.kernels.sensitivity import Sensitivities
 from controlrnn.models import Model
 from controlrnn.systems import MATRICES, LureSystem

@@ -9,9 +9,9 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
-from controlrnn.identification.scan import simulate
 from controlrnn.identification.scores.metrics import Scores
 from controlrnn.identification.states.initial_state import estimate_initial_states
+from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 

@@ -16,8 +16,8 @@ import numpy as np
 from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
-from controlrnn.identification.scan import simulate
 from controlrnn.identification.states.initial_state import estimate_initial_states
+from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from controlrnn.checks import Array, as_array, count
 from controlrnn.errors import DataError, SettingError
-from controlrnn.identification.scan import simulate
+from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 

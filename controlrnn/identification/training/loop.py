@@ -14,10 +14,10 @@ from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import DataError, TrainingError
 from controlrnn.identification.losses.base import Loss, Simulation
 from controlrnn.identification.losses.windows import Windows
-from controlrnn.identification.scan import simulate
 from controlrnn.identification.scores.free_run import free_run, initial_states
 from controlrnn.identification.training.progress import Progress
 from controlrnn.identification.training.settings import InitialState, Keep, Settings
+from controlrnn.kernels import simulate
 from controlrnn.models import Model
 from controlrnn.systems import LureSystem
 

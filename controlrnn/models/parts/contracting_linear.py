@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import SettingError
-from controlrnn.models.base import normal
 from controlrnn.models.parts.definite import EPS, ROOM, PositiveDefinite, with_room
+from controlrnn.models.parts.draws import normal
 
 _log = logging.getLogger(__name__)
 

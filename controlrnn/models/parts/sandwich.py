@@ -23,7 +23,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from controlrnn.models.base import normal
+from controlrnn.models.parts.draws import normal
 
 _ROOT = (2 * (1 - 1e-6)) ** 0.5
 

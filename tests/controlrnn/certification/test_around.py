@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from random_systems import random_elman, random_system
 
-from controlrnn.certification import certify_around, certify_horizon
-from controlrnn.certification.attacks import tube as attack_around
+from controlrnn.certification import attack_around, certify_around, certify_horizon
 from controlrnn.certification.proof.slopes import secant_slopes
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.systems import Activation

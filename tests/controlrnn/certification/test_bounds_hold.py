@@ -8,13 +8,13 @@ from random_systems import random_elman, random_system
 
 from controlrnn.certification import (
     InputError,
+    attack_around,
     attack_horizon,
     certify_around,
     certify_gains,
     certify_horizon,
     load_certificate,
 )
-from controlrnn.certification.attacks import tube as attack_around
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
 

@@ -18,11 +18,11 @@ from mpc import (
     TightenedMPC,
     Washout,
     learn_region,
+    monte_carlo,
     nominal,
     run_closed_loop,
 )
 from mpc.calibration.residuals import measured_errors
-from mpc.loops import monte_carlo
 
 SHAPES = list(RegionShape)
 CHANNELS = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level", "cm"), Signal("flow", "L/s"))

@@ -22,7 +22,11 @@ def report(tmp_path_factory):
     paths = [ROOT, ROOT / "tests", ROOT / "tests/mpc"]
     known |= {"OPENBLAS_NUM_THREADS": "8", "PYTHONPATH": os.pathsep.join(map(str, paths))}
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/mpc/control/serial_steps.py"], env=known, capture_output=True, text=True, check=False
+        [sys.executable, Path(__file__).with_name("serial_steps.py")],
+        env=known,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

@@ -15,11 +15,11 @@ from mpc import (
     Status,
     TightenedMPC,
     Washout,
+    monte_carlo,
     nominal,
     run_closed_loop,
     tighten,
 )
-from mpc.loops import monte_carlo
 
 N = 8
 REFERENCE = [0.6, 0.0]  # output 1 is asked to stay at its limit

@@ -32,11 +32,11 @@ from mpc import (
     TimeOut,
     Wandering,
     Washout,
+    monte_carlo,
     nominal,
     run_closed_loop,
     staircase,
 )
-from mpc.loops import monte_carlo
 from mpc.loops.fault_run import FaultRun
 
 N, STEPS = 6, 30

@@ -15,7 +15,7 @@ from controlrnn.errors import SettingError
 from controlrnn.systems import Activation, LureSystem
 from mpc import Predictor
 from mpc.problem.economy import Economy
-from mpc.problem.steady_input import HeldCost, _Search, best_held_input, held_input
+from mpc.problem.steady_input import HeldCost, _Search, best_held_input, held_input, steady_input
 
 
 def layered(rng, *, nx=5, layers=(6, 5), nu=2, ny=2, activation=Activation.TANH):
@@ -60,7 +60,7 @@ def test_no_input_is_nearer_than_what_least_squares_finds(name, rng):
         def misfit(u, target=target):
             return (predictor.steady_output(u) - target) / scale
 
-        found = predictor.steady_input(target, scale)
+        found = steady_input(predictor, target, scale)
         assert ((lower <= found) & (found <= upper)).all()
         missed = np.linalg.norm(misfit(found))
         for size in (1e-2, 1e-4):
@@ -91,20 +91,20 @@ def test_local_models_have_the_costs_derivatives(name, rng, monkeypatch):
 def test_given_inputs_stay_and_the_others_do_what_is_left(rng):
     predictor = predicts(SYSTEMS["more inputs"])
     target, scale = predictor.steady_output(np.array([0.2, -0.4, 0.9])), np.ones(2)
-    found = predictor.steady_input(target, scale, given=np.array([np.nan, -0.4, np.nan]))
+    found = steady_input(predictor, target, scale, given=np.array([np.nan, -0.4, np.nan]))
     assert found[1] == -0.4
     np.testing.assert_allclose(predictor.steady_output(found), target, atol=1e-9)
     given = np.array([0.1, 7.0, -0.3])  # beyond the limits, as a measurement may be
-    np.testing.assert_array_equal(predictor.steady_input(target, scale, given=given), given)
+    np.testing.assert_array_equal(steady_input(predictor, target, scale, given=given), given)
 
 
 def test_results_do_not_depend_on_what_was_asked_before_or_who_asks(rng):
     system = elman(6, 2, 3, seed=3)
     predictor, scale = predicts(system), np.ones(3)
     targets = [predictor.steady_output(rng.uniform(-1, 1, 2)) + rng.normal(0, 0.3, 3) for _ in range(40)]
-    once = [predicts(system).steady_input(target, scale) for target in targets]
+    once = [steady_input(predicts(system), target, scale) for target in targets]
     with ThreadPoolExecutor(4) as pool:
-        asked = list(pool.map(lambda target: predictor.steady_input(target, scale), targets * 4))
+        asked = list(pool.map(lambda target: steady_input(predictor, target, scale), targets * 4))
     for found, alone in zip(asked, once * 4, strict=True):
         np.testing.assert_array_equal(found, alone)
 
@@ -123,7 +123,7 @@ def test_a_few_steady_states_are_enough(rng, monkeypatch):
         search(*arguments)
         return len(asked)
 
-    near = [count(predictor.steady_input, target, np.ones(2)) for target in targets]
+    near = [count(steady_input, predictor, target, np.ones(2)) for target in targets]
     kept = [count(best_held_input, limited, data) for data in beyond]
     assert np.median(near) <= 7
     assert np.median(kept) <= 7

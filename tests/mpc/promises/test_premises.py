@@ -21,7 +21,7 @@ from mpc import (
     terminal_set,
     tighten,
 )  # fmt: skip
-from mpc.control.agreement import held_to
+from mpc.loops.plant import held_to
 from mpc.promises.premises import record_premises
 
 SYSTEM = tank(0.3)
