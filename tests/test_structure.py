@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import enum
+import graphlib
 import importlib
 import inspect
 import re
@@ -39,6 +40,32 @@ MAY_IMPORT = {
     "mpc": {"controlrnn"},
     "experiments": set(OURS),
 }
+# Floors of a package, from the bottom: a file imports from its own room and from those before it.
+FLOORS = {
+    "mpc": (
+        "quadratic", "predictor", "promises", "observers", "calibration", "tightening", "problem", "solvers", "safety",
+        "control", "loops", "c_code",
+    ),
+    "controlrnn.certification": (
+        "proof.arithmetic", "proof", "input_error", "families", "certificate", "figures", "search", "certificates",
+        "attacks", "ball", "refutation",
+    ),
+    "controlrnn.identification": ("optimisers", "states", "scores", "linear", "losses", "training"),
+    "controlrnn.models": ("parts", "base", ""),
+}  # fmt: skip
+UPWARDS = {
+    # A second opinion on every kind of certificate, which an extra installs: `verify(rigour="ball")` asks for it.
+    ("controlrnn/certification/certificate.py", "controlrnn.certification.ball"),
+}
+MOST_FILES = 12
+# Folders with more files, and why.
+MANY_FILES = {
+    "controlrnn/kernels": "one kernel a file",
+    "controlrnn/models": "one paper's model a file",
+    "controlrnn/certification/ball": "the checker has one file for each of the proofs that it does again",
+    "experiments": "one study a file",
+}
+MOST_ARGUMENTS = 10
 # Modules that only the files below a prefix may import.
 ONLY_IN = {
     "cvxpy": ("controlrnn/certification/search/sdp.py",),
@@ -100,6 +127,40 @@ def test_imports_point_one_way(name):
         if not _within(module, OURS) or module in exact & allowed:
             continue
         assert _within(module, allowed - exact), f"{name} imports {module}; {own} may import {sorted(allowed)}"
+
+
+def floor_of(module: str) -> tuple[str, int] | None:
+    """The package of floors that a module is in, and on which floor."""
+    for package, floors in FLOORS.items():
+        if module.startswith(package + "."):
+            inside = [f for f in floors if _within(module, (f"{package}.{f}" if f else package,))]
+            return package, floors.index(max(inside, key=len)) if inside else -1
+    return None
+
+
+@pytest.mark.parametrize("name", [n for n in LIBRARY if floor_of(n.replace("/", "."))])
+def test_inside_a_package_imports_point_down(name):
+    if name.endswith("/__init__.py"):
+        return  # shows what is below it
+    package, own = floor_of(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    assert own >= 0, f"{name} is in no room of {package}: {FLOORS[package]}"
+    for module in imports(name):
+        there = floor_of(module)
+        if there and there[0] == package and there[1] > own and (name, module) not in UPWARDS:
+            raise AssertionError(f"{name} imports {module}, which lies on a higher floor")
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Also where only a type checker looks."""
+    graph = {n.removesuffix(".py").replace("/", "."): imports(n) for n in LIBRARY if not n.endswith("__init__.py")}
+    order = graphlib.TopologicalSorter({m: found & graph.keys() for m, found in graph.items()})
+    order.prepare()
+
+
+@pytest.mark.parametrize("folder", sorted({str(Path(name).parent) for name in FILES}))
+def test_a_folder_is_seen_at_one_glance(folder):
+    files = [n for n in FILES if str(Path(n).parent) == folder and not n.endswith("__init__.py")]
+    assert len(files) <= MOST_FILES or folder in MANY_FILES, f"{folder} has {len(files)} files: build rooms"
 
 
 @pytest.mark.parametrize("module", ONLY_IN)
@@ -174,6 +235,14 @@ def test_light_imports_stay_light():
     )
     assert run(probe.format(leaves)) == ""
     assert run(probe.format("controlrnn.data, controlrnn.systems, plants")) == ""
+
+
+def test_what_deploys_or_verifies_imports_neither_torch_nor_cvxpy():
+    heavy = {"torch", "cvxpy", "clarabel", "do_mpc", "matplotlib", "scipy.optimize", "scipy.stats"}
+    code = f"import sys, time, mpc, controlrnn.certification; print(*sorted({heavy} & set(sys.modules)))"
+    assert run(code) == ""
+    # 1.3 s of processor time where this was written, most of it numba's and CasADi's own; it was 9 s.
+    assert float(run("import mpc, time; print(time.process_time())")) < 4.0
 
 
 def test_importing_everything_is_silent_and_touches_neither_logging_nor_plotting():

@@ -1,7 +1,13 @@
-"""Proven bounds on frozen systems: numpy verifies, solvers only suggest, ball arithmetic gives a second opinion."""
+"""Proven bounds on frozen systems: numpy verifies, solvers only suggest, ball arithmetic gives a second opinion.
 
-from controlrnn.certification.attacks.horizon import Attack, GainAttack, attack_horizon, attack_l2_gain
-from controlrnn.certification.attacks.tube import attack_around
+Attacks need torch, which takes seconds to import; they are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from controlrnn.certification.certificate import Certificate, Rigour, load_certificate
 from controlrnn.certification.certificates.by_construction import (
     Construction,
@@ -20,6 +26,10 @@ from controlrnn.certification.certificates.reinitialisation import Reinitialisat
 from controlrnn.certification.certificates.tube import TubeCertificate, certify_around
 from controlrnn.certification.input_error import InputError, InputErrorKind
 from controlrnn.certification.proof.intervals import local_slopes
+
+if TYPE_CHECKING:
+    from controlrnn.certification.attacks.horizon import Attack, GainAttack, attack_horizon, attack_l2_gain
+    from controlrnn.certification.attacks.tube import attack_around
 
 __all__ = [
     "Attack",
@@ -57,3 +67,17 @@ __all__ = [
     "load_certificate",
     "local_slopes",
 ]
+
+_ON_USE = {
+    "Attack": "horizon",
+    "GainAttack": "horizon",
+    "attack_around": "tube",
+    "attack_horizon": "horizon",
+    "attack_l2_gain": "horizon",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.attacks.{_ON_USE[name]}"), name)

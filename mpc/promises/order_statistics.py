@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import bdtr, betaincinv, betaln
 
 from controlrnn.checks import Array, count, positive
@@ -148,6 +147,8 @@ def anytime_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[
         hit = successes * math.log(p) if successes else 0.0
         missed = failures * math.log1p(-p) if failures else 0.0
         return float(betaln(successes + 1, failures + 1)) - hit - missed - most
+
+    from scipy.optimize import brentq  # takes longer to import than the rest of this package
 
     middle, edge = min(max(successes / n, 1e-12), 1 - 1e-12), 1e-15
     lower = 0.0 if evidence(edge) <= 0 else float(brentq(evidence, edge, middle))

@@ -30,7 +30,6 @@ from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.horizon import HorizonInequality
 from controlrnn.certification.proof.slopes import Box
-from controlrnn.certification.search import sdp
 from controlrnn.certification.search.horizon import Search, families_for, issued_bounds, tail_for
 from controlrnn.certification.search.units import Units
 from controlrnn.checks import Array, Choice, count, read_only
@@ -243,6 +242,8 @@ def _by_sdp(
         )
     families, statuses = [], set()
     for weights in search.plan(steps, together):
+        from controlrnn.certification.search import sdp  # cvxpy takes seconds to import
+
         lam, rho, status = sdp.solve_horizon(search.task(weights), search.sizes(), solver=solver, options=options)
         families.append(search.settle((lam, rho)))
         statuses.add(status)
