@@ -41,7 +41,7 @@ from controlrnn.identification import (
 from controlrnn.models import LTI, ContractingR2DN, ContractingREN, Elman, Model, RobustRNN, StableRNN
 from controlrnn.systems import LureSystem
 from controlrnn.workers import Workers
-from experiments._study import Row, Study
+from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from mpc import ModelError, Tightening, Washout, monte_carlo, tighten

@@ -33,7 +33,7 @@ from matplotlib.figure import Figure
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.records import Numbers, Schema, load_record, save_record
-from experiments._study import Row, Study
+from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from mpc import (

@@ -31,7 +31,7 @@ from controlrnn.data import Dataset
 from controlrnn.identification import FitResult
 from controlrnn.models import Model
 from controlrnn.records import load_record, save_record
-from experiments._study import Row, Study
+from experiments.shared.study import Row, Study
 from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
 from experiments.three_tank.kept import ATTACK, CLOSED_LOOPS, REALISED

@@ -10,8 +10,8 @@ from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
 from controlrnn.models import ContractingREN
 from experiments import guaranteed_carts, guaranteed_tanks
-from experiments._declared_probability import declared_probability, held_out
-from experiments._declared_sets import (
+from experiments.shared.declared_probability import declared_probability, held_out
+from experiments.shared.declared_sets import (
     MEMORY,
     AnywhereWashout,
     DeclaredTruth,

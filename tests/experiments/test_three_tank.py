@@ -9,7 +9,7 @@ import pytest
 from controlrnn.certification import load_certificate
 from controlrnn.export import load_system
 from controlrnn.identification import identify_subspace
-from experiments import _back_off
+from experiments.shared import back_off as _back_off
 from experiments.three_tank import __main__ as study
 from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config

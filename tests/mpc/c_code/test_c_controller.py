@@ -13,7 +13,7 @@ from mpc_networks import NormContraction, elman
 
 from controlrnn.errors import SettingError
 from controlrnn.systems import Activation
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
     RunningOn,
     SolverOptions,

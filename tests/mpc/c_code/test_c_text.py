@@ -13,7 +13,7 @@ from mpc_networks import signals
 from controlrnn.errors import DataError, SettingError
 from controlrnn.export import to_c
 from controlrnn.export.c_code import comment
-from experiments._bench_mpc_c import compiler
+from experiments.bench_mpc.c_code import compiler
 from mpc import Predictor, RunningOn, TightenedMPC, controller_to_c, nominal
 
 CC = compiler()

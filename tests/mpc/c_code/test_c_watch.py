@@ -11,7 +11,7 @@ from test_watch import STEPS, N, washing
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
     MeasurementGuard,
     OperatingRegion,

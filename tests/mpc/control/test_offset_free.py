@@ -11,7 +11,7 @@ from mpc_networks import LurePlant, NormContraction, declared_error, elman, sign
 from controlrnn.data import Trajectory
 from controlrnn.identification import fit_encoder
 from controlrnn.systems import LureSystem
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
     DisturbanceFilter,
     EncoderObserver,

@@ -16,7 +16,7 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.identification import fit_encoder, identify, identify_arx, identify_subspace
 from controlrnn.models import LTI
 from controlrnn.systems import carry_input
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
     EncoderObserver,
     MovingHorizonObserver,
