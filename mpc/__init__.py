@@ -12,7 +12,7 @@ from mpc.calibration.region import OperatingRegion, RegionShape, RegionStatus, R
 from mpc.calibration.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.control.adaptive import Adaptation, AdaptiveMPC
 from mpc.control.controller import TightenedMPC
-from mpc.control.modes import Mode
+from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.loops.calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
 from mpc.loops.faults import (
@@ -44,6 +44,7 @@ from mpc.observers.moving_horizon import EstimateInfo, MovingHorizonObserver
 from mpc.observers.state_error import StateError
 from mpc.predictor import Predictor
 from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData
+from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.problem.steady_input import steady_input
 from mpc.promises.coverage_met import CoverageMet
@@ -83,6 +84,7 @@ __all__ = [
     "GuardRun",
     "GuardedObserver",
     "Late",
+    "Limits",
     "Loop",
     "LoopEffort",
     "LoopRound",
@@ -101,6 +103,7 @@ __all__ = [
     "Predictor",
     "Premise",
     "Premises",
+    "Prices",
     "RandomFaults",
     "RandomSteps",
     "Reaction",
@@ -109,11 +112,13 @@ __all__ = [
     "RegionStatus",
     "RegionWatch",
     "RunningOn",
+    "Safety",
     "SaturatedActuator",
     "SaturatedSensor",
     "SensorFault",
     "SimulatedLoops",
     "Solution",
+    "Solver",
     "SolverOptions",
     "StateError",
     "StateObserver",
@@ -124,6 +129,7 @@ __all__ = [
     "TightenedMPC",
     "Tightening",
     "TimeOut",
+    "Tracking",
     "Verdict",
     "Wandering",
     "Washout",

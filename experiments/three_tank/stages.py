@@ -55,8 +55,8 @@ from mpc import (
     prediction_errors,
     tighten,
 )
-from mpc.control.modes import Mode
 from mpc.problem.ocp import BackendFactory
+from mpc.problem.settings import Mode
 from mpc.tightening.tightening import NO_CLAIM
 from plants import MultiTank, excitation, simulate
 

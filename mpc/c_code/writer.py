@@ -29,10 +29,11 @@ from controlrnn.typed import typed
 from mpc import predictor as predictor_module
 from mpc.c_code.watch import bits, refuse_unwatched, running_bounds, watch_scalars, watch_tables, watch_words
 from mpc.control.controller import TightenedMPC
-from mpc.control.modes import Mode, promises
+from mpc.control.modes import promises
 from mpc.observers.base import Observer, RunningOn, Washout
 from mpc.observers.innovation import StateObserver
 from mpc.problem.ocp import KEPT, OptimalControlProblem, StepData
+from mpc.problem.settings import Mode
 from mpc.problem.solver_options import Status
 from mpc.problem.steady_input import HeldCost
 from mpc.safety import fallback

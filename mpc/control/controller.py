@@ -23,7 +23,7 @@ otherwise look through all that was imported, 0.2 s at a time (`experiments.soak
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -34,25 +34,26 @@ from controlrnn.errors import SettingError
 from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import length
 from controlrnn.typed import typed
-from mpc.calibration.region import OperatingRegion, RegionWatch
+from mpc.calibration.region import RegionWatch
 from mpc.calibration.residuals import measured_errors
 from mpc.control.agreement import agreed, move_limited
-from mpc.control.modes import Mode as Mode
 from mpc.control.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises, unlearnt_errors
 from mpc.control.offset_free import OutputDisturbance
 from mpc.control.operation import Operation, own_observer
 from mpc.control.set_points import SetPoints
+from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.control.watching import caught_up, foreseen, watch_of, wider_limits
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
 from mpc.problem.economy import economy_of
-from mpc.problem.ocp import KEPT, BackendFactory, Solution, StepData, tracking_problem
+from mpc.problem.ocp import KEPT, Solution, StepData, tracking_problem
 from mpc.problem.plans import inside_after, known_rows, slack_of, within_moves
+from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.safety.fallback import Fallback, Fallbacks
-from mpc.safety.premise_watch import Premise, Reaction, Watching
+from mpc.safety.premise_watch import Premise, Reaction
 from mpc.safety.recovery import returning
 from mpc.solvers.condensed import CondensedBackend
 from mpc.tightening.error_memory import Recall
@@ -70,103 +71,64 @@ class TightenedMPC(Operation):
         predictor: Model with the channels' limits.
         observer: State estimate.
         tightening: From `mpc.tighten` (or `mpc.nominal`).
-        output_weight: Cost of output errors per unit^2, scalar or shape (ny,).
-        input_move_weight: Cost of input moves per unit^2, scalar or shape (nu,).
-        horizon: Steps N; the tightening's when left out, and at most that.
-        control_horizon: Number M of free inputs, the last of which is held. N when left out, N / 2 with a terminal
-            set, where the steps after M are what brings the plan to rest.
+        tracking: Weights, horizon and feedback.
         terminal: From `mpc.terminal_set`, for plans that can always be continued; its horizon is N, the tightening is
             from `mpc.recursive` with the same jump, and limits are hard.
         recall: From `mpc.remember`, for guaranteed limits that learn from measurements.
-        terminal_weight: Cost of output errors at step N, or with a terminal set of those of the steady state;
-            ``output_weight`` when left out.
-        input_price: Cost per unit of input and step, scalar or shape (nu,), either sign.
-        output_price: Cost per unit of output and step, scalar or shape (ny,), either sign; see `mpc.problem.economy`.
-        input_weight: Cost of an input's distance from ``input_reference`` per unit^2 and step, scalar or shape (nu,).
-        input_reference: Where inputs belong, scalar or shape (nu,); the middle of their range when left out.
-        measured: Names of inputs that are known disturbances: `step` is told their future, and decides about the other
-            inputs only; limits, moves, weights and prices are for those. The limits of a measured input's `Signal` say
-            what it may be, for bounds on the state. The tightening's radius for it covers the errors of its forecast.
-            Not with a terminal set.
-        move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
-        soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible. Soft
-            without a terminal set, hard with one, when left out.
-        penalty: Cost per unit of slack, scalar or shape (ny,); `mpc.problem.ocp.default_penalty` when left out.
-        mode: What the disturbance estimate may do; fixed by the tightening when left out.
-        disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
-        safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
-        region: Where the model error was calibrated, from `mpc.learn_region`: steps outside are logged and flagged.
-        watching: How premises are watched at every step, and what is done when one is contradicted; see
-            `mpc.safety.premise_watch`.
-        options: Limits for the solver.
-        backend: Makes the solver; `mpc.solvers.condensed.CondensedBackend` when left out. Others:
-            `mpc.solvers.fatrop.FatropBackend`, `mpc.solvers.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
+        prices: Economic costs.
+        limits: Moves, and how hard limits are.
+        safety: What is watched, and the last resort.
+        solver: Which solver, and how long it may take.
 
     Raises:
         SettingError: Parts rest on different premises, or a setting contradicts the tightening.
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
-    @typed(infinite=("move_limit",))
+    @typed()
     def __init__(
         self,
         predictor: Predictor,
         observer: Observer,
         tightening: Tightening,
+        tracking: Tracking,
         *,
-        output_weight: ArrayLike,
-        input_move_weight: ArrayLike,
-        horizon: int | None = None,
-        control_horizon: int | None = None,
         terminal: TerminalSet | None = None,
         recall: Recall | None = None,
-        terminal_weight: ArrayLike | None = None,
-        input_price: ArrayLike = 0.0,
-        output_price: ArrayLike = 0.0,
-        input_weight: ArrayLike = 0.0,
-        input_reference: ArrayLike | None = None,
-        measured: Sequence[str] = (),
-        move_limit: ArrayLike | None = None,
-        soft: bool | None = None,
-        penalty: ArrayLike | None = None,
-        mode: Mode | None = None,
-        disturbance_gain: float | None = None,
-        safe_input: ArrayLike | None = None,
-        region: OperatingRegion | None = None,
-        watching: Watching | None = None,
-        options: SolverOptions | None = None,
-        backend: BackendFactory | None = None,
+        prices: Prices | None = None,
+        limits: Limits | None = None,
+        safety: Safety | None = None,
+        solver: Solver | None = None,
     ) -> None:
+        prices, limits, safety, solver = prices or Prices(), limits or Limits(), safety or Safety(), solver or Solver()
         self.observer = observer = own_observer(observer, self)
         self.predictor, self.tightening, self.terminal = predictor, tightening, terminal
-        self.premises = agreed(observer, predictor, tightening, terminal, recall, region)
-        self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
-        if self.horizon > tightening.horizon:
-            raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {horizon}: shorten it")
+        self.premises = agreed(observer, predictor, tightening, terminal, recall, safety.region)
+        self.horizon = N = count("horizon", tightening.horizon if tracking.horizon is None else tracking.horizon)
+        if tightening.horizon < N:
+            raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {N}: shorten it")
         if terminal is not None:
-            check_terminal(terminal, tightening, self.horizon, mode)
-            mode = Mode.GUARANTEED
-            control_horizon = max(self.horizon // 2, 1) if control_horizon is None else control_horizon
-        self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
+            check_terminal(terminal, tightening, N, tracking.mode)
+            free = max(N // 2, 1) if tracking.control_horizon is None else tracking.control_horizon
+            tracking = replace(tracking, mode=Mode.GUARANTEED, control_horizon=free)
+        self.mode, self.filter = disturbance_mode(tightening, tracking.mode, tracking.disturbance_gain)
         entering = self.mode is Mode.PRACTICAL, not promises(tightening)
-        self.disturbance = OutputDisturbance(observer, self.horizon, self.filter, terminal is not None, *entering)
+        self.disturbance = OutputDisturbance(observer, N, self.filter, terminal is not None, *entering)
         self._answers = Answers(observer, guaranteed=terminal is not None)
-        self._lower, self._upper = plan_limits(tightening, predictor, self.horizon, terminal)
-        self._widest = unlearnt_errors(tightening, self.horizon)
+        self._lower, self._upper = plan_limits(tightening, predictor, N, terminal)
+        self._widest = unlearnt_errors(tightening, N)
         self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
-        self.safe_input = self._safe(safe_input)
-        planner, of = self._answers.planner, self._answers.setting
-        self.problem = tracking_problem(
-            planner, self.horizon, of(output_weight), of(terminal_weight), input_move_weight, move_limit,
-            of(penalty, priced=True), terminal is None if soft is None else soft, control_horizon, terminal,
-            economy_of(planner, input_price, of(output_price), input_weight, input_reference), measured,
-        )  # fmt: skip
-        self._watched, self._wider = watch_of(self, watching), wider_limits(self, watching)
+        self.safe_input = self._safe(safety.safe_input)
+        planner = self._answers.planner
+        tracking, prices, limits = self._answers.settings(tracking, prices, limits)
+        economy = economy_of(planner, prices)
+        self.problem = tracking_problem(planner, N, tracking, limits, terminal=terminal, economy=economy)
+        self._watched, self._wider = watch_of(self, safety.watching), wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
-        self.watch = None if region is None else RegionWatch(region, observer)
-        self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
+        self.watch = None if safety.region is None else RegionWatch(safety.region, observer)
+        self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
         self.reset()
 
     def _safe(self, given: ArrayLike | None) -> Array:

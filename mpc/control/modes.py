@@ -6,22 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from controlrnn.checks import Array, Choice, read_only
+from controlrnn.checks import Array, read_only
 from controlrnn.errors import SettingError
 from mpc.calibration.residuals import DisturbanceFilter
 from mpc.predictor import Predictor
+from mpc.problem.settings import Mode
 from mpc.tightening.error_memory import Recall
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
 
 _DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
-
-
-class Mode(Choice):
-    """What the disturbance estimate may do; see `mpc.control.controller`."""
-
-    GUARANTEED = "guaranteed"
-    PRACTICAL = "practical"
 
 
 def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:

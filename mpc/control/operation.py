@@ -15,6 +15,7 @@ from controlrnn.errors import DataError, InfeasibleError, SettingError
 from controlrnn.records import digest
 from mpc.control.explanation import room_text
 from mpc.control.memory import recall_into, remembered
+from mpc.control.settings import grouped
 from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallbacks
 
@@ -98,7 +99,7 @@ class Operation:
         """Go on with other settings from the same memory: no jump, and nothing changes where it is refused.
 
         Args:
-            settings: Those of the constructor by name, and ``outputs``: the outputs' `Signal` with other limits.
+            settings: Arguments of the constructor, or fields of its records, by name; and ``outputs``: the outputs' `Signal` with other limits.
                 Another horizon with a terminal set needs another ``terminal``, and so on, as in the constructor.
 
         Raises:
@@ -106,10 +107,10 @@ class Operation:
             InfeasibleError: Hard limits leave no plan from here; names the limits, and what would help.
         """
         args, kept = self._made
-        names = dict(zip(("predictor", "observer", "tightening"), args, strict=False)) | kept
+        names = dict(zip(("predictor", "observer", "tightening", "tracking"), args, strict=False)) | kept
         outputs = settings.pop("outputs", None)
         observer = copy.deepcopy(self.observer)
-        names |= {"predictor": self.predictor, "tightening": self.tightening} | settings
+        names = grouped(settings, names | {"predictor": self.predictor, "tightening": self.tightening})
         if outputs is not None:
             names["predictor"] = replace(self.predictor, outputs=tuple(outputs))
         observer.predictor = names["predictor"]

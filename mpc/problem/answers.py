@@ -21,6 +21,7 @@ set limit it by the tightening of the reading, those with one do not limit it at
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from controlrnn.checks import Array
 from controlrnn.systems import answers_through_neurons
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
+from mpc.problem.settings import Limits, Prices, Tracking
 
 if TYPE_CHECKING:
     from mpc.problem.ocp import OptimalControlProblem
@@ -66,13 +68,29 @@ class Answers:
         """The larger of the two numbers, (..., ny)."""
         return np.asarray(values.reshape(*values.shape[:-1], self.copies, self._ny).max(axis=-2))
 
-    def setting(self, value: ArrayLike | None, *, priced: bool = False) -> Any:
-        """A weight or price per output: of outputs just after an input it is zero, unless ``priced``."""
-        if value is None or self.copies == 1:
+    def settings(self, tracking: Tracking, prices: Prices, limits: Limits) -> tuple[Tracking, Prices, Limits]:
+        """The settings for `planner`: outputs just after an input have limits, and neither weight nor price.
+
+        Args:
+            tracking: For the outputs that are measured.
+            prices: Likewise.
+            limits: Likewise.
+        """
+        if self.copies == 1:
+            return tracking, prices, limits
+        weights = {name: self._also(getattr(tracking, name), 0.0) for name in ("output_weight", "terminal_weight")}
+        return (
+            replace(tracking, **weights),
+            replace(prices, output_price=self._also(prices.output_price, 0.0)),
+            replace(limits, penalty=self._also(limits.penalty)),
+        )
+
+    def _also(self, value: ArrayLike | None, after: float | None = None) -> Any:
+        """A value per output, and ``after`` for each of those just after an input; the same again when left out."""
+        if value is None:
             return value
-        given = np.asarray(value, dtype=np.float64)
-        each = np.full(self._ny, given) if given.ndim == 0 else given
-        return np.concatenate([each, each if priced else np.zeros_like(each)])
+        each = np.broadcast_to(np.asarray(value, dtype=np.float64), self._ny) if np.ndim(value) == 0 else value
+        return np.concatenate([each, each if after is None else np.full(self._ny, after)])
 
     def limits(self, lower: Array, upper: Array, shown: tuple[Array, Array]) -> tuple[Array, Array]:
         """Limits of plans, each (N + 1, outputs).

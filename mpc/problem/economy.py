@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, as_array, per_channel, read_only
 from controlrnn.kernels.dense import dot
 from mpc.predictor import Predictor
+from mpc.problem.settings import Prices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,16 +53,14 @@ class Economy:
         return float(linear + self.input_weight @ furthest**2)
 
 
-def economy_of(
-    predictor: Predictor,
-    input_price: ArrayLike,
-    output_price: ArrayLike,
-    input_weight: ArrayLike,
-    input_reference: ArrayLike | None,
-) -> Economy | None:
-    """Check settings, scalar or one per channel; arguments as of `mpc.TightenedMPC`. None where nothing costs."""
-    prices = _signed("input_price", input_price, predictor.nu), _signed("output_price", output_price, predictor.ny)
-    weight = per_channel("input_weight", input_weight, predictor.nu)
+def economy_of(predictor: Predictor, prices: Prices) -> Economy | None:
+    """Check prices and fill in what is left out; None where nothing costs."""
+    input_reference = prices.input_reference
+    prices = (
+        _signed("input_price", prices.input_price, predictor.nu),
+        _signed("output_price", prices.output_price, predictor.ny),
+    )
+    weight = per_channel("input_weight", prices.input_weight, predictor.nu)
     if not any(part.any() for part in (*prices, weight)):
         return None
     if input_reference is None:

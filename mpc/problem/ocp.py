@@ -35,6 +35,7 @@ from controlrnn.kernels import output
 from controlrnn.typed import typed
 from mpc.predictor import Predictor, output_scale
 from mpc.problem.economy import Economy
+from mpc.problem.settings import Limits, Tracking
 from mpc.problem.solver_options import SolverOptions as SolverOptions
 from mpc.problem.solver_options import Status as Status
 
@@ -312,21 +313,16 @@ def default_penalty(horizon: int, cost: float, scale: Array) -> Array:
 def tracking_problem(
     predictor: Predictor,
     horizon: int,
-    output_weight: ArrayLike,
-    terminal_weight: ArrayLike | None,
-    input_move_weight: ArrayLike,
-    move_limit: ArrayLike | None,
-    penalty: ArrayLike | None,
-    soft: bool,
-    control_horizon: int | None,
-    terminal: TerminalSet | None,
+    tracking: Tracking,
+    limits: Limits,
+    *,
+    terminal: TerminalSet | None = None,
     economy: Economy | None = None,
-    measured: Sequence[str] = (),
 ) -> OptimalControlProblem:
     """Check settings, scalar or one per channel, and fill in what is left out; arguments as of `mpc.TightenedMPC`."""
-    weight = per_channel("output_weight", output_weight, predictor.ny)
-    places = _places(predictor, measured)
-    moves = _without(places, per_channel("input_move_weight", input_move_weight, predictor.nu))
+    weight = per_channel("output_weight", tracking.output_weight, predictor.ny)
+    places = _places(predictor, tracking.measured)
+    moves = _without(places, per_channel("input_move_weight", tracking.input_move_weight, predictor.nu))
     if economy is not None:
         economy = replace(
             economy,
@@ -335,33 +331,37 @@ def tracking_problem(
         )
     elif not weight.any():
         raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
-    free = np.inf if move_limit is None else move_limit
-    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
-    limit = _without(places, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)
-    if not (limit > 0).all():
-        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
     scale = output_scale(predictor)
     default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale, economy=economy), scale)
-    chosen = default if penalty is None else per_channel("penalty", penalty, predictor.ny)
+    chosen = default if limits.penalty is None else per_channel("penalty", limits.penalty, predictor.ny)
     if not (chosen > 0).all():
         raise SettingError(f"penalty must be positive, got {chosen}: a limit without a price is none")
+    last = tracking.terminal_weight
     return OptimalControlProblem(
         predictor=predictor,
         horizon=horizon,
         output_weight=weight,
-        terminal_weight=weight
-        if terminal_weight is None
-        else per_channel("terminal_weight", terminal_weight, predictor.ny),
+        terminal_weight=weight if last is None else per_channel("terminal_weight", last, predictor.ny),
         input_move_weight=moves,
-        move_limit=read_only(limit),
+        move_limit=_move_limit(predictor, limits.move_limit, places),
         output_scale=read_only(scale),
         penalty=read_only(chosen),
-        soft=bool(soft),
-        control_horizon=control_horizon,
+        soft=terminal is None if limits.soft is None else limits.soft,
+        control_horizon=tracking.control_horizon,
         terminal=terminal,
         economy=economy,
         measured=places,
     )
+
+
+def _move_limit(predictor: Predictor, given: ArrayLike | None, measured: Sequence[int]) -> Array:
+    """Largest moves, shape (nu,); infinite where any is allowed."""
+    free = np.inf if given is None else given
+    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
+    limit = _without(measured, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)
+    if not (limit > 0).all():
+        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
+    return read_only(limit)
 
 
 def _places(predictor: Predictor, names: Sequence[str]) -> tuple[int, ...]:
