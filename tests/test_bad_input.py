@@ -76,6 +76,7 @@ from mpc import (
     steady_input,
     tighten,
 )
+from mpc.control.settings import grouped
 from plants import CascadedTanks, MassSpringDamperChain, MultiTank, QuadrupleTank, excitation, simulate
 
 NAN = float("nan")
@@ -156,7 +157,10 @@ class Kit:
         room = nominal(self.system.digest, 4, 3) if tightening is None else tightening
         given = {"output_weight": 1.0, "input_move_weight": 1.0}
         return TightenedMPC(
-            change.pop("predictor", self.predictor), change.pop("observer", self.observer), room, **given | change
+            change.pop("predictor", self.predictor),
+            change.pop("observer", self.observer),
+            room,
+            **grouped(given | change),
         )
 
     def loop(self, plant: Any = TANK, **change: Any) -> ClosedLoopResult:

@@ -38,12 +38,15 @@ from experiments.bench_mpc.c_code import compiled_loop, compiler
 from experiments.bench_mpc.engines import ACADOS, BASE, ENGINES, Peer, Timed
 from experiments.shared.study import Row, Study
 from mpc import (
+    Limits,
     OptimalControlProblem,
     Predictor,
+    Solver,
     SolverOptions,
     StateObserver,
     Status,
     TightenedMPC,
+    Tracking,
     kalman_gain,
     nominal,
 )
@@ -160,9 +163,13 @@ def loop_of(engine: str, case: Case, predictor: Predictor, plant: LureSystem) ->
         return timed[0]
 
     controller = TightenedMPC(
-        predictor, StateObserver(predictor, gain, 1), tightening, output_weight=10.0, input_move_weight=0.5,
-        penalty=PENALTY, backend=backend,
-    )  # fmt: skip
+        predictor,
+        StateObserver(predictor, gain, 1),
+        tightening,
+        Tracking(output_weight=10.0, input_move_weight=0.5),
+        limits=Limits(penalty=PENALTY),
+        solver=Solver(backend=backend),
+    )
     limit = np.array([signal.upper for signal in predictor.outputs])
     for _ in range(2):  # compiled code and libraries are loaded by then
         controller.record(np.zeros(2), np.zeros(2))

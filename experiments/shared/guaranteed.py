@@ -67,6 +67,7 @@ from mpc import (
     terminal_set,
     tighten,
 )
+from mpc.control.settings import grouped
 from mpc.loops.plant import Plant
 from mpc.tightening.terminal_set import TerminalSet
 
@@ -330,16 +331,19 @@ def _controller(
     }  # fmt: skip
     if controller is Controller.NOMINAL:
         room = nominal(watch.system.digest, case.horizon, watch.predictor.ny)
-        return TightenedMPC(watch.predictor, watch, room, mode=Mode.PRACTICAL, **settings)
+        return TightenedMPC(watch.predictor, watch, room, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
     if controller is Controller.BACKED_OFF:
         return TightenedMPC(
-            watch.predictor, watch, Tightening.load(folder / "backed_off.npz"), mode=Mode.PRACTICAL, **settings
+            watch.predictor,
+            watch,
+            Tightening.load(folder / "backed_off.npz"),
+            **grouped(dict(mode=Mode.PRACTICAL, **settings)),
         )
     if controller not in (Controller.GUARANTEED, Controller.RECALLING):
-        return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **settings)
+        return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **grouped(settings))
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
     terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz")
     if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
         settings["recall"] = Recall.load(folder / f"recall_{name}.npz")
     room = Tightening.load(folder / f"{name}.npz")
-    return TightenedMPC(watch.predictor, watch, room, soft=False, terminal=terminal, **settings)
+    return TightenedMPC(watch.predictor, watch, room, terminal=terminal, **grouped(dict(soft=False, **settings)))

@@ -45,8 +45,11 @@ from mpc import (
     MonteCarloResult,
     Predictor,
     Recall,
+    Safety,
+    Solver,
     TightenedMPC,
     Tightening,
+    Tracking,
     Washout,
     calibrate,
     coverage_of,
@@ -256,11 +259,19 @@ def setup(
     # disturbance estimate. With one, limits are kept by the full model error; the estimate only moves the reference.
     claims = not set(room.digests) <= NO_CLAIM
     controller = TightenedMPC(
-        watch.predictor, watch, room,
-        output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
-        mode=Mode.GUARANTEED if claims else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
-        backend=backend, recall=recall,
-    )  # fmt: skip
+        watch.predictor,
+        watch,
+        room,
+        Tracking(
+            output_weight=[1.0, 0.2, 0.2],
+            input_move_weight=20.0,
+            mode=Mode.GUARANTEED if claims else Mode.PRACTICAL,
+            disturbance_gain=0.2,
+        ),
+        recall=recall,
+        safety=Safety(safe_input=[1.6, 1.6]),
+        solver=Solver(backend=backend),
+    )
     plant, wanted = MultiTank(), reference(config)
     options: Mapping[str, Any] = {
         "reference": wanted, "steps": config.control_steps, "x0": wanted[0],

@@ -99,8 +99,9 @@ class Operation:
         """Go on with other settings from the same memory: no jump, and nothing changes where it is refused.
 
         Args:
-            settings: Arguments of the constructor, or fields of its records, by name; and ``outputs``: the outputs' `Signal` with other limits.
-                Another horizon with a terminal set needs another ``terminal``, and so on, as in the constructor.
+            settings: Arguments of the constructor, or fields of its records, by name; and ``outputs``: the outputs'
+                `Signal` with other limits. Another horizon with a terminal set needs another ``terminal``, and so on,
+                as in the constructor.
 
         Raises:
             SettingError: What the constructor refuses.

@@ -55,21 +55,17 @@ class Economy:
 
 def economy_of(predictor: Predictor, prices: Prices) -> Economy | None:
     """Check prices and fill in what is left out; None where nothing costs."""
-    input_reference = prices.input_reference
-    prices = (
-        _signed("input_price", prices.input_price, predictor.nu),
-        _signed("output_price", prices.output_price, predictor.ny),
-    )
+    of_inputs = _signed("input_price", prices.input_price, predictor.nu)
+    of_outputs = _signed("output_price", prices.output_price, predictor.ny)
     weight = per_channel("input_weight", prices.input_weight, predictor.nu)
-    if not any(part.any() for part in (*prices, weight)):
+    if not any(part.any() for part in (of_inputs, of_outputs, weight)):
         return None
-    if input_reference is None:
-        input_reference = np.mean(predictor.input_limits(), axis=0)
+    reference = np.mean(predictor.input_limits(), axis=0) if prices.input_reference is None else prices.input_reference
     return Economy(
-        input_price=prices[0],
-        output_price=prices[1],
+        input_price=of_inputs,
+        output_price=of_outputs,
         input_weight=weight,
-        input_reference=_signed("input_reference", input_reference, predictor.nu),
+        input_reference=_signed("input_reference", reference, predictor.nu),
     )
 
 

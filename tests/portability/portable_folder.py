@@ -57,6 +57,7 @@ from mpc import (
     tighten_guarded,
 )
 from mpc.calibration.model_error import ModelError
+from mpc.control.settings import grouped
 from mpc.observers.estimate_error import EstimateError
 
 N, BACK, WANDER, LIMIT, STEPS = 10, 2, 0.03, 0.4, 15
@@ -87,9 +88,13 @@ def observer_of(kind: str, predictor: Predictor, folder: Path, made: bool) -> An
 
 def controller_of(observer: Any, tightening: Tightening, terminal: TerminalSet, recall: Recall, **more: Any) -> Any:
     return TightenedMPC(
-        observer.predictor, observer, tightening, output_weight=1.0, input_move_weight=0.02, terminal=terminal,
-        recall=recall, **more,
-    )  # fmt: skip
+        observer.predictor,
+        observer,
+        tightening,
+        terminal=terminal,
+        recall=recall,
+        **grouped(dict(output_weight=1.0, input_move_weight=0.02, **more)),
+    )
 
 
 def loop(controller: Any) -> Any:

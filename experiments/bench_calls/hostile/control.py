@@ -12,6 +12,7 @@ import mpc
 from experiments.bench_calls.hostile.call import Call, again, call, first
 from experiments.bench_calls.hostile.kit import Kit
 from experiments.bench_calls.hostile.parts import NU, NX, NY, WASHOUT, N
+from mpc.control.settings import grouped
 from mpc.solvers.condensed import CondensedBackend
 
 
@@ -147,7 +148,7 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
 
 def _adaptive(**given: Any) -> Any:
     room = given.pop("tightening")
-    return mpc.AdaptiveMPC(given.pop("predictor"), given.pop("observer"), room, **given)
+    return mpc.AdaptiveMPC(given.pop("predictor"), given.pop("observer"), room, **grouped(given))
 
 
 def _setup(kit: Kit) -> mpc.ClosedLoopSetup:

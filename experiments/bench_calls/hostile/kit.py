@@ -81,6 +81,7 @@ from mpc import (
     terminal_set,
     tighten,
 )
+from mpc.control.settings import grouped
 
 
 class Kit:
@@ -315,7 +316,7 @@ class Kit:
         given: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.1, "horizon": N} | change
         room = given.pop("tightening", nominal(self.system.digest, N, NY))
         observer = copy.copy(given.pop("observer", self.observer))
-        controller = TightenedMPC(given.pop("predictor", self.predictor), observer, room, **given)
+        controller = TightenedMPC(given.pop("predictor", self.predictor), observer, room, **grouped(given))
         for t in range(WASHOUT):
             controller.record(self.records[0].y[t], self.records[0].u[t])
         return controller

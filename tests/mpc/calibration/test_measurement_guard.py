@@ -17,6 +17,7 @@ from mpc import (
     Predictor,
     SaturatedSensor,
     TightenedMPC,
+    Tracking,
     Verdict,
     Washout,
     nominal,
@@ -90,7 +91,7 @@ def loop():
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 0.6))
     observer = Washout(predictor, 12, contraction=NormContraction.of(system))
     controller = TightenedMPC(
-        predictor, observer, nominal(system.digest, 6, 2), output_weight=1.0, input_move_weight=0.01
+        predictor, observer, nominal(system.digest, 6, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
     )
     return LurePlant(system, predictor.inputs, predictor.outputs), controller
 

@@ -15,7 +15,9 @@ from mpc import (
     Predictor,
     RegionShape,
     RegionStatus,
+    Safety,
     TightenedMPC,
+    Tracking,
     Washout,
     learn_region,
     monte_carlo,
@@ -177,8 +179,8 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
     region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
     free = nominal(elman().digest, 4, 2)
     controller = TightenedMPC(
-        watch.predictor, watch, free, output_weight=1.0, input_move_weight=0.1, region=region
-    )  # fmt: skip
+        watch.predictor, watch, free, Tracking(output_weight=1.0, input_move_weight=0.1), safety=Safety(region=region)
+    )
     x, wanted = np.zeros(4), watch.predictor.steady_output(np.array([0.3, 0.2]))
     for _ in range(20):
         controller.record(elman().output(x, np.zeros(2)), np.zeros(2))
@@ -195,12 +197,16 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
     assert not outside[-1]
     assert sum("outside of the calibrated region" in r.message for r in caplog.records) >= 1
     assert caplog.records[-1].message == "back in the calibrated region"
-    plain = TightenedMPC(watch.predictor, watch, free, output_weight=1.0, input_move_weight=0.1)
+    plain = TightenedMPC(watch.predictor, watch, free, Tracking(output_weight=1.0, input_move_weight=0.1))
     assert plain.step(np.zeros(2), wanted).outside == ""
     with pytest.raises(SettingError, match="another observer"):
         TightenedMPC(
-            watch.predictor, Washout(watch.predictor, 5), free, output_weight=1.0, input_move_weight=0.1, region=region
-        )  # fmt: skip
+            watch.predictor,
+            Washout(watch.predictor, 5),
+            free,
+            Tracking(output_weight=1.0, input_move_weight=0.1),
+            safety=Safety(region=region),
+        )
 
 
 def test_closed_loops_keep_what_lay_outside(tmp_path):
@@ -209,7 +215,11 @@ def test_closed_loops_keep_what_lay_outside(tmp_path):
     region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
     controllers = [
         TightenedMPC(
-            watch.predictor, watch, nominal(elman().digest, 4, 2), output_weight=1.0, input_move_weight=0.1, region=r
+            watch.predictor,
+            watch,
+            nominal(elman().digest, 4, 2),
+            Tracking(output_weight=1.0, input_move_weight=0.1),
+            safety=Safety(region=r),
         )
         for r in (region, None)
     ]

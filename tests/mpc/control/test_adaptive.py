@@ -14,6 +14,7 @@ from mpc import (
     Predictor,
     RunningOn,
     TightenedMPC,
+    Tracking,
     back_off,
     controller_to_c,
     nominal,
@@ -113,7 +114,11 @@ def test_the_worst_output_decides():
     predictor = Predictor(plant.system, plant.inputs, plant.outputs)
     room = back_off(plant.system.digest, N, np.array([0.1, 0.2]))
     adaptive = AdaptiveMPC(
-        predictor, RunningOn(predictor, 1), room, output_weight=1.0, input_move_weight=0.1, adaptation=Adaptation()
+        predictor,
+        RunningOn(predictor, 1),
+        room,
+        Tracking(output_weight=1.0, input_move_weight=0.1),
+        adaptation=Adaptation(),
     )
     adaptive.record([0.0, 0.0], [0.0])
     step = adaptive.step([0.0, 0.0], [0.0, 0.0])

@@ -14,6 +14,7 @@ from mpc import (
     Predictor,
     Status,
     TightenedMPC,
+    Tracking,
     Washout,
     monte_carlo,
     nominal,
@@ -38,7 +39,7 @@ def build(tightened=True, *, steps=40, disturbance=wander, **options):
     if tightened:
         error = declared_error(system, 0.0501 * np.ones((N + 1, 2)))
         plan = tighten(error, NormHorizon.of(system, N, observer.error.euclidean), observer=observer)
-    controller = TightenedMPC(predictor, observer, plan, output_weight=1.0, input_move_weight=0.01)
+    controller = TightenedMPC(predictor, observer, plan, Tracking(output_weight=1.0, input_move_weight=0.01))
     plant = LurePlant(system, predictor.inputs, predictor.outputs)
     return ClosedLoopSetup(
         plant, controller, {"reference": REFERENCE, "steps": steps, "disturbance": disturbance} | options

@@ -30,6 +30,7 @@ from mpc import (
     StuckActuator,
     TightenedMPC,
     TimeOut,
+    Tracking,
     Wandering,
     Washout,
     monte_carlo,
@@ -53,7 +54,7 @@ def setup():
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 0.6))
     observer = Washout(predictor, 12, contraction=NormContraction.of(system))
     controller = TightenedMPC(
-        predictor, observer, nominal(system.digest, N, 2), output_weight=1.0, input_move_weight=0.01
+        predictor, observer, nominal(system.digest, N, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
     )
     return ClosedLoopSetup(LurePlant(system, predictor.inputs, predictor.outputs), controller)
 

@@ -11,6 +11,7 @@ from mpc import (
     StateObserver,
     Status,
     TightenedMPC,
+    Tracking,
     Washout,
     kalman_gain,
     nominal,
@@ -58,8 +59,7 @@ def controller_of(observer, parts):
         predictor,
         observer,
         recursive(tighten(error, certificate, observer=observer), growth, observer=observer),
-        output_weight=1.0,
-        input_move_weight=0.02,
+        Tracking(output_weight=1.0, input_move_weight=0.02),
         terminal=terminal_set(predictor, contraction, horizon=N, jump=jump),
     )
 
@@ -92,6 +92,9 @@ def test_true_outputs_keep_their_limits_and_no_solve_is_infeasible(observer, kin
 def test_a_nominal_controller_breaks_the_limits(parts):
     system, predictor, _ = parts
     controller = TightenedMPC(
-        predictor, RunningOn(predictor, 20), nominal(system.digest, N, 2), output_weight=1.0, input_move_weight=0.02
+        predictor,
+        RunningOn(predictor, 20),
+        nominal(system.digest, N, 2),
+        Tracking(output_weight=1.0, input_move_weight=0.02),
     )
     assert loop(controller, parts, "edge").violations > STEPS // 4

@@ -20,6 +20,7 @@ from mpc import (
     nominal,
     run_closed_loop,
 )
+from mpc.control.settings import grouped
 from mpc.problem.economy import Economy
 from mpc.problem.ocp import default_penalty
 from mpc.solvers.condensed import CondensedBackend
@@ -141,7 +142,10 @@ def test_converged_plans_are_recognised_where_costs_cancel():
 def controller(predictor, **options):
     settings = {"output_weight": 0.0, "input_move_weight": 0.05} | options
     return TightenedMPC(
-        predictor, RunningOn(predictor, 1), nominal(predictor.system.digest, 20, predictor.ny), horizon=N, **settings
+        predictor,
+        RunningOn(predictor, 1),
+        nominal(predictor.system.digest, 20, predictor.ny),
+        **grouped(dict(horizon=N, **settings)),
     )
 
 

@@ -19,10 +19,12 @@ from mpc import (
     SolverOptions,
     Status,
     TightenedMPC,
+    Tracking,
     controller_to_c,
     nominal,
     run_closed_loop,
 )
+from mpc.control.settings import grouped
 from mpc.problem.economy import Economy
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.condensed_problem import CondensedProblem
@@ -112,7 +114,7 @@ def known() -> Predictor:
 def make(predictor, **options):
     settings = {"output_weight": 1.0, "input_move_weight": 0.02, "measured": ("u2",)} | options
     tightening = nominal(predictor.system.digest, N, predictor.ny)
-    return TightenedMPC(predictor, RunningOn(predictor, 1), tightening, **settings)
+    return TightenedMPC(predictor, RunningOn(predictor, 1), tightening, **grouped(settings))
 
 
 def plant_of(predictor):
@@ -168,7 +170,10 @@ def test_limits_tightened_by_the_radius_of_a_forecast_hold_with_errors_at_its_ed
     predictor = replace(known, outputs=signals("y", 2, limit + bounds.max()))
     tightening = replace(nominal(known.system.digest, N, 2), model_error=bounds)
     controller = TightenedMPC(
-        predictor, RunningOn(predictor, 1), tightening, output_weight=1.0, input_move_weight=0.02, measured=("u2",)
+        predictor,
+        RunningOn(predictor, 1),
+        tightening,
+        Tracking(output_weight=1.0, input_move_weight=0.02, measured=("u2",)),
     )
     controller.record(known.system.output(controller.observer.state, np.zeros(3)), np.zeros(3))
     errors, within = [], []

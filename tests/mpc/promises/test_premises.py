@@ -14,6 +14,7 @@ from mpc import (
     Premises,
     RunningOn,
     TightenedMPC,
+    Tracking,
     Washout,
     premises_of,
     recursive,
@@ -76,16 +77,22 @@ def test_a_controller_refuses_an_observer_that_its_tightening_was_not_made_for(n
     observer = make()
     with pytest.raises(SettingError) as caught:
         TightenedMPC(
-            observer.predictor, observer, parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3
+            observer.predictor,
+            observer,
+            parts[0],
+            Tracking(output_weight=1.0, input_move_weight=1e-3),
+            terminal=parts[1],
         )
     assert named in str(caught.value)
-    made = TightenedMPC(predictor(), washout(), parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3)
+    made = TightenedMPC(
+        predictor(), washout(), parts[0], Tracking(output_weight=1.0, input_move_weight=1e-3), terminal=parts[1]
+    )
     assert made.premises.horizon == N
 
 
 def test_a_controller_refuses_a_predictor_of_other_actuators(parts):
     with pytest.raises(SettingError, match="input upper of valve 4 against 1"):
-        TightenedMPC(predictor(reach=4.0), washout(), parts[0], output_weight=1.0, input_move_weight=1e-3)
+        TightenedMPC(predictor(reach=4.0), washout(), parts[0], Tracking(output_weight=1.0, input_move_weight=1e-3))
 
 
 def test_what_is_the_same_is_accepted_and_saved(parts, tmp_path):
@@ -144,7 +151,9 @@ class Plant:
 
 
 def test_the_plant_and_the_loop_are_held_to_the_premises(parts):
-    made = TightenedMPC(predictor(), washout(), parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3)
+    made = TightenedMPC(
+        predictor(), washout(), parts[0], Tracking(output_weight=1.0, input_move_weight=1e-3), terminal=parts[1]
+    )
     for plant, options, named in (
         (Plant(predictor(unit="cm")), {}, "output units 'cm' against 'm'"),
         (Plant(predictor(name="flow")), {}, "outputs 'flow' against 'level'"),
