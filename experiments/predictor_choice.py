@@ -235,7 +235,7 @@ def certify(system: LureSystem, dataset: Dataset, config: Config) -> Proof:
         return Proof(watch, None, loose.bounds, None)
     watch = stages.observer(system, contraction, config)
     try:
-        both = stages.horizon_certificates(system, watch, config)
+        both = stages.horizon_certificates(watch, config)
     except CertificationError:
         return Proof(watch, contraction.rate, None, None)
     return Proof(watch, contraction.rate, both[0].bounds, both)

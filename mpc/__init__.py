@@ -34,6 +34,7 @@ from mpc.loops.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
 from mpc.loops.result import ClosedLoopResult
 from mpc.loops.rounds import LoopRound, SimulatedLoops
 from mpc.loops.run import run_closed_loop
+from mpc.loops.settings import Disturbances, Start
 from mpc.loops.signals import RandomSteps, Wandering, staircase
 from mpc.observers.base import Observer, RunningOn, Washout
 from mpc.observers.encoder import EncoderObserver
@@ -57,6 +58,7 @@ from mpc.solvers.chain import chain
 from mpc.tightening.around_plan import certify_plan, plan_digest, tighten_around
 from mpc.tightening.error_memory import Recall, certify_changes, remember
 from mpc.tightening.guarded import tighten_guarded
+from mpc.tightening.predictions import certify_jump, certify_predictions
 from mpc.tightening.terminal_set import TerminalSet, terminal_set
 from mpc.tightening.tightening import Tightening, nominal, recursive, tighten
 
@@ -74,6 +76,7 @@ __all__ = [
     "CoverageMet",
     "CoverageUnit",
     "DisturbanceFilter",
+    "Disturbances",
     "DropOut",
     "EncoderObserver",
     "EstimateError",
@@ -120,6 +123,7 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverOptions",
+    "Start",
     "StateError",
     "StateObserver",
     "Status",
@@ -141,7 +145,9 @@ __all__ = [
     "calibrate_estimates",
     "calibration_errors",
     "certify_changes",
+    "certify_jump",
     "certify_plan",
+    "certify_predictions",
     "chain",
     "clopper_pearson",
     "confident_rank",

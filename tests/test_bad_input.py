@@ -77,6 +77,7 @@ from mpc import (
     tighten,
 )
 from mpc.control.settings import grouped
+from mpc.loops.settings import loop_settings
 from plants import CascadedTanks, MassSpringDamperChain, MultiTank, QuadrupleTank, excitation, simulate
 
 NAN = float("nan")
@@ -165,7 +166,7 @@ class Kit:
 
     def loop(self, plant: Any = TANK, **change: Any) -> ClosedLoopResult:
         given = {"reference": [30.0, 20.0, 10.0], "steps": 2, "seed": 0}
-        return run_closed_loop(plant, self.controller, **given | change)
+        return run_closed_loop(plant, self.controller, **loop_settings(given | change))
 
     def system_of(self, **change: Any) -> LureSystem:
         return replace(self.system, **change)

@@ -38,7 +38,6 @@ from controlrnn.certification import (
     ContractionCertificate,
     HorizonCertificate,
     certify_contraction,
-    certify_horizon,
     load_certificate,
 )
 from controlrnn.checks import Array
@@ -61,6 +60,8 @@ from mpc import (
     Tightening,
     calibrate,
     certify_changes,
+    certify_jump,
+    certify_predictions,
     nominal,
     recursive,
     remember,
@@ -244,15 +245,11 @@ def calibrated(case: Case, dataset: Dataset, watch: AnywhereWashout) -> dict[str
 
 def certified(case: Case, watch: AnywhereWashout) -> dict[str, HorizonCertificate]:
     """Washout and prediction as one horizon, with and without input errors, and what a jump does."""
-    start, end, jump = watch.restart, case.washout + case.horizon, watch.jump
-    prediction: dict[str, Any] = {"focus": [case.washout, end], "iterations": case.iterations}
-    ball: dict[str, Any] = {"initial_radius": start.radius, "metric": start.metric}
+    horizon, options = case.horizon, {"iterations": case.iterations}
     return {
-        "joint": certify_horizon(watch.system, end, input_radius=case.actuator, **ball, **prediction),
-        "initial": certify_horizon(watch.system, end, **ball, **prediction),
-        "growth": certify_horizon(
-            watch.system, case.horizon, initial_radius=jump.radius, metric=jump.metric, iterations=case.iterations
-        ),
+        "joint": certify_predictions(watch, horizon, input_error=case.actuator, **options),
+        "initial": certify_predictions(watch, horizon, input_error=0.0, **options),
+        "growth": certify_jump(watch, horizon, **options),
     }
 
 

@@ -132,7 +132,7 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
         contraction = stages.contraction(system, dataset, config)
         contraction.save(study.path("contraction.npz"))
         watch = stages.observer(system, contraction, config)
-        joint, initial = stages.horizon_certificates(system, watch, config)
+        joint, initial = stages.horizon_certificates(watch, config)
         joint.save(study.path("certificate.npz"))
         initial.save(study.path("certificate_initial.npz"))
         loaded = load_certificate(study.path("certificate.npz"))

@@ -18,7 +18,6 @@ from controlrnn.certification import (
     HorizonCertificate,
     attack_horizon,
     certify_contraction,
-    certify_horizon,
     load_certificate,
 )
 from controlrnn.checks import Array
@@ -52,6 +51,7 @@ from mpc import (
     Tracking,
     Washout,
     calibrate,
+    certify_predictions,
     coverage_of,
     monte_carlo,
     nominal,
@@ -152,19 +152,14 @@ def contraction(system: LureSystem, dataset: Dataset, config: Config) -> Contrac
     return certify_contraction(system, best.rate + 0.1 * (1 - best.rate), **scales)
 
 
-def horizon_certificates(
-    system: LureSystem, watch: Washout, config: Config
-) -> tuple[HorizonCertificate, HorizonCertificate]:
+def horizon_certificates(watch: Washout, config: Config) -> tuple[HorizonCertificate, HorizonCertificate]:
     """Washout and prediction as one horizon, with and without input errors."""
-    start, total = watch.restart, config.washout + config.horizon
-    both = tuple(
-        certify_horizon(
-            system, total, initial_radius=start.radius, metric=start.metric, input_radius=radius,
-            focus=[config.washout, total], iterations=config.certificate_iterations,
-        )
-        for radius in (config.actuator, 0.0)
-    )  # fmt: skip
-    return both[0], both[1]
+    iterations = config.certificate_iterations
+    joint, initial = (
+        certify_predictions(watch, config.horizon, input_error=error, iterations=iterations)
+        for error in (config.actuator, 0.0)
+    )
+    return joint, initial
 
 
 def attack(

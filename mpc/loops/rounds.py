@@ -34,7 +34,7 @@ class ClosedLoops(Protocol):
 @dataclass(frozen=True)
 @typed()
 class SimulatedLoops:
-    """Closed loops of a simulator, see `mpc.loops.monte_carlo`.
+    """Closed loops of a simulator, see `mpc.monte_carlo`.
 
     Args:
         build: Makes plant and controller for a tightening; importable where there are several workers.

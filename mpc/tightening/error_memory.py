@@ -44,7 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -59,6 +59,7 @@ from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING
 from mpc.promises.made_again import refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
+from mpc.tightening.predictions import start_of
 from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.tightening import Tightening, growth_per_step, refuse_boxes
 
@@ -204,7 +205,7 @@ def certify_changes(
 
     found = []
     for k in range(1, count("steps", steps) + 1):
-        system, start, ahead = change_system(observer.system, k), *_start(observer)
+        system, start, ahead = change_system(observer.system, k), *start_of(observer)
         metric = _FREE * float(np.linalg.eigvalsh(start.metric)[-1]) * np.eye(system.nx)
         metric[: len(start.metric), : len(start.metric)] = start.metric
         end = ahead + k
@@ -290,17 +291,11 @@ def _drift_premises(tightening: Tightening, drift: ModelError, observer: Observe
     return tightening.premises
 
 
-def _start(observer: Observer) -> tuple[Any, int]:
-    """Where a certificate may start from, and how many samples ahead of the prediction."""
-    restart = observer.restart
-    return (observer.error, 0) if restart is None else (restart, observer.steps)
-
-
 def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Array:
     """The change within k samples, shape (ny,), after checking what it rests on."""
     if not hasattr(certificate, "system_digest"):
         raise SettingError(f"changes must hold certificates from certify_changes, got {shown(certificate)}")
-    system, (start, ahead) = change_system(observer.system, k), _start(observer)
+    system, (start, ahead) = change_system(observer.system, k), start_of(observer)
     if certificate.system_digest != system.digest or certificate.horizon < ahead + k:
         raise SettingError(
             f"change {k} must be certified for change_system(model, {k}) over {ahead + k} steps, got "

@@ -34,10 +34,12 @@ from controlrnn.export import load_system, save_system
 from controlrnn.models import ContractingR2DN
 from controlrnn.systems import GatedSystem, LureSystem, change_system
 from mpc import (
+    Disturbances,
     MovingHorizonObserver,
     OperatingRegion,
     Predictor,
     Recall,
+    Start,
     StateObserver,
     TerminalSet,
     TightenedMPC,
@@ -102,7 +104,13 @@ def loop(controller: Any) -> Any:
     plant = LurePlant(controller.predictor.system, controller.predictor.inputs, controller.predictor.outputs)
     wander = WANDER * np.random.default_rng(2).choice([-1.0, 1.0], (STEPS, 2))
     return run_closed_loop(
-        plant, controller, reference=np.array([0.8, -0.8]), steps=STEPS, seed=1, disturbance=wander, warm_up=30
+        plant,
+        controller,
+        reference=np.array([0.8, -0.8]),
+        steps=STEPS,
+        seed=1,
+        disturbances=Disturbances(disturbance=wander),
+        start=Start(warm_up=30),
     )
 
 

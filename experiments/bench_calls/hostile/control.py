@@ -13,6 +13,7 @@ from experiments.bench_calls.hostile.call import Call, again, call, first
 from experiments.bench_calls.hostile.kit import Kit
 from experiments.bench_calls.hostile.parts import NU, NX, NY, WASHOUT, N
 from mpc.control.settings import grouped
+from mpc.loops.settings import loop_settings
 from mpc.solvers.condensed import CondensedBackend
 
 
@@ -126,24 +127,32 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
     loop = {"reference": np.zeros(NY), "steps": 2, "seed": 5, "x0": np.zeros(NX), "warm_up": WASHOUT,
             "warm_up_input": np.zeros(NU), "noise_std": 0.01, "disturbance": np.zeros((2, NX)), "input_error": 0.01,
             "missing": 0.1, "preview": True, "faults": (mpc.DropOut(stop=1),), "guard": kit.guard}  # fmt: skip
-    yield call("mpc.run_closed_loop", mpc.run_closed_loop, 0.5, plant=kit.plant, controller=kit.controller, **loop,
+    yield call("mpc.run_closed_loop", _closed_loop, 0.5, plant=kit.plant, controller=kit.controller, **loop,
                 _infinite=nan, _varies=varies)  # fmt: skip
-    yield call("mpc.loops.monte_carlo", mpc.monte_carlo, 0.2, build=partial(_setup, kit), seeds=[1, 2], workers=1,
+    yield call("mpc.monte_carlo", mpc.monte_carlo, 0.2, build=partial(_setup, kit), seeds=[1, 2], workers=1,
                 _spoils=("seeds", "build"), _infinite=nan, _varies=varies)  # fmt: skip
     weights = {"output_weight": 1.0, "input_move_weight": np.full(NU, 0.1), "horizon": N, "control_horizon": 2,
                "terminal_weight": 1.0, "input_price": 0.1, "output_price": np.zeros(NY), "input_weight": 0.1,
                "input_reference": 0.0, "measured": ("u2",), "move_limit": 0.5, "soft": True, "penalty": 10.0,
                "mode": "practical", "disturbance_gain": 0.3, "safe_input": np.zeros(NU)}  # fmt: skip
-    yield call("mpc.TightenedMPC", first(mpc.TightenedMPC, _first_step), 0.5, predictor=p,
+    yield call("mpc.TightenedMPC", first(_tightened, _first_step), 0.5, predictor=p,
                 observer=kit.observer, tightening=mpc.nominal(s.digest, N, NY), **weights,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
     yield call("mpc.AdaptiveMPC", first(_adaptive, _first_step), 0.3, predictor=p, observer=kit.observer,
                tightening=mpc.back_off(s.digest, N, np.full(NY, 0.1)), adaptation=mpc.Adaptation(), output_weight=1.0,
                input_move_weight=0.1, _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
     room, terminal = kit.at_rest
-    yield call("mpc.TightenedMPC", first(mpc.TightenedMPC, _first_step), 0.3, predictor=p, observer=kit.observer,
+    yield call("mpc.TightenedMPC", first(_tightened, _first_step), 0.3, predictor=p, observer=kit.observer,
                 tightening=room, terminal=terminal, output_weight=1.0, input_move_weight=0.1,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
+
+
+def _closed_loop(**given: Any) -> Any:
+    return mpc.run_closed_loop(**loop_settings(given))
+
+
+def _tightened(**given: Any) -> Any:
+    return mpc.TightenedMPC(**grouped(given))
 
 
 def _adaptive(**given: Any) -> Any:

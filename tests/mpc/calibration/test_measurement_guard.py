@@ -10,6 +10,7 @@ from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from mpc import (
     DisturbanceFilter,
+    Disturbances,
     DropOut,
     FrozenSensor,
     MeasurementGuard,
@@ -127,9 +128,15 @@ def test_calibrated_limits_are_those_of_the_records(guarded):
 def run(guarded, faults, *, guard=True, seed=1):
     plant, controller, limits = guarded
     return run_closed_loop(
-        plant, controller, reference=np.repeat([[0.3, 0.1], [-0.2, 0.1]], 30, axis=0), steps=60, seed=seed,
-        noise_std=0.02, faults=faults, guard=limits if guard else None,
-    )  # fmt: skip
+        plant,
+        controller,
+        reference=np.repeat([[0.3, 0.1], [-0.2, 0.1]], 30, axis=0),
+        steps=60,
+        seed=seed,
+        faults=faults,
+        guard=limits if guard else None,
+        disturbances=Disturbances(noise_std=0.02),
+    )
 
 
 def test_good_readings_pass(guarded):

@@ -25,6 +25,7 @@ from mpc import (
     run_closed_loop,
 )
 from mpc.calibration.residuals import measured_errors
+from mpc.loops.settings import loop_settings
 
 SHAPES = list(RegionShape)
 CHANNELS = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level", "cm"), Signal("flow", "L/s"))
@@ -228,7 +229,7 @@ def test_closed_loops_keep_what_lay_outside(tmp_path):
         "reference": watch.predictor.steady_output(np.array([0.3, 0.2])), "steps": 20,
         "faults": [Outlier(size=3.0, start=10, stop=15, channel=1)], "warm_up_input": np.zeros(2),
     }  # fmt: skip
-    result, plain = (run_closed_loop(plant, c, seed=0, **options) for c in controllers)
+    result, plain = (run_closed_loop(plant, c, seed=0, **loop_settings(options)) for c in controllers)
     assert len(result.outside) == 20
     assert all("residual flow [L/s]" in text for text in result.outside[10:15])
     assert 5 <= result.steps_outside == sum(text != "" for text in result.outside) < 15

@@ -10,6 +10,7 @@ from controlrnn.errors import SettingError
 from mpc import (
     Adaptation,
     AdaptiveMPC,
+    Disturbances,
     Mode,
     Predictor,
     RunningOn,
@@ -21,6 +22,7 @@ from mpc import (
     run_closed_loop,
 )
 from mpc.control.adaptive import AdaptiveFactor
+from mpc.loops.settings import loop_settings
 
 N = 5
 
@@ -63,21 +65,23 @@ def controller(plant, *, room=0.02, kind=AdaptiveMPC, **settings):
 def test_the_tightening_grows_with_misses_and_results_say_by_what(plant):
     noisy = {"reference": [0.2], "steps": 150, "noise_std": 0.05, "seed": 0}
     adaptive = controller(plant)
-    run = run_closed_loop(plant, adaptive, **noisy)
+    run = run_closed_loop(plant, adaptive, **loop_settings(noisy))
     half = run.error_ends[1][:, 1, 0]
     assert half[0] == pytest.approx(0.02)
     assert half[50:].mean() > 0.04  # sigma 0.05: eight of ten readings are within 0.064
     seen = adaptive.factor
     assert seen.seen == 149
     assert abs(seen.misses / seen.seen - 0.2) <= seen.adaptation.promise(seen.seen, seen.largest)
-    assert (run.y[60:] < run_closed_loop(plant, controller(plant, kind=TightenedMPC), **noisy).y[60:]).mean() > 0.8
-    again = run_closed_loop(plant, adaptive, **noisy)  # reset forgets
+    assert (
+        run.y[60:] < run_closed_loop(plant, controller(plant, kind=TightenedMPC), **loop_settings(noisy)).y[60:]
+    ).mean() > 0.8
+    again = run_closed_loop(plant, adaptive, **loop_settings(noisy))  # reset forgets
     np.testing.assert_array_equal(again.u, run.u)
 
 
 def test_limits_keep_something_of_their_range_whatever_happens(plant):
     adaptive = controller(plant, adaptation=Adaptation(coverage=0.9, gain=5.0))
-    run = run_closed_loop(plant, adaptive, reference=[0.2], steps=60, noise_std=1.0, seed=0)
+    run = run_closed_loop(plant, adaptive, reference=[0.2], steps=60, seed=0, disturbances=Disturbances(noise_std=1.0))
     assert run.error_ends[1][:, 1, 0].max() == pytest.approx(0.98 * 0.2)
     assert run.failed_solves == 0
 

@@ -21,6 +21,7 @@ from mpc import (
     run_closed_loop,
     tighten,
 )
+from mpc.loops.settings import loop_settings
 
 N = 8
 REFERENCE = [0.6, 0.0]  # output 1 is asked to stay at its limit
@@ -47,7 +48,7 @@ def build(tightened=True, *, steps=40, disturbance=wander, **options):
 
 
 def run(setup, seed=0, **options):
-    return run_closed_loop(setup.plant, setup.controller, seed=seed, **(dict(setup.options) | options))
+    return run_closed_loop(setup.plant, setup.controller, seed=seed, **loop_settings(dict(setup.options) | options))
 
 
 @pytest.fixture(scope="module")

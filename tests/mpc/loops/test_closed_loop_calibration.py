@@ -26,6 +26,7 @@ from mpc import (
     run_closed_loop,
 )
 from mpc.control.settings import grouped
+from mpc.loops.settings import loop_settings
 
 N, LIMIT = 3, 1.0
 MODEL = 64 * "a"
@@ -289,6 +290,7 @@ def test_a_controller_at_its_limit_is_calibrated_on_its_own_loops():
     assert found.rounds[0].kept < 20
     setup = build(found.tightening)
     kept = [
-        run_closed_loop(setup.plant, setup.controller, seed=s, **setup.options).violations == 0 for s in range(500, 560)
+        run_closed_loop(setup.plant, setup.controller, seed=s, **loop_settings(setup.options)).violations == 0
+        for s in range(500, 560)
     ]
     assert np.mean(kept) >= 0.9

@@ -39,6 +39,7 @@ from mpc import (
     staircase,
 )
 from mpc.loops.fault_run import FaultRun
+from mpc.loops.settings import loop_settings
 
 N, STEPS = 6, 30
 EVERY = (
@@ -62,7 +63,13 @@ def setup():
 def run(setup, faults=(), seed=0, steps=STEPS, **options):
     reference = options.pop("reference", np.repeat([[0.2, 0.1], [-0.1, 0.2]], 15, axis=0))
     return run_closed_loop(
-        setup.plant, setup.controller, reference=reference, steps=steps, seed=seed, faults=faults, **options
+        setup.plant,
+        setup.controller,
+        reference=reference,
+        steps=steps,
+        seed=seed,
+        faults=faults,
+        **loop_settings(options),
     )
 
 

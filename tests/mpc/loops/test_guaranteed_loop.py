@@ -6,8 +6,10 @@ from mpc_networks import LurePlant, declared_error, elman, signals
 
 from controlrnn.certification import certify_contraction, certify_horizon
 from mpc import (
+    Disturbances,
     Predictor,
     RunningOn,
+    Start,
     StateObserver,
     Status,
     TightenedMPC,
@@ -72,7 +74,13 @@ def loop(controller, parts, kind):
     rng = np.random.default_rng(2)
     wander = corners if kind == "edge" else rng.choice([-1.0, 1.0], corners.shape)
     return run_closed_loop(
-        plant, controller, reference=2.0 * corners, steps=STEPS, seed=1, disturbance=WANDER * wander, warm_up=30
+        plant,
+        controller,
+        reference=2.0 * corners,
+        steps=STEPS,
+        seed=1,
+        disturbances=Disturbances(disturbance=WANDER * wander),
+        start=Start(warm_up=30),
     )
 
 

@@ -14,6 +14,7 @@ from mpc import (
     RunningOn,
     Solution,
     SolverOptions,
+    Start,
     Status,
     TightenedMPC,
     controller_to_c,
@@ -167,7 +168,7 @@ def test_prices_move_the_plant_to_the_cheapest_steady_state_within_limits(predic
     best = cheapest(predictor, p, q)
     plant = LurePlant(predictor.system, predictor.inputs, predictor.outputs)
     made = controller(predictor, input_price=p, output_price=q)
-    result = run_closed_loop(plant, made, reference=[0.0, 0.0], steps=30, seed=0, warm_up=60)
+    result = run_closed_loop(plant, made, reference=[0.0, 0.0], steps=30, seed=0, start=Start(warm_up=60))
     reached = predictor.steady_output(best)
     assert np.abs(reached).max() > 0.59  # an output limit is what stops it
     np.testing.assert_allclose(result.u[-1], best, atol=1e-3)

@@ -23,6 +23,7 @@ from mpc import (
     tighten,
 )  # fmt: skip
 from mpc.loops.plant import held_to
+from mpc.loops.settings import loop_settings
 from mpc.promises.premises import record_premises
 
 SYSTEM = tank(0.3)
@@ -161,7 +162,7 @@ def test_the_plant_and_the_loop_are_held_to_the_premises(parts):
         (Plant(predictor()), {"input_error": 0.1}, "input_error must stay within"),
     ):
         with pytest.raises(SettingError) as caught:
-            run_closed_loop(plant, made, reference=[0.5], steps=2, seed=0, **options)
+            run_closed_loop(plant, made, reference=[0.5], steps=2, seed=0, **loop_settings(options))
         assert named in str(caught.value)
     held_to(made, Plant(predictor(reach=2.0)))
     result = run_closed_loop(Plant(predictor()), made, reference=[0.5], steps=3, seed=0)
