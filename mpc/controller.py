@@ -148,7 +148,7 @@ class TightenedMPC(Operation):
         self.premises = agreed(observer, predictor, tightening, terminal, recall, region)
         self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
         if self.horizon > tightening.horizon:
-            raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {self.horizon}: shorten it")
+            raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {horizon}: shorten it")
         if terminal is not None:
             check_terminal(terminal, tightening, self.horizon, mode)
             mode = Mode.GUARANTEED
