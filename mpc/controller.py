@@ -29,10 +29,9 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import SettingError
-from controlrnn.kernels import output, step
-from controlrnn.kernels.dense import length
+from controlrnn.kernels import output
 from controlrnn.typed import typed
 from mpc.answers import Answers
 from mpc.condensed import CondensedBackend
@@ -40,7 +39,7 @@ from mpc.control_step import Fallback, MpcStep
 from mpc.economy import economy_of
 from mpc.fallback import Fallbacks
 from mpc.modes import Mode as Mode
-from mpc.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises, unlearnt_errors
+from mpc.modes import check_recall, check_terminal, covered, disturbance_mode, plan_limits, promises, unlearnt_errors
 from mpc.observer import Observer
 from mpc.ocp import (
     KEPT,
@@ -54,8 +53,10 @@ from mpc.ocp import (
 from mpc.offset_free import OutputDisturbance
 from mpc.operation import Operation, own_observer
 from mpc.plans import inside_after, known_rows, slack_of, within_moves
+from mpc.plans import safe_input as within
 from mpc.predictor import Predictor
 from mpc.premises_agreed import agreed, move_limited
+from mpc.priorities import by_priority, ranked
 from mpc.recall import Recall
 from mpc.recalled_errors import RecalledErrors
 from mpc.recovery import returning
@@ -96,8 +97,10 @@ class TightenedMPC(Operation):
             what it may be, for bounds on the state. The tightening's radius for it covers the errors of its forecast.
             Not with a terminal set.
         move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
-        soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible. Soft
-            without a terminal set, hard with one, when left out.
+        soft: Allow slack on output limits at an exact penalty, for all or for each output. False: limits are hard, a
+            solve may be infeasible. Soft without a terminal set, hard with one, when left out.
+        priority: Which limits are kept first where not all can be, shape (ny,), 1 first; strictly, see
+            `mpc.priorities`. All hard ones alike, then all soft ones, when left out. With our solver only.
         penalty: Cost per unit of slack, scalar or shape (ny,); `mpc.ocp.default_penalty` when left out.
         mode: What the disturbance estimate may do; fixed by the tightening when left out.
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
@@ -133,7 +136,8 @@ class TightenedMPC(Operation):
         input_reference: ArrayLike | None = None,
         measured: Sequence[str] = (),
         move_limit: ArrayLike | None = None,
-        soft: bool | None = None,
+        soft: bool | Sequence[bool] | None = None,
+        priority: Sequence[int] | None = None,
         penalty: ArrayLike | None = None,
         mode: Mode | None = None,
         disturbance_gain: float | None = None,
@@ -146,9 +150,7 @@ class TightenedMPC(Operation):
         self.observer = observer = own_observer(observer, self)
         self.predictor, self.tightening, self.terminal = predictor, tightening, terminal
         self.premises = agreed(observer, predictor, tightening, terminal, recall, region)
-        self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
-        if self.horizon > tightening.horizon:
-            raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {horizon}: shorten it")
+        self.horizon = covered(tightening, horizon)
         if terminal is not None:
             check_terminal(terminal, tightening, self.horizon, mode)
             mode = Mode.GUARANTEED
@@ -161,11 +163,12 @@ class TightenedMPC(Operation):
         self._widest = unlearnt_errors(tightening, self.horizon)
         self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
-        self.safe_input = self._safe(safe_input)
-        planner, of = self._answers.planner, self._answers.setting
+        self.safe_input = within(safe_input, self._input_lower, self._input_upper)
+        planner, of, copies = self._answers.planner, self._answers.setting, self._answers.copies
+        ranks = ranked(soft, priority, predictor.ny, copies=copies, terminal=terminal is not None)
         self.problem = tracking_problem(
             planner, self.horizon, of(output_weight), of(terminal_weight), input_move_weight, move_limit,
-            of(penalty, priced=True), terminal is None if soft is None else soft, control_horizon, terminal,
+            of(penalty, priced=True), ranks, control_horizon, terminal,
             economy_of(planner, input_price, of(output_price), input_weight, input_reference), measured,
         )  # fmt: skip
         self._watched, self._wider = watch_of(self, watching), wider_limits(self, watching)
@@ -174,13 +177,6 @@ class TightenedMPC(Operation):
         self.watch = None if region is None else RegionWatch(region, observer)
         self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
         self.reset()
-
-    def _safe(self, given: ArrayLike | None) -> Array:
-        u = 0.5 * (self._input_lower + self._input_upper) if given is None else given
-        safe = read_only(as_array("safe_input", u, (self.predictor.nu,)))
-        if ((safe < self._input_lower) | (safe > self._input_upper)).any():
-            raise SettingError(f"safe_input must lie within the input limits, got {safe}")
-        return safe
 
     def _learning(self, recall: Recall) -> RecalledErrors:
         check_recall(recall, self.tightening, self.horizon)
@@ -280,7 +276,7 @@ class TightenedMPC(Operation):
         if self.observer.ready:
             self._watched.tell(Premise.DRIFT, self._learn(used, y))
             data = self._last_data = self._data(x, wanted)
-            solution = None if self._watched.reaction is Reaction.HOLD else self.backend.solve(data)
+            solution = None if self._watched.reaction is Reaction.HOLD else self._solved(data, started)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
         plan, fallback, feasible, inside_after = self._choose(solution, data, started)
         u, interval = read_only(plan[0]), self._error_interval()
@@ -311,31 +307,6 @@ class TightenedMPC(Operation):
             outside=outside,
             broken=broken,
         )
-
-    def correct(self, age: int, y: ArrayLike) -> None:
-        """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
-
-        Where limits learn from measurements and the corrected estimate is further than a certified jump from what the
-        last plan expected, what they had learnt was about another estimate, and is forgotten.
-
-        Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
-
-        Args:
-            age: Samples taken in since its own; 0 for that of the last `step` or `record`.
-            y: Measurement, shape (ny,); NaN where missing.
-        """
-        before = self.observer.state
-        self.observer.correct(age, y)
-        if self._recalled is not None and self.observer.state is not before and not self._as_planned():
-            self._recalled.reset()
-
-    def _as_planned(self) -> bool:
-        """Whether the estimate is within a certified jump of what the last plan expected."""
-        jump = self.observer.jump
-        if jump is None or self._came_from is None or not self.observer.certified:
-            return False
-        away = self.observer.state - step(self.predictor.system, *self._came_from)
-        return length(away, jump.metric) <= jump.radius
 
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)
@@ -391,6 +362,14 @@ class TightenedMPC(Operation):
             forecast=self._forecast,
         )
 
+    def _solved(self, data: StepData, started: float) -> Solution:
+        solution = self.backend.solve(data)
+        return by_priority(self.backend, self.problem, data, solution, self._deadline(started))
+
+    def _deadline(self, started: float) -> float:
+        limit = getattr(getattr(self.backend, "options", None), "max_wall_time", None)
+        return np.inf if limit is None else started + limit
+
     def _choose(
         self, solution: Solution | None, data: StepData | None, started: float
     ) -> tuple[Array, Fallback, bool, int]:
@@ -404,14 +383,17 @@ class TightenedMPC(Operation):
             kept = not beyond.any()
             if self.terminal is not None:
                 kept = self.problem.excess(data, plan) <= 0
-            if kept or (solved and self.problem.soft):
+            if kept or (solved and self.terminal is None and not beyond[:, self.problem.hard].any()):
                 self._plan, self._age = read_only(plan), 0
-                return plan, Fallback.NONE if solved else Fallback.PLAN, kept, inside_after(beyond)
+                return (
+                    plan,
+                    Fallback.NONE if solved else Fallback.PLAN,
+                    kept,
+                    inside_after(beyond[:, self.problem.counted]),
+                )
         _log.warning("MPC solve ended with %s (%s): falling back", solution.status, solution.message)
         last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
-        limit = getattr(getattr(self.backend, "options", None), "max_wall_time", None)
-        deadline = np.inf if limit is None else started + limit
-        back = returning(self.backend, self.problem, data, solution, deadline)
+        back = returning(self.backend, self.problem, data, solution, self._deadline(started))
         found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
         if found.fallback is Fallback.LEAST:
             self._plan, self._age = read_only(found.plan), 0

@@ -24,6 +24,7 @@ from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from mpc.casadi_terms import economic, inputs
 from mpc.ocp import OptimalControlProblem, Solution, SolverOptions, Status, StepData
+from mpc.priorities import refuse_ranks
 
 with warnings.catch_warnings():  # it warns about optional features that are not installed
     warnings.simplefilter("ignore")
@@ -48,8 +49,8 @@ class DoMpcBackend:
         options: Limits for the solver.
 
     Raises:
-        SettingError: ``options.rti`` is set, an input has no limits, or the problem has a terminal set or a control
-            horizon shorter than its horizon.
+        SettingError: ``options.rti`` is set, an input has no limits, limits have ranks, or the problem has a terminal
+            set or a control horizon shorter than its horizon.
 
     Attributes:
         mpc: The ``do_mpc.controller.MPC`` with its model: look, but write nothing.
@@ -63,6 +64,7 @@ class DoMpcBackend:
                 "DoMpcBackend takes neither a terminal set nor a shorter control horizon: use CondensedBackend or "
                 "FatropBackend"
             )
+        refuse_ranks(problem, "DoMpcBackend")
         if problem.first == 0:
             raise SettingError(
                 "DoMpcBackend cannot limit outputs that answer to the first input at once: use CondensedBackend or "
