@@ -29,15 +29,22 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import SettingError
-from controlrnn.kernels import output, step
-from controlrnn.kernels.dense import length
+from controlrnn.kernels import output
 from controlrnn.typed import typed
 from mpc.calibration.region import RegionWatch
 from mpc.calibration.residuals import measured_errors
 from mpc.control.agreement import agreed, move_limited
-from mpc.control.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises, unlearnt_errors
+from mpc.control.modes import (
+    check_recall,
+    check_terminal,
+    covered,
+    disturbance_mode,
+    plan_limits,
+    promises,
+    unlearnt_errors,
+)
 from mpc.control.offset_free import OutputDisturbance
 from mpc.control.operation import Operation, own_observer
 from mpc.control.set_points import SetPoints
@@ -48,8 +55,11 @@ from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
 from mpc.problem.economy import economy_of
-from mpc.problem.ocp import KEPT, Solution, StepData, tracking_problem
+from mpc.problem.ocp import Solution, StepData, tracking_problem
 from mpc.problem.plans import inside_after, known_rows, slack_of, within_moves
+from mpc.problem.plans import safe_input as within
+from mpc.problem.priorities import by_priority
+from mpc.problem.ranking import KEPT, ranked
 from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.safety.fallback import Fallback, Fallbacks
@@ -104,9 +114,7 @@ class TightenedMPC(Operation):
         self.observer = observer = own_observer(observer, self)
         self.predictor, self.tightening, self.terminal = predictor, tightening, terminal
         self.premises = agreed(observer, predictor, tightening, terminal, recall, safety.region)
-        self.horizon = N = count("horizon", tightening.horizon if tracking.horizon is None else tracking.horizon)
-        if tightening.horizon < N:
-            raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {N}: shorten it")
+        self.horizon = N = covered(tightening, tracking.horizon)
         if terminal is not None:
             check_terminal(terminal, tightening, N, tracking.mode)
             free = max(N // 2, 1) if tracking.control_horizon is None else tracking.control_horizon
@@ -119,24 +127,18 @@ class TightenedMPC(Operation):
         self._widest = unlearnt_errors(tightening, N)
         self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
-        self.safe_input = self._safe(safety.safe_input)
+        self.safe_input = within(safety.safe_input, self._input_lower, self._input_upper)
+        ranks = ranked(limits, predictor.ny, copies=self._answers.copies, terminal=terminal is not None)
         planner = self._answers.planner
         tracking, prices, limits = self._answers.settings(tracking, prices, limits)
         economy = economy_of(planner, prices)
-        self.problem = tracking_problem(planner, N, tracking, limits, terminal=terminal, economy=economy)
+        self.problem = tracking_problem(planner, N, tracking, limits, ranks, terminal=terminal, economy=economy)
         self._watched, self._wider = watch_of(self, safety.watching), wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
         self.watch = None if safety.region is None else RegionWatch(safety.region, observer)
         self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
         self.reset()
-
-    def _safe(self, given: ArrayLike | None) -> Array:
-        u = 0.5 * (self._input_lower + self._input_upper) if given is None else given
-        safe = read_only(as_array("safe_input", u, (self.predictor.nu,)))
-        if ((safe < self._input_lower) | (safe > self._input_upper)).any():
-            raise SettingError(f"safe_input must lie within the input limits, got {safe}")
-        return safe
 
     def _learning(self, recall: Recall) -> RecalledErrors:
         check_recall(recall, self.tightening, self.horizon)
@@ -236,7 +238,7 @@ class TightenedMPC(Operation):
         if self.observer.ready:
             self._watched.tell(Premise.DRIFT, self._learn(used, y))
             data = self._last_data = self._data(x, wanted)
-            solution = None if self._watched.reaction is Reaction.HOLD else self.backend.solve(data)
+            solution = None if self._watched.reaction is Reaction.HOLD else self._solved(data, started)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
         plan, fallback, feasible, inside_after = self._choose(solution, data, started)
         u, interval = read_only(plan[0]), self._error_interval()
@@ -267,31 +269,6 @@ class TightenedMPC(Operation):
             outside=outside,
             broken=broken,
         )
-
-    def correct(self, age: int, y: ArrayLike) -> None:
-        """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
-
-        Where limits learn from measurements and the corrected estimate is further than a certified jump from what the
-        last plan expected, what they had learnt was about another estimate, and is forgotten.
-
-        Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
-
-        Args:
-            age: Samples taken in since its own; 0 for that of the last `step` or `record`.
-            y: Measurement, shape (ny,); NaN where missing.
-        """
-        before = self.observer.state
-        self.observer.correct(age, y)
-        if self._recalled is not None and self.observer.state is not before and not self._as_planned():
-            self._recalled.reset()
-
-    def _as_planned(self) -> bool:
-        """Whether the estimate is within a certified jump of what the last plan expected."""
-        jump = self.observer.jump
-        if jump is None or self._came_from is None or not self.observer.certified:
-            return False
-        away = self.observer.state - step(self.predictor.system, *self._came_from)
-        return length(away, jump.metric) <= jump.radius
 
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)
@@ -347,6 +324,14 @@ class TightenedMPC(Operation):
             forecast=self._forecast,
         )
 
+    def _solved(self, data: StepData, started: float) -> Solution:
+        solution = self.backend.solve(data)
+        return by_priority(self.backend, self.problem, data, solution, self._deadline(started))
+
+    def _deadline(self, started: float) -> float:
+        limit = getattr(getattr(self.backend, "options", None), "max_wall_time", None)
+        return np.inf if limit is None else started + limit
+
     def _choose(
         self, solution: Solution | None, data: StepData | None, started: float
     ) -> tuple[Array, Fallback, bool, int]:
@@ -360,14 +345,17 @@ class TightenedMPC(Operation):
             kept = not beyond.any()
             if self.terminal is not None:
                 kept = self.problem.excess(data, plan) <= 0
-            if kept or (solved and self.problem.soft):
+            if kept or (solved and self.terminal is None and not beyond[:, self.problem.hard].any()):
                 self._plan, self._age = read_only(plan), 0
-                return plan, Fallback.NONE if solved else Fallback.PLAN, kept, inside_after(beyond)
+                return (
+                    plan,
+                    Fallback.NONE if solved else Fallback.PLAN,
+                    kept,
+                    inside_after(beyond[:, self.problem.counted]),
+                )
         _log.warning("MPC solve ended with %s (%s): falling back", solution.status, solution.message)
         last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
-        limit = getattr(getattr(self.backend, "options", None), "max_wall_time", None)
-        deadline = np.inf if limit is None else started + limit
-        back = returning(self.backend, self.problem, data, solution, deadline)
+        back = returning(self.backend, self.problem, data, solution, self._deadline(started))
         found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
         if found.fallback is Fallback.LEAST:
             self._plan, self._age = read_only(found.plan), 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from controlrnn.checks import Array, read_only
+from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import SettingError
 from mpc.calibration.residuals import DisturbanceFilter
 from mpc.predictor import Predictor
@@ -32,6 +32,14 @@ def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | No
     if prescribed is not None and gain not in (None, prescribed):
         raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
+
+
+def covered(tightening: Tightening, horizon: int | None) -> int:
+    """The horizon: the tightening's when left out; raises SettingError beyond that."""
+    steps = count("horizon", tightening.horizon if horizon is None else horizon)
+    if steps > tightening.horizon:
+        raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {steps}: shorten it")
+    return steps
 
 
 def promises(tightening: Tightening) -> bool:

@@ -1,4 +1,4 @@
-"""What plant operation asks of a controller besides steps: bumpless start, save, restore, copy, change, explain."""
+"""What operation asks of a controller besides steps: late readings, start, saving, copies, changes, explanations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import as_array, read_only
 from controlrnn.errors import DataError, InfeasibleError, SettingError
+from controlrnn.kernels import step
+from controlrnn.kernels.dense import length
 from controlrnn.records import digest
 from mpc.control.explanation import room_text
 from mpc.control.memory import recall_into, remembered
@@ -95,6 +97,23 @@ class Operation:
             self._recalled.reset()
         self._plan, self._came_from, self._last_data = None, None, None
 
+    def correct(self: TightenedMPC, age: int, y: ArrayLike) -> None:  # type: ignore[misc]
+        """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
+
+        Where limits learn from measurements and the corrected estimate is further than a certified jump from what the
+        last plan expected, what they had learnt was about another estimate, and is forgotten.
+
+        Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
+
+        Args:
+            age: Samples taken in since its own; 0 for that of the last `step` or `record`.
+            y: Measurement, shape (ny,); NaN where missing.
+        """
+        before = self.observer.state
+        self.observer.correct(age, y)
+        if self._recalled is not None and self.observer.state is not before and not _as_planned(self):
+            self._recalled.reset()
+
     def change(self: TightenedMPC, **settings: Any) -> None:  # type: ignore[misc]
         """Go on with other settings from the same memory: no jump, and nothing changes where it is refused.
 
@@ -143,6 +162,15 @@ def own_observer(observer: Observer, controller: Any) -> Observer:
     return observer
 
 
+def _as_planned(controller: TightenedMPC) -> bool:
+    """Whether the estimate is within a certified jump of what the last plan expected."""
+    jump = controller.observer.jump
+    if jump is None or controller._came_from is None or not controller.observer.certified:
+        return False
+    away = controller.observer.state - step(controller.predictor.system, *controller._came_from)
+    return length(away, jump.metric) <= jump.radius
+
+
 def _renew(controller: TightenedMPC) -> None:
     controller._fallbacks = Fallbacks(controller.problem, controller.safe_input, controller._feasible)
 
@@ -153,6 +181,7 @@ def _parts(controller: TightenedMPC) -> str:
     ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
     arrays = {"inputs": np.stack(limits), "outputs": ends, "output_weight": problem.output_weight}
     arrays |= {"moves": problem.input_move_weight, "move_limit": problem.move_limit, "penalty": problem.penalty}
+    arrays["prices"] = problem.prices()  # of hard and soft limits, and of ranks
     meta = {"horizon": controller.horizon, "mode": str(controller.mode), "kind": type(controller).__name__}
     return digest(arrays, settings | meta)
 

@@ -33,8 +33,9 @@ class MpcStep:
         missing: Which measurements were missing, shape (ny,), bool.
         certified: Whether the certified error of the state estimate holds at this step.
         feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
-        inside_after: From which step on the plan keeps the tightened limits of outputs: 0 where it does from the start,
-            N + 1 where it does not within the horizon, or where there is no plan yet.
+        inside_after: From which step on the plan keeps the tightened limits of outputs, the hard ones where some are
+            hard: 0 where it does from the start, N + 1 where it does not within the horizon, or where there is no plan
+            yet.
         set_point: What is aimed at now, shape (ny,): the reference, or what stands in for one that is missing or out of
             all reach; see `mpc.control.set_points`.
         message: The solver's own words.

@@ -35,6 +35,7 @@ from controlrnn.kernels import output
 from controlrnn.typed import typed
 from mpc.predictor import Predictor, output_scale
 from mpc.problem.economy import Economy
+from mpc.problem.ranking import HARD, Ranking
 from mpc.problem.settings import Limits, Tracking
 from mpc.problem.solver_options import SolverOptions as SolverOptions
 from mpc.problem.solver_options import Status as Status
@@ -42,8 +43,6 @@ from mpc.problem.solver_options import Status as Status
 if TYPE_CHECKING:
     from mpc.tightening.terminal_set import TerminalSet
 
-HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
-KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
 _CLIPPED = 1e-7  # of an input's half range: solvers keep limits of moves so well, and the controller clips the rest
 _ROUNDED = 64 * np.finfo(float).eps  # of the numbers compared: an excess below that is rounding
 
@@ -62,11 +61,12 @@ class OptimalControlProblem:
         move_limit: Largest |u_k - u_{k-1}|, shape (nu,); infinite where there is none.
         output_scale: Typical range of each output, shape (ny,), positive; solvers work in multiples of it.
         penalty: Cost per unit of slack, shape (ny,).
-        soft: False forbids slack: limits are hard and the problem may be infeasible.
+        soft: Whether all limits are; False forbids slack: limits are hard and the problem may be infeasible.
         control_horizon: Number M <= N of free inputs, the last of which is held; N when left out.
         terminal: Set in which plans end, or None.
         economy: Economic cost, or None.
         measured: Places of the inputs that are measured, not chosen; they have neither weights nor prices.
+        ranking: Which limits are hard, and their order, see `mpc.problem.priorities`; None where all are alike.
 
     Raises:
         SettingError: The parts contradict each other.
@@ -85,6 +85,7 @@ class OptimalControlProblem:
     terminal: TerminalSet | None = None
     economy: Economy | None = None
     measured: tuple[int, ...] = ()
+    ranking: Ranking | None = None
 
     def __post_init__(self) -> None:
         if self.inputs > self.horizon:
@@ -99,6 +100,8 @@ class OptimalControlProblem:
                 "a terminal set needs inputs that are all chosen, got measured ones: their forecast may change, and "
                 "plans that rest on it then end elsewhere"
             )
+        if self.ranking is not None and not np.isfinite(self.penalty).all():
+            raise SettingError(f"penalty must be finite where limits have ranks, got {self.penalty}")
         economy, measured = self.economy, list(self.measured)
         bound = [] if economy is None else [economy.input_price, economy.input_weight]
         if any(part[measured].any() for part in (self.input_move_weight, *bound)):
@@ -130,6 +133,44 @@ class OptimalControlProblem:
     def inputs(self) -> int:
         """Number M of free inputs."""
         return self.horizon if self.control_horizon is None else count("control_horizon", self.control_horizon)
+
+    @cached_property
+    def hard(self) -> NDArray[np.bool_]:
+        """Outputs whose limits are hard, shape (ny,)."""
+        return np.full(self.predictor.ny, not self.soft) if self.ranking is None else np.array(self.ranking.hard)
+
+    @cached_property
+    def counted(self) -> NDArray[np.bool_]:
+        """Outputs that have to be inside their limits for a plan to be: the hard ones where there are any, else all."""
+        return self.hard if self.hard.any() else ~self.hard
+
+    def prices(self, kept: int = 0) -> Array:
+        """Cost per unit of slack as solvers have it, shape (ny,): of hard limits `HARD` times more than is exact.
+
+        Args:
+            kept: See `StepData.kept_ranks`.
+        """
+        exact = np.maximum(self.penalty, default_penalty(self.horizon, self.cost_scale, self.output_scale))
+        price = np.where(self.hard, HARD * exact, self.penalty)
+        scale = self.output_scale
+        return price if self.ranking is None else self.ranking.ladder(price * scale, kept) / scale
+
+    @cached_property
+    def rest_penalty(self) -> Array:
+        """Cost per unit by which a steady state exceeds limits, shape (ny,)."""
+        scale = self.output_scale
+        return self.penalty if self.ranking is None else self.ranking.ladder(self.penalty * scale) / scale
+
+    @cached_property
+    def limit_weight(self) -> Array:
+        """What an excess of one range counts in its rank, shape (ny,): the penalty, as a share of the largest."""
+        price, weight = self.penalty * self.output_scale, np.ones(self.predictor.ny)
+        if not np.isfinite(price).all():
+            return weight
+        for level in range(1 if self.ranking is None else self.ranking.levels):
+            same = slice(None) if self.ranking is None else self.ranking.at(level)
+            weight[same] = price[same] / price[same].max()
+        return weight
 
     @property
     def first(self) -> int:
@@ -233,6 +274,7 @@ class StepData:
         guess: Inputs to start from, shape (N, nu); of measured inputs it does not count.
         forecast: Measured inputs, shape (N, measured), or None where there are none.
         target: What the output of a steady state is to be, shape (ny,); the reference's first row when left out.
+        kept_ranks: So many ranks of limits must not give way further; see `mpc.problem.priorities`.
     """
 
     x: Array
@@ -243,6 +285,7 @@ class StepData:
     guess: Array
     forecast: Array | None = None
     target: Array | None = None
+    kept_ranks: int = 0
 
     def __post_init__(self) -> None:
         if self.target is None:
@@ -315,11 +358,15 @@ def tracking_problem(
     horizon: int,
     tracking: Tracking,
     limits: Limits,
+    ranks: tuple[bool, Ranking | None],
     *,
     terminal: TerminalSet | None = None,
     economy: Economy | None = None,
 ) -> OptimalControlProblem:
-    """Check settings, scalar or one per channel, and fill in what is left out; arguments as of `mpc.TightenedMPC`."""
+    """Check settings, scalar or one per channel, and fill in what is left out; arguments as of `mpc.TightenedMPC`.
+
+    ``ranks`` are those of `mpc.problem.ranking.ranked`.
+    """
     weight = per_channel("output_weight", tracking.output_weight, predictor.ny)
     places = _places(predictor, tracking.measured)
     moves = _without(places, per_channel("input_move_weight", tracking.input_move_weight, predictor.nu))
@@ -346,11 +393,12 @@ def tracking_problem(
         move_limit=_move_limit(predictor, limits.move_limit, places),
         output_scale=read_only(scale),
         penalty=read_only(chosen),
-        soft=terminal is None if limits.soft is None else limits.soft,
+        soft=ranks[0],
         control_horizon=tracking.control_horizon,
         terminal=terminal,
         economy=economy,
         measured=places,
+        ranking=ranks[1],
     )
 
 

@@ -74,11 +74,14 @@ class Limits:
 
     Args:
         move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
-        soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible. Soft
-            without a terminal set, hard with one, when left out.
+        soft: Allow slack on output limits at an exact penalty, for all or for each output. False: limits are hard, a
+            solve may be infeasible. Soft without a terminal set, hard with one, when left out.
+        priority: Which limits are kept first where not all can be, shape (ny,), 1 first; strictly, see
+            `mpc.problem.priorities`. All hard ones alike, then all soft ones, when left out. With our solver only.
         penalty: Cost per unit of slack, scalar or shape (ny,); `mpc.problem.ocp.default_penalty` when left out.
     """
 
     move_limit: ArrayLike | None = None
-    soft: bool | None = None
+    soft: bool | Sequence[bool] | None = None
+    priority: Sequence[int] | None = None
     penalty: ArrayLike | None = None

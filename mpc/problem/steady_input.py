@@ -148,7 +148,7 @@ class HeldCost:
         scale, unit = problem.output_scale, 1.0 / problem.cost_scale
         return cls(
             scale=scale, target=np.asarray(data.target), weight=unit * problem.output_weight * scale**2,
-            lower=data.lower[-1], upper=data.upper[-1], penalty=unit * problem.penalty * scale,
+            lower=data.lower[-1], upper=data.upper[-1], penalty=unit * problem.rest_penalty * scale,
             economy=problem.economy, unit=unit,
         )  # fmt: skip
 

@@ -25,7 +25,8 @@ from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
 from controlrnn.kernels.dense import dot, eigen, positive_definite, product, weighted_squares
 from mpc.problem.economy import ScaledEconomy, scaled
-from mpc.problem.ocp import HARD, OptimalControlProblem, StepData, default_penalty
+from mpc.problem.ocp import OptimalControlProblem, StepData
+from mpc.problem.ranking import HARD
 from mpc.solvers.condensing import Condenser
 from mpc.tightening.terminal_set import TerminalSet
 
@@ -98,12 +99,13 @@ class CondensedProblem:
 
     Args:
         problem: The optimal control problem.
+        kept_ranks: See `mpc.problem.ocp.StepData.kept_ranks`.
 
     Raises:
         SettingError: The predictor's system is not a `LureSystem`, or an input has no limits.
     """
 
-    def __init__(self, problem: OptimalControlProblem) -> None:
+    def __init__(self, problem: OptimalControlProblem, kept_ranks: int = 0) -> None:
         predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
         self.horizon, self.inputs, self.nu = N, problem.inputs, len(problem.chosen)
         self.n = self.inputs * self.nu
@@ -131,10 +133,8 @@ class CondensedProblem:
         limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in predictor.outputs]).any(axis=1))
         # Columns of the outputs that have limits; a slice where all have, which spares copies.
         self._limited: Any = slice(None) if len(limited) == predictor.ny else limited
-        self._limited_scale, penalty = scale[self._limited], problem.penalty
-        if not problem.soft:
-            penalty = HARD * np.maximum(penalty, default_penalty(N, self.cost_scale, scale))
-        price = np.tile((penalty * scale * unit)[self._limited], N + 1 - self._first)
+        self._limited_scale = scale[self._limited]
+        price = np.tile((problem.prices(kept_ranks) * scale * unit)[self._limited], N + 1 - self._first)
         end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty` is, in units of the cost
         self._price = np.concatenate([price, end])
         self._priced = slice(self.n, self.n + self._price.size)  # their rows among those of limits

@@ -133,8 +133,9 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
                 _spoils=("seeds", "build"), _infinite=nan, _varies=varies)  # fmt: skip
     weights = {"output_weight": 1.0, "input_move_weight": np.full(NU, 0.1), "horizon": N, "control_horizon": 2,
                "terminal_weight": 1.0, "input_price": 0.1, "output_price": np.zeros(NY), "input_weight": 0.1,
-               "input_reference": 0.0, "measured": ("u2",), "move_limit": 0.5, "soft": True, "penalty": 10.0,
-               "mode": "practical", "disturbance_gain": 0.3, "safe_input": np.zeros(NU)}  # fmt: skip
+               "input_reference": 0.0, "measured": ("u2",), "move_limit": 0.5, "soft": (True,) * NY,
+               "priority": (1,) * NY, "penalty": 10.0, "mode": "practical",
+               "disturbance_gain": 0.3, "safe_input": np.zeros(NU)}  # fmt: skip
     yield call("mpc.TightenedMPC", first(_tightened, _first_step), 0.5, predictor=p,
                 observer=kit.observer, tightening=mpc.nominal(s.digest, N, NY), **weights,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
