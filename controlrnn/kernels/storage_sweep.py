@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""The backward recursion of storages and its gradient, compiled.
+"""Backward recursion of storage matrices over a horizon, and its gradient, compiled.
 
 The mathematics are in `controlrnn.certification.search.riccati`.
 
@@ -18,7 +18,7 @@ from controlrnn.kernels.compiled.scan import _entry, _part
 
 @_part
 def _cholesky(A):
-    """Replace the lower triangle of A by its factor; False where A is not positive definite (NaN included)."""
+    """Replace the lower triangle of A by its Cholesky factor; False where A is not positive definite (or is NaN)."""
     n = A.shape[0]
     for j in range(n):
         for i in range(j, n):
@@ -36,7 +36,7 @@ def _cholesky(A):
 
 @_part
 def _solve(L, B):
-    """Replace B by (L L')^-1 B, row operations only."""
+    """Replace B by (L L')^-1 B, by row operations only."""
     n, m = B.shape
     for i in range(n):
         for k in range(i):
@@ -56,7 +56,7 @@ def _solve(L, B):
 
 @_part
 def _stage(G, rho, n, nu, P, Z):
-    """P_j into P (n, n) and its maximiser into Z (nz, n), from G = demand + S(lambda); False where there is none."""
+    """Write storage P_j to P (n, n), its maximiser to Z (nz, n), from G = demand + S(lambda); False if none exists."""
     nz = G.shape[0]
     inner = np.empty((nz - n, nz - n))
     gain = np.empty((nz - n, n))
@@ -90,7 +90,7 @@ def _stage(G, rho, n, nu, P, Z):
 
 @_entry
 def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, floor):
-    """Storages for multipliers relative to the storage before them; returns how many stages exist.
+    """Compute the storages of all stages from multipliers relative to the stage before; returns how many exist.
 
     Args:
         T: Shape (nx, nz).
@@ -99,7 +99,7 @@ def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, flo
         terminal: Shape (nz, nz).
         theta: Shape (K, nv + nu).
         values: Out, multipliers and rho, shape (K, nv + nu).
-        scales: Out, what they are relative to, shape (K,).
+        scales: Out, the scale of each stage's multipliers, shape (K,).
         P: Out, storages, shape (K, nx, nx).
         Z: Out, maximisers, shape (K, nz, nx).
         through: Out, T Z, shape (K, nx, nx).
@@ -137,7 +137,7 @@ def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, flo
 
 @_entry
 def backward(lower, upper, values, scales, Z, through, d_P, d_rho, gradient):
-    """Gradient by theta, from the derivatives of the objective by each storage and rho.
+    """Compute the gradient by theta from the derivatives of the objective by each storage and rho.
 
     Args:
         lower: Shape (nv, nz).
