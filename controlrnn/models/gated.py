@@ -1,4 +1,4 @@
-"""LSTM and GRU, the baselines without a guarantee; the equations are those of `GatedSystem`.
+"""LSTM and GRU networks, baselines without a guarantee; the equations are those of `GatedSystem`.
 
 Long memory needs the right gate biases: a unit forgets with time constant tau if its forget gate (LSTM), or its update
 gate (GRU), is sig(log(tau - 1)) = 1 - 1 / tau. The constants are spread over some 5 to 50 samples (Tallec & Ollivier,
@@ -18,6 +18,8 @@ from controlrnn.typed import typed
 
 
 class _Gated(Model[GatedSystem]):
+    """Base class of `LSTM` and `GRU`."""
+
     CELL: Cell
 
     @typed()
@@ -44,7 +46,7 @@ class _Gated(Model[GatedSystem]):
 
 
 class LSTM(_Gated):
-    """Long short-term memory.
+    """Long short-term memory network (LSTM).
 
     Args:
         nu: Number of inputs.
@@ -59,7 +61,7 @@ class LSTM(_Gated):
 
 
 class GRU(_Gated):
-    """Gated recurrent unit.
+    """Network of gated recurrent units (GRU).
 
     Args:
         nu: Number of inputs.
