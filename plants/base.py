@@ -196,6 +196,7 @@ class Plant(ABC):
 
     @cached_property
     def _input_limits(self) -> tuple[Array, Array]:
+        """Limits of the inputs, kept because every step checks them."""
         return limits(self.inputs)
 
 

@@ -120,6 +120,7 @@ class CascadedTanks(TankPlant):
         return ops.columns(x, 1, 2)
 
     def _equilibrium(self, u: Array) -> Array:
+        # At rest the upper tank passes its inflow on: through its outlet up to the rim, the rest as caught overflow.
         inflow = self.pump_gain * max(float(u[0]) - self.dead_zone, 0.0)
         upper = min(float(head_for(inflow / self.upper_drain, self.eps)), self.heights[0])
         fall = self.upper_drain * float(torricelli(upper, self.eps, NUMPY))

@@ -121,6 +121,7 @@ class MassSpringDamperChain(Plant):
         return evaluated(self._energy, x=self.checked_state(x))
 
     def _energy(self, x: Array) -> Array:
+        """Energy as `energy`, unchecked."""
         d = np.abs(x[..., : self.n_masses] @ self._elongation)
         stored = 0.125 * d**2 + 0.375 * np.maximum(d - 1.0, 0.0) ** 2
         moving = 0.5 * self.masses * x[..., self.n_masses :] ** 2
@@ -128,7 +129,7 @@ class MassSpringDamperChain(Plant):
 
     def _equilibrium(self, u: Array) -> Array:
         # At rest the first spring carries the force alone; all other springs are slack.
-        pull = float(u[0] / self.springs[0])
+        pull = float(u[0] / self.springs[0])  # G(d) of the first spring, inverted below
         d = math.copysign(4.0 * abs(pull) if abs(pull) <= 0.25 else abs(pull) + 0.75, pull)
         return np.concatenate([np.full(self.n_masses, d), np.zeros(self.n_masses)])
 

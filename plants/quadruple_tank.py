@@ -135,6 +135,7 @@ class QuadrupleTank(TankPlant):
 
     def _equilibrium(self, u: Array) -> Array:
         inflow = u @ self._pumps
+        # A tank that overflows stands at its rim, and what it spills is lost to the tank below.
         upper = np.minimum(head_for(inflow[2:] / self._coefficients[2:], self.eps), self.height)
         fall = self._coefficients[2:] * torricelli(upper, self.eps, NUMPY)
         lower = np.minimum(head_for((inflow[:2] + fall) / self._coefficients[:2], self.eps), self.height)

@@ -57,6 +57,7 @@ class Scaler(Stored):
             raise ShapeError(f"records must have samples of the same channels, got shapes {[p.shape for p in parts]}")
         samples = np.concatenate(parts)
         size = np.maximum(np.abs(samples).max(axis=0), np.finfo(np.float64).tiny)  # squares stay within float64
+        # Mean and deviation of the samples over their size: the plain sums could overflow or vanish.
         shift, scale = size * (samples / size).mean(axis=0), size * (samples / size).std(axis=0)
         still = scale <= 1e-12 * size  # relative: a current of picoamperes does move
         return cls(shift, np.where(still, 1.0, scale))

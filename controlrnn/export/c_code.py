@@ -139,6 +139,7 @@ def lure_code(system: LureSystem) -> tuple[Arrays, str]:
     arrays: Arrays = {}
     lines, at = [], system.nx + system.nu
     for k, (start, stop) in enumerate(system.blocks, 1):
+        # Only the columns that this layer may use: the later part of D11 is zero.
         arrays[f"M{k}"] = np.hstack([system.C1[start:stop], system.D12[start:stop], system.D11[start:stop, :start]])
         arrays[f"b{k}"] = system.bv[start:stop]
         lines.append(f"    affine({stop - start}, {at + start}, M{k}, b{k}, z, z + {at + start});")

@@ -45,6 +45,7 @@ def to_onnx(system: System, path: str | os.PathLike[str]) -> Path:
         raise SettingError("to_onnx needs a frozen system, got one of tensors: call model.freeze() first")
     from onnx import TensorProto, checker, helper
 
+    # The system's own equations run on symbolic values, whose operations become the graph.
     graph = _Graph()
     x, u = _Traced(graph, "x"), _Traced(graph, "u")
     for name, value in (("x_next", system.step(x, u)), ("y", system.output(x, u))):

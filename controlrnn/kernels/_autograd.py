@@ -51,6 +51,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, system: LureSystem, u: Tensor, x0: Tensor | None, *matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """Simulate, and keep what the gradients need where some are wanted."""
         plain = [m if m.is_contiguous() else m.contiguous() for m in matrices]
         sizes = sizes_of(system.nx, system.nu, system.ny, system.layers)
         packed = Packed(sizes, system.activation, _DTYPES[u.dtype], [m.data_ptr() for m in plain])
@@ -65,8 +66,9 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gx: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients by the arguments of `forward`, from those by y and x."""
         wants = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # with create_graph=True
             return None, *_eager_gradients(ctx, gy, gx)
         run, wanted = ctx.run, wants[2:]
         seeds = (None if g is None else g.numpy() for g in (gy, gx))

@@ -43,6 +43,7 @@ def _panels(
     layers: tuple[int, ...], before: int, nx: int, n_rows: int, n_columns: int, width: int
 ) -> tuple[Whole, Whole]:
     """Divide the rows of M into panels (row0, rows, 0, high, kind); also, for each row, the end of its columns."""
+    # A neuron may depend on the columns before the neurons' and on earlier layers, a later row on all columns.
     ends: list[int] = []
     for n in layers:
         ends += [before + len(ends)] * n
@@ -53,10 +54,11 @@ def _panels(
         if filled and (n >= width // 2 or filled + n > width):
             starts.append(starts[-1] + filled)
             filled = 0
-        while filled + n > width:
+        while filled + n > width:  # a layer of more rows than a panel holds is split
             starts.append(starts[-1] + width)
             n -= width
         filled += n
+    # States and outputs start panels of their own, because they are stored elsewhere than neurons.
     starts = [s for s in starts if s < nv]
     starts += [*range(nv, nv + nx, width), *range(nv + nx, n_rows, width), n_rows]
     ends += [n_columns] * (n_rows - nv)
@@ -108,7 +110,7 @@ class Sizes:
     @cached_property
     def below(self) -> NDArray[np.bool_]:
         """Mask of the entries of D11 that belong to the model: those below its block diagonal."""
-        layer = np.repeat(np.arange(len(self.layers)), self.layers)
+        layer = np.repeat(np.arange(len(self.layers)), self.layers)  # the layer of each neuron
         return np.asarray(layer[:, None] > layer[None, :])
 
     @cached_property

@@ -134,7 +134,8 @@ class Recording:
 
     def __init__(self, system: LureSystem, u: Floats, x0: Floats | None = None) -> None:
         self._run = _run(system, *_floats(u, x0), keep=True)
-        self.y, self.x = self._run.y, self._run.x
+        self.y = self._run.y
+        self.x = self._run.x
 
     def pullback(self, gy: Floats | None = None, gx: Floats | None = None) -> tuple[Floats, Floats]:
         """Gradients by u (B, T, nu) and x0 (B, nx) of a cost with derivatives ``gy`` by y and ``gx`` by x."""

@@ -74,6 +74,7 @@ class Sensitivities:
         w = system._neurons(x, u @ system.D12.T + system.bv)
         K, KC = _neurons(system, w)
         T, nx, nv, ny = len(u), sizes.nx, sizes.nv, sizes.ny
+        # Column r of `source` is the effect on (x+, y) of a unit added to row r of [v; x+; y].
         source = np.zeros((T, nx + ny, sizes.nr))
         source[:, :nx, :nv], source[:, nx:, :nv] = system.B1 @ K, system.D21 @ K
         source[:, :, nv:] = np.eye(nx + ny)
@@ -105,6 +106,7 @@ def _neurons(system: LureSystem, w: Array) -> tuple[Array, Array]:
     slope = system.activation.derivative(w)
     K, KC = np.zeros((T, nv, nv)), np.zeros((T, nv, system.nx))
     for a, b in system.blocks:
+        # Block by block from the inputs' derivatives to the outputs': the slopes multiply at the end.
         K[:, a:b, a:b] = np.eye(b - a)
         K[:, a:b, :a] = system.D11[a:b, :a] @ K[:, :a, :a]
         KC[:, a:b] = system.C1[a:b] + system.D11[a:b, :a] @ KC[:, :a]

@@ -70,9 +70,11 @@ def _stage(G, rho, n, nu, P, Z):
     if not _cholesky(inner):
         return False
     _solve(inner, gain)
+    # The maximiser of the stage's quadratic form over the inner variables, as a linear map of the state: [I; gain].
     for i in range(nz):
         for k in range(n):
             Z[i, k] = gain[i - n, k] if i >= n else 1.0 if i == k else 0.0
+    # P is the Schur complement, made exactly symmetric.
     for i in range(n):
         for k in range(n):
             P[i, k] = G[i, k]
@@ -151,7 +153,7 @@ def backward(lower, upper, values, scales, Z, through, d_P, d_rho, gradient):
         gradient: Out, shape (K, nv + nu).
     """
     K, n, nv, nu = values.shape[0], d_P.shape[1], lower.shape[0], d_rho.shape[1]
-    Pi = np.zeros((n, n))
+    Pi = np.zeros((n, n))  # derivative of the objective by the storage of the present stage
     for j in range(K - 1, -1, -1):
         Pi = Pi + d_P[j]
         ZPi = np.dot(Z[j], Pi)

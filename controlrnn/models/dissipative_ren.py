@@ -172,6 +172,7 @@ class DissipativeREN(REN):
         )
 
     def _added(self) -> Tensor:
+        """Terms that the supply adds to H; see the module docstring."""
         Q, S, R = (self._constant(M) for M in (self._cost.Q, self._cost.S, self._cost.R))
         D22 = self.D22
         C2, D21 = self.C2, self.C2.new_zeros(self.ny, self.nv) if self.D21 is None else self.D21
@@ -183,6 +184,7 @@ class DissipativeREN(REN):
         return added
 
     def _promise(self) -> Promise:
+        # Inside, the supply is a multiple of the given one: divide by the factor.
         m, factor = self._implicit(), float(self._cost.R[0, 0] / self.supply.R[0, 0])
         return Promise(metric_of(m.E, m.P) / factor, m.L / factor, self.rate, self.supply)
 

@@ -91,6 +91,7 @@ class ContractingImplicitRNN(Model):
 
     def _implicit(self) -> tuple[Tensor, Tensor, Tensor]:
         """Implicit matrices E and H, and the diagonal of P."""
+        # Limited, so that the optimiser cannot make P singular.
         G, p = self.G.matrix(), torch.exp(self.p.clamp(-10.0, 10.0))
         E = 0.5 * (G + torch.diag(p / self.rate**2) + self.Y - self.Y.T)
         return E, p.sqrt()[:, None] * self.N.matrix() @ torch.linalg.cholesky(G).T, p

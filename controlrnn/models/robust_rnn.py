@@ -155,7 +155,7 @@ class RobustRNN(Model):
         diagonal = M.diagonal()
         if not np.isfinite(M).all() or (diagonal <= 0).any():
             return False
-        size = diagonal**-0.5
+        size = diagonal**-0.5  # scales the diagonal to ones, so that the units of the variables do not matter
         return bool(np.linalg.eigvalsh(size[:, None] * M * size)[0] > _ROOM)
 
     def penalty(self, progress: float) -> Tensor:
@@ -206,7 +206,7 @@ class RobustRNN(Model):
 
     def _put(self, linear: Linear, N: Array, L: float, V: Array) -> None:
         """Set all parameters for a storage N (nx, nx) and multipliers L of neurons driven by V (x, u)."""
-        c = self.nx / (self.rate**2 * float(np.trace(N)))
+        c = self.nx / (self.rate**2 * float(np.trace(N)))  # gives E the mean eigenvalue one
         E = c * self.rate**2 * 0.5 * (N + N.T)
         self.put(
             c,
@@ -240,5 +240,6 @@ class RobustRNN(Model):
         metric = metric_of(self.E, 0.5 * (self.P + self.P.T))
         if self.gamma is None:
             return Promise(metric, self.L, self.rate)
+        # Inside, the supply is `scale` gamma times that of the gain.
         size = float(self.scale) * self.gamma
         return Promise(metric / size, self.L / size, self.rate, Supply.gain(self.gamma, self.nu, self.ny))

@@ -147,6 +147,7 @@ class GatedSystem:
         return self._step(x, u)
 
     def _step(self, x: Value, u: Value) -> Value:
+        """Next state as `step`, unchecked."""
         return self._advance(x, u @ self.W.T + ops_for(x).row(self.b))
 
     def output(self, x: Value, u: Value) -> Value:
@@ -156,6 +157,7 @@ class GatedSystem:
         return self._output(x, u)
 
     def _output(self, x: Value, u: Value) -> Value:
+        """Output as `output`, unchecked."""
         ops = ops_for(x)
         state = self._step(x, u) if self.feedthrough else x
         return ops.columns(state, 0, self.units) @ self.C.T + ops.row(self.by)
@@ -202,6 +204,7 @@ class GatedSystem:
         ops, n = ops_for(x), self.units
         h = ops.columns(x, 0, n)
         if self.cell is Cell.GRU:
+            # The candidate reads r h, so its gate cannot be stacked with the other two.
             gates = ops.sigmoid(ops.columns(drive, 0, 2 * n) + h @ self.U[: 2 * n].T)
             r, z = ops.columns(gates, 0, n), ops.columns(gates, n, 2 * n)
             candidate = ops.tanh(ops.columns(drive, 2 * n, 3 * n) + (r * h) @ self.U[2 * n :].T)

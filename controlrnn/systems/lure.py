@@ -191,10 +191,11 @@ class LureSystem:
         return self._neurons(x, drive)
 
     def _neurons(self, x: Value, drive: Value) -> Value:
+        """Neuron outputs as `neurons`, unchecked."""
         ops = ops_for(drive)
         v = x @ self.C1.T + drive
         outputs: list[Value] = []
-        for start, stop in self.blocks:
+        for start, stop in self.blocks:  # layer by layer: each reads the outputs of those before it
             layer = ops.columns(v, start, stop)
             if outputs:
                 layer = layer + ops.join(outputs) @ self.D11[start:stop, :start].T
@@ -213,6 +214,7 @@ class LureSystem:
         return self._step(x, u)
 
     def _step(self, x: Value, u: Value) -> Value:
+        """Next state as `step`, unchecked."""
         ops = ops_for(x)
         w = self._neurons(x, u @ self.D12.T + ops.row(self.bv))
         return x @ self.A.T + w @ self.B1.T + u @ self.B2.T + ops.row(self.bx)
@@ -224,6 +226,7 @@ class LureSystem:
         return self._output(x, u)
 
     def _output(self, x: Value, u: Value) -> Value:
+        """Output as `output`, unchecked."""
         ops = ops_for(x)
         w = self._neurons(x, u @ self.D12.T + ops.row(self.bv))
         return x @ self.C2.T + w @ self.D21.T + u @ self.D22.T + ops.row(self.by)

@@ -101,6 +101,7 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
         u, y, T = inputs.apply(record.u), outputs.apply(record.y), len(record)
         if lag >= T:
             continue
+        # Row t - lag holds the regressors of y[t].
         past = [y[lag - k : T - k] for k in range(1, na + 1)] + [u[lag - k : T - k] for k in range(first, nb + 1)]
         regressors.append(np.concatenate([*past, np.ones((T - lag, 1))], axis=1))
         targets.append(y[lag:])

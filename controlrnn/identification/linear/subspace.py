@@ -114,6 +114,7 @@ def identify_subspace(
     order = order_from_gap(values[: (horizon - 1) * ny]) if nx is None else wanted
     # Balanced by the square roots of the singular values, so that states have comparable sizes.
     gamma = observability[:, :order] * np.sqrt(np.maximum(values[:order], 1e-300))
+    # The first block row is C; all but the first are all but the last times A (shift invariance).
     C = gamma[:ny]
     A = np.linalg.lstsq(gamma[:-ny], gamma[ny:], rcond=None)[0]
     A = A * min(1.0, positive("max_radius", max_radius) / max(np.abs(np.linalg.eigvals(A)).max(), 1e-300))

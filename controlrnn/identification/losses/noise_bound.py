@@ -175,6 +175,7 @@ class _Gains:
         alpha, beta = system.activation.slope
         middle, radius = (alpha + beta) / 2, (beta - alpha) / 2
         one = torch.eye(system.nv, dtype=std.dtype, device=std.device)
+        # The slopes' middle goes into the linear part, the radius stays with the uncertain part.
         K = torch.linalg.solve_triangular(one - middle * system.D11, one, upper=False, unitriangular=True)
         C, E, D = K @ system.C1, K @ system.D12, radius * system.D11 @ K
         layers = system.blocks

@@ -64,6 +64,7 @@ def output_covariance(
         )
     S = deviations("input_std", input_std, system.nu, u)
     Q = deviations("state_std", state_std, system.nx, u).square().diag()
+    # The Jacobians of all samples of all runs in one call.
     at = x[:, :T].reshape(B * T, -1), u.reshape(B * T, -1)
     (F, G), (C, D) = (
         [J.reshape(B, T, *J.shape[1:]) for J in torch.func.vmap(torch.func.jacrev(map_, argnums=(0, 1)))(*at)]

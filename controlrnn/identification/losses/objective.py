@@ -143,6 +143,7 @@ class Objective:
                 if a:
                     self._links.append((len(self._pieces) - 1, len(self._pieces)))
                 self._pieces.append((i, a, min(a + length, len(record))))
+        # Each group counts by its share of the scored samples, so that the total is the mean over all of them.
         scored = sum(b - a - washout for _, a, b in self._pieces)
         if min(b - a for _, a, b in self._pieces) <= washout:
             raise DataError(f"every training record must be longer than the loss's washout of {washout} samples")

@@ -48,7 +48,8 @@ class LBFGS:
         slope = float(direction @ self._gradient)
         if not slope < 0:
             # Rounding spoiled the memory, or this is a stationary point: try once more from steepest descent.
-            self._steps, self._changes = self._steps[:0], self._changes[:0]
+            self._steps = self._steps[:0]
+            self._changes = self._changes[:0]
             direction = self._direction()
             slope = float(direction @ self._gradient)
         found = self._search(direction, slope) if slope < 0 else None
@@ -87,12 +88,13 @@ class LBFGS:
         """Descent direction, by the two-loop recursion."""
         q: Array = -self._gradient
         if not len(self._steps):
-            return np.asarray(q / max(1.0, float(np.linalg.norm(q))))
+            return np.asarray(q / max(1.0, float(np.linalg.norm(q))))  # a first step of length one at most
         rho = 1.0 / np.einsum("ij,ij->i", self._steps, self._changes)
         alpha = np.zeros(len(rho))
         for i in range(len(rho) - 1, -1, -1):
             alpha[i] = rho[i] * (self._steps[i] @ q)
             q = q - alpha[i] * self._changes[i]
+        # The initial inverse Hessian: a multiple of I with the curvature of the last step.
         q = q / (rho[-1] * (self._changes[-1] @ self._changes[-1]))
         for i in range(len(rho)):
             q = q + (alpha[i] - rho[i] * (self._changes[i] @ q)) * self._steps[i]
@@ -100,7 +102,7 @@ class LBFGS:
 
     def _search(self, direction: Array, slope: float) -> tuple[Array, float, Array] | None:
         """Line search for the weak Wolfe conditions; returns point, value and gradient, None where nothing descends."""
-        low, high, length = 0.0, np.inf, 1.0
+        low, high, length = 0.0, np.inf, 1.0  # the bracket, open to the right until a step is too long
         best = None
         for _ in range(_TRIALS):
             x = self.x + length * direction

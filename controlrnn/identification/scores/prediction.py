@@ -92,6 +92,7 @@ def score_predictions(
         if len(record) < length:
             raise DataError(f"record {i} must have past + horizon = {length} samples, got {len(record)}: drop it")
     u, y = (np.concatenate([_windows(getattr(r, name), length, stride) for r in records]) for name in "uy")
+    # The state is estimated at the start of each window; its first `past` samples lead up to the last known output.
     x0 = estimate_initial_states(system, u[:, :past], y[:, :past])
     with np.errstate(over="ignore", invalid="ignore"):
         ahead = simulate(system, u, x0)[0][:, past:]

@@ -146,6 +146,7 @@ def fit_encoder(
     if not features:
         raise DataError(f"fit_encoder needs records longer than washout = {washout}: lower it or record for longer")
     z, x = np.concatenate(features), np.concatenate(states)
+    # Ridge regression for the linear part, whose constant is not penalised.
     one = np.hstack([np.ones((len(z), 1)), z])
     penalty = ridge * len(z) * np.diag([0.0] + [1.0] * z.shape[1])
     linear = np.linalg.solve(one.T @ one + penalty, one.T @ x).T

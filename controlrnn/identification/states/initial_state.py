@@ -49,6 +49,7 @@ def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iteration
     if not system.is_frozen:
         raise SettingError("an initial state is estimated for a frozen system: pass model.freeze()")
     scale = y.std(axis=(0, 1))
+    # A channel that never moves keeps weight 1.
     weight = 1.0 / np.where(scale > 1e-12 * np.maximum(1.0, np.abs(y).max(axis=(0, 1))), scale, 1.0)
     R, nx = len(u), system.nx
     x, damping = np.zeros((R, nx)), np.full(R, 1e-3)
@@ -62,6 +63,7 @@ def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, da
     error, jacobian = _linearise(system, u, y, x, weight)
     cost = np.square(error).sum(axis=1)
     for _ in range(iterations):
+        # The normal equations of all records at once, (R, nx, nx) and (R, nx, 1).
         normal, slope = jacobian.transpose(0, 2, 1) @ jacobian, jacobian.transpose(0, 2, 1) @ error[..., None]
         diagonal = np.einsum("rii->ri", normal)
         # The floor keeps unobservable directions at rest instead of dividing zero by zero.

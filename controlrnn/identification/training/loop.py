@@ -88,7 +88,8 @@ class Trainer:
         self.losses.clear()
         self.validated = self.step
         better = error < self.best
-        self.best, self.since_best = (error, 0) if better else (self.best, self.since_best + 1)
+        self.best = error if better else self.best
+        self.since_best = 0 if better else self.since_best + 1
         if better or (self.settings.keep is Keep.LAST and np.isfinite(error)):
             self.best_parameters = copy.deepcopy(self.model.state_dict())
 
@@ -168,6 +169,7 @@ class Trainer:
         if not torch.isfinite(norm):
             return None
         self.optimiser.param_groups[0]["lr"] = self.learning_rate
+        # `after_step` may have to go back from the new parameters towards these.
         before = [p.detach().clone() for p in self.model.parameters()]
         self.optimiser.step()
         self.model.after_step(before)
@@ -182,6 +184,7 @@ class Trainer:
         _log.warning("step %d: loss not finite; back to the best parameters, learning rate halved", self.step)
 
     def _new_optimiser(self) -> torch.optim.Adam:
+        """Adam without moments of earlier steps."""
         return torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
 
     def _frozen(self) -> LureSystem | None:
