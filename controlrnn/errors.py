@@ -32,7 +32,7 @@ class FileFormatError(ControlRnnError, ValueError):
 
 
 class StorageError(ControlRnnError, OSError):
-    """A file cannot be read or written: no permission, no room, a folder in its place. The message names which."""
+    """A file cannot be read or written: no permission, disk full, a folder in its place; the message says which."""
 
 
 class SignatureError(ControlRnnError, ValueError):

@@ -1,9 +1,9 @@
 """Arithmetic with the same bits on every processor, and safety margins where results differ by rounding.
 
 The last bits of a matrix product depend on the BLAS kernel that the processor gets, on threads and on memory layout.
-So a matrix that enters a digest is computed by `product`, which rounds in one order everywhere; and a number that
-others compare with what *they* compute is published with room (`ROOM`, `published`) by whoever states it, so that the
-comparison itself can stay strict. Numbers that are a choice are rounded to few bits (`chosen`).
+So a matrix that enters a digest is computed by `product`, which rounds in the same order everywhere. A number that
+other machines compare with their own result is published with a margin (`ROOM`, `published`), so that the comparison
+itself can be strict. Freely chosen numbers are rounded to few bits (`chosen`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.errors import ShapeError
 
-# Two machines that follow the same formula in float64 differ by about the unit 1e-16 times the number of operations
-# (up to 1e4 in a long recursion) times how far these amplify it: 3e-11 was the worst found, for states of mixed units.
-# Room costs nothing that matters: what bounds are compared with is known to three digits.
+# The margin. Two machines that follow the same formula in float64 differ by about the unit 1e-16 times the number of
+# operations (up to 1e4 in a long recursion) times how far these amplify it: 3e-11 was the worst found, for states of
+# mixed units.
+# So wide a margin costs nothing: the quantities that bounds are compared with are known to three digits.
 ROOM = 1.0 + 1e-9
-_DIGITS = 24  # bits of a stated radius
-_WIDER = 1.0 + 2.0**-22  # more than a step of that grid, so that radii stated from stated radii have room as well
-_CHOSEN = 16  # bits of a choice
+_DIGITS = 24  # bits of a published radius
+_WIDER = 1.0 + 2.0**-22  # more than a step of that grid, so that radii computed from published ones have a margin too
+_CHOSEN = 16  # bits of a freely chosen number
 
 
 def product(a: Array, b: Array) -> Array:

@@ -1,7 +1,7 @@
 """Checks of arguments against their annotations: the decorator `typed` for functions, `__init__` and dataclasses.
 
 An annotation says what an argument is; it is written once, for the type checker, the reader and this check. ``int``
-becomes a whole number, ``float`` a real one, ``Array`` a finite float64 array, whatever library they come from;
+becomes a whole number, ``float`` a real one, ``Array`` a finite float64 array, from values of any library;
 ``bool``, ``str``, callables, and classes are checked; sequences are checked item by item. Ranges and shapes are left to
 the function. Functions that are called at every sample are not decorated; they check by hand what they need.
 """

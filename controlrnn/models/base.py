@@ -25,10 +25,11 @@ S = TypeVar("S", bound=System, default=LureSystem)
 
 
 class Model(nn.Module, Generic[S]):
-    """Base class of the trainable models. ``S`` is the kind of system: `LureSystem` but for the gated models.
+    """Base class of the trainable models.
 
-    A model works on *scaled* signals: `system`, `forward` and the states are in scaled units; `freeze` folds
-    ``input_scaler`` and ``output_scaler`` in. `identify` sets the scalers and ``dt`` from the data.
+    ``S`` is the kind of system: `LureSystem` for all but the gated models. A model works on *scaled* signals: `system`,
+    `forward` and the states are in scaled units; `freeze` folds ``input_scaler`` and ``output_scaler`` into the
+    matrices. `identify` sets the scalers and ``dt`` from the data.
 
     Args:
         nu: Number of inputs.

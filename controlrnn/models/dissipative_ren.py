@@ -7,10 +7,10 @@ R - S Q^-1 S' = LR'LR,
     C2c = (D22'Q + S) C2,          D21c = (D22'Q + S) D21 - D12i',
     H = H0 + [C2c'; D21c'; B2i] Rc^-1 [C2c D21c B2i'] - [C2'; D21'; 0] Q [C2 D21 0].
 
-N is rows x columns of D22, whatever the larger of nu and ny. Its free parameters are divided by |LQ^-1| |LR|: with the
-papers' D22 = gamma N one optimiser step moves D22 by gamma times the step, and large gain bounds cannot be trained;
-here the model tends to the contracting REN as the bound grows. For the same reason the supply is multiplied by
-1 / (|Q| + |S|) inside, so that H keeps its size. Without feedthrough D22 = D21 = 0, which needs R > 0.
+N has the shape of D22, (ny, nu). Its free parameters are divided by |LQ^-1| |LR|: with the papers' D22 = gamma N one
+optimiser step moves D22 by gamma times the step, and large gain bounds cannot be trained; here the model tends to the
+contracting REN as the bound grows. For the same reason the supply is multiplied by 1 / (|Q| + |S|) inside, so that H
+keeps its size. Without feedthrough D22 = D21 = 0, which needs R > 0.
 """
 
 from __future__ import annotations

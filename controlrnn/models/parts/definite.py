@@ -3,9 +3,9 @@
     H = p^2 X'X / |X|_F^2 + (eps p^2 / m + tiny) I,      X (m, m), p a number
 
 The size p is apart from the direction X, as in the code of Revay, Wang, Manchester ("Recurrent equilibrium networks",
-TAC 2023). Their eps is absolute; here it grows with H, so that the condition of H stays below m / eps whatever the
-parameters and the scale, and H > 0 survives the rounding of everything that is computed from it in float64. Training
-in float32 does no harm: the matrices are computed anew in float64 from the trained parameters.
+TAC 2023). Their eps is absolute; here it grows with H, so that the condition of H stays below m / eps for all
+parameters and scales, and H > 0 survives the rounding of everything that is computed from it in float64. Training in
+float32 does no harm: the matrices are computed anew in float64 from the trained parameters.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 
-EPS = 1e-5
-ROOM = 1e-4
-_TINY = 1e-12
+EPS = 1e-5  # lower bound of the least eigenvalue of H relative to the mean one
+ROOM = 1e-4  # share of the mean eigenvalue of an addition to H that is added for rounding
+_TINY = 1e-12  # keeps H definite where its size is zero
 
 
 class PositiveDefinite(nn.Module):
