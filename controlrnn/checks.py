@@ -31,7 +31,7 @@ def as_array(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "
         name: Name of the argument, for the message.
         value: Anything that numpy turns into an array of real numbers.
         shape: Expected shape; an int is a required length, a string names a free one, e.g. ``("T", 2)``.
-        hint: What the caller should look at when the shape is wrong.
+        hint: Advice for the message when the shape is wrong.
         finite: Whether NaN and infinity are refused.
 
     Raises:
@@ -111,7 +111,7 @@ def number(
         most: Largest allowed value.
         above: The value has to be larger.
         below: The value has to be smaller.
-        what: What is expected, in words.
+        what: Expected value in words, for the message.
         infinite: Whether infinity is allowed.
 
     Raises:

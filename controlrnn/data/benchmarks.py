@@ -52,7 +52,7 @@ class Benchmark:
 
     Args:
         folder: Sub-folder of the root.
-        source: Where to get the files.
+        source: Address or name of the place to get the files from.
         files: File names with their SHA-256 (of the uncompressed content, for .gz).
         read: Function from the folder to the data.
     """

@@ -55,6 +55,7 @@ class Dataset:
                     f"all records must have timing {str(first.timing)!r}, got {str(record.timing)!r} in record "
                     f"{record.name!r}: convert it, see Trajectory.measured_first"
                 )
+        # The same object twice; equal records would be found only by comparing all samples.
         if len({id(record) for record in self.all}) != len(self.all):
             raise DataError("a record stands in two parts of the dataset: each may serve one purpose only")
 
@@ -84,7 +85,7 @@ class Dataset:
 
         Args:
             records: The experiments; their number must be the sum of ``counts``.
-            counts: How many go to each part, up to four numbers in the order of the fields.
+            counts: Number of records for each part, up to four numbers in the order of the fields.
             seed: Seed of the shuffle.
         """
         pool = items("records", records, Trajectory)

@@ -43,7 +43,7 @@ class Trajectory(Stored):
         x: True states where they are known (simulators), shape (T, nx); else None.
         inputs: One `Signal` per input; made up as ``u1, u2, ...`` when left out.
         outputs: One `Signal` per output; made up as ``y1, y2, ...`` when left out.
-        name: Where the record comes from, for legends and messages.
+        name: Origin of the record, for legends and messages.
         timing: Whether a sample begins with its measurement or with its input.
 
     Raises:

@@ -176,6 +176,7 @@ def _single_tolerance(system: System) -> float:
     rounded: Any = type(system).from_record({n: _floats(n, a) for n, a in arrays.items()}, meta)
     here = _reference(system)
     there = _reference(rounded, np.float32)
+    # The error measure of the self-test's `worse`.
     apart = [np.abs(there[n] - here[n]) / (1 + np.abs(here[n])) for n in ("test_next", "test_y")]
     return float(1e-5 + 100 * max(np.max(a, initial=0.0) for a in apart))
 
@@ -184,6 +185,7 @@ def _in_float32(code: str) -> str:
     """Translate C code on doubles to floats."""
     code = re.sub(r"\bdouble\b", "float", code)
     code = re.sub(r"\b(tanh|fabs)\(", r"\1f(", code)
+    # Literals such as 0.5 get the suffix f; else C would compute with them in double.
     return re.sub(r"(?<![\w.])(\d+\.\d+)(?![\w.])", r"\1f", code)
 
 

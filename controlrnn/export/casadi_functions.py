@@ -37,6 +37,7 @@ def to_casadi(system: System, *, symbolic: Symbolic | str = Symbolic.SX) -> tupl
     if not system.is_frozen:
         raise SettingError("to_casadi needs a frozen system, got one of tensors: call model.freeze() first")
     kind = getattr(casadi, Symbolic(symbolic))
+    # The system computes with rows, CasADi's users with columns: hence the transposes.
     x, u = kind.sym("x", system.nx), kind.sym("u", system.nu)
     step = casadi.Function("step", [x, u], [system.step(x.T, u.T).T], ["x", "u"], ["x_next"])
     output = casadi.Function("output", [x, u], [system.output(x.T, u.T).T], ["x", "u"], ["y"])

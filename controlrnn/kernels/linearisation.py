@@ -26,9 +26,9 @@ class Linearisation:
     """First derivatives of a system along a trajectory of T samples; treat the arrays as read-only, some are shared.
 
     Args:
-        state: Of the next state, dx+/d(x, u) = [A B], shape (T, nx, nx + nu).
-        output: Of the output, dy/d(x, u) = [C D], shape (T, ny, nx + nu).
-        V: Of the neurons' inputs, dv/d(x, u), shape (T, nv, nx + nu).
+        state: Derivatives of the next state, dx+/d(x, u) = [A B], shape (T, nx, nx + nu).
+        output: Derivatives of the output, dy/d(x, u) = [C D], shape (T, ny, nx + nu).
+        V: Derivatives of the neurons' inputs, dv/d(x, u), shape (T, nv, nx + nu).
         w: Outputs of the neurons, shape (T, nv).
     """
 
@@ -112,7 +112,7 @@ class Lineariser:
             return self._same(self._inner, len(slope)), slope * self._inner
         V = np.empty((len(slope), *self._inner.shape))
         W = np.empty_like(V)
-        for start, stop in blocks:
+        for start, stop in blocks:  # layer by layer, as D11 is strictly block lower triangular
             V[:, start:stop] = self._inner[start:stop]
             if start:
                 V[:, start:stop] += product(D11[start:stop, :start], W[:, :start])

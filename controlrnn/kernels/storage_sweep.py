@@ -144,10 +144,10 @@ def backward(lower, upper, values, scales, Z, through, d_P, d_rho, gradient):
     Args:
         lower: Shape (nv, nz).
         upper: Shape (nv, nz).
-        values: From `forward`.
-        scales: From `forward`.
-        Z: From `forward`.
-        through: From `forward`.
+        values: Multipliers and rho from `forward`.
+        scales: Scales from `forward`.
+        Z: Maximisers from `forward`.
+        through: T Z from `forward`.
         d_P: Shape (K, nx, nx), symmetric.
         d_rho: Shape (K, nu).
         gradient: Out, shape (K, nv + nu).

@@ -77,6 +77,7 @@ class Model(nn.Module, Generic[S]):
         `controlrnn.certification.certify_by_construction` turns it into certificates.
         """
         twin = self._twin()
+        # Like `freeze`, from float64: numbers from float32 would not survive the verification.
         with torch.no_grad():
             promise, explicit = twin._promise(), twin.system()
         if promise is None or not isinstance(explicit, LureSystem):

@@ -97,6 +97,7 @@ class ContractingR2DN(Model):
         E, F, _ = self._implicit()
         AB = torch.linalg.solve(E, torch.cat([F, B1i], dim=1))
         A, B1 = AB[:, : self.nx], AB[:, self.nx :]
+        # The network's linear maps fold into those around it: what remains between them is one Lur'e system.
         net = self.phi.fold()
         through = None if self.D21 is None else self.D21 @ net.Cout
         return lure(
@@ -134,7 +135,7 @@ class ContractingR2DN(Model):
         """Set the state map to ``A``, shrunk where the rate demands it, and choose the gain; returns what was set."""
         A = self.core.start_at(A, self._G1())
         E, _, _ = self._implicit()
-        self.gain.copy_(0.1 * torch.linalg.svdvals(E).mean())
+        self.gain.copy_(0.1 * torch.linalg.svdvals(E).mean())  # a tenth of the size of E
         return A
 
     def _implicit(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,6 +30,7 @@ class _Gated(Model[GatedSystem]):
         rng, rows, bound = generator(seed), self.CELL.gates * units, units**-0.5
         self.W = uniform(rng, rows, nu, bound=bound)
         self.U = uniform(rng, rows, units, bound=bound)
+        # Biases log(tau - 1) for time constants tau of 5 to 50 samples.
         memory = torch.log(4 + 45 * torch.rand(units, generator=rng))
         zero = torch.zeros_like(memory)
         # Orders (i, f, o, g) and (r, z, n). The input gate opens by as much as the forget gate closes.

@@ -151,6 +151,7 @@ class LipschitzR2DN(Model):
         if self.Z is None and linear.D.any():
             raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
         n, rng, g = self.nx, generator(self.seed + 1), self.gamma
+        # Random directions of the network's input, of about unit size for states and inputs of unit size.
         draw = torch.randn(self.nv, n + self.nu, generator=rng, dtype=torch.float64).numpy()
         V = draw / np.sqrt([n] * n + [self.nu] * self.nu)
         supply = Supply.of(-np.eye(self.ny), np.zeros((self.nu, self.ny)), g**2 * np.eye(self.nu))
@@ -182,6 +183,7 @@ class LipschitzR2DN(Model):
         for free in (self.core.Y, self.bx, self.by):
             free.zero_()
         F = E @ linear.A
+        # H of the storage; the addition that the gain needs is subtracted, as `implicit` will add it again.
         H = np.block([[E, F.T], [F, self.rate**2 * E]])
         self.core.H.start_at(H - with_room(self._twin()._added()).numpy())
 

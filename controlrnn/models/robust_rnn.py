@@ -120,6 +120,7 @@ class RobustRNN(Model):
 
     def inequality(self) -> Tensor:
         """Matrix of the inequality of Theta_* or Theta_gamma, positive definite inside the set."""
+        # The supply is multiplied by `scale`: the block of the inputs by it, those of the outputs by its root.
         E, F, B1, C1, nx, nv = self.E, self.F, self.B1, self.C1, self.nx, self.nv
         P = 0.5 * (self.P + self.P.T)
         corner = E + E.T - P / self.rate**2
@@ -190,9 +191,11 @@ class RobustRNN(Model):
         """Set all parameters to start at a linear model inside the set; see `start_linear`."""
         if self.D22 is None and linear.D.any():
             raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
+        # Random directions of the neurons' input, of about unit size for states and inputs of unit size.
         draw = torch.randn(self.nv, self.nx + self.nu, generator=generator(self.seed + 1), dtype=torch.float64).numpy()
         V = draw / np.sqrt([self.nx] * self.nx + [self.nu] * self.nu)
         if self.gamma is None:
+            # Without a gain bound any Lyapunov matrix of the state map is a storage.
             A = inside_disc(linear.A, self.rate)
             N: Array = np.asarray(scipy.linalg.solve_discrete_lyapunov(A.T / self.rate, np.eye(self.nx)), np.float64)
             L = 1 / float(np.linalg.norm(V[:, : self.nx], 2)) ** 2

@@ -99,5 +99,6 @@ class StableRNN(Model):
         W = self._weight()
         if torch.linalg.matrix_norm(W, 2) >= self.rate:
             return None
+        # |W dx| <= |W| |dx| and slopes in [0, 1]: the 2-norm is the metric, with multipliers one.
         eye = torch.eye(self.nx, dtype=W.dtype)
         return Promise(eye, torch.ones(self.nx, dtype=W.dtype), self.rate)

@@ -61,7 +61,7 @@ def save_record(
 
     Args:
         path: Target file; parent folders are made.
-        schema: What the record must hold.
+        schema: Declaration of the content.
         arrays: Numeric arrays by name.
         meta: JSON values by name.
 

@@ -44,6 +44,8 @@ def carry_input(system: LureSystem) -> LureSystem:
     through = bool(nv) and bool((system.D21 != 0).any()) and bool((system.D12 != 0).any())
     new, old, blocks, later = _layers(system) if through else (np.arange(nv), np.arange(nv), system.layers, 0)
     n = nv + later
+    # Neurons at `new` are driven by the present input, those at `old` by the carried one; they are the same ones where
+    # nothing has to be doubled.
     C1, D11, D12, bv = none((n, nx + nu)), none((n, n)), none((n, nu)), none(n)
     B1, D21 = none((nx + nu, n)), none((ny, n))
     C1[new, :nx], D12[new], bv[new], B1[:nx, new] = system.C1, system.D12, system.bv, system.B1
@@ -74,7 +76,7 @@ def just_after(carried: LureSystem) -> LureSystem:
     """Extend the outputs of a carried system, taken just before the input acts, by those just after it has acted.
 
     Args:
-        carried: From `carry_input`.
+        carried: System from `carry_input`.
 
     Returns:
         System with the same states and neurons and 2 ny outputs, g(x[t], u[t - 1]) and g(x[t], u[t]).
@@ -85,6 +87,7 @@ def just_after(carried: LureSystem) -> LureSystem:
     if not carries_input(carried):
         raise SettingError("just_after needs a system that carries its last input: carry_input(system)")
     known = carried.nx - carried.nu
+    # Below: the present input takes the part that the carried one has above.
     C2, D21 = np.array(carried.C2), np.array(carried.D21)
     C2[:, known:] = 0.0
     if answers_through_neurons(carried):

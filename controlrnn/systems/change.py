@@ -28,6 +28,7 @@ def change_system(system: LureSystem, delay: int) -> LureSystem:
     system = frozen(system)
     k, nx, ny = count("delay", delay), system.nx, system.ny
     stored = k * ny
+    # The stored outputs form a shift register that the model's output enters at the top.
     older = np.eye(stored, k=-ny)  # every stored output moves on by one place
 
     def rows(above: np.ndarray, first: np.ndarray) -> np.ndarray:

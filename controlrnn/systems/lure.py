@@ -95,6 +95,7 @@ class LureSystem:
         dt = positive("dt", self.dt, what="a positive sample time in seconds")
         put(self, activation=Activation(self.activation), layers=layers, dt=dt)
         put(self, **{name: matrix(name, getattr(self, name)) for name in MATRICES})
+        # The sizes are read off these three, so their axes are checked first.
         if len(self.B1.shape) != 2 or len(self.B2.shape) != 2 or len(self.by.shape) != 1:
             raise ShapeError(
                 "B1 (nx, nv), B2 (nx, nu) and by (ny,) fix the sizes, got shapes "
@@ -267,6 +268,7 @@ class LureSystem:
 
         The state keeps its coordinates.
         """
+        # Put u_scaled = (u - shift) / scale into the equations, scale y back; `product` has the same bits everywhere.
         gain = 1.0 / inputs.scale
         B2, D12, D22 = self.B2 * gain, self.D12 * gain, self.D22 * gain * outputs.scale[:, None]
         return replace(

@@ -34,6 +34,7 @@ def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
     system = frozen(system)
     L = as_array("gain", gain, (system.nx, system.ny))
     none = np.zeros
+    # y - g(xhat, u) = y - (C2 xhat + D21 w + D22 u + by) enters through L; the measurement y is a new input.
     return replace(
         system,
         A=system.A - product(L, system.C2),

@@ -143,7 +143,7 @@ NUMPY, TORCH, CASADI = NumpyOps(), TorchOps(), CasadiOps()
 
 def ops_for(value: Value) -> Ops:
     """Backend that ``value`` belongs to, by its type; a type of this library names it in an attribute ``OPS``."""
-    own: Ops | None = getattr(type(value), "OPS", None)
+    own: Ops | None = getattr(type(value), "OPS", None)  # e.g. the values that ONNX export traces
     if own is not None:
         return own
     package = type(value).__module__.partition(".")[0]  # by name, so that neither package is imported for it

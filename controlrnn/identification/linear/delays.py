@@ -116,7 +116,7 @@ def _checked(delays: Sequence[int], nu: int) -> tuple[int, ...]:
 def _arx_error(us: Sequence[Array], ys: Sequence[Array], delays: Sequence[int], memory: int, most: int) -> float:
     """Mean squared one-step error of a strictly proper ARX model, on the same samples for all delays."""
     rows, targets = [], []
-    first = most + memory + 1
+    first = most + memory + 1  # the first target whose regressors exist for every delay that is tried
     for u, y in zip(us, ys, strict=True):
         T = len(y)
         if first >= T:

@@ -87,6 +87,7 @@ class GroupLasso(Term):
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
         """Sum of the norms."""
+        # A state's entry A[i, i] counts twice, with its row and with its column.
         squares = sum(_squares(getattr(system, name), axis) for name, axis in _PARTS[self.group])
         return (torch.as_tensor(squares) + self.rounding**2).sqrt().sum()
 

@@ -31,7 +31,7 @@ class PredictionScores:
     """Prediction errors of a model by the number of steps ahead.
 
     Args:
-        rmse: Entry k - 1 is the error k steps ahead, shape (horizon, ny), in the unit of the outputs.
+        rmse: Root mean square error k steps ahead in row k - 1, shape (horizon, ny), in the unit of the outputs.
         nrmse: The same over the standard deviation of the outputs that were predicted; NaN where they never move.
         persistence: RMSE of predicting the last measured output, shape (horizon, ny).
         n: Number of predictions that each error is computed from.

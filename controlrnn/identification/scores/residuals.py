@@ -136,7 +136,7 @@ def check_residuals(
     ee, uu = _correlation(e, e, lags), _correlation(u, u, lags)
     ny, nu = e[0].shape[1], u[0].shape[1]
     own, drive = ee[:, range(ny), range(ny)], uu[:, range(nu), range(nu)]
-    width = float(norm.ppf(0.5 + 0.5 * confidence))
+    width = float(norm.ppf(0.5 + 0.5 * confidence))  # two-sided, in standard deviations
     # Estimated far lags may make P negative: the band is never narrower than that of white residuals.
     spread = np.maximum(np.einsum("ki,kj->ij", own, drive), 1.0)
     cross = _correlation(u, e, lags).transpose(0, 2, 1)

@@ -137,6 +137,7 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: in
             raise failure
         _log.warning("no linear start: %s", failure)
         return
+    # `start_linear` sets offsets to zero; the subspace model has one for the outputs.
     offset = getattr(model, "by", None)
     if isinstance(offset, torch.nn.Parameter):
         with torch.no_grad():

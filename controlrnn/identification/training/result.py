@@ -190,7 +190,7 @@ class FitResult(Stored):
             below.plot(record.time, record.y[:, i] - simulated[:, i], color="C3", linewidth=0.8)
             below.axhline(0.0, color="0.6", linewidth=0.6)
             below.set_ylabel("residual")
-            for panel in (above, below):
+            for panel in (above, below):  # the samples that scores leave out
                 panel.axvspan(0.0, self.skip * record.dt, color="0.93", zorder=0)
         panels[-1].set_xlabel("time [s]")
         return figure

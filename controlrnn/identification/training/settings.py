@@ -109,7 +109,7 @@ class Settings(Stored):
         refine_steps: Largest number of its iterations.
         shooting: Samples of the segments that a refinement cuts records into; None simulates whole records.
         stiffness: Weight of the squared jumps of the state between segments.
-        keep: Which parameters are returned.
+        keep: Parameters that are returned.
         seed: Seed of the windows drawn.
 
     Raises:

@@ -91,6 +91,7 @@ def identify_starts(
     with tempfile.TemporaryDirectory() as temporary:
         kept = Path(folder or temporary)
         kept.mkdir(parents=True, exist_ok=True)
+        # Fits go through files in all cases, so that parallel and sequential runs return the same objects.
         tasks = [(build, dataset, options, s, kept) for s in range(seed, seed + starts)]
         if jobs == 1:
             done = []

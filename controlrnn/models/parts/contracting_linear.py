@@ -83,6 +83,7 @@ class ContractingLinear(nn.Module):
             _log.info("shrank the state map by 1 %%: it is too far from normal for the rate %.4f", rate)
         G = scipy.linalg.block_diag(G1, np.zeros((n, n)))
         core *= max(1.0, 2 * (1 + ROOM) * np.linalg.norm(G1, 2) / room)
+        # `implicit` adds G, and its margin for rounding, to H again.
         self.H.start_at(core - with_room(torch.as_tensor(G)).numpy())
         self.Y.zero_()
         return A

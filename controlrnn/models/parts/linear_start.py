@@ -76,6 +76,7 @@ def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[
     """
     A, B, C, D = linear.A / rate, linear.B / rate, linear.C, linear.D
     n, nu = B.shape
+    # The supply as a quadratic form of (x, u), by way of (y, u) = z (x, u).
     z = np.block([[C, D], [np.zeros((nu, n)), np.eye(nu)]])
     form = z.T @ np.block([[supply.Q, supply.S.T], [supply.S, supply.R]]) @ z
     size = max(float(np.linalg.norm(V, 2)) ** 2, 1e-12)
@@ -84,6 +85,7 @@ def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[
         return
     floor = max(float(-np.trace(form[:n, :n])) / n, 1e-6 * least)
     for room in 0.5 ** np.arange(16):
+        # One part of the margin covers the neurons' inputs, the other keeps the inequality strict.
         weight = room * min(floor, least) / size
         need = form - weight * V.T @ V - 0.1 * room * scipy.linalg.block_diag(floor * np.eye(n), least * np.eye(nu))
         try:

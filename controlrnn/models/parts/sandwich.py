@@ -96,6 +96,7 @@ class SandwichNetwork(nn.Module):
             into = _ROOT * B / psi
             Cin.append(into if back is None else into.new_zeros(n, Cin[0].shape[1]))
             done = sum(self.layers[: len(rows)])
+            # A layer reads the activations of the layer before it only: zeros to the left of that block.
             left = into.new_zeros(n, done) if back is None else _pad_left(into @ back, done)
             rows.append(torch.cat([left, into.new_zeros(n, sum(self.layers) - done)], dim=1))
             back = _ROOT * A.T * psi.T

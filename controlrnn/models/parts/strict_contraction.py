@@ -44,7 +44,7 @@ class StrictContraction(nn.Module):
     def matrix(self) -> Tensor:
         """Matrix N, shape (rows, columns)."""
         eye = torch.eye(len(self.X), dtype=self.X.dtype, device=self.X.device)
-        X, Y = eye + self.X / self.size, self.Y / self.size
+        X, Y = eye + self.X / self.size, self.Y / self.size  # M = I at the start, so that N is zero there
         Z = X.new_zeros(0, len(X)) if self.Z is None else self.Z / self.size
         M = X.T @ X + Y - Y.T + Z.T @ Z
         # (I - M)(I + M)^-1 = 2 (I + M)^-1 - I, and one factorisation serves both parts.
