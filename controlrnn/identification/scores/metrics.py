@@ -41,7 +41,7 @@ def rmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
 
 @typed(results=False)
 def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
-    """RMSE over the standard deviation of the measurement, NaN in a constant channel; arguments as `rmse`."""
+    """RMSE over the standard deviation of the measurement, NaN in a constant channel. Arguments as `rmse`."""
     truth, model = _pool(measured, simulated, skip)
     error, spread = rmse(truth, model), truth.std(axis=0)
     moving = spread > 1e-12 * np.maximum(1.0, np.abs(truth).max(axis=0))
@@ -50,13 +50,13 @@ def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
 
 @typed(results=False)
 def fit_percent(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
-    """Fit in per cent, 100 (1 - NRMSE): 100 is perfect, 0 is as good as the mean; arguments as `rmse`."""
+    """Fit in per cent, 100 (1 - NRMSE): 100 is perfect, 0 is as good as the mean. Arguments as `rmse`."""
     return 100.0 * (1.0 - nrmse(measured, simulated, skip=skip))
 
 
 @typed(results=False)
 def r2(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
-    """Coefficient of determination, 1 - NRMSE^2; arguments as `rmse`."""
+    """Coefficient of determination, 1 - NRMSE^2. Arguments as `rmse`."""
     return np.asarray(1.0 - nrmse(measured, simulated, skip=skip) ** 2)
 
 
@@ -89,7 +89,7 @@ class Scores(Stored):
 
     @classmethod
     def of(cls, measured: Records, simulated: Records, *, skip: int = 0) -> Scores:
-        """Compute all scores; arguments as `rmse`."""
+        """Compute all scores. Arguments as `rmse`."""
         return cls(*(score(measured, simulated, skip=skip) for score in (rmse, nrmse, fit_percent, r2)))
 
 
