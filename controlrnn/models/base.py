@@ -112,9 +112,9 @@ class Model(nn.Module, Generic[S]):
         for name, scaler, n in (("inputs", inputs, self.nu), ("outputs", outputs, self.ny)):
             if len(scaler.shift) != n:
                 raise ShapeError(f"the scaler of the {name} must have {n} channels, got {len(scaler.shift)}")
+        self.dt = positive("dt", dt)  # first, so that a refused value leaves the model as it was
         self.input_scaler = inputs
         self.output_scaler = outputs
-        self.dt = positive("dt", dt)
 
     @property
     def n_parameters(self) -> int:
