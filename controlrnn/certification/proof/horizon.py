@@ -1,4 +1,4 @@
-"""Theorems over a finite horizon: differences, gains per lag, and one Lipschitz constant, from storages.
+"""Theorems over a finite horizon, proven by storages: output differences, gains per lag, a Lipschitz constant.
 
 Each function has a claim and multipliers; the claim decides what has to be shown, and the multipliers are anybody's.
 The inequality (*) of `incremental` is proven stage by stage. Then, for an initial difference in {dx'M dx <= r^2},
@@ -36,19 +36,19 @@ from controlrnn.errors import CertificationError, DataError
 
 
 class Multipliers(Protocol):
-    """Multipliers for one output, by anybody, indexed by the number of steps to go; see `families.Family`."""
+    """Multipliers for one output, indexed by the number of steps to go; not trusted. See `families.Family`."""
 
     @property
     def row(self) -> int:
-        """The output."""
+        """Index of the output that the multipliers are for."""
 
     @property
     def multipliers(self) -> Array:
-        """Shape (K, nv)."""
+        """Sector multipliers lambda of the neurons, shape (K, nv), >= 0."""
 
     @property
     def rho(self) -> Array:
-        """Shape (K, number of channels that differ)."""
+        """Multipliers of the input differences, shape (K, number of channels that differ), >= 0."""
 
     @property
     def padding(self) -> float:
@@ -56,11 +56,11 @@ class Multipliers(Protocol):
 
     @property
     def shares(self) -> Array:
-        """Of the initial state and of each input that is a state, in the initial set, shape (K, 1 + m); or empty."""
+        """Weights of the initial state and of each input that is a state, shape (K, 1 + m); or empty."""
 
 
 class HorizonInequality:
-    """The claim of a horizon certificate without its bounds: what is known of initial and input differences.
+    """The claim of a horizon certificate without its bounds: the sets of initial and input differences.
 
     Args:
         system: A frozen system.
@@ -107,17 +107,17 @@ class HorizonInequality:
             self.b = error.changes[error.changes > 0]
 
     def terminal(self, row: int) -> tuple[Array, Array]:
-        """The row c (1, nz) and c'c."""
+        """The output row c (1, nz) at which the recursion starts, and c'c."""
         c = self.form.Y[[row]]
         return c, c.T @ c
 
     def storages(self, family: Multipliers) -> list[Array]:
-        """P_0 .. P_N of a family, as its proof computes them."""
+        """Compute the storages P_0 .. P_N of a family, as its proof does."""
         terminal = self.terminal(family.row)[1]
         return storages(self.form, terminal, family.multipliers, family.rho, family.padding)[0]
 
     def prove(self, family: Multipliers, *, room: float = 1.0) -> tuple[Array, float]:
-        """Bounds (N + 1,) on the output's difference that the family's multipliers prove, and the margin.
+        """Prove bounds (N + 1,) on one output's difference by a family; returns them and the margin.
 
         Args:
             family: Anybody's.
@@ -130,12 +130,12 @@ class HorizonInequality:
         return np.asarray(bounds[0]), margin
 
     def prove_all(self, families: Sequence[Multipliers], *, room: float = 1.0) -> tuple[Array, float]:
-        """`prove` of several families at once: bounds (F, N + 1), and the smallest margin."""
+        """Prove bounds (F, N + 1) by several families at once; returns them and the smallest margin."""
         P, margin = self.prove_storages(families, room=room)
         return self.bounds(families, P, room=room), margin
 
     def prove_storages(self, families: Sequence[Multipliers], *, room: float = 1.0) -> tuple[Array, float]:
-        """Storages (F, K, nx, nx) that satisfy (*) with the families' multipliers, and the smallest margin.
+        """Prove inequality (*) for storages (F, K, nx, nx) of several families; returns them and the smallest margin.
 
         Args:
             families: Anybody's.
@@ -158,7 +158,7 @@ class HorizonInequality:
         return _proven_storages(self.form, c, lam, rho, np.array([family.padding for family in families]), room)
 
     def bounds(self, families: Sequence[Multipliers], P: Array, *, room: float = 1.0) -> Array:
-        """Bounds (F, K) on the outputs' differences by storages that are proven.
+        """Bounds (F, K) on the outputs' differences, from storages that are proven.
 
         Args:
             families: Those whose storages they are.
@@ -174,7 +174,7 @@ class HorizonInequality:
         return ldexp_up(root_up(np.nextafter(squares, np.inf) * (squares > 0)), self._exponent)
 
     def _initial(self, P: Array, shares: Sequence[Array], room: float) -> Array:
-        """Squared bounds of the initial difference's part, in units of 4^exponent, never rounded down.
+        """Upper bounds of the initial difference's part in the squared bounds, in units of 4^exponent.
 
         Args:
             P: Proven storages, shape (F, K, n, n).
@@ -196,6 +196,7 @@ class HorizonInequality:
         if not all(one.shape == (K, 1 + m) and (one > 0).all() and np.isfinite(one).all() for one in shares):
             raise CertificationError("shares must be finite and > 0, one row per step: the certificate was altered")
         parts = np.concatenate(list(shares))
+        # A little less than one in all, so that rounding cannot make them more; checked below.
         weights = parts / parts.sum(axis=1, keepdims=True) * (1 - 1e-14)
         if not (sum_up(weights, axis=1) <= 1).all():
             raise CertificationError("shares must add up to one: the certificate was altered")
@@ -213,7 +214,7 @@ def prove_gains(
     system: Matrices, horizon: int, metric: Array, families: Sequence[Multipliers], input_multipliers: Array,
     inputs: Array, *, room: float = 1.0,
 ) -> tuple[Array, float]:  # fmt: skip
-    """Gains from the initial state that families prove, shape (N + 1, ny), and that ``inputs`` are gains per lag.
+    """Prove gains per lag from single inputs and from the initial state; returns the latter (N + 1, ny) and a margin.
 
     A step from equal states under one input that differs by du: gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0.
 
@@ -258,7 +259,7 @@ def prove_gains(
 def gain_margins(
     system: Matrices, row: int, channel: int, P: Array, multipliers: Array, gains: Array, *, room: float = 1.0
 ) -> Array:
-    """Prove what one input at equal states does to an output, for every lag; shape (K,), see `definite_margins`.
+    """Prove the gains of one input on one output for every lag; returns margins (K,), see `definite_margins`.
 
     Args:
         system: A frozen system.
@@ -285,7 +286,7 @@ def prove_lipschitz(
     system: Matrices, horizon: int, multipliers: Array, rho: Array, padding: float, boxes: tuple[Box, Box] | None,
     *, room: float = 1.0,
 ) -> tuple[float, float]:  # fmt: skip
-    """One Lipschitz constant from (initial state, inputs 0..N) to all outputs at step N; returns it and the margin.
+    """Prove a Lipschitz constant from (initial state, inputs 0..N) to all outputs at step N; returns it and a margin.
 
     Args:
         system: A frozen system.
@@ -310,6 +311,7 @@ def prove_lipschitz(
 
 
 def _check_multipliers(form: IncrementalForm, K: int, lam: Array, rho: Array, padding: float) -> None:
+    """Raise a CertificationError unless multipliers have the right shapes, signs and padding."""
     if lam.shape != (K, form.nv) or rho.shape != (K, form.nu):
         raise CertificationError(
             f"multipliers must have shapes {(K, form.nv)} and {(K, form.nu)}, got {lam.shape}, {rho.shape}"
@@ -323,7 +325,7 @@ def _check_multipliers(form: IncrementalForm, K: int, lam: Array, rho: Array, pa
 def _proven_storages(
     form: IncrementalForm, c: Array, lam: Array, rho: Array, padding: Array, room: float
 ) -> tuple[Array, float]:
-    """Storages (F, K, nx, nx) of given multipliers, and the smallest margin of their proof."""
+    """Compute and prove the storages (F, K, nx, nx) of given multipliers; returns them and the smallest margin."""
     found, stages = all_storages(form, c.swapaxes(1, 2) @ c, lam, rho, padding)
     if stages < lam.shape[1]:
         raise CertificationError(f"stage {stages} has no storage for these multipliers", margin=-1.0)

@@ -74,6 +74,7 @@ def prove_contraction(
 
 
 def _contraction_margin(form: IncrementalForm, rate: float, metric: Array, multipliers: Array, room: float) -> float:
+    """Prove rate^2 P - T'PT - S(lambda) > 0 at equal inputs; returns the margin."""
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
         r, total = kind.of(np.full((1, 1, 1), rate)), -demand(kind, form, metric[None])
         add_supply(total, form, r * r * kind.of(metric[None]), kind.of(np.zeros((1, form.nu))))
@@ -83,7 +84,7 @@ def _contraction_margin(form: IncrementalForm, rate: float, metric: Array, multi
 
 
 def input_margin(form: IncrementalForm, metric: Array, gain: float, multipliers: Array, room: float = 1.0) -> float:
-    """Prove gain^2 - T'PT - S(lambda) > 0 for a form of one input `at_equal_states`."""
+    """Prove gain^2 - T'PT - S(lambda) > 0 for a form of one input `at_equal_states`; returns the margin."""
 
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
         g, total = kind.of(np.full((1,), gain)), -demand(kind, form, metric[None])
@@ -141,20 +142,21 @@ def prove_dissipation(
 
 
 def gain_supply(gamma: float, input_scale: Array, output_scale: Array) -> tuple[Array, Array, Array]:
-    """A supply (Q, S, R) that implies a gain of ``gamma``, in physical units: no more is supplied, no less drawn.
+    """Supply (Q, S, R) that implies a gain of ``gamma`` in physical units, rounded towards the stronger claim.
 
     Args:
         gamma: Gain, > 0.
         input_scale: Unit of each input, shape (nu,), > 0.
         output_scale: Unit of each output, shape (ny,), > 0.
     """
+    # |Q| is rounded up and R down: a proof for these numbers proves the exact gain as well.
     drawn = divide_up(divide_up(divide_up(1.0, output_scale), output_scale), gamma)
     given = divide_down(divide_down(gamma, input_scale), input_scale)
     return -np.diag(drawn), np.zeros((len(input_scale), len(output_scale))), np.diag(given)
 
 
 def error_after(rate: float, input_gain: Array, steps: int, initial: float, input_radius: float | Array) -> float:
-    """rate^steps initial + (1 + rate + .. + rate^(steps - 1)) sum_c gain_c radius_c, never rounded down.
+    """Upper bound of rate^steps initial + (1 + rate + .. + rate^(steps - 1)) sum_c gain_c radius_c.
 
     Args:
         rate: In (0, 1).
@@ -176,16 +178,19 @@ def error_after(rate: float, input_gain: Array, steps: int, initial: float, inpu
     # log, exp and expm1 of numpy are trusted to 45 units in the last place; 1 - rate is exact or rounded once.
     log = float(np.log(rate))
     decay = max(float(np.exp(steps * log * (1 - 1e-14))) * (1 + 1e-13), TINY)
+    # 1 - rate^steps without cancellation where the rate is close to one.
     grown = min(-float(np.expm1(steps * log * (1 + 1e-14))) * (1 + 1e-13), 1.0)
     lasting = divide_up(grown, np.nextafter(1 - rate, 0.0))
     return float(sum_up(np.array([times_up(decay, initial), times_up(lasting, push)])))
 
 
 def _check_metric(metric: Array) -> None:
+    """Raise a CertificationError unless the metric is finite and symmetric."""
     if not np.isfinite(metric).all() or not np.array_equal(metric, metric.T):
         raise CertificationError("metric must be finite and symmetric: the certificate was altered")
 
 
 def _check_positive(*values: Array) -> None:
+    """Raise a CertificationError unless all numbers are finite and >= 0."""
     if not all(np.isfinite(value).all() and (value >= 0).all() for value in values):
         raise CertificationError("multipliers and gains must be finite and >= 0: the certificate was altered")

@@ -1,4 +1,4 @@
-"""Ellipsoids around a known trajectory that no neighbouring trajectory leaves: slopes and ellipsoids prove each other.
+"""Proven ellipsoids around a nominal trajectory that hold all its neighbours, step by step.
 
 Let n be the nominal trajectory and o one that starts within its initial radius of n and whose inputs stay within their
 radii of the nominal ones. At every step o - n = L xi with |xi|^2 <= e (`Tube.factors`). Then, at that very step,
@@ -49,7 +49,7 @@ _ROUNDING = 1e5  # how much larger than its rounding an ellipsoid is kept in eve
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step in the coordinates z = (xi, du, eta): what the search and the proof of a stage need.
+    """One step of a tube in the coordinates z = (xi, du, eta), for its search and its proof.
 
     Args:
         rows: Enclosure of (dv / d, dx+, dy) as rows, shape (nv + nx + outputs, nz).
@@ -65,12 +65,12 @@ class Step:
 
     @property
     def N(self) -> Array:
-        """Dv / d = N z, shape (nv, nz), rounded."""
+        """The matrix with dv / d = N z, shape (nv, nz), rounded."""
         return self.rows.mid[: len(self.d)]
 
     @property
     def Z(self) -> Array:
-        """(dx+, dy) = Z z, shape (nx + rows, nz), rounded."""
+        """The matrix with (dx+, dy) = Z z, shape (nx + rows, nz), rounded."""
         return self.rows.mid[len(self.d) :]
 
     def supply(self, multipliers: Array, shares: Array) -> Array:
@@ -79,14 +79,14 @@ class Step:
         return np.concatenate([np.full(n, shares[0]), shares[1:] / self.b / self.b, 2 * multipliers])
 
     def form(self, multipliers: Array, shares: Array) -> Array:
-        """W, shape (nz, nz), rounded."""
+        """The matrix W of the stage inequality, shape (nz, nz), rounded."""
         root = np.sqrt(2 * multipliers)[:, None] * self.N
         W = -(root.T @ root)
         W[np.diag_indices(len(W))] += self.supply(multipliers, shares)
         return np.asarray(W)
 
     def smallest(self, multipliers: Array, shares: Array) -> Array | None:
-        """Z W^-1 Z', shape (nx + rows, nx + rows), rounded; None where W is not positive definite."""
+        """The smallest F F' = Z W^-1 Z', shape (nx + rows, nx + rows), rounded; None unless W is positive definite."""
         try:
             factor = np.linalg.cholesky(self.form(multipliers, shares))
         except np.linalg.LinAlgError:
@@ -96,7 +96,7 @@ class Step:
 
 
 class Tube:
-    """The pass forward: `look` at a step, then `advance` to the next.
+    """A forward pass along the trajectory: `look` at a step, then `advance` to the next.
 
     Args:
         system: A frozen system.
@@ -123,7 +123,7 @@ class Tube:
         self.factors, self.steps, self.bounds, self.used = [start], list[Step](), list[Array](), list[Array]()
 
     def look(self) -> Step:
-        """Differences, slopes and output bounds at the present step."""
+        """Bound differences, slopes and outputs at the present step."""
         system, k, m = self.system, len(self.steps), len(self.b)
         n, ny, nv = system.nx, system.ny, system.nv
         # Rows of (xi, du, rest), where dw_j = middle_j dv_j + rest_j, |rest_j| <= half_j d_j.
@@ -166,7 +166,7 @@ class Tube:
         return self.steps[-1]
 
     def _slopes(self, layer: slice, low: Array, high: Array, d: Array, error: Array) -> None:
-        """Fill in the slopes of a layer, and shrink d to what is known."""
+        """Set the slope bounds of a layer, with all that the pass before has proven of its slopes and differences."""
         k = len(self.steps)
         if self.known is not None:
             d[layer] = np.minimum(d[layer], np.maximum(self.known.steps[k].d[layer], 2 * error[layer]))
@@ -176,7 +176,7 @@ class Tube:
             high[layer] = np.minimum(high[layer], self.known.steps[k].slopes[1][layer])
 
     def advance(self, multipliers: Array, shares: Array, padding: float) -> None:
-        """Go on by one step with these multipliers t.
+        """Compute the next ellipsoid with these multipliers t.
 
         Around another trajectory than that of the search they may be too large: they are reduced until W is positive
         definite, which it is for small ones.
@@ -212,7 +212,10 @@ class Tube:
         self.used.append(multipliers)
 
     def margin(self, shares: Array, *, room: float = 1.0) -> float:
-        """Prove every step; ``shares``: (K, 1 + m), those that were used. See `definite_margins`."""
+        """Prove the inequalities of all steps taken; returns the smallest margin, see `definite_margins`.
+
+        ``shares``, of shape (K, 1 + m), are those that the pass used.
+        """
         done = self.steps[: len(self.used)]
         if not done:
             return np.inf
@@ -235,7 +238,7 @@ class Tube:
 
 
 class TubeClaim:
-    """The claim of a tube certificate without its bounds: a trajectory, and what may differ from it.
+    """The claim of a tube certificate without its bounds: a nominal trajectory and the set of its neighbours.
 
     Args:
         system: A frozen system.
@@ -268,7 +271,7 @@ class TubeClaim:
             raise CertificationError("the nominal trajectory must start in the initial state")
 
     def run(self, multipliers: Array, shares: Array, padding: float, known: Tube | None) -> Tube:
-        """One pass with given multipliers (steps, nv) and shares (steps, 1 + m)."""
+        """Run one pass with given multipliers (steps, nv) and shares (steps, 1 + m)."""
         tube = Tube(self.system, self.path, self.u, self.start, self.input_radius, known)
         for k in range(self.horizon + 1):
             tube.look()
@@ -277,7 +280,7 @@ class TubeClaim:
         return tube
 
     def prove(self, multipliers: Array, shares: Array, padding: float, *, room: float = 1.0) -> tuple[Array, float]:
-        """Bounds (N + 1, ny) and the margin of passes with given multipliers.
+        """Prove bounds (N + 1, ny) on outputs by passes with given multipliers; returns them and the margin.
 
         Args:
             multipliers: Shape (passes, steps, nv).
@@ -308,12 +311,12 @@ class TubeClaim:
         return bounds, float(margin)
 
     def rounding(self) -> Array:
-        """What rounding does to the nominal outputs at most, shape (N + 1, ny): another processor may differ by it."""
+        """Bound on the rounding of the nominal outputs, shape (N + 1, ny), by which processors may differ."""
         return _nominal(self.system, self.path, self.u)[3]
 
 
 def covering(metric: Array, radius: float) -> Array:
-    """L with {dx' metric dx <= radius^2} inside of {L xi: |xi| <= 1}, proven, shape (nx, nx).
+    """Matrix L (nx, nx), proven to map the unit ball onto a superset of {dx' metric dx <= radius^2}.
 
     Raises:
         CertificationError: The metric is not positive definite, or nothing can be proven.
@@ -334,7 +337,7 @@ def covering(metric: Array, radius: float) -> Array:
 
 
 def _covered_rounding(F: Array, error: Array) -> float:
-    """A rho with {|e_i| <= error_i} inside of {F xi: |xi| <= rho}, for F triangular; never rounded down.
+    """Radius rho, never rounded down, with {|e_i| <= error_i} inside of {F xi: |xi| <= rho}, for F triangular.
 
     With any X close to the inverse, F^-1 = (I - (I - X F))^-1 X, so |F^-1 e| <= | |X| |e| | / (1 - |I - X F|).
     """
@@ -354,7 +357,7 @@ def _covered_rounding(F: Array, error: Array) -> float:
 
 
 def _nominal(s: Matrices, path: Array, u: Array) -> tuple[Array, Array, Array, Array]:
-    """Pre-activations (K, nv) along the computed path, and how far v, x+ and y can be from what it should be there."""
+    """Pre-activations (K, nv) along the computed path, and error bounds of v, x+ and y there."""
     if not np.isfinite(path).all():
         raise CertificationError("the nominal trajectory overflows: shorten the horizon")
     x, inputs = Enclosure.of(path), Enclosure.of(u)

@@ -1,4 +1,4 @@
-"""Matrices in twice the precision, for proofs whose terms all but cancel: unevaluated sums hi + lo of two float64.
+"""Matrices in twice the precision: unevaluated sums hi + lo of two float64, with error bounds.
 
 Sums and products without error (Knuth; Dekker's splitting) and the products of Ogita, Rump, Oishi, "Accurate sum and
 dot product", SIAM J. Sci. Comput. 26 (2005): with two_prod and two_sum a sum of k products is s + c up to
@@ -20,7 +20,7 @@ _SPLIT = 2.0**27 + 1
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Twofold:
-    """Every true value lies within ``rad`` of ``hi + lo``.
+    """Numbers known up to an error, in twice the precision: every true value lies within ``rad`` of ``hi + lo``.
 
     Args:
         hi: Any shape.
@@ -34,7 +34,7 @@ class Twofold:
 
     @classmethod
     def of(cls, value: Any, rad: Any = None) -> Twofold:
-        """Exact numbers, or numbers within ``rad`` of these."""
+        """Take numbers as exact, or as known within ``rad``."""
         hi = np.asarray(value, dtype=np.float64)
         rad = np.zeros(hi.shape) if rad is None else np.asarray(rad, dtype=np.float64)
         return cls(hi, np.zeros(hi.shape), rad)
@@ -64,6 +64,7 @@ class Twofold:
         shape = np.broadcast_shapes(self.hi.shape[:-2], other.hi.shape[:-2])
         total = np.zeros((*shape, self.hi.shape[-2], other.hi.shape[-1]))
         low = np.zeros_like(total)
+        # Outer products one by one, so that the error of every product and sum is collected in ``low``.
         for i in range(k):
             product, error = two_prod(self.hi[..., :, i, None], other.hi[..., None, i, :])
             total, lost = two_sum(total, product)
@@ -80,7 +81,7 @@ class Twofold:
 
     @property
     def T(self) -> Twofold:
-        """The last two axes exchanged."""
+        """The transpose: the last two axes exchanged."""
         return Twofold(*(part.swapaxes(-1, -2) for part in (self.hi, self.lo, self.rad)))
 
     def placed(self, shape: tuple[int, ...], index: Any) -> Twofold:
@@ -100,19 +101,23 @@ class Twofold:
         self.hi[index], self.lo[index], self.rad[index] = other.hi, other.lo, other.rad
 
     def enclosure(self) -> Enclosure:
-        """Rounded to one float64 each."""
+        """The same numbers as an `Enclosure`, hi + lo rounded to one float64."""
         mid, error = two_sum(self.hi, self.lo)
         return Enclosure(mid, (np.abs(error) + self.rad) * (1 + 4 * UNIT))
 
 
 def two_prod(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded product and its rounding error, exact up to underflow (Dekker, Veltkamp)."""
+    """Product of two arrays as the rounded product and its rounding error, exact up to underflow.
+
+    From Dekker and Veltkamp.
+    """
     product = a * b
     (a_hi, a_lo), (b_hi, b_lo) = _split(a), _split(b)
     return product, a_lo * b_lo - (((product - a_hi * b_hi) - a_lo * b_hi) - a_hi * b_lo)
 
 
 def _split(a: Array) -> tuple[Array, Array]:
+    """Split every number into two halves short enough that their products are exact (Veltkamp)."""
     large = _SPLIT * a
     hi = large - (large - a)
     return hi, a - hi
