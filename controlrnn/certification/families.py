@@ -1,4 +1,4 @@
-"""The inequality of a horizon certificate, as the search for its multipliers sees it."""
+"""Multipliers of horizon certificates, and the inequality that they have to satisfy as a search sees it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Family(Stored):
 
 
 class Problem(HorizonInequality):
-    """The inequality with the coordinates in which multipliers are sought; arguments as `HorizonInequality`.
+    """The inequality of a horizon certificate in the coordinates of a search; arguments as `HorizonInequality`.
 
     Where inputs are states, ``metric`` is that of the joint initial set of states and inputs, and ``radius`` is one.
     """
@@ -75,7 +75,7 @@ class Problem(HorizonInequality):
             self.metric, self.radius = self.joint_metric(np.ones(1 + len(b))), 1.0
 
     def joint_metric(self, shares: Array) -> Array:
-        """The metric in which the initial set of states and input differences is within one, for shares (1 + m,)."""
+        """Metric whose unit ball holds the initial set of states and input differences, for shares (1 + m,)."""
         weights = shares / shares.sum()
         metric, b = self._parts
         n = len(metric)
@@ -85,7 +85,7 @@ class Problem(HorizonInequality):
         return joint
 
     def family(self, row: int, multipliers: Array, rho: Array, padding: float) -> Family:
-        """A family that makes the best of given multipliers."""
+        """Build a family from given multipliers, with the best rho and shares that go with them."""
         found = Family(row, multipliers, self.error.evened(rho), padding)
         if not self.lifted:
             return found
@@ -93,7 +93,7 @@ class Problem(HorizonInequality):
         return Family(row, found.multipliers, found.rho, padding, shares)
 
     def _best_shares(self, P: Array) -> Array:
-        """Shares (1 + m,) for which the largest ratio of P to the joint metric is small."""
+        """Search for shares (1 + m,) with a small largest ratio of P to the joint metric."""
         n, shares = len(self._parts[0]), np.ones(1 + len(self._parts[1]))
         best, chosen = np.inf, shares
         for _ in range(6):

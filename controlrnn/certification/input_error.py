@@ -1,4 +1,4 @@
-"""What is known of wrong inputs, as a record: see `controlrnn.certification.proof.input_error` for the kinds."""
+"""Input errors as a stored record; see `controlrnn.certification.proof.input_error` for their kinds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["InputError", "InputErrorKind"]
 @dataclass(frozen=True, eq=False, kw_only=True)
 @typed(stored=False)
 class InputError(InputDifferences, Stored):
-    """A set of input differences over a horizon.
+    """A set of input differences over a horizon, as certificates store it.
 
     Args:
         kind: Which set.
@@ -34,7 +34,10 @@ class InputError(InputDifferences, Stored):
     )  # fmt: skip
 
     def evened(self, rho: Array) -> Array:
-        """Larger rho, shape (K, m), of the same price at the last step: storages only shrink with rho."""
+        """Enlarge rho, shape (K, m), as far as its price at the last step stays the same.
+
+        Storages only shrink with rho.
+        """
         use = self.b > 0
         if not rho.size or not self.b.any():
             return rho
@@ -48,7 +51,7 @@ class InputError(InputDifferences, Stored):
         return np.asarray(rho * np.maximum(1.0, least / np.maximum(per_step, 1e-300))[:, None])
 
     def extreme(self, gradient: Array) -> Array:
-        """The member that a linear function likes best; for a limited rate one that it likes well.
+        """The member of the set that maximises a linear function; a good one, not the best, for a limited rate.
 
         Args:
             gradient: Shape (..., K, nu).
@@ -77,5 +80,6 @@ class InputError(InputDifferences, Stored):
 
     @classmethod
     def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments from the values of a record, arrays made read-only."""
         rate = values["rate"]
         return values | {"radius": read_only(values["radius"]), "rate": None if rate is None else read_only(rate)}

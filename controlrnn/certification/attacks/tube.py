@@ -1,4 +1,4 @@
-"""Lower bounds around a known trajectory: how far outputs were really driven from the nominal ones.
+"""Attacks on bounds around a known trajectory: neighbours whose outputs are driven far from the nominal ones.
 
 The set of allowed differences is a ball times a box, over which a linear function is maximised in closed form. So the
 attack climbs by conditional gradients (Frank & Wolfe 1956), from many starts and towards either side, as one batch.

@@ -1,4 +1,4 @@
-"""The claim of a `DeltaIssCertificate`: runs of a gated network approach each other within `state_bound`.
+"""Ball-arithmetic check of a `DeltaIssCertificate`: runs of a gated network approach each other.
 
 From |x| <= s and inputs in their range follow the ranges of all gates, without rounding; these show that s is never
 left and how far apart two runs are a step later, entrywise, by a monotone and sublinear function of |dx| and |du|:
@@ -40,17 +40,17 @@ class Gate:
 
     @property
     def largest(self) -> arb:
-        """Largest absolute value."""
+        """Largest absolute value of the unit."""
         return self.low.abs_upper().max(self.high.abs_upper())
 
     def moved(self, du: Row, dh: Row) -> arb:
-        """Largest difference for differences of its arguments."""
+        """Largest change of the unit for input and state differences of these sizes."""
         pairs = [*zip(self.W, du, strict=True), *zip(self.U, dh, strict=True)]
         return self.steepest * total(a * b for a, b in pairs)
 
 
 def check_delta_iss(system: GatedSystem, c: DeltaIssCertificate) -> float:
-    """Prove that states stay within their bound, the rate and the gains; what the rate leaves to one."""
+    """Prove the states' bound, the rate and the gains; returns 1 - rate."""
     nx, nu = system.nx, system.nu
     rate = fields.scalar("rate", c.rate, above=0.0)
     if not rate < 1:
@@ -75,7 +75,10 @@ def check_delta_iss(system: GatedSystem, c: DeltaIssCertificate) -> float:
 
 
 class Network:
-    """Ranges of the gates for |x| <= ``bound`` and inputs between ``low`` and ``high``, each an array of its size."""
+    """Gates of a network over a box of inputs and states, and the bounds that they imply.
+
+    For |x| <= ``bound`` and inputs between ``low`` and ``high``, each an array of its size.
+    """
 
     def __init__(self, system: GatedSystem, low: Array, high: Array, bound: Row) -> None:
         self.cell, self.bound, n = system.cell, bound, system.units
@@ -112,9 +115,11 @@ class Network:
         return self._gru(dh, du) if self.cell is Cell.GRU else self._lstm(dh, dx[n:], du)
 
     def _cells(self) -> Sequence[arb]:
+        """Bound on the cell states of an LSTM."""
         return self.bound[len(self.h) :]
 
     def _gru(self, dh: Row, du: Row) -> Row:
+        """Bound on |dh| of a GRU one step later."""
         r, z, n = self.gates
         seen = [a.largest * d + a.moved(du, dh) * s for a, d, s in zip(r, dh, self.h, strict=True)]
         made = []
@@ -125,6 +130,7 @@ class Network:
         return made
 
     def _lstm(self, dh: Row, dc: Row, du: Row) -> Row:
+        """Bound on (|dh|, |dc|) of an LSTM one step later."""
         hidden, cells = [], []
         for i, f, o, g, d, s in zip(*self.gates, dc, self._cells(), strict=True):
             after = f.largest * d + s * f.moved(du, dh) + i.largest * g.moved(du, dh) + g.largest * i.moved(du, dh)

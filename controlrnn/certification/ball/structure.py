@@ -1,4 +1,4 @@
-"""What cannot differ at all, because zeros of the matrices lead to it alone: no multipliers can show a gain of zero."""
+"""Structural reachability: which outputs cannot differ, from zeros of the matrices alone."""
 
 from __future__ import annotations
 
@@ -33,4 +33,5 @@ def differing(system: LureSystem, states: Flags, inputs: Flags, steps: int) -> F
 
 
 def _any(M: NDArray[np.float64], flags: Flags) -> Flags:
+    """Which rows of M have an entry other than zero in the flagged columns."""
     return np.asarray((M[:, flags] != 0).any(axis=1))

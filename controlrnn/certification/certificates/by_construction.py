@@ -1,4 +1,4 @@
-"""Certificates that a model hands over with itself: no search, the model's own numbers, proven like any others."""
+"""Certificates by construction: guarantees that a model's parameterisation implies, proven for its numbers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _METHOD = "by construction"
 
 
 class Guaranteed(Protocol):
-    """A model with a promise; `controlrnn.models.Model` is one."""
+    """Interface of a model that carries a guarantee; `controlrnn.models.Model` is one."""
 
     def freeze(self) -> LureSystem:
-        """The system as deployed."""
+        """Freeze the model to the system that is deployed."""
 
     def guarantee(self) -> Guarantee | None:
-        """What is promised of it."""
+        """Guarantee that the parameterisation implies for the frozen system, or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Construction:
 
 
 def certify_by_construction(model: Guaranteed) -> Construction:
-    """Freeze a model and prove what it promises.
+    """Freeze a model and prove the guarantee of its parameterisation.
 
     Args:
         model: A model whose parameterisation carries a guarantee.
@@ -83,7 +83,7 @@ def certify_by_construction(model: Guaranteed) -> Construction:
 def certificate_from(
     system: LureSystem, metric: Array, multipliers: Array, rate: float | None = None, *, method: str = "given"
 ) -> ContractionCertificate:
-    """The contraction certificate of a metric and multipliers that somebody else found.
+    """Prove contraction with a metric and multipliers found elsewhere.
 
     Args:
         system: A frozen system.
@@ -118,6 +118,7 @@ def certificate_from(
 
 
 def _smallest_rate(system: LureSystem, P: Array, multipliers: Array) -> float:
+    """Smallest contraction rate that a metric and multipliers prove, to rounding."""
     form = IncrementalForm.of(system, np.zeros(system.nu, bool))
     after = smallest_storage(form, form.T.T @ P @ form.T, multipliers, np.zeros(0), 1e-14)
     try:

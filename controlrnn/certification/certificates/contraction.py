@@ -1,4 +1,4 @@
-"""Infinite horizon: a metric in which any two trajectories approach each other.
+"""Contraction over the infinite horizon: a metric in which any two trajectories approach each other.
 
     |x1+ - x2+|_P <= rate |x1 - x2|_P + sum_c gain_c |u1_c - u2_c|,      |x|_P = sqrt(x' P x)
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class ContractionCertificate(Certificate):
-    """Two trajectories approach each other in `metric`, up to what different inputs do.
+    """Proof that two trajectories approach each other in `metric`, up to what different inputs do.
 
     Args:
         rate: In (0, 1); smaller forgets faster.
@@ -74,7 +74,7 @@ class ContractionCertificate(Certificate):
 
     @typed(infinite=("initial",), results=False)
     def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
-        """Largest state difference, in the metric, after ``steps`` steps.
+        """Bound on the state difference, in the metric, after ``steps`` steps.
 
         Args:
             steps: Number of steps.
@@ -90,7 +90,7 @@ class ContractionCertificate(Certificate):
         return error_after(self.rate, self.input_gain, steps, initial, radius)
 
     def reachable_radius(self, half_range: float | Array) -> float:
-        """How far, in the metric, the state can ever be from the equilibrium of the middle input, once it has settled.
+        """Largest distance, in the metric, of a settled state from the middle input's equilibrium.
 
         Args:
             half_range: Half the width of each input's range, shape (nu,), input units.
@@ -104,7 +104,7 @@ class ContractionCertificate(Certificate):
         )
 
     def prove_observer(self, system: LureSystem, gain: Array, *, room: float = 1.0) -> float:
-        """Prove the statement for an innovation observer, its matrices A - L C2 rounded or not; returns the margin.
+        """Prove contraction of an innovation observer, its matrices rounded or exact; returns the margin.
 
         Args:
             system: The observed system; the certificate is one of ``observer_system(system, gain)``.
@@ -132,7 +132,7 @@ class ContractionCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw how differences of states are forgotten, and what lasting differences of inputs build up to.
+        """Draw how state differences decay, and what lasting input differences build up to.
 
         Args:
             labels: One for each input.
@@ -193,7 +193,7 @@ def certify_contraction(
 def _with_metric(
     system: LureSystem, point: Point, scaled: LureSystem, units: Units, rate: float
 ) -> ContractionCertificate:
-    """The draft whose metric suits inputs and outputs of one unit each; ``point`` is of the ``scaled`` system."""
+    """Draft of the certificate, with the metric of `metric_for_inputs`; ``point`` is of the ``scaled`` system."""
     floor = scaled.C2.T @ scaled.C2
     # A direction that no output sees still needs some metric.
     seen = float(np.trace(np.linalg.solve(point.metric, floor))) / system.nx
@@ -213,7 +213,9 @@ def _with_metric(
 def smallest_input_gains(
     channels: list[IncrementalForm], P: Array, multipliers: Array, fallback: Array
 ) -> tuple[Array, Array]:
-    """The least gains (nu,) found to be proven by multiples of the multipliers (nu, nv) or of ``fallback``, and those.
+    """Search multiples of given multipliers for the least provable input gains (nu,); returns gains and multipliers.
+
+    Tried are the multipliers (nu, nv) of each channel and multiples of ``fallback`` (nv,).
 
     Raises:
         CertificationError: None of them proves a gain.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class DeltaIssCertificate(Certificate):
-    """Two runs of a gated network approach each other, up to what different inputs do.
+    """Proof that two runs of a gated network approach each other, up to what different inputs do.
 
     It speaks of states within `state_bound`, which no run from there (from zero, say) leaves while its inputs stay in
     their range. Distances are max_i |dx_i| / scale_i.
@@ -84,12 +84,12 @@ class DeltaIssCertificate(Certificate):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def distance(self, dx: Array) -> Array:
-        """max_i |dx_i| / scale_i of state differences (..., nx), shape (...)."""
+        """Distance max_i |dx_i| / scale_i of state differences (..., nx), shape (...)."""
         return np.asarray((np.abs(dx) / self.scale).max(axis=-1))
 
     @typed(infinite=("initial",), results=False)
     def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
-        """Largest distance after ``steps`` steps.
+        """Bound on the distance of two states after ``steps`` steps.
 
         Args:
             steps: Number of steps.
@@ -128,7 +128,7 @@ class DeltaIssCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw how differences of states are forgotten, and what lasting differences of inputs build up to.
+        """Draw how state differences decay, and what lasting input differences build up to.
 
         Args:
             labels: One for each input.
@@ -137,6 +137,7 @@ class DeltaIssCertificate(Certificate):
         return figures.decay(self.rate, self.input_gain, largest / least, largest, "largest entry", labels)
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return ("scale", "input_gain", "input_low", "input_high", "state_bound")
 
 

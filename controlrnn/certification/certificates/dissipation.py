@@ -1,4 +1,4 @@
-"""Incremental dissipation: what two trajectories can gain from each other is bounded by what their inputs supply.
+"""Incremental dissipation: stored differences of trajectories grow by no more than the supply.
 
     |dx+|_P^2 <= rate^2 |dx|_P^2 + dy'Q dy + 2 du'S dy + du'R du
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class DissipationCertificate(Certificate):
-    """Differences of trajectories dissipate the supply (Q, S, R), in physical units.
+    """Proof that differences of trajectories dissipate the supply (Q, S, R), in physical units.
 
     Args:
         rate: In (0, 1].
@@ -72,7 +72,7 @@ class DissipationCertificate(Certificate):
     def prove(
         cls, system: LureSystem, *, metric: Array, multipliers: Array, rate: float, method: str, **claim: Any
     ) -> Self:
-        """The certificate of given numbers, after proving it.
+        """Build the certificate from given numbers and prove it.
 
         Args:
             system: A frozen system.
@@ -96,7 +96,7 @@ class DissipationCertificate(Certificate):
         return certificate.issue(system)
 
     def storage(self, dx: Array) -> float:
-        """The stored difference |dx|_P^2 of two states that differ by ``dx`` (nx,): what the supply has to cover."""
+        """Stored difference |dx|_P^2 of two states that differ by ``dx`` (nx,)."""
         return float(dx @ self.metric @ dx)
 
     def _prove(self, system: LureSystem, room: float) -> float:
@@ -112,7 +112,7 @@ class DissipationCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw the supply of every pair of channels, and how long a stored difference can last without any.
+        """Draw the supply of every pair of channels, and how a stored difference decays without supply.
 
         Args:
             labels: One for each output, then one for each input.
@@ -135,4 +135,5 @@ class DissipationCertificate(Certificate):
         return figure
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return ("metric", "multipliers", "Q", "S", "R")

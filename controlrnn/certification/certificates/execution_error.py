@@ -1,4 +1,4 @@
-"""What running a system in floating point adds to bounds that certificates prove in real arithmetic.
+"""Execution error: what floating-point execution adds to bounds that hold in real arithmetic.
 
 The proof is in `controlrnn.certification.proof.execution`; `docs/execution.md` says what is assumed.
 """
@@ -129,7 +129,7 @@ class ExecutionError(Stored):
             raise CertificationError("computed_range is less than what is proven: the execution error was altered")
 
     def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+        """Describe the bounds, and what is trusted, in words and numbers."""
         steps = "at all steps" if self.horizon is None else f"over {self.horizon} steps"
         largest = np.array2string(self.bounds.max(axis=0), precision=3)
         return (
@@ -198,6 +198,7 @@ def execution_error(
     for name in ("state_error", "output_error", "bounds"):
         proven[name] = np.nextafter(proven[name] * _ROOM, np.inf)
     low, high = proven["computed_range"]
+    # Relative to the box, or to its numbers where it is a point, which rounds as well.
     more = (_ROOM - 1) * np.maximum(high - low, 1e-9 * np.maximum(np.abs(low), np.abs(high)))
     proven["computed_range"] = np.array([np.nextafter(low - more, -np.inf), np.nextafter(high + more, np.inf)])
     return ExecutionError(
@@ -210,7 +211,7 @@ def _proven(
     system: LureSystem, gains: GainCertificate | None, contraction: ContractionCertificate | None,
     input_range: Array, state_range: Array, precision: Precision, ulps: float, horizon: int | None,
 ) -> dict[str, Array]:  # fmt: skip
-    """The claim's numbers, without room."""
+    """Compute the proven state, output and accumulated errors, before any room is added."""
     if gains is not None and contraction is not None and not np.array_equal(gains.metric, contraction.metric):
         raise CertificationError("gains and contraction do not share a metric: the execution error was altered")
     if input_range.shape != (2, system.nu) or state_range.shape != (2, system.nx):
@@ -245,6 +246,7 @@ def _proven(
 
 
 def _ends(name: str, box: Box, n: int) -> Array:
+    """Check a box and return its ends, shape (2, n)."""
     low, high = (as_array(name, side, (n,), hint="give lower and upper ends") for side in box)
     if (low > high).any():
         raise SettingError(f"{name} must satisfy lower <= upper, got {low} and {high}: swap them?")

@@ -1,4 +1,4 @@
-"""Gains per lag: what an initial difference, and what a single wrong input, can still do some steps later.
+"""Gains per lag: bounds on the effect of an initial difference and of single inputs some steps later.
 
 For equal inputs after the disturbance the storages P_0, P_1, ... of one output (see `incremental`) give
 
@@ -44,7 +44,7 @@ _INFLATIONS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)  # of the ga
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class GainCertificate(Certificate):
-    """Gains that hold for any size of the differences.
+    """Proof of gains per lag from the initial state and from inputs, for differences of any size.
 
     Args:
         horizon: N.
@@ -83,7 +83,7 @@ class GainCertificate(Certificate):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def bounds(self, initial_radius: float, input_radius: float | Array | InputError = 0.0) -> Array:
-        """Largest output differences per step, shape (N + 1, ny), by adding up the gains.
+        """Bounds on output differences per step, shape (N + 1, ny), as sums of the gains.
 
         Args:
             initial_radius: Bound on the initial difference, in the metric.
@@ -146,7 +146,7 @@ class GainCertificate(Certificate):
 def certify_gains(
     system: LureSystem, horizon: int, *, metric: Array | None = None, iterations: int = 300
 ) -> GainCertificate:
-    """Prove the gains of all lags from one sweep per output.
+    """Prove the gains of all lags, from one backward recursion per output.
 
     Args:
         system: A frozen system.
@@ -190,7 +190,7 @@ def certify_gains(
 
 
 def _least_gain(system: LureSystem, row: int, channel: int, P: Array | None, multipliers: Array) -> tuple[float, Array]:
-    """The smallest gain of one input at one lag over multiples of given multipliers, and those; not proven.
+    """Least gain of one input at one lag over multiples of given multipliers; returns both. Not proven.
 
     Multipliers for which a storage exists bound a step from equal states too.
     """
@@ -207,7 +207,7 @@ def _least_gain(system: LureSystem, row: int, channel: int, P: Array | None, mul
 def _issued(
     system: LureSystem, row: int, channel: int, P: Array, mu: Array, least: Array, lags: NDArray[np.intp]
 ) -> Array:
-    """The gains (K,) a little above the ``least`` ones that pass their proof at these lags, zero elsewhere."""
+    """Gains (K,) a little above the ``least`` ones that pass their proof at these lags; zero at other lags."""
     gains = np.zeros(len(least))
     rest = lags
     for inflation in _INFLATIONS:

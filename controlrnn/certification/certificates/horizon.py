@@ -1,4 +1,4 @@
-"""How far two trajectories can drift apart over a finite horizon, per step and per output.
+"""Bounds on how far two trajectories can drift apart over a finite horizon, per step and output.
 
 The S-procedure with free weights: for every step k and output i
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Method(Choice):
-    """Where the multipliers come from."""
+    """How the multipliers of a horizon certificate are found."""
 
     RICCATI = "riccati"  # our optimisation through the backward recursion
     SDP = "sdp"  # the semidefinite program, through cvxpy
@@ -53,7 +53,7 @@ class Method(Choice):
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class HorizonCertificate(Certificate):
-    """Two trajectories that start close and have close inputs have outputs within `bounds` of each other, always.
+    """Proof that trajectories with close initial states and inputs have outputs within `bounds` of each other.
 
     Args:
         horizon: N; steps 0..N are covered.
@@ -235,7 +235,7 @@ def certify_horizon(
 def _by_sdp(
     search: Search, steps: Sequence[int], together: bool, solver: str, options: dict[str, Any] | None
 ) -> tuple[list[Family], set[str]]:
-    """Families of one output from the semidefinite program, and the solver's words."""
+    """Find families for one output by the semidefinite program; returns them and the solver's statuses."""
     if search.head < search.stages:
         raise SettingError(
             f"method 'sdp' takes at most {search.head - 1} steps, got {search.stages - 1}: use 'riccati'"

@@ -1,4 +1,4 @@
-"""The incremental l2 gain: the dissipation inequality with Q = -I / gamma, S = 0, R = gamma I in declared units.
+"""Bound on the incremental l2 gain: dissipation with Q = -I / gamma, S = 0, R = gamma I in declared units.
 
 For two trajectories from states that differ by dx0,
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class L2GainCertificate(DissipationCertificate):
-    """The incremental l2 gain is at most `gamma`, in units of the two scales.
+    """Proof that the incremental l2 gain is at most `gamma`, in units of the two scales.
 
     Args:
         gamma: The bound.
@@ -66,7 +66,7 @@ class L2GainCertificate(DissipationCertificate):
         cls, system: LureSystem, gamma: float, *, metric: Array, multipliers: Array, input_scale: Array,
         output_scale: Array, rate: float = 1.0, method: str = "given",
     ) -> L2GainCertificate:  # fmt: skip
-        """The certificate of given numbers, after proving it; arguments as the fields.
+        """Build the certificate from given numbers and prove it; arguments as the fields.
 
         Raises:
             CertificationError: They do not prove it.
@@ -98,7 +98,7 @@ class L2GainCertificate(DissipationCertificate):
         )
 
     def plot(self, labels: Sequence[str] = (), *, system: LureSystem | None = None) -> Figure:  # noqa: ARG002
-        """Draw the bound over the size of the inputs' difference, and over the gains that the system really has.
+        """Draw the bound over the size of the input difference, and beside the gains of a linearisation.
 
         Args:
             labels: Ignored: the norm has all channels.
@@ -121,6 +121,7 @@ class L2GainCertificate(DissipationCertificate):
         return figure
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return (*super()._names(), "input_scale", "output_scale")
 
 
@@ -168,7 +169,7 @@ def certify_l2_gain(
 
 
 def gains_at_rest(system: LureSystem, input_scale: Array, output_scale: Array) -> tuple[Array, Array]:
-    """Frequencies (K,) up to pi and the largest gain there of the linearisation where zero inputs lead to.
+    """Frequency response of the linearisation at rest: frequencies (K,) up to pi and largest gains (K,).
 
     Args:
         system: A frozen system that contracts.
@@ -176,6 +177,7 @@ def gains_at_rest(system: LureSystem, input_scale: Array, output_scale: Array) -
         output_scale: Unit of each output, shape (ny,).
     """
     u = np.zeros((1, system.nu))
+    # A contracting system is at the equilibrium of zero input after so many steps.
     x = system.simulate(np.zeros((2000, system.nu)))[1][-1:]
     at_rest = linearise_trajectory(system, x, u)
     A, B, C, D = at_rest.A[0], at_rest.B[0] * input_scale, at_rest.C[0] / output_scale[:, None], at_rest.D[0]

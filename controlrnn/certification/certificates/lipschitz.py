@@ -1,4 +1,4 @@
-"""RNN-SDP's single constant: the last output against everything that went in.
+"""Lipschitz constant of RNN-SDP: from the initial state and all inputs to the last output.
 
     |y_N - y_N'|_2 <= L |(x_0, u_0, .., u_N) - (x_0', u_0', .., u_N')|_2
 
@@ -44,7 +44,7 @@ _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class LipschitzCertificate(Certificate):
-    """One Lipschitz constant from initial state and all inputs to the last output.
+    """Proof of a Lipschitz constant from the initial state and all inputs to the last output.
 
     Args:
         horizon: N.
@@ -103,7 +103,7 @@ class LipschitzCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw how much a difference of each input counts at each step before the output, beside the constant.
+        """Draw the gain bound of each input by steps before the output, beside the constant.
 
         Args:
             labels: One for each input.
@@ -183,9 +183,9 @@ def certify_lipschitz(
 
 
 def _inside(task: Task) -> Pair:
-    """Where the search starts: stationary multipliers, whose constant holds for every length; else stage by stage.
+    """Feasible multipliers to start from: stationary ones if they exist, else those of `interior`.
 
-    Stage by stage every storage is a little larger than it has to be, which grows with the length beyond all measure.
+    In `interior` every storage is a little larger than it has to be, a loss that grows exponentially with the length.
     """
     form = task.form
     try:
@@ -197,4 +197,5 @@ def _inside(task: Task) -> Pair:
 
 
 def _form(system: LureSystem, horizon: int, boxes: tuple[Box, Box] | None) -> IncrementalForm:
+    """Difference system of a system, with the slopes that known boxes imply."""
     return IncrementalForm.of(system, None, None if boxes is None else local_slopes(system, *boxes, horizon))

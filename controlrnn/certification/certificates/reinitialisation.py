@@ -1,4 +1,4 @@
-"""What re-initialisation costs: the error of the state that a prediction starts from, and of the outputs that follow.
+"""Re-initialisation: bounds on the error of an initial state that is found again, and of predictions from it.
 
 Let x* be the model's state under the true inputs since the far past, and the recorded inputs off by at most d. With a
 contraction certificate (rate p, metric P, gains g), R0 from `proof.reachable`, and an innovation observer's own
@@ -43,7 +43,7 @@ _SLOWER = 0.1  # of what is left to one
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class ReinitialisationCertificate(Certificate):
-    """Errors that three ways of finding the state leave, in the state and in the outputs predicted from it.
+    """Proven state and output errors after a washout, after running on, and after an observer.
 
     Args:
         washout: Most steps of washout.
@@ -105,16 +105,19 @@ class ReinitialisationCertificate(Certificate):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def washout_error(self, steps: int) -> float:
-        """Radius, in the metric of `contraction`, that a washout of ``steps`` steps leaves."""
+        """Bound on the state's error after a washout of ``steps`` steps, in the metric of `contraction`."""
         return self.contraction.error_after(steps, self.radius, self.input_error)
 
     @property
     def running_error(self) -> float:
-        """Radius, in the metric of `contraction`, that running on since the far past leaves."""
+        """Bound on the state's error after running on since the far past, in the metric of `contraction`."""
         return self.contraction.reachable_radius(self.input_error)
 
     def observer_error(self, steps: int) -> float:
-        """Radius, in the metric of `observer`, after ``steps`` steps. Raises SettingError without an observer."""
+        """Bound on the state's error after ``steps`` steps of the observer, in the metric of `observer`.
+
+        Raises SettingError without an observer.
+        """
         if self.observer is None:
             raise SettingError("this certificate covers no observer: pass observer_gain to certify_reinitialisation")
         first = times_up(root_up(largest_ratio(self.observer.metric, self.contraction.metric)), self.radius)
@@ -122,14 +125,17 @@ class ReinitialisationCertificate(Certificate):
         return self.observer.error_after(steps, float(first), errors)
 
     def output_bounds(self, steps: int) -> Array:
-        """Output errors (N + 1, ny) over the prediction horizon after a washout of ``steps`` <= `washout` steps."""
+        """Bounds (N + 1, ny) on output errors over the prediction horizon after a washout of ``steps`` steps.
+
+        At most `washout` steps.
+        """
         if count("steps", steps, least=0) > self.washout:
             raise SettingError(f"steps must be at most washout = {self.washout}, got {steps}: certify a longer one")
         return self.washed.bounds[steps : steps + self.horizon + 1]
 
     @property
     def running_bounds(self) -> Array:
-        """Output errors (N + 1, ny) over the prediction horizon after running on.
+        """Bounds (N + 1, ny) on output errors over the prediction horizon after running on.
 
         The error of running on held W steps ago as well, and what it became since then is bounded jointly with the
         inputs since then: the best W for each step counts.
@@ -138,7 +144,7 @@ class ReinitialisationCertificate(Certificate):
         return np.asarray(windows.min(axis=0).T)
 
     def enough_washout(self, factor: float = 1.1) -> int | None:
-        """Fewest steps after which a washout costs no output more than ``factor`` times what running on costs.
+        """Fewest washout steps whose output errors are within ``factor`` of those of running on.
 
         Args:
             factor: Above 1; of the largest error over the prediction horizon.
@@ -171,7 +177,7 @@ class ReinitialisationCertificate(Certificate):
     def _covers(
         self, system: LureSystem, outputs: HorizonCertificate, metric: Array, radius: float, horizon: int, room: float
     ) -> float:
-        """Margin of a certificate that has to hold for all states and inputs, this radius and these input errors."""
+        """Prove a horizon certificate and check that it covers this radius and the input errors; returns its margin."""
         margin = outputs._proven(system, room)
         if outputs.input_range.size or outputs.state_range.size:
             raise CertificationError(
@@ -188,6 +194,7 @@ class ReinitialisationCertificate(Certificate):
         return margin
 
     def _check_shapes(self, system: LureSystem) -> None:
+        """Raise a CertificationError unless all fields have sensible shapes and signs."""
         nx, nu, ny = system.nx, system.nu, system.ny
         shapes = {"start": (nx,), "input_low": (nu,), "input_high": (nu,), "input_error": (nu,),
                   "observer_gain": (nx, ny), "residual_bound": (ny,)}  # fmt: skip
@@ -220,7 +227,7 @@ class ReinitialisationCertificate(Certificate):
         return "\n".join([*lines, f"Proven in float64, smallest relative pivot {self.margin:.2g}."])
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw the state's error over the washout, what it costs at most, and over the prediction horizon.
+        """Draw the state's error over the washout, the largest output errors, and these by prediction step.
 
         Args:
             labels: One for each output.
@@ -257,6 +264,7 @@ class ReinitialisationCertificate(Certificate):
         return figure
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return ("start", "input_low", "input_high", "input_error", "observer_gain", "residual_bound")
 
 
@@ -267,7 +275,7 @@ def certify_reinitialisation(
     observer_gain: Array | None = None, residual_bound: float | Array = 0.0,
     observer_contraction: ContractionCertificate | None = None, iterations: int = 300,
 ) -> ReinitialisationCertificate:  # fmt: skip
-    """Bound what washing out, running on and observing leave of an unknown state, and what follows over a horizon.
+    """Bound the state errors that washout, running on and an observer leave, and the output errors that follow.
 
     Args:
         system: A frozen system that can be shown to contract.
@@ -333,10 +341,12 @@ def certify_reinitialisation(
 def _settled(
     system: LureSystem, contraction: ContractionCertificate, start: Array, input_range: tuple[Array, Array]
 ) -> float:
+    """Upper bound of the distance from ``start`` to any settled state, in the metric of ``contraction``."""
     return settled_radius(system, contraction.rate, contraction.metric, contraction.input_gain, start, input_range)
 
 
 def _errors(name: str, value: float | Array, n: int) -> Array:
+    """Check error bounds and spread them over n channels, shape (n,)."""
     array = as_array(name, np.full(n, value) if np.ndim(value) == 0 else value, (n,), hint="one number per channel")
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
@@ -344,4 +354,5 @@ def _errors(name: str, value: float | Array, n: int) -> Array:
 
 
 def _line(name: str, error: float, bounds: Array) -> str:
+    """One line of the summary: name, state error and largest output errors."""
     return f"  {name}: {error:.4g}; " + ", ".join(f"{b:.4g}" for b in bounds.max(axis=0))

@@ -1,4 +1,4 @@
-"""Bounds around a known trajectory, such as a plan: tighter than those for all trajectories, where slopes are known.
+"""Bounds around a known trajectory, such as a plan, where slopes are known and bounds therefore tighter.
 
 The proof is one or several passes forward (`controlrnn.certification.proof.tube`); their multipliers come from
 `controlrnn.certification.search.tube`.
@@ -41,7 +41,7 @@ Focus = tuple[tuple[int, int] | None, ...]
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class TubeCertificate(Certificate):
-    """What starts near a nominal trajectory and has inputs near its inputs stays within `bounds` of its outputs.
+    """Proof that neighbours of a nominal trajectory have outputs within `bounds` of its outputs.
 
     Two such trajectories differ by at most twice the bounds.
 
@@ -106,7 +106,7 @@ class TubeCertificate(Certificate):
         return margin
 
     def around(self, system: LureSystem, x0: Array, u: Array, *, iterations: int = 5) -> TubeCertificate:
-        """The same radii around another trajectory, proven anew from these multipliers: much faster than a search.
+        """Prove the same radii around another trajectory from these multipliers, much faster than by a search.
 
         Args:
             system: The certified system.
@@ -192,6 +192,7 @@ def certify_around(
             tube, first = trial, found
         if not gain > 0.005:
             break
+    # With slopes known, passes that aim at one output and step can only tighten the bounds.
     every, aims = [first], list[tuple[int, int] | None]([None])
     for step in dict.fromkeys(steps):
         for row in range(system.ny):
@@ -205,7 +206,7 @@ def certify_around(
 
 
 def _certificate(case: Case, every: Sequence[Sequence[Array]], focus: Focus, *, method: str) -> TubeCertificate:
-    """A proven certificate of passes, multipliers and shares each, with the least padding that the proof needs."""
+    """Prove passes of multipliers and shares with the least padding that works; returns the certificate."""
     multipliers, shares = (np.array(part) for part in zip(*every, strict=True))
     failure = CertificationError("no padding")
     for padding in PADDINGS:

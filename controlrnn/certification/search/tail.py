@@ -1,4 +1,4 @@
-"""The far end of a long horizon: stationary multipliers, by which what is long ago is forgotten geometrically.
+"""Stationary multipliers for the far stages of a long horizon, whose effect decays geometrically.
 
 With a metric P, multipliers lambda and R that satisfy, for some s < 1,
 
@@ -26,7 +26,7 @@ _ROOM = 1 + 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """Stationary multipliers.
+    """Stationary multipliers, which extend a head of optimised stages to any length.
 
     Args:
         metric: P, shape (nx, nx).
@@ -42,7 +42,7 @@ class Tail:
 
     @classmethod
     def of(cls, form: IncrementalForm) -> Tail:
-        """The tail of a system that contracts; raises CertificationError where that cannot be shown."""
+        """Find the tail of a contracting system; raises CertificationError where contraction is not shown."""
         best = contract(form).s
         s = best + _SLACK * (1 - best)
         point = contract(form, s)
