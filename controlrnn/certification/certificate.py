@@ -30,7 +30,7 @@ from controlrnn.records import (
     Value,
     load_one_of,
     restoring,
-)  # fmt: skip
+)
 from controlrnn.systems import System
 from controlrnn.typed import typed
 
@@ -204,9 +204,13 @@ def certificate_schema(
         parts: Certificates and multipliers inside of it.
     """
     common: dict[str, Value] = {
-        "system_digest": Digest(), "method": Text(200), "solver_status": Text(200), "margin": Number(above=0.0),
-        "versions": TableOf(Text(100)), "units": Exactly(dict(units)),
-    }  # fmt: skip
+        "system_digest": Digest(),
+        "method": Text(200),
+        "solver_status": Text(200),
+        "margin": Number(above=0.0),
+        "versions": TableOf(Text(100)),
+        "units": Exactly(dict(units)),
+    }
     return Schema(kind, FORMAT_VERSION, arrays=arrays, meta={**common, **meta}, parts=parts or {}, zero=ZERO)
 
 

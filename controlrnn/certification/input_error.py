@@ -21,17 +21,19 @@ class InputError(InputDifferences, Stored):
     """A set of input differences over a horizon, as certificates store it.
 
     Args:
-        kind: Which set.
+        kind: Kind of the set.
         radius: b, a number for all channels or shape (nu,), input units; a channel of radius zero is exact.
         rate: s, largest change per step, likewise; for `InputErrorKind.RATE_LIMITED` alone.
         steps: m, number of steps at which inputs are wrong, unknown which; for `InputErrorKind.FEW` alone.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "input-error", 1,
+        "input-error",
+        1,
         arrays={"radius": Numbers("nu", least=0.0), "rate": Numbers("nu", least=0.0, optional=True)},
-        meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)}, zero=("N", "nu", "nv"),
-    )  # fmt: skip
+        meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)},
+        zero=("N", "nu", "nv"),
+    )
 
     def evened(self, rho: Array) -> Array:
         """Enlarge rho, shape (K, m), as far as its price at the last step stays the same.

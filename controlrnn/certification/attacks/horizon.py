@@ -42,10 +42,18 @@ class Attack:
 
 @typed()
 def attack_horizon(
-    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
-    metric: Array | None = None, input_range: tuple[Array, Array], state_range: tuple[Array, Array] | None = None,
-    starts: int = 64, steps: int = 40, seed: int,
-) -> Attack:  # fmt: skip
+    system: LureSystem,
+    horizon: int,
+    *,
+    initial_radius: float,
+    input_radius: float | Array | InputError = 0.0,
+    metric: Array | None = None,
+    input_range: tuple[Array, Array],
+    state_range: tuple[Array, Array] | None = None,
+    starts: int = 64,
+    steps: int = 40,
+    seed: int,
+) -> Attack:
     """Search for trajectories that differ as much as possible; the counterpart of `certify_horizon`.
 
     Args:
@@ -127,10 +135,17 @@ class GainAttack:
 
 @typed()
 def attack_l2_gain(
-    system: LureSystem, horizon: int = 100, *, input_range: tuple[Array, Array], input_scale: float | Array = 1.0,
-    output_scale: float | Array = 1.0, state_range: tuple[Array, Array] | None = None, starts: int = 32,
-    steps: int = 60, seed: int,
-) -> GainAttack:  # fmt: skip
+    system: LureSystem,
+    horizon: int = 100,
+    *,
+    input_range: tuple[Array, Array],
+    input_scale: float | Array = 1.0,
+    output_scale: float | Array = 1.0,
+    state_range: tuple[Array, Array] | None = None,
+    starts: int = 32,
+    steps: int = 60,
+    seed: int,
+) -> GainAttack:
     """Search for input differences that the outputs amplify most; the counterpart of `certify_l2_gain`.
 
     The input difference takes power iterations (exact for linear systems), while the nominal input and initial state
@@ -198,8 +213,10 @@ def _tensors(system: LureSystem) -> LureSystem:
     """The system with torch tensors as matrices, for gradients."""
     return LureSystem(
         **{name: torch.tensor(getattr(system, name)) for name in MATRICES},
-        activation=system.activation, layers=system.layers, dt=system.dt,
-    )  # fmt: skip
+        activation=system.activation,
+        layers=system.layers,
+        dt=system.dt,
+    )
 
 
 def _starts(

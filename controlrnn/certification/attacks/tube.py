@@ -21,9 +21,17 @@ _FULL = 5  # first steps, which go all the way to the point that the gradient as
 
 @typed()
 def attack_around(
-    system: LureSystem, x0: Array, u: Array, *, initial_radius: float, input_radius: float | Array = 0.0,
-    metric: Array | None = None, starts: int = 8, steps: int = 30, seed: int,
-) -> Attack:  # fmt: skip
+    system: LureSystem,
+    x0: Array,
+    u: Array,
+    *,
+    initial_radius: float,
+    input_radius: float | Array = 0.0,
+    metric: Array | None = None,
+    starts: int = 8,
+    steps: int = 30,
+    seed: int,
+) -> Attack:
     """Search for neighbours of a trajectory with outputs far from its own; the counterpart of `certify_around`.
 
     Args:

@@ -175,7 +175,8 @@ def symmetric(upper: Sequence[Row], sign: int = 1) -> arb_mat:
 def exact_above(A: arb_mat) -> arb_mat:
     """Matrix without errors that is >= all symmetric matrices in a matrix of balls.
 
-    The middle, with the radii added to the diagonal: 2 |x_i x_j| <= t x_i^2 + x_j^2 / t with t = d_i / d_j, and d_i^2 ~ A_ii.
+    The middle, with the radii added to its diagonal: 2 |x_i x_j| <= t x_i^2 + x_j^2 / t with t = d_i / d_j, and d_i^2
+    about the size of A_ii.
     """
     n, rows = A.nrows(), A.tolist()
     d = [_root_size(rows[i][i]) for i in range(n)]

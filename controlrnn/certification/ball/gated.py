@@ -81,7 +81,9 @@ class Network:
     """
 
     def __init__(self, system: GatedSystem, low: Array, high: Array, bound: Row) -> None:
-        self.cell, self.bound, n = system.cell, bound, system.units
+        n = system.units
+        self.cell = system.cell
+        self.bound = bound
         self.h = bound[:n]
         kinds = [Activation.SIGMOID] * (system.cell.gates - 1) + [Activation.TANH]
         states = [-v for v in self.h], self.h  # the GRU's candidate sees r h, which is no larger
@@ -95,10 +97,12 @@ class Network:
             )
             ends = intervals.monotone(kind, v)
             steep = [intervals.slopes_between(kind, a, b)[1] for a, b in zip(*v, strict=True)]
-            self.gates.append([
-                Gate(a, b, s, [abs(x) for x in w], [abs(x) for x in u])
-                for a, b, s, w, u in zip(*ends, steep, W, U, strict=True)
-            ])  # fmt: skip
+            self.gates.append(
+                [
+                    Gate(a, b, s, [abs(x) for x in w], [abs(x) for x in u])
+                    for a, b, s, w, u in zip(*ends, steep, W, U, strict=True)
+                ]
+            )
 
     def reached(self) -> Row:
         """Bound on |x| one step later."""

@@ -26,7 +26,7 @@ from controlrnn.certification.ball.arithmetic import (
     row,
     semidefinite,
     total,
-)  # fmt: skip
+)
 from controlrnn.certification.ball.model import Difference, Plant, boxed_slopes, only, square
 from controlrnn.certification.ball.structure import differing
 from controlrnn.certification.certificates.gains import GainCertificate
@@ -87,7 +87,10 @@ class _Claim:
     """The sets of initial differences and of inputs that are states, as a horizon certificate claims them."""
 
     def __init__(self, M: arb_mat, radius: arb, error: InputError, shares: Array | None) -> None:
-        self.M, self.radius, self.error, self.shares = M, radius, error, shares
+        self.M = M
+        self.radius = radius
+        self.error = error
+        self.shares = shares
         self.b = row(error.b[error.b > 0])
 
     def inequality(self, room: arb, P: arb_mat, k: int) -> arb_mat:

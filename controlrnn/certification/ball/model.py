@@ -26,7 +26,7 @@ from controlrnn.certification.ball.arithmetic import (
     matrix,
     row,
     symmetric,
-)  # fmt: skip
+)
 from controlrnn.certification.proof.intervals import local_slopes
 from controlrnn.checks import Array
 from controlrnn.systems import Activation, LureSystem
@@ -93,9 +93,13 @@ class Difference:
 
     @classmethod
     def of(
-        cls, plant: Plant, channels: Sequence[int], slopes: Sequence[tuple[arb, arb]] | None = None, *,
+        cls,
+        plant: Plant,
+        channels: Sequence[int],
+        slopes: Sequence[tuple[arb, arb]] | None = None,
+        *,
         state: bool = True,
-    ) -> Difference:  # fmt: skip
+    ) -> Difference:
         """Difference system of a plant.
 
         Args:

@@ -19,7 +19,7 @@ from controlrnn.certification.ball.arithmetic import (
     row,
     semidefinite,
     total,
-)  # fmt: skip
+)
 from controlrnn.certification.ball.contraction import check_contraction
 from controlrnn.certification.ball.horizon import check_horizon, holds
 from controlrnn.certification.ball.model import Plant, neurons, next_states

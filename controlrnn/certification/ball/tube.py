@@ -33,7 +33,7 @@ from controlrnn.certification.ball.arithmetic import (
     semidefinite,
     symmetric,
     total,
-)  # fmt: skip
+)
 from controlrnn.certification.ball.horizon import holds, semidefinite_metric
 from controlrnn.certification.certificates.tube import TubeCertificate
 from controlrnn.certification.proof.tube import Step as Suggestion
@@ -176,16 +176,23 @@ class _Pass:
     """A forward pass along the trajectory, in ball arithmetic: `look` at a step, then `advance`."""
 
     def __init__(self, system: LureSystem, v: list[Row], start: list[Row], b: Array, known: list[Step] | None) -> None:
-        self.system, self.v, self.L, self.known = system, v, start, known
-        self.use, self.level, self.margin = np.flatnonzero(b > 0), number(1), np.inf
-        self.b, self.steps = row(b[self.use]), list[Step]()
+        self.system = system
+        self.v = v
+        self.L = start
+        self.known = known
+        self.use = np.flatnonzero(b > 0)
+        self.level = number(1)
+        self.margin = np.inf
+        self.b = row(b[self.use])
+        self.steps = list[Step]()
         self.seen = bool((system.D21 != 0).any())
         self.hints: list[Suggestion] | None = None
 
     def look(self, k: int) -> None:
         """Bound the neurons and outputs of step k, layer by layer."""
         s, step = self.system, Step()
-        self.parts, self.half = list[Part](), list["arb"]()
+        self.parts = list[Part]()
+        self.half = list["arb"]()
         state = s.nx
         for start, stop in s.blocks:
             layer = [self._part(s.C1[i], s.D12[i], s.D11[i, :start]) for i in range(start, stop)]
@@ -243,8 +250,10 @@ class _Pass:
         Any multipliers >= 0 with W > 0 prove an ellipsoid.
         """
         step = self.steps[-1]
-        N = from_rows([self._row(p, 1 / d if d > 0 else number(0)) for p, d in zip(self.parts, step.d, strict=True)],
-                      len(self.half) + len(self.b) + len(self.L))  # fmt: skip
+        N = from_rows(
+            [self._row(p, 1 / d if d > 0 else number(0)) for p, d in zip(self.parts, step.d, strict=True)],
+            len(self.half) + len(self.b) + len(self.L),
+        )
         Z = [self._row(p, number(1)) for p in self.after]
         failure: CertificationError | None = None
         for _ in range(_REDUCTIONS):

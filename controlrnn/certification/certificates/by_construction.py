@@ -69,9 +69,15 @@ def certify_by_construction(model: Guaranteed) -> Construction:
     dissipation: DissipationCertificate | None = None
     if supply is not None and supply.gamma is not None:
         dissipation = L2GainCertificate.prove_gain(
-            system, supply.gamma, metric=P, multipliers=lam, input_scale=supply.input_scale,
-            output_scale=supply.output_scale, rate=rate, method=_METHOD,
-        )  # fmt: skip
+            system,
+            supply.gamma,
+            metric=P,
+            multipliers=lam,
+            input_scale=supply.input_scale,
+            output_scale=supply.output_scale,
+            rate=rate,
+            method=_METHOD,
+        )
     elif supply is not None:
         dissipation = DissipationCertificate.prove(
             system, metric=P, multipliers=lam, rate=rate, method=_METHOD, Q=supply.Q, S=supply.S, R=supply.R
@@ -102,9 +108,17 @@ def certificate_from(
     channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     gains, used = smallest_input_gains(channels, P, np.tile(lam, (system.nu, 1)), lam)
     claim = ContractionCertificate(
-        system_digest=system.digest, method=method, solver_status="", margin=0.0, versions=current_versions(),
-        rate=1.0, metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method=method,
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        rate=1.0,
+        metric=P,
+        multipliers=lam,
+        input_gain=gains,
+        input_multipliers=used,
+    )
     if rate is not None and rate < 1:
         return replace(claim, rate=float(rate)).issue(system)
     best = _smallest_rate(system, P, lam)

@@ -50,17 +50,22 @@ class ContractionCertificate(Certificate):
 
     KIND: ClassVar[str] = "contraction-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "rate": "per step", "metric": "|dx|_P^2 = dx' P dx is dimensionless", "input_gain": "|dx|_P per input unit",
-    }  # fmt: skip
+        "rate": "per step",
+        "metric": "|dx|_P^2 = dx' P dx is dimensionless",
+        "input_gain": "|dx|_P per input unit",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "multipliers": Numbers("nv", least=0.0),
-            "input_gain": Numbers("nu", least=0.0), "input_multipliers": Numbers("nu", "nv", least=0.0),
+            "metric": Numbers("nx", "nx"),
+            "multipliers": Numbers("nv", least=0.0),
+            "input_gain": Numbers("nu", least=0.0),
+            "input_multipliers": Numbers("nu", "nv", least=0.0),
         },
         meta={"rate": Number(above=0.0, below=1.0)},
-    )  # fmt: skip
+    )
 
     rate: float
     metric: Array
@@ -117,9 +122,15 @@ class ContractionCertificate(Certificate):
         observer = observer_system(system, gain)
         self._check_digest(observer)
         return prove_contraction(
-            observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room,
+            observer,
+            self.rate,
+            self.metric,
+            self.multipliers,
+            self.input_gain,
+            self.input_multipliers,
+            room=room,
             spread=observer_spread(system, gain),
-        )  # fmt: skip
+        )
 
     def _claim(self) -> str:
         gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
@@ -145,9 +156,12 @@ class ContractionCertificate(Certificate):
 
 @typed()
 def certify_contraction(
-    system: LureSystem, rate: float | None = None, *, input_scale: float | Array = 1.0,
+    system: LureSystem,
+    rate: float | None = None,
+    *,
+    input_scale: float | Array = 1.0,
     output_scale: float | Array = 1.0,
-) -> ContractionCertificate:  # fmt: skip
+) -> ContractionCertificate:
     """Prove that a frozen system contracts, and how fast.
 
     Among the metrics of one rate the one is taken in which inputs of size ``input_scale`` move the state least,
@@ -178,8 +192,9 @@ def certify_contraction(
             raise CertificationError(f"no contraction at rate {rate:.5f} was found: allow a larger rate") from error
         raise CertificationError(
             f"the system cannot be shown to contract: {error}. A finite-horizon certificate may still exist; for an "
-            "infinite one train a model that contracts by design", margin=error.margin
-        ) from error  # fmt: skip
+            "infinite one train a model that contracts by design",
+            margin=error.margin,
+        ) from error
     # Near the best rate the metric may be stretched too far for a proof in float64.
     for slower in (0.0,) if rate is not None else (0.0, 0.01, 0.1):
         slow = replace(point, s=point.s + slower * (1 - point.s))
@@ -205,9 +220,17 @@ def _with_metric(
     P, channels = 0.5 * (P + P.T), [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     gains, used = smallest_input_gains(channels, P, lams, lam)
     return ContractionCertificate(
-        system_digest=system.digest, method="barrier", solver_status="", margin=0.0, versions=current_versions(),
-        rate=float(rate), metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method="barrier",
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        rate=float(rate),
+        metric=P,
+        multipliers=lam,
+        input_gain=gains,
+        input_multipliers=used,
+    )
 
 
 def smallest_input_gains(

@@ -59,18 +59,26 @@ class DeltaIssCertificate(Certificate):
     KIND: ClassVar[str] = "delta-iss-certificate"
     EXECUTION: ClassVar[str] = "what execution in floating point adds is not bounded for gated systems"
     UNITS: ClassVar[dict[str, str]] = {
-        "rate": "per step", "scale": "states, dimensionless", "input_gain": "distance per input unit",
-        "input_low": "input units", "input_high": "input units", "state_bound": "states, dimensionless",
-    }  # fmt: skip
+        "rate": "per step",
+        "scale": "states, dimensionless",
+        "input_gain": "distance per input unit",
+        "input_low": "input units",
+        "input_high": "input units",
+        "state_bound": "states, dimensionless",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "scale": Numbers("nx", above=0.0), "input_gain": Numbers("nu", least=0.0), "input_low": Numbers("nu"),
-            "input_high": Numbers("nu"), "state_bound": Numbers("nx", least=0.0),
+            "scale": Numbers("nx", above=0.0),
+            "input_gain": Numbers("nu", least=0.0),
+            "input_low": Numbers("nu"),
+            "input_high": Numbers("nu"),
+            "state_bound": Numbers("nx", least=0.0),
         },
         meta={"rate": Number(above=0.0, below=1.0)},
-    )  # fmt: skip
+    )
 
     rate: float
     scale: Array
@@ -102,8 +110,13 @@ class DeltaIssCertificate(Certificate):
         return error_after(self.rate, self.input_gain, steps, initial, radius)
 
     def _prove(self, system: GatedSystem, _: float) -> float:
-        shapes = {"scale": system.nx, "input_gain": system.nu, "input_low": system.nu, "input_high": system.nu,
-                  "state_bound": system.nx}  # fmt: skip
+        shapes = {
+            "scale": system.nx,
+            "input_gain": system.nu,
+            "input_low": system.nu,
+            "input_high": system.nu,
+            "state_bound": system.nx,
+        }
         for name, n in shapes.items():
             value = getattr(self, name)
             if value.shape != (n,) or not np.isfinite(value).all():
@@ -115,8 +128,9 @@ class DeltaIssCertificate(Certificate):
         if not (needed <= self.rate and (bound.gains(self.scale) <= self.input_gain).all()):
             raise CertificationError(
                 f"the rate {self.rate:.17g} or a gain {self.input_gain} is not proven: the comparison system gives "
-                f"{needed:.17g} and {bound.gains(self.scale)}; certify again", margin=self.rate - needed
-            )  # fmt: skip
+                f"{needed:.17g} and {bound.gains(self.scale)}; certify again",
+                margin=self.rate - needed,
+            )
         return 1 - self.rate
 
     def _claim(self) -> str:
@@ -178,13 +192,22 @@ def certify_delta_iss(
     if not rate < 1:
         raise CertificationError(
             f"delta-ISS cannot be shown for inputs in this range: the sufficient condition gives a rate of {rate:.4g}, "
-            "not below 1. Narrow input_range, or train with smaller recurrent weights", margin=1 - rate
-        )  # fmt: skip
+            "not below 1. Narrow input_range, or train with smaller recurrent weights",
+            margin=1 - rate,
+        )
     room = np.where(np.arange(system.nx) < system.units, 1.0, ROOM)
     issued = Comparison(system, (low, high), bound.state * room)
     certificate = DeltaIssCertificate(
-        system_digest=system.digest, method="comparison system", solver_status="", margin=1 - rate,
-        versions=current_versions(), rate=issued.rate(best) * ROOM, scale=best,
-        input_gain=issued.gains(best) * ROOM, input_low=low, input_high=high, state_bound=issued.state,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method="comparison system",
+        solver_status="",
+        margin=1 - rate,
+        versions=current_versions(),
+        rate=issued.rate(best) * ROOM,
+        scale=best,
+        input_gain=issued.gains(best) * ROOM,
+        input_low=low,
+        input_high=high,
+        state_bound=issued.state,
+    )
     return certificate.issue(system)

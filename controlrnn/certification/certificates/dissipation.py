@@ -44,18 +44,25 @@ class DissipationCertificate(Certificate):
 
     KIND: ClassVar[str] = "dissipation-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "rate": "per step", "metric": "dx' P dx in units of the supply", "Q": "supply per output units squared",
-        "S": "supply per input unit and output unit", "R": "supply per input units squared",
-    }  # fmt: skip
+        "rate": "per step",
+        "metric": "dx' P dx in units of the supply",
+        "Q": "supply per output units squared",
+        "S": "supply per input unit and output unit",
+        "R": "supply per input units squared",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "multipliers": Numbers("nv", least=0.0), "Q": Numbers("ny", "ny"),
-            "S": Numbers("nu", "ny"), "R": Numbers("nu", "nu"),
+            "metric": Numbers("nx", "nx"),
+            "multipliers": Numbers("nv", least=0.0),
+            "Q": Numbers("ny", "ny"),
+            "S": Numbers("nu", "ny"),
+            "R": Numbers("nu", "nu"),
         },
         meta={"rate": Number(above=0.0, most=1.0)},
-    )  # fmt: skip
+    )
 
     rate: float
     metric: Array
@@ -89,10 +96,16 @@ class DissipationCertificate(Certificate):
             raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
         P = as_array("metric", metric, (system.nx, system.nx))
         certificate = cls(
-            system_digest=system.digest, method=method, solver_status="", margin=0.0, versions=current_versions(),
-            rate=float(rate), metric=0.5 * (P + P.T), multipliers=as_array("multipliers", multipliers, (system.nv,)),
+            system_digest=system.digest,
+            method=method,
+            solver_status="",
+            margin=0.0,
+            versions=current_versions(),
+            rate=float(rate),
+            metric=0.5 * (P + P.T),
+            multipliers=as_array("multipliers", multipliers, (system.nv,)),
             **claim,
-        )  # fmt: skip
+        )
         return certificate.issue(system)
 
     def storage(self, dx: Array) -> float:

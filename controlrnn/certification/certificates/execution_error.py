@@ -37,7 +37,7 @@ class ExecutionError(Stored):
 
     Args:
         system_digest: SHA-256 of the system.
-        precision: What it is computed in.
+        precision: Floating-point format of the run.
         tanh_ulps: Trusted accuracy of the library's tanh, units in the last place.
         horizon: Number of steps that are covered; None for all.
         input_range: Least and greatest inputs, shape (2, nu).
@@ -46,27 +46,33 @@ class ExecutionError(Stored):
         state_error: Rounding of one step, shape (nx,), state units.
         output_error: Rounding of one output, shape (ny,), output units.
         bounds: Shape (horizon + 1, ny), output units; one row that holds at all steps where ``horizon`` is None.
-        gains: What the proof rests on, if given.
-        contraction: Likewise.
+        gains: Gains from the state that the proof uses, or None.
+        contraction: Contraction that the proof uses, or None.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "execution-error", 1,
+        "execution-error",
+        1,
         arrays={
-            "input_range": Numbers(2, "nu"), "state_range": Numbers(2, "nx"), "computed_range": Numbers(2, "nx"),
-            "state_error": Numbers("nx", least=0.0), "output_error": Numbers("ny", least=0.0),
+            "input_range": Numbers(2, "nu"),
+            "state_range": Numbers(2, "nx"),
+            "computed_range": Numbers(2, "nx"),
+            "state_error": Numbers("nx", least=0.0),
+            "output_error": Numbers("ny", least=0.0),
             "bounds": Numbers("N + 1", "ny", least=0.0),
         },
         meta={
-            "system_digest": Digest(), "precision": Text(choices=Precision),
-            "tanh_ulps": Number(above=0.0), "horizon": Count(0, none=True),
+            "system_digest": Digest(),
+            "precision": Text(choices=Precision),
+            "tanh_ulps": Number(above=0.0),
+            "horizon": Count(0, none=True),
         },
         parts={
             "gains": Part(GainCertificate, none=True, own=True),
             "contraction": Part(ContractionCertificate, none=True, own=True),
         },
         zero=("N", "nu"),
-    )  # fmt: skip
+    )
 
     system_digest: str
     precision: Precision
@@ -117,9 +123,15 @@ class ExecutionError(Stored):
         if self.system_digest != system.digest:
             raise CertificationError("the execution error speaks of another system: compute it for this one")
         proven = _proven(
-            system, self.gains, self.contraction, self.input_range, self.state_range, self.precision, self.tanh_ulps,
+            system,
+            self.gains,
+            self.contraction,
+            self.input_range,
+            self.state_range,
+            self.precision,
+            self.tanh_ulps,
             self.horizon,
-        )  # fmt: skip
+        )
         for name in ("state_error", "output_error", "bounds"):
             claimed, found = getattr(self, name), proven[name]
             if claimed.shape != found.shape or not (found <= claimed).all():
@@ -170,7 +182,7 @@ def execution_error(
             same metric (``certify_gains(system, N, metric=contraction.metric)``).
         contraction: Keeps the computed states in a box, and bounds all steps.
         horizon: Number of steps to cover; None for all (needs ``contraction``).
-        precision: What the system is computed in.
+        precision: Floating-point format in which the system is computed.
         tanh_ulps: Largest error of the library's tanh, units in the last place, in that precision. numpy and the
             compiled loops promise 4 and 3, glibc 2; other libraries have to be looked up. Trusted.
 
@@ -202,15 +214,28 @@ def execution_error(
     more = (_ROOM - 1) * np.maximum(high - low, 1e-9 * np.maximum(np.abs(low), np.abs(high)))
     proven["computed_range"] = np.array([np.nextafter(low - more, -np.inf), np.nextafter(high + more, np.inf)])
     return ExecutionError(
-        system_digest=system.digest, precision=kind, tanh_ulps=ulps, horizon=steps, input_range=boxes[0],
-        state_range=boxes[1], gains=gains, contraction=contraction, **proven,
-    )  # fmt: skip
+        system_digest=system.digest,
+        precision=kind,
+        tanh_ulps=ulps,
+        horizon=steps,
+        input_range=boxes[0],
+        state_range=boxes[1],
+        gains=gains,
+        contraction=contraction,
+        **proven,
+    )
 
 
 def _proven(
-    system: LureSystem, gains: GainCertificate | None, contraction: ContractionCertificate | None,
-    input_range: Array, state_range: Array, precision: Precision, ulps: float, horizon: int | None,
-) -> dict[str, Array]:  # fmt: skip
+    system: LureSystem,
+    gains: GainCertificate | None,
+    contraction: ContractionCertificate | None,
+    input_range: Array,
+    state_range: Array,
+    precision: Precision,
+    ulps: float,
+    horizon: int | None,
+) -> dict[str, Array]:
     """Compute the proven state, output and accumulated errors, before any room is added."""
     if gains is not None and contraction is not None and not np.array_equal(gains.metric, contraction.metric):
         raise CertificationError("gains and contraction do not share a metric: the execution error was altered")

@@ -57,19 +57,23 @@ class GainCertificate(Certificate):
 
     KIND: ClassVar[str] = "gain-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "initial": "output units per sqrt(dx' metric dx)", "inputs": "output units per input unit",
+        "initial": "output units per sqrt(dx' metric dx)",
+        "inputs": "output units per input unit",
         "metric": "per state unit squared",
-    }  # fmt: skip
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "initial": Numbers("N + 1", "ny", least=0.0),
+            "metric": Numbers("nx", "nx"),
+            "initial": Numbers("N + 1", "ny", least=0.0),
             "inputs": Numbers("N + 1", "ny", "nu", least=0.0),
             "input_multipliers": Numbers("N + 1", "ny", "nu", "nv", least=0.0),
         },
-        meta={"horizon": Count(size="N")}, parts={"families": Part(Family, many=True)},
-    )  # fmt: skip
+        meta={"horizon": Count(size="N")},
+        parts={"families": Part(Family, many=True)},
+    )
 
     horizon: int
     metric: Array
@@ -98,9 +102,10 @@ class GainCertificate(Certificate):
     def _prove(self, system: LureSystem, room: float) -> float:
         K = self.horizon + 1
         shapes = {
-            "initial": (K, system.ny), "inputs": (K, system.ny, system.nu),
+            "initial": (K, system.ny),
+            "inputs": (K, system.ny, system.nu),
             "input_multipliers": (K, system.ny, system.nu, system.nv),
-        }  # fmt: skip
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value.shape != shape or not np.isfinite(value).all() or (value < 0).any():
@@ -182,10 +187,18 @@ def certify_gains(
             least[lags] = [gain for gain, _ in found]
             inputs[:, row, c] = _issued(system, row, c, P, multipliers[:, row, c], least, lags)
     certificate = GainCertificate(
-        system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
-        horizon=K - 1, metric=problem.metric, initial=initial, inputs=inputs, families=tuple(families),
+        system_digest=system.digest,
+        method="riccati",
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        horizon=K - 1,
+        metric=problem.metric,
+        initial=initial,
+        inputs=inputs,
+        families=tuple(families),
         input_multipliers=multipliers,
-    )  # fmt: skip
+    )
     return certificate.issue(system)
 
 

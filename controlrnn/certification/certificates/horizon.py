@@ -71,23 +71,29 @@ class HorizonCertificate(Certificate):
 
     KIND: ClassVar[str] = "horizon-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "initial_radius": "sqrt(dx' metric dx)", "metric": "per state unit squared", "input_radius": "input units",
+        "initial_radius": "sqrt(dx' metric dx)",
+        "metric": "per state unit squared",
+        "input_radius": "input units",
         "bounds": "output units",
-    }  # fmt: skip
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "input_radius": Numbers("nu", least=0.0),
-            "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
+            "metric": Numbers("nx", "nx"),
+            "input_radius": Numbers("nu", least=0.0),
+            "input_range": Numbers(2, "nu", otherwise=(2, 0)),
+            "state_range": Numbers(2, "nx", otherwise=(2, 0)),
             "bounds": Numbers("N + 1", "ny", least=0.0),
         },
         meta={"horizon": Count(size="N"), "initial_radius": Number(least=0.0)},
         parts={
-            "families": Part(Family, many=True), "input_error": Part(InputError),
+            "families": Part(Family, many=True),
+            "input_error": Part(InputError),
             "gains": Part(GainCertificate, none=True, own=True),
         },
-    )  # fmt: skip
+    )
 
     horizon: int
     initial_radius: float
@@ -155,11 +161,21 @@ class HorizonCertificate(Certificate):
 
 @typed()
 def certify_horizon(
-    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
-    metric: Array | None = None, input_range: Box | None = None, state_range: Box | None = None,
-    gains: GainCertificate | None = None, method: Method | str = Method.RICCATI, focus: Sequence[int] | None = None,
-    solver: str = "CLARABEL", solver_options: dict[str, Any] | None = None, iterations: int = 300,
-) -> HorizonCertificate:  # fmt: skip
+    system: LureSystem,
+    horizon: int,
+    *,
+    initial_radius: float,
+    input_radius: float | Array | InputError = 0.0,
+    metric: Array | None = None,
+    input_range: Box | None = None,
+    state_range: Box | None = None,
+    gains: GainCertificate | None = None,
+    method: Method | str = Method.RICCATI,
+    focus: Sequence[int] | None = None,
+    solver: str = "CLARABEL",
+    solver_options: dict[str, Any] | None = None,
+    iterations: int = 300,
+) -> HorizonCertificate:
     """Bound, for steps 0..horizon and every output, how far two trajectories can differ.
 
     Around a known trajectory `certify_around` is tighter.
@@ -224,11 +240,22 @@ def certify_horizon(
         gains = gains if (added < bounds).any() else None
         bounds = bounds if gains is None else np.minimum(bounds, added)
     certificate = HorizonCertificate(
-        system_digest=system.digest, method=str(method), solver_status=",".join(sorted(statuses)), margin=0.0,
-        versions=current_versions(), horizon=problem.horizon, initial_radius=problem.radius, metric=problem.metric,
-        input_radius=error.covered_box(problem.horizon), input_error=error, input_range=ends[0], state_range=ends[1],
-        bounds=bounds, families=tuple(families), gains=gains,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method=str(method),
+        solver_status=",".join(sorted(statuses)),
+        margin=0.0,
+        versions=current_versions(),
+        horizon=problem.horizon,
+        initial_radius=problem.radius,
+        metric=problem.metric,
+        input_radius=error.covered_box(problem.horizon),
+        input_error=error,
+        input_range=ends[0],
+        state_range=ends[1],
+        bounds=bounds,
+        families=tuple(families),
+        gains=gains,
+    )
     return certificate.issue(system)
 
 

@@ -48,14 +48,17 @@ class L2GainCertificate(DissipationCertificate):
 
     KIND: ClassVar[str] = "l2-gain-certificate"
     UNITS: ClassVar[dict[str, str]] = DissipationCertificate.UNITS | {
-        "gamma": "scaled outputs per scaled inputs", "input_scale": "input units", "output_scale": "output units",
-    }  # fmt: skip
+        "gamma": "scaled outputs per scaled inputs",
+        "input_scale": "input units",
+        "output_scale": "output units",
+    }
 
     SCHEMA: ClassVar[Schema] = DissipationCertificate.SCHEMA.extended(
-        KIND, FORMAT_VERSION,
+        KIND,
+        FORMAT_VERSION,
         arrays={"input_scale": Numbers("nu", above=0.0), "output_scale": Numbers("ny", above=0.0)},
         meta={"gamma": Number(above=0.0), "units": Exactly(UNITS)},
-    )  # fmt: skip
+    )
 
     gamma: float
     input_scale: Array
@@ -63,9 +66,17 @@ class L2GainCertificate(DissipationCertificate):
 
     @classmethod
     def prove_gain(
-        cls, system: LureSystem, gamma: float, *, metric: Array, multipliers: Array, input_scale: Array,
-        output_scale: Array, rate: float = 1.0, method: str = "given",
-    ) -> L2GainCertificate:  # fmt: skip
+        cls,
+        system: LureSystem,
+        gamma: float,
+        *,
+        metric: Array,
+        multipliers: Array,
+        input_scale: Array,
+        output_scale: Array,
+        rate: float = 1.0,
+        method: str = "given",
+    ) -> L2GainCertificate:
         """Build the certificate from given numbers and prove it; arguments as the fields.
 
         Raises:
@@ -73,9 +84,18 @@ class L2GainCertificate(DissipationCertificate):
         """
         Q, S, R = gain_supply(gamma, np.asarray(input_scale), np.asarray(output_scale))
         return cls.prove(
-            system, metric=metric, multipliers=multipliers, rate=rate, method=method, Q=Q, S=S, R=R,
-            gamma=float(gamma), input_scale=input_scale, output_scale=output_scale,
-        )  # fmt: skip
+            system,
+            metric=metric,
+            multipliers=multipliers,
+            rate=rate,
+            method=method,
+            Q=Q,
+            S=S,
+            R=R,
+            gamma=float(gamma),
+            input_scale=input_scale,
+            output_scale=output_scale,
+        )
 
     def _prove(self, system: LureSystem, room: float) -> float:
         if not (0 < self.gamma < np.inf and (self.input_scale > 0).all() and (self.output_scale > 0).all()):
@@ -151,8 +171,9 @@ def certify_l2_gain(
     except CertificationError as error:
         raise CertificationError(
             f"no l2 gain can be proven: {error}. A finite-horizon certificate may still exist; for an infinite one "
-            "train a model with a gain by design, such as LipschitzREN", margin=error.margin
-        ) from error  # fmt: skip
+            "train a model with a gain by design, such as LipschitzREN",
+            margin=error.margin,
+        ) from error
     rho, P, lam = least_gain(form, start)
     P, gamma = P / units.x[:, None] / units.x, float(np.sqrt(rho))
     for room in _ROOMS:
@@ -160,9 +181,14 @@ def certify_l2_gain(
         larger = gamma * (1 + room)
         try:
             return L2GainCertificate.prove_gain(
-                system, larger, metric=P / larger, multipliers=lam / larger, input_scale=inputs, output_scale=outputs,
+                system,
+                larger,
+                metric=P / larger,
+                multipliers=lam / larger,
+                input_scale=inputs,
+                output_scale=outputs,
                 method="barrier",
-            )  # fmt: skip
+            )
         except CertificationError as error:
             failure = error
     raise failure

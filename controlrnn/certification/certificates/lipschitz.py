@@ -58,18 +58,22 @@ class LipschitzCertificate(Certificate):
 
     KIND: ClassVar[str] = "lipschitz-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "constant": "output units per (state units, input units)", "input_range": "input units",
+        "constant": "output units per (state units, input units)",
+        "input_range": "input units",
         "state_range": "state units",
-    }  # fmt: skip
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "multipliers": Numbers("N + 1", "nv", least=0.0), "rho": Numbers("N + 1", "nu", least=0.0),
-            "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
+            "multipliers": Numbers("N + 1", "nv", least=0.0),
+            "rho": Numbers("N + 1", "nu", least=0.0),
+            "input_range": Numbers(2, "nu", otherwise=(2, 0)),
+            "state_range": Numbers(2, "nx", otherwise=(2, 0)),
         },
         meta={"horizon": Count(size="N"), "constant": Number(least=0.0), "padding": Number(least=0.0, below=1.0)},
-    )  # fmt: skip
+    )
 
     horizon: int
     constant: float
@@ -85,9 +89,14 @@ class LipschitzCertificate(Certificate):
 
     def _prove(self, system: LureSystem, room: float) -> float:
         constant, margin = prove_lipschitz(
-            system, self.horizon, self.multipliers, self.rho, self.padding,
-            boxes_of(self.input_range, self.state_range), room=room,
-        )  # fmt: skip
+            system,
+            self.horizon,
+            self.multipliers,
+            self.rho,
+            self.padding,
+            boxes_of(self.input_range, self.state_range),
+            room=room,
+        )
         if not constant <= self.constant < np.inf:
             raise CertificationError(
                 f"the constant {self.constant:.17g} is not proven: its multipliers give {constant:.17g}", margin=margin
@@ -119,9 +128,13 @@ class LipschitzCertificate(Certificate):
 
 @typed()
 def certify_lipschitz(
-    system: LureSystem, horizon: int, *, input_range: Box | None = None, state_range: Box | None = None,
+    system: LureSystem,
+    horizon: int,
+    *,
+    input_range: Box | None = None,
+    state_range: Box | None = None,
     iterations: int = 300,
-) -> LipschitzCertificate:  # fmt: skip
+) -> LipschitzCertificate:
     """Prove one Lipschitz constant from (initial state, inputs 0..N) to the output at step N.
 
     Args:
@@ -171,10 +184,19 @@ def certify_lipschitz(
             continue
         square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
         candidate = LipschitzCertificate(
-            system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
-            horizon=horizon, constant=float(np.sqrt(square)) * ROOM, multipliers=lam, rho=rho, padding=padding,
-            input_range=stored[0], state_range=stored[1],
-        )  # fmt: skip
+            system_digest=system.digest,
+            method="riccati",
+            solver_status="",
+            margin=0.0,
+            versions=current_versions(),
+            horizon=horizon,
+            constant=float(np.sqrt(square)) * ROOM,
+            multipliers=lam,
+            rho=rho,
+            padding=padding,
+            input_range=stored[0],
+            state_range=stored[1],
+        )
         try:
             return candidate.issue(system)
         except CertificationError as error:

@@ -53,37 +53,48 @@ class ReinitialisationCertificate(Certificate):
         input_high: Upper limits, likewise.
         input_error: Largest error of each recorded or planned input, shape (nu,).
         radius: R0, in the metric of `contraction`.
-        contraction: Of the model.
-        washed: Outputs from R0 on, over washout + horizon steps.
-        running: Outputs from the error of running on, over washout + horizon steps.
+        contraction: Contraction certificate of the model.
+        washed: Bounds on outputs from an initial error of R0, over washout + horizon steps.
+        running: Bounds on outputs from the error of running on, over washout + horizon steps.
         observer_gain: L, shape (nx, ny); zero without an observer.
         residual_bound: Largest difference between measurement and model, shape (ny,).
         observer: Contraction certificate of the observer, or None.
-        observed: Outputs after the observer ran `washout` steps, over the horizon, or None.
+        observed: Bounds on outputs over the horizon after `washout` steps of the observer, or None.
     """
 
     KIND: ClassVar[str] = "reinitialisation-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "washout": "steps", "horizon": "steps", "start": "state units", "input_low": "input units",
-        "input_high": "input units", "input_error": "input units", "radius": "|dx|_P of the contraction certificate",
-        "residual_bound": "output units", "observer_gain": "state units per output unit",
-    }  # fmt: skip
+        "washout": "steps",
+        "horizon": "steps",
+        "start": "state units",
+        "input_low": "input units",
+        "input_high": "input units",
+        "input_error": "input units",
+        "radius": "|dx|_P of the contraction certificate",
+        "residual_bound": "output units",
+        "observer_gain": "state units per output unit",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "start": Numbers("nx"), "input_low": Numbers("nu"), "input_high": Numbers("nu"),
-            "input_error": Numbers("nu", least=0.0), "observer_gain": Numbers("nx", "ny"),
+            "start": Numbers("nx"),
+            "input_low": Numbers("nu"),
+            "input_high": Numbers("nu"),
+            "input_error": Numbers("nu", least=0.0),
+            "observer_gain": Numbers("nx", "ny"),
             "residual_bound": Numbers("ny", least=0.0),
         },
         meta={"washout": Count(), "horizon": Count(), "radius": Number(least=0.0)},
         parts={
-            "contraction": Part(ContractionCertificate, own=True), "washed": Part(HorizonCertificate, own=True),
+            "contraction": Part(ContractionCertificate, own=True),
+            "washed": Part(HorizonCertificate, own=True),
             "running": Part(HorizonCertificate, own=True),
             "observer": Part(ContractionCertificate, none=True, own=True),
             "observed": Part(HorizonCertificate, none=True, own=True),
         },
-    )  # fmt: skip
+    )
 
     washout: int
     horizon: int
@@ -184,9 +195,11 @@ class ReinitialisationCertificate(Certificate):
                 "a horizon certificate holds in boxes of inputs and states only, expected everywhere: certify again"
             )
         if not (
-            outputs.horizon == horizon and np.array_equal(outputs.metric, metric)
-            and outputs.initial_radius >= radius and (outputs.input_radius >= self.input_error).all()
-        ):  # fmt: skip
+            outputs.horizon == horizon
+            and np.array_equal(outputs.metric, metric)
+            and outputs.initial_radius >= radius
+            and (outputs.input_radius >= self.input_error).all()
+        ):
             raise CertificationError(
                 f"a horizon certificate covers a radius of {outputs.initial_radius:.17g} over {outputs.horizon} steps, "
                 f"expected {radius:.17g} over {horizon} in the metric of the state's error: certify again"
@@ -196,8 +209,14 @@ class ReinitialisationCertificate(Certificate):
     def _check_shapes(self, system: LureSystem) -> None:
         """Raise a CertificationError unless all fields have sensible shapes and signs."""
         nx, nu, ny = system.nx, system.nu, system.ny
-        shapes = {"start": (nx,), "input_low": (nu,), "input_high": (nu,), "input_error": (nu,),
-                  "observer_gain": (nx, ny), "residual_bound": (ny,)}  # fmt: skip
+        shapes = {
+            "start": (nx,),
+            "input_low": (nu,),
+            "input_high": (nu,),
+            "input_error": (nu,),
+            "observer_gain": (nx, ny),
+            "residual_bound": (ny,),
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value.shape != shape or not np.isfinite(value).all():
@@ -221,9 +240,10 @@ class ReinitialisationCertificate(Certificate):
             lines.append(_line(f"observer {self.washout:3d}", error, self.observed.bounds))
         enough = self.enough_washout()
         lines.append(
-            f"No washout of up to {self.washout} steps comes within 10 % of running on." if enough is None
+            f"No washout of up to {self.washout} steps comes within 10 % of running on."
+            if enough is None
             else f"After a washout of {enough} steps predictions are within 10 % of those of running on."
-        )  # fmt: skip
+        )
         return "\n".join([*lines, f"Proven in float64, smallest relative pivot {self.margin:.2g}."])
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
@@ -270,11 +290,19 @@ class ReinitialisationCertificate(Certificate):
 
 @typed()
 def certify_reinitialisation(
-    system: LureSystem, *, washout: int, horizon: int, input_range: tuple[Array, Array],
-    input_error: float | Array = 0.0, start: Array | None = None, contraction: ContractionCertificate | None = None,
-    observer_gain: Array | None = None, residual_bound: float | Array = 0.0,
-    observer_contraction: ContractionCertificate | None = None, iterations: int = 300,
-) -> ReinitialisationCertificate:  # fmt: skip
+    system: LureSystem,
+    *,
+    washout: int,
+    horizon: int,
+    input_range: tuple[Array, Array],
+    input_error: float | Array = 0.0,
+    start: Array | None = None,
+    contraction: ContractionCertificate | None = None,
+    observer_gain: Array | None = None,
+    residual_bound: float | Array = 0.0,
+    observer_contraction: ContractionCertificate | None = None,
+    iterations: int = 300,
+) -> ReinitialisationCertificate:
     """Bound the state errors that washout, running on and an observer leave, and the output errors that follow.
 
     Args:
@@ -323,13 +351,26 @@ def certify_reinitialisation(
 
     still = contraction.reachable_radius(errors)
     draft = ReinitialisationCertificate(
-        system_digest=system.digest, method="contraction and horizon", solver_status="", margin=0.0,
-        versions=current_versions(), washout=washout, horizon=horizon, start=start, input_low=low, input_high=high,
-        input_error=errors, radius=radius, contraction=contraction, residual_bound=residual,
+        system_digest=system.digest,
+        method="contraction and horizon",
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        washout=washout,
+        horizon=horizon,
+        start=start,
+        input_low=low,
+        input_high=high,
+        input_error=errors,
+        radius=radius,
+        contraction=contraction,
+        residual_bound=residual,
         washed=outputs(washout + horizon, radius, contraction.metric),
         running=outputs(washout + horizon, still, contraction.metric),
-        observer_gain=np.zeros((system.nx, system.ny)), observer=None, observed=None,
-    )  # fmt: skip
+        observer_gain=np.zeros((system.nx, system.ny)),
+        observer=None,
+        observed=None,
+    )
     if observer_gain is not None:
         observing = observer_system(system, observer_gain)
         own = certify_contraction(observing) if observer_contraction is None else observer_contraction

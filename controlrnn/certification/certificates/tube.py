@@ -54,30 +54,39 @@ class TubeCertificate(Certificate):
         input_radius: Largest difference from the nominal input per channel and step, shape (nu,), input units.
         bounds: Shape (N + 1, ny), output units.
         multipliers: Relative to the size of the differences, shape (passes, steps, nv).
-        shares: Of the state's difference and of each input that may differ, shape (passes, steps, 1 + m).
+        shares: Weights of the state's difference and of each input that may differ, shape (passes, steps, 1 + m).
         padding: Relative enlargement of the ellipsoids, which leaves room for the proof.
         focus: The step and output that each pass was made for; None: for all of them.
     """
 
     KIND: ClassVar[str] = "tube-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "initial_radius": "sqrt(dx' metric dx)", "metric": "per state unit squared", "input_radius": "input units",
-        "u": "input units", "bounds": "output units",
-    }  # fmt: skip
+        "initial_radius": "sqrt(dx' metric dx)",
+        "metric": "per state unit squared",
+        "input_radius": "input units",
+        "u": "input units",
+        "bounds": "output units",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "x0": Numbers("nx"), "u": Numbers("N + 1", "nu"), "metric": Numbers("nx", "nx"),
-            "input_radius": Numbers("nu", least=0.0), "bounds": Numbers("N + 1", "ny", least=0.0),
+            "x0": Numbers("nx"),
+            "u": Numbers("N + 1", "nu"),
+            "metric": Numbers("nx", "nx"),
+            "input_radius": Numbers("nu", least=0.0),
+            "bounds": Numbers("N + 1", "ny", least=0.0),
             "multipliers": Numbers("passes", "steps", "nv", least=0.0),
             "shares": Numbers("passes", "steps", "p", least=0.0),
         },
         meta={
-            "horizon": Count(size="N"), "initial_radius": Number(least=0.0), "padding": Number(least=0.0),
+            "horizon": Count(size="N"),
+            "initial_radius": Number(least=0.0),
+            "padding": Number(least=0.0),
             "focus": ListOf(ListOf(Count(), 2, none=True), "passes"),
         },
-    )  # fmt: skip
+    )
 
     horizon: int
     x0: Array
@@ -155,9 +164,16 @@ class TubeCertificate(Certificate):
 
 @typed()
 def certify_around(
-    system: LureSystem, x0: Array, u: Array, *, initial_radius: float, input_radius: float | Array = 0.0,
-    metric: Array | None = None, focus: Sequence[int] | None = None, passes: int = 3,
-) -> TubeCertificate:  # fmt: skip
+    system: LureSystem,
+    x0: Array,
+    u: Array,
+    *,
+    initial_radius: float,
+    input_radius: float | Array = 0.0,
+    metric: Array | None = None,
+    focus: Sequence[int] | None = None,
+    passes: int = 3,
+) -> TubeCertificate:
     """Bound how far the outputs can be from those of a known trajectory.
 
     Args:
@@ -213,11 +229,23 @@ def _certificate(case: Case, every: Sequence[Sequence[Array]], focus: Focus, *, 
         try:
             bounds, margin = case.prove(multipliers, shares, padding, room=PROOF_ROOM)
             certificate = TubeCertificate(
-                system_digest=case.system.digest, method=method, solver_status="", margin=margin,
-                versions=current_versions(), horizon=case.horizon, x0=case.x0, u=case.u, initial_radius=case.radius,
-                metric=case.metric, input_radius=case.input_radius, multipliers=multipliers, shares=shares,
-                bounds=bounds * ROOM + 4 * case.rounding(), padding=padding, focus=focus,
-            )  # fmt: skip
+                system_digest=case.system.digest,
+                method=method,
+                solver_status="",
+                margin=margin,
+                versions=current_versions(),
+                horizon=case.horizon,
+                x0=case.x0,
+                u=case.u,
+                initial_radius=case.radius,
+                metric=case.metric,
+                input_radius=case.input_radius,
+                multipliers=multipliers,
+                shares=shares,
+                bounds=bounds * ROOM + 4 * case.rounding(),
+                padding=padding,
+                focus=focus,
+            )
             return replace(certificate, margin=certificate.verify(case.system))
         except CertificationError as error:
             failure = error

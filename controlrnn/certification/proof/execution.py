@@ -184,11 +184,11 @@ class Execution:
         """Box that holds all computed states for ever if the first one lies in ``start``, by a proven contraction.
 
         Args:
-            start: Holds the computed initial state.
-            inputs: Holds the inputs.
+            start: Box that holds the computed initial state.
+            inputs: Box that holds the inputs.
             rate: Proven, in (0, 1).
-            metric: Of that proof, shape (nx, nx).
-            input_gain: Likewise, shape (nu,).
+            metric: P of that proof, shape (nx, nx).
+            input_gain: Gains of that proof, shape (nu,).
 
         Raises:
             CertificationError: Rounding moves the state by more than contraction takes back.
@@ -235,17 +235,23 @@ class Execution:
         return np.asarray(norm_up(Enclosure(np.zeros_like(error), error), metric))
 
     def accumulated(
-        self, box: Enclosure, inputs: Enclosure, start: Array, gains: Array, metric: Array, rate: float | None,
+        self,
+        box: Enclosure,
+        inputs: Enclosure,
+        start: Array,
+        gains: Array,
+        metric: Array,
+        rate: float | None,
         horizon: int | None,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """Bounds on |yc - y| after all rounding: shape (horizon + 1, ny), or one row for all steps.
 
         Args:
-            box: Holds the computed states.
-            inputs: Holds the inputs.
+            box: Box that holds the computed states.
+            inputs: Box that holds the inputs.
             start: Bound on |xc[0] - x[0]|, shape (nx,).
             gains: l, shape (N + 1, ny), from a state to outputs, of the lags 0..N.
-            metric: Theirs.
+            metric: Norm of the state in ``gains``, shape (nx, nx).
             rate: l_{N+j} <= l_N rate^j for all j: of a contraction in the same metric. None: not known.
             horizon: Number of steps; None for all, which needs a rate.
         """

@@ -45,13 +45,16 @@ class Comparison:
     """
 
     def __init__(self, system: Gates, inputs: Box, state: Array | None = None) -> None:
-        self._system, n = system, system.units
-        self._W, self._U = np.abs(system.W), np.abs(system.U)
+        n = system.units
+        self._system = system
+        self._W = np.abs(system.W)
+        self._U = np.abs(system.U)
         self._more = 1 + 8 * (n + system.nu + 64) * UNIT
         # Of the hidden state only |h| <= 1 is used; the GRU's candidate sees r h, which is no larger.
         hidden = Enclosure(np.zeros(n), np.ones(n))
         gates = Enclosure.of(system.W) @ box_of(inputs) + Enclosure.of(system.U) @ hidden + Enclosure.of(system.b)
-        self._lowest, self._highest = gates.lower(), gates.upper()
+        self._lowest = gates.lower()
+        self._highest = gates.upper()
         if not (np.isfinite(self._lowest).all() and np.isfinite(self._highest).all()):
             raise CertificationError("delta-ISS cannot be shown: the gates overflow; narrow input_range")
         least = np.ones(n)

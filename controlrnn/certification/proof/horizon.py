@@ -1,6 +1,6 @@
 """Theorems over a finite horizon, proven by storages: output differences, gains per lag, a Lipschitz constant.
 
-Each function has a claim and multipliers; the claim decides what has to be shown, and the multipliers are anybody's.
+Each function has a claim and multipliers; the claim decides what has to be shown, the multipliers are not trusted.
 The inequality (*) of `incremental` is proven stage by stage. Then, for an initial difference in {dx'M dx <= r^2},
 
     |dy_k|^2 <= r^2 max (x'P_k x / x'M x) + (price of the input differences, see `input_error`).
@@ -65,11 +65,11 @@ class HorizonInequality:
     Args:
         system: A frozen system.
         horizon: N.
-        radius: Of the set of initial differences.
+        radius: Radius of the set of initial differences.
         metric: Shape (nx, nx), or None for the identity.
-        input_radius: What is known of wrong inputs; numbers mean a box.
+        input_radius: Set of input differences; numbers mean a box.
         boxes: Ends of the boxes that inputs and initial states stay in, (2, nu) and (2, nx), where they are known.
-        lifted: Whether the inputs' difference is a state, which is allowed for errors of that kind alone
+        lifted: Whether the inputs' difference is a state, which is allowed only for errors of that kind
             (`InputError.is_state`); otherwise it may be anything in its box at every step, which holds for every kind
             that is a part of the box.
 
@@ -78,14 +78,22 @@ class HorizonInequality:
     """
 
     def __init__(
-        self, system: Matrices, horizon: int, radius: float, metric: Array | None,
-        input_radius: float | Array | InputDifferences, *, boxes: tuple[Box, Box] | None = None, lifted: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        system: Matrices,
+        horizon: int,
+        radius: float,
+        metric: Array | None,
+        input_radius: float | Array | InputDifferences,
+        *,
+        boxes: tuple[Box, Box] | None = None,
+        lifted: bool = False,
+    ) -> None:
         self.horizon = count("horizon", horizon, least=0)
         self.radius = positive("initial_radius", radius, what="a number >= 0", zero=True)
         kind = type(input_radius) if isinstance(input_radius, InputDifferences) else InputDifferences
         error = kind.of(input_radius, system.nu)
-        self.input_radius, self.lifted = error.b, lifted
+        self.input_radius = error.b
+        self.lifted = lifted
         if lifted and not error.is_state:
             raise CertificationError(
                 f"inputs that differ by {error} are no states: multipliers of another kind of error"
@@ -120,7 +128,7 @@ class HorizonInequality:
         """Prove bounds (N + 1,) on one output's difference by a family; returns them and the margin.
 
         Args:
-            family: Anybody's.
+            family: Multipliers, which need not be trusted.
             room: See `definite_margins`.
 
         Raises:
@@ -138,7 +146,7 @@ class HorizonInequality:
         """Prove inequality (*) for storages (F, K, nx, nx) of several families; returns them and the smallest margin.
 
         Args:
-            families: Anybody's.
+            families: Multipliers, which need not be trusted.
             room: See `definite_margins`.
 
         Raises:
@@ -161,7 +169,7 @@ class HorizonInequality:
         """Bounds (F, K) on the outputs' differences, from storages that are proven.
 
         Args:
-            families: Those whose storages they are.
+            families: Families whose storages ``P`` are.
             P: Shape (F, K, nx, nx).
             room: See `definite_margins`.
 
@@ -178,7 +186,7 @@ class HorizonInequality:
 
         Args:
             P: Proven storages, shape (F, K, n, n).
-            shares: Of each family.
+            shares: Shares of each family.
             room: See `definite_margins`.
 
         Returns:
@@ -211,9 +219,15 @@ class HorizonInequality:
 
 
 def prove_gains(
-    system: Matrices, horizon: int, metric: Array, families: Sequence[Multipliers], input_multipliers: Array,
-    inputs: Array, *, room: float = 1.0,
-) -> tuple[Array, float]:  # fmt: skip
+    system: Matrices,
+    horizon: int,
+    metric: Array,
+    families: Sequence[Multipliers],
+    input_multipliers: Array,
+    inputs: Array,
+    *,
+    room: float = 1.0,
+) -> tuple[Array, float]:
     """Prove gains per lag from single inputs and from the initial state; returns the latter (N + 1, ny) and a margin.
 
     A step from equal states under one input that differs by du: gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0.
@@ -221,7 +235,7 @@ def prove_gains(
     Args:
         system: A frozen system.
         horizon: N.
-        metric: Of the initial difference, shape (nx, nx).
+        metric: Norm of the initial difference, shape (nx, nx).
         families: One per output.
         input_multipliers: mu, shape (N + 1, ny, nu, nv).
         inputs: Claimed gains per lag, shape (N + 1, ny, nu).
@@ -283,9 +297,15 @@ def gain_margins(
 
 
 def prove_lipschitz(
-    system: Matrices, horizon: int, multipliers: Array, rho: Array, padding: float, boxes: tuple[Box, Box] | None,
-    *, room: float = 1.0,
-) -> tuple[float, float]:  # fmt: skip
+    system: Matrices,
+    horizon: int,
+    multipliers: Array,
+    rho: Array,
+    padding: float,
+    boxes: tuple[Box, Box] | None,
+    *,
+    room: float = 1.0,
+) -> tuple[float, float]:
     """Prove a Lipschitz constant from (initial state, inputs 0..N) to all outputs at step N; returns it and a margin.
 
     Args:
@@ -293,7 +313,7 @@ def prove_lipschitz(
         horizon: N.
         multipliers: Shape (N + 1, nv), by steps to go.
         rho: Shape (N + 1, nu).
-        padding: Of the storages.
+        padding: Relative enlargement of the storages.
         boxes: As in `HorizonInequality`.
         room: See `definite_margins`.
 

@@ -57,7 +57,7 @@ class IncrementalForm:
         beta: Greatest slopes, shape (nv,).
         nx: Number of states.
         nu: Number of inputs that differ.
-        spread: How far the true T may be from T, shape (nx, nz); None: nowhere.
+        spread: Bound on the distance of the true T from T, entry by entry, shape (nx, nz); None for an exact T.
     """
 
     T: Array
@@ -96,16 +96,20 @@ class IncrementalForm:
 
     @classmethod
     def of(
-        cls, system: Matrices, channels: NDArray[np.bool_] | None = None, slopes: tuple[Array, Array] | None = None,
+        cls,
+        system: Matrices,
+        channels: NDArray[np.bool_] | None = None,
+        slopes: tuple[Array, Array] | None = None,
         spread: Array | None = None,
-    ) -> IncrementalForm:  # fmt: skip
+    ) -> IncrementalForm:
         """The difference system of a frozen system.
 
         Args:
             system: The system.
-            channels: Which inputs may differ, shape (nu,); None: all.
+            channels: Flags of the inputs that may differ, shape (nu,); None for all.
             slopes: Alpha and beta per neuron, each shape (nv,), where more is known than the activation's slope.
-            spread: How far the true (A, B2, B1) may be from the system's, shape (nx, nx + nu + nv); None: nowhere.
+            spread: Bound on the distance of the true (A, B2, B1) from the system's, entry by entry, shape
+                (nx, nx + nu + nv); None for exact ones.
         """
         use = np.ones(system.nu, bool) if channels is None else np.asarray(channels, bool)
         if slopes is None:
@@ -126,9 +130,15 @@ class IncrementalForm:
     def through(self, columns: Any, nx: int, nu: int) -> IncrementalForm:
         """The form restricted to some ``columns`` of z, with this many states and inputs."""
         return IncrementalForm(
-            self.T[:, columns], self.Y[:, columns], self.N[:, columns], self.alpha, self.beta, nx, nu,
+            self.T[:, columns],
+            self.Y[:, columns],
+            self.N[:, columns],
+            self.alpha,
+            self.beta,
+            nx,
+            nu,
             None if self.spread is None else self.spread[:, columns],
-        )  # fmt: skip
+        )
 
     def in_coordinates(self, left: Array, right: Array) -> IncrementalForm:
         """The form in new coordinates; rounded: for searches.
@@ -147,7 +157,7 @@ class IncrementalForm:
         """The form in which the inputs' difference is a part of the state and its change per step is the input.
 
         Args:
-            change: Which of them may change, shape (nu,).
+            change: Flags of the inputs that may change from step to step, shape (nu,).
         """
         n, m = self.nx, self.nu
         if self.spread is not None:

@@ -47,7 +47,7 @@ class InputDifferences:
     """A set of input differences over a horizon: its kind, radii and other limits.
 
     Args:
-        kind: Which set.
+        kind: Kind of the set.
         radius: b, a number for all channels or shape (nu,), input units; a channel of radius zero is exact.
         rate: s, largest change per step, likewise; for `InputErrorKind.RATE_LIMITED` alone.
         steps: m, number of steps at which inputs are wrong, unknown which; for `InputErrorKind.FEW` alone.

@@ -38,8 +38,8 @@ def settled_radius(
     Args:
         system: A frozen system.
         rate: Proven, in (0, 1).
-        metric: Of that proof, shape (nx, nx).
-        input_gain: Likewise, shape (nu,).
+        metric: P of that proof, shape (nx, nx).
+        input_gain: Gains of that proof, shape (nu,).
         centre: Any state, shape (nx,).
         input_range: Lower and upper limits of the inputs, each shape (nu,).
     """

@@ -30,9 +30,16 @@ from controlrnn.errors import CertificationError, SettingError
 
 
 def prove_contraction(
-    system: Matrices, rate: float, metric: Array, multipliers: Array, input_gain: Array, input_multipliers: Array,
-    *, room: float = 1.0, spread: Array | None = None,
-) -> float:  # fmt: skip
+    system: Matrices,
+    rate: float,
+    metric: Array,
+    multipliers: Array,
+    input_gain: Array,
+    input_multipliers: Array,
+    *,
+    room: float = 1.0,
+    spread: Array | None = None,
+) -> float:
     """Prove |x1+ - x2+|_P <= rate |x1 - x2|_P + sum_c gain_c |u1_c - u2_c|; returns the smallest margin.
 
     Args:
@@ -43,7 +50,8 @@ def prove_contraction(
         input_gain: Shape (nu,).
         input_multipliers: Shape (nu, nv).
         room: See `definite_margins`.
-        spread: How far the true (A, B2, B1) may be from the system's, shape (nx, nx + nu + nv): proven for all of them.
+        spread: Bound on the distance of the true (A, B2, B1) from the system's, shape (nx, nx + nu + nv): the proof
+            covers all of them.
 
     Raises:
         CertificationError: It is not proven.
@@ -75,6 +83,7 @@ def prove_contraction(
 
 def _contraction_margin(form: IncrementalForm, rate: float, metric: Array, multipliers: Array, room: float) -> float:
     """Prove rate^2 P - T'PT - S(lambda) > 0 at equal inputs; returns the margin."""
+
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
         r, total = kind.of(np.full((1, 1, 1), rate)), -demand(kind, form, metric[None])
         add_supply(total, form, r * r * kind.of(metric[None]), kind.of(np.zeros((1, form.nu))))
@@ -95,9 +104,14 @@ def input_margin(form: IncrementalForm, metric: Array, gain: float, multipliers:
 
 
 def prove_dissipation(
-    system: Matrices, rate: float, metric: Array, multipliers: Array, supply: tuple[Array, Array, Array],
-    *, room: float = 1.0,
-) -> float:  # fmt: skip
+    system: Matrices,
+    rate: float,
+    metric: Array,
+    multipliers: Array,
+    supply: tuple[Array, Array, Array],
+    *,
+    room: float = 1.0,
+) -> float:
     """Prove |dx+|_P^2 <= rate^2 |dx|_P^2 + dy'Q dy + 2 du'S dy + du'R du; returns the margin.
 
     Args:

@@ -102,15 +102,16 @@ class Tube:
         system: A frozen system.
         path: Computed nominal states, shape (K, nx), of which the first must be exact; anything close will do.
         u: Nominal inputs, shape (K, nu).
-        start: L at step 0, shape (nx, nx).
-        input_radius: Shape (nu,).
+        start: Factor L of the initial ellipsoid, shape (nx, nx).
+        input_radius: Largest input difference per step, shape (nu,).
         known: A finished pass, whose slopes and differences are proven already.
     """
 
     def __init__(
         self, system: Matrices, path: Array, u: Array, start: Array, input_radius: Array, known: Tube | None = None
     ) -> None:
-        self.system, use = system, input_radius > 0
+        use = input_radius > 0
+        self.system = system
         self.b = input_radius[use]
         # The output is a row of Z only where neurons reach it; otherwise its bound follows from L directly.
         self.rows = system.ny if (system.D21 != 0).any() else 0
@@ -119,8 +120,13 @@ class Tube:
         self.D = np.vstack([system.D12, system.D22, system.B2])[:, use]
         self.E = np.vstack([system.D11, system.D21, system.B1])
         self.v, self.v_error, self.x_error, self.y_error = _nominal(system, path, u)
-        self.level, self.drift, self.known = 1.0, 0.0, known
-        self.factors, self.steps, self.bounds, self.used = [start], list[Step](), list[Array](), list[Array]()
+        self.level = 1.0  # e: squared size of the present ellipsoid
+        self.drift = 0.0  # r: size of the rounding of the nominal trajectory, in the same ellipsoid
+        self.known = known
+        self.factors = [start]
+        self.steps = list[Step]()
+        self.bounds = list[Array]()
+        self.used = list[Array]()
 
     def look(self) -> Step:
         """Bound differences, slopes and outputs at the present step."""
@@ -244,9 +250,9 @@ class TubeClaim:
         system: A frozen system.
         x0: Nominal initial state, shape (nx,).
         u: Nominal inputs, shape (N + 1, nu).
-        radius: Of the set of initial differences, >= 0.
+        radius: Radius of the set of initial differences, >= 0.
         metric: Shape (nx, nx), or None for the identity.
-        input_radius: A number for all channels or shape (nu,).
+        input_radius: Largest input difference, a number for all channels or shape (nu,).
 
     Raises:
         SettingError, ShapeError, DataError: An argument makes no sense.
@@ -259,8 +265,11 @@ class TubeClaim:
         self.u = as_array("u", u, ("N + 1", system.nu))
         self.horizon = count("the number of inputs", len(self.u)) - 1
         claim = HorizonInequality(system, self.horizon, radius, metric, input_radius)
-        self.system, self.radius, self.metric = system, claim.radius, claim.metric
-        self.input_radius, self.b = claim.input_radius, claim.b
+        self.system = system
+        self.radius = claim.radius
+        self.metric = claim.metric
+        self.input_radius = claim.input_radius
+        self.b = claim.b
         self.x0 = as_array("x0", x0, (system.nx,))
         self.start = covering(self.metric, self.radius)
         # Where neurons reach the outputs the last sample leads on to an ellipsoid too.

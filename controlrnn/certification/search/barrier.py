@@ -34,7 +34,7 @@ class Term(NamedTuple):
     """Term of a matrix inequality: sum_k p[which_k] weight_k (L_a' U_b + U_b' L_a), a = left_k, b = right_k.
 
     Args:
-        which: Which unknowns, distinct, shape (q,).
+        which: Indices of the unknowns, distinct, shape (q,).
         L: Rows, shape (l, n).
         U: Rows, shape (m, n).
         left: Rows of L, shape (q,).
@@ -56,7 +56,7 @@ class Block:
 
     Args:
         constant: Shape (n, n), symmetric.
-        terms: What the unknowns add.
+        terms: Contributions of the unknowns.
     """
 
     constant: Array

@@ -43,14 +43,18 @@ class Search:
 
     Args:
         claim: The inequality that has to be proven.
-        problem: The same in `Units`, in which multipliers are sought.
-        units: Those.
+        problem: The same inequality in ``units``, in which multipliers are sought.
+        units: Units of ``problem``.
         row: The output.
-        tail: From `tail_for`.
+        tail: Multipliers of the far stages, from `tail_for`, or None.
     """
 
     def __init__(self, claim: Problem, problem: Problem, units: Units, row: int, tail: Tail | None) -> None:
-        self.claim, self.problem, self.units, self.row, self.tail = claim, problem, units, row, tail
+        self.claim = claim
+        self.problem = problem
+        self.units = units
+        self.row = row
+        self.tail = tail
         self.stages = problem.horizon + 1
         self.head = self.stages if tail is None else _HEAD
         task = self.task(self.at(problem.horizon))

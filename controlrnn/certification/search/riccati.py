@@ -57,12 +57,12 @@ class Task:
     Args:
         form: The difference system.
         terminal: H_0, shape (nz, nz).
-        weights: Of the input part of each horizon k, shape (K,), >= 0; K - 1 is the longest horizon.
-        state_weights: Of the initial state's part, shape (K,), >= 0: weight times squared radius.
+        weights: Weights of the input part of each horizon k, shape (K,), >= 0; K - 1 is the longest horizon.
+        state_weights: Weights of the initial state's part times the squared radius, shape (K,), >= 0.
         b: Input radius per channel, shape (nu,), positive.
-        goal: What is made small.
-        order: Of the norm that takes the place of the largest value.
-        few: Where inputs differ at so many steps only, of which the worst count.
+        goal: What the optimisation minimises.
+        order: Order of the norm that replaces the largest value.
+        few: Number of steps at which inputs may differ, of which the worst count; None for all.
     """
 
     form: IncrementalForm
@@ -79,9 +79,9 @@ def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e
     """Minimise a task, convex in multipliers (K, nv) and rho (K, nu); returns both.
 
     Args:
-        task: What to minimise.
+        task: The optimisation to solve.
         start: Multipliers and rho for which every stage exists, e.g. from `controlrnn.certification.search.interior`.
-        steps: Most iterations.
+        steps: Largest number of iterations.
         tolerance: Stop when 20 iterations gain less than this, relative.
 
     Raises:
@@ -100,7 +100,8 @@ class _Sweep:
     """Objective of a task and its gradient as functions of theta (K, nv + nu)."""
 
     def __init__(self, task: Task) -> None:
-        self.task, form = task, task.form
+        form = task.form
+        self.task = task
         self.later = np.cumsum(task.weights[::-1])[::-1]
         arrays = (form.T, form.lower, form.upper, task.terminal)
         self.T, self.lower, self.upper, self.terminal = (np.ascontiguousarray(a, dtype=np.float64) for a in arrays)
@@ -200,7 +201,7 @@ def lbfgs(
     Args:
         function: Value and gradient.
         x: Start, with a finite value.
-        steps: Most iterations.
+        steps: Largest number of iterations.
         tolerance: Stop when ``patience`` iterations gain less than this, absolute.
         patience: Iterations over which progress is judged.
 

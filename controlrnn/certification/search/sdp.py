@@ -23,13 +23,14 @@ _log = logging.getLogger(__name__)
 _USABLE = {cp.OPTIMAL, cp.OPTIMAL_INACCURATE, cp.USER_LIMIT}
 
 
-def solve_horizon(task: Task, sizes: Array, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
-                  ) -> tuple[Array, Array, str]:  # fmt: skip
+def solve_horizon(
+    task: Task, sizes: Array, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
+) -> tuple[Array, Array, str]:
     """Solve a task as one semidefinite program in the chordal (storage) form, one cone of size nz a stage.
 
     Args:
-        task: What to minimise.
-        sizes: Rough size of the storage per stage, shape (K,); each stage is divided by it, because the storages of a
+        task: The optimisation to solve.
+        sizes: Rough size of the storage per stage, shape (K,); each stage is divided by its own, because storages of a
             contracting system span orders of magnitude and solvers have absolute tolerances.
         solver: cvxpy's name of the solver.
         options: Passed on to the solver.
@@ -97,9 +98,16 @@ def smallest_l2_gain(
 
 
 def fit_robust_rnn(
-    samples: dict[str, Array], C: Array, D: Array, gamma: float | None, rate: float, feedthrough: bool, *,
-    solver: str = "CLARABEL", options: dict[str, Any] | None = None,
-) -> dict[str, Array]:  # fmt: skip
+    samples: dict[str, Array],
+    C: Array,
+    D: Array,
+    gamma: float | None,
+    rate: float,
+    feedthrough: bool,
+    *,
+    solver: str = "CLARABEL",
+    options: dict[str, Any] | None = None,
+) -> dict[str, Array]:
     """Fit the robust RNN of 2020 to samples of a state map, by Lagrangian relaxation of the equation error.
 
     min tr(R Phi) + |Y - C2 X - D21 W - D22 U - by|^2,  Phi = mean z z', z = (x+, x, w, u, 1), M = [E -F -B1 -B2 -e],
@@ -160,7 +168,7 @@ def _factor(rows: Array) -> Array:
 
 
 def _multipliers(form: IncrementalForm) -> Any:
-    """cvxpy variable (nv,) >= 0; None for a linear system, since cvxpy has no empty variables."""
+    """Variable (nv,) >= 0 of cvxpy; None for a linear system, since cvxpy has no empty variables."""
     return cp.Variable(form.nv, nonneg=True) if form.nv else None
 
 

@@ -125,8 +125,11 @@ def metric_for_inputs(
     gains = np.empty(nu)
     for c, one in enumerate(channels):
         own, here = into + nv * (1 + c) + np.arange(nv), np.eye(one.nz)[:1]
-        terms = (_square(n, one.T, -1.0), _products(own, -one.lower, one.upper),
-                 _products(np.array([into + nv * (1 + nu) + c]), here, 0.5 * here))  # fmt: skip
+        terms = (
+            _square(n, one.T, -1.0),
+            _products(own, -one.lower, one.upper),
+            _products(np.array([into + nv * (1 + nu) + c]), here, 0.5 * here),
+        )
         blocks.append(Block(np.zeros((one.nz, one.nz)), terms))
         gains[c] = 2 * _least_supply(-one.T.T @ P @ one.T - one.multiplier_form(lam), slice(0, 1)) + 1e-9 * np.trace(P)
     p = np.concatenate([_pack(P, lam), np.tile(lam, nu), gains])
@@ -163,8 +166,7 @@ def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) 
     main = _inequality(form, 1.0, -seen)
     picks = [np.eye(form.nz)[[c]] for c in range(n, n + nu)]
     supply = tuple(_products(np.array([len(p) - 1]), here, 0.5 * here) for here in picks)
-    blocks = (Block(main.constant, main.terms + supply), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)),
-              _room(n, p))  # fmt: skip
+    blocks = (Block(main.constant, main.terms + supply), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _room(n, p))
     cost = np.zeros_like(p)
     cost[-1] = 1.0
     p = Program(blocks, np.arange(len(p)) >= n * (n + 1) // 2).minimise(p, cost, tolerance=tolerance)
@@ -198,9 +200,13 @@ def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) 
     own = into + nv + np.arange(nv)
     first = (_square(n, eye[:n]), _products(own, -form.lower, form.upper))
     ball = tuple(_products(last, row[None], 0.5 * row[None]) for row in np.eye(n))
-    blocks = (Block(main.constant, main.terms + supply), Block(-seen, first + supply),
-              Block(np.zeros((n, n)), (_square(n, np.eye(n), -1.0), *ball)),
-              Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _room(n, p))  # fmt: skip
+    blocks = (
+        Block(main.constant, main.terms + supply),
+        Block(-seen, first + supply),
+        Block(np.zeros((n, n)), (_square(n, np.eye(n), -1.0), *ball)),
+        Block(np.zeros((n, n)), (_square(n, np.eye(n)),)),
+        _room(n, p),
+    )
     cost = np.zeros_like(p)
     cost[-1] = 1.0
     p = Program(blocks, np.arange(len(p)) >= into).minimise(p, cost, tolerance=tolerance)

@@ -61,8 +61,9 @@ class Tail:
         count = stages - len(found[0])
         sigma = float(eigh(P, self.metric, eigvals_only=True)[-1]) * _ROOM * self.s ** np.arange(count)
         return (
-            np.vstack([found[0], sigma[:, None] * self.multipliers]), np.vstack([found[1], sigma[:, None] * self.rho]),
-        )  # fmt: skip
+            np.vstack([found[0], sigma[:, None] * self.multipliers]),
+            np.vstack([found[1], sigma[:, None] * self.rho]),
+        )
 
     def cost(self, stages: int, b: Array, radius: float, metric: Array) -> float:
         """Squared bound that ``stages`` more stages add, per unit of sigma."""

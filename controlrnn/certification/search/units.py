@@ -33,7 +33,7 @@ class Units:
         x: Shape (nx,), positive.
         u: Shape (nu,), positive.
         y: Shape (ny,), positive.
-        size: What differences are multiples of: bounds are proportional to them, multipliers do not depend on it.
+        size: Unit of all differences, to which bounds are proportional and of which multipliers are independent.
     """
 
     x: Array
@@ -117,7 +117,7 @@ class Units:
 
         Args:
             multipliers: In these units.
-            rho: Likewise.
+            rho: In these units.
             output: Unit of the output that they are for.
             inputs: Units of the channels that differ, shape (m,).
         """

@@ -1,6 +1,7 @@
 """Matrices with proven error bounds: a float64 midpoint and a radius for every entry.
 
-All proofs are written in these operations, so that their error analysis is here and nowhere else. Rounding is to
+An `Enclosure` holds midpoints and radii, entry by entry: every true value lies within its radius of its midpoint. All
+proofs are written in these operations, so that their error analysis is here and nowhere else. Rounding is to
 nearest (Rump, "Fast and parallel interval arithmetic", BIT 39, 1999; Higham, "Accuracy and Stability of Numerical
 Algorithms", ch. 3):
 

@@ -1,9 +1,9 @@
 """Matrices in twice the precision: unevaluated sums hi + lo of two float64, with error bounds.
 
-Sums and products without error (Knuth; Dekker's splitting) and the products of Ogita, Rump, Oishi, "Accurate sum and
-dot product", SIAM J. Sci. Comput. 26 (2005): with two_prod and two_sum a sum of k products is s + c up to
-gamma_k gamma_2k of the sum of absolute values. Elementwise numpy operations only: no extended precision of the
-processor, which many do not have, and no BLAS except for what is small already.
+They are for proofs whose terms all but cancel. Sums and products without error (Knuth; Dekker's splitting) and the
+products of Ogita, Rump, Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26 (2005): with two_prod and
+two_sum a sum of k products is s + c up to gamma_k gamma_2k of the sum of absolute values. Elementwise numpy operations
+only: no extended precision of the processor, which many do not have, and no BLAS except for what is small already.
 """
 
 from __future__ import annotations
