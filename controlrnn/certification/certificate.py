@@ -109,6 +109,7 @@ class Certificate(Stored, ABC):
             CertificationError: As `verify`.
         """
         self._proven(system, PROOF_ROOM)
+        # The margin that is stored is the verifier's, without the extra room.
         return replace(self, margin=self.verify(system))
 
     def _check_digest(self, system: System) -> None:

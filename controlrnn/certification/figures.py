@@ -57,6 +57,7 @@ def decay(rate: float, input_gain: Array, stretch: float, reach: float, norm: st
     left.axhline(1.0, color="0.7", lw=0.8)
     left.set(xlabel="step", ylabel="difference of states, 1 at the start")
     left.legend()
+    # The geometric series (1 - rate^k) / (1 - rate).
     built = -np.expm1(steps * np.log(rate)) / (1 - rate)
     for c, gain in enumerate(input_gain):
         right.plot(steps, reach * gain * built, label=label(labels, c, "u"))

@@ -49,6 +49,7 @@ class InputError(InputDifferences, Stored):
         if self.steps is None or self.steps >= len(rho):
             return rho
         per_step = size.sum(axis=1)
+        # Only the largest steps cost: the others can be raised to the least of them for nothing.
         least = np.sort(per_step)[-self.steps]
         return np.asarray(rho * np.maximum(1.0, least / np.maximum(per_step, 1e-300))[:, None])
 
@@ -69,6 +70,7 @@ class InputError(InputDifferences, Stored):
             value = np.abs(gradient) @ self.b
             least = np.sort(value, axis=-1)[..., -min(self.steps, value.shape[-1])]
             keep = value >= least[..., None]
+            # Ties could keep more steps than allowed.
             keep &= np.cumsum(keep, axis=-1) <= self.steps
             return np.asarray(full * keep[..., None])
         if self.kind is InputErrorKind.CONSTANT:
@@ -76,6 +78,7 @@ class InputError(InputDifferences, Stored):
             return np.asarray(np.broadcast_to(total, gradient.shape).copy())
         if self.kind is InputErrorKind.RATE_LIMITED:
             for k in range(1, full.shape[-2]):
+                # Greedy: towards the best value as fast as the rate allows.
                 step = np.clip(full[..., k, :] - full[..., k - 1, :], -np.asarray(self.rate), np.asarray(self.rate))
                 full[..., k, :] = full[..., k - 1, :] + step
         return np.asarray(full)

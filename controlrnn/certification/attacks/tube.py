@@ -76,6 +76,7 @@ def attack_around(
         if n == steps:
             break
         (y * pick).sum().backward()
+        # Some full steps, then the diminishing ones of Frank & Wolfe.
         length = 1.0 if n < _FULL else 2 / (n - _FULL + 2)
         xi = (1 - length) * xi.detach() + length * _worst(xi, radius)
         du = (1 - length) * du.detach() + length * box * torch.sign(_grad(du))

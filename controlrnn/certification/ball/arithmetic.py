@@ -151,6 +151,7 @@ def eliminate(A: arb_mat, count: int) -> tuple[list[Row], float]:
         if not pivot > 0:
             if all(v.is_zero() for v in line[k:]):
                 continue
+            # Zero beside an entry that is not makes a matrix indefinite.
             certain = pivot < 0 or pivot.is_zero()
             raise (CertificationError if certain else UndecidedError)(f"pivot {k} is not positive", margin=-1.0)
         least = min(least, max(float((pivot / before[k]).lower()), 0.0))

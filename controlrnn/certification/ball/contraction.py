@@ -37,6 +37,7 @@ def check_contraction(plant: Plant, c: ContractionCertificate) -> float:
     contracts = form.inequality(_image(form, P), row(lam), [], number(rate) ** 2 * P)
     margin = min(semidefinite_metric(M), semidefinite(contracts))
     for channel, (gain, mu) in enumerate(zip(gains, own, strict=True)):
+        # From equal states and one input at a time: the triangle inequality adds them up.
         single = Difference.of(plant, [channel], state=False)
         if all(M[i, channel].is_zero() for M in (plant.B2, plant.D12) for i in range(M.nrows())):
             continue  # what reaches neither states nor neurons moves nothing

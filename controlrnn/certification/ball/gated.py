@@ -62,6 +62,7 @@ def check_delta_iss(system: GatedSystem, c: DeltaIssCertificate) -> float:
         raise CertificationError("input_low must be <= input_high: the file was altered")
     bound = row(fields.array("state_bound", c.state_bound, (nx,), least=0.0))
     network = Network(system, low, high, bound)
+    # What is not left in one step is never left.
     for after, before in zip(network.reached(), bound, strict=True):
         holds(after <= before, after > before)
     still, at_rest = [number(0)] * nu, [number(0)] * nx

@@ -53,6 +53,7 @@ def check_horizon(system: LureSystem, c: HorizonCertificate) -> float:
     boxes = fields.box(c.input_range, c.state_range, system.nu, system.nx)
     slopes = None if boxes is None else boxed_slopes(system, *boxes, steps)
     margin = semidefinite_metric(M)
+    # A bound counts once any family, or the gains, prove it.
     proven = np.zeros(bounds.shape, bool)
     channels = [int(i) for i in np.flatnonzero(error.b > 0)]
     plain = Difference.of(Plant.of(system), channels, slopes)
@@ -102,6 +103,7 @@ class _Claim:
         whole = total(weights)
         if self.radius.is_zero():  # the states do not differ: only du counts
             whole = total(weights[1:])
+            # Only the block of du counts.
             inner = from_rows([[P[n + i, n + j] for j in range(m)] for i in range(m)], m)
             return diagonal([room * w / (whole * b**2) for w, b in zip(weights[1:], self.b, strict=True)]) - inner
         made = -P

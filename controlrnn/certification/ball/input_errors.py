@@ -32,6 +32,7 @@ def energies(error: InputError, rho: Array, *, lifted: bool) -> list[arb]:
     """
     use = error.b[error.b > 0]
     size = np.asarray(error.rate)[error.b > 0][changing(error)] if lifted and error.rate is not None else use
+    # A constant error is part of the state and never changes.
     if lifted and error.rate is None:
         return [number(0)] * len(rho)
     prices = [[Fraction(float(r)) * Fraction(float(b)) ** 2 for r, b in zip(one, size, strict=True)] for one in rho]

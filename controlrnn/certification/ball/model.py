@@ -181,6 +181,7 @@ class Difference:
             rho: Shape (K, nu).
         """
         for lam, r in zip(multipliers, rho, strict=True):
+            # Without P, the Schur complement on dx is minus the least P.
             rest, least = eliminate(self.inequality(demand, row(lam), row(r)), self.nv + self.nu)
             P = exact_above(symmetric(rest, -1))
             yield P, least

@@ -60,6 +60,7 @@ def check_reinitialisation(system: LureSystem, c: ReinitialisationCertificate) -
     if lasting > number(c.running_error):
         raise CertificationError("the error of running on is larger than said: the file was altered")
     for steps in range(W + 1):
+        # Radii are claimed for every length of the washout, computed in float64.
         left = number(c.contraction.rate) ** steps * number(radius) + _pushed(c.contraction, error, steps)
         holds(left <= number(c.washout_error(steps)), left > number(c.washout_error(steps)))
     if (c.observer is None) != (c.observed is None):
@@ -120,6 +121,7 @@ def _observes(
             if not c.radius:
                 holds(room >= 0, room < 0)
             else:
+                # The largest k that this claim allows; the least of all has to satisfy k^2 P >= S.
                 k = room / (number(observer.rate) ** steps * number(c.radius))
                 holds(k >= 0, k < 0)
                 first = k if first is None else first.min(k)
@@ -142,6 +144,7 @@ def settled_radius(system: LureSystem, c: ContractionCertificate, centre: Array,
     push = total(g * h for g, h in zip(row(c.input_gain), half, strict=True))
     ball = ((push + _farthest(moved, point, P)) / (1 - number(c.rate))).upper()
     inverse = P.inv()
+    # |e_i| <= sqrt((P^-1)_ii) |e|_P.
     spread = [(inverse[i, i].sqrt() * ball).upper() for i in range(len(point))]
     box = (
         [(x - s).lower() for x, s in zip(point, spread, strict=True)],

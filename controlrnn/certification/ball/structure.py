@@ -28,6 +28,7 @@ def differing(system: LureSystem, states: Flags, inputs: Flags, steps: int) -> F
             w[here] = _any(system.C1[here], x) | _any(system.D12[here], u) | _any(system.D11[here], w)
         found[k] = _any(system.C2, x) | _any(system.D21, w) | _any(system.D22, u)
         x = _any(system.A, x) | _any(system.B1, w) | _any(system.B2, u)
+        # Inputs differ at the first step alone.
         u = np.zeros_like(u)
     return found
 

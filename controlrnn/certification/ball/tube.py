@@ -142,6 +142,7 @@ def _start(M: Array, radius: float) -> list[Row]:
     G = from_rows(_cholesky(matrix(M)), n)
     exact: arb_mat = r * G.inv().transpose()
     L: arb_mat = (exact * (1 + _hair())).mid()
+    # L'M L >= radius^2 I: what is outside of the ellipsoid is outside of the set.
     outside = L.transpose() * matrix(M) * L
     for i in range(n):
         outside[i, i] = outside[i, i] - r**2
@@ -200,6 +201,7 @@ class _Pass:
             if self.known is not None:
                 d = [a.min(b) for a, b in zip(d, self.known[k].d[start:stop], strict=True)]
             if self.hints is not None:
+                # Larger differences are as valid, and the multipliers were made for these.
                 d = [a.max(number(b)) for a, b in zip(d, self.hints[k].d[start:stop], strict=True)]
             slopes = [
                 intervals.chords_from(s.activation, a, b) if b > 0 else intervals.slope(s.activation)
@@ -266,6 +268,7 @@ class _Pass:
             raise failure or CertificationError("no ellipsoid")
         F = self._factor(X)
         self.margin = min(self.margin, least)
+        # |xi+|^2 <= tau e + rho b^2.
         self.level = (shares[0] * self.level + total(shares[1:])).upper()
         n, root = len(self.L), self.level.sqrt()
         for i, line in enumerate(F[n:]):

@@ -134,6 +134,7 @@ def certificate_from(
 def _smallest_rate(system: LureSystem, P: Array, multipliers: Array) -> float:
     """Smallest contraction rate that a metric and multipliers prove, to rounding."""
     form = IncrementalForm.of(system, np.zeros(system.nu, bool))
+    # rate^2 P has to exceed the least storage that one step demands.
     after = smallest_storage(form, form.T.T @ P @ form.T, multipliers, np.zeros(0), 1e-14)
     try:
         rate = np.inf if after is None else float(np.sqrt(largest_ratio(after, P)) * (1 + 1e-12))

@@ -183,6 +183,7 @@ def certify_contraction(
     inputs = scales("input_scale", input_scale, system.nu)
     outputs = scales("output_scale", output_scale, system.ny)
     units = Units.of(system, inputs, outputs)
+    # The search runs in balanced units, so that its result does not depend on the user's.
     scaled = units.system(system)
     still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
     try:
@@ -216,6 +217,7 @@ def _with_metric(
     still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
     channels = [IncrementalForm.of_input(scaled, c) for c in range(system.nu)]
     P, lam, lams = metric_for_inputs(still, channels, point, np.ones(system.nu), floor)
+    # Back to the user's units, in which everything is proven.
     P = P / units.x[:, None] / units.x
     P, channels = 0.5 * (P + P.T), [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     gains, used = smallest_input_gains(channels, P, lams, lam)
@@ -245,6 +247,7 @@ def smallest_input_gains(
     """
     gains, used = np.full(len(channels), np.inf), np.repeat(fallback[None], len(channels), axis=0)
     for c, (form, own) in enumerate(zip(channels, multipliers, strict=True)):
+        # This input reaches neither states nor neurons.
         if not (form.T[:, 0].any() or form.N[:, 0].any()):
             gains[c] = 0.0
             continue

@@ -180,6 +180,7 @@ def certify_delta_iss(
     bound, still = Comparison(system, (low, high)), np.zeros(system.nu)
     d, rate = np.ones(system.nx), np.inf
     for _ in range(iterations):
+        # A power iteration towards the Perron vector of the monotone map.
         after = bound(d, still)
         reached = float((after / d).max())
         if reached < rate:
@@ -195,6 +196,7 @@ def certify_delta_iss(
             "not below 1. Narrow input_range, or train with smaller recurrent weights",
             margin=1 - rate,
         )
+    # Hidden states are within one by construction; the cells' bound gets room for other machines.
     room = np.where(np.arange(system.nx) < system.units, 1.0, ROOM)
     issued = Comparison(system, (low, high), bound.state * room)
     certificate = DeltaIssCertificate(

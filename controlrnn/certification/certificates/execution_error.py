@@ -261,6 +261,7 @@ def _proven(
         else:
             metric, rate = contraction.metric, contraction.rate
             box = run.confined(start, inputs, rate, metric, contraction.input_gain)
+            # Without gains of many lags the contraction itself makes them fall from that of lag 0.
             used = output_gain(system, metric)[None] if gains is None else gains.initial
         bounds = run.accumulated(box, inputs, stored, used, metric, rate, horizon)
         state, output = run.step_error(box, inputs)

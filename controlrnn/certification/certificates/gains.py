@@ -170,6 +170,7 @@ def certify_gains(
     K = problem.horizon + 1
     initial, inputs = np.empty((K, system.ny)), np.zeros((K, system.ny, system.nu))
     multipliers = np.zeros((K, system.ny, system.nu, system.nv))
+    # No input has a size of its own here: each counts in units of its effect.
     units = Units.of(system, None, start=1 / np.sqrt(problem.metric.diagonal()))
     scaled = units.problem(problem, system, None)
     families, tail = [], tail_for(scaled)
@@ -180,6 +181,7 @@ def certify_gains(
         initial[:, row] = np.where(states.any(axis=1), issued_bounds(problem, family), 0.0)
         P = np.array(problem.storages(replace(family, padding=2 * family.padding)))  # see `issued_bounds`
         for c in range(system.nu):
+            # Where no path leads to the output the gain is zero, without multipliers.
             lags = np.flatnonzero(reached[:, c])
             found = [_least_gain(system, row, c, P[lag - 1] if lag else None, family.multipliers[lag]) for lag in lags]
             multipliers[lags, row, c] = np.array([mu for _, mu in found]).reshape(len(lags), system.nv)

@@ -175,6 +175,7 @@ def certify_l2_gain(
             margin=error.margin,
         ) from error
     rho, P, lam = least_gain(form, start)
+    # Back to the user's state units, in which everything is proven.
     P, gamma = P / units.x[:, None] / units.x, float(np.sqrt(rho))
     for room in _ROOMS:
         # On the boundary of what holds the proof fails; single precision moved it a little.

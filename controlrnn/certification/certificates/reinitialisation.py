@@ -131,6 +131,7 @@ class ReinitialisationCertificate(Certificate):
         """
         if self.observer is None:
             raise SettingError("this certificate covers no observer: pass observer_gain to certify_reinitialisation")
+        # k R0: the initial radius in the observer's metric.
         first = times_up(root_up(largest_ratio(self.observer.metric, self.contraction.metric)), self.radius)
         errors = np.concatenate([self.input_error, self.residual_bound])
         return self.observer.error_after(steps, float(first), errors)
@@ -171,6 +172,7 @@ class ReinitialisationCertificate(Certificate):
         self._check_shapes(system)
         margins = [self.contraction._proven(system, room)]
         P, N = self.contraction.metric, self.horizon
+        # R0 is computed anew, not taken from the file.
         needed = _settled(system, self.contraction, self.start, (self.input_low, self.input_high))
         if not needed <= self.radius < np.inf:
             raise CertificationError(f"radius must be at least {needed:.17g}, got {self.radius:.17g}: certify again")
@@ -339,6 +341,7 @@ def certify_reinitialisation(
         contraction = certify_contraction(system, best + _SLOWER * (1 - best), input_scale=high - low)
     contraction.verify(system)
     if start is None:
+        # A contracting system settles at the equilibrium of its input.
         start = system.simulate(np.tile(0.5 * (low + high), (2000, 1)))[1][-1]
     start = as_array("start", start, (system.nx,))
     radius = published(_settled(system, contraction, start, (low, high)))

@@ -133,6 +133,7 @@ class TubeCertificate(Certificate):
         if not count("iterations", iterations, least=0):
             passes = tuple(zip(self.multipliers, self.shares, strict=True))
             return _certificate(case, passes, self.focus, method="reused")
+        # The adjoints of this certificate's own passes are the weights for the new trajectory.
         here = Case(system, self.x0, self.u, self.initial_radius, self.metric, self.input_radius)
         tube, trial, every = None, None, []
         for one in zip(self.multipliers, self.shares, self.focus, strict=True):
@@ -201,6 +202,7 @@ def certify_around(
         raise SettingError(f"focus must name steps within 0..{case.horizon}, got {steps}")
     tube, *first = case.search(None, None, None)
     for _ in range(count("passes", passes) - 1):
+        # Passes alternate with adjoints until they agree, see `search.tube`.
         trial, *found = case.search(None, case.adjoint(tube, first[1]), first)
         gain = float(np.log(np.maximum(tube.bounds, 1e-200) / np.maximum(trial.bounds, 1e-200)).mean())
         _log.debug("all steps: %.4f gained", gain)
@@ -242,6 +244,7 @@ def _certificate(case: Case, every: Sequence[Sequence[Array]], focus: Focus, *, 
                 input_radius=case.input_radius,
                 multipliers=multipliers,
                 shares=shares,
+                # Another processor rounds the nominal trajectory differently.
                 bounds=bounds * ROOM + 4 * case.rounding(),
                 padding=padding,
                 focus=focus,

@@ -111,6 +111,7 @@ class HorizonInequality:
         self._exponent = int(np.frexp(max(self.radius, float(error.b.max(initial=0.0))))[1])
         self._initial_set = self.radius, self.metric, self.b
         if lifted:
+            # The state grows by the inputs that differ; the new inputs are their changes per step.
             self.form = self.form.with_inputs_as_states(error.changes[error.b > 0] > 0)
             self.b = error.changes[error.changes > 0]
 
@@ -179,6 +180,7 @@ class HorizonInequality:
         error = self.error.scaled(self._exponent)
         initial = self._initial(P, [family.shares for family in families], room)
         squares = initial + np.array([error.energies(family.rho) for family in families])
+        # One step up covers the rounding of the sum; an exact zero stays one.
         return ldexp_up(root_up(np.nextafter(squares, np.inf) * (squares > 0)), self._exponent)
 
     def _initial(self, P: Array, shares: Sequence[Array], room: float) -> Array:
@@ -255,6 +257,7 @@ def prove_gains(
         every, found = inequality.prove_storages([family], room=room)
         P, bounds = every[0], inequality.bounds([family], every, room=room)[0]
         states, reached = reaching(system, family.row, K)
+        # No multipliers show a gain of zero; zeros of the matrices do.
         initial[:, family.row] = np.where(states.any(axis=1), bounds, 0.0)
         margin = min(margin, found)
         for c in range(system.nu):
@@ -288,6 +291,7 @@ def gain_margins(
 
     def part(kind: type[Any], which: NDArray[np.intp]) -> Any:
         gain, total = kind.of(gains[which]), -demand(kind, form, P[np.maximum(which - 1, 0)])
+        # At lag 0 the output itself is demanded, at lag m the storage of m - 1 steps to go.
         for place in np.flatnonzero(which == 0):
             total.set_at(slice(place, place + 1), -square(kind, form.Y[[row]]))
         total.add_at((slice(None), 0, 0), gain * gain)
@@ -326,6 +330,7 @@ def prove_lipschitz(
     _check_multipliers(form, horizon + 1, multipliers, rho, padding)
     numbers = multipliers[None], rho[None], np.array([padding])
     P, margin = _proven_storages(form, form.Y[None], *numbers, room)
+    # L^2 has to bound the storage of the initial state and the weight rho of every input.
     top = largest_ratios(Enclosure.of(P[0, -1:]), Enclosure.of(np.eye(system.nx)[None]), room=room)
     return float(root_up(max(float(top[0]), float(rho.max(initial=0.0))))), margin
 

@@ -100,11 +100,14 @@ class InputDifferences:
         """Radii (nu,) of the largest box per step that is part of the set over ``horizon`` steps."""
         b = self.b
         if self.kind is InputErrorKind.BALL:
+            # A box of half widths s b lies in the ellipsoid if s^2 times the number of channels is <= 1.
             return divide_down(b, root_up(max(int((b > 0).sum()), 1)))
         if self.kind is InputErrorKind.FEW and self.steps is not None:
+            # A box per step allows differences at all horizon + 1 steps.
             return b if self.steps > horizon else np.zeros_like(b)
         if self.kind is InputErrorKind.RATE_LIMITED:
             rate = np.asarray(self.rate)
+            # Two values within half the rate of zero differ by no more than the rate.
             half = 0.5 * rate
             return np.minimum(b, np.where(half + half > rate, np.nextafter(half, 0.0), half))  # subnormal ones round
         return np.zeros_like(b) if self.kind is InputErrorKind.CONSTANT and horizon else b

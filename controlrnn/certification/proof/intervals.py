@@ -132,6 +132,7 @@ def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: in
                 # The intervals have exploded: nothing is known, which the activation's own slope says.
                 low, high = np.full(system.nv, -np.inf), np.full(system.nv, np.inf)
                 break
+            # Joined over the steps: one pair of slopes per neuron holds at all of them.
             low, high = np.minimum(low, v.lower()), np.maximum(high, v.upper())
             x = next_state(system, x, u)
     return slopes_on(system.activation, (low, high))

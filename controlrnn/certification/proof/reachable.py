@@ -49,6 +49,7 @@ def settled_radius(
     push = sum_up(np.array([norm_up(drift, metric), sum_up(times_up(input_gain, inputs.rad))]))
     ball = float(divide_up(push, np.nextafter(1 - rate, 0.0)))
     units = np.eye(system.nx)
+    # Their roots are the half widths of the metric's unit ball.
     ratios = largest_ratios(Enclosure.of(units[:, :, None] * units[:, None, :]), Enclosure.of(metric[None]))
     box = settled_box(system, input_range, Enclosure(centre, times_up(root_up(ratios), ball)))
     return min(ball, norm_up(box - Enclosure.of(centre), metric))
@@ -90,6 +91,7 @@ def _bounded_box(system: Matrices, u: Enclosure) -> Enclosure | None:
         return None
     push = linear_part(system, Enclosure.of(np.zeros(n)), u) + w
     centre = np.linalg.solve(np.eye(n) - system.A, push.mid)
+    # A little more than the solution, so that strict inequalities can be proven below.
     r = np.linalg.solve(np.eye(n) - size, push.rad + 1e-9 * (np.abs(centre) + push.rad) + 1e-100)
     box = Enclosure(centre, r)
     image = linear_part(system, box, u) + w

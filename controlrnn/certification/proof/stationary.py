@@ -138,6 +138,7 @@ def prove_dissipation(
         raise CertificationError("the supply must be finite and symmetric: the certificate was altered")
     form = IncrementalForm.of(system)
     pick = np.eye(nu, form.nz, k=nx)
+    # The supply is a quadratic form of (dy, du), which are rows of z.
     z, whole = np.vstack([form.Y, pick]), np.block([[Q, S.T], [S, R]])
 
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:

@@ -205,6 +205,7 @@ class Tube:
         except np.linalg.LinAlgError as error:
             raise CertificationError(f"step {k} of the tube is too flat for its padding", margin=-1.0) from error
         F = size[:, None] * np.tril(factor)
+        # |xi+|^2 <= tau e + rho b^2.
         self.level = float(sum_up(np.array([times_up(shares[0], self.level), *shares[1:]])))
         moved = _covered_rounding(F[:n, :n], self.x_error[k])
         drift = float(times_up(root_up(shares[0]), self.drift))
@@ -232,10 +233,12 @@ class Tube:
         supply = np.concatenate(
             [np.repeat(shares[:count, :1], n, axis=1), shares[:count, 1:] / self.b / self.b, 2 * t], axis=1
         )
+        # Of the supply only rho = share / b^2 was rounded.
         exact = (np.arange(nz) < n) | (np.arange(nz) >= nz - nv)
         diagonal = Enclosure(supply, (4 * UNIT * supply + TINY) * ~exact)
         shape, index = (count, nz + Z.mid.shape[1], nz + Z.mid.shape[1]), np.arange(nz)
         upper, right = slice(0, nz), slice(nz, None)
+        # The matrix [W Z'; Z F F'] of every step.
         W = N.T @ (Enclosure.of(2 * t[:, :, None]) * N)
         whole = diagonal.placed(shape, (slice(None), index, index)) - W.placed(shape, (slice(None), upper, upper))
         whole = whole + Z.placed(shape, (slice(None), right, upper)) + Z.T.placed(shape, (slice(None), upper, right))

@@ -72,6 +72,7 @@ def refute_reinitialisation(system: LureSystem, certificate: ReinitialisationCer
         try:
             check_contraction(Plant.of(system), c.contraction)
             settled = _settled(system, c, s.past)
+            # A model that ran on since the far past is at the recorded input's equilibrium.
             recorded_state = _settled(system, c, s.recorded_past)
         except CertificationError:
             return False
@@ -86,6 +87,7 @@ def refute_reinitialisation(system: LureSystem, certificate: ReinitialisationCer
         found = found or _worse(true, running, W, P, c.running_error, c.running_bounds)
         if c.observer is None or c.observed is None or found:
             return found
+        # Outputs after the observer are claimed for the full washout alone.
         bounds = c.observed.bounds if c.washout == W else np.full_like(c.observed.bounds, np.inf)
         observed = _observe(system, c, s, true)
         return _worse(true, observed, W, c.observer.metric, c.observer_error(W), bounds)

@@ -139,6 +139,7 @@ def _gated(s: GatedSystem, x: Row, u: Row) -> tuple[Row, Row]:
         i, f, o = ([intervals.sigmoid(a) for a in v[k * n : (k + 1) * n]] for k in range(3))
         c = [f[j] * x[n + j] + i[j] * v[3 * n + j].tanh() for j in range(n)]
         after = [a * b.tanh() for a, b in zip(o, c, strict=True)] + c
+    # With feedthrough outputs are read from the new hidden state.
     read = after if s.feedthrough else x
     return after, _entries(column(row(s.by)) + matrix(s.C) * column(read[:n]))
 
@@ -157,6 +158,7 @@ def jacobian(system: LureSystem, x: Array, u: Array) -> arb_mat | None:
         return None
     D = diagonal([s for s in slopes if s is not None])
     eye = matrix(np.eye(system.nv))
+    # dv = C1 dx + D11 dw with dw = D dv.
     moved = (eye - matrix(system.D11) * D).solve(matrix(system.C1)) if system.nv else matrix(system.C1)
     made: arb_mat = matrix(system.A) + matrix(system.B1) * D * moved
     return made

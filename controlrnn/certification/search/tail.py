@@ -59,6 +59,7 @@ class Tail:
     def extend(self, P: Array, found: Pair, stages: int) -> Pair:
         """Continue the multipliers of a head, whose last storage is P, to ``stages`` stages."""
         count = stages - len(found[0])
+        # The head's last storage lies below sigma times the tail's metric.
         sigma = float(eigh(P, self.metric, eigvals_only=True)[-1]) * _ROOM * self.s ** np.arange(count)
         return (
             np.vstack([found[0], sigma[:, None] * self.multipliers]),

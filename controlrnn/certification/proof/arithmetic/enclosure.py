@@ -106,6 +106,7 @@ class Enclosure:
         mid = self.mid @ other.mid
         a, b = np.abs(self.mid), np.abs(other.mid)
         rad = gamma(k) * (a @ b)
+        # Exact factors are common, and a product with zero radii would only cost time.
         if other.rad.any():
             rad = rad + a @ other.rad
         if self.rad.any():

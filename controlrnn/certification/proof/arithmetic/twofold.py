@@ -43,6 +43,7 @@ class Twofold:
         hi, error = two_sum(self.hi, other.hi)
         lo = (self.lo + other.lo) + error
         rad = self.rad + other.rad + 4 * UNIT * (np.abs(self.lo) + np.abs(other.lo) + np.abs(error))
+        # Normalised: lo is at most half a unit in the last place of hi again.
         return Twofold(*two_sum(hi, lo), rad * (1 + 16 * UNIT))
 
     def __neg__(self) -> Twofold:
@@ -53,6 +54,7 @@ class Twofold:
 
     def __mul__(self, other: Twofold) -> Twofold:
         hi, error = two_prod(self.hi, other.hi)
+        # The product of both low parts is left out; the radius covers it.
         across = self.hi * other.lo + self.lo * other.hi
         a, b = np.abs(self.hi) + np.abs(self.lo), np.abs(other.hi) + np.abs(other.lo)
         size = np.abs(self.hi * other.lo) + np.abs(self.lo * other.hi) + np.abs(error)
@@ -73,6 +75,7 @@ class Twofold:
         across = a @ b_low + a_low @ b
         rad = 2 * gamma(k) * gamma(2 * k + 2) * (a @ b) + gamma(k + 4) * across + a_low @ b_low + 4 * UNIT * np.abs(low)
         rad = rad + (a + a_low) @ other.rad + self.rad @ (b + b_low + other.rad)
+        # Small against the result: float64 products do, and gamma(k + 4) * across covers their rounding.
         low = low + (self.hi @ other.lo + self.lo @ other.hi)
         return Twofold(*two_sum(total, low), (rad + 4 * UNIT * across) * (1 + 8 * (k + 8) * UNIT) + 32 * k * TINY)
 
