@@ -1,4 +1,4 @@
-"""Certificates around a plan: how much tighter than those for all trajectories, how close to attacks, how fast.
+"""Benchmark of certificates around a plan: tightness against those for all trajectories and attacks, and speed.
 
 The network of `experiments.bench_certify`. Bounds for all trajectories are compared with the worst slope pattern: since
 slopes of different neurons and steps may take any values within their limits, no multipliers whatever can prove less

@@ -1,4 +1,4 @@
-"""Hostile calls of everything public: each one ends in an error of ours or in a right result.
+"""Hostile calls of all public names: each must end in one of our errors or in a right result.
 
 One argument at a time of a valid call (`experiments.bench_calls.hostile`) is replaced: by NaN, infinity, 1e300, a
 subnormal, a negative number, nothing, another shape or type, text, None, a huge integer, a numpy number, a strided,

@@ -1,4 +1,4 @@
-"""Certification: our search against the semidefinite program, bounds against attacks, and what a proof costs.
+"""Benchmark of certificates: our search against the semidefinite program, bounds against attacks, cost of proofs.
 
 Infinite-horizon certificates are set against those that models carry by construction, and, for freely trained networks,
 against what a general solver says about the same inequality.

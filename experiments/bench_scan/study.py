@@ -1,4 +1,4 @@
-"""Forward + backward of the compiled scan against our eager path and against public kernels, float32, median ms.
+"""Forward + backward of the compiled scan against our eager path and public kernels, float32, median ms.
 
 Cases: Elman networks, RENs and an R2DN from their explicit matrices, gradient of mean(y^2) by all free matrices, on
 every side the same and no others (inputs and initial state have none); one long record and a batch; one thread and all.

@@ -1,4 +1,4 @@
-"""Promised against realised: does a statistical promise hold where it is made, and does it say where it is not?
+"""Realised coverage of statistical promises, where they are made and where their premises are broken.
 
 Every repetition calibrates anew and looks at one fresh record, step or closed loop, so that repetitions are independent
 and hits are binomial. A promise p counts as broken if so few hits have probability < 1 % / (number of promised rows)

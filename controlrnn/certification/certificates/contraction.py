@@ -5,7 +5,8 @@
 The first part is the stationary case of the finite-horizon inequality, rate^2 P - T'PT - S(lambda) >= 0 with one P and
 one set of diagonal multipliers (for Elman networks the incremental ISS condition of D'Amico, La Bella, Farina 2022,
 arXiv 2210.09721). The second is a one-step bound per input channel with multipliers of its own, at equal states; the
-triangle inequality joins them. Everything about re-initialisation follows in closed form: `error_after`.
+triangle inequality joins them (proof: docs/theory/contraction.md). Iterated, it bounds differences after any number of
+steps: `error_after`.
 """
 
 from __future__ import annotations

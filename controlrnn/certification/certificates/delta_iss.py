@@ -1,14 +1,11 @@
 """Incremental input-to-state stability (delta-ISS) of LSTM and GRU networks over a range of inputs.
 
-With s = sigmoid and bars for the largest values over the inputs' range, the states of two runs differ by at most
-
-    GRU    |dh+| <= z |dh| + (1 - z) |dn| + |dz| |h - n|,   |dn| <= n' (|Wn||du| + |Un|(r |dh| + |dr| |h|))
-    LSTM   |dc+| <= f |dc| + c |df| + i |dg| + g |di|,      |dh+| <= o |dc+| + |do| tanh c,   c = i g / (1 - f)
-
-entrywise, where every gate's difference is at most its largest slope times |W||du| + |U||dh|. The right-hand side is a
-monotone, sublinear map F(|dx|, |du|), so a vector d > 0 with F(d, 0) <= rate d shows
+For two runs whose inputs stay in the range and whose states start within `DeltaIssCertificate.state_bound`,
 
     max_i |dx_i+| / d_i <= rate max_i |dx_i| / d_i + sum_c gain_c |du_c| .
+
+It is shown by a monotone, sublinear map F(|dx|, |du|) that bounds |dx+| entrywise, of
+`controlrnn.certification.proof.gated`, and a vector d > 0 with F(d, 0) <= rate d (proof: docs/theory/delta_iss.md).
 
 With d constant over the units these are the conditions of Bonassi, Farina, Scattolini, "On the stability properties of
 gated recurrent units neural networks", Syst. Control Lett. 2021, and Terzi, Bonassi, Farina, Scattolini, "Learning

@@ -4,7 +4,7 @@
 
 as blkdiag(rate^2 P, 0, 0) + supply - T'PT - S(lambda) >= 0 on z = (dx, du, dw), with one P and one set of diagonal
 multipliers. (Revay, Wang, Manchester, "Recurrent equilibrium networks", TAC 2023, def. 2 and th. 1; passivity, gain and
-output-strict variants are choices of Q, S, R.)
+output-strict variants are choices of Q, S, R; proof: docs/theory/dissipation.md.)
 """
 
 from __future__ import annotations

@@ -4,10 +4,9 @@ For equal inputs after the disturbance the storages P_0, P_1, ... of one output 
 
     |dy_k| <= l_k |dx_0|,  l_k^2 = max eig P_k,       |dy_m| <= g_m,c |du_c|  for one input at lag m,
 
-the second from a step at equal states, gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0. The slope condition does not depend on
-time, so two trajectories with many differences are joined by a chain of trajectories that differ in one thing each:
+the second from a step at equal states, gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0. Together, for any differences whatever,
 
-    |dy_k| <= l_k |dx_0| + sum_{j <= k} sum_c g_{k-j,c} |du_{j,c}|        for any differences whatever.
+    |dy_k| <= l_k |dx_0| + sum_{j <= k} sum_c g_{k-j,c} |du_{j,c}|        (proof: docs/theory/horizon.md).
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The S-procedure with free weights: for every step k and output i
 
     |dy_k,i|^2 <= dx_0' P_k dx_0 + sum_{j <= k} sum_c rho_j,c du_c^2 <= radius^2 rho_x + sum_j sum_c rho_j,c b_c^2
 
-with the storages of `incremental`. It generalises RNN-SDP (Hamelbeck & Schiffer 2025, arXiv 2509.17898), which has one
-weight for everything, one output norm and the last step only; storage form and chordal exactness: see also
-Xue et al., CDC 2022 (arXiv 2204.00846).
+with the storages of `incremental` (proof: docs/theory/horizon.md). It generalises RNN-SDP (Hamelbeck & Schiffer 2025,
+arXiv 2509.17898), which has one weight for everything, one output norm and the last step only; storage form and chordal
+exactness: see also Xue et al., CDC 2022 (arXiv 2204.00846).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Method(Choice):
-    """How the multipliers of a horizon certificate are found."""
+    """Methods that find the multipliers of a horizon certificate."""
 
     RICCATI = "riccati"  # our optimisation through the backward recursion
     SDP = "sdp"  # the semidefinite program, through cvxpy

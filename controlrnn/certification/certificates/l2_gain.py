@@ -4,7 +4,8 @@ For two trajectories from states that differ by dx0,
 
     sum_t |dy_t / output_scale|^2 <= gamma^2 sum_t |du_t / input_scale|^2 + gamma |dx0|_P^2.
 
-(Revay, Wang, Manchester, TAC 2023, def. 1; with rate < 1 the same also holds weighted with rate^-2t.)
+(Revay, Wang, Manchester, TAC 2023, def. 1; with rate < 1 the same also holds weighted with rate^-2t; proof:
+docs/theory/dissipation.md.)
 """
 
 from __future__ import annotations

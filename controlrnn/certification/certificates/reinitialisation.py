@@ -8,7 +8,8 @@ certificate (q, S, s) whose measurements differ from the model's outputs by at m
     running on           |x* - xhat|_P <= g'd / (1 - p)
     observer             |x* - xhat|_S <= q^W k R0 + (1 - q^W) / (1 - q) s'(d, r),   k^2 = max eig (S, P)
 
-and the outputs follow from horizon certificates: one of W + N steps from R0 covers every shorter washout.
+and the outputs follow from horizon certificates: one of W + N steps from R0 covers every shorter washout (proof:
+docs/theory/reinitialisation.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bounds around a known trajectory, such as a plan, where slopes are known and bounds therefore tighter.
 
-The proof is one or several passes forward (`controlrnn.certification.proof.tube`); their multipliers come from
-`controlrnn.certification.search.tube`.
+The proof is one or several passes forward (`controlrnn.certification.proof.tube`, docs/theory/prediction_tube.md);
+their multipliers come from `controlrnn.certification.search.tube`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,16 @@
 """Comparison system of a gated network (LSTM, GRU): upper bounds on how differences grow, never rounded down.
 
+With s = sigmoid and bars for the largest values over the inputs' range, the states of two runs differ by at most
+
+    GRU    |dh+| <= z |dh| + (1 - z) |dn| + |dz| |h - n|,   |dn| <= n' (|Wn||du| + |Un|(r |dh| + |dr| |h|))
+    LSTM   |dc+| <= f |dc| + c |df| + i |dg| + g |di|,      |dh+| <= o |dc+| + |do| tanh c,   c = i g / (1 - f)
+
+entrywise, where every gate's difference is at most its largest slope times |W||du| + |U||dh| (proof:
+docs/theory/delta_iss.md).
+
 All that follows the bounds of the gates adds and multiplies nonnegative numbers, products rounded up, so that one
 factor for their number covers the rounding of sums. exp, tanh and cosh of numpy are trusted to 45 units in the last
 place, and what underflows counts: a state may be bounded by 1e308, and a scale may be 1e-300.
-See `controlrnn.certification.certificates.delta_iss` for the inequalities.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 Each function has a claim and multipliers; the claim decides what has to be shown, the multipliers are not trusted.
 The inequality (*) of `incremental` is proven stage by stage. Then, for an initial difference in {dx'M dx <= r^2},
 
-    |dy_k|^2 <= r^2 max (x'P_k x / x'M x) + (price of the input differences, see `input_error`).
+    |dy_k|^2 <= r^2 max (x'P_k x / x'M x) + (price of the input differences, see `input_error`)
+
+(proofs: docs/theory/horizon.md and docs/theory/lipschitz.md).
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ P_j per number j of steps to go with
 
     blkdiag(P_j, R_j, 0) - H_j - S(lambda_j) >= 0,   H_0 = c'c (the output looked at),   H_j = T' P_{j-1} T.    (*)
 
-Summed along a trajectory: |c z_k|^2 <= dx_0' P_k dx_0 + sum_j du' R_j du. For given multipliers the smallest P_j is a
-Schur complement, so a whole horizon is one backward recursion; the same sweep serves every shorter horizon. The
-recursion, `storages`, needs no trust: whatever symmetric P_j it returns, (*) is what is proven.
+Then |c z_k|^2 <= dx_0' P_k dx_0 + sum_j du' R_j du (proof: docs/theory/incremental.md). For given multipliers the
+smallest P_j is a Schur complement, so a whole horizon is one backward recursion; the same sweep serves every shorter
+horizon. The recursion, `storages`, needs no trust: whatever symmetric P_j it returns, (*) is what is proven.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ With the storages of `incremental` |dy_k|^2 <= (initial part) + sum_{j <= k} sum
     rate-limited       box, |du_j,c - du_j-1,c| <= s_c       du is a state with input s; the box is valid as well
 
 A state du starts anywhere in its box: with dx_0 it lies in {dx'M dx w_0 / r^2 + sum_c w_c (du_c / b_c)^2 <= 1} for all
-weights w >= 0 that add up to one, of which the best are taken.
+weights w >= 0 that add up to one, of which the best are taken (proof: docs/theory/horizon.md).
 """
 
 from __future__ import annotations

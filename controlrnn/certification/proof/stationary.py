@@ -3,7 +3,8 @@
     contraction   rate^2 P - T'PT - S(lambda) > 0 without inputs, gain_c^2 - T_c'PT_c - S(lambda_c) > 0 at equal states
     dissipation   blkdiag(rate^2 P, 0, 0) + (dy, du)'[Q S'; S R](dy, du) - T'PT - S(lambda) > 0
 
-All numbers are taken as exact; squares and products of them are enclosed.
+All numbers are taken as exact; squares and products of them are enclosed (proofs of the claims:
+docs/theory/contraction.md and docs/theory/dissipation.md).
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ radii of the nominal ones. At every step o - n = L xi with |xi|^2 <= e (`Tube.fa
 
 with z = (xi, du, eta): the form of diagonal multipliers t / (r d)^2 (`incremental`), with its slopes centred, so that
 every quantity is of order one, also where an ellipsoid is flat or a point. Hence (dx+, dy) = F xi+ with |xi+|^2 <=
-tau e + rho b^2: the next ellipsoid. No fixed point is needed, and nothing is assumed: one pass forward proves slopes
-and ellipsoids together, for all steps, neurons and outputs at once. The smallest F F' is Z W^-1 Z' (Schur complement).
+tau e + rho b^2: the next ellipsoid (proof: docs/theory/prediction_tube.md). The smallest F F' is Z W^-1 Z' (Schur
+complement). Nothing is assumed: one pass forward proves slopes and ellipsoids together.
 
 The nominal trajectory is computed in float64. What rounding does to it is another small difference, r+ <= sqrt(tau) r +
 rounding in the same ellipsoids, for which the ends of the chords have room and which the bounds include: they hold

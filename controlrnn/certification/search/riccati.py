@@ -40,7 +40,7 @@ Pair = tuple[Array, Array]
 
 
 class Goal(Enum):
-    """What the optimisation minimises."""
+    """Objectives of the optimisation."""
 
     WEIGHTED_SUM = "sum"
     """sum_k (state_weight_k max eig(P_k) + weight_k sum_{j <= k} rho_j . b^2)"""
