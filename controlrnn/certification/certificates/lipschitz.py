@@ -4,7 +4,8 @@
 
 (Hamelbeck & Schiffer 2025, arXiv 2509.17898, whose networks have no input at the last step; with diagonal multipliers,
 which are the valid ones; proof: docs/theory/lipschitz.md.) One number for states and inputs of different units: for
-tightening use `certify_horizon`. With known boxes of inputs and initial states the slopes are those of `controlrnn.certification.proof.slopes`.
+tightening use `certify_horizon`. With known boxes of inputs and initial states the slopes are those of
+`controlrnn.certification.proof.slopes`.
 """
 
 from __future__ import annotations
