@@ -61,7 +61,7 @@ def controller(plant, *, room=0.02, kind=AdaptiveMPC, **settings):
         settings = {"adaptation": Adaptation(coverage=0.8, gain=0.2)} | settings
     tightening = back_off(plant.system.digest, N, np.array([room]))
     given = grouped(dict(output_weight=1.0, input_move_weight=0.1, **settings))
-    return kind(predictor, RunningOn(predictor, 5), tightening, **given)
+    return kind(predictor, RunningOn(predictor, 5), tightening, **grouped(given))
 
 
 def test_the_tightening_grows_with_misses_and_results_say_by_what(plant):
