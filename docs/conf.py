@@ -1,8 +1,12 @@
 """How Sphinx builds these pages: MyST for the text, autodoc for the public names. No network is needed."""
 
+import enum
 import importlib
+import inspect
 import re
 from pathlib import Path
+
+from sphinx.util.inspect import stringify_signature
 
 import controlrnn
 
@@ -21,7 +25,7 @@ extensions = [
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 # Public names, one page each, from the `__all__` of each package that api.md lists.
@@ -59,9 +63,10 @@ autosummary_context = {
 def _role(match: re.Match[str], here: str) -> str:
     """`text` of a docstring: a link if it starts with a public name (the one of `here` first), else code."""
     text = match[1]
-    name = text.removesuffix("()").split(".")[0]
-    home = here if name in PUBLIC[here] else HOMES.get(name)
-    return f":py:obj:`{text} <{home}.{text.removesuffix('()')}>`" if home and text.isidentifier() else f"``{text}``"
+    home, _, name = text.rpartition(".")
+    if not home:
+        home = here if name in PUBLIC[here] else HOMES.get(name, "")
+    return f":py:obj:`{text} <{home}.{name}>`" if name in PUBLIC.get(home, ()) else f"``{text}``"
 
 
 def as_restructured_text(_app, what, name, _thing, _options, lines):
@@ -97,6 +102,17 @@ def _inline(text: str, here: str) -> str:
     return re.sub(r"(?<![:`\w])`([^`]+)`(?![`_])", lambda m: _role(m, here).replace(r"\|", "|"), text)
 
 
+def signature_of_init(_app, what, _name, thing, _options, _signature, _returns):
+    """A class that notes what it was made with has a ``__new__`` that takes anything."""
+    if what != "class" or issubclass(thing, enum.Enum) or not inspect.isfunction(thing.__init__):
+        return None
+    if not any("__new__" in vars(base) for base in thing.__mro__[:-1]):
+        return None
+    _self, *rest = inspect.signature(thing.__init__).parameters.values()
+    return stringify_signature(inspect.Signature(rest), show_annotation=False), None
+
+
 def setup(app):
     """Connect the above."""
+    app.connect("autodoc-process-signature", signature_of_init)
     app.connect("autodoc-process-docstring", as_restructured_text)
