@@ -4,6 +4,7 @@ import enum
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 from sphinx.util.inspect import stringify_signature
@@ -69,7 +70,7 @@ def _role(match: re.Match[str], here: str) -> str:
     return f":py:obj:`{text} <{home}.{name}>`" if name in PUBLIC.get(home, ()) else f"``{text}``"
 
 
-def as_restructured_text(_app, what, name, _thing, _options, lines):
+def as_restructured_text(_app, what, name, thing, _options, lines):
     """Docstrings are read as Markdown is: `x` is code or a link, |x| an absolute value; indented blocks stay."""
     if what in ("attribute", "property"):
         _put_together(lines)
@@ -87,6 +88,14 @@ def as_restructured_text(_app, what, name, _thing, _options, lines):
                 continue
             parts = line.split("``")  # every second one is code already
             lines[i] = "``".join(part if k % 2 else _inline(part, here) for k, part in enumerate(parts))
+    if "see the module docstring" in "\n".join(lines).lower() and what in ("class", "function", "exception"):
+        lines += _background(thing)
+
+
+def _background(thing) -> list[str]:
+    """The module docstring that a docstring refers to, word for word."""
+    text = (sys.modules[thing.__module__].__doc__ or "").splitlines()
+    return ["", ".. code-block:: text", "", *("   " + line for line in text), ""]
 
 
 def _put_together(lines: list[str]) -> None:

@@ -1,12 +1,12 @@
 """The controller: state and disturbance estimate, tightened limits, a solver, and what happens when it fails.
 
-Two modes (DESIGN, section 4). *Guaranteed*: limits are tightened by the full model error; the disturbance estimate only
-moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and
-the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. In both
-the reference moves so that set points are kept without offset, whatever the observer: see `mpc.offset_free`. With a
-terminal set the guaranteed mode is recursively feasible: see `mpc.terminal`. Every plan is then checked apart from the
-solver, and where a solve gives none that keeps all limits, the shifted plan does. With a `Recall` the guaranteed limits
-learn from measurements and stay guaranteed: see `mpc.recall`.
+Two modes (docs/theory/tightening.md). *Guaranteed*: limits are tightened by the full model error; the disturbance
+estimate only moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and
+limits alike, and the tightening was calibrated with the same estimate; less conservative, without proof of recursive
+feasibility. In both the reference moves so that set points are kept without offset, whatever the observer: see
+`mpc.offset_free`. With a terminal set the guaranteed mode is recursively feasible: see `mpc.terminal`. Every plan is
+then checked apart from the solver, and where a solve gives none that keeps all limits, the shifted plan does. With a
+`Recall` the guaranteed limits learn from measurements and stay guaranteed: see `mpc.recall`.
 
 A failed solve is a state, not an exception: the step then says so, and applies what keeps the limits, or exceeds them
 least (`mpc.fallback`); from outside hard limits it comes back in the fewest samples (`mpc.recovery`). Set points may be

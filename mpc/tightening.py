@@ -1,7 +1,7 @@
 """How much room each constraint has to give up, per step and output, and why.
 
 tightening[k] = model error[k] + effect of re-initialisation and input errors[k]: the first is calibrated
-(`mpc.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see DESIGN, section 4.
+(`mpc.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see docs/theory/.
 
 Such a tightening is *predictive*: it covers the error of every prediction. `recursive` lets it grow along the horizon
 by what re-initialisation can change about a plan, so that a plan can be continued for ever: the theorem is in

@@ -54,7 +54,7 @@ ONLY_IN = {
 PUBLIC = (
     "controlrnn.data", "controlrnn.systems", "controlrnn.models", "controlrnn.kernels", "controlrnn.certification",
     "controlrnn.export", "controlrnn.identification", "plants", "mpc", "controlrnn.certification.ball",
-    "controlrnn.certification.refutation",
+    "controlrnn.certification.refutation", "controlrnn.records",
 )  # fmt: skip
 
 
@@ -195,6 +195,11 @@ def test_all_is_sorted_and_complete(package):
     assert len(set(module.__all__)) == len(module.__all__)
     for name in module.__all__:
         assert hasattr(module, name), f"{package}.{name} does not exist"
+
+
+def test_the_reference_page_lists_every_public_package():
+    listed = re.findall(r"^   ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(PUBLIC)
 
 
 @pytest.mark.parametrize(("package", "name"), list(public_objects()))

@@ -15,7 +15,7 @@ from controlrnn.errors import DataError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Trajectories by purpose. All have the same channels and the same sample time.
+    """Records of one plant, dealt out by purpose; all with the same channels and sample time.
 
     Args:
         train: Records that the parameters are fitted to; at least one.

@@ -17,7 +17,7 @@ from controlrnn.typed import typed
 @dataclass(frozen=True, eq=False)
 @typed()
 class Scaler(Stored):
-    """``scaled = (physical - shift) / scale`` per channel.
+    """Shift and scale of each channel: ``scaled = (physical - shift) / scale``.
 
     Args:
         shift: Shape (n,), physical units.

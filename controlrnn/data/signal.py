@@ -15,7 +15,7 @@ from controlrnn.typed import typed
 @dataclass(frozen=True)
 @typed(infinite=("lower", "upper"))
 class Signal(Stored):
-    """One input or output channel.
+    """An input or output channel: its name, unit and limits.
 
     Args:
         name: Short name, e.g. ``"level 1"``.

@@ -23,7 +23,7 @@ from controlrnn.systems import LureSystem
 
 
 class Responses:
-    """See the module docstring.
+    """Runs a frozen system again and again over one horizon, and follows derivatives by variables that move its inputs.
 
     Args:
         system: A frozen system.

@@ -28,7 +28,7 @@ Places = NDArray[np.intp]
 
 @typed()
 def carry_input(system: LureSystem) -> LureSystem:
-    """The system with the last input among its states, whose output answers to that one: exact, without feedthrough.
+    """Turn feedthrough into memory: the last input becomes a state, and the output answers to that one. Exact.
 
     Args:
         system: Frozen model, y[t] = g(x[t], u[t]).
@@ -70,7 +70,7 @@ def carry_input(system: LureSystem) -> LureSystem:
 
 @typed()
 def just_after(carried: LureSystem) -> LureSystem:
-    """The system with outputs just before the input acts, and below them those just after it has.
+    """Give a carried system both outputs: those just before each input acts, and those just after.
 
     Args:
         carried: From `carry_input`.

@@ -6,7 +6,7 @@ from controlrnn.checks import Choice
 
 
 class Precision(Choice):
-    """Numbers that a system is computed in."""
+    """Floating-point format that a system runs in."""
 
     FLOAT64 = "float64"
     """`LureSystem.simulate`, `controlrnn.kernels.simulate`, exported C code unless it says otherwise."""
