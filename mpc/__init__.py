@@ -14,6 +14,7 @@ from mpc.closed_loop_rounds import LoopRound, SimulatedLoops
 from mpc.control_step import Fallback, MpcStep
 from mpc.controller import Mode, TightenedMPC
 from mpc.coverage_met import CoverageMet
+from mpc.delayed_plant import DelayedPlant
 from mpc.encoder_observer import EncoderObserver
 from mpc.engines import chain
 from mpc.estimate_error import EstimateError, calibrate_estimates, estimate_errors
@@ -68,6 +69,7 @@ __all__ = [
     "Coverage",
     "CoverageMet",
     "CoverageUnit",
+    "DelayedPlant",
     "DisturbanceFilter",
     "DropOut",
     "EncoderObserver",

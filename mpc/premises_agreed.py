@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from controlrnn.checks import channels
+from controlrnn.data import Timing
 from controlrnn.errors import SettingError
 from mpc.observer import Observer
 from mpc.ocp import OptimalControlProblem
@@ -91,7 +92,11 @@ def held_to(
             f"the plant must have the model's (nu, ny, dt) = {(*expected, predictor.dt)}, got {(*got, plant.dt)}"
         )
     of_plant = Premises(
-        system=own.system, dt=own.dt, **channels_of(plant.inputs, "input"), **channels_of(plant.outputs, "output")
+        system=own.system,
+        dt=own.dt,
+        timing=getattr(plant, "timing", Timing.MEASURED_FIRST),
+        **channels_of(plant.inputs, "input"),
+        **channels_of(plant.outputs, "output"),
     )
     of_plant.refuse_other("the plant", own, "the controller")
     _reachable(plant, predictor)

@@ -319,7 +319,7 @@ def recursive(
     jump = observer.jump if jump is None else jump
     if jump is None:
         raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
-    c, first = tightening.predictive, int(not observer.predictor.carries)  # where outputs answer at once, step 0 counts
+    c, first = tightening.predictive, int(not observer.predictor.answers)  # where outputs answer at once, step 0 counts
     needed, least = growth_per_step(growth, jump, observer, c), np.array(c)
     for k in range(first, tightening.horizon):
         least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
