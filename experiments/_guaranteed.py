@@ -335,10 +335,12 @@ def _controller(
             watch.predictor, watch, Tightening.load(folder / "backed_off.npz"), mode=Mode.PRACTICAL, **settings
         )
     if controller not in (Controller.GUARANTEED, Controller.RECALLING):
-        return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **settings)
+        return TightenedMPC(
+            watch.predictor, watch, Tightening.load(folder / f"{controller}.npz").on_trust(), **settings
+        )
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
-    terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz")
+    terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz").on_trust()
     if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
-        settings["recall"] = Recall.load(folder / f"recall_{name}.npz")
-    room = Tightening.load(folder / f"{name}.npz")
+        settings["recall"] = Recall.load(folder / f"recall_{name}.npz").on_trust()
+    room = Tightening.load(folder / f"{name}.npz").on_trust()  # of this study, which verified the whole one
     return TightenedMPC(watch.predictor, watch, room, soft=False, terminal=terminal, **settings)

@@ -118,7 +118,7 @@ def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementG
 
     study.row("controller", compute, needs=asdict(config), files=["model.npz", "contraction.npz", "tightening.npz"])
     watch = stages.observer(stages.model_of(study.out), stages.contraction_of(study.path("contraction.npz")), config)
-    setup = stages.setup(watch, Tightening.load(study.path("tightening.npz")), config)
+    setup = stages.setup(watch, Tightening.load(study.path("tightening.npz")).on_trust(), config)
     plant = MultiTank()
     sensors = tuple(Signal(s.name, s.unit, 0.0, 1.2 * plant.height) for s in plant.outputs)
     guard = MeasurementGuard.calibrated(sensors, watch, dataset.validation, disturbance=setup.controller.filter)

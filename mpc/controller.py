@@ -112,7 +112,7 @@ class TightenedMPC(Operation):
             `mpc.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
 
     Raises:
-        SettingError: Parts rest on different premises, or a setting contradicts the tightening.
+        SettingError, CertificationError: Premises or settings disagree, or a part is from a file that was not verified.
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
@@ -155,7 +155,7 @@ class TightenedMPC(Operation):
             check_terminal(terminal, tightening, self.horizon, mode)
             mode = Mode.GUARANTEED
             control_horizon = max(self.horizon // 2, 1) if control_horizon is None else control_horizon
-        self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
+        self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain, terminal, recall)
         entering = self.mode is Mode.PRACTICAL, not promises(tightening)
         self.disturbance = OutputDisturbance(observer, self.horizon, self.filter, terminal is not None, *entering)
         self._answers = Answers(observer, guaranteed=terminal is not None)

@@ -8,6 +8,7 @@ import numpy as np
 
 from controlrnn.checks import Array, Choice, count, read_only
 from controlrnn.errors import SettingError
+from mpc.made_again import refuse_unverified
 from mpc.predictor import Predictor
 from mpc.recall import Recall
 from mpc.residuals import DisturbanceFilter
@@ -24,8 +25,15 @@ class Mode(Choice):
     PRACTICAL = "practical"
 
 
-def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
-    """Mode and filter; raises SettingError where ``mode`` or ``gain`` contradicts how errors were calibrated."""
+def disturbance_mode(
+    tightening: Tightening, mode: Mode | None, gain: float | None, terminal: TerminalSet | None, recall: Recall | None
+) -> tuple[Mode, DisturbanceFilter]:
+    """Mode and filter.
+
+    Raises:
+        SettingError: ``mode`` or ``gain`` contradicts how errors were calibrated.
+        CertificationError: A guarantee would rest on a part that was read from a file and not verified since.
+    """
     prescribed = tightening.disturbance_gain
     claims = promises(tightening)
     natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
@@ -37,6 +45,8 @@ def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | No
         )
     if prescribed is not None and gain not in (None, prescribed):
         raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
+    if mode is Mode.GUARANTEED and claims:
+        refuse_unverified(tightening=tightening, terminal=terminal, recall=recall)
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
 
 

@@ -49,10 +49,10 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, shown, texts
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
-from controlrnn.records import Digest, Numbers, Part, Schema, Stored, TableOf, Text, digest
+from controlrnn.records import Digest, Numbers, Part, Schema, TableOf, Text, digest
 from controlrnn.systems import change_system
 from controlrnn.typed import typed
-from mpc.made_again import refuse_other, refuse_other_words
+from mpc.made_again import MadeAgain, refuse_other, refuse_other_words
 from mpc.model_error import ModelError
 from mpc.observer import ROUNDING, Observer
 from mpc.premises import Premises, calibrated_premises
@@ -69,7 +69,7 @@ _PARTS = ("drift", "change", "jump", "absolute", "growth")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
-class Recall(Stored):
+class Recall(MadeAgain):
     """How far prediction errors may be from the error measured now; see the module docstring. All in output units.
 
     Args:
@@ -159,6 +159,7 @@ class Recall(Stored):
             {"promise": self.promise, "premises": _word(self.premises), **words["digests"]},
             {"promise": made.promise, "premises": _word(made.premises), **meta["digests"]},
         )
+        self._made(made)
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Stack drift and change over the steps against what holds without measurements, one panel an output."""
@@ -270,7 +271,7 @@ def remember(
         promise=f"{tightening.promise}; errors drift within {K} samples by no more than a bound which {drift.promise}",
         digests=digests | ({} if growth is None else {"growth": growth.digest}),
         premises=_drift_premises(tightening, drift, observer),
-    )  # fmt: skip
+    )._made(tightening)  # fmt: skip
 
 
 def _word(premises: Premises | None) -> str:

@@ -280,7 +280,7 @@ def test_what_does_not_belong_together_is_refused():
     with pytest.raises(CertificationError, match="not proven"):
         made(changes=(bent, *case.changes[1:]))
     with pytest.raises(SettingError, match="another tightening"):
-        case.controller(recall=replace(case.recall, digests={}))
+        case.controller(recall=replace(case.recall, digests={}).on_trust())
     with pytest.raises(SettingError, match="horizon"):
         case.controller(terminal=None, horizon=N - 1)
     with pytest.raises(SettingError, match="rows"):

@@ -71,7 +71,7 @@ def test_larger_jumps_or_no_growth_make_shifted_plans_infeasible(name):
     case = guaranteed(name)
     for size, tightening in (
         (3.0, case.tightening),
-        (1.0, replace(case.tightening, growth=np.zeros_like(case.tightening.growth))),
+        (1.0, replace(case.tightening, growth=np.zeros_like(case.tightening.growth)).on_trust()),
     ):
         adversary(case, "push", size)
         _, excess = run(case, case.controller(tightening=tightening), case.references(STEPS, 3.0))
@@ -350,7 +350,7 @@ def test_parts_that_do_not_belong_together_are_refused():
     ):
         with pytest.raises(SettingError, match=match):
             case.controller(**options)
-    wide = replace(case.terminal, margin=case.half)
+    wide = replace(case.terminal, margin=case.half).on_trust()
     with pytest.raises(InfeasibleError, match=f"step {N}"):
         case.controller(terminal=wide)
 
