@@ -20,6 +20,7 @@ from controlrnn.certification.certificate import (
     bounds_at_a_glance,
     certificate_schema,
     current_versions,
+    in_words,
 )
 from controlrnn.certification.passes import PADDINGS, Case
 from controlrnn.certification.proof.tube import TubeClaim
@@ -154,6 +155,7 @@ class TubeCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_around(
     system: LureSystem, x0: Array, u: Array, *, initial_radius: float, input_radius: float | Array = 0.0,
     metric: Array | None = None, focus: Sequence[int] | None = None, passes: int = 3,

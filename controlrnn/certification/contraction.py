@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions
+from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions, in_words
 from controlrnn.certification.proof.enclosure import divide_up, sum_up, times_up
 from controlrnn.certification.proof.incremental import IncrementalForm, observer_spread, schur_top
 from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
@@ -144,6 +144,7 @@ class ContractionCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_contraction(
     system: LureSystem, rate: float | None = None, *, input_scale: float | Array = 1.0,
     output_scale: float | Array = 1.0,

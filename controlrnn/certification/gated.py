@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions, in_words
 from controlrnn.certification.proof.gated import Comparison
 from controlrnn.certification.proof.stationary import error_after
 from controlrnn.checks import Array, as_array, channels, count, nonnegative, number, read_only
@@ -141,6 +141,7 @@ class DeltaIssCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_delta_iss(
     system: GatedSystem, *, input_range: tuple[Array, Array], iterations: int = 3000
 ) -> DeltaIssCertificate:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions, in_words
 from controlrnn.certification.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.horizon import HorizonCertificate, certify_horizon
 from controlrnn.certification.proof.enclosure import root_up, times_up
@@ -261,6 +261,7 @@ class ReinitialisationCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_reinitialisation(
     system: LureSystem, *, washout: int, horizon: int, input_range: tuple[Array, Array],
     input_error: float | Array = 0.0, start: Array | None = None, contraction: ContractionCertificate | None = None,
