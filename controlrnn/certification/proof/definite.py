@@ -39,21 +39,31 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     # order one, and round nothing but what underflows, which TINY covers.
     exponent = -np.round(0.5 * np.log2(np.where(usable[:, None], diagonal, 1.0)))
     half, unit = np.exp2(exponent - 1)[:, :, None], np.exp2(exponent)[:, None, :]
-    scaled = (mid + mid.swapaxes(1, 2)) * half * unit
+    scaled, spread = mid + mid.swapaxes(1, 2), rad + rad.swapaxes(1, 2)
+    for part in (scaled, spread):  # in place, here and below: matrices in memory are what this costs
+        part *= half
+        part *= unit
     size = np.abs(scaled)
-    spread = (rad + rad.swapaxes(1, 2)) * half * unit + 4 * UNIT * size + 4 * TINY
-    scaled[~usable], size[~usable], spread[~usable] = np.eye(n), np.eye(n), 0.0
-    loss = sum_up(spread * (1 + 16 * UNIT), axis=2)
+    size *= 4 * UNIT
+    spread += size
+    spread += 4 * TINY
+    scaled[~usable], spread[~usable] = np.eye(n), 0.0
+    spread *= 1 + 16 * UNIT
+    loss = sum_up(spread, axis=2)
     root = np.sqrt(scaled[:, index, index])
     shift = room * (1.01 * loss + 3 * (n + 3) * UNIT * root.sum(axis=1)[:, None] * root)
     shifted = scaled.copy()
     shifted[:, index, index] -= shift
     factor = _factors(shifted)
     # R = A - L L', entry by entry: what is left on the diagonal has to exceed the sum of all else.
-    product, absolute = factor @ factor.swapaxes(1, 2), np.abs(factor)
-    rest = scaled - product
-    error = gamma(n) * (absolute @ absolute.swapaxes(1, 2)) + UNIT * np.abs(rest)
-    left, across = rest[:, index, index], np.abs(rest) + error
+    rest = scaled
+    rest -= factor @ factor.swapaxes(1, 2)
+    absolute = np.abs(factor)
+    error = absolute @ absolute.swapaxes(1, 2)
+    error *= gamma(n)
+    left, across = rest[:, index, index], np.abs(rest)
+    error += UNIT * across
+    across += error
     across[:, index, index] = error[:, index, index]
     most = sum_up(across, axis=2) + loss + 8 * n * TINY
     # The last operations round as well, and the radii above were computed.
@@ -68,9 +78,9 @@ def definite_margin(matrix: Enclosure, *, room: float = 1.0) -> float:
 
 
 def _factors(matrices: Array) -> Array:
-    """Lower Cholesky factors, zero where there is none."""
+    """Cholesky factors, zero where there is none."""
     try:
-        return np.tril(np.linalg.cholesky(matrices))
+        return np.linalg.cholesky(matrices)
     except np.linalg.LinAlgError:
         if len(matrices) == 1:
             return np.zeros_like(matrices)

@@ -103,12 +103,15 @@ class Enclosure:
         k = self.mid.shape[-1]
         mid = self.mid @ other.mid
         a, b = np.abs(self.mid), np.abs(other.mid)
-        rad = gamma(k) * (a @ b)
+        rad = a @ b
+        rad *= gamma(k)
         if other.rad.any():
-            rad = rad + a @ other.rad
+            rad += a @ other.rad
         if self.rad.any():
             rad = rad + self.rad @ (b + other.rad)
-        return Enclosure(mid, rad * _larger(2 * k) + 4 * k * TINY)
+        rad *= _larger(2 * k)
+        rad += 4 * k * TINY
+        return Enclosure(mid, rad)
 
     def __getitem__(self, index: Any) -> Enclosure:
         return Enclosure(self.mid[index], self.rad[index])
@@ -126,9 +129,10 @@ class Enclosure:
 
     def add_at(self, index: Any, other: Enclosure) -> None:
         """Add to the values at ``index``, in place; no entry may be named twice."""
-        total = self.mid[index] + other.mid
-        self.rad[index] = (self.rad[index] + other.rad + UNIT * np.abs(total)) * _larger(3)
-        self.mid[index] = total
+        total, rad = self.mid[index] + other.mid, self.rad[index] + other.rad
+        rad += UNIT * np.abs(total)
+        rad *= _larger(3)
+        self.mid[index], self.rad[index] = total, rad
 
     def set_at(self, index: Any, other: Enclosure) -> None:
         """Put other values at ``index``, in place."""
