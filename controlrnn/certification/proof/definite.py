@@ -80,7 +80,7 @@ def definite_margin(matrix: Enclosure, *, room: float = 1.0) -> float:
 def _factors(matrices: Array) -> Array:
     """Cholesky factors, zero where there is none."""
     try:
-        return np.linalg.cholesky(matrices)
+        return np.asarray(np.linalg.cholesky(matrices))
     except np.linalg.LinAlgError:
         if len(matrices) == 1:
             return np.zeros_like(matrices)
