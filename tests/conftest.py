@@ -2,12 +2,13 @@
 
 Under the profile *mutants* (see docs/mutants.md) hypothesis draws the same examples each time and seeks no smaller ones
 once a test has failed; what failed for another mutant of the same function goes first, then what takes least time.
-Unless MUTANTS=thorough, only every fifth example is tried: that is for what a quick run leaves.
+Unless MUTANTS=thorough, every fifth example and some seconds of tests have to do: that is for what a quick run leaves.
 """
 
 import json
 import os
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,7 @@ settings.register_profile(
 _TIMES, _KILLS = Path("mutmut-stats.json"), Path("kills.txt")  # written by mutmut and below, in the folder of the copy
 
 
-def _quickly(test):
-    """Fewer examples of a test by hypothesis."""
-    own = getattr(test, "_hypothesis_internal_use_settings", None)
-    if own is not None and own.max_examples > 10 and os.environ.get("MUTANTS") != "thorough":
-        test._hypothesis_internal_use_settings = settings(own, max_examples=max(10, own.max_examples // 5))
+_ENOUGH = 8.0  # seconds of tests, as measured while all calls were counted, which takes thrice as long
 
 
 @pytest.hookimpl(trylast=True)
@@ -33,8 +30,14 @@ def pytest_collection_modifyitems(config, items):
     times = json.loads(_TIMES.read_text())["duration_by_test"]
     kills = Counter(line.partition("\t")[2] for line in _lines() if line.startswith(f"{_function()}\t"))
     items.sort(key=lambda item: (-kills[item.nodeid], times.get(item.nodeid, 0.0)))
+    if not _function() or os.environ.get("MUTANTS") == "thorough":
+        return
+    spent = list(accumulate(times.get(item.nodeid, 0.0) for item in items))
+    del items[max(1, sum(each <= _ENOUGH for each in spent)) :]
     for test in {getattr(item, "obj", None) for item in items}:
-        _quickly(test)
+        own = getattr(test, "_hypothesis_internal_use_settings", None)
+        if own is not None and own.max_examples > 10:
+            test._hypothesis_internal_use_settings = settings(own, max_examples=max(10, own.max_examples // 5))
 
 
 def pytest_runtest_logreport(report):

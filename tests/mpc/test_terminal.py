@@ -27,6 +27,7 @@ from mpc import (
 from mpc.condensed import CondensedBackend
 from mpc.dompc import DoMpcBackend
 from mpc.fatrop import FatropBackend
+from mpc.terminal import least_radius
 
 STEPS = 200
 
@@ -292,6 +293,18 @@ def test_a_terminal_set_must_take_up_the_jumps():
     other = certify_horizon(system, 0, initial_radius=1.0)
     with pytest.raises(SettingError, match="metric"):
         terminal_set(case.predictor, case.contraction, horizon=N, jump=case.observer.jump, outputs=other)
+
+
+def test_the_least_radius_takes_up_the_jump_and_hardly_more():
+    """p a + p^N e = a for a = p^N e / (1 - p): exactly that is needed, and exactly that is refused from below."""
+    for rate, horizon, jump in ((0.5, 3, 2.0), (0.9, 1, 0.3), (0.25, 10, 1e3)):
+        least = rate**horizon * jump / (1 - rate)
+        assert least < least_radius(rate, horizon, jump) < least * (1 + 1e-5)
+    found = guaranteed("slow elman").terminal
+    jump = found.radius * (1 - found.rate) / found.rate**N
+    assert replace(found, jump=jump * (1 - 1e-4)).radius == found.radius
+    with pytest.raises(CertificationError, match="radius must be at least"):
+        replace(found, jump=jump * (1 + 1e-4))
 
 
 def test_terminal_sets_are_verified_and_survive_their_file(tmp_path):

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import ast
 import configparser
+import fnmatch
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+MUTMUT = (sys.executable, "-m", "mutmut")
 NEEDED = ("controlrnn", "mpc", "plants", "experiments", "tests")
 
 
@@ -55,14 +59,25 @@ def undecorated(source: str) -> str:
     return "\n".join(text for i, line in enumerate(lines, 1) for text in (line, *after.get(i, ()))) + "\n"
 
 
+def survivors(place: Path, patterns: Sequence[str]) -> list[str]:
+    """Names of the mutants that no test noticed, or that took too long to tell."""
+    said = subprocess.run([*MUTMUT, "results"], cwd=place, check=True, capture_output=True, text=True).stdout
+    pairs = [line.strip().split(": ") for line in said.splitlines() if ": " in line]
+    chosen = [name for name, verdict in pairs if verdict in ("survived", "timeout", "suspicious")]
+    return [name for name in chosen if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+
+
 def main(name: str, *patterns: str) -> int:
-    """Run, then list what survived."""
+    """Run quickly, then what survived with all tests and examples; list what survives these."""
     place = workplace(name)
-    mutmut = [sys.executable, "-m", "mutmut"]
-    ran = subprocess.run([*mutmut, "run", "--max-children", "1", *patterns], cwd=place, check=False).returncode
-    subprocess.run([*mutmut, "results"], cwd=place, check=False)
-    return ran
+    run = [*MUTMUT, "run", "--max-children", "1"]
+    subprocess.run([*run, *patterns], cwd=place, check=True)
+    left = survivors(place, patterns)
+    if left:
+        subprocess.run([*run, *left], cwd=place, check=True, env=os.environ | {"MUTANTS": "thorough"})
+    subprocess.run([*MUTMUT, "results"], cwd=place, check=True)
+    return len(survivors(place, patterns))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    raise SystemExit(min(main(*sys.argv[1:]), 1))

@@ -198,13 +198,13 @@ def dot_up(a: Array, b: Array) -> Array:
 
 def divide_up(a: Any, b: Any) -> Array:
     """Not below a / b for a >= 0 and b > 0."""
-    quotient = np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64)
+    quotient = np.divide(a, b)
     return np.where(np.asarray(a) == 0, 0.0, np.nextafter(np.maximum(quotient, 2 * TINY * (quotient < TINY)), np.inf))
 
 
 def divide_down(a: Any, b: Any) -> Array:
     """Not above a / b for a >= 0 and b > 0, and >= 0."""
-    quotient = np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64)
+    quotient = np.divide(a, b)
     return np.where(quotient > TINY, np.nextafter(quotient, -np.inf), 0.0)
 
 
