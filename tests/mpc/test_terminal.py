@@ -307,6 +307,24 @@ def test_the_least_radius_takes_up_the_jump_and_hardly_more():
         replace(found, jump=jump * (1 + 1e-4))
 
 
+def test_a_plan_that_ends_outside_of_the_set_exceeds_it_by_that_much():
+    """In radii, also where outputs, inputs and moves keep their limits."""
+    case = guaranteed("slow elman")
+    adversary(case, "none")
+    controller = case.controller()
+    steps, _ = run(case, controller, case.references(6, 0.5))
+    problem, data, plan = controller.problem, controller._last_data, steps[-1].u_planned
+    gap = problem.outcome(data.x, plan)[1]
+    assert problem.excess(data, plan) <= 0
+    assert case.terminal.share(gap) > 0
+    for share in (0.5, 2.0, 1e3):
+        radius = case.terminal.radius * case.terminal.share(gap) / share
+        other = replace(problem, terminal=replace(case.terminal, radius=radius, jump=0.0))
+        assert (other.excess(data, plan) <= 0) == (share <= 1)
+        if share > 1:
+            assert other.excess(data, plan) == pytest.approx(share - 1)
+
+
 def test_terminal_sets_are_verified_and_survive_their_file(tmp_path):
     case = guaranteed("feedthrough")
     system = case.predictor.system

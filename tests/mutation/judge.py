@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
-from hypothesis import settings
 from mutmut.state import state
 
 ENOUGH = 20.0  # seconds of processor time for one test of a mutant, besides thrice what it takes without one
@@ -102,6 +101,8 @@ class Examples:
         if self.own is None or self.own.max_examples <= 10:
             return False
         if self.share > 1:
+            from hypothesis import settings  # not before pytest has looked at it
+
             least = max(10, self.own.max_examples // self.share)
             self.test._hypothesis_internal_use_settings = settings(self.own, max_examples=least)
         return True
