@@ -12,7 +12,7 @@ from sphinx.util.inspect import stringify_signature
 import controlrnn
 
 project = "controlrnn"
-author = "the controlrnn developers"
+author = "the controlrnn authors"
 project_copyright = author
 release = version = controlrnn.__version__
 
