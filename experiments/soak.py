@@ -55,6 +55,7 @@ from mpc import (
     Tightening,
     TimeOut,
     Wandering,
+    Watching,
     run_closed_loop,
     staircase,
 )
@@ -78,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = Study.from_command_line("soak", __doc__, arguments)
     config = Config.of(study.quick)
     chunks, steps = (4, 250) if study.quick else (20, 5000)
-    setup, guard = prepare(study, config)
+    setup = prepare(study, config)
     logging.getLogger("mpc").setLevel(logging.ERROR)  # each forced time-out would be a line
     needs = {"steps": steps, "config": asdict(config), "faults": repr(FAULTS), "frozen_heap": True}
     rows = []
     with frozen_heap():
         for i in study.progress(range(chunks), "chunks"):
-            compute = functools.partial(chunk, study, setup, guard, config, i, steps)
+            compute = functools.partial(chunk, study, setup, config, i, steps)
             rows.append(study.row(f"chunk {i}", compute, needs=needs, files=[f"times_{i}.npz"]))
     heap = study.row("heap", functools.partial(heap_growth, setup, config, 100 if study.quick else 2000))
     kept = [load_record(study.path(f"times_{i}.npz"), _TIMES)[0] for i in range(chunks)]
@@ -96,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         rejected=_sum(rows, "rejected "))  # fmt: skip
 
 
-def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementGuard]:
-    """The demo's road as far as the controller, and a guard from its validation records."""
+def prepare(study: Study, config: Config) -> ClosedLoopSetup:
+    """The demo's road as far as the controller, whose guard is from its validation records."""
     dataset = stages.experiments(config, study.seed)
 
     def compute() -> Row:
@@ -122,14 +123,15 @@ def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementG
     plant = MultiTank()
     sensors = tuple(Signal(s.name, s.unit, 0.0, 1.2 * plant.height) for s in plant.outputs)
     guard = MeasurementGuard.calibrated(sensors, watch, dataset.validation, disturbance=setup.controller.filter)
-    return setup, guard
+    setup.controller.change(watching=Watching(guard=guard))
+    return setup
 
 
-def chunk(study: Study, setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, i: int, steps: int) -> Row:
+def chunk(study: Study, setup: ClosedLoopSetup, config: Config, i: int, steps: int) -> Row:
     """One stretch; what it took and what went wrong."""
     seed = int(np.random.SeedSequence([study.seed, i]).generate_state(1)[0])
     with processor_times(setup.controller) as cpu:
-        result = run(setup, guard, config, seed, steps)
+        result = run(setup, config, seed, steps)
     save_record(study.path(f"times_{i}.npz"), _TIMES, {"wall": result.solve_time, "cpu": np.array(cpu)}, {})
     row = describe(result, setup, np.array(cpu))
     if i == 0:
@@ -169,10 +171,10 @@ def processor_times(controller: TightenedMPC) -> Iterator[list[float]]:
         controller.step = step  # type: ignore[method-assign]
 
 
-def run(setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, seed: int, steps: int) -> ClosedLoopResult:
+def run(setup: ClosedLoopSetup, config: Config, seed: int, steps: int) -> ClosedLoopResult:
     """One closed loop with everything that can go wrong."""
     return run_closed_loop(
-        setup.plant, setup.controller, steps=steps, seed=seed, guard=guard,
+        setup.plant, setup.controller, steps=steps, seed=seed,
         reference=functools.partial(wanted, config, steps), x0=setup.options["x0"], warm_up=config.washout,
         warm_up_input=setup.options["warm_up_input"], noise_std=config.noise, input_error=config.actuator, missing=0.01,
         disturbance=Wandering(std=(config.inflow,) * 3, memory=20, steps=steps),

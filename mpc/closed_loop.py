@@ -23,9 +23,7 @@ from mpc.control_step import MpcStep
 from mpc.controller import TightenedMPC
 from mpc.fault_run import FaultRun, Interruptible
 from mpc.faults import Fault, Faults
-from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.observer import per_channel
-from mpc.ocp import Status
 from mpc.premises_agreed import held_to
 
 Disturbance = ArrayLike | Callable[[np.random.Generator], ArrayLike]
@@ -33,7 +31,11 @@ Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 
 
 class Plant(Protocol):
-    """What the closed loop needs of a plant."""
+    """What the closed loop needs of a plant.
+
+    One whose actuators are slow says so with ``move_limit``, their largest change per sample, scalar or shape (nu,);
+    one whose inputs act a sample late with ``timing`` (`mpc.DelayedPlant`).
+    """
 
     @property
     def dt(self) -> float:
@@ -114,7 +116,6 @@ def run_closed_loop(
     measured: Reference | None = None,
     forecast_error: ArrayLike = 0.0,
     faults: Faults = (),
-    guard: MeasurementGuard | None = None,
 ) -> ClosedLoopResult:
     """Run ``controller`` (reset first) on ``plant``.
 
@@ -141,7 +142,6 @@ def run_closed_loop(
             every step (what acts now is known), scalar or one per measured input. A tightening covers it if the input
             radius of its certificate does.
         faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
-        guard: Looks at the readings before the controller does; of readings that come late, at their range alone.
 
     Raises:
         SettingError: The plant is not the controller's (channels, sample time), or a parameter is out of range.
@@ -149,8 +149,6 @@ def run_closed_loop(
     """
     predictor, steps = controller.predictor, count("steps", steps)
     held_to(controller, plant, input_error=input_error, missing=missing, steps=steps)
-    if guard is not None and len(guard.sensors) != predictor.ny:
-        raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
     warm_up = controller.observer.steps if warm_up is None else count("warm_up", warm_up, least=0)
     held = as_array("warm_up_input", controller.safe_input if warm_up_input is None else warm_up_input, (predictor.nu,))
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
@@ -162,23 +160,21 @@ def run_closed_loop(
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
     actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
     controller.reset()
-    watch = None if guard is None else guard.watch()
     for _ in range(warm_up):
-        controller.record(_believed(watch, actor.measure(), None)[0], held)
+        controller.record(actor.measure(), held)
         actor.apply(held)
-    run = _Run(wanted, [], [], [], [], [], [])
+    run = _Run(wanted, [], [], [], [], [])
     with _interruptible(controller, carried) as time_out:
         for t in range(steps):
             for delay, late in carried.arriving(t):
-                controller.correct(delay - 1, _in_range(guard, late))
+                controller.correct(delay - 1, late)
             said = actor.measure()
-            y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
             time_out(t)
             coming = None if told is None else told[t]
-            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t], coming))
+            run.taken.append(controller.step(said, wanted[t:] if preview else wanted[t], coming))
             true = actor.output()
             after, seen = actor.apply(run.taken[-1].u)
-            run.add(true, after, said, seen, verdict)
+            run.add(true, after, said, seen)
     run.true.append(actor.output())
     return _result(plant, controller, run, held, carried, seed)
 
@@ -193,36 +189,12 @@ class _Run:
     after: list[Array]
     measured: list[Array]
     applied: list[Array]
-    verdicts: list[NDArray[np.int8]]
 
-    def add(self, true: Array, after: Array, said: Array, seen: Array, verdict: NDArray[np.int8]) -> None:
+    def add(self, true: Array, after: Array, said: Array, seen: Array) -> None:
         self.true.append(true)
         self.after.append(after)
         self.measured.append(said)
         self.applied.append(seen)
-        self.verdicts.append(verdict)
-
-    def before(self, held: Array) -> Array:
-        """The input commanded last."""
-        return self.taken[-1].u if self.taken else held
-
-
-def _believed(watch: GuardRun | None, y: Array, expected: Array | None) -> tuple[Array, NDArray[np.int8]]:
-    if watch is None:
-        return y, Verdict.MISSING * (~np.isfinite(y)).astype(np.int8)
-    return watch.check(y, expected)
-
-
-def _in_range(guard: MeasurementGuard | None, late: Array) -> Array:
-    """A late reading with NaN where the sensor's range ends: a fresh watch has nothing else to hold against it."""
-    return late if guard is None else guard.watch().check(late)[0]
-
-
-def _expected(controller: TightenedMPC, taken: Sequence[MpcStep], before: Array) -> Array | None:
-    """What the model and the last disturbance estimate expect to be measured now; None without such an estimate."""
-    if not taken or taken[-1].status is Status.WARMING_UP:
-        return None
-    return np.asarray(controller.predictor.system.output(controller.observer.state, before)) + taken[-1].disturbance
 
 
 @contextmanager
@@ -270,7 +242,7 @@ def _result(
         status=tuple(s.status for s in taken),
         fallback=tuple(s.fallback for s in taken),
         certified=np.array([s.certified for s in taken]),
-        verdicts=np.array(run.verdicts, dtype=np.int8),
+        verdicts=np.array([s.verdicts for s in taken], dtype=np.int8),
         faults=faults.flags,
         fault_kinds=faults.kinds,
         lower=np.array([s.lower for s in plant.outputs]),

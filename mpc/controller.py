@@ -304,6 +304,7 @@ class TightenedMPC(Operation):
             set_point=read_only(wanted[0]),
             message="" if solution is None else solution.message,
             error_interval=interval,
+            verdicts=watched.verdicts,
             outside=outside,
             broken=broken,
         )

@@ -61,6 +61,11 @@ class DelayedPlant:
         """Number of the plant's states and inputs."""
         return self.plant.nx + len(self.plant.inputs)
 
+    @property
+    def move_limit(self) -> Any:
+        """Largest change of inputs per sample that the actuators manage, as the plant says it; None: any."""
+        return getattr(self.plant, "move_limit", None)
+
     def initial_state(self) -> Array:
         """Where a run starts, shape (nx,): the plant's state, and the middle of the inputs' limits under way."""
         ends = np.array([[s.lower, s.upper] for s in self.plant.inputs])

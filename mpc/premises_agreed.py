@@ -100,6 +100,7 @@ def held_to(
     )
     of_plant.refuse_other("the plant", own, "the controller")
     _reachable(plant, predictor)
+    _fast_enough(plant, controller)
     declared = controller.observer.prediction_input_error
     actual = channels("input_error", input_error, predictor.nu)
     if "certificate" in controller.tightening.digests and (actual > declared * (1 + 1e-12)).any():
@@ -120,6 +121,21 @@ def _reachable(plant: Plant, predictor: Predictor) -> None:
             raise SettingError(
                 f"the plant's input {theirs.name!r} must reach the controller's range [{mine.lower:g}, "
                 f"{mine.upper:g}], got [{theirs.lower:g}, {theirs.upper:g}]: give the predictor the actuator's range"
+            )
+
+
+def _fast_enough(plant: Plant, controller: TightenedMPC) -> None:
+    """Raise SettingError where plans move inputs further per sample than the plant's actuators can."""
+    given = getattr(plant, "move_limit", None)
+    if given is None:
+        return
+    able = channels("the plant's move_limit", given, len(plant.inputs), finite=False)
+    for i in controller.problem.chosen:
+        asked = min(controller.problem.move_limit[i], controller._span[i])
+        if not asked <= able[i] * (1 + 1e-9):
+            raise SettingError(
+                f"plans move input {plant.inputs[i].name!r} by up to {asked:g} per sample, the plant's actuator "
+                f"manages {able[i]:g}: give the controller a move_limit of at most that"
             )
 
 

@@ -101,6 +101,12 @@ def record(T: int = 60, nu: int = 2, ny: int = 3, dt: float = TANK.dt, seed: int
     return Trajectory(rng.standard_normal((T, nu)), rng.standard_normal((T, ny)), dt, name="lab 7")
 
 
+class Sluggish(MultiTank):
+    """Pumps that need their time."""
+
+    move_limit = 0.5
+
+
 @dataclass
 class Kit:
     """Valid parts, of which each case spoils one."""
@@ -517,6 +523,8 @@ MPC: list[Case] = [
     ("a timing nobody knows", lambda k: Predictor(k.system, timing="later"), SettingError, ("'delayed'", "'later'")),
     ("delayed in name only", lambda k: Predictor(k.system, timing="delayed"), SettingError,
      ("delay_input", "Predictor.delayed")),
+    ("actuators that are too slow", lambda k: k.loop(Sluggish()), SettingError,
+     ("plans move input", "actuator manages 0.5", "move_limit")),
     ("watching that is none", lambda k: k.mpc(watching="closely"), SettingError, ("watching", "Watching", "'closely'")),
     ("a premise nobody knows", lambda _: Watching(reactions={"weather": "hold"}), SettingError,
      ("'inputs'", "got 'weather'")),

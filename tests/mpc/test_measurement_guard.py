@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from mpc_networks import LurePlant, NormContraction, elman, signals, switching
@@ -19,6 +21,7 @@ from mpc import (
     TightenedMPC,
     Verdict,
     Washout,
+    Watching,
     nominal,
     run_closed_loop,
 )
@@ -125,9 +128,12 @@ def test_calibrated_limits_are_those_of_the_records(guarded):
 
 def run(guarded, faults, *, guard=True, seed=1):
     plant, controller, limits = guarded
+    controller = copy.deepcopy(controller)
+    if guard:
+        controller.change(watching=Watching(guard=limits))
     return run_closed_loop(
         plant, controller, reference=np.repeat([[0.3, 0.1], [-0.2, 0.1]], 30, axis=0), steps=60, seed=seed,
-        noise_std=0.02, faults=faults, guard=limits if guard else None,
+        noise_std=0.02, faults=faults,
     )  # fmt: skip
 
 
