@@ -48,7 +48,6 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     spread += size
     spread += 4 * TINY
     scaled[~usable], spread[~usable] = np.eye(n), 0.0
-    spread *= 1 + 16 * UNIT
     loss = sum_up(spread, axis=2)
     root = np.sqrt(scaled[:, index, index])
     shift = room * (1.01 * loss + 3 * (n + 3) * UNIT * root.sum(axis=1)[:, None] * root)
@@ -62,12 +61,10 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     error = absolute @ absolute.swapaxes(1, 2)
     error *= gamma(n)
     left, across = rest[:, index, index], np.abs(rest)
-    error += UNIT * across
     across += error
     across[:, index, index] = error[:, index, index]
-    most = sum_up(across, axis=2) + loss + 8 * n * TINY
-    # The last operations round as well, and the radii above were computed.
-    convicted = left * (1 - 8 * UNIT) > most * (1 + 4 * (n + 16) * UNIT)
+    # One factor for what all of these round relatively: n operations in ``error``, fewer than 16 in all else.
+    convicted = left > (sum_up(across, axis=2) + loss) * (1 + 4 * (n + 16) * UNIT)
     pivots = factor[:, index, index].min(axis=1) ** 2
     return np.where(usable & convicted.all(axis=1) & (pivots > 0), pivots, -np.inf)
 

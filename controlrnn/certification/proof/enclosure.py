@@ -15,7 +15,6 @@ Overflow makes infinities or NaN; every decision is a comparison that is false f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -167,9 +166,9 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - part)) + (b - part)
 
 
-def sum_up(values: Array, axis: int | Sequence[int] | None = None) -> Array:
+def sum_up(values: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """Not below the sum of nonnegative ``values``, whatever the order of summation."""
-    total = np.asarray(np.sum(values, axis=axis if axis is None or isinstance(axis, int) else tuple(axis)))
+    total = np.asarray(np.sum(values, axis=axis))
     terms = values.size // max(total.size, 1)
     return np.asarray(np.where(total == 0, total, np.nextafter(total * (1 + 2 * (terms + 2) * UNIT), np.inf)))
 

@@ -115,13 +115,13 @@ def test_what_cannot_be_proven_is_minus_infinity(matrix):
     assert margin_of(matrix) == -np.inf
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_no_factor_is_believed(n, monkeypatch):
+@pytest.mark.parametrize(("n", "count"), [(1, 3000), (2, 3000), (3, 3000), (4, 3000), (20, 300), (40, 100)])
+def test_no_factor_is_believed(n, count, monkeypatch):
     """Whatever the factor: here that of the matrix itself instead of a smaller one, with some last bits changed.
 
     |x|^2 I - x x' less 2^-40 to 2^-52 of a diagonal entry is indefinite, by little enough for a factor to hide it.
     """
-    rng, count = np.random.default_rng(n), 3000
+    rng = np.random.default_rng(n)
     x = rng.integers(1, 60, (count, n)) * rng.choice([-1.0, 1.0], (count, n))
     M = (x * x).sum(axis=1)[:, None, None] * np.eye(n) - x[:, :, None] * x[:, None, :]
     k, every = rng.integers(0, n, count), np.arange(count)
@@ -139,6 +139,34 @@ def test_no_factor_is_believed(n, monkeypatch):
         monkeypatch.setattr(definite, "_factors", lambda m, wrong=wrong: np.full(m.shape, wrong))
         with np.errstate(all="ignore"):
             assert (definite_margins(Enclosure.of(M)) == -np.inf).all()
+
+
+def test_what_is_left_must_exceed_all_else_to_the_last_bit(monkeypatch):
+    """With next to no factor the matrix itself has to be dominant; at the edge one within the radii is singular."""
+    monkeypatch.setattr(definite, "_factors", lambda m: np.broadcast_to(1e-100 * np.eye(m.shape[1]), m.shape))
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5, 8):
+        lag = np.abs(np.arange(n)[:, None] - np.arange(n))
+        lag = np.minimum(lag, n - lag)  # every row has the same entries
+        for _ in range(50):
+            away, rad = (np.where(lag == 0, 0.0, rng.random(n)[lag]) for _ in range(2))
+            rad *= 10.0 ** -rng.integers(0, 17)
+            total = sum((Fraction(v) for v in (*away[0], *rad[0])), Fraction(0))
+            edge = float(total) if Fraction(float(total)) <= total else float(np.nextafter(float(total), 0.0))
+            assert not proven(edge * np.eye(n) - away, rad)
+            assert proven(edge * (1 + 1e-13) * np.eye(n) - away, rad)
+
+
+def test_radii_that_differ_between_the_triangles_are_shared():
+    """The true matrix is symmetric and within both: around the mean of both, by the mean of their radii."""
+    n = 10
+    mid, rad = np.eye(n), np.zeros((n, n))
+    mid[0, 1:], mid[1:, 0], rad[1:, 0] = 0.49, -0.49, 0.98
+    true = np.eye(n)
+    true[0, 1:] = true[1:, 0] = 0.49  # of eigenvalue 1 - 3 * 0.49
+    assert (np.abs(true - mid) <= rad).all()
+    assert not proven(mid, rad)
+    assert not proven(mid.T, rad.T)
 
 
 def test_a_stack_is_judged_one_by_one():

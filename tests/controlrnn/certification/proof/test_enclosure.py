@@ -154,6 +154,60 @@ def test_parts_turned_and_placed(kind):
     assert not a.placed((2, 4, 3), (np.array([0, 1]), np.array([3, 0]))).enclosure().mid[0, 0].any()
 
 
+@pytest.mark.parametrize("shape", [(60,), (1, 60), (2, 3, 60), (5, 2, 60)], ids=str)
+def test_radii_of_products_count_every_term(shape):
+    """What Higham's gamma_k and the radii ask for in exact numbers, which a sum of 60 terms never uses up."""
+    rng, k = np.random.default_rng(0), 60
+    a, b = rng.standard_normal(shape), rng.standard_normal((k, 2))
+    for log in (-20, -14, -1):
+        ra, rb = 10.0**log * rng.random(a.shape), 10.0**log * rng.random(b.shape)
+        found = Enclosure(a, ra) @ Enclosure(b, rb)
+        size_a, size_b = exact(np.abs(a)), exact(np.abs(b))
+        for p, q in ((found.rad, 1), ((Enclosure(a, 0 * ra) @ Enclosure(b, rb)).rad, 0)):
+            needed = np.dot(size_a, k * Fraction(UNIT) * size_b + exact(rb)) + q * np.dot(exact(ra), size_b + exact(rb))
+            assert (exact(p) >= needed).all()
+    tiny = Enclosure.of(np.full(shape, 1e-200)) @ Enclosure.of(np.full((k, 2), 1e-200))
+    assert (tiny.rad >= k * TINY).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@FAST
+@given(seed=SEEDS)
+def test_parts_added_and_set_in_place(kind, seed):
+    rng = np.random.default_rng(seed)
+    (a, x), (b, y), (c, z) = (
+        make(kind, rng, (4, 3), log=0),
+        make(kind, rng, (2, 3), log=0),
+        make(kind, rng, (3,), log=0),
+    )
+    whole = a.placed((5, 3), slice(0, 4))
+    whole.add_at(slice(1, 3), b)
+    whole.set_at(4, c)
+    x[1:3] += y
+    assert around(whole, np.vstack([x, z]))
+    found = whole.enclosure()
+    assert np.isfinite(found.mid).all()
+    assert np.isfinite(found.rad).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_numbers_and_lists_become_float64(kind):
+    large = kind.of([[3 * 10**9]], [[1]]) * kind.of([[4 * 10**9]])  # beyond 64 bits
+    found = large.enclosure()
+    assert found.mid.dtype == found.rad.dtype == np.float64
+    assert holds(found, [[Fraction(12 * 10**18)]])
+    assert found.rad.item() == pytest.approx(4e9)
+    assert kind.of(1).enclosure().mid.dtype == np.float64
+
+
+def test_a_zero_that_is_known_stays_exact():
+    for a in (0.0, 1.0, 5.0):
+        for rad in (0.0, 1.0, 2.0):
+            zero, other = Enclosure.of([0.0]), Enclosure.of([a], [rad])
+            for product in (zero * other, other * zero):
+                assert (product.mid, product.rad) == (0.0, 0.0)
+
+
 @FAST
 @given(mid=NUMBERS, rad=SIZES)
 def test_ends(mid, rad):
