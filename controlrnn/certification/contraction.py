@@ -116,10 +116,18 @@ class ContractionCertificate(Certificate):
         """
         observer = observer_system(system, gain)
         self._check_digest(observer)
-        return prove_contraction(
-            observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room,
-            spread=observer_spread(system, gain),
-        )  # fmt: skip
+        try:
+            with np.errstate(all="ignore"):
+                return prove_contraction(
+                    observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers,
+                    room=room, spread=observer_spread(system, gain),
+                )  # fmt: skip
+        except CertificationError as error:
+            raise CertificationError(
+                f"the certificate does not hold for the observer without the rounding of A - L C: {error}; certify a "
+                "slightly larger rate, or take a smaller gain",
+                margin=error.margin,
+            ) from error
 
     def _claim(self) -> str:
         gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
