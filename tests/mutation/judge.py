@@ -1,10 +1,9 @@
 """Judges all mutants of a set in one process: a plugin of pytest that runs tests once a mutant instead of once.
 
-mutmut makes the mutants (`tests/mutation/run.py`); here the tests are collected once, and for each mutant those run
-that reach its function, until one fails: first what failed for another mutant of the same function, then what takes
-least time. What survives every fifth example of the tests by hypothesis is tried with all of them.
-
-What functions remember (`functools.cache`) is forgotten before each mutant, and every fixture is made anew.
+mutmut makes the mutants (`run`); here the tests are collected once, and for each mutant those run that reach its
+function, until one fails: first what failed for another mutant of the same function, then what takes least time. What
+survives every fifth example of the tests by hypothesis is tried with all of them. What functions remember
+(`functools.cache`) is forgotten before each test, and every fixture is made anew.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -29,13 +27,12 @@ class Judge:
     """The plugin.
 
     Args:
-        place: Folder of the copy, in which mutmut left ``mutants``.
-        names: Mutants to judge, in this order.
+        sources: Mutants to judge, in this order, and a digest of the file of each.
         verdicts: File of the verdicts, one JSON object a line; those already in it are kept.
     """
 
-    def __init__(self, names: list[str], verdicts: Path) -> None:
-        self.names, self.verdicts = names, verdicts
+    def __init__(self, sources: dict[str, str], verdicts: Path) -> None:
+        self.sources, self.verdicts = sources, verdicts
         self.kills: dict[str, Counter[str]] = defaultdict(Counter)
         self.seconds: dict[str, float] = {}
         self.reached: dict[str, set[str]] = defaultdict(set)
@@ -52,17 +49,18 @@ class Judge:
             for function in state()._stats:
                 self.reached[function].add(name)
             state()._stats.clear()
-        known = [json.loads(line) for line in self.verdicts.read_text().splitlines()] if self.verdicts.exists() else []
+        known = [json.loads(line) for line in self.verdicts.read_text().splitlines()]
         for one in known:
             self.kills[_function(one["name"])][one["by"]] += 1
         done = {one["name"] for one in known}
-        for name in (name for name in self.names if name not in done):
-            found = self._judged(name, items)
-            with self.verdicts.open("a") as file:
-                file.write(json.dumps({"name": name} | found) + "\n")
+        for name, source in self.sources.items():
+            if name not in done:
+                found = {"name": name, "source": source} | self._judged(name, items)
+                with self.verdicts.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
         return True
 
-    def _judged(self, name: str, items: dict[str, pytest.Item]) -> dict[str, Any]:
+    def _judged(self, name: str, items: dict[str, pytest.Item]) -> dict[str, str]:
         kills, reached = self.kills[_function(name)], self.reached[_function(name)]
         if not reached:
             return {"verdict": "no tests", "by": ""}

@@ -166,8 +166,12 @@ def test_radii_of_products_count_every_term(shape):
         for p, q in ((found.rad, 1), ((Enclosure(a, 0 * ra) @ Enclosure(b, rb)).rad, 0)):
             needed = np.dot(size_a, k * Fraction(UNIT) * size_b + exact(rb)) + q * np.dot(exact(ra), size_b + exact(rb))
             assert (exact(p) >= needed).all()
-    tiny = Enclosure.of(np.full(shape, 1e-200)) @ Enclosure.of(np.full((k, 2), 1e-200))
-    assert (tiny.rad >= k * TINY).all()
+    up = e.dot_up(np.abs(a), np.abs(b))
+    assert (exact(up) >= exact(np.abs(a) @ np.abs(b)) * (1 + k * Fraction(UNIT))).all()
+    for kind in KINDS:
+        tiny = kind.of(np.full((2, 3, k), 1e-200)) @ kind.of(np.full((k, 2), 1e-200))
+        assert (tiny.rad >= k * TINY).all()
+    assert (e.dot_up(np.full(shape, 1e-200), np.full((k, 2), 1e-200)) >= k * TINY).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -198,6 +202,10 @@ def test_whole_numbers_and_lists_become_float64(kind):
     assert holds(found, [[Fraction(12 * 10**18)]])
     assert found.rad.item() == pytest.approx(4e9)
     assert kind.of(1).enclosure().mid.dtype == np.float64
+    big = 4 * 10**9
+    assert 16e18 <= float(e.times_up(big, big)) <= 16e18 * (1 + 4 * UNIT)
+    assert float(e.root_up(0)) == float(e.ldexp_up(0, 5)) == 0.0
+    assert float(e.ldexp_up(1, 70)) == 2.0**70
 
 
 def test_a_zero_that_is_known_stays_exact():
@@ -244,6 +252,7 @@ def test_rounding_up(name, a, b):
         return
     with np.errstate(all="ignore"):
         found = float(up(a, b))
+    assert np.isfinite(found) or wanted > Fraction(10) ** 300
     assert np.isinf(found) or Fraction(found) >= wanted
     assert np.isinf(found) or found <= float(min(wanted, Fraction(np.finfo(float).max))) * (1 + 64 * UNIT) + 40 * TINY
     if name not in ("dot",):
