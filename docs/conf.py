@@ -4,14 +4,15 @@ import enum
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 from sphinx.util.inspect import stringify_signature
 
-import controlrnn
+import controlrnn.errors
 
 project = "controlrnn"
-author = "the controlrnn developers"
+author = "the controlrnn authors"
 project_copyright = author
 release = version = controlrnn.__version__
 
@@ -47,16 +48,31 @@ html_theme_options = {"show_toc_level": 2, "secondary_sidebar_items": ["page-toc
 
 PACKAGES = re.findall(r"^   ([\w.]+)$", (Path(__file__).parent / "api.md").read_text(), re.MULTILINE)
 PUBLIC = {package: importlib.import_module(package).__all__ for package in PACKAGES}
-HOMES = {name: package for package in reversed(PACKAGES) for name in PUBLIC[package]}  # where to import a name from
+PUBLIC["controlrnn.errors"] = [name for name, thing in vars(controlrnn.errors).items() if inspect.isclass(thing)]
+HOMES = {name: package for package in reversed(PUBLIC) for name in PUBLIC[package]}  # where to import a name from
 
 
 def _same(name: str, package: str) -> bool:
     return getattr(importlib.import_module(package), name) is getattr(importlib.import_module(HOMES[name]), name)
 
 
+def _is(kind, name: str, package: str) -> bool:
+    return kind(getattr(importlib.import_module(package), name))
+
+
+# What has no docstring of its own; a public value that is not described here ends the build.
+VALUES = {
+    "MATRICES": "Names of the matrices of a `LureSystem`, in the order of its fields.",
+    "PLANTS": "A function that makes each plant, by name: what the contract suite of plants runs over.",
+}
 # Names that a package only hands on are described once.
 autosummary_context = {
     "handed_on": {p: [n for n in PUBLIC[p] if p != HOMES[n] and _same(n, p)] for p in PACKAGES},
+    "modules_of": {p: [n for n in PUBLIC[p] if _is(inspect.ismodule, n, p)] for p in PACKAGES},
+    "values_of": {
+        p: {n: VALUES[n] for n in PUBLIC[p] if not _is(callable, n, p) and not _is(inspect.ismodule, n, p)}
+        for p in PACKAGES
+    },
 }
 
 
@@ -69,11 +85,11 @@ def _role(match: re.Match[str], here: str) -> str:
     return f":py:obj:`{text} <{home}.{name}>`" if name in PUBLIC.get(home, ()) else f"``{text}``"
 
 
-def as_restructured_text(_app, what, name, _thing, _options, lines):
+def as_restructured_text(_app, what, name, thing, _options, lines):
     """Docstrings are read as Markdown is: `x` is code or a link, |x| an absolute value; indented blocks stay."""
     if what in ("attribute", "property"):
         _put_together(lines)
-    here = max((p for p in PACKAGES if name == p or name.startswith(p + ".")), key=len)
+    here = max((p for p in PUBLIC if name == p or name.startswith(p + ".")), key=len)
     literal_below = None  # the indentation of the line that opened a literal block
     for i, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -87,6 +103,14 @@ def as_restructured_text(_app, what, name, _thing, _options, lines):
                 continue
             parts = line.split("``")  # every second one is code already
             lines[i] = "``".join(part if k % 2 else _inline(part, here) for k, part in enumerate(parts))
+    if "see the module docstring" in "\n".join(lines).lower() and what in ("class", "function", "exception"):
+        lines += _background(thing)
+
+
+def _background(thing) -> list[str]:
+    """The module docstring that a docstring refers to, word for word."""
+    text = (sys.modules[thing.__module__].__doc__ or "").splitlines()
+    return ["", ".. code-block:: text", "", *("   " + line for line in text), ""]
 
 
 def _put_together(lines: list[str]) -> None:

@@ -57,6 +57,7 @@ from mpc import (
     Tightening,
     TimeOut,
     Wandering,
+    Watching,
     run_closed_loop,
     staircase,
 )
@@ -80,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = Study.from_command_line("soak", __doc__, arguments)
     config = Config.of(study.quick)
     chunks, steps = (4, 250) if study.quick else (20, 5000)
-    setup, guard = prepare(study, config)
+    setup = prepare(study, config)
     logging.getLogger("mpc").setLevel(logging.ERROR)  # each forced time-out would be a line
     needs = {"steps": steps, "config": asdict(config), "faults": repr(FAULTS), "frozen_heap": True}
     rows = []
     with frozen_heap():
         for i in study.progress(range(chunks), "chunks"):
-            compute = functools.partial(chunk, study, setup, guard, config, i, steps)
+            compute = functools.partial(chunk, study, setup, config, i, steps)
             rows.append(study.row(f"chunk {i}", compute, needs=needs, files=[f"times_{i}.npz"]))
     heap = study.row("heap", functools.partial(heap_growth, setup, config, 100 if study.quick else 2000))
     kept = [load_record(study.path(f"times_{i}.npz"), _TIMES)[0] for i in range(chunks)]
@@ -98,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         rejected=_sum(rows, "rejected "))  # fmt: skip
 
 
-def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementGuard]:
-    """Prepare the demo's controller, and a measurement guard from its validation records."""
+def prepare(study: Study, config: Config) -> ClosedLoopSetup:
+    """Prepare the demo's controller, whose measurement guard is from its validation records."""
     dataset = stages.experiments(config, study.seed)
 
     def compute() -> Row:
@@ -120,18 +121,19 @@ def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementG
 
     study.row("controller", compute, needs=asdict(config), files=["model.npz", "contraction.npz", "tightening.npz"])
     watch = stages.observer(stages.model_of(study.out), stages.contraction_of(study.path("contraction.npz")), config)
-    setup = stages.setup(watch, Tightening.load(study.path("tightening.npz")), config)
+    setup = stages.setup(watch, Tightening.load(study.path("tightening.npz")).on_trust(), config)
     plant = MultiTank()
     sensors = tuple(Signal(s.name, s.unit, 0.0, 1.2 * plant.height) for s in plant.outputs)
     guard = MeasurementGuard.calibrated(sensors, watch, dataset.validation, disturbance=setup.controller.filter)
-    return setup, guard
+    setup.controller.change(watching=Watching(guard=guard))
+    return setup
 
 
-def chunk(study: Study, setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, i: int, steps: int) -> Row:
+def chunk(study: Study, setup: ClosedLoopSetup, config: Config, i: int, steps: int) -> Row:
     """Run one stretch of steps, and summarise its times and failures."""
     seed = int(np.random.SeedSequence([study.seed, i]).generate_state(1)[0])
     with processor_times(setup.controller) as cpu:
-        result = run(setup, guard, config, seed, steps)
+        result = run(setup, config, seed, steps)
     save_record(study.path(f"times_{i}.npz"), _TIMES, {"wall": result.solve_time, "cpu": np.array(cpu)}, {})
     row = describe(result, setup, np.array(cpu))
     if i == 0:
@@ -174,14 +176,13 @@ def processor_times(controller: TightenedMPC) -> Iterator[list[float]]:
         controller.step = step  # type: ignore[method-assign]
 
 
-def run(setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, seed: int, steps: int) -> ClosedLoopResult:
+def run(setup: ClosedLoopSetup, config: Config, seed: int, steps: int) -> ClosedLoopResult:
     """Run one closed loop under all kinds of faults."""
     return run_closed_loop(
         setup.plant,
         setup.controller,
         steps=steps,
         seed=seed,
-        guard=guard,
         reference=functools.partial(wanted, config, steps),
         faults=RandomFaults(choices=FAULTS, rate=0.01, duration=(1, 60), steps=steps),
         start=Start(x0=setup.options["x0"], warm_up=config.washout, warm_up_input=setup.options["warm_up_input"]),

@@ -15,6 +15,7 @@ from mpc.control.controller import TightenedMPC
 from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.loops.calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
+from mpc.loops.delayed_plant import DelayedPlant
 from mpc.loops.faults import (
     ActuatorFault,
     ActuatorOffset,
@@ -75,6 +76,7 @@ __all__ = [
     "Coverage",
     "CoverageMet",
     "CoverageUnit",
+    "DelayedPlant",
     "DisturbanceFilter",
     "Disturbances",
     "DropOut",

@@ -16,13 +16,20 @@ import casadi
 import numpy as np
 
 from controlrnn.checks import Array, as_array
-from controlrnn.data import Signal
+from controlrnn.data import Signal, Timing
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.export import to_casadi
 from controlrnn.kernels import output, rollout, simulate, step
 from controlrnn.kernels.dense import solve
 from controlrnn.kernels.linearisation import Lineariser
-from controlrnn.systems import LureSystem, carries_input, just_after, without_feedthrough
+from controlrnn.systems import (
+    LureSystem,
+    answers_late,
+    carries_input,
+    delay_input,
+    just_after,
+    without_feedthrough,
+)
 from controlrnn.systems.ops import run_arguments
 from controlrnn.typed import typed
 
@@ -45,20 +52,27 @@ class Predictor:
         system: Frozen model in physical units.
         inputs: One `Signal` per input with the actuator's limits; unlimited ``u1, u2, ...`` when left out.
         outputs: One `Signal` per output with the limits to keep; unlimited ``y1, y2, ...`` when left out.
+        timing: When inputs act; see `delayed` for one sample after they are computed.
 
     Raises:
-        SettingError: The system is not frozen.
+        SettingError: The system is not frozen, or does not have its ``timing``.
         ShapeError: The number of signals does not fit the system.
     """
 
     system: LureSystem
     inputs: tuple[Signal, ...] = ()
     outputs: tuple[Signal, ...] = ()
+    timing: Timing = Timing.MEASURED_FIRST
 
     def __post_init__(self) -> None:
         if not isinstance(self.system, LureSystem) or not self.system.is_frozen:
             raise SettingError(f"system must be a frozen LureSystem, got {type(self.system).__name__}: model.freeze()")
         object.__setattr__(self, "system", without_feedthrough(self.system))
+        object.__setattr__(self, "timing", Timing(self.timing))
+        if self.timing is Timing.INPUT_FIRST:
+            raise SettingError("timing must be 'measured_first' or 'delayed', got 'input_first': see docs/timing.md")
+        if self.timing is Timing.DELAYED and (not carries_input(self.system) or answers_late(self.system)):
+            raise SettingError("timing 'delayed' needs a system from delay_input: use Predictor.delayed(model, ...)")
         for name, letter, n in (("inputs", "u", self.system.nu), ("outputs", "y", self.system.ny)):
             signals = tuple(getattr(self, name)) or tuple(Signal(f"{letter}{i + 1}") for i in range(n))
             if len(signals) != n:
@@ -67,9 +81,30 @@ class Predictor:
         # Compiled code is loaded now, so that the first control step does not wait for it.
         rollout(self.system, np.zeros((1, self.nu)), np.zeros(self.nx))
 
+    @classmethod
+    def delayed(
+        cls, system: LureSystem, inputs: tuple[Signal, ...] = (), outputs: tuple[Signal, ...] = ()
+    ) -> Predictor:
+        """A predictor for loops whose inputs act one sample after they are computed.
+
+        The input under way becomes a state (`controlrnn.systems.delay_input`), so that certificates, observers,
+        terminal sets and plans of ``predictor.system`` hold as they are; its records are `Trajectory.delayed`.
+
+        Args:
+            system: Frozen model of the plant itself, whose output does not answer at once.
+            inputs: See the class.
+            outputs: See the class.
+
+        Raises:
+            SettingError: The system is not frozen, or answers at once.
+        """
+        if not isinstance(system, LureSystem) or not system.is_frozen:
+            raise SettingError(f"system must be a frozen LureSystem, got {type(system).__name__}: model.freeze()")
+        return cls(delay_input(system), inputs, outputs, Timing.DELAYED)
+
     def __getstate__(self) -> dict[str, Any]:
         """Compiled code cannot be pickled; it is made anew where it is needed."""
-        return {name: getattr(self, name) for name in ("system", "inputs", "outputs")}
+        return {name: getattr(self, name) for name in ("system", "inputs", "outputs", "timing")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
         return self  # nothing of it changes
@@ -94,13 +129,18 @@ class Predictor:
         """Whether the last nu states are the last input."""
         return carries_input(self.system)
 
+    @property
+    def answers(self) -> bool:
+        """Whether outputs answer at once, so that readings are under the last input, which is carried."""
+        return answers_late(self.system)
+
     @cached_property
     def with_answers(self) -> Predictor:
         """A predictor of the same states whose 2 ny outputs are those just before each input acts, then just after it.
 
         Itself where outputs do not answer at once. Its system has a feedthrough, and is for plans alone.
         """
-        if not self.carries:
+        if not self.answers:
             return self
         made = object.__new__(Predictor)
         after = tuple(replace(s, name=f"{s.name} just after its input") for s in self.outputs)

@@ -56,6 +56,7 @@ from mpc import (
     Adaptation,
     ClosedLoopResult,
     ClosedLoopSetup,
+    DelayedPlant,
     LoopEffort,
     MeasurementGuard,
     ModelError,
@@ -101,6 +102,12 @@ def elman(seed: int = 0) -> LureSystem:
 def record(T: int = 60, nu: int = 2, ny: int = 3, dt: float = TANK.dt, seed: int = 0) -> Trajectory:
     rng = np.random.default_rng(seed)
     return Trajectory(rng.standard_normal((T, nu)), rng.standard_normal((T, ny)), dt, name="lab 7")
+
+
+class Sluggish(MultiTank):
+    """Pumps that need their time."""
+
+    move_limit = 0.5
 
 
 @dataclass
@@ -517,6 +524,13 @@ MPC: list[Case] = [
      ("priority", "whole number >= 1", "got 0")),
     ("soft before hard", lambda k: k.mpc(soft=(True, False, True), priority=(1, 2, 3)), SettingError,
      ("soft limit", "priority over a hard one", "1 comes first")),
+    ("a delayed plant of none", lambda _: DelayedPlant(3.0), SettingError, ("plant must be a process", "got float")),
+    ("delayed twice", lambda _: DelayedPlant(DelayedPlant(TANK)), SettingError, ("has the delay already",)),
+    ("a timing nobody knows", lambda k: Predictor(k.system, timing="later"), SettingError, ("'delayed'", "'later'")),
+    ("delayed in name only", lambda k: Predictor(k.system, timing="delayed"), SettingError,
+     ("delay_input", "Predictor.delayed")),
+    ("actuators that are too slow", lambda k: k.loop(Sluggish()), SettingError,
+     ("plans move input", "actuator manages 0.5", "move_limit")),
     ("watching that is none", lambda k: k.mpc(watching="closely"), SettingError, ("watching", "Watching", "'closely'")),
     ("a premise nobody knows", lambda _: Watching(reactions={"weather": "hold"}), SettingError,
      ("'inputs'", "got 'weather'")),

@@ -1,6 +1,9 @@
 """What the pages say is true: every block of Python runs, every command, link and test that is named exists."""
 
+import builtins
+import io
 import re
+import tokenize
 from pathlib import Path
 from unittest import SkipTest
 from urllib.parse import urlparse
@@ -17,6 +20,8 @@ PAGES = {
     if "_build" not in p.parts
 }
 SLOW = {"docs/start.md"}
+# Names on the pages that no code uses: a section of docstrings, an extra.
+ALSO = {"Raises", "audit"}
 FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -80,6 +85,33 @@ def test_what_a_page_names_exists(page):
     for module in re.findall(r"experiments\.(\w+)`", text):
         path = ROOT / "experiments" / module
         assert path.with_suffix(".py").exists() or path.is_dir() or module == "NAME", f"{page}: {module}"
+
+
+def identifiers():
+    """Every name that the code of the library, its studies and its tests uses, and every word of the C templates."""
+    found = set()
+    for folder in ("controlrnn", "mpc", "plants", "experiments", "tests"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for token in tokenize.generate_tokens(io.StringIO(file.read_text()).readline):
+                if token.type == tokenize.NAME or re.fullmatch(r"""["']\w+["']""", token.string):
+                    found.add(token.string.strip("\"'"))
+        for file in (ROOT / folder).rglob("*.[ch]"):
+            found |= set(re.findall(r"\w+", file.read_text()))
+    return found | {p.stem for p in ROOT.glob("*/**/*.py")} | set(dir(builtins)) | ALSO
+
+
+def test_names_on_the_pages_are_names_in_the_code():
+    """Inline code that looks like Python: each of its names is one, so that no page speaks of what was renamed."""
+    known, stale = identifiers(), []
+    for page, text in PAGES.items():
+        for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", FENCE.sub("", text)):
+            if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*(\(.*\))?", code) and not code.endswith((".md", ".cfg")):
+                stale += [
+                    f"{page}: {code}"
+                    for name in code.split("(")[0].split(".")
+                    if name.removeprefix("NAME_") not in known
+                ]
+    assert not stale, "\n".join(stale)
 
 
 TESTS = "".join(p.read_text() for p in sorted((ROOT / "tests").rglob("test_*.py")))

@@ -11,7 +11,7 @@ import inspect
 import re
 import subprocess
 import sys
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -80,7 +80,7 @@ ONLY_IN = {
 PUBLIC = (
     "controlrnn.data", "controlrnn.systems", "controlrnn.models", "controlrnn.kernels", "controlrnn.certification",
     "controlrnn.export", "controlrnn.identification", "plants", "mpc", "controlrnn.certification.ball",
-    "controlrnn.certification.refutation",
+    "controlrnn.certification.refutation", "controlrnn.records",
 )  # fmt: skip
 
 
@@ -265,17 +265,25 @@ def test_all_is_sorted_and_complete(package):
         assert hasattr(module, name), f"{package}.{name} does not exist"
 
 
+def test_the_reference_page_lists_every_public_package():
+    listed = re.findall(r"^   ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(PUBLIC)
+
+
 @pytest.mark.parametrize(("package", "name"), list(public_objects()))
 def test_public_names_document_every_argument(package, name):
     thing = getattr(importlib.import_module(package), name)
-    if inspect.ismodule(thing) or not callable(thing):
+    if inspect.ismodule(thing):
+        assert inspect.getdoc(thing), f"{package}.{name} has no docstring"
+    if not callable(thing):
         return
     assert inspect.getdoc(thing), f"{package}.{name} has no docstring"
     assert_documented(thing, f"{package}.{name}")
     if inspect.isclass(thing):
         for method, value in vars(thing).items():
             function = inspect.unwrap(getattr(value, "__func__", value))
-            if inspect.isfunction(function) and not method.startswith("_"):
+            described = inspect.isfunction(function) or isinstance(value, property | cached_property)
+            if described and not method.startswith("_"):
                 assert inspect.getdoc(getattr(thing, method)), f"{package}.{name}.{method} has no docstring"
 
 

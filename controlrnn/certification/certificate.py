@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -41,6 +42,12 @@ FORMAT_VERSION = 2
 ZERO = ("N", "nu", "nv", "m", "p")  # lengths that may be zero: horizon, inputs, neurons, channels that differ, shares
 # An issuer proves with more room than a verifier needs, who may round differently and owes no slack.
 PROOF_ROOM = 8.0
+P = ParamSpec("P")
+R = TypeVar("R")
+_REMEDY = (
+    "bring radii, metric and scales nearer to the sizes of states, inputs and outputs, measure these in other units, "
+    "or shorten the horizon"
+)
 _KINDS: dict[str, type[Certificate]] = {}
 
 
@@ -169,6 +176,26 @@ class Certificate(Stored, ABC):
     def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Constructor arguments from the values of a record, which also holds the units."""
         return {name: value for name, value in values.items() if name != "units"}
+
+
+def in_words(search: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a search: where its numbers overflow or vanish it refuses with a remedy, and numpy does not warn."""
+
+    @wraps(search)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with np.errstate(all="ignore"):
+                return search(*args, **kwargs)
+        except (np.linalg.LinAlgError, OverflowError, ZeroDivisionError) as error:
+            raise CertificationError(
+                f"nothing could be proven: numbers overflow or vanish in float64 ({error}): {_REMEDY}"
+            ) from error
+        except CertificationError as error:
+            if any(sign in str(error) for sign in (":", ";", ". ")):  # it says what to do
+                raise
+            raise CertificationError(f"{error}: {_REMEDY}", margin=error.margin, status=error.status) from error
+
+    return wrapper
 
 
 @typed()

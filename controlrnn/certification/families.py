@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from scipy.linalg import eigh
 
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.horizon import HorizonInequality
@@ -81,21 +80,16 @@ class Problem(HorizonInequality):
         self.claimed_metric = self.metric
         if lifted:
             _, metric, b = self._initial_set
-            # An initial state without difference gets some room: its part of the metric must be finite.
-            room = self.radius or 1e-6 * float(np.linalg.norm(b))
-            self._parts = metric / room**2, b
-            self.metric = self.joint_metric(np.ones(1 + len(b)))
-            self.radius = 1.0
-
-    def joint_metric(self, shares: Array) -> Array:
-        """Metric whose unit ball holds the initial set of states and input differences, for shares (1 + m,)."""
-        weights = shares / shares.sum()
-        metric, b = self._parts
-        n = len(metric)
-        joint = np.zeros((n + len(b), n + len(b)))
-        joint[:n, :n] = weights[0] * metric
-        joint[np.arange(n, len(joint)), np.arange(n, len(joint))] = weights[1:] / b**2
-        return joint
+            n, m = len(metric), len(b)
+            inputs = np.arange(n, n + m)
+            # The set is that of size xi with xi in the ball of states, side by side with inputs of at most one.
+            self._size, joint = np.zeros((n + m, n + m)), np.zeros((n + m, n + m))
+            self._size[:n, :n] = self.radius * np.linalg.inv(np.linalg.cholesky(metric)).T
+            self._size[inputs, inputs] = b
+            # For the search an initial state without difference gets some room: its part of the metric must be finite.
+            joint[:n, :n] = metric / (self.radius or 1e-6 * float(np.linalg.norm(b))) ** 2
+            joint[inputs, inputs] = 1 / b**2
+            self.metric, self.radius = joint / (1 + m), 1.0
 
     def family(self, row: int, multipliers: Array, rho: Array, padding: float) -> Family:
         """Build a family from given multipliers, with the best rho and shares that go with them."""
@@ -106,15 +100,19 @@ class Problem(HorizonInequality):
         return Family(row, found.multipliers, found.rho, padding, shares)
 
     def _best_shares(self, P: Array) -> Array:
-        """Search for shares (1 + m,) with a small largest ratio of P to the joint metric."""
-        n, shares = len(self._parts[0]), np.ones(1 + len(self._parts[1]))
-        best, chosen = np.inf, shares
+        """Shares (1 + m,) for which the largest ratio of P to the joint metric is small."""
+        n, m = len(self.claimed_metric), len(P) - len(self.claimed_metric)
+        shares = chosen = np.full(1 + m, 1 / (1 + m))
+        best, inside = np.inf, self._size.T @ P @ self._size
+        if not np.isfinite(inside).all():
+            return chosen  # the proof will say so
         for _ in range(6):
-            values, vectors = eigh(P, self.joint_metric(shares))
+            half = np.concatenate([np.full(n, shares[0]), shares[1:]]) ** -0.5
+            values, vectors = np.linalg.eigh(half[:, None] * inside * half)
             if values[-1] < best:
                 best, chosen = float(values[-1]), shares
             # For P = p p' the best shares are the sizes of p's parts, which this step finds at once.
-            top = self.joint_metric(np.ones(len(shares))) @ vectors[:, -1] ** 2
+            top = (half * vectors[:, -1]) ** 2
             shares = np.sqrt(np.maximum(np.concatenate([[top[:n].sum()], top[n:]]), 1e-8 * top.sum())) * shares
             shares = np.maximum(shares / shares.sum(), 1e-6)
         return chosen

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 class Timing(Choice):
     """Order of measurement and input within a sample; see docs/timing.md.
 
-    `MEASURED_FIRST` is the convention of all controllers: y[t] is measured, then u[t] is chosen and acts.
-    `INPUT_FIRST` is that of many simulators and benchmarks: u[t] acts, then y[t] is taken and may depend on it.
+        `MEASURED_FIRST` is the convention of everything that controls: y[t] is measured, then u[t] is chosen and acts.
+    `INPUT_FIRST` is that of many simulators and benchmarks: u[t] acts, then y[t] is taken and may answer to it.
+    `DELAYED` is that of a controller that computes for up to a sample time: y[t] is measured, u[t] is computed from it
+    and begins to act at sample t + 1.
     """
 
     MEASURED_FIRST = "measured_first"
     INPUT_FIRST = "input_first"
+    DELAYED = "delayed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,22 @@ class Trajectory(Stored):
         if self.timing is Timing.MEASURED_FIRST:
             return self
         x = None if self.x is None else self.x[1:]
+        if self.timing is Timing.DELAYED:  # what was given at t - 1 began to act at t
+            return replace(self, u=self.u[:-1], y=self.y[1:], x=x, timing=Timing.MEASURED_FIRST)
         return replace(self, u=self.u[1:], y=self.y[:-1], x=x, timing=Timing.MEASURED_FIRST)
+
+    def delayed(self) -> Trajectory:
+        """The record as a controller would have it whose inputs act one sample after they are computed.
+
+        The input that began to act at t + 1 is the one that it would have given at t: inputs move back by one sample,
+        and the last reading, after which none is given, is left out. A record that is so already is returned as it is.
+        """
+        if self.timing is Timing.DELAYED:
+            return self
+        if self.timing is Timing.INPUT_FIRST:
+            return self.measured_first().delayed()
+        x = None if self.x is None else self.x[:-1]
+        return replace(self, u=self.u[1:], y=self.y[:-1], x=x, timing=Timing.DELAYED)
 
     @property
     def nu(self) -> int:

@@ -20,6 +20,10 @@ def digest(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> str:
     Memory layout, byte order and precision do not count, nor which zero (0, -0) or which NaN it is; in ``meta``, 1 and
     1.0 and numpy's numbers are one number.
 
+    Args:
+        arrays: Numbers, truth values or text, by name.
+        meta: JSON values by name.
+
     Raises:
         DataError: An array holds neither numbers nor truth values nor text.
     """

@@ -99,7 +99,15 @@ def _conforming(
 def write_record(
     path: str | os.PathLike[str], kind: str, version: int, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
 ) -> Path:
-    """Write a record of any content with its checksum, unchecked; the inner part of `save_record`."""
+    """Write a record of any content, with the right checksum; `save_record` is what to use.
+
+    Args:
+        path: Target file; parent folders are made.
+        kind: What the record is of.
+        version: Of the kind's schema.
+        arrays: Numeric arrays by name.
+        meta: JSON values by name.
+    """
     stored = {name: _stored(array) for name, array in arrays.items()}
     header = {"format": FORMAT, "kind": kind, "version": version, "meta": dict(meta)}
     header["sha256"] = digest(stored, header)
@@ -113,6 +121,10 @@ def write_record(
 
 def load_record(path: str | os.PathLike[str], schema: Schema) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Read a record written by `save_record`.
+
+    Args:
+        path: The file.
+        schema: What it must hold.
 
     Returns:
         The arrays and the meta data, as the schema asks.
@@ -151,7 +163,11 @@ def load_one_of(
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read a record of any kind, checked for damage but not against a schema. Raises like `load_record`."""
+    """Read a record of any kind, checked for damage but not for sense. Raises like `load_record`.
+
+    Args:
+        path: The file.
+    """
     with storage("read", path):
         mode = os.stat(path).st_mode
         raw = Path(path).read_bytes() if stat.S_ISREG(mode) else b""  # a pipe or device might never end
@@ -176,7 +192,11 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
 @contextmanager
 def restoring(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Context manager that turns this library's errors inside it into a `FileFormatError` that names the file."""
+    """Turn errors of ours inside of the block into a `FileFormatError` that names the file.
+
+    Args:
+        path: The file that the block restores something from.
+    """
     try:
         yield
     except ControlRnnError as error:

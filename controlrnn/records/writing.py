@@ -87,7 +87,12 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-    """Write ``value`` as indented JSON, atomically. NaN is refused: it is not JSON."""
+    """Write ``value`` as indented JSON, atomically. NaN is refused: it is not JSON.
+
+    Args:
+        path: Target file; parent folders are made.
+        value: What JSON can hold.
+    """
     return write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 

@@ -2,9 +2,11 @@
 
 from controlrnn.systems.activations import Activation
 from controlrnn.systems.carried import (
+    answers_late,
     answers_through_neurons,
     carries_input,
     carry_input,
+    delay_input,
     just_after,
     without_feedthrough,
 )
@@ -23,10 +25,12 @@ __all__ = [
     "LureSystem",
     "Precision",
     "System",
+    "answers_late",
     "answers_through_neurons",
     "carries_input",
     "carry_input",
     "change_system",
+    "delay_input",
     "just_after",
     "observer_system",
     "without_feedthrough",

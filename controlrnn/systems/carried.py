@@ -107,6 +107,55 @@ def just_after(carried: LureSystem) -> LureSystem:
 
 
 @typed()
+def delay_input(system: LureSystem) -> LureSystem:
+    """The system whose inputs act one sample after they are given, with the input under way among its states: exact.
+
+    Args:
+        system: Frozen model whose output does not answer at once.
+
+    Returns:
+        System with nx + nu states (x[t], u[t - 1]), x[t + 1] = f(x[t], u[t - 1]) and output g(x[t]).
+
+    Raises:
+        SettingError: The output answers at once: the reading then hangs on the input before the one under way.
+    """
+    system = frozen(system)
+    if system.has_feedthrough:
+        raise SettingError(
+            "delay_input needs a system whose output does not answer at once, got feedthrough: identify a model "
+            "without it that has nu more states"
+        )
+    nx, nu, ny, nv = system.sizes
+    none = np.zeros
+    return replace(
+        system,
+        A=np.block([[system.A, system.B2], [none((nu, nx)), none((nu, nu))]]),
+        B1=np.vstack([system.B1, none((nu, nv))]),
+        B2=np.vstack([none((nx, nu)), np.eye(nu)]),
+        bx=np.concatenate([system.bx, none(nu)]),
+        C1=np.hstack([system.C1, system.D12]),
+        D12=none((nv, nu)),
+        C2=np.hstack([system.C2, none((ny, nu))]),
+    )
+
+
+@typed()
+def answers_late(carried: LureSystem) -> bool:
+    """Whether the output of a system that carries its last input hangs on it, as from `carry_input`.
+
+    Args:
+        carried: The system.
+    """
+    nu = carried.nu
+    if not carries_input(carried):
+        return False
+    under = (carried.C1[:, -nu:] != 0).any(axis=1)  # neurons that the carried input moves, at first directly
+    for start, stop in carried.blocks[1:]:
+        under[start:stop] |= ((carried.D11[start:stop, :start] != 0) & under[:start]).any(axis=1)
+    return bool(carried.C2[:, -nu:].any() or carried.D21[:, under].any())
+
+
+@typed()
 def answers_through_neurons(carried: LureSystem) -> bool:
     """Whether the neurons of a system from `carry_input` depend on the last input.
 

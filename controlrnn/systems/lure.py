@@ -34,7 +34,11 @@ MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22",
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LureSystem:
-    """A discrete-time Lur'e system; equations in the module docstring.
+    """Discrete-time linear system in feedback with an elementwise nonlinearity of restricted slope.
+
+    Every frozen model is one::
+
+        x+ = A x + B1 w + B2 u + bx,    v = C1 x + D11 w + D12 u + bv,    w = s(v),    y = C2 x + D21 w + D22 u + by
 
     With numpy arrays it is *frozen*: float64 copies that cannot be written to, and a `digest` that certificates refer
     to. With torch tensors it is the differentiable form that `model.system()` returns; gradients flow through.

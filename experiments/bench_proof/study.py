@@ -42,6 +42,7 @@ from experiments.shared.study import Row, Study
 
 _BATCH, _WORKERS = 2000, 4  # edges: one certificate a worker
 _ROUNDED = 1 + 1e-6  # attacks are computed in float64, whose rounding the bounds do not cover
+_STEPS = 5
 _UNITS = (1e-8, 1e-4, 1.0, 1e4, 1e8)
 
 
@@ -275,33 +276,24 @@ def honest(study: Study) -> None:
         row = study.row(f"honest: {cell}", partial(_honest_gates, study, cell))
         outcome.update({k: v for k, v in row.items() if isinstance(v, int)})
     issued, wrong = outcome["issued"], outcome["not_agreed"] + outcome["beaten"] + outcome["raw"]
-    study.target("honest calls issued", "all", f"{issued} of {outcome['calls']}", issued == outcome["calls"])
+    study.say(f"honest calls: {issued} of {outcome['calls']} issued, {outcome['refused']} refused")
+    study.target("honest: refused here, issued in other units", 0, outcome["needless"], outcome["needless"] == 0)
+    mute = outcome["without_remedy"]
+    study.target("honest: refused without a remedy", 0, mute, mute == 0)
     study.target("honest: attack above bound, ball disagrees, or another error", 0, wrong, wrong == 0)
 
 
 def _honest(study: Study, system: LureSystem, scales: tuple[Array, Array, Array]) -> Row:
-    x, u, y = scales
-    there, tally, texts = in_units(system, x, u, y), Counter[str](), list[str]()
-    metric, radius, N = np.diag(x**-2.0), 0.5, 5
-    ends = -1.0 * u, 1.0 * u
-    b = 0.1 * u
-    x0, inputs = x * np.ones(system.nx), u * np.sin(np.arange(N + 1))[:, None]
-    radii: dict[str, Any] = {"initial_radius": radius, "input_radius": b, "metric": metric}
-    makers: dict[str, Callable[[], Certificate]] = {
-        "horizon": lambda: certify_horizon(there, N, iterations=60, **radii),
-        "tube": lambda: certify_around(there, x0, inputs, **radii),
-        "gains": lambda: certify_gains(there, N, metric=metric, iterations=60),
-        "lipschitz": lambda: certify_lipschitz(there, N, iterations=60),
-        "contraction": lambda: certify_contraction(there, input_scale=u, output_scale=y),
-        "l2": lambda: certify_l2_gain(there, input_scale=u, output_scale=y),
-        "re-initialisation": lambda: certify_reinitialisation(
-            there, washout=4, horizon=3, input_range=ends, input_error=b, iterations=30
-        ),
-    }
-    for kind, make in makers.items():
+    there, tally, texts = in_units(system, *scales), Counter[str](), list[str]()
+    x0, inputs, radii = _case(system, *scales[:2])
+    ends = -1.0 * scales[1], 1.0 * scales[1]
+    plain = _calls(system, *(np.ones_like(one) for one in scales))
+    for kind, make in _calls(there, *scales).items():
         found = _called(kind, make, there, tally, texts)
+        if found is None:
+            tally["needless"] += int(_made(lambda _, kind=kind: plain[kind](), system) is not None)  # type: ignore[misc]
         if kind == "horizon" and found is not None:
-            reached = attack_horizon(there, N, input_range=ends, starts=16, steps=20, seed=study.seed, **radii)
+            reached = attack_horizon(there, _STEPS, input_range=ends, starts=16, steps=20, seed=study.seed, **radii)
             tally["beaten"] += int((reached.differences > _ROUNDED * found.bounds).any())
         if kind == "tube" and found is not None:
             near = attack_around(there, x0, inputs, starts=4, steps=15, seed=study.seed, **radii)
@@ -309,6 +301,29 @@ def _honest(study: Study, system: LureSystem, scales: tuple[Array, Array, Array]
         if found is not None and kind not in ("horizon", "tube", "re-initialisation"):
             tally["beaten"] += refuted(found, there, np.random.default_rng(study.seed), tries=5)
     return _said(tally, texts)
+
+
+def _case(system: LureSystem, x: Array, u: Array) -> tuple[Array, Array, dict[str, Any]]:
+    """A nominal run and radii around it, in units of these sizes."""
+    radii = {"initial_radius": 0.5, "input_radius": 0.1 * u, "metric": np.diag(x**-2.0)}
+    return x * np.ones(system.nx), u * np.sin(np.arange(_STEPS + 1))[:, None], radii
+
+
+def _calls(system: LureSystem, x: Array, u: Array, y: Array) -> Mapping[str, Callable[[], Certificate]]:
+    """One call of each kind for a system in units of these sizes."""
+    x0, inputs, radii = _case(system, x, u)
+    scale: dict[str, Any] = {"input_scale": u, "output_scale": y}
+    return {
+        "horizon": lambda: certify_horizon(system, _STEPS, iterations=60, **radii),
+        "tube": lambda: certify_around(system, x0, inputs, **radii),
+        "gains": lambda: certify_gains(system, _STEPS, metric=radii["metric"], iterations=60),
+        "lipschitz": lambda: certify_lipschitz(system, _STEPS, iterations=60),
+        "contraction": lambda: certify_contraction(system, **scale),
+        "l2": lambda: certify_l2_gain(system, **scale),
+        "re-initialisation": lambda: certify_reinitialisation(
+            system, washout=4, horizon=3, input_range=(-u, u), input_error=0.1 * u, iterations=30
+        ),
+    }
 
 
 def _honest_gates(study: Study, cell: str) -> Row:
@@ -331,6 +346,7 @@ def _called(
         found = make()
     except ControlRnnError as error:
         tally["refused"] += 1
+        tally["without_remedy"] += not any(sign in str(error) for sign in (":", ";", ". "))
         texts.append(f"{kind}: {error}")
         return None
     except (ArithmeticError, ValueError, TypeError, IndexError) as error:
@@ -347,7 +363,7 @@ def _called(
 
 
 def _said(tally: Counter[str], texts: list[str]) -> Row:
-    names = ("calls", "issued", "refused", "raw", "not_agreed", "beaten")
+    names = ("calls", "issued", "refused", "needless", "without_remedy", "raw", "not_agreed", "beaten")
     return {**{n: int(tally[n]) for n in names}, "what": "; ".join(texts)}
 
 

@@ -219,7 +219,7 @@ def _loops(study: Study, config: Config, methods: Sequence[Method], rows: dict[s
         method = named[name]
 
         def compute(method: Method = method) -> Row:
-            room = Tightening.load(study.path(f"{_stem(method.name)}.npz"))
+            room = Tightening.load(study.path(f"{_stem(method.name)}.npz")).on_trust()
             return work.closed_loops(method.observer, room, config, study.seed)
 
         needs = {"observer": method.observer.digest, "tightening": rows[name]["tightening"]}

@@ -337,10 +337,11 @@ def _controller(
             **grouped(dict(mode=Mode.PRACTICAL, **settings)),
         )
     if controller not in (Controller.GUARANTEED, Controller.RECALLING):
-        return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **grouped(settings))
+        trusted = Tightening.load(folder / f"{controller}.npz").on_trust()
+        return TightenedMPC(watch.predictor, watch, trusted, **grouped(settings))
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
-    terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz")
+    terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz").on_trust()
     if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
-        settings["recall"] = Recall.load(folder / f"recall_{name}.npz")
-    room = Tightening.load(folder / f"{name}.npz")
+        settings["recall"] = Recall.load(folder / f"recall_{name}.npz").on_trust()
+    room = Tightening.load(folder / f"{name}.npz").on_trust()  # of this study, which verified the whole one
     return TightenedMPC(watch.predictor, watch, room, terminal=terminal, **grouped(dict(soft=False, **settings)))

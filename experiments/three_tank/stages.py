@@ -242,14 +242,17 @@ def reference(config: Config) -> Array:
 
 
 def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
-    """Build plant and controller from the artefacts in ``folder``; importable, for worker processes."""
+    """Build plant and controller from the artefacts in ``folder``, which are of this study and verified when read.
+
+    Importable, so that worker processes can call it.
+    """
     watch = observer(model_of(folder), contraction_of(folder / "contraction.npz"), config)
     if kind is Controller.NOMINAL:
         return setup(watch, None, config)
     if kind is not Controller.RECALLING:
-        return setup(watch, Tightening.load(folder / f"tightening_{kind.file}.npz"), config)
+        return setup(watch, Tightening.load(folder / f"tightening_{kind.file}.npz").on_trust(), config)
     room, recall = Tightening.load(folder / "tightening_recalling.npz"), Recall.load(folder / "recall.npz")
-    return setup(watch, room, config, recall=recall)
+    return setup(watch, room.on_trust(), config, recall=recall.on_trust())
 
 
 def setup(

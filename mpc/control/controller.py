@@ -1,12 +1,13 @@
 """The controller: state and disturbance estimate, tightened limits, a solver, and what happens when it fails.
 
-Two modes (DESIGN, section 4). *Guaranteed*: limits are tightened by the full model error; the disturbance estimate only
-moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and
-the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. In both
-the reference moves so that set points are kept without offset, whatever the observer: see `mpc.control.offset_free`.
-With a terminal set the guaranteed mode is recursively feasible: see `mpc.tightening.terminal_set`. Every plan is then
-checked apart from the solver, and where a solve gives none that keeps all limits, the shifted plan does. With a
-`Recall` the guaranteed limits learn from measurements and stay guaranteed: see `mpc.tightening.error_memory`.
+Two modes (docs/theory/tightening.md). *Guaranteed*: limits are tightened by the full model error; the disturbance
+estimate only moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and
+limits alike, and the tightening was calibrated with the same estimate; less conservative, without proof of recursive
+feasibility. In both the reference moves so that set points are kept without offset, whatever the observer: see
+`mpc.control.offset_free`. With a terminal set the guaranteed mode is recursively feasible: see
+`mpc.tightening.terminal_set`. Every plan is then checked apart from the solver, and where a solve gives none that keeps
+all limits, the shifted plan does. With a `Recall` the guaranteed limits learn from measurements and stay guaranteed:
+see `mpc.tightening.error_memory`.
 
 A failed solve is a state, not an exception: the step then says so, and applies what keeps the limits, or exceeds them
 least (`mpc.safety.fallback`); from outside hard limits it comes back in the fewest samples (`mpc.safety.recovery`). Set
@@ -91,7 +92,7 @@ class TightenedMPC(Operation):
         solver: Which solver, and how long it may take.
 
     Raises:
-        SettingError: Parts rest on different premises, or a setting contradicts the tightening.
+        SettingError, CertificationError: Premises or settings disagree, or a part is from a file that was not verified.
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
@@ -119,7 +120,8 @@ class TightenedMPC(Operation):
             check_terminal(terminal, tightening, N, tracking.mode)
             free = max(N // 2, 1) if tracking.control_horizon is None else tracking.control_horizon
             tracking = replace(tracking, mode=Mode.GUARANTEED, control_horizon=free)
-        self.mode, self.filter = disturbance_mode(tightening, tracking.mode, tracking.disturbance_gain)
+        mode, gain = tracking.mode, tracking.disturbance_gain
+        self.mode, self.filter = disturbance_mode(tightening, mode, gain, terminal, recall)
         entering = self.mode is Mode.PRACTICAL, not promises(tightening)
         self.disturbance = OutputDisturbance(observer, N, self.filter, terminal is not None, *entering)
         self._answers = Answers(observer, guaranteed=terminal is not None)
@@ -266,6 +268,7 @@ class TightenedMPC(Operation):
             set_point=read_only(wanted[0]),
             message="" if solution is None else solution.message,
             error_interval=interval,
+            verdicts=watched.verdicts,
             outside=outside,
             broken=broken,
         )

@@ -11,6 +11,7 @@ from controlrnn.errors import SettingError
 from mpc.calibration.residuals import DisturbanceFilter
 from mpc.predictor import Predictor
 from mpc.problem.settings import Mode
+from mpc.promises.made_again import refuse_unverified
 from mpc.tightening.error_memory import Recall
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
@@ -18,8 +19,15 @@ from mpc.tightening.tightening import NO_CLAIM, Tightening
 _DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
 
 
-def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
-    """Mode and filter; raises SettingError where ``mode`` or ``gain`` contradicts how errors were calibrated."""
+def disturbance_mode(
+    tightening: Tightening, mode: Mode | None, gain: float | None, terminal: TerminalSet | None, recall: Recall | None
+) -> tuple[Mode, DisturbanceFilter]:
+    """Mode and filter.
+
+    Raises:
+        SettingError: ``mode`` or ``gain`` contradicts how errors were calibrated.
+        CertificationError: A guarantee would rest on a part that was read from a file and not verified since.
+    """
     prescribed = tightening.disturbance_gain
     claims = promises(tightening)
     natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
@@ -31,6 +39,8 @@ def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | No
         )
     if prescribed is not None and gain not in (None, prescribed):
         raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
+    if mode is Mode.GUARANTEED and claims:
+        refuse_unverified(tightening=tightening, terminal=terminal, recall=recall)
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
 
 

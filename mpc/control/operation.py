@@ -110,7 +110,7 @@ class Operation:
             y: Measurement, shape (ny,); NaN where missing.
         """
         before = self.observer.state
-        self.observer.correct(age, y)
+        self.observer.correct(age, self._watched.late(self._measurement(y)))
         if self._recalled is not None and self.observer.state is not before and not _as_planned(self):
             self._recalled.reset()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from controlrnn.checks import Array
 from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallback
@@ -43,6 +46,7 @@ class MpcStep:
             names and units; empty where nothing does.
         error_interval: Ends of what may be the errors of predictions from ``x``, shape (2, N + 1, ny): those of
             `mpc.tightening.error_memory`, else the tightening.
+        verdicts: `mpc.Verdict` on each reading, shape (ny,); without a guard only MISSING is told from FINE.
         broken: Premises that are contradicted now, or were and are not yet forgotten; see `mpc.safety.premise_watch`.
     """
 
@@ -65,5 +69,6 @@ class MpcStep:
     set_point: Array
     message: str
     error_interval: Array
+    verdicts: NDArray[np.int8]
     outside: str = ""
     broken: tuple[Premise, ...] = ()

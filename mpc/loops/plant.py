@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, channels
-from controlrnn.data import Signal
+from controlrnn.data import Signal, Timing
 from controlrnn.errors import SettingError
 from mpc.control.controller import TightenedMPC
 from mpc.predictor import Predictor
@@ -19,7 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class Plant(Protocol):
-    """What the closed loop needs of a plant."""
+    """What a closed loop needs of a plant.
+
+    A plant whose actuators are slow says so with ``move_limit``, their largest change per sample, scalar or shape
+    (nu,); one whose inputs act a sample late with ``timing`` (`mpc.DelayedPlant`).
+    """
 
     @property
     def dt(self) -> float:
@@ -69,10 +73,15 @@ def held_to(
             f"the plant must have the model's (nu, ny, dt) = {(*expected, predictor.dt)}, got {(*got, plant.dt)}"
         )
     of_plant = Premises(
-        system=own.system, dt=own.dt, **channels_of(plant.inputs, "input"), **channels_of(plant.outputs, "output")
+        system=own.system,
+        dt=own.dt,
+        timing=getattr(plant, "timing", Timing.MEASURED_FIRST),
+        **channels_of(plant.inputs, "input"),
+        **channels_of(plant.outputs, "output"),
     )
     of_plant.refuse_other("the plant", own, "the controller")
     _reachable(plant, predictor)
+    _fast_enough(plant, controller)
     declared = controller.observer.prediction_input_error
     actual = channels("input_error", input_error, predictor.nu)
     if "certificate" in controller.tightening.digests and (actual > declared * (1 + 1e-12)).any():
@@ -93,6 +102,21 @@ def _reachable(plant: Plant, predictor: Predictor) -> None:
             raise SettingError(
                 f"the plant's input {theirs.name!r} must reach the controller's range [{mine.lower:g}, "
                 f"{mine.upper:g}], got [{theirs.lower:g}, {theirs.upper:g}]: give the predictor the actuator's range"
+            )
+
+
+def _fast_enough(plant: Plant, controller: TightenedMPC) -> None:
+    """Raise SettingError where plans move inputs further per sample than the plant's actuators can."""
+    given = getattr(plant, "move_limit", None)
+    if given is None:
+        return
+    able = channels("the plant's move_limit", given, len(plant.inputs), finite=False)
+    for i in controller.problem.chosen:
+        asked = min(controller.problem.move_limit[i], controller._span[i])
+        if not asked <= able[i] * (1 + 1e-9):
+            raise SettingError(
+                f"plans move input {plant.inputs[i].name!r} by up to {asked:g} per sample, the plant's actuator "
+                f"manages {able[i]:g}: give the controller a move_limit of at most that"
             )
 
 

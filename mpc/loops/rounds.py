@@ -255,7 +255,7 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
     return Tightening(
         model_error=total, reinitialisation=zero, input_error=zero, disturbance_gain=gain, promise=promise,
         digests=digests,
-    )  # fmt: skip
+    )._made()  # fmt: skip
 
 
 def _excess(result: ClosedLoopResult) -> Array:

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, as_array, count, items, per_channel, read_only
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.typed import typed
-from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.control.controller import TightenedMPC
 from mpc.control.step import MpcStep
 from mpc.loops.fault_run import FaultRun, Interruptible
@@ -24,7 +23,6 @@ from mpc.loops.faults import Fault, Faults
 from mpc.loops.plant import Plant, held_to
 from mpc.loops.result import ClosedLoopResult
 from mpc.loops.settings import Disturbances, Reference, Start
-from mpc.problem.solver_options import Status
 
 
 @dataclass
@@ -74,7 +72,6 @@ def run_closed_loop(
     preview: bool = True,
     measured: Reference | None = None,
     faults: Faults = (),
-    guard: MeasurementGuard | None = None,
 ) -> ClosedLoopResult:
     """Run ``controller`` (reset first) on ``plant``.
 
@@ -91,7 +88,6 @@ def run_closed_loop(
         measured: What the controller's measured inputs do, as ``reference`` one column each; the first row also acts
             during the warm-up.
         faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
-        guard: Looks at the readings before the controller does; of readings that come late, at their range alone.
 
     Raises:
         SettingError: The plant is not the controller's (channels, sample time), or a parameter is out of range.
@@ -100,8 +96,6 @@ def run_closed_loop(
     start, acting = start or Start(), disturbances or Disturbances()
     predictor, steps = controller.predictor, count("steps", steps)
     held_to(controller, plant, input_error=acting.input_error, missing=acting.missing, steps=steps)
-    if guard is not None and len(guard.sensors) != predictor.ny:
-        raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
     warm_up = controller.observer.steps if start.warm_up is None else count("warm_up", start.warm_up, least=0)
     held = controller.safe_input if start.warm_up_input is None else start.warm_up_input
     held = as_array("warm_up_input", held, (predictor.nu,))
@@ -115,23 +109,21 @@ def run_closed_loop(
     x0 = as_array("x0", plant.initial_state() if start.x0 is None else start.x0, (plant.nx,))
     actor = _actor(plant, x0, held, warm_up, acting, carried, streams)
     controller.reset()
-    watch = None if guard is None else guard.watch()
     for _ in range(warm_up):
-        controller.record(_believed(watch, actor.measure(), None)[0], held)
+        controller.record(actor.measure(), held)
         actor.apply(held)
-    run = _Run(wanted, [], [], [], [], [], [])
+    run = _Run(wanted, [], [], [], [], [])
     with _interruptible(controller, carried) as time_out:
         for t in range(steps):
             for delay, late in carried.arriving(t):
-                controller.correct(delay - 1, _in_range(guard, late))
+                controller.correct(delay - 1, late)
             said = actor.measure()
-            y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
             time_out(t)
             coming = None if told is None else told[t]
-            run.taken.append(controller.step(y, wanted[t:] if preview else wanted[t], coming))
+            run.taken.append(controller.step(said, wanted[t:] if preview else wanted[t], coming))
             true = actor.output()
             after, seen = actor.apply(run.taken[-1].u)
-            run.add(true, after, said, seen, verdict)
+            run.add(true, after, said, seen)
     run.true.append(actor.output())
     return _result(plant, controller, run, held, carried, seed)
 
@@ -146,36 +138,12 @@ class _Run:
     after: list[Array]
     measured: list[Array]
     applied: list[Array]
-    verdicts: list[NDArray[np.int8]]
 
-    def add(self, true: Array, after: Array, said: Array, seen: Array, verdict: NDArray[np.int8]) -> None:
+    def add(self, true: Array, after: Array, said: Array, seen: Array) -> None:
         self.true.append(true)
         self.after.append(after)
         self.measured.append(said)
         self.applied.append(seen)
-        self.verdicts.append(verdict)
-
-    def before(self, held: Array) -> Array:
-        """The input commanded last."""
-        return self.taken[-1].u if self.taken else held
-
-
-def _believed(watch: GuardRun | None, y: Array, expected: Array | None) -> tuple[Array, NDArray[np.int8]]:
-    if watch is None:
-        return y, Verdict.MISSING * (~np.isfinite(y)).astype(np.int8)
-    return watch.check(y, expected)
-
-
-def _in_range(guard: MeasurementGuard | None, late: Array) -> Array:
-    """A late reading with NaN where the sensor's range ends: a fresh watch has nothing else to hold against it."""
-    return late if guard is None else guard.watch().check(late)[0]
-
-
-def _expected(controller: TightenedMPC, taken: Sequence[MpcStep], before: Array) -> Array | None:
-    """What the model and the last disturbance estimate expect to be measured now; None without such an estimate."""
-    if not taken or taken[-1].status is Status.WARMING_UP:
-        return None
-    return np.asarray(controller.predictor.system.output(controller.observer.state, before)) + taken[-1].disturbance
 
 
 @contextmanager
@@ -223,7 +191,7 @@ def _result(
         status=tuple(s.status for s in taken),
         fallback=tuple(s.fallback for s in taken),
         certified=np.array([s.certified for s in taken]),
-        verdicts=np.array(run.verdicts, dtype=np.int8),
+        verdicts=np.array([s.verdicts for s in taken], dtype=np.int8),
         faults=faults.flags,
         fault_kinds=faults.kinds,
         lower=np.array([s.lower for s in plant.outputs]),

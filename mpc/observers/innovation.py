@@ -144,6 +144,7 @@ class StateObserver(Observer):
         self.dynamics = observer_system(predictor.system, self.gain)
         if observer_contraction is not None:
             observer_contraction.verify(self.dynamics)
+            observer_contraction.prove_observer(predictor.system, self.gain)  # A - L C as it is without rounding, too
         self.observer_contraction = observer_contraction
         self.residual_bound = (
             None if residual_bound is None else per_channel("residual_bound", residual_bound, predictor.ny)

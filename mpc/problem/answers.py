@@ -47,7 +47,7 @@ class Answers:
 
     def __init__(self, observer: Observer, *, guaranteed: bool) -> None:
         predictor = observer.predictor
-        through = predictor.carries and answers_through_neurons(predictor.system)
+        through = predictor.answers and answers_through_neurons(predictor.system)
         #: The predictor of plans; the controller's own where outputs do not answer at once.
         self.planner: Predictor = predictor if guaranteed and through else predictor.with_answers
         self._ny, self.copies = predictor.ny, self.planner.ny // predictor.ny

@@ -3,21 +3,75 @@
 A checksum shows that a file was not damaged, not who wrote it. What rests on certificates and a calibration can be made
 from them again, by the same few float64 operations, and has to come out the same up to the rounding of another
 processor. Whoever does so trusts the model error (a statistical statement about records) and nothing else of the file.
+A guaranteed controller takes only what this program made or verified itself, or was told to trust: see `MadeAgain`.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 
-from controlrnn.checks import Array
+from controlrnn.checks import Array, put
 from controlrnn.errors import CertificationError
+from controlrnn.records import Stored
 
 Words = Mapping[str, str | float | None]
 
 # Bounds are stored exactly, and sums of a few of them in one order of operations: a hundred times their rounding.
 SAME = 1e-12
+_VERIFIED, _TRUSTED = "verified", "trusted"
+
+
+class MadeAgain(Stored):
+    """What guaranteed limits rest on: of use once this program made it, verified it, or was told to trust it.
+
+    The mark that says so is no field: a file does not hold it, and `dataclasses.replace` drops it. It names the numbers
+    that were verified: a copy keeps it, one that was changed does not.
+    """
+
+    _mark = ("", "")
+
+    @property
+    def verified(self) -> bool:
+        """Whether this program made it, or verified it against what it was made of."""
+        return self._mark == (_VERIFIED, self.digest)
+
+    def on_trust(self) -> Self:
+        """A copy that controllers take unverified, for a file whose maker is known: that of a signed folder, say."""
+        trusted = copy.copy(self)
+        if not self.verified:
+            put(trusted, _mark=(_TRUSTED, self.digest))
+        return trusted
+
+    def _made(self, *sources: MadeAgain | None) -> Self:
+        """Itself, marked as made just now from ``sources``: verified if they are, trusted if they are no more."""
+        given = [one for one in sources if one is not None]
+        if all(one.verified for one in given):
+            put(self, _mark=(_VERIFIED, self.digest))
+        elif all(one._usable for one in given):
+            put(self, _mark=(_TRUSTED, self.digest))
+        return self
+
+    @property
+    def _usable(self) -> bool:
+        return self._mark in ((_VERIFIED, self.digest), (_TRUSTED, self.digest))
+
+
+def refuse_unverified(**parts: MadeAgain | None) -> None:
+    """Raise CertificationError for a part that nobody vouches for; None is no part.
+
+    Args:
+        parts: By what they are called.
+    """
+    for name, part in parts.items():
+        if part is not None and not part._usable:
+            raise CertificationError(
+                f"the {name} was read from a file or changed, and not verified since, so that nothing is guaranteed: "
+                f"call {name}.verify(...) with what it was made of, or pass {name}.on_trust() if you know who made it"
+            )
 
 
 def refuse_other(what: str, claimed: Mapping[str, Array], made: Mapping[str, Array]) -> None:

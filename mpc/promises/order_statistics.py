@@ -100,7 +100,7 @@ def pooled_quantile(groups: Sequence[Array], coverage: float) -> float:
     conformal_rank(n, coverage)  # the same number of groups is needed
     scores = np.concatenate([np.ravel(g) for g in groups])
     weights = np.concatenate([np.full(np.size(g), 1 / (np.size(g) * (n + 1))) for g in groups])
-    order = np.argsort(scores, kind="stable")
+    order = np.argsort(scores)
     reached = np.cumsum(weights[order]) >= coverage - _EPS
     return float(scores[order][np.argmax(reached)])
 
@@ -144,9 +144,8 @@ def anytime_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[
 
     def evidence(p: float) -> float:
         """Logarithm of the martingale against p, less what it exceeds with probability ``tail`` at most."""
-        hit = successes * math.log(p) if successes else 0.0
-        missed = failures * math.log1p(-p) if failures else 0.0
-        return float(betaln(successes + 1, failures + 1)) - hit - missed - most
+        likely = successes * math.log(p) + failures * math.log1p(-p)
+        return float(betaln(successes + 1, failures + 1)) - likely - most
 
     from scipy.optimize import brentq  # takes longer to import than the rest of this package
 

@@ -168,7 +168,8 @@ def premises_of(predictor: Predictor) -> Premises:
     ends = [np.array([getattr(s, side) for s in predictor.inputs]) for side in ("lower", "upper")]
     known = bool(predictor.nu and np.isfinite(ends).all())
     return Premises(
-        system=predictor.system.digest, dt=float(predictor.system.dt), **channels_of(predictor.inputs, "input"),
+        system=predictor.system.digest, dt=float(predictor.system.dt), timing=predictor.timing,
+        **channels_of(predictor.inputs, "input"),
         **channels_of(predictor.outputs, "output"), input_lower=ends[0] if known else None,
         input_upper=ends[1] if known else None,
     )  # fmt: skip
@@ -182,7 +183,7 @@ def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premis
         records: The records, of one plant.
 
     Raises:
-        DataError: They name different channels.
+        DataError: They name different channels, or have different timings.
     """
     said: dict[str, Any] = {}
     for kind, letter in (("input", "u"), ("output", "y")):
@@ -196,6 +197,11 @@ def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premis
             )
         for channels in found:
             said |= {f"{kind}s": tuple(n for n, _ in channels), f"{kind}_units": tuple(u for _, u in channels)}
+    timings = {record.timing for record in records}
+    if len(timings) > 1:
+        raise DataError(f"records must have one timing, got {sorted(map(str, timings))}: see Trajectory.delayed")
+    if timings:
+        said["timing"] = timings.pop()
     return Premises(system=system.digest, dt=float(system.dt), **said)
 
 

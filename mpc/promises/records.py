@@ -22,7 +22,7 @@ def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
         )
     if not np.isclose(trajectory.dt, system.dt, rtol=1e-9, atol=0):
         raise DataError(f"record {trajectory.name!r} must have the model's dt = {system.dt} s, got {trajectory.dt} s")
-    if trajectory.timing is not Timing.MEASURED_FIRST:
+    if trajectory.timing is Timing.INPUT_FIRST:
         raise DataError(
             f"record {trajectory.name!r} must have timing 'measured_first' as a controller does, got "
             f"{str(trajectory.timing)!r}: convert it, see Trajectory.measured_first"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import Array, Choice, positive, put, read_only
 from controlrnn.errors import SettingError
@@ -140,6 +140,8 @@ class PremiseWatch:
     def reset(self) -> None:
         """Forget everything."""
         self.now: dict[Premise, str] = {}
+        #: `Verdict` on each reading of the last sample, shape (ny,).
+        self.verdicts: NDArray[np.int8] = np.zeros(len(self._outputs), dtype=np.int8)
         self._lasting: tuple[str, ...] = ()
         self._reacting: tuple[str, ...] = ()
         self._guard: GuardRun | None = None if self.watching.guard is None else self.watching.guard.watch()
@@ -207,9 +209,10 @@ class PremiseWatch:
             observer: The controller's observer.
         """
         used, reactions = y, self.watching.reactions
+        self.verdicts = Verdict.MISSING * np.isnan(y).astype(np.int8)
         if self._guard is not None:
             believed, verdicts = self._guard.check(y, expected)
-            odd = verdicts > Verdict.MISSING
+            self.verdicts, odd = verdicts, verdicts > Verdict.MISSING
             if odd.any():
                 names = [f"{self._outputs[i].name} is {Verdict(verdicts[i]).name.lower()}" for i in np.flatnonzero(odd)]
                 self.tell(Premise.READINGS, f"reading of {', '.join(names)}")
@@ -226,6 +229,11 @@ class PremiseWatch:
             self.tell(Premise.INNOVATION, words)
             used = np.where(wrong, np.nan, used) if reactions[Premise.INNOVATION] is Reaction.IGNORE else used
         return seen, used
+
+    def late(self, y: Array) -> Array:
+        """A reading (ny,) that comes late, with NaN where a sensor's range ends: nothing else is there to compare."""
+        guard = self.watching.guard
+        return y if guard is None else guard.watch().check(y)[0]
 
     def model_error(self, error: Array, observer: Observer) -> bool:
         """Look at errors of readings (ny,), less what predictions are corrected by; whether one is too large."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
@@ -30,12 +30,19 @@ def chain(*factories: BackendFactory) -> BackendFactory:
     if not factories:
         raise SettingError("chain needs at least one solver, got none")
 
-    def build(problem: OptimalControlProblem, options: SolverOptions) -> Backend:
-        full = replace(options, rti=False)
-        backends = [factory(problem, full if i else options) for i, factory in enumerate(factories)]
-        return _Chain(backends, options.max_wall_time)
+    return _Building(factories)
 
-    return build
+
+@dataclass(frozen=True)
+class _Building:
+    """Makes the chain; no function in a function, which could not be pickled with its controller."""
+
+    factories: tuple[BackendFactory, ...]
+
+    def __call__(self, problem: OptimalControlProblem, options: SolverOptions) -> Backend:
+        full = replace(options, rti=False)
+        backends = [factory(problem, full if i else options) for i, factory in enumerate(self.factories)]
+        return _Chain(backends, options.max_wall_time)
 
 
 class _Chain:

@@ -71,7 +71,7 @@ class DoMpcBackend:
                 "DoMpcBackend cannot limit outputs that answer to the first input at once: use CondensedBackend or "
                 "FatropBackend"
             )
-        self.problem = problem
+        self.problem, self.options = problem, options
         lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
         self._lower, self._upper = lower, upper
         self._middle, self._half = 0.5 * (lower + upper), 0.5 * (upper - lower)
@@ -91,6 +91,14 @@ class DoMpcBackend:
             "ubg": self.mpc.nlp_cons_ub,
         }
         self._multipliers: dict[str, Any] = {}
+
+    def __getstate__(self) -> tuple[OptimalControlProblem, SolverOptions, dict[str, Array]]:
+        """For copies and pickling: what is remembered, as arrays; the rest is made anew."""
+        return self.problem, self.options, {name: np.array(value) for name, value in self._multipliers.items()}
+
+    def __setstate__(self, state: tuple[OptimalControlProblem, SolverOptions, dict[str, Array]]) -> None:
+        self.__init__(*state[:2])  # type: ignore[misc]
+        self._multipliers = state[2]
 
     def reset(self) -> None:
         """See `mpc.problem.ocp.Backend.reset`."""

@@ -98,6 +98,13 @@ class FatropBackend:
         self._price = (problem.prices() * problem.output_scale / problem.cost_scale)[self._limited]
         self._formulate()
 
+    def __getstate__(self) -> tuple[OptimalControlProblem, SolverOptions]:
+        """For copies and pickling: CasADi's functions are made anew."""
+        return self.problem, self.options
+
+    def __setstate__(self, state: tuple[OptimalControlProblem, SolverOptions]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
     def reset(self) -> None:
         """See `mpc.problem.ocp.Backend.reset`; there is nothing to forget."""
 

@@ -116,7 +116,7 @@ def tighten_around(
             "certificate": certificate.digest, "plan": plan_digest(x, plan),
         },
         premises=calibrated_premises(model_error, observer),
-    )  # fmt: skip
+    )._made()  # fmt: skip
 
 
 @typed()

@@ -51,13 +51,13 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, shown, texts
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
-from controlrnn.records import Digest, Numbers, Part, Schema, Stored, TableOf, Text, digest
+from controlrnn.records import Digest, Numbers, Part, Schema, TableOf, Text, digest
 from controlrnn.systems import change_system
 from controlrnn.typed import typed
 from mpc.calibration.model_error import ModelError
 from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING
-from mpc.promises.made_again import refuse_other, refuse_other_words
+from mpc.promises.made_again import MadeAgain, refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
 from mpc.tightening.predictions import start_of
 from mpc.tightening.premises import calibrated_premises
@@ -74,7 +74,7 @@ _PARTS = ("drift", "change", "jump", "absolute", "growth")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
-class Recall(Stored):
+class Recall(MadeAgain):
     """How far prediction errors may be from the error measured now; see the module docstring. All in output units.
 
     Args:
@@ -164,6 +164,7 @@ class Recall(Stored):
             {"promise": self.promise, "premises": _word(self.premises), **words["digests"]},
             {"promise": made.promise, "premises": _word(made.premises), **meta["digests"]},
         )
+        self._made(made)
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
         """Stack drift and change over the steps against what holds without measurements, one panel an output."""
@@ -275,7 +276,7 @@ def remember(
         promise=f"{tightening.promise}; errors drift within {K} samples by no more than a bound which {drift.promise}",
         digests=digests | ({} if growth is None else {"growth": growth.digest}),
         premises=_drift_premises(tightening, drift, observer),
-    )  # fmt: skip
+    )._made(tightening)  # fmt: skip
 
 
 def _word(premises: Premises | None) -> str:

@@ -76,4 +76,4 @@ def tighten_guarded(
     return replace(
         theirs, reinitialisation=theirs.reinitialisation + more, digests=digests,
         premises=calibrated_premises(model_error, observer),
-    )  # fmt: skip
+    )._made(theirs)  # fmt: skip

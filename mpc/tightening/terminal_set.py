@@ -36,12 +36,12 @@ from controlrnn.checks import Array, as_array, count, definite, positive, put, r
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.kernels.dense import dot, product
 from controlrnn.portable import told_apart
-from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, TableOf, digest
+from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, TableOf, digest
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 from mpc.observers.state_error import ROUNDING, StateError
 from mpc.predictor import Predictor, output_scale
-from mpc.promises.made_again import refuse_other_words
+from mpc.promises.made_again import MadeAgain, refuse_other_words
 from mpc.promises.premises import Premises, premises_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _ROOM = 1.0 + 1e-6  # a new set's radius exceeds what (B) asks for by so much: r
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
-class TerminalSet(Stored):
+class TerminalSet(MadeAgain):
     """The ball around an artificial steady state in which plans end; see the module docstring.
 
     Args:
@@ -137,8 +137,8 @@ class TerminalSet(Stored):
             system: The model.
             contraction: Gave rate and metric.
             outputs: Gave the margin.
-            jump: The controller's observer's `Observer.jump`, which the set has to allow for; give it for a set that
-                comes from a file.
+            jump: The controller's observer's `Observer.jump`, which the set has to allow for: a set that comes from a
+                file is not verified without.
 
         Raises:
             CertificationError: A certificate does not hold, or the set claims more than the certificates.
@@ -162,6 +162,8 @@ class TerminalSet(Stored):
         if jump is not None:
             sources["jump"] = jump_digest(jump)
         refuse_other_words("the terminal set", {n: self.digests.get(n) for n in sources}, sources)
+        if jump is not None:
+            self._made()
 
 
 @typed()
@@ -219,7 +221,7 @@ def terminal_set(
         },
         premises=premises_of(predictor).also(horizon=horizon),
     )
-    made.verify(system, contraction, outputs)
+    made.verify(system, contraction, outputs, jump=jump)
     return made
 
 

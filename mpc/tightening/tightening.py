@@ -1,8 +1,7 @@
 """How much room each constraint has to give up, per step and output, and why.
 
 tightening[k] = model error[k] + effect of re-initialisation and input errors[k]: the first is calibrated
-(`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see DESIGN,
-section 4.
+(`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see docs/theory/.
 
 Such a tightening is *predictive*: it covers the error of every prediction. `recursive` lets it grow along the horizon
 by what re-initialisation can change about a plan, so that a plan can be continued for ever: the theorem is in
@@ -20,13 +19,13 @@ from controlrnn.checks import Array, items, nonnegative, put, read_only, size, t
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
 from controlrnn.portable import told_apart
-from controlrnn.records import Digest, Number, Numbers, Part, Schema, Stored, TableOf, Text
+from controlrnn.records import Digest, Number, Numbers, Part, Schema, TableOf, Text
 from controlrnn.typed import typed
 from mpc.calibration.model_error import ModelError
 from mpc.calibration.residuals import DisturbanceFilter
 from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING, StateError
-from mpc.promises.made_again import refuse_other, refuse_other_words
+from mpc.promises.made_again import MadeAgain, refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
 from mpc.tightening.execution_part import NOT_COUNTED, execution_part
 from mpc.tightening.premises import calibrated_premises
@@ -48,7 +47,7 @@ NO_CLAIM = frozenset({"system", "observer", "closed_loop"})
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
-class Tightening(Stored):
+class Tightening(MadeAgain):
     """Parts of the tightening, each (horizon + 1, ny) in output units.
 
     Args:
@@ -124,8 +123,8 @@ class Tightening(Stored):
     ) -> None:
         """Make the tightening again from what it was made of, and refuse it where it claims anything else.
 
-        A file may hold any numbers, zeros for instance, under a right checksum: verify what others have made before a
-        controller trusts it.
+        A file may hold any numbers, zeros for instance, under a right checksum: a guaranteed controller takes a
+        tightening that was read from one only after this has passed, or `on_trust`.
 
         Args:
             model_error: As given to `tighten`; its own promise is taken as it stands.
@@ -147,7 +146,7 @@ class Tightening(Stored):
     def agrees_with(self, made: Tightening) -> None:
         """Raise CertificationError unless this is the tightening ``made`` from its sources just now, in whatever way.
 
-        How the certified part is shown, as one or as two, does not matter.
+        How the certified part is shown, as one or as two, does not matter. It is then as good as ``made``.
         """
         parts: list[dict[str, Array]] = []
         for one in (self, made):
@@ -160,6 +159,7 @@ class Tightening(Stored):
         )
         refuse_other("the tightening", *parts)
         refuse_other_words("the tightening", *words)
+        self._made(made)
 
     def limits(self, outputs: tuple[Signal, ...]) -> tuple[Array, Array]:
         """Tightened limits.
@@ -277,11 +277,12 @@ def tighten(
 def counted(tightening: Tightening, execution: ExecutionError | None, observer: Observer) -> Tightening:
     """The tightening with what rounding adds as a part of its own; where nothing is given its promise says so."""
     if execution is None:
-        return replace(tightening, promise=f"{tightening.promise}; {NOT_COUNTED}")
+        return replace(tightening, promise=f"{tightening.promise}; {NOT_COUNTED}")._made(tightening)
     filtered = tightening.disturbance_gain is not None
     part, words = execution_part(execution, observer, tightening.horizon, filtered=filtered)
     digests = tightening.digests | {"execution": execution.digest}
-    return replace(tightening, execution=part, promise=f"{tightening.promise}; {words}", digests=digests)
+    promise = f"{tightening.promise}; {words}"
+    return replace(tightening, execution=part, promise=promise, digests=digests)._made(tightening)
 
 
 @typed()
@@ -304,7 +305,7 @@ def recursive(
         jump: Bound on what one update of the observer changes about the plan; ``observer.jump`` when left out.
 
     Returns:
-        A tightening whose parts of before are unchanged.
+        A tightening whose parts of before are unchanged; verified if ``tightening`` is.
 
     Raises:
         SettingError: The parts belong to different models, the observer states no jump, or disturbance feedback.
@@ -323,7 +324,7 @@ def recursive(
     jump = observer.jump if jump is None else jump
     if jump is None:
         raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
-    c, first = tightening.predictive, int(not observer.predictor.carries)  # where outputs answer at once, step 0 counts
+    c, first = tightening.predictive, int(not observer.predictor.answers)  # where outputs answer at once, step 0 counts
     needed, least = growth_per_step(growth, jump, observer, c), np.array(c)
     for k in range(first, tightening.horizon):
         least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
@@ -332,7 +333,7 @@ def recursive(
         digests["growth"] = growth.digest
     most = jump.euclidean
     text = f"{tightening.promise}; plans stay feasible while the estimate jumps by at most {most:.3g} (2-norm)"
-    return replace(tightening, growth=least - c, promise=text, digests=digests)
+    return replace(tightening, growth=least - c, promise=text, digests=digests)._made(tightening)
 
 
 def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observer: Observer, like: Array) -> Array:
@@ -391,7 +392,7 @@ def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
         disturbance_gain=None,
         promise="nothing: constraints are not tightened",
         digests={"system": system_digest},
-    )
+    )._made()
 
 
 def _premises_word(tightening: Tightening) -> dict[str, str]:
@@ -409,7 +410,7 @@ def _build(
         promise=promise,
         digests=digests,
         premises=calibrated_premises(model_error, observer),
-    )
+    )._made()
 
 
 def _checked(certificate: HorizonCertificate, model_error: ModelError, observer: Observer) -> Array:

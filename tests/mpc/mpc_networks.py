@@ -10,7 +10,7 @@ import numpy as np
 from controlrnn.certification import ContractionCertificate
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError
-from controlrnn.systems import LureSystem
+from controlrnn.systems import LureSystem, observer_system
 from mpc import CalibrationMethod, ModelError
 
 
@@ -61,6 +61,9 @@ class NormContraction:
         if system.digest != self.system_digest:
             raise CertificationError("another system")
         return 1.0
+
+    def prove_observer(self, system: LureSystem, gain: np.ndarray) -> float:
+        return self.verify(observer_system(system, gain))
 
 
 @dataclass(frozen=True, eq=False)

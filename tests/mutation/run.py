@@ -1,26 +1,31 @@
-"""Would the tests notice a change of the code? Runs mutmut over one set of files: ``python tests/mutation/run.py SET``.
+"""Would the tests notice a change of the code? ``python tests/mutation/run.py SET [PATTERN ..]``.
 
-A set is a section ``[mutmut.SET]`` of setup.cfg. mutmut knows one section and one folder only, so that each set gets a
-copy of the working tree, ``mutants/SET``, in which its section is named ``[mutmut]``. Mutants that a stopped run has
-judged keep their verdict as long as the copy stands: ``make clean`` removes it. After the names of mutants (patterns
-as ``*.tube.*``) nothing else is run; these are judged anew.
+A set is a section ``[mutmut.SET]`` of setup.cfg: which files are changed, and which tests have to notice. mutmut makes
+the mutants, in a copy of the working tree, ``mutants/SET``; `judge` runs the tests. Verdicts go to ``verdicts.jsonl``
+there: those of mutants that a test noticed stand as long as the file is the same, so that a stopped run goes on. With
+patterns (as ``*.tube.*``) only mutants of such names are judged. Prints what no test noticed.
 """
 
 from __future__ import annotations
 
 import ast
 import configparser
+import difflib
+import fnmatch
+import hashlib
+import json
+import os
 import shutil
-import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("controlrnn", "mpc", "plants", "experiments", "tests")
 
 
-def workplace(name: str) -> Path:
-    """A copy of the working tree for this set; files that have changed since are copied anew."""
+def workplace(name: str) -> tuple[Path, configparser.SectionProxy]:
+    """A copy of the working tree for this set, and the set's settings."""
     settings = configparser.ConfigParser(interpolation=None)
     settings.read(ROOT / "setup.cfg")
     if f"mutmut.{name}" not in settings:
@@ -28,16 +33,16 @@ def workplace(name: str) -> Path:
         raise SystemExit(f"there is no set {name!r} of mutants in setup.cfg, only {', '.join(known)}")
     settings["mutmut"] = dict(settings[f"mutmut.{name}"])
     place = ROOT / "mutants" / name
+    shutil.rmtree(place / "mutants", ignore_errors=True)
     for folder in NEEDED:
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(ROOT / folder, place / folder, dirs_exist_ok=True, ignore=ignored)
     with (place / "setup.cfg").open("w") as file:
         settings.write(file)
     for pattern in settings["mutmut"]["only_mutate"].split():
-        for file in place.glob(pattern):
-            file.write_text(undecorated(file.read_text()))
-            shutil.copystat(ROOT / file.relative_to(place), file)  # mutmut looks at the time to see what changed
-    return place
+        for changed in place.glob(pattern):
+            changed.write_text(undecorated(changed.read_text()))
+    return place, settings["mutmut"]
 
 
 def undecorated(source: str) -> str:
@@ -55,14 +60,60 @@ def undecorated(source: str) -> str:
     return "\n".join(text for i, line in enumerate(lines, 1) for text in (line, *after.get(i, ()))) + "\n"
 
 
+def mutants(place: Path) -> dict[str, str]:
+    """Make them all: name of each, and a digest of the file that it is of."""
+    os.chdir(place)
+    from mutmut import __main__ as mutmut  # reads setup.cfg there
+
+    mutmut.copy_src_dir()
+    mutmut.copy_also_copy_files()
+    mutmut.create_mutants(1)
+    found = {}
+    for listed in sorted((place / "mutants").rglob("*.py.meta")):
+        source = place / listed.relative_to(place / "mutants").with_suffix("")
+        mark = hashlib.sha256(source.read_bytes()).hexdigest()
+        found |= dict.fromkeys(json.loads(listed.read_text())["exit_code_by_key"], mark)
+    return found
+
+
+def change(place: Path, name: str) -> str:
+    """What a mutant changes, on one line."""
+    module, _, function = name.rpartition(".")
+    tree = ast.parse((place / "mutants" / Path(*module.split("."))).with_suffix(".py").read_text())
+    wanted = (f"{function.rpartition('__mutmut_')[0]}__mutmut_orig", function)
+    found = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in wanted}
+    for node in found.values():
+        node.name = "f"
+    before, after = (ast.unparse(found[each]).splitlines() for each in wanted)
+    lines = difflib.unified_diff(before, after, lineterm="", n=0)
+    return "  ".join(" ".join(line.split()) for line in lines if line[:3] not in ("---", "+++") and line[:2] != "@@")
+
+
 def main(name: str, *patterns: str) -> int:
-    """Run, then list what survived."""
-    place = workplace(name)
-    mutmut = [sys.executable, "-m", "mutmut"]
-    ran = subprocess.run([*mutmut, "run", "--max-children", "1", *patterns], cwd=place, check=False).returncode
-    subprocess.run([*mutmut, "results"], cwd=place, check=False)
-    return ran
+    """Judge the mutants of a set; returns how many no test noticed."""
+    place, settings = workplace(name)
+    verdicts, known = place / "verdicts.jsonl", mutants(place)
+    chosen = [one for one in known if not patterns or any(fnmatch.fnmatch(one, pattern) for pattern in patterns)]
+    kept = [json.loads(line) for line in verdicts.read_text().splitlines()] if verdicts.exists() else []
+    kept = [one for one in kept if one["verdict"] == "killed" and known.get(one["name"]) == one["source"]]
+    verdicts.write_text("".join(json.dumps(one) + "\n" for one in kept))
+
+    import pytest
+    from judge import Judge
+
+    os.chdir(place / "mutants")
+    sys.path[:] = [str(place / "mutants"), *(part for part in sys.path if Path(part).resolve() != place)]
+    arguments = ["-q", "-n", "0", "--rootdir=.", "--tb=native", "-p", "no:faulthandler"]
+    for option in ("pytest_add_cli_args", "pytest_add_cli_args_test_selection"):
+        arguments += settings[option].strip().splitlines()
+    pytest.main(arguments, plugins=[Judge({one: known[one] for one in chosen}, verdicts)])
+    found = [json.loads(line) for line in verdicts.read_text().splitlines()]
+    left = [one for one in found if one["verdict"] != "killed"]
+    for one in left:
+        print(f"{one['verdict']}: {one['name']}: {change(place, one['name'])}")
+    print(f"{len(chosen)} mutants, {dict(Counter(one['verdict'] for one in found))}")
+    return len(left)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*sys.argv[1:]))
+    raise SystemExit(min(main(*sys.argv[1:]), 1))

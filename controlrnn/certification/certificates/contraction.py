@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions
+from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions, in_words
 from controlrnn.certification.proof.arithmetic.enclosure import divide_up, sum_up, times_up
 from controlrnn.certification.proof.incremental import IncrementalForm, observer_spread, schur_top
 from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
@@ -122,16 +122,18 @@ class ContractionCertificate(Certificate):
         """
         observer = observer_system(system, gain)
         self._check_digest(observer)
-        return prove_contraction(
-            observer,
-            self.rate,
-            self.metric,
-            self.multipliers,
-            self.input_gain,
-            self.input_multipliers,
-            room=room,
-            spread=observer_spread(system, gain),
-        )
+        try:
+            with np.errstate(all="ignore"):
+                return prove_contraction(
+                    observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers,
+                    room=room, spread=observer_spread(system, gain),
+                )  # fmt: skip
+        except CertificationError as error:
+            raise CertificationError(
+                f"the certificate does not hold for the observer without the rounding of A - L C: {error}; certify a "
+                "slightly larger rate, or take a smaller gain",
+                margin=error.margin,
+            ) from error
 
     def _claim(self) -> str:
         gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
@@ -156,6 +158,7 @@ class ContractionCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_contraction(
     system: LureSystem,
     rate: float | None = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
+from controlrnn.certification.certificate import in_words
 from controlrnn.certification.certificates.contraction import ContractionCertificate
 from controlrnn.certification.certificates.gains import GainCertificate
 from controlrnn.certification.proof.arithmetic.enclosure import Enclosure, arithmetic_is_ieee
@@ -161,6 +162,7 @@ class ExecutionError(Stored):
 
 
 @typed()
+@in_words
 def execution_error(
     system: LureSystem,
     *,

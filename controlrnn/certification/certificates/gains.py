@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions
+from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions, in_words
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.arithmetic.enclosure import times_up
@@ -147,6 +147,7 @@ class GainCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_gains(
     system: LureSystem, horizon: int, *, metric: Array | None = None, iterations: int = 300
 ) -> GainCertificate:

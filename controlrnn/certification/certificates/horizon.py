@@ -11,6 +11,7 @@ exactness: see also Xue et al., CDC 2022 (arXiv 2204.00846).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +25,7 @@ from controlrnn.certification.certificate import (
     boxes_of,
     certificate_schema,
     current_versions,
+    in_words,
 )
 from controlrnn.certification.certificates.gains import GainCertificate
 from controlrnn.certification.families import Family, Problem
@@ -41,6 +43,8 @@ from controlrnn.typed import typed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_log = logging.getLogger(__name__)
 
 
 class Method(Choice):
@@ -160,6 +164,7 @@ class HorizonCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_horizon(
     system: LureSystem,
     horizon: int,
@@ -223,18 +228,23 @@ def certify_horizon(
     bounds = np.full((problem.horizon + 1, system.ny), np.inf)
     units = Units.of(system, error.b, start=problem.radius / np.sqrt(problem.metric.diagonal()))
     for one in problems:
-        scaled = units.problem(one, system, arguments["boxes"])
-        tail = tail_for(scaled)
-        for row in range(system.ny):
-            search = Search(one, scaled, units, row, tail)
-            if method is Method.RICCATI:
-                found = families_for(search, steps, focus is None, iterations)
-            else:
-                found, status = _by_sdp(search, steps, focus is None, solver, solver_options)
-                statuses |= status
-            for family in found:
-                bounds[:, row] = np.minimum(bounds[:, row], issued_bounds(one, family))
-            families += found
+        scaled, found = units.problem(one, system, arguments["boxes"]), list[Family]()
+        try:
+            tail = tail_for(scaled)
+            for row in range(system.ny):
+                search = Search(one, scaled, units, row, tail)
+                if method is Method.RICCATI:
+                    found += families_for(search, steps, focus is None, iterations)
+                else:
+                    more, status = _by_sdp(search, steps, focus is None, solver, solver_options)
+                    found, statuses = found + more, statuses | status
+        except (CertificationError, np.linalg.LinAlgError) as failure:
+            if not one.lifted:
+                raise
+            _log.warning("what is known of the inputs beyond their sizes is not used: %s", failure)
+        for family in found:
+            bounds[:, family.row] = np.minimum(bounds[:, family.row], issued_bounds(one, family))
+        families += found
     if gains is not None:
         added = gains.bounds(problem.radius, error) * ROOM
         gains = gains if (added < bounds).any() else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import FORMAT_VERSION
+from controlrnn.certification.certificate import FORMAT_VERSION, in_words
 from controlrnn.certification.certificates.dissipation import DissipationCertificate
 from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.proof.stationary import gain_supply
@@ -147,6 +147,7 @@ class L2GainCertificate(DissipationCertificate):
 
 
 @typed()
+@in_words
 def certify_l2_gain(
     system: LureSystem, *, input_scale: float | Array = 1.0, output_scale: float | Array = 1.0
 ) -> L2GainCertificate:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, boxes_of, certificate_schema, current_versions
+from controlrnn.certification.certificate import Certificate, boxes_of, certificate_schema, current_versions, in_words
 from controlrnn.certification.proof.horizon import prove_lipschitz
 from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, storages
 from controlrnn.certification.proof.intervals import local_slopes
@@ -128,6 +128,7 @@ class LipschitzCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_lipschitz(
     system: LureSystem,
     horizon: int,

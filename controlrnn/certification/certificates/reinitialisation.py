@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
+from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions, in_words
 from controlrnn.certification.certificates.contraction import ContractionCertificate, certify_contraction
 from controlrnn.certification.certificates.horizon import HorizonCertificate, certify_horizon
 from controlrnn.certification.proof.arithmetic.enclosure import root_up, times_up
@@ -292,6 +292,7 @@ class ReinitialisationCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_reinitialisation(
     system: LureSystem,
     *,

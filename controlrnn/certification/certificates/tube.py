@@ -20,6 +20,7 @@ from controlrnn.certification.certificate import (
     bounds_at_a_glance,
     certificate_schema,
     current_versions,
+    in_words,
 )
 from controlrnn.certification.proof.tube import TubeClaim
 from controlrnn.certification.search.tube import PADDINGS, Case
@@ -164,6 +165,7 @@ class TubeCertificate(Certificate):
 
 
 @typed()
+@in_words
 def certify_around(
     system: LureSystem,
     x0: Array,

@@ -46,6 +46,7 @@ class Comparison:
 
     Attributes:
         state: Bound on |x| that no run from within leaves, shape (nx,).
+        forgets: What every cell forgets at least in a step, shape (units,), rounded down; one for a GRU.
 
     Raises:
         CertificationError: A forget gate may stay open, so that memory has no bound; or the claim is too small.
@@ -64,13 +65,14 @@ class Comparison:
         self._highest = gates.upper()
         if not (np.isfinite(self._lowest).all() and np.isfinite(self._highest).all()):
             raise CertificationError("delta-ISS cannot be shown: the gates overflow; narrow input_range")
-        least = np.ones(n)
+        least, self.forgets = np.ones(n), np.ones(n)
         if system.cell == "lstm":
             i, f, _ = (self._largest(k, _sigmoid) for k in range(3))
             if not (f < 1).all():
                 raise CertificationError("delta-ISS cannot be shown: a forget gate may stay open; narrow input_range")
+            self.forgets = np.nextafter(1 - f, 0.0)
             # The cell's bound |c| <= i |g| / (1 - f) is kept, since |c+| <= f |c| + i |g|.
-            cells = divide_up(times_up(i, self._largest(3, np.tanh)), np.nextafter(1 - f, 0.0))
+            cells = divide_up(times_up(i, self._largest(3, np.tanh)), self.forgets)
             least = np.concatenate([least, cells])
         self.state = least if state is None else state
         if not (self.state >= least).all() or not (self.state[:n] == 1).all():

@@ -41,7 +41,7 @@ from controlrnn.certification.proof.slopes import global_slopes
 from controlrnn.errors import CertificationError
 
 _FLOOR = 1e-280  # of a storage of an output of order one
-_CHUNK = 64  # stages whose matrices are in memory together
+_TOGETHER = 30_000  # entries of matrices of stages that are looked at together: a quarter of a megabyte, for the cache
 _TWICE = (Enclosure, Twofold)  # in the order tried: the second where the terms all but cancel
 
 
@@ -207,11 +207,11 @@ def proven_margins(
     Returns:
         Shape (K,), see `definite_margins`.
     """
-    margins = np.full(len(multipliers), -np.inf)
+    margins, chunk = np.full(len(multipliers), -np.inf), max(_TOGETHER // max(form.nz, 1) ** 2, 1)
     for kind in _TWICE:
         # Only what the cheaper arithmetic left open is tried again.
         rest = np.flatnonzero(~(margins > 0))
-        for which in (rest[i : i + _CHUNK] for i in range(0, len(rest), _CHUNK)):
+        for which in (rest[i : i + chunk] for i in range(0, len(rest), chunk)):
             total = part(kind, which)
             subtract_sector(total, form, multipliers[which])
             margins[which] = definite_margins(total.enclosure(), room=room)
@@ -298,7 +298,6 @@ def largest_ratios(P: Enclosure, metric: Enclosure, *, room: float = 1.0) -> Arr
         return np.zeros(count)
     if not (np.isfinite(P.mid).all() and np.isfinite(metric.mid).all()):
         raise CertificationError("the matrices of a ratio must be finite: their numbers overflow")
-    metric = Enclosure(np.broadcast_to(metric.mid, P.mid.shape), np.broadcast_to(metric.rad, P.rad.shape))
     try:
         root = np.linalg.inv(np.linalg.cholesky(metric.mid))
         top = np.linalg.eigvalsh(root @ P.mid @ root.swapaxes(1, 2))[:, -1]
@@ -311,7 +310,8 @@ def largest_ratios(P: Enclosure, metric: Enclosure, *, room: float = 1.0) -> Arr
         if not len(rest):
             return ratios
         found[rest] = np.maximum(top[rest], 1e-250) * (1 + inflation)
-        whole = Enclosure.of(found[rest])[:, None, None] * metric[rest] - P[rest]
+        own = metric if len(metric.mid) == 1 else metric[rest]
+        whole = Enclosure.of(found[rest])[:, None, None] * own - P[rest]
         margins = definite_margins(whole, room=room)
         ratios[rest[margins > 0]] = found[rest[margins > 0]]
     if not np.isfinite(ratios).all():

@@ -2,7 +2,7 @@
 
 Premises (differences within the radii, inputs and states within the boxes) are compared as rational numbers, runs are
 computed in ball arithmetic. True means: the claim is false, whatever any proof says. False means only that this pair
-does not show it.
+does not show it. A premise that is not finite covers no pair; a bound that is NaN or infinity is refuted by none.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def refute_horizon(system: LureSystem, certificate: HorizonCertificate, pair: Pa
     covered = (
         pair.fits(system)
         and steps <= c.horizon + 1
+        and _finite(c.input_error.radius, c.input_error.rate)
         and _starts_within(pair, c.metric, c.initial_radius)
         and in_set(InputError.of(c.input_error, system.nu), pair.input_differences())
         and _boxed(pair, c.input_range, c.state_range)
@@ -120,6 +121,7 @@ def refute_around(system: LureSystem, certificate: TubeCertificate, pair: Pair) 
         and steps <= c.horizon + 1
         and np.array_equal(pair.x0, c.x0)
         and np.array_equal(pair.u, c.u[:steps])
+        and _finite(c.input_radius)
         and _starts_within(pair, c.metric, c.initial_radius)
         and in_set(InputError(radius=c.input_radius), pair.input_differences())
     )
@@ -276,8 +278,15 @@ def in_set(error: InputError, differences: list[list[Fraction]]) -> bool:
     return inside
 
 
+def _finite(*premises: Any) -> bool:
+    """Whether premises are numbers; others cover no pair."""
+    return all(one is None or bool(np.isfinite(one).all()) for one in premises)
+
+
 def _starts_within(pair: Pair, metric: Array, radius: float) -> bool:
     """Whether the initial difference lies within the radius, in the metric; exact."""
+    if not _finite(metric, radius):
+        return False
     dx = pair.initial_difference()
     M = [[Fraction(float(v)) for v in line] for line in metric]
     size = sum((dx[i] * M[i][j] * dx[j] for i in range(len(dx)) for j in range(len(dx))), Fraction(0))

@@ -97,6 +97,9 @@ def _covered(system: LureSystem, c: ReinitialisationCertificate, s: Scenario) ->
     """Whether the scenario's inputs, errors and lengths are among those that the certificate covers."""
     if s.u.shape[1] != system.nu or s.washout > c.washout or len(s.u) > s.washout + c.horizon + 1:
         return False
+    premises = c.input_low, c.input_high, c.input_error, c.residual_bound, c.start, c.radius
+    if not all(np.isfinite(one).all() for one in premises):
+        return False  # what is no number covers nothing
     u, recorded = np.vstack([s.past, s.u]), np.vstack([s.recorded_past, s.recorded])
     inside = bool(((c.input_low <= u) & (u <= c.input_high)).all())
     if s.residual is not None:

@@ -174,7 +174,10 @@ class Search:
         """Convert multipliers to the user's units."""
         error = self.claim.asked
         differ = error.changes > 0 if self.claim.lifted else error.b > 0
-        return self.units.back(*found, float(self.units.y[self.row]), self.units.u[differ])
+        claimed = self.units.back(*found, float(self.units.y[self.row]), self.units.u[differ])
+        if not all(np.isfinite(part).all() for part in claimed):
+            raise CertificationError("multipliers overflow in the units of inputs and outputs")
+        return claimed
 
     def _extended(self, found: Pair) -> Pair:
         """Extend the head's multipliers to all stages; raises CertificationError where a stage does not exist."""

@@ -119,7 +119,7 @@ def metric_for_inputs(
     form = without_inputs(form)
     n, nv, nu = form.nx, form.nv, len(channels)
     into = n * (n + 1) // 2
-    size = 2 * _largest_ratio(floor, start.metric)
+    size = 2 * top_ratio(floor, start.metric)
     P, lam = size * start.metric, size * start.multipliers
     blocks = [_inequality(form, start.s), Block(-floor, (_square(n, np.eye(n)),))]
     gains = np.empty(nu)
@@ -158,7 +158,7 @@ def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) 
     plain = form.supply(start.metric, np.zeros(nu)) - form.T.T @ start.metric @ form.T
     plain = plain - form.multiplier_form(start.multipliers)
     # The inequality of contraction has room, which a large multiple of it makes enough for any output.
-    size = 2 * _largest_ratio(seen[np.ix_(rest, rest)], plain[np.ix_(rest, rest)]) + 1e-12 * float(np.trace(seen))
+    size = 2 * top_ratio(seen[np.ix_(rest, rest)], plain[np.ix_(rest, rest)]) + 1e-12 * float(np.trace(seen))
     size = size or 1.0
     P, lam = size * start.metric, size * start.multipliers
     rho = 2 * _least_supply(size * plain - seen, inputs) + 1e-12 * size * float(np.trace(start.metric))
@@ -189,7 +189,7 @@ def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) 
     kept = form.supply(start.metric, np.zeros(nu)) - form.multiplier_form(start.multipliers)
     plain = kept - form.T.T @ start.metric @ form.T
     # Multiples of the contraction inequality's own numbers have room for any output.
-    size = 2 * _largest_ratio(seen[np.ix_(rest, rest)], kept[np.ix_(rest, rest)]) + 1e-12 * float(np.trace(seen))
+    size = 2 * top_ratio(seen[np.ix_(rest, rest)], kept[np.ix_(rest, rest)]) + 1e-12 * float(np.trace(seen))
     size = size or 1.0
     need = max(size * _least_supply(plain, inputs), _least_supply(size * kept - seen, inputs))
     rho = 2 * max(need, size * float(np.linalg.eigvalsh(start.metric)[-1]))
@@ -213,6 +213,13 @@ def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) 
     return float(p[-1]), p[into : into + nv], p[into + nv : -1]
 
 
+def top_ratio(a: Array, b: Array) -> float:
+    """The maximum of x'ax / x'bx for a >= 0, b > 0."""
+    L = np.linalg.cholesky(b)
+    half = np.linalg.solve(L, a)
+    return max(float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1]), 0.0)
+
+
 def without_inputs(form: IncrementalForm) -> IncrementalForm:
     """The form at equal inputs, whose columns are dropped."""
     return form.through(np.r_[0 : form.nx, form.nx + form.nu : form.nz], form.nx, 0)
@@ -222,7 +229,10 @@ def _state_sizes(form: IncrementalForm) -> Array:
     """Units for the states, shape (nx,), that balance the loop through neurons and states."""
     n = form.nx
     through = np.abs(form.T[:, n:]) @ (np.abs(form.lower[:, :n]) + np.abs(form.upper[:, :n]))
-    _, (scale, _) = matrix_balance(np.abs(form.T[:, :n]) + through, permute=False, separate=True)
+    loop = np.abs(form.T[:, :n]) + through
+    if not np.isfinite(loop).all():
+        raise CertificationError("what states do to themselves through neurons overflows: scale the states")
+    _, (scale, _) = matrix_balance(loop, permute=False, separate=True)
     return np.asarray(scale)
 
 
@@ -296,7 +306,7 @@ def _unpack(form: IncrementalForm, p: Array) -> tuple[Array, Array]:
 def _least(form: IncrementalForm, P: Array, lam: Array) -> float:
     """Least s that P and the multipliers prove."""
     after = smallest_storage(form, form.T.T @ P @ form.T, lam, np.zeros(0), 0.0)
-    return np.inf if after is None else _largest_ratio(after, P)
+    return np.inf if after is None else top_ratio(after, P)
 
 
 def _least_supply(matrix: Array, inputs: slice) -> float:
@@ -305,10 +315,3 @@ def _least_supply(matrix: Array, inputs: slice) -> float:
     across = matrix[inputs, rest]
     schur = matrix[inputs, inputs] - across @ np.linalg.solve(matrix[np.ix_(rest, rest)], across.T)
     return max(-float(np.linalg.eigvalsh(schur)[0]), 0.0) if len(schur) else 0.0
-
-
-def _largest_ratio(a: Array, b: Array) -> float:
-    """Maximum of x'ax / x'bx for a >= 0, b > 0."""
-    L = np.linalg.cholesky(b)
-    half = np.linalg.solve(L, a)
-    return max(float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1]), 0.0)

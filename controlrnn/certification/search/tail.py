@@ -13,11 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import eigh
 
 from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.search.riccati import Pair
-from controlrnn.certification.search.stationary import contract
+from controlrnn.certification.search.stationary import contract, top_ratio
 from controlrnn.checks import Array
 
 _SLACK = 0.15  # of 1 - s: how much slower than the best proven rate, which makes R finite and the metric better
@@ -60,7 +59,7 @@ class Tail:
         """Continue the multipliers of a head, whose last storage is P, to ``stages`` stages."""
         count = stages - len(found[0])
         # The head's last storage lies below sigma times the tail's metric.
-        sigma = float(eigh(P, self.metric, eigvals_only=True)[-1]) * _ROOM * self.s ** np.arange(count)
+        sigma = top_ratio(P, self.metric) * _ROOM * self.s ** np.arange(count)
         return (
             np.vstack([found[0], sigma[:, None] * self.multipliers]),
             np.vstack([found[1], sigma[:, None] * self.rho]),
@@ -69,5 +68,5 @@ class Tail:
     def cost(self, stages: int, b: Array, radius: float, metric: Array) -> float:
         """Squared bound that ``stages`` more stages add, per unit of sigma."""
         decay = self.s**stages
-        start = radius**2 * float(eigh(self.metric, metric, eigvals_only=True)[-1])
+        start = radius**2 * top_ratio(self.metric, metric)
         return float(self.rho @ b**2) * (1 - decay) / (1 - self.s) + decay * start

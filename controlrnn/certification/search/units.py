@@ -17,6 +17,7 @@ from controlrnn.certification.families import Problem
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.checks import Array
+from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem
 
 _SWEEPS = 300
@@ -96,7 +97,10 @@ class Units:
         """Metric (nx, nx) in these units, rounded likewise, whose unit ball is radius ``radius`` of the metric P."""
         factor = np.linalg.cholesky(P * self.x[:, None] * self.x) * (self.size / radius)
         factor = _rounded(np.asarray(factor))
-        return np.asarray(factor @ factor.T)
+        found = np.asarray(factor @ factor.T)
+        if not (np.isfinite(found).all() and (found.diagonal() > 0).all()):
+            raise CertificationError("the initial radius and its metric are far from the sizes of inputs and states")
+        return found
 
     def problem(self, claim: Problem, system: LureSystem, boxes: tuple[Box, Box] | None) -> Problem:
         """The inequality of ``claim`` in these units, for a search."""

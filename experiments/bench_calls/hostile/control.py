@@ -65,6 +65,7 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     yield again("mpc.OptimalControlProblem", problem, _infinite=nan)
     yield call("mpc.Predictor", mpc.Predictor, system=kit.system, inputs=p.inputs, outputs=p.outputs, _infinite=nan)
     setup = {"plant": kit.plant, "controller": kit.controller, "options": {}}
+    yield call("mpc.DelayedPlant", first(mpc.DelayedPlant, lambda made: made.initial_state()), plant=kit.plant)
     yield call("mpc.ClosedLoopSetup", mpc.ClosedLoopSetup, **setup, _varies=("plant", "controller"))
 
 
@@ -126,7 +127,7 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
     varies = ("solve_time", "seconds")
     loop = {"reference": np.zeros(NY), "steps": 2, "seed": 5, "x0": np.zeros(NX), "warm_up": WASHOUT,
             "warm_up_input": np.zeros(NU), "noise_std": 0.01, "disturbance": np.zeros((2, NX)), "input_error": 0.01,
-            "missing": 0.1, "preview": True, "faults": (mpc.DropOut(stop=1),), "guard": kit.guard}  # fmt: skip
+            "missing": 0.1, "preview": True, "faults": (mpc.DropOut(stop=1),)}  # fmt: skip
     yield call("mpc.run_closed_loop", _closed_loop, 0.5, plant=kit.plant, controller=kit.controller, **loop,
                 _infinite=nan, _varies=varies)  # fmt: skip
     yield call("mpc.monte_carlo", mpc.monte_carlo, 0.2, build=partial(_setup, kit), seeds=[1, 2], workers=1,

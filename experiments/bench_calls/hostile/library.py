@@ -92,7 +92,8 @@ def system_calls(kit: Kit) -> Iterator[Call]:
     carried = systems.carry_input(kit.through)
     for name in ("carry_input", "without_feedthrough", "carries_input"):
         yield call(f"controlrnn.systems.{name}", getattr(systems, name), system=kit.through)
-    for name in ("just_after", "answers_through_neurons"):
+    yield call("controlrnn.systems.delay_input", systems.delay_input, system=kit.system)
+    for name in ("just_after", "answers_through_neurons", "answers_late"):
         yield call(f"controlrnn.systems.{name}", getattr(systems, name), carried=carried)
     yield call("controlrnn.systems.change_system", systems.change_system, system=kit.system, delay=2)
     for package, function in (("controlrnn.systems", systems.observer_system), ("mpc", mpc.observer_system)):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from controlrnn.certification import certify_delta_iss, load_certificate
+from controlrnn.certification.proof import gated
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.systems import Cell, GatedSystem
 
@@ -154,3 +155,29 @@ def test_bad_arguments_are_refused():
         certify_delta_iss(system, input_range=(np.zeros(3), np.ones(3)))
     with pytest.raises(SettingError, match="GatedSystem"):
         certify_delta_iss("network", input_range=RANGE)
+
+
+def remembering(share):
+    """An LSTM whose cells keep all but a share of their content."""
+    n, rows = 2, 8
+    b = np.concatenate([np.zeros(n), np.full(n, -np.log(share)), np.zeros(2 * n)])
+    rng = np.random.default_rng(0)
+    W = np.concatenate([np.zeros((2 * n, 1)), rng.standard_normal((2 * n, 1))])
+    return GatedSystem(W=W, U=np.zeros((rows, n)), b=b, C=np.ones((1, n)), by=np.zeros(1), cell="lstm", dt=1.0)
+
+
+@pytest.mark.parametrize("share", [1e-3, 1e-7, 1e-9, 2e-10, 2e-11])
+@pytest.mark.parametrize("ulps", [-4, 0, 4])
+def test_cells_that_forget_hardly_anything_are_certified_for_every_machine(share, ulps, monkeypatch):
+    system = remembering(share)
+    certificate = certify_delta_iss(system, input_range=(-np.ones(1), np.ones(1)))
+    assert 1 - 1.001 * share < certificate.rate < 1 - 0.8 * share
+    exact = gated._sigmoid
+    monkeypatch.setattr(gated, "_sigmoid", lambda v: exact(v) * (1 + ulps * np.finfo(float).eps))
+    assert certificate.verify(system) > 0
+
+
+def test_cells_that_rounding_decides_about_are_refused_in_words():
+    for share in (1e-12, 1e-14, 1e-17):
+        with pytest.raises(CertificationError, match="narrow input_range"):
+            certify_delta_iss(remembering(share), input_range=(-np.ones(1), np.ones(1)))

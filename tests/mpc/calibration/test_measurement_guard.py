@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from mpc_networks import LurePlant, NormContraction, elman, signals, switching
@@ -21,6 +23,7 @@ from mpc import (
     Tracking,
     Verdict,
     Washout,
+    Watching,
     nominal,
     run_closed_loop,
 )
@@ -127,6 +130,9 @@ def test_calibrated_limits_are_those_of_the_records(guarded):
 
 def run(guarded, faults, *, guard=True, seed=1):
     plant, controller, limits = guarded
+    controller = copy.deepcopy(controller)
+    if guard:
+        controller.change(watching=Watching(guard=limits))
     return run_closed_loop(
         plant,
         controller,
@@ -134,7 +140,6 @@ def run(guarded, faults, *, guard=True, seed=1):
         steps=60,
         seed=seed,
         faults=faults,
-        guard=limits if guard else None,
         disturbances=Disturbances(noise_std=0.02),
     )
 

@@ -342,7 +342,7 @@ def test_modes_shift_the_limits_or_do_not(predictor):
 
 def test_mode_must_fit_the_tightening(predictor):
     base = nominal(predictor.system.digest, N, 2)
-    without = replace(base, digests=base.digests | {"model_error": 64 * "0"})
+    without = replace(base, digests=base.digests | {"model_error": 64 * "0"}).on_trust()
     with_feedback = replace(without, disturbance_gain=0.3)
     assert make(predictor, tightening=without).mode is Mode.GUARANTEED
     assert make(predictor, tightening=with_feedback).filter.gain == 0.3

@@ -13,7 +13,10 @@ from c_loops import controller, network
 from one_tank import N, W, innovating, running
 
 from controlrnn.errors import DataError, InfeasibleError, SettingError, ShapeError
-from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, Tracking, nominal
+from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, Tracking, chain, nominal
+from mpc.solvers.condensed import CondensedBackend
+from mpc.solvers.dompc import DoMpcBackend
+from mpc.solvers.fatrop import FatropBackend
 
 
 def moving_horizon():
@@ -71,6 +74,16 @@ def test_saved_and_restored_to_the_bit_of_the_next_input(kind):
         made.restore(state)
     for other in (fresh, made):  # into another process, or back
         np.testing.assert_array_equal(inputs(other), expected)
+
+
+@pytest.mark.parametrize("backend", [FatropBackend, DoMpcBackend, chain(CondensedBackend, FatropBackend)])
+@pytest.mark.parametrize("how", [copy.copy, pickled])
+def test_controllers_with_other_solvers_can_be_copied_too(backend, how):
+    made = controller(network(3, nu=1, ny=1), horizon=6, backend=backend)
+    inputs(made)
+    twin = how(made)
+    assert twin.backend is not made.backend
+    np.testing.assert_array_equal(inputs(twin), inputs(made))
 
 
 @pytest.mark.parametrize("kind", KINDS)

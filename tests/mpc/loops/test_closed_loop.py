@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -98,6 +99,23 @@ def test_violations_and_cost_are_those_of_the_true_outputs(untightened):
     np.testing.assert_allclose(result.cost, expected)
     assert result.measured.std() > 0
     assert not np.array_equal(result.measured, result.y[:-1])
+
+
+def test_excess_is_the_larger_distance_on_either_side_and_after_the_input():
+    result = run(build(tightened=False), steps=12)
+    for middle, sign in ((np.median(result.y, axis=0), 1.0), (np.median(result.y, axis=0), -1.0)):
+        ends = {"lower": middle, "upper": np.full(2, np.inf)} if sign > 0 else {
+            "lower": np.full(2, -np.inf), "upper": middle
+        }  # fmt: skip
+        one = replace(result, **ends)
+        expected = np.maximum(sign * (middle - one.y), 0.0)
+        np.testing.assert_array_equal(one.excess, expected)
+        assert one.violations == (expected > 0).any(axis=1).sum() > 0
+        assert one.max_violation == expected.max()
+        np.testing.assert_array_equal(one.steps_kept(), (expected[1:] == 0).all(axis=1))
+        jumped = replace(one, after=one.y[:-1] - sign)  # outputs that answer at once
+        expected[:-1] = np.maximum(expected[:-1], sign * (middle - jumped.after))
+        np.testing.assert_allclose(jumped.excess, np.maximum(expected, 0.0))
 
 
 def test_realised_errors_are_recomputed_from_the_estimates(tightened):

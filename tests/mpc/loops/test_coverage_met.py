@@ -12,7 +12,7 @@ def test_stretches_are_inside_where_all_their_steps_are():
     np.testing.assert_array_equal(stretches(inside, 3), [True, False])
     np.testing.assert_array_equal(stretches(inside, 1), inside)
     assert len(stretches(inside, 8)) == 0
-    with pytest.raises(SettingError):
+    with pytest.raises(SettingError, match=r"^stretch"):
         stretches(inside, 0)
 
 
@@ -46,3 +46,13 @@ def test_a_promise_is_refuted_by_enough_misses_alone():
     assert not met("runs", np.array([True] * 8 + [False] * 2)).contradicts(0.9)
     assert met("runs", np.array([True] * 60 + [False] * 40)).contradicts(0.9)
     assert met("runs", np.zeros(0, dtype=bool)).words.startswith("0 of 0")
+    edge = met("runs", np.array([True] * 9 + [False] * 3))
+    assert not edge.contradicts(edge.upper)
+    assert edge.contradicts(np.nextafter(edge.upper, 1.0))
+
+
+def test_words_say_what_the_interval_rests_on():
+    for anytime, premise in ((True, "whatever went before, each is as likely inside"), (False, "they are independent")):
+        found = met("runs", np.array([True, False]), confidence=0.9, anytime=anytime)
+        assert found.words.startswith("1 of 2 runs inside: probability within [")
+        assert found.words.endswith(f"with confidence 0.9, if {premise}")

@@ -18,7 +18,6 @@ from mpc import (
     Fallback,
     FrozenSensor,
     Late,
-    MeasurementGuard,
     MonteCarloResult,
     Outlier,
     Predictor,
@@ -276,8 +275,3 @@ def test_animation_has_a_picture_per_step_that_was_asked_for(setup, tmp_path):
             assert all(np.abs(a.astype(int) - b).max() > 50 for a, b in pairwise(pictures))
     with pytest.raises(SettingError):
         result.animate(tmp_path / "no.gif", every=0)
-
-
-def test_a_guard_for_other_sensors_is_refused(setup):
-    with pytest.raises(SettingError, match="2 sensors"):
-        run(setup, guard=MeasurementGuard(sensors=signals("y", 3, 1.0)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mpc_networks import NormContraction, elman, signals, switching
 
+from controlrnn.certification import certify_contraction
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.kernels import step
 from mpc import Predictor, RunningOn, StateError, StateObserver, Washout, kalman_gain, observer_system
@@ -275,3 +276,19 @@ def test_what_defaults_are_computed_from_names_an_observer_not_their_bits(monkey
     wider = Predictor(system, signals("u", 2, 1.1))
     given = Washout(predictor, 20, contraction=contraction, initial_state=made.initial_state)
     assert len({made.digest, given.digest, Washout(wider, 20, contraction=contraction).digest}) == 3
+
+
+def test_a_certificate_must_hold_for_the_gain_without_rounding():
+    """A - L C is 0 in float64 and -1/2 without rounding: what forgets at 0.1 there does not here."""
+    linear = replace(
+        elman(1, 1, 2), A=np.array([[1e17]]), B1=np.zeros((1, 1)), C2=np.array([[1e17], [0.5]]), D21=np.zeros((2, 1))
+    )
+    gain = np.ones((1, 2))
+    dynamics = observer_system(linear, gain)
+    assert dynamics.A == 0
+    fast = certify_contraction(dynamics, 0.1)
+    assert fast.verify(dynamics) > 0
+    with pytest.raises(CertificationError, match="without the rounding of A - L C"):
+        StateObserver(
+            Predictor(linear, signals("u", 1, 1.0)), gain, 5, initial_state=np.zeros(1), observer_contraction=fast
+        )

@@ -1,5 +1,7 @@
 """What rests on certificates verifies itself against them: anything else that a file claims is refused."""
 
+import copy
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,13 +18,16 @@ from mpc import (
     Predictor,
     Recall,
     TerminalSet,
+    TightenedMPC,
     Tightening,
     Washout,
+    nominal,
     recursive,
     remember,
     terminal_set,
     tighten,
 )
+from mpc.control.settings import grouped
 from mpc.tightening.error_memory import certify_changes
 
 N, W, PUSH = 6, 8, 0.01
@@ -157,3 +162,87 @@ def test_a_terminal_set_for_smaller_jumps_or_of_other_sources_is_refused(road, t
     assert isinstance(road.terminal, TerminalSet)
     assert isinstance(road.recall, Recall)
     assert isinstance(road.tightening, Tightening)
+
+
+def controller(road, **parts):
+    return TightenedMPC(
+        road.observer.predictor,
+        road.observer,
+        parts.pop("tightening", road.tightening),
+        **grouped(dict(output_weight=1.0, input_move_weight=0.1, **parts)),
+    )
+
+
+def verify_all(road, tightening, terminal, recall):
+    tightening.verify(road.error, road.joint, observer=road.observer, growth=road.growth)
+    terminal.verify(road.system, road.contraction, road.outputs, jump=road.observer.jump)
+    recall.verify(tightening, road.drift, road.changes, observer=road.observer, growth=road.growth)
+
+
+def test_guarantees_rest_on_nothing_that_was_read_and_not_verified(road, tmp_path):
+    own = {"tightening": road.tightening, "terminal": road.terminal, "recall": road.recall}
+    assert all(part.verified for part in own.values())
+    controller(road, **own)
+    read = {name: stored(part, tmp_path) for name, part in own.items()}
+    for name, part in read.items():
+        assert part.digest == own[name].digest
+        assert not part.verified
+        with pytest.raises(CertificationError, match=f"the {name} was read from a file.*{name}.verify"):
+            controller(road, **(own | {name: part}))
+        controller(road, **(own | {name: part.on_trust()}))
+        assert not part.on_trust().verified
+        assert not part.verified
+    verify_all(road, **read)
+    assert all(part.verified for part in read.values())
+    controller(road, **read)
+
+
+def test_zeros_are_not_taken_for_a_guarantee(road, tmp_path):
+    zero = stored(road.tightening, tmp_path, **dict.fromkeys(PARTS, 0 * road.tightening.total))
+    with pytest.raises(CertificationError, match="not verified"):
+        controller(road, tightening=zero)
+    with pytest.raises(CertificationError):
+        zero.verify(road.error, road.joint, observer=road.observer, growth=road.growth)
+    assert not zero.verified
+    plain = tighten(road.error, road.joint, observer=road.observer)
+    with pytest.raises(CertificationError, match="not verified"):
+        controller(road, tightening=recursive(replace(plain, model_error=0 * plain.total), road.growth,
+                                              observer=road.observer))  # fmt: skip
+    remembered = remember(stored(road.tightening, tmp_path), road.drift, road.changes, observer=road.observer,
+                          growth=road.growth)  # fmt: skip
+    assert not remembered.verified
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])  # noqa: S301
+def test_a_copy_stays_verified_until_it_is_changed(road, copied):
+    for one in (road.tightening, road.terminal, road.recall, road.tightening.on_trust()):
+        assert copied(one).verified
+        assert not replace(one).verified
+    bent = copied(road.tightening)
+    object.__setattr__(bent, "model_error", 0 * bent.model_error)  # past all checks
+    assert not bent.verified
+    with pytest.raises(CertificationError, match="not verified"):
+        controller(road, tightening=bent)
+    trusted = copied(replace(road.tightening).on_trust())
+    assert not trusted.verified
+    controller(road, tightening=trusted)
+    object.__setattr__(trusted, "growth", 0 * trusted.growth)
+    with pytest.raises(CertificationError, match="not verified"):
+        controller(road, tightening=trusted)
+
+
+def test_what_is_made_from_trusted_parts_is_trusted_and_no_more(road):
+    plain = replace(tighten(road.error, road.joint, observer=road.observer)).on_trust()
+    grown = recursive(plain, road.growth, observer=road.observer)
+    assert not grown.verified
+    controller(road, tightening=grown)
+
+
+def test_a_terminal_set_whose_jump_was_not_compared_is_not_verified(road, tmp_path):
+    read = stored(road.terminal, tmp_path)
+    read.verify(road.system, road.contraction, road.outputs)
+    assert not read.verified
+
+
+def test_what_promises_nothing_needs_no_verification(road, tmp_path):
+    controller(road, tightening=stored(nominal(road.system.digest, N, 2), tmp_path))

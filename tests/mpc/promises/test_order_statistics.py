@@ -163,8 +163,22 @@ def test_anytime_interval_ends_where_the_evidence_does():
         assert anytime_interval(0, n)[0] == 0.0
         lower = anytime_interval(n, n, 0.95)[0]
         assert lower == pytest.approx((0.05 / (n + 1)) ** (1 / n))  # 1 / ((n + 1) p^n) = 20
+        assert anytime_interval(0, n, 0.95)[1] == pytest.approx(1 - lower)
     wide, narrow = anytime_interval(9, 10), anytime_interval(900, 1000)
     assert wide[0] < narrow[0] < 0.9 < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(("call", "error", "said"), [
+    (lambda: conformal_rank(5, 1.5), SettingError, "coverage must"),
+    (lambda: conformal_rank(5, 0.9), DataError, "coverage 0.9 needs at least 9"),
+    (lambda: confident_rank(5, 1.5, 0.5), SettingError, "coverage must"),
+    (lambda: confident_rank(5, 0.5, 1.5), SettingError, "confidence must"),
+    (lambda: confident_rank(-1, 0.5, 0.5), SettingError, "n must"),
+    (lambda: confident_rank(2, 0.9, 0.5), DataError, "coverage 0.9 with confidence 0.5 needs at least 7"),
+])  # fmt: skip
+def test_errors_name_what_is_wrong(call, error, said):
+    with pytest.raises(error, match=rf"^{said}"):
+        call()
 
 
 @pytest.mark.parametrize("call", [clopper_pearson, anytime_interval])

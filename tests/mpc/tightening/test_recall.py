@@ -281,7 +281,7 @@ def test_what_does_not_belong_together_is_refused():
     with pytest.raises(CertificationError, match="not proven"):
         made(changes=(bent, *case.changes[1:]))
     with pytest.raises(SettingError, match="another tightening"):
-        case.controller(recall=replace(case.recall, digests={}))
+        case.controller(recall=replace(case.recall, digests={}).on_trust())
     with pytest.raises(SettingError, match="horizon"):
         case.controller(terminal=None, horizon=N - 1)
     with pytest.raises(SettingError, match="rows"):
@@ -319,6 +319,49 @@ def test_recalls_survive_their_file_and_draw_themselves(tmp_path):
         Recall.load(tmp_path / "t.npz")
     figure = case.recall.plot(["a", "b"])
     assert [panel.get_ylabel() for panel in figure.axes] == ["a", "b"]
+
+
+def test_the_end_has_room_for_what_comes_before_it_whatever_the_tightening():
+    """Where the tightening does not grow by itself, c >= a_{N-1} + G_{N-1} + l_{N-1} alone keeps plans going."""
+    case = remembering("elman")
+    flat = replace(case.tightening, growth=None)
+    made = remember(flat, case.drift, case.changes, observer=case.observer, growth=case.growth)
+    needed = made.absolute[N - 1] + made.growth[N - 1] + made.jump[N - 1]
+    assert (needed > flat.total[N]).all()
+    assert (made.end >= needed).all()
+    np.testing.assert_allclose(made.end, needed, rtol=1e-8)
+    late = np.array(flat.model_error)
+    late[N] += 10 * case.half
+    made = remember(
+        replace(flat, model_error=late), case.drift, case.changes, observer=case.observer, growth=case.growth
+    )
+    np.testing.assert_allclose(made.end, made.absolute[N])
+
+
+def test_plans_end_as_far_from_the_limits_as_the_steady_state_must_be():
+    """Limit less c less q of the terminal set at step N, whatever is measured; nothing of q before."""
+    case = remembering("elman")
+    errors = RecalledErrors(case.recall, case.predictor.outputs, case.terminal)
+    least, most = (np.array([getattr(s, side) for s in case.predictor.outputs]) for side in ("lower", "upper"))
+    room = case.recall.end + case.terminal.margin
+    assert (case.terminal.margin > 0).all()
+    for _ in range(2):
+        lower, upper = errors.limits()
+        np.testing.assert_allclose(upper[-1], most - room, rtol=1e-12)
+        np.testing.assert_allclose(lower[-1], least + room, rtol=1e-12)
+        widest = case.recall.absolute[1:-1] + case.recall.growth[1:-1]
+        assert (upper[1:-1] >= most - widest - 1e-12).all()
+        errors.see(0.1 * case.recall.absolute[0], certified=True)
+
+
+def test_what_may_drift_within_few_samples_may_within_more():
+    case = remembering("elman")
+    bounds = np.array(case.drift.bounds)
+    bounds[1] = 3 * bounds[K]
+    made = remember(
+        case.tightening, replace(case.drift, bounds=bounds), case.changes, observer=case.observer, growth=case.growth
+    )
+    np.testing.assert_array_equal(made.drift, np.tile(bounds[1], (K, 1)))
 
 
 def test_growth_and_end_are_what_the_theorem_needs():

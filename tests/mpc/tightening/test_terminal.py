@@ -28,6 +28,7 @@ from mpc.control.settings import grouped
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.dompc import DoMpcBackend
 from mpc.solvers.fatrop import FatropBackend
+from mpc.tightening.terminal_set import least_radius
 
 STEPS = 200
 
@@ -72,7 +73,7 @@ def test_larger_jumps_or_no_growth_make_shifted_plans_infeasible(name):
     case = guaranteed(name)
     for size, tightening in (
         (3.0, case.tightening),
-        (1.0, replace(case.tightening, growth=np.zeros_like(case.tightening.growth))),
+        (1.0, replace(case.tightening, growth=np.zeros_like(case.tightening.growth)).on_trust()),
     ):
         adversary(case, "push", size)
         _, excess = run(case, case.controller(tightening=tightening), case.references(STEPS, 3.0))
@@ -295,6 +296,36 @@ def test_a_terminal_set_must_take_up_the_jumps():
         terminal_set(case.predictor, case.contraction, horizon=N, jump=case.observer.jump, outputs=other)
 
 
+def test_the_least_radius_takes_up_the_jump_and_hardly_more():
+    """p a + p^N e = a for a = p^N e / (1 - p): exactly that is needed, and exactly that is refused from below."""
+    for rate, horizon, jump in ((0.5, 3, 2.0), (0.9, 1, 0.3), (0.25, 10, 1e3)):
+        least = rate**horizon * jump / (1 - rate)
+        assert least < least_radius(rate, horizon, jump) < least * (1 + 1e-5)
+    found = guaranteed("slow elman").terminal
+    jump = found.radius * (1 - found.rate) / found.rate**N
+    assert replace(found, jump=jump * (1 - 1e-4)).radius == found.radius
+    with pytest.raises(CertificationError, match="radius must be at least"):
+        replace(found, jump=jump * (1 + 1e-4))
+
+
+def test_a_plan_that_ends_outside_of_the_set_exceeds_it_by_that_much():
+    """In radii, also where outputs, inputs and moves keep their limits."""
+    case = guaranteed("slow elman")
+    adversary(case, "none")
+    controller = case.controller()
+    steps, _ = run(case, controller, case.references(6, 0.5))
+    problem, data, plan = controller.problem, controller._last_data, steps[-1].u_planned
+    gap = problem.outcome(data.x, plan)[1]
+    assert problem.excess(data, plan) <= 0
+    assert case.terminal.share(gap) > 0
+    for share in (0.5, 2.0, 1e3):
+        radius = case.terminal.radius * case.terminal.share(gap) / share
+        other = replace(problem, terminal=replace(case.terminal, radius=radius, jump=0.0))
+        assert (other.excess(data, plan) <= 0) == (share <= 1)
+        if share > 1:
+            assert other.excess(data, plan) == pytest.approx(share - 1)
+
+
 def test_terminal_sets_are_verified_and_survive_their_file(tmp_path):
     case = guaranteed("feedthrough")
     system = case.predictor.system
@@ -351,7 +382,7 @@ def test_parts_that_do_not_belong_together_are_refused():
     ):
         with pytest.raises(SettingError, match=match):
             case.controller(**options)
-    wide = replace(case.terminal, margin=case.half)
+    wide = replace(case.terminal, margin=case.half).on_trust()
     with pytest.raises(InfeasibleError, match=f"step {N}"):
         case.controller(terminal=wide)
 

@@ -39,11 +39,16 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     # order one, and round nothing but what underflows, which TINY covers.
     exponent = -np.round(0.5 * np.log2(np.where(usable[:, None], diagonal, 1.0)))
     half, unit = np.exp2(exponent - 1)[:, :, None], np.exp2(exponent)[:, None, :]
-    scaled = (mid + mid.swapaxes(1, 2)) * half * unit
+    scaled, spread = mid + mid.swapaxes(1, 2), rad + rad.swapaxes(1, 2)
+    for part in (scaled, spread):  # in place, here and below: matrices in memory are what this costs
+        part *= half
+        part *= unit
     size = np.abs(scaled)
-    spread = (rad + rad.swapaxes(1, 2)) * half * unit + 4 * UNIT * size + 4 * TINY
-    scaled[~usable], size[~usable], spread[~usable] = np.eye(n), np.eye(n), 0.0
-    loss = sum_up(spread * (1 + 16 * UNIT), axis=2)
+    size *= 4 * UNIT
+    spread += size
+    spread += 4 * TINY
+    scaled[~usable], spread[~usable] = np.eye(n), 0.0
+    loss = sum_up(spread, axis=2)
     root = np.sqrt(scaled[:, index, index])
     shift = room * (1.01 * loss + 3 * (n + 3) * UNIT * root.sum(axis=1)[:, None] * root)
     shifted = scaled.copy()
@@ -51,14 +56,16 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     # Shifted by what the proof may lose, so that a positive residual is left on the diagonal.
     factor = _factors(shifted)
     # R = A - L L', entry by entry: what is left on the diagonal has to exceed the sum of all else.
-    product, absolute = factor @ factor.swapaxes(1, 2), np.abs(factor)
-    rest = scaled - product
-    error = gamma(n) * (absolute @ absolute.swapaxes(1, 2)) + UNIT * np.abs(rest)
-    left, across = rest[:, index, index], np.abs(rest) + error
+    rest = scaled
+    rest -= factor @ factor.swapaxes(1, 2)
+    absolute = np.abs(factor)
+    error = absolute @ absolute.swapaxes(1, 2)
+    error *= gamma(n)
+    left, across = rest[:, index, index], np.abs(rest)
+    across += error
     across[:, index, index] = error[:, index, index]
-    most = sum_up(across, axis=2) + loss + 8 * n * TINY
-    # The last operations round as well, and the radii above were computed.
-    convicted = left * (1 - 8 * UNIT) > most * (1 + 4 * (n + 16) * UNIT)
+    # One factor for what all of these round relatively: n operations in ``error``, fewer than 16 in all else.
+    convicted = left > (sum_up(across, axis=2) + loss) * (1 + 4 * (n + 16) * UNIT)
     pivots = factor[:, index, index].min(axis=1) ** 2
     return np.where(usable & convicted.all(axis=1) & (pivots > 0), pivots, -np.inf)
 
@@ -71,7 +78,7 @@ def definite_margin(matrix: Enclosure, *, room: float = 1.0) -> float:
 def _factors(matrices: Array) -> Array:
     """Compute lower Cholesky factors of matrices (K, n, n); zeros where LAPACK finds none."""
     try:
-        return np.tril(np.linalg.cholesky(matrices))
+        return np.asarray(np.linalg.cholesky(matrices))
     except np.linalg.LinAlgError:
         if len(matrices) == 1:
             return np.zeros_like(matrices)

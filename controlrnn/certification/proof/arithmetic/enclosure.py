@@ -16,7 +16,6 @@ Overflow makes infinities or NaN; every decision is a comparison that is false f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -105,13 +104,15 @@ class Enclosure:
         k = self.mid.shape[-1]
         mid = self.mid @ other.mid
         a, b = np.abs(self.mid), np.abs(other.mid)
-        rad = gamma(k) * (a @ b)
-        # Exact factors are common, and a product with zero radii would only cost time.
+        rad = a @ b
+        rad *= gamma(k)
         if other.rad.any():
-            rad = rad + a @ other.rad
+            rad += a @ other.rad
         if self.rad.any():
             rad = rad + self.rad @ (b + other.rad)
-        return Enclosure(mid, rad * _larger(2 * k) + 4 * k * TINY)
+        rad *= _larger(2 * k)
+        rad += 4 * k * TINY
+        return Enclosure(mid, rad)
 
     def __getitem__(self, index: Any) -> Enclosure:
         return Enclosure(self.mid[index], self.rad[index])
@@ -129,9 +130,10 @@ class Enclosure:
 
     def add_at(self, index: Any, other: Enclosure) -> None:
         """Add to the values at ``index``, in place; no entry may be named twice."""
-        total = self.mid[index] + other.mid
-        self.rad[index] = (self.rad[index] + other.rad + UNIT * np.abs(total)) * _larger(3)
-        self.mid[index] = total
+        total, rad = self.mid[index] + other.mid, self.rad[index] + other.rad
+        rad += UNIT * np.abs(total)
+        rad *= _larger(3)
+        self.mid[index], self.rad[index] = total, rad
 
     def set_at(self, index: Any, other: Enclosure) -> None:
         """Put other values at ``index``, in place."""
@@ -169,9 +171,9 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     return total, (a - (total - part)) + (b - part)
 
 
-def sum_up(values: Array, axis: int | Sequence[int] | None = None) -> Array:
-    """Upper bound of the sum of nonnegative ``values``, whatever the order of summation."""
-    total = np.asarray(np.sum(values, axis=axis if axis is None or isinstance(axis, int) else tuple(axis)))
+def sum_up(values: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Not below the sum of nonnegative ``values``, whatever the order of summation."""
+    total = np.asarray(np.sum(values, axis=axis))
     terms = values.size // max(total.size, 1)
     return np.asarray(np.where(total == 0, total, np.nextafter(total * (1 + 2 * (terms + 2) * UNIT), np.inf)))
 
@@ -199,14 +201,14 @@ def dot_up(a: Array, b: Array) -> Array:
 
 
 def divide_up(a: Any, b: Any) -> Array:
-    """Upper bound of a / b for a >= 0 and b > 0."""
-    quotient = np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64)
+    """Not below a / b for a >= 0 and b > 0."""
+    quotient = np.divide(a, b)
     return np.where(np.asarray(a) == 0, 0.0, np.nextafter(np.maximum(quotient, 2 * TINY * (quotient < TINY)), np.inf))
 
 
 def divide_down(a: Any, b: Any) -> Array:
-    """Lower bound, itself >= 0, of a / b for a >= 0 and b > 0."""
-    quotient = np.asarray(a, dtype=np.float64) / np.asarray(b, dtype=np.float64)
+    """Not above a / b for a >= 0 and b > 0, and >= 0."""
+    quotient = np.divide(a, b)
     return np.where(quotient > TINY, np.nextafter(quotient, -np.inf), 0.0)
 
 
@@ -226,5 +228,5 @@ def ldexp_up(value: Any, exponent: int) -> Array:
 def arithmetic_is_ieee() -> bool:
     """Whether this thread rounds to nearest and keeps subnormal numbers, which some libraries switch off."""
     one, half, least = np.float64(1), np.float64(UNIT), np.float64(2.0**-1022)
-    nearest = one + half == one and one + np.float64(3 * UNIT) == one + np.float64(4 * UNIT) and one - half < one
+    nearest = one + half == one and one + np.float64(3 * UNIT) == one + np.float64(4 * UNIT)
     return bool(nearest and -one - half == -one and least * np.float64(0.5) > 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from controlrnn.certification.proof.arithmetic.enclosure import TINY, UNIT, Array, Enclosure, gamma, two_sum
+from controlrnn.certification.proof.arithmetic.enclosure import TINY, UNIT, Array, Enclosure, two_sum
 
 _SPLIT = 2.0**27 + 1
 
@@ -24,7 +24,7 @@ class Twofold:
 
     Args:
         hi: Any shape.
-        lo: Of the same shape, small against ``hi``.
+        lo: Of the same shape, at most UNIT |hi|, as every operation leaves it.
         rad: Of the same shape, >= 0.
     """
 
@@ -54,30 +54,25 @@ class Twofold:
 
     def __mul__(self, other: Twofold) -> Twofold:
         hi, error = two_prod(self.hi, other.hi)
-        # The product of both low parts is left out; the radius covers it.
-        across = self.hi * other.lo + self.lo * other.hi
-        a, b = np.abs(self.hi) + np.abs(self.lo), np.abs(other.hi) + np.abs(other.lo)
-        size = np.abs(self.hi * other.lo) + np.abs(self.lo * other.hi) + np.abs(error)
-        rad = 6 * UNIT * size + np.abs(self.lo * other.lo) + a * other.rad + self.rad * (b + other.rad)
-        return Twofold(*two_sum(hi, error + across), rad * (1 + 32 * UNIT) + 16 * TINY)
+        lo = error + (self.hi * other.lo + self.lo * other.hi)
+        a, b = np.abs(self.hi), np.abs(other.hi)
+        # Low parts are at most UNIT of the high ones: lo lo', and what 4 operations on such parts lose.
+        rad = 16 * UNIT**2 * np.abs(hi) + a * other.rad + self.rad * (b + other.rad)
+        return Twofold(*two_sum(hi, lo), rad * (1 + 32 * UNIT) + 16 * TINY)
 
     def __matmul__(self, other: Twofold) -> Twofold:
-        k = self.hi.shape[-1]
-        shape = np.broadcast_shapes(self.hi.shape[:-2], other.hi.shape[:-2])
-        total = np.zeros((*shape, self.hi.shape[-2], other.hi.shape[-1]))
-        low = np.zeros_like(total)
-        # Outer products one by one, so that the error of every product and sum is collected in ``low``.
+        k, a, b = self.hi.shape[-1], np.abs(self.hi), np.abs(other.hi)
+        size = a @ b
+        total, low = np.zeros_like(size), np.zeros_like(size)
         for i in range(k):
             product, error = two_prod(self.hi[..., :, i, None], other.hi[..., None, i, :])
             total, lost = two_sum(total, product)
             low = low + (error + lost)
-        a, b, a_low, b_low = (np.abs(part) for part in (self.hi, other.hi, self.lo, other.lo))
-        across = a @ b_low + a_low @ b
-        rad = 2 * gamma(k) * gamma(2 * k + 2) * (a @ b) + gamma(k + 4) * across + a_low @ b_low + 4 * UNIT * np.abs(low)
-        rad = rad + (a + a_low) @ other.rad + self.rad @ (b + b_low + other.rad)
-        # Small against the result: float64 products do, and gamma(k + 4) * across covers their rounding.
         low = low + (self.hi @ other.lo + self.lo @ other.hi)
-        return Twofold(*two_sum(total, low), (rad + 4 * UNIT * across) * (1 + 8 * (k + 8) * UNIT) + 32 * k * TINY)
+        # Relative to ``size`` and UNIT^2: 2 k (k + 1) for the sum of errors, 2 (k + 2) for the products with low parts,
+        # 2 (k + 1) for adding both, 1 for lo lo'.
+        rad = 2 * ((k + 3) * UNIT) ** 2 * size + a @ other.rad + self.rad @ (b + other.rad)
+        return Twofold(*two_sum(total, low), rad * (1 + 8 * (k + 8) * UNIT) + 32 * k * TINY)
 
     def __getitem__(self, index: Any) -> Twofold:
         return Twofold(self.hi[index], self.lo[index], self.rad[index])
@@ -89,10 +84,9 @@ class Twofold:
 
     def placed(self, shape: tuple[int, ...], index: Any) -> Twofold:
         """Zeros of this shape with these values at ``index``."""
-        parts = [np.zeros(shape) for _ in range(3)]
-        for part, values in zip(parts, (self.hi, self.lo, self.rad), strict=True):
-            part[index] = values
-        return Twofold(*parts)
+        hi, lo, rad = np.zeros((3, *shape))
+        hi[index], lo[index], rad[index] = self.hi, self.lo, self.rad
+        return Twofold(hi, lo, rad)
 
     def add_at(self, index: Any, other: Twofold) -> None:
         """Add to the values at ``index``, in place; no entry may be named twice."""

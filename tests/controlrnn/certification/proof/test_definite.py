@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from controlrnn.certification.proof.arithmetic.definite import definite_margin
+from controlrnn.certification.proof.arithmetic import definite
+from controlrnn.certification.proof.arithmetic.definite import definite_margin, definite_margins
 from controlrnn.certification.proof.arithmetic.enclosure import Enclosure
 from controlrnn.certification.proof.incremental import largest_ratio
 
@@ -112,6 +113,78 @@ def test_the_error_of_the_entries_counts():
 )
 def test_what_cannot_be_proven_is_minus_infinity(matrix):
     assert margin_of(matrix) == -np.inf
+
+
+@pytest.mark.parametrize(("n", "count"), [(1, 3000), (2, 3000), (3, 3000), (4, 3000), (20, 300), (40, 100)])
+def test_no_factor_is_believed(n, count, monkeypatch):
+    """Whatever the factor: here that of the matrix itself instead of a smaller one, with some last bits changed.
+
+    |x|^2 I - x x' less 2^-40 to 2^-52 of a diagonal entry is indefinite, by little enough for a factor to hide it.
+    """
+    rng = np.random.default_rng(n)
+    x = rng.integers(1, 60, (count, n)) * rng.choice([-1.0, 1.0], (count, n))
+    M = (x * x).sum(axis=1)[:, None, None] * np.eye(n) - x[:, :, None] * x[:, None, :]
+    k, every = rng.integers(0, n, count), np.arange(count)
+    M[every, k, k] -= 2.0 ** (np.floor(np.log2(np.maximum(M[every, k, k], 1.0))) - rng.integers(40, 53, count))
+
+    def factors(matrices):
+        values, vectors = np.linalg.eigh(matrices)
+        found = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
+        off = rng.integers(-2, 3, found.shape) * rng.integers(0, 2, (len(found), 1, 1))
+        return found * (1 + off * 2.0**-53)
+
+    monkeypatch.setattr(definite, "_factors", factors)
+    assert (definite_margins(Enclosure.of(M), room=0.0) == -np.inf).all()
+    for wrong in (np.nan, np.inf, 0.0, 1e200):
+        monkeypatch.setattr(definite, "_factors", lambda m, wrong=wrong: np.full(m.shape, wrong))
+        with np.errstate(all="ignore"):
+            assert (definite_margins(Enclosure.of(M)) == -np.inf).all()
+
+
+def test_what_is_left_must_exceed_all_else_to_the_last_bit(monkeypatch):
+    """With next to no factor the matrix itself has to be dominant; at the edge one within the radii is singular."""
+    monkeypatch.setattr(definite, "_factors", lambda m: np.broadcast_to(1e-100 * np.eye(m.shape[1]), m.shape))
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5, 8):
+        lag = np.abs(np.arange(n)[:, None] - np.arange(n))
+        lag = np.minimum(lag, n - lag)  # every row has the same entries
+        for _ in range(50):
+            away, rad = (np.where(lag == 0, 0.0, rng.random(n)[lag]) for _ in range(2))
+            rad *= 10.0 ** -rng.integers(0, 17)
+            total = sum((Fraction(v) for v in (*away[0], *rad[0])), Fraction(0))
+            edge = float(total) if Fraction(float(total)) <= total else float(np.nextafter(float(total), 0.0))
+            assert not proven(edge * np.eye(n) - away, rad)
+            assert proven(edge * (1 + 1e-13) * np.eye(n) - away, rad)
+
+
+def test_radii_that_differ_between_the_triangles_are_shared():
+    """The true matrix is symmetric and within both: around the mean of both, by the mean of their radii."""
+    n = 10
+    mid, rad = np.eye(n), np.zeros((n, n))
+    mid[0, 1:], mid[1:, 0], rad[1:, 0] = 0.49, -0.49, 0.98
+    true = np.eye(n)
+    true[0, 1:] = true[1:, 0] = 0.49  # of eigenvalue 1 - 3 * 0.49
+    assert (np.abs(true - mid) <= rad).all()
+    assert not proven(mid, rad)
+    assert not proven(mid.T, rad.T)
+
+
+def test_a_stack_is_judged_one_by_one():
+    good = np.array([[1.0, 0.5], [0.5, 1.0]])
+    bad = [np.full((2, 2), np.nan), -good, np.zeros((2, 2)), np.ones((2, 2)), np.diag([1.0, np.inf])]
+    stack = np.array([good, *bad, *(good for _ in range(20)), *bad, 4 * good])
+    margins = definite_margins(Enclosure.of(stack))
+    usable = np.array([np.array_equal(one, good) or np.array_equal(one, 4 * good) for one in stack])
+    assert (margins[~usable] == -np.inf).all()
+    assert margins[usable] == pytest.approx(0.75)  # the least squared pivot
+    assert margin_of(np.diag([1.0, 0.75, 1.25])) == pytest.approx(0.75)
+
+
+def test_room_is_kept_by_single_matrices_and_by_stacks():
+    M = Enclosure.of(np.eye(3))
+    for room, holds in ((1.0, True), (1e12, True), (1e15, False)):
+        assert (definite_margin(M, room=room) > 0) == holds
+        assert (definite_margins(Enclosure.of(M.mid[None]), room=room) > 0).all() == holds
 
 
 def test_the_empty_matrix_is_definite():

@@ -1,0 +1,128 @@
+"""Judges all mutants of a set in one process: a plugin of pytest that runs tests once a mutant instead of once.
+
+mutmut makes the mutants (`run`); here the tests are collected once, and for each mutant those run that reach its
+function, until one fails: first what failed for another mutant of the same function, then what takes least time. What
+survives every fifth example of the tests by hypothesis is tried with all of them. What functions remember
+(`functools.cache`) is forgotten before each test, and every fixture is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from _pytest.runner import runtestprotocol
+from mutmut.state import state
+
+ENOUGH = 20.0  # seconds of processor time for one test of a mutant, besides thrice what it takes without one
+
+
+class Judge:
+    """The plugin.
+
+    Args:
+        sources: Mutants to judge, in this order, and a digest of the file of each.
+        verdicts: File of the verdicts, one JSON object a line; those already in it are kept.
+    """
+
+    def __init__(self, sources: dict[str, str], verdicts: Path) -> None:
+        self.sources, self.verdicts = sources, verdicts
+        self.kills: dict[str, Counter[str]] = defaultdict(Counter)
+        self.seconds: dict[str, float] = {}
+        self.reached: dict[str, set[str]] = defaultdict(set)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """In place of pytest's own loop."""
+        signal.signal(signal.SIGPROF, _too_long)
+        items = {item.nodeid: item for item in session.items}
+        for name, item in items.items():
+            began = time.process_time()
+            if self._fails(item, "stats"):
+                raise SystemExit(f"{name} fails without any change")
+            self.seconds[name] = time.process_time() - began
+            for function in state()._stats:
+                self.reached[function].add(name)
+            state()._stats.clear()
+        known = [json.loads(line) for line in self.verdicts.read_text().splitlines()]
+        for one in known:
+            self.kills[_function(one["name"])][one["by"]] += 1
+        done = {one["name"] for one in known}
+        for name, source in self.sources.items():
+            if name not in done:
+                found = {"name": name, "source": source} | self._judged(name, items)
+                with self.verdicts.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+        return True
+
+    def _judged(self, name: str, items: dict[str, pytest.Item]) -> dict[str, str]:
+        kills, reached = self.kills[_function(name)], self.reached[_function(name)]
+        if not reached:
+            return {"verdict": "no tests", "by": ""}
+        order = sorted(reached, key=lambda test: (-kills[test], self.seconds[test]))
+        for share in (5, 1):
+            for test in order:
+                with Examples(items[test], share) as fewer:
+                    if (share == 5 or fewer) and self._fails(items[test], name):
+                        kills[test] += 1
+                        return {"verdict": "killed", "by": test}
+        return {"verdict": "survived", "by": ""}
+
+    def _fails(self, item: pytest.Item, mutant: str) -> bool:
+        """Whether a test fails for a mutant."""
+        _forget()
+        os.environ["MUTANT_UNDER_TEST"] = mutant
+        signal.setitimer(signal.ITIMER_PROF, ENOUGH + 3 * self.seconds.get(item.nodeid, 60.0))
+        try:
+            reports = runtestprotocol(item, log=False, nextitem=None)
+        except TimeoutError:
+            return True
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
+            os.environ["MUTANT_UNDER_TEST"] = ""
+        return any(report.failed for report in reports)
+
+
+class Examples:
+    """One of so many examples of a test by hypothesis, while it lasts; says whether there are more."""
+
+    def __init__(self, item: pytest.Item, share: int) -> None:
+        self.test, self.share = getattr(item, "obj", None), share
+        self.own = getattr(self.test, "_hypothesis_internal_use_settings", None)
+
+    def __enter__(self) -> bool:
+        if self.own is None or self.own.max_examples <= 10:
+            return False
+        if self.share > 1:
+            from hypothesis import settings  # not before pytest has looked at it
+
+            least = max(10, self.own.max_examples // self.share)
+            self.test._hypothesis_internal_use_settings = settings(self.own, max_examples=least)
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        if self.own is not None:
+            self.test._hypothesis_internal_use_settings = self.own
+
+
+def _function(mutant: str) -> str:
+    return mutant.rpartition("__mutmut_")[0]
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError("a mutant takes too long")
+
+
+def _forget() -> None:
+    """Empty what functions of ours remember."""
+    here = os.getcwd()
+    for module in list(sys.modules.values()):
+        if (getattr(module, "__file__", None) or "").startswith(here):
+            for value in list(vars(module).values()):
+                if callable(getattr(value, "cache_clear", None)):
+                    value.cache_clear()
