@@ -258,7 +258,8 @@ class _CompiledGap(threading.local):
         both = casadi.horzcat(after - x, casadi.SX.eye(predictor.nx) - casadi.jacobian(after, x))
         function: Any = casadi.Function("gap", [x, u], [casadi.densify(both)])
         self._buffer, self._evaluate = function.buffer()
-        self._x, self._u = np.zeros(predictor.nx), np.zeros(predictor.nu)
+        self._x = np.zeros(predictor.nx)
+        self._u = np.zeros(predictor.nu)
         self._both = np.zeros((1 + predictor.nx, predictor.nx))  # a matrix's columns, as CasADi stores them
         for i, part in enumerate((self._x, self._u)):
             self._buffer.set_arg(i, part.data)

@@ -45,7 +45,9 @@ class QuadraticProgram:
     """
 
     def __init__(self, n: int, prices: Array) -> None:
-        self.n, self._prices, m = n, prices, len(prices)
+        self.n = n
+        self._prices = prices
+        m = len(prices)
         hard = ~np.isfinite(prices)
         self._sense = np.concatenate([np.zeros(n), np.where(hard, 0, _SOFT)]).astype(np.int32)
         weights = np.concatenate([np.zeros(n), np.where(hard, 0.0, prices)])

@@ -69,8 +69,9 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
         found |= {
             "REACH": observer._reach() if certified else 0.0,
             "RATE": float(observer._certificate().rate) if certified else 0.0,
-            "ROUNDING": straying._ROUNDING, "FORGOTTEN": straying._FORGOTTEN,
-        }  # fmt: skip
+            "ROUNDING": straying._ROUNDING,
+            "FORGOTTEN": straying._FORGOTTEN,
+        }
     elif isinstance(observer, StateObserver):
         doubts = [0.0, 0.0]
         if observer._complete:
@@ -94,10 +95,11 @@ def running_bounds(observer: Observer) -> dict[str, float]:
     if observer.contraction is None:
         return none | {"bound_kept": 0.0, "bound_added": 0.0}
     return {
-        "BOUND_AT_START": observer._reach(), "BOUND_PROMISED": observer._promised,
+        "BOUND_AT_START": observer._reach(),
+        "BOUND_PROMISED": observer._promised,
         "bound_kept": float(observer.contraction.rate),
         "bound_added": dot(observer.contraction.input_gain, observer.input_error),
-    }  # fmt: skip
+    }
 
 
 def watch_tables(controller: TightenedMPC) -> Arrays:
@@ -112,20 +114,27 @@ def watch_tables(controller: TightenedMPC) -> Arrays:
     own = (controller._lower, controller._upper) if controller._wider is None else controller._wider
     low, high = controller._answers.limits(*own, own)
     tables: Arrays = {
-        "range_low": watch._lower, "range_high": watch._upper, "absurd": watch.absurd, "reading_bound": watch.bounds,
-        "command_error": observer.command_error, "span": controller._span,
+        "range_low": watch._lower,
+        "range_high": watch._upper,
+        "absurd": watch.absurd,
+        "reading_bound": watch.bounds,
+        "command_error": observer.command_error,
+        "span": controller._span,
         "reactions": np.array([list(Reaction).index(watch.watching.reactions[p]) for p in ORDER], dtype=int),
-        "safe_reference": np.tile(safe, (N + 1, 1)).ravel(), "wide_low": low.ravel(), "wide_high": high.ravel(),
-    }  # fmt: skip
+        "safe_reference": np.tile(safe, (N + 1, 1)).ravel(),
+        "wide_low": low.ravel(),
+        "wide_high": high.ravel(),
+    }
     if isinstance(observer, Washout):
         certified, nx = observer.contraction is not None, controller.predictor.nx
         ends = np.array(controller.predictor.input_limits())
         tables |= {
-            "range_end": ends.ravel(), "range_room": 1e-9 * np.abs(ends).sum(axis=0),
+            "range_end": ends.ravel(),
+            "range_room": 1e-9 * np.abs(ends).sum(axis=0),
             "input_error": observer.input_error,
             "input_gain": observer._certificate().input_gain if certified else np.zeros(ends.shape[1]),
             "metric": (observer._certificate().metric if certified else np.eye(nx)).ravel(),
-        }  # fmt: skip
+        }
     if controller.watch is not None:
         region = controller.watch.region
         halves = [a * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]

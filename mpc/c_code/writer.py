@@ -269,19 +269,26 @@ def _held(controller: TightenedMPC, limited: NDArray[np.intp]) -> Arrays:
     if problem.terminal is not None:
         margin = np.resize(problem.terminal.margin, margin.shape) / scale
     return {
-        "held_weight": cost.weight, "held_price": _filled(cost.penalty[limited]),
+        "held_weight": cost.weight,
+        "held_price": _filled(cost.penalty[limited]),
         "limit_weight": _filled(controller._fallbacks._weight[limited]),
-        "terminal_margin": _filled(margin[limited]), "set_point_low": points.lower, "set_point_high": points.upper,
-    }  # fmt: skip
+        "terminal_margin": _filled(margin[limited]),
+        "set_point_low": points.lower,
+        "set_point_high": points.upper,
+    }
 
 
 def _nowhere(problem: OptimalControlProblem) -> StepData:
     """A sample of which only the problem's settings count."""
     predictor, rows = problem.predictor, np.zeros((problem.horizon + 1, problem.predictor.ny))
     return StepData(
-        x=np.zeros(predictor.nx), previous_input=np.zeros(predictor.nu), reference=rows, lower=rows, upper=rows,
+        x=np.zeros(predictor.nx),
+        previous_input=np.zeros(predictor.nu),
+        reference=rows,
+        lower=rows,
+        upper=rows,
         guess=np.zeros((problem.horizon, predictor.nu)),
-    )  # fmt: skip
+    )
 
 
 def _limits(controller: TightenedMPC) -> Arrays:
@@ -307,9 +314,11 @@ def _filled(array: NDArray[Any]) -> NDArray[Any]:
 def _samples(controller: TightenedMPC) -> str:
     """A loop with a wrong model, noise and missing measurements, as the controller runs it."""
     worker = copy.copy(controller)
-    worker.observer, worker._recalled = copy.copy(worker.observer), copy.copy(worker._recalled)
+    worker.observer = copy.copy(worker.observer)
+    worker._recalled = copy.copy(worker._recalled)
     worker.watch = copy.copy(worker.watch)
-    worker.disturbance, worker._watched = copy.copy(worker.disturbance), copy.copy(worker._watched)
+    worker.disturbance = copy.copy(worker.disturbance)
+    worker._watched = copy.copy(worker._watched)
     worker.reset()
     y, wanted = _programme(controller)
     steps, rng, odd = [], np.random.default_rng(1), len(y) - _TESTED // 4
@@ -321,9 +330,13 @@ def _samples(controller: TightenedMPC) -> str:
     status = np.array([STATUSES.index(step.status) for step in steps])
     fallback = np.array([FALLBACKS.index(step.fallback) for step in steps])
     tables: Arrays = {
-        "test_y": y, "test_reference": wanted, "test_u": u, "test_status": status, "test_fallback": fallback,
+        "test_y": y,
+        "test_reference": wanted,
+        "test_u": u,
+        "test_status": status,
+        "test_fallback": fallback,
         "test_broken": np.array([bits(step.broken) for step in steps], dtype=int),
-    }  # fmt: skip
+    }
     return f"enum {{ TESTED = {len(y)} }};\n{constants(tables)}"
 
 

@@ -170,7 +170,8 @@ class GuardRun:
         y = as_array("y", y, n, finite=False)
         wanted = np.full(n, np.nan) if expected is None else as_array("expected", expected, n, finite=False)
         self._equal = np.where(y == self._before, self._equal + 1, 1)
-        self._before, self._age = y, self._age + 1
+        self._before = y
+        self._age = self._age + 1
         # Comparisons with NaN are False: nothing is held against a reading where there is nothing to compare with.
         fast = np.abs(y - self._good) > np.asarray(guard.rate) * self._age
         odd = np.abs(y - wanted) > np.asarray(guard.residual)
@@ -187,7 +188,8 @@ class GuardRun:
         self._suspicious = np.where(suspicious, self._suspicious + 1, np.where(verdict == 0, 0, self._suspicious))
         verdict[suspicious & (self._suspicious > (guard.patience or np.inf))] = Verdict.FINE
         fine = verdict == Verdict.FINE
-        self._good, self._age = np.where(fine, y, self._good), np.where(fine, 0, self._age)
+        self._good = np.where(fine, y, self._good)
+        self._age = np.where(fine, 0, self._age)
         return np.where(fine, y, np.nan), verdict
 
 

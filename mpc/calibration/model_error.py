@@ -139,11 +139,17 @@ class ModelError(Stored):
         if (bounds < 0).any():
             raise SettingError("bounds must be >= 0, got negative ones")
         put(
-            self, bounds=read_only(bounds), method=CalibrationMethod(self.method), loop=Loop(self.loop),
-            unit=CoverageUnit(self.unit), n=count("n", self.n), length=count("length", self.length),
-            starts=count("starts", self.starts), washout=count("washout", self.washout, least=0),
+            self,
+            bounds=read_only(bounds),
+            method=CalibrationMethod(self.method),
+            loop=Loop(self.loop),
+            unit=CoverageUnit(self.unit),
+            n=count("n", self.n),
+            length=count("length", self.length),
+            starts=count("starts", self.starts),
+            washout=count("washout", self.washout, least=0),
             coverage=share("coverage", self.coverage, what="a probability in [0, 1]"),
-        )  # fmt: skip
+        )
         if self.disturbance_gain is not None:
             DisturbanceFilter(self.disturbance_gain)
         if self.missing is not None:

@@ -228,15 +228,20 @@ class RegionWatch:
             _log.warning("outside of the calibrated region: %s", status.message)
         elif not self._inside and status.inside:
             _log.info("back in the calibrated region")
-        self._previous, self._inside = read_only(u), status.inside
+        self._previous = read_only(u)
+        self._inside = status.inside
         return status
 
 
 @typed()
 def learn_region(
-    observer: Observer, trajectories: Sequence[Trajectory], *, scale_trajectories: Sequence[Trajectory],
-    coverage: float = 0.9, shape: RegionShape = RegionShape.BOX,
-) -> OperatingRegion:  # fmt: skip
+    observer: Observer,
+    trajectories: Sequence[Trajectory],
+    *,
+    scale_trajectories: Sequence[Trajectory],
+    coverage: float = 0.9,
+    shape: RegionShape = RegionShape.BOX,
+) -> OperatingRegion:
     """Learn where a model error was calibrated.
 
     Args:
@@ -274,10 +279,16 @@ def learn_region(
     channels = (*observer.predictor.inputs, *observer.predictor.outputs)
     a, b, c = (float(x) for x in scale * scores[rank - 1])
     return OperatingRegion(
-        shape=shape, centres=(centres[0], centres[1], centres[2]), limits=(a, b, c), coverage=coverage,
-        covariances=(covariances[0], covariances[1], covariances[2]), labels=tuple(s.label for s in channels),
-        n=len(records), observer_digest=observer.digest, data_digest=data_digest(records + others),
-    )  # fmt: skip
+        shape=shape,
+        centres=(centres[0], centres[1], centres[2]),
+        limits=(a, b, c),
+        coverage=coverage,
+        covariances=(covariances[0], covariances[1], covariances[2]),
+        labels=tuple(s.label for s in channels),
+        n=len(records),
+        observer_digest=observer.digest,
+        data_digest=data_digest(records + others),
+    )
 
 
 def _samples(observer: Observer, record: Trajectory) -> tuple[Array, Array, Array]:

@@ -77,7 +77,10 @@ class AdaptiveFactor:
 
     def reset(self) -> None:
         """Start again with the tightening as it is."""
-        self.value, self.misses, self.seen, self.largest = 1.0, 0, 0, 0.0
+        self.value = 1.0
+        self.misses = 0
+        self.seen = 0
+        self.largest = 0.0
 
     def see(self, score: float) -> bool:
         """Take in one score; says whether it was a miss.
@@ -87,7 +90,9 @@ class AdaptiveFactor:
         """
         miss = bool(score > self.value)
         self.value += self.adaptation.gain * (miss - (1 - self.adaptation.coverage))
-        self.misses, self.seen, self.largest = self.misses + miss, self.seen + 1, max(self.largest, score)
+        self.misses += miss
+        self.seen += 1
+        self.largest = max(self.largest, score)
         return miss
 
 
@@ -135,9 +140,14 @@ class AdaptiveMPC(TightenedMPC):
         self._last = None
 
     def step(
-        self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None, *,
-        applied: ArrayLike | None = None, time: float | None = None,
-    ) -> MpcStep:  # fmt: skip
+        self,
+        y: ArrayLike,
+        reference: ArrayLike,
+        forecast: ArrayLike | None = None,
+        *,
+        applied: ArrayLike | None = None,
+        time: float | None = None,
+    ) -> MpcStep:
         """See `TightenedMPC.step`."""
         seen = self._measurement(y)
         if self._last is not None:

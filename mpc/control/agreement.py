@@ -14,9 +14,13 @@ from mpc.tightening.tightening import NO_CLAIM, Tightening
 
 
 def agreed(
-    observer: Observer, predictor: Predictor, tightening: Tightening, terminal: TerminalSet | None,
-    recall: Recall | None, region: OperatingRegion | None,
-) -> Premises:  # fmt: skip
+    observer: Observer,
+    predictor: Predictor,
+    tightening: Tightening,
+    terminal: TerminalSet | None,
+    recall: Recall | None,
+    region: OperatingRegion | None,
+) -> Premises:
     """What a controller of these parts rests on.
 
     Args:

@@ -162,7 +162,8 @@ class TightenedMPC(Operation):
             of(penalty, priced=True), terminal is None if soft is None else soft, control_horizon, terminal,
             economy_of(planner, input_price, of(output_price), input_weight, input_reference), measured,
         )  # fmt: skip
-        self._watched, self._wider = watch_of(self, watching), wider_limits(self, watching)
+        self._watched = watch_of(self, watching)
+        self._wider = wider_limits(self, watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
         self.watch = None if region is None else RegionWatch(region, observer)
@@ -217,7 +218,8 @@ class TightenedMPC(Operation):
         self._last_data: StepData | None = None
         self._forecast: Array | None = None
         self._came_from: tuple[Array, Array] | None = None
-        self._age, self._doubted = 0, False
+        self._age = 0
+        self._doubted = False
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
         """Take in a sample whose input somebody else chose (warm-up, manual operation).
@@ -236,9 +238,14 @@ class TightenedMPC(Operation):
         self._watched.finish(self.observer, told=False)
 
     def step(
-        self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None, *,
-        applied: ArrayLike | None = None, time: float | None = None,
-    ) -> MpcStep:  # fmt: skip
+        self,
+        y: ArrayLike,
+        reference: ArrayLike,
+        forecast: ArrayLike | None = None,
+        *,
+        applied: ArrayLike | None = None,
+        time: float | None = None,
+    ) -> MpcStep:
         """Choose the next input.
 
         Args:
@@ -399,7 +406,8 @@ class TightenedMPC(Operation):
             if self.terminal is not None:
                 kept = self.problem.excess(data, plan) <= 0
             if kept or (solved and self.problem.soft):
-                self._plan, self._age = read_only(plan), 0
+                self._plan = read_only(plan)
+                self._age = 0
                 return plan, Fallback.NONE if solved else Fallback.PLAN, kept, inside_after(beyond)
         _log.warning("MPC solve ended with %s (%s): falling back", solution.status, solution.message)
         last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
@@ -408,7 +416,8 @@ class TightenedMPC(Operation):
         back = returning(self.backend, self.problem, data, solution, deadline)
         found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
         if found.fallback is Fallback.LEAST:
-            self._plan, self._age = read_only(found.plan), 0
+            self._plan = read_only(found.plan)
+            self._age = 0
         return found.plan, found.fallback, found.feasible, found.inside_after
 
     def _shifted(self, plan: Array) -> Array:
@@ -429,7 +438,8 @@ class TightenedMPC(Operation):
         outside = ""
         if self.watch is not None and self.observer.ready:
             outside = self.watch.check(u, self._output_error(y)).message
-        before, self._came_from = self.observer.certified, (self.observer.state, u)
+        before = self.observer.certified
+        self._came_from = (self.observer.state, u)
         self.disturbance.advance(u)
         self.observer.update(u, y, doubt=self._span if self._doubted else doubt)
         self._doubted = False
@@ -438,5 +448,6 @@ class TightenedMPC(Operation):
                 self._recalled.advance()
             else:
                 self._recalled.reset()
-        self._previous, self._age = read_only(u), self._age + 1
+        self._previous = read_only(u)
+        self._age += 1
         return outside

@@ -53,11 +53,20 @@ class OutputDisturbance:
     """
 
     def __init__(
-        self, observer: Observer, horizon: int, low_pass: DisturbanceFilter, at_rest: bool, in_limits: bool,
+        self,
+        observer: Observer,
+        horizon: int,
+        low_pass: DisturbanceFilter,
+        at_rest: bool,
+        in_limits: bool,
         level_in_limits: bool,
-    ) -> None:  # fmt: skip
-        self.predictor, self._start, self._filter = observer.predictor, observer.initial_state, low_pass
-        self._horizon, self._at_rest, self._entering = horizon, at_rest, (in_limits, in_limits and level_in_limits)
+    ) -> None:
+        self.predictor = observer.predictor
+        self._start = observer.initial_state
+        self._filter = low_pass
+        self._horizon = horizon
+        self._at_rest = at_rest
+        self._entering = (in_limits, in_limits and level_in_limits)
         #: Whether the model forgets, so that its run beside the observer settles; if not, it corrects nothing.
         self.forgets = observer.contraction is not None or _forgets(observer)
         self.reset()

@@ -92,7 +92,9 @@ class Operation:
         self.disturbance.reset()
         if self._recalled is not None:
             self._recalled.reset()
-        self._plan, self._came_from, self._last_data = None, None, None
+        self._plan = None
+        self._came_from = None
+        self._last_data = None
 
     def change(self: TightenedMPC, **settings: Any) -> None:  # type: ignore[misc]
         """Go on with other settings from the same memory: no jump, and nothing changes where it is refused.
@@ -163,14 +165,16 @@ def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
     if old._plan is not None:
         new._plan = read_only(old._plan[np.minimum(np.arange(N) + old._age, len(old._plan) - 1)])
         new._age = 0
-    new.disturbance._beside, new.disturbance._estimate = old.disturbance._beside, old.disturbance._estimate
+    new.disturbance._beside = old.disturbance._beside
+    new.disturbance._estimate = old.disturbance._estimate
     level = old.disturbance._level
     new.disturbance._level = np.vstack([level[np.minimum(np.arange(N + 1), len(level) - 2)], level[-1:]])
     new.set_points._last = old.set_points._last
     for name in ("_lasting", "_reacting", "_time"):
         setattr(new._watched, name, getattr(old._watched, name))
     if new._recalled is not None and old._recalled is not None and new._recalled.recall is old._recalled.recall:
-        new._recalled._lower, new._recalled._upper = old._recalled._lower.copy(), old._recalled._upper.copy()
+        new._recalled._lower = old._recalled._lower.copy()
+        new._recalled._upper = old._recalled._upper.copy()
 
 
 def _refuse_without_plan(new: TightenedMPC) -> None:

@@ -40,7 +40,8 @@ class SetPoints:
             rest = predictor.steady_output(np.mean(predictor.input_limits(), axis=0))
             middle[~bounded] = rest[~bounded]
         #: Set points are brought within these, shape (ny,) each.
-        self.lower, self.upper = read_only(middle - REACH * scale), read_only(middle + REACH * scale)
+        self.lower = read_only(middle - REACH * scale)
+        self.upper = read_only(middle + REACH * scale)
         self.reset()
 
     def reset(self) -> None:

@@ -231,9 +231,15 @@ def calibrate_closed_loop(
     effort, target = effort or LoopEffort(), LoopTarget(target)
     n, rank = effort.rank(coverage, confidence)
     settings = {
-        "start": start.digest, "seed": checked_seed(seed), "target": str(target), "loops": n, "rank": rank,
-        "inflation": effort.inflation, "settled": effort.settled, "rounds": effort.rounds,
-    }  # fmt: skip
+        "start": start.digest,
+        "seed": checked_seed(seed),
+        "target": str(target),
+        "loops": n,
+        "rank": rank,
+        "inflation": effort.inflation,
+        "settled": effort.settled,
+        "rounds": effort.rounds,
+    }
     run = Rounds(loops, start, target, n, settings, effort.inflation, None if checkpoint is None else Path(checkpoint))
     total = run.explore(effort.rounds, effort.settled)
     for _ in range(effort.attempts):
@@ -268,9 +274,17 @@ def _accepted(
     room = run.tightening(np.array(last.total))
     room = replace(room, promise=text, premises=run.premises(room))
     return ClosedLoopCalibration(
-        tightening=room, target=run.target, coverage=coverage, confidence=confidence, n=run.n, rank=rank,
-        attempts=attempts, starts=run.steps, missing=run.missing, rounds=tuple(run.done),
-    )  # fmt: skip
+        tightening=room,
+        target=run.target,
+        coverage=coverage,
+        confidence=confidence,
+        n=run.n,
+        rank=rank,
+        attempts=attempts,
+        starts=run.steps,
+        missing=run.missing,
+        rounds=tuple(run.done),
+    )
 
 
 def _suffices(n: int, coverage: float, confidence: float | None) -> bool:

@@ -52,7 +52,8 @@ class FaultRun:
                 else:
                     self._late.add(t)
         self._memory = memory
-        self._past, self._last = np.zeros((0, ny)), np.full(ny, np.nan)
+        self._past = np.zeros((0, ny))
+        self._last = np.full(ny, np.nan)
 
     @property
     def times_out(self) -> bool:
@@ -97,16 +98,21 @@ class Interruptible:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.late = backend, False
+        self.backend = backend
+        self.late = False
 
     def solve(self, data: StepData) -> Solution:
         """The solver's answer, or none for lack of time."""
         if not self.late:
             return self.backend.solve(data)
         return Solution(
-            status=Status.TIME_LIMIT, u=data.guess, slack=np.zeros_like(data.lower), cost=np.nan, iterations=0,
+            status=Status.TIME_LIMIT,
+            u=data.guess,
+            slack=np.zeros_like(data.lower),
+            cost=np.nan,
+            iterations=0,
             message="fault: time-out",
-        )  # fmt: skip
+        )
 
     def reset(self) -> None:
         """See `mpc.problem.ocp.Backend`."""

@@ -269,8 +269,9 @@ class ClosedLoopResult(Stored):
         values = vars(self) | {
             "status": np.array([_STATUSES.index(s) for s in self.status], dtype=np.int8),
             "fallback": np.array([_FALLBACKS.index(f) for f in self.fallback], dtype=np.int8),
-            "outside_at": np.array(at, dtype=np.int64), "outside_text": np.frombuffer(texts.encode(), dtype=np.uint8),
-        }  # fmt: skip
+            "outside_at": np.array(at, dtype=np.int64),
+            "outside_text": np.frombuffer(texts.encode(), dtype=np.uint8),
+        }
         arrays = {name: as_stored(values[name], kind) for name, kind in self.SCHEMA.arrays.items()}
         return arrays, {name: as_json(values[name]) for name in self.SCHEMA.meta}
 
@@ -295,10 +296,13 @@ class ClosedLoopResult(Stored):
         for t, text in zip(at, texts, strict=True):
             outside[t] = text
         return values | {
-            "status": tuple(_STATUSES[i] for i in values["status"]), "cost": float(values["cost"]),
-            "fallback": tuple(_FALLBACKS[i] for i in values["fallback"]), "names": tuple(values["names"]),
-            "fault_kinds": tuple(values["fault_kinds"]), "outside": tuple(outside),
-        }  # fmt: skip
+            "status": tuple(_STATUSES[i] for i in values["status"]),
+            "cost": float(values["cost"]),
+            "fallback": tuple(_FALLBACKS[i] for i in values["fallback"]),
+            "names": tuple(values["names"]),
+            "fault_kinds": tuple(values["fault_kinds"]),
+            "outside": tuple(outside),
+        }
 
     def plot(self) -> Figure:
         """Draw outputs with limits, tightened limits and references, then inputs.

@@ -125,13 +125,25 @@ class Rounds:
     """
 
     def __init__(
-        self, loops: ClosedLoops, start: Tightening, target: LoopTarget, n: int, settings: dict[str, Any],
-        inflation: float, checkpoint: Path | None,
-    ) -> None:  # fmt: skip
-        self.loops, self.start, self.target, self.n = loops, start, target, n
-        self.settings, self.inflation, self.checkpoint = settings, inflation, checkpoint
+        self,
+        loops: ClosedLoops,
+        start: Tightening,
+        target: LoopTarget,
+        n: int,
+        settings: dict[str, Any],
+        inflation: float,
+        checkpoint: Path | None,
+    ) -> None:
+        self.loops = loops
+        self.start = start
+        self.target = target
+        self.n = n
+        self.settings = settings
+        self.inflation = inflation
+        self.checkpoint = checkpoint
         self.done: list[LoopRound] = []
-        self.steps, self.missing = 0, 0.0
+        self.steps = 0
+        self.missing = 0.0
         self._stored = self._load()
 
     def explore(self, rounds: int, settled: float) -> Array:
@@ -175,10 +187,16 @@ class Rounds:
         else:
             errors = [np.abs(r.errors) for r in results]
             kept, wanted = np.array([bool(_within(e, total)) for e in errors]), _errors_wanted(errors)
-        self.done.append(LoopRound(
-            total=total, wanted=wanted, excess=excess,
-            kept=int(kept.sum()), cost=float(np.mean([r.cost for r in results])), attempt=attempt,
-        ))  # fmt: skip
+        self.done.append(
+            LoopRound(
+                total=total,
+                wanted=wanted,
+                excess=excess,
+                kept=int(kept.sum()),
+                cost=float(np.mean([r.cost for r in results])),
+                attempt=attempt,
+            )
+        )
         self._save()
         return self.done[-1]
 
@@ -229,7 +247,8 @@ class Rounds:
         kept = ClosedLoopRounds.load(self.checkpoint)
         if kept.settings != digest({}, self.settings):
             raise SettingError(f"checkpoint {self.checkpoint} is of another calibration: name another file")
-        self.steps, self.missing = kept.steps, kept.missing
+        self.steps = kept.steps
+        self.missing = kept.missing
         return list(kept.rounds)
 
     def _save(self) -> None:
@@ -253,9 +272,13 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
     """
     zero = np.zeros_like(total)
     return Tightening(
-        model_error=total, reinitialisation=zero, input_error=zero, disturbance_gain=gain, promise=promise,
+        model_error=total,
+        reinitialisation=zero,
+        input_error=zero,
+        disturbance_gain=gain,
+        promise=promise,
         digests=digests,
-    )  # fmt: skip
+    )
 
 
 def _excess(result: ClosedLoopResult) -> Array:

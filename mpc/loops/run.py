@@ -59,7 +59,9 @@ class _Actor:
         seen = np.clip(reached + self.input_errors[self.t], lower, upper)
         y = np.asarray(self.plant.output(self.x, seen))
         w = () if self.disturbance is None else (self.disturbance[self.t],)
-        self.x, self.before, self.t = self.plant.step(self.x, seen, *w), seen, self.t + 1
+        self.x = self.plant.step(self.x, seen, *w)
+        self.before = seen
+        self.t += 1
         return y, seen
 
 

@@ -104,7 +104,8 @@ class Observer(ABC):
 
     def start(self) -> None:
         """Forget everything."""
-        self._state, self._seen = self.initial_state, 0
+        self._state = self.initial_state
+        self._seen = 0
         self._undo: tuple[dict[str, Any], Array, Array] | None = None
         self._doubt: Array | None = None
 
@@ -305,9 +306,10 @@ class Observer(ABC):
         settings |= {} if self._settles else {"initial_state": self.initial_state}
         settings |= self._arrays() | self._settings() | self._declared()
         return premises_of(self.predictor).also(
-            input_error=self.input_error, command_error=self.command_error,
+            input_error=self.input_error,
+            command_error=self.command_error,
             observer={name: setting_text(value) for name, value in settings.items() if name != "input_error"},
-        )  # fmt: skip
+        )
 
     def _copy(self) -> Self:
         """A copy that may run on its own after `start`."""

@@ -41,9 +41,7 @@ class EncoderObserver(GuardedObserver):
     """
 
     @typed()
-    def __init__(
-        self, predictor: Predictor, encoder: StateEncoder, steps: int | None = None, **options: Any
-    ) -> None:  # fmt: skip
+    def __init__(self, predictor: Predictor, encoder: StateEncoder, steps: int | None = None, **options: Any) -> None:
         if encoder.system_digest != predictor.system.digest:
             raise SettingError("encoder and predictor must belong to one model, got different digests")
         steps = encoder.past if steps is None else steps

@@ -102,8 +102,9 @@ class EstimateError(Stored):
         axes = figure.subplots()
         share = np.arange(1, self.n + 1) / self.n
         for name, scores, bound in (
-            ("error", self.error_scores, self.error.radius), ("jump", self.jump_scores, self.jump.radius),
-        ):  # fmt: skip
+            ("error", self.error_scores, self.error.radius),
+            ("jump", self.jump_scores, self.jump.radius),
+        ):
             line = axes.step(np.sort(scores), share, where="post", label=f"{name} of the estimate")[0]
             axes.axvline(bound, color=line.get_color(), ls="--", label=f"bound on the {name}")
         axes.set(xlabel="largest over a trajectory, in the metric", ylabel="share of trajectories", xlim=(0, None))
@@ -146,9 +147,14 @@ def estimate_errors(
 
 @typed()
 def calibrate_estimates(
-    observer: Observer, trajectories: Sequence[Trajectory], *, washout: int, coverage: float = 0.9,
-    metric: Array | None = None, seed: int = 0,
-) -> EstimateError:  # fmt: skip
+    observer: Observer,
+    trajectories: Sequence[Trajectory],
+    *,
+    washout: int,
+    coverage: float = 0.9,
+    metric: Array | None = None,
+    seed: int = 0,
+) -> EstimateError:
     """Bound error and jump of an observer's estimates from held-out records.
 
     Args:
@@ -176,9 +182,13 @@ def calibrate_estimates(
         for kept, e in zip(scores, estimate_errors(observer, record, washout=washout, recorded=recorded), strict=True):
             kept.append(float(np.sqrt(np.einsum("ti,ij,tj->t", e, metric, e).max(initial=0.0))))
     return EstimateError(
-        error_scores=np.array(scores[0]), jump_scores=np.array(scores[1]), metric=metric, coverage=coverage,
-        observer_digest=observer.digest, data_digest=data_digest(records),
-    )  # fmt: skip
+        error_scores=np.array(scores[0]),
+        jump_scores=np.array(scores[1]),
+        metric=metric,
+        coverage=coverage,
+        observer_digest=observer.digest,
+        data_digest=data_digest(records),
+    )
 
 
 def drawn_errors(bound: Array, steps: int, rng: np.random.Generator) -> Array:

@@ -81,12 +81,18 @@ class GuardedObserver(Observer):
             raise SettingError(f"jump_limit must be >= 0, got {jump_limit!r}")
         if guard is not None and guard.system.digest != predictor.system.digest:
             raise SettingError("guard must observe the predictor's model, got another digest")
-        self.guard, self.trust, self.jump_limit = guard, float(trust), float(jump_limit)
+        self.guard = guard
+        self.trust = float(trust)
+        self.jump_limit = float(jump_limit)
         self._accepted = 1.0
         super().__init__(
-            predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error,
+            predictor,
+            steps,
+            initial_state=initial_state,
+            contraction=contraction,
+            input_error=input_error,
             command_error=command_error,
-        )  # fmt: skip
+        )
         if guard is not None:
             guard.error  # noqa: B018 -- raises where the guard certifies nothing
             if (guard.input_error < self.input_error).any():

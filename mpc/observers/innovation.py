@@ -149,9 +149,13 @@ class StateObserver(Observer):
             None if residual_bound is None else per_channel("residual_bound", residual_bound, predictor.ny)
         )
         super().__init__(
-            predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error,
+            predictor,
+            steps,
+            initial_state=initial_state,
+            contraction=contraction,
+            input_error=input_error,
             command_error=command_error,
-        )  # fmt: skip
+        )
         if self._complete:
             self._largest_innovation, self._largest_readings  # noqa: B018 -- now, not in the step that asks first
 
@@ -161,7 +165,9 @@ class StateObserver(Observer):
         self._bound = self._start_bound() if self._complete else np.inf
         self._past: deque[tuple[Array, float, Array, Array]] = deque(maxlen=_MEMORY)
         self._planned = self.initial_state, np.zeros(self.predictor.nu)
-        self._leapt, self._impossible, self._known = False, "", _MEMORY  # updates since an input was in doubt
+        self._leapt = False
+        self._impossible = ""
+        self._known = _MEMORY  # updates since an input was in doubt
 
     @property
     def _complete(self) -> bool:
@@ -179,7 +185,8 @@ class StateObserver(Observer):
 
     def _next(self, u: Array, y: Array) -> Array:
         self._past.append((self._state, self._bound, u, y))
-        self._planned, self._leapt = (self._state, u), False
+        self._planned = (self._state, u)
+        self._leapt = False
         self._known = min(self._known + 1, _MEMORY) if self._doubt is None else 0
         after = self._follow(u, y)
         if self._impossible:

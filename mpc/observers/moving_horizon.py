@@ -73,22 +73,36 @@ class MovingHorizonObserver(GuardedObserver):
 
     @typed()
     def __init__(
-        self, predictor: Predictor, steps: int, *, window: int, output_std: ArrayLike,
-        start_std: ArrayLike | None = None, offset_std: ArrayLike = 0.0,
-        state_limits: tuple[ArrayLike, ArrayLike] | None = None, iterations: int = 5, time_limit: float = np.inf,
-        tolerance: float = 1e-6, input_error: ArrayLike = 0.0, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        predictor: Predictor,
+        steps: int,
+        *,
+        window: int,
+        output_std: ArrayLike,
+        start_std: ArrayLike | None = None,
+        offset_std: ArrayLike = 0.0,
+        state_limits: tuple[ArrayLike, ArrayLike] | None = None,
+        iterations: int = 5,
+        time_limit: float = np.inf,
+        tolerance: float = 1e-6,
+        input_error: ArrayLike = 0.0,
+        **options: Any,
+    ) -> None:
         self.window = count("window", window)
         self.state_limits = None if state_limits is None else _limits(state_limits, predictor.nx)
         spread = per_channel("output_std", output_std, predictor.ny)
         if not (spread > 0).all() or not time_limit > 0:
             raise SettingError(f"output_std and time_limit must be positive, got {spread} and {time_limit!r}")
         self.fitter = WindowFitter(
-            predictor.system, output_std=spread, offset_std=per_channel("offset_std", offset_std, predictor.ny),
-            input_error=per_channel("input_error", input_error, predictor.nu), state_limits=self.state_limits,
-            iterations=count("iterations", iterations), time_limit=float(time_limit),
+            predictor.system,
+            output_std=spread,
+            offset_std=per_channel("offset_std", offset_std, predictor.ny),
+            input_error=per_channel("input_error", input_error, predictor.nu),
+            state_limits=self.state_limits,
+            iterations=count("iterations", iterations),
+            time_limit=float(time_limit),
             tolerance=positive("tolerance", tolerance),
-        )  # fmt: skip
+        )
         self._spreads = start_std is None
         root = _spread(predictor) if start_std is None else np.diag(per_channel("start_std", start_std, predictor.nx))
         self._first_root = read_only(root)
@@ -98,7 +112,8 @@ class MovingHorizonObserver(GuardedObserver):
         """Forget everything."""
         super().start()
         self._past: deque[tuple[Array, Array]] = deque(maxlen=self.window)
-        self._mean, self._root = self.initial_state, self._first_root
+        self._mean = self.initial_state
+        self._root = self._first_root
         self._fit: Fit | None = None
         self._last = EstimateInfo(0, 0.0, 0.0, False)
 
@@ -194,7 +209,8 @@ class MovingHorizonObserver(GuardedObserver):
         root = _root(product(product(F, spread), F.T))
         if root is None or not np.isfinite(mean).all():  # absurd measurements: begin anew about the smoothed state
             mean, root = fit.x[1], self._first_root
-        self._mean, self._root = mean, root
+        self._mean = mean
+        self._root = root
 
 
 def _root(covariance: Array) -> Array | None:

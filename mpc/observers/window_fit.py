@@ -83,13 +83,27 @@ class WindowFitter:
     """
 
     def __init__(
-        self, system: LureSystem, *, output_std: Array, input_error: Array, offset_std: Array,
-        state_limits: tuple[Array, Array] | None, iterations: int, time_limit: float, tolerance: float,
-    ) -> None:  # fmt: skip
-        self.system, self.output_std, self.input_error, self.offset_std = system, output_std, input_error, offset_std
+        self,
+        system: LureSystem,
+        *,
+        output_std: Array,
+        input_error: Array,
+        offset_std: Array,
+        state_limits: tuple[Array, Array] | None,
+        iterations: int,
+        time_limit: float,
+        tolerance: float,
+    ) -> None:
+        self.system = system
+        self.output_std = output_std
+        self.input_error = input_error
+        self.offset_std = offset_std
         self.state_limits = state_limits
-        self.iterations, self.time_limit, self.tolerance = iterations, time_limit, tolerance
-        self.inexact, self.shifted = bool(input_error.any()), bool(offset_std.any())
+        self.iterations = iterations
+        self.time_limit = time_limit
+        self.tolerance = tolerance
+        self.inexact = bool(input_error.any())
+        self.shifted = bool(offset_std.any())
         self.linearise = Lineariser(system)
         self._programs: dict[tuple[int, int], QuadraticProgram] = {}
 

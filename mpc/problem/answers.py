@@ -48,7 +48,8 @@ class Answers:
         through = predictor.carries and answers_through_neurons(predictor.system)
         #: The predictor of plans; the controller's own where outputs do not answer at once.
         self.planner: Predictor = predictor if guaranteed and through else predictor.with_answers
-        self._ny, self.copies = predictor.ny, self.planner.ny // predictor.ny
+        self._ny = predictor.ny
+        self.copies = self.planner.ny // predictor.ny
         self._more = np.zeros(self._ny)
         if self.copies > 1 and not through:
             gain = np.abs(predictor.system.C2[:, -predictor.nu :])

@@ -203,8 +203,12 @@ class OptimalControlProblem:
         """
         p = self.predictor
         y = as_array("y", y, ("T", p.ny))
-        arrays = (y, as_array("reference", reference, y.shape), as_array("u", u, ("T", p.nu)),
-                  as_array("before", before, (p.nu,)))  # fmt: skip
+        arrays = (
+            y,
+            as_array("reference", reference, y.shape),
+            as_array("u", u, ("T", p.nu)),
+            as_array("before", before, (p.nu,)),
+        )
         with np.errstate(over="ignore", invalid="ignore"):
             cost = self._cost(*arrays)
         if not np.isfinite(cost):

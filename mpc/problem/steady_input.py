@@ -147,10 +147,15 @@ class HeldCost:
         """Cost per step of a problem at its present reference, with the limits at the end of its horizon."""
         scale, unit = problem.output_scale, 1.0 / problem.cost_scale
         return cls(
-            scale=scale, target=np.asarray(data.target), weight=unit * problem.output_weight * scale**2,
-            lower=data.lower[-1], upper=data.upper[-1], penalty=unit * problem.penalty * scale,
-            economy=problem.economy, unit=unit,
-        )  # fmt: skip
+            scale=scale,
+            target=np.asarray(data.target),
+            weight=unit * problem.output_weight * scale**2,
+            lower=data.lower[-1],
+            upper=data.upper[-1],
+            penalty=unit * problem.penalty * scale,
+            economy=problem.economy,
+            unit=unit,
+        )
 
     @classmethod
     def distance(cls, target: Array, scale: Array) -> HeldCost:
@@ -218,12 +223,14 @@ class _Search:
 
     def __init__(self, predictor: Predictor, cost: HeldCost, given: Array) -> None:
         lower, upper = predictor.input_limits()
-        self.predictor, self.cost = predictor, cost
+        self.predictor = predictor
+        self.cost = cost
         self._free = np.flatnonzero(np.isnan(given))
         self.n = len(self._free)
         self._middle = np.where(np.isnan(given), 0.5 * (lower + upper), given)
         self._half = 0.5 * (upper - lower)[self._free]
-        self._lower, self._upper = lower[self._free], upper[self._free]
+        self._lower = lower[self._free]
+        self._upper = upper[self._free]
         self._limited = np.flatnonzero(np.isfinite(cost.lower) | np.isfinite(cost.upper))
         self._linearise = Lineariser(predictor.system)
         self._by_input = np.zeros((predictor.nu, self.n))

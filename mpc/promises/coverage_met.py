@@ -69,9 +69,7 @@ def met(what: str, inside: NDArray[np.bool_], *, confidence: float = 0.95, anyti
     """
     hits, n = int(np.sum(inside)), len(inside)
     lower, upper = (anytime_interval if anytime else clopper_pearson)(hits, n, confidence)
-    return CoverageMet(
-        what=what, inside=hits, n=n, lower=lower, upper=upper, confidence=confidence, anytime=anytime
-    )  # fmt: skip
+    return CoverageMet(what=what, inside=hits, n=n, lower=lower, upper=upper, confidence=confidence, anytime=anytime)
 
 
 def stretches(inside: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:

@@ -168,10 +168,13 @@ def premises_of(predictor: Predictor) -> Premises:
     ends = [np.array([getattr(s, side) for s in predictor.inputs]) for side in ("lower", "upper")]
     known = bool(predictor.nu and np.isfinite(ends).all())
     return Premises(
-        system=predictor.system.digest, dt=float(predictor.system.dt), **channels_of(predictor.inputs, "input"),
-        **channels_of(predictor.outputs, "output"), input_lower=ends[0] if known else None,
+        system=predictor.system.digest,
+        dt=float(predictor.system.dt),
+        **channels_of(predictor.inputs, "input"),
+        **channels_of(predictor.outputs, "output"),
+        input_lower=ends[0] if known else None,
         input_upper=ends[1] if known else None,
-    )  # fmt: skip
+    )
 
 
 def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premises:

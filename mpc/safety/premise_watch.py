@@ -127,10 +127,13 @@ class PremiseWatch:
 
     def __init__(self, watching: Watching, predictor: Predictor, problem: OptimalControlProblem, bounds: Array) -> None:
         self.watching = watching
-        self._inputs, self._outputs = predictor.inputs, predictor.outputs
+        self._inputs = predictor.inputs
+        self._outputs = predictor.outputs
         lower, upper = predictor.input_limits()
         room = 1e-9 * (np.abs(lower) + np.abs(upper))
-        self._lower, self._upper, self._dt = lower - room, upper + room, float(predictor.dt)
+        self._lower = lower - room
+        self._upper = upper + room
+        self._dt = float(predictor.dt)
         #: Set point that is gone to with BACK_OFF, shape (ny,).
         self.safe = np.zeros(predictor.ny) if watching.safe_reference is None else np.asarray(watching.safe_reference)
         self.absurd = ABSURD * problem.output_scale[: predictor.ny]
@@ -190,7 +193,8 @@ class PremiseWatch:
         if time is None or self._time is None:
             self._time = time
             return 1, True
-        passed, self._time = (time - self._time) / self._dt, time
+        passed = (time - self._time) / self._dt
+        self._time = time
         whole = int(max(passed, 1.0) + 0.5) if passed < 1e6 else 10**6
         due = abs(passed - 1) <= self.watching.jitter
         if not due:

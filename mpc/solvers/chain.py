@@ -42,7 +42,8 @@ class _Chain:
     """See `chain`; the first solver's answer counts where none solves the sample."""
 
     def __init__(self, backends: Sequence[Backend], max_wall_time: float | None) -> None:
-        self.backends, self._limit = tuple(backends), max_wall_time
+        self.backends = tuple(backends)
+        self._limit = max_wall_time
 
     def reset(self) -> None:
         for backend in self.backends:

@@ -49,7 +49,8 @@ class CondensedBackend:
     """
 
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
-        self.problem, self.options = problem, options
+        self.problem = problem
+        self.options = options
         # An excess over limits grows with the square of what the inputs are off.
         self._accuracy = np.sqrt(options.tolerance) * (1.0 if problem.soft else 0.01)
         self._condensed = CondensedProblem(problem)

@@ -105,24 +105,30 @@ class CondensedProblem:
 
     def __init__(self, problem: OptimalControlProblem) -> None:
         predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
-        self.horizon, self.inputs, self.nu = N, problem.inputs, len(problem.chosen)
+        self.horizon = N
+        self.inputs = problem.inputs
+        self.nu = len(problem.chosen)
         self.n = self.inputs * self.nu
-        self.predictor, self.system, self.scale = predictor, predictor.system, scale
+        self.predictor = predictor
+        self.system = predictor.system
+        self.scale = scale
         self.terminal: TerminalSet | None = problem.terminal
-        self._first, self._inside = problem.first, 0.0 if problem.terminal is None else _INSIDE
+        self._first = problem.first
+        self._inside = 0.0 if problem.terminal is None else _INSIDE
         self._measured = list(problem.measured)
         # Columns of the inputs that are chosen; a slice where all are, which spares copies.
         self._chosen: Any = problem.chosen if problem.measured else slice(None)
         self.input_lower, self.input_upper = (limit[self._chosen] for limit in predictor.input_limits())
-        self.middle, self.half = (
-            0.5 * (self.input_lower + self.input_upper),
-            0.5 * (self.input_upper - self.input_lower),
-        )
+        self.middle = 0.5 * (self.input_lower + self.input_upper)
+        self.half = 0.5 * (self.input_upper - self.input_lower)
         self._condenser = Condenser(
             predictor.system.scaled(Scaler.identity(predictor.nu), Scaler(np.zeros(predictor.ny), 1.0 / scale)),
-            N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None,
+            N,
+            self.half,
+            control_horizon=self.inputs,
+            steady=problem.terminal is not None,
             chosen=problem.chosen,
-        )  # fmt: skip
+        )
         self.cost_scale = problem.cost_scale
         unit = 1.0 / self.cost_scale
         weights = np.tile(problem.output_weight, (N + 1, 1))
@@ -131,7 +137,8 @@ class CondensedProblem:
         limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in predictor.outputs]).any(axis=1))
         # Columns of the outputs that have limits; a slice where all have, which spares copies.
         self._limited: Any = slice(None) if len(limited) == predictor.ny else limited
-        self._limited_scale, penalty = scale[self._limited], problem.penalty
+        self._limited_scale = scale[self._limited]
+        penalty = problem.penalty
         if not problem.soft:
             penalty = HARD * np.maximum(penalty, default_penalty(N, self.cost_scale, scale))
         price = np.tile((penalty * scale * unit)[self._limited], N + 1 - self._first)
@@ -148,7 +155,8 @@ class CondensedProblem:
         D = np.eye(self.n) - np.eye(self.n, k=-self.nu)
         self._input_hessian = (D.T * np.tile(self._move_root**2, self.inputs)) @ D
         bounded = np.tile(np.isfinite(limit), self.inputs)
-        self._bounded, self._move_limit = bounded, np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
+        self._bounded = bounded
+        self._move_limit = np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
         self._any_bounded = bool(bounded.any())
         self._constraints = np.vstack([np.zeros((self._price.size, self.n)), D[bounded]])
         #: Price of each constraint of the local model; infinite where it must be kept.
@@ -161,9 +169,15 @@ class CondensedProblem:
         held = np.ones(self.inputs)
         held[-1] += self.horizon - self.inputs + (problem.terminal is not None)
         self._economy = scaled(
-            problem.economy, held, self.middle, self.half, problem.chosen, self.scale, self.horizon + 1,
+            problem.economy,
+            held,
+            self.middle,
+            self.half,
+            problem.chosen,
+            self.scale,
+            self.horizon + 1,
             1.0 / problem.cost_scale,
-        )  # fmt: skip
+        )
         self._input_hessian += np.diag(self._economy.root**2)
 
     def _load(self) -> None:

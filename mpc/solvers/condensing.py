@@ -52,7 +52,9 @@ class Condenser:
         steady: bool = False,
         chosen: NDArray[np.intp] | None = None,
     ) -> None:
-        self.system, self.horizon, self.steady = system, horizon, steady
+        self.system = system
+        self.horizon = horizon
+        self.steady = steady
         self.linearise = Lineariser(system)
         inputs, places = control_horizon or horizon, np.arange(system.nu) if chosen is None else chosen
         by_input = np.zeros((horizon + 1, system.nu, inputs, len(places)))

@@ -71,8 +71,10 @@ class DoMpcBackend:
             )
         self.problem = problem
         lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
-        self._lower, self._upper = lower, upper
-        self._middle, self._half = 0.5 * (lower + upper), 0.5 * (upper - lower)
+        self._lower = lower
+        self._upper = upper
+        self._middle = 0.5 * (lower + upper)
+        self._half = 0.5 * (upper - lower)
         signals = problem.predictor.outputs
         # Rows of the constraint: outputs with an upper limit, then outputs with a lower one.
         self._above = np.flatnonzero(np.isfinite([s.upper for s in signals]))
@@ -81,7 +83,8 @@ class DoMpcBackend:
             warnings.simplefilter("ignore", FutureWarning)
             self.mpc = _formulate(problem, self._above, self._below, _ipopt(options, warm=False))
         # A second solver of the same problem: ipopt's warm-start options hurt where no multipliers are known yet.
-        self._cold, self._warm = self.mpc.S, casadi.nlpsol("warm", "ipopt", self.mpc.nlp, _ipopt(options, warm=True))
+        self._cold = self.mpc.S
+        self._warm = casadi.nlpsol("warm", "ipopt", self.mpc.nlp, _ipopt(options, warm=True))
         self._bounds = {
             "lbx": self.mpc._lb_opt_x.master,
             "ubx": self.mpc._ub_opt_x.master,

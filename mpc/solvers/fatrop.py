@@ -88,9 +88,11 @@ class FatropBackend:
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
         if options.rti:
             raise SettingError("FatropBackend cannot stop after one iteration, got rti=True: use CondensedBackend")
-        self.problem, self.options = problem, options
+        self.problem = problem
+        self.options = options
         self._lower, self._upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
-        self._middle, self._half = 0.5 * (self._lower + self._upper), 0.5 * (self._upper - self._lower)
+        self._middle = 0.5 * (self._lower + self._upper)
+        self._half = 0.5 * (self._upper - self._lower)
         signals = problem.predictor.outputs
         self._limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in signals]).any(axis=1))
         penalty = problem.penalty
@@ -129,9 +131,14 @@ class FatropBackend:
         if status is Status.SOLVED and limit is not None and time.perf_counter() - started > limit:
             status, message = Status.TIME_LIMIT, "solved too late"
         return Solution(
-            status=status, u=u, slack=slack, cost=cost, iterations=int(stats["iter_count"]), message=message,
+            status=status,
+            u=u,
+            slack=slack,
+            cost=cost,
+            iterations=int(stats["iter_count"]),
+            message=message,
             feasible=feasible,
-        )  # fmt: skip
+        )
 
     def _formulate(self) -> None:
         problem, predictor, N = self.problem, self.problem.predictor, self.problem.horizon
@@ -226,15 +233,18 @@ class FatropBackend:
         }
         self._solver = casadi.nlpsol("ocp", "fatrop", nlp, options)
         self._bounds = {
-            "lbx": np.concatenate(stages.least), "ubx": np.concatenate(stages.most),
-            "lbg": np.concatenate(stages.lower), "ubg": np.concatenate(stages.upper),
-        }  # fmt: skip
+            "lbx": np.concatenate(stages.least),
+            "ubx": np.concatenate(stages.most),
+            "lbg": np.concatenate(stages.lower),
+            "ubg": np.concatenate(stages.upper),
+        }
         starts = np.cumsum([0, *(v.numel() for v in stages.variables)])
         places: dict[str, list[Array]] = {name: [] for name in "xlvseo"}
         for v, start in zip(stages.variables, starts, strict=False):
             places[v[0].name().split("_")[0]].append(np.arange(start, start + v.numel()))
         self._size = int(starts[-1])
-        self._states, self._last = np.array(places["x"]), np.array(places["l"])
+        self._states = np.array(places["x"])
+        self._last = np.array(places["l"])
         slack = np.array(places["s"], dtype=int).reshape(self.problem.horizon + 1 - self.problem.first, -1)
         self._places = (np.array(places["v"]), slack)
         self._end = [np.array(places[name], dtype=int).ravel() for name in "eo"]

@@ -112,11 +112,14 @@ def tighten_around(
             f"{observer.promise}; {NOT_COUNTED}"
         ),
         digests={
-            "system": system.digest, "model_error": model_error.digest, "observer": observer.digest,
-            "certificate": certificate.digest, "plan": plan_digest(x, plan),
+            "system": system.digest,
+            "model_error": model_error.digest,
+            "observer": observer.digest,
+            "certificate": certificate.digest,
+            "plan": plan_digest(x, plan),
         },
         premises=calibrated_premises(model_error, observer),
-    )  # fmt: skip
+    )
 
 
 @typed()

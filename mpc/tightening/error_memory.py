@@ -210,10 +210,15 @@ def certify_changes(
         end = ahead + k
         found.append(
             certify_horizon(
-                system, end, initial_radius=start.radius, metric=metric, input_radius=observer.prediction_input_error,
-                focus=[end], iterations=iterations,
+                system,
+                end,
+                initial_radius=start.radius,
+                metric=metric,
+                input_radius=observer.prediction_input_error,
+                focus=[end],
+                iterations=iterations,
             )
-        )  # fmt: skip
+        )
         if progress is not None:
             progress(k, steps)
     return tuple(found)
@@ -265,16 +270,23 @@ def remember(
     for k in range(1, N):
         G[k + 1] = (G[k] + 2 * jumps[k]) * ROUNDING
     digests = {
-        "system": system.digest, "observer": observer.digest, "tightening": tightening.digest, "drift": drift.digest,
+        "system": system.digest,
+        "observer": observer.digest,
+        "tightening": tightening.digest,
+        "drift": drift.digest,
         "changes": digest({}, {str(k): one.digest for k, one in enumerate(changes, 1)}),
-    }  # fmt: skip
+    }
     return Recall(
-        drift=np.maximum.accumulate(drift.bounds[1 : K + 1]), change=change, jump=jumps, absolute=a, growth=G,
+        drift=np.maximum.accumulate(drift.bounds[1 : K + 1]),
+        change=change,
+        jump=jumps,
+        absolute=a,
+        growth=G,
         end=np.maximum(tightening.total[N], (a[N - 1] + G[N - 1] + jumps[N - 1]) * ROUNDING),
         promise=f"{tightening.promise}; errors drift within {K} samples by no more than a bound which {drift.promise}",
         digests=digests | ({} if growth is None else {"growth": growth.digest}),
         premises=_drift_premises(tightening, drift, observer),
-    )  # fmt: skip
+    )
 
 
 def _word(premises: Premises | None) -> str:

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 @typed()
 def tighten_guarded(
-    model_error: ModelError, certificate: HorizonCertificate, difference: HorizonCertificate, *,
+    model_error: ModelError,
+    certificate: HorizonCertificate,
+    difference: HorizonCertificate,
+    *,
     observer: GuardedObserver,
-) -> Tightening:  # fmt: skip
+) -> Tightening:
     """Put the parts of a guarded estimate's tightening together, after checking that they belong together.
 
     Args:
@@ -74,6 +77,8 @@ def tighten_guarded(
         more = more + more[0]  # the disturbance estimate averages output errors of the guarded estimate
     digests = theirs.digests | {"observer": observer.digest, "difference": difference.digest}
     return replace(
-        theirs, reinitialisation=theirs.reinitialisation + more, digests=digests,
+        theirs,
+        reinitialisation=theirs.reinitialisation + more,
+        digests=digests,
         premises=calibrated_premises(model_error, observer),
-    )  # fmt: skip
+    )

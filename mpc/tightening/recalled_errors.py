@@ -29,7 +29,8 @@ class RecalledErrors:
     """
 
     def __init__(self, recall: Recall, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
-        self.recall, self._names = recall, [s.name for s in outputs]
+        self.recall = recall
+        self._names = [s.name for s in outputs]
         self._low = np.array([s.lower for s in outputs]) + recall.growth
         self._high = np.array([s.upper for s in outputs]) - recall.growth
         self._last = len(recall.growth) if terminal is None else recall.horizon  # E counts ahead of this step
@@ -52,7 +53,8 @@ class RecalledErrors:
 
     def reset(self) -> None:
         """Forget all measurements."""
-        self._lower, self._upper = -self.recall.absolute, np.array(self.recall.absolute)
+        self._lower = -self.recall.absolute
+        self._upper = np.array(self.recall.absolute)
 
     @property
     def interval(self) -> Array:

@@ -199,9 +199,12 @@ class Tightening(Stored):
         figure = Figure(figsize=(6, 2.2 * n), layout="constrained")
         panels = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
         labels = (
-            "model error (calibrated)", "re-initialisation (certified)", "input error (certified)",
-            "execution (proven)", "growth for recursive feasibility (certified)",
-        )  # fmt: skip
+            "model error (calibrated)",
+            "re-initialisation (certified)",
+            "input error (certified)",
+            "execution (proven)",
+            "growth for recursive feasibility (certified)",
+        )
         for i, panel in enumerate(panels):
             stack = [getattr(self, name)[:, i] for name in _PARTS]
             panel.stackplot(range(self.horizon + 1), *stack, labels=labels, step="mid", alpha=0.8)
