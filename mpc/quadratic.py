@@ -79,7 +79,7 @@ class QuadraticProgram:
             The solution; None where there is none, or where rounding errors stop the method.
         """
         rows = C if len(C) else None
-        # The flags are passed again: daqp would start from its last active set otherwise, and results depend on history.
+        # With the flags passed again daqp does not start from its last active set, so that results have no history.
         if self._model.update(H=H, f=g, A=rows, bupper=upper, blower=lower, sense=self._sense) < 0:
             return None
         z, _, flag, info = self._model.solve()

@@ -1,9 +1,9 @@
-"""The way back inside hard limits that the present state cannot keep, in the fewest samples.
+"""Minimal-time recovery from violated hard limits: the plan that is back inside them in the fewest samples.
 
-No input changes where a loop starts. Where hard limits leave no plan, the solver's answer exceeds them least in sum;
-it may stay just outside for long. The smallest k for which a plan keeps all limits from step k on is the *minimal time*
-(Rawlings & Muske, IEEE TAC 1993; Scokaert & Rawlings, AIChE Journal 1999): limits before step k are given up, but only
-as far as the plan of least excess exceeds them at most, so that coming back sooner never means going further out. k is
+Where hard limits leave no plan from the present state, the solver's answer has the least sum of violations, and may
+stay just outside for long. The smallest k for which a plan keeps all limits from step k on is the *minimal time*
+(Rawlings & Muske, IEEE TAC 1993; Scokaert & Rawlings, AIChE Journal 1999). Limits before step k are relaxed, but only
+by the largest violation of the plan of least violation, so that coming back sooner never means going further out. k is
 found by bisection, with one solve of the same solver each.
 """
 
@@ -23,14 +23,14 @@ from mpc.problem.solver_options import Status
 def sooner_inside(
     backend: Backend, problem: OptimalControlProblem, data: StepData, plan: Array, outside: int, deadline: float
 ) -> Array | None:
-    """A plan (N, nu) that is inside its limits earlier than after ``outside`` steps; None where none was found.
+    """Search for a plan (N, nu) that keeps its limits from an earlier step than ``outside`` on; None if not found.
 
     Args:
         backend: The solver.
-        problem: With hard limits.
-        data: The sample.
-        plan: The plan of least excess, shape (N, nu).
-        outside: From which step on that one keeps its limits.
+        problem: Optimal control problem with hard limits.
+        data: Data of the sample.
+        plan: The plan of least violation, shape (N, nu).
+        outside: First step from which on that plan keeps its limits.
         deadline: `time.perf_counter` after which no further solve is begun.
     """
     excess = problem.excess_of(data, problem.outcome(data.x, plan)[0]).max(axis=0) * problem.output_scale
@@ -51,7 +51,7 @@ def sooner_inside(
 def returning(
     backend: Backend, problem: OptimalControlProblem, data: StepData, solution: Solution, deadline: float
 ) -> Callable[[Array, int], Array | None]:
-    """`sooner_inside` where it makes sense: limits are hard, and the solver works but has found no plan."""
+    """Function that calls `sooner_inside` where limits are hard and the solver works but has found no plan."""
 
     def look(plan: Array, outside: int) -> Array | None:
         if problem.soft or solution.status is not Status.INFEASIBLE or outside <= 1:
