@@ -2,8 +2,7 @@
 
 The first of these plans that keeps its limits is applied:
 
-    the last plan, shifted;  the solver's last iterate;  a held input on the way to the best steady one;  the safe
-    input.
+    the last plan, shifted;  the solver's last iterate;  a held input on the way to the best steady one;  the safe one.
 
 If none does, the one with the least weighted sum of violations is applied, each in output ranges and weighted by the
 penalty of its limit: penalties state the priorities among limits.
