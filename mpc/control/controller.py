@@ -1,23 +1,22 @@
-"""The controller: state and disturbance estimate, tightened limits, a solver, and what happens when it fails.
+"""Tightened MPC: state and disturbance estimation, tightened limits, a solver, and fallbacks for failed solves.
 
-Two modes (DESIGN, section 4). *Guaranteed*: limits are tightened by the full model error; the disturbance estimate only
-moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and
-the tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. In both
-the reference moves so that set points are kept without offset, whatever the observer: see `mpc.control.offset_free`.
-With a terminal set the guaranteed mode is recursively feasible: see `mpc.tightening.terminal_set`. Every plan is then
-checked apart from the solver, and where a solve gives none that keeps all limits, the shifted plan does. With a
+There are two modes. *Guaranteed*: limits are tightened by the full model error; the disturbance estimate only moves the
+reference, so that it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and the
+tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. In both the
+reference is corrected so that set points are kept without offset with any observer: see `mpc.control.offset_free`. With
+a terminal set the guaranteed mode is recursively feasible: see `mpc.tightening.terminal_set`. Every plan is then
+checked independently of the solver, and where a solve gives none that keeps all limits, the shifted plan does. With a
 `Recall` the guaranteed limits learn from measurements and stay guaranteed: see `mpc.tightening.error_memory`.
 
-A failed solve is a state, not an exception: the step then says so, and applies what keeps the limits, or exceeds them
-least (`mpc.safety.fallback`); from outside hard limits it comes back in the fewest samples (`mpc.safety.recovery`). Set
-points may be of any size, or missing (`mpc.control.set_points`).
+A failed solve is reported in the step, not raised: the input applied then keeps the limits, or violates them least
+(`mpc.safety.fallback`); from outside hard limits it returns in the fewest samples (`mpc.safety.recovery`). Set points
+may be of any size, or missing (`mpc.control.set_points`).
 
-A step runs in the thread that calls it, whatever the environment says about threads: with our solver nothing in it
-calls BLAS or LAPACK, which would wait for threads of theirs (`controlrnn.kernels.dense`). ipopt brings libraries of its
-own: see `mpc.solvers.dompc`.
-
-Where every step has a deadline, call ``gc.collect(); gc.freeze()`` once everything is built: Python's full collections
-otherwise look through all that was imported, 0.2 s at a time (`experiments.soak` counts what is left).
+A step runs in the thread that calls it, for all thread settings of the environment: with our solver nothing in it calls
+BLAS or LAPACK, which would wait for threads of their own (`controlrnn.kernels.dense`). ipopt brings its own libraries:
+see `mpc.solvers.dompc`. Where every step has a deadline, call ``gc.collect(); gc.freeze()`` once everything is built:
+otherwise Python's full garbage collections visit all imported objects, 0.2 s at a time (`experiments.soak` measures
+what remains).
 """
 
 from __future__ import annotations
@@ -72,38 +71,35 @@ class TightenedMPC(Operation):
         tightening: From `mpc.tighten` (or `mpc.nominal`).
         output_weight: Cost of output errors per unit^2, scalar or shape (ny,).
         input_move_weight: Cost of input moves per unit^2, scalar or shape (nu,).
-        horizon: Steps N; the tightening's when left out, and at most that.
-        control_horizon: Number M of free inputs, the last of which is held. N when left out, N / 2 with a terminal
-            set, where the steps after M are what brings the plan to rest.
-        terminal: From `mpc.terminal_set`, for plans that can always be continued; its horizon is N, the tightening is
-            from `mpc.recursive` with the same jump, and limits are hard.
+        horizon: Number N of steps; the tightening's when left out, and at most that.
+        control_horizon: Number M of free inputs, the last of which is held. N when left out; N / 2 with a terminal set,
+            so that the plan comes to rest in the steps after M.
+        terminal: From `mpc.terminal_set`, for recursively feasible plans; its horizon is N, the tightening is from
+            `mpc.recursive` with the same jump, and limits are hard.
         recall: From `mpc.remember`, for guaranteed limits that learn from measurements.
-        terminal_weight: Cost of output errors at step N, or with a terminal set of those of the steady state;
-            ``output_weight`` when left out.
+        terminal_weight: Cost of output errors at step N, with a terminal set at rest; ``output_weight`` when left out.
         input_price: Cost per unit of input and step, scalar or shape (nu,), either sign.
         output_price: Cost per unit of output and step, scalar or shape (ny,), either sign; see `mpc.problem.economy`.
         input_weight: Cost of an input's distance from ``input_reference`` per unit^2 and step, scalar or shape (nu,).
-        input_reference: Where inputs belong, scalar or shape (nu,); the middle of their range when left out.
-        measured: Names of inputs that are known disturbances: `step` is told their future, and decides about the other
-            inputs only; limits, moves, weights and prices are for those. The limits of a measured input's `Signal` say
-            what it may be, for bounds on the state. The tightening's radius for it covers the errors of its forecast.
-            Not with a terminal set.
+        input_reference: Wanted inputs, scalar or shape (nu,); the middle of their range when left out.
+        measured: Names of inputs that are measured disturbances: `step` gets their forecast and decides about the other
+            inputs only, which alone have limits, moves, weights and prices. The limits of a measured input's `Signal`
+            are the range of its values, for bounds on the state. The tightening's input radius for it has to cover the
+            errors of its forecast. Not with a terminal set.
         move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
-        soft: Allow slack on output limits at an exact penalty. False: limits are hard, a solve may be infeasible. Soft
-            without a terminal set, hard with one, when left out.
+        soft: Whether output limits may be violated at an exact penalty; by default only without a terminal set.
         penalty: Cost per unit of slack, scalar or shape (ny,); `mpc.problem.ocp.default_penalty` when left out.
-        mode: What the disturbance estimate may do; fixed by the tightening when left out.
+        mode: Use of the disturbance estimate; given by the tightening when left out.
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
         safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
-        region: Where the model error was calibrated, from `mpc.learn_region`: steps outside are logged and flagged.
-        watching: How premises are watched at every step, and what is done when one is contradicted; see
-            `mpc.safety.premise_watch`.
+        region: Operating region of the calibration, from `mpc.learn_region`: steps outside are logged and flagged.
+        watching: Monitoring of premises at every step, and reactions to contradictions; see `mpc.safety.premise_watch`.
         options: Limits for the solver.
-        backend: Makes the solver; `mpc.solvers.condensed.CondensedBackend` when left out. Others:
+        backend: Factory of the solver; `mpc.solvers.condensed.CondensedBackend` when left out. Others:
             `mpc.solvers.fatrop.FatropBackend`, `mpc.solvers.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
 
     Raises:
-        SettingError: Parts rest on different premises, or a setting contradicts the tightening.
+        SettingError: Parts have different premises, or a setting contradicts the tightening.
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
@@ -182,7 +178,7 @@ class TightenedMPC(Operation):
         return RecalledErrors(recall, self.predictor.outputs, self.terminal)
 
     def _release_measured(self) -> None:
-        """Only chosen inputs have limits to keep; what stands in where a solve fails knows them."""
+        """Drop the limits of measured inputs, then make the parts that need those left: fallbacks and set points."""
         self._measured = list(self.problem.measured)
         if self._measured:
             free = np.isin(np.arange(self.predictor.nu), self._measured)
@@ -203,7 +199,7 @@ class TightenedMPC(Operation):
         return self._recalled is not None
 
     def reset(self) -> None:
-        """Forget everything: the same samples will give bitwise the same inputs as on a new controller."""
+        """Forget all samples: the same samples then give bitwise the same inputs as on a new controller."""
         self.observer.start()
         self.backend.reset()
         self.disturbance.reset()
@@ -246,17 +242,17 @@ class TightenedMPC(Operation):
         applied: ArrayLike | None = None,
         time: float | None = None,
     ) -> MpcStep:
-        """Choose the next input.
+        """Perform one control step: update the estimates and choose the next input.
 
         Args:
             y: Measurement at this sample, shape (ny,); NaN where missing.
             reference: Shape (ny,), or (T, ny) for known future values from this sample on; the last row is held. NaN
                 where it is not known, see `mpc.control.set_points`.
-            forecast: Of the measured inputs, in their order among all: what acts from this sample on, shape (d,), or
-                (T, d) for known future values; the last row is held. The first row is taken as true.
-            applied: Read-back: the input that acted since the last sample, shape (nu,); NaN where nobody knows, and the
-                command is taken for it.
-            time: Time stamp of this sample [s]. Where samples were missed the model catches up, its input held.
+            forecast: Forecast of the measured inputs, in their order among all inputs, from this sample on: shape (d,),
+                or (T, d) for known future values; the last row is held. The first row is taken as true.
+            applied: Read-back of the input that acted since the last sample, shape (nu,); NaN where it is not known,
+                which stands for the command.
+            time: Time stamp of this sample [s]. For missed samples the model is simulated with its input held.
 
         Raises:
             ShapeError: ``y``, ``reference`` or ``forecast`` does not fit.
@@ -314,15 +310,15 @@ class TightenedMPC(Operation):
         )
 
     def correct(self, age: int, y: ArrayLike) -> None:
-        """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
+        """Pass a late measurement to the observer, before the next `step`; the disturbance estimate does not change.
 
-        Where limits learn from measurements and the corrected estimate is further than a certified jump from what the
-        last plan expected, what they had learnt was about another estimate, and is forgotten.
+        Where limits learn from measurements, they are reset if the corrected estimate is further than a certified jump
+        from what the last plan expected.
 
         Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
 
         Args:
-            age: Samples taken in since its own; 0 for that of the last `step` or `record`.
+            age: Number of samples since its own; 0 for that of the last `step` or `record`.
             y: Measurement, shape (ny,); NaN where missing.
         """
         before = self.observer.state
@@ -343,11 +339,11 @@ class TightenedMPC(Operation):
         return np.where(np.isfinite(seen), seen, np.nan)  # an infinite reading is a missing one
 
     def _output_error(self, y: Array) -> Array:
-        before = self._before()[None]  # whatever it is: the model does not answer to it at once
+        before = self._before()[None]  # its value does not matter: the model has no feedthrough
         return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
 
     def _believed(self, y: Array) -> tuple[Array, Array]:
-        """Readings for the observer and for everything else, with NaN for those that cannot be right."""
+        """Readings for the observer and those for everything else, with NaN for implausible ones."""
         error = self._output_error(y)
         expected = y - error + self.disturbance.estimate if self.observer.ready else np.full(len(y), np.nan)
         y, used = self._watched.readings(y, error, expected, self.observer)
@@ -357,12 +353,12 @@ class TightenedMPC(Operation):
         return y, used
 
     def _learn(self, y: Array, seen: Array) -> str:
-        """Take a measurement into the disturbance estimate; what of it cannot be according to earlier ones."""
+        """Update the disturbance estimate with y (ny,) and report readings in ``seen`` that contradict earlier ones."""
         error = self._output_error(y)
         self.disturbance.see(error, self.observer.state, self._before())
         if self._recalled is None:
             return ""
-        # a reading that is not used otherwise still says that what was known may be wrong
+        # Also a reading that is not used otherwise may show that what was learnt is wrong.
         return self._recalled.see(self._output_error(seen), certified=self.observer.certified)
 
     def _reference(self, reference: ArrayLike) -> Array:
@@ -395,7 +391,7 @@ class TightenedMPC(Operation):
     def _choose(
         self, solution: Solution | None, data: StepData | None, started: float
     ) -> tuple[Array, Fallback, bool, int]:
-        """The plan to apply, (N, nu), where it comes from, whether it keeps all limits, and from which step on."""
+        """Choose the plan to apply: plan (N, nu), its source, whether it keeps all limits, and from which step on."""
         if solution is None or data is None:
             held = Fallback.SAFE if self._previous is None else Fallback.STEADY
             return self._feasible(np.tile(self._before(), (self.horizon, 1))), held, False, self.horizon + 1
@@ -427,14 +423,14 @@ class TightenedMPC(Operation):
         return self.safe_input if self._previous is None else self._previous
 
     def _feasible(self, plan: Array) -> Array:
-        """The plan within input and move limits, from the input before it on, with the measured inputs to come."""
+        """Clip a plan (N, nu) to input and move limits, and insert the forecast of measured inputs."""
         plan, before = np.clip(plan, self._input_lower, self._input_upper), self._before()
         if self._forecast is not None:
             plan[:, self._measured] = self._forecast
         return within_moves(plan, before, self._input_lower, self._input_upper, self.problem.move_limit)
 
     def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:
-        """Take the sample in; says what of it lies outside of the calibrated region."""
+        """Take in a sample with its input u (nu,); returns a text of what lies outside the calibrated region."""
         outside = ""
         if self.watch is not None and self.observer.ready:
             outside = self.watch.check(u, self._output_error(y)).message
@@ -443,7 +439,7 @@ class TightenedMPC(Operation):
         self.disturbance.advance(u)
         self.observer.update(u, y, doubt=self._span if self._doubted else doubt)
         self._doubted = False
-        if self._recalled is not None:  # nothing is known of an estimate that follows, or is, an uncertified one
+        if self._recalled is not None:  # intervals carry over only from one certified estimate to the next
             if before and self.observer.certified:
                 self._recalled.advance()
             else:

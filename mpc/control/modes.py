@@ -1,4 +1,4 @@
-"""What a tightening allows a controller: the disturbance estimate's part, limits, and plans with a terminal set."""
+"""Modes of the controller that a tightening permits, and the limits of its plans."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mpc.tightening.error_memory import Recall
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
 
-_DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
+_DISTURBANCE_GAIN = 0.2  # default for the cost, where the tightening prescribes no gain
 
 
 class Mode(Choice):
-    """What the disturbance estimate may do; see `mpc.control.controller`."""
+    """Use of the disturbance estimate; see `mpc.control.controller`."""
 
     GUARANTEED = "guaranteed"
     PRACTICAL = "practical"
 
 
 def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
-    """Mode and filter; raises SettingError where ``mode`` or ``gain`` contradicts how errors were calibrated."""
+    """Mode and disturbance filter; raises SettingError where ``mode`` or ``gain`` contradicts the calibration."""
     prescribed = tightening.disturbance_gain
     claims = promises(tightening)
     natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
@@ -41,7 +41,7 @@ def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | No
 
 
 def promises(tightening: Tightening) -> bool:
-    """Whether it says anything about predictions; what does not, allows either mode."""
+    """Whether a tightening promises anything about predictions; otherwise either mode may be used."""
     return not set(tightening.digests) <= NO_CLAIM
 
 
@@ -67,7 +67,7 @@ def check_recall(recall: Recall, tightening: Tightening, horizon: int) -> None:
 def plan_limits(
     tightening: Tightening, predictor: Predictor, horizon: int, terminal: TerminalSet | None
 ) -> tuple[Array, Array]:
-    """Limits of plans, each (N + 1, ny); at step N those of the steady state where there is a terminal set."""
+    """Lower and upper limits of plans, each (N + 1, ny); with a terminal set step N has those of the steady state."""
     if terminal is not None:
         end = np.zeros_like(tightening.model_error)
         end[horizon] = terminal.margin
@@ -77,6 +77,6 @@ def plan_limits(
 
 
 def unlearnt_errors(tightening: Tightening, horizon: int) -> Array:
-    """Ends of errors of which nothing was learnt, shape (2, N + 1, ny)."""
+    """Lower and upper bounds on prediction errors without learning from measurements, shape (2, N + 1, ny)."""
     room = tightening.predictive[: horizon + 1]
     return read_only(np.stack([-room, room]))

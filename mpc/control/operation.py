@@ -1,4 +1,4 @@
-"""What plant operation asks of a controller besides steps: bumpless start, save, restore, copy, change, explain."""
+"""Operations of a controller besides its steps: bumpless start, save, restore, copy, change of settings, explain."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from mpc.observers.base import Observer
 
 _HOLDERS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
-_UNDER = "rests on"  # key of the digest of the parts that a state was saved under
+_UNDER = "rests on"  # key of the digest of the parts that a state was saved with
 
 
 class Operation:
-    """Mixed into `mpc.TightenedMPC`."""
+    """Mixin of `mpc.TightenedMPC` with the operations of this module."""
 
     _made: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Keep what the controller is made of, for `change`."""
+        """Keep the constructor's arguments, for `change`."""
         made = super().__new__(cls)
         made._made = args, settings
         return made
 
     def __copy__(self) -> Self:
-        """A controller of its own that goes on from where this one is: nothing that changes is shared."""
+        """Independent copy that goes on from the present state: nothing that changes is shared."""
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For `copy` and for pickling by multiprocessing."""
+        """Attributes for copies and for pickling by multiprocessing, without those that hold bound methods."""
         return {name: value for name, value in vars(self).items() if name != "_fallbacks"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -50,17 +50,17 @@ class Operation:
         _renew(self)  # type: ignore[arg-type]
 
     def state(self: TightenedMPC) -> dict[str, NDArray[Any]]:  # type: ignore[misc]
-        """All that the controller remembers, as arrays: ``np.savez(path, **controller.state())`` keeps it."""
+        """State of the running controller as arrays; ``np.savez(path, **controller.state())`` saves it."""
         return {_UNDER: np.array(_parts(self))} | remembered(self)
 
     def restore(self: TightenedMPC, state: dict[str, NDArray[Any]]) -> None:  # type: ignore[misc]
-        """Go on from a `state`: the same samples then give bitwise the same inputs.
+        """Restore a saved `state`: the same samples then give bitwise the same inputs.
 
         Args:
             state: From `state` of a controller of the same parts and settings, or ``np.load`` of one.
 
         Raises:
-            DataError: It is of a controller of other parts, or incomplete.
+            DataError: The state is of a controller of other parts, or incomplete.
         """
         known = {name: state[name] for name in state}
         if str(known.pop(_UNDER, "")) != _parts(self):
@@ -70,13 +70,13 @@ class Operation:
         recall_into(self, known)
 
     def start_from(self: TightenedMPC, u_previous: ArrayLike) -> None:  # type: ignore[misc]
-        """Take over without a bump: moves are counted, and inputs held while warming up, from the input that acts now.
+        """Bumpless start: the input that acts now is held while warming up, and moves are counted from it.
 
         Args:
-            u_previous: Shape (nu,), within the actuators' range.
+            u_previous: Input that acts now, shape (nu,), within the actuators' range.
 
         Raises:
-            SettingError: It is outside of the range.
+            SettingError: The input is outside the range.
         """
         u, (lower, upper) = as_array("u_previous", u_previous, (self.predictor.nu,)), self.predictor.input_limits()
         if ((u < lower) | (u > upper)).any():
@@ -84,7 +84,7 @@ class Operation:
         self._previous = read_only(u)
 
     def clear_estimate(self: TightenedMPC) -> None:  # type: ignore[misc]
-        """Forget the state and disturbance estimates and what limits have learnt, as after a poisoned reading.
+        """Reset the state and disturbance estimates and what limits have learnt, e.g. after wrong readings.
 
         The last input is held until the observer is ready again; set points stay.
         """
@@ -97,15 +97,15 @@ class Operation:
         self._last_data = None
 
     def change(self: TightenedMPC, **settings: Any) -> None:  # type: ignore[misc]
-        """Go on with other settings from the same memory: no jump, and nothing changes where it is refused.
+        """Change settings of the running controller without a bump; on an error nothing is changed.
 
         Args:
-            settings: Those of the constructor by name, and ``outputs``: the outputs' `Signal` with other limits.
+            settings: Arguments of the constructor by name, and ``outputs``: the outputs' `Signal` with other limits.
                 Another horizon with a terminal set needs another ``terminal``, and so on, as in the constructor.
 
         Raises:
-            SettingError: What the constructor refuses.
-            InfeasibleError: Hard limits leave no plan from here; names the limits, and what would help.
+            SettingError: The constructor refuses the settings.
+            InfeasibleError: Hard limits leave no plan from the present state; names the limits, and what would help.
         """
         args, kept = self._made
         names = dict(zip(("predictor", "observer", "tightening"), args, strict=False)) | kept
@@ -128,12 +128,12 @@ class Operation:
         _renew(self)
 
     def explain(self: TightenedMPC) -> str:  # type: ignore[misc]
-        """Who eats how much of each output's range, what the last step's plan exceeds, and what would help."""
+        """Text of what the tightening takes of each output's range, what the last plan violates, and what would help."""
         return room_text(self)
 
 
 def own_observer(observer: Observer, controller: Any) -> Observer:
-    """The observer, or a copy of it where another controller uses it already: none is ever shared."""
+    """Observer for a controller: the given one, or a fresh copy if another controller uses it already."""
     holder = _HOLDERS.get(observer)
     other = None if holder is None else holder()
     if other is not None and other is not controller and getattr(other, "observer", None) is observer:
@@ -158,10 +158,11 @@ def _parts(controller: TightenedMPC) -> str:
 
 
 def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
-    """What the old controller remembers, as far as it means something to the new one."""
+    """Copy the state of the old controller to the new one, as far as it applies there."""
     for name in ("_previous", "_age", "_came_from", "_forecast", "_doubted"):
         setattr(new, name, getattr(old, name))
     N = new.horizon
+    # Plans and level corrections are cut or extended by their last row to the new horizon.
     if old._plan is not None:
         new._plan = read_only(old._plan[np.minimum(np.arange(N) + old._age, len(old._plan) - 1)])
         new._age = 0

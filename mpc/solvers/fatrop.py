@@ -1,11 +1,11 @@
-"""The general engine: any predictor with CasADi functions, with all states and inputs as variables of fatrop.
+"""Multiple-shooting solver with fatrop, for any predictor with CasADi functions.
 
 fatrop is an interior-point method that factorises stage by stage (Vanroye, Sathya, De Schutter, Decré, IROS 2023). It
-wants its variables in stage order, x_0, u_0, x_1, u_1, ..., and x_{k+1} - f(x_k, u_k) = 0 ahead of the other
-constraints of stage k. Here the state of a stage is extended by the input before it, so that price and limit of a move
+needs its variables in stage order, x_0, u_0, x_1, u_1, ..., and x_{k+1} - f(x_k, u_k) = 0 ahead of the other
+constraints of stage k. Here the state of a stage is extended by the input before it, so that weight and limit of a move
 belong to one stage, and the slack belongs to the controls. Stages whose input is held have no inputs among their
-controls; with a terminal set the last stage has the steady state among them. Its linear algebra, BLASFEO, has no
-threads.
+controls; with a terminal set the controls of the last stage include the steady state. Its linear algebra, BLASFEO, uses
+no threads.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from mpc.problem.ocp import HARD, KEPT, OptimalControlProblem, Solution, StepDat
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.solvers.casadi_terms import economic, inputs
 
-_FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure,
-_FINER = 1e-8  # which does no harm where any plan that keeps all limits will do
-_FREE = 1e4  # limits this many ranges away constrain nothing
-_INSIDE = 1e-7  # of an output's range or the terminal set's radius: so far inside stays a plan that must be feasible
+_FINEST = 1e-6  # least tolerance: with references out of reach, finer ones fail by rounding,
+_FINER = 1e-8  # which is harmless with a terminal set, where any plan that keeps all limits may be applied
+_FREE = 1e4  # in output ranges: distance of a limit that stands for "no limit"
+_INSIDE = 1e-7  # margin to limits with a terminal set, in output ranges or radii of the set
 
 
 @dataclass
 class _Stages:
-    """Variables and constraints in the order in which the solver wants them."""
+    """Variables and constraints, collected in fatrop's stage order."""
 
     variables: list[Any] = field(default_factory=list)
     least: list[Array] = field(default_factory=list)
@@ -45,37 +45,37 @@ class _Stages:
     kept: list[int] = field(default_factory=list)
 
     def begin(self, nx: int, nu: int) -> tuple[Any, Any]:
-        """A new stage: its state (nx,) and the input before it (nu,)."""
+        """Begin a stage; returns its state variables: the model's state (nx,) and the input before it (nu,)."""
         self.states.append(nx + nu)
         self.controls.append(0)
         return self._variable("x", nx), self._variable("l", nu)
 
     def control(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
-        """A new variable (n,) with limits, of the stage begun last."""
+        """Add a control variable (n,) with limits to the present stage."""
         self.controls[-1] += n
         return self._variable(name, n, least, most)
 
     def _variable(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
-        """A new variable (n,) with limits."""
+        """Add a variable (n,) with limits."""
         self.variables.append(casadi.SX.sym(name, n))
         self.least.append(np.full(n, least))
         self.most.append(np.full(n, most))
         return self.variables[-1]
 
     def keep(self, g: Any, lower: Array, upper: Array) -> None:
-        """Keep lower <= g <= upper."""
+        """Add the constraint lower <= g <= upper."""
         self.constraints.append(g)
         self.equality += (lower == upper).tolist()
         self.lower.append(lower)
         self.upper.append(upper)
 
     def zero(self, g: Any) -> None:
-        """Keep g = 0."""
+        """Add the constraint g = 0."""
         self.keep(g, np.zeros(g.numel()), np.zeros(g.numel()))
 
 
 class FatropBackend:
-    """Solves with CasADi and fatrop.
+    """Solver with CasADi and fatrop.
 
     Args:
         problem: The optimal control problem.
@@ -104,10 +104,10 @@ class FatropBackend:
         self._formulate()
 
     def reset(self) -> None:
-        """See `mpc.problem.ocp.Backend.reset`; there is nothing to forget."""
+        """Do nothing, since the solver has no memory; see `mpc.problem.ocp.Backend.reset`."""
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.problem.ocp.Backend.solve`."""
+        """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         started = time.perf_counter()
         result = self._solver(x0=self._guess(data), p=self._parameters(data), **self._bounds)
         stats, values = self._solver.stats(), np.array(result["x"]).ravel()
@@ -160,6 +160,7 @@ class FatropBackend:
             slack = stages.control("s", limited, 0.0) if k >= problem.first and limited else None
             ahead = forecast[:, min(k, N - 1)]
             y, follows = self._stage(x, v, ahead)
+            # Index after the dynamics: fatrop's ng counts only the other constraints of a stage.
             state, held, above = x, last, len(stages.equality) + (nx + nu) * (k < N)
             if k < N:
                 x, last = stages.begin(nx, nu)
@@ -188,7 +189,10 @@ class FatropBackend:
         self._compile(stages, cost, parameters)
 
     def _settle(self, stages: _Stages, x: Any, held: Any) -> tuple[Any, Any]:
-        """Let x, the end of the plan, be near the steady state of its last input; that one's output, price of slack."""
+        """Add the terminal constraint that x is near the steady state of the held input, with slack.
+
+        Returns the steady state's scaled output and the penalty on the slack.
+        """
         terminal = self.problem.terminal
         assert terminal is not None
         settled, over = stages.control("e", self.problem.predictor.nx), stages.control("o", 1, 0.0)
@@ -199,7 +203,7 @@ class FatropBackend:
         return y, HARD * 20.0 * self.problem.horizon * over
 
     def _stage(self, x: Any, v: Any, forecast: Any) -> tuple[Any, Any]:
-        """Scaled output and next state."""
+        """Expressions of the scaled output and the next state at x (nx,) and scaled inputs v (nu,)."""
         step, output = self.problem.predictor.casadi
         u = inputs(self.problem, v, forecast)
         return output(x, u) / self.problem.output_scale, step(x, u)
@@ -238,6 +242,7 @@ class FatropBackend:
             "lbg": np.concatenate(stages.lower),
             "ubg": np.concatenate(stages.upper),
         }
+        # Where the variables of each kind lie in the solver's vector, for guesses and answers.
         starts = np.cumsum([0, *(v.numel() for v in stages.variables)])
         places: dict[str, list[Array]] = {name: [] for name in "xlvseo"}
         for v, start in zip(stages.variables, starts, strict=False):
