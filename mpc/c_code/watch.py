@@ -1,4 +1,4 @@
-"""The numbers that C code watches premises with, from a controller's own watch (`mpc.safety.premise_watch`)."""
+"""Constants and tables for the monitoring of premises in C, from a controller's `mpc.safety.premise_watch`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def refuse_unwatched(controller: TightenedMPC) -> None:
-    """Raise SettingError for what C code does not watch.
+    """Raise SettingError for monitoring that has no C code.
 
     Args:
         controller: The controller.
@@ -35,16 +35,16 @@ def refuse_unwatched(controller: TightenedMPC) -> None:
 
 
 def bits(premises: tuple[Premise, ...]) -> int:
-    """Premises as the header's bits.
+    """Encode premises as the bits of the C header.
 
     Args:
-        premises: Those contradicted.
+        premises: Contradicted premises.
     """
     return sum(1 << ORDER.index(p) for p in premises)
 
 
 def watch_words(controller: TightenedMPC) -> dict[str, Any]:
-    """What templates leave open about watching.
+    """Values for the templates' placeholders about monitoring.
 
     Args:
         controller: The controller.
@@ -58,7 +58,7 @@ def watch_words(controller: TightenedMPC) -> dict[str, Any]:
 
 
 def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
-    """Constants by name, only those that the observer's code reads.
+    """Scalar constants by name, only those that the observer's code uses.
 
     Args:
         controller: The controller.
@@ -84,7 +84,7 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
 
 
 def running_bounds(observer: Observer) -> dict[str, float]:
-    """How the bound on the error of an estimate that runs on goes on, and what it has to reach.
+    """Constants of the error bound's recursion for an observer that runs on: start, certified value, coefficients.
 
     Args:
         observer: A `RunningOn` or `Washout`.
@@ -103,7 +103,7 @@ def running_bounds(observer: Observer) -> dict[str, float]:
 
 
 def watch_tables(controller: TightenedMPC) -> Arrays:
-    """Tables by name, only those that are read.
+    """Arrays by name, only those that the code uses.
 
     Args:
         controller: The controller.

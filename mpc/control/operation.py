@@ -128,7 +128,7 @@ class Operation:
         _renew(self)
 
     def explain(self: TightenedMPC) -> str:  # type: ignore[misc]
-        """Text of what the tightening takes of each output's range, what the last plan violates, and what would help."""
+        """Text of what the tightening takes of each output's range, what the last plan violates, and what helps."""
         return room_text(self)
 
 

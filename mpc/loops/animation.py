@@ -1,4 +1,4 @@
-"""A closed loop as an animated GIF: what has been, what is planned, and how far the prediction may be off."""
+"""Animated GIF of a closed loop: past outputs and inputs, plans, and bounds on prediction errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def animate(
     milliseconds: int = 80,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write an animated GIF.
+    """Write an animated GIF of a run.
 
     Args:
         result: The run.
@@ -67,7 +67,7 @@ def animate(
 
 
 def _scene(result: ClosedLoopResult) -> tuple[Figure, Callable[[int], None]]:
-    """The figure, and what moves it to a control step."""
+    """Make the figure, and the function that updates it for a control step."""
     from matplotlib.figure import Figure
 
     ny, nu = result.y.shape[1], result.u.shape[1]

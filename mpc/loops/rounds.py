@@ -1,4 +1,4 @@
-"""The rounds of a calibration in closed loop: run a controller, see what it kept, say what it would have needed."""
+"""Rounds of a calibration in closed loop: run a controller, count successes, determine the tightening it needs."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _log = logging.getLogger(__name__)
 
 
 class ClosedLoops(Protocol):
-    """Runs closed loops of one controller, on a plant or on a simulator."""
+    """Interface of a function that runs closed loops of one controller, on a plant or on a simulator."""
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> Sequence[ClosedLoopResult]:
-        """One fresh loop per seed, of the controller with this tightening, all of the same length."""
+        """Run one loop per seed of the controller with this tightening, all of the same length."""
 
 
 @dataclass(frozen=True)
 @typed()
 class SimulatedLoops:
-    """Closed loops of a simulator, see `mpc.loops.monte_carlo`.
+    """Closed loops in simulation, by `mpc.loops.monte_carlo`.
 
     Args:
-        build: Makes plant and controller for a tightening; importable where there are several workers.
-        workers: Processes.
+        build: Makes plant and controller for a tightening; importable if there are several workers.
+        workers: Number of processes.
         progress: Called with (runs done, runs) of each round.
     """
 
@@ -47,15 +47,15 @@ class SimulatedLoops:
     progress: Callable[[int, int], None] | None = None
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> Sequence[ClosedLoopResult]:
-        """See `ClosedLoops`."""
+        """Run one loop per seed; see `ClosedLoops`."""
         make = functools.partial(self.build, tightening)
         return monte_carlo(make, seeds, workers=self.workers, progress=self.progress).results
 
     def premises(self, tightening: Tightening) -> Premises:
-        """What the controller rests on that the loops are closed with.
+        """Premises of the controller with a given tightening.
 
         Args:
-            tightening: Its tightening.
+            tightening: The tightening.
         """
         return self.build(tightening).controller.premises
 
@@ -63,15 +63,15 @@ class SimulatedLoops:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("excess",))
 class LoopRound(Stored):
-    """What the loops of one tightening did.
+    """Result of the loops with one tightening.
 
     Args:
         total: Tightening, shape (N + 1, ny).
-        wanted: Tightening that these loops ask for, shape (N + 1, ny).
+        wanted: Tightening that these loops would have needed, shape (N + 1, ny).
         excess: Largest distance beyond the limits of each loop and output, negative inside, shape (n, ny).
-        kept: Loops that kept what they were tightened for.
+        kept: Number of loops that kept the target.
         cost: Mean cost.
-        attempt: Whether the controller was frozen, rather than explored.
+        attempt: Whether the controller was frozen (an attempt), or the round was exploration.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -97,7 +97,7 @@ class LoopRound(Stored):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClosedLoopRounds(Stored):
-    """Rounds done, and of which calibration."""
+    """Checkpoint of a calibration: its settings and the completed rounds."""
 
     SCHEMA: ClassVar[Schema] = Schema(
         "closed-loop-rounds", 1,
@@ -112,16 +112,16 @@ class ClosedLoopRounds(Stored):
 
 
 class Rounds:
-    """Runs rounds, or takes them from the checkpoint.
+    """Runs the rounds of a calibration, or takes them from its checkpoint.
 
     Args:
         loops: Runs the controller.
         start: Tightening of the first round.
-        target: What loops have to keep.
+        target: Criterion that loops have to keep.
         n: Loops per round.
-        settings: What the rounds depend on, as JSON: a checkpoint of other settings is refused.
-        inflation: Factor on what a round asks for.
-        checkpoint: File of the rounds done.
+        settings: Settings that the rounds depend on, as JSON: a checkpoint with other settings is refused.
+        inflation: Factor on the tightening that a round asks for.
+        checkpoint: File of the completed rounds, or None.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class Rounds:
         self._stored = self._load()
 
     def explore(self, rounds: int, settled: float) -> Array:
-        """Tighten by what the last round asked for until that changes little; returns the tightening to freeze.
+        """Repeat rounds, each with the tightening that the last one asked for, until it settles; returns the last one.
 
         Args:
-            rounds: Rounds at most.
-            settled: Relative change that is little.
+            rounds: Most rounds.
+            settled: Relative change of the tightening below which it has settled.
         """
         wanted = self.round(np.array(self.start.total), attempt=False).wanted
         for _ in range(rounds - 1):
@@ -163,11 +163,11 @@ class Rounds:
         return np.asarray(self.inflation * wanted)
 
     def round(self, total: Array, *, attempt: bool) -> LoopRound:
-        """Fresh loops of the controller with this tightening.
+        """Run one round of fresh loops with a tightening, or take it from the checkpoint.
 
         Args:
             total: The tightening's total, shape (N + 1, ny).
-            attempt: Whether it is frozen.
+            attempt: Whether the controller is frozen.
         """
         i = len(self.done)
         if i < len(self._stored) and np.array_equal(self._stored[i].total, total):
@@ -201,7 +201,7 @@ class Rounds:
         return self.done[-1]
 
     def tightening(self, total: Array) -> Tightening:
-        """The tightening with this total; the one to start from in the first round.
+        """Tightening with a given total; the start tightening in the first round.
 
         Args:
             total: Shape (N + 1, ny).
@@ -216,10 +216,10 @@ class Rounds:
         return constant_parts(total, self.start.disturbance_gain, "nothing yet: calibration goes on", digests)
 
     def premises(self, room: Tightening) -> Premises | None:
-        """What the promise rests on: the controller that was calibrated, where the loops name it, and its loops.
+        """Premises of the promise: those of the calibrated controller, where known, and of its loops.
 
         Args:
-            room: Tightening that was accepted.
+            room: The accepted tightening.
         """
         own = self.loops.premises(room) if isinstance(self.loops, SimulatedLoops) else self.start.premises
         if own is None:
@@ -262,13 +262,13 @@ class Rounds:
 
 
 def constant_parts(total: Array, gain: float | None, promise: str, digests: dict[str, str]) -> Tightening:
-    """A tightening that is one part.
+    """Make a tightening that consists of one part.
 
     Args:
         total: Shape (N + 1, ny).
-        gain: Of the disturbance filter that predictions are corrected with.
-        promise: What holds.
-        digests: Where it comes from.
+        gain: Gain of the disturbance filter that corrects the predictions, or None.
+        promise: Text of what holds.
+        digests: Sources by name.
     """
     zero = np.zeros_like(total)
     return Tightening(
@@ -282,8 +282,8 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
 
 
 def _excess(result: ClosedLoopResult) -> Array:
-    """Largest distance beyond the limits, negative inside, shape (ny,); the first sample is not the controller's."""
-    answered = (result.after != result.y[:-1]).any(axis=1)  # where outputs answer at once
+    """Largest distance beyond the limits, negative inside, shape (ny,), without the first sample."""
+    answered = (result.after != result.y[:-1]).any(axis=1)  # plants with feedthrough: also just after the input
     y = np.concatenate([result.y[1:], result.after[answered]])
     return np.asarray(np.maximum(y - result.upper, result.lower - y).max(axis=0))
 
@@ -294,7 +294,7 @@ def _within(errors: Array, total: Array) -> bool:
 
 
 def _errors_wanted(errors: Sequence[Array]) -> Array:
-    """A bound of the shape of RMS errors over steps and outputs that all loops keep, shape (N + 1, ny)."""
+    """Least bound proportional to the RMS errors over steps and outputs that all loops keep, shape (N + 1, ny)."""
     pooled = np.concatenate(errors)
     rms = np.sqrt(np.nanmean(pooled**2, axis=0))
     scale = np.maximum(rms, 1e-3 * rms.max(axis=0))

@@ -1,4 +1,4 @@
-"""A controller on a plant: what was promised, what happened.
+"""Closed-loop simulation of a controller on a plant, with noise, disturbances, faults and missing readings.
 
 Timing of sample t (docs/timing.md): the output is measured (just before the input changes), the controller chooses
 u[t], the actuator applies it with its error, and the plant moves on to t + 1 under it and the disturbance.
@@ -31,7 +31,7 @@ Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 
 @dataclass
 class _Actor:
-    """The plant with everything that disturbs it; the only place that draws random numbers."""
+    """Plant with noise, input errors, disturbances and faults, all drawn before the run."""
 
     plant: Plant
     x: Array
@@ -53,7 +53,7 @@ class _Actor:
         return self.faults.measure(self.t - self.warm_up, np.where(self.missing[self.t], np.nan, y))
 
     def apply(self, u: Array) -> tuple[Array, Array]:
-        """Apply ``u``; returns the true output just after and the input that the plant saw."""
+        """Apply the command ``u`` (nu,); returns the true output just after it and the input that reached the plant."""
         lower, upper = ([getattr(s, side) for s in self.plant.inputs] for side in ("lower", "upper"))
         reached = self.faults.apply(self.t - self.warm_up, u, self.before)
         seen = np.clip(reached + self.input_errors[self.t], lower, upper)
@@ -86,7 +86,7 @@ def run_closed_loop(
     faults: Faults = (),
     guard: MeasurementGuard | None = None,
 ) -> ClosedLoopResult:
-    """Run ``controller`` (reset first) on ``plant``.
+    """Simulate ``controller``, which is reset first, on ``plant``.
 
     Args:
         plant: The process.
@@ -94,27 +94,28 @@ def run_closed_loop(
         reference: Shape (ny,), or (T, ny) from the first control step on (its last row is held), or a function that
             draws one from a generator, e.g. `mpc.RandomSteps`.
         steps: Control steps.
-        seed: Seed of everything drawn, each cause from a stream of its own.
+        seed: Seed of all random numbers, with an independent stream for each cause.
         x0: Plant state at the start of the warm-up; its ``initial_state()`` when left out.
-        warm_up: Samples of constant input ahead, that give the observer its record; what the observer needs when left
-            out.
+        warm_up: Samples of constant input before the first control step, for the observer; the number it needs when
+            left out.
         warm_up_input: Shape (nu,); the controller's safe input when left out.
         noise_std: Standard deviation of white Gaussian measurement noise, scalar or (ny,).
         disturbance: Passed to ``plant.step`` as ``w``: shape (T, nw) for the control steps (its first row also acts
             during the warm-up, its last row is held), or a function that draws one from a generator.
         input_error: Bound of errors between commanded and applied inputs, drawn uniformly, scalar or (nu,).
         missing: Probability with which each measurement is missing.
-        preview: Whether the controller sees the future of the reference and of measured inputs.
-        measured: What the controller's measured inputs do, as ``reference`` one column each; the first row also acts
-            during the warm-up.
-        forecast_error: Bound on what forecasts of measured inputs are off by, drawn uniformly for every sample ahead of
-            every step (what acts now is known), scalar or one per measured input. A tightening covers it if the input
-            radius of its certificate does.
-        faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
-        guard: Looks at the readings before the controller does; of readings that come late, at their range alone.
+        preview: Whether the controller knows the future of the reference and of measured inputs.
+        measured: Values of the controller's measured inputs, as ``reference`` with one column each; the first row also
+            acts during the warm-up.
+        forecast_error: Bound on errors of the forecasts of measured inputs, drawn uniformly for every sample ahead of
+            every step (the present value is known), scalar or one per measured input. A tightening covers it if the
+            input radius of its certificate does.
+        faults: Faults during the control steps, or a function that draws them, e.g. `mpc.RandomFaults`.
+        guard: Plausibility checks of the readings ahead of the controller; of late readings only their range is
+        checked.
 
     Raises:
-        SettingError: The plant is not the controller's (channels, sample time), or a parameter is out of range.
+        SettingError: The plant does not fit the controller (channels, sample time), or a parameter is out of range.
         ShapeError: An array does not fit.
     """
     predictor, steps = controller.predictor, count("steps", steps)
@@ -139,7 +140,7 @@ def run_closed_loop(
     run = _Run(wanted, [], [], [], [], [], [])
     with _interruptible(controller, carried) as time_out:
         for t in range(steps):
-            for delay, late in carried.arriving(t):
+            for delay, late in carried.arriving(t):  # late readings come before the sample's own
                 controller.correct(delay - 1, _in_range(guard, late))
             said = actor.measure()
             y, verdict = _believed(watch, said, _expected(controller, run.taken, run.before(held)))
@@ -155,7 +156,7 @@ def run_closed_loop(
 
 @dataclass
 class _Run:
-    """What is noted along a run."""
+    """Data recorded along a run."""
 
     wanted: Array
     taken: list[MpcStep]
@@ -173,7 +174,7 @@ class _Run:
         self.verdicts.append(verdict)
 
     def before(self, held: Array) -> Array:
-        """The input commanded last."""
+        """Last commanded input, shape (nu,); ``held`` before the first control step."""
         return self.taken[-1].u if self.taken else held
 
 
@@ -184,12 +185,12 @@ def _believed(watch: GuardRun | None, y: Array, expected: Array | None) -> tuple
 
 
 def _in_range(guard: MeasurementGuard | None, late: Array) -> Array:
-    """A late reading with NaN where the sensor's range ends: a fresh watch has nothing else to hold against it."""
+    """Late reading with NaN for values at the ends of the sensor's range; a fresh guard run checks nothing else."""
     return late if guard is None else guard.watch().check(late)[0]
 
 
 def _expected(controller: TightenedMPC, taken: Sequence[MpcStep], before: Array) -> Array | None:
-    """What the model and the last disturbance estimate expect to be measured now; None without such an estimate."""
+    """Expected readings from the model and the last disturbance estimate, shape (ny,); None without an estimate."""
     if not taken or taken[-1].status is Status.WARMING_UP:
         return None
     return np.asarray(controller.predictor.system.output(controller.observer.state, before)) + taken[-1].disturbance
@@ -197,7 +198,7 @@ def _expected(controller: TightenedMPC, taken: Sequence[MpcStep], before: Array)
 
 @contextmanager
 def _interruptible(controller: TightenedMPC, faults: FaultRun) -> Iterator[Callable[[int], None]]:
-    """For the time of a run, a solver that runs out of time where the faults say so."""
+    """Replace the controller's solver during a run by one that runs out of time where the faults say so."""
     if not faults.times_out:
         yield lambda _: None
         return
@@ -255,16 +256,16 @@ def _result(
 
 
 def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: Array, y: Array) -> Array:
-    """Errors of predictions from each estimate under the inputs commanded since, (steps, N + 1, ny).
+    """Errors of predictions from each estimate under the inputs commanded since, shape (steps, N + 1, ny).
 
-    Measured inputs are not commanded: theirs are as they were forecast.
+    Measured inputs are not commanded: their forecasts are used.
     """
     N, steps = controller.horizon, len(u)
     inputs = u[np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)]
     forecast = list(controller.problem.measured)
     inputs[..., forecast] = np.array([s.u_planned for s in taken])[..., forecast]
     predicted = controller.predictor.predict(x, inputs) + np.array([s.shift for s in taken])
-    target = np.arange(steps)[:, None] + np.arange(N + 1)
+    target = np.arange(steps)[:, None] + np.arange(N + 1)  # sample that each prediction is for
     errors = y[np.minimum(target, steps)] - predicted
     errors[target > steps] = np.nan
     return np.asarray(errors)
@@ -308,7 +309,7 @@ def _actor(
 def _known_inputs(
     controller: TightenedMPC, measured: Reference | None, steps: int, rng: np.random.Generator, held: Array
 ) -> tuple[Array | None, Array]:
-    """What measured inputs do from the first control step on, and the warm-up's input with their first values."""
+    """Values of measured inputs from the first control step on, and the warm-up's input with the first of them."""
     places = list(controller.problem.measured)
     if (measured is None) != (not places):
         names = [controller.predictor.inputs[i].name for i in places]
@@ -325,7 +326,7 @@ def _known_inputs(
 def _forecasts(
     known: Array | None, steps: int, horizon: int, preview: bool, error: ArrayLike, rng: np.random.Generator
 ) -> Array | None:
-    """What the controller is told at each step about measured inputs, (steps, horizon, d); row 0 is true."""
+    """Forecasts of measured inputs at each step, with their errors, shape (steps, horizon, d); row 0 is true."""
     if np.any(error) and (known is None or not preview):
         raise SettingError(
             f"forecast_error is for forecasts of measured inputs, got {error!r} without any: pass measured and "
