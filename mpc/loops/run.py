@@ -111,8 +111,7 @@ def run_closed_loop(
             every step (the present value is known), scalar or one per measured input. A tightening covers it if the
             input radius of its certificate does.
         faults: Faults during the control steps, or a function that draws them, e.g. `mpc.RandomFaults`.
-        guard: Plausibility checks of the readings ahead of the controller; of late readings only their range is
-        checked.
+        guard: Plausibility checks of the readings ahead of the controller; for late readings of their range only.
 
     Raises:
         SettingError: The plant does not fit the controller (channels, sample time), or a parameter is out of range.
