@@ -218,7 +218,7 @@ class TightenedMPC(Operation):
         self._doubted = False
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
-        """Take in a sample whose input somebody else chose (warm-up, manual operation).
+        """Update the estimates with a sample whose input the controller did not choose (warm-up, manual operation).
 
         Args:
             y: Measurement, shape (ny,); NaN where missing.

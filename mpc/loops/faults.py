@@ -98,7 +98,7 @@ class DropOut(SensorFault):
     kind: ClassVar[str] = "sensor drop-out"
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return np.full_like(now, np.nan)
 
 
@@ -119,7 +119,7 @@ class Outlier(SensorFault):
         positive("size", self.size)
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return now + self.size * sign
 
 
@@ -131,7 +131,7 @@ class FrozenSensor(SensorFault):
     kind: ClassVar[str] = "frozen sensor"
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return last
 
 
@@ -154,7 +154,7 @@ class SaturatedSensor(SensorFault):
         _ordered(self.lower, self.upper)
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return np.clip(now, self.lower, self.upper)
 
 
@@ -179,7 +179,7 @@ class Late(SensorFault):
         count("delay", self.delay)
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return np.full_like(now, np.nan) if self.stamped else past[max(len(past) - 1 - self.delay, 0)]
 
 
@@ -199,7 +199,7 @@ class StuckActuator(ActuatorFault):
     kind: ClassVar[str] = "stuck actuator"
 
     def flow(self, wanted: Array, last: Array) -> Array:  # noqa: ARG002
-        """See `ActuatorFault`."""
+        """Input that reaches the plant, shape (nu,); see `ActuatorFault.flow`."""
         return last
 
 
@@ -222,7 +222,7 @@ class SaturatedActuator(ActuatorFault):
         _ordered(self.lower, self.upper)
 
     def flow(self, wanted: Array, last: Array) -> Array:  # noqa: ARG002
-        """See `ActuatorFault`."""
+        """Input that reaches the plant, shape (nu,); see `ActuatorFault.flow`."""
         return np.clip(wanted, self.lower, self.upper)
 
 
@@ -244,7 +244,7 @@ class ActuatorOffset(ActuatorFault):
             raise SettingError(f"size must be a finite number, got {self.size!r}")
 
     def flow(self, wanted: Array, last: Array) -> Array:  # noqa: ARG002
-        """See `ActuatorFault`."""
+        """Input that reaches the plant, shape (nu,); see `ActuatorFault.flow`."""
         return wanted + self.size
 
 

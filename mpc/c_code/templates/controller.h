@@ -141,7 +141,7 @@ void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
 void ${name}_step_watched(${name}_state *state, const double y[${NAME}_NY], const double *reference,
     const double *applied, double time, double u[${NAME}_NU], ${name}_info *info);
 
-/* Take in a sample whose input u somebody else chose (warm-up, manual operation). */
+/* Update the estimates with a sample whose input u the controller did not choose (warm-up, manual operation). */
 void ${name}_record(${name}_state *state, const double y[${NAME}_NY], const double u[${NAME}_NU]);
 
 /* Bumpless start: the input u that acts now is held while warming up, and moves are counted from it. */
