@@ -73,6 +73,7 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
             "FORGOTTEN": straying._FORGOTTEN,
         }
     elif isinstance(observer, StateObserver):
+        # Effect on the error bound of an input that is only known to be in its range: with and without innovation.
         doubts = [0.0, 0.0]
         if observer._complete:
             model, own, _ = observer._parts()
@@ -111,6 +112,7 @@ def watch_tables(controller: TightenedMPC) -> Arrays:
     watch, observer = controller._watched, controller.observer
     ny, N = controller.predictor.ny, controller.horizon
     safe = np.zeros(ny) if watch.watching.safe_reference is None else np.asarray(watch.watching.safe_reference)
+    # Limits for the reaction WIDEN; without one the ordinary limits fill the table, and are not used.
     own = (controller._lower, controller._upper) if controller._wider is None else controller._wider
     low, high = controller._answers.limits(*own, own)
     tables: Arrays = {

@@ -315,6 +315,7 @@ def _filled(array: NDArray[Any]) -> NDArray[Any]:
 
 def _samples(controller: TightenedMPC) -> str:
     """C tables of the self-test: a loop with noise and missing measurements, with the controller's inputs."""
+    # Shallow copies of all parts with state, so that the controller itself does not change.
     worker = copy.copy(controller)
     worker.observer = copy.copy(worker.observer)
     worker._recalled = copy.copy(worker._recalled)

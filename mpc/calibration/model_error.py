@@ -213,6 +213,7 @@ class ModelError(Stored):
         system = without_feedthrough(system)
         if system.digest != self.system_digest:
             raise SettingError("system is not the model that this error was calibrated for: pass that one")
+        # Without other information the records are taken to be of the calibrated kind.
         operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0)
         disturbance = None if self.disturbance_gain is None else DisturbanceFilter(self.disturbance_gain)
         parts = RecordErrors(system, self.horizon, self.washout, disturbance, observer, initial_state)
@@ -304,6 +305,7 @@ def calibrate(
             "calibrate needs trajectories, and scale_trajectories for the conformal method, "
             f"got {len(records)} and {len(others)}: set some records aside"
         )
+    # A record that serves twice would not be exchangeable with a new one.
     marks = [data_digest([r]) for r in records]
     if set(marks) & {data_digest([r]) for r in others} or len(set(marks)) < len(marks):
         raise DataError("a record may serve once, either for the scale or for calibration: split the records anew")
@@ -312,6 +314,7 @@ def calibrate(
     errors = parts.of(records, operation)
     if conformal:
         scale = _scale(parts.of(others, operation, scale=True), others)
+        # One score per start of a prediction; the largest one is the score of the record.
         scores = [np.abs(e / scale).max(axis=(1, 2)) for e in errors]
         if unit is CoverageUnit.STEP:
             bounds = inflation * scale * pooled_quantile(scores, coverage)
@@ -349,6 +352,7 @@ def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None) -
 
 def _largest(errors: Sequence[Array], inflation: float, disturbance: DisturbanceFilter | None) -> tuple[Array, float]:
     """Bounds (N + 1, ny) by set membership, and the probability that a new record stays inside them."""
+    # Each of the numbers is exceeded by a new record with probability <= 1 / (n + 1): union bound over all of them.
     bounds = inflation * np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
     if disturbance is None:
         # Without a filter the error is the residual, which does not depend on the step: one bound per output for all.
@@ -372,7 +376,7 @@ def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
         raise DataError("coverage needs at least one record, got none")
     bounds = as_array("bounds", bounds, ("horizon + 1", "ny"))
     errors = [as_array(f"errors[{i}]", e, ("starts", *bounds.shape)) for i, e in enumerate(errors)]
-    inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]
+    inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]  # per start and step
     whole = float(np.mean([part.all() for part in inside]))
     return Coverage(whole, float(np.concatenate([part.ravel() for part in inside]).mean()), len(errors))
 

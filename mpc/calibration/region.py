@@ -175,6 +175,7 @@ class OperatingRegion(Stored):
 
     def _words(self, group: int, value: Array) -> str:
         """Text about the channel of a group that is furthest out."""
+        # Also for ellipsoids by the marginal spread, which names a channel best.
         away = (value - self.centres[group]) / np.sqrt(np.diag(self.covariances[group]))
         i = int(np.nanargmax(np.abs(away)))
         label = self.labels[i + (len(self.centres[0]) if group == 2 else 0)]
@@ -298,7 +299,7 @@ def _samples(observer: Observer, record: Trajectory) -> tuple[Array, Array, Arra
     if len(record) < first + 2:
         raise DataError(f"record {record.name!r} must have at least {first + 2} samples, got {len(record)}")
     errors = measured_errors(observer.system, observer.estimates(record.u, record.y)[:-1], record.u, record.y)[first:]
-    complete = errors[~np.isnan(errors).any(axis=1)]
+    complete = errors[~np.isnan(errors).any(axis=1)]  # samples with a missing reading are left out
     if not len(complete):
         raise DataError(f"record {record.name!r} has no complete measurement after {first} samples: leave it out")
     return record.u[first:], np.diff(record.u, axis=0)[first - 1 :], complete
@@ -308,6 +309,7 @@ def _distance(e: Array, covariance: Array, shape: RegionShape) -> Array:
     """Distances of rows e (T, n) from the centre, shape (T,); channels that are NaN are left out."""
     if shape is RegionShape.BOX:
         return np.asarray(np.nanmax(np.abs(e) / np.sqrt(np.diag(covariance)), axis=1))
+    # The distance in the known channels: their marginal covariance is the corresponding block.
     known = ~np.isnan(e).any(axis=0)
     part = e[:, known]
     pulled = solve(covariance[np.ix_(known, known)], part.T)
@@ -317,7 +319,7 @@ def _distance(e: Array, covariance: Array, shape: RegionShape) -> Array:
 
 
 def _covariance(samples: Array) -> Array:
-    spread = np.atleast_2d(np.cov(samples.T))
+    spread = np.atleast_2d(np.cov(samples.T))  # regularised, so that channels that never moved have some width
     return np.asarray(spread + np.diag(_widths(np.zeros(len(spread)), np.sqrt(np.diag(spread)).max())) ** 2)
 
 

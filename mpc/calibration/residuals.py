@@ -125,6 +125,7 @@ def calibration_errors(
     start = np.zeros(system.nx) if initial_state is None else initial_state
     output, states = simulate(system, u, start)
     residual = y - output
+    # One row per start of a prediction: residuals r[t], ..., r[t + N].
     windows = np.lib.stride_tricks.sliding_window_view(residual[first:], horizon + 1, axis=0).swapaxes(1, 2)
     if disturbance is None:
         return np.array(windows)
@@ -204,6 +205,7 @@ def prediction_errors(
     x = observer.estimates(u, y)[:-1]
     inputs = np.lib.stride_tricks.sliding_window_view(u[first:], horizon + 1, axis=0).swapaxes(1, 2)
     outputs = np.lib.stride_tricks.sliding_window_view(y[first:], horizon + 1, axis=0).swapaxes(1, 2)
+    # All predictions in one batch.
     error = outputs - system.simulate(inputs, x[first : first + starts])[0]
     if disturbance is not None:
         error = error - disturbance.run(measured_errors(system, x, u, y))[first : first + starts, None, :]

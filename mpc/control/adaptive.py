@@ -119,6 +119,7 @@ class AdaptiveMPC(TightenedMPC):
         if not self._room[1].any():
             raise SettingError("adaptation scales the tightening, got one that is zero at step 1: start with back_off")
         self._ends = tuple(np.array([getattr(s, side) for s in self.predictor.outputs]) for side in ("lower", "upper"))
+        # Largest factor that leaves the share _LEFT of every output's range at all steps.
         width = (1 - _LEFT) * (self._ends[1] - self._ends[0])
         with np.errstate(divide="ignore"):
             self._most = float(np.min(width / (2 * self._room.max(axis=0))))
@@ -154,6 +155,7 @@ class AdaptiveMPC(TightenedMPC):
             # Outputs without a tightening have no bound, and no score.
             away = np.abs(seen - self._last.y_predicted[1])[self._room[1] > 0]
             ratios = away / self._room[1][self._room[1] > 0]
+            # A sample without any reading gives no score.
             if not np.isnan(ratios).all():
                 self.factor.see(float(np.nanmax(ratios)))
         used = self._used

@@ -36,7 +36,7 @@ def remembered(part: Any, at: str = "controller") -> Arrays:
     for name, value in vars(part).items():
         try:
             found |= dict(_flat(f"{at}.{name}", value))
-        except _Setting:
+        except _Setting:  # an object: a part with state of its own, or a setting
             if _is_part(value):
                 found |= remembered(value, f"{at}.{name}")
     return found
@@ -51,13 +51,14 @@ def recall_into(part: Any, memory: Arrays, at: str = "controller") -> None:
 def _put_back(part: Any, known: dict[str, tuple[str, NDArray[Any]]], at: str) -> None:
     for name, value in vars(part).items():
         try:
-            list(_flat(name, value))
+            list(_flat(name, value))  # only to see whether it is plain data
         except _Setting:
             if _is_part(value):
                 _put_back(value, known, f"{at}.{name}")
             continue
         if f"{at}.{name}" in known:
             made = _built(f"{at}.{name}", known)
+            # Lists of rows are stored alike: a deque keeps its own maximal length.
             vars(part)[name] = deque(made, maxlen=value.maxlen) if isinstance(value, deque) else made
 
 
@@ -68,8 +69,9 @@ def _is_part(value: Any) -> bool:
 
 
 def _flat(at: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:
-    if isinstance(value, Enum):
+    if isinstance(value, Enum):  # a text to Python, but a setting to us
         raise _Setting
+    # The key ends with the type, which `_built` needs.
     kind = type(value).__name__
     if value is None:
         yield f"{at}:none", np.zeros(0)

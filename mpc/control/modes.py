@@ -26,6 +26,7 @@ class Mode(Choice):
 
 def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
     """Mode and disturbance filter; raises SettingError where ``mode`` or ``gain`` contradicts the calibration."""
+    # A tightening that makes a promise fixes the mode; one without a promise permits both.
     prescribed = tightening.disturbance_gain
     claims = promises(tightening)
     natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
@@ -70,7 +71,7 @@ def plan_limits(
     """Lower and upper limits of plans, each (N + 1, ny); with a terminal set step N has those of the steady state."""
     if terminal is not None:
         end = np.zeros_like(tightening.model_error)
-        end[horizon] = terminal.margin
+        end[horizon] = terminal.margin  # limits at step N are those of the steady state, condition (3) of the theorem
         tightening = replace(tightening, reinitialisation=tightening.reinitialisation + end)
     lower, upper = tightening.limits(predictor.outputs)
     return lower[: horizon + 1], upper[: horizon + 1]

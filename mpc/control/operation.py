@@ -108,6 +108,7 @@ class Operation:
             InfeasibleError: Hard limits leave no plan from the present state; names the limits, and what would help.
         """
         args, kept = self._made
+        # A new controller is built beside this one; only if that succeeds does this one take its place.
         names = dict(zip(("predictor", "observer", "tightening"), args, strict=False)) | kept
         outputs = settings.pop("outputs", None)
         observer = copy.deepcopy(self.observer)
@@ -134,6 +135,7 @@ class Operation:
 
 def own_observer(observer: Observer, controller: Any) -> Observer:
     """Observer for a controller: the given one, or a fresh copy if another controller uses it already."""
+    # Weak references, so that a controller that is gone no longer owns its observer.
     holder = _HOLDERS.get(observer)
     other = None if holder is None else holder()
     if other is not None and other is not controller and getattr(other, "observer", None) is observer:
@@ -186,7 +188,7 @@ def _refuse_without_plan(new: TightenedMPC) -> None:
     if new.problem.excess(data, new._feasible(data.guess)) <= 0:
         return
     solution = new.backend.solve(data)
-    new.backend.reset()
+    new.backend.reset()  # so that the attempt leaves no trace in a solver with memory
     if solution.feasible or solution.status is Status.SOLVED:
         return
     new._plan = read_only(new._feasible(solution.u))

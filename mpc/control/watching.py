@@ -93,6 +93,7 @@ def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float |
     if applied is not None:
         told = as_array("applied", applied, (controller.predictor.nu,), finite=False)
         acted = np.where(np.isfinite(told), told, commanded)
+    # If the sample came early or late, the input may have acted for another time: nothing is known about it.
     doubt = None if due else controller._span
     if (acted != commanded).any() or not due:
         _revise(controller, acted, doubt)

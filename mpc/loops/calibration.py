@@ -86,6 +86,7 @@ class LoopEffort:
         Raises:
             DataError: ``loops`` are too few; the message names how many are needed.
         """
+        # Each attempt may use a J-th of the permitted probability of error.
         each = 1 - (1 - coverage) / self.attempts if confidence is None else coverage
         sure = None if confidence is None else 1 - (1 - confidence) / self.attempts
         n = self.loops or next(2 * n for n in range(1, 10**6) if _suffices(n, each, sure))
@@ -241,6 +242,7 @@ def calibrate_closed_loop(
         "settled": effort.settled,
         "rounds": effort.rounds,
     }
+    # Exploration may depend on its loops in any way; only the fresh loops of the attempts count for the promise.
     run = Rounds(loops, start, target, n, settings, effort.inflation, None if checkpoint is None else Path(checkpoint))
     total = run.explore(effort.rounds, effort.settled)
     for _ in range(effort.attempts):
@@ -248,6 +250,7 @@ def calibrate_closed_loop(
         if last.kept >= rank:
             return _accepted(run, last, coverage, confidence, rank, effort.attempts)
         _log.warning("%d of %d loops kept, %d needed: tightening further", last.kept, n, rank)
+        # The loops of a failed attempt may be used to tighten: the next attempt has fresh ones.
         total = np.maximum(total, effort.inflation * last.wanted)
     raise CertificationError(
         f"no controller was accepted: of {n} loops of the last one {last.kept} kept their {target}, {rank} are needed; "

@@ -36,6 +36,7 @@ class FaultRun:
         self._actuators: dict[int, list[tuple[ActuatorFault, Mask]]] = defaultdict(list)
         self._late: set[int] = set()
         self._under_way: dict[int, list[tuple[int, Array]]] = defaultdict(list)
+        # Which faults act is drawn here for the whole run, so that it does not depend on the controller.
         memory = 1
         for fault in faults:
             channels = ny if isinstance(fault, SensorFault) else nu if isinstance(fault, ActuatorFault) else 1
@@ -67,6 +68,7 @@ class FaultRun:
         for fault, mask in self._sensors.get(t, ()):
             if isinstance(fault, Late) and fault.stamped:
                 self._under_way[t + fault.delay].append((fault.delay, np.where(mask, now, np.nan)))
+            # At the start there is no last reading to repeat: the present one stands in.
             last = np.where(np.isnan(self._last), now, self._last)
             now = np.where(mask, fault.reading(now, self._past, last, self._signs[t]), now)
         self._last = now

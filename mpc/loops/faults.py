@@ -64,6 +64,7 @@ class Fault(ABC):
         Raises:
             SettingError: There is no such channel.
         """
+        # Drawn for the whole run and all channels, so that a fault's window and channel do not change later draws.
         mask = rng.random((steps, channels)) < self.probability
         mask[: self.start] = False
         if self.stop is not None:

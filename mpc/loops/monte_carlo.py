@@ -163,7 +163,7 @@ def monte_carlo(
             _report(progress, len(results), len(seeds))
         return MonteCarloResult(tuple(results))
     with Workers(min(workers, len(seeds)), prepare=_prepare, given=(build,)) as pool:
-        for parts in pool.map(_run, seeds):
+        for parts in pool.map(_run, seeds):  # results come in the order of the seeds, as plain arrays
             results.append(ClosedLoopResult.from_record(*parts))
             _report(progress, len(results), len(seeds))
     return MonteCarloResult(tuple(results))

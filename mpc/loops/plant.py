@@ -86,7 +86,7 @@ def held_to(
 def _reachable(plant: Plant, predictor: Predictor) -> None:
     """Raise SettingError where the plant's actuators do not reach the controller's whole range."""
     for theirs, mine in zip(plant.inputs, predictor.inputs, strict=True):
-        room = 1e-9 * max(abs(mine.lower), abs(mine.upper))
+        room = 1e-9 * max(abs(mine.lower), abs(mine.upper))  # for rounding
         if np.isfinite([mine.lower, mine.upper]).all() and not (
             theirs.lower <= mine.lower + room and mine.upper - room <= theirs.upper
         ):

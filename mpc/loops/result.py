@@ -153,7 +153,7 @@ class ClosedLoopResult(Stored):
         """
         beyond = np.maximum(self.y - self.upper, self.lower - self.y)
         after = np.maximum(self.after - self.upper, self.lower - self.after)
-        beyond[:-1] = np.maximum(beyond[:-1], after)
+        beyond[:-1] = np.maximum(beyond[:-1], after)  # the last row has no input that could follow
         return np.maximum(beyond, 0.0)
 
     @property
@@ -174,7 +174,7 @@ class ClosedLoopResult(Stored):
     @property
     def inside(self) -> float:
         """Share of prediction errors within their bounds, over all samples and steps."""
-        known = ~np.isnan(self.errors).any(axis=2)
+        known = ~np.isnan(self.errors).any(axis=2)  # NaN beyond the end of the run
         low, high = self.error_ends
         inside = np.all((low <= self.errors) & (self.errors <= high), axis=2)
         return float(np.asarray(inside)[known].mean())
@@ -264,7 +264,7 @@ class ClosedLoopResult(Stored):
 
     def record(self) -> tuple[Arrays, Meta]:
         """Arrays and metadata to store: statuses as indices, texts as bytes separated by zeros; see `Stored.record`."""
-        at = [t for t, text in enumerate(self.outside) if text]
+        at = [t for t, text in enumerate(self.outside) if text]  # most steps have no text
         texts = "\0".join(self.outside[t].replace("\0", "") for t in at)
         values = vars(self) | {
             "status": np.array([_STATUSES.index(s) for s in self.status], dtype=np.int8),
@@ -279,6 +279,7 @@ class ClosedLoopResult(Stored):
     def _fields(cls, values: Meta) -> Meta:
         outside = [""] * len(values["u"])
         at, stored = values.pop("outside_at").tolist(), values.pop("outside_text").tobytes()
+        # A damaged or forged file must not shift texts to other steps.
         try:
             texts = stored.decode().split("\0") if at else []
         except UnicodeDecodeError as error:

@@ -153,6 +153,7 @@ class Rounds:
             rounds: Most rounds.
             settled: Relative change of the tightening below which it has settled.
         """
+        # The tightening changes the loops, and these the tightening: a fixed point is approached by repetition.
         wanted = self.round(np.array(self.start.total), attempt=False).wanted
         for _ in range(rounds - 1):
             before, wanted = wanted, self.round(self.inflation * wanted, attempt=False).wanted
@@ -182,6 +183,7 @@ class Rounds:
         self.missing = float(np.mean([np.isnan(r.measured).mean() for r in results]))
         excess = np.array([_excess(r) for r in results])
         if self.target is LoopTarget.LIMITS:
+            # The present tightening plus what the worst loop lacked, or less what it had to spare.
             over = np.maximum(excess.max(axis=0) + total[1], 0.0)
             kept, wanted = (excess <= 0).all(axis=1), np.tile(over, (len(total), 1))
         else:
@@ -233,6 +235,7 @@ class Rounds:
             raise DataError("all loops must have the same number of steps: they are exchangeable no more")
         if not all(np.isfinite(r.y).all() for r in results):
             raise DataError("the outputs of every loop must be finite, got NaN or infinity: look for what diverged")
+        # The controller may plan over a shorter horizon than that of the tightening.
         used = room.total[: len(results[0].bounds)]
         if not all(np.array_equal(r.bounds, used) for r in results):
             raise DataError("a loop was not tightened by what calibration asked for: build its controller with it")

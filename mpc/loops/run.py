@@ -55,6 +55,7 @@ class _Actor:
     def apply(self, u: Array) -> tuple[Array, Array]:
         """Apply the command ``u`` (nu,); returns the true output just after it and the input that reached the plant."""
         lower, upper = ([getattr(s, side) for s in self.plant.inputs] for side in ("lower", "upper"))
+        # In this order: faults of the actuator, its error, its range.
         reached = self.faults.apply(self.t - self.warm_up, u, self.before)
         seen = np.clip(reached + self.input_errors[self.t], lower, upper)
         y = np.asarray(self.plant.output(self.x, seen))
@@ -131,6 +132,7 @@ def run_closed_loop(
     programme = items("faults", faults(streams[5]) if callable(faults) else faults, Fault)
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
     actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
+    # Warm-up: a constant input, while the observer fills its window.
     controller.reset()
     watch = None if guard is None else guard.watch()
     for _ in range(warm_up):
@@ -149,7 +151,7 @@ def run_closed_loop(
             true = actor.output()
             after, seen = actor.apply(run.taken[-1].u)
             run.add(true, after, said, seen, verdict)
-    run.true.append(actor.output())
+    run.true.append(actor.output())  # the output that the last input has led to
     return _result(plant, controller, run, held, carried, seed)
 
 
@@ -262,6 +264,7 @@ def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: A
     N, steps = controller.horizon, len(u)
     inputs = u[np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)]
     forecast = list(controller.problem.measured)
+    # The plan holds the forecast of measured inputs at the time of the prediction.
     inputs[..., forecast] = np.array([s.u_planned for s in taken])[..., forecast]
     predicted = controller.predictor.predict(x, inputs) + np.array([s.shift for s in taken])
     target = np.arange(steps)[:, None] + np.arange(N + 1)  # sample that each prediction is for

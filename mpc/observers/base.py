@@ -14,9 +14,8 @@ over the same W inputs that start at f(x_c, v) and at x_c, so
     |xhat[t+1] - f(xhat[t], u[t])|_P <= p^W m = p^W (1 - p) R0 ,
 
 a small part, 1 - p, of the first term of the error. An observer that runs on has no jump. Where the recorded inputs
-differ from the commanded ones that the plan was made with by at most c_j, sum_j g_j c_j is added.
-
-All this assumes inputs within the actuators' range; for others see `mpc.observers.straying`.
+differ from the commanded ones that the plan was made with by at most c_j, sum_j g_j c_j is added. Inputs outside the
+actuators' range are treated in `mpc.observers.straying`.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ class Observer(ABC):
         predictor: The model observed.
         steps: Samples that must have been seen before the estimate may be used.
         input_error: Bound on |true - recorded input| per channel, shape (nu,).
-        command_error: Bound on |recorded - commanded input| per channel, shape (nu,); zero where the commands are
-            recorded. It enters the jump and the predictions, not the estimate.
+        command_error: Bound on |recorded - commanded input|, shape (nu,), for the jump and predictions only.
         initial_state: State that the estimate starts from, shape (nx,).
         contraction: Contraction certificate of the model; without one (None) there is no certified error.
     """
@@ -110,15 +108,12 @@ class Observer(ABC):
         self._doubt: Array | None = None
 
     def update(self, u: ArrayLike, y: ArrayLike, *, doubt: ArrayLike | None = None) -> Array:
-        """Update the estimate with one sample.
+        """Update the estimate with one sample; returns that for the next sample, shape (nx,).
 
         Args:
             u: Input that acts from this sample to the next, shape (nu,).
             y: Measurement at this sample, shape (ny,); NaN where it is missing.
             doubt: Input error in addition to `input_error`, shape (nu,), where the input that acted is not known.
-
-        Returns:
-            The estimate for the next sample, shape (nx,).
         """
         u = as_array("u", u, (self.predictor.nu,))
         y = _measured(y, self.predictor.ny)
@@ -253,15 +248,13 @@ class Observer(ABC):
         return StateError.stated((own.radius + push.radius_in(own.metric)) * ROUNDING, own.metric)
 
     def correct(self, age: int, y: ArrayLike) -> Array:
-        """Correct the estimate with a late measurement.
+        """Correct the estimate for the coming sample with a late measurement; returns it, shape (nx,).
+
+        It stays the same where the measurement is too old, or where the estimate uses no measurements.
 
         Args:
             age: Number of updates since that of its own sample; 0 for the last update's sample.
             y: Measurement, shape (ny,); channels that are NaN stay as they are.
-
-        Returns:
-            The corrected estimate for the coming sample, shape (nx,); the old one where the measurement is too old, or
-            where the estimate uses no measurements.
         """
         age = count("age", age, least=0)
         y = _measured(y, self.predictor.ny)

@@ -178,8 +178,10 @@ def calibrate_estimates(
     metric = definite("metric", metric, observer.predictor.nx)
     scores: tuple[list[float], list[float]] = ([], [])
     for record, child in zip(records, np.random.SeedSequence(seed).spawn(len(records)), strict=True):
+        # The record's inputs are taken as true: the observer gets them with errors as declared.
         recorded = record.u + drawn_errors(observer.input_error, len(record), np.random.default_rng(child))
         for kept, e in zip(scores, estimate_errors(observer, record, washout=washout, recorded=recorded), strict=True):
+            # Score of a trajectory: its largest error over all samples, in the metric.
             kept.append(float(np.sqrt(np.einsum("ti,ij,tj->t", e, metric, e).max(initial=0.0))))
     return EstimateError(
         error_scores=np.array(scores[0]),

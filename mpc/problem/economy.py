@@ -64,7 +64,7 @@ def economy_of(
     weight = per_channel("input_weight", input_weight, predictor.nu)
     if not any(part.any() for part in (*prices, weight)):
         return None
-    if input_reference is None:
+    if input_reference is None:  # only used with an input weight
         input_reference = np.mean(predictor.input_limits(), axis=0)
     return Economy(
         input_price=prices[0],
@@ -134,6 +134,7 @@ def scaled(
         steps: N + 1.
         unit: One over the cost scale.
     """
+    # u = middle + half z: the price of u becomes price * half for z and a constant.
     price, weight = unit * economy.input_price[chosen], unit * economy.input_weight[chosen]
     root = np.sqrt(2.0 * np.outer(held, weight)) * half
     wanted = np.broadcast_to((economy.input_reference[chosen] - middle) / half, root.shape)

@@ -175,7 +175,7 @@ class OptimalControlProblem:
         y, gap = self.outcome(data.x, u)
         lower, upper = self.predictor.input_limits()
         moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
-        over = self._beyond(data, y)[self.first :]
+        over = self._beyond(data, y)[self.first :]  # earlier steps are not limited
         beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _CLIPPED
         end = -np.inf if gap is None or self.terminal is None else self.terminal._share(gap) - 1.0 - _ROUNDED
         return float(max(over.max(), beyond.max(), end))
@@ -337,6 +337,7 @@ def tracking_problem(
         )
     elif not weight.any():
         raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
+    # Measured inputs cost nothing and have no move limit.
     free = np.inf if move_limit is None else move_limit
     each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
     limit = _without(places, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)

@@ -79,5 +79,5 @@ def stretches(inside: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
         inside: One flag per step, shape (n,).
         length: Steps per stretch.
     """
-    n = len(inside) // count("stretch", length)
+    n = len(inside) // count("stretch", length)  # an incomplete stretch at the end is left out
     return np.asarray(inside[: n * length].reshape(n, length).all(axis=1))

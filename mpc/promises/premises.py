@@ -127,6 +127,7 @@ class Premises(Stored):
             other: Premises of another part.
         """
         found: list[str] = []
+        # A field that one of them does not state cannot differ.
         for one in fields(self):
             mine, theirs = getattr(self, one.name), getattr(other, one.name)
             if mine is None or theirs is None or _empty(mine) or _empty(theirs):
@@ -190,6 +191,7 @@ def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premis
     said: dict[str, Any] = {}
     for kind, letter in (("input", "u"), ("output", "y")):
         found = {tuple((s.name, s.unit) for s in getattr(record, f"{kind}s")): record.name for record in records}
+        # Default names say nothing about the plant: records with and without names may be mixed.
         found.pop(tuple((f"{letter}{i + 1}", "") for i in range(getattr(system, f"n{letter}"))), None)
         if len(found) > 1:
             one, other = list(found.items())[:2]

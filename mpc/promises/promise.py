@@ -28,7 +28,7 @@ from controlrnn.typed import typed
 
 
 class Loop(Choice):
-    """Whether the inputs of the calibration records were chosen in open or in closed loop."""
+    """Feedback under which calibration records were taken: open or closed loop."""
 
     OPEN = "open"
     """By an experiment or another controller: nothing is proven for the closed loop."""
@@ -161,6 +161,7 @@ def coverage_over(promise: Promised, steps: int) -> float:
         steps: Samples of operation.
     """
     steps = count("steps", steps)
+    # Union bound over stretches of the length that the promise is for.
     each = 1 if promise.unit is CoverageUnit.STEP else promise.starts
     return max(0.0, 1.0 - math.ceil(steps / each) * (1.0 - promise.coverage))
 

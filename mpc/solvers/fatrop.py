@@ -118,6 +118,7 @@ class FatropBackend:
         u = np.clip(self._middle + self._half * values[self._places[0]], self._lower, self._upper)
         rows = np.minimum(np.arange(self.problem.horizon), self.problem.inputs - 1)
         u = self.problem.complete(u[rows], data.forecast)
+        # Cost, slack and feasibility of the clipped plan are computed by our model, not taken from the solver.
         cost, slack = self.problem.objective(data, u)
         if not np.isfinite(cost):
             status, message = Status.FAILED, "not finite"
@@ -169,7 +170,7 @@ class FatropBackend:
                 weight = problem.input_move_weight[problem.chosen] * self._half**2 / problem.cost_scale
                 cost += casadi.dot(weight, (v - held) ** 2)
                 self._limit_move(stages, v - held)
-            if k == 0:
+            if k == 0:  # the initial state and the last input are parameters
                 stages.zero(casadi.vertcat(state - start, held - before))
             if k == N and problem.terminal is not None:
                 y, end = self._settle(stages, x, last)

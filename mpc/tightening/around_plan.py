@@ -93,6 +93,7 @@ def tighten_around(
             f"the certificate must cover the observer's error {needed} and its input and command errors {inputs}, "
             f"got {got} and {certificate.input_radius}: certify_plan with this observer"
         )
+    # The disturbance estimate is averaged from errors of another observer, or of one with wrong inputs.
     other = model_error.observer_digest != observer.digest or bool(inputs.any())
     filtered = model_error.disturbance_gain is not None and other
     if filtered and (system.D21 != 0).any():

@@ -203,6 +203,7 @@ def certify_changes(
     found = []
     for k in range(1, count("steps", steps) + 1):
         system, start, ahead = change_system(observer.system, k), *_start(observer)
+        # The state of the change system is that of the model, followed by stored outputs.
         metric = _FREE * float(np.linalg.eigvalsh(start.metric)[-1]) * np.eye(system.nx)
         metric[: len(start.metric), : len(start.metric)] = start.metric
         end = ahead + k
@@ -311,6 +312,7 @@ def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Arra
     """Certified change within k samples, shape (ny,), after checks of the certificate."""
     if not hasattr(certificate, "system_digest"):
         raise SettingError(f"changes must hold certificates from certify_changes, got {shown(certificate)}")
+    # As in `mpc.tightening.tightening`: system, horizon, initial radius and input radius have to cover this observer's.
     system, (start, ahead) = change_system(observer.system, k), _start(observer)
     if certificate.system_digest != system.digest or certificate.horizon < ahead + k:
         raise SettingError(

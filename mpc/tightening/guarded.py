@@ -56,6 +56,7 @@ def tighten_guarded(
             f"the guard must allow for command errors of {observer.command_error}, got {observer.guard.command_error}: "
             "pass command_error to it as well"
         )
+    # First bracket: the guard's own tightening. Second: the certified effect of the distance to its estimate.
     theirs = tighten(model_error, certificate, observer=observer.guard)
     refuse_boxes(difference)
     radius = observer.room.needed_in(difference.metric)

@@ -98,7 +98,7 @@ class TerminalSet(Stored):
         count("horizon", self.horizon)
         if not 0 < self.rate < 1:
             raise SettingError(f"rate must lie in (0, 1), got {self.rate}: the model has to contract")
-        least = least_radius(self.rate, self.horizon, self.jump) / _ROOM
+        least = least_radius(self.rate, self.horizon, self.jump) / _ROOM  # condition (B)
         if self.radius < least:
             needed, got = told_apart(least, self.radius)
             raise CertificationError(
@@ -144,6 +144,7 @@ class TerminalSet(Stored):
         """
         contraction.verify(system)
         outputs.verify(system)
+        # A claim may be weaker than its certificate, never stronger.
         claims = {
             "rate": self.rate >= contraction.rate,
             "metric": np.array_equal(self.metric, contraction.metric) and np.array_equal(self.metric, outputs.metric),
