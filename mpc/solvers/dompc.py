@@ -146,8 +146,8 @@ class DoMpcBackend:
         )
         excess[0] = excess[-1]  # the slack of step 0 is used for step N
         slack = np.maximum(excess[:-1], 0.0) if self.problem.soft else np.zeros_like(excess[:-1])
-        inputs = (chosen - self._middle) / self._half
-        return np.concatenate([x.ravel(), inputs.ravel(), slack.ravel()])
+        scaled = (chosen - self._middle) / self._half
+        return np.concatenate([x.ravel(), scaled.ravel(), slack.ravel()])
 
     def _slack(self, slack: Array) -> Array:
         rows = np.zeros((self.problem.horizon + 1, self.problem.predictor.ny))

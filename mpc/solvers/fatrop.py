@@ -167,8 +167,8 @@ class FatropBackend:
                 x, last = stages.begin(nx, nu)
                 stages.zero(casadi.vertcat(x - follows, last - v))
             if k < problem.inputs:
-                weight = problem.input_move_weight[problem.chosen] * self._half**2 / problem.cost_scale
-                cost += casadi.dot(weight, (v - held) ** 2)
+                move_weight = problem.input_move_weight[problem.chosen] * self._half**2 / problem.cost_scale
+                cost += casadi.dot(move_weight, (v - held) ** 2)
                 self._limit_move(stages, v - held)
             if k == 0:  # the initial state and the last input are parameters
                 stages.zero(casadi.vertcat(state - start, held - before))
@@ -276,10 +276,10 @@ class FatropBackend:
         x = problem.predictor.rollout(data.x, u)[1]
         y, gap = problem.outcome(data.x, u)
         seen = (y / problem.output_scale)[problem.first :, self._limited]
-        inputs = (u[:, problem.chosen] - self._middle) / self._half
+        scaled = (u[:, problem.chosen] - self._middle) / self._half
         values = np.zeros(self._size)
-        values[self._states], values[inputs_places] = x, inputs[: problem.inputs]
-        values[self._last] = np.vstack([(data.previous_input[problem.chosen] - self._middle) / self._half, inputs])
+        values[self._states], values[inputs_places] = x, scaled[: problem.inputs]
+        values[self._last] = np.vstack([(data.previous_input[problem.chosen] - self._middle) / self._half, scaled])
         values[slack_places] = np.maximum(np.maximum(seen - high, low - seen), 0.0)
         if problem.terminal is not None and gap is not None:
             settled, over = self._end
