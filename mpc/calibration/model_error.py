@@ -3,7 +3,7 @@
 Split-conformal prediction with the trajectory as the exchangeable unit (Vovk, Gammerman, Shafer, "Algorithmic Learning
 in a Random World", 2005; Lei et al., JASA 2018, thm 2.2): the score of a trajectory is its largest scaled error over
 all times, steps and outputs. Of n calibration scores the ceil((n+1) coverage)-th smallest bounds the score of a new
-trajectory with probability >= coverage, whatever the distribution (`mpc.promises.order_statistics`). Since a score
+trajectory with probability >= coverage for every distribution (docs/theory/statistical_promise.md). Since a score
 covers a whole trajectory, neither overlapping windows nor correlation in time matter. The scale comes from *other*
 records: a scale fitted to the calibration records would make them not exchangeable with a new one.
 

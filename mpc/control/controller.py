@@ -1,12 +1,13 @@
 """Tightened MPC: state and disturbance estimation, tightened limits, a solver, and fallbacks for failed solves.
 
-There are two modes. *Guaranteed*: limits are tightened by the full model error; the disturbance estimate only moves the
-reference, so that it cannot invalidate a limit. *Practical*: the estimate shifts predictions and limits alike, and the
-tightening was calibrated with the same estimate; less conservative, without proof of recursive feasibility. In both the
-reference is corrected so that set points are kept without offset with any observer: see `mpc.control.offset_free`. With
-a terminal set the guaranteed mode is recursively feasible: see `mpc.tightening.terminal_set`. Every plan is then
-checked independently of the solver, and where a solve gives none that keeps all limits, the shifted plan does. With a
-`Recall` the guaranteed limits learn from measurements and stay guaranteed: see `mpc.tightening.error_memory`.
+Two modes (docs/theory/tightening.md). *Guaranteed*: limits are tightened by the full model error; the disturbance
+estimate only moves the reference, so that it cannot invalidate a limit. *Practical*: the estimate shifts predictions
+and limits alike, and the tightening was calibrated with the same estimate; less conservative, without proof of
+recursive feasibility. In both the reference is corrected so that set points are kept without offset with any observer:
+see `mpc.control.offset_free`. With a terminal set the guaranteed mode is recursively feasible: see
+`mpc.tightening.terminal_set`. Every plan is then checked independently of the solver, and where a solve gives none that
+keeps all limits, the shifted plan does. With a `Recall` the guaranteed limits learn from measurements and stay
+guaranteed: see `mpc.tightening.error_memory`.
 
 A failed solve is reported in the step, not raised: the input applied then keeps the limits, or violates them least
 (`mpc.safety.fallback`); from outside hard limits it returns in the fewest samples (`mpc.safety.recovery`). Set points

@@ -15,15 +15,11 @@ outputs under the held last input from x, e = y - g(xhat) and a low-pass filter 
     F(e)  +  F( [y_k(z) - y_0(z)] - [y_k(xhat) - y_0(xhat)] )           at step k,
     F(e)  +  F( y_0(xhat) - y_0(z) )                                    at the steady state of a plan's last input.
 
-Theorem: let the loop come to rest at some u, y and xhat, with the model contracting, and no limit active. Then z rests
-at the steady state x_s(u), the filters at their arguments, and the prediction under the held input is at every step
-
-    y_k(xhat) + y - g(xhat) + [g(x_s) - g(x_s)] - [y_k(xhat) - g(xhat)] = y ,
-
-likewise g(x_s) + y - g(xhat) + g(xhat) - g(x_s) = y at the end. So holding u is free of predicted errors if and only if
-y is the set point; if it is not, and the steady output's derivative by u has full row rank, the gradient of the cost at
-the held plan does not vanish, and the controller would move u: at rest, y is the set point. The only property of the
-observer that is used is that it comes to rest. For an observer that runs on, z = xhat, and the second filter is zero.
+Theorem: let the loop come to rest at some u, y and xhat, with the model contracting, and no limit active. Then
+predictions under the held input equal y at every step. If moreover the steady output's derivative by u has full row
+rank, and inputs have neither prices nor weights, y is the set point. (Proof: docs/theory/offset_free.md.) The only
+property of the observer that is used is that it comes to rest. For an observer that runs on, z = xhat, and the second
+filter is zero.
 
 The promise about limits does not change: in guaranteed mode neither filter enters them; in practical mode the first
 does, as it was calibrated; without a tightening, where nothing is promised, both do.

@@ -12,11 +12,7 @@ loops and accept if at least r of them succeed. Then
 - with P(Binomial(n, c) <= r - 1) >= 1 - (1 - g) / J: a controller whose loops succeed with probability < c is accepted
   with probability <= 1 - g.
 
-*Proof.* Given all earlier loops, attempt j's n loops and the next one are independent and identically distributed. The
-next one fails while r of the n succeed only if at most n + 1 - r of these n + 1 fail and it is one of them: by
-symmetry, with probability <= (n + 1 - r) / (n + 1). The second: if a loop succeeds with probability p < c, at least r
-of n succeed with probability <= P(Binomial(n, c) >= r). Either is at most a J-th of what is allowed; sum over the
-attempts. []
+(Proof: docs/theory/statistical_promise.md.)
 
 The target is either the limits of the outputs (`LoopTarget.LIMITS`, without a promise about predictions), or every
 prediction error within the tightening (`LoopTarget.PREDICTIONS`, which the theorems of `mpc.tightening.tightening`

@@ -8,13 +8,12 @@ recorded inputs, which differ from the true ones by at most d_j,
     |x* - xhat|_P <= p^W R0 + (1 - p^W) / (1 - p) sum_j g_j d_j .
 
 A plan made at t expects the state f(xhat[t], u[t]) at t + 1. The *jump* is the difference of the next estimate from
-that. A washout window that moves on by one sample drops its oldest input v: f(xhat[t], u[t]) and xhat[t+1] are runs
-over the same W inputs that start at f(x_c, v) and at x_c, so
+that. A washout over a window of W samples has
 
     |xhat[t+1] - f(xhat[t], u[t])|_P <= p^W m = p^W (1 - p) R0 ,
 
-a small part, 1 - p, of the first term of the error. An observer that runs on has no jump. Where the recorded inputs
-differ from the commanded ones that the plan was made with by at most c_j, sum_j g_j c_j is added. Inputs outside the
+and an observer that runs on has no jump. Where the recorded inputs differ from the commanded ones that the plan was
+made with by at most c_j, sum_j g_j c_j is added. (Proofs: docs/theory/reinitialisation.md.) Inputs outside the
 actuators' range are treated in `mpc.observers.straying`.
 """
 

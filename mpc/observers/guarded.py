@@ -13,7 +13,8 @@ would leave the ball or be further than max(jump_limit, a) from z. Therefore
 
     |xhat+ - z|_S <= min( max(jump_limit, a), (1 + k) s e + j ) .
 
-A guard that runs on over exact inputs has j = 0 and k < 1, hence a = 0: any jump limit may then be asked for.
+A guard that runs on over exact inputs has j = 0 and k < 1, hence a = 0: any jump limit may then be asked for. See also
+docs/theory/reinitialisation.md.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ middle and the half width of the slope interval:
 
 hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S with e the certified error. Likewise each
 innovation is at most |G_i dx| + E_i + rmax_i: a larger one proves that the reading, or a declared bound, is wrong. Such
-a sample is treated as missing, so that the certified error of the estimate remains valid.
+a sample is treated as missing, so that the certified error of the estimate remains valid. See also
+docs/theory/reinitialisation.md.
 """
 
 from __future__ import annotations

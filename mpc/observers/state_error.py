@@ -9,7 +9,7 @@ past by inputs in that range, lies within
 
     R0 = m / (1 - p)
 
-of x_c, since its distance r to x_c obeys r+ <= p r + m and started in the far past.
+of x_c (proof: docs/theory/reinitialisation.md).
 """
 
 from __future__ import annotations

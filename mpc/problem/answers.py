@@ -4,14 +4,11 @@ The reading at t + 1, g(x[t+1], u[t]), is limited like any output. With feedthro
 g(x[t], u[t]), is another number, and u[t] changes it in step 0 already. Plans then have 2 ny limited outputs, those
 just before and those just after each input. Only the former are measured, enter the cost, and have calibrated errors.
 
-*Feedthrough by D22 alone* (no neuron reads the input on its way to the output): the tightening follows from that of the
-readings. Let r and c bound true minus commanded and recorded minus commanded inputs. The error of the estimate changes
-the output by C dx + D22 du, and the reading of the same sample by C dx + D22 dp with |du|, |dp| <= r, since the last
-input is known like any other and no observer estimates it. The two differ by at most 2 |D22| r; the effects of a jump,
-under equal inputs, by at most |D22| c. Tightened by 2 |D22| r + |D22| c more than the reading of the same sample, the
-output just after the input is as certain as the reading, provided its residual, which nobody measures, is no larger
-than the one declared for the reading. Plans remain recursively feasible by the theorem of `mpc.tightening.terminal_set`
-for 2 ny outputs, whose growth then starts at step 0 (`mpc.recursive`).
+*Feedthrough by D22 alone* (no neuron reads the input on its way to the output): with r and c the bounds on true minus
+commanded and recorded minus commanded inputs, the output just after the input is tightened by 2 |D22| r + |D22| c more
+than the reading of the same sample. It is then as certain as the reading, provided its residual, which is not measured,
+is no larger than the one declared for the reading (derivation: docs/timing.md). Plans remain recursively feasible by
+the theorem of `mpc.tightening.terminal_set` for 2 ny outputs, whose growth then starts at step 0 (`mpc.recursive`).
 
 *Feedthrough through neurons*: nothing is known about the growth of the output just after the input. Plans without a
 terminal set limit it by the tightening of the reading; plans with one do not limit it, to keep their theorem.

@@ -24,12 +24,8 @@ The intervals hold for every plan. Let plans keep
     now
          c >= a_{N-1} + G_{N-1} + l_{N-1}.
 
-Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan keeps them from xhat+, whatever is measured there.
-For k <= N - 2 the candidate's y'_k is within l_k of y_{k+1}, and E_k[t+1] within E_{k+1}[t] + [-l_k, l_k], so that
-y'_k + E_k[t+1], widened by G_k, lies within y_{k+1} + E_{k+1}[t] widened by G_k + 2 l_k = G_{k+1}: (1) of the old plan.
-For k = N - 1, y'_k is within l_k of y_N, which (2) and (3) keep within q of g(x_s, u_s), and E_k[t+1] lies in A_k. (2)
-and (3) carry over as in `mpc.tightening.terminal_set`: neither depends on measurements. True outputs keep limits by (1)
-at k = 1.
+Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan keeps them from xhat+ for all measurements there. True
+outputs keep their limits by (1) at k = 1. (Proof: docs/theory/limits_that_learn.md.)
 
 The steady state at the end of a plan has a margin for the largest error, the next samples only for errors that are
 possible until then: a plan may go close to its limits as long as it can come back. Measurements may be missing. One

@@ -7,7 +7,7 @@ With c the guard's estimate, the effect of re-initialisation splits as
 three runs of the model, the last two under the same inputs. The first bracket is that of the guard, from a certificate
 that may start at the beginning of its window; the second starts in a ball of trust times the guard's error. Where the
 guard is a plain simulation, no ball is put around its estimate, and the sum is smaller than the effect of a ball of
-1 + trust times its error.
+1 + trust times its error. See also docs/theory/tightening.md.
 """
 
 from __future__ import annotations

@@ -13,15 +13,15 @@ Let the estimate jump by at most e, |xhat+ - f(xhat, u_0)|_P <= e, let l_k bound
 
     (A)  c_{k+1} >= c_k + l_k   (`mpc.recursive`),             (B)  p a + p^N e <= a   (`TerminalSet`).
 
-Theorem: if a plan keeps (1)-(3) from xhat, then u_1, ..., u_{M-1}, u_s keeps them from xhat+.
-Inputs and moves: all pairs of neighbours are old ones, or u_s twice. The candidate's outputs are within l_k of y_{k+1}:
-for k <= N - 2 by (1) and (A), and for k = N - 1 because x_N lies in (2), so that y_N, under u_s, is within q of (3).
-(2): x'_{N-1} is within p^{N-1} e of x_N, so that |x'_N - x_s|_P <= p (a + p^{N-1} e) <= a by (B). (3) is unchanged.
-Hence, by induction, the problem stays feasible for ever once it was feasible, whatever the solver does: the candidate
-may always be applied. If c_k also covers every prediction error of step k (`mpc.tighten`), the true outputs keep their
-limits. References do not appear: any may be given, at any time. N beyond M costs nothing but simulation and makes a
-tiny: the artificial steady state (Limon et al., Automatica 2008) then takes the part of a long-prepared terminal set.
-Incremental tubes: Koehler, Soloperto, Mueller, Allgoewer, IEEE TAC 2021; no feedback is needed since f contracts.
+Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan u_1, ..., u_{M-1}, u_s keeps them from xhat+. (Proof:
+docs/theory/recursive_feasibility.md.)
+
+Hence the problem stays feasible for ever once it was feasible, for any answer of the solver: the shifted plan may
+always be applied. If c_k also covers every prediction error of step k (`mpc.tighten`), the true outputs keep their
+limits. The conditions do not depend on references, which may change at any time. A horizon N longer than M costs only
+simulation and makes a small: the artificial steady state (Limon et al., Automatica 2008) replaces a terminal set
+designed in advance. Incremental tubes: Koehler, Soloperto, Mueller, Allgoewer, IEEE TAC 2021; no feedback is needed
+since f contracts.
 """
 
 from __future__ import annotations

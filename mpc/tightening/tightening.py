@@ -1,7 +1,8 @@
 """Constraint tightening per prediction step and output, from calibrated and certified parts.
 
 tightening[k] = model error[k] + effect of re-initialisation and input errors[k]: the first is calibrated
-(`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`).
+(`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`). Proof:
+docs/theory/tightening.md.
 
 Such a tightening is *predictive*: it covers the error of every prediction. `recursive` adds a growth along the horizon
 that covers jumps of the estimate, so that plans stay feasible for ever: see `mpc.tightening.terminal_set`.
