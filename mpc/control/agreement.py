@@ -54,7 +54,7 @@ def move_limited(premises: Premises, problem: OptimalControlProblem) -> Premises
     """Add the move limits of plans to the premises.
 
     Args:
-        premises: Of the controller's parts.
+        premises: Premises of the controller's parts.
         problem: Its optimal control problem.
     """
     return premises.also(move_limit=problem.move_limit)

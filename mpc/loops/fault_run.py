@@ -68,7 +68,7 @@ class FaultRun:
         for fault, mask in self._sensors.get(t, ()):
             if isinstance(fault, Late) and fault.stamped:
                 self._under_way[t + fault.delay].append((fault.delay, np.where(mask, now, np.nan)))
-            # At the start there is no last reading to repeat: the present one stands in.
+            # At the start there is no last reading to repeat: the present one is used.
             last = np.where(np.isnan(self._last), now, self._last)
             now = np.where(mask, fault.reading(now, self._past, last, self._signs[t]), now)
         self._last = now

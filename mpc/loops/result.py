@@ -377,6 +377,6 @@ class ClosedLoopResult(Stored):
 
 
 def times_of(seconds: Array) -> dict[str, float]:
-    """Median, 95 % and 99.9 % quantile and maximum of times (n,)."""
+    """Median, 95 % and 99.9 % quantiles and maximum of times (n,), by name."""
     median, p95, p999 = np.quantile(seconds, (0.5, 0.95, 0.999))
     return {"median": float(median), "p95": float(p95), "p99.9": float(p999), "max": float(seconds.max())}

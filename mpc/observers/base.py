@@ -168,7 +168,7 @@ class Observer(ABC):
         return ""
 
     def estimates(self, u: Array, y: Array) -> Array:
-        """Estimates along a whole record, from a fresh start.
+        """Estimates along a whole record, starting from the initial state.
 
         Args:
             u: Inputs, shape (T, nu).

@@ -98,7 +98,7 @@ def reachable_radius(
         predictor: Model with the actuators' limits.
         contraction: Its certificate.
         centre: Any state, shape (nx,).
-        input_error: How far true inputs may lie outside of the limits, shape (nu,).
+        input_error: Bound on the distance of true inputs outside the limits, shape (nu,).
     """
     return largest_step(predictor, contraction, centre, input_error) / (1 - float(contraction.rate)) * ROUNDING
 

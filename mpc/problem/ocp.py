@@ -256,7 +256,7 @@ class Solution:
     """A solver's answer; only meaningful as a plan where ``status`` is SOLVED.
 
     Args:
-        status: How it ended.
+        status: Status of the solve.
         u: Planned inputs, shape (N, nu).
         slack: Slack on output limits, shape (N + 1, ny), output units; row 0 is zero.
         cost: Value of the objective, slack included.

@@ -93,7 +93,7 @@ class Condenser:
         """Hessian of ``sum_k prices_k' y_k + end' (x_N - x_s)`` by the scaled inputs, shape (M nu, M nu).
 
         Args:
-            w: As for the last `condense`.
+            w: Outputs of the neurons as for the last `condense`.
             prices: Shape (N + 1, ny).
             end: Shape (nx,), only if ``steady``; zero when left out.
         """
