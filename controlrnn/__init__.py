@@ -1,6 +1,6 @@
 """controlrnn: from plant data to recurrent models whose prediction error is certified.
 
-The road: ``plants -> data -> models -> identification -> certification -> export -> mpc``. Import what you need
+The stages: ``plants -> data -> models -> identification -> certification -> export -> mpc``. Import what you need
 from the stage it belongs to, e.g. ``from controlrnn.models import ContractingR2DN``; importing this package alone
 is cheap and pulls in neither torch nor casadi.
 """

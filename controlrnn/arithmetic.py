@@ -1,4 +1,4 @@
-"""What computes here: processor, linear algebra library and its kernel, and the bits that they give.
+"""Description of this machine's arithmetic: processor, linear algebra library, its kernel, and their rounding.
 
 Two processors, or two kernels of one library, round the last bits of a matrix product or a tanh differently. The same
 seed gives the same result where `arithmetic` says the same; elsewhere results agree up to rounding, which long training
@@ -22,7 +22,7 @@ _CORE_NAMES = ("scipy_openblas_get_corename64_", "scipy_openblas_get_corename", 
 
 @functools.cache
 def arithmetic() -> dict[str, str]:
-    """Processor and library by name, and a digest of what they compute.
+    """Describe this machine's arithmetic: processor and library by name, and a digest of what they compute.
 
     Returns:
         ``processor``: its name; ``library``: numpy's linear algebra library with version and kernel, and torch's
@@ -35,13 +35,13 @@ def arithmetic() -> dict[str, str]:
 
 
 def same_arithmetic(one: dict[str, str], other: dict[str, str]) -> bool:
-    """Whether two machines repeat each other's results to the last bit."""
+    """Whether two machines repeat each other's results to the last bit, from what `arithmetic` says of each."""
     return all(one.get(part) == other.get(part) for part in ("library", "bits"))
 
 
 @functools.cache
 def processor() -> str:
-    """Name of the processor, as the system tells it."""
+    """Name of the processor, as the operating system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
@@ -51,14 +51,14 @@ def processor() -> str:
 
 
 def _library() -> str:
-    """Library that numpy was built with, its version, and the kernel that it chose for this processor."""
+    """Linear algebra library that numpy was built with: name, version, and the kernel it chose for this processor."""
     config: Any = np.show_config(mode="dicts")
     blas = config.get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')} {_kernel()}".strip()
 
 
 def _kernel() -> str:
-    """OpenBLAS's name of the kernel in use; "" for another library."""
+    """Name of the OpenBLAS kernel in use; "" for another library."""
     package = Path(np.__file__).parent
     folders = (package.parent / "numpy.libs", package / ".dylibs", package / ".libs")
     for path in (p for folder in folders for p in sorted(folder.glob("*openblas*"))):
@@ -75,12 +75,14 @@ def _kernel() -> str:
 
 
 def _capability(torch: Any) -> str:
+    """Instruction set that torch uses on this processor, e.g. ``AVX2``."""
     return str(torch.backends.cpu.get_cpu_capability())
 
 
 def _bits(torch: Any) -> str:
     """Digest of products, functions and a factorisation of fixed numbers, in both precisions."""
-    n = 37  # no multiple of any vector's length
+    n = 37  # not a multiple of any vector register's length
+    # Multiples of the golden ratio modulo 1: fixed numbers that fill [-0.5, 0.5] without a random generator.
     base = np.modf(np.arange(1.0, n * n + 1) * 0.6180339887498949)[0].reshape(n, n) - 0.5
     sha = hashlib.sha256()
     for kind in (np.float64, np.float32):

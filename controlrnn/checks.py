@@ -1,7 +1,7 @@
-"""Argument checks with one voice: what, got, expected, do.
+"""Argument checks, with one form of message: what is wrong, what was got, what was expected, what to do.
 
-A number is a number whatever library it comes from: what passes leaves as Python's ``int`` and ``float`` and as
-float64 arrays, so that results can be digested and saved. Text, complex numbers and masked values are no numbers.
+Numbers of any library are accepted and returned as Python's ``int`` and ``float`` or as float64 arrays, so that results
+can be digested and saved. Text, complex numbers and masked values are not numbers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from controlrnn.errors import DataError, SettingError, ShapeError
 
 Array = NDArray[np.float64]
-MOST = 100_000_000  # of anything that is counted one by one: beyond lies a typing error, and a loop without end
-LARGEST = 20_000  # of the sides of a matrix
-_SEEDS = 2**63  # what numpy and torch both take
+MOST = 100_000_000  # largest count of anything; more is a typing error, and a loop that would not end
+LARGEST = 20_000  # largest side of a matrix
+_SEEDS = 2**63  # numpy and torch both accept seeds below this
 
 
 def as_array(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "", finite: bool = True) -> Array:
@@ -31,7 +31,7 @@ def as_array(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "
         name: Name of the argument, for the message.
         value: Anything that numpy turns into an array of real numbers.
         shape: Expected shape; an int is a required length, a string names a free one, e.g. ``("T", 2)``.
-        hint: What the caller should look at when the shape is wrong.
+        hint: Advice for the message when the shape is wrong.
         finite: Whether NaN and infinity are refused.
 
     Raises:
@@ -57,12 +57,12 @@ def as_array(name: str, value: Any, shape: Sequence[int | str], *, hint: str = "
 
 
 def numbers(name: str, value: Any) -> Array:
-    """``value`` as a float64 array of any shape, NaN and infinity included.
+    """Return ``value`` as a float64 array of any shape, NaN and infinity included.
 
     Raises:
         DataError: It holds text, complex numbers, masked values, or nothing that numpy could make an array of.
     """
-    if type(value) is np.ndarray and value.dtype == np.float64:
+    if type(value) is np.ndarray and value.dtype == np.float64:  # the common case, without a copy
         return value
     if value is None:
         raise DataError(f"{name} must be an array of numbers, got None")
@@ -74,7 +74,7 @@ def numbers(name: str, value: Any) -> Array:
         array = np.asarray(value)
         if array.dtype.kind == "O" and not any(isinstance(v, str | bytes | complex) for v in array.flat):
             array = np.asarray(array, dtype=np.float64)  # None is NaN
-        if array.dtype.kind in "biuf":
+        if array.dtype.kind in "biuf":  # truth values, integers, floats
             with np.errstate(over="ignore"):  # longdouble beyond the range of float64 is infinite
                 return np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # RuntimeError: tensors with a gradient
@@ -111,7 +111,7 @@ def number(
         most: Largest allowed value.
         above: The value has to be larger.
         below: The value has to be smaller.
-        what: What is expected, in words.
+        what: Expected value in words, for the message.
         infinite: Whether infinity is allowed.
 
     Raises:
@@ -153,7 +153,7 @@ def count(name: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
 
 
 def size(name: str, value: Any, *, least: int = 1) -> int:
-    """Return ``value`` as int after checking that it may be the side of a matrix: a number of states, say."""
+    """Return ``value`` as int after checking that it may be the side of a matrix, e.g. a number of states."""
     return count(name, value, least=least, most=LARGEST)
 
 
@@ -177,14 +177,14 @@ def text(name: str, value: Any) -> str:
 
 
 def texts(name: str, value: Any) -> dict[str, str]:
-    """Return ``value`` as a dict of texts by name after checking that it is one."""
+    """Return ``value`` as a dict after checking that its keys and values are texts."""
     if not isinstance(value, Mapping):
         raise SettingError(f"{name} must be a dict of texts, got {shown(value)}")
     return {text(f"a name in {name}", k): text(f"{name}[{k!r}]", v) for k, v in value.items()}
 
 
 def items(name: str, value: Any, kind: type | tuple[type, ...], *, least: int = 0) -> tuple[Any, ...]:
-    """Return ``value`` as a tuple after checking that it holds at least ``least`` things, all of type ``kind``.
+    """Return ``value`` as a tuple after checking that it holds at least ``least`` items, all of type ``kind``.
 
     Raises:
         SettingError: It is no sequence, too short, or holds something else.
@@ -216,7 +216,7 @@ def channels(name: str, value: Any, n: int, *, finite: bool = True) -> Array:
 
 
 def per_channel(name: str, value: Any, n: int) -> Array:
-    """``value`` >= 0, one number for all or one per channel, as an array (n,)."""
+    """Return ``value`` >= 0, a number for all channels or one for each, as a read-only array (n,)."""
     array = channels(name, value, n)
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
@@ -232,7 +232,7 @@ def nonnegative(name: str, value: Any, shape: Sequence[int | str], *, hint: str 
 
 
 def rows(name: str, value: Any, n: int, *, hint: str = "check its columns") -> Array:
-    """Return ``value`` as an array (..., n), any leading axes; NaN is let through for the result to show."""
+    """Return ``value`` as an array (..., n) with any leading axes; NaN passes, `evaluated` finds it in the result."""
     array = numbers(name, value)
     if array.ndim < 1 or array.shape[-1] != n:
         raise ShapeError(f"{name} must have shape (..., {n}), got {array.shape}: {hint}")
@@ -240,10 +240,10 @@ def rows(name: str, value: Any, n: int, *, hint: str = "check its columns") -> A
 
 
 def evaluated(function: Callable[..., Any], *arguments: Any, **named: Array) -> Array:
-    """``function(*arguments, *named)`` of arrays (..., n), whose leading axes broadcast, after checking the result.
+    """Call ``function`` on ``arguments`` and on the arrays ``named`` (..., n), and check that the result is finite.
 
-    What is not finite in the result comes from what is not finite in an argument, or from numbers beyond float64; one
-    look at the result is cheaper than one at each argument.
+    The leading axes of the arrays must broadcast. A value of the result that is not finite comes from one in an
+    argument, or from numbers beyond float64; checking the result is cheaper than checking every argument.
 
     Raises:
         ShapeError: The leading axes do not broadcast.
@@ -275,7 +275,8 @@ def definite(name: str, value: Any, n: int | str = "n") -> Array:
     matrix = as_array(name, value, (n, n))
     if matrix.shape[0] != matrix.shape[1]:
         raise ShapeError(f"{name} must be square, got {matrix.shape}")
-    size = np.sqrt(np.abs(matrix.diagonal()))  # entries are compared with what their two channels allow
+    # |M_ij| <= sqrt(M_ii M_jj) for a definite matrix, so this scale judges each entry in its channels' own units.
+    size = np.sqrt(np.abs(matrix.diagonal()))
     if (np.abs(matrix - matrix.T) > 1e-9 * np.outer(size, size)).any():
         raise SettingError(f"{name} must be symmetric, got a matrix that is not: use (M + M.T) / 2")
     try:
@@ -286,13 +287,13 @@ def definite(name: str, value: Any, n: int | str = "n") -> Array:
 
 
 def put(instance: object, **values: Any) -> None:
-    """Set fields of a frozen dataclass: how ``__post_init__`` stores what it has checked."""
+    """Set fields of a frozen dataclass, for a ``__post_init__`` that stores what it has checked."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)
 
 
 def _real(value: Any) -> float | None:
-    """``value`` as float; None where it is not a real number."""
+    """Return ``value`` as float; None where it is not a real number."""
     if isinstance(value, float | int) and not isinstance(value, bool):
         try:
             return float(value)
@@ -309,7 +310,7 @@ def _real(value: Any) -> float | None:
 
 
 def shown(value: Any) -> str:
-    """How ``value`` is shown in a message: in full where that is short, else by its type and shape."""
+    """Text that shows ``value`` in a message: in full where that is short, else its type and shape."""
     try:
         said = repr(value)
     except ValueError:  # an int of more digits than Python prints
@@ -321,7 +322,7 @@ def shown(value: Any) -> str:
 
 
 class _ChoiceType(EnumType):
-    """Looks names up by text alone: anything else is unknown, whatever it says when it is compared."""
+    """Metaclass of `Choice` that accepts only text as a name, never an object that merely compares equal to one."""
 
     def __call__(cls, value: Any, *more: Any, **options: Any) -> Any:
         if cls.__members__ and not isinstance(value, str):
@@ -330,9 +331,9 @@ class _ChoiceType(EnumType):
 
 
 class Choice(StrEnum, metaclass=_ChoiceType):
-    """A setting with a few named values; an unknown name is refused by a message that lists them."""
+    """Base class of settings with a few named values; an unknown name raises an error that lists them."""
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
-        name = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        name = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).lower()  # the class's name as an argument is spelt
         raise SettingError(f"{name} must be one of {', '.join(repr(str(k)) for k in cls)}, got {shown(value)}")

@@ -1,4 +1,4 @@
-"""Every error the library raises on purpose, under one base class.
+"""Errors that the library raises on purpose, under one base class.
 
 Messages say *what* was wrong, what was *got*, what was *expected* and what to *do*. Each class also derives from the
 builtin that a caller would guess, so ``except ValueError`` keeps working.
@@ -20,11 +20,11 @@ class DataError(ControlRnnError, ValueError):
 
 
 class SettingError(ControlRnnError, ValueError):
-    """A parameter lies outside of the values for which the result would mean something."""
+    """An argument has a wrong type, or a value for which the result would be meaningless."""
 
 
 class MissingDataError(ControlRnnError, FileNotFoundError):
-    """A data file that the user has to supply is not where it was looked for."""
+    """A data file that the user has to supply was not found."""
 
 
 class FileFormatError(ControlRnnError, ValueError):
@@ -32,11 +32,11 @@ class FileFormatError(ControlRnnError, ValueError):
 
 
 class StorageError(ControlRnnError, OSError):
-    """A file cannot be read or written: no permission, no room, a folder in its place. The message names which."""
+    """A file cannot be read or written: no permission, disk full, a folder in its place; the message says which."""
 
 
 class SignatureError(ControlRnnError, ValueError):
-    """A folder is not what was signed, or was not signed by the key that is trusted."""
+    """A folder differs from what was signed, or was not signed by the trusted key."""
 
 
 class TrainingError(ControlRnnError, RuntimeError):

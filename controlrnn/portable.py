@@ -1,9 +1,9 @@
-"""Numbers that every processor agrees on, and room where none can be agreed on.
+"""Arithmetic with the same bits on every processor, and safety margins where results differ by rounding.
 
 The last bits of a matrix product depend on the BLAS kernel that the processor gets, on threads and on memory layout.
-So a matrix that enters a digest is computed by `product`, which rounds in one order everywhere; and a number that
-others compare with what *they* compute is published with room (`ROOM`, `published`) by whoever states it, so that the
-comparison itself can stay strict. Numbers that are a choice are rounded to few bits (`chosen`).
+So a matrix that enters a digest is computed by `product`, which rounds in the same order everywhere. A number that
+other machines compare with their own result is published with a margin (`ROOM`, `published`), so that the comparison
+itself can be strict. Freely chosen numbers are rounded to few bits (`chosen`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.errors import ShapeError
 
-# Two machines that follow the same formula in float64 differ by about the unit 1e-16 times the number of operations
-# (up to 1e4 in a long recursion) times how far these amplify it: 3e-11 was the worst found, for states of mixed units.
-# Room costs nothing that matters: what bounds are compared with is known to three digits.
+# The margin. Two machines that follow the same formula in float64 differ by about the unit 1e-16 times the number of
+# operations (up to 1e4 in a long recursion) times how far these amplify it: 3e-11 was the worst found, for states of
+# mixed units.
+# So wide a margin costs nothing: the quantities that bounds are compared with are known to three digits.
 ROOM = 1.0 + 1e-9
-_DIGITS = 24  # bits of a stated radius
-_WIDER = 1.0 + 2.0**-22  # more than a step of that grid, so that radii stated from stated radii have room as well
-_CHOSEN = 16  # bits of a choice
+_DIGITS = 24  # bits of a published radius
+_WIDER = 1.0 + 2.0**-22  # more than a step of that grid, so that radii computed from published ones have a margin too
+_CHOSEN = 16  # bits of a freely chosen number
 
 
 def product(a: Array, b: Array) -> Array:
-    """The matrix product a b, with the same bits on every processor, for every memory layout and number of threads.
+    """Matrix product a b with the same bits on every processor, for every memory layout and number of threads.
 
     Terms are multiplied and added one after the other, in the order of the inner index, each operation rounded to
     nearest. (numpy's elementwise operations are not fused and do not depend on layout; its products and sums are, and
@@ -48,10 +49,10 @@ def product(a: Array, b: Array) -> Array:
 
 
 def published(radius: float) -> float:
-    """A proven radius as it is stated for others to build on: larger by 2^-22, then rounded up to 24 bits.
+    """Round a proven radius up for publication: enlarge it by 2^-22, then round up to 24 bits.
 
-    What another machine finds needed is at most what was stated here. It also states the same number, unless that lies
-    within rounding of a step of the grid (odds of about 1e-7).
+    A machine that computes the radius anew then finds at most the published one. It also publishes the same number,
+    unless that lies within rounding of a step of the grid (odds of about 1e-7).
 
     Args:
         radius: At least zero; zero and infinity stay as they are.
@@ -63,12 +64,15 @@ def published(radius: float) -> float:
 
 
 def chosen(values: Array) -> Array:
-    """Numbers that are a choice, in C order and rounded to 16 bits of the largest, to be the same wherever computed.
+    """Round freely chosen numbers to 16 bits of the largest, so that every machine chooses the same.
 
-    For what needs no more digits (a gain, from noise that is known to two) and serves as well a little off.
+    For numbers that need no more digits, such as a gain computed from a noise level that is known to two digits.
 
     Args:
         values: Any shape.
+
+    Returns:
+        The rounded numbers, in C order.
     """
     largest = float(np.abs(values).max(initial=0.0))
     if not 0 < largest < np.inf:
@@ -78,7 +82,7 @@ def chosen(values: Array) -> Array:
 
 
 def told_apart(*values: float) -> list[str]:
-    """The numbers with four digits, or as many as it takes to tell them apart, for a message that compares them."""
+    """Format numbers that a message compares with four digits, or with as many as it takes to tell them apart."""
     for digits in range(4, 17):
         texts = [f"{value:.{digits}g}" for value in values]
         if len(set(texts)) == len(set(values)):

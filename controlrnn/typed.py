@@ -1,9 +1,9 @@
-"""Arguments checked against their annotations, at the public door: `typed` for functions, `__init__` and dataclasses.
+"""Checks of arguments against their annotations: the decorator `typed` for functions, `__init__` and dataclasses.
 
 An annotation says what an argument is; it is written once, for the type checker, the reader and this check. ``int``
-becomes a whole number, ``float`` a real one, ``Array`` a finite float64 array, whatever library they come from;
-``bool``, ``str``, callables, and classes are checked; sequences are checked one by one. Ranges and shapes are the
-function's own business. What is called at every sample does without: it checks by hand what it needs.
+becomes a whole number, ``float`` a real one, ``Array`` a finite float64 array, from values of any library;
+``bool``, ``str``, callables, and classes are checked; sequences are checked item by item. Ranges and shapes are left to
+the function. Functions that are called at every sample are not decorated; they check by hand what they need.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LARGEST = 2**63
 def typed(
     *, infinite: Iterable[str] = (), unchecked: Iterable[str] = (), stored: bool = True, results: bool = True
 ) -> Callable[[F], F]:
-    """Decorate a function, a method, ``__init__`` or a dataclass so that its arguments are checked and converted.
+    """Decorator that checks and converts the arguments of a function, a method, ``__init__`` or a dataclass.
 
     A dataclass is decorated below ``@dataclass``; its fields are converted before its own ``__post_init__`` runs.
 
@@ -55,8 +55,10 @@ def typed(
 def _function(
     function: Callable[..., Any], loose: frozenset[str], left: frozenset[str], results: bool
 ) -> Callable[..., Any]:
+    """Wrap ``function`` so that its arguments are checked and converted at every call; arguments as in `typed`."""
     signature = inspect.signature(function)
 
+    # Made at the first call: annotations may name classes that are defined further down in the module.
     @functools.cache
     def checks() -> dict[str, Check]:
         found = _checks(function.__annotations__, _names(function), loose)
@@ -87,6 +89,7 @@ def _function(
 
 
 def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str], stored: bool) -> type:
+    """Give ``cls`` a ``__post_init__`` that checks and converts its fields, then calls its own; see `typed`."""
     stored = stored and hasattr(cls, "conform")
     own: Callable[..., None] | None = cls.__dict__.get("__post_init__")
     inherited = getattr(cls, "__post_init__", None)
@@ -105,7 +108,7 @@ def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str], stored: b
             own(self)
         elif inherited is not None:
             inherited(self)
-        if stored and type(self) is cls:
+        if stored and type(self) is cls:  # a subclass conforms once all of its own fields are set
             self.conform()  # type: ignore[attr-defined]  # of `Stored`
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
@@ -113,6 +116,7 @@ def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str], stored: b
 
 
 def _finite(result: Any) -> bool:
+    """Whether a result, or everything in a tuple or list of results, is finite where it is a number."""
     if isinstance(result, float | np.floating):
         return math.isfinite(result)
     if isinstance(result, np.ndarray):
@@ -123,18 +127,19 @@ def _finite(result: Any) -> bool:
 
 
 def _names(of: Any) -> dict[str, Any]:
-    """Names that annotations of a function or class may use."""
+    """Names that annotations of a function or class may use: those of its module."""
     module = inspect.getmodule(of)
     return vars(module) if module is not None else {}
 
 
 def _checks(annotations: Mapping[str, Any], names: Mapping[str, Any], loose: frozenset[str]) -> dict[str, Check]:
+    """Checks by argument, for all annotations that say something that can be checked."""
     found = {n: _check(str(a), names, n in loose or "*" in loose, n) for n, a in annotations.items()}
     return {n: c for n, c in found.items() if c is not None}
 
 
 def _check(annotation: str, names: Mapping[str, Any], loose: bool, name: str) -> Check | None:
-    """The check of one annotation; None where it says nothing that could be checked."""
+    """Build the check for one annotation; None where it says nothing that can be checked."""
     options = [part.strip() for part in _split(annotation, "|")]
     optional = "None" in options
     rest = [o for o in options if o != "None"]
@@ -145,6 +150,7 @@ def _check(annotation: str, names: Mapping[str, Any], loose: bool, name: str) ->
 
 
 def _union(options: list[str], names: Mapping[str, Any], loose: bool, name: str) -> Check | None:
+    """Build the check for a union of annotations other than None; None where there is nothing to check."""
     kinds = {o.partition("[")[0].rpartition(".")[2] for o in options}
     if len(options) == 1:
         return _one(options[0], names, loose, name)
@@ -161,6 +167,7 @@ def _union(options: list[str], names: Mapping[str, Any], loose: bool, name: str)
 
 
 def _one(annotation: str, names: Mapping[str, Any], loose: bool, name: str) -> Check | None:
+    """Build the check for an annotation without ``|``; None where there is nothing to check."""
     base, _, inner = annotation.partition("[")
     inner = inner.removesuffix("]")
     if annotation == "int":
@@ -186,7 +193,7 @@ def _one(annotation: str, names: Mapping[str, Any], loose: bool, name: str) -> C
 
 
 def _class(name: str, names: Mapping[str, Any]) -> Any:
-    """The class of that name where values can be held against it; enums are made from text, protocols are anything."""
+    """Class of that name if ``isinstance`` can be used with it; None for enums (made from text) and protocols."""
     kind: Any = names
     for part in name.partition("[")[0].split("."):
         kind = kind.get(part) if isinstance(kind, Mapping) else getattr(kind, part, None)
@@ -195,6 +202,7 @@ def _class(name: str, names: Mapping[str, Any]) -> Any:
 
 
 def _items(inner: str, names: Mapping[str, Any], loose: bool) -> Check | None:
+    """Build the check for a sequence whose items are annotated with ``inner``; None where there is nothing to check."""
     parts = [p.strip() for p in _split(inner, ",")]
     repeated = len(parts) == 1 or parts[-1] == "..."
     each = [_check(p, names, loose, "") for p in parts if p != "..."]
@@ -214,6 +222,8 @@ def _items(inner: str, names: Mapping[str, Any], loose: bool) -> Check | None:
 
 
 def _any_numbers(loose: bool) -> Check:
+    """Build the check for an array of any shape, finite unless ``loose``."""
+
     def check(name: str, value: Any) -> Any:
         array = numbers(name, value)
         return array if loose else as_array(name, array, ["n"] * array.ndim)
@@ -222,34 +232,39 @@ def _any_numbers(loose: bool) -> Check:
 
 
 def _loose_number(name: str, value: Any) -> float:
+    """Return ``value`` as float after checking that it is a real number, NaN and infinity included."""
     real = numbers(name, value)
     return float(real) if real.ndim == 0 and not isinstance(value, bool) else number(name, value)
 
 
 def _whole(name: str, value: Any) -> int:
+    """Return ``value`` as int after checking that it is a whole number of any sign."""
     return count(name, value, least=-_LARGEST, most=_LARGEST)
 
 
 def _path(name: str, value: Any) -> Any:
+    """Return ``value`` after checking that it may be the path of a file."""
     if not isinstance(value, str | os.PathLike) or "\x00" in os.fspath(value) or not os.fspath(value):
         raise SettingError(f"{name} must be the path of a file, got {shown(value)}")
     return value
 
 
 def _callable(name: str, value: Any) -> Any:
+    """Return ``value`` after checking that it can be called."""
     if not callable(value):
         raise SettingError(f"{name} must be a function, got {shown(value)}")
     return value
 
 
 def _instance(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    """Return ``value`` after checking that it is an instance of one of ``kinds``."""
     if not isinstance(value, kinds):
         raise SettingError(f"{name} must be of {' or '.join(k.__name__ for k in kinds)}, got {shown(value)}")
     return value
 
 
 def _split(annotation: str, at: str) -> list[str]:
-    """Parts of ``annotation`` between ``at`` that stand outside of brackets."""
+    """Split ``annotation`` at each ``at`` that stands outside of brackets."""
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(annotation):
         depth += (letter == "[") - (letter == "]")
@@ -260,5 +275,5 @@ def _split(annotation: str, at: str) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether this is an array of no axes, which has an ``__iter__`` that fails."""
+    """Whether ``value`` is an array without axes, which has an ``__iter__`` that fails."""
     return isinstance(value, np.ndarray | np.generic) and value.ndim == 0

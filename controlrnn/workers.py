@@ -1,8 +1,8 @@
-"""Processes side by side that stop when they are told to, and end when whoever started them is gone.
+"""Pool of worker processes that stop on request and end when the process that started them ends.
 
 Every worker holds one end of a pipe that nothing is ever sent through. It ends when the other end is closed: by `stop`,
 or by the system when the process that started it dies, however that happens. Ctrl-C in a terminal reaches all processes
-at once; workers leave it to the one that started them, so that it is answered once.
+at once; workers ignore it and leave it to the process that started them, so that it is handled once.
 """
 
 from __future__ import annotations
@@ -22,43 +22,46 @@ from typing import Any, Self
 
 from controlrnn.checks import count
 
-PATIENCE = 2.0  # seconds in which a worker that is interrupted may put in order what it has
+PATIENCE = 2.0  # seconds that an interrupted worker has to clean up
 
 
 class Workers:
-    """A pool of fresh processes (not forked: a forked one would inherit locks of threads that it does not have).
+    """Pool of worker processes, as a context manager.
 
-    On leaving, all submitted work is waited for; after an error, Ctrl-C included, it is stopped.
+    Leaving it waits for all submitted work; after an error, Ctrl-C included, work is stopped instead. The processes are
+    spawned, not forked: a forked one would inherit locks held by threads that it does not have.
 
     Args:
         workers: Number of processes.
-        prepare: Called once in each process; importable there, like all that is submitted.
-        given: Its arguments.
+        prepare: Function called once in each process; importable there, like everything that is submitted.
+        given: Arguments of ``prepare``.
     """
 
     def __init__(self, workers: int, *, prepare: Callable[..., None] | None = None, given: Sequence[Any] = ()) -> None:
         context = multiprocessing.get_context("spawn")
         theirs, self._lifeline = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
-            count("workers", workers, most=4096), mp_context=context, initializer=_begin,
+            count("workers", workers, most=4096),
+            mp_context=context,
+            initializer=_begin,
             initargs=(theirs, prepare, tuple(given)),
-        )  # fmt: skip
-        self._theirs = theirs  # workers are started when work comes, and take it with them
+        )
+        self._theirs = theirs  # kept open: workers are started only when work is submitted, and inherit it then
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Have ``function(*arguments)`` computed."""
+        """Submit ``function(*arguments)`` to the pool; returns its future."""
         return self._pool.submit(_task, function, arguments)
 
     def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        """Results of ``function`` for every task, in their order."""
+        """Yield the results of ``function`` for all tasks, in their order."""
         for future in [self.submit(function, task) for task in tasks]:
             yield future.result()
 
     def stop(self, futures: Sequence[Future[Any]] = ()) -> None:
-        """End the processes: work under way is interrupted and has 2 s to end.
+        """Stop all processes; work in progress is interrupted and has 2 s to clean up.
 
         Args:
-            futures: What is waited for so long.
+            futures: Work to wait for during that time.
         """
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._lifeline.close()
@@ -77,12 +80,13 @@ class Workers:
 
 
 class _State:
-    """Of this worker."""
+    """State of the worker process that this module runs in."""
 
     busy = stopping = False
 
 
 def _begin(lifeline: Connection, prepare: Callable[..., None] | None, given: tuple[Any, ...]) -> None:
+    """Set up a worker process: its interrupt handler, the thread that watches the pipe, and ``prepare``."""
     signal.signal(signal.SIGINT, _on_interrupt)
     threading.Thread(target=_watch, args=(lifeline,), daemon=True, name="lifeline").start()
     if prepare is not None:
@@ -90,6 +94,7 @@ def _begin(lifeline: Connection, prepare: Callable[..., None] | None, given: tup
 
 
 def _task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call ``function`` while this worker is marked as busy."""
     _State.busy = True
     try:
         return function(*arguments)
@@ -98,12 +103,13 @@ def _task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Raise KeyboardInterrupt only if this worker is being stopped; Ctrl-C alone is for the starting process."""
     if _State.stopping and _State.busy:
         raise KeyboardInterrupt
 
 
 def _watch(lifeline: Connection) -> None:
-    """Wait for the end of whoever started this process, then end it."""
+    """Wait until the pipe is closed or the starting process has ended, then end this process."""
     parent = multiprocessing.parent_process()
     wait_for([lifeline] if parent is None else [lifeline, parent.sentinel])
     _State.stopping = True

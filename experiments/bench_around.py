@@ -18,8 +18,8 @@ import numpy as np
 from controlrnn.certification import attack_around, attack_horizon, certify_around, certify_horizon
 from controlrnn.checks import Array
 from controlrnn.systems import LureSystem
-from experiments._study import Row, Study
-from experiments.bench_certify import RADII, three_tanks
+from experiments.bench_certify.study import RADII, three_tanks
+from experiments.shared.study import Row, Study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

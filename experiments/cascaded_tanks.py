@@ -21,8 +21,8 @@ from controlrnn.checks import Array
 from controlrnn.data import Dataset, Trajectory, benchmarks
 from controlrnn.identification import L2, SimulationError, Starts, identify_starts
 from controlrnn.models import ContractingR2DN, Model, ResidualRNN
-from experiments._identification import average_rate, comparison, linear_baselines, root_mean_square, run_of
-from experiments._study import Row, Study
+from experiments.shared.identification import average_rate, comparison, linear_baselines, root_mean_square, run_of
+from experiments.shared.study import Row, Study
 
 SKIP = 50
 TARGETS = {"residual": 0.30, "contracting_r2dn": 0.35}  # [V]

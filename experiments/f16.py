@@ -17,7 +17,7 @@ from controlrnn.data import Dataset, benchmarks
 from controlrnn.identification import identify_subspace, score
 from controlrnn.models import ContractingR2DN, ResidualRNN
 from controlrnn.systems import LureSystem
-from experiments._identification import (
+from experiments.shared.identification import (
     certified_rate,
     comparison,
     errors_of,
@@ -26,7 +26,7 @@ from experiments._identification import (
     run_of,
     whole_record_options,
 )
-from experiments._study import Row, Study
+from experiments.shared.study import Row, Study
 
 SKIP = 50
 PERIOD = 8192

@@ -37,8 +37,8 @@ from controlrnn.identification import (
 )
 from controlrnn.models import ContractingR2DN, ContractingREN, LipschitzREN, Model, ResidualRNN
 from controlrnn.systems import LureSystem
-from experiments._identification import certified_rate, comparison, proven_rate
-from experiments._study import Row, Study
+from experiments.shared.identification import certified_rate, comparison, proven_rate
+from experiments.shared.study import Row, Study
 from plants import MassSpringDamperChain, simulate
 
 NOISE = 0.05  # [m]

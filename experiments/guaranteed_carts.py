@@ -11,7 +11,7 @@ can be reached.
 
 The reference was chosen before any closed loop was run, and kept: the last cart at 0.8, 1.6, 1.9 (near its limit of
 2 m), 2.15 (not to be reached) and -1.2 m, 48 samples each. So were weights and sizes of disturbances. The controllers
-are those of `experiments._guaranteed`; half of the runs are on the physical plant, half on the declared sets.
+are those of `experiments.shared.guaranteed`; half of the runs are on the physical plant, half on the declared sets.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from controlrnn.data import Dataset, Signal
 from controlrnn.export import save_system
 from controlrnn.identification import SimulationError, TqdmProgress, identify
 from controlrnn.models import ContractingREN
-from experiments import _guaranteed_report as report
-from experiments._declared_sets import wandering
-from experiments._guaranteed import Case
-from experiments._study import Row, Study
+from experiments.shared import guaranteed_report as report
+from experiments.shared.declared_sets import wandering
+from experiments.shared.guaranteed import Case
+from experiments.shared.study import Row, Study
 from plants import MassSpringDamperChain, simulate
 
 POSITIONS = (0.8, 1.6, 1.9, 2.15, -1.2)  # [m]

@@ -8,7 +8,7 @@ samples (a millionth is left) that may start at every sample from any state that
 The reference was chosen before any closed loop was run, and kept: tank 1 at 45, 55, 59 (near its limit of 60), 62 (not
 to be reached) and 50 cm, 40 samples each, as steady states of the plant with the second pump at 1.6 L/min. So were the
 weights (the demo's) and all sizes of disturbances (the demo's). The four controllers are those of
-`experiments._guaranteed`; half of the runs are on the physical plant, half on the declared sets.
+`experiments.shared.guaranteed`; half of the runs are on the physical plant, half on the declared sets.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Signal
-from experiments import _guaranteed_report as report
-from experiments._declared_sets import wandering
-from experiments._guaranteed import Case
-from experiments._study import Row, Study
+from experiments.shared import guaranteed_report as report
+from experiments.shared.declared_sets import wandering
+from experiments.shared.guaranteed import Case
+from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from plants import MultiTank

@@ -43,8 +43,8 @@ from controlrnn.export import to_c, to_casadi
 from controlrnn.identification import SimulationError, TqdmProgress, identify
 from controlrnn.models import Model
 from controlrnn.systems import GatedSystem, LureSystem, System
-from experiments._study import Row, Study
 from experiments.four_carts import WASHOUT, errors_of, experiments
+from experiments.shared.study import Row, Study
 
 NX, RANGE = 10, 3.0  # [N], twice what the test record at s = 3 applies
 _REN = {"nv": 20, "activation": "relu"}

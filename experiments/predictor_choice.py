@@ -41,7 +41,7 @@ from controlrnn.identification import (
 from controlrnn.models import LTI, ContractingR2DN, ContractingREN, Elman, Model, RobustRNN, StableRNN
 from controlrnn.systems import LureSystem
 from controlrnn.workers import Workers
-from experiments._study import Row, Study
+from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from mpc import ModelError, Tightening, Washout, monte_carlo, tighten
@@ -235,7 +235,7 @@ def certify(system: LureSystem, dataset: Dataset, config: Config) -> Proof:
         return Proof(watch, None, loose.bounds, None)
     watch = stages.observer(system, contraction, config)
     try:
-        both = stages.horizon_certificates(system, watch, config)
+        both = stages.horizon_certificates(watch, config)
     except CertificationError:
         return Proof(watch, contraction.rate, None, None)
     return Proof(watch, contraction.rate, both[0].bounds, both)

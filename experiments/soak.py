@@ -33,13 +33,14 @@ from matplotlib.figure import Figure
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.records import Numbers, Schema, load_record, save_record
-from experiments._study import Row, Study
+from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from mpc import (
     ActuatorOffset,
     ClosedLoopResult,
     ClosedLoopSetup,
+    Disturbances,
     DropOut,
     Fault,
     FrozenSensor,
@@ -50,6 +51,7 @@ from mpc import (
     RandomFaults,
     SaturatedActuator,
     SaturatedSensor,
+    Start,
     StuckActuator,
     TightenedMPC,
     Tightening,
@@ -109,7 +111,7 @@ def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementG
         contraction.save(study.path("contraction.npz"))
         watch = stages.observer(system, contraction, config)
         for certificate, name in zip(
-            stages.horizon_certificates(system, watch, config), ("certificate", "certificate_initial"), strict=True
+            stages.horizon_certificates(watch, config), ("certificate", "certificate_initial"), strict=True
         ):
             certificate.save(study.path(f"{name}.npz"))
         room = stages.tightening(stages.model_error(system, watch, dataset, config), study.out, watch)
@@ -172,12 +174,21 @@ def processor_times(controller: TightenedMPC) -> Iterator[list[float]]:
 def run(setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, seed: int, steps: int) -> ClosedLoopResult:
     """One closed loop with everything that can go wrong."""
     return run_closed_loop(
-        setup.plant, setup.controller, steps=steps, seed=seed, guard=guard,
-        reference=functools.partial(wanted, config, steps), x0=setup.options["x0"], warm_up=config.washout,
-        warm_up_input=setup.options["warm_up_input"], noise_std=config.noise, input_error=config.actuator, missing=0.01,
-        disturbance=Wandering(std=(config.inflow,) * 3, memory=20, steps=steps),
+        setup.plant,
+        setup.controller,
+        steps=steps,
+        seed=seed,
+        guard=guard,
+        reference=functools.partial(wanted, config, steps),
         faults=RandomFaults(choices=FAULTS, rate=0.01, duration=(1, 60), steps=steps),
-    )  # fmt: skip
+        start=Start(x0=setup.options["x0"], warm_up=config.washout, warm_up_input=setup.options["warm_up_input"]),
+        disturbances=Disturbances(
+            noise_std=config.noise,
+            input_error=config.actuator,
+            missing=0.01,
+            disturbance=Wandering(std=(config.inflow,) * 3, memory=20, steps=steps),
+        ),
+    )
 
 
 def wanted(config: Config, steps: int, rng: np.random.Generator) -> Array:

@@ -12,8 +12,15 @@ from collections.abc import Sequence
 
 from controlrnn.data import Dataset, benchmarks
 from controlrnn.models import ContractingR2DN, ResidualRNN
-from experiments._identification import comparison, linear_baselines, medians, networks, run_of, whole_record_options
-from experiments._study import Study
+from experiments.shared.identification import (
+    comparison,
+    linear_baselines,
+    medians,
+    networks,
+    run_of,
+    whole_record_options,
+)
+from experiments.shared.study import Study
 
 SKIP = 50
 ORDERS = (4, 6, 8)

@@ -12,7 +12,7 @@ from mpc.calibration.region import OperatingRegion, RegionShape, RegionStatus, R
 from mpc.calibration.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.control.adaptive import Adaptation, AdaptiveMPC
 from mpc.control.controller import TightenedMPC
-from mpc.control.modes import Mode
+from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.loops.calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
 from mpc.loops.faults import (
@@ -34,6 +34,7 @@ from mpc.loops.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
 from mpc.loops.result import ClosedLoopResult
 from mpc.loops.rounds import LoopRound, SimulatedLoops
 from mpc.loops.run import run_closed_loop
+from mpc.loops.settings import Disturbances, Start
 from mpc.loops.signals import RandomSteps, Wandering, staircase
 from mpc.observers.base import Observer, RunningOn, Washout
 from mpc.observers.encoder import EncoderObserver
@@ -44,6 +45,7 @@ from mpc.observers.moving_horizon import EstimateInfo, MovingHorizonObserver
 from mpc.observers.state_error import StateError
 from mpc.predictor import Predictor
 from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData
+from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.problem.steady_input import steady_input
 from mpc.promises.coverage_met import CoverageMet
@@ -56,6 +58,7 @@ from mpc.solvers.chain import chain
 from mpc.tightening.around_plan import certify_plan, plan_digest, tighten_around
 from mpc.tightening.error_memory import Recall, certify_changes, remember
 from mpc.tightening.guarded import tighten_guarded
+from mpc.tightening.predictions import certify_jump, certify_predictions
 from mpc.tightening.terminal_set import TerminalSet, terminal_set
 from mpc.tightening.tightening import Tightening, nominal, recursive, tighten
 
@@ -73,6 +76,7 @@ __all__ = [
     "CoverageMet",
     "CoverageUnit",
     "DisturbanceFilter",
+    "Disturbances",
     "DropOut",
     "EncoderObserver",
     "EstimateError",
@@ -83,6 +87,7 @@ __all__ = [
     "GuardRun",
     "GuardedObserver",
     "Late",
+    "Limits",
     "Loop",
     "LoopEffort",
     "LoopRound",
@@ -101,6 +106,7 @@ __all__ = [
     "Predictor",
     "Premise",
     "Premises",
+    "Prices",
     "RandomFaults",
     "RandomSteps",
     "Reaction",
@@ -109,12 +115,15 @@ __all__ = [
     "RegionStatus",
     "RegionWatch",
     "RunningOn",
+    "Safety",
     "SaturatedActuator",
     "SaturatedSensor",
     "SensorFault",
     "SimulatedLoops",
     "Solution",
+    "Solver",
     "SolverOptions",
+    "Start",
     "StateError",
     "StateObserver",
     "Status",
@@ -124,6 +133,7 @@ __all__ = [
     "TightenedMPC",
     "Tightening",
     "TimeOut",
+    "Tracking",
     "Verdict",
     "Wandering",
     "Washout",
@@ -135,7 +145,9 @@ __all__ = [
     "calibrate_estimates",
     "calibration_errors",
     "certify_changes",
+    "certify_jump",
     "certify_plan",
+    "certify_predictions",
     "chain",
     "clopper_pearson",
     "confident_rank",

@@ -1,4 +1,4 @@
-"""Plants: physics with units, limits and equilibria, written once for numpy and CasADi. No torch."""
+"""Simulated plants with units, limits and equilibria; their equations are written once for numpy and CasADi."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from plants.multi_tank import MultiTank
 from plants.quadruple_tank import QuadrupleTank
 from plants.simulate import simulate
 
-# What the contract tests run over; a new plant adds itself here.
+# The contract tests run over these; add a new plant here.
 PLANTS: MappingProxyType[str, Callable[[], Plant]] = MappingProxyType(
     {
         "three_tank": MultiTank,

@@ -1,4 +1,4 @@
-"""What every plant is: continuous-time physics, sampled with a held input, with units, limits and equilibria."""
+"""Base class of all plants: continuous-time physics sampled under a held input, with units, limits and equilibria."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from controlrnn.errors import DataError, InfeasibleError
 from plants.integrate import integrate
 from plants.ops import NUMPY, Ops, Value
 
-# Solvers keep limits up to rounding; a share of the range this small is clipped, not refused.
+# Solvers keep limits only up to rounding: a violation below this share of the range is clipped, not refused.
 _SLACK = 1e-6
 
 
@@ -30,13 +30,12 @@ class Plant(ABC):
     """
 
     dt: float
-    _rate: Callable[
-        ..., Any
-    ]  # `dynamics` and `output` as a subclass writes them, without the checks of the public ones
+    # `dynamics` and `output` as a subclass writes them, without the argument checks of the public methods.
+    _rate: Callable[..., Any]
     _read: Callable[..., Any]
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Put the checks of arguments in front of what a subclass writes."""
+        """Wrap the `dynamics` and `output` of a subclass with argument checks."""
         super().__init_subclass__(**options)
         for name, inner in (("dynamics", "_rate"), ("output", "_read")):
             written = cls.__dict__.get(name)
@@ -47,31 +46,31 @@ class Plant(ABC):
     @property
     @abstractmethod
     def inputs(self) -> tuple[Signal, ...]:
-        """Actuators with their limits, which nothing can exceed."""
+        """Input signals: the actuators with their physical limits."""
 
     @property
     @abstractmethod
     def outputs(self) -> tuple[Signal, ...]:
-        """Measurements; their limits are what a controller has to keep, and a bad one may exceed them."""
+        """Output signals: the measurements with the limits that a controller has to keep (physics does not)."""
 
     @property
     @abstractmethod
     def states(self) -> tuple[Signal, ...]:
-        """States with the limits that physics keeps."""
+        """State signals with the limits that physics keeps."""
 
     @property
     @abstractmethod
     def disturbances(self) -> tuple[Signal, ...]:
-        """Channels of the unmeasured disturbance."""
+        """Signals of the unmeasured disturbance."""
 
     @property
     @abstractmethod
     def nominal_input(self) -> Array:
-        """A usual constant input, shape (nu,)."""
+        """Constant input of normal operation, shape (nu,)."""
 
     @abstractmethod
     def dynamics(self, x: Value, u: Value, ops: Ops = NUMPY, w: Value | None = None) -> Value:
-        """Right-hand side dx/dt [state unit per s].
+        """Right-hand side dx/dt of the differential equation [state unit per s].
 
         Args:
             x: States, numpy (..., nx) or CasADi (1, nx).
@@ -86,11 +85,11 @@ class Plant(ABC):
 
     @abstractmethod
     def _equilibrium(self, u: Array) -> Array:
-        """The state at rest under ``u``, shapes (nu,) to (nx,); arguments are checked."""
+        """Equilibrium state (nx,) under a checked constant input ``u`` (nu,)."""
 
     @abstractmethod
     def _equilibrium_input(self, y: Array) -> Array:
-        """A candidate for the input that holds ``y``, shapes (ny,) to (nu,); the result is checked."""
+        """Candidate for the constant input (nu,) that holds the outputs ``y`` (ny,); the caller checks it."""
 
     @final
     @property
@@ -140,12 +139,12 @@ class Plant(ABC):
 
     @final
     def initial_state(self) -> Array:
-        """The equilibrium of `nominal_input`, shape (nx,)."""
+        """Equilibrium state under `nominal_input`, shape (nx,)."""
         return self.equilibrium(self.nominal_input)
 
     @final
     def equilibrium(self, u: Any) -> Array:
-        """The state at rest under a constant input.
+        """Equilibrium state under a constant input.
 
         Args:
             u: Input, shape (nu,), within its limits.
@@ -157,7 +156,7 @@ class Plant(ABC):
 
     @final
     def equilibrium_input(self, y: Any) -> Array:
-        """The constant input that holds the outputs at ``y``.
+        """Constant input that holds the outputs at ``y``.
 
         Args:
             y: Outputs, shape (ny,).
@@ -177,6 +176,7 @@ class Plant(ABC):
                 f"y = {wanted} needs the input {u}, outside of the limits {lower} to {upper}: choose another set point"
             )
         u = np.clip(u, lower, upper)
+        # A candidate is only a guess: the equilibrium that it leads to decides.
         held = self.output(self._equilibrium(u), u)
         if not np.allclose(held, wanted, rtol=1e-6, atol=1e-6):
             raise InfeasibleError(f"no constant input holds y = {wanted}; the nearest found, u = {u}, holds y = {held}")
@@ -184,28 +184,30 @@ class Plant(ABC):
 
     @final
     def checked_input(self, u: Any) -> Array:
-        """``u`` (..., nu) as an array after checking shape and limits; overshoot by rounding is clipped."""
+        """Return ``u`` (..., nu) as an array after checking shape and limits; overshoot by rounding is clipped."""
         array = checked("u", u, self.inputs)
         lower, upper = self._input_limits
         return np.clip(array, lower, upper)
 
     @final
     def checked_state(self, x: Any) -> Array:
-        """``x`` (..., nx) as an array after checking shape and the limits of physics."""
+        """Return ``x`` (..., nx) as an array after checking shape and the limits of physics."""
         return checked("x", x, self.states)
 
     @cached_property
     def _input_limits(self) -> tuple[Array, Array]:
+        """Limits of the inputs, kept because every step checks them."""
         return limits(self.inputs)
 
 
 def _checked(written: Callable[..., Any]) -> Callable[..., Any]:
-    """`Plant.dynamics` or `Plant.output` with checks of numpy's arguments; CasADi checks its own."""
+    """Wrap `Plant.dynamics` or `Plant.output` with checks of numpy arguments; CasADi checks its own."""
 
     @functools.wraps(written)
     def method(self: Plant, x: Value, u: Value, ops: Ops = NUMPY, *w: Value, **named: Value) -> Value:
         if ops is not NUMPY:
             return written(self, x, u, ops, *w, **named)
+        # `w` may come by position or by name; `evaluated` takes named arrays only.
         pushes = [p for p in (*w, *named.values()) if p is not None]
         given = {"x": rows("x", x, self.nx), "u": rows("u", u, self.nu)}
         if pushes:
@@ -221,14 +223,14 @@ def limits(signals: Sequence[Signal]) -> tuple[Array, Array]:
 
 
 def checked(name: str, value: Any, signals: Sequence[Signal]) -> Array:
-    """``value`` as an array (..., n) whose channels are ``signals``, finite and within their limits.
+    """Return ``value`` as an array (..., n) after checking that its channels lie within the limits of ``signals``.
 
     Raises:
         ShapeError: The last axis has another length.
         DataError: A value is not finite or lies outside of the limits; the message says which.
     """
     value = numbers(name, value)
-    axes = max(value.ndim, 1)
+    axes = max(value.ndim, 1)  # a number without axes fails the check of shape below
     names = "; ".join(s.label for s in signals)
     array = as_array(name, value, (*("B" for _ in range(axes - 1)), len(signals)), hint=f"its channels are {names}")
     lower, upper = limits(signals)
@@ -245,5 +247,6 @@ def checked(name: str, value: Any, signals: Sequence[Signal]) -> Array:
 
 
 def _slack(lower: Array, upper: Array) -> Array:
+    """Violation of the limits that counts as rounding, shape (n,); zero for a channel without two finite limits."""
     span = upper - lower
     return np.where(np.isfinite(span), _SLACK * span, 0.0)

@@ -29,7 +29,7 @@ from plants.tanks import TankPlant, disturbed, head_for, positives, spill, torri
 @dataclass(frozen=True)
 @typed()
 class CascadedTanks(TankPlant):
-    """Lower level [V] over pump voltage [V]; see the module docstring for the equations.
+    """Cascaded tanks: pump voltage [V] to level of the lower tank [V]; equations in the module docstring.
 
     Args:
         dt: Sample time [s].
@@ -92,21 +92,21 @@ class CascadedTanks(TankPlant):
 
     @property
     def nominal_input(self) -> Array:
-        """The voltage that holds the lower level at half of its limit."""
+        """Pump voltage that holds the lower level at half of its limit, shape (1,)."""
         return self._equilibrium_input(np.array([0.5 * self.level_limit]))
 
     @property
     def rims(self) -> tuple[float, ...]:
-        """See `TankPlant`."""
+        """Heights of the upper and the lower tank [V]."""
         return self.heights
 
     @property
     def capacities(self) -> tuple[float, ...]:
-        """Flows are in V/s already."""
+        """One for both tanks, because flows are in V/s already."""
         return (1.0, 1.0)
 
     def net_flow(self, x: Value, u: Value, ops: Ops, w: Value | None) -> Value:
-        """See `TankPlant`."""
+        """Net flow to both tanks [V/s] before they spill; see `TankPlant.net_flow`."""
         upper, lower = ops.columns(x, 0, 1), ops.columns(x, 1, 2)
         w1, w2 = (None, None) if w is None else (ops.columns(w, 0, 1), ops.columns(w, 1, 2))
         fall = self.upper_drain * torricelli(upper, self.eps, ops)
@@ -116,10 +116,11 @@ class CascadedTanks(TankPlant):
         return ops.join([net1, disturbed(fall + caught - out, lower, w2, self.layer, ops)])
 
     def output(self, x: Value, u: Value, ops: Ops = NUMPY) -> Value:  # noqa: ARG002  # a level needs no input
-        """The lower level."""
+        """Level of the lower tank [V]."""
         return ops.columns(x, 1, 2)
 
     def _equilibrium(self, u: Array) -> Array:
+        # At rest the upper tank passes its inflow on: through its outlet up to the rim, the rest as caught overflow.
         inflow = self.pump_gain * max(float(u[0]) - self.dead_zone, 0.0)
         upper = min(float(head_for(inflow / self.upper_drain, self.eps)), self.heights[0])
         fall = self.upper_drain * float(torricelli(upper, self.eps, NUMPY))

@@ -30,7 +30,7 @@ TAPS = {
 
 @typed()
 def prbs(length: int, limits: Limits, *, hold: int = 1, order: int | None = None, seed: int) -> Array:
-    """Pseudo-random binary sequences of maximum length: each input jumps between its two limits.
+    """Pseudo-random binary sequences of maximum length; each input jumps between its two limits.
 
     One period has 2^order - 1 levels of ``hold`` samples each; its circular autocorrelation is that of white noise.
     Inputs share the sequence, shifted against each other by equal parts of the period, and so are all but uncorrelated
@@ -48,7 +48,7 @@ def prbs(length: int, limits: Limits, *, hold: int = 1, order: int | None = None
     """
     length, hold = count("length", length), count("hold", hold)
     lower, upper = _bounds(limits)
-    levels = -(-length // hold)
+    levels = -(-length // hold)  # rounded up
     if order is None:
         order = max(int(np.ceil(np.log2(max(levels, len(lower)) + 1))), 2)
     if order not in TAPS:
@@ -62,7 +62,7 @@ def prbs(length: int, limits: Limits, *, hold: int = 1, order: int | None = None
 
 
 def register(order: int) -> NDArray[np.int8]:
-    """One period of the maximum-length shift register of ``order`` (2 to 20): bits, shape (2^order - 1,)."""
+    """Bits of one period of the maximum-length shift register of ``order`` (2 to 20), shape (2^order - 1,)."""
     order = count("order", order, least=min(TAPS), most=max(TAPS))
     bits = [1] * order
     for k in range(order, 2**order - 1):
@@ -72,7 +72,7 @@ def register(order: int) -> NDArray[np.int8]:
 
 @typed()
 def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], seed: int) -> Array:
-    """Steps to uniformly random levels, each input on its own: the way to see all operating points of a plant.
+    """Steps to uniformly random levels, drawn for each input on its own; they visit all operating points of a plant.
 
     Args:
         length: Number of samples T.
@@ -93,7 +93,7 @@ def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], se
     rng = np.random.default_rng(seed)
     signal = np.empty((length, len(lower)))
     for i, (low, high) in enumerate(zip(lower, upper, strict=True)):
-        # One step more than the shortest holds need; what stands out is cut off.
+        # As many steps as the shortest holds need, and one; what exceeds the length is cut off.
         steps = length // least + 1
         levels = rng.uniform(low, high, steps)
         signal[:, i] = np.repeat(levels, rng.integers(least, most, steps, endpoint=True))[:length]
@@ -104,7 +104,7 @@ def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], se
 def multisine(
     length: int, limits: Limits, *, dt: float = 1.0, band: tuple[float, float] | None = None, seed: int
 ) -> Array:
-    """Random-phase multisines with a flat spectrum inside a band and nothing outside; periodic in ``length`` samples.
+    """Random-phase multisines: a flat spectrum inside a band, nothing outside, periodic in ``length`` samples.
 
     Inputs take turns with the frequency lines, so they are uncorrelated over a period. Phases start at random and are
     then improved so that the peak is low against the power (E. Van der Ouderaa, J. Schoukens, J. Renneboog, "Peak
@@ -144,7 +144,7 @@ def multisine(
 
 
 def _low_peak(length: int, lines: NDArray[np.intp], rng: np.random.Generator) -> Array:
-    """A wave with equal amplitudes at ``lines`` whose phases make its peak low: clip, take the phases, repeat."""
+    """Multisine of equal amplitudes at ``lines`` with a low peak, found by clipping and keeping the phases in turn."""
     spectrum = np.zeros(length // 2 + 1, dtype=np.complex128)
     spectrum[lines] = np.exp(2j * np.pi * rng.random(len(lines)))
     best = wave = np.fft.irfft(spectrum, length)
@@ -159,7 +159,7 @@ def _low_peak(length: int, lines: NDArray[np.intp], rng: np.random.Generator) ->
 
 
 def _bounds(limits: Limits) -> tuple[Array, Array]:
-    """Lower and upper limits, each of shape (nu,)."""
+    """Lower and upper limits as arrays of shape (nu,), after checking them."""
     pairs = [(s.lower, s.upper) if isinstance(s, Signal) else s for s in items("limits", limits, object)]
     bounds = as_array("limits", pairs, ("nu", 2), hint="give one Signal or (lower, upper) per input", finite=False)
     if not len(bounds):

@@ -1,4 +1,4 @@
-"""Plants as CasADi functions: for a controller that knows the physics, and for checks."""
+"""Plants as CasADi functions, for controllers that know the physics and for comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plants.ops import CASADI
 
 @typed()
 def to_casadi(plant: Plant, *, substeps: int = 20) -> tuple[Any, Any]:
-    """One sample of a plant, differentiable: classical Runge-Kutta of order 4 with fixed substeps.
+    """Export one sample of a plant as CasADi functions: the classical Runge-Kutta method of order 4, fixed substeps.
 
     `Plant.step` is the reference; with the default substeps both agree to 2e-4 of the states' range everywhere, and
     to 1e-7 of it about the usual operating point, away from corners (rims, springs) and empty tanks.

@@ -1,4 +1,4 @@
-"""One sample of many experiments under zero-order hold, each with its own adaptive step size.
+"""Integration of many experiments over one sample under zero-order hold, each with its own adaptive step size.
 
 The Runge-Kutta pair of order 8(5) of Dormand and Prince with local extrapolation (E. Hairer, S. P. Norsett, G. Wanner,
 "Solving ordinary differential equations I", 2nd ed. 1993, sections II.4 and II.5, code DOP853; coefficients from
@@ -33,10 +33,10 @@ _NODES, _WEIGHTS, _ERROR = DOP853.A, DOP853.B, DOP853.E5
 
 
 def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array:
-    """States one sample later; arguments are not checked, see `Plant.step`.
+    """States one sample later; the unchecked inner part of `Plant.step`.
 
     Args:
-        plant: Whose dynamics.
+        plant: The process whose dynamics are integrated.
         x: States, shape (..., nx).
         u: Inputs held over the sample, shape (..., nu), same leading axes.
         w: Disturbances held over the sample, shape (..., nw), or None for none.
@@ -44,7 +44,8 @@ def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array
     Raises:
         DataError: A step size vanished, so the state cannot be continued.
     """
-    y, held = x.reshape(-1, plant.nx), u.reshape(-1, plant.nu)
+    y = x.reshape(-1, plant.nx)
+    held = u.reshape(-1, plant.nu)
     pushed = None if w is None else w.reshape(-1, plant.nw)
     result = np.empty_like(y)
     running = np.arange(len(y))
@@ -57,6 +58,7 @@ def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array
         # NaN counts as a failed attempt; a step that cannot be made small enough is given up.
         accepted = error <= 1.0
         left = np.where(accepted, left - h, left)
+        # Hairer et al., eq. (4.13): exponent 1 / (order of the error estimate + 1), with a safety factor of 0.9.
         with np.errstate(divide="ignore"):
             factor = np.where(np.isfinite(error), np.clip(0.9 * error ** (-1.0 / 6.0), 0.2, 10.0), 0.2)
         h = h * np.where(accepted, factor, np.minimum(factor, 0.9))
@@ -69,7 +71,7 @@ def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array
                 f"the integrator cannot go on from x = {y[lost][0]} under u = {held[lost][0]} (experiment {stuck}): "
                 f"the dynamics of {type(plant).__name__} are not finite or not continuous there"
             )
-        if not going.all():
+        if not going.all():  # experiments at the end of their sample leave the batch
             result[running[~going]] = y[~going]
             running, y, slope, held = running[going], y[going], slope[going], held[going]
             left, h, pushed = left[going], h[going], None if pushed is None else pushed[going]
@@ -77,7 +79,7 @@ def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array
 
 
 def _attempt(plant: Plant, y: Array, slope: Array, h: Array, u: Array, w: Array | None) -> tuple[Array, Array, Array]:
-    """One step of size ``h`` (B, 1): new states, slopes there, and the error per experiment in units of tolerance."""
+    """Try one step of size ``h`` (B, 1): new states, slopes there, and each experiment's error over its tolerance."""
     stages = np.empty((_STAGES + 1, *y.shape))
     flat = stages.reshape(_STAGES + 1, -1)
     stages[0] = slope

@@ -28,7 +28,7 @@ from plants.ops import NUMPY, Ops, Value
 @dataclass(frozen=True)
 @typed()
 class MassSpringDamperChain(Plant):
-    """Position of the last cart [m] over the force on the first [N]; states are all positions, then all velocities.
+    """Chain of carts: force on the first [N] to position of the last [m]; states are positions, then velocities.
 
     With n carts, masses and dampers run evenly from 0.25 to 0.5, springs from 1 to 0.5; n = 4 gives the papers' values.
 
@@ -51,17 +51,17 @@ class MassSpringDamperChain(Plant):
 
     @cached_property
     def masses(self) -> Array:
-        """m_i [kg], shape (n,)."""
+        """Masses m_i of the carts [kg], shape (n,)."""
         return np.linspace(0.25, 0.5, self.n_masses)
 
     @cached_property
     def dampers(self) -> Array:
-        """c_i between carts i - 1 and i [N s/m], shape (n,)."""
+        """Damper constants c_i between carts i - 1 and i [N s/m], shape (n,)."""
         return np.linspace(0.25, 0.5, self.n_masses)
 
     @cached_property
     def springs(self) -> Array:
-        """k_i between carts i - 1 and i [N/m], shape (n,)."""
+        """Spring constants k_i between carts i - 1 and i [N/m], shape (n,)."""
         return np.linspace(1.0, 0.5, self.n_masses)
 
     @cached_property
@@ -87,12 +87,12 @@ class MassSpringDamperChain(Plant):
 
     @property
     def nominal_input(self) -> Array:
-        """No force."""
+        """Zero force, shape (1,)."""
         return np.zeros(1)
 
     @cached_property
     def _elongation(self) -> Array:
-        """Rows of positions times this are rows of elongations, shape (n, n)."""
+        """Matrix (n, n) that maps a row of positions to a row of elongations."""
         return np.eye(self.n_masses) - np.eye(self.n_masses, k=1)
 
     def dynamics(self, x: Value, u: Value, ops: Ops = NUMPY, w: Value | None = None) -> Value:
@@ -100,6 +100,7 @@ class MassSpringDamperChain(Plant):
         n = self.n_masses
         position, velocity = ops.columns(x, 0, n), ops.columns(x, n, 2 * n)
         d, rate = position @ self._elongation, velocity @ self._elongation
+        # G(d) without branches: slope 1/4 everywhere, and 3/4 more beyond |d| = 1.
         pull = (0.25 * d + 0.75 * (ops.fmax(d - 1.0, 0.0) + ops.fmin(d + 1.0, 0.0))) * ops.row(self.springs)
         # The transpose turns forces between carts into forces on carts: cart i gets f_{i+1} - f_i.
         net = u @ np.eye(1, n) - (pull + rate * ops.row(self.dampers)) @ self._elongation.T
@@ -108,11 +109,11 @@ class MassSpringDamperChain(Plant):
         return ops.join([velocity, net / ops.row(self.masses)])
 
     def output(self, x: Value, u: Value, ops: Ops = NUMPY) -> Value:  # noqa: ARG002  # a position needs no input
-        """Position of the last cart."""
+        """Position of the last cart [m]."""
         return ops.columns(x, self.n_masses - 1, self.n_masses)
 
     def energy(self, x: Any) -> Array:
-        """Kinetic energy plus the springs' [J], shape (...); without force it never grows.
+        """Kinetic energy plus the energy in the springs [J], shape (...); without force it never grows.
 
         Args:
             x: States, shape (..., nx).
@@ -120,6 +121,7 @@ class MassSpringDamperChain(Plant):
         return evaluated(self._energy, x=self.checked_state(x))
 
     def _energy(self, x: Array) -> Array:
+        """Energy as `energy`, unchecked."""
         d = np.abs(x[..., : self.n_masses] @ self._elongation)
         stored = 0.125 * d**2 + 0.375 * np.maximum(d - 1.0, 0.0) ** 2
         moving = 0.5 * self.masses * x[..., self.n_masses :] ** 2
@@ -127,7 +129,7 @@ class MassSpringDamperChain(Plant):
 
     def _equilibrium(self, u: Array) -> Array:
         # At rest the first spring carries the force alone; all other springs are slack.
-        pull = float(u[0] / self.springs[0])
+        pull = float(u[0] / self.springs[0])  # G(d) of the first spring, inverted below
         d = math.copysign(4.0 * abs(pull) if abs(pull) <= 0.25 else abs(pull) + 0.75, pull)
         return np.concatenate([np.full(self.n_masses, d), np.zeros(self.n_masses)])
 

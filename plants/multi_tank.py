@@ -1,4 +1,4 @@
-"""Tanks in a row, joined at the bottom: the three-tank process and its relatives with any number of tanks.
+"""Tanks in a row, joined at the bottom: the three-tank process, for any number of tanks.
 
 Pumps fill the first and the last tank; pipes join neighbours, so water flows both ways; the last tank drains:
 
@@ -30,7 +30,7 @@ _LITRES = 60.0 / 1000.0  # [L/min] per [cm^3/s]
 @dataclass(frozen=True)
 @typed()
 class MultiTank(TankPlant):
-    """Levels [cm] over pump flows [L/min]; see the module docstring for the equations.
+    """Tanks in a row: pump flows [L/min] to levels [cm]; equations in the module docstring.
 
     At its initial state the three-tank process has the time constants 540, 66 and 31 s, so that the default sample
     time resolves the slowest with 18 samples.
@@ -63,18 +63,8 @@ class MultiTank(TankPlant):
 
     def __post_init__(self) -> None:
         size("n_tanks", self.n_tanks)
-        for name in (
-            "dt",
-            "area",
-            "pipe",
-            "joint_discharge",
-            "drain_discharge",
-            "pump",
-            "level_limit",
-            "height",
-            "layer",
-            "eps",
-        ):
+        constants = ("dt", "area", "pipe", "joint_discharge", "drain_discharge", "pump", "level_limit", "height")
+        for name in (*constants, "layer", "eps"):
             positive(name, getattr(self, name))
         if self.level_limit + self.layer > self.height:
             raise InfeasibleError(
@@ -104,35 +94,35 @@ class MultiTank(TankPlant):
 
     @property
     def nominal_input(self) -> Array:
-        """What holds the first tank at three quarters of the level limit and the last at 0.4, if the pumps can."""
+        """Flows that hold the first tank at 0.75 and the last at 0.4 of the level limit, if the pumps can."""
         levels = self.level_limit * np.linspace(0.75, 0.4, self.n_tanks)
         return np.clip(self._equilibrium_input(levels), 0.0, self.pump)
 
     @cached_property
     def rims(self) -> tuple[float, ...]:
-        """See `TankPlant`."""
+        """Heights of the tanks [cm]."""
         return (self.height,) * self.n_tanks
 
     @cached_property
     def capacities(self) -> tuple[float, ...]:
-        """[L/min] per [cm/s]."""
+        """Cross sections of the tanks [L/min per cm/s]."""
         return (self.area * _LITRES,) * self.n_tanks
 
     @cached_property
     def _coefficients(self) -> tuple[float, float]:
-        """Flow per square root of head [L/min per cm^0.5], of a joint and of the drain."""
+        """Flow coefficients of a joint and of the drain [L/min per cm^0.5]: flow per square root of head."""
         unit = self.pipe * float(np.sqrt(2.0 * GRAVITY)) * _LITRES
         return self.joint_discharge * unit, self.drain_discharge * unit
 
     @cached_property
     def _incidence(self) -> tuple[Array, Array]:
-        """Which tank a pump fills, (nu, n), and which tanks a pipe fills and drains, (n, n)."""
+        """Incidence matrices: the tank that each pump fills (nu, n), those that each pipe fills and drains (n, n)."""
         pumps = np.zeros((self.nu, self.n_tanks))
         pumps[0, 0] = pumps[-1, -1] = 1.0
         return pumps, np.eye(self.n_tanks, k=1) - np.eye(self.n_tanks)
 
     def net_flow(self, x: Value, u: Value, ops: Ops, w: Value | None) -> Value:
-        """See `TankPlant`."""
+        """Net flow to each tank [L/min] before it spills; see `TankPlant.net_flow`."""
         joint, drain = self._coefficients
         pumps, pipes = self._incidence
         n = self.n_tanks
@@ -143,7 +133,7 @@ class MultiTank(TankPlant):
         return disturbed(u @ pumps + through @ pipes, x, w, self.layer, ops)
 
     def output(self, x: Value, u: Value, ops: Ops = NUMPY) -> Value:  # noqa: ARG002  # a level needs neither
-        """All levels."""
+        """All levels [cm]."""
         return 1.0 * x
 
     def _levels(self, through: float, last: float) -> Array:
@@ -162,7 +152,7 @@ class MultiTank(TankPlant):
 
         if levels(u[0])[0] <= self.height:
             return levels(u[0])
-        # The first tank stands at its rim and spills what does not fit through the joint.
+        # The first tank stands at its rim and spills what does not fit through the joint: find that flow.
         through = brentq(lambda q: levels(q)[0] - self.height, 0.0, u[0], xtol=1e-14, rtol=1e-14)
         return np.minimum(levels(through), self.height)
 

@@ -1,4 +1,4 @@
-"""The few functions that numpy and CasADi spell differently, so that a plant's physics is written once.
+"""Functions that numpy and CasADi spell differently, so that a plant's physics is written once.
 
 States, inputs and disturbances are rows: numpy arrays (..., n) with any leading batch axes, or CasADi matrices (1, n).
 Operators ``+ - * /`` and ``@`` with a constant matrix on the right work on both.
@@ -18,88 +18,88 @@ Value = Any
 
 
 class Ops(Protocol):
-    """What a backend provides. All functions act elementwise."""
+    """Functions that a backend provides; those of values act elementwise."""
 
     def sqrt(self, v: Value) -> Value:
         """Square root."""
 
     def fmax(self, v: Value, bound: Value) -> Value:
-        """The larger of both."""
+        """Larger of two values."""
 
     def fmin(self, v: Value, bound: Value) -> Value:
-        """The smaller of both."""
+        """Smaller of two values."""
 
     def row(self, values: Sequence[float] | Array) -> Value:
-        """Constants, one a channel, in a shape that meets a row."""
+        """Constants, one per channel, in a shape that broadcasts against a row."""
 
     def columns(self, v: Value, start: int, stop: int) -> Value:
         """Channels ``start`` to ``stop - 1`` of a row."""
 
     def join(self, parts: Sequence[Value]) -> Value:
-        """One row from several."""
+        """Join several rows to one."""
 
 
 class NumpyOps:
-    """numpy arrays (..., n)."""
+    """Backend for numpy arrays (..., n)."""
 
     def sqrt(self, v: Value) -> Value:
-        """See `Ops`."""
+        """Square root."""
         return np.sqrt(v)
 
     def fmax(self, v: Value, bound: Value) -> Value:
-        """See `Ops`."""
+        """Larger of two values."""
         return np.maximum(v, bound)
 
     def fmin(self, v: Value, bound: Value) -> Value:
-        """See `Ops`."""
+        """Smaller of two values."""
         return np.minimum(v, bound)
 
     def row(self, values: Sequence[float] | Array) -> Value:
-        """See `Ops`."""
+        """Constants in a shape that broadcasts against a row."""
         return np.asarray(values, dtype=np.float64)
 
     def columns(self, v: Value, start: int, stop: int) -> Value:
-        """See `Ops`."""
+        """Channels ``start`` to ``stop - 1``."""
         return v[..., start:stop]
 
     def join(self, parts: Sequence[Value]) -> Value:
-        """See `Ops`."""
+        """Join several rows to one."""
         return np.concatenate(parts, axis=-1)
 
 
 class CasadiOps:
-    """CasADi rows (1, n): SX, MX or DM. CasADi is imported by whoever made the values."""
+    """Backend for CasADi rows (1, n) of type SX, MX or DM; imports casadi on use only."""
 
     def sqrt(self, v: Value) -> Value:
-        """See `Ops`."""
+        """Square root."""
         import casadi
 
         return casadi.sqrt(v)
 
     def fmax(self, v: Value, bound: Value) -> Value:
-        """See `Ops`."""
+        """Larger of two values."""
         import casadi
 
         return casadi.fmax(v, bound)
 
     def fmin(self, v: Value, bound: Value) -> Value:
-        """See `Ops`."""
+        """Smaller of two values."""
         import casadi
 
         return casadi.fmin(v, bound)
 
     def row(self, values: Sequence[float] | Array) -> Value:
-        """See `Ops`."""
+        """Constants in a shape that broadcasts against a row."""
         import casadi
 
         return casadi.DM(np.asarray(values, dtype=np.float64).reshape(1, -1))
 
     def columns(self, v: Value, start: int, stop: int) -> Value:
-        """See `Ops`."""
+        """Channels ``start`` to ``stop - 1``."""
         return v[:, start:stop]
 
     def join(self, parts: Sequence[Value]) -> Value:
-        """See `Ops`."""
+        """Join several rows to one."""
         import casadi
 
         return casadi.horzcat(*parts)

@@ -23,14 +23,14 @@ from controlrnn.typed import typed
 from plants.ops import NUMPY, Ops, Value
 from plants.tanks import GRAVITY, TankPlant, disturbed, head_for, positives, torricelli
 
-# Into which tank each outlet leads: 3 above 1, 4 above 2.
+# Row i: what outlet i takes from and gives to each tank; tank 3 stands above 1, tank 4 above 2.
 _FALLS = np.array([[-1.0, 0, 0, 0], [0, -1.0, 0, 0], [1.0, 0, -1.0, 0], [0, 1.0, 0, -1.0]])
 
 
 @dataclass(frozen=True)
 @typed()
 class QuadrupleTank(TankPlant):
-    """Levels of the two lower tanks [cm] over two pump voltages [V]; see the module docstring.
+    """Quadruple tank: two pump voltages [V] to the levels of the two lower tanks [cm].
 
     The defaults are Johansson's minimum-phase setting P-, with time constants 23 to 90 s; see `nonminimum_phase`.
 
@@ -75,7 +75,7 @@ class QuadrupleTank(TankPlant):
 
     @classmethod
     def nonminimum_phase(cls) -> QuadrupleTank:
-        """Johansson's setting P+: a zero in the right half plane at 0.013 rad/s."""
+        """Johansson's non-minimum-phase setting P+, with a zero in the right half plane at 0.013 rad/s."""
         return cls(split=(0.43, 0.34), gains=(3.14, 3.29), nominal=(3.15, 3.15))
 
     @cached_property
@@ -100,17 +100,17 @@ class QuadrupleTank(TankPlant):
 
     @property
     def nominal_input(self) -> Array:
-        """Johansson's operating point."""
+        """Pump voltages at Johansson's operating point [V], shape (2,)."""
         return np.array(self.nominal)
 
     @cached_property
     def rims(self) -> tuple[float, ...]:
-        """See `TankPlant`."""
+        """Heights of the tanks [cm]."""
         return (self.height,) * 4
 
     @cached_property
     def capacities(self) -> tuple[float, ...]:
-        """[cm^3/s] per [cm/s]."""
+        """Cross sections of the tanks [cm^2]."""
         return self.areas
 
     @cached_property
@@ -121,20 +121,21 @@ class QuadrupleTank(TankPlant):
 
     @cached_property
     def _coefficients(self) -> Array:
-        """Outflow per square root of level [cm^2.5/s], shape (4,)."""
+        """Outflow coefficients: outflow per square root of level [cm^2.5/s], shape (4,)."""
         return np.array([a * float(np.sqrt(2.0 * GRAVITY)) for a in self.outlets])
 
     def net_flow(self, x: Value, u: Value, ops: Ops, w: Value | None) -> Value:
-        """See `TankPlant`."""
+        """Net flow to each tank [cm^3/s] before it spills; see `TankPlant.net_flow`."""
         out = torricelli(x, self.eps, ops) * ops.row(self._coefficients)
         return disturbed(u @ self._pumps + out @ _FALLS, x, w, self.layer, ops)
 
     def output(self, x: Value, u: Value, ops: Ops = NUMPY) -> Value:  # noqa: ARG002  # a level needs no input
-        """Levels of the lower tanks."""
+        """Levels of the two lower tanks [cm]."""
         return ops.columns(x, 0, 2)
 
     def _equilibrium(self, u: Array) -> Array:
         inflow = u @ self._pumps
+        # A tank that overflows stands at its rim, and what it spills is lost to the tank below.
         upper = np.minimum(head_for(inflow[2:] / self._coefficients[2:], self.eps), self.height)
         fall = self._coefficients[2:] * torricelli(upper, self.eps, NUMPY)
         lower = np.minimum(head_for((inflow[:2] + fall) / self._coefficients[:2], self.eps), self.height)

@@ -1,7 +1,7 @@
-"""Experiments on a plant: inputs in, noisy records with the true states out.
+"""Simulated experiments on a plant: from inputs to noisy records with the true states.
 
 The timing is that of docs/timing.md: at sample t first y[t] is measured, while u[t - 1] still acts, then u[t] acts
-until t + 1. Only plants whose output answers to the input at once show it.
+until t + 1. The order matters only for plants whose output depends on the input at the same moment.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def simulate(
     u_before: Any = None,
     seed: int | None = None,
 ) -> Trajectory | tuple[Trajectory, ...]:
-    """Run one experiment, or many at once.
+    """Simulate one experiment, or many at once.
 
     Args:
         plant: The process.
@@ -74,7 +74,7 @@ def simulate(
         noise_std: Standard deviation of the white Gaussian measurement noise, one number or one per output.
         disturbance: Unmeasured disturbances, of the leading shape of ``u`` and with nw channels; None for none.
         u_before: Input that acts until sample 0, shape (nu,) or, for a batch, (B, nu); the plant's ``nominal_input``
-            when left out. Only an output that answers at once shows it, at sample 0.
+            when left out. It matters for y[0] only, and there only with feedthrough.
         seed: Seed of the noise. None draws a fresh one, so the record cannot be repeated.
 
     Returns:
@@ -109,6 +109,7 @@ def simulate(
     before = plant.checked_input(plant.nominal_input if u_before is None else u_before)
     if before.shape[:-1] not in ((), batch):
         raise ShapeError(f"u_before must have shape ({plant.nu},) or {(*batch, plant.nu)}, got {before.shape}")
+    # The reading y[t] is taken while u[t - 1] still acts.
     acting = np.concatenate([np.broadcast_to(before, (*batch, plant.nu))[..., None, :], inputs[..., :-1, :]], axis=-2)
     y = np.asarray(plant.output(x, acting, NUMPY), dtype=np.float64)
     if std.any():
@@ -134,6 +135,7 @@ def _states(plant: Plant, start: Array, u: Array, w: Array | None) -> Array:
 
 
 def _noise_std(value: Any, ny: int) -> Array:
+    """Standard deviations of the noise, shape (ny,), after checking that none is negative."""
     std = channels("noise_std", value, ny)
     if (std < 0).any():
         raise SettingError(f"noise_std must be >= 0 in every output, got {std}")

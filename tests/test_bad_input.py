@@ -57,6 +57,7 @@ from mpc import (
     ClosedLoopResult,
     ClosedLoopSetup,
     LoopEffort,
+    MeasurementGuard,
     ModelError,
     Operation,
     Predictor,
@@ -65,6 +66,7 @@ from mpc import (
     TightenedMPC,
     Tightening,
     Washout,
+    Watching,
     anytime_interval,
     back_off,
     calibrate,
@@ -76,6 +78,8 @@ from mpc import (
     steady_input,
     tighten,
 )
+from mpc.control.settings import grouped
+from mpc.loops.settings import loop_settings
 from plants import CascadedTanks, MassSpringDamperChain, MultiTank, QuadrupleTank, excitation, simulate
 
 NAN = float("nan")
@@ -156,12 +160,15 @@ class Kit:
         room = nominal(self.system.digest, 4, 3) if tightening is None else tightening
         given = {"output_weight": 1.0, "input_move_weight": 1.0}
         return TightenedMPC(
-            change.pop("predictor", self.predictor), change.pop("observer", self.observer), room, **given | change
+            change.pop("predictor", self.predictor),
+            change.pop("observer", self.observer),
+            room,
+            **grouped(given | change),
         )
 
     def loop(self, plant: Any = TANK, **change: Any) -> ClosedLoopResult:
         given = {"reference": [30.0, 20.0, 10.0], "steps": 2, "seed": 0}
-        return run_closed_loop(plant, self.controller, **given | change)
+        return run_closed_loop(plant, self.controller, **loop_settings(given | change))
 
     def system_of(self, **change: Any) -> LureSystem:
         return replace(self.system, **change)
@@ -503,6 +510,33 @@ MPC: list[Case] = [
     ("two move limits of wrong length", lambda k: k.mpc(move_limit=[1.0, 1.0, 1.0]), ShapeError,
      ("move_limit", "(2,)", "(3,)")),
     ("safe input that is not", lambda k: k.mpc(safe_input=[9.0, 9.0]), SettingError, ("safe_input", "input limits")),
+    ("two flags for three outputs", lambda k: k.mpc(soft=(True, False)), ShapeError,
+     ("soft", "3 outputs", "got 2")),
+    ("text as flag for limits", lambda k: k.mpc(soft=("no", True, True)), SettingError, ("soft", "got a str")),
+    ("a priority of zero", lambda k: k.mpc(priority=(0, 1, 2)), SettingError,
+     ("priority", "whole number >= 1", "got 0")),
+    ("soft before hard", lambda k: k.mpc(soft=(True, False, True), priority=(1, 2, 3)), SettingError,
+     ("soft limit", "priority over a hard one", "1 comes first")),
+    ("watching that is none", lambda k: k.mpc(watching="closely"), SettingError, ("watching", "Watching", "'closely'")),
+    ("a premise nobody knows", lambda _: Watching(reactions={"weather": "hold"}), SettingError,
+     ("'inputs'", "got 'weather'")),
+    ("a reaction nobody knows", lambda _: Watching(reactions={"inputs": "pray"}), SettingError,
+     ("'back_off'", "got 'pray'")),
+    ("ignoring what is no reading", lambda _: Watching(reactions={"time": "ignore"}), SettingError,
+     ("reaction to time", "'ignore'", "readings")),
+    ("back off to nowhere", lambda _: Watching(reactions={"region": "back_off"}), SettingError,
+     ("back_off needs safe_reference",)),
+    ("no jitter at all", lambda _: Watching(jitter=0.0), SettingError, ("jitter", "positive", "0.0")),
+    ("safe set point of two of three", lambda k: k.mpc(watching=Watching(safe_reference=[1.0, 2.0])), ShapeError,
+     ("safe_reference", "(3,)", "(2,)")),
+    ("guard of another plant", lambda k: k.mpc(watching=Watching(guard=MeasurementGuard(sensors=TANK.outputs[:1]))),
+     SettingError, ("guard", "3 sensors", "got 1")),
+    ("read-back of one of two", lambda k: k.mpc().step(np.zeros(3), np.zeros(3), applied=[1.0]), ShapeError,
+     ("applied", "(2,)", "(1,)")),
+    ("read-back as text", lambda k: k.mpc().step(np.zeros(3), np.zeros(3), applied="open"), DataError,
+     ("applied", "numbers")),
+    ("time that is NaN", lambda k: k.mpc().step(np.zeros(3), np.zeros(3), time=NAN), SettingError, ("time", "nan")),
+    ("time as text", lambda k: k.mpc().step(np.zeros(3), np.zeros(3), time="noon"), SettingError, ("time", "'noon'")),
     ("unknown mode", lambda k: k.mpc(mode="bold"), SettingError, ("'guaranteed'", "'practical'", "got 'bold'")),
     ("unknown keyword", lambda k: k.mpc(output_weights=1.0), TypeError, ("'output_weights'",)),
     ("two of three references", lambda k: k.loop(reference=[1.0, 2.0]), ShapeError, ("reference", "(3,)", "(2,)")),

@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
     """With fewer training steps: the example's promises hold for any model."""
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (printed,) = re.findall(r"It prints\n\n```\n(.*?)```", README, re.DOTALL)
+    (printed,) = re.findall(r"It prints\n\n```text\n(.*?)```", README, re.DOTALL)
     assert example.count("steps=300") == 1
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "readme"}

@@ -63,7 +63,6 @@ MANY_FILES = {
     "controlrnn/kernels": "one kernel a file",
     "controlrnn/models": "one paper's model a file",
     "controlrnn/certification/ball": "the checker has one file for each of the proofs that it does again",
-    "experiments": "one study a file",
 }
 MOST_ARGUMENTS = 10
 # Modules that only the files below a prefix may import.

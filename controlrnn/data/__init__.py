@@ -1,4 +1,4 @@
-"""Records of experiments: numpy only, no torch."""
+"""Records of experiments: signals, trajectories, data sets and scaling; numpy only."""
 
 from controlrnn.data.dataset import Dataset
 from controlrnn.data.scaling import Scaler

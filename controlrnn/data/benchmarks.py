@@ -1,9 +1,9 @@
 """Measured benchmark data with their official splits.
 
-The files are not shipped: `load` reads them from a folder that the user fills, checks their SHA-256, and says what to
-put where when one is missing. Splits and scores follow nonlinearbenchmark.org and the original papers; see each loader.
-Where input and output are those of a circuit or a structure, sampled at the same moment, the output may answer at once:
-these records are `Timing.INPUT_FIRST`.
+The files are not shipped: `load` reads them from a folder that the user fills, checks their SHA-256, and says which
+file to put where when one is missing. Splits and scores follow nonlinearbenchmark.org and the original papers; see each
+loader. Records of a circuit or a structure, whose input and output were sampled at the same moment, may have
+feedthrough: they are `Timing.INPUT_FIRST`.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark comes from and how it is read.
+    """Source, files and reader of a benchmark.
 
     Args:
         folder: Sub-folder of the root.
-        source: Where to get the files.
+        source: Address or name of the place to get the files from.
         files: File names with their SHA-256 (of the uncompressed content, for .gz).
-        read: From the folder to the data.
+        read: Function from the folder to the data.
     """
 
     folder: str
@@ -105,7 +105,7 @@ def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset | Ima
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that `load` reads: the argument, else ``$CONTROLRNN_DATA``, else the user's cache folder."""
+    """Folder that `load` reads: the argument, else ``$CONTROLRNN_DATA``, else the user's cache folder."""
     if root is not None:
         return Path(root)
     if from_environment := os.environ.get("CONTROLRNN_DATA"):
@@ -115,7 +115,7 @@ def data_root(root: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _content(path: Path) -> bytes:
-    """Bytes of a file; of a compressed one the content, whose checksum does not depend on who compressed it."""
+    """Bytes of a file, decompressed if it is a ``.gz`` (its checksum then does not depend on who compressed it)."""
     if path.suffix != ".gz":
         return path.read_bytes()
     try:
@@ -126,6 +126,7 @@ def _content(path: Path) -> bytes:
 
 
 def _mat(path: Path) -> dict[str, Any]:
+    """Variables of a MATLAB file by name."""
     from scipy.io import loadmat
 
     contents: dict[str, Any] = loadmat(path)
@@ -133,11 +134,12 @@ def _mat(path: Path) -> dict[str, Any]:
 
 
 def _column(contents: dict[str, Any], name: str) -> Array:
+    """Variable of a MATLAB file as one channel, shape (T, 1)."""
     return np.asarray(contents[name], dtype=np.float64).reshape(-1, 1)
 
 
 def _cascaded_tanks(folder: Path) -> Dataset:
-    """Estimation record split 700 / 324, test record; score: RMSE [V] after 50 samples."""
+    """Read the cascaded tanks: estimation record split 700 / 324, test record; score: RMSE [V] after 50 samples."""
     data = _mat(folder / "dataBenchmark.mat")
     dt, pump, level = float(data["Ts"].item()), (Signal("pump", "V"),), (Signal("level", "V"),)
 
@@ -150,16 +152,21 @@ def _cascaded_tanks(folder: Path) -> Dataset:
 
 
 def _silverbox(folder: Path) -> Dataset:
-    """Train on the first 3/4 of the multisine [40650:127400] (their last sixth validates), test on the rest.
+    """Read the Silverbox: train on 3/4 of the multisine [40650:127400] (the last sixth validates), test on the rest.
 
     Further test records: the arrow [100:40575], and its first 32000 samples (no extrapolation). Score: RMSE [mV] after
     50 samples for each test record.
     """
     data = _mat(folder / "SNLS80mV.mat")
     whole = Trajectory(
-        _column(data, "V1"), _column(data, "V2"), 2**14 / 1e7,
-        inputs=(Signal("input", "V"),), outputs=(Signal("output", "V"),), name="silverbox", timing=Timing.INPUT_FIRST,
-    )  # fmt: skip
+        _column(data, "V1"),
+        _column(data, "V2"),
+        2**14 / 1e7,  # sample rate 10^7 / 2^14 = 610.35 Hz
+        inputs=(Signal("input", "V"),),
+        outputs=(Signal("output", "V"),),
+        name="silverbox",
+        timing=Timing.INPUT_FIRST,
+    )
     multisine, arrow = whole[40650:127400], whole[100:40575]
     cut = int(0.75 * len(multisine))
     return Dataset(
@@ -168,18 +175,25 @@ def _silverbox(folder: Path) -> Dataset:
 
 
 def _wiener_hammerstein(folder: Path) -> Dataset:
-    """[5200:105200] train (its last fifth validates), [105200:184000] test; score: RMSE [mV] after 50 samples."""
+    """Read Wiener-Hammerstein 2009: [5200:105200] train (last fifth validates), [105200:184000] test.
+
+    Score: RMSE [mV] after 50 samples.
+    """
     data = _mat(folder / "WienerHammerBenchMark.mat")
     whole = Trajectory(
-        _column(data, "uBenchMark"), _column(data, "yBenchMark"), 1 / float(data["fs"].item()),
-        inputs=(Signal("input", "V"),), outputs=(Signal("output", "V"),), name="Wiener-Hammerstein 2009",
+        _column(data, "uBenchMark"),
+        _column(data, "yBenchMark"),
+        1 / float(data["fs"].item()),
+        inputs=(Signal("input", "V"),),
+        outputs=(Signal("output", "V"),),
+        name="Wiener-Hammerstein 2009",
         timing=Timing.INPUT_FIRST,
-    )  # fmt: skip
+    )
     return Dataset((whole[5200:85200],), (whole[85200:105200],), (whole[105200:184000],))
 
 
 def _f16(folder: Path) -> Dataset:
-    """Full multisines: levels 3 and 5 train, level 4 is the official test record between them.
+    """Read the F-16's full multisines: levels 3 and 5 train, level 4 is the official test record between them.
 
     The last of the nine periods of each training record validates. Score: RMSE per accelerometer after 50 samples.
     """
@@ -187,17 +201,24 @@ def _f16(folder: Path) -> Dataset:
     def record(file: str) -> Trajectory:
         data = _mat(folder / f"F16Data_FullMSine_{file}.mat")
         return Trajectory(
-            _column(data, "Force"), np.asarray(data["Acceleration"], dtype=np.float64).T, 1 / float(data["Fs"].item()),
-            inputs=(Signal("force", "N"),), outputs=tuple(Signal(f"acceleration {i + 1}", "m/s²") for i in range(3)),
-            name=f"F-16, {file}", timing=Timing.INPUT_FIRST,
-        )  # fmt: skip
+            _column(data, "Force"),
+            np.asarray(data["Acceleration"], dtype=np.float64).T,
+            1 / float(data["Fs"].item()),
+            inputs=(Signal("force", "N"),),
+            outputs=tuple(Signal(f"acceleration {i + 1}", "m/s²") for i in range(3)),
+            name=f"F-16, {file}",
+            timing=Timing.INPUT_FIRST,
+        )
 
     low, high, period = record("Level3"), record("Level5"), 8192
     return Dataset((low[:-period], high[:-period]), (low[-period:], high[-period:]), (record("Level4_Validation"),))
 
 
 def _mnist(folder: Path) -> Images:
+    """Read MNIST, handwritten digits with their official split."""
+
     def idx(file: str) -> Bytes:
+        # The IDX format: two zero bytes, type, number of axes, their lengths (big endian), then the values.
         content = _content(folder / file)
         axes = content[3]
         shape = np.frombuffer(content, dtype=">i4", count=axes, offset=4)

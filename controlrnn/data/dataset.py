@@ -1,4 +1,4 @@
-"""Records split by trajectory: what is trained on, chosen on, calibrated on and scored on never overlaps."""
+"""Data sets: whole trajectories, split by what they are used for, so that no record serves two purposes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from controlrnn.errors import DataError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Trajectories by purpose. All have the same channels and the same sample time.
+    """Trajectories for training, validation, test and calibration, with the same channels and sample time.
 
     Args:
         train: Records that the parameters are fitted to; at least one.
         validation: Records on which the best parameters are chosen.
-        test: Records that only the final scores see.
-        calibration: Records that only the model-error bound sees (`mpc.calibrate`).
+        test: Records that only the final scores use.
+        calibration: Records that only the model-error bound uses (`mpc.calibrate`).
 
     Raises:
         DataError: No training record, the same record twice, or records that do not belong together.
@@ -55,6 +55,7 @@ class Dataset:
                     f"all records must have timing {str(first.timing)!r}, got {str(record.timing)!r} in record "
                     f"{record.name!r}: convert it, see Trajectory.measured_first"
                 )
+        # The same object twice; equal records would be found only by comparing all samples.
         if len({id(record) for record in self.all}) != len(self.all):
             raise DataError("a record stands in two parts of the dataset: each may serve one purpose only")
 
@@ -84,7 +85,7 @@ class Dataset:
 
         Args:
             records: The experiments; their number must be the sum of ``counts``.
-            counts: How many go to each part, up to four numbers in the order of the fields.
+            counts: Number of records for each part, up to four numbers in the order of the fields.
             seed: Seed of the shuffle.
         """
         pool = items("records", records, Trajectory)

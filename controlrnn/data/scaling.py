@@ -1,4 +1,4 @@
-"""Affine scaling of channels. A model trains on scaled signals; `freeze()` folds the scaling into its matrices."""
+"""Affine scaling of channels: a model trains on scaled signals, and `freeze()` folds the scaling into its matrices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from controlrnn.typed import typed
 @dataclass(frozen=True, eq=False)
 @typed()
 class Scaler(Stored):
-    """``scaled = (physical - shift) / scale`` per channel.
+    """Affine scaling of each channel: ``scaled = (physical - shift) / scale``.
 
     Args:
         shift: Shape (n,), physical units.
@@ -39,13 +39,13 @@ class Scaler(Stored):
 
     @classmethod
     def identity(cls, n: int) -> Scaler:
-        """The scaler that changes nothing, for ``n`` channels."""
+        """Scaler of ``n`` channels that changes nothing."""
         n = count("n", n, least=0)
         return cls(np.zeros(n), np.ones(n))
 
     @classmethod
     def fit(cls, records: Sequence[Array]) -> Scaler:
-        """Zero mean, unit standard deviation over all samples of ``records`` (each (T, n)).
+        """Scaler to zero mean and unit standard deviation over all samples of ``records`` (each (T, n)).
 
         A channel that never moves keeps scale 1: it carries no information, and dividing by its rounding noise would
         blow it up.
@@ -57,14 +57,15 @@ class Scaler(Stored):
             raise ShapeError(f"records must have samples of the same channels, got shapes {[p.shape for p in parts]}")
         samples = np.concatenate(parts)
         size = np.maximum(np.abs(samples).max(axis=0), np.finfo(np.float64).tiny)  # squares stay within float64
+        # Mean and deviation of the samples over their size: the plain sums could overflow or vanish.
         shift, scale = size * (samples / size).mean(axis=0), size * (samples / size).std(axis=0)
         still = scale <= 1e-12 * size  # relative: a current of picoamperes does move
         return cls(shift, np.where(still, 1.0, scale))
 
     def apply(self, physical: Array) -> Array:
-        """Physical to scaled, any leading axes."""
+        """Scale physical values (..., n); any leading axes."""
         return evaluated(lambda v: (v - self.shift) / self.scale, physical=rows("physical", physical, len(self.shift)))
 
     def invert(self, scaled: Array) -> Array:
-        """Scaled to physical, any leading axes."""
+        """Convert scaled values (..., n) back to physical ones; any leading axes."""
         return evaluated(lambda v: v * self.scale + self.shift, scaled=rows("scaled", scaled, len(self.shift)))

@@ -1,4 +1,4 @@
-"""A named, bounded, physical quantity: what a channel of an array means."""
+"""Signals: the name, unit and limits of a channel of an array."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from controlrnn.typed import typed
 @dataclass(frozen=True)
 @typed(infinite=("lower", "upper"))
 class Signal(Stored):
-    """One input or output channel.
+    """Name, unit and limits of one input or output channel.
 
     Args:
         name: Short name, e.g. ``"level 1"``.
@@ -51,7 +51,7 @@ class Signal(Stored):
         return f"{self.name} [{self.unit}]" if self.unit else self.name
 
     def record(self) -> tuple[Arrays, Meta]:
-        """See `Stored.record`; JSON has no infinity: an absent limit is null."""
+        """Arrays and JSON values of this signal; JSON has no infinity, so an absent limit is null."""
         arrays, meta = super().record()
         return arrays, {n: None if isinstance(v, float) and math.isinf(v) else v for n, v in meta.items()}
 

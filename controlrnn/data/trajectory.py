@@ -1,4 +1,4 @@
-"""One experiment: what went in, what came out, how often it was sampled."""
+"""Trajectories: the inputs, outputs and sample time of one experiment."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Timing(Choice):
-    """What comes first in a sample, its measurement or its input; see docs/timing.md.
+    """Order of measurement and input within a sample; see docs/timing.md.
 
-    `MEASURED_FIRST` is the convention of everything that controls: y[t] is measured, then u[t] is chosen and acts.
-    `INPUT_FIRST` is that of many simulators and benchmarks: u[t] acts, then y[t] is taken and may answer to it.
+    `MEASURED_FIRST` is the convention of all controllers: y[t] is measured, then u[t] is chosen and acts.
+    `INPUT_FIRST` is that of many simulators and benchmarks: u[t] acts, then y[t] is taken and may depend on it.
     """
 
     MEASURED_FIRST = "measured_first"
@@ -31,10 +31,10 @@ class Timing(Choice):
 @dataclass(frozen=True, eq=False)
 @typed()
 class Trajectory(Stored):
-    """A record of T samples. ``u[t]`` is held from sample t to t + 1; ``y[t]`` and ``x[t]`` are taken at sample t.
+    """Record of T samples of one experiment: inputs, outputs, and states where they are known.
 
-    Whether ``y[t]`` is taken just before ``u[t]`` acts or just after matters where outputs answer to inputs at once,
-    and to nothing else.
+    ``u[t]`` is held from sample t to t + 1; ``y[t]`` and ``x[t]`` are taken at sample t. Whether ``y[t]`` is taken just
+    before or just after ``u[t]`` acts matters only where outputs depend on inputs at the same moment.
 
     Args:
         u: Inputs, shape (T, nu), physical units.
@@ -43,8 +43,8 @@ class Trajectory(Stored):
         x: True states where they are known (simulators), shape (T, nx); else None.
         inputs: One `Signal` per input; made up as ``u1, u2, ...`` when left out.
         outputs: One `Signal` per output; made up as ``y1, y2, ...`` when left out.
-        name: Where the record comes from, for legends and messages.
-        timing: What comes first in a sample.
+        name: Origin of the record, for legends and messages.
+        timing: Whether a sample begins with its measurement or with its input.
 
     Raises:
         ShapeError: An array has the wrong shape, or the lengths differ.
@@ -88,18 +88,18 @@ class Trajectory(Stored):
         return len(self.u)
 
     def __getitem__(self, window: slice) -> Trajectory:
-        """The samples of ``window`` as a trajectory of its own; steps other than 1 are refused."""
+        """Cut out the samples of ``window``, a slice of step 1, as a trajectory."""
         if not isinstance(window, slice) or window.step not in (None, 1):
             raise DataError(f"a trajectory is cut with a slice of step 1, got {window!r}: use trajectory[a:b]")
         return replace(self, u=self.u[window], y=self.y[window], x=None if self.x is None else self.x[window])
 
     def measured_first(self) -> Trajectory:
-        """The record as a controller would see it, which gets each reading before it chooses the input.
+        """Convert the record to the timing `Timing.MEASURED_FIRST`, that of a controller.
 
-        A reading that was taken after ``u[t]`` acted is there for the choice of ``u[t + 1]``: outputs move on by one
-        sample, and the first input, with no reading before it, is left out. The controller has to get its readings at
-        the same moment of the sampling period. States stay at their samples. A record that is so already is returned
-        as it is.
+        A reading taken after ``u[t]`` acted is available when ``u[t + 1]`` is chosen: outputs are delayed by one
+        sample, and the first input, which has no reading before it, is left out. The controller has to take its
+        readings at the same moment of the sampling period. States stay at their samples. A record that has this timing
+        already is returned as it is.
         """
         if self.timing is Timing.MEASURED_FIRST:
             return self
@@ -138,6 +138,7 @@ class Trajectory(Stored):
 
 
 def _signals(name: str, letter: str, signals: tuple[Signal, ...], n: int) -> tuple[Signal, ...]:
+    """Return ``signals`` after checking that there are ``n``; where none are given, make them up."""
     if not signals:
         return tuple(Signal(f"{letter}{i + 1}") for i in range(n))
     if len(signals) != n:

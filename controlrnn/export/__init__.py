@@ -1,4 +1,4 @@
-"""Frozen systems for others to run: CasADi functions, C code, ONNX and model files."""
+"""Export of frozen systems: CasADi functions, C code, ONNX models and model files."""
 
 from controlrnn.export.c_code import to_c
 from controlrnn.export.casadi_functions import Symbolic, to_casadi

@@ -1,8 +1,8 @@
-"""Frozen systems as plain C99: two files, no dependency but the maths library, no memory but the stack.
+"""Export of frozen systems as plain C99: two files that need only the maths library and memory on the stack.
 
-The weights are written with as many digits as give the same doubles back. Everything a system does is an affine map of
-a growing vector z: a Lur'e system starts at z = (x, u), appends the neurons layer by layer (so that the zeros of D11
-cost nothing), and reads x+ and y off z; a gated cell does the same with its gates.
+The weights are written with as many digits as give the same doubles back. Every operation is an affine map of a growing
+vector z: a Lur'e system starts with z = (x, u), appends the neurons layer by layer (so that the zeros of D11 cost
+nothing), and computes x+ and y from z; a gated cell does the same with its gates.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ def to_c(
     name: str | None = None,
     precision: Precision | str = Precision.FLOAT64,
 ) -> tuple[Path, Path]:
-    """Write a frozen system as C source and header.
+    """Write a frozen system as a C source file and its header.
 
     The code offers ``NAME_step(x, u, x_next)`` and ``NAME_output(x, u, y)`` on arrays of doubles, or floats, in
-    physical units; ``x_next`` may be ``x``. What rounding changes: `controlrnn.certification.execution_error`.
-    Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) it is a program that compares itself with numbers of the
-    original stored in it and exits with 0 where they agree.
+    physical units; ``x_next`` may be ``x``. The effect of rounding is bounded by
+    `controlrnn.certification.execution_error`. Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) the source is
+    a program that compares the code with stored results of the original and exits with 0 where they agree.
 
     Args:
         system: A frozen system.
         path: The source file, ending in ``.c``; the header ``.h`` is put beside it. Parent folders are made.
-        name: Prefix of everything public; the file's stem when left out.
-        precision: Of everything that is stored and computed; float32 rounds the weights, and its self-test allows for
-            that.
+        name: Prefix of all public names; the file's stem when left out.
+        precision: Precision of everything that is stored and computed; float32 rounds the weights, and its self-test
+            allows for that.
 
     Returns:
         Paths of the source and the header.
@@ -80,10 +80,18 @@ def to_c(
     else:
         raise SettingError(f"system must be a LureSystem or a GatedSystem, got {type(system).__name__}")
     words = {
-        "name": name, "NAME": name.upper(), "nx": system.nx, "nu": system.nu, "ny": system.ny, "dt": repr(system.dt),
-        "digest": system.digest, "header": f"{source.stem}.h", "samples": _TESTED, "precision": str(precision),
+        "name": name,
+        "NAME": name.upper(),
+        "nx": system.nx,
+        "nu": system.nu,
+        "ny": system.ny,
+        "dt": repr(system.dt),
+        "digest": system.digest,
+        "header": f"{source.stem}.h",
+        "samples": _TESTED,
+        "precision": str(precision),
         "tolerance": repr(_single_tolerance(system) if single else 1e-9),
-    }  # fmt: skip
+    }
     code, head = _HEAD + AFFINE + body + _SELF_TEST, _HEADER
     if single:
         code, head = _in_float32(code), _in_float32(head)
@@ -96,10 +104,10 @@ def to_c(
 
 
 def comment(text: object, longest: int = 2000) -> str:
-    """``text`` as it may stand inside a C comment, whatever it says: nothing of it can end the comment.
+    """Escape ``text`` for use inside a C comment, so that nothing in it can end the comment.
 
-    Printable ASCII stays. What C gives a meaning to (a backslash, stars, question marks, of which two begin a trigraph)
-    and every other character, line ends among them, is written as its code, e.g. ``{U+002A}``.
+    Printable ASCII stays. Characters with a meaning in C (backslash, star, and question mark, of which two begin a
+    trigraph) and all others, line ends among them, are written as their code, e.g. ``{U+002A}``.
 
     Args:
         text: Any text.
@@ -111,7 +119,7 @@ def comment(text: object, longest: int = 2000) -> str:
 
 
 def checked_target(source: Path, name: str) -> None:
-    """Refuse names that would be more than names where the sources spell them.
+    """Refuse names of file or prefix that would be unsafe in C source.
 
     Raises:
         SettingError: ``name`` is no C identifier, or the file's name has characters that an ``#include`` should not.
@@ -123,13 +131,15 @@ def checked_target(source: Path, name: str) -> None:
 
 
 def lure_code(system: LureSystem) -> tuple[Arrays, str]:
-    """Tables and functions ``${name}_step``, ``${name}_output`` and ``neurons`` of a Lur'e system.
+    """Weight tables and C functions ``${name}_step``, ``${name}_output`` and ``neurons`` of a Lur'e system.
 
-    Layer k from 1 is ``v = Mk z + bk`` with the z before it, then ``x+ = Mx z + bx`` and ``y = My z + by``.
+    Layer k = 1, 2, ... computes ``v = Mk z + bk`` from the z of the layers before; then ``x+ = Mx z + bx`` and
+    ``y = My z + by``.
     """
     arrays: Arrays = {}
     lines, at = [], system.nx + system.nu
     for k, (start, stop) in enumerate(system.blocks, 1):
+        # Only the columns that this layer may use: the later part of D11 is zero.
         arrays[f"M{k}"] = np.hstack([system.C1[start:stop], system.D12[start:stop], system.D11[start:stop, :start]])
         arrays[f"b{k}"] = system.bv[start:stop]
         lines.append(f"    affine({stop - start}, {at + start}, M{k}, b{k}, z, z + {at + start});")
@@ -142,6 +152,7 @@ def lure_code(system: LureSystem) -> tuple[Arrays, str]:
 
 
 def _gated(system: GatedSystem) -> tuple[Arrays, str]:
+    """Weight tables and C functions ``${name}_step`` and ``${name}_output`` of a gated system."""
     n, both = system.units, np.hstack([system.W, system.U])
     first = (2 if system.cell is Cell.GRU else 4) * n  # the GRU's candidate needs the reset gate first
     arrays: Arrays = {"Mg": both[:first], "bg": system.b[:first], "Mx": system.C, "by": system.by}
@@ -153,31 +164,33 @@ def _gated(system: GatedSystem) -> tuple[Arrays, str]:
 
 
 def _reference(system: System, kind: type[np.floating[Any]] = np.float64) -> Arrays:
-    """Random states and inputs, rounded to a kind of number, with what follows."""
+    """Random states and inputs for the self-test, rounded to ``kind``, with the next states and outputs."""
     rng = np.random.default_rng(0)
     x, u = (rng.normal(size=(_TESTED, n)).astype(kind).astype(np.float64) for n in (system.nx, system.nu))
     return {"test_x": x, "test_u": u, "test_next": system.step(x, u), "test_y": system.output(x, u)}
 
 
 def _single_tolerance(system: System) -> float:
-    """What the self-test in float32 allows: far more than rounding weights and arguments does to its numbers."""
+    """Tolerance of the self-test in float32: 100 times what rounding the weights and arguments changes, and 1e-5."""
     arrays, meta = system.record()
     rounded: Any = type(system).from_record({n: _floats(n, a) for n, a in arrays.items()}, meta)
     here = _reference(system)
     there = _reference(rounded, np.float32)
+    # The error measure of the self-test's `worse`.
     apart = [np.abs(there[n] - here[n]) / (1 + np.abs(here[n])) for n in ("test_next", "test_y")]
     return float(1e-5 + 100 * max(np.max(a, initial=0.0) for a in apart))
 
 
 def _in_float32(code: str) -> str:
-    """The same C code on floats."""
+    """Translate C code on doubles to floats."""
     code = re.sub(r"\bdouble\b", "float", code)
     code = re.sub(r"\b(tanh|fabs)\(", r"\1f(", code)
+    # Literals such as 0.5 get the suffix f; else C would compute with them in double.
     return re.sub(r"(?<![\w.])(\d+\.\d+)(?![\w.])", r"\1f", code)
 
 
 def _floats(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Rounded to float32. Raises SettingError where a number overflows."""
+    """Round an array to float32 and return it as float64; raises SettingError where a number overflows."""
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.asarray(array, np.float32).astype(np.float64)
     if not np.isfinite(rounded[np.isfinite(array)]).all():
@@ -186,11 +199,11 @@ def _floats(name: str, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def constants(arrays: Mapping[str, NDArray[Any]], *, single: bool = False) -> str:
-    """C definitions, matrices row by row; repr() has as many digits as give the same number back.
+    """C definitions of constant arrays, matrices row by row, with all digits that restore the same numbers.
 
     Args:
-        arrays: By their names.
-        single: Round to float32.
+        arrays: Arrays by their names in C.
+        single: Whether to round to float32.
 
     Raises:
         SettingError: A number overflows in float32.

@@ -1,4 +1,4 @@
-"""Frozen systems as CasADi Functions, from the same equations that simulate them."""
+"""Export of frozen systems as CasADi functions, from the same equations that simulate them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from controlrnn.typed import typed
 
 
 class Symbolic(Choice):
-    """CasADi's two expression graphs: SX is scalar and fast for small models, MX keeps matrices whole."""
+    """CasADi's two kinds of expression graph: SX, scalar and fast for small models, and MX, of whole matrices."""
 
     SX = "SX"
     MX = "MX"
@@ -19,11 +19,11 @@ class Symbolic(Choice):
 
 @typed()
 def to_casadi(system: System, *, symbolic: Symbolic | str = Symbolic.SX) -> tuple[Any, Any]:
-    """The step and output map as ``casadi.Function``.
+    """Export the step and output map of a system as ``casadi.Function``.
 
     Args:
         system: A frozen system; physical units.
-        symbolic: Graph to build; both evaluate to the same numbers.
+        symbolic: Kind of graph to build; both evaluate to the same numbers.
 
     Returns:
         ``(step, output)``: ``step(x, u) -> x_next`` and ``output(x, u) -> y`` on columns (nx, 1), (nu, 1), (ny, 1),
@@ -37,6 +37,7 @@ def to_casadi(system: System, *, symbolic: Symbolic | str = Symbolic.SX) -> tupl
     if not system.is_frozen:
         raise SettingError("to_casadi needs a frozen system, got one of tensors: call model.freeze() first")
     kind = getattr(casadi, Symbolic(symbolic))
+    # The system computes with rows, CasADi's users with columns: hence the transposes.
     x, u = kind.sym("x", system.nx), kind.sym("u", system.nu)
     step = casadi.Function("step", [x, u], [system.step(x.T, u.T).T], ["x", "u"], ["x_next"])
     output = casadi.Function("output", [x, u], [system.output(x.T, u.T).T], ["x", "u"], ["y"])

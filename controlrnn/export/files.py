@@ -13,7 +13,7 @@ from controlrnn.typed import typed
 
 @typed()
 def save_system(system: System, path: str | os.PathLike[str]) -> None:
-    """Write a frozen system; `load_system` restores it bit for bit.
+    """Write a frozen system to a file; `load_system` restores it bit for bit.
 
     Args:
         system: A frozen system.
@@ -29,7 +29,7 @@ def save_system(system: System, path: str | os.PathLike[str]) -> None:
 
 @typed()
 def load_system(path: str | os.PathLike[str]) -> LureSystem | GatedSystem:
-    """Read a system written by `save_system`.
+    """Read a system from a file written by `save_system`.
 
     Args:
         path: The file.

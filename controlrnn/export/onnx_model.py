@@ -1,7 +1,8 @@
-"""Frozen systems as ONNX models, traced from the same equations that simulate them.
+"""Export of frozen systems as ONNX models, traced from the same equations that simulate them.
 
-Step and output are called on values that write down what is done with them; what is done twice, such as the neurons,
-is written once. The operators are MatMul, Add, Sub, Mul, Tanh, Relu, Sigmoid, Slice and Concat (opset 17), in float64.
+Step and output are called on symbolic values that record every operation; equal operations, such as those of the
+neurons, are kept once. The operators are MatMul, Add, Sub, Mul, Tanh, Relu, Sigmoid, Slice and Concat (opset 17), in
+float64.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def to_onnx(system: System, path: str | os.PathLike[str]) -> Path:
         raise SettingError("to_onnx needs a frozen system, got one of tensors: call model.freeze() first")
     from onnx import TensorProto, checker, helper
 
+    # The system's own equations run on symbolic values, whose operations become the graph.
     graph = _Graph()
     x, u = _Traced(graph, "x"), _Traced(graph, "u")
     for name, value in (("x_next", system.step(x, u)), ("y", system.output(x, u))):
@@ -54,15 +56,17 @@ def to_onnx(system: System, path: str | os.PathLike[str]) -> Path:
     )
     model = helper.make_model(
         helper.make_graph(graph.nodes, system.KIND, [x_in, u_in], [x_out, y_out], graph.constants),
-        opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR, producer_name="controlrnn",
-    )  # fmt: skip
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR,
+        producer_name="controlrnn",
+    )
     helper.set_model_props(model, {"digest": system.digest, "dt": repr(system.dt)})
     checker.check_model(model, full_check=True)
     return write_atomic(path, model.SerializeToString())
 
 
 class _Graph:
-    """Nodes and constants so far; equal ones are kept once."""
+    """ONNX graph under construction: nodes and constants, of which equal ones are kept once."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -70,7 +74,7 @@ class _Graph:
         self._known: dict[Any, str] = {}
 
     def apply(self, operator: str, *inputs: Value, **attributes: int) -> _Traced:
-        """The result of an operator on traced values and constants."""
+        """Add an operator on traced values and constants, unless the same is there, and return its result."""
         from onnx import helper
 
         names = [self.name(value) for value in inputs]
@@ -81,7 +85,7 @@ class _Graph:
         return _Traced(self, self._known[key])
 
     def name(self, value: Value) -> str:
-        """Name of a traced value, or of the constant that holds these numbers."""
+        """Name in the graph of a traced value or of a constant, which is added where it is new."""
         from onnx import numpy_helper
 
         if isinstance(value, _Traced):
@@ -95,11 +99,12 @@ class _Graph:
 
 
 def _is_integer(value: Value) -> bool:
+    """Whether ``value`` is an array of integers, as Slice takes its indices."""
     return isinstance(value, np.ndarray) and value.dtype == np.int64
 
 
 class _TracingOps:
-    """What `controlrnn.systems.ops.Ops` asks of a backend, as far as one step needs it."""
+    """Backend `controlrnn.systems.ops.Ops` for traced values, as far as a single step needs it."""
 
     def tanh(self, v: Value) -> Value:
         return v.graph.apply("Tanh", v)
@@ -127,13 +132,14 @@ class _TracingOps:
 
 
 class _Traced:
-    """A value (batch, n) of the graph."""
+    """Symbolic value (batch, n) of an ONNX graph, whose operations are recorded."""
 
     OPS: ClassVar[Ops] = _TracingOps()
     __array_ufunc__ = None  # so that numpy leaves ``array + value`` to us
 
     def __init__(self, graph: _Graph, name: str) -> None:
-        self.graph, self.name = graph, name
+        self.graph = graph
+        self.name = name
 
     def __matmul__(self, other: Value) -> _Traced:
         return self.graph.apply("MatMul", self, other)

@@ -1,4 +1,4 @@
-"""From records to an identified system: training, linear baselines, initial states, scores."""
+"""Identification of systems from records: training, linear baselines, initial states, scores."""
 
 from controlrnn.identification.linear.arx import ArxModel, identify_arx, select_arx
 from controlrnn.identification.linear.delays import estimate_delays, with_delays, without_delays

@@ -1,4 +1,4 @@
-"""How a model runs fast: compiled scans and their adjoints."""
+"""Kernels: fast compiled simulation of Lur'e systems, and its derivatives."""
 
 from controlrnn.kernels.responses import Responses
 from controlrnn.kernels.scan import Recording, output, rollout, simulate, step

@@ -1,4 +1,4 @@
-"""The scan as a torch function with a hand-written adjoint."""
+"""The compiled simulation as a torch function with a hand-written adjoint."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.autograd import forward_ad
 from controlrnn.kernels._engine import Packed, sizes_of
 from controlrnn.systems import MATRICES, LureSystem
 
-# Subclasses are how torch traces.
+# Only these plain types: torch traces by subclasses of Tensor.
 _PLAIN = (Tensor, torch.nn.Parameter)
 _matrices_of = attrgetter(*MATRICES)
 _DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 def simulate_tensors(system: LureSystem, u: Tensor, x0: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`controlrnn.kernels.simulate` for tensors."""
+    """Simulate a system of tensors, compiled where that is possible; arguments as in `controlrnn.kernels.simulate`."""
     matrices = _matrices_of(system)
     if not _supported((u, *matrices) if x0 is None else (u, x0, *matrices)):
         return system.simulate(u, x0)
     start = x0
     if x0 is not None or u.dim() not in (2, 3) or u.shape[-1] != system.nu or u.shape[-2] < 1:
-        start = system._initial_state(u, x0).reshape(-1, system.nx)  # refuses what does not fit
+        start = system._initial_state(u, x0).reshape(-1, system.nx)  # raises where the shapes do not fit
     batch = u if u.dim() == 3 else u[None]
     y, x = _apply(system, batch, start, *matrices)
     return (y, x) if u.dim() == 3 else (y[0], x[0])
@@ -47,25 +47,28 @@ def _supported(tensors: tuple[Any, ...]) -> bool:
 
 
 class _Scan(torch.autograd.Function):
-    """(u, x0, matrices) -> (y, x) for a batch of records."""
+    """Differentiable simulation (u, x0, matrices) -> (y, x) of a batch of records."""
 
     @staticmethod
     def forward(ctx: Any, system: LureSystem, u: Tensor, x0: Tensor | None, *matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """Simulate, and keep what the gradients need where some are wanted."""
         plain = [m if m.is_contiguous() else m.contiguous() for m in matrices]
         sizes = sizes_of(system.nx, system.nu, system.ny, system.layers)
         packed = Packed(sizes, system.activation, _DTYPES[u.dtype], [m.data_ptr() for m in plain])
         wanted = any(ctx.needs_input_grad)
         run = packed.run(u.detach().numpy(), None if x0 is None else x0.detach().numpy(), keep=wanted)
         if wanted:
-            ctx.set_materialize_grads(False)
-            ctx.run, ctx.system = run, system
+            ctx.set_materialize_grads(False)  # an output that is not used gets None, not zeros
+            ctx.run = run
+            ctx.system = system
             ctx.save_for_backward(u, x0, *matrices)
         return torch.from_numpy(run.y), torch.from_numpy(run.x)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor | None, gx: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients by the arguments of `forward`, from those by y and x."""
         wants = ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # with create_graph=True
             return None, *_eager_gradients(ctx, gy, gx)
         run, wanted = ctx.run, wants[2:]
         seeds = (None if g is None else g.numpy() for g in (gy, gx))
@@ -89,7 +92,7 @@ _apply: Any = super(torch.autograd.Function, _Scan).apply
 
 
 def _eager_gradients(ctx: Any, gy: Tensor | None, gx: Tensor | None) -> tuple[Tensor | None, ...]:
-    """With ``create_graph=True`` the gradients themselves need a graph: differentiate the eager path."""
+    """Gradients that can be differentiated again (``create_graph=True``), by way of the eager simulation."""
     u, x0, *matrices = ctx.saved_tensors
     values = dict(zip(MATRICES, matrices, strict=True))
     system = ctx.system

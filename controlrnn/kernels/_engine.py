@@ -1,6 +1,6 @@
-"""A Lur'e system packed for the compiled loops, its runs, and the pullbacks of its runs; numpy only.
+"""Lur'e systems packed for the compiled loops, their runs, and the gradients of their runs; numpy only.
 
-What the packed form is and why the adjoint has it too: see `controlrnn.kernels.compiled.scan`.
+`controlrnn.kernels.compiled.scan` describes the packed form and derives why the adjoint has the same.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ _CODES = {
 }
 _PANEL = 8  # rows of a panel where records fill the lines
 _BLOCK = 256  # samples that a run without a pullback keeps at a time
-_TASKS = 32  # at most twice as many tasks, whatever the number of records: each sums a matrix gradient of its own
+# The number of tasks stays below twice this, for any number of records: each sums a matrix gradient of its own.
+_TASKS = 32
 _WORTH_THREADS = 4_000_000  # multiplications below which a second thread costs more than it saves
 
 
 def _panels(
     layers: tuple[int, ...], before: int, nx: int, n_rows: int, n_columns: int, width: int
 ) -> tuple[Whole, Whole]:
-    """(row0, rows, 0, high, kind) of each panel, and for each row the first column that it must not see."""
+    """Divide the rows of M into panels (row0, rows, 0, high, kind); also, for each row, the end of its columns."""
+    # A neuron may depend on the columns before the neurons' and on earlier layers, a later row on all columns.
     ends: list[int] = []
     for n in layers:
         ends += [before + len(ends)] * n
@@ -52,10 +54,11 @@ def _panels(
         if filled and (n >= width // 2 or filled + n > width):
             starts.append(starts[-1] + filled)
             filled = 0
-        while filled + n > width:
+        while filled + n > width:  # a layer of more rows than a panel holds is split
             starts.append(starts[-1] + width)
             n -= width
         filled += n
+    # States and outputs start panels of their own, because they are stored elsewhere than neurons.
     starts = [s for s in starts if s < nv]
     starts += [*range(nv, nv + nx, width), *range(nv + nx, n_rows, width), n_rows]
     ends += [n_columns] * (n_rows - nv)
@@ -69,7 +72,7 @@ def _panels(
 
 @dataclass(frozen=True)
 class Sizes:
-    """Where everything stands in the packed matrix M (nr, nz) of a system; one object for all systems of that size."""
+    """Layout of the packed matrix M (nr, nz) of a system; one object serves all systems of the same sizes."""
 
     nx: int
     nu: int
@@ -78,19 +81,22 @@ class Sizes:
 
     @cached_property
     def nv(self) -> int:
+        """Number of neurons."""
         return sum(self.layers)
 
     @cached_property
     def nr(self) -> int:
+        """Number of rows of M: [v; x+; y]."""
         return self.nv + self.nx + self.ny
 
     @cached_property
     def nz(self) -> int:
+        """Number of columns of M: [1, u, x, w]."""
         return 1 + self.nu + self.nx + self.nv
 
     @cached_property
     def places(self) -> dict[str, tuple[slice, slice]]:
-        """(rows, columns) of each matrix."""
+        """Rows and columns of each matrix in M."""
         nu, nx, nv = self.nu, self.nx, self.nv
         row = {"v": slice(0, nv), "x": slice(nv, nv + nx), "y": slice(nv + nx, self.nr)}
         column = {
@@ -103,13 +109,13 @@ class Sizes:
 
     @cached_property
     def below(self) -> NDArray[np.bool_]:
-        """The entries of D11 that take part in the model: those below its block diagonal."""
-        layer = np.repeat(np.arange(len(self.layers)), self.layers)
+        """Mask of the entries of D11 that belong to the model: those below its block diagonal."""
+        layer = np.repeat(np.arange(len(self.layers)), self.layers)  # the layer of each neuron
         return np.asarray(layer[:, None] > layer[None, :])
 
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of `MATRICES`, in their order."""
+        """Shapes of `MATRICES`, in their order."""
         return [
             (int(rows),) if _MAPS[m][1] == "1" else (int(rows), int(columns))
             for m, (_, rows, _, columns) in zip(MATRICES, self.table, strict=True)
@@ -117,21 +123,22 @@ class Sizes:
 
     @cached_property
     def table(self) -> Whole:
-        """(row0, rows, column0, columns) of each matrix."""
+        """Place (row0, rows, column0, columns) of each of `MATRICES` in M, in their order."""
         places = [self.places[name] for name in MATRICES]
         return np.array([(r.start, r.stop - r.start, c.start, c.stop - c.start) for r, c in places], np.int64)
 
     @cached_property
     def ends(self) -> Whole:
-        """For each row the first column that it must not see."""
+        """End of the columns of each row of M: the first column that it must not depend on."""
         return self.panels(self.ny, _PANEL, adjoint=False)[1]
 
     @cached_property
     def _known(self) -> dict[Any, Any]:
+        """Cache of `need` and `panels`."""
         return {}
 
     def need(self, wanted: tuple[bool, ...]) -> Whole:
-        """For each row of the flipped M the columns, from and to, that cover the gradients of the wanted matrices."""
+        """Columns (first, end) in each row of the flipped M that cover the gradients of the wanted matrices."""
         found: Whole | None = self._known.get(wanted)
         if found is None:
             need = np.zeros((self.nr, 2), np.int64)
@@ -145,7 +152,7 @@ class Sizes:
         return found
 
     def panels(self, outputs: int, width: int, *, adjoint: bool) -> tuple[Whole, Whole]:
-        """The panels of a direction with so many outputs, before zeros are looked at, and the ends of its rows."""
+        """Panels for one direction and number of outputs, before zeros are removed, and the ends of its rows."""
         key = outputs, width, adjoint
         found: tuple[Whole, Whole] | None = self._known.get(key)
         if found is None:
@@ -167,14 +174,15 @@ sizes_of = lru_cache(maxsize=256)(Sizes)
 
 
 class Arranged:
-    """A packed matrix M, and what the loops of one kind begin with.
+    """Packed matrix M with the leading arguments of the loops of one kind.
 
     Args:
-        sizes: Of the system.
-        outputs: Rows of M beyond neurons and states.
+        sizes: Sizes of the system.
+        outputs: Number of rows of M beyond neurons and states.
         dtype: float32 or float64.
-        by_lanes: For `scan_lanes` instead of `scan_rows`.
-        source: Addresses of the matrices of a system, or the M whose adjoint this is.
+        source: Addresses of the matrices of a system, or, for an adjoint, the M of its forward run.
+        by_lanes: Whether it is for `scan_lanes` instead of `scan_rows`.
+        adjoint: Whether to arrange the adjoint of the M in ``source``.
     """
 
     def __init__(
@@ -185,7 +193,7 @@ class Arranged:
         template, ends = sizes.panels(outputs, _PANEL if by_lanes else line, adjoint=adjoint)
         self.M = M = np.zeros((sizes.nv + sizes.nx + outputs + PAD, columns), dtype)
         panels = np.empty_like(template)
-        # Aligned, for its lines are loaded at every sample.
+        # Aligned, because its lines are loaded at every sample.
         self._room = Room(0 if by_lanes else len(template) * columns * 4 * line, dtype)
         P = self._room.array
         width, widest = (_PANEL, _PANEL) if by_lanes else (line, 4 * line)
@@ -199,17 +207,20 @@ class Arranged:
 
 
 class Packed:
-    """A system ready to run.
+    """Packed system, ready to run.
 
     Args:
-        sizes: Its sizes.
-        activation: The function s.
+        sizes: Sizes of the system.
+        activation: Activation function s.
         dtype: float32 or float64.
-        addresses: Of contiguous numbers of that type for each of `MATRICES`, valid as long as there are new runs.
+        addresses: Address of contiguous numbers of that type for each of `MATRICES`; they must stay valid for as long
+            as runs are started.
     """
 
     def __init__(self, sizes: Sizes, activation: Activation, dtype: np.dtype[Any], addresses: Sequence[int]) -> None:
-        self.sizes, self.dtype, self.code = sizes, dtype, _CODES[activation]
+        self.sizes = sizes
+        self.dtype = dtype
+        self.code = _CODES[activation]
         self.line = line_length(dtype.itemsize)
         self._addresses = np.array(addresses, np.int64)
         self._arranged: dict[bool, Arranged] = {}
@@ -217,7 +228,7 @@ class Packed:
 
     @classmethod
     def of(cls, matrices: Sequence[Floats], activation: Activation, layers: tuple[int, ...]) -> Packed:
-        """From the arrays named in `MATRICES`, all of one type."""
+        """Pack the arrays of `MATRICES`, all of one type, and keep them alive."""
         plain = [np.ascontiguousarray(m) for m in matrices]
         B2, by = plain[2], plain[-1]
         sizes = sizes_of(B2.shape[0], B2.shape[1], len(by), layers)
@@ -226,7 +237,7 @@ class Packed:
         return packed
 
     def arranged(self, by_lanes: bool) -> Arranged:
-        """For the loops of one kind."""
+        """Matrix and leading arguments for the loops of one kind, made at the first use."""
         found = self._arranged.get(by_lanes)
         if found is None:
             sizes = self.sizes
@@ -235,12 +246,12 @@ class Packed:
         return found
 
     def run(self, u: Floats, x0: Floats | None, *, keep: bool) -> Run:
-        """Simulate u (B, T, nu) from x0 (B, nx), zero for None; ``keep`` what a pullback needs."""
+        """Simulate u (B, T, nu) from x0 (B, nx), zero for None; with ``keep`` the run can be differentiated."""
         return Run(self, u, x0, keep)
 
 
 class Run:
-    """A finished simulation: y (B, T, ny), x (B, T + 1, nx), and its pullback."""
+    """Finished simulation of a batch: outputs y (B, T, ny), states x (B, T + 1, nx), and their gradients."""
 
     def __init__(self, packed: Packed, u: Floats, x0: Floats | None, keep: bool) -> None:
         self.packed, u, sizes, line = packed, usable(u, packed.dtype), packed.sizes, packed.line
@@ -274,16 +285,16 @@ class Run:
         with_input: bool = True,
         wanted: tuple[bool, ...] = (False,) * len(MATRICES),
     ) -> tuple[Floats, Floats, Floats]:
-        """Gradients of a cost from its derivatives by y and x.
+        """Compute the gradients of a cost from its derivatives by y and x (the adjoint of the run).
 
         Args:
             gy: Derivatives by y, shape (B, T, ny); None for zero.
             gx: Derivatives by x, shape (B, T + 1, nx); None for zero.
             with_input: Whether the gradient by u is wanted.
-            wanted: Whether its gradient is wanted, for each of `MATRICES`.
+            wanted: For each of `MATRICES`, whether its gradient is wanted.
 
         Returns:
-            ``(gu, gx0, sums)`` of shapes (B, T, nu) (or (B, T, 0)) and (B, nx), and what `matrix_gradients` takes.
+            ``(gu, gx0, sums)`` of shapes (B, T, nu) (or (B, T, 0)) and (B, nx); `matrix_gradients` takes the sums.
         """
         packed, line, sizes = self.packed, self.packed.line, self.packed.sizes
         gy = np.zeros_like(self.y) if gy is None else usable(gy, packed.dtype)
@@ -308,13 +319,13 @@ class Run:
         return gu, gx0, sums
 
     def matrix_gradients(self, sums: Floats, addresses: Sequence[int]) -> None:
-        """Write the gradient of each of `MATRICES` to its address, where that is not 0."""
+        """Write the gradient of each of `MATRICES` to its address; address 0 skips one."""
         sizes = self.packed.sizes
         # The order of these sums does not depend on which thread did what.
         packing.unpack(sums, sizes.table, sizes.ends, np.array(addresses, np.int64))
 
     def _each(self, tasks: Sequence[Sequence[int]], work: Callable[[int], None]) -> None:
-        """Run ``work`` for the groups of each task."""
+        """Call ``work`` for every group of every task, in several threads where that is worth it."""
         effort = self.records * self.steps * self.packed.sizes.nz * self.packed.sizes.nr
         threads = thread_limit() if len(tasks) > 1 and effort > _WORTH_THREADS else 1
         if threads == 1:
@@ -330,12 +341,12 @@ class Run:
         run([partial(all_of, task) for task in tasks], threads)
 
     def _room(self, steps: int, n: int) -> Room:
-        """Room for n numbers of each record at ``steps + 1`` samples, and for what the loops write beyond."""
+        """Scratch memory for n numbers of each record at ``steps + 1`` samples, and for what the loops write beyond."""
         line = self.packed.line
         size = ((steps + 1) * n + PAD) * line if self.by_lanes else (steps + 1) * (n + line) + 4 * line
         return Room(size, self.packed.dtype)
 
 
 def usable(array: Floats, dtype: np.dtype[Any]) -> Floats:
-    """The one kind of array that the loops are compiled for: contiguous, aligned, writable."""
+    """Return ``array`` in the form that the loops are compiled for: of ``dtype``, contiguous, aligned, writable."""
     return array if array.dtype == dtype and array.flags.carray else np.require(array, dtype, ["C", "A", "W"])

@@ -1,4 +1,4 @@
-"""Scratch memory that is used again: fresh memory of some megabytes costs more than the simulation that fills it."""
+"""Scratch memory that is reused: fresh memory of some megabytes costs more than the simulation that fills it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST = 2**28  # bytes that wait to be used again
-_LINE = 64
-_waiting: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)
-_held = [0]  # their bytes; threads may make it drift by a few rooms, which does not matter
+_MOST = 2**28  # most bytes that wait to be reused
+_LINE = 64  # bytes of a cache line
+_waiting: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)  # by size in bytes
+_held = [0]  # bytes that wait; threads may make it drift by a few rooms, which does not matter
 
 
 class Room:
-    """An uninitialised flat array that starts at a cache line, with a line in front that may be read.
+    """Uninitialised flat array, reused memory, that starts at a cache line with a readable line in front.
 
-    Its memory goes to the next room of about this size when the object is no more, so nothing else may keep `array`.
+    When the object is deleted its memory goes to the next room of about this size, so nothing else may keep `array`.
 
     Args:
-        size: Numbers it must hold.
+        size: Number of elements.
         dtype: Their type.
     """
 

@@ -1,7 +1,7 @@
-"""A few threads that run compiled code side by side.
+"""Thread pool for compiled code that releases the GIL.
 
 numba's own parallel loops depend on a threading layer that may not be entered from two threads, or not after a fork,
-and that is set up for the whole process; kernels that release the GIL need neither.
+and that is set up for the whole process; plain threads have none of these limits.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ os.register_at_fork(after_in_child=_pools.clear)
 
 
 def thread_limit() -> int:
-    """As many threads as torch may use where it is loaded, else as numba may."""
+    """Number of threads that may be used: torch's setting where torch is loaded, else numba's."""
     torch = sys.modules.get("torch")
     return int(torch.get_num_threads() if torch else numba.config.NUMBA_NUM_THREADS)
 
 
 def run(tasks: Sequence[Callable[[], None]], threads: int) -> None:
-    """Run all tasks, this thread among the ``threads``; which thread takes which task is left to chance."""
+    """Run all tasks in up to ``threads`` threads, of which the calling one is one, in no fixed assignment."""
     helpers = min(threads, len(tasks)) - 1
     if helpers < 1:
         for task in tasks:

@@ -11,8 +11,22 @@ from controlrnn.kernels.compiled.scan import _entry
 
 
 @_entry
-def add_curvature(hessian, which, left, right, weight, other_which, other_left, other_right, other_weight,
-                  LL, UU, LU, UL, same):  # fmt: skip
+def add_curvature(
+    hessian,
+    which,
+    left,
+    right,
+    weight,
+    other_which,
+    other_left,
+    other_right,
+    other_weight,
+    LL,
+    UU,
+    LU,
+    UL,
+    same,
+):
     """Add 2 w_i w_j (LL UU + LU UL) of two terms to the lower triangle of ``hessian`` (m, m).
 
     Args:
@@ -21,15 +35,15 @@ def add_curvature(hessian, which, left, right, weight, other_which, other_left, 
         left: Rows of L.
         right: Rows of U.
         weight: Factors.
-        other_which: Of the other term, as are the three that follow.
-        other_left: Rows.
-        other_right: Rows.
-        other_weight: Factors.
+        other_which: Unknowns of the other term, as are the three arguments that follow.
+        other_left: Rows of its L.
+        other_right: Rows of its U.
+        other_weight: Its factors.
         LL: L W L' of the two terms.
         UU: U W U'.
         LU: L W U'.
         UL: U W L'.
-        same: Whether it is one term: then one half says it all, and `which` has to rise.
+        same: Whether both terms are the same one; then half of the pairs suffices, and ``which`` has to rise.
     """
     for i in range(len(which)):
         a, b, row, factor = left[i], right[i], which[i], 2.0 * weight[i]
@@ -40,6 +54,6 @@ def add_curvature(hessian, which, left, right, weight, other_which, other_left, 
                 hessian[row, column] += value
             else:
                 hessian[column, row] += value
-            # Two terms cross twice in what both of them move.
+            # On the diagonal, two different terms meet twice: once in either order.
             if not same and column == row:
                 hessian[row, row] += value

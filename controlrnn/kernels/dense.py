@@ -1,9 +1,9 @@
-"""Dense linear algebra that stays in the thread that calls it: what a control step may use instead of BLAS and LAPACK.
+"""Dense linear algebra that stays in the calling thread, for use within a control step instead of BLAS and LAPACK.
 
-Those wake threads of their own as soon as a matrix has some ten thousand entries (or products: 40 columns will do), and
-wait for them. Beside other busy processes such a thread gets its turn much later, so that a step of half a millisecond
-takes a hundred; how many there are is a setting of the whole process that no library may change. The compiled code here
-has no threads and no settings, needs no lock and may be called from any number of threads at once.
+BLAS and LAPACK start threads of their own for matrices of some ten thousand entries (in products, 40 columns suffice),
+and wait for them. Beside other busy processes such a thread is scheduled much later, so that a step of half a
+millisecond takes a hundred; the number of threads is a setting of the whole process, which a library may not change.
+The compiled code here has no threads and no settings, needs no lock and may be called from many threads at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from controlrnn.kernels.compiled.eigen import eigen as eigen_of
 
 
 def product(A: Array, B: Array) -> Array:
-    """``A @ B`` for a matrix and a vector, two matrices, or stacks (T, ., .) of them; one may serve a whole stack."""
+    """Product ``A @ B`` of matrix and vector, of matrices, or of stacks (T, ., .); one matrix may serve a stack."""
     if A.shape[-1] != B.shape[-2 if B.ndim > 1 else 0]:
         raise ValueError(f"matrices of shapes {A.shape} and {B.shape} cannot be multiplied")
     if B.ndim == 1:
@@ -39,33 +39,33 @@ def product(A: Array, B: Array) -> Array:
 
 
 def dot(a: Array, b: Array) -> float:
-    """Sum of the products of two arrays of one shape."""
+    """Scalar product of two arrays of one shape."""
     if a.shape != b.shape:
         raise ValueError(f"arrays of shapes {a.shape} and {b.shape} have no scalar product")
     return float(compiled.dot(a.ravel(), b.ravel()))
 
 
 def length(e: Array, metric: Array) -> float:
-    """``sqrt(e' metric e)`` of e (n,) in a metric (n, n)."""
+    """Length ``sqrt(e' metric e)`` of a vector e (n,) in a metric (n, n)."""
     return float(np.sqrt(dot(e, product(metric, e))))
 
 
 def weighted_squares(X: Array, weights: Array) -> Array:
-    """``X' diag(weights) X``, exactly symmetric, of X (k, n) and weights (k,)."""
+    """Product ``X' diag(weights) X`` of X (k, n) and weights (k,), exactly symmetric."""
     out = np.empty((X.shape[1], X.shape[1]))
     compiled.weighted_squares(X, weights, out)
     return out
 
 
 def solve(A: Array, b: Array) -> Array | None:
-    """X with A x = b of A (n, n) and b (n,) or (n, k); None where A is singular."""
+    """Solve A x = b for A (n, n) and b (n,) or (n, k); None where A is singular."""
     columns = b if b.ndim == 2 else b[:, None]
     x = np.empty(columns.shape)
     return x.reshape(b.shape) if compiled.solve(A, columns, x) else None
 
 
 def cholesky_solve(A: Array, b: Array) -> Array | None:
-    """X with A x = b of a symmetric A (n, n) and b (n,); None unless A is positive definite in floating point."""
+    """Solve A x = b for a symmetric A (n, n) and b (n,); None unless A is positive definite in floating point."""
     x = np.empty(len(b))
     return x if compiled.cholesky_solve(A, b, x) else None
 
@@ -76,6 +76,6 @@ def positive_definite(A: Array) -> bool:
 
 
 def eigen(A: Array) -> tuple[Array, Array] | None:
-    """Eigenvalues (n,) of a symmetric A (n, n), rising, and the vectors as *rows* (n, n); None unless A is finite."""
+    """Eigenvalues (n,), rising, and eigenvectors as *rows* (n, n) of a symmetric A; None unless A is finite."""
     values, rows = np.empty(len(A)), np.empty(A.shape)
     return (values, rows) if eigen_of(A, values, rows) else None

@@ -1,4 +1,4 @@
-"""Jacobians of a Lur'e system at all samples of a trajectory at once.
+"""Linearisation: Jacobians of a Lur'e system at all samples of a trajectory at once.
 
 With z = (x, u), V = dv/dz and W = dw/dz at every sample, and s' the activation's derivative,
 
@@ -23,12 +23,12 @@ from controlrnn.systems import LureSystem
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Linearisation:
-    """First derivatives along a trajectory of T samples; treat the arrays as read-only, some are shared.
+    """First derivatives of a system along a trajectory of T samples; treat the arrays as read-only, some are shared.
 
     Args:
-        state: dx+/d(x, u) = [A B], shape (T, nx, nx + nu).
-        output: dy/d(x, u) = [C D], shape (T, ny, nx + nu).
-        V: dv/d(x, u), the neurons' inputs, shape (T, nv, nx + nu).
+        state: Derivatives of the next state, dx+/d(x, u) = [A B], shape (T, nx, nx + nu).
+        output: Derivatives of the output, dy/d(x, u) = [C D], shape (T, ny, nx + nu).
+        V: Derivatives of the neurons' inputs, dv/d(x, u), shape (T, nv, nx + nu).
         w: Outputs of the neurons, shape (T, nv).
     """
 
@@ -39,27 +39,27 @@ class Linearisation:
 
     @property
     def A(self) -> Array:
-        """dx+/dx, shape (T, nx, nx)."""
+        """Derivatives dx+/dx, shape (T, nx, nx)."""
         return self.state[:, :, : self.state.shape[1]]
 
     @property
     def B(self) -> Array:
-        """dx+/du, shape (T, nx, nu)."""
+        """Derivatives dx+/du, shape (T, nx, nu)."""
         return self.state[:, :, self.state.shape[1] :]
 
     @property
     def C(self) -> Array:
-        """dy/dx, shape (T, ny, nx)."""
+        """Derivatives dy/dx, shape (T, ny, nx)."""
         return self.output[:, :, : self.state.shape[1]]
 
     @property
     def D(self) -> Array:
-        """dy/du, shape (T, ny, nu)."""
+        """Derivatives dy/du, shape (T, ny, nu)."""
         return self.output[:, :, self.state.shape[1] :]
 
 
 class Lineariser:
-    """`linearise_trajectory` for one frozen system, with everything prepared that does not depend on the trajectory.
+    """Lineariser of one frozen system, with everything prepared that does not depend on the trajectory.
 
     Args:
         system: A frozen system.
@@ -77,19 +77,19 @@ class Lineariser:
         self._inner = np.hstack([system.C1, system.D12])
         self._direct = np.hstack([system.A, system.B2])
         self._output = np.hstack([system.C2, system.D22])
-        # x+ = s(v), the Elman network, is common enough to be spared a multiplication by the identity.
+        # The Elman network, x+ = s(v), is common: spare it a multiplication by the identity.
         square = system.nx == system.nv
         self._states_are_neurons = square and not self._direct.any() and np.array_equal(system.B1, np.eye(system.nx))
         self._outputs_read_neurons = bool(system.D21.any())
         self._repeated: dict[tuple[int, int], Array] = {}
 
     def __call__(self, x: Array, u: Array) -> Linearisation:
-        """Linearise at states x (T, nx) and inputs u (T, nu), of which nothing is checked."""
+        """Linearise at states x (T, nx) and inputs u (T, nu), unchecked."""
         runs = [rollout(self.system, u[t : t + 1], x[t]).w for t in range(len(x))]
         return self.at(np.concatenate(runs) if runs else np.empty((0, self.system.nv)))
 
     def at(self, w: Array) -> Linearisation:
-        """Linearise where the neurons' outputs are w (T, nv): nothing else matters."""
+        """Linearise where the neurons' outputs are w (T, nv), which determine all derivatives."""
         system = self.system
         V, W = self._neurons(system.activation.derivative(w)[:, :, None])
         state = W if self._states_are_neurons else self._direct + product(system.B1, W)
@@ -99,7 +99,7 @@ class Lineariser:
         return Linearisation(state, output, V, w)
 
     def _same(self, J: Array, samples: int) -> Array:
-        """J for all samples, without copies; numpy's broadcasting takes longer than the arithmetic around it."""
+        """Repeat J for all samples without copies; kept, because broadcasting takes longer than the arithmetic."""
         key = (id(J), samples)
         if key not in self._repeated:
             self._repeated[key] = np.broadcast_to(J, (samples, *J.shape))
@@ -112,7 +112,7 @@ class Lineariser:
             return self._same(self._inner, len(slope)), slope * self._inner
         V = np.empty((len(slope), *self._inner.shape))
         W = np.empty_like(V)
-        for start, stop in blocks:
+        for start, stop in blocks:  # layer by layer, as D11 is strictly block lower triangular
             V[:, start:stop] = self._inner[start:stop]
             if start:
                 V[:, start:stop] += product(D11[start:stop, :start], W[:, :start])

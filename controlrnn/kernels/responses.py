@@ -1,13 +1,13 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Runs of one length, one after the other, and their derivatives by variables that move the inputs.
+"""Derivatives of simulations, all of the same length, by variables on which the inputs depend linearly.
 
-The derivatives of a run are forward sensitivities (Bock & Plitt, IFAC 1984, section 3: the recursion of condensing). A
-Lur'e system's come from the same system with every neuron replaced by its slope,
+The derivatives of a run are forward sensitivities (Bock & Plitt, IFAC 1984, section 3: the recursion of condensing).
+Those of a Lur'e system come from the same system with every neuron replaced by its slope,
 
     [dv; dx+; dy] = M [0; du; dx; dw],     dw = s'(v) dv,
 
 in the packed form of `controlrnn.kernels.compiled.scan`, whose lines here hold variables side by side. A line is
-followed from the first sample on at which one of its variables moves an input.
+computed from the first sample on at which one of its variables moves an input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from controlrnn.systems import LureSystem
 
 
 class Responses:
-    """See the module docstring.
+    """Simulations of a frozen system and their derivatives by variables that move the inputs.
 
     Args:
         system: A frozen system.
@@ -32,8 +32,8 @@ class Responses:
     Attributes:
         states: Derivatives of the states by the variables, shape (T + 1, nx, n), from the last `follow`; those at one
             sample may be replaced before the next samples are followed.
-        outputs: Of the outputs, shape (T, ny, n).
-        neurons: Of the neurons' inputs v, shape (T, nv, n).
+        outputs: Derivatives of the outputs, shape (T, ny, n).
+        neurons: Derivatives of the neurons' inputs v, shape (T, nv, n).
     """
 
     def __init__(self, system: LureSystem, by_input: Array) -> None:
@@ -41,14 +41,17 @@ class Responses:
         if not by_input.size:
             raise ShapeError(f"by_input must have shape (T, nu, n) without a zero, got {by_input.shape}")
         self.steps, nu, n = by_input.shape
-        self._system, self._packed = system, packed_of(system)
+        self._system = system
+        self._packed = packed_of(system)
         line, sizes = self._packed.line, self._packed.sizes
         lines = -(-n // line)
         first = 1 + nu + system.nx
         Z = _zeros(self.steps + 1, sizes.nz, lines * line)
         V, Y = (_zeros(self.steps, rows, lines * line) for rows in (system.nv, system.ny))
         Z[:-1, 1 : 1 + nu, :n] = by_input
-        self.states, self.outputs, self.neurons = Z[:, 1 + nu : first, :n], Y[..., :n], V[..., :n]
+        self.states = Z[:, 1 + nu : first, :n]
+        self.outputs = Y[..., :n]
+        self.neurons = V[..., :n]
         moved = np.zeros((self.steps + 1, lines * line), bool)
         moved[-1], moved[:-1, :n] = True, by_input.any(axis=1)
         self._starts = moved.reshape(-1, lines, line).any(axis=2).argmax(axis=0)
@@ -63,12 +66,12 @@ class Responses:
         return rollout(self._system, u, x0)
 
     def follow(self, w: Array, start: int = 0, stop: int | None = None) -> None:
-        """Follow the derivatives over samples from ``start`` to before ``stop``, T when left out.
+        """Compute the derivatives along a run over the samples from ``start`` to before ``stop``.
 
         Args:
             w: The neurons' outputs along the run, shape (T, nv), C-contiguous.
-            start: Its states' derivatives are there.
-            stop: Those of its states are filled, too.
+            start: First sample; the derivatives of its states must be known.
+            stop: End, T when left out; the derivatives of the states at this sample are computed as well.
         """
         packed, last = self._packed, self.steps if stop is None else stop
         if w.shape != (self.steps, packed.sizes.nv) or not 0 <= start <= last <= self.steps:
@@ -95,10 +98,10 @@ def _copy(n, source, s, stride, out, o, step):
 
 @_entry
 def _follow(M, panels, ends, code, w, starts, start, stop, n_in, width, Z, V, Y):
-    """Fill Y (T, ny, width), V (T, nv, width) and Z (T + 1, nz, width), of which inputs and first states are given.
+    """Compute the derivatives Y (T, ny, width), V (T, nv, width) and Z (T + 1, nz, width), all flat.
 
-    ``starts`` has the sample from which each line is followed; M, panels and ends are as for `scan_lanes`. Z, V, Y are
-    flat.
+    Z comes with its inputs and first states. ``starts`` holds the sample from which each line is computed; M, panels
+    and ends are as for `scan_lanes`.
     """
     nz, nv, line = M.shape[1], w.shape[1], simd.line_of(Z)
     nx = nz - nv - n_in
@@ -107,6 +110,7 @@ def _follow(M, panels, ends, code, w, starts, start, stop, n_in, width, Z, V, Y)
     for t in range(start, stop):
         for i in range(nv):
             slopes[i] = activate_one(Z, SLOPE + code, 1.0, w[t, i])
+        # As in `scan_lanes`, with slopes instead of activations, and lines of variables instead of records.
         for p in range(len(panels)):
             row, n, low, high, kind = panels[p]
             for g in range(len(starts)):

@@ -1,6 +1,7 @@
-"""Fast simulation of Lur'e systems: one compiled time loop, forwards and as its own adjoint.
+"""Fast simulation of Lur'e systems by one compiled time loop, which also computes the gradients.
 
-Backpropagation through time as a Lur'e system run backwards; the derivation is in `controlrnn.kernels.compiled.scan`.
+Backpropagation through time is a Lur'e system that runs backwards; the derivation is in
+`controlrnn.kernels.compiled.scan`.
 (Werbos, "Backpropagation through time", Proc. IEEE 1990; for systems Kailath, "Linear Systems", 1980, the adjoint.)
 """
 
@@ -23,7 +24,7 @@ _packed: WeakKeyDictionary[LureSystem, Packed] = WeakKeyDictionary()
 
 
 def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Value, Value]:
-    """Free run; the same result as ``system.simulate``, orders of magnitude faster.
+    """Simulate a free run: the same result as ``system.simulate``, orders of magnitude faster.
 
     Runs the compiled loop for frozen systems with numpy inputs, and for systems of CPU tensors of one precision, where
     both outputs are differentiable by every matrix, ``u`` and ``x0``. All else (CUDA, mixed types, torch.func
@@ -40,7 +41,7 @@ def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Valu
 
     Raises:
         ShapeError: ``u`` or ``x0`` does not fit.
-        DataError: ``u`` or ``x0`` holds no numbers. NaN is one: it stays in its run, from its sample on.
+        DataError: ``u`` or ``x0`` does not hold numbers. (NaN is allowed: it affects its own run, from its sample on.)
     """
     if isinstance(system, LureSystem) and takes_numpy(system, u, *(() if x0 is None else (x0,))):
         u, x0 = run_arguments(system, u, x0, finite=False)
@@ -54,7 +55,7 @@ def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Valu
 
 
 class Rollout(NamedTuple):
-    """A run: outputs y (T, ny), states x (T + 1, nx), and the neurons' outputs w (T, nv)."""
+    """Simulation of one record: outputs y (T, ny), states x (T + 1, nx), and the neurons' outputs w (T, nv)."""
 
     y: Array
     x: Array
@@ -62,7 +63,7 @@ class Rollout(NamedTuple):
 
 
 def rollout(system: LureSystem, u: Array, x0: Array) -> Rollout:
-    """One run of a frozen system in the thread that calls.
+    """Simulate one run of a frozen system in the calling thread.
 
     Args:
         system: The system.
@@ -89,7 +90,7 @@ def rollout(system: LureSystem, u: Array, x0: Array) -> Rollout:
 
 
 def step(system: LureSystem, x: Array, u: Array) -> Array:
-    """Next state (nx,), as ``system.step``, computed by no other thread than the one that calls.
+    """Next state (nx,) as of ``system.step``, computed in the calling thread.
 
     Args:
         system: A frozen system.
@@ -100,7 +101,7 @@ def step(system: LureSystem, x: Array, u: Array) -> Array:
 
 
 def output(system: LureSystem, x: Array, u: Array) -> Array:
-    """Output (ny,), as ``system.output``, computed by no other thread than the one that calls.
+    """Output (ny,) as of ``system.output``, computed in the calling thread.
 
     Args:
         system: A frozen system.
@@ -111,11 +112,12 @@ def output(system: LureSystem, x: Array, u: Array) -> Array:
 
 
 def _row(u: Array) -> Array:
+    """One input as a record of one sample, shape (1, nu)."""
     return np.asarray(u, dtype=np.float64)[None]
 
 
 class Recording:
-    """A simulation of a frozen system that can be differentiated by its inputs, without torch.
+    """Simulation of a frozen system that can be differentiated by its inputs and initial state, without torch.
 
     Args:
         system: A frozen system.
@@ -132,10 +134,11 @@ class Recording:
 
     def __init__(self, system: LureSystem, u: Floats, x0: Floats | None = None) -> None:
         self._run = _run(system, *_floats(u, x0), keep=True)
-        self.y, self.x = self._run.y, self._run.x
+        self.y = self._run.y
+        self.x = self._run.x
 
     def pullback(self, gy: Floats | None = None, gx: Floats | None = None) -> tuple[Floats, Floats]:
-        """Derivatives by u (B, T, nu) and x0 (B, nx) of a cost with derivatives ``gy`` by y and ``gx`` by x."""
+        """Gradients by u (B, T, nu) and x0 (B, nx) of a cost with derivatives ``gy`` by y and ``gx`` by x."""
         given = [(n, g, a) for n, g, a in (("gy", gy, self.y), ("gx", gx, self.x)) if g is not None]
         for name, gradient, like in given:
             as_array(name, gradient, like.shape, finite=False)
@@ -144,6 +147,7 @@ class Recording:
 
 
 def _floats(u: Value, x0: Value) -> tuple[Floats, Floats | None]:
+    """Inputs (B, T, nu) and initial state as float64 arrays, after checking them."""
     u = as_array("u", u, ("B", "T", "nu"))
     if not u.size:
         raise ShapeError(f"u must have shape (B, T, nu) with at least one run of one sample, got {u.shape}")
@@ -152,6 +156,7 @@ def _floats(u: Value, x0: Value) -> tuple[Floats, Floats | None]:
 
 
 def _run(system: LureSystem, u: Floats, x0: Floats | None, *, keep: bool) -> Run:
+    """Run a frozen system with inputs (T, nu) or (B, T, nu)."""
     packed = packed_of(system)
     start = system._initial_state(u, x0)
     batch = (1, *u.shape) if u.ndim == 2 else u.shape
@@ -159,7 +164,7 @@ def _run(system: LureSystem, u: Floats, x0: Floats | None, *, keep: bool) -> Run
 
 
 def packed_of(system: LureSystem) -> Packed:
-    """The packed form of a frozen system, made once."""
+    """Packed form of a frozen system, made at the first use."""
     if not isinstance(system, LureSystem):
         raise SettingError(f"system must be a LureSystem, got {shown(system)}")
     packed = _packed.get(system)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Exact derivatives of a simulation by matrix entries and by the initial state, forwards in time.
+"""Sensitivities: exact derivatives of a simulation by matrix entries and initial state, forwards in time.
 
 In the packed form of `controlrnn.kernels.compiled.scan`, [v; x+; y] = M z with z = [1, u, x, w], the derivative of row
 r by M[r, c] is z_c. Linearised along the run, with S = diag s'(v) and K = (I - S D11)^-1 S,
@@ -25,19 +25,20 @@ from controlrnn.systems import MATRICES, LureSystem
 
 
 class Sensitivities:
-    """Derivatives of the outputs of a frozen system.
+    """Derivatives of a frozen system's outputs by selected matrix entries and by the initial state.
 
     Args:
         system: A frozen system.
-        selected: Which entries of the matrices, flattened and concatenated in the order of `MATRICES`, shape (p,) of
-            bool; None for none.
+        selected: Mask, shape (p,) of bool, over all entries of the matrices, flattened and concatenated in the order
+            of `MATRICES`; None selects none.
 
     Raises:
         ShapeError: ``selected`` does not fit, or names an entry of D11 that is zero by definition.
     """
 
     def __init__(self, system: LureSystem, selected: np.ndarray | None = None) -> None:
-        self.system, self._sizes = system, Sizes(system.nx, system.nu, system.ny, system.layers)
+        self.system = system
+        self._sizes = Sizes(system.nx, system.nu, system.ny, system.layers)
         rows, columns, real = _positions(self._sizes)
         chosen = np.zeros(len(rows), bool) if selected is None else np.asarray(selected, bool)
         if chosen.shape != rows.shape or (chosen & ~real).any():
@@ -53,25 +54,27 @@ class Sensitivities:
         self.n_entries = len(rows)
 
     def start(self) -> Array:
-        """Derivatives of the initial state, shape (nx, n_entries + nx): by the entries, then by the state itself."""
+        """Derivatives of the initial state, shape (nx, n_entries + nx): zero by the entries, identity by itself."""
         return np.concatenate([np.zeros((self.system.nx, self.n_entries)), np.eye(self.system.nx)], axis=1)
 
     def run(self, u: Array, x: Array, start: Array) -> tuple[Array, Array]:
-        """Follow the derivatives along a run.
+        """Compute the derivatives along a run.
 
         Args:
             u: Inputs, shape (T, nu).
             x: States of the run, shape (T, nx).
-            start: Derivatives of ``x[0]``, shape (nx, n_entries + nx); `start` where the run begins.
+            start: Derivatives of ``x[0]``, shape (nx, n_entries + nx): those of `start`, or those that the call for the
+                samples before returned.
 
         Returns:
-            ``(dy, dx)``: derivatives of the outputs (T, ny, n_entries + nx) and of the state that follows
+            ``(dy, dx)``: derivatives of the outputs (T, ny, n_entries + nx) and of the state after the last sample
             (nx, n_entries + nx).
         """
         system, sizes = self.system, self._sizes
         w = system._neurons(x, u @ system.D12.T + system.bv)
         K, KC = _neurons(system, w)
         T, nx, nv, ny = len(u), sizes.nx, sizes.nv, sizes.ny
+        # Column r of `source` is the effect on (x+, y) of a unit added to row r of [v; x+; y].
         source = np.zeros((T, nx + ny, sizes.nr))
         source[:, :nx, :nv], source[:, nx:, :nv] = system.B1 @ K, system.D21 @ K
         source[:, :, nv:] = np.eye(nx + ny)
@@ -86,7 +89,7 @@ class Sensitivities:
 
 
 def _positions(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row and column in M of every matrix entry, in the order of `MATRICES`, and whether it may differ from zero."""
+    """Row and column in M of every matrix entry in the order of `MATRICES`, and whether it may differ from zero."""
     rows, columns, real = [], [], []
     for name in MATRICES:
         r, c = (np.arange(s.start, s.stop) for s in sizes.places[name])
@@ -98,11 +101,12 @@ def _positions(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _neurons(system: LureSystem, w: Array) -> tuple[Array, Array]:
-    """Derivatives of the neurons' outputs by what is added to v, K (T, nv, nv), and by the state, K C1 (T, nv, nx)."""
+    """Derivatives of the neurons' outputs by additions to v, K (T, nv, nv), and by the state, K C1 (T, nv, nx)."""
     T, nv = w.shape
     slope = system.activation.derivative(w)
     K, KC = np.zeros((T, nv, nv)), np.zeros((T, nv, system.nx))
     for a, b in system.blocks:
+        # Block by block from the inputs' derivatives to the outputs': the slopes multiply at the end.
         K[:, a:b, a:b] = np.eye(b - a)
         K[:, a:b, :a] = system.D11[a:b, :a] @ K[:, :a, :a]
         KC[:, a:b] = system.C1[a:b] + system.D11[a:b, :a] @ KC[:, :a]

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""The backward recursion of storages and its gradient, compiled.
+"""Backward recursion of storage matrices over a horizon, and its gradient, compiled.
 
 The mathematics are in `controlrnn.certification.search.riccati`.
 
@@ -18,7 +18,7 @@ from controlrnn.kernels.compiled.scan import _entry, _part
 
 @_part
 def _cholesky(A):
-    """Replace the lower triangle of A by its factor; False where A is not positive definite (NaN included)."""
+    """Replace the lower triangle of A by its Cholesky factor; False where A is not positive definite (or is NaN)."""
     n = A.shape[0]
     for j in range(n):
         for i in range(j, n):
@@ -36,7 +36,7 @@ def _cholesky(A):
 
 @_part
 def _solve(L, B):
-    """Replace B by (L L')^-1 B, row operations only."""
+    """Replace B by (L L')^-1 B, by row operations only."""
     n, m = B.shape
     for i in range(n):
         for k in range(i):
@@ -56,7 +56,7 @@ def _solve(L, B):
 
 @_part
 def _stage(G, rho, n, nu, P, Z):
-    """P_j into P (n, n) and its maximiser into Z (nz, n), from G = demand + S(lambda); False where there is none."""
+    """Write storage P_j to P (n, n), its maximiser to Z (nz, n), from G = demand + S(lambda); False if none exists."""
     nz = G.shape[0]
     inner = np.empty((nz - n, nz - n))
     gain = np.empty((nz - n, n))
@@ -70,9 +70,11 @@ def _stage(G, rho, n, nu, P, Z):
     if not _cholesky(inner):
         return False
     _solve(inner, gain)
+    # The maximiser of the stage's quadratic form over the inner variables, as a linear map of the state: [I; gain].
     for i in range(nz):
         for k in range(n):
             Z[i, k] = gain[i - n, k] if i >= n else 1.0 if i == k else 0.0
+    # P is the Schur complement, made exactly symmetric.
     for i in range(n):
         for k in range(n):
             P[i, k] = G[i, k]
@@ -90,7 +92,7 @@ def _stage(G, rho, n, nu, P, Z):
 
 @_entry
 def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, floor):
-    """Storages for multipliers relative to the storage before them; returns how many stages exist.
+    """Compute the storages of all stages from multipliers relative to the stage before; returns how many exist.
 
     Args:
         T: Shape (nx, nz).
@@ -99,7 +101,7 @@ def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, flo
         terminal: Shape (nz, nz).
         theta: Shape (K, nv + nu).
         values: Out, multipliers and rho, shape (K, nv + nu).
-        scales: Out, what they are relative to, shape (K,).
+        scales: Out, the scale of each stage's multipliers, shape (K,).
         P: Out, storages, shape (K, nx, nx).
         Z: Out, maximisers, shape (K, nz, nx).
         through: Out, T Z, shape (K, nx, nx).
@@ -137,21 +139,21 @@ def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, flo
 
 @_entry
 def backward(lower, upper, values, scales, Z, through, d_P, d_rho, gradient):
-    """Gradient by theta, from the derivatives of the objective by each storage and rho.
+    """Compute the gradient by theta from the derivatives of the objective by each storage and rho.
 
     Args:
         lower: Shape (nv, nz).
         upper: Shape (nv, nz).
-        values: From `forward`.
-        scales: From `forward`.
-        Z: From `forward`.
-        through: From `forward`.
+        values: Multipliers and rho from `forward`.
+        scales: Scales from `forward`.
+        Z: Maximisers from `forward`.
+        through: T Z from `forward`.
         d_P: Shape (K, nx, nx), symmetric.
         d_rho: Shape (K, nu).
         gradient: Out, shape (K, nv + nu).
     """
     K, n, nv, nu = values.shape[0], d_P.shape[1], lower.shape[0], d_rho.shape[1]
-    Pi = np.zeros((n, n))
+    Pi = np.zeros((n, n))  # derivative of the objective by the storage of the present stage
     for j in range(K - 1, -1, -1):
         Pi = Pi + d_P[j]
         ZPi = np.dot(Z[j], Pi)

@@ -1,4 +1,4 @@
-"""How to train a model with its guarantee: one paper's parameterisation a file."""
+"""Trainable models with guarantees: the parameterisation of one paper in each file."""
 
 from controlrnn.models.base import Model
 from controlrnn.models.contracting_r2dn import ContractingR2DN

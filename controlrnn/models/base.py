@@ -1,6 +1,6 @@
-"""What every trainable model is: free parameters in, an explicit Lur'e system out.
+"""Base class of trainable models, which map free parameters to an explicit Lur'e system.
 
-Three forms and no others: the module holds *direct* parameters, any value of which keeps the model's guarantee;
+A model has three forms: the module holds *direct* parameters, any value of which keeps the model's guarantee;
 `Model.system` maps them to the *explicit* matrices once per optimiser step; `Model.freeze` gives the deployed float64
 system in physical units.
 """
@@ -25,10 +25,11 @@ S = TypeVar("S", bound=System, default=LureSystem)
 
 
 class Model(nn.Module, Generic[S]):
-    """Base class of the trainable models. ``S`` is the kind of system: `LureSystem` but for the gated models.
+    """Base class of the trainable models.
 
-    A model works on *scaled* signals: `system`, `forward` and the states are in scaled units; `freeze` folds
-    ``input_scaler`` and ``output_scaler`` in. `identify` sets the scalers and ``dt`` from the data.
+    ``S`` is the kind of system: `LureSystem` for all but the gated models. A model works on *scaled* signals: `system`,
+    `forward` and the states are in scaled units; `freeze` folds ``input_scaler`` and ``output_scaler`` into the
+    matrices. `identify` sets the scalers and ``dt`` from the data.
 
     Args:
         nu: Number of inputs.
@@ -39,18 +40,21 @@ class Model(nn.Module, Generic[S]):
 
     def __init__(self, *, nu: int, ny: int, nx: int, dt: float = 1.0) -> None:
         super().__init__()
-        self.nu, self.ny, self.nx = size("nu", nu), size("ny", ny), size("nx", nx)
+        self.nu = size("nu", nu)
+        self.ny = size("ny", ny)
+        self.nx = size("nx", nx)
         self.dt = positive("dt", dt)
-        self.input_scaler, self.output_scaler = Scaler.identity(nu), Scaler.identity(ny)
+        self.input_scaler = Scaler.identity(nu)
+        self.output_scaler = Scaler.identity(ny)
 
     @abstractmethod
     def system(self) -> S:
-        """The explicit system of tensors, in scaled units; gradients reach the direct parameters."""
+        """Explicit system of tensors, in scaled units; gradients reach the direct parameters."""
 
     def forward(self, u: Tensor, x0: Tensor | None = None) -> Tensor:
-        """Simulated outputs (..., T, ny) for inputs ``u`` (..., T, nu) from ``x0`` (..., nx), all in scaled units.
+        """Simulate outputs (..., T, ny) for inputs ``u`` (..., T, nu) from ``x0`` (..., nx), all in scaled units.
 
-        Runs the compiled scan where it can, else the eager loop; see `controlrnn.kernels.simulate`.
+        Runs the compiled time loop where possible, else the eager one; see `controlrnn.kernels.simulate`.
         """
         from controlrnn.kernels import simulate  # not needed to build a model, and its compiler takes a while to load
 
@@ -58,7 +62,7 @@ class Model(nn.Module, Generic[S]):
         return y
 
     def freeze(self) -> S:
-        """The system as deployed: float64, read-only, physical units.
+        """Convert the model to the system that is deployed: float64, read-only, in physical units.
 
         The explicit matrices are recomputed in float64 from the (exactly representable) trained parameters, so that a
         guarantee by construction does not suffer from the precision of the training.
@@ -68,37 +72,39 @@ class Model(nn.Module, Generic[S]):
         return explicit.scaled(self.input_scaler, self.output_scaler)
 
     def guarantee(self) -> Guarantee | None:
-        """What the parameterisation promises of the frozen system, as numbers to verify; None: nothing.
+        """Guarantee of the frozen system by its parameterisation, as numbers to verify; None where there is none.
 
         `controlrnn.certification.certify_by_construction` turns it into certificates.
         """
         twin = self._twin()
+        # Like `freeze`, from float64: numbers from float32 would not survive the verification.
         with torch.no_grad():
             promise, explicit = twin._promise(), twin.system()
         if promise is None or not isinstance(explicit, LureSystem):
             return None
         return promise.numbers(explicit.activation, self.input_scaler, self.output_scaler)
 
-    def penalty(self, progress: float) -> Tensor | None:  # noqa: ARG002  # for those who have one
-        """What training adds to the loss at ``progress`` in [0, 1], such as a barrier; None: nothing."""
+    def penalty(self, progress: float) -> Tensor | None:  # noqa: ARG002  # for models that have one
+        """Term that training adds to the loss at ``progress`` in [0, 1], e.g. a barrier; None where there is none."""
         return None
 
     def after_step(self, before: list[Tensor]) -> None:
-        """Bring the parameters back to where the guarantee holds; called after every optimiser step.
+        """Move the parameters back to where the guarantee holds; called after every optimiser step.
 
         Args:
             before: The parameters before the step, in order of ``parameters()``.
         """
 
     def _promise(self) -> Promise | None:
-        """The guarantee in scaled units, for slopes in [0, 1]."""
+        """Guarantee in scaled units, for activations with slopes in [0, 1]; None where there is none."""
         return None
 
     def _twin(self) -> Self:
+        """Copy of the model in float64 on the CPU."""
         return copy.deepcopy(self).to(device="cpu", dtype=torch.float64)
 
     def set_units(self, inputs: Scaler, outputs: Scaler, dt: float) -> None:
-        """Declare which physical signals the scaled ones stand for, and the sample time [s].
+        """Set the scalers between physical and scaled signals, and the sample time [s].
 
         Raises:
             ShapeError: A scaler has the wrong number of channels.
@@ -106,7 +112,9 @@ class Model(nn.Module, Generic[S]):
         for name, scaler, n in (("inputs", inputs, self.nu), ("outputs", outputs, self.ny)):
             if len(scaler.shift) != n:
                 raise ShapeError(f"the scaler of the {name} must have {n} channels, got {len(scaler.shift)}")
-        self.input_scaler, self.output_scaler, self.dt = inputs, outputs, positive("dt", dt)
+        self.dt = positive("dt", dt)  # first, so that a refused value leaves the model as it was
+        self.input_scaler = inputs
+        self.output_scaler = outputs
 
     @property
     def n_parameters(self) -> int:
@@ -115,12 +123,24 @@ class Model(nn.Module, Generic[S]):
 
 
 def lure(
-    *, A: Tensor, B2: Tensor, C2: Tensor, by: Tensor, bx: Tensor | None = None, D22: Tensor | None = None,
-    B1: Tensor | None = None, C1: Tensor | None = None, D11: Tensor | None = None, D12: Tensor | None = None,
-    bv: Tensor | None = None, D21: Tensor | None = None, activation: str = "tanh",
-    layers: tuple[int, ...] = (), dt: float,
-) -> LureSystem:  # fmt: skip
-    """Assemble a `LureSystem` of tensors; what is left out is zero."""
+    *,
+    A: Tensor,
+    B2: Tensor,
+    C2: Tensor,
+    by: Tensor,
+    bx: Tensor | None = None,
+    D22: Tensor | None = None,
+    B1: Tensor | None = None,
+    C1: Tensor | None = None,
+    D11: Tensor | None = None,
+    D12: Tensor | None = None,
+    bv: Tensor | None = None,
+    D21: Tensor | None = None,
+    activation: str = "tanh",
+    layers: tuple[int, ...] = (),
+    dt: float,
+) -> LureSystem:
+    """Assemble a `LureSystem` of tensors; matrices that are left out are zero."""
     nx, nu, ny = A.shape[0], B2.shape[1], C2.shape[0]
     nv = sum(layers)
 

@@ -38,7 +38,8 @@ class ContractingR2DN(Model):
         nx: Number of states.
         nv: Width of the channel between linear system and network.
         layers: Hidden layers of the network.
-        rate: Contraction rate in (0, 1]: in the model's own metric two states approach at least so fast.
+        rate: Contraction rate in (0, 1]: the factor per sample by which the distance of two states shrinks at least, in
+            the model's own metric.
         activation: Activation of the network; its slope must lie in [0, 1].
         feedthrough: Whether ``y[t]`` may depend on ``u[t]``; leave off for sampled plants with a held input.
         dt: Sample time [s].
@@ -47,9 +48,19 @@ class ContractingR2DN(Model):
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, nv: int = 8, layers: Sequence[int] = (16, 16), rate: float = 1.0,
-        activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        nv: int = 8,
+        layers: Sequence[int] = (16, 16),
+        rate: float = 1.0,
+        activation: Activation | str = Activation.TANH,
+        feedthrough: bool = False,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         if not layers:
             raise SettingError("layers must name at least one hidden layer, got none: use LTI for a linear model")
@@ -73,9 +84,9 @@ class ContractingR2DN(Model):
 
     @property
     def B1i(self) -> Tensor:
-        """Implicit input map of the network's output, B1 = E^-1 B1i, as ``gain`` times a free B.
+        """Implicit map of the network's output to the state, B1 = E^-1 B1i, as ``gain`` times a free B.
 
-        A slow state map has a large E; without the gain an optimiser whose steps have one size for all parameters would
+        A slow state map has a large E; without the gain an optimiser with the same step size for all parameters would
         hardly move B1.
         """
         return self.gain * self.B
@@ -86,22 +97,33 @@ class ContractingR2DN(Model):
         E, F, _ = self._implicit()
         AB = torch.linalg.solve(E, torch.cat([F, B1i], dim=1))
         A, B1 = AB[:, : self.nx], AB[:, self.nx :]
+        # The network's linear maps fold into those around it: what remains between them is one Lur'e system.
         net = self.phi.fold()
         through = None if self.D21 is None else self.D21 @ net.Cout
         return lure(
-            A=A, B1=B1 @ net.Cout, B2=self.B2, bx=self.bx + B1 @ net.bout,
-            C1=net.Cin @ self.C1, D11=net.D11, D12=net.Cin @ self.D12, bv=net.bv,
-            C2=self.C2, D21=through, D22=self.D22,
+            A=A,
+            B1=B1 @ net.Cout,
+            B2=self.B2,
+            bx=self.bx + B1 @ net.bout,
+            C1=net.Cin @ self.C1,
+            D11=net.D11,
+            D12=net.Cin @ self.D12,
+            bv=net.bv,
+            C2=self.C2,
+            D21=through,
+            D22=self.D22,
             by=self.by if self.D21 is None else self.by + self.D21 @ net.bout,
-            activation=self.activation, layers=net.layers, dt=self.dt,
-        )  # fmt: skip
+            activation=self.activation,
+            layers=net.layers,
+            dt=self.dt,
+        )
 
     @torch.no_grad()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units; see `put_linear`.
 
-        The network stays connected to the state (C1) and to the input (D12) but acts on nothing yet (B = D21 = 0),
-        so the first gradient step already moves it.
+        The network keeps its inputs from state (C1) and input (D12), but has no effect yet (B = D21 = 0); so the first
+        gradient step already moves it.
         """
         self.B.zero_()
         if self.D21 is not None:
@@ -110,12 +132,14 @@ class ContractingR2DN(Model):
 
     @torch.no_grad()
     def _start_at(self, A: Array) -> Array:
+        """Set the state map to ``A``, shrunk where the rate demands it, and choose the gain; returns what was set."""
         A = self.core.start_at(A, self._G1())
         E, _, _ = self._implicit()
-        self.gain.copy_(0.1 * torch.linalg.svdvals(E).mean())
+        self.gain.copy_(0.1 * torch.linalg.svdvals(E).mean())  # a tenth of the size of E
         return A
 
     def _implicit(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Implicit matrices (E, F, P), with the addition to H that the network needs."""
         B1i = self.B1i
         G: Tensor = torch.block_diag(self.C1.T @ self.C1, B1i @ B1i.T)  # type: ignore[no-untyped-call]
         return self.core.implicit(G)
@@ -125,10 +149,12 @@ class ContractingR2DN(Model):
         return Promise(metric_of(E, P), self.phi.fold().multipliers, self.core.rate)
 
     def _G1(self) -> Array:
+        """Addition C1'C1 to H11, shape (nx, nx)."""
         C1 = self.C1.detach().double().numpy()
         return C1.T @ C1  # type: ignore[no-any-return]
 
     def _state_map(self) -> Array:
+        """Explicit state map A of the linear core alone, shape (nx, nx)."""
         E, F, _ = self.core.implicit()
         A: Array = torch.linalg.solve(E, F).detach().double().numpy()
         return A

@@ -1,7 +1,7 @@
 """Contracting REN: any two trajectories under the same input approach each other, for every parameter value.
 
 Revay, Wang, Manchester, "Recurrent equilibrium networks", IEEE TAC 2023, sec. V-A. H is free; the input maps B2, D12
-and the outputs do not take part in the promise and are free as well.
+and the output maps do not affect contraction and are free as well.
 """
 
 from __future__ import annotations
@@ -21,13 +21,22 @@ from controlrnn.typed import typed
 
 
 class ContractingREN(REN):
-    """Contracting recurrent equilibrium network; arguments as in `REN`."""
+    """Contracting recurrent equilibrium network (REN); arguments as in `REN`."""
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, nv: int = 16, rate: float = 1.0,
-        activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        nv: int = 16,
+        rate: float = 1.0,
+        activation: Activation | str = Activation.TANH,
+        feedthrough: bool = False,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(
             nu=nu, ny=ny, nx=nx, nv=nv, rate=rate, activation=activation, feedthrough=feedthrough, dt=dt, seed=seed
         )
@@ -41,8 +50,8 @@ class ContractingREN(REN):
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units; see `put_linear`.
 
-        The neurons stay connected to state and input but act on nothing yet (B1 = D21 = 0). Poles that are not inside
-        the circle of radius ``rate`` are moved there.
+        The neurons keep their inputs from state and input, but have no effect yet (B1 = D21 = 0). Poles that are not
+        inside the circle of radius ``rate`` are moved there.
         """
         put_linear(self, self._start_at(as_array("A", A, (self.nx, self.nx))), B, C, D)
         if self.D21 is not None:
@@ -50,13 +59,14 @@ class ContractingREN(REN):
 
     @torch.no_grad()
     def _start_at(self, A: Array) -> Array:
-        """Set the state map; with A'PA / rate^2 - P = -I the Schur complement of H has room I for the neurons."""
+        """Set the state map to ``A``, shrunk where the rate demands it; returns what was set."""
         n, nv, rate = self.nx, self.nv, self.rate
         A = inside_disc(A, rate)
+        # With A'PA / rate^2 - P = -I, the Schur complement of H has a margin of I for the neurons.
         P = scipy.linalg.solve_discrete_lyapunov(A.T / rate, np.eye(n))
         P = 0.5 * (P + P.T)
         C1 = self._drive()
-        # The neurons take L / 2 |C1 dx|^2 of that room: at most half.
+        # The neurons take L / 2 |C1 dx|^2 of that margin: at most half.
         L = 1 / np.linalg.norm(C1, 2) ** 2
         zero = np.zeros((n, nv))
         H = np.block([

@@ -7,10 +7,10 @@ R - S Q^-1 S' = LR'LR,
     C2c = (D22'Q + S) C2,          D21c = (D22'Q + S) D21 - D12i',
     H = H0 + [C2c'; D21c'; B2i] Rc^-1 [C2c D21c B2i'] - [C2'; D21'; 0] Q [C2 D21 0].
 
-N is rows x columns of D22, whatever the larger of nu and ny. Its free parameters are divided by |LQ^-1| |LR|: with the
-papers' D22 = gamma N one optimiser step moves D22 by gamma times the step, and large gain bounds cannot be trained;
-here the model tends to the contracting REN as the bound grows. For the same reason the supply is multiplied by
-1 / (|Q| + |S|) inside, so that H keeps its size. Without feedthrough D22 = D21 = 0, which needs R > 0.
+N has the shape of D22, (ny, nu). Its free parameters are divided by |LQ^-1| |LR|: with the papers' D22 = gamma N one
+optimiser step moves D22 by gamma times the step, and large gain bounds cannot be trained; here the model tends to the
+contracting REN as the bound grows. For the same reason the supply is multiplied by 1 / (|Q| + |S|) inside, so that H
+keeps its size. Without feedthrough D22 = D21 = 0, which needs R > 0.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from controlrnn.typed import typed
 
 
 class DissipativeREN(REN):
-    """Recurrent equilibrium network that dissipates a given supply; further arguments as in `REN`.
+    """Recurrent equilibrium network that dissipates a given supply rate; further arguments as in `REN`.
 
-    The supply counts *scaled* signals, those that the model sees; `Model.guarantee` states it for physical ones.
+    The supply is one of *scaled* signals, those that the model works on; `Model.guarantee` states it for physical ones.
 
     Args:
         nu: Number of inputs.
         ny: Number of outputs.
         nx: Number of states.
-        Q: Shape (ny, ny), symmetric negative definite; a small multiple of -I for passivity.
-        S: Shape (nu, ny).
-        R: Shape (nu, nu), symmetric, with R - S Q^-1 S' positive definite.
+        Q: Weight of the outputs, shape (ny, ny), symmetric negative definite; a small multiple of -I for passivity.
+        S: Cross weight, shape (nu, ny).
+        R: Weight of the inputs, shape (nu, nu), symmetric, with R - S Q^-1 S' positive definite.
         nv: Number of neurons.
         rate: Contraction rate in (0, 1].
         activation: Activation; its slope must lie in [0, 1].
@@ -52,14 +52,26 @@ class DissipativeREN(REN):
         seed: Seed of the initial parameters.
 
     Raises:
-        SettingError: The supply is outside these conditions.
+        SettingError: The supply does not meet these conditions.
     """
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, Q: Array, S: Array, R: Array, nv: int = 16, rate: float = 1.0,
-        activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        Q: Array,
+        S: Array,
+        R: Array,
+        nv: int = 16,
+        rate: float = 1.0,
+        activation: Activation | str = Activation.TANH,
+        feedthrough: bool = False,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(
             nu=nu, ny=ny, nx=nx, nv=nv, rate=rate, activation=activation, feedthrough=feedthrough, dt=dt, seed=seed
         )
@@ -79,7 +91,7 @@ class DissipativeREN(REN):
 
     @property
     def D22(self) -> Tensor | None:
-        """The direct feedthrough, shape (ny, nu); None without."""
+        """Direct feedthrough, shape (ny, nu); None for a model without feedthrough."""
         if self.N is None:
             return None
         return self._constant(_middle(self.supply)) + self._constant(self._left) @ self.N.matrix() @ self._constant(
@@ -95,15 +107,17 @@ class DissipativeREN(REN):
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units.
 
-        The neurons stay connected to state and input but act on nothing yet (B1 = D21 = 0).
+        The neurons keep their inputs from state and input, but have no effect yet (B1 = D21 = 0).
 
         Raises:
-            SettingError: The linear model does not keep the promise itself, or has a feedthrough where this has none.
+            SettingError: The linear model does not dissipate the supply itself, or has a feedthrough where this model
+                has none.
         """
         self._start_at(Linear.of((self.nx, self.nu, self.ny), A, B, C, D))
 
     @torch.no_grad()
     def _start_at(self, linear: Linear) -> None:
+        """Set all parameters to start at a linear model that dissipates the supply; see `start_linear`."""
         if self.N is None and linear.D.any():
             raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
         if self.N is not None:
@@ -113,6 +127,7 @@ class DissipativeREN(REN):
         D12 = torch.randn(self.nv, self.nu, generator=rng, dtype=torch.float64).numpy() * self.nu**-0.5
         V = np.hstack([self._drive(), D12])
         failure: SettingError | None = None
+        # The candidates leave less and less margin: take the first that the parameterisation can represent.
         for storage, weight in storages(linear, V, self._cost, self.rate):
             try:
                 self._put(linear, storage, 2 * weight, V)
@@ -123,14 +138,16 @@ class DissipativeREN(REN):
         raise SettingError(self._refusal(linear)) from failure
 
     def _put(self, linear: Linear, storage: Array, L: float, V: Array) -> None:
-        """Set all parameters, for a ``storage`` E'P^-1E (nx, nx) and multipliers L of neurons driven by V."""
+        """Set all parameters for a ``storage`` E'P^-1E (nx, nx) and multipliers L of neurons driven by V."""
         n, nv, r2 = self.nx, self.nv, self.rate**2
         E = r2 * storage
         F, C1i, zero = E @ linear.A, L * V[:, :n], np.zeros((n, nv))
         self.gain.copy_(torch.as_tensor(np.linalg.norm(E) / n**0.5))
         for parameter, value in (
-            (self.B, E @ linear.B / self.gain.double().cpu().numpy()), (self.D12i, L * V[:, n:]), (self.C2, linear.C),
-        ):  # fmt: skip
+            (self.B, E @ linear.B / self.gain.double().cpu().numpy()),
+            (self.D12i, L * V[:, n:]),
+            (self.C2, linear.C),
+        ):
             parameter.copy_(torch.as_tensor(value))
         for free in (self.Y, self.bx, self.by, self.D21):
             if free is not None:
@@ -139,7 +156,7 @@ class DissipativeREN(REN):
         self.H.start_at(H - with_room(self._twin()._added()).numpy())
 
     def _start_within(self, linear: Linear) -> None:
-        """Start at ``linear`` with its outputs, and if need be its inputs, scaled down until it keeps the promise."""
+        """Start at ``linear`` with its inputs and outputs scaled down until it dissipates the supply."""
         for _ in range(60):
             try:
                 return self._start_at(linear)
@@ -148,12 +165,14 @@ class DissipativeREN(REN):
         return self._start_at(linear)
 
     def _refusal(self, linear: Linear) -> str:  # noqa: ARG002  # a gain bound says more
+        """Message of the error that refuses ``linear`` as a start."""
         return (
             f"the linear model does not dissipate the supply at rate {self.rate} with room to spare: weaken the supply "
             "or the rate, or start from a linear model that does"
         )
 
     def _added(self) -> Tensor:
+        """Terms that the supply adds to H; see the module docstring."""
         Q, S, R = (self._constant(M) for M in (self._cost.Q, self._cost.S, self._cost.R))
         D22 = self.D22
         C2, D21 = self.C2, self.C2.new_zeros(self.ny, self.nv) if self.D21 is None else self.D21
@@ -165,6 +184,7 @@ class DissipativeREN(REN):
         return added
 
     def _promise(self) -> Promise:
+        # Inside, the supply is a multiple of the given one: divide by the factor.
         m, factor = self._implicit(), float(self._cost.R[0, 0] / self.supply.R[0, 0])
         return Promise(metric_of(m.E, m.P) / factor, m.L / factor, self.rate, self.supply)
 
@@ -172,12 +192,12 @@ class DissipativeREN(REN):
         return torch.linalg.solve(implicit.E, self.B2i), self.D12i / implicit.L[:, None], self.D22
 
     def _constant(self, value: Array) -> Tensor:
-        """A tensor of the model's precision; constants stay float64 arrays, so that freezing sees them unrounded."""
+        """Convert a constant to the model's precision; it is kept in float64, so that freezing gets it unrounded."""
         return torch.tensor(value, dtype=self.C2.dtype, device=self.C2.device)
 
 
 def _checked(Q: Array, S: Array, R: Array, nu: int, ny: int, feedthrough: bool) -> Supply:
-    """The supply, if the construction exists for it."""
+    """Make the supply, after checking that the parameterisation exists for it."""
     Q, S, R = as_array("Q", Q, (ny, ny)), as_array("S", S, (nu, ny)), as_array("R", R, (nu, nu))
     if not (np.array_equal(Q, Q.T) and np.array_equal(R, R.T)):
         raise SettingError("Q and R must be symmetric: pass 0.5 * (Q + Q.T)")
@@ -191,12 +211,12 @@ def _checked(Q: Array, S: Array, R: Array, nu: int, ny: int, feedthrough: bool) 
 
 
 def _middle(supply: Supply) -> Array:
-    """-Q^-1 S', the feedthrough around which all others lie."""
+    """Central feedthrough -Q^-1 S', around which all allowed ones lie."""
     return np.asarray(-np.linalg.solve(supply.Q, supply.S.T), dtype=np.float64)
 
 
 def _factors(supply: Supply) -> tuple[Array, Array]:
-    """LQ^-1 and LR."""
+    """Factors LQ^-1 and LR of the module docstring."""
     LQ = np.linalg.cholesky(-supply.Q).T
     LR = np.linalg.cholesky(supply.R - supply.S @ np.linalg.solve(supply.Q, supply.S.T)).T
     return np.asarray(np.linalg.inv(LQ), dtype=np.float64), np.asarray(LR, dtype=np.float64)

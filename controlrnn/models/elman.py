@@ -1,4 +1,4 @@
-"""The plain recurrent network of Elman (1990), the baseline without any guarantee.
+"""Elman network (1990): the plain recurrent network, a baseline without any guarantee.
 
 x+ = s(W x + U u + b),   y = C x + d
 """
@@ -21,18 +21,25 @@ class Elman(Model):
         nu: Number of inputs.
         ny: Number of outputs.
         nx: Number of states, which are the neurons.
-        activation: The function s.
-        memory: W starts as ``memory`` times the identity plus noise; a value near 1 remembers slow plants, where the
-            usual random start forgets within a few samples.
+        activation: Activation function s.
+        memory: W starts as ``memory`` times the identity plus noise; a value near 1 gives the long memory that slow
+            plants need, where the usual random start forgets within a few samples.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
     """
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, activation: Activation | str = Activation.TANH, memory: float = 0.9,
-        dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        activation: Activation | str = Activation.TANH,
+        memory: float = 0.9,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         self.activation = Activation(activation)
         rng = generator(seed)
@@ -46,6 +53,15 @@ class Elman(Model):
         """The explicit system, in scaled units."""
         eye = torch.eye(self.nx, dtype=self.W.dtype, device=self.W.device)
         return lure(
-            A=torch.zeros_like(eye), B1=eye, B2=torch.zeros_like(self.U), C1=self.W, D12=self.U, bv=self.b,
-            C2=self.C, by=self.d, activation=self.activation, layers=(self.nx,), dt=self.dt,
-        )  # fmt: skip
+            A=torch.zeros_like(eye),
+            B1=eye,
+            B2=torch.zeros_like(self.U),
+            C1=self.W,
+            D12=self.U,
+            bv=self.b,
+            C2=self.C,
+            by=self.d,
+            activation=self.activation,
+            layers=(self.nx,),
+            dt=self.dt,
+        )

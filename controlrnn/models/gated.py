@@ -1,4 +1,4 @@
-"""LSTM and GRU, the baselines without a guarantee; the equations are those of `GatedSystem`.
+"""LSTM and GRU networks, baselines without a guarantee; the equations are those of `GatedSystem`.
 
 Long memory needs the right gate biases: a unit forgets with time constant tau if its forget gate (LSTM), or its update
 gate (GRU), is sig(log(tau - 1)) = 1 - 1 / tau. The constants are spread over some 5 to 50 samples (Tallec & Ollivier,
@@ -18,6 +18,8 @@ from controlrnn.typed import typed
 
 
 class _Gated(Model[GatedSystem]):
+    """Base class of `LSTM` and `GRU`."""
+
     CELL: Cell
 
     @typed()
@@ -28,6 +30,7 @@ class _Gated(Model[GatedSystem]):
         rng, rows, bound = generator(seed), self.CELL.gates * units, units**-0.5
         self.W = uniform(rng, rows, nu, bound=bound)
         self.U = uniform(rng, rows, units, bound=bound)
+        # Biases log(tau - 1) for time constants tau of 5 to 50 samples.
         memory = torch.log(4 + 45 * torch.rand(units, generator=rng))
         zero = torch.zeros_like(memory)
         # Orders (i, f, o, g) and (r, z, n). The input gate opens by as much as the forget gate closes.
@@ -44,7 +47,7 @@ class _Gated(Model[GatedSystem]):
 
 
 class LSTM(_Gated):
-    """Long short-term memory.
+    """Long short-term memory network (LSTM).
 
     Args:
         nu: Number of inputs.
@@ -59,7 +62,7 @@ class LSTM(_Gated):
 
 
 class GRU(_Gated):
-    """Gated recurrent unit.
+    """Network of gated recurrent units (GRU).
 
     Args:
         nu: Number of inputs.

@@ -1,4 +1,4 @@
-"""ci-RNN: a plain recurrent network with an implicit weight, contracting for every parameter value.
+"""Contracting implicit RNN (ci-RNN): a plain recurrent network with an implicit weight, contracting by construction.
 
 Revay & Manchester, "Contracting implicit recurrent neural networks", L4DC 2020:
 
@@ -28,7 +28,7 @@ from controlrnn.typed import typed
 
 
 class ContractingImplicitRNN(Model):
-    """Contracting implicit network; as a Lur'e system A = 0, B1 = E^-1, C1 = H.
+    """Contracting implicit recurrent network; as a Lur'e system A = 0, B1 = E^-1, C1 = H.
 
     Starts at x+ = s(F x + ...) with a diagonal F of time constants of 5 to 50 samples.
 
@@ -37,18 +37,26 @@ class ContractingImplicitRNN(Model):
         ny: Number of outputs.
         nx: Number of states, which are the neurons.
         rate: Contraction rate in (0, 1].
-        activation: The function s; its slope must lie in [0, 1].
+        activation: Activation function s; its slope must lie in [0, 1].
         dt: Sample time [s].
         seed: Seed of the initial parameters.
     """
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, rate: float = 1.0, activation: Activation | str = Activation.TANH,
-        dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        rate: float = 1.0,
+        activation: Activation | str = Activation.TANH,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.rate, self.activation = checked_rate(rate), Activation(activation)
+        self.rate = checked_rate(rate)
+        self.activation = Activation(activation)
         rng = generator(seed)
         self.G = PositiveDefinite(nx)
         self.p = nn.Parameter(torch.zeros(nx))
@@ -68,12 +76,22 @@ class ContractingImplicitRNN(Model):
         E, H, _ = self._implicit()
         inverse = torch.linalg.inv(E)
         return lure(
-            A=torch.zeros_like(inverse), B1=inverse, B2=torch.zeros_like(self.K), C1=H, D12=self.K, bv=self.b,
-            C2=self.C, by=self.d, activation=self.activation, layers=(self.nx,), dt=self.dt,
-        )  # fmt: skip
+            A=torch.zeros_like(inverse),
+            B1=inverse,
+            B2=torch.zeros_like(self.K),
+            C1=H,
+            D12=self.K,
+            bv=self.b,
+            C2=self.C,
+            by=self.d,
+            activation=self.activation,
+            layers=(self.nx,),
+            dt=self.dt,
+        )
 
     def _implicit(self) -> tuple[Tensor, Tensor, Tensor]:
-        """E, H and the diagonal of P."""
+        """Implicit matrices E and H, and the diagonal of P."""
+        # Limited, so that the optimiser cannot make P singular.
         G, p = self.G.matrix(), torch.exp(self.p.clamp(-10.0, 10.0))
         E = 0.5 * (G + torch.diag(p / self.rate**2) + self.Y - self.Y.T)
         return E, p.sqrt()[:, None] * self.N.matrix() @ torch.linalg.cholesky(G).T, p

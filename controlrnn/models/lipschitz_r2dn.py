@@ -40,9 +40,9 @@ from controlrnn.typed import typed
 
 
 class LipschitzR2DN(Model):
-    """Recurrent deep network of bounded gain.
+    """Recurrent deep network (R2DN) with a bounded incremental l2 gain.
 
-    The bound counts *scaled* signals: outputs in units of their scaler per inputs in units of theirs.
+    The bound is one of *scaled* signals: outputs in units of their scaler per inputs in units of theirs.
 
     Args:
         nu: Number of inputs.
@@ -60,15 +60,28 @@ class LipschitzR2DN(Model):
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, gamma: float, nv: int = 8, layers: Sequence[int] = (16, 16),
-        rate: float = 1.0, activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0,
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        gamma: float,
+        nv: int = 8,
+        layers: Sequence[int] = (16, 16),
+        rate: float = 1.0,
+        activation: Activation | str = Activation.TANH,
+        feedthrough: bool = False,
+        dt: float = 1.0,
         seed: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         if not layers:
             raise SettingError("layers must name at least one hidden layer, got none: use LTI for a linear model")
-        self.gamma, self.activation, self.nv = positive("gamma", gamma), Activation(activation), size("nv", nv)
-        self.seed, rng = int(seed), generator(seed)
+        self.gamma = positive("gamma", gamma)
+        self.activation = Activation(activation)
+        self.nv = size("nv", nv)
+        self.seed = int(seed)
+        rng = generator(seed)
         self.core = ContractingLinear(nx, rate, rng)
         self.rate = self.core.rate
         self.phi = SandwichNetwork(nv, nv, tuple(size("layers", n) for n in layers), rng)
@@ -86,12 +99,13 @@ class LipschitzR2DN(Model):
         self.bx = nn.Parameter(torch.zeros(nx))
         self.by = nn.Parameter(torch.zeros(ny))
         B = (torch.randn(nx, nu, generator=rng) * 0.3 * nu**-0.5).double().numpy()
-        self._start_within(Linear(slow_poles(nx, self.rate, rng), B, self.C2.detach().double().numpy(),
-                                  np.zeros((ny, nu))))  # fmt: skip
+        self._start_within(
+            Linear(slow_poles(nx, self.rate, rng), B, self.C2.detach().double().numpy(), np.zeros((ny, nu)))
+        )
 
     @property
     def D22(self) -> Tensor | None:
-        """Direct feedthrough of the linear system, shape (ny, nu); None without."""
+        """Direct feedthrough of the linear system, shape (ny, nu); None for a model without feedthrough."""
         return None if self.Z is None else self._scaled()[3]
 
     def system(self) -> LureSystem:
@@ -103,17 +117,28 @@ class LipschitzR2DN(Model):
         _, D12, D21, D22 = self._scaled()
         net = self.phi.fold()
         return lure(
-            A=A, B1=B1 @ net.Cout, B2=B2, bx=self.bx + B1 @ net.bout,
-            C1=net.Cin @ self.C1, D11=net.D11, D12=net.Cin @ D12, bv=net.bv,
-            C2=self.C2, D21=D21 @ net.Cout, D22=D22, by=self.by + D21 @ net.bout,
-            activation=self.activation, layers=net.layers, dt=self.dt,
-        )  # fmt: skip
+            A=A,
+            B1=B1 @ net.Cout,
+            B2=B2,
+            bx=self.bx + B1 @ net.bout,
+            C1=net.Cin @ self.C1,
+            D11=net.D11,
+            D12=net.Cin @ D12,
+            bv=net.bv,
+            C2=self.C2,
+            D21=D21 @ net.Cout,
+            D22=D22,
+            by=self.by + D21 @ net.bout,
+            activation=self.activation,
+            layers=net.layers,
+            dt=self.dt,
+        )
 
     @typed()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units.
 
-        The network stays connected to state and input but acts on nothing yet (B1 = D21 = 0).
+        The network keeps its inputs from state and input, but has no effect yet (B1 = D21 = 0).
 
         Raises:
             SettingError: Its gain is not below gamma, or it has a feedthrough where this model has none.
@@ -122,13 +147,16 @@ class LipschitzR2DN(Model):
 
     @torch.no_grad()
     def _start_at(self, linear: Linear) -> None:
+        """Set all parameters to start at a linear model of gain below gamma; see `start_linear`."""
         if self.Z is None and linear.D.any():
             raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
         n, rng, g = self.nx, generator(self.seed + 1), self.gamma
+        # Random directions of the network's input, of about unit size for states and inputs of unit size.
         draw = torch.randn(self.nv, n + self.nu, generator=rng, dtype=torch.float64).numpy()
         V = draw / np.sqrt([n] * n + [self.nu] * self.nu)
         supply = Supply.of(-np.eye(self.ny), np.zeros((self.nu, self.ny)), g**2 * np.eye(self.nu))
         failure: SettingError | None = None
+        # The candidates leave less and less margin: take the first that the parameterisation can represent.
         for storage, m in storages(linear, V, supply, self.rate):
             try:
                 self._put(linear, storage, m, V)
@@ -139,7 +167,7 @@ class LipschitzR2DN(Model):
         raise SettingError(gain_refusal(linear, g, self.rate)) from failure
 
     def _put(self, linear: Linear, storage: Array, m: float, V: Array) -> None:
-        """Set all parameters, for a ``storage`` E'P^-1E (nx, nx) and weight m of a network driven by V (x, u)."""
+        """Set all parameters for a ``storage`` E'P^-1E (nx, nx) and weight m of a network driven by V (x, u)."""
         n, g, E = self.nx, self.gamma, self.rate**2 * storage
         b: Array = m**0.5 / g * V[:, n:]
         self.m.fill_(m)
@@ -155,6 +183,7 @@ class LipschitzR2DN(Model):
         for free in (self.core.Y, self.bx, self.by):
             free.zero_()
         F = E @ linear.A
+        # H of the storage; the addition that the gain needs is subtracted, as `implicit` will add it again.
         H = np.block([[E, F.T], [F, self.rate**2 * E]])
         self.core.H.start_at(H - with_room(self._twin()._added()).numpy())
 
@@ -165,10 +194,11 @@ class LipschitzR2DN(Model):
         self._start_at(Linear(linear.A, linear.B * shrink, linear.C * shrink, linear.D))
 
     def _implicit(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Implicit matrices (E, F, P), with the addition to H that the gain bound needs."""
         return self.core.implicit(self._added())
 
     def _scaled(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(Db in signals scaled to unit supply, D12, D21, D22)."""
+        """Feedthrough matrices: Db in signals scaled to unit supply, then D12, D21 and D22."""
         b, root = self.b.matrix(), self.m.sqrt()
         if self.c is None or self.Z is None:
             c, d = b.new_zeros(self.ny, self.nv), b.new_zeros(self.ny, self.nu)
@@ -179,7 +209,7 @@ class LipschitzR2DN(Model):
         return Db, self.gamma / root * b, root * c, self.gamma * d
 
     def _added(self) -> Tensor:
-        """What the gain costs, shape (2 nx, 2 nx), in signals scaled to unit supply."""
+        """Addition to H that the gain bound needs, shape (2 nx, 2 nx), in signals scaled to unit supply."""
         root = self.m.sqrt()
         Cb = torch.cat([root * self.C1, self.C2])
         Bi = self.gain * self.B
@@ -200,7 +230,7 @@ class LipschitzR2DN(Model):
 
 
 def _root(K: Tensor) -> Tensor:
-    """The L with L L' = I - K, for symmetric K < I."""
+    """Cholesky factor L, L L' = I - K, for symmetric K < I."""
     eye = torch.eye(len(K), dtype=K.dtype, device=K.device)
     L: Tensor = torch.linalg.cholesky(eye - K)
     return L

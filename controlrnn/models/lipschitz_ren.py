@@ -15,9 +15,9 @@ from controlrnn.typed import typed
 
 
 class LipschitzREN(DissipativeREN):
-    """Recurrent equilibrium network of bounded gain; further arguments as in `REN`.
+    """Recurrent equilibrium network with a bounded incremental l2 gain; further arguments as in `REN`.
 
-    The bound counts *scaled* signals: outputs in units of their scaler per inputs in units of theirs.
+    The bound is one of *scaled* signals: outputs in units of their scaler per inputs in units of theirs.
 
     Args:
         nu: Number of inputs.
@@ -34,15 +34,35 @@ class LipschitzREN(DissipativeREN):
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, gamma: float, nv: int = 16, rate: float = 1.0,
-        activation: Activation | str = Activation.TANH, feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        gamma: float,
+        nv: int = 16,
+        rate: float = 1.0,
+        activation: Activation | str = Activation.TANH,
+        feedthrough: bool = False,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         self.gamma = positive("gamma", gamma)
         supply = Supply.gain(self.gamma, size("nu", nu), size("ny", ny))
         super().__init__(
-            nu=nu, ny=ny, nx=nx, Q=supply.Q, S=supply.S, R=supply.R, nv=nv, rate=rate, activation=activation,
-            feedthrough=feedthrough, dt=dt, seed=seed,
-        )  # fmt: skip
+            nu=nu,
+            ny=ny,
+            nx=nx,
+            Q=supply.Q,
+            S=supply.S,
+            R=supply.R,
+            nv=nv,
+            rate=rate,
+            activation=activation,
+            feedthrough=feedthrough,
+            dt=dt,
+            seed=seed,
+        )
         self.supply = supply
 
     def _refusal(self, linear: Linear) -> str:

@@ -4,14 +4,15 @@ Erichson, Azencot, Queiruga, Hodgkinson, Mahoney, "Lipschitz recurrent neural ne
 
     h' = A h + s(W h + U u + b),  y = D h + d,  A = (1 - beta)(M + M') + beta (M - M') - gamma I, W alike from another
 
-What can be said (two statements of the paper need correcting):
+Two statements of the paper need correcting:
 
 * Proposition 2 subtracts gamma twice. Right: with (A + A')/2 = (1 - beta)(M + M') - gamma I,
   (1 - beta) lambda_min(M + M') - gamma <= Re lambda_i(A) <= (1 - beta) lambda_max(M + M') - gamma.
 * Proposition 1 calls an equilibrium stable if A is Hurwitz. It is not: h' = -0.1 h + tanh(5 h) is unstable at 0.
   The proof needs |W| < lambda_min(Q) / (2 |P|) for A'P + P A = -Q. For P = I that is lambda_max(A + A')/2 + |W| < 0.
 
-The discrete map is what runs, so nothing is promised by construction; let `certify_contraction` decide after training.
+The discrete map is what runs, and nothing is guaranteed for it by construction: use `certify_contraction` after
+training.
 Both discretisations are Lur'e systems with C1 = W:
 
     Euler  h+ = h + e (A h + s(v))               A_d = I + e A,         B1 = e I
@@ -35,14 +36,16 @@ from controlrnn.typed import typed
 
 
 class Discretisation(Choice):
-    """How the differential equation becomes a map."""
+    """Discretisation of the differential equation: explicit Euler, or implicit in the linear part (IMEX)."""
 
     EULER = "euler"
     IMEX = "imex"
 
 
 class LipschitzRNN(Model):
-    """Lipschitz recurrent network. The paper's settings: step 0.03, beta 0.75, gamma 0.001.
+    """Lipschitz recurrent network (without a guarantee for the discrete map).
+
+    The paper uses step 0.03, beta 0.75 and gamma 0.001.
 
     Args:
         nu: Number of inputs.
@@ -51,23 +54,34 @@ class LipschitzRNN(Model):
         step: Step e of the discretisation, in units of the network's own time per sample.
         beta: Weight of the skew part of A, and of W, in [0, 1]; 1 neither damps nor excites.
         gamma: Damping in A, and in W, >= 0.
-        beta_w: Weight for W, where it differs.
-        gamma_w: Damping for W, where it differs.
+        beta_w: Weight for W; that of A when left out.
+        gamma_w: Damping for W; that of A when left out.
         discretisation: Euler or IMEX.
-        activation: The function s.
+        activation: Activation function s.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
     """
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, step: float = 0.1, beta: float = 0.75, gamma: float = 0.001,
-        beta_w: float | None = None, gamma_w: float | None = None,
-        discretisation: Discretisation | str = Discretisation.EULER, activation: Activation | str = Activation.TANH,
-        dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        step: float = 0.1,
+        beta: float = 0.75,
+        gamma: float = 0.001,
+        beta_w: float | None = None,
+        gamma_w: float | None = None,
+        discretisation: Discretisation | str = Discretisation.EULER,
+        activation: Activation | str = Activation.TANH,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.step, self.activation = positive("step", step), Activation(activation)
+        self.step = positive("step", step)
+        self.activation = Activation(activation)
         self.discretisation = Discretisation(discretisation)
         self.beta = (_fraction("beta", beta), _fraction("beta_w", beta if beta_w is None else beta_w))
         dampings = (("gamma", gamma), ("gamma_w", gamma if gamma_w is None else gamma_w))
@@ -91,18 +105,28 @@ class LipschitzRNN(Model):
             Ad = torch.linalg.inv(eye - self.step * A)
             B1 = self.step * Ad
         return lure(
-            A=Ad, B1=B1, B2=torch.zeros_like(self.U), C1=W, D12=self.U, bv=self.b, C2=self.D, by=self.d,
-            activation=self.activation, layers=(self.nx,), dt=self.dt,
-        )  # fmt: skip
+            A=Ad,
+            B1=B1,
+            B2=torch.zeros_like(self.U),
+            C1=W,
+            D12=self.U,
+            bv=self.b,
+            C2=self.D,
+            by=self.d,
+            activation=self.activation,
+            layers=(self.nx,),
+            dt=self.dt,
+        )
 
 
 def _mixed(M: Tensor, beta: float, gamma: float) -> Tensor:
-    """(1 - beta)(M + M') + beta (M - M') - gamma I."""
+    """Mix of symmetric and skew part: (1 - beta)(M + M') + beta (M - M') - gamma I."""
     eye = torch.eye(len(M), dtype=M.dtype, device=M.device)
     return (1 - beta) * (M + M.T) + beta * (M - M.T) - gamma * eye
 
 
 def _fraction(name: str, value: float) -> float:
+    """Return ``value`` as float after checking that it lies in [0, 1]."""
     if not 0 <= value <= 1:
         raise SettingError(f"{name} must lie in [0, 1], got {value}: 0 is symmetric, 1 is skew")
     return float(value)

@@ -1,4 +1,4 @@
-"""A linear time-invariant model that contracts for every parameter value: the linear baseline.
+"""Linear time-invariant model that contracts for every parameter value: the linear baseline.
 
 x+ = A x + B u + bx,   y = C x + D u + by      with A from `ContractingLinear`
 """
@@ -19,7 +19,7 @@ from controlrnn.typed import typed
 
 
 class LTI(Model):
-    """Contracting linear model.
+    """Contracting linear time-invariant model.
 
     Args:
         nu: Number of inputs.

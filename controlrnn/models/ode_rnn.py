@@ -1,10 +1,10 @@
-"""Two residual networks: an Euler step of h' = s(W h + U u + b), y = D h + d.
+"""Neural ODE and antisymmetric RNN: Euler steps of h' = s(W h + U u + b), y = D h + d.
 
     NeuralODERNN       h+ = h + e s(W h + U u + b)            (the baseline of Erichson et al., ICLR 2021)
     AntisymmetricRNN   the same with W = K - K' - gamma I     (Chang et al., "AntisymmetricRNN", ICLR 2019, eq. 10)
 
-As Lur'e systems A = I, B1 = e I, C1 = W. The eigenvalues of a skew W are imaginary, so that h' neither forgets nor
-explodes; gamma > 0 makes up for Euler's error. Neither promises anything for the discrete map.
+As Lur'e systems A = I, B1 = e I, C1 = W. The eigenvalues of a skew W are imaginary, so that h neither decays nor grows;
+gamma > 0 compensates the error of Euler's method. Neither model guarantees anything for the discrete map.
 """
 
 from __future__ import annotations
@@ -27,22 +27,30 @@ class NeuralODERNN(Model):
         ny: Number of outputs.
         nx: Number of states, which are the neurons.
         step: Step e, in units of the network's own time per sample.
-        activation: The function s.
+        activation: Activation function s.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
     """
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, step: float = 0.1, activation: Activation | str = Activation.TANH,
-        dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        step: float = 0.1,
+        activation: Activation | str = Activation.TANH,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.step, self.activation = positive("step", step), Activation(activation)
+        self.step = positive("step", step)
+        self.activation = Activation(activation)
         rng = generator(seed)
         self.K = normal(rng, nx, nx, std=nx**-0.5)
         with torch.no_grad():
-            # Leaky: time constants of some tens of samples, where W = 0 would integrate and never forget.
+            # Start with time constants of some tens of samples; W = 0 would integrate and never forget.
             self.K.mul_(0.3).sub_(0.5 * torch.eye(nx))
         self.U = uniform(rng, nx, nu, bound=nu**-0.5)
         self.b = nn.Parameter(torch.zeros(nx))
@@ -53,11 +61,21 @@ class NeuralODERNN(Model):
         """The explicit system, in scaled units."""
         eye = torch.eye(self.nx, dtype=self.K.dtype, device=self.K.device)
         return lure(
-            A=eye, B1=self.step * eye, B2=torch.zeros_like(self.U), C1=self._weight(), D12=self.U, bv=self.b,
-            C2=self.D, by=self.d, activation=self.activation, layers=(self.nx,), dt=self.dt,
-        )  # fmt: skip
+            A=eye,
+            B1=self.step * eye,
+            B2=torch.zeros_like(self.U),
+            C1=self._weight(),
+            D12=self.U,
+            bv=self.b,
+            C2=self.D,
+            by=self.d,
+            activation=self.activation,
+            layers=(self.nx,),
+            dt=self.dt,
+        )
 
     def _weight(self) -> Tensor:
+        """Recurrent weight W, shape (nx, nx)."""
         return self.K
 
 
@@ -70,15 +88,23 @@ class AntisymmetricRNN(NeuralODERNN):
         nx: Number of states, which are the neurons.
         step: Step e; the paper uses 0.01 for 784 samples.
         gamma: Damping, >= 0.
-        activation: The function s.
+        activation: Activation function s.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
     """
 
     def __init__(
-        self, *, nu: int, ny: int, nx: int, step: float = 0.1, gamma: float = 0.1,
-        activation: Activation | str = Activation.TANH, dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        step: float = 0.1,
+        gamma: float = 0.1,
+        activation: Activation | str = Activation.TANH,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, step=step, activation=activation, dt=dt, seed=seed)
         self.gamma = positive("gamma", gamma, zero=True)
 

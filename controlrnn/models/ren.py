@@ -1,4 +1,4 @@
-"""What all recurrent equilibrium networks share: the map from free parameters to the explicit system.
+"""Base class of recurrent equilibrium networks (REN): the map from free parameters to the explicit system.
 
 Revay, Wang, Manchester, "Recurrent equilibrium networks: flexible dynamic models with guaranteed stability and
 robustness", IEEE TAC 2023, eqs. 20-33, with acyclic D11 (strictly lower triangular: one neuron a layer). A positive
@@ -9,8 +9,8 @@ definite
         [H31 H32 H33]
 
 gives A = E^-1 F, B1 = E^-1 B1i, C1 = L^-1 C1i, D11 = L^-1 D11i, and storage |dx|^2 in E'P^-1E with multipliers L prove
-contraction; h is the size of H, so that Y counts relative to it. The types differ only in what they add to a free H:
-nothing, or what a supply costs.
+contraction; h is the size of H, so that Y counts relative to it. The kinds of REN differ only in what they add to a
+free H: nothing for contraction, a term for a supply rate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from controlrnn.typed import typed
 
 @dataclass(frozen=True, eq=False)
 class Implicit:
-    """The implicit matrices; ``L`` (nv,) is a diagonal."""
+    """Implicit matrices of a REN; ``L`` (nv,) is the diagonal of a matrix."""
 
     E: Tensor
     F: Tensor
@@ -45,7 +45,7 @@ class Implicit:
 
 
 class REN(Model):
-    """Base class; see `ContractingREN`, `LipschitzREN` and `DissipativeREN`.
+    """Base class of `ContractingREN`, `LipschitzREN` and `DissipativeREN`.
 
     Args:
         nu: Number of inputs.
@@ -61,12 +61,24 @@ class REN(Model):
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, nv: int, rate: float, activation: Activation | str, feedthrough: bool,
-        dt: float, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        nv: int,
+        rate: float,
+        activation: Activation | str,
+        feedthrough: bool,
+        dt: float,
+        seed: int,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.nv, self.rate, self.activation = size("nv", nv), checked_rate(rate), Activation(activation)
-        self.seed, rng = int(seed), generator(seed)
+        self.nv = size("nv", nv)
+        self.rate = checked_rate(rate)
+        self.activation = Activation(activation)
+        self.seed = int(seed)
+        rng = generator(seed)
         self.H = PositiveDefinite(2 * nx + nv)
         self.Y = nn.Parameter(torch.zeros(nx, nx))
         self.C2 = normal(rng, ny, nx, std=nx**-0.5)
@@ -77,11 +89,11 @@ class REN(Model):
 
     @abstractmethod
     def _added(self) -> Tensor | None:
-        """What the type adds to the free H, shape (2 nx + nv, 2 nx + nv)."""
+        """Term that this kind of REN adds to the free H, shape (2 nx + nv, 2 nx + nv); None for zero."""
 
     @abstractmethod
     def _input_maps(self, implicit: Implicit) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Explicit B2, D12 and D22."""
+        """Explicit input maps B2, D12 and D22."""
 
     def system(self) -> LureSystem:
         """The explicit system, in scaled units."""
@@ -90,18 +102,31 @@ class REN(Model):
         B2, D12, D22 = self._input_maps(m)
         AB = torch.linalg.solve(m.E, torch.cat([m.F, m.B1], dim=1))
         return lure(
-            A=AB[:, :n], B1=AB[:, n:], B2=B2, bx=self.bx, C1=m.C1 / m.L[:, None], D11=m.D11 / m.L[:, None], D12=D12,
-            bv=self.bv, C2=self.C2, D21=self.D21, D22=D22, by=self.by, activation=self.activation, layers=(1,) * nv,
+            A=AB[:, :n],
+            B1=AB[:, n:],
+            B2=B2,
+            bx=self.bx,
+            C1=m.C1 / m.L[:, None],
+            D11=m.D11 / m.L[:, None],
+            D12=D12,
+            bv=self.bv,
+            C2=self.C2,
+            D21=self.D21,
+            D22=D22,
+            by=self.by,
+            activation=self.activation,
+            layers=(1,) * nv,
             dt=self.dt,
-        )  # fmt: skip
+        )
 
     def _drive(self) -> Array:
-        """Directions C1 (nv, nx) from which the neurons look at the state at a linear start."""
+        """Random map C1 (nv, nx) from the state to the neurons, for a start at a linear model."""
         rng = generator(self.seed + 1)
         C1: Array = torch.randn(self.nv, self.nx, generator=rng, dtype=torch.float64).numpy() * self.nx**-0.5
         return C1
 
     def _implicit(self) -> Implicit:
+        """Implicit matrices, read from the blocks of H; see the module docstring."""
         n, k = self.nx, self.nx + self.nv
         H, Y = self.H.plus(self._added()), self.H.size * (self.Y - self.Y.T)
         P, H22 = H[k:, k:], H[n:k, n:k]

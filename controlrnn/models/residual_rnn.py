@@ -1,10 +1,11 @@
-"""A linear system plus a small network, without a guarantee by construction.
+"""Residual network: a linear system plus a small network, without a guarantee by construction.
 
-x+ = A x + B2 u + bx + B1 s(C1 x + D12 u + bv),   y = C2 x + D22 u + by
+    x+ = A x + B2 u + bx + B1 s(C1 x + D12 u + bv),   y = C2 x + D22 u + by
 
-The polynomial nonlinear state-space structure of Paduart et al., "Identification of nonlinear systems using polynomial
-nonlinear state space models", Automatica 2010, with neurons instead of monomials (Suykens, De Moor, Vandewalle 1995);
-like there, training starts at a linear model. What it promises is found out afterwards, by `certify_contraction`.
+This is the polynomial nonlinear state-space structure of Paduart et al., "Identification of nonlinear systems using
+polynomial nonlinear state space models", Automatica 2010, with neurons instead of monomials (Suykens, De Moor,
+Vandewalle 1995); as there, training starts at a linear model. Contraction is checked after training, by
+`certify_contraction`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from controlrnn.typed import typed
 
 
 class ResidualRNN(Model):
-    """Linear system with a residual network.
+    """Linear system with a residual network of one layer.
 
     Args:
         nu: Number of inputs.
         ny: Number of outputs.
         nx: Number of states.
         nv: Number of neurons.
-        activation: The function s.
+        activation: Activation function s.
         feedthrough: Whether ``y[t]`` may depend on ``u[t]``; leave off for sampled plants with a held input.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
@@ -37,9 +38,17 @@ class ResidualRNN(Model):
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, nv: int = 8, activation: Activation | str = Activation.TANH,
-        feedthrough: bool = False, dt: float = 1.0, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        nv: int = 8,
+        activation: Activation | str = Activation.TANH,
+        feedthrough: bool = False,
+        dt: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         self.nv = size("nv", nv)
         self.activation = Activation(activation)
@@ -59,13 +68,24 @@ class ResidualRNN(Model):
     def system(self) -> LureSystem:
         """The explicit system, in scaled units."""
         return lure(
-            A=self.A, B1=self.B1, B2=self.B2, bx=self.bx, C1=self.C1, D12=self.D12, bv=self.bv,
-            C2=self.C2, D22=self.D22, by=self.by, activation=self.activation, layers=(self.nv,), dt=self.dt,
-        )  # fmt: skip
+            A=self.A,
+            B1=self.B1,
+            B2=self.B2,
+            bx=self.bx,
+            C1=self.C1,
+            D12=self.D12,
+            bv=self.bv,
+            C2=self.C2,
+            D22=self.D22,
+            by=self.by,
+            activation=self.activation,
+            layers=(self.nv,),
+            dt=self.dt,
+        )
 
     @torch.no_grad()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
-        """Start at the linear model (A, B, C, D), given in scaled units; the network acts on nothing yet (B1 = 0)."""
+        """Start at the linear model (A, B, C, D), given in scaled units; the network has no effect yet (B1 = 0)."""
         self.A.copy_(torch.as_tensor(A))
         self.B1.zero_()
         put_linear(self, A, B, C, D)

@@ -1,4 +1,4 @@
-"""Robust RNN of 2020: convex sets of contracting (Theta_*) or gain-bounded (Theta_gamma) networks, kept by a barrier.
+"""Robust RNN (2020): convex sets of contracting (Theta_*) or gain-bounded (Theta_gamma) networks, kept by a barrier.
 
 Revay, Wang, Manchester, "A convex parameterization of robust recurrent neural networks", IEEE L-CSS 2020:
 
@@ -14,7 +14,7 @@ Both are linear in the decision variables E, P, F, B1, ..., L, so the sets are c
 (`penalty`), and a step that leaves the set is halved until it does not (`after_step`; half way back to a point inside
 always ends inside). The paper's supply gamma^2 |du|^2 - |dy|^2 is multiplied by a fixed number here, which gives E the
 size of one, so that an optimiser moves all variables alike. With a rate, P / rate^2 replaces P in the first block
-(ours). Promises hold inside the set, not for every parameter value.
+(ours). The guarantee holds inside the set, not for every parameter value.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from controlrnn.models.parts.linear_start import Linear, gain_refusal, storages
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 
-_ROOM = 1e-5  # smallest eigenvalue of the inequality, scaled to a diagonal of ones: survives freezing
+_ROOM = 1e-5  # least eigenvalue of the inequality, scaled to a diagonal of ones, so that it survives freezing
 _BARRIER = (1e-2, 1e-6)  # weight of the barrier at the start and at the end of training (the paper's 1 / mu)
 
 
 class RobustRNN(Model):
-    """Robust recurrent network.
+    """Robust recurrent network of Revay, Wang and Manchester (2020), contracting or of bounded incremental l2 gain.
 
     Args:
         nu: Number of inputs.
@@ -56,18 +56,33 @@ class RobustRNN(Model):
 
     @typed()
     def __init__(
-        self, *, nu: int, ny: int, nx: int, nv: int = 16, gamma: float | None = None,
-        rate: float = 1.0, activation: Activation | str = Activation.RELU, feedthrough: bool = False, dt: float = 1.0,
+        self,
+        *,
+        nu: int,
+        ny: int,
+        nx: int,
+        nv: int = 16,
+        gamma: float | None = None,
+        rate: float = 1.0,
+        activation: Activation | str = Activation.RELU,
+        feedthrough: bool = False,
+        dt: float = 1.0,
         seed: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
-        self.nv, self.activation, self.seed = size("nv", nv), Activation(activation), int(seed)
+        self.nv = size("nv", nv)
+        self.activation = Activation(activation)
+        self.seed = int(seed)
         self.rate = checked_rate(rate)
         self.gamma = None if gamma is None else positive("gamma", gamma)
         rng = generator(seed)
-        self.E, self.P, self.F = (nn.Parameter(torch.zeros(nx, nx)) for _ in range(3))
-        self.B1, self.B2 = nn.Parameter(torch.zeros(nx, nv)), nn.Parameter(torch.zeros(nx, nu))
-        self.C1, self.D12 = nn.Parameter(torch.zeros(nv, nx)), nn.Parameter(torch.zeros(nv, nu))
+        self.E = nn.Parameter(torch.zeros(nx, nx))
+        self.P = nn.Parameter(torch.zeros(nx, nx))
+        self.F = nn.Parameter(torch.zeros(nx, nx))
+        self.B1 = nn.Parameter(torch.zeros(nx, nv))
+        self.B2 = nn.Parameter(torch.zeros(nx, nu))
+        self.C1 = nn.Parameter(torch.zeros(nv, nx))
+        self.D12 = nn.Parameter(torch.zeros(nv, nu))
         self.L = nn.Parameter(torch.ones(nv))
         self.C2 = normal(rng, ny, nx, std=nx**-0.5)
         self.D21 = nn.Parameter(torch.zeros(ny, nv)) if feedthrough else None
@@ -87,13 +102,25 @@ class RobustRNN(Model):
         n, k = self.nx, self.nx + self.nv
         AB = torch.linalg.solve(self.E, torch.cat([self.F, self.B1, self.B2], dim=1))
         return lure(
-            A=AB[:, :n], B1=AB[:, n:k], B2=AB[:, k:], bx=self.bx, C1=self.C1 / self.L[:, None],
-            D12=self.D12 / self.L[:, None], bv=self.bv, C2=self.C2, D21=self.D21, D22=self.D22, by=self.by,
-            activation=self.activation, layers=(self.nv,), dt=self.dt,
-        )  # fmt: skip
+            A=AB[:, :n],
+            B1=AB[:, n:k],
+            B2=AB[:, k:],
+            bx=self.bx,
+            C1=self.C1 / self.L[:, None],
+            D12=self.D12 / self.L[:, None],
+            bv=self.bv,
+            C2=self.C2,
+            D21=self.D21,
+            D22=self.D22,
+            by=self.by,
+            activation=self.activation,
+            layers=(self.nv,),
+            dt=self.dt,
+        )
 
     def inequality(self) -> Tensor:
-        """The matrix of Theta_* or Theta_gamma, positive definite inside the set."""
+        """Matrix of the inequality of Theta_* or Theta_gamma, positive definite inside the set."""
+        # The supply is multiplied by `scale`: the block of the inputs by it, those of the outputs by its root.
         E, F, B1, C1, nx, nv = self.E, self.F, self.B1, self.C1, self.nx, self.nv
         P = 0.5 * (self.P + self.P.T)
         corner = E + E.T - P / self.rate**2
@@ -115,7 +142,7 @@ class RobustRNN(Model):
         return torch.cat([torch.cat(row, dim=1) for row in rows])
 
     def barrier(self) -> Tensor:
-        """-log det of the inequality - sum log L; infinite outside the set."""
+        """Log-det barrier of the set: -log det of the inequality - sum log L; infinite outside."""
         factor, info = torch.linalg.cholesky_ex(self.inequality())
         if info != 0 or (self.L <= 0).any():
             return torch.full_like(self.L.sum(), torch.inf)
@@ -124,22 +151,22 @@ class RobustRNN(Model):
 
     @torch.no_grad()
     def is_feasible(self) -> bool:
-        """Whether the parameters lie inside the set with some room, decided in float64."""
+        """Whether the parameters lie inside the set with a small margin, decided in float64."""
         M = self._twin().inequality().numpy()
         diagonal = M.diagonal()
         if not np.isfinite(M).all() or (diagonal <= 0).any():
             return False
-        size = diagonal**-0.5
+        size = diagonal**-0.5  # scales the diagonal to ones, so that the units of the variables do not matter
         return bool(np.linalg.eigvalsh(size[:, None] * M * size)[0] > _ROOM)
 
     def penalty(self, progress: float) -> Tensor:
-        """The barrier, whose weight falls from the first to the last of 1e-2 and 1e-6 as training goes on."""
+        """Barrier with a weight that falls from 1e-2 to 1e-6 as training goes on."""
         first, last = _BARRIER
         return float(first * (last / first) ** progress) * self.barrier()
 
     @torch.no_grad()
     def after_step(self, before: list[Tensor]) -> None:
-        """Halve the step until it ends inside the set."""
+        """Halve the optimiser step until it ends inside the set."""
         for _ in range(100):
             if self.is_feasible():
                 return
@@ -152,7 +179,7 @@ class RobustRNN(Model):
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units, inside the set.
 
-        The neurons stay connected to state and input but act on nothing yet (B1 = D21 = 0).
+        The neurons keep their inputs from state and input, but have no effect yet (B1 = D21 = 0).
 
         Raises:
             SettingError: Its gain is not below gamma, or it has a feedthrough where this model has none.
@@ -161,11 +188,14 @@ class RobustRNN(Model):
 
     @torch.no_grad()
     def _start_at(self, linear: Linear) -> None:
+        """Set all parameters to start at a linear model inside the set; see `start_linear`."""
         if self.D22 is None and linear.D.any():
             raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
+        # Random directions of the neurons' input, of about unit size for states and inputs of unit size.
         draw = torch.randn(self.nv, self.nx + self.nu, generator=generator(self.seed + 1), dtype=torch.float64).numpy()
         V = draw / np.sqrt([self.nx] * self.nx + [self.nu] * self.nu)
         if self.gamma is None:
+            # Without a gain bound any Lyapunov matrix of the state map is a storage.
             A = inside_disc(linear.A, self.rate)
             N: Array = np.asarray(scipy.linalg.solve_discrete_lyapunov(A.T / self.rate, np.eye(self.nx)), np.float64)
             L = 1 / float(np.linalg.norm(V[:, : self.nx], 2)) ** 2
@@ -179,17 +209,28 @@ class RobustRNN(Model):
 
     def _put(self, linear: Linear, N: Array, L: float, V: Array) -> None:
         """Set all parameters for a storage N (nx, nx) and multipliers L of neurons driven by V (x, u)."""
-        c = self.nx / (self.rate**2 * float(np.trace(N)))
+        c = self.nx / (self.rate**2 * float(np.trace(N)))  # gives E the mean eigenvalue one
         E = c * self.rate**2 * 0.5 * (N + N.T)
         self.put(
-            c, E=E, P=self.rate**2 * E, F=E @ linear.A, B1=np.zeros((self.nx, self.nv)), B2=E @ linear.B,
-            C1=c * L * V[:, : self.nx], D12=c * L * V[:, self.nx :], L=np.full(self.nv, c * L), C2=linear.C,
-            D21=np.zeros((self.ny, self.nv)), D22=linear.D, bx=np.zeros(self.nx), by=np.zeros(self.ny),
-        )  # fmt: skip
+            c,
+            E=E,
+            P=self.rate**2 * E,
+            F=E @ linear.A,
+            B1=np.zeros((self.nx, self.nv)),
+            B2=E @ linear.B,
+            C1=c * L * V[:, : self.nx],
+            D12=c * L * V[:, self.nx :],
+            L=np.full(self.nv, c * L),
+            C2=linear.C,
+            D21=np.zeros((self.ny, self.nv)),
+            D22=linear.D,
+            bx=np.zeros(self.nx),
+            by=np.zeros(self.ny),
+        )
 
     @torch.no_grad()
     def put(self, scale: float, **values: Array) -> None:
-        """Set the decision variables by name; ``scale`` is what the supply is multiplied by."""
+        """Set the decision variables by name, and ``scale``, the factor of the supply."""
         self.scale.fill_(scale)
         for name, value in values.items():
             parameter = getattr(self, name)
@@ -202,5 +243,6 @@ class RobustRNN(Model):
         metric = metric_of(self.E, 0.5 * (self.P + self.P.T))
         if self.gamma is None:
             return Promise(metric, self.L, self.rate)
+        # Inside, the supply is `scale` gamma times that of the gain.
         size = float(self.scale) * self.gamma
         return Promise(metric / size, self.L / size, self.rate, Supply.gain(self.gamma, self.nu, self.ny))

@@ -1,4 +1,4 @@
-"""Files that survive: written atomically, checked before anything is built from them, signed where origin matters."""
+"""Files: written atomically, checked before anything is built from them, signed where the origin matters."""
 
 from controlrnn.records.archive import read_archive
 from controlrnn.records.digests import canonical, digest

@@ -1,8 +1,8 @@
-"""Arrays in an uncompressed ``.npz`` archive, whose reading takes no more memory than the file has bytes.
+"""Archives of arrays: uncompressed ``.npz`` files that take no more memory to read than the file has bytes.
 
-Entries are stored, not compressed; they follow each other without gap or overlap from the first
-byte to the directory, under different names; each is one ``.npy`` of version 1.0 whose shape accounts for every byte
-of it, with numbers of a fixed size (no objects, no texts, no structures). `numpy.load` reads such files as well.
+Entries are stored, not compressed; they follow each other without gap or overlap from the first byte to the directory,
+under different names; each is one ``.npy`` of version 1.0 whose shape accounts for every byte of it, with numbers of a
+fixed size (no objects, no texts, no structures). `numpy.load` reads such files as well.
 
 (ZIP: PKWARE APPNOTE 6.3.9, sections 4.3.6, 4.3.7; overlapping entries: Fifield, "A better zip bomb", WOOT 2019. NPY:
 numpy.lib.format.)
@@ -37,7 +37,7 @@ _LAST_NAME = 200  # bytes
 
 
 def write_archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """The archive of ``arrays``; the same arrays give the same bytes.
+    """Bytes of the archive of ``arrays``; the same arrays give the same bytes.
 
     Raises:
         FileFormatError: An array is of a type that is not stored.
@@ -56,13 +56,13 @@ def write_archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def read_archive(raw: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays of an archive, by name, each a copy of its own.
+    """Read the arrays of an archive, by name, each as a copy of its own.
 
     Args:
         raw: The file's bytes.
 
     Raises:
-        FileFormatError: Not such an archive; the message says in what it differs.
+        FileFormatError: The bytes are not such an archive; the message says what differs.
     """
     arrays: dict[str, NDArray[Any]] = {}
     for name, content in _entries(raw):
@@ -80,7 +80,7 @@ def _entries(raw: bytes) -> list[tuple[str, memoryview]]:
     except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, LookupError, struct.error) as error:
         # RuntimeError: flipped bits read as features of ZIP that Python does not know.
         raise FileFormatError(f"not a ZIP archive ({error})") from error
-    if comment or raw[-22:-18] != b"PK\x05\x06":
+    if comment or raw[-22:-18] != b"PK\x05\x06":  # the end record has 22 bytes when nothing follows it
         raise FileFormatError("something follows the archive's directory")
     found, at, view = [], 0, memoryview(raw)
     for info in sorted(infos, key=lambda one: one.header_offset):
@@ -100,7 +100,7 @@ def _entries(raw: bytes) -> list[tuple[str, memoryview]]:
 
 
 def _start(raw: bytes, info: zipfile.ZipInfo, expected: int) -> int:
-    """Where an entry's content begins; its header has to stand at ``expected`` and to agree with the directory."""
+    """Offset of an entry's content, after checking that its header stands at ``expected`` and fits the directory."""
     plain = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
     if not plain or info.flag_bits & ~0x800:  # 0x800: the name is UTF-8
         raise FileFormatError(f"entry {info.filename!r} is compressed or encrypted: records are stored as they are")
@@ -109,7 +109,7 @@ def _start(raw: bytes, info: zipfile.ZipInfo, expected: int) -> int:
     magic, _, flags, method, _, _, crc, size, full, name, extra = _LOCAL.unpack_from(raw, expected)
     start: int = expected + _LOCAL.size + name + extra
     own = raw[expected + _LOCAL.size : expected + _LOCAL.size + name]
-    sizes = {size, full} <= {info.file_size, 0xFFFFFFFF}
+    sizes = {size, full} <= {info.file_size, 0xFFFFFFFF}  # all ones: the sizes are in the ZIP64 field
     same = (magic, flags, method, crc) == (b"PK\x03\x04", info.flag_bits, info.compress_type, info.CRC)
     if not same or not sizes or own.decode("utf-8", "replace") != info.orig_filename or extra > 20:
         raise FileFormatError(f"entry {info.filename!r} is called or described otherwise in the directory")
@@ -117,7 +117,7 @@ def _start(raw: bytes, info: zipfile.ZipInfo, expected: int) -> int:
 
 
 def _array(name: str, content: memoryview) -> NDArray[Any]:
-    """The array of one ``.npy``."""
+    """Decode one ``.npy`` entry."""
     length = int.from_bytes(content[8:10], "little")
     header = bytes(content[10 : 10 + length])
     match = _HEADER.fullmatch(header)

@@ -1,4 +1,4 @@
-"""Digests: a name for the values that something consists of, the same on every machine."""
+"""Digests: SHA-256 over arrays and JSON values, the same on every machine."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def digest(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> str:
 
 
 def canonical(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """``array`` as digests see it: C order, little endian, 64 bits, one zero, one NaN.
+    """Convert an array to the form that digests cover: C order, little endian, 64 bits, one zero, one NaN.
 
     Args:
-        name: For the message.
+        name: Name of the array, for the message.
         array: Numbers, truth values or text.
 
     Raises:
@@ -48,13 +48,13 @@ def canonical(name: str, array: NDArray[Any]) -> NDArray[Any]:
         raise DataError(f"{name} must hold float64, integers, truth values or text, got {array.dtype}: convert it")
     fixed = np.array(array, dtype=stored[array.dtype.kind], order="C")
     if array.dtype.kind == "f":
-        fixed[fixed == 0] = 0.0
-        fixed[np.isnan(fixed)] = np.nan
+        fixed[fixed == 0] = 0.0  # -0 as well
+        fixed[np.isnan(fixed)] = np.nan  # one bit pattern of many
     return fixed
 
 
 def _canonical_json(value: Any) -> Any:
-    """``value`` with plain containers and one representation for every number."""
+    """Convert a JSON value to plain containers and one representation for every number."""
     if isinstance(value, Mapping):
         return {key: _canonical_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

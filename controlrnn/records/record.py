@@ -1,7 +1,7 @@
-"""Records: one ``.npz`` archive of numeric arrays and a JSON header, read without pickle, refused when altered.
+"""Records: files of numeric arrays and a JSON header in one ``.npz`` archive, without pickle, with a checksum.
 
 The header names the *kind* of record and its format *version* and holds JSON values (*meta*) and a SHA-256 over all of
-this and the arrays. Reading goes from the outside in, and nothing is made before what it is made from was checked: the
+this and the arrays. Reading goes from the outside in, and checks each layer before the next is built from it: the
 archive (`controlrnn.records.archive`), the checksum, the kind's schema (`controlrnn.records.schema`), the object.
 
 A checksum notices damage. It is no proof of origin: whoever can write the file can compute it anew. Certificates are
@@ -29,7 +29,7 @@ from controlrnn.records.digests import digest
 from controlrnn.records.schema import Schema
 from controlrnn.records.writing import storage, write_atomic
 
-FORMAT = 2  # of the header and of what the checksum covers
+FORMAT = 2  # version of the header's layout and of what the checksum covers
 _HEADER = "header.json"
 _FIELDS = {"format", "kind", "version", "meta", "sha256"}
 _MOST_HEADER = 4 * 2**20  # bytes
@@ -39,10 +39,10 @@ _MOST_DEPTH = 20
 
 
 class Record(NamedTuple):
-    """What a file holds, before anybody has looked at whether it makes sense.
+    """Content of a record file that is undamaged but has not been checked against a schema.
 
     Args:
-        kind: What it is.
+        kind: Kind of record.
         version: Version of this kind's format.
         arrays: Numeric arrays by name.
         meta: JSON values by name.
@@ -61,7 +61,7 @@ def save_record(
 
     Args:
         path: Target file; parent folders are made.
-        schema: What the record must hold.
+        schema: Declaration of the content.
         arrays: Numeric arrays by name.
         meta: JSON values by name.
 
@@ -74,7 +74,7 @@ def save_record(
 
 
 def conform(schema: Schema, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
-    """Check what a record would hold, without writing it: what cannot be read again makes no sense.
+    """Check that a record of this content could be read again, without writing it.
 
     Raises:
         DataError: As `save_record`.
@@ -85,8 +85,9 @@ def conform(schema: Schema, arrays: Mapping[str, NDArray[Any]], meta: Mapping[st
 def _conforming(
     schema: Schema, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], consequence: str
 ) -> dict[str, Any]:
-    """The JSON values as they are read again, after checking them and the arrays."""
+    """Return the JSON values as they would be read again, after checking them and the arrays."""
     try:
+        # A round trip through JSON: tuples become lists and numpy's numbers plain ones, as a reader gets them.
         header: dict[str, Any] = json.loads(json.dumps(dict(meta), default=_plain))
         schema.check({name: _stored(array) for name, array in arrays.items()}, header)
     except (FileFormatError, TypeError, OverflowError) as error:  # TypeError: no JSON at all
@@ -98,7 +99,7 @@ def _conforming(
 def write_record(
     path: str | os.PathLike[str], kind: str, version: int, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
 ) -> Path:
-    """Write a record of any content, with the right checksum; `save_record` is what to use."""
+    """Write a record of any content with its checksum, unchecked; the inner part of `save_record`."""
     stored = {name: _stored(array) for name, array in arrays.items()}
     header = {"format": FORMAT, "kind": kind, "version": version, "meta": dict(meta)}
     header["sha256"] = digest(stored, header)
@@ -132,8 +133,8 @@ def load_one_of(
 
     Args:
         path: The file.
-        schemas: By kind.
-        what: What all kinds are, for the message: ``"a certificate"``.
+        schemas: Schemas by kind.
+        what: Common name of all kinds for the message, e.g. ``"a certificate"``.
     """
     record = read_record(path)
     if record.kind not in schemas:
@@ -150,10 +151,10 @@ def load_one_of(
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read a record of any kind, checked for damage but not for sense. Raises like `load_record`."""
+    """Read a record of any kind, checked for damage but not against a schema. Raises like `load_record`."""
     with storage("read", path):
         mode = os.stat(path).st_mode
-        raw = Path(path).read_bytes() if stat.S_ISREG(mode) else b""
+        raw = Path(path).read_bytes() if stat.S_ISREG(mode) else b""  # a pipe or device might never end
     if not stat.S_ISREG(mode):
         raise FileFormatError(f"{path} is not a controlrnn record: it is a folder or a device; name a file")
     try:
@@ -175,7 +176,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
 @contextmanager
 def restoring(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn errors of ours inside of the block into a `FileFormatError` that names the file."""
+    """Context manager that turns this library's errors inside it into a `FileFormatError` that names the file."""
     try:
         yield
     except ControlRnnError as error:
@@ -183,7 +184,7 @@ def restoring(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _header(array: NDArray[Any]) -> dict[str, Any]:
-    """The header's fields, all there and of the right types; of JSON as the standard has it."""
+    """Decode the header, after checking that it is standard JSON and has all fields with the right types."""
     if array.dtype != np.uint8 or array.ndim != 1 or array.size > _MOST_HEADER:
         raise FileFormatError(f"the header must be a text of at most {_MOST_HEADER} bytes")
     content = array.tobytes()
@@ -191,9 +192,12 @@ def _header(array: NDArray[Any]) -> dict[str, Any]:
         raise FileFormatError(f"the header must have at most {_MOST_CONTAINERS} lists and objects")
     try:
         header = json.loads(
-            content.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_int=_integer,
+            content.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_int=_integer,
             parse_float=_finite,
-        )  # fmt: skip
+        )
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"the header is no JSON ({type(error).__name__}: {str(error)[:100]})") from error
     if _depth(header) > _MOST_DEPTH:
@@ -208,11 +212,11 @@ def _header(array: NDArray[Any]) -> dict[str, Any]:
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and objects are nested, without recursion."""
+    """Depth to which lists and objects are nested, counted no further than just beyond the limit."""
     depth, level = 0, [value]
-    while level:
-        level = [inner for one in level if isinstance(one, dict | list)
-                 for inner in (one.values() if isinstance(one, dict) else one)]  # fmt: skip
+    while level:  # level by level instead of recursion, which a deep header would exhaust
+        containers = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in containers for inner in (one.values() if isinstance(one, dict) else one)]
         depth += 1
         if depth > _MOST_DEPTH:
             break
@@ -220,6 +224,7 @@ def _depth(value: Any) -> int:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object, refusing a name that occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name occurs twice")
@@ -227,16 +232,19 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(text: str) -> NoReturn:
+    """Refuse NaN and Infinity, which Python reads but JSON does not know."""
     raise ValueError(f"{text} is no JSON number")
 
 
 def _integer(text: str) -> int:
+    """Read a whole number, refusing one of too many digits."""
     if len(text) > _MOST_DIGITS:
         raise ValueError("a whole number is too long")
     return int(text)
 
 
 def _finite(text: str) -> float:
+    """Read a number, refusing one beyond the range of float64."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number is too large")
@@ -244,13 +252,13 @@ def _finite(text: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know of itself: numpy's numbers, tuples are lists already."""
+    """Convert numpy's numbers for JSON, which cannot encode them itself."""
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _stored(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in C order with its least significant byte first; a number stays 0-dimensional."""
+    """Convert an array to C order and little endian; a number stays 0-dimensional."""
     value = np.asarray(array, order="C")
     return value.astype(value.dtype.newbyteorder("<"), copy=False)

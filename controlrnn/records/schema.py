@@ -1,11 +1,11 @@
-"""What a record must hold, said once and checked before anything is built from it.
+"""Schemas: a declaration of everything that a record must hold, checked before anything is built from it.
 
     Schema("recall", 2, arrays={"drift": Numbers("K", "ny", least=0.0), ...}, meta={"promise": Text(), ...})
 
-Everything named has to be there and nothing else may be. Lengths with the same letter are equal throughout a record,
-and sums of products of letters relate them (``"N + 1"``, ``"past * nu + past * ny + 1"``). Parts are records inside of
-a record: their arrays are called ``part.array`` (``part.0.array`` in a list of parts), their JSON values are an object
-of that name.
+Everything named must be present, and nothing else may be. Lengths with the same letter are equal throughout a record,
+and sums of products of letters relate them (``"N + 1"``, ``"past * nu + past * ny + 1"``). Parts are records inside a
+record: their arrays are called ``part.array`` (``part.0.array`` in a list of parts), their JSON values are an object of
+that name.
 """
 
 from __future__ import annotations
@@ -24,32 +24,47 @@ from controlrnn.records.values import Count, Sizes, Value, fits, range_of, same_
 
 
 class Numbers:
-    """An array of numbers.
+    """Declaration of an array of numbers: its shape, type and range.
 
     Args:
         shape: Lengths: numbers, letters, or sums of products of them.
         least: Smallest value allowed.
         most: Largest value allowed.
-        above: What every value must exceed.
-        below: What every value must stay below.
+        above: Every value must be larger.
+        below: Every value must be smaller.
         nan: Whether NaN is allowed.
-        infinite: Whether infinity is allowed, of a sign that the range leaves.
+        infinite: Whether infinity is allowed, of a sign that the range permits.
         dtype: Types allowed.
-        otherwise: Another shape that is allowed, for what may be left empty.
-        optional: Whether it may be missing.
+        otherwise: Another shape that is allowed, e.g. for an array that may be left empty.
+        optional: Whether the array may be missing.
     """
 
     def __init__(
-        self, *shape: int | str, least: float = -math.inf, most: float = math.inf, above: float = -math.inf,
-        below: float = math.inf, nan: bool = False, infinite: bool = False, dtype: str | tuple[str, ...] = "<f8",
-        otherwise: tuple[int | str, ...] | None = None, optional: bool = False,
-    ) -> None:  # fmt: skip
-        self.shape, self.otherwise, self.optional = shape, otherwise, optional
-        self.least, self.most, self.above, self.below = least, most, above, below
-        self.nan, self.infinite, self.dtype = nan, infinite, (dtype,) if isinstance(dtype, str) else dtype
+        self,
+        *shape: int | str,
+        least: float = -math.inf,
+        most: float = math.inf,
+        above: float = -math.inf,
+        below: float = math.inf,
+        nan: bool = False,
+        infinite: bool = False,
+        dtype: str | tuple[str, ...] = "<f8",
+        otherwise: tuple[int | str, ...] | None = None,
+        optional: bool = False,
+    ) -> None:
+        self.shape = shape
+        self.least = least
+        self.most = most
+        self.above = above
+        self.below = below
+        self.nan = nan
+        self.infinite = infinite
+        self.dtype = (dtype,) if isinstance(dtype, str) else dtype
+        self.otherwise = otherwise
+        self.optional = optional
 
     def check(self, where: str, array: NDArray[Any], sizes: Sizes) -> None:
-        """Refuse ``array`` unless type, shape and values are those said; lengths go into ``sizes``."""
+        """Refuse an array of another type, shape or range; lengths that are new are added to ``sizes``."""
         if array.dtype.str not in self.dtype:
             raise FileFormatError(f"{where} must be of type {' or '.join(self.dtype)}, got {array.dtype.str}")
         if self.otherwise is None or not fits(array.shape, self.otherwise, sizes):
@@ -70,7 +85,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class FreeArrays:
-    """Arrays of any shape whose names the schema does not know, such as the parameters of a model.
+    """Declaration of arrays of any shape whose names the schema does not know, such as a model's parameters.
 
     Args:
         dtype: Types allowed.
@@ -81,7 +96,7 @@ class FreeArrays:
     finite: bool = True
 
     def check(self, where: str, array: NDArray[Any], sizes: Sizes) -> None:  # noqa: ARG002
-        """See `Numbers.check`."""
+        """Refuse an array of another type, or with numbers that are not finite; see `Numbers.check`."""
         if array.dtype.str not in self.dtype:
             raise FileFormatError(f"{where} must be of type {' or '.join(self.dtype)}, got {array.dtype.str}")
         if self.finite and array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -89,18 +104,18 @@ class FreeArrays:
 
 
 class HasSchema(Protocol):
-    """What can be a part of a record."""
+    """Class with a `Schema`, which may therefore be a part of a record."""
 
     SCHEMA: ClassVar[Schema]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A record inside of a record.
+    """Declaration of a record inside another record.
 
     Args:
-        of: The class that it restores, or several, told apart by the ``kind`` that is stored with it.
-        many: Whether it is a list of them.
+        of: Class of the part, or several classes, told apart by the ``kind`` that is stored with it.
+        many: Whether it is a list of parts.
         none: Whether it may be missing (null).
         own: Whether its letters are its own; otherwise they are those of the record around it.
     """
@@ -113,14 +128,14 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """Everything that a record of one kind holds.
+    """Declaration of everything that a record of one kind holds.
 
     Args:
-        kind: What the record is, e.g. ``"lure-system"``.
+        kind: Kind of record, e.g. ``"lure-system"``.
         version: Version of this kind's format.
         arrays: Arrays by name.
         meta: JSON values by name.
-        parts: Records inside of it.
+        parts: Records inside the record, by name.
         free: Arrays whose names start with these words and a slash.
         zero: Letters that may be zero; all others are at least one.
     """
@@ -134,14 +149,19 @@ class Schema:
     zero: Collection[str] = ()
 
     def extended(self, kind: str, version: int, **more: Mapping[str, Any]) -> Schema:
-        """This schema with more arrays, meta or parts, under another name."""
+        """Schema with more arrays, meta or parts than this one, under another name."""
         return Schema(
-            kind, version, arrays={**self.arrays, **more.get("arrays", {})}, zero=self.zero, free=self.free,
-            meta={**self.meta, **more.get("meta", {})}, parts={**self.parts, **more.get("parts", {})},
-        )  # fmt: skip
+            kind,
+            version,
+            arrays={**self.arrays, **more.get("arrays", {})},
+            meta={**self.meta, **more.get("meta", {})},
+            parts={**self.parts, **more.get("parts", {})},
+            free=self.free,
+            zero=self.zero,
+        )
 
     def check(self, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
-        """Refuse what is not of this kind, whole and without anything besides.
+        """Refuse a record that lacks something, holds something else, or has a value out of its range.
 
         Raises:
             FileFormatError: The message names the first thing that is wrong.
@@ -149,13 +169,15 @@ class Schema:
         self._check("", arrays, meta, {})
 
     def _check(self, where: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], sizes: Sizes) -> None:
-        outer = set(sizes)  # lengths that the whole has judged already
+        """Check a record whose name in messages begins with ``where``; ``sizes`` holds the letters known so far."""
+        outer = set(sizes)  # lengths that the record around this one has checked already
         own = {name: array for name, array in arrays.items() if name.partition(".")[0] not in self.parts}
         free = {name: array for name, array in own.items() if name.partition("/")[0] in self.free and "/" in name}
         own = {name: array for name, array in own.items() if name not in free}
         _names(where or self.kind, own, self.arrays, {n for n, a in self.arrays.items() if a.optional})
         _names(where or self.kind, meta, {**self.meta, **self.parts}, set())
-        counts = [name for name, value in self.meta.items() if isinstance(value, Count)]  # these fix lengths
+        # Counts first, then arrays with plain letters: each fixes lengths that the later ones are compared with.
+        counts = [name for name, value in self.meta.items() if isinstance(value, Count)]
         for name in counts:
             self.meta[name].check(where + name, meta[name], sizes)
         for name in sorted(own, key=lambda n: _difficulty(self.arrays[n].shape)):
@@ -173,7 +195,7 @@ class Schema:
 
 
 def schema_of(part: Part, meta: Any, where: str = "part") -> type[HasSchema]:
-    """The class that a part's JSON values say it is of."""
+    """Class of a part, by the ``kind`` among its JSON values where there are several."""
     if not isinstance(part.of, tuple):
         return part.of
     kinds = {one.SCHEMA.kind: one for one in part.of}
@@ -184,7 +206,7 @@ def schema_of(part: Part, meta: Any, where: str = "part") -> type[HasSchema]:
 
 
 def split_parts(arrays: Mapping[str, NDArray[Any]], n: int, where: str = "part") -> list[dict[str, NDArray[Any]]]:
-    """Arrays called ``i.name`` by i < n."""
+    """Split arrays called ``i.name`` into one dictionary for each i < n."""
     found: list[dict[str, NDArray[Any]]] = [{} for _ in range(n)]
     for name, array in arrays.items():
         i, _, inner = name.partition(".")
@@ -195,6 +217,7 @@ def split_parts(arrays: Mapping[str, NDArray[Any]], n: int, where: str = "part")
 
 
 def _check_part(where: str, part: Part, arrays: Mapping[str, NDArray[Any]], meta: Any, sizes: Sizes) -> None:
+    """Check one part of a record, or a list of them, against the schema of its class."""
     if part.many:
         if not isinstance(meta, list):
             raise wrong(where, "a list", meta)
@@ -218,6 +241,7 @@ def _check_part(where: str, part: Part, arrays: Mapping[str, NDArray[Any]], meta
 
 
 def _names(where: str, got: Mapping[str, Any], expected: Mapping[str, Any], optional: Collection[str]) -> None:
+    """Refuse a record that lacks a name or has one too many."""
     missing = [name for name in expected if name not in got and name not in optional]
     surplus = [name for name in got if name not in expected]
     if missing or surplus:
@@ -226,5 +250,5 @@ def _names(where: str, got: Mapping[str, Any], expected: Mapping[str, Any], opti
 
 
 def _difficulty(shape: Sequence[int | str]) -> int:
-    """Arrays whose lengths are plain letters come first: sums are solved for what is still unknown."""
+    """Sort key of a shape: the number of lengths that are sums, which are solved after the plain letters."""
     return sum(isinstance(n, str) and not n.isidentifier() for n in shape)

@@ -1,9 +1,9 @@
-"""Who made a folder: a detached Ed25519 signature over all of its files (RFC 8032), by the library `cryptography`.
+"""Signatures of folders: a detached Ed25519 signature over all files (RFC 8032), by the library `cryptography`.
 
-Records carry checksums, which anybody can compute. Where files pass through other hands, the one who certified signs
-the folder with a private key, and the one who controls verifies it with the public key, which has to have reached him
-on another way. ``SIGNATURE.json`` in the folder names every file with size and SHA-256 and holds the signature over
-that list. What the files promise is not proven by it: certificates and tightenings have their `verify`.
+Records carry checksums, which anybody can compute. Where files pass through other hands, the author of a certificate
+signs the folder with a private key, and the user who runs the controller verifies it with the public key, which must
+come by another way. ``SIGNATURE.json`` in the folder names every file with size and SHA-256 and holds the signature
+over that list. A signature does not prove what the files claim: certificates and tightenings have their `verify`.
 
 The folder is compared at the time of the call: load files from where nobody else can write, or from a copy.
 """
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE = "SIGNATURE.json"
-_CONTEXT = b"controlrnn folder signature 1\n"  # so that the key's other signatures cannot be taken for this
-_MOST = 2**24  # bytes of the list
+_CONTEXT = b"controlrnn folder signature 1\n"  # so that the key's signatures of other texts cannot pass for this
+_MOST = 2**24  # bytes of the list of files
 _FIELDS = {"format", "algorithm", "public_key", "note", "files", "signature"}
 
 
@@ -34,10 +34,10 @@ def new_key(path: str | os.PathLike[str]) -> str:
     """Make a key pair: write the private key to a new file that only its owner can read.
 
     Args:
-        path: Target; keep it, and do not give it away. An existing file is never overwritten.
+        path: Target; keep it secret. An existing file is never overwritten.
 
     Returns:
-        The public key in 64 hexadecimal digits, for everybody who is to verify.
+        The public key in 64 hexadecimal digits, for everybody who has to verify.
 
     Raises:
         SettingError: The file exists, or `cryptography` is not installed.
@@ -66,13 +66,13 @@ def sign_folder(folder: str | os.PathLike[str], key: str | os.PathLike[str], *, 
     Args:
         folder: The folder.
         key: The private key's file, from `new_key`; outside of the folder.
-        note: Stored and signed with it: what the folder is for.
+        note: Text that is stored and signed with it, e.g. what the folder is for.
 
     Returns:
         The path of the signature, ``SIGNATURE.json`` in the folder; an earlier one is replaced.
 
     Raises:
-        SettingError: The key is none, or lies inside of the folder, or `cryptography` is not installed.
+        SettingError: The key is not an Ed25519 key or lies inside the folder, or `cryptography` is not installed.
         SignatureError: The folder holds links or devices, whose content the signature would not cover.
         StorageError: A file cannot be read, or the signature not be written.
     """
@@ -89,13 +89,17 @@ def sign_folder(folder: str | os.PathLike[str], key: str | os.PathLike[str], *, 
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise SettingError(f"{key} must hold an Ed25519 key, got {type(private).__name__}: use new_key")
     listed: dict[str, Any] = {
-        "format": 1, "algorithm": "Ed25519", "public_key": _public(private), "note": note, "files": _files(root),
-    }  # fmt: skip
+        "format": 1,
+        "algorithm": "Ed25519",
+        "public_key": _public(private),
+        "note": note,
+        "files": _files(root),
+    }
     return write_json(root / SIGNATURE, listed | {"signature": private.sign(_signed(listed)).hex()})
 
 
 def verify_folder(folder: str | os.PathLike[str], public_key: str) -> tuple[str, ...]:
-    """Refuse a folder unless it holds just the files that the owner of a key signed, unchanged.
+    """Verify that a folder holds exactly the files that the owner of a key signed, unchanged.
 
     Args:
         folder: The folder.
@@ -106,7 +110,7 @@ def verify_folder(folder: str | os.PathLike[str], public_key: str) -> tuple[str,
 
     Raises:
         SignatureError: Not signed, signed by another key, or a file is missing, altered or not part of what was signed.
-        SettingError: ``public_key`` is none, or `cryptography` is not installed.
+        SettingError: ``public_key`` is not a public key, or `cryptography` is not installed.
         StorageError: A file cannot be read.
     """
     _, ed25519, invalid = _library()
@@ -135,7 +139,7 @@ def verify_folder(folder: str | os.PathLike[str], public_key: str) -> tuple[str,
 
 
 def _listed(path: Path) -> dict[str, Any]:
-    """The list of a signature's file, with all of its fields."""
+    """Read the list of files from a signature, after checking that it has all fields."""
     try:
         with storage("read", path), path.open("rb") as stream:
             text = stream.read(_MOST + 1)
@@ -152,7 +156,7 @@ def _listed(path: Path) -> dict[str, Any]:
 
 
 def _files(root: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file by its name relative to the folder."""
+    """Size and SHA-256 of every file in a folder, by its name relative to the folder."""
     found: dict[str, dict[str, Any]] = {}
     for path in _walk(root):
         name = path.relative_to(root).as_posix()
@@ -168,6 +172,7 @@ def _files(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the plain files in a folder and below; links and devices are refused."""
     with storage("read", folder), os.scandir(folder) as entries:
         inside = sorted(entries, key=lambda entry: entry.name)
     for entry in inside:
@@ -181,14 +186,17 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _signed(listed: dict[str, Any]) -> bytes:
+    """Bytes that the signature covers."""
     return _CONTEXT + json.dumps(listed, sort_keys=True).encode()
 
 
 def _public(key: Ed25519PrivateKey) -> str:
+    """Public key of a private one, in 64 hexadecimal digits."""
     return key.public_key().public_bytes_raw().hex()
 
 
 def _library() -> tuple[Any, Any, type[Exception]]:
+    """Import what is used of `cryptography`, with advice where it is missing."""
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives import serialization

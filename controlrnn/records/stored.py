@@ -1,4 +1,4 @@
-"""What all results share that save themselves: a schema says what is stored, the digest is over just that."""
+"""Base class of results that save themselves: a schema declares what is stored, and the digest covers exactly that."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Meta = dict[str, Any]
 
 
 class Stored:
-    """A frozen dataclass whose fields are the arrays, JSON values and parts of its `SCHEMA`."""
+    """Base class of frozen dataclasses whose fields are the arrays, JSON values and parts of their `SCHEMA`."""
 
     SCHEMA: ClassVar[Schema]
 
     def record(self) -> tuple[Arrays, Meta]:
-        """Arrays and JSON values that `from_record` restores the object from."""
+        """Arrays and JSON values from which `from_record` restores the object."""
         schema = self.SCHEMA
         arrays: Arrays = {}
         for name, kind in schema.arrays.items():
@@ -47,7 +47,7 @@ class Stored:
 
     @classmethod
     def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
-        """The inverse of `record`, for what the schema has let pass."""
+        """Restore an object from what `record` returned; the schema must have been checked."""
         schema = cls.SCHEMA
         values: Meta = {name: arrays.get(name) for name in schema.arrays}
         values |= {name: meta[name] for name in schema.meta}
@@ -63,11 +63,11 @@ class Stored:
 
     @classmethod
     def _fields(cls, values: Meta) -> Meta:
-        """The constructor's arguments from what was stored."""
+        """Arguments of the constructor from the stored values; a subclass may convert some."""
         return values
 
     def conform(self) -> None:
-        """Check everything that would be stored against the schema.
+        """Check against the schema that this object could be saved and read again.
 
         Raises:
             DataError: It could not be saved and read again.
@@ -80,7 +80,7 @@ class Stored:
         return digest(*self.record())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a ``.npz`` record (atomic, no pickle).
+        """Write the object to a ``.npz`` record, atomically and without pickle.
 
         Raises:
             StorageError: The file cannot be written.
@@ -90,14 +90,14 @@ class Stored:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote. Raises FileFormatError for anything else."""
+        """Read an object from a file that `save` wrote; raises FileFormatError for any other file."""
         arrays, meta = load_record(path, cls.SCHEMA)
         with restoring(path):
             return cls.from_record(arrays, meta)
 
 
 def as_json(value: Any) -> Any:
-    """``value`` with numpy's numbers, enums, tuples and mappings as JSON has them."""
+    """Convert numpy's numbers, enums, tuples and mappings to JSON values."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, np.generic):
@@ -110,18 +110,20 @@ def as_json(value: Any) -> Any:
 
 
 def as_stored(value: Any, kind: Numbers) -> NDArray[Any]:
-    """``value`` in the type that is stored, where that loses nothing but digits."""
+    """Convert ``value`` to the type that is stored, unless that would change its kind (floats to integers, say)."""
     array = np.asarray(value)
     stored = np.dtype(kind.dtype[0])
     return array.astype(stored, copy=False) if np.can_cast(array.dtype, stored, "same_kind") else array
 
 
 def _of(part: Part, value: Any) -> tuple[Arrays, Meta]:
+    """Arrays and JSON values of a part, with its kind where the part may be of several."""
     arrays, meta = value.record()
     return arrays, ({"kind": value.SCHEMA.kind} | meta if isinstance(part.of, tuple) else meta)
 
 
 def _restored(part: Part, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Any:
+    """Restore a part from its arrays and JSON values."""
     kind: Any = schema_of(part, meta)
     return kind.from_record(
         arrays, {n: v for n, v in meta.items() if n != "kind"} if isinstance(part.of, tuple) else meta

@@ -1,4 +1,4 @@
-"""Kinds of JSON values that a record may hold, and how lengths are related to each other by letters."""
+"""Declarations of the JSON values of a record, and the comparison of shapes whose lengths are letters."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import Any, Protocol
 from controlrnn.errors import FileFormatError
 
 Sizes = dict[str, int]
-NAMES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ \-]{0,63}")  # of entries in a table
+NAMES = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ \-]{0,63}")  # names of the entries in a table
 ANYTHING = re.compile(r"(?s).*")
 _HEX = re.compile("[0-9a-f]{64}")
-_MOST = 2**31  # of anything counted
+_MOST = 2**31  # largest count
 
 
 class Value(Protocol):
-    """A kind of JSON value."""
+    """Declaration of a JSON value of some kind."""
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:
-        """Refuse ``value``, which stands at ``where``, unless it is of this kind."""
+        """Refuse ``value``, which is at ``where`` in the record, unless it is of this kind."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number, not a truth value.
+    """Declaration of a finite number, not a truth value.
 
     Args:
         least: Smallest value allowed.
         most: Largest value allowed.
-        above: What the value must exceed.
-        below: What the value must stay below.
-        none: Whether null may stand for it.
+        above: The value must be larger.
+        below: The value must be smaller.
+        none: Whether null is allowed instead.
     """
 
     least: float = -math.inf
@@ -44,7 +44,7 @@ class Number:
     none: bool = False
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:  # noqa: ARG002
-        """See `Value.check`."""
+        """Refuse a value that is no finite number or out of range."""
         if value is None and self.none:
             return
         if type(value) not in (int, float) or not math.isfinite(value):
@@ -55,13 +55,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Count:
-    """A whole number; with a letter as ``size``, one that lengths are related to.
+    """Declaration of a whole number, which may be the value of a letter in shapes.
 
     Args:
         least: Smallest value allowed.
         most: Largest value allowed.
-        size: The letter.
-        none: Whether null may stand for it.
+        size: The letter; none when left out.
+        none: Whether null is allowed instead.
     """
 
     least: int = 0
@@ -70,7 +70,7 @@ class Count:
     none: bool = False
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:
-        """See `Value.check`."""
+        """Refuse a value that is no whole number, out of range, or not what its letter stands for."""
         if value is None and self.none:
             return
         if type(value) is not int or not self.least <= value <= self.most:
@@ -81,7 +81,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Exactly:
-    """One value and no other.
+    """Declaration of the only value allowed.
 
     Args:
         value: That value.
@@ -90,30 +90,30 @@ class Exactly:
     value: Any
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:  # noqa: ARG002
-        """See `Value.check`."""
+        """Refuse every other value."""
         if value != self.value:
             raise wrong(where, f"{self.value}", value)
 
 
 @dataclass(frozen=True)
 class Flag:
-    """True or false."""
+    """Declaration of a truth value."""
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:  # noqa: ARG002
-        """See `Value.check`."""
+        """Refuse a value other than true and false."""
         if type(value) is not bool:
             raise wrong(where, "true or false", value)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text.
+    """Declaration of a text.
 
     Args:
         most: Largest number of characters.
-        choices: The texts allowed; any where there are none.
-        pattern: What the whole text must match.
-        none: Whether null may stand for it.
+        choices: The texts allowed; any when left out.
+        pattern: Pattern that the whole text must match.
+        none: Whether null is allowed instead.
     """
 
     most: int = 10_000
@@ -122,7 +122,7 @@ class Text:
     none: bool = False
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:  # noqa: ARG002
-        """See `Value.check`."""
+        """Refuse a value that is no text of the declared form."""
         if value is None and self.none:
             return
         if not isinstance(value, str) or len(value) > self.most:
@@ -130,34 +130,35 @@ class Text:
         choices = [str(choice) for choice in self.choices]
         if choices and value not in choices:
             raise wrong(where, f"one of {', '.join(choices)}", value)
+        # Lone surrogates are no Unicode text: they could not be written to a file again.
         if not self.pattern.fullmatch(value) or any(0xD800 <= ord(c) <= 0xDFFF for c in value):
             raise wrong(where, f"a Unicode text of the form {self.pattern.pattern}", value)
 
 
 @dataclass(frozen=True)
 class Digest:
-    """A SHA-256 in hexadecimal digits.
+    """Declaration of a SHA-256 in hexadecimal digits.
 
     Args:
-        empty: Whether "" may stand for it.
+        empty: Whether "" is allowed instead.
     """
 
     empty: bool = False
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:  # noqa: ARG002
-        """See `Value.check`."""
+        """Refuse a value that is not a SHA-256."""
         if not isinstance(value, str) or not (_HEX.fullmatch(value) or (self.empty and not value)):
             raise wrong(where, "a SHA-256 in 64 hexadecimal digits", value)
 
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of values of one kind.
+    """Declaration of a list of values of one kind.
 
     Args:
-        of: The kind.
+        of: Declaration of its values.
         length: Its length or the letter for it; any when left out.
-        none: Whether null may stand for it.
+        none: Whether null is allowed instead.
     """
 
     of: Value
@@ -165,7 +166,7 @@ class ListOf:
     none: bool = False
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:
-        """See `Value.check`."""
+        """Refuse a value that is no list, or of wrong length or items."""
         if value is None and self.none:
             return
         if not isinstance(value, list):
@@ -178,11 +179,11 @@ class ListOf:
 
 @dataclass(frozen=True)
 class TableOf:
-    """An object whose values are of one kind.
+    """Declaration of an object (a dictionary) whose values are of one kind.
 
     Args:
-        of: The kind.
-        names: What a name has to match, or all names that are allowed.
+        of: Declaration of its values.
+        names: Pattern that a name must match, or all names that are allowed.
         most: Largest number of entries.
     """
 
@@ -191,7 +192,7 @@ class TableOf:
     most: int = 1000
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:
-        """See `Value.check`."""
+        """Refuse a value that is no object, or has unknown names or wrong values."""
         if not isinstance(value, dict) or len(value) > self.most:
             raise wrong(where, f"an object of at most {self.most} entries", value)
         for name, one in value.items():
@@ -202,7 +203,7 @@ class TableOf:
 
 
 def fits(got: tuple[int, ...], expected: Sequence[int | str], sizes: Sizes) -> bool:
-    """Whether a shape is as expected; letters that were unknown go into ``sizes``."""
+    """Whether a shape is as expected; if so, letters that were unknown are added to ``sizes``."""
     trial = dict(sizes)
     found = len(got) == len(expected) and all(_solve(e, n, trial) for e, n in zip(expected, got, strict=True))
     if found:
@@ -219,10 +220,10 @@ def same_shape(where: str, got: tuple[int, ...], expected: Sequence[int | str], 
 
 
 def _solve(expected: int | str, got: int, sizes: Sizes) -> bool:
-    """Whether a length is as expected; a letter that is not known yet is solved for."""
+    """Whether a length is as expected; a letter that is not known yet is solved for and added to ``sizes``."""
     if isinstance(expected, int):
         return expected == got
-    rest, factor, unknown = got, 0, ""
+    rest, factor, unknown = got, 0, ""  # the equation left to solve: rest = factor * unknown
     for term in expected.split("+"):
         product, letter = 1, ""
         for word in term.split("*"):
@@ -248,7 +249,7 @@ def _solve(expected: int | str, got: int, sizes: Sizes) -> bool:
 
 
 def range_of(kind: Any) -> str:
-    """The range of a kind of numbers in words."""
+    """Range of a declaration of numbers in words, for messages."""
     words = [
         f"{sign} {limit:g}"
         for sign, limit, none in (
@@ -261,6 +262,6 @@ def range_of(kind: Any) -> str:
 
 
 def wrong(where: str, expected: str, got: Any) -> FileFormatError:
-    """The error that says what was expected and what was got."""
+    """Error of a value at ``where`` that says what was expected and what was got."""
     shown = repr(got) if isinstance(got, int | float | str | bool | None) else type(got).__name__
     return FileFormatError(f"{where} must be {expected}, got {shown[:80]}")

@@ -1,8 +1,7 @@
-"""Atomic writing: a crash leaves either the old file or the new one, never a part of it.
+"""Atomic writing of files: a crash leaves either the old file or the new one, never a part of it.
 
-The new content is written beside the target, brought to the disk, and moved over the old one. What the target was, it
-stays: a symbolic link goes on pointing where it points, and permissions are kept (those of a new file follow the
-process's umask).
+The new content is written to a file beside the target, flushed to the disk, and moved over the old one. A symbolic link
+is followed and kept, and so are the permissions of the old file (those of a new file follow the process's umask).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def storage(what: str, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an OSError inside of the block into a `StorageError` that names the path, the cause and what to do.
+    """Context manager that turns an OSError into a `StorageError` that names the path, the cause and what to do.
 
     Args:
         what: ``"read"`` or ``"write"``.
@@ -64,11 +63,11 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     """
     with storage("write", path):
         target = Path(os.path.realpath(path))
-        if target.is_symlink():
+        if target.is_symlink():  # realpath could not resolve it: the links lead round in a circle
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target.parent.mkdir(parents=True, exist_ok=True)
         before = _status(target)
-        # Short, whatever the target's name; the mode of a secret file from the first byte on.
+        # A short name, however long the target's; a secret file has its permissions from the first byte on.
         temporary = target.parent / f".{secrets.token_hex(8)}.part"
         mode = 0o666 if before is None else stat.S_IMODE(before.st_mode) & 0o777
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
@@ -93,7 +92,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def _status(target: Path) -> os.stat_result | None:
-    """What the target is now; None where there is nothing."""
+    """Status of the file that will be replaced; None where there is none yet."""
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -106,7 +105,7 @@ def _status(target: Path) -> os.stat_result | None:
 
 
 def _as_before(temporary: Path, before: os.stat_result) -> None:
-    """Permissions and, where that is allowed, owner of the file that is replaced."""
+    """Give the new file the permissions and, where that is allowed, the owner of the file that it replaces."""
     if hasattr(os, "chown"):
         with contextlib.suppress(OSError):  # only the administrator may give files away
             os.chown(temporary, before.st_uid, before.st_gid)
@@ -114,7 +113,7 @@ def _as_before(temporary: Path, before: os.stat_result) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name to the disk, where the system can do that for folders."""
+    """Flush the new name to the disk, where the system can do that for folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What a model is: systems that run on numpy, torch and CasADi from one set of equations."""
+"""Systems: the equations of a model, written once for numpy, torch and CasADi."""
 
 from controlrnn.systems.activations import Activation
 from controlrnn.systems.carried import (

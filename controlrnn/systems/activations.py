@@ -1,4 +1,4 @@
-"""Static nonlinearities with the slope interval that every certificate rests on."""
+"""Activation functions with the bounds on their slopes that every certificate uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from controlrnn.systems.ops import Ops, Value
 
 
 class Activation(Choice):
-    """An elementwise function whose difference quotients all lie in `slope`."""
+    """Elementwise activation function whose difference quotients all lie in the interval `slope`."""
 
     TANH = "tanh"
     RELU = "relu"
@@ -18,11 +18,11 @@ class Activation(Choice):
 
     @property
     def slope(self) -> tuple[float, float]:
-        """(alpha, beta) with alpha <= (s(a) - s(b)) / (a - b) <= beta for all a != b."""
+        """Slope bounds (alpha, beta): alpha <= (s(a) - s(b)) / (a - b) <= beta for all a != b."""
         return _SLOPES[self]
 
     def apply(self, ops: Ops, v: Value) -> Value:
-        """Evaluate on any backend, elementwise."""
+        """Evaluate the function elementwise on values of any backend."""
         if self is Activation.TANH:
             return ops.tanh(v)
         if self is Activation.RELU:
@@ -32,7 +32,7 @@ class Activation(Choice):
         return LEAK * v + (1 - LEAK) * ops.relu(v)
 
     def derivative(self, w: Array) -> Array:
-        """Derivative s'(v) where s(v) = ``w``; at a kink the one from the left."""
+        """Derivative s'(v) at the v with s(v) = ``w``; at a kink the one from the left."""
         if self is Activation.TANH:
             return 1.0 - w * w
         if self is Activation.SIGMOID:
@@ -40,7 +40,7 @@ class Activation(Choice):
         return np.where(w > 0, 1.0, 0.0 if self is Activation.RELU else LEAK)
 
     def curvature(self, w: Array) -> Array:
-        """Second derivative s''(v) where s(v) = ``w``; zero for the piecewise linear ones."""
+        """Second derivative s''(v) at the v with s(v) = ``w``; zero for the piecewise linear functions."""
         if self is Activation.TANH:
             return -2.0 * w * (1.0 - w * w)
         if self is Activation.SIGMOID:

@@ -1,13 +1,13 @@
-"""A system that answers to the input before: what a controller measures of outputs that answer at once.
+"""Systems with feedthrough as a controller measures them: the last input becomes a state, the output depends on it.
 
-In the convention of docs/timing.md y[t] is measured before u[t] acts. Where a model's output answers at once, as
-y = g(x, u), the reading is therefore
+In the convention of docs/timing.md y[t] is measured before u[t] acts. Where a model has feedthrough, y = g(x, u), the
+reading is therefore
 
     y[t] = g(x[t], u[t-1]) ,
 
 an output without feedthrough of the system whose state (x, p) carries the last input, p[t+1] = u[t]. Where the
-feedthrough goes through neurons (D21 s(.. + D12 u)), these stand twice: under u for x+, under p for y. Every entry is
-a copy or zero, so that the carried system has the same bits on every processor.
+feedthrough goes through neurons (D21 s(.. + D12 u)), these are there twice: driven by u for x+, by p for y. Every entry
+is a copy or zero, so that the carried system has the same bits on every processor.
 """
 
 from __future__ import annotations
@@ -28,21 +28,24 @@ Places = NDArray[np.intp]
 
 @typed()
 def carry_input(system: LureSystem) -> LureSystem:
-    """The system with the last input among its states, whose output answers to that one: exact, without feedthrough.
+    """Append the last input to the states and let the output depend on it; exact, and without feedthrough.
 
     Args:
         system: Frozen model, y[t] = g(x[t], u[t]).
 
     Returns:
-        System with nx + nu states (x[t], u[t - 1]) and output g(x[t], u[t - 1]); neurons twice where the output
-        answers through them.
+        System with nx + nu states (x[t], u[t - 1]) and output g(x[t], u[t - 1]); it has all neurons twice where the
+        feedthrough goes through neurons.
     """
     system = frozen(system)
     nx, nu, ny, nv = system.sizes
     none = np.zeros
+    # Whether the feedthrough may go through neurons, which then are needed under both inputs.
     through = bool(nv) and bool((system.D21 != 0).any()) and bool((system.D12 != 0).any())
     new, old, blocks, later = _layers(system) if through else (np.arange(nv), np.arange(nv), system.layers, 0)
     n = nv + later
+    # Neurons at `new` are driven by the present input, those at `old` by the carried one; they are the same ones where
+    # nothing has to be doubled.
     C1, D11, D12, bv = none((n, nx + nu)), none((n, n)), none((n, nu)), none(n)
     B1, D21 = none((nx + nu, n)), none((ny, n))
     C1[new, :nx], D12[new], bv[new], B1[:nx, new] = system.C1, system.D12, system.bv, system.B1
@@ -70,10 +73,10 @@ def carry_input(system: LureSystem) -> LureSystem:
 
 @typed()
 def just_after(carried: LureSystem) -> LureSystem:
-    """The system with outputs just before the input acts, and below them those just after it has.
+    """Extend the outputs of a carried system, taken just before the input acts, by those just after it has acted.
 
     Args:
-        carried: From `carry_input`.
+        carried: System from `carry_input`.
 
     Returns:
         System with the same states and neurons and 2 ny outputs, g(x[t], u[t - 1]) and g(x[t], u[t]).
@@ -84,12 +87,13 @@ def just_after(carried: LureSystem) -> LureSystem:
     if not carries_input(carried):
         raise SettingError("just_after needs a system that carries its last input: carry_input(system)")
     known = carried.nx - carried.nu
+    # Below: the present input takes the part that the carried one has above.
     C2, D21 = np.array(carried.C2), np.array(carried.D21)
     C2[:, known:] = 0.0
     if answers_through_neurons(carried):
         D21 = np.zeros_like(D21)
         start = 0
-        for size in carried.layers:  # each neuron under p has its twin under u in the first half of the layer
+        for size in carried.layers:  # in each layer, neurons driven by u come first, their copies driven by p second
             half = start + size // 2
             D21[:, start:half] = carried.D21[:, half : start + size]
             start += size
@@ -104,7 +108,7 @@ def just_after(carried: LureSystem) -> LureSystem:
 
 @typed()
 def answers_through_neurons(carried: LureSystem) -> bool:
-    """Whether neurons of a system from `carry_input` read the last input.
+    """Whether the neurons of a system from `carry_input` depend on the last input.
 
     Args:
         carried: The system.
@@ -114,7 +118,7 @@ def answers_through_neurons(carried: LureSystem) -> bool:
 
 @typed()
 def without_feedthrough(system: LureSystem) -> LureSystem:
-    """The system itself where its output does not answer at once, else `carry_input` of it.
+    """Return a system without feedthrough as it is, and any other with its last input carried by `carry_input`.
 
     Args:
         system: Frozen model.
@@ -124,7 +128,7 @@ def without_feedthrough(system: LureSystem) -> LureSystem:
 
 @typed()
 def carries_input(system: LureSystem) -> bool:
-    """Whether the last nu states of a frozen system are its last input.
+    """Whether the last nu states of a frozen system hold its last input.
 
     Args:
         system: The system.
@@ -137,7 +141,7 @@ def carries_input(system: LureSystem) -> bool:
 
 
 def _layers(system: LureSystem) -> tuple[Places, Places, tuple[int, ...], int]:
-    """Places of the neurons under u and under p, layer by layer together; the layers; how many more there are."""
+    """Layout of doubled neurons: places of those driven by u and by p, sizes of the layers, number of added ones."""
     new: list[int] = []
     old: list[int] = []
     start = 0

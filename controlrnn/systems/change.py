@@ -1,4 +1,4 @@
-"""How much an output has changed within a number of samples, as the output of a Lur'e system of its own."""
+"""Change of an output over a number of samples, as the output of another Lur'e system."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from controlrnn.typed import typed
 
 @typed()
 def change_system(system: LureSystem, delay: int) -> LureSystem:
-    """The system with output y[t] - y[t - delay]: exact, the state holds the last ``delay`` outputs besides x.
+    """Lur'e system with output y[t] - y[t - delay]; exact, its state holds the last ``delay`` outputs besides x.
 
-    What is certified for it bounds how fast the difference of two trajectories can change.
+    A certificate of this system bounds how fast the difference of two trajectories can change.
 
     Args:
         system: Frozen model.
@@ -28,9 +28,11 @@ def change_system(system: LureSystem, delay: int) -> LureSystem:
     system = frozen(system)
     k, nx, ny = count("delay", delay), system.nx, system.ny
     stored = k * ny
+    # The stored outputs form a shift register that the model's output enters at the top.
     older = np.eye(stored, k=-ny)  # every stored output moves on by one place
 
     def rows(above: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Stack rows for x+, for the newest stored output, and zeros for the older ones."""
         return np.vstack([above, first, np.zeros((stored - ny, first.shape[1]))])
 
     return replace(

@@ -1,4 +1,4 @@
-"""The two gated cells, LSTM and GRU, with the same methods as `LureSystem`.
+"""Gated recurrent systems, LSTM and GRU, with the same methods as `LureSystem`.
 
     GRU   r, z = sig(W u + U h + b),  n = tanh(Wn u + Un (r h) + bn),  h+ = (1 - z) n + z h             state x = h
     LSTM  i, f, o = sig(W u + U h + b),  g = tanh(Wg u + Ug h + bg),
@@ -29,7 +29,7 @@ from controlrnn.systems.ops import Value, initial_state, matrix, ops_for, run_ar
 
 
 class Cell(Choice):
-    """The kind of gated cell."""
+    """Kind of gated cell."""
 
     LSTM = "lstm"
     GRU = "gru"
@@ -48,13 +48,13 @@ class GatedSystem:
     """A discrete-time gated recurrent system; frozen with numpy arrays, differentiable with torch tensors.
 
     Args:
-        W: Shape (g n, nu): g gates of n units.
-        U: Shape (g n, n).
-        b: Shape (g n,).
-        C: Shape (ny, n).
-        by: Shape (ny,).
-        cell: Which cell.
-        feedthrough: Whether ``y[t]`` reads the state that already saw ``u[t]``.
+        W: Input weights, shape (g n, nu): g gates of n units.
+        U: Recurrent weights, shape (g n, n).
+        b: Biases, shape (g n,).
+        C: Output weights, shape (ny, n).
+        by: Output bias, shape (ny,).
+        cell: Kind of cell.
+        feedthrough: Whether ``y[t]`` is computed from the next state, which depends on ``u[t]``.
         dt: Sample time [s].
 
     Raises:
@@ -88,8 +88,13 @@ class GatedSystem:
         if len(self.W.shape) != 2 or len(self.C.shape) != 2:
             raise ShapeError(f"W (g n, nu) and C (ny, n) fix the sizes, got {self.W.shape} and {self.C.shape}")
         rows = self.cell.gates * self.units
-        shapes = {"W": (rows, self.nu), "U": (rows, self.units), "b": (rows,),
-                  "C": (self.ny, self.units), "by": (self.ny,)}  # fmt: skip
+        shapes: dict[str, tuple[int, ...]] = {
+            "W": (rows, self.nu),
+            "U": (rows, self.units),
+            "b": (rows,),
+            "C": (self.ny, self.units),
+            "by": (self.ny,),
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if isinstance(value, np.ndarray):
@@ -104,7 +109,7 @@ class GatedSystem:
 
     @property
     def nx(self) -> int:
-        """Number of states: h, for the LSTM followed by c."""
+        """Number of states: those of h, for the LSTM also those of c."""
         return self.units * (2 if self.cell is Cell.LSTM else 1)
 
     @property
@@ -142,6 +147,7 @@ class GatedSystem:
         return self._step(x, u)
 
     def _step(self, x: Value, u: Value) -> Value:
+        """Next state as `step`, unchecked."""
         return self._advance(x, u @ self.W.T + ops_for(x).row(self.b))
 
     def output(self, x: Value, u: Value) -> Value:
@@ -151,19 +157,20 @@ class GatedSystem:
         return self._output(x, u)
 
     def _output(self, x: Value, u: Value) -> Value:
+        """Output as `output`, unchecked."""
         ops = ops_for(x)
         state = self._step(x, u) if self.feedthrough else x
         return ops.columns(state, 0, self.units) @ self.C.T + ops.row(self.by)
 
     def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
-        """Free run; see `LureSystem.simulate`.
+        """Simulate a free run: outputs (..., T, ny) and states (..., T + 1, nx); see `LureSystem.simulate`.
 
         Raises:
             ShapeError: ``u`` or ``x0`` does not fit.
         """
         u, x0 = run_arguments(self, u, x0)
         x = initial_state(self, u, x0)
-        drive, states = u @ self.W.T + self.b, [x]
+        drive, states = u @ self.W.T + self.b, [x]  # the inputs' part of all samples in one product
         for t in range(u.shape[-2]):
             x = self._advance(x, drive[..., t, :])
             states.append(x)
@@ -172,13 +179,13 @@ class GatedSystem:
         return read @ self.C.T + self.by, path
 
     def scaled(self, inputs: Scaler, outputs: Scaler) -> GatedSystem:
-        """The same frozen system in physical units, where this one works on scaled signals; the state stays."""
+        """Convert a frozen system of scaled signals to physical units; the state keeps its coordinates."""
         W = self.W / inputs.scale
         C, by = self.C * outputs.scale[:, None], self.by * outputs.scale + outputs.shift
         return replace(self, W=W, b=self.b - product(W, inputs.shift), C=C, by=by)
 
     def frozen(self) -> GatedSystem:
-        """The same system with float64 arrays instead of tensors."""
+        """Copy of the system with float64 arrays instead of tensors."""
         return replace(self, **{name: to_numpy(getattr(self, name)) for name in _MATRICES})
 
     def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -188,7 +195,7 @@ class GatedSystem:
 
     @classmethod
     def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> GatedSystem:
-        """The inverse of `record`."""
+        """Restore a system from what `record` returned."""
         matrices = {name: arrays[name] for name in _MATRICES}
         return cls(**matrices, cell=Cell(meta["cell"]), feedthrough=meta["feedthrough"], dt=meta["dt"])
 
@@ -197,6 +204,7 @@ class GatedSystem:
         ops, n = ops_for(x), self.units
         h = ops.columns(x, 0, n)
         if self.cell is Cell.GRU:
+            # The candidate reads r h, so its gate cannot be stacked with the other two.
             gates = ops.sigmoid(ops.columns(drive, 0, 2 * n) + h @ self.U[: 2 * n].T)
             r, z = ops.columns(gates, 0, n), ops.columns(gates, n, 2 * n)
             candidate = ops.tanh(ops.columns(drive, 2 * n, 3 * n) + (r * h) @ self.U[2 * n :].T)

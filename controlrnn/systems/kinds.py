@@ -1,4 +1,4 @@
-"""Every kind of system by the name that files carry."""
+"""Table of all system classes by the kind that is written in files."""
 
 from __future__ import annotations
 

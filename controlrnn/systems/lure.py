@@ -1,4 +1,4 @@
-"""The one system class: a linear system in feedback with a slope-restricted static nonlinearity (Lur'e form).
+"""Lur'e systems: a linear system in feedback with a slope-restricted static nonlinearity.
 
     x+ = A x + B1 w + B2 u + bx          nx states, nu inputs, ny outputs, nv neurons
     v  = C1 x + D11 w + D12 u + bv       D11 strictly block lower triangular, blocks = layers
@@ -34,7 +34,7 @@ MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22",
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LureSystem:
-    """A discrete-time Lur'e system; see the module docstring for the equations.
+    """A discrete-time Lur'e system; equations in the module docstring.
 
     With numpy arrays it is *frozen*: float64 copies that cannot be written to, and a `digest` that certificates refer
     to. With torch tensors it is the differentiable form that `model.system()` returns; gradients flow through.
@@ -52,7 +52,7 @@ class LureSystem:
         D21: Shape (ny, nv).
         D22: Shape (ny, nu).
         by: Shape (ny,).
-        activation: The function s.
+        activation: Activation function s.
         layers: Sizes of the blocks of D11, in order of evaluation; they add up to nv.
         dt: Sample time [s].
 
@@ -95,6 +95,7 @@ class LureSystem:
         dt = positive("dt", self.dt, what="a positive sample time in seconds")
         put(self, activation=Activation(self.activation), layers=layers, dt=dt)
         put(self, **{name: matrix(name, getattr(self, name)) for name in MATRICES})
+        # The sizes are read off these three, so their axes are checked first.
         if len(self.B1.shape) != 2 or len(self.B2.shape) != 2 or len(self.by.shape) != 1:
             raise ShapeError(
                 "B1 (nx, nv), B2 (nx, nu) and by (ny,) fix the sizes, got shapes "
@@ -136,12 +137,12 @@ class LureSystem:
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """(nx, nu, ny, nv)."""
+        """Sizes (nx, nu, ny, nv)."""
         return self.nx, self.nu, self.ny, self.nv
 
     @cached_property
     def blocks(self) -> tuple[tuple[int, int], ...]:
-        """(start, stop) of each layer among the neurons."""
+        """First and one past the last neuron (start, stop) of each layer."""
         return tuple(pairwise(np.cumsum([0, *self.layers]).tolist()))
 
     @property
@@ -151,13 +152,13 @@ class LureSystem:
 
     @cached_property
     def has_feedthrough(self) -> bool:
-        """Whether ``y[t]`` depends on ``u[t]`` (frozen systems only look at exact zeros)."""
+        """Whether ``y[t]`` depends on ``u[t]``, judged by which entries of the matrices are exactly zero."""
         if bool((self.D22 != 0).any()):
             return True
         if not self.nv:
             return False
         D11, D12, D21 = (to_numpy(part) != 0 for part in (self.D11, self.D12, self.D21))
-        driven = D12.any(axis=1)  # neurons that the input moves, at first directly
+        driven = D12.any(axis=1)  # neurons that the input reaches: directly, then through earlier layers
         for start, stop in self.blocks[1:]:
             driven[start:stop] |= (D11[start:stop, :start] & driven[:start]).any(axis=1)
         return bool(D21[:, driven].any())
@@ -176,12 +177,12 @@ class LureSystem:
 
     @classmethod
     def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> LureSystem:
-        """The inverse of `record`."""
+        """Restore a system from what `record` returned."""
         matrices = {name: arrays[name] for name in MATRICES}
         return cls(**matrices, activation=meta["activation"], layers=tuple(meta["layers"]), dt=meta["dt"])
 
     def frozen(self) -> LureSystem:
-        """The same system with float64 arrays instead of tensors."""
+        """Copy of the system with float64 arrays instead of tensors."""
         return replace(self, **{name: to_numpy(getattr(self, name)) for name in MATRICES})
 
     def neurons(self, x: Value, drive: Value) -> Value:
@@ -191,10 +192,11 @@ class LureSystem:
         return self._neurons(x, drive)
 
     def _neurons(self, x: Value, drive: Value) -> Value:
+        """Neuron outputs as `neurons`, unchecked."""
         ops = ops_for(drive)
         v = x @ self.C1.T + drive
         outputs: list[Value] = []
-        for start, stop in self.blocks:
+        for start, stop in self.blocks:  # layer by layer: each reads the outputs of those before it
             layer = ops.columns(v, start, stop)
             if outputs:
                 layer = layer + ops.join(outputs) @ self.D11[start:stop, :start].T
@@ -213,6 +215,7 @@ class LureSystem:
         return self._step(x, u)
 
     def _step(self, x: Value, u: Value) -> Value:
+        """Next state as `step`, unchecked."""
         ops = ops_for(x)
         w = self._neurons(x, u @ self.D12.T + ops.row(self.bv))
         return x @ self.A.T + w @ self.B1.T + u @ self.B2.T + ops.row(self.bx)
@@ -224,12 +227,13 @@ class LureSystem:
         return self._output(x, u)
 
     def _output(self, x: Value, u: Value) -> Value:
+        """Output as `output`, unchecked."""
         ops = ops_for(x)
         w = self._neurons(x, u @ self.D12.T + ops.row(self.bv))
         return x @ self.C2.T + w @ self.D21.T + u @ self.D22.T + ops.row(self.by)
 
     def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
-        """Free run.
+        """Simulate a free run.
 
         Args:
             u: Inputs, shape (T, nu) or (B, T, nu).
@@ -241,11 +245,13 @@ class LureSystem:
 
         Raises:
             ShapeError: ``u`` or ``x0`` does not fit.
-            DataError: ``u`` or ``x0`` is an array of numpy and not finite. The result is not where the run diverges.
+            DataError: ``u`` or ``x0`` is an array of numpy and not finite. (A run that diverges raises nothing: its
+                result is not finite.)
         """
         u, x0 = run_arguments(self, u, x0)
         x = initial_state(self, u, x0)
         ops = ops_for(u)
+        # The inputs' part of all samples in one product each; only the recursion is left for the loop.
         drive, push = u @ self.D12.T + self.bv, u @ self.B2.T + self.bx
         states, outputs = [x], []
         for t in range(u.shape[-2]):
@@ -258,10 +264,11 @@ class LureSystem:
         return y, path
 
     def scaled(self, inputs: Scaler, outputs: Scaler) -> LureSystem:
-        """The same system in physical units, where this one works on signals scaled by ``inputs`` and ``outputs``.
+        """Convert a frozen system of signals scaled by ``inputs`` and ``outputs`` to physical units.
 
-        Works for frozen systems; the state keeps its coordinates.
+        The state keeps its coordinates.
         """
+        # Put u_scaled = (u - shift) / scale into the equations, scale y back; `product` has the same bits everywhere.
         gain = 1.0 / inputs.scale
         B2, D12, D22 = self.B2 * gain, self.D12 * gain, self.D22 * gain * outputs.scale[:, None]
         return replace(
@@ -277,10 +284,12 @@ class LureSystem:
         )
 
     def _initial_state(self, u: Value, x0: Value) -> Value:
+        """Initial state of a run; see `controlrnn.systems.ops.initial_state`."""
         return initial_state(self, u, x0)
 
 
 def _shapes(nx: int, nu: int, ny: int, nv: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of `MATRICES` by name."""
     return {
         "A": (nx, nx), "B1": (nx, nv), "B2": (nx, nu), "bx": (nx,),
         "C1": (nv, nx), "D11": (nv, nv), "D12": (nv, nu), "bv": (nv,),

@@ -1,4 +1,4 @@
-"""The innovation observer of a model is a Lur'e system as well, so whatever is written for models serves it.
+"""Innovation observers as Lur'e systems, so that everything written for models serves them as well.
 
 xhat+ = f(xhat, u) + L (y - g(xhat, u))
 """
@@ -19,10 +19,10 @@ from controlrnn.typed import typed
 
 @typed()
 def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
-    """The innovation observer as a Lur'e system with inputs (u, y): exact, no approximation.
+    """Innovation observer of a model as a Lur'e system with inputs (u, y).
 
-    Its matrices have the same bits on every processor, so that a certificate of it is recognised everywhere. (They are
-    rounded to float64; a certificate speaks of the rounded ones, which are what runs.)
+    Its matrices have the same bits on every processor, so that a certificate of it is recognised everywhere. They are
+    rounded to float64; a certificate is about the rounded ones, which are what runs.
 
     Args:
         system: Frozen model.
@@ -34,6 +34,7 @@ def observer_system(system: LureSystem, gain: ArrayLike) -> LureSystem:
     system = frozen(system)
     L = as_array("gain", gain, (system.nx, system.ny))
     none = np.zeros
+    # y - g(xhat, u) = y - (C2 xhat + D21 w + D22 u + by) enters through L; the measurement y is a new input.
     return replace(
         system,
         A=system.A - product(L, system.C2),

@@ -1,7 +1,7 @@
-"""The few functions that numpy, torch and CasADi spell differently.
+"""Functions that numpy, torch and CasADi spell differently, so that a model's equations are written once.
 
-A model's equations are written once with the operators ``+ - * @`` and these; whoever evaluates them brings the
-backend. CasADi values are rows, shape (1, n), so that the same ``x @ A.T`` serves all three.
+The equations use the operators ``+ - * @`` and these functions; the type of the values selects the backend. CasADi
+values are rows, shape (1, n), so that the same ``x @ A.T`` serves all three.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ Value = Any
 
 
 class Ops(Protocol):
-    """What a backend provides."""
+    """Functions that a backend provides."""
 
     def tanh(self, v: Value) -> Value: ...
     def relu(self, v: Value) -> Value: ...
     def sigmoid(self, v: Value) -> Value: ...
     def row(self, bias: Value) -> Value:
-        """A stored (n,) vector in a shape that broadcasts against a row."""
+        """Reshape a stored vector (n,) so that it broadcasts against a row."""
 
     def columns(self, v: Value, start: int, stop: int) -> Value:
-        """``v[..., start:stop]``."""
+        """Columns ``v[..., start:stop]`` of a row."""
 
     def join(self, parts: Sequence[Value]) -> Value:
-        """Concatenate along the last axis."""
+        """Concatenate rows along the last axis."""
 
     def stack(self, rows: Sequence[Value]) -> Value:
         """Stack states (..., n) of successive samples to (..., T, n)."""
@@ -41,7 +41,7 @@ class Ops(Protocol):
 
 
 class NumpyOps:
-    """numpy arrays (..., n)."""
+    """Backend for numpy arrays (..., n)."""
 
     def tanh(self, v: Value) -> Value:
         return np.tanh(v)
@@ -50,7 +50,7 @@ class NumpyOps:
         return np.maximum(v, 0.0)
 
     def sigmoid(self, v: Value) -> Value:
-        return 0.5 + 0.5 * np.tanh(0.5 * v)
+        return 0.5 + 0.5 * np.tanh(0.5 * v)  # the same function, without an exponential that could overflow
 
     def row(self, bias: Value) -> Value:
         return bias
@@ -69,7 +69,7 @@ class NumpyOps:
 
 
 class TorchOps:
-    """torch tensors (..., n); torch is imported by whoever made the tensor."""
+    """Backend for torch tensors (..., n); imports torch on use only."""
 
     def tanh(self, v: Value) -> Value:
         return v.tanh()
@@ -101,7 +101,7 @@ class TorchOps:
 
 
 class CasadiOps:
-    """CasADi rows (1, n), SX, MX or DM. ``np.tanh`` on these is deprecated, so CasADi's own functions are used."""
+    """Backend for CasADi rows (1, n) of type SX, MX or DM, by CasADi's own functions (``np.tanh`` is deprecated)."""
 
     def tanh(self, v: Value) -> Value:
         import casadi
@@ -142,11 +142,11 @@ NUMPY, TORCH, CASADI = NumpyOps(), TorchOps(), CasadiOps()
 
 
 def ops_for(value: Value) -> Ops:
-    """The backend that ``value`` belongs to; a type of our own names it itself, as ``OPS``."""
-    own: Ops | None = getattr(type(value), "OPS", None)
+    """Backend that ``value`` belongs to, by its type; a type of this library names it in an attribute ``OPS``."""
+    own: Ops | None = getattr(type(value), "OPS", None)  # e.g. the values that ONNX export traces
     if own is not None:
         return own
-    package = type(value).__module__.partition(".")[0]
+    package = type(value).__module__.partition(".")[0]  # by name, so that neither package is imported for it
     if package == "torch":
         return TORCH
     if package == "casadi":
@@ -155,17 +155,17 @@ def ops_for(value: Value) -> Ops:
 
 
 def to_numpy(value: Value) -> Any:
-    """A float64 array of a tensor (detached, from any device) or array."""
+    """Convert a tensor (on any device, detached) or an array to a float64 array."""
     return np.asarray(value.detach().cpu() if ops_for(value) is TORCH else value, dtype=np.float64)
 
 
 def matrix(name: str, value: Value) -> Value:
-    """A matrix of a system: a tensor or symbol as it is, all else as a float64 array."""
+    """Convert a matrix of a system to a float64 array, unless it is a tensor or symbol."""
     return numbers(name, value) if ops_for(value) is NUMPY else value
 
 
 def frozen(system: Any, what: str = "system") -> Any:
-    """``system`` after checking that it is frozen.
+    """Return ``system`` after checking that it is frozen.
 
     Raises:
         SettingError: Its matrices are tensors or symbols.
@@ -176,15 +176,15 @@ def frozen(system: Any, what: str = "system") -> Any:
 
 
 def takes_numpy(system: Any, *values: Value) -> bool:
-    """Whether a frozen system is asked about numbers, rather than about tensors or symbols."""
+    """Whether the system is frozen and all values are numbers, not tensors or symbols."""
     return bool(system.is_frozen) and all(ops_for(v) is NUMPY for v in values)
 
 
 def run_arguments(system: Any, u: Value, x0: Value, *, finite: bool = True) -> tuple[Value, Value]:
-    """Inputs and initial state of a run; numbers as float64 arrays, with ``finite`` finite ones.
+    """Return inputs and initial state of a run, numbers as float64 arrays; with ``finite`` they must be finite.
 
     Raises:
-        DataError: Numbers that are not finite, or none.
+        DataError: The values are not numbers, or not finite.
     """
     if not takes_numpy(system, u, *(() if x0 is None else (x0,))):
         return u, x0
@@ -196,7 +196,7 @@ def run_arguments(system: Any, u: Value, x0: Value, *, finite: bool = True) -> t
 
 
 def initial_state(system: Any, u: Value, x0: Value) -> Value:
-    """The state (..., nx) that a run with inputs ``u`` (..., T, nu) starts from, after checking both.
+    """Initial state (..., nx) of a run with inputs ``u`` (..., T, nu), after checking the shapes of both.
 
     Raises:
         ShapeError: ``u`` or ``x0`` does not fit ``system``.
@@ -212,4 +212,4 @@ def initial_state(system: Any, u: Value, x0: Value) -> Value:
         return zeros
     if tuple(x0.shape) not in ((system.nx,), shape):
         raise ShapeError(f"x0 must have shape {shape} or ({system.nx},), got {tuple(x0.shape)}: one state per record")
-    return x0 + zeros
+    return x0 + zeros  # one state for all records is repeated

@@ -1,4 +1,4 @@
-"""The numbers that a system is executed in."""
+"""Floating-point precision in which a system is executed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from controlrnn.checks import Choice
 
 
 class Precision(Choice):
-    """Numbers that a system is computed in."""
+    """Floating-point precision in which a system is computed."""
 
     FLOAT64 = "float64"
     """`LureSystem.simulate`, `controlrnn.kernels.simulate`, exported C code unless it says otherwise."""

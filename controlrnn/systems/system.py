@@ -1,4 +1,4 @@
-"""What simulation, export and identification need to know of a system, whatever its cell."""
+"""Protocol that all systems fulfil, for simulation, export and identification."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controlrnn.systems.ops import Value
 
 
 class System(Protocol):
-    """A discrete-time system with states x, inputs u and outputs y; see `LureSystem` and `GatedSystem`."""
+    """Protocol of discrete-time systems with states x, inputs u and outputs y: `LureSystem` and `GatedSystem`."""
 
     KIND: ClassVar[str]
     SCHEMA: ClassVar[Schema]
@@ -43,23 +43,23 @@ class System(Protocol):
         """SHA-256 of everything that defines a frozen system."""
 
     def step(self, x: Value, u: Value) -> Value:
-        """Next state (..., nx)."""
+        """Next state (..., nx) from state x (..., nx) and input u (..., nu)."""
 
     def output(self, x: Value, u: Value) -> Value:
-        """Output (..., ny)."""
+        """Output (..., ny) at state x (..., nx) and input u (..., nu)."""
 
     def simulate(self, u: Value, x0: Value = None) -> tuple[Value, Value]:
         """Outputs (..., T, ny) and states (..., T + 1, nx) of a free run."""
 
     def scaled(self, inputs: Scaler, outputs: Scaler) -> Self:
-        """The same system in physical units."""
+        """Convert a frozen system of scaled signals to physical units."""
 
     def frozen(self) -> Self:
-        """The same system with float64 arrays."""
+        """Copy of the system with float64 arrays instead of tensors."""
 
     def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays and JSON values that define a frozen system."""
 
     @classmethod
     def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Self:
-        """The inverse of `record`."""
+        """Restore a system from what `record` returned."""

@@ -31,7 +31,7 @@ from controlrnn.data import Dataset
 from controlrnn.identification import FitResult
 from controlrnn.models import Model
 from controlrnn.records import load_record, save_record
-from experiments._study import Row, Study
+from experiments.shared.study import Row, Study
 from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
 from experiments.three_tank.kept import ATTACK, CLOSED_LOOPS, REALISED
@@ -132,7 +132,7 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
         contraction = stages.contraction(system, dataset, config)
         contraction.save(study.path("contraction.npz"))
         watch = stages.observer(system, contraction, config)
-        joint, initial = stages.horizon_certificates(system, watch, config)
+        joint, initial = stages.horizon_certificates(watch, config)
         joint.save(study.path("certificate.npz"))
         initial.save(study.path("certificate_initial.npz"))
         loaded = load_certificate(study.path("certificate.npz"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from controlrnn.systems import LureSystem
-from experiments._back_off import least_distance
+from experiments.shared.back_off import least_distance
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from mpc import (

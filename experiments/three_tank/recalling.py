@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from controlrnn.certification import HorizonCertificate, certify_horizon
+from controlrnn.certification import HorizonCertificate
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Trajectory
 from experiments.three_tank import stages
@@ -26,6 +26,7 @@ from mpc import (
     Tightening,
     Washout,
     certify_changes,
+    certify_jump,
     prediction_errors,
     remember,
 )
@@ -83,10 +84,5 @@ def coverage_of_intervals(
 
 
 def _growth(watch: Washout, config: Config) -> HorizonCertificate:
-    """What a jump of the estimate does to the plan's outputs."""
-    jump = watch.jump
-    assert jump is not None  # the observer has a contraction certificate
-    return certify_horizon(
-        watch.system, config.horizon, initial_radius=jump.radius, metric=jump.metric,
-        iterations=config.change_iterations,
-    )  # fmt: skip
+    """Bound what a jump of the estimate does to the plan's outputs."""
+    return certify_jump(watch, config.horizon, iterations=config.change_iterations)

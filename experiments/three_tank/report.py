@@ -14,7 +14,7 @@ from controlrnn.checks import Array
 from controlrnn.data import Dataset
 from controlrnn.identification import FitResult
 from controlrnn.records import load_record, write_atomic
-from experiments._study import Study
+from experiments.shared.study import Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from experiments.three_tank.kept import ATTACK, REALISED

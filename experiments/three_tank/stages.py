@@ -18,7 +18,6 @@ from controlrnn.certification import (
     HorizonCertificate,
     attack_horizon,
     certify_contraction,
-    certify_horizon,
     load_certificate,
 )
 from controlrnn.checks import Array
@@ -45,18 +44,22 @@ from mpc import (
     MonteCarloResult,
     Predictor,
     Recall,
+    Safety,
+    Solver,
     TightenedMPC,
     Tightening,
+    Tracking,
     Washout,
     calibrate,
+    certify_predictions,
     coverage_of,
     monte_carlo,
     nominal,
     prediction_errors,
     tighten,
 )
-from mpc.control.modes import Mode
 from mpc.problem.ocp import BackendFactory
+from mpc.problem.settings import Mode
 from mpc.tightening.tightening import NO_CLAIM
 from plants import MultiTank, excitation, simulate
 
@@ -149,19 +152,14 @@ def contraction(system: LureSystem, dataset: Dataset, config: Config) -> Contrac
     return certify_contraction(system, best.rate + 0.1 * (1 - best.rate), **scales)
 
 
-def horizon_certificates(
-    system: LureSystem, watch: Washout, config: Config
-) -> tuple[HorizonCertificate, HorizonCertificate]:
+def horizon_certificates(watch: Washout, config: Config) -> tuple[HorizonCertificate, HorizonCertificate]:
     """Washout and prediction as one horizon, with and without input errors."""
-    start, total = watch.restart, config.washout + config.horizon
-    both = tuple(
-        certify_horizon(
-            system, total, initial_radius=start.radius, metric=start.metric, input_radius=radius,
-            focus=[config.washout, total], iterations=config.certificate_iterations,
-        )
-        for radius in (config.actuator, 0.0)
-    )  # fmt: skip
-    return both[0], both[1]
+    iterations = config.certificate_iterations
+    joint, initial = (
+        certify_predictions(watch, config.horizon, input_error=error, iterations=iterations)
+        for error in (config.actuator, 0.0)
+    )
+    return joint, initial
 
 
 def attack(
@@ -256,11 +254,19 @@ def setup(
     # disturbance estimate. With one, limits are kept by the full model error; the estimate only moves the reference.
     claims = not set(room.digests) <= NO_CLAIM
     controller = TightenedMPC(
-        watch.predictor, watch, room,
-        output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,
-        mode=Mode.GUARANTEED if claims else Mode.PRACTICAL, disturbance_gain=0.2, safe_input=[1.6, 1.6],
-        backend=backend, recall=recall,
-    )  # fmt: skip
+        watch.predictor,
+        watch,
+        room,
+        Tracking(
+            output_weight=[1.0, 0.2, 0.2],
+            input_move_weight=20.0,
+            mode=Mode.GUARANTEED if claims else Mode.PRACTICAL,
+            disturbance_gain=0.2,
+        ),
+        recall=recall,
+        safety=Safety(safe_input=[1.6, 1.6]),
+        solver=Solver(backend=backend),
+    )
     plant, wanted = MultiTank(), reference(config)
     options: Mapping[str, Any] = {
         "reference": wanted, "steps": config.control_steps, "x0": wanted[0],

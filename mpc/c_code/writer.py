@@ -29,10 +29,13 @@ from controlrnn.typed import typed
 from mpc import predictor as predictor_module
 from mpc.c_code.watch import bits, refuse_unwatched, running_bounds, watch_scalars, watch_tables, watch_words
 from mpc.control.controller import TightenedMPC
-from mpc.control.modes import Mode, promises
+from mpc.control.modes import promises
 from mpc.observers.base import Observer, RunningOn, Washout
 from mpc.observers.innovation import StateObserver
-from mpc.problem.ocp import KEPT, OptimalControlProblem, StepData
+from mpc.problem import priorities
+from mpc.problem.ocp import OptimalControlProblem, StepData
+from mpc.problem.ranking import KEPT
+from mpc.problem.settings import Mode
 from mpc.problem.solver_options import Status
 from mpc.problem.steady_input import HeldCost
 from mpc.safety import fallback
@@ -97,7 +100,17 @@ def controller_to_c(
     model_tables, model = lure_code(controller.problem.predictor.system)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
-    files = ("quadratic.c", "model.c", "condensed.c", "fallback.c", "recall.c", "watch.c", "level.c", "controller.c")
+    files = (
+        "quadratic.c",
+        "model.c",
+        "condensed.c",
+        "fallback.c",
+        "ranks.c",
+        "recall.c",
+        "watch.c",
+        "level.c",
+        "controller.c",
+    )
     parts += [_part(file, words) for file in files]
     parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
@@ -136,7 +149,9 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     predictor, tightening = controller.problem.predictor, controller.tightening
     system, model = predictor.system, controller.predictor.system
     observer, problem, scaled = controller.observer, controller.problem, CondensedProblem(controller.problem)
-    options, N = controller.backend.options, controller.horizon  # type: ignore[attr-defined]
+    parts, N = controller.backend, controller.horizon
+    assert isinstance(parts, CondensedBackend)
+    options = parts.options
     M = scaled.n // predictor.nu
     limited, bounded = len(_limited(scaled, predictor.ny)), int(scaled._bounded.sum()) // M
     digests = {"model": model.digest, "tightening": tightening.digest} | tightening.digests
@@ -145,6 +160,8 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     recalled = None if controller._recalled is None else controller._recalled.recall
     if recalled is not None:
         digests |= recalled.digests | {"recall": recalled.digest}
+    ranks = [0] * predictor.ny if problem.ranking is None else problem.ranking.rank
+    hard_ranks = {r for r, hard in zip(ranks, problem.hard, strict=True) if hard}
     named = {k: v for k, v in digests.items() if k != "system"}
     # Elman networks, x+ = w: the C code then skips products with zeros and ones.
     elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
@@ -160,7 +177,8 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "observer": {Washout: "WASHOUT", StateObserver: "INNOVATION"}.get(type(observer), "PLAIN"),
         "limited": limited, "bounded": bounded, "layers": len(system.layers),
         "layer_matrices": ", ".join(f"M{k + 1}" for k in range(len(system.layers))) or "0",
-        "max_iterations": options.max_iterations, "rti": int(options.rti), "soft": int(controller.problem.soft),
+        "max_iterations": options.max_iterations, "rti": int(options.rti), "steep": int(parts._steep),
+        "ranks": 1 + max(ranks), "returns": int(len(hard_ranks) == 1),
         "practical": int(controller.mode is Mode.PRACTICAL), "promises": int(promises(controller.tightening)),
         "forgets": int(controller.disturbance.forgets),
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
@@ -171,7 +189,8 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "learning": 0 if controller._recalled is None else controller._recalled._last,
         "errors": 1 if recalled is None else recalled.absolute.size,
         "digests": "\n".join(f"     {comment(k, 99):<12} {comment(v, 99)}" for k, v in named.items()),
-        "KEPT": KEPT, "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
+        "KEPT": KEPT, "EQUAL": priorities._EQUAL,
+        "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
         "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
         "NEAR": condensed._NEAR, "NOISE": condensed._NOISE,
         "CORRECTIONS": condensed._CORRECTIONS, "INSIDE": repr(scaled._inside),
@@ -235,6 +254,7 @@ def _tables(controller: TightenedMPC) -> Arrays:
     predictor = problem.predictor
     bounded = np.flatnonzero(scaled._bounded[: predictor.nu])
     limited = _limited(scaled, predictor.ny)
+    prices = [part._price[: len(limited)] for part, _ in controller.backend._parts]  # type: ignore[attr-defined]
     tables: Arrays = {
         "layer_start": np.array([0, *np.cumsum(predictor.system.layers)], dtype=int),
         "limited": _filled(limited),
@@ -245,7 +265,7 @@ def _tables(controller: TightenedMPC) -> Arrays:
         "input_high": scaled.input_upper,
         "scale": scaled.scale,
         "root": scaled._root.ravel(),
-        "price": _filled(scaled._price[: len(limited)]),
+        "price": _filled(np.concatenate(prices)),
         "move_root": scaled._move_root,
         "move_limit": scaled._move_limit,
         "largest_move": problem.move_limit,
@@ -268,12 +288,16 @@ def _held(controller: TightenedMPC, limited: NDArray[np.intp]) -> Arrays:
     problem, points = controller.problem, controller.set_points
     cost, scale = HeldCost.of(problem, _nowhere(problem)), problem.output_scale
     margin = np.zeros(problem.predictor.ny)
+    ranks = np.zeros(len(margin), dtype=int) if problem.ranking is None else np.array(problem.ranking.rank)
     if problem.terminal is not None:
         margin = np.resize(problem.terminal.margin, margin.shape) / scale
     return {
         "held_weight": cost.weight,
         "held_price": _filled(cost.penalty[limited]),
-        "limit_weight": _filled(controller._fallbacks._weight[limited]),
+        "limit_weight": _filled(problem.limit_weight[limited]),
+        "limit_rank": _filled(ranks[limited]),
+        "limit_hard": _filled(problem.hard[limited].astype(int)),
+        "limit_counted": _filled(problem.counted[limited].astype(int)),
         "terminal_margin": _filled(margin[limited]),
         "set_point_low": points.lower,
         "set_point_high": points.upper,

@@ -29,8 +29,8 @@ from controlrnn.checks import Array, positive, read_only
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
 from mpc.control.controller import TightenedMPC
-from mpc.control.modes import Mode
 from mpc.control.step import MpcStep
+from mpc.problem.settings import Mode
 from mpc.problem.solver_options import Status
 
 _LEFT = 0.02  # share of an output's range that is never tightened away

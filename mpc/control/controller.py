@@ -23,36 +23,47 @@ what remains).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, as_array, count, read_only
+from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import SettingError
-from controlrnn.kernels import output, step
-from controlrnn.kernels.dense import length
+from controlrnn.kernels import output
 from controlrnn.typed import typed
-from mpc.calibration.region import OperatingRegion, RegionWatch
+from mpc.calibration.region import RegionWatch
 from mpc.calibration.residuals import measured_errors
 from mpc.control.agreement import agreed, move_limited
-from mpc.control.modes import Mode as Mode
-from mpc.control.modes import check_recall, check_terminal, disturbance_mode, plan_limits, promises, unlearnt_errors
+from mpc.control.modes import (
+    check_recall,
+    check_terminal,
+    covered,
+    disturbance_mode,
+    plan_limits,
+    promises,
+    unlearnt_errors,
+)
 from mpc.control.offset_free import OutputDisturbance
 from mpc.control.operation import Operation, own_observer
 from mpc.control.set_points import SetPoints
+from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.control.watching import caught_up, foreseen, watch_of, wider_limits
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
 from mpc.problem.economy import economy_of
-from mpc.problem.ocp import KEPT, BackendFactory, Solution, StepData, tracking_problem
+from mpc.problem.ocp import Solution, StepData, tracking_problem
 from mpc.problem.plans import inside_after, known_rows, slack_of, within_moves
+from mpc.problem.plans import safe_input as within
+from mpc.problem.priorities import by_priority
+from mpc.problem.ranking import KEPT, ranked
+from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.safety.fallback import Fallback, Fallbacks
-from mpc.safety.premise_watch import Premise, Reaction, Watching
+from mpc.safety.premise_watch import Premise, Reaction
 from mpc.safety.recovery import returning
 from mpc.solvers.condensed import CondensedBackend
 from mpc.tightening.error_memory import Recall
@@ -70,109 +81,67 @@ class TightenedMPC(Operation):
         predictor: Model with the channels' limits.
         observer: State estimate.
         tightening: From `mpc.tighten` (or `mpc.nominal`).
-        output_weight: Cost of output errors per unit^2, scalar or shape (ny,).
-        input_move_weight: Cost of input moves per unit^2, scalar or shape (nu,).
-        horizon: Number N of steps; the tightening's when left out, and at most that.
-        control_horizon: Number M of free inputs, the last of which is held. N when left out; N / 2 with a terminal set,
-            so that the plan comes to rest in the steps after M.
+        tracking: Weights, horizon and feedback.
         terminal: From `mpc.terminal_set`, for recursively feasible plans; its horizon is N, the tightening is from
             `mpc.recursive` with the same jump, and limits are hard.
         recall: From `mpc.remember`, for guaranteed limits that learn from measurements.
-        terminal_weight: Cost of output errors at step N, with a terminal set at rest; ``output_weight`` when left out.
-        input_price: Cost per unit of input and step, scalar or shape (nu,), either sign.
-        output_price: Cost per unit of output and step, scalar or shape (ny,), either sign; see `mpc.problem.economy`.
-        input_weight: Cost of an input's distance from ``input_reference`` per unit^2 and step, scalar or shape (nu,).
-        input_reference: Wanted inputs, scalar or shape (nu,); the middle of their range when left out.
-        measured: Names of inputs that are measured disturbances: `step` gets their forecast and decides about the other
-            inputs only, which alone have limits, moves, weights and prices. The limits of a measured input's `Signal`
-            are the range of its values, for bounds on the state. The tightening's input radius for it has to cover the
-            errors of its forecast. Not with a terminal set.
-        move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
-        soft: Whether output limits may be violated at an exact penalty; by default only without a terminal set.
-        penalty: Cost per unit of slack, scalar or shape (ny,); `mpc.problem.ocp.default_penalty` when left out.
-        mode: Use of the disturbance estimate; given by the tightening when left out.
-        disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
-        safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
-        region: Operating region of the calibration, from `mpc.learn_region`: steps outside are logged and flagged.
-        watching: Monitoring of premises at every step, and reactions to contradictions; see `mpc.safety.premise_watch`.
-        options: Limits for the solver.
-        backend: Factory of the solver; `mpc.solvers.condensed.CondensedBackend` when left out. Others:
-            `mpc.solvers.fatrop.FatropBackend`, `mpc.solvers.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
+        prices: Economic costs.
+        limits: Move limits, and hardness and priorities of output limits.
+        safety: Monitoring of premises and of the operating region, and the last resort.
+        solver: The solver and its options.
 
     Raises:
         SettingError: Parts have different premises, or a setting contradicts the tightening.
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
-    @typed(infinite=("move_limit",))
+    @typed()
     def __init__(
         self,
         predictor: Predictor,
         observer: Observer,
         tightening: Tightening,
+        tracking: Tracking,
         *,
-        output_weight: ArrayLike,
-        input_move_weight: ArrayLike,
-        horizon: int | None = None,
-        control_horizon: int | None = None,
         terminal: TerminalSet | None = None,
         recall: Recall | None = None,
-        terminal_weight: ArrayLike | None = None,
-        input_price: ArrayLike = 0.0,
-        output_price: ArrayLike = 0.0,
-        input_weight: ArrayLike = 0.0,
-        input_reference: ArrayLike | None = None,
-        measured: Sequence[str] = (),
-        move_limit: ArrayLike | None = None,
-        soft: bool | None = None,
-        penalty: ArrayLike | None = None,
-        mode: Mode | None = None,
-        disturbance_gain: float | None = None,
-        safe_input: ArrayLike | None = None,
-        region: OperatingRegion | None = None,
-        watching: Watching | None = None,
-        options: SolverOptions | None = None,
-        backend: BackendFactory | None = None,
+        prices: Prices | None = None,
+        limits: Limits | None = None,
+        safety: Safety | None = None,
+        solver: Solver | None = None,
     ) -> None:
+        prices, limits, safety, solver = prices or Prices(), limits or Limits(), safety or Safety(), solver or Solver()
         self.observer = observer = own_observer(observer, self)
-        self.predictor, self.tightening, self.terminal = predictor, tightening, terminal
-        self.premises = agreed(observer, predictor, tightening, terminal, recall, region)
-        self.horizon = count("horizon", tightening.horizon if horizon is None else horizon)
-        if self.horizon > tightening.horizon:
-            raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {horizon}: shorten it")
+        self.predictor = predictor
+        self.tightening = tightening
+        self.terminal = terminal
+        self.premises = agreed(observer, predictor, tightening, terminal, recall, safety.region)
+        self.horizon = N = covered(tightening, tracking.horizon)
         if terminal is not None:
-            check_terminal(terminal, tightening, self.horizon, mode)
-            mode = Mode.GUARANTEED
-            control_horizon = max(self.horizon // 2, 1) if control_horizon is None else control_horizon
-        self.mode, self.filter = disturbance_mode(tightening, mode, disturbance_gain)
+            check_terminal(terminal, tightening, N, tracking.mode)
+            free = max(N // 2, 1) if tracking.control_horizon is None else tracking.control_horizon
+            tracking = replace(tracking, mode=Mode.GUARANTEED, control_horizon=free)
+        self.mode, self.filter = disturbance_mode(tightening, tracking.mode, tracking.disturbance_gain)
         entering = self.mode is Mode.PRACTICAL, not promises(tightening)
-        self.disturbance = OutputDisturbance(observer, self.horizon, self.filter, terminal is not None, *entering)
+        self.disturbance = OutputDisturbance(observer, N, self.filter, terminal is not None, *entering)
         self._answers = Answers(observer, guaranteed=terminal is not None)
-        self._lower, self._upper = plan_limits(tightening, predictor, self.horizon, terminal)
-        self._widest = unlearnt_errors(tightening, self.horizon)
+        self._lower, self._upper = plan_limits(tightening, predictor, N, terminal)
+        self._widest = unlearnt_errors(tightening, N)
         self._recalled = None if recall is None else self._learning(recall)
         self._input_lower, self._input_upper = predictor.input_limits()
-        self.safe_input = self._safe(safe_input)
-        planner, of = self._answers.planner, self._answers.setting
-        self.problem = tracking_problem(
-            planner, self.horizon, of(output_weight), of(terminal_weight), input_move_weight, move_limit,
-            of(penalty, priced=True), terminal is None if soft is None else soft, control_horizon, terminal,
-            economy_of(planner, input_price, of(output_price), input_weight, input_reference), measured,
-        )  # fmt: skip
-        self._watched = watch_of(self, watching)
-        self._wider = wider_limits(self, watching)
+        self.safe_input = within(safety.safe_input, self._input_lower, self._input_upper)
+        ranks = ranked(limits, predictor.ny, copies=self._answers.copies, terminal=terminal is not None)
+        planner = self._answers.planner
+        tracking, prices, limits = self._answers.settings(tracking, prices, limits)
+        economy = economy_of(planner, prices)
+        self.problem = tracking_problem(planner, N, tracking, limits, ranks, terminal=terminal, economy=economy)
+        self._watched = watch_of(self, safety.watching)
+        self._wider = wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
-        self.watch = None if region is None else RegionWatch(region, observer)
-        self.backend = (backend or CondensedBackend)(self.problem, options or SolverOptions())
+        self.watch = None if safety.region is None else RegionWatch(safety.region, observer)
+        self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
         self.reset()
-
-    def _safe(self, given: ArrayLike | None) -> Array:
-        u = 0.5 * (self._input_lower + self._input_upper) if given is None else given
-        safe = read_only(as_array("safe_input", u, (self.predictor.nu,)))
-        if ((safe < self._input_lower) | (safe > self._input_upper)).any():
-            raise SettingError(f"safe_input must lie within the input limits, got {safe}")
-        return safe
 
     def _learning(self, recall: Recall) -> RecalledErrors:
         check_recall(recall, self.tightening, self.horizon)
@@ -278,7 +247,7 @@ class TightenedMPC(Operation):
         if self.observer.ready:
             self._watched.tell(Premise.DRIFT, self._learn(used, y))
             data = self._last_data = self._data(x, wanted)
-            solution = None if self._watched.reaction is Reaction.HOLD else self.backend.solve(data)
+            solution = None if self._watched.reaction is Reaction.HOLD else self._solved(data, started)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
         plan, fallback, feasible, inside_after = self._choose(solution, data, started)
         u, interval = read_only(plan[0]), self._error_interval()
@@ -309,31 +278,6 @@ class TightenedMPC(Operation):
             outside=outside,
             broken=broken,
         )
-
-    def correct(self, age: int, y: ArrayLike) -> None:
-        """Pass a late measurement to the observer, before the next `step`; the disturbance estimate does not change.
-
-        Where limits learn from measurements, they are reset if the corrected estimate is further than a certified jump
-        from what the last plan expected.
-
-        Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
-
-        Args:
-            age: Number of samples since its own; 0 for that of the last `step` or `record`.
-            y: Measurement, shape (ny,); NaN where missing.
-        """
-        before = self.observer.state
-        self.observer.correct(age, y)
-        if self._recalled is not None and self.observer.state is not before and not self._as_planned():
-            self._recalled.reset()
-
-    def _as_planned(self) -> bool:
-        """Whether the estimate is within a certified jump of what the last plan expected."""
-        jump = self.observer.jump
-        if jump is None or self._came_from is None or not self.observer.certified:
-            return False
-        away = self.observer.state - step(self.predictor.system, *self._came_from)
-        return length(away, jump.metric) <= jump.radius
 
     def _measurement(self, y: ArrayLike) -> Array:
         seen = as_array("y", y, (self.predictor.ny,), finite=False)
@@ -389,6 +333,14 @@ class TightenedMPC(Operation):
             forecast=self._forecast,
         )
 
+    def _solved(self, data: StepData, started: float) -> Solution:
+        solution = self.backend.solve(data)
+        return by_priority(self.backend, self.problem, data, solution, self._deadline(started))
+
+    def _deadline(self, started: float) -> float:
+        limit = getattr(getattr(self.backend, "options", None), "max_wall_time", None)
+        return np.inf if limit is None else started + limit
+
     def _choose(
         self, solution: Solution | None, data: StepData | None, started: float
     ) -> tuple[Array, Fallback, bool, int]:
@@ -402,15 +354,14 @@ class TightenedMPC(Operation):
             kept = not beyond.any()
             if self.terminal is not None:
                 kept = self.problem.excess(data, plan) <= 0
-            if kept or (solved and self.problem.soft):
+            if kept or (solved and self.terminal is None and not beyond[:, self.problem.hard].any()):
                 self._plan = read_only(plan)
                 self._age = 0
-                return plan, Fallback.NONE if solved else Fallback.PLAN, kept, inside_after(beyond)
+                inside = inside_after(beyond[:, self.problem.counted])
+                return plan, Fallback.NONE if solved else Fallback.PLAN, kept, inside
         _log.warning("MPC solve ended with %s (%s): falling back", solution.status, solution.message)
         last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
-        limit = getattr(getattr(self.backend, "options", None), "max_wall_time", None)
-        deadline = np.inf if limit is None else started + limit
-        back = returning(self.backend, self.problem, data, solution, deadline)
+        back = returning(self.backend, self.problem, data, solution, self._deadline(started))
         found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
         if found.fallback is Fallback.LEAST:
             self._plan = read_only(found.plan)

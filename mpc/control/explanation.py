@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from controlrnn.checks import Array
-from mpc.problem.ocp import KEPT
+from mpc.problem.ranking import KEPT
 
 if TYPE_CHECKING:
     from mpc.control.controller import TightenedMPC

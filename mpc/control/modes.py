@@ -6,22 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from controlrnn.checks import Array, Choice, read_only
+from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import SettingError
 from mpc.calibration.residuals import DisturbanceFilter
 from mpc.predictor import Predictor
+from mpc.problem.settings import Mode
 from mpc.tightening.error_memory import Recall
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
 
 _DISTURBANCE_GAIN = 0.2  # default for the cost, where the tightening prescribes no gain
-
-
-class Mode(Choice):
-    """Use of the disturbance estimate; see `mpc.control.controller`."""
-
-    GUARANTEED = "guaranteed"
-    PRACTICAL = "practical"
 
 
 def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | None) -> tuple[Mode, DisturbanceFilter]:
@@ -39,6 +33,14 @@ def disturbance_mode(tightening: Tightening, mode: Mode | None, gain: float | No
     if prescribed is not None and gain not in (None, prescribed):
         raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
+
+
+def covered(tightening: Tightening, horizon: int | None) -> int:
+    """Prediction horizon, by default the tightening's; raises SettingError if the tightening is shorter."""
+    steps = count("horizon", tightening.horizon if horizon is None else horizon)
+    if steps > tightening.horizon:
+        raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {steps}: shorten it")
+    return steps
 
 
 def promises(tightening: Tightening) -> bool:

@@ -1,4 +1,4 @@
-"""Operations of a controller besides its steps: bumpless start, save, restore, copy, change of settings, explain."""
+"""Operations of a controller besides its steps: late readings, start, saving, copies, changes, explanations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import as_array, read_only
 from controlrnn.errors import DataError, InfeasibleError, SettingError
+from controlrnn.kernels import step
+from controlrnn.kernels.dense import length
 from controlrnn.records import digest
 from mpc.control.explanation import room_text
 from mpc.control.memory import recall_into, remembered
+from mpc.control.settings import grouped
 from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallbacks
 
@@ -96,12 +99,30 @@ class Operation:
         self._came_from = None
         self._last_data = None
 
+    def correct(self: TightenedMPC, age: int, y: ArrayLike) -> None:  # type: ignore[misc]
+        """Pass a late measurement to the observer, before the next `step`; the disturbance estimate does not change.
+
+        Where limits learn from measurements, they are reset if the corrected estimate is further than a certified jump
+        from what the last plan expected.
+
+        Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
+
+        Args:
+            age: Samples taken in since its own; 0 for that of the last `step` or `record`.
+            y: Measurement, shape (ny,); NaN where missing.
+        """
+        before = self.observer.state
+        self.observer.correct(age, y)
+        if self._recalled is not None and self.observer.state is not before and not _as_planned(self):
+            self._recalled.reset()
+
     def change(self: TightenedMPC, **settings: Any) -> None:  # type: ignore[misc]
         """Change settings of the running controller without a bump; on an error nothing is changed.
 
         Args:
-            settings: Arguments of the constructor by name, and ``outputs``: the outputs' `Signal` with other limits.
-                Another horizon with a terminal set needs another ``terminal``, and so on, as in the constructor.
+            settings: Arguments of the constructor, or fields of its records, by name; and ``outputs``: the outputs'
+                `Signal` with other limits. Another horizon with a terminal set needs another ``terminal``, and so on,
+                as in the constructor.
 
         Raises:
             SettingError: The constructor refuses the settings.
@@ -109,10 +130,10 @@ class Operation:
         """
         args, kept = self._made
         # A new controller is built beside this one; only if that succeeds does this one take its place.
-        names = dict(zip(("predictor", "observer", "tightening"), args, strict=False)) | kept
+        names = dict(zip(("predictor", "observer", "tightening", "tracking"), args, strict=False)) | kept
         outputs = settings.pop("outputs", None)
         observer = copy.deepcopy(self.observer)
-        names |= {"predictor": self.predictor, "tightening": self.tightening} | settings
+        names = grouped(settings, names | {"predictor": self.predictor, "tightening": self.tightening})
         if outputs is not None:
             names["predictor"] = replace(self.predictor, outputs=tuple(outputs))
         observer.predictor = names["predictor"]
@@ -145,6 +166,15 @@ def own_observer(observer: Observer, controller: Any) -> Observer:
     return observer
 
 
+def _as_planned(controller: TightenedMPC) -> bool:
+    """Whether the estimate is within a certified jump of what the last plan expected."""
+    jump = controller.observer.jump
+    if jump is None or controller._came_from is None or not controller.observer.certified:
+        return False
+    away = controller.observer.state - step(controller.predictor.system, *controller._came_from)
+    return length(away, jump.metric) <= jump.radius
+
+
 def _renew(controller: TightenedMPC) -> None:
     controller._fallbacks = Fallbacks(controller.problem, controller.safe_input, controller._feasible)
 
@@ -155,6 +185,7 @@ def _parts(controller: TightenedMPC) -> str:
     ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
     arrays = {"inputs": np.stack(limits), "outputs": ends, "output_weight": problem.output_weight}
     arrays |= {"moves": problem.input_move_weight, "move_limit": problem.move_limit, "penalty": problem.penalty}
+    arrays["prices"] = problem.prices()  # of hard and soft limits, and of ranks
     meta = {"horizon": controller.horizon, "mode": str(controller.mode), "kind": type(controller).__name__}
     return digest(arrays, settings | meta)
 

@@ -33,8 +33,8 @@ class MpcStep:
         missing: Flags of missing measurements, shape (ny,), bool.
         certified: Whether the certified error of the state estimate holds at this step.
         feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
-        inside_after: First step from which on the plan keeps the tightened output limits: 0 if it does from the start,
-            N + 1 if it does not within the horizon, or if there is no plan yet.
+        inside_after: First step from which on the plan keeps the tightened output limits, the hard ones where some are
+            hard: 0 if it does from the start, N + 1 if it does not within the horizon, or if there is no plan yet.
         set_point: Set point in use, shape (ny,): the reference, or its replacement where it is missing or out of reach;
             see `mpc.control.set_points`.
         message: The solver's message.

@@ -86,13 +86,11 @@ def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float |
     if applied is None and time is None:
         return
     watch, commanded = controller._watched, controller._previous
+    told = None if applied is None else as_array("applied", applied, (controller.predictor.nu,), finite=False)
     passed, due = watch.since(None if time is None else number("time", time))
     if commanded is None:
         return
-    acted = commanded
-    if applied is not None:
-        told = as_array("applied", applied, (controller.predictor.nu,), finite=False)
-        acted = np.where(np.isfinite(told), told, commanded)
+    acted = commanded if told is None else np.where(np.isfinite(told), told, commanded)
     # If the sample came early or late, the input may have acted for another time: nothing is known about it.
     doubt = None if due else controller._span
     if (acted != commanded).any() or not due:

@@ -18,6 +18,7 @@ from mpc.control.controller import TightenedMPC
 from mpc.loops.plant import Plant
 from mpc.loops.result import ClosedLoopResult, times_of
 from mpc.loops.run import run_closed_loop
+from mpc.loops.settings import loop_settings
 from mpc.promises.coverage_met import CoverageMet, met
 from mpc.promises.promise import LoopTarget
 
@@ -33,7 +34,7 @@ class ClosedLoopSetup:
     Args:
         plant: The process.
         controller: The controller; it is reset before each run.
-        options: Keyword arguments of `mpc.run_closed_loop`, without the seed.
+        options: Arguments of `mpc.run_closed_loop` by name, or fields of its records; without the seed.
     """
 
     plant: Plant
@@ -159,7 +160,7 @@ def monte_carlo(
     if count("workers", workers) == 1:
         setup = build()
         for seed in seeds:
-            results.append(run_closed_loop(setup.plant, setup.controller, seed=seed, **setup.options))
+            results.append(run_closed_loop(setup.plant, setup.controller, seed=seed, **loop_settings(setup.options)))
             _report(progress, len(results), len(seeds))
         return MonteCarloResult(tuple(results))
     with Workers(min(workers, len(seeds)), prepare=_prepare, given=(build,)) as pool:
@@ -180,7 +181,7 @@ def _prepare(build: Callable[[], ClosedLoopSetup]) -> None:
 def _run(seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if _setup is None:
         raise RuntimeError("worker was not prepared")  # our own bug: the pool runs _prepare first
-    return run_closed_loop(_setup.plant, _setup.controller, seed=seed, **_setup.options).record()
+    return run_closed_loop(_setup.plant, _setup.controller, seed=seed, **loop_settings(_setup.options)).record()
 
 
 def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:

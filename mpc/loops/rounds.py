@@ -34,7 +34,7 @@ class ClosedLoops(Protocol):
 @dataclass(frozen=True)
 @typed()
 class SimulatedLoops:
-    """Closed loops in simulation, by `mpc.loops.monte_carlo`.
+    """Closed loops in simulation, by `mpc.monte_carlo`.
 
     Args:
         build: Makes plant and controller for a tightening; importable if there are several workers.

@@ -23,10 +23,8 @@ from mpc.loops.fault_run import FaultRun, Interruptible
 from mpc.loops.faults import Fault, Faults
 from mpc.loops.plant import Plant, held_to
 from mpc.loops.result import ClosedLoopResult
+from mpc.loops.settings import Disturbances, Reference, Start
 from mpc.problem.solver_options import Status
-
-Disturbance = ArrayLike | Callable[[np.random.Generator], ArrayLike]
-Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 
 
 @dataclass
@@ -74,16 +72,10 @@ def run_closed_loop(
     reference: Reference,
     steps: int,
     seed: int,
-    x0: ArrayLike | None = None,
-    warm_up: int | None = None,
-    warm_up_input: ArrayLike | None = None,
-    noise_std: ArrayLike = 0.0,
-    disturbance: Disturbance | None = None,
-    input_error: ArrayLike = 0.0,
-    missing: float = 0.0,
+    start: Start | None = None,
+    disturbances: Disturbances | None = None,
     preview: bool = True,
     measured: Reference | None = None,
-    forecast_error: ArrayLike = 0.0,
     faults: Faults = (),
     guard: MeasurementGuard | None = None,
 ) -> ClosedLoopResult:
@@ -96,21 +88,11 @@ def run_closed_loop(
             draws one from a generator, e.g. `mpc.RandomSteps`.
         steps: Control steps.
         seed: Seed of all random numbers, with an independent stream for each cause.
-        x0: Plant state at the start of the warm-up; its ``initial_state()`` when left out.
-        warm_up: Samples of constant input before the first control step, for the observer; the number it needs when
-            left out.
-        warm_up_input: Shape (nu,); the controller's safe input when left out.
-        noise_std: Standard deviation of white Gaussian measurement noise, scalar or (ny,).
-        disturbance: Passed to ``plant.step`` as ``w``: shape (T, nw) for the control steps (its first row also acts
-            during the warm-up, its last row is held), or a function that draws one from a generator.
-        input_error: Bound of errors between commanded and applied inputs, drawn uniformly, scalar or (nu,).
-        missing: Probability with which each measurement is missing.
+        start: Initial state of the plant, and the warm-up.
+        disturbances: Noise, disturbances and errors that act in the loop.
         preview: Whether the controller knows the future of the reference and of measured inputs.
         measured: Values of the controller's measured inputs, as ``reference`` with one column each; the first row also
             acts during the warm-up.
-        forecast_error: Bound on errors of the forecasts of measured inputs, drawn uniformly for every sample ahead of
-            every step (the present value is known), scalar or one per measured input. A tightening covers it if the
-            input radius of its certificate does.
         faults: Faults during the control steps, or a function that draws them, e.g. `mpc.RandomFaults`.
         guard: Plausibility checks of the readings ahead of the controller; for late readings of their range only.
 
@@ -118,20 +100,23 @@ def run_closed_loop(
         SettingError: The plant does not fit the controller (channels, sample time), or a parameter is out of range.
         ShapeError: An array does not fit.
     """
+    start, acting = start or Start(), disturbances or Disturbances()
     predictor, steps = controller.predictor, count("steps", steps)
-    held_to(controller, plant, input_error=input_error, missing=missing, steps=steps)
+    held_to(controller, plant, input_error=acting.input_error, missing=acting.missing, steps=steps)
     if guard is not None and len(guard.sensors) != predictor.ny:
         raise SettingError(f"guard must know {predictor.ny} sensors, got {len(guard.sensors)}: one per output")
-    warm_up = controller.observer.steps if warm_up is None else count("warm_up", warm_up, least=0)
-    held = as_array("warm_up_input", controller.safe_input if warm_up_input is None else warm_up_input, (predictor.nu,))
+    warm_up = controller.observer.steps if start.warm_up is None else count("warm_up", start.warm_up, least=0)
+    held = controller.safe_input if start.warm_up_input is None else start.warm_up_input
+    held = as_array("warm_up_input", held, (predictor.nu,))
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
     goal = reference(streams[4]) if callable(reference) else reference
     wanted = _rows("reference", goal, predictor.ny, steps + controller.horizon + 1)
     known, held = _known_inputs(controller, measured, steps, streams[7], held)
-    told = _forecasts(known, steps, controller.horizon, preview, forecast_error, streams[8])
+    told = _forecasts(known, steps, controller.horizon, preview, acting.forecast_error, streams[8])
     programme = items("faults", faults(streams[5]) if callable(faults) else faults, Fault)
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
-    actor = _actor(plant, x0, held, warm_up, steps, noise_std, disturbance, input_error, missing, carried, streams)
+    x0 = as_array("x0", plant.initial_state() if start.x0 is None else start.x0, (plant.nx,))
+    actor = _actor(plant, x0, held, warm_up, acting, carried, streams)
     # Warm-up: a constant input, while the observer fills its window.
     controller.reset()
     watch = None if guard is None else guard.watch()
@@ -275,33 +260,29 @@ def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: A
 
 def _actor(
     plant: Plant,
-    x0: ArrayLike | None,
+    x0: Array,
     held: Array,
     warm_up: int,
-    steps: int,
-    noise_std: ArrayLike,
-    disturbance: Disturbance | None,
-    input_error: ArrayLike,
-    missing: float,
+    acting: Disturbances,
     faults: FaultRun,
     streams: Sequence[np.random.Generator],
 ) -> _Actor:
-    ny, nu, total = len(plant.outputs), len(plant.inputs), warm_up + steps
-    if not 0 <= missing <= 1:
-        raise SettingError(f"missing must be a probability, got {missing!r}")
+    ny, nu, total = len(plant.outputs), len(plant.inputs), warm_up + len(faults.flags)
+    if not 0 <= acting.missing <= 1:
+        raise SettingError(f"missing must be a probability, got {acting.missing!r}")
     noise, errors, gaps, pushes = streams[:4]  # one per cause: changing one leaves the others as they are
-    w = disturbance(pushes) if callable(disturbance) else disturbance
+    w = acting.disturbance(pushes) if callable(acting.disturbance) else acting.disturbance
     rows = None
     if w is not None:
         given = as_array("disturbance", w, ("T", "nw"))
         rows = given[np.clip(np.arange(total) - warm_up, 0, len(given) - 1)]
     return _Actor(
         plant=plant,
-        x=as_array("x0", plant.initial_state() if x0 is None else x0, (plant.nx,)),
+        x=x0,
         before=held,
-        noise=per_channel("noise_std", noise_std, ny) * noise.standard_normal((total, ny)),
-        missing=gaps.random((total, ny)) < missing,
-        input_errors=per_channel("input_error", input_error, nu) * errors.uniform(-1, 1, (total, nu)),
+        noise=per_channel("noise_std", acting.noise_std, ny) * noise.standard_normal((total, ny)),
+        missing=gaps.random((total, ny)) < acting.missing,
+        input_errors=per_channel("input_error", acting.input_error, nu) * errors.uniform(-1, 1, (total, nu)),
         disturbance=rows,
         faults=faults,
         warm_up=warm_up,

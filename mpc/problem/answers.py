@@ -16,6 +16,7 @@ terminal set limit it by the tightening of the reading; plans with one do not li
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from controlrnn.checks import Array
 from controlrnn.systems import answers_through_neurons
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
+from mpc.problem.settings import Limits, Prices, Tracking
 
 if TYPE_CHECKING:
     from mpc.problem.ocp import OptimalControlProblem
@@ -62,13 +64,29 @@ class Answers:
         """Larger of the values just before and just after the input, per output, shape (..., ny)."""
         return np.asarray(values.reshape(*values.shape[:-1], self.copies, self._ny).max(axis=-2))
 
-    def setting(self, value: ArrayLike | None, *, priced: bool = False) -> Any:
-        """Weights or penalties for all outputs of plans; zero for those just after an input, unless ``priced``."""
-        if value is None or self.copies == 1:
+    def settings(self, tracking: Tracking, prices: Prices, limits: Limits) -> tuple[Tracking, Prices, Limits]:
+        """Settings for `planner`: outputs just after an input have limits, but neither weights nor prices.
+
+        Args:
+            tracking: Settings for the measured outputs.
+            prices: Likewise.
+            limits: Likewise.
+        """
+        if self.copies == 1:
+            return tracking, prices, limits
+        weights = {name: self._also(getattr(tracking, name), 0.0) for name in ("output_weight", "terminal_weight")}
+        return (
+            replace(tracking, **weights),
+            replace(prices, output_price=self._also(prices.output_price, 0.0)),
+            replace(limits, penalty=self._also(limits.penalty)),
+        )
+
+    def _also(self, value: ArrayLike | None, after: float | None = None) -> Any:
+        """Extend a value per output by ``after`` for outputs just after an input; by the same value when left out."""
+        if value is None:
             return value
-        given = np.asarray(value, dtype=np.float64)
-        each = np.full(self._ny, given) if given.ndim == 0 else given
-        return np.concatenate([each, each if priced else np.zeros_like(each)])
+        each = np.broadcast_to(np.asarray(value, dtype=np.float64), self._ny) if np.ndim(value) == 0 else value
+        return np.concatenate([each, each if after is None else np.full(self._ny, after)])
 
     def limits(self, lower: Array, upper: Array, shown: tuple[Array, Array]) -> tuple[Array, Array]:
         """Lower and upper limits of all outputs of plans, each (N + 1, outputs).

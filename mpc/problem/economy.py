@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, as_array, per_channel, read_only
 from controlrnn.kernels.dense import dot
 from mpc.predictor import Predictor
+from mpc.problem.settings import Prices
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,25 +53,19 @@ class Economy:
         return float(linear + self.input_weight @ furthest**2)
 
 
-def economy_of(
-    predictor: Predictor,
-    input_price: ArrayLike,
-    output_price: ArrayLike,
-    input_weight: ArrayLike,
-    input_reference: ArrayLike | None,
-) -> Economy | None:
-    """Make an `Economy` from settings, scalar or per channel, as of `mpc.TightenedMPC`; None if all costs are zero."""
-    prices = _signed("input_price", input_price, predictor.nu), _signed("output_price", output_price, predictor.ny)
-    weight = per_channel("input_weight", input_weight, predictor.nu)
-    if not any(part.any() for part in (*prices, weight)):
+def economy_of(predictor: Predictor, prices: Prices) -> Economy | None:
+    """Make an `Economy` from prices, scalar or per channel, with defaults; None if all costs are zero."""
+    of_inputs = _signed("input_price", prices.input_price, predictor.nu)
+    of_outputs = _signed("output_price", prices.output_price, predictor.ny)
+    weight = per_channel("input_weight", prices.input_weight, predictor.nu)
+    if not any(part.any() for part in (of_inputs, of_outputs, weight)):
         return None
-    if input_reference is None:  # only used with an input weight
-        input_reference = np.mean(predictor.input_limits(), axis=0)
+    reference = np.mean(predictor.input_limits(), axis=0) if prices.input_reference is None else prices.input_reference
     return Economy(
-        input_price=prices[0],
-        output_price=prices[1],
+        input_price=of_inputs,
+        output_price=of_outputs,
         input_weight=weight,
-        input_reference=_signed("input_reference", input_reference, predictor.nu),
+        input_reference=_signed("input_reference", reference, predictor.nu),
     )
 
 

@@ -33,14 +33,14 @@ from controlrnn.kernels import output
 from controlrnn.typed import typed
 from mpc.predictor import Predictor, output_scale
 from mpc.problem.economy import Economy
+from mpc.problem.ranking import HARD, Ranking
+from mpc.problem.settings import Limits, Tracking
 from mpc.problem.solver_options import SolverOptions as SolverOptions
 from mpc.problem.solver_options import Status as Status
 
 if TYPE_CHECKING:
     from mpc.tightening.terminal_set import TerminalSet
 
-HARD = 1e3  # factor on the exact penalty with which soft-constrained solvers treat hard limits
-KEPT = 1e-6  # in output ranges: more slack than this on hard limits means infeasible
 _CLIPPED = 1e-7  # in half ranges of an input: violations of move limits that the controller clips away
 _ROUNDED = 64 * np.finfo(float).eps  # relative to the numbers compared: a smaller excess is rounding
 
@@ -59,11 +59,12 @@ class OptimalControlProblem:
         move_limit: Largest |u_k - u_{k-1}|, shape (nu,); infinite where there is none.
         output_scale: Typical range of each output, shape (ny,), positive; solvers work in multiples of it.
         penalty: Cost per unit of slack, shape (ny,).
-        soft: False forbids slack: limits are hard and the problem may be infeasible.
+        soft: Whether all limits are; False forbids slack: limits are hard and the problem may be infeasible.
         control_horizon: Number M <= N of free inputs, the last of which is held; N when left out.
         terminal: Set in which plans end, or None.
         economy: Economic cost, or None.
         measured: Indices of the inputs that are measured disturbances; they have neither weights nor prices.
+        ranking: Hardness and order of the limits, see `mpc.problem.priorities`; None where all are alike.
 
     Raises:
         SettingError: The parts contradict each other.
@@ -82,6 +83,7 @@ class OptimalControlProblem:
     terminal: TerminalSet | None = None
     economy: Economy | None = None
     measured: tuple[int, ...] = ()
+    ranking: Ranking | None = None
 
     def __post_init__(self) -> None:
         if self.inputs > self.horizon:
@@ -96,6 +98,8 @@ class OptimalControlProblem:
                 "a terminal set needs inputs that are all chosen, got measured ones: their forecast may change, and "
                 "plans that rest on it then end elsewhere"
             )
+        if self.ranking is not None and not np.isfinite(self.penalty).all():
+            raise SettingError(f"penalty must be finite where limits have ranks, got {self.penalty}")
         economy, measured = self.economy, list(self.measured)
         bound = [] if economy is None else [economy.input_price, economy.input_weight]
         if any(part[measured].any() for part in (self.input_move_weight, *bound)):
@@ -127,6 +131,44 @@ class OptimalControlProblem:
     def inputs(self) -> int:
         """Number M of free inputs."""
         return self.horizon if self.control_horizon is None else count("control_horizon", self.control_horizon)
+
+    @cached_property
+    def hard(self) -> NDArray[np.bool_]:
+        """Flags of outputs with hard limits, shape (ny,)."""
+        return np.full(self.predictor.ny, not self.soft) if self.ranking is None else np.array(self.ranking.hard)
+
+    @cached_property
+    def counted(self) -> NDArray[np.bool_]:
+        """Flags (ny,) of outputs that decide whether a plan is inside: those with hard limits if any, else all."""
+        return self.hard if self.hard.any() else ~self.hard
+
+    def prices(self, kept: int = 0) -> Array:
+        """Penalty on slack in solvers, shape (ny,); on hard limits `HARD` times an exact penalty.
+
+        Args:
+            kept: See `StepData.kept_ranks`.
+        """
+        exact = np.maximum(self.penalty, default_penalty(self.horizon, self.cost_scale, self.output_scale))
+        price = np.where(self.hard, HARD * exact, self.penalty)
+        scale = self.output_scale
+        return price if self.ranking is None else self.ranking.ladder(price * scale, kept) / scale
+
+    @cached_property
+    def rest_penalty(self) -> Array:
+        """Penalty on violations by a steady state, shape (ny,)."""
+        scale = self.output_scale
+        return self.penalty if self.ranking is None else self.ranking.ladder(self.penalty * scale) / scale
+
+    @cached_property
+    def limit_weight(self) -> Array:
+        """Weights of violations within each rank, shape (ny,): penalties relative to the largest of the rank."""
+        price, weight = self.penalty * self.output_scale, np.ones(self.predictor.ny)
+        if not np.isfinite(price).all():
+            return weight
+        for level in range(1 if self.ranking is None else self.ranking.levels):
+            same = slice(None) if self.ranking is None else self.ranking.at(level)
+            weight[same] = price[same] / price[same].max()
+        return weight
 
     @property
     def first(self) -> int:
@@ -235,6 +277,7 @@ class StepData:
         guess: Inputs to start from, shape (N, nu); columns of measured inputs are ignored.
         forecast: Measured inputs, shape (N, measured), or None where there are none.
         target: Wanted output of steady states, shape (ny,); the reference's first row when left out.
+        kept_ranks: Number of ranks of limits that must not be violated further; see `mpc.problem.priorities`.
     """
 
     x: Array
@@ -245,6 +288,7 @@ class StepData:
     guess: Array
     forecast: Array | None = None
     target: Array | None = None
+    kept_ranks: int = 0
 
     def __post_init__(self) -> None:
         if self.target is None:
@@ -314,21 +358,20 @@ def default_penalty(horizon: int, cost: float, scale: Array) -> Array:
 def tracking_problem(
     predictor: Predictor,
     horizon: int,
-    output_weight: ArrayLike,
-    terminal_weight: ArrayLike | None,
-    input_move_weight: ArrayLike,
-    move_limit: ArrayLike | None,
-    penalty: ArrayLike | None,
-    soft: bool,
-    control_horizon: int | None,
-    terminal: TerminalSet | None,
+    tracking: Tracking,
+    limits: Limits,
+    ranks: tuple[bool, Ranking | None],
+    *,
+    terminal: TerminalSet | None = None,
     economy: Economy | None = None,
-    measured: Sequence[str] = (),
 ) -> OptimalControlProblem:
-    """Make the problem from settings, scalar or per channel, with defaults; arguments as of `mpc.TightenedMPC`."""
-    weight = per_channel("output_weight", output_weight, predictor.ny)
-    places = _places(predictor, measured)
-    moves = _without(places, per_channel("input_move_weight", input_move_weight, predictor.nu))
+    """Make the problem from settings, scalar or per channel, with defaults; arguments as of `mpc.TightenedMPC`.
+
+    ``ranks`` are those of `mpc.problem.ranking.ranked`.
+    """
+    weight = per_channel("output_weight", tracking.output_weight, predictor.ny)
+    places = _places(predictor, tracking.measured)
+    moves = _without(places, per_channel("input_move_weight", tracking.input_move_weight, predictor.nu))
     if economy is not None:
         economy = replace(
             economy,
@@ -337,34 +380,38 @@ def tracking_problem(
         )
     elif not weight.any():
         raise SettingError("output_weight must be positive for some output, got zeros: nothing would be controlled")
-    # Measured inputs cost nothing and have no move limit.
-    free = np.inf if move_limit is None else move_limit
-    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
-    limit = _without(places, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)
-    if not (limit > 0).all():
-        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
     scale = output_scale(predictor)
     default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale, economy=economy), scale)
-    chosen = default if penalty is None else per_channel("penalty", penalty, predictor.ny)
+    chosen = default if limits.penalty is None else per_channel("penalty", limits.penalty, predictor.ny)
     if not (chosen > 0).all():
         raise SettingError(f"penalty must be positive, got {chosen}: a limit without a price is none")
+    last = tracking.terminal_weight
     return OptimalControlProblem(
         predictor=predictor,
         horizon=horizon,
         output_weight=weight,
-        terminal_weight=weight
-        if terminal_weight is None
-        else per_channel("terminal_weight", terminal_weight, predictor.ny),
+        terminal_weight=weight if last is None else per_channel("terminal_weight", last, predictor.ny),
         input_move_weight=moves,
-        move_limit=read_only(limit),
+        move_limit=_move_limit(predictor, limits.move_limit, places),
         output_scale=read_only(scale),
         penalty=read_only(chosen),
-        soft=bool(soft),
-        control_horizon=control_horizon,
+        soft=ranks[0],
+        control_horizon=tracking.control_horizon,
         terminal=terminal,
         economy=economy,
         measured=places,
+        ranking=ranks[1],
     )
+
+
+def _move_limit(predictor: Predictor, given: ArrayLike | None, measured: Sequence[int]) -> Array:
+    """Largest moves, shape (nu,); infinite where any is allowed."""
+    free = np.inf if given is None else given
+    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
+    limit = _without(measured, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)
+    if not (limit > 0).all():
+        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
+    return read_only(limit)
 
 
 def _places(predictor: Predictor, names: Sequence[str]) -> tuple[int, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, numbers
-from controlrnn.errors import ShapeError
+from controlrnn.checks import Array, as_array, numbers, read_only
+from controlrnn.errors import SettingError, ShapeError
 from mpc.problem.ocp import Solution
 from mpc.problem.solver_options import Status
 
@@ -44,6 +44,14 @@ def within_moves(plan: Array, before: Array, lower: Array, upper: Array, move_li
         before = np.clip(moved, lower, upper)
         kept.append(before)
     return np.array(kept)
+
+
+def safe_input(given: ArrayLike | None, lower: Array, upper: Array) -> Array:
+    """The last resort, (nu,): the middle between input limits when left out; refused outside of them."""
+    safe = read_only(as_array("safe_input", 0.5 * (lower + upper) if given is None else given, lower.shape))
+    if ((safe < lower) | (safe > upper)).any():
+        raise SettingError(f"safe_input must lie within the input limits, got {safe}")
+    return safe
 
 
 def slack_of(solution: Solution | None, like: Array) -> Array:

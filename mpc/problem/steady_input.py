@@ -153,7 +153,7 @@ class HeldCost:
             weight=unit * problem.output_weight * scale**2,
             lower=data.lower[-1],
             upper=data.upper[-1],
-            penalty=unit * problem.penalty * scale,
+            penalty=unit * problem.rest_penalty * scale,
             economy=problem.economy,
             unit=unit,
         )

@@ -5,7 +5,7 @@ The first of these plans that keeps its limits is applied:
     the last plan, shifted;  the solver's last iterate;  a held input on the way to the best steady one;  the safe one.
 
 If none does, the one with the least weighted sum of violations is applied, each in output ranges and weighted by the
-penalty of its limit: penalties state the priorities among limits.
+penalty of its limit; with priorities, those of the first rank are compared first (`mpc.problem.priorities`).
 
 The best steady input costs least per step *within the tightened limits* (`mpc.problem.steady_input`). It is not applied
 at once: a governor goes only so far from the last input towards it that holding the result keeps every limit on the way
@@ -22,15 +22,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from controlrnn.checks import Array, Choice
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output
-from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, StepData
+from mpc.problem.ocp import OptimalControlProblem, Solution, StepData
 from mpc.problem.plans import inside_after
+from mpc.problem.priorities import less, violation
+from mpc.problem.ranking import KEPT
 from mpc.problem.solver_options import Status
 from mpc.problem.steady_input import best_held_input
 
@@ -57,20 +59,22 @@ class StandIn:
         plan: Inputs, shape (N, nu).
         fallback: Source of the plan.
         feasible: Whether it keeps all tightened limits, and ends in the terminal set where there is one.
-        inside_after: First step from which on it keeps the output limits; N + 1 where it does not.
-        violation: Weighted sum of its violations, in output ranges.
+        inside_after: First step from which on it keeps the output limits, the hard ones where some are hard; N + 1
+        where
+            it does not.
+        violation: Weighted sum of its violations for each rank, in output ranges.
     """
 
     plan: Array
     fallback: Fallback
     feasible: bool
     inside_after: int
-    violation: float
+    violation: tuple[float, ...]
 
     @property
     def safe(self) -> bool:
         """Whether it violates no limit, so that no other candidate is needed."""
-        return not self.violation
+        return not any(self.violation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +90,6 @@ class Fallbacks:
     problem: OptimalControlProblem
     safe_input: Array
     admit: Callable[[Array], Array]
-    _weight: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        price = self.problem.penalty * self.problem.output_scale
-        object.__setattr__(self, "_weight", price / price.max() if np.isfinite(price).all() else np.ones_like(price))
 
     def choose(
         self, data: StepData, last: Array | None, solution: Solution, back: Callable[[Array, int], Array | None]
@@ -115,7 +114,9 @@ class Fallbacks:
             if candidate.safe:
                 return candidate
             found.append(candidate)
-        best = min(found, key=lambda c: c.violation)
+        best = found[0]
+        for candidate in found[1:]:
+            best = candidate if less(candidate.violation, best.violation) else best
         sooner = back(best.plan, best.inside_after)
         if sooner is not None:
             returning = self.assess(data, sooner, Fallback.LEAST)
@@ -135,13 +136,11 @@ class Fallbacks:
             y[-1], rest, room = rest, y[-1].copy(), np.resize(problem.terminal.margin, room.shape)
         over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - room
         later = np.nan_to_num(np.maximum(later, 0.0) / problem.output_scale, nan=np.inf)
-        inside = inside_after(over > KEPT)
-        every = np.vstack([over, later])
-        violation = float((np.where(every > KEPT, every, 0.0) * self._weight).sum())
-        feasible = not inside
+        inside, feasible = inside_after(over[:, problem.counted] > KEPT), not (over > KEPT).any()
         if problem.terminal is not None:
             feasible = feasible and problem.excess(data, plan) <= 0.0
-        return StandIn(plan=plan, fallback=fallback, feasible=feasible, inside_after=inside, violation=violation)
+        exceeded = violation(problem, np.vstack([over, later]))
+        return StandIn(plan=plan, fallback=fallback, feasible=feasible, inside_after=inside, violation=exceeded)
 
     def _at_rest(self, u: Array, near: Array, otherwise: Array) -> Array:
         """Outputs (ny,) of the steady state under a held input; ``otherwise`` where there is none."""

@@ -4,7 +4,8 @@ Where hard limits leave no plan from the present state, the solver's answer has 
 stay just outside for long. The smallest k for which a plan keeps all limits from step k on is the *minimal time*
 (Rawlings & Muske, IEEE TAC 1993; Scokaert & Rawlings, AIChE Journal 1999). Limits before step k are relaxed, but only
 by the largest violation of the plan of least violation, so that coming back sooner never means going further out. k is
-found by bisection, with one solve of the same solver each.
+found by bisection, with one solve of the same solver each. Soft limits beside hard ones are not changed. Hard limits of
+different priorities are brought back in order of priority instead, not in minimal time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def sooner_inside(
         outside: First step from which on that plan keeps its limits.
         deadline: `time.perf_counter` after which no further solve is begun.
     """
-    excess = problem.excess_of(data, problem.outcome(data.x, plan)[0]).max(axis=0) * problem.output_scale
+    over = np.where(problem.hard, problem.excess_of(data, problem.outcome(data.x, plan)[0]), 0.0)
+    excess = over.max(axis=0) * problem.output_scale
     if not np.isfinite(excess).all():
         return None
     best, low, high, guess = None, 1, outside, plan  # limits can be kept from `high` on, and not from before `low`
@@ -51,10 +53,11 @@ def sooner_inside(
 def returning(
     backend: Backend, problem: OptimalControlProblem, data: StepData, solution: Solution, deadline: float
 ) -> Callable[[Array, int], Array | None]:
-    """Function that calls `sooner_inside` where limits are hard and the solver works but has found no plan."""
+    """Function that calls `sooner_inside` for hard limits of one rank, where the solver works but found no plan."""
 
     def look(plan: Array, outside: int) -> Array | None:
-        if problem.soft or solution.status is not Status.INFEASIBLE or outside <= 1:
+        ranks = 1 if problem.ranking is None else len(set(np.array(problem.ranking.rank)[problem.hard]))
+        if ranks != 1 or problem.soft or solution.status is not Status.INFEASIBLE or outside <= 1:
             return None
         return sooner_inside(backend, problem, data, plan, outside, deadline)
 

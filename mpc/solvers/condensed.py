@@ -23,7 +23,8 @@ import time
 import numpy as np
 
 from controlrnn.checks import Array
-from mpc.problem.ocp import KEPT, OptimalControlProblem, Solution, StepData
+from mpc.problem.ocp import OptimalControlProblem, Solution, StepData
+from mpc.problem.ranking import KEPT
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.quadratic import QuadraticProgram
 from mpc.solvers.condensed_problem import CondensedProblem, LocalModel, Plan, Sample
@@ -53,9 +54,12 @@ class CondensedBackend:
         self.problem = problem
         self.options = options
         # Violations of hard limits grow with the square of the inputs' error: hence the higher accuracy there.
-        self._accuracy = np.sqrt(options.tolerance) * (1.0 if problem.soft else 0.01)
-        self._condensed = CondensedProblem(problem)
-        self._program = QuadraticProgram(self._condensed.n, self._condensed.prices)
+        self._steep = not problem.soft or problem.ranking is not None
+        self._accuracy = np.sqrt(options.tolerance) * (0.01 if self._steep else 1.0)
+        ranks = range(1 if problem.ranking is None else problem.ranking.levels)
+        parts = [CondensedProblem(problem, rank) for rank in ranks]
+        self._parts = [(part, QuadraticProgram(part.n, part.prices)) for part in parts]
+        self._condensed, self._program = self._parts[0]
 
     def __getstate__(self) -> tuple[OptimalControlProblem, SolverOptions]:
         """Problem and options, from which copies are built: working memory, whose arrays share storage, is left out."""
@@ -71,6 +75,7 @@ class CondensedBackend:
         """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         limit = self.options.max_wall_time
         deadline = np.inf if limit is None else time.perf_counter() + limit
+        self._condensed, self._program = self._parts[data.kept_ranks]
         sample = self._condensed.sample(data)
         plan = self._condensed.plan(sample, self._condensed.admissible(sample, data.guess))
         if not np.isfinite(plan.cost):
@@ -115,7 +120,7 @@ class CondensedBackend:
             step = d if p is None else d + length * p
             trial = self._condensed.plan(sample, plan.z + length * step)
             enough = plan.cost - _SUFFICIENT * length * expected + _NOISE * plan.size
-            for _ in range(_CORRECTIONS if length == 1.0 and not self.problem.soft else 0):
+            for _ in range(_CORRECTIONS if length == 1.0 and self._steep else 0):
                 if trial.cost <= enough:
                     break
                 trial = self._correct(sample, plan, model, trial)
@@ -149,7 +154,8 @@ class CondensedBackend:
             plan, message = best, f"{message}; the best plan that keeps all limits"
         slack = condensed.slack(plan)
         if status is Status.SOLVED and not problem.soft:
-            lacking = (slack > KEPT * problem.output_scale).any() if problem.terminal is None else best is None
+            over = (slack > KEPT * problem.output_scale)[:, problem.hard]
+            lacking = over.any() if problem.terminal is None else best is None
             if lacking:
                 status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
         return Solution(

@@ -25,7 +25,8 @@ from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
 from controlrnn.kernels.dense import dot, eigen, positive_definite, product, weighted_squares
 from mpc.problem.economy import ScaledEconomy, scaled
-from mpc.problem.ocp import HARD, OptimalControlProblem, StepData, default_penalty
+from mpc.problem.ocp import OptimalControlProblem, StepData
+from mpc.problem.ranking import HARD
 from mpc.solvers.condensing import Condenser
 from mpc.tightening.terminal_set import TerminalSet
 
@@ -99,12 +100,13 @@ class CondensedProblem:
 
     Args:
         problem: The optimal control problem.
+        kept_ranks: See `mpc.problem.ocp.StepData.kept_ranks`.
 
     Raises:
         SettingError: The predictor's system is not a `LureSystem`, or an input has no limits.
     """
 
-    def __init__(self, problem: OptimalControlProblem) -> None:
+    def __init__(self, problem: OptimalControlProblem, kept_ranks: int = 0) -> None:
         predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
         self.horizon = N
         self.inputs = problem.inputs
@@ -139,10 +141,7 @@ class CondensedProblem:
         # Columns of the outputs that have limits; a slice where all have, to avoid copies.
         self._limited: Any = slice(None) if len(limited) == predictor.ny else limited
         self._limited_scale = scale[self._limited]
-        penalty = problem.penalty
-        if not problem.soft:
-            penalty = HARD * np.maximum(penalty, default_penalty(N, self.cost_scale, scale))
-        price = np.tile((penalty * scale * unit)[self._limited], N + 1 - self._first)
+        price = np.tile((problem.prices(kept_ranks) * scale * unit)[self._limited], N + 1 - self._first)
         end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty`, in scaled units
         self._price = np.concatenate([price, end])
         self._priced = slice(self.n, self.n + self._price.size)  # rows of penalised limits in lower and upper

@@ -23,6 +23,7 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from mpc.problem.ocp import OptimalControlProblem, Solution, StepData
+from mpc.problem.ranking import refuse_ranks
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.solvers.casadi_terms import economic, inputs
 
@@ -49,8 +50,8 @@ class DoMpcBackend:
         options: Limits for the solver.
 
     Raises:
-        SettingError: ``options.rti`` is set, an input has no limits, or the problem has a terminal set or a control
-            horizon shorter than its horizon.
+        SettingError: ``options.rti`` is set, an input has no limits, limits have ranks, or the problem has a terminal
+            set or a control horizon shorter than its horizon.
 
     Attributes:
         mpc: The ``do_mpc.controller.MPC`` with its model, for reading only.
@@ -64,6 +65,7 @@ class DoMpcBackend:
                 "DoMpcBackend takes neither a terminal set nor a shorter control horizon: use CondensedBackend or "
                 "FatropBackend"
             )
+        refuse_ranks(problem.ranking, "DoMpcBackend")
         if problem.first == 0:
             raise SettingError(
                 "DoMpcBackend cannot limit outputs that answer to the first input at once: use CondensedBackend or "

@@ -19,7 +19,8 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
-from mpc.problem.ocp import HARD, KEPT, OptimalControlProblem, Solution, StepData, default_penalty
+from mpc.problem.ocp import OptimalControlProblem, Solution, StepData
+from mpc.problem.ranking import HARD, KEPT, refuse_ranks
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.solvers.casadi_terms import economic, inputs
 
@@ -82,12 +83,13 @@ class FatropBackend:
         options: Limits for the solver. fatrop cannot be stopped: time is checked when it returns.
 
     Raises:
-        SettingError: ``options.rti`` is set, or an input has no limits.
+        SettingError: ``options.rti`` is set, an input has no limits, or limits have ranks.
     """
 
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
         if options.rti:
             raise SettingError("FatropBackend cannot stop after one iteration, got rti=True: use CondensedBackend")
+        refuse_ranks(problem.ranking, "FatropBackend")
         self.problem = problem
         self.options = options
         self._lower, self._upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
@@ -95,12 +97,7 @@ class FatropBackend:
         self._half = 0.5 * (self._upper - self._lower)
         signals = problem.predictor.outputs
         self._limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in signals]).any(axis=1))
-        penalty = problem.penalty
-        if not problem.soft:
-            penalty = HARD * np.maximum(
-                penalty, default_penalty(problem.horizon, problem.cost_scale, problem.output_scale)
-            )
-        self._price = (penalty * problem.output_scale / problem.cost_scale)[self._limited]
+        self._price = (problem.prices() * problem.output_scale / problem.cost_scale)[self._limited]
         self._formulate()
 
     def reset(self) -> None:

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -54,6 +54,7 @@ from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING
 from mpc.promises.made_again import refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
+from mpc.tightening.predictions import start_of
 from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.tightening import Tightening, growth_per_step, refuse_boxes
 
@@ -198,7 +199,7 @@ def certify_changes(
 
     found = []
     for k in range(1, count("steps", steps) + 1):
-        system, start, ahead = change_system(observer.system, k), *_start(observer)
+        system, start, ahead = change_system(observer.system, k), *start_of(observer)
         # The state of the change system is that of the model, followed by stored outputs.
         metric = _FREE * float(np.linalg.eigvalsh(start.metric)[-1]) * np.eye(system.nx)
         metric[: len(start.metric), : len(start.metric)] = start.metric
@@ -298,18 +299,12 @@ def _drift_premises(tightening: Tightening, drift: ModelError, observer: Observe
     return tightening.premises
 
 
-def _start(observer: Observer) -> tuple[Any, int]:
-    """Initial error that certificates may start from, and by how many samples it precedes the prediction."""
-    restart = observer.restart
-    return (observer.error, 0) if restart is None else (restart, observer.steps)
-
-
 def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Array:
     """Certified change within k samples, shape (ny,), after checks of the certificate."""
     if not hasattr(certificate, "system_digest"):
         raise SettingError(f"changes must hold certificates from certify_changes, got {shown(certificate)}")
     # As in `mpc.tightening.tightening`: system, horizon, initial radius and input radius have to cover this observer's.
-    system, (start, ahead) = change_system(observer.system, k), _start(observer)
+    system, (start, ahead) = change_system(observer.system, k), start_of(observer)
     if certificate.system_digest != system.digest or certificate.horizon < ahead + k:
         raise SettingError(
             f"change {k} must be certified for change_system(model, {k}) over {ahead + k} steps, got "

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from controlrnn.errors import SettingError
-from experiments import bench_calls
-from experiments.bench_calls import GOOD, Caller, Ending, Workforce, turns
-from experiments.hostile import uncalled
-from experiments.hostile.call import Call
-from experiments.hostile.library import data_calls, plant_calls, system_calls
-from experiments.hostile.values import Kind, hostile
+from experiments.bench_calls import study as bench_calls
+from experiments.bench_calls.hostile import uncalled
+from experiments.bench_calls.hostile.call import Call
+from experiments.bench_calls.hostile.library import data_calls, plant_calls, system_calls
+from experiments.bench_calls.hostile.values import Kind, hostile
+from experiments.bench_calls.study import GOOD, Caller, Ending, Workforce, turns
 
 
 def quick_calls(kit):

@@ -7,9 +7,9 @@ import pytest
 
 from controlrnn.certification.certificate import _KINDS
 from controlrnn.records import Stored, read_archive
-from experiments._bench_files_mutations import MUTATIONS
-from experiments._bench_files_records import samples
-from experiments.bench_files import read, spoil
+from experiments.bench_files.every_record import samples
+from experiments.bench_files.mutations import MUTATIONS
+from experiments.bench_files.study import read, spoil
 
 
 @pytest.fixture(scope="module")

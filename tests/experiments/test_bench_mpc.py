@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.slow
 def test_quick_benchmark_finds_all_solvers_in_agreement(tmp_path):
-    from experiments import bench_mpc
+    from experiments.bench_mpc import study as bench_mpc
 
     assert bench_mpc.main(["--quick", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())

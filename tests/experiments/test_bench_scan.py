@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import bench_scan
+from experiments.bench_scan import study as bench_scan
 
 
 @pytest.mark.slow

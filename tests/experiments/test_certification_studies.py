@@ -7,12 +7,12 @@ import pytest
 from random_systems import random_elman
 
 from controlrnn.certification import certify_lipschitz
-from experiments import rnn_sdp_tanks
-from experiments._bench_certify_stationary import by_construction, direct_models
-from experiments._lipschitz_attack import attack_lengths
-from experiments._paper_tanks import inputs_alone, state_alone, tank_records
-from experiments._study import Study
-from experiments.bench_certify import norm_product
+from experiments.bench_certify.stationary import by_construction, direct_models
+from experiments.bench_certify.study import norm_product
+from experiments.rnn_sdp_tanks import study as rnn_sdp_tanks
+from experiments.rnn_sdp_tanks.lipschitz_attack import attack_lengths
+from experiments.rnn_sdp_tanks.paper_tanks import inputs_alone, state_alone, tank_records
+from experiments.shared.study import Study
 
 
 def small(seed=0, norm=0.9):
@@ -90,7 +90,7 @@ def test_no_direct_model_is_certified_slower_than_it_promises(tmp_path):
 @pytest.mark.slow
 def test_forged_certificates_in_short(tmp_path):
     pytest.importorskip("flint")
-    from experiments import bench_proof
+    from experiments.bench_proof import study as bench_proof
 
     assert bench_proof.main(["--quick", "--out", str(tmp_path)]) == 0
     targets = json.loads((tmp_path / "results.json").read_text())["targets"]

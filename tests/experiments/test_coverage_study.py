@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import coverage
-from experiments._coverage_loops import LIMIT, STEPS, FastLoops, experiment, first_order
-from experiments._study import Study
+from experiments.coverage import study as coverage
+from experiments.coverage.loops import LIMIT, STEPS, FastLoops, experiment, first_order
+from experiments.shared.study import Study
 from mpc import LoopTarget, back_off
 
 

@@ -1,7 +1,7 @@
 """The declared sets of the guaranteed studies: truths stay within them, and what is claimed about restarts holds."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
 from controlrnn.models import ContractingREN
 from experiments import guaranteed_carts, guaranteed_tanks
-from experiments._declared_probability import declared_probability, held_out
-from experiments._declared_sets import (
+from experiments.shared import guaranteed as _guaranteed
+from experiments.shared.declared_probability import declared_probability, held_out
+from experiments.shared.declared_sets import (
     MEMORY,
     AnywhereWashout,
     DeclaredTruth,
@@ -20,7 +21,9 @@ from experiments._declared_sets import (
     Unknowns,
     wandering,
 )
-from mpc import DisturbanceFilter, Predictor, RunningOn, Washout, calibrate
+from experiments.shared.guaranteed import Controller
+from mpc import DisturbanceFilter, Predictor, RunningOn, Washout, back_off, calibrate
+from mpc.problem.ocp import default_penalty
 from plants import MassSpringDamperChain
 
 PUSH, RESIDUAL, DRIFT = np.array([0.1]), np.array([0.2]), np.array([[0.15], [0.25], [0.3]])
@@ -41,6 +44,12 @@ def watch(plant):
 def truth(kind, plant, watch):
     settings = {"push": PUSH, "residual": RESIDUAL, "drift": DRIFT, "held": np.array([0.3])}
     return kind(plant, watch, disturbances=4, limited=0, **settings)
+
+
+def same_problem(a, b):
+    """Whether two controllers solve the same problem, but for limits."""
+    pairs = [(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.name != "predictor"]
+    return all(np.array_equal(one, other) for one, other in pairs)
 
 
 def size(e, metric):
@@ -179,6 +188,19 @@ def test_probability_of_declared_sets_is_an_order_statistic():
     assert held_out(watch, made[39:], residual, tight, 3).inside == 0
     late = np.where(np.arange(6)[:, None] > 3, 0.0, drift.bounds)  # drift is declared within 3 samples
     assert held_out(watch, made[39:], residual, replace(drift, bounds=late), 3).inside == fresh.inside
+
+
+def test_controllers_differ_by_their_tightening_alone(watch, tmp_path):
+    """A baseline that is rigged, by cheap limits or another weight, would make the others look well."""
+    case = replace(guaranteed_carts.settings(False), moves=6)
+    for name in ("backed_off", "conformal", "certified"):
+        back_off(watch.system.digest, case.horizon, np.full(1, 0.01)).save(tmp_path / f"{name}.npz")
+    kinds = (Controller.NOMINAL, Controller.BACKED_OFF, Controller.CONFORMAL, Controller.CERTIFIED)
+    problems = [_guaranteed._controller(tmp_path, case, watch, kind, None).problem for kind in kinds]
+    usual = default_penalty(case.horizon, problems[0].cost_scale, problems[0].output_scale)
+    np.testing.assert_array_equal(problems[0].penalty, usual)
+    for problem in problems[1:]:
+        assert same_problem(problem, problems[0])
 
 
 @pytest.mark.slow

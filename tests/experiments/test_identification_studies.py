@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from controlrnn.data import Dataset, Trajectory
 from controlrnn.identification import SimulationError, identify_starts
 from controlrnn.models import ContractingR2DN, ResidualRNN
-from experiments._identification import average_rate, comparison, errors_of, proven_rate, run_of
+from experiments.shared.identification import average_rate, comparison, errors_of, proven_rate, run_of
 
 BASE = {"loss": SimulationError(), "steps": 5, "window": 40, "skip": 5, "initial_state": "estimated"}
 
@@ -39,7 +39,7 @@ def test_the_average_of_contracting_models_is_proven_to_contract_and_scored_from
 def test_an_unstable_model_gets_no_rate():
     model = ResidualRNN(nu=1, ny=1, nx=2)
     model.A.data = 1.2 * torch.eye(2)
-    from experiments._identification import certified_rate
+    from experiments.shared.identification import certified_rate
 
     assert certified_rate(model.freeze()) is None
 

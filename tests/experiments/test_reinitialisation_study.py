@@ -7,9 +7,9 @@ import pytest
 from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
 from controlrnn.models import ContractingREN
-from experiments import _reinitialisation as work
-from experiments._reinitialisation import Method
-from experiments.reinitialisation import main
+from experiments.reinitialisation import cases as work
+from experiments.reinitialisation.cases import Method
+from experiments.reinitialisation.study import main
 from experiments.three_tank.config import Config
 from mpc import MovingHorizonObserver, Predictor, RunningOn, Washout
 

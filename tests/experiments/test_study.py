@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import _study
-from experiments._study import Study, plain, table, tables
+from experiments.shared import study as _study
+from experiments.shared.study import Study, plain, table, tables
 
 
 def study(out, *options):

@@ -1,7 +1,7 @@
 import copy
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,11 +9,12 @@ import pytest
 from controlrnn.certification import load_certificate
 from controlrnn.export import load_system
 from controlrnn.identification import identify_subspace
-from experiments import _back_off
+from experiments.shared import back_off as _back_off
 from experiments.three_tank import __main__ as study
 from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
-from mpc import Recall, Tightening
+from mpc import Recall, Tightening, back_off
+from mpc.problem.ocp import default_penalty
 from mpc.solvers.dompc import DoMpcBackend
 from plants import MultiTank
 
@@ -246,6 +247,21 @@ def test_learnt_intervals_cover_held_out_errors_and_are_narrower_than_the_tighte
     assert (widths[1] < 0.9).all()
     too_sure = replace(recalled, drift=0.2 * recalled.drift, change=0.2 * recalled.change)
     assert recalling.coverage_of_intervals(too_sure, watch, data, config, seed=0)[0].trajectories < inside.trajectories
+
+
+def test_controllers_solve_one_problem_and_differ_by_their_limits_alone(recalling_case):
+    """A baseline that is rigged, by cheap limits or another weight, would make the others look well."""
+    config, _, watch, room, recalled = recalling_case
+    apart = back_off(watch.system.digest, config.horizon, np.full(3, 0.5))
+    first, *others = (
+        stages.setup(watch, one, config, recall=recall).controller.problem
+        for one, recall in ((None, None), (apart, None), (room, recalled))
+    )
+    np.testing.assert_array_equal(first.penalty, default_penalty(config.horizon, first.cost_scale, first.output_scale))
+    for other in others:
+        for f in fields(first):
+            if f.name != "predictor":
+                np.testing.assert_array_equal(getattr(other, f.name), getattr(first, f.name), err_msg=f.name)
 
 
 def test_solvers_follow_limits_that_move_from_sample_to_sample(recalling_case):

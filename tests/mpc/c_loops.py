@@ -10,6 +10,7 @@ import numpy as np
 from controlrnn.data import Signal
 from controlrnn.systems import Activation, LureSystem
 from mpc import Predictor, Recall, RunningOn, StateObserver, TightenedMPC, Tightening, Washout, kalman_gain, nominal
+from mpc.control.settings import grouped
 
 
 def network(seed: int, *, layers=(6,), nx=4, nu=2, ny=2, activation=Activation.TANH, through=False) -> LureSystem:
@@ -54,7 +55,7 @@ def controller(
     base = nominal(predictor.system.digest, horizon, system.ny)
     tightened = replace(base, model_error=np.linspace(0, 0.02, horizon + 1)[:, None] * np.ones(system.ny))
     settings: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.05} | options
-    return TightenedMPC(predictor, watch, tightened, **settings)
+    return TightenedMPC(predictor, watch, tightened, **grouped(settings))
 
 
 def recall(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 0.05) -> Recall:

@@ -15,6 +15,7 @@ from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
 from mpc import MpcStep, Predictor, StateError, TerminalSet, TightenedMPC, Tightening, nominal, recursive, terminal_set
+from mpc.control.settings import grouped
 from mpc.observers.base import Observer
 
 N, M = 16, 6
@@ -73,7 +74,7 @@ class Guaranteed:
         """A controller that has seen one sample at rest."""
         settings = {"output_weight": self.weight, "input_move_weight": 0.05, "control_horizon": M} | options
         settings = {"terminal": self.terminal, "tightening": self.tightening} | settings
-        made = TightenedMPC(self.predictor, self.observer, **settings)
+        made = TightenedMPC(self.predictor, self.observer, **grouped(settings))
         made.record(self.predictor.system.output(self.observer.state, np.zeros(2)), np.zeros(2))
         return made
 

@@ -18,6 +18,7 @@ from mpc import (
     RunningOn,
     StateObserver,
     TightenedMPC,
+    Tracking,
     certify_changes,
     observer_system,
     recursive,
@@ -68,9 +69,13 @@ def running(recalling: bool = True) -> tuple[TightenedMPC, Recall]:
     predictor, contraction, room, terminal, recall = _running()
     observer = RunningOn(predictor, W, contraction=contraction)
     made = TightenedMPC(
-        predictor, observer, room, terminal=terminal, recall=recall if recalling else None, output_weight=1.0,
-        input_move_weight=1e-4, control_horizon=M,
-    )  # fmt: skip
+        predictor,
+        observer,
+        room,
+        Tracking(output_weight=1.0, input_move_weight=1e-4, control_horizon=M),
+        terminal=terminal,
+        recall=recall if recalling else None,
+    )
     return made, recall
 
 
@@ -105,5 +110,9 @@ def innovating(d: float = 0.0) -> TightenedMPC:
         predictor, gain, W, contraction=parts[0], observer_contraction=parts[1], residual_bound=RESIDUAL
     )
     return TightenedMPC(
-        predictor, observer, room, terminal=terminal, output_weight=1.0, input_move_weight=1e-3, control_horizon=M
+        predictor,
+        observer,
+        room,
+        Tracking(output_weight=1.0, input_move_weight=1e-3, control_horizon=M),
+        terminal=terminal,
     )

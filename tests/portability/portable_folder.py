@@ -34,10 +34,12 @@ from controlrnn.export import load_system, save_system
 from controlrnn.models import ContractingR2DN
 from controlrnn.systems import GatedSystem, LureSystem, change_system
 from mpc import (
+    Disturbances,
     MovingHorizonObserver,
     OperatingRegion,
     Predictor,
     Recall,
+    Start,
     StateObserver,
     TerminalSet,
     TightenedMPC,
@@ -57,6 +59,7 @@ from mpc import (
     tighten_guarded,
 )
 from mpc.calibration.model_error import ModelError
+from mpc.control.settings import grouped
 from mpc.observers.estimate_error import EstimateError
 
 N, BACK, WANDER, LIMIT, STEPS = 10, 2, 0.03, 0.4, 15
@@ -87,9 +90,13 @@ def observer_of(kind: str, predictor: Predictor, folder: Path, made: bool) -> An
 
 def controller_of(observer: Any, tightening: Tightening, terminal: TerminalSet, recall: Recall, **more: Any) -> Any:
     return TightenedMPC(
-        observer.predictor, observer, tightening, output_weight=1.0, input_move_weight=0.02, terminal=terminal,
-        recall=recall, **more,
-    )  # fmt: skip
+        observer.predictor,
+        observer,
+        tightening,
+        terminal=terminal,
+        recall=recall,
+        **grouped(dict(output_weight=1.0, input_move_weight=0.02, **more)),
+    )
 
 
 def loop(controller: Any) -> Any:
@@ -97,7 +104,13 @@ def loop(controller: Any) -> Any:
     plant = LurePlant(controller.predictor.system, controller.predictor.inputs, controller.predictor.outputs)
     wander = WANDER * np.random.default_rng(2).choice([-1.0, 1.0], (STEPS, 2))
     return run_closed_loop(
-        plant, controller, reference=np.array([0.8, -0.8]), steps=STEPS, seed=1, disturbance=wander, warm_up=30
+        plant,
+        controller,
+        reference=np.array([0.8, -0.8]),
+        steps=STEPS,
+        seed=1,
+        disturbances=Disturbances(disturbance=wander),
+        start=Start(warm_up=30),
     )
 
 

@@ -45,7 +45,7 @@ class DeltaIssCertificate(Certificate):
     """Two runs of a gated network approach each other, up to what different inputs do.
 
     It speaks of states within `state_bound`, which no run from there (from zero, say) leaves while its inputs stay in
-    their range. Distances are max_i |dx_i| / `scale`_i.
+    their range. Distances are max_i |dx_i| / scale_i.
 
     Args:
         rate: In (0, 1); smaller forgets faster.

@@ -1,1 +1,1 @@
-"""Linear baselines: ARX, subspace identification, orders and delays."""
+"""Linear identification, as baseline and starting point: ARX, subspace methods, orders and delays."""

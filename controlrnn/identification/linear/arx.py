@@ -1,6 +1,6 @@
 """ARX models by least squares, the simplest linear baseline.
 
-y_t = sum_{k=1..na} A_k y_{t-k} + sum_{k=0 or 1..nb} B_k u_{t-k} + c + e_t
+    y_t = sum_{k=1..na} A_k y_{t-k} + sum_{k=0 or 1..nb} B_k u_{t-k} + c + e_t
 
 (Ljung, "System Identification", 2nd ed., section 4.2.) Estimates are consistent if e is white; for a free run the
 orders are therefore chosen by the free-run error on validation records, not by the equation error. The realisation is
@@ -27,12 +27,12 @@ from controlrnn.typed import typed
 @dataclass(frozen=True, eq=False)
 @typed()
 class ArxModel:
-    """Coefficients in scaled coordinates, and the model in physical units.
+    """ARX model: its coefficients in scaled coordinates, and its system in physical units.
 
     Args:
-        A: Shape (na, ny, ny).
-        B: Shape (nb + 1, ny, nu); ``B[0]`` is zero for a strictly proper model.
-        c: Shape (ny,).
+        A: Coefficients of past outputs, shape (na, ny, ny).
+        B: Coefficients of inputs, shape (nb + 1, ny, nu); ``B[0]`` is zero for a strictly proper model.
+        c: Constant, shape (ny,).
         inputs: Scaler of the inputs that the coefficients refer to.
         outputs: Scaler of the outputs.
         dt: Sample time [s].
@@ -51,17 +51,17 @@ class ArxModel:
 
     @property
     def na(self) -> int:
-        """Past outputs used."""
+        """Number of past outputs."""
         return len(self.A)
 
     @property
     def nb(self) -> int:
-        """Past inputs used."""
+        """Number of past inputs."""
         return len(self.B) - 1
 
     @property
     def system(self) -> LureSystem:
-        """The frozen system in physical units."""
+        """Frozen system in physical units, in block observer form."""
         n, (ny, nu) = max(self.na, self.nb), self.B.shape[1:]
         A, B, C = np.zeros((n * ny, n * ny)), np.zeros((n * ny, nu)), np.zeros((ny, n * ny))
         D, bx = self.B[0], np.zeros(n * ny)
@@ -83,9 +83,9 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
 
     Args:
         records: One or more records of any lengths.
-        na: Past outputs, at least 1.
-        nb: Past inputs, at least 1.
-        strictly_proper: Whether y[t] ignores u[t]; as in `identify_subspace` when left out.
+        na: Number of past outputs, at least 1.
+        nb: Number of past inputs, at least 1.
+        strictly_proper: Whether y[t] does not depend on u[t]; as in `identify_subspace` when left out.
 
     Raises:
         DataError: Fewer equations than coefficients.
@@ -101,6 +101,7 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
         u, y, T = inputs.apply(record.u), outputs.apply(record.y), len(record)
         if lag >= T:
             continue
+        # Row t - lag holds the regressors of y[t].
         past = [y[lag - k : T - k] for k in range(1, na + 1)] + [u[lag - k : T - k] for k in range(first, nb + 1)]
         regressors.append(np.concatenate([*past, np.ones((T - lag, 1))], axis=1))
         targets.append(y[lag:])
@@ -119,18 +120,22 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
 
 @typed()
 def select_arx(
-    train: Sequence[Trajectory], validation: Sequence[Trajectory], *, orders: Sequence[int] = range(1, 9),
-    skip: int = 0, strictly_proper: bool | None = None,
-) -> ArxModel:  # fmt: skip
-    """The ARX model with na = nb among ``orders`` whose free run fits the validation records best.
+    train: Sequence[Trajectory],
+    validation: Sequence[Trajectory],
+    *,
+    orders: Sequence[int] = range(1, 9),
+    skip: int = 0,
+    strictly_proper: bool | None = None,
+) -> ArxModel:
+    """Fit ARX models of several orders na = nb and return the one whose free run fits the validation records best.
 
     Args:
         train: Records to fit.
         validation: Records to choose by.
-        orders: Candidates.
+        orders: Candidate orders.
         skip: Samples at the start of each validation record that do not count; the initial state is estimated from them
             (0: it is zero).
-        strictly_proper: Whether y[t] ignores u[t]; as in `identify_subspace` when left out.
+        strictly_proper: Whether y[t] does not depend on u[t]; as in `identify_subspace` when left out.
 
     Raises:
         DataError: No order gives a finite simulation.

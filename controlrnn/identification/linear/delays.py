@@ -1,8 +1,9 @@
-"""Dead times of the inputs: estimate them, train without them, put them back into the deployed system.
+"""Dead times of the inputs: estimate them, remove them from the records, put them back into the identified system.
 
-A recurrent model would need one state a sample of dead time, and has to learn them. It is cheaper to shift the inputs
-of the records (`without_delays`), identify, and let a shift register in the system restore them (`with_delays`), so
-that export, certificates and MPC see the plant's own inputs. (Ljung, "System identification", 2nd ed., 4.2: nk.)
+A recurrent model would need one state per sample of dead time and would have to learn it. It is cheaper to shift the
+inputs of the records (`without_delays`), identify, and let a shift register in the system restore the delay
+(`with_delays`), so that export, certificates and MPC use the plant's own inputs. (Ljung, "System identification", 2nd
+ed., section 4.2, the delay nk.)
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from controlrnn.typed import typed
 
 @typed()
 def estimate_delays(records: Sequence[Trajectory], most: int, *, memory: int = 3) -> tuple[int, ...]:
-    """Dead time of each input in samples: that with which a short ARX model predicts best.
+    """Estimate the dead time of each input in samples: the one with which a short ARX model predicts best.
 
-    Inputs are searched one after the other, twice over, the others staying where they are; a model without feedthrough
-    has one more sample of delay than its dead time, so a held input counts as delay 0 if y[t + 1] already reacts.
+    Inputs are searched one after the other, twice over, with the others fixed. A model without feedthrough has one more
+    sample of delay than its dead time, so a held input has delay 0 if y[t + 1] already reacts to it.
 
     Args:
         records: One or more records.
         most: Longest dead time to try.
-        memory: Past outputs and inputs of the ARX models.
+        memory: Number of past outputs and inputs of the ARX models.
 
     Raises:
         DataError: The records are too short.
@@ -51,14 +52,14 @@ def estimate_delays(records: Sequence[Trajectory], most: int, *, memory: int = 3
 
 @typed()
 def without_delays(record: Trajectory, delays: Sequence[int]) -> Trajectory:
-    """The record with input j shifted by ``delays[j]`` samples, shorter by the longest of them.
+    """Shift input j of a record by ``delays[j]`` samples; the result is shorter by the longest delay.
 
     Args:
         record: The record.
         delays: Dead time of each input [samples].
 
     Raises:
-        ShapeError: Not one delay an input.
+        ShapeError: There is not one delay per input.
         DataError: The record is not longer than the longest delay.
     """
     delays = _checked(delays, record.nu)
@@ -71,18 +72,19 @@ def without_delays(record: Trajectory, delays: Sequence[int]) -> Trajectory:
 
 @typed()
 def with_delays(system: LureSystem, delays: Sequence[int]) -> LureSystem:
-    """A frozen system that delays its inputs itself; one more state for every sample of delay.
+    """Add delays of the inputs to a frozen system, with one more state for every sample of delay.
 
     Args:
         system: A frozen system identified on records `without_delays`.
         delays: Samples of delay of each input.
 
     Returns:
-        States: those of ``system``, then for each delayed input its values from the newest to the oldest.
+        System whose states are those of ``system``, then for each delayed input its values from newest to oldest.
     """
     delays = _checked(delays, system.nu)
     nx, nd, nu = system.nx, sum(delays), system.nu
     shift = scipy.linalg.block_diag(*(np.eye(d, k=-1) for d in delays if d)) if nd else np.zeros((0, 0))
+    # Maps from the inputs into the shift registers, from these to the model, and from inputs that are not delayed.
     enter, leave = np.zeros((nd, nu)), np.zeros((nu, nd))
     direct = np.diag([0.0 if d else 1.0 for d in delays])
     at = 0
@@ -105,15 +107,16 @@ def with_delays(system: LureSystem, delays: Sequence[int]) -> LureSystem:
 
 
 def _checked(delays: Sequence[int], nu: int) -> tuple[int, ...]:
+    """Return ``delays`` as a tuple after checking that there is one whole number >= 0 per input."""
     if len(delays) != nu:
         raise ShapeError(f"delays must name one number of samples for each of {nu} inputs, got {tuple(delays)}")
     return tuple(count("delays", d, least=0) for d in delays)
 
 
 def _arx_error(us: Sequence[Array], ys: Sequence[Array], delays: Sequence[int], memory: int, most: int) -> float:
-    """One-step error of a strictly proper ARX model, on the same samples for all delays."""
+    """Mean squared one-step error of a strictly proper ARX model, on the same samples for all delays."""
     rows, targets = [], []
-    first = most + memory + 1
+    first = most + memory + 1  # the first target whose regressors exist for every delay that is tried
     for u, y in zip(us, ys, strict=True):
         T = len(y)
         if first >= T:

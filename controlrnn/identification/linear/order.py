@@ -1,4 +1,4 @@
-"""How many states? Hankel singular values of the data say what is there, validation says what pays.
+"""Selection of the model order by the Hankel singular values of the data and by validation.
 
 The singular values are those of past-output MOESP (`controlrnn.identification.linear.subspace`), once for all orders;
 every candidate's linear model then simulates the validation records freely. Champneys et al., "Baseline results for
@@ -26,19 +26,19 @@ from controlrnn.typed import typed
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PARSIMONY = 1.02
+_PARSIMONY = 1.02  # a smaller order is preferred up to this factor of the lowest error
 
 
 @dataclass(frozen=True, eq=False)
 @typed(infinite=("errors",))
 class OrderSelection:
-    """Orders with what speaks for them.
+    """Candidate orders with their validation errors, singular values and models.
 
     Args:
-        orders: Candidates, shape (n,).
+        orders: Candidate orders, shape (n,).
         errors: Free-run RMSE on the validation records over the training outputs' spread, mean over outputs, (n,).
-        singular_values: Of the projected future outputs, descending.
-        models: One a candidate.
+        singular_values: Singular values of the projected future outputs, descending.
+        models: One model per candidate.
     """
 
     orders: Array
@@ -52,17 +52,17 @@ class OrderSelection:
 
     @property
     def by_validation(self) -> int:
-        """The smallest order within 2 % of the lowest validation error."""
+        """Smallest order within 2 % of the lowest validation error."""
         return int(self.orders[np.argmax(self.errors <= _PARSIMONY * self.errors.min())])
 
     @property
     def by_gap(self) -> int:
-        """The order after which the singular values drop most."""
+        """Order after which the singular values drop most."""
         return order_from_gap(self.singular_values)
 
     @property
     def best(self) -> SubspaceModel:
-        """The model of order `by_validation`."""
+        """Model of order `by_validation`."""
         return self.models[int(np.argmax(self.orders == self.by_validation))]
 
     def plot(self) -> Figure:
@@ -84,19 +84,24 @@ class OrderSelection:
 
 @typed()
 def select_order(
-    train: Sequence[Trajectory], validation: Sequence[Trajectory], *, orders: Sequence[int] = range(1, 11),
-    skip: int = 0, strictly_proper: bool | None = None, horizon: int | None = None,
-) -> OrderSelection:  # fmt: skip
-    """Identify subspace models of several orders and judge them on other records.
+    train: Sequence[Trajectory],
+    validation: Sequence[Trajectory],
+    *,
+    orders: Sequence[int] = range(1, 11),
+    skip: int = 0,
+    strictly_proper: bool | None = None,
+    horizon: int | None = None,
+) -> OrderSelection:
+    """Identify subspace models of several orders and score them on other records.
 
     Args:
         train: Records to identify from.
-        validation: Records to judge by.
-        orders: Candidates.
+        validation: Records to score by.
+        orders: Candidate orders.
         skip: Samples at the start of each validation record that do not count; the initial state is estimated from them
             (0: it is zero).
-        strictly_proper: Whether y[t] ignores u[t]; as in `identify_subspace` when left out.
-        horizon: Block rows of the Hankel matrices; None takes what suits the largest order.
+        strictly_proper: Whether y[t] does not depend on u[t]; as in `identify_subspace` when left out.
+        horizon: Block rows of the Hankel matrices; None lets `identify_subspace` choose for each order.
 
     Raises:
         DataError: No candidate, or none with a finite simulation, or records too short.

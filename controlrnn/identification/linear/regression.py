@@ -1,4 +1,4 @@
-"""What the linear identification methods share: scaling, realisation as a `LureSystem` without neurons, checks."""
+"""Functions shared by the linear methods: scaling, realisation as a `LureSystem` without neurons, checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def scalers(records: Sequence[Trajectory]) -> tuple[Scaler, Scaler]:
 
 
 def checked(records: Iterable[Trajectory]) -> tuple[Trajectory, ...]:
-    """The records as a tuple, after checking that there is at least one and that they belong together."""
+    """Return the records as a tuple after checking that there is at least one and that they belong together."""
     records = tuple(records)
     if not records:
         raise DataError("linear identification needs at least one record, got none")
@@ -28,10 +28,10 @@ def checked(records: Iterable[Trajectory]) -> tuple[Trajectory, ...]:
 
 
 def answers_late(records: Sequence[Trajectory], strictly_proper: bool | None) -> bool:
-    """Whether y[t] is to ignore u[t]: as asked for, or where that has not acted yet.
+    """Whether a model without feedthrough is to be identified: as asked for, else if u[t] acts only after y[t].
 
     Raises:
-        SettingError: y[t] is to answer to an input that acts after it was measured.
+        SettingError: A feedthrough is asked for, but u[t] acts only after y[t] was measured.
     """
     first = any(r.timing is Timing.MEASURED_FIRST for r in records)
     if first and strictly_proper is False:
@@ -45,7 +45,7 @@ def answers_late(records: Sequence[Trajectory], strictly_proper: bool | None) ->
 def lti(
     A: Array, B: Array, C: Array, D: Array, dt: float, *, bx: Array | None = None, by: Array | None = None
 ) -> LureSystem:
-    """x+ = A x + B u + bx, y = C x + D u + by as a frozen system without neurons."""
+    """Make the linear system x+ = A x + B u + bx, y = C x + D u + by as a frozen system without neurons."""
     (nx, nu), ny = B.shape, len(C)
     return LureSystem(
         A=A, B1=np.zeros((nx, 0)), B2=B, bx=np.zeros(nx) if bx is None else bx,

@@ -1,4 +1,4 @@
-"""Linear state-space models from records by subspace identification (past-output MOESP).
+"""Subspace identification of linear state-space models (past-output MOESP).
 
 Verhaegen, "Identification of the deterministic part of MIMO state space models given in innovations form from
 input-output data", Automatica 1994; Van Overschee & De Moor, "N4SID", Automatica 1994. With block Hankel matrices of
@@ -8,7 +8,7 @@ future inputs U_f, past data W_p = [U_p; Y_p] and future outputs Y_f of all reco
     [W_p   ] = [L21 L22   0 ] [Q2]        has  range(L32) = range of the extended observability matrix
     [Y_f   ]   [L31 L32 L33 ] [Q3]
 
-whatever the noise, as long as the inputs excite. Its SVD gives the order, C and A; B, D, the initial states and the
+for any noise, as long as the inputs are exciting. Its SVD gives the order, C and A; B, D, the initial states and the
 output offset follow by linear least squares on the simulated output. The row of ones removes constant offsets.
 """
 
@@ -31,16 +31,16 @@ from controlrnn.typed import typed
 @dataclass(frozen=True, eq=False)
 @typed()
 class SubspaceModel:
-    """A linear model in scaled coordinates, and the same model in physical units.
+    """Linear model from subspace identification: its matrices in scaled coordinates, its system in physical units.
 
     Args:
-        A: Shape (nx, nx).
-        B: Shape (nx, nu).
-        C: Shape (ny, nx).
-        D: Shape (ny, nu).
+        A: State map, shape (nx, nx).
+        B: Input map, shape (nx, nu).
+        C: Output map, shape (ny, nx).
+        D: Feedthrough, shape (ny, nu).
         by: Output offset, shape (ny,).
         x0: Initial state of each record, shape (R, nx).
-        singular_values: Of the projected future outputs, descending: the order stands where they drop.
+        singular_values: Singular values of the projected future outputs, descending; they drop after the order.
         inputs: Scaler of the inputs that A, B, C, D refer to.
         outputs: Scaler of the outputs.
         dt: Sample time [s].
@@ -68,31 +68,36 @@ class SubspaceModel:
 
     @property
     def system(self) -> LureSystem:
-        """The frozen system in physical units; its states keep the coordinates of A."""
+        """Frozen system in physical units; its states keep the coordinates of A."""
         return lti(self.A, self.B, self.C, self.D, self.dt, by=self.by).scaled(self.inputs, self.outputs)
 
 
 @typed()
 def identify_subspace(
-    records: Sequence[Trajectory], nx: int | None = None, *, horizon: int | None = None,
-    strictly_proper: bool | None = None, max_radius: float = 1.0, inputs: Scaler | None = None,
+    records: Sequence[Trajectory],
+    nx: int | None = None,
+    *,
+    horizon: int | None = None,
+    strictly_proper: bool | None = None,
+    max_radius: float = 1.0,
+    inputs: Scaler | None = None,
     outputs: Scaler | None = None,
-) -> SubspaceModel:  # fmt: skip
-    """Identify a linear model of order ``nx``.
+) -> SubspaceModel:
+    """Identify a linear state-space model of order ``nx`` by past-output MOESP.
 
     Args:
         records: One or more records of any lengths.
         nx: Order; None takes the largest relative drop of the singular values.
-        horizon: Samples of past and of future; longer sees slower dynamics and averages more noise.
-        strictly_proper: Whether D is fixed at zero. When left out, it is where y[t] was measured before u[t] acts (see
-            `controlrnn.data.Timing`): what has not happened yet moves no output.
-        max_radius: Poles beyond this radius are pulled in before B, D, x0 are fitted: what ran for a whole record is
-            taken to be stable.
-        inputs: Scaling to work in; fitted to the records when left out.
-        outputs: Likewise.
+        horizon: Samples of past and of future; a longer one resolves slower dynamics and averages more noise.
+        strictly_proper: Whether D is fixed at zero. When left out, it is if y[t] was measured before u[t] acts (see
+            `controlrnn.data.Timing`), because an input that has not acted yet cannot move the output.
+        max_radius: Poles beyond this radius are moved inside before B, D, x0 are fitted: a plant that ran for a whole
+            record is taken to be stable.
+        inputs: Scaler of the inputs to work with; fitted to the records when left out.
+        outputs: Scaler of the outputs; likewise.
 
     Raises:
-        DataError: Too few samples for the horizon, or inputs that do not excite.
+        DataError: Too few samples for the horizon, or inputs that are not exciting.
         SettingError: ``nx`` does not fit ``horizon``.
     """
     records = checked(records)
@@ -109,6 +114,7 @@ def identify_subspace(
     order = order_from_gap(values[: (horizon - 1) * ny]) if nx is None else wanted
     # Balanced by the square roots of the singular values, so that states have comparable sizes.
     gamma = observability[:, :order] * np.sqrt(np.maximum(values[:order], 1e-300))
+    # The first block row is C; all but the first are all but the last times A (shift invariance).
     C = gamma[:ny]
     A = np.linalg.lstsq(gamma[:-ny], gamma[ny:], rcond=None)[0]
     A = A * min(1.0, positive("max_radius", max_radius) / max(np.abs(np.linalg.eigvals(A)).max(), 1e-300))
@@ -121,13 +127,13 @@ def identify_subspace(
 
 
 def order_from_gap(singular_values: Array) -> int:
-    """The order after which the singular values drop most, by ratio. Values below 1e-12 of the first count as zero."""
+    """Order after which the singular values drop most, by ratio; values below 1e-12 of the first count as zero."""
     values = np.maximum(singular_values, 1e-12 * singular_values[0])
     return int(np.argmax(values[:-1] / values[1:])) + 1 if len(values) > 1 else 1
 
 
 def _observability(us: Sequence[Array], ys: Sequence[Array], horizon: int) -> tuple[Array, Array]:
-    """Left singular vectors and values of L32; see the module docstring."""
+    """Left singular vectors and values of L32 of the module docstring, which span the observability matrix."""
     nu, ny = us[0].shape[1], ys[0].shape[1]
     rows = 1 + 2 * horizon * (nu + ny)
     blocks = [_hankel(u, y, horizon) for u, y in zip(us, ys, strict=True) if len(u) >= 2 * horizon]
@@ -139,6 +145,7 @@ def _observability(us: Sequence[Array], ys: Sequence[Array], horizon: int) -> tu
         )
     L = np.asarray(np.linalg.qr(np.concatenate(blocks, axis=1).T / np.sqrt(columns), mode="r")).T
     first, second = 1 + horizon * nu, 1 + horizon * (2 * nu + ny)
+    # A vanishing diagonal entry: that row of future inputs is a combination of the rows before it.
     drive = np.abs(np.diag(L[:first, :first]))
     if drive.min() <= 1e-13 * drive.max():
         raise DataError(
@@ -150,7 +157,7 @@ def _observability(us: Sequence[Array], ys: Sequence[Array], horizon: int) -> tu
 
 
 def _hankel(u: Array, y: Array, horizon: int) -> Array:
-    """[1; U_f; U_p; Y_p; Y_f] of one record, columns are stretches of 2 ``horizon`` samples."""
+    """Data matrix [1; U_f; U_p; Y_p; Y_f] of one record, whose columns are windows of 2 ``horizon`` samples."""
 
     def stack(z: Array) -> Array:
         views = np.lib.stride_tricks.sliding_window_view(z, 2 * horizon, axis=0)  # (N, n, 2 horizon)
@@ -165,7 +172,7 @@ def _hankel(u: Array, y: Array, horizon: int) -> Array:
 def _input_maps(
     A: Array, C: Array, us: Sequence[Array], ys: Sequence[Array], strictly_proper: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """B, D, output offset and initial states of all records by least squares on the simulated output."""
+    """Fit B, D, the output offset and the initial states of all records by least squares on the simulated output."""
     nx, ny, nu, R = len(A), len(C), us[0].shape[1], len(us)
     probe = lti(A, np.eye(nx), C, np.zeros((ny, nx)), 1.0)
     blocks = []
@@ -188,6 +195,7 @@ def _input_maps(
 
 
 def _states(A: Array, B: Array, u: Array, x0: Array) -> Array:
+    """States (T + 1, nx) of a run of x+ = A x + B u."""
     nx = len(A)
     _, x = simulate(lti(A, B, np.eye(nx), np.zeros((nx, u.shape[1])), 1.0), u, x0)
     return np.asarray(x)

@@ -1,1 +1,1 @@
-"""What training minimises: simulation errors, noise bounds, regularisers."""
+"""Losses of training: simulation errors, noise bounds, regularisers."""

@@ -1,7 +1,7 @@
-"""What training minimises: terms that see one batch of windows, its simulation and the system behind it.
+"""Loss terms: functions of a system, a batch of windows and its simulation, which can be added and scaled.
 
 A term is a frozen dataclass, called with the system of the current optimiser step, the batch, and the one simulation
-that all terms share, so that a regulariser may use the matrices, the states or the outputs. Terms add up and scale:
+that all terms share, so that a regulariser may use the matrices, the states or the outputs; for example
 ``SimulationError(washout=50) + 0.01 * other``.
 """
 
@@ -19,13 +19,13 @@ from controlrnn.typed import typed
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Windows of records in scaled units.
+    """Batch of windows of records, in scaled units.
 
     Args:
         u: Inputs, shape (B, T, nu).
         y: Measured outputs, shape (B, T, ny).
         x0: States at the start of the windows, shape (B, nx).
-        step: Optimiser step, from 0: for terms that fade in or out.
+        step: Optimiser step, from 0, for terms that fade in or out.
     """
 
     u: Tensor
@@ -49,18 +49,18 @@ class Simulation:
 
 @runtime_checkable
 class Loss(Protocol):
-    """A term of the loss. Derive from `Term` to get ``+`` and ``*``."""
+    """Protocol of a loss term; derive from `Term` to get ``+`` and ``*``."""
 
     @property
     def washout(self) -> int:
-        """Samples at the start of a window that the term does not look at."""
+        """Samples at the start of a window that the term does not use."""
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:
-        """The value, a scalar tensor that gradients flow through."""
+        """Value of the term, a scalar tensor that gradients flow through."""
 
 
 class Term:
-    """Arithmetic of loss terms."""
+    """Base class of loss terms, with addition and multiplication by a number."""
 
     def __add__(self, other: Loss) -> WeightedSum:
         return WeightedSum(_terms(self) + _terms(other))
@@ -74,7 +74,7 @@ class Term:
 @dataclass(frozen=True)
 @typed()
 class WeightedSum(Term):
-    """Several terms, each with its weight.
+    """Weighted sum of several loss terms.
 
     Args:
         terms: Pairs (weight, term).
@@ -84,11 +84,11 @@ class WeightedSum(Term):
 
     @property
     def washout(self) -> int:
-        """The longest washout of the terms."""
+        """Longest washout of the terms."""
         return max(term.washout for _, term in self.terms)
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:
-        """The weighted sum."""
+        """Value of the weighted sum."""
         values = [weight * term(system, batch, simulation) for weight, term in self.terms]
         return sum(values[1:], start=values[0])
 
@@ -96,11 +96,11 @@ class WeightedSum(Term):
 @dataclass(frozen=True)
 @typed()
 class SimulationError(Term):
-    """Mean squared free-run error in scaled units, so that every output counts alike.
+    """Mean squared free-run error in scaled units, in which all outputs have the same weight.
 
     Args:
         washout: Samples at the start of each window that are simulated but not scored, because the initial state of a
-            window is not known; some of the model's time constants.
+            window is not known; choose some of the model's time constants.
     """
 
     washout: int = 0
@@ -109,11 +109,12 @@ class SimulationError(Term):
         count("washout", self.washout, least=0)
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
-        """The mean over windows, scored samples and outputs."""
+        """Mean over windows, scored samples and outputs."""
         return (simulation.y - batch.y)[:, self.washout :].square().mean()
 
 
 def _terms(loss: object) -> tuple[tuple[float, Loss], ...]:
+    """Pairs (weight, term) of a loss, after checking that it is one."""
     if isinstance(loss, WeightedSum):
         return loss.terms
     if isinstance(loss, Loss):

@@ -1,4 +1,4 @@
-"""A bound on what noise does to the outputs that no trajectory can exceed, from norms of the matrices alone.
+"""Upper bound on the effect of noise on the outputs, for all trajectories, from norms of the matrices alone.
 
 Let d be the difference between a noisy and the noise-free run: input noise e (zero mean, independent from sample to
 sample, standard deviations s), state noise v. For every neuron dw = (m + r delta) dv with m, r the middle and half the
@@ -7,8 +7,8 @@ width of the activation's slope interval and |delta| <= 1. Moving m into the lin
     d+ = A d + B e + v + B1 q,   |q_k| <= |p_k|,   p_k = C_k d + E_k e + sum_{j<k} D_kj q_j   (layer by layer)
 
 with A, B, ... now the shifted matrices. d and e are independent and e has zero mean, so the cross term vanishes in
-E|A d + B e|^2 <= |A|^2 V + |B s|_F^2 with V = E|d|^2; so it does in C_k d + E_k e. What comes through the neurons has
-no such luck, because delta depends on both: there, root mean squares add up (Minkowski). With n_k >= rms(p_k), hence
+E|A d + B e|^2 <= |A|^2 V + |B s|_F^2 with V = E|d|^2, and likewise in C_k d + E_k e. It does not vanish for the part
+through the neurons, because delta depends on both: there, root mean squares add up (Minkowski). With n_k >= rms(p_k):
 n = (I - |D_kj|)^-1 sqrt(|C_k|^2 V + |E_k s|_F^2),
 
     V+ <= ( sqrt(|A|^2 V + |B s|_F^2) + min(sum_k |B1_k| n_k, |B1| |n|) )^2 + |v|^2,      V[0] = tr(Gamma)
@@ -19,7 +19,8 @@ and E|dy|^2 in the same way. For the basic RNN x+ = s(A x + B u) this is the geo
     rho_t <= |C|^2 ( |A|^2t tr Gamma + sum_{i<t} |A|^2i |B|^2 tr S ),
 
 sharper in tr(B S B') <= |B|^2 tr S. Their eq. (11) for the general RNN is not used: as printed its input term has the
-Lipschitz constant of the input where its proof (13)-(14) has twice the square, and weighs the noises backwards in time.
+Lipschitz constant of the input where its proof (13)-(14) has twice the square, and weights the noises backwards in
+time.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ from controlrnn.typed import typed
 def output_noise_bound(
     system: LureSystem, steps: int, *, input_std: Std, state_std: Std = 0.0, initial_std: Std = 0.0
 ) -> Tensor:
-    """Upper bound on E|y_noisy[t] - y_clean[t]|^2, whatever the inputs; so also on the trace of the covariance of y.
+    """Upper bound on E|y_noisy[t] - y_clean[t]|^2 for all inputs, and so on the trace of the covariance of y.
 
     The bound is finite for every number of steps; it stays bounded in time where `step_norm` is below one.
 
     Args:
-        system: A system of tensors; noise is counted in the units of its signals, which are scaled ones in training.
+        system: A system of tensors; noise is in the units of its signals, which are scaled ones in training.
         steps: Number of samples T.
         input_std: Standard deviation of the noise on the inputs, one number or one a channel.
-        state_std: The same for noise that is added to every next state.
-        initial_std: The same for the states at sample 0.
+        state_std: Standard deviation of the noise that is added to every next state.
+        initial_std: Standard deviation of the states at sample 0.
 
     Returns:
         Shape (T,).
@@ -72,7 +73,7 @@ def output_noise_bound(
 
 @typed()
 def step_norm(system: LureSystem) -> Tensor:
-    """Bound on how much one step may stretch the difference of two states at equal inputs; below one: contraction.
+    """Bound on the factor by which one step stretches the difference of two states; below one, the system contracts.
 
     Args:
         system: A system of tensors.
@@ -88,16 +89,16 @@ def step_norm(system: LureSystem) -> Tensor:
 @dataclass(frozen=True)
 @typed()
 class NoiseUpperBound(Term):
-    """Mean over a window of `output_noise_bound`: cheaper than `NoiseCovariance`, blind to the data, never too small.
+    """Mean of `output_noise_bound` over a window: an upper bound for all data, cheaper than `NoiseCovariance`.
 
-    Where a step may stretch states (`step_norm` above one) it grows with the window like a power; train with
-    `StretchPenalty` or start from a model with a norm below one, as `StableRNN`.
+    Where a step may stretch states (`step_norm` above one) it grows exponentially with the window; train with
+    `StretchPenalty` or start from a model with a norm below one, such as `StableRNN`.
 
     Args:
         input_std: Standard deviation of the noise on the inputs in scaled units, where 1 is the input's own spread;
             one number or one a channel.
-        state_std: Noise on every next state.
-        initial_std: Noise on the states at the start of a window.
+        state_std: Standard deviation of the noise on every next state.
+        initial_std: Standard deviation of the noise on the states at the start of a window.
         washout: Samples at the start of each window that do not count.
 
     Raises:
@@ -114,7 +115,7 @@ class NoiseUpperBound(Term):
         count("washout", self.washout, least=0)
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
-        """The mean over samples; it is the same for every window."""
+        """Mean of the bound over samples; it is the same for every window."""
         bound = output_noise_bound(
             system, batch.u.shape[1], input_std=self.input_std, state_std=self.state_std, initial_std=self.initial_std
         )
@@ -124,13 +125,13 @@ class NoiseUpperBound(Term):
 @dataclass(frozen=True)
 @typed()
 class StretchPenalty(Term):
-    """Stable training of any Lur'e model: the square of what `step_norm` has above ``rate``.
+    """Penalty for stable training of any Lur'e model: the square of the excess of `step_norm` over ``rate``.
 
-    The soft form of the paper's stable learning, which cuts singular values after every step; a model that is stable by
-    construction, as `StableRNN`, needs neither.
+    This is the soft form of the paper's stable learning, which cuts singular values after every step; a model that is
+    stable by construction, such as `StableRNN`, needs neither.
 
     Args:
-        rate: Norm up to which nothing is paid; below one the model contracts.
+        rate: Norm up to which the penalty is zero; below one the model contracts.
 
     Raises:
         SettingError: ``rate`` is not positive.
@@ -143,13 +144,13 @@ class StretchPenalty(Term):
         positive("rate", self.rate)
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
-        """The penalty."""
+        """Value of the penalty."""
         return (step_norm(system) - self.rate).clamp_min(0).square()
 
 
 @dataclass(frozen=True, eq=False)
 class _Signal:
-    """What reaches a signal: |A|^2, |B s|^2, |B1_k| by layer (L, 1) and |B1|."""
+    """Norms of the maps to one signal: |A|^2, |B s|^2, |B1_k| of each layer (L, 1), and |B1|."""
 
     state: Tensor
     noise: Tensor
@@ -157,13 +158,13 @@ class _Signal:
     neurons: Tensor
 
     def mean_square(self, V: Tensor, n: Tensor) -> Tensor:
-        """Bound (..., 1) where E|d|^2 <= V (..., 1) and the layers' root mean squares are at most n (..., L)."""
+        """Bound (..., 1) on the signal's mean square from E|d|^2 <= V (..., 1) and the layers' rms <= n (..., L)."""
         linear = _root(self.state * V + self.noise)
         return (linear + torch.minimum(n @ self.layers, self.neurons * n.norm(dim=-1, keepdim=True))).square()
 
 
 class _Gains:
-    """The shifted system by its norms; see the module docstring.
+    """Norms of the shifted system of the module docstring, and the bounds that follow from them.
 
     Args:
         system: A system of tensors.
@@ -174,6 +175,7 @@ class _Gains:
         alpha, beta = system.activation.slope
         middle, radius = (alpha + beta) / 2, (beta - alpha) / 2
         one = torch.eye(system.nv, dtype=std.dtype, device=std.device)
+        # The slopes' middle goes into the linear part, the radius stays with the uncertain part.
         K = torch.linalg.solve_triangular(one - middle * system.D11, one, upper=False, unitriangular=True)
         C, E, D = K @ system.C1, K @ system.D12, radius * system.D11 @ K
         layers = system.blocks
@@ -194,19 +196,21 @@ class _Gains:
         self._output = signal(system.C2, system.D21, system.D22)
 
     def next_state(self, V: Tensor) -> Tensor:
-        """Bound on E|d+|^2 where E|d|^2 <= V, both (..., 1)."""
+        """Bound on E|d+|^2 from E|d|^2 <= V, both (..., 1)."""
         return self._next.mean_square(V, self._layers(V))
 
     def output(self, V: Tensor) -> Tensor:
-        """Bound on E|dy|^2 where E|d|^2 <= V, both (..., 1)."""
+        """Bound on E|dy|^2 from E|d|^2 <= V, both (..., 1)."""
         return self._output.mean_square(V, self._layers(V))
 
     def _layers(self, V: Tensor) -> Tensor:
+        """Bounds n (..., L) on the root mean squares of the layers' inputs from E|d|^2 <= V (..., 1)."""
         n: Tensor = _root(self._state * V + self._noise) @ self._through.T
         return n
 
 
 def _check(system: System) -> None:
+    """Refuse a system that is not a `LureSystem` of tensors."""
     if not isinstance(system, LureSystem) or system.is_frozen:
         raise SettingError(
             f"norms need a LureSystem of tensors, got {type(system).__name__}: pass model.system(), and use "
@@ -215,21 +219,23 @@ def _check(system: System) -> None:
 
 
 def _norm(matrix: Tensor) -> Tensor:
+    """Spectral norm."""
     value: Tensor = torch.linalg.matrix_norm(matrix, ord=2)
     return value
 
 
 def _trace(matrix: Tensor) -> Tensor:
+    """Sum of the squares of all entries, tr(M M')."""
     return matrix.square().sum()
 
 
 def _root(square: Tensor) -> Tensor:
-    """Square root whose derivative is finite at zero; rounded up."""
+    """Square root, made slightly larger so that its derivative is finite at zero."""
     return (square + 1e-30).sqrt()
 
 
 def _block_norms(D: Tensor, layers: tuple[tuple[int, int], ...]) -> Tensor:
-    """|D_kj| for all pairs of layers, shape (L, L)."""
+    """Norms |D_kj| for all pairs of layers, shape (L, L)."""
     if len(layers) == len(D):
         return D.abs() if layers else D.new_zeros(1, 1)
     zero = D.new_zeros(())

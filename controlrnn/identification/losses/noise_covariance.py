@@ -1,11 +1,11 @@
-"""How noise on the inputs spreads to the outputs: the covariance of a run, linearised along it, as a loss.
+"""Covariance of the outputs under noise on inputs and states, linearised along a run, as a loss.
 
 With white noise e on the inputs (covariance S) and v on the states (Q), independent of each other, and F = dx+/dx,
 G = dx+/du, C = dy/dx, D = dy/du taken at every sample of the noise-free run,
 
     P[t+1] = F P[t] F' + G S G' + Q,   P[0] given,        R[t] = C P[t] C' + D S D',
 
-R[t] is the covariance of y[t] up to terms of third order in the noise. Its trace is what training keeps small.
+R[t] is the covariance of y[t] up to terms of third order in the noise. Training keeps its trace small.
 (Amini, Liu, Motee, "Robust learning of recurrent neural networks in presence of exogenous noise", IEEE CDC 2021,
 sec. III, for the basic RNN and its last output; here for any system, sample and task.)
 """
@@ -37,12 +37,12 @@ def output_covariance(
     ``output_covariance(system, u, x, input_std=0.3)[:, -1].diagonal(dim1=-2, dim2=-1).sum(-1).mean()``.
 
     Args:
-        system: A system of tensors; noise is counted in the units of its signals, which are scaled ones in training.
+        system: A system of tensors; noise is in the units of its signals, which are scaled ones in training.
         u: Inputs, shape (B, T, nu).
         x: States of the runs, shape (B, T + 1, nx), as ``simulate`` returns them; the last one is not needed.
         input_std: Standard deviation of the noise on the inputs, one number or one a channel.
-        state_std: The same for noise that is added to every next state.
-        initial_std: The same for the states at sample 0.
+        state_std: Standard deviation of the noise that is added to every next state.
+        initial_std: Standard deviation of the states at sample 0.
 
     Returns:
         Shape (B, T, ny, ny); not finite where noise grows beyond the range of the tensors' precision.
@@ -64,6 +64,7 @@ def output_covariance(
         )
     S = deviations("input_std", input_std, system.nu, u)
     Q = deviations("state_std", state_std, system.nx, u).square().diag()
+    # The Jacobians of all samples of all runs in one call.
     at = x[:, :T].reshape(B * T, -1), u.reshape(B * T, -1)
     (F, G), (C, D) = (
         [J.reshape(B, T, *J.shape[1:]) for J in torch.func.vmap(torch.func.jacrev(map_, argnums=(0, 1)))(*at)]
@@ -72,7 +73,7 @@ def output_covariance(
     pushed, passed = ((M * S) @ (M * S).mT for M in (G, D))
     P = deviations("initial_std", initial_std, system.nx, u).square().diag().expand(B, -1, -1)
     spread = []
-    # Unbound, because the derivative of an index per step would fill the whole tensor at every step.
+    # Unbound beforehand: the gradient of indexing at every step would fill the whole tensor each time.
     for step, noise in zip(F.unbind(1), (pushed + Q).unbind(1), strict=True):
         spread.append(P)
         P = step @ P @ step.mT + noise
@@ -83,15 +84,15 @@ def output_covariance(
 @dataclass(frozen=True)
 @typed()
 class NoiseCovariance(Term):
-    """Mean trace of the linearised output covariance: how much noise the model passes on along its own run.
+    """Mean trace of the linearised output covariance: the noise that the model passes on along its own run.
 
     Args:
         input_std: Standard deviation of the noise on the inputs in scaled units, where 1 is the input's own spread;
             one number or one a channel.
-        state_std: Noise on every next state.
-        initial_std: Noise on the states at the start of a window.
+        state_std: Standard deviation of the noise on every next state.
+        initial_std: Standard deviation of the noise on the states at the start of a window.
         washout: Samples at the start of each window that do not count.
-        windows: Use only so many windows of each batch, which are a random choice already; None for all.
+        windows: Number of windows of each batch to use, which are a random choice already; None for all.
 
     Raises:
         SettingError: A number is out of range.
@@ -110,16 +111,20 @@ class NoiseCovariance(Term):
             count("windows", self.windows)
 
     def __call__(self, system: System, batch: Batch, simulation: Simulation) -> Tensor:
-        """The mean over windows and samples."""
+        """Mean over windows and samples."""
         R = output_covariance(
-            system, batch.u[: self.windows], simulation.x[: self.windows], input_std=self.input_std,
-            state_std=self.state_std, initial_std=self.initial_std,
-        )  # fmt: skip
+            system,
+            batch.u[: self.windows],
+            simulation.x[: self.windows],
+            input_std=self.input_std,
+            state_std=self.state_std,
+            initial_std=self.initial_std,
+        )
         return R.diagonal(dim1=-2, dim2=-1).sum(-1)[:, self.washout :].mean()
 
 
 def check_deviations(term: object) -> None:
-    """Refuse the fields ``*_std`` of a term that are no standard deviations, and turn lists into tuples."""
+    """Check that the fields ``*_std`` of a term are standard deviations, and turn lists into tuples."""
     for name in ("input_std", "state_std", "initial_std"):
         value = numbers(name, getattr(term, name))
         _in_range(name, value)
@@ -127,7 +132,7 @@ def check_deviations(term: object) -> None:
 
 
 def deviations(name: str, std: Std, n: int, like: Tensor) -> Tensor:
-    """Standard deviations of n channels, shape (n,)."""
+    """Standard deviations of n channels as a tensor (n,), from one number or one a channel."""
     value = numbers(name, std)
     if value.shape not in ((), (n,)):
         raise ShapeError(f"{name} must be one number or {n}, got shape {value.shape}: give one a channel")
@@ -136,5 +141,6 @@ def deviations(name: str, std: Std, n: int, like: Tensor) -> Tensor:
 
 
 def _in_range(name: str, value: np.ndarray) -> None:
+    """Refuse numbers that are not standard deviations."""
     if value.ndim > 1 or not np.isfinite(value).all() or (value < 0).any():
         raise SettingError(f"{name} must be one standard deviation >= 0 or one a channel, got {value}")

@@ -1,9 +1,9 @@
-"""The simulation error over whole records as a function of one vector: parameters, then starting states.
+"""Objective of the refinement: the loss over whole records as a function of one vector, parameters and initial states.
 
 Where initial states are estimated, each record's starting state is a variable. With *shooting* the records are cut into
-segments that start from variable states of their own, tied together by a penalty on the jumps between them: shorter
-simulations have a smoother error, also where a model is unstable. (Bock 1981; Ribeiro, Tiels, Umenberger, Schoen,
-Aguirre, "On the smoothness of nonlinear system identification", Automatica 2020.)
+segments that start from variable states of their own, with a penalty on the jumps between them: shorter simulations
+have a smoother error, also where a model is unstable. (Bock 1981; Ribeiro, Tiels, Umenberger, Schoen, Aguirre, "On the
+smoothness of nonlinear system identification", Automatica 2020.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from controlrnn.models import Model
 from controlrnn.systems import MATRICES, LureSystem
 
 _Singular: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # missing in torch's own stubs
-_MOST = 4_000_000  # numbers of a Jacobian that are held at a time
+_MOST = 4_000_000  # most numbers of a Jacobian that are held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,26 +45,36 @@ class Objective:
     Args:
         model: A float64 model; its parameters are set at each evaluation.
         records: Training records, physical units.
-        loss: What to minimise. In Gauss-Newton, terms other than `SimulationError` and `L2` have no curvature.
+        loss: Loss to minimise. In Gauss-Newton, terms other than `SimulationError` and `L2` have no curvature.
         states: Starting state of each record, shape (R, nx); None fixes them at zero.
         segment: Samples per segment; None simulates whole records.
         stiffness: Weight of the squared jumps between segments.
-        step: What ``Batch.step`` says.
+        step: Value of ``Batch.step``.
 
     Raises:
         SettingError: Segments of records whose starting states are fixed, or a loss with a washout in segments.
     """
 
     def __init__(
-        self, model: Model, records: Sequence[Trajectory], loss: Loss, states: Array | None, *,
-        segment: int | None = None, stiffness: float = 1.0, step: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        records: Sequence[Trajectory],
+        loss: Loss,
+        states: Array | None,
+        *,
+        segment: int | None = None,
+        stiffness: float = 1.0,
+        step: int = 0,
+    ) -> None:
         if segment is not None and (states is None or loss.washout):
             raise SettingError(
                 "shooting needs initial_state='estimated' and a loss without washout: a segment starts where the one "
                 "before it ended"
             )
-        self.model, self.loss, self.step, self.stiffness = model, loss, step, stiffness
+        self.model = model
+        self.loss = loss
+        self.step = step
+        self.stiffness = stiffness
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.n_parameters = sum(p.numel() for p in self.parameters)
         self._cut(records, segment)
@@ -72,7 +82,7 @@ class Objective:
         self.n_states = 0 if states is None else self._states.size
 
     def start(self) -> Array:
-        """The vector of the model's present parameters and the starting states that were given."""
+        """Vector of the model's present parameters and the given starting states."""
         values = [p.detach().numpy().ravel() for p in self.parameters]
         return np.concatenate([*values, self._states.ravel()[: self.n_states]]).astype(np.float64)
 
@@ -85,13 +95,13 @@ class Objective:
                 at += p.numel()
 
     def value(self, vector: Array) -> float:
-        """The loss; infinite where the simulation diverges or a matrix of the model becomes singular."""
+        """Loss at a vector; infinite where the simulation diverges or a matrix of the model becomes singular."""
         self.put(vector)
         with torch.no_grad():
             return self._guarded(self._table(vector))[0]
 
     def value_and_gradient(self, vector: Array) -> tuple[float, Array]:
-        """The loss and its gradient, shape (n,); the gradient is zero where the loss is infinite."""
+        """Loss and its gradient, shape (n,); the gradient is zero where the loss is infinite."""
         self.put(vector)
         self.model.zero_grad(set_to_none=True)
         table = self._table(vector).requires_grad_(self.n_states > 0)
@@ -106,7 +116,7 @@ class Objective:
         return (value, gradient) if np.isfinite(gradient).all() else (np.inf, np.zeros(len(vector)))
 
     def gauss_newton(self, vector: Array) -> tuple[float, Array, Array]:
-        """The loss, its gradient (n,) and its Gauss-Newton Hessian (n, n)."""
+        """Loss, its gradient (n,) and its Gauss-Newton Hessian (n, n)."""
         value, gradient = self.value_and_gradient(vector)
         if not np.isfinite(value):
             return value, gradient, np.full((len(vector),) * 2, np.nan)
@@ -114,7 +124,7 @@ class Objective:
         by_parameters, selected = _explicit(system, self.parameters)
         normal = self._normal(system.frozen(), selected, self._table(vector).numpy())
         n = int(selected.sum())
-        # From matrix entries to parameters; the starting states stay as they are.
+        # The chain rule from matrix entries to parameters; the starting states are unchanged.
         left = by_parameters.T @ normal[:n]
         top = np.concatenate([left[:, :n] @ by_parameters, left[:, n : n + self.n_states]], axis=1)
         bottom = np.concatenate(
@@ -123,7 +133,7 @@ class Objective:
         return value, gradient, np.concatenate([top, bottom])
 
     def _cut(self, records: Sequence[Trajectory], segment: int | None) -> None:
-        """Sort the segments into groups of equal length; `_links` are pairs of rows that follow each other."""
+        """Cut the records into segments, in groups of equal length; `_links` holds pairs of consecutive segments."""
         inputs, outputs, washout = self.model.input_scaler, self.model.output_scaler, self.loss.washout
         self._pieces: list[tuple[int, int, int]] = []
         self._links: list[tuple[int, int]] = []
@@ -133,6 +143,7 @@ class Objective:
                 if a:
                     self._links.append((len(self._pieces) - 1, len(self._pieces)))
                 self._pieces.append((i, a, min(a + length, len(record))))
+        # Each group counts by its share of the scored samples, so that the total is the mean over all of them.
         scored = sum(b - a - washout for _, a, b in self._pieces)
         if min(b - a for _, a, b in self._pieces) <= washout:
             raise DataError(f"every training record must be longer than the loss's washout of {washout} samples")
@@ -146,7 +157,7 @@ class Objective:
             self._groups.append(_Group(u, y, rows, len(rows) * (length - washout) / scored))
 
     def _begin(self, records: Sequence[Trajectory], states: Array) -> Array:
-        """Starting states of all segments from those of a free run."""
+        """Starting states of all segments, taken from a free run of each record."""
         system = self.model.freeze()
         begin = np.empty((len(self._pieces), self.model.nx))
         for k, (i, a, _) in enumerate(self._pieces):
@@ -154,11 +165,13 @@ class Objective:
         return begin
 
     def _table(self, vector: Array) -> Tensor:
+        """Starting states of all segments, one a row, from the vector or as fixed."""
         if not self.n_states:
             return torch.as_tensor(self._states)
         return torch.tensor(vector[self.n_parameters :]).reshape(self._states.shape)
 
     def _guarded(self, table: Tensor) -> tuple[float, Tensor | None]:
+        """Loss as a number and as a tensor; infinity and None where it is not finite."""
         try:
             total = self._total(table)
         except (_Singular, DataError):
@@ -167,6 +180,7 @@ class Objective:
         return (value, total) if np.isfinite(value) else (np.inf, None)
 
     def _total(self, table: Tensor) -> Tensor:
+        """Loss with all penalties at the model's present parameters and the starting states of ``table``."""
         system = self.model.system()
         ends = table.new_zeros(table.shape)
         total = table.new_zeros(())
@@ -185,7 +199,7 @@ class Objective:
         return total if penalty is None else total + penalty
 
     def _normal(self, system: LureSystem, selected: np.ndarray, table: Array) -> Array:
-        """2 J'J of the weighted squares over (entries, starting states), shape (n + n_states, n + n_states)."""
+        """Gauss-Newton matrix 2 J'J of the weighted squares by (entries, starting states), square."""
         n, nx, links = int(selected.sum()), system.nx, dict(self._links)
         total = np.zeros((n + table.size,) * 2)
         weight, washout = square_weight(self.loss), self.loss.washout
@@ -194,6 +208,7 @@ class Objective:
         block = max(1, _MOST // ((n + nx) * system.ny))
         for group in self._groups:
             us = group.u.numpy()
+            # In blocks of samples, so that the Jacobian of a long record need not fit into memory.
             x = simulate(system, us, table[group.rows])[1]
             for b, row in enumerate(group.rows):
                 product, carry = np.zeros((n + nx,) * 2), tool.start()
@@ -213,7 +228,7 @@ class Objective:
 
 
 def _explicit(system: LureSystem, parameters: Sequence[Tensor]) -> tuple[Array, np.ndarray]:
-    """Derivatives of the matrix entries that depend on the parameters (n, p), and which entries those are."""
+    """Derivatives (n, p) of the matrix entries that depend on the parameters, and the mask of these entries."""
     flat = torch.cat([getattr(system, name).reshape(-1) for name in MATRICES])
     seeds = torch.eye(len(flat), dtype=flat.dtype)
     parts = torch.autograd.grad(flat, parameters, seeds, is_grads_batched=True, allow_unused=True)
@@ -227,10 +242,10 @@ def _explicit(system: LureSystem, parameters: Sequence[Tensor]) -> tuple[Array, 
 
 
 def square_weight(loss: Loss) -> float:
-    """Total weight of the simulation error in the loss.
+    """Total weight of the simulation error in a loss.
 
     Raises:
-        SettingError: There is none: Gauss-Newton needs squares.
+        SettingError: The loss has no simulation error (Gauss-Newton needs squares), or several with other washouts.
     """
     squares = [(weight, term.washout) for weight, term in _terms(loss) if isinstance(term, SimulationError)]
     if len({washout for _, washout in squares}) != 1:
@@ -248,4 +263,5 @@ def _ridge(loss: Loss, system: LureSystem) -> Array:
 
 
 def _terms(loss: Loss) -> tuple[tuple[float, Loss], ...]:
+    """Pairs (weight, term) of a loss."""
     return loss.terms if isinstance(loss, WeightedSum) else ((1.0, loss),)

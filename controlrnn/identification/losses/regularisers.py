@@ -1,4 +1,4 @@
-"""Loss terms that keep a model small: ridge, and the group lasso that empties whole states or inputs.
+"""Regularisers: ridge, and the group lasso that removes whole states or inputs.
 
 Both act on the explicit matrices in scaled units, so that they mean the same for every parameterisation.
 (Hoerl & Kennard 1970; Yuan & Lin, "Model selection and estimation in regression with grouped variables", JRSS B 2006;
@@ -25,7 +25,7 @@ NETWORK = ("B1", "C1", "D11", "D12", "D21")
 
 
 class Group(Choice):
-    """What the group lasso drops."""
+    """Groups of matrix entries that the group lasso removes together."""
 
     STATES = "states"
     """Row and column i of A, row i of B1 and B2, column i of C1 and C2, entry i of bx."""
@@ -42,7 +42,7 @@ _PARTS = {
 @dataclass(frozen=True)
 @typed()
 class L2(Term):
-    """Sum of squares of matrix entries; by default of the nonlinear part only, which shrinks towards a linear model.
+    """Ridge: sum of squares of matrix entries, by default of the nonlinear part only (shrinks to a linear model).
 
     Args:
         matrices: Names of the matrices.
@@ -63,18 +63,18 @@ class L2(Term):
             raise SettingError(f"matrices must be among {', '.join(MATRICES)}, got {', '.join(unknown)}")
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
-        """The sum."""
+        """Sum of the squares."""
         return torch.stack([getattr(system, name).square().sum() for name in self.matrices]).sum()
 
 
 @dataclass(frozen=True)
 @typed()
 class GroupLasso(Term):
-    """Sum of the groups' Euclidean norms, each rounded off at zero so that it has a gradient there.
+    """Group lasso: sum of the groups' Euclidean norms, smoothed at zero so that they have a gradient there.
 
     Args:
         group: ``"states"`` or ``"inputs"``.
-        rounding: Norms well below this count as zero.
+        rounding: Norm below which the smoothing acts; norms well below it are as good as zero.
     """
 
     group: Group = Group.STATES
@@ -86,18 +86,19 @@ class GroupLasso(Term):
         positive("rounding", self.rounding)
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
-        """The sum."""
+        """Sum of the norms."""
+        # A state's entry A[i, i] counts twice, with its row and with its column.
         squares = sum(_squares(getattr(system, name), axis) for name, axis in _PARTS[self.group])
         return (torch.as_tensor(squares) + self.rounding**2).sqrt().sum()
 
 
 @typed()
 def group_norms(system: LureSystem, group: Group | str = Group.STATES) -> Array:
-    """Norm of each state's or input's group in a frozen system, shape (nx,) or (nu,): what `GroupLasso` sums.
+    """Norm of the group of each state or input of a frozen system, shape (nx,) or (nu,), as `GroupLasso` sums them.
 
     Args:
         system: A frozen system.
-        group: Which groups.
+        group: Kind of groups, ``"states"`` or ``"inputs"``.
     """
     system = frozen(system)
     squares = sum(_squares(getattr(system, name), axis) for name, axis in _PARTS[Group(group)])
@@ -106,14 +107,14 @@ def group_norms(system: LureSystem, group: Group | str = Group.STATES) -> Array:
 
 @typed()
 def without_states(system: LureSystem, dropped: Array) -> LureSystem:
-    """A frozen system without some of its states, which are taken for zero.
+    """Remove some states from a frozen system, as if they were always zero.
 
     Args:
         system: A frozen system.
-        dropped: Shape (nx,) of bool, e.g. ``group_norms(system) < 1e-3``.
+        dropped: Mask of the states to remove, shape (nx,) of bool, e.g. ``group_norms(system) < 1e-3``.
 
     Raises:
-        SettingError: All states would go.
+        SettingError: No state would be left.
     """
     system = frozen(system)
     keep = ~np.asarray(dropped, dtype=bool)
@@ -126,7 +127,7 @@ def without_states(system: LureSystem, dropped: Array) -> LureSystem:
 
 
 def _squares(matrix: Tensor | Array, axis: int) -> Tensor | Array:
-    """Sums of squares of the matrix's rows (axis 0) or columns (axis 1)."""
+    """Sums of squares of the rows (axis 0) or columns (axis 1) of a matrix."""
     if matrix.ndim == 1:
         return matrix**2
     return (matrix**2).sum(1 - axis)  # numpy and torch agree on the position of the axis

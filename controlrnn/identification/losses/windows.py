@@ -1,4 +1,4 @@
-"""Random windows of several records of unequal length, every position equally likely."""
+"""Random windows from several records of any lengths, with every position equally likely."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from controlrnn.identification.losses.base import Batch
 
 
 class Windows:
-    """Draws batches; holds the scaled records and the states at which windows start.
+    """Source of random batches: holds the scaled records and the initial states of windows.
 
     Args:
         records: Training records, physical units.
         length: Samples per window.
-        inputs: Scaling of u.
-        outputs: Scaling of y.
+        inputs: Scaler of u.
+        outputs: Scaler of y.
         nx: Number of states.
         dtype: Precision of the tensors.
 
@@ -39,6 +39,7 @@ class Windows:
             )
         self._u = torch.as_tensor(np.concatenate([inputs.apply(r.u) for r in records]), dtype=dtype)
         self._y = torch.as_tensor(np.concatenate([outputs.apply(r.y) for r in records]), dtype=dtype)
+        # All records in one array; a window may start wherever it ends within the same record.
         offsets = np.cumsum([0, *(len(r) for r in records)])[:-1]
         starts = [np.arange(len(r) - length + 1) + a for r, a in zip(records, offsets, strict=True)]
         self._starts = torch.as_tensor(np.concatenate(starts))
@@ -46,11 +47,11 @@ class Windows:
         self._x = self._u.new_zeros(len(self._u), nx)
 
     def carry(self, states: Sequence[Array]) -> None:
-        """Let windows start from these states (T + 1, nx) of each record instead of from zero."""
+        """Set the initial states of windows, zero before, to these states (T + 1, nx) of each record."""
         self._x = torch.as_tensor(np.concatenate([x[:-1] for x in states]), dtype=self._x.dtype)
 
     def draw(self, size: int, rng: torch.Generator, step: int) -> Batch:
-        """A batch of ``size`` windows, drawn with replacement."""
+        """Draw a batch of ``size`` windows with replacement."""
         start = self._starts[torch.randint(len(self._starts), (size,), generator=rng)]
         at = start[:, None] + self._span
         return Batch(self._u[at], self._y[at], self._x[start], step)

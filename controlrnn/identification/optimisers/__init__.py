@@ -1,1 +1,1 @@
-"""Second-order optimisers."""
+"""Second-order optimisers: L-BFGS and Levenberg-Marquardt."""

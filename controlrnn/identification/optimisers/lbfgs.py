@@ -1,4 +1,4 @@
-"""Limited-memory BFGS, whose state can be written down between any two iterations.
+"""Limited-memory BFGS, whose state can be saved between any two iterations.
 
 Liu & Nocedal, "On the limited memory BFGS method for large scale optimization", Math. Prog. 1989; the line search is
 the bisection for the weak Wolfe conditions of Lewis & Overton, "Nonsmooth optimization via quasi-Newton methods", Math.
@@ -14,40 +14,42 @@ import numpy as np
 
 from controlrnn.checks import Array
 
-_DECREASE, _CURVATURE = 1e-4, 0.9
-_TRIALS = 30
+_DECREASE, _CURVATURE = 1e-4, 0.9  # of the weak Wolfe conditions
+_TRIALS = 30  # step lengths that one line search tries
 
-# Value and gradient at a point; the value is infinite, and the gradient of no meaning, where there is none.
+# Value and gradient at a point; where the function is undefined the value is infinite and the gradient meaningless.
 Function = Callable[[Array], tuple[float, Array]]
 
 
 class LBFGS:
-    """Minimises a function of many variables.
+    """L-BFGS minimisation of a function of many variables.
 
     Args:
-        function: Gives value and gradient.
-        x: Where to start, shape (n,).
+        function: Function that returns value and gradient.
+        x: Starting point, shape (n,).
         memory: Pairs of steps and gradient changes that are kept.
     """
 
     validate_every = 10
 
     def __init__(self, function: Function, x: Array, *, memory: int = 30) -> None:
-        self._function, self._memory = function, memory
+        self._function = function
+        self._memory = memory
         self.x = np.array(x)
         self.value, self._gradient = function(self.x)
         self._steps = np.zeros((0, len(self.x)))
         self._changes = np.zeros((0, len(self.x)))
 
     def iterate(self) -> bool:
-        """One descent step; False where no step leads further down."""
+        """Make one descent step; returns False where none leads further down."""
         if not np.isfinite(self.value):
             return False
         direction = self._direction()
         slope = float(direction @ self._gradient)
         if not slope < 0:
             # Rounding spoiled the memory, or this is a stationary point: try once more from steepest descent.
-            self._steps, self._changes = self._steps[:0], self._changes[:0]
+            self._steps = self._steps[:0]
+            self._changes = self._changes[:0]
             direction = self._direction()
             slope = float(direction @ self._gradient)
         found = self._search(direction, slope) if slope < 0 else None
@@ -55,41 +57,52 @@ class LBFGS:
             return False
         x, value, gradient = found
         step, change = x - self.x, gradient - self._gradient
+        # Only a positive curvature along the step keeps the approximate Hessian positive definite.
         if step @ change > 1e-14 * np.linalg.norm(step) * np.linalg.norm(change):
             self._steps = np.concatenate([self._steps, step[None]])[-self._memory :]
             self._changes = np.concatenate([self._changes, change[None]])[-self._memory :]
-        self.x, self.value, self._gradient = x, value, gradient
+        self.x = x
+        self.value = value
+        self._gradient = gradient
         return True
 
     def arrays(self) -> dict[str, Array]:
-        """Everything that the next iteration depends on."""
+        """State of the optimiser: everything that the next iteration depends on."""
         return {
-            "x": self.x, "value": np.array(self.value), "gradient": self._gradient,
-            "steps": self._steps, "changes": self._changes,
-        }  # fmt: skip
+            "x": self.x,
+            "value": np.array(self.value),
+            "gradient": self._gradient,
+            "steps": self._steps,
+            "changes": self._changes,
+        }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        """Go back to where `arrays` was called."""
-        self.x, self.value, self._gradient = arrays["x"], float(arrays["value"]), arrays["gradient"]
-        self._steps, self._changes = arrays["steps"], arrays["changes"]
+        """Restore the state that `arrays` returned."""
+        self.x = arrays["x"]
+        self.value = float(arrays["value"])
+        self._gradient = arrays["gradient"]
+        self._steps = arrays["steps"]
+        self._changes = arrays["changes"]
 
     def _direction(self) -> Array:
-        """Two-loop recursion."""
+        """Descent direction, by the two-loop recursion."""
         q: Array = -self._gradient
         if not len(self._steps):
-            return np.asarray(q / max(1.0, float(np.linalg.norm(q))))
+            return np.asarray(q / max(1.0, float(np.linalg.norm(q))))  # a first step of length one at most
         rho = 1.0 / np.einsum("ij,ij->i", self._steps, self._changes)
         alpha = np.zeros(len(rho))
         for i in range(len(rho) - 1, -1, -1):
             alpha[i] = rho[i] * (self._steps[i] @ q)
             q = q - alpha[i] * self._changes[i]
+        # The initial inverse Hessian: a multiple of I with the curvature of the last step.
         q = q / (rho[-1] * (self._changes[-1] @ self._changes[-1]))
         for i in range(len(rho)):
             q = q + (alpha[i] - rho[i] * (self._changes[i] @ q)) * self._steps[i]
         return q
 
     def _search(self, direction: Array, slope: float) -> tuple[Array, float, Array] | None:
-        low, high, length = 0.0, np.inf, 1.0
+        """Line search for the weak Wolfe conditions; returns point, value and gradient, None where nothing descends."""
+        low, high, length = 0.0, np.inf, 1.0  # the bracket, open to the right until a step is too long
         best = None
         for _ in range(_TRIALS):
             x = self.x + length * direction

@@ -1,1 +1,1 @@
-"""How good a model is: free-run and prediction scores, tests of residuals."""
+"""Scores of models: free-run and prediction errors, tests of residuals."""

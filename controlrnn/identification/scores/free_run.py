@@ -1,4 +1,4 @@
-"""Free runs of whole records, and the single place from which identification simulates anything."""
+"""Free runs of whole records, and their scores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from controlrnn.typed import typed
 
 @typed(unchecked=("system",))
 def initial_states(system: LureSystem, records: Sequence[Trajectory], samples: int) -> Array:
-    """Initial state of each record by least squares, shape (R, nx).
+    """Estimate the initial state of each record by least squares, shape (R, nx).
 
     Args:
         system: A frozen system, physical units.
         records: Records of at least ``samples`` samples.
-        samples: Samples at the start of each record to fit; 0 for zero states.
+        samples: Samples at the start of each record to fit; 0 returns zero states.
     """
     if count("samples", samples, least=0) == 0 or not records:
         return np.zeros((len(records), system.nx))
@@ -52,7 +52,7 @@ def free_run(
         raise DataError("free_run needs at least one record, got none")
     start = np.zeros((len(records), system.nx)) if x0 is None else as_array("x0", x0, (len(records), system.nx))
     lengths = [len(r) for r in records]
-    # One batch for all: a causal system does not care what follows the end of a record.
+    # One batch for all: in a causal system the padding does not change the samples before it.
     u = np.stack([np.pad(r.u, ((0, max(lengths) - len(r)), (0, 0)), mode="edge") for r in records])
     with np.errstate(over="ignore", invalid="ignore"):
         y, x = simulate(system, u, start)
@@ -65,9 +65,9 @@ def score(system: LureSystem, records: Sequence[Trajectory], *, skip: int = 0, e
 
     Args:
         system: A frozen system, physical units.
-        records: What was measured.
+        records: Measured records.
         skip: Samples at the start of each record that do not count.
-        estimate: Start from the state that fits the first ``skip`` samples best, instead of from zero.
+        estimate: Whether to start from the state that fits the first ``skip`` samples best, instead of from zero.
 
     Raises:
         DataError: The simulation is not finite, or ``skip`` leaves no sample.

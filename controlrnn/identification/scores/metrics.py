@@ -41,7 +41,7 @@ def rmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
 
 @typed(results=False)
 def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
-    """RMSE over the standard deviation of the measurement; NaN in a channel that never moves. Arguments as `rmse`."""
+    """RMSE over the standard deviation of the measurement, NaN in a constant channel. Arguments as `rmse`."""
     truth, model = _pool(measured, simulated, skip)
     error, spread = rmse(truth, model), truth.std(axis=0)
     moving = spread > 1e-12 * np.maximum(1.0, np.abs(truth).max(axis=0))
@@ -50,7 +50,7 @@ def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
 
 @typed(results=False)
 def fit_percent(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
-    """100 (1 - NRMSE): 100 is perfect, 0 as good as the mean, below worse than that. Arguments as `rmse`."""
+    """Fit in per cent, 100 (1 - NRMSE): 100 is perfect, 0 is as good as the mean. Arguments as `rmse`."""
     return 100.0 * (1.0 - nrmse(measured, simulated, skip=skip))
 
 
@@ -66,16 +66,17 @@ class Scores(Stored):
     """All scores of one part of a dataset, each of shape (ny,).
 
     Args:
-        rmse: In the unit of the output.
-        nrmse: Dimensionless.
-        fit_percent: Per cent.
-        r2: Dimensionless.
+        rmse: Root mean square error, in the unit of the output.
+        nrmse: Normalised RMSE, dimensionless.
+        fit_percent: Fit in per cent.
+        r2: Coefficient of determination, dimensionless.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "scores", 1,
+        "scores",
+        1,
         arrays={name: Numbers("ny", nan=True, infinite=True) for name in ("rmse", "nrmse", "fit_percent", "r2")},
-    )  # fmt: skip
+    )
 
     rmse: Array
     nrmse: Array
@@ -88,11 +89,12 @@ class Scores(Stored):
 
     @classmethod
     def of(cls, measured: Records, simulated: Records, *, skip: int = 0) -> Scores:
-        """Every score at once; arguments as `rmse`."""
+        """Compute all scores. Arguments as `rmse`."""
         return cls(*(score(measured, simulated, skip=skip) for score in (rmse, nrmse, fit_percent, r2)))
 
 
 def _pool(measured: Records, simulated: Records, skip: int) -> tuple[Array, Array]:
+    """Check two sets of records and pool their samples after the first ``skip``, shape (N, ny) each."""
     skip = count("skip", skip, least=0)
     truth, model = _as_records("measured", measured), _as_records("simulated", simulated, finite=False)
     if [r.shape for r in truth] != [r.shape for r in model]:
@@ -104,11 +106,12 @@ def _pool(measured: Records, simulated: Records, skip: int) -> tuple[Array, Arra
         if len(record) <= skip:
             raise DataError(f"record {i} has {len(record)} samples, of which skip = {skip} leaves none: lower skip")
     pooled = np.concatenate([r[skip:] for r in model])
-    # A diverged run is infinitely wrong, whatever kind of non-number it ended in.
+    # A run that diverged has an infinite error, also where it ended in NaN.
     return np.concatenate([r[skip:] for r in truth]), np.where(np.isfinite(pooled), pooled, np.inf)
 
 
 def _as_records(name: str, value: Records, *, finite: bool = True) -> list[Array]:
+    """Convert one record or several to a list of arrays (T, ny)."""
     if isinstance(value, np.ndarray) and value.ndim != 3:
         return [as_array(name, value, ("T", "ny"), finite=finite)]
     given = items(name, value, object)

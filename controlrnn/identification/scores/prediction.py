@@ -1,4 +1,4 @@
-"""How good k-step predictions are, which is what an MPC uses, as against the free run over whole records.
+"""Scores of k-step predictions, which an MPC uses, as opposed to free runs over whole records.
 
 From every start t the state is estimated by least squares over the samples t - past + 1..t, then the model runs freely:
 the k-step prediction of y[t + k] uses outputs up to t and inputs up to t + k (as `compare(..., k)` of MATLAB's System
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 @typed(infinite=("rmse", "nrmse", "persistence"))
 class PredictionScores:
-    """Errors by step ahead.
+    """Prediction errors of a model by the number of steps ahead.
 
     Args:
-        rmse: Entry k - 1 is the error k steps ahead, shape (horizon, ny), in the unit of the outputs.
+        rmse: Root mean square error k steps ahead in row k - 1, shape (horizon, ny), in the unit of the outputs.
         nrmse: The same over the standard deviation of the outputs that were predicted; NaN where they never move.
         persistence: RMSE of predicting the last measured output, shape (horizon, ny).
-        n: Predictions behind each number.
+        n: Number of predictions that each error is computed from.
         dt: Sample time [s].
     """
 
@@ -73,9 +73,9 @@ def score_predictions(
 
     Args:
         system: A frozen system.
-        records: What was measured, any lengths.
-        horizon: Steps ahead.
-        past: Samples that the state is estimated from, up to the last one known.
+        records: Measured records of any lengths.
+        horizon: Largest number of steps ahead.
+        past: Samples that the state is estimated from, up to the last known one.
         stride: Samples between two starts.
 
     Raises:
@@ -92,6 +92,7 @@ def score_predictions(
         if len(record) < length:
             raise DataError(f"record {i} must have past + horizon = {length} samples, got {len(record)}: drop it")
     u, y = (np.concatenate([_windows(getattr(r, name), length, stride) for r in records]) for name in "uy")
+    # The state is estimated at the start of each window; its first `past` samples lead up to the last known output.
     x0 = estimate_initial_states(system, u[:, :past], y[:, :past])
     with np.errstate(over="ignore", invalid="ignore"):
         ahead = simulate(system, u, x0)[0][:, past:]
@@ -106,6 +107,6 @@ def score_predictions(
 
 
 def _windows(signal: Array, length: int, stride: int) -> Array:
-    """All stretches of ``length`` samples, shape (R, length, n)."""
+    """Cut out windows of ``length`` samples, one every ``stride`` samples, shape (R, length, n)."""
     views = np.lib.stride_tricks.sliding_window_view(signal, length, axis=0)[::stride]
     return np.ascontiguousarray(views.transpose(0, 2, 1))

@@ -1,4 +1,4 @@
-"""Is there anything left in the residuals? Auto-correlation, and cross-correlation with the inputs, with bands.
+"""Residual tests: auto-correlation, and cross-correlation with the inputs, with confidence bands.
 
 Ljung, "System identification", 2nd ed. 1999, section 16.6. With e and u made zero-mean and N samples,
 
@@ -6,8 +6,8 @@ Ljung, "System identification", 2nd ed. 1999, section 16.6. With e and u made ze
     r_ue(k) = sum_t u[t] e[t + k] / (|u| |e|)        N(0, P/N) for e independent of u, P = sum_k r_ee(k) r_uu(k)
 
 A residual that correlates with *past inputs* (k >= 0) shows dynamics that the model misses; one that correlates with
-*future* inputs shows feedback in the data. For a simulation model e includes the noise's own colour, so only the second
-test judges the model; the first asks whether a noise model (an observer) could still gain something.
+*future* inputs shows feedback in the data. For a simulation model e is coloured as the noise is, so only the second
+test judges the model; the first shows whether a noise model (an observer) could still improve predictions.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _FIELDS = ("auto", "cross", "auto_band", "cross_band")
 @dataclass(frozen=True, eq=False)
 @typed()
 class ResidualTest(Stored):
-    """Correlations of the residuals and the bands that they stay in, each with the chosen confidence, if there is none.
+    """Correlations of the residuals, with the bands that hold them at the given confidence where nothing correlates.
 
     Args:
-        auto: r_ee(k) for k = 0..lags, shape (lags + 1, ny).
-        cross: r_ue(k) for k = -lags..lags, shape (2 lags + 1, ny, nu).
-        auto_band: Half width of the band of ``auto``, a number in shape ().
+        auto: Auto-correlation r_ee(k) for k = 0..lags, shape (lags + 1, ny).
+        cross: Cross-correlation r_ue(k) for k = -lags..lags, shape (2 lags + 1, ny, nu).
+        auto_band: Half width of the band of ``auto``, shape ().
         cross_band: Half width of the band of ``cross``, shape (ny, nu).
         confidence: Probability of the band, for every lag on its own.
     """
@@ -65,17 +65,17 @@ class ResidualTest(Stored):
 
     @property
     def lags(self) -> int:
-        """The longest lag."""
+        """Longest lag."""
         return len(self.auto) - 1
 
     @property
     def auto_outside(self) -> Array:
-        """Share of the lags 1..lags outside of the band, shape (ny,); 1 - confidence is to be expected."""
+        """Share of the lags 1..lags outside the band, shape (ny,); for white residuals expect 1 - confidence."""
         return np.asarray(np.mean(np.abs(self.auto[1:]) > self.auto_band, axis=0))
 
     @property
     def cross_outside(self) -> Array:
-        """Share of the lags 0..lags outside of the band, shape (ny, nu)."""
+        """Share of the lags 0..lags outside the band, shape (ny, nu); for independent ones expect 1 - confidence."""
         return np.asarray(np.mean(np.abs(self.cross[self.lags :]) > self.cross_band, axis=0))
 
     def plot(self) -> Figure:
@@ -109,8 +109,8 @@ def check_residuals(
     """Test the residuals of simulated or predicted records.
 
     Args:
-        records: What was measured.
-        simulated: What the model says, one array (T, ny) a record.
+        records: Measured records.
+        simulated: Outputs of the model, one array (T, ny) a record.
         lags: Longest lag.
         confidence: Probability of the bands.
         skip: Samples dropped at the start of every record.
@@ -136,7 +136,7 @@ def check_residuals(
     ee, uu = _correlation(e, e, lags), _correlation(u, u, lags)
     ny, nu = e[0].shape[1], u[0].shape[1]
     own, drive = ee[:, range(ny), range(ny)], uu[:, range(nu), range(nu)]
-    width = float(norm.ppf(0.5 + 0.5 * confidence))
+    width = float(norm.ppf(0.5 + 0.5 * confidence))  # two-sided, in standard deviations
     # Estimated far lags may make P negative: the band is never narrower than that of white residuals.
     spread = np.maximum(np.einsum("ki,kj->ij", own, drive), 1.0)
     cross = _correlation(u, e, lags).transpose(0, 2, 1)
@@ -144,6 +144,7 @@ def check_residuals(
 
 
 def _centred(name: str, records: Sequence[Array]) -> list[Array]:
+    """Subtract the mean over all records, after checking that the signals are finite and not constant."""
     pooled = np.concatenate(records)
     if not np.isfinite(pooled).all():
         raise DataError(f"{name} must be finite: the model diverges on these records")
@@ -154,7 +155,7 @@ def _centred(name: str, records: Sequence[Array]) -> list[Array]:
 
 
 def _correlation(a: Sequence[Array], b: Sequence[Array], lags: int) -> Array:
-    """sum_t a[t] b[t + k]' over all records, normalised, for k = -lags..lags: shape (2 lags + 1, na, nb)."""
+    """Normalised correlation sum_t a[t] b[t + k]' over all records for k = -lags..lags, shape (2 lags + 1, na, nb)."""
     size = [np.sqrt(sum(np.square(r).sum(axis=0) for r in z)) for z in (a, b)]
     sums = []
     for k in range(-lags, lags + 1):

@@ -1,1 +1,1 @@
-"""Initial states of a record: estimated, or encoded from its past."""
+"""Initial states of a record: estimated by least squares, or encoded from the past."""

@@ -1,4 +1,4 @@
-"""A learned encoder: the model's state from the last few inputs and outputs.
+"""State encoder: a learned map from the last few inputs and outputs to the model's state.
 
 x_t = E(u_{t-n}, y_{t-n}, .., u_{t-1}, y_{t-1}) with E linear plus one hidden layer, as in the encoder of SUBNET
 (Beintema, Schoukens, Toth, "Deep subspace encoders for nonlinear system identification", Automatica 2023). Here it is
@@ -30,17 +30,17 @@ _ARRAYS = ("linear", "inner", "bias", "outer")
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class StateEncoder(Stored):
-    """A fitted encoder, float64.
+    """Fitted encoder from the last few inputs and outputs to a model's state, in float64.
 
     Args:
-        past: Number of samples n looked at.
+        past: Number n of past samples used.
         inputs: Scaler of the inputs.
         outputs: Scaler of the outputs.
-        linear: Shape (nx, 1 + n (nu + ny)); the first column is a constant.
-        inner: Shape (hidden, n (nu + ny)).
-        bias: Shape (hidden,).
-        outer: Shape (nx, hidden).
-        system_digest: Of the model whose states it gives.
+        linear: Linear part, shape (nx, 1 + n (nu + ny)); the first column is a constant.
+        inner: Weights of the hidden layer, shape (hidden, n (nu + ny)).
+        bias: Biases of the hidden layer, shape (hidden,).
+        outer: Weights from the hidden layer to the state, shape (nx, hidden).
+        system_digest: Digest of the model whose states it encodes.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -73,7 +73,7 @@ class StateEncoder(Stored):
             )
 
     def estimate(self, u: Array, y: Array) -> Array:
-        """The state at the sample after the window.
+        """Estimate the state at the sample after a window.
 
         Args:
             u: Inputs, shape (..., past, nu), input units.
@@ -103,16 +103,23 @@ class StateEncoder(Stored):
 
 @typed()
 def fit_encoder(
-    system: LureSystem, records: Sequence[Trajectory], *, past: int, washout: int, hidden: int = 16, steps: int = 300,
-    ridge: float = 1e-4, seed: int = 0,
-) -> StateEncoder:  # fmt: skip
+    system: LureSystem,
+    records: Sequence[Trajectory],
+    *,
+    past: int,
+    washout: int,
+    hidden: int = 16,
+    steps: int = 300,
+    ridge: float = 1e-4,
+    seed: int = 0,
+) -> StateEncoder:
     """Fit an encoder to the states of a frozen model along records.
 
     Args:
         system: The model, physical units.
         records: Records to learn from, those the model was trained on.
-        past: Samples n that the encoder looks at.
-        washout: Samples after which the model's run from zero counts as x*; at least ``past``.
+        past: Number n of past samples that the encoder uses.
+        washout: Samples after which the model's run from zero serves as x*; at least ``past``.
         hidden: Units of the hidden layer; 0 for a linear encoder.
         steps: Optimiser steps of the hidden layer.
         ridge: Weight of the squared linear coefficients, relative to the number of windows.
@@ -139,18 +146,25 @@ def fit_encoder(
     if not features:
         raise DataError(f"fit_encoder needs records longer than washout = {washout}: lower it or record for longer")
     z, x = np.concatenate(features), np.concatenate(states)
+    # Ridge regression for the linear part, whose constant is not penalised.
     one = np.hstack([np.ones((len(z), 1)), z])
     penalty = ridge * len(z) * np.diag([0.0] + [1.0] * z.shape[1])
     linear = np.linalg.solve(one.T @ one + penalty, one.T @ x).T
     inner, bias, outer = _hidden_layer(z, x - one @ linear.T, count("hidden", hidden, least=0), steps, seed)
     return StateEncoder(
-        past=past, inputs=inputs, outputs=outputs, linear=linear, inner=inner, bias=bias, outer=outer,
+        past=past,
+        inputs=inputs,
+        outputs=outputs,
+        linear=linear,
+        inner=inner,
+        bias=bias,
+        outer=outer,
         system_digest=system.digest,
-    )  # fmt: skip
+    )
 
 
 def _hidden_layer(z: Array, rest: Array, hidden: int, steps: int, seed: int) -> tuple[Array, Array, Array]:
-    """Weights of the hidden layer, fitted to what the linear part leaves."""
+    """Fit the weights of the hidden layer to the residual of the linear part."""
     rng = np.random.default_rng(seed)
     scale = rest.std(axis=0) + 1e-12
     start = (
@@ -174,5 +188,5 @@ def _hidden_layer(z: Array, rest: Array, hidden: int, steps: int, seed: int) -> 
 
 
 def _flat(u: Array, y: Array) -> Array:
-    """Windows (..., n, nu) and (..., n, ny) as features (..., n (nu + ny))."""
+    """Join windows (..., n, nu) and (..., n, ny) to features (..., n (nu + ny))."""
     return np.concatenate([u.reshape(*u.shape[:-2], -1), y.reshape(*y.shape[:-2], -1)], axis=-1)

@@ -1,7 +1,7 @@
-"""The state from which a record starts, from its first samples: nonlinear least squares by Levenberg-Marquardt.
+"""Estimation of the initial state of a record from its first samples: nonlinear least squares, Levenberg-Marquardt.
 
 min over x0 of sum_{t < n} |y_t - yhat_t(x0)|^2, each output scaled by its spread. The Jacobian comes from central
-differences of one batched simulation, so that any system that simulates will do; records are solved side by side.
+differences of one batched simulation, so that every kind of system is supported; records are solved side by side.
 (Marquardt 1963, with his diagonal scaling.)
 """
 
@@ -20,17 +20,17 @@ _STEP = 1e-5  # central differences: truncation and rounding both stay below 1e-
 
 @typed()
 def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, iterations: int = 30) -> Array:
-    """State at sample 0 that explains the first ``n`` samples best.
+    """Estimate the state at sample 0 that fits the first ``n`` samples best.
 
     Args:
         system: A frozen system, physical units.
         u: Inputs, shape (T, nu), T >= n.
         y: Measured outputs, shape (T, ny).
         n: Samples to use; at least nx / ny of them are needed for a unique answer.
-        iterations: At most so many steps.
+        iterations: Largest number of steps.
 
     Returns:
-        Shape (nx,). Directions that the outputs do not show stay at zero.
+        Shape (nx,). Unobservable directions stay at zero.
 
     Raises:
         DataError: The record is shorter than ``n``.
@@ -45,10 +45,11 @@ def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, it
 
 
 def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iterations: int = 30) -> Array:
-    """As `estimate_initial_state` for R records of equal length at once: u (R, n, nu), y (R, n, ny) -> (R, nx)."""
+    """Estimate the initial states (R, nx) of R records u (R, n, nu), y (R, n, ny) at once; unchecked arrays."""
     if not system.is_frozen:
         raise SettingError("an initial state is estimated for a frozen system: pass model.freeze()")
     scale = y.std(axis=(0, 1))
+    # A channel that never moves keeps weight 1.
     weight = 1.0 / np.where(scale > 1e-12 * np.maximum(1.0, np.abs(y).max(axis=(0, 1))), scale, 1.0)
     R, nx = len(u), system.nx
     x, damping = np.zeros((R, nx)), np.full(R, 1e-3)
@@ -57,10 +58,12 @@ def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iteration
 
 
 def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, damping: Array, iterations: int) -> Array:
+    """Iterate from the states ``x`` (R, nx), with a damping (R,) for each record; changes ``x`` and returns it."""
     nx = system.nx
     error, jacobian = _linearise(system, u, y, x, weight)
     cost = np.square(error).sum(axis=1)
     for _ in range(iterations):
+        # The normal equations of all records at once, (R, nx, nx) and (R, nx, 1).
         normal, slope = jacobian.transpose(0, 2, 1) @ jacobian, jacobian.transpose(0, 2, 1) @ error[..., None]
         diagonal = np.einsum("rii->ri", normal)
         # The floor keeps unobservable directions at rest instead of dividing zero by zero.

@@ -1,8 +1,8 @@
-"""The state of a training run on disk, such that going on gives the same bits as never having stopped.
+"""Checkpoints of a training run, from which training continues to the same bits as without a break.
 
-One record (atomic, no pickle): parameters, best parameters, Adam's moments or the state of the refinement, the random
-generator, counters, history, and a fingerprint of everything that the run depends on, the processor's rounding
-included: the same bits are only computed where `controlrnn.arithmetic` is the same.
+A checkpoint is one record (atomic, no pickle): parameters, best parameters, Adam's moments or the state of the
+refinement, the random generator, counters, history, and a fingerprint of everything that the run depends on, the
+processor's rounding included: the same bits are only computed where `controlrnn.arithmetic` is the same.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _COUNTERS = ("step", "validated", "best", "since_best", "rate_factor", "recoveri
 
 
 def fingerprint(model: Model, dataset: Dataset, loss: object, settings: Settings) -> dict[str, str]:
-    """What a run depends on, part by part, so that a mismatch can be named."""
+    """Fingerprint of everything that a run depends on, part by part, so that a mismatch can be named."""
     parameters = {n: p.detach().cpu().numpy() for n, p in model.state_dict().items()}
     data = {f"{i}/{n}": getattr(r, n) for i, r in enumerate(dataset.train + dataset.validation) for n in "uy"}
     return {
@@ -56,12 +56,12 @@ def fingerprint(model: Model, dataset: Dataset, loss: object, settings: Settings
 def save_checkpoint(
     path: str | os.PathLike[str], trainer: Trainer, refinement: Refinement | None, mark: dict[str, str], status: str
 ) -> None:
-    """Write the state of ``trainer`` and what follows it; ``status`` is a `FitStatus`, or "" while training goes on."""
+    """Write the state of a training run; ``status`` is a `FitStatus`, or "" while training goes on."""
     save_record(path, _SCHEMA, state_arrays(trainer, refinement), {"fingerprint": mark, "status": status})
 
 
 def state_arrays(trainer: Trainer, refinement: Refinement | None) -> dict[str, NDArray[Any]]:
-    """Everything that the rest of a run depends on."""
+    """Arrays of the state of a training run: everything that the rest of it depends on."""
     arrays: dict[str, NDArray[Any]] = {f"now/{n}": p.numpy() for n, p in trainer.model.state_dict().items()}
     arrays |= {f"best/{n}": p.numpy() for n, p in trainer.best_parameters.items()}
     arrays |= {f"history/{n}": np.asarray(v, dtype=np.float64) for n, v in trainer.history.items()}
@@ -79,7 +79,7 @@ def state_arrays(trainer: Trainer, refinement: Refinement | None) -> dict[str, N
 def load_checkpoint(
     path: str | os.PathLike[str], trainer: Trainer, mark: dict[str, str]
 ) -> tuple[FitStatus | None, Refinement | None]:
-    """Bring ``trainer`` to the state on file; returns how that run ended (None: it did not), and its refinement.
+    """Set ``trainer`` to the state on file; returns how that run ended (None: it did not), and its refinement.
 
     Raises:
         TrainingError: The file belongs to a run with another model, data, loss or settings, or to another processor.
@@ -129,7 +129,7 @@ def load_checkpoint(
 
 
 def _refuse_misfits(arrays: dict[str, NDArray[Any]], trainer: Trainer) -> None:
-    """Raise FileFormatError unless everything has the shape and range that this run's state has."""
+    """Raise FileFormatError unless all arrays have the shapes and ranges of this run's state."""
     shapes = {n: tuple(p.shape) for n, p in trainer.model.state_dict().items()}
     expected = {f"{when}/{n}": shape for when in ("now", "best") for n, shape in shapes.items()}
     if any(name.startswith("adam/") for name in arrays):

@@ -1,4 +1,4 @@
-"""`identify`: from a model with free parameters and records to a frozen system with scores."""
+"""Identification by training: `identify` fits a model's free parameters to records and returns a frozen system."""
 
 from __future__ import annotations
 
@@ -37,24 +37,30 @@ _log = logging.getLogger(__name__)
 
 @typed()
 def identify(
-    model: Model, dataset: Dataset, *, loss: Loss | None = None, checkpoint: str | os.PathLike[str] | None = None,
-    callbacks: Sequence[Callback] = (), **options: Any,
-) -> FitResult:  # fmt: skip
+    model: Model,
+    dataset: Dataset,
+    *,
+    loss: Loss | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> FitResult:
     """Fit ``model`` to the training records and keep the parameters that simulate the validation records best.
 
-    Adam on random windows; every `Settings.validate_every` steps the model is frozen and simulates whole validation
-    records freely. A step whose loss or gradient is not finite is taken back (best parameters, half the learning rate).
-    Then, if ``refine`` says so, L-BFGS or Levenberg-Marquardt go on from the best parameters in float64, on the loss
-    over whole training records, whose initial states become variables with ``initial_state="estimated"``.
-    Ctrl-C ends training with the best parameters so far. The same seed gives the same result on the same processor and
-    library (`controlrnn.arithmetic`); elsewhere rounding differs, and long training blows that up.
+    Adam minimises the loss on random windows; every `Settings.validate_every` steps the model is frozen and simulates
+    whole validation records freely. After a step whose loss or gradient is not finite, training returns to the best
+    parameters and halves the learning rate. Then, if ``refine`` asks for it, L-BFGS or Levenberg-Marquardt continues
+    from the best parameters in float64, on the loss over whole training records, whose initial states become variables
+    with ``initial_state="estimated"``. Ctrl-C ends training with the best parameters so far. The same seed gives the
+    same result on the same processor and library (`controlrnn.arithmetic`); elsewhere rounding differs, and long
+    training amplifies that.
 
     Args:
-        model: Where to start from. It is copied, not changed.
+        model: Model whose parameters are the starting point. It is copied, not changed.
         dataset: Records in physical units; the scaling is fitted to the training records and stored in the model.
-        loss: What to minimise; `SimulationError` with a washout of 20 samples when left out.
-        checkpoint: File that the state of training is kept in at every validation. If it exists, training goes on from
-            there, to the same bits as without a break; one that another processor made is refused.
+        loss: Loss to minimise; `SimulationError` with a washout of 20 samples when left out.
+        checkpoint: File that the state of training is written to at every validation. If it exists, training continues
+            from there, to the same bits as without a break; one that another processor made is refused.
         callbacks: Listeners, e.g. `TqdmProgress`.
         options: Fields of `Settings`, e.g. ``steps=3000, window=200, seed=1``.
 
@@ -62,8 +68,8 @@ def identify(
         The identified system with history and scores.
 
     Raises:
-        SettingError: An option is unknown or out of range, the loss leaves nothing of a window, or the model answers to
-            inputs at once and the records do not (see `controlrnn.data.Timing`).
+        SettingError: An option is unknown or out of range, the loss leaves nothing of a window, or the model has a
+            feedthrough and the records cannot (see `controlrnn.data.Timing`).
         ShapeError: Model and records have different channels.
         DataError: A record is too short (the message says which).
         TrainingError: The loss is not finite from the very first step, or the checkpoint is another run's.
@@ -105,7 +111,7 @@ def identify(
 
 
 def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: int | None = None) -> None:
-    """Set ``model`` to a subspace model of the training records, as far as ``start`` asks and the model can.
+    """Start ``model`` at a subspace model of the training records, if ``start`` asks for it and the model allows it.
 
     Raises:
         SettingError: ``start`` insists and the model cannot start at a linear one.
@@ -116,7 +122,7 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: in
         return
     if not can:
         raise SettingError(f"{type(model).__name__} cannot start at a linear model: use start='auto' or 'as_is'")
-    # A prescribed contraction rate limits the poles; close to its limit the promise may have no room for neurons.
+    # A prescribed contraction rate limits the poles; close to the limit the guarantee may leave no margin for neurons.
     rate = float(getattr(model, "rate", 1.0))
     failure: SettingError | DataError | None = None
     for limit in sorted({largest_pole(rate), POLE * rate}, reverse=True):
@@ -131,6 +137,7 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: in
             raise failure
         _log.warning("no linear start: %s", failure)
         return
+    # `start_linear` sets offsets to zero; the subspace model has one for the outputs.
     offset = getattr(model, "by", None)
     if isinstance(offset, torch.nn.Parameter):
         with torch.no_grad():
@@ -138,12 +145,16 @@ def start_at_linear(model: Model, dataset: Dataset, start: Start, *, horizon: in
 
 
 def _start_at_subspace(model: Model, dataset: Dataset, start: Start, horizon: int | None, limit: float) -> Array:
-    """Set ``model`` to a subspace model with poles up to ``limit``; returns the offset of its outputs, shape (ny,)."""
-    # A feedthrough is only there where the model has one.
+    """Start ``model`` at a subspace model with poles up to ``limit``; returns its output offset, shape (ny,)."""
     linear = identify_subspace(
-        dataset.train, model.nx, horizon=horizon, strictly_proper=getattr(model, "D22", None) is None,
-        max_radius=limit, inputs=model.input_scaler, outputs=model.output_scaler,
-    )  # fmt: skip
+        dataset.train,
+        model.nx,
+        horizon=horizon,
+        strictly_proper=getattr(model, "D22", None) is None,  # a feedthrough only if the model has one
+        max_radius=limit,
+        inputs=model.input_scaler,
+        outputs=model.output_scaler,
+    )
     # Copies, because torch does not take read-only arrays.
     found = Linear(*(np.array(M) for M in (linear.A, linear.B, linear.C, linear.D)))
     found = found if start is Start.LINEAR else found.with_gain_below(getattr(model, "gamma", None), limit)
@@ -152,10 +163,13 @@ def _start_at_subspace(model: Model, dataset: Dataset, start: Start, horizon: in
 
 
 def _train(
-    trainer: Trainer, refinement: Refinement | None, callbacks: Sequence[Callback],
-    checkpoint: str | os.PathLike[str] | None, mark: dict[str, str],
-) -> FitStatus:  # fmt: skip
-    """Run both stages to their end. A checkpoint is written right after a validation, before anything else changes."""
+    trainer: Trainer,
+    refinement: Refinement | None,
+    callbacks: Sequence[Callback],
+    checkpoint: str | os.PathLike[str] | None,
+    mark: dict[str, str],
+) -> FitStatus:
+    """Run Adam and the refinement to their end, with a checkpoint right after every validation."""
 
     def keep(refinement: Refinement | None, status: FitStatus | None) -> None:
         if checkpoint:
@@ -183,7 +197,7 @@ def _train(
 
 
 def _adam(trainer: Trainer, callbacks: Sequence[Callback], keep: Callable[[FitStatus | None], None]) -> FitStatus:
-    """First-order steps on windows. ``keep`` is told when the state may be written; the caller writes the last one."""
+    """Run the steps of Adam on windows; ``keep`` is called whenever a checkpoint may be written, except at the end."""
     settings = trainer.settings
     while True:
         done = trainer.step >= settings.steps
@@ -205,7 +219,7 @@ def _adam(trainer: Trainer, callbacks: Sequence[Callback], keep: Callable[[FitSt
 def _refine(
     trainer: Trainer, refinement: Refinement, callbacks: Sequence[Callback], keep: Callable[[FitStatus | None], None]
 ) -> FitStatus:
-    """Second-order iterations on whole records; see `_adam`."""
+    """Run the second-order iterations on whole records; ``keep`` is called after every validation."""
     while True:
         done = refinement.done
         if refinement.iterations and (refinement.due or done):
@@ -222,6 +236,7 @@ def _refine(
 
 
 def _settings(options: dict[str, Any]) -> Settings:
+    """Make the settings from the options of `identify`, refusing unknown names."""
     unknown = sorted(set(options) - set(Settings.__dataclass_fields__))
     if unknown:
         known = ", ".join(Settings.__dataclass_fields__)
@@ -230,7 +245,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> tuple[int, int]:
-    """(window, skip) after checking that model, records, loss and settings fit together."""
+    """Lengths (window, skip) in samples, after checking that model, records, loss and settings fit together."""
     if (model.nu, model.ny) != (dataset.nu, dataset.ny):
         raise ShapeError(
             f"model and records must have the same channels, got nu, ny = {model.nu}, {model.ny} for the model and "

@@ -1,4 +1,4 @@
-"""The optimiser's side of `identify`: steps, validation, the best parameters, recovery from a bad step."""
+"""Training loop of `identify`: optimiser steps, validation, the best parameters, recovery from a bad step."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ _log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Everything that changes during training; `checkpoint` writes and reads it.
+    """State of a training run, with its steps and validations; `checkpoint` writes and reads it.
 
     Args:
         model: The model to train, in place; its scalers are set.
-        dataset: Records; validation falls back on the training records where there are none.
-        loss: What to minimise.
+        dataset: Records; the training records serve as validation records where there are none.
+        loss: Loss to minimise.
         settings: Options.
         window: Samples per window.
         skip: Samples left out by validation.
     """
 
     def __init__(self, model: Model, dataset: Dataset, loss: Loss, settings: Settings, window: int, skip: int) -> None:
-        self.model, self.loss, self.settings, self.skip = model, loss, settings, skip
-        self.train, self.validation = dataset.train, dataset.validation or dataset.train
+        self.model = model
+        self.loss = loss
+        self.settings = settings
+        self.skip = skip
+        self.train = dataset.train
+        self.validation = dataset.validation or dataset.train
         self.windows = Windows(self.train, window, model.input_scaler, model.output_scaler, model.nx, settings.dtype)
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.optimiser = self._new_optimiser()
@@ -71,20 +75,21 @@ class Trainer:
 
     @property
     def progress(self) -> Progress:
-        """For the callbacks."""
+        """State of the run as the callbacks get it."""
         last = self.history["validation"][-1] if self.history["validation"] else np.inf
         loss = self.losses[-1] if self.losses else np.nan
         return Progress(self.step, self.settings.all_steps, loss, last, self.best, self.learning_rate)
 
     def validate(self) -> None:
-        """Simulate the validation records freely, note the error and keep the best parameters."""
+        """Simulate the validation records freely, record the error and keep the best parameters."""
         error = self.validation_error()
         for name, value in zip(HISTORY, (self.step, self._mean_loss(), error, self.learning_rate), strict=True):
             self.history[name].append(float(value))
         self.losses.clear()
         self.validated = self.step
         better = error < self.best
-        self.best, self.since_best = (error, 0) if better else (self.best, self.since_best + 1)
+        self.best = error if better else self.best
+        self.since_best = 0 if better else self.since_best + 1
         if better or (self.settings.keep is Keep.LAST and np.isfinite(error)):
             self.best_parameters = copy.deepcopy(self.model.state_dict())
 
@@ -101,7 +106,7 @@ class Trainer:
         return value if np.isfinite(value) else np.inf
 
     def carry(self) -> None:
-        """Let the windows start from the states of a free run of the training records at the present parameters."""
+        """Set the initial states of the windows from a free run of the training records at the present parameters."""
         system = self._frozen() if self.settings.initial_state is InitialState.ESTIMATED else None
         if system is None:
             return
@@ -110,7 +115,7 @@ class Trainer:
             self.windows.carry(states)
 
     def advance(self) -> bool:
-        """Take one optimiser step; returns False after a step that had to be taken back for the last time.
+        """Take one optimiser step; returns False after too many steps whose loss was not finite.
 
         Raises:
             TrainingError: The loss is not finite at the very first step.
@@ -129,11 +134,12 @@ class Trainer:
         return self.recoveries <= _MOST_RECOVERIES
 
     def begin_refinement(self) -> None:
-        """Go on from the best parameters in float64, and give the refinement its own patience."""
+        """Switch to the refinement: the best parameters, float64, and a patience counted anew."""
         self.restore_best()
         self.model.double()
         self.best_parameters = copy.deepcopy(self.model.state_dict())
-        self.since_best, self.refining = 0, True
+        self.since_best = 0
+        self.refining = True
 
     def starting_states(self) -> Array | None:
         """Initial states of the training records at the present parameters; None where they are zero by setting."""
@@ -142,11 +148,11 @@ class Trainer:
         return initial_states(self.model.freeze(), self.train, self.skip)
 
     def restore_best(self) -> None:
-        """Put the best parameters back."""
+        """Set the model to the best parameters."""
         self.model.load_state_dict(self.best_parameters)
 
     def _loss(self) -> Tensor | None:
-        """The loss after its gradient step was taken; None (and no step) where loss or gradient is not finite."""
+        """Take a gradient step and return the loss before it; None, without a step, where something is not finite."""
         batch = self.windows.draw(self.settings.batch_size, self.rng, self.step)
         self.optimiser.zero_grad(set_to_none=True)
         try:
@@ -163,12 +169,14 @@ class Trainer:
         if not torch.isfinite(norm):
             return None
         self.optimiser.param_groups[0]["lr"] = self.learning_rate
+        # `after_step` may have to go back from the new parameters towards these.
         before = [p.detach().clone() for p in self.model.parameters()]
         self.optimiser.step()
         self.model.after_step(before)
         return loss
 
     def _recover(self) -> None:
+        """Return to the best parameters, with half the learning rate and a fresh optimiser."""
         self.recoveries += 1
         self.rate_factor /= 2
         self.restore_best()
@@ -176,17 +184,21 @@ class Trainer:
         _log.warning("step %d: loss not finite; back to the best parameters, learning rate halved", self.step)
 
     def _new_optimiser(self) -> torch.optim.Adam:
+        """Adam without moments of earlier steps."""
         return torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate)
 
     def _frozen(self) -> LureSystem | None:
+        """Frozen system at the present parameters; None where its matrices are not finite."""
         try:
             return self.model.freeze()
         except (DataError, _Singular):  # matrices that are not finite
             return None
 
     def _run(self, system: LureSystem, records: tuple[Trajectory, ...]) -> tuple[list[Array], list[Array]]:
+        """Outputs and states of free runs, from initial states as the settings ask for."""
         estimated = self.settings.initial_state is InitialState.ESTIMATED
         return free_run(system, records, initial_states(system, records, self.skip if estimated else 0))
 
     def _mean_loss(self) -> float:
+        """Mean loss since the last validation; NaN before the first step."""
         return float(np.mean(self.losses)) if self.losses else np.nan

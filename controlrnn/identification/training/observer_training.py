@@ -1,8 +1,8 @@
-"""Observers by construction: a contracting model from (u, y) to the state forgets where it started, so it observes.
+"""Training of observers: contracting models from inputs and measurements (u, y) to the state of the plant.
 
 Any model of `controlrnn.models` is trained on records of a simulator, whose true states are known, with inputs and
 measurements as its inputs and the states as its outputs. Contraction makes estimates from any two initial states
-converge at the model's rate, whatever the parameters; training makes what they converge to the true state.
+converge at the model's rate, for all parameters; training makes them converge to the true state.
 (Revay, Wang, Manchester, "Recurrent equilibrium networks", IEEE TAC 2023, sec. VIII; Barbara, Wang, Manchester,
 "R2DN: scalable parameterization of contracting and Lipschitz recurrent deep networks", 2025, second benchmark.)
 """
@@ -21,7 +21,7 @@ from controlrnn.typed import typed
 
 @typed()
 def observer_dataset(dataset: Dataset) -> Dataset:
-    """The records of a simulator as an observer sees them: inputs (u, y), outputs x.
+    """Convert the records of a simulator to those of an observer, with inputs (u, y) and outputs x.
 
     Train on it as on any other: ``identify(ContractingREN(nu=nu + ny, ny=plant.nx, ...), observer_dataset(data))``.
 
@@ -29,7 +29,7 @@ def observer_dataset(dataset: Dataset) -> Dataset:
         dataset: Records with their true states ``x``; measurement noise belongs into their ``y``.
 
     Raises:
-        DataError: A record does not know its states (the message says which).
+        DataError: A record has no states (the message says which).
     """
     parts = (dataset.train, dataset.validation, dataset.test, dataset.calibration)
     return Dataset(*(tuple(_seen_by_observer(record) for record in part) for part in parts))
@@ -37,16 +37,16 @@ def observer_dataset(dataset: Dataset) -> Dataset:
 
 @typed()
 def estimate_states(observer: LureSystem, record: Trajectory, x0: Array | None = None) -> Array:
-    """Estimated states of the plant along a record of its inputs and outputs.
+    """Estimate the states of the plant along a record of its inputs and outputs.
 
     Args:
         observer: A frozen system that was trained on `observer_dataset`.
-        record: Inputs and outputs of the plant; its states are not looked at.
-        x0: Initial state of the observer, shape (observer.nx,), which has coordinates of its own; zero when left out.
+        record: Inputs and outputs of the plant; its states are not used.
+        x0: Initial state of the observer, shape (observer.nx,), in the observer's own coordinates; zero when left out.
 
     Returns:
-        Shape (T, nx of the plant); the estimate at sample t has seen the inputs and outputs before t, and those at t
-        where the model has a feedthrough.
+        Shape (T, nx of the plant); the estimate at sample t uses the inputs and outputs before t, and those at t where
+        the model has a feedthrough.
 
     Raises:
         ShapeError: The observer does not take this record's channels.
@@ -56,16 +56,17 @@ def estimate_states(observer: LureSystem, record: Trajectory, x0: Array | None =
             f"the observer must have nu + ny = {record.nu} + {record.ny} inputs, got {observer.nu}: train it on "
             "observer_dataset(...)"
         )
-    # Scored against nothing: only the inputs of a free run matter.
+    # A free run uses the inputs only; the outputs are placeholders.
     seen = Trajectory(np.hstack([record.u, record.y]), np.zeros((len(record), observer.ny)), record.dt)
     return free_run(observer, [seen], None if x0 is None else np.asarray(x0, dtype=np.float64)[None])[0][0]
 
 
 def _seen_by_observer(record: Trajectory) -> Trajectory:
+    """Record with inputs (u, y) and outputs x."""
     if record.x is None:
         raise DataError(f"record {record.name!r} must know its true states x, got none: simulate the plant")
     states = tuple(Signal(f"x{i + 1}") for i in range(record.x.shape[1]))
     u = np.hstack([record.u, record.y])
-    # An observer has the reading of a sample in hand, and may answer to it at once.
+    # An observer has the reading of a sample before it estimates, so that it may have a feedthrough.
     timing = Timing.INPUT_FIRST
     return Trajectory(u, record.x, record.dt, None, record.inputs + record.outputs, states, record.name, timing)

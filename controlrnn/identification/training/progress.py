@@ -1,4 +1,4 @@
-"""What happens during training, told to whoever wants to hear it. The library itself never prints."""
+"""Progress of a training run, and callbacks that are told about it; the library itself never prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress:
         validation: Last validation error: root mean square free-run error in units of the training outputs' standard
             deviation.
         best: Lowest validation error so far.
-        learning_rate: Of the last step.
+        learning_rate: Learning rate of the last step.
     """
 
     step: int
@@ -33,7 +33,7 @@ class Progress:
 
 
 class Callback(Protocol):
-    """Listens to a training run. Raising KeyboardInterrupt ends it like Ctrl-C does."""
+    """Listener to a training run; raising KeyboardInterrupt in it ends training as Ctrl-C does."""
 
     def on_step(self, progress: Progress) -> None:
         """Called after every optimiser step."""
@@ -43,7 +43,7 @@ class Callback(Protocol):
 
 
 class TqdmProgress:
-    """A progress bar with the best validation error so far; needs tqdm.
+    """Callback that shows a progress bar with the best validation error so far; needs tqdm.
 
     Args:
         label: Text in front of the bar.
@@ -52,11 +52,12 @@ class TqdmProgress:
 
     @typed()
     def __init__(self, label: str = "", *, leave: bool = False) -> None:
-        self._label, self._leave = label, leave
+        self._label = label
+        self._leave = leave
         self._bar: Any = None
 
     def on_step(self, progress: Progress) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is None:
             from tqdm import tqdm
 

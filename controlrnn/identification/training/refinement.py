@@ -1,4 +1,4 @@
-"""The second stage of `identify`: a second-order method on the loss over whole records, from where Adam ended."""
+"""Refinement, the second stage of `identify`: a second-order method on whole records, from Adam's best parameters."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from controlrnn.identification.training.settings import InitialState, Refine, Se
 from controlrnn.models import Model
 from controlrnn.systems import LureSystem
 
-_MOST_UNKNOWNS = 2000  # of Levenberg-Marquardt: beyond, factorising the normal equations takes longer than simulating
+# Beyond so many unknowns Levenberg-Marquardt takes longer to factorise the normal equations than to simulate.
+_MOST_UNKNOWNS = 2000
 
-_REMEMBERED = ("optimiser/steps", "optimiser/changes")
+_REMEMBERED = ("optimiser/steps", "optimiser/changes")  # arrays of L-BFGS whose length grows up to its memory
 _NONE = np.zeros(0)
 
 
 class Refinement:
-    """What changes during the second stage, beside the `Trainer` that keeps history and best parameters.
+    """State of the second stage of training; the `Trainer` keeps history and best parameters.
 
     Args:
-        trainer: After `Trainer.begin_refinement`, its model in float64.
-        arrays: What `arrays` gave, to go on from there.
+        trainer: Trainer after `Trainer.begin_refinement`, with its model in float64.
+        arrays: State that `arrays` returned, to continue from there.
     """
 
     def __init__(self, trainer: Trainer, arrays: Mapping[str, NDArray[np.float64]] | None = None) -> None:
@@ -42,9 +43,14 @@ class Refinement:
         self._trainer = trainer
         self._states = None if states is None or not states.size else states
         self._objective = Objective(
-            trainer.model, trainer.train, trainer.loss, self._states, segment=settings.shooting,
-            stiffness=settings.stiffness, step=settings.steps,
-        )  # fmt: skip
+            trainer.model,
+            trainer.train,
+            trainer.loss,
+            self._states,
+            segment=settings.shooting,
+            stiffness=settings.stiffness,
+            step=settings.steps,
+        )
         x = self._objective.start()
         if arrays is not None:
             x = _of_shape(x, arrays.get("optimiser/x"))
@@ -53,15 +59,17 @@ class Refinement:
             self._optimiser = LBFGS(self._objective.value_and_gradient, x)
         else:
             self._optimiser = LevenbergMarquardt(self._objective, x)
-        self.iterations, self._stuck = 0, False
+        self.iterations = 0
+        self._stuck = False
         if arrays is not None:
             _refuse_misfits(self.arrays(), arrays)
             self._optimiser.restore({k.removeprefix("optimiser/"): v for k, v in arrays.items()})
-            self.iterations, self._stuck = int(arrays["counters"][0]), bool(arrays["counters"][1])
+            self.iterations = int(arrays["counters"][0])
+            self._stuck = bool(arrays["counters"][1])
 
     @property
     def done(self) -> bool:
-        """Whether all iterations were done, or none leads further down."""
+        """Whether all iterations were done, or no step descends any further."""
         return self._stuck or self.iterations >= self._trainer.settings.refine_steps
 
     @property
@@ -70,7 +78,7 @@ class Refinement:
         return self.iterations % self._optimiser.validate_every == 0
 
     def advance(self) -> None:
-        """One iteration; the model has its result."""
+        """Do one iteration and set the model to its result."""
         self._stuck = not self._optimiser.iterate()
         self._objective.put(self._optimiser.x)
         self.iterations += 1
@@ -78,7 +86,7 @@ class Refinement:
         self._trainer.step += 1
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Everything that the next iteration depends on."""
+        """State of the refinement: everything that the next iteration depends on."""
         counters = np.array([self.iterations, self._stuck], dtype=np.float64)
         states = np.zeros((0, 0)) if self._states is None else self._states
         optimiser = {f"optimiser/{n}": v for n, v in self._optimiser.arrays().items()}
@@ -86,13 +94,14 @@ class Refinement:
 
 
 def _of_shape(expected: NDArray[np.float64], got: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return ``got`` after checking that it has the shape of ``expected``."""
     if got is None or got.shape != expected.shape:
         raise FileFormatError(f"the refinement must be at a point of shape {expected.shape}: it is of another run")
     return got
 
 
 def _refuse_misfits(expected: Mapping[str, NDArray[np.float64]], got: Mapping[str, NDArray[np.float64]]) -> None:
-    """Raise FileFormatError where names or shapes differ; how many steps are remembered may differ."""
+    """Raise FileFormatError where names or shapes differ, except for the number of steps that L-BFGS remembers."""
 
     def shape(name: str, arrays: Mapping[str, NDArray[np.float64]]) -> tuple[int, ...]:
         own = arrays[name].shape
@@ -105,11 +114,11 @@ def _refuse_misfits(expected: Mapping[str, NDArray[np.float64]], got: Mapping[st
 
 
 def check_refinable(model: Model, loss: Loss, settings: Settings) -> None:
-    """Refuse, before any work, what the second stage cannot do.
+    """Refuse, before any work, a model, loss or settings that the second stage cannot handle.
 
     Raises:
-        SettingError: The model is kept in its set after every step of Adam, or is too large or no Lur'e system, or the
-            loss has no squares, or the shooting has nothing to start from.
+        SettingError: The model needs a projection after every step, which only Adam does; or it is too large or no
+            Lur'e system, or the loss has no squares, or shooting lacks estimated initial states.
     """
     if settings.refine is Refine.NONE:
         return

@@ -1,4 +1,4 @@
-"""What `identify` returns: the deployed system, the trained model, how training went and how good it is."""
+"""Result of `identify`: the deployed system, the trained model, the history of training and the scores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class _Kept(Stored):
-    """The parts of a fit that are records of their own."""
+    """Parts of a fit that are stored as records of their own."""
 
     SCHEMA: ClassVar[Schema] = Schema(
         "fit-parts", 1,
@@ -69,7 +69,7 @@ class _Kept(Stored):
 @dataclass(frozen=True, eq=False)
 @typed(unchecked=("system",))
 class FitResult(Stored):
-    """An identified system.
+    """Identified system, with the trained model, the history of training and the scores.
 
     Args:
         system: The frozen system with the best validation error, physical units.
@@ -77,9 +77,9 @@ class FitResult(Stored):
         history: Arrays ``step, loss, validation, learning_rate``, one entry per validation. Losses are mean values
             since the last validation (NaN before the first step), in scaled units; validation is the root mean square
             free-run error in units of the training outputs' standard deviation.
-        scores: For each non-empty part of the dataset (``"train"``, ``"validation"``, ``"test"``).
+        scores: Scores of each non-empty part of the dataset (``"train"``, ``"validation"``, ``"test"``).
         status: How training ended.
-        settings: The options it ran with.
+        settings: Options of the training.
         skip: Samples at the start of each record that scores leave out.
         seconds: Wall time of this call [s].
         arithmetic: Processor and library that it was trained on, see `controlrnn.arithmetic`: elsewhere the same seed
@@ -112,11 +112,14 @@ class FitResult(Stored):
             raise SettingError(f"system must be a LureSystem or a GatedSystem, got {shown(self.system)}")
         frozen(self.system)
         put(
-            self, history=MappingProxyType(history), scores=MappingProxyType(dict(self.scores)),
-            status=FitStatus(self.status), skip=count("skip", self.skip, least=0),
+            self,
+            history=MappingProxyType(history),
+            scores=MappingProxyType(dict(self.scores)),
+            status=FitStatus(self.status),
+            skip=count("skip", self.skip, least=0),
             seconds=positive("seconds", self.seconds, zero=True),
             arithmetic=MappingProxyType(texts("arithmetic", self.arithmetic)),
-        )  # fmt: skip
+        )
 
     @property
     def seed(self) -> int:
@@ -129,13 +132,13 @@ class FitResult(Stored):
         return float(np.min(self.history["validation"]))
 
     def simulate(self, record: Trajectory) -> Array:
-        """Free run over ``record`` from the initial state that scoring uses, shape (T, ny), physical units."""
+        """Simulate ``record`` freely from the initial state that scoring uses, shape (T, ny), physical units."""
         estimate = self.settings.initial_state is InitialState.ESTIMATED
         x0 = initial_states(self.system, [record], self.skip if estimate else 0)
         return free_run(self.system, [record], x0)[0][0]
 
     def record(self) -> tuple[Arrays, Meta]:
-        """See `Stored.record`; the model's parameters are part of it."""
+        """Arrays and JSON values of this result, the model's parameters included."""
         scores = {name: self.scores.get(name) for name in _PARTS}
         scalers = (None, None) if self.model is None else (self.model.input_scaler, self.model.output_scaler)
         kept = _Kept(self.system, self.settings, **scores, inputs=scalers[0], outputs=scalers[1])
@@ -149,14 +152,14 @@ class FitResult(Stored):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Model | None = None) -> FitResult:
-        """Read what `save` wrote.
+        """Read a result from a file that `save` wrote.
 
         Args:
             path: The file.
             model: A model built like the trained one; it takes the saved parameters, their precision and the units.
 
         Raises:
-            FileFormatError: Not such a file, or parameters that do not fit ``model``.
+            FileFormatError: The file holds no result, or its parameters do not fit ``model``.
         """
         arrays, meta = load_record(path, cls.SCHEMA)
         with restoring(path):
@@ -187,14 +190,14 @@ class FitResult(Stored):
             below.plot(record.time, record.y[:, i] - simulated[:, i], color="C3", linewidth=0.8)
             below.axhline(0.0, color="0.6", linewidth=0.6)
             below.set_ylabel("residual")
-            for panel in (above, below):
+            for panel in (above, below):  # the samples that scores leave out
                 panel.axvspan(0.0, self.skip * record.dt, color="0.93", zorder=0)
         panels[-1].set_xlabel("time [s]")
         return figure
 
 
 def _put(model: Model, found: Mapping[str, NDArray[Any]], kept: _Kept) -> None:
-    """Give ``model`` the parameters on file, after checking that they are its own; and the units."""
+    """Set the parameters and units of ``model`` to those on file, after checking that they fit."""
     if kept.inputs is None or kept.outputs is None or not found:
         raise FileFormatError("it holds no parameters of a model: load it without one")
     expected = {n: tuple(p.shape) for n, p in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Starting a robust RNN of 2020 close to any linear model, also one that is too strong for its gain bound.
+"""Start of a robust RNN (2020) close to any linear model, also to one whose gain is above the model's bound.
 
 Revay, Wang, Manchester, "A convex parameterization of robust recurrent neural networks", IEEE L-CSS 2020, sec. V: the
 linear model, from a subspace method, draws samples of its own state map; a semidefinite program finds the network of
@@ -21,17 +21,25 @@ from controlrnn.typed import typed
 
 @typed()
 def start_robust_rnn(
-    model: RobustRNN, A: Array, B: Array, C: Array, D: Array | None = None, *, samples: int = 2000,
-    spread: float = 3.0, seed: int = 0, solver: str = "CLARABEL",
-) -> None:  # fmt: skip
+    model: RobustRNN,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None = None,
+    *,
+    samples: int = 2000,
+    spread: float = 3.0,
+    seed: int = 0,
+    solver: str = "CLARABEL",
+) -> None:
     """Set ``model`` to the network of its set that is closest to a linear model, given in scaled units.
 
     Args:
         model: The model, changed in place; its neurons keep their directions.
-        A: Shape (nx, nx).
-        B: Shape (nx, nu).
-        C: Shape (ny, nx).
-        D: Shape (ny, nu); None for zero.
+        A: State map, shape (nx, nx).
+        B: Input map, shape (nx, nu).
+        C: Output map, shape (ny, nx).
+        D: Feedthrough, shape (ny, nu); None for zero.
         samples: Number of states and inputs to draw.
         spread: Standard deviation of both.
         seed: Seed of the samples.
@@ -53,6 +61,7 @@ def start_robust_rnn(
         data, explicit.C1, explicit.D12, model.gamma, model.rate, model.D22 is not None, solver=solver
     )
     before = [p.detach().clone() for p in model.parameters()]
+    # The inequality may be scaled: give E the mean eigenvalue one, as `RobustRNN` starts with.
     c = nx / float(np.trace(found["E"]))
     inner = {name: c * found[name] for name in ("E", "P", "F", "B1", "B2", "L")}
     drive = {"C1": inner["L"][:, None] * explicit.C1, "D12": inner["L"][:, None] * explicit.D12}

@@ -1,4 +1,4 @@
-"""How to train: every option of `identify`, checked in one place, and the ways in which training ends."""
+"""Settings of training: all options of `identify`, checked in one place, and the ways in which training ends."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from controlrnn.typed import typed
 
 
 class FitStatus(Choice):
-    """How training ended. The best parameters are returned in every case."""
+    """Way in which training ended; the best parameters are returned in every case."""
 
     FINISHED = "finished"
     """All steps were done."""
     STOPPED_EARLY = "stopped early"
     """The validation error had not improved for `Settings.patience` validations."""
     INTERRUPTED = "interrupted"
-    """Ctrl-C; the checkpoint, if any, allows to go on."""
+    """Ctrl-C was pressed; training can continue from the checkpoint, if any."""
     DIVERGED = "diverged"
     """The loss became infinite or NaN again and again, also at lower and lower learning rates."""
 
@@ -34,14 +34,14 @@ class Schedule(Choice):
     COSINE = "cosine"
 
     def factor(self, step: int, steps: int) -> float:
-        """What the learning rate is multiplied by at ``step``; the cosine falls from 1 to 0.01."""
+        """Factor of the learning rate at ``step``; the cosine falls from 1 to 0.01."""
         if self is Schedule.CONSTANT:
             return 1.0
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / max(steps, 1)))
 
 
 class Start(Choice):
-    """What parameters training starts from."""
+    """Parameters that training starts from."""
 
     AUTO = "auto"
     """At the linear model if the model can start there and the data allow one, else as it is."""
@@ -50,39 +50,39 @@ class Start(Choice):
     AS_IS = "as_is"
     """At the parameters that the model was given."""
     CONTINUE = "continue"
-    """At the parameters and with the units of a trained model, so that it starts as the very same system."""
+    """At the parameters and with the units of a trained model, so that training continues with the same system."""
 
 
 class InitialState(Choice):
-    """From which state a window or record is simulated."""
+    """Initial state from which a window or record is simulated."""
 
     ZERO = "zero"
-    """Zero; a washout forgets the difference."""
+    """Zero; a washout lets the error decay."""
     ESTIMATED = "estimated"
     """Least squares over the first ``skip`` samples of each record; windows within a record start from the state that
     a free run of the whole record had there at the last validation. For plants slower than any affordable washout."""
 
 
 class Refine(Choice):
-    """What follows Adam, on the simulation error over whole records in float64."""
+    """Second-order method that follows Adam, on the loss over whole records in float64."""
 
     NONE = "none"
     """Nothing."""
     LBFGS = "lbfgs"
     """L-BFGS, for models of any size and every loss."""
     LEVENBERG_MARQUARDT = "levenberg_marquardt"
-    """Levenberg-Marquardt with exact sensitivities, for up to some hundred parameters and squared errors: by far the
-    best final digits a second."""
+    """Levenberg-Marquardt with exact sensitivities, for up to some hundred parameters and squared errors: the fastest
+    way to an accurate minimum."""
 
 
 class Keep(Choice):
-    """Which parameters a fit returns."""
+    """Parameters that a fit returns."""
 
     BEST = "best"
     """Those with the lowest validation error."""
     LAST = "last"
-    """Those of the last validation with a finite error: where the length of training was fixed before, or where a
-    regulariser, not the validation error, says when the model is done."""
+    """Those of the last validation with a finite error: for a length of training that was fixed before, or for a
+    regulariser that decides on the model instead of the validation error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,22 +94,22 @@ class Settings(Stored):
         steps: Steps of Adam; 0 is allowed where a refinement follows.
         batch_size: Windows per step.
         window: Samples per window, washout included; None takes the shortest training record, at most 250 + washout.
-        learning_rate: Of Adam, at the start.
+        learning_rate: Learning rate of Adam at the start.
         schedule: Course of the learning rate.
         clip: Largest 2-norm of the gradient; longer ones are scaled down.
         validate_every: Steps between validations (free simulation of whole validation records).
         patience: Validations without improvement after which training stops; None never stops early.
         skip: Samples at the start of each record that validation and scores leave out; None takes the loss's washout.
-        initial_state: Where simulations start.
-        start: Where the parameters start.
-        start_horizon: Samples of past and of future that the linear start is found from (`identify_subspace`); longer
-            for slow or lightly damped plants. None takes that function's choice.
+        initial_state: Initial states of simulations.
+        start: Parameters at the start.
+        start_horizon: Samples of past and of future that the linear start is identified from (`identify_subspace`);
+            longer for slow or lightly damped plants. None takes that function's choice.
         precision: ``"float32"`` or ``"float64"``, of training only: validation and scores use the frozen system.
-        refine: What follows Adam.
-        refine_steps: Iterations of it, at most.
+        refine: Second-order method after Adam.
+        refine_steps: Largest number of its iterations.
         shooting: Samples of the segments that a refinement cuts records into; None simulates whole records.
         stiffness: Weight of the squared jumps of the state between segments.
-        keep: Which parameters are returned.
+        keep: Parameters that are returned.
         seed: Seed of the windows drawn.
 
     Raises:
@@ -173,5 +173,5 @@ class Settings(Stored):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of training."""
+        """Torch's type for the precision of training."""
         return torch.float64 if self.precision == "float64" else torch.float32

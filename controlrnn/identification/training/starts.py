@@ -1,6 +1,6 @@
-"""Several starts of one fit, one after the other or in processes side by side, and the average of several models.
+"""Several starts of one fit, in sequence or in parallel processes, and the average of several models.
 
-Training of recurrent networks has local minima, so one start is none. The mean of several models is itself a
+Training of recurrent networks has local minima, so a single start says little. The mean of several models is itself a
 `LureSystem` with the states of all of them; its squared error is never above the mean of theirs (Krogh & Vedelsby,
 "Neural network ensembles, cross validation, and active learning", NIPS 1995).
 """
@@ -35,18 +35,18 @@ class Starts:
     """Fits of the same data from different starts.
 
     Args:
-        fits: In order of their seeds.
+        fits: The fits, in order of their seeds.
     """
 
     fits: tuple[FitResult, ...]
 
     @property
     def best(self) -> FitResult:
-        """The fit with the lowest validation error (training error where there are no validation records)."""
+        """Fit with the lowest validation error (training error where there are no validation records)."""
         return min(self.fits, key=lambda fit: fit.best_validation)
 
     def average(self) -> LureSystem:
-        """The mean of all fits as one system; see `average`."""
+        """Mean of all fits as one system; see `average`."""
         return average([fit.system for fit in self.fits])
 
     def simulate(self, record: Trajectory) -> Array:
@@ -56,19 +56,25 @@ class Starts:
 
 @typed()
 def identify_starts(
-    build: Callable[[int], Model], dataset: Dataset, *, starts: int = 5, seed: int = 0, jobs: int = 1,
-    folder: str | os.PathLike[str] | None = None, **options: Any,
-) -> Starts:  # fmt: skip
+    build: Callable[[int], Model],
+    dataset: Dataset,
+    *,
+    starts: int = 5,
+    seed: int = 0,
+    jobs: int = 1,
+    folder: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Starts:
     """Call `identify` for ``build(seed)``, ``build(seed + 1)``, ...; the results do not depend on ``jobs``.
 
     Args:
-        build: Makes a model from a seed. With ``jobs`` > 1 it and the loss must be importable: a function of a module,
-            not a lambda.
+        build: Function that makes a model from a seed. With ``jobs`` > 1 it and the loss must be importable: a function
+            of a module, not a lambda.
         dataset: As for `identify`.
         starts: Number of starts.
         seed: Seed of the first model and its windows.
         jobs: Processes to use.
-        folder: Where checkpoints and finished fits are kept; what is there already is not computed again.
+        folder: Folder for checkpoints and finished fits; those that it holds already are not computed again.
         options: Further arguments of `identify`, except ``seed``, ``checkpoint`` and ``callbacks``.
 
     Returns:
@@ -85,6 +91,7 @@ def identify_starts(
     with tempfile.TemporaryDirectory() as temporary:
         kept = Path(folder or temporary)
         kept.mkdir(parents=True, exist_ok=True)
+        # Fits go through files in all cases, so that parallel and sequential runs return the same objects.
         tasks = [(build, dataset, options, s, kept) for s in range(seed, seed + starts)]
         if jobs == 1:
             done = []
@@ -99,7 +106,7 @@ def identify_starts(
 
 @typed()
 def average(systems: Sequence[LureSystem]) -> LureSystem:
-    """The system whose output is the mean of the outputs of ``systems``; its state is theirs, one after the other.
+    """Average several systems to one whose output is the mean of theirs and whose state is all of theirs together.
 
     It contracts if all of them do.
 
@@ -132,7 +139,7 @@ def average(systems: Sequence[LureSystem]) -> LureSystem:
 
 
 def _side_by_side(tasks: Sequence[_Task], jobs: int) -> list[bool]:
-    """`_one` for each task; those ahead of the first that was not reached before Ctrl-C."""
+    """Do the tasks in parallel; returns the results of `_one`, after Ctrl-C only those before the first unfinished."""
     with Workers(jobs) as pool:
         futures = [pool.submit(_one, task) for task in tasks]
         try:
@@ -149,7 +156,7 @@ _Task = tuple[Callable[[int], Model], Dataset, dict[str, Any], int, Path]
 
 
 def _one(task: _Task) -> bool:
-    """Fit one start into its file; returns whether training came to an end of its own."""
+    """Fit one start and write it to its file; returns whether training was not interrupted."""
     build, dataset, options, seed, folder = task
     # A finished run's checkpoint stays: it says what the run depended on, and is refused where that changed.
     fit = identify(build(seed), dataset, checkpoint=folder / f"checkpoint_{seed}.npz", seed=seed, **options)
@@ -158,5 +165,6 @@ def _one(task: _Task) -> bool:
 
 
 def _loaded(task: _Task) -> FitResult:
+    """Read the fit of a task from its file."""
     build, _, _, seed, folder = task
     return FitResult.load(folder / f"fit_{seed}.npz", build(seed))

@@ -1,1 +1,1 @@
-"""Loops compiled by numba."""
+"""Loops and linear algebra compiled by numba."""

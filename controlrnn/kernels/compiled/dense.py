@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Dense linear algebra for matrices of some hundred rows, by the thread that calls it.
+"""Dense linear algebra for matrices of some hundred rows, computed in the calling thread.
 
 Numbers are float64 throughout; arrays that are read may have any strides, arrays that are written are C-contiguous.
 Sums have a fixed order. (Golub & Van Loan, "Matrix computations", chapters 3 and 4.)
@@ -19,7 +19,7 @@ WRITE = {n: types.Array(types.float64, n, "C") for n in (1, 2, 3)}
 
 @_part
 def _lines_of(B, P, width):
-    """Copy B (k, n) to P, flat, in rows of ``width`` numbers: whole lines, the rest of which stays as it is."""
+    """Copy B (k, n) to the flat P in rows of ``width`` numbers, whole lines; the rest of each row is not changed."""
     n, line = B.shape[1], simd.line_of(P)
     whole = n - n % line if B.strides[1] == 8 else 0
     for k in range(len(B)):
@@ -31,7 +31,7 @@ def _lines_of(B, P, width):
 
 @_entry_of(types.float64(READ[1], READ[1]))
 def dot(a, b):
-    """Sum of the products."""
+    """Scalar product of a and b, as four sums that do not wait for each other."""
     n = len(a)
     whole = n - n % 4
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
@@ -47,7 +47,7 @@ def dot(a, b):
 
 @_entry_of(types.void(READ[2], READ[1], WRITE[1]))
 def matrix_vector(A, b, out):
-    """A (m, n) times b (n,), four rows at a time: their sums do not wait for each other."""
+    """Product of A (m, n) and b (n,), four rows at a time, so that their sums do not wait for each other."""
     m, n = A.shape
     whole = m - m % 4
     for i in range(0, whole, 4):
@@ -68,7 +68,7 @@ def matrix_vector(A, b, out):
 
 @_entry_of(types.void(READ[1], READ[2], WRITE[1]))
 def vector_matrix(a, B, out):
-    """A (k,) times B (k, n), four rows at a time."""
+    """Product of a (k,) and B (k, n), four rows at a time."""
     k, n = B.shape
     whole = k - k % 4
     out[:] = 0.0
@@ -83,7 +83,7 @@ def vector_matrix(a, B, out):
 
 @_part
 def _rows_by_lines(S, m, si, sk, V, width, out, o, n, k):
-    """``out[o + i n + j] = sum_k S[i si + k sk] V[k width + j]`` for i < m, j < n; V and out are flat."""
+    """Compute ``out[o + i n + j] = sum_k S[i si + k sk] V[k width + j]`` for i < m, j < n; V and out are flat."""
     line = simd.line_of(V)
     block = np.empty(8 * line)
     for start in range(0, m, 8):
@@ -105,7 +105,7 @@ def _rows_by_lines(S, m, si, sk, V, width, out, o, n, k):
 
 @_entry_of(types.void(READ[3], READ[3], WRITE[3]))
 def multiply(A, B, out):
-    """``out[t] = A[t] B[t]``; a stack of one matrix serves for all."""
+    """Compute the products ``out[t] = A[t] B[t]``; a stack of one matrix serves for all."""
     m, k = A.shape[1:]
     n = B.shape[2]
     line = simd.line_of(out)
@@ -120,7 +120,7 @@ def multiply(A, B, out):
 
 @_entry_of(types.void(READ[2], READ[1], WRITE[2]))
 def weighted_squares(X, weights, out):
-    """``out = X' diag(weights) X``, exactly symmetric."""
+    """Compute ``out = X' diag(weights) X``, exactly symmetric."""
     k, n = X.shape
     line = simd.line_of(out)
     width = -(-n // line) * line
@@ -145,7 +145,7 @@ def weighted_squares(X, weights, out):
 
 @_entry_of(types.boolean(READ[2], READ[2], WRITE[2]))
 def solve(A, B, X):
-    """X with A X = B by Gaussian elimination with row exchanges; False where A is singular."""
+    """Solve A X = B by Gaussian elimination with row exchanges; False where A is singular."""
     n, columns = B.shape
     L = np.empty((n, n))
     for i in range(n):
@@ -184,7 +184,7 @@ def solve(A, B, X):
 
 @_part
 def _upper_factor(A, U):
-    """U with U'U = A, by rows; False unless A, of which the upper half is read, is positive definite."""
+    """Cholesky factor U, U'U = A, by rows from the upper half of A; False unless A is positive definite."""
     n = len(A)
     for i in range(n):
         for j in range(i, n):
@@ -210,7 +210,7 @@ def positive_definite(A):
 
 @_entry_of(types.boolean(READ[2], READ[1], WRITE[1]))
 def cholesky_solve(A, b, x):
-    """X with A x = b; False unless A is positive definite."""
+    """Solve A x = b by Cholesky factorisation; False unless A is positive definite."""
     n = len(A)
     U = np.empty((n, n))
     if not _upper_factor(A, U):

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Eigenvalues and vectors of symmetric matrices, by the thread that calls: Householder's reduction, then implicit QL.
+"""Eigenvalues and eigenvectors of symmetric matrices, in the calling thread: Householder's reduction, implicit QL.
 
 (Bowdler, Martin, Reinsch, Wilkinson, "The QR and QL algorithms for symmetric matrices", Numer. Math. 11, 1968; in the
 form of EISPACK's tred2 and tql2.)
@@ -15,12 +15,12 @@ from numba import types
 from controlrnn.kernels.compiled.dense import READ, WRITE
 from controlrnn.kernels.compiled.scan import _entry_of, _part
 
-_SWEEPS = 60  # QL steps an eigenvalue; 2 are common
+_SWEEPS = 60  # most QL steps for one eigenvalue; 2 are common
 
 
 @_part
 def _tridiagonal(V, d, e):
-    """Reduce V to tridiagonal form, diagonal d and subdiagonal e[1:], in place; V becomes the transformation."""
+    """Reduce V in place to a tridiagonal matrix with diagonal d and subdiagonal e[1:]; V becomes the transformation."""
     n = len(d)
     d[:] = V[n - 1]
     for i in range(n - 1, 0, -1):
@@ -85,7 +85,7 @@ def _tridiagonal(V, d, e):
 
 @_part
 def _implicit_ql(W, d, e):
-    """Eigenvalues d of the tridiagonal matrix (d, e) and, in the *rows* of W, the vectors; False: no convergence."""
+    """Replace d by the eigenvalues of the tridiagonal (d, e), the *rows* of W by the vectors; False if it fails."""
     n = len(d)
     for i in range(1, n):
         e[i - 1] = e[i]
@@ -93,6 +93,7 @@ def _implicit_ql(W, d, e):
     f, largest = 0.0, 0.0
     for low in range(n):
         largest = max(largest, abs(d[low]) + abs(e[low]))
+        # Rows low to m are a block that does not couple to the rest.
         m = low
         while m < n - 1 and abs(e[m]) > 2.0**-52 * largest:
             m += 1
@@ -101,6 +102,7 @@ def _implicit_ql(W, d, e):
             turns += 1
             if turns > _SWEEPS:
                 return False
+            # The shift h is an eigenvalue of the block's first 2 x 2 matrix.
             g = d[low]
             p = (d[low + 1] - g) / (2.0 * e[low])
             r = np.hypot(p, 1.0)
@@ -136,7 +138,7 @@ def _implicit_ql(W, d, e):
 
 @_entry_of(types.boolean(READ[2], WRITE[1], WRITE[2]))
 def eigen(A, values, rows):
-    """Eigenvalues of a symmetric A, rising, and their vectors as rows; False where A is not finite."""
+    """Compute the eigenvalues of a symmetric A, rising, and their vectors as rows; False where A is not finite."""
     n = len(A)
     V, e, largest = np.empty((n, n)), np.empty(n), 0.0
     for i in range(n):

@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # ruff: noqa: SIM110 (generators are not compiled)
-"""Between the matrices of a system and the packed forms that `controlrnn.kernels.compiled.scan` runs.
+"""Conversion between the matrices of a system and the packed forms that `controlrnn.kernels.compiled.scan` runs.
 
 Matrices are handed over as addresses of contiguous numbers: turning a dozen tensors into arrays takes longer than a
-short simulation. ``places`` (12, 4) has their (row0, rows, column0, columns) in the packed matrix, in the order of
-`MATRICES`; ``ends`` the first column that each row must not see.
+short simulation. ``places`` (12, 4) holds their (row0, rows, column0, columns) in the packed matrix, in the order of
+`MATRICES`; ``ends`` the first column that each row must not depend on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from controlrnn.kernels.compiled.simd import load_at, store_at
 
 @_part
 def pack(table, places, ends, M):
-    """Fill M, which is zero, from the matrices at the addresses of ``table`` (12,)."""
+    """Copy the matrices at the addresses of ``table`` (12,) to their places in M, which is zero."""
     for m in range(len(table)):
         row, rows, column, columns = places[m]
         for i in range(rows):
@@ -25,23 +25,23 @@ def pack(table, places, ends, M):
 
 @_entry
 def prepare(table, places, ends, M, template, panels, nv, nx, width, widest, P):
-    """`pack`, then `arrange`."""
+    """Pack a system's matrices to M and arrange its panels: `pack`, then `arrange`."""
     pack(table, places, ends, M)
     return arrange(M, template, panels, nv, nx, width, widest, P)
 
 
 @_entry
 def prepare_adjoint(M, N, template, panels, nv, nx, width, widest, P):
-    """`flip`, then `arrange`."""
+    """Pack the adjoint of M to N and arrange its panels: `flip`, then `arrange`."""
     flip(M, N, len(N) - PAD)
     return arrange(N, template, panels, nv, nx, width, widest, P)
 
 
 @_entry
 def unpack(sums, places, ends, table):
-    """Copy each block of the sum over tasks (tasks, rows, columns), in this order, to its address in ``table``, if any.
+    """Sum the gradients of all tasks (tasks, rows, columns) and copy each matrix's block to its address in ``table``.
 
-    What must not be seen has no gradient.
+    Address 0 skips a matrix. Entries that the model must not use have gradient zero.
     """
     for m in range(len(table)):
         row, rows, column, columns = places[m]
@@ -56,7 +56,7 @@ def unpack(sums, places, ends, table):
 
 @_part
 def flip(M, N, n):
-    """The first n rows of the transpose of M with rows and columns flipped."""
+    """Write to N the first n rows of the transpose of M with rows and columns flipped."""
     nr, nz = N.shape[1], M.shape[1]
     for i in range(n):
         for j in range(nr):
@@ -65,9 +65,9 @@ def flip(M, N, n):
 
 @_part
 def arrange(M, template, panels, nv, nx, width, widest, P):
-    """Panels of up to ``width`` rows as tight as the zeros of M allow, and P (flat) with their rows side by side.
+    """Narrow the panels of up to ``width`` rows to the non-zeros of M, and fill P (flat) with their rows side by side.
 
-    Without P (length 0) only the panels. Returns their number, and the row length of P.
+    A P of length 0 is left out. Returns the number of panels and the row length of P.
     """
     for p in range(len(panels)):
         for i in range(5):
@@ -93,7 +93,7 @@ def shrink(M, panels, nv, nx, line, widest):
 
     An Elman network, for instance, has A = 0 and B1 = I.
 
-    Args: panels of up to ``line`` rows, changed in place; joined ones have up to ``widest``. Returns their number.
+    The panels of up to ``line`` rows are changed in place; joined ones have up to ``widest``. Returns their number.
     """
     count = 0
     for p in range(len(panels)):
@@ -120,6 +120,7 @@ def shrink(M, panels, nv, nx, line, widest):
 
 @_part
 def is_identity(M, row, n, column):
+    """Whether the block (n, n) of M at (row, column) is the identity."""
     for i in range(n):
         for j in range(n):
             if M[row + i, column + j] != (1 if i == j else 0):
@@ -129,6 +130,7 @@ def is_identity(M, row, n, column):
 
 @_part
 def is_zero(M, row, n, column):
+    """Whether n rows of M, from ``row`` on, are zero in one column."""
     for i in range(n):
         if M[row + i, column] != 0:
             return False

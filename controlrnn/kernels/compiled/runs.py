@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Runs of one group of records, forwards and backwards: what Python calls around the time loops.
+"""Runs of one group of records, forwards and backwards: the functions around the time loops that Python calls.
 
 The gradient of all matrices is one product over time and records, dJ/dM = sum_t [delta; lambda+; g_y] z'.
 """
@@ -12,12 +12,12 @@ from controlrnn.kernels.compiled import simd
 from controlrnn.kernels.compiled.scan import PAD, SLOPE, _entry, _part, scan_lanes, scan_rows
 from controlrnn.kernels.compiled.simd import DOT_COLS, DOT_ROWS, dot, product8
 
-BLOCK_BYTES = 2**20  # of samples whose matrix gradient is summed at a time, so that they stay in the cache
+BLOCK_BYTES = 2**20  # bytes of samples whose matrix gradient is summed at a time, so that they stay in the cache
 
 
 @_part
 def from_lanes(Z, z, nz, steps, out, first, start):
-    """``out[first + b, start + t, i] = Z[z + (t nz + i) line + b]``; rows of ``out`` are written in this order."""
+    """Copy lines to records, in rising order: ``out[first + b, start + t, i] = Z[z + (t nz + i) line + b]``."""
     line, n = simd.line_of(Z), out.shape[2]
     records, size = min(line, len(out) - first), out.shape[1] * n
     for t in range(steps):
@@ -33,9 +33,9 @@ def from_lanes(Z, z, nz, steps, out, first, start):
 
 @_entry
 def forward_lanes(M, panels, ends, code, u, x, first, start, steps, line, Z, y):
-    """Simulate the records from ``first`` on over samples start..start + steps; x[:, start] is given, x, y are filled.
+    """Simulate a line of records from ``first`` on over samples start..start + steps; fill x and y.
 
-    u (B, T, nu), x (B, T + 1, nx), y (B, T, ny), Z flat (steps + 1, nz, line), kept for the adjoint.
+    u (B, T, nu), x (B, T + 1, nx) with x[:, start] given, y (B, T, ny); Z flat (steps + 1, nz, line), for the adjoint.
     """
     nu, nx, ny, last = u.shape[2], x.shape[2], y.shape[2], len(u) - 1
     nz = M.shape[1]
@@ -57,7 +57,7 @@ def forward_lanes(M, panels, ends, code, u, x, first, start, steps, line, Z, y):
 
 @_entry
 def forward_rows(P, width, nz, panels, code, u, x, first, start, steps, line, Z, y):
-    """As `forward_lanes` for the record ``first`` alone."""
+    """Simulate the record ``first`` alone; arguments as in `forward_lanes`."""
     nu, nx, ny = u.shape[2], x.shape[2], y.shape[2]
     stride = nz + line
     Y = np.empty(steps * ny, Z.dtype)
@@ -82,10 +82,11 @@ def forward_rows(P, width, nz, panels, code, u, x, first, start, steps, line, Z,
 
 @_entry
 def backward_lanes(M, panels, ends, code, gy, gx, first, line, Z, nz, need, L, gu, gx0, G):
-    """Adjoint of `forward_lanes`; M, panels, ends and ``need`` belong to the flipped system, G is added to.
+    """Compute the gradients of a run of `forward_lanes`: fill gu and gx0, add the matrix gradients to G.
 
-    The cost's derivatives are gy (B, T, ny) and gx (B, T + 1, nx), or gx (B, 0, nx) for zero; gu (B, T, nu or 0) and
-    gx0 (B, nx) are filled. L flat (T + 1, nr, line) is scratch.
+    M, panels, ends and ``need`` belong to the flipped system. The cost's derivatives are gy (B, T, ny) and gx
+    (B, T + 1, nx), or gx (B, 0, nx) for zero; gu has shape (B, T, nu or 0), gx0 (B, nx). L flat (T + 1, nr, line) is
+    scratch.
     """
     steps, ny, nx, nu, nr = gy.shape[1], gy.shape[2], gx.shape[2], gu.shape[2], M.shape[1]
     records, adds = min(line, len(gy) - first), gx.shape[1] > 0
@@ -111,7 +112,7 @@ def backward_lanes(M, panels, ends, code, gy, gx, first, line, Z, nz, need, L, g
 
 @_entry
 def backward_rows(P, width, nr, panels, code, gy, gx, first, line, Z, nz, need, L, gu, gx0, G):
-    """As `backward_lanes` for the record ``first`` alone."""
+    """Compute the gradients of a run of `forward_rows`; arguments as in `backward_lanes`."""
     steps, ny, nx, nu = gy.shape[1], gy.shape[2], gx.shape[2], gu.shape[2]
     stride, adds = nr + line, gx.shape[1] > 0
     U = np.empty(steps * nu, Z.dtype)
@@ -132,7 +133,7 @@ def backward_rows(P, width, nr, panels, code, gy, gx, first, line, Z, nz, need, 
 
 @_part
 def outer_lanes(L, nr, Z, nz, steps, line, need, G):
-    """``G += sum_t L[t] Z[T - 1 - t]'`` over records and time, where row a needs the columns need[a]."""
+    """Add ``sum_t L[t] Z[T - 1 - t]'`` over records and time to G, in the columns need[a] of each row a."""
     width = G.shape[1]
     block = max(16, BLOCK_BYTES // ((nr + nz) * line * Z.itemsize))
     for t in range(0, steps, block):
@@ -146,7 +147,7 @@ def outer_lanes(L, nr, Z, nz, steps, line, need, G):
 
 @_part
 def outer_rows(L, l_stride, Z, z_stride, steps, line, need, G):
-    """As `outer_lanes` for one record; L is (T + 1, l_stride), Z (T + 1, z_stride)."""
+    """Add the same sum as `outer_lanes` for one record; L is (T + 1, l_stride), Z (T + 1, z_stride)."""
     v = np.empty(8 * line, G.dtype)
     block = max(64, BLOCK_BYTES // ((l_stride + z_stride) * Z.itemsize))
     for t in range(0, steps, block):

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""The time loops: a Lur'e system in packed form, and its adjoint, which is a Lur'e system again.
+"""Time loops of a Lur'e system in packed form, and of its adjoint, which is a Lur'e system again.
 
 Packed: ``z = [inputs, x, w]`` (the first input is the constant 1 that carries the biases) and
 
@@ -17,7 +17,8 @@ Two loops, for two ways to fill a vector register (a line): `scan_lanes` puts a 
 `scan_rows` does a single record and puts rows of M side by side. All sums have a fixed order, so results do not depend
 on threads. A *panel* (row0, rows, low, high, kind) is a group of rows that share the columns low..high. CHAINED neurons
 also depend on each other, through the columns high..ends[row]; a COPY is an identity matrix there. Everything is done
-in whole lines: what a panel writes beyond its rows belongs to later panels, or to the room that is left at the end.
+in whole lines: entries that a panel writes beyond its rows are overwritten by later panels, or lie in the padding at
+the end.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ import numpy as np
 from controlrnn.kernels.compiled import simd
 from controlrnn.systems.activations import LEAK
 
-TANH, RELU, SIGMOID, LEAKY_RELU, SLOPE = 0, 1, 2, 3, 4  # SLOPE + code multiplies with the derivative instead
-PRODUCT, CHAINED, COPY = 0, 1, 2
-PAD = 16  # rows of a matrix, or numbers, that a loop may read, never use, beyond the end
+TANH, RELU, SIGMOID, LEAKY_RELU, SLOPE = 0, 1, 2, 3, 4  # SLOPE + code multiplies by the derivative instead
+PRODUCT, CHAINED, COPY = 0, 1, 2  # kinds of panels
+PAD = 16  # rows of a matrix, or numbers, beyond the end that a loop may read but never uses
 _log = logging.getLogger(__name__)
 
 
 def _entry_of(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Compile without the GIL, into the cache if there is a folder for it; at once where the signature is given."""
+    """Decorator that compiles a function to run without the GIL, cached on disk where that is possible.
+
+    With a signature it compiles at once, otherwise at the first call.
+    """
 
     def compiled(function: Callable[..., Any]) -> Any:
         try:
@@ -52,13 +56,13 @@ def _entry_of(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 _entry = _entry_of()
-# Parts of the entries; without wrappers for Python they compile faster.
+# For functions that only compiled code calls: without wrappers for Python they compile faster.
 _part = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @_part
 def activate_one(like, code, v, w):
-    """s(v), or for an adjoint v times the slope at the neuron output w; ``like`` is an array of their precision."""
+    """Activation s(v), or for an adjoint v times the slope at the neuron output w; ``like`` sets the precision."""
     one, half, zero, leak = like.dtype.type(1), like.dtype.type(0.5), like.dtype.type(0), like.dtype.type(LEAK)
     if code == TANH:
         return simd.tanh(v)
@@ -76,7 +80,7 @@ def activate_one(like, code, v, w):
 
 @_part
 def activate(code, lines, v, start, w, w0, out, o):
-    """``out[o + k] = activate_one(v[start + k], w[w0 + k])`` for some lines."""
+    """Compute ``out[o + k] = activate_one(v[start + k], w[w0 + k])`` for some lines."""
     line = simd.line_of(v)
     for i in range(lines):
         k = i * line
@@ -100,7 +104,7 @@ def activate(code, lines, v, start, w, w0, out, o):
 
 @_part
 def put(adds, lines, v, start, out, o):
-    """Copy some lines, or add them to what is there."""
+    """Copy some lines to ``out``, or add them to it."""
     line = simd.line_of(v)
     for i in range(lines):
         if adds:
@@ -111,11 +115,11 @@ def put(adds, lines, v, start, out, o):
 
 @_part
 def scan_lanes(M, panels, ends, n_in, nx, nv, code, adds, steps, Z, Y, W, nw):
-    """Run a group of records side by side.
+    """Run a group of records side by side, one record in each place of a line.
 
-    Z (T + 1, nz, line) comes with the inputs and the first state, and where a run ``adds``, with what is to be added to
-    the later ones; Y (T, outputs, line) is filled. W (T + 1, nw, line) is the forward run's Z, for the slopes of an
-    adjoint. All flat.
+    Z (T + 1, nz, line) comes with the inputs and the first state, and with ``adds`` also with terms to add to the later
+    states; Y (T, outputs, line) is filled. W (T + 1, nw, line) is the forward run's Z, for the slopes of an adjoint.
+    All are flat.
     """
     nz, width, line = n_in + nx + nv, M.shape[1], simd.line_of(Z)
     n_out = len(M) - PAD - nv - nx
@@ -152,13 +156,13 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, adds, steps, Z, Y, W, nw):
 
 @_part
 def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, adds, steps, Z, stride, Y, W, w_stride, nw):
-    """Run one record, rows of M side by side: P comes from `arrange`.
+    """Run one record, with rows of M side by side in a line, as `arrange` puts them into P.
 
-    Z (T + 1, stride), Y (T, outputs) and W (T + 1, w_stride) as for `scan_lanes`, flat.
+    Z (T + 1, stride), Y (T, outputs) and W (T + 1, w_stride) are flat and used as in `scan_lanes`.
     """
     nz, line = n_in + nx + nv, simd.line_of(Z)
     v, slopes = np.empty(8 * line, Z.dtype), np.empty(4 * line, Z.dtype)
-    inner = 0  # panels within the recursion; outputs follow
+    inner = 0  # number of panels within the recursion; those of the outputs follow and are computed at the end
     while inner < len(panels) and panels[inner, 0] < nv + nx:
         inner += 1
     for t in range(steps):

@@ -1,6 +1,6 @@
 # mypy: allow-untyped-decorators
 # ruff: noqa: ARG001, ARG005 (numba reads the signatures of intrinsics and of their generators)
-"""Vector building blocks of the scans, written as LLVM instructions because numba has no vector type.
+"""Vector operations for the time loops, written as LLVM instructions because numba has no vector type.
 
 A *line* is one vector register's worth of numbers that lie next to each other: 16 float32 or 8 float64 with AVX-512,
 half of that elsewhere. numba leaves it to the optimiser to find vectors in loops, and it does not find them where the
@@ -25,20 +25,20 @@ from controlrnn.systems.activations import LEAK
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
 _LINE_BYTES = 64 if _WIDE else 32
-# Accumulators of a `dot` tile must fit into the 32 or 16 registers, beside their operands.
+# The accumulators of a `dot` tile must fit into the 32 or 16 registers beside their operands.
 DOT_ROWS, DOT_COLS = 4, (4 if _WIDE else 2)
 # a * b + c may become one fused instruction where the machine has it; nothing else is relaxed.
 _FMA = ("contract",)
 
 
 def line_length(itemsize: int) -> int:
-    """Numbers in a line."""
+    """Numbers in a line, by the size of a number in bytes."""
     return _LINE_BYTES // itemsize
 
 
 @intrinsic
 def line_of(typing: Any, like: Any) -> Any:
-    """Numbers in a line of an array, as a constant that the optimiser sees."""
+    """Numbers in a line of an array, as a constant that the optimiser knows."""
     length = line_length(_scalar(like)[1])
     return types.intp(like), lambda context, builder, signature, args: context.get_constant(types.intp, length)
 
@@ -49,7 +49,7 @@ def _scalar(array: Any) -> tuple[ir.Type, int]:
 
 
 class _Pointer:
-    """Loads and stores at element offsets of an array argument."""
+    """Pointer to an array argument, for loads and stores at offsets in elements."""
 
     def __init__(self, context: Any, builder: Any, array: Any, value: Any) -> None:
         self.builder = builder
@@ -67,7 +67,7 @@ class _Pointer:
         self.builder.store(value, self.at(offset, self.line), align=self.size)
 
     def splat(self, offset: Any) -> Any:
-        """A line that repeats one number."""
+        """Load one number and repeat it in a whole line."""
         number = self.builder.load(self.builder.gep(self.data, [offset]))
         undefined, zero = ir.Constant(self.line, ir.Undefined), ir.Constant(ir.IntType(32), 0)
         first = self.builder.insert_element(undefined, number, zero)
@@ -76,7 +76,7 @@ class _Pointer:
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, total: Any) -> None:
-    """``total += a * b`` in a stack slot, which the optimiser keeps in a register."""
+    """Emit ``total += a * b``, with the total in a stack slot that the optimiser turns into a register."""
     builder.store(builder.fadd(builder.load(total), builder.fmul(a, b, flags=_FMA), flags=_FMA), total)
 
 
@@ -88,7 +88,7 @@ def _accumulators(builder: Any, kind: ir.Type, n: int) -> list[Any]:
 
 
 def _product(rows: int, lines: int, unroll: int, *, add: bool = False) -> Callable[..., Any]:
-    """``out[o + (i lines + l) line] = sum_k S[s + i si + k sk] * line V[v + k vk + l line]``, i < rows, l < lines.
+    """Make ``out[o + (i lines + l) line] = sum_k S[s + i si + k sk] * line V[v + k vk + l line]``, i < rows, l < lines.
 
     ``unroll`` sums are kept apart and added at the end, which hides the latency of the additions where a sum has few
     neighbours. ``add`` adds to what is in ``out``.
@@ -143,7 +143,7 @@ add_product8, add_product1 = _product(8, 1, 1, add=True), _product(1, 1, 4, add=
 
 @intrinsic
 def transpose(typing: Any, V: Any, v: Any, vi: Any, out: Any, o: Any, oj: Any) -> Any:
-    """``out[o + j oj + i] = V[v + i vi + j]`` for i, j < line."""
+    """Transpose a block of lines: ``out[o + j oj + i] = V[v + i vi + j]`` for i, j < line."""
     size = types.intp
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -175,7 +175,7 @@ def transpose(typing: Any, V: Any, v: Any, vi: Any, out: Any, o: Any, oj: Any) -
 
 @intrinsic
 def load_at(typing: Any, like: Any, address: Any, index: Any) -> Any:
-    """The number at ``address``, counted in elements of the array ``like``."""
+    """Load the number at ``address`` plus ``index`` elements of the type of the array ``like``."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_address(context, builder, signature, args))
@@ -185,7 +185,7 @@ def load_at(typing: Any, like: Any, address: Any, index: Any) -> Any:
 
 @intrinsic
 def store_at(typing: Any, like: Any, address: Any, index: Any, value: Any) -> Any:
-    """The inverse of `load_at`."""
+    """Store a number where `load_at` would load it."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[3], _address(context, builder, signature, args))
@@ -201,7 +201,7 @@ def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 @intrinsic
 def dot(typing: Any, P: Any, p: Any, pt: Any, Q: Any, q: Any, qt: Any, n: Any, out: Any, o: Any, oi: Any) -> Any:
-    """``out[o + i oi + j] += sum_t line P[p + i lines + t pt] . line Q[q + j lines + t qt]``, DOT_ROWS x DOT_COLS."""
+    """Add ``sum_t line P[p + i lines + t pt] . line Q[q + j lines + t qt]`` to a DOT_ROWS x DOT_COLS tile of out."""
     size = types.intp
     signature = types.void(P, size, size, Q, size, size, size, out, size, size)
 
@@ -231,7 +231,7 @@ def dot(typing: Any, P: Any, p: Any, pt: Any, Q: Any, q: Any, qt: Any, n: Any, o
 
 
 def _sum_of_line(builder: Any, line: Any, of: _Pointer) -> Any:
-    """The sum of a line's numbers by halving, always in the same order."""
+    """Sum the numbers of a line by halving it, always in the same order."""
     undefined, length = ir.Constant(of.line, ir.Undefined), of.line.count
     half = length // 2
     while half:
@@ -243,7 +243,7 @@ def _sum_of_line(builder: Any, line: Any, of: _Pointer) -> Any:
 
 
 def _elementwise(function: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
-    """``out[o + k] = function(V[v + k], W[w + k])`` for one line; what a function does not read is not loaded."""
+    """Make ``out[o + k] = function(V[v + k], W[w + k])`` for one line; unused arguments are not loaded."""
 
     def elementwise(typing: Any, V: Any, v: Any, W: Any, w: Any, out: Any, o: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -260,12 +260,12 @@ def _elementwise(function: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]
 
 
 def _fill(kind: ir.Type, value: float) -> Any:
-    """A constant of a scalar or vector type."""
+    """Constant of a scalar or vector type."""
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
 def _where_positive(builder: Any, at: Any, value: Any, factor: float) -> Any:
-    """``value`` where ``at`` is not <= 0 (a NaN stays), else ``factor value``."""
+    """Select ``value`` where ``at`` is not <= 0 (a NaN stays), else ``factor value``."""
     below = _fill(at.type, 0.0) if factor == 0 else builder.fmul(value, _fill(at.type, factor))
     return builder.select(builder.fcmp_ordered("<=", at, _fill(at.type, 0.0)), below, value)
 
@@ -290,7 +290,7 @@ tanh_line = _elementwise(lambda b, v, w: _tanh(b, v))
 sigmoid_line = _elementwise(lambda b, v, w: _sigmoid(b, v))
 relu_line = _elementwise(lambda b, v, w: _where_positive(b, v, v, 0.0))
 leaky_relu_line = _elementwise(lambda b, v, w: _where_positive(b, v, v, LEAK))
-# Times the slope at the neuron output w.
+# Adjoints: v times the slope at the neuron output w.
 tanh_slope_line = _elementwise(lambda b, v, w: b.fmul(v, _one_minus(b, b.fmul(w, w))))
 sigmoid_slope_line = _elementwise(lambda b, v, w: b.fmul(v, b.fmul(w, _one_minus(b, w))))
 relu_slope_line = _elementwise(lambda b, v, w: _where_positive(b, w, v, 0.0))
@@ -306,14 +306,14 @@ def tanh(typing: Any, x: Any) -> Any:
 
 
 def _tanh(builder: Any, x: Any) -> Any:
-    """Hyperbolic tangent of a number or line, without a branch.
+    """Emit the hyperbolic tangent of a number or line, without a branch.
 
     tanh|x| = e / (e + 2) with e = expm1(2|x|) = (2^k - 1) + 2^k expm1(r), 2|x| = k ln 2 + r, |r| <= ln(2) / 2.
     No cancellation: for k = 0 the polynomial alone is e. Within 3 ulp; NaN stays NaN.
     """
     number = x.type
     single = number in (ir.FloatType(), ir.VectorType(ir.FloatType(), getattr(number, "count", 0)))
-    bits, shift, bias = (24, 23, 127) if single else (53, 52, 1023)
+    bits, shift, bias = (24, 23, 127) if single else (53, 52, 1023)  # of the IEEE 754 format
     whole = ir.IntType(32 if single else 64)
     whole = ir.VectorType(whole, number.count) if isinstance(number, ir.VectorType) else whole
     # tanh is 1 to the last bit beyond `limit`; k ln2_hi is exact for the k that occur (split as in fdlibm).
@@ -347,9 +347,9 @@ def _tanh(builder: Any, x: Any) -> Any:
 
 
 def _polynomial(coefficients: Sequence[Any], squares: list[Any], fma: Callable[..., Any], builder: Any) -> Any:
-    """Estrin's scheme, whose chain of dependent steps grows with the logarithm of the degree.
+    """Evaluate a polynomial by Estrin's scheme, whose chain of dependent steps is logarithmic in the degree.
 
-    ``squares`` holds x, x^2, x^4, ... and grows as needed.
+    ``squares`` holds x, x^2, x^4, ... and is extended as needed.
     """
     level, terms = 0, list(coefficients)
     while len(terms) > 1:

@@ -1,1 +1,1 @@
-"""What parameterisations share."""
+"""Building blocks that several parameterisations share."""

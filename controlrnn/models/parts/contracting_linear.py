@@ -1,4 +1,4 @@
-"""The linear core shared by the contracting models: every parameter value gives a contracting state map.
+"""Linear core of the contracting models: every value of its parameters gives a contracting state map.
 
 With a free H0 > 0 (`PositiveDefinite`), a free skew part Y and any G >= 0 that the nonlinearity or a gain bound needs,
 
@@ -27,11 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class ContractingLinear(nn.Module):
-    """Free parameters H0 and Y of a contracting state map.
+    """Contracting state map for every value of its free parameters H0 and Y.
 
     Args:
         nx: Number of states.
-        rate: Contraction rate in (0, 1]; smaller forgets faster.
+        rate: Contraction rate in (0, 1]; a smaller one forgets the initial state faster.
         rng: Generator of the initial parameters.
 
     Raises:
@@ -40,13 +40,14 @@ class ContractingLinear(nn.Module):
 
     def __init__(self, nx: int, rate: float, rng: torch.Generator) -> None:
         super().__init__()
-        self.nx, self.rate = nx, checked_rate(rate)
+        self.nx = nx
+        self.rate = checked_rate(rate)
         self.H = PositiveDefinite(2 * nx)
         self.Y = normal(rng, nx, nx, std=0.0)
         self.start_at(slow_poles(nx, self.rate, rng))
 
     def implicit(self, G: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The matrices (E, F, P); the explicit map is ``A = E^-1 F``, and an implicit input map B_i becomes E^-1 B_i.
+        """Implicit matrices (E, F, P); the explicit maps are ``A = E^-1 F`` and, for an input map B_i, ``E^-1 B_i``.
 
         Args:
             G: Addition to H, shape (2 nx, 2 nx), positive semidefinite.
@@ -61,11 +62,11 @@ class ContractingLinear(nn.Module):
         """Set the parameters so that ``implicit`` gives exactly this state map, with E symmetric.
 
         Args:
-            A: Shape (nx, nx). Where it contracts too slowly for ``rate`` it is shrunk first.
-            G1: The addition to H11 that the caller will pass, shape (nx, nx); E is scaled up to make room for it.
+            A: State map, shape (nx, nx). Where it contracts too slowly for ``rate`` it is shrunk first.
+            G1: Addition to H11 that the caller will pass to `implicit`, shape (nx, nx); E is scaled up to allow it.
 
         Returns:
-            The state map that was really set.
+            The state map that was set.
         """
         n, rate = self.nx, self.rate
         G1 = np.zeros((n, n)) if G1 is None else G1
@@ -73,7 +74,7 @@ class ContractingLinear(nn.Module):
         while True:
             P = scipy.linalg.solve_discrete_lyapunov(A.T / rate, np.eye(n))
             P = 0.5 * (P + P.T)
-            # [P, A'P; PA, rate^2 P] > 0; blowing it up makes room for G1 without touching A, but none for eps.
+            # [P, A'P; PA, rate^2 P] > 0. Scaling it up allows for G1 without changing A, but not for eps: shrink A.
             core = np.block([[P, A.T @ P], [P @ A, rate**2 * P]])
             room = np.linalg.eigvalsh(core)[0] - 2 * EPS * np.trace(core) / (2 * n)
             if room > 0:
@@ -82,16 +83,17 @@ class ContractingLinear(nn.Module):
             _log.info("shrank the state map by 1 %%: it is too far from normal for the rate %.4f", rate)
         G = scipy.linalg.block_diag(G1, np.zeros((n, n)))
         core *= max(1.0, 2 * (1 + ROOM) * np.linalg.norm(G1, 2) / room)
+        # `implicit` adds G, and its margin for rounding, to H again.
         self.H.start_at(core - with_room(torch.as_tensor(G)).numpy())
         self.Y.zero_()
         return A
 
 
 def checked_rate(rate: float) -> float:
-    """``rate`` as float.
+    """Return ``rate`` as float after checking that it lies in [1e-6, 1].
 
     Raises:
-        SettingError: It is outside [1e-6, 1]: below, the equations that prescribe it are singular in float32.
+        SettingError: It is outside [1e-6, 1]; smaller rates would make the equations singular in float32.
     """
     if not 1e-6 <= rate <= 1:
         raise SettingError(f"rate must lie in [1e-6, 1], got {rate}: 1 is contraction without a prescribed speed")
@@ -99,17 +101,17 @@ def checked_rate(rate: float) -> float:
 
 
 def slow_poles(nx: int, rate: float, rng: torch.Generator) -> Array:
-    """A diagonal state map with time constants of some 5 to 50 samples: plants are sampled so often."""
+    """Random diagonal state map with time constants of some 5 to 50 samples, as sampled plants have them."""
     return np.diag(rate * (1 - 0.02 - 0.18 * torch.rand(nx, generator=rng).double().numpy()))
 
 
-POLE = 0.995  # times the rate: where a linear start that contracts too slowly has its slowest pole in the end
+POLE = 0.995  # times the rate: the slowest pole of a linear start that contracted too slowly and was shrunk
 
 
 def largest_pole(rate: float) -> float:
-    """Up to where the poles of a linear start are left alone: inside ``rate`` with room for what training adds.
+    """Largest pole radius of a linear start that is not changed: inside ``rate``, with a margin for training.
 
-    Without a prescribed speed that is close to the circle, where lightly damped and slow plants have theirs.
+    With rate 1 it is close to the unit circle, where lightly damped and slow plants have their poles.
     """
     return 0.9995 if rate == 1 else POLE * rate
 

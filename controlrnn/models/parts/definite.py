@@ -1,11 +1,11 @@
-"""A positive definite matrix for every value of its free parameters, in polar form.
+"""Parameterisation of positive definite matrices, in polar form: every parameter value gives one.
 
     H = p^2 X'X / |X|_F^2 + (eps p^2 / m + tiny) I,      X (m, m), p a number
 
 The size p is apart from the direction X, as in the code of Revay, Wang, Manchester ("Recurrent equilibrium networks",
-TAC 2023). Their eps is absolute; here it grows with H, so that the condition of H stays below m / eps whatever the
-parameters and the scale, and H > 0 survives the rounding of everything that is computed from it in float64. Training
-in float32 does no harm: the matrices are computed anew in float64 from the trained parameters.
+TAC 2023). Their eps is absolute; here it grows with H, so that the condition of H stays below m / eps for all
+parameters and scales, and H > 0 survives the rounding of everything that is computed from it in float64. Training in
+float32 does no harm: the matrices are computed anew in float64 from the trained parameters.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 
-EPS = 1e-5
-ROOM = 1e-4
-_TINY = 1e-12
+EPS = 1e-5  # lower bound of the least eigenvalue of H relative to the mean one
+ROOM = 1e-4  # share of the mean eigenvalue of an addition to H that is added for rounding
+_TINY = 1e-12  # keeps H definite where its size is zero
 
 
 class PositiveDefinite(nn.Module):
-    """A positive definite matrix (m, m), the identity at the start."""
+    """Positive definite matrix (m, m) for every value of its parameters; the identity at the start."""
 
     def __init__(self, m: int) -> None:
         super().__init__()
@@ -34,17 +34,17 @@ class PositiveDefinite(nn.Module):
 
     @property
     def size(self) -> Tensor:
-        """The mean eigenvalue of `matrix`, up to eps."""
+        """Mean eigenvalue of `matrix`, up to eps."""
         return self.p**2 / self.m
 
     def matrix(self) -> Tensor:
-        """H, shape (m, m)."""
+        """Positive definite matrix H, shape (m, m)."""
         X, size = self.X, self.p**2
         eye = torch.eye(self.m, dtype=X.dtype, device=X.device)
         return size / (X**2).sum() * (X.T @ X) + (EPS * size / self.m + _TINY) * eye
 
     def plus(self, G: Tensor | None) -> Tensor:
-        """``matrix() + G`` for a positive semidefinite G (m, m), or none, with room for the rounding of both."""
+        """Sum of `matrix` and a positive semidefinite G (m, m), with a margin for rounding; None stands for zero."""
         return self.matrix() if G is None else self.matrix() + with_room(G)
 
     @torch.no_grad()
@@ -68,6 +68,6 @@ class PositiveDefinite(nn.Module):
 
 
 def with_room(G: Tensor) -> Tensor:
-    """``G`` (m, m) plus `ROOM` times its mean eigenvalue: a large G must not drown the definiteness of the rest."""
+    """Add `ROOM` times its mean eigenvalue to ``G`` (m, m), so that rounding of a large G spoils no definiteness."""
     eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
     return G + ROOM * G.diagonal().mean() * eye

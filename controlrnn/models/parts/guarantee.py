@@ -1,4 +1,4 @@
-"""What a model promises by construction, as plain numbers that a verifier can check without trusting the model.
+"""Guarantees by construction, as plain numbers that a verifier can check without trusting the model.
 
 With the metric P, the multipliers lambda of the neurons (as in `certification.proof.incremental`) and the supply
 s(du, dy) = dy'Q dy + 2 du'S dy + du'R du, any two trajectories satisfy
@@ -24,15 +24,15 @@ from controlrnn.systems import Activation
 
 @dataclass(frozen=True, eq=False)
 class Supply:
-    """The supply s(du, dy) = dy'Q dy + 2 du'S dy + du'R du.
+    """Supply rate s(du, dy) = dy'Q dy + 2 du'S dy + du'R du.
 
     Args:
-        Q: Shape (ny, ny).
-        S: Shape (nu, ny).
-        R: Shape (nu, nu).
-        gamma: The gain, where the supply is gamma |du|^2 - |dy|^2 / gamma in units of the two scales, else None.
-        input_scale: Unit in which the gain counts each input, shape (nu,).
-        output_scale: Unit in which the gain counts each output, shape (ny,).
+        Q: Weight of the outputs, shape (ny, ny).
+        S: Cross weight, shape (nu, ny).
+        R: Weight of the inputs, shape (nu, nu).
+        gamma: Gain, where the supply is gamma |du|^2 - |dy|^2 / gamma in units of the two scales, else None.
+        input_scale: Unit in which the gain measures each input, shape (nu,).
+        output_scale: Unit in which the gain measures each output, shape (ny,).
     """
 
     Q: Array
@@ -48,21 +48,21 @@ class Supply:
 
     @classmethod
     def of(cls, Q: Array, S: Array, R: Array) -> Supply:
-        """A general supply, in units of the signals themselves."""
+        """Make a general supply, in units of the signals themselves."""
         return cls(Q, S, R, None, np.ones(len(R)), np.ones(len(Q)))
 
     @classmethod
     def gain(cls, gamma: float, nu: int, ny: int) -> Supply:
-        """The supply of an incremental l2 gain of at most ``gamma``."""
+        """Make the supply of an incremental l2 gain of at most ``gamma``."""
         Q, S, R = -np.eye(ny) / gamma, np.zeros((nu, ny)), gamma * np.eye(nu)
         return cls(Q, S, R, float(gamma), np.ones(nu), np.ones(ny))
 
     def times(self, factor: float) -> Supply:
-        """The supply multiplied by a positive number, which promises the same."""
+        """Supply multiplied by a positive number, which makes the same statement."""
         return Supply.of(factor * self.Q, factor * self.S, factor * self.R)
 
     def in_units(self, inputs: Scaler, outputs: Scaler) -> Supply:
-        """The same supply for the physical signals, where this one takes scaled ones."""
+        """Convert a supply of scaled signals to one of physical signals."""
         u, y = inputs.scale, outputs.scale
         Q, S, R = self.Q / np.outer(y, y), self.S / np.outer(u, y), self.R / np.outer(u, u)
         return Supply(Q, S, R, self.gamma, self.input_scale * u, self.output_scale * y)
@@ -70,13 +70,13 @@ class Supply:
 
 @dataclass(frozen=True, eq=False)
 class Guarantee:
-    """A promise about the frozen system; see the module docstring.
+    """Guarantee of the frozen system, not verified yet; the inequality is in the module docstring.
 
     Args:
-        metric: P, shape (nx, nx).
-        multipliers: lambda, shape (nv,).
+        metric: Metric P, shape (nx, nx).
+        multipliers: Multipliers lambda of the neurons, shape (nv,).
         rate: Contraction rate in (0, 1].
-        supply: None where the promise is contraction alone.
+        supply: Supply that the system dissipates; None where the guarantee is contraction alone.
     """
 
     metric: Array
@@ -91,7 +91,7 @@ class Guarantee:
 
 @dataclass(frozen=True, eq=False)
 class Promise:
-    """A guarantee as a parameterisation states it: in scaled units, for slopes in [0, 1], tensors."""
+    """Guarantee as a parameterisation states it: tensors, in scaled units, for activations with slopes in [0, 1]."""
 
     metric: Tensor
     multipliers: Tensor
@@ -99,21 +99,23 @@ class Promise:
     supply: Supply | None = None
 
     def numbers(self, activation: Activation, inputs: Scaler, outputs: Scaler) -> Guarantee:
-        """The guarantee of the frozen system."""
+        """Convert to the guarantee of the frozen system, for its activation and in physical units."""
         supply = None if self.supply is None else self.supply.in_units(inputs, outputs)
         P, multipliers = self.metric.detach().numpy(), self.multipliers.detach().numpy()
         return Guarantee(0.5 * (P + P.T), sector_factor(*activation.slope) * multipliers, self.rate, supply)
 
 
 def metric_of(E: Tensor, P: Tensor) -> Tensor:
-    """E' P^-1 E. Through a Cholesky factor, whose rounding is no worse than a change of P in its last digits."""
+    """Metric E' P^-1 E, by a Cholesky factor of P, whose rounding is like a change of P in its last digits."""
     half: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(P), E, upper=False)
     metric: Tensor = half.T @ half
     return metric
 
 
 def sector_factor(alpha: float, beta: float) -> float:
-    """The c with c (w - alpha v)(beta v - w) <= w (v - w) : it turns multipliers for [0, 1] into those here.
+    """Factor from multipliers for slopes in [0, 1] to those for [alpha, beta].
+
+    It is a number c with c (w - alpha v)(beta v - w) <= w (v - w) for all v, w.
 
     The quadratic form w (v - w) - c (w - alpha v)(beta v - w) is nonnegative where its discriminant
     c^2 (beta - alpha)^2 - 2 c (alpha + beta - 2 alpha beta) + 1 is not positive; this is the middle of that interval.

@@ -1,13 +1,13 @@
-"""Starting a model at a linear one.
+"""Start of a model at a linear one that has the guaranteed property itself.
 
-A model that promises a supply (a gain bound, passivity, ...) can start at x+ = A x + B u, y = C x + D u exactly if the
-linear model keeps the promise with room to spare. Its storage N solves
+A model that guarantees a supply (a gain bound, passivity, ...) can start exactly at x+ = A x + B u, y = C x + D u if
+the linear model dissipates that supply with a margin. Its storage N solves
 
     rate^2 N - [A B]'N [A B] + supply(x, u) - weight |V (x, u)|^2 >= 0        on blkdiag(N, 0)
 
-where v = V (x, u) drives the nonlinear part: that part is connected but acts on nothing yet, and its drive must be paid
-for. The smallest such N is a discrete-time Riccati solution (bounded real lemma; derived here, upstream has no linear
-start for anything but contracting models).
+where v = V (x, u) drives the nonlinear part: that part has no effect yet, but its input counts in the inequality. The
+smallest such N is a discrete-time Riccati solution (bounded real lemma; derived here: the papers start only contracting
+models at linear ones).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from controlrnn.errors import SettingError
 from controlrnn.models.parts.guarantee import Supply
 
 _log = logging.getLogger(__name__)
-_SHARE = 0.9  # of a gain bound, for a linear model that is scaled down to fit: leaves room for the neurons
+_SHARE = 0.9  # share of a gain bound that a linear model is scaled down to, so that the neurons have the rest
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A linear model in scaled units: A (nx, nx), B (nx, nu), C (ny, nx), D (ny, nu)."""
+    """Linear model in scaled units: A (nx, nx), B (nx, nu), C (ny, nx), D (ny, nu)."""
 
     A: Array
     B: Array
@@ -40,7 +40,7 @@ class Linear:
 
     @classmethod
     def of(cls, sizes: tuple[int, int, int], A: Array, B: Array, C: Array, D: Array | None) -> Linear:
-        """After checking shapes; ``sizes`` is (nx, nu, ny), no D is zero."""
+        """Make a linear model after checking shapes against ``sizes`` (nx, nu, ny); D = None stands for zero."""
         nx, nu, ny = sizes
         D = np.zeros((ny, nu)) if D is None else as_array("D", D, (ny, nu))
         return cls(as_array("A", A, (nx, nx)), as_array("B", B, (nx, nu)), as_array("C", C, (ny, nx)), D)
@@ -56,7 +56,7 @@ class Linear:
         return float(np.linalg.norm(response, 2, axis=(1, 2)).max())
 
     def with_gain_below(self, gamma: float | None, rate: float = 1.0) -> Linear:
-        """The same with its outputs scaled down to a share of ``gamma`` where the gain is larger; None: unchanged."""
+        """Scale the outputs down where the gain is above 0.9 ``gamma``; None leaves the model unchanged."""
         peak = 0.0 if gamma is None else self.gain(rate)
         if gamma is None or peak <= _SHARE * gamma or not np.isfinite(peak):
             return self
@@ -66,24 +66,26 @@ class Linear:
 
 
 def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[tuple[Array, float]]:
-    """Candidates (N, weight) of the inequality above, with less and less room to spare.
+    """Yield solutions (N, weight) of the inequality in the module docstring, with a smaller and smaller margin.
 
     Args:
         linear: The linear model.
-        V: Drive of the nonlinear part, shape (nv, nx + nu).
-        supply: In scaled units.
+        V: Map from (x, u) to the inputs of the nonlinear part, shape (nv, nx + nu).
+        supply: Supply in scaled units.
         rate: Contraction rate.
     """
     A, B, C, D = linear.A / rate, linear.B / rate, linear.C, linear.D
     n, nu = B.shape
+    # The supply as a quadratic form of (x, u), by way of (y, u) = z (x, u).
     z = np.block([[C, D], [np.zeros((nu, n)), np.eye(nu)]])
     form = z.T @ np.block([[supply.Q, supply.S.T], [supply.S, supply.R]]) @ z
     size = max(float(np.linalg.norm(V, 2)) ** 2, 1e-12)
     least = float(np.linalg.eigvalsh(form[n:, n:])[0])
-    if least <= 0:
+    if least <= 0:  # no storage leaves a margin: at x = 0 the supply is not positive for every input
         return
     floor = max(float(-np.trace(form[:n, :n])) / n, 1e-6 * least)
     for room in 0.5 ** np.arange(16):
+        # One part of the margin covers the neurons' inputs, the other keeps the inequality strict.
         weight = room * min(floor, least) / size
         need = form - weight * V.T @ V - 0.1 * room * scipy.linalg.block_diag(floor * np.eye(n), least * np.eye(nu))
         try:
@@ -96,7 +98,7 @@ def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[
 
 
 def gain_refusal(linear: Linear, gamma: float, rate: float) -> str:
-    """Why ``linear`` cannot be the start of a model with gain below ``gamma``."""
+    """Message of the error that refuses ``linear`` as the start of a model with gain below ``gamma``."""
     weighted = "" if rate == 1 else f" (weighted with the rate {rate})"
     return (
         f"the linear model must have a gain{weighted} below gamma = {gamma:g} with room to spare, got at least "
@@ -111,9 +113,9 @@ def put_linear(model: Any, A: Array, B: Array, C: Array, D: Array | None = None)
     Args:
         model: A module with parameters ``B2, C2, D22`` (None: no feedthrough) and ``bx, by``.
         A: State map that was set, shape (nx, nx); only its shape matters here.
-        B: Shape (nx, nu).
-        C: Shape (ny, nx).
-        D: Shape (ny, nu); None for zero.
+        B: Input map, shape (nx, nu).
+        C: Output map, shape (ny, nx).
+        D: Feedthrough, shape (ny, nu); None for zero.
 
     Raises:
         SettingError: ``D`` is not zero and the model has no feedthrough.

@@ -1,4 +1,4 @@
-"""1-Lipschitz feed-forward networks of sandwich layers.
+"""Feed-forward networks of sandwich layers, 1-Lipschitz for every parameter value.
 
 Wang & Manchester, "Direct parameterization of Lipschitz-bounded deep networks", ICML 2023, eqs. 8-13.
 
@@ -11,8 +11,8 @@ the last layer is linear, h -> B h + b. The multiplier that proves it 1-Lipschit
 
     |h|^2 - |out|^2 - 2 w'Psi^2 (v - w) = |h - sqrt2 B'Psi w|^2 >= 0      (differences of two evaluations)
 
-That is only semidefinite. Both sqrt2 carry a factor just below one here, which adds 2 (1 - factor^2) |Psi w|^2, so that
-the inequality survives rounding.
+That is only semidefinite. Here a factor just below one multiplies both sqrt2, which adds 2 (1 - factor^2) |Psi w|^2, so
+that the inequality survives rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ROOT = (2 * (1 - 1e-6)) ** 0.5
 
 @dataclass(frozen=True, eq=False)
 class Folded:
-    """A network h -> y with the maps between its activations multiplied out.
+    """Network h -> y with the linear maps between its activations multiplied out.
 
     v = Cin h + D11 w + bv,  w = s(v),  y = Cout w + bout. Shapes: Cin (nv, n_in), D11 (nv, nv), Cout (n_out, nv);
     multipliers (nv,) prove |dy| <= |dh|.
@@ -46,7 +46,7 @@ class Folded:
 
 
 class _Cayley(nn.Module):
-    """Free parameters of a pair (A, B) with A A' + B B' = I; A is (n, n), B is (n, n_in)."""
+    """Parameterisation of a pair A (n, n), B (n, n_in) with A A' + B B' = I."""
 
     def __init__(self, n_in: int, n: int, rng: torch.Generator) -> None:
         super().__init__()
@@ -55,18 +55,19 @@ class _Cayley(nn.Module):
         self.a = nn.Parameter(self.XY.detach().norm())
 
     def pair(self) -> tuple[Tensor, Tensor]:
+        """Matrices A and B."""
         n = self.n
         UV = self.a / self.XY.norm() * self.XY
         U, V = UV[:n], UV[n:]
         eye = torch.eye(n, dtype=UV.dtype, device=UV.device)
         Z = U - U.T + V.T @ V
-        # both A' and B' carry (I + Z)^-1: one factorisation serves the two.
+        # A' and B' both contain (I + Z)^-1: one factorisation serves the two.
         inverse = torch.linalg.inv(eye + Z)
         return (inverse @ (eye - Z)).T, (-2 * V @ inverse).T
 
 
 class SandwichNetwork(nn.Module):
-    """A 1-Lipschitz network R^n_in -> R^n_out for every parameter value.
+    """Network R^n_in -> R^n_out that is 1-Lipschitz for every parameter value.
 
     Args:
         n_in: Number of inputs.
@@ -85,7 +86,7 @@ class SandwichNetwork(nn.Module):
         self.b_out = nn.Parameter(torch.zeros(n_out))
 
     def fold(self) -> Folded:
-        """Multiply the linear maps between activations out, as the Lur'e form needs them."""
+        """Multiply out the linear maps between activations, as the Lur'e form needs them."""
         Cin: list[Tensor] = []
         rows: list[Tensor] = []
         back: Tensor | None = None  # the map from the last activation to the next layer's input
@@ -95,19 +96,24 @@ class SandwichNetwork(nn.Module):
             into = _ROOT * B / psi
             Cin.append(into if back is None else into.new_zeros(n, Cin[0].shape[1]))
             done = sum(self.layers[: len(rows)])
+            # A layer reads the activations of the layer before it only: zeros to the left of that block.
             left = into.new_zeros(n, done) if back is None else _pad_left(into @ back, done)
             rows.append(torch.cat([left, into.new_zeros(n, sum(self.layers) - done)], dim=1))
             back = _ROOT * A.T * psi.T
         _, B_out = self.maps[-1].pair()  # type: ignore[operator]
         assert back is not None
         return Folded(
-            torch.cat(Cin), torch.cat(rows), torch.cat(list(self.b)),
-            _pad_left(B_out @ back, sum(self.layers)), self.b_out,
-            torch.exp(2 * _bounded(torch.cat(list(self.d)))), self.layers,
-        )  # fmt: skip
+            torch.cat(Cin),
+            torch.cat(rows),
+            torch.cat(list(self.b)),
+            _pad_left(B_out @ back, sum(self.layers)),
+            self.b_out,
+            torch.exp(2 * _bounded(torch.cat(list(self.d)))),
+            self.layers,
+        )
 
     def forward(self, h: Tensor) -> Tensor:
-        """Evaluate with tanh, (..., n_in) -> (..., n_out): for tests of the Lipschitz bound."""
+        """Evaluate the network with tanh, (..., n_in) -> (..., n_out), for tests of the Lipschitz bound."""
         net = self.fold()
         v, start = h @ net.Cin.T + net.bv, 0
         w: list[Tensor] = []
@@ -121,10 +127,10 @@ class SandwichNetwork(nn.Module):
 
 
 def _bounded(d: Tensor) -> Tensor:
-    """Keeps the multipliers between 1e-9 and 1e9, which no network needs to leave."""
+    """Limit ``d`` so that the multipliers exp(2 d) stay between 2e-9 and 5e8, which no network needs to leave."""
     return d.clamp(-10.0, 10.0)
 
 
 def _pad_left(block: Tensor, width: int) -> Tensor:
-    """Zero columns in front of ``block`` so that it has ``width`` columns."""
+    """Put zero columns in front of ``block`` so that it has ``width`` columns."""
     return torch.cat([block.new_zeros(block.shape[0], width - block.shape[1]), block], dim=1)

@@ -1,4 +1,4 @@
-"""Matrices of norm below one, for every value of their free parameters.
+"""Parameterisation of matrices of norm below one: every parameter value gives one.
 
 Cayley transform of a matrix with positive definite symmetric part (Revay, Wang, Manchester, TAC 2023, sec. V-B):
 
@@ -22,27 +22,29 @@ STRICT = 1 - 1e-4
 
 
 class StrictContraction(nn.Module):
-    """A matrix N (rows, columns) with norm below one, zero at the start.
+    """Matrix N (rows, columns) with norm below one for every value of its parameters; zero at the start.
 
     Args:
         rows: Number of rows.
         columns: Number of columns.
-        size: What N will be multiplied by. The free parameters are divided by it, so that one step of an optimiser
-            moves the product equally far whatever the size; with size 1 a large gain bound would make it jump.
+        size: Factor that N will be multiplied by. The free parameters are divided by it, so that one step of an
+            optimiser moves the product equally far for any size; with size 1 a large gain bound would make it jump.
     """
 
     def __init__(self, rows: int, columns: int, *, size: float = 1.0) -> None:
         super().__init__()
-        self.rows, self.columns, self.size = rows, columns, float(size)
+        self.rows = rows
+        self.columns = columns
+        self.size = float(size)
         d = min(rows, columns)
         self.X = nn.Parameter(torch.zeros(d, d))
         self.Y = nn.Parameter(torch.zeros(d, d))
         self.Z = None if rows == columns else nn.Parameter(torch.zeros(abs(rows - columns), d))
 
     def matrix(self) -> Tensor:
-        """N, shape (rows, columns)."""
+        """Matrix N, shape (rows, columns)."""
         eye = torch.eye(len(self.X), dtype=self.X.dtype, device=self.X.device)
-        X, Y = eye + self.X / self.size, self.Y / self.size
+        X, Y = eye + self.X / self.size, self.Y / self.size  # M = I at the start, so that N is zero there
         Z = X.new_zeros(0, len(X)) if self.Z is None else self.Z / self.size
         M = X.T @ X + Y - Y.T + Z.T @ Z
         # (I - M)(I + M)^-1 = 2 (I + M)^-1 - I, and one factorisation serves both parts.

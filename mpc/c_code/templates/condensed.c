@@ -20,6 +20,7 @@ static const double NEAR = $NEAR;       /* one before, or shorter than this */
 static const double NOISE = $NOISE;    /* share of the cost: a smaller decrease is rounding */
 static const int CORRECTIONS = $CORRECTIONS;    /* most second-order corrections of a full step */
 static const double INSIDE = $INSIDE;   /* margin to limits with a terminal set, in merit function and QP each */
+static const double EQUAL = $EQUAL;    /* violations of limits are equal up to this share */
 static const double KEPT = $KEPT;      /* in output ranges: hard limits violated by more mean infeasible */
 
 static double clip(double value, double low, double high)
@@ -412,7 +413,7 @@ static double search(State *s, int *now, double expected)
         const double enough = from->cost - SUFFICIENT * length * expected + NOISE * fabs(from->cost);
         for (int i = 0; i < VARIABLES; ++i) to->z[i] = from->z[i] + length * (s->d[i] + length * s->p[i]);
         follow(s, to);
-        for (int k = 0; k < (length == 1 && !SOFT ? CORRECTIONS : 0) && !(to->cost <= enough); ++k) {
+        for (int k = 0; k < (length == 1 && STEEP ? CORRECTIONS : 0) && !(to->cost <= enough); ++k) {
             if (!correct(s, from, to)) break;
             for (int i = 0; i < VARIABLES; ++i) s->p[i] = to->z[i] - from->z[i] - s->d[i];
         }
@@ -434,6 +435,20 @@ static void admit(const State *s, const double *guess, double *z)
             z[i] = clip((guess[i] - middle[j]) / half[j], -1, 1);
             if (BOUNDED) z[i] = clip(clip(z[i], before - move_limit[j], before + move_limit[j]), -1, 1);
         }
+}
+
+/* Set the penalties on output limits while the first `kept` ranks must not be violated further. */
+static void set_prices(State *s, int kept)
+{
+    for (int row = 0; row < LIMIT_ROWS; ++row) s->prices[row] = price[kept * SIZE(LIMITED) + row % SIZE(LIMITED)];
+}
+
+/* Whether a trial keeps its hard limits, up to the tolerance KEPT. */
+static int keeps_hard(const Trial *trial)
+{
+    for (int row = 0; row < LIMIT_ROWS; ++row)
+        if (limit_hard[row % SIZE(LIMITED)] && !(trial->excess[row] <= KEPT)) return 0;
+    return 1;
 }
 
 /* Whether a trial keeps all limits: exactly with a terminal set, else up to the tolerance KEPT. */
@@ -495,7 +510,7 @@ static Status solve(State *s, const double *guess, int *now, int *iterations, in
     }
     if (*iterations > MAX_ITERATIONS) *iterations = MAX_ITERATIONS;
     if (*feasible && !best_now && status == ${NAME}_SOLVED && !keeps_limits(s->trials + *now)) return ${NAME}_FAILED;
-    if (status == ${NAME}_SOLVED && !SOFT && !(TERMINAL ? *feasible : keeps_limits(s->trials + *now)))
+    if (status == ${NAME}_SOLVED && !(TERMINAL ? *feasible : keeps_hard(s->trials + *now)))
         return ${NAME}_INFEASIBLE;
     return status;
 }

@@ -199,6 +199,7 @@ static int plan_ahead(State *s, const double *reference, const double *offset, d
     answer = feasible ? &s->best : s->trials + now;
     for (int i = 0; i < VARIABLES; ++i)
         u[i] = clip(input_of(answer->z, i / NU, i % NU), input_low[i % NU], input_high[i % NU]);
+    if (by_priority(s, u, &info->status)) answer = s->trials;
     if (info->status != ${NAME}_SOLVED && !feasible) return 0;
     if (info->status == ${NAME}_SOLVED) info->cost = answer->cost * COST_SCALE;
     info->inside_after = inside_after(answer);
@@ -206,7 +207,7 @@ static int plan_ahead(State *s, const double *reference, const double *offset, d
     keep_limits(s, M, u);
     if (TERMINAL) kept = is_feasible(s, u);
     /* A plan that violates limits may be applied only if they are soft. */
-    if (!kept && (info->status != ${NAME}_SOLVED || !SOFT)) return 0;
+    if (!kept && (info->status != ${NAME}_SOLVED || TERMINAL)) return 0;
     info->feasible = kept;
     follow_from_now_on(s, u);
     return 1;
@@ -262,7 +263,8 @@ void ${name}_init(State *s)
 #if RECALL
     forget_errors(s);
 #endif
-    for (int row = 0; row < PRICED; ++row) s->prices[row] = row < LIMIT_ROWS ? price[row % SIZE(LIMITED)] : END_PRICE;
+    set_prices(s, 0);
+    if (TERMINAL) s->prices[LIMIT_ROWS] = END_PRICE;
     for (int row = 0; row < M * BOUNDED; ++row) {
         const int k = row / SIZE(BOUNDED), j = bounded[row % SIZE(BOUNDED)];
         double *C = s->C + (PRICED + row) * VARIABLES;

@@ -5,10 +5,27 @@
 enum { STEADY_ITERATIONS = 100, SHARES = $SHARES };
 
 typedef struct {
-    double u[VARIABLES], violation;
+    double u[VARIABLES], violation[RANKS]; /* of limits, rank by rank; below 0: none yet */
     int feasible, inside_after;
     ${name}_fallback fallback;
 } StandIn;
+
+/* Whether a violation is less than another, by the first of n ranks in which they differ by more than rounding. */
+static int less(int n, const double *a, const double *b)
+{
+    for (int rank = 0; rank + 1 < n; ++rank)
+        if (a[rank] != b[rank] && !(fabs(a[rank] - b[rank]) <= KEPT + EQUAL * fmax(a[rank], b[rank])))
+            return a[rank] < b[rank];
+    return a[n - 1] < b[n - 1];
+}
+
+/* Whether a plan violates limits of any rank. */
+static int violates(const StandIn *plan)
+{
+    for (int rank = 0; rank < RANKS; ++rank)
+        if (plan->violation[rank] > 0) return 1;
+    return 0;
+}
 
 /* Last input, or the safe one before there was any. */
 static const double *before_of(const State *s)
@@ -63,11 +80,11 @@ static double beyond_rest(const State *s, int l, double value)
     return over > 0 || isnan(value) ? (isnan(value) ? INFINITY : over) : 0;
 }
 
-/* First sample from which on a trial keeps the output limits. */
+/* First sample from which on a trial keeps the output limits, or the hard ones where some are hard. */
 static int inside_after(const Trial *trial)
 {
     for (int row = LIMIT_ROWS - 1; row >= 0; --row)
-        if (!(trial->excess[row] - INSIDE <= KEPT)) return sample_of(row) + 1;
+        if (limit_counted[row % SIZE(LIMITED)] && !(trial->excess[row] - INSIDE <= KEPT)) return sample_of(row) + 1;
     return 0;
 }
 
@@ -176,6 +193,21 @@ static void end_outputs(State *s, const Trial *trial, double *y)
     for (int i = 0; i < NY; ++i) y[i] /= scale[i];
 }
 
+/* Sum of a trial's violations in each rank; returns whether it keeps all limits. */
+static int violation_of(const Trial *trial, double *violation)
+{
+    int kept = 1;
+    zero(RANKS, violation);
+    for (int row = 0; row < LIMIT_ROWS; ++row) {
+        const int l = row % SIZE(LIMITED);
+        const double over = trial->excess[row] - INSIDE;
+        if (over <= KEPT) continue;
+        kept = 0;
+        violation[limit_rank[l]] += limit_weight[l] * (isnan(over) ? INFINITY : over);
+    }
+    return kept;
+}
+
 /* Evaluate the violations of a plan in to->u, after clipping it to input and move limits. */
 static void assess(State *s, StandIn *to, ${name}_fallback fallback)
 {
@@ -187,25 +219,21 @@ static void assess(State *s, StandIn *to, ${name}_fallback fallback)
     follow(s, trial);
     end_outputs(s, trial, y);
     to->fallback = fallback;
-    to->violation = 0;
     to->inside_after = inside_after(trial);
-    for (int row = 0; row < LIMIT_ROWS; ++row) {
-        const double over = trial->excess[row] - INSIDE;
-        if (!(over <= KEPT)) to->violation += limit_weight[row % SIZE(LIMITED)] * (isnan(over) ? INFINITY : over);
-    }
+    to->feasible = violation_of(trial, to->violation);
     for (int l = 0; l < LIMITED; ++l) {
         const double over = beyond_rest(s, l, y[limited[l]]) - terminal_margin[l];
-        if (!(over <= KEPT)) to->violation += limit_weight[l] * over;
+        if (!(over <= KEPT)) to->violation[limit_rank[l]] += limit_weight[l] * over;
     }
-    to->feasible = !to->inside_after && (!TERMINAL || is_feasible(s, to->u));
+    to->feasible = to->feasible && (!TERMINAL || is_feasible(s, to->u));
 }
 
 /* Replace *best by a plan that violates limits less; returns 1 if the plan violates none. */
 static int consider(State *s, StandIn *best, StandIn *plan, ${name}_fallback fallback)
 {
     assess(s, plan, fallback);
-    if (best->violation < 0 || plan->violation < best->violation) *best = *plan;
-    return !(plan->violation > 0);
+    if (best->violation[0] < 0 || less(RANKS, plan->violation, best->violation)) *best = *plan;
+    return !violates(plan);
 }
 
 /* Plan that holds the input u. */
@@ -249,13 +277,13 @@ static int govern(State *s, StandIn *best, const double *target, ${name}_fallbac
     hold(&plan, before_of(s));
     if (!consider(s, best, &plan, fallback)) {
         bring_back(s, best, target, fallback);
-        return !(best->violation > 0);
+        return !violates(best);
     }
     for (int k = 0; k < SHARES; ++k) {
         const double share = 0.5 * (near + far);
         hold_between(s, &plan, share, target);
         assess(s, &plan, fallback);
-        if (plan.violation > 0) far = share;
+        if (violates(&plan)) far = share;
         else {
             near = share;
             *best = plan;
@@ -277,7 +305,7 @@ static void return_sooner(State *s, StandIn *best)
     assess(s, &plan, ${NAME}_LEAST);
     for (int row = 0; row < LIMIT_ROWS; ++row) {
         double *most = excess + row % SIZE(LIMITED);
-        *most = fmax(*most, s->trials[0].excess[row] - INSIDE);
+        if (limit_hard[row % SIZE(LIMITED)]) *most = fmax(*most, s->trials[0].excess[row] - INSIDE);
         if (!isfinite(s->trials[0].excess[row])) return;
     }
     while (first < last) {
@@ -311,7 +339,7 @@ static StandIn stand_in(State *s, const double *iterate, const double *target, c
     double held[NU];
     const int lost = info->status == ${NAME}_FAILED, usable = info->iterations > 0 && isfinite(largest(VARIABLES, iterate));
     ${name}_fallback kind = ${NAME}_STEADY;
-    best.violation = -1;
+    best.violation[0] = -1;
     if (s->has_plan && (TERMINAL || s->age < N)) {
         for (int k = 0; k < M; ++k) memcpy(plan.u + k * NU, planned(s, k), NU * sizeof *held);
         if (consider(s, &best, &plan, ${NAME}_PLAN)) return best;
@@ -333,7 +361,7 @@ static StandIn stand_in(State *s, const double *iterate, const double *target, c
         memcpy(plan.u, iterate, sizeof plan.u);
         if (consider(s, &best, &plan, ${NAME}_LEAST)) return best;
     }
-    if (!SOFT && info->status == ${NAME}_INFEASIBLE && best.inside_after > 1) return_sooner(s, &best);
+    if (RETURNS && info->status == ${NAME}_INFEASIBLE && best.inside_after > 1) return_sooner(s, &best);
     return best;
 }
 

@@ -21,7 +21,10 @@ enum {
     LAYERS = $layers,     /* layers of neurons */
     LIMITED = $limited,   /* outputs with limits */
     BOUNDED = $bounded,   /* inputs with move limits */
-    MAX_ITERATIONS = $max_iterations, RTI = $rti, SOFT = $soft, CERTIFIED = $certified,
+    MAX_ITERATIONS = $max_iterations, RTI = $rti, CERTIFIED = $certified,
+    STEEP = $steep,       /* whether limits are priced high: hard ones, or ranks */
+    RANKS = $ranks,       /* of limits: hard before soft ones, the first priority before the next */
+    RETURNS = $returns,   /* whether hard limits, of one rank, are come back to in least time */
     PRACTICAL = $practical,
     PROMISES = $promises, /* whether the tightening promises anything */
     FORGETS = $forgets,   /* whether the model forgets its initial state */

@@ -15,7 +15,7 @@ from controlrnn.errors import FileFormatError, StorageError
 from controlrnn.identification import FitStatus, identify
 from controlrnn.models import Elman
 from controlrnn.records import read_record, write_atomic
-from experiments._study import Study
+from experiments.shared.study import Study
 
 
 def mode(path: Path) -> int:

@@ -13,19 +13,22 @@ from mpc_networks import NormContraction, elman
 
 from controlrnn.errors import SettingError
 from controlrnn.systems import Activation
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
+    Limits,
     RunningOn,
     SolverOptions,
     StateObserver,
     Status,
     TightenedMPC,
+    Tracking,
     Washout,
     chain,
     controller_to_c,
     nominal,
     observer_system,
 )
+from mpc.control.settings import grouped
 from mpc.quadratic import QuadraticProgram
 from mpc.solvers.condensed import CondensedBackend
 
@@ -147,9 +150,21 @@ def ending_at_rest(name, **options):
     case = guaranteed(name)
     observer = RunningOn(case.predictor, 1, contraction=case.contraction)
     return TightenedMPC(
-        case.predictor, observer, case.tightening, output_weight=case.weight, input_move_weight=0.05, control_horizon=M,
-        terminal=case.terminal, move_limit=0.4, options=SolverOptions(max_iterations=4), **options,
-    )  # fmt: skip
+        case.predictor,
+        observer,
+        case.tightening,
+        terminal=case.terminal,
+        **grouped(
+            dict(
+                output_weight=case.weight,
+                input_move_weight=0.05,
+                control_horizon=M,
+                move_limit=0.4,
+                options=SolverOptions(max_iterations=4),
+                **options,
+            )
+        ),
+    )
 
 
 @needs_compiler
@@ -184,7 +199,14 @@ def remembering(kind, **believed):
         )  # fmt: skip
     tightening = nominal(system.digest, 8, 2)
     learnt = recall(tightening, np.full(2, 0.4), steps=6, **believed)
-    return TightenedMPC(base, observer, tightening, output_weight=1.0, input_move_weight=0.1, recall=learnt, soft=False)
+    return TightenedMPC(
+        base,
+        observer,
+        tightening,
+        Tracking(output_weight=1.0, input_move_weight=0.1),
+        recall=learnt,
+        limits=Limits(soft=False),
+    )
 
 
 @needs_compiler
@@ -457,7 +479,7 @@ def test_an_estimate_is_certified_when_python_says_so(tmp_path):
     skewed = NormContraction(own.system_digest, 0.9, np.diag([1.0, 1.0, 1.0, 4.0]), 2 * own.input_gain)
     watch = StateObserver(base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed)
     tightening = nominal(system.digest, 6, 2)
-    ours = TightenedMPC(base, watch, tightening, output_weight=1.0, input_move_weight=0.1)
+    ours = TightenedMPC(base, watch, tightening, Tracking(output_weight=1.0, input_move_weight=0.1))
     expected, found = (run(acting, ours, steps=80) for acting in (ours, CompiledController(ours, tmp_path)))
     assert found.certified == expected.certified
     assert 10 < sum(expected.certified) < 50  # lost in gaps and found again
@@ -469,7 +491,7 @@ def test_what_has_no_c_code_is_refused(plain, tmp_path):
 
     def other(observer=None, **options):
         weights = {"output_weight": 1.0, "input_move_weight": 0.1}
-        return TightenedMPC(predictor, observer or RunningOn(predictor, 1), base, **weights, **options)
+        return TightenedMPC(predictor, observer or RunningOn(predictor, 1), base, **grouped(dict(**weights, **options)))
 
     class Mine(RunningOn):
         pass

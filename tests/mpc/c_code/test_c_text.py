@@ -13,8 +13,8 @@ from mpc_networks import signals
 from controlrnn.errors import DataError, SettingError
 from controlrnn.export import to_c
 from controlrnn.export.c_code import comment
-from experiments._bench_mpc_c import compiler
-from mpc import Predictor, RunningOn, TightenedMPC, controller_to_c, nominal
+from experiments.bench_mpc.c_code import compiler
+from mpc import Predictor, RunningOn, TightenedMPC, Tracking, controller_to_c, nominal
 
 CC = compiler()
 CODE = "int injected(void) { return 1; }"
@@ -42,7 +42,7 @@ def controller(text: str) -> TightenedMPC:
     system = network(1)
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 9.0))
     room = replace(nominal(system.digest, 6, 2), promise=text)
-    return TightenedMPC(predictor, RunningOn(predictor, 2), room, output_weight=1.0, input_move_weight=0.1)
+    return TightenedMPC(predictor, RunningOn(predictor, 2), room, Tracking(output_weight=1.0, input_move_weight=0.1))
 
 
 @pytest.mark.skipif(CC is None, reason="no C compiler (cc or gcc) on the path")

@@ -11,13 +11,15 @@ from test_watch import STEPS, N, washing
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
     MeasurementGuard,
     OperatingRegion,
     Premise,
     RegionShape,
+    Safety,
     TightenedMPC,
+    Tracking,
     Watching,
     controller_to_c,
     tighten,
@@ -33,7 +35,11 @@ def reacting(**options):
     rooms = [tighten(error(SYSTEM, np.full(N + 1, r)), None, observer=observer) for r in (0.02, 0.3)]
     watching = Watching(wider=rooms[1], safe_reference=[-0.5], **options)
     return TightenedMPC(
-        predictor(), washout(STEPS), rooms[0], output_weight=1.0, input_move_weight=1e-3, watching=watching
+        predictor(),
+        washout(STEPS),
+        rooms[0],
+        Tracking(output_weight=1.0, input_move_weight=1e-3),
+        safety=Safety(watching=watching),
     )
 
 

@@ -10,6 +10,7 @@ from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from mpc import (
     DisturbanceFilter,
+    Disturbances,
     DropOut,
     FrozenSensor,
     MeasurementGuard,
@@ -17,6 +18,7 @@ from mpc import (
     Predictor,
     SaturatedSensor,
     TightenedMPC,
+    Tracking,
     Verdict,
     Washout,
     nominal,
@@ -90,7 +92,7 @@ def loop():
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 0.6))
     observer = Washout(predictor, 12, contraction=NormContraction.of(system))
     controller = TightenedMPC(
-        predictor, observer, nominal(system.digest, 6, 2), output_weight=1.0, input_move_weight=0.01
+        predictor, observer, nominal(system.digest, 6, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
     )
     return LurePlant(system, predictor.inputs, predictor.outputs), controller
 
@@ -126,9 +128,15 @@ def test_calibrated_limits_are_those_of_the_records(guarded):
 def run(guarded, faults, *, guard=True, seed=1):
     plant, controller, limits = guarded
     return run_closed_loop(
-        plant, controller, reference=np.repeat([[0.3, 0.1], [-0.2, 0.1]], 30, axis=0), steps=60, seed=seed,
-        noise_std=0.02, faults=faults, guard=limits if guard else None,
-    )  # fmt: skip
+        plant,
+        controller,
+        reference=np.repeat([[0.3, 0.1], [-0.2, 0.1]], 30, axis=0),
+        steps=60,
+        seed=seed,
+        faults=faults,
+        guard=limits if guard else None,
+        disturbances=Disturbances(noise_std=0.02),
+    )
 
 
 def test_good_readings_pass(guarded):

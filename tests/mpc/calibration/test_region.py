@@ -15,7 +15,9 @@ from mpc import (
     Predictor,
     RegionShape,
     RegionStatus,
+    Safety,
     TightenedMPC,
+    Tracking,
     Washout,
     learn_region,
     monte_carlo,
@@ -23,6 +25,7 @@ from mpc import (
     run_closed_loop,
 )
 from mpc.calibration.residuals import measured_errors
+from mpc.loops.settings import loop_settings
 
 SHAPES = list(RegionShape)
 CHANNELS = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level", "cm"), Signal("flow", "L/s"))
@@ -177,8 +180,8 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
     region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
     free = nominal(elman().digest, 4, 2)
     controller = TightenedMPC(
-        watch.predictor, watch, free, output_weight=1.0, input_move_weight=0.1, region=region
-    )  # fmt: skip
+        watch.predictor, watch, free, Tracking(output_weight=1.0, input_move_weight=0.1), safety=Safety(region=region)
+    )
     x, wanted = np.zeros(4), watch.predictor.steady_output(np.array([0.3, 0.2]))
     for _ in range(20):
         controller.record(elman().output(x, np.zeros(2)), np.zeros(2))
@@ -195,12 +198,16 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
     assert not outside[-1]
     assert sum("outside of the calibrated region" in r.message for r in caplog.records) >= 1
     assert caplog.records[-1].message == "back in the calibrated region"
-    plain = TightenedMPC(watch.predictor, watch, free, output_weight=1.0, input_move_weight=0.1)
+    plain = TightenedMPC(watch.predictor, watch, free, Tracking(output_weight=1.0, input_move_weight=0.1))
     assert plain.step(np.zeros(2), wanted).outside == ""
     with pytest.raises(SettingError, match="another observer"):
         TightenedMPC(
-            watch.predictor, Washout(watch.predictor, 5), free, output_weight=1.0, input_move_weight=0.1, region=region
-        )  # fmt: skip
+            watch.predictor,
+            Washout(watch.predictor, 5),
+            free,
+            Tracking(output_weight=1.0, input_move_weight=0.1),
+            safety=Safety(region=region),
+        )
 
 
 def test_closed_loops_keep_what_lay_outside(tmp_path):
@@ -209,7 +216,11 @@ def test_closed_loops_keep_what_lay_outside(tmp_path):
     region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
     controllers = [
         TightenedMPC(
-            watch.predictor, watch, nominal(elman().digest, 4, 2), output_weight=1.0, input_move_weight=0.1, region=r
+            watch.predictor,
+            watch,
+            nominal(elman().digest, 4, 2),
+            Tracking(output_weight=1.0, input_move_weight=0.1),
+            safety=Safety(region=r),
         )
         for r in (region, None)
     ]
@@ -218,7 +229,7 @@ def test_closed_loops_keep_what_lay_outside(tmp_path):
         "reference": watch.predictor.steady_output(np.array([0.3, 0.2])), "steps": 20,
         "faults": [Outlier(size=3.0, start=10, stop=15, channel=1)], "warm_up_input": np.zeros(2),
     }  # fmt: skip
-    result, plain = (run_closed_loop(plant, c, seed=0, **options) for c in controllers)
+    result, plain = (run_closed_loop(plant, c, seed=0, **loop_settings(options)) for c in controllers)
     assert len(result.outside) == 20
     assert all("residual flow [L/s]" in text for text in result.outside[10:15])
     assert 5 <= result.steps_outside == sum(text != "" for text in result.outside) < 15

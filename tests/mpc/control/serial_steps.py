@@ -31,12 +31,14 @@ from mpc import (
     StateObserver,
     TerminalSet,
     TightenedMPC,
+    Tracking,
     Washout,
     kalman_gain,
     learn_region,
     nominal,
     observer_system,
 )
+from mpc.control.settings import grouped
 from mpc.observers.base import Observer
 
 N, STEPS = 10, 12
@@ -111,7 +113,7 @@ def controllers() -> Iterator[tuple[str, TightenedMPC]]:
     plain, price = nominal(SMALL.digest, N, 2), {"input_price": [0.3, -0.2], "output_price": -0.5}
     cost = {"output_weight": 1.0, "input_move_weight": 0.05}
     for name, observer in observers(model).items():
-        yield name, TightenedMPC(model, observer, plain, **cost)
+        yield name, TightenedMPC(model, observer, plain, **grouped(cost))
     settings = {
         "rti": {"options": SolverOptions(rti=True)}, "hard": {"soft": False}, "moves": {"move_limit": 0.1},
         "economic": price | {"input_weight": 0.1}, "measured": {"measured": ["u2"]},
@@ -120,17 +122,20 @@ def controllers() -> Iterator[tuple[str, TightenedMPC]]:
         "cut short, measured": {"measured": ["u2"], "options": SolverOptions(max_iterations=1)},
     }  # fmt: skip
     for name, options in settings.items():
-        yield name, TightenedMPC(model, RunningOn(model, 2), plain, **cost, **options)
+        yield name, TightenedMPC(model, RunningOn(model, 2), plain, **grouped(dict(**cost, **options)))
     for shape in RegionShape:
         observer = RunningOn(model, 2)
-        yield f"region {shape}", TightenedMPC(model, observer, plain, **cost, region=region(observer, shape))
+        yield (
+            f"region {shape}",
+            TightenedMPC(model, observer, plain, **grouped(dict(region=region(observer, shape), **cost))),
+        )
     layers = predictor(random_system(3, layers=(3, 2), coupling=0.25), limit=2.0)
     for name, system in (("layers", layers), ("elman", model)):
         untightened = nominal(system.system.digest, N, 2)
-        yield name, TightenedMPC(system, RunningOn(system, 2), untightened, **cost)
+        yield name, TightenedMPC(system, RunningOn(system, 2), untightened, **grouped(cost))
         yield (
             f"{name} at rest",
-            TightenedMPC(system, RunningOn(system, 2), untightened, **cost, terminal=terminal(system)),
+            TightenedMPC(system, RunningOn(system, 2), untightened, terminal=terminal(system), **grouped(cost)),
         )
     # So large that OpenBLAS would call threads for whatever it is asked to do.
     large = predictor(elman(150, 2, 2, rate=0.5, gain=0.1), limit=0.05)
@@ -139,7 +144,12 @@ def controllers() -> Iterator[tuple[str, TightenedMPC]]:
     for rti in (False, True):
         yield (
             f"large, rti {rti}",
-            TightenedMPC(large, observer, nominal(large.system.digest, 60, 2), **cost, options=SolverOptions(rti=rti)),
+            TightenedMPC(
+                large,
+                observer,
+                nominal(large.system.digest, 60, 2),
+                **grouped(dict(options=SolverOptions(rti=rti), **cost)),
+            ),
         )
 
 
@@ -149,7 +159,11 @@ def recalling() -> TightenedMPC:
     observer = Washout(model, 4, contraction=CERTIFIED)
     tightening = replace(nominal(SMALL.digest, N, 2), model_error=np.full((N + 1, 2), 0.1))
     return TightenedMPC(
-        model, observer, tightening, output_weight=1.0, input_move_weight=0.05, recall=recall(tightening, observer)
+        model,
+        observer,
+        tightening,
+        Tracking(output_weight=1.0, input_move_weight=0.05),
+        recall=recall(tightening, observer),
     )
 
 

@@ -10,16 +10,19 @@ from controlrnn.errors import SettingError
 from mpc import (
     Adaptation,
     AdaptiveMPC,
+    Disturbances,
     Mode,
     Predictor,
     RunningOn,
     TightenedMPC,
+    Tracking,
     back_off,
     controller_to_c,
     nominal,
     run_closed_loop,
 )
 from mpc.control.adaptive import AdaptiveFactor
+from mpc.loops.settings import loop_settings
 
 N = 5
 
@@ -62,21 +65,23 @@ def controller(plant, *, room=0.02, kind=AdaptiveMPC, **settings):
 def test_the_tightening_grows_with_misses_and_results_say_by_what(plant):
     noisy = {"reference": [0.2], "steps": 150, "noise_std": 0.05, "seed": 0}
     adaptive = controller(plant)
-    run = run_closed_loop(plant, adaptive, **noisy)
+    run = run_closed_loop(plant, adaptive, **loop_settings(noisy))
     half = run.error_ends[1][:, 1, 0]
     assert half[0] == pytest.approx(0.02)
     assert half[50:].mean() > 0.04  # sigma 0.05: eight of ten readings are within 0.064
     seen = adaptive.factor
     assert seen.seen == 149
     assert abs(seen.misses / seen.seen - 0.2) <= seen.adaptation.promise(seen.seen, seen.largest)
-    assert (run.y[60:] < run_closed_loop(plant, controller(plant, kind=TightenedMPC), **noisy).y[60:]).mean() > 0.8
-    again = run_closed_loop(plant, adaptive, **noisy)  # reset forgets
+    assert (
+        run.y[60:] < run_closed_loop(plant, controller(plant, kind=TightenedMPC), **loop_settings(noisy)).y[60:]
+    ).mean() > 0.8
+    again = run_closed_loop(plant, adaptive, **loop_settings(noisy))  # reset forgets
     np.testing.assert_array_equal(again.u, run.u)
 
 
 def test_limits_keep_something_of_their_range_whatever_happens(plant):
     adaptive = controller(plant, adaptation=Adaptation(coverage=0.9, gain=5.0))
-    run = run_closed_loop(plant, adaptive, reference=[0.2], steps=60, noise_std=1.0, seed=0)
+    run = run_closed_loop(plant, adaptive, reference=[0.2], steps=60, seed=0, disturbances=Disturbances(noise_std=1.0))
     assert run.error_ends[1][:, 1, 0].max() == pytest.approx(0.98 * 0.2)
     assert run.failed_solves == 0
 
@@ -113,7 +118,11 @@ def test_the_worst_output_decides():
     predictor = Predictor(plant.system, plant.inputs, plant.outputs)
     room = back_off(plant.system.digest, N, np.array([0.1, 0.2]))
     adaptive = AdaptiveMPC(
-        predictor, RunningOn(predictor, 1), room, output_weight=1.0, input_move_weight=0.1, adaptation=Adaptation()
+        predictor,
+        RunningOn(predictor, 1),
+        room,
+        Tracking(output_weight=1.0, input_move_weight=0.1),
+        adaptation=Adaptation(),
     )
     adaptive.record([0.0, 0.0], [0.0])
     step = adaptive.step([0.0, 0.0], [0.0, 0.0])

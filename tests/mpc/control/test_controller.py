@@ -19,6 +19,7 @@ from mpc import (
     Washout,
     nominal,
 )
+from mpc.control.settings import grouped
 from mpc.solvers.dompc import DoMpcBackend
 
 N = 8
@@ -27,7 +28,7 @@ N = 8
 def make(predictor, *, tightening=None, observer=None, **options):
     settings = {"output_weight": 1.0, "input_move_weight": 0.05} | options
     tightening = tightening or nominal(predictor.system.digest, N, predictor.ny)
-    return TightenedMPC(predictor, observer or RunningOn(predictor, 1), tightening, **settings)
+    return TightenedMPC(predictor, observer or RunningOn(predictor, 1), tightening, **grouped(settings))
 
 
 def started(controller, u=(0.0, 0.0), steps=10):

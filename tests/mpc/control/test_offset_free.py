@@ -11,7 +11,7 @@ from mpc_networks import LurePlant, NormContraction, declared_error, elman, sign
 from controlrnn.data import Trajectory
 from controlrnn.identification import fit_encoder
 from controlrnn.systems import LureSystem
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
     DisturbanceFilter,
     EncoderObserver,
@@ -29,6 +29,7 @@ from mpc import (
     tighten,
 )
 from mpc.control.offset_free import OutputDisturbance
+from mpc.control.settings import grouped
 from plants import excitation
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler (cc or gcc) on the path")
@@ -88,16 +89,19 @@ def plant(kind):
 def controller(observer, mode="nominal"):
     settings = {"output_weight": 1.0, "input_move_weight": 0.05}
     if mode == "nominal":
-        return TightenedMPC(PREDICTOR, observer, nominal(SYSTEM.digest, N, 2), **settings)
+        return TightenedMPC(PREDICTOR, observer, nominal(SYSTEM.digest, N, 2), **grouped(settings))
     error = declared_error(SYSTEM, np.full((N + 1, 2), 0.02))
     if mode == "practical":
         room = tighten(replace(error, disturbance_gain=0.2), None, observer=observer)
-        return TightenedMPC(PREDICTOR, observer, room, **settings)
+        return TightenedMPC(PREDICTOR, observer, room, **grouped(settings))
     jump = RunningOn(PREDICTOR, 1, contraction=CONTRACTION).jump
     return TightenedMPC(
-        PREDICTOR, observer, recursive(tighten(error, None, observer=observer), None, observer=observer, jump=jump),
-        terminal=terminal_set(PREDICTOR, CONTRACTION, horizon=N, jump=jump), **settings,
-    )  # fmt: skip
+        PREDICTOR,
+        observer,
+        recursive(tighten(error, None, observer=observer), None, observer=observer, jump=jump),
+        terminal=terminal_set(PREDICTOR, CONTRACTION, horizon=N, jump=jump),
+        **grouped(settings),
+    )
 
 
 CASES = [

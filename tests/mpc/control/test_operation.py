@@ -13,14 +13,14 @@ from c_loops import controller, network
 from one_tank import N, W, innovating, running
 
 from controlrnn.errors import DataError, InfeasibleError, SettingError, ShapeError
-from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, nominal
+from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, Tracking, nominal
 
 
 def moving_horizon():
     base = controller(network(1))
     observer = MovingHorizonObserver(base.predictor, 3, window=5, output_std=0.1)
     tightening = nominal(base.predictor.system.digest, 8, 2)
-    return TightenedMPC(base.predictor, observer, tightening, output_weight=1.0, input_move_weight=0.1)
+    return TightenedMPC(base.predictor, observer, tightening, Tracking(output_weight=1.0, input_move_weight=0.1))
 
 
 KINDS = {
@@ -96,7 +96,9 @@ def test_a_state_of_other_parts_or_without_all_of_them_is_refused():
 
 def test_two_controllers_never_share_an_observer():
     first = used("running")
-    second = TightenedMPC(first.predictor, first.observer, first.tightening, output_weight=1.0, input_move_weight=0.05)
+    second = TightenedMPC(
+        first.predictor, first.observer, first.tightening, Tracking(output_weight=1.0, input_move_weight=0.05)
+    )
     assert second.observer is not first.observer
     assert first.observer.ready
     assert not second.observer.ready

@@ -14,12 +14,14 @@ from mpc import (
     Predictor,
     Status,
     TightenedMPC,
+    Tracking,
     Washout,
     monte_carlo,
     nominal,
     run_closed_loop,
     tighten,
 )
+from mpc.loops.settings import loop_settings
 
 N = 8
 REFERENCE = [0.6, 0.0]  # output 1 is asked to stay at its limit
@@ -38,7 +40,7 @@ def build(tightened=True, *, steps=40, disturbance=wander, **options):
     if tightened:
         error = declared_error(system, 0.0501 * np.ones((N + 1, 2)))
         plan = tighten(error, NormHorizon.of(system, N, observer.error.euclidean), observer=observer)
-    controller = TightenedMPC(predictor, observer, plan, output_weight=1.0, input_move_weight=0.01)
+    controller = TightenedMPC(predictor, observer, plan, Tracking(output_weight=1.0, input_move_weight=0.01))
     plant = LurePlant(system, predictor.inputs, predictor.outputs)
     return ClosedLoopSetup(
         plant, controller, {"reference": REFERENCE, "steps": steps, "disturbance": disturbance} | options
@@ -46,7 +48,7 @@ def build(tightened=True, *, steps=40, disturbance=wander, **options):
 
 
 def run(setup, seed=0, **options):
-    return run_closed_loop(setup.plant, setup.controller, seed=seed, **(dict(setup.options) | options))
+    return run_closed_loop(setup.plant, setup.controller, seed=seed, **loop_settings(dict(setup.options) | options))
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,14 @@ from mpc import (
     RunningOn,
     SimulatedLoops,
     TightenedMPC,
+    Tracking,
     back_off,
     calibrate_closed_loop,
     nominal,
     run_closed_loop,
 )
+from mpc.control.settings import grouped
+from mpc.loops.settings import loop_settings
 
 N, LIMIT = 3, 1.0
 MODEL = 64 * "a"
@@ -237,13 +240,13 @@ def test_tightening_says_what_mode_it_allows():
     settings = {"output_weight": 1.0, "input_move_weight": 1.0}
     limits = calibrate_closed_loop(Loops(), start, seed=3).tightening
     for mode in Mode:
-        assert TightenedMPC(predictor, observer, limits, mode=mode, **settings).mode is mode
+        assert TightenedMPC(predictor, observer, limits, **grouped(dict(mode=mode, **settings))).mode is mode
     errors = calibrate_closed_loop(Loops(), start, seed=3, target="predictions").tightening
     with pytest.raises(SettingError, match="guaranteed"):
-        TightenedMPC(predictor, observer, errors, mode=Mode.PRACTICAL, **settings)
+        TightenedMPC(predictor, observer, errors, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
     fed = back_off(system.digest, N, np.zeros(2), disturbance_gain=0.3)
     fed = calibrate_closed_loop(Loops(), fed, seed=3, target="predictions").tightening
-    assert TightenedMPC(predictor, observer, fed, **settings).mode is Mode.PRACTICAL
+    assert TightenedMPC(predictor, observer, fed, **grouped(settings)).mode is Mode.PRACTICAL
 
 
 def test_tightening_carries_what_it_was_calibrated_with_and_refuses_another_controller():
@@ -252,7 +255,7 @@ def test_tightening_carries_what_it_was_calibrated_with_and_refuses_another_cont
 
     def build(tightening, steps=5):
         watch = RunningOn(predictor, steps)
-        controller = TightenedMPC(predictor, watch, tightening, output_weight=1.0, input_move_weight=1.0)
+        controller = TightenedMPC(predictor, watch, tightening, Tracking(output_weight=1.0, input_move_weight=1.0))
         return ClosedLoopSetup(LurePlant(system, predictor.inputs, predictor.outputs), controller)
 
     class Quick(SimulatedLoops):
@@ -277,7 +280,7 @@ def test_a_controller_at_its_limit_is_calibrated_on_its_own_loops():
 
     def build(tightening):
         controller = TightenedMPC(
-            predictor, RunningOn(predictor, 5), tightening, output_weight=1, input_move_weight=0.1
+            predictor, RunningOn(predictor, 5), tightening, Tracking(output_weight=1, input_move_weight=0.1)
         )
         push = {"disturbance": lambda rng: np.cumsum(0.004 * rng.standard_normal((30, 1)), axis=0)}
         return ClosedLoopSetup(plant, controller, {"reference": [0.2], "steps": 30, "noise_std": 0.002, **push})
@@ -287,6 +290,7 @@ def test_a_controller_at_its_limit_is_calibrated_on_its_own_loops():
     assert found.rounds[0].kept < 20
     setup = build(found.tightening)
     kept = [
-        run_closed_loop(setup.plant, setup.controller, seed=s, **setup.options).violations == 0 for s in range(500, 560)
+        run_closed_loop(setup.plant, setup.controller, seed=s, **loop_settings(setup.options)).violations == 0
+        for s in range(500, 560)
     ]
     assert np.mean(kept) >= 0.9

@@ -30,6 +30,7 @@ from mpc import (
     StuckActuator,
     TightenedMPC,
     TimeOut,
+    Tracking,
     Wandering,
     Washout,
     monte_carlo,
@@ -38,6 +39,7 @@ from mpc import (
     staircase,
 )
 from mpc.loops.fault_run import FaultRun
+from mpc.loops.settings import loop_settings
 
 N, STEPS = 6, 30
 EVERY = (
@@ -53,7 +55,7 @@ def setup():
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 0.6))
     observer = Washout(predictor, 12, contraction=NormContraction.of(system))
     controller = TightenedMPC(
-        predictor, observer, nominal(system.digest, N, 2), output_weight=1.0, input_move_weight=0.01
+        predictor, observer, nominal(system.digest, N, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
     )
     return ClosedLoopSetup(LurePlant(system, predictor.inputs, predictor.outputs), controller)
 
@@ -61,7 +63,13 @@ def setup():
 def run(setup, faults=(), seed=0, steps=STEPS, **options):
     reference = options.pop("reference", np.repeat([[0.2, 0.1], [-0.1, 0.2]], 15, axis=0))
     return run_closed_loop(
-        setup.plant, setup.controller, reference=reference, steps=steps, seed=seed, faults=faults, **options
+        setup.plant,
+        setup.controller,
+        reference=reference,
+        steps=steps,
+        seed=seed,
+        faults=faults,
+        **loop_settings(options),
     )
 
 

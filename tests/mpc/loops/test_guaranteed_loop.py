@@ -6,11 +6,14 @@ from mpc_networks import LurePlant, declared_error, elman, signals
 
 from controlrnn.certification import certify_contraction, certify_horizon
 from mpc import (
+    Disturbances,
     Predictor,
     RunningOn,
+    Start,
     StateObserver,
     Status,
     TightenedMPC,
+    Tracking,
     Washout,
     kalman_gain,
     nominal,
@@ -58,8 +61,7 @@ def controller_of(observer, parts):
         predictor,
         observer,
         recursive(tighten(error, certificate, observer=observer), growth, observer=observer),
-        output_weight=1.0,
-        input_move_weight=0.02,
+        Tracking(output_weight=1.0, input_move_weight=0.02),
         terminal=terminal_set(predictor, contraction, horizon=N, jump=jump),
     )
 
@@ -72,7 +74,13 @@ def loop(controller, parts, kind):
     rng = np.random.default_rng(2)
     wander = corners if kind == "edge" else rng.choice([-1.0, 1.0], corners.shape)
     return run_closed_loop(
-        plant, controller, reference=2.0 * corners, steps=STEPS, seed=1, disturbance=WANDER * wander, warm_up=30
+        plant,
+        controller,
+        reference=2.0 * corners,
+        steps=STEPS,
+        seed=1,
+        disturbances=Disturbances(disturbance=WANDER * wander),
+        start=Start(warm_up=30),
     )
 
 
@@ -92,6 +100,9 @@ def test_true_outputs_keep_their_limits_and_no_solve_is_infeasible(observer, kin
 def test_a_nominal_controller_breaks_the_limits(parts):
     system, predictor, _ = parts
     controller = TightenedMPC(
-        predictor, RunningOn(predictor, 20), nominal(system.digest, N, 2), output_weight=1.0, input_move_weight=0.02
+        predictor,
+        RunningOn(predictor, 20),
+        nominal(system.digest, N, 2),
+        Tracking(output_weight=1.0, input_move_weight=0.02),
     )
     assert loop(controller, parts, "edge").violations > STEPS // 4

@@ -19,6 +19,7 @@ from mpc import (
     run_closed_loop,
 )
 from mpc.loops.fault_run import FaultRun
+from mpc.loops.settings import loop_settings
 
 N = 6
 
@@ -53,7 +54,7 @@ def run(controller, faults, **options):
     predictor = controller.predictor
     plant = LurePlant(predictor.system, predictor.inputs, predictor.outputs)
     settings = {"reference": np.repeat([[0.2, 0.1], [-0.1, 0.2]], 20, axis=0), "steps": 40, "seed": 3} | options
-    return run_closed_loop(plant, controller, faults=faults, **settings)
+    return run_closed_loop(plant, controller, faults=faults, **loop_settings(settings))
 
 
 def test_a_late_measurement_leads_to_the_plan_that_it_would_have_given_in_time(gentle, rng):

@@ -16,7 +16,7 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.identification import fit_encoder, identify, identify_arx, identify_subspace
 from controlrnn.models import LTI
 from controlrnn.systems import carry_input
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
     EncoderObserver,
     MovingHorizonObserver,
@@ -24,6 +24,7 @@ from mpc import (
     RunningOn,
     StateObserver,
     TightenedMPC,
+    Tracking,
     Washout,
     calibrate,
     learn_region,
@@ -32,6 +33,7 @@ from mpc import (
     tighten,
 )
 from mpc.calibration.residuals import calibration_errors, measured_errors
+from mpc.control.settings import grouped
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.dompc import DoMpcBackend
 from mpc.solvers.fatrop import FatropBackend
@@ -160,7 +162,10 @@ def test_a_model_that_answers_at_once_is_put_into_the_convention_at_one_place():
         measured_errors(system, np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((3, 1)))
     with pytest.raises(SettingError, match=r"predictor\.system"):
         TightenedMPC(
-            predictor, RunningOn(predictor, 2), nominal(system.digest, 4, 1), output_weight=1.0, input_move_weight=1.0
+            predictor,
+            RunningOn(predictor, 2),
+            nominal(system.digest, 4, 1),
+            Tracking(output_weight=1.0, input_move_weight=1.0),
         )
     bound = calibrate(system, records(n=6)[1], horizon=5, washout=100, method="set_membership")
     assert bound.system_digest == predictor.system.digest
@@ -217,7 +222,9 @@ def lead_controller(k, **options):
         predictor.system, 80 + N, initial_radius=start.radius, metric=start.metric, focus=[80, 80 + N]
     )
     room = tighten(error(predictor.system, np.full(N + 1, 1e-6)), joint, observer=observer)
-    return TightenedMPC(predictor, observer, room, output_weight=1.0, input_move_weight=0.01, **options)
+    return TightenedMPC(
+        predictor, observer, room, **grouped(dict(output_weight=1.0, input_move_weight=0.01, **options))
+    )
 
 
 @pytest.mark.parametrize("k", [0.5, 1.5, -0.9])
@@ -252,9 +259,11 @@ def test_the_whole_road_from_records_to_limits():
         system, data.calibration, horizon=N, washout=100, coverage=0.9, scale_trajectories=data.validation
     )
     controller = TightenedMPC(
-        predictor, RunningOn(predictor, 80), tighten(bound, None, observer=RunningOn(predictor, 80)), output_weight=1.0,
-        input_move_weight=0.01,
-    )  # fmt: skip
+        predictor,
+        RunningOn(predictor, 80),
+        tighten(bound, None, observer=RunningOn(predictor, 80)),
+        Tracking(output_weight=1.0, input_move_weight=0.01),
+    )
     goal = np.where(np.arange(180)[:, None] % 60 < 30, 1.3, -0.6)
     run = run_closed_loop(plant, controller, reference=goal, steps=180, seed=0)
     assert run.violations == 0

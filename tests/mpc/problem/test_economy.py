@@ -14,12 +14,14 @@ from mpc import (
     RunningOn,
     Solution,
     SolverOptions,
+    Start,
     Status,
     TightenedMPC,
     controller_to_c,
     nominal,
     run_closed_loop,
 )
+from mpc.control.settings import grouped
 from mpc.problem.economy import Economy
 from mpc.problem.ocp import default_penalty
 from mpc.solvers.condensed import CondensedBackend
@@ -141,7 +143,10 @@ def test_converged_plans_are_recognised_where_costs_cancel():
 def controller(predictor, **options):
     settings = {"output_weight": 0.0, "input_move_weight": 0.05} | options
     return TightenedMPC(
-        predictor, RunningOn(predictor, 1), nominal(predictor.system.digest, 20, predictor.ny), horizon=N, **settings
+        predictor,
+        RunningOn(predictor, 1),
+        nominal(predictor.system.digest, 20, predictor.ny),
+        **grouped(dict(horizon=N, **settings)),
     )
 
 
@@ -163,7 +168,7 @@ def test_prices_move_the_plant_to_the_cheapest_steady_state_within_limits(predic
     best = cheapest(predictor, p, q)
     plant = LurePlant(predictor.system, predictor.inputs, predictor.outputs)
     made = controller(predictor, input_price=p, output_price=q)
-    result = run_closed_loop(plant, made, reference=[0.0, 0.0], steps=30, seed=0, warm_up=60)
+    result = run_closed_loop(plant, made, reference=[0.0, 0.0], steps=30, seed=0, start=Start(warm_up=60))
     reached = predictor.steady_output(best)
     assert np.abs(reached).max() > 0.59  # an output limit is what stops it
     np.testing.assert_allclose(result.u[-1], best, atol=1e-3)

@@ -11,18 +11,23 @@ from ocp_cases import objective, problem, sample
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.systems import LureSystem
 from mpc import (
+    Disturbances,
     Fallback,
     Mode,
     Predictor,
     RunningOn,
     Solution,
     SolverOptions,
+    Start,
     Status,
     TightenedMPC,
+    Tracking,
     controller_to_c,
     nominal,
     run_closed_loop,
 )
+from mpc.control.settings import grouped
+from mpc.loops.settings import loop_settings
 from mpc.problem.economy import Economy
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.condensed_problem import CondensedProblem
@@ -112,7 +117,7 @@ def known() -> Predictor:
 def make(predictor, **options):
     settings = {"output_weight": 1.0, "input_move_weight": 0.02, "measured": ("u2",)} | options
     tightening = nominal(predictor.system.digest, N, predictor.ny)
-    return TightenedMPC(predictor, RunningOn(predictor, 1), tightening, **settings)
+    return TightenedMPC(predictor, RunningOn(predictor, 1), tightening, **grouped(settings))
 
 
 def plant_of(predictor):
@@ -124,9 +129,15 @@ STEP = np.repeat([0.0, 0.9, -0.6], [12, 14, 14])[:, None]  # of the disturbance
 
 def run(predictor, *, preview=True, **options):
     return run_closed_loop(
-        plant_of(predictor), make(predictor, **options), reference=[0.1, 0.1], measured=STEP, steps=40, seed=0,
-        preview=preview, warm_up=40,
-    )  # fmt: skip
+        plant_of(predictor),
+        make(predictor, **options),
+        reference=[0.1, 0.1],
+        measured=STEP,
+        steps=40,
+        seed=0,
+        preview=preview,
+        start=Start(warm_up=40),
+    )
 
 
 def test_what_is_known_ahead_is_compensated_before_it_comes(known):
@@ -168,7 +179,10 @@ def test_limits_tightened_by_the_radius_of_a_forecast_hold_with_errors_at_its_ed
     predictor = replace(known, outputs=signals("y", 2, limit + bounds.max()))
     tightening = replace(nominal(known.system.digest, N, 2), model_error=bounds)
     controller = TightenedMPC(
-        predictor, RunningOn(predictor, 1), tightening, output_weight=1.0, input_move_weight=0.02, measured=("u2",)
+        predictor,
+        RunningOn(predictor, 1),
+        tightening,
+        Tracking(output_weight=1.0, input_move_weight=0.02, measured=("u2",)),
     )
     controller.record(known.system.output(controller.observer.state, np.zeros(3)), np.zeros(3))
     errors, within = [], []
@@ -211,7 +225,9 @@ def wrong_loop(predictor, wrong, radius, seed=0, **options):
         mode=Mode.GUARANTEED,
     )  # fmt: skip
     settings = {"reference": [0.1, 0.1], "measured": STEP, "steps": 40, "warm_up": 40} | options
-    return controller, run_closed_loop(plant_of(predictor), controller, seed=seed, forecast_error=wrong, **settings)
+    return controller, run_closed_loop(
+        plant_of(predictor), controller, seed=seed, **loop_settings(dict(forecast_error=wrong, **settings))
+    )
 
 
 def test_wrong_forecasts_are_drawn_within_their_bound_and_covered_by_the_radius_of_the_certificate(known):
@@ -257,7 +273,9 @@ def test_errors_of_no_forecast_are_refused(known):
         wrong_loop(known, [0.1, 0.1], 0.2)
     plain = make(known, measured=())
     with pytest.raises(SettingError, match="pass measured"):
-        run_closed_loop(plant_of(known), plain, reference=[0.1, 0.1], steps=3, seed=0, forecast_error=0.1)
+        run_closed_loop(
+            plant_of(known), plain, reference=[0.1, 0.1], steps=3, seed=0, disturbances=Disturbances(forecast_error=0.1)
+        )
 
 
 def test_loops_are_the_same_with_fatrop(known):
@@ -267,7 +285,7 @@ def test_loops_are_the_same_with_fatrop(known):
 def test_moves_and_prices_are_not_for_measured_inputs(known):
     controller = make(known, move_limit=0.05, input_price=0.1, input_weight=0.1)
     result = run_closed_loop(
-        plant_of(known), controller, reference=[0.1, 0.1], measured=STEP, steps=40, seed=0, warm_up=10
+        plant_of(known), controller, reference=[0.1, 0.1], measured=STEP, steps=40, seed=0, start=Start(warm_up=10)
     )
     np.testing.assert_array_equal(result.u[:, 1], STEP[:, 0])
     moves = np.abs(np.diff(result.u, axis=0))

@@ -14,6 +14,7 @@ from mpc import (
     Premises,
     RunningOn,
     TightenedMPC,
+    Tracking,
     Washout,
     premises_of,
     recursive,
@@ -22,6 +23,7 @@ from mpc import (
     tighten,
 )  # fmt: skip
 from mpc.loops.plant import held_to
+from mpc.loops.settings import loop_settings
 from mpc.promises.premises import record_premises
 
 SYSTEM = tank(0.3)
@@ -76,16 +78,22 @@ def test_a_controller_refuses_an_observer_that_its_tightening_was_not_made_for(n
     observer = make()
     with pytest.raises(SettingError) as caught:
         TightenedMPC(
-            observer.predictor, observer, parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3
+            observer.predictor,
+            observer,
+            parts[0],
+            Tracking(output_weight=1.0, input_move_weight=1e-3),
+            terminal=parts[1],
         )
     assert named in str(caught.value)
-    made = TightenedMPC(predictor(), washout(), parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3)
+    made = TightenedMPC(
+        predictor(), washout(), parts[0], Tracking(output_weight=1.0, input_move_weight=1e-3), terminal=parts[1]
+    )
     assert made.premises.horizon == N
 
 
 def test_a_controller_refuses_a_predictor_of_other_actuators(parts):
     with pytest.raises(SettingError, match="input upper of valve 4 against 1"):
-        TightenedMPC(predictor(reach=4.0), washout(), parts[0], output_weight=1.0, input_move_weight=1e-3)
+        TightenedMPC(predictor(reach=4.0), washout(), parts[0], Tracking(output_weight=1.0, input_move_weight=1e-3))
 
 
 def test_what_is_the_same_is_accepted_and_saved(parts, tmp_path):
@@ -144,7 +152,9 @@ class Plant:
 
 
 def test_the_plant_and_the_loop_are_held_to_the_premises(parts):
-    made = TightenedMPC(predictor(), washout(), parts[0], terminal=parts[1], output_weight=1.0, input_move_weight=1e-3)
+    made = TightenedMPC(
+        predictor(), washout(), parts[0], Tracking(output_weight=1.0, input_move_weight=1e-3), terminal=parts[1]
+    )
     for plant, options, named in (
         (Plant(predictor(unit="cm")), {}, "output units 'cm' against 'm'"),
         (Plant(predictor(name="flow")), {}, "outputs 'flow' against 'level'"),
@@ -152,7 +162,7 @@ def test_the_plant_and_the_loop_are_held_to_the_premises(parts):
         (Plant(predictor()), {"input_error": 0.1}, "input_error must stay within"),
     ):
         with pytest.raises(SettingError) as caught:
-            run_closed_loop(plant, made, reference=[0.5], steps=2, seed=0, **options)
+            run_closed_loop(plant, made, reference=[0.5], steps=2, seed=0, **loop_settings(options))
         assert named in str(caught.value)
     held_to(made, Plant(predictor(reach=2.0)))
     result = run_closed_loop(Plant(predictor()), made, reference=[0.5], steps=3, seed=0)

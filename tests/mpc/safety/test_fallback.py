@@ -12,7 +12,8 @@ from one_tank import RESIDUAL, N, W, _running, innovating, running
 from scipy.optimize import linprog
 
 from controlrnn.errors import ShapeError
-from mpc import Fallback, Predictor, RunningOn, SolverOptions, Status, TightenedMPC, nominal
+from mpc import Fallback, Predictor, RunningOn, SolverOptions, Status, TightenedMPC, Tracking, nominal
+from mpc.control.settings import grouped
 from mpc.problem.ocp import Solution
 from mpc.solvers.condensed import CondensedBackend
 
@@ -53,7 +54,7 @@ def tank_controller(ends=True, **options):
     settings = {"output_weight": 1.0, "input_move_weight": 1e-3} | options
     if ends:
         settings = {"terminal": terminal, "control_horizon": 4} | settings
-    return TightenedMPC(predictor, RunningOn(predictor, W, contraction=contraction), room, **settings)
+    return TightenedMPC(predictor, RunningOn(predictor, W, contraction=contraction), room, **grouped(settings))
 
 
 def loop(made, reference, *, steps=60, x=0.0, u=0.0, seed=0):
@@ -154,9 +155,11 @@ def test_set_points_of_any_size_or_none_lose_no_sample(make):
 def test_a_missing_set_point_is_the_last_known_one_or_where_the_output_is():
     predictor = Predictor(elman(), signals("u", 2, 1.0), signals("y", 2, 0.6))
     made = TightenedMPC(
-        predictor, RunningOn(predictor, 1), nominal(predictor.system.digest, 8, 2), output_weight=1.0,
-        input_move_weight=0.1,
-    )  # fmt: skip
+        predictor,
+        RunningOn(predictor, 1),
+        nominal(predictor.system.digest, 8, 2),
+        Tracking(output_weight=1.0, input_move_weight=0.1),
+    )
     rest = predictor.steady_output(np.zeros(2))
     made.record(rest, np.zeros(2))
     first = made.step(rest, [np.nan, 0.1])

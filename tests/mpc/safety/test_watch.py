@@ -10,6 +10,7 @@ from test_premises import CONTRACTION, SYSTEM, predictor, road, washout
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
 from mpc import Fallback, MeasurementGuard, Premise, Reaction, TightenedMPC, Watching, nominal, tighten
+from mpc.control.settings import grouped
 from mpc.observers.straying import Straying
 
 STEPS = 25  # of the washout
@@ -23,9 +24,12 @@ def rooms():
 def washing(**options):
     room, terminal = rooms()
     return TightenedMPC(
-        predictor(), washout(STEPS), room, terminal=terminal, output_weight=1.0, input_move_weight=1e-3,
-        control_horizon=4, **options,
-    )  # fmt: skip
+        predictor(),
+        washout(STEPS),
+        room,
+        terminal=terminal,
+        **grouped(dict(output_weight=1.0, input_move_weight=1e-3, control_horizon=4, **options)),
+    )
 
 
 class Loop:
@@ -225,7 +229,9 @@ def test_a_wider_tightening_counts_while_it_is_needed():
     wide = tighten(error(SYSTEM, np.full(N + 1, 0.3)), None, observer=observer)
 
     def made(**options):
-        return TightenedMPC(predictor(), washout(STEPS), plain, output_weight=1.0, input_move_weight=1e-3, **options)
+        return TightenedMPC(
+            predictor(), washout(STEPS), plain, **grouped(dict(output_weight=1.0, input_move_weight=1e-3, **options))
+        )
 
     loop = Loop(made(watching=Watching(reactions={"inputs": "widen"}, wider=wide)))
     for _ in range(40):

@@ -25,6 +25,7 @@ from mpc import (
     terminal_set,
     tighten,
 )
+from mpc.control.settings import grouped
 from mpc.tightening.recalled_errors import RecalledErrors
 
 N, M, K, W, STEPS = 12, 5, 4, 30, 80
@@ -51,7 +52,7 @@ class Remembering:
     def controller(self, **options):
         settings = {"output_weight": 1 / self.half**2, "input_move_weight": 0.02, "control_horizon": M}
         settings |= {"terminal": self.terminal, "recall": self.recall} | options
-        return TightenedMPC(self.predictor, self.observer, self.tightening, **settings)
+        return TightenedMPC(self.predictor, self.observer, self.tightening, **grouped(settings))
 
 
 def model_error(system, bounds, gain):

@@ -24,6 +24,7 @@ from mpc import (
     recursive,
     terminal_set,
 )
+from mpc.control.settings import grouped
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.dompc import DoMpcBackend
 from mpc.solvers.fatrop import FatropBackend
@@ -364,9 +365,11 @@ def test_a_shorter_control_horizon_is_only_that():
     plans = []
     for control_horizon in (N, M, 1):
         controller = TightenedMPC(
-            case.predictor, RunningOn(case.predictor, 1), nominal(system.digest, N, 2),
-            control_horizon=control_horizon, **settings,
-        )  # fmt: skip
+            case.predictor,
+            RunningOn(case.predictor, 1),
+            nominal(system.digest, N, 2),
+            **grouped(dict(control_horizon=control_horizon, **settings)),
+        )
         controller.record(system.output(controller.observer.state, np.zeros(2)), np.zeros(2))
         step = controller.step(system.output(controller.observer.state, np.zeros(2)), reference)
         assert step.status is Status.SOLVED

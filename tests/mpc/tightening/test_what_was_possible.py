@@ -5,7 +5,7 @@ import pytest
 from one_tank import RESIDUAL, N, W, innovating, running
 
 from controlrnn.data import Signal
-from experiments._bench_mpc_c import CompiledController, compiler
+from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import Recall, StateObserver, TightenedMPC
 from mpc.tightening.recalled_errors import RecalledErrors
 

@@ -477,7 +477,7 @@ def test_tubes_without_states():
 @pytest.mark.parametrize("bad", [
     {"multipliers": -1.0}, {"multipliers": np.nan}, {"multipliers": np.inf}, {"shares": -1.0}, {"shares": np.nan},
     {"shares": np.inf}, {"shares": 0.0}, {"padding": 0.0}, {"padding": 1.0}, {"padding": np.nan},
-], ids=str)  # fmt: skip
+], ids=lambda bad: "-".join(bad))  # fmt: skip
 def test_passes_that_prove_nothing(bad):
     claim = claim_of(random_system(5, nx=2, layers=(3,)), 0.3, b=0.1)
     _, t, tau = some_proof(claim)

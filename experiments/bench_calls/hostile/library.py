@@ -1,0 +1,163 @@
+"""Calls of plants, data, systems, export, models and kernels."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import mpc
+import plants
+from controlrnn import data, export, kernels, models, systems
+from experiments.bench_calls.hostile.call import Call, again, call, first
+from experiments.bench_calls.hostile.kit import Kit
+from experiments.bench_calls.hostile.parts import NU, NX, NY, fields_of, signals
+from plants import excitation
+from plants.tanks import TankPlant
+
+
+def plant_calls(_: Kit) -> Iterator[Call]:
+    """Calls of plants and test signals."""
+    tank = plants.MultiTank(2)
+    u, x = np.tile(tank.nominal_input, (4, 1)), tank.initial_state()
+    for make in (plants.MultiTank, plants.QuadrupleTank, plants.CascadedTanks, plants.MassSpringDamperChain):
+        name, plant = f"plants.{make.__name__}", make()
+        yield call(name, make, **fields_of(plant))
+        at, held = plant.initial_state(), plant.nominal_input
+        yield call(f"{name}.step", plant.step, 0.3, x=at, u=held, w=np.zeros(plant.nw))
+        yield call(f"{name}.dynamics", plant.dynamics, x=at, u=held, w=np.zeros(plant.nw))
+        yield call(f"{name}.output", plant.output, x=at, u=held)
+        yield call(f"{name}.equilibrium", plant.equilibrium, u=held)
+        yield call(f"{name}.equilibrium_input", plant.equilibrium_input, y=plant.output(at, held))
+        yield call(f"{name}.checked_input", plant.checked_input, u=held)
+        yield call(f"{name}.checked_state", plant.checked_state, x=at)
+        if isinstance(plant, TankPlant):
+            yield call(f"{name}.overflow", plant.overflow, x=at, u=held, w=np.zeros(plant.nw))
+    chain = plants.MassSpringDamperChain(2)
+    yield call("plants.MassSpringDamperChain.energy", chain.energy, x=chain.initial_state())
+    yield call(
+        "plants.simulate", plants.simulate, 0.3, plant=tank, u=u, x0=x, noise_std=0.1,
+        disturbance=np.zeros((4, tank.nw)), seed=3,
+    )  # fmt: skip
+    yield call("plants.to_casadi", first(plants.to_casadi, lambda f: np.array(f[0](x, u[0], np.zeros(tank.nw)))), 0.1,
+               plant=tank, substeps=3)  # fmt: skip
+    yield call("plants.Signal", plants.Signal, name="y", unit="m", lower=-1.0, upper=1.0,
+                _infinite=("lower", "upper"))  # fmt: skip
+    limits = ((0.0, 1.0), (-1.0, 2.0))
+    yield call("plants.excitation.prbs", excitation.prbs, length=20, limits=limits, hold=2, order=4, seed=3)
+    for hold in (3, (2, 4)):
+        yield call("plants.excitation.random_steps", excitation.random_steps, length=20, limits=limits, hold=hold,
+                    seed=3)  # fmt: skip
+    yield call("plants.excitation.multisine", excitation.multisine, length=40, limits=limits, dt=0.5,
+                band=(0.05, 0.6), seed=3)  # fmt: skip
+    yield call("plants.excitation.register", excitation.register, order=4)
+
+
+def data_calls(kit: Kit) -> Iterator[Call]:
+    """Calls of records and scalers."""
+    record, scaler = kit.records[0], data.Scaler(np.zeros(2), np.array([2.0, 3.0]))
+    limited = {"lower", "upper"}
+    yield call("controlrnn.data.Trajectory", data.Trajectory, u=record.u, y=record.y, dt=1.0, x=np.ones((40, 3)),
+                inputs=signals("u", 2, 1.0), outputs=signals("y", 2, 1.0), name="r", _infinite=limited)  # fmt: skip
+    yield call("controlrnn.data.Trajectory.cut", record.__getitem__, window=slice(2, 9), _infinite=limited)
+    yield call("controlrnn.data.Dataset", data.Dataset, **fields_of(kit.dataset), _infinite=limited)
+    yield call("controlrnn.data.Dataset.split", data.Dataset.split, records=kit.records, counts=(3, 2, 2, 2), seed=3,
+                _infinite=limited)  # fmt: skip
+    yield call("controlrnn.data.Scaler", data.Scaler, **fields_of(scaler))
+    yield call("controlrnn.data.Scaler.identity", data.Scaler.identity, n=3)
+    yield call("controlrnn.data.Scaler.fit", data.Scaler.fit, records=[record.u, record.y])
+    yield call("controlrnn.data.Scaler.apply", scaler.apply, physical=record.u)
+    yield call("controlrnn.data.Scaler.invert", scaler.invert, scaled=record.u)
+    yield call("controlrnn.data.Signal", data.Signal, name="y", unit="m", lower=-1.0, upper=1.0, _infinite=limited)
+
+
+def system_calls(kit: Kit) -> Iterator[Call]:
+    """Calls of both kinds of systems."""
+    x, u, U = np.full(NX, 0.1), np.full(NU, 0.2), kit.records[0].u[:5]
+    for system in (kit.system, kit.gated):
+        name = f"controlrnn.systems.{type(system).__name__}"
+        yield again(name, system)
+        yield call(f"{name}.step", system.step, x=x, u=u)
+        yield call(f"{name}.output", system.output, x=x, u=u)
+        yield call(f"{name}.simulate", system.simulate, u=U, x0=x, _infinite=("",))
+        scaler = data.Scaler(np.ones(2), np.full(2, 2.0))
+        yield call(f"{name}.scaled", system.scaled, inputs=scaler, outputs=scaler)
+        arrays, meta = system.record()
+        yield call(f"{name}.from_record", lambda s=system, m=meta, **a: type(s).from_record(a, m), **arrays)
+    yield call("controlrnn.systems.LureSystem.neurons", kit.system.neurons, x=x, drive=np.ones(NX))
+    carried = systems.carry_input(kit.through)
+    for name in ("carry_input", "without_feedthrough", "carries_input"):
+        yield call(f"controlrnn.systems.{name}", getattr(systems, name), system=kit.through)
+    for name in ("just_after", "answers_through_neurons"):
+        yield call(f"controlrnn.systems.{name}", getattr(systems, name), carried=carried)
+    yield call("controlrnn.systems.change_system", systems.change_system, system=kit.system, delay=2)
+    for package, function in (("controlrnn.systems", systems.observer_system), ("mpc", mpc.observer_system)):
+        yield call(f"{package}.observer_system", function, system=kit.system, gain=np.full((NX, NY), 0.1))
+
+
+def export_calls(kit: Kit) -> Iterator[Call]:
+    """Calls of exports and model files."""
+    file = str(kit.folder / "system.npz")
+    export.save_system(kit.system, file)
+    yield call("controlrnn.export.to_casadi", first(export.to_casadi, lambda f: np.array(f[0](np.zeros(3), [0, 0]))),
+                0.3, system=kit.system, symbolic="SX")  # fmt: skip
+    yield call("controlrnn.export.to_c", export.to_c, 0.1, system=kit.system, path=str(kit.folder / "m.c"), name="m",
+                _spoils=("system", "name"))  # fmt: skip
+    yield call("controlrnn.export.save_system", export.save_system, 0.1, system=kit.system, path=file,
+                _spoils=("system",))  # fmt: skip
+    yield call("controlrnn.export.load_system", export.load_system, 0.3, path=file)
+    yield call("controlrnn.export.to_onnx", export.to_onnx, 0.1, system=kit.system, path=str(kit.folder / "m.onnx"),
+                _spoils=("system",))  # fmt: skip
+
+
+def model_calls(_: Kit) -> Iterator[Call]:
+    """Calls of every model's constructor."""
+    more: dict[str, dict[str, Any]] = {
+        "LipschitzREN": {"gamma": 2.0}, "LipschitzR2DN": {"gamma": 2.0}, "RobustRNN": {"gamma": 5.0},
+        "DissipativeREN": {"Q": -np.eye(NY), "S": np.zeros((NU, NY)), "R": np.eye(NU)}, "LipschitzRNN": {},
+    }  # fmt: skip
+    for name in models.__all__:
+        kind = getattr(models, name)
+        if inspect.isabstract(kind) or name == "Model":
+            continue
+        signature = inspect.signature(kind).parameters
+        given = {"nu": NU, "ny": NY, "nx": NX, "dt": 0.5, "seed": 3} | more.get(name, {})
+        given |= {p: v.default for p, v in signature.items() if p not in given and v.default not in (v.empty, None)}
+        if "rate" in given:
+            given["rate"] = 0.9
+        yield call(f"controlrnn.models.{name}", first(kind, lambda m: m.freeze()), 0.4, **given)
+    model = models.Elman(nu=NU, ny=NY, nx=NX)
+    scaler = data.Scaler(np.zeros(2), np.ones(2))
+    yield call("controlrnn.models.Elman.set_units", model.set_units, inputs=scaler, outputs=scaler, dt=1.0)
+    lti = models.LTI(nu=NU, ny=NY, nx=NX)
+    yield call("controlrnn.models.LTI.start_linear", lti.start_linear, A=0.5 * np.eye(NX), B=np.ones((NX, NU)),
+                C=np.ones((NY, NX)), D=np.zeros((NY, NU)))  # fmt: skip
+
+
+def kernel_calls(kit: Kit) -> Iterator[Call]:
+    """Calls of the compiled scans."""
+    U, x = kit.records[0].u[:5], np.full(NX, 0.1)
+    by_input = np.zeros((4, NU, 3))
+    yield call("controlrnn.kernels.step", kernels.step, system=kit.system, x=x, u=U[0], _infinite=("",))
+    yield call("controlrnn.kernels.output", kernels.output, system=kit.system, x=x, u=U[0], _infinite=("",))
+    yield call("controlrnn.kernels.rollout", kernels.rollout, system=kit.system, u=U, x0=x, _infinite=("",))
+    yield call("controlrnn.kernels.simulate", kernels.simulate, system=kit.system, u=U, x0=x, _infinite=("",))
+    yield call("controlrnn.kernels.Recording", first(kernels.Recording, lambda r: (r.y, r.x)), system=kit.system,
+                u=U[None], x0=x, _infinite=("",))  # fmt: skip
+    yield call("controlrnn.kernels.Responses", first(kernels.Responses, lambda _: None), system=kit.system,
+                by_input=by_input)  # fmt: skip
+    yield call("controlrnn.kernels.Responses.run", lambda u, x0: kernels.Responses(kit.system, by_input).run(u, x0),
+                u=U[:4], x0=x, _infinite=("y", "x", ""))  # fmt: skip
+
+
+def enum_calls(package: str) -> Iterator[Call]:
+    """Calls of the enums of a package."""
+    module = importlib.import_module(package)
+    for name in getattr(module, "__all__", ()):
+        kind = getattr(module, name)
+        if inspect.isclass(kind) and issubclass(kind, enum.Enum):
+            yield call(f"{package}.{name}", kind, 0.3, value=str(next(iter(kind))) if issubclass(kind, str) else 0)

@@ -1,0 +1,5 @@
+"""Run the study."""
+
+from experiments.bench_certify.study import main
+
+raise SystemExit(main())

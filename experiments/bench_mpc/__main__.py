@@ -1,0 +1,5 @@
+"""Run the study."""
+
+from experiments.bench_mpc.study import main
+
+raise SystemExit(main())

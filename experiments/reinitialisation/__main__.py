@@ -1,0 +1,5 @@
+"""Run the study."""
+
+from experiments.reinitialisation.study import main
+
+raise SystemExit(main())

@@ -1,0 +1,5 @@
+"""Run the study."""
+
+from experiments.rnn_sdp_tanks.study import main
+
+raise SystemExit(main())

@@ -1,0 +1,66 @@
+"""With what probability a plant stays inside what a study declares, and whether it did.
+
+Residuals and their drift are declared by the largest ones of n records, inflated. That is an order statistic: a new
+record of the same kind passes one of d such numbers with probability <= 1 / (n + 1), any with <= d / (n + 1), here
+with d = ny for the residual and K ny for the drift within 1..K samples; what inflating adds no theorem says. And it
+speaks of records of experiments: of the loop that a controller closes it promises nothing. There, loops are counted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from controlrnn.data import Dataset, Trajectory
+from experiments.shared.study import Row
+from mpc import CoverageMet, DisturbanceFilter, ModelError, Observer, calibration_errors
+from mpc.promises.coverage_met import met
+
+
+def declared_probability(residual: ModelError, memory: int) -> float:
+    """Probability >= which a new record of an experiment stays inside; 0 where so few records say nothing.
+
+    Args:
+        residual: Set-membership bound without a disturbance filter.
+        memory: Samples K within which drift is declared.
+    """
+    numbers = int(residual.bounds.shape[1]) * (1 + memory)
+    return max(0.0, 1.0 - numbers / (residual.n + 1))
+
+
+def held_out(
+    watch: Observer, records: list[Trajectory], residual: ModelError, drift: ModelError, memory: int
+) -> CoverageMet:
+    """How many records that declared nothing stay inside, with an interval for the probability."""
+    inside = [_inside(watch, record, residual, drift, memory) for record in records]
+    return met("held-out records", np.array(inside))
+
+
+def _inside(watch: Observer, record: Trajectory, residual: ModelError, drift: ModelError, memory: int) -> bool:
+    both = []
+    for error, disturbance, rows in (
+        (residual, None, slice(None)),
+        (drift, DisturbanceFilter(1.0), slice(1, memory + 1)),
+    ):
+        found = calibration_errors(
+            watch.system, record, horizon=error.horizon, washout=error.washout, disturbance=disturbance,
+            initial_state=watch.initial_state,
+        )  # fmt: skip
+        both.append(bool((np.abs(found[:, rows]) <= error.bounds[rows]).all()))
+    return all(both)
+
+
+def promised(watch: Observer, dataset: Dataset, errors: dict[str, ModelError], memory: int) -> Row:
+    """What is known of the declared sets before any loop is closed.
+
+    Args:
+        watch: The observer.
+        dataset: Its validation and test records declared nothing.
+        errors: Set-membership bounds: ``set_membership`` and ``drift``.
+        memory: Samples K within which drift is declared.
+    """
+    residual, drift = errors["set_membership"], errors["drift"]
+    kept = held_out(watch, [*dataset.validation, *dataset.test], residual, drift, memory)
+    return {
+        "declared_from_records": residual.n, "declared_probability": declared_probability(residual, memory),
+        "held_out_inside": kept.inside, "held_out": kept.n, "held_out_lower": kept.lower, "held_out_upper": kept.upper,
+    }  # fmt: skip

@@ -1,0 +1,346 @@
+"""What the two studies of the guaranteed mode share: proofs, six controllers, closed loops on two kinds of truth.
+
+The six controllers, on one model, one washout and one cost:
+
+- nominal: limits as they are, shifted by the disturbance estimate (practical mode);
+- backed off: the nominal one a constant away from its limits, the least at which trial loops on the physical plant kept
+  them: what an engineer builds in an hour, and promises nothing;
+- conformal: limits tightened by the conformal model error alone, with the disturbance estimate (practical mode);
+- certified: limits tightened by the set-membership model error and the certified effects of re-initialisation and input
+  errors; sound for each prediction, soft where a problem has no solution;
+- guaranteed: the same with growth and terminal set, hard limits: recursively feasible;
+- recalling: the same with limits that learn from measurements what errors can be next (`mpc.tightening.error_memory`):
+  still so.
+
+All solve by real-time iteration: two steps of sequential quadratic programming a sample, as a plant would be run.
+
+"Infeasible" counts steps whose limits (each controller's own) could not all be kept: slack of more than a thousandth of
+an output's range was used, or hard limits had no solution. "Failed" counts steps without a plan from the solver,
+"fallbacks" those where another input stood in for it. "Contradictions" are measurements that drifted faster than
+declared, see `mpc.tightening.error_memory`. "Loops inside" had every prediction error within its bound: on the physical
+plant nothing promises that, since the bounds come from records of experiments; the interval says what the loops show.
+"Noticed" counts loops outside in which the controller's own data said so: a measurement further from the estimate's
+output than declared, or one that contradicts an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from controlrnn.certification import (
+    ContractionCertificate,
+    HorizonCertificate,
+    certify_contraction,
+    load_certificate,
+)
+from controlrnn.checks import Array
+from controlrnn.data import Dataset, Signal
+from controlrnn.export import load_system
+from controlrnn.systems import LureSystem
+from experiments.shared.declared_probability import promised
+from experiments.shared.declared_sets import AnywhereWashout, DeclaredTruth, PhysicalTruth
+from experiments.shared.study import Row, Study, plain
+from mpc import (
+    CalibrationMethod,
+    ClosedLoopSetup,
+    DisturbanceFilter,
+    Mode,
+    ModelError,
+    Predictor,
+    Recall,
+    SolverOptions,
+    TightenedMPC,
+    Tightening,
+    calibrate,
+    certify_changes,
+    certify_jump,
+    certify_predictions,
+    nominal,
+    recursive,
+    remember,
+    terminal_set,
+    tighten,
+)
+from mpc.control.settings import grouped
+from mpc.loops.plant import Plant
+from mpc.tightening.terminal_set import TerminalSet
+
+SOLVER = SolverOptions(rti=2)
+
+
+class Controller(StrEnum):
+    """See the module docstring."""
+
+    NOMINAL = "nominal"
+    BACKED_OFF = "backed off"
+    CONFORMAL = "conformal"
+    CERTIFIED = "certified"
+    GUARANTEED = "guaranteed"
+    RECALLING = "recalling"
+
+
+TRUTHS = {"physical": PhysicalTruth, "declared": DeclaredTruth}
+PARTS = ("model_error", "reinitialisation", "input_error", "growth", "terminal")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case:
+    """One plant with everything that was decided before the first closed loop.
+
+    Args:
+        plant: The plant with its limits.
+        inputs: Ranges that the controllers may use: where there are data.
+        washout: Samples W that the estimate is washed in.
+        settle: Samples at the start of calibration records that the model needs to forget their initial state.
+        horizon: Prediction horizon N.
+        moves: Free inputs M; the last one is held until N.
+        actuator: Bound on |true - commanded input| per channel.
+        noise: Standard deviation of the measurements.
+        unmeasured: Gives the plant's disturbances (steps, nw) from a generator and a number of steps.
+        output_weight: Cost of output errors, shape (ny,).
+        move_weight: Cost of input moves.
+        reference: Shape (steps, ny).
+        held: Input of the steady state that runs start from, shape (nu,).
+        limited: Output that an adversary aims at.
+        runs: Closed loops per controller and truth.
+        removals: Closed loops per removed part.
+        memory: Samples K that a measurement is remembered for.
+        iterations: Spent on the multipliers of horizon certificates.
+        inflation: Factor on the largest residual seen.
+        coverage: Of the conformal bound.
+        gain: Of the disturbance filter.
+    """
+
+    plant: Plant
+    inputs: tuple[Signal, ...]
+    washout: int
+    settle: int
+    horizon: int
+    moves: int
+    memory: int
+    actuator: float
+    noise: float
+    unmeasured: Callable[[np.random.Generator, int], Array]
+    output_weight: tuple[float, ...]
+    move_weight: float
+    reference: Array
+    held: tuple[float, ...]
+    limited: int = 0
+    runs: int = 500
+    removals: int = 60
+    iterations: int = 200
+    inflation: float = 1.2
+    coverage: float = 0.9
+    gain: float = 0.2
+
+    @property
+    def steps(self) -> int:
+        """Samples per closed loop."""
+        return len(self.reference)
+
+
+def needs(case: Case, folder: Path) -> Row:
+    """What stored rows depend on, as JSON."""
+    kept = {k: v for k, v in vars(case).items() if k not in ("plant", "inputs", "unmeasured")}
+    ranges = [[s.lower, s.upper] for s in case.inputs]
+    return dict(plain(kept | {"inputs": ranges, "model": model_of(folder).digest}))
+
+
+def watch_of(case: Case, folder: Path) -> AnywhereWashout:
+    """The observer of all controllers."""
+    proof = load_certificate(folder / "contraction.npz")
+    assert isinstance(proof, ContractionCertificate)
+    predictor = Predictor(model_of(folder), case.inputs, case.plant.outputs)
+    return AnywhereWashout(predictor, case.washout, contraction=proof, input_error=case.actuator)
+
+
+def prove(study: Study, case: Case, dataset: Dataset) -> Row:
+    """Calibrate, certify, tighten the model in ``model.npz``; every artefact lands in the study's folder."""
+
+    def compute() -> Row:
+        contraction(case, study.out, dataset).save(study.path("contraction.npz"))
+        watch = watch_of(case, study.out)
+        errors = calibrated(case, dataset, watch)
+        for name, error in errors.items():
+            error.save(study.path(f"model_error_{name}.npz"))
+        certificates = certified(case, watch)
+        for name, certificate in certificates.items():
+            certificate.save(study.path(f"certificate_{name}.npz"))
+        rooms(watch, errors, certificates, study.out)
+        with tqdm(total=case.memory, desc="changes", leave=False) as bar:
+
+            def advance(_done: int, _total: int) -> None:
+                bar.update()
+
+            changes = certify_changes(watch, case.memory, iterations=case.iterations, progress=advance)
+        remembered(watch, errors["drift"], changes, certificates["growth"], study.out)
+        terminal = terminal_of(case, watch)
+        terminal.save(study.path("terminal.npz"))
+        room = Tightening.load(study.path("guaranteed.npz"))
+        joint, growth = certificates["joint"], certificates["growth"]
+        room.verify(errors["set_membership"], joint, observer=watch, growth=growth)  # raises where the file claims else
+        parts = {name: getattr(room, name)[-1] for name in PARTS[:-1]}
+        return promised(watch, dataset, errors, case.memory) | {
+            "rate": watch.contraction.rate if watch.contraction else None, "restart_radius": watch.restart.radius,
+            "jump": watch.jump.radius, "residual_bound": errors["set_membership"].bounds[0],
+            "terminal_radius": terminal.radius, "terminal_margin": terminal.margin,
+            "total_first": room.total[1], "total_last": room.total[-1],
+        } | {f"{name}_last": value for name, value in parts.items()}  # fmt: skip
+
+    names = (
+        "recall_guaranteed",
+        "contraction",
+        "conformal",
+        "certified",
+        "guaranteed",
+        "terminal",
+        "model_error_set_membership",
+    )
+    return study.row("proofs", compute, needs=needs(case, study.out), files=[f"{n}.npz" for n in names])
+
+
+def contraction(case: Case, folder: Path, dataset: Dataset) -> ContractionCertificate:
+    """A metric in which the model forgets, not at the very fastest rate: its metric would be ill conditioned."""
+    half = np.array([0.5 * (s.upper - s.lower) for s in case.inputs])
+    sizes = np.std(np.concatenate([r.y for r in dataset.train]), axis=0)
+    scales: dict[str, Any] = {"input_scale": half, "output_scale": sizes}
+    system = model_of(folder)
+    best = certify_contraction(system, **scales)
+    return certify_contraction(system, best.rate + 0.1 * (1 - best.rate), **scales)
+
+
+def model_of(folder: Path) -> LureSystem:
+    """The identified model."""
+    system = load_system(folder / "model.npz")
+    assert isinstance(system, LureSystem)
+    return system
+
+
+def calibrated(case: Case, dataset: Dataset, watch: AnywhereWashout) -> dict[str, ModelError]:
+    """Set membership, one bound for all steps, for what is declared; conformal, with feedback, for practical modes."""
+    settings: dict[str, Any] = {
+        "horizon": case.horizon, "washout": case.settle, "initial_state": watch.initial_state,
+    }  # fmt: skip
+    largest = calibrate(
+        watch.system, dataset.calibration, method=CalibrationMethod.SET_MEMBERSHIP, inflation=case.inflation, **settings
+    )
+    conformal = calibrate(
+        watch.system, dataset.calibration, scale_trajectories=dataset.validation, coverage=case.coverage,
+        disturbance=DisturbanceFilter(case.gain), **settings,
+    )  # fmt: skip
+    drift = calibrate(
+        watch.system, dataset.calibration, method=CalibrationMethod.SET_MEMBERSHIP, inflation=case.inflation,
+        disturbance=DisturbanceFilter(1.0), **settings,
+    )  # fmt: skip
+    flat = np.tile(largest.bounds.max(axis=0), (case.horizon + 1, 1))
+    return {"set_membership": replace(largest, bounds=flat), "conformal": conformal, "drift": drift}
+
+
+def certified(case: Case, watch: AnywhereWashout) -> dict[str, HorizonCertificate]:
+    """Washout and prediction as one horizon, with and without input errors, and what a jump does."""
+    horizon, options = case.horizon, {"iterations": case.iterations}
+    return {
+        "joint": certify_predictions(watch, horizon, input_error=case.actuator, **options),
+        "initial": certify_predictions(watch, horizon, input_error=0.0, **options),
+        "growth": certify_jump(watch, horizon, **options),
+    }
+
+
+def rooms(
+    watch: AnywhereWashout, errors: dict[str, ModelError], certificates: dict[str, HorizonCertificate], folder: Path
+) -> None:
+    """Write the tightening of every controller, and those with one part removed."""
+    tighten(errors["conformal"], None, observer=watch).save(folder / "conformal.npz")
+    room = tighten(
+        errors["set_membership"], certificates["joint"], observer=watch, initial_only=certificates["initial"]
+    )
+    room.save(folder / "certified.npz")
+    recursive(room, certificates["growth"], observer=watch).save(folder / "guaranteed.npz")
+    for part in PARTS[:3]:
+        gone: dict[str, Any] = {part: np.zeros_like(room.total), "promise": f"nothing: {part} was removed"}
+        less = replace(room, **gone)
+        recursive(less, certificates["growth"], observer=watch).save(folder / f"without_{part}.npz")
+
+
+def remembered(
+    watch: AnywhereWashout, drift: ModelError, changes: Sequence[HorizonCertificate], growth: HorizonCertificate,
+    folder: Path,
+) -> None:  # fmt: skip
+    """Write what measurements may be believed for, for the whole tightening and with one part removed."""
+    gone_with = {"without_input_error": "change", "certified": "growth"}
+    for name in ("guaranteed", "certified", "without_reinitialisation", "without_input_error"):
+        room = Tightening.load(folder / f"{name}.npz")
+        whole = remember(room, drift, changes, observer=watch, growth=growth)
+        gone = gone_with.get(name)
+        less: dict[str, Any] = {gone: np.zeros_like(getattr(whole, gone))} if gone else {}
+        replace(whole, **less).save(folder / f"recall_{name}.npz")
+
+
+def terminal_of(case: Case, watch: AnywhereWashout) -> TerminalSet:
+    """Where plans of the guaranteed mode end."""
+    assert watch.contraction is not None
+    return terminal_set(watch.predictor, watch.contraction, horizon=case.horizon, jump=watch.jump)
+
+
+def build(folder: Path, case: Case, controller: Controller, truth: str, removed: str | None = None) -> ClosedLoopSetup:
+    """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it.
+
+    Args:
+        folder: The study's folder.
+        case: The case.
+        controller: Which one.
+        truth: Which plant, a key of `TRUTHS`.
+        removed: Part that the guaranteed controller goes without, one of `PARTS`.
+    """
+    watch = watch_of(case, folder)
+    error = ModelError.load(folder / "model_error_set_membership.npz")
+    plant = TRUTHS[truth](
+        case.plant, watch, push=np.full(len(case.inputs), case.actuator), residual=error.bounds[0],
+        drift=Recall.load(folder / "recall_guaranteed.npz").drift,
+        disturbances=case.unmeasured(np.random.default_rng(0), 1).shape[1], limited=case.limited,
+        held=np.array(case.held),
+    )  # fmt: skip
+
+    def unknowns(rng: np.random.Generator) -> Array:
+        return np.column_stack([case.unmeasured(rng, case.steps), plant.unknowns.draw(rng, plant.pulses, case.steps)])
+
+    options = {
+        "reference": case.reference, "steps": case.steps, "warm_up": case.washout,
+        "warm_up_input": np.array(case.held), "disturbance": unknowns,
+        "noise_std": case.noise if truth == "physical" else 0.0,  # declared residuals contain the noise
+    }  # fmt: skip
+    return ClosedLoopSetup(plant, _controller(folder, case, watch, controller, removed), options)
+
+
+def _controller(
+    folder: Path, case: Case, watch: AnywhereWashout, controller: Controller, removed: str | None
+) -> TightenedMPC:
+    settings: dict[str, Any] = {
+        "output_weight": case.output_weight, "input_move_weight": case.move_weight, "disturbance_gain": case.gain,
+        "safe_input": case.held, "control_horizon": case.moves, "options": SOLVER,
+    }  # fmt: skip
+    if controller is Controller.NOMINAL:
+        room = nominal(watch.system.digest, case.horizon, watch.predictor.ny)
+        return TightenedMPC(watch.predictor, watch, room, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
+    if controller is Controller.BACKED_OFF:
+        return TightenedMPC(
+            watch.predictor,
+            watch,
+            Tightening.load(folder / "backed_off.npz"),
+            **grouped(dict(mode=Mode.PRACTICAL, **settings)),
+        )
+    if controller not in (Controller.GUARANTEED, Controller.RECALLING):
+        return TightenedMPC(watch.predictor, watch, Tightening.load(folder / f"{controller}.npz"), **grouped(settings))
+    name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
+    terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz")
+    if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
+        settings["recall"] = Recall.load(folder / f"recall_{name}.npz")
+    room = Tightening.load(folder / f"{name}.npz")
+    return TightenedMPC(watch.predictor, watch, room, terminal=terminal, **grouped(dict(soft=False, **settings)))

@@ -1,0 +1,207 @@
+"""The two studies of the guaranteed mode from the identified model on: runs, targets, figures."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from controlrnn.checks import Array
+from controlrnn.data import Dataset
+from controlrnn.records import load_record
+from experiments.shared.guaranteed import PARTS, TRUTHS, Case, Controller, prove
+from experiments.shared.guaranteed_loops import LOOPS, choose_back_off, close, seeds_of
+from experiments.shared.study import Row, Study
+from mpc import Recall, Tightening
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Curves = dict[tuple[str, Controller], dict[str, Array]]
+MOST = 10.0  # % above the nominal cost
+_COLOURS = {
+    Controller.NOMINAL: "C1", Controller.BACKED_OFF: "C6",
+    Controller.CONFORMAL: "C4", Controller.CERTIFIED: "C2", Controller.GUARANTEED: "C0",
+    Controller.RECALLING: "C5",
+}  # fmt: skip
+
+
+def run(study: Study, case: Case, dataset: Dataset) -> int:
+    """Prove, close the loops, say what came of it; returns the exit status."""
+    with study.stage("proofs"):
+        proofs = prove(study, case, dataset)
+    study.say(
+        f"what is declared comes from {proofs['declared_from_records']} records: another record of an experiment stays "
+        f"inside with probability >= {proofs['declared_probability']:.2g} (order statistics); "
+        f"{proofs['held_out_inside']} of {proofs['held_out']} held-out records did; closed loops are promised nothing"
+    )
+    choose_back_off(study, case)
+    rows: dict[tuple[str, Controller], Row] = {}
+    curves: Curves = {}
+    for truth in TRUTHS:
+        for controller in Controller:
+            row, file = close(study, case, controller, truth)
+            rows[truth, controller], curves[truth, controller] = row, _curves(study, file)
+            study.say(
+                f"{row['case']}: {row['runs_with_violation']} of {row['runs']} runs violate, cost {row['cost']:.4g}"
+            )
+    eaten = removals(study, case, curves)
+    segments(study, case, curves)
+    targets(study, rows, eaten)
+    figures(study, case, curves, eaten)
+    seeds = {truth: seeds_of(study, truth, case.runs) for truth in TRUTHS}
+    return study.finish(
+        cost_percent=eaten, proofs=proofs, seeds=seeds, reference=case.reference, declared=_declared(case, proofs)
+    )
+
+
+def removals(study: Study, case: Case, curves: Curves) -> dict[str, float]:
+    """Cost above nominal [%] of every controller, and of the recalling one without each of its parts.
+
+    Costs are means over the same seeds on the physical plant; what removing a part saves is what the part costs.
+    """
+    base = curves["physical", Controller.NOMINAL]["cost"]
+    eaten = {
+        f"{truth}, {controller}": above(curves[truth, controller]["cost"], curves[truth, Controller.NOMINAL]["cost"])
+        for truth, controller in curves
+    }
+    few = base[: case.removals]
+    eaten["physical, recalling, runs with parts removed"] = above(
+        curves["physical", Controller.RECALLING]["cost"][: case.removals], few
+    )
+    for part in PARTS:
+        _, file = close(study, case, Controller.RECALLING, "physical", removed=part)
+        eaten[f"without {part.replace('_', ' ')}"] = above(_curves(study, file)["cost"], few)
+    full = eaten["physical, recalling, runs with parts removed"]
+    for name, value in eaten.items():
+        found: Row = {"above_nominal_percent": value, "saves": full - value if name.startswith("without") else None}
+        study.row(f"cost, {name}", functools.partial(dict, found), needs=found)
+    return eaten
+
+
+def segments(study: Study, case: Case, curves: Curves) -> None:
+    """Where along the reference programme the guarantee costs what, on the physical plant."""
+    wanted = case.reference[:, case.limited]
+    starts = np.flatnonzero(np.diff(wanted, prepend=np.nan))
+    parts = {c: np.add.reduceat(curves["physical", c]["running"], starts) for c in Controller}
+    surplus = parts[Controller.RECALLING] - parts[Controller.NOMINAL]
+    unit = case.plant.outputs[case.limited].unit
+    for i, start in enumerate(starts):
+        costs = {str(c): float(parts[c][i]) for c in Controller}
+        found = costs | {"share_of_surplus_percent": float(100 * surplus[i] / surplus.sum())}
+        study.row(f"segment at {wanted[start]:.4g} {unit}", functools.partial(dict, found), needs=found)
+
+
+def above(cost: Array, base: Array) -> float:
+    """By how much mean costs exceed others [%]."""
+    return float(100 * (cost.mean() / base.mean() - 1))
+
+
+def targets(study: Study, rows: Mapping[tuple[str, Controller], Row], eaten: Mapping[str, float]) -> None:
+    """What the study aims at."""
+    for truth in TRUTHS:
+        for mode in (Controller.GUARANTEED, Controller.RECALLING):
+            row = rows[truth, mode]
+            for name in ("violations", "infeasible", "failed"):
+                study.target(f"{truth}, {mode}: {name}", 0, row[name], row[name] == 0)
+            largest = row["error_over_bound"]
+            study.target(f"{truth}, {mode}: largest error over bound", "<= 1", largest, largest <= 1)
+            unseen = row["runs"] - row["loops_inside"] - row["outside_noticed"]
+            study.target(f"{truth}, {mode}: loops outside what is declared, unnoticed", 0, unseen, unseen == 0)
+            cost = eaten[f"{truth}, {mode}"]
+            study.target(f"{truth}, {mode}: cost above nominal [%]", f"<= {MOST:g}", cost, cost <= MOST)
+        low = rows[truth, Controller.NOMINAL]
+        study.target(
+            f"{truth}: the nominal controller violates", "> 0", low["runs_with_violation"], low["violations"] > 0
+        )
+
+
+def figures(study: Study, case: Case, curves: Curves, eaten: Mapping[str, float]) -> None:
+    """What a paper would print."""
+    room = Tightening.load(study.path("guaranteed.npz"))
+    study.figure("tightening", room.plot(case.plant.outputs))
+    labels = [s.label for s in case.plant.outputs]
+    study.figure("recall", Recall.load(study.path("recall_guaranteed.npz")).plot(labels))
+    study.figure("error_over_bound", _errors(curves))
+    for truth in TRUTHS:
+        study.figure(f"envelopes_{truth}", _envelopes(case, {c: curves[truth, c] for c in Controller}))
+    study.figure("costs", _costs(eaten))
+
+
+def _errors(curves: Curves) -> Figure:
+    """Realised prediction error over its bound per prediction step, worst output."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for panel, truth in zip(figure.subplots(1, 2, sharey=True), TRUTHS, strict=True):
+        for name, curve in zip(
+            ("largest", "99 %", "median"), curves[truth, Controller.CERTIFIED]["ratio"], strict=True
+        ):
+            panel.plot(np.arange(1, len(curve) + 1), curve, label=f"{name}, predictive bound")
+        learnt = curves[truth, Controller.RECALLING]["ratio"][0]
+        panel.plot(np.arange(1, len(learnt) + 1), learnt, color="C0", ls=":", label="largest, interval learnt")
+        panel.axhline(1.0, color="C3", label="bound")
+        panel.set(xlabel="prediction step", title=f"{truth} truth", ylim=(0, None))
+        panel.margins(x=0)
+    panel.legend(fontsize="small")
+    figure.axes[0].set_ylabel("realised error / bound")
+    return figure
+
+
+def _envelopes(case: Case, curves: Mapping[Controller, dict[str, Array]]) -> Figure:
+    """The limited output of all runs against its limits, one panel a controller."""
+    from matplotlib.figure import Figure
+
+    i, signal = case.limited, case.plant.outputs[case.limited]
+    shown = [part["envelope"][:, :, i] for part in curves.values()] + [case.reference[:, i]]
+    least, most = min(part.min() for part in shown), max(part.max() for part in shown)
+    figure = Figure(figsize=(9, 2 * len(curves)), layout="constrained")
+    time = np.arange(case.steps + 1) * case.plant.dt
+    for panel, (controller, part) in zip(
+        figure.subplots(len(curves), 1, sharex=True, sharey=True), curves.items(), strict=True
+    ):
+        low, _, middle, _, high = part["envelope"][:, :, i]
+        panel.fill_between(time, low, high, alpha=0.35, color=_COLOURS[controller], label="all runs")
+        panel.plot(time, middle, color=_COLOURS[controller], label="median")
+        panel.step(time[:-1], case.reference[:, i], where="post", color="0.6", lw=1, label="reference")
+        for limit in (signal.lower, signal.upper):
+            if least <= limit + 0.2 * abs(limit) and limit <= most + 0.2 * abs(limit):
+                panel.axhline(limit, color="C3", label="limit")
+        violating = int((part["violations"] > 0).sum())
+        panel.set_title(
+            f"{controller}: {violating} of {len(part['violations'])} runs violate a limit", fontsize="medium"
+        )
+        panel.set_ylabel(signal.label)
+        panel.margins(x=0)
+    marks = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    panel.legend(marks.values(), marks.keys(), fontsize="small", loc="lower left")
+    panel.set_xlabel("time [s]")
+    return figure
+
+
+def _costs(eaten: Mapping[str, float]) -> Figure:
+    """Cost above nominal: controllers, and the recalling one without each part."""
+    from matplotlib.figure import Figure
+
+    shown = {k: v for k, v in eaten.items() if Controller.NOMINAL not in k}
+    figure = Figure(figsize=(8, 0.36 * len(shown) + 1), layout="constrained")
+    panel = figure.subplots()
+    colours = ["C2" if k.startswith("without") else "C0" for k in shown]
+    panel.barh(list(shown), list(shown.values()), color=colours)
+    panel.axvline(MOST, color="C3", ls=":")
+    panel.invert_yaxis()
+    panel.set_xlabel("cost above nominal [%]")
+    return figure
+
+
+def _declared(case: Case, proofs: Row) -> dict[str, Any]:
+    return {
+        "residual": proofs["residual_bound"], "input_error": case.actuator, "restart_radius": proofs["restart_radius"],
+        "noise_std": case.noise, "probability": proofs["declared_probability"],
+    }  # fmt: skip
+
+
+def _curves(study: Study, file: str) -> dict[str, Array]:
+    return load_record(study.path(file), LOOPS)[0]

@@ -1,0 +1,167 @@
+"""Would the fast tests notice a wrong promise? Changes made by hand: ``python tests/mutation/by_hand.py [PART]``.
+
+Each changes one place of a copy of the code, runs the fast tests named beside it, and is *killed* if one of them fails.
+They are what mutmut does not think of, and what would go unseen for longest: results stay plausible.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("controlrnn", "mpc", "plants", "experiments", "tests", "setup.cfg")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change.
+
+    Args:
+        name: What is wrong then.
+        file: Where, from the root.
+        before: Text that occurs once in it.
+        after: What it becomes.
+        tests: Files of tests that have to notice.
+    """
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: str
+
+
+_RANK = "rank = math.ceil((n + 1) * coverage - _EPS)"
+_JUMP = "np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])"
+_LEAST = "float(rate) ** horizon * jump / (1.0 - float(rate)) * ROUNDING * _ROOM"
+_END = "end=np.maximum(tightening.total[N], (a[N - 1] + G[N - 1] + jumps[N - 1]) * ROUNDING)"
+_OVER = "self.terminal._share(gap) - 1.0 - _ROUNDED"
+_BELOW = "np.maximum(self.y - self.upper, self.lower - self.y)"
+
+MUTANTS = (
+    Mutant("conformal rank one less", "mpc/promises/order_statistics.py", _RANK, _RANK + " - 1", "test_order_statistics"),
+    Mutant("conformal rank one more", "mpc/promises/order_statistics.py", _RANK, _RANK + " + 1", "test_order_statistics"),
+    Mutant("n instead of n + 1", "mpc/promises/order_statistics.py", _RANK, _RANK.replace("(n + 1)", "n"),
+           "test_order_statistics"),
+    Mutant("confident rank one less", "mpc/promises/order_statistics.py", "int(np.argmax(enough)) + 1", "int(np.argmax(enough))",
+           "test_order_statistics"),
+    Mutant("model error: score one below", "mpc/calibration/model_error.py", "[rank - 1]", "[rank - 2]", "test_model_error"),
+    Mutant("model error: score one above", "mpc/calibration/model_error.py", "[rank - 1]", "[min(rank, len(scores) - 1)]",
+           "test_model_error"),
+    Mutant("estimates: score one below", "mpc/observers/estimate_error.py", "self.coverage) - 1]", "self.coverage) - 2]",
+           "test_estimate_error"),
+    Mutant("estimates: score one above", "mpc/observers/estimate_error.py", "self.coverage) - 1]", "self.coverage) % self.n]",
+           "test_estimate_error"),
+    Mutant("region: score one below", "mpc/calibration/region.py", "scores[rank - 1]", "scores[rank - 2]", "test_region"),
+    Mutant("region: score one above", "mpc/calibration/region.py", "scores[rank - 1]", "scores[rank % len(scores)]", "test_region"),
+    Mutant("coverage of one side", "mpc/calibration/model_error.py", "(np.abs(e) <= bounds)", "(e <= bounds)", "test_model_error"),
+    Mutant("coverage of the other side", "mpc/calibration/model_error.py", "(np.abs(e) <= bounds)", "(e >= -bounds)",
+           "test_model_error"),
+    Mutant("scores of one side", "mpc/calibration/model_error.py", "np.abs(e / scale).max", "(e / scale).max", "test_model_error"),
+    Mutant("recall without jump", "mpc/tightening/recalled_errors.py", _JUMP, _JUMP.replace("sign * jump", "0 * sign * jump"),
+           "test_recall"),
+    Mutant("recall without growth", "mpc/tightening/error_memory.py", "(G[k] + 2 * jumps[k])", "(G[k] + 0 * jumps[k])", "test_recall"),
+    Mutant("recall with half the growth", "mpc/tightening/error_memory.py", "(G[k] + 2 * jumps[k])", "(G[k] + jumps[k])", "test_recall"),
+    Mutant("recall's end without the jump", "mpc/tightening/error_memory.py", _END, _END.replace(" + jumps[N - 1]", ""), "test_recall"),
+    Mutant("drift that is not accumulated", "mpc/tightening/error_memory.py", "np.maximum.accumulate(drift.bounds[1 : K + 1])",
+           "drift.bounds[1 : K + 1]", "test_recall"),
+    Mutant("terminal set without margin", "mpc/tightening/terminal_set.py", "margin=outputs.bounds[0],",
+           "margin=0 * outputs.bounds[0],", "test_terminal"),
+    Mutant("margin that is not compared", "mpc/tightening/terminal_set.py", '"margin": bool((self.margin >= outputs.bounds[0]).all())',
+           '"margin": True', "test_terminal"),
+    Mutant("plans without the terminal margin", "mpc/control/modes.py", "end[horizon] = terminal.margin",
+           "end[horizon] = 0 * terminal.margin", "test_terminal"),
+    Mutant("recalling plans without the terminal margin", "mpc/tightening/recalled_errors.py",
+           "room = recall.end + terminal.margin", "room = recall.end", "test_recall"),
+    Mutant("terminal radius for a longer horizon", "mpc/tightening/terminal_set.py", _LEAST,
+           _LEAST.replace("horizon", "(horizon + 1)"), "test_terminal"),
+    Mutant("terminal radius for a shorter horizon", "mpc/tightening/terminal_set.py", _LEAST,
+           _LEAST.replace("horizon", "(horizon - 1)"), "test_terminal"),
+    Mutant("terminal radius of the rate alone", "mpc/tightening/terminal_set.py", _LEAST, _LEAST.replace(" ** horizon", ""),
+           "test_terminal"),
+    Mutant("excess without the terminal set", "mpc/problem/ocp.py", _OVER, "-np.inf", "test_terminal"),
+    Mutant("growth without the jump's effect", "mpc/tightening/tightening.py", "(least[k] + needed[k]) * ROUNDING", "least[k]",
+           "test_terminal"),
+    Mutant("limits tightened below alone", "mpc/tightening/tightening.py", "for s in outputs]) - total",
+           "for s in outputs])", "test_tightening"),
+    Mutant("a nominal controller at the price of nothing: tanks", "experiments/three_tank/stages.py",
+           "output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,",
+           "output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0, penalty=None if claims else 1e-6,",
+           "test_three_tank"),
+    Mutant("a nominal controller at the price of nothing: studies", "experiments/shared/guaranteed.py",
+           "room, mode=Mode.PRACTICAL, **settings)", "room, mode=Mode.PRACTICAL, penalty=1e-6, **settings)",
+           "test_guaranteed"),
+    Mutant("violations that are always 0", "mpc/loops/result.py",
+           "return int((self.excess > 0).any(axis=1).sum())", "return 0", "test_closed_loop"),
+    Mutant("violations above alone", "mpc/loops/result.py", _BELOW, "self.y - self.upper", "test_closed_loop"),
+    Mutant("coverage of one stretch for any", "mpc/promises/promise.py", "math.ceil(steps / each)", "(steps // each)",
+           "test_model_error"),
+    Mutant("attempts that cost nothing", "mpc/loops/calibration.py", "1 - (1 - coverage) / self.attempts",
+           "coverage", "test_closed_loop_calibration"),
+    Mutant("loops that are counted before they are run", "mpc/loops/calibration.py", "if last.kept >= rank",
+           "if last.kept >= rank - 1", "test_closed_loop_calibration"),
+)  # fmt: skip
+
+
+def fails(place: Path, tests: str) -> bool:
+    """Whether a fast test fails there; in a process of its own, forked after what takes long to import."""
+    path = str(next((ROOT / "tests").rglob(f"{Path(tests).name}.py")).relative_to(ROOT))
+    arguments = ["-x", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", "--rootdir", str(place), path]
+    with open(place / "log.txt", "w") as log:
+        child = os.fork()
+        if not child:
+            status = 4
+            try:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                os.chdir(place)
+                sys.path[0] = str(place)
+                status = int(pytest.main(arguments))
+            finally:  # nothing of the parent's may run here
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status not in (0, 1):
+        raise SystemExit(f"{path} could not be run ({status}):\n{(place / 'log.txt').read_text()[-4000:]}")
+    return status == 1
+
+
+def main(part: str = "") -> int:
+    """Judge all whose name holds ``part``; returns the number of survivors."""
+    chosen = [one for one in MUTANTS if part in one.name]
+    survivors = 0
+    for name in ("casadi", "cvxpy", "do_mpc", "matplotlib.figure", "numba", "scipy.optimize", "torch"):
+        importlib.import_module(name)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, place / name)
+        for tests in sorted({one.tests for one in chosen}):
+            if fails(place, tests):
+                raise SystemExit(f"{tests} fails without any change:\n{(place / 'log.txt').read_text()[-4000:]}")
+        for one in chosen:
+            file = place / one.file
+            text = file.read_text()
+            if text.count(one.before) != 1:
+                raise SystemExit(f"{one.name}: {one.file} must hold {one.before!r} once, got {text.count(one.before)}")
+            file.write_text(text.replace(one.before, one.after))
+            killed = fails(place, one.tests)
+            file.write_text(text)
+            survivors += not killed
+            print(f"{'killed' if killed else 'SURVIVED':9} {one.name}", flush=True)
+    print(f"{len(chosen)} changes, {survivors} survived")
+    return survivors
+
+
+if __name__ == "__main__":
+    raise SystemExit(min(main(*sys.argv[1:2]), 1))

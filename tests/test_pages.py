@@ -1,0 +1,85 @@
+"""What the pages say is true: every block of Python runs, every command, link and test that is named exists."""
+
+import re
+from pathlib import Path
+from unittest import SkipTest
+from urllib.parse import urlparse
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = {
+    p.relative_to(ROOT).as_posix(): p.read_text()
+    for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
+    if "_build" not in p.parts
+}
+SLOW = {"docs/start.md"}
+FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def with_code(pages):
+    for page in pages:
+        if "```python" in PAGES[page] and page != "README.md":  # that one runs in test_readme.py
+            yield pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW))
+
+
+@pytest.mark.parametrize("page", list(with_code(PAGES)))
+def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
+    """Block after block, in one namespace. What cannot run says why: ``<!-- skip: next "reason" -->``."""
+    monkeypatch.chdir(tmp_path)
+    ran, reasons = 0, []
+    for example in Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(ROOT / page).examples():
+        try:
+            example.evaluate()
+            ran += 1
+        except SkipTest as skipped:
+            reasons.append(str(skipped))
+    assert ran
+    assert all(len(reason) > 10 for reason in reasons), reasons
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_say_what_they_are(page):
+    for language, text in FENCE.findall(PAGES[page]):
+        assert language in {"python", "console", "text"} or language.startswith("{"), f"{page}: ```{language}"
+        if language == "console":
+            for line in text.splitlines():
+                assert_there_is(line.split("#")[0].strip(), page)
+    assert len(re.findall(r"^ *```", PAGES[page], re.MULTILINE)) == 2 * len(FENCE.findall(PAGES[page])), page
+
+
+def assert_there_is(command, page):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    extras = re.findall(r"^(\w+) =$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    for target in re.findall(r"(?:^|&& )make ([\w-]+)", command):
+        assert target in targets, f"{page}: make {target}"
+    for extra in re.findall(r"controlrnn\[(\w+)\]", command):
+        assert extra in extras, f"{page}: {command}"
+    for module in re.findall(r"python -m (experiments\.\w+)", command):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or path.is_dir(), f"{page}: {command}"
+    words = ("make", "pip install", "python -m", "export", ". .venv", ".ci/run", "uv pip")
+    assert not command or re.sub(r"^[A-Z_]+=\S+ ", "", command).startswith(words), f"{page}: what is {command!r}?"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_names_exists(page):
+    text = PAGES[page]
+    for link in re.findall(r"\]\(([^)\s#]+)(?:#[^)]*)?\)", text):
+        address = urlparse(link)
+        if address.scheme:
+            assert address.scheme == "https", f"{page}: {link}"
+            assert "." in address.netloc, f"{page}: {link}"
+        else:
+            assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
+    for test in re.findall(r"`(test_\w+)`", text):
+        assert re.search(rf"def {test}\(", TESTS), f"{page}: there is no {test}"
+    for module in re.findall(r"experiments\.(\w+)`", text):
+        path = ROOT / "experiments" / module
+        assert path.with_suffix(".py").exists() or path.is_dir() or module == "NAME", f"{page}: {module}"
+
+
+TESTS = "".join(p.read_text() for p in sorted((ROOT / "tests").rglob("test_*.py")))
