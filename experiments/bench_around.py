@@ -1,4 +1,4 @@
-"""Certificates around a plan: how much tighter than those for all trajectories, how close to attacks, how fast.
+"""Benchmark of certificates around a plan: tightness against those for all trajectories and attacks, and speed.
 
 The network of `experiments.bench_certify`. Bounds for all trajectories are compared with the worst slope pattern: since
 slopes of different neurons and steps may take any values within their limits, no multipliers whatever can prove less
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(study: Study, tank: LureSystem, horizon: int, radius: float, b: float) -> None:
-    """One row: all trajectories, and one plan of held random inputs."""
+    """Compute one row: bounds for all trajectories against bounds around one plan of held random inputs."""
     radii: dict[str, Any] = {"initial_radius": radius, "input_radius": b}
     x0, u = plan(tank, horizon, study.seed)
 
@@ -64,14 +64,14 @@ def compare(study: Study, tank: LureSystem, horizon: int, radius: float, b: floa
 
 
 def plan(system: LureSystem, horizon: int, seed: int) -> tuple[Array, Array]:
-    """A settled initial state (nx,) and held inputs (horizon + 1, nu)."""
+    """Draw a settled initial state (nx,) and held inputs (horizon + 1, nu)."""
     rng = np.random.default_rng(seed)
     u = np.repeat(rng.uniform(-1.5, 1.5, (horizon // 5 + 1, system.nu)), 5, axis=0)[: horizon + 1]
     return np.asarray(system.simulate(np.tile(u, (3, 1)))[1][-1]), u
 
 
 def worst_pattern(system: LureSystem, horizon: int, radius: float, b: float, row: int, seed: int) -> float:
-    """The largest |dy| of an Elman network whose neurons' slopes are chosen freely as 0 or 1: a local search."""
+    """Search for the largest |dy| of an Elman network whose neurons' slopes are chosen freely as 0 or 1."""
     rng, best = np.random.default_rng(seed), 0.0
     A, B = system.C1, system.D12
     for n in range(40):
@@ -100,7 +100,7 @@ def worst_pattern(system: LureSystem, horizon: int, radius: float, b: float, row
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Result and CPU seconds."""
+    """Call a function and return its result and CPU seconds."""
     began = time.process_time()
     result = work()
     return result, time.process_time() - began

@@ -75,14 +75,17 @@ def joined(first: Trajectory, second: Trajectory) -> Trajectory:
 
 
 def build(name: str, neurons: int, seed: int) -> Model:
-    """A fresh network. Two states, as two tanks have: more states overfit."""
+    """Build an untrained network.
+
+    Two states, as two tanks have: more states overfit.
+    """
     if name == "residual":
         return ResidualRNN(nu=1, ny=1, nx=2, nv=neurons, seed=seed)
     return ContractingR2DN(nu=1, ny=1, nx=2, nv=2, layers=(neurons,), seed=seed)
 
 
 def fit(name: str, size: Size, data: Dataset, *, starts: int, seed: int, steps: int) -> Starts:
-    """Several starts at the linear model, whole records, all at a fixed length of training."""
+    """Fit whole records from several starts at the linear model, all at a fixed length of training."""
     return identify_starts(
         partial(build, name, size.neurons), data, starts=starts, seed=seed,
         loss=SimulationError() + size.ridge * L2(), steps=1, batch_size=1, window=100, skip=SKIP,
@@ -91,7 +94,7 @@ def fit(name: str, size: Size, data: Dataset, *, starts: int, seed: int, steps: 
 
 
 def chosen(study: Study, name: str, record: Trajectory) -> Size:
-    """The candidate with the lowest error over left-out fifths of the estimation record.
+    """Choose the candidate with the lowest error over left-out fifths of the estimation record.
 
     The first fifth is never left out: only there the tanks start as in the test.
     """
@@ -114,7 +117,7 @@ def chosen(study: Study, name: str, record: Trajectory) -> Size:
 
 
 def final(study: Study, name: str, size: Size, data: Dataset, k: int) -> Row:
-    """The mean of several starts on the whole estimation record, scored on the test record."""
+    """Fit the mean of several starts on the whole estimation record, and score it on the test record."""
     run = study.path(f"{name}_{k}.npy")
 
     def train() -> Row:

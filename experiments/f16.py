@@ -1,4 +1,4 @@
-"""Identification on the F-16 ground vibration test: a bolted wing joint that clatters, three accelerometers, measured.
+"""Identification on the F-16 ground vibration test: measured accelerations at a bolted, clattering wing joint.
 
 Score: RMSE [m/s2] per accelerometer of the free run over the official test record (level 4) without its first 50
 samples, from which the initial state is estimated; training records are periods of levels 3 and 5 around it. Free and

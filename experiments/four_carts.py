@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def experiments(study: Study) -> Dataset:
-    """The records of the protocol, kept in the study's folder."""
+    """Records of the protocol, kept in the study's folder."""
     plant = MassSpringDamperChain(position_limit=1e3)
     rng = np.random.default_rng(study.seed)
     records, length = (20, 600) if study.quick else (100, 1000)
@@ -108,7 +108,7 @@ def experiments(study: Study) -> Dataset:
 
 
 def held_levels(length: int, sigma: float, rng: np.random.Generator) -> Array:
-    """Levels of the protocol, shape (T, 1); a hold of 0 samples is a level that never appears."""
+    """Draw levels of the protocol, shape (T, 1); a hold of 0 samples is a level that never appears."""
     holds = rng.integers(0, 100, length)
     holds = holds[: int(np.searchsorted(np.cumsum(holds), length)) + 1]
     levels = sigma * (rng.random(len(holds)) - 0.5)
@@ -116,7 +116,7 @@ def held_levels(length: int, sigma: float, rng: np.random.Generator) -> Array:
 
 
 def build(name: str, seed: int, data: Dataset) -> Model:
-    """An untrained model."""
+    """Build an untrained model."""
     sizes: dict[str, Any] = {"nu": 1, "ny": 1, "nx": NX, "activation": "relu", "seed": seed}
     if name == "contracting_r2dn":
         return ContractingR2DN(nv=8, layers=(20,), **sizes)
@@ -130,7 +130,7 @@ def build(name: str, seed: int, data: Dataset) -> Model:
 
 
 def trained(study: Study, data: Dataset, name: str, seed: int) -> FitResult:
-    """One model from one seed."""
+    """Train one model from one seed."""
     case = f"{name}_{seed}"
     path: Path = study.path(f"{case}.npz")
     adam, lbfgs = (100, 20) if study.quick else (STEPS.get(name, 600), 60)
@@ -154,7 +154,7 @@ def trained(study: Study, data: Dataset, name: str, seed: int) -> FitResult:
 
 
 def gains(fit: FitResult, name: str, seed: int) -> Row:
-    """What the incremental l2 gain is at most, by construction and by a search for a proof, and at least [m/N]."""
+    """Incremental l2 gain [m/N]: upper bounds by construction and by proof, and a lower bound."""
     proven: dict[str, float | None] = {"by_construction": None, "searched": None}
     assert fit.model is not None
     guarantee = fit.model.guarantee()

@@ -1,4 +1,4 @@
-"""A guarantee on trial: four carts on springs near the limit of their position, a thousand closed loops a controller.
+"""Trial of a guarantee: four carts on springs near their position limit, a thousand closed loops a controller.
 
 The plant is that of `experiments.four_carts`: lightly damped (slowest mode 0.973 per sample), with springs that harden
 fourfold. Here its experiments are those of a controller: the force wanders between random levels within +-1.5 N at
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def settings(quick: bool) -> Case:
-    """The case."""
+    """Settings of the case."""
     plant = MassSpringDamperChain(position_limit=2.0)
     wanted = np.array([plant.equilibrium(plant.equilibrium_input(np.array([q])))[3] for q in POSITIONS])
     case = Case(
@@ -70,7 +70,7 @@ def forces(rng: np.random.Generator, steps: int) -> Array:
 
 
 def experiments(seed: int, quick: bool) -> Dataset:
-    """Records of the plant, dealt out."""
+    """Excite the plant and divide the records by purpose."""
     counts, length = ((8, 4, 4, 12), 500) if quick else ((40, 10, 10, 40), 600)
     plant, rng = MassSpringDamperChain(position_limit=1e3), np.random.default_rng(seed)
     u = np.stack([ramps(rng, length) for _ in range(sum(counts))])
@@ -90,7 +90,7 @@ def ramps(rng: np.random.Generator, length: int) -> Array:
 
 
 def identified(study: Study, dataset: Dataset) -> Row:
-    """Train the model; it lands in ``model.npz``."""
+    """Train the model and save it in ``model.npz``."""
     adam, refine = (200, 10) if study.quick else (1000, 60)
 
     def compute() -> Row:

@@ -1,4 +1,4 @@
-"""A guarantee on trial: three tanks near the limit of a level, a thousand closed loops a controller.
+"""Trial of a guarantee: three tanks near the limit of a level, a thousand closed loops a controller.
 
 Plant, model and experiments are those of `experiments.three_tank`, with levels measured to 0.05 cm (a level sensor's
 readings averaged over the sample time of 30 s). Declared are the residual that the calibration records show, inflated
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def settings(quick: bool) -> tuple[Config, Case]:
-    """The demo's settings, and the case."""
+    """The demo's settings, and those of the case."""
     config = replace(Config.of(quick), noise=0.05, steps=150 if quick else 1000)
     plant = MultiTank()
     inputs = tuple(
@@ -71,7 +71,7 @@ def reference(config: Config, each: int) -> Array:
 
 
 def identified(study: Study, config: Config, dataset: Dataset) -> Row:
-    """Train the demo's contracting R2DN; it lands in ``model.npz``."""
+    """Train the demo's contracting R2DN and save it in ``model.npz``."""
 
     def compute() -> Row:
         model = stages.candidates(study.seed)["contracting R2DN"]

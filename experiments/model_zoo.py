@@ -1,4 +1,4 @@
-"""Every model of `controlrnn.models` on the data of the four carts: does each keep its promise, and does it fit?
+"""Every model of `controlrnn.models` on the data of the four carts: guarantees, fit and agreement of exports.
 
 Each model is trained for 300 steps in float32 and frozen in float64. Then, per model:
 - certificate: proven from the model's own numbers ("construction"), by search ("search"), or not at all ("none");
@@ -71,7 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """What is known for certain of a trained model."""
+    """Proven properties of a trained model."""
 
     origin: str
     contraction: ContractionCertificate | DeltaIssCertificate | None = None
@@ -130,7 +130,7 @@ def case(study: Study, data: Dataset, name: str) -> Row:
 
 
 def prove(model: Model[Any], system: Any) -> Proof:
-    """The model's own certificates, else those that a search finds."""
+    """Prove the model's own certificates, else search for some."""
     try:
         if model.guarantee() is not None:
             construction = certify_by_construction(model)
@@ -192,7 +192,7 @@ def worst_stretch(
 def _geometry(
     proof: ContractionCertificate | DeltaIssCertificate,
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """Distance of a difference (N, nx), and the unit difference along which a linear function (N, nx) grows most."""
+    """Size of a difference (N, nx), and the unit difference along which a linear function (N, nx) grows most."""
     if isinstance(proof, DeltaIssCertificate):
         scale = torch.tensor(proof.scale)
         return lambda d: (d.abs() / scale).amax(dim=1), lambda g: scale * torch.where(g < 0, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Which model for my MPC? Candidates trained on the same records of the three tanks, with the same steps and washout.
+"""Comparison of predictors for MPC, trained on the same records of the three tanks with the same budget.
 
 Each candidate goes the whole road with three seeds: fit on the test records (free run, and ahead of a state estimated
 from measurements), contraction and horizon certificates, calibrated model error, tightening, and closed loops near a
@@ -59,11 +59,11 @@ _SIZES: dict[str, Any] = {"nu": 2, "ny": 3}
 
 @dataclasses.dataclass(frozen=True)
 class FirstSamples(Term):
-    """A term that does not look at the run, on the first samples of each window.
+    """Loss term without simulation, on the first samples of each window.
 
     Args:
         term: The term.
-        samples: How many.
+        samples: Number of first samples.
     """
 
     term: NoiseUpperBound
@@ -71,12 +71,12 @@ class FirstSamples(Term):
     washout = 0
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> torch.Tensor:
-        """The term on what is left."""
+        """Value of the term on the first samples."""
         return self.term(system, dataclasses.replace(batch, u=batch.u[:, : self.samples]), simulation)
 
 
 def candidates(config: Config) -> dict[str, Make]:
-    """How to make each model and what its loss has beside the simulation error; all but LTI have tanh neurons."""
+    """Builders of each model and its loss terms beside the simulation error; all but LTI have tanh neurons."""
     covariance = WEIGHTS["covariance"] * NoiseCovariance(input_std=NOISE, washout=config.washout, windows=1)
     bound = WEIGHTS["bound"] * FirstSamples(NoiseUpperBound(input_std=NOISE), AHEAD)
     return {
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Ahead:
-    """Cases computed ahead on several processes, as soon as the first one of them is asked for.
+    """Cases computed ahead in several processes, from the first one that is asked for.
 
     Args:
         cases: What to compute, by name, in the order in which it will be asked for.
@@ -138,7 +138,7 @@ class Ahead:
         self._pending: dict[str, Future[Row]] = {}
 
     def result(self, key: str) -> Row:
-        """The row of one case; starts all from this one on where it was not started before."""
+        """Row of one case; starts this case and all later ones that are not started yet."""
         if self._pool is None:
             self._pool = Workers(WORKERS, prepare=torch.set_num_threads, given=(1,))
         if key not in self._pending:
@@ -155,12 +155,12 @@ class Ahead:
 
 @cache
 def data(config: Config, seed: int) -> Dataset:
-    """The records, the same for every candidate; once per process."""
+    """Records of the study, the same for every candidate; made once per process."""
     return stages.experiments(config, seed)
 
 
 def case(name: str, k: int, seed: int, config: Config) -> Row:
-    """One candidate with one seed: train, certify, calibrate, tighten, control."""
+    """Compute one candidate with one seed: train, certify, calibrate, tighten, control."""
     dataset = data(config, seed)
     model, extra = candidates(config)[name](seed + k)
     clock = [time.process_time()]
@@ -189,10 +189,10 @@ def case(name: str, k: int, seed: int, config: Config) -> Row:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Proof:
-    """What is known for certain of a candidate.
+    """Proven properties of a candidate.
 
     Args:
-        watch: Its washout, with a contraction certificate where there is one.
+        watch: Washout of the candidate, with a contraction certificate where there is one.
         rate: Contraction rate per sample, or None.
         bounds: Certified effect of re-initialisation and input errors from the start of the washout on, shape
             (washout + horizon + 1, ny), or None.
@@ -205,7 +205,7 @@ class Proof:
     certificates: tuple[Any, Any] | None
 
     def room(self, error: ModelError) -> tuple[Tightening, bool]:
-        """The tightening, and whether it is certified as well as calibrated."""
+        """Tightening of the candidate, and whether it is certified as well as calibrated."""
         if self.certificates is not None:
             joint, initial = self.certificates
             room = tighten(error, joint, observer=self.watch, initial_only=initial)
@@ -219,7 +219,7 @@ class Proof:
 
 
 def certify(system: LureSystem, dataset: Dataset, config: Config) -> Proof:
-    """Contraction and horizon bounds; without contraction, bounds from the box that tanh keeps the state in."""
+    """Certify contraction and horizon bounds; without contraction, bounds from tanh's box of states."""
     try:
         contraction = stages.contraction(system, dataset, config)
     except CertificationError:
@@ -254,7 +254,7 @@ def _fits(fit: FitResult, dataset: Dataset, config: Config) -> Row:
 
 
 def loops(watch: Washout, room: Tightening | None, config: Config, seed: int) -> Row:
-    """Closed loops with our own solver; every candidate sees the same noise and disturbances."""
+    """Run closed loops with our own solver; every candidate sees the same noise and disturbances."""
     setup = stages.setup(watch, room, config)
     seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
     began = time.process_time()
@@ -268,7 +268,7 @@ def loops(watch: Washout, room: Tightening | None, config: Config, seed: int) ->
 
 
 def mean(rows: Sequence[Row]) -> Row:
-    """Mean over seeds; runs, violations and failures are summed, the largest violation is the largest."""
+    """Average rows over seeds; runs, violations and failures are summed, of largest violations the maximum is kept."""
     result: Row = {"seeds": len(rows)}
     for key in rows[0]:
         values = [r[key] for r in rows]
@@ -288,7 +288,7 @@ def mean(rows: Sequence[Row]) -> Row:
 
 
 def summary(means: Mapping[str, Row]) -> str:
-    """Which model wins, and why: the lowest cost among those that are certified and never violated a limit."""
+    """Name the best model: the lowest cost among those that are certified and never violated a limit."""
     safe = {n: m for n, m in means.items() if m["certified"] == 1 and m["runs_with_violation"] == 0}
     fitting = max(means, key=lambda n: means[n]["fit_free"])
     if not safe:
@@ -323,7 +323,7 @@ def _reason(m: Row) -> str:
 
 
 def figure(means: Mapping[str, Row]) -> Figure:
-    """Fit, tightening of output 1 and cost, one bar a model."""
+    """Plot fit, tightening of output 1 and cost, one bar a model."""
     names = list(means)
     place = np.arange(len(names))
     drawn = Figure(figsize=(11, 0.45 * len(names) + 1.6), layout="constrained")

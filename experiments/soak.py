@@ -1,4 +1,4 @@
-"""A hundred thousand control steps of the three tanks under random faults: does anything break, leak or come late?
+"""A hundred thousand control steps of the three tanks under random faults: crashes, leaks, missed deadlines.
 
 The controller of `experiments.three_tank`, on its default solver, follows random steady states near the limits while
 sensors drop out, freeze, saturate, jump and are late, pumps stick, saturate and are off, and the solver runs out of
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementGuard]:
-    """The demo's road as far as the controller, and a guard from its validation records."""
+    """Prepare the demo's controller, and a measurement guard from its validation records."""
     dataset = stages.experiments(config, study.seed)
 
     def compute() -> Row:
@@ -128,7 +128,7 @@ def prepare(study: Study, config: Config) -> tuple[ClosedLoopSetup, MeasurementG
 
 
 def chunk(study: Study, setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, i: int, steps: int) -> Row:
-    """One stretch; what it took and what went wrong."""
+    """Run one stretch of steps, and summarise its times and failures."""
     seed = int(np.random.SeedSequence([study.seed, i]).generate_state(1)[0])
     with processor_times(setup.controller) as cpu:
         result = run(setup, guard, config, seed, steps)
@@ -143,7 +143,10 @@ def chunk(study: Study, setup: ClosedLoopSetup, guard: MeasurementGuard, config:
 
 @contextmanager
 def frozen_heap() -> Iterator[None]:
-    """Keep all present objects from the garbage collector: a full pass over those of the imports takes 0.2 s."""
+    """Exempt all present objects from garbage collection.
+
+    A full pass over those of the imports takes 0.2 s.
+    """
     gc.collect()
     gc.freeze()
     try:
@@ -154,7 +157,7 @@ def frozen_heap() -> Iterator[None]:
 
 @contextmanager
 def processor_times(controller: TightenedMPC) -> Iterator[list[float]]:
-    """Processor time of each control step [s], beside the wall time that the result has."""
+    """Collect the processor time of each control step [s], beside the wall time in the result."""
     times: list[float] = []
     step = controller.step
 
@@ -172,7 +175,7 @@ def processor_times(controller: TightenedMPC) -> Iterator[list[float]]:
 
 
 def run(setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, seed: int, steps: int) -> ClosedLoopResult:
-    """One closed loop with everything that can go wrong."""
+    """Run one closed loop under all kinds of faults."""
     return run_closed_loop(
         setup.plant,
         setup.controller,
@@ -192,7 +195,7 @@ def run(setup: ClosedLoopSetup, guard: MeasurementGuard, config: Config, seed: i
 
 
 def wanted(config: Config, steps: int, rng: np.random.Generator) -> Array:
-    """Steady states with tank 1 between 45 cm and its limit, each held for 20 to 100 samples, shape (steps, 3)."""
+    """Draw steady states with tank 1 between 45 cm and its limit, each held for 20 to 100 samples (steps, 3)."""
     plant = MultiTank()
     levels: list[Array] = []
     holds: list[int] = []
@@ -203,7 +206,7 @@ def wanted(config: Config, steps: int, rng: np.random.Generator) -> Array:
 
 
 def describe(result: ClosedLoopResult, setup: ClosedLoopSetup, cpu: Array) -> Row:
-    """Counts and times of one chunk."""
+    """Count events and times of one chunk."""
     lower, upper = setup.controller.predictor.input_limits()
     sound = np.isfinite(result.u).all() and ((lower <= result.u) & (result.u <= upper)).all()
     forced = result.faults[:, result.fault_kinds.index(TimeOut.kind)].sum() if TimeOut.kind in result.fault_kinds else 0
@@ -225,7 +228,7 @@ def describe(result: ClosedLoopResult, setup: ClosedLoopSetup, cpu: Array) -> Ro
 
 
 def heap_growth(setup: ClosedLoopSetup, config: Config, steps: int) -> Row:
-    """What Python's allocator holds more after a second stretch of steps than after the first, in bytes per step."""
+    """Growth of Python's heap between two equal stretches of steps, in bytes per step."""
     controller, held = setup.controller, setup.options["warm_up_input"]
     goal, rng = setup.options["reference"], np.random.default_rng(0)
     controller.reset()
@@ -244,7 +247,7 @@ def heap_growth(setup: ClosedLoopSetup, config: Config, steps: int) -> Row:
 
 
 def together(rows: Sequence[Row], times: Mapping[str, Array]) -> Row:
-    """The whole run."""
+    """Summarise the whole run."""
     counted = ("steps", "steps_with_fault", "failed_solves", "forced_time_outs", "fallbacks", "readings_rejected",
                "violations", "misses_dt", "wall_over_5_ms", "cpu_over_5_ms")  # fmt: skip
     row: Row = {name: sum(r[name] for r in rows) for name in counted}
@@ -273,7 +276,7 @@ def growth(rows: Sequence[Row]) -> tuple[float | None, int]:
 
 
 def targets(study: Study, total: Row, heap: Row, planned: int) -> None:
-    """What the study aims at."""
+    """Compare the rows with the study's targets."""
     study.target("steps without an unhandled exception", planned, total["steps"], total["steps"] == planned)
     sound = total["inputs_sound"]
     study.target("all inputs finite and within limits", True, sound, sound)
@@ -290,7 +293,7 @@ def targets(study: Study, total: Row, heap: Row, planned: int) -> None:
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Memory and times along the run."""
+    """Plot memory and times along the run."""
     done = np.cumsum([r["steps"] for r in rows])
     drawn = Figure(figsize=(9, 6), layout="constrained")
     memory, times, counts = drawn.subplots(3, 1, sharex=True)

@@ -1,4 +1,4 @@
-"""Proven bounds on frozen systems: numpy verifies, solvers only suggest, ball arithmetic gives a second opinion.
+"""Certificates: proven bounds on frozen systems, with the searches that find and the attacks that test them.
 
 Attacks need torch, which takes seconds to import; they are imported on first use.
 """

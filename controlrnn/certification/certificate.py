@@ -1,4 +1,4 @@
-"""What all certificates share: they name the system they speak of, are proven without a solver, and save themselves."""
+"""Base class of all certificates: proof for one frozen system without a solver, summary, saving and loading."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from controlrnn.records import (
     Value,
     load_one_of,
     restoring,
-)  # fmt: skip
+)
 from controlrnn.systems import System
 from controlrnn.typed import typed
 
@@ -45,7 +45,7 @@ _KINDS: dict[str, type[Certificate]] = {}
 
 
 class Rigour(Choice):
-    """The arithmetic in which a certificate is proven again."""
+    """Arithmetic in which a certificate is proven again."""
 
     FLOAT64 = "float64"
     """Rounding is bounded: milliseconds."""
@@ -103,15 +103,17 @@ class Certificate(Stored, ABC):
         return self._proven(system, 1.0)
 
     def issue(self, system: System) -> Self:
-        """The certificate with its margin, after a proof with room for any other order of the same operations.
+        """Return this certificate with its margin, once it is proven with room for other orders of the operations.
 
         Raises:
             CertificationError: As `verify`.
         """
         self._proven(system, PROOF_ROOM)
+        # The margin that is stored is the verifier's, without the extra room.
         return replace(self, margin=self.verify(system))
 
     def _check_digest(self, system: System) -> None:
+        """Raise a CertificationError if the certificate was made of another system."""
         if system.digest != self.system_digest:
             raise CertificationError(
                 f"the certificate speaks of system {str(self.system_digest)[:12]}, got {system.digest[:12]}: "
@@ -120,6 +122,7 @@ class Certificate(Stored, ABC):
             )
 
     def _proven(self, system: System, room: float) -> float:
+        """Prove the claim with ``room`` and return the margin; whatever goes wrong becomes a CertificationError."""
         self._check_digest(system)
         if not arithmetic_is_ieee():
             raise CertificationError(
@@ -139,19 +142,19 @@ class Certificate(Stored, ABC):
 
     @abstractmethod
     def _prove(self, system: Any, room: float) -> float:
-        """The proof itself; raises CertificationError where it fails. ``room``: see `proof.definite`."""
+        """Prove the claim and return the margin, or raise a CertificationError; ``room``: see `proof.definite`."""
 
     def summary(self) -> str:
-        """What is claimed, in words and numbers, and of which arithmetic."""
+        """Describe the claim in words and numbers, and the arithmetic in which it holds."""
         return f"{self._claim()} Holds in real arithmetic; {self.EXECUTION}."
 
     @abstractmethod
     def _claim(self) -> str:
-        """What is claimed, in words and numbers."""
+        """Describe the claim in words and numbers."""
 
     @abstractmethod
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw what is claimed.
+        """Draw the claimed bounds.
 
         Args:
             labels: Names of the channels that the figure tells apart, outputs or inputs.
@@ -159,17 +162,18 @@ class Certificate(Stored, ABC):
 
     @property
     def units(self) -> dict[str, str]:
-        """Units of the claim's numbers."""
+        """Units of the claim's numbers, by field."""
         return dict(self.UNITS)
 
     @classmethod
     def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments from the values of a record, which also holds the units."""
         return {name: value for name, value in values.items() if name != "units"}
 
 
 @typed()
 def load_certificate(path: str | os.PathLike[str]) -> Certificate:
-    """Read a certificate of any kind. It is a claim until its `verify` has passed.
+    """Read a certificate of any kind; nothing is proven until its `verify` has passed.
 
     Args:
         path: A file that a certificate's `save` wrote.
@@ -191,7 +195,7 @@ def certificate_schema(
     meta: Mapping[str, Value],
     parts: Mapping[str, Part] | None = None,
 ) -> Schema:
-    """What a certificate's record holds: what all have, and the fields of the claim.
+    """Build the schema of a certificate's record: the common fields and those of the claim.
 
     Args:
         kind: `Certificate.KIND`.
@@ -201,14 +205,18 @@ def certificate_schema(
         parts: Certificates and multipliers inside of it.
     """
     common: dict[str, Value] = {
-        "system_digest": Digest(), "method": Text(200), "solver_status": Text(200), "margin": Number(above=0.0),
-        "versions": TableOf(Text(100)), "units": Exactly(dict(units)),
-    }  # fmt: skip
+        "system_digest": Digest(),
+        "method": Text(200),
+        "solver_status": Text(200),
+        "margin": Number(above=0.0),
+        "versions": TableOf(Text(100)),
+        "units": Exactly(dict(units)),
+    }
     return Schema(kind, FORMAT_VERSION, arrays=arrays, meta={**common, **meta}, parts=parts or {}, zero=ZERO)
 
 
 def boxes_of(inputs: Array, states: Array) -> tuple[Box, Box] | None:
-    """The boxes that a certificate holds in, from the ends that it stores; None where it holds everywhere."""
+    """Convert stored ends to the boxes in which a certificate holds; None where it holds everywhere."""
     if inputs.shape == states.shape == (2, 0):
         return None
     if len(inputs) != 2 or len(states) != 2:
@@ -217,7 +225,7 @@ def boxes_of(inputs: Array, states: Array) -> tuple[Box, Box] | None:
 
 
 def current_versions() -> dict[str, str]:
-    """Versions that a certificate records."""
+    """Versions of the packages that a certificate records."""
     return {
         "controlrnn": __version__,
         "python": platform.python_version(),
@@ -228,7 +236,7 @@ def current_versions() -> dict[str, str]:
 
 
 def bounds_at_a_glance(bounds: Array) -> list[str]:
-    """Lines that name the bounds (N + 1, ny) at some steps of the horizon."""
+    """Format the bounds (N + 1, ny) at some steps of the horizon as lines of text."""
     last = len(bounds) - 1
     return [
         f"  step {k:4d}: " + ", ".join(f"{b:.4g}" for b in bounds[k]) for k in sorted({0, last // 4, last // 2, last})

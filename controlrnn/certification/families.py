@@ -1,4 +1,4 @@
-"""The inequality of a horizon certificate, as the search for its multipliers sees it."""
+"""Multipliers of horizon certificates, and the inequality that they have to satisfy as a search sees it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ class Family(Stored):
         multipliers: Shape (K, nv).
         rho: Shape (K, number of channels that differ).
         padding: Relative enlargement of the storages in the recursion.
-        shares: Of the initial state and of each input that is a state, in the initial set, shape (K, 1 + m); empty
+        shares: Weights of the initial state and of each input that is a state, shape (K, 1 + m); empty
             where no input is a state (see `controlrnn.certification.proof.input_error`).
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "family", 1,
+        "family",
+        1,
         arrays={
-            "multipliers": Numbers("N + 1", "nv", least=0.0), "rho": Numbers("N + 1", "m", least=0.0),
+            "multipliers": Numbers("N + 1", "nv", least=0.0),
+            "rho": Numbers("N + 1", "m", least=0.0),
             "shares": Numbers("N + 1", "p", least=0.0, otherwise=(0, 0)),
         },
-        meta={"row": Count(), "padding": Number(least=0.0)}, zero=("N", "nu", "nv", "m", "p"),
-    )  # fmt: skip
+        meta={"row": Count(), "padding": Number(least=0.0)},
+        zero=("N", "nu", "nv", "m", "p"),
+    )
 
     row: int
     multipliers: Array
@@ -51,7 +54,7 @@ class Family(Stored):
 
 
 class Problem(HorizonInequality):
-    """The inequality with the coordinates in which multipliers are sought; arguments as `HorizonInequality`.
+    """The inequality of a horizon certificate in the coordinates of a search; arguments as `HorizonInequality`.
 
     Where inputs are states, ``metric`` is that of the joint initial set of states and inputs, and ``radius`` is one.
     """
@@ -59,23 +62,33 @@ class Problem(HorizonInequality):
     error: InputError
 
     def __init__(
-        self, system: LureSystem, horizon: int, radius: float, metric: Array | None,
-        input_radius: float | Array | InputError, *, boxes: tuple[Box, Box] | None = None, lifted: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        system: LureSystem,
+        horizon: int,
+        radius: float,
+        metric: Array | None,
+        input_radius: float | Array | InputError,
+        *,
+        boxes: tuple[Box, Box] | None = None,
+        lifted: bool = False,
+    ) -> None:
         if not system.is_frozen:
             raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
         error = InputError.of(input_radius, system.nu)
         super().__init__(system, horizon, radius, metric, error, boxes=boxes, lifted=lifted)
-        self.asked, self.claimed_radius, self.claimed_metric = error, self.radius, self.metric
+        self.asked = error
+        self.claimed_radius = self.radius
+        self.claimed_metric = self.metric
         if lifted:
             _, metric, b = self._initial_set
             # An initial state without difference gets some room: its part of the metric must be finite.
             room = self.radius or 1e-6 * float(np.linalg.norm(b))
             self._parts = metric / room**2, b
-            self.metric, self.radius = self.joint_metric(np.ones(1 + len(b))), 1.0
+            self.metric = self.joint_metric(np.ones(1 + len(b)))
+            self.radius = 1.0
 
     def joint_metric(self, shares: Array) -> Array:
-        """The metric in which the initial set of states and input differences is within one, for shares (1 + m,)."""
+        """Metric whose unit ball holds the initial set of states and input differences, for shares (1 + m,)."""
         weights = shares / shares.sum()
         metric, b = self._parts
         n = len(metric)
@@ -85,7 +98,7 @@ class Problem(HorizonInequality):
         return joint
 
     def family(self, row: int, multipliers: Array, rho: Array, padding: float) -> Family:
-        """A family that makes the best of given multipliers."""
+        """Build a family from given multipliers, with the best rho and shares that go with them."""
         found = Family(row, multipliers, self.error.evened(rho), padding)
         if not self.lifted:
             return found
@@ -93,7 +106,7 @@ class Problem(HorizonInequality):
         return Family(row, found.multipliers, found.rho, padding, shares)
 
     def _best_shares(self, P: Array) -> Array:
-        """Shares (1 + m,) for which the largest ratio of P to the joint metric is small."""
+        """Search for shares (1 + m,) with a small largest ratio of P to the joint metric."""
         n, shares = len(self._parts[0]), np.ones(1 + len(self._parts[1]))
         best, chosen = np.inf, shares
         for _ in range(6):

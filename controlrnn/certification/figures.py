@@ -1,4 +1,4 @@
-"""What the figures of certificates share."""
+"""Plotting helpers of certificates: panels, labels, bounds over the horizon, decay of differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORGOTTEN, _LONGEST = 1e-3, 2000
 
 
 def panels(count: int) -> tuple[Figure, list[Any]]:
-    """A figure with ``count`` axes side by side."""
+    """Create a figure with ``count`` axes side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1 + 4 * count, 3.5), layout="constrained")
@@ -24,12 +24,12 @@ def panels(count: int) -> tuple[Figure, list[Any]]:
 
 
 def label(labels: Sequence[str], index: int, kind: str) -> str:
-    """The given label of a channel, or one made up from its ``kind`` and number."""
+    """Return the given label of a channel, or one made from its ``kind`` and number."""
     return labels[index] if labels else f"{kind}{index + 1}"
 
 
 def over_horizon(bounds: Array, labels: Sequence[str], what: str) -> Figure:
-    """Bounds (N + 1, ny) over the steps, one line an output."""
+    """Plot bounds (N + 1, ny) over the steps, one line an output."""
     figure, (axes,) = panels(1)
     for i, bound in enumerate(bounds.T):
         axes.plot(bound, marker=".", label=label(labels, i, "y"))
@@ -39,7 +39,7 @@ def over_horizon(bounds: Array, labels: Sequence[str], what: str) -> Figure:
 
 
 def decay(rate: float, input_gain: Array, stretch: float, reach: float, norm: str, labels: Sequence[str]) -> Figure:
-    """How differences of states are forgotten, and what lasting differences of inputs build up to.
+    """Plot how state differences decay, and what lasting input differences build up to.
 
     Args:
         rate: Per step, in (0, 1).
@@ -57,6 +57,7 @@ def decay(rate: float, input_gain: Array, stretch: float, reach: float, norm: st
     left.axhline(1.0, color="0.7", lw=0.8)
     left.set(xlabel="step", ylabel="difference of states, 1 at the start")
     left.legend()
+    # The geometric series (1 - rate^k) / (1 - rate).
     built = -np.expm1(steps * np.log(rate)) / (1 - rate)
     for c, gain in enumerate(input_gain):
         right.plot(steps, reach * gain * built, label=label(labels, c, "u"))

@@ -1,4 +1,4 @@
-"""What is known of wrong inputs, as a record: see `controlrnn.certification.proof.input_error` for the kinds."""
+"""Input errors as a stored record; see `controlrnn.certification.proof.input_error` for their kinds."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ __all__ = ["InputError", "InputErrorKind"]
 @dataclass(frozen=True, eq=False, kw_only=True)
 @typed(stored=False)
 class InputError(InputDifferences, Stored):
-    """A set of input differences over a horizon.
+    """A set of input differences over a horizon, as certificates store it.
 
     Args:
-        kind: Which set.
+        kind: Kind of the set.
         radius: b, a number for all channels or shape (nu,), input units; a channel of radius zero is exact.
         rate: s, largest change per step, likewise; for `InputErrorKind.RATE_LIMITED` alone.
         steps: m, number of steps at which inputs are wrong, unknown which; for `InputErrorKind.FEW` alone.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "input-error", 1,
+        "input-error",
+        1,
         arrays={"radius": Numbers("nu", least=0.0), "rate": Numbers("nu", least=0.0, optional=True)},
-        meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)}, zero=("N", "nu", "nv"),
-    )  # fmt: skip
+        meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)},
+        zero=("N", "nu", "nv"),
+    )
 
     def evened(self, rho: Array) -> Array:
-        """Larger rho, shape (K, m), of the same price at the last step: storages only shrink with rho."""
+        """Enlarge rho, shape (K, m), as far as its price at the last step stays the same.
+
+        Storages only shrink with rho.
+        """
         use = self.b > 0
         if not rho.size or not self.b.any():
             return rho
@@ -44,11 +49,12 @@ class InputError(InputDifferences, Stored):
         if self.steps is None or self.steps >= len(rho):
             return rho
         per_step = size.sum(axis=1)
+        # Only the largest steps cost: the others can be raised to the least of them for nothing.
         least = np.sort(per_step)[-self.steps]
         return np.asarray(rho * np.maximum(1.0, least / np.maximum(per_step, 1e-300))[:, None])
 
     def extreme(self, gradient: Array) -> Array:
-        """The member that a linear function likes best; for a limited rate one that it likes well.
+        """The member of the set that maximises a linear function; a good one, not the best, for a limited rate.
 
         Args:
             gradient: Shape (..., K, nu).
@@ -64,6 +70,7 @@ class InputError(InputDifferences, Stored):
             value = np.abs(gradient) @ self.b
             least = np.sort(value, axis=-1)[..., -min(self.steps, value.shape[-1])]
             keep = value >= least[..., None]
+            # Ties could keep more steps than allowed.
             keep &= np.cumsum(keep, axis=-1) <= self.steps
             return np.asarray(full * keep[..., None])
         if self.kind is InputErrorKind.CONSTANT:
@@ -71,11 +78,13 @@ class InputError(InputDifferences, Stored):
             return np.asarray(np.broadcast_to(total, gradient.shape).copy())
         if self.kind is InputErrorKind.RATE_LIMITED:
             for k in range(1, full.shape[-2]):
+                # Greedy: towards the best value as fast as the rate allows.
                 step = np.clip(full[..., k, :] - full[..., k - 1, :], -np.asarray(self.rate), np.asarray(self.rate))
                 full[..., k, :] = full[..., k - 1, :] + step
         return np.asarray(full)
 
     @classmethod
     def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Constructor arguments from the values of a record, arrays made read-only."""
         rate = values["rate"]
         return values | {"radius": read_only(values["radius"]), "rate": None if rate is None else read_only(rate)}

@@ -1,1 +1,1 @@
-"""Hostile calls of everything public: each one ends in an error of ours or in a right result."""
+"""Hostile calls of all public names: each must end in one of our errors or in a right result."""

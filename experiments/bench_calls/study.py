@@ -1,4 +1,4 @@
-"""Hostile calls of everything public: each one ends in an error of ours or in a right result.
+"""Hostile calls of all public names: each must end in one of our errors or in a right result.
 
 One argument at a time of a valid call (`experiments.bench_calls.hostile`) is replaced: by NaN, infinity, 1e300, a
 subnormal, a negative number, nothing, another shape or type, text, None, a huge integer, a numpy number, a strided,
@@ -50,7 +50,7 @@ Make = Callable[[Kit], list[Call]]
 
 
 class Ending(StrEnum):
-    """How a call ended; see the module docstring."""
+    """How a hostile call ended; see the module docstring."""
 
     REFUSED = "refused"
     RIGHT = "right"
@@ -68,14 +68,14 @@ GOOD = (Ending.REFUSED, Ending.RIGHT, Ending.ABSURD)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One hostile call.
+    """Outcome of one hostile call.
 
     Args:
         call: Public name.
-        argument: What was spoilt.
-        label: By which value.
+        argument: Argument that was spoilt.
+        label: Value that replaced it.
         ending: How it ended.
-        detail: Of what went wrong.
+        detail: Description of what went wrong.
     """
 
     call: str
@@ -86,7 +86,7 @@ class Outcome:
 
 
 class Caller:
-    """Makes hostile calls in this process.
+    """Caller of public functions with hostile values, in this process.
 
     Args:
         folder: Where files go.
@@ -100,7 +100,7 @@ class Caller:
         self._valid: dict[int, list[float | str]] = {}
 
     def __call__(self, number: int, turn: int) -> Outcome:
-        """The ``turn``-th hostile call of valid call ``number``."""
+        """Make the ``turn``-th hostile call of valid call ``number``."""
         call = self.calls[number]
         rng = np.random.default_rng([self.seed, zlib.crc32(call.name.encode()), number, turn])
         argument = call.arguments[int(rng.integers(len(call.arguments)))]
@@ -135,7 +135,7 @@ class Caller:
         return Ending.RIGHT, ""
 
     def valid(self, number: int) -> list[float | str]:
-        """What the valid call gives."""
+        """Values of the valid call's result."""
         if number not in self._valid:
             call = self.calls[number]
             self._valid[number] = self._values(call.function(**call.given), call)
@@ -147,7 +147,7 @@ class Caller:
 
 
 def _leaves(result: Any, call: Call, *, every: bool = False, path: str = "") -> Iterator[tuple[str, float | str]]:
-    """Numbers and texts of a result with where they stand; without ``every`` those that have to be finite."""
+    """Yield the numbers and texts of a result with their paths; without ``every`` those that must be finite."""
     name = path.rpartition(".")[2].partition("[")[0]
     if name in call.varies or (not every and name in call.infinite):
         return
@@ -175,7 +175,7 @@ def _leaves(result: Any, call: Call, *, every: bool = False, path: str = "") -> 
 
 
 def _kept(result: Any, folder: Path) -> None:
-    """Save what can be saved, and read it again."""
+    """Save a result that can be saved, and check that it is read again as it was."""
     _ = getattr(result, "digest", None)
     if hasattr(result, "save") and hasattr(type(result), "load"):
         path = folder / "kept.npz"
@@ -207,7 +207,10 @@ def _where(error: BaseException) -> str:
 
 
 def _work(pipe: Connection, clock: Any, folder: str, seed: int, make: Make) -> None:
-    """A worker: takes (call, first turn, last turn), sends outcomes; ``clock`` is (time of the last start, turn)."""
+    """Run a worker: takes (call, first turn, last turn), sends outcomes.
+
+    ``clock`` is (time of the last start, turn).
+    """
     import resource
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -237,7 +240,7 @@ def _received(pipe: Connection) -> Any:
 
 
 class Workforce:
-    """A process that makes hostile calls with a limited memory, started anew where one of them hangs or kills it.
+    """A process that makes hostile calls with a limited memory, restarted where a call hangs or kills it.
 
     Args:
         seed: Seed of all values.
@@ -295,13 +298,13 @@ class Workforce:
 
 
 def turns(weights: Sequence[float], total: int) -> list[int]:
-    """How often each call is made."""
+    """Number of hostile calls for each valid call."""
     unit = total / sum(weights)
     return [max(math.ceil(unit * w), 1) for w in weights]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See the module docstring."""
+    """Run the study; returns the exit status."""
     study = Study.from_command_line("bench_calls", __doc__, arguments)
     total = QUICK if study.quick else CALLS
     with tempfile.TemporaryDirectory() as folder:
@@ -329,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _row(
     study: Study, workers: Workforce, known: Sequence[Call], tasks: Sequence[tuple[int, int, int]], package: str
 ) -> dict[str, Any]:
-    """All calls of one package."""
+    """Make all hostile calls of one package and summarise them."""
     seen: Counter[Ending] = Counter()
     faults: Counter[str] = Counter()
     names = [c.name for c in known]

@@ -1,1 +1,1 @@
-"""Certification: our search against the semidefinite program, bounds against attacks, and what a proof costs."""
+"""Benchmark of certificates: our search against the semidefinite program, bounds against attacks, cost of proofs."""

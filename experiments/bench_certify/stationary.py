@@ -1,4 +1,4 @@
-"""Infinite-horizon certificates: of models that carry their own, of freely trained networks, and what a proof costs."""
+"""Benchmark of infinite-horizon certificates: models with a guarantee, freely trained networks, cost of proofs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _UNDECIDED = 1e-6
 
 
 def direct_models(quick: bool) -> dict[str, Callable[[int], models.Model[Any]]]:
-    """The models whose guarantee holds for every parameter value, by name; each takes a seed."""
+    """Models whose guarantee holds for every parameter value, by name; each takes a seed."""
     nx, nv = (3, 4) if quick else (8, 16)
     layers = (nv // 2, nv // 2)
     Q, S, R = -np.eye(3), np.zeros((2, 3)), 25.0 * np.eye(2)
@@ -57,7 +57,7 @@ def direct_models(quick: bool) -> dict[str, Callable[[int], models.Model[Any]]]:
 
 
 def _randomised(kind: Any, settings: dict[str, Any], seed: int) -> Any:
-    """A model away from its start, where guarantees are often slack or trivial."""
+    """Move a model's parameters away from their start, where guarantees are often slack or trivial."""
     model = kind(**_SIZE, **settings, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def _randomised(kind: Any, settings: dict[str, Any], seed: int) -> Any:
 
 
 def by_construction(study: Study) -> None:
-    """Rates and gains that the search finds against those that the models promise."""
+    """Compare rates and gains that the search finds with those that the models guarantee."""
     for name, make in direct_models(study.quick).items():
         for seed in range(1 if study.quick else 3):
 
@@ -98,7 +98,7 @@ def by_construction(study: Study) -> None:
 
 
 def freely_trained(study: Study) -> None:
-    """Elman networks without any constraint: certified where the inequality is feasible, refused where not."""
+    """Certify Elman networks without any constraint; checks that refusals are right."""
     few, all_steps = [(8, 0.5), (8, 0.7), (8, 1.5)], (60, 400)
     cases = few if study.quick else [(n, g) for n in (8, 16) for g in (0.4, 0.7, 2.0)]
     for nx, start in cases:
@@ -146,7 +146,7 @@ def _free_network(nx: int, start: float, seed: int, steps: int) -> Row:
 
 
 def larger_networks(study: Study) -> None:
-    """Seconds for the contraction metric of larger networks."""
+    """Time the search for a contraction metric of larger networks."""
     for nx, limit in ((8, 5.0),) if study.quick else ((32, 10.0), (48, 60.0)):
 
         def compute(nx: int = nx) -> Row:
@@ -161,7 +161,7 @@ def larger_networks(study: Study) -> None:
 
 
 def proofs(study: Study, system: LureSystem) -> None:
-    """Seconds to find and milliseconds to prove each kind of certificate of the three-tank network, all outputs."""
+    """Time the search and the proof of each kind of certificate of the three-tank network, all outputs."""
     N = 10 if study.quick else 50
     box = -2.0 * np.ones(system.nu), 2.0 * np.ones(system.nu)
     kinds: dict[str, Callable[[], Certificate]] = {

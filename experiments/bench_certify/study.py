@@ -1,4 +1,4 @@
-"""Certification: our search against the semidefinite program, bounds against attacks, and what a proof costs.
+"""Benchmark of certificates: our search against the semidefinite program, bounds against attacks, cost of proofs.
 
 Infinite-horizon certificates are set against those that models carry by construction, and, for freely trained networks,
 against what a general solver says about the same inequality.
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def three_tanks(seed: int, *, quick: bool, nx: int = 16) -> LureSystem:
-    """Elman network with |W| < 1 on the three tanks, in scaled units, as in the RNN-SDP paper."""
+    """Train an Elman network with |W| < 1 on the three tanks, in scaled units, as in the RNN-SDP paper."""
     plant = MultiTank()
     u = np.stack([
         excitation.random_steps(300, ((1.0, 2.6), (1.0, 2.4)), hold=(4, 40), seed=seed + n) for n in range(16)
@@ -68,14 +68,14 @@ def three_tanks(seed: int, *, quick: bool, nx: int = 16) -> LureSystem:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Result and CPU seconds."""
+    """Call a function and return its result and CPU seconds."""
     began = time.process_time()
     result = work()
     return result, time.process_time() - began
 
 
 def compare(study: Study, system: LureSystem, horizons: Sequence[int]) -> None:
-    """The same inequality, one output, last step: our search and Clarabel through cvxpy."""
+    """Solve one inequality for one output and the last step, by our search and by Clarabel through cvxpy."""
     one = replace(system, C2=system.C2[:1], D21=system.D21[:1], D22=system.D22[:1], by=system.by[:1])
     certify_horizon(one, 2, initial_radius=1.0, input_radius=0.1, focus=[2], iterations=3)  # compiles
     for horizon in horizons:
@@ -116,7 +116,7 @@ def compare(study: Study, system: LureSystem, horizons: Sequence[int]) -> None:
 
 
 def sizes(study: Study, tank: LureSystem) -> None:
-    """Larger networks and horizons: seconds for one output, and that the certificate is proven."""
+    """Time larger networks and horizons for one output, and prove their certificates."""
     quick = study.quick
     cases: list[tuple[str, Callable[[], LureSystem], int, float]] = [
         ("Elman n = 16, 1000 steps", lambda: tank, 100 if quick else 1000, 10.0),
@@ -142,7 +142,7 @@ def sizes(study: Study, tank: LureSystem) -> None:
 
 
 def tightness(study: Study, system: LureSystem, horizons: Sequence[int]) -> None:
-    """Bounds over the horizon against attacks, beside the single constant, added gains and the norm product."""
+    """Compare bounds over the horizon with attacks, the single constant, added gains and the norm product."""
     limits = -2.0 * np.ones(system.nu), 2.0 * np.ones(system.nu)
     for horizon in horizons:
         for radius, b in RADII:
@@ -174,7 +174,7 @@ def tightness(study: Study, system: LureSystem, horizons: Sequence[int]) -> None
 
 
 def norm_product(system: LureSystem, horizon: int, radius: float, b: float) -> Array:
-    """|C| |W|^k radius + sum |C| |W|^i |U| |du|: what one has without any optimisation."""
+    """Bound |C| |W|^k radius + sum |C| |W|^i |U| |du|, which needs no optimisation."""
     shrink, push = np.linalg.norm(system.C1, 2), np.linalg.norm(system.D12, 2) * np.sqrt(system.nu) * b
     state = radius
     for _ in range(horizon):

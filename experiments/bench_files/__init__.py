@@ -1,1 +1,1 @@
-"""Files that were damaged, or written by an adversary: over all kinds of records, none may do anything unexpected."""
+"""Damaged and forged files of all kinds of records: each must load rightly or be refused with a clear error."""

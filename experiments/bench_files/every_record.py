@@ -1,4 +1,4 @@
-"""One record of every kind that is saved, small, with the way to read it again: what `bench_files` damages."""
+"""Small records of every kind that the library saves, for `bench_files` to damage and read again."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ NAME = "0" * 63 + "1"  # any digest
 
 @dataclass(frozen=True)
 class Sample:
-    """A record on disk.
+    """A record on disk, with the way to read and to use it.
 
     Args:
         content: The file's bytes.
-        load: Reads a file; what it gives has a digest.
-        digest: Of what the untouched file gives.
-        use: Does with a loaded object what comes next; may raise the library's own errors.
+        load: Reads a file and returns an object with a digest.
+        digest: Digest of the object that the undamaged file holds.
+        use: Uses a loaded object; may raise the library's own errors.
     """
 
     content: bytes
@@ -80,11 +80,11 @@ class Sample:
 
 
 def samples(seed: int, *, all_kinds: bool = True) -> dict[str, Sample]:
-    """Every kind of record by name.
+    """Make a record of every kind, by name.
 
     Args:
-        seed: Of the numbers in them.
-        all_kinds: Whether also those that take a search or a training.
+        seed: Seed of the numbers in the records.
+        all_kinds: Whether to include kinds that take a search or a training.
     """
     rng = np.random.default_rng(seed)
     lure, gru = _lure(rng), _gru(rng)
@@ -124,13 +124,13 @@ def _sample(save: Callable[[Path], Any], load: Callable[[Path], Any], use: Calla
 
 
 def _run(system: Any) -> None:
-    """A system that was let in runs without a complaint other than overflow."""
+    """Simulate a system that was loaded; only overflow is tolerated."""
     with np.errstate(all="ignore"):
         system.simulate(np.zeros((3, system.nu)))
 
 
 def _outside(region: OperatingRegion) -> None:
-    """A region that was let in tells inside from outside; far away is inside where it reaches so far."""
+    """Check that an operating region that was loaded tells inside from outside."""
     with np.errstate(all="ignore"):
         far = np.full(len(region.centres[0]), np.finfo(float).max)
         status = region.check(far, region.centres[2])
@@ -141,7 +141,7 @@ def _outside(region: OperatingRegion) -> None:
 
 
 def _limits(room: Tightening) -> None:
-    """A tightening that was let in leaves limits that are numbers, or says that nothing is left."""
+    """Check that a tightening that was loaded leaves finite limits, or refuses."""
     with np.errstate(all="ignore"):
         lower, upper = room.limits((Signal("a", "", -1.0, 1.0), Signal("b", "", -9.0, 9.0))[: room.total.shape[1]])
     if not (np.isfinite(lower[1:]).all() and np.isfinite(upper[1:]).all()):
@@ -204,7 +204,7 @@ def _certificates(lure: LureSystem, gru: GatedSystem) -> dict[str, tuple[Certifi
 
 
 def _results(rng: np.random.Generator) -> dict[str, Stored]:
-    """What closed loops leave."""
+    """Records of closed-loop results."""
     K, N, ny, nu = 4, 2, 2, 2
     draw = rng.standard_normal
     loop = ClosedLoopResult(
@@ -241,7 +241,7 @@ def _tightening(rng: np.random.Generator, N: int, ny: int) -> Tightening:
 
 
 def _control(rng: np.random.Generator) -> dict[str, Stored]:
-    """What a controller rests on."""
+    """Records of the parts of a controller."""
     draw = rng.standard_normal
     N, K, ny = 4, 2, 2
 
@@ -279,7 +279,7 @@ def _control(rng: np.random.Generator) -> dict[str, Stored]:
 
 
 def _records(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
-    """Data and what is learnt from them."""
+    """Records of data, and of what is identified from them."""
     record = Trajectory(
         rng.standard_normal((40, 2)), rng.standard_normal((40, 2)), 0.5, rng.standard_normal((40, 3)),
         (Signal("pump", "L/min", 0.0, 10.0), Signal("valve")), (Signal("level", "cm", upper=3.0), Signal("flow")), "ü",
@@ -298,13 +298,13 @@ def _records(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
 
 @dataclass(frozen=True)
 class _State:
-    """What a checkpoint brings a trainer to."""
+    """State that a trainer restores from a checkpoint."""
 
     digest: str
 
 
 def _training(rng: np.random.Generator) -> dict[str, Sample]:
-    """A finished fit, and the state of one on its way in either stage."""
+    """A finished fit, and checkpoints of unfinished ones in either stage."""
     u = rng.standard_normal((40, 1))
     data = Dataset(train=(Trajectory(u, 0.5 * np.roll(u, 1, axis=0), 1.0),))
     found: dict[str, Sample] = {}

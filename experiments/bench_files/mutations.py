@@ -1,4 +1,4 @@
-"""Ways to spoil a record: its bits, its archive, its header, and its content under a checksum made anew."""
+"""Mutations of a stored record: its bits, its archive, its header, and its content under a new checksum."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BOMB = 2**31  # bytes that a small entry unpacks to
 
 
 def bits(raw: bytes, rng: Rng) -> bytes:
-    """Flipped bits, overwritten, lost, doubled and exchanged stretches."""
+    """Flip bits; overwrite, remove, double and exchange stretches of bytes."""
     content = bytearray(raw)
     a, b = sorted(int(i) for i in rng.integers(len(raw), size=2))
     match int(rng.integers(8)):
@@ -56,13 +56,13 @@ def bits(raw: bytes, rng: Rng) -> bytes:
 
 
 def archive(raw: bytes, rng: Rng) -> bytes:
-    """The same arrays in an archive that is not as records are, or whose parts lie about each other."""
+    """Put the arrays into a malformed archive, or one whose parts contradict each other."""
     kinds = (_zip_again, _zip_again, _fields, _fields, _npy_header, _npy_header, _bomb, _around, _directory)
     return kinds[int(rng.integers(len(kinds)))](raw, rng)
 
 
 def header(raw: bytes, rng: Rng) -> bytes:
-    """Another header; half of the time its checksum is made anew."""
+    """Replace the header; half of the time its checksum is made anew."""
     arrays = read_archive(raw)
     fields = json.loads(arrays.pop(_HEADER).tobytes())
     text = None
@@ -83,7 +83,7 @@ def header(raw: bytes, rng: Rng) -> bytes:
 
 
 def content(raw: bytes, rng: Rng) -> bytes:
-    """Other arrays or values, under a checksum that is right."""
+    """Change arrays or values under a valid checksum."""
     arrays = read_archive(raw)
     fields = json.loads(arrays.pop(_HEADER).tobytes())
     for _ in range(int(rng.integers(1, 3))):
@@ -105,7 +105,7 @@ def _pick(rng: Rng, values: Any) -> Any:
 
 
 def _signed(arrays: dict[str, NDArray[Any]], fields: dict[str, Any]) -> dict[str, Any]:
-    """With the checksum that belongs to it, as far as there is one."""
+    """Add the checksum that belongs to the arrays and the header, as far as there is one."""
     rest = {name: value for name, value in fields.items() if name != "sha256"}
     return rest | {"sha256": digest(arrays, rest)}
 
@@ -137,7 +137,7 @@ def _entries(raw: bytes) -> list[tuple[str, bytes]]:
 
 
 def _zip_again(raw: bytes, rng: Rng) -> bytes:
-    """Compressed, or with entries doubled, added, lost, renamed, exchanged."""
+    """Write the archive again: compressed, or with entries doubled, added, removed, renamed or exchanged."""
     entries, method = _entries(raw), zipfile.ZIP_STORED
     i, j = (int(k) for k in rng.integers(len(entries), size=2))
     own, body = entries[i]
@@ -159,7 +159,7 @@ def _zip_again(raw: bytes, rng: Rng) -> bytes:
 
 
 def _fields(raw: bytes, rng: Rng) -> bytes:
-    """One field of a local header, of a directory entry or of its end set to a number that lies."""
+    """Set one field of a local header, of a directory entry or of the archive's end to a wrong number."""
     marks = {b"PK\x03\x04": 30, b"PK\x01\x02": 46, b"PK\x05\x06": 22}
     mark = _pick(rng, list(marks))
     places, at = [], raw.find(mark)
@@ -174,7 +174,7 @@ def _fields(raw: bytes, rng: Rng) -> bytes:
 
 
 def _npy_header(raw: bytes, rng: Rng) -> bytes:
-    """An array whose header names another type or shape than its bytes have."""
+    """Write an array whose header names another type or shape than its bytes have."""
     entries = _entries(raw)
     i = int(rng.integers(len(entries)))
     name, body = entries[i]
@@ -190,7 +190,10 @@ def _npy_header(raw: bytes, rng: Rng) -> bytes:
 
 @functools.cache
 def _zeros(size: int) -> tuple[bytes, int]:
-    """Compressed zeros and their checksum. Blocks that start afresh are all alike, so that one is compressed."""
+    """Compressed zeros and their checksum.
+
+    Blocks that start afresh are all alike, so that only one is compressed.
+    """
     packer, block, crc = zlib.compressobj(9, zlib.DEFLATED, -15), bytes(2**20), 0
     one = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
     for _ in range(size // 2**20):
@@ -199,7 +202,7 @@ def _zeros(size: int) -> tuple[bytes, int]:
 
 
 def _bomb(raw: bytes, rng: Rng) -> bytes:
-    """An entry of a few bytes that unpacks to gigabytes, or says so."""
+    """Write an entry of a few bytes that unpacks, or claims to unpack, to gigabytes."""
     packed, crc = _zeros(_BOMB)
     if rng.random() < 0.9:
         packed = packed[: int(rng.integers(1, 2000))]
@@ -214,7 +217,7 @@ def _bomb(raw: bytes, rng: Rng) -> bytes:
 
 
 def _around(raw: bytes, rng: Rng) -> bytes:
-    """Something before, behind or between."""
+    """Insert bytes before, behind or within the archive."""
     junk = rng.bytes(int(rng.integers(1, 60)))
     at = raw.find(b"PK\x01\x02")
     comment = raw[:-2] + struct.pack("<H", len(junk)) + junk
@@ -222,7 +225,7 @@ def _around(raw: bytes, rng: Rng) -> bytes:
 
 
 def _directory(raw: bytes, rng: Rng) -> bytes:
-    """A directory that lists an entry twice, or fewer or more entries than there are."""
+    """Write a directory that lists an entry twice, or fewer or more entries than there are."""
     at, end = raw.find(b"PK\x01\x02"), len(raw) - 22
     listed = raw[at:end]
     second = listed.find(b"PK\x01\x02", 4)
@@ -286,7 +289,7 @@ def _spoil_array(arrays: dict[str, NDArray[Any]], rng: Rng) -> None:
 
 
 def _spoil_value(meta: dict[str, Any], rng: Rng) -> None:
-    """Another value somewhere in the tree of JSON values; an entry lost, added or doubled."""
+    """Replace, remove, add or double a value somewhere in the tree of JSON values."""
     node: Any = meta
     while True:
         keys = sorted(node) if isinstance(node, dict) else list(range(len(node)))

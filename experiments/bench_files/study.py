@@ -1,4 +1,4 @@
-"""Files that were damaged, or written by an adversary: over all kinds of records, none may do anything unexpected.
+"""Damaged and forged files of all kinds of records: each must load rightly or be refused with a clear error.
 
 Bits are flipped, archives taken apart and put together wrongly, headers exchanged, and contents changed under a
 checksum that is right. Reading ends in a `FileFormatError`, or in an object that is valid and whose digest says that
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def spoil(sample: Sample, folder: Path, seed: Sequence[int], each: int) -> Row:
-    """Read ``each`` files of every mutation of one record; what came of it."""
+    """Read ``each`` files of every mutation of one record and count the outcomes."""
     rng, path = np.random.default_rng(seed), folder / "r.npz"
     path.write_bytes(sample.content)
     if sample.load(path).digest != sample.digest:
@@ -83,7 +83,7 @@ def spoil(sample: Sample, folder: Path, seed: Sequence[int], each: int) -> Row:
 
 
 def read(sample: Sample, path: Path, folder: Path) -> tuple[str, str]:
-    """What came of one file, and the error in words where it was none of ours."""
+    """Read one file; returns the outcome, and the error in words where it was none of ours."""
     try:
         found = sample.load(path)
     except FileFormatError:
@@ -108,7 +108,7 @@ def read(sample: Sample, path: Path, folder: Path) -> tuple[str, str]:
 
 
 def _resident_afresh() -> float:
-    """Bytes in memory now, from where `_peak` counts; 0 where the system does not tell."""
+    """Bytes in memory now, from which `_peak` counts; 0 where the system does not tell."""
     try:
         with open("/proc/self/clear_refs", "w") as stream:
             stream.write("5")

@@ -1,1 +1,1 @@
-"""How fast, and how good, each solver of the same tracking problem is in the same closed loop."""
+"""Speed and quality of several solvers of one tracking problem in the same closed loop."""

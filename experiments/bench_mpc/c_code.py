@@ -1,4 +1,4 @@
-"""A controller's C code, compiled and called from here sample by sample, timed on its own side of the call.
+"""Compiled C code of a controller, called sample by sample from Python and timed inside of the call.
 
 In `experiments.bench_mpc` a loop of it is ``compiled_loop(loop_of("condensed", case, predictor, plant))``.
 """
@@ -86,7 +86,7 @@ def compiler() -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class CompiledStep:
-    """What `mpc.MpcStep` says, as far as the C code says it."""
+    """Result of a control step of the C code, with the fields of `mpc.MpcStep` that it has."""
 
     u: Array
     status: Status
@@ -101,7 +101,7 @@ class CompiledStep:
 
 
 class CompiledController:
-    """Stands in for a `TightenedMPC` in a loop.
+    """Wrapper of the C code that replaces a `TightenedMPC` in a loop.
 
     Args:
         controller: Whose C code is written and compiled.
@@ -134,7 +134,7 @@ class CompiledController:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset the controller's state."""
         self._library.start()
         self.wall.clear()
         self.cpu.clear()
@@ -144,25 +144,25 @@ class CompiledController:
         self._library.save()
 
     def load(self) -> None:
-        """Go back to the copy."""
+        """Restore the saved copy of the state."""
         self._library.load()
 
     def start_from(self, u_previous: ArrayLike) -> None:
-        """As `TightenedMPC.start_from`."""
+        """Set the state; as `TightenedMPC.start_from`."""
         self._call("take_over", as_array("u_previous", u_previous, (self.nu,)))
 
     def clear_estimate(self) -> None:
-        """As `TightenedMPC.clear_estimate`."""
+        """Clear the disturbance estimate; as `TightenedMPC.clear_estimate`."""
         self._library.clear()
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
-        """As `TightenedMPC.record`."""
+        """Record a sample without control; as `TightenedMPC.record`."""
         self._call("take", as_array("y", y, (self.ny,), finite=False), as_array("u", u, (self.nu,)))
 
     def step(
         self, y: ArrayLike, reference: ArrayLike, *, applied: ArrayLike | None = None, time: float | None = None
     ) -> CompiledStep:
-        """As `TightenedMPC.step`."""
+        """Compute the next input; as `TightenedMPC.step`."""
         seen = as_array("y", y, (self.ny,), finite=False)
         known = np.atleast_2d(np.asarray(reference, dtype=np.float64))
         known = known[np.minimum(np.arange(self.rows), len(known) - 1)]
@@ -179,7 +179,7 @@ class CompiledController:
 
     @property
     def errors(self) -> Array:
-        """What is known of the errors of the next prediction, shape (2, N + 1, ny); only where limits learn."""
+        """Error bounds of the next prediction, shape (2, N + 1, ny); only where limits learn."""
         ends = np.empty((2, self.rows, self.ny))
         self._call("errors", ends)
         return ends
@@ -190,7 +190,7 @@ class CompiledController:
 
 
 def compiled_loop(loop: Any, *, flags: Sequence[str] = ("-O2",)) -> Any:
-    """The C code's own loop, of the kind of a fresh `experiments.bench_mpc` loop and with the same plant and limits.
+    """Run the C code's own loop, on the plant and limits of a fresh `experiments.bench_mpc` loop.
 
     Args:
         loop: With the condensed solver, not yet stepped.

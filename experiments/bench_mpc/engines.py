@@ -46,11 +46,11 @@ class Peer:
         self.seconds, self.inner = 0.0, list[float]()
 
     def reset(self) -> None:
-        """Keep the process; it only knows its last iterate."""
+        """Clear the records of earlier solves; the process keeps nothing but its last iterate."""
         self.inner = []
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.problem.ocp.Backend.solve`."""
+        """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         arrays = {"x": data.x, "before": data.previous_input, "reference": data.reference}
         arrays |= {"lower": data.lower, "upper": data.upper}
         answer = json.loads(self._ask({name: value.tolist() for name, value in arrays.items()}))
@@ -87,11 +87,11 @@ class MakeStep:
         self.reset()
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget the last solution."""
         self._started = False
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.problem.ocp.Backend.solve`."""
+        """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         adapter, mpc = self._adapter, self._adapter.mpc
         parameters = adapter._parameters(data)
         nx, nu = len(data.x), len(data.previous_input)
@@ -112,12 +112,12 @@ class MakeStep:
 
 
 def rti(problem: OptimalControlProblem, options: SolverOptions) -> Backend:
-    """One iteration of ours."""
+    """Our solver with one iteration per sample."""
     return CondensedBackend(problem, replace(options, rti=True))
 
 
 def loose(problem: OptimalControlProblem, options: SolverOptions) -> Backend:
-    """Ours, to a tenth of a half range."""
+    """Our solver with a tolerance of a tenth of a half range."""
     return CondensedBackend(problem, replace(options, tolerance=1e-2))
 
 
@@ -129,19 +129,19 @@ ENGINES: dict[str, Callable[[OptimalControlProblem, SolverOptions], Backend]] = 
 
 @dataclass
 class Timed:
-    """A solver that keeps its times [s]."""
+    """Wrapper of a solver that keeps its times [s]."""
 
     inner: Backend
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
     def reset(self) -> None:
-        """Also forget the times."""
+        """Reset the solver and forget the times."""
         self.inner.reset()
         self.wall, self.cpu = [], []
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.problem.ocp.Backend.solve`."""
+        """Solve one sample and keep the time; see `mpc.problem.ocp.Backend.solve`."""
         wall, cpu = time.perf_counter(), time.thread_time()
         solution = self.inner.solve(data)
         self.cpu.append(time.thread_time() - cpu)

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found"
-"""acados' side of `experiments.bench_mpc`: solves samples on request. Runs in an environment of its own.
+"""acados' side of `experiments.bench_mpc`: solves samples on request, in an environment of its own.
 
 The first line that it reads is the problem, {"folder", "rti", "N", "C1", "D12", "bv", "C2", "by", "weights", "moves",
 "price"}; every other one a sample, {"x", "before", "reference", "lower", "upper"}. It answers with the plan and with
@@ -22,7 +22,7 @@ import numpy as np
 
 
 def load() -> Any:
-    """The template package, after its libraries: they lie where no loader looks."""
+    """Load acados' template package after its libraries, which lie where no loader looks."""
     home = next(f"{p}/acados" for p in sys.path if os.path.isdir(f"{p}/acados/install"))
     os.environ["ACADOS_SOURCE_DIR"] = f"{home}/install"
     os.environ["TERA_PATH"] = glob.glob(f"{home}/**/t_renderer*", recursive=True)[0]
@@ -36,7 +36,7 @@ def load() -> Any:
 
 
 def build(task: dict[str, Any]) -> Any:
-    """The solver: Gauss-Newton SQP or RTI on partially condensed QPs, solved by HPIPM."""
+    """Build the solver: Gauss-Newton SQP or RTI on partially condensed QPs, solved by HPIPM."""
     template = load()
     import casadi as ca
 
@@ -74,7 +74,7 @@ def build(task: dict[str, Any]) -> Any:
 
 
 def solve(solver: Any, N: int, sample: dict[str, Any]) -> dict[str, Any]:
-    """One sample, from the last one's iterate."""
+    """Solve one sample, starting from the last one's iterate."""
     start = np.array(sample["x"] + sample["before"])
     reference, lower, upper = (np.array(sample[name]) for name in ("reference", "lower", "upper"))
     began = time.perf_counter()
@@ -96,7 +96,7 @@ def solve(solver: Any, N: int, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve until the input ends."""
+    """Serve requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # compilers and acados write to the standard output
     with redirect_stdout(sys.stderr):

@@ -1,4 +1,4 @@
-"""How fast, and how good, each solver of the same tracking problem is in the same closed loop.
+"""Speed and quality of several solvers of one tracking problem in the same closed loop.
 
 Model: x+ = tanh(A x + B u + b), |A|_2 = 0.93, two inputs and outputs. Cost: sum 10 |y - r|^2 + 0.5 |move|^2; |u| <= 1;
 outputs within limits tightened by 0.01 rising to 0.08, soft at an L1 price of 100. Plant: weights 3 % off, state and
@@ -61,7 +61,7 @@ COMPILED = {"c": "condensed", "c_rti": "rti"}
 
 @dataclass(frozen=True)
 class Case:
-    """One closed loop."""
+    """Settings of one closed loop."""
 
     n: int
     horizon: int
@@ -85,7 +85,7 @@ QUICK = {
 
 
 def network(n: int, rng: np.random.Generator) -> LureSystem:
-    """The model of the module docstring."""
+    """The model described in the module docstring."""
     A, zero = rng.standard_normal((n, n)), np.zeros
     return LureSystem(
         A=zero((n, n)), B1=np.eye(n), B2=zero((n, 2)), bx=zero(n),
@@ -98,7 +98,7 @@ def network(n: int, rng: np.random.Generator) -> LureSystem:
 
 @dataclass
 class Loop:
-    """A plant and a controller, sample by sample."""
+    """A plant and a controller that are run sample by sample."""
 
     plant: LureSystem
     controller: TightenedMPC
@@ -116,7 +116,7 @@ class Loop:
         self.x, self.u = np.zeros(self.plant.nx), np.zeros(2)
 
     def step(self, reference: Array, state_noise: Array, output_noise: Array) -> None:
-        """One sample; the cost is that of the true outputs."""
+        """Run one sample; the cost is that of the true outputs."""
         started = time.perf_counter()
         step = self.controller.step(self.plant.output(self.x, self.u) + output_noise, reference)
         self.times.append(time.perf_counter() - started)
@@ -149,7 +149,7 @@ def setting(case: Case, seed: int) -> tuple[Predictor, LureSystem, Array]:
 
 
 def loop_of(engine: str, case: Case, predictor: Predictor, plant: LureSystem) -> Loop:
-    """A loop with one of the engines, that has taken one sample outside of the record."""
+    """Build a loop with one of the engines, after one sample that is not recorded."""
     if engine in COMPILED:
         compiled: Loop = compiled_loop(loop_of(COMPILED[engine], case, predictor, plant))
         return compiled
@@ -180,7 +180,7 @@ def loop_of(engine: str, case: Case, predictor: Predictor, plant: LureSystem) ->
 
 
 def run(case: Case, seed: int, title: str) -> dict[str, Row]:
-    """All engines of a case, in turns."""
+    """Run all engines of a case in turns."""
     predictor, plant, references = setting(case, seed)
     loops, built = {}, {}
     for engine in case.engines:
@@ -202,7 +202,7 @@ def run(case: Case, seed: int, title: str) -> dict[str, Row]:
 
 
 def row(case: Case, engine: str, loop: Loop, base: Array) -> Row:
-    """What is reported of a loop; times in ms."""
+    """Summarise a loop as a row; times in ms."""
     wall, cpu, steps = (1e3 * np.array(t) for t in (loop.timed.wall, loop.timed.cpu, loop.times))
     peer = loop.timed.inner if isinstance(loop.timed.inner, Peer) else None
     if peer:  # seen from here these two would hold the way to the other process
@@ -219,7 +219,7 @@ def row(case: Case, engine: str, loop: Loop, base: Array) -> Row:
 
 
 def targets(study: Study, rows: dict[str, dict[str, Row]]) -> None:
-    """What was aimed at, from the rows."""
+    """Compare the rows with the study's targets."""
     for name, case in rows.items():
         base, ours, once = case[BASE], case["condensed"], case["rti"]
         least = 80 if ours["n"] == 64 else 10
@@ -251,7 +251,7 @@ def busy(study: Study, case: dict[str, int], rounds: int) -> None:
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Median solve times with their 95 % quantiles."""
+    """Plot median solve times with their 95 % quantiles."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(r["case"].partition("/")[0] for r in rows))

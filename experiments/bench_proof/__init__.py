@@ -1,1 +1,1 @@
-"""Does `verify` accept what is not true? Forged certificates, honest ones in all units, and what a proof costs."""
+"""Soundness and cost of `verify`: forged certificates, honest ones in all units, and the time of a proof."""

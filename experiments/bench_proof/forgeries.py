@@ -1,4 +1,4 @@
-"""Certificates that nobody should believe: fields of honest ones altered, exchanged, and pushed to where proofs fail.
+"""Forged certificates: fields of honest ones altered, exchanged, and pushed to where proofs fail.
 
 A forgery names the system that it is shown to (the digest is no secret). What is accepted is decided in ball
 arithmetic: the checker proves the claim again from its multipliers, or a pair of runs refutes it.
@@ -43,7 +43,7 @@ _FACTORS = (0.0, 5e-324, 1e-308, 1e-300, 1e-200, 1e-162, 1e-154, 1e-100, 1e-30, 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a forgery: refused, or accepted and then proven, refuted or neither."""
+    """Outcome of a forgery: refused, or accepted and then proven, refuted or undecided."""
 
     accepted: bool
     proven: bool = False
@@ -52,7 +52,7 @@ class Verdict:
 
 
 def judge(certificate: Certificate, system: System, rng: Rng) -> Verdict:
-    """Verify a forgery, and decide in ball arithmetic about one that is accepted."""
+    """Verify a forgery; one that is accepted is decided in ball arithmetic."""
     try:
         certificate.verify(system)
     except CertificationError:
@@ -65,7 +65,7 @@ def judge(certificate: Certificate, system: System, rng: Rng) -> Verdict:
 
 
 def forged(rng: Rng, honest: Certificate, donors: Sequence[Certificate], digest: str) -> Certificate | None:
-    """An honest certificate with one to three changes, shown to the system of this digest; None: no such object."""
+    """Alter an honest certificate in one to three places and aim it at a system; None where no object results."""
     try:
         with np.errstate(all="ignore"):
             certificate = _aimed(honest, digest)
@@ -78,7 +78,7 @@ def forged(rng: Rng, honest: Certificate, donors: Sequence[Certificate], digest:
 
 
 def _aimed(value: Any, digest: str) -> Any:
-    """With this system's digest in every part but observers, which are of systems of their own."""
+    """Put this system's digest into every part but observers, which are of systems of their own."""
     changes: dict[str, Any] = {"system_digest": digest} if hasattr(value, "system_digest") else {}
     for field in dataclasses.fields(value):
         part = getattr(value, field.name)
@@ -88,6 +88,7 @@ def _aimed(value: Any, digest: str) -> Any:
 
 
 def _changed(rng: Rng, value: Any, donors: Sequence[Any]) -> Any:
+    """Change one field of a dataclass."""
     names = [f.name for f in dataclasses.fields(value) if f.name not in _LEFT]
     name = str(rng.choice(names))
     old = getattr(value, name)
@@ -98,6 +99,7 @@ def _changed(rng: Rng, value: Any, donors: Sequence[Any]) -> Any:
 
 
 def _altered(rng: Rng, old: Any, given: Sequence[Any]) -> Any:
+    """Alter a value, by its type."""
     match old:
         case None:
             return given[int(rng.integers(len(given)))] if given else old
@@ -119,7 +121,7 @@ def _altered(rng: Rng, old: Any, given: Sequence[Any]) -> Any:
 
 
 def _factor(rng: Rng) -> float:
-    """Factors of all sizes, half of them next to one."""
+    """Draw a factor of any size; half of them are close to one."""
     if rng.random() < 0.4:
         return float(1 + rng.choice([-1, 1]) * 10.0 ** rng.uniform(-16, -1))
     return float(rng.choice(_FACTORS))
@@ -179,7 +181,7 @@ EDGES: Mapping[type[Certificate], Sequence[str]] = {
 
 
 def edges(certificate: Certificate, system: System, tries: int) -> list[Certificate]:
-    """Claims as strong as they are accepted: a field is scaled down and up until `verify` changes its mind.
+    """Yield claims at the edge of acceptance: a field is scaled down and up until `verify` changes its mind.
 
     Returns:
         Every certificate that was tried on the way.
@@ -218,7 +220,9 @@ def _accepted(certificate: Certificate, system: System) -> bool:
 
 
 def unstable_pair(rng: Rng) -> tuple[LureSystem, ContractionCertificate]:
-    """A 2 x 2 system with an eigenvalue at or above the rate, and a metric of condition up to 1e16 that hides it.
+    """A 2 x 2 system with an eigenvalue at or above the rate, and a badly conditioned metric that hides it.
+
+    The metric's condition is up to 1e16.
 
     The metric all but vanishes in the direction x of the slow mode, so that it takes more than float64 to tell
     rate^2 x'Px from x'A'PAx.
@@ -266,7 +270,7 @@ def _breaks(check: Callable[..., bool], certificate: Certificate, system: System
 
 
 def _pair(c: Any, system: System, rng: Rng) -> Any:
-    """Two runs that start as far apart as allowed, and whose inputs differ as much."""
+    """Draw two runs that start as far apart as allowed, and whose inputs differ as much."""
     steps, nx, nu = int(getattr(c, "horizon", 5)) + 1, system.nx, system.nu
     size = 10.0 ** rng.uniform(-3, 1)
     x, u = getattr(c, "x0", size * rng.standard_normal(nx)), getattr(c, "u", size * rng.standard_normal((steps, nu)))

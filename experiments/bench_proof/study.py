@@ -1,4 +1,4 @@
-"""Does `verify` accept what is not true? Forged certificates, honest ones in all units, and what a proof costs.
+"""Soundness and cost of `verify`: forged certificates, honest ones in all units, and the time of a proof.
 
 (a) Forgeries of every kind, and claims driven to the edge of what is accepted: each accepted one is decided in ball
     arithmetic (`experiments.bench_proof.forgeries`). Accepted and false must be none.
@@ -131,14 +131,14 @@ BATCHES = {"tube": 3, "re-initialisation": 2, "gains": 8, "contraction": 8} | di
 
 @dataclass(frozen=True)
 class Material:
-    """What forgeries are made of: honest certificates by kind, and the systems that they are shown to."""
+    """Honest certificates by kind, from which forgeries are made, and the systems that they are shown to."""
 
     own: dict[str, list[Any]]
     shown: dict[str, list[System]]
 
     @classmethod
     def made(cls) -> Material:
-        """The same in every process."""
+        """Make the material, the same in every process."""
         activations = ("tanh", "relu", "sigmoid", "leaky_relu")
         systems: list[System] = [network(i, activation=a) for i, a in enumerate(activations)]
         more = [network(5, norm=1.3, activation="relu"), network(6, layers=()), network(7, layers=(1, 1), norm=1.05)]
@@ -153,12 +153,12 @@ _MATERIAL: list[Material] = []
 
 
 def prepare() -> None:
-    """In every worker, once."""
+    """Make the material once in every worker."""
     _MATERIAL.append(Material.made())
 
 
 def forgeries(study: Study) -> None:
-    """Rows by kind and batch, and the targets."""
+    """Judge forgeries: rows by kind and batch, and the targets."""
     total, batch = Counter[str](), 60 if study.quick else _BATCH
     with Workers(1 if study.quick else _WORKERS, prepare=prepare) as pool:
 
@@ -245,7 +245,7 @@ def _together(parts: Sequence[Row]) -> Row:
 
 
 def in_units(system: LureSystem, x: Array, u: Array, y: Array) -> LureSystem:
-    """The same system with states, inputs and outputs measured in units that are ``x``, ``u``, ``y`` times smaller."""
+    """The same system measured in units that are ``x``, ``u``, ``y`` times smaller for states, inputs and outputs."""
     return replace(
         system, A=x[:, None] * system.A / x, B1=x[:, None] * system.B1, B2=x[:, None] * system.B2 / u, bx=x * system.bx,
         C1=system.C1 / x, D12=system.D12 / u, C2=y[:, None] * system.C2 / x, D21=y[:, None] * system.D21,
@@ -352,7 +352,7 @@ def _said(tally: Counter[str], texts: list[str]) -> Row:
 
 
 def cost(study: Study) -> None:
-    """Milliseconds of a verification of 16 states, 16 neurons and 50 steps, by one output and all."""
+    """Time a verification of 16 states, 16 neurons and 50 steps, by one output and by all."""
     n, T = (4, 8) if study.quick else (16, 50)
     system = network(1, nx=n, nu=2, ny=1, layers=(n,))
 

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="import-not-found"
 # ruff: noqa: ARG001 (every library is asked in the same way)
-"""A peer's side of `experiments.bench_scan`: times one library on request. Runs in the peers' own environment.
+"""A peer's side of `experiments.bench_scan`: times one library on request, in the peers' own environment.
 
 Reads one JSON request a line, {"library", "kind", "nx", "nv", "layers", "steps", "batch", "least", "seconds"}, answers
 with {"ms": [...]} or {"note": why not}. Gradients of mean(y^2) with respect to all matrices, float32.
@@ -28,7 +28,7 @@ def draw(rng: np.random.Generator, *shape: int) -> Any:
 
 
 def jax_gradient(kind: str, nx: int, nv: int, layers: list[int], steps: int, batch: int) -> Gradient:
-    """``jax.lax.scan`` under jit; the triangle of a REN is a scan over its neurons."""
+    """Gradient through ``jax.lax.scan`` under jit; a REN's triangular layer is a scan over its neurons."""
     import jax
     import jax.numpy as jnp
 
@@ -81,7 +81,10 @@ def jax_gradient(kind: str, nx: int, nv: int, layers: list[int], steps: int, bat
 
 
 def tsfast_gradient(kind: str, nx: int, nv: int, layers: list[int], steps: int, batch: int) -> Gradient:
-    """The rollouts of tsfast from explicit matrices: a C++ kernel for a REN, eager on a CPU for an R2DN."""
+    """Gradient through tsfast's rollouts of explicit matrices.
+
+    A C++ kernel for a REN, eager on a CPU for an R2DN.
+    """
     import torch
     from tsfast.models.architectures.ren.core import REN, fused_rollout
     from tsfast.models.architectures.ren.r2dn import R2DNCore, R2DNSpec
@@ -107,7 +110,10 @@ def tsfast_gradient(kind: str, nx: int, nv: int, layers: list[int], steps: int, 
 
 
 def neural_ssm_gradient(kind: str, nx: int, nv: int, layers: list[int], steps: int, batch: int) -> Gradient:
-    """neural-ssm's REN; it maps its parameters to matrices in every call, which is small beside its loops."""
+    """Gradient through neural-ssm's REN.
+
+    It maps its parameters to matrices in every call, which is small beside its loops.
+    """
     import torch
     from neural_ssm.rens.ren import REN
 
@@ -131,7 +137,7 @@ def prepared(library: str, kind: str, nx: int, nv: int, layers: tuple[int, ...],
 
 
 def timings(gradient: Gradient, least: int, seconds: float) -> Iterator[float]:
-    """Milliseconds of repeated calls, ``least`` of them at least and for about ``seconds``."""
+    """Measure repeated calls [ms], ``least`` of them at least and for about ``seconds``."""
     count, began = 0, time.perf_counter()
     while count < least or time.perf_counter() - began < seconds:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Forward + backward of the compiled scan against our eager path and against public kernels, float32, median ms.
+"""Forward + backward of the compiled scan against our eager path and public kernels, float32, median ms.
 
 Cases: Elman networks, RENs and an R2DN from their explicit matrices, gradient of mean(y^2) by all free matrices, on
 every side the same and no others (inputs and initial state have none); one long record and a batch; one thread and all.
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Readable and unique."""
+        """Readable and unique name of the case."""
         sizes = f"nv={self.nv}" if self.kind == "ren" else "-".join(str(n) for n in self.layers)
         return f"{self.kind} nx={self.nx} {sizes} T={self.steps} B={self.batch}"
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def cases(*, quick: bool) -> list[Case]:
-    """The cells of the table."""
+    """All cells of the table."""
     models: list[tuple[str, int, int, tuple[int, ...]]] = []
     models += [("elman", n, n, (n,)) for n in ((8,) if quick else (8, 16, 64))]
     models += [("ren", 10, n, (1,) * n) for n in ((20,) if quick else (20, 60, 200))]
@@ -153,7 +153,7 @@ def compare(study: Study, case: Case, threads: int, peer: Peer | None) -> Row:
 
 
 def gradient(case: Case, seed: int, run: Callable[..., Any]) -> Callable[[], None]:
-    """Forward + backward of one of our two paths."""
+    """Forward + backward of one of our two paths, as a function to time."""
     rng = torch.Generator().manual_seed(seed)
     u = torch.randn(case.batch, case.steps, 1, generator=rng)
     system = explicit(case, seed)
@@ -161,7 +161,7 @@ def gradient(case: Case, seed: int, run: Callable[..., Any]) -> Callable[[], Non
 
 
 def explicit(case: Case, seed: int) -> LureSystem:
-    """The system with its free matrices as leaves: an Elman network's others are constants."""
+    """The system with its free matrices as leaves; an Elman network's other matrices are constants."""
     if case.kind == "elman":
         return Elman(nu=1, ny=1, nx=case.nx, seed=seed).system()
     if case.kind == "r2dn":
@@ -191,7 +191,7 @@ def first_calls() -> Row:
 
 
 def judge(study: Study, compilation: Row, every: int) -> None:
-    """Hold the rows against the targets."""
+    """Compare the rows with the study's targets."""
     cells = [row for row in study.rows if "ours_ms" in row]
     ratios = []
     for row in cells:
@@ -211,7 +211,7 @@ def judge(study: Study, compilation: Row, every: int) -> None:
 
 
 def peers_python(study: Study) -> tuple[Path | None, str]:
-    """The interpreter of the peers' environment, made on first use; None and a reason where it cannot be had."""
+    """Path of the interpreter of the peers' environment, made on first use; None and a reason if unavailable."""
     home = study.path("peers-venv").absolute()
     python, stamp = home / "bin" / "python", home / "installed.txt"
     if stamp.exists() and _pins(stamp) == _pins(REQUIREMENTS):
@@ -230,5 +230,5 @@ def peers_python(study: Study) -> tuple[Path | None, str]:
 
 
 def _pins(path: Path) -> list[str]:
-    """The lines of a requirements file that count."""
+    """Lines of a requirements file that name packages."""
     return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]

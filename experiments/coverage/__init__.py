@@ -1,1 +1,1 @@
-"""Promised against realised: does a statistical promise hold where it is made, and does it say where it is not?"""
+"""Realised coverage of statistical promises, where they are made and where their premises are broken."""

@@ -1,4 +1,4 @@
-"""Closed loops that take microseconds: a one-step predictive controller on a plant with a mode that its model lacks.
+"""Fast closed loops: a one-step predictive controller on a plant with a mode that its model lacks.
 
 The model is x+ = 0.8 x + 0.2 u, y = x; the plant adds a slow mode of half the gain, which inputs that switch never
 build up, and steps of an unmeasured load. The controller aims one step ahead at the reference, cut at the limit less
@@ -21,7 +21,7 @@ LIMIT, STEPS, NOISE, LOAD = 0.8, 50, 0.01, 0.02
 
 
 def first_order(pole: float) -> LureSystem:
-    """x+ = pole x + (1 - pole) u, y = x, with one idle neuron."""
+    """The system x+ = pole x + (1 - pole) u, y = x, with one idle neuron."""
     one, none = np.ones((1, 1)), np.zeros((1, 1))
     return LureSystem(
         A=pole * one, B1=none, B2=(1 - pole) * one, bx=np.zeros(1), C1=none, D11=none, D12=none, bv=np.zeros(1),
@@ -31,7 +31,7 @@ def first_order(pole: float) -> LureSystem:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What differs between loops; each loop's from its own seed.
+    """Random signals of several loops, each from a seed of its own.
 
     Args:
         reference: Shape (n, steps + 1).
@@ -45,7 +45,7 @@ class Drawn:
 
     @classmethod
     def of(cls, seeds: Sequence[int], steps: int = STEPS) -> Drawn:
-        """Draw from the declared unknowns."""
+        """Draw the signals from the declared unknowns."""
         parts = []
         for seed in seeds:
             rng = np.random.default_rng(seed)
@@ -57,10 +57,10 @@ class Drawn:
 
 
 class FastLoops:
-    """See `mpc.loops.rounds.ClosedLoops`."""
+    """Closed loops for a calibration; see `mpc.loops.rounds.ClosedLoops`."""
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> list[ClosedLoopResult]:
-        """One loop per seed."""
+        """Run one loop per seed."""
         drawn, room = Drawn.of(seeds), tightening.total
         goal = np.clip(drawn.reference, -LIMIT + room[1, 0], LIMIT - room[1, 0])
         n = len(seeds)
@@ -81,7 +81,7 @@ class FastLoops:
     def _result(
         i: int, seed: int, y: Array, u: Array, predicted: Array, errors: Array, drawn: Drawn, room: Array
     ) -> ClosedLoopResult:
-        """The same as `mpc.run_closed_loop` would say."""
+        """Result of one loop, as `mpc.run_closed_loop` would return it."""
         none = np.zeros((STEPS, 1))
         return ClosedLoopResult(
             y=y[i, :, None], measured=(y + drawn.noise)[i, :-1, None], u=u[i, :, None], applied=u[i, :, None],
@@ -96,7 +96,7 @@ class FastLoops:
 
 
 def experiment(seed: int, length: int = STEPS + 2) -> Trajectory:
-    """The same plant under inputs that switch, within the same range: what identification records look like."""
+    """Record of the same plant under inputs that switch within the same range, as in identification."""
     rng, drawn = np.random.default_rng(seed), Drawn.of([seed], length)
     u = np.repeat(rng.uniform(-1, 1, length), rng.integers(2, 9, length))[:length]
     x, y = np.zeros(2), np.zeros(length)

@@ -1,4 +1,4 @@
-"""Promised against realised: does a statistical promise hold where it is made, and does it say where it is not?
+"""Realised coverage of statistical promises, where they are made and where their premises are broken.
 
 Every repetition calibrates anew and looks at one fresh record, step or closed loop, so that repetitions are independent
 and hits are binomial. A promise p counts as broken if so few hits have probability < 1 % / (number of promised rows)
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One repetition.
+    """Outcome of one repetition.
 
     Args:
-        inside: Whether the fresh one was inside.
+        inside: Whether the fresh record or loop was inside.
         promised: Probability promised; None: nothing.
         says: Whether what was calibrated says of itself what it promises.
         accepted: Whether there was anything to promise for: a calibration in closed loop may accept no controller.
@@ -82,7 +82,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """One row.
+    """One row of the study: what is varied, and its trial.
 
     Args:
         name: What is varied.
@@ -94,7 +94,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """All rows."""
+    """Yield all rows of the study."""
     for heavy in (False, True):
         for n, coverage in ((9, 0.9), (19, 0.9), (19, 0.95), (10, 0.7)):
             trial = functools.partial(record_trial, n=n, coverage=coverage, heavy=heavy)
@@ -130,7 +130,7 @@ def cases() -> Iterator[Case]:
 
 
 def run(study: Study, case: Case, repetitions: int) -> Row:
-    """Repeat one case; independent streams, so that rows do not depend on each other."""
+    """Repeat one case with independent random streams, so that rows do not depend on each other."""
 
     def compute() -> Row:
         seeds = np.random.SeedSequence([study.seed, *case.name.encode()]).spawn(repetitions)
@@ -148,7 +148,7 @@ def run(study: Study, case: Case, repetitions: int) -> Row:
 
 
 def judge(study: Study) -> dict[str, bool]:
-    """Whether each promise is compatible with what happened."""
+    """Test whether each promise is compatible with what happened."""
     promised = [r for r in study.rows if r["promised"] is not None]
     return {
         r["case"]: bool(binom.cdf(r["hits"], r["repetitions"], r["promised"]) >= LEVEL / len(promised))
@@ -157,7 +157,7 @@ def judge(study: Study) -> dict[str, bool]:
 
 
 def record(rng: np.random.Generator, *, length: int = LENGTH, heavy: bool = False) -> Trajectory:
-    """The model under random inputs plus an error that is stationary; of random size where it is heavy."""
+    """Record of the model under random inputs plus a stationary error, of random size where it is ``heavy``."""
     u = rng.uniform(-1, 1, (length, 1))
     pushes, keep = rng.standard_normal(length), 0.97
     pushes[1:] *= np.sqrt(1 - keep**2)
@@ -169,7 +169,7 @@ def record(rng: np.random.Generator, *, length: int = LENGTH, heavy: bool = Fals
 def record_trial(
     rng: np.random.Generator, *, n: int, coverage: float | None, heavy: bool = False, times: int = 1
 ) -> Outcome:
-    """A whole record, as long as the others or longer; without a coverage the largest error of all."""
+    """Trial: a whole record, as long as the others or longer; without a coverage the largest error of all."""
     made = [record(rng, heavy=heavy) for _ in range(n + 3)]
     if coverage is None:
         found = calibrate(SYSTEM, made[3:], method=CalibrationMethod.SET_MEMBERSHIP, **SET)
@@ -183,7 +183,7 @@ def record_trial(
 
 
 def step_trial(rng: np.random.Generator, *, n: int, times: int) -> Outcome:
-    """One step drawn at random."""
+    """Trial: one step drawn at random."""
     made = [record(rng) for _ in range(n + 3)]
     found = calibrate(SYSTEM, made[3:], scale_trajectories=made[:3], coverage=0.9, unit=CoverageUnit.STEP, **SET)
     errors = calibration_errors(SYSTEM, record(rng, length=LENGTH * times), **SET)
@@ -192,7 +192,7 @@ def step_trial(rng: np.random.Generator, *, n: int, times: int) -> Outcome:
 
 
 def missing_trial(rng: np.random.Generator, *, missing: float, known: float) -> Outcome:
-    """A record of which readings are missing, with a disturbance estimate that goes stale meanwhile."""
+    """Trial: a record with missing readings, during which the disturbance estimate goes stale."""
     made, filtered = [record(rng) for _ in range(22)], DisturbanceFilter(0.8)
     operation = Operation(missing=known, seed=int(rng.integers(2**31)))
     found = calibrate(
@@ -206,7 +206,7 @@ def missing_trial(rng: np.random.Generator, *, missing: float, known: float) -> 
 
 @functools.cache
 def _pool() -> tuple[ModelError, list[Trajectory], np.ndarray[Any, Any]]:
-    """Many records with their scores in the scale of a few others: what a set's coverage is measured on."""
+    """Records with their scores in the scale of a few others, on which a set's coverage is measured."""
     rng = np.random.default_rng(0)
     scale = [record(rng) for _ in range(3)]
     base = calibrate(SYSTEM, [record(rng) for _ in range(9)], scale_trajectories=scale, coverage=0.9, **SET)
@@ -216,7 +216,7 @@ def _pool() -> tuple[ModelError, list[Trajectory], np.ndarray[Any, Any]]:
 
 
 def set_trial(rng: np.random.Generator, *, n: int, confidence: float | None) -> Outcome:
-    """Whether this set of records gives as much as 0.9, measured on 8000 others."""
+    """Trial: whether this set of records gives a coverage of 0.9, measured on 8000 others."""
     base, scale, scores = _pool()
     made = [record(rng) for _ in range(n)]
     found = calibrate(SYSTEM, made, scale_trajectories=scale, coverage=0.9, confidence=confidence, **SET)
@@ -226,7 +226,7 @@ def set_trial(rng: np.random.Generator, *, n: int, confidence: float | None) -> 
 
 
 def experiment_trial(rng: np.random.Generator, *, n: int) -> Outcome:
-    """A closed loop against a bound from experiments in the same range of inputs."""
+    """Trial: a closed loop against a bound from experiments in the same range of inputs."""
     system = first_order(0.8)
     made = [experiment(int(rng.integers(2**31))) for _ in range(n + 3)]
     found = calibrate(system, made[3:], scale_trajectories=made[:3], coverage=0.9, horizon=1, washout=0)
@@ -240,7 +240,9 @@ def experiment_trial(rng: np.random.Generator, *, n: int) -> Outcome:
 
 
 def loop_trial(rng: np.random.Generator, *, target: LoopTarget, confidence: float | None = None) -> Outcome:
-    """Calibrate in closed loop, then one fresh loop; what is not accepted has promised nothing and failed nobody.
+    """Trial: calibrate in closed loop, then run one fresh loop.
+
+    What is not accepted has promised nothing and failed nobody.
 
     Accepted ones alone are not what is promised: it is that a controller is accepted *and* its next loop fails.
     With a confidence: whether the accepted controller's loops keep as often as 0.9, measured on 400 of them.
@@ -263,7 +265,7 @@ def loop_trial(rng: np.random.Generator, *, target: LoopTarget, confidence: floa
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Realised shares with their intervals against what is promised."""
+    """Plot realised shares with their intervals against what is promised."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(9, 0.32 * len(rows) + 1), layout="constrained")

@@ -1,1 +1,1 @@
-"""How to find the state of a recurrent model before it predicts: what every way costs the controller."""
+"""State estimators of a recurrent model before it predicts: their errors, and their cost to the controller."""

@@ -1,4 +1,4 @@
-"""What each estimator promises and what happens: certificates, records, the edge of what is allowed, closed loops."""
+"""Promises and outcomes of each state estimator: certificates, records, worst restarts, closed loops."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mpc.observers.estimate_error import drawn_errors
 
 @dataclass(frozen=True)
 class Method:
-    """One way to find the state.
+    """An estimator of the state under test.
 
     Args:
         name: As in tables and figures.
@@ -60,7 +60,7 @@ class Realised:
 
 
 def certify(method: Method, config: Config, iterations: int) -> tuple[HorizonCertificate, HorizonCertificate | None]:
-    """Bounds on what the state's and the inputs' errors do to the outputs over the horizon.
+    """Certify the effect of state and input errors on the outputs over the horizon.
 
     A plain run over the last samples is certified from their beginning: no ball is put around its estimate. A guarded
     estimate needs its guard's certificate, and one for the difference between the two.
@@ -80,7 +80,7 @@ def certify(method: Method, config: Config, iterations: int) -> tuple[HorizonCer
 
 
 def room(error: ModelError, method: Method, parts: tuple[HorizonCertificate, HorizonCertificate | None]) -> Tightening:
-    """The tightening that a controller with this estimator needs."""
+    """Tightening that a controller with this estimator needs."""
     first, more = parts
     if more is not None and isinstance(method.observer, GuardedObserver):
         return tighten_guarded(error, first, more, observer=method.observer)
@@ -88,7 +88,7 @@ def room(error: ModelError, method: Method, parts: tuple[HorizonCertificate, Hor
 
 
 def size(e: Array, metric: Array) -> Array:
-    """Length of rows e (..., nx) in the metric."""
+    """Norm of rows e (..., nx) in the metric."""
     return np.asarray(np.sqrt(np.maximum(np.einsum("...i,ij,...j->...", e, metric, e), 0.0)))
 
 
@@ -96,7 +96,7 @@ def realised(
     method: Method, contraction: ContractionCertificate, records: Sequence[Trajectory], residual: Array,
     config: Config, seed: int,
 ) -> Realised:  # fmt: skip
-    """Errors along held-out records: with drawn input errors, and with both input and output at corners of their sets.
+    """Measure errors along held-out records, with drawn input errors and with the worst of the allowed ones.
 
     x* is the model's run under the record's inputs. At the corners the measurements are the model's outputs plus a
     constant residual at the edge of what was declared: the worst that a plant may do within its promise.
@@ -115,7 +115,7 @@ def realised(
 def _variants(
     method: Method, records: Sequence[Trajectory], residual: Array, seed: int
 ) -> Iterator[tuple[Trajectory, Array, bool]]:
-    """Records with the inputs that the observer is told, and whether they are like the calibration records."""
+    """Yield records with the inputs that the observer is told, and whether calibration records are like them."""
     d, system = method.observer.input_error, method.observer.system
     for i, record in enumerate(records):
         yield record, record.u + drawn_errors(d, len(record), np.random.default_rng((seed, i))), True
@@ -146,7 +146,7 @@ def from_the_edge(
     washout: int, observer: Observer, contraction: ContractionCertificate, records: Sequence[Trajectory],
     config: Config, starts: int, seed: int,
 ) -> tuple[float, Array]:  # fmt: skip
-    """Largest errors after restarts at the edge of the reachable ball, in the directions that are forgotten last.
+    """Largest errors after restarts at the edge of the reachable ball, in the slowest directions.
 
     Returns:
         The state error in the metric, and output errors over the prediction, shape (N + 1, ny).
@@ -175,7 +175,7 @@ def from_the_edge(
 
 
 def _slow_directions(system: LureSystem, x: Array, u: Array, root: Array) -> Array:
-    """Directions that a run forgets last: right singular vectors of its derivative by its start, in the metric."""
+    """Directions that a run forgets last: right singular vectors of its derivative by its start."""
     step = 1e-5
     starts = x + step * np.linalg.inv(root).T
     ends = simulate(system, np.tile(u, (len(starts), 1, 1)), starts)[1][:, -1] if len(u) else starts
@@ -185,7 +185,7 @@ def _slow_directions(system: LureSystem, x: Array, u: Array, root: Array) -> Arr
 
 
 def closed_loops(observer: Any, tightened: Tightening | None, config: Config, seed: int) -> Row:
-    """Monte Carlo of one controller; the same noise and disturbances for all."""
+    """Run the closed loops of one controller; noise and disturbances are the same for all."""
     seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
     try:
         setup = stages.setup(observer, tightened, config)

@@ -1,4 +1,4 @@
-"""How to find the state of a recurrent model before it predicts: what every way costs the controller.
+"""State estimators of a recurrent model before it predicts: their errors, and their cost to the controller.
 
 Three tanks, the model of the demo. Washouts of many lengths, running on over exact and inexact inputs, a state
 observer, a moving horizon estimate and a learned encoder: the certified (for the encoder alone: calibrated) error of
@@ -93,7 +93,7 @@ def _model(study: Study, config: Config) -> tuple[Dataset, LureSystem, Contracti
 
 
 def _residuals(system: LureSystem, dataset: Dataset, config: Config) -> tuple[ModelError, Array, Array]:
-    """The calibrated model error, the declared bound on the residual, and the residual's standard deviation."""
+    """Calibrate the model error; also the declared bound and the standard deviation of the residual."""
     plain = Washout(stages.predictor(system, config), config.washout)
     error = stages.model_error(system, plain, dataset, config)
     seen = np.concatenate([
@@ -114,7 +114,7 @@ def _methods(
     study: Study, config: Config, dataset: Dataset, system: LureSystem, contraction: ContractionCertificate,
     residual: Array, spread: Array,
 ) -> list[Method]:  # fmt: skip
-    """All estimators; whatever is slow is tried on fewer records."""
+    """All estimators under test; slow ones are tried on fewer records."""
     predictor, many, few = stages.predictor(system, config), len(dataset.test), 2 if study.quick else 5
     settings: dict[str, Any] = {"contraction": contraction, "input_error": config.actuator}
     W = config.washout
@@ -141,7 +141,7 @@ def _methods(
 
 
 def _observer(predictor: Any, W: int, residual: Array, spread: Array, settings: dict[str, Any]) -> StateObserver:
-    """The Kalman gain, or as large a share of it as can be certified."""
+    """Observer with the Kalman gain, or with as large a share of it as can be certified."""
     system = predictor.system
     optimal = kalman_gain(predictor, output_noise_std=spread, input_noise_std=settings["input_error"] / np.sqrt(3))
     for share in 0.5 ** np.arange(8):
@@ -159,7 +159,7 @@ def _judge(
     study: Study, config: Config, dataset: Dataset, contraction: ContractionCertificate, error: ModelError,
     residual: Array, method: Method,
 ) -> Row:  # fmt: skip
-    """Promise and reality of one estimator."""
+    """Compare the promise of one estimator with what happens."""
 
     def compute() -> Row:
         room = work.room(error, method, work.certify(method, config, ITERATIONS))
@@ -189,7 +189,7 @@ def _edge(
     study: Study, config: Config, dataset: Dataset, contraction: ContractionCertificate, washout: int,
     methods: Sequence[Method],
 ) -> Row:  # fmt: skip
-    """Restarts at the edge of the reachable ball, with input errors at their corners."""
+    """Errors after restarts at the edge of the reachable ball, with input errors at their corners."""
     like = next(m.observer for m in methods if m.name == "washout 140")
 
     def compute() -> Row:
@@ -209,7 +209,7 @@ def _edge(
 
 
 def _loops(study: Study, config: Config, methods: Sequence[Method], rows: dict[str, Row]) -> dict[str, Row]:
-    """Closed loops with the tightening that each estimator asks for, beside one that tightens nothing."""
+    """Run closed loops with each estimator's tightening, and with none."""
     named, found = {m.name: m for m in methods}, {}
     base = named["washout 140"].observer
     found["nominal"] = study.row(
@@ -229,7 +229,7 @@ def _loops(study: Study, config: Config, methods: Sequence[Method], rows: dict[s
 
 
 def _best(loops: dict[str, Row]) -> str | None:
-    """The certified way with inexact inputs whose closed loop costs least without leaving the limits."""
+    """Name of the certified estimator with inexact inputs that costs least without leaving the limits."""
     costs = {
         name: row["cost"] for name, row in loops.items()
         if name not in ("nominal", "encoder, calibrated") and "exact" not in name
@@ -241,7 +241,7 @@ def _best(loops: dict[str, Row]) -> str | None:
 def _targets(
     study: Study, rows: dict[str, Row], edges: dict[int, Row], loops: dict[str, Row], residual_ratio: float
 ) -> None:
-    """Bounds hold wherever they are claimed; the rest is reported as it is."""
+    """Check that bounds hold wherever they are claimed."""
     proven = {name: row for name, row in rows.items() if row["certified"]}
     state = max(row["state_largest"] / row["state_bound"] for row in proven.values())
     study.target("state error over its certificate, all estimators", "<= 1", state, state <= 1)
@@ -264,7 +264,7 @@ def _targets(
 
 
 def _figure(rows: dict[str, Row], edges: dict[int, Row], config: Config) -> Figure:
-    """Error against washout; errors and bounds of all estimators; tightening against prediction step."""
+    """Plot error against washout, errors and bounds of all estimators, and tightening."""
     figure = Figure(figsize=(14, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     _against_washout(left, rows, edges)
@@ -304,7 +304,7 @@ def _against_washout(axes: Axes, rows: dict[str, Row], edges: dict[int, Row]) ->
 
 
 def _loop_figure(loops: dict[str, Row]) -> Figure:
-    """Cost of the closed loops, with the runs that left the limits."""
+    """Plot the cost of the closed loops, with the runs that left the limits."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     known = {name: row for name, row in loops.items() if row["cost"] is not None}

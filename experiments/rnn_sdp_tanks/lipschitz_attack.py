@@ -1,4 +1,4 @@
-"""How large a Lipschitz constant is at least: ascent on the gain of the linearisation along a trajectory.
+"""Lower bounds of Lipschitz constants: ascent on the gain of the linearisation along a trajectory.
 
 Two runs a distance h apart in the direction d have outputs J d apart, so that their difference is a lower bound of the
 constant, and the difference of their gradients is the derivative of |J d| by the trajectory: ascent needs no second
@@ -24,7 +24,7 @@ _CARRIED = 4
 
 @dataclass(frozen=True, eq=False)
 class Reached:
-    """What was found per length.
+    """Largest gains found per sequence length.
 
     Args:
         ascent: Largest gains after the ascent.
@@ -39,7 +39,7 @@ def attack_lengths(
     system: LureSystem, lengths: Sequence[int], *, input_limit: float, state_limit: float, boxed: bool,
     inputs_differ: bool = True, states_differ: bool = True, starts: int = 32, steps: int = 120, seed: int,
 ) -> Reached:  # fmt: skip
-    """Lower bounds of the constant from (initial state, inputs) to the last output, for rising sequence lengths.
+    """Lower bounds of the constant from (initial state, inputs) to the last output, for rising lengths.
 
     Args:
         system: A frozen system.
@@ -75,7 +75,7 @@ def attack_lengths(
 def _starts(
     system: LureSystem, length: int, u_limit: float, x_limit: float, starts: int, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """Inputs (starts, length + 1, nu) and states (starts, nx): settled runs first, then random ones."""
+    """Starting inputs (starts, length + 1, nu) and states (starts, nx): settled runs first, then random ones."""
     T, m, settled = length + 1, system.nu, starts // 2
     size = u_limit * rng.uniform(0, 1, (settled, 1, 1))
     hold = int(rng.integers(5, 30))
@@ -88,7 +88,7 @@ def _starts(
 
 
 class _Ascent:
-    """One batch of trajectories that climb."""
+    """Gradient ascent of one batch of trajectories."""
 
     def __init__(
         self, system: LureSystem, u: Array, x: Array, inputs_differ: bool, states_differ: bool,
@@ -101,7 +101,7 @@ class _Ascent:
         self.best_u, self.best_x = u.copy(), x.copy()
 
     def run(self, steps: int, limits: tuple[float, float], *, settle: int = 8, rate: float = 0.1) -> None:
-        """Climb; the first ``settle`` steps only turn the directions."""
+        """Run the ascent; the first ``settle`` steps only turn the directions."""
         moments = [np.zeros_like(a) for a in (self.u, self.x, self.u, self.x)]
         for step in range(settle + steps):
             gain, slopes = self._gains()
@@ -122,7 +122,7 @@ class _Ascent:
                 np.clip(value, -limit, limit, out=value)
 
     def _gains(self) -> tuple[Array, tuple[Array, Array]]:
-        """Gains (S,) along the directions and their derivatives by u and x; turns the directions."""
+        """Gains (S,) along the directions and their derivatives by u and x; also turns the directions."""
         du, dx = self.du * self.masks[0], self.dx * self.masks[1]
         size = np.maximum(np.sqrt((du**2).sum(axis=(1, 2)) + (dx**2).sum(axis=1)), 1e-300)
         du, dx = du / size[:, None, None], dx / size[:, None]

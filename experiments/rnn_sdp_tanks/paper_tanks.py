@@ -1,4 +1,4 @@
-"""Three tanks and networks as RNN-SDP's study has them (Hamelbeck & Schiffer 2025, arXiv 2509.17898, section V).
+"""Three tanks and networks as in RNN-SDP's study (Hamelbeck & Schiffer 2025, arXiv 2509.17898, section V).
 
 The paper's tanks are a discrete approximation of the physics with time step 1 s, inflows u_i as inputs and levels as
 outputs. Its equation (39) and its outflow parameters a_i are not in the text that we have; here
@@ -31,7 +31,7 @@ _EPOCH = 22  # batches of 32 of the 700 training sequences
 
 @dataclass(frozen=True)
 class NormPenalty(Term):
-    """Leaky ReLU of how far the spectral norm of W is above ``limit``.
+    """Loss term that penalises the spectral norm of W above ``limit`` by a leaky ReLU.
 
     Args:
         limit: A little less than the norm that the trained network may have.
@@ -47,7 +47,7 @@ class NormPenalty(Term):
 
 
 def train_network(nx: int, seed: int, *, quick: bool) -> tuple[LureSystem, Row]:
-    """An Elman network over inflows scaled to -1..1, outputs in standard deviations; and what to note about it."""
+    """Train an Elman network on inflows scaled to -1..1 and standardised outputs; returns it and its row."""
     began = time.process_time()
     records = tank_records(200 if quick else 1000, 100, seed)
     cut = int(0.7 * len(records))
@@ -88,12 +88,12 @@ def tank_records(count: int, length: int, seed: int) -> list[Trajectory]:
 
 
 def state_alone(system: LureSystem) -> LureSystem:
-    """The network whose inputs move nothing: its constant is the initial state's share."""
+    """Network without effect of the inputs, whose constant is the initial state's share."""
     return replace(system, D12=0 * system.D12)
 
 
 def inputs_alone(system: LureSystem, apart: float) -> LureSystem:
-    """The network with states in units of 1 / ``apart``: its constant bounds the share of the inputs.
+    """Network with states in units of 1 / ``apart``, whose constant bounds the share of the inputs.
 
     The larger, the less a difference of initial states counts, and the harder the search.
     """

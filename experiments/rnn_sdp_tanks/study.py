@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def one_network(study: Study, name: str, nx: int, seed: int, lengths: Sequence[int]) -> Row:
-    """Train one network; all its constants, one value per length."""
+    """Train one network and compute all its constants, one value per length."""
     system, row = train_network(nx, seed, quick=study.quick)
     save_system(system, study.path(name))
     box = tuple((-LIMIT * np.ones(n), LIMIT * np.ones(n)) for n in (system.nu, system.nx))
@@ -97,7 +97,10 @@ def _network(study: Study, name: str) -> LureSystem:
 
 
 def linear_response(system: LureSystem, length: int) -> Array:
-    """Derivative of the last output by (initial state, inputs) if all slopes were one, shape (ny, nx + length nu)."""
+    """Derivative of the last output by (initial state, inputs) if all slopes were one.
+
+    Shape (ny, nx + length nu).
+    """
     powers = [system.C2]
     for _ in range(length):
         powers.append(powers[-1] @ system.C1)
@@ -109,13 +112,13 @@ def _gain_of(matrix: Array) -> float:
 
 
 def _norm_product(system: LureSystem, length: int) -> float:
-    """|C| |(|W|^N, |W|^(N-1) |U|, .., |U|)|: without any optimisation."""
+    """Norm product |C| |(|W|^N, |W|^(N-1) |U|, .., |U|)|, which needs no optimisation."""
     W, U = _gain_of(system.C1), _gain_of(system.D12)
     return _gain_of(system.C2) * float(np.sqrt(W ** (2 * length) + U**2 * (W ** (2.0 * np.arange(length))).sum()))
 
 
 def tightening(systems: Sequence[LureSystem], length: int, radius: float, b: float, seed: int) -> Row:
-    """Bounds on each output from the paper's constant and from weights of our own, means over networks and outputs."""
+    """Mean bounds on each output from the paper's constant and from our own weights."""
     found: dict[str, list[Array]] = {
         name: [] for name in ("bound", "bound_over_attack", "single_constant_over_bound", "norm_product_over_bound")
     }

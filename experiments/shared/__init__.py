@@ -1,1 +1,1 @@
-"""What several studies share."""
+"""Parts shared by several studies."""

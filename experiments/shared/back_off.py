@@ -1,4 +1,4 @@
-"""The baseline that an engineer builds in an hour: a constant distance from the limits, tried on a few loops."""
+"""Baseline back-off: a constant distance from the limits, found by trying a few closed loops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def least_distance(
     make: Callable[[float], Callable[[], ClosedLoopSetup]], seeds: Sequence[int], step: float,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, MonteCarloResult, int]:  # fmt: skip
-    """A multiple of a step at which all loops keep their limits, while one step less is not enough.
+    """Find the least multiple of a step at which all loops keep their limits.
 
     Args:
         make: Gives what builds plant and controller for a distance.

@@ -1,4 +1,4 @@
-"""With what probability a plant stays inside what a study declares, and whether it did.
+"""Probability with which a plant stays inside the sets that a study declares, and how often it did.
 
 Residuals and their drift are declared by the largest ones of n records, inflated. That is an order statistic: a new
 record of the same kind passes one of d such numbers with probability <= 1 / (n + 1), any with <= d / (n + 1), here
@@ -17,7 +17,7 @@ from mpc.promises.coverage_met import met
 
 
 def declared_probability(residual: ModelError, memory: int) -> float:
-    """Probability >= which a new record of an experiment stays inside; 0 where so few records say nothing.
+    """Lower bound of the probability that a new record stays inside; 0 where records are too few.
 
     Args:
         residual: Set-membership bound without a disturbance filter.
@@ -30,7 +30,7 @@ def declared_probability(residual: ModelError, memory: int) -> float:
 def held_out(
     watch: Observer, records: list[Trajectory], residual: ModelError, drift: ModelError, memory: int
 ) -> CoverageMet:
-    """How many records that declared nothing stay inside, with an interval for the probability."""
+    """Count the held-out records that stay inside, with an interval for the probability."""
     inside = [_inside(watch, record, residual, drift, memory) for record in records]
     return met("held-out records", np.array(inside))
 
@@ -50,7 +50,7 @@ def _inside(watch: Observer, record: Trajectory, residual: ModelError, drift: Mo
 
 
 def promised(watch: Observer, dataset: Dataset, errors: dict[str, ModelError], memory: int) -> Row:
-    """What is known of the declared sets before any loop is closed.
+    """Summarise what is known of the declared sets before any loop is closed.
 
     Args:
         watch: The observer.

@@ -1,4 +1,4 @@
-"""Truths that a guarantee is tried on: everything it declares unknown, drawn from its set or at the set's edge.
+"""Plants for trying a guarantee: all declared unknowns are drawn from their sets, or lie at the sets' edge.
 
 Declared are, at every sample: the residual |y - g(x*, u)| <= r per output, by how much it changes within k samples
 (noise is part of both, as in the records that they come from), the error |true - commanded input| <= d per
@@ -73,7 +73,7 @@ class AnywhereWashout(Washout):
 
     @property
     def jump(self) -> StateError:
-        """See `Observer.jump`."""
+        """Bound on the jump of the estimate; see `Observer.jump`."""
         certificate = self._certificate()
         centred = super().jump
         assert centred is not None
@@ -81,7 +81,7 @@ class AnywhereWashout(Washout):
         return StateError.stated(centred.needed_in(certificate.metric) + moved, certificate.metric)
 
     def start(self) -> None:
-        """See `Observer.start`."""
+        """Start a new run; see `Observer.start`."""
         super().start()
         self.offset = np.zeros(self.predictor.nx)
 
@@ -100,7 +100,7 @@ class AnywhereWashout(Washout):
 
 @dataclass(frozen=True)
 class Unknowns:
-    """Layout of a row: plant disturbances, residual (ny), input error (nu), restart (nx), kind."""
+    """Layout of a row of unknowns: plant disturbances, residual (ny), input error (nu), restart (nx), kind."""
 
     plant: int
     ny: int
@@ -108,13 +108,13 @@ class Unknowns:
     nx: int
 
     def split(self, row: Array) -> tuple[Array, Array, Array, Array, Kind]:
-        """The parts of a row."""
+        """Split a row into its parts."""
         ends = np.cumsum([self.plant, self.ny, self.nu, self.nx])
         plant, residual, push, restart, kind = np.split(row, ends)
         return plant, residual, push, restart, Kind(int(kind[0]))
 
     def draw(self, rng: np.random.Generator, pulses: Array, steps: int) -> Array:
-        """Rows of one run without the plant's part, shape (steps, ny + nu + nx + 1).
+        """Draw the rows of one run without the plant's part, shape (steps, ny + nu + nx + 1).
 
         Half of the runs are random, the others one of the three adversaries. Runs start at rest: all levels of the
         first row are zero. ``pulses`` (MEMORY, nu) are the signs of the pulse response from inputs to the limited
@@ -145,13 +145,13 @@ class Unknowns:
 
 
 def held(rng: np.random.Generator, steps: int, most: int = 30) -> Array:
-    """Uniform levels in [-1, 1], each held for 1 to ``most`` samples, shape (steps,)."""
+    """Draw uniform levels in [-1, 1], each held for 1 to ``most`` samples, shape (steps,)."""
     holds = rng.integers(1, most + 1, steps)
     return np.repeat(rng.uniform(-1, 1, steps), holds)[:steps]
 
 
 def wandering(rng: np.random.Generator, steps: int, size: float, channels: int, memory: float = 20.0) -> Array:
-    """Unmeasured disturbances, shape (steps, channels): AR(1), cut at 3 standard deviations; the first is zero."""
+    """Draw unmeasured disturbances, shape (steps, channels): AR(1), cut at 3 standard deviations, first zero."""
     keep, w = float(np.exp(-1 / memory)), np.zeros((steps, channels))
     for t in range(1, steps):
         w[t] = keep * w[t - 1] + np.sqrt(1 - keep**2) * rng.standard_normal(channels)
@@ -159,7 +159,7 @@ def wandering(rng: np.random.Generator, steps: int, size: float, channels: int, 
 
 
 class Truth:
-    """A plant whose unknowns come in the rows of `Unknowns`; also tells the washout where to start.
+    """A plant whose unknowns come in rows of `Unknowns`; it also sets where the washout starts.
 
     Args:
         plant: Gives channels and limits, and the physics where they are used.
@@ -187,7 +187,7 @@ class Truth:
         self._middle = 0.5 * (signal.lower + signal.upper)
 
     def pushed(self, y: Array, u: Array, row: Array) -> tuple[Array, Array, Array]:
-        """True input, residual in units, and the plant's disturbances; the washout's next start is set."""
+        """True input, residual in units, and plant disturbances of a row; also sets the washout's next start."""
         plant, residual, push, restart, kind = self.unknowns.split(row)
         side = 1.0 if y[self.limited] >= self._middle else -1.0
         if kind is Kind.OUTWARD:
@@ -199,26 +199,32 @@ class Truth:
 
 
 class DeclaredTruth(Truth):
-    """The model as the plant, with declared residuals; the state is x* and the last K residuals, the newest first."""
+    """The model as the plant, with declared residuals.
+
+    The state is x* and the last K residuals, the newest first.
+    """
 
     @property
     def nx(self) -> int:
-        """States of the model and residuals."""
+        """Number of states of the model and of stored residuals."""
         return self.watch.predictor.nx + self.drift.size
 
     def initial_state(self) -> Array:
-        """At rest, without a residual."""
+        """State at rest, without a residual."""
         return np.concatenate([self.watch.predictor.equilibrium(self.held), np.zeros(self.drift.size)])
 
     def step(self, x: Any, u: Any, w: Any = None) -> Array:
-        """One sample; see `Truth.pushed`. Residuals go where they are wanted as fast as their drift allows."""
+        """Advance one sample; see `Truth.pushed`.
+
+        Residuals go where they are wanted as fast as their drift allows.
+        """
         n, past = self.watch.predictor.nx, self._past(x)
         true, wanted, _ = self.pushed(self.output(x, u), np.asarray(u), np.asarray(w))
         residual = np.clip(wanted, (past - self.drift).max(axis=0), (past + self.drift).min(axis=0))
         return np.concatenate([self.watch.system.step(x[:n], true), residual, past[:-1].ravel()])
 
     def output(self, x: Any, u: Any) -> Array:
-        """g(x*, u) plus the residual."""
+        """Output g(x*, u) plus the residual."""
         return np.asarray(self.watch.system.output(x[: self.watch.predictor.nx], u) + self._past(x)[0])
 
     def _past(self, x: Any) -> Array:
@@ -234,15 +240,15 @@ class PhysicalTruth(Truth):
 
     @property
     def nx(self) -> int:
-        """States of the plant."""
+        """Number of states of the plant."""
         return self.plant.nx
 
     def initial_state(self) -> Array:
-        """At rest."""
+        """State of the plant at rest."""
         return self._rest
 
     def step(self, x: Any, u: Any, w: Any = None) -> Array:
-        """One sample; see `Truth.pushed`."""
+        """Advance one sample; see `Truth.pushed`."""
         true, _, disturbance = self.pushed(self.output(x, u), np.asarray(u), np.asarray(w))
         if not disturbance.any() and np.array_equal(true, self.held) and np.array_equal(x, self._rest):
             return self._rest  # that is what a steady state is; a warm-up need not integrate it
@@ -257,7 +263,7 @@ class PhysicalTruth(Truth):
 def worst_directions(
     watch: AnywhereWashout, outputs: tuple[Signal, ...], limited: int
 ) -> tuple[Array, Array, Array, Array]:
-    """What an adversary knows about the model at the upper limit of one output.
+    """Directions in which an adversary that knows the model pushes one output to its upper limit.
 
     Returns:
         Signs of the pulse response (MEMORY, nu); of the static gain (nu,); the restart, in the unit ball, after which

@@ -1,4 +1,4 @@
-"""What the two studies of the guaranteed mode share: proofs, six controllers, closed loops on two kinds of truth.
+"""Shared by the two studies of the guaranteed mode: proofs, six controllers, loops on two kinds of plant.
 
 The six controllers, on one model, one washout and one cost:
 
@@ -76,7 +76,7 @@ SOLVER = SolverOptions(rti=2)
 
 
 class Controller(StrEnum):
-    """See the module docstring."""
+    """The six controllers that are compared; see the module docstring."""
 
     NOMINAL = "nominal"
     BACKED_OFF = "backed off"
@@ -92,7 +92,7 @@ PARTS = ("model_error", "reinitialisation", "input_error", "growth", "terminal")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """One plant with everything that was decided before the first closed loop.
+    """One plant with all settings of its study.
 
     Args:
         plant: The plant with its limits.
@@ -147,14 +147,14 @@ class Case:
 
 
 def needs(case: Case, folder: Path) -> Row:
-    """What stored rows depend on, as JSON."""
+    """Settings that stored rows depend on, as JSON."""
     kept = {k: v for k, v in vars(case).items() if k not in ("plant", "inputs", "unmeasured")}
     ranges = [[s.lower, s.upper] for s in case.inputs]
     return dict(plain(kept | {"inputs": ranges, "model": model_of(folder).digest}))
 
 
 def watch_of(case: Case, folder: Path) -> AnywhereWashout:
-    """The observer of all controllers."""
+    """Build the observer of all controllers."""
     proof = load_certificate(folder / "contraction.npz")
     assert isinstance(proof, ContractionCertificate)
     predictor = Predictor(model_of(folder), case.inputs, case.plant.outputs)
@@ -162,7 +162,7 @@ def watch_of(case: Case, folder: Path) -> AnywhereWashout:
 
 
 def prove(study: Study, case: Case, dataset: Dataset) -> Row:
-    """Calibrate, certify, tighten the model in ``model.npz``; every artefact lands in the study's folder."""
+    """Calibrate, certify and tighten the model in ``model.npz``; every artefact lands in the study's folder."""
 
     def compute() -> Row:
         contraction(case, study.out, dataset).save(study.path("contraction.npz"))
@@ -207,7 +207,7 @@ def prove(study: Study, case: Case, dataset: Dataset) -> Row:
 
 
 def contraction(case: Case, folder: Path, dataset: Dataset) -> ContractionCertificate:
-    """A metric in which the model forgets, not at the very fastest rate: its metric would be ill conditioned."""
+    """Certify contraction a little slower than possible: at the best rate the metric is ill conditioned."""
     half = np.array([0.5 * (s.upper - s.lower) for s in case.inputs])
     sizes = np.std(np.concatenate([r.y for r in dataset.train]), axis=0)
     scales: dict[str, Any] = {"input_scale": half, "output_scale": sizes}
@@ -217,14 +217,14 @@ def contraction(case: Case, folder: Path, dataset: Dataset) -> ContractionCertif
 
 
 def model_of(folder: Path) -> LureSystem:
-    """The identified model."""
+    """Load the identified model."""
     system = load_system(folder / "model.npz")
     assert isinstance(system, LureSystem)
     return system
 
 
 def calibrated(case: Case, dataset: Dataset, watch: AnywhereWashout) -> dict[str, ModelError]:
-    """Set membership, one bound for all steps, for what is declared; conformal, with feedback, for practical modes."""
+    """Calibrate the declared sets by set membership, and a conformal bound for the practical modes."""
     settings: dict[str, Any] = {
         "horizon": case.horizon, "washout": case.settle, "initial_state": watch.initial_state,
     }  # fmt: skip
@@ -244,7 +244,7 @@ def calibrated(case: Case, dataset: Dataset, watch: AnywhereWashout) -> dict[str
 
 
 def certified(case: Case, watch: AnywhereWashout) -> dict[str, HorizonCertificate]:
-    """Washout and prediction as one horizon, with and without input errors, and what a jump does."""
+    """Certify washout and prediction as one horizon, with and without input errors, and the effect of a jump."""
     horizon, options = case.horizon, {"iterations": case.iterations}
     return {
         "joint": certify_predictions(watch, horizon, input_error=case.actuator, **options),
@@ -273,7 +273,7 @@ def remembered(
     watch: AnywhereWashout, drift: ModelError, changes: Sequence[HorizonCertificate], growth: HorizonCertificate,
     folder: Path,
 ) -> None:  # fmt: skip
-    """Write what measurements may be believed for, for the whole tightening and with one part removed."""
+    """Write the `Recall` of the whole tightening, and those with one part removed."""
     gone_with = {"without_input_error": "change", "certified": "growth"}
     for name in ("guaranteed", "certified", "without_reinitialisation", "without_input_error"):
         room = Tightening.load(folder / f"{name}.npz")
@@ -284,18 +284,18 @@ def remembered(
 
 
 def terminal_of(case: Case, watch: AnywhereWashout) -> TerminalSet:
-    """Where plans of the guaranteed mode end."""
+    """Terminal set of the guaranteed mode."""
     assert watch.contraction is not None
     return terminal_set(watch.predictor, watch.contraction, horizon=case.horizon, jump=watch.jump)
 
 
 def build(folder: Path, case: Case, controller: Controller, truth: str, removed: str | None = None) -> ClosedLoopSetup:
-    """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it.
+    """Build plant and controller from the artefacts in ``folder``; importable, for worker processes.
 
     Args:
         folder: The study's folder.
         case: The case.
-        controller: Which one.
+        controller: The controller to build.
         truth: Which plant, a key of `TRUTHS`.
         removed: Part that the guaranteed controller goes without, one of `PARTS`.
     """

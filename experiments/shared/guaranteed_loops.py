@@ -1,4 +1,4 @@
-"""The closed loops of the two studies of the guaranteed mode: run, and reduced to what is kept of them."""
+"""Closed loops of the two studies of the guaranteed mode, and the numbers that are kept of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 def seeds_of(study: Study, truth: str, runs: int) -> list[int]:
-    """Seeds of the runs on one truth; all controllers meet the same."""
+    """Seeds of the runs on one plant, the same for all controllers."""
     parent = np.random.SeedSequence([study.seed, list(TRUTHS).index(truth)])
     return [int(s.generate_state(1)[0]) for s in parent.spawn(runs)]
 
@@ -47,7 +47,7 @@ def trial(folder: Path, case: Case, distance: float) -> ClosedLoopSetup:
 
 
 def choose_back_off(study: Study, case: Case) -> Row:
-    """The least constant at which trial loops keep their limits; it lands in ``backed_off.npz``."""
+    """Find the least constant at which trial loops keep their limits; saved in ``backed_off.npz``."""
     signal = case.plant.outputs[case.limited]
     step = TRIAL_STEP * (signal.upper - signal.lower)
     parent = np.random.SeedSequence([study.seed, len(TRUTHS)])
@@ -66,7 +66,7 @@ def choose_back_off(study: Study, case: Case) -> Row:
 def close(
     study: Study, case: Case, controller: Controller, truth: str, *, removed: str | None = None
 ) -> tuple[Row, str]:
-    """All closed loops of one controller on one truth.
+    """Run all closed loops of one controller on one plant.
 
     Returns:
         The row, and the name of the file with its curves.
@@ -98,7 +98,7 @@ def close(
 
 
 def reduced(result: ClosedLoopResult, case: Case) -> Row:
-    """What is kept of one run."""
+    """Reduce one run to the numbers that are kept."""
     scale = np.array([s.upper - s.lower for s in case.plant.outputs])
     ratio = result.error_use[:, 1:].max(axis=2)  # the present is no prediction
     moves = np.diff(result.u, axis=0, prepend=result.u_before[None])
@@ -115,7 +115,7 @@ def reduced(result: ClosedLoopResult, case: Case) -> Row:
 
 
 def noticed(result: ClosedLoopResult) -> bool:
-    """Whether the data that a controller has contradict what was declared, at any step.
+    """Whether a controller's data contradict what was declared, at any step.
 
     The measurement differs from the estimate's output by the error at step 0, which is within its bound as declared.
     """
@@ -125,7 +125,7 @@ def noticed(result: ClosedLoopResult) -> bool:
 
 
 def gathered(results: Sequence[Row]) -> tuple[Row, dict[str, Array]]:
-    """Row and curves of many runs."""
+    """Gather the row and the curves of many runs."""
     y, times = np.stack([r["y"] for r in results]), np.concatenate([r["solve_time"] for r in results])
     ratio = np.concatenate([r["ratio"] for r in results])
     ratio = ratio[:, ~np.isnan(ratio).all(axis=0)]  # a nominal controller has no bound, a short run no late steps

@@ -1,4 +1,4 @@
-"""The two studies of the guaranteed mode from the identified model on: runs, targets, figures."""
+"""The two studies of the guaranteed mode after identification: runs, targets, figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLOURS = {
 
 
 def run(study: Study, case: Case, dataset: Dataset) -> int:
-    """Prove, close the loops, say what came of it; returns the exit status."""
+    """Prove, run the loops and report; returns the exit status."""
     with study.stage("proofs"):
         proofs = prove(study, case, dataset)
     study.say(
@@ -82,7 +82,7 @@ def removals(study: Study, case: Case, curves: Curves) -> dict[str, float]:
 
 
 def segments(study: Study, case: Case, curves: Curves) -> None:
-    """Where along the reference programme the guarantee costs what, on the physical plant."""
+    """Cost of the guarantee along the segments of the reference, on the physical plant."""
     wanted = case.reference[:, case.limited]
     starts = np.flatnonzero(np.diff(wanted, prepend=np.nan))
     parts = {c: np.add.reduceat(curves["physical", c]["running"], starts) for c in Controller}
@@ -95,12 +95,12 @@ def segments(study: Study, case: Case, curves: Curves) -> None:
 
 
 def above(cost: Array, base: Array) -> float:
-    """By how much mean costs exceed others [%]."""
+    """Excess of mean costs over others [%]."""
     return float(100 * (cost.mean() / base.mean() - 1))
 
 
 def targets(study: Study, rows: Mapping[tuple[str, Controller], Row], eaten: Mapping[str, float]) -> None:
-    """What the study aims at."""
+    """Compare the rows with the study's targets."""
     for truth in TRUTHS:
         for mode in (Controller.GUARANTEED, Controller.RECALLING):
             row = rows[truth, mode]
@@ -119,7 +119,7 @@ def targets(study: Study, rows: Mapping[tuple[str, Controller], Row], eaten: Map
 
 
 def figures(study: Study, case: Case, curves: Curves, eaten: Mapping[str, float]) -> None:
-    """What a paper would print."""
+    """Draw the figures of the study."""
     room = Tightening.load(study.path("guaranteed.npz"))
     study.figure("tightening", room.plot(case.plant.outputs))
     labels = [s.label for s in case.plant.outputs]
@@ -131,7 +131,7 @@ def figures(study: Study, case: Case, curves: Curves, eaten: Mapping[str, float]
 
 
 def _errors(curves: Curves) -> Figure:
-    """Realised prediction error over its bound per prediction step, worst output."""
+    """Plot realised prediction errors over their bounds per prediction step, worst output."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
@@ -151,7 +151,7 @@ def _errors(curves: Curves) -> Figure:
 
 
 def _envelopes(case: Case, curves: Mapping[Controller, dict[str, Array]]) -> Figure:
-    """The limited output of all runs against its limits, one panel a controller."""
+    """Plot the limited output of all runs against its limits, one panel a controller."""
     from matplotlib.figure import Figure
 
     i, signal = case.limited, case.plant.outputs[case.limited]
@@ -182,7 +182,7 @@ def _envelopes(case: Case, curves: Mapping[Controller, dict[str, Array]]) -> Fig
 
 
 def _costs(eaten: Mapping[str, float]) -> Figure:
-    """Cost above nominal: controllers, and the recalling one without each part."""
+    """Plot cost above nominal: controllers, and the recalling one without each part."""
     from matplotlib.figure import Figure
 
     shown = {k: v for k, v in eaten.items() if Controller.NOMINAL not in k}

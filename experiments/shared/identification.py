@@ -1,4 +1,4 @@
-"""What the identification studies share: linear baselines, scores as rows, certificates, pictures."""
+"""Shared by the identification studies: linear baselines, scores as rows, certificates, figures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def linear_baselines(
     study: Study, data: Dataset, *, skip: int, arx: Sequence[int], subspace: Sequence[int], strictly_proper: bool,
     estimate: bool = True, unit: float = 1.0,
 ) -> dict[str, LureSystem]:  # fmt: skip
-    """ARX and subspace models as rows; each order is chosen by the free run over the validation records."""
+    """Fit ARX and subspace models as rows; orders are chosen by the free run over validation records."""
     best = select_arx(data.train, data.validation, orders=arx, skip=skip, strictly_proper=strictly_proper)
     candidates = [identify_subspace(data.train, n, strictly_proper=strictly_proper) for n in subspace]
     errors = [np.mean(score(m.system, data.validation, skip=skip, estimate=estimate).nrmse) for m in candidates]
@@ -56,7 +56,7 @@ def linear_baselines(
 
 
 def errors_of(system: LureSystem, data: Dataset, skip: int, unit: float = 1.0, estimate: bool = True) -> Row:
-    """RMSE of the free run on each part, mean over outputs, in the outputs' unit times ``unit``; each test record."""
+    """RMSE of the free run on each part and test record, mean over outputs, in the outputs' unit times ``unit``."""
     row: Row = {}
     for part in ("train", "validation"):
         records = getattr(data, part)
@@ -74,7 +74,7 @@ def run_of(system: LureSystem, record: Trajectory, skip: int, estimate: bool = T
 
 
 def whole_record_options(iterations: Mapping[str, int], **more: Any) -> dict[str, dict[str, Any]]:
-    """Options of `identify`, by family: from a linear start, Levenberg-Marquardt on whole records, no Adam to speak of.
+    """Options of `identify`, by family: linear start, Levenberg-Marquardt on whole records, little Adam.
 
     Args:
         iterations: Of Levenberg-Marquardt, by family.
@@ -89,7 +89,7 @@ def networks(
     study: Study, data: Dataset, fitted: Dataset, families: Mapping[str, Callable[[int], Model]], *, skip: int,
     seeds: int, unit: float = 1.0, options: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, FitResult]:  # fmt: skip
-    """Train every family from several seeds; a row for each, the one with the lowest validation error returned.
+    """Train every family from several seeds; a row for each, and the one with the lowest validation error.
 
     Args:
         study: The study.
@@ -145,7 +145,7 @@ def root_mean_square(measured: Trajectory, run: Array, skip: int) -> float:
 
 
 def certified_rate(system: LureSystem) -> float | None:
-    """Contraction rate with a proof, None where none was found."""
+    """Proven contraction rate, None where none was found."""
     try:
         certificate = certify_contraction(system)
     except CertificationError:
@@ -155,7 +155,7 @@ def certified_rate(system: LureSystem) -> float | None:
 
 
 def proven_rate(fit: FitResult) -> float | None:
-    """Contraction rate of one fit with a proof, by construction where it has one, None where none was found."""
+    """Proven contraction rate of one fit, by construction where it has one; None where none was found."""
     try:
         return _member(fit).rate
     except CertificationError:
@@ -163,7 +163,7 @@ def proven_rate(fit: FitResult) -> float | None:
 
 
 def average_rate(starts: Starts) -> float | None:
-    """Contraction rate of the mean of several models with a proof on that one system, None where none was found.
+    """Proven contraction rate of the mean of several models as one system; None where none was found.
 
     Metrics and multipliers of the members, by construction or searched for, stand side by side.
     """
@@ -185,7 +185,7 @@ def _member(fit: FitResult) -> ContractionCertificate:
 
 
 def comparison(record: Trajectory, runs: Mapping[str, Array], *, skip: int, most: int = 2000) -> Figure:
-    """Measured record and free runs of several models over the first ``most`` samples, errors below."""
+    """Plot the measured record, free runs of several models over the first ``most`` samples, and errors."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), layout="constrained")

@@ -1,4 +1,4 @@
-"""The frame of every study: options, rows that survive a restart, targets, figures, a table, `results.json`.
+"""Framework of every study: options, rows that survive a restart, targets, figures, a table, `results.json`.
 
     def main(arguments=None):
         study = Study.from_command_line("cascaded_tanks", __doc__, arguments)
@@ -58,7 +58,7 @@ class Study:
     """One run of one study.
 
     Args:
-        name: Name of the study.
+        name: Name of the study, for files and messages.
         quick: Whether to run the short version.
         seed: Seed of everything random.
         out: Folder for the results.
@@ -149,7 +149,7 @@ class Study:
         return self._rows[key]
 
     def target(self, name: str, target: Any, value: Any, met: bool) -> None:
-        """Note what was aimed at, what was reached, and whether that is enough."""
+        """Record a target: the aim, the value reached, and whether that is enough."""
         self._targets[name] = plain({"target": target, "value": value, "met": bool(met)})
 
     def figure(self, name: str, figure: Figure) -> Path:
@@ -160,7 +160,7 @@ class Study:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Announce a stage, and how long it took."""
+        """Announce a stage, and log how long it took."""
         self.say(f"{title} ...")
         began = time.perf_counter()
         yield
@@ -197,7 +197,7 @@ class Study:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One table for each kind of row: rows with the same columns belong together."""
+    """Format one Markdown table for each kind of row; rows with the same columns belong together."""
     kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(tuple(row), []).append(row)
@@ -205,7 +205,10 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as an aligned Markdown table; columns in order of first appearance, long and nested values left out."""
+    """Format rows as an aligned Markdown table.
+
+    Columns in order of first appearance, long and nested values left out.
+    """
     columns = list(dict.fromkeys(k for row in rows for k, v in row.items() if _is_short(v)))
     cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -214,7 +217,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def environment() -> Row:
-    """Versions, threads, commit, sources, processor and device: what the numbers of a study depend on."""
+    """Describe versions, threads, commit, sources, processor and device, on which a study's numbers depend."""
     import torch
 
     return {
@@ -226,7 +229,7 @@ def environment() -> Row:
 
 
 def _made_with() -> Row:
-    """What every row depends on."""
+    """Parts of the environment that every row depends on."""
     import torch  # noqa: F401  # so that `arithmetic` includes it
 
     here = arithmetic()
@@ -262,7 +265,7 @@ def sources() -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Notes Ctrl-C, whether or not it is caught further down."""
+    """Record Ctrl-C, whether or not it is caught further down."""
     noted: list[int] = []
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -282,7 +285,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 @functools.cache
 def code_version() -> str | None:
-    """Commit of the working tree, with a digest of local changes where there are any; None outside of a repository."""
+    """Commit of the working tree, with a digest of local changes where there are any; None outside of git."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> bytes:
@@ -296,7 +299,7 @@ def code_version() -> str | None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: numpy to numbers and lists, non-finite numbers to None."""
+    """Convert ``value`` to what JSON can hold: numpy to numbers and lists, non-finite numbers to None."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -311,7 +314,7 @@ def plain(value: Any) -> Any:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """Rows of an earlier run; none where the file is absent or was damaged."""
+    """Load the rows of an earlier run; none where the file is absent or was damaged."""
     try:
         rows = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):

@@ -1,1 +1,1 @@
-"""Three tanks, from the first experiment to an MPC that keeps its limits: the whole road in one study."""
+"""The three-tank demo: from the first experiment to an MPC that keeps its limits, in one study."""

@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _identify(study: Study, config: Config, dataset: Dataset) -> tuple[dict[str, FitResult], dict[str, Row]]:
-    """Train every candidate; the fits come back from their files, whether they are new or not."""
+    """Train every candidate; fits are read back from their files, whether they are new or not."""
     study.row("subspace (linear)", lambda: {"fit_percent": stages.linear_baseline(dataset, config)})
     fits, rows = {}, {}
     for name, model in stages.candidates(study.seed).items():
@@ -160,7 +160,7 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
 
 
 def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout, ModelError, Tightening, Row]:
-    """Model error from calibration records, the tightening, and coverage on the test records."""
+    """Calibrate the model error, build the tightening, and measure coverage on the test records."""
     system = stages.model_of(study.out)
     watch = stages.observer(system, stages.contraction_of(study.path("contraction.npz")), config)
 
@@ -191,7 +191,7 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
 
 
 def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> tuple[Recall, Row]:
-    """What measurements may be believed for, and whether what they say holds on the test records."""
+    """Build the recall, and check its intervals on the test records."""
 
     def compute() -> Row:
         with tqdm(total=config.memory, desc="certificates of change", leave=False) as bar:
@@ -217,7 +217,7 @@ def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> t
 
 
 def _back_off(study: Study, config: Config) -> Row:
-    """What an engineer would try: the least constant at which some trial loops keep their limits."""
+    """Find the least constant back-off at which some trial loops keep their limits."""
 
     def compute() -> Row:
         system = stages.model_of(study.out)
@@ -233,7 +233,7 @@ def _back_off(study: Study, config: Config) -> Row:
 
 
 def _calibrate_closed_loop(study: Study, config: Config) -> tuple[ClosedLoopCalibration, Row]:
-    """The constant that fresh loops confirmed, with its probability."""
+    """Find the constant that fresh loops confirm, with its probability."""
 
     def compute() -> Row:
         with _bar("calibration in closed loop") as progress:
@@ -253,7 +253,7 @@ def _calibrate_closed_loop(study: Study, config: Config) -> tuple[ClosedLoopCali
 
 
 def _best_constant(study: Study, config: Config) -> Row:
-    """In hindsight: the least constant that keeps the limits in the very loops that all controllers are compared on."""
+    """Find, in hindsight, the least constant that keeps the limits in the compared loops themselves."""
 
     def compute() -> Row:
         with _bar("best constant in hindsight") as progress:
@@ -264,7 +264,7 @@ def _best_constant(study: Study, config: Config) -> Row:
 
 
 def _control(study: Study, config: Config, kind: Controller) -> Row:
-    """The closed loops of one controller."""
+    """Run the closed loops of one controller."""
 
     def compute() -> Row:
         with _bar(f"closed loops, {kind}") as progress:
@@ -288,7 +288,7 @@ def _plain(row: Row) -> Row:
 
 @contextmanager
 def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for a known number of things, again and again."""
+    """Show a progress bar for a known number of things, again and again."""
     with tqdm(desc=title, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -310,7 +310,7 @@ def _targets(
     study: Study, config: Config, fits: dict[str, Row], certificate: Row, coverage: Row, loops: dict[Controller, Row],
     best: Row,
 ) -> None:  # fmt: skip
-    """What the study aims at."""
+    """Compare the rows with the study's targets."""
     worst = min(fits[CHOSEN]["fit_percent"])
     study.target("fit of the chosen model, every output", ">= 90 %", worst, worst >= 90)
     study.target("certificate verified", True, certificate["verified"], certificate["verified"])

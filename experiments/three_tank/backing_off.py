@@ -1,4 +1,4 @@
-"""Controllers that stay away from limits by a constant: one chosen as an engineer would, one calibrated in closed loop.
+"""Controllers with a constant distance from their limits: chosen by trial, or calibrated in closed loop.
 
 Both are the nominal controller with a distance from its limits, and both are chosen on loops of the simulator that no
 other part of the study sees. The engineer's constant is a multiple of a step at which all of a handful of loops keep
@@ -36,12 +36,12 @@ Progress = Callable[[int, int], None]
 
 
 def seeds_of(seed: int, purpose: int, n: int) -> list[int]:
-    """Seeds of loops for one purpose: different purposes see different loops."""
+    """Seeds of loops for one purpose; different purposes see different loops."""
     return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence([seed, purpose]).spawn(n)]
 
 
 def build(folder: Path, config: Config, room: Tightening) -> ClosedLoopSetup:
-    """The nominal controller with this tightening; importable, so that worker processes can call it."""
+    """Build the nominal controller with this tightening; importable, for worker processes."""
     watch = stages.observer(
         stages.model_of(folder), stages.contraction_of(folder / "contraction.npz"), config
     )  # fmt: skip
@@ -49,14 +49,14 @@ def build(folder: Path, config: Config, room: Tightening) -> ClosedLoopSetup:
 
 
 def constant(system: LureSystem, config: Config, distance: float) -> Tightening:
-    """The same distance [cm] from the limits of all levels."""
+    """Tightening by the same distance [cm] from the limits of all levels."""
     return back_off(system.digest, config.horizon, np.full(system.ny, distance))
 
 
 def least(
     folder: Path, config: Config, seeds: Sequence[int], progress: Progress
 ) -> tuple[float, MonteCarloResult, int]:
-    """The least multiple of the configured step [cm] at which all loops keep their limits.
+    """Find the least multiple of the configured step [cm] at which all loops keep their limits.
 
     Returns:
         The distance, its loops, and the number of loops that were run.
@@ -70,7 +70,7 @@ def least(
 
 
 def calibrated(folder: Path, config: Config, seed: int, progress: Progress) -> ClosedLoopCalibration:
-    """A tightening with the configured probability that a loop keeps its limits."""
+    """Calibrate a tightening with the configured probability that a loop keeps its limits."""
     system = stages.model_of(folder)
     loops = SimulatedLoops(functools.partial(build, folder, config), progress=progress)
     return calibrate_closed_loop(
@@ -80,7 +80,7 @@ def calibrated(folder: Path, config: Config, seed: int, progress: Progress) -> C
 
 
 def summary(results: Sequence[ClosedLoopResult]) -> dict[str, float | int]:
-    """What loops cost, and how many left their limits."""
+    """Mean cost of the loops, and how many left their limits."""
     return {
         "cost": float(np.mean([r.cost for r in results])),
         "runs_with_violation": sum(r.violations > 0 for r in results),

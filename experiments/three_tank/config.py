@@ -1,4 +1,4 @@
-"""Every number of the study, with its reason."""
+"""Settings of the three-tank study, each with its reason."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Config:
 
     @classmethod
     def of(cls, quick: bool) -> Config:
-        """The full study, or a short one."""
+        """Settings of the full study, or of a short one."""
         if not quick:
             return cls()
         return cls(

@@ -1,4 +1,4 @@
-"""What the study keeps in files beside models, certificates and results."""
+"""Schemas of the files that the study keeps beside models, certificates and results."""
 
 from __future__ import annotations
 

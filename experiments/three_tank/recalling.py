@@ -1,4 +1,4 @@
-"""The controller whose limits learn from measurements what prediction errors can be next.
+"""The recalling controller, whose limits adapt to the prediction errors that measurements leave possible.
 
 See `mpc.tightening.error_memory`.
 
@@ -37,7 +37,7 @@ from mpc.tightening.recalled_errors import RecalledErrors
 def recall(
     watch: Washout, dataset: Dataset, config: Config, folder: Path, progress: Callable[[int, int], None]
 ) -> tuple[Tightening, Recall]:
-    """Calibrate error and drift, certify changes and jumps; the tightening is what holds without measurements."""
+    """Calibrate error and drift, certify changes and jumps, and build the tightening and the recall from them."""
     system, each = watch.system, 0.5 * (1 + config.coverage)
     error = stages.model_error(system, watch, dataset, config, coverage=each)
     drift = stages.model_error(system, watch, dataset, config, coverage=each, disturbance=DisturbanceFilter(1.0))
@@ -47,7 +47,7 @@ def recall(
 
 
 def learnt_intervals(recalled: Recall, watch: Washout, record: Trajectory) -> tuple[Array, int]:
-    """What the controller would learn along a record.
+    """Error intervals that the controller would learn along a record.
 
     Returns:
         Ends of what errors may be, shape (starts, 2, horizon + 1, ny) in the order of `mpc.prediction_errors`, and the
@@ -67,7 +67,7 @@ def learnt_intervals(recalled: Recall, watch: Washout, record: Trajectory) -> tu
 def coverage_of_intervals(
     recalled: Recall, watch: Washout, dataset: Dataset, config: Config, seed: int
 ) -> tuple[Coverage, int, Array]:
-    """Coverage of the learnt intervals on the test records, contradictions, and mean widths over the tightening's.
+    """Coverage, contradictions and mean relative widths of the learnt intervals on the test records.
 
     The widths have shape (horizon + 1, ny), shares in [0, 1]. Inputs are as in `stages.coverage_of_total`.
     """
@@ -84,5 +84,5 @@ def coverage_of_intervals(
 
 
 def _growth(watch: Washout, config: Config) -> HorizonCertificate:
-    """Bound what a jump of the estimate does to the plan's outputs."""
+    """Certify the effect of a jump of the estimate on the plan's outputs."""
     return certify_jump(watch, config.horizon, iterations=config.change_iterations)

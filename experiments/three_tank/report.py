@@ -71,7 +71,7 @@ def figures(
     study: Study, config: Config, dataset: Dataset, fits: Mapping[str, FitResult], room: Tightening,
     recalled: Recall, loops: Mapping[Controller, Mapping[str, Array]],
 ) -> list[tuple[str, str]]:  # fmt: skip
-    """Draw everything; returns (name, caption) in the order of the report."""
+    """Draw all figures; returns (name, caption) in the order of the report."""
     drawn = [
         ("excitation", "One of the experiments: the pumps move at random, the levels follow. The models see no more.",
          dataset.test[0].plot()),
@@ -102,7 +102,7 @@ def figures(
 
 
 def fit_figure(dataset: Dataset, fits: Mapping[str, FitResult]) -> Figure:
-    """Measured and simulated levels of one test record, and the validation errors of training."""
+    """Plot measured and simulated levels of one test record, and the validation errors of training."""
     record, outputs = dataset.test[0], MultiTank().outputs
     figure = Figure(figsize=(9, 8), layout="constrained")
     panels = figure.subplots(len(outputs) + 1, 1)
@@ -124,7 +124,7 @@ def fit_figure(dataset: Dataset, fits: Mapping[str, FitResult]) -> Figure:
 
 
 def bound_figure(study: Study, config: Config, room: Tightening) -> Figure:
-    """Parts of the tightening over the horizon, with realised errors and attacks."""
+    """Plot the parts of the tightening over the horizon, with realised errors and attacks."""
     realised = load_record(study.path("realised.npz"), REALISED)[0]["largest"]
     reached = load_record(study.path("attack.npz"), ATTACK)[0]["gradient"][config.washout :]
     outputs, steps = MultiTank().outputs, np.arange(config.horizon + 1)
@@ -144,7 +144,7 @@ def bound_figure(study: Study, config: Config, room: Tightening) -> Figure:
 
 
 def washout_figure(study: Study, config: Config) -> Figure:
-    """The certificates over washout and prediction."""
+    """Plot the certificates over washout and prediction."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     panel = figure.subplots()
     reached = load_record(study.path("attack.npz"), ATTACK)[0]["gradient"]
@@ -164,7 +164,7 @@ def washout_figure(study: Study, config: Config) -> Figure:
 
 
 def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]]) -> Figure:
-    """All closed loops: level of tank 1 with its limits, and the pumps of the first run."""
+    """Plot all closed loops: level of tank 1 with its limits, and the pumps of the first run."""
     plant = MultiTank()
     minutes = np.arange(config.control_steps + 1) * plant.dt / 60
     limit = plant.outputs[0].upper
@@ -282,7 +282,7 @@ def _picture(study: Study, name: str, caption: str) -> str:
 
 
 def _columns(**columns: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a quantity, one column a case."""
+    """Format a table with one row a quantity and one column a case."""
     names = dict.fromkeys(name for case in columns.values() for name in case)
     return [{"": _LABELS.get(n, n.replace("_", " "))} | {c: v.get(n) for c, v in columns.items()} for n in names]
 

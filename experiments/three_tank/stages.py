@@ -1,4 +1,4 @@
-"""The stages of the road. Each writes its artefacts into the study's folder, so that a stopped run goes on there."""
+"""Stages of the three-tank study; each writes its artefacts into the study's folder, from which a run resumes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ from plants import MultiTank, excitation, simulate
 
 
 class Controller(StrEnum):
-    """Who runs the plant; see `experiments.three_tank`."""
+    """The controllers that are compared; see `experiments.three_tank`."""
 
     NOMINAL = "nominal"
     BACKED_OFF = "backed off"
@@ -74,12 +74,12 @@ class Controller(StrEnum):
 
     @property
     def file(self) -> str:
-        """Name in file names."""
+        """Name of the controller in file names."""
         return self.value.replace(" ", "_").replace("-", "_")
 
 
 def inflows(config: Config, rng: np.random.Generator, steps: int, tanks: int) -> Array:
-    """Unmeasured inflows, shape (steps, tanks) [L/min]: an AR(1) process of the configured size, cut at 3 sigma."""
+    """Draw unmeasured inflows, shape (steps, tanks) [L/min]: AR(1) of the configured size, cut at 3 sigma."""
     memory = np.exp(-1 / 20)
     w = np.empty((steps, tanks))
     w[0] = rng.normal(size=tanks)
@@ -89,7 +89,7 @@ def inflows(config: Config, rng: np.random.Generator, steps: int, tanks: int) ->
 
 
 def experiments(config: Config, seed: int) -> Dataset:
-    """Excite the plant and deal the records out by trajectory."""
+    """Excite the plant and divide the records by purpose."""
     plant, n = MultiTank(), sum(config.records)
     seeds = np.random.SeedSequence(seed).spawn(n + 1)
     u = np.stack([
@@ -103,7 +103,7 @@ def experiments(config: Config, seed: int) -> Dataset:
 
 
 def candidates(seed: int) -> dict[str, Model]:
-    """The models that are compared."""
+    """Models that are compared."""
     return {
         "contracting R2DN": ContractingR2DN(nu=2, ny=3, nx=4, nv=4, layers=(12,), seed=seed),
         "Elman": Elman(nu=2, ny=3, nx=12, seed=seed),
@@ -131,7 +131,7 @@ def linear_baseline(dataset: Dataset, config: Config) -> Array:
 
 
 def predictor(system: LureSystem, config: Config) -> Predictor:
-    """The model with its channels; the controller stays within the excited range of the pumps, where data exist."""
+    """Predictor with the plant's channels; inputs stay within the excited range of the pumps, where data exist."""
     plant = MultiTank()
     inputs = tuple(
         Signal(s.name, s.unit, low, high) for s, (low, high) in zip(plant.inputs, config.excitation, strict=True)
@@ -140,12 +140,12 @@ def predictor(system: LureSystem, config: Config) -> Predictor:
 
 
 def observer(system: LureSystem, contraction: ContractionCertificate | None, config: Config) -> Washout:
-    """Re-initialisation: the model is washed in with the recorded inputs at every sample."""
+    """Washout observer, which runs the model over the recorded inputs at every sample."""
     return Washout(predictor(system, config), config.washout, contraction=contraction, input_error=config.actuator)
 
 
 def contraction(system: LureSystem, dataset: Dataset, config: Config) -> ContractionCertificate:
-    """A metric in which the model forgets, not at the very fastest rate: its metric would be ill conditioned."""
+    """Certify contraction a little slower than possible: at the best rate the metric is ill conditioned."""
     sizes = np.std(np.concatenate([r.y for r in dataset.train]), axis=0)
     scales: dict[str, Any] = {"input_scale": config.half_range, "output_scale": sizes}
     best = certify_contraction(system, **scales)
@@ -153,7 +153,7 @@ def contraction(system: LureSystem, dataset: Dataset, config: Config) -> Contrac
 
 
 def horizon_certificates(watch: Washout, config: Config) -> tuple[HorizonCertificate, HorizonCertificate]:
-    """Washout and prediction as one horizon, with and without input errors."""
+    """Certify washout and prediction as one horizon, with and without input errors."""
     iterations = config.certificate_iterations
     joint, initial = (
         certify_predictions(watch, config.horizon, input_error=error, iterations=iterations)
@@ -165,7 +165,7 @@ def horizon_certificates(watch: Washout, config: Config) -> tuple[HorizonCertifi
 def attack(
     system: LureSystem, certificate: HorizonCertificate, config: Config, *, starts: int, steps: int, seed: int
 ) -> Attack:
-    """Look for the worst pairs of trajectories: what the certificate has to bear. No ``steps``: random pairs alone."""
+    """Search for the worst pairs of trajectories, as lower bounds of the certificate; without ``steps``, at random."""
     low, high = (np.array(side) for side in zip(*config.excitation, strict=True))
     return attack_horizon(
         system, certificate.horizon, initial_radius=certificate.initial_radius, metric=certificate.metric,
@@ -176,7 +176,10 @@ def attack(
 def random_pairs(
     system: LureSystem, certificate: HorizonCertificate, config: Config, *, batches: int, seed: int
 ) -> tuple[Array, int]:
-    """Largest differences of random pairs, shape (horizon + 1, ny), and how many pairs; in batches, to save memory."""
+    """Largest differences of random pairs, shape (horizon + 1, ny), and their number.
+
+    In batches, to save memory.
+    """
     seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(batches)]
     drawn = [attack(system, certificate, config, starts=60, steps=0, seed=s) for s in seeds]
     return np.max([one.random for one in drawn], axis=0), sum(one.pairs for one in drawn)
@@ -186,7 +189,10 @@ def model_error(
     system: LureSystem, watch: Washout, dataset: Dataset, config: Config, *,
     coverage: float | None = None, disturbance: DisturbanceFilter | None = None,
 ) -> ModelError:  # fmt: skip
-    """Calibrate on records that nothing else has seen; with the configured coverage when left out."""
+    """Calibrate the model error on records that nothing else has seen.
+
+    With the configured coverage when ``coverage`` is left out.
+    """
     return calibrate(
         system, dataset.calibration, horizon=config.horizon, washout=config.washout,
         coverage=config.coverage if coverage is None else coverage, scale_trajectories=dataset.validation,
@@ -195,13 +201,16 @@ def model_error(
 
 
 def tightening(error: ModelError, folder: Path, watch: Washout) -> Tightening:
-    """Put calibrated and certified parts together."""
+    """Combine calibrated and certified bounds into a tightening."""
     joint, initial = (horizon_of(folder / name) for name in ("certificate.npz", "certificate_initial.npz"))
     return tighten(error, joint, observer=watch, initial_only=initial)
 
 
 def as_commanded(records: Sequence[Trajectory], config: Config, seed: int) -> list[Trajectory]:
-    """Records with inputs put off by errors within the actuators' bound: a controller knows commands, not flows."""
+    """Records with input errors within the actuators' bound.
+
+    A controller knows commands, not flows.
+    """
     rng = np.random.default_rng(seed)
     return [replace(r, u=r.u + rng.uniform(-config.actuator, config.actuator, r.u.shape)) for r in records]
 
@@ -209,14 +218,14 @@ def as_commanded(records: Sequence[Trajectory], config: Config, seed: int) -> li
 def coverage_of_total(
     room: Tightening, watch: Washout, dataset: Dataset, config: Config, seed: int
 ) -> tuple[Coverage, Array]:
-    """Coverage of the total bound on the test records, and the largest realised error, shape (horizon + 1, ny)."""
+    """Coverage of the total bound on the test records, and largest realised errors (horizon + 1, ny)."""
     records = as_commanded(dataset.test, config, seed)
     errors = [prediction_errors(watch, record, horizon=config.horizon) for record in records]
     return coverage_of(room.total, errors), np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
 
 
 def steady_input(config: Config, level: float) -> Array:
-    """Pumps that hold tank 1 at ``level`` [cm], shape (2,) [L/min]."""
+    """Pump flows that hold tank 1 at ``level`` [cm], shape (2,) [L/min]."""
     plant = MultiTank()
     flow = brentq(lambda q: plant.equilibrium(np.array([q, config.pump_2]))[0] - level, 0.5, 3.0)
     return np.array([flow, config.pump_2])
@@ -233,7 +242,7 @@ def reference(config: Config) -> Array:
 
 
 def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
-    """Plant and controller from the artefacts in ``folder``; importable, so that worker processes can call it."""
+    """Build plant and controller from the artefacts in ``folder``; importable, for worker processes."""
     watch = observer(model_of(folder), contraction_of(folder / "contraction.npz"), config)
     if kind is Controller.NOMINAL:
         return setup(watch, None, config)
@@ -280,7 +289,7 @@ def setup(
 def closed_loops(
     folder: Path, config: Config, kind: Controller, seed: int, progress: Callable[[int, int], None]
 ) -> MonteCarloResult:
-    """Many closed loops; all controllers see the same noise and disturbances."""
+    """Run many closed loops; all controllers see the same noise and disturbances."""
     seeds = loop_seeds(seed, config)
     return monte_carlo(functools.partial(build, folder, config, kind), seeds, progress=progress)
 
@@ -291,12 +300,12 @@ def loop_seeds(seed: int, config: Config) -> list[int]:
 
 
 def save_model(system: LureSystem, folder: Path) -> None:
-    """The chosen model, as deployed."""
+    """Save the chosen model, as deployed."""
     save_system(system, folder / "model.npz")
 
 
 def model_of(folder: Path) -> LureSystem:
-    """Read the chosen model."""
+    """Load the chosen model."""
     system = load_system(folder / "model.npz")
     assert isinstance(system, LureSystem)
     return system
@@ -307,14 +316,14 @@ def _drawn_inflows(config: Config, rng: np.random.Generator) -> Array:
 
 
 def horizon_of(path: Path) -> HorizonCertificate:
-    """Read a horizon certificate."""
+    """Load a horizon certificate."""
     certificate = load_certificate(path)
     assert isinstance(certificate, HorizonCertificate)
     return certificate
 
 
 def contraction_of(path: Path) -> ContractionCertificate:
-    """Read a contraction certificate."""
+    """Load a contraction certificate."""
     certificate = load_certificate(path)
     assert isinstance(certificate, ContractionCertificate)
     return certificate

@@ -1,1 +1,1 @@
-"""Gradient attacks: lower bounds that say how tight a certified upper bound is."""
+"""Gradient attacks on certificates: lower bounds that show how tight a certified upper bound is."""

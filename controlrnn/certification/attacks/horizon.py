@@ -1,4 +1,4 @@
-"""Lower bounds: how far two trajectories were really driven apart, which tells how tight a certificate is.
+"""Attacks on finite-horizon and l2-gain bounds: pairs of trajectories that are driven far apart.
 
 For a nominal trajectory the worst small difference is the maximiser of a linear function: the initial difference goes
 along the gradient (in the metric), input differences to the point of their set that it likes best. That step is
@@ -27,7 +27,7 @@ from controlrnn.typed import typed
 @dataclass(frozen=True, eq=False)
 @typed()
 class Attack:
-    """What an attack reached.
+    """Result of an attack: the largest output differences found.
 
     Args:
         differences: Largest |dy| found per step and output, shape (horizon + 1, ny).
@@ -42,10 +42,18 @@ class Attack:
 
 @typed()
 def attack_horizon(
-    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
-    metric: Array | None = None, input_range: tuple[Array, Array], state_range: tuple[Array, Array] | None = None,
-    starts: int = 64, steps: int = 40, seed: int,
-) -> Attack:  # fmt: skip
+    system: LureSystem,
+    horizon: int,
+    *,
+    initial_radius: float,
+    input_radius: float | Array | InputError = 0.0,
+    metric: Array | None = None,
+    input_range: tuple[Array, Array],
+    state_range: tuple[Array, Array] | None = None,
+    starts: int = 64,
+    steps: int = 40,
+    seed: int,
+) -> Attack:
     """Search for trajectories that differ as much as possible; the counterpart of `certify_horizon`.
 
     Args:
@@ -112,7 +120,7 @@ def attack_horizon(
 @dataclass(frozen=True, eq=False)
 @typed()
 class GainAttack:
-    """What an attack on the l2 gain reached.
+    """Result of an attack on the l2 gain: the largest ratio found.
 
     Args:
         gain: Largest ratio |dy| / |du| found, in the declared units.
@@ -127,11 +135,18 @@ class GainAttack:
 
 @typed()
 def attack_l2_gain(
-    system: LureSystem, horizon: int = 100, *, input_range: tuple[Array, Array], input_scale: float | Array = 1.0,
-    output_scale: float | Array = 1.0, state_range: tuple[Array, Array] | None = None, starts: int = 32,
-    steps: int = 60, seed: int,
-) -> GainAttack:  # fmt: skip
-    """Search for two inputs whose outputs, from one initial state, differ most; the counterpart of `certify_l2_gain`.
+    system: LureSystem,
+    horizon: int = 100,
+    *,
+    input_range: tuple[Array, Array],
+    input_scale: float | Array = 1.0,
+    output_scale: float | Array = 1.0,
+    state_range: tuple[Array, Array] | None = None,
+    starts: int = 32,
+    steps: int = 60,
+    seed: int,
+) -> GainAttack:
+    """Search for input differences that the outputs amplify most; the counterpart of `certify_l2_gain`.
 
     The input difference takes power iterations (exact for linear systems), while the nominal input and initial state
     climb by Adam. The difference is small: the incremental gain is the largest gain of a linearisation.
@@ -155,6 +170,7 @@ def attack_l2_gain(
     weight = 1 / torch.tensor(scales("output_scale", output_scale, system.ny))
     rng, model = np.random.default_rng(seed), _tensors(system)
     u = torch.tensor(rng.uniform(low, high, (starts, horizon, system.nu)))
+    # Every second start holds its input: constant inputs reach states that white ones average out.
     u[::2] = u[::2, :1]
     x0 = torch.tensor(_starts(system, low, high, state_range, starts, rng))
     du = torch.tensor(rng.normal(size=(starts, horizon, system.nu)))
@@ -186,6 +202,7 @@ def attack_l2_gain(
 
 
 def _range(system: LureSystem, input_range: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Check limits of the inputs, which must not touch."""
     low, high = checked_box("input_range", input_range, system.nu)
     if (low >= high).any():
         raise SettingError(f"input_range must satisfy lower < upper, got {low} and {high}")
@@ -193,16 +210,19 @@ def _range(system: LureSystem, input_range: tuple[Array, Array]) -> tuple[Array,
 
 
 def _tensors(system: LureSystem) -> LureSystem:
+    """The system with torch tensors as matrices, for gradients."""
     return LureSystem(
         **{name: torch.tensor(getattr(system, name)) for name in MATRICES},
-        activation=system.activation, layers=system.layers, dt=system.dt,
-    )  # fmt: skip
+        activation=system.activation,
+        layers=system.layers,
+        dt=system.dt,
+    )
 
 
 def _starts(
     system: LureSystem, low: Array, high: Array, box: tuple[Array, Array] | None, batch: int, rng: np.random.Generator
 ) -> Array:
-    """Nominal initial states (batch, nx)."""
+    """Draw nominal initial states (batch, nx) from a box, or from what random inputs reach."""
     if box is not None:
         return rng.uniform(*checked_box("state_range", box, system.nx), (batch, system.nx))
     u = rng.uniform(low, high, (batch, 60, system.nu))
@@ -213,11 +233,12 @@ def _starts(
 
 
 def _grad(value: Tensor) -> Tensor:
+    """Gradient of a leaf; zeros where it was not reached."""
     return torch.zeros_like(value) if value.grad is None else value.grad
 
 
 def _worst(xi: Tensor, radius: float) -> Tensor:
-    """The point of the ball that a linear function with the gradient of ``xi`` likes best."""
+    """Point of the ball that maximises a linear function with the gradient of ``xi``."""
     gradient = _grad(xi)
     size = gradient.norm(dim=1, keepdim=True)
     return torch.where(size > 0, radius * gradient / size.clamp_min(1e-300), xi.detach())

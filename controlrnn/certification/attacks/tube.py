@@ -1,4 +1,4 @@
-"""Lower bounds around a known trajectory: how far outputs were really driven from the nominal ones.
+"""Attacks on bounds around a known trajectory: neighbours whose outputs are driven far from the nominal ones.
 
 The set of allowed differences is a ball times a box, over which a linear function is maximised in closed form. So the
 attack climbs by conditional gradients (Frank & Wolfe 1956), from many starts and towards either side, as one batch.
@@ -21,9 +21,17 @@ _FULL = 5  # first steps, which go all the way to the point that the gradient as
 
 @typed()
 def attack_around(
-    system: LureSystem, x0: Array, u: Array, *, initial_radius: float, input_radius: float | Array = 0.0,
-    metric: Array | None = None, starts: int = 8, steps: int = 30, seed: int,
-) -> Attack:  # fmt: skip
+    system: LureSystem,
+    x0: Array,
+    u: Array,
+    *,
+    initial_radius: float,
+    input_radius: float | Array = 0.0,
+    metric: Array | None = None,
+    starts: int = 8,
+    steps: int = 30,
+    seed: int,
+) -> Attack:
     """Search for neighbours of a trajectory with outputs far from its own; the counterpart of `certify_around`.
 
     Args:
@@ -68,6 +76,7 @@ def attack_around(
         if n == steps:
             break
         (y * pick).sum().backward()
+        # Some full steps, then the diminishing ones of Frank & Wolfe.
         length = 1.0 if n < _FULL else 2 / (n - _FULL + 2)
         xi = (1 - length) * xi.detach() + length * _worst(xi, radius)
         du = (1 - length) * du.detach() + length * box * torch.sign(_grad(du))

@@ -1,4 +1,4 @@
-"""A second opinion on certificates: other code than the float64 verifier's, in ball arithmetic (extra ``audit``)."""
+"""Second verifier of all certificates, in ball arithmetic and independent of the float64 proofs (extra ``audit``)."""
 
 from controlrnn.certification.ball.checker import check
 

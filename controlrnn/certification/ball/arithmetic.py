@@ -1,4 +1,4 @@
-"""Ball arithmetic: numbers that carry a proven bound of their own error (Johansson, "Arb", IEEE Trans. Comput. 2017).
+"""Ball arithmetic: numbers with a proven bound on their own error (Johansson, "Arb", IEEE Trans. Comput. 2017).
 
 Every float64 is a ball of radius zero, exponents have no limits, so that nothing underflows or overflows, and a
 comparison of balls is true only where it holds for all that they contain. What is left open is tried again with more
@@ -28,11 +28,11 @@ Row = list["arb"]
 
 
 class UndecidedError(CertificationError):
-    """The balls are too wide to tell; more bits may help."""
+    """The balls are too wide to decide; more bits may help."""
 
 
 def flint() -> Any:
-    """The package python-flint.
+    """Import the package python-flint.
 
     Raises:
         ModuleNotFoundError: It is missing: install ``controlrnn[audit]``.
@@ -48,13 +48,16 @@ def flint() -> Any:
 
 @contextmanager
 def precision(bits: int) -> Iterator[None]:
-    """Work with ``bits`` bits; flint's own setting is put back afterwards. One thread at a time: it is global."""
+    """Set flint's precision to ``bits`` bits within a block.
+
+    The setting is global, so that one thread works at a time; it is put back afterwards.
+    """
     with _lock, flint().ctx.workprec(bits):
         yield
 
 
 def decide(claim: Callable[[], float]) -> float:
-    """The value of ``claim``, tried with more and more bits until it decides.
+    """Evaluate ``claim`` with more and more bits until it decides, and return its value.
 
     Raises:
         CertificationError: The claim refuses, or 2000 bits do not decide.
@@ -74,30 +77,30 @@ def decide(claim: Callable[[], float]) -> float:
 
 
 def number(value: Any) -> arb:
-    """A float or int as a ball of radius zero."""
+    """Convert a float or int to a ball of radius zero."""
     exact: arb = flint().arb(value if isinstance(value, int) else float(value))
     return exact
 
 
 def row(values: Iterable[Any]) -> Row:
-    """Numbers as balls of radius zero."""
+    """Convert numbers to balls of radius zero."""
     return [number(v) for v in values]
 
 
 def matrix(array: NDArray[Any]) -> arb_mat:
-    """A float64 matrix (m, n) as balls of radius zero."""
+    """Convert a float64 matrix (m, n) to balls of radius zero."""
     exact: arb_mat = flint().arb_mat(*array.shape, [float(v) for v in array.ravel()])
     return exact
 
 
 def from_rows(rows: Sequence[Sequence[Any]], columns: int) -> arb_mat:
-    """Rows of balls as a matrix with so many columns (rows may be none)."""
+    """Build a matrix from rows of balls, with so many columns (there may be no rows)."""
     made: arb_mat = flint().arb_mat(len(rows), columns, [v for one in rows for v in one])
     return made
 
 
 def diagonal(values: Sequence[arb]) -> arb_mat:
-    """diag(values)."""
+    """Build a diagonal matrix."""
     n = len(values)
     made: arb_mat = flint().arb_mat(n, n)
     for i, v in enumerate(values):
@@ -106,19 +109,19 @@ def diagonal(values: Sequence[arb]) -> arb_mat:
 
 
 def column(values: Sequence[arb]) -> arb_mat:
-    """A matrix of one column."""
+    """Build a matrix of one column."""
     return from_rows([[v] for v in values], 1)
 
 
 def beside(*parts: arb_mat) -> arb_mat:
-    """[A B ..] of matrices with the same number of rows."""
+    """Concatenate matrices with the same number of rows: [A B ..]."""
     tables: list[list[Row]] = [part.tolist() if part.ncols() else [[]] * part.nrows() for part in parts]
     rows = [[v for one in line for v in one] for line in zip(*tables, strict=True)]
     return from_rows(rows, sum(part.ncols() for part in parts))
 
 
 def total(values: Iterable[arb]) -> arb:
-    """The sum."""
+    """Sum of balls; zero for none."""
     return sum(values, number(0))
 
 
@@ -148,6 +151,7 @@ def eliminate(A: arb_mat, count: int) -> tuple[list[Row], float]:
         if not pivot > 0:
             if all(v.is_zero() for v in line[k:]):
                 continue
+            # Zero beside an entry that is not makes a matrix indefinite.
             certain = pivot < 0 or pivot.is_zero()
             raise (CertificationError if certain else UndecidedError)(f"pivot {k} is not positive", margin=-1.0)
         least = min(least, max(float((pivot / before[k]).lower()), 0.0))
@@ -159,20 +163,21 @@ def eliminate(A: arb_mat, count: int) -> tuple[list[Row], float]:
 
 
 def semidefinite(A: arb_mat) -> float:
-    """Prove A >= 0; the least relative pivot. Raises as `eliminate`."""
+    """Prove that a matrix is positive semidefinite; returns the least relative pivot. Raises as `eliminate`."""
     return eliminate(A, A.nrows())[1]
 
 
 def symmetric(upper: Sequence[Row], sign: int = 1) -> arb_mat:
-    """The symmetric matrix of an upper triangle, times ``sign``."""
+    """Build the symmetric matrix of an upper triangle, times ``sign``."""
     n = len(upper)
     return from_rows([[sign * upper[min(i, j)][max(i, j)] for j in range(n)] for i in range(n)], n)
 
 
 def exact_above(A: arb_mat) -> arb_mat:
-    """A matrix without errors that is >= all symmetric ones in a matrix of balls: the middle and the radii on top.
+    """Matrix without errors that is >= all symmetric matrices in a matrix of balls.
 
-    From 2 |x_i x_j| <= t x_i^2 + x_j^2 / t with t = d_i / d_j, and d_i^2 about the size of A_ii.
+    The middle, with the radii added to its diagonal: 2 |x_i x_j| <= t x_i^2 + x_j^2 / t with t = d_i / d_j, and d_i^2
+    about the size of A_ii.
     """
     n, rows = A.nrows(), A.tolist()
     d = [_root_size(rows[i][i]) for i in range(n)]
@@ -185,6 +190,6 @@ def exact_above(A: arb_mat) -> arb_mat:
 
 
 def _root_size(value: arb) -> int:
-    """About half of log2 |value|; a small number for zero."""
+    """About half of log2 |value|; a very negative number for zero."""
     man, exp = value.abs_upper().man_exp()
     return int(int(man).bit_length() + int(exp)) // 2 if man else -10000

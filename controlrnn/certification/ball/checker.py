@@ -1,4 +1,4 @@
-"""Which check belongs to which kind of certificate."""
+"""Dispatch of each kind of certificate to its check in ball arithmetic."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def check(certificate: Certificate, system: Any) -> float:
 
 
 def _claim(certificate: Certificate, system: Any) -> float:
+    """Prove the claim at the present precision; returns the least relative pivot."""
     match certificate:
         case HorizonCertificate():
             return check_horizon(system, certificate)

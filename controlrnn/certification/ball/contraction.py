@@ -1,4 +1,4 @@
-"""Claims about one step, for all states and inputs: `ContractionCertificate`, `DissipationCertificate`, L2 gains.
+"""Ball-arithmetic checks of claims about one step: contraction, dissipation and l2 gains.
 
 Each is one linear matrix inequality in z = (dw, du, dx), formed and eliminated without rounding.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check_contraction(plant: Plant, c: ContractionCertificate) -> float:
-    """Prove a rate and the input gains; the least relative pivot."""
+    """Prove a rate and the input gains; returns the least relative pivot."""
     nx, nu, nv = plant.A.nrows(), plant.B2.ncols(), plant.C1.nrows()
     rate = fields.scalar("rate", c.rate, above=0.0)
     if not rate < 1:
@@ -37,6 +37,7 @@ def check_contraction(plant: Plant, c: ContractionCertificate) -> float:
     contracts = form.inequality(_image(form, P), row(lam), [], number(rate) ** 2 * P)
     margin = min(semidefinite_metric(M), semidefinite(contracts))
     for channel, (gain, mu) in enumerate(zip(gains, own, strict=True)):
+        # From equal states and one input at a time: the triangle inequality adds them up.
         single = Difference.of(plant, [channel], state=False)
         if all(M[i, channel].is_zero() for M in (plant.B2, plant.D12) for i in range(M.nrows())):
             continue  # what reaches neither states nor neurons moves nothing
@@ -46,7 +47,7 @@ def check_contraction(plant: Plant, c: ContractionCertificate) -> float:
 
 
 def check_dissipation(system: LureSystem, c: DissipationCertificate) -> float:
-    """Prove that differences dissipate the supply, and for an l2 gain that of the gain; the least relative pivot."""
+    """Prove dissipation of the supply, and for an l2 gain of its exact supply; returns the least relative pivot."""
     nx, nu, ny = system.nx, system.nu, system.ny
     rate = fields.scalar("rate", c.rate, above=0.0, most=1.0)
     M = fields.metric("metric", c.metric, nx)
@@ -63,6 +64,7 @@ def check_dissipation(system: LureSystem, c: DissipationCertificate) -> float:
 
 
 def _dissipates(system: LureSystem, P: arb_mat, rate: float, lam: Array, Q: arb_mat, S: arb_mat, R: arb_mat) -> float:
+    """Prove dissipation of one supply; returns the least relative pivot."""
     form = Difference.of(Plant.of(system), range(system.nu))
     nv, nu, nx = form.nv, form.nu, system.nx
     none = flint().arb_mat
@@ -82,5 +84,6 @@ def _gain_supply(c: L2GainCertificate, nu: int, ny: int) -> tuple[arb_mat, arb_m
 
 
 def _image(form: Difference, P: arb_mat) -> arb_mat:
+    """The matrix T'PT of a difference system."""
     made: arb_mat = form.T.transpose() * P * form.T
     return made

@@ -1,4 +1,4 @@
-"""The fields of a certificate, checked before anything is made of them: whoever wrote the file may be an adversary."""
+"""Checks of a certificate's fields before they are used: the file may come from an adversary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from controlrnn.errors import CertificationError
 
 
 def array(name: str, value: Any, shape: Sequence[int], *, least: float = -np.inf) -> Array:
-    """A float64 array of this shape, finite and at least ``least``.
+    """Check that a field is a float64 array of this shape, finite and at least ``least``.
 
     Raises:
         CertificationError: It is not.
@@ -27,7 +27,7 @@ def array(name: str, value: Any, shape: Sequence[int], *, least: float = -np.inf
 
 
 def metric(name: str, value: Any, n: int) -> Array:
-    """A symmetric matrix (n, n); whether it is positive definite is for the proof to say."""
+    """Check that a field is a symmetric matrix (n, n); the proof decides whether it is positive definite."""
     checked = array(name, value, (n, n))
     if not np.array_equal(checked, checked.T):
         raise CertificationError(f"{name} must be symmetric: the file was altered")
@@ -35,7 +35,7 @@ def metric(name: str, value: Any, n: int) -> Array:
 
 
 def scalar(name: str, value: Any, *, above: float = -np.inf, most: float = np.inf) -> float:
-    """A finite number, > ``above`` and <= ``most``."""
+    """Check that a field is a finite number, > ``above`` and <= ``most``."""
     number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not number or not np.isfinite(value) or not above < value <= most:
         raise CertificationError(f"{name} must lie in ({above}, {most}], got {value!r}: the file was altered")
@@ -43,14 +43,14 @@ def scalar(name: str, value: Any, *, above: float = -np.inf, most: float = np.in
 
 
 def length(name: str, value: Any) -> int:
-    """A whole number >= 0."""
+    """Check that a field is a whole number >= 0."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
         raise CertificationError(f"{name} must be a whole number >= 0, got {value!r}: the file was altered")
     return int(value)
 
 
 def box(inputs: Any, states: Any, nu: int, nx: int) -> tuple[Array, Array] | None:
-    """Ends of the boxes of inputs (2, nu) and initial states (2, nx); None where anything is allowed."""
+    """Check ends of the boxes of inputs (2, nu) and initial states (2, nx); None where anything is allowed."""
     if all(isinstance(side, np.ndarray) and side.shape == (2, 0) for side in (inputs, states)):
         return None
     u, x = array("input_range", inputs, (2, nu)), array("state_range", states, (2, nx))
@@ -60,7 +60,7 @@ def box(inputs: Any, states: Any, nu: int, nx: int) -> tuple[Array, Array] | Non
 
 
 def input_error(value: Any, nu: int) -> InputError:
-    """What is known of wrong inputs, with a radius (and rate) per channel."""
+    """Check a set of input errors and spread its radius and rate over the channels."""
     if not isinstance(value, InputError):
         raise CertificationError(f"input_error must be an InputError, got {type(value).__name__}")
     radius = _spread("the radius of input_error", value.radius, nu)
@@ -73,6 +73,7 @@ def input_error(value: Any, nu: int) -> InputError:
 
 
 def _spread(name: str, value: Any, nu: int) -> Array:
+    """Check numbers >= 0 and spread them over ``nu`` channels."""
     try:
         whole = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:

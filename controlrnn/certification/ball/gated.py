@@ -1,4 +1,4 @@
-"""The claim of a `DeltaIssCertificate`: runs of a gated network approach each other within `state_bound`.
+"""Ball-arithmetic check of a `DeltaIssCertificate`: runs of a gated network approach each other.
 
 From |x| <= s and inputs in their range follow the ranges of all gates, without rounding; these show that s is never
 left and how far apart two runs are a step later, entrywise, by a monotone and sublinear function of |dx| and |du|:
@@ -40,17 +40,17 @@ class Gate:
 
     @property
     def largest(self) -> arb:
-        """Largest absolute value."""
+        """Largest absolute value of the unit."""
         return self.low.abs_upper().max(self.high.abs_upper())
 
     def moved(self, du: Row, dh: Row) -> arb:
-        """Largest difference for differences of its arguments."""
+        """Largest change of the unit for input and state differences of these sizes."""
         pairs = [*zip(self.W, du, strict=True), *zip(self.U, dh, strict=True)]
         return self.steepest * total(a * b for a, b in pairs)
 
 
 def check_delta_iss(system: GatedSystem, c: DeltaIssCertificate) -> float:
-    """Prove that states stay within their bound, the rate and the gains; what the rate leaves to one."""
+    """Prove the states' bound, the rate and the gains; returns 1 - rate."""
     nx, nu = system.nx, system.nu
     rate = fields.scalar("rate", c.rate, above=0.0)
     if not rate < 1:
@@ -62,6 +62,7 @@ def check_delta_iss(system: GatedSystem, c: DeltaIssCertificate) -> float:
         raise CertificationError("input_low must be <= input_high: the file was altered")
     bound = row(fields.array("state_bound", c.state_bound, (nx,), least=0.0))
     network = Network(system, low, high, bound)
+    # What is not left in one step is never left.
     for after, before in zip(network.reached(), bound, strict=True):
         holds(after <= before, after > before)
     still, at_rest = [number(0)] * nu, [number(0)] * nx
@@ -75,10 +76,15 @@ def check_delta_iss(system: GatedSystem, c: DeltaIssCertificate) -> float:
 
 
 class Network:
-    """Ranges of the gates for |x| <= ``bound`` and inputs between ``low`` and ``high``, each an array of its size."""
+    """Gates of a network over a box of inputs and states, and the bounds that they imply.
+
+    For |x| <= ``bound`` and inputs between ``low`` and ``high``, each an array of its size.
+    """
 
     def __init__(self, system: GatedSystem, low: Array, high: Array, bound: Row) -> None:
-        self.cell, self.bound, n = system.cell, bound, system.units
+        n = system.units
+        self.cell = system.cell
+        self.bound = bound
         self.h = bound[:n]
         kinds = [Activation.SIGMOID] * (system.cell.gates - 1) + [Activation.TANH]
         states = [-v for v in self.h], self.h  # the GRU's candidate sees r h, which is no larger
@@ -92,10 +98,12 @@ class Network:
             )
             ends = intervals.monotone(kind, v)
             steep = [intervals.slopes_between(kind, a, b)[1] for a, b in zip(*v, strict=True)]
-            self.gates.append([
-                Gate(a, b, s, [abs(x) for x in w], [abs(x) for x in u])
-                for a, b, s, w, u in zip(*ends, steep, W, U, strict=True)
-            ])  # fmt: skip
+            self.gates.append(
+                [
+                    Gate(a, b, s, [abs(x) for x in w], [abs(x) for x in u])
+                    for a, b, s, w, u in zip(*ends, steep, W, U, strict=True)
+                ]
+            )
 
     def reached(self) -> Row:
         """Bound on |x| one step later."""
@@ -112,9 +120,11 @@ class Network:
         return self._gru(dh, du) if self.cell is Cell.GRU else self._lstm(dh, dx[n:], du)
 
     def _cells(self) -> Sequence[arb]:
+        """Bound on the cell states of an LSTM."""
         return self.bound[len(self.h) :]
 
     def _gru(self, dh: Row, du: Row) -> Row:
+        """Bound on |dh| of a GRU one step later."""
         r, z, n = self.gates
         seen = [a.largest * d + a.moved(du, dh) * s for a, d, s in zip(r, dh, self.h, strict=True)]
         made = []
@@ -125,6 +135,7 @@ class Network:
         return made
 
     def _lstm(self, dh: Row, dc: Row, du: Row) -> Row:
+        """Bound on (|dh|, |dc|) of an LSTM one step later."""
         hidden, cells = [], []
         for i, f, o, g, d, s in zip(*self.gates, dc, self._cells(), strict=True):
             after = f.largest * d + s * f.moved(du, dh) + i.largest * g.moved(du, dh) + g.largest * i.moved(du, dh)

@@ -1,4 +1,4 @@
-"""Claims over a horizon: `HorizonCertificate`, `GainCertificate` and `LipschitzCertificate`.
+"""Ball-arithmetic checks of claims over a horizon: output bounds, gains per lag, Lipschitz constants.
 
 From multipliers lambda_j and weights rho_j follow storages P_k with |c z_k|^2 <= dx_0' P_k dx_0 + sum_j du' R_{k-j} du
 (`model.Difference.storages`). A bound B of step k is proven where, without any rounding,
@@ -26,7 +26,7 @@ from controlrnn.certification.ball.arithmetic import (
     row,
     semidefinite,
     total,
-)  # fmt: skip
+)
 from controlrnn.certification.ball.model import Difference, Plant, boxed_slopes, only, square
 from controlrnn.certification.ball.structure import differing
 from controlrnn.certification.certificates.gains import GainCertificate
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def check_horizon(system: LureSystem, c: HorizonCertificate) -> float:
-    """Prove every bound of a horizon certificate; the least relative pivot."""
+    """Prove every bound of a horizon certificate; returns the least relative pivot."""
     steps = fields.length("horizon", c.horizon)
     bounds = fields.array("bounds", c.bounds, (steps + 1, system.ny), least=0.0)
     radius = fields.scalar("initial_radius", c.initial_radius, above=-5e-324)
@@ -53,6 +53,7 @@ def check_horizon(system: LureSystem, c: HorizonCertificate) -> float:
     boxes = fields.box(c.input_range, c.state_range, system.nu, system.nx)
     slopes = None if boxes is None else boxed_slopes(system, *boxes, steps)
     margin = semidefinite_metric(M)
+    # A bound counts once any family, or the gains, prove it.
     proven = np.zeros(bounds.shape, bool)
     channels = [int(i) for i in np.flatnonzero(error.b > 0)]
     plain = Difference.of(Plant.of(system), channels, slopes)
@@ -84,14 +85,17 @@ def check_horizon(system: LureSystem, c: HorizonCertificate) -> float:
 
 
 class _Claim:
-    """What is claimed of the initial state and of inputs that are states."""
+    """The sets of initial differences and of inputs that are states, as a horizon certificate claims them."""
 
     def __init__(self, M: arb_mat, radius: arb, error: InputError, shares: Array | None) -> None:
-        self.M, self.radius, self.error, self.shares = M, radius, error, shares
+        self.M = M
+        self.radius = radius
+        self.error = error
+        self.shares = shares
         self.b = row(error.b[error.b > 0])
 
     def inequality(self, room: arb, P: arb_mat, k: int) -> arb_mat:
-        """What is semidefinite if z' P z <= ``room`` for all initial differences z."""
+        """Matrix that is positive semidefinite if z' P z <= ``room`` for all initial differences z."""
         if self.shares is None:
             return room * self.M - self.radius**2 * P
         n, m = self.M.nrows(), len(self.b)
@@ -99,6 +103,7 @@ class _Claim:
         whole = total(weights)
         if self.radius.is_zero():  # the states do not differ: only du counts
             whole = total(weights[1:])
+            # Only the block of du counts.
             inner = from_rows([[P[n + i, n + j] for j in range(m)] for i in range(m)], m)
             return diagonal([room * w / (whole * b**2) for w, b in zip(weights[1:], self.b, strict=True)]) - inner
         made = -P
@@ -113,7 +118,7 @@ class _Claim:
 def _prove_family(
     form: Difference, family: Family, claim: _Claim, bounds: Array, proven: np.ndarray
 ) -> tuple[float, UndecidedError | None]:
-    """Mark in ``proven`` what a family shows of the bounds of its output."""
+    """Mark in ``proven`` which bounds of its output a family proves; returns the margin and any doubt."""
     K, lifted = len(bounds), claim.shares is not None
     index = fields.length("the output of a family", family.row)
     if index >= bounds.shape[1]:
@@ -156,7 +161,7 @@ def holds(true: bool, false: bool) -> None:
 
 
 def _add_gains(gains: GainCertificate, radius: float, error: InputError, bounds: Array, proven: np.ndarray) -> None:
-    """Mark in ``proven`` what proven gains show by the triangle inequality."""
+    """Mark in ``proven`` which bounds follow from proven gains by the triangle inequality."""
     for i in range(bounds.shape[1]):
         from_inputs = input_errors.added(error, gains.inputs[:, i])
         for k, pushed in enumerate(from_inputs):
@@ -164,7 +169,7 @@ def _add_gains(gains: GainCertificate, radius: float, error: InputError, bounds:
 
 
 def semidefinite_metric(M: Array) -> float:
-    """Prove that a metric is positive definite; the least relative pivot."""
+    """Prove that a metric is positive definite; returns the least relative pivot."""
     _, least = eliminate(matrix(M), len(M))
     if not np.all(M.diagonal() > 0) or not least > 0:
         raise CertificationError("the metric is not positive definite: the file was altered")
@@ -172,7 +177,7 @@ def semidefinite_metric(M: Array) -> float:
 
 
 def check_gains(system: LureSystem, c: GainCertificate) -> float:
-    """Prove every gain of a gain certificate; the least relative pivot."""
+    """Prove every gain of a gain certificate; returns the least relative pivot."""
     K = fields.length("horizon", c.horizon) + 1
     ny, nu, nv = system.ny, system.nu, system.nv
     initial = fields.array("initial", c.initial, (K, ny), least=0.0)
@@ -209,7 +214,7 @@ def check_gains(system: LureSystem, c: GainCertificate) -> float:
 
 
 def check_lipschitz(system: LureSystem, c: LipschitzCertificate) -> float:
-    """Prove the constant of a Lipschitz certificate; the least relative pivot."""
+    """Prove the constant of a Lipschitz certificate; returns the least relative pivot."""
     steps = fields.length("horizon", c.horizon)
     constant = fields.scalar("constant", c.constant, above=-5e-324)
     lam = fields.array("multipliers", c.multipliers, (steps + 1, system.nv), least=0.0)

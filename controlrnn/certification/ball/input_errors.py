@@ -1,4 +1,4 @@
-"""What each kind of wrong inputs costs, without rounding: sums over the set of differences that a claim speaks of."""
+"""Cost of each kind of input error in ball arithmetic: largest sums over the set of differences."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def changing(error: InputError) -> list[int]:
-    """Which of the channels that differ may change from step to step, for differences that are states."""
+    """Indices of the differing channels that may change from step to step, for differences that are states."""
     rate = np.zeros_like(error.b) if error.rate is None else np.asarray(error.rate)
     return [i for i, c in enumerate(np.flatnonzero(error.b > 0)) if rate[c] > 0]
 
 
 def energies(error: InputError, rho: Array, *, lifted: bool) -> list[arb]:
-    """The largest sum_{j <= k} sum_c rho_{k-j,c} du_{j,c}^2 over the set, for k = 0, 1, ..
+    """Largest sum_{j <= k} sum_c rho_{k-j,c} du_{j,c}^2 over the set, for k = 0, 1, ..
 
     Args:
         error: The set.
@@ -32,6 +32,7 @@ def energies(error: InputError, rho: Array, *, lifted: bool) -> list[arb]:
     """
     use = error.b[error.b > 0]
     size = np.asarray(error.rate)[error.b > 0][changing(error)] if lifted and error.rate is not None else use
+    # A constant error is part of the state and never changes.
     if lifted and error.rate is None:
         return [number(0)] * len(rho)
     prices = [[Fraction(float(r)) * Fraction(float(b)) ** 2 for r, b in zip(one, size, strict=True)] for one in rho]
@@ -41,7 +42,7 @@ def energies(error: InputError, rho: Array, *, lifted: bool) -> list[arb]:
 
 
 def added(error: InputError, gains: Array) -> list[arb]:
-    """The largest sum_{j <= k} sum_c gains_{k-j,c} |du_{j,c}| over the set, for k = 0, 1, ..
+    """Largest sum_{j <= k} sum_c gains_{k-j,c} |du_{j,c}| over the set, for k = 0, 1, ..
 
     Args:
         error: The set.
@@ -58,13 +59,14 @@ def added(error: InputError, gains: Array) -> list[arb]:
 
 
 def _largest_sums(values: list[Fraction], most: int | None) -> list[arb]:
-    """For every k the sum of the ``most`` largest of values 0 .. k; of all of them for None."""
+    """Sums of the ``most`` largest of values 0 .. k for every k; of all of them where ``most`` is None."""
     few = len(values) if most is None else most
     chosen: list[list[Fraction]] = [sorted(values[: k + 1], reverse=True)[:few] for k in range(len(values))]
     return [total(_ball(v) for v in one) for one in chosen]
 
 
 def _ball(value: Fraction) -> arb:
+    """Convert a rational number to a ball."""
     exact: arb = flint().arb(flint().fmpq(value.numerator, value.denominator))
     return exact
 

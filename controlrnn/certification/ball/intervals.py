@@ -1,4 +1,4 @@
-"""Intervals with both ends proven, and the slopes of activations: exact reasoning, no widening.
+"""Interval arithmetic with exact ends, and proven slope bounds of activations.
 
 The balls of `arithmetic` keep few bits of a wide radius; here both ends of an interval are exact numbers, rounded
 outwards.
@@ -24,7 +24,7 @@ _OFFSETS = (2.0**-46, 2.0**-40, 2.0**-30, 2.0**-10, 1.0)
 
 
 def image(rows: Sequence[Row], box: Box, start: Sequence[arb]) -> Box:
-    """The interval of M z + start for the rows of M and z in a box."""
+    """Interval of M z + start for the rows of M and z in a box."""
     low, high = [], []
     for line, s in zip(rows, start, strict=True):
         pairs = [
@@ -36,7 +36,7 @@ def image(rows: Sequence[Row], box: Box, start: Sequence[arb]) -> Box:
 
 
 def added(*parts: Box) -> Box:
-    """The sum of intervals."""
+    """Sum of intervals."""
     return (
         [total(v).lower() for v in zip(*(p[0] for p in parts), strict=True)],
         [total(v).upper() for v in zip(*(p[1] for p in parts), strict=True)],
@@ -44,7 +44,7 @@ def added(*parts: Box) -> Box:
 
 
 def apply(activation: Activation, v: arb) -> arb:
-    """The activation of a ball."""
+    """Value of an activation on a ball."""
     if activation is Activation.TANH:
         return v.tanh()
     if activation is Activation.SIGMOID:
@@ -54,22 +54,22 @@ def apply(activation: Activation, v: arb) -> arb:
 
 
 def sigmoid(v: arb) -> arb:
-    """1 / (1 + exp(-v))."""
+    """The logistic function 1 / (1 + exp(-v)) on a ball."""
     return number(0.5) + (v / 2).tanh() / 2
 
 
 def monotone(activation: Activation, box: Box) -> Box:
-    """The values of an activation, all of which rise, on intervals."""
+    """Intervals of the values of an activation, which is increasing, on intervals of its argument."""
     return [apply(activation, v).lower() for v in box[0]], [apply(activation, v).upper() for v in box[1]]
 
 
 def derivative(activation: Activation, v: arb) -> arb:
-    """The derivative of tanh or the sigmoid."""
+    """Derivative of tanh or the sigmoid on a ball."""
     return v.sech() ** 2 if activation is Activation.TANH else (v / 2).sech() ** 2 / 4
 
 
 def slope(activation: Activation) -> tuple[arb, arb]:
-    """Least and greatest slope of any chord, from the definition of the function."""
+    """Least and greatest slope of any chord, from the definition of the activation."""
     least = number(LEAK if activation is Activation.LEAKY_RELU else 0)
     return least, number(0.25 if activation is Activation.SIGMOID else 1)
 
@@ -94,7 +94,7 @@ def chord(activation: Activation, a: arb, h: arb) -> arb:
 
 
 def chords_from(activation: Activation, base: arb, reach: arb) -> tuple[arb, arb]:
-    """Least and greatest slope of chords from ``base`` (a ball) to what is within ``reach`` > 0 of it.
+    """Least and greatest slope of chords from ``base`` (a ball) to points within ``reach`` > 0 of it.
 
     For an S-shaped function and a >= 0 the chord to a + h is flattest at h = reach, since s(a + t) - s(a) <=
     s(a) - s(a - t). Towards h < 0 it gets steeper up to the point -t where it touches the curve, then flatter; before
@@ -112,6 +112,7 @@ def chords_from(activation: Activation, base: arb, reach: arb) -> tuple[arb, arb
         return alpha, end.upper()
     unit = 1.0 if activation is Activation.TANH else 0.5
     guess = _touching(unit * float(near)) / unit
+    # The guess is checked: where the chord is flatter than the curve at its end, that end's slope is a bound.
     for offset in _OFFSETS:
         t = number(guess * (1 - offset))
         here = derivative(activation, t)
@@ -121,7 +122,10 @@ def chords_from(activation: Activation, base: arb, reach: arb) -> tuple[arb, arb
 
 
 def _touching(a: float) -> float:
-    """About where, at -t, the chord from a >= 0 touches tanh: tanh(a) + tanh(t) = (a + t) / cosh(t)^2."""
+    """Approximate t such that the chord of tanh from a >= 0 touches it at -t.
+
+    It solves tanh(a) + tanh(t) = (a + t) / cosh(t)^2.
+    """
     low, high = 0.0, a
     for _ in range(60):
         t = 0.5 * (low + high)
@@ -131,12 +135,12 @@ def _touching(a: float) -> float:
 
 
 def suggested(exact: Sequence[tuple[arb, arb]], hints: tuple[Array, Array]) -> list[tuple[arb, arb]]:
-    """Slopes of neurons, each widened to what float64 says where that contains them: multipliers are made for that."""
+    """Widen the exact slopes of neurons to float64's where these contain them: multipliers are made for those."""
     return [_wider(one, low, high) for one, low, high in zip(exact, *hints, strict=True)]
 
 
 def _wider(exact: tuple[arb, arb], low: float, high: float) -> tuple[arb, arb]:
-    """The hint where it holds the exact slopes."""
+    """Each end of a hint, where it lies outside of the exact slopes; the exact end elsewhere."""
     least = number(low) if np.isfinite(low) else exact[0]
     most = number(high) if np.isfinite(high) else exact[1]
     return (least if least <= exact[0] else exact[0]), (most if most >= exact[1] else exact[1])

@@ -1,4 +1,4 @@
-"""The difference of two trajectories of a Lur'e system in ball arithmetic, ordered z = (dw, du, dx).
+"""Difference system of a Lur'e system in ball arithmetic, ordered z = (dw, du, dx).
 
 A chord of every neuron's function has a slope s in [a, b]: dw = s dv, hence (dw - a dv)(b dv - dw) >= 0, which
 multipliers lambda >= 0 add up to
@@ -26,7 +26,7 @@ from controlrnn.certification.ball.arithmetic import (
     matrix,
     row,
     symmetric,
-)  # fmt: skip
+)
 from controlrnn.certification.proof.intervals import local_slopes
 from controlrnn.checks import Array
 from controlrnn.systems import Activation, LureSystem
@@ -39,7 +39,7 @@ _NAMES = ("A", "B1", "B2", "C1", "D11", "D12", "C2", "D21", "D22")
 
 @dataclass(frozen=True, eq=False)
 class Plant:
-    """The matrices of a Lur'e system without errors, as balls.
+    """Matrices of a Lur'e system as balls, without errors.
 
     Args:
         A, B1, B2, C1, D11, D12, C2, D21, D22: As in `controlrnn.systems.LureSystem`.
@@ -59,11 +59,11 @@ class Plant:
 
     @classmethod
     def of(cls, system: LureSystem) -> Plant:
-        """The system's own matrices."""
+        """Convert the matrices of a system."""
         return cls(**{name: matrix(getattr(system, name)) for name in _NAMES}, activation=system.activation)
 
     def observer(self, gain: Array) -> Plant:
-        """The innovation observer x+ = f(x, u) + L (y - g(x, u)), inputs (u, y): A - L C2 and so on, not rounded."""
+        """Innovation observer x+ = f(x, u) + L (y - g(x, u)) with inputs (u, y); A - L C2 and so on are not rounded."""
         L, ny = matrix(gain), self.C2.nrows()
         none = flint().arb_mat
         return Plant(
@@ -75,7 +75,7 @@ class Plant:
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """What differences of trajectories obey: dx+ = T z, dy = Y z, dv = N z.
+    """Difference system of two trajectories: dx+ = T z, dy = Y z, dv = N z.
 
     Args:
         T: Shape (nx, nz).
@@ -93,10 +93,14 @@ class Difference:
 
     @classmethod
     def of(
-        cls, plant: Plant, channels: Sequence[int], slopes: Sequence[tuple[arb, arb]] | None = None, *,
+        cls,
+        plant: Plant,
+        channels: Sequence[int],
+        slopes: Sequence[tuple[arb, arb]] | None = None,
+        *,
         state: bool = True,
-    ) -> Difference:  # fmt: skip
-        """The differences of a plant.
+    ) -> Difference:
+        """Difference system of a plant.
 
         Args:
             plant: The plant.
@@ -119,7 +123,7 @@ class Difference:
         return self.N.nrows()
 
     def inputs_as_states(self, changing: Sequence[int]) -> Difference:
-        """With state (dx, du) and as input the change of those components of du, at the end of the same step.
+        """Difference system with state (dx, du), whose input is the change of du at the end of the step.
 
         Args:
             changing: Which of the inputs that differ may change.
@@ -136,7 +140,7 @@ class Difference:
         return Difference(T, spread(self.Y), spread(self.N), self.slopes, len(changing))
 
     def sector(self, multipliers: Row) -> arb_mat:
-        """S for the multipliers (nv,), shape (nz, nz)."""
+        """Sector matrix S for the multipliers (nv,), shape (nz, nz)."""
         ends = list(zip(multipliers, self.slopes, strict=True))
         cross = diagonal([m * (a + b) for m, (a, b) in ends]) * self.N
         dw = from_rows([*cross.tolist()], self.N.ncols())
@@ -150,7 +154,7 @@ class Difference:
         return S
 
     def inequality(self, demand: arb_mat, multipliers: Row, rho: Row, P: arb_mat | None = None) -> arb_mat:
-        """blkdiag(0, diag rho, P) - demand - S: what has to be semidefinite for one step.
+        """The matrix blkdiag(0, diag rho, P) - demand - S, which has to be semidefinite for one step.
 
         Args:
             demand: Shape (nz, nz).
@@ -169,7 +173,7 @@ class Difference:
         return M
 
     def storages(self, demand: arb_mat, multipliers: Array, rho: Array) -> Iterator[tuple[arb_mat, float]]:
-        """For 0, 1, .. steps to go a storage P that the step's inequality allows, hardly above the least, and a margin.
+        """Yield for 0, 1, .. steps to go a storage P a little above the least, and the margin of its inequality.
 
         Args:
             demand: Y'Y of the outputs looked at.
@@ -177,6 +181,7 @@ class Difference:
             rho: Shape (K, nu).
         """
         for lam, r in zip(multipliers, rho, strict=True):
+            # Without P, the Schur complement on dx is minus the least P.
             rest, least = eliminate(self.inequality(demand, row(lam), row(r)), self.nv + self.nu)
             P = exact_above(symmetric(rest, -1))
             yield P, least
@@ -184,16 +189,17 @@ class Difference:
 
 
 def square(rows: arb_mat) -> arb_mat:
-    """X'X."""
+    """The matrix X'X."""
     return rows.transpose() * rows
 
 
 def only(X: arb_mat, index: int) -> arb_mat:
-    """One row of a matrix."""
+    """One row of a matrix, as a matrix."""
     return from_rows([[X[index, j] for j in range(X.ncols())]], X.ncols())
 
 
 def _columns(X: arb_mat, index: Sequence[int]) -> arb_mat:
+    """Some columns of a matrix."""
     return from_rows([[X[i, j] for j in index] for i in range(X.nrows())], len(index))
 
 
@@ -220,7 +226,7 @@ def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -
 
 
 def neurons(system: LureSystem, x: intervals.Box, u: intervals.Box) -> tuple[intervals.Box, intervals.Box]:
-    """Intervals of v and w."""
+    """Intervals of the neurons' arguments v and outputs w."""
     bias = row(system.bv)
     v: intervals.Box = ([], [])
     w: intervals.Box = ([], [])

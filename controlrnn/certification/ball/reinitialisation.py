@@ -1,4 +1,4 @@
-"""The claim of a `ReinitialisationCertificate`: how wrong a state is that was found in one of three ways.
+"""Ball-arithmetic check of a `ReinitialisationCertificate`: state errors of washout, running on and observer.
 
 Every part is proven by itself, and that the parts cover what they are put together for: radii without rounding, the
 observer's dynamics A - L C with and without rounding, and horizons that hold everywhere, not in boxes of their own.
@@ -19,7 +19,7 @@ from controlrnn.certification.ball.arithmetic import (
     row,
     semidefinite,
     total,
-)  # fmt: skip
+)
 from controlrnn.certification.ball.contraction import check_contraction
 from controlrnn.certification.ball.horizon import check_horizon, holds
 from controlrnn.certification.ball.model import Plant, neurons, next_states
@@ -38,7 +38,7 @@ _SHRINKINGS = 100
 
 
 def check_reinitialisation(system: LureSystem, c: ReinitialisationCertificate) -> float:
-    """Prove a re-initialisation certificate; the least relative pivot of its parts."""
+    """Prove a re-initialisation certificate; returns the least relative pivot of its parts."""
     W, N = fields.length("washout", c.washout), fields.length("horizon", c.horizon)
     nx, nu, ny = system.nx, system.nu, system.ny
     low, high = (fields.array(n, getattr(c, n), (nu,)) for n in ("input_low", "input_high"))
@@ -60,6 +60,7 @@ def check_reinitialisation(system: LureSystem, c: ReinitialisationCertificate) -
     if lasting > number(c.running_error):
         raise CertificationError("the error of running on is larger than said: the file was altered")
     for steps in range(W + 1):
+        # Radii are claimed for every length of the washout, computed in float64.
         left = number(c.contraction.rate) ** steps * number(radius) + _pushed(c.contraction, error, steps)
         holds(left <= number(c.washout_error(steps)), left > number(c.washout_error(steps)))
     if (c.observer is None) != (c.observed is None):
@@ -78,12 +79,13 @@ def check_reinitialisation(system: LureSystem, c: ReinitialisationCertificate) -
 
 
 def _same_system(system: LureSystem, *parts: ContractionCertificate | HorizonCertificate) -> None:
+    """Raise a CertificationError unless all parts are about this system."""
     if any(part.system_digest != system.digest for part in parts):
         raise CertificationError("a part speaks of another system: the file was altered")
 
 
 def _pushed(c: ContractionCertificate, error: Array, steps: int | None) -> arb:
-    """(1 - rate^steps) / (1 - rate) sum_c gain_c error_c; the limit for None."""
+    """Effect of input errors, (1 - rate^steps) / (1 - rate) sum_c gain_c error_c; the limit for None."""
     rate, push = number(c.rate), total(g * e for g, e in zip(row(c.input_gain), row(error), strict=True))
     grown = number(1) if steps is None else 1 - rate**steps
     return grown / (1 - rate) * push
@@ -92,7 +94,7 @@ def _pushed(c: ContractionCertificate, error: Array, steps: int | None) -> arb:
 def _covers(
     system: LureSystem, outputs: HorizonCertificate, metric: Array, radius: arb, error: Array, horizon: int
 ) -> float:
-    """Prove bounds on outputs, and that they speak of this radius, these errors and all states and inputs."""
+    """Prove a horizon certificate and that it covers this radius and these errors, for all states and inputs."""
     if outputs.input_range.size or outputs.state_range.size:
         raise CertificationError("outputs are bounded inside of boxes only, which nothing keeps: the file was altered")
     if outputs.horizon != horizon or not np.array_equal(outputs.metric, metric):
@@ -108,7 +110,7 @@ def _covers(
 def _observes(
     c: ReinitialisationCertificate, observer: ContractionCertificate, observed: HorizonCertificate, push: Array
 ) -> float:
-    """Prove what the observer leaves after every number of steps: q^W k R0 + pushed, with k^2 P >= S."""
+    """Prove the observer's error after every number of steps: q^W k R0 + pushed, with k^2 P >= S."""
     first = None
     for steps in range(c.washout + 1):
         claimed = [number(c.observer_error(steps))]
@@ -119,6 +121,7 @@ def _observes(
             if not c.radius:
                 holds(room >= 0, room < 0)
             else:
+                # The largest k that this claim allows; the least of all has to satisfy k^2 P >= S.
                 k = room / (number(observer.rate) ** steps * number(c.radius))
                 holds(k >= 0, k < 0)
                 first = k if first is None else first.min(k)
@@ -128,7 +131,7 @@ def _observes(
 
 
 def settled_radius(system: LureSystem, c: ContractionCertificate, centre: Array, low: Array, high: Array) -> arb:
-    """How far from ``centre``, in the metric, a state can be that inputs in their range have led to since ever.
+    """Upper bound of the distance from ``centre`` to any settled state, in the metric.
 
     |x+ - centre| <= rate |x - centre| + gain' |u - middle| + |f(centre, middle) - centre| bounds it by a ball; the
     images of any box that holds all settled states hold them too, and so do intersections.
@@ -141,6 +144,7 @@ def settled_radius(system: LureSystem, c: ContractionCertificate, centre: Array,
     push = total(g * h for g, h in zip(row(c.input_gain), half, strict=True))
     ball = ((push + _farthest(moved, point, P)) / (1 - number(c.rate))).upper()
     inverse = P.inv()
+    # |e_i| <= sqrt((P^-1)_ii) |e|_P.
     spread = [(inverse[i, i].sqrt() * ball).upper() for i in range(len(point))]
     box = (
         [(x - s).lower() for x, s in zip(point, spread, strict=True)],
@@ -160,15 +164,17 @@ def settled_radius(system: LureSystem, c: ContractionCertificate, centre: Array,
 
 
 def _step(system: LureSystem, x: intervals.Box, u: intervals.Box) -> intervals.Box:
+    """Intervals of the next state."""
     return next_states(system, x, neurons(system, x, u)[1], u)
 
 
 def _intersection(a: intervals.Box, b: intervals.Box) -> intervals.Box:
+    """Intersection of two boxes."""
     return [p.max(q) for p, q in zip(a[0], b[0], strict=True)], [p.min(q) for p, q in zip(a[1], b[1], strict=True)]
 
 
 def _farthest(box: intervals.Box, centre: Row, P: arb_mat) -> arb:
-    """Bound on |x - centre|_P over a box: to its middle, and then to its farthest point."""
+    """Bound on |x - centre|_P over a box: the distance to its middle plus that to its farthest point."""
     offset = [(a + b) / 2 - c for a, b, c in zip(*box, centre, strict=True)]
     half = [(b - a) / 2 for a, b in zip(*box, strict=True)]
     table = P.tolist()
@@ -179,7 +185,7 @@ def _farthest(box: intervals.Box, centre: Row, P: arb_mat) -> arb:
 
 
 def _bounded_box(system: LureSystem, inputs: intervals.Box) -> intervals.Box | None:
-    """The box |x - c| <= r, r = |A| r + p, of bounded activations; None where they are not, or |A| does not contract.
+    """Box |x - c| <= r, r = |A| r + p, of settled states with bounded activations; None where there is none.
 
     (I - |A|) q = (1, .., 1) with q > 0 shows that I - |A| is an M-matrix, whose inverse is >= 0: then every bounded
     sequence with |x+ - c| <= |A| |x - c| + p since ever satisfies |x - c| <= r.

@@ -1,4 +1,4 @@
-"""What cannot differ at all, because zeros of the matrices lead to it alone: no multipliers can show a gain of zero."""
+"""Structural reachability: which outputs cannot differ, from zeros of the matrices alone."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def differing(system: LureSystem, states: Flags, inputs: Flags, steps: int) -> F
             w[here] = _any(system.C1[here], x) | _any(system.D12[here], u) | _any(system.D11[here], w)
         found[k] = _any(system.C2, x) | _any(system.D21, w) | _any(system.D22, u)
         x = _any(system.A, x) | _any(system.B1, w) | _any(system.B2, u)
+        # Inputs differ at the first step alone.
         u = np.zeros_like(u)
     return found
 
 
 def _any(M: NDArray[np.float64], flags: Flags) -> Flags:
+    """Which rows of M have an entry other than zero in the flagged columns."""
     return np.asarray((M[:, flags] != 0).any(axis=1))

@@ -1,4 +1,4 @@
-"""The claim of a `TubeCertificate`: what starts near a nominal trajectory stays near its outputs.
+"""Ball-arithmetic check of a `TubeCertificate`: neighbours of a nominal trajectory stay near its outputs.
 
 With o - n = L xi, |xi|^2 <= e at a step, every neuron's difference is bounded, |dv| <= d, which bounds its slopes (one
 end of the chord is the nominal v) to m +- h. So dw = m dv + h d eta, eta^2 <= (dv / d)^2, and for any t, tau, rho >= 0
@@ -33,7 +33,7 @@ from controlrnn.certification.ball.arithmetic import (
     semidefinite,
     symmetric,
     total,
-)  # fmt: skip
+)
 from controlrnn.certification.ball.horizon import holds, semidefinite_metric
 from controlrnn.certification.certificates.tube import TubeCertificate
 from controlrnn.certification.proof.tube import Step as Suggestion
@@ -51,7 +51,7 @@ Slope = tuple["arb", "arb"]
 
 @dataclass(eq=False)
 class Part:
-    """What rows of outputs, neurons or states are: coefficients of xi, of du, and of each neuron's rest w - m v."""
+    """Rows of outputs, neurons or states as coefficients of xi, of du, and of each neuron's rest w - m v."""
 
     xi: Row
     du: Row
@@ -60,7 +60,7 @@ class Part:
 
 @dataclass(eq=False)
 class Step:
-    """What a pass proves of one step: largest |dv| of each neuron, their slopes, and the outputs' bounds."""
+    """Bounds that a pass proves at one step: largest |dv| and slopes of each neuron, and the outputs' bounds."""
 
     d: Row = field(default_factory=list)
     slopes: list[Slope] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Step:
 
 
 def check_tube(system: LureSystem, c: TubeCertificate) -> float:
-    """Prove every bound around the exact nominal trajectory; the least relative pivot."""
+    """Prove every bound around the exact nominal trajectory; returns the least relative pivot."""
     N = fields.length("horizon", c.horizon)
     x0, u = fields.array("x0", c.x0, (system.nx,)), fields.array("u", c.u, (N + 1, system.nu))
     M = fields.metric("metric", c.metric, system.nx)
@@ -100,7 +100,7 @@ def check_tube(system: LureSystem, c: TubeCertificate) -> float:
 
 
 def _suggestions(system: LureSystem, c: TubeCertificate) -> list[list[Suggestion] | None]:
-    """What the float64 passes take for d and the slopes at every step; None for passes that it cannot make."""
+    """Values of d and the slopes at every step from the float64 passes; None for passes that fail there."""
     found: list[list[Suggestion] | None] = []
     tube = None
     try:
@@ -135,13 +135,14 @@ def _nominal(system: LureSystem, x0: Array, u: Array) -> list[Row]:
 
 
 def _start(M: Array, radius: float) -> list[Row]:
-    """L without errors, as rows (nx, nx), with {dx' M dx <= radius^2} inside of {L xi: |xi| <= 1}, proven."""
+    """Matrix L without errors, as rows (nx, nx), with {dx' M dx <= radius^2} proven inside of {L xi: |xi| <= 1}."""
     n, r = len(M), number(radius)
     if not radius:
         return [[number(0)] * n for _ in range(n)]
     G = from_rows(_cholesky(matrix(M)), n)
     exact: arb_mat = r * G.inv().transpose()
     L: arb_mat = (exact * (1 + _hair())).mid()
+    # L'M L >= radius^2 I: what is outside of the ellipsoid is outside of the set.
     outside = L.transpose() * matrix(M) * L
     for i in range(n):
         outside[i, i] = outside[i, i] - r**2
@@ -151,13 +152,13 @@ def _start(M: Array, radius: float) -> list[Row]:
 
 
 def _hair() -> arb:
-    """A relative enlargement that covers what balls of the present precision leave open."""
+    """Relative enlargement that covers the width of balls at the present precision."""
     hair: arb = number(2) ** (-(flint().ctx.prec // 2))
     return hair
 
 
 def _cholesky(A: arb_mat) -> list[Row]:
-    """The lower triangular factor of a positive semidefinite matrix; rows of zeros stay."""
+    """Lower triangular factor of a positive semidefinite matrix, as rows; rows of zeros stay."""
     n, rows = A.nrows(), A.tolist()
     L: list[Row] = [[number(0)] * n for _ in range(n)]
     for j in range(n):
@@ -173,19 +174,26 @@ def _cholesky(A: arb_mat) -> list[Row]:
 
 
 class _Pass:
-    """One pass forward."""
+    """A forward pass along the trajectory, in ball arithmetic: `look` at a step, then `advance`."""
 
     def __init__(self, system: LureSystem, v: list[Row], start: list[Row], b: Array, known: list[Step] | None) -> None:
-        self.system, self.v, self.L, self.known = system, v, start, known
-        self.use, self.level, self.margin = np.flatnonzero(b > 0), number(1), np.inf
-        self.b, self.steps = row(b[self.use]), list[Step]()
+        self.system = system
+        self.v = v
+        self.L = start
+        self.known = known
+        self.use = np.flatnonzero(b > 0)
+        self.level = number(1)
+        self.margin = np.inf
+        self.b = row(b[self.use])
+        self.steps = list[Step]()
         self.seen = bool((system.D21 != 0).any())
         self.hints: list[Suggestion] | None = None
 
     def look(self, k: int) -> None:
         """Bound the neurons and outputs of step k, layer by layer."""
         s, step = self.system, Step()
-        self.parts, self.half = list[Part](), list["arb"]()
+        self.parts = list[Part]()
+        self.half = list["arb"]()
         state = s.nx
         for start, stop in s.blocks:
             layer = [self._part(s.C1[i], s.D12[i], s.D11[i, :start]) for i in range(start, stop)]
@@ -193,6 +201,7 @@ class _Pass:
             if self.known is not None:
                 d = [a.min(b) for a, b in zip(d, self.known[k].d[start:stop], strict=True)]
             if self.hints is not None:
+                # Larger differences are as valid, and the multipliers were made for these.
                 d = [a.max(number(b)) for a, b in zip(d, self.hints[k].d[start:stop], strict=True)]
             slopes = [
                 intervals.chords_from(s.activation, a, b) if b > 0 else intervals.slope(s.activation)
@@ -219,7 +228,7 @@ class _Pass:
         self.steps.append(step)
 
     def _part(self, x: Array, u: Array, w: Array) -> Part:
-        """The part x' dx + u' du + w' dw, for the neurons looked at so far."""
+        """Coefficients of the part x' dx + u' du + w' dw, for the neurons looked at so far."""
         xi = [total(number(a) * line[j] for a, line in zip(x, self.L, strict=True) if a) for j in range(len(self.L))]
         du, rest = row(u[self.use]), row(w) + [number(0)] * (self.system.nv - len(w))
         for j, a in enumerate(w):
@@ -231,17 +240,22 @@ class _Pass:
         return Part(xi, du, rest)
 
     def _reach(self, part: Part, d: Row) -> arb:
-        """The largest absolute value that a part can have."""
+        """Largest absolute value that a part can have."""
         by_rest = total(abs(a) * h * e for a, h, e in zip(part.rest, self.half, d, strict=False))
         by_input = total(abs(a) * b for a, b in zip(part.du, self.b, strict=True))
         most: arb = (self.level.sqrt() * total(a * a for a in part.xi).sqrt() + by_input + by_rest).upper()
         return most
 
     def advance(self, multipliers: Row, shares: Row) -> None:
-        """Go on to the next ellipsoid; multipliers that are too large are reduced, as any that are >= 0 will do."""
+        """Compute the next ellipsoid, with multipliers reduced where they are too large.
+
+        Any multipliers >= 0 with W > 0 prove an ellipsoid.
+        """
         step = self.steps[-1]
-        N = from_rows([self._row(p, 1 / d if d > 0 else number(0)) for p, d in zip(self.parts, step.d, strict=True)],
-                      len(self.half) + len(self.b) + len(self.L))  # fmt: skip
+        N = from_rows(
+            [self._row(p, 1 / d if d > 0 else number(0)) for p, d in zip(self.parts, step.d, strict=True)],
+            len(self.half) + len(self.b) + len(self.L),
+        )
         Z = [self._row(p, number(1)) for p in self.after]
         failure: CertificationError | None = None
         for _ in range(_REDUCTIONS):
@@ -254,6 +268,7 @@ class _Pass:
             raise failure or CertificationError("no ellipsoid")
         F = self._factor(X)
         self.margin = min(self.margin, least)
+        # |xi+|^2 <= tau e + rho b^2.
         self.level = (shares[0] * self.level + total(shares[1:])).upper()
         n, root = len(self.L), self.level.sqrt()
         for i, line in enumerate(F[n:]):
@@ -261,13 +276,13 @@ class _Pass:
         self.L = [line[:n] for line in F[:n]]
 
     def _row(self, part: Part, scale: arb) -> Row:
-        """Coefficients of z = (eta, du, xi)."""
+        """Coefficients of z = (eta, du, xi) of a part, times ``scale``."""
         d = self.steps[-1].d
         eta = [a * h * e for a, h, e in zip(part.rest, self.half, d, strict=True)]
         return [scale * v for v in (*eta, *part.du, *part.xi)]
 
     def _ellipsoid(self, N: arb_mat, Z: list[Row], t: Row, shares: Row) -> tuple[arb_mat, float]:
-        """X = Z W^-1 Z', a matrix without errors and above it, and the least relative pivot of W."""
+        """Matrix without errors above X = Z W^-1 Z', and the least relative pivot of W."""
         nz, count = N.ncols(), len(Z)
         rho = [share / b**2 for share, b in zip(shares[1:], self.b, strict=True)]
         supply = [2 * v for v in t] + rho + [shares[0]] * len(self.L)
@@ -275,11 +290,12 @@ class _Pass:
         right = from_rows(Z, nz).transpose()
         top = arithmetic.beside(W, right).tolist()
         zero = [number(0)] * (nz + count)
+        # Eliminating W from [W Z'; Z 0] leaves -Z W^-1 Z'.
         rest, least = eliminate(from_rows([*top, *[zero] * count], nz + count), nz)
         return exact_above(symmetric(rest, -1)), least
 
     def _factor(self, X: arb_mat) -> list[Row]:
-        """F without errors, lower triangular, with F F' >= X proven."""
+        """Lower triangular factor F without errors, with F F' >= X proven."""
         larger = X.mid()
         for i in range(X.nrows()):
             larger[i, i] = X[i, i] * (1 + _hair())

@@ -1,1 +1,1 @@
-"""One claim a file: how it is searched for, stored and verified."""
+"""Certificates, one claim a file: what is claimed, how it is found, stored and verified."""

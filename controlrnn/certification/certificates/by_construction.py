@@ -1,4 +1,4 @@
-"""Certificates that a model hands over with itself: no search, the model's own numbers, proven like any others."""
+"""Certificates by construction: guarantees that a model's parameterisation implies, proven for its numbers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _METHOD = "by construction"
 
 
 class Guaranteed(Protocol):
-    """A model with a promise; `controlrnn.models.Model` is one."""
+    """Interface of a model that carries a guarantee; `controlrnn.models.Model` is one."""
 
     def freeze(self) -> LureSystem:
-        """The system as deployed."""
+        """Freeze the model to the system that is deployed."""
 
     def guarantee(self) -> Guarantee | None:
-        """What is promised of it."""
+        """Guarantee that the parameterisation implies for the frozen system, or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Construction:
 
 
 def certify_by_construction(model: Guaranteed) -> Construction:
-    """Freeze a model and prove what it promises.
+    """Freeze a model and prove the guarantee of its parameterisation.
 
     Args:
         model: A model whose parameterisation carries a guarantee.
@@ -69,9 +69,15 @@ def certify_by_construction(model: Guaranteed) -> Construction:
     dissipation: DissipationCertificate | None = None
     if supply is not None and supply.gamma is not None:
         dissipation = L2GainCertificate.prove_gain(
-            system, supply.gamma, metric=P, multipliers=lam, input_scale=supply.input_scale,
-            output_scale=supply.output_scale, rate=rate, method=_METHOD,
-        )  # fmt: skip
+            system,
+            supply.gamma,
+            metric=P,
+            multipliers=lam,
+            input_scale=supply.input_scale,
+            output_scale=supply.output_scale,
+            rate=rate,
+            method=_METHOD,
+        )
     elif supply is not None:
         dissipation = DissipationCertificate.prove(
             system, metric=P, multipliers=lam, rate=rate, method=_METHOD, Q=supply.Q, S=supply.S, R=supply.R
@@ -83,7 +89,7 @@ def certify_by_construction(model: Guaranteed) -> Construction:
 def certificate_from(
     system: LureSystem, metric: Array, multipliers: Array, rate: float | None = None, *, method: str = "given"
 ) -> ContractionCertificate:
-    """The contraction certificate of a metric and multipliers that somebody else found.
+    """Prove contraction with a metric and multipliers found elsewhere.
 
     Args:
         system: A frozen system.
@@ -102,9 +108,17 @@ def certificate_from(
     channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     gains, used = smallest_input_gains(channels, P, np.tile(lam, (system.nu, 1)), lam)
     claim = ContractionCertificate(
-        system_digest=system.digest, method=method, solver_status="", margin=0.0, versions=current_versions(),
-        rate=1.0, metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method=method,
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        rate=1.0,
+        metric=P,
+        multipliers=lam,
+        input_gain=gains,
+        input_multipliers=used,
+    )
     if rate is not None and rate < 1:
         return replace(claim, rate=float(rate)).issue(system)
     best = _smallest_rate(system, P, lam)
@@ -118,7 +132,9 @@ def certificate_from(
 
 
 def _smallest_rate(system: LureSystem, P: Array, multipliers: Array) -> float:
+    """Smallest contraction rate that a metric and multipliers prove, to rounding."""
     form = IncrementalForm.of(system, np.zeros(system.nu, bool))
+    # rate^2 P has to exceed the least storage that one step demands.
     after = smallest_storage(form, form.T.T @ P @ form.T, multipliers, np.zeros(0), 1e-14)
     try:
         rate = np.inf if after is None else float(np.sqrt(largest_ratio(after, P)) * (1 + 1e-12))

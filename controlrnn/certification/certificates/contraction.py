@@ -1,11 +1,12 @@
-"""Infinite horizon: a metric in which any two trajectories approach each other.
+"""Contraction over the infinite horizon: a metric in which any two trajectories approach each other.
 
     |x1+ - x2+|_P <= rate |x1 - x2|_P + sum_c gain_c |u1_c - u2_c|,      |x|_P = sqrt(x' P x)
 
 The first part is the stationary case of the finite-horizon inequality, rate^2 P - T'PT - S(lambda) >= 0 with one P and
 one set of diagonal multipliers (for Elman networks the incremental ISS condition of D'Amico, La Bella, Farina 2022,
 arXiv 2210.09721). The second is a one-step bound per input channel with multipliers of its own, at equal states; the
-triangle inequality joins them. Everything about re-initialisation follows in closed form: `error_after`.
+triangle inequality joins them (proof: docs/theory/contraction.md). Iterated, it bounds differences after any number of
+steps: `error_after`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class ContractionCertificate(Certificate):
-    """Two trajectories approach each other in `metric`, up to what different inputs do.
+    """Proof that two trajectories approach each other in `metric`, up to what different inputs do.
 
     Args:
         rate: In (0, 1); smaller forgets faster.
@@ -50,17 +51,22 @@ class ContractionCertificate(Certificate):
 
     KIND: ClassVar[str] = "contraction-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "rate": "per step", "metric": "|dx|_P^2 = dx' P dx is dimensionless", "input_gain": "|dx|_P per input unit",
-    }  # fmt: skip
+        "rate": "per step",
+        "metric": "|dx|_P^2 = dx' P dx is dimensionless",
+        "input_gain": "|dx|_P per input unit",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "multipliers": Numbers("nv", least=0.0),
-            "input_gain": Numbers("nu", least=0.0), "input_multipliers": Numbers("nu", "nv", least=0.0),
+            "metric": Numbers("nx", "nx"),
+            "multipliers": Numbers("nv", least=0.0),
+            "input_gain": Numbers("nu", least=0.0),
+            "input_multipliers": Numbers("nu", "nv", least=0.0),
         },
         meta={"rate": Number(above=0.0, below=1.0)},
-    )  # fmt: skip
+    )
 
     rate: float
     metric: Array
@@ -74,7 +80,7 @@ class ContractionCertificate(Certificate):
 
     @typed(infinite=("initial",), results=False)
     def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
-        """Largest state difference, in the metric, after ``steps`` steps.
+        """Bound on the state difference, in the metric, after ``steps`` steps.
 
         Args:
             steps: Number of steps.
@@ -90,7 +96,7 @@ class ContractionCertificate(Certificate):
         return error_after(self.rate, self.input_gain, steps, initial, radius)
 
     def reachable_radius(self, half_range: float | Array) -> float:
-        """How far, in the metric, the state can ever be from the equilibrium of the middle input, once it has settled.
+        """Largest distance, in the metric, of a settled state from the middle input's equilibrium.
 
         Args:
             half_range: Half the width of each input's range, shape (nu,), input units.
@@ -104,7 +110,7 @@ class ContractionCertificate(Certificate):
         )
 
     def prove_observer(self, system: LureSystem, gain: Array, *, room: float = 1.0) -> float:
-        """Prove the statement for an innovation observer, its matrices A - L C2 rounded or not; returns the margin.
+        """Prove contraction of an innovation observer, its matrices rounded or exact; returns the margin.
 
         Args:
             system: The observed system; the certificate is one of ``observer_system(system, gain)``.
@@ -117,9 +123,15 @@ class ContractionCertificate(Certificate):
         observer = observer_system(system, gain)
         self._check_digest(observer)
         return prove_contraction(
-            observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers, room=room,
+            observer,
+            self.rate,
+            self.metric,
+            self.multipliers,
+            self.input_gain,
+            self.input_multipliers,
+            room=room,
             spread=observer_spread(system, gain),
-        )  # fmt: skip
+        )
 
     def _claim(self) -> str:
         gains = ", ".join(f"{g:.3g}" for g in self.input_gain)
@@ -132,7 +144,7 @@ class ContractionCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw how differences of states are forgotten, and what lasting differences of inputs build up to.
+        """Draw how state differences decay, and what lasting input differences build up to.
 
         Args:
             labels: One for each input.
@@ -145,9 +157,12 @@ class ContractionCertificate(Certificate):
 
 @typed()
 def certify_contraction(
-    system: LureSystem, rate: float | None = None, *, input_scale: float | Array = 1.0,
+    system: LureSystem,
+    rate: float | None = None,
+    *,
+    input_scale: float | Array = 1.0,
     output_scale: float | Array = 1.0,
-) -> ContractionCertificate:  # fmt: skip
+) -> ContractionCertificate:
     """Prove that a frozen system contracts, and how fast.
 
     Among the metrics of one rate the one is taken in which inputs of size ``input_scale`` move the state least,
@@ -169,6 +184,7 @@ def certify_contraction(
     inputs = scales("input_scale", input_scale, system.nu)
     outputs = scales("output_scale", output_scale, system.ny)
     units = Units.of(system, inputs, outputs)
+    # The search runs in balanced units, so that its result does not depend on the user's.
     scaled = units.system(system)
     still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
     try:
@@ -178,8 +194,9 @@ def certify_contraction(
             raise CertificationError(f"no contraction at rate {rate:.5f} was found: allow a larger rate") from error
         raise CertificationError(
             f"the system cannot be shown to contract: {error}. A finite-horizon certificate may still exist; for an "
-            "infinite one train a model that contracts by design", margin=error.margin
-        ) from error  # fmt: skip
+            "infinite one train a model that contracts by design",
+            margin=error.margin,
+        ) from error
     # Near the best rate the metric may be stretched too far for a proof in float64.
     for slower in (0.0,) if rate is not None else (0.0, 0.01, 0.1):
         slow = replace(point, s=point.s + slower * (1 - point.s))
@@ -193,7 +210,7 @@ def certify_contraction(
 def _with_metric(
     system: LureSystem, point: Point, scaled: LureSystem, units: Units, rate: float
 ) -> ContractionCertificate:
-    """The draft whose metric suits inputs and outputs of one unit each; ``point`` is of the ``scaled`` system."""
+    """Draft of the certificate, with the metric of `metric_for_inputs`; ``point`` is of the ``scaled`` system."""
     floor = scaled.C2.T @ scaled.C2
     # A direction that no output sees still needs some metric.
     seen = float(np.trace(np.linalg.solve(point.metric, floor))) / system.nx
@@ -201,25 +218,37 @@ def _with_metric(
     still = IncrementalForm.of(scaled, np.zeros(system.nu, bool))
     channels = [IncrementalForm.of_input(scaled, c) for c in range(system.nu)]
     P, lam, lams = metric_for_inputs(still, channels, point, np.ones(system.nu), floor)
+    # Back to the user's units, in which everything is proven.
     P = P / units.x[:, None] / units.x
     P, channels = 0.5 * (P + P.T), [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     gains, used = smallest_input_gains(channels, P, lams, lam)
     return ContractionCertificate(
-        system_digest=system.digest, method="barrier", solver_status="", margin=0.0, versions=current_versions(),
-        rate=float(rate), metric=P, multipliers=lam, input_gain=gains, input_multipliers=used,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method="barrier",
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        rate=float(rate),
+        metric=P,
+        multipliers=lam,
+        input_gain=gains,
+        input_multipliers=used,
+    )
 
 
 def smallest_input_gains(
     channels: list[IncrementalForm], P: Array, multipliers: Array, fallback: Array
 ) -> tuple[Array, Array]:
-    """The least gains (nu,) found to be proven by multiples of the multipliers (nu, nv) or of ``fallback``, and those.
+    """Search multiples of given multipliers for the least provable input gains (nu,); returns gains and multipliers.
+
+    Tried are the multipliers (nu, nv) of each channel and multiples of ``fallback`` (nv,).
 
     Raises:
         CertificationError: None of them proves a gain.
     """
     gains, used = np.full(len(channels), np.inf), np.repeat(fallback[None], len(channels), axis=0)
     for c, (form, own) in enumerate(zip(channels, multipliers, strict=True)):
+        # This input reaches neither states nor neurons.
         if not (form.T[:, 0].any() or form.N[:, 0].any()):
             gains[c] = 0.0
             continue

@@ -1,14 +1,11 @@
 """Incremental input-to-state stability (delta-ISS) of LSTM and GRU networks over a range of inputs.
 
-With s = sigmoid and bars for the largest values over the inputs' range, the states of two runs differ by at most
-
-    GRU    |dh+| <= z |dh| + (1 - z) |dn| + |dz| |h - n|,   |dn| <= n' (|Wn||du| + |Un|(r |dh| + |dr| |h|))
-    LSTM   |dc+| <= f |dc| + c |df| + i |dg| + g |di|,      |dh+| <= o |dc+| + |do| tanh c,   c = i g / (1 - f)
-
-entrywise, where every gate's difference is at most its largest slope times |W||du| + |U||dh|. The right-hand side is a
-monotone, sublinear map F(|dx|, |du|), so a vector d > 0 with F(d, 0) <= rate d shows
+For two runs whose inputs stay in the range and whose states start within `DeltaIssCertificate.state_bound`,
 
     max_i |dx_i+| / d_i <= rate max_i |dx_i| / d_i + sum_c gain_c |du_c| .
+
+It is shown by a monotone, sublinear map F(|dx|, |du|) that bounds |dx+| entrywise, of
+`controlrnn.certification.proof.gated`, and a vector d > 0 with F(d, 0) <= rate d (proof: docs/theory/delta_iss.md).
 
 With d constant over the units these are the conditions of Bonassi, Farina, Scattolini, "On the stability properties of
 gated recurrent units neural networks", Syst. Control Lett. 2021, and Terzi, Bonassi, Farina, Scattolini, "Learning
@@ -42,7 +39,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class DeltaIssCertificate(Certificate):
-    """Two runs of a gated network approach each other, up to what different inputs do.
+    """Proof that two runs of a gated network approach each other, up to what different inputs do.
 
     It speaks of states within `state_bound`, which no run from there (from zero, say) leaves while its inputs stay in
     their range. Distances are max_i |dx_i| / scale_i.
@@ -59,18 +56,26 @@ class DeltaIssCertificate(Certificate):
     KIND: ClassVar[str] = "delta-iss-certificate"
     EXECUTION: ClassVar[str] = "what execution in floating point adds is not bounded for gated systems"
     UNITS: ClassVar[dict[str, str]] = {
-        "rate": "per step", "scale": "states, dimensionless", "input_gain": "distance per input unit",
-        "input_low": "input units", "input_high": "input units", "state_bound": "states, dimensionless",
-    }  # fmt: skip
+        "rate": "per step",
+        "scale": "states, dimensionless",
+        "input_gain": "distance per input unit",
+        "input_low": "input units",
+        "input_high": "input units",
+        "state_bound": "states, dimensionless",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "scale": Numbers("nx", above=0.0), "input_gain": Numbers("nu", least=0.0), "input_low": Numbers("nu"),
-            "input_high": Numbers("nu"), "state_bound": Numbers("nx", least=0.0),
+            "scale": Numbers("nx", above=0.0),
+            "input_gain": Numbers("nu", least=0.0),
+            "input_low": Numbers("nu"),
+            "input_high": Numbers("nu"),
+            "state_bound": Numbers("nx", least=0.0),
         },
         meta={"rate": Number(above=0.0, below=1.0)},
-    )  # fmt: skip
+    )
 
     rate: float
     scale: Array
@@ -84,12 +89,12 @@ class DeltaIssCertificate(Certificate):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def distance(self, dx: Array) -> Array:
-        """max_i |dx_i| / scale_i of state differences (..., nx), shape (...)."""
+        """Distance max_i |dx_i| / scale_i of state differences (..., nx), shape (...)."""
         return np.asarray((np.abs(dx) / self.scale).max(axis=-1))
 
     @typed(infinite=("initial",), results=False)
     def error_after(self, steps: int, initial: float, input_radius: float | Array = 0.0) -> float:
-        """Largest distance after ``steps`` steps.
+        """Bound on the distance of two states after ``steps`` steps.
 
         Args:
             steps: Number of steps.
@@ -102,8 +107,13 @@ class DeltaIssCertificate(Certificate):
         return error_after(self.rate, self.input_gain, steps, initial, radius)
 
     def _prove(self, system: GatedSystem, _: float) -> float:
-        shapes = {"scale": system.nx, "input_gain": system.nu, "input_low": system.nu, "input_high": system.nu,
-                  "state_bound": system.nx}  # fmt: skip
+        shapes = {
+            "scale": system.nx,
+            "input_gain": system.nu,
+            "input_low": system.nu,
+            "input_high": system.nu,
+            "state_bound": system.nx,
+        }
         for name, n in shapes.items():
             value = getattr(self, name)
             if value.shape != (n,) or not np.isfinite(value).all():
@@ -115,8 +125,9 @@ class DeltaIssCertificate(Certificate):
         if not (needed <= self.rate and (bound.gains(self.scale) <= self.input_gain).all()):
             raise CertificationError(
                 f"the rate {self.rate:.17g} or a gain {self.input_gain} is not proven: the comparison system gives "
-                f"{needed:.17g} and {bound.gains(self.scale)}; certify again", margin=self.rate - needed
-            )  # fmt: skip
+                f"{needed:.17g} and {bound.gains(self.scale)}; certify again",
+                margin=self.rate - needed,
+            )
         return 1 - self.rate
 
     def _claim(self) -> str:
@@ -128,7 +139,7 @@ class DeltaIssCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw how differences of states are forgotten, and what lasting differences of inputs build up to.
+        """Draw how state differences decay, and what lasting input differences build up to.
 
         Args:
             labels: One for each input.
@@ -137,6 +148,7 @@ class DeltaIssCertificate(Certificate):
         return figures.decay(self.rate, self.input_gain, largest / least, largest, "largest entry", labels)
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return ("scale", "input_gain", "input_low", "input_high", "state_bound")
 
 
@@ -165,6 +177,7 @@ def certify_delta_iss(
     bound, still = Comparison(system, (low, high)), np.zeros(system.nu)
     d, rate = np.ones(system.nx), np.inf
     for _ in range(iterations):
+        # A power iteration towards the Perron vector of the monotone map.
         after = bound(d, still)
         reached = float((after / d).max())
         if reached < rate:
@@ -177,13 +190,23 @@ def certify_delta_iss(
     if not rate < 1:
         raise CertificationError(
             f"delta-ISS cannot be shown for inputs in this range: the sufficient condition gives a rate of {rate:.4g}, "
-            "not below 1. Narrow input_range, or train with smaller recurrent weights", margin=1 - rate
-        )  # fmt: skip
+            "not below 1. Narrow input_range, or train with smaller recurrent weights",
+            margin=1 - rate,
+        )
+    # Hidden states are within one by construction; the cells' bound gets room for other machines.
     room = np.where(np.arange(system.nx) < system.units, 1.0, ROOM)
     issued = Comparison(system, (low, high), bound.state * room)
     certificate = DeltaIssCertificate(
-        system_digest=system.digest, method="comparison system", solver_status="", margin=1 - rate,
-        versions=current_versions(), rate=issued.rate(best) * ROOM, scale=best,
-        input_gain=issued.gains(best) * ROOM, input_low=low, input_high=high, state_bound=issued.state,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method="comparison system",
+        solver_status="",
+        margin=1 - rate,
+        versions=current_versions(),
+        rate=issued.rate(best) * ROOM,
+        scale=best,
+        input_gain=issued.gains(best) * ROOM,
+        input_low=low,
+        input_high=high,
+        state_bound=issued.state,
+    )
     return certificate.issue(system)

@@ -1,10 +1,10 @@
-"""Incremental dissipation: what two trajectories can gain from each other is bounded by what their inputs supply.
+"""Incremental dissipation: stored differences of trajectories grow by no more than the supply.
 
     |dx+|_P^2 <= rate^2 |dx|_P^2 + dy'Q dy + 2 du'S dy + du'R du
 
 as blkdiag(rate^2 P, 0, 0) + supply - T'PT - S(lambda) >= 0 on z = (dx, du, dw), with one P and one set of diagonal
 multipliers. (Revay, Wang, Manchester, "Recurrent equilibrium networks", TAC 2023, def. 2 and th. 1; passivity, gain and
-output-strict variants are choices of Q, S, R.)
+output-strict variants are choices of Q, S, R; proof: docs/theory/dissipation.md.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class DissipationCertificate(Certificate):
-    """Differences of trajectories dissipate the supply (Q, S, R), in physical units.
+    """Proof that differences of trajectories dissipate the supply (Q, S, R), in physical units.
 
     Args:
         rate: In (0, 1].
@@ -44,18 +44,25 @@ class DissipationCertificate(Certificate):
 
     KIND: ClassVar[str] = "dissipation-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "rate": "per step", "metric": "dx' P dx in units of the supply", "Q": "supply per output units squared",
-        "S": "supply per input unit and output unit", "R": "supply per input units squared",
-    }  # fmt: skip
+        "rate": "per step",
+        "metric": "dx' P dx in units of the supply",
+        "Q": "supply per output units squared",
+        "S": "supply per input unit and output unit",
+        "R": "supply per input units squared",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "multipliers": Numbers("nv", least=0.0), "Q": Numbers("ny", "ny"),
-            "S": Numbers("nu", "ny"), "R": Numbers("nu", "nu"),
+            "metric": Numbers("nx", "nx"),
+            "multipliers": Numbers("nv", least=0.0),
+            "Q": Numbers("ny", "ny"),
+            "S": Numbers("nu", "ny"),
+            "R": Numbers("nu", "nu"),
         },
         meta={"rate": Number(above=0.0, most=1.0)},
-    )  # fmt: skip
+    )
 
     rate: float
     metric: Array
@@ -72,7 +79,7 @@ class DissipationCertificate(Certificate):
     def prove(
         cls, system: LureSystem, *, metric: Array, multipliers: Array, rate: float, method: str, **claim: Any
     ) -> Self:
-        """The certificate of given numbers, after proving it.
+        """Build the certificate from given numbers and prove it.
 
         Args:
             system: A frozen system.
@@ -89,14 +96,20 @@ class DissipationCertificate(Certificate):
             raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
         P = as_array("metric", metric, (system.nx, system.nx))
         certificate = cls(
-            system_digest=system.digest, method=method, solver_status="", margin=0.0, versions=current_versions(),
-            rate=float(rate), metric=0.5 * (P + P.T), multipliers=as_array("multipliers", multipliers, (system.nv,)),
+            system_digest=system.digest,
+            method=method,
+            solver_status="",
+            margin=0.0,
+            versions=current_versions(),
+            rate=float(rate),
+            metric=0.5 * (P + P.T),
+            multipliers=as_array("multipliers", multipliers, (system.nv,)),
             **claim,
-        )  # fmt: skip
+        )
         return certificate.issue(system)
 
     def storage(self, dx: Array) -> float:
-        """The stored difference |dx|_P^2 of two states that differ by ``dx`` (nx,): what the supply has to cover."""
+        """Stored difference |dx|_P^2 of two states that differ by ``dx`` (nx,)."""
         return float(dx @ self.metric @ dx)
 
     def _prove(self, system: LureSystem, room: float) -> float:
@@ -112,7 +125,7 @@ class DissipationCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw the supply of every pair of channels, and how long a stored difference can last without any.
+        """Draw the supply of every pair of channels, and how a stored difference decays without supply.
 
         Args:
             labels: One for each output, then one for each input.
@@ -135,4 +148,5 @@ class DissipationCertificate(Certificate):
         return figure
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return ("metric", "multipliers", "Q", "S", "R")

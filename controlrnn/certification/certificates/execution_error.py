@@ -1,4 +1,4 @@
-"""What running a system in floating point adds to bounds that certificates prove in real arithmetic.
+"""Execution error: what floating-point execution adds to bounds that hold in real arithmetic.
 
 The proof is in `controlrnn.certification.proof.execution`; `docs/execution.md` says what is assumed.
 """
@@ -37,7 +37,7 @@ class ExecutionError(Stored):
 
     Args:
         system_digest: SHA-256 of the system.
-        precision: What it is computed in.
+        precision: Floating-point format of the run.
         tanh_ulps: Trusted accuracy of the library's tanh, units in the last place.
         horizon: Number of steps that are covered; None for all.
         input_range: Least and greatest inputs, shape (2, nu).
@@ -46,27 +46,33 @@ class ExecutionError(Stored):
         state_error: Rounding of one step, shape (nx,), state units.
         output_error: Rounding of one output, shape (ny,), output units.
         bounds: Shape (horizon + 1, ny), output units; one row that holds at all steps where ``horizon`` is None.
-        gains: What the proof rests on, if given.
-        contraction: Likewise.
+        gains: Gains from the state that the proof uses, or None.
+        contraction: Contraction that the proof uses, or None.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "execution-error", 1,
+        "execution-error",
+        1,
         arrays={
-            "input_range": Numbers(2, "nu"), "state_range": Numbers(2, "nx"), "computed_range": Numbers(2, "nx"),
-            "state_error": Numbers("nx", least=0.0), "output_error": Numbers("ny", least=0.0),
+            "input_range": Numbers(2, "nu"),
+            "state_range": Numbers(2, "nx"),
+            "computed_range": Numbers(2, "nx"),
+            "state_error": Numbers("nx", least=0.0),
+            "output_error": Numbers("ny", least=0.0),
             "bounds": Numbers("N + 1", "ny", least=0.0),
         },
         meta={
-            "system_digest": Digest(), "precision": Text(choices=Precision),
-            "tanh_ulps": Number(above=0.0), "horizon": Count(0, none=True),
+            "system_digest": Digest(),
+            "precision": Text(choices=Precision),
+            "tanh_ulps": Number(above=0.0),
+            "horizon": Count(0, none=True),
         },
         parts={
             "gains": Part(GainCertificate, none=True, own=True),
             "contraction": Part(ContractionCertificate, none=True, own=True),
         },
         zero=("N", "nu"),
-    )  # fmt: skip
+    )
 
     system_digest: str
     precision: Precision
@@ -117,9 +123,15 @@ class ExecutionError(Stored):
         if self.system_digest != system.digest:
             raise CertificationError("the execution error speaks of another system: compute it for this one")
         proven = _proven(
-            system, self.gains, self.contraction, self.input_range, self.state_range, self.precision, self.tanh_ulps,
+            system,
+            self.gains,
+            self.contraction,
+            self.input_range,
+            self.state_range,
+            self.precision,
+            self.tanh_ulps,
             self.horizon,
-        )  # fmt: skip
+        )
         for name in ("state_error", "output_error", "bounds"):
             claimed, found = getattr(self, name), proven[name]
             if claimed.shape != found.shape or not (found <= claimed).all():
@@ -129,7 +141,7 @@ class ExecutionError(Stored):
             raise CertificationError("computed_range is less than what is proven: the execution error was altered")
 
     def summary(self) -> str:
-        """What is claimed, in words and numbers."""
+        """Describe the bounds, and what is trusted, in words and numbers."""
         steps = "at all steps" if self.horizon is None else f"over {self.horizon} steps"
         largest = np.array2string(self.bounds.max(axis=0), precision=3)
         return (
@@ -170,7 +182,7 @@ def execution_error(
             same metric (``certify_gains(system, N, metric=contraction.metric)``).
         contraction: Keeps the computed states in a box, and bounds all steps.
         horizon: Number of steps to cover; None for all (needs ``contraction``).
-        precision: What the system is computed in.
+        precision: Floating-point format in which the system is computed.
         tanh_ulps: Largest error of the library's tanh, units in the last place, in that precision. numpy and the
             compiled loops promise 4 and 3, glibc 2; other libraries have to be looked up. Trusted.
 
@@ -198,19 +210,33 @@ def execution_error(
     for name in ("state_error", "output_error", "bounds"):
         proven[name] = np.nextafter(proven[name] * _ROOM, np.inf)
     low, high = proven["computed_range"]
+    # Relative to the box, or to its numbers where it is a point, which rounds as well.
     more = (_ROOM - 1) * np.maximum(high - low, 1e-9 * np.maximum(np.abs(low), np.abs(high)))
     proven["computed_range"] = np.array([np.nextafter(low - more, -np.inf), np.nextafter(high + more, np.inf)])
     return ExecutionError(
-        system_digest=system.digest, precision=kind, tanh_ulps=ulps, horizon=steps, input_range=boxes[0],
-        state_range=boxes[1], gains=gains, contraction=contraction, **proven,
-    )  # fmt: skip
+        system_digest=system.digest,
+        precision=kind,
+        tanh_ulps=ulps,
+        horizon=steps,
+        input_range=boxes[0],
+        state_range=boxes[1],
+        gains=gains,
+        contraction=contraction,
+        **proven,
+    )
 
 
 def _proven(
-    system: LureSystem, gains: GainCertificate | None, contraction: ContractionCertificate | None,
-    input_range: Array, state_range: Array, precision: Precision, ulps: float, horizon: int | None,
-) -> dict[str, Array]:  # fmt: skip
-    """The claim's numbers, without room."""
+    system: LureSystem,
+    gains: GainCertificate | None,
+    contraction: ContractionCertificate | None,
+    input_range: Array,
+    state_range: Array,
+    precision: Precision,
+    ulps: float,
+    horizon: int | None,
+) -> dict[str, Array]:
+    """Compute the proven state, output and accumulated errors, before any room is added."""
     if gains is not None and contraction is not None and not np.array_equal(gains.metric, contraction.metric):
         raise CertificationError("gains and contraction do not share a metric: the execution error was altered")
     if input_range.shape != (2, system.nu) or state_range.shape != (2, system.nx):
@@ -235,6 +261,7 @@ def _proven(
         else:
             metric, rate = contraction.metric, contraction.rate
             box = run.confined(start, inputs, rate, metric, contraction.input_gain)
+            # Without gains of many lags the contraction itself makes them fall from that of lag 0.
             used = output_gain(system, metric)[None] if gains is None else gains.initial
         bounds = run.accumulated(box, inputs, stored, used, metric, rate, horizon)
         state, output = run.step_error(box, inputs)
@@ -245,6 +272,7 @@ def _proven(
 
 
 def _ends(name: str, box: Box, n: int) -> Array:
+    """Check a box and return its ends, shape (2, n)."""
     low, high = (as_array(name, side, (n,), hint="give lower and upper ends") for side in box)
     if (low > high).any():
         raise SettingError(f"{name} must satisfy lower <= upper, got {low} and {high}: swap them?")

@@ -1,13 +1,12 @@
-"""Gains per lag: what an initial difference, and what a single wrong input, can still do some steps later.
+"""Gains per lag: bounds on the effect of an initial difference and of single inputs some steps later.
 
 For equal inputs after the disturbance the storages P_0, P_1, ... of one output (see `incremental`) give
 
     |dy_k| <= l_k |dx_0|,  l_k^2 = max eig P_k,       |dy_m| <= g_m,c |du_c|  for one input at lag m,
 
-the second from a step at equal states, gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0. The slope condition does not depend on
-time, so two trajectories with many differences are joined by a chain of trajectories that differ in one thing each:
+the second from a step at equal states, gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0. Together, for any differences whatever,
 
-    |dy_k| <= l_k |dx_0| + sum_{j <= k} sum_c g_{k-j,c} |du_{j,c}|        for any differences whatever.
+    |dy_k| <= l_k |dx_0| + sum_{j <= k} sum_c g_{k-j,c} |du_{j,c}|        (proof: docs/theory/horizon.md).
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _INFLATIONS = (1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1)  # of the ga
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class GainCertificate(Certificate):
-    """Gains that hold for any size of the differences.
+    """Proof of gains per lag from the initial state and from inputs, for differences of any size.
 
     Args:
         horizon: N.
@@ -57,19 +56,23 @@ class GainCertificate(Certificate):
 
     KIND: ClassVar[str] = "gain-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "initial": "output units per sqrt(dx' metric dx)", "inputs": "output units per input unit",
+        "initial": "output units per sqrt(dx' metric dx)",
+        "inputs": "output units per input unit",
         "metric": "per state unit squared",
-    }  # fmt: skip
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "initial": Numbers("N + 1", "ny", least=0.0),
+            "metric": Numbers("nx", "nx"),
+            "initial": Numbers("N + 1", "ny", least=0.0),
             "inputs": Numbers("N + 1", "ny", "nu", least=0.0),
             "input_multipliers": Numbers("N + 1", "ny", "nu", "nv", least=0.0),
         },
-        meta={"horizon": Count(size="N")}, parts={"families": Part(Family, many=True)},
-    )  # fmt: skip
+        meta={"horizon": Count(size="N")},
+        parts={"families": Part(Family, many=True)},
+    )
 
     horizon: int
     metric: Array
@@ -83,7 +86,7 @@ class GainCertificate(Certificate):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def bounds(self, initial_radius: float, input_radius: float | Array | InputError = 0.0) -> Array:
-        """Largest output differences per step, shape (N + 1, ny), by adding up the gains.
+        """Bounds on output differences per step, shape (N + 1, ny), as sums of the gains.
 
         Args:
             initial_radius: Bound on the initial difference, in the metric.
@@ -98,9 +101,10 @@ class GainCertificate(Certificate):
     def _prove(self, system: LureSystem, room: float) -> float:
         K = self.horizon + 1
         shapes = {
-            "initial": (K, system.ny), "inputs": (K, system.ny, system.nu),
+            "initial": (K, system.ny),
+            "inputs": (K, system.ny, system.nu),
             "input_multipliers": (K, system.ny, system.nu, system.nv),
-        }  # fmt: skip
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value.shape != shape or not np.isfinite(value).all() or (value < 0).any():
@@ -146,7 +150,7 @@ class GainCertificate(Certificate):
 def certify_gains(
     system: LureSystem, horizon: int, *, metric: Array | None = None, iterations: int = 300
 ) -> GainCertificate:
-    """Prove the gains of all lags from one sweep per output.
+    """Prove the gains of all lags, from one backward recursion per output.
 
     Args:
         system: A frozen system.
@@ -165,6 +169,7 @@ def certify_gains(
     K = problem.horizon + 1
     initial, inputs = np.empty((K, system.ny)), np.zeros((K, system.ny, system.nu))
     multipliers = np.zeros((K, system.ny, system.nu, system.nv))
+    # No input has a size of its own here: each counts in units of its effect.
     units = Units.of(system, None, start=1 / np.sqrt(problem.metric.diagonal()))
     scaled = units.problem(problem, system, None)
     families, tail = [], tail_for(scaled)
@@ -175,6 +180,7 @@ def certify_gains(
         initial[:, row] = np.where(states.any(axis=1), issued_bounds(problem, family), 0.0)
         P = np.array(problem.storages(replace(family, padding=2 * family.padding)))  # see `issued_bounds`
         for c in range(system.nu):
+            # Where no path leads to the output the gain is zero, without multipliers.
             lags = np.flatnonzero(reached[:, c])
             found = [_least_gain(system, row, c, P[lag - 1] if lag else None, family.multipliers[lag]) for lag in lags]
             multipliers[lags, row, c] = np.array([mu for _, mu in found]).reshape(len(lags), system.nv)
@@ -182,15 +188,23 @@ def certify_gains(
             least[lags] = [gain for gain, _ in found]
             inputs[:, row, c] = _issued(system, row, c, P, multipliers[:, row, c], least, lags)
     certificate = GainCertificate(
-        system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
-        horizon=K - 1, metric=problem.metric, initial=initial, inputs=inputs, families=tuple(families),
+        system_digest=system.digest,
+        method="riccati",
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        horizon=K - 1,
+        metric=problem.metric,
+        initial=initial,
+        inputs=inputs,
+        families=tuple(families),
         input_multipliers=multipliers,
-    )  # fmt: skip
+    )
     return certificate.issue(system)
 
 
 def _least_gain(system: LureSystem, row: int, channel: int, P: Array | None, multipliers: Array) -> tuple[float, Array]:
-    """The smallest gain of one input at one lag over multiples of given multipliers, and those; not proven.
+    """Least gain of one input at one lag over multiples of given multipliers; returns both. Not proven.
 
     Multipliers for which a storage exists bound a step from equal states too.
     """
@@ -207,7 +221,7 @@ def _least_gain(system: LureSystem, row: int, channel: int, P: Array | None, mul
 def _issued(
     system: LureSystem, row: int, channel: int, P: Array, mu: Array, least: Array, lags: NDArray[np.intp]
 ) -> Array:
-    """The gains (K,) a little above the ``least`` ones that pass their proof at these lags, zero elsewhere."""
+    """Gains (K,) a little above the ``least`` ones that pass their proof at these lags; zero at other lags."""
     gains = np.zeros(len(least))
     rest = lags
     for inflation in _INFLATIONS:

@@ -1,12 +1,12 @@
-"""How far two trajectories can drift apart over a finite horizon, per step and per output.
+"""Bounds on how far two trajectories can drift apart over a finite horizon, per step and output.
 
 The S-procedure with free weights: for every step k and output i
 
     |dy_k,i|^2 <= dx_0' P_k dx_0 + sum_{j <= k} sum_c rho_j,c du_c^2 <= radius^2 rho_x + sum_j sum_c rho_j,c b_c^2
 
-with the storages of `incremental`. It generalises RNN-SDP (Hamelbeck & Schiffer 2025, arXiv 2509.17898), which has one
-weight for everything, one output norm and the last step only; storage form and chordal exactness: see also
-Xue et al., CDC 2022 (arXiv 2204.00846).
+with the storages of `incremental` (proof: docs/theory/horizon.md). It generalises RNN-SDP (Hamelbeck & Schiffer 2025,
+arXiv 2509.17898), which has one weight for everything, one output norm and the last step only; storage form and chordal
+exactness: see also Xue et al., CDC 2022 (arXiv 2204.00846).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Method(Choice):
-    """Where the multipliers come from."""
+    """Methods that find the multipliers of a horizon certificate."""
 
     RICCATI = "riccati"  # our optimisation through the backward recursion
     SDP = "sdp"  # the semidefinite program, through cvxpy
@@ -53,7 +53,7 @@ class Method(Choice):
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class HorizonCertificate(Certificate):
-    """Two trajectories that start close and have close inputs have outputs within `bounds` of each other, always.
+    """Proof that trajectories with close initial states and inputs have outputs within `bounds` of each other.
 
     Args:
         horizon: N; steps 0..N are covered.
@@ -71,23 +71,29 @@ class HorizonCertificate(Certificate):
 
     KIND: ClassVar[str] = "horizon-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "initial_radius": "sqrt(dx' metric dx)", "metric": "per state unit squared", "input_radius": "input units",
+        "initial_radius": "sqrt(dx' metric dx)",
+        "metric": "per state unit squared",
+        "input_radius": "input units",
         "bounds": "output units",
-    }  # fmt: skip
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "metric": Numbers("nx", "nx"), "input_radius": Numbers("nu", least=0.0),
-            "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
+            "metric": Numbers("nx", "nx"),
+            "input_radius": Numbers("nu", least=0.0),
+            "input_range": Numbers(2, "nu", otherwise=(2, 0)),
+            "state_range": Numbers(2, "nx", otherwise=(2, 0)),
             "bounds": Numbers("N + 1", "ny", least=0.0),
         },
         meta={"horizon": Count(size="N"), "initial_radius": Number(least=0.0)},
         parts={
-            "families": Part(Family, many=True), "input_error": Part(InputError),
+            "families": Part(Family, many=True),
+            "input_error": Part(InputError),
             "gains": Part(GainCertificate, none=True, own=True),
         },
-    )  # fmt: skip
+    )
 
     horizon: int
     initial_radius: float
@@ -155,11 +161,21 @@ class HorizonCertificate(Certificate):
 
 @typed()
 def certify_horizon(
-    system: LureSystem, horizon: int, *, initial_radius: float, input_radius: float | Array | InputError = 0.0,
-    metric: Array | None = None, input_range: Box | None = None, state_range: Box | None = None,
-    gains: GainCertificate | None = None, method: Method | str = Method.RICCATI, focus: Sequence[int] | None = None,
-    solver: str = "CLARABEL", solver_options: dict[str, Any] | None = None, iterations: int = 300,
-) -> HorizonCertificate:  # fmt: skip
+    system: LureSystem,
+    horizon: int,
+    *,
+    initial_radius: float,
+    input_radius: float | Array | InputError = 0.0,
+    metric: Array | None = None,
+    input_range: Box | None = None,
+    state_range: Box | None = None,
+    gains: GainCertificate | None = None,
+    method: Method | str = Method.RICCATI,
+    focus: Sequence[int] | None = None,
+    solver: str = "CLARABEL",
+    solver_options: dict[str, Any] | None = None,
+    iterations: int = 300,
+) -> HorizonCertificate:
     """Bound, for steps 0..horizon and every output, how far two trajectories can differ.
 
     Around a known trajectory `certify_around` is tighter.
@@ -224,18 +240,29 @@ def certify_horizon(
         gains = gains if (added < bounds).any() else None
         bounds = bounds if gains is None else np.minimum(bounds, added)
     certificate = HorizonCertificate(
-        system_digest=system.digest, method=str(method), solver_status=",".join(sorted(statuses)), margin=0.0,
-        versions=current_versions(), horizon=problem.horizon, initial_radius=problem.radius, metric=problem.metric,
-        input_radius=error.covered_box(problem.horizon), input_error=error, input_range=ends[0], state_range=ends[1],
-        bounds=bounds, families=tuple(families), gains=gains,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method=str(method),
+        solver_status=",".join(sorted(statuses)),
+        margin=0.0,
+        versions=current_versions(),
+        horizon=problem.horizon,
+        initial_radius=problem.radius,
+        metric=problem.metric,
+        input_radius=error.covered_box(problem.horizon),
+        input_error=error,
+        input_range=ends[0],
+        state_range=ends[1],
+        bounds=bounds,
+        families=tuple(families),
+        gains=gains,
+    )
     return certificate.issue(system)
 
 
 def _by_sdp(
     search: Search, steps: Sequence[int], together: bool, solver: str, options: dict[str, Any] | None
 ) -> tuple[list[Family], set[str]]:
-    """Families of one output from the semidefinite program, and the solver's words."""
+    """Find families for one output by the semidefinite program; returns them and the solver's statuses."""
     if search.head < search.stages:
         raise SettingError(
             f"method 'sdp' takes at most {search.head - 1} steps, got {search.stages - 1}: use 'riccati'"

@@ -1,10 +1,11 @@
-"""The incremental l2 gain: the dissipation inequality with Q = -I / gamma, S = 0, R = gamma I in declared units.
+"""Bound on the incremental l2 gain: dissipation with Q = -I / gamma, S = 0, R = gamma I in declared units.
 
 For two trajectories from states that differ by dx0,
 
     sum_t |dy_t / output_scale|^2 <= gamma^2 sum_t |du_t / input_scale|^2 + gamma |dx0|_P^2.
 
-(Revay, Wang, Manchester, TAC 2023, def. 1; with rate < 1 the same also holds weighted with rate^-2t.)
+(Revay, Wang, Manchester, TAC 2023, def. 1; with rate < 1 the same also holds weighted with rate^-2t; proof:
+docs/theory/dissipation.md.)
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class L2GainCertificate(DissipationCertificate):
-    """The incremental l2 gain is at most `gamma`, in units of the two scales.
+    """Proof that the incremental l2 gain is at most `gamma`, in units of the two scales.
 
     Args:
         gamma: The bound.
@@ -48,14 +49,17 @@ class L2GainCertificate(DissipationCertificate):
 
     KIND: ClassVar[str] = "l2-gain-certificate"
     UNITS: ClassVar[dict[str, str]] = DissipationCertificate.UNITS | {
-        "gamma": "scaled outputs per scaled inputs", "input_scale": "input units", "output_scale": "output units",
-    }  # fmt: skip
+        "gamma": "scaled outputs per scaled inputs",
+        "input_scale": "input units",
+        "output_scale": "output units",
+    }
 
     SCHEMA: ClassVar[Schema] = DissipationCertificate.SCHEMA.extended(
-        KIND, FORMAT_VERSION,
+        KIND,
+        FORMAT_VERSION,
         arrays={"input_scale": Numbers("nu", above=0.0), "output_scale": Numbers("ny", above=0.0)},
         meta={"gamma": Number(above=0.0), "units": Exactly(UNITS)},
-    )  # fmt: skip
+    )
 
     gamma: float
     input_scale: Array
@@ -63,19 +67,36 @@ class L2GainCertificate(DissipationCertificate):
 
     @classmethod
     def prove_gain(
-        cls, system: LureSystem, gamma: float, *, metric: Array, multipliers: Array, input_scale: Array,
-        output_scale: Array, rate: float = 1.0, method: str = "given",
-    ) -> L2GainCertificate:  # fmt: skip
-        """The certificate of given numbers, after proving it; arguments as the fields.
+        cls,
+        system: LureSystem,
+        gamma: float,
+        *,
+        metric: Array,
+        multipliers: Array,
+        input_scale: Array,
+        output_scale: Array,
+        rate: float = 1.0,
+        method: str = "given",
+    ) -> L2GainCertificate:
+        """Build the certificate from given numbers and prove it; arguments as the fields.
 
         Raises:
             CertificationError: They do not prove it.
         """
         Q, S, R = gain_supply(gamma, np.asarray(input_scale), np.asarray(output_scale))
         return cls.prove(
-            system, metric=metric, multipliers=multipliers, rate=rate, method=method, Q=Q, S=S, R=R,
-            gamma=float(gamma), input_scale=input_scale, output_scale=output_scale,
-        )  # fmt: skip
+            system,
+            metric=metric,
+            multipliers=multipliers,
+            rate=rate,
+            method=method,
+            Q=Q,
+            S=S,
+            R=R,
+            gamma=float(gamma),
+            input_scale=input_scale,
+            output_scale=output_scale,
+        )
 
     def _prove(self, system: LureSystem, room: float) -> float:
         if not (0 < self.gamma < np.inf and (self.input_scale > 0).all() and (self.output_scale > 0).all()):
@@ -98,7 +119,7 @@ class L2GainCertificate(DissipationCertificate):
         )
 
     def plot(self, labels: Sequence[str] = (), *, system: LureSystem | None = None) -> Figure:  # noqa: ARG002
-        """Draw the bound over the size of the inputs' difference, and over the gains that the system really has.
+        """Draw the bound over the size of the input difference, and beside the gains of a linearisation.
 
         Args:
             labels: Ignored: the norm has all channels.
@@ -121,6 +142,7 @@ class L2GainCertificate(DissipationCertificate):
         return figure
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return (*super()._names(), "input_scale", "output_scale")
 
 
@@ -150,25 +172,32 @@ def certify_l2_gain(
     except CertificationError as error:
         raise CertificationError(
             f"no l2 gain can be proven: {error}. A finite-horizon certificate may still exist; for an infinite one "
-            "train a model with a gain by design, such as LipschitzREN", margin=error.margin
-        ) from error  # fmt: skip
+            "train a model with a gain by design, such as LipschitzREN",
+            margin=error.margin,
+        ) from error
     rho, P, lam = least_gain(form, start)
+    # Back to the user's state units, in which everything is proven.
     P, gamma = P / units.x[:, None] / units.x, float(np.sqrt(rho))
     for room in _ROOMS:
         # On the boundary of what holds the proof fails; single precision moved it a little.
         larger = gamma * (1 + room)
         try:
             return L2GainCertificate.prove_gain(
-                system, larger, metric=P / larger, multipliers=lam / larger, input_scale=inputs, output_scale=outputs,
+                system,
+                larger,
+                metric=P / larger,
+                multipliers=lam / larger,
+                input_scale=inputs,
+                output_scale=outputs,
                 method="barrier",
-            )  # fmt: skip
+            )
         except CertificationError as error:
             failure = error
     raise failure
 
 
 def gains_at_rest(system: LureSystem, input_scale: Array, output_scale: Array) -> tuple[Array, Array]:
-    """Frequencies (K,) up to pi and the largest gain there of the linearisation where zero inputs lead to.
+    """Frequency response of the linearisation at rest: frequencies (K,) up to pi and largest gains (K,).
 
     Args:
         system: A frozen system that contracts.
@@ -176,6 +205,7 @@ def gains_at_rest(system: LureSystem, input_scale: Array, output_scale: Array) -
         output_scale: Unit of each output, shape (ny,).
     """
     u = np.zeros((1, system.nu))
+    # A contracting system is at the equilibrium of zero input after so many steps.
     x = system.simulate(np.zeros((2000, system.nu)))[1][-1:]
     at_rest = linearise_trajectory(system, x, u)
     A, B, C, D = at_rest.A[0], at_rest.B[0] * input_scale, at_rest.C[0] / output_scale[:, None], at_rest.D[0]

@@ -1,10 +1,11 @@
-"""RNN-SDP's single constant: the last output against everything that went in.
+"""Lipschitz constant of RNN-SDP: from the initial state and all inputs to the last output.
 
     |y_N - y_N'|_2 <= L |(x_0, u_0, .., u_N) - (x_0', u_0', .., u_N')|_2
 
 (Hamelbeck & Schiffer 2025, arXiv 2509.17898, whose networks have no input at the last step; with diagonal multipliers,
-which are the valid ones.) One number for states and inputs of different units: for tightening use `certify_horizon`.
-With known boxes of inputs and initial states the slopes are those of `controlrnn.certification.proof.slopes`.
+which are the valid ones; proof: docs/theory/lipschitz.md.) One number for states and inputs of different units: for
+tightening use `certify_horizon`. With known boxes of inputs and initial states the slopes are those of
+`controlrnn.certification.proof.slopes`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class LipschitzCertificate(Certificate):
-    """One Lipschitz constant from initial state and all inputs to the last output.
+    """Proof of a Lipschitz constant from the initial state and all inputs to the last output.
 
     Args:
         horizon: N.
@@ -58,18 +59,22 @@ class LipschitzCertificate(Certificate):
 
     KIND: ClassVar[str] = "lipschitz-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "constant": "output units per (state units, input units)", "input_range": "input units",
+        "constant": "output units per (state units, input units)",
+        "input_range": "input units",
         "state_range": "state units",
-    }  # fmt: skip
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "multipliers": Numbers("N + 1", "nv", least=0.0), "rho": Numbers("N + 1", "nu", least=0.0),
-            "input_range": Numbers(2, "nu", otherwise=(2, 0)), "state_range": Numbers(2, "nx", otherwise=(2, 0)),
+            "multipliers": Numbers("N + 1", "nv", least=0.0),
+            "rho": Numbers("N + 1", "nu", least=0.0),
+            "input_range": Numbers(2, "nu", otherwise=(2, 0)),
+            "state_range": Numbers(2, "nx", otherwise=(2, 0)),
         },
         meta={"horizon": Count(size="N"), "constant": Number(least=0.0), "padding": Number(least=0.0, below=1.0)},
-    )  # fmt: skip
+    )
 
     horizon: int
     constant: float
@@ -85,9 +90,14 @@ class LipschitzCertificate(Certificate):
 
     def _prove(self, system: LureSystem, room: float) -> float:
         constant, margin = prove_lipschitz(
-            system, self.horizon, self.multipliers, self.rho, self.padding,
-            boxes_of(self.input_range, self.state_range), room=room,
-        )  # fmt: skip
+            system,
+            self.horizon,
+            self.multipliers,
+            self.rho,
+            self.padding,
+            boxes_of(self.input_range, self.state_range),
+            room=room,
+        )
         if not constant <= self.constant < np.inf:
             raise CertificationError(
                 f"the constant {self.constant:.17g} is not proven: its multipliers give {constant:.17g}", margin=margin
@@ -103,7 +113,7 @@ class LipschitzCertificate(Certificate):
         )
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw how much a difference of each input counts at each step before the output, beside the constant.
+        """Draw the gain bound of each input by steps before the output, beside the constant.
 
         Args:
             labels: One for each input.
@@ -119,9 +129,13 @@ class LipschitzCertificate(Certificate):
 
 @typed()
 def certify_lipschitz(
-    system: LureSystem, horizon: int, *, input_range: Box | None = None, state_range: Box | None = None,
+    system: LureSystem,
+    horizon: int,
+    *,
+    input_range: Box | None = None,
+    state_range: Box | None = None,
     iterations: int = 300,
-) -> LipschitzCertificate:  # fmt: skip
+) -> LipschitzCertificate:
     """Prove one Lipschitz constant from (initial state, inputs 0..N) to the output at step N.
 
     Args:
@@ -171,10 +185,19 @@ def certify_lipschitz(
             continue
         square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
         candidate = LipschitzCertificate(
-            system_digest=system.digest, method="riccati", solver_status="", margin=0.0, versions=current_versions(),
-            horizon=horizon, constant=float(np.sqrt(square)) * ROOM, multipliers=lam, rho=rho, padding=padding,
-            input_range=stored[0], state_range=stored[1],
-        )  # fmt: skip
+            system_digest=system.digest,
+            method="riccati",
+            solver_status="",
+            margin=0.0,
+            versions=current_versions(),
+            horizon=horizon,
+            constant=float(np.sqrt(square)) * ROOM,
+            multipliers=lam,
+            rho=rho,
+            padding=padding,
+            input_range=stored[0],
+            state_range=stored[1],
+        )
         try:
             return candidate.issue(system)
         except CertificationError as error:
@@ -183,9 +206,9 @@ def certify_lipschitz(
 
 
 def _inside(task: Task) -> Pair:
-    """Where the search starts: stationary multipliers, whose constant holds for every length; else stage by stage.
+    """Feasible multipliers to start from: stationary ones if they exist, else those of `interior`.
 
-    Stage by stage every storage is a little larger than it has to be, which grows with the length beyond all measure.
+    In `interior` every storage is a little larger than it has to be, a loss that grows exponentially with the length.
     """
     form = task.form
     try:
@@ -197,4 +220,5 @@ def _inside(task: Task) -> Pair:
 
 
 def _form(system: LureSystem, horizon: int, boxes: tuple[Box, Box] | None) -> IncrementalForm:
+    """Difference system of a system, with the slopes that known boxes imply."""
     return IncrementalForm.of(system, None, None if boxes is None else local_slopes(system, *boxes, horizon))

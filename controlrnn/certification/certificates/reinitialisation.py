@@ -1,4 +1,4 @@
-"""What re-initialisation costs: the error of the state that a prediction starts from, and of the outputs that follow.
+"""Re-initialisation: bounds on the error of an initial state that is found again, and of predictions from it.
 
 Let x* be the model's state under the true inputs since the far past, and the recorded inputs off by at most d. With a
 contraction certificate (rate p, metric P, gains g), R0 from `proof.reachable`, and an innovation observer's own
@@ -8,7 +8,8 @@ certificate (q, S, s) whose measurements differ from the model's outputs by at m
     running on           |x* - xhat|_P <= g'd / (1 - p)
     observer             |x* - xhat|_S <= q^W k R0 + (1 - q^W) / (1 - q) s'(d, r),   k^2 = max eig (S, P)
 
-and the outputs follow from horizon certificates: one of W + N steps from R0 covers every shorter washout.
+and the outputs follow from horizon certificates: one of W + N steps from R0 covers every shorter washout (proof:
+docs/theory/reinitialisation.md).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _SLOWER = 0.1  # of what is left to one
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class ReinitialisationCertificate(Certificate):
-    """Errors that three ways of finding the state leave, in the state and in the outputs predicted from it.
+    """Proven state and output errors after a washout, after running on, and after an observer.
 
     Args:
         washout: Most steps of washout.
@@ -53,37 +54,48 @@ class ReinitialisationCertificate(Certificate):
         input_high: Upper limits, likewise.
         input_error: Largest error of each recorded or planned input, shape (nu,).
         radius: R0, in the metric of `contraction`.
-        contraction: Of the model.
-        washed: Outputs from R0 on, over washout + horizon steps.
-        running: Outputs from the error of running on, over washout + horizon steps.
+        contraction: Contraction certificate of the model.
+        washed: Bounds on outputs from an initial error of R0, over washout + horizon steps.
+        running: Bounds on outputs from the error of running on, over washout + horizon steps.
         observer_gain: L, shape (nx, ny); zero without an observer.
         residual_bound: Largest difference between measurement and model, shape (ny,).
         observer: Contraction certificate of the observer, or None.
-        observed: Outputs after the observer ran `washout` steps, over the horizon, or None.
+        observed: Bounds on outputs over the horizon after `washout` steps of the observer, or None.
     """
 
     KIND: ClassVar[str] = "reinitialisation-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "washout": "steps", "horizon": "steps", "start": "state units", "input_low": "input units",
-        "input_high": "input units", "input_error": "input units", "radius": "|dx|_P of the contraction certificate",
-        "residual_bound": "output units", "observer_gain": "state units per output unit",
-    }  # fmt: skip
+        "washout": "steps",
+        "horizon": "steps",
+        "start": "state units",
+        "input_low": "input units",
+        "input_high": "input units",
+        "input_error": "input units",
+        "radius": "|dx|_P of the contraction certificate",
+        "residual_bound": "output units",
+        "observer_gain": "state units per output unit",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "start": Numbers("nx"), "input_low": Numbers("nu"), "input_high": Numbers("nu"),
-            "input_error": Numbers("nu", least=0.0), "observer_gain": Numbers("nx", "ny"),
+            "start": Numbers("nx"),
+            "input_low": Numbers("nu"),
+            "input_high": Numbers("nu"),
+            "input_error": Numbers("nu", least=0.0),
+            "observer_gain": Numbers("nx", "ny"),
             "residual_bound": Numbers("ny", least=0.0),
         },
         meta={"washout": Count(), "horizon": Count(), "radius": Number(least=0.0)},
         parts={
-            "contraction": Part(ContractionCertificate, own=True), "washed": Part(HorizonCertificate, own=True),
+            "contraction": Part(ContractionCertificate, own=True),
+            "washed": Part(HorizonCertificate, own=True),
             "running": Part(HorizonCertificate, own=True),
             "observer": Part(ContractionCertificate, none=True, own=True),
             "observed": Part(HorizonCertificate, none=True, own=True),
         },
-    )  # fmt: skip
+    )
 
     washout: int
     horizon: int
@@ -105,31 +117,38 @@ class ReinitialisationCertificate(Certificate):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def washout_error(self, steps: int) -> float:
-        """Radius, in the metric of `contraction`, that a washout of ``steps`` steps leaves."""
+        """Bound on the state's error after a washout of ``steps`` steps, in the metric of `contraction`."""
         return self.contraction.error_after(steps, self.radius, self.input_error)
 
     @property
     def running_error(self) -> float:
-        """Radius, in the metric of `contraction`, that running on since the far past leaves."""
+        """Bound on the state's error after running on since the far past, in the metric of `contraction`."""
         return self.contraction.reachable_radius(self.input_error)
 
     def observer_error(self, steps: int) -> float:
-        """Radius, in the metric of `observer`, after ``steps`` steps. Raises SettingError without an observer."""
+        """Bound on the state's error after ``steps`` steps of the observer, in the metric of `observer`.
+
+        Raises SettingError without an observer.
+        """
         if self.observer is None:
             raise SettingError("this certificate covers no observer: pass observer_gain to certify_reinitialisation")
+        # k R0: the initial radius in the observer's metric.
         first = times_up(root_up(largest_ratio(self.observer.metric, self.contraction.metric)), self.radius)
         errors = np.concatenate([self.input_error, self.residual_bound])
         return self.observer.error_after(steps, float(first), errors)
 
     def output_bounds(self, steps: int) -> Array:
-        """Output errors (N + 1, ny) over the prediction horizon after a washout of ``steps`` <= `washout` steps."""
+        """Bounds (N + 1, ny) on output errors over the prediction horizon after a washout of ``steps`` steps.
+
+        At most `washout` steps.
+        """
         if count("steps", steps, least=0) > self.washout:
             raise SettingError(f"steps must be at most washout = {self.washout}, got {steps}: certify a longer one")
         return self.washed.bounds[steps : steps + self.horizon + 1]
 
     @property
     def running_bounds(self) -> Array:
-        """Output errors (N + 1, ny) over the prediction horizon after running on.
+        """Bounds (N + 1, ny) on output errors over the prediction horizon after running on.
 
         The error of running on held W steps ago as well, and what it became since then is bounded jointly with the
         inputs since then: the best W for each step counts.
@@ -138,7 +157,7 @@ class ReinitialisationCertificate(Certificate):
         return np.asarray(windows.min(axis=0).T)
 
     def enough_washout(self, factor: float = 1.1) -> int | None:
-        """Fewest steps after which a washout costs no output more than ``factor`` times what running on costs.
+        """Fewest washout steps whose output errors are within ``factor`` of those of running on.
 
         Args:
             factor: Above 1; of the largest error over the prediction horizon.
@@ -154,6 +173,7 @@ class ReinitialisationCertificate(Certificate):
         self._check_shapes(system)
         margins = [self.contraction._proven(system, room)]
         P, N = self.contraction.metric, self.horizon
+        # R0 is computed anew, not taken from the file.
         needed = _settled(system, self.contraction, self.start, (self.input_low, self.input_high))
         if not needed <= self.radius < np.inf:
             raise CertificationError(f"radius must be at least {needed:.17g}, got {self.radius:.17g}: certify again")
@@ -171,16 +191,18 @@ class ReinitialisationCertificate(Certificate):
     def _covers(
         self, system: LureSystem, outputs: HorizonCertificate, metric: Array, radius: float, horizon: int, room: float
     ) -> float:
-        """Margin of a certificate that has to hold for all states and inputs, this radius and these input errors."""
+        """Prove a horizon certificate and check that it covers this radius and the input errors; returns its margin."""
         margin = outputs._proven(system, room)
         if outputs.input_range.size or outputs.state_range.size:
             raise CertificationError(
                 "a horizon certificate holds in boxes of inputs and states only, expected everywhere: certify again"
             )
         if not (
-            outputs.horizon == horizon and np.array_equal(outputs.metric, metric)
-            and outputs.initial_radius >= radius and (outputs.input_radius >= self.input_error).all()
-        ):  # fmt: skip
+            outputs.horizon == horizon
+            and np.array_equal(outputs.metric, metric)
+            and outputs.initial_radius >= radius
+            and (outputs.input_radius >= self.input_error).all()
+        ):
             raise CertificationError(
                 f"a horizon certificate covers a radius of {outputs.initial_radius:.17g} over {outputs.horizon} steps, "
                 f"expected {radius:.17g} over {horizon} in the metric of the state's error: certify again"
@@ -188,9 +210,16 @@ class ReinitialisationCertificate(Certificate):
         return margin
 
     def _check_shapes(self, system: LureSystem) -> None:
+        """Raise a CertificationError unless all fields have sensible shapes and signs."""
         nx, nu, ny = system.nx, system.nu, system.ny
-        shapes = {"start": (nx,), "input_low": (nu,), "input_high": (nu,), "input_error": (nu,),
-                  "observer_gain": (nx, ny), "residual_bound": (ny,)}  # fmt: skip
+        shapes = {
+            "start": (nx,),
+            "input_low": (nu,),
+            "input_high": (nu,),
+            "input_error": (nu,),
+            "observer_gain": (nx, ny),
+            "residual_bound": (ny,),
+        }
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value.shape != shape or not np.isfinite(value).all():
@@ -214,13 +243,14 @@ class ReinitialisationCertificate(Certificate):
             lines.append(_line(f"observer {self.washout:3d}", error, self.observed.bounds))
         enough = self.enough_washout()
         lines.append(
-            f"No washout of up to {self.washout} steps comes within 10 % of running on." if enough is None
+            f"No washout of up to {self.washout} steps comes within 10 % of running on."
+            if enough is None
             else f"After a washout of {enough} steps predictions are within 10 % of those of running on."
-        )  # fmt: skip
+        )
         return "\n".join([*lines, f"Proven in float64, smallest relative pivot {self.margin:.2g}."])
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Draw the state's error over the washout, what it costs at most, and over the prediction horizon.
+        """Draw the state's error over the washout, the largest output errors, and these by prediction step.
 
         Args:
             labels: One for each output.
@@ -257,17 +287,26 @@ class ReinitialisationCertificate(Certificate):
         return figure
 
     def _names(self) -> tuple[str, ...]:
+        """Names of the fields that are arrays."""
         return ("start", "input_low", "input_high", "input_error", "observer_gain", "residual_bound")
 
 
 @typed()
 def certify_reinitialisation(
-    system: LureSystem, *, washout: int, horizon: int, input_range: tuple[Array, Array],
-    input_error: float | Array = 0.0, start: Array | None = None, contraction: ContractionCertificate | None = None,
-    observer_gain: Array | None = None, residual_bound: float | Array = 0.0,
-    observer_contraction: ContractionCertificate | None = None, iterations: int = 300,
-) -> ReinitialisationCertificate:  # fmt: skip
-    """Bound what washing out, running on and observing leave of an unknown state, and what follows over a horizon.
+    system: LureSystem,
+    *,
+    washout: int,
+    horizon: int,
+    input_range: tuple[Array, Array],
+    input_error: float | Array = 0.0,
+    start: Array | None = None,
+    contraction: ContractionCertificate | None = None,
+    observer_gain: Array | None = None,
+    residual_bound: float | Array = 0.0,
+    observer_contraction: ContractionCertificate | None = None,
+    iterations: int = 300,
+) -> ReinitialisationCertificate:
+    """Bound the state errors that washout, running on and an observer leave, and the output errors that follow.
 
     Args:
         system: A frozen system that can be shown to contract.
@@ -303,6 +342,7 @@ def certify_reinitialisation(
         contraction = certify_contraction(system, best + _SLOWER * (1 - best), input_scale=high - low)
     contraction.verify(system)
     if start is None:
+        # A contracting system settles at the equilibrium of its input.
         start = system.simulate(np.tile(0.5 * (low + high), (2000, 1)))[1][-1]
     start = as_array("start", start, (system.nx,))
     radius = published(_settled(system, contraction, start, (low, high)))
@@ -315,13 +355,26 @@ def certify_reinitialisation(
 
     still = contraction.reachable_radius(errors)
     draft = ReinitialisationCertificate(
-        system_digest=system.digest, method="contraction and horizon", solver_status="", margin=0.0,
-        versions=current_versions(), washout=washout, horizon=horizon, start=start, input_low=low, input_high=high,
-        input_error=errors, radius=radius, contraction=contraction, residual_bound=residual,
+        system_digest=system.digest,
+        method="contraction and horizon",
+        solver_status="",
+        margin=0.0,
+        versions=current_versions(),
+        washout=washout,
+        horizon=horizon,
+        start=start,
+        input_low=low,
+        input_high=high,
+        input_error=errors,
+        radius=radius,
+        contraction=contraction,
+        residual_bound=residual,
         washed=outputs(washout + horizon, radius, contraction.metric),
         running=outputs(washout + horizon, still, contraction.metric),
-        observer_gain=np.zeros((system.nx, system.ny)), observer=None, observed=None,
-    )  # fmt: skip
+        observer_gain=np.zeros((system.nx, system.ny)),
+        observer=None,
+        observed=None,
+    )
     if observer_gain is not None:
         observing = observer_system(system, observer_gain)
         own = certify_contraction(observing) if observer_contraction is None else observer_contraction
@@ -333,10 +386,12 @@ def certify_reinitialisation(
 def _settled(
     system: LureSystem, contraction: ContractionCertificate, start: Array, input_range: tuple[Array, Array]
 ) -> float:
+    """Upper bound of the distance from ``start`` to any settled state, in the metric of ``contraction``."""
     return settled_radius(system, contraction.rate, contraction.metric, contraction.input_gain, start, input_range)
 
 
 def _errors(name: str, value: float | Array, n: int) -> Array:
+    """Check error bounds and spread them over n channels, shape (n,)."""
     array = as_array(name, np.full(n, value) if np.ndim(value) == 0 else value, (n,), hint="one number per channel")
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {array}")
@@ -344,4 +399,5 @@ def _errors(name: str, value: float | Array, n: int) -> Array:
 
 
 def _line(name: str, error: float, bounds: Array) -> str:
+    """One line of the summary: name, state error and largest output errors."""
     return f"  {name}: {error:.4g}; " + ", ".join(f"{b:.4g}" for b in bounds.max(axis=0))

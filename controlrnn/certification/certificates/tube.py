@@ -1,7 +1,7 @@
-"""Bounds around a known trajectory, such as a plan: tighter than those for all trajectories, where slopes are known.
+"""Bounds around a known trajectory, such as a plan, where slopes are known and bounds therefore tighter.
 
-The proof is one or several passes forward (`controlrnn.certification.proof.tube`); their multipliers come from
-`controlrnn.certification.search.tube`.
+The proof is one or several passes forward (`controlrnn.certification.proof.tube`, docs/theory/prediction_tube.md);
+their multipliers come from `controlrnn.certification.search.tube`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Focus = tuple[tuple[int, int] | None, ...]
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("*",), stored=False)
 class TubeCertificate(Certificate):
-    """What starts near a nominal trajectory and has inputs near its inputs stays within `bounds` of its outputs.
+    """Proof that neighbours of a nominal trajectory have outputs within `bounds` of its outputs.
 
     Two such trajectories differ by at most twice the bounds.
 
@@ -54,30 +54,39 @@ class TubeCertificate(Certificate):
         input_radius: Largest difference from the nominal input per channel and step, shape (nu,), input units.
         bounds: Shape (N + 1, ny), output units.
         multipliers: Relative to the size of the differences, shape (passes, steps, nv).
-        shares: Of the state's difference and of each input that may differ, shape (passes, steps, 1 + m).
+        shares: Weights of the state's difference and of each input that may differ, shape (passes, steps, 1 + m).
         padding: Relative enlargement of the ellipsoids, which leaves room for the proof.
         focus: The step and output that each pass was made for; None: for all of them.
     """
 
     KIND: ClassVar[str] = "tube-certificate"
     UNITS: ClassVar[dict[str, str]] = {
-        "initial_radius": "sqrt(dx' metric dx)", "metric": "per state unit squared", "input_radius": "input units",
-        "u": "input units", "bounds": "output units",
-    }  # fmt: skip
+        "initial_radius": "sqrt(dx' metric dx)",
+        "metric": "per state unit squared",
+        "input_radius": "input units",
+        "u": "input units",
+        "bounds": "output units",
+    }
 
     SCHEMA: ClassVar[Schema] = certificate_schema(
-        KIND, UNITS,
+        KIND,
+        UNITS,
         arrays={
-            "x0": Numbers("nx"), "u": Numbers("N + 1", "nu"), "metric": Numbers("nx", "nx"),
-            "input_radius": Numbers("nu", least=0.0), "bounds": Numbers("N + 1", "ny", least=0.0),
+            "x0": Numbers("nx"),
+            "u": Numbers("N + 1", "nu"),
+            "metric": Numbers("nx", "nx"),
+            "input_radius": Numbers("nu", least=0.0),
+            "bounds": Numbers("N + 1", "ny", least=0.0),
             "multipliers": Numbers("passes", "steps", "nv", least=0.0),
             "shares": Numbers("passes", "steps", "p", least=0.0),
         },
         meta={
-            "horizon": Count(size="N"), "initial_radius": Number(least=0.0), "padding": Number(least=0.0),
+            "horizon": Count(size="N"),
+            "initial_radius": Number(least=0.0),
+            "padding": Number(least=0.0),
             "focus": ListOf(ListOf(Count(), 2, none=True), "passes"),
         },
-    )  # fmt: skip
+    )
 
     horizon: int
     x0: Array
@@ -106,7 +115,7 @@ class TubeCertificate(Certificate):
         return margin
 
     def around(self, system: LureSystem, x0: Array, u: Array, *, iterations: int = 5) -> TubeCertificate:
-        """The same radii around another trajectory, proven anew from these multipliers: much faster than a search.
+        """Prove the same radii around another trajectory from these multipliers, much faster than by a search.
 
         Args:
             system: The certified system.
@@ -124,6 +133,7 @@ class TubeCertificate(Certificate):
         if not count("iterations", iterations, least=0):
             passes = tuple(zip(self.multipliers, self.shares, strict=True))
             return _certificate(case, passes, self.focus, method="reused")
+        # The adjoints of this certificate's own passes are the weights for the new trajectory.
         here = Case(system, self.x0, self.u, self.initial_radius, self.metric, self.input_radius)
         tube, trial, every = None, None, []
         for one in zip(self.multipliers, self.shares, self.focus, strict=True):
@@ -155,9 +165,16 @@ class TubeCertificate(Certificate):
 
 @typed()
 def certify_around(
-    system: LureSystem, x0: Array, u: Array, *, initial_radius: float, input_radius: float | Array = 0.0,
-    metric: Array | None = None, focus: Sequence[int] | None = None, passes: int = 3,
-) -> TubeCertificate:  # fmt: skip
+    system: LureSystem,
+    x0: Array,
+    u: Array,
+    *,
+    initial_radius: float,
+    input_radius: float | Array = 0.0,
+    metric: Array | None = None,
+    focus: Sequence[int] | None = None,
+    passes: int = 3,
+) -> TubeCertificate:
     """Bound how far the outputs can be from those of a known trajectory.
 
     Args:
@@ -185,6 +202,7 @@ def certify_around(
         raise SettingError(f"focus must name steps within 0..{case.horizon}, got {steps}")
     tube, *first = case.search(None, None, None)
     for _ in range(count("passes", passes) - 1):
+        # Passes alternate with adjoints until they agree, see `search.tube`.
         trial, *found = case.search(None, case.adjoint(tube, first[1]), first)
         gain = float(np.log(np.maximum(tube.bounds, 1e-200) / np.maximum(trial.bounds, 1e-200)).mean())
         _log.debug("all steps: %.4f gained", gain)
@@ -192,6 +210,7 @@ def certify_around(
             tube, first = trial, found
         if not gain > 0.005:
             break
+    # With slopes known, passes that aim at one output and step can only tighten the bounds.
     every, aims = [first], list[tuple[int, int] | None]([None])
     for step in dict.fromkeys(steps):
         for row in range(system.ny):
@@ -205,18 +224,31 @@ def certify_around(
 
 
 def _certificate(case: Case, every: Sequence[Sequence[Array]], focus: Focus, *, method: str) -> TubeCertificate:
-    """A proven certificate of passes, multipliers and shares each, with the least padding that the proof needs."""
+    """Prove passes of multipliers and shares with the least padding that works; returns the certificate."""
     multipliers, shares = (np.array(part) for part in zip(*every, strict=True))
     failure = CertificationError("no padding")
     for padding in PADDINGS:
         try:
             bounds, margin = case.prove(multipliers, shares, padding, room=PROOF_ROOM)
             certificate = TubeCertificate(
-                system_digest=case.system.digest, method=method, solver_status="", margin=margin,
-                versions=current_versions(), horizon=case.horizon, x0=case.x0, u=case.u, initial_radius=case.radius,
-                metric=case.metric, input_radius=case.input_radius, multipliers=multipliers, shares=shares,
-                bounds=bounds * ROOM + 4 * case.rounding(), padding=padding, focus=focus,
-            )  # fmt: skip
+                system_digest=case.system.digest,
+                method=method,
+                solver_status="",
+                margin=margin,
+                versions=current_versions(),
+                horizon=case.horizon,
+                x0=case.x0,
+                u=case.u,
+                initial_radius=case.radius,
+                metric=case.metric,
+                input_radius=case.input_radius,
+                multipliers=multipliers,
+                shares=shares,
+                # Another processor rounds the nominal trajectory differently.
+                bounds=bounds * ROOM + 4 * case.rounding(),
+                padding=padding,
+                focus=focus,
+            )
             return replace(certificate, margin=certificate.verify(case.system))
         except CertificationError as error:
             failure = error

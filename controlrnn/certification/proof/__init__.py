@@ -1,4 +1,4 @@
-"""What has to be believed of a certificate: small, numpy only; imports nothing from searches, solvers or files.
+"""The trusted part of certification: theorems, their proofs in float64 and the bounds on rounding.
 
 `enclosure` holds all analysis of rounding; `definite` proves matrices positive definite; the others state what follows.
 """

@@ -1,4 +1,4 @@
-"""Rounding of a Lur'e system that runs in float64 or float32: of one step, and of what all steps add up to.
+"""Bounds on the rounding of a Lur'e system that runs in float64 or float32: per step, and over all steps.
 
 One step. Every pre-activation, next state and output is a sum of m <= nx + nu + nv + 1 products and a bias. Whatever
 the order of summation, fused or not, it errs by at most gamma of the sum of absolute values (Higham, "Accuracy and
@@ -70,13 +70,13 @@ FORMATS = {
 
 
 def plus(*values: Any) -> Array:
-    """Not below the sum of nonnegative arrays of one shape."""
+    """Upper bound of the sum of nonnegative arrays of one shape."""
     return sum_up(np.stack([np.asarray(value, dtype=np.float64) for value in values]), axis=0)
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a system is executed.
+    """Rounding-error bounds of a system run in a floating-point format with a given accuracy of tanh.
 
     Args:
         system: A frozen system.
@@ -97,10 +97,11 @@ class Execution:
 
     @property
     def _terms(self) -> int:
+        """Largest number of terms in any sum: products with states, inputs and neurons, and a bias."""
         return int(self.system.nx + self.system.nu + self.system.nv + 1)
 
     def stored(self, size: Array) -> Array:
-        """Bound on what storing numbers of at most this size does to them; zero where they are stored as they are."""
+        """Bound on the rounding of numbers of at most this size when they are stored; zero where they stay exact."""
         if not self.format.rounds_data:
             return np.zeros(np.shape(size))
         return plus(times_up(self.format.unit, size), np.full(np.shape(size), self.format.tiny))
@@ -119,6 +120,7 @@ class Execution:
         first = s.nx + s.nu
         for start, stop in s.blocks:
             rows, here = slice(start, stop), slice(first + start, first + stop)
+            # Neurons of this layer and of later ones have no bound yet; a frozen system gives them no weight.
             D11 = np.where(np.arange(s.nv) < start, s.D11[rows], 0.0)
             before = self._sum_error(np.hstack([s.C1[rows], s.D12[rows], D11]), s.bv[rows], size, error)
             error[here] = self._activation_error(v[rows], before)
@@ -165,7 +167,7 @@ class Execution:
         return plus(times_up(steepest, error), own, np.full(size.shape, 4 * tiny))
 
     def carried(self, start: Enclosure, inputs: Enclosure, steps: int) -> Enclosure:
-        """A box that holds the computed states of the steps 0..N, if the first one lies in ``start``.
+        """Box that holds the computed states of the steps 0..N if the first one lies in ``start``, by intervals.
 
         Raises:
             CertificationError: The intervals explode.
@@ -179,25 +181,27 @@ class Execution:
         return hull
 
     def confined(self, start: Enclosure, inputs: Enclosure, rate: float, metric: Array, input_gain: Array) -> Enclosure:
-        """A box that holds all computed states for ever, if the first one lies in ``start``, by a proven contraction.
+        """Box that holds all computed states for ever if the first one lies in ``start``, by a proven contraction.
 
         Args:
-            start: Holds the computed initial state.
-            inputs: Holds the inputs.
+            start: Box that holds the computed initial state.
+            inputs: Box that holds the inputs.
             rate: Proven, in (0, 1).
-            metric: Of that proof, shape (nx, nx).
-            input_gain: Likewise, shape (nu,).
+            metric: P of that proof, shape (nx, nx).
+            input_gain: Gains of that proof, shape (nu,).
 
         Raises:
             CertificationError: Rounding moves the state by more than contraction takes back.
         """
         s, forgotten = self.system, np.nextafter(1 - rate, 0.0)
         middle = np.broadcast_to(inputs.mid, (_SETTLING, s.nu))
+        # Any centre is valid; a settled state makes the drift, and so the ball, small.
         c = Enclosure.of(np.asarray(s.simulate(middle, start.mid)[1])[-1])
         at_middle = norm_up(next_state(s, c, Enclosure.of(inputs.mid)) - c, metric)
         by_gains = float(plus(np.float64(at_middle), sum_up(times_up(input_gain, inputs.rad))))
         drift = min(norm_up(next_state(s, c, inputs) - c, metric), by_gains)
         units = np.eye(s.nx)
+        # Half widths of the metric's unit ball: |e_i|^2 <= max x_i^2 / x'Px.
         widths = root_up(
             largest_ratios(Enclosure.of(units[:, :, None] * units[:, None, :]), Enclosure.of(metric[None]))
         )
@@ -215,7 +219,10 @@ class Execution:
         )
 
     def _shrunk(self, box: Enclosure, start: Enclosure, inputs: Enclosure) -> Enclosure:
-        """Computed states are in ``start``, or follow from others in the box: what is in neither is dropped."""
+        """Shrink a box of all computed states by intersecting it with its start and image, several times.
+
+        Every computed state is in ``start``, or follows from another one in the box.
+        """
         for _ in range(_SHRINKINGS):
             exact = next_state(self.system, box, inputs)
             image = Enclosure(exact.mid, plus(exact.rad, self.step_error(box, inputs)[0]))
@@ -224,21 +231,27 @@ class Execution:
 
     @staticmethod
     def _norm(error: Array, metric: Array) -> Array:
-        """Not below |e|_metric for any |e_i| <= error_i."""
+        """Upper bound of |e|_metric for any |e_i| <= error_i."""
         return np.asarray(norm_up(Enclosure(np.zeros_like(error), error), metric))
 
     def accumulated(
-        self, box: Enclosure, inputs: Enclosure, start: Array, gains: Array, metric: Array, rate: float | None,
+        self,
+        box: Enclosure,
+        inputs: Enclosure,
+        start: Array,
+        gains: Array,
+        metric: Array,
+        rate: float | None,
         horizon: int | None,
-    ) -> Array:  # fmt: skip
-        """Bounds on |yc - y|: shape (horizon + 1, ny), or one row for all steps.
+    ) -> Array:
+        """Bounds on |yc - y| after all rounding: shape (horizon + 1, ny), or one row for all steps.
 
         Args:
-            box: Holds the computed states.
-            inputs: Holds the inputs.
+            box: Box that holds the computed states.
+            inputs: Box that holds the inputs.
             start: Bound on |xc[0] - x[0]|, shape (nx,).
             gains: l, shape (N + 1, ny), from a state to outputs, of the lags 0..N.
-            metric: Theirs.
+            metric: Norm of the state in ``gains``, shape (nx, nx).
             rate: l_{N+j} <= l_N rate^j for all j: of a contraction in the same metric. None: not known.
             horizon: Number of steps; None for all, which needs a rate.
         """
@@ -247,6 +260,7 @@ class Execution:
         if horizon is None or horizon >= len(gains):
             if rate is None:
                 raise CertificationError(f"gains of {len(gains) - 1} lags bound no more steps, got horizon {horizon}")
+            # Geometric series of the gains beyond the last lag: l_N (p + p^2 + ..).
             tail = times_up(divide_up(rate, np.nextafter(1 - rate, 0.0)), gains[-1])
             whole = plus(sum_up(gains, axis=0), tail)
             rows = np.array([plus(output, times_up(gains.max(axis=0), first), times_up(whole, each))])
@@ -261,7 +275,7 @@ class Execution:
 
 
 def output_gain(system: Matrices, metric: Array) -> Array:
-    """Bound on |dy_i| over |dx|_metric at equal inputs, shape (ny,): row by row through the neurons."""
+    """Bound on |dy_i| over |dx|_metric at equal inputs, shape (ny,), from the gains of single rows and neurons."""
 
     def seen(rows: Array) -> Array:
         products = Enclosure.of(rows[:, :, None]) * Enclosure.of(rows[:, None, :])
@@ -277,6 +291,7 @@ def output_gain(system: Matrices, metric: Array) -> Array:
 
 
 def _hull(a: Enclosure, b: Enclosure) -> Enclosure:
+    """The smallest box, rounded outwards, that holds two boxes."""
     low, high = np.minimum(a.lower(), b.lower()), np.maximum(a.upper(), b.upper())
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise CertificationError(

@@ -1,9 +1,16 @@
-"""The comparison system of a gated network: what its gates allow at most, never rounded down.
+"""Comparison system of a gated network (LSTM, GRU): upper bounds on how differences grow, never rounded down.
+
+With s = sigmoid and bars for the largest values over the inputs' range, the states of two runs differ by at most
+
+    GRU    |dh+| <= z |dh| + (1 - z) |dn| + |dz| |h - n|,   |dn| <= n' (|Wn||du| + |Un|(r |dh| + |dr| |h|))
+    LSTM   |dc+| <= f |dc| + c |df| + i |dg| + g |di|,      |dh+| <= o |dc+| + |do| tanh c,   c = i g / (1 - f)
+
+entrywise, where every gate's difference is at most its largest slope times |W||du| + |U||dh| (proof:
+docs/theory/delta_iss.md).
 
 All that follows the bounds of the gates adds and multiplies nonnegative numbers, products rounded up, so that one
 factor for their number covers the rounding of sums. exp, tanh and cosh of numpy are trusted to 45 units in the last
 place, and what underflows counts: a state may be bounded by 1e308, and a scale may be 1e-300.
-See `controlrnn.certification.certificates.delta_iss` for the inequalities.
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ _ULP = 1e-14  # of exp, tanh and what is made of them: far more than they err
 
 
 class Comparison:
-    """The monotone map F that bounds |dx+| by |dx| and |du| entrywise.
+    """The monotone map that bounds |dx+| of a gated network by |dx| and |du|, entry by entry.
 
     Args:
         system: A frozen gated system.
@@ -45,13 +52,16 @@ class Comparison:
     """
 
     def __init__(self, system: Gates, inputs: Box, state: Array | None = None) -> None:
-        self._system, n = system, system.units
-        self._W, self._U = np.abs(system.W), np.abs(system.U)
+        n = system.units
+        self._system = system
+        self._W = np.abs(system.W)
+        self._U = np.abs(system.U)
         self._more = 1 + 8 * (n + system.nu + 64) * UNIT
         # Of the hidden state only |h| <= 1 is used; the GRU's candidate sees r h, which is no larger.
         hidden = Enclosure(np.zeros(n), np.ones(n))
         gates = Enclosure.of(system.W) @ box_of(inputs) + Enclosure.of(system.U) @ hidden + Enclosure.of(system.b)
-        self._lowest, self._highest = gates.lower(), gates.upper()
+        self._lowest = gates.lower()
+        self._highest = gates.upper()
         if not (np.isfinite(self._lowest).all() and np.isfinite(self._highest).all()):
             raise CertificationError("delta-ISS cannot be shown: the gates overflow; narrow input_range")
         least = np.ones(n)
@@ -59,6 +69,7 @@ class Comparison:
             i, f, _ = (self._largest(k, _sigmoid) for k in range(3))
             if not (f < 1).all():
                 raise CertificationError("delta-ISS cannot be shown: a forget gate may stay open; narrow input_range")
+            # The cell's bound |c| <= i |g| / (1 - f) is kept, since |c+| <= f |c| + i |g|.
             cells = divide_up(times_up(i, self._largest(3, np.tanh)), np.nextafter(1 - f, 0.0))
             least = np.concatenate([least, cells])
         self.state = least if state is None else state
@@ -66,30 +77,33 @@ class Comparison:
             raise CertificationError("state_bound is less than what the gates imply: the certificate was altered")
 
     def __call__(self, dx: Array, du: Array) -> Array:
-        """Bound on the next |dx| (nx,) from |dx| (nx,) and |du| (nu,)."""
+        """Bound on the next |dx| (nx,), given |dx| (nx,) and |du| (nu,)."""
         grown = self._gru(dx, du) if self._system.cell == "gru" else self._lstm(dx, du)
         return times_up(grown, self._more)
 
     def rate(self, scale: Array) -> float:
-        """Not below max_i |dx_i+| / scale_i over |dx| <= scale and equal inputs."""
+        """Upper bound of max_i |dx_i+| / scale_i over |dx| <= scale and equal inputs."""
         return float(divide_up(self(scale, np.zeros(self._system.nu)), scale).max())
 
     def gains(self, scale: Array) -> Array:
-        """Shape (nu,): distance, in units of ``scale``, that a unit difference of each input makes in one step."""
+        """Distance, in units of ``scale``, that a unit difference of each input makes in one step, shape (nu,)."""
         still = np.zeros(self._system.nx)
         return np.array([divide_up(self(still, e), scale).max() for e in np.eye(self._system.nu)])
 
     def _gru(self, dh: Array, du: Array) -> Array:
+        """Bound on the next |dh| of a GRU, before `__call__` covers the rounding of sums."""
         n = self._system.units
         rows = [slice(k * n, (k + 1) * n) for k in range(3)]
         dr, dz = (times_up(self._slope(k, 0.25), self._driven(rows[k], du, dh)) for k in range(2))
         r, largest_z, least_z = self._largest(0, _sigmoid), *self._between(1, _sigmoid)[::-1]
         least_n, largest_n = self._between(2, np.tanh)
         dn = times_up(self._slope(2, 1.0), self._driven(rows[2], du, times_up(r, dh) + dr))
+        # z |dh| + (1 - z) |dn| is linear in z, so that one end of the range of z is the worst case.
         mixed = [times_up(z, dh) + times_up(np.nextafter(1 - z, np.inf), dn) for z in (largest_z, least_z)]
         return np.asarray(np.maximum(*mixed) + times_up(dz, np.maximum(1 - least_n, 1 + largest_n)))
 
     def _lstm(self, dx: Array, du: Array) -> Array:
+        """Bound on the next (|dh|, |dc|) of an LSTM, before `__call__` covers the rounding of sums."""
         n = self._system.units
         gates = self._driven(slice(None), du, dx[:n])
         di, df, do = (times_up(self._slope(k, 0.25), gates[k * n : (k + 1) * n]) for k in range(3))
@@ -100,11 +114,11 @@ class Comparison:
         return np.concatenate([times_up(o, dc) + times_up(np.tanh(c) * (1 + _ULP), do), dc])
 
     def _driven(self, rows: slice, du: Array, dh: Array) -> Array:
-        """|W| du + |U| dh for some gates."""
+        """Bound |W| du + |U| dh on the differences of the pre-activations of some gates."""
         return np.asarray(dot_up(self._W[rows], du) + dot_up(self._U[rows], dh))
 
     def _between(self, gate: int, function: Callable[[Array], Array]) -> tuple[Array, Array]:
-        """Least and largest value of a gate, shape (n,) each."""
+        """Least and largest value of a gate, shape (n,) each, widened by its rounding."""
         n = self._system.units
         rows = slice(gate * n, (gate + 1) * n)
         least, largest = function(self._lowest[rows]), function(self._highest[rows])
@@ -126,5 +140,6 @@ class Comparison:
 
 
 def _sigmoid(v: Array) -> Array:
+    """The logistic function 1 / (1 + exp(-v))."""
     with np.errstate(over="ignore"):
         return np.asarray(1 / (1 + np.exp(-v)))

@@ -1,9 +1,11 @@
-"""Theorems over a finite horizon: differences, gains per lag, and one Lipschitz constant, from storages.
+"""Theorems over a finite horizon, proven by storages: output differences, gains per lag, a Lipschitz constant.
 
-Each function has a claim and multipliers; the claim decides what has to be shown, and the multipliers are anybody's.
+Each function has a claim and multipliers; the claim decides what has to be shown, the multipliers are not trusted.
 The inequality (*) of `incremental` is proven stage by stage. Then, for an initial difference in {dx'M dx <= r^2},
 
-    |dy_k|^2 <= r^2 max (x'P_k x / x'M x) + (price of the input differences, see `input_error`).
+    |dy_k|^2 <= r^2 max (x'P_k x / x'M x) + (price of the input differences, see `input_error`)
+
+(proofs: docs/theory/horizon.md and docs/theory/lipschitz.md).
 """
 
 from __future__ import annotations
@@ -36,19 +38,19 @@ from controlrnn.errors import CertificationError, DataError
 
 
 class Multipliers(Protocol):
-    """Multipliers for one output, by anybody, indexed by the number of steps to go; see `families.Family`."""
+    """Multipliers for one output, indexed by the number of steps to go; not trusted. See `families.Family`."""
 
     @property
     def row(self) -> int:
-        """The output."""
+        """Index of the output that the multipliers are for."""
 
     @property
     def multipliers(self) -> Array:
-        """Shape (K, nv)."""
+        """Sector multipliers lambda of the neurons, shape (K, nv), >= 0."""
 
     @property
     def rho(self) -> Array:
-        """Shape (K, number of channels that differ)."""
+        """Multipliers of the input differences, shape (K, number of channels that differ), >= 0."""
 
     @property
     def padding(self) -> float:
@@ -56,20 +58,20 @@ class Multipliers(Protocol):
 
     @property
     def shares(self) -> Array:
-        """Of the initial state and of each input that is a state, in the initial set, shape (K, 1 + m); or empty."""
+        """Weights of the initial state and of each input that is a state, shape (K, 1 + m); or empty."""
 
 
 class HorizonInequality:
-    """The claim of a horizon certificate without its bounds: what is known of initial and input differences.
+    """The claim of a horizon certificate without its bounds: the sets of initial and input differences.
 
     Args:
         system: A frozen system.
         horizon: N.
-        radius: Of the set of initial differences.
+        radius: Radius of the set of initial differences.
         metric: Shape (nx, nx), or None for the identity.
-        input_radius: What is known of wrong inputs; numbers mean a box.
+        input_radius: Set of input differences; numbers mean a box.
         boxes: Ends of the boxes that inputs and initial states stay in, (2, nu) and (2, nx), where they are known.
-        lifted: Whether the inputs' difference is a state, which is allowed for errors of that kind alone
+        lifted: Whether the inputs' difference is a state, which is allowed only for errors of that kind
             (`InputError.is_state`); otherwise it may be anything in its box at every step, which holds for every kind
             that is a part of the box.
 
@@ -78,14 +80,22 @@ class HorizonInequality:
     """
 
     def __init__(
-        self, system: Matrices, horizon: int, radius: float, metric: Array | None,
-        input_radius: float | Array | InputDifferences, *, boxes: tuple[Box, Box] | None = None, lifted: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        system: Matrices,
+        horizon: int,
+        radius: float,
+        metric: Array | None,
+        input_radius: float | Array | InputDifferences,
+        *,
+        boxes: tuple[Box, Box] | None = None,
+        lifted: bool = False,
+    ) -> None:
         self.horizon = count("horizon", horizon, least=0)
         self.radius = positive("initial_radius", radius, what="a number >= 0", zero=True)
         kind = type(input_radius) if isinstance(input_radius, InputDifferences) else InputDifferences
         error = kind.of(input_radius, system.nu)
-        self.input_radius, self.lifted = error.b, lifted
+        self.input_radius = error.b
+        self.lifted = lifted
         if lifted and not error.is_state:
             raise CertificationError(
                 f"inputs that differ by {error} are no states: multipliers of another kind of error"
@@ -103,24 +113,25 @@ class HorizonInequality:
         self._exponent = int(np.frexp(max(self.radius, float(error.b.max(initial=0.0))))[1])
         self._initial_set = self.radius, self.metric, self.b
         if lifted:
+            # The state grows by the inputs that differ; the new inputs are their changes per step.
             self.form = self.form.with_inputs_as_states(error.changes[error.b > 0] > 0)
             self.b = error.changes[error.changes > 0]
 
     def terminal(self, row: int) -> tuple[Array, Array]:
-        """The row c (1, nz) and c'c."""
+        """The output row c (1, nz) at which the recursion starts, and c'c."""
         c = self.form.Y[[row]]
         return c, c.T @ c
 
     def storages(self, family: Multipliers) -> list[Array]:
-        """P_0 .. P_N of a family, as its proof computes them."""
+        """Compute the storages P_0 .. P_N of a family, as its proof does."""
         terminal = self.terminal(family.row)[1]
         return storages(self.form, terminal, family.multipliers, family.rho, family.padding)[0]
 
     def prove(self, family: Multipliers, *, room: float = 1.0) -> tuple[Array, float]:
-        """Bounds (N + 1,) on the output's difference that the family's multipliers prove, and the margin.
+        """Prove bounds (N + 1,) on one output's difference by a family; returns them and the margin.
 
         Args:
-            family: Anybody's.
+            family: Multipliers, which need not be trusted.
             room: See `definite_margins`.
 
         Raises:
@@ -130,15 +141,15 @@ class HorizonInequality:
         return np.asarray(bounds[0]), margin
 
     def prove_all(self, families: Sequence[Multipliers], *, room: float = 1.0) -> tuple[Array, float]:
-        """`prove` of several families at once: bounds (F, N + 1), and the smallest margin."""
+        """Prove bounds (F, N + 1) by several families at once; returns them and the smallest margin."""
         P, margin = self.prove_storages(families, room=room)
         return self.bounds(families, P, room=room), margin
 
     def prove_storages(self, families: Sequence[Multipliers], *, room: float = 1.0) -> tuple[Array, float]:
-        """Storages (F, K, nx, nx) that satisfy (*) with the families' multipliers, and the smallest margin.
+        """Prove inequality (*) for storages (F, K, nx, nx) of several families; returns them and the smallest margin.
 
         Args:
-            families: Anybody's.
+            families: Multipliers, which need not be trusted.
             room: See `definite_margins`.
 
         Raises:
@@ -158,10 +169,10 @@ class HorizonInequality:
         return _proven_storages(self.form, c, lam, rho, np.array([family.padding for family in families]), room)
 
     def bounds(self, families: Sequence[Multipliers], P: Array, *, room: float = 1.0) -> Array:
-        """Bounds (F, K) on the outputs' differences by storages that are proven.
+        """Bounds (F, K) on the outputs' differences, from storages that are proven.
 
         Args:
-            families: Those whose storages they are.
+            families: Families whose storages ``P`` are.
             P: Shape (F, K, nx, nx).
             room: See `definite_margins`.
 
@@ -171,14 +182,15 @@ class HorizonInequality:
         error = self.error.scaled(self._exponent)
         initial = self._initial(P, [family.shares for family in families], room)
         squares = initial + np.array([error.energies(family.rho) for family in families])
+        # One step up covers the rounding of the sum; an exact zero stays one.
         return ldexp_up(root_up(np.nextafter(squares, np.inf) * (squares > 0)), self._exponent)
 
     def _initial(self, P: Array, shares: Sequence[Array], room: float) -> Array:
-        """Squared bounds of the initial difference's part, in units of 4^exponent, never rounded down.
+        """Upper bounds of the initial difference's part in the squared bounds, in units of 4^exponent.
 
         Args:
             P: Proven storages, shape (F, K, n, n).
-            shares: Of each family.
+            shares: Shares of each family.
             room: See `definite_margins`.
 
         Returns:
@@ -196,6 +208,7 @@ class HorizonInequality:
         if not all(one.shape == (K, 1 + m) and (one > 0).all() and np.isfinite(one).all() for one in shares):
             raise CertificationError("shares must be finite and > 0, one row per step: the certificate was altered")
         parts = np.concatenate(list(shares))
+        # A little less than one in all, so that rounding cannot make them more; checked below.
         weights = parts / parts.sum(axis=1, keepdims=True) * (1 - 1e-14)
         if not (sum_up(weights, axis=1) <= 1).all():
             raise CertificationError("shares must add up to one: the certificate was altered")
@@ -210,17 +223,23 @@ class HorizonInequality:
 
 
 def prove_gains(
-    system: Matrices, horizon: int, metric: Array, families: Sequence[Multipliers], input_multipliers: Array,
-    inputs: Array, *, room: float = 1.0,
-) -> tuple[Array, float]:  # fmt: skip
-    """Gains from the initial state that families prove, shape (N + 1, ny), and that ``inputs`` are gains per lag.
+    system: Matrices,
+    horizon: int,
+    metric: Array,
+    families: Sequence[Multipliers],
+    input_multipliers: Array,
+    inputs: Array,
+    *,
+    room: float = 1.0,
+) -> tuple[Array, float]:
+    """Prove gains per lag from single inputs and from the initial state; returns the latter (N + 1, ny) and a margin.
 
     A step from equal states under one input that differs by du: gain^2 - T_c' P_{m-1} T_c - S(mu) >= 0.
 
     Args:
         system: A frozen system.
         horizon: N.
-        metric: Of the initial difference, shape (nx, nx).
+        metric: Norm of the initial difference, shape (nx, nx).
         families: One per output.
         input_multipliers: mu, shape (N + 1, ny, nu, nv).
         inputs: Claimed gains per lag, shape (N + 1, ny, nu).
@@ -240,6 +259,7 @@ def prove_gains(
         every, found = inequality.prove_storages([family], room=room)
         P, bounds = every[0], inequality.bounds([family], every, room=room)[0]
         states, reached = reaching(system, family.row, K)
+        # No multipliers show a gain of zero; zeros of the matrices do.
         initial[:, family.row] = np.where(states.any(axis=1), bounds, 0.0)
         margin = min(margin, found)
         for c in range(system.nu):
@@ -258,7 +278,7 @@ def prove_gains(
 def gain_margins(
     system: Matrices, row: int, channel: int, P: Array, multipliers: Array, gains: Array, *, room: float = 1.0
 ) -> Array:
-    """Prove what one input at equal states does to an output, for every lag; shape (K,), see `definite_margins`.
+    """Prove the gains of one input on one output for every lag; returns margins (K,), see `definite_margins`.
 
     Args:
         system: A frozen system.
@@ -273,6 +293,7 @@ def gain_margins(
 
     def part(kind: type[Any], which: NDArray[np.intp]) -> Any:
         gain, total = kind.of(gains[which]), -demand(kind, form, P[np.maximum(which - 1, 0)])
+        # At lag 0 the output itself is demanded, at lag m the storage of m - 1 steps to go.
         for place in np.flatnonzero(which == 0):
             total.set_at(slice(place, place + 1), -square(kind, form.Y[[row]]))
         total.add_at((slice(None), 0, 0), gain * gain)
@@ -282,17 +303,23 @@ def gain_margins(
 
 
 def prove_lipschitz(
-    system: Matrices, horizon: int, multipliers: Array, rho: Array, padding: float, boxes: tuple[Box, Box] | None,
-    *, room: float = 1.0,
-) -> tuple[float, float]:  # fmt: skip
-    """One Lipschitz constant from (initial state, inputs 0..N) to all outputs at step N; returns it and the margin.
+    system: Matrices,
+    horizon: int,
+    multipliers: Array,
+    rho: Array,
+    padding: float,
+    boxes: tuple[Box, Box] | None,
+    *,
+    room: float = 1.0,
+) -> tuple[float, float]:
+    """Prove a Lipschitz constant from (initial state, inputs 0..N) to all outputs at step N; returns it and a margin.
 
     Args:
         system: A frozen system.
         horizon: N.
         multipliers: Shape (N + 1, nv), by steps to go.
         rho: Shape (N + 1, nu).
-        padding: Of the storages.
+        padding: Relative enlargement of the storages.
         boxes: As in `HorizonInequality`.
         room: See `definite_margins`.
 
@@ -305,11 +332,13 @@ def prove_lipschitz(
     _check_multipliers(form, horizon + 1, multipliers, rho, padding)
     numbers = multipliers[None], rho[None], np.array([padding])
     P, margin = _proven_storages(form, form.Y[None], *numbers, room)
+    # L^2 has to bound the storage of the initial state and the weight rho of every input.
     top = largest_ratios(Enclosure.of(P[0, -1:]), Enclosure.of(np.eye(system.nx)[None]), room=room)
     return float(root_up(max(float(top[0]), float(rho.max(initial=0.0))))), margin
 
 
 def _check_multipliers(form: IncrementalForm, K: int, lam: Array, rho: Array, padding: float) -> None:
+    """Raise a CertificationError unless multipliers have the right shapes, signs and padding."""
     if lam.shape != (K, form.nv) or rho.shape != (K, form.nu):
         raise CertificationError(
             f"multipliers must have shapes {(K, form.nv)} and {(K, form.nu)}, got {lam.shape}, {rho.shape}"
@@ -323,7 +352,7 @@ def _check_multipliers(form: IncrementalForm, K: int, lam: Array, rho: Array, pa
 def _proven_storages(
     form: IncrementalForm, c: Array, lam: Array, rho: Array, padding: Array, room: float
 ) -> tuple[Array, float]:
-    """Storages (F, K, nx, nx) of given multipliers, and the smallest margin of their proof."""
+    """Compute and prove the storages (F, K, nx, nx) of given multipliers; returns them and the smallest margin."""
     found, stages = all_storages(form, c.swapaxes(1, 2) @ c, lam, rho, padding)
     if stages < lam.shape[1]:
         raise CertificationError(f"stage {stages} has no storage for these multipliers", margin=-1.0)

@@ -1,4 +1,4 @@
-"""The difference of two trajectories of a Lur'e system, and the proof of quadratic inequalities that bound it.
+"""Differences of two trajectories of a Lur'e system, and proofs of quadratic inequalities that bound them.
 
 With z = (dx, du, dw) the differences obey dx+ = T z, dv = N z, dw = W z, dy = Y z. A slope in [alpha, beta] means, for
 every neuron and any multiplier lambda >= 0,
@@ -18,9 +18,9 @@ P_j per number j of steps to go with
 
     blkdiag(P_j, R_j, 0) - H_j - S(lambda_j) >= 0,   H_0 = c'c (the output looked at),   H_j = T' P_{j-1} T.    (*)
 
-Summed along a trajectory: |c z_k|^2 <= dx_0' P_k dx_0 + sum_j du' R_j du. For given multipliers the smallest P_j is a
-Schur complement, so a whole horizon is one backward recursion; the same sweep serves every shorter horizon. The
-recursion, `storages`, needs no trust: whatever symmetric P_j it returns, (*) is what is proven.
+Then |c z_k|^2 <= dx_0' P_k dx_0 + sum_j du' R_j du (proof: docs/theory/incremental.md). For given multipliers the
+smallest P_j is a Schur complement, so a whole horizon is one backward recursion; the same sweep serves every shorter
+horizon. The recursion, `storages`, needs no trust: whatever symmetric P_j it returns, (*) is what is proven.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TWICE = (Enclosure, Twofold)  # in the order tried: the second where the terms 
 
 @dataclass(frozen=True, eq=False)
 class IncrementalForm:
-    """The maps of the difference system, columns ordered z = (dx, du, dw).
+    """Linear maps and slope bounds of the difference system, columns ordered z = (dx, du, dw).
 
     Args:
         T: dx+ = T z, shape (nx, nz).
@@ -57,7 +57,7 @@ class IncrementalForm:
         beta: Greatest slopes, shape (nv,).
         nx: Number of states.
         nu: Number of inputs that differ.
-        spread: How far the true T may be from T, shape (nx, nz); None: nowhere.
+        spread: Bound on the distance of the true T from T, entry by entry, shape (nx, nz); None for an exact T.
     """
 
     T: Array
@@ -71,7 +71,7 @@ class IncrementalForm:
 
     @property
     def nz(self) -> int:
-        """Length of z."""
+        """Length of z = (dx, du, dw)."""
         return int(self.T.shape[1])
 
     @property
@@ -81,31 +81,35 @@ class IncrementalForm:
 
     @cached_property
     def W(self) -> Array:
-        """Dw = W z, shape (nv, nz)."""
+        """The selection matrix with dw = W z, shape (nv, nz)."""
         return np.eye(self.nv, self.nz, k=self.nz - self.nv)
 
     @cached_property
     def lower(self) -> Array:
-        """Dw - alpha dv = lower z, shape (nv, nz), rounded: for searches."""
+        """The matrix with dw - alpha dv = lower z, shape (nv, nz); rounded: for searches."""
         return np.asarray(self.W - self.alpha[:, None] * self.N)
 
     @cached_property
     def upper(self) -> Array:
-        """Beta dv - dw = upper z, shape (nv, nz), rounded: for searches."""
+        """The matrix with beta dv - dw = upper z, shape (nv, nz); rounded: for searches."""
         return np.asarray(self.beta[:, None] * self.N - self.W)
 
     @classmethod
     def of(
-        cls, system: Matrices, channels: NDArray[np.bool_] | None = None, slopes: tuple[Array, Array] | None = None,
+        cls,
+        system: Matrices,
+        channels: NDArray[np.bool_] | None = None,
+        slopes: tuple[Array, Array] | None = None,
         spread: Array | None = None,
-    ) -> IncrementalForm:  # fmt: skip
-        """The form of a frozen system.
+    ) -> IncrementalForm:
+        """The difference system of a frozen system.
 
         Args:
             system: The system.
-            channels: Which inputs may differ, shape (nu,); None: all.
+            channels: Flags of the inputs that may differ, shape (nu,); None for all.
             slopes: Alpha and beta per neuron, each shape (nv,), where more is known than the activation's slope.
-            spread: How far the true (A, B2, B1) may be from the system's, shape (nx, nx + nu + nv); None: nowhere.
+            spread: Bound on the distance of the true (A, B2, B1) from the system's, entry by entry, shape
+                (nx, nx + nu + nv); None for exact ones.
         """
         use = np.ones(system.nu, bool) if channels is None else np.asarray(channels, bool)
         if slopes is None:
@@ -120,18 +124,27 @@ class IncrementalForm:
 
     @classmethod
     def of_input(cls, system: Matrices, channel: int, spread: Array | None = None) -> IncrementalForm:
-        """The form of one step from equal states under one input that differs; ``spread`` as in `of`."""
+        """The form of one step from equal states when a single input differs; ``spread`` as in `of`."""
         return cls.of(system, np.arange(system.nu) == channel, spread=spread).at_equal_states()
 
     def through(self, columns: Any, nx: int, nu: int) -> IncrementalForm:
-        """The form whose z has only these ``columns``, with this many states and inputs."""
+        """The form restricted to some ``columns`` of z, with this many states and inputs."""
         return IncrementalForm(
-            self.T[:, columns], self.Y[:, columns], self.N[:, columns], self.alpha, self.beta, nx, nu,
+            self.T[:, columns],
+            self.Y[:, columns],
+            self.N[:, columns],
+            self.alpha,
+            self.beta,
+            nx,
+            nu,
             None if self.spread is None else self.spread[:, columns],
-        )  # fmt: skip
+        )
 
     def in_coordinates(self, left: Array, right: Array) -> IncrementalForm:
-        """The form for states left dx, where z = right z' with ``right`` (nz, nz) the identity on dw; rounded."""
+        """The form in new coordinates; rounded: for searches.
+
+        States become left dx, and z = right z' with ``right`` (nz, nz), the identity on dw.
+        """
         return IncrementalForm(
             left @ self.T @ right, self.Y @ right, self.N @ right, self.alpha, self.beta, self.nx, self.nu
         )
@@ -141,10 +154,10 @@ class IncrementalForm:
         return self.through(slice(self.nx, None), 0, self.nu)
 
     def with_inputs_as_states(self, change: NDArray[np.bool_]) -> IncrementalForm:
-        """The form in which the inputs' difference is a part of the state, and its change per step the input.
+        """The form in which the inputs' difference is a part of the state and its change per step is the input.
 
         Args:
-            change: Which of them may change, shape (nu,).
+            change: Flags of the inputs that may change from step to step, shape (nu,).
         """
         n, m = self.nx, self.nu
         if self.spread is not None:
@@ -172,7 +185,7 @@ class IncrementalForm:
         return S
 
     def supply(self, P: Array, rho: Array) -> Array:
-        """blkdiag(P, diag(rho), 0), shape (nz, nz)."""
+        """The matrix blkdiag(P, diag(rho), 0), shape (nz, nz)."""
         M = np.zeros((self.nz, self.nz))
         M[: self.nx, : self.nx] = P
         index = np.arange(self.nx, self.nx + self.nu)
@@ -183,7 +196,7 @@ class IncrementalForm:
 def proven_margins(
     form: IncrementalForm, part: Callable[[type[Any], NDArray[np.intp]], Any], multipliers: Array, *, room: float = 1.0
 ) -> Array:
-    """Prove (part)_j - S(lambda_j) > 0 for every j.
+    """Prove the inequalities (part)_j - S(lambda_j) > 0 and return their margins.
 
     Args:
         form: The difference system.
@@ -196,6 +209,7 @@ def proven_margins(
     """
     margins = np.full(len(multipliers), -np.inf)
     for kind in _TWICE:
+        # Only what the cheaper arithmetic left open is tried again.
         rest = np.flatnonzero(~(margins > 0))
         for which in (rest[i : i + _CHUNK] for i in range(0, len(rest), _CHUNK)):
             total = part(kind, which)
@@ -205,13 +219,14 @@ def proven_margins(
 
 
 def subtract_sector(total: Any, form: IncrementalForm, multipliers: Array) -> None:
-    """Take S(lambda) off ``total`` (K, nz, nz), in its arithmetic and in place, for ``multipliers`` (K, nv)."""
+    """Subtract S(lambda) from ``total`` (K, nz, nz), in its arithmetic and in place, for ``multipliers`` (K, nv)."""
     kind, first = type(total), form.nz - form.nv
     lam, alpha, beta = kind.of(multipliers), kind.of(form.alpha), kind.of(form.beta)
     rows = (lam * (alpha + beta))[:, :, None] * kind.of(-form.N)
     total.add_at((slice(None), slice(first, None), slice(None)), rows)
     total.add_at((slice(None), slice(None), slice(first, None)), rows.T)
     index = np.arange(first, form.nz)
+    # Twice a float64 number is exact, so that no rounding is left out here.
     total.add_at((slice(None), index, index), kind.of(2 * multipliers))
     if form.alpha.any():
         N = kind.of(form.N)
@@ -219,13 +234,13 @@ def subtract_sector(total: Any, form: IncrementalForm, multipliers: Array) -> No
 
 
 def demand(kind: type[Any], form: IncrementalForm, P: Array) -> Any:
-    """T'PT in an arithmetic, shape (K, nz, nz), for P (K, nx, nx), taken as exact."""
+    """The matrices T'PT in an arithmetic, shape (K, nz, nz), for P (K, nx, nx), taken as exact."""
     T = kind.of(form.T, form.spread)
     return T.T @ (kind.of(P) @ T)
 
 
 def square(kind: type[Any], rows: Array) -> Any:
-    """C'c in an arithmetic, shape (1, nz, nz), for ``rows`` c (p, nz)."""
+    """The matrix c'c in an arithmetic, shape (1, nz, nz), for ``rows`` c (p, nz)."""
     c = kind.of(rows[None])
     return c.T @ c
 
@@ -241,7 +256,7 @@ def add_supply(total: Any, form: IncrementalForm, P: Any, rho: Any) -> None:
 def stage_margins(
     form: IncrementalForm, P: Array, rho: Array, multipliers: Array, c: Array, *, room: float = 1.0
 ) -> Array:
-    """Prove (*) for all stages of recursions, for the float64 numbers given, taken as exact.
+    """Prove inequality (*) for all stages of several recursions, for the float64 numbers given, taken as exact.
 
     Args:
         form: The difference system.
@@ -290,6 +305,7 @@ def largest_ratios(P: Enclosure, metric: Enclosure, *, room: float = 1.0) -> Arr
     except np.linalg.LinAlgError as error:
         raise CertificationError(f"the metric is not positive definite in float64: {error}") from error
     ratios, found = np.full(count, np.inf), np.zeros(count)
+    # The eigenvalue is a guess: it is raised until metric * ratio - P is proven positive definite.
     for inflation in 10.0 ** np.arange(-12, 1):
         rest = np.flatnonzero(~np.isfinite(ratios))
         if not len(rest):
@@ -304,14 +320,14 @@ def largest_ratios(P: Enclosure, metric: Enclosure, *, room: float = 1.0) -> Arr
 
 
 def largest_ratio(P: Array, metric: Array) -> float:
-    """`largest_ratios` of a single pair of matrices, taken as exact."""
+    """Proven upper bound of max x'P x / x'metric x for a single pair of matrices, taken as exact."""
     return float(largest_ratios(Enclosure.of(P[None]), Enclosure.of(metric[None]))[0])
 
 
 def smallest_storage(
     form: IncrementalForm, demanded: Array, multipliers: Array, rho: Array, padding: float
 ) -> Array | None:
-    """The smallest P for which (*) holds, enlarged by ``padding``; None where no P does. Needs no trust.
+    """The smallest P for which (*) holds, enlarged by ``padding``; None where no P does. Not trusted.
 
     Args:
         form: The difference system.
@@ -329,7 +345,7 @@ def smallest_storage(
 
 
 def observer_spread(system: Matrices, gain: Array) -> Array:
-    """How far the matrices A - L C2, B2 - L D22 (and L), B1 - L D21 of an observer are from those without rounding.
+    """Bounds on the rounding of an observer's matrices A - L C2, B2 - L D22 (and L), B1 - L D21.
 
     Args:
         system: The observed system.
@@ -347,13 +363,14 @@ def observer_spread(system: Matrices, gain: Array) -> Array:
 
 
 def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: Array, floor: Array) -> Array | None:
-    """`smallest_storage` for G = H_j + S(lambda_j) of F recursions, shape (F, nz, nz); None where one has none."""
+    """`smallest_storage` of F recursions, G = H_j + S(lambda_j) of shape (F, nz, nz); None where one has none."""
     n, index = form.nx, np.arange(form.nx)
     P = G[:, :n, :n]
     if n < G.shape[1]:
         K, inputs = -G[:, n:, n:], np.arange(form.nu)
         K[:, inputs, inputs] += rho
         try:
+            # P is the Schur complement of what (*) leaves for inputs and neurons.
             half = np.linalg.solve(np.linalg.cholesky(K), G[:, n:, :n])
         except np.linalg.LinAlgError:
             return None
@@ -370,7 +387,7 @@ def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: Array, floor
 def storages(
     form: IncrementalForm, terminal: Array, multipliers: Array, rho: Array, padding: float
 ) -> tuple[list[Array], int]:
-    """The backward recursion. Needs no trust.
+    """Run the backward recursion for the storages P_0, P_1, .. of given multipliers. Not trusted.
 
     Args:
         form: The difference system.
@@ -389,7 +406,7 @@ def storages(
 def all_storages(
     form: IncrementalForm, terminal: Array, multipliers: Array, rho: Array, padding: Array
 ) -> tuple[list[Array], int]:
-    """`storages` of F recursions at once, which stop together; every argument has a first axis of length F."""
+    """Run `storages` for F recursions at once, which stop together; every argument has a first axis of length F."""
     found: list[Array] = []
     demanded, S = terminal, form.multiplier_form(multipliers)
     floor = _FLOOR * np.clip(np.trace(terminal, axis1=1, axis2=2), 1e-18, 1e18)

@@ -1,4 +1,4 @@
-"""What is known of wrong inputs: each kind is a set of input differences, and a price for it in the S-procedure.
+"""Sets of input differences, and what each kind of set adds to a bound (its price in the S-procedure).
 
 With the storages of `incremental` |dy_k|^2 <= (initial part) + sum_{j <= k} sum_c rho_j,c du_j,c^2: a kind costs
 
@@ -9,7 +9,7 @@ With the storages of `incremental` |dy_k|^2 <= (initial part) + sum_{j <= k} sum
     rate-limited       box, |du_j,c - du_j-1,c| <= s_c       du is a state with input s; the box is valid as well
 
 A state du starts anywhere in its box: with dx_0 it lies in {dx'M dx w_0 / r^2 + sum_c w_c (du_c / b_c)^2 <= 1} for all
-weights w >= 0 that add up to one, of which the best are taken.
+weights w >= 0 that add up to one, of which the best are taken (proof: docs/theory/horizon.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from controlrnn.errors import SettingError
 
 
 class InputErrorKind(Choice):
-    """Which differences of the inputs are allowed."""
+    """Kind of a set of input differences."""
 
     BOX = "box"
     BALL = "ball"
@@ -44,10 +44,10 @@ class InputErrorKind(Choice):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InputDifferences:
-    """A set of input differences over a horizon.
+    """A set of input differences over a horizon: its kind, radii and other limits.
 
     Args:
-        kind: Which set.
+        kind: Kind of the set.
         radius: b, a number for all channels or shape (nu,), input units; a channel of radius zero is exact.
         rate: s, largest change per step, likewise; for `InputErrorKind.RATE_LIMITED` alone.
         steps: m, number of steps at which inputs are wrong, unknown which; for `InputErrorKind.FEW` alone.
@@ -75,7 +75,7 @@ class InputDifferences:
 
     @classmethod
     def of(cls, value: InputDifferences | Array | float, nu: int) -> Self:
-        """With ``value`` checked and spread over ``nu`` channels; numbers mean a box."""
+        """Check an error and spread it over ``nu`` channels; plain numbers mean a box."""
         error = value if isinstance(value, InputDifferences) else cls(radius=_per_channel("input_radius", value, nu))
         radius = _per_channel("input_radius", error.radius, nu)
         rate = None if error.rate is None else _per_channel("rate", error.rate, nu)
@@ -83,34 +83,37 @@ class InputDifferences:
 
     @property
     def b(self) -> Array:
-        """Radii (nu,); of an error that went through `of`."""
+        """Radii per channel (nu,), input units; only after `of`, which spreads them."""
         return np.asarray(self.radius, dtype=np.float64)
 
     @property
     def is_state(self) -> bool:
-        """Whether a difference of the inputs goes on by itself."""
+        """Whether the difference persists from step to step, so that proofs treat it as a state."""
         return self.kind in (InputErrorKind.CONSTANT, InputErrorKind.RATE_LIMITED)
 
     @property
     def changes(self) -> Array:
-        """Largest change per step (nu,) of differences that are states, zero for exact channels."""
+        """Largest change per step (nu,) of differences that are states; zero for exact channels."""
         return np.zeros_like(self.b) if self.rate is None else np.where(self.b > 0, self.rate, 0.0)
 
     def covered_box(self, horizon: int) -> Array:
         """Radii (nu,) of the largest box per step that is part of the set over ``horizon`` steps."""
         b = self.b
         if self.kind is InputErrorKind.BALL:
+            # A box of half widths s b lies in the ellipsoid if s^2 times the number of channels is <= 1.
             return divide_down(b, root_up(max(int((b > 0).sum()), 1)))
         if self.kind is InputErrorKind.FEW and self.steps is not None:
+            # A box per step allows differences at all horizon + 1 steps.
             return b if self.steps > horizon else np.zeros_like(b)
         if self.kind is InputErrorKind.RATE_LIMITED:
             rate = np.asarray(self.rate)
+            # Two values within half the rate of zero differ by no more than the rate.
             half = 0.5 * rate
             return np.minimum(b, np.where(half + half > rate, np.nextafter(half, 0.0), half))  # subnormal ones round
         return np.zeros_like(b) if self.kind is InputErrorKind.CONSTANT and horizon else b
 
     def energies(self, rho: Array) -> Array:
-        """What inputs contribute to the squared bound at steps 0, 1, .., shape (K,), never rounded down.
+        """Upper bounds of the inputs' part in the squared bound at steps 0, 1, .., shape (K,).
 
         Args:
             rho: By steps to go, shape (K, m) of the channels that differ; of a state's rate where `is_state`.
@@ -124,7 +127,7 @@ class InputDifferences:
         return self._largest_sums(sum_up(size, axis=1))
 
     def added(self, gains: Array) -> Array:
-        """What inputs contribute at most by gains (K, ny, nu) per lag, at steps 0, 1, .., shape (K, ny), rounded up."""
+        """Upper bounds of the inputs' part by gains (K, ny, nu) per lag, at steps 0, 1, .., shape (K, ny)."""
         size = times_up(gains, self.b)
         if self.kind is InputErrorKind.BALL:  # sum_c g_c du_c <= |g b| over the ball
             # Relative to the largest, whose square neither overflows nor vanishes.
@@ -134,14 +137,17 @@ class InputDifferences:
         return self._largest_sums(sum_up(size, axis=2))
 
     def _largest_sums(self, values: Array) -> Array:
-        """Sums of the first 1, 2, .. of ``values`` (K, ...), of the largest `steps` of them where few count."""
+        """Upper bounds of the sums of the first 1, 2, .. ``values`` (K, ...); for FEW, of their largest ones only.
+
+        The number of values that count in a sum is at most `steps` there.
+        """
         if self.steps is None or self.steps >= len(values):
             return cumulated_up(values)
         firsts = (np.sort(values[: k + 1], axis=0)[-self.steps :] for k in range(len(values)))
         return np.array([sum_up(first, axis=0) for first in firsts])
 
     def scaled(self, exponent: int) -> InputDifferences:
-        """The same set in units of 2^exponent, never rounded down."""
+        """The same set with differences in units of 2^exponent, never rounded down."""
         rate = None if self.rate is None else ldexp_up(np.asarray(self.rate), -exponent)
         return InputDifferences(kind=self.kind, radius=ldexp_up(self.b, -exponent), rate=rate, steps=self.steps)
 
@@ -158,6 +164,7 @@ class InputDifferences:
 
 
 def _per_channel(name: str, value: Array | float, nu: int) -> Array:
+    """Spread numbers >= 0 over ``nu`` channels, or raise a SettingError."""
     array = channels(name, value, nu)
     if (array < 0).any():
         raise SettingError(f"{name} must be >= 0 in every channel, got {value}")

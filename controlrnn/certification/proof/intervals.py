@@ -1,4 +1,4 @@
-"""Boxes of states and inputs carried through a system: intervals, rounded outwards.
+"""Interval propagation of boxes of states and inputs through a Lur'e system, rounded outwards.
 
 RNN-SDP's input constraints (algorithm 1): boxes are carried through the system and joined over the steps, which tells
 how steep each neuron can be. Intervals forget correlations, so the gain is small unless the boxes are.
@@ -24,7 +24,7 @@ _ULPS = 64 * UNIT  # 32 units in the last place of tanh, relative
 
 
 def values_at(activation: str, v: Array) -> Array:
-    """Values of an activation as numpy computes them, elementwise."""
+    """Evaluate an activation elementwise, in the formula whose rounding `activated` covers."""
     if activation == "tanh":
         return np.asarray(np.tanh(v))
     if activation == "sigmoid":
@@ -34,19 +34,22 @@ def values_at(activation: str, v: Array) -> Array:
 
 
 def between(low: Array, high: Array) -> Enclosure:
-    """The smallest enclosure of intervals, rounded outwards."""
+    """The smallest enclosure of the intervals [low, high], rounded outwards."""
     mid = 0.5 * low + 0.5 * high
     rad = np.nextafter(np.maximum(high - mid, mid - low), np.inf)
     return Enclosure(mid, np.where(low == high, 0.0, np.maximum(rad, 0.0)) + TINY * (low != mid))
 
 
 def box_of(box: Box) -> Enclosure:
-    """A box, given by its ends, as an enclosure."""
+    """Convert a box given by its ends to an enclosure."""
     return between(*(np.asarray(end, dtype=np.float64) for end in box))
 
 
 def neurons(system: Matrices, x: Enclosure, u: Enclosure) -> tuple[Enclosure, Enclosure]:
-    """Intervals of v and w, each (..., nv), from intervals of the state (..., nx) and the input (..., nu)."""
+    """Intervals of pre-activations v and outputs w of the neurons, each (..., nv), for boxes of states and inputs.
+
+    States have shape (..., nx), inputs (..., nu).
+    """
     v = x @ Enclosure.of(system.C1).T + u @ Enclosure.of(system.D12).T + Enclosure.of(system.bv)
     v = Enclosure(v.mid.copy(), v.rad.copy())
     w = Enclosure(np.zeros_like(v.mid), np.zeros_like(v.mid))
@@ -61,7 +64,7 @@ def neurons(system: Matrices, x: Enclosure, u: Enclosure) -> tuple[Enclosure, En
 
 
 def activated(activation: str, v: Enclosure) -> Enclosure:
-    """Interval of an activation, which rises, over intervals."""
+    """Intervals of the values of an activation, which is increasing, on intervals of its argument."""
     ends = [values_at(activation, end) for end in (v.lower(), v.upper())]
     # The sigmoid rounds a sum of order one as well.
     pad = [_ULPS * (np.abs(end) + (activation == "sigmoid")) + TINY for end in ends]
@@ -69,31 +72,32 @@ def activated(activation: str, v: Enclosure) -> Enclosure:
 
 
 def next_state(system: Matrices, x: Enclosure, u: Enclosure) -> Enclosure:
-    """Interval of the next state, (..., nx)."""
+    """Interval of the next state, shape (..., nx), for boxes of states and inputs."""
     _, w = neurons(system, x, u)
     return linear_part(system, x, u) + w @ Enclosure.of(system.B1).T
 
 
 def linear_part(system: Matrices, x: Enclosure, u: Enclosure) -> Enclosure:
-    """Interval of A x + B2 u + bx, (..., nx)."""
+    """Interval of A x + B2 u + bx, shape (..., nx)."""
     return x @ Enclosure.of(system.A).T + u @ Enclosure.of(system.B2).T + Enclosure.of(system.bx)
 
 
 def outputs(system: Matrices, x: Enclosure, u: Enclosure) -> Enclosure:
-    """Interval of the output, (..., ny)."""
+    """Interval of the output, shape (..., ny), for boxes of states and inputs."""
     _, w = neurons(system, x, u)
     straight = x @ Enclosure.of(system.C2).T + u @ Enclosure.of(system.D22).T + Enclosure.of(system.by)
     return straight + w @ Enclosure.of(system.D21).T
 
 
 def intersection(a: Enclosure, b: Enclosure) -> Enclosure:
-    """Entry by entry what both allow."""
+    """The intersection of two boxes, entry by entry and rounded outwards."""
     low, high = np.maximum(a.lower(), b.lower()), np.minimum(a.upper(), b.upper())
+    # The ends cross only where nothing lies in both boxes: any interval will do.
     return between(low, np.maximum(high, low))
 
 
 def norm_up(x: Enclosure, metric: Array) -> float:
-    """Not below |x|_metric anywhere in the box: of its middle, and then from there to the farthest point."""
+    """Upper bound of |x|_metric over a box: the norm of its middle plus the distance to the farthest point."""
     P = Enclosure.of(metric)
     middle = max(float(((Enclosure.of(x.mid) @ P) @ Enclosure.of(x.mid)).upper()), 0.0)
     spread = float(sum_up(times_up(x.rad[:, None], np.abs(metric), x.rad)))
@@ -101,12 +105,12 @@ def norm_up(x: Enclosure, metric: Array) -> float:
 
 
 def settles(value: Any) -> bool:
-    """Whether all of an interval is finite."""
+    """Whether both ends of all intervals are finite."""
     return bool(np.isfinite(value.mid).all() and np.isfinite(value.rad).all())
 
 
 def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: int) -> Box:
-    """Slopes alpha, beta, each shape (nv,), for runs that start in a box of states under inputs in a box.
+    """Slope bounds alpha, beta, each shape (nv,), for runs from a box of states under inputs in a box.
 
     Args:
         system: A frozen system.
@@ -128,13 +132,14 @@ def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: in
                 # The intervals have exploded: nothing is known, which the activation's own slope says.
                 low, high = np.full(system.nv, -np.inf), np.full(system.nv, np.inf)
                 break
+            # Joined over the steps: one pair of slopes per neuron holds at all of them.
             low, high = np.minimum(low, v.lower()), np.maximum(high, v.upper())
             x = next_state(system, x, u)
     return slopes_on(system.activation, (low, high))
 
 
 def checked_box(name: str, box: Box, n: int) -> Box:
-    """Lower and upper ends (n,), after checking that they are in this order."""
+    """Check a box and return its lower and upper ends, each shape (n,)."""
     ends = items(name, box, object)
     if len(ends) != 2:
         raise ShapeError(f"{name} must be (lower, upper), got {len(ends)} parts")

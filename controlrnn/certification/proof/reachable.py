@@ -1,4 +1,4 @@
-"""Where the state of a model can be that was driven from the far past by inputs within their range.
+"""Settled states: where inputs within their range, applied since the far past, can have brought the state.
 
 Two answers, of which the better one counts. With a contraction certificate (rate p, metric P, gains g), u_c the middle
 of the range, h its half and x_c any state, the distance r of the state to x_c obeys r+ <= p r + g'h + |f(x_c, u_c) -
@@ -33,13 +33,13 @@ _VALUES = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 def settled_radius(
     system: Matrices, rate: float, metric: Array, input_gain: Array, centre: Array, input_range: Box
 ) -> float:
-    """How far from ``centre``, in the metric of a proven contraction, a settled state can be; never rounded down.
+    """Upper bound of the distance from ``centre`` to any settled state, in the metric of a proven contraction.
 
     Args:
         system: A frozen system.
         rate: Proven, in (0, 1).
-        metric: Of that proof, shape (nx, nx).
-        input_gain: Likewise, shape (nu,).
+        metric: P of that proof, shape (nx, nx).
+        input_gain: Gains of that proof, shape (nu,).
         centre: Any state, shape (nx,).
         input_range: Lower and upper limits of the inputs, each shape (nu,).
     """
@@ -49,19 +49,21 @@ def settled_radius(
     push = sum_up(np.array([norm_up(drift, metric), sum_up(times_up(input_gain, inputs.rad))]))
     ball = float(divide_up(push, np.nextafter(1 - rate, 0.0)))
     units = np.eye(system.nx)
+    # Their roots are the half widths of the metric's unit ball.
     ratios = largest_ratios(Enclosure.of(units[:, :, None] * units[:, None, :]), Enclosure.of(metric[None]))
     box = settled_box(system, input_range, Enclosure(centre, times_up(root_up(ratios), ball)))
     return min(ball, norm_up(box - Enclosure.of(centre), metric))
 
 
 def settled_box(system: Matrices, inputs: Box, known: Enclosure) -> Enclosure:
-    """A box that holds all settled states.
+    """Box that holds all settled states.
 
     Args:
         system: A frozen system.
         inputs: Limits of the inputs, each shape (nu,).
         known: A box that is known to hold them.
     """
+    # Settled states are images of settled states: intersecting with the image loses none.
     u, box = box_of(inputs), known
     bounded = _bounded_box(system, u)
     if bounded is not None:
@@ -76,7 +78,7 @@ def settled_box(system: Matrices, inputs: Box, known: Enclosure) -> Enclosure:
 
 
 def _bounded_box(system: Matrices, u: Enclosure) -> Enclosure | None:
-    """The box that bounded activations imply; None where they are not bounded, or |A| does not contract.
+    """Box of settled states from bounded activations; None where they are unbounded or |A| does not contract.
 
     The solution of the linear equations is a guess; that the box is mapped into itself, and |A| r < r, is proven.
     """
@@ -89,6 +91,7 @@ def _bounded_box(system: Matrices, u: Enclosure) -> Enclosure | None:
         return None
     push = linear_part(system, Enclosure.of(np.zeros(n)), u) + w
     centre = np.linalg.solve(np.eye(n) - system.A, push.mid)
+    # A little more than the solution, so that strict inequalities can be proven below.
     r = np.linalg.solve(np.eye(n) - size, push.rad + 1e-9 * (np.abs(centre) + push.rad) + 1e-100)
     box = Enclosure(centre, r)
     image = linear_part(system, box, u) + w

@@ -1,4 +1,4 @@
-"""Slopes of activations: everywhere, on intervals, and of chords with a known end.
+"""Slope bounds of activations: global, on intervals, and of chords with one known end.
 
 A neuron whose pre-activation stays in [l, u] has all its difference quotients between the least and the greatest
 derivative there, by the mean value theorem.
@@ -24,7 +24,7 @@ _GLOBAL = {"tanh": (0.0, 1.0), "relu": (0.0, 1.0), "sigmoid": (0.0, 0.25), "leak
 
 
 def global_slopes(activation: str) -> tuple[float, float]:
-    """(alpha, beta) outside of which no difference quotient of an activation lies."""
+    """Bounds (alpha, beta) that hold all difference quotients of an activation."""
     return _GLOBAL[str(activation)]
 
 
@@ -51,7 +51,7 @@ def slopes_on(activation: str, interval: Box) -> Box:
 
 
 def secant_slopes(activation: str, base: Array, error: Array, reach: Array) -> Box:
-    """Least and greatest slope of chords with one end within ``error`` of ``base``, the other within ``reach`` of it.
+    """Least and greatest slope of chords from within ``error`` of ``base`` to within ``reach`` of that end.
 
     With a fixed end chords are flatter than the steepest tangent in between, which is what is gained where one of two
     trajectories is known. For an S-shaped s and an end a >= 0 the slope of the chord to a + h falls with h > 0, and
@@ -77,6 +77,7 @@ def secant_slopes(activation: str, base: Array, error: Array, reach: Array) -> B
         touched = 1 - np.tanh(near - d) ** 2 < steepest + _WIDEN
         beta = unit * np.where(touched, np.maximum(steepest, _touching_slope(near)), steepest)
     else:
+        # The flattest chord reaches as far below zero, the steepest as far above, as error and reach allow.
         below, d = 0.0 if activation == "relu" else LEAK, np.maximum(reach, 1e-300)
         low, high = base - error, base + error
         alpha = below + (1 - below) * np.where(low >= 0, np.minimum(low / d, 1.0), 0.0)
@@ -85,14 +86,14 @@ def secant_slopes(activation: str, base: Array, error: Array, reach: Array) -> B
 
 
 def _tanh_chord(a: Array, h: Array) -> Array:
-    """(tanh(a + h) - tanh(a)) / h without cancellation; the derivative for h = 0."""
+    """Slope (tanh(a + h) - tanh(a)) / h of a chord of tanh, without cancellation; the derivative for h = 0."""
     ratio = np.divide(np.tanh(h), h, out=np.ones_like(h), where=np.abs(h) > 1e-150)
     return np.asarray(ratio * (1 - np.tanh(a) * np.tanh(a + h)))
 
 
 @cache
 def _touching_slopes() -> Array:
-    """Slope of the chord of tanh that starts at a = 0, _GRID, 2 _GRID, .. and touches the curve in [-a, 0]."""
+    """Table of the slopes of chords of tanh from a = 0, _GRID, 2 _GRID, .. that touch the curve in [-a, 0]."""
     a = np.arange(0.0, 8.0, _GRID)
     low, high = -2 * a, -a
     for _ in range(45):
@@ -103,7 +104,10 @@ def _touching_slopes() -> Array:
 
 
 def _touching_slope(a: Array) -> Array:
-    """Upper bound of that slope for any a >= 0: it falls, so the next smaller a on the grid has a larger one."""
+    """Upper bound of the slope of the chord from a >= 0 that touches tanh, from `_touching_slopes`.
+
+    It falls with a, so that the next smaller a on the grid has a larger one.
+    """
     table = _touching_slopes()
     # NaN, from numbers that overflowed, counts as zero, where the slope is largest.
     place = np.where(a >= 0, np.minimum(a / _GRID, len(table) - 1.0), 0.0)

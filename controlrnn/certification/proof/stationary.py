@@ -3,7 +3,8 @@
     contraction   rate^2 P - T'PT - S(lambda) > 0 without inputs, gain_c^2 - T_c'PT_c - S(lambda_c) > 0 at equal states
     dissipation   blkdiag(rate^2 P, 0, 0) + (dy, du)'[Q S'; S R](dy, du) - T'PT - S(lambda) > 0
 
-All numbers are taken as exact; squares and products of them are enclosed.
+All numbers are taken as exact; squares and products of them are enclosed (proofs of the claims:
+docs/theory/contraction.md and docs/theory/dissipation.md).
 """
 
 from __future__ import annotations
@@ -30,9 +31,16 @@ from controlrnn.errors import CertificationError, SettingError
 
 
 def prove_contraction(
-    system: Matrices, rate: float, metric: Array, multipliers: Array, input_gain: Array, input_multipliers: Array,
-    *, room: float = 1.0, spread: Array | None = None,
-) -> float:  # fmt: skip
+    system: Matrices,
+    rate: float,
+    metric: Array,
+    multipliers: Array,
+    input_gain: Array,
+    input_multipliers: Array,
+    *,
+    room: float = 1.0,
+    spread: Array | None = None,
+) -> float:
     """Prove |x1+ - x2+|_P <= rate |x1 - x2|_P + sum_c gain_c |u1_c - u2_c|; returns the smallest margin.
 
     Args:
@@ -43,7 +51,8 @@ def prove_contraction(
         input_gain: Shape (nu,).
         input_multipliers: Shape (nu, nv).
         room: See `definite_margins`.
-        spread: How far the true (A, B2, B1) may be from the system's, shape (nx, nx + nu + nv): proven for all of them.
+        spread: Bound on the distance of the true (A, B2, B1) from the system's, shape (nx, nx + nu + nv): the proof
+            covers all of them.
 
     Raises:
         CertificationError: It is not proven.
@@ -74,6 +83,8 @@ def prove_contraction(
 
 
 def _contraction_margin(form: IncrementalForm, rate: float, metric: Array, multipliers: Array, room: float) -> float:
+    """Prove rate^2 P - T'PT - S(lambda) > 0 at equal inputs; returns the margin."""
+
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
         r, total = kind.of(np.full((1, 1, 1), rate)), -demand(kind, form, metric[None])
         add_supply(total, form, r * r * kind.of(metric[None]), kind.of(np.zeros((1, form.nu))))
@@ -83,7 +94,7 @@ def _contraction_margin(form: IncrementalForm, rate: float, metric: Array, multi
 
 
 def input_margin(form: IncrementalForm, metric: Array, gain: float, multipliers: Array, room: float = 1.0) -> float:
-    """Prove gain^2 - T'PT - S(lambda) > 0 for a form of one input `at_equal_states`."""
+    """Prove gain^2 - T'PT - S(lambda) > 0 for a form of one input `at_equal_states`; returns the margin."""
 
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
         g, total = kind.of(np.full((1,), gain)), -demand(kind, form, metric[None])
@@ -94,9 +105,14 @@ def input_margin(form: IncrementalForm, metric: Array, gain: float, multipliers:
 
 
 def prove_dissipation(
-    system: Matrices, rate: float, metric: Array, multipliers: Array, supply: tuple[Array, Array, Array],
-    *, room: float = 1.0,
-) -> float:  # fmt: skip
+    system: Matrices,
+    rate: float,
+    metric: Array,
+    multipliers: Array,
+    supply: tuple[Array, Array, Array],
+    *,
+    room: float = 1.0,
+) -> float:
     """Prove |dx+|_P^2 <= rate^2 |dx|_P^2 + dy'Q dy + 2 du'S dy + du'R du; returns the margin.
 
     Args:
@@ -123,6 +139,7 @@ def prove_dissipation(
         raise CertificationError("the supply must be finite and symmetric: the certificate was altered")
     form = IncrementalForm.of(system)
     pick = np.eye(nu, form.nz, k=nx)
+    # The supply is a quadratic form of (dy, du), which are rows of z.
     z, whole = np.vstack([form.Y, pick]), np.block([[Q, S.T], [S, R]])
 
     def part(kind: type[Any], _: NDArray[np.intp]) -> Any:
@@ -141,20 +158,21 @@ def prove_dissipation(
 
 
 def gain_supply(gamma: float, input_scale: Array, output_scale: Array) -> tuple[Array, Array, Array]:
-    """A supply (Q, S, R) that implies a gain of ``gamma``, in physical units: no more is supplied, no less drawn.
+    """Supply (Q, S, R) that implies a gain of ``gamma`` in physical units, rounded towards the stronger claim.
 
     Args:
         gamma: Gain, > 0.
         input_scale: Unit of each input, shape (nu,), > 0.
         output_scale: Unit of each output, shape (ny,), > 0.
     """
+    # |Q| is rounded up and R down: a proof for these numbers proves the exact gain as well.
     drawn = divide_up(divide_up(divide_up(1.0, output_scale), output_scale), gamma)
     given = divide_down(divide_down(gamma, input_scale), input_scale)
     return -np.diag(drawn), np.zeros((len(input_scale), len(output_scale))), np.diag(given)
 
 
 def error_after(rate: float, input_gain: Array, steps: int, initial: float, input_radius: float | Array) -> float:
-    """rate^steps initial + (1 + rate + .. + rate^(steps - 1)) sum_c gain_c radius_c, never rounded down.
+    """Upper bound of rate^steps initial + (1 + rate + .. + rate^(steps - 1)) sum_c gain_c radius_c.
 
     Args:
         rate: In (0, 1).
@@ -176,16 +194,19 @@ def error_after(rate: float, input_gain: Array, steps: int, initial: float, inpu
     # log, exp and expm1 of numpy are trusted to 45 units in the last place; 1 - rate is exact or rounded once.
     log = float(np.log(rate))
     decay = max(float(np.exp(steps * log * (1 - 1e-14))) * (1 + 1e-13), TINY)
+    # 1 - rate^steps without cancellation where the rate is close to one.
     grown = min(-float(np.expm1(steps * log * (1 + 1e-14))) * (1 + 1e-13), 1.0)
     lasting = divide_up(grown, np.nextafter(1 - rate, 0.0))
     return float(sum_up(np.array([times_up(decay, initial), times_up(lasting, push)])))
 
 
 def _check_metric(metric: Array) -> None:
+    """Raise a CertificationError unless the metric is finite and symmetric."""
     if not np.isfinite(metric).all() or not np.array_equal(metric, metric.T):
         raise CertificationError("metric must be finite and symmetric: the certificate was altered")
 
 
 def _check_positive(*values: Array) -> None:
+    """Raise a CertificationError unless all numbers are finite and >= 0."""
     if not all(np.isfinite(value).all() and (value >= 0).all() for value in values):
         raise CertificationError("multipliers and gains must be finite and >= 0: the certificate was altered")

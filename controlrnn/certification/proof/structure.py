@@ -1,4 +1,4 @@
-"""What cannot reach an output at all, whatever the values: zeros of the matrices and nothing else decide."""
+"""Structural reachability: which states and inputs cannot affect an output, from zeros of the matrices alone."""
 
 from __future__ import annotations
 

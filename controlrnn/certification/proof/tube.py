@@ -1,4 +1,4 @@
-"""Ellipsoids around a known trajectory that no neighbouring trajectory leaves: slopes and ellipsoids prove each other.
+"""Proven ellipsoids around a nominal trajectory that hold all its neighbours, step by step.
 
 Let n be the nominal trajectory and o one that starts within its initial radius of n and whose inputs stay within their
 radii of the nominal ones. At every step o - n = L xi with |xi|^2 <= e (`Tube.factors`). Then, at that very step,
@@ -9,8 +9,8 @@ radii of the nominal ones. At every step o - n = L xi with |xi|^2 <= e (`Tube.fa
 
 with z = (xi, du, eta): the form of diagonal multipliers t / (r d)^2 (`incremental`), with its slopes centred, so that
 every quantity is of order one, also where an ellipsoid is flat or a point. Hence (dx+, dy) = F xi+ with |xi+|^2 <=
-tau e + rho b^2: the next ellipsoid. No fixed point is needed, and nothing is assumed: one pass forward proves slopes
-and ellipsoids together, for all steps, neurons and outputs at once. The smallest F F' is Z W^-1 Z' (Schur complement).
+tau e + rho b^2: the next ellipsoid (proof: docs/theory/prediction_tube.md). The smallest F F' is Z W^-1 Z' (Schur
+complement). Nothing is assumed: one pass forward proves slopes and ellipsoids together.
 
 The nominal trajectory is computed in float64. What rounding does to it is another small difference, r+ <= sqrt(tau) r +
 rounding in the same ellipsoids, for which the ends of the chords have room and which the bounds include: they hold
@@ -49,7 +49,7 @@ _ROUNDING = 1e5  # how much larger than its rounding an ellipsoid is kept in eve
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step in the coordinates z = (xi, du, eta): what the search and the proof of a stage need.
+    """One step of a tube in the coordinates z = (xi, du, eta), for its search and its proof.
 
     Args:
         rows: Enclosure of (dv / d, dx+, dy) as rows, shape (nv + nx + outputs, nz).
@@ -65,12 +65,12 @@ class Step:
 
     @property
     def N(self) -> Array:
-        """Dv / d = N z, shape (nv, nz), rounded."""
+        """The matrix with dv / d = N z, shape (nv, nz), rounded."""
         return self.rows.mid[: len(self.d)]
 
     @property
     def Z(self) -> Array:
-        """(dx+, dy) = Z z, shape (nx + rows, nz), rounded."""
+        """The matrix with (dx+, dy) = Z z, shape (nx + rows, nz), rounded."""
         return self.rows.mid[len(self.d) :]
 
     def supply(self, multipliers: Array, shares: Array) -> Array:
@@ -79,14 +79,14 @@ class Step:
         return np.concatenate([np.full(n, shares[0]), shares[1:] / self.b / self.b, 2 * multipliers])
 
     def form(self, multipliers: Array, shares: Array) -> Array:
-        """W, shape (nz, nz), rounded."""
+        """The matrix W of the stage inequality, shape (nz, nz), rounded."""
         root = np.sqrt(2 * multipliers)[:, None] * self.N
         W = -(root.T @ root)
         W[np.diag_indices(len(W))] += self.supply(multipliers, shares)
         return np.asarray(W)
 
     def smallest(self, multipliers: Array, shares: Array) -> Array | None:
-        """Z W^-1 Z', shape (nx + rows, nx + rows), rounded; None where W is not positive definite."""
+        """The smallest F F' = Z W^-1 Z', shape (nx + rows, nx + rows), rounded; None unless W is positive definite."""
         try:
             factor = np.linalg.cholesky(self.form(multipliers, shares))
         except np.linalg.LinAlgError:
@@ -96,21 +96,22 @@ class Step:
 
 
 class Tube:
-    """The pass forward: `look` at a step, then `advance` to the next.
+    """A forward pass along the trajectory: `look` at a step, then `advance` to the next.
 
     Args:
         system: A frozen system.
         path: Computed nominal states, shape (K, nx), of which the first must be exact; anything close will do.
         u: Nominal inputs, shape (K, nu).
-        start: L at step 0, shape (nx, nx).
-        input_radius: Shape (nu,).
+        start: Factor L of the initial ellipsoid, shape (nx, nx).
+        input_radius: Largest input difference per step, shape (nu,).
         known: A finished pass, whose slopes and differences are proven already.
     """
 
     def __init__(
         self, system: Matrices, path: Array, u: Array, start: Array, input_radius: Array, known: Tube | None = None
     ) -> None:
-        self.system, use = system, input_radius > 0
+        use = input_radius > 0
+        self.system = system
         self.b = input_radius[use]
         # The output is a row of Z only where neurons reach it; otherwise its bound follows from L directly.
         self.rows = system.ny if (system.D21 != 0).any() else 0
@@ -119,11 +120,16 @@ class Tube:
         self.D = np.vstack([system.D12, system.D22, system.B2])[:, use]
         self.E = np.vstack([system.D11, system.D21, system.B1])
         self.v, self.v_error, self.x_error, self.y_error = _nominal(system, path, u)
-        self.level, self.drift, self.known = 1.0, 0.0, known
-        self.factors, self.steps, self.bounds, self.used = [start], list[Step](), list[Array](), list[Array]()
+        self.level = 1.0  # e: squared size of the present ellipsoid
+        self.drift = 0.0  # r: size of the rounding of the nominal trajectory, in the same ellipsoid
+        self.known = known
+        self.factors = [start]
+        self.steps = list[Step]()
+        self.bounds = list[Array]()
+        self.used = list[Array]()
 
     def look(self) -> Step:
-        """Differences, slopes and output bounds at the present step."""
+        """Bound differences, slopes and outputs at the present step."""
         system, k, m = self.system, len(self.steps), len(self.b)
         n, ny, nv = system.nx, system.ny, system.nv
         # Rows of (xi, du, rest), where dw_j = middle_j dv_j + rest_j, |rest_j| <= half_j d_j.
@@ -166,7 +172,7 @@ class Tube:
         return self.steps[-1]
 
     def _slopes(self, layer: slice, low: Array, high: Array, d: Array, error: Array) -> None:
-        """Fill in the slopes of a layer, and shrink d to what is known."""
+        """Set the slope bounds of a layer, with all that the pass before has proven of its slopes and differences."""
         k = len(self.steps)
         if self.known is not None:
             d[layer] = np.minimum(d[layer], np.maximum(self.known.steps[k].d[layer], 2 * error[layer]))
@@ -176,7 +182,7 @@ class Tube:
             high[layer] = np.minimum(high[layer], self.known.steps[k].slopes[1][layer])
 
     def advance(self, multipliers: Array, shares: Array, padding: float) -> None:
-        """Go on by one step with these multipliers t.
+        """Compute the next ellipsoid with these multipliers t.
 
         Around another trajectory than that of the search they may be too large: they are reduced until W is positive
         definite, which it is for small ones.
@@ -199,6 +205,7 @@ class Tube:
         except np.linalg.LinAlgError as error:
             raise CertificationError(f"step {k} of the tube is too flat for its padding", margin=-1.0) from error
         F = size[:, None] * np.tril(factor)
+        # |xi+|^2 <= tau e + rho b^2.
         self.level = float(sum_up(np.array([times_up(shares[0], self.level), *shares[1:]])))
         moved = _covered_rounding(F[:n, :n], self.x_error[k])
         drift = float(times_up(root_up(shares[0]), self.drift))
@@ -212,7 +219,10 @@ class Tube:
         self.used.append(multipliers)
 
     def margin(self, shares: Array, *, room: float = 1.0) -> float:
-        """Prove every step; ``shares``: (K, 1 + m), those that were used. See `definite_margins`."""
+        """Prove the inequalities of all steps taken; returns the smallest margin, see `definite_margins`.
+
+        ``shares``, of shape (K, 1 + m), are those that the pass used.
+        """
         done = self.steps[: len(self.used)]
         if not done:
             return np.inf
@@ -223,10 +233,12 @@ class Tube:
         supply = np.concatenate(
             [np.repeat(shares[:count, :1], n, axis=1), shares[:count, 1:] / self.b / self.b, 2 * t], axis=1
         )
+        # Of the supply only rho = share / b^2 was rounded.
         exact = (np.arange(nz) < n) | (np.arange(nz) >= nz - nv)
         diagonal = Enclosure(supply, (4 * UNIT * supply + TINY) * ~exact)
         shape, index = (count, nz + Z.mid.shape[1], nz + Z.mid.shape[1]), np.arange(nz)
         upper, right = slice(0, nz), slice(nz, None)
+        # The matrix [W Z'; Z F F'] of every step.
         W = N.T @ (Enclosure.of(2 * t[:, :, None]) * N)
         whole = diagonal.placed(shape, (slice(None), index, index)) - W.placed(shape, (slice(None), upper, upper))
         whole = whole + Z.placed(shape, (slice(None), right, upper)) + Z.T.placed(shape, (slice(None), upper, right))
@@ -235,15 +247,15 @@ class Tube:
 
 
 class TubeClaim:
-    """The claim of a tube certificate without its bounds: a trajectory, and what may differ from it.
+    """The claim of a tube certificate without its bounds: a nominal trajectory and the set of its neighbours.
 
     Args:
         system: A frozen system.
         x0: Nominal initial state, shape (nx,).
         u: Nominal inputs, shape (N + 1, nu).
-        radius: Of the set of initial differences, >= 0.
+        radius: Radius of the set of initial differences, >= 0.
         metric: Shape (nx, nx), or None for the identity.
-        input_radius: A number for all channels or shape (nu,).
+        input_radius: Largest input difference, a number for all channels or shape (nu,).
 
     Raises:
         SettingError, ShapeError, DataError: An argument makes no sense.
@@ -256,8 +268,11 @@ class TubeClaim:
         self.u = as_array("u", u, ("N + 1", system.nu))
         self.horizon = count("the number of inputs", len(self.u)) - 1
         claim = HorizonInequality(system, self.horizon, radius, metric, input_radius)
-        self.system, self.radius, self.metric = system, claim.radius, claim.metric
-        self.input_radius, self.b = claim.input_radius, claim.b
+        self.system = system
+        self.radius = claim.radius
+        self.metric = claim.metric
+        self.input_radius = claim.input_radius
+        self.b = claim.b
         self.x0 = as_array("x0", x0, (system.nx,))
         self.start = covering(self.metric, self.radius)
         # Where neurons reach the outputs the last sample leads on to an ellipsoid too.
@@ -268,7 +283,7 @@ class TubeClaim:
             raise CertificationError("the nominal trajectory must start in the initial state")
 
     def run(self, multipliers: Array, shares: Array, padding: float, known: Tube | None) -> Tube:
-        """One pass with given multipliers (steps, nv) and shares (steps, 1 + m)."""
+        """Run one pass with given multipliers (steps, nv) and shares (steps, 1 + m)."""
         tube = Tube(self.system, self.path, self.u, self.start, self.input_radius, known)
         for k in range(self.horizon + 1):
             tube.look()
@@ -277,7 +292,7 @@ class TubeClaim:
         return tube
 
     def prove(self, multipliers: Array, shares: Array, padding: float, *, room: float = 1.0) -> tuple[Array, float]:
-        """Bounds (N + 1, ny) and the margin of passes with given multipliers.
+        """Prove bounds (N + 1, ny) on outputs by passes with given multipliers; returns them and the margin.
 
         Args:
             multipliers: Shape (passes, steps, nv).
@@ -308,12 +323,12 @@ class TubeClaim:
         return bounds, float(margin)
 
     def rounding(self) -> Array:
-        """What rounding does to the nominal outputs at most, shape (N + 1, ny): another processor may differ by it."""
+        """Bound on the rounding of the nominal outputs, shape (N + 1, ny), by which processors may differ."""
         return _nominal(self.system, self.path, self.u)[3]
 
 
 def covering(metric: Array, radius: float) -> Array:
-    """L with {dx' metric dx <= radius^2} inside of {L xi: |xi| <= 1}, proven, shape (nx, nx).
+    """Matrix L (nx, nx), proven to map the unit ball onto a superset of {dx' metric dx <= radius^2}.
 
     Raises:
         CertificationError: The metric is not positive definite, or nothing can be proven.
@@ -334,7 +349,7 @@ def covering(metric: Array, radius: float) -> Array:
 
 
 def _covered_rounding(F: Array, error: Array) -> float:
-    """A rho with {|e_i| <= error_i} inside of {F xi: |xi| <= rho}, for F triangular; never rounded down.
+    """Radius rho, never rounded down, with {|e_i| <= error_i} inside of {F xi: |xi| <= rho}, for F triangular.
 
     With any X close to the inverse, F^-1 = (I - (I - X F))^-1 X, so |F^-1 e| <= | |X| |e| | / (1 - |I - X F|).
     """
@@ -354,7 +369,7 @@ def _covered_rounding(F: Array, error: Array) -> float:
 
 
 def _nominal(s: Matrices, path: Array, u: Array) -> tuple[Array, Array, Array, Array]:
-    """Pre-activations (K, nv) along the computed path, and how far v, x+ and y can be from what it should be there."""
+    """Pre-activations (K, nv) along the computed path, and error bounds of v, x+ and y there."""
     if not np.isfinite(path).all():
         raise CertificationError("the nominal trajectory overflows: shorten the horizon")
     x, inputs = Enclosure.of(path), Enclosure.of(u)

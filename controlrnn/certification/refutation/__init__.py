@@ -1,4 +1,4 @@
-"""Proofs that a claim is false: runs in ball arithmetic that it covers and that break it (extra ``audit``)."""
+"""Refutation of claims: proofs in ball arithmetic, by runs that a claim covers and that break it (extra ``audit``)."""
 
 from controlrnn.certification.refutation.claims import (
     refute_around,

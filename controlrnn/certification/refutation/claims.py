@@ -62,7 +62,7 @@ def refute_horizon(system: LureSystem, certificate: HorizonCertificate, pair: Pa
 
 
 def refute_gains(system: LureSystem, certificate: GainCertificate, pair: Pair) -> bool:
-    """Whether a pair differs by more than |dx_0| times its gain and all |du| times theirs: at any size and step.
+    """Whether a pair differs by more than the sum of the gains times its differences, at any step.
 
     Args:
         system: The system that the certificate speaks of.
@@ -165,7 +165,7 @@ def refute_contraction_at(system: LureSystem, certificate: ContractionCertificat
 
 
 def slowest_mode(system: LureSystem, x: Array, u: Array) -> arb:
-    """A lower bound of the spectral radius of the derivative at (x, u), as a ball; zero where there is none.
+    """Lower bound of the spectral radius of the derivative at (x, u), as a ball; zero where there is none.
 
     Arguments as `refute_contraction_at`. Eigenvalues are enclosed; where they are too close together for that, from
     |tr J^k| <= nx radius^k for powers k of two.
@@ -251,7 +251,7 @@ def refute_delta_iss(system: GatedSystem, certificate: DeltaIssCertificate, pair
 
 
 def in_set(error: InputError, differences: list[list[Fraction]]) -> bool:
-    """Whether input differences, T lists of nu, belong to what is known of wrong inputs.
+    """Whether input differences, T lists of nu, belong to a set of input errors.
 
     Args:
         error: The set, with a radius per channel.
@@ -277,6 +277,7 @@ def in_set(error: InputError, differences: list[list[Fraction]]) -> bool:
 
 
 def _starts_within(pair: Pair, metric: Array, radius: float) -> bool:
+    """Whether the initial difference lies within the radius, in the metric; exact."""
     dx = pair.initial_difference()
     M = [[Fraction(float(v)) for v in line] for line in metric]
     size = sum((dx[i] * M[i][j] * dx[j] for i in range(len(dx)) for j in range(len(dx))), Fraction(0))
@@ -284,6 +285,7 @@ def _starts_within(pair: Pair, metric: Array, radius: float) -> bool:
 
 
 def _boxed(pair: Pair, inputs: Array, states: Array) -> bool:
+    """Whether inputs and initial states of both runs lie in the boxes."""
     if not inputs.size and not states.size:
         return True
     u = all(((inputs[0] <= one) & (one <= inputs[1])).all() for one in (pair.u, pair.other_u))
@@ -291,6 +293,7 @@ def _boxed(pair: Pair, inputs: Array, states: Array) -> bool:
 
 
 def _runs(system: Any, pair: Pair) -> tuple[Run, Run]:
+    """Simulate both runs of a pair."""
     return (
         simulate(system, row(pair.x0), pair.u.tolist()),
         simulate(system, row(pair.other_x0), pair.other_u.tolist()),
@@ -307,12 +310,12 @@ def _apart(one: Run, other: Run, bounds: Array) -> bool:
 
 
 def _sizes(system: LureSystem, P: Array, pair: Pair) -> list[arb]:
-    """|dx|_P^2 at every step."""
+    """Squared differences |dx|_P^2 of the states at every step."""
     one, other = _runs(system, pair)
     first = quadratic(P, [ball(v) for v in pair.initial_difference()])
     return [first, *(quadratic(P, minus(b, a)) for a, b in zip(one.x[1:], other.x[1:], strict=True))]
 
 
 def _root(square: arb) -> arb:
-    """The square root of a ball that is not negative, though it may seem so."""
+    """Square root of a ball that is known to be >= 0, though the ball may reach below zero."""
     return square.max(number(0)).sqrt()

@@ -72,6 +72,7 @@ def refute_reinitialisation(system: LureSystem, certificate: ReinitialisationCer
         try:
             check_contraction(Plant.of(system), c.contraction)
             settled = _settled(system, c, s.past)
+            # A model that ran on since the far past is at the recorded input's equilibrium.
             recorded_state = _settled(system, c, s.recorded_past)
         except CertificationError:
             return False
@@ -86,13 +87,14 @@ def refute_reinitialisation(system: LureSystem, certificate: ReinitialisationCer
         found = found or _worse(true, running, W, P, c.running_error, c.running_bounds)
         if c.observer is None or c.observed is None or found:
             return found
+        # Outputs after the observer are claimed for the full washout alone.
         bounds = c.observed.bounds if c.washout == W else np.full_like(c.observed.bounds, np.inf)
         observed = _observe(system, c, s, true)
         return _worse(true, observed, W, c.observer.metric, c.observer_error(W), bounds)
 
 
 def _covered(system: LureSystem, c: ReinitialisationCertificate, s: Scenario) -> bool:
-    """Whether inputs, errors and lengths are ones that the certificate speaks of."""
+    """Whether the scenario's inputs, errors and lengths are among those that the certificate covers."""
     if s.u.shape[1] != system.nu or s.washout > c.washout or len(s.u) > s.washout + c.horizon + 1:
         return False
     u, recorded = np.vstack([s.past, s.u]), np.vstack([s.recorded_past, s.recorded])
@@ -109,7 +111,7 @@ def _covered(system: LureSystem, c: ReinitialisationCertificate, s: Scenario) ->
 
 
 def _settled(system: LureSystem, c: ReinitialisationCertificate, u: Array) -> Row:
-    """The equilibrium of a constant input, enclosed: |x - equilibrium| <= |f(x) - x| / (1 - rate) in the metric."""
+    """Enclosure of a constant input's equilibrium: |x - equilibrium| <= |f(x) - x| / (1 - rate) in the metric."""
     x = row(system.simulate(np.tile(u, (2000, 1)))[1][-1])
     for _ in range(20):
         x = [v.mid() for v in step(system, x, row(u))[0]]
@@ -121,13 +123,13 @@ def _settled(system: LureSystem, c: ReinitialisationCertificate, u: Array) -> Ro
 
 
 def _within(radius: arb) -> arb:
-    """All numbers between -radius and radius."""
+    """Ball of all numbers between -radius and radius."""
     made: arb = radius.union(-radius)
     return made
 
 
 def _worse(true: Run, other: Run, W: int, P: Array, error: float, bounds: Array) -> bool:
-    """Whether the state at step W or an output from there on is farther off than claimed."""
+    """Whether the state at step W, or an output from there on, is farther off than claimed."""
     if quadratic(P, minus(other.x[W], true.x[W])) > number(error) ** 2:
         return True
     return any(
@@ -138,7 +140,7 @@ def _worse(true: Run, other: Run, W: int, P: Array, error: float, bounds: Array)
 
 
 def _observe(system: LureSystem, c: ReinitialisationCertificate, s: Scenario, true: Run) -> Run:
-    """An innovation observer over the first W steps, then a prediction."""
+    """Run an innovation observer over the first W steps, then predict."""
     x, states, outputs = row(c.start), [row(c.start)], []
     L = [row(line) for line in c.observer_gain]
     for t, u in enumerate(s.recorded):

@@ -1,4 +1,4 @@
-"""Trajectories in ball arithmetic: what a system really does, with a proven bound of the error."""
+"""Simulation in ball arithmetic: states and outputs with proven error bounds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BITS = 424  # more than enough for numbers of order one; with less a claim is ju
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two runs of one system.
+    """Two runs of one system, given by their initial states and inputs.
 
     Args:
         x0: Initial state of one, shape (nx,).
@@ -61,21 +61,21 @@ class Pair:
             )
 
     def fits(self, system: Any) -> bool:
-        """Whether the runs are ones of this system."""
+        """Whether the runs have the dimensions of this system."""
         return bool((len(self.x0), self.u.shape[1]) == (system.nx, system.nu))
 
     def initial_difference(self) -> list[Fraction]:
-        """The other's initial state minus this one's, exact."""
+        """Exact initial difference, the other run's minus this one's."""
         return _minus(self.other_x0, self.x0)
 
     @property
     def bits(self) -> int:
-        """How many bits it takes to see what the least of the differences does."""
+        """Precision in bits at which the effect of the smallest difference is visible."""
         differences = [v for one in (self.initial_difference(), *self.input_differences()) for v in one if v]
         return BITS + max([v.denominator.bit_length() - abs(v.numerator).bit_length() for v in differences] + [0])
 
     def input_differences(self) -> list[list[Fraction]]:
-        """The other's inputs minus this one's, exact, T lists of nu."""
+        """Exact input differences, the other run's minus this one's, T lists of nu."""
         return [_minus(a, b) for a, b in zip(self.other_u, self.u, strict=True)]
 
 
@@ -88,7 +88,7 @@ class Run:
 
 
 def simulate(system: LureSystem | GatedSystem, x0: Row, u: Sequence[Sequence[Any]]) -> Run:
-    """A run in balls from an initial state (nx,) under inputs (T, nu)."""
+    """Simulate in balls from an initial state (nx,) under inputs (T, nu)."""
     x, run = list(x0), Run([list(x0)], [])
     for one in u:
         after, y = step(system, x, [v if not isinstance(v, float) else number(v) for v in one])
@@ -99,11 +99,12 @@ def simulate(system: LureSystem | GatedSystem, x0: Row, u: Sequence[Sequence[Any
 
 
 def step(system: LureSystem | GatedSystem, x: Row, u: Row) -> tuple[Row, Row]:
-    """The next state and the present output."""
+    """Next state and present output of a system."""
     return _lure(system, x, u) if isinstance(system, LureSystem) else _gated(system, x, u)
 
 
 def _lure(s: LureSystem, x: Row, u: Row) -> tuple[Row, Row]:
+    """Next state and present output of a Lur'e system."""
     w = neurons(s, x, u)[1]
     after = column(row(s.bx)) + matrix(s.A) * column(x) + matrix(s.B1) * column(w) + matrix(s.B2) * column(u)
     y = column(row(s.by)) + matrix(s.C2) * column(x) + matrix(s.D21) * column(w) + matrix(s.D22) * column(u)
@@ -124,6 +125,7 @@ def neurons(s: LureSystem, x: Row, u: Row) -> tuple[Row, Row]:
 
 
 def _gated(s: GatedSystem, x: Row, u: Row) -> tuple[Row, Row]:
+    """Next state and present output of a gated system."""
     n = s.units
     h, drive = x[:n], _entries(column(row(s.b)) + matrix(s.W) * column(u))
     through = _entries(matrix(s.U) * column(h))
@@ -137,12 +139,13 @@ def _gated(s: GatedSystem, x: Row, u: Row) -> tuple[Row, Row]:
         i, f, o = ([intervals.sigmoid(a) for a in v[k * n : (k + 1) * n]] for k in range(3))
         c = [f[j] * x[n + j] + i[j] * v[3 * n + j].tanh() for j in range(n)]
         after = [a * b.tanh() for a, b in zip(o, c, strict=True)] + c
+    # With feedthrough outputs are read from the new hidden state.
     read = after if s.feedthrough else x
     return after, _entries(column(row(s.by)) + matrix(s.C) * column(read[:n]))
 
 
 def jacobian(system: LureSystem, x: Array, u: Array) -> arb_mat | None:
-    """The derivative of the next state by the state at (x, u), (nx, nx); None at a kink.
+    """Derivative of the next state by the state at (x, u), (nx, nx); None at a kink of an activation.
 
     Args:
         system: A frozen system.
@@ -155,12 +158,14 @@ def jacobian(system: LureSystem, x: Array, u: Array) -> arb_mat | None:
         return None
     D = diagonal([s for s in slopes if s is not None])
     eye = matrix(np.eye(system.nv))
+    # dv = C1 dx + D11 dw with dw = D dv.
     moved = (eye - matrix(system.D11) * D).solve(matrix(system.C1)) if system.nv else matrix(system.C1)
     made: arb_mat = matrix(system.A) + matrix(system.B1) * D * moved
     return made
 
 
 def _derivative(activation: Activation, v: arb) -> arb | None:
+    """Derivative of an activation on a ball; None where it contains a kink."""
     if activation in (Activation.TANH, Activation.SIGMOID):
         return intervals.derivative(activation, v)
     if v > 0:
@@ -174,19 +179,21 @@ def quadratic(P: Array, x: Row) -> arb:
 
 
 def ball(value: Fraction) -> arb:
-    """A rational number."""
+    """Convert a rational number to a ball."""
     made: arb = flint().arb(flint().fmpq(value.numerator, value.denominator))
     return made
 
 
 def minus(a: Row, b: Row) -> Row:
-    """Entrywise a - b."""
+    """Difference a - b, entry by entry."""
     return [p - q for p, q in zip(a, b, strict=True)]
 
 
 def _minus(a: Array, b: Array) -> list[Fraction]:
+    """Exact difference of two float64 arrays."""
     return [Fraction(float(p)) - Fraction(float(q)) for p, q in zip(a, b, strict=True)]
 
 
 def _entries(A: arb_mat) -> Row:
+    """Entries of a matrix of one column."""
     return [A[i, 0] for i in range(A.nrows())]

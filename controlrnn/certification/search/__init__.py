@@ -1,1 +1,1 @@
-"""Searches for the multipliers and metrics of a certificate; nothing here has to be trusted."""
+"""Searches for the multipliers and metrics of certificates; nothing here has to be trusted."""

@@ -1,4 +1,4 @@
-"""Small dense linear matrix inequalities by a barrier method: every iterate is strictly feasible.
+"""Barrier method for small dense linear matrix inequalities, whose iterates are strictly feasible.
 
     minimise  cost'p   subject to   M_b(p) = constant_b + sum_i p_i (L_i'U_i + U_i'L_i) > 0,   p_+ > 0
 
@@ -31,10 +31,10 @@ _FASTER = 8.0  # growth of the weight of the cost
 
 
 class Term(NamedTuple):
-    """sum_k p[which_k] weight_k (L_a' U_b + U_b' L_a) with a = left_k, b = right_k.
+    """Term of a matrix inequality: sum_k p[which_k] weight_k (L_a' U_b + U_b' L_a), a = left_k, b = right_k.
 
     Args:
-        which: Which unknowns, distinct, shape (q,).
+        which: Indices of the unknowns, distinct, shape (q,).
         L: Rows, shape (l, n).
         U: Rows, shape (m, n).
         left: Rows of L, shape (q,).
@@ -52,18 +52,18 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One inequality constant + sum of terms > 0.
+    """One linear matrix inequality: constant + sum of terms > 0.
 
     Args:
         constant: Shape (n, n), symmetric.
-        terms: What the unknowns add.
+        terms: Contributions of the unknowns.
     """
 
     constant: Array
     terms: tuple[Term, ...]
 
     def at(self, p: Array) -> Array:
-        """M(p), shape (n, n)."""
+        """The matrix M(p), shape (n, n)."""
         M = self.constant.copy()
         for term in self.terms:
             inner = np.zeros((len(term.L), len(term.U)))
@@ -73,7 +73,7 @@ class Block:
         return M
 
     def add_derivatives(self, inverse: Array, gradient: Array, hessian: Array) -> None:
-        """Add those of -log det M to ``gradient`` (m,) and the lower triangle of ``hessian`` (m, m).
+        """Add the derivatives of -log det M to ``gradient`` (m,) and the lower triangle of ``hessian`` (m, m).
 
         Args:
             inverse: M^-1.
@@ -90,7 +90,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Inequalities over p (m,).
+    """A set of linear matrix inequalities over p (m,), some of whose entries are positive.
 
     Args:
         blocks: The inequalities.
@@ -106,7 +106,7 @@ class Program:
         return float(sum(len(b.constant) for b in self.blocks) + self.positive.sum())
 
     def barrier(self, p: Array) -> float:
-        """phi(p); infinity outside."""
+        """The barrier function phi(p); infinity outside of the feasible set."""
         inside = p[self.positive]
         if not (inside > 0).all():
             return np.inf
@@ -138,12 +138,12 @@ class Program:
         return p
 
     def minimise(self, p: Array, cost: Array, *, tolerance: float) -> Array:
-        """A strictly feasible point whose cost is within ``tolerance`` of the minimum, relative to a positive cost.
+        """Follow the central path to a strictly feasible point whose cost is within ``tolerance`` of the minimum.
 
         Args:
             p: A strictly feasible point, shape (m,).
             cost: Shape (m,); the minimum of cost'p is >= 0.
-            tolerance: Relative.
+            tolerance: Relative to the cost, which is positive.
         """
         p = self.centre(p)
         t = self.degree / float(cost @ p)
@@ -156,6 +156,7 @@ class Program:
         return p
 
     def _newton(self, p: Array, linear: Array) -> tuple[Array, float]:
+        """Newton step (m,) of linear'p + phi(p) at p, and the Newton decrement."""
         m = len(p)
         gradient, hessian = linear.copy(), np.zeros((m, m))
         for block in self.blocks:
@@ -170,6 +171,7 @@ class Program:
         scale = 1 / np.sqrt(np.maximum(hessian.diagonal(), 1e-300))
         hessian *= scale[:, None]
         hessian *= scale
+        # Near the end of the path the Hessian can be singular to rounding: regularise as little as works.
         for more in (1e-14, 1e-11, 1e-8, 1e-5):
             hessian[np.diag_indices(m)] += more
             # The lower triangle read by columns, as LAPACK wants it, is an upper one: nothing has to be transposed.
@@ -181,10 +183,11 @@ class Program:
 
 
 def _entries(term: Term) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], Array]:
+    """The arrays of a term that the compiled kernel takes."""
     return term.which, term.left, term.right, term.weight
 
 
 def _cholesky(matrix: Array) -> Array | None:
-    """Lower factor, None where ``matrix`` is not positive definite."""
+    """Lower Cholesky factor; None where ``matrix`` is not positive definite."""
     factor, info = lapack.dpotrf(matrix, lower=1, clean=1)
     return factor if info == 0 and np.isfinite(factor).all() else None

@@ -1,4 +1,4 @@
-"""The search for the multipliers of one output over a horizon.
+"""Search for the multipliers of one output over a horizon, stage by stage near the output.
 
 Only the stages next to the output are optimised one by one; what is further back is the `Tail`'s. Whatever the search
 finds is proven afterwards.
@@ -39,18 +39,22 @@ PADDINGS = (1e-11, 1e-11, 1e-11, 1e-10, 1e-10, 1e-9, 1e-9, 1e-8, 1e-7)
 
 
 class Search:
-    """Multipliers for one output; pairs (multipliers, rho) are those of the head, shapes (H, nv) and (H, nu).
+    """Search for multipliers of one output; a pair (multipliers, rho) is that of the head, (H, nv) and (H, nu).
 
     Args:
         claim: The inequality that has to be proven.
-        problem: The same in `Units`, in which multipliers are sought.
-        units: Those.
+        problem: The same inequality in ``units``, in which multipliers are sought.
+        units: Units of ``problem``.
         row: The output.
-        tail: From `tail_for`.
+        tail: Multipliers of the far stages, from `tail_for`, or None.
     """
 
     def __init__(self, claim: Problem, problem: Problem, units: Units, row: int, tail: Tail | None) -> None:
-        self.claim, self.problem, self.units, self.row, self.tail = claim, problem, units, row, tail
+        self.claim = claim
+        self.problem = problem
+        self.units = units
+        self.row = row
+        self.tail = tail
         self.stages = problem.horizon + 1
         self.head = self.stages if tail is None else _HEAD
         task = self.task(self.at(problem.horizon))
@@ -64,13 +68,13 @@ class Search:
             self.inside = self.tail.extend(P[-1], found, self.head)
 
     def at(self, step: int) -> Array:
-        """Weights (N + 1,) that look at one step alone."""
+        """Weights (N + 1,) of an objective that counts one step alone."""
         weights = np.zeros(self.stages)
         weights[step] = 1.0
         return weights
 
     def everywhere(self) -> Array:
-        """Weights (N + 1,) that look at steps spread over the horizon, each relative to its own size."""
+        """Weights (N + 1,) of an objective that counts steps all over the horizon, each relative to its size."""
         last = self.at(self.problem.horizon)
         if self.stages == 1:
             return last
@@ -90,7 +94,7 @@ class Search:
         return [*([self.everywhere()] if together else []), *(self.at(k) for k in dict.fromkeys(steps))]
 
     def minimise(self, weights: Array, start: Pair, iterations: int) -> Pair:
-        """Multipliers that are good at the steps that ``weights`` (N + 1,) look at."""
+        """Optimise multipliers for the steps that ``weights`` (N + 1,) count."""
         tasks = [self.task(weights, nudge) for nudge in _NUDGES]
         # Where the true radius exceeds the least one, the tasks are the same.
         differ = [a for a, b in pairwise(tasks) if not np.array_equal(a.state_weights, b.state_weights)]
@@ -101,12 +105,12 @@ class Search:
         return start
 
     def back(self, found: Pair, share: float) -> Pair:
-        """``found``, moved by a share of the way to the point inside the feasible set, which is convex."""
+        """Move ``found`` by a share of the way to a point inside the feasible set, which is convex."""
         (a, b), (c, d) = found, self.inside
         return (1 - share) * a + share * c, (1 - share) * b + share * d
 
     def settle(self, found: Pair) -> Family:
-        """A family as close to ``found`` as the proof allows.
+        """Find a family as close to ``found`` as the proof allows.
 
         An optimum lies on the boundary of the feasible set, and a solver's answer may lie outside of it; the set is
         convex, so the segment to a point inside enters it.
@@ -134,13 +138,13 @@ class Search:
         return family
 
     def sizes(self) -> Array:
-        """Rough size of the storage per stage of the head, shape (H,), for scaling."""
+        """Rough size of the storage at each stage of the head, shape (H,), for scaling."""
         task = self.task(self.at(0))
         found, _ = incremental.storages(task.form, task.terminal, *self.inside, padding=0.0)
         return np.array([max(float(np.trace(P)) / len(P), 1e-100) for P in found])
 
     def task(self, weights: Array, nudge: float = _NUDGES[-1]) -> Task:
-        """The optimisation of the head, in coordinates in which the initial set, or the tail's metric, is a ball.
+        """Optimisation task of the head, in coordinates in which the initial set or the tail's metric is a ball.
 
         Where the initial difference hardly counts the optimum lies at infinite storages: the search gets a radius of
         some share, ``nudge``, of what the inputs do to the state in one step; the bounds are those of the true radius.
@@ -167,13 +171,13 @@ class Search:
         return Task(local, c.T @ c, head, state_weights, problem.b, few=problem.error.steps)
 
     def _claimed(self, found: Pair) -> Pair:
-        """Multipliers in the user's units."""
+        """Convert multipliers to the user's units."""
         error = self.claim.asked
         differ = error.changes > 0 if self.claim.lifted else error.b > 0
         return self.units.back(*found, float(self.units.y[self.row]), self.units.u[differ])
 
     def _extended(self, found: Pair) -> Pair:
-        """Multipliers of all stages. Raises CertificationError where a stage of the head does not exist."""
+        """Extend the head's multipliers to all stages; raises CertificationError where a stage does not exist."""
         if self.tail is None:
             return found
         form, terminal = self.problem.form, self.problem.terminal(self.row)[1]
@@ -184,7 +188,7 @@ class Search:
 
 
 def issued_bounds(problem: Problem, family: Family) -> Array:
-    """Bounds (N + 1,) that a certificate states of a family, with room for what other machines compute from it.
+    """Bounds (N + 1,) that a certificate states of a family, with room for other machines' rounding.
 
     Every stage's rounding is less than what its padding adds, or the proof would not pass. Twice the padding thus holds
     what any order of rounding makes of a storage, and of the later ones, which grow with it; `ROOM` covers the few
@@ -203,7 +207,7 @@ def issued_bounds(problem: Problem, family: Family) -> Array:
 
 
 def tail_for(problem: Problem) -> Tail | None:
-    """What all outputs share of a long horizon; None where every stage is optimised."""
+    """Stationary multipliers for the far stages of a long horizon; None where every stage is optimised."""
     if problem.horizon < _HEAD:
         return None
     try:
@@ -214,12 +218,12 @@ def tail_for(problem: Problem) -> Tail | None:
 
 
 def best_family(search: Search, iterations: int) -> Family:
-    """One family for one output that is good at all steps."""
+    """Find one family for one output that is good at all steps."""
     return search.settle(search.minimise(search.everywhere(), search.inside, iterations))
 
 
 def families_for(search: Search, steps: Sequence[int], together: bool, iterations: int) -> list[Family]:
-    """Families for one output: one for all ``together`` if asked, and one for each of ``steps``."""
+    """Find families for one output: one for all steps ``together`` if asked, and one for each of ``steps``."""
     start, families = search.inside, []
     for weights in search.plan(steps, together):
         start = search.minimise(weights, search.back(start, _BACK), iterations)

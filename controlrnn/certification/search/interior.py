@@ -1,4 +1,4 @@
-"""Where the search for multipliers starts: well inside the feasible set, found stage after stage.
+"""Starting points of the multiplier search: well inside the feasible set, found stage after stage.
 
 Greedy, so loose over long horizons (ECLipsE, Xu & Sivaranjani, NeurIPS 2024, stops there), but never absurd: deep
 networks need their layers weighted by orders of magnitude, which no fixed pattern hits.
@@ -18,7 +18,7 @@ _FIRST, _LATER = 150, 30  # iterations at the first stages, and at those that st
 
 
 def interior(task: Task) -> Pair:
-    """Multipliers (K, nv) and rho (K, nu) for which every stage exists with room to spare.
+    """Find multipliers (K, nv) and rho (K, nu) for which every stage exists with room to spare.
 
     Raises:
         CertificationError: The gains over this horizon overflow, or the matrices are too badly scaled.
@@ -43,7 +43,7 @@ def interior(task: Task) -> Pair:
 def inflate(
     form: IncrementalForm, demand: Array, lam: Array, rho: Array, factor: float = _MARGIN
 ) -> tuple[Array, Array, Array]:
-    """Scale the multipliers of one stage up by ``factor`` and rho until the stage exists; returns them and P."""
+    """Enlarge the multipliers of one stage by ``factor``, and rho until the stage exists; returns them and P."""
     # Where little is demanded the feasible set is a cone: inside of it rho has to grow against the multipliers.
     lam, rho = factor * lam, 1.2 * factor * rho
     for _ in range(60):
@@ -71,7 +71,10 @@ def reach(form: IncrementalForm, demand: Array, pattern: Array) -> Pair:
 
 
 def neuron_weights(form: IncrementalForm) -> Array:
-    """A multiplier pattern (nv,) with -S_ww > 0; it exists since D11 is triangular: later neurons weigh less."""
+    """Multiplier pattern (nv,) with -S_ww > 0.
+
+    It exists since D11 is triangular: later neurons get smaller weights.
+    """
     n, nv = form.nx + form.nu, form.nv
     pattern = np.ones(nv)
     for i in range(1, nv + 1):
@@ -86,7 +89,7 @@ def neuron_weights(form: IncrementalForm) -> Array:
 
 
 def _largest_generalised(a: Array, b: Array) -> float:
-    """The largest eigenvalue of b^-1 a for symmetric a >= 0 and b > 0."""
+    """Largest eigenvalue of b^-1 a for symmetric a >= 0 and b > 0."""
     L = np.linalg.cholesky(b)
     half = np.linalg.solve(L, a)
     return max(float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1]), 0.0)

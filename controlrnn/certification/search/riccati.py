@@ -1,4 +1,4 @@
-"""Multipliers by optimisation through the backward recursion; every iterate that exists is a valid bound.
+"""Optimise multipliers through the backward recursion of storages; every feasible iterate is a valid bound.
 
 The storage P_j of `incremental` is a Schur complement, hence P_j = max over z of a quadratic form that is linear in
 (P_{j-1}, lambda_j, R_j). With the maximisers Z_j = [I; K^-1 G_zx] the envelope theorem gives the gradient of any
@@ -40,7 +40,7 @@ Pair = tuple[Array, Array]
 
 
 class Goal(Enum):
-    """What is made small."""
+    """Objectives of the optimisation."""
 
     WEIGHTED_SUM = "sum"
     """sum_k (state_weight_k max eig(P_k) + weight_k sum_{j <= k} rho_j . b^2)"""
@@ -57,12 +57,12 @@ class Task:
     Args:
         form: The difference system.
         terminal: H_0, shape (nz, nz).
-        weights: Of the input part of each horizon k, shape (K,), >= 0; K - 1 is the longest horizon.
-        state_weights: Of the initial state's part, shape (K,), >= 0: weight times squared radius.
+        weights: Weights of the input part of each horizon k, shape (K,), >= 0; K - 1 is the longest horizon.
+        state_weights: Weights of the initial state's part times the squared radius, shape (K,), >= 0.
         b: Input radius per channel, shape (nu,), positive.
-        goal: What is made small.
-        order: Of the norm that takes the place of the largest value.
-        few: Where inputs differ at so many steps only, of which the worst count.
+        goal: What the optimisation minimises.
+        order: Order of the norm that replaces the largest value.
+        few: Number of steps at which inputs may differ, of which the worst count; None for all.
     """
 
     form: IncrementalForm
@@ -76,12 +76,12 @@ class Task:
 
 
 def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e-4) -> Pair:
-    """Multipliers (K, nv) and rho (K, nu) that minimise the task, which is convex in them.
+    """Minimise a task, convex in multipliers (K, nv) and rho (K, nu); returns both.
 
     Args:
-        task: What to minimise.
+        task: The optimisation to solve.
         start: Multipliers and rho for which every stage exists, e.g. from `controlrnn.certification.search.interior`.
-        steps: Most iterations.
+        steps: Largest number of iterations.
         tolerance: Stop when 20 iterations gain less than this, relative.
 
     Raises:
@@ -97,16 +97,17 @@ def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e
 
 
 class _Sweep:
-    """The objective as a function of theta (K, nv + nu)."""
+    """Objective of a task and its gradient as functions of theta (K, nv + nu)."""
 
     def __init__(self, task: Task) -> None:
-        self.task, form = task, task.form
+        form = task.form
+        self.task = task
         self.later = np.cumsum(task.weights[::-1])[::-1]
         arrays = (form.T, form.lower, form.upper, task.terminal)
         self.T, self.lower, self.upper, self.terminal = (np.ascontiguousarray(a, dtype=np.float64) for a in arrays)
 
     def multipliers(self, theta: Array) -> Pair:
-        """Multipliers (K, nv) and rho (K, nu) behind theta."""
+        """Convert theta to multipliers (K, nv) and rho (K, nu)."""
         found = self._forward(theta)
         if found is None:
             raise CertificationError("the multipliers found do not exist at every stage")
@@ -114,7 +115,7 @@ class _Sweep:
         return values[:, :nv], values[:, nv:]
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
-        """Logarithm of the objective (infinity where a stage is missing) and its gradient."""
+        """Logarithm of the objective, infinity where a stage does not exist, and its gradient."""
         found = self._forward(theta)
         if found is None:
             return np.inf, theta
@@ -126,7 +127,7 @@ class _Sweep:
         return float(np.log(total)), gradient / total
 
     def _forward(self, theta: Array) -> tuple[Array, Array, Array, Array, Array] | None:
-        """Multipliers, what they are relative to, storages, maximisers Z and T Z; None where a stage is missing."""
+        """Run the recursion: multipliers, their scales, storages, maximisers Z and T Z; None where a stage fails."""
         if not np.isfinite(theta).all() or np.abs(theta).max(initial=0.0) > _LIMIT:
             return None
         (K, m), n, nz = theta.shape, self.task.form.nx, self.task.form.nz
@@ -137,7 +138,7 @@ class _Sweep:
         return (values, scales, P, Z, through) if stages == K else None
 
     def _objective(self, rho: Array, P: Array) -> tuple[float, Array, Array]:
-        """Value, derivative by rho (K, nu), and by each storage (K, nx, nx)."""
+        """Value of the objective, its derivative by rho (K, nu), and by each storage (K, nx, nx)."""
         task, d_P = self.task, np.zeros_like(P)
         if task.goal is Goal.LARGEST:
             eigenvalues, vectors = np.linalg.eigh(P[-1])
@@ -152,7 +153,7 @@ class _Sweep:
         return value, d_rho, d_P
 
     def _few(self, energy: Array, few: int) -> Array:
-        """Weights (K,) of the stages' ``energy`` (K,) that sum it up where the ``few`` largest count at each horizon.
+        """Weights (K,) with which the stages' ``energy`` (K,) sums up when only the ``few`` largest count.
 
         With |e|_p the p-norm few^(1 - 1/p) |e|_p is above the sum of the few largest, and smooth; being homogeneous, it
         is the sum of e times its gradient.
@@ -166,7 +167,7 @@ class _Sweep:
 
 
 def stage_of(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> Pair | None:
-    """P_j and its maximiser Z_j (nz, nx); None where the stage does not exist."""
+    """Storage P_j of one stage and its maximiser Z_j (nz, nx); None where the stage does not exist."""
     n = form.nx
     G = demand + form.multiplier_form(lam)
     K = -G[n:, n:]
@@ -183,7 +184,7 @@ def stage_of(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> Pa
 
 
 def size(P: Array) -> float:
-    """What multipliers are relative to."""
+    """Scale of the multipliers of the stage after storage P: its trace."""
     return max(float(P.trace()), SMALLEST)
 
 
@@ -195,12 +196,12 @@ def lbfgs(
     *,
     patience: int = _PATIENCE,
 ) -> tuple[Array, list[float]]:
-    """Minimise with L-BFGS and a back-tracking line search that takes infinity for "not allowed".
+    """Minimise with L-BFGS and a back-tracking line search; infinity marks points that are not allowed.
 
     Args:
         function: Value and gradient.
         x: Start, with a finite value.
-        steps: Most iterations.
+        steps: Largest number of iterations.
         tolerance: Stop when ``patience`` iterations gain less than this, absolute.
         patience: Iterations over which progress is judged.
 
@@ -221,6 +222,7 @@ def lbfgs(
         if slope >= 0:
             pairs.clear()
             direction, slope = -gradient, -float((gradient**2).sum())
+        # theta is logarithmic: a step of 3 is a factor of 20, more would leave the quadratic model.
         length = min(1.0, (3.0 if pairs else 1.0) / max(float(np.abs(direction).max()), 1e-300))
         while length > 1e-10:
             trial = x + length * direction
@@ -234,6 +236,7 @@ def lbfgs(
             pairs.clear()
             continue
         s, y = trial - x, new_gradient - gradient
+        # Only pairs of positive curvature keep the direction one of descent.
         if (s * y).sum() > 1e-10 * np.sqrt((s**2).sum() * (y**2).sum()):
             pairs.append((s, y))
         x, value, gradient = trial, new, new_gradient
@@ -244,7 +247,7 @@ def lbfgs(
 
 
 def _two_loops(gradient: Array, pairs: deque[Pair]) -> Array:
-    """The L-BFGS direction (Nocedal & Wright, algorithm 7.4)."""
+    """L-BFGS direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
     q = gradient.copy()
     weights = []
     for s, y in reversed(pairs):
@@ -260,7 +263,7 @@ def _two_loops(gradient: Array, pairs: deque[Pair]) -> Array:
 
 
 def _sizes(task: Task, lam: Array, rho: Array) -> Array:
-    """What each stage's multipliers are relative to, shape (K,)."""
+    """Scales of each stage's multipliers, shape (K,), as the recursion of theta uses them."""
     scales, demand = np.ones(len(lam)), task.terminal
     for j in range(len(lam) - 1):
         stage = stage_of(task.form, demand, lam[j], rho[j])
@@ -272,7 +275,7 @@ def _sizes(task: Task, lam: Array, rho: Array) -> Array:
 
 
 def _norm(values: Array, order: float) -> tuple[float, Array]:
-    """A norm of high order of values >= 0 and its gradient: a smooth maximum, never below it."""
+    """Norm of high order of values >= 0, which is a smooth maximum and never below it, and its gradient."""
     top = float(values.max(initial=0.0))
     if top <= 0:
         return 0.0, np.zeros_like(values)
@@ -282,11 +285,12 @@ def _norm(values: Array, order: float) -> tuple[float, Array]:
 
 
 def _schatten(P: Array, order: float) -> tuple[float, Array]:
-    """Schatten norm of high order of P >= 0 and its gradient."""
+    """Schatten norm of high order of P >= 0, and its gradient."""
     eigenvalues, vectors = np.linalg.eigh(P)
     value, slopes = _norm(np.maximum(eigenvalues, 0.0), order)
     return value, (vectors * slopes) @ vectors.T
 
 
 def _trace(P: Array) -> tuple[float, Array]:
+    """Trace of P >= 0, and its gradient."""
     return max(float(P.trace()), 0.0), np.eye(len(P))

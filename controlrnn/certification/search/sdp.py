@@ -1,4 +1,4 @@
-"""The semidefinite programs, through cvxpy: the reference that our own method is measured against.
+"""Semidefinite programs through cvxpy, the reference for our own searches.
 
 Only multipliers are taken from a solver. Its objective value and its storage matrices are not certificates: they hold
 to the solver's tolerance, in the solver's scaling (`certificate` recomputes and proves them).
@@ -23,13 +23,14 @@ _log = logging.getLogger(__name__)
 _USABLE = {cp.OPTIMAL, cp.OPTIMAL_INACCURATE, cp.USER_LIMIT}
 
 
-def solve_horizon(task: Task, sizes: Array, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
-                  ) -> tuple[Array, Array, str]:  # fmt: skip
-    """The task as one SDP in the chordal (storage) form, one cone of size nz a stage.
+def solve_horizon(
+    task: Task, sizes: Array, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
+) -> tuple[Array, Array, str]:
+    """Solve a task as one semidefinite program in the chordal (storage) form, one cone of size nz a stage.
 
     Args:
-        task: What to minimise.
-        sizes: Rough size of the storage per stage, shape (K,); each stage is divided by it, because the storages of a
+        task: The optimisation to solve.
+        sizes: Rough size of the storage per stage, shape (K,); each stage is divided by its own, because storages of a
             contracting system span orders of magnitude and solvers have absolute tolerances.
         solver: cvxpy's name of the solver.
         options: Passed on to the solver.
@@ -61,7 +62,7 @@ def solve_horizon(task: Task, sizes: Array, *, solver: str = "CLARABEL", options
 def contraction_slack(
     form: IncrementalForm, rate: float, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
 ) -> float:
-    """Largest t with rate^2 P - T'PT - S(lambda) >= t I over metrics P of trace nx; positive means: contracts so fast.
+    """Largest t with rate^2 P - T'PT - S(lambda) >= t I over metrics P of trace nx; t > 0 shows the rate.
 
     Args:
         form: The difference system without inputs.
@@ -81,7 +82,7 @@ def contraction_slack(
 def smallest_l2_gain(
     form: IncrementalForm, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
 ) -> float:
-    """The least incremental l2 gain, as far as the solver says: not proven.
+    """Least incremental l2 gain according to the solver; not proven.
 
     Args:
         form: The difference system, inputs and outputs in units of the gain.
@@ -97,10 +98,17 @@ def smallest_l2_gain(
 
 
 def fit_robust_rnn(
-    samples: dict[str, Array], C: Array, D: Array, gamma: float | None, rate: float, feedthrough: bool, *,
-    solver: str = "CLARABEL", options: dict[str, Any] | None = None,
-) -> dict[str, Array]:  # fmt: skip
-    """The robust RNN of 2020 closest to samples of a state map: Lagrangian relaxation of the equation error.
+    samples: dict[str, Array],
+    C: Array,
+    D: Array,
+    gamma: float | None,
+    rate: float,
+    feedthrough: bool,
+    *,
+    solver: str = "CLARABEL",
+    options: dict[str, Any] | None = None,
+) -> dict[str, Array]:
+    """Fit the robust RNN of 2020 to samples of a state map, by Lagrangian relaxation of the equation error.
 
     min tr(R Phi) + |Y - C2 X - D21 W - D22 U - by|^2,  Phi = mean z z', z = (x+, x, w, u, 1), M = [E -F -B1 -B2 -e],
     s.t. [R M'; M E+E'-I] >= 0, so that tr(R Phi) bounds the mean of |x+ - E^-1 (F x + B1 w + B2 u + e)|^2, and the
@@ -155,23 +163,23 @@ def fit_robust_rnn(
 
 
 def _factor(rows: Array) -> Array:
-    """A G with G G' the mean of z z' over the ``rows`` z."""
+    """Factor G with G G' the mean of z z' over the ``rows`` z."""
     return np.asarray(scipy.linalg.qr(rows, mode="r")[0][: rows.shape[1]].T / len(rows) ** 0.5)
 
 
 def _multipliers(form: IncrementalForm) -> Any:
-    """A variable (nv,) >= 0; None for a linear system, since cvxpy has no empty variables."""
+    """Variable (nv,) >= 0 of cvxpy; None for a linear system, since cvxpy has no empty variables."""
     return cp.Variable(form.nv, nonneg=True) if form.nv else None
 
 
 def _values(variables: list[Any], sizes: Array, n: int) -> Array:
-    """What the solver found, per stage and in the original scaling, shape (K, n); tiny negative values become zero."""
+    """Solver's values per stage in the original scaling, shape (K, n); tiny negative ones become zero."""
     rows = [s * np.maximum(v.value, 0.0) if n else np.zeros(0) for s, v in zip(sizes, variables, strict=True)]
     return np.array(rows).reshape(len(rows), n)
 
 
 def _supply(form: IncrementalForm, P: Any, rho: Any) -> Any:
-    """blkdiag(P, diag(rho), 0) as a cvxpy expression."""
+    """The matrix blkdiag(P, diag(rho), 0) as a cvxpy expression."""
     M: Any = np.zeros((form.nz, form.nz))
     if form.nx and P is not None:
         into_x = np.eye(form.nz)[:, : form.nx]
@@ -183,7 +191,7 @@ def _supply(form: IncrementalForm, P: Any, rho: Any) -> Any:
 
 
 def _multiplier_form(form: IncrementalForm, lam: Any) -> Any:
-    """S(lambda) as a cvxpy expression."""
+    """The matrix S(lambda) as a cvxpy expression."""
     if not form.nv:
         return np.zeros((form.nz, form.nz))
     half = form.lower.T @ cp.diag(lam) @ form.upper
@@ -191,6 +199,7 @@ def _multiplier_form(form: IncrementalForm, lam: Any) -> Any:
 
 
 def _solve(problem: Any, solver: str, options: dict[str, Any] | None) -> str:
+    """Solve a problem and return the solver's status; raises CertificationError where it found nothing usable."""
     with warnings.catch_warnings():
         # "Solution may be inaccurate": we prove what we use, so the warning says nothing that we need.
         warnings.simplefilter("ignore", UserWarning)

@@ -1,4 +1,4 @@
-"""The infinite horizon's inequalities: one metric P and one set of diagonal multipliers for all time.
+"""Search for stationary certificates: one metric P and one set of diagonal multipliers for all time.
 
     contraction   s E'PE - T'PT - S(lambda) > 0,   E z = dx,   s = rate^2
     gains         gain_c - T_c'PT_c - S(lambda_c) > 0 for each input channel, at equal states
@@ -33,7 +33,7 @@ _FREE, _ROOM = 1e7, 1e4
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A metric (nx, nx) and multipliers (nv,) strictly inside the contraction inequality at s."""
+    """A metric (nx, nx) and multipliers (nv,) strictly inside the contraction inequality at s = rate^2."""
 
     metric: Array
     multipliers: Array
@@ -41,7 +41,7 @@ class Point:
 
 
 def contract(form: IncrementalForm, target: float | None = None, *, resolution: float = 4e-4) -> Point:
-    """A point with the least s, or the centre of those at a given one.
+    """Find the least s with a feasible point, or the centre of the feasible set at a given s.
 
     Args:
         form: The difference system; inputs are ignored.
@@ -64,6 +64,7 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
         centre = _contraction(form, s, bound).centre(p * (filled / float(bound @ p)))
         filled = float(bound @ centre)
         centres = [*centres[-1:], (centre, s)]
+        # Centres lie nearly on a line: extrapolating saves most of the iterations.
         p, least = _further(form, centres)
         ahead = least + _SHARE * (s - least)
         _log.debug("method of centres: s %.9g, least %.9g", s, least)
@@ -71,6 +72,7 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
             return Point(*_unpack(form, _contraction(form, target, bound).centre(p * filled / (bound @ p))), target)
         if s - ahead <= resolution * (1 - ahead) and target is None:
             return Point(*_unpack(form, centre), s + 5 * resolution * (1 - s))
+        # No progress to speak of above the limit: diagonal multipliers prove nothing here.
         if s - ahead <= 1e-7 * max(s - limit, 1e-6):
             break
         s = ahead
@@ -80,7 +82,7 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
 
 
 def _further(form: IncrementalForm, centres: list[tuple[Array, float]]) -> tuple[Array, float]:
-    """The last of the ``centres``, or a point beyond it on the line of the last two; and the least s that it proves."""
+    """Extrapolate the last two ``centres``; returns the point that proves the least s, and that s."""
     (p, s), found = centres[-1], []
     steps = (p - centres[0][0]) / max(centres[0][1] - s, 1e-300)
     for ahead in (0.0, 0.25, 0.5, 1.0, 2.0):
@@ -102,7 +104,7 @@ def _is_definite(P: Array) -> bool:
 def metric_for_inputs(
     form: IncrementalForm, channels: list[IncrementalForm], start: Point, weights: Array, floor: Array
 ) -> tuple[Array, Array, Array]:
-    """The metric P >= floor of a given rate in which inputs move the state least: min sum_c weights_c^2 gain_c^2.
+    """Find the metric P >= floor of a given rate that minimises sum_c weights_c^2 gain_c^2 over the inputs.
 
     Args:
         form: The difference system; inputs are ignored.
@@ -123,8 +125,11 @@ def metric_for_inputs(
     gains = np.empty(nu)
     for c, one in enumerate(channels):
         own, here = into + nv * (1 + c) + np.arange(nv), np.eye(one.nz)[:1]
-        terms = (_square(n, one.T, -1.0), _products(own, -one.lower, one.upper),
-                 _products(np.array([into + nv * (1 + nu) + c]), here, 0.5 * here))  # fmt: skip
+        terms = (
+            _square(n, one.T, -1.0),
+            _products(own, -one.lower, one.upper),
+            _products(np.array([into + nv * (1 + nu) + c]), here, 0.5 * here),
+        )
         blocks.append(Block(np.zeros((one.nz, one.nz)), terms))
         gains[c] = 2 * _least_supply(-one.T.T @ P @ one.T - one.multiplier_form(lam), slice(0, 1)) + 1e-9 * np.trace(P)
     p = np.concatenate([_pack(P, lam), np.tile(lam, nu), gains])
@@ -137,7 +142,7 @@ def metric_for_inputs(
 
 
 def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) -> tuple[float, Array, Array]:
-    """The least rho = gamma^2 of the l2 gain inequality, with R = I.
+    """Find the least rho = gamma^2 of the l2 gain inequality, with R = I.
 
     Args:
         form: The difference system, inputs and outputs in units of the gain.
@@ -161,8 +166,7 @@ def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) 
     main = _inequality(form, 1.0, -seen)
     picks = [np.eye(form.nz)[[c]] for c in range(n, n + nu)]
     supply = tuple(_products(np.array([len(p) - 1]), here, 0.5 * here) for here in picks)
-    blocks = (Block(main.constant, main.terms + supply), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)),
-              _room(n, p))  # fmt: skip
+    blocks = (Block(main.constant, main.terms + supply), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _room(n, p))
     cost = np.zeros_like(p)
     cost[-1] = 1.0
     p = Program(blocks, np.arange(len(p)) >= n * (n + 1) // 2).minimise(p, cost, tolerance=tolerance)
@@ -170,7 +174,7 @@ def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) 
 
 
 def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) -> tuple[float, Array, Array]:
-    """The least rho with |dy_k|^2 <= rho (|dx_0|^2 + sum_j |du_j|^2) for every k, from stationary multipliers.
+    """Find the least rho with |dy_k|^2 <= rho (|dx_0|^2 + sum_j |du_j|^2) for every k.
 
     Args:
         form: The difference system.
@@ -196,9 +200,13 @@ def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) 
     own = into + nv + np.arange(nv)
     first = (_square(n, eye[:n]), _products(own, -form.lower, form.upper))
     ball = tuple(_products(last, row[None], 0.5 * row[None]) for row in np.eye(n))
-    blocks = (Block(main.constant, main.terms + supply), Block(-seen, first + supply),
-              Block(np.zeros((n, n)), (_square(n, np.eye(n), -1.0), *ball)),
-              Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _room(n, p))  # fmt: skip
+    blocks = (
+        Block(main.constant, main.terms + supply),
+        Block(-seen, first + supply),
+        Block(np.zeros((n, n)), (_square(n, np.eye(n), -1.0), *ball)),
+        Block(np.zeros((n, n)), (_square(n, np.eye(n)),)),
+        _room(n, p),
+    )
     cost = np.zeros_like(p)
     cost[-1] = 1.0
     p = Program(blocks, np.arange(len(p)) >= into).minimise(p, cost, tolerance=tolerance)
@@ -206,12 +214,12 @@ def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) 
 
 
 def without_inputs(form: IncrementalForm) -> IncrementalForm:
-    """The form with equal inputs: their columns are dropped."""
+    """The form at equal inputs, whose columns are dropped."""
     return form.through(np.r_[0 : form.nx, form.nx + form.nu : form.nz], form.nx, 0)
 
 
 def _state_sizes(form: IncrementalForm) -> Array:
-    """Units for the states, shape (nx,), in which the loop through neurons and states is balanced."""
+    """Units for the states, shape (nx,), that balance the loop through neurons and states."""
     n = form.nx
     through = np.abs(form.T[:, n:]) @ (np.abs(form.lower[:, :n]) + np.abs(form.upper[:, :n]))
     _, (scale, _) = matrix_balance(np.abs(form.T[:, :n]) + through, permute=False, separate=True)
@@ -219,13 +227,14 @@ def _state_sizes(form: IncrementalForm) -> Array:
 
 
 def _contraction(form: IncrementalForm, s: float, bound: Array) -> Program:
+    """Program of the contraction inequality at s with P > 0 and bound'p < 1."""
     n = form.nx
     blocks = (_inequality(form, s), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _bound(bound))
     return Program(blocks, np.arange(len(bound)) >= n * (n + 1) // 2)
 
 
 def _inequality(form: IncrementalForm, s: float, constant: Array | None = None) -> Block:
-    """The inequality constant + s E'PE - T'PT - S(lambda) > 0."""
+    """Block of the inequality constant + s E'PE - T'PT - S(lambda) > 0."""
     n = form.nx
     own = n * (n + 1) // 2 + np.arange(form.nv)
     terms = (_square(n, np.eye(form.nz)[:n], s), _square(n, form.T, -1.0), _products(own, -form.lower, form.upper))
@@ -233,25 +242,25 @@ def _inequality(form: IncrementalForm, s: float, constant: Array | None = None) 
 
 
 def _square(n: int, X: Array, factor: float = 1.0) -> Term:
-    """The term factor X'PX for the unknowns p = upper triangle of P (n, n), X (n, nz)."""
+    """Term factor X'PX for the unknowns p = upper triangle of P (n, n), with X (n, nz)."""
     a, b = np.triu_indices(n)
     return Term(np.arange(len(a)), X, X, a, b, factor * np.where(a == b, 0.5, 1.0))
 
 
 def _products(index: NDArray[np.intp], L: Array, U: Array) -> Term:
-    """The term sum_k p[index_k] (L_k'U_k + U_k'L_k)."""
+    """Term sum_k p[index_k] (L_k'U_k + U_k'L_k)."""
     every = np.arange(len(index))
     return Term(index, L, U, every, every, np.ones(len(index)))
 
 
 def _bound(weights: Array) -> Block:
-    """1 - weights'p > 0."""
+    """Block of the inequality 1 - weights'p > 0."""
     index = np.flatnonzero(weights)
     return Block(np.ones((1, 1)), (_products(index, -weights[index, None], np.full((len(index), 1), 0.5)),))
 
 
 def _room(n: int, p: Array) -> Block:
-    """Lets every unknown grow far beyond its size in ``p``, whose first are a metric (n, n)."""
+    """Bound on all unknowns far beyond their sizes in ``p``, whose first entries are a metric (n, n)."""
     into = n * (n + 1) // 2
     metric = _diagonal(1 / _diagonal_of(n, p)) / n
     others: Array = np.divide(1.0, len(p) * p[into:], out=np.zeros(len(p) - into), where=p[into:] > 0)
@@ -259,21 +268,24 @@ def _room(n: int, p: Array) -> Block:
 
 
 def _diagonal(weights: Array) -> Array:
-    """sum_i weights_i P_ii as a function of the upper triangle, shape (n (n + 1) / 2,)."""
+    """Coefficients of sum_i weights_i P_ii in the upper triangle of P, shape (n (n + 1) / 2,)."""
     a, b = np.triu_indices(len(weights))
     return np.where(a == b, weights[a], 0.0)
 
 
 def _diagonal_of(n: int, p: Array) -> Array:
+    """Diagonal of the metric (n, n) whose upper triangle is the first part of p."""
     a, b = np.triu_indices(n)
     return np.asarray(p[: len(a)][a == b])
 
 
 def _pack(P: Array, lam: Array) -> Array:
+    """Unknowns p: the upper triangle of P, then the multipliers."""
     return np.concatenate([P[np.triu_indices(len(P))], lam])
 
 
 def _unpack(form: IncrementalForm, p: Array) -> tuple[Array, Array]:
+    """Metric P and multipliers from the unknowns p."""
     n = form.nx
     into = n * (n + 1) // 2
     P = np.zeros((n, n))
@@ -282,13 +294,13 @@ def _unpack(form: IncrementalForm, p: Array) -> tuple[Array, Array]:
 
 
 def _least(form: IncrementalForm, P: Array, lam: Array) -> float:
-    """The least s that P and the multipliers prove."""
+    """Least s that P and the multipliers prove."""
     after = smallest_storage(form, form.T.T @ P @ form.T, lam, np.zeros(0), 0.0)
     return np.inf if after is None else _largest_ratio(after, P)
 
 
 def _least_supply(matrix: Array, inputs: slice) -> float:
-    """The least rho >= 0 with matrix + rho (identity on ``inputs``) >= 0, where the rest of it is positive definite."""
+    """Least rho >= 0 with matrix + rho (identity on ``inputs``) >= 0, whose other block is positive definite."""
     rest = np.delete(np.arange(len(matrix)), inputs)
     across = matrix[inputs, rest]
     schur = matrix[inputs, inputs] - across @ np.linalg.solve(matrix[np.ix_(rest, rest)], across.T)
@@ -296,7 +308,7 @@ def _least_supply(matrix: Array, inputs: slice) -> float:
 
 
 def _largest_ratio(a: Array, b: Array) -> float:
-    """The maximum of x'ax / x'bx for a >= 0, b > 0."""
+    """Maximum of x'ax / x'bx for a >= 0, b > 0."""
     L = np.linalg.cholesky(b)
     half = np.linalg.solve(L, a)
     return max(float(np.linalg.eigvalsh(np.linalg.solve(L, half.T))[-1]), 0.0)

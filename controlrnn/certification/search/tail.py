@@ -1,4 +1,4 @@
-"""The far end of a long horizon: stationary multipliers, by which what is long ago is forgotten geometrically.
+"""Stationary multipliers for the far stages of a long horizon, whose effect decays geometrically.
 
 With a metric P, multipliers lambda and R that satisfy, for some s < 1,
 
@@ -26,7 +26,7 @@ _ROOM = 1 + 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """Stationary multipliers.
+    """Stationary multipliers, which extend a head of optimised stages to any length.
 
     Args:
         metric: P, shape (nx, nx).
@@ -42,7 +42,7 @@ class Tail:
 
     @classmethod
     def of(cls, form: IncrementalForm) -> Tail:
-        """The tail of a system that contracts; raises CertificationError where that cannot be shown."""
+        """Find the tail of a contracting system; raises CertificationError where contraction is not shown."""
         best = contract(form).s
         s = best + _SLACK * (1 - best)
         point = contract(form, s)
@@ -59,10 +59,12 @@ class Tail:
     def extend(self, P: Array, found: Pair, stages: int) -> Pair:
         """Continue the multipliers of a head, whose last storage is P, to ``stages`` stages."""
         count = stages - len(found[0])
+        # The head's last storage lies below sigma times the tail's metric.
         sigma = float(eigh(P, self.metric, eigvals_only=True)[-1]) * _ROOM * self.s ** np.arange(count)
         return (
-            np.vstack([found[0], sigma[:, None] * self.multipliers]), np.vstack([found[1], sigma[:, None] * self.rho]),
-        )  # fmt: skip
+            np.vstack([found[0], sigma[:, None] * self.multipliers]),
+            np.vstack([found[1], sigma[:, None] * self.rho]),
+        )
 
     def cost(self, stages: int, b: Array, radius: float, metric: Array) -> float:
         """Squared bound that ``stages`` more stages add, per unit of sigma."""

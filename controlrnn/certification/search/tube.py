@@ -1,4 +1,4 @@
-"""The search for the passes that bound what is around a trajectory (`controlrnn.certification.proof.tube`).
+"""Search for the multipliers of bounds around a trajectory (`controlrnn.certification.proof.tube`).
 
 For given weights Lambda of the ellipsoid X+ that a step leads to, the best multipliers of that step minimise
 tr(Lambda X+), which is convex; and the weights that make the greedy choice of every step the best one for what comes
@@ -28,7 +28,7 @@ _EVEN = 1e-4  # weight of every state, so that ellipsoids stay bounded where no 
 
 
 class Case(TubeClaim):
-    """The claim of a tube, and the search for passes that prove it; arguments as `TubeClaim`."""
+    """The claim of a tube and the search for passes that prove it; arguments as `TubeClaim`."""
 
     system: LureSystem
 
@@ -39,7 +39,7 @@ class Case(TubeClaim):
         near: Sequence[Array] | None,
         iterations: int = _ITERATIONS,
     ) -> tuple[Tube, Array, Array]:
-        """One pass that minimises tr(weights X+) at every step; the tube, its multipliers and shares.
+        """Run one pass that minimises tr(weights X+) at every step; returns the tube, its multipliers and shares.
 
         Args:
             known: A finished pass.
@@ -65,7 +65,7 @@ class Case(TubeClaim):
         return tube, multipliers, shares
 
     def adjoint(self, tube: Tube, shares: Array, focus: tuple[int, int] | None = None) -> list[Array]:
-        """What an increase of each ellipsoid would cost: weights (nx + rows, nx + rows) of every step.
+        """Weights (nx + rows, nx + rows) of every step: the cost of an increase of its ellipsoid.
 
         Args:
             tube: A finished pass.
@@ -98,7 +98,7 @@ class Case(TubeClaim):
 
 
 def _even(system: LureSystem, rows: int) -> Array:
-    """Weights to begin with: the next step's neurons and outputs, and a little of everything."""
+    """Weights of the first pass: the next step's neurons and outputs, and a little of every state."""
     n = system.nx
     Q = np.zeros((rows, rows))
     seen = system.C1.T @ system.C1 + system.C2.T @ system.C2
@@ -108,7 +108,7 @@ def _even(system: LureSystem, rows: int) -> Array:
 
 
 def _pattern(step: Step) -> Array:
-    """Multipliers (nv,) with W > 0 on the neurons: each outweighs, twice, what it does to the later ones."""
+    """Multipliers (nv,) with W > 0 on the neurons: each is twice what its neuron does to later ones."""
     nv = len(step.N)
     M, t = step.N[:, step.N.shape[1] - nv :], np.ones(nv)
     if not M.any():
@@ -123,14 +123,14 @@ def _pattern(step: Step) -> Array:
 
 
 def _unpack(step: Step, theta: Array) -> tuple[Array, Array]:
-    """Multipliers and shares behind theta = (log multipliers, log of each input's share over the state's)."""
+    """Multipliers and shares from theta = (log multipliers, log of each input's share over the state's)."""
     nv = len(step.N)
     parts = np.exp(np.concatenate([[0.0], theta[nv:]]))
     return np.exp(theta[:nv]), parts / parts.sum()
 
 
 def _minimise(step: Step, Q: Array, theta: Array, iterations: int) -> Array:
-    """The theta that minimises log tr(Q X+)."""
+    """Find the theta that minimises log tr(Q X+)."""
     nv, m, nz = len(step.N), len(step.b), step.N.shape[1]
     if not len(theta):
         return theta
@@ -165,7 +165,7 @@ def _minimise(step: Step, Q: Array, theta: Array, iterations: int) -> Array:
 
 
 def _through(step: Step, multipliers: Array, shares: Array, Q: Array) -> Array:
-    """The derivative of tr(Q X+) by the ellipsoid before: tau E' W^-1 Z' Q Z W^-1 E with E the columns of xi."""
+    """Derivative of tr(Q X+) by the ellipsoid before: tau E' W^-1 Z' Q Z W^-1 E, with E the columns of xi."""
     n = step.N.shape[1] - len(step.b) - len(step.N)
     V = np.linalg.solve(step.form(multipliers, shares), step.Z.T)[:n]
     return np.asarray(shares[0] * V @ Q @ V.T)

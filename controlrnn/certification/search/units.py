@@ -1,4 +1,4 @@
-"""Units in which multipliers are sought, so that what is found does not depend on the units that a user measures in.
+"""Balanced units for multiplier searches, so that results do not depend on the user's units.
 
 States, inputs and outputs are scaled so that what enters a state and what leaves it are of one size (balancing, as
 Osborne, J. ACM 1960; neurons have units of their own), and the numbers are rounded to single precision: the same model
@@ -33,7 +33,7 @@ class Units:
         x: Shape (nx,), positive.
         u: Shape (nu,), positive.
         y: Shape (ny,), positive.
-        size: What differences are multiples of: bounds are proportional to them, multipliers do not depend on it.
+        size: Unit of all differences, to which bounds are proportional and of which multipliers are independent.
     """
 
     x: Array
@@ -45,7 +45,7 @@ class Units:
     def of(
         cls, system: LureSystem, inputs: Array | None, outputs: Array | None = None, *, start: Array | None = None
     ) -> Units:
-        """Balanced units.
+        """Balance the units of states, inputs and outputs.
 
         Args:
             system: A frozen system.
@@ -93,7 +93,7 @@ class Units:
         return replace(system, **scaled)
 
     def metric(self, P: Array, radius: float) -> Array:
-        """The metric (nx, nx), in these units and rounded likewise, in which ``radius`` of the metric P is one."""
+        """Metric (nx, nx) in these units, rounded likewise, whose unit ball is radius ``radius`` of the metric P."""
         factor = np.linalg.cholesky(P * self.x[:, None] * self.x) * (self.size / radius)
         factor = _rounded(np.asarray(factor))
         return np.asarray(factor @ factor.T)
@@ -113,11 +113,11 @@ class Units:
         return Problem(self.system(system), claim.horizon, radius, metric, scaled, boxes=boxes, lifted=claim.lifted)
 
     def back(self, multipliers: Array, rho: Array, output: float, inputs: Array) -> tuple[Array, Array]:
-        """Multipliers (K, nv) and rho (K, m) in the user's units.
+        """Convert multipliers (K, nv) and rho (K, m) to the user's units.
 
         Args:
             multipliers: In these units.
-            rho: Likewise.
+            rho: In these units.
             output: Unit of the output that they are for.
             inputs: Units of the channels that differ, shape (m,).
         """
@@ -125,7 +125,7 @@ class Units:
 
 
 def _size(system: LureSystem, inputs: Array | None, start: Array | None) -> float:
-    """What neurons see of the differences, in their own unit; without neurons any size does."""
+    """Largest effect of a difference on a neuron, in the neuron's own unit; without neurons any size does."""
     seen = [np.zeros(1)]
     for matrix, part in ((system.C1, start), (system.D12, inputs)):
         if part is not None:
@@ -136,7 +136,7 @@ def _size(system: LureSystem, inputs: Array | None, start: Array | None) -> floa
 
 
 def _norms(*parts: Array) -> Array:
-    """Norms of the rows of matrices side by side."""
+    """Norms of the rows of matrices that stand side by side."""
     rows = np.hstack(parts)
     # Relative to the largest, whose square neither overflows nor vanishes.
     size = _sizes(np.abs(rows).max(axis=1, initial=0.0))
@@ -144,10 +144,12 @@ def _norms(*parts: Array) -> Array:
 
 
 def _sizes(norms: Array) -> Array:
+    """Replace norms of zero by one, so that they can be divided by."""
     return np.where(norms > 0, norms, 1.0)
 
 
 def _rounded(value: Array) -> Array:
+    """Round to single precision, except for what would overflow."""
     with np.errstate(over="ignore", under="ignore"):
         single = np.asarray(value, dtype=np.float32).astype(np.float64)
     return np.where(np.isfinite(single), single, value)

@@ -1,4 +1,4 @@
-"""A valid call of everything public, and hostile values that spoil it one argument at a time."""
+"""Valid calls of all public names, and hostile values that replace one of their arguments at a time."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ UNCALLED = {
 
 
 def calls(kit: Kit) -> list[Call]:
-    """One or more calls of every public name."""
+    """Yield one or more calls of every public name."""
     found: list[Call] = []
     for part in (
         plant_calls,

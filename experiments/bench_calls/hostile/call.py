@@ -1,4 +1,4 @@
-"""One valid call, and short ways to write it down."""
+"""A valid call of a public function, and short ways to write it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ QUICK = 1.0
 
 @dataclass(frozen=True)
 class Call:
-    """A valid call.
+    """A valid call of a public function.
 
     Args:
         name: Dotted public name.
-        function: What is called; it leaves no state behind.
+        function: The function called; it leaves no state behind.
         given: Its arguments by name, all valid.
-        weight: How often it is called, compared with others: less where a call takes long.
+        weight: Relative number of calls: fewer where a call takes long.
         spoils: Names of the arguments to spoil; all of ``given`` when left out.
         infinite: Names of fields of the result that may hold NaN or infinity by their documentation; "" is the result.
         varies: Names of fields of the result that differ from call to call.
@@ -40,23 +40,23 @@ class Call:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What may be spoilt."""
+        """Names of the arguments that may be spoilt."""
         return self.spoils or tuple(self.given)
 
 
 def call(name: str, function: Callable[..., Any], weight: float = QUICK, /, **given: Any) -> Call:
-    """A `Call`; its options are written with a leading underscore, to tell them from arguments."""
+    """Make a `Call`; its options are written with a leading underscore, to tell them from arguments."""
     infinite, varies = frozenset(given.pop("_infinite", ())), frozenset(given.pop("_varies", ()))
     return Call(name, function, given, weight, tuple(given.pop("_spoils", ())), infinite, varies)
 
 
 def again(name: str, instance: Any, /, **options: Any) -> Call:
-    """Make a dataclass again from the fields of an instance."""
+    """Call that makes a dataclass again from the fields of an instance."""
     return call(name, type(instance), **fields_of(instance), **options)
 
 
 def first(function: Callable[..., Any], then: Callable[[Any], Any]) -> Callable[..., Any]:
-    """``then`` of what ``function`` returns, beside the signature."""
+    """Compose two functions: ``then`` of what ``function`` returns, with the signature of ``function``."""
 
     def both(**given: Any) -> Any:
         return then(function(**given))

@@ -74,7 +74,7 @@ def certification_calls(kit: Kit) -> Iterator[Call]:
 
 
 def _verified(kind: type[Any], system: Any, **fields: Any) -> Any:
-    """A certificate says nothing until it is verified, and is saved only where it could be read again."""
+    """Make a certificate, verify it, and check that it could be saved; nothing is claimed before."""
     certificate = kind(**fields)
     certificate.verify(system)
     certificate.conform()

@@ -1,4 +1,4 @@
-"""Calls of `mpc`: functions, and what is made of plain numbers."""
+"""Calls of `mpc`: functions, and objects made of plain numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mpc.solvers.condensed import CondensedBackend
 
 
 def control_parts(kit: Kit) -> Iterator[Call]:
-    """Calls of what is made of numbers, and of results."""
+    """Yield calls of objects made of numbers, and of results."""
     p = kit.predictor
     window: dict[str, Any] = {"start": 1, "stop": 4, "probability": 0.5, "channel": 0}
     faults: dict[str, dict[str, Any]] = {
@@ -69,7 +69,7 @@ def control_parts(kit: Kit) -> Iterator[Call]:
 
 
 def control_functions(kit: Kit) -> Iterator[Call]:
-    """Calls of functions."""
+    """Yield calls of functions."""
     s, r, o, p = kit.system, kit.records, kit.observer, kit.predictor
     conformal = {"horizon": N, "washout": WASHOUT, "scale_trajectories": kit.others, "coverage": 0.9}
     yield call("mpc.calibrate", mpc.calibrate, system=s, trajectories=r, **conformal,
@@ -120,7 +120,7 @@ def control_functions(kit: Kit) -> Iterator[Call]:
 
 
 def loop_calls(kit: Kit) -> Iterator[Call]:
-    """Calls of closed loops and of the controller's constructor."""
+    """Yield calls of closed loops and of the controller's constructor."""
     s, p = kit.system, kit.predictor
     nan = ("measured", "predicted", "errors", "intervals", "lower", "upper")
     varies = ("solve_time", "seconds")
@@ -166,7 +166,7 @@ def _setup(kit: Kit) -> mpc.ClosedLoopSetup:
 
 
 def _first_step(controller: mpc.TightenedMPC) -> Any:
-    """What a controller does after its warm-up."""
+    """First step of a controller after its warm-up."""
     forecast = [0.1] if controller.problem.measured else None
     for _ in range(controller.observer.steps + 1):
         step = controller.step(np.zeros(NY), np.full(NY, 0.3), forecast)

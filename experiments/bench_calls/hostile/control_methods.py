@@ -16,7 +16,7 @@ from experiments.bench_calls.hostile.parts import NU, NX, NY, WASHOUT, N
 
 
 def control_methods(kit: Kit) -> Iterator[Call]:
-    """Calls of methods of predictors, observers, controllers and results."""
+    """Yield calls of methods of predictors, observers, controllers and results."""
     p, x, u, plan = kit.predictor, np.full(NX, 0.1), np.full(NU, 0.2), np.zeros((N, NU))
     yield call("mpc.Predictor.states", p.states, x=x, u=plan, _infinite=("",))
     yield call("mpc.Predictor.predict", p.predict, x=x, u=plan, _infinite=("",))
@@ -73,7 +73,7 @@ def _region(kit: Kit, x: Any, u: Any) -> Call:
 
 
 def _seen(observer: mpc.Observer) -> Any:
-    """What a fresh observer estimates after two samples."""
+    """Estimate of a fresh observer after two samples."""
     return [observer.update(np.zeros(NU), np.zeros(NY)) for _ in range(2)]
 
 

@@ -15,7 +15,7 @@ from experiments.bench_calls.hostile.parts import NU, NX, NY, fields_of
 
 
 def identification_calls(kit: Kit) -> Iterator[Call]:
-    """Calls of everything that fits, scores and tests."""
+    """Yield calls of everything that fits, scores and tests."""
     at, r = "controlrnn.identification", kit.records
     yield from _metrics(kit)
     yield call(f"{at}.identify_arx", identification.identify_arx, records=r, na=1, nb=1, strictly_proper=True)

@@ -1,4 +1,4 @@
-"""Small valid parts of everything that is public, for calls that spoil one of them."""
+"""Small valid objects of all public kinds, for calls that spoil one argument."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ from mpc.control.settings import grouped
 
 
 class Kit:
-    """Valid parts, each made when it is first asked for.
+    """Valid objects, each made when it is first asked for.
 
     Args:
         folder: Where files go.
@@ -134,29 +134,29 @@ class Kit:
 
     @cached_property
     def contraction(self) -> ContractionCertificate:
-        """Contraction of the network."""
+        """Contraction certificate of the network."""
         return certify_contraction(self.system)
 
     @cached_property
     def horizon(self) -> HorizonCertificate:
-        """Bounds over the horizon for the observer's error."""
+        """Horizon certificate for the observer's error."""
         return certify_horizon(self.system, N, initial_radius=self.observer.error.radius,
                                metric=self.observer.error.metric, input_radius=0.01, iterations=5)  # fmt: skip
 
     @cached_property
     def gains(self) -> GainCertificate:
-        """Gains from the initial state and the inputs."""
+        """Gain certificate from the initial state and the inputs."""
         return certify_gains(self.system, 2, iterations=5)
 
     @cached_property
     def tube(self) -> TubeCertificate:
-        """Bounds around a plan."""
+        """Certificate around a plan."""
         return certify_around(self.system, np.zeros(NX), np.zeros((N + 1, NU)), passes=1, input_radius=0.01,
                               initial_radius=self.observer.error.radius, metric=self.observer.error.metric)  # fmt: skip
 
     @cached_property
     def reinitialisation(self) -> Any:
-        """Bounds after a washout."""
+        """Re-initialisation certificate after a washout."""
         return certify_reinitialisation(
             self.system, washout=3, horizon=2, input_range=(-np.ones(NU), np.ones(NU)), input_error=0.1,
             residual_bound=0.1, observer_gain=np.full((NX, NY), 0.01), iterations=5,
@@ -164,7 +164,7 @@ class Kit:
 
     @cached_property
     def certificates(self) -> dict[str, Any]:
-        """One of each kind."""
+        """One certificate of each kind."""
         box = (-np.ones(NU), np.ones(NU))
         made = [
             self.contraction, self.horizon, self.gains, self.tube, self.reinitialisation,
@@ -175,7 +175,7 @@ class Kit:
 
     @cached_property
     def construction(self) -> Any:
-        """What a model's parameters prove."""
+        """Certificates that a model's parameterisation implies."""
         return certify_by_construction(self.ren)
 
     @cached_property
@@ -190,7 +190,7 @@ class Kit:
 
     @cached_property
     def attacks(self) -> tuple[Any, Any]:
-        """Lower bounds."""
+        """Attacks that give lower bounds."""
         box = (-np.ones(NU), np.ones(NU))
         return (
             attack_horizon(self.system, 2, initial_radius=1.0, input_range=box, starts=2, steps=2, seed=0),
@@ -199,17 +199,17 @@ class Kit:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The network with limits."""
+        """Predictor of the network with limits."""
         return Predictor(self.system, signals("u", NU, 1.0), signals("y", NY, 4.0))
 
     @cached_property
     def observer(self) -> Washout:
-        """Washout with a certified error."""
+        """Washout observer with a certified error."""
         return Washout(self.predictor, WASHOUT, contraction=self.contraction, input_error=0.01)
 
     @cached_property
     def observers(self) -> dict[str, Observer]:
-        """One of each kind."""
+        """One observer of each kind."""
         gain = kalman_gain(self.predictor, output_noise_std=0.1, input_noise_std=0.1)
         dynamics = certify_contraction(observer_system(self.system, gain))
         innovation = StateObserver(
@@ -253,39 +253,39 @@ class Kit:
 
     @cached_property
     def region(self) -> OperatingRegion:
-        """Where the model error was calibrated."""
+        """Operating region in which the model error was calibrated."""
         return learn_region(self.observer, self.records, scale_trajectories=self.others)
 
     @cached_property
     def guard(self) -> MeasurementGuard:
-        """Limits of what is believed."""
+        """Measurement guard."""
         return MeasurementGuard.calibrated(
             self.predictor.outputs, self.observer, self.records, disturbance=DisturbanceFilter(0.2)
         )
 
     @cached_property
     def tightening(self) -> Tightening:
-        """From the model error and the horizon certificate."""
+        """Tightening from the model error and the horizon certificate."""
         return tighten(self.model_error, self.horizon, observer=self.observer)
 
     @cached_property
     def jump(self) -> StateError:
-        """The observer's jump."""
+        """Bound on the observer's jump."""
         return self.observer.jump or StateError(0.0, np.eye(NX))
 
     @cached_property
     def growth(self) -> HorizonCertificate:
-        """What a jump does to the outputs."""
+        """Certified effect of a jump on the outputs."""
         return certify_horizon(self.system, N, initial_radius=self.jump.radius, metric=self.jump.metric, iterations=5)
 
     @cached_property
     def changes(self) -> tuple[HorizonCertificate, ...]:
-        """How fast errors can change."""
+        """Certified rates at which errors can change."""
         return certify_changes(self.observer, 2, iterations=5)
 
     @cached_property
     def drift(self) -> ModelError:
-        """How fast the model error can change."""
+        """Bound on how fast the model error can change."""
         return calibrate(
             self.system, self.records, horizon=N, washout=WASHOUT, scale_trajectories=self.others,
             disturbance=DisturbanceFilter(1.0),
@@ -293,7 +293,7 @@ class Kit:
 
     @cached_property
     def recall(self) -> Recall:
-        """What a controller learns from."""
+        """Recall, from which a controller learns its limits."""
         return remember(self.tightening, self.drift, self.changes, observer=self.observer, growth=self.growth)
 
     @cached_property
@@ -308,11 +308,11 @@ class Kit:
 
     @cached_property
     def controller(self) -> TightenedMPC:
-        """Tracking without tightening."""
+        """Tracking controller without tightening."""
         return self.mpc()
 
     def mpc(self, **change: Any) -> TightenedMPC:
-        """A controller that has seen what its observer needs."""
+        """Controller that has recorded the samples that its observer needs."""
         given: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.1, "horizon": N} | change
         room = given.pop("tightening", nominal(self.system.digest, N, NY))
         observer = copy.copy(given.pop("observer", self.observer))
@@ -323,11 +323,11 @@ class Kit:
 
     @cached_property
     def loop(self) -> ClosedLoopResult:
-        """Three steps of it."""
+        """Closed loop of three steps."""
         return run_closed_loop(self.plant, self.controller, reference=np.zeros(NY), steps=3, seed=0)
 
     def setup(self, tightening: Tightening) -> ClosedLoopSetup:
-        """Two noisy steps under a tightening."""
+        """Setup of a closed loop of two noisy steps under a tightening."""
         options = {"reference": np.zeros(NY), "steps": 2, "noise_std": 0.01}
         return ClosedLoopSetup(self.plant, self.mpc(tightening=tightening), options)
 
@@ -394,7 +394,7 @@ class Kit:
 
     @cached_property
     def anything(self) -> list[Any]:
-        """Objects to put where another one is expected."""
+        """Objects of many types, to put where another one is expected."""
         return [
             self.system, self.smaller, self.gated, self.open, self.linear, self.predictor, self.observer, self.plant,
             self.records[0], self.dataset, self.contraction, self.horizon, self.model_error, self.tightening,

@@ -21,7 +21,7 @@ from plants.tanks import TankPlant
 
 
 def plant_calls(_: Kit) -> Iterator[Call]:
-    """Calls of plants and test signals."""
+    """Yield calls of plants and test signals."""
     tank = plants.MultiTank(2)
     u, x = np.tile(tank.nominal_input, (4, 1)), tank.initial_state()
     for make in (plants.MultiTank, plants.QuadrupleTank, plants.CascadedTanks, plants.MassSpringDamperChain):
@@ -58,7 +58,7 @@ def plant_calls(_: Kit) -> Iterator[Call]:
 
 
 def data_calls(kit: Kit) -> Iterator[Call]:
-    """Calls of records and scalers."""
+    """Yield calls of records and scalers."""
     record, scaler = kit.records[0], data.Scaler(np.zeros(2), np.array([2.0, 3.0]))
     limited = {"lower", "upper"}
     yield call("controlrnn.data.Trajectory", data.Trajectory, u=record.u, y=record.y, dt=1.0, x=np.ones((40, 3)),
@@ -76,7 +76,7 @@ def data_calls(kit: Kit) -> Iterator[Call]:
 
 
 def system_calls(kit: Kit) -> Iterator[Call]:
-    """Calls of both kinds of systems."""
+    """Yield calls of both kinds of systems."""
     x, u, U = np.full(NX, 0.1), np.full(NU, 0.2), kit.records[0].u[:5]
     for system in (kit.system, kit.gated):
         name = f"controlrnn.systems.{type(system).__name__}"
@@ -100,7 +100,7 @@ def system_calls(kit: Kit) -> Iterator[Call]:
 
 
 def export_calls(kit: Kit) -> Iterator[Call]:
-    """Calls of exports and model files."""
+    """Yield calls of exports and model files."""
     file = str(kit.folder / "system.npz")
     export.save_system(kit.system, file)
     yield call("controlrnn.export.to_casadi", first(export.to_casadi, lambda f: np.array(f[0](np.zeros(3), [0, 0]))),
@@ -115,7 +115,7 @@ def export_calls(kit: Kit) -> Iterator[Call]:
 
 
 def model_calls(_: Kit) -> Iterator[Call]:
-    """Calls of every model's constructor."""
+    """Yield calls of every model's constructor."""
     more: dict[str, dict[str, Any]] = {
         "LipschitzREN": {"gamma": 2.0}, "LipschitzR2DN": {"gamma": 2.0}, "RobustRNN": {"gamma": 5.0},
         "DissipativeREN": {"Q": -np.eye(NY), "S": np.zeros((NU, NY)), "R": np.eye(NU)}, "LipschitzRNN": {},
@@ -139,7 +139,7 @@ def model_calls(_: Kit) -> Iterator[Call]:
 
 
 def kernel_calls(kit: Kit) -> Iterator[Call]:
-    """Calls of the compiled scans."""
+    """Yield calls of the compiled scans."""
     U, x = kit.records[0].u[:5], np.full(NX, 0.1)
     by_input = np.zeros((4, NU, 3))
     yield call("controlrnn.kernels.step", kernels.step, system=kit.system, x=x, u=U[0], _infinite=("",))
@@ -155,7 +155,7 @@ def kernel_calls(kit: Kit) -> Iterator[Call]:
 
 
 def enum_calls(package: str) -> Iterator[Call]:
-    """Calls of the enums of a package."""
+    """Yield calls of the enums of a package."""
     module = importlib.import_module(package)
     for name in getattr(module, "__all__", ()):
         kind = getattr(module, name)

@@ -1,4 +1,4 @@
-"""A small network, its plant, and sizes that everything hostile is tried with."""
+"""A small network, its plant, and the sizes used by all hostile calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ N, NX, NU, NY, WASHOUT = 4, 3, 2, 2, 6
 
 
 def network(seed: int, *, nx: int = NX, nu: int = NU, ny: int = NY, norm: float = 0.7) -> LureSystem:
-    """x+ = tanh(W x + U u + b), y = C x + d with |W|_2 = norm."""
+    """The network x+ = tanh(W x + U u + b), y = C x + d with |W|_2 = norm."""
     rng, zero = np.random.default_rng(seed), np.zeros
     W = rng.standard_normal((nx, nx))
     return LureSystem(
@@ -26,30 +26,30 @@ def network(seed: int, *, nx: int = NX, nu: int = NU, ny: int = NY, norm: float 
 
 
 def signals(letter: str, n: int, limit: float) -> tuple[Signal, ...]:
-    """Channels with limits of both signs."""
+    """Make channels with limits of both signs."""
     return tuple(Signal(f"{letter}{i + 1}", "m", -limit, limit) for i in range(n))
 
 
 class Plant:
-    """The network itself as a plant, with a state that anybody may set."""
+    """The network itself as a plant, whose state can be set."""
 
     def __init__(self, system: LureSystem) -> None:
         self.system, self.dt, self.nx = system, system.dt, system.nx
         self.inputs, self.outputs = signals("u", system.nu, 1.0), signals("y", system.ny, 4.0)
 
     def initial_state(self) -> Any:
-        """Zero."""
+        """State zero."""
         return np.zeros(self.nx)
 
     def step(self, x: Any, u: Any, w: Any = None) -> Any:
-        """As the network; ``w`` pushes the state."""
+        """Next state of the network; ``w`` is added to the state."""
         return self.system.step(x, u) + (0.0 if w is None else w)
 
     def output(self, x: Any, u: Any) -> Any:
-        """As the network."""
+        """Output of the network."""
         return self.system.output(x, u)
 
 
 def fields_of(instance: Any) -> dict[str, Any]:
-    """Arguments that make a dataclass anew."""
+    """Constructor arguments that make a dataclass anew."""
     return {f.name: getattr(instance, f.name) for f in fields(instance) if f.init}

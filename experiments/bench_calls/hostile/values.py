@@ -1,4 +1,4 @@
-"""Values that a public function should not be hurt by, made from a valid value of the same argument."""
+"""Hostile values, made from a valid value of the same argument."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 
 
 class Kind(StrEnum):
-    """What may be expected of a call with a hostile value."""
+    """Expected outcome of a call with a hostile value."""
 
     SAME = "same"
     """The valid value in other clothes: the call has to give the same result."""
@@ -29,11 +29,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Hostile:
-    """A value to call with.
+    """A hostile value with its label and the expected outcome.
 
     Args:
-        label: What was done, for reports.
-        kind: What may be expected.
+        label: Description of the value, for reports.
+        kind: Expected outcome.
         value: The value.
     """
 
@@ -67,7 +67,7 @@ _ABSURD: list[Callable[[], Any]] = [
 
 
 def hostile(value: Any, rng: np.random.Generator, others: list[Any]) -> Hostile:
-    """A hostile value in place of ``value``, which is valid.
+    """Draw a hostile value in place of ``value``, which is valid.
 
     Args:
         value: The valid value.
@@ -197,7 +197,7 @@ def _sequences(value: list[Any] | tuple[Any, ...], rng: np.random.Generator, oth
 
 
 def _foreign(rng: np.random.Generator) -> Made:
-    """Values of every kind, whatever is expected."""
+    """Draw values of all types, whatever is expected."""
     return [
         *_pick(rng, _NUMBERS, 2, "number"),
         *_pick(rng, _TEXTS, 2, "text"),
@@ -209,7 +209,7 @@ def _foreign(rng: np.random.Generator) -> Made:
 
 
 def _objects(rng: np.random.Generator, others: list[Any]) -> Made:
-    """Where an object is expected, values are of a wrong type, and so absurd; other objects of ours need not be."""
+    """Draw values in place of an object: of wrong types, which are absurd, and other objects of ours."""
     wrong = [(label, Kind.ABSURD, make) for label, _, make in _foreign(rng)]
     at = rng.integers(len(others), size=8)
     return wrong + [(f"another {type(others[i]).__name__}", Kind.ABSURD, partial(others.__getitem__, i)) for i in at]

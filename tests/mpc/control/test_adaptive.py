@@ -22,6 +22,7 @@ from mpc import (
     run_closed_loop,
 )
 from mpc.control.adaptive import AdaptiveFactor
+from mpc.control.settings import grouped
 from mpc.loops.settings import loop_settings
 
 N = 5
@@ -59,7 +60,8 @@ def controller(plant, *, room=0.02, kind=AdaptiveMPC, **settings):
     if kind is AdaptiveMPC:
         settings = {"adaptation": Adaptation(coverage=0.8, gain=0.2)} | settings
     tightening = back_off(plant.system.digest, N, np.array([room]))
-    return kind(predictor, RunningOn(predictor, 5), tightening, output_weight=1.0, input_move_weight=0.1, **settings)
+    given = grouped(dict(output_weight=1.0, input_move_weight=0.1, **settings))
+    return kind(predictor, RunningOn(predictor, 5), tightening, **grouped(given))
 
 
 def test_the_tightening_grows_with_misses_and_results_say_by_what(plant):

@@ -14,6 +14,7 @@ from mpc import (
     Predictor,
     StateObserver,
     TightenedMPC,
+    Tracking,
     kalman_gain,
     nominal,
     run_closed_loop,
@@ -47,7 +48,7 @@ def make(gentle, kind=TightenedMPC):
     predictor, gain, model, own = gentle
     observer = StateObserver(predictor, gain, 12, residual_bound=0.05, contraction=model, observer_contraction=own)
     tightening = nominal(predictor.system.digest, N, predictor.ny)
-    return kind(predictor, observer, tightening, output_weight=1.0, input_move_weight=0.01)
+    return kind(predictor, observer, tightening, Tracking(output_weight=1.0, input_move_weight=0.01))
 
 
 def run(controller, faults, **options):
@@ -128,7 +129,7 @@ def test_corrected_loops_estimate_better():
 
     def looped(kind, *faults):
         observer, tightening = StateObserver(predictor, gain, 12), nominal(system.digest, N, 2)
-        controller = kind(predictor, observer, tightening, output_weight=1.0, input_move_weight=0.01)
+        controller = kind(predictor, observer, tightening, Tracking(output_weight=1.0, input_move_weight=0.01))
         return run(controller, [ActuatorOffset(size=0.3), *faults], noise_std=0.005)
 
     late = Late(delay=2, stamped=True)

@@ -221,9 +221,11 @@ def wrong_loop(predictor, wrong, radius, seed=0, **options):
     start = np.full((N + 1, 2), 1e-3)  # what is left of the start's error after the warm-up
     tightening = replace(nominal(predictor.system.digest, N, 2), input_error=bounds, reinitialisation=start)
     controller = Listening(
-        predictor, RunningOn(predictor, 1), tightening, output_weight=1.0, input_move_weight=0.02, measured=("u2",),
-        mode=Mode.GUARANTEED,
-    )  # fmt: skip
+        predictor,
+        RunningOn(predictor, 1),
+        tightening,
+        Tracking(output_weight=1.0, input_move_weight=0.02, measured=("u2",), mode=Mode.GUARANTEED),
+    )
     settings = {"reference": [0.1, 0.1], "measured": STEP, "steps": 40, "warm_up": 40} | options
     return controller, run_closed_loop(
         plant_of(predictor), controller, seed=seed, **loop_settings(dict(forecast_error=wrong, **settings))

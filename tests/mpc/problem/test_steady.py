@@ -76,7 +76,7 @@ def test_no_input_is_nearer_than_what_least_squares_finds(name, rng):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_local_models_have_the_costs_derivatives(name, rng, monkeypatch):
-    monkeypatch.setattr(mpc.problem.steady_input, "_definite", lambda H: H)
+    monkeypatch.setattr("mpc.problem.steady_input._definite", lambda H: H)
     predictor, h = predicts(SYSTEMS[name]), 1e-5
     cost = HeldCost.distance(rng.standard_normal(predictor.ny), rng.uniform(0.5, 2.0, predictor.ny))
     search = _Search(predictor, cost, np.full(predictor.nu, np.nan))

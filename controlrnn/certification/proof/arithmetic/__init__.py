@@ -1,1 +1,1 @@
-"""Arithmetic with rigorous rounding: enclosures, their double-double fallback, definiteness."""
+"""Float64 arithmetic with proven error bounds: enclosures, double-double numbers, positive definiteness."""

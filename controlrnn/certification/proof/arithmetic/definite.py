@@ -1,4 +1,4 @@
-"""Proof that symmetric matrices are positive definite, from a Cholesky factor that nobody has to believe.
+"""Proof that symmetric matrices are positive definite, by a Cholesky factor that need not be trusted.
 
 Let L be any matrix, A scaled by powers of two, and R = A - L L'. Since L L' is positive semidefinite, the smallest
 eigenvalue of A is at least that of R, and by Gershgorin at least min_i (R_ii - sum_j |R_ij|) (the idea of Rump,
@@ -48,6 +48,7 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     shift = room * (1.01 * loss + 3 * (n + 3) * UNIT * root.sum(axis=1)[:, None] * root)
     shifted = scaled.copy()
     shifted[:, index, index] -= shift
+    # Shifted by what the proof may lose, so that a positive residual is left on the diagonal.
     factor = _factors(shifted)
     # R = A - L L', entry by entry: what is left on the diagonal has to exceed the sum of all else.
     product, absolute = factor @ factor.swapaxes(1, 2), np.abs(factor)
@@ -63,15 +64,16 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
 
 
 def definite_margin(matrix: Enclosure, *, room: float = 1.0) -> float:
-    """`definite_margins` of a single enclosure of shape (n, n)."""
+    """Prove that all symmetric matrices in one enclosure (n, n) are positive definite; see `definite_margins`."""
     return float(definite_margins(Enclosure(matrix.mid[None], matrix.rad[None]), room=room)[0])
 
 
 def _factors(matrices: Array) -> Array:
-    """Lower Cholesky factors, zero where there is none."""
+    """Compute lower Cholesky factors of matrices (K, n, n); zeros where LAPACK finds none."""
     try:
         return np.tril(np.linalg.cholesky(matrices))
     except np.linalg.LinAlgError:
         if len(matrices) == 1:
             return np.zeros_like(matrices)
+    # One matrix that fails stops the whole batch: split it until the others have their factors.
     return np.concatenate([_factors(part) for part in np.array_split(matrices, min(len(matrices), 8))])

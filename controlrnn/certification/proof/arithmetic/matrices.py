@@ -1,4 +1,4 @@
-"""What proofs need of the systems they are about, so that they import nothing of them."""
+"""Interfaces of the frozen systems that proofs are about, so that proofs import no model code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Matrices(Protocol):
-    """A frozen Lur'e system, as far as proofs need it; see `controlrnn.systems.LureSystem` for the equations."""
+    """Matrices of a frozen Lur'e system; see `controlrnn.systems.LureSystem` for the equations."""
 
     @property
     def A(self) -> Any: ...
@@ -48,7 +48,7 @@ class Matrices(Protocol):
 
 
 class Gates(Protocol):
-    """A frozen gated system, as far as proofs need it; see `controlrnn.systems.GatedSystem` for the equations."""
+    """Weights of a frozen gated system; see `controlrnn.systems.GatedSystem` for the equations."""
 
     @property
     def W(self) -> Any: ...

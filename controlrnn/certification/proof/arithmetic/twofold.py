@@ -1,9 +1,9 @@
-"""Matrices in twice the precision, for proofs whose terms all but cancel: unevaluated sums hi + lo of two float64.
+"""Matrices in twice the precision: unevaluated sums hi + lo of two float64, with error bounds.
 
-Sums and products without error (Knuth; Dekker's splitting) and the products of Ogita, Rump, Oishi, "Accurate sum and
-dot product", SIAM J. Sci. Comput. 26 (2005): with two_prod and two_sum a sum of k products is s + c up to
-gamma_k gamma_2k of the sum of absolute values. Elementwise numpy operations only: no extended precision of the
-processor, which many do not have, and no BLAS except for what is small already.
+They are for proofs whose terms all but cancel. Sums and products without error (Knuth; Dekker's splitting) and the
+products of Ogita, Rump, Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26 (2005): with two_prod and
+two_sum a sum of k products is s + c up to gamma_k gamma_2k of the sum of absolute values. Elementwise numpy operations
+only: no extended precision of the processor, which many do not have, and no BLAS except for what is small already.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SPLIT = 2.0**27 + 1
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Twofold:
-    """Every true value lies within ``rad`` of ``hi + lo``.
+    """Numbers known up to an error, in twice the precision: every true value lies within ``rad`` of ``hi + lo``.
 
     Args:
         hi: Any shape.
@@ -34,7 +34,7 @@ class Twofold:
 
     @classmethod
     def of(cls, value: Any, rad: Any = None) -> Twofold:
-        """Exact numbers, or numbers within ``rad`` of these."""
+        """Take numbers as exact, or as known within ``rad``."""
         hi = np.asarray(value, dtype=np.float64)
         rad = np.zeros(hi.shape) if rad is None else np.asarray(rad, dtype=np.float64)
         return cls(hi, np.zeros(hi.shape), rad)
@@ -43,6 +43,7 @@ class Twofold:
         hi, error = two_sum(self.hi, other.hi)
         lo = (self.lo + other.lo) + error
         rad = self.rad + other.rad + 4 * UNIT * (np.abs(self.lo) + np.abs(other.lo) + np.abs(error))
+        # Normalised: lo is at most half a unit in the last place of hi again.
         return Twofold(*two_sum(hi, lo), rad * (1 + 16 * UNIT))
 
     def __neg__(self) -> Twofold:
@@ -53,6 +54,7 @@ class Twofold:
 
     def __mul__(self, other: Twofold) -> Twofold:
         hi, error = two_prod(self.hi, other.hi)
+        # The product of both low parts is left out; the radius covers it.
         across = self.hi * other.lo + self.lo * other.hi
         a, b = np.abs(self.hi) + np.abs(self.lo), np.abs(other.hi) + np.abs(other.lo)
         size = np.abs(self.hi * other.lo) + np.abs(self.lo * other.hi) + np.abs(error)
@@ -64,6 +66,7 @@ class Twofold:
         shape = np.broadcast_shapes(self.hi.shape[:-2], other.hi.shape[:-2])
         total = np.zeros((*shape, self.hi.shape[-2], other.hi.shape[-1]))
         low = np.zeros_like(total)
+        # Outer products one by one, so that the error of every product and sum is collected in ``low``.
         for i in range(k):
             product, error = two_prod(self.hi[..., :, i, None], other.hi[..., None, i, :])
             total, lost = two_sum(total, product)
@@ -72,6 +75,7 @@ class Twofold:
         across = a @ b_low + a_low @ b
         rad = 2 * gamma(k) * gamma(2 * k + 2) * (a @ b) + gamma(k + 4) * across + a_low @ b_low + 4 * UNIT * np.abs(low)
         rad = rad + (a + a_low) @ other.rad + self.rad @ (b + b_low + other.rad)
+        # Small against the result: float64 products do, and gamma(k + 4) * across covers their rounding.
         low = low + (self.hi @ other.lo + self.lo @ other.hi)
         return Twofold(*two_sum(total, low), (rad + 4 * UNIT * across) * (1 + 8 * (k + 8) * UNIT) + 32 * k * TINY)
 
@@ -80,7 +84,7 @@ class Twofold:
 
     @property
     def T(self) -> Twofold:
-        """The last two axes exchanged."""
+        """The transpose: the last two axes exchanged."""
         return Twofold(*(part.swapaxes(-1, -2) for part in (self.hi, self.lo, self.rad)))
 
     def placed(self, shape: tuple[int, ...], index: Any) -> Twofold:
@@ -100,19 +104,23 @@ class Twofold:
         self.hi[index], self.lo[index], self.rad[index] = other.hi, other.lo, other.rad
 
     def enclosure(self) -> Enclosure:
-        """Rounded to one float64 each."""
+        """The same numbers as an `Enclosure`, hi + lo rounded to one float64."""
         mid, error = two_sum(self.hi, self.lo)
         return Enclosure(mid, (np.abs(error) + self.rad) * (1 + 4 * UNIT))
 
 
 def two_prod(a: Array, b: Array) -> tuple[Array, Array]:
-    """The rounded product and its rounding error, exact up to underflow (Dekker, Veltkamp)."""
+    """Product of two arrays as the rounded product and its rounding error, exact up to underflow.
+
+    From Dekker and Veltkamp.
+    """
     product = a * b
     (a_hi, a_lo), (b_hi, b_lo) = _split(a), _split(b)
     return product, a_lo * b_lo - (((product - a_hi * b_hi) - a_lo * b_hi) - a_hi * b_lo)
 
 
 def _split(a: Array) -> tuple[Array, Array]:
+    """Split every number into two halves short enough that their products are exact (Veltkamp)."""
     large = _SPLIT * a
     hi = large - (large - a)
     return hi, a - hi
