@@ -1,7 +1,7 @@
-"""mpc: from a certified model to a controller that keeps its limits.
+"""MPC with certified recurrent models: observers, calibration, constraint tightening, controllers, closed loops.
 
-``Predictor`` and an observer estimate and predict, `calibrate` and `tighten` say how far predictions can be off,
-`TightenedMPC` controls, `run_closed_loop` and `monte_carlo` try it. do-mpc is imported only when its backend is used.
+``Predictor`` and an observer estimate the state and predict, `calibrate` and `tighten` bound prediction errors,
+`TightenedMPC` controls, `run_closed_loop` and `monte_carlo` simulate. do-mpc is imported only if its backend is used.
 """
 
 from controlrnn.systems import observer_system

@@ -1,7 +1,7 @@
-"""A frozen model with its channels: what a controller predicts with.
+"""Predictor: a frozen model with named channels and their limits, for predictions from a state estimate.
 
-The equations stay those of `controlrnn.systems.LureSystem`; this file adds names and limits, steady states and
-derivatives (those of `controlrnn.kernels.linearisation`, for small models compiled from the CasADi export).
+The equations are those of `controlrnn.systems.LureSystem`; this file adds names and limits, steady states and
+derivatives (from `controlrnn.kernels.linearisation`; for small models compiled from the CasADi export).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from controlrnn.systems.ops import run_arguments
 from controlrnn.typed import typed
 
 _SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
-_NEWTON = 50
-_NEAR = 8  # Newton steps from a guess; where it takes more, the guess was none
-_COMPILED = 10_000  # products in a Jacobian: beyond, scalar code takes longer than matrix products, and 10 ms to build
+_NEWTON = 50  # most Newton steps after a free run
+_NEAR = 8  # most Newton steps from a given guess; a guess that needs more is dropped for a free run
+_COMPILED = 10_000  # products in a Jacobian: above, compiled scalar code is slower than matrix products
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,9 @@ _COMPILED = 10_000  # products in a Jacobian: beyond, scalar code takes longer t
 class Predictor:
     """Predicts outputs from a state estimate and planned inputs.
 
-    A sample's output is what is measured before its input acts (docs/timing.md). A model whose output answers at once
-    is therefore replaced by `controlrnn.systems.carry_input` of it, which carries the last input as a state: certify
-    and calibrate ``predictor.system``.
+    A sample's output is what is measured before its input acts (docs/timing.md). A model with feedthrough is therefore
+    replaced by `controlrnn.systems.carry_input` of it, whose state contains the last input: certify and calibrate
+    ``predictor.system``.
 
     Args:
         system: Frozen model in physical units.
@@ -103,11 +103,11 @@ class Predictor:
         return cls(delay_input(system), inputs, outputs, Timing.DELAYED)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Compiled code cannot be pickled; it is made anew where it is needed."""
+        """Fields for pickling, without compiled functions, which are rebuilt on first use."""
         return {name: getattr(self, name) for name in ("system", "inputs", "outputs", "timing")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Predictor:
-        return self  # nothing of it changes
+        return self  # immutable, so that copies may share it
 
     @property
     def nx(self) -> int:
@@ -126,7 +126,7 @@ class Predictor:
 
     @property
     def carries(self) -> bool:
-        """Whether the last nu states are the last input."""
+        """Whether the state contains the last input, as its last nu entries."""
         return carries_input(self.system)
 
     @property
@@ -136,12 +136,13 @@ class Predictor:
 
     @cached_property
     def with_answers(self) -> Predictor:
-        """A predictor of the same states whose 2 ny outputs are those just before each input acts, then just after it.
+        """Predictor with 2 ny outputs: every output just before, then just after the sample's input acts.
 
-        Itself where outputs do not answer at once. Its system has a feedthrough, and is for plans alone.
+        The same object for a model without feedthrough. Otherwise its system has feedthrough, and is for plans only.
         """
         if not self.answers:
             return self
+        # Made without __init__, which would take the feedthrough out again.
         made = object.__new__(Predictor)
         after = tuple(replace(s, name=f"{s.name} just after its input") for s in self.outputs)
         made.__dict__.update(system=just_after(self.system), inputs=self.inputs, outputs=self.outputs + after)
@@ -164,7 +165,7 @@ class Predictor:
 
     @cached_property
     def _gap(self) -> Callable[[Array, Array], tuple[Array, Array]]:
-        """f(x, u) - x, shape (nx,), and I - df/dx, shape (nx, nx)."""
+        """Function of (x, u) that returns the residual f(x, u) - x, shape (nx,), and I - df/dx, shape (nx, nx)."""
         scalars = self.nx * self.system.nv * (self.nx + self.system.nv)
         return _CompiledGap(self) if scalars <= _COMPILED else self._dense_gap
 
@@ -172,7 +173,7 @@ class Predictor:
         return step(self.system, x, u) - x, np.eye(self.nx) - self._linearise(x, u)[0]
 
     def input_limits(self) -> tuple[Array, Array]:
-        """(lower, upper) of the actuators, shape (nu,) each.
+        """Lower and upper limits of the actuators, shape (nu,) each.
 
         Raises:
             SettingError: A limit is missing; a controller and a reachable set both need all of them.
@@ -188,7 +189,7 @@ class Predictor:
     def states(self, x: Array, u: Array) -> Array:
         """States under planned inputs: x (..., nx), u (..., N, nu) -> (..., N + 1, nx), the first being ``x``.
 
-        Not finite from where a run diverges on.
+        Samples after a run has diverged are not finite.
         """
         u, x = run_arguments(self.system, u, x)
         return np.asarray(simulate(self.system, u, x)[1])
@@ -209,11 +210,11 @@ class Predictor:
         return self.rollout(x, u)[0]
 
     def rollout(self, x: Array, u: Array) -> tuple[Array, Array]:
-        """`predict` and the states that go with it, (..., N + 1, ny) and (..., N + 1, nx), from one run."""
+        """Outputs (..., N + 1, ny) and states (..., N + 1, nx) under planned inputs; arguments as `predict`."""
         u, x = run_arguments(self.system, u, x)
         if u.ndim not in (2, 3) or u.shape[-1] != self.nu or u.shape[-2] < 1:
             raise ShapeError(f"u must have shape (N, {self.nu}) or (B, N, {self.nu}), got {u.shape}: one row per step")
-        held = np.concatenate([u, u[..., -1:, :]], axis=-2)
+        held = np.concatenate([u, u[..., -1:, :]], axis=-2)  # simulate wants an input for sample N, too
         y, states = simulate(self.system, held, x)
         return np.asarray(y), np.asarray(states[..., :-1, :])
 
@@ -226,14 +227,14 @@ class Predictor:
         return lin.A[0], lin.B[0], lin.C[0], lin.D[0]
 
     def equilibrium(self, u: Array, *, guess: Array | None = None) -> Array:
-        """State that the model keeps under a constant input; Newton from the guess, or else from the end of a free run.
+        """Steady state under a constant input, by Newton's method from a guess or from the end of a free run.
 
         Args:
             u: The input, shape (nu,).
-            guess: Where to look first, shape (nx,); a free run from zero when left out.
+            guess: State to start from, shape (nx,); the end of a free run from zero when left out.
 
         Returns:
-            Shape (nx,).
+            The steady state, shape (nx,).
 
         Raises:
             SettingError: None was found: the model has no steady state there, or is unstable.
@@ -250,9 +251,10 @@ class Predictor:
         return x
 
     def _settle(self, u: Array, x: Array, iterations: int) -> Array | None:
-        """Newton's method for x = f(x, u); None where it does not get there."""
+        """Steady state x = f(x, u) by Newton's method from ``x``; None where it does not converge."""
         for _ in range(iterations):
             gap, slope = self._gap(x, u)
+            # As exact as rounding allows.
             if np.abs(gap).max() <= 1e-13 * (1.0 + np.abs(x).max()):
                 return np.asarray(x)
             change = solve(slope, gap)
@@ -261,17 +263,20 @@ class Predictor:
             x = x + change
             if np.abs(change).max() <= 1e-14 * (1.0 + np.abs(x).max()):
                 break
+        # Rounding in large or stiff models may stop Newton's steps before the tight tolerance: a looser one decides.
         gap = self._gap(x, u)[0]
         return np.asarray(x) if np.abs(gap).max() <= 1e-9 * (1.0 + np.abs(x).max()) else None
 
     def steady_output(self, u: Array) -> Array:
-        """Output (ny,) that the constant input u (nu,) leads to."""
+        """Steady output (ny,) under the constant input u (nu,)."""
         u = as_array("u", u, (self.nu,))
         return output(self.system, self.equilibrium(u), u)
 
 
 def output_scale(predictor: Predictor) -> Array:
-    """Range between an output's limits, else between its steady values at the corners of the inputs' range.
+    """Typical range of each output: the distance of its limits, or of its steady values where a limit is missing.
+
+    Steady values are taken with all inputs at their lower limits, in their middles and at their upper limits.
 
     Returns:
         Shape (ny,), positive.
@@ -287,9 +292,9 @@ def output_scale(predictor: Predictor) -> Array:
 
 
 class _CompiledGap(threading.local):
-    """f(x, u) - x and I - df/dx at one point, in memory that is used again: plans with a terminal set ask often.
+    """Residual f(x, u) - x and matrix I - df/dx from a compiled CasADi function, in memory that is used again.
 
-    Each thread has its own memory; what is returned is valid until its next call.
+    Plans with a terminal set evaluate it often. Each thread has its own memory; results are valid until its next call.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -298,14 +303,15 @@ class _CompiledGap(threading.local):
         both = casadi.horzcat(after - x, casadi.SX.eye(predictor.nx) - casadi.jacobian(after, x))
         function: Any = casadi.Function("gap", [x, u], [casadi.densify(both)])
         self._buffer, self._evaluate = function.buffer()
-        self._x, self._u = np.zeros(predictor.nx), np.zeros(predictor.nu)
+        self._x = np.zeros(predictor.nx)
+        self._u = np.zeros(predictor.nu)
         self._both = np.zeros((1 + predictor.nx, predictor.nx))  # a matrix's columns, as CasADi stores them
         for i, part in enumerate((self._x, self._u)):
             self._buffer.set_arg(i, part.data)
         self._buffer.set_res(0, self._both.data)
 
     def __call__(self, x: Array, u: Array) -> tuple[Array, Array]:
-        """Gap (nx,) and slope (nx, nx)."""
+        """Residual (nx,) and I - df/dx (nx, nx) at state x (nx,) and input u (nu,)."""
         self._x[:], self._u[:] = x, u
         self._evaluate()
         return self._both[0], self._both[1:].T

@@ -1,9 +1,9 @@
-"""Dense quadratic programs with limits that may be exceeded at a price per unit. The only file that imports daqp.
+"""Dense quadratic programs with hard limits and exact-penalty soft limits, solved by daqp (imported only here).
 
     min  z'Hz / 2 + g'z + price' s     s.t.  lower <= z <= upper,   low - s <= Cz <= high + s,   s >= 0
 
-Prices act inside the dual active-set method (Arnström, Bemporad, Axehill, IEEE TAC 2022), as upper limits on the
-multipliers: no slack becomes a variable, and limits that are kept cost nothing.
+The penalty acts inside the dual active-set method (Arnström, Bemporad, Axehill, IEEE TAC 2022), as an upper limit on
+the multipliers: slacks are no variables of the solver, and limits that are kept cost no time.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numpy as np
 
 from controlrnn.checks import Array
 
-_SOFT = 8  # daqp's mark of a constraint that has a price
-# daqp prices s also quadratically, by the reciprocal of this: too little to matter while s / _FLAT << price.
+_SOFT = 8  # daqp's flag of a soft constraint
+# daqp adds a quadratic penalty on s with the reciprocal of this weight: negligible while s / _FLAT << price.
 _FLAT = 1e8
 _ACCURACY = 1e-9  # of the constraints, each scaled to the length that its row has in the metric of H
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Minimum:
-    """A solution.
+    """Solution of a quadratic program.
 
     Args:
-        z: Shape (n,).
+        z: Minimiser, shape (n,).
         multipliers: Of the rows of C, shape (m,); positive at the upper limit.
         pivots: Changes of the active set.
     """
@@ -37,7 +37,7 @@ class Minimum:
 
 
 class QuadraticProgram:
-    """A sequence of quadratic programs of one size; memory is allocated once.
+    """Solver for a sequence of quadratic programs of one size; memory is allocated once.
 
     Args:
         n: Number of variables.
@@ -45,7 +45,9 @@ class QuadraticProgram:
     """
 
     def __init__(self, n: int, prices: Array) -> None:
-        self.n, self._prices, m = n, prices, len(prices)
+        self.n = n
+        self._prices = prices
+        m = len(prices)
         hard = ~np.isfinite(prices)
         self._sense = np.concatenate([np.zeros(n), np.where(hard, 0, _SOFT)]).astype(np.int32)
         weights = np.concatenate([np.zeros(n), np.where(hard, 0.0, prices)])
@@ -57,27 +59,27 @@ class QuadraticProgram:
         self._model.soft_weights(rho_l=flat, rho_u=flat, w_l=weights, w_u=weights)
 
     def __getstate__(self) -> tuple[int, Array]:
-        """Nothing is remembered from one programme to the next; daqp's memory cannot be copied."""
+        """Size and prices, from which a copy is built anew: daqp's own memory cannot be copied."""
         return self.n, self._prices
 
     def __setstate__(self, state: tuple[int, Array]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def solve(self, H: Array, g: Array, C: Array, lower: Array, upper: Array) -> Minimum | None:
-        """Solve one.
+        """Solve one quadratic program.
 
         Args:
-            H: Positive definite, shape (n, n).
-            g: Shape (n,).
-            C: Shape (m, n).
-            lower: Of the variables, then of the rows of C, shape (n + m,).
-            upper: As ``lower``.
+            H: Hessian, positive definite, shape (n, n).
+            g: Gradient, shape (n,).
+            C: Constraint matrix, shape (m, n).
+            lower: Lower limits of the variables, then of the rows of C, shape (n + m,).
+            upper: Upper limits, as ``lower``.
 
         Returns:
-            The solution; None where there is none, or where rounding errors keep the method from it.
+            The solution; None where there is none, or where rounding errors stop the method.
         """
         rows = C if len(C) else None
-        # The marks are passed anew: otherwise the last active set would be kept, and results depend on history.
+        # With the flags passed again daqp does not start from its last active set, so that results have no history.
         if self._model.update(H=H, f=g, A=rows, bupper=upper, blower=lower, sense=self._sense) < 0:
             return None
         z, _, flag, info = self._model.solve()

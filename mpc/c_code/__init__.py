@@ -1,1 +1,1 @@
-"""The controller as C code."""
+"""Export of controllers as C code."""

@@ -1,4 +1,4 @@
-"""The numbers that C code watches premises with, from a controller's own watch (`mpc.safety.premise_watch`)."""
+"""Constants and tables for the monitoring of premises in C, from a controller's `mpc.safety.premise_watch`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def refuse_unwatched(controller: TightenedMPC) -> None:
-    """Raise SettingError for what C code does not watch.
+    """Raise SettingError for monitoring that has no C code.
 
     Args:
         controller: The controller.
@@ -35,16 +35,16 @@ def refuse_unwatched(controller: TightenedMPC) -> None:
 
 
 def bits(premises: tuple[Premise, ...]) -> int:
-    """Premises as the header's bits.
+    """Encode premises as the bits of the C header.
 
     Args:
-        premises: Those contradicted.
+        premises: Contradicted premises.
     """
     return sum(1 << ORDER.index(p) for p in premises)
 
 
 def watch_words(controller: TightenedMPC) -> dict[str, Any]:
-    """What templates leave open about watching.
+    """Values for the templates' placeholders about monitoring.
 
     Args:
         controller: The controller.
@@ -58,7 +58,7 @@ def watch_words(controller: TightenedMPC) -> dict[str, Any]:
 
 
 def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
-    """Constants by name, only those that the observer's code reads.
+    """Scalar constants by name, only those that the observer's code uses.
 
     Args:
         controller: The controller.
@@ -69,9 +69,11 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
         found |= {
             "REACH": observer._reach() if certified else 0.0,
             "RATE": float(observer._certificate().rate) if certified else 0.0,
-            "ROUNDING": straying._ROUNDING, "FORGOTTEN": straying._FORGOTTEN,
-        }  # fmt: skip
+            "ROUNDING": straying._ROUNDING,
+            "FORGOTTEN": straying._FORGOTTEN,
+        }
     elif isinstance(observer, StateObserver):
+        # Effect on the error bound of an input that is only known to be in its range: with and without innovation.
         doubts = [0.0, 0.0]
         if observer._complete:
             model, own, _ = observer._parts()
@@ -83,7 +85,7 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
 
 
 def running_bounds(observer: Observer) -> dict[str, float]:
-    """How the bound on the error of an estimate that runs on goes on, and what it has to reach.
+    """Constants of the error bound's recursion for an observer that runs on: start, certified value, coefficients.
 
     Args:
         observer: A `RunningOn` or `Washout`.
@@ -94,14 +96,15 @@ def running_bounds(observer: Observer) -> dict[str, float]:
     if observer.contraction is None:
         return none | {"bound_kept": 0.0, "bound_added": 0.0}
     return {
-        "BOUND_AT_START": observer._reach(), "BOUND_PROMISED": observer._promised,
+        "BOUND_AT_START": observer._reach(),
+        "BOUND_PROMISED": observer._promised,
         "bound_kept": float(observer.contraction.rate),
         "bound_added": dot(observer.contraction.input_gain, observer.input_error),
-    }  # fmt: skip
+    }
 
 
 def watch_tables(controller: TightenedMPC) -> Arrays:
-    """Tables by name, only those that are read.
+    """Arrays by name, only those that the code uses.
 
     Args:
         controller: The controller.
@@ -109,23 +112,31 @@ def watch_tables(controller: TightenedMPC) -> Arrays:
     watch, observer = controller._watched, controller.observer
     ny, N = controller.predictor.ny, controller.horizon
     safe = np.zeros(ny) if watch.watching.safe_reference is None else np.asarray(watch.watching.safe_reference)
+    # Limits for the reaction WIDEN; without one the ordinary limits fill the table, and are not used.
     own = (controller._lower, controller._upper) if controller._wider is None else controller._wider
     low, high = controller._answers.limits(*own, own)
     tables: Arrays = {
-        "range_low": watch._lower, "range_high": watch._upper, "absurd": watch.absurd, "reading_bound": watch.bounds,
-        "command_error": observer.command_error, "span": controller._span,
+        "range_low": watch._lower,
+        "range_high": watch._upper,
+        "absurd": watch.absurd,
+        "reading_bound": watch.bounds,
+        "command_error": observer.command_error,
+        "span": controller._span,
         "reactions": np.array([list(Reaction).index(watch.watching.reactions[p]) for p in ORDER], dtype=int),
-        "safe_reference": np.tile(safe, (N + 1, 1)).ravel(), "wide_low": low.ravel(), "wide_high": high.ravel(),
-    }  # fmt: skip
+        "safe_reference": np.tile(safe, (N + 1, 1)).ravel(),
+        "wide_low": low.ravel(),
+        "wide_high": high.ravel(),
+    }
     if isinstance(observer, Washout):
         certified, nx = observer.contraction is not None, controller.predictor.nx
         ends = np.array(controller.predictor.input_limits())
         tables |= {
-            "range_end": ends.ravel(), "range_room": 1e-9 * np.abs(ends).sum(axis=0),
+            "range_end": ends.ravel(),
+            "range_room": 1e-9 * np.abs(ends).sum(axis=0),
             "input_error": observer.input_error,
             "input_gain": observer._certificate().input_gain if certified else np.zeros(ends.shape[1]),
             "metric": (observer._certificate().metric if certified else np.eye(nx)).ravel(),
-        }  # fmt: skip
+        }
     if controller.watch is not None:
         region = controller.watch.region
         halves = [a * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]

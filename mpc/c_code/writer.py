@@ -1,9 +1,9 @@
-"""Controllers as plain C99 for targets without Python: model, observer, condensing, QP and fallbacks in one source.
+"""Export of controllers as plain C99: model, observer, condensing, QP solver and fallbacks in one source file.
 
-The tables are those of `controlrnn.export.to_c` and of `mpc.solvers.condensed_problem`; the C below ``mpc/c`` follows
-`mpc.control.controller`, `mpc.solvers.condensed`, `mpc.control.offset_free` and `mpc.tightening.recalled_errors` step
-by step, with a dual active-set QP solver of its own (Goldfarb & Idnani, Mathematical Programming 27, 1983, multipliers
-bounded by the prices). All memory is one struct of fixed size.
+The tables are those of `controlrnn.export.to_c` and of `mpc.solvers.condensed_problem`. The templates in
+``mpc/c_code/templates`` follow `mpc.control.controller`, `mpc.solvers.condensed`, `mpc.control.offset_free` and
+`mpc.tightening.recalled_errors` step by step, with a dual active-set QP solver of their own (Goldfarb & Idnani,
+Mathematical Programming 27, 1983, multipliers bounded by the penalties). All memory is one struct of fixed size.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ from mpc.solvers.condensed_problem import CondensedProblem
 from mpc.tightening import recalled_errors
 
 Arrays = dict[str, NDArray[Any]]
-_NAME = "controlrnn_mpc"  # of the files in a folder
-_TESTED = 40  # samples of the self-test
+_NAME = "controlrnn_mpc"  # default name of the files in a folder
+_TESTED = 40  # samples of the self-test after the warm-up
 _DERIVATIVES = {
     Activation.TANH: ("1 - w * w", "-2 * w * (1 - w * w)"),
     Activation.RELU: ("w > 0 ? 1 : 0", "0 * w"),
@@ -66,21 +66,22 @@ def controller_to_c(
     """Write a controller as C source and header.
 
     The code offers ``NAME_init(state)``, ``NAME_step(state, y, reference, u, info)``, ``NAME_step_preview`` with one
-    row of references for each predicted sample, and ``NAME_record(state, y, u)``; they do what `TightenedMPC` does,
-    with the same statuses and fallbacks. Plain C99, the maths library, no memory but ``NAME_state``.
+    row of references for each predicted sample, and ``NAME_record(state, y, u)``. They do what `TightenedMPC` does,
+    with the same statuses and fallbacks, in plain C99 with the maths library, and use no memory but ``NAME_state``.
     Compiled with ``-DNAME_SELF_TEST`` (the name in capitals) the source is a program that repeats a loop recorded with
-    ``controller`` and exits with 0 where it finds the same inputs. What differs from Python: there is no clock; the
-    fallback's steady input comes from another
-    least-squares method, which may choose differently where several inputs are equally good; late measurements are not
-    taken in (`TightenedMPC.correct`). Premises are watched as in Python, and ``info`` says as bits which are
-    contradicted; ``NAME_step_watched`` takes read-back and time stamps. Where limits learn from measurements,
-    the state holds what is known and ``info`` counts the outputs that contradict it.
+    ``controller`` and exits with 0 if it computes the same inputs.
+
+    Differences from Python: there is no clock; the steady input of the fallbacks comes from another least-squares
+    method, which may choose differently where several inputs are equally good; late measurements
+    (`TightenedMPC.correct`) are not supported. Premises are monitored as in Python, and ``info`` has a bit for each
+    that is contradicted; ``NAME_step_watched`` takes read-back and time stamps. Where limits learn from measurements,
+    the state contains the intervals and ``info`` counts the outputs that contradict them.
 
     Args:
-        controller: With the default solver, `mpc.solvers.condensed.CondensedBackend`; its own state is neither used nor
-            changed.
+        controller: Controller with the default solver, `mpc.solvers.condensed.CondensedBackend`; its own state is
+            neither used nor changed.
         path: The source file, ending in ``.c``, or a folder, in which it is named ``controlrnn_mpc.c``; the header is
-            put beside it. Folders are made.
+            put beside it. Folders are created.
         name: Prefix of everything public; the file's stem when left out.
 
     Returns:
@@ -113,7 +114,7 @@ def controller_to_c(
     parts += [_part(file, words) for file in files]
     parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
-    # The header first: a source without its header would not compile, a header alone does no harm.
+    # The header first: an interrupted export then leaves a header alone, which does no harm.
     header = write_atomic(source.with_suffix(".h"), _part("controller.h", words).encode())
     return write_atomic(source, "".join(parts).encode()), header
 
@@ -144,7 +145,7 @@ def _part(file: str, words: dict[str, Any]) -> str:
 
 
 def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
-    """What the templates leave open, but for the tables."""
+    """Values for the templates' placeholders, without the tables."""
     predictor, tightening = controller.problem.predictor, controller.tightening
     system, model = predictor.system, controller.predictor.system
     observer, problem, scaled = controller.observer, controller.problem, CondensedProblem(controller.problem)
@@ -162,6 +163,7 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
     ranks = [0] * predictor.ny if problem.ranking is None else problem.ranking.rank
     hard_ranks = {r for r, hard in zip(ranks, problem.hard, strict=True) if hard}
     named = {k: v for k, v in digests.items() if k != "system"}
+    # Elman networks, x+ = w: the C code then skips products with zeros and ones.
     elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
     derivative, curvature = _DERIVATIVES[system.activation]
     return {
@@ -219,7 +221,7 @@ def _scalars(controller: TightenedMPC) -> dict[str, Any]:
 
 
 def _error_bounds(observer: Observer) -> tuple[bool, dict[str, float]]:
-    """Whether the estimate can be certified, and the numbers that tell when it is."""
+    """Whether the estimate can be certified, and the constants of its error bound's recursion."""
     if not isinstance(observer, StateObserver):
         return observer.contraction is not None, running_bounds(observer)
     after = dict.fromkeys([False, True], (0.0, 0.0))
@@ -228,7 +230,7 @@ def _error_bounds(observer: Observer) -> tuple[bool, dict[str, float]]:
         worker = copy.copy(observer)
         worker.start()
         start, promised = worker._bound, observer.error.radius
-        for gap in after:  # the bound on the error grows by an affine rule
+        for gap in after:  # the bound is propagated by an affine map: evaluate it at 0 and 1
             ends = []
             for worker._bound in (0.0, 1.0):
                 ends.append(worker._bound_after(gap))
@@ -282,7 +284,7 @@ def _tables(controller: TightenedMPC) -> Arrays:
 
 
 def _held(controller: TightenedMPC, limited: NDArray[np.intp]) -> Arrays:
-    """What plans that stand in for a solution are judged by, and where set points are brought within."""
+    """Tables for the assessment of fallback plans and for the clipping of set points."""
     problem, points = controller.problem, controller.set_points
     cost, scale = HeldCost.of(problem, _nowhere(problem)), problem.output_scale
     margin = np.zeros(problem.predictor.ny)
@@ -290,25 +292,33 @@ def _held(controller: TightenedMPC, limited: NDArray[np.intp]) -> Arrays:
     if problem.terminal is not None:
         margin = np.resize(problem.terminal.margin, margin.shape) / scale
     return {
-        "held_weight": cost.weight, "held_price": _filled(cost.penalty[limited]),
+        "held_weight": cost.weight,
+        "held_price": _filled(cost.penalty[limited]),
         "limit_weight": _filled(problem.limit_weight[limited]),
-        "limit_rank": _filled(ranks[limited]), "limit_hard": _filled(problem.hard[limited].astype(int)),
+        "limit_rank": _filled(ranks[limited]),
+        "limit_hard": _filled(problem.hard[limited].astype(int)),
         "limit_counted": _filled(problem.counted[limited].astype(int)),
-        "terminal_margin": _filled(margin[limited]), "set_point_low": points.lower, "set_point_high": points.upper,
-    }  # fmt: skip
+        "terminal_margin": _filled(margin[limited]),
+        "set_point_low": points.lower,
+        "set_point_high": points.upper,
+    }
 
 
 def _nowhere(problem: OptimalControlProblem) -> StepData:
-    """A sample of which only the problem's settings count."""
+    """Sample of zeros, for a `HeldCost` of which only the problem's settings are used."""
     predictor, rows = problem.predictor, np.zeros((problem.horizon + 1, problem.predictor.ny))
     return StepData(
-        x=np.zeros(predictor.nx), previous_input=np.zeros(predictor.nu), reference=rows, lower=rows, upper=rows,
+        x=np.zeros(predictor.nx),
+        previous_input=np.zeros(predictor.nu),
+        reference=rows,
+        lower=rows,
+        upper=rows,
         guess=np.zeros((problem.horizon, predictor.nu)),
-    )  # fmt: skip
+    )
 
 
 def _limits(controller: TightenedMPC) -> Arrays:
-    """Of outputs; where they learn from measurements, what is left of them before errors count, and what errors do."""
+    """Tables of the output limits, and if they learn from measurements of the bounds that they are learnt with."""
     recalled, own = controller._recalled, (controller._lower, controller._upper)
     shown = own if recalled is None else (recalled._low, recalled._high)
     low, high = controller._answers.limits(*own, shown)
@@ -323,42 +333,50 @@ def _limits(controller: TightenedMPC) -> Arrays:
 
 
 def _filled(array: NDArray[Any]) -> NDArray[Any]:
-    """C has no empty arrays."""
+    """Array with a zero in place of an empty one, since C has no empty arrays."""
     return array if len(array) else np.zeros(1, dtype=array.dtype)
 
 
 def _samples(controller: TightenedMPC) -> str:
-    """A loop with a wrong model, noise and missing measurements, as the controller runs it."""
+    """C tables of the self-test: a loop with noise and missing measurements, with the controller's inputs."""
+    # Shallow copies of all parts with state, so that the controller itself does not change.
     worker = copy.copy(controller)
-    worker.observer, worker._recalled = copy.copy(worker.observer), copy.copy(worker._recalled)
+    worker.observer = copy.copy(worker.observer)
+    worker._recalled = copy.copy(worker._recalled)
     worker.watch = copy.copy(worker.watch)
-    worker.disturbance, worker._watched = copy.copy(worker.disturbance), copy.copy(worker._watched)
+    worker.disturbance = copy.copy(worker.disturbance)
+    worker._watched = copy.copy(worker._watched)
     worker.reset()
     y, wanted = _programme(controller)
     steps, rng, odd = [], np.random.default_rng(1), len(y) - _TESTED // 4
     for t, reference in enumerate(wanted):
-        if worker.recalls and t != odd:  # from a loop as wrong as that nothing could be learnt
+        # Such noise would contradict every interval: limits that learn get plausible readings, but for one.
+        if worker.recalls and t != odd:
             y[t] = np.where(np.isnan(y[t]), np.nan, _expected(worker, rng))
         steps.append(worker.step(y[t], reference))
     u = np.array([step.u for step in steps])
     status = np.array([STATUSES.index(step.status) for step in steps])
     fallback = np.array([FALLBACKS.index(step.fallback) for step in steps])
     tables: Arrays = {
-        "test_y": y, "test_reference": wanted, "test_u": u, "test_status": status, "test_fallback": fallback,
+        "test_y": y,
+        "test_reference": wanted,
+        "test_u": u,
+        "test_status": status,
+        "test_fallback": fallback,
         "test_broken": np.array([bits(step.broken) for step in steps], dtype=int),
-    }  # fmt: skip
+    }
     return f"enum {{ TESTED = {len(y)} }};\n{constants(tables)}"
 
 
 def _expected(worker: TightenedMPC, rng: np.random.Generator) -> Array:
-    """A measurement somewhere in what it may be according to those before."""
+    """Draw a reading (ny,) within the interval that earlier readings allow."""
     low, high = worker._error_interval()[:, 0]
     estimated = worker.predictor.system.output(worker.observer.state, worker._before())
     return np.asarray(estimated + rng.uniform(low, high))
 
 
 def _programme(controller: TightenedMPC) -> tuple[Array, Array]:
-    """Measurements under inputs that wander through their range, and steps of the reference between steady outputs."""
+    """Readings under random inputs with noise and a missing sample, and references that step between model outputs."""
     predictor, rng = controller.predictor, np.random.default_rng(0)
     count = controller.observer.steps + _TESTED
     lower, upper = predictor.input_limits()

@@ -1,1 +1,1 @@
-"""Bounds from records: prediction residuals, conformal model errors, operating regions, sensor checks."""
+"""Calibration on records: residuals, bounds on the model error, operating regions, plausibility of readings."""

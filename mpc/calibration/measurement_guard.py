@@ -1,10 +1,10 @@
-"""Is this reading to be believed? Readings that cannot be right are marked as missing before the controller sees them.
+"""Plausibility checks of readings: implausible ones are treated as missing before the controller uses them.
 
-Checks per output, the first that fails names the verdict: a number at all; inside of the sensor's range, since a
-reading at its end says only "at least"; not the same number again and again; no faster than the plant can be; no
-further from what the model expects than residuals were on good records. One sensor and one model cannot tell a sensor
-that is wrong for good from a plant that has changed: after ``patience`` suspicious readings in a row the reading is
-believed, and until it fits again.
+Each reading has to be, in this order: a number; strictly inside the sensor's range, since a reading at its end is only
+a bound; not repeated too often; no faster than the plant can change; no further from the expected reading than
+residuals were on good records. The first check that fails gives the verdict. One sensor and one model cannot
+distinguish a permanent sensor fault from a changed plant: after ``patience`` suspicious readings in a row they are
+accepted, until a reading passes all checks again.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mpc.observers.base import Observer
 
 
 class _VerdictType(EnumType):
-    """Looks verdicts up by whole numbers alone."""
+    """Metaclass that accepts only whole numbers for the lookup of a verdict."""
 
     def __call__(cls, value: Any, *more: Any, **options: Any) -> Any:
         return super().__call__(int(count("a verdict", value, least=0)) if cls.__members__ else value, *more, **options)
 
 
 class Verdict(IntEnum, metaclass=_VerdictType):
-    """What was found about a reading."""
+    """Result of the plausibility checks of a reading."""
 
     FINE = 0
     MISSING = 1
@@ -51,14 +51,14 @@ class Verdict(IntEnum, metaclass=_VerdictType):
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("rate", "residual"))
 class MeasurementGuard:
-    """Limits of what is believed; `watch` gives a run of it.
+    """Limits of plausible readings; `watch` starts the checks of a run.
 
     Args:
         sensors: One `Signal` per output whose limits are the *sensor's* range (not the limits to keep).
-        rate: Largest change per sample of each output, shape (ny,); none when left out.
-        residual: Largest difference from the expected reading, shape (ny,); none when left out.
-        repeats: Equal readings in a row that are still believed; None: any number.
-        patience: Readings in a row that are rejected as too fast or unexpected; None: any number.
+        rate: Largest change per sample of each output, shape (ny,); not checked when left out.
+        residual: Largest difference from the expected reading, shape (ny,); not checked when left out.
+        repeats: Most equal readings in a row; None: any number.
+        patience: Most readings in a row that are rejected as too fast or unexpected; None: any number.
 
     Raises:
         ShapeError: An array does not have one entry per sensor.
@@ -97,13 +97,13 @@ class MeasurementGuard:
         factor: float = 1.5,
         patience: int | None = 10,
     ) -> MeasurementGuard:
-        """Limits from records that are known to be good: ``factor`` times the largest change and residual seen.
+        """Make a guard from good records: limits are ``factor`` times the largest change and residual found there.
 
         Args:
             sensors: One `Signal` per output with the sensor's range.
-            observer: The controller's.
+            observer: The controller's observer.
             trajectories: Good records of the plant, longer than the observer needs.
-            disturbance: The controller's filter: what is expected includes the disturbance estimate of a sample ago.
+            disturbance: The controller's filter: expected readings include its estimate of one sample before.
             factor: At least 1.
             patience: As for the guard.
 
@@ -132,12 +132,12 @@ class MeasurementGuard:
         )
 
     def watch(self) -> GuardRun:
-        """A fresh run."""
+        """Start the checks of a new run."""
         return GuardRun(self)
 
 
 class GuardRun:
-    """A `MeasurementGuard` at work, sample after sample.
+    """State of the plausibility checks along a run.
 
     Args:
         guard: The limits.
@@ -152,29 +152,31 @@ class GuardRun:
     def reset(self) -> None:
         """Forget all readings."""
         ny = len(self.guard.sensors)
-        self._before = np.full(ny, np.nan)  # what the sensor said
-        self._good = np.full(ny, np.nan)  # what was believed last
+        self._before = np.full(ny, np.nan)  # last reading
+        self._good = np.full(ny, np.nan)  # last accepted reading
         self._equal, self._age, self._suspicious = (np.zeros(ny, dtype=np.int64) for _ in range(3))
 
     def check(self, y: ArrayLike, expected: ArrayLike | None = None) -> tuple[Array, NDArray[np.int8]]:
-        """Look at the readings of one sample.
+        """Check the readings of one sample.
 
         Args:
             y: Readings, shape (ny,).
-            expected: What the model expects, shape (ny,); NaN or None where it expects nothing.
+            expected: Readings expected by the model, shape (ny,); NaN or None where there is no expectation.
 
         Returns:
-            The readings with NaN for those not believed, and the `Verdict` of each, shape (ny,).
+            The readings with NaN for rejected ones, and the `Verdict` of each, shape (ny,).
         """
         guard, n = self.guard, (len(self.guard.sensors),)
         y = as_array("y", y, n, finite=False)
         wanted = np.full(n, np.nan) if expected is None else as_array("expected", expected, n, finite=False)
         self._equal = np.where(y == self._before, self._equal + 1, 1)
-        self._before, self._age = y, self._age + 1
-        # Comparisons with NaN are False: nothing is held against a reading where there is nothing to compare with.
+        self._before = y
+        self._age = self._age + 1
+        # Comparisons with NaN are False: a reading passes where there is nothing to compare it with.
         fast = np.abs(y - self._good) > np.asarray(guard.rate) * self._age
         odd = np.abs(y - wanted) > np.asarray(guard.residual)
         verdict = np.zeros(n, dtype=np.int8)
+        # In rising priority: a later entry overwrites an earlier one.
         for failed, name in (
             (odd, Verdict.UNEXPECTED),
             (fast, Verdict.TOO_FAST),
@@ -183,11 +185,13 @@ class GuardRun:
             (~np.isfinite(y), Verdict.MISSING),
         ):
             verdict[failed] = name
+        # Suspicious readings are accepted after too many in a row; missing ones do not end the row.
         suspicious = verdict >= Verdict.TOO_FAST
         self._suspicious = np.where(suspicious, self._suspicious + 1, np.where(verdict == 0, 0, self._suspicious))
         verdict[suspicious & (self._suspicious > (guard.patience or np.inf))] = Verdict.FINE
         fine = verdict == Verdict.FINE
-        self._good, self._age = np.where(fine, y, self._good), np.where(fine, 0, self._age)
+        self._good = np.where(fine, y, self._good)
+        self._age = np.where(fine, 0, self._age)
         return np.where(fine, y, np.nan), verdict
 
 

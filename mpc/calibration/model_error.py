@@ -1,15 +1,15 @@
-"""How far the model can be from the plant: a bound from held-out trajectories, per step and output.
+"""Calibrated bounds on the model error per prediction step and output, by conformal prediction or set membership.
 
 Split-conformal prediction with the trajectory as the exchangeable unit (Vovk, Gammerman, Shafer, "Algorithmic Learning
 in a Random World", 2005; Lei et al., JASA 2018, thm 2.2): the score of a trajectory is its largest scaled error over
 all times, steps and outputs. Of n calibration scores the ceil((n+1) coverage)-th smallest bounds the score of a new
-trajectory with probability >= coverage, whatever the distribution (`mpc.promises.order_statistics`). Since a score
-covers a whole trajectory, neither overlapping windows nor correlation in time break this. The scale comes from *other*
-records: taken from the calibration records it would know them, and they would no longer be exchangeable with a new one.
+trajectory with probability >= coverage for every distribution (docs/theory/statistical_promise.md). Since a score
+covers a whole trajectory, neither overlapping windows nor correlation in time matter. The scale comes from *other*
+records: a scale fitted to the calibration records would make them not exchangeable with a new one.
 
-Exchangeable is a new trajectory of the same kind, no longer, with the same share of readings missing and the same
-feedback: `mpc.promises.promise` says what follows for longer operation, `mpc.loops.calibration` calibrates under
-    feedback.
+A new trajectory is exchangeable if it is of the same kind, no longer, with the same share of readings missing and the
+same feedback: see `mpc.promises.promise` for longer operation, and `mpc.loops.calibration` for calibration under
+feedback.
 
 Set membership takes the largest error of n records for each of d numbers. A new record passes one of them with
 probability <= 1 / (n + 1), any of them with <= d / (n + 1); that is all that n records can say.
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 class CalibrationMethod(Choice):
-    """How records become a bound."""
+    """Method that makes a bound from records."""
 
     CONFORMAL = "conformal"
     SET_MEMBERSHIP = "set_membership"
@@ -55,13 +55,13 @@ class CalibrationMethod(Choice):
 @dataclass(frozen=True)
 @typed()
 class Coverage:
-    """Share of records, and of single predicted steps, inside a bound.
+    """Empirical coverage: shares of records, and of single predicted steps, inside a bound.
 
     Args:
         trajectories: Share of records that are inside at every step, in [0, 1].
         steps: Share of single predictions, starts and steps pooled, in [0, 1].
         n: Number of records.
-        differs: In what the records are not what the promise is about; empty where nothing is known to differ.
+        differs: Text of how the records differ from the conditions of the promise; empty where no difference is known.
     """
 
     trajectories: float
@@ -70,7 +70,7 @@ class Coverage:
     differs: str = ""
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Where the probability lies with which a new record is inside, if records are independent.
+        """Confidence interval for the probability that a new record is inside, if records are independent.
 
         Args:
             confidence: Of the interval (Clopper & Pearson), in (0, 1).
@@ -81,25 +81,25 @@ class Coverage:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class ModelError(Stored):
-    """Bound on r[t+k] - dhat[t]; see `mpc.calibration.residuals`.
+    """Calibrated bound on the model error r[t+k] - dhat[t]; see `mpc.calibration.residuals`.
 
     Args:
         bounds: Shape (horizon + 1, ny), output units.
-        method: Where the bound comes from.
-        coverage: Promised probability; of set membership what order statistics leave, 0 where nothing can be said.
+        method: Method that the bound comes from.
+        coverage: Promised probability; for set membership by order statistics, 0 where nothing follows.
         n: Number of calibration trajectories.
         length: Samples of the shortest of them: the promise is for no longer ones.
-        starts: Predictions in it, which is the number of control steps that it stands for.
+        starts: Number of predictions in it, which equals the number of control steps that the promise covers.
         washout: Samples at the start of each record that are left out.
         disturbance_gain: Gain of the disturbance filter, or None without disturbance feedback.
         system_digest: The model's digest.
         data_digest: Digest of the records.
         observer_digest: Digest of the observer that dhat was formed with; "" for x* itself.
-        missing: Share of readings that disturbance filter and observer went without.
-        loop: Whether the records are those of experiments or of the very controller.
-        unit: What stays inside with that probability: whole trajectories, or steps drawn at random.
+        missing: Share of readings hidden from disturbance filter and observer.
+        loop: Whether the records are from experiments or from the controller itself.
+        unit: Unit that stays inside with that probability: whole trajectories, or steps drawn at random.
         confidence: Confidence with which ``coverage`` holds for this calibration set; None: on average over such sets.
-        premises: Channels and sample time of the records, where these say them; None where nothing is said.
+        premises: Channels and sample time of the records, where these state them, or None.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -139,11 +139,17 @@ class ModelError(Stored):
         if (bounds < 0).any():
             raise SettingError("bounds must be >= 0, got negative ones")
         put(
-            self, bounds=read_only(bounds), method=CalibrationMethod(self.method), loop=Loop(self.loop),
-            unit=CoverageUnit(self.unit), n=count("n", self.n), length=count("length", self.length),
-            starts=count("starts", self.starts), washout=count("washout", self.washout, least=0),
+            self,
+            bounds=read_only(bounds),
+            method=CalibrationMethod(self.method),
+            loop=Loop(self.loop),
+            unit=CoverageUnit(self.unit),
+            n=count("n", self.n),
+            length=count("length", self.length),
+            starts=count("starts", self.starts),
+            washout=count("washout", self.washout, least=0),
             coverage=share("coverage", self.coverage, what="a probability in [0, 1]"),
-        )  # fmt: skip
+        )
         if self.disturbance_gain is not None:
             DisturbanceFilter(self.disturbance_gain)
         if self.missing is not None:
@@ -158,7 +164,7 @@ class ModelError(Stored):
 
     @property
     def promise(self) -> str:
-        """What the bound promises, in words."""
+        """Text of what the bound promises."""
         if self.method is CalibrationMethod.CONFORMAL:
             return words(self)
         text = f"holds as long as the residuals stay within the (inflated) largest ones of {self.n} trajectories; "
@@ -167,7 +173,7 @@ class ModelError(Stored):
         return text + f"with probability >= {self.coverage:.3g}, {conditions(self)} (order statistics)"
 
     def promise_over(self, steps: int) -> str:
-        """What follows for ``steps`` samples of operation, more than in a record, in words; see `mpc.promises.promise`.
+        """Text of what follows for ``steps`` samples of operation, more than in a record; see `mpc.promises.promise`.
 
         Args:
             steps: Samples of operation.
@@ -175,10 +181,10 @@ class ModelError(Stored):
         return words_over(self, steps)
 
     def coverage_over(self, steps: int) -> float:
-        """Probability >= which all of ``steps`` predictions in a row are inside, if the process is stationary.
+        """Lower bound on the probability that ``steps`` predictions in a row are all inside, for a stationary process.
 
         Args:
-            steps: Samples of operation; up to ``starts`` it is ``coverage``. 0 where nothing is promised.
+            steps: Samples of operation; up to ``starts`` the result is ``coverage``. 0 where nothing is promised.
         """
         return coverage_over(self, steps)
 
@@ -192,12 +198,12 @@ class ModelError(Stored):
         initial_state: Array | None = None,
         operation: Operation | None = None,
     ) -> Coverage:
-        """Measure the share of other records that stay inside, and say where they are not what was promised.
+        """Measure the coverage on other records, and report how they differ from the conditions of the promise.
 
         Args:
             system: The model.
             trajectories: Records.
-            observer: The controller's observer, where one was calibrated with.
+            observer: The controller's observer, if it was used in calibration.
             initial_state: Start of the runs, shape (nx,); zero when left out.
             operation: Loop and share of missing readings of these records; those of the calibration when left out.
 
@@ -207,6 +213,7 @@ class ModelError(Stored):
         system = without_feedthrough(system)
         if system.digest != self.system_digest:
             raise SettingError("system is not the model that this error was calibrated for: pass that one")
+        # Without other information the records are taken to be of the calibrated kind.
         operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0)
         disturbance = None if self.disturbance_gain is None else DisturbanceFilter(self.disturbance_gain)
         parts = RecordErrors(system, self.horizon, self.washout, disturbance, observer, initial_state)
@@ -258,24 +265,24 @@ def calibrate(
     method: CalibrationMethod = CalibrationMethod.CONFORMAL,
     inflation: float = 1.0,
 ) -> ModelError:
-    """Bound the model error on held-out records.
+    """Calibrate a bound on the model error from held-out records.
 
     Args:
-        system: Frozen model; of one whose output answers at once, what carries the last input, as in `mpc.Predictor`.
-        trajectories: Records that neither training nor model choice has seen.
+        system: Frozen model; one with feedthrough is converted as in `mpc.Predictor`.
+        trajectories: Records that were used neither for training nor for model selection.
         horizon: Prediction steps N.
         washout: Samples that x* needs to forget the unknown state at the start of a record.
-        scale_trajectories: Records, none of them in ``trajectories``, whose RMS errors fix the shape of the bound over
+        scale_trajectories: Records, none of them in ``trajectories``, whose RMS errors give the shape of the bound over
             steps and outputs (conformal only), e.g. the validation records.
         coverage: Wanted probability (conformal only), in (0, 1).
         confidence: Probability, in (0, 1), with which the coverage is to hold for *this* set of records, if they are
-            independent of each other; None asks for it on average over such sets, of which some then give less.
-        unit: Whether whole trajectories stay inside (each step of them), or steps drawn at random, which says more
-            about operation that is longer than a record; see `mpc.promises.promise`.
-        operation: Who chose the inputs of the records, and how many readings are missing in operation; an open loop
-            with all readings when left out.
+            independent of each other; None: on average over such sets, of which some give less.
+        unit: Whether whole trajectories stay inside (each step of them), or steps drawn at random, which gives more
+            for operation that is longer than a record; see `mpc.promises.promise`.
+        operation: Whether the records are from open or closed loop, and the share of readings missing in operation; an
+            open loop with all readings when left out.
         disturbance: The controller's disturbance filter if its estimate shifts the predictions, else None.
-        observer: The controller's observer, whose estimates the disturbance estimate is formed with.
+        observer: The controller's observer, from whose estimates the disturbance estimate is formed.
         initial_state: Start of the runs, shape (nx,); zero when left out.
         method: Conformal quantile, or the largest error per output, and per step with a disturbance filter.
         inflation: Factor >= 1 on the bound.
@@ -298,6 +305,7 @@ def calibrate(
             "calibrate needs trajectories, and scale_trajectories for the conformal method, "
             f"got {len(records)} and {len(others)}: set some records aside"
         )
+    # A record that serves twice would not be exchangeable with a new one.
     marks = [data_digest([r]) for r in records]
     if set(marks) & {data_digest([r]) for r in others} or len(set(marks)) < len(marks):
         raise DataError("a record may serve once, either for the scale or for calibration: split the records anew")
@@ -306,6 +314,7 @@ def calibrate(
     errors = parts.of(records, operation)
     if conformal:
         scale = _scale(parts.of(others, operation, scale=True), others)
+        # One score per start of a prediction; the largest one is the score of the record.
         scores = [np.abs(e / scale).max(axis=(1, 2)) for e in errors]
         if unit is CoverageUnit.STEP:
             bounds = inflation * scale * pooled_quantile(scores, coverage)
@@ -334,7 +343,7 @@ def calibrate(
 
 
 def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None) -> None:
-    """Raise SettingError for a promise that no theorem here gives."""
+    """Raise SettingError for combinations of settings that no theorem covers."""
     if not conformal and (unit is not CoverageUnit.RECORD or confidence is not None):
         raise SettingError("unit and confidence are for the conformal method: set membership promises neither")
     if unit is CoverageUnit.STEP and confidence is not None:
@@ -342,10 +351,11 @@ def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None) -
 
 
 def _largest(errors: Sequence[Array], inflation: float, disturbance: DisturbanceFilter | None) -> tuple[Array, float]:
-    """Set membership's bounds (N + 1, ny), and the probability that a new record stays inside; see the module."""
+    """Bounds (N + 1, ny) by set membership, and the probability that a new record stays inside them."""
+    # Each of the numbers is exceeded by a new record with probability <= 1 / (n + 1): union bound over all of them.
     bounds = inflation * np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
     if disturbance is None:
-        # Residuals know no prediction step: one number an output, which fewer records pass.
+        # Without a filter the error is the residual, which does not depend on the step: one bound per output for all.
         bounds = np.tile(bounds.max(axis=0), (len(bounds), 1))
     numbers = bounds.shape[1] if disturbance is None else bounds.size
     return bounds, max(0.0, 1.0 - numbers / (len(errors) + 1))
@@ -353,7 +363,7 @@ def _largest(errors: Sequence[Array], inflation: float, disturbance: Disturbance
 
 @typed()
 def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
-    """How many errors lie inside of bounds.
+    """Empirical coverage of bounds by given errors.
 
     Args:
         bounds: Shape (N + 1, ny).
@@ -366,7 +376,7 @@ def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
         raise DataError("coverage needs at least one record, got none")
     bounds = as_array("bounds", bounds, ("horizon + 1", "ny"))
     errors = [as_array(f"errors[{i}]", e, ("starts", *bounds.shape)) for i, e in enumerate(errors)]
-    inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]
+    inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]  # per start and step
     whole = float(np.mean([part.all() for part in inside]))
     return Coverage(whole, float(np.concatenate([part.ravel() for part in inside]).mean()), len(errors))
 

@@ -1,11 +1,10 @@
-"""Where a calibrated bound may be believed: the inputs, input moves and residuals that the calibration data contain.
+"""Operating region of a calibrated bound: a set of inputs, input moves and residuals, with few false alarms.
 
-A conformal bound speaks of trajectories like those it was calibrated on. Operation elsewhere is detected by the same
-method: records set aside fix centre and shape of a region for each group of signals, the score of a trajectory is its
+A conformal bound holds for trajectories like those it was calibrated on. Operation elsewhere is detected by the same
+method: records set aside give centre and shape of a region for each group of signals, the score of a trajectory is its
 largest ratio to that shape over all samples and groups, and the conformal quantile of the scores inflates all shapes
-alike. So a trajectory that is like the calibration trajectories leaves the region, at any of its samples, with
-probability at most 1 - coverage: a warning means something. (Vovk, Gammerman, Shafer 2005; as in
-`mpc.calibration.model_error`.)
+alike. A trajectory that is exchangeable with the calibration trajectories thus leaves the region, at any of its
+samples, with probability at most 1 - coverage. (Vovk, Gammerman, Shafer 2005; as in `mpc.calibration.model_error`.)
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _GROUPS = ("input", "input move", "residual")
-_FLOOR = 1e-6  # of the largest spread in a group: a channel that never moved
+_FLOOR = 1e-6  # least half width, as a share of the largest in the group, for channels that never moved
 
 
 class RegionShape(Choice):
-    """What bounds a group of signals."""
+    """Shape of the set for a group of signals."""
 
     BOX = "box"
     ELLIPSOID = "ellipsoid"
@@ -48,11 +47,11 @@ class RegionShape(Choice):
 @dataclass(frozen=True)
 @typed()
 class RegionStatus:
-    """One check.
+    """Result of the check of one sample.
 
     Args:
-        ratios: For each group, how far out the sample is: up to 1 inside. Groups that could not be checked are missing.
-        message: What lies outside, with names and units; empty where nothing does.
+        ratios: Distance over limit for each group, up to 1 inside. Groups that could not be checked are missing.
+        message: Text of what lies outside, with names and units; empty where nothing does.
     """
 
     ratios: Mapping[str, float]
@@ -70,15 +69,15 @@ class OperatingRegion(Stored):
     """Region of inputs, moves and residuals; a group's set is ``{v: distance(v - centre) <= limit}``.
 
     Args:
-        shape: Box: the distance is the largest |v_i - centre_i| / sqrt(covariance_ii); ellipsoid: Mahalanobis's.
-        centres: Of inputs, moves and residuals.
-        covariances: Likewise; of a box only the diagonal counts.
-        limits: Largest distance for each of the three.
+        shape: Box: the distance is the largest |v_i - centre_i| / sqrt(covariance_ii); ellipsoid: Mahalanobis distance.
+        centres: Centres of inputs (nu,), moves (nu,) and residuals (ny,).
+        covariances: Covariances, likewise; for a box only the diagonal is used.
+        limits: Largest distance for each of the three groups.
         labels: Names with units, inputs then outputs.
         coverage: Probability that a trajectory like the calibration trajectories stays inside at all its samples.
         n: Number of calibration trajectories.
-        observer_digest: Of the observer behind the residuals.
-        data_digest: Of the records.
+        observer_digest: Digest of the observer behind the residuals.
+        data_digest: Digest of the records.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -114,7 +113,7 @@ class OperatingRegion(Stored):
         self._check()
 
     def _check(self) -> None:
-        """Refuse what would let every sample pass, or none."""
+        """Raise unless sizes, covariances and limits are consistent and positive."""
         sizes = [len(centre) for centre in self.centres]
         if len(sizes) != 3 or len(self.covariances) != 3 or sizes[0] != sizes[1] or not all(sizes):
             raise ShapeError(f"a region has {len(_GROUPS)} groups, two of inputs and one of outputs, got {sizes}")
@@ -131,7 +130,7 @@ class OperatingRegion(Stored):
 
     @property
     def promise(self) -> str:
-        """What a warning means, in words."""
+        """Text of the bound on the probability of a false alarm."""
         return (
             f"a trajectory of the same kind, no longer and under the same feedback as the {self.n} calibration "
             "trajectories gives a warning with probability <= "
@@ -139,7 +138,7 @@ class OperatingRegion(Stored):
         )
 
     def check(self, u: ArrayLike, residual: ArrayLike, *, previous: ArrayLike | None = None) -> RegionStatus:
-        """Say whether a sample lies inside.
+        """Check whether a sample lies inside the region.
 
         Args:
             u: Input, shape (nu,).
@@ -156,7 +155,7 @@ class OperatingRegion(Stored):
                 continue
             ratios[name] = float(_distance(value[None] - self.centres[g], self.covariances[g], self.shape)[0])
             ratios[name] /= self.limits[g]
-            if not ratios[name] <= 1:  # NaN, of an overflow, is no proof of being inside
+            if not ratios[name] <= 1:  # also where an overflow gives NaN
                 outside.append(self._words(g, value))
         return RegionStatus(ratios, "; ".join(outside))
 
@@ -175,7 +174,8 @@ class OperatingRegion(Stored):
         return figure
 
     def _words(self, group: int, value: Array) -> str:
-        """The channel that is furthest out."""
+        """Text about the channel of a group that is furthest out."""
+        # Also for ellipsoids by the marginal spread, which names a channel best.
         away = (value - self.centres[group]) / np.sqrt(np.diag(self.covariances[group]))
         i = int(np.nanargmax(np.abs(away)))
         label = self.labels[i + (len(self.centres[0]) if group == 2 else 0)]
@@ -187,7 +187,7 @@ class OperatingRegion(Stored):
         return f"{_GROUPS[group]} {label}: {value[i]:.4g}, {seen}"
 
     def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """See `Stored.record`."""
+        """Arrays and metadata to store; see `Stored.record`."""
         pairs = (("centre", self.centres), ("covariance", self.covariances))
         arrays = {f"{name}{g}": np.asarray(part) for name, parts in pairs for g, part in enumerate(parts)}
         return arrays, {name: as_json(getattr(self, name)) for name in self.SCHEMA.meta}
@@ -199,7 +199,7 @@ class OperatingRegion(Stored):
 
 
 class RegionWatch:
-    """Checks one sample after the other, and logs when operation leaves the region and when it is back.
+    """Checks of successive samples against a region; logs when operation leaves it and when it returns.
 
     Args:
         region: The region.
@@ -222,29 +222,34 @@ class RegionWatch:
         self._inside = True
 
     def check(self, u: Array, residual: Array) -> RegionStatus:
-        """As `OperatingRegion.check`; the previous input is the last one checked."""
+        """Check a sample by `OperatingRegion.check`, with the input checked last as the previous one."""
         status = self.region.check(u, residual, previous=self._previous)
         if self._inside and not status.inside:
             _log.warning("outside of the calibrated region: %s", status.message)
         elif not self._inside and status.inside:
             _log.info("back in the calibrated region")
-        self._previous, self._inside = read_only(u), status.inside
+        self._previous = read_only(u)
+        self._inside = status.inside
         return status
 
 
 @typed()
 def learn_region(
-    observer: Observer, trajectories: Sequence[Trajectory], *, scale_trajectories: Sequence[Trajectory],
-    coverage: float = 0.9, shape: RegionShape = RegionShape.BOX,
-) -> OperatingRegion:  # fmt: skip
-    """Learn where a model error was calibrated.
+    observer: Observer,
+    trajectories: Sequence[Trajectory],
+    *,
+    scale_trajectories: Sequence[Trajectory],
+    coverage: float = 0.9,
+    shape: RegionShape = RegionShape.BOX,
+) -> OperatingRegion:
+    """Calibrate the operating region of a model error.
 
     Args:
-        observer: The controller's observer; residuals are formed with its estimates, as the controller sees them.
+        observer: The controller's observer; residuals are formed with its estimates, as in the controller.
         trajectories: The calibration records.
-        scale_trajectories: Other records of the same kind, which fix centres and shapes.
+        scale_trajectories: Other records of the same kind, which give centres and shapes.
         coverage: Wanted probability, in (0, 1).
-        shape: What bounds a group.
+        shape: Shape of the set for each group.
 
     Raises:
         DataError: Too few or too short records, or one that serves both purposes.
@@ -258,7 +263,7 @@ def learn_region(
     seen = [_samples(observer, record) for record in others]
     pooled = [np.concatenate([one[g] for one in seen]) for g in range(3)]
     if shape is RegionShape.BOX:
-        # Middle and half width of the range: a uniform excitation then fills the box.
+        # Middle and half width of the range, so that a uniform excitation fills the box.
         centres = tuple(0.5 * (p.min(axis=0) + p.max(axis=0)) for p in pooled)
         covariances = tuple(np.diag(_widths(0.5 * (p.max(axis=0) - p.min(axis=0))) ** 2) for p in pooled)
     else:
@@ -269,15 +274,22 @@ def learn_region(
         pairs = zip(samples, centres, covariances, strict=True)
         return np.array([_distance(s - c, C, shape).max() for s, c, C in pairs])
 
+    # Relative sizes of the three groups from the records set aside; the quantile of the scores inflates all alike.
     scale = np.max([distances(one) for one in seen], axis=0)
     scores = np.sort([(distances(_samples(observer, record)) / scale).max() for record in records])
     channels = (*observer.predictor.inputs, *observer.predictor.outputs)
     a, b, c = (float(x) for x in scale * scores[rank - 1])
     return OperatingRegion(
-        shape=shape, centres=(centres[0], centres[1], centres[2]), limits=(a, b, c), coverage=coverage,
-        covariances=(covariances[0], covariances[1], covariances[2]), labels=tuple(s.label for s in channels),
-        n=len(records), observer_digest=observer.digest, data_digest=data_digest(records + others),
-    )  # fmt: skip
+        shape=shape,
+        centres=(centres[0], centres[1], centres[2]),
+        limits=(a, b, c),
+        coverage=coverage,
+        covariances=(covariances[0], covariances[1], covariances[2]),
+        labels=tuple(s.label for s in channels),
+        n=len(records),
+        observer_digest=observer.digest,
+        data_digest=data_digest(records + others),
+    )
 
 
 def _samples(observer: Observer, record: Trajectory) -> tuple[Array, Array, Array]:
@@ -287,16 +299,17 @@ def _samples(observer: Observer, record: Trajectory) -> tuple[Array, Array, Arra
     if len(record) < first + 2:
         raise DataError(f"record {record.name!r} must have at least {first + 2} samples, got {len(record)}")
     errors = measured_errors(observer.system, observer.estimates(record.u, record.y)[:-1], record.u, record.y)[first:]
-    complete = errors[~np.isnan(errors).any(axis=1)]
+    complete = errors[~np.isnan(errors).any(axis=1)]  # samples with a missing reading are left out
     if not len(complete):
         raise DataError(f"record {record.name!r} has no complete measurement after {first} samples: leave it out")
     return record.u[first:], np.diff(record.u, axis=0)[first - 1 :], complete
 
 
 def _distance(e: Array, covariance: Array, shape: RegionShape) -> Array:
-    """Distances of rows e (T, n); missing channels are left out."""
+    """Distances of rows e (T, n) from the centre, shape (T,); channels that are NaN are left out."""
     if shape is RegionShape.BOX:
         return np.asarray(np.nanmax(np.abs(e) / np.sqrt(np.diag(covariance)), axis=1))
+    # The distance in the known channels: their marginal covariance is the corresponding block.
     known = ~np.isnan(e).any(axis=0)
     part = e[:, known]
     pulled = solve(covariance[np.ix_(known, known)], part.T)
@@ -306,12 +319,12 @@ def _distance(e: Array, covariance: Array, shape: RegionShape) -> Array:
 
 
 def _covariance(samples: Array) -> Array:
-    spread = np.atleast_2d(np.cov(samples.T))
+    spread = np.atleast_2d(np.cov(samples.T))  # regularised, so that channels that never moved have some width
     return np.asarray(spread + np.diag(_widths(np.zeros(len(spread)), np.sqrt(np.diag(spread)).max())) ** 2)
 
 
 def _is_positive(covariance: Array) -> bool:
-    """Whether a Cholesky factor exists and divides without overflow."""
+    """Whether a covariance is symmetric with a finite, positive Cholesky factor."""
     if not np.allclose(covariance, covariance.T, rtol=1e-9, atol=0):
         return False
     try:
@@ -322,6 +335,6 @@ def _is_positive(covariance: Array) -> bool:
 
 
 def _widths(half: Array, largest: float | None = None) -> Array:
-    """Half widths, none of them zero."""
+    """Half widths (n,) with zeros replaced by a small share of the largest."""
     floor = _FLOOR * float(half.max() if largest is None else largest)
     return np.maximum(half, floor if floor > 0 else 1.0)

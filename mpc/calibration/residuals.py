@@ -1,10 +1,10 @@
-"""What data say about a model: simulation residuals, disturbance estimates, realised prediction errors.
+"""Simulation residuals, disturbance estimates and prediction errors of a model on records.
 
 With x* the model's state driven from the far past, the error of the prediction made at t for t + k is
 
     y[t+k] - yhat[k|t] = ( r[t+k] - dhat[t] ) + ( g(x*[t+k]) - g(xhat[k|t]) ),     r[t] = y[t] - g(x*[t], u[t]) .
 
-The first bracket is what `mpc.calibrate` bounds from data; the second one is what a `HorizonCertificate` bounds.
+The first bracket is bounded from data by `mpc.calibrate`; the second one by a `HorizonCertificate`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from mpc.promises.records import fits_system
 @dataclass(frozen=True)
 @typed()
 class DisturbanceFilter:
-    """Output disturbance: ``d += gain (e - d)``, where e is the output error of the present estimate.
+    """Low-pass filter of the output disturbance: ``d += gain (e - d)`` with the output error e of the state estimate.
 
-    It starts at the first error seen; channels without a measurement (NaN) keep their value.
+    The filter starts at the first error; channels without a measurement (NaN) keep their value.
 
     Args:
-        gain: In (0, 1]; 1 believes every measurement, a small gain averages noise away.
+        gain: In (0, 1]; 1 takes every error as it is, a small gain averages noise.
     """
 
     gain: float
@@ -44,7 +44,7 @@ class DisturbanceFilter:
             raise SettingError(f"the gain of a disturbance filter must lie in (0, 1], got {self.gain!r}")
 
     def update(self, estimate: Array | None, error: Array) -> Array:
-        """Next estimate (ny,) from the last one (None at the start) and the output error (ny,), NaN where missing."""
+        """Next disturbance estimate (ny,) from the last one (None at the start) and the output error (ny,)."""
         error = as_array("error", error, ("ny",), finite=False)
         if estimate is not None:
             estimate = as_array("estimate", estimate, error.shape)
@@ -56,7 +56,7 @@ class DisturbanceFilter:
         return np.where(np.isnan(error), estimate, estimate + self.gain * (error - estimate))
 
     def run(self, errors: Array) -> Array:
-        """Estimates along a record of errors (T, ny); rows before the first complete error are NaN."""
+        """Disturbance estimates along a record of errors (T, ny); rows before the first complete error are NaN."""
         errors = as_array("errors", errors, ("T", "ny"), finite=False)
         errors = np.where(np.isfinite(errors), errors, np.nan)
         rows, estimate = np.full_like(errors, np.nan), None
@@ -68,10 +68,10 @@ class DisturbanceFilter:
 
 
 def measured_errors(system: LureSystem, x: Array, u: Array, y: Array) -> Array:
-    """Output errors e[t] of estimates x (T, nx) as a controller sees them, shape (T, ny); docs/timing.md.
+    """Output errors e[t] = y[t] - g(x[t]) of state estimates x (T, nx), shape (T, ny); see docs/timing.md.
 
     Raises:
-        SettingError: The system's output answers to u[t], which acts after y[t] was measured.
+        SettingError: The system has feedthrough: u[t] acts after y[t] was measured.
     """
     if system.has_feedthrough:
         raise SettingError("the model answers to inputs at once: take predictor.system, or carry_input(system)")
@@ -90,17 +90,17 @@ def calibration_errors(
     initial_state: Array | None = None,
     gaps: NDArray[np.bool_] | None = None,
 ) -> Array:
-    """The first bracket of the module docstring along one record.
+    """Model errors r[t+k] - dhat[t] along one record: the first bracket of the module docstring.
 
     Args:
         system: Frozen model.
         trajectory: Record of at least ``washout + horizon + 1`` samples.
-        horizon: N.
-        washout: Samples after which the run from ``initial_state`` counts as x*.
-        disturbance: Filter behind dhat; None: dhat = 0.
-        observer: Whose estimates dhat is formed with; None: x* itself.
+        horizon: Number N of prediction steps.
+        washout: Samples after which the run from ``initial_state`` is taken as x*.
+        disturbance: Filter that gives dhat; None: dhat = 0.
+        observer: Observer whose estimates dhat is formed with; None: x* itself.
         initial_state: Start of the run, shape (nx,); zero when left out.
-        gaps: Readings that filter and observer do not get, shape (T, ny); none when left out.
+        gaps: Flags of readings hidden from filter and observer, shape (T, ny); none when left out.
 
     Returns:
         Shape (starts, horizon + 1, ny): one row per prediction start and step.
@@ -125,6 +125,7 @@ def calibration_errors(
     start = np.zeros(system.nx) if initial_state is None else initial_state
     output, states = simulate(system, u, start)
     residual = y - output
+    # One row per start of a prediction: residuals r[t], ..., r[t + N].
     windows = np.lib.stride_tricks.sliding_window_view(residual[first:], horizon + 1, axis=0).swapaxes(1, 2)
     if disturbance is None:
         return np.array(windows)
@@ -141,7 +142,7 @@ def calibration_errors(
 
 @dataclass(frozen=True)
 class RecordErrors:
-    """Errors of many records under one operation; fields as the arguments of `calibration_errors`."""
+    """Model errors of many records under one operation; fields as the arguments of `calibration_errors`."""
 
     system: LureSystem
     horizon: int
@@ -151,12 +152,12 @@ class RecordErrors:
     initial_state: Array | None
 
     def of(self, records: Sequence[Trajectory], operation: Operation, *, scale: bool = False) -> list[Array]:
-        """Errors of each record, (starts, N + 1, ny).
+        """Model errors of each record, (starts, N + 1, ny) each.
 
         Args:
             records: The records.
-            operation: How many readings are missing.
-            scale: Whether they are records for the scale, which lose readings of their own.
+            operation: Gives the share of missing readings.
+            scale: Whether they are records for the scale, for which missing readings are drawn separately.
         """
         # Each record's gaps are drawn independently, so that records stay exchangeable.
         seeds = np.random.SeedSequence([operation.seed, int(scale)]).spawn(len(records))
@@ -182,13 +183,13 @@ class RecordErrors:
 def prediction_errors(
     observer: Observer, trajectory: Trajectory, *, horizon: int, disturbance: DisturbanceFilter | None = None
 ) -> Array:
-    """Realised errors y[t+k] - yhat[k|t] along a record, for predictions with the recorded inputs.
+    """Prediction errors y[t+k] - yhat[k|t] along a record, for predictions with the recorded inputs.
 
     Args:
-        observer: Estimates the state; its predictor predicts.
+        observer: Observer whose estimates predictions start from.
         trajectory: Record of at least ``observer.steps + horizon + 1`` samples.
-        horizon: N.
-        disturbance: Filter whose estimate is added to the prediction; None: nothing is.
+        horizon: Number N of prediction steps.
+        disturbance: Filter whose estimate is added to the predictions; None: no correction.
 
     Returns:
         Shape (starts, horizon + 1, ny).
@@ -204,6 +205,7 @@ def prediction_errors(
     x = observer.estimates(u, y)[:-1]
     inputs = np.lib.stride_tricks.sliding_window_view(u[first:], horizon + 1, axis=0).swapaxes(1, 2)
     outputs = np.lib.stride_tricks.sliding_window_view(y[first:], horizon + 1, axis=0).swapaxes(1, 2)
+    # All predictions in one batch.
     error = outputs - system.simulate(inputs, x[first : first + starts])[0]
     if disturbance is not None:
         error = error - disturbance.run(measured_errors(system, x, u, y))[first : first + starts, None, :]

@@ -1,1 +1,1 @@
-"""The controller: one step, its settings, and what plant operation asks of it."""
+"""The controller: its step, its settings, and operations such as saving and restoring its state."""

@@ -1,4 +1,4 @@
-"""A tightening that adapts while it runs: an average share of misses, whatever the plant does.
+"""MPC with an online-adapted tightening (adaptive conformal inference): a bound on the average share of misses.
 
 Conformal inference for arbitrary sequences (Gibbs & Candes, NeurIPS 2021), in the form of a tracked quantile
 (Angelopoulos, Candes & Tibshirani, "Conformal PID control", NeurIPS 2023). The score s[t] is the largest ratio, over
@@ -12,9 +12,9 @@ outputs, of the error of the last one-step prediction to the tightening at step 
 -h a <= q[t] <= b + h (1 - a). Summing the recursion, misses - a T = (q[T+1] - q[1]) / h, which is at most (b + h) / h
 in size. []
 
-No probability and no distribution: it holds on any plant, drifting or hostile. But it is an average over time; nothing
-is promised for any single sample, and misses come before the factor has grown. Limits are tightened by q[t] times the
-tightening, within 0 and what leaves something of their range.
+The theorem needs neither a probability nor a distribution, and holds on any plant, also a drifting one. But it is about
+an average over time: nothing is promised for a single sample, and misses come before the factor has grown. Limits are
+tightened by max(q[t], 0) times the tightening, at most so far that some of their range is left.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from mpc.control.step import MpcStep
 from mpc.problem.settings import Mode
 from mpc.problem.solver_options import Status
 
-_LEFT = 0.02  # of an output's range stays, whatever the factor
+_LEFT = 0.02  # share of an output's range that is never tightened away
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class Adaptation:
-    """How the factor on the tightening follows misses.
+    """Parameters of the adaptation of the factor on the tightening.
 
     Args:
         coverage: Share of one-step predictions to be inside in the long run, in (0, 1).
-        gain: h: how much of the tightening a miss adds. Large gains react fast and swing.
+        gain: Step size h, in multiples of the tightening. Large gains react fast and oscillate.
     """
 
     coverage: float = 0.9
@@ -55,20 +55,20 @@ class Adaptation:
         positive("gain", self.gain)
 
     def promise(self, steps: int, largest: float) -> float:
-        """Largest distance of the share of misses from 1 - coverage, by the theorem.
+        """Bound on the distance of the share of misses from 1 - coverage, by the theorem.
 
         Args:
             steps: Samples T.
-            largest: Largest score b, over all of them; at least 1 counts.
+            largest: Largest score b over all of them; values below 1 count as 1.
         """
         return (max(largest, 1.0) + self.gain) / (self.gain * steps)
 
 
 class AdaptiveFactor:
-    """The factor q, and what it has seen.
+    """Factor q on the tightening, with the number of misses and scores.
 
     Args:
-        adaptation: How it follows misses.
+        adaptation: Parameters.
     """
 
     def __init__(self, adaptation: Adaptation) -> None:
@@ -76,26 +76,31 @@ class AdaptiveFactor:
         self.reset()
 
     def reset(self) -> None:
-        """Start again with the tightening as it is."""
-        self.value, self.misses, self.seen, self.largest = 1.0, 0, 0, 0.0
+        """Start again with factor 1."""
+        self.value = 1.0
+        self.misses = 0
+        self.seen = 0
+        self.largest = 0.0
 
     def see(self, score: float) -> bool:
-        """Take in one score; says whether it was a miss.
+        """Update the factor with one score; returns whether it was a miss.
 
         Args:
             score: Error over bound, >= 0.
         """
         miss = bool(score > self.value)
         self.value += self.adaptation.gain * (miss - (1 - self.adaptation.coverage))
-        self.misses, self.seen, self.largest = self.misses + miss, self.seen + 1, max(self.largest, score)
+        self.misses += miss
+        self.seen += 1
+        self.largest = max(self.largest, score)
         return miss
 
 
 class AdaptiveMPC(TightenedMPC):
-    """A `TightenedMPC` in practical mode whose tightening grows with misses; see the module for what it promises.
+    """`TightenedMPC` in practical mode with an adapted tightening; see the module docstring for the theorem.
 
     Args:
-        adaptation: How the tightening follows misses.
+        adaptation: Parameters of the adaptation.
 
     All other arguments as `TightenedMPC`.
 
@@ -114,36 +119,43 @@ class AdaptiveMPC(TightenedMPC):
         if not self._room[1].any():
             raise SettingError("adaptation scales the tightening, got one that is zero at step 1: start with back_off")
         self._ends = tuple(np.array([getattr(s, side) for s in self.predictor.outputs]) for side in ("lower", "upper"))
+        # Largest factor that leaves the share _LEFT of every output's range at all steps.
         width = (1 - _LEFT) * (self._ends[1] - self._ends[0])
         with np.errstate(divide="ignore"):
             self._most = float(np.min(width / (2 * self._room.max(axis=0))))
 
     @property
     def recalls(self) -> bool:
-        """Limits learn from measurements, so that results keep what errors were bounded by at each step."""
+        """True: error bounds change from step to step, so that results store them for each step."""
         return True
 
     def reset(self) -> None:
-        """See `TightenedMPC.reset`."""
+        """Forget all samples and start again with factor 1; see `TightenedMPC.reset`."""
         super().reset()
         self.factor.reset()
         self._last = None
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
-        """See `TightenedMPC.record`; the factor stays, since nothing was predicted."""
+        """Take in a sample without a control step; the factor stays. See `TightenedMPC.record`."""
         super().record(y, u)
         self._last = None
 
     def step(
-        self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None, *,
-        applied: ArrayLike | None = None, time: float | None = None,
-    ) -> MpcStep:  # fmt: skip
-        """See `TightenedMPC.step`."""
+        self,
+        y: ArrayLike,
+        reference: ArrayLike,
+        forecast: ArrayLike | None = None,
+        *,
+        applied: ArrayLike | None = None,
+        time: float | None = None,
+    ) -> MpcStep:
+        """Update the factor by the last prediction's error and choose the next input; see `TightenedMPC.step`."""
         seen = self._measurement(y)
         if self._last is not None:
-            # Outputs without a tightening have no bound to miss.
+            # Outputs without a tightening have no bound, and no score.
             away = np.abs(seen - self._last.y_predicted[1])[self._room[1] > 0]
             ratios = away / self._room[1][self._room[1] > 0]
+            # A sample without any reading gives no score.
             if not np.isnan(ratios).all():
                 self.factor.see(float(np.nanmax(ratios)))
         used = self._used
@@ -155,7 +167,7 @@ class AdaptiveMPC(TightenedMPC):
 
     @property
     def _used(self) -> float:
-        """The factor that limits are tightened by."""
+        """Factor that limits are tightened by: q within its range."""
         return min(max(self.factor.value, 0.0), self._most)
 
     def _error_interval(self) -> Array:

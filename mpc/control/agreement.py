@@ -1,4 +1,4 @@
-"""One set of premises for all parts of a controller."""
+"""Comparison of the premises of all parts of a controller."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ from mpc.tightening.tightening import NO_CLAIM, Tightening
 
 
 def agreed(
-    observer: Observer, predictor: Predictor, tightening: Tightening, terminal: TerminalSet | None,
-    recall: Recall | None, region: OperatingRegion | None,
-) -> Premises:  # fmt: skip
-    """What a controller of these parts rests on.
+    observer: Observer,
+    predictor: Predictor,
+    tightening: Tightening,
+    terminal: TerminalSet | None,
+    recall: Recall | None,
+    region: OperatingRegion | None,
+) -> Premises:
+    """Premises of a controller, after comparing those of its parts.
 
     Args:
-        observer: The observer; the others are compared with it.
-        predictor: What plans are made with.
+        observer: The observer; the other parts are compared with it.
+        predictor: The predictor of plans.
         tightening: The tightening.
         terminal: The terminal set, or None.
         recall: The recall, or None.
         region: The region of calibration, or None.
 
     Raises:
-        SettingError: Two of them rest on different premises; the message names what differs.
+        SettingError: Two of them have different premises; the message names the differences.
     """
     if not predictor.system.digest == observer.system.digest == tightening.digests.get("system"):
         raise SettingError("observer and tightening must be of one model with predictor.system, got other digests")
@@ -47,10 +51,10 @@ def agreed(
 
 
 def move_limited(premises: Premises, problem: OptimalControlProblem) -> Premises:
-    """The premises with the moves that plans ask of the actuators.
+    """Add the move limits of plans to the premises.
 
     Args:
-        premises: Of the controller's parts.
+        premises: Premises of the controller's parts.
         problem: Its optimal control problem.
     """
     return premises.also(move_limit=problem.move_limit)

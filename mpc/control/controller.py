@@ -1,24 +1,23 @@
-"""The controller: state and disturbance estimate, tightened limits, a solver, and what happens when it fails.
+"""Tightened MPC: state and disturbance estimation, tightened limits, a solver, and fallbacks for failed solves.
 
 Two modes (docs/theory/tightening.md). *Guaranteed*: limits are tightened by the full model error; the disturbance
-estimate only moves the reference, so it cannot invalidate a limit. *Practical*: the estimate shifts predictions and
-limits alike, and the tightening was calibrated with the same estimate; less conservative, without proof of recursive
-feasibility. In both the reference moves so that set points are kept without offset, whatever the observer: see
-`mpc.control.offset_free`. With a terminal set the guaranteed mode is recursively feasible: see
-`mpc.tightening.terminal_set`. Every plan is then checked apart from the solver, and where a solve gives none that keeps
-all limits, the shifted plan does. With a `Recall` the guaranteed limits learn from measurements and stay guaranteed:
-see `mpc.tightening.error_memory`.
+estimate only moves the reference, so that it cannot invalidate a limit. *Practical*: the estimate shifts predictions
+and limits alike, and the tightening was calibrated with the same estimate; less conservative, without proof of
+recursive feasibility. In both the reference is corrected so that set points are kept without offset with any observer:
+see `mpc.control.offset_free`. With a terminal set the guaranteed mode is recursively feasible: see
+`mpc.tightening.terminal_set`. Every plan is then checked independently of the solver, and where a solve gives none that
+keeps all limits, the shifted plan does. With a `Recall` the guaranteed limits learn from measurements and stay
+guaranteed: see `mpc.tightening.error_memory`.
 
-A failed solve is a state, not an exception: the step then says so, and applies what keeps the limits, or exceeds them
-least (`mpc.safety.fallback`); from outside hard limits it comes back in the fewest samples (`mpc.safety.recovery`). Set
-points may be of any size, or missing (`mpc.control.set_points`).
+A failed solve is reported in the step, not raised: the input applied then keeps the limits, or violates them least
+(`mpc.safety.fallback`); from outside hard limits it returns in the fewest samples (`mpc.safety.recovery`). Set points
+may be of any size, or missing (`mpc.control.set_points`).
 
-A step runs in the thread that calls it, whatever the environment says about threads: with our solver nothing in it
-calls BLAS or LAPACK, which would wait for threads of theirs (`controlrnn.kernels.dense`). ipopt brings libraries of its
-own: see `mpc.solvers.dompc`.
-
-Where every step has a deadline, call ``gc.collect(); gc.freeze()`` once everything is built: Python's full collections
-otherwise look through all that was imported, 0.2 s at a time (`experiments.soak` counts what is left).
+A step runs in the thread that calls it, for all thread settings of the environment: with our solver nothing in it calls
+BLAS or LAPACK, which would wait for threads of their own (`controlrnn.kernels.dense`). ipopt brings its own libraries:
+see `mpc.solvers.dompc`. Where every step has a deadline, call ``gc.collect(); gc.freeze()`` once everything is built:
+otherwise Python's full garbage collections visit all imported objects, 0.2 s at a time (`experiments.soak` measures
+what remains).
 """
 
 from __future__ import annotations
@@ -83,16 +82,17 @@ class TightenedMPC(Operation):
         observer: State estimate.
         tightening: From `mpc.tighten` (or `mpc.nominal`).
         tracking: Weights, horizon and feedback.
-        terminal: From `mpc.terminal_set`, for plans that can always be continued; its horizon is N, the tightening is
-            from `mpc.recursive` with the same jump, and limits are hard.
+        terminal: From `mpc.terminal_set`, for recursively feasible plans; its horizon is N, the tightening is from
+            `mpc.recursive` with the same jump, and limits are hard.
         recall: From `mpc.remember`, for guaranteed limits that learn from measurements.
         prices: Economic costs.
-        limits: Moves, and how hard limits are.
-        safety: What is watched, and the last resort.
-        solver: Which solver, and how long it may take.
+        limits: Move limits, and hardness and priorities of output limits.
+        safety: Monitoring of premises and of the operating region, and the last resort.
+        solver: The solver and its options.
 
     Raises:
-        SettingError, CertificationError: Premises or settings disagree, or a part is from a file that was not verified.
+        SettingError: Premises or settings disagree.
+        CertificationError: A guarantee would rest on a part from a file that was not verified.
         InfeasibleError: The tightening leaves nothing of an output's range.
     """
 
@@ -113,7 +113,9 @@ class TightenedMPC(Operation):
     ) -> None:
         prices, limits, safety, solver = prices or Prices(), limits or Limits(), safety or Safety(), solver or Solver()
         self.observer = observer = own_observer(observer, self)
-        self.predictor, self.tightening, self.terminal = predictor, tightening, terminal
+        self.predictor = predictor
+        self.tightening = tightening
+        self.terminal = terminal
         self.premises = agreed(observer, predictor, tightening, terminal, recall, safety.region)
         self.horizon = N = covered(tightening, tracking.horizon)
         if terminal is not None:
@@ -135,7 +137,8 @@ class TightenedMPC(Operation):
         tracking, prices, limits = self._answers.settings(tracking, prices, limits)
         economy = economy_of(planner, prices)
         self.problem = tracking_problem(planner, N, tracking, limits, ranks, terminal=terminal, economy=economy)
-        self._watched, self._wider = watch_of(self, safety.watching), wider_limits(self, safety.watching)
+        self._watched = watch_of(self, safety.watching)
+        self._wider = wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
         self.watch = None if safety.region is None else RegionWatch(safety.region, observer)
@@ -147,7 +150,7 @@ class TightenedMPC(Operation):
         return RecalledErrors(recall, self.predictor.outputs, self.terminal)
 
     def _release_measured(self) -> None:
-        """Only chosen inputs have limits to keep; what stands in where a solve fails knows them."""
+        """Drop the limits of measured inputs, then make the parts that need those left: fallbacks and set points."""
         self._measured = list(self.problem.measured)
         if self._measured:
             free = np.isin(np.arange(self.predictor.nu), self._measured)
@@ -168,7 +171,7 @@ class TightenedMPC(Operation):
         return self._recalled is not None
 
     def reset(self) -> None:
-        """Forget everything: the same samples will give bitwise the same inputs as on a new controller."""
+        """Forget all samples: the same samples then give bitwise the same inputs as on a new controller."""
         self.observer.start()
         self.backend.reset()
         self.disturbance.reset()
@@ -183,10 +186,11 @@ class TightenedMPC(Operation):
         self._last_data: StepData | None = None
         self._forecast: Array | None = None
         self._came_from: tuple[Array, Array] | None = None
-        self._age, self._doubted = 0, False
+        self._age = 0
+        self._doubted = False
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
-        """Take in a sample whose input somebody else chose (warm-up, manual operation).
+        """Update the estimates with a sample whose input the controller did not choose (warm-up, manual operation).
 
         Args:
             y: Measurement, shape (ny,); NaN where missing.
@@ -202,20 +206,25 @@ class TightenedMPC(Operation):
         self._watched.finish(self.observer, told=False)
 
     def step(
-        self, y: ArrayLike, reference: ArrayLike, forecast: ArrayLike | None = None, *,
-        applied: ArrayLike | None = None, time: float | None = None,
-    ) -> MpcStep:  # fmt: skip
-        """Choose the next input.
+        self,
+        y: ArrayLike,
+        reference: ArrayLike,
+        forecast: ArrayLike | None = None,
+        *,
+        applied: ArrayLike | None = None,
+        time: float | None = None,
+    ) -> MpcStep:
+        """Perform one control step: update the estimates and choose the next input.
 
         Args:
             y: Measurement at this sample, shape (ny,); NaN where missing.
             reference: Shape (ny,), or (T, ny) for known future values from this sample on; the last row is held. NaN
                 where it is not known, see `mpc.control.set_points`.
-            forecast: Of the measured inputs, in their order among all: what acts from this sample on, shape (d,), or
-                (T, d) for known future values; the last row is held. The first row is taken as true.
-            applied: Read-back: the input that acted since the last sample, shape (nu,); NaN where nobody knows, and the
-                command is taken for it.
-            time: Time stamp of this sample [s]. Where samples were missed the model catches up, its input held.
+            forecast: Forecast of the measured inputs, in their order among all inputs, from this sample on: shape (d,),
+                or (T, d) for known future values; the last row is held. The first row is taken as true.
+            applied: Read-back of the input that acted since the last sample, shape (nu,); NaN where it is not known,
+                which stands for the command.
+            time: Time stamp of this sample [s]. For missed samples the model is simulated with its input held.
 
         Raises:
             ShapeError: ``y``, ``reference`` or ``forecast`` does not fit.
@@ -278,11 +287,11 @@ class TightenedMPC(Operation):
         return np.where(np.isfinite(seen), seen, np.nan)  # an infinite reading is a missing one
 
     def _output_error(self, y: Array) -> Array:
-        before = self._before()[None]  # whatever it is: the model does not answer to it at once
+        before = self._before()[None]  # its value does not matter: the model has no feedthrough
         return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
 
     def _believed(self, y: Array) -> tuple[Array, Array]:
-        """Readings for the observer and for everything else, with NaN for those that cannot be right."""
+        """Readings for the observer and those for everything else, with NaN for implausible ones."""
         error = self._output_error(y)
         expected = y - error + self.disturbance.estimate if self.observer.ready else np.full(len(y), np.nan)
         y, used = self._watched.readings(y, error, expected, self.observer)
@@ -292,12 +301,12 @@ class TightenedMPC(Operation):
         return y, used
 
     def _learn(self, y: Array, seen: Array) -> str:
-        """Take a measurement into the disturbance estimate; what of it cannot be according to earlier ones."""
+        """Update the disturbance estimate with y (ny,) and report readings in ``seen`` that contradict earlier ones."""
         error = self._output_error(y)
         self.disturbance.see(error, self.observer.state, self._before())
         if self._recalled is None:
             return ""
-        # a reading that is not used otherwise still says that what was known may be wrong
+        # Also a reading that is not used otherwise may show that what was learnt is wrong.
         return self._recalled.see(self._output_error(seen), certified=self.observer.certified)
 
     def _reference(self, reference: ArrayLike) -> Array:
@@ -338,7 +347,7 @@ class TightenedMPC(Operation):
     def _choose(
         self, solution: Solution | None, data: StepData | None, started: float
     ) -> tuple[Array, Fallback, bool, int]:
-        """The plan to apply, (N, nu), where it comes from, whether it keeps all limits, and from which step on."""
+        """Choose the plan to apply: plan (N, nu), its source, whether it keeps all limits, and from which step on."""
         if solution is None or data is None:
             held = Fallback.SAFE if self._previous is None else Fallback.STEADY
             return self._feasible(np.tile(self._before(), (self.horizon, 1))), held, False, self.horizon + 1
@@ -349,19 +358,17 @@ class TightenedMPC(Operation):
             if self.terminal is not None:
                 kept = self.problem.excess(data, plan) <= 0
             if kept or (solved and self.terminal is None and not beyond[:, self.problem.hard].any()):
-                self._plan, self._age = read_only(plan), 0
-                return (
-                    plan,
-                    Fallback.NONE if solved else Fallback.PLAN,
-                    kept,
-                    inside_after(beyond[:, self.problem.counted]),
-                )
+                self._plan = read_only(plan)
+                self._age = 0
+                inside = inside_after(beyond[:, self.problem.counted])
+                return plan, Fallback.NONE if solved else Fallback.PLAN, kept, inside
         _log.warning("MPC solve ended with %s (%s): falling back", solution.status, solution.message)
         last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
         back = returning(self.backend, self.problem, data, solution, self._deadline(started))
         found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
         if found.fallback is Fallback.LEAST:
-            self._plan, self._age = read_only(found.plan), 0
+            self._plan = read_only(found.plan)
+            self._age = 0
         return found.plan, found.fallback, found.feasible, found.inside_after
 
     def _shifted(self, plan: Array) -> Array:
@@ -371,25 +378,27 @@ class TightenedMPC(Operation):
         return self.safe_input if self._previous is None else self._previous
 
     def _feasible(self, plan: Array) -> Array:
-        """The plan within input and move limits, from the input before it on, with the measured inputs to come."""
+        """Clip a plan (N, nu) to input and move limits, and insert the forecast of measured inputs."""
         plan, before = np.clip(plan, self._input_lower, self._input_upper), self._before()
         if self._forecast is not None:
             plan[:, self._measured] = self._forecast
         return within_moves(plan, before, self._input_lower, self._input_upper, self.problem.move_limit)
 
     def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:
-        """Take the sample in; says what of it lies outside of the calibrated region."""
+        """Take in a sample with its input u (nu,); returns a text of what lies outside the calibrated region."""
         outside = ""
         if self.watch is not None and self.observer.ready:
             outside = self.watch.check(u, self._output_error(y)).message
-        before, self._came_from = self.observer.certified, (self.observer.state, u)
+        before = self.observer.certified
+        self._came_from = (self.observer.state, u)
         self.disturbance.advance(u)
         self.observer.update(u, y, doubt=self._span if self._doubted else doubt)
         self._doubted = False
-        if self._recalled is not None:  # nothing is known of an estimate that follows, or is, an uncertified one
+        if self._recalled is not None:  # intervals carry over only from one certified estimate to the next
             if before and self.observer.certified:
                 self._recalled.advance()
             else:
                 self._recalled.reset()
-        self._previous, self._age = read_only(u), self._age + 1
+        self._previous = read_only(u)
+        self._age += 1
         return outside

@@ -1,4 +1,4 @@
-"""Who eats how much of each output's range, which limits a plan exceeds, and what would help, in words."""
+"""Explanation in words: what each part of the tightening takes of the outputs' ranges, and what a plan violates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTS = {
 
 
 def shares(controller: TightenedMPC) -> dict[str, Array]:
-    """What each part takes from both sides of the outputs' ranges, shape (N + 1, ny), output units."""
+    """Tightening by each part on either side of the outputs' ranges, by name, each (N + 1, ny), output units."""
     N, tightening = controller.horizon, controller.tightening
     parts = {name: getattr(tightening, name, None) for name in _PARTS}
     found = {name: np.asarray(part)[: N + 1] for name, part in parts.items() if part is not None}
@@ -35,14 +35,14 @@ def shares(controller: TightenedMPC) -> dict[str, Array]:
 
 
 def room_text(controller: TightenedMPC) -> str:
-    """The whole explanation; see the module docstring."""
+    """Text of the largest shares of each output's range, of violated limits, and of what would reduce them."""
     parts, lines = shares(controller), []
     total = np.sum(list(parts.values()), axis=0)
     for i, signal in enumerate(controller.predictor.outputs):
         span = signal.upper - signal.lower
         if not np.isfinite(span):
             continue
-        k = int(total[1:, i].argmax()) + 1
+        k = int(total[1:, i].argmax()) + 1  # the step with the largest tightening; step 0 is not limited
         eaten = {name: 200.0 * float(part[k, i]) / span for name, part in parts.items() if part[k, i] > 0}
         largest = max(eaten, key=lambda name: eaten[name], default=None)
         words = ", ".join(f"{_PARTS[name][0]} {share:.3g} %" for name, share in eaten.items()) or "nothing"
@@ -55,7 +55,7 @@ def room_text(controller: TightenedMPC) -> str:
 
 
 def _exceeded(controller: TightenedMPC) -> list[str]:
-    """Limits that the plan of the last step exceeds."""
+    """Texts about the limits that the plan of the last step violates."""
     data, plan = controller._last_data, controller._plan
     if data is None or plan is None:
         return []

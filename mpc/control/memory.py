@@ -1,9 +1,9 @@
-"""What a running controller remembers, as a dictionary of arrays: saved, restored, and the same to the last bit.
+"""Saving and restoring the state of a running controller, bit by bit, as a dictionary of arrays.
 
-Everything that changes from sample to sample is numbers: None, arrays, scalars, words, and tuples, lists or deques of
-them, in attributes of the controller and of the parts that it alone uses (observer, disturbance filter, recall,
-watches). So all such attributes are taken; those that are settings are the same on both sides, because what was saved
-under other parts is refused.
+Everything that changes from sample to sample is plain data: None, arrays, scalars, texts, and tuples, lists or deques
+of them, in attributes of the controller and of the parts that only it uses (observer, disturbance filter, recall,
+watches). All such attributes are saved. Those that are settings are the same in the restored controller, since a state
+that was saved with other parts is refused.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _SCALARS: dict[str, Callable[[Any], Any]] = {"bool": bool, "int": int, "float": 
 
 
 class _Setting(Exception):  # noqa: N818 -- never leaves this file
-    """A value that is no memory."""
+    """Raised for an attribute that is not plain data."""
 
 
 def remembered(part: Any, at: str = "controller") -> Arrays:
-    """The memory of a part and of the parts that it alone uses."""
+    """Collect the plain data of a part, and of the parts that only it uses, by path."""
     found: Arrays = {}
     for name, value in vars(part).items():
         try:
             found |= dict(_flat(f"{at}.{name}", value))
-        except _Setting:
+        except _Setting:  # an object: a part with state of its own, or a setting
             if _is_part(value):
                 found |= remembered(value, f"{at}.{name}")
     return found
 
 
 def recall_into(part: Any, memory: Arrays, at: str = "controller") -> None:
-    """Put back what `remembered` gave. Raises DataError where something is missing."""
+    """Restore what `remembered` collected; raises DataError where something is missing."""
     known = {key.rsplit(":", 1)[0]: (key.rsplit(":", 1)[1], value) for key, value in memory.items()}
     _put_back(part, known, at)
 
@@ -51,25 +51,27 @@ def recall_into(part: Any, memory: Arrays, at: str = "controller") -> None:
 def _put_back(part: Any, known: dict[str, tuple[str, NDArray[Any]]], at: str) -> None:
     for name, value in vars(part).items():
         try:
-            list(_flat(name, value))
+            list(_flat(name, value))  # only to see whether it is plain data
         except _Setting:
             if _is_part(value):
                 _put_back(value, known, f"{at}.{name}")
             continue
         if f"{at}.{name}" in known:
             made = _built(f"{at}.{name}", known)
+            # Lists of rows are stored alike: a deque keeps its own maximal length.
             vars(part)[name] = deque(made, maxlen=value.maxlen) if isinstance(value, deque) else made
 
 
 def _is_part(value: Any) -> bool:
-    """Whether somebody alone uses this object, and may change it."""
+    """Whether a value is a part with state of its own: one of ours that has `reset` or `start`, and is no solver."""
     own = type(value).__module__.startswith("mpc.") and hasattr(value, "__dict__") and not callable(value)
     return own and hasattr(value, "reset") != hasattr(value, "start") and not hasattr(value, "solve")
 
 
 def _flat(at: str, value: Any) -> Iterator[tuple[str, NDArray[Any]]]:
-    if isinstance(value, Enum):
+    if isinstance(value, Enum):  # a text to Python, but a setting to us
         raise _Setting
+    # The key ends with the type, which `_built` needs.
     kind = type(value).__name__
     if value is None:
         yield f"{at}:none", np.zeros(0)

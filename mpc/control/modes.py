@@ -1,4 +1,4 @@
-"""What a tightening allows a controller: the disturbance estimate's part, limits, and plans with a terminal set."""
+"""Modes of the controller that a tightening permits, and the limits of its plans."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from mpc.tightening.error_memory import Recall
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
 
-_DISTURBANCE_GAIN = 0.2  # used for the cost where the tightening prescribes none
+_DISTURBANCE_GAIN = 0.2  # default for the cost, where the tightening prescribes no gain
 
 
 def disturbance_mode(
     tightening: Tightening, mode: Mode | None, gain: float | None, terminal: TerminalSet | None, recall: Recall | None
 ) -> tuple[Mode, DisturbanceFilter]:
-    """Mode and filter.
+    """Mode and disturbance filter.
 
     Raises:
         SettingError: ``mode`` or ``gain`` contradicts how errors were calibrated.
         CertificationError: A guarantee would rest on a part that was read from a file and not verified since.
     """
+    # A tightening that makes a promise fixes the mode; one without a promise permits both.
     prescribed = tightening.disturbance_gain
     claims = promises(tightening)
     natural = Mode.GUARANTEED if claims and prescribed is None else Mode.PRACTICAL
@@ -45,7 +46,7 @@ def disturbance_mode(
 
 
 def covered(tightening: Tightening, horizon: int | None) -> int:
-    """The horizon: the tightening's when left out; raises SettingError beyond that."""
+    """Prediction horizon, by default the tightening's; raises SettingError if the tightening is shorter."""
     steps = count("horizon", tightening.horizon if horizon is None else horizon)
     if steps > tightening.horizon:
         raise SettingError(f"the tightening covers {tightening.horizon} steps, got horizon {steps}: shorten it")
@@ -53,7 +54,7 @@ def covered(tightening: Tightening, horizon: int | None) -> int:
 
 
 def promises(tightening: Tightening) -> bool:
-    """Whether it says anything about predictions; what does not, allows either mode."""
+    """Whether a tightening promises anything about predictions; otherwise either mode may be used."""
     return not set(tightening.digests) <= NO_CLAIM
 
 
@@ -79,16 +80,16 @@ def check_recall(recall: Recall, tightening: Tightening, horizon: int) -> None:
 def plan_limits(
     tightening: Tightening, predictor: Predictor, horizon: int, terminal: TerminalSet | None
 ) -> tuple[Array, Array]:
-    """Limits of plans, each (N + 1, ny); at step N those of the steady state where there is a terminal set."""
+    """Lower and upper limits of plans, each (N + 1, ny); with a terminal set step N has those of the steady state."""
     if terminal is not None:
         end = np.zeros_like(tightening.model_error)
-        end[horizon] = terminal.margin
+        end[horizon] = terminal.margin  # limits at step N are those of the steady state, condition (3) of the theorem
         tightening = replace(tightening, reinitialisation=tightening.reinitialisation + end)
     lower, upper = tightening.limits(predictor.outputs)
     return lower[: horizon + 1], upper[: horizon + 1]
 
 
 def unlearnt_errors(tightening: Tightening, horizon: int) -> Array:
-    """Ends of errors of which nothing was learnt, shape (2, N + 1, ny)."""
+    """Lower and upper bounds on prediction errors without learning from measurements, shape (2, N + 1, ny)."""
     room = tightening.predictive[: horizon + 1]
     return read_only(np.stack([-room, room]))

@@ -1,4 +1,4 @@
-"""What operation asks of a controller besides steps: late readings, start, saving, copies, changes, explanations."""
+"""Operations of a controller besides its steps: late readings, start, saving, copies, changes, explanations."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
     from mpc.observers.base import Observer
 
 _HOLDERS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
-_UNDER = "rests on"  # key of the digest of the parts that a state was saved under
+_UNDER = "rests on"  # key of the digest of the parts that a state was saved with
 
 
 class Operation:
-    """Mixed into `mpc.TightenedMPC`."""
+    """Mixin of `mpc.TightenedMPC` with the operations of this module."""
 
     _made: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Keep what the controller is made of, for `change`."""
+        """Keep the constructor's arguments, for `change`."""
         made = super().__new__(cls)
         made._made = args, settings
         return made
 
     def __copy__(self) -> Self:
-        """A controller of its own that goes on from where this one is: nothing that changes is shared."""
+        """Independent copy that goes on from the present state: nothing that changes is shared."""
         return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For `copy` and for pickling by multiprocessing."""
+        """Attributes for copies and for pickling by multiprocessing, without those that hold bound methods."""
         return {name: value for name, value in vars(self).items() if name != "_fallbacks"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -53,17 +53,17 @@ class Operation:
         _renew(self)  # type: ignore[arg-type]
 
     def state(self: TightenedMPC) -> dict[str, NDArray[Any]]:  # type: ignore[misc]
-        """All that the controller remembers, as arrays: ``np.savez(path, **controller.state())`` keeps it."""
+        """State of the running controller as arrays; ``np.savez(path, **controller.state())`` saves it."""
         return {_UNDER: np.array(_parts(self))} | remembered(self)
 
     def restore(self: TightenedMPC, state: dict[str, NDArray[Any]]) -> None:  # type: ignore[misc]
-        """Go on from a `state`: the same samples then give bitwise the same inputs.
+        """Restore a saved `state`: the same samples then give bitwise the same inputs.
 
         Args:
             state: From `state` of a controller of the same parts and settings, or ``np.load`` of one.
 
         Raises:
-            DataError: It is of a controller of other parts, or incomplete.
+            DataError: The state is of a controller of other parts, or incomplete.
         """
         known = {name: state[name] for name in state}
         if str(known.pop(_UNDER, "")) != _parts(self):
@@ -73,13 +73,13 @@ class Operation:
         recall_into(self, known)
 
     def start_from(self: TightenedMPC, u_previous: ArrayLike) -> None:  # type: ignore[misc]
-        """Take over without a bump: moves are counted, and inputs held while warming up, from the input that acts now.
+        """Bumpless start: the input that acts now is held while warming up, and moves are counted from it.
 
         Args:
-            u_previous: Shape (nu,), within the actuators' range.
+            u_previous: Input that acts now, shape (nu,), within the actuators' range.
 
         Raises:
-            SettingError: It is outside of the range.
+            SettingError: The input is outside the range.
         """
         u, (lower, upper) = as_array("u_previous", u_previous, (self.predictor.nu,)), self.predictor.input_limits()
         if ((u < lower) | (u > upper)).any():
@@ -87,7 +87,7 @@ class Operation:
         self._previous = read_only(u)
 
     def clear_estimate(self: TightenedMPC) -> None:  # type: ignore[misc]
-        """Forget the state and disturbance estimates and what limits have learnt, as after a poisoned reading.
+        """Reset the state and disturbance estimates and what limits have learnt, e.g. after wrong readings.
 
         The last input is held until the observer is ready again; set points stay.
         """
@@ -95,13 +95,15 @@ class Operation:
         self.disturbance.reset()
         if self._recalled is not None:
             self._recalled.reset()
-        self._plan, self._came_from, self._last_data = None, None, None
+        self._plan = None
+        self._came_from = None
+        self._last_data = None
 
     def correct(self: TightenedMPC, age: int, y: ArrayLike) -> None:  # type: ignore[misc]
-        """Hand a late measurement to the observer before the next `step`; the disturbance estimate stays as it is.
+        """Pass a late measurement to the observer, before the next `step`; the disturbance estimate does not change.
 
-        Where limits learn from measurements and the corrected estimate is further than a certified jump from what the
-        last plan expected, what they had learnt was about another estimate, and is forgotten.
+        Where limits learn from measurements, they are reset if the corrected estimate is further than a certified jump
+        from what the last plan expected.
 
         Raises SettingError where its sample has not been seen, ShapeError where ``y`` does not fit.
 
@@ -115,7 +117,7 @@ class Operation:
             self._recalled.reset()
 
     def change(self: TightenedMPC, **settings: Any) -> None:  # type: ignore[misc]
-        """Go on with other settings from the same memory: no jump, and nothing changes where it is refused.
+        """Change settings of the running controller without a bump; on an error nothing is changed.
 
         Args:
             settings: Arguments of the constructor, or fields of its records, by name; and ``outputs``: the outputs'
@@ -123,10 +125,11 @@ class Operation:
                 as in the constructor.
 
         Raises:
-            SettingError: What the constructor refuses.
-            InfeasibleError: Hard limits leave no plan from here; names the limits, and what would help.
+            SettingError: The constructor refuses the settings.
+            InfeasibleError: Hard limits leave no plan from the present state; names the limits, and what would help.
         """
         args, kept = self._made
+        # A new controller is built beside this one; only if that succeeds does this one take its place.
         names = dict(zip(("predictor", "observer", "tightening", "tracking"), args, strict=False)) | kept
         outputs = settings.pop("outputs", None)
         observer = copy.deepcopy(self.observer)
@@ -147,12 +150,13 @@ class Operation:
         _renew(self)
 
     def explain(self: TightenedMPC) -> str:  # type: ignore[misc]
-        """Who eats how much of each output's range, what the last step's plan exceeds, and what would help."""
+        """Text of what the tightening takes of each output's range, what the last plan violates, and what helps."""
         return room_text(self)
 
 
 def own_observer(observer: Observer, controller: Any) -> Observer:
-    """The observer, or a copy of it where another controller uses it already: none is ever shared."""
+    """Observer for a controller: the given one, or a fresh copy if another controller uses it already."""
+    # Weak references, so that a controller that is gone no longer owns its observer.
     holder = _HOLDERS.get(observer)
     other = None if holder is None else holder()
     if other is not None and other is not controller and getattr(other, "observer", None) is observer:
@@ -187,21 +191,24 @@ def _parts(controller: TightenedMPC) -> str:
 
 
 def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
-    """What the old controller remembers, as far as it means something to the new one."""
+    """Copy the state of the old controller to the new one, as far as it applies there."""
     for name in ("_previous", "_age", "_came_from", "_forecast", "_doubted"):
         setattr(new, name, getattr(old, name))
     N = new.horizon
+    # Plans and level corrections are cut or extended by their last row to the new horizon.
     if old._plan is not None:
         new._plan = read_only(old._plan[np.minimum(np.arange(N) + old._age, len(old._plan) - 1)])
         new._age = 0
-    new.disturbance._beside, new.disturbance._estimate = old.disturbance._beside, old.disturbance._estimate
+    new.disturbance._beside = old.disturbance._beside
+    new.disturbance._estimate = old.disturbance._estimate
     level = old.disturbance._level
     new.disturbance._level = np.vstack([level[np.minimum(np.arange(N + 1), len(level) - 2)], level[-1:]])
     new.set_points._last = old.set_points._last
     for name in ("_lasting", "_reacting", "_time"):
         setattr(new._watched, name, getattr(old._watched, name))
     if new._recalled is not None and old._recalled is not None and new._recalled.recall is old._recalled.recall:
-        new._recalled._lower, new._recalled._upper = old._recalled._lower.copy(), old._recalled._upper.copy()
+        new._recalled._lower = old._recalled._lower.copy()
+        new._recalled._upper = old._recalled._upper.copy()
 
 
 def _refuse_without_plan(new: TightenedMPC) -> None:
@@ -212,7 +219,7 @@ def _refuse_without_plan(new: TightenedMPC) -> None:
     if new.problem.excess(data, new._feasible(data.guess)) <= 0:
         return
     solution = new.backend.solve(data)
-    new.backend.reset()
+    new.backend.reset()  # so that the attempt leaves no trace in a solver with memory
     if solution.feasible or solution.status is Status.SOLVED:
         return
     new._plan = read_only(new._feasible(solution.u))

@@ -1,9 +1,9 @@
-"""Set points as plant operators give them: of any size, missing, not finite.
+"""Set points with missing, infinite or unreachable values, as plant operators may give them.
 
-A set point that is NaN is not known: the last known one of its output stands in, and before there was one, what the
-estimate says the output is, so that nothing moves. One that is infinite or out of all reach is brought to `REACH`
-output ranges from the middle between the limits: nearer than that limits keep their price
-(`mpc.problem.ocp.default_penalty` is exact for errors within ten ranges), and squares stay within float64.
+A set point that is NaN is not known: it is replaced by the last known one of its output, and before there was one by
+the estimated output, so that nothing moves. One that is infinite or far out of reach is clipped to `REACH` output
+ranges from the middle between the limits: within that distance the default penalty is exact
+(`mpc.problem.ocp.default_penalty` allows errors of ten ranges), and squares stay within float64.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ REACH = 8.0  # output ranges
 
 
 class SetPoints:
-    """Keeps the last known set point of every output.
+    """Completes and clips set points; keeps the last known one of every output.
 
     Args:
-        predictor: Names the outputs and their limits.
+        predictor: Predictor with the outputs and their limits.
         scale: Range of each output, shape (ny,).
     """
 
@@ -39,8 +39,9 @@ class SetPoints:
         if not bounded.all():
             rest = predictor.steady_output(np.mean(predictor.input_limits(), axis=0))
             middle[~bounded] = rest[~bounded]
-        #: Set points are brought within these, shape (ny,) each.
-        self.lower, self.upper = read_only(middle - REACH * scale), read_only(middle + REACH * scale)
+        #: Set points are clipped to these, shape (ny,) each.
+        self.lower = read_only(middle - REACH * scale)
+        self.upper = read_only(middle + REACH * scale)
         self.reset()
 
     def reset(self) -> None:
@@ -48,12 +49,12 @@ class SetPoints:
         self._last: Array | None = None
 
     def rows(self, reference: ArrayLike, present: Array, rows: int) -> Array:
-        """Set points (rows, ny) from now on; the last one given is held.
+        """Complete set points for ``rows`` samples from now on, shape (rows, ny); the last one given is held.
 
         Args:
             reference: Shape (ny,) or (T, ny); NaN where not known.
             present: The outputs as estimated now, shape (ny,).
-            rows: How many.
+            rows: Number of rows.
 
         Raises:
             ShapeError: ``reference`` has neither shape, or no row.

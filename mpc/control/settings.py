@@ -1,4 +1,4 @@
-"""Settings of a controller: safety and solver; what is tracked, priced and limited is in `mpc.problem.settings`."""
+"""Safety and solver settings of a controller; those of the optimal control problem are in `mpc.problem.settings`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from mpc.safety.premise_watch import Watching
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class Safety:
-    """What is watched, and what is applied as a last resort.
+    """Safety settings: monitoring of premises and of the operating region, and the last-resort input.
 
     Args:
         safe_input: Last resort, shape (nu,); the middle of the actuators' range when left out.
-        region: Where the model error was calibrated, from `mpc.learn_region`: steps outside are logged and flagged.
-        watching: How premises are watched at every step, and what is done when one is contradicted; see
-            `mpc.safety.premise_watch`.
+        region: Operating region of the calibration, from `mpc.learn_region`: steps outside are logged and flagged.
+        watching: Monitoring of premises at every step, and reactions to contradictions; see `mpc.safety.premise_watch`.
     """
 
     safe_input: ArrayLike | None = None
@@ -35,10 +34,10 @@ class Safety:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Solver:
-    """Which solver, and how long it may take.
+    """Solver settings: the solver and its limits.
 
     Args:
-        backend: Makes the solver; `mpc.solvers.condensed.CondensedBackend` when left out. Others:
+        backend: Factory of the solver; `mpc.solvers.condensed.CondensedBackend` when left out. Others:
             `mpc.solvers.fatrop.FatropBackend`, `mpc.solvers.dompc.DoMpcBackend`, or several in turn with `mpc.chain`.
         options: Limits for the solver.
     """
@@ -54,11 +53,11 @@ _RECORD_OF = {field.name: name for name, kind in _RECORDS.items() for field in f
 
 
 def grouped(settings: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Arguments of `mpc.TightenedMPC` from single settings by name.
+    """Group single settings by name into the arguments of `mpc.TightenedMPC`.
 
     Args:
-        settings: Fields of the records above, or whole arguments; the others stay as they are.
-        before: Arguments that these change.
+        settings: Fields of the settings records, or whole arguments.
+        before: Arguments to change; those not named stay as they are.
     """
     made = dict(before or {})
     parts: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""What a controller says about one step."""
+"""Result of one control step."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mpc.safety.premise_watch import Premise
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MpcStep:
-    """One control step.
+    """Result of one control step: the input, the plan, and how they came about.
 
     Args:
         u: Input to apply now, shape (nu,); measured inputs as they are.
-        status: How the solve ended.
-        fallback: What stood in for a solution: the last plan shifted; the solver's last iterate, or a plan that is back
-            inside its limits soonest; an input held on the way to the best steady one; the safe input. See
-            `mpc.safety.fallback`. With a terminal set, PLAN may be the shifted plan improved by a solve that did not
-            come to its end.
+        status: Status of the solve.
+        fallback: Source of the plan where there is no solution: the last plan shifted; the solver's last iterate, or a
+            plan that is back inside its limits soonest; an input held on the way to the best steady one; the safe
+            input. See `mpc.safety.fallback`. With a terminal set, PLAN may be the shifted plan improved by a solve that
+            was stopped early.
         solve_time: Wall time of the whole step [s].
         iterations: Solver iterations.
         cost: Objective, slack included; NaN unless solved.
@@ -31,23 +31,22 @@ class MpcStep:
         disturbance: Output disturbance estimate, shape (ny,).
         u_planned: Planned inputs, shape (N, nu).
         y_predicted: Predicted outputs under them, shape (N + 1, ny): the model's plus ``shift``.
-        shift: What limits count on top of the model's outputs, shape (N + 1, ny); see `mpc.control.offset_free`.
+        shift: Correction of the model's outputs in limits, shape (N + 1, ny); see `mpc.control.offset_free`.
         slack: Use of soft limits per step and output, shape (N + 1, ny), output units.
-        missing: Which measurements were missing, shape (ny,), bool.
+        missing: Flags of missing measurements, shape (ny,), bool.
         certified: Whether the certified error of the state estimate holds at this step.
         feasible: Whether the plan keeps all tightened limits; with a terminal set, also that it ends there.
-        inside_after: From which step on the plan keeps the tightened limits of outputs, the hard ones where some are
-            hard: 0 where it does from the start, N + 1 where it does not within the horizon, or where there is no plan
-            yet.
-        set_point: What is aimed at now, shape (ny,): the reference, or what stands in for one that is missing or out of
-            all reach; see `mpc.control.set_points`.
-        message: The solver's own words.
-        outside: What contradicts a premise at this sample, or lies outside of the region that was calibrated, with
-            names and units; empty where nothing does.
-        error_interval: Ends of what may be the errors of predictions from ``x``, shape (2, N + 1, ny): those of
+        inside_after: First step from which on the plan keeps the tightened output limits, the hard ones where some are
+            hard: 0 if it does from the start, N + 1 if it does not within the horizon, or if there is no plan yet.
+        set_point: Set point in use, shape (ny,): the reference, or its replacement where it is missing or out of reach;
+            see `mpc.control.set_points`.
+        message: The solver's message.
+        outside: Text of what contradicts a premise at this sample, or lies outside the calibrated region, with names
+            and units; empty where nothing does.
+        error_interval: Lower and upper bounds on the errors of predictions from ``x``, shape (2, N + 1, ny): those of
             `mpc.tightening.error_memory`, else the tightening.
         verdicts: `mpc.Verdict` on each reading, shape (ny,); without a guard only MISSING is told from FINE.
-        broken: Premises that are contradicted now, or were and are not yet forgotten; see `mpc.safety.premise_watch`.
+        broken: Premises that are contradicted now, or were and still have an effect; see `mpc.safety.premise_watch`.
     """
 
     u: Array

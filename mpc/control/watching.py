@@ -1,4 +1,4 @@
-"""How a controller's watch is put together, and how samples are taken in that were missed or went otherwise."""
+"""Construction of a controller's premise watch, and updates for read-back, missed and late samples."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mpc.safety.premise_watch import Premise, PremiseWatch, Watching, reading_bo
 if TYPE_CHECKING:
     from mpc.control.controller import TightenedMPC
 
-MOST_MISSED = 1000  # samples that are caught up with; after a longer gap the observer starts anew
+MOST_MISSED = 1000  # longest gap in samples that is simulated; after a longer one the observer starts again
 
 
 def watch_of(controller: TightenedMPC, watching: Watching | None) -> PremiseWatch:
-    """The watch of a controller.
+    """Make the premise watch of a controller.
 
     Args:
         controller: The controller, with its problem.
-        watching: How it is watched; as `Watching` has it when left out.
+        watching: Settings; the defaults of `Watching` when left out.
 
     Raises:
         SettingError: The guard or the safe set point do not fit.
@@ -38,11 +38,11 @@ def watch_of(controller: TightenedMPC, watching: Watching | None) -> PremiseWatc
 
 
 def wider_limits(controller: TightenedMPC, watching: Watching | None) -> tuple[Array, Array] | None:
-    """Limits of plans, each (N + 1, ny), by the wider tightening; None where there is none.
+    """Lower and upper limits of plans by the wider tightening, each (N + 1, ny); None where there is none.
 
     Args:
         controller: The controller, with its parts.
-        watching: How it is watched.
+        watching: Settings with the wider tightening.
 
     Raises:
         SettingError: The wider tightening rests on other premises, is not wider, or limits learn from measurements.
@@ -64,15 +64,15 @@ def wider_limits(controller: TightenedMPC, watching: Watching | None) -> tuple[A
 
 
 def foreseen(controller: TightenedMPC) -> None:
-    """Look at the forecasts of this step."""
+    """Check that the forecasts of this step are within the inputs' range."""
     if controller._forecast is not None:
-        rows = np.tile(controller.safe_input, (len(controller._forecast), 1))
+        rows = np.tile(controller.safe_input, (len(controller._forecast), 1))  # inside the range, for chosen inputs
         rows[:, controller._measured] = controller._forecast
         controller._watched.inputs(rows, "forecast of")
 
 
 def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float | None) -> None:
-    """Take in what acted since the last sample, and samples that were missed.
+    """Update the controller for the input that acted since the last sample, and for missed samples.
 
     Args:
         controller: The controller.
@@ -91,6 +91,7 @@ def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float |
     if commanded is None:
         return
     acted = commanded if told is None else np.where(np.isfinite(told), told, commanded)
+    # If the sample came early or late, the input may have acted for another time: nothing is known about it.
     doubt = None if due else controller._span
     if (acted != commanded).any() or not due:
         _revise(controller, acted, doubt)
@@ -99,13 +100,13 @@ def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float |
         watch.since(time)
         watch.tell(Premise.TIME, f"{passed - 1} samples were missed: the observer starts anew")
         return
-    for _ in range(passed - 1):
+    for _ in range(passed - 1):  # the actuator is assumed to have held its input
         nothing = np.full(controller.predictor.ny, np.nan)
         watch.tell(Premise.REGION, controller._advance(acted, nothing, doubt=doubt))
 
 
 def _revise(controller: TightenedMPC, acted: Array, doubt: Array | None) -> None:
-    """Replace the last input by the one that acted, in everything that remembers it."""
+    """Replace the last input by the one that acted, in all parts that depend on it."""
     watch, observer, commanded = controller._watched, controller.observer, controller._previous
     assert commanded is not None
     off = np.abs(acted - commanded)

@@ -1,1 +1,1 @@
-"""Closed loops in simulation: faults, statistics, pictures, and calibration in closed loop."""
+"""Closed-loop simulation: runs, faults, Monte Carlo, animation, and calibration in closed loop."""

@@ -1,4 +1,4 @@
-"""A closed loop as an animated GIF: what has been, what is planned, and how far the prediction may be off."""
+"""Animated GIF of a closed loop: past outputs and inputs, plans, and bounds on prediction errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def animate(
     milliseconds: int = 80,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write an animated GIF.
+    """Write an animated GIF of a run.
 
     Args:
         result: The run.
@@ -67,7 +67,7 @@ def animate(
 
 
 def _scene(result: ClosedLoopResult) -> tuple[Figure, Callable[[int], None]]:
-    """The figure, and what moves it to a control step."""
+    """Make the figure, and the function that updates it for a control step."""
     from matplotlib.figure import Figure
 
     ny, nu = result.y.shape[1], result.u.shape[1]
@@ -77,7 +77,7 @@ def _scene(result: ClosedLoopResult) -> tuple[Figure, Callable[[int], None]]:
     panels[-1].set_xlim(0, (result.steps + N) * result.dt)
     panels[-1].set_xlabel("time [s]")
     moving: list[Any] = []
-    least, most = (result.predicted + ends for ends in result.error_ends)
+    least, most = (result.predicted + ends for ends in result.error_ends)  # where outputs may be by the bounds
     for i, panel in enumerate(panels[:ny]):
         panel.step(time, result.reference[:, i], where="post", color="0.7", lw=1)
         seen = [result.y[:, i], least[..., i].ravel(), most[..., i].ravel()]
@@ -98,7 +98,7 @@ def _scene(result: ClosedLoopResult) -> tuple[Figure, Callable[[int], None]]:
     bands: list[Any] = []
 
     def update(t: int) -> None:
-        while bands:
+        while bands:  # matplotlib cannot move a filled band: it is drawn again
             bands.pop().remove()
         ahead = (t + np.arange(N + 1)) * result.dt
         for i, (past, plan, panel) in enumerate(moving[:ny]):

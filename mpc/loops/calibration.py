@@ -1,25 +1,22 @@
-"""How far a controller has to stay away from its limits, from closed loops of that very controller.
+"""Calibration of a tightening in closed loop, from loops of the controller that uses it.
 
-Records of experiments are not exchangeable with what a controller does. Loops of the controller itself are, on the
-plant or on a simulator whose unknowns are drawn as they are declared. But a new tightening is a new controller, so that
-its loops are not those that the tightening came from. Hence: explore (tighten, run, recalibrate) until the tightening
-settles; freeze it; run fresh loops of the frozen controller and count those that keep what it was tightened for.
+Records of experiments are not exchangeable with closed-loop operation. Loops of the controller itself are, on the plant
+or on a simulator whose unknowns are drawn as declared. But a new tightening makes a new controller, whose loops are not
+those that the tightening came from. Hence: explore (tighten, run, recalibrate) until the tightening settles; freeze it;
+run fresh loops of the frozen controller and count those that succeed, i.e. keep the target.
 
 **Theorem.** Let attempt j = 1..J freeze a controller that depends on earlier loops in any way, run n fresh independent
-loops and accept if at least r of them keep. Then
+loops and accept if at least r of them succeed. Then
 
 - with r >= (n + 1) (1 - (1 - c) / J): a controller is accepted and its next loop fails with probability <= 1 - c;
-- with P(Binomial(n, c) <= r - 1) >= 1 - (1 - g) / J: a controller whose loops keep with probability < c is accepted
+- with P(Binomial(n, c) <= r - 1) >= 1 - (1 - g) / J: a controller whose loops succeed with probability < c is accepted
   with probability <= 1 - g.
 
-*Proof.* Given all before, attempt j's n loops and the next one are independent and alike. The next one fails while r of
-the n keep only if at most n + 1 - r of these n + 1 fail and it is one of them: by symmetry, with probability <=
-(n + 1 - r) / (n + 1). The second: if a loop keeps with probability p < c, at least r of n keep with probability <=
-P(Binomial(n, c) >= r). Either is at most a J-th of what is allowed; sum over the attempts. []
+(Proof: docs/theory/statistical_promise.md.)
 
-What is kept is either the limits of the outputs (`LoopTarget.LIMITS`; no prediction is promised anything), or each
-prediction error within the tightening (`LoopTarget.PREDICTIONS`, on which the theorems of `mpc.tightening.tightening`
-build).
+The target is either the limits of the outputs (`LoopTarget.LIMITS`, without a promise about predictions), or every
+prediction error within the tightening (`LoopTarget.PREDICTIONS`, which the theorems of `mpc.tightening.tightening`
+need).
 """
 
 from __future__ import annotations
@@ -50,13 +47,13 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class LoopEffort:
-    """How many closed loops a calibration may use.
+    """Number of closed loops, rounds and attempts that a calibration may use.
 
     Args:
         loops: Loops n per round; twice the least that the promise needs when left out.
-        rounds: Rounds of exploration at most.
-        attempts: Attempts J at most that a frozen controller gets; the promise pays for all of them.
-        inflation: Factor >= 1 on what a round asks for: the price of being accepted at the first attempt.
+        rounds: Most rounds of exploration.
+        attempts: Most attempts J to have a frozen controller accepted; the promise accounts for all of them.
+        inflation: Factor >= 1 on the tightening that a round asks for; larger ones are accepted sooner.
         settled: Relative change of the tightening below which exploration ends.
     """
 
@@ -76,7 +73,7 @@ class LoopEffort:
             raise SettingError(f"inflation must be >= 1, got {self.inflation!r}: a back-off is not to be shrunk")
 
     def rank(self, coverage: float, confidence: float | None) -> tuple[int, int]:
-        """Loops n per round, and how many r of them have to keep; see the theorem.
+        """Number n of loops per round, and number r of them that have to succeed, by the theorem.
 
         Args:
             coverage: Wanted probability c.
@@ -85,6 +82,7 @@ class LoopEffort:
         Raises:
             DataError: ``loops`` are too few; the message names how many are needed.
         """
+        # Each attempt may use a J-th of the permitted probability of error.
         each = 1 - (1 - coverage) / self.attempts if confidence is None else coverage
         sure = None if confidence is None else 1 - (1 - confidence) / self.attempts
         n = self.loops or next(2 * n for n in range(1, 10**6) if _suffices(n, each, sure))
@@ -94,16 +92,16 @@ class LoopEffort:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class ClosedLoopCalibration(Stored):
-    """A tightening, what is promised for its controller, and how it came about.
+    """Tightening calibrated in closed loop, with its promise and the rounds that led to it.
 
     Args:
-        tightening: To build the controller with, everything else as in calibration.
-        target: What loops keep.
+        tightening: Tightening for the controller, whose other settings are those of the calibration.
+        target: Criterion that loops keep.
         coverage: Promised probability c.
         confidence: Confidence g for this calibration; None: c is over calibration and operation together.
         n: Loops of the accepted attempt.
-        rank: How many of them had to keep.
-        attempts: Attempts that the promise pays for.
+        rank: Number of them that had to succeed.
+        attempts: Number of attempts that the promise accounts for.
         starts: Control steps of a loop.
         missing: Share of readings missing in the loops.
         rounds: All rounds, the accepted one last.
@@ -135,17 +133,17 @@ class ClosedLoopCalibration(Stored):
 
     @property
     def promise(self) -> str:
-        """What holds, in words."""
+        """Text of the promise."""
         return self.tightening.promise
 
     @property
     def loop(self) -> Loop:
-        """Closed: the promise is for this very controller."""
+        """`Loop.CLOSED`: the promise is for the calibrated controller itself."""
         return Loop.CLOSED
 
     @property
     def unit(self) -> CoverageUnit:
-        """A whole closed loop."""
+        """`CoverageUnit.RECORD`: the promise is for whole closed loops."""
         return CoverageUnit.RECORD
 
     @property
@@ -154,7 +152,7 @@ class ClosedLoopCalibration(Stored):
         return self.starts
 
     def coverage_over(self, steps: int) -> float:
-        """Probability >= which all loops keep that ``steps`` samples are made of, each drawn like a calibration loop.
+        """Lower bound on the probability that all loops in ``steps`` samples succeed, each drawn as in calibration.
 
         Args:
             steps: Samples of operation.
@@ -162,7 +160,7 @@ class ClosedLoopCalibration(Stored):
         return coverage_over(self, steps)
 
     def plot(self) -> Figure:
-        """Draw the back-off of every output over the rounds, and how many loops kept."""
+        """Draw the tightening of every output and the share of successful loops over the rounds."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 4), layout="constrained")
@@ -182,13 +180,13 @@ class ClosedLoopCalibration(Stored):
 
 @typed()
 def back_off(system_digest: str, horizon: int, amount: Array, *, disturbance_gain: float | None = None) -> Tightening:
-    """A constant distance from all limits, which promises nothing: what one tries before anything is calibrated.
+    """Constant distance from all limits, which promises nothing, e.g. to start a calibration with.
 
     Args:
         system_digest: The model's digest.
         horizon: Number of predicted steps.
         amount: Distance per output, shape (ny,), output units.
-        disturbance_gain: Gain of the filter that predictions are corrected with, where it shall be fixed.
+        disturbance_gain: Gain of the filter that corrects the predictions, if it is to be fixed.
     """
     total = np.tile(as_array("amount", amount, ("ny",)), (count("horizon", horizon) + 1, 1))
     return constant_parts(
@@ -208,32 +206,39 @@ def calibrate_closed_loop(
     effort: LoopEffort | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> ClosedLoopCalibration:
-    """Find a tightening under which the closed loop keeps its limits, or its prediction errors, with a probability.
+    """Calibrate a tightening under which a closed loop keeps its limits, or its error bounds, with given probability.
 
     Args:
-        loops: Runs the controller with a given tightening, e.g. `SimulatedLoops`. All else stays as in operation:
-            references, disturbances, noise, missing readings and faults are drawn as they will be.
-        start: Tightening to begin with: `mpc.nominal`, `mpc.back_off`, or one from `mpc.tighten`.
-        seed: Of the loops; every loop gets a seed of its own.
-        coverage: Wanted probability c that a new loop keeps, in (0, 1).
+        loops: Runs the controller with a given tightening, e.g. `SimulatedLoops`. All else has to be as in operation:
+            references, disturbances, noise, missing readings and faults are drawn from the same distributions.
+        start: Tightening to start with: `mpc.nominal`, `mpc.back_off`, or one from `mpc.tighten`.
+        seed: Seed from which every loop gets a seed of its own.
+        coverage: Wanted probability c that a new loop succeeds, in (0, 1).
         confidence: Confidence g with which c is to hold for this calibration, in (0, 1); None: c is the probability
             over calibration and operation together.
-        target: What a loop has to keep.
-        effort: How many loops may be used.
-        checkpoint: File of the rounds done, from which a stopped calibration goes on.
+        target: Criterion that a loop has to keep.
+        effort: Number of loops that may be used.
+        checkpoint: File of the completed rounds, from which an interrupted calibration continues.
 
     Raises:
         CertificationError: No attempt was accepted: nothing is promised. Another call with another seed is a further
-            attempt, which the promise does not pay for.
-        DataError: Too few loops for the promise, or not what was asked of ``loops``.
+            attempt, which the promise does not account for.
+        DataError: Too few loops for the promise, or ``loops`` returned unsuitable results.
         SettingError: A parameter is out of range, or the checkpoint is of another calibration.
     """
     effort, target = effort or LoopEffort(), LoopTarget(target)
     n, rank = effort.rank(coverage, confidence)
     settings = {
-        "start": start.digest, "seed": checked_seed(seed), "target": str(target), "loops": n, "rank": rank,
-        "inflation": effort.inflation, "settled": effort.settled, "rounds": effort.rounds,
-    }  # fmt: skip
+        "start": start.digest,
+        "seed": checked_seed(seed),
+        "target": str(target),
+        "loops": n,
+        "rank": rank,
+        "inflation": effort.inflation,
+        "settled": effort.settled,
+        "rounds": effort.rounds,
+    }
+    # Exploration may depend on its loops in any way; only the fresh loops of the attempts count for the promise.
     run = Rounds(loops, start, target, n, settings, effort.inflation, None if checkpoint is None else Path(checkpoint))
     total = run.explore(effort.rounds, effort.settled)
     for _ in range(effort.attempts):
@@ -241,6 +246,7 @@ def calibrate_closed_loop(
         if last.kept >= rank:
             return _accepted(run, last, coverage, confidence, rank, effort.attempts)
         _log.warning("%d of %d loops kept, %d needed: tightening further", last.kept, n, rank)
+        # The loops of a failed attempt may be used to tighten: the next attempt has fresh ones.
         total = np.maximum(total, effort.inflation * last.wanted)
     raise CertificationError(
         f"no controller was accepted: of {n} loops of the last one {last.kept} kept their {target}, {rank} are needed; "
@@ -268,9 +274,17 @@ def _accepted(
     room = run.tightening(np.array(last.total))
     room = replace(room, promise=text, premises=run.premises(room))
     return ClosedLoopCalibration(
-        tightening=room, target=run.target, coverage=coverage, confidence=confidence, n=run.n, rank=rank,
-        attempts=attempts, starts=run.steps, missing=run.missing, rounds=tuple(run.done),
-    )  # fmt: skip
+        tightening=room,
+        target=run.target,
+        coverage=coverage,
+        confidence=confidence,
+        n=run.n,
+        rank=rank,
+        attempts=attempts,
+        starts=run.steps,
+        missing=run.missing,
+        rounds=tuple(run.done),
+    )
 
 
 def _suffices(n: int, coverage: float, confidence: float | None) -> bool:

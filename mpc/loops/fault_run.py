@@ -1,4 +1,4 @@
-"""Faults carried out: on readings, on commands, and on the solver."""
+"""Application of faults to readings, commands and the solver during a run."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mpc.problem.solver_options import Status
 
 
 class FaultRun:
-    """Faults carried out over one run.
+    """Faults applied during one run.
 
     Args:
-        faults: What happens.
-        steps: Control steps.
+        faults: The faults.
+        steps: Number of control steps.
         ny: Number of outputs.
         nu: Number of inputs.
-        rng: Draws samples and signs.
+        rng: Generator for the samples at which faults act, and for signs.
 
     Attributes:
         kinds: Kinds of faults, sorted.
-        flags: Which kinds acted at which step, shape (steps, len(kinds)).
+        flags: Whether a fault of a kind acts at a step, shape (steps, len(kinds)).
     """
 
     def __init__(self, faults: Sequence[Fault], steps: int, ny: int, nu: int, rng: np.random.Generator) -> None:
@@ -36,6 +36,7 @@ class FaultRun:
         self._actuators: dict[int, list[tuple[ActuatorFault, Mask]]] = defaultdict(list)
         self._late: set[int] = set()
         self._under_way: dict[int, list[tuple[int, Array]]] = defaultdict(list)
+        # Which faults act is drawn here for the whole run, so that it does not depend on the controller.
         memory = 1
         for fault in faults:
             channels = ny if isinstance(fault, SensorFault) else nu if isinstance(fault, ActuatorFault) else 1
@@ -52,62 +53,69 @@ class FaultRun:
                 else:
                     self._late.add(t)
         self._memory = memory
-        self._past, self._last = np.zeros((0, ny)), np.full(ny, np.nan)
+        self._past = np.zeros((0, ny))
+        self._last = np.full(ny, np.nan)
 
     @property
     def times_out(self) -> bool:
-        """Whether the solver is without time at some step."""
+        """Whether the solver runs out of time at some step."""
         return bool(self._late)
 
     def measure(self, t: int, y: Array) -> Array:
-        """What the sensors say at control step ``t`` (before the first one: t < 0) instead of ``y`` (ny,)."""
+        """Readings (ny,) with faults at control step ``t`` (t < 0 during the warm-up) for true readings ``y`` (ny,)."""
         self._past = np.vstack([self._past, y])[-self._memory :]
         now = y
         for fault, mask in self._sensors.get(t, ()):
             if isinstance(fault, Late) and fault.stamped:
                 self._under_way[t + fault.delay].append((fault.delay, np.where(mask, now, np.nan)))
+            # At the start there is no last reading to repeat: the present one is used.
             last = np.where(np.isnan(self._last), now, self._last)
             now = np.where(mask, fault.reading(now, self._past, last, self._signs[t]), now)
         self._last = now
         return now
 
     def arriving(self, t: int) -> list[tuple[int, Array]]:
-        """Late readings that carry their time and come at control step ``t``: (samples late, reading (ny,)) each.
+        """Late readings with time stamps that arrive at control step ``t``: pairs (samples late, reading (ny,)).
 
-        Oldest first; NaN in channels that were not late, or had nothing to say.
+        Oldest first; NaN in channels that were not late, or missing.
         """
         return sorted(self._under_way.pop(t, []), key=lambda late: -late[0])
 
     def apply(self, t: int, u: Array, last: Array) -> Array:
-        """What the plant gets of the command ``u`` (nu,) at control step ``t``, where it got ``last`` before."""
+        """Input that reaches the plant at control step ``t`` for the command ``u`` (nu,), after ``last`` (nu,)."""
         for fault, mask in self._actuators.get(t, ()):
             u = np.where(mask, fault.flow(u, last), u)
         return u
 
     def late(self, t: int) -> bool:
-        """Whether the solver is without time at control step ``t``."""
+        """Whether the solver runs out of time at control step ``t``."""
         return t in self._late
 
 
 class Interruptible:
-    """A solver that runs out of time when ``late`` is set.
+    """Wrapper of a solver that runs out of time while ``late`` is set.
 
     Args:
         backend: The solver.
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.late = backend, False
+        self.backend = backend
+        self.late = False
 
     def solve(self, data: StepData) -> Solution:
-        """The solver's answer, or none for lack of time."""
+        """Solve one sample, or return a time-out without calling the solver."""
         if not self.late:
             return self.backend.solve(data)
         return Solution(
-            status=Status.TIME_LIMIT, u=data.guess, slack=np.zeros_like(data.lower), cost=np.nan, iterations=0,
+            status=Status.TIME_LIMIT,
+            u=data.guess,
+            slack=np.zeros_like(data.lower),
+            cost=np.nan,
+            iterations=0,
             message="fault: time-out",
-        )  # fmt: skip
+        )
 
     def reset(self) -> None:
-        """See `mpc.problem.ocp.Backend`."""
+        """Reset the solver; see `mpc.problem.ocp.Backend`."""
         self.backend.reset()

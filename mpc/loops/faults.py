@@ -1,8 +1,8 @@
-"""What can go wrong around a controller: sensors, actuators and the solver, described before the run.
+"""Faults of sensors, actuators and the solver, described before the run.
 
-A fault acts within a window of control steps, there at each sample with its probability. Sensor faults act in the order
-in which they are given on what the sensor would have said; actuator faults on the command; a `TimeOut` leaves the
-controller without a solution, which sends it down its fallback chain. Nothing here raises: failure is a state.
+A fault acts within a window of control steps, at each sample with its probability. Sensor faults change the readings,
+in the order in which they are given; actuator faults change the command; a `TimeOut` leaves the controller without a
+solution, so that its fallbacks are used.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Mask = NDArray[np.bool_]
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class Fault(ABC):
-    """Where and how often something is wrong.
+    """Base of faults: the window, the probability and the channel.
 
     Args:
-        start: First control step.
-        stop: First control step that is fine again; None: never.
-        probability: Of acting at a sample within the window.
-        channel: Index of the output or input; None for all, each drawn for itself.
+        start: First control step of the window.
+        stop: First control step after the window; None: no end.
+        probability: Probability of acting at a sample within the window.
+        channel: Index of the output or input; None for all, each drawn independently.
 
     Raises:
         SettingError: The window is empty, or a number is out of range.
@@ -54,16 +54,17 @@ class Fault(ABC):
             count("channel", self.channel, least=0)
 
     def acts(self, rng: np.random.Generator, steps: int, channels: int) -> Mask:
-        """At which samples and channels it acts, shape (steps, channels).
+        """Draw the samples and channels at which the fault acts, shape (steps, channels).
 
         Args:
-            rng: Draws the samples.
+            rng: Generator for the samples.
             steps: Control steps of the run.
             channels: Number of outputs (sensors), inputs (actuators), or 1 (solver).
 
         Raises:
             SettingError: There is no such channel.
         """
+        # Drawn for the whole run and all channels, so that a fault's window and channel do not change later draws.
         mask = rng.random((steps, channels)) < self.probability
         mask[: self.start] = False
         if self.stop is not None:
@@ -76,39 +77,39 @@ class Fault(ABC):
 
 
 class SensorFault(Fault):
-    """Changes readings."""
+    """Base of faults that change readings."""
 
     @abstractmethod
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:
-        """What the sensors say instead, shape (ny,).
+        """Faulty readings, shape (ny,).
 
         Args:
-            now: What they would say, shape (ny,).
-            past: The same for this sample and those before, the latest last, shape (k, ny).
-            last: What they said a sample ago, shape (ny,).
-            sign: Drawn from -1 and 1, shape (ny,).
+            now: Readings without this fault, shape (ny,).
+            past: True readings of this sample and those before, the latest last, shape (k, ny).
+            last: Faulty readings one sample before, shape (ny,).
+            sign: Random signs -1 or 1, shape (ny,).
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class DropOut(SensorFault):
-    """No reading (NaN). Arguments as `Fault`."""
+    """Missing reading (NaN). Arguments as `Fault`."""
 
     kind: ClassVar[str] = "sensor drop-out"
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return np.full_like(now, np.nan)
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class Outlier(SensorFault):
-    """A reading that is off by ``size``, up or down.
+    """Reading with an error of ``size``, of random sign.
 
     Args:
-        size: Positive, in units of the output.
+        size: Size of the error, positive, in units of the output.
     """
 
     kind: ClassVar[str] = "outlier"
@@ -119,26 +120,26 @@ class Outlier(SensorFault):
         positive("size", self.size)
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return now + self.size * sign
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class FrozenSensor(SensorFault):
-    """The sensor repeats its last reading. Arguments as `Fault`."""
+    """Sensor that repeats its last reading. Arguments as `Fault`."""
 
     kind: ClassVar[str] = "frozen sensor"
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return last
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed(infinite=("lower", "upper"))
 class SaturatedSensor(SensorFault):
-    """The sensor does not see beyond a range.
+    """Sensor that saturates at the ends of a range.
 
     Args:
         lower: Least reading.
@@ -154,20 +155,20 @@ class SaturatedSensor(SensorFault):
         _ordered(self.lower, self.upper)
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return np.clip(now, self.lower, self.upper)
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class Late(SensorFault):
-    """A reading arrives ``delay`` samples late.
+    """Reading that arrives ``delay`` samples late.
 
     Args:
-        delay: Samples.
-        stamped: Whether it carries its time. The controller then knows that the present one is missing, and is handed
-            the late one when it comes (`TightenedMPC.correct`), as the faults given before this one have left it.
-            Without, it takes the old one for the present one.
+        delay: Delay in samples.
+        stamped: Whether it has a time stamp. The controller then knows that the present one is missing, and gets the
+            late one when it arrives (`TightenedMPC.correct`), with the faults given before this one applied. Without a
+            time stamp the old reading is used as the present one.
     """
 
     kind: ClassVar[str] = "late measurement"
@@ -179,38 +180,38 @@ class Late(SensorFault):
         count("delay", self.delay)
 
     def reading(self, now: Array, past: Array, last: Array, sign: Array) -> Array:  # noqa: ARG002
-        """See `SensorFault`."""
+        """Faulty readings, shape (ny,); see `SensorFault.reading`."""
         return np.full_like(now, np.nan) if self.stamped else past[max(len(past) - 1 - self.delay, 0)]
 
 
 class ActuatorFault(Fault):
-    """Changes what the plant gets of a command."""
+    """Base of faults that change the command on its way to the plant."""
 
     @abstractmethod
     def flow(self, wanted: Array, last: Array) -> Array:
-        """What the plant gets, shape (nu,), of the command ``wanted`` (nu,), where it got ``last`` (nu,) before."""
+        """Input that reaches the plant, shape (nu,), for the command ``wanted`` (nu,), after ``last`` (nu,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class StuckActuator(ActuatorFault):
-    """The actuator stays where it is. Arguments as `Fault`."""
+    """Actuator that keeps its last input. Arguments as `Fault`."""
 
     kind: ClassVar[str] = "stuck actuator"
 
     def flow(self, wanted: Array, last: Array) -> Array:  # noqa: ARG002
-        """See `ActuatorFault`."""
+        """Input that reaches the plant, shape (nu,); see `ActuatorFault.flow`."""
         return last
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed(infinite=("lower", "upper"))
 class SaturatedActuator(ActuatorFault):
-    """The actuator does not reach its whole range.
+    """Actuator that saturates within its range.
 
     Args:
-        lower: Least that it gives.
-        upper: Most that it gives.
+        lower: Least input that it gives.
+        upper: Largest input that it gives.
     """
 
     kind: ClassVar[str] = "saturated actuator"
@@ -222,17 +223,17 @@ class SaturatedActuator(ActuatorFault):
         _ordered(self.lower, self.upper)
 
     def flow(self, wanted: Array, last: Array) -> Array:  # noqa: ARG002
-        """See `ActuatorFault`."""
+        """Input that reaches the plant, shape (nu,); see `ActuatorFault.flow`."""
         return np.clip(wanted, self.lower, self.upper)
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class ActuatorOffset(ActuatorFault):
-    """The plant gets more, or less, than was asked for.
+    """Actuator with a constant offset.
 
     Args:
-        size: Of either sign, in units of the input.
+        size: Offset of either sign, in units of the input.
     """
 
     kind: ClassVar[str] = "actuator offset"
@@ -244,14 +245,14 @@ class ActuatorOffset(ActuatorFault):
             raise SettingError(f"size must be a finite number, got {self.size!r}")
 
     def flow(self, wanted: Array, last: Array) -> Array:  # noqa: ARG002
-        """See `ActuatorFault`."""
+        """Input that reaches the plant, shape (nu,); see `ActuatorFault.flow`."""
         return wanted + self.size
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class TimeOut(Fault):
-    """The solver has no time to answer. Arguments as `Fault`; it knows no channel."""
+    """Time-out of the solver. Arguments as `Fault`; it has no channel."""
 
     kind: ClassVar[str] = "solver time-out"
 
@@ -264,16 +265,16 @@ class TimeOut(Fault):
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class RandomFaults:
-    """A programme of faults drawn for each run: what can happen, how often, how long.
+    """Random sequence of faults, drawn for each run.
 
     Args:
         choices: Faults to draw from, whose windows are replaced.
         rate: Mean number of faults that start per control step.
         duration: Shortest and longest window, in control steps.
-        steps: Control steps that the programme covers.
+        steps: Number of control steps to cover.
 
     Raises:
-        SettingError: There is nothing to draw from, or a number is out of range.
+        SettingError: There are no choices, or a number is out of range.
     """
 
     choices: tuple[Fault, ...]
@@ -292,7 +293,7 @@ class RandomFaults:
             )
 
     def __call__(self, rng: np.random.Generator) -> tuple[Fault, ...]:
-        """Draw one programme."""
+        """Draw the faults of one run."""
         drawn = []
         for _ in range(int(rng.poisson(self.rate * self.steps))):
             fault = self.choices[int(rng.integers(len(self.choices)))]

@@ -1,4 +1,4 @@
-"""Many closed loops that differ in their seed, one after another or on several processes."""
+"""Monte Carlo simulation: closed loops that differ in their seed, in one or several processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 @typed()
 class ClosedLoopSetup:
-    """What every run shares.
+    """Plant, controller and options that all runs share.
 
     Args:
         plant: The process.
@@ -45,10 +45,10 @@ class ClosedLoopSetup:
 @dataclass(frozen=True)
 @typed()
 class MonteCarloResult(Stored):
-    """What all runs gave.
+    """Results of all runs, with statistics.
 
     Args:
-        results: One per run, in the order of the seeds.
+        results: One result per run, in the order of the seeds.
     """
 
     SCHEMA: ClassVar[Schema] = Schema("monte-carlo", 3, parts={"results": Part(ClosedLoopResult, many=True, own=True)})
@@ -63,11 +63,11 @@ class MonteCarloResult(Stored):
 
     @property
     def runs_with_violation(self) -> int:
-        """Runs in which some true output left its limits."""
+        """Number of runs in which some true output left its limits."""
         return sum(r.violations > 0 for r in self.results)
 
     def coverage_met(self, target: LoopTarget = LoopTarget.LIMITS, *, confidence: float = 0.95) -> CoverageMet:
-        """How many runs kept throughout, with an interval for the probability; runs are independent.
+        """Number of runs that kept the target throughout, with a confidence interval; runs are independent.
 
         Args:
             target: Limits of true outputs, or all prediction errors within their bounds.
@@ -76,9 +76,9 @@ class MonteCarloResult(Stored):
         return met("runs", np.array([r.steps_kept(target).all() for r in self.results]), confidence=confidence)
 
     def summary(self) -> dict[str, float | int]:
-        """Numbers for a table: runs, steps, violations, cost, failures, times [s], share inside the bound.
+        """Summary as numbers for a table: runs, steps, violations, cost, failures, times [s], share inside the bound.
 
-        Runs that kept their limits, and runs with all errors inside of their bounds, come with 95 % intervals.
+        The numbers of runs within limits, and of runs with all errors inside their bounds, have 95 % intervals.
         """
         limits, errors = self.coverage_met(), self.coverage_met(LoopTarget.PREDICTIONS)
         times = times_of(np.concatenate([r.solve_time for r in self.results]))
@@ -144,14 +144,14 @@ def monte_carlo(
     """Run one closed loop per seed; the result does not depend on ``workers``.
 
     Args:
-        build: Makes plant and controller; called once per process, since solvers do not travel between processes. With
+        build: Makes plant and controller; called once per process, since solvers cannot be sent between processes. With
             several workers it must be importable there: a module's function, or a ``functools.partial`` of one.
-        seeds: One run each.
-        workers: Processes; 1 runs here.
+        seeds: Seeds, one per run.
+        workers: Number of processes; 1 runs in this one.
         progress: Called with (runs done, runs) after each run. After Ctrl-C, workers end within 2 s.
 
     Raises:
-        SettingError: No seeds, or one that is none.
+        SettingError: There are no seeds, or one is invalid.
     """
     seeds = [checked_seed(s) for s in items("seeds", seeds, object)]
     if not seeds:
@@ -164,7 +164,7 @@ def monte_carlo(
             _report(progress, len(results), len(seeds))
         return MonteCarloResult(tuple(results))
     with Workers(min(workers, len(seeds)), prepare=_prepare, given=(build,)) as pool:
-        for parts in pool.map(_run, seeds):
+        for parts in pool.map(_run, seeds):  # results come in the order of the seeds, as plain arrays
             results.append(ClosedLoopResult.from_record(*parts))
             _report(progress, len(results), len(seeds))
     return MonteCarloResult(tuple(results))

@@ -1,4 +1,4 @@
-"""What a closed loop needs of a plant, and whether plant and loop are those that the controller was made for."""
+"""Interface of plants in closed loops, and checks that plant and loop fit the controller's premises."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class Plant(Protocol):
         """Number of states."""
 
     def initial_state(self) -> Array:
-        """Where a run starts, shape (nx,)."""
+        """State at the start of a run, shape (nx,)."""
 
     def step(self, x: Any, u: Any, w: Any = None) -> Array:
-        """State one sample later."""
+        """State one sample later, shape (nx,), under input u (nu,) and disturbance w (nw,)."""
 
     def output(self, x: Any, u: Any) -> Any:
-        """Output without noise."""
+        """Output without noise, shape (ny,), at state x (nx,) while input u (nu,) acts."""
 
 
 def held_to(
     controller: TightenedMPC, plant: Plant, *, input_error: ArrayLike = 0.0, missing: float = 0.0, steps: int = 1
 ) -> None:
-    """Refuse a plant, or a loop, that breaks what the controller rests on before it has begun.
+    """Raise SettingError for a plant or a loop that violates the controller's premises before it has begun.
 
     Args:
         controller: The controller.
@@ -93,9 +93,9 @@ def held_to(
 
 
 def _reachable(plant: Plant, predictor: Predictor) -> None:
-    """Raise SettingError where the plant's actuators end before the controller's range does."""
+    """Raise SettingError where the plant's actuators do not reach the controller's whole range."""
     for theirs, mine in zip(plant.inputs, predictor.inputs, strict=True):
-        room = 1e-9 * max(abs(mine.lower), abs(mine.upper))
+        room = 1e-9 * max(abs(mine.lower), abs(mine.upper))  # for rounding
         if np.isfinite([mine.lower, mine.upper]).all() and not (
             theirs.lower <= mine.lower + room and mine.upper - room <= theirs.upper
         ):
@@ -121,7 +121,7 @@ def _fast_enough(plant: Plant, controller: TightenedMPC) -> None:
 
 
 def _other_records(own: Premises, missing: float, steps: int) -> None:
-    """Log where a loop is not of the kind of the calibration records."""
+    """Log a warning where a loop is not exchangeable with the calibration records."""
     if own.missing is not None and missing > own.missing:
         _log.warning("%g of the readings missing, calibrated with %g: see promise", missing, own.missing)
     if own.length is not None and steps > own.length:

@@ -1,4 +1,4 @@
-"""What a closed loop did: outputs, inputs, predictions, times, failures and faults, with what they add up to."""
+"""Result of a closed loop: outputs, inputs, predictions, times, failures and faults, with statistics."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _STATUSES, _FALLBACKS = tuple(Status), tuple(Fallback)
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("measured", "predicted", "errors", "intervals", "lower", "upper"))
 class ClosedLoopResult(Stored):
-    """One run of ``steps`` samples after the warm-up.
+    """Result of one run of ``steps`` control steps after the warm-up.
 
     Args:
-        y: True outputs, shape (steps + 1, ny), each just before the sample's input acts; the last row is where the last
-            input led to.
-        measured: What the sensors said (NaN where missing), shape (steps, ny).
+        y: True outputs, shape (steps + 1, ny), each just before the sample's input acts; the last row is the output
+            that the last input led to.
+        measured: Readings (NaN where missing), shape (steps, ny).
         u: Commanded inputs, shape (steps, nu).
-        applied: Inputs that the plant saw, shape (steps, nu).
-        u_before: Input ahead of the first one, shape (nu,).
-        reference: Shape (steps + 1, ny).
+        applied: Inputs that reached the plant, shape (steps, nu).
+        u_before: Input before the first one, shape (nu,).
+        reference: Set points, shape (steps + 1, ny).
         x: State estimates, shape (steps, model nx).
         disturbance: Output disturbance estimates, shape (steps, ny).
         predicted: Predictions as planned, shape (steps, N + 1, ny).
@@ -51,12 +51,12 @@ class ClosedLoopResult(Stored):
         bounds: Tightening, shape (N + 1, ny).
         slack: Largest use of soft limits per sample, shape (steps,), output units.
         solve_time: Seconds per step, shape (steps,).
-        iterations: Shape (steps,).
+        iterations: Solver iterations, shape (steps,).
         status: `Status` per step.
         fallback: `Fallback` per step.
         certified: Whether the certified error of the estimate held, shape (steps,).
-        verdicts: `Verdict` on each reading, shape (steps, ny); without a guard only MISSING is told from FINE.
-        faults: Which kinds of faults acted, shape (steps, len(fault_kinds)).
+        verdicts: `Verdict` on each reading, shape (steps, ny); without a guard only MISSING and FINE occur.
+        faults: Whether a fault of a kind acted, shape (steps, len(fault_kinds)).
         lower: Plant's output limits, shape (ny,).
         upper: Plant's output limits, shape (ny,).
         cost: Tracking and move cost with the controller's weights, on true outputs.
@@ -64,12 +64,12 @@ class ClosedLoopResult(Stored):
         seed: Seed of the run.
         names: Labels of outputs, then inputs.
         fault_kinds: Names of the columns of ``faults``.
-        outside: What lay outside of the calibrated region, one text per step, empty where nothing did; nothing did
-            anywhere when left out.
-        intervals: Ends of what errors may have been, where limits learnt from measurements
+        outside: Text of what contradicted a premise or lay outside the calibrated region, one per step, empty where
+            nothing did; all empty when left out.
+        intervals: Lower and upper bounds on errors where limits learn from measurements
             (`mpc.tightening.error_memory`), shape (steps, 2, N + 1, ny); those of ``bounds`` when left out.
-        after: True outputs just after the sample's input has acted, shape (steps, ny); ``y`` of the sample where they
-            do not answer at once, and when left out.
+        after: True outputs just after the sample's input has acted, shape (steps, ny); equal to ``y`` for plants
+            without feedthrough, and when left out.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -147,43 +147,43 @@ class ClosedLoopResult(Stored):
 
     @property
     def excess(self) -> Array:
-        """How far true outputs lie outside of the plant's limits, shape (steps + 1, ny); 0 inside.
+        """Violation of the plant's limits by true outputs, shape (steps + 1, ny); 0 inside.
 
-        The larger distance of those just before and just after the sample's input acts.
+        The larger one of those just before and just after the sample's input acts.
         """
         beyond = np.maximum(self.y - self.upper, self.lower - self.y)
         after = np.maximum(self.after - self.upper, self.lower - self.after)
-        beyond[:-1] = np.maximum(beyond[:-1], after)
+        beyond[:-1] = np.maximum(beyond[:-1], after)  # the last row has no input that could follow
         return np.maximum(beyond, 0.0)
 
     @property
     def violations(self) -> int:
-        """Samples at which some true output is outside of its limits."""
+        """Number of samples at which some true output is outside its limits."""
         return int((self.excess > 0).any(axis=1).sum())
 
     @property
     def max_violation(self) -> float:
-        """Largest excess over all samples and outputs."""
+        """Largest violation over all samples and outputs."""
         return float(self.excess.max())
 
     @property
     def failed_solves(self) -> int:
-        """Steps without a solution."""
+        """Number of steps without a solution."""
         return sum(s not in (Status.SOLVED, Status.WARMING_UP) for s in self.status)
 
     @property
     def inside(self) -> float:
-        """Share of realised prediction errors within the tightening, over all samples and steps."""
-        known = ~np.isnan(self.errors).any(axis=2)
+        """Share of prediction errors within their bounds, over all samples and steps."""
+        known = ~np.isnan(self.errors).any(axis=2)  # NaN beyond the end of the run
         low, high = self.error_ends
         inside = np.all((low <= self.errors) & (self.errors <= high), axis=2)
         return float(np.asarray(inside)[known].mean())
 
     def steps_kept(self, target: LoopTarget = LoopTarget.LIMITS) -> NDArray[np.bool_]:
-        """Whether each control step kept its limits one sample later, or all its prediction errors; shape (steps,).
+        """Whether each control step kept its limits one sample later, or all its error bounds; shape (steps,).
 
         Args:
-            target: Which of the two.
+            target: Which of the two to check.
         """
         if LoopTarget(target) is LoopTarget.LIMITS:
             return np.asarray((self.excess[1:] <= 0).all(axis=1))
@@ -193,11 +193,11 @@ class ClosedLoopResult(Stored):
     def coverage_met(
         self, target: LoopTarget = LoopTarget.LIMITS, *, stretch: int | None = None, confidence: float = 0.95
     ) -> CoverageMet:
-        """How many stretches of the run kept so far, with an interval for the probability that holds at every look.
+        """Number of stretches of the run that kept the target, with a confidence interval valid at every evaluation.
 
         Args:
             target: Limits of true outputs, or all prediction errors within their bounds.
-            stretch: Steps per stretch, best those that the promise is for; the whole run is one when left out.
+            stretch: Steps per stretch, best the number that the promise is for; the whole run when left out.
             confidence: Of the interval, in (0, 1).
         """
         kept = stretches(self.steps_kept(target), stretch or self.steps)
@@ -205,7 +205,7 @@ class ClosedLoopResult(Stored):
 
     @property
     def error_ends(self) -> tuple[Array, Array]:
-        """What errors were bounded by, each (steps, N + 1, ny)."""
+        """Lower and upper bounds on prediction errors, each (steps, N + 1, ny)."""
         if len(self.intervals):
             return self.intervals[:, 0], self.intervals[:, 1]
         high = np.broadcast_to(self.bounds, self.errors.shape)
@@ -213,9 +213,9 @@ class ClosedLoopResult(Stored):
 
     @property
     def error_use(self) -> Array:
-        """Distance of errors from the middle of their bounds over half of the bounds' width, (steps, N + 1, ny).
+        """Prediction errors relative to their bounds, shape (steps, N + 1, ny); <= 1 where the bound held.
 
-        <= 1 where a bound held; NaN where there is none, and beyond the end of the run.
+        Distance from the middle of the bounds over half of their width; NaN without a bound and after the run's end.
         """
         low, high = self.error_ends
         half = 0.5 * (high - low)
@@ -224,53 +224,54 @@ class ClosedLoopResult(Stored):
 
     @property
     def realised(self) -> Array:
-        """Largest realised prediction error per step and output, shape (N + 1, ny); NaN where the run was too short."""
+        """Largest prediction error per step and output, shape (N + 1, ny); NaN where the run was too short."""
         return np.asarray(np.fmax.reduce(np.abs(self.errors), axis=0))
 
     @property
     def bound_use(self) -> Array:
-        """Largest `error_use` per step and output, shape (N + 1, ny): <= 1 where the bound held, NaN where none is."""
+        """Largest `error_use` per step and output, shape (N + 1, ny); <= 1 where the bound held, NaN without one."""
         return np.asarray(np.fmax.reduce(self.error_use, axis=0))
 
     @property
     def status_counts(self) -> dict[str, int]:
-        """How often each status occurred."""
+        """Number of steps by status."""
         return {str(k): n for k, n in Counter(self.status).items()}
 
     @property
     def fallback_counts(self) -> dict[str, int]:
-        """How often each fallback stood in for a solution."""
+        """Number of steps by fallback, solutions left out."""
         return {str(k): n for k, n in Counter(self.fallback).items() if k is not Fallback.NONE}
 
     @property
     def steps_outside(self) -> int:
-        """Steps outside of the region that the model error was calibrated in; 0 where nobody watched."""
+        """Number of steps with contradicted premises or outside the calibrated region."""
         return sum(map(bool, self.outside))
 
     @property
     def rejected(self) -> dict[str, int]:
-        """How many readings were not used, by reason."""
+        """Number of rejected readings by reason."""
         return {v.name.lower(): n for v in Verdict if v and (n := int((self.verdicts == v).sum()))}
 
     @property
     def times(self) -> dict[str, float]:
-        """Time per step [s]: median, 95 % and 99.9 % quantile, maximum."""
+        """Time per step [s]: median, 95 % and 99.9 % quantiles, maximum."""
         return times_of(self.solve_time)
 
     def deadline_misses(self, deadline: float | None = None) -> int:
-        """Steps that took longer than ``deadline`` [s]; the sample time when left out."""
+        """Number of steps that took longer than ``deadline`` [s]; the sample time when left out."""
         limit = self.dt if deadline is None else positive("deadline", deadline)
         return int((self.solve_time > limit).sum())
 
     def record(self) -> tuple[Arrays, Meta]:
-        """See `Stored.record`; statuses are stored as their places in `Status`, texts as bytes between zeros."""
-        at = [t for t, text in enumerate(self.outside) if text]
+        """Arrays and metadata to store: statuses as indices, texts as bytes separated by zeros; see `Stored.record`."""
+        at = [t for t, text in enumerate(self.outside) if text]  # most steps have no text
         texts = "\0".join(self.outside[t].replace("\0", "") for t in at)
         values = vars(self) | {
             "status": np.array([_STATUSES.index(s) for s in self.status], dtype=np.int8),
             "fallback": np.array([_FALLBACKS.index(f) for f in self.fallback], dtype=np.int8),
-            "outside_at": np.array(at, dtype=np.int64), "outside_text": np.frombuffer(texts.encode(), dtype=np.uint8),
-        }  # fmt: skip
+            "outside_at": np.array(at, dtype=np.int64),
+            "outside_text": np.frombuffer(texts.encode(), dtype=np.uint8),
+        }
         arrays = {name: as_stored(values[name], kind) for name, kind in self.SCHEMA.arrays.items()}
         return arrays, {name: as_json(values[name]) for name in self.SCHEMA.meta}
 
@@ -278,6 +279,7 @@ class ClosedLoopResult(Stored):
     def _fields(cls, values: Meta) -> Meta:
         outside = [""] * len(values["u"])
         at, stored = values.pop("outside_at").tolist(), values.pop("outside_text").tobytes()
+        # A damaged or forged file must not shift texts to other steps.
         try:
             texts = stored.decode().split("\0") if at else []
         except UnicodeDecodeError as error:
@@ -295,10 +297,13 @@ class ClosedLoopResult(Stored):
         for t, text in zip(at, texts, strict=True):
             outside[t] = text
         return values | {
-            "status": tuple(_STATUSES[i] for i in values["status"]), "cost": float(values["cost"]),
-            "fallback": tuple(_FALLBACKS[i] for i in values["fallback"]), "names": tuple(values["names"]),
-            "fault_kinds": tuple(values["fault_kinds"]), "outside": tuple(outside),
-        }  # fmt: skip
+            "status": tuple(_STATUSES[i] for i in values["status"]),
+            "cost": float(values["cost"]),
+            "fallback": tuple(_FALLBACKS[i] for i in values["fallback"]),
+            "names": tuple(values["names"]),
+            "fault_kinds": tuple(values["fault_kinds"]),
+            "outside": tuple(outside),
+        }
 
     def plot(self) -> Figure:
         """Draw outputs with limits, tightened limits and references, then inputs.
@@ -338,7 +343,7 @@ class ClosedLoopResult(Stored):
         milliseconds: int = 80,
         progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Write an animated GIF: what has been, what is planned, and how far the prediction may be off.
+        """Write an animated GIF: past outputs and inputs, plans, and bounds on prediction errors.
 
         Args:
             path: Target, usually ``*.gif``.
@@ -354,7 +359,7 @@ class ClosedLoopResult(Stored):
         return animate(self, path, every=every, milliseconds=milliseconds, progress=progress)
 
     def _mark(self, panels: Any) -> None:
-        """Shade samples with a fault; mark steps at which a fallback acted, and those outside of what is calibrated."""
+        """Shade samples with a fault; mark steps with a fallback and steps outside the calibrated region."""
         if self.faults.any():
             time, shade = np.arange(self.steps) * self.dt, self.faults.any(axis=1)
             for panel in panels:
@@ -372,6 +377,6 @@ class ClosedLoopResult(Stored):
 
 
 def times_of(seconds: Array) -> dict[str, float]:
-    """Median, 95 % and 99.9 % quantile and maximum of times (n,)."""
+    """Median, 95 % and 99.9 % quantiles and maximum of times (n,), by name."""
     median, p95, p999 = np.quantile(seconds, (0.5, 0.95, 0.999))
     return {"median": float(median), "p95": float(p95), "p99.9": float(p999), "max": float(seconds.max())}

@@ -1,4 +1,4 @@
-"""The rounds of a calibration in closed loop: run a controller, see what it kept, say what it would have needed."""
+"""Rounds of a calibration in closed loop: run a controller, count successes, determine the tightening it needs."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _log = logging.getLogger(__name__)
 
 
 class ClosedLoops(Protocol):
-    """Runs closed loops of one controller, on a plant or on a simulator."""
+    """Interface of a function that runs closed loops of one controller, on a plant or on a simulator."""
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> Sequence[ClosedLoopResult]:
-        """One fresh loop per seed, of the controller with this tightening, all of the same length."""
+        """Run one loop per seed of the controller with this tightening, all of the same length."""
 
 
 @dataclass(frozen=True)
 @typed()
 class SimulatedLoops:
-    """Closed loops of a simulator, see `mpc.monte_carlo`.
+    """Closed loops in simulation, by `mpc.monte_carlo`.
 
     Args:
-        build: Makes plant and controller for a tightening; importable where there are several workers.
-        workers: Processes.
+        build: Makes plant and controller for a tightening; importable if there are several workers.
+        workers: Number of processes.
         progress: Called with (runs done, runs) of each round.
     """
 
@@ -47,15 +47,15 @@ class SimulatedLoops:
     progress: Callable[[int, int], None] | None = None
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> Sequence[ClosedLoopResult]:
-        """See `ClosedLoops`."""
+        """Run one loop per seed; see `ClosedLoops`."""
         make = functools.partial(self.build, tightening)
         return monte_carlo(make, seeds, workers=self.workers, progress=self.progress).results
 
     def premises(self, tightening: Tightening) -> Premises:
-        """What the controller rests on that the loops are closed with.
+        """Premises of the controller with a given tightening.
 
         Args:
-            tightening: Its tightening.
+            tightening: The tightening.
         """
         return self.build(tightening).controller.premises
 
@@ -63,15 +63,15 @@ class SimulatedLoops:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("excess",))
 class LoopRound(Stored):
-    """What the loops of one tightening did.
+    """Result of the loops with one tightening.
 
     Args:
         total: Tightening, shape (N + 1, ny).
-        wanted: Tightening that these loops ask for, shape (N + 1, ny).
+        wanted: Tightening that these loops would have needed, shape (N + 1, ny).
         excess: Largest distance beyond the limits of each loop and output, negative inside, shape (n, ny).
-        kept: Loops that kept what they were tightened for.
+        kept: Number of loops that kept the target.
         cost: Mean cost.
-        attempt: Whether the controller was frozen, rather than explored.
+        attempt: Whether the controller was frozen (an attempt), or the round was exploration.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -97,7 +97,7 @@ class LoopRound(Stored):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClosedLoopRounds(Stored):
-    """Rounds done, and of which calibration."""
+    """Checkpoint of a calibration: its settings and the completed rounds."""
 
     SCHEMA: ClassVar[Schema] = Schema(
         "closed-loop-rounds", 1,
@@ -112,35 +112,48 @@ class ClosedLoopRounds(Stored):
 
 
 class Rounds:
-    """Runs rounds, or takes them from the checkpoint.
+    """Runs the rounds of a calibration, or takes them from its checkpoint.
 
     Args:
         loops: Runs the controller.
         start: Tightening of the first round.
-        target: What loops have to keep.
+        target: Criterion that loops have to keep.
         n: Loops per round.
-        settings: What the rounds depend on, as JSON: a checkpoint of other settings is refused.
-        inflation: Factor on what a round asks for.
-        checkpoint: File of the rounds done.
+        settings: Settings that the rounds depend on, as JSON: a checkpoint with other settings is refused.
+        inflation: Factor on the tightening that a round asks for.
+        checkpoint: File of the completed rounds, or None.
     """
 
     def __init__(
-        self, loops: ClosedLoops, start: Tightening, target: LoopTarget, n: int, settings: dict[str, Any],
-        inflation: float, checkpoint: Path | None,
-    ) -> None:  # fmt: skip
-        self.loops, self.start, self.target, self.n = loops, start, target, n
-        self.settings, self.inflation, self.checkpoint = settings, inflation, checkpoint
+        self,
+        loops: ClosedLoops,
+        start: Tightening,
+        target: LoopTarget,
+        n: int,
+        settings: dict[str, Any],
+        inflation: float,
+        checkpoint: Path | None,
+    ) -> None:
+        self.loops = loops
+        self.start = start
+        self.target = target
+        self.n = n
+        self.settings = settings
+        self.inflation = inflation
+        self.checkpoint = checkpoint
         self.done: list[LoopRound] = []
-        self.steps, self.missing = 0, 0.0
+        self.steps = 0
+        self.missing = 0.0
         self._stored = self._load()
 
     def explore(self, rounds: int, settled: float) -> Array:
-        """Tighten by what the last round asked for until that changes little; returns the tightening to freeze.
+        """Repeat rounds, each with the tightening that the last one asked for, until it settles; returns the last one.
 
         Args:
-            rounds: Rounds at most.
-            settled: Relative change that is little.
+            rounds: Most rounds.
+            settled: Relative change of the tightening below which it has settled.
         """
+        # The tightening changes the loops, and these the tightening: a fixed point is approached by repetition.
         wanted = self.round(np.array(self.start.total), attempt=False).wanted
         for _ in range(rounds - 1):
             before, wanted = wanted, self.round(self.inflation * wanted, attempt=False).wanted
@@ -151,11 +164,11 @@ class Rounds:
         return np.asarray(self.inflation * wanted)
 
     def round(self, total: Array, *, attempt: bool) -> LoopRound:
-        """Fresh loops of the controller with this tightening.
+        """Run one round of fresh loops with a tightening, or take it from the checkpoint.
 
         Args:
             total: The tightening's total, shape (N + 1, ny).
-            attempt: Whether it is frozen.
+            attempt: Whether the controller is frozen.
         """
         i = len(self.done)
         if i < len(self._stored) and np.array_equal(self._stored[i].total, total):
@@ -170,20 +183,27 @@ class Rounds:
         self.missing = float(np.mean([np.isnan(r.measured).mean() for r in results]))
         excess = np.array([_excess(r) for r in results])
         if self.target is LoopTarget.LIMITS:
+            # The present tightening plus what the worst loop lacked, or less what it had to spare.
             over = np.maximum(excess.max(axis=0) + total[1], 0.0)
             kept, wanted = (excess <= 0).all(axis=1), np.tile(over, (len(total), 1))
         else:
             errors = [np.abs(r.errors) for r in results]
             kept, wanted = np.array([bool(_within(e, total)) for e in errors]), _errors_wanted(errors)
-        self.done.append(LoopRound(
-            total=total, wanted=wanted, excess=excess,
-            kept=int(kept.sum()), cost=float(np.mean([r.cost for r in results])), attempt=attempt,
-        ))  # fmt: skip
+        self.done.append(
+            LoopRound(
+                total=total,
+                wanted=wanted,
+                excess=excess,
+                kept=int(kept.sum()),
+                cost=float(np.mean([r.cost for r in results])),
+                attempt=attempt,
+            )
+        )
         self._save()
         return self.done[-1]
 
     def tightening(self, total: Array) -> Tightening:
-        """The tightening with this total; the one to start from in the first round.
+        """Tightening with a given total; the start tightening in the first round.
 
         Args:
             total: Shape (N + 1, ny).
@@ -198,10 +218,10 @@ class Rounds:
         return constant_parts(total, self.start.disturbance_gain, "nothing yet: calibration goes on", digests)
 
     def premises(self, room: Tightening) -> Premises | None:
-        """What the promise rests on: the controller that was calibrated, where the loops name it, and its loops.
+        """Premises of the promise: those of the calibrated controller, where known, and of its loops.
 
         Args:
-            room: Tightening that was accepted.
+            room: The accepted tightening.
         """
         own = self.loops.premises(room) if isinstance(self.loops, SimulatedLoops) else self.start.premises
         if own is None:
@@ -215,6 +235,7 @@ class Rounds:
             raise DataError("all loops must have the same number of steps: they are exchangeable no more")
         if not all(np.isfinite(r.y).all() for r in results):
             raise DataError("the outputs of every loop must be finite, got NaN or infinity: look for what diverged")
+        # The controller may plan over a shorter horizon than that of the tightening.
         used = room.total[: len(results[0].bounds)]
         if not all(np.array_equal(r.bounds, used) for r in results):
             raise DataError("a loop was not tightened by what calibration asked for: build its controller with it")
@@ -229,7 +250,8 @@ class Rounds:
         kept = ClosedLoopRounds.load(self.checkpoint)
         if kept.settings != digest({}, self.settings):
             raise SettingError(f"checkpoint {self.checkpoint} is of another calibration: name another file")
-        self.steps, self.missing = kept.steps, kept.missing
+        self.steps = kept.steps
+        self.missing = kept.missing
         return list(kept.rounds)
 
     def _save(self) -> None:
@@ -243,24 +265,28 @@ class Rounds:
 
 
 def constant_parts(total: Array, gain: float | None, promise: str, digests: dict[str, str]) -> Tightening:
-    """A tightening that is one part.
+    """Make a tightening that consists of one part.
 
     Args:
         total: Shape (N + 1, ny).
-        gain: Of the disturbance filter that predictions are corrected with.
-        promise: What holds.
-        digests: Where it comes from.
+        gain: Gain of the disturbance filter that corrects the predictions, or None.
+        promise: Text of what holds.
+        digests: Sources by name.
     """
     zero = np.zeros_like(total)
     return Tightening(
-        model_error=total, reinitialisation=zero, input_error=zero, disturbance_gain=gain, promise=promise,
+        model_error=total,
+        reinitialisation=zero,
+        input_error=zero,
+        disturbance_gain=gain,
+        promise=promise,
         digests=digests,
     )._made()  # fmt: skip
 
 
 def _excess(result: ClosedLoopResult) -> Array:
-    """Largest distance beyond the limits, negative inside, shape (ny,); the first sample is not the controller's."""
-    answered = (result.after != result.y[:-1]).any(axis=1)  # where outputs answer at once
+    """Largest distance beyond the limits, negative inside, shape (ny,), without the first sample."""
+    answered = (result.after != result.y[:-1]).any(axis=1)  # plants with feedthrough: also just after the input
     y = np.concatenate([result.y[1:], result.after[answered]])
     return np.asarray(np.maximum(y - result.upper, result.lower - y).max(axis=0))
 
@@ -271,7 +297,7 @@ def _within(errors: Array, total: Array) -> bool:
 
 
 def _errors_wanted(errors: Sequence[Array]) -> Array:
-    """A bound of the shape of RMS errors over steps and outputs that all loops keep, shape (N + 1, ny)."""
+    """Least bound proportional to the RMS errors over steps and outputs that all loops keep, shape (N + 1, ny)."""
     pooled = np.concatenate(errors)
     rms = np.sqrt(np.nanmean(pooled**2, axis=0))
     scale = np.maximum(rms, 1e-3 * rms.max(axis=0))

@@ -1,4 +1,4 @@
-"""A controller on a plant: what was promised, what happened.
+"""Closed-loop simulation of a controller on a plant, with noise, disturbances, faults and missing readings.
 
 Timing of sample t (docs/timing.md): the output is measured (just before the input changes), the controller chooses
 u[t], the actuator applies it with its error, and the plant moves on to t + 1 under it and the disturbance.
@@ -27,7 +27,7 @@ from mpc.loops.settings import Disturbances, Reference, Start
 
 @dataclass
 class _Actor:
-    """The plant with everything that disturbs it; the only place that draws random numbers."""
+    """Plant with noise, input errors, disturbances and faults, all drawn before the run."""
 
     plant: Plant
     x: Array
@@ -49,13 +49,16 @@ class _Actor:
         return self.faults.measure(self.t - self.warm_up, np.where(self.missing[self.t], np.nan, y))
 
     def apply(self, u: Array) -> tuple[Array, Array]:
-        """Apply ``u``; returns the true output just after and the input that the plant saw."""
+        """Apply the command ``u`` (nu,); returns the true output just after it and the input that reached the plant."""
         lower, upper = ([getattr(s, side) for s in self.plant.inputs] for side in ("lower", "upper"))
+        # In this order: faults of the actuator, its error, its range.
         reached = self.faults.apply(self.t - self.warm_up, u, self.before)
         seen = np.clip(reached + self.input_errors[self.t], lower, upper)
         y = np.asarray(self.plant.output(self.x, seen))
         w = () if self.disturbance is None else (self.disturbance[self.t],)
-        self.x, self.before, self.t = self.plant.step(self.x, seen, *w), seen, self.t + 1
+        self.x = self.plant.step(self.x, seen, *w)
+        self.before = seen
+        self.t += 1
         return y, seen
 
 
@@ -73,7 +76,7 @@ def run_closed_loop(
     measured: Reference | None = None,
     faults: Faults = (),
 ) -> ClosedLoopResult:
-    """Run ``controller`` (reset first) on ``plant``.
+    """Simulate ``controller``, which is reset first, on ``plant``.
 
     Args:
         plant: The process.
@@ -81,16 +84,16 @@ def run_closed_loop(
         reference: Shape (ny,), or (T, ny) from the first control step on (its last row is held), or a function that
             draws one from a generator, e.g. `mpc.RandomSteps`.
         steps: Control steps.
-        seed: Seed of everything drawn, each cause from a stream of its own.
-        start: Where the plant starts, and the warm-up.
-        disturbances: What acts on the plant besides the commanded input.
-        preview: Whether the controller sees the future of the reference and of measured inputs.
-        measured: What the controller's measured inputs do, as ``reference`` one column each; the first row also acts
-            during the warm-up.
-        faults: What goes wrong during the control steps, or a function that draws it, e.g. `mpc.RandomFaults`.
+        seed: Seed of all random numbers, with an independent stream for each cause.
+        start: Initial state of the plant, and the warm-up.
+        disturbances: Noise, disturbances and errors that act in the loop.
+        preview: Whether the controller knows the future of the reference and of measured inputs.
+        measured: Values of the controller's measured inputs, as ``reference`` with one column each; the first row also
+            acts during the warm-up.
+        faults: Faults during the control steps, or a function that draws them, e.g. `mpc.RandomFaults`.
 
     Raises:
-        SettingError: The plant is not the controller's (channels, sample time), or a parameter is out of range.
+        SettingError: The plant does not fit the controller (channels, sample time), or a parameter is out of range.
         ShapeError: An array does not fit.
     """
     start, acting = start or Start(), disturbances or Disturbances()
@@ -108,6 +111,7 @@ def run_closed_loop(
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
     x0 = as_array("x0", plant.initial_state() if start.x0 is None else start.x0, (plant.nx,))
     actor = _actor(plant, x0, held, warm_up, acting, carried, streams)
+    # Warm-up: a constant input, while the observer fills its window.
     controller.reset()
     for _ in range(warm_up):
         controller.record(actor.measure(), held)
@@ -115,7 +119,7 @@ def run_closed_loop(
     run = _Run(wanted, [], [], [], [], [])
     with _interruptible(controller, carried) as time_out:
         for t in range(steps):
-            for delay, late in carried.arriving(t):
+            for delay, late in carried.arriving(t):  # late readings come before the sample's own
                 controller.correct(delay - 1, late)
             said = actor.measure()
             time_out(t)
@@ -124,13 +128,13 @@ def run_closed_loop(
             true = actor.output()
             after, seen = actor.apply(run.taken[-1].u)
             run.add(true, after, said, seen)
-    run.true.append(actor.output())
+    run.true.append(actor.output())  # the output that the last input has led to
     return _result(plant, controller, run, held, carried, seed)
 
 
 @dataclass
 class _Run:
-    """What is noted along a run."""
+    """Data recorded along a run."""
 
     wanted: Array
     taken: list[MpcStep]
@@ -148,7 +152,7 @@ class _Run:
 
 @contextmanager
 def _interruptible(controller: TightenedMPC, faults: FaultRun) -> Iterator[Callable[[int], None]]:
-    """For the time of a run, a solver that runs out of time where the faults say so."""
+    """Replace the controller's solver during a run by one that runs out of time where the faults say so."""
     if not faults.times_out:
         yield lambda _: None
         return
@@ -206,16 +210,17 @@ def _result(
 
 
 def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: Array, y: Array) -> Array:
-    """Errors of predictions from each estimate under the inputs commanded since, (steps, N + 1, ny).
+    """Errors of predictions from each estimate under the inputs commanded since, shape (steps, N + 1, ny).
 
-    Measured inputs are not commanded: theirs are as they were forecast.
+    Measured inputs are not commanded: their forecasts are used.
     """
     N, steps = controller.horizon, len(u)
     inputs = u[np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)]
     forecast = list(controller.problem.measured)
+    # The plan holds the forecast of measured inputs at the time of the prediction.
     inputs[..., forecast] = np.array([s.u_planned for s in taken])[..., forecast]
     predicted = controller.predictor.predict(x, inputs) + np.array([s.shift for s in taken])
-    target = np.arange(steps)[:, None] + np.arange(N + 1)
+    target = np.arange(steps)[:, None] + np.arange(N + 1)  # sample that each prediction is for
     errors = y[np.minimum(target, steps)] - predicted
     errors[target > steps] = np.nan
     return np.asarray(errors)
@@ -255,7 +260,7 @@ def _actor(
 def _known_inputs(
     controller: TightenedMPC, measured: Reference | None, steps: int, rng: np.random.Generator, held: Array
 ) -> tuple[Array | None, Array]:
-    """What measured inputs do from the first control step on, and the warm-up's input with their first values."""
+    """Values of measured inputs from the first control step on, and the warm-up's input with the first of them."""
     places = list(controller.problem.measured)
     if (measured is None) != (not places):
         names = [controller.predictor.inputs[i].name for i in places]
@@ -272,7 +277,7 @@ def _known_inputs(
 def _forecasts(
     known: Array | None, steps: int, horizon: int, preview: bool, error: ArrayLike, rng: np.random.Generator
 ) -> Array | None:
-    """What the controller is told at each step about measured inputs, (steps, horizon, d); row 0 is true."""
+    """Forecasts of measured inputs at each step, with their errors, shape (steps, horizon, d); row 0 is true."""
     if np.any(error) and (known is None or not preview):
         raise SettingError(
             f"forecast_error is for forecasts of measured inputs, got {error!r} without any: pass measured and "

@@ -1,4 +1,4 @@
-"""Settings of a closed loop, in small records: how it starts, and what disturbs it."""
+"""Settings of a closed loop: its start and its disturbances."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class Start:
-    """Where the plant starts, and the samples of constant input that give the observer its record.
+    """Initial state of the plant, and the warm-up with constant input during which the observer collects its record.
 
     Args:
         x0: Plant state at the start of the warm-up; its ``initial_state()`` when left out.
-        warm_up: Samples of constant input ahead; what the observer needs when left out.
-        warm_up_input: Shape (nu,); the controller's safe input when left out.
+        warm_up: Samples before the first control step; the number that the observer needs when left out.
+        warm_up_input: Constant input, shape (nu,); the controller's safe input when left out.
     """
 
     x0: ArrayLike | None = None
@@ -34,7 +34,7 @@ class Start:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class Disturbances:
-    """What acts on the plant besides the commanded input.
+    """Noise, disturbances, input errors, missing readings and forecast errors in a closed loop.
 
     Args:
         noise_std: Standard deviation of white Gaussian measurement noise, scalar or (ny,).
@@ -42,9 +42,9 @@ class Disturbances:
             during the warm-up, its last row is held), or a function that draws one from a generator.
         input_error: Bound of errors between commanded and applied inputs, drawn uniformly, scalar or (nu,).
         missing: Probability with which each measurement is missing.
-        forecast_error: Bound on what forecasts of measured inputs are off by, drawn uniformly for every sample ahead of
-            every step (what acts now is known), scalar or one per measured input. A tightening covers it if the input
-            radius of its certificate does.
+        forecast_error: Bound on errors of the forecasts of measured inputs, drawn uniformly for every sample ahead of
+            every step (the present value is known), scalar or one per measured input. A tightening covers it if the
+            input radius of its certificate does.
     """
 
     noise_std: ArrayLike = 0.0
@@ -59,10 +59,10 @@ _RECORD_OF = {field.name: name for name, kind in _RECORDS.items() for field in f
 
 
 def loop_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `mpc.run_closed_loop` from single settings by name.
+    """Group single settings by name into the arguments of `mpc.run_closed_loop`.
 
     Args:
-        settings: Fields of the records above, or whole arguments; the others stay as they are.
+        settings: Fields of the settings records, or whole arguments.
     """
     made: dict[str, Any] = {}
     parts: dict[str, dict[str, Any]] = {}

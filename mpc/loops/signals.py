@@ -1,4 +1,4 @@
-"""What a closed loop is asked to do and what pushes it: programmes that `run_closed_loop` draws from the run's seed."""
+"""Random and given reference and disturbance signals for `run_closed_loop`, drawn from the run's seed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from controlrnn.typed import typed
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class RandomSteps:
-    """Values in a box, each held for a while: a reference programme, or a disturbance from a declared set.
+    """Random steps within a box, each held for a random time: a reference, or a disturbance from a declared set.
 
     Args:
         lower: Lower corner of the box, one number per channel.
         upper: Upper corner.
-        steps: Samples to draw.
+        steps: Number of samples.
         hold: Shortest and longest time between changes, in samples.
-        at_edge: Draw corners of the box only: the worst that the set allows, instead of uniformly within.
+        at_edge: Whether only corners of the box are drawn, instead of values uniformly within.
 
     Raises:
         SettingError: The box is empty, or a number is out of range.
@@ -46,7 +46,7 @@ class RandomSteps:
         count("steps", self.steps)
 
     def __call__(self, rng: np.random.Generator) -> Array:
-        """Draw one programme, shape (steps, channels)."""
+        """Draw one signal, shape (steps, channels)."""
         low, high = np.array(self.lower), np.array(self.upper)
         rows: list[Array] = []
         while len(rows) < self.steps:
@@ -59,13 +59,13 @@ class RandomSteps:
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class Wandering:
-    """First-order coloured noise of zero mean that is cut off: a disturbance that wanders within a known bound.
+    """First-order coloured noise of zero mean, clipped to a known bound, as a slowly varying disturbance.
 
     Args:
         std: Standard deviation, one number per channel.
         memory: Time constant in samples.
-        cut: Largest size, in standard deviations.
-        steps: Samples to draw.
+        cut: Bound in standard deviations.
+        steps: Number of samples.
 
     Raises:
         SettingError: A number is out of range.
@@ -87,11 +87,12 @@ class Wandering:
 
     @property
     def bound(self) -> Array:
-        """Largest size per channel."""
+        """Bound on the absolute value per channel."""
         return self.cut * np.array(self.std)
 
     def __call__(self, rng: np.random.Generator) -> Array:
-        """Draw one disturbance, shape (steps, channels)."""
+        """Draw one signal, shape (steps, channels)."""
+        # Stationary, with unit variance before clipping.
         keep = np.exp(-1.0 / self.memory)
         rows = rng.standard_normal((self.steps, len(self.std)))
         for t in range(1, self.steps):
@@ -101,7 +102,7 @@ class Wandering:
 
 @typed()
 def staircase(levels: ArrayLike, holds: Sequence[int]) -> Array:
-    """A known programme: each level held for its number of samples.
+    """Piecewise constant signal: each level held for its number of samples.
 
     Args:
         levels: Values, one row per level, shape (n, channels).

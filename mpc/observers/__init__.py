@@ -1,1 +1,1 @@
-"""Estimates of the model's state, each with a certified or calibrated error."""
+"""State observers with a certified or calibrated error."""

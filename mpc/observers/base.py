@@ -1,22 +1,20 @@
-"""Where a prediction starts: estimates of the model's state, each with a certified error.
+"""State observers: the interface, and the two open-loop ones, each with a certified error.
 
-The state x* that an estimate is compared with is the state of the *model* when it is driven from the far past by the
-true inputs; no measurement enters it. With a contraction certificate (rate p, metric P, input gains g) it is within
-R0 = m / (1 - p) of any state x_c, where m = sup_u |f(x_c, u) - x_c|_P (`mpc.observers.state_error`). So W steps of the
-model from x_c over recorded inputs, which differ from the true ones by at most d_j, leave
+Estimates are compared with x*, the state of the *model* driven from the far past by the true inputs; no measurement
+enters it. With a contraction certificate (rate p, metric P, input gains g) it is within R0 = m / (1 - p) of any state
+x_c, where m = sup_u |f(x_c, u) - x_c|_P (`mpc.observers.state_error`). After W steps of the model from x_c over
+recorded inputs, which differ from the true ones by at most d_j,
 
     |x* - xhat|_P <= p^W R0 + (1 - p^W) / (1 - p) sum_j g_j d_j .
 
-A plan made at t expects f(xhat[t], u[t]) at t + 1. What re-initialisation changes about that is the *jump*. A washout
-window that moves on by one sample drops its oldest input v: f(xhat[t], u[t]) and xhat[t+1] are runs over the same W
-inputs that start at f(x_c, v) and at x_c, so
+A plan made at t expects the state f(xhat[t], u[t]) at t + 1. The *jump* is the difference of the next estimate from
+that. A washout over a window of W samples has
 
     |xhat[t+1] - f(xhat[t], u[t])|_P <= p^W m = p^W (1 - p) R0 ,
 
-a small part, 1 - p, of what the error forgets last. Running on makes no jump. Where the recorded inputs differ from the
-commanded ones that the plan was made with by at most c_j, sum_j g_j c_j comes on top.
-
-All that is for inputs within the actuators' range; what others do: `mpc.observers.straying`.
+and an observer that runs on has no jump. Where the recorded inputs differ from the commanded ones that the plan was
+made with by at most c_j, sum_j g_j c_j is added. (Proofs: docs/theory/reinitialisation.md.) Inputs outside the
+actuators' range are treated in `mpc.observers.straying`.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes 
 
 
 class Observer(ABC):
-    """Turns the record so far into the state that the next prediction starts from.
+    """State observer: estimates the state that the next prediction starts from.
 
     ``update(u, y)`` is called once per sample, with the input that acts from this sample on and the measurement taken
     at it, and returns the estimate for the *next* sample.
@@ -58,10 +56,9 @@ class Observer(ABC):
         predictor: The model observed.
         steps: Samples that must have been seen before the estimate may be used.
         input_error: Bound on |true - recorded input| per channel, shape (nu,).
-        command_error: Bound on |recorded - commanded input| per channel, shape (nu,); zero where the commands are what
-            is recorded. It counts for the jump and for predictions, not for the estimate.
+        command_error: Bound on |recorded - commanded input|, shape (nu,), for the jump and predictions only.
         initial_state: State that the estimate starts from, shape (nx,).
-        contraction: Certificate of the model, or None: then there is no certified error.
+        contraction: Contraction certificate of the model; without one (None) there is no certified error.
     """
 
     @typed()
@@ -103,25 +100,23 @@ class Observer(ABC):
         return read_only(self.input_error + self.command_error)
 
     def start(self) -> None:
-        """Forget everything."""
-        self._state, self._seen = self.initial_state, 0
+        """Start again from the initial state."""
+        self._state = self.initial_state
+        self._seen = 0
         self._undo: tuple[dict[str, Any], Array, Array] | None = None
         self._doubt: Array | None = None
 
     def update(self, u: ArrayLike, y: ArrayLike, *, doubt: ArrayLike | None = None) -> Array:
-        """Take one sample into account.
+        """Update the estimate with one sample; returns that for the next sample, shape (nx,).
 
         Args:
             u: Input that acts from this sample to the next, shape (nu,).
             y: Measurement at this sample, shape (ny,); NaN where it is missing.
-            doubt: By how much more than `input_error` the true input may be off, shape (nu,): nobody knows what acted.
-
-        Returns:
-            The estimate for the next sample, shape (nx,).
+            doubt: Input error in addition to `input_error`, shape (nu,), where the input that acted is not known.
         """
         u = as_array("u", u, (self.predictor.nu,))
         y = _measured(y, self.predictor.ny)
-        before = vars(self) | {"_undo": None}
+        before = vars(self) | {"_undo": None}  # for `revise`; what changes in place is left to `_undone`
         self._doubt = None if doubt is None else as_array("doubt", doubt, (self.predictor.nu,))
         self._state = read_only(self._next(u, y))
         self._undo = before, y, self._state
@@ -129,11 +124,11 @@ class Observer(ABC):
         return self._state
 
     def revise(self, u: ArrayLike, *, doubt: ArrayLike | None = None) -> bool:
-        """Replace the input of the last update by what is known to have acted; says whether that was possible.
+        """Repeat the last update with the input that is known to have acted; False if that is not possible.
 
         Args:
             u: The input, shape (nu,).
-            doubt: As of `update`.
+            doubt: As in `update`.
         """
         if self._undo is None or self._undo[2] is not self._state or not self._revisable:
             return False
@@ -143,18 +138,18 @@ class Observer(ABC):
         self.update(u, y, doubt=doubt)
         return True
 
-    _revisable = True  # but not once somebody else has changed the state
+    _revisable = True  # whether `revise` may restore what was before an update
 
     def _undone(self) -> None:  # noqa: B027
-        """Take back what an update changed in place; most change nothing."""
+        """Undo changes that an update made in place; most observers make none."""
 
     def implausible(self, y: Array) -> tuple[NDArray[np.bool_], str]:
-        """Which readings (ny,) cannot be while all that is declared holds, and why, with names and numbers."""
+        """Flags (ny,) of readings that contradict the declared bounds, and a text with names and numbers."""
         return np.zeros(len(y), dtype=bool), ""
 
     @property
     def state(self) -> Array:
-        """The estimate for the coming sample, shape (nx,)."""
+        """Estimate for the coming sample, shape (nx,)."""
         return self._state
 
     @property
@@ -169,18 +164,18 @@ class Observer(ABC):
 
     @property
     def contradiction(self) -> str:
-        """Which readings of the last update cannot be while all that is declared holds, with numbers; mostly empty."""
+        """Text of the readings of the last update that contradict the declared bounds; empty if none does."""
         return ""
 
     def estimates(self, u: Array, y: Array) -> Array:
-        """Estimates along a whole record, from a fresh start.
+        """Estimates along a whole record, starting from the initial state.
 
         Args:
             u: Inputs, shape (T, nu).
             y: Measurements, shape (T, ny).
 
         Returns:
-            Shape (T + 1, nx): the estimate for each sample and the one after the last; NaN while not ready.
+            Shape (T + 1, nx): the estimate for each sample and for the one after the last; NaN while not ready.
         """
         u, y = self._samples(u, y)
         worker = self._copy()
@@ -200,9 +195,9 @@ class Observer(ABC):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the estimates depend on; the same on every processor.
+        """SHA-256 of the settings and the model that the estimates depend on; the same on every processor.
 
-        What was computed from the model counts as what it was computed from: the bits of a steady state differ.
+        Values computed from the model enter by what they were computed from, since their last bits differ.
         """
         meta = {"kind": type(self).__name__, "steps": self.steps, "system": self.system.digest}
         start = self._input_range() if self._settles else {"initial_state": self.initial_state}
@@ -210,7 +205,7 @@ class Observer(ABC):
 
     @property
     def promise(self) -> str:
-        """What `error` rests on, in words."""
+        """Text of the conditions under which `error` holds."""
         return "certified for all inputs within the actuators' range and the declared input error"
 
     @property
@@ -225,12 +220,12 @@ class Observer(ABC):
 
     @property
     def error(self) -> StateError:
-        """The certified error; see the module docstring. Raises SettingError without a certificate."""
+        """Certified bound on x* - xhat; see the module docstring. Raises SettingError without a certificate."""
         return self._memory_error(self.steps)
 
     @property
     def restart(self) -> StateError | None:
-        """Certified distance of x* from the state that the last `steps` recorded inputs are simulated from.
+        """Certified bound on the distance of x* from the state that the window of `steps` inputs is simulated from.
 
         None where the estimate is not a plain simulation over that window. Raises SettingError without a certificate.
         """
@@ -238,10 +233,10 @@ class Observer(ABC):
 
     @property
     def jump(self) -> StateError | None:
-        """Certified bound on what one `update` changes about the plan: |xhat[t+1] - f(xhat[t], u[t])|.
+        """Certified bound on the jump |xhat[t+1] - f(xhat[t], u[t])| of the estimate from what a plan expects.
 
-        f is the model's step and u the *commanded* input, as the plan assumes; it holds where `certified` is true at
-        both samples. None where nothing is certified; `describe` then says what is missing.
+        f is the model's step and u the *commanded* input, as the plan assumes; the bound holds where `certified` is
+        true at both samples. None where nothing is certified; `describe` then says what is missing.
         """
         own = self._own_jump()
         if own is None or not self.command_error.any():
@@ -252,15 +247,13 @@ class Observer(ABC):
         return StateError.stated((own.radius + push.radius_in(own.metric)) * ROUNDING, own.metric)
 
     def correct(self, age: int, y: ArrayLike) -> Array:
-        """Take in a measurement that has come late.
+        """Correct the estimate for the coming sample with a late measurement; returns it, shape (nx,).
+
+        It stays the same where the measurement is too old, or where the estimate uses no measurements.
 
         Args:
-            age: How many updates after its own sample's it comes; 0 is the last update's sample.
+            age: Number of updates since that of its own sample; 0 for the last update's sample.
             y: Measurement, shape (ny,); channels that are NaN stay as they are.
-
-        Returns:
-            The corrected estimate for the coming sample, shape (nx,); the old one where the measurement is too old, or
-            where the estimate uses no measurements.
         """
         age = count("age", age, least=0)
         y = _measured(y, self.predictor.ny)
@@ -271,7 +264,7 @@ class Observer(ABC):
         return self._state
 
     def _own_jump(self) -> StateError | None:
-        """The jump with respect to the recorded inputs."""
+        """Certified jump with respect to the recorded inputs; None where nothing is certified."""
         return None
 
     def _late(self, age: int, y: Array) -> Array:  # noqa: ARG002 -- open loop unless a subclass says otherwise
@@ -288,29 +281,30 @@ class Observer(ABC):
         return {}
 
     def _input_range(self) -> dict[str, Array]:
-        """What defaults are computed from, besides the model."""
+        """Actuators' range as digest entries, in place of defaults computed from it."""
         return dict(zip(("input_lower", "input_upper"), self.predictor.input_limits(), strict=True))
 
     def _settings(self) -> dict[str, Any]:
         return {}
 
     def _declared(self) -> dict[str, Any]:
-        """What the certified error rests on besides, though no estimate does."""
+        """Settings that the certified error depends on, but no estimate does."""
         return {} if self.contraction is None else {"contraction": self.contraction.digest}
 
     @property
     def premises(self) -> Premises:
-        """What the certified error rests on."""
+        """Premises of the certified error."""
         settings: dict[str, Any] = {"kind": type(self).__name__, "steps": self.steps}
         settings |= {} if self._settles else {"initial_state": self.initial_state}
         settings |= self._arrays() | self._settings() | self._declared()
         return premises_of(self.predictor).also(
-            input_error=self.input_error, command_error=self.command_error,
+            input_error=self.input_error,
+            command_error=self.command_error,
             observer={name: setting_text(value) for name, value in settings.items() if name != "input_error"},
-        )  # fmt: skip
+        )
 
     def _copy(self) -> Self:
-        """A copy that may run on its own after `start`."""
+        """Copy that may run on its own after `start`."""
         return copy.copy(self)
 
     def _certificate(self) -> ContractionCertificate:
@@ -343,13 +337,13 @@ class Observer(ABC):
 
 
 class Washout(Observer):
-    """Starts anew at every sample: the model runs from ``initial_state`` over the last ``steps`` recorded inputs.
+    """Open-loop observer that simulates the last ``steps`` recorded inputs from ``initial_state`` at every sample.
 
-    The estimate depends on nothing older, so a wrong estimate heals after ``steps`` samples.
+    The estimate depends on nothing older, so that any error is forgotten after ``steps`` samples.
     """
 
     def start(self) -> None:
-        """Forget everything."""
+        """Start again with an empty window."""
         super().start()
         self._record = np.zeros((0, self.predictor.nu))
         self._clean = self.steps  # samples since the model's state is known to be where inputs in range lead to
@@ -358,11 +352,11 @@ class Washout(Observer):
 
     @property
     def restart(self) -> StateError:
-        """See `Observer.restart`: the reachable radius about ``initial_state``."""
+        """Bound on the distance of x* from ``initial_state``; see `Observer.restart`."""
         return StateError.stated(self._reach(), self._certificate().metric)
 
     def _own_jump(self) -> StateError | None:
-        # What the two restarts, one sample apart, still differ by at the end of the window.
+        # Two runs over the same window, whose starts are one step of the model apart.
         if self.contraction is None:
             return None
         radius = self._motion * self.contraction.rate**self.steps * ROUNDING
@@ -370,10 +364,10 @@ class Washout(Observer):
 
     @property
     def certified(self) -> bool:
-        """See `Observer.certified`.
+        """Whether the certified error holds for the present estimate.
 
-        False after an input outside of the actuators' range, or one in doubt, until the model's state is back where
-        inputs in range lead to, and a window of clean inputs has passed since then.
+        False after an input outside the actuators' range, or an unknown one, until the model's state is back in the
+        ball that inputs in range lead to, and a window of clean inputs has passed since then.
         """
         return super().certified and self._clean >= self.steps
 
@@ -385,7 +379,7 @@ class Washout(Observer):
         return np.asarray(self.predictor.states(self.initial_state, self._record)[-1])
 
     def _stray(self, u: Array) -> None:
-        """Follow the model's state while inputs outside of the range may have led it astray."""
+        """Bound the model's state after inputs outside the range, until it is back in its ball; see `Straying`."""
         out = beyond(u, *self._range)
         if out.any() or self._doubt is not None or self._astray is not None:
             self._clean = 0
@@ -399,7 +393,7 @@ class Washout(Observer):
         self._astray = None if back else (after.z, float(after.away), float(after.excess))
 
     def estimates(self, u: Array, y: Array) -> Array:
-        """See `Observer.estimates`; all windows run as one batch."""
+        """Estimates along a whole record, all windows in one batch; see `Observer.estimates`."""
         u, y = self._samples(u, y)
         rows = np.full((len(u) + 1, self.predictor.nx), np.nan)
         if len(u) >= self.steps:
@@ -408,28 +402,28 @@ class Washout(Observer):
         return rows
 
     def describe(self) -> str:
-        """See `Observer.describe`."""
+        """One line for reports; see `Observer.describe`."""
         return f"washout of {self.steps} steps at every sample; {self._error_text()}"
 
 
 class RunningOn(Observer):
-    """Simulates on from one sample to the next and never re-initialises; usable after ``steps`` samples."""
+    """Open-loop observer that simulates from sample to sample without re-initialisation; ready after ``steps``."""
 
     @property
     def restart(self) -> StateError:
-        """See `Observer.restart`: the error of any earlier estimate, the first one or one of running on since then."""
+        """Bound on the error of every earlier estimate; see `Observer.restart`."""
         certificate = self._certificate()
         settled = dot(certificate.input_gain, self.input_error) / (1 - float(certificate.rate)) * ROUNDING
         return StateError.stated(max(self._reach(), settled), certificate.metric)
 
     def start(self) -> None:
-        """Forget everything."""
+        """Start again from the initial state."""
         super().start()
         self._bound = np.inf if self.contraction is None else self._reach()
 
     @property
     def certified(self) -> bool:
-        """See `Observer.certified`; False after inputs in doubt until they are forgotten."""
+        """Whether the certified error holds; False after unknown inputs until their effect is forgotten."""
         return super().certified and self._bound <= self._promised
 
     @cached_property
@@ -446,7 +440,7 @@ class RunningOn(Observer):
         return StateError(0.0, np.eye(self.predictor.nx) if self.contraction is None else self.contraction.metric)
 
     def describe(self) -> str:
-        """See `Observer.describe`."""
+        """One line for reports; see `Observer.describe`."""
         return f"running on, used after {self.steps} steps; {self._error_text()}"
 
 

@@ -1,8 +1,8 @@
-"""A learned encoder as an observer: the state from the last few inputs and outputs, at every sample anew.
+"""Encoder observer: the state from a window of inputs and outputs by a learned encoder.
 
-(Beintema, Schoukens, Toth, "Deep subspace encoders for nonlinear system identification", Automatica 2023; fitted by
-`controlrnn.identification.fit_encoder` to a model that keeps its certificates.) Nothing is proven about an encoder: its
-error is calibrated (`mpc.calibrate_estimates`), or certified by a guard that limits what is accepted
+Beintema, Schoukens, Toth, "Deep subspace encoders for nonlinear system identification", Automatica 2023; fitted by
+`controlrnn.identification.fit_encoder` to a model that keeps its certificates. Nothing is proven about the encoder: its
+error is calibrated (`mpc.calibrate_estimates`), or certified by a guard that limits the estimate
 (`mpc.observers.guarded`).
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # an encoder is fitted with torch; one that is given needs no
 
 
 class EncoderObserver(GuardedObserver):
-    """Estimates the state with a fitted encoder.
+    """Observer that estimates the state with a fitted encoder.
 
     While a measurement of the window is missing, the model runs on from the last estimate. Late measurements enter
     through `correct` while their sample is within the window.
@@ -41,9 +41,7 @@ class EncoderObserver(GuardedObserver):
     """
 
     @typed()
-    def __init__(
-        self, predictor: Predictor, encoder: StateEncoder, steps: int | None = None, **options: Any
-    ) -> None:  # fmt: skip
+    def __init__(self, predictor: Predictor, encoder: StateEncoder, steps: int | None = None, **options: Any) -> None:
         if encoder.system_digest != predictor.system.digest:
             raise SettingError("encoder and predictor must belong to one model, got different digests")
         steps = encoder.past if steps is None else steps
@@ -53,7 +51,7 @@ class EncoderObserver(GuardedObserver):
         super().__init__(predictor, steps, **options)
 
     def start(self) -> None:
-        """Forget everything."""
+        """Start again with an empty window."""
         super().start()
         self._past: deque[tuple[Array, Array]] = deque(maxlen=self.encoder.past)
 

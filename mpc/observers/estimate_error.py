@@ -1,9 +1,9 @@
-"""How far an estimate of the state is from x* on records: a calibrated bound where nothing is certified.
+"""Calibrated bounds on the error of state estimates, for observers without a certified error.
 
 Split-conformal as in `mpc.calibration.model_error`: the score of a trajectory is its largest error over all its
 samples, and of n scores the ceil((n + 1) coverage)-th smallest bounds that of a new trajectory with probability >=
-coverage (Lei et al., JASA 2018, theorem 2.2). x* is the model's run under the record's inputs, which count as the true
-ones; the observer sees them with errors that are drawn within its declared bound.
+coverage (Lei et al., JASA 2018, theorem 2.2). x* is the model's run under the record's inputs, which are taken as the
+true ones; the observer gets them with errors drawn within its declared bound.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class EstimateError(Stored):
     Args:
         error_scores: Largest |x* - xhat| of each trajectory, shape (n,).
         jump_scores: Largest |xhat[t+1] - f(xhat[t], u[t])| of each trajectory, shape (n,).
-        metric: Shape (nx, nx).
-        coverage: Probability that a new trajectory stays below, for each of the two.
-        observer_digest: Of the observer.
-        data_digest: Of the records.
+        metric: Positive definite matrix, shape (nx, nx).
+        coverage: Probability that a new trajectory stays below, for each of the two bounds.
+        observer_digest: Digest of the observer.
+        data_digest: Digest of the records.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -77,17 +77,17 @@ class EstimateError(Stored):
 
     @property
     def error(self) -> StateError:
-        """Bound on |x* - xhat|."""
+        """Bound on the error |x* - xhat|."""
         return StateError(self._quantile(self.error_scores), self.metric)
 
     @property
     def jump(self) -> StateError:
-        """Bound on the jump."""
+        """Bound on the jump |xhat[t+1] - f(xhat[t], u[t])|."""
         return StateError(self._quantile(self.jump_scores), self.metric)
 
     @property
     def promise(self) -> str:
-        """What the bounds promise, in words."""
+        """Text of what the bounds promise."""
         return (
             f"with probability >= {self.coverage:g}, a new trajectory of the same kind, no longer and under the same "
             f"feedback as the {self.n} calibration trajectories keeps the error of the estimate at all its samples "
@@ -102,8 +102,9 @@ class EstimateError(Stored):
         axes = figure.subplots()
         share = np.arange(1, self.n + 1) / self.n
         for name, scores, bound in (
-            ("error", self.error_scores, self.error.radius), ("jump", self.jump_scores, self.jump.radius),
-        ):  # fmt: skip
+            ("error", self.error_scores, self.error.radius),
+            ("jump", self.jump_scores, self.jump.radius),
+        ):
             line = axes.step(np.sort(scores), share, where="post", label=f"{name} of the estimate")[0]
             axes.axvline(bound, color=line.get_color(), ls="--", label=f"bound on the {name}")
         axes.set(xlabel="largest over a trajectory, in the metric", ylabel="share of trajectories", xlim=(0, None))
@@ -118,13 +119,13 @@ class EstimateError(Stored):
 def estimate_errors(
     observer: Observer, record: Trajectory, *, washout: int, recorded: Array | None = None
 ) -> tuple[Array, Array]:
-    """Realised errors and jumps of an observer along a record.
+    """Errors and jumps of an observer's estimates along a record.
 
     Args:
         observer: The observer; it is not changed.
-        record: Its inputs count as the true ones.
-        washout: Samples after which the model's run counts as x*.
-        recorded: Inputs that the observer sees, shape (T, nu); the true ones when left out.
+        record: Record whose inputs are taken as the true ones.
+        washout: Samples after which the model's run is taken as x*.
+        recorded: Inputs that the observer gets, shape (T, nu); the true ones when left out.
 
     Returns:
         x* - xhat from the first sample on that counts, shape (K, nx), and xhat[t+1] - f(xhat[t], u[t]), (K - 1, nx).
@@ -146,18 +147,23 @@ def estimate_errors(
 
 @typed()
 def calibrate_estimates(
-    observer: Observer, trajectories: Sequence[Trajectory], *, washout: int, coverage: float = 0.9,
-    metric: Array | None = None, seed: int = 0,
-) -> EstimateError:  # fmt: skip
-    """Bound error and jump of an observer's estimates from held-out records.
+    observer: Observer,
+    trajectories: Sequence[Trajectory],
+    *,
+    washout: int,
+    coverage: float = 0.9,
+    metric: Array | None = None,
+    seed: int = 0,
+) -> EstimateError:
+    """Bound the error and the jump of an observer's estimates from held-out records.
 
     Args:
         observer: Any observer; it is not changed.
-        trajectories: Records that nothing else has seen; their inputs count as the true ones.
-        washout: Samples after which the model's run counts as x*.
+        trajectories: Records used for nothing else; their inputs are taken as the true ones.
+        washout: Samples after which the model's run is taken as x*.
         coverage: Wanted probability, in (0, 1).
         metric: Shape (nx, nx); that of the observer's contraction certificate when left out, else the identity.
-        seed: Of the input errors: every sample's are drawn within ``observer.input_error``, half of them at its edge.
+        seed: Seed of the input errors, which are drawn within ``observer.input_error``, half of them at its edge.
 
     Raises:
         DataError: Too few records for the coverage, too short ones, or one that occurs twice.
@@ -172,16 +178,22 @@ def calibrate_estimates(
     metric = definite("metric", metric, observer.predictor.nx)
     scores: tuple[list[float], list[float]] = ([], [])
     for record, child in zip(records, np.random.SeedSequence(seed).spawn(len(records)), strict=True):
+        # The record's inputs are taken as true: the observer gets them with errors as declared.
         recorded = record.u + drawn_errors(observer.input_error, len(record), np.random.default_rng(child))
         for kept, e in zip(scores, estimate_errors(observer, record, washout=washout, recorded=recorded), strict=True):
+            # Score of a trajectory: its largest error over all samples, in the metric.
             kept.append(float(np.sqrt(np.einsum("ti,ij,tj->t", e, metric, e).max(initial=0.0))))
     return EstimateError(
-        error_scores=np.array(scores[0]), jump_scores=np.array(scores[1]), metric=metric, coverage=coverage,
-        observer_digest=observer.digest, data_digest=data_digest(records),
-    )  # fmt: skip
+        error_scores=np.array(scores[0]),
+        jump_scores=np.array(scores[1]),
+        metric=metric,
+        coverage=coverage,
+        observer_digest=observer.digest,
+        data_digest=data_digest(records),
+    )
 
 
 def drawn_errors(bound: Array, steps: int, rng: np.random.Generator) -> Array:
-    """Errors within ``bound`` (nu,), shape (steps, nu): samples of even odds uniform and at the edge."""
+    """Draw input errors within ``bound`` (nu,), shape (steps, nu): with even odds uniform, or at a corner."""
     uniform = rng.uniform(-1, 1, (steps, len(bound)))
     return np.asarray(bound * np.where(rng.random((steps, 1)) < 0.5, uniform, np.sign(uniform)))

@@ -1,19 +1,20 @@
-"""Estimates that measurements move, kept where a certificate holds.
+"""Guarded observers: estimates from measurements, confined to the certified ball of another observer.
 
 Least squares on measurements, or a learned encoder, often come nearer to the model's state x* than an open-loop run,
-but nothing proves it. So a *guard*, an observer with a certified ball |x* - c|_S <= e around its own estimate c, limits
-what is accepted: |xhat - c|_S <= s e with the trust s in [0, 1], hence
+but nothing proves it. A *guard*, an observer with a certified ball |x* - c|_S <= e around its own estimate c, therefore
+limits the estimate: |xhat - c|_S <= s e with the trust s in [0, 1], hence
 
-    |x* - xhat|_S <= (1 + s) e ,
+    |x* - xhat|_S <= (1 + s) e
 
-whatever the measurements say. The jump is limited as well. With k the contraction factor of the model's step in S and j
-the guard's own jump, z = f(xhat, u) is within k s e + j of the guard's next estimate, so at most a = k s e + j - s e
-(or zero) outside of the next ball. From the point of the ball nearest to z the estimate moves towards what is proposed,
-until it would leave the ball or be further than max(jump_limit, a) from z. Therefore
+for all measurements. The jump is limited as well. With k the contraction factor of the model's step in S and j the
+guard's own jump, z = f(xhat, u) is within k s e + j of the guard's next estimate, so at most a = k s e + j - s e (or
+zero) outside the next ball. From the point of the ball nearest to z the estimate moves towards the proposal, until it
+would leave the ball or be further than max(jump_limit, a) from z. Therefore
 
     |xhat+ - z|_S <= min( max(jump_limit, a), (1 + k) s e + j ) .
 
-A guard that runs on over exact inputs has j = 0 and k < 1, hence a = 0: any jump limit may then be asked for.
+A guard that runs on over exact inputs has j = 0 and k < 1, hence a = 0: any jump limit may then be asked for. See also
+docs/theory/reinitialisation.md.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ if TYPE_CHECKING:
 
 
 class GuardedObserver(Observer):
-    """An observer whose proposals a certified one limits; see the module docstring.
+    """Base of observers whose estimates are confined to the certified ball of a guard; see the module docstring.
 
     Args:
         predictor: Model.
         steps: Samples before the estimate may be used.
-        guard: Observer of the same model with a certified error; None: proposals are taken as they are, and without
-            ``calibration`` nothing is said about their error.
-        trust: Share s of the guard's ball that is open to proposals, in [0, 1].
+        guard: Observer of the same model with a certified error; None: proposals are not limited, and without
+            ``calibration`` nothing is known about their error.
+        trust: Share s of the guard's ball that estimates may use, in [0, 1].
         jump_limit: Largest jump wanted, in the guard's metric.
-        calibration: From `mpc.calibrate_estimates`: the error and jump stated where there is no guard.
+        calibration: From `mpc.calibrate_estimates`: the stated error and jump where there is no guard.
         initial_state: As in `Observer`.
         contraction: As in `Observer`.
         input_error: As in `Observer`.
@@ -81,12 +82,18 @@ class GuardedObserver(Observer):
             raise SettingError(f"jump_limit must be >= 0, got {jump_limit!r}")
         if guard is not None and guard.system.digest != predictor.system.digest:
             raise SettingError("guard must observe the predictor's model, got another digest")
-        self.guard, self.trust, self.jump_limit = guard, float(trust), float(jump_limit)
+        self.guard = guard
+        self.trust = float(trust)
+        self.jump_limit = float(jump_limit)
         self._accepted = 1.0
         super().__init__(
-            predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error,
+            predictor,
+            steps,
+            initial_state=initial_state,
+            contraction=contraction,
+            input_error=input_error,
             command_error=command_error,
-        )  # fmt: skip
+        )
         if guard is not None:
             guard.error  # noqa: B018 -- raises where the guard certifies nothing
             if (guard.input_error < self.input_error).any():
@@ -100,7 +107,7 @@ class GuardedObserver(Observer):
             self._leap  # noqa: B018 -- computed now, not in the first control step
 
     def start(self) -> None:
-        """Forget everything."""
+        """Start again, together with the guard."""
         super().start()
         self._expected = self.initial_state
         if self.guard is not None:
@@ -108,22 +115,22 @@ class GuardedObserver(Observer):
 
     @property
     def accepted(self) -> float:
-        """How far the last estimate went towards what was proposed: 1 all the way, 0 not at all."""
+        """Share of the way to the proposal that the last estimate went: 1 all of it, 0 none."""
         return self._accepted
 
     @property
     def certified(self) -> bool:
-        """See `Observer.certified`: the guard's word."""
+        """Whether the certified error holds for the present estimate, which is so where the guard's does."""
         return self.ready and self.guard is not None and self.guard.certified
 
     @property
     def contradiction(self) -> str:
-        """See `Observer.contradiction`: the guard's."""
+        """Text of the readings that contradict the guard's declared bounds; see `Observer.contradiction`."""
         return "" if self.guard is None else self.guard.contradiction
 
     @property
     def error(self) -> StateError:
-        """The guard's error times 1 + trust, certified; without a guard the calibrated one, see `promise`.
+        """Bound on x* - xhat: certified, 1 + trust times the guard's error; without a guard the calibrated one.
 
         Raises:
             SettingError: There is neither guard nor calibration.
@@ -136,18 +143,18 @@ class GuardedObserver(Observer):
 
     @property
     def room(self) -> StateError | None:
-        """How far the estimate may be from the guard's, certified; None without a guard."""
+        """Certified bound on the distance of the estimate from the guard's; None without a guard."""
         return None if self.guard is None else StateError.stated(self.trust * self._ball.radius, self._ball.metric)
 
     @property
     def promise(self) -> str:
-        """See `Observer.promise`."""
+        """Text of the conditions under which `error` holds."""
         if self.guard is not None:
             return self.guard.promise
         return "nothing is known about it" if self.calibration is None else self.calibration.promise
 
     def describe(self) -> str:
-        """See `Observer.describe`."""
+        """One line for reports; see `Observer.describe`."""
         if self.guard is not None:
             text = (
                 f"certified 2-norm error {self.error.euclidean:.3g}{self._jump_text()}, guarded by {_kind(self.guard)}"
@@ -160,7 +167,7 @@ class GuardedObserver(Observer):
 
     @abstractmethod
     def _propose(self, u: Array, y: Array) -> Array:
-        """The estimate for the next sample that the measurements suggest, shape (nx,); not finite: none."""
+        """Estimate for the next sample from measurements, shape (nx,), before limits; not finite if there is none."""
 
     @abstractmethod
     def _method(self) -> str: ...
@@ -181,6 +188,7 @@ class GuardedObserver(Observer):
         c, ball = self.guard.state, self._ball
         radius = self.trust * ball.radius
         away = _size(z - c, ball.metric)
+        # Start at the point of the guard's ball nearest to z; go towards the proposal while both limits hold.
         start = z if away <= radius else c + (z - c) * (radius / away)
         move = proposal - start
         self._accepted = min(
@@ -209,17 +217,18 @@ class GuardedObserver(Observer):
 
     @cached_property
     def _ball(self) -> StateError:
-        """The guard's certified error; with radius 0 where there is no guard."""
+        """Certified error of the guard; radius 0 where there is no guard."""
         return StateError(0.0, np.eye(self.predictor.nx)) if self.guard is None else self.guard.error
 
     @cached_property
     def _drift(self) -> float:
-        """Bound k s e + j on how far the expected state is from the guard's next estimate; infinite if not known."""
+        """Bound k s e + j on the distance of the expected state from the guard's next estimate; infinite if unknown."""
         theirs = None if self.guard is None else self.guard._own_jump()
         certificate = None if self.guard is None else self.guard.contraction
         if theirs is None or certificate is None:
             return np.inf
         S, P = self._ball.metric, certificate.metric
+        # The rate holds in the certificate's metric P: converted to S it may exceed 1.
         k = float(certificate.rate)
         if not np.array_equal(S, P):
             k *= stretch(S, P) * stretch(P, S)
@@ -227,7 +236,7 @@ class GuardedObserver(Observer):
 
     @cached_property
     def _leap(self) -> float:
-        """max(jump_limit, a) of the module docstring."""
+        """Largest distance max(jump_limit, a) of an estimate from the expected state; see the module docstring."""
         return max(self.jump_limit, self._drift - self.trust * self._ball.radius)
 
     def _own_jump(self) -> StateError | None:

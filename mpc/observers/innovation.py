@@ -1,27 +1,29 @@
-"""Output feedback: the estimate is corrected with the measurement.
+"""Innovation observer (Luenberger observer, Kalman filter gain) with a certified error.
+
+The observer
 
     xhat+ = f(xhat, u) + L (y - g(xhat, u))
 
-is itself a Lur'e system with the inputs (u, y), so the certifier of models certifies it: with rate q, metric S and
-gains (s_u, s_y) of that system, x* is its trajectory under (u_true, y - r) where r = y - g(x*, u) is the model's
-simulation residual, hence after W steps from x0
+is itself a Lur'e system with the inputs (u, y), so that it is certified like a model, with rate q, metric S and gains
+(s_u, s_y). x* is its trajectory under (u_true, y - r), where r = y - g(x*, u) is the model's simulation residual, hence
+after W steps from x0
 
     |x* - xhat|_S <= q^W k R0 + (1 - q^W) / (1 - q) ( sum s_u d_u + sum s_y rmax ),     k^2 = lambda_max(S, P)
 
-with R0, d_u as in `mpc.observers.base`. The residual bound rmax is what the data have to give; the rest is certified.
+with R0, d_u as in `mpc.observers.base`. The residual bound rmax has to come from data; the rest is certified.
 
-Its jump is the innovation, L (y - g(xhat, u)) = L (r + g(x*, u_true) - g(xhat, u)). The outputs' difference is linear
-in the state error up to the neurons' slopes, dw = m dv + delta with |delta| <= h |dv|, m and h the middle and the half
-width of the slope interval:
+The jump is L times the innovation, L (y - g(xhat, u)) = L (r + g(x*, u_true) - g(xhat, u)). The difference of the
+outputs is linear in the state error up to the neurons' slopes, dw = m dv + delta with |delta| <= h |dv|, m and h the
+middle and the half width of the slope interval:
 
     dy = G dx + E,   G = C2 + m D21 M C1,   M = (I - m D11)^-1,
     |E| <= |D22 + m D21 M D12| d_u + |D21 + m D21 M D11| h |dv|,
     |dv| <= (I - h |M D11|)^-1 ( |M C1 dx| + |M D12| d_u ),
 
 hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S with e the certified error. Likewise each
-innovation is at most |G_i dx| + E_i + rmax_i: a larger one proves that the reading, or what was declared, is wrong. It
-is not used, as if it were missing, so that the certified error of the estimate, in which measurements have no part
-without it, goes on to hold.
+innovation is at most |G_i dx| + E_i + rmax_i: a larger one proves that the reading, or a declared bound, is wrong. Such
+a sample is treated as missing, so that the certified error of the estimate remains valid. See also
+docs/theory/reinitialisation.md.
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate
 
 _log = logging.getLogger(__name__)
-_MEMORY = 256  # samples that a late measurement may be old
-_CORNERS = 12  # outputs up to which all corners of the residuals' box are visited
+_MEMORY = 256  # largest age of a late measurement in samples
+_CORNERS = 12  # up to so many outputs all corners of the residuals' box are evaluated
 
 
 @typed()
@@ -66,9 +68,10 @@ def kalman_gain(
 ) -> Array:
     """Innovation gain (nx, ny) of the steady-state Kalman filter of the model linearised at an equilibrium.
 
-    Rounded to 16 bits of its largest entry, so that the same call gives the same gain on every processor, where the
-    certificate of `observer_system(system, gain)` is recognised. (What lies within 1e-10 of halfway could still round
-    either way: best keep a gain with the certificate that was made for it.)
+    The gain is rounded to 16 bits of its largest entry, so that the same call gives the same gain on every processor
+    and a certificate of `observer_system(system, gain)` stays valid. (Entries within 1e-10 of halfway may still round
+    either
+    way: store the gain with the certificate that was made for it.)
 
     Args:
         predictor: Model.
@@ -100,10 +103,10 @@ class StateObserver(Observer):
     """Innovation observer with a constant gain.
 
     A sample with a missing measurement (NaN) skips the innovation: the estimate then runs open loop, where the model's
-    certificate holds instead of the observer's. The bound is carried along, changing metric at both ends of the gap
-    (which costs the metrics' condition), and `certified` is False while it exceeds `error`. A sample with an innovation
-    above its certified bound is treated alike, and `contradiction` says so. A late measurement is put in its place with
-    `correct`, up to 256 samples later.
+    certificate holds instead of the observer's. The error bound is propagated with a change of metric at both ends of
+    the gap (at the cost of the metrics' condition), and `certified` is False while it exceeds `error`. A sample with an
+    innovation above its certified bound is treated alike, and reported by `contradiction`. A late measurement is taken
+    in by `correct`, up to 256 samples later.
 
     Args:
         predictor: Model.
@@ -150,19 +153,25 @@ class StateObserver(Observer):
             None if residual_bound is None else per_channel("residual_bound", residual_bound, predictor.ny)
         )
         super().__init__(
-            predictor, steps, initial_state=initial_state, contraction=contraction, input_error=input_error,
+            predictor,
+            steps,
+            initial_state=initial_state,
+            contraction=contraction,
+            input_error=input_error,
             command_error=command_error,
-        )  # fmt: skip
+        )
         if self._complete:
             self._largest_innovation, self._largest_readings  # noqa: B018 -- now, not in the step that asks first
 
     def start(self) -> None:
-        """Forget everything."""
+        """Start again from the initial state."""
         super().start()
         self._bound = self._start_bound() if self._complete else np.inf
         self._past: deque[tuple[Array, float, Array, Array]] = deque(maxlen=_MEMORY)
         self._planned = self.initial_state, np.zeros(self.predictor.nu)
-        self._leapt, self._impossible, self._known = False, "", _MEMORY  # updates since an input was in doubt
+        self._leapt = False
+        self._impossible = ""
+        self._known = _MEMORY  # updates since an input was in doubt
 
     @property
     def _complete(self) -> bool:
@@ -180,7 +189,8 @@ class StateObserver(Observer):
 
     def _next(self, u: Array, y: Array) -> Array:
         self._past.append((self._state, self._bound, u, y))
-        self._planned, self._leapt = (self._state, u), False
+        self._planned = (self._state, u)
+        self._leapt = False
         self._known = min(self._known + 1, _MEMORY) if self._doubt is None else 0
         after = self._follow(u, y)
         if self._impossible:
@@ -189,11 +199,11 @@ class StateObserver(Observer):
 
     @property
     def contradiction(self) -> str:
-        """See `Observer.contradiction`: readings whose innovation exceeded its certified bound, and were not used."""
+        """Text of the readings that were not used since their innovation exceeded its certified bound; mostly empty."""
         return self._impossible
 
     def _late(self, age: int, y: Array) -> Array:
-        """Go back to the measurement's sample and do everything since then again."""
+        """Repeat the updates from the measurement's sample on with the measurement put in its place."""
         if age >= min(len(self._past), self._known):
             return self._state
         again = [self._past.pop() for _ in range(age + 1)][::-1]
@@ -221,7 +231,7 @@ class StateObserver(Observer):
         self._past.pop()
 
     def implausible(self, y: Array) -> tuple[NDArray[np.bool_], str]:
-        """See `Observer.implausible`: an innovation above its certified bound."""
+        """Flags of innovations above their certified bounds, with a text; see `Observer.implausible`."""
         if not self._complete:
             return super().implausible(y)
         kept, added = self._largest_readings
@@ -231,11 +241,11 @@ class StateObserver(Observer):
 
     @cached_property
     def _any_input(self) -> Array:
-        """Outputs are those just before an input: they do not depend on it."""
+        """Zero input (nu,) for evaluating outputs, which do not depend on it: the model has no feedthrough."""
         return np.zeros(self.predictor.nu)
 
     def _beyond(self, u: Array, y: Array) -> str:
-        """Which readings are further from the estimate's output than anything declared allows."""
+        """Text of the readings whose innovation exceeds its certified bound; empty if none does."""
         kept, added = self._largest_readings
         most, innovation = kept * self._bound + added, y - output(self.system, self._state, u)
         wrong = np.flatnonzero(np.abs(innovation) > most)
@@ -246,7 +256,7 @@ class StateObserver(Observer):
 
     @cached_property
     def _largest_readings(self) -> tuple[Array, Array]:
-        """Largest innovations (ny,): the first times the bound on the error, plus the second."""
+        """Slope and offset, each (ny,), of the bound on innovations as an affine function of the error bound."""
         _, own, residual = self._parts()
         ends = [
             largest_innovations(self.system, StateError(e, own.metric), self.input_error, residual) for e in (0.0, 1.0)
@@ -255,16 +265,16 @@ class StateObserver(Observer):
 
     @property
     def certified(self) -> bool:
-        """See `Observer.certified`.
+        """Whether the certified error holds for the present estimate.
 
-        False as well until the effect of a gap in the measurements has faded, and right after a late measurement whose
+        False also until the effect of a gap in the measurements has faded, and right after a late measurement whose
         correction was larger than `jump`.
         """
         return self.ready and self._complete and not self._leapt and self._bound <= self.error.radius
 
     @property
     def error(self) -> StateError:
-        """The certified error from the sample on at which the estimate may be used; see the module docstring.
+        """Certified bound on x* - xhat, valid from the first sample at which the observer is ready.
 
         Raises:
             SettingError: One of the two certificates or the residual bound was not given.
@@ -310,12 +320,12 @@ class StateObserver(Observer):
 
     @cached_property
     def _stretches(self) -> tuple[float, float]:
-        """From the observer's metric to the model's, and back."""
+        """Factors on a radius for changing from the observer's metric to the model's, and back."""
         model, own, _ = self._parts()
         return stretch(model.metric, own.metric), stretch(own.metric, model.metric)
 
     def describe(self) -> str:
-        """See `Observer.describe`."""
+        """One line for reports; see `Observer.describe`."""
         text = "no certified error, no certified jump: pass contraction, observer_contraction and residual_bound"
         if self._complete:
             text = f"certified 2-norm error {self.error.euclidean:.3g}{self._jump_text()}"
@@ -323,12 +333,12 @@ class StateObserver(Observer):
 
 
 def innovation_radius(system: LureSystem, gain: Array, error: StateError, input_error: Array, residual: Array) -> float:
-    """Bound on |L (y - g(xhat, u))| in the metric of ``error``; see the module docstring.
+    """Bound on the jump |L (y - g(xhat, u))| in the metric of ``error``; see the module docstring.
 
     Args:
         system: Frozen model.
         gain: L, shape (nx, ny).
-        error: Ball that holds x* - xhat.
+        error: Ball that contains x* - xhat.
         input_error: Bound on |true - recorded input|, shape (nu,).
         residual: Bound on |y - g(x*, u)|, shape (ny,).
     """
@@ -339,7 +349,7 @@ def innovation_radius(system: LureSystem, gain: Array, error: StateError, input_
 
 
 def largest_innovations(system: LureSystem, error: StateError, input_error: Array, residual: Array) -> Array:
-    """Bound on |y - g(xhat, u)| per output, shape (ny,); arguments as of `innovation_radius`."""
+    """Bound on the innovation |y - g(xhat, u)| per output, shape (ny,); arguments as of `innovation_radius`."""
     R = np.asarray(np.linalg.cholesky(error.metric).T)
     G, rest = _innovation(system, R, error.radius, input_error, residual)
     return np.asarray(np.linalg.norm(np.linalg.solve(R.T, G.T), axis=0) * error.radius + rest)
@@ -348,7 +358,8 @@ def largest_innovations(system: LureSystem, error: StateError, input_error: Arra
 def _innovation(
     system: LureSystem, R: Array, radius: float, input_error: Array, residual: Array
 ) -> tuple[Array, Array]:
-    """G (ny, nx) and a bound on |E + r|, shape (ny,), of the module docstring, for |R dx| <= radius."""
+    """Matrix G (ny, nx) and a bound on |E + r|, shape (ny,), of the module docstring, for |R dx| <= radius."""
+    # The slopes of all neurons lie in [m - h, m + h].
     low, high = system.activation.slope
     m, h, one = 0.5 * (low + high), 0.5 * (high - low), np.eye(system.nv)
     M = np.linalg.inv(one - m * system.D11)
@@ -360,7 +371,8 @@ def _innovation(
 
 
 def _farthest_corner(matrix: Array, size: Array) -> float:
-    """Largest |matrix e|_2 over |e_j| <= size_j: at a corner of the box; columns are added up where it has too many."""
+    """Largest |matrix e|_2 over the box |e_j| <= size_j, or an upper bound where the box has too many corners."""
+    # A convex function is largest at a corner; by symmetry one sign may be fixed.
     columns = matrix * size
     if columns.shape[1] > _CORNERS:
         return float(np.linalg.norm(columns, axis=0).sum())

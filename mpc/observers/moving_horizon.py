@@ -1,10 +1,10 @@
-"""Moving horizon estimation: the model's state from the last W samples (`mpc.observers.window_fit`).
+"""Moving horizon estimation: the model's state from the last W samples by least squares (`mpc.observers.window_fit`).
 
-(Rao, Rawlings, Mayne, "Constrained state estimation for nonlinear discrete-time systems", IEEE TAC 2003, eq. 6.) The
-arrival cost, mean m and covariance R R', is what the samples before the window say. When a sample leaves the window, it
-is condensed into the next state's by one step of an extended Kalman filter that is linearised at the smoothed
-trajectory and counts the input errors as noise. The last solution, shifted, is the start of the next problem; whatever
-happens there is an estimate, and with a guard (`mpc.observers.guarded`) its error stays certified.
+Rao, Rawlings, Mayne, "Constrained state estimation for nonlinear discrete-time systems", IEEE TAC 2003, eq. 6. The
+arrival cost, with mean m and covariance R R', summarises the samples before the window. When a sample leaves the
+window, it is updated by one step of an extended Kalman filter, linearised at the smoothed trajectory, with the input
+errors as noise. The last solution, shifted, is the starting point of the next problem. There is an estimate in all
+cases, and with a guard (`mpc.observers.guarded`) its error stays certified.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from mpc.observers.guarded import GuardedObserver
 from mpc.observers.window_fit import Fit, Window, WindowFitter
 from mpc.predictor import Predictor
 
-_SPREAD_STEPS = 1000
-_HOLDS = (1, 50)  # samples between the switches of the inputs that show how far the states spread
-_FLOOR = 1e-12  # relative, of a covariance
+_SPREAD_STEPS = 1000  # samples of the simulation that gives the default spread of initial states,
+_HOLDS = (1, 50)  # and the samples between switches of its inputs
+_FLOOR = 1e-12  # least eigenvalue of a covariance, relative to its trace
 
 
 @dataclass(frozen=True)
 @typed(infinite=("cost",))
 class EstimateInfo:
-    """How the last least-squares problem ended.
+    """Outcome of the last least-squares problem.
 
     Args:
         iterations: Gauss-Newton steps taken.
@@ -50,21 +50,21 @@ class EstimateInfo:
 
 
 class MovingHorizonObserver(GuardedObserver):
-    """Least squares over a moving window; see the module docstring.
+    """Moving horizon observer: constrained least squares over the last samples.
 
-    Missing measurements leave the sum; late ones enter through `correct` while their sample is within the window. Input
-    errors are estimated along where ``input_error`` is positive.
+    Missing measurements are left out; late ones enter through `correct` while their sample is within the window. Input
+    errors are estimated as well where ``input_error`` is positive.
 
     Args:
         predictor: Model.
         steps: Samples before the estimate may be used.
-        window: W.
+        window: Number W of samples in the window.
         output_std: Standard deviation of measurement minus model, scalar or (ny,), positive.
         start_std: Standard deviation of the initial state, scalar or (nx,); the spread of the model's states under
             inputs that switch between their limits when left out.
         offset_std: Standard deviation of an output offset that is constant over the window, scalar or (ny,).
-        state_limits: Lower and upper limits of the states, each (nx,), e.g. where the model can be at all. They hold
-            for the estimate, and at a price for both ends of the window.
+        state_limits: Lower and upper limits of the states, each (nx,), e.g. of the reachable set. Estimates are clipped
+            to them, and violations at both ends of the window are penalised.
         iterations: Most Gauss-Newton steps per sample.
         time_limit: Seconds per sample after which no further step is begun.
         tolerance: Relative decrease of the cost at which to stop.
@@ -73,38 +73,53 @@ class MovingHorizonObserver(GuardedObserver):
 
     @typed()
     def __init__(
-        self, predictor: Predictor, steps: int, *, window: int, output_std: ArrayLike,
-        start_std: ArrayLike | None = None, offset_std: ArrayLike = 0.0,
-        state_limits: tuple[ArrayLike, ArrayLike] | None = None, iterations: int = 5, time_limit: float = np.inf,
-        tolerance: float = 1e-6, input_error: ArrayLike = 0.0, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        predictor: Predictor,
+        steps: int,
+        *,
+        window: int,
+        output_std: ArrayLike,
+        start_std: ArrayLike | None = None,
+        offset_std: ArrayLike = 0.0,
+        state_limits: tuple[ArrayLike, ArrayLike] | None = None,
+        iterations: int = 5,
+        time_limit: float = np.inf,
+        tolerance: float = 1e-6,
+        input_error: ArrayLike = 0.0,
+        **options: Any,
+    ) -> None:
         self.window = count("window", window)
         self.state_limits = None if state_limits is None else _limits(state_limits, predictor.nx)
         spread = per_channel("output_std", output_std, predictor.ny)
         if not (spread > 0).all() or not time_limit > 0:
             raise SettingError(f"output_std and time_limit must be positive, got {spread} and {time_limit!r}")
         self.fitter = WindowFitter(
-            predictor.system, output_std=spread, offset_std=per_channel("offset_std", offset_std, predictor.ny),
-            input_error=per_channel("input_error", input_error, predictor.nu), state_limits=self.state_limits,
-            iterations=count("iterations", iterations), time_limit=float(time_limit),
+            predictor.system,
+            output_std=spread,
+            offset_std=per_channel("offset_std", offset_std, predictor.ny),
+            input_error=per_channel("input_error", input_error, predictor.nu),
+            state_limits=self.state_limits,
+            iterations=count("iterations", iterations),
+            time_limit=float(time_limit),
             tolerance=positive("tolerance", tolerance),
-        )  # fmt: skip
+        )
         self._spreads = start_std is None
         root = _spread(predictor) if start_std is None else np.diag(per_channel("start_std", start_std, predictor.nx))
         self._first_root = read_only(root)
         super().__init__(predictor, steps, input_error=input_error, **options)
 
     def start(self) -> None:
-        """Forget everything."""
+        """Start again with an empty window and the initial arrival cost."""
         super().start()
         self._past: deque[tuple[Array, Array]] = deque(maxlen=self.window)
-        self._mean, self._root = self.initial_state, self._first_root
+        self._mean = self.initial_state
+        self._root = self._first_root
         self._fit: Fit | None = None
         self._last = EstimateInfo(0, 0.0, 0.0, False)
 
     @property
     def info(self) -> EstimateInfo:
-        """How the last problem ended."""
+        """Outcome of the last least-squares problem."""
         return self._last
 
     @property
@@ -127,7 +142,7 @@ class MovingHorizonObserver(GuardedObserver):
 
     def _propose(self, u: Array, y: Array) -> Array:
         full = len(self._past) == self.window
-        with np.errstate(all="ignore"):  # absurd measurements: what is not finite is not used
+        with np.errstate(all="ignore"):  # estimates that are not finite are not used
             if full and self._fit is not None:
                 self._pass_on(self._fit)
             guess = self._guess(full)
@@ -151,14 +166,14 @@ class MovingHorizonObserver(GuardedObserver):
         return np.asarray(end if self.state_limits is None else np.clip(end, *self.state_limits))
 
     def _guess(self, full: bool) -> Array:
-        """The last solution, one sample later."""
+        """Starting point of the next problem: the last solution shifted by one sample; zero where there is none."""
         nx, nu, samples = self.predictor.nx, self.predictor.nu, min(len(self._past) + 1, self.window)
         guess = np.zeros(self.fitter.size(samples))
         if self._fit is None or not np.isfinite(self._fit.cost):
             return guess
         z = self._fit.z
         if full:
-            # Least squares: the columns of every root are orthogonal.
+            # zeta of the second state with respect to the new arrival cost; the columns of a root are orthogonal.
             sizes = (self._root**2).sum(axis=0)
             away = product(self._fit.x[1] - self._mean, self._root) / np.where(sizes > 0, sizes, np.inf)
             guess[:nx] = away if np.isfinite(away).all() else 0.0
@@ -172,10 +187,11 @@ class MovingHorizonObserver(GuardedObserver):
         return guess
 
     def _pass_on(self, fit: Fit) -> None:
-        """Condense the first sample of the window into mean and root of the next state."""
+        """Update the arrival cost, mean and root, by the first sample of the window (extended Kalman filter)."""
         nx, fitter = self.predictor.nx, self.fitter
         lin = fitter.linearise(fit.x[:1], fit.u[:1])
         before, seen = self._past[0]
+        # Joint distribution of the state and its true input, uniform within the input error.
         mean = np.concatenate([self._mean, before])
         spread = np.zeros((len(mean), len(mean)))
         spread[:nx, :nx] = product(self._root, self._root.T)
@@ -183,18 +199,19 @@ class MovingHorizonObserver(GuardedObserver):
         at = np.concatenate([fit.x[0], fit.u[0]])
         known = ~np.isnan(seen)
         H, noise = lin.output[0][known], (fitter.output_std**2 + fitter.offset_std**2)[known]
-        if known.any():
+        if known.any():  # measurement update
             innovation = (seen - output(self.system, fit.x[0], fit.u[0]))[known] - product(H, mean - at)
             seen_by = product(H, spread)
             gained = solve(product(seen_by, H.T) + np.diag(noise), seen_by)
             if gained is not None:
                 mean, spread = mean + product(innovation, gained), spread - product(gained.T, seen_by)
-        F = lin.state[0]
+        F = lin.state[0]  # time update
         mean = step(self.system, fit.x[0], fit.u[0]) + product(F, mean - at)
         root = _root(product(product(F, spread), F.T))
-        if root is None or not np.isfinite(mean).all():  # absurd measurements: begin anew about the smoothed state
+        if root is None or not np.isfinite(mean).all():  # diverged: restart at the smoothed state
             mean, root = fit.x[1], self._first_root
-        self._mean, self._root = mean, root
+        self._mean = mean
+        self._root = root
 
 
 def _root(covariance: Array) -> Array | None:
@@ -209,7 +226,7 @@ def _root(covariance: Array) -> Array | None:
 
 
 def _spread(predictor: Predictor) -> Array:
-    """Root of the covariance of the model's states under inputs that switch between their limits now and then."""
+    """Root of the covariance of the model's states under inputs that switch randomly between their limits."""
     rng = np.random.default_rng(0)
     lower, upper = predictor.input_limits()
     hold = rng.integers(*_HOLDS, size=_SPREAD_STEPS)

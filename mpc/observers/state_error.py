@@ -1,6 +1,6 @@
-"""Balls that hold a state error, and how far from any state the model's own state can be.
+"""Ellipsoidal bounds on state errors, and the reachable radius of a contracting model.
 
-A contraction certificate (rate p, metric P, input gains g) says
+A contraction certificate (rate p, metric P, input gains g) states
 
     |x1+ - x2+|_P <= p |x1 - x2|_P + sum_j g_j |u1_j - u2_j| .
 
@@ -9,7 +9,7 @@ past by inputs in that range, lies within
 
     R0 = m / (1 - p)
 
-of x_c: its distance to x_c obeys r+ <= p r + m and started in the far past.
+of x_c (proof: docs/theory/reinitialisation.md).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from mpc.predictor import Predictor
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
     from controlrnn.certification import ContractionCertificate
 
-ROUNDING = 1.0 + 1e-9  # the radii are sums of a few float64 terms
-_CELLS = 4096  # of the inputs' range, to bound how far one step can lead
+ROUNDING = 1.0 + 1e-9  # factor that covers rounding in radii, which are sums of a few float64 terms
+_CELLS = 4096  # cells that the inputs' range is divided into, to bound the largest step
 
 
 @dataclass(frozen=True, eq=False)
 @typed()
 class StateError:
-    """A ball that holds x* - xhat: ``sqrt(e' metric e) <= radius``.
+    """Bound on a state error e = x* - xhat: ``sqrt(e' metric e) <= radius``.
 
     Args:
-        radius: Radius in the metric: what certificates start from.
+        radius: Radius in the metric, used as initial radius of certificates.
         metric: Shape (nx, nx), positive definite.
-        needed: What was proven, and has to be covered, where ``radius`` is stated with room for other machines'
-            rounding; ``radius`` when left out.
+        needed: Radius that was proven and that certificates have to cover, where ``radius`` has a margin for the
+            rounding of other machines; ``radius`` when left out.
 
     Raises:
         SettingError: A radius is negative or not finite, or the metric not positive definite.
@@ -54,7 +54,7 @@ class StateError:
 
     @classmethod
     def stated(cls, proven: float, metric: Array) -> StateError:
-        """The ball of a radius that was proven, with room: certificates made from it serve on every machine.
+        """Make the bound from a proven radius, with a margin so that certificates for it are valid on every machine.
 
         Args:
             proven: Radius in the metric.
@@ -69,11 +69,11 @@ class StateError:
 
     @property
     def euclidean(self) -> float:
-        """Radius of the 2-norm ball around it."""
+        """Radius of the smallest 2-norm ball that contains this one."""
         return self.radius_in(np.eye(len(self.metric)))
 
     def radius_in(self, metric: Array) -> float:
-        """Radius, in another metric (nx, nx), of the smallest ball around it; with room as `radius`."""
+        """Radius, in another metric (nx, nx), of the smallest ball that contains this one; with margin as `radius`."""
         if metric is self.metric:
             return self.radius
         metric = definite("metric", metric, len(self.metric))
@@ -82,7 +82,7 @@ class StateError:
         return published(self.radius * stretch(metric, self.metric) * ROUNDING)
 
     def needed_in(self, metric: Array) -> float:
-        """Radius, in a metric (nx, nx), that a certificate has to cover: `radius_in` without the room."""
+        """Radius, in a metric (nx, nx), that a certificate has to cover: `radius_in` without the margin."""
         needed = self.radius if self.needed is None else self.needed
         if np.array_equal(metric, self.metric):
             return needed
@@ -92,21 +92,22 @@ class StateError:
 def reachable_radius(
     predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array
 ) -> float:
-    """R0 of the module docstring: how far the model's state can be from ``centre``, in the certificate's metric.
+    """Bound R0 on the distance of the model's state from ``centre``, in the certificate's metric.
 
     Args:
         predictor: Model with the actuators' limits.
         contraction: Its certificate.
         centre: Any state, shape (nx,).
-        input_error: How far true inputs may lie outside of the limits, shape (nu,).
+        input_error: Bound on the distance of true inputs outside the limits, shape (nu,).
     """
     return largest_step(predictor, contraction, centre, input_error) / (1 - float(contraction.rate)) * ROUNDING
 
 
 def largest_step(predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array) -> float:
-    """Bound on m = sup_u |f(centre, u) - centre|_P; arguments as `reachable_radius`.
+    """Bound on the largest step m = sup_u |f(centre, u) - centre|_P; arguments as `reachable_radius`.
 
-    The range is cut into cells: exact at their middles, and the certified input gains cover the rest of each.
+    The range of the inputs is divided into cells. The step is evaluated at their middles, and the certified input gains
+    cover the rest of each.
     """
     lower, upper = predictor.input_limits()
     low, width = lower - input_error, upper - lower + 2 * input_error
@@ -119,5 +120,5 @@ def largest_step(predictor: Predictor, contraction: ContractionCertificate, cent
 
 
 def stretch(to: Array, of: Array) -> float:
-    """The least k with |e|_to <= k |e|_of for all e; both metrics (nx, nx)."""
+    """Least factor k with |e|_to <= k |e|_of for all e; both metrics (nx, nx)."""
     return float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))

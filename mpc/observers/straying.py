@@ -1,14 +1,14 @@
-"""Where the model's state can be after inputs outside of the actuators' range.
+"""Bounds on the model's state after inputs outside the actuators' range.
 
-That x* is within R0 of x_c (`mpc.observers.state_error`) is for inputs within the range. One beyond it, by o_j, may
-lead x* out of that ball, and changes a washout's jump once it leaves the window. The model z run on over the recorded
-inputs from x_c, of error d = R0 at first, then says where x* is, d+ = p d + sum_j g_j d_j; and so does the distance r+
-= p r + sum_j g_j o_j from what inputs cut to the range would have led to, which lies in the ball. As soon as |z -
-x_c|_P + d <= R0, or r is below rounding, x* is in the ball again, and stays there under inputs in range; a window later
-everything holds that `mpc.observers.base` proves.
+The bound R0 on the distance of x* from x_c (`mpc.observers.state_error`) is for inputs within the range. An input that
+exceeds it by o_j may drive x* out of that ball, and changes a washout's jump once it leaves the window. Two bounds then
+tell when x* is back. The model's run z over the recorded inputs from x_c is within d of x*, with d = R0 at first and
+d+ = p d + sum_j g_j d_j. The run under inputs clipped to the range, which stays in the ball, is within r of x*, with
+r+ = p r + sum_j g_j o_j. As soon as |z - x_c|_P + d <= R0, or r is below rounding, x* is in the ball again, and stays
+there under inputs in range; one window later everything holds that `mpc.observers.base` proves.
 
-An estimate that runs on does not ask where x* is: two runs under the same inputs approach each other whatever these
-are, and only an input that nobody knows costs, its doubt counting as input error.
+An observer that runs on does not need the ball: two runs under the same inputs approach each other for all inputs. Only
+an unknown input matters to it, and counts as input error.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from controlrnn.systems import LureSystem
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate
 
-_FORGOTTEN = 1e-10  # of R0: a tenth of what its own rounding was given
-_ROUNDING = 1.0 + 1e-9
+_FORGOTTEN = 1e-10  # of R0: a tenth of the margin that R0 has for rounding
+_ROUNDING = 1.0 + 1e-9  # factor that covers rounding in one step of the recursions
 
 
 def beyond(u: Array, lower: Array, upper: Array) -> Array:
-    """How far inputs are outside of a range, each >= 0; what rounding makes of its ends is inside.
+    """Distance of inputs outside a range, shape (nu,), each >= 0; ends count as inside up to rounding.
 
     Args:
         u: Inputs, shape (nu,).
@@ -44,12 +44,12 @@ def beyond(u: Array, lower: Array, upper: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Straying:
-    """What is known of the model's state while it may be outside of the ball.
+    """Bounds on the model's state while it may be outside its ball.
 
     Args:
-        z: Run over the recorded inputs, shape (nx,).
-        away: d, in the certificate's metric.
-        excess: r, likewise.
+        z: State of the run over the recorded inputs, shape (nx,).
+        away: Bound d on its distance from x*, in the certificate's metric.
+        excess: Bound r on the distance of x* from a state in the ball, likewise.
     """
 
     z: Array
@@ -59,13 +59,13 @@ class Straying:
     def after(
         self, system: LureSystem, certificate: ContractionCertificate, u: Array, out: Array, off: Array
     ) -> Straying:
-        """One sample later.
+        """Propagate the bounds by one sample.
 
         Args:
             system: The model.
-            certificate: Its contraction.
+            certificate: Its contraction certificate.
             u: Recorded input, shape (nu,).
-            out: How far it is outside of the range, shape (nu,).
+            out: Its distance outside the range, shape (nu,).
             off: Bound on |true - recorded input|, shape (nu,).
         """
         rate, gain = float(certificate.rate), certificate.input_gain
@@ -76,10 +76,10 @@ class Straying:
         )
 
     def is_back(self, certificate: ContractionCertificate, centre: Array, reach: float) -> bool:
-        """Whether the model's state is in the ball.
+        """Whether the model's state is certainly in the ball again.
 
         Args:
-            certificate: The model's contraction.
+            certificate: The model's contraction certificate.
             centre: x_c, shape (nx,).
             reach: R0.
         """

@@ -1,11 +1,11 @@
-"""The state that explains a window of samples: nonlinear least squares with the exact derivatives of the run.
+"""Nonlinear least squares for the states and input errors over a window of samples, with exact derivatives.
 
     min  |zeta|^2 + sum_t |(y_t - g(x_t, u_t + o_t) - b) / s|^2 + 3 |o_t / d|^2 + |b / c|^2
     over x_0 = m + R zeta, |o_t| <= d, b,    with x_{t+1} = f(x_t, u_t + o_t),  x_0 and x_T within limits
 
-d is the bound on the inputs' errors (uniform ones have variance d^2 / 3), b an offset of the outputs; samples that are
-missing leave the sum. Gauss-Newton with Levenberg's damping (Marquardt 1963); limits that could bind make each step a
-quadratic program. The number of steps is bounded, and there is always an answer: the best point so far.
+d is the bound on the inputs' errors (uniform ones have variance d^2 / 3), b an offset of the outputs; missing samples
+are left out. Gauss-Newton with Levenberg's damping (Marquardt 1963); where limits are active each step is a quadratic
+program. The number of steps is bounded, and the best point so far is returned in all cases.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from controlrnn.systems import LureSystem
 from mpc.quadratic import QuadraticProgram
 
 _UNIFORM = 3.0  # reciprocal variance of a uniform error within [-1, 1]
-_PRICE = 1e4  # of leaving the states' limits by their width: the square of a residual of 100 standard deviations
-_FIRST, _LAST = 1e-4, 1e8  # damping after a refused step, and where one gives up
-_FAR = 1e20  # stands for no limit
+_PRICE = 1e4  # penalty on states outside their limits by their width: as for a residual of 100 standard deviations
+_FIRST, _LAST = 1e-4, 1e8  # damping after the first refused step, and where the search ends
+_FAR = 1e20  # stands for "no limit" in the QP
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """What is known of a window of T samples.
+    """Data of a window of T samples, with the prior of its first state.
 
     Args:
         u: Recorded inputs, shape (T, nu).
         y: Measurements, shape (T, ny); NaN where missing.
-        mean: m, shape (nx,).
-        root: R, shape (nx, nx).
+        mean: Prior mean m, shape (nx,).
+        root: Root R of the prior covariance, shape (nx, nx).
     """
 
     u: Array
@@ -47,16 +47,16 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A point of the problem.
+    """Point of the least-squares problem, with the run and the residuals that follow from it.
 
     Args:
-        z: (zeta, o_0 / d, .., o_{T-1} / d, b / c), without the parts that are fixed at zero.
+        z: Variables (zeta, o_0 / d, .., o_{T-1} / d, b / c), without the parts that are fixed at zero.
         u: Inputs with their estimated errors, shape (T, nu).
         x: States, shape (T + 1, nx).
         w: Outputs of the neurons, shape (T, nv).
-        offset: b, shape (ny,).
+        offset: Offset b of the outputs, shape (ny,).
         residual: In standard deviations, shape (T, ny); 0 where nothing was measured.
-        cost: Half the sum of squares; infinite where the run is.
+        cost: Half the sum of squares; infinite where the run diverges.
     """
 
     z: Array
@@ -69,7 +69,7 @@ class Fit:
 
 
 class WindowFitter:
-    """Solves such problems.
+    """Damped Gauss-Newton solver of the least-squares problem over a window.
 
     Args:
         system: A frozen system.
@@ -83,13 +83,27 @@ class WindowFitter:
     """
 
     def __init__(
-        self, system: LureSystem, *, output_std: Array, input_error: Array, offset_std: Array,
-        state_limits: tuple[Array, Array] | None, iterations: int, time_limit: float, tolerance: float,
-    ) -> None:  # fmt: skip
-        self.system, self.output_std, self.input_error, self.offset_std = system, output_std, input_error, offset_std
+        self,
+        system: LureSystem,
+        *,
+        output_std: Array,
+        input_error: Array,
+        offset_std: Array,
+        state_limits: tuple[Array, Array] | None,
+        iterations: int,
+        time_limit: float,
+        tolerance: float,
+    ) -> None:
+        self.system = system
+        self.output_std = output_std
+        self.input_error = input_error
+        self.offset_std = offset_std
         self.state_limits = state_limits
-        self.iterations, self.time_limit, self.tolerance = iterations, time_limit, tolerance
-        self.inexact, self.shifted = bool(input_error.any()), bool(offset_std.any())
+        self.iterations = iterations
+        self.time_limit = time_limit
+        self.tolerance = tolerance
+        self.inexact = bool(input_error.any())
+        self.shifted = bool(offset_std.any())
         self.linearise = Lineariser(system)
         self._programs: dict[tuple[int, int], QuadraticProgram] = {}
 
@@ -99,7 +113,7 @@ class WindowFitter:
         return system.nx + samples * system.nu * self.inexact + system.ny * self.shifted
 
     def fit(self, window: Window, guess: Array) -> tuple[Fit, int, bool]:
-        """Minimise from ``guess``; returns the best point, the number of steps, and whether time ran out."""
+        """Minimise from ``guess``; returns the best point, the number of steps, and whether the time limit was hit."""
         began = time.perf_counter()
         best = self.run(window, guess)
         if not np.isfinite(best.cost):
@@ -117,7 +131,7 @@ class WindowFitter:
         return best, self.iterations, False
 
     def run(self, window: Window, z: Array) -> Fit:
-        """Evaluate a point."""
+        """Simulate the window for variables z (n,) and evaluate residuals and cost."""
         system, T = self.system, len(window.u)
         u = window.u
         if self.inexact:
@@ -130,7 +144,7 @@ class WindowFitter:
         return Fit(z, u, x, w, offset, residual, cost if np.isfinite(cost) and np.isfinite(x).all() else np.inf)
 
     def _improve(self, window: Window, at: Fit, damping: float) -> tuple[Fit | None, float]:
-        """One damped step that lowers the cost, or None; and the damping to go on with."""
+        """Try one damped step; returns the better point, or None if there is none, and the damping to go on with."""
         J, ends = self.derivatives(window, self.linearise.at(at.w))
         weights = self._weights(at.z)
         H = weighted_squares(J, np.ones(len(J))) + np.diag(weights)
@@ -144,7 +158,7 @@ class WindowFitter:
         return None, damping
 
     def derivatives(self, window: Window, lin: Linearisation) -> tuple[Array, Array]:
-        """Of the residuals by z, shape (T ny, n), and of the states at both ends of the window, shape (2 nx, n)."""
+        """Jacobians by z of the residuals, shape (T ny, n), and of the states at both window ends, shape (2 nx, n)."""
         system, T = self.system, len(window.u)
         nx, nu, n = system.nx, system.nu, self.size(T)
         A, B, D = lin.A, lin.B, lin.D
@@ -152,7 +166,7 @@ class WindowFitter:
         Z[0, :nx] = window.root.T
         for t in range(T):
             m = nx + t * nu * self.inexact
-            Z[t + 1, :m] = product(Z[t, :m], A[t].T)
+            Z[t + 1, :m] = product(Z[t, :m], A[t].T)  # later input errors do not change x_{t+1}: their rows stay zero
             if self.inexact:
                 Z[t + 1, m : m + nu] = (B[t] * self.input_error).T
         J = product(Z[:-1], lin.C.transpose(0, 2, 1))
@@ -179,7 +193,7 @@ class WindowFitter:
             low_rows, high_rows = ((np.tile(side, 2) - at.x[[0, -1]].ravel()) / width for side in self.state_limits)
             rows = ends / width[:, None]
         if free is not None and _within(free, low, high) and _within(product(rows, free), low_rows, high_rows):
-            return free  # no limit binds: the common case
+            return free  # no limit is active: the common case
         key = (n, len(rows))
         if key not in self._programs:
             self._programs[key] = QuadraticProgram(n, np.full(len(rows), _PRICE))

@@ -1,1 +1,1 @@
-"""The optimal control problem of one step, its prices and its steady states, before any solver."""
+"""The optimal control problem of one sample: cost, limits and steady states, independent of the solver."""

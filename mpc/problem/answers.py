@@ -1,22 +1,17 @@
-"""Limits just after each input, where outputs answer to it at once (docs/timing.md).
+"""Limits on outputs just after each input acts, for plants with feedthrough (docs/timing.md).
 
-What is measured at t + 1, g(x[t+1], u[t]), is limited like any output. Where outputs answer at once, g(x[t], u[t]), the
-output just after u[t] acts, is another one, and u[t] moves it in step 0 already. Plans then have 2 ny limited outputs,
-those just before each input and those just after it, of which only the former cost, are measured and have errors that
-were calibrated.
+The reading at t + 1, g(x[t+1], u[t]), is limited like any output. With feedthrough the output just after u[t] acts,
+g(x[t], u[t]), is another number, and u[t] changes it in step 0 already. Plans then have 2 ny limited outputs, those
+just before and those just after each input. Only the former are measured, enter the cost, and have calibrated errors.
 
-With D22 alone in the way (no neurons read the input for the output) their tightening follows from that of the readings:
-with r and c the bounds on true minus commanded and recorded minus commanded inputs, the effect of the estimate's error
-is C dx + D22 du, and that of the reading of the same sample C dx + D22 dp, with |du| and |dp| at most r: the last input
-is known like any other, and no observer estimates it. So they differ
-by at most 2 |D22| r, and the effects of a jump, under equal inputs, by at most |D22| c. Hence tightened by 2 |D22| r +
-|D22| c more than the reading of the same sample, they are as certain as it is if the residual just after an input is no
-larger than what is declared for the reading just before it, which nobody measures. Plans that could be continued still
-can, by the theorem of `mpc.tightening.terminal_set` for 2 ny outputs, whose growth then starts at step 0
-(`mpc.recursive`).
+*Feedthrough by D22 alone* (no neuron reads the input on its way to the output): with r and c the bounds on true minus
+commanded and recorded minus commanded inputs, the output just after the input is tightened by 2 |D22| r + |D22| c more
+than the reading of the same sample. It is then as certain as the reading, provided its residual, which is not measured,
+is no larger than the one declared for the reading (derivation: docs/timing.md). Plans remain recursively feasible by
+the theorem of `mpc.tightening.terminal_set` for 2 ny outputs, whose growth then starts at step 0 (`mpc.recursive`).
 
-Where neurons do read the input for the output, nothing is known about what comes just after: plans without a terminal
-set limit it by the tightening of the reading, those with one do not limit it at all, lest they lose their theorem.
+*Feedthrough through neurons*: nothing is known about the growth of the output just after the input. Plans without a
+terminal set limit it by the tightening of the reading; plans with one do not limit it, to keep their theorem.
 """
 
 from __future__ import annotations
@@ -38,41 +33,42 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """Channels of plans that limit outputs just before and just after each input.
+    """Output channels of plans that are limited just before and just after each input.
 
     Args:
-        observer: The controller's.
+        observer: The controller's observer.
         guaranteed: Whether plans end in a terminal set.
     """
 
     def __init__(self, observer: Observer, *, guaranteed: bool) -> None:
         predictor = observer.predictor
         through = predictor.answers and answers_through_neurons(predictor.system)
-        #: The predictor of plans; the controller's own where outputs do not answer at once.
+        #: The predictor of plans; the controller's own for models without feedthrough.
         self.planner: Predictor = predictor if guaranteed and through else predictor.with_answers
-        self._ny, self.copies = predictor.ny, self.planner.ny // predictor.ny
-        self._more = np.zeros(self._ny)
+        self._ny = predictor.ny
+        self.copies = self.planner.ny // predictor.ny
+        self._more = np.zeros(self._ny)  # additional tightening just after an input; see the module docstring
         if self.copies > 1 and not through:
             gain = np.abs(predictor.system.C2[:, -predictor.nu :])
             self._more = gain @ (2 * observer.prediction_input_error + observer.command_error)
 
     def wide(self, values: Array) -> Array:
-        """Numbers of outputs (..., ny), for both kinds of outputs."""
+        """Repeat values of the outputs (..., ny) for all outputs of plans, (..., copies ny)."""
         return values if self.copies == 1 else np.concatenate([values] * self.copies, axis=-1)
 
     def cost(self, problem: OptimalControlProblem, y: Array, reference: Array, u: Array, before: Array) -> float:
-        """See `mpc.problem.ocp.OptimalControlProblem.cost`, of readings y (T, ny)."""
+        """Cost of readings y (T, ny) and inputs u (T, nu); see `mpc.problem.ocp.OptimalControlProblem.cost`."""
         return problem.cost(self.wide(y), self.wide(reference), u, before)
 
     def narrow(self, values: Array) -> Array:
-        """The larger of the two numbers, (..., ny)."""
+        """Larger of the values just before and just after the input, per output, shape (..., ny)."""
         return np.asarray(values.reshape(*values.shape[:-1], self.copies, self._ny).max(axis=-2))
 
     def settings(self, tracking: Tracking, prices: Prices, limits: Limits) -> tuple[Tracking, Prices, Limits]:
-        """The settings for `planner`: outputs just after an input have limits, and neither weight nor price.
+        """Settings for `planner`: outputs just after an input have limits, but neither weights nor prices.
 
         Args:
-            tracking: For the outputs that are measured.
+            tracking: Settings for the measured outputs.
             prices: Likewise.
             limits: Likewise.
         """
@@ -86,19 +82,19 @@ class Answers:
         )
 
     def _also(self, value: ArrayLike | None, after: float | None = None) -> Any:
-        """A value per output, and ``after`` for each of those just after an input; the same again when left out."""
+        """Extend a value per output by ``after`` for outputs just after an input; by the same value when left out."""
         if value is None:
             return value
         each = np.broadcast_to(np.asarray(value, dtype=np.float64), self._ny) if np.ndim(value) == 0 else value
         return np.concatenate([each, each if after is None else np.full(self._ny, after)])
 
     def limits(self, lower: Array, upper: Array, shown: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Limits of plans, each (N + 1, outputs).
+        """Lower and upper limits of all outputs of plans, each (N + 1, outputs).
 
         Args:
-            lower: Of readings as the tightening alone has them, shape (N + 1, ny).
-            upper: Likewise.
-            shown: Of readings as they are now, where they learn from measurements.
+            lower: Lower limits of readings by the tightening alone, shape (N + 1, ny).
+            upper: Upper limits, likewise.
+            shown: Present limits of readings, which may have been widened by measurements.
         """
         if self.copies == 1:
             return shown

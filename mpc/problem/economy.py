@@ -1,11 +1,11 @@
-"""What running costs besides tracking: prices, and inputs that are dearer the further they are from where they belong.
+"""Economic stage cost: linear prices of inputs and outputs, and squared distances of inputs from reference values.
 
     l(y, u) = q'y + p'u + |u - v|_S^2      per step; q, p: prices, either sign; S: weights; v: reference input
 
 Prices are linear, so that the cheapest plan lies at limits or where other costs balance them, and the cost may be
-negative (economic MPC: Rawlings, Angeli, Bates, CDC 2012). Such costs need no reference; where there is one as well,
-they trade tracking against economy. With a terminal set the artificial steady state pays them too, which is what
-draws a loop to the cheapest one (Limon, Pereira, Munoz de la Pena, Alamo, Grosso, IEEE TAC 2014).
+negative (economic MPC: Rawlings, Angeli, Bates, CDC 2012). No set point is needed; with one, tracking is traded against
+economy. With a terminal set the artificial steady state has this cost, too, which draws the loop to the cheapest steady
+state (Limon, Pereira, Munoz de la Pena, Alamo, Grosso, IEEE TAC 2014).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mpc.problem.settings import Prices
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Economy:
-    """See the module docstring.
+    """Coefficients of the economic stage cost l(y, u) of the module docstring.
 
     Args:
         input_price: p, shape (nu,) [cost / input unit].
@@ -47,14 +47,14 @@ class Economy:
         return float((y * self.output_price).sum())
 
     def range(self, lower: Array, upper: Array, scale: Array) -> float:
-        """By how much it can differ in one step: inputs between ``lower`` and ``upper``, outputs over ``scale``."""
+        """Largest difference of one step's cost for inputs within ``lower``, ``upper`` and outputs over ``scale``."""
         furthest = np.maximum(np.abs(lower - self.input_reference), np.abs(upper - self.input_reference))
         linear = np.abs(self.input_price) @ (upper - lower) + np.abs(self.output_price) @ scale
         return float(linear + self.input_weight @ furthest**2)
 
 
 def economy_of(predictor: Predictor, prices: Prices) -> Economy | None:
-    """Check prices and fill in what is left out; None where nothing costs."""
+    """Make an `Economy` from prices, scalar or per channel, with defaults; None if all costs are zero."""
     of_inputs = _signed("input_price", prices.input_price, predictor.nu)
     of_outputs = _signed("output_price", prices.output_price, predictor.ny)
     weight = per_channel("input_weight", prices.input_weight, predictor.nu)
@@ -76,16 +76,16 @@ def _signed(name: str, value: ArrayLike, n: int) -> Array:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScaledEconomy:
-    """`Economy` of a whole plan in scaled inputs z: |root (z - wanted)|^2 / 2 + price'z + base + ...
+    """`Economy` of a whole plan in scaled inputs z: |root (z - wanted)|^2 / 2 + price'z + base + cost of outputs.
 
     The scaling is that of `mpc.solvers.condensed_problem`.
 
     Args:
-        root: Shape (M nu,).
-        wanted: Shape (M nu,).
-        price: Shape (M nu,).
-        base: Cost of the inputs at z = 0, but for ``root``.
-        output_price: Of scaled outputs, shape (N + 1, ny).
+        root: Square roots of the weights, shape (M nu,).
+        wanted: Scaled reference inputs, shape (M nu,).
+        price: Prices of scaled inputs, shape (M nu,).
+        base: Linear cost of the inputs at z = 0.
+        output_price: Prices of scaled outputs, shape (N + 1, ny).
     """
 
     root: Array
@@ -96,11 +96,11 @@ class ScaledEconomy:
 
     @property
     def slope(self) -> Array:
-        """Derivative by z of what the inputs cost, at z = 0."""
+        """Gradient of the inputs' cost with respect to z, at z = 0, shape (M nu,)."""
         return np.asarray(self.price - self.root**2 * self.wanted)
 
     def cost(self, z: Array, y: Array) -> tuple[float, float]:
-        """Cost of inputs z (M nu,) and scaled outputs y (N + 1, ny), and the sum of its summands' sizes."""
+        """Cost of inputs z (M nu,) and scaled outputs y (N + 1, ny), and the sum of its terms' absolute values."""
         missed = self.root * (z - self.wanted)
         square, inputs, outputs = 0.5 * dot(missed, missed), self.price * z, self.output_price * y
         cost = square + inputs.sum() + outputs.sum() + self.base
@@ -117,18 +117,19 @@ def scaled(
     steps: int,
     unit: float,
 ) -> ScaledEconomy:
-    """See `ScaledEconomy`.
+    """Scale an economic cost for a whole plan.
 
     Args:
         economy: In physical units.
-        held: For how many samples each of the M inputs is paid, shape (M,).
-        middle: Of the chosen inputs' ranges.
+        held: Number of samples that each of the M inputs is held for, shape (M,).
+        middle: Middles of the chosen inputs' ranges.
         half: Half ranges of the chosen inputs.
-        chosen: Places of the inputs that are decided, shape (nu,).
+        chosen: Indices of the inputs that plans decide about, shape (nu,).
         scale: Of outputs, shape (ny,).
         steps: N + 1.
         unit: One over the cost scale.
     """
+    # u = middle + half z: the price of u becomes price * half for z and a constant.
     price, weight = unit * economy.input_price[chosen], unit * economy.input_weight[chosen]
     root = np.sqrt(2.0 * np.outer(held, weight)) * half
     wanted = np.broadcast_to((economy.input_reference[chosen] - middle) / half, root.shape)

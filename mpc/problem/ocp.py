@@ -1,22 +1,20 @@
-"""The optimal control problem of one sample, and what a solver of it has to offer.
+"""The optimal control problem of one sample, and the interface of its solvers.
 
     min   sum_{k=0..N-1} ( |y_k - r_k|_Q^2 + |u_k - u_{k-1}|_R^2 ) + |y_N - r_N|_{Q_N}^2 + sum_{k=1..N} penalty' s_k
     s.t.  x_{k+1} = f(x_k, u_k),  y_k = g(x_k, u_k),  u in its limits,  |u_k - u_{k-1}| <= move limit,
           lower_k - s_k <= y_k <= upper_k + s_k,  s_k >= 0,   k = 1..N       (u_N = u_{N-1} in g)
 
-Limits start at step 1: no input changes the present output. Where outputs answer to inputs at once, those just after
-an input are limited too, and theirs start at step 0 (`mpc.problem.answers`). The penalty on the slack s is exact (L1):
-while it exceeds every constraint's multiplier, s is zero whenever the problem without s has a solution (Nocedal &
-Wright, thm 17.3).
+Limits start at step 1: no input changes the present output. With feedthrough the outputs just after an input are
+limited as well, from step 0 on (`mpc.problem.answers`). The penalty on the slack s is exact (L1): while it exceeds
+every constraint's multiplier, s is zero whenever the problem without s has a solution (Nocedal & Wright, thm 17.3).
 
 Fewer inputs than steps may be free: u_k = u_{M-1} for k >= M. With a terminal set (`mpc.tightening.terminal_set`) the
-plan has to end near the steady state of its last input, |x_N - x_s|_P <= a with x_s = f(x_s, u_N); y_N means g(x_s,
-u_N) then, so that its cost is that of the steady state; limits are hard.
+plan has to end near the steady state of its last input, |x_N - x_s|_P <= a with x_s = f(x_s, u_N); y_N then means
+g(x_s, u_N), so that its cost is that of the steady state; limits are hard.
 
-An economic cost l(y_k, u_k) per step (`mpc.problem.economy`) comes on top: its outputs' part at k = 0..N, its inputs'
-part at k = 0..N-1 and with a terminal set also at N, so that the steady state pays all of it. Some inputs may be
-measured
-disturbances: they follow a forecast, and only the others are chosen, have limits, moves and prices.
+An economic cost l(y_k, u_k) per step (`mpc.problem.economy`) is added: its outputs' part at k = 0..N, its inputs' part
+at k = 0..N-1, and with a terminal set also at N, so that the steady state has the full cost. Some inputs may be
+measured disturbances: they follow a forecast, and only the others are decision variables with limits, moves and prices.
 """
 
 from __future__ import annotations
@@ -43,18 +41,18 @@ from mpc.problem.solver_options import Status as Status
 if TYPE_CHECKING:
     from mpc.tightening.terminal_set import TerminalSet
 
-_CLIPPED = 1e-7  # of an input's half range: solvers keep limits of moves so well, and the controller clips the rest
-_ROUNDED = 64 * np.finfo(float).eps  # of the numbers compared: an excess below that is rounding
+_CLIPPED = 1e-7  # in half ranges of an input: violations of move limits that the controller clips away
+_ROUNDED = 64 * np.finfo(float).eps  # relative to the numbers compared: a smaller excess is rounding
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("move_limit", "output_scale", "penalty"))
 class OptimalControlProblem:
-    """What stays the same from sample to sample; weights in physical units.
+    """Weights, limits and horizons of the problem, which stay the same from sample to sample; in physical units.
 
     Args:
         predictor: Model.
-        horizon: N.
+        horizon: Number N of predicted steps.
         output_weight: Diagonal of Q, shape (ny,) [1 / output unit^2].
         terminal_weight: Diagonal of Q_N, shape (ny,).
         input_move_weight: Diagonal of R, shape (nu,) [1 / input unit^2].
@@ -65,8 +63,8 @@ class OptimalControlProblem:
         control_horizon: Number M <= N of free inputs, the last of which is held; N when left out.
         terminal: Set in which plans end, or None.
         economy: Economic cost, or None.
-        measured: Places of the inputs that are measured, not chosen; they have neither weights nor prices.
-        ranking: Which limits are hard, and their order, see `mpc.problem.priorities`; None where all are alike.
+        measured: Indices of the inputs that are measured disturbances; they have neither weights nor prices.
+        ranking: Hardness and order of the limits, see `mpc.problem.priorities`; None where all are alike.
 
     Raises:
         SettingError: The parts contradict each other.
@@ -115,11 +113,11 @@ class OptimalControlProblem:
 
     @property
     def chosen(self) -> NDArray[np.intp]:
-        """Places of the inputs that plans decide about."""
+        """Indices of the inputs that plans decide about."""
         return np.setdiff1d(np.arange(self.predictor.nu), self.measured)
 
     def complete(self, u: Array, forecast: Array | None) -> Array:
-        """All inputs (N, nu): chosen ones u (N, chosen), measured ones as ``forecast`` (N, measured)."""
+        """All inputs (N, nu), from chosen ones u (N, chosen) and the ``forecast`` of measured ones (N, measured)."""
         if not self.measured and forecast is None:
             return u
         if forecast is None or forecast.shape != (len(u), len(self.measured)):
@@ -136,16 +134,16 @@ class OptimalControlProblem:
 
     @cached_property
     def hard(self) -> NDArray[np.bool_]:
-        """Outputs whose limits are hard, shape (ny,)."""
+        """Flags of outputs with hard limits, shape (ny,)."""
         return np.full(self.predictor.ny, not self.soft) if self.ranking is None else np.array(self.ranking.hard)
 
     @cached_property
     def counted(self) -> NDArray[np.bool_]:
-        """Outputs that have to be inside their limits for a plan to be: the hard ones where there are any, else all."""
+        """Flags (ny,) of outputs that decide whether a plan is inside: those with hard limits if any, else all."""
         return self.hard if self.hard.any() else ~self.hard
 
     def prices(self, kept: int = 0) -> Array:
-        """Cost per unit of slack as solvers have it, shape (ny,): of hard limits `HARD` times more than is exact.
+        """Penalty on slack in solvers, shape (ny,); on hard limits `HARD` times an exact penalty.
 
         Args:
             kept: See `StepData.kept_ranks`.
@@ -157,13 +155,13 @@ class OptimalControlProblem:
 
     @cached_property
     def rest_penalty(self) -> Array:
-        """Cost per unit by which a steady state exceeds limits, shape (ny,)."""
+        """Penalty on violations by a steady state, shape (ny,)."""
         scale = self.output_scale
         return self.penalty if self.ranking is None else self.ranking.ladder(self.penalty * scale) / scale
 
     @cached_property
     def limit_weight(self) -> Array:
-        """What an excess of one range counts in its rank, shape (ny,): the penalty, as a share of the largest."""
+        """Weights of violations within each rank, shape (ny,): penalties relative to the largest of the rank."""
         price, weight = self.penalty * self.output_scale, np.ones(self.predictor.ny)
         if not np.isfinite(price).all():
             return weight
@@ -179,9 +177,9 @@ class OptimalControlProblem:
 
     @cached_property
     def cost_scale(self) -> float:
-        """Cost of missing the reference by the whole range and moving the inputs over theirs, in one step.
+        """Largest cost of one step, for scaling: output errors of a whole range, and inputs moved over theirs.
 
-        What prices may differ by in one step comes on top.
+        The largest difference in economic cost is added.
         """
         return cost_scale(
             self.predictor, self.output_weight, self.input_move_weight, self.output_scale, economy=self.economy
@@ -192,6 +190,7 @@ class OptimalControlProblem:
         y, _ = self.outcome(data.x, u)
         slack = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0)
         slack[: self.first] = 0.0
+        # With a terminal set y[-1] is the output of the steady state, which has the full economic cost.
         end = ((y[-1] - data.reference[-1]) ** 2 * self.terminal_weight).sum()
         running = self._cost(y[:-1], data.reference[:-1], u, data.previous_input)
         if self.economy is not None:
@@ -200,7 +199,7 @@ class OptimalControlProblem:
         return running + float(end + (slack * self.penalty).sum()), slack
 
     def outcome(self, x: Array, u: Array) -> tuple[Array, Array | None]:
-        """Outputs (N + 1, ny) of a plan u (N, nu) from x (nx,), and x_N - x_s (nx,) where there is a terminal set."""
+        """Outputs (N + 1, ny) of a plan u (N, nu) from x (nx,), and with a terminal set x_N - x_s (nx,), else None."""
         y, states = self.predictor.rollout(x, u)
         if self.terminal is None:
             return y, None
@@ -210,34 +209,34 @@ class OptimalControlProblem:
         return np.vstack([y[:-1], output(self.predictor.system, settled, u[-1])]), states[-1] - settled
 
     def excess(self, data: StepData, u: Array) -> float:
-        """By how much a plan u (N, nu) breaks its limits, at most; feasible if <= 0.
+        """Largest violation of all limits by a plan u (N, nu), in relative units; feasible if <= 0.
 
-        Outputs count in ranges, the end of the plan in radii of the terminal set; inputs and moves in half ranges, of
-        which 1e-7 is left to the controller, which clips them. What may be rounding is no excess.
+        Outputs count in ranges, the end of the plan in radii of the terminal set, inputs and moves in half ranges. Of
+        the latter 1e-7 is tolerated, since the controller clips them. Violations that may be rounding do not count.
         """
         y, gap = self.outcome(data.x, u)
         lower, upper = self.predictor.input_limits()
         moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
-        over = self._beyond(data, y)[self.first :]
+        over = self._beyond(data, y)[self.first :]  # earlier steps are not limited
         beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _CLIPPED
         end = -np.inf if gap is None or self.terminal is None else self.terminal._share(gap) - 1.0 - _ROUNDED
         return float(max(over.max(), beyond.max(), end))
 
     def excess_of(self, data: StepData, y: Array) -> Array:
-        """By how much outputs y (N + 1, ny) are beyond their limits, in ranges, shape (N + 1, ny); infinite for NaN."""
+        """Violations of the output limits by y (N + 1, ny), in output ranges, same shape; infinite where y is NaN."""
         over = np.maximum(self._beyond(data, y), 0.0)
         over[: self.first] = 0.0
         return np.where(np.isnan(over), np.inf, over)
 
     def _beyond(self, data: StepData, y: Array) -> Array:
-        """The same with its sign, less what may be rounding."""
+        """Signed distance of outputs y (N + 1, ny) beyond their limits, in ranges, less what may be rounding."""
         over = np.maximum(y - data.upper, data.lower - y)
         return np.asarray((over - _ROUNDED * np.abs(y)) / self.output_scale)
 
     def cost(self, y: Array, reference: Array, u: Array, before: Array) -> float:
-        """Cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).
+        """Running cost (without slack and terminal weight) of outputs y (T, ny), references (T, ny), inputs u (T, nu).
 
-        ``before`` (nu,) is the input ahead of ``u[0]``.
+        ``before`` (nu,) is the input applied before ``u[0]``.
 
         Raises:
             ShapeError: An array does not fit.
@@ -245,8 +244,12 @@ class OptimalControlProblem:
         """
         p = self.predictor
         y = as_array("y", y, ("T", p.ny))
-        arrays = (y, as_array("reference", reference, y.shape), as_array("u", u, ("T", p.nu)),
-                  as_array("before", before, (p.nu,)))  # fmt: skip
+        arrays = (
+            y,
+            as_array("reference", reference, y.shape),
+            as_array("u", u, ("T", p.nu)),
+            as_array("before", before, (p.nu,)),
+        )
         with np.errstate(over="ignore", invalid="ignore"):
             cost = self._cost(*arrays)
         if not np.isfinite(cost):
@@ -263,18 +266,18 @@ class OptimalControlProblem:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepData:
-    """What changes from sample to sample. Outputs here are those of the model: a disturbance is already taken off.
+    """Data of one sample; references and limits are for model outputs, with disturbance estimates subtracted.
 
     Args:
         x: State estimate, shape (nx,).
         previous_input: u_{-1}, shape (nu,).
-        reference: Shape (N + 1, ny).
-        lower: Shape (N + 1, ny).
-        upper: Shape (N + 1, ny).
-        guess: Inputs to start from, shape (N, nu); of measured inputs it does not count.
+        reference: Set points, shape (N + 1, ny).
+        lower: Lower output limits, shape (N + 1, ny).
+        upper: Upper output limits, shape (N + 1, ny).
+        guess: Inputs to start from, shape (N, nu); columns of measured inputs are ignored.
         forecast: Measured inputs, shape (N, measured), or None where there are none.
-        target: What the output of a steady state is to be, shape (ny,); the reference's first row when left out.
-        kept_ranks: So many ranks of limits must not give way further; see `mpc.problem.priorities`.
+        target: Wanted output of steady states, shape (ny,); the reference's first row when left out.
+        kept_ranks: Number of ranks of limits that must not be violated further; see `mpc.problem.priorities`.
     """
 
     x: Array
@@ -297,14 +300,13 @@ class Solution:
     """A solver's answer; only meaningful as a plan where ``status`` is SOLVED.
 
     Args:
-        status: How it ended.
+        status: Status of the solve.
         u: Planned inputs, shape (N, nu).
-        slack: Shape (N + 1, ny), output units; row 0 is zero.
+        slack: Slack on output limits, shape (N + 1, ny), output units; row 0 is zero.
         cost: Value of the objective, slack included.
         iterations: Iterations used.
-        message: The solver's own words.
-        feasible: Where there is a terminal set: whether ``u`` keeps every limit, so that it is a plan whatever the
-            status.
+        message: The solver's message.
+        feasible: With a terminal set: whether ``u`` keeps every limit, so that it may be applied whatever the status.
     """
 
     status: Status
@@ -317,7 +319,7 @@ class Solution:
 
 
 class Backend(Protocol):
-    """Solves an `OptimalControlProblem`, sample after sample."""
+    """Interface of solvers of an `OptimalControlProblem`, called sample after sample."""
 
     def solve(self, data: StepData) -> Solution:
         """Solve one sample. Must not raise because a problem has no solution, nor learn from a failed one."""
@@ -337,18 +339,18 @@ def cost_scale(
     *,
     economy: Economy | None = None,
 ) -> float:
-    """See `OptimalControlProblem.cost_scale`."""
+    """Largest cost of one step from its parts; see `OptimalControlProblem.cost_scale`."""
     lower, upper = predictor.input_limits()
     cost = float(output_weight @ scale**2 + input_move_weight @ (upper - lower) ** 2)
     return cost if economy is None else cost + economy.range(lower, upper, scale)
 
 
 def default_penalty(horizon: int, cost: float, scale: Array) -> Array:
-    """Penalty (ny,) that is exact where outputs and inputs stay within a few of their ranges.
+    """Penalty on slack, shape (ny,), that is exact while outputs and inputs stay within a few of their ranges.
 
-    A multiplier is the cost saved per unit by which one constraint gives way. With errors and moves within their ranges
-    the derivative of the whole cost, prices included, by a shift of one range in all of them is at most 2 N ``cost``;
-    10 times that per range leaves room for outputs that answer weakly to the inputs.
+    A multiplier is the cost saved per unit by which its constraint is relaxed. With errors and moves within their
+    ranges, shifting all of them by one range changes the whole cost, prices included, at a rate of at most 2 N
+    ``cost``; ten times that per range leaves room for outputs with a small gain from the inputs.
     """
     return 20.0 * horizon * cost / scale
 
@@ -363,7 +365,7 @@ def tracking_problem(
     terminal: TerminalSet | None = None,
     economy: Economy | None = None,
 ) -> OptimalControlProblem:
-    """Check settings, scalar or one per channel, and fill in what is left out; arguments as of `mpc.TightenedMPC`.
+    """Make the problem from settings, scalar or per channel, with defaults; arguments as of `mpc.TightenedMPC`.
 
     ``ranks`` are those of `mpc.problem.ranking.ranked`.
     """
@@ -422,7 +424,7 @@ def _places(predictor: Predictor, names: Sequence[str]) -> tuple[int, ...]:
 
 
 def _without(places: Sequence[int], values: Array, left: float = 0.0) -> Array:
-    """The values with ``left`` at measured inputs, which are not chosen and cost nothing."""
+    """Replace the values at measured inputs, which are not chosen and cost nothing, by ``left``."""
     if not places:
         return values
     kept = values.copy()

@@ -1,4 +1,4 @@
-"""Rows of numbers over the horizon: known future values, plans within the actuators' limits, slack."""
+"""Helpers for sequences over the horizon: previews, move limits, slack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpc.problem.solver_options import Status
 
 
 def known_rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:
-    """Rows (rows, n) from now on, of which the last one given is held.
+    """Extend known future values to ``rows`` rows of n channels by holding the last one given.
 
     Raises:
         ShapeError: ``value`` has neither shape (n,) nor (T, n), or no row.
@@ -27,14 +27,14 @@ def known_rows(name: str, value: ArrayLike, n: int, rows: int) -> Array:
 
 
 def within_moves(plan: Array, before: Array, lower: Array, upper: Array, move_limit: Array) -> Array:
-    """A plan (N, nu) within input limits, one input after the other also within ``move_limit`` (nu,) of the last one.
+    """Clip a plan (N, nu) to input and move limits, one input after the other.
 
     Args:
         plan: Inputs within ``lower`` and ``upper``.
-        before: The input ahead of it, shape (nu,).
-        lower: Shape (nu,).
-        upper: Shape (nu,).
-        move_limit: Shape (nu,).
+        before: The input applied before the plan, shape (nu,).
+        lower: Lower input limits, shape (nu,).
+        upper: Upper input limits, shape (nu,).
+        move_limit: Largest change per step, shape (nu,).
     """
     if (np.abs(np.diff(plan, axis=0, prepend=before[None])) <= move_limit).all():
         return plan
@@ -55,12 +55,12 @@ def safe_input(given: ArrayLike | None, lower: Array, upper: Array) -> Array:
 
 
 def slack_of(solution: Solution | None, like: Array) -> Array:
-    """Use of soft limits; zeros where there is no solution."""
+    """Slack of a solved problem, shape as ``like``; zeros where there is no solution."""
     solved = solution is not None and solution.status is Status.SOLVED
     return solution.slack if solved and solution is not None else np.zeros_like(like)
 
 
 def inside_after(beyond: NDArray[np.bool_]) -> int:
-    """From which step on a plan keeps its limits, given which it breaks, (N + 1, ny): N + 1 if one at the last step."""
+    """First step from which on a plan keeps its limits, given its violations (N + 1, ny); N + 1 if the last one is."""
     bad = np.flatnonzero(beyond.any(axis=1))
     return int(bad[-1]) + 1 if len(bad) else 0

@@ -1,16 +1,16 @@
-"""Limits of different rank: hard ones before soft ones, and the first priority before the next, strictly.
+"""Prioritised output limits: lexicographic minimisation of violations, rank by rank.
 
-Where limits cannot all be kept, the least violation of the first priority comes first; of the plans that have it, those
-with the least violation of the second; and so on (lexicographic: Kerrigan & Maciejowski, "Designing model predictive
-controllers with prioritised constraints and objectives", CACSD 2002). A violation is the sum over the horizon of what
-the limits of one rank are exceeded by, in output ranges, weighted within the rank by their penalties.
+If not all limits can be kept, the violation of the first rank is minimised, then that of the second among the plans
+with the least violation of the first, and so on (lexicographic: Kerrigan & Maciejowski, "Designing model predictive
+controllers with prioritised constraints and objectives", CACSD 2002). Hard limits rank before soft ones. The violation
+of a rank is the sum of its limits' violations over the horizon, in output ranges, weighted by their penalties.
 
-One solve in which a rank costs many times the next comes near to that, and is all that is needed where nothing is
-exceeded, or the last rank alone. Otherwise each rank is solved for without those behind it, which is its least
-violation for certain; where prices had missed it, its limits give way by just that much, and the rest is solved again.
-A plan that exceeds an earlier rank by more than was found possible is thrown away. Two things are not claimed: solves
-are local, as all of the controller's are; and a rank that is exceeded gives way limit by limit by what its own plan
-exceeds, of which there may be several with the same sum.
+A single solve in which each rank is penalised much more than the next approximates that, and suffices if no limit or
+only limits of the last rank are violated. Otherwise each rank is solved for without the later ones, which gives its
+least violation; where the penalties had missed it, the limits of the rank are relaxed by just that much, and the rest
+is solved again. A plan that violates an earlier rank by more than necessary is discarded. Two limitations: solves are
+local, as all of the controller's; and a violated rank is relaxed limit by limit by the violations of its own plan, of
+which there may be several with the same sum.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData
 from mpc.problem.ranking import KEPT
 from mpc.problem.solver_options import Status
 
-_EQUAL = 1e-6  # violations are equal up to this share, and up to what counts as kept
+_EQUAL = 1e-6  # relative difference up to which violations are equal, besides KEPT
 
 
 def violation(problem: OptimalControlProblem, over: Array) -> tuple[float, ...]:
-    """Of each rank, what its limits are exceeded by: ``over`` (rows, ny) in output ranges, weighted and summed."""
+    """Violation of each rank: weighted sum over its limits and all rows of ``over`` (rows, ny), in output ranges."""
     sums = (np.where(over > KEPT, over, 0.0) * problem.limit_weight).sum(axis=0)
     if problem.ranking is None:
         return (float(sums.sum()),)
@@ -37,7 +37,7 @@ def violation(problem: OptimalControlProblem, over: Array) -> tuple[float, ...]:
 
 
 def less(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
-    """Whether the first violation is the smaller one: in the first rank in which they differ by more than rounding."""
+    """Whether the first violation is smaller, by the first rank in which the two differ by more than rounding."""
     for a, b in zip(first[:-1], second[:-1], strict=True):
         if a != b and not abs(a - b) <= KEPT + _EQUAL * max(a, b):
             return a < b
@@ -47,13 +47,13 @@ def less(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
 def by_priority(
     backend: Backend, problem: OptimalControlProblem, data: StepData, solution: Solution, deadline: float
 ) -> Solution:
-    """The solution that violates the first rank least, then the next; the given one where it does.
+    """Improve a solution by priorities: least violation of the first rank, then of the next, and so on.
 
     Args:
         backend: The solver.
-        problem: What it solves.
-        data: The sample.
-        solution: Of all limits at once.
+        problem: Its optimal control problem.
+        data: Data of the sample.
+        solution: Solution with all limits at once; returned if there is none better.
         deadline: `time.perf_counter` after which no further solve is begun.
     """
     ranking = problem.ranking
@@ -78,7 +78,7 @@ def by_priority(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Found:
-    """A plan (N, nu), what it exceeds, (N + 1, ny) in output ranges, and the violation of each rank."""
+    """Plan (N, nu) with its violations, (N + 1, ny) in output ranges, and the sum for each rank."""
 
     u: Array
     over: Array
@@ -98,9 +98,9 @@ def _solved(
     ranks: tuple[int, int],
     guess: Array,
 ) -> _Found | None:
-    """With limits ``room`` wider; None where the solver fails.
+    """Solve with limits relaxed by ``room`` (N + 1, ny), in output ranges; None where the solver fails.
 
-    The ranks before the first of ``ranks`` are not to give way further, and those after the second do not count.
+    Ranks before the first of ``ranks`` must not be violated further, and those after the second are left out.
     """
     ranking = problem.ranking
     assert ranking is not None

@@ -1,4 +1,4 @@
-"""Ranks of limits: hard ones before soft ones, and the first priority before the next; see `mpc.problem.priorities`."""
+"""Ranks of output limits by hardness and priority; see `mpc.problem.priorities`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from controlrnn.checks import Array, count, flag, items
 from controlrnn.errors import SettingError, ShapeError
 from mpc.problem.settings import Limits
 
-HARD = 1e3  # solvers with slack only price that of hard limits so many times higher than would be exact,
-KEPT = 1e-6  # and whoever needs more of it than this, in output ranges, found no solution
-_STEP = 30.0  # times that a rank costs more than the next where all are solved for at once,
-_MOST = 4  # and so many ranks at most: quadratic programmes with more have no solution in floating point
+HARD = 1e3  # factor on the exact penalty with which soft-constrained solvers treat hard limits
+KEPT = 1e-6  # in output ranges: more slack than this on hard limits means infeasible
+_STEP = 30.0  # factor between the penalties of a rank and the next in a solve for all of them
+_MOST = 4  # most ranks: with more, quadratic programs have no solution in floating point
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Which limits are hard, and in what order they count.
+    """Hardness and rank of the limits of each output.
 
     Args:
-        hard: Of each output.
-        rank: Of each output, from 0; hard limits rank before soft ones.
+        hard: Whether the limits are hard, per output.
+        rank: Rank per output, from 0; hard limits rank before soft ones.
     """
 
     hard: tuple[bool, ...]
@@ -35,13 +35,13 @@ class Ranking:
         return 1 + max(self.rank)
 
     def at(self, level: int) -> NDArray[np.bool_]:
-        """The outputs of a rank, shape (ny,)."""
+        """Flags of the outputs of a rank, shape (ny,)."""
         return np.equal(self.rank, level)
 
     def ladder(self, prices: Array, kept: int = 0) -> Array:
-        """Prices (ny,) of slack in output ranges, raised until each rank costs so many times more than the next.
+        """Raise penalties (ny,) on slack in output ranges so that each rank costs a fixed factor more than the next.
 
-        The first ``kept`` ranks, which have given way as far as they must, cost `HARD` times more than all others.
+        The first ``kept`` ranks, which are relaxed as far as necessary, cost `HARD` times more than all others.
         """
         raised = prices.copy()
         for level in reversed(range(self.levels - 1)):
@@ -50,17 +50,17 @@ class Ranking:
         return raised
 
     def wide(self, copies: int) -> Ranking:
-        """The same for outputs that plans have ``copies`` times."""
+        """Ranking for plans that contain every output ``copies`` times."""
         return Ranking(self.hard * copies, self.rank * copies)
 
 
 def ranked(limits: Limits, ny: int, *, copies: int = 1, terminal: bool) -> tuple[bool, Ranking | None]:
-    """Whether all limits are soft, and their ranks; None where they are all alike.
+    """Make the ranking from settings: whether all limits are soft, and their ranks, None if all are equal.
 
     Args:
-        limits: How hard limits are, and which come first.
+        limits: Settings of hardness and priorities.
         ny: Number of outputs.
-        copies: How many times plans have them.
+        copies: Number of times that plans contain every output.
         terminal: Whether plans end in a terminal set.
 
     Raises:
@@ -97,7 +97,7 @@ def ranked(limits: Limits, ny: int, *, copies: int = 1, terminal: bool) -> tuple
 
 
 def refuse_ranks(ranking: Ranking | None, solver: str) -> None:
-    """Raise SettingError where limits have ranks, for a solver that knows none."""
+    """Raise SettingError if limits have ranks, for a solver that does not support them."""
     if ranking is not None:
         raise SettingError(
             f"{solver} knows neither priorities nor hard limits beside soft ones: leave the controller's backend out"

@@ -1,4 +1,4 @@
-"""Settings of the optimal control problem, in small records: what is tracked, what has a price, what is limited."""
+"""Settings of the optimal control problem: tracking weights, economic prices, limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from controlrnn.typed import typed
 
 
 class Mode(Choice):
-    """What the disturbance estimate may do; see `mpc.control.controller`."""
+    """Use of the disturbance estimate; see `mpc.control.controller`."""
 
     GUARANTEED = "guaranteed"
     PRACTICAL = "practical"
@@ -26,16 +26,16 @@ class Tracking:
     Args:
         output_weight: Cost of output errors per unit^2, scalar or shape (ny,).
         input_move_weight: Cost of input moves per unit^2, scalar or shape (nu,).
-        terminal_weight: Cost of output errors at step N, or with a terminal set of those of the steady state;
+        terminal_weight: Cost of output errors at step N, with a terminal set of those of the steady state;
             ``output_weight`` when left out.
-        horizon: Steps N; the tightening's when left out, and at most that.
-        control_horizon: Number M of free inputs, the last of which is held. N when left out, N / 2 with a terminal
-            set, where the steps after M are what brings the plan to rest.
-        measured: Names of inputs that are known disturbances: `TightenedMPC.step` is told their future, and decides
-            about the other inputs only; limits, moves, weights and prices are for those. The limits of a measured
-            input's `Signal` say what it may be, for bounds on the state. The tightening's radius for it covers the
-            errors of its forecast. Not with a terminal set.
-        mode: What the disturbance estimate may do; fixed by the tightening when left out.
+        horizon: Number N of steps; the tightening's when left out, and at most that.
+        control_horizon: Number M of free inputs, the last of which is held. N when left out; N / 2 with a terminal set,
+            so that the plan comes to rest in the steps after M.
+        measured: Names of inputs that are measured disturbances: `TightenedMPC.step` gets their forecast and decides
+            about the other inputs only, which alone have limits, moves, weights and prices. The limits of a measured
+            input's `Signal` are the range of its values, for bounds on the state. The tightening's input radius for it
+            has to cover the errors of its forecast. Not with a terminal set.
+        mode: Use of the disturbance estimate; given by the tightening when left out.
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
     """
 
@@ -52,13 +52,13 @@ class Tracking:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class Prices:
-    """Prices of running the plant, beside or instead of tracking; see `mpc.problem.economy`.
+    """Economic costs, in addition to tracking or instead of it; see `mpc.problem.economy`.
 
     Args:
         input_price: Cost per unit of input and step, scalar or shape (nu,), either sign.
         output_price: Cost per unit of output and step, scalar or shape (ny,), either sign.
         input_weight: Cost of an input's distance from ``input_reference`` per unit^2 and step, scalar or shape (nu,).
-        input_reference: Where inputs belong, scalar or shape (nu,); the middle of their range when left out.
+        input_reference: Wanted inputs, scalar or shape (nu,); the middle of their range when left out.
     """
 
     input_price: ArrayLike = 0.0
@@ -70,14 +70,14 @@ class Prices:
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("move_limit",))
 class Limits:
-    """Limits beside those of the channels' `Signal`, and how hard they are.
+    """Move limits, and hardness, priorities and penalties of the output limits given by the channels' `Signal`.
 
     Args:
         move_limit: Largest change of each input per step, scalar or shape (nu,); none when left out.
-        soft: Allow slack on output limits at an exact penalty, for all or for each output. False: limits are hard, a
-            solve may be infeasible. Soft without a terminal set, hard with one, when left out.
-        priority: Which limits are kept first where not all can be, shape (ny,), 1 first; strictly, see
-            `mpc.problem.priorities`. All hard ones alike, then all soft ones, when left out. With our solver only.
+        soft: Whether output limits may be violated at an exact penalty, for all or for each output; if not, limits are
+            hard, and a solve may be infeasible. By default only without a terminal set.
+        priority: Order in which limits are kept if not all can be, shape (ny,), 1 first; strictly, see
+            `mpc.problem.priorities`. When left out, all hard ones before all soft ones. Only with our solver.
         penalty: Cost per unit of slack, scalar or shape (ny,); `mpc.problem.ocp.default_penalty` when left out.
     """
 

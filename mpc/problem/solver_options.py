@@ -1,4 +1,4 @@
-"""How a control step ended, and what limits a solver."""
+"""Solver status and solver options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from controlrnn.typed import typed
 
 
 class Status(Choice):
-    """How a control step ended."""
+    """Outcome of the solve of a control step."""
 
     SOLVED = "solved"
     MAX_ITERATIONS = "max_iterations"
@@ -23,14 +23,14 @@ class Status(Choice):
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class SolverOptions:
-    """Limits for the solver.
+    """Iteration, time and accuracy limits of a solver.
 
     Args:
-        max_iterations: Iterations per solve.
-        max_wall_time: Seconds per solve, or None for no limit.
+        max_iterations: Most iterations per solve.
+        max_wall_time: Most seconds per solve, or None for no limit.
         tolerance: Relative accuracy of the solution.
         rti: Number of iterations after which a plan counts as a solution (real-time iteration), True being one; zero
-            or False: it has to converge. Only for solvers that support it.
+            or False: the solver has to converge. Only for solvers that support it.
     """
 
     max_iterations: int = 100

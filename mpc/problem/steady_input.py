@@ -1,15 +1,15 @@
-"""The input that is best held for ever: a small problem that has to be solved in time when the solver was not.
+"""Steady-state optimisation: the constant input of least cost per step, for use where the MPC solve failed.
 
     min   sum_i w_i (y_i - r_i)^2 + l(y, u) + penalty' s
     s.t.  x = f(x, u),  y = g(x, u),  u in its limits,  lower - s <= y <= upper + s,  s >= 0
 
 with the economic cost l of `mpc.problem.economy`. The steady state is eliminated, x(u) having the derivative (I - A)^-1
-B; what is left, a few inputs in half ranges, is solved by sequential quadratic programming with the model's second
-derivatives and a trust region (Nocedal & Wright, chapters 4 and 18). As in `mpc.solvers.condensing` only the neurons
-are curved: with V the derivative of their inputs v, and mu that of p'y by their outputs, the Hessian of p'y is V'
-diag(mu s''(v)) V.
+B. The remaining problem in a few inputs, in half ranges, is solved by sequential quadratic programming with exact
+second derivatives and a trust region (Nocedal & Wright, chapters 4 and 18). As in `mpc.solvers.condensing` only the
+neurons are nonlinear: with V the derivative of their inputs v, and mu that of p'y by their outputs, the Hessian of p'y
+is V' diag(mu s''(v)) V.
 
-Nothing is remembered: the same arguments give bitwise the same input, from any thread.
+The functions have no memory: the same arguments give bitwise the same input, from any thread.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from mpc.problem.economy import Economy
 from mpc.problem.ocp import OptimalControlProblem, StepData
 from mpc.quadratic import QuadraticProgram
 
-_TRIALS = 60  # more than 10 are rare
-_ACCURACY = 1e-9  # of the half ranges
-_GAIN = 1e-10  # of the cost's summands: not worth another step
-_NEAR = 0.3  # half ranges: steps so short take second derivatives
-_SLOW = 0.5  # and so do those that are not so much shorter than the last one
-_FLATTEST = 1e-9  # of the largest curvature, for the smallest
-_SUFFICIENT = 1e-4  # of the expected decrease
-_POOR = 0.25  # of the expected decrease: shorter steps then, or ones that are bent along limits
-_CORRECTIONS = 3
-_NOISE = 1e-15  # of the cost's summands
+_TRIALS = 60  # most steps tried; more than 10 are rare
+_ACCURACY = 1e-9  # of the inputs, in half ranges
+_GAIN = 1e-10  # of the cost's terms: a smaller expected decrease ends the search
+_NEAR = 0.3  # half ranges: after a shorter step second derivatives are used,
+_SLOW = 0.5  # and after one that is not shorter than this share of the step before
+_FLATTEST = 1e-9  # least eigenvalue of the Hessian, as a share of the largest
+_SUFFICIENT = 1e-4  # share of the expected decrease from which on a step is accepted
+_POOR = 0.25  # share of the expected decrease below which the trust region shrinks and steps are corrected
+_CORRECTIONS = 3  # most second-order corrections of a step
+_NOISE = 1e-15  # of the cost's terms: rounding
 
 
 def best_held_input(problem: OptimalControlProblem, data: StepData) -> Array:
-    """Input whose steady state costs least per step: tracking, prices, and the limits at the end of the horizon.
+    """Constant input of least steady-state cost: tracking, prices, and penalties for limits at the horizon's end.
 
     Args:
-        problem: Weights, prices and the penalty of limits.
-        data: Reference and forecast, of which the first row counts, and limits; neither state nor guess do.
+        problem: Weights, prices and penalties.
+        data: The first rows of reference and forecast and the last rows of the limits are used.
 
     Returns:
-        Shape (inputs,), measured ones included.
+        All inputs, measured ones included, shape (inputs,).
 
     Raises:
         SettingError: The model has no isolated steady state in the middle of the inputs' range.
@@ -60,13 +60,13 @@ def best_held_input(problem: OptimalControlProblem, data: StepData) -> Array:
 
 
 def steady_input(predictor: Predictor, target: Array, scale: Array, *, given: Array | None = None) -> Array:
-    """Input (nu,) within the actuators' limits whose steady output is nearest to ``target``.
+    """Constant input (nu,) within the actuators' limits whose steady output is nearest to ``target``.
 
     Args:
         predictor: Model.
         target: Wanted output, shape (ny,).
-        scale: What counts as one unit of distance per output, shape (ny,).
-        given: Inputs that are what they are, shape (nu,); NaN where the input is to be found.
+        scale: Unit of distance per output, shape (ny,).
+        given: Values of inputs that are fixed, shape (nu,); NaN where the input is to be found.
 
     Raises:
         SettingError: A limit is missing, or the model has no isolated steady state in the middle of the range.
@@ -79,12 +79,12 @@ def steady_input(predictor: Predictor, target: Array, scale: Array, *, given: Ar
 
 
 def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
-    """Input (nu,) within its limits whose steady state costs least: the local minimum reached from their middle.
+    """Constant input (nu,) of least steady-state cost within its limits: the local minimum reached from their middle.
 
     Args:
         predictor: Model.
-        cost: What to minimise.
-        given: Inputs that are what they are, shape (nu,); NaN where the input is to be found.
+        cost: Cost to minimise.
+        given: Values of inputs that are fixed, shape (nu,); NaN where the input is to be found.
 
     Raises:
         SettingError: A limit is missing, or the model has no isolated steady state in the middle of the inputs' range.
@@ -94,7 +94,7 @@ def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
     search = _Search(predictor, cost, given)
     at = search.at(np.zeros(search.n), None)
     radius, last = 1.0, np.inf
-    # Far away, Gauss-Newton leads there sooner; prices alone are nothing to it.
+    # Far from the minimum Gauss-Newton is faster, but it sees no curvature in prices: these start with the Lagrangian.
     multipliers = None if cost.economy is None else np.zeros(len(at.y))
     model = search.model(at, multipliers)
     for _ in range(_TRIALS):
@@ -103,6 +103,7 @@ def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
             break
         length = float(np.abs(step.d).max())
         trial, share = search.trial(at, model, step, radius)
+        # The usual trust-region rule (Nocedal & Wright, algorithm 4.1).
         radius = max(radius, 2.0 * length) if share > 0.75 else radius if share > _POOR else 0.25 * length
         if trial is None or share < _SUFFICIENT:
             if radius < _ACCURACY:
@@ -120,17 +121,17 @@ def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldCost:
-    """What a steady state costs per step; outputs count in multiples of ``scale``.
+    """Steady-state cost per step, with outputs in multiples of ``scale``.
 
     Args:
         scale: Shape (ny,).
-        target: r, shape (ny,), output units.
-        weight: w, shape (ny,), per square of the scale.
-        lower: Shape (ny,), output units; infinite where there is no limit.
-        upper: As ``lower``.
-        penalty: Shape (ny,), per ``scale``.
-        economy: l, or None.
-        unit: What l is multiplied by.
+        target: Wanted outputs r, shape (ny,), output units.
+        weight: Weights w, shape (ny,), per square of the scale.
+        lower: Lower limits, shape (ny,), output units; infinite where there is no limit.
+        upper: Upper limits, as ``lower``.
+        penalty: Penalty on violations, shape (ny,), per ``scale``.
+        economy: Economic cost l, or None.
+        unit: Factor on l.
     """
 
     scale: Array
@@ -147,19 +148,24 @@ class HeldCost:
         """Cost per step of a problem at its present reference, with the limits at the end of its horizon."""
         scale, unit = problem.output_scale, 1.0 / problem.cost_scale
         return cls(
-            scale=scale, target=np.asarray(data.target), weight=unit * problem.output_weight * scale**2,
-            lower=data.lower[-1], upper=data.upper[-1], penalty=unit * problem.rest_penalty * scale,
-            economy=problem.economy, unit=unit,
-        )  # fmt: skip
+            scale=scale,
+            target=np.asarray(data.target),
+            weight=unit * problem.output_weight * scale**2,
+            lower=data.lower[-1],
+            upper=data.upper[-1],
+            penalty=unit * problem.rest_penalty * scale,
+            economy=problem.economy,
+            unit=unit,
+        )
 
     @classmethod
     def distance(cls, target: Array, scale: Array) -> HeldCost:
-        """Square of the distance from a target, whatever the limits."""
+        """Squared distance from a target, without limits."""
         free, ny = np.full(len(target), np.inf), len(target)
         return cls(scale=scale, target=target, weight=np.ones(ny), lower=-free, upper=free, penalty=np.zeros(ny))
 
     def at(self, y: Array, u: Array) -> tuple[float, float]:
-        """Cost of outputs y (ny,) under inputs u (nu,), and the sum of its summands' sizes."""
+        """Cost of outputs y (ny,) under inputs u (nu,), and the sum of its terms' absolute values."""
         over = np.maximum(np.maximum(y - self.upper, self.lower - y), 0.0) / self.scale
         cost = size = dot(self.weight, ((y - self.target) / self.scale) ** 2) + dot(self.penalty, over)
         if self.economy is not None:
@@ -172,7 +178,7 @@ class HeldCost:
         return cost, size
 
     def slopes(self, y: Array, u: Array) -> tuple[Array, Array, Array]:
-        """Derivatives, limits aside: first ones by y (ny,) and u (nu,), and second ones by u (nu,)."""
+        """Derivatives of the cost without penalties: first ones by y (ny,) and u (nu,), second ones by u (nu,)."""
         by_y = 2.0 * self.weight * (y - self.target) / self.scale**2
         if self.economy is None:
             return by_y, np.zeros_like(u), np.zeros_like(u)
@@ -183,7 +189,7 @@ class HeldCost:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Steady:
-    """A steady state: inputs v (n,) in half ranges and u (nu,), state, outputs, cost, and its summands' sizes."""
+    """A steady state: scaled inputs v (n,), inputs u (nu,), state, outputs, cost, and its terms' absolute sum."""
 
     v: Array
     u: Array
@@ -195,7 +201,7 @@ class _Steady:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Model:
-    """Cost near a steady state: d'Hd / 2 + g'd for a step d, and scaled outputs C d to keep between low and high."""
+    """Quadratic model near a steady state: d'Hd / 2 + g'd for a step d, with scaled outputs low <= C d <= high."""
 
     H: Array
     g: Array
@@ -206,7 +212,7 @@ class _Model:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Step:
-    """Minimum of a local model: step d (n,), the decrease it promises, multipliers (ny,) of the scaled outputs."""
+    """Minimum of a local model: step d (n,), expected decrease, multipliers (ny,) of the scaled outputs."""
 
     d: Array
     decrease: float
@@ -214,16 +220,18 @@ class _Step:
 
 
 class _Search:
-    """What a search needs at each step."""
+    """Trust-region SQP over the free inputs: steady states, local models and trial steps."""
 
     def __init__(self, predictor: Predictor, cost: HeldCost, given: Array) -> None:
         lower, upper = predictor.input_limits()
-        self.predictor, self.cost = predictor, cost
+        self.predictor = predictor
+        self.cost = cost
         self._free = np.flatnonzero(np.isnan(given))
         self.n = len(self._free)
         self._middle = np.where(np.isnan(given), 0.5 * (lower + upper), given)
         self._half = 0.5 * (upper - lower)[self._free]
-        self._lower, self._upper = lower[self._free], upper[self._free]
+        self._lower = lower[self._free]
+        self._upper = upper[self._free]
         self._limited = np.flatnonzero(np.isfinite(cost.lower) | np.isfinite(cost.upper))
         self._linearise = Lineariser(predictor.system)
         self._by_input = np.zeros((predictor.nu, self.n))
@@ -231,7 +239,7 @@ class _Search:
         self._program: QuadraticProgram | None = None
 
     def at(self, v: Array, guess: Array | None) -> _Steady:
-        """The steady state under inputs v, looked for near a guess."""
+        """Steady state under scaled inputs v (n,), searched for near a guess (nx,)."""
         u = self._middle.copy()
         u[self._free] = np.minimum(np.maximum(u[self._free] + self._half * v, self._lower), self._upper)
         x = self.predictor.equilibrium(u, guess=guess)
@@ -239,13 +247,14 @@ class _Search:
         return _Steady(v, u, x, y, *self.cost.at(y, u))
 
     def model(self, at: _Steady, multipliers: Array | None) -> _Model:
-        """Local model at a steady state.
+        """Quadratic model at a steady state.
 
-        Multipliers are those of the limits so far, for the curvature of the Lagrangian; None for Gauss-Newton.
+        With the multipliers of the limits its Hessian is that of the Lagrangian; with None that of Gauss-Newton.
         """
         cost, free = self.cost, self._free
         lin = self._linearise(at.x[None], at.u[None])
         stiff = np.eye(len(at.x)) - lin.A[0]
+        # Implicit function theorem: the state moves by (I - A)^-1 B per input.
         by_v = np.vstack([self._solved(stiff, product(lin.B[0], self._by_input), at), self._by_input])
         G = product(lin.output[0], by_v)
         by_y, by_u, bend = cost.slopes(at.y, at.u)
@@ -262,7 +271,7 @@ class _Search:
         )
 
     def _bend(self, lin: Linearisation, stiff: Array, prices: Array, at: _Steady) -> Array:
-        """The neurons' mu s''(v) for the prices p (ny,) of outputs, shape (nv,)."""
+        """Diagonal mu s''(v) of the Hessian of p'y by the neurons' inputs, for p = ``prices`` (ny,), shape (nv,)."""
         system, w = self.predictor.system, lin.w[0]
         mu = product(self._solved(stiff.T, product(prices, lin.C[0]), at), system.B1) + product(prices, system.D21)
         if len(system.layers) > 1:  # neurons move outputs through later neurons, too
@@ -277,7 +286,7 @@ class _Search:
         return x
 
     def minimum(self, at: _Steady, model: _Model, radius: float) -> _Step | None:
-        """The step of at most ``radius`` to the minimum of the model; None where rounding errors hide it."""
+        """Minimum of the model within the trust region; None where rounding errors stop the QP solver."""
         prices = self.cost.penalty[self._limited]
         if self._program is None:  # daqp's tolerances are absolute
             self._unit = 1.0 / float(model.H.diagonal().max())
@@ -296,9 +305,9 @@ class _Search:
         return _Step(d, dot(prices, before - after) - dot(model.g + 0.5 * product(model.H, d), d), multipliers)
 
     def trial(self, at: _Steady, model: _Model, step: _Step, radius: float) -> tuple[_Steady | None, float]:
-        """The steady state a step further, and its share of the promised decrease; None where there is none.
+        """Steady state after a step, and the ratio of achieved to expected decrease; None where there is none.
 
-        Steps with a small share are corrected for the curvature of limits (Nocedal & Wright, section 18.3).
+        Steps with a small ratio get a second-order correction for curved limits (Nocedal & Wright, section 18.3).
         """
         d, best, most = step.d, None, -np.inf
         for _ in range(1 + (_CORRECTIONS if len(model.C) else 0)):
@@ -320,7 +329,7 @@ class _Search:
 
 
 def _definite(H: Array) -> Array:
-    """H with its eigenvalues' sizes, of which small ones are raised."""
+    """Positive definite matrix with the eigenvectors of H and the absolute values of its eigenvalues, bounded below."""
     found = eigen(H)
     if found is None:
         return H

@@ -1,1 +1,1 @@
-"""What a guarantee promises and rests on: probabilities, premises, and whether a file is what its sources give."""
+"""Probabilities and premises of guarantees, and checks that stored guarantees follow from their sources."""

@@ -1,8 +1,8 @@
-"""How often what was promised has held so far, with an interval for the probability behind it.
+"""Empirical coverage of a promise, with a confidence interval for the probability.
 
-Independent loops, looked at once, get the interval of Clopper and Pearson. Stretches of one operation are looked at
-while it goes on: theirs holds at all times at once, if each stretch is inside with the same probability whatever went
-before (`mpc.promises.order_statistics`). Single steps get none: they depend on each other.
+Independent loops that are evaluated once get the interval of Clopper and Pearson. Stretches of one operation are
+evaluated while it goes on: their interval holds at all times simultaneously, if each stretch is inside with the same
+probability whatever went before (`mpc.promises.order_statistics`). Single steps get none: they depend on each other.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mpc.promises.order_statistics import anytime_interval, clopper_pearson
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class CoverageMet:
-    """A count with its interval.
+    """Number of cases inside a bound, with a confidence interval for the probability.
 
     Args:
-        what: What was counted, in the plural.
-        inside: How many were inside.
-        n: Of how many.
+        what: Name of the cases, in the plural.
+        inside: Number of cases inside.
+        n: Number of cases.
         lower: Lower end of the interval for the probability of being inside.
         upper: Upper end.
-        confidence: Probability with which the interval holds it, at least.
-        anytime: Whether the interval holds at every look at a growing count, or for one look.
+        confidence: Probability with which the interval contains it, at least.
+        anytime: Whether the interval is valid at every evaluation of a growing count, or for a single one.
     """
 
     what: str
@@ -59,19 +59,17 @@ class CoverageMet:
 
 
 def met(what: str, inside: NDArray[np.bool_], *, confidence: float = 0.95, anytime: bool = False) -> CoverageMet:
-    """Count with interval.
+    """Count the cases that are inside, with a confidence interval for the probability.
 
     Args:
-        what: What is counted, in the plural.
-        inside: One flag each, shape (n,).
+        what: Name of the cases, in the plural.
+        inside: One flag per case, shape (n,).
         confidence: Of the interval, in (0, 1).
-        anytime: Whether one looks again and again while n grows.
+        anytime: Whether the count is evaluated repeatedly while n grows.
     """
     hits, n = int(np.sum(inside)), len(inside)
     lower, upper = (anytime_interval if anytime else clopper_pearson)(hits, n, confidence)
-    return CoverageMet(
-        what=what, inside=hits, n=n, lower=lower, upper=upper, confidence=confidence, anytime=anytime
-    )  # fmt: skip
+    return CoverageMet(what=what, inside=hits, n=n, lower=lower, upper=upper, confidence=confidence, anytime=anytime)
 
 
 def stretches(inside: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
@@ -81,5 +79,5 @@ def stretches(inside: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
         inside: One flag per step, shape (n,).
         length: Steps per stretch.
     """
-    n = len(inside) // count("stretch", length)
+    n = len(inside) // count("stretch", length)  # an incomplete stretch at the end is left out
     return np.asarray(inside[: n * length].reshape(n, length).all(axis=1))

@@ -1,9 +1,10 @@
-"""What a file claims, against what its sources give: the parts are made again and compared.
+"""Verification of stored results: recompute them from their sources and refuse differences.
 
-A checksum shows that a file was not damaged, not who wrote it. What rests on certificates and a calibration can be made
-from them again, by the same few float64 operations, and has to come out the same up to the rounding of another
-processor. Whoever does so trusts the model error (a statistical statement about records) and nothing else of the file.
-A guaranteed controller takes only what this program made or verified itself, or was told to trust: see `MadeAgain`.
+A checksum shows that a file was not damaged, not who wrote it. A result that follows from certificates and a
+calibration can be recomputed from them by the same few float64 operations, and must agree up to the rounding of another
+processor. A user who does so trusts the model error (a statistical statement about records) and nothing else in the
+file. A guaranteed controller takes only what this program made or verified itself, or was told to trust: see
+`MadeAgain`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from controlrnn.records import Stored
 
 Words = Mapping[str, str | float | None]
 
-# Bounds are stored exactly, and sums of a few of them in one order of operations: a hundred times their rounding.
+# Relative tolerance: about a hundred times the rounding of the few sums that results consist of.
 SAME = 1e-12
 _VERIFIED, _TRUSTED = "verified", "trusted"
 
@@ -75,12 +76,12 @@ def refuse_unverified(**parts: MadeAgain | None) -> None:
 
 
 def refuse_other(what: str, claimed: Mapping[str, Array], made: Mapping[str, Array]) -> None:
-    """Raise CertificationError where a part is not what its sources give.
+    """Raise CertificationError unless all claimed arrays agree with the recomputed ones.
 
     Args:
-        what: What claims it, for the message.
-        claimed: Parts by name.
-        made: The same parts, made again.
+        what: Name of the stored result, for the message.
+        claimed: Its arrays by name.
+        made: The same arrays, recomputed from the sources.
     """
     for name, own in made.items():
         found = claimed[name]
@@ -99,7 +100,7 @@ def refuse_other(what: str, claimed: Mapping[str, Array], made: Mapping[str, Arr
 def refuse_other_words(
     what: str, claimed: Mapping[str, str | float | None], made: Mapping[str, str | float | None]
 ) -> None:
-    """Raise CertificationError where a promise, a setting or a source is another one; arguments as `refuse_other`."""
+    """Raise CertificationError unless all texts and numbers equal the recomputed ones; arguments as `refuse_other`."""
     for name in [*made, *(n for n in claimed if n not in made)]:
         if name not in claimed or name not in made or claimed[name] != made[name]:
             raise CertificationError(

@@ -1,4 +1,4 @@
-"""What ordered scores promise about a new one: ranks, intervals and quantiles with their finite-sample theorems.
+"""Order statistics with finite-sample guarantees: conformal ranks, tolerance limits, confidence intervals.
 
 Of n + 1 exchangeable scores the last exceeds the r-th smallest of the others with probability <= 1 - r / (n + 1), and
 exactly with that where ties have probability zero (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World",
@@ -6,8 +6,8 @@ exactly with that where ties have probability zero (Vovk, Gammerman, Shafer, "Al
 independent: the share of new scores below the r-th smallest is at least a Beta(r, n + 1 - r) variable, so that it is
 >= c with probability >= P(Binomial(n, c) <= r - 1) (Wilks, Ann. Math. Statist. 1941).
 
-Intervals: Clopper & Pearson (Biometrika 1934) for one look at independent trials; for a look after every trial Ville's
-inequality on the mixture martingale of Robbins (Ann. Math. Statist. 1970), with a uniform mixture.
+Intervals: Clopper & Pearson (Biometrika 1934) for a single evaluation of independent trials; for one after every trial
+Ville's inequality on the mixture martingale of Robbins (Ann. Math. Statist. 1970), with a uniform mixture.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from controlrnn.checks import Array, count, positive
 from controlrnn.errors import DataError, SettingError
 from controlrnn.typed import typed
 
-_EPS = 1e-9  # against (n + 1) * coverage = 9.000000000000002
+_EPS = 1e-9  # tolerance before rounding up, against (n + 1) * coverage = 9.000000000000002
 
 
 @typed()
 def conformal_rank(n: int, coverage: float) -> int:
-    """ceil((n + 1) coverage): which of n ordered scores bounds a new one with that probability.
+    """Rank r = ceil((n + 1) coverage): the r-th smallest of n scores bounds a new one with that probability.
 
     Args:
         n: Number of scores.
@@ -35,7 +35,7 @@ def conformal_rank(n: int, coverage: float) -> int:
 
     Raises:
         SettingError: ``coverage`` is not in (0, 1).
-        DataError: n is too small; the message names what would do.
+        DataError: n is too small; the message names the least n.
     """
     _probability("coverage", coverage)
     rank = math.ceil((n + 1) * coverage - _EPS)
@@ -46,7 +46,7 @@ def conformal_rank(n: int, coverage: float) -> int:
 
 @typed()
 def confident_rank(n: int, coverage: float, confidence: float) -> int:
-    """Which of n ordered independent scores bounds a share >= ``coverage`` of new ones, with ``confidence``.
+    """Least rank of n independent scores that bounds a share >= ``coverage`` of new ones with ``confidence``.
 
     Args:
         n: Number of scores.
@@ -55,7 +55,7 @@ def confident_rank(n: int, coverage: float, confidence: float) -> int:
 
     Raises:
         SettingError: A probability is not in (0, 1).
-        DataError: n is too small; the message names what would do.
+        DataError: n is too small; the message names the least n.
     """
     n = count("n", n, least=0)
     _probability("coverage", coverage)
@@ -70,18 +70,18 @@ def confident_rank(n: int, coverage: float, confidence: float) -> int:
 
 
 def rank_of(n: int, coverage: float, confidence: float | None = None) -> int:
-    """`conformal_rank`, or `confident_rank` where a confidence is asked for.
+    """Rank by `conformal_rank`, or by `confident_rank` if a confidence is given.
 
     Args:
         n: Number of scores.
         coverage: Wanted probability, in (0, 1).
-        confidence: None for the average over calibration sets.
+        confidence: Confidence over calibration sets; None for the average over them.
     """
     return conformal_rank(n, coverage) if confidence is None else confident_rank(n, coverage, confidence)
 
 
 def pooled_quantile(groups: Sequence[Array], coverage: float) -> float:
-    """What a score drawn at random from a new group stays below with probability >= ``coverage``.
+    """Quantile of grouped scores that bounds a random score of a new group with probability >= ``coverage``.
 
     Each of n groups has weight 1 / (n + 1), spread evenly over its scores; the rest of the weight lies at infinity.
     Groups are exchangeable, scores within a group may depend on each other in any way (Lee, Barber & Willett,
@@ -107,12 +107,12 @@ def pooled_quantile(groups: Sequence[Array], coverage: float) -> float:
 
 @typed()
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval for a probability from independent trials, each counted once and looked at once.
+    """Confidence interval for a probability from independent trials, valid for a single evaluation.
 
     Args:
         successes: Trials that succeeded.
         n: Trials; with none the interval is (0, 1).
-        confidence: Probability with which the interval holds the true value, at least.
+        confidence: Probability with which the interval contains the true value, at least.
 
     Raises:
         SettingError: The counts do not fit, or ``confidence`` is not in (0, 1).
@@ -125,14 +125,14 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 @typed()
 def anytime_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval for a probability that holds after every trial at once, however often one looks.
+    """Confidence interval for a probability, valid after every trial simultaneously, however often it is evaluated.
 
     The trials need not be independent: it is enough that each succeeds with the same probability whatever went before.
 
     Args:
         successes: Trials that succeeded so far.
         n: Trials so far; with none the interval is (0, 1).
-        confidence: Probability with which all the intervals ever given hold the true value, at least.
+        confidence: Probability with which all intervals ever given contain the true value, at least.
 
     Raises:
         SettingError: The counts do not fit, or ``confidence`` is not in (0, 1).
@@ -143,12 +143,13 @@ def anytime_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[
     failures, most = n - successes, -math.log(tail)
 
     def evidence(p: float) -> float:
-        """Logarithm of the martingale against p, less what it exceeds with probability ``tail`` at most."""
+        """Logarithm of the martingale against p, minus the threshold that it exceeds with probability <= ``tail``."""
         likely = successes * math.log(p) + failures * math.log1p(-p)
         return float(betaln(successes + 1, failures + 1)) - likely - most
 
     from scipy.optimize import brentq  # takes longer to import than the rest of this package
 
+    # The evidence is zero at both ends of the interval and negative between them.
     middle, edge = min(max(successes / n, 1e-12), 1 - 1e-12), 1e-15
     lower = 0.0 if evidence(edge) <= 0 else float(brentq(evidence, edge, middle))
     upper = 1.0 if evidence(1 - edge) <= 0 else float(brentq(evidence, middle, 1 - edge))
@@ -169,7 +170,7 @@ def _counts(successes: int, n: int, confidence: float) -> tuple[int, int, float]
 
 
 def _too_few(n: int, coverage: float, least: int, most: float, words: str) -> DataError:
-    # Rounded down, since what is advised has to pass; the first digit that is not zero is kept.
+    # Rounded down, so that the advised coverage is accepted; at least one digit that is not zero is kept.
     digits = 3 if most >= 1e-2 else 3 - math.floor(math.log10(most)) if most > 0 else 0
     advice = math.floor(most * 10**digits + 1e-9) / 10**digits
     ask = f", or ask for at most {advice:.{digits}f}" if advice > 0 else ""

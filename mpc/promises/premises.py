@@ -1,12 +1,12 @@
-"""What a guarantee rests on, as data: it travels with a tightening and is compared wherever parts meet.
+"""Premises of a guarantee as data, stored with each part and compared wherever parts are combined.
 
-A certified error is about one model, one observer with its settings, actuators of one range, and input errors of a
-declared size; a calibrated one about records of one kind; numbers mean something in the units of named channels alone.
-Each part says what it rests on. What a part does not rest on it leaves out (a terminal set does not ask which observer
-made the jump that it allows for), and two parts go together where everything that both say is the same. That is
-stricter than theory, which lets a bound for wider actuators serve narrower ones: make the bound anew.
+A certified error holds for one model, one observer with its settings, actuators of one range, and input errors of a
+declared size; a calibrated one for records of one kind; and all numbers are in the units of named channels. Each part
+states what it depends on and leaves out what it does not (a terminal set does not depend on the observer that made the
+jump it allows for). Two parts may be combined if everything that both state is equal. That is stricter than theory,
+which lets a bound for wider actuators serve narrower ones: compute the bound again for those.
 
-What cannot be compared beforehand is watched at every step: `mpc.safety.premise_watch`.
+Premises that cannot be compared beforehand are checked at every step: `mpc.safety.premise_watch`.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from mpc.predictor import Predictor
 from mpc.promises.promise import Loop
 
 _PER_INPUT = ("input_lower", "input_upper", "input_error", "command_error", "move_limit")
-_SHOWN = 4  # numbers of a setting that are told one by one
+_SHOWN = 4  # settings of up to so many numbers are written out, longer ones as a digest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("move_limit",))
 class Premises(Stored):
-    """What a part rests on. What is None, or empty, it does not rest on, or does not say.
+    """Premises that a part of a controller depends on; fields that are None or empty are not stated.
 
     Args:
         system: The model's digest.
-        timing: What comes first in a sample.
+        timing: Order of measurement and input within a sample.
         dt: Sample time [s].
         inputs: Names of the inputs.
         input_units: Their units.
@@ -46,15 +46,15 @@ class Premises(Stored):
         output_units: Their units.
         input_lower: Lower ends of the actuators' ranges, shape (nu,).
         input_upper: Upper ends, shape (nu,).
-        move_limit: Largest change per sample that actuators are asked for, shape (nu,); infinite where any.
+        move_limit: Largest change per sample that actuators are asked for, shape (nu,); infinite without a limit.
         input_error: Bound on |true - recorded input|, shape (nu,).
         command_error: Bound on |recorded - commanded input|, shape (nu,).
         observer: Kind and settings of the observer, as texts by name.
-        horizon: Prediction steps N.
+        horizon: Number N of prediction steps.
         length: Samples of the shortest calibration record.
-        missing: Share of its readings that the controller had to do without.
-        loop: Who chose the inputs of the records.
-        region: Digest of the region that was calibrated.
+        missing: Share of missing readings in calibration.
+        loop: Whether the records are from open or closed loop.
+        region: Digest of the calibrated operating region.
 
     Raises:
         SettingError: A number is out of its range.
@@ -121,12 +121,13 @@ class Premises(Stored):
             share("missing", self.missing)
 
     def differences(self, other: Premises) -> tuple[str, ...]:
-        """What both say, and say differently, in words: this one's value first.
+        """Differences between two sets of premises in words, over the fields that both state; this one's value first.
 
         Args:
             other: Premises of another part.
         """
         found: list[str] = []
+        # A field that one of them does not state cannot differ.
         for one in fields(self):
             mine, theirs = getattr(self, one.name), getattr(other, one.name)
             if mine is None or theirs is None or _empty(mine) or _empty(theirs):
@@ -135,12 +136,12 @@ class Premises(Stored):
         return tuple(found)
 
     def refuse_other(self, what: str, other: Premises, whose: str) -> None:
-        """Raise SettingError, naming the differences, unless both rest on the same.
+        """Raise SettingError, naming the differences, unless these premises agree with those of another part.
 
         Args:
-            what: What rests on these premises.
-            other: The other part's.
-            whose: What it is.
+            what: Name of the part with these premises.
+            other: Premises of the other part.
+            whose: Name of the other part.
         """
         found = self.differences(other)
         if found:
@@ -150,7 +151,7 @@ class Premises(Stored):
             )
 
     def also(self, **more: Any) -> Premises:
-        """The same with more said.
+        """Copy with some fields replaced.
 
         Args:
             more: Fields and their values.
@@ -160,7 +161,7 @@ class Premises(Stored):
 
 @typed()
 def premises_of(predictor: Predictor) -> Premises:
-    """What everything made with a predictor rests on: model, sample time, channels and the actuators' range.
+    """Premises of everything made with a predictor: model, sample time, channels and the actuators' range.
 
     Args:
         predictor: The predictor.
@@ -168,15 +169,18 @@ def premises_of(predictor: Predictor) -> Premises:
     ends = [np.array([getattr(s, side) for s in predictor.inputs]) for side in ("lower", "upper")]
     known = bool(predictor.nu and np.isfinite(ends).all())
     return Premises(
-        system=predictor.system.digest, dt=float(predictor.system.dt), timing=predictor.timing,
+        system=predictor.system.digest,
+        dt=float(predictor.system.dt),
+        timing=predictor.timing,
         **channels_of(predictor.inputs, "input"),
-        **channels_of(predictor.outputs, "output"), input_lower=ends[0] if known else None,
+        **channels_of(predictor.outputs, "output"),
+        input_lower=ends[0] if known else None,
         input_upper=ends[1] if known else None,
-    )  # fmt: skip
+    )
 
 
 def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premises:
-    """What records say about channels and sample time; made-up names (``u1``, no unit) say nothing.
+    """Premises from the channels and the sample time of records; default names (``u1``, no unit) are not stated.
 
     Args:
         system: The model that they are compared with.
@@ -188,6 +192,7 @@ def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premis
     said: dict[str, Any] = {}
     for kind, letter in (("input", "u"), ("output", "y")):
         found = {tuple((s.name, s.unit) for s in getattr(record, f"{kind}s")): record.name for record in records}
+        # Default names say nothing about the plant: records with and without names may be mixed.
         found.pop(tuple((f"{letter}{i + 1}", "") for i in range(getattr(system, f"n{letter}"))), None)
         if len(found) > 1:
             one, other = list(found.items())[:2]
@@ -206,7 +211,7 @@ def record_premises(system: LureSystem, records: Sequence[Trajectory]) -> Premis
 
 
 def channels_of(signals: tuple[Signal, ...], kind: str) -> dict[str, Any]:
-    """Names and units as `Premises` has them.
+    """Names and units of channels as fields of `Premises`.
 
     Args:
         signals: The channels.
@@ -216,7 +221,7 @@ def channels_of(signals: tuple[Signal, ...], kind: str) -> dict[str, Any]:
 
 
 def setting_text(value: Any) -> str:
-    """A setting as a text; of many numbers their digest.
+    """Text of a setting; long arrays are replaced by a digest.
 
     Args:
         value: The setting.
@@ -231,7 +236,7 @@ def _empty(value: Any) -> bool:
 
 
 def _different(name: str, mine: Any, theirs: Any, inputs: tuple[str, ...]) -> list[str]:
-    """What differs in one field, in words."""
+    """Differences in one field, in words."""
     said = name.replace("_", " ")
     if isinstance(mine, Mapping):
         names = [n for n in {**mine, **theirs} if mine.get(n) != theirs.get(n)]

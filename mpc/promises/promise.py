@@ -1,8 +1,8 @@
-"""What a calibrated bound promises: how probable, for what, under which conditions, and what follows for longer runs.
+"""Statistical promise of a calibrated bound: probability, unit, conditions, and what follows for longer operation.
 
-A bound from records speaks of trajectories that are exchangeable with them: the same kind of operation, no longer, with
-the same share of readings missing, and under the same feedback. Records of experiments say nothing certain about the
-loop that a controller closes, since it drives the plant elsewhere and correlates inputs with errors.
+A bound from records holds for trajectories that are exchangeable with them: the same kind of operation, no longer, with
+the same share of readings missing, and under the same feedback. Records of experiments prove nothing about the loop
+that a controller closes, since it drives the plant elsewhere and correlates inputs with errors.
 
 **Longer operation.** Assume that the process is stationary from the end of the washout on: errors of all stretches of S
 samples have one distribution, that of a record. With a_S the probability that such a stretch is not inside throughout:
@@ -12,7 +12,8 @@ samples have one distribution, that of a record. With a_S the probability that s
   length is not inside with probability <= a, the expected number of such steps among T is <= T a, at least T s of them
   are outside with probability <= a / s (Markov), and any of them is with probability <= T a.
 
-Neither needs independence. Without stationarity nothing is promised beyond the length of the records.
+Neither needs independence. Without stationarity nothing is promised beyond the length of the records. See also
+docs/theory/statistical_promise.md.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from controlrnn.typed import typed
 
 
 class Loop(Choice):
-    """Who chose the inputs of the calibration records."""
+    """Feedback under which calibration records were taken: open or closed loop."""
 
     OPEN = "open"
-    """An experiment or somebody else: nothing certain follows for a closed loop."""
+    """By an experiment or another controller: nothing is proven for the closed loop."""
     CLOSED = "closed"
-    """The very controller that the promise is for, as it stands: no setting changed since."""
+    """By the controller that the promise is for, with all its settings unchanged."""
 
 
 class CoverageUnit(Choice):
-    """What has to stay inside with the promised probability."""
+    """Unit that stays inside with the promised probability."""
 
     RECORD = "record"
     """A whole trajectory, at all its times."""
@@ -45,10 +46,10 @@ class CoverageUnit(Choice):
 
 
 class LoopTarget(Choice):
-    """What a closed loop has to keep."""
+    """Criterion by which a closed loop is judged."""
 
     LIMITS = "limits"
-    """All outputs within their limits, from the first sample on that the controller decides about."""
+    """All outputs within their limits, from the first sample on that the controller can influence."""
     PREDICTIONS = "predictions"
     """Every prediction error within the tightening."""
 
@@ -56,13 +57,13 @@ class LoopTarget(Choice):
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class Operation:
-    """What operation is like for which a bound is calibrated.
+    """Kind of operation that a bound is calibrated for.
 
     Args:
-        loop: Whether the records come from the very controller.
+        loop: Whether the records come from the controller itself.
         missing: Probability with which each reading is missing, independently of everything, in [0, 1). Records are
-            complete: readings are drawn that disturbance filter and observer do not get, while errors stay known.
-        seed: Of those draws.
+            complete: readings to be hidden from disturbance filter and observer are drawn, while errors stay known.
+        seed: Seed of those draws.
 
     Raises:
         SettingError: ``missing`` is not in [0, 1).
@@ -79,7 +80,7 @@ class Operation:
 
 
 class Promised(Protocol):
-    """What the words of a promise are made from; see `mpc.ModelError` for the fields."""
+    """Data that the text of a promise is made from; see `mpc.ModelError` for the fields."""
 
     @property
     def coverage(self) -> float:
@@ -91,7 +92,7 @@ class Promised(Protocol):
 
     @property
     def unit(self) -> CoverageUnit:
-        """What stays inside."""
+        """Unit that stays inside."""
 
     @property
     def n(self) -> int:
@@ -99,23 +100,23 @@ class Promised(Protocol):
 
     @property
     def length(self) -> int:
-        """Samples of the shortest one."""
+        """Samples of the shortest trajectory."""
 
     @property
     def starts(self) -> int:
-        """Predictions in it."""
+        """Number of predictions in the shortest one."""
 
     @property
     def loop(self) -> Loop:
-        """Who chose its inputs."""
+        """Whether the records are from open or closed loop."""
 
     @property
     def missing(self) -> float | None:
-        """Share of readings missing; None where readings play no part."""
+        """Share of readings missing; None where readings are not used."""
 
 
 def words(promise: Promised) -> str:
-    """The promise as one sentence.
+    """Text of the promise, one sentence.
 
     Args:
         promise: Its data.
@@ -128,7 +129,7 @@ def words(promise: Promised) -> str:
 
 
 def conditions(promise: Promised) -> str:
-    """What stays inside, and under which conditions.
+    """Text that says what stays inside, and under which conditions.
 
     Args:
         promise: Its data.
@@ -151,21 +152,22 @@ def conditions(promise: Promised) -> str:
 
 
 def coverage_over(promise: Promised, steps: int) -> float:
-    """Probability >= which all of ``steps`` predictions in a row are inside, if the process is stationary.
+    """Lower bound on the probability that ``steps`` successive predictions are all inside, for a stationary process.
 
-    The theorem is in the module docstring; the value is 0 where it says nothing.
+    The theorem is in the module docstring; 0 where it gives nothing.
 
     Args:
         promise: Its data.
         steps: Samples of operation.
     """
     steps = count("steps", steps)
+    # Union bound over stretches of the length that the promise is for.
     each = 1 if promise.unit is CoverageUnit.STEP else promise.starts
     return max(0.0, 1.0 - math.ceil(steps / each) * (1.0 - promise.coverage))
 
 
 def words_over(promise: Promised, steps: int) -> str:
-    """What follows for an operation of ``steps`` samples, as one sentence.
+    """Text of what follows for an operation of ``steps`` samples, one sentence.
 
     Args:
         promise: Its data.

@@ -1,4 +1,4 @@
-"""Records that a bound is made from: do they fit the model, and which are they."""
+"""Checks and digests of the records that a bound is calibrated on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from controlrnn.systems import LureSystem
 
 
 def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
-    """Raise unless the record has the model's channels and sample time, and the timing of docs/timing.md."""
+    """Raise ShapeError or DataError unless the record has the model's channels, sample time and timing convention."""
     if (trajectory.nu, trajectory.ny) != (system.nu, system.ny):
         raise ShapeError(
             f"record {trajectory.name!r} must have nu, ny = {system.nu}, {system.ny} as the model, "

@@ -1,1 +1,1 @@
-"""What keeps limits when something goes wrong: watched premises, fallbacks, recovery."""
+"""Handling of failures: monitoring of premises, fallback inputs, recovery from violated limits."""

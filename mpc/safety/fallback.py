@@ -1,20 +1,21 @@
-"""What is applied where a solve gives no plan that keeps all limits: the first of these that does.
+"""Fallback inputs for samples at which the solve gives no plan that keeps all limits.
 
-    the last plan, shifted;  the solver's last iterate;  a held input on the way to the best steady one;  the safe one,
+The first of these plans that keeps its limits is applied:
 
-and where none does, the one that exceeds its limits least: the sum of what it exceeds them by, each in output ranges
-and weighted by the limit's penalty; the first priority first (`mpc.problem.priorities`).
+    the last plan, shifted;  the solver's last iterate;  a held input on the way to the best steady one;  the safe one.
+
+If none does, the one with the least weighted sum of violations is applied, each in output ranges and weighted by the
+penalty of its limit; with priorities, those of the first rank are compared first (`mpc.problem.priorities`).
 
 The best steady input costs least per step *within the tightened limits* (`mpc.problem.steady_input`). It is not applied
 at once: a governor goes only so far from the last input towards it that holding the result keeps every limit on the way
 and at rest (command governors: Gilbert & Kolmanovsky, Automatica 2002; Garone, Di Cairano, Kolmanovsky, Automatica
-2017). The next sample starts from there, so that it arrives as fast as limits allow. Holding the last input is the
-governor's own
-fallback: where it was applied and predictions are right, it stays admissible.
+2017). The next sample starts from there, so that the steady input is reached as fast as limits allow. Holding the last
+input is the governor's own fallback: where it was applied and predictions are right, it stays admissible.
 
-A plan counts as keeping its limits only if the steady state of its last input does as well: one that is about to run
-into a limit just behind its horizon is no way out. That it ends in a terminal set is not asked of an input that is held
-for good; such a plan is no proof for the next sample, and its step says that it is not feasible.
+A plan counts as keeping its limits only if the steady state of its last input does as well, since a plan that reaches a
+limit just after its horizon does not help. Held inputs need not end in the terminal set; such a plan is no proof for
+the next sample, and its step is reported as not feasible.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ from mpc.problem.solver_options import Status
 from mpc.problem.steady_input import best_held_input
 
 _log = logging.getLogger(__name__)
-_SHARES = 6  # bisections of the way to the steady input
-_OVERSHOOT = (1, 2, 4)  # samples for which an input goes all the way before it comes back to the steady one
+_SHARES = 6  # bisections of the way from the last input to the steady input
+_OVERSHOOT = (1, 2, 4)  # samples for which an input is at one end of its range before the steady input follows
 
 
 class Fallback(Choice):
-    """Which input stood in for a solution."""
+    """Source of the applied plan where the solve gave no solution."""
 
     NONE = "none"
     PLAN = "plan"
@@ -52,15 +53,16 @@ class Fallback(Choice):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StandIn:
-    """A plan and what it does to limits.
+    """Candidate plan with its violations of the limits.
 
     Args:
         plan: Inputs, shape (N, nu).
-        fallback: Where it comes from.
+        fallback: Source of the plan.
         feasible: Whether it keeps all tightened limits, and ends in the terminal set where there is one.
-        inside_after: From which step on it keeps the limits of outputs, hard ones where there are any; N + 1 where it
-            does not.
-        violation: Weighted sum of what it exceeds those of each rank by, in output ranges.
+        inside_after: First step from which on it keeps the output limits, the hard ones where some are hard; N + 1
+        where
+            it does not.
+        violation: Weighted sum of its violations for each rank, in output ranges.
     """
 
     plan: Array
@@ -71,18 +73,18 @@ class StandIn:
 
     @property
     def safe(self) -> bool:
-        """Whether no better one need be looked for."""
+        """Whether it violates no limit, so that no other candidate is needed."""
         return not any(self.violation)
 
 
 @dataclass(frozen=True, eq=False)
 class Fallbacks:
-    """Finds what stands in for a solution; nothing is remembered.
+    """Chooses the plan to apply where the solve gave no solution; has no memory.
 
     Args:
         problem: The optimal control problem.
         safe_input: The last resort, shape (nu,).
-        admit: Puts a plan (N, nu) within the limits of inputs and moves.
+        admit: Clips a plan (N, nu) to the limits of inputs and moves.
     """
 
     problem: OptimalControlProblem
@@ -92,16 +94,16 @@ class Fallbacks:
     def choose(
         self, data: StepData, last: Array | None, solution: Solution, back: Callable[[Array, int], Array | None]
     ) -> StandIn:
-        """The plan to apply.
+        """Choose the plan to apply: the first that keeps all limits, or the one of least violation.
 
         Args:
-            data: The sample.
+            data: Data of the sample.
             last: The last plan from now on, shape (N, nu), or None.
-            solution: What the solver came to.
-            back: Looks for a plan that is back inside its limits sooner than the one given, which is after so many
-                steps; None where there is none.
+            solution: The solver's answer.
+            back: Given a plan and the step from which on it keeps its limits, searches for one that is inside sooner;
+                None where there is none.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # an estimate may be beyond all reason
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverged estimate is no reason to warn here
             return self._chosen(data, last, solution, back)
 
     def _chosen(
@@ -123,23 +125,25 @@ class Fallbacks:
         return best
 
     def assess(self, data: StepData, plan: Array, fallback: Fallback) -> StandIn:
-        """What a plan (N, nu) does to the limits."""
+        """Evaluate the violations of a plan (N, nu)."""
         problem, plan = self.problem, self.admit(plan)
         y, states = problem.predictor.rollout(data.x, plan)
         rest = self._at_rest(plan[-1], states[-1], y[-1])
         room = np.zeros_like(rest)
-        if problem.terminal is not None:  # whose last limits are those of the steady state, by its margin tighter
+        # With a terminal set the limits at step N are for the steady state, tighter by its margin: its output takes the
+        # place of y_N, and y_N is checked without the margin.
+        if problem.terminal is not None:
             y[-1], rest, room = rest, y[-1].copy(), np.resize(problem.terminal.margin, room.shape)
         over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - room
         later = np.nan_to_num(np.maximum(later, 0.0) / problem.output_scale, nan=np.inf)
         inside, feasible = inside_after(over[:, problem.counted] > KEPT), not (over > KEPT).any()
         if problem.terminal is not None:
             feasible = feasible and problem.excess(data, plan) <= 0.0
-        return StandIn(plan=plan, fallback=fallback, feasible=feasible, inside_after=inside,
-                       violation=violation(problem, np.vstack([over, later])))  # fmt: skip
+        exceeded = violation(problem, np.vstack([over, later]))
+        return StandIn(plan=plan, fallback=fallback, feasible=feasible, inside_after=inside, violation=exceeded)
 
     def _at_rest(self, u: Array, near: Array, otherwise: Array) -> Array:
-        """Outputs (ny,) of the steady state under an input that is held; ``otherwise`` where there is none."""
+        """Outputs (ny,) of the steady state under a held input; ``otherwise`` where there is none."""
         predictor = self.problem.predictor
         if not np.isfinite(near).all():
             return otherwise
@@ -150,7 +154,7 @@ class Fallbacks:
 
     def _candidates(self, data: StepData, last: Array | None, solution: Solution) -> Iterator[StandIn]:
         iterate = solution.iterations > 0 and np.isfinite(solution.u).all()
-        lost = solution.status is Status.FAILED  # then its iterate is not even near a solution
+        lost = solution.status is Status.FAILED  # its iterate need not be near a solution: it is the last candidate
         if last is not None:
             yield self.assess(data, last, Fallback.PLAN)
         if iterate and not lost:
@@ -170,7 +174,7 @@ class Fallbacks:
         return self.assess(data, np.tile(u, (self.problem.horizon, 1)), kind)
 
     def _governed(self, data: StepData, target: Array, kind: Fallback) -> Iterator[StandIn]:
-        """Inputs held on the way to a target: as far along as limits allow, else all that may bring outputs back."""
+        """Held inputs between the last input and a target: as close to it as limits allow, else ways back inside."""
         whole = self._held(data, target, kind)
         if whole.safe:
             yield whole
@@ -182,6 +186,7 @@ class Fallbacks:
             yield best
             yield from self._bringing_back(data, target, kind)
             return
+        # Bisection: holding `near` of the way keeps all limits, holding `far` does not.
         near, far = 0.0, 1.0
         for _ in range(_SHARES):
             share = 0.5 * (near + far)
@@ -193,7 +198,7 @@ class Fallbacks:
         yield best
 
     def _bringing_back(self, data: StepData, target: Array, kind: Fallback) -> Iterator[StandIn]:
-        """Every input to one end of its range for a few samples, and then to the target; and a part of the way."""
+        """Plans that may bring outputs back: part of the way to the target, or one input at an extreme first."""
         lower, upper = self.problem.predictor.input_limits()
         for share in (0.5, 0.25):
             yield self._held(data, data.previous_input + share * (target - data.previous_input), kind)

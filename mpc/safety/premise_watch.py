@@ -1,14 +1,14 @@
-"""Are the premises kept? Looked at in every control step; what contradicts them is named and reacted to.
+"""Monitoring of the premises of a guarantee: contradictions are detected, reported and reacted to at every step.
 
-Nothing of what a guarantee rests on can be proven from inside a loop, but much can be contradicted: an input outside
-the actuators' range, a reading that no error within the declared bounds explains, an actuator that did something else
-than it was told, a sample that came late. From the sample of a contradiction on nothing is certified until the theory
-allows it again: an observer whose window starts anew needs a window of clean inputs (`mpc.observers.base`), one that
-corrects its estimate has to have forgotten a gap (`mpc.observers.innovation`), a reading that was not used leaves
-nothing behind.
+Premises cannot be proven from data of the running loop, but they can be contradicted: by an input outside the
+actuators' range, a reading that no error within the declared bounds explains, an actuator that did not follow its
+command, a sample that came late. From the sample of a contradiction on nothing is certified until the theory allows it
+again: an observer that restarts over a window needs a window of clean inputs (`mpc.observers.base`), one that corrects
+its estimate must have forgotten the gap (`mpc.observers.innovation`), a reading that was not used has no lasting
+effect.
 
-What is not contradicted may be broken all the same: an actuator without read-back, a clock that nobody passes on, an
-input error within twice its bound. See docs/premises.md.
+A premise may be broken without a contradiction: an actuator without read-back, missing time stamps, an input error
+within twice its bound. See docs/premises.md.
 """
 
 from __future__ import annotations
@@ -34,44 +34,44 @@ if TYPE_CHECKING:
     from mpc.problem.ocp import OptimalControlProblem
 
 _log = logging.getLogger(__name__)
-ABSURD = 1e3  # ranges between an output's limits: a reading further from what is expected is none
-_ROUNDING = 1e-9  # of a bound
+ABSURD = 1e3  # output ranges: a reading further from the expected one is treated as missing
+_ROUNDING = 1e-9  # relative tolerance on bounds
 
 
 class Premise(Choice):
-    """What can be contradicted."""
+    """Premise that can be contradicted at run time."""
 
     INPUTS = "inputs"
-    """Inputs, recorded or forecast, within the actuators' range."""
+    """Inputs, recorded or forecast, are within the actuators' range."""
     ACTUATORS = "actuators"
-    """Actuators do what they are told, within the command error."""
+    """Actuators follow their commands, within the command error."""
     TIME = "time"
     """Samples come when they are due."""
     READINGS = "readings"
-    """Readings that can be right: see `Watching.guard`."""
+    """Readings are plausible: see `Watching.guard`."""
     INNOVATION = "innovation"
-    """Readings that the certified error of the estimate and the residual bound allow."""
+    """Innovations are within the certified error of the estimate and the residual bound."""
     MODEL_ERROR = "model_error"
-    """Readings within the tightening of the prediction for now."""
+    """Errors of the prediction for the present sample are within the tightening."""
     DRIFT = "drift"
-    """Readings that those before allow, where limits learn from them (`mpc.tightening.error_memory`)."""
+    """Readings agree with earlier ones, where limits learn from them (`mpc.tightening.error_memory`)."""
     REGION = "region"
-    """Operation inside of the region of calibration."""
+    """Operation is inside the calibrated region."""
 
 
 class Reaction(Choice):
-    """What a controller does about a contradiction, while it is not certified because of it; the later win."""
+    """Reaction of a controller to a contradicted premise, in order of strength; the strongest is taken."""
 
     REPORT = "report"
-    """Say so and go on."""
+    """Report it and go on."""
     IGNORE = "ignore"
-    """Do without the reading."""
+    """Treat the reading as missing."""
     WIDEN = "widen"
     """Plan within the limits of a wider tightening."""
     BACK_OFF = "back_off"
     """Go to the safe set point."""
     HOLD = "hold"
-    """Keep the input."""
+    """Hold the last input."""
 
 
 _DEFAULT = {Premise.READINGS: Reaction.IGNORE, Premise.INNOVATION: Reaction.IGNORE}
@@ -83,18 +83,18 @@ _ABOUT_READINGS = (Premise.READINGS, Premise.INNOVATION, Premise.MODEL_ERROR)
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class Watching:
-    """How premises are watched, and what is done about contradictions.
+    """Settings for the monitoring of premises: reactions, plausibility limits, tolerances.
 
     Args:
-        reactions: By premise; readings and innovations that cannot be are ignored, everything else is reported, where
-            nothing is said.
-        guard: Limits of readings that can be right.
-        wider: Tightening of the same premises that counts while a contradiction is reacted to with WIDEN.
-        safe_reference: Set point that is gone to with BACK_OFF, shape (ny,).
+        reactions: Reaction by premise. By default implausible readings and innovations are ignored, and everything else
+            is reported.
+        guard: Plausibility limits of readings.
+        wider: Tightening of the same premises that is used during the reaction WIDEN.
+        safe_reference: Set point that is used during the reaction BACK_OFF, shape (ny,).
         jitter: How late or early a sample may be, in sample times.
 
     Raises:
-        SettingError: A reaction needs what is not given, or is not one about readings.
+        SettingError: A reaction lacks a setting that it needs, or IGNORE is asked for a premise not about readings.
     """
 
     reactions: Mapping[Premise, Reaction] = field(default_factory=dict)
@@ -116,29 +116,32 @@ class Watching:
 
 
 class PremiseWatch:
-    """Watches one controller.
+    """Monitors the premises of one controller.
 
     Args:
-        watching: How.
-        predictor: The controller's.
+        watching: Settings.
+        predictor: The controller's predictor.
         problem: Its optimal control problem.
-        bounds: What errors of readings may be by the tightening, shape (ny,); infinite where it says nothing.
+        bounds: Bounds on errors of readings by the tightening, shape (ny,); infinite where it gives none.
     """
 
     def __init__(self, watching: Watching, predictor: Predictor, problem: OptimalControlProblem, bounds: Array) -> None:
         self.watching = watching
-        self._inputs, self._outputs = predictor.inputs, predictor.outputs
+        self._inputs = predictor.inputs
+        self._outputs = predictor.outputs
         lower, upper = predictor.input_limits()
         room = 1e-9 * (np.abs(lower) + np.abs(upper))
-        self._lower, self._upper, self._dt = lower - room, upper + room, float(predictor.dt)
-        #: Set point that is gone to with BACK_OFF, shape (ny,).
+        self._lower = lower - room
+        self._upper = upper + room
+        self._dt = float(predictor.dt)
+        #: Set point during the reaction BACK_OFF, shape (ny,).
         self.safe = np.zeros(predictor.ny) if watching.safe_reference is None else np.asarray(watching.safe_reference)
         self.absurd = ABSURD * problem.output_scale[: predictor.ny]
         self.bounds = np.asarray(bounds) * (1 + _ROUNDING)
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget all contradictions and samples."""
         self.now: dict[Premise, str] = {}
         #: `Verdict` on each reading of the last sample, shape (ny,).
         self.verdicts: NDArray[np.int8] = np.zeros(len(self._outputs), dtype=np.int8)
@@ -149,17 +152,17 @@ class PremiseWatch:
 
     @property
     def broken(self) -> tuple[Premise, ...]:
-        """What is contradicted now, or was and is not forgotten."""
+        """Premises that are contradicted now, or were and still affect the estimate."""
         return tuple(p for p in ORDER if p in self.now or p in self._lasting) if self.now or self._lasting else ()
 
     @property
     def words(self) -> str:
-        """What contradicts what at this sample, with names and numbers."""
+        """Text of the contradictions at this sample, with names and numbers."""
         return "; ".join(self.now.values())
 
     @property
     def reaction(self) -> Reaction:
-        """The strongest one that is called for."""
+        """Strongest reaction to the present and lasting contradictions."""
         if not (self.now or self._lasting or self._reacting):
             return Reaction.REPORT
         found = (self.watching.reactions[Premise(p)] for p in {*self.now, *self._lasting, *self._reacting})
@@ -169,14 +172,14 @@ class PremiseWatch:
         """Note a contradiction.
 
         Args:
-            premise: What is contradicted.
-            words: By what; nothing is noted where this is empty.
+            premise: The contradicted premise.
+            words: Text of what contradicts it; nothing is noted if empty.
         """
         if words:
             self.now[premise] = f"{self.now[premise]}; {words}" if premise in self.now else words
 
     def inputs(self, u: Array, what: str = "input") -> None:
-        """Look at inputs (nu,), or at rows of them (T, nu)."""
+        """Check that inputs (nu,), or rows of them (T, nu), are within the actuators' range."""
         if ((u < self._lower) | (u > self._upper)).any():
             out = np.atleast_2d((u < self._lower) | (u > self._upper))
             k, i = (int(j) for j in np.argwhere(out)[0])
@@ -184,7 +187,7 @@ class PremiseWatch:
             self.tell(Premise.INPUTS, f"{what} {s.label}: {value:.4g}, range {s.lower:.4g} to {s.upper:.4g}")
 
     def since(self, time: float | None) -> tuple[int, bool]:
-        """How many sample times have passed since the last sample, and whether this one came when due.
+        """Number of sample times since the last sample, and whether this one came when due.
 
         Args:
             time: Time stamp of this sample [s]; None: it came when due.
@@ -192,7 +195,8 @@ class PremiseWatch:
         if time is None or self._time is None:
             self._time = time
             return 1, True
-        passed, self._time = (time - self._time) / self._dt, time
+        passed = (time - self._time) / self._dt
+        self._time = time
         whole = int(max(passed, 1.0) + 0.5) if passed < 1e6 else 10**6
         due = abs(passed - 1) <= self.watching.jitter
         if not due:
@@ -200,12 +204,12 @@ class PremiseWatch:
         return whole, due
 
     def readings(self, y: Array, error: Array, expected: Array, observer: Observer) -> tuple[Array, Array]:
-        """The readings that may be used, by the observer and by everything else, each (ny,); NaN for the others.
+        """Remove implausible readings: those for the observer and those for everything else, each (ny,) with NaN.
 
         Args:
             y: Readings, NaN where missing.
             error: Their distance from the estimate's outputs.
-            expected: What is expected with the disturbance estimate.
+            expected: Expected readings, with the disturbance estimate.
             observer: The controller's observer.
         """
         used, reactions = y, self.watching.reactions
@@ -236,7 +240,7 @@ class PremiseWatch:
         return y if guard is None else guard.watch().check(y)[0]
 
     def model_error(self, error: Array, observer: Observer) -> bool:
-        """Look at errors of readings (ny,), less what predictions are corrected by; whether one is too large."""
+        """Whether an error of the readings (ny,), corrected as predictions are, exceeds its bound; notes it if so."""
         if not observer.certified:
             return False
         large = np.abs(error) > self.bounds
@@ -250,22 +254,23 @@ class PremiseWatch:
         return True
 
     def ignored(self, y: Array, error: Array) -> Array:
-        """Readings (ny,) without those whose error (ny,) is too large, where the reaction is to ignore them."""
+        """Readings (ny,) with NaN where the error (ny,) is too large, if the reaction to that is IGNORE."""
         if self.watching.reactions[Premise.MODEL_ERROR] is not Reaction.IGNORE:
             return y
         return np.where(np.abs(error) > self.bounds, np.nan, y)
 
     def finish(self, observer: Observer, *, told: bool = True) -> None:
-        """End a sample: what the next estimate's certified error shows to be forgotten is.
+        """End a sample: drop the contradictions that no longer affect the estimate, by its certified error.
 
         Args:
             observer: The controller's observer, after the sample.
-            told: Whether a step has named this sample's contradictions.
+            told: Whether a step has reported this sample's contradictions.
         """
         if not (self.now or self._lasting or self._reacting):
             return
         self._reacting = tuple(p.value for p in self.now)
         every = (*self._lasting, *(p for p in self._reacting if p not in self._lasting))
+        # A certified estimate has forgotten the contradiction; without a certificate there is nothing to restore.
         over = observer.certified or observer.contraction is None
         if told:
             self._lasting = () if over else every
@@ -275,11 +280,11 @@ class PremiseWatch:
 
 
 def reading_bounds(tightening: Tightening, claims: bool) -> Array:
-    """What readings may be from the prediction for now, shape (ny,); infinite where nothing is said.
+    """Bounds on the distance of readings from the prediction for now, shape (ny,); infinite where there is none.
 
     Args:
-        tightening: The controller's.
-        claims: Whether it says anything about predictions.
+        tightening: The controller's tightening.
+        claims: Whether it promises anything about predictions.
     """
     room = tightening.predictive[0]
     return read_only(room if claims and "certificate" in tightening.digests else np.full(len(room), math.inf))

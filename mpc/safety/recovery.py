@@ -1,11 +1,11 @@
-"""The way back inside hard limits that the present state cannot keep, in the fewest samples.
+"""Minimal-time recovery from violated hard limits: the plan that is back inside them in the fewest samples.
 
-No input changes where a loop starts. Where hard limits leave no plan, the solver's answer exceeds them least in sum;
-it may stay just outside for long. The smallest k for which a plan keeps all limits from step k on is the *minimal time*
-(Rawlings & Muske, IEEE TAC 1993; Scokaert & Rawlings, AIChE Journal 1999): limits before step k are given up, but only
-as far as the plan of least excess exceeds them at most, so that coming back sooner never means going further out. k is
-found by bisection, with one solve of the same solver each. Soft limits beside hard ones stay as they are; hard ones of
-different priority come back by it alone, whatever time that takes.
+Where hard limits leave no plan from the present state, the solver's answer has the least sum of violations, and may
+stay just outside for long. The smallest k for which a plan keeps all limits from step k on is the *minimal time*
+(Rawlings & Muske, IEEE TAC 1993; Scokaert & Rawlings, AIChE Journal 1999). Limits before step k are relaxed, but only
+by the largest violation of the plan of least violation, so that coming back sooner never means going further out. k is
+found by bisection, with one solve of the same solver each. Soft limits beside hard ones are not changed. Hard limits of
+different priorities are brought back in order of priority instead, not in minimal time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mpc.problem.solver_options import Status
 def sooner_inside(
     backend: Backend, problem: OptimalControlProblem, data: StepData, plan: Array, outside: int, deadline: float
 ) -> Array | None:
-    """A plan (N, nu) that is inside its limits earlier than after ``outside`` steps; None where none was found.
+    """Search for a plan (N, nu) that keeps its limits from an earlier step than ``outside`` on; None if not found.
 
     Args:
         backend: The solver.
-        problem: With hard limits.
-        data: The sample.
-        plan: The plan of least excess, shape (N, nu).
-        outside: From which step on that one keeps its limits.
+        problem: Optimal control problem with hard limits.
+        data: Data of the sample.
+        plan: The plan of least violation, shape (N, nu).
+        outside: First step from which on that plan keeps its limits.
         deadline: `time.perf_counter` after which no further solve is begun.
     """
     over = np.where(problem.hard, problem.excess_of(data, problem.outcome(data.x, plan)[0]), 0.0)
@@ -53,7 +53,7 @@ def sooner_inside(
 def returning(
     backend: Backend, problem: OptimalControlProblem, data: StepData, solution: Solution, deadline: float
 ) -> Callable[[Array, int], Array | None]:
-    """`sooner_inside` where it makes sense: hard limits of one rank, and a solver that works but has found no plan."""
+    """Function that calls `sooner_inside` for hard limits of one rank, where the solver works but found no plan."""
 
     def look(plan: Array, outside: int) -> Array | None:
         ranks = 1 if problem.ranking is None else len(set(np.array(problem.ranking.rank)[problem.hard]))

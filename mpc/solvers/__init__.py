@@ -1,1 +1,1 @@
-"""Solvers of the optimal control problem: the condensed SQP of ours, Fatrop and do-mpc."""
+"""Solvers of the optimal control problem: our condensed SQP, fatrop and do-mpc."""

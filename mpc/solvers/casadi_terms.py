@@ -1,4 +1,4 @@
-"""Parts of `mpc.problem.ocp`'s problem as CasADi expressions, for the solvers that want them."""
+"""Terms of the optimal control problem of `mpc.problem.ocp` as CasADi expressions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mpc.problem.ocp import OptimalControlProblem
 
 
 def inputs(problem: OptimalControlProblem, v: Any, forecast: Any) -> Any:
-    """All physical inputs (inputs,) from the chosen ones v (nu,) in half ranges, and the forecast (measured,)."""
+    """All physical inputs (inputs,) from the chosen ones v (nu,), in half ranges, and the forecast (measured,)."""
     lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
     u = casadi.SX(problem.predictor.nu, 1)
     u[problem.chosen.tolist()] = 0.5 * (lower + upper) + 0.5 * (upper - lower) * v

@@ -1,4 +1,4 @@
-"""Solvers that stand in for each other."""
+"""Chain of solvers, each called where the ones before it fail."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from controlrnn.typed import typed
 from mpc.problem.ocp import Backend, BackendFactory, OptimalControlProblem, Solution, StepData
 from mpc.problem.solver_options import SolverOptions, Status
 
-# An infeasible problem is no failure of the solver, and nobody else finds time where one did not.
+# Statuses that end the chain: infeasibility is no failure of the solver, and after a time limit no time is left.
 _FINAL = (Status.SOLVED, Status.INFEASIBLE, Status.TIME_LIMIT)
 
 
 @typed()
 def chain(*factories: BackendFactory) -> BackendFactory:
-    """Several solvers in turn: where one fails, the next is asked, while time is left.
+    """Combine several solvers: where one fails the next is called, while time is left.
 
     All are built at once, since building may take seconds. Real-time iteration is for the first one only.
 
     Args:
-        factories: Makers of the solvers, in order, e.g. ``chain(CondensedBackend, FatropBackend)``.
+        factories: Factories of the solvers, in order, e.g. ``chain(CondensedBackend, FatropBackend)``.
 
     Raises:
         SettingError: No factory is given.
@@ -46,10 +46,11 @@ class _Building:
 
 
 class _Chain:
-    """See `chain`; the first solver's answer counts where none solves the sample."""
+    """Chain of solvers made by `chain`; where none solves the sample, the first one's answer is returned."""
 
     def __init__(self, backends: Sequence[Backend], max_wall_time: float | None) -> None:
-        self.backends, self._limit = tuple(backends), max_wall_time
+        self.backends = tuple(backends)
+        self._limit = max_wall_time
 
     def reset(self) -> None:
         for backend in self.backends:

@@ -1,18 +1,19 @@
-"""Our solver for Lur'e predictors: sequential quadratic programming on the inputs alone.
+"""Condensed SQP solver: sequential quadratic programming on the inputs alone, for predictors that are Lur'e systems.
 
 Each iteration linearises the whole plan in one pass, eliminates the states (`mpc.solvers.condensing`), solves one small
-dense QP (`mpc.quadratic`) and goes back along its step until the exact-penalty merit, which is the objective of
-`mpc.problem.ocp` itself, falls enough. Input and move limits are linear, so that every iterate keeps them. The Hessian
-is Gauss-Newton's at first (Bock 1983), then that of the Lagrangian, whose curvature all comes from the neurons: it
-makes convergence quadratic, also where references are out of reach and Gauss-Newton would creep. Full Gauss-Newton
-steps without the search limit-cycle on such problems.
+dense QP (`mpc.quadratic`) and searches along its step until the exact-penalty merit function, which is the objective of
+`mpc.problem.ocp` itself, decreases enough. Input and move limits are linear, so that every iterate keeps them. The
+Hessian is that of Gauss-Newton at first (Bock 1983), then that of the Lagrangian, whose curvature comes from the
+neurons
+alone: convergence is then quadratic, also for references out of reach, where Gauss-Newton is slow. Full Gauss-Newton
+steps without line search cycle on such problems.
 
-With a terminal set (`mpc.tightening.terminal_set`) a plan that keeps all limits is an answer even where the solve was
-cut short: the best such plan met is handed back, and `SolverOptions.rti` goes on until it has one.
+With a terminal set (`mpc.tightening.terminal_set`) a plan that keeps all limits may be applied even if the solve was
+stopped early: the best such plan found is returned, and `SolverOptions.rti` iterates until there is one.
 
-`SolverOptions.rti` stops after one iteration, or as many as it says: the real-time iteration of Diehl, Bock and
-Schlöder (SIAM J. Control Optim. 2005) with a search along its step. Nothing is kept from sample to sample except what
-the caller passes as guess.
+`SolverOptions.rti` stops after the given number of iterations: the real-time iteration of Diehl, Bock and Schlöder
+(SIAM J. Control Optim. 2005) with a line search. The solver has no memory from sample to sample except the guess that
+the caller passes.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ from mpc.problem.solver_options import SolverOptions, Status
 from mpc.quadratic import QuadraticProgram
 from mpc.solvers.condensed_problem import CondensedProblem, LocalModel, Plan, Sample
 
-_SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach (Armijo)
-_SHORTEST = 2.0**-12  # shorter steps are not tried
-_SLOW = 0.1  # a step longer than this share of the one before shows that curvature matters,
-_NEAR = 0.5  # and after a step shorter than this (half ranges) it pays anyway
-_CORRECTIONS = 3  # of a whole step for the curvature of hard limits
-_NOISE = 1e-13  # of the cost, or of what it sums up: a smaller decrease is rounding
+_SUFFICIENT = 1e-4  # share of the expected decrease that a step has to reach (Armijo)
+_SHORTEST = 2.0**-12  # shortest step length of the line search
+_SLOW = 0.1  # the Lagrangian's Hessian is used after a step longer than this share of the one before,
+_NEAR = 0.5  # or shorter than this (half ranges)
+_CORRECTIONS = 3  # most second-order corrections of a full step, for hard limits
+_NOISE = 1e-13  # of the cost, or of the absolute sum of its terms: a smaller decrease is rounding
 
 
 class CondensedBackend:
-    """Solves with a condensed SQP; see the module docstring.
+    """Condensed SQP solver; see the module docstring.
 
     Args:
         problem: The optimal control problem, on a `LureSystem`.
         options: Limits for the solver. A plan is converged when no input is expected to be further than
-            sqrt(``tolerance``) of its half range from the solution; the cost being flat there, ``tolerance`` is its
+            sqrt(``tolerance``) of its half range from the solution. Since the cost is flat there, ``tolerance`` is its
             relative accuracy.
 
     Raises:
@@ -50,8 +51,9 @@ class CondensedBackend:
     """
 
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
-        self.problem, self.options = problem, options
-        # An excess over limits grows with the square of what the inputs are off.
+        self.problem = problem
+        self.options = options
+        # Violations of hard limits grow with the square of the inputs' error: hence the higher accuracy there.
         self._steep = not problem.soft or problem.ranking is not None
         self._accuracy = np.sqrt(options.tolerance) * (0.01 if self._steep else 1.0)
         ranks = range(1 if problem.ranking is None else problem.ranking.levels)
@@ -60,17 +62,17 @@ class CondensedBackend:
         self._condensed, self._program = self._parts[0]
 
     def __getstate__(self) -> tuple[OptimalControlProblem, SolverOptions]:
-        """For copies and pickling: working memory, whose arrays share storage, is made anew."""
+        """Problem and options, from which copies are built: working memory, whose arrays share storage, is left out."""
         return self.problem, self.options
 
     def __setstate__(self, state: tuple[OptimalControlProblem, SolverOptions]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def reset(self) -> None:
-        """See `mpc.problem.ocp.Backend.reset`; there is nothing to forget."""
+        """Do nothing, since the solver has no memory; see `mpc.problem.ocp.Backend.reset`."""
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.problem.ocp.Backend.solve`."""
+        """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         limit = self.options.max_wall_time
         deadline = np.inf if limit is None else time.perf_counter() + limit
         self._condensed, self._program = self._parts[data.kept_ranks]
@@ -80,6 +82,7 @@ class CondensedBackend:
             return self._solution(
                 Status.FAILED, plan, 0, "state, reference or guess lead to numbers that are not finite"
             )
+        # curved: whether the Lagrangian's Hessian is used; best: best plan so far that keeps all limits.
         step, minimum, curved, best = np.inf, None, False, self._better(None, plan)
         for iteration in range(1, self.options.max_iterations + 1):
             model = self._condensed.model(sample, plan, minimum.multipliers if minimum and curved else None)
@@ -107,10 +110,10 @@ class CondensedBackend:
         return self._solution(Status.MAX_ITERATIONS, plan, self.options.max_iterations, "iteration limit", best)
 
     def _search(self, sample: Sample, plan: Plan, model: LocalModel, d: Array, expected: float) -> tuple[Plan, float]:
-        """The first of the steps 1, 1/2, 1/4, ... that lowers the cost enough, and its length; 0 for none.
+        """Line search along d with step lengths 1, 1/2, 1/4, ...; returns plan and length, or length 0 if none will do.
 
-        Steps are times d. Where limits are hard, and their price therefore high, the whole step is first corrected for
-        their curvature, and shorter ones lie on the parabola t d + t^2 p between it and the plan.
+        Where limits are hard, and their penalty therefore high, the full step first gets second-order corrections, and
+        shorter ones lie on the parabola t d + t^2 p between it and the plan.
         """
         length, p = 1.0, None
         while length >= _SHORTEST:
@@ -128,7 +131,7 @@ class CondensedBackend:
         return plan, 0.0
 
     def _correct(self, sample: Sample, plan: Plan, model: LocalModel, trial: Plan) -> Plan:
-        """The whole step once more, with limits as curved as the trial shows; the trial where there is none."""
+        """Second-order correction of a full step for curved limits; the trial itself where the QP has no solution."""
         if not np.isfinite(trial.cost):
             return trial
         bent = self._condensed.corrected(plan, model, trial)
@@ -136,7 +139,7 @@ class CondensedBackend:
         return trial if minimum is None else self._condensed.plan(sample, plan.z + minimum.z)
 
     def _better(self, best: Plan | None, plan: Plan) -> Plan | None:
-        """The cheaper one of two plans, of those that keep all limits; only where there is a terminal set."""
+        """Cheaper of two plans, of those that keep all limits; only with a terminal set."""
         if self.problem.terminal is None or not self._condensed.keeps_limits(plan):
             return best
         return plan if best is None or plan.cost < best.cost else best

@@ -1,16 +1,16 @@
-"""The optimal control problem as a function of the inputs alone, in scaled units, with its local model.
+"""Condensed form of the optimal control problem, as a function of the inputs alone, with its local QP model.
 
-The problem is that of `mpc.problem.ocp`.
+The problem is that of `mpc.problem.ocp`. Inputs are in half ranges around the middle, z in [-1, 1]; outputs in
+multiples of their scale; cost in multiples of the problem's cost scale. The local model is a convex QP: the objective's
+Gauss-Newton matrix, with the curvature of the outputs added on demand, and linearised output limits (Nocedal & Wright,
+"Numerical optimization", sections 10.3, 18).
 
-Inputs are in half ranges around the middle, z in [-1, 1]; outputs in multiples of their scale; cost in multiples of the
-problem's cost scale. The local model is a convex QP: the objective's Gauss-Newton matrix, with the curvature of the
-outputs added on demand, and output limits linearised (Nocedal & Wright, "Numerical optimization", sections 10.3, 18).
+With a terminal set the last sample is the steady state of the last input, and |x_N - x_s|_P <= a one more penalised
+limit. A plan must then keep its limits exactly to be recursively feasible. The merit function therefore penalises
+limits `_INSIDE` early, which leaves room for line search and tolerances, and the QP aims inside by the same amount
+again.
 
-With a terminal set the last sample is the steady state of the last input, and |x_N - x_s|_P <= a one more priced limit.
-A plan must then keep its limits exactly, or it could not be continued for ever: the merit prices them `_INSIDE` early,
-so that what line search and tolerances leave open lies between, and the QP aims as far inside again.
-
-Inputs that are measured, not chosen, are no variables: they follow the sample's forecast.
+Measured inputs are not variables: they follow the sample's forecast.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from mpc.problem.ranking import HARD
 from mpc.solvers.condensing import Condenser
 from mpc.tightening.terminal_set import TerminalSet
 
-_RIDGE = 1e-10  # of the Hessian's largest diagonal entry: weights may be zero
-_FLATTEST = 1e-3  # least curvature, as a share of the largest, where the Lagrangian's is negative
-_INSIDE = 1e-7  # of an output's range, or of the terminal set's radius
+_RIDGE = 1e-10  # regularisation, as a share of the Hessian's largest entry: weights may be zero
+_FLATTEST = 1e-3  # least eigenvalue, as a share of the largest, where the Lagrangian's Hessian is indefinite
+_INSIDE = 1e-7  # margin to limits with a terminal set, in output ranges or radii of the set
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,11 +41,11 @@ class Sample:
 
     Args:
         x: State, shape (nx,), physical.
-        before: Chosen inputs ahead of the plan, shape (nu,).
-        reference: Shape (N + 1, ny).
-        low: Limits of the limited outputs from the first limited step to N, shape (steps, limited).
-        high: As ``low``.
-        forecast: Of measured inputs, shape (N, measured), physical, or None.
+        before: Chosen inputs applied before the plan, shape (nu,).
+        reference: Set points, shape (N + 1, ny).
+        low: Lower limits of the limited outputs from the first limited step to N, shape (steps, limited).
+        high: Upper limits, as ``low``.
+        forecast: Measured inputs, shape (N, measured), physical, or None.
     """
 
     x: Array
@@ -58,18 +58,19 @@ class Sample:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Plan:
-    """Inputs and what follows from them.
+    """Inputs of a plan with its simulation, violations and cost.
 
     Args:
-        z: Inputs, shape (M nu,).
+        z: Scaled inputs, shape (M nu,).
         u: Physical inputs at every sample, measured ones included, shape (N + 1, inputs).
-        w: Outputs of the neurons, shape (N + 1, nv); the last sample is the steady state where there is a terminal set.
-        y: Outputs, shape (N + 1, ny), scaled.
+        w: Outputs of the neurons, shape (N + 1, nv); with a terminal set those of the steady state at the last sample.
+        y: Scaled outputs, shape (N + 1, ny).
         error: y minus reference.
-        excess: Excess over limits, step by step, and over the terminal set's radius, >= 0.
-        cost: Objective with slack, where limits without slack have their price too.
+        excess: Violations of limits, step by step, and of the terminal set's radius, >= 0.
+        cost: Objective with slack; hard limits are penalised, too.
         gap: x_N minus the steady state, shape (nx,), or None.
-        size: Sum of the sizes of what ``cost`` sums up: rounding errors are shares of it. Only prices make it differ.
+        size: Sum of the absolute values of the terms of ``cost``, for rounding errors. It differs from ``cost`` only by
+            prices, which may be negative.
     """
 
     z: Array
@@ -85,7 +86,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LocalModel:
-    """min d'Hd / 2 + g'd + price' slack, with lower <= (d, C d) <= upper, where slack is for the rows of limits."""
+    """Local QP: min d'Hd / 2 + g'd + price' slack  s.t.  lower <= (d, C d) <= upper, with slack on output limits."""
 
     H: Array
     g: Array
@@ -95,7 +96,7 @@ class LocalModel:
 
 
 class CondensedProblem:
-    """See the module docstring.
+    """Condensed optimal control problem; see the module docstring.
 
     Args:
         problem: The optimal control problem.
@@ -107,72 +108,86 @@ class CondensedProblem:
 
     def __init__(self, problem: OptimalControlProblem, kept_ranks: int = 0) -> None:
         predictor, N, scale = problem.predictor, problem.horizon, problem.output_scale
-        self.horizon, self.inputs, self.nu = N, problem.inputs, len(problem.chosen)
+        self.horizon = N
+        self.inputs = problem.inputs
+        self.nu = len(problem.chosen)
         self.n = self.inputs * self.nu
-        self.predictor, self.system, self.scale = predictor, predictor.system, scale
+        self.predictor = predictor
+        self.system = predictor.system
+        self.scale = scale
         self.terminal: TerminalSet | None = problem.terminal
-        self._first, self._inside = problem.first, 0.0 if problem.terminal is None else _INSIDE
+        self._first = problem.first
+        self._inside = 0.0 if problem.terminal is None else _INSIDE
         self._measured = list(problem.measured)
-        # Columns of the inputs that are chosen; a slice where all are, which spares copies.
+        # Columns of the inputs that are chosen; a slice where all are, to avoid copies.
         self._chosen: Any = problem.chosen if problem.measured else slice(None)
         self.input_lower, self.input_upper = (limit[self._chosen] for limit in predictor.input_limits())
-        self.middle, self.half = (
-            0.5 * (self.input_lower + self.input_upper),
-            0.5 * (self.input_upper - self.input_lower),
-        )
+        self.middle = 0.5 * (self.input_lower + self.input_upper)
+        self.half = 0.5 * (self.input_upper - self.input_lower)
         self._condenser = Condenser(
             predictor.system.scaled(Scaler.identity(predictor.nu), Scaler(np.zeros(predictor.ny), 1.0 / scale)),
-            N, self.half, control_horizon=self.inputs, steady=problem.terminal is not None,
+            N,
+            self.half,
+            control_horizon=self.inputs,
+            steady=problem.terminal is not None,
             chosen=problem.chosen,
-        )  # fmt: skip
+        )
         self.cost_scale = problem.cost_scale
         unit = 1.0 / self.cost_scale
         weights = np.tile(problem.output_weight, (N + 1, 1))
         weights[N] = problem.terminal_weight
         self._root = np.sqrt(2.0 * unit * weights) * scale  # cost = |root * error|^2 / 2 + ...
         limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in predictor.outputs]).any(axis=1))
-        # Columns of the outputs that have limits; a slice where all have, which spares copies.
+        # Columns of the outputs that have limits; a slice where all have, to avoid copies.
         self._limited: Any = slice(None) if len(limited) == predictor.ny else limited
         self._limited_scale = scale[self._limited]
         price = np.tile((problem.prices(kept_ranks) * scale * unit)[self._limited], N + 1 - self._first)
-        end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty` is, in units of the cost
+        end = [] if problem.terminal is None else [HARD * 20.0 * N]  # as `default_penalty`, in scaled units
         self._price = np.concatenate([price, end])
-        self._priced = slice(self.n, self.n + self._price.size)  # their rows among those of limits
+        self._priced = slice(self.n, self.n + self._price.size)  # rows of penalised limits in lower and upper
         self._move_root = np.sqrt(2.0 * unit * problem.input_move_weight[self._chosen]) * self.half
         self._prepare_moves(problem.move_limit[self._chosen] / self.half)
         self._prepare_economy(problem)
         self._load()
 
     def _prepare_moves(self, limit: Array) -> None:
-        """z_k - z_{k-1} = (D z)_k, less z_{-1} in the first rows."""
+        """Set up moves z_k - z_{k-1} = (D z)_k, less z_{-1} in the first rows: their weight and their limits."""
         D = np.eye(self.n) - np.eye(self.n, k=-self.nu)
         self._input_hessian = (D.T * np.tile(self._move_root**2, self.inputs)) @ D
         bounded = np.tile(np.isfinite(limit), self.inputs)
-        self._bounded, self._move_limit = bounded, np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
+        self._bounded = bounded
+        self._move_limit = np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
         self._any_bounded = bool(bounded.any())
         self._constraints = np.vstack([np.zeros((self._price.size, self.n)), D[bounded]])
-        #: Price of each constraint of the local model; infinite where it must be kept.
+        #: Penalty on each constraint of the local model; infinite for hard ones.
         self.prices = np.concatenate([self._price, np.full(bounded.sum(), np.inf)])
 
     def _prepare_economy(self, problem: OptimalControlProblem) -> None:
         self._economy: ScaledEconomy | None = None
         if problem.economy is None:
             return
+        # The last input is held to the end, and its steady state has the cost of one more step.
         held = np.ones(self.inputs)
         held[-1] += self.horizon - self.inputs + (problem.terminal is not None)
         self._economy = scaled(
-            problem.economy, held, self.middle, self.half, problem.chosen, self.scale, self.horizon + 1,
+            problem.economy,
+            held,
+            self.middle,
+            self.half,
+            problem.chosen,
+            self.scale,
+            self.horizon + 1,
             1.0 / problem.cost_scale,
-        )  # fmt: skip
+        )
         self._input_hessian += np.diag(self._economy.root**2)
 
     def _load(self) -> None:
-        """Call what is compiled once, so that the first sample does not wait for it."""
+        """Call compiled functions once, so that the first sample does not wait for compilation."""
         run = self._condenser.run(np.zeros((self.horizon + 1, self.system.nu)), np.zeros(self.system.nx))
         self._condenser.condense(run.w)
 
     def sample(self, data: StepData) -> Sample:
-        """Scale what belongs to one sample."""
+        """Scale the data of one sample."""
         limited, first = self._limited, self._first
         low, high = (limit[first:, limited] / self._limited_scale for limit in (data.lower, data.upper))
         if self._inside:
@@ -181,7 +196,7 @@ class CondensedProblem:
         return Sample(data.x, before, data.reference / self.scale, low, high, data.forecast)
 
     def admissible(self, sample: Sample, u: Array) -> Array:
-        """Inputs z nearest to u (N, nu), one after the other, that keep input and move limits."""
+        """Scaled inputs z from inputs u (N, nu), clipped to input and move limits one after the other."""
         z = _clip((u[: self.inputs, self._chosen] - self.middle) / self.half, -1.0, 1.0)
         if self._any_bounded:
             before = sample.before
@@ -195,7 +210,7 @@ class CondensedProblem:
         return _clip(plan.u[:-1, self._chosen], self.input_lower, self.input_upper)
 
     def plan(self, sample: Sample, z: Array) -> Plan:
-        """Follow the model along inputs z."""
+        """Simulate the model along scaled inputs z (M nu,) and evaluate violations and cost."""
         u = self._inputs(z, sample.forecast)
         (y, x, w), gap = self._condenser.run(u, sample.x), None
         if self.terminal is not None:
@@ -213,17 +228,17 @@ class CondensedProblem:
         return Plan(z, u, w, y, error, excess, cost, gap, size)
 
     def keeps_limits(self, plan: Plan) -> bool:
-        """Whether a plan keeps all limits; only meant where there is a terminal set."""
+        """Whether a plan keeps all limits; only used with a terminal set."""
         return bool((plan.excess <= self._inside).all())
 
     def model(self, sample: Sample, plan: Plan, multipliers: Array | None) -> LocalModel:
-        """Local model at a plan.
+        """Local QP model at a plan.
 
         Args:
             sample: The sample.
-            plan: Where.
-            multipliers: Of the output limits, in the order of `LocalModel.C`: H then is that of the Lagrangian, made
-                positive definite. None for Gauss-Newton.
+            plan: The plan.
+            multipliers: Multipliers of the output limits, in the order of `LocalModel.C`, for the Hessian of the
+                Lagrangian, made positive definite. None for Gauss-Newton.
         """
         G = self._condenser.condense(plan.w)
         J, weights = G.reshape(-1, self.n), self._root**2
@@ -250,16 +265,17 @@ class CondensedProblem:
         return LocalModel(H, g, C, *self._limits(sample, plan))
 
     def decrease(self, plan: Plan, model: LocalModel, d: Array) -> float:
-        """By how much the model expects the cost to fall along d."""
+        """Decrease of the cost that the local model expects for the step d."""
         change, rows, inside = product(model.C[: self._price.size], d), self._priced, self._inside
         lower, upper = model.lower[rows], model.upper[rows]
         excess = _beyond(change, lower - inside, upper + inside) if inside else _beyond(change, lower, upper)
         return dot(self._price, plan.excess - excess) - dot(d, model.g + 0.5 * product(model.H, d))
 
     def corrected(self, plan: Plan, model: LocalModel, trial: Plan) -> LocalModel:
-        """The model with limits as curved as a trial from ``plan`` has shown (second-order correction).
+        """Local model with limits shifted by their curvature between ``plan`` and a trial (second-order correction).
 
-        Without it an exact penalty refuses full steps along curved limits (Maratos; Nocedal & Wright, section 18.3).
+        Without it the exact penalty rejects full steps along curved limits (Maratos effect; Nocedal & Wright, section
+        18.3).
         """
         rows = self._priced
         bent = self._limited_values(trial) - self._limited_values(plan)
@@ -270,14 +286,14 @@ class CondensedProblem:
         return replace(model, lower=lower, upper=upper)
 
     def slack(self, plan: Plan) -> Array:
-        """Excess over limits in output units, shape (N + 1, ny)."""
+        """Violations of the output limits in output units, shape (N + 1, ny)."""
         rows, shape = np.zeros(plan.y.shape), (len(plan.y) - self._first, -1)
         excess = plan.excess if self.terminal is None else np.maximum(plan.excess[:-1] - self._inside, 0.0)
         rows[self._first :, self._limited] = excess.reshape(shape) * self._limited_scale
         return rows
 
     def _limited_values(self, plan: Plan) -> Array:
-        """What the priced rows limit."""
+        """Values of the penalised rows: limited outputs, then the distance from the steady state in radii."""
         reached = plan.y[self._first :, self._limited].ravel()
         return (
             reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal._share(plan.gap))
@@ -296,7 +312,7 @@ class CondensedProblem:
         return u
 
     def _settle(self, x: Array, y: Array, w: Array, u: Array) -> Array:
-        """Make the steady state the last sample of outputs and neurons; returns how far the plan's end is from it."""
+        """Overwrite the last sample of outputs and neurons by the steady state; returns x_N minus that state."""
         if not np.isfinite(x).all():
             return np.full(x.shape[1], np.nan)
         steady = self.predictor.equilibrium(u, guess=x[-1])
@@ -304,7 +320,7 @@ class CondensedProblem:
         return np.asarray(x[-1] - steady)
 
     def _outwards(self, plan: Plan) -> Array:
-        """Derivative of the plan's distance from the steady state, in radii, by the gap; shape (nx,)."""
+        """Gradient of the distance of x_N from the steady state, in radii, with respect to the gap, shape (nx,)."""
         assert self.terminal is not None
         assert plan.gap is not None
         pulled = product(self.terminal.metric, plan.gap)
@@ -312,7 +328,7 @@ class CondensedProblem:
         return np.asarray(pulled / (self.terminal.radius * length)) if length > 0 else np.zeros_like(pulled)
 
     def _curvature(self, prices: Array, plan: Plan, end: float) -> Array:
-        """Second derivatives of the priced outputs and of ``end`` times the distance from the steady state."""
+        """Hessian of the priced outputs plus ``end`` times the distance of x_N from the steady state."""
         if self.terminal is None or plan.gap is None or end <= 0:
             return self._condenser.curvature(plan.w, prices)
         outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
@@ -358,12 +374,12 @@ def _clip(values: Array, lower: Array | float, upper: Array | float) -> Array:
 
 
 def _convex(H: Array, *, priced: bool) -> Array:
-    """H, or where it is not positive definite the nearest matrix with eigenvalues above a share of the largest.
+    """H, or if that is not positive definite the nearest matrix with eigenvalues above a share of the largest.
 
-    Where prices are linear all of it may be curved downwards: then the largest in size counts.
+    With linear prices all eigenvalues may be negative: then the largest absolute value counts.
     """
     found = None if positive_definite(H) else eigen(H)
-    if found is None:  # also where H is not finite, which the QP refuses
+    if found is None:  # positive definite, or not finite: the QP solver rejects the latter
         return H
     values, rows = found
     largest = max(values[-1], -values[0]) if priced else values[-1]

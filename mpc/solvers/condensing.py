@@ -1,14 +1,14 @@
-"""Outputs of a whole plan as a linear function of its inputs (condensing), and its second derivatives.
+"""Condensing: first and second derivatives of the outputs of a whole plan by its inputs.
 
-States are eliminated: what is left are the derivatives G_k of y_k by all inputs of the plan (Bock & Plitt, IFAC 1984,
+States are eliminated, which leaves the derivatives G_k of y_k by all inputs of the plan (Bock & Plitt, IFAC 1984,
 section 3; the recursion is in `controlrnn.kernels.responses`). Plans may have fewer inputs than samples; the last one
-is then held. For a Lur'e system only the neurons are curved, so that the Hessian of p'y, summed over the plan, is one
+is then held. In a Lur'e system only the neurons are nonlinear, so that the Hessian of p'y, summed over the plan, is one
 more product of the size of Gauss-Newton's,
 
     sum_k  V_k' diag(mu_k s''(v_k)) V_k,      V_k: derivatives of v_k by the inputs, mu_k: of p'y by w_k = s(v_k).
 
-Where a plan is to end near a steady state x_s = f(x_s, u_s) of its last input, sample N is x_s instead of x_N: the
-derivatives of x_N are then (I - A_s)^-1 B_s times those of u_s, and the gap x_N - x_s has some of its own.
+With a terminal set sample N is the steady state x_s = f(x_s, u_s) of the last input instead of x_N: its derivatives are
+(I - A_s)^-1 B_s times those of u_s, and the gap x_N - x_s has derivatives of its own.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from controlrnn.systems import LureSystem
 
 
 class Condenser:
-    """Condenses plans of one length.
+    """Derivatives of plans of one length by their inputs.
 
     Args:
         system: A frozen system.
-        horizon: N.
-        input_scale: What counts as one unit of each chosen input, shape (nu,).
+        horizon: Number N of steps.
+        input_scale: Unit of each chosen input, shape (nu,).
         control_horizon: Number M <= N of inputs, the last of which is held; N when left out.
         steady: Whether sample N is the steady state of the last input.
-        chosen: Places of the nu inputs that the plan decides about among those of the system; all when left out.
+        chosen: Indices of the nu inputs that the plan decides about among those of the system; all when left out.
 
     Attributes:
-        run: Simulates the inputs at every sample, (N + 1, inputs), from a state: see `Responses.run`.
+        run: Simulates inputs for every sample, (N + 1, inputs), from a state: see `Responses.run`.
         gap: Derivatives of x_N - x_s by the scaled inputs, from the last `condense`, shape (M nu, nx); ``steady`` only.
     """
 
@@ -52,7 +52,9 @@ class Condenser:
         steady: bool = False,
         chosen: NDArray[np.intp] | None = None,
     ) -> None:
-        self.system, self.horizon, self.steady = system, horizon, steady
+        self.system = system
+        self.horizon = horizon
+        self.steady = steady
         self.linearise = Lineariser(system)
         inputs, places = control_horizon or horizon, np.arange(system.nu) if chosen is None else chosen
         by_input = np.zeros((horizon + 1, system.nu, inputs, len(places)))
@@ -69,14 +71,14 @@ class Condenser:
         return y[0], w[0]
 
     def condense(self, w: Array) -> Array:
-        """Condense a plan.
+        """Derivatives of the outputs of a plan by its scaled inputs.
 
         Args:
-            w: Outputs of the neurons at every sample, shape (N + 1, nv), C-contiguous; the last ones are those of x_s
-                where ``steady``.
+            w: Outputs of the neurons at every sample, shape (N + 1, nv), C-contiguous; if ``steady`` the last ones are
+                those of x_s.
 
         Returns:
-            The derivatives of y_0 to y_N by the scaled inputs, shape (N + 1, ny, M nu); the next call overwrites them.
+            The derivatives of y_0 to y_N, shape (N + 1, ny, M nu); the next call overwrites them.
         """
         responses, N = self._responses, self.horizon
         if self.steady:
@@ -91,35 +93,36 @@ class Condenser:
         """Hessian of ``sum_k prices_k' y_k + end' (x_N - x_s)`` by the scaled inputs, shape (M nu, M nu).
 
         Args:
-            w: As for the last `condense`.
+            w: Outputs of the neurons as for the last `condense`.
             prices: Shape (N + 1, ny).
-            end: Shape (nx,), where ``steady``; zero when left out.
+            end: Shape (nx,), only if ``steady``; zero when left out.
         """
         bend = self._neuron_prices(self.linearise.at(w), prices, end) * self.system.activation.curvature(w)
         V = self._responses.neurons.reshape(bend.size, self._by_input.shape[2])
         return weighted_squares(V, bend.ravel())
 
     def _settle(self, w: Array) -> None:
-        """Make the last sample that of the steady state."""
+        """Replace the derivatives of x_N by those of the steady state, and set those of the gap."""
         last, nx, lin = self._responses.states[self.horizon], self.system.nx, self.linearise.at(w[-1:])
         by_held = product(_solved(np.eye(nx) - lin.A[0], lin.B[0]), self._by_input[-1])
         self.gap = (last - by_held).T
         last[:] = by_held
 
     def _neuron_prices(self, lin: Linearisation, prices: Array, end: Array | None) -> Array:
-        """Derivatives of the priced sum by the neurons' outputs, shape (N + 1, nv): the adjoint of a run."""
+        """Derivatives of the priced sum by the neurons' outputs, shape (N + 1, nv), by the adjoint of a simulation."""
         system, N = self.system, self.horizon
         p = np.zeros((N + 2, system.nx))  # p[k]: derivative by x_k
         direct = product(prices[:, None, :], lin.C)[:, 0, :]
         A = lin.A
         if self.steady:
             p[N] = 0.0 if end is None else end
-            # x_s is what a run without end under u_s leads to: p[N + 1] = direct + p[N + 1] A_s.
+            # x_s is a fixed point under u_s, and so is its adjoint: p[N + 1] = direct - p[N] + p[N + 1] A_s.
             p[N + 1] = _solved(np.eye(system.nx) - A[N].T, direct[N] - p[N])
         for k in range(N - self.steady, 0, -1):
             np.add(direct[k], product(p[k + 1], A[k]), out=p[k])
         mu = product(p[1:], system.B1) + product(prices, system.D21)
         slope = system.activation.derivative(lin.w)
+        # Neurons of a layer act on the priced sum also through later layers.
         for start, stop in reversed(system.blocks[:-1]):
             mu[:, start:stop] += product(mu[:, stop:] * slope[:, stop:], system.D11[stop:, start:stop])
         return np.asarray(mu)

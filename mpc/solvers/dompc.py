@@ -1,11 +1,11 @@
-"""do-mpc as the solver of `mpc.problem.ocp`. The only file that imports do_mpc (5.1).
+"""do-mpc (5.1, imported only here) with ipopt as a solver of the optimal control problem.
 
-do-mpc leaves some things to its user; each is handled here: constraints stop at step N - 1 (the last one is appended
-between ``prepare_nlp`` and ``create_nlp``, with the slack of step 0, which is free otherwise); a failed solve returns
-its iterate silently and starts the next one from it (the status is read; guess and multipliers come from the last
-success only); ``make_step`` sleeps without an initial guess, appends to its history with quadratic cost and is slow to
-fill in parameters (the solver is called directly, on flat vectors); its scaling mixes scaled and unscaled inputs
-(scaling is part of the model, do-mpc's stays at 1).
+Some properties of do-mpc need care: constraints stop at step N - 1 (those of step N are appended between
+``prepare_nlp`` and ``create_nlp``, with the slack of step 0, which is free otherwise); a failed solve returns its
+iterate silently and starts the next one from it (the status is read; guess and multipliers come from the last success
+only); ``make_step`` sleeps without an initial guess, appends to its history with quadratic cost and is slow in setting
+parameters (the solver is called directly, on flat vectors); its scaling mixes scaled and unscaled inputs (scaling is
+part of the model here, do-mpc's stays at 1).
 
 ipopt factorises with MUMPS on CasADi's own OpenBLAS, which may use threads on large problems, and waits for them on a
 busy machine: set OMP_NUM_THREADS=1 before Python starts where steps have a deadline. (With 16 states over 20 steps no
@@ -27,11 +27,11 @@ from mpc.problem.ranking import refuse_ranks
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.solvers.casadi_terms import economic, inputs
 
-with warnings.catch_warnings():  # it warns about optional features that are not installed
+with warnings.catch_warnings():  # do-mpc warns about optional features that are not installed
     warnings.simplefilter("ignore")
     import do_mpc
 
-_FREE = 1e4  # limits this many ranges away constrain nothing
+_FREE = 1e4  # in output ranges: distance of a limit that stands for "no limit"
 _STATUS = {
     "Solve_Succeeded": Status.SOLVED,
     "Solved_To_Acceptable_Level": Status.SOLVED,
@@ -43,7 +43,7 @@ _STATUS = {
 
 
 class DoMpcBackend:
-    """Solves with do-mpc and ipopt.
+    """Solver with do-mpc and ipopt.
 
     Args:
         problem: The optimal control problem.
@@ -54,7 +54,7 @@ class DoMpcBackend:
             set or a control horizon shorter than its horizon.
 
     Attributes:
-        mpc: The ``do_mpc.controller.MPC`` with its model: look, but write nothing.
+        mpc: The ``do_mpc.controller.MPC`` with its model, for reading only.
     """
 
     def __init__(self, problem: OptimalControlProblem, options: SolverOptions) -> None:
@@ -73,17 +73,20 @@ class DoMpcBackend:
             )
         self.problem, self.options = problem, options
         lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
-        self._lower, self._upper = lower, upper
-        self._middle, self._half = 0.5 * (lower + upper), 0.5 * (upper - lower)
+        self._lower = lower
+        self._upper = upper
+        self._middle = 0.5 * (lower + upper)
+        self._half = 0.5 * (upper - lower)
         signals = problem.predictor.outputs
-        # Rows of the constraint: outputs with an upper limit, then outputs with a lower one.
+        # Rows of do-mpc's constraint: outputs with an upper limit, then outputs with a lower one.
         self._above = np.flatnonzero(np.isfinite([s.upper for s in signals]))
         self._below = np.flatnonzero(np.isfinite([s.lower for s in signals]))
-        with warnings.catch_warnings():  # do-mpc hands CasADi values to numpy functions, of which CasADi warns
+        with warnings.catch_warnings():  # do-mpc passes CasADi values to numpy functions, about which CasADi warns
             warnings.simplefilter("ignore", FutureWarning)
             self.mpc = _formulate(problem, self._above, self._below, _ipopt(options, warm=False))
-        # A second solver of the same problem: ipopt's warm-start options hurt where no multipliers are known yet.
-        self._cold, self._warm = self.mpc.S, casadi.nlpsol("warm", "ipopt", self.mpc.nlp, _ipopt(options, warm=True))
+        # Two solvers of the same problem, since ipopt's warm-start options slow down a start without multipliers.
+        self._cold = self.mpc.S
+        self._warm = casadi.nlpsol("warm", "ipopt", self.mpc.nlp, _ipopt(options, warm=True))
         self._bounds = {
             "lbx": self.mpc._lb_opt_x.master,
             "ubx": self.mpc._ub_opt_x.master,
@@ -101,11 +104,11 @@ class DoMpcBackend:
         self._multipliers = state[2]
 
     def reset(self) -> None:
-        """See `mpc.problem.ocp.Backend.reset`."""
+        """Forget the multipliers of the last sample; see `mpc.problem.ocp.Backend.reset`."""
         self._multipliers = {}
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.problem.ocp.Backend.solve`."""
+        """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         solver = self._warm if self._multipliers else self._cold
         result = solver(x0=self._guess(data), p=self._parameters(data), **self._bounds, **self._multipliers)
         stats = solver.stats()
@@ -117,6 +120,7 @@ class DoMpcBackend:
         if status is Status.SOLVED:
             self._multipliers = {"lam_g0": result["lam_g"], "lam_x0": result["lam_x"]}
         N, nx, nu = self.problem.horizon, self.problem.predictor.nx, len(self._half)
+        # do-mpc's vector holds all states, then all inputs, then the slacks.
         first, last = (N + 1) * nx, (N + 1) * nx + N * nu
         u = self._middle + self._half * values[first:last].reshape(N, nu)
         return Solution(
@@ -150,10 +154,10 @@ class DoMpcBackend:
         excess = np.hstack(
             [(y[:, self._above] - upper) / scale[self._above], (lower - y[:, self._below]) / scale[self._below]]
         )
-        excess[0] = excess[-1]  # its slack serves step N
+        excess[0] = excess[-1]  # the slack of step 0 is used for step N
         slack = np.maximum(excess[:-1], 0.0) if self.problem.soft else np.zeros_like(excess[:-1])
-        inputs = (chosen - self._middle) / self._half
-        return np.concatenate([x.ravel(), inputs.ravel(), slack.ravel()])
+        scaled = (chosen - self._middle) / self._half
+        return np.concatenate([x.ravel(), scaled.ravel(), slack.ravel()])
 
     def _slack(self, slack: Array) -> Array:
         rows = np.zeros((self.problem.horizon + 1, self.problem.predictor.ny))
@@ -202,7 +206,7 @@ def _formulate(problem: OptimalControlProblem, above: Any, below: Any, solver: d
 
 
 def _append(mpc: Any, problem: OptimalControlProblem, end: Any, unit: float) -> None:
-    """What do-mpc leaves out: cost and limits at step N, and limits on moves."""
+    """Append the terms that do-mpc does not make: cost and limits at step N, and limits on moves."""
     lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
     variables, parameters = mpc.opt_x, mpc.opt_p
     error, excess, priced = end(variables["_x", -1, 0, -1], variables["_u", -1, 0], parameters["_tvp", -1])

@@ -1,11 +1,11 @@
-"""The general engine: any predictor with CasADi functions, with all states and inputs as variables of fatrop.
+"""Multiple-shooting solver with fatrop, for any predictor with CasADi functions.
 
 fatrop is an interior-point method that factorises stage by stage (Vanroye, Sathya, De Schutter, Decré, IROS 2023). It
-wants its variables in stage order, x_0, u_0, x_1, u_1, ..., and x_{k+1} - f(x_k, u_k) = 0 ahead of the other
-constraints of stage k. Here the state of a stage is extended by the input before it, so that price and limit of a move
+needs its variables in stage order, x_0, u_0, x_1, u_1, ..., and x_{k+1} - f(x_k, u_k) = 0 ahead of the other
+constraints of stage k. Here the state of a stage is extended by the input before it, so that weight and limit of a move
 belong to one stage, and the slack belongs to the controls. Stages whose input is held have no inputs among their
-controls; with a terminal set the last stage has the steady state among them. Its linear algebra, BLASFEO, has no
-threads.
+controls; with a terminal set the controls of the last stage include the steady state. Its linear algebra, BLASFEO, uses
+no threads.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mpc.problem.ranking import HARD, KEPT, refuse_ranks
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.solvers.casadi_terms import economic, inputs
 
-_FINEST = 1e-6  # finer tolerances are lost in rounding when references are out of reach: it then reports failure,
-_FINER = 1e-8  # which does no harm where any plan that keeps all limits will do
-_FREE = 1e4  # limits this many ranges away constrain nothing
-_INSIDE = 1e-7  # of an output's range or the terminal set's radius: so far inside stays a plan that must be feasible
+_FINEST = 1e-6  # least tolerance: with references out of reach, finer ones fail by rounding,
+_FINER = 1e-8  # which is harmless with a terminal set, where any plan that keeps all limits may be applied
+_FREE = 1e4  # in output ranges: distance of a limit that stands for "no limit"
+_INSIDE = 1e-7  # margin to limits with a terminal set, in output ranges or radii of the set
 
 
 @dataclass
 class _Stages:
-    """Variables and constraints in the order in which the solver wants them."""
+    """Variables and constraints, collected in fatrop's stage order."""
 
     variables: list[Any] = field(default_factory=list)
     least: list[Array] = field(default_factory=list)
@@ -46,37 +46,37 @@ class _Stages:
     kept: list[int] = field(default_factory=list)
 
     def begin(self, nx: int, nu: int) -> tuple[Any, Any]:
-        """A new stage: its state (nx,) and the input before it (nu,)."""
+        """Begin a stage; returns its state variables: the model's state (nx,) and the input before it (nu,)."""
         self.states.append(nx + nu)
         self.controls.append(0)
         return self._variable("x", nx), self._variable("l", nu)
 
     def control(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
-        """A new variable (n,) with limits, of the stage begun last."""
+        """Add a control variable (n,) with limits to the present stage."""
         self.controls[-1] += n
         return self._variable(name, n, least, most)
 
     def _variable(self, name: str, n: int, least: float = -np.inf, most: float = np.inf) -> Any:
-        """A new variable (n,) with limits."""
+        """Add a variable (n,) with limits."""
         self.variables.append(casadi.SX.sym(name, n))
         self.least.append(np.full(n, least))
         self.most.append(np.full(n, most))
         return self.variables[-1]
 
     def keep(self, g: Any, lower: Array, upper: Array) -> None:
-        """Keep lower <= g <= upper."""
+        """Add the constraint lower <= g <= upper."""
         self.constraints.append(g)
         self.equality += (lower == upper).tolist()
         self.lower.append(lower)
         self.upper.append(upper)
 
     def zero(self, g: Any) -> None:
-        """Keep g = 0."""
+        """Add the constraint g = 0."""
         self.keep(g, np.zeros(g.numel()), np.zeros(g.numel()))
 
 
 class FatropBackend:
-    """Solves with CasADi and fatrop.
+    """Solver with CasADi and fatrop.
 
     Args:
         problem: The optimal control problem.
@@ -90,9 +90,11 @@ class FatropBackend:
         if options.rti:
             raise SettingError("FatropBackend cannot stop after one iteration, got rti=True: use CondensedBackend")
         refuse_ranks(problem.ranking, "FatropBackend")
-        self.problem, self.options = problem, options
+        self.problem = problem
+        self.options = options
         self._lower, self._upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
-        self._middle, self._half = 0.5 * (self._lower + self._upper), 0.5 * (self._upper - self._lower)
+        self._middle = 0.5 * (self._lower + self._upper)
+        self._half = 0.5 * (self._upper - self._lower)
         signals = problem.predictor.outputs
         self._limited = np.flatnonzero(np.isfinite([[s.lower, s.upper] for s in signals]).any(axis=1))
         self._price = (problem.prices() * problem.output_scale / problem.cost_scale)[self._limited]
@@ -106,10 +108,10 @@ class FatropBackend:
         self.__init__(*state)  # type: ignore[misc]
 
     def reset(self) -> None:
-        """See `mpc.problem.ocp.Backend.reset`; there is nothing to forget."""
+        """Do nothing, since the solver has no memory; see `mpc.problem.ocp.Backend.reset`."""
 
     def solve(self, data: StepData) -> Solution:
-        """See `mpc.problem.ocp.Backend.solve`."""
+        """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         started = time.perf_counter()
         result = self._solver(x0=self._guess(data), p=self._parameters(data), **self._bounds)
         stats, values = self._solver.stats(), np.array(result["x"]).ravel()
@@ -120,6 +122,7 @@ class FatropBackend:
         u = np.clip(self._middle + self._half * values[self._places[0]], self._lower, self._upper)
         rows = np.minimum(np.arange(self.problem.horizon), self.problem.inputs - 1)
         u = self.problem.complete(u[rows], data.forecast)
+        # Cost, slack and feasibility of the clipped plan are computed by our model, not taken from the solver.
         cost, slack = self.problem.objective(data, u)
         if not np.isfinite(cost):
             status, message = Status.FAILED, "not finite"
@@ -133,9 +136,14 @@ class FatropBackend:
         if status is Status.SOLVED and limit is not None and time.perf_counter() - started > limit:
             status, message = Status.TIME_LIMIT, "solved too late"
         return Solution(
-            status=status, u=u, slack=slack, cost=cost, iterations=int(stats["iter_count"]), message=message,
+            status=status,
+            u=u,
+            slack=slack,
+            cost=cost,
+            iterations=int(stats["iter_count"]),
+            message=message,
             feasible=feasible,
-        )  # fmt: skip
+        )
 
     def _formulate(self) -> None:
         problem, predictor, N = self.problem, self.problem.predictor, self.problem.horizon
@@ -157,15 +165,16 @@ class FatropBackend:
             slack = stages.control("s", limited, 0.0) if k >= problem.first and limited else None
             ahead = forecast[:, min(k, N - 1)]
             y, follows = self._stage(x, v, ahead)
+            # Index after the dynamics: fatrop's ng counts only the other constraints of a stage.
             state, held, above = x, last, len(stages.equality) + (nx + nu) * (k < N)
             if k < N:
                 x, last = stages.begin(nx, nu)
                 stages.zero(casadi.vertcat(x - follows, last - v))
             if k < problem.inputs:
-                weight = problem.input_move_weight[problem.chosen] * self._half**2 / problem.cost_scale
-                cost += casadi.dot(weight, (v - held) ** 2)
+                move_weight = problem.input_move_weight[problem.chosen] * self._half**2 / problem.cost_scale
+                cost += casadi.dot(move_weight, (v - held) ** 2)
                 self._limit_move(stages, v - held)
-            if k == 0:
+            if k == 0:  # the initial state and the last input are parameters
                 stages.zero(casadi.vertcat(state - start, held - before))
             if k == N and problem.terminal is not None:
                 y, end = self._settle(stages, x, last)
@@ -185,7 +194,10 @@ class FatropBackend:
         self._compile(stages, cost, parameters)
 
     def _settle(self, stages: _Stages, x: Any, held: Any) -> tuple[Any, Any]:
-        """Let x, the end of the plan, be near the steady state of its last input; that one's output, price of slack."""
+        """Add the terminal constraint that x is near the steady state of the held input, with slack.
+
+        Returns the steady state's scaled output and the penalty on the slack.
+        """
         terminal = self.problem.terminal
         assert terminal is not None
         settled, over = stages.control("e", self.problem.predictor.nx), stages.control("o", 1, 0.0)
@@ -196,7 +208,7 @@ class FatropBackend:
         return y, HARD * 20.0 * self.problem.horizon * over
 
     def _stage(self, x: Any, v: Any, forecast: Any) -> tuple[Any, Any]:
-        """Scaled output and next state."""
+        """Expressions of the scaled output and the next state at x (nx,) and scaled inputs v (nu,)."""
         step, output = self.problem.predictor.casadi
         u = inputs(self.problem, v, forecast)
         return output(x, u) / self.problem.output_scale, step(x, u)
@@ -230,15 +242,19 @@ class FatropBackend:
         }
         self._solver = casadi.nlpsol("ocp", "fatrop", nlp, options)
         self._bounds = {
-            "lbx": np.concatenate(stages.least), "ubx": np.concatenate(stages.most),
-            "lbg": np.concatenate(stages.lower), "ubg": np.concatenate(stages.upper),
-        }  # fmt: skip
+            "lbx": np.concatenate(stages.least),
+            "ubx": np.concatenate(stages.most),
+            "lbg": np.concatenate(stages.lower),
+            "ubg": np.concatenate(stages.upper),
+        }
+        # Where the variables of each kind lie in the solver's vector, for guesses and answers.
         starts = np.cumsum([0, *(v.numel() for v in stages.variables)])
         places: dict[str, list[Array]] = {name: [] for name in "xlvseo"}
         for v, start in zip(stages.variables, starts, strict=False):
             places[v[0].name().split("_")[0]].append(np.arange(start, start + v.numel()))
         self._size = int(starts[-1])
-        self._states, self._last = np.array(places["x"]), np.array(places["l"])
+        self._states = np.array(places["x"])
+        self._last = np.array(places["l"])
         slack = np.array(places["s"], dtype=int).reshape(self.problem.horizon + 1 - self.problem.first, -1)
         self._places = (np.array(places["v"]), slack)
         self._end = [np.array(places[name], dtype=int).ravel() for name in "eo"]
@@ -264,10 +280,10 @@ class FatropBackend:
         x = problem.predictor.rollout(data.x, u)[1]
         y, gap = problem.outcome(data.x, u)
         seen = (y / problem.output_scale)[problem.first :, self._limited]
-        inputs = (u[:, problem.chosen] - self._middle) / self._half
+        scaled = (u[:, problem.chosen] - self._middle) / self._half
         values = np.zeros(self._size)
-        values[self._states], values[inputs_places] = x, inputs[: problem.inputs]
-        values[self._last] = np.vstack([(data.previous_input[problem.chosen] - self._middle) / self._half, inputs])
+        values[self._states], values[inputs_places] = x, scaled[: problem.inputs]
+        values[self._last] = np.vstack([(data.previous_input[problem.chosen] - self._middle) / self._half, scaled])
         values[slack_places] = np.maximum(np.maximum(seen - high, low - seen), 0.0)
         if problem.terminal is not None and gap is not None:
             settled, over = self._end

@@ -1,1 +1,1 @@
-"""From bounds to tightened limits, terminal sets and limits that learn."""
+"""Constraint tightening, terminal sets, and limits that learn from measurements."""

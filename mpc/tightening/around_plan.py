@@ -1,10 +1,11 @@
-"""Tightening for one plan: around a known trajectory the model's slopes are known, and the certified part shrinks.
+"""Tightening for a single plan, from a tube certificate around its trajectory.
 
+Around a known trajectory the slopes of the neurons are known more precisely, which makes the certified part smaller.
 The state estimate and the planned inputs are the nominal trajectory of a `TubeCertificate`. The model's true state is
 within the observer's certified error of the estimate, the true inputs within input and command errors of the planned
-ones: both lie in the tube, whatever they are, so that the certificate's bounds take the place of those for all
-trajectories. What comes out holds for this plan alone. After a solve it tells how much room the plan really has; a
-controller that solves with it has to check its new plan again, since that is another trajectory.
+ones: both lie in the tube, so that the certificate's bounds take the place of those for all trajectories. The result
+holds for this plan only. After a solve it gives the margin that the plan really needs; a controller that solves with it
+has to check the new plan again, since that is another trajectory.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from mpc.tightening.tightening import Tightening
 def certify_plan(
     x: Array, plan: Array, *, observer: Observer, near: TubeCertificate | None = None, iterations: int = 5
 ) -> TubeCertificate:
-    """Certify what the observer's error and input errors can do to the predictions of one plan.
+    """Certify bounds on the effect of the observer's error and of input errors on the predictions of one plan.
 
     Args:
         x: State estimate, shape (nx,).
         plan: Planned inputs, shape (N, nu); the last one is held, as in `Predictor.predict`.
         observer: The controller's observer, which states its error.
-        near: A certificate for another plan of this length and the same observer, e.g. that of the last sample: its
+        near: A certificate for another plan of this length and the same observer, e.g. that of the last sample, whose
             multipliers are adapted instead of searched for.
-        iterations: By how many, see `TubeCertificate.around`; 0 takes them as they are.
+        iterations: Iterations of that adaptation, see `TubeCertificate.around`; 0 takes the multipliers as they are.
 
     Raises:
         ShapeError, DataError: ``x`` or ``plan`` does not fit.
@@ -60,7 +61,7 @@ def certify_plan(
 def tighten_around(
     model_error: ModelError, certificate: TubeCertificate, *, observer: Observer, x: Array, plan: Array
 ) -> Tightening:
-    """The tightening that one plan needs.
+    """Tightening for one plan, from the calibrated model error and a tube certificate.
 
     Args:
         model_error: From `mpc.calibrate`.
@@ -92,6 +93,7 @@ def tighten_around(
             f"the certificate must cover the observer's error {needed} and its input and command errors {inputs}, "
             f"got {got} and {certificate.input_radius}: certify_plan with this observer"
         )
+    # The disturbance estimate is averaged from errors of another observer, or of one with wrong inputs.
     other = model_error.observer_digest != observer.digest or bool(inputs.any())
     filtered = model_error.disturbance_gain is not None and other
     if filtered and (system.D21 != 0).any():
@@ -112,11 +114,14 @@ def tighten_around(
             f"{observer.promise}; {NOT_COUNTED}"
         ),
         digests={
-            "system": system.digest, "model_error": model_error.digest, "observer": observer.digest,
-            "certificate": certificate.digest, "plan": plan_digest(x, plan),
+            "system": system.digest,
+            "model_error": model_error.digest,
+            "observer": observer.digest,
+            "certificate": certificate.digest,
+            "plan": plan_digest(x, plan),
         },
         premises=calibrated_premises(model_error, observer),
-    )._made()  # fmt: skip
+    )._made()
 
 
 @typed()

@@ -1,7 +1,7 @@
-"""What a measurement still says about the predictions to come: limits that learn, and plans that stay feasible.
+"""Limits that learn from measured errors: intervals for future prediction errors, and recursive feasibility with them.
 
 The tightening of `mpc.tighten` covers the largest error that may ever occur. But the error of a prediction from the
-estimate xhat at t, made at t for t + k, changes little from what is measured now:
+estimate xhat at t, made at t for t + k, differs little from the error measured now:
 
     y[t+k] - yhat[k|t] = e[t] + ( r[t+k] - r[t] ) + ( D[k] - D[0] ),
 
@@ -9,35 +9,30 @@ estimate xhat at t, made at t for t + k, changes little from what is measured no
 
 The first bracket is at most the *drift* rho_k, calibrated like any model error, with dhat = e (`DisturbanceFilter(1)`;
 measurement noise is part of r). The second is at most the *change* of the difference of two trajectories, certified on
-`controlrnn.systems.change_system`. So the error lies in the interval M_k = e[t] +- (rho_k + change_k) as well as in
-A_k = +-a_k, where a is the predictive tightening, and in what earlier measurements say about the same sample:
+`controlrnn.systems.change_system`. So the error lies in the interval M_k = e[t] +- (rho_k + change_k), in A_k = +-a_k,
+where a is the predictive tightening, and in the interval that earlier measurements give for the same sample:
 
     E_k[t+1] = ( E_{k+1}[t] + [-l_k, l_k] ) n A_k n M_k ,      E_k = A_k at first, E_N = A_N n M_N,
 
 with l_k the certified effect of the estimate's jump (`mpc.tightening.terminal_set`). The first summand needs the
 certified error of both estimates, xhat[t] and xhat[t+1], and their jump; where one is missing (at the first estimate
 that may be used, after a gap, after a late measurement that moved the estimate further than a jump) E_k = A_k again.
-These hold for every plan. Let plans keep
+The intervals hold for every plan. Let plans keep
 
     (1)  y_k + E_k widened by G_k within limits, k = 1..N-1, with G_1 = 0 and G_{k+1} = G_k + 2 l_k,
     (2)  |x_N - x_s|_P <= a and (3) g(x_s, u_s) within limits tightened by c + q of `mpc.tightening.terminal_set`, where
     now
          c >= a_{N-1} + G_{N-1} + l_{N-1}.
 
-Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan keeps them from xhat+, whatever is measured there.
-For k <= N - 2 the candidate's y'_k is within l_k of y_{k+1}, and E_k[t+1] within E_{k+1}[t] + [-l_k, l_k], so that
-y'_k + E_k[t+1], widened by G_k, lies within y_{k+1} + E_{k+1}[t] widened by G_k + 2 l_k = G_{k+1}: (1) of the old plan.
-For k = N - 1, y'_k is within l_k of y_N, which (2) and (3) keep within q of g(x_s, u_s), and E_k[t+1] lies in A_k. (2)
-and (3) carry over as in `mpc.tightening.terminal_set`: neither depends on measurements. True outputs keep limits by (1)
-at k = 1.
+Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan keeps them from xhat+ for all measurements there. True
+outputs keep their limits by (1) at k = 1. (Proof: docs/theory/limits_that_learn.md.)
 
-The steady state at the end has room for the worst, the next samples only for what can happen until then: a plan may go
-close to its limits as long as it can come back, and the next measurement moves the day of return by one sample.
-Measurements may be missing. One that contradicts what was known, e[t] outside of E_0 or M_k apart from E_k, is an
-outlier, or breaks what was declared: the interval then spans both, and the step says so and is not certified, since the
-theorem does not cover it. Intervals that meet as time passes
-are the consistency sets of set-membership identification (Milanese & Vicino, Automatica 1991; in MPC: Tanaskovic,
-Fagiano, Smith, Morari, Automatica 2014).
+The steady state at the end of a plan has a margin for the largest error, the next samples only for errors that are
+possible until then: a plan may go close to its limits as long as it can come back. Measurements may be missing. One
+that contradicts earlier ones, with e[t] outside E_0 or M_k disjoint from E_k, is an outlier or violates a declared
+bound: the interval then spans both, and the step reports it and is not certified, since the theorem does not cover it.
+Intersections of intervals over time are the consistency sets of set-membership identification (Milanese & Vicino,
+Automatica 1991; in MPC: Tanaskovic, Fagiano, Smith, Morari, Automatica 2014).
 """
 
 from __future__ import annotations
@@ -68,25 +63,25 @@ if TYPE_CHECKING:
 
     from controlrnn.certification import HorizonCertificate
 
-_FREE = 1e3  # of the state's metric: stored outputs start equal, so that their share of the ball costs nothing
+_FREE = 1e3  # weight of stored outputs in the metric, relative to the states: they start equal, and cost nothing
 _PARTS = ("drift", "change", "jump", "absolute", "growth")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class Recall(MadeAgain):
-    """How far prediction errors may be from the error measured now; see the module docstring. All in output units.
+    """Bounds on the difference of future prediction errors from the error measured now, in output units.
 
     Args:
-        drift: rho_k for k = 1..K, calibrated, shape (K, ny), not decreasing.
+        drift: Drift rho_k for k = 1..K, calibrated, shape (K, ny), not decreasing.
         change: Certified change of the difference of two trajectories for k = 1..K, shape (K, ny).
-        jump: l_k for k = 0..N-1, shape (N, ny).
-        absolute: a_k for k = 0..N, shape (N + 1, ny).
-        growth: G_k for k = 0..N, shape (N + 1, ny).
-        end: c, shape (ny,).
-        promise: What holds, in words.
-        digests: What it rests on: ``system``, ``observer``, ``tightening``, ``drift``, ``changes``, ``growth``.
-        premises: What it rests on besides; None where nothing is said.
+        jump: Effect l_k of the estimate's jump for k = 0..N-1, shape (N, ny).
+        absolute: Bound a_k without measurements for k = 0..N, shape (N + 1, ny).
+        growth: Widening G_k for recursive feasibility for k = 0..N, shape (N + 1, ny).
+        end: Tightening c of the steady state at the end of plans, shape (ny,).
+        promise: Text of what holds.
+        digests: Sources by name: ``system``, ``observer``, ``tightening``, ``drift``, ``changes``, ``growth``.
+        premises: Premises of the bounds, or None.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -147,13 +142,12 @@ class Recall(MadeAgain):
         observer: Observer,
         growth: HorizonCertificate | None = None,
     ) -> None:
-        """Make the recall again from what it was made of, and refuse it where it claims anything else.
+        """Recompute the recall from its sources and raise unless it agrees with them.
 
-        Arguments as `remember`. The tightening has a `Tightening.verify` of its own; the drift's promise is taken as it
-        stands.
+        Arguments as `remember`. The tightening has a `Tightening.verify` of its own; the drift's promise is trusted.
 
         Raises:
-            CertificationError: A certificate does not hold, or the recall is not what its sources give.
+            CertificationError: A certificate does not hold, or the recall does not follow from its sources.
             SettingError: The parts do not belong together.
         """
         made = remember(tightening, drift, changes, observer=observer, growth=growth)
@@ -167,7 +161,7 @@ class Recall(MadeAgain):
         self._made(made)
 
     def plot(self, labels: Sequence[str] = ()) -> Figure:
-        """Stack drift and change over the steps against what holds without measurements, one panel an output."""
+        """Draw drift and change over the steps against the bound without measurements, one panel per output."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
 
@@ -190,12 +184,12 @@ class Recall(MadeAgain):
 def certify_changes(
     observer: Observer, steps: int, *, iterations: int = 200, progress: Callable[[int, int], None] | None = None
 ) -> tuple[HorizonCertificate, ...]:
-    """Certify by how much the difference to the true state's outputs can change within k = 1..K samples.
+    """Certify bounds on the change of the output difference of two trajectories within k = 1..K samples.
 
     Args:
         observer: The controller's observer, with a certified error.
-        steps: K; each costs one search per output on a system with k more outputs in its state.
-        iterations: Spent on the multipliers of each.
+        steps: Number K of samples; each costs one search per output on a system with k more outputs in its state.
+        iterations: Iterations for the multipliers of each.
         progress: Called with (done, of) after each.
 
     Raises:
@@ -207,15 +201,21 @@ def certify_changes(
     found = []
     for k in range(1, count("steps", steps) + 1):
         system, start, ahead = change_system(observer.system, k), *start_of(observer)
+        # The state of the change system is that of the model, followed by stored outputs.
         metric = _FREE * float(np.linalg.eigvalsh(start.metric)[-1]) * np.eye(system.nx)
         metric[: len(start.metric), : len(start.metric)] = start.metric
         end = ahead + k
         found.append(
             certify_horizon(
-                system, end, initial_radius=start.radius, metric=metric, input_radius=observer.prediction_input_error,
-                focus=[end], iterations=iterations,
+                system,
+                end,
+                initial_radius=start.radius,
+                metric=metric,
+                input_radius=observer.prediction_input_error,
+                focus=[end],
+                iterations=iterations,
             )
-        )  # fmt: skip
+        )
         if progress is not None:
             progress(k, steps)
     return tuple(found)
@@ -230,14 +230,14 @@ def remember(
     observer: Observer,
     growth: HorizonCertificate | None = None,
 ) -> Recall:
-    """Put together what measurements may be believed for, after checking that the parts belong together.
+    """Make a `Recall` from a tightening, a calibrated drift and certified changes, and check that they fit together.
 
     Args:
         tightening: From `mpc.recursive` (for plans with a terminal set) or `mpc.tighten`, without disturbance feedback.
         drift: From `mpc.calibrate` with ``DisturbanceFilter(1.0)`` and no observer, over at least K steps.
         changes: From `certify_changes`, for k = 1..K; verified here.
         observer: The controller's observer.
-        growth: What `mpc.recursive` was given; None where there is no jump.
+        growth: The certificate given to `mpc.recursive`; None where there is no jump.
 
     Raises:
         SettingError: The parts belong to different models or observers, or were calibrated for something else.
@@ -263,20 +263,28 @@ def remember(
         raise SettingError(f"changes must name 1..{min(N, drift.horizon)} steps, got {K}: certify fewer")
     change = np.array([_proven(one, k, observer) for k, one in enumerate(changes, 1)])
     jumps, a = growth_per_step(growth, observer.jump, observer, tightening.predictive), tightening.predictive
+    # Each sample's jump may move the candidate plan and its error interval: hence twice per step.
     G = np.zeros_like(a)
     for k in range(1, N):
         G[k + 1] = (G[k] + 2 * jumps[k]) * ROUNDING
     digests = {
-        "system": system.digest, "observer": observer.digest, "tightening": tightening.digest, "drift": drift.digest,
+        "system": system.digest,
+        "observer": observer.digest,
+        "tightening": tightening.digest,
+        "drift": drift.digest,
         "changes": digest({}, {str(k): one.digest for k, one in enumerate(changes, 1)}),
-    }  # fmt: skip
+    }
     return Recall(
-        drift=np.maximum.accumulate(drift.bounds[1 : K + 1]), change=change, jump=jumps, absolute=a, growth=G,
+        drift=np.maximum.accumulate(drift.bounds[1 : K + 1]),
+        change=change,
+        jump=jumps,
+        absolute=a,
+        growth=G,
         end=np.maximum(tightening.total[N], (a[N - 1] + G[N - 1] + jumps[N - 1]) * ROUNDING),
         promise=f"{tightening.promise}; errors drift within {K} samples by no more than a bound which {drift.promise}",
         digests=digests | ({} if growth is None else {"growth": growth.digest}),
         premises=_drift_premises(tightening, drift, observer),
-    )._made(tightening)  # fmt: skip
+    )._made(tightening)
 
 
 def _word(premises: Premises | None) -> str:
@@ -284,7 +292,7 @@ def _word(premises: Premises | None) -> str:
 
 
 def _drift_premises(tightening: Tightening, drift: ModelError, observer: Observer) -> Premises:
-    """The tightening's premises, after comparing them with those of the observer and of the drift's records."""
+    """Premises of the tightening, after comparing them with those of the observer and of the drift's records."""
     own = calibrated_premises(drift, observer).also(horizon=tightening.horizon, length=None, missing=None, loop=None)
     if tightening.premises is None:
         return own
@@ -293,9 +301,10 @@ def _drift_premises(tightening: Tightening, drift: ModelError, observer: Observe
 
 
 def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Array:
-    """The change within k samples, shape (ny,), after checking what it rests on."""
+    """Certified change within k samples, shape (ny,), after checks of the certificate."""
     if not hasattr(certificate, "system_digest"):
         raise SettingError(f"changes must hold certificates from certify_changes, got {shown(certificate)}")
+    # As in `mpc.tightening.tightening`: system, horizon, initial radius and input radius have to cover this observer's.
     system, (start, ahead) = change_system(observer.system, k), start_of(observer)
     if certificate.system_digest != system.digest or certificate.horizon < ahead + k:
         raise SettingError(

@@ -1,8 +1,8 @@
-"""What rounding adds to a tightening.
+"""Part of a tightening that covers rounding errors of the model's execution.
 
-The model error is calibrated on runs that were computed, and the controller's estimates and predictions are computed:
-each differs from real arithmetic by at most the execution error, so it counts twice. A disturbance estimate is an
-average of output errors of both kinds, which counts it twice more.
+The model error is calibrated on computed runs, and the controller's estimates and predictions are computed, too: each
+differs from real arithmetic by at most the execution error, which therefore counts twice. A disturbance estimate is an
+average of output errors of both kinds, which adds it twice more.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ NOT_COUNTED = "all of it in real arithmetic: rounding is not counted"
 
 
 def execution_part(execution: ExecutionError, observer: Observer, horizon: int, *, filtered: bool) -> tuple[Array, str]:
-    """The part of a tightening that covers rounding, shape (horizon + 1, ny), and what it rests on, in words.
+    """Part of a tightening that covers rounding, shape (horizon + 1, ny), and the text of its condition.
 
     Args:
-        execution: Of the observer's model, for inputs and initial states that the observer may meet; verified here.
+        execution: Execution error of the observer's model, for all inputs and initial states in use; verified here.
         observer: The controller's observer.
         horizon: Number of predicted steps N.
         filtered: Whether predictions are corrected by a disturbance estimate.

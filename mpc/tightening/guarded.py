@@ -1,13 +1,13 @@
-"""The tightening of a guarded estimate: what its guard needs, and what the estimate may differ from it.
+"""Tightening for a guarded observer: the guard's tightening, and the effect of the distance to the guard's estimate.
 
 With c the guard's estimate, the effect of re-initialisation splits as
 
     g(x*_k) - g(xhat_k) = [ g(x*_k) - g(c_k) ] + [ g(c_k) - g(xhat_k) ] ,
 
-three runs of the model, the last two under the same inputs. The first bracket is the guard's own, from a certificate
-that may start at the beginning of its window; the second starts in a ball of the trust's share of the guard's error.
-Where the guard is a plain run, no ball is put around its estimate, and the sum is less than a ball of 1 + trust times
-its error would give.
+three runs of the model, the last two under the same inputs. The first bracket is that of the guard, from a certificate
+that may start at the beginning of its window; the second starts in a ball of trust times the guard's error. Where the
+guard is a plain simulation, no ball is put around its estimate, and the sum is smaller than the effect of a ball of
+1 + trust times its error. See also docs/theory/tightening.md.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ if TYPE_CHECKING:
 
 @typed()
 def tighten_guarded(
-    model_error: ModelError, certificate: HorizonCertificate, difference: HorizonCertificate, *,
+    model_error: ModelError,
+    certificate: HorizonCertificate,
+    difference: HorizonCertificate,
+    *,
     observer: GuardedObserver,
-) -> Tightening:  # fmt: skip
-    """Put the parts of a guarded estimate's tightening together, after checking that they belong together.
+) -> Tightening:
+    """Make the tightening for a guarded observer from its parts, and check that they fit together.
 
     Args:
         model_error: From `mpc.calibrate`.
-        certificate: What `mpc.tighten` asks for the guard, whose command error is at least the observer's: the first
-            bracket compares runs under true and under commanded inputs.
-        difference: Bound on what an initial difference of ``observer.room`` does over the horizon; verified here.
+        certificate: The certificate that `mpc.tighten` needs for the guard, whose command error is at least the
+            observer's, since the first bracket compares runs under true and under commanded inputs.
+        difference: Bound on the effect of an initial difference of ``observer.room``; verified here.
         observer: The controller's observer.
 
     Raises:
@@ -53,6 +56,7 @@ def tighten_guarded(
             f"the guard must allow for command errors of {observer.command_error}, got {observer.guard.command_error}: "
             "pass command_error to it as well"
         )
+    # First bracket: the guard's own tightening. Second: the certified effect of the distance to its estimate.
     theirs = tighten(model_error, certificate, observer=observer.guard)
     refuse_boxes(difference)
     radius = observer.room.needed_in(difference.metric)
@@ -74,6 +78,8 @@ def tighten_guarded(
         more = more + more[0]  # the disturbance estimate averages output errors of the guarded estimate
     digests = theirs.digests | {"observer": observer.digest, "difference": difference.digest}
     return replace(
-        theirs, reinitialisation=theirs.reinitialisation + more, digests=digests,
+        theirs,
+        reinitialisation=theirs.reinitialisation + more,
+        digests=digests,
         premises=calibrated_premises(model_error, observer),
-    )._made(theirs)  # fmt: skip
+    )._made(theirs)

@@ -1,8 +1,7 @@
-"""Certificates of an observer's predictions: how far they can be off, and how much one re-initialisation changes them.
+"""Horizon certificates for an observer: bounds on the error of its predictions, and on the effect of its jump.
 
-Both are `controlrnn.certification.certify_horizon` with the arguments that follow from the observer: where its estimate
-starts from, how far that can be from the model's true state, and how far inputs can be off. The theorem on
-re-initialisation is that of `mpc.observers.base`.
+Both call `controlrnn.certification.certify_horizon` with the arguments that follow from the observer: initial radius,
+metric and input radius. The theorem on re-initialisation is that of `mpc.observers.base`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 def certify_predictions(
     observer: Observer, horizon: int, *, input_error: ArrayLike | None = None, **options: Any
 ) -> HorizonCertificate:
-    """Bound the error of predictions that start from the observer's estimate, for `mpc.tighten`.
+    """Certify bounds on the error of predictions that start from the observer's estimate, for `mpc.tighten`.
 
     Where the estimate is a simulation over the last ``observer.steps`` recorded inputs, these samples and the
     prediction are one horizon, which is tighter than a ball around the estimate in between.
@@ -34,7 +33,7 @@ def certify_predictions(
         observer: The controller's observer, with a contraction certificate.
         horizon: Prediction steps N.
         input_error: Bound on |true - commanded input|, scalar or shape (nu,);
-            ``observer.prediction_input_error`` when left out, zero for the part of re-initialisation alone.
+            ``observer.prediction_input_error`` when left out, zero for the effect of re-initialisation alone.
         **options: Further arguments of `controlrnn.certification.certify_horizon`, e.g. ``iterations``.
 
     Raises:
@@ -58,7 +57,7 @@ def certify_predictions(
 
 @typed()
 def certify_jump(observer: Observer, horizon: int, **options: Any) -> HorizonCertificate:
-    """Bound what one re-initialisation of the estimate changes about a plan's outputs, for `mpc.recursive`.
+    """Certify bounds on the effect of one jump of the estimate on a plan's outputs, for `mpc.recursive`.
 
     Args:
         observer: The controller's observer, with a certified jump.
@@ -81,7 +80,7 @@ def certify_jump(observer: Observer, horizon: int, **options: Any) -> HorizonCer
 
 
 def start_of(observer: Observer) -> tuple[StateError, int]:
-    """Where a certificate may start from, and how many samples ahead of the prediction.
+    """Initial error that certificates may start from, and by how many samples it precedes the prediction.
 
     Args:
         observer: The observer, with a contraction certificate.

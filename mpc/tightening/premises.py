@@ -1,4 +1,4 @@
-"""Premises of bounds that are calibrated for an observer: its own and those of the records."""
+"""Premises of calibrated bounds: those of the observer and those of the records."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mpc.promises.premises import Premises
 
 
 def calibrated_premises(model_error: ModelError, observer: Observer) -> Premises:
-    """What bounds from records rest on, for this observer: its premises and those of the records.
+    """Premises of a bound calibrated for an observer, after comparing them with those of the records.
 
     Args:
         model_error: The calibrated part.

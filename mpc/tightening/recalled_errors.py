@@ -1,4 +1,4 @@
-"""The intervals of `mpc.tightening.error_memory` from sample to sample, and the limits of plans that they leave."""
+"""Recursion of the error intervals of `mpc.tightening.error_memory` in the controller, and the limits they give."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from mpc.tightening.error_memory import Recall
 from mpc.tightening.terminal_set import TerminalSet
 
 _log = logging.getLogger(__name__)
-_MEASURED = 1e-9  # of the largest error: rounding of the one measured
+_MEASURED = 1e-9  # of the largest error: tolerance for rounding in the measured one
 
 
 class RecalledErrors:
-    """E_0..E_N, which hold the errors of predictions from the present estimate.
+    """Intervals E_0..E_N that contain the errors of predictions from the present estimate.
 
     Args:
-        recall: What measurements may be believed for.
+        recall: The bounds that the intervals are made from.
         outputs: The outputs with their limits.
-        terminal: The plans' terminal set, or None: then E_N limits step N.
+        terminal: Terminal set of the plans; without one (None) E_N is used for the limits at step N.
 
     Raises:
         InfeasibleError: Nothing is left of an output's range while nothing has been measured.
     """
 
     def __init__(self, recall: Recall, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
-        self.recall, self._names = recall, [s.name for s in outputs]
+        self.recall = recall
+        self._names = [s.name for s in outputs]
         self._low = np.array([s.lower for s in outputs]) + recall.growth
         self._high = np.array([s.upper for s in outputs]) - recall.growth
-        self._last = len(recall.growth) if terminal is None else recall.horizon  # E counts ahead of this step
+        self._last = len(recall.growth) if terminal is None else recall.horizon  # limits before this step learn
         self._around = recall.around
         if terminal is not None:
             room = recall.end + terminal.margin
@@ -51,30 +52,31 @@ class RecalledErrors:
             )
 
     def reset(self) -> None:
-        """Forget all measurements."""
-        self._lower, self._upper = -self.recall.absolute, np.array(self.recall.absolute)
+        """Set the intervals to those without measurements."""
+        self._lower = -self.recall.absolute
+        self._upper = np.array(self.recall.absolute)
 
     @property
     def interval(self) -> Array:
-        """Ends of E_0..E_N, shape (2, N + 1, ny)."""
+        """Lower and upper ends of E_0..E_N, shape (2, N + 1, ny)."""
         return read_only(np.stack([self._lower, self._upper]))
 
     def limits(self) -> tuple[Array, Array]:
-        """Limits of plans, each (N + 1, ny); infinite where an output has none."""
+        """Lower and upper limits of plans, each (N + 1, ny); infinite where an output has none."""
         lower, upper, rows = self._low.copy(), self._high.copy(), slice(0, self._last)
         lower[rows] -= self._lower[rows]
         upper[rows] -= self._upper[rows]
         return lower, upper
 
     def see(self, error: Array, *, certified: bool) -> str:
-        """Take in what is measured now.
+        """Update the intervals with the present measurement.
 
         Args:
             error: Measured output minus that of the estimate, shape (ny,); NaN where missing.
-            certified: Whether the estimate's certified error holds; if not, all is forgotten.
+            certified: Whether the estimate's certified error holds; if not, the intervals are reset.
 
         Returns:
-            Which outputs contradict what was known, with numbers; empty where none does.
+            Text of the outputs that contradict earlier measurements, with numbers; empty where none does.
         """
         if not certified:
             self.reset()
@@ -85,7 +87,7 @@ class RecalledErrors:
         both = np.stack([np.fmax(known[0], seen[0]), np.fmin(known[1], seen[1])])
         room = _MEASURED * self.recall.absolute[0]
         agrees = ~((error < self._lower[0] - room) | (error > self._upper[0] + room)) & (both[0] <= both[1]).all(axis=0)
-        # Either what was known is wrong or this measurement: what holds in both cases is their hull.
+        # On contradiction either the earlier interval or this measurement is wrong: their hull holds in both cases.
         widest = self.recall.absolute[rows]
         either = np.clip([np.fmin(known[0], seen[0]), np.fmax(known[1], seen[1])], -widest, widest)
         self._lower[rows], self._upper[rows] = np.where(agrees, both, either)
@@ -101,7 +103,7 @@ class RecalledErrors:
         return message
 
     def advance(self) -> None:
-        """Go on to the next sample; only meant where the certified error holds for the old and the new estimate."""
+        """Shift the intervals to the next sample; valid if the certified error holds for the old and new estimate."""
         widest, jump = self.recall.absolute, self.recall.jump
         for ends, sign in ((self._lower, -1.0), (self._upper, 1.0)):
             ends[:-1] = np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])

@@ -1,4 +1,4 @@
-"""Why a plan can always be continued: the terminal set, and the proof of recursive feasibility.
+"""Terminal set around an artificial steady state, and the theorem of recursive feasibility.
 
 A plan holds inputs u_0, ..., u_{M-1}, the last of which, u_s, is kept from step M - 1 on; states x_0 = xhat, x_{k+1} =
 f(x_k, u_k) up to x_N, M <= N; x_s = f(x_s, u_s), which exists and is unique because f contracts, |f(x, u) - f(z, u)|_P
@@ -13,15 +13,15 @@ Let the estimate jump by at most e, |xhat+ - f(xhat, u_0)|_P <= e, let l_k bound
 
     (A)  c_{k+1} >= c_k + l_k   (`mpc.recursive`),             (B)  p a + p^N e <= a   (`TerminalSet`).
 
-Theorem: if a plan keeps (1)-(3) from xhat, then u_1, ..., u_{M-1}, u_s keeps them from xhat+.
-Inputs and moves: all pairs of neighbours are old ones, or u_s twice. The candidate's outputs are within l_k of y_{k+1}:
-for k <= N - 2 by (1) and (A), and for k = N - 1 because x_N lies in (2), so that y_N, under u_s, is within q of (3).
-(2): x'_{N-1} is within p^{N-1} e of x_N, so that |x'_N - x_s|_P <= p (a + p^{N-1} e) <= a by (B). (3) is unchanged.
-Hence, by induction, the problem stays feasible for ever once it was feasible, whatever the solver does: the candidate
-may always be applied. If c_k also covers every prediction error of step k (`mpc.tighten`), the true outputs keep their
-limits. References do not appear: any may be given, at any time. N beyond M costs nothing but simulation and makes a
-tiny: the artificial steady state (Limon et al., Automatica 2008) then takes the part of a long-prepared terminal set.
-Incremental tubes: Koehler, Soloperto, Mueller, Allgoewer, IEEE TAC 2021; no feedback is needed since f contracts.
+Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan u_1, ..., u_{M-1}, u_s keeps them from xhat+. (Proof:
+docs/theory/recursive_feasibility.md.)
+
+Hence the problem stays feasible for ever once it was feasible, for any answer of the solver: the shifted plan may
+always be applied. If c_k also covers every prediction error of step k (`mpc.tighten`), the true outputs keep their
+limits. The conditions do not depend on references, which may change at any time. A horizon N longer than M costs only
+simulation and makes a small: the artificial steady state (Limon et al., Automatica 2008) replaces a terminal set
+designed in advance. Incremental tubes: Koehler, Soloperto, Mueller, Allgoewer, IEEE TAC 2021; no feedback is needed
+since f contracts.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ from mpc.promises.premises import Premises, premises_of
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate, HorizonCertificate
 
-_ROOM = 1.0 + 1e-6  # a new set's radius exceeds what (B) asks for by so much: rounding must not matter
+_ROOM = 1.0 + 1e-6  # factor on the least radius by (B), so that rounding does not matter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class TerminalSet(MadeAgain):
-    """The ball around an artificial steady state in which plans end; see the module docstring.
+    """Ball around an artificial steady state in which plans end; see the module docstring.
 
     Args:
-        metric: P, shape (nx, nx).
-        radius: a, in the metric.
-        rate: p, in (0, 1).
-        horizon: N.
-        jump: e, in the metric.
-        margin: q, shape (ny,), output units.
-        digests: What it rests on: ``system``, ``contraction``, ``outputs`` and ``jump``.
-        premises: What it rests on besides; None where nothing is said.
+        metric: Metric P, shape (nx, nx).
+        radius: Radius a, in the metric.
+        rate: Contraction rate p, in (0, 1).
+        horizon: Prediction horizon N.
+        jump: Bound e on the estimate's jump, in the metric.
+        margin: Largest effect q on the outputs, shape (ny,), output units.
+        digests: Sources by name: ``system``, ``contraction``, ``outputs`` and ``jump``.
+        premises: Premises of the set, or None.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -98,7 +98,7 @@ class TerminalSet(MadeAgain):
         count("horizon", self.horizon)
         if not 0 < self.rate < 1:
             raise SettingError(f"rate must lie in (0, 1), got {self.rate}: the model has to contract")
-        least = least_radius(self.rate, self.horizon, self.jump) / _ROOM
+        least = least_radius(self.rate, self.horizon, self.jump) / _ROOM  # condition (B)
         if self.radius < least:
             needed, got = told_apart(least, self.radius)
             raise CertificationError(
@@ -109,11 +109,11 @@ class TerminalSet(MadeAgain):
 
     @cached_property
     def root(self) -> Array:
-        """R with R'R = P, shape (nx, nx)."""
+        """Cholesky factor R with R'R = P, shape (nx, nx)."""
         return np.asarray(np.linalg.cholesky(self.metric).T)
 
     def share(self, gap: Array) -> float:
-        """Distance from the steady state in radii: ``gap`` (nx,) lies in the set if this is at most 1."""
+        """Distance of x_N from the steady state, ``gap`` (nx,), in radii of the set: inside if at most 1."""
         found = self._share(as_array("gap", gap, (len(self.metric),)))
         if not np.isfinite(found):
             raise DataError("gap is beyond what float64 can square: check its units")
@@ -131,20 +131,21 @@ class TerminalSet(MadeAgain):
         *,
         jump: StateError | None = None,
     ) -> None:
-        """Prove again that the set is what it claims, from the certificates that it was made of.
+        """Verify that the set follows from the certificates that it was made from.
 
         Args:
             system: The model.
-            contraction: Gave rate and metric.
-            outputs: Gave the margin.
-            jump: The controller's observer's `Observer.jump`, which the set has to allow for: a set that comes from a
-                file is not verified without.
+            contraction: Certificate of rate and metric.
+            outputs: Certificate of the margin.
+            jump: The `Observer.jump` that the set has to allow for; a set that comes from a file is not verified
+                without.
 
         Raises:
             CertificationError: A certificate does not hold, or the set claims more than the certificates.
         """
         contraction.verify(system)
         outputs.verify(system)
+        # A claim may be weaker than its certificate, never stronger.
         claims = {
             "rate": self.rate >= contraction.rate,
             "metric": np.array_equal(self.metric, contraction.metric) and np.array_equal(self.metric, outputs.metric),
@@ -176,17 +177,17 @@ def terminal_set(
     outputs: HorizonCertificate | None = None,
     share: float = 0.005,
 ) -> TerminalSet:
-    """The terminal set of plans of one length.
+    """Make the terminal set for plans of one horizon.
 
     Args:
         predictor: Model.
         contraction: Its certificate, verified here.
         horizon: Prediction horizon N.
-        jump: Bound on what one update changes about the plan, `Observer.jump`.
-        outputs: Bound on the outputs of two states within its initial radius of each other in the contraction's metric,
-            under equal inputs; that radius becomes the set's. Made here when left out.
-        share: Where ``outputs`` is left out and the jump allows it: the set is so large that it costs the steady state
-            this share of some output's range. A larger set is easier to reach.
+        jump: Bound on the jump of the estimate, `Observer.jump`.
+        outputs: Bound on the output difference of two states within its initial radius of each other in the
+            contraction's metric, under equal inputs; that radius becomes the set's. Made here when left out.
+        share: Size of the set where ``outputs`` is left out and the jump allows it: its margin takes this share of some
+            output's range. A larger set is easier to reach.
 
     Raises:
         CertificationError: A certificate does not hold, or its radius is too small for the jump.
@@ -197,7 +198,7 @@ def terminal_set(
     system, P = predictor.system, contraction.metric
     contraction.verify(system)
     least = least_radius(contraction.rate, horizon, jump.radius_in(P))
-    if outputs is None:
+    if outputs is None:  # margins are proportional to the radius: scale that of a unit ball to the wanted share
         unit = certify_horizon(system, 0, initial_radius=1.0, metric=P).bounds[0]
         allowed = np.divide(
             positive("share", share) * output_scale(predictor), unit, out=np.full(len(unit), np.inf), where=unit > 0
@@ -226,10 +227,10 @@ def terminal_set(
 
 
 def least_radius(rate: float, horizon: int, jump: float) -> float:
-    """A radius that condition (B) of the module docstring allows, hardly above the smallest one."""
+    """Least radius by condition (B) of the module docstring, with a small margin for rounding."""
     return float(rate) ** horizon * jump / (1.0 - float(rate)) * ROUNDING * _ROOM
 
 
 def jump_digest(jump: StateError) -> str:
-    """SHA-256 of a bound on the jump: tightening and terminal set must rest on the same."""
+    """SHA-256 of a bound on the jump, for the check that tightening and terminal set use the same one."""
     return digest({"metric": jump.metric}, {"radius": float(jump.radius)})

@@ -1,11 +1,11 @@
-"""How much room each constraint has to give up, per step and output, and why.
+"""Constraint tightening per prediction step and output, from calibrated and certified parts.
 
 tightening[k] = model error[k] + effect of re-initialisation and input errors[k]: the first is calibrated
-(`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`); see docs/theory/.
+(`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`). Proof:
+docs/theory/tightening.md.
 
-Such a tightening is *predictive*: it covers the error of every prediction. `recursive` lets it grow along the horizon
-by what re-initialisation can change about a plan, so that a plan can be continued for ever: the theorem is in
-`mpc.tightening.terminal_set`.
+Such a tightening is *predictive*: it covers the error of every prediction. `recursive` adds a growth along the horizon
+that covers jumps of the estimate, so that plans stay feasible for ever: see `mpc.tightening.terminal_set`.
 """
 
 from __future__ import annotations
@@ -41,26 +41,25 @@ _SOURCES = (
     "system", "model_error", "certificate", "execution", "difference", "plan", "observer", "growth", "jump",
     "closed_loop", "closed_loop_limits", "closed_loop_predictions",
 )  # fmt: skip
-# What a tightening rests on that says nothing about predictions (none, a back-off, limits calibrated in closed loop).
+# Sources of tightenings that promise nothing about predictions (none, a back-off, limits calibrated in closed loop).
 NO_CLAIM = frozenset({"system", "observer", "closed_loop"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
 class Tightening(MadeAgain):
-    """Parts of the tightening, each (horizon + 1, ny) in output units.
+    """Constraint tightening as the sum of its parts, each (horizon + 1, ny) in output units.
 
     Args:
         model_error: Calibrated part.
-        reinitialisation: Certified effect of the estimate's error (and of input errors where they are not shown apart).
+        reinitialisation: Certified effect of the estimate's error (and of input errors if not separate).
         input_error: Certified effect of input errors.
-        disturbance_gain: Gain of the disturbance filter that the predictions are corrected with; None: they are not.
-        promise: What holds, in words.
-        digests: Where the parts come from: ``system``, ``model_error``, ``certificate``, ``observer``, ``growth``,
-            ``jump``.
-        growth: What is added so that plans stay feasible from sample to sample; none when left out.
-        execution: What rounding adds, proven; none when left out.
-        premises: What it rests on; None where it promises nothing.
+        disturbance_gain: Gain of the disturbance filter that corrects the predictions; None: no correction.
+        promise: Text of what holds.
+        digests: Sources by name: ``system``, ``model_error``, ``certificate``, ``observer``, ``growth``, ``jump``.
+        growth: Additional tightening for recursive feasibility; zero when left out.
+        execution: Proven effect of rounding; zero when left out.
+        premises: Premises of the tightening; None where it promises nothing.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -103,7 +102,7 @@ class Tightening(MadeAgain):
 
     @property
     def predictive(self) -> Array:
-        """What covers the error of each prediction: the sum without growth, shape (horizon + 1, ny)."""
+        """Bound on the error of each prediction: the sum without growth, shape (horizon + 1, ny)."""
         return read_only(sum(getattr(self, name) for name in _PARTS[:-1]))
 
     @property
@@ -121,21 +120,21 @@ class Tightening(MadeAgain):
         growth: HorizonCertificate | None = None,
         jump: StateError | None = None,
     ) -> None:
-        """Make the tightening again from what it was made of, and refuse it where it claims anything else.
+        """Recompute the tightening from its sources and raise unless it agrees with them.
 
         A file may hold any numbers, zeros for instance, under a right checksum: a guaranteed controller takes a
         tightening that was read from one only after this has passed, or `on_trust`.
 
         Args:
-            model_error: As given to `tighten`; its own promise is taken as it stands.
-            certificate: Likewise; proven again here.
+            model_error: As given to `tighten`; its own promise is trusted.
+            certificate: Likewise; verified here.
             observer: The controller's observer.
-            execution: As given to `tighten`; proven again here.
+            execution: As given to `tighten`; verified here.
             growth: As given to `recursive`.
             jump: Likewise.
 
         Raises:
-            CertificationError: A certificate does not hold, or the tightening is not what its sources give.
+            CertificationError: A certificate does not hold, or the tightening does not follow from its sources.
             SettingError: The parts do not belong together.
         """
         made = tighten(model_error, certificate, observer=observer, execution=execution)
@@ -144,9 +143,9 @@ class Tightening(MadeAgain):
         self.agrees_with(made)
 
     def agrees_with(self, made: Tightening) -> None:
-        """Raise CertificationError unless this is the tightening ``made`` from its sources just now, in whatever way.
+        """Raise CertificationError unless this tightening equals ``made``, the one recomputed from its sources.
 
-        How the certified part is shown, as one or as two, does not matter. It is then as good as ``made``.
+        The certified part may be given as one part or as two. The tightening is then as good as ``made``.
         """
         parts: list[dict[str, Array]] = []
         for one in (self, made):
@@ -162,7 +161,7 @@ class Tightening(MadeAgain):
         self._made(made)
 
     def limits(self, outputs: tuple[Signal, ...]) -> tuple[Array, Array]:
-        """Tightened limits.
+        """Tightened limits of the outputs.
 
         Args:
             outputs: The outputs with their limits.
@@ -171,7 +170,7 @@ class Tightening(MadeAgain):
             (lower, upper), each (horizon + 1, ny); infinite where there is no limit.
 
         Raises:
-            InfeasibleError: Nothing is left at some step >= 1 (step 0 is the present: no input changes it).
+            InfeasibleError: The limits are empty at some step >= 1 (no input changes step 0, the present).
         """
         total, outputs = self.total, items("outputs", outputs, Signal)
         if len(outputs) != total.shape[1]:
@@ -192,16 +191,19 @@ class Tightening(MadeAgain):
         return read_only(lower), read_only(upper)
 
     def plot(self, outputs: tuple[Signal, ...] = ()) -> Figure:
-        """Stack the parts over the horizon, one panel an output."""
+        """Draw the parts over the horizon, stacked, one panel per output."""
         from matplotlib.figure import Figure
 
         n = self.model_error.shape[1]
         figure = Figure(figsize=(6, 2.2 * n), layout="constrained")
         panels = figure.subplots(n, 1, sharex=True, squeeze=False)[:, 0]
         labels = (
-            "model error (calibrated)", "re-initialisation (certified)", "input error (certified)",
-            "execution (proven)", "growth for recursive feasibility (certified)",
-        )  # fmt: skip
+            "model error (calibrated)",
+            "re-initialisation (certified)",
+            "input error (certified)",
+            "execution (proven)",
+            "growth for recursive feasibility (certified)",
+        )
         for i, panel in enumerate(panels):
             stack = [getattr(self, name)[:, i] for name in _PARTS]
             panel.stackplot(range(self.horizon + 1), *stack, labels=labels, step="mid", alpha=0.8)
@@ -221,20 +223,20 @@ def tighten(
     initial_only: HorizonCertificate | None = None,
     execution: ExecutionError | None = None,
 ) -> Tightening:
-    """Put the calibrated and the certified part together, after checking that they belong together.
+    """Make a tightening from the calibrated model error and a certificate, and check that they fit together.
 
     Args:
         model_error: From `mpc.calibrate`.
-        certificate: Bound on what an initial error and input errors do, verified here. It starts either at the
+        certificate: Bound on the effect of an initial error and of input errors, verified here. It starts either at the
             prediction, with the observer's certified error as initial radius, or (tighter, since no ball is put around
             the estimate in between) at the beginning of the washout, ``observer.steps`` samples earlier, with
-            ``observer.restart`` as initial radius; the longer horizon tells. Its input radius covers
+            ``observer.restart`` as initial radius; its longer horizon shows which. Its input radius covers
             ``observer.prediction_input_error``: predictions are made with commanded inputs, which may be further from
             the true ones than the recorded inputs of the washout. None leaves the part out, and the promise says so.
         observer: The controller's observer.
-        initial_only: A second certificate with input radius zero. Only shows the parts separately; the sum is the same.
-        execution: Bound on what rounding does to the model's runs, verified here; see `mpc.tightening.execution_part`.
-            None: the tightening holds in real arithmetic, and its promise says so.
+        initial_only: A second certificate with input radius zero. Only separates the parts; the sum is the same.
+        execution: Bound on rounding in the model's runs, verified here; see `mpc.tightening.execution_part`. None: the
+            tightening holds in real arithmetic, and its promise says so.
 
     Returns:
         The tightening. Where the disturbance estimate was calibrated with another observer, or with exact inputs while
@@ -275,7 +277,7 @@ def tighten(
 
 
 def counted(tightening: Tightening, execution: ExecutionError | None, observer: Observer) -> Tightening:
-    """The tightening with what rounding adds as a part of its own; where nothing is given its promise says so."""
+    """Add the part for rounding to a tightening; without an execution error its promise says that it is missing."""
     if execution is None:
         return replace(tightening, promise=f"{tightening.promise}; {NOT_COUNTED}")._made(tightening)
     filtered = tightening.disturbance_gain is not None
@@ -293,19 +295,19 @@ def recursive(
     observer: Observer,
     jump: StateError | None = None,
 ) -> Tightening:
-    """Let a tightening grow so that plans stay feasible: c_{k+1} >= c_k + l_k, the least that does.
+    """Add the least growth with c_{k+1} >= c_k + l_k to a tightening, so that plans stay recursively feasible.
 
     The theorem is that of `mpc.tightening.terminal_set`.
 
     Args:
         tightening: From `tighten`, without disturbance feedback, over the whole prediction horizon N.
-        growth: Bound l_k on what the jump changes about outputs k steps later, over at least N - 1 steps, from an
-            initial radius that covers the jump; verified here. None is enough where there is no jump.
+        growth: Bound l_k on the effect of the jump on outputs k steps later, over at least N - 1 steps, from an initial
+            radius that covers the jump; verified here. May be None where there is no jump.
         observer: The controller's observer.
-        jump: Bound on what one update of the observer changes about the plan; ``observer.jump`` when left out.
+        jump: Bound on the jump of the estimate; ``observer.jump`` when left out.
 
     Returns:
-        A tightening whose parts of before are unchanged; verified if ``tightening`` is.
+        The tightening with growth; its other parts are unchanged. Verified if ``tightening`` is.
 
     Raises:
         SettingError: The parts belong to different models, the observer states no jump, or disturbance feedback.
@@ -324,7 +326,7 @@ def recursive(
     jump = observer.jump if jump is None else jump
     if jump is None:
         raise SettingError(f"the observer states no jump, got None ({observer.describe()}): certify it, or pass jump=")
-    c, first = tightening.predictive, int(not observer.predictor.answers)  # where outputs answer at once, step 0 counts
+    c, first = tightening.predictive, int(not observer.predictor.answers)  # with feedthrough step 0 is limited, too
     needed, least = growth_per_step(growth, jump, observer, c), np.array(c)
     for k in range(first, tightening.horizon):
         least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
@@ -337,11 +339,11 @@ def recursive(
 
 
 def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observer: Observer, like: Array) -> Array:
-    """What jumps of the estimate do to outputs 0..N - 1 steps later, shape (N, ny), after checking what it rests on.
+    """Bound on the effect of the estimate's jump on outputs 0..N - 1 steps later, shape (N, ny), after checks.
 
     Args:
-        growth: Certificate that covers the jump; None is enough where there is no jump.
-        jump: Bound on what one update changes about the plan.
+        growth: Certificate that covers the jump; may be None where there is no jump.
+        jump: Bound on the jump of the estimate.
         observer: The controller's observer.
         like: Any array with N + 1 rows and ny columns.
 
@@ -377,7 +379,7 @@ def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observe
 
 @typed()
 def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
-    """No tightening, which promises nothing: the controller to compare with.
+    """Zero tightening, which promises nothing, for comparison.
 
     Args:
         system_digest: The model's digest.
@@ -414,7 +416,7 @@ def _build(
 
 
 def _checked(certificate: HorizonCertificate, model_error: ModelError, observer: Observer) -> Array:
-    """The certified part over the prediction, shape (horizon + 1, ny), after checking what it rests on."""
+    """Certified part over the prediction, shape (horizon + 1, ny), after checks of the certificate."""
     if certificate.system_digest != model_error.system_digest:
         raise SettingError("certificate and model_error belong to different models: certify the calibrated model")
     refuse_boxes(certificate)
@@ -423,6 +425,7 @@ def _checked(certificate: HorizonCertificate, model_error: ModelError, observer:
         raise SettingError(
             f"certificate must cover the horizon {horizon} of the model error, got {certificate.horizon}"
         )
+    # The certificate starts at the prediction, or where it is long enough at the beginning of the washout.
     error, what = observer.error, "observer.error"
     if observer.restart is not None and certificate.horizon >= observer.steps + horizon:
         error, ahead, what = observer.restart, observer.steps, "observer.restart"
@@ -440,7 +443,7 @@ def _checked(certificate: HorizonCertificate, model_error: ModelError, observer:
 
 
 def refuse_boxes(certificate: HorizonCertificate) -> None:
-    """Raise SettingError for a certificate that speaks of some boxes alone, which nothing here keeps estimates in.
+    """Raise SettingError for a certificate that holds only in boxes, since nothing keeps estimates in them.
 
     Args:
         certificate: From `certify_horizon`.

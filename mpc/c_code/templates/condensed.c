@@ -1,26 +1,27 @@
-/* Sequential quadratic programming on the inputs alone (condensing: Bock & Plitt, IFAC 1984), as mpc/condensed.py: the
-   same local model, search and stopping rule. Inputs z in half ranges around the middle, outputs in multiples of their
-   scale, cost in multiples of the cost scale. The objective with its prices on slack is the merit. With a terminal set
-   sample N is the steady state x_s of the last input, and |x_N - x_s| <= radius one more priced limit. */
+/* Sequential quadratic programming on the inputs alone (condensing: Bock & Plitt, IFAC 1984), as
+   mpc/solvers/condensed.py: the same local model, line search and stopping rule. Inputs z in half ranges around the
+   middle, outputs in multiples of their scale, cost in multiples of the cost scale. The merit function is the objective
+   with its penalty on slack. With a terminal set sample N is the steady state x_s of the last input, and
+   |x_N - x_s| <= radius one more penalised limit. */
 
 enum {
     VARIABLES = M * NU,
-    LIMIT_ROWS = (N + 1 - FIRST) * LIMITED, /* of outputs, */
-    PRICED = LIMIT_ROWS + TERMINAL,         /* of the terminal set, */
-    ROWS = PRICED + M * BOUNDED             /* and of moves */
+    LIMIT_ROWS = (N + 1 - FIRST) * LIMITED, /* limits of outputs, */
+    PRICED = LIMIT_ROWS + TERMINAL,         /* with that of the terminal set, */
+    ROWS = PRICED + M * BOUNDED             /* and with those of moves */
 };
 
-static const double RIDGE = $RIDGE;    /* of the Hessian's largest entry: weights may be zero */
-static const double FLATTEST = $FLATTEST;  /* least curvature, of the largest, where the Lagrangian's is negative */
-static const double SUFFICIENT = $SUFFICIENT; /* share of the predicted decrease that a step has to reach */
-static const double SHORTEST = $SHORTEST; /* shorter steps are not tried */
-static const double SLOW = $SLOW;       /* a step longer than this share of the one before shows that curvature matters, */
-static const double NEAR = $NEAR;       /* and after a step shorter than this it pays anyway */
-static const double NOISE = $NOISE;    /* of the cost: a smaller decrease is rounding */
-static const int CORRECTIONS = $CORRECTIONS;    /* of a whole step for the curvature of hard limits */
-static const double INSIDE = $INSIDE;   /* with a terminal set limits are priced so early, and the QP aims as far inside */
+static const double RIDGE = $RIDGE;    /* regularisation, as a share of the Hessian's largest entry */
+static const double FLATTEST = $FLATTEST;  /* least eigenvalue, as a share of the largest, of an indefinite Hessian */
+static const double SUFFICIENT = $SUFFICIENT; /* share of the expected decrease that a step has to reach */
+static const double SHORTEST = $SHORTEST; /* shortest step length of the line search */
+static const double SLOW = $SLOW;       /* the Lagrangian's Hessian is used after steps longer than this share of the */
+static const double NEAR = $NEAR;       /* one before, or shorter than this */
+static const double NOISE = $NOISE;    /* share of the cost: a smaller decrease is rounding */
+static const int CORRECTIONS = $CORRECTIONS;    /* most second-order corrections of a full step */
+static const double INSIDE = $INSIDE;   /* margin to limits with a terminal set, in merit function and QP each */
 static const double EQUAL = $EQUAL;    /* violations of limits are equal up to this share */
-static const double KEPT = $KEPT;      /* hard limits exceeded by more of an output's range: no solution */
+static const double KEPT = $KEPT;      /* in output ranges: hard limits violated by more mean infeasible */
 
 static double clip(double value, double low, double high)
 {
@@ -43,7 +44,7 @@ static int sample_of(int row) { return row / SIZE(LIMITED) + FIRST; }
 static int output_of(int row) { return limited[row % SIZE(LIMITED)]; }
 
 #if TERMINAL_SET
-/* Sample N becomes the steady state of the last input; s->trials' gap to it in radii of the terminal set. */
+/* Replace sample N by the steady state of the last input; returns the distance of x_N from it in radii of the set. */
 static double end_of(State *s, Trial *trial, const double *u, double *x)
 {
     double scaled[NX];
@@ -55,7 +56,7 @@ static double end_of(State *s, Trial *trial, const double *u, double *x)
 }
 #endif
 
-/* Follow the model from s->x along trial->z; what is exceeded and what it costs. */
+/* Simulate the model from s->x along trial->z; sets the trial's outputs, violations and cost. */
 static void follow(State *s, Trial *trial)
 {
     double x[NX], u[NU], sum = 0, slack = 0;
@@ -94,7 +95,7 @@ static void follow(State *s, Trial *trial)
     trial->cost = 0.5 * sum + slack;
 }
 
-/* out = J Z_k, where Z_k are the derivatives of (x_k, u_k) by the plan's inputs, of which `columns` matter. */
+/* out = J Z_k with Z_k the derivatives of (x_k, u_k) by the plan's inputs; only the first `columns` are not zero. */
 static void times(const State *s, int k, int rows, int columns, const double *J, double *out)
 {
     const int at = (k < M ? k : M - 1) * NU, known = (k < M ? k : M) * NU;
@@ -106,7 +107,7 @@ static void times(const State *s, int k, int rows, int columns, const double *J,
     }
 }
 
-/* Derivatives of the Lagrangian's terms in the outputs, by them; scaled outputs are what is priced. */
+/* Derivatives of the Lagrangian by the physical outputs of sample k. */
 static void output_prices(const Trial *trial, const double *multipliers, int k, double *prices)
 {
     for (int i = 0; i < NY; ++i) prices[i] = root[k * NY + i] * root[k * NY + i] * trial->error[k * NY + i];
@@ -114,7 +115,7 @@ static void output_prices(const Trial *trial, const double *multipliers, int k, 
     for (int i = 0; i < NY; ++i) prices[i] /= scale[i];
 }
 
-/* One sample back: s->bend[k] and p, the derivatives by x_{k+1} that become those by x_k. */
+/* One step of the adjoint recursion: p, derivatives by x_{k+1}, becomes those by x_k; sets s->bend[k]. */
 static void step_back(State *s, const Trial *trial, int k, const double *prices, double *p)
 {
     const double *w = trial->points + k * NZ + NS;
@@ -140,7 +141,7 @@ static void step_back(State *s, const Trial *trial, int k, const double *prices,
     memcpy(p, back, sizeof back);
 }
 
-/* s->bend = second derivative, by each neuron's input, of the Lagrangian: the adjoint of a run. */
+/* s->bend = second derivatives of the Lagrangian by each neuron's input, by the adjoint of a simulation. */
 static void bend(State *s, const Trial *trial, const double *multipliers)
 {
     double p[NX], prices[NY];
@@ -148,7 +149,7 @@ static void bend(State *s, const Trial *trial, const double *multipliers)
     for (int k = N; k >= 0; --k) {
         output_prices(trial, multipliers, k, prices);
 #if TERMINAL_SET
-        if (k == N) { /* x_s is what a run without end leads to: p = p A_s + prices C_s - what x_N gets */
+        if (k == N) { /* x_s is a fixed point, and so is its adjoint: p = p A_s + prices C_s - (adjoint of x_N) */
             double end[NX];
             for (int j = 0; j < NX; ++j) end[j] = fmax(multipliers[LIMIT_ROWS], 0) * s->outwards[j];
             linearise(s, trial->points + N * NZ);
@@ -177,7 +178,7 @@ static void add_squares(int n, int rows, const double *weights, const double *X,
     }
 }
 
-/* H to the nearest matrix with eigenvalues above a share of the largest, by Jacobi's rotations. */
+/* Replace s->H by the nearest matrix with eigenvalues above a share of the largest (Jacobi's eigenvalue method). */
 static void make_convex(State *s)
 {
     double *A = s->qp.J, *Q = s->qp.R, largest = 0, least, off = 1, all;
@@ -215,6 +216,7 @@ static void make_convex(State *s)
     }
 }
 
+/* Copy the upper triangle of H to the lower one. */
 static void mirror(double *H)
 {
     for (int a = 0; a < VARIABLES; ++a)
@@ -222,7 +224,7 @@ static void mirror(double *H)
 }
 
 #if TERMINAL_SET
-/* Derivative of the distance from the steady state, in radii, by the gap. */
+/* s->outwards = gradient of the distance of x_N from the steady state, in radii, by the gap. */
 static void look_outwards(State *s, const Trial *trial)
 {
     double scaled[NX];
@@ -233,8 +235,8 @@ static void look_outwards(State *s, const Trial *trial)
         for (int i = 0; i < NX; ++i) axpy(NX, scaled[i] / size, terminal_root + i * NX, s->outwards);
 }
 
-/* At sample N: s->Z become the steady state's derivatives, and those of the gap to it limit the terminal row. `end` is
-   the terminal set's multiplier, 0 for Gauss-Newton. s->Jx is the steady state's. */
+/* At sample N: replace s->Z by the steady state's derivatives, and set the terminal row of C from those of the gap.
+   `end` is the terminal set's multiplier, 0 for Gauss-Newton. s->Jx must be that of the steady state. */
 static void condense_end(State *s, const Trial *trial, double end)
 {
     double *gap = s->Znext, *row = s->C + LIMIT_ROWS * VARIABLES;
@@ -263,7 +265,7 @@ static void condense_end(State *s, const Trial *trial, double end)
 }
 #endif
 
-/* H, g and the priced rows of C. */
+/* Set s->H and s->g without the moves' part, and the rows of s->C of output limits and terminal set. */
 static void condense(State *s, const Trial *trial, const double *multipliers)
 {
     double *G = s->rows, *VZ = s->rows + NY * VARIABLES, weights[NY + NV];
@@ -300,7 +302,7 @@ static void condense(State *s, const Trial *trial, const double *multipliers)
     }
 }
 
-/* Limits of the QP's rows at a trial. */
+/* Set the lower and upper limits of the QP's rows at a trial. */
 static void limit_rows(State *s, const Trial *trial)
 {
     double *lower = s->lower + VARIABLES, *upper = s->upper + VARIABLES;
@@ -322,7 +324,7 @@ static void limit_rows(State *s, const Trial *trial)
     }
 }
 
-/* The convex QP at a trial; with the Lagrangian's curvature where multipliers are given. */
+/* Make the convex QP at a trial, with the Hessian of the Lagrangian if multipliers are given, else Gauss-Newton's. */
 static void local_model(State *s, const Trial *trial, const double *multipliers)
 {
     double most = 0;
@@ -365,7 +367,7 @@ static int solve_qp(State *s)
     return qp_solve(&s->qp, VARIABLES, ROWS, s->H, s->g, s->C, s->lower, s->upper, s->prices);
 }
 
-/* By how much the local model expects the cost to fall along d. */
+/* Decrease of the cost that the local model expects for the step d. */
 static double decrease(const State *s, const Trial *trial, const double *d)
 {
     double gain = 0;
@@ -379,7 +381,7 @@ static double decrease(const State *s, const Trial *trial, const double *d)
     return gain;
 }
 
-/* The whole step once more, with limits as curved as the trial shows (second-order correction); 0 where there is none. */
+/* Second-order correction of a full step for curved limits; 0 where the QP has no solution. */
 static int correct(State *s, const Trial *from, Trial *to)
 {
     double moved[VARIABLES];
@@ -399,9 +401,9 @@ static int correct(State *s, const Trial *from, Trial *to)
     return 1;
 }
 
-/* The first of the steps 1, 1/2, 1/4, ... that lowers the cost enough, and its length; 0 for none. Steps are times s->d.
-   Where limits are hard, and their price therefore high, the whole step is first corrected for their curvature, and
-   shorter ones lie on the parabola t d + t^2 p between it and the plan. */
+/* Line search along s->d with lengths 1, 1/2, 1/4, ...; returns the length, 0 if none lowers the cost enough. With hard
+   limits, whose penalty is high, the full step first gets second-order corrections, and shorter ones lie on the parabola
+   t d + t^2 p between it and the plan. */
 static double search(State *s, int *now, double expected)
 {
     const Trial *from = s->trials + *now;
@@ -423,7 +425,7 @@ static double search(State *s, int *now, double expected)
     return 0;
 }
 
-/* Inputs nearest to the guess, one after the other, that keep input and move limits. */
+/* Scaled inputs z from a guess (M, NU), clipped to input and move limits one after the other. */
 static void admit(const State *s, const double *guess, double *z)
 {
     for (int k = 0; k < M; ++k)
@@ -435,13 +437,13 @@ static void admit(const State *s, const double *guess, double *z)
         }
 }
 
-/* Prices of output limits where the first `kept` ranks must not give way further. */
+/* Set the penalties on output limits while the first `kept` ranks must not be violated further. */
 static void set_prices(State *s, int kept)
 {
     for (int row = 0; row < LIMIT_ROWS; ++row) s->prices[row] = price[kept * SIZE(LIMITED) + row % SIZE(LIMITED)];
 }
 
-/* Whether a trial keeps its hard limits, but for what counts as none. */
+/* Whether a trial keeps its hard limits, up to the tolerance KEPT. */
 static int keeps_hard(const Trial *trial)
 {
     for (int row = 0; row < LIMIT_ROWS; ++row)
@@ -449,7 +451,7 @@ static int keeps_hard(const Trial *trial)
     return 1;
 }
 
-/* Whether a trial keeps all limits: to the letter with a terminal set, else but for what counts as none. */
+/* Whether a trial keeps all limits: exactly with a terminal set, else up to the tolerance KEPT. */
 static int keeps_limits(const Trial *trial)
 {
     for (int row = 0; row < PRICED; ++row)
@@ -457,7 +459,7 @@ static int keeps_limits(const Trial *trial)
     return 1;
 }
 
-/* One iteration from s->trials[*now]. Sets the step's size, its length along the direction, and whether it settles. */
+/* One SQP iteration from s->trials[*now]. Sets the QP step's size, the step length, and whether it has converged. */
 static int iterate(State *s, int *now, int curved, double last, double *step, double *length, int *settled)
 {
     double ratio, error, expected;
@@ -475,8 +477,8 @@ static int iterate(State *s, int *now, int curved, double last, double *step, do
     return 1;
 }
 
-/* Solve the sample in s from a guess (M, NU). The answer is s->best where that says so (*feasible: a plan that keeps all
-   limits, and ends in the terminal set, the best one met) and else s->trials[*now]. */
+/* Solve the sample in s from a guess (M, NU). The answer is s->best if *feasible (with a terminal set: the best plan
+   found that keeps all limits and ends in the set), else s->trials[*now]. */
 static Status solve(State *s, const double *guess, int *now, int *iterations, int *feasible)
 {
     double step = INFINITY;

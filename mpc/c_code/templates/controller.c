@@ -1,7 +1,7 @@
-/* State and disturbance estimate, one solve, and what happens when it fails: as mpc/controller.py. */
+/* One control step: state and disturbance estimation, solve, fallbacks; as mpc/control/controller.py. */
 
-/* The filter d += gain (e - d) with the output error of the present estimate; it starts at a complete measurement.
-   Where limits learn from measurements, they do so here. */
+/* Update the filter d += gain (e - d) of the output disturbance, which starts at a complete measurement, and the error
+   intervals where limits learn from measurements. */
 static void learn(State *s, const double *y, const double *seen)
 {
     double error[NY], told[NY];
@@ -9,7 +9,7 @@ static void learn(State *s, const double *y, const double *seen)
     correct_level(s, before_of(s));
     ${name}_model_output(s->x, before_of(s), error);
     for (int i = 0; i < NM; ++i) {
-        told[i] = seen[i] - error[i]; /* what is not used still says that what was known may be wrong */
+        told[i] = seen[i] - error[i]; /* also a reading that is not used may contradict the intervals */
         error[i] = y[i] - error[i];
         complete = complete && isfinite(error[i]);
     }
@@ -26,12 +26,12 @@ static void learn(State *s, const double *y, const double *seen)
     s->has_disturbance = 1;
 }
 
-/* The observer's estimate for the next sample. */
+/* Update the observer's estimate for the next sample. */
 static void observe(State *s, const double *y, const double *u, int doubted)
 {
 #if OBSERVER == WASHOUT
     stray(s, u, doubted);
-    /* A ring of inputs; the model runs over them from the initial state at every sample. */
+    /* Ring buffer of inputs; the model is simulated over them from the initial state at every sample. */
     const int kept = s->seen < STEPS ? s->seen + 1 : STEPS;
     (void)y;
     memcpy(s->record + (s->seen % STEPS) * NU, u, NU * sizeof *u);
@@ -59,16 +59,18 @@ static void observe(State *s, const double *y, const double *u, int doubted)
 #endif
 }
 
+/* Update observer and parallel model with a sample and its input; doubted: the input is not known. */
 static void take_in(State *s, const double *y, const double *u, int doubted)
 {
     observe(s, y, u, doubted);
     memcpy(s->previous, u, sizeof s->previous);
     s->has_previous = 1;
     if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
-    /* Beyond the warm-up only the place in the ring counts. */
+    /* After the warm-up only the place in the ring buffer matters, so that the counter does not overflow. */
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
 }
 
+/* Take in a sample, after saving what `revise` needs to repeat it. */
 static void advance(State *s, const double *y, const double *u, int doubted)
 {
 #if RECALL
@@ -93,20 +95,20 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     take_in(s, y, u, doubted);
     if (s->age < N) ++s->age;
 #if RECALL
-    /* Nothing is known of an estimate that follows, or is, an uncertified one. */
+    /* Intervals carry over only from one certified estimate to the next. */
     if (before && is_certified(s)) shift_errors(s);
     else forget_errors(s);
 #endif
 }
 
-/* Replace the last input by the one that acted. */
+/* Repeat the last update with the input that acted. */
 static void revise(State *s, const double *acted, int doubted)
 {
     int wrong = 0;
     for (int j = 0; j < NU; ++j) wrong |= fabs(acted[j] - s->previous[j]) > command_error[j] + 1e-9 * span[j];
     if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
     watch_inputs(s, acted);
-    if (!s->can_undo) { /* the estimate cannot be made again */
+    if (!s->can_undo) { /* there is no update to repeat */
         s->now |= ${NAME}_BROKEN_ACTUATORS;
         s->doubted = 1;
         memcpy(s->previous, acted, sizeof s->previous);
@@ -127,7 +129,8 @@ static void revise(State *s, const double *acted, int doubted)
 #endif
 }
 
-/* Take in what acted since the last sample (null: as told), and samples that were missed (time: NaN where unknown). */
+/* Update for the input that acted since the last sample (null: the command), and for missed samples (time: NaN where
+   unknown). */
 static void catch_up(State *s, const double *applied, double time)
 {
     double acted[NU], nothing[NM];
@@ -157,8 +160,9 @@ static void catch_up(State *s, const double *applied, double time)
     for (int k = 0; k < missed; ++k) advance(s, nothing, acted, 1);
 }
 
-/* The sample in the solver's units: reference (N + 1, NM) less the disturbance and the level's correction, limits less
-   them in practical mode (less the disturbance alone where the tightening was calibrated with it), and less what measurements leave of the errors where they are recalled. */
+/* Scale the sample for the solver: reference (N + 1, NM) less disturbance and level correction; limits less the error
+   intervals where they learn from measurements, and in practical mode less the disturbance, and less the level
+   correction as well where the tightening promises nothing. */
 static void scale_sample(State *s, const double *reference, const double *offset)
 {
     for (int j = 0; j < NU; ++j) s->before[j] = (before_of(s)[j] - middle[j]) / half[j];
@@ -183,7 +187,7 @@ static void scale_sample(State *s, const double *reference, const double *offset
     }
 }
 
-/* Solve the sample. Returns whether there is a plan to follow, which is then kept; else u (M, NU) is the solver's last
+/* Solve the sample. Returns 1 and stores the plan if there is one to apply; otherwise u (M, NU) is the solver's last
    iterate. */
 static int plan_ahead(State *s, const double *reference, const double *offset, double *u, Info *info)
 {
@@ -202,14 +206,14 @@ static int plan_ahead(State *s, const double *reference, const double *offset, d
     kept = keeps_limits(answer);
     keep_limits(s, M, u);
     if (TERMINAL) kept = is_feasible(s, u);
-    /* Only soft limits may be broken by a plan that is an answer. */
+    /* A plan that violates limits may be applied only if they are soft. */
     if (!kept && (info->status != ${NAME}_SOLVED || TERMINAL)) return 0;
     info->feasible = kept;
     follow_from_now_on(s, u);
     return 1;
 }
 
-/* The input to apply, and where it comes from. */
+/* Choose the input to apply: from the plan found, or from a fallback. */
 static void choose(State *s, int found, const double *iterate, const double *target, double *u, Info *info)
 {
     info->fallback = info->status == ${NAME}_SOLVED ? ${NAME}_NONE : ${NAME}_PLAN;
@@ -229,8 +233,8 @@ static void choose(State *s, int found, const double *iterate, const double *tar
     keep_limits(s, 1, u);
 }
 
-/* Set points (N + 1, NM) from those given, as mpc/set_points.py: what is not a number is as before, what is out of all
-   reach is brought nearer. */
+/* Complete and clip set points (N + 1, NM), as mpc/control/set_points.py: NaN is replaced by the last known one, values
+   far out of reach are clipped. */
 static void aim(State *s, const double *reference, double *wanted)
 {
     double last[NM], present[NY];

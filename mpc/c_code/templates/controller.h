@@ -1,6 +1,6 @@
 /* Model predictive controller, written by controlrnn $version.
 
-   Every number comes from these (SHA-256):
+   All numbers come from these sources (SHA-256):
 $digests
    Promise: $promise.
    Arithmetic: all numbers are doubles (float64), rounded to nearest; not for -ffast-math or code on floats.
@@ -13,26 +13,26 @@ $digests
 
 #define ${NAME}_NX $nx
 #define ${NAME}_NU $nu
-#define ${NAME}_NY $measured /* outputs; */
-#define ${NAME}_NL $ny /* those of plans: just before and, where they answer at once, just after each input */
+#define ${NAME}_NY $measured /* outputs */
+#define ${NAME}_NL $ny /* outputs of plans: just before and, for models with feedthrough, just after each input */
 #define ${NAME}_NZ $nz /* state, inputs and neurons */
 #define ${NAME}_NV $nv_size
 #define ${NAME}_HORIZON $horizon
-#define ${NAME}_INPUTS $inputs /* of a plan; the last one is held */
+#define ${NAME}_INPUTS $inputs /* inputs of a plan; the last one is held */
 #define ${NAME}_DT $dt
 #define ${NAME}_MODEL_DIGEST "$digest"
 #define ${NAME}_TIGHTENING_DIGEST "$tightening_digest"
 #define ${NAME}_VARIABLES (${NAME}_INPUTS * ${NAME}_NU)
-#define ${NAME}_ROWS $rows /* of output, terminal and move limits, at least 1 */
-#define ${NAME}_RECORD $record /* inputs that the observer remembers, at least 1 */
-#define ${NAME}_RECALL $recall /* whether limits learn from measurements, */
-#define ${NAME}_ERRORS $errors /* and the numbers on either side of what they know, at least 1 */
+#define ${NAME}_ROWS $rows /* output, terminal and move limits, at least 1 */
+#define ${NAME}_RECORD $record /* inputs that the observer stores, at least 1 */
+#define ${NAME}_RECALL $recall /* whether limits learn from measurements */
+#define ${NAME}_ERRORS $errors /* size of the error intervals that they learn, at least 1 */
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* How a step ended. */
+/* Status of the solve of a step. */
 typedef enum {
     ${NAME}_SOLVED,
     ${NAME}_MAX_ITERATIONS,
@@ -41,7 +41,7 @@ typedef enum {
     ${NAME}_WARMING_UP
 } ${name}_status;
 
-/* Which input stood in for a solution. */
+/* Source of the input where there is no solution. */
 typedef enum { ${NAME}_NONE, ${NAME}_PLAN, ${NAME}_LEAST, ${NAME}_STEADY, ${NAME}_SAFE } ${name}_fallback;
 
 /* Premises that can be contradicted, as bits. */
@@ -62,14 +62,14 @@ typedef struct {
     int iterations; /* of the solver */
     int certified;  /* whether the certified error of the state estimate holds at this step */
     int feasible;   /* whether the plan keeps all tightened limits, and ends in the terminal set if there is one */
-    int inside_after; /* from which sample ahead on the plan keeps the tightened limits; HORIZON + 1: from none */
-    int contradictions; /* readings that cannot be while all that is declared holds */
-    int broken;     /* premises that are contradicted, or were and are not forgotten: the sum of their bits */
+    int inside_after; /* first sample ahead from which on the plan keeps the tightened limits; HORIZON + 1: none */
+    int contradictions; /* number of readings that contradict earlier ones or the declared bounds */
+    int broken;     /* premises that are contradicted, or were and still have an effect: the sum of their bits */
     double cost;    /* objective, slack included; NaN unless solved */
 } ${name}_info;
 
 $quadratic
-/* Inputs and what follows from them, in the solver's units. */
+/* Inputs of a plan with its simulation, violations and cost, in the solver's units. */
 typedef struct {
     double z[${NAME}_VARIABLES], points[(${NAME}_HORIZON + 1) * ${NAME}_NZ];
     double error[(${NAME}_HORIZON + 1) * ${NAME}_NL], y[(${NAME}_HORIZON + 1) * ${NAME}_NL];
@@ -77,30 +77,30 @@ typedef struct {
     double gap[${NAME}_NX], share; /* end of the plan less the steady state; their distance in radii */
 } ${name}_trial;
 
-/* The controller; its first part is what it remembers, the rest is scratch memory. It holds no pointers: a copy of it is a
-   saved state, from which the same binary goes on to the bit. */
+/* The controller: its state, then scratch memory. It contains no pointers: a copy of it is a saved state, from which
+   the same binary goes on with bitwise the same results. */
 typedef struct {
     double x[${NAME}_NX];           /* estimate for the coming sample */
     double disturbance[${NAME}_NY]; /* estimate of the output disturbance */
-    double beside[${NAME}_NX];      /* the model's own state for the coming sample, without measurements, and */
-    double level[(${NAME}_HORIZON + 2) * ${NAME}_NY]; /* what follows from it for predictions, and at rest */
+    double beside[${NAME}_NX];      /* state of the parallel model, without measurements, for the coming sample */
+    double level[(${NAME}_HORIZON + 2) * ${NAME}_NY]; /* level correction of predictions, and of steady states */
     double previous[${NAME}_NU];    /* last input */
     double plan[${NAME}_VARIABLES]; /* last solution */
     double record[${NAME}_RECORD * ${NAME}_NU];
-    double bound; /* on the error of the estimate */
-    /* Where limits learn from measurements: ends of what errors of predictions from x lie in, for the samples 0 to
-       ${NAME}_HORIZON ahead, and outputs whose last measurement contradicted that. */
+    double bound; /* bound on the error of the estimate */
+    /* Where limits learn from measurements: intervals of the errors of predictions from x, for the samples 0 to
+       ${NAME}_HORIZON ahead, and number of outputs whose last measurement contradicted them. */
     double error_low[${NAME}_ERRORS], error_high[${NAME}_ERRORS];
     int contradictions;
-    int impossible; /* readings of the last sample whose innovation exceeded its certified bound, and were not used */
-    double set_point[${NAME}_NY]; /* last known one */
-    /* Premises contradicted now, and before but not forgotten, and at the last sample; time stamp of that. */
+    int impossible; /* number of readings of the last sample that were not used: innovation above its certified bound */
+    double set_point[${NAME}_NY]; /* last known set point */
+    /* Premises contradicted now, earlier with a lasting effect, and at the last sample; its time stamp. */
     int now, lasting, reacting, has_time, has_watched, wide;
     double time, watched[${NAME}_NU];
-    /* Since inputs led the model's state out of where those in range lead to: see mpc/straying.py. */
+    /* Bounds on the model's state after inputs outside the range: see mpc/observers/straying.py. */
     double z[${NAME}_NX], away, excess;
     int astray, clean;
-    /* What was before the last sample, to take it in again once it is known what acted. */
+    /* State before the last sample, to repeat its update when the input that acted is known. */
     double undo_x[${NAME}_NX], undo_beside[${NAME}_NX], undo_z[${NAME}_NX], undo_y[${NAME}_NY];
     double undo_bound, undo_away, undo_excess;
     int undo_astray, undo_clean, undo_seen, can_undo, doubted;
@@ -123,31 +123,31 @@ typedef struct {
     ${name}_qp qp;
 } ${name}_state;
 
-/* Start, or forget everything. */
+/* Initialise, or reset to the initial state. */
 void ${name}_init(${name}_state *state);
 
-/* Choose the next input.
+/* Perform one control step: choose the next input.
    y: measurement at this sample, NaN where missing.   reference: wanted outputs, held over the horizon.
    u: the input to apply now.   info: may be null. */
 void ${name}_step(${name}_state *state, const double y[${NAME}_NY], const double reference[${NAME}_NY],
     double u[${NAME}_NU], ${name}_info *info);
 
-/* The same with known future references: one row for each of the samples 0 to ${NAME}_HORIZON ahead. */
+/* As ${name}_step with known future references: one row for each of the samples 0 to ${NAME}_HORIZON ahead. */
 void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
     const double reference[(${NAME}_HORIZON + 1) * ${NAME}_NY], double u[${NAME}_NU], ${name}_info *info);
 
-/* The same, told what acted since the last sample (applied: null, or NaN where nobody knows, stands for the command)
-   and when this sample was taken (time in seconds: NaN stands for when it was due). */
+/* As ${name}_step_preview with read-back and time stamp. applied: the input that acted since the last sample; null, or
+   NaN where it is not known, stands for the command. time: of this sample in seconds; NaN: it came when due. */
 void ${name}_step_watched(${name}_state *state, const double y[${NAME}_NY], const double *reference,
     const double *applied, double time, double u[${NAME}_NU], ${name}_info *info);
 
-/* Take in a sample whose input u somebody else chose (warm-up, manual operation). */
+/* Update the estimates with a sample whose input u the controller did not choose (warm-up, manual operation). */
 void ${name}_record(${name}_state *state, const double y[${NAME}_NY], const double u[${NAME}_NU]);
 
-/* Take over without a bump: moves are counted, and inputs held while warming up, from the input u that acts now. */
+/* Bumpless start: the input u that acts now is held while warming up, and moves are counted from it. */
 void ${name}_start_from(${name}_state *state, const double u[${NAME}_NU]);
 
-/* Forget the estimates and what limits have learnt, as after a poisoned reading; the last input is held meanwhile. */
+/* Reset the estimates and what limits have learnt, e.g. after wrong readings; the last input is held meanwhile. */
 void ${name}_clear_estimate(${name}_state *state);
 
 /* The model: next state (x_next may be x) and outputs at state x and input u. */

@@ -1,5 +1,6 @@
-/* What is applied where a solve gives no plan that keeps all limits, as mpc/fallback.py and mpc/recovery.py: the first of
-   last plan, solver's iterate, governed steady input and safe input that keeps them, or the one that exceeds them least. */
+/* Fallbacks where a solve gives no plan that keeps all limits, as mpc/safety/fallback.py and mpc/safety/recovery.py:
+   the first of last plan, solver's iterate, governed steady input and safe input that keeps them, or the one that
+   violates them least. */
 
 enum { STEADY_ITERATIONS = 100, SHARES = $SHARES };
 
@@ -9,7 +10,7 @@ typedef struct {
     ${name}_fallback fallback;
 } StandIn;
 
-/* Whether a violation is less than another in the first n ranks: in the first in which they differ by more than rounding. */
+/* Whether a violation is less than another, by the first of n ranks in which they differ by more than rounding. */
 static int less(int n, const double *a, const double *b)
 {
     for (int rank = 0; rank + 1 < n; ++rank)
@@ -18,6 +19,7 @@ static int less(int n, const double *a, const double *b)
     return a[n - 1] < b[n - 1];
 }
 
+/* Whether a plan violates limits of any rank. */
 static int violates(const StandIn *plan)
 {
     for (int rank = 0; rank < RANKS; ++rank)
@@ -25,18 +27,19 @@ static int violates(const StandIn *plan)
     return 0;
 }
 
+/* Last input, or the safe one before there was any. */
 static const double *before_of(const State *s)
 {
     return s->has_previous ? s->previous : safe_input;
 }
 
-/* Row k of the last plan as it is to be applied from now on. */
+/* Row k, counted from now on, of the last plan. */
 static const double *planned(const State *s, int k)
 {
     return s->plan + (k + s->age < M ? k + s->age : M - 1) * NU;
 }
 
-/* Inputs within input and move limits, from the input before them on; rows of NU. */
+/* Clip inputs u (rows, NU) to input and move limits, one after the other. */
 static void keep_limits(const State *s, int rows, double *u)
 {
     for (int i = 0; i < rows * NU; ++i) {
@@ -47,7 +50,7 @@ static void keep_limits(const State *s, int rows, double *u)
     }
 }
 
-/* Whether inputs u (M, NU) from now on keep all limits, whatever the solver said. */
+/* Whether inputs u (M, NU) from now on keep all limits, checked independently of the solver. */
 static int is_feasible(State *s, const double *u)
 {
     Trial *trial = s->trials;
@@ -61,7 +64,7 @@ static int is_feasible(State *s, const double *u)
     return isfinite(trial->cost) && keeps_limits(trial);
 }
 
-/* Follow inputs u (M, NU) until a better plan is found. */
+/* Store inputs u (M, NU) as the plan to follow. */
 static void follow_from_now_on(State *s, const double *u)
 {
     memcpy(s->plan, u, sizeof s->plan);
@@ -69,7 +72,7 @@ static void follow_from_now_on(State *s, const double *u)
     s->age = 0;
 }
 
-/* Excess of limited output l at rest (value, scaled) over its last limits. */
+/* Violation of the last limits of the limited output l by its steady value (scaled); infinite for NaN. */
 static double beyond_rest(const State *s, int l, double value)
 {
     const int row = (N - FIRST) * LIMITED + l;
@@ -77,7 +80,7 @@ static double beyond_rest(const State *s, int l, double value)
     return over > 0 || isnan(value) ? (isnan(value) ? INFINITY : over) : 0;
 }
 
-/* From which sample on a trial keeps the limits of outputs, hard ones where there are any. */
+/* First sample from which on a trial keeps the output limits, or the hard ones where some are hard. */
 static int inside_after(const Trial *trial)
 {
     for (int row = LIMIT_ROWS - 1; row >= 0; --row)
@@ -85,8 +88,8 @@ static int inside_after(const Trial *trial)
     return 0;
 }
 
-/* What it costs per step to hold inputs v (in half ranges): squares of the distance from the target, and limits at their
-   price; infinity where there is no steady state. y: outputs in multiples of their scale. */
+/* Steady-state cost of constant inputs v (in half ranges): squared distance from the target, and penalties on violated
+   limits; infinity where there is no steady state. y: outputs in multiples of their scale. */
 static double held_cost(State *s, const double *v, const double *target, double *x, double *y)
 {
     double u[NU], sum = 0;
@@ -103,7 +106,7 @@ static double held_cost(State *s, const double *v, const double *target, double 
     return isfinite(sum) ? sum : INFINITY;
 }
 
-/* s->H and s->g: Gauss-Newton's model of the squares; C: derivatives of the limited outputs by v. */
+/* Gauss-Newton model of the steady-state cost in s->H and s->g; C: derivatives of the limited outputs by v. */
 static int steady_model(State *s, const double *v, const double *target, const double *x, const double *y, double *C)
 {
     double u[NU], row[NU];
@@ -128,7 +131,8 @@ static int steady_model(State *s, const double *v, const double *target, const d
     return 1;
 }
 
-/* Input within its limits that is best held for ever (Levenberg-Marquardt with priced limits); 0 where none is found. */
+/* Constant input of least steady-state cost within its limits (Levenberg-Marquardt with penalised limits); 0 where none
+   is found. */
 static int steady_input(State *s, const double *target, double *found)
 {
     double v[NU], next[NU], x[NX], next_x[NX], y[NY], next_y[NY], cost, damping = 1e-3, H[NU * NU];
@@ -172,8 +176,8 @@ static int steady_input(State *s, const double *target, double *found)
     return 1;
 }
 
-/* Outputs (NY, scaled) at the end of a trial that mpc/fallback.py checks besides its samples: at rest under the last
-   input, or with a terminal set, where that is the last sample, those of x_N. */
+/* Outputs (NY, scaled) at the end of a trial that are checked in addition to its samples, as in mpc/safety/fallback.py:
+   those of the steady state under the last input, or with a terminal set, where these are the last sample, of x_N. */
 static void end_outputs(State *s, const Trial *trial, double *y)
 {
     const double *point = trial->points + N * NZ;
@@ -184,12 +188,12 @@ static void end_outputs(State *s, const Trial *trial, double *y)
     if (!isfinite(largest(NX, x))) return;
     if (TERMINAL) {
         for (int i = 0; i < NX; ++i) x[i] += trial->gap[i];
-    } else if (!equilibrium(s, u, x, 1)) return; /* an integrator has no rest */
+    } else if (!equilibrium(s, u, x, 1)) return; /* an integrator has no steady state */
     ${name}_model_output(x, u, y);
     for (int i = 0; i < NY; ++i) y[i] /= scale[i];
 }
 
-/* What a trial exceeds limits by, rank by rank; whether it keeps all of them. */
+/* Sum of a trial's violations in each rank; returns whether it keeps all limits. */
 static int violation_of(const Trial *trial, double *violation)
 {
     int kept = 1;
@@ -204,7 +208,7 @@ static int violation_of(const Trial *trial, double *violation)
     return kept;
 }
 
-/* What a plan in to->u does to the limits; it is put within those of inputs and moves. */
+/* Evaluate the violations of a plan in to->u, after clipping it to input and move limits. */
 static void assess(State *s, StandIn *to, ${name}_fallback fallback)
 {
     Trial *trial = s->trials;
@@ -224,7 +228,7 @@ static void assess(State *s, StandIn *to, ${name}_fallback fallback)
     to->feasible = to->feasible && (!TERMINAL || is_feasible(s, to->u));
 }
 
-/* Take a plan in where it exceeds limits less than what is there; 1 where no better one need be looked for. */
+/* Replace *best by a plan that violates limits less; returns 1 if the plan violates none. */
 static int consider(State *s, StandIn *best, StandIn *plan, ${name}_fallback fallback)
 {
     assess(s, plan, fallback);
@@ -232,12 +236,13 @@ static int consider(State *s, StandIn *best, StandIn *plan, ${name}_fallback fal
     return !violates(plan);
 }
 
+/* Plan that holds the input u. */
 static void hold(StandIn *plan, const double *u)
 {
     for (int k = 0; k < M; ++k) memcpy(plan->u + k * NU, u, NU * sizeof *u);
 }
 
-/* Input a share of the way from the last one to the target, held. */
+/* Plan that holds the input at a share of the way from the last one to the target. */
 static void hold_between(const State *s, StandIn *plan, double share, const double *target)
 {
     double u[NU];
@@ -245,7 +250,7 @@ static void hold_between(const State *s, StandIn *plan, double share, const doub
     hold(plan, u);
 }
 
-/* Every input to one end of its range for a few samples, and then to the target; and a part of the way. */
+/* Plans that may bring outputs back: part of the way to the target, or one input at an end of its range first. */
 static void bring_back(State *s, StandIn *best, const double *target, ${name}_fallback fallback)
 {
     StandIn plan;
@@ -262,7 +267,7 @@ static void bring_back(State *s, StandIn *best, const double *target, ${name}_fa
             }
 }
 
-/* As far towards a target as limits allow; 1 where a plan was found that keeps them. */
+/* Held input as close to a target as limits allow; returns 1 if a plan was found that keeps them. */
 static int govern(State *s, StandIn *best, const double *target, ${name}_fallback fallback)
 {
     StandIn plan;
@@ -287,7 +292,7 @@ static int govern(State *s, StandIn *best, const double *target, ${name}_fallbac
     return 1;
 }
 
-/* A plan that is back inside hard limits sooner than `best` is, in its place. */
+/* Replace *best by a plan that is back inside hard limits sooner, if the bisection finds one. */
 static void return_sooner(State *s, StandIn *best)
 {
     double low[SIZE(LIMIT_ROWS)], high[SIZE(LIMIT_ROWS)], excess[SIZE(LIMITED)];
@@ -327,7 +332,7 @@ static void return_sooner(State *s, StandIn *best)
     if (sooner.inside_after < best->inside_after) *best = sooner;
 }
 
-/* The plan to apply where the solve of the sample in s gave none; iterate (M, NU) is what the solver came to. */
+/* Choose the plan to apply where the solve of the sample in s gave none; iterate (M, NU) is the solver's last one. */
 static StandIn stand_in(State *s, const double *iterate, const double *target, const Info *info)
 {
     StandIn best, plan;

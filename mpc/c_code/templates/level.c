@@ -1,5 +1,5 @@
-/* What the cost adds to predictions so that set points are kept without offset, as mpc/offset_free.py: rows k = 0..N and
-   the steady state's of s->level, from the model that runs on beside the observer. */
+/* Level correction of the predictions for offset-free tracking, as mpc/control/offset_free.py: rows k = 0..N and that
+   of steady states in s->level, from the model that is simulated in parallel to the observer. */
 static void correct_level(State *s, const double *held)
 {
     double x[2][NX], y[2][NY], first[2][NY];

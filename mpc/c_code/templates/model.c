@@ -2,7 +2,7 @@
 
 enum { NS = NX + NU };
 
-/* Jacobians at a point: V and W of the neurons' inputs and outputs, Jx of x+, Jy of y, by (x, u). */
+/* Jacobians by (x, u) at a point: V and W of the neurons' inputs and outputs, Jx of x+, Jy of y. */
 static void linearise(State *s, const double *point)
 {
     for (int l = 0; l < LAYERS; ++l)
@@ -28,7 +28,7 @@ static void linearise(State *s, const double *point)
     }
 }
 
-/* A X = B by Gauss's elimination with pivots, A (NX, NX), X in place of B (NX, columns); 0 where A is singular. */
+/* Solve A X = B by Gaussian elimination with pivoting, A (NX, NX), X replacing B (NX, columns); 0 if A is singular. */
 static int eliminate(double *A, double *B, int columns)
 {
     for (int k = 0; k < NX; ++k) {
@@ -37,7 +37,7 @@ static int eliminate(double *A, double *B, int columns)
             if (fabs(A[i * NX + k]) > fabs(A[p * NX + k])) p = i;
         if (!(fabs(A[p * NX + k]) > 0)) return 0;
         if (p != k) {
-            rotate(NX, 0, 1, A + k * NX, A + p * NX); /* swaps, up to a sign that both sides share */
+            rotate(NX, 0, 1, A + k * NX, A + p * NX); /* swaps rows, up to a sign that A and B share */
             rotate(columns, 0, 1, B + k * columns, B + p * columns);
         }
         for (int i = k + 1; i < NX; ++i) {
@@ -68,6 +68,7 @@ static void linearise_at(State *s, const double *x, const double *u)
     linearise(s, point);
 }
 
+/* Largest absolute value; infinity if there is a NaN. */
 static double largest(int n, const double *a)
 {
     double most = 0;
@@ -75,7 +76,7 @@ static double largest(int n, const double *a)
     return most;
 }
 
-/* change = f(x, u) - x; its largest entry relative to x's. */
+/* change = f(x, u) - x; returns its largest entry relative to that of x. */
 static double unrest(const double *x, const double *u, double *change)
 {
     ${name}_model_step(x, u, change);
@@ -83,7 +84,7 @@ static double unrest(const double *x, const double *u, double *change)
     return largest(NX, change) / (1 + largest(NX, x));
 }
 
-/* Newton's method for x = f(x, u); 0 where it does not get there. */
+/* Newton's method for x = f(x, u); 0 if it does not converge. */
 static int settle(State *s, const double *u, double *x, int iterations)
 {
     double gap[NX];
@@ -98,7 +99,7 @@ static int settle(State *s, const double *u, double *x, int iterations)
     return unrest(x, u, gap) <= 1e-9;
 }
 
-/* State that the model keeps under a constant input, from x: Newton where x is a good guess, or after a free run. */
+/* Steady state under a constant input by Newton's method, from x if that is a good guess, or after a free run. */
 static int equilibrium(State *s, const double *u, double *x, int guessed)
 {
     double start[NX];

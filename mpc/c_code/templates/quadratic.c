@@ -1,20 +1,20 @@
-/* Dense quadratic programs with limits that may be exceeded at a price per unit:
+/* Dense quadratic programs with hard limits and exact-penalty soft limits:
 
        min  z'Hz / 2 + g'z + price' s     s.t.  lower <= z <= upper,   lower - s <= Cz <= upper + s,   s >= 0
 
-   The dual method of Goldfarb and Idnani (Mathematical Programming 27, 1983) with a price as upper limit of the
-   multiplier: no slack becomes a variable. A constraint is idle (multiplier 0), tight (on its limit), or paid for
-   (beyond its limit, multiplier at the price). Constraints 0 to n - 1 are the variables' own limits. */
+   The dual method of Goldfarb and Idnani (Mathematical Programming 27, 1983) with the price as upper limit of the
+   multiplier: slacks are no variables. A constraint is idle (multiplier 0), tight (on its limit), or paid for (beyond
+   its limit, multiplier equal to the price). Constraints 0 to n - 1 are the variables' own limits. */
 
 enum { QP_SOLVED, QP_INFEASIBLE, QP_FAILED };
 enum { IDLE, TIGHT, PAID };
 
 static const double QP_ACCURACY = 1e-10;  /* of constraints, relative to the length of their normal and their limit */
-static const double QP_DEPENDENT = 1e-10; /* a normal this much shorter outside of the others' span lies within it */
+static const double QP_DEPENDENT = 1e-10; /* relative length outside the active normals' span that counts as zero */
 
 static double dot(int n, const double *a, const double *b)
 {
-    double s0 = 0, s1 = 0, s2 = 0, s3 = 0; /* four sums: additions need not wait for each other */
+    double s0 = 0, s1 = 0, s2 = 0, s3 = 0; /* four independent sums can be computed in parallel */
     int i = 0;
     for (; i + 3 < n; i += 4) {
         s0 += a[i] * b[i];
@@ -37,7 +37,7 @@ static void axpy(int n, double a, const double *x, double *y)
     for (int i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
-/* y += sum_k a_k x_k over the rows x_k of X, which lie `apart`; four rows at a time spare most of the traffic in y */
+/* y += sum_k a_k x_k over the rows x_k of X with stride `apart`; four rows at a time save memory accesses to y */
 static void combine(int n, int rows, const double *a, const double *X, int apart, double *y)
 {
     for (; rows >= 4; rows -= 4, a += 4, X += 4 * apart) {
@@ -48,7 +48,7 @@ static void combine(int n, int rows, const double *a, const double *X, int apart
     for (; rows > 0; --rows, ++a, X += apart) axpy(n, *a, X, y);
 }
 
-/* Lower triangle of A (n, n) to its Cholesky factor, in place; 0 unless positive definite. */
+/* Cholesky factor of A (n, n) in place of its lower triangle; 0 unless positive definite. */
 static int cholesky(int n, double *A)
 {
     for (int i = 0; i < n; ++i) {
@@ -61,7 +61,7 @@ static int cholesky(int n, double *A)
     return 1;
 }
 
-/* Rows a and b of length n to (c a + s b, c b - s a). */
+/* Rotation of two rows a and b of length n: (a, b) = (c a + s b, c b - s a). */
 static void rotate(int n, double c, double s, double *a, double *b)
 {
     for (int i = 0; i < n; ++i) {
@@ -71,7 +71,7 @@ static void rotate(int n, double c, double s, double *a, double *b)
     }
 }
 
-/* J = inverse of the Cholesky factor of H, z = -H^-1 g. */
+/* Start at the unconstrained minimum: J = inverse of the Cholesky factor of H, z = -H^-1 g, all constraints idle. */
 static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g, const double *C)
 {
     memcpy(q->R, H, (size_t)(n * n) * sizeof *H);
@@ -95,12 +95,13 @@ static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g
     return 1;
 }
 
+/* Value of constraint i at z. */
 static double qp_value(const Quadratic *q, int n, const double *C, int i)
 {
     return i < n ? q->z[i] : dot(n, C + (i - n) * n, q->z);
 }
 
-/* The constraint that is off most, or -1: idle ones beyond a limit, paid ones back within. Sets its side. */
+/* The most violated condition, or -1: an idle constraint beyond a limit, or a paid one back within. Sets its side. */
 static int qp_worst(Quadratic *q, int n, int m, const double *C, const double *lower, const double *upper)
 {
     int worst = -1;
@@ -126,8 +127,8 @@ static int qp_worst(Quadratic *q, int n, int m, const double *C, const double *l
     return worst;
 }
 
-/* With constraint p's normal: d = J normal, the primal direction, r: how much the active ones give way to it. Returns
-   the squared length of the part outside of their span, or 0 where it is not worth the name. */
+/* Directions for constraint p: d = J normal, the primal direction, and r, the change of the active multipliers. Returns
+   the squared length of d outside the active normals' span, or 0 if it is negligible. */
 static double qp_directions(Quadratic *q, int n, const double *C, int p)
 {
     double inside = 0, outside = 0;
@@ -143,12 +144,12 @@ static double qp_directions(Quadratic *q, int n, const double *C, int p)
     return outside > QP_DEPENDENT * QP_DEPENDENT * (inside + outside) ? outside : 0;
 }
 
-/* Make p active: one reflection turns its part outside of the span into the next basis vector. */
+/* Make p active: one Householder reflection turns its part outside the span into the next basis vector. */
 static void qp_add(Quadratic *q, int n, int p, double outside)
 {
     const int k = q->count;
     double alpha, scale, *first = q->J + k * n;
-    if (k >= n) return; /* cannot be, as nothing lies outside then; but compilers do not know */
+    if (k >= n) return; /* impossible, as nothing lies outside then; for the compiler's bounds checks */
     alpha = q->d[k] > 0 ? -sqrt(outside) : sqrt(outside);
     for (int i = 0; i < k; ++i) q->R[i * n + k] = q->d[i];
     q->R[k * n + k] = alpha;
@@ -160,7 +161,7 @@ static void qp_add(Quadratic *q, int n, int p, double outside)
     q->kind[p] = TIGHT;
 }
 
-/* The active constraint at place l stops being so. */
+/* Remove the active constraint at place l, and restore the triangular form of R by rotations. */
 static void qp_drop(Quadratic *q, int n, int l, int kind)
 {
     const int last = --q->count;
@@ -177,7 +178,7 @@ static void qp_drop(Quadratic *q, int n, int l, int kind)
     }
 }
 
-/* Largest step of the dual along r before an active multiplier gets to 0 or to its price; its place in *l, or -1. */
+/* Largest dual step along r before an active multiplier reaches 0 or its price; the place of that one in *l, or -1. */
 static double qp_block(const Quadratic *q, int n, const double *price, int sign, int *l)
 {
     double least = INFINITY, largest = 0;
@@ -196,7 +197,7 @@ static double qp_block(const Quadratic *q, int n, const double *price, int sign,
     return least;
 }
 
-/* Bring constraint p to its limit, or to its price, or (if it was paid for) back to idle. */
+/* Resolve the violated condition of constraint p: it ends on its limit, paid for, or (if it was paid for) idle. */
 static int qp_satisfy(Quadratic *q, int n, const double *C, const double *lower, const double *upper,
                       const double *price, int p, int most)
 {
@@ -233,8 +234,8 @@ static int qp_satisfy(Quadratic *q, int n, const double *C, const double *lower,
     return QP_FAILED;
 }
 
-/* Solve one: n variables, m rows. H (n, n) positive definite, C (m, n), lower and upper (n + m), price (m), infinite
-   where a limit must be kept. The answer is q->z and q->multiplier. */
+/* Solve one quadratic program of n variables and m rows. H (n, n) positive definite, C (m, n), lower and upper (n + m),
+   price (m), infinite for hard limits. The solution is q->z with multipliers q->multiplier. */
 static int qp_solve(Quadratic *q, int n, int m, const double *H, const double *g, const double *C, const double *lower,
                     const double *upper, const double *price)
 {

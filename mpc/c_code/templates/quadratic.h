@@ -1,4 +1,4 @@
-/* Scratch memory of the quadratic programs, all of it. */
+/* Memory of the QP solver. */
 typedef struct {
     double J[${NAME}_VARIABLES * ${NAME}_VARIABLES]; /* rows: a basis in which H is the identity; active normals first */
     double R[${NAME}_VARIABLES * ${NAME}_VARIABLES]; /* the active normals in that basis, upper triangular */

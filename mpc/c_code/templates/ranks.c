@@ -1,10 +1,10 @@
-/* Limits by rank, as mpc/problem/priorities.py: the least violation of the first, then of the next. */
+/* Prioritised limits, as mpc/problem/priorities.py: lexicographic minimisation of violations, rank by rank. */
 
 typedef struct {
     double u[VARIABLES], over[SIZE(LIMIT_ROWS)], violation[RANKS];
 } Ranked;
 
-/* What inputs found->u exceed the limits in s by. */
+/* Evaluate the violations of the limits in s by inputs found->u. */
 static void rank_plan(State *s, Ranked *found)
 {
     Trial *trial = s->trials;
@@ -14,8 +14,8 @@ static void rank_plan(State *s, Ranked *found)
     violation_of(trial, found->violation);
 }
 
-/* Solve with limits `room` wider, from found->u; the first `kept` ranks must not give way further, those after `last` do
-   not count. 0 where the solver fails. */
+/* Solve with limits relaxed by `room`, from found->u; the first `kept` ranks must not be violated further, those after
+   `last` are left out. 0 where the solver fails. */
 static int solve_rank(State *s, const double *room, int kept, int last, Ranked *found)
 {
     double low[SIZE(LIMIT_ROWS)], high[SIZE(LIMIT_ROWS)];
@@ -40,14 +40,15 @@ static int solve_rank(State *s, const double *room, int kept, int last, Ranked *
     return 1;
 }
 
+/* Relax the limits of a rank by the violations found. */
 static void make_room(const Ranked *found, int rank, double *room)
 {
     for (int row = 0; row < LIMIT_ROWS; ++row)
         if (limit_rank[row % SIZE(LIMITED)] == rank) room[row] = found->over[row];
 }
 
-/* In place of the plan u (M, NU), the one that violates the first rank least, then the next. Returns whether it has
-   looked: the plan then is s->trials[0], too. */
+/* Replace the plan u (M, NU) by one with the least violation of the first rank, then of the next. Returns 1 if limits
+   have ranks: the plan then is s->trials[0], too. */
 static int by_priority(State *s, double *u, Status *status)
 {
     double room[SIZE(LIMIT_ROWS)];

@@ -1,7 +1,8 @@
 #if RECALL
-/* The intervals that errors of predictions from the present estimate lie in, as mpc/recalled_errors.py: rows k = 0..N of
-   s->error_low and s->error_high. Sums are formed as there, so that both come to the same numbers. */
+/* Intervals of the errors of predictions from the present estimate, as mpc/tightening/recalled_errors.py: rows k = 0..N
+   of s->error_low and s->error_high. Sums are formed as there, so that both give the same numbers. */
 
+/* Set the intervals to those without measurements. */
 static void forget_errors(State *s)
 {
     for (int i = 0; i < (N + 1) * NM; ++i) {
@@ -10,7 +11,7 @@ static void forget_errors(State *s)
     }
 }
 
-/* Take in the output errors measured now; those that are not finite are missing, and bound nothing. */
+/* Update the intervals with the present output errors; those that are not finite are missing. */
 static void see_errors(State *s, const double *error, int certified)
 {
     s->contradictions = 0;
@@ -31,14 +32,15 @@ static void see_errors(State *s, const double *error, int certified)
         for (int k = 1; k <= RECALLED; ++k) {
             const double around = recall_around[(k - 1) * NM + i], widest = recall_absolute[k * NM + i];
             double *low = s->error_low + k * NM + i, *high = s->error_high + k * NM + i;
-            /* Either what was known is wrong or this measurement: what holds in both cases is their hull. */
+            /* On contradiction either the interval or this measurement is wrong: their hull holds in both cases. */
             *low = agrees ? fmax(*low, error[i] - around) : clip(fmin(*low, error[i] - around), -widest, widest);
             *high = agrees ? fmin(*high, error[i] + around) : clip(fmax(*high, error[i] + around), -widest, widest);
         }
     }
 }
 
-/* Go on to the next sample, where the certified error holds for both estimates, the old and the new one: what was known about k + 1 steps ahead is now about k, but for the estimate's jump. */
+/* Shift the intervals to the next sample, valid if the certified error holds for the old and the new estimate: those of
+   k + 1 steps ahead, widened by the effect of the estimate's jump, become those of k. */
 static void shift_errors(State *s)
 {
     for (int i = 0; i < N * NM; ++i) {

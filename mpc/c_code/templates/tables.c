@@ -1,4 +1,4 @@
-/* Model predictive controller, written by controlrnn $version; see the header for where its numbers come from. */
+/* Model predictive controller, written by controlrnn $version; see the header for the sources of its numbers. */
 #include "$header"
 
 #include <math.h>
@@ -15,10 +15,10 @@
 
 enum {
     NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs,
-    NY = $ny,             /* outputs of plans: just before and, where they answer at once, just after each input */
-    NM = $measured,       /* those just before, which are measured */
-    STEPS = $steps,       /* of the observer before its estimate may be used */
-    LAYERS = $layers,     /* of neurons */
+    NY = $ny,             /* outputs of plans: just before and, for models with feedthrough, just after each input */
+    NM = $measured,       /* measured outputs: those just before */
+    STEPS = $steps,       /* samples before the observer's estimate may be used */
+    LAYERS = $layers,     /* layers of neurons */
     LIMITED = $limited,   /* outputs with limits */
     BOUNDED = $bounded,   /* inputs with move limits */
     MAX_ITERATIONS = $max_iterations, RTI = $rti, CERTIFIED = $certified,
@@ -27,11 +27,11 @@ enum {
     RETURNS = $returns,   /* whether hard limits, of one rank, are come back to in least time */
     PRACTICAL = $practical,
     PROMISES = $promises, /* whether the tightening promises anything */
-    FORGETS = $forgets,   /* whether the model does */
+    FORGETS = $forgets,   /* whether the model forgets its initial state */
     TERMINAL = TERMINAL_SET,
-    FIRST = $first,       /* sample with output limits */
-    RECALLED = $recalled, /* samples that a measured error is remembered for */
-    LEARNING = $learning, /* samples from 0 on whose limits learn from measurements */
+    FIRST = $first,       /* first sample with output limits */
+    RECALLED = $recalled, /* samples that a measured error is used for */
+    LEARNING = $learning, /* number of samples, from 0 on, whose limits learn from measurements */
     STATES_ARE_NEURONS = $states_are_neurons, /* x+ = w */
     OUTPUTS_READ_NEURONS = $outputs_read_neurons
 };
@@ -42,7 +42,7 @@ typedef ${name}_status Status;
 typedef ${name}_fallback Fallback;
 typedef ${name}_info Info;
 
-/* What is done about contradictions, the later the stronger; premises by their bits. */
+/* Reactions to contradictions in order of strength, and bit numbers of premises. */
 enum { $watching };
 
 enum { SETTLE = $SETTLE, NEWTON = $NEWTON, NEWTON_NEAR = $NEWTON_NEAR };

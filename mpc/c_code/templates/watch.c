@@ -1,4 +1,5 @@
-/* Are the premises kept? As mpc/watch.py and mpc/straying.py: bits of the header's enum for what is contradicted. */
+/* Monitoring of premises, as mpc/safety/premise_watch.py and mpc/observers/straying.py; s->now has the bits of the
+   contradicted ones by the header's enum. */
 
 /* Whether the certified error of the present estimate holds. */
 static int is_certified(const State *s)
@@ -6,13 +7,14 @@ static int is_certified(const State *s)
     return CERTIFIED && s->seen >= STEPS && s->bound <= BOUND_PROMISED && (OBSERVER != WASHOUT || s->clean >= STEPS);
 }
 
+/* Check that an input is within the actuators' range. */
 static void watch_inputs(State *s, const double *u)
 {
     for (int j = 0; j < NU; ++j)
         if (u[j] < range_low[j] || u[j] > range_high[j]) s->now |= ${NAME}_BROKEN_INPUTS;
 }
 
-/* The strongest reaction that is called for. */
+/* Strongest reaction to the present and lasting contradictions. */
 static int reaction_of(const State *s)
 {
     const int every = s->now | s->lasting | s->reacting;
@@ -22,7 +24,7 @@ static int reaction_of(const State *s)
     return found;
 }
 
-/* Readings for the observer, seen, and for everything else, used: NaN where they are missing or cannot be right. */
+/* Remove implausible readings: `seen` for the observer, `used` for everything else, NaN where missing or rejected. */
 static void believe(State *s, const double *before, const double *y, double *seen, double *used)
 {
     double error[NY];
@@ -30,7 +32,7 @@ static void believe(State *s, const double *before, const double *y, double *see
     for (int i = 0; i < NM; ++i) {
         seen[i] = isfinite(y[i]) ? y[i] : NAN;
         error[i] = seen[i] - error[i];
-        if (fabs(error[i]) > absurd[i]) { /* comparisons with what is missing are false */
+        if (fabs(error[i]) > absurd[i]) { /* false for missing readings */
             s->now |= ${NAME}_BROKEN_READINGS;
             seen[i] = NAN;
         }
@@ -57,7 +59,7 @@ static void believe(State *s, const double *before, const double *y, double *see
 }
 
 #if REGION
-/* Input, its move and the reading's distance from the estimate, against the box of the calibration. */
+/* Check that input, move and residual are in the box of the calibration. */
 static void watch_region(State *s, const double *u, const double *y)
 {
     double error[NY];
@@ -75,7 +77,7 @@ static void watch_region(State *s, const double *u, const double *y)
 #endif
 
 #if OBSERVER == WASHOUT
-/* Follow the model's state while inputs outside of the range may have led it astray. */
+/* Bound the model's state after inputs outside the range, until it is back in its ball. */
 static void stray(State *s, const double *u, int doubted)
 {
     double out[NU], far = 0, off = 0, over = 0;
@@ -106,7 +108,7 @@ static void stray(State *s, const double *u, int doubted)
 }
 #endif
 
-/* End a sample: what the next estimate's certified error shows to be forgotten is. */
+/* End a sample: drop the contradictions that no longer affect the estimate, by its certified error. */
 static void finish(State *s, int told)
 {
     const int every = s->now | s->lasting;
