@@ -181,11 +181,11 @@ class TightenedMPC(Operation):
             self.watch.reset()
         if self._recalled is not None:
             self._recalled.reset()
-        self._previous: Array | None = None
-        self._plan: Array | None = None
-        self._last_data: StepData | None = None
-        self._forecast: Array | None = None
-        self._came_from: tuple[Array, Array] | None = None
+        self._previous = None
+        self._plan = None
+        self._last_data = None
+        self._forecast = None
+        self._came_from = None
         self._age = 0
         self._doubted = False
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from controlrnn.checks import Array
+from mpc.control.parts import ControllerParts
 from mpc.problem.ranking import KEPT
-
-if TYPE_CHECKING:
-    from mpc.control.controller import TightenedMPC
 
 # Part of a tightening: its name in words, and what makes it smaller.
 _PARTS = {
@@ -22,7 +18,7 @@ _PARTS = {
 }
 
 
-def shares(controller: TightenedMPC) -> dict[str, Array]:
+def shares(controller: ControllerParts) -> dict[str, Array]:
     """Tightening by each part on either side of the outputs' ranges, by name, each (N + 1, ny), output units."""
     N, tightening = controller.horizon, controller.tightening
     parts = {name: getattr(tightening, name, None) for name in _PARTS}
@@ -34,7 +30,7 @@ def shares(controller: TightenedMPC) -> dict[str, Array]:
     return found
 
 
-def room_text(controller: TightenedMPC) -> str:
+def room_text(controller: ControllerParts) -> str:
     """Text of the largest shares of each output's range, of violated limits, and of what would reduce them."""
     parts, lines = shares(controller), []
     total = np.sum(list(parts.values()), axis=0)
@@ -54,7 +50,7 @@ def room_text(controller: TightenedMPC) -> str:
     return "; ".join([*_exceeded(controller), *lines]) or "no output has limits"
 
 
-def _exceeded(controller: TightenedMPC) -> list[str]:
+def _exceeded(controller: ControllerParts) -> list[str]:
     """Texts about the limits that the plan of the last step violates."""
     data, plan = controller._last_data, controller._plan
     if data is None or plan is None:

@@ -17,19 +17,19 @@ from controlrnn.kernels.dense import length
 from controlrnn.records import digest
 from mpc.control.explanation import room_text
 from mpc.control.memory import recall_into, remembered
+from mpc.control.parts import ControllerParts
 from mpc.control.settings import grouped
 from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallbacks
 
 if TYPE_CHECKING:
-    from mpc.control.controller import TightenedMPC
     from mpc.observers.base import Observer
 
 _HOLDERS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 _UNDER = "rests on"  # key of the digest of the parts that a state was saved with
 
 
-class Operation:
+class Operation(ControllerParts):
     """Mixin of `mpc.TightenedMPC` with the operations of this module."""
 
     _made: tuple[tuple[Any, ...], dict[str, Any]]
@@ -50,13 +50,13 @@ class Operation:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        _renew(self)  # type: ignore[arg-type]
+        _renew(self)
 
-    def state(self: TightenedMPC) -> dict[str, NDArray[Any]]:  # type: ignore[misc]
+    def state(self) -> dict[str, NDArray[Any]]:
         """State of the running controller as arrays; ``np.savez(path, **controller.state())`` saves it."""
         return {_UNDER: np.array(_parts(self))} | remembered(self)
 
-    def restore(self: TightenedMPC, state: dict[str, NDArray[Any]]) -> None:  # type: ignore[misc]
+    def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Restore a saved `state`: the same samples then give bitwise the same inputs.
 
         Args:
@@ -72,7 +72,7 @@ class Operation:
         recall_into(twin, known)  # refuses before anything changes
         recall_into(self, known)
 
-    def start_from(self: TightenedMPC, u_previous: ArrayLike) -> None:  # type: ignore[misc]
+    def start_from(self, u_previous: ArrayLike) -> None:
         """Bumpless start: the input that acts now is held while warming up, and moves are counted from it.
 
         Args:
@@ -86,7 +86,7 @@ class Operation:
             raise SettingError(f"u_previous must lie within the actuators' range {lower} to {upper}, got {u}")
         self._previous = read_only(u)
 
-    def clear_estimate(self: TightenedMPC) -> None:  # type: ignore[misc]
+    def clear_estimate(self) -> None:
         """Reset the state and disturbance estimates and what limits have learnt, e.g. after wrong readings.
 
         The last input is held until the observer is ready again; set points stay.
@@ -99,7 +99,7 @@ class Operation:
         self._came_from = None
         self._last_data = None
 
-    def correct(self: TightenedMPC, age: int, y: ArrayLike) -> None:  # type: ignore[misc]
+    def correct(self, age: int, y: ArrayLike) -> None:
         """Pass a late measurement to the observer, before the next `step`; the disturbance estimate does not change.
 
         Where limits learn from measurements, they are reset if the corrected estimate is further than a certified jump
@@ -116,7 +116,7 @@ class Operation:
         if self._recalled is not None and self.observer.state is not before and not _as_planned(self):
             self._recalled.reset()
 
-    def change(self: TightenedMPC, **settings: Any) -> None:  # type: ignore[misc]
+    def change(self, **settings: Any) -> None:
         """Change settings of the running controller without a bump; on an error nothing is changed.
 
         Args:
@@ -149,7 +149,7 @@ class Operation:
         _HOLDERS[self.observer] = weakref.ref(self)
         _renew(self)
 
-    def explain(self: TightenedMPC) -> str:  # type: ignore[misc]
+    def explain(self) -> str:
         """Text of what the tightening takes of each output's range, what the last plan violates, and what helps."""
         return room_text(self)
 
@@ -166,7 +166,7 @@ def own_observer(observer: Observer, controller: Any) -> Observer:
     return observer
 
 
-def _as_planned(controller: TightenedMPC) -> bool:
+def _as_planned(controller: ControllerParts) -> bool:
     """Whether the estimate is within a certified jump of what the last plan expected."""
     jump = controller.observer.jump
     if jump is None or controller._came_from is None or not controller.observer.certified:
@@ -175,11 +175,11 @@ def _as_planned(controller: TightenedMPC) -> bool:
     return length(away, jump.metric) <= jump.radius
 
 
-def _renew(controller: TightenedMPC) -> None:
+def _renew(controller: ControllerParts) -> None:
     controller._fallbacks = Fallbacks(controller.problem, controller.safe_input, controller._feasible)
 
 
-def _parts(controller: TightenedMPC) -> str:
+def _parts(controller: ControllerParts) -> str:
     settings = {"observer": controller.observer.digest, "tightening": controller.tightening.digest}
     problem, limits = controller.problem, controller.predictor.input_limits()
     ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
@@ -190,7 +190,7 @@ def _parts(controller: TightenedMPC) -> str:
     return digest(arrays, settings | meta)
 
 
-def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
+def _hand_over(old: ControllerParts, new: ControllerParts) -> None:
     """Copy the state of the old controller to the new one, as far as it applies there."""
     for name in ("_previous", "_age", "_came_from", "_forecast", "_doubted"):
         setattr(new, name, getattr(old, name))
@@ -211,7 +211,7 @@ def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
         new._recalled._upper = old._recalled._upper.copy()
 
 
-def _refuse_without_plan(new: TightenedMPC) -> None:
+def _refuse_without_plan(new: ControllerParts) -> None:
     if not new.observer.ready or new.problem.soft or new._measured:
         return
     present = np.full(new.predictor.ny, np.nan)

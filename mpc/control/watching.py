@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, as_array, number
 from controlrnn.errors import SettingError
 from mpc.control.modes import plan_limits, promises
+from mpc.control.parts import ControllerParts
 from mpc.safety.premise_watch import Premise, PremiseWatch, Watching, reading_bounds
-
-if TYPE_CHECKING:
-    from mpc.control.controller import TightenedMPC
 
 MOST_MISSED = 1000  # longest gap in samples that is simulated; after a longer one the observer starts again
 
 
-def watch_of(controller: TightenedMPC, watching: Watching | None) -> PremiseWatch:
+def watch_of(controller: ControllerParts, watching: Watching | None) -> PremiseWatch:
     """Make the premise watch of a controller.
 
     Args:
@@ -37,7 +33,7 @@ def watch_of(controller: TightenedMPC, watching: Watching | None) -> PremiseWatc
     return PremiseWatch(watching, controller.predictor, controller.problem, bounds)
 
 
-def wider_limits(controller: TightenedMPC, watching: Watching | None) -> tuple[Array, Array] | None:
+def wider_limits(controller: ControllerParts, watching: Watching | None) -> tuple[Array, Array] | None:
     """Lower and upper limits of plans by the wider tightening, each (N + 1, ny); None where there is none.
 
     Args:
@@ -63,7 +59,7 @@ def wider_limits(controller: TightenedMPC, watching: Watching | None) -> tuple[A
     return plan_limits(wider, controller.predictor, N, controller.terminal)
 
 
-def foreseen(controller: TightenedMPC) -> None:
+def foreseen(controller: ControllerParts) -> None:
     """Check that the forecasts of this step are within the inputs' range."""
     if controller._forecast is not None:
         rows = np.tile(controller.safe_input, (len(controller._forecast), 1))  # inside the range, for chosen inputs
@@ -71,7 +67,7 @@ def foreseen(controller: TightenedMPC) -> None:
         controller._watched.inputs(rows, "forecast of")
 
 
-def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float | None) -> None:
+def caught_up(controller: ControllerParts, applied: ArrayLike | None, time: float | None) -> None:
     """Update the controller for the input that acted since the last sample, and for missed samples.
 
     Args:
@@ -105,7 +101,7 @@ def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float |
         watch.tell(Premise.REGION, controller._advance(acted, nothing, doubt=doubt))
 
 
-def _revise(controller: TightenedMPC, acted: Array, doubt: Array | None) -> None:
+def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> None:
     """Replace the last input by the one that acted, in all parts that depend on it."""
     watch, observer, commanded = controller._watched, controller.observer, controller._previous
     assert commanded is not None

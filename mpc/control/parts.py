@@ -1,0 +1,90 @@
+"""Parts and state of a controller, as the modules see them that a controller is made of."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import Array
+from mpc.calibration.region import RegionWatch
+from mpc.control.offset_free import OutputDisturbance
+from mpc.control.set_points import SetPoints
+from mpc.observers.base import Observer
+from mpc.predictor import Predictor
+from mpc.problem.answers import Answers
+from mpc.problem.ocp import Backend, OptimalControlProblem, StepData
+from mpc.problem.settings import Mode
+from mpc.promises.premises import Premises
+from mpc.safety.fallback import Fallbacks
+from mpc.safety.premise_watch import PremiseWatch
+from mpc.tightening.recalled_errors import RecalledErrors
+from mpc.tightening.terminal_set import TerminalSet
+from mpc.tightening.tightening import Tightening
+
+
+class ControllerParts(ABC):
+    """Declares the attributes that `mpc.TightenedMPC` fills, so that its parts need not import it."""
+
+    predictor: Predictor
+    observer: Observer
+    tightening: Tightening
+    terminal: TerminalSet | None
+    premises: Premises
+    problem: OptimalControlProblem
+    backend: Backend
+    disturbance: OutputDisturbance
+    set_points: SetPoints
+    watch: RegionWatch | None
+    horizon: int
+    mode: Mode
+    safe_input: Array
+    _answers: Answers
+    _fallbacks: Fallbacks
+    _watched: PremiseWatch
+    _recalled: RecalledErrors | None
+    _measured: list[int]
+    _wider: tuple[Array, Array] | None
+    _lower: Array
+    _upper: Array
+    # What is remembered from sample to sample.
+    _previous: Array | None
+    _plan: Array | None
+    _last_data: StepData | None
+    _forecast: Array | None
+    _came_from: tuple[Array, Array] | None
+    _age: int
+    _doubted: bool
+
+    @property
+    @abstractmethod
+    def _span(self) -> Array:
+        """Widths of the actuators' ranges, shape (nu,)."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget all samples."""
+
+    @abstractmethod
+    def _measurement(self, y: ArrayLike) -> Array:
+        """Readings (ny,), checked; NaN for missing ones."""
+
+    @abstractmethod
+    def _reference(self, reference: ArrayLike) -> Array:
+        """Set points over the horizon, shape (N + 1, ny)."""
+
+    @abstractmethod
+    def _data(self, x: Array, wanted: Array) -> StepData:
+        """Data of one optimal control problem, from state x (nx,) and set points (N + 1, ny)."""
+
+    @abstractmethod
+    def _shifted(self, plan: Array) -> Array:
+        """Plan (N, nu) as seen from the present sample, its last input held."""
+
+    @abstractmethod
+    def _feasible(self, plan: Array) -> Array:
+        """Clip a plan (N, nu) to input and move limits, and insert the forecast of measured inputs."""
+
+    @abstractmethod
+    def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:
+        """Take in a sample with its input u (nu,); returns a text of what lies outside the calibrated region."""
