@@ -14,6 +14,7 @@ from mpc.control.adaptive import Adaptation, AdaptiveMPC
 from mpc.control.controller import TightenedMPC
 from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
+from mpc.loops.animation import animate
 from mpc.loops.calibration import ClosedLoopCalibration, LoopEffort, back_off, calibrate_closed_loop
 from mpc.loops.delayed_plant import DelayedPlant
 from mpc.loops.faults import (
@@ -140,6 +141,7 @@ __all__ = [
     "Wandering",
     "Washout",
     "Watching",
+    "animate",
     "anytime_interval",
     "back_off",
     "calibrate",

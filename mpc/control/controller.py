@@ -11,7 +11,7 @@ guaranteed: see `mpc.tightening.error_memory`.
 
 A failed solve is reported in the step, not raised: the input applied then keeps the limits, or violates them least
 (`mpc.safety.fallback`); from outside hard limits it returns in the fewest samples (`mpc.safety.recovery`). Set points
-may be of any size, or missing (`mpc.control.set_points`).
+may be of any size, or missing (`mpc.problem.set_points`).
 
 A step runs in the thread that calls it, for all thread settings of the environment: with our solver nothing in it calls
 BLAS or LAPACK, which would wait for threads of their own (`controlrnn.kernels.dense`). ipopt brings its own libraries:
@@ -47,7 +47,6 @@ from mpc.control.modes import (
 )
 from mpc.control.offset_free import OutputDisturbance
 from mpc.control.operation import Operation, own_observer
-from mpc.control.set_points import SetPoints
 from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.control.watching import caught_up, foreseen, watch_of, wider_limits
@@ -60,6 +59,7 @@ from mpc.problem.plans import inside_after, known_rows, slack_of, within_moves
 from mpc.problem.plans import safe_input as within
 from mpc.problem.priorities import by_priority
 from mpc.problem.ranking import KEPT, ranked
+from mpc.problem.set_points import SetPoints
 from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.safety.fallback import Fallback, Fallbacks
@@ -219,7 +219,7 @@ class TightenedMPC(Operation):
         Args:
             y: Measurement at this sample, shape (ny,); NaN where missing.
             reference: Shape (ny,), or (T, ny) for known future values from this sample on; the last row is held. NaN
-                where it is not known, see `mpc.control.set_points`.
+                where it is not known, see `mpc.problem.set_points`.
             forecast: Forecast of the measured inputs, in their order among all inputs, from this sample on: shape (d,),
                 or (T, d) for known future values; the last row is held. The first row is taken as true.
             applied: Read-back of the input that acted since the last sample, shape (nu,); NaN where it is not known,

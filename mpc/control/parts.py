@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 from controlrnn.checks import Array
 from mpc.calibration.region import RegionWatch
 from mpc.control.offset_free import OutputDisturbance
-from mpc.control.set_points import SetPoints
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
 from mpc.problem.ocp import Backend, OptimalControlProblem, StepData
+from mpc.problem.set_points import SetPoints
 from mpc.problem.settings import Mode
 from mpc.promises.premises import Premises
 from mpc.safety.fallback import Fallbacks

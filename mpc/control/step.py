@@ -39,7 +39,7 @@ class MpcStep:
         inside_after: First step from which on the plan keeps the tightened output limits, the hard ones where some are
             hard: 0 if it does from the start, N + 1 if it does not within the horizon, or if there is no plan yet.
         set_point: Set point in use, shape (ny,): the reference, or its replacement where it is missing or out of reach;
-            see `mpc.control.set_points`.
+            see `mpc.problem.set_points`.
         message: The solver's message.
         outside: Text of what contradicts a premise at this sample, or lies outside the calibrated region, with names
             and units; empty where nothing does.

@@ -11,11 +11,10 @@ import numpy as np
 
 from controlrnn.checks import count
 from controlrnn.records import write_atomic
+from mpc.loops.result import ClosedLoopResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from mpc.loops.result import ClosedLoopResult
 
 _DPI = 70
 

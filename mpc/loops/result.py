@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,8 +21,6 @@ from mpc.promises.promise import LoopTarget
 from mpc.safety.fallback import Fallback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from matplotlib.figure import Figure
 
 _ANY: dict[str, Any] = {"nan": True, "infinite": True}
@@ -334,29 +331,6 @@ class ClosedLoopResult(Stored):
             panel.legend(marks.values(), marks.keys(), loc="best", fontsize="small")
         panels[-1].set_xlabel("time [s]")
         return figure
-
-    def animate(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        every: int = 1,
-        milliseconds: int = 80,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> int:
-        """Write an animated GIF: past outputs and inputs, plans, and bounds on prediction errors.
-
-        Args:
-            path: Target, usually ``*.gif``.
-            every: Control steps per picture.
-            milliseconds: Time per picture.
-            progress: Called with (pictures done, pictures).
-
-        Returns:
-            Number of pictures.
-        """
-        from mpc.loops.animation import animate
-
-        return animate(self, path, every=every, milliseconds=milliseconds, progress=progress)
 
     def _mark(self, panels: Any) -> None:
         """Shade samples with a fault; mark steps with a fallback and steps outside the calibrated region."""

@@ -54,9 +54,9 @@ from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING
 from mpc.promises.made_again import MadeAgain, refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
-from mpc.tightening.predictions import start_of
+from mpc.tightening.predictions import refuse_boxes, start_of
 from mpc.tightening.premises import calibrated_premises
-from mpc.tightening.tightening import Tightening, growth_per_step, refuse_boxes
+from mpc.tightening.tightening import Tightening, growth_per_step
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

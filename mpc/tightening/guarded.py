@@ -20,8 +20,9 @@ from controlrnn.portable import told_apart
 from controlrnn.typed import typed
 from mpc.calibration.model_error import ModelError
 from mpc.observers.guarded import GuardedObserver
+from mpc.tightening.predictions import refuse_boxes
 from mpc.tightening.premises import calibrated_premises
-from mpc.tightening.tightening import Tightening, refuse_boxes, tighten
+from mpc.tightening.tightening import Tightening, tighten
 
 if TYPE_CHECKING:
     from controlrnn.certification import HorizonCertificate

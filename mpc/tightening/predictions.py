@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import count, per_channel
-from controlrnn.errors import SettingError
+from controlrnn.checks import Array, count, per_channel
+from controlrnn.errors import CertificationError, SettingError
+from controlrnn.portable import told_apart
 from controlrnn.typed import typed
+from mpc.calibration.model_error import ModelError
 from mpc.observers.base import Observer
 from mpc.observers.state_error import StateError
 
@@ -87,3 +90,40 @@ def start_of(observer: Observer) -> tuple[StateError, int]:
     """
     restart = observer.restart
     return (observer.error, 0) if restart is None else (restart, observer.steps)
+
+
+def checked_part(certificate: HorizonCertificate, model_error: ModelError, observer: Observer) -> Array:
+    """Certified part over the prediction, shape (horizon + 1, ny), after checks of the certificate."""
+    if certificate.system_digest != model_error.system_digest:
+        raise SettingError("certificate and model_error belong to different models: certify the calibrated model")
+    refuse_boxes(certificate)
+    horizon, ahead = model_error.horizon, 0
+    if certificate.horizon < horizon:
+        raise SettingError(
+            f"certificate must cover the horizon {horizon} of the model error, got {certificate.horizon}"
+        )
+    # The certificate starts at the prediction, or where it is long enough at the beginning of the washout.
+    error, what = observer.error, "observer.error"
+    if observer.restart is not None and certificate.horizon >= observer.steps + horizon:
+        error, ahead, what = observer.restart, observer.steps, "observer.restart"
+    radius = error.needed_in(certificate.metric)
+    if not radius <= certificate.initial_radius:
+        needed, got = told_apart(radius, certificate.initial_radius)
+        raise CertificationError(
+            f"the certificate's initial radius must cover the observer's certified error {needed} (in the "
+            f"certificate's metric, {ahead} samples before the prediction), got {got}: "
+            f"certify with initial_radius={what}.radius, metric={what}.metric",
+            margin=float(certificate.initial_radius - radius),
+        )
+    certificate.verify(observer.system)
+    return np.asarray(certificate.bounds[ahead : ahead + horizon + 1])
+
+
+def refuse_boxes(certificate: HorizonCertificate) -> None:
+    """Raise SettingError for a certificate that holds only in boxes, since nothing keeps estimates in them.
+
+    Args:
+        certificate: From `certify_horizon`.
+    """
+    if certificate.input_range.size:
+        raise SettingError("the certificate holds in its boxes of inputs and states alone: certify without them")

@@ -28,6 +28,7 @@ from mpc.observers.state_error import ROUNDING, StateError
 from mpc.promises.made_again import MadeAgain, refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
 from mpc.tightening.execution_part import NOT_COUNTED, execution_part
+from mpc.tightening.predictions import checked_part, refuse_boxes
 from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.terminal_set import jump_digest
 
@@ -254,7 +255,7 @@ def tighten(
     if certificate is None:
         text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
         return counted(_build(model_error, zero, zero, text, digests, observer), execution, observer)
-    joint = _checked(certificate, model_error, observer)
+    joint = checked_part(certificate, model_error, observer)
     if (certificate.input_radius < observer.prediction_input_error).any():
         raise CertificationError(
             f"the certificate's input radius must cover input_error + command_error {observer.prediction_input_error}, "
@@ -266,7 +267,7 @@ def tighten(
             raise SettingError(
                 "initial_only must have input radius 0, got a positive one: certify it without input errors"
             )
-        reinitialisation = np.minimum(joint, _checked(initial_only, model_error, observer))
+        reinitialisation = np.minimum(joint, checked_part(initial_only, model_error, observer))
         inputs = joint - reinitialisation
     other = model_error.observer_digest != observer.digest or observer.prediction_input_error.any()
     if model_error.disturbance_gain is not None and other:
@@ -413,40 +414,3 @@ def _build(
         digests=digests,
         premises=calibrated_premises(model_error, observer),
     )._made()
-
-
-def _checked(certificate: HorizonCertificate, model_error: ModelError, observer: Observer) -> Array:
-    """Certified part over the prediction, shape (horizon + 1, ny), after checks of the certificate."""
-    if certificate.system_digest != model_error.system_digest:
-        raise SettingError("certificate and model_error belong to different models: certify the calibrated model")
-    refuse_boxes(certificate)
-    horizon, ahead = model_error.horizon, 0
-    if certificate.horizon < horizon:
-        raise SettingError(
-            f"certificate must cover the horizon {horizon} of the model error, got {certificate.horizon}"
-        )
-    # The certificate starts at the prediction, or where it is long enough at the beginning of the washout.
-    error, what = observer.error, "observer.error"
-    if observer.restart is not None and certificate.horizon >= observer.steps + horizon:
-        error, ahead, what = observer.restart, observer.steps, "observer.restart"
-    radius = error.needed_in(certificate.metric)
-    if not radius <= certificate.initial_radius:
-        needed, got = told_apart(radius, certificate.initial_radius)
-        raise CertificationError(
-            f"the certificate's initial radius must cover the observer's certified error {needed} (in the "
-            f"certificate's metric, {ahead} samples before the prediction), got {got}: "
-            f"certify with initial_radius={what}.radius, metric={what}.metric",
-            margin=float(certificate.initial_radius - radius),
-        )
-    certificate.verify(observer.system)
-    return np.asarray(certificate.bounds[ahead : ahead + horizon + 1])
-
-
-def refuse_boxes(certificate: HorizonCertificate) -> None:
-    """Raise SettingError for a certificate that holds only in boxes, since nothing keeps estimates in them.
-
-    Args:
-        certificate: From `certify_horizon`.
-    """
-    if certificate.input_range.size:
-        raise SettingError("the certificate holds in its boxes of inputs and states alone: certify without them")

@@ -32,6 +32,7 @@ from mpc import (
     Tracking,
     Wandering,
     Washout,
+    animate,
     monte_carlo,
     nominal,
     run_closed_loop,
@@ -261,8 +262,8 @@ def test_bound_against_what_happened(setup):
 def test_animation_has_a_picture_per_step_that_was_asked_for(setup, tmp_path):
     result = run(setup, [TimeOut(start=2, stop=4)], steps=5)
     seen = []
-    assert result.animate(tmp_path / "all.gif", progress=lambda done, total: seen.append((done, total))) == 5
-    assert result.animate(tmp_path / "some.gif", every=3, milliseconds=100) == 2
+    assert animate(result, tmp_path / "all.gif", progress=lambda done, total: seen.append((done, total))) == 5
+    assert animate(result, tmp_path / "some.gif", every=3, milliseconds=100) == 2
     assert seen == [(i, 5) for i in range(1, 6)]
     for name, n, duration in (("all.gif", 5, 80), ("some.gif", 2, 100)):
         with Image.open(Path(tmp_path / name)) as image:
@@ -274,4 +275,4 @@ def test_animation_has_a_picture_per_step_that_was_asked_for(setup, tmp_path):
                 pictures.append(np.asarray(image.convert("RGB")))
             assert all(np.abs(a.astype(int) - b).max() > 50 for a, b in pairwise(pictures))
     with pytest.raises(SettingError):
-        result.animate(tmp_path / "no.gif", every=0)
+        animate(result, tmp_path / "no.gif", every=0)
