@@ -14,6 +14,7 @@ from mpc.closed_loop_rounds import LoopRound, SimulatedLoops
 from mpc.control_step import Fallback, MpcStep
 from mpc.controller import Mode, TightenedMPC
 from mpc.coverage_met import CoverageMet
+from mpc.coverage_watch import CoveragePromise
 from mpc.delayed_plant import DelayedPlant
 from mpc.encoder_observer import EncoderObserver
 from mpc.engines import chain
@@ -68,6 +69,7 @@ __all__ = [
     "ClosedLoopSetup",
     "Coverage",
     "CoverageMet",
+    "CoveragePromise",
     "CoverageUnit",
     "DelayedPlant",
     "DisturbanceFilter",

@@ -30,6 +30,8 @@ def refuse_unwatched(controller: TightenedMPC) -> None:
     """
     if controller._watched.watching.guard is not None:
         raise SettingError("C code has no guard of readings besides the absurd ones: leave watching's guard out")
+    if controller._watched.watching.promised is not None:
+        raise SettingError("C code does not count how often a promise is kept: leave watching's promised out")
     if controller.watch is not None and controller.watch.region.shape is not RegionShape.BOX:
         raise SettingError("C code watches regions that are boxes: learn_region(..., shape='box')")
 

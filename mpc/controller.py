@@ -323,6 +323,8 @@ class TightenedMPC(Operation):
         expected = y - error + self.disturbance.estimate if self.observer.ready else np.full(len(y), np.nan)
         y, used = self._watched.readings(y, error, expected, self.observer)
         after = self.disturbance.after(np.where(np.isnan(used), np.nan, error))
+        if self.observer.ready:
+            self._watched.coverage(used, after)
         if self._watched.model_error(after, self.observer):
             used = self._watched.ignored(used, after)
         return y, used

@@ -198,6 +198,9 @@ def _hand_over(old: TightenedMPC, new: TightenedMPC) -> None:
     new.set_points._last = old.set_points._last
     for name in ("_lasting", "_reacting", "_time"):
         setattr(new._watched, name, getattr(old._watched, name))
+    met, before = new._watched._coverage, old._watched._coverage
+    if met is not None and before is not None and met.promise == before.promise:
+        vars(met).update(vars(before))
     if new._recalled is not None and old._recalled is not None and new._recalled.recall is old._recalled.recall:
         new._recalled._lower, new._recalled._upper = old._recalled._lower.copy(), old._recalled._upper.copy()
 

@@ -24,9 +24,11 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, Choice, positive, put, read_only
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
+from mpc.coverage_watch import CoveragePromise, CoverageRun
 from mpc.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.observer import Observer
 from mpc.predictor import Predictor
+from mpc.promise import LoopTarget
 from mpc.tightening import Tightening
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class Premise(Choice):
     """Readings that those before allow, where limits learn from them (`mpc.recall`)."""
     REGION = "region"
     """Operation inside of the region of calibration."""
+    COVERAGE = "coverage"
+    """Stretches inside as often as was promised: see `Watching.promised`."""
 
 
 class Reaction(Choice):
@@ -90,6 +94,7 @@ class Watching:
         guard: Limits of readings that can be right.
         wider: Tightening of the same premises that counts while a contradiction is reacted to with WIDEN.
         safe_reference: Set point that is gone to with BACK_OFF, shape (ny,).
+        promised: Probability that is held against what happens; see `mpc.coverage_watch`.
         jitter: How late or early a sample may be, in sample times.
 
     Raises:
@@ -100,6 +105,7 @@ class Watching:
     guard: MeasurementGuard | None = None
     wider: Tightening | None = None
     safe_reference: ArrayLike | None = None
+    promised: CoveragePromise | None = None
     jitter: float = 0.01
 
     def __post_init__(self) -> None:
@@ -134,6 +140,8 @@ class PremiseWatch:
         self.safe = np.zeros(predictor.ny) if watching.safe_reference is None else np.asarray(watching.safe_reference)
         self.absurd = ABSURD * problem.output_scale[: predictor.ny]
         self.bounds = np.asarray(bounds) * (1 + _ROUNDING)
+        self.room = self.bounds  # of what is promised a probability; see `watch_of`
+        self._coverage = None if watching.promised is None else CoverageRun(watching.promised)
         self.reset()
 
     def reset(self) -> None:
@@ -145,6 +153,8 @@ class PremiseWatch:
         self._reacting: tuple[str, ...] = ()
         self._guard: GuardRun | None = None if self.watching.guard is None else self.watching.guard.watch()
         self._time: float | None = None
+        if self._coverage is not None:
+            self._coverage.reset()
 
     @property
     def broken(self) -> tuple[Premise, ...]:
@@ -247,6 +257,18 @@ class PremiseWatch:
             f"{self._outputs[i].name} measured {error[i]:.3g} from the prediction, tightened for {self.bounds[i]:.3g}",
         )
         return True
+
+    def coverage(self, y: Array, error: Array) -> None:
+        """Count a sample's readings (ny,) and their errors (ny,), less what predictions are corrected by."""
+        if self._coverage is None:
+            return
+        if self._coverage.promise.target is LoopTarget.LIMITS:
+            ends = np.array([[s.lower, s.upper] for s in self._outputs])
+            outside = (y < ends[:, 0]) | (y > ends[:, 1])
+        else:
+            outside = np.abs(error) > self.room
+        self._coverage.see(not outside.any())
+        self.tell(Premise.COVERAGE, self._coverage.words)
 
     def ignored(self, y: Array, error: Array) -> Array:
         """Readings (ny,) without those whose error (ny,) is too large, where the reaction is to ignore them."""

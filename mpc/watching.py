@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from controlrnn.checks import Array, as_array, number
 from controlrnn.errors import SettingError
 from mpc.modes import plan_limits, promises
+from mpc.promise import LoopTarget
 from mpc.watch import Premise, PremiseWatch, Watching, reading_bounds
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def watch_of(controller: TightenedMPC, watching: Watching | None) -> PremiseWatc
         watching: How it is watched; as `Watching` has it when left out.
 
     Raises:
-        SettingError: The guard or the safe set point do not fit.
+        SettingError: The guard, the safe set point or what is promised do not fit.
     """
     watching, ny = watching or Watching(), controller.predictor.ny
     if watching.guard is not None and len(watching.guard.sensors) != ny:
@@ -34,7 +35,12 @@ def watch_of(controller: TightenedMPC, watching: Watching | None) -> PremiseWatc
     if watching.safe_reference is not None:
         as_array("safe_reference", watching.safe_reference, (ny,))
     bounds = reading_bounds(controller.tightening, promises(controller.tightening))
-    return PremiseWatch(watching, controller.predictor, controller.problem, bounds)
+    made = PremiseWatch(watching, controller.predictor, controller.problem, bounds)
+    if watching.promised is not None and watching.promised.target is LoopTarget.PREDICTIONS:
+        if not promises(controller.tightening):
+            raise SettingError("promised is about predictions, of which this tightening says nothing: calibrate one")
+        made.room = controller.tightening.predictive[0] * (1 + 1e-9)
+    return made
 
 
 def wider_limits(controller: TightenedMPC, watching: Watching | None) -> tuple[Array, Array] | None:
