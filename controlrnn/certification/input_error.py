@@ -29,7 +29,10 @@ class InputError(InputDifferences, Stored):
 
     SCHEMA: ClassVar[Schema] = Schema(
         "input-error", 1,
-        arrays={"radius": Numbers("nu", least=0.0), "rate": Numbers("nu", least=0.0, optional=True)},
+        arrays={
+            "radius": Numbers("nu", least=0.0, otherwise=()),
+            "rate": Numbers("nu", least=0.0, otherwise=(), optional=True),
+        },
         meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)}, zero=("N", "nu", "nv"),
     )  # fmt: skip
 
