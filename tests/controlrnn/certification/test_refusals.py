@@ -123,11 +123,11 @@ def test_what_is_no_box_is_refused_wherever_there_is_one(box):
 
 
 def test_every_input_error_that_can_be_made_can_be_saved(tmp_path):
-    for given in (
+    for values in (
         {"radius": 0.1}, {"radius": [0.1, 5e-324]}, {"kind": "rate_limited", "radius": [1.0, 2.0], "rate": 0.5},
         {"kind": "rate_limited", "radius": 1.0, "rate": [0.5, 0.1]},
     ):  # fmt: skip
-        error = InputError(**given)
+        error = InputError(**values)
         error.save(tmp_path / "e.npz")
         again = InputError.load(tmp_path / "e.npz")
         assert again.digest == error.digest
