@@ -34,7 +34,7 @@ from tqdm import tqdm
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
-from experiments import _bench_mpc_busy
+from experiments import _bench_mpc_busy, _bench_mpc_watch
 from experiments._bench_mpc_c import compiled_loop, compiler
 from experiments._bench_mpc_engines import ACADOS, BASE, ENGINES, Peer, Timed
 from experiments._study import Row, Study
@@ -244,6 +244,21 @@ def busy(study: Study, case: dict[str, int], rounds: int) -> None:
         study.target(f"busy_{engine}_without_thread_variables", "<= 1.5 x one thread", ratio, ratio <= 1.5)
 
 
+def watching(study: Study, case: Case) -> None:
+    """Rows and targets of what watching costs."""
+
+    @functools.cache
+    def found() -> dict[str, Row]:
+        predictor, plant, references = setting(case, study.seed)
+        wanted = np.array([references[3 * t // case.steps] for t in range(case.steps)])
+        return _bench_mpc_watch.rows(loop_of("condensed", case, predictor, plant), wanted, case.steps)
+
+    for language in ("python", "c") if compiler() else ("python",):
+        row = study.row(f"watching/{language}", lambda k=language: found()[k])  # type: ignore[misc]
+        share = row["share_percent"]
+        study.target(f"watching_percent_of_a_step_{language}", "<= 10", share, share <= 10)
+
+
 def figure(rows: Sequence[Row]) -> Figure:
     """Median solve times with their 95 % quantiles."""
     from matplotlib.figure import Figure
@@ -282,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     targets(study, rows)
     study.figure("solve_times", figure(study.rows))
     busy(study, *((QUICK_BUSY, 1) if study.quick else (BUSY, 4)))
+    watching(study, Case(8, 8, 60) if study.quick else Case(16, 20, 300))
     threads: dict[str, Any] = {k: os.environ.get(k) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     return study.finish(threads=threads | {"load": os.getloadavg()})
 
