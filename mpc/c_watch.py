@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from numpy.typing import NDArray
 from controlrnn.errors import SettingError
 from controlrnn.kernels.dense import dot
 from mpc import straying
-from mpc.observer import Observer, RunningOn, Washout
+from mpc.observer import Observer, RunningOn
 from mpc.region import RegionShape
 from mpc.state_observer import StateObserver
-from mpc.watch import ORDER, Premise, Reaction
+from mpc.watch import ABSURD, ORDER, Premise, Reaction
 from mpc.watching import MOST_MISSED
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def watch_words(controller: TightenedMPC) -> dict[str, Any]:
     names += [f"{p.name}_AT = {ORDER.index(p)}" for p in (Premise.INNOVATION, Premise.MODEL_ERROR)]
     return {
         "region": int(controller.watch is not None),
+        "ABSURD": ABSURD,
         "watching": ", ".join([*names, f"MOST_MISSED = {MOST_MISSED}"]),
     }
 
@@ -65,41 +67,28 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
     Args:
         controller: The controller.
     """
-    observer, found = controller.observer, {"JITTER": controller._watched.watching.jitter}
-    certified, span = observer.contraction is not None, controller._span
-    if isinstance(observer, Washout):
-        found |= {
-            "REACH": observer._reach() if certified else 0.0,
-            "RATE": float(observer._certificate().rate) if certified else 0.0,
-            "ROUNDING": straying._ROUNDING, "FORGOTTEN": straying._FORGOTTEN,
-        }  # fmt: skip
-    elif isinstance(observer, StateObserver):
-        doubts = [0.0, 0.0]
-        if observer._complete:
-            model, own, _ = observer._parts()
-            doubts = [dot(own.input_gain[: len(span)], span), dot(model.input_gain, span) * observer._stretches[1]]
-        found |= {"DOUBT": doubts[0], "DOUBT_IN_GAP": doubts[1]}
-    else:
-        found["DOUBT"] = dot(observer._certificate().input_gain, span) if certified else 0.0
+    observer, certificate = controller.observer, controller.observer.contraction
+    found = {
+        "JITTER": controller._watched.watching.jitter, "ROUNDING": straying.ROUNDING,
+        "FORGOTTEN": straying.FORGOTTEN, "REACH": 0.0, "RATE": 0.0, "MODEL_ADDED": 0.0,
+    }  # fmt: skip
+    if certificate is not None:
+        added = dot(certificate.input_gain, observer.input_error)
+        found |= {"REACH": observer._reach(), "RATE": float(certificate.rate), "MODEL_ADDED": added}
+    if isinstance(observer, StateObserver):
+        found["TO_OWN"] = observer._stretches[1] if observer._complete else 1.0
     return found
 
 
 def running_bounds(observer: Observer) -> dict[str, float]:
-    """How the bound on the error of an estimate that runs on goes on, and what it has to reach.
+    """What the bound on the error of an estimate that runs on has to reach.
 
     Args:
         observer: A `RunningOn` or `Washout`.
     """
-    none = {"BOUND_AT_START": 0.0, "BOUND_PROMISED": 0.0}
-    if not isinstance(observer, RunningOn):
-        return none
-    if observer.contraction is None:
-        return none | {"bound_kept": 0.0, "bound_added": 0.0}
-    return {
-        "BOUND_AT_START": observer._reach(), "BOUND_PROMISED": observer._promised,
-        "bound_kept": float(observer.contraction.rate),
-        "bound_added": dot(observer.contraction.input_gain, observer.input_error),
-    }  # fmt: skip
+    if isinstance(observer, RunningOn) and observer.contraction is not None:
+        return {"BOUND_PROMISED": observer._promised}
+    return {"BOUND_PROMISED": sys.float_info.max}  # a washout goes by its window instead
 
 
 def watch_tables(controller: TightenedMPC) -> Arrays:
@@ -119,15 +108,15 @@ def watch_tables(controller: TightenedMPC) -> Arrays:
         "reactions": np.array([list(Reaction).index(watch.watching.reactions[p]) for p in ORDER], dtype=int),
         "safe_reference": np.tile(safe, (N + 1, 1)).ravel(), "wide_low": low.ravel(), "wide_high": high.ravel(),
     }  # fmt: skip
-    if isinstance(observer, Washout):
-        certified, nx = observer.contraction is not None, controller.predictor.nx
-        ends = np.array(controller.predictor.input_limits())
-        tables |= {
-            "range_end": ends.ravel(), "range_room": 1e-9 * np.abs(ends).sum(axis=0),
-            "input_error": observer.input_error,
-            "input_gain": observer._certificate().input_gain if certified else np.zeros(ends.shape[1]),
-            "metric": (observer._certificate().metric if certified else np.eye(nx)).ravel(),
-        }  # fmt: skip
+    certificate, nx = observer.contraction, controller.predictor.nx
+    ends = np.array(controller.predictor.input_limits())
+    tables |= {
+        "range_end": ends.ravel(), "range_room": 1e-9 * np.abs(ends).sum(axis=0),
+        "input_gain": np.zeros(ends.shape[1]) if certificate is None else certificate.input_gain,
+        "metric": (np.eye(nx) if certificate is None else certificate.metric).ravel(),
+    }  # fmt: skip
+    if isinstance(observer, StateObserver):
+        tables["own_metric"] = (observer._parts()[1].metric if observer._complete else np.eye(nx)).ravel()
     if controller.watch is not None:
         region = controller.watch.region
         halves = [a * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]

@@ -229,12 +229,12 @@ class TightenedMPC(Operation):
             u: Input that acts from this sample on, measured inputs included, shape (nu,).
         """
         y, u = self._measurement(y), as_array("u", u, (self.predictor.nu,))
-        self._watched.inputs(u)
+        u, absurd = self._watched.recorded(u)
         y, used = self._believed(y)
         if self.observer.ready:
             self._watched.tell(Premise.DRIFT, self._learn(used, y))
         self._plan = None
-        self._watched.tell(Premise.REGION, self._advance(u, y))
+        self._watched.tell(Premise.REGION, self._advance(u, y, doubt=self._span if absurd else None))
         self._watched.finish(self.observer, told=False)
 
     def step(

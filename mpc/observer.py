@@ -14,9 +14,8 @@ inputs that start at f(x_c, v) and at x_c, so
     |xhat[t+1] - f(xhat[t], u[t])|_P <= p^W m = p^W (1 - p) R0 ,
 
 a small part, 1 - p, of what the error forgets last. Running on makes no jump. Where the recorded inputs differ from the
-commanded ones that the plan was made with by at most c_j, sum_j g_j c_j comes on top.
-
-All that is for inputs within the actuators' range; what others do: `mpc.straying`.
+commanded ones that the plan was made with by at most c_j, sum_j g_j c_j comes on top. All of
+that is for inputs within the actuators' range; what others, or unknown ones, do: `mpc.straying`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from mpc.state_error import StateError as StateError
 from mpc.state_error import largest_step
 from mpc.state_error import per_channel as per_channel
 from mpc.state_error import stretch as stretch
-from mpc.straying import Straying, beyond
+from mpc.straying import anywhere, astray, followed, strayed
 
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
     from controlrnn.certification import ContractionCertificate
@@ -108,6 +107,18 @@ class Observer(ABC):
         self._state, self._seen = self.initial_state, 0
         self._undo: tuple[dict[str, Any], Array, Array] | None = None
         self._doubt: Array | None = None
+        self._lost, self._excess = False, 0.0  # whether the last input is unknown, or out of range; r of `mpc.straying`
+        self._resume()
+
+    def start_over(self) -> None:
+        """Forget estimates while the plant goes on: not where inputs out of range may have led the model's state."""
+        excess = self._excess
+        self.start()
+        self._excess = excess
+        self._resume()
+
+    def _resume(self) -> None:  # noqa: B027
+        """Start from anywhere the model's state may be, which `_excess` says."""
 
     def update(self, u: ArrayLike, y: ArrayLike, *, doubt: ArrayLike | None = None) -> Array:
         """Take one sample into account.
@@ -115,7 +126,8 @@ class Observer(ABC):
         Args:
             u: Input that acts from this sample to the next, shape (nu,).
             y: Measurement at this sample, shape (ny,); NaN where it is missing.
-            doubt: By how much more than `input_error` the true input may be off, shape (nu,): nobody knows what acted.
+            doubt: By how much more than `input_error` the true input may be off, shape (nu,): nobody knows what acted,
+                or for how long.
 
         Returns:
             The estimate for the next sample, shape (nx,).
@@ -124,6 +136,8 @@ class Observer(ABC):
         y = _measured(y, self.predictor.ny)
         before = vars(self) | {"_undo": None}
         self._doubt = None if doubt is None else as_array("doubt", doubt, (self.predictor.nu,))
+        if self.contraction is not None:
+            self._excess, self._lost = strayed(self, u, doubted=self._doubt is not None)
         self._state = read_only(self._next(u, y))
         self._undo = before, y, self._state
         self._seen += 1
@@ -343,13 +357,11 @@ class Washout(Observer):
     The estimate depends on nothing older, so a wrong estimate heals after ``steps`` samples.
     """
 
-    def start(self) -> None:
-        """Forget everything."""
-        super().start()
+    def _resume(self) -> None:
         self._record = np.zeros((0, self.predictor.nu))
-        self._clean = self.steps  # samples since the model's state is known to be where inputs in range lead to
-        self._astray: tuple[Array, float, float] | None = None  # see `Straying`
-        self._range = () if self.contraction is None else self.predictor.input_limits()
+        self._astray = astray(self)  # z and d of `mpc.straying`
+        #: Samples since the model's state is known to be where inputs in range lead to.
+        self._clean = self.steps if self._astray is None else 0
 
     @property
     def restart(self) -> StateError:
@@ -374,24 +386,10 @@ class Washout(Observer):
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
         if self.contraction is not None:
-            self._clean = min(self._clean + 1, self.steps)
-            self._stray(u)
+            self._clean = 0 if self._lost or self._astray is not None else min(self._clean + 1, self.steps)
+            self._astray = followed(self, u)
         self._record = np.vstack([self._record, u])[-self.steps :]
         return np.asarray(self.predictor.states(self.initial_state, self._record)[-1])
-
-    def _stray(self, u: Array) -> None:
-        """Follow the model's state while inputs outside of the range may have led it astray."""
-        out = beyond(u, *self._range)
-        if out.any() or self._doubt is not None or self._astray is not None:
-            self._clean = 0
-        if self._astray is None and not out.any():
-            return
-        certificate = self._certificate()
-        before = Straying(*(self._astray or (self.initial_state, self._reach(), 0.0)))
-        off = self.input_error if self._doubt is None else self.input_error + self._doubt
-        after = before.after(self.system, certificate, u, out, off)
-        back = not out.any() and after.is_back(certificate, self.initial_state, self._reach())
-        self._astray = None if back else (after.z, float(after.away), float(after.excess))
 
     def estimates(self, u: Array, y: Array) -> Array:
         """See `Observer.estimates`; all windows run as one batch."""
@@ -417,14 +415,12 @@ class RunningOn(Observer):
         settled = dot(certificate.input_gain, self.input_error) / (1 - float(certificate.rate)) * ROUNDING
         return StateError.stated(max(self._reach(), settled), certificate.metric)
 
-    def start(self) -> None:
-        """Forget everything."""
-        super().start()
-        self._bound = np.inf if self.contraction is None else self._reach()
+    def _resume(self) -> None:
+        self._bound = np.inf if self.contraction is None else self._reach() + self._excess
 
     @property
     def certified(self) -> bool:
-        """See `Observer.certified`; False after inputs in doubt until they are forgotten."""
+        """See `Observer.certified`; False after inputs in doubt or out of range until they are forgotten."""
         return super().certified and self._bound <= self._promised
 
     @cached_property
@@ -432,10 +428,12 @@ class RunningOn(Observer):
         return self.error.radius
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
-        if self.contraction is not None:
-            off = self.input_error if self._doubt is None else self.input_error + self._doubt
-            self._bound = self.contraction.rate * self._bound + dot(self.contraction.input_gain, off)
-        return step(self.system, self._state, u)
+        after = step(self.system, self._state, u)
+        if self._lost:
+            self._bound = anywhere(self, after)
+        elif self.contraction is not None:
+            self._bound = self.contraction.rate * self._bound + dot(self.contraction.input_gain, self.input_error)
+        return after
 
     def _own_jump(self) -> StateError:
         return StateError(0.0, np.eye(self.predictor.nx) if self.contraction is None else self.contraction.metric)

@@ -83,14 +83,17 @@ class Operation:
         u, (lower, upper) = as_array("u_previous", u_previous, (self.predictor.nu,)), self.predictor.input_limits()
         if ((u < lower) | (u > upper)).any():
             raise SettingError(f"u_previous must lie within the actuators' range {lower} to {upper}, got {u}")
+        if self.observer._seen and not np.array_equal(u, self._before()):
+            self.clear_estimate()  # nobody knows what acted since the last sample, or for how long
         self._previous = read_only(u)
 
     def clear_estimate(self: TightenedMPC) -> None:  # type: ignore[misc]
         """Forget the state and disturbance estimates and what limits have learnt, as after a poisoned reading.
 
-        The last input is held until the observer is ready again; set points stay.
+        The last input is held until the observer is ready again; set points stay, and so does what is known of inputs
+        out of range that may have led the model's state astray (`mpc.straying`).
         """
-        self.observer.start()
+        self.observer.start_over()
         self.disturbance.reset()
         if self._recalled is not None:
             self._recalled.reset()
@@ -175,6 +178,10 @@ def _renew(controller: TightenedMPC) -> None:
 
 def _parts(controller: TightenedMPC) -> str:
     settings = {"observer": controller.observer.digest, "tightening": controller.tightening.digest}
+    settings["premises"] = controller.premises.digest
+    recalled = controller._recalled
+    settings |= {} if recalled is None else {"recall": recalled.recall.digest}
+    settings |= {} if controller.terminal is None else {"terminal": controller.terminal.digest}
     problem, limits = controller.problem, controller.predictor.input_limits()
     ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
     arrays = {"inputs": np.stack(limits), "outputs": ends, "output_weight": problem.output_weight}

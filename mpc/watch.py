@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mpc.ocp import OptimalControlProblem
 
 _log = logging.getLogger(__name__)
-ABSURD = 1e3  # ranges between an output's limits: a reading further from what is expected is none
+ABSURD = 1e3  # ranges of a channel: a reading further from what is expected is none, nor an input further out of range
 _ROUNDING = 1e-9  # of a bound
 
 
@@ -138,6 +138,7 @@ class PremiseWatch:
         self._lower, self._upper, self._dt = lower - room, upper + room, float(predictor.dt)
         #: Set point that is gone to with BACK_OFF, shape (ny,).
         self.safe = np.zeros(predictor.ny) if watching.safe_reference is None else np.asarray(watching.safe_reference)
+        self.absurd_input = ABSURD * (upper - lower)
         self.absurd = ABSURD * problem.output_scale[: predictor.ny]
         self.bounds = np.asarray(bounds) * (1 + _ROUNDING)
         self.room = self.bounds  # of what is promised a probability; see `watch_of`
@@ -191,6 +192,31 @@ class PremiseWatch:
             k, i = (int(j) for j in np.argwhere(out)[0])
             s, value = self._inputs[i], float(np.atleast_2d(u)[k, i])
             self.tell(Premise.INPUTS, f"{what} {s.label}: {value:.4g}, range {s.lower:.4g} to {s.upper:.4g}")
+
+    def possible(self, u: Array) -> tuple[Array, bool]:
+        """An input (nu,) cut to the range where no actuator can have done what is said, and whether it was cut.
+
+        Args:
+            u: As recorded or read back.
+        """
+        far = self.absurd_input
+        wrong = (u < self._lower - far) | (u > self._upper + far)
+        if not wrong.any():
+            return u, False
+        self.inputs(u)
+        return np.where(wrong, np.clip(u, self._lower, self._upper), u), True
+
+    def recorded(self, u: Array) -> tuple[Array, bool]:
+        """Look at a recorded sample, which came when it was due; gives what `possible` does.
+
+        Args:
+            u: Its input, shape (nu,).
+        """
+        self._time = None if self._time is None else self._time + self._dt
+        cut, wrong = self.possible(u)
+        if not wrong:
+            self.inputs(u)
+        return cut, wrong
 
     def since(self, time: float | None) -> tuple[int, bool]:
         """How many sample times have passed since the last sample, and whether this one came when due.

@@ -11,6 +11,7 @@ from controlrnn.checks import Array, as_array, number
 from controlrnn.errors import SettingError
 from mpc.modes import plan_limits, promises
 from mpc.promise import LoopTarget
+from mpc.straying import led_astray
 from mpc.watch import Premise, PremiseWatch, Watching, reading_bounds
 
 if TYPE_CHECKING:
@@ -97,12 +98,13 @@ def caught_up(controller: TightenedMPC, applied: ArrayLike | None, time: float |
     if commanded is None:
         return
     acted = commanded if told is None else np.where(np.isfinite(told), told, commanded)
-    doubt = None if due else controller._span
-    if (acted != commanded).any() or not due:
+    acted, absurd = watch.possible(acted)
+    doubt = controller._span if absurd or not due else None
+    if (acted != commanded).any() or doubt is not None:
         _revise(controller, acted, doubt)
     if passed > MOST_MISSED:
-        controller.reset()
-        watch.since(time)
+        led_astray(controller.observer, acted, held=True)
+        controller.clear_estimate()
         watch.tell(Premise.TIME, f"{passed - 1} samples were missed: the observer starts anew")
         return
     for _ in range(passed - 1):
@@ -114,15 +116,16 @@ def _revise(controller: TightenedMPC, acted: Array, doubt: Array | None) -> None
     """Replace the last input by the one that acted, in everything that remembers it."""
     watch, observer, commanded = controller._watched, controller.observer, controller._previous
     assert commanded is not None
+    watch.inputs(acted)
     off = np.abs(acted - commanded)
     wrong = off > observer.command_error + 1e-9 * controller._span
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
         label = controller.predictor.inputs[i].label
         watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
-    watch.inputs(acted)
     if not observer.revise(acted, doubt=doubt):
         watch.tell(Premise.ACTUATORS, "the estimate is of the command and cannot be made again")
+        led_astray(observer, acted)
         controller._doubted = True
     else:
         controller.disturbance.revise(acted)

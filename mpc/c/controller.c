@@ -30,7 +30,7 @@ static void learn(State *s, const double *y, const double *seen)
 static void observe(State *s, const double *y, const double *u, int doubted)
 {
 #if OBSERVER == WASHOUT
-    stray(s, u, doubted);
+    follow_astray(s, u, stray(s, u, doubted));
     /* A ring of inputs; the model runs over them from the initial state at every sample. */
     const int kept = s->seen < STEPS ? s->seen + 1 : STEPS;
     (void)y;
@@ -39,8 +39,10 @@ static void observe(State *s, const double *y, const double *u, int doubted)
     for (int k = 0; k < kept; ++k)
         ${name}_model_step(s->x, s->record + ((s->seen + 1 - kept + k) % STEPS) * NU, s->x);
 #elif OBSERVER == INNOVATION
-    double expected[NY];
+    double expected[NY], far, apart;
+    const int lost = stray(s, u, doubted);
     int complete = 1;
+    s->beside_bound = lost ? anywhere(s, s->beside) : RATE * s->beside_bound + MODEL_ADDED;
     ${name}_model_output(s->x, u, expected);
     ${name}_model_step(s->x, u, s->x);
     for (int i = 0; i < NM; ++i) complete = complete && isfinite(y[i]);
@@ -51,20 +53,25 @@ static void observe(State *s, const double *y, const double *u, int doubted)
     for (int i = 0; complete && i < NX; ++i)
         for (int j = 0; j < NM; ++j) s->x[i] += observer_gain[i * NM + j] * (y[j] - expected[j]);
     s->bound = complete ? bound_kept * s->bound + bound_added : bound_kept_in_gap * s->bound + bound_added_in_gap;
-    if (doubted) s->bound += complete ? DOUBT : DOUBT_IN_GAP;
+    if (lost) s->bound = TO_OWN * anywhere(s, s->x);
+    far = distance(s->x, s->beside, own_metric);
+    apart = TO_OWN * s->beside_bound;
+    s->estranged = CERTIFIED && far > (s->bound + apart) * ROUNDING;
+    if (s->estranged) s->bound = (far + apart) * ROUNDING;
 #else
+    const int lost = stray(s, u, doubted);
     (void)y;
-    s->bound = bound_kept * s->bound + bound_added + (doubted ? DOUBT : 0);
     ${name}_model_step(s->x, u, s->x);
+    s->bound = lost ? anywhere(s, s->x) : RATE * s->bound + MODEL_ADDED;
 #endif
 }
 
 static void take_in(State *s, const double *y, const double *u, int doubted)
 {
+    if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
     observe(s, y, u, doubted);
     memcpy(s->previous, u, sizeof s->previous);
     s->has_previous = 1;
-    if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
     /* Beyond the warm-up only the place in the ring counts. */
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
 }
@@ -85,6 +92,8 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     memcpy(s->undo_z, s->z, sizeof s->z);
     memcpy(s->undo_y, y, NM * sizeof *y);
     s->undo_bound = s->bound;
+    s->undo_beside_bound = s->beside_bound;
+    s->undo_estranged = s->estranged;
     s->undo_away = s->away;
     s->undo_excess = s->excess;
     s->undo_astray = s->astray;
@@ -108,6 +117,7 @@ static void revise(State *s, const double *acted, int doubted)
     watch_inputs(s, acted);
     if (!s->can_undo) { /* the estimate cannot be made again */
         s->now |= ${NAME}_BROKEN_ACTUATORS;
+        led_astray(s, acted, 0);
         s->doubted = 1;
         memcpy(s->previous, acted, sizeof s->previous);
         return;
@@ -116,6 +126,8 @@ static void revise(State *s, const double *acted, int doubted)
     memcpy(s->beside, s->undo_beside, sizeof s->beside);
     memcpy(s->z, s->undo_z, sizeof s->z);
     s->bound = s->undo_bound;
+    s->beside_bound = s->undo_beside_bound;
+    s->estranged = s->undo_estranged;
     s->away = s->undo_away;
     s->excess = s->undo_excess;
     s->astray = s->undo_astray;
@@ -131,7 +143,7 @@ static void revise(State *s, const double *acted, int doubted)
 static void catch_up(State *s, const double *applied, double time)
 {
     double acted[NU], nothing[NM];
-    int missed = 0, due = 1, other = 0;
+    int missed = 0, due = 1, other = 0, absurd;
     if (s->has_time && isfinite(time)) {
         const double passed = (time - s->time) / ${NAME}_DT;
         missed = passed < 1e6 ? (int)(fmax(passed, 1) + 0.5) - 1 : 1000000;
@@ -145,12 +157,12 @@ static void catch_up(State *s, const double *applied, double time)
         acted[j] = applied && isfinite(applied[j]) ? applied[j] : s->previous[j];
         other |= acted[j] != s->previous[j];
     }
-    if (other || !due) revise(s, acted, !due);
-    if (missed >= MOST_MISSED) {
-        ${name}_init(s);
-        s->has_time = 1;
-        s->time = time;
-        s->now = ${NAME}_BROKEN_TIME;
+    absurd = cut(acted, acted);
+    if (absurd) s->now |= ${NAME}_BROKEN_INPUTS;
+    if (other || absurd || !due) revise(s, acted, absurd || !due);
+    if (missed >= MOST_MISSED) { /* the observer starts anew */
+        led_astray(s, acted, 1);
+        ${name}_clear_estimate(s);
         return;
     }
     for (int i = 0; i < NM; ++i) nothing[i] = NAN;
@@ -254,8 +266,7 @@ void ${name}_init(State *s)
     memset(s, 0, sizeof *s);
     memcpy(s->x, initial_state, sizeof s->x);
     memcpy(s->beside, initial_state, sizeof s->beside);
-    s->bound = BOUND_AT_START;
-    s->clean = STEPS;
+    resume(s);
 #if RECALL
     forget_errors(s);
 #endif
@@ -274,22 +285,30 @@ void ${name}_record(State *s, const double y[NM], const double u[NU])
 {
     double applied[NU];
     double seen[NM], used[NM];
+    int absurd;
     for (int j = 0; j < NU; ++j) applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
     watch_inputs(s, applied);
+    absurd = cut(applied, applied);
+    s->time += ${NAME}_DT; /* it came when it was due */
     believe(s, before_of(s), y, seen, used);
     if (s->seen >= STEPS) {
         learn(s, used, seen);
         if (s->contradictions) s->now |= ${NAME}_BROKEN_DRIFT;
     }
     s->has_plan = 0;
-    advance(s, seen, applied, 0);
+    advance(s, seen, applied, absurd);
     finish(s, 0);
 }
 
 void ${name}_start_from(State *s, const double u[NU])
 {
-    for (int j = 0; j < NU; ++j) s->previous[j] = isfinite(u[j]) ? clip(u[j], input_low[j], input_high[j]) : before_of(s)[j];
+    double before[NU];
+    int other = 0;
+    memcpy(before, before_of(s), sizeof before);
+    for (int j = 0; j < NU; ++j) s->previous[j] = isfinite(u[j]) ? clip(u[j], input_low[j], input_high[j]) : before[j];
     s->has_previous = 1;
+    for (int j = 0; j < NU; ++j) other |= s->previous[j] != before[j];
+    if (s->seen && other) ${name}_clear_estimate(s); /* nobody knows what acted since the last sample */
 }
 
 void ${name}_clear_estimate(State *s)
@@ -299,10 +318,9 @@ void ${name}_clear_estimate(State *s)
     memset(s->disturbance, 0, sizeof s->disturbance);
     memset(s->level, 0, sizeof s->level);
     memset(s->record, 0, sizeof s->record);
-    s->bound = BOUND_AT_START;
     s->seen = s->has_disturbance = s->has_plan = s->age = s->contradictions = s->impossible = 0;
-    s->can_undo = s->astray = 0;
-    s->clean = STEPS;
+    s->can_undo = 0;
+    resume(s);
 #if RECALL
     forget_errors(s);
 #endif
