@@ -398,7 +398,7 @@ class TightenedMPC(Operation):
         last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
         back = returning(self.backend, self.problem, data, solution, self._deadline(started))
         found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
-        if found.fallback is Fallback.LEAST:
+        if found.followed(self.terminal is not None):
             self._plan, self._age = read_only(found.plan), 0
         return found.plan, found.fallback, found.feasible, found.inside_after
 

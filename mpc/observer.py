@@ -105,7 +105,7 @@ class Observer(ABC):
     def start(self) -> None:
         """Forget everything."""
         self._state, self._seen = self.initial_state, 0
-        self._undo: tuple[dict[str, Any], Array, Array] | None = None
+        self._undo: tuple[tuple[tuple[str, Any], ...], Array] | None = None  # what an update replaced, and its reading
         self._doubt: Array | None = None
         self._lost, self._excess = False, 0.0  # whether the last input is unknown, or out of range; r of `mpc.straying`
         self._resume()
@@ -126,21 +126,20 @@ class Observer(ABC):
         Args:
             u: Input that acts from this sample to the next, shape (nu,).
             y: Measurement at this sample, shape (ny,); NaN where it is missing.
-            doubt: By how much more than `input_error` the true input may be off, shape (nu,): nobody knows what acted,
-                or for how long.
+            doubt: By how much more than `input_error` the input may be off, (nu,): who knows what acted, and how long?
 
         Returns:
             The estimate for the next sample, shape (nx,).
         """
         u = as_array("u", u, (self.predictor.nu,))
         y = _measured(y, self.predictor.ny)
-        before = vars(self) | {"_undo": None}
+        before = dict(vars(self))
         self._doubt = None if doubt is None else as_array("doubt", doubt, (self.predictor.nu,))
         if self.contraction is not None:
             self._excess, self._lost = strayed(self, u, doubted=self._doubt is not None)
         self._state = read_only(self._next(u, y))
-        self._undo = before, y, self._state
         self._seen += 1
+        self._undo = tuple((k, v) for k, v in before.items() if vars(self)[k] is not v and k != "_undo"), y
         return self._state
 
     def revise(self, u: ArrayLike, *, doubt: ArrayLike | None = None) -> bool:
@@ -150,15 +149,15 @@ class Observer(ABC):
             u: The input, shape (nu,).
             doubt: As of `update`.
         """
-        if self._undo is None or self._undo[2] is not self._state or not self._revisable:
+        if self._undo is None or not self._revisable:
             return False
-        before, y, _ = self._undo
+        before, y = self._undo
         vars(self).update(before)
         self._undone()
         self.update(u, y, doubt=doubt)
         return True
 
-    _revisable = True  # but not once somebody else has changed the state
+    _revisable = True  # but not once a late measurement has changed the state
 
     def _undone(self) -> None:  # noqa: B027
         """Take back what an update changed in place; most change nothing."""
@@ -282,7 +281,9 @@ class Observer(ABC):
         if age >= self._seen:
             raise SettingError(f"age must be less than the {self._seen} samples seen so far, got {age}")
         if not np.isnan(y).all():
-            self._state = read_only(self._late(age, y))
+            late = self._late(age, y)
+            self._undo = self._undo if late is self._state else None
+            self._state = read_only(late)
         return self._state
 
     def _own_jump(self) -> StateError | None:

@@ -122,6 +122,7 @@ def _revise(controller: TightenedMPC, acted: Array, doubt: Array | None) -> None
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
         label = controller.predictor.inputs[i].label
+        doubt = controller._span  # it did something else, or the read-back is wrong
         watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
     if not observer.revise(acted, doubt=doubt):
         watch.tell(Premise.ACTUATORS, "the estimate is of the command and cannot be made again")
@@ -129,6 +130,6 @@ def _revise(controller: TightenedMPC, acted: Array, doubt: Array | None) -> None
         controller._doubted = True
     else:
         controller.disturbance.revise(acted)
-    if controller._recalled is not None and (wrong.any() or doubt is not None):
+    if controller._recalled is not None and doubt is not None:
         controller._recalled.reset()
     controller._previous = acted

@@ -114,6 +114,7 @@ static void revise(State *s, const double *acted, int doubted)
     int wrong = 0;
     for (int j = 0; j < NU; ++j) wrong |= fabs(acted[j] - s->previous[j]) > command_error[j] + 1e-9 * span[j];
     if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
+    doubted = doubted || wrong; /* it did something else, or the read-back is wrong */
     watch_inputs(s, acted);
     if (!s->can_undo) { /* the estimate cannot be made again */
         s->now |= ${NAME}_BROKEN_ACTUATORS;
@@ -135,7 +136,7 @@ static void revise(State *s, const double *acted, int doubted)
     s->seen = s->undo_seen;
     take_in(s, s->undo_y, acted, doubted);
 #if RECALL
-    if (wrong || doubted) forget_errors(s);
+    if (doubted) forget_errors(s);
 #endif
 }
 
@@ -236,7 +237,9 @@ static void choose(State *s, int found, const double *iterate, const double *tar
         info->fallback = standing.fallback;
         info->feasible = standing.feasible;
         info->inside_after = standing.inside_after;
-        if (standing.fallback == ${NAME}_LEAST) follow_from_now_on(s, standing.u);
+        /* What follows a proven plan is proven as well. */
+        if (standing.fallback == ${NAME}_LEAST || (TERMINAL && standing.feasible && standing.fallback != ${NAME}_PLAN))
+            follow_from_now_on(s, standing.u);
     }
     keep_limits(s, 1, u);
 }

@@ -1,0 +1,148 @@
+"""Solvers that fail when it hurts, and loops that start outside of their limits.
+
+With a terminal set the last plan keeps limits for ever, whatever the solver says. Without one, or from outside, no plan
+may keep them; then what is applied is compared with what anybody would have thought of: the last plan shifted, the last
+input held, the safe one. It has to exceed the tightened limits by no more than the best of these (weighted as
+`mpc.fallback` says), or to be back inside sooner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from controlrnn.checks import Array
+from experiments._attack_loops import Loop, Sample
+from experiments._attack_pool import Member
+from mpc import Fallback, MpcStep, Status, TightenedMPC
+from mpc.ocp import KEPT, Solution, StepData
+
+FAILURES = ("fails", "nonsense", "says infeasible", "out of time", "in bursts")
+_SLACK = 1e-6  # of an output's range
+
+
+class FailingBackend:
+    """A solver that fails now and then.
+
+    Args:
+        inner: The true one.
+        how: One of `FAILURES`.
+        seed: Of when.
+    """
+
+    def __init__(self, inner: Any, how: str, seed: int) -> None:
+        self.inner, self.how, self.rng, self.left = inner, how, np.random.default_rng(seed), 0
+        self.options = inner.options
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.inner.reset()
+
+    def solve(self, data: StepData) -> Solution:
+        """The true solution, or none."""
+        found: Solution = self.inner.solve(data)
+        if self.left == 0 and self.rng.random() < 0.2:
+            self.left = 6 if self.how == "in bursts" else int(self.rng.integers(1, 3))
+        if self.left == 0:
+            return found
+        self.left -= 1
+        wild = self.rng.uniform(-3, 3, found.u.shape)
+        parts = {
+            "fails": (Status.FAILED, np.full_like(found.u, np.nan)), "nonsense": (Status.FAILED, wild),
+            "says infeasible": (Status.INFEASIBLE, wild), "in bursts": (Status.FAILED, 1e9 * wild),
+            "out of time": (Status.MAX_ITERATIONS, 0.5 * (found.u + wild)),
+        }  # fmt: skip
+        status, u = parts[self.how]
+        return replace(found, status=status, u=u, feasible=False, cost=np.nan, iterations=1)
+
+
+def failing(member: Member, how: str, seed: int, **options: Any) -> TightenedMPC:
+    """A controller whose solver fails."""
+    made = member.controller(**options)
+    made.backend = FailingBackend(made.backend, how, seed)
+    return made
+
+
+class FailureLoop(Loop):
+    """A loop in which limits are kept whatever the solver does, or exceeded least.
+
+    With a terminal set, true outputs have to stay inside from the first feasible certified sample on.
+    """
+
+    least = 0  # steps compared with what anybody would have thought of
+
+    def one(self, now: Sample, broken: bool) -> MpcStep | None:
+        """One sample, see `Loop.one`."""
+        controller, last = self.controller, None
+        if controller._plan is not None and (controller.terminal is not None or controller._age < controller.horizon):
+            last = controller._shifted(controller._plan)
+        before = controller._before()
+        step = super().one(now, broken)
+        if step is not None and step.fallback is not Fallback.NONE and step.status is not Status.WARMING_UP:
+            self._compared(step, last, before)
+        return step
+
+    def _compared(self, step: MpcStep, last: Array | None, before: Array) -> None:
+        data, N = self.controller._last_data, self.controller.horizon
+        assert data is not None
+        others = [np.tile(before, (N, 1)), np.tile(self.controller.safe_input, (N, 1))]
+        others += [] if last is None else [last]
+        best = min(self._excess(data, self.controller._feasible(plan))[0] for plan in others)
+        mine, inside = self._excess(data, step.u_planned)
+        self.least += 1
+        bound = best + _SLACK
+        if mine > bound and not inside < min(self._excess(data, self.controller._feasible(p))[1] for p in others):
+            self.verdict.violations += 1
+            self.verdict.note(self.t, f"{step.fallback} exceeds limits by {mine:.3g}, another plan by {best:.3g}")
+
+    def _excess(self, data: StepData, plan: Array) -> tuple[float, int]:
+        """Weighted sum of what a plan (N, nu) exceeds its limits by, at rest as well, and from when on it is inside."""
+        problem = self.controller.problem
+        planner = problem.predictor
+        x, u, rows = np.array(data.x), np.zeros(planner.nu), []
+        system = planner.system
+        for u in plan:
+            rows.append(system.output(x, u))
+            x = system.step(x, u)
+        rows.append(system.output(x, u))
+        rest = x
+        for _ in range(400):
+            rest = system.step(rest, u)
+        y, still = np.array(rows), system.output(rest, u)
+        y[: problem.first] = np.clip(y[: problem.first], data.lower[: problem.first], data.upper[: problem.first])
+        price = problem.penalty * problem.output_scale
+        weight = price / price.max() if np.isfinite(price).all() else np.ones_like(price)
+        if problem.terminal is not None:
+            y[-1], still = still, y[-1]
+        over = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0) / problem.output_scale
+        room = np.zeros_like(still) if problem.terminal is None else np.resize(problem.terminal.margin, still.shape)
+        last = np.maximum(np.maximum(still - data.upper[-1], data.lower[-1] - still) - room, 0.0) / problem.output_scale
+        beyond = (over > KEPT).any(axis=1)
+        inside = int(np.flatnonzero(beyond)[-1]) + 1 if beyond.any() else 0
+        every = np.vstack([over, last])
+        return float((np.where(every > KEPT, every, 0.0) * weight).sum()), inside
+
+
+def run_failing(member: Member, enemy: Any, seed: int, controller: TightenedMPC) -> FailureLoop:
+    """A loop whose solver fails at random, within everything that is declared."""
+    loop = FailureLoop(member, enemy, seed, controller)
+    quiet = Sample()
+    loop.run(lambda *_: quiet, lambda *_: False, loop.warm + 45)
+    return loop
+
+
+def run_from_outside(member: Member, enemy: Any, seed: int, controller: TightenedMPC) -> FailureLoop:
+    """A loop that somebody has led out of its limits, with inputs in range, before and in between."""
+    loop = FailureLoop(member, enemy, seed, controller)
+    corner = np.where(loop.rng.random(len(loop.low)) < 0.5, loop.low, loop.high)
+    other = np.where(loop.rng.random(len(loop.low)) < 0.5, loop.low, loop.high)
+
+    def script(t: int, now: Loop) -> Sample:
+        if t < now.warm:
+            return Sample(manual=corner)
+        return Sample(manual=other) if now.warm + 25 <= t < now.warm + 35 else Sample()
+
+    loop.run(script, lambda *_: False, loop.warm + 75)
+    return loop
