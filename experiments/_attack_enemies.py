@@ -14,7 +14,6 @@ import numpy as np
 from controlrnn.checks import Array
 from experiments._attack_loops import Loop
 from experiments._attack_pool import DRIFT
-from mpc import StateObserver
 
 ENEMIES = ("limit", "estimate", "switch", "ramp", "noise", "edge")
 _ODD = (np.nan, np.inf, -np.inf, 1e300)
@@ -101,7 +100,7 @@ class Enemy:
     def _misleading(self, loop: Loop) -> tuple[Array, Array]:
         """The corner that takes an innovation observer's estimate furthest away."""
         ny, observer = loop.member.predictor.ny, loop.controller.observer
-        if not isinstance(observer, StateObserver):
+        if loop.member.spec.observer != "innovation":
             side = loop.rng.choice([-1.0, 1.0], ny)
             return side, side
         error = loop.x - observer.state

@@ -76,6 +76,8 @@ class FailureLoop(Loop):
     def one(self, now: Sample, broken: bool) -> MpcStep | None:
         """One sample, see `Loop.one`."""
         controller, last = self.controller, None
+        if not isinstance(controller, TightenedMPC):
+            return super().one(now, broken)
         if controller._plan is not None and (controller.terminal is not None or controller._age < controller.horizon):
             last = controller._shifted(controller._plan)
         before = controller._before()
@@ -125,15 +127,15 @@ class FailureLoop(Loop):
         return float((np.where(every > KEPT, every, 0.0) * weight).sum()), inside
 
 
-def run_failing(member: Member, enemy: Any, seed: int, controller: TightenedMPC) -> FailureLoop:
+def run_failing(member: Member, enemy: Any, seed: int, controller: Any) -> FailureLoop:
     """A loop whose solver fails at random, within everything that is declared."""
     loop = FailureLoop(member, enemy, seed, controller)
     quiet = Sample()
-    loop.run(lambda *_: quiet, lambda *_: False, loop.warm + 45)
+    loop.run(lambda *_: quiet, lambda *_: False, loop.warm + 35)
     return loop
 
 
-def run_from_outside(member: Member, enemy: Any, seed: int, controller: TightenedMPC) -> FailureLoop:
+def run_from_outside(member: Member, enemy: Any, seed: int, controller: Any) -> FailureLoop:
     """A loop that somebody has led out of its limits, with inputs in range, before and in between."""
     loop = FailureLoop(member, enemy, seed, controller)
     corner = np.where(loop.rng.random(len(loop.low)) < 0.5, loop.low, loop.high)
@@ -142,7 +144,7 @@ def run_from_outside(member: Member, enemy: Any, seed: int, controller: Tightene
     def script(t: int, now: Loop) -> Sample:
         if t < now.warm:
             return Sample(manual=corner)
-        return Sample(manual=other) if now.warm + 25 <= t < now.warm + 35 else Sample()
+        return Sample(manual=other) if now.warm + 15 <= t < now.warm + 22 else Sample()
 
-    loop.run(script, lambda *_: False, loop.warm + 75)
+    loop.run(script, lambda *_: False, loop.warm + 55)
     return loop

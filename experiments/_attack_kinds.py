@@ -13,7 +13,6 @@ import numpy as np
 
 from controlrnn.checks import Array
 from experiments._attack_loops import Loop, Sample
-from mpc import StateObserver
 
 Break = Callable[[int, Loop], Sample]
 
@@ -103,7 +102,7 @@ def _frozen(n: int, loop: Loop) -> Sample:
 def _liar(n: int, loop: Loop) -> Sample:  # noqa: ARG001
     """The largest innovation that is let pass, always to the same side."""
     observer = loop.controller.observer
-    if not isinstance(observer, StateObserver):
+    if loop.member.spec.observer != "innovation":
         return Sample(off=0.999 * loop.controller.tightening.predictive[0])
     kept, added = observer._largest_readings
     wanted = loop.system.output(observer.state, np.zeros(len(loop.low))) + 0.999 * (kept * observer._bound + added)

@@ -17,11 +17,11 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.systems import answers_through_neurons
 from experiments._attack_pool import Member
-from mpc import MpcStep, TightenedMPC
+from mpc import MpcStep
 from mpc.observer import Observer
 
 ROOM = 1.0 + 1e-7  # of a bound: rounding of the truth itself
-BEFORE, DURING = 12, 8  # certified samples before something is broken, and samples for which it is
+BEFORE, DURING = 6, 8  # certified samples before something is broken, and samples for which it is
 
 
 @dataclass(kw_only=True)
@@ -109,18 +109,18 @@ class Loop:
         member: System and parts.
         enemy: What uses up the declared sets.
         seed: Of everything random.
-        controller: As of ``member`` when left out.
+        controller: Of that member, or what stands in for one.
     """
 
-    def __init__(self, member: Member, enemy: Any, seed: int, controller: TightenedMPC | None = None) -> None:
+    def __init__(self, member: Member, enemy: Any, seed: int, controller: Any) -> None:
         self.member, self.enemy, self.rng = member, enemy, np.random.default_rng(seed)
-        self.controller = member.controller() if controller is None else controller
+        self.controller = controller
         self.controller.reset()
         self.system, self.low, self.high = member.predictor.system, *member.predictor.input_limits()
         self.reader = _Bounds(self.controller.observer)
         self.told: list[Told] = []
         self.verdict, self.t, self.clock = Verdict(), 0, 0.0
-        self.warm = self.controller.observer.steps + 2
+        self.warm = int(self.controller.observer.steps) + 2
         self.start = self.warm + BEFORE
         self.stop = self.start + DURING
         self.x = self._anywhere()
@@ -158,7 +158,7 @@ class Loop:
         rates = [float(self.member.contraction.rate)]
         own = getattr(self.controller.observer, "observer_contraction", None)
         rates += [] if own is None else [float(own.rate)]
-        return self.controller.observer.steps + 10 + math.ceil(math.log(share) / math.log(max(rates)))
+        return self.warm + 8 + math.ceil(math.log(share) / math.log(max(rates)))
 
     def run(self, script: Script, broken: Callable[[int, Loop], bool], last: int) -> Verdict:
         """Run it for ``last`` samples; ``broken`` says at which of them something that was declared does not hold."""
@@ -194,9 +194,13 @@ class Loop:
             self.told.append(Told("clear", np.zeros(0), np.zeros(0)))
             self.controller.clear_estimate()
         elif what == "restore":
-            fresh = self.member.controller()
-            fresh.restore(self.controller.state())
-            self.controller = fresh
+            again = getattr(self.controller, "again", None)
+            if again is None:
+                fresh = self.member.controller()
+                fresh.restore(self.controller.state())
+                self.controller = fresh
+            else:
+                again()
         elif what == "start":
             u = np.clip(self.u, self.low, self.high)
             self.told.append(Told("start", np.zeros(0), u))
@@ -265,7 +269,7 @@ class Loop:
                 if leapt > ROOM:
                     verdict.beyond += 1
                     verdict.note(self.t, f"jumped by {leapt:.4g} bounds")
-            if not broken and self.t % 4 == 0:
+            if not broken and self.t % 4 == 0 and hasattr(step, "u_planned"):
                 self._predictions_judged(step)
         elif not broken:
             verdict.uncertified += 1

@@ -44,7 +44,7 @@ from mpc.terminal import TerminalSet
 
 OBSERVERS = ("washout", "running on", "innovation", "moving horizon", "encoder")
 MODELS = ("elman", "layers", "feedthrough", "through neurons")
-N, MOVES, K = 8, 4, 2
+N, MOVES, K = 6, 3, 2
 DRIFT, NOISE = 0.25, 0.2  # of the residual bound: its change per sample, and what readings alone have of it
 _TRIES = 20
 

@@ -12,9 +12,10 @@ Systems, observers and limits are random (`experiments._attack_pool`), certified
   set limits are kept all the same; else what is applied exceeds them no more than the last plan, the held and the safe
   input would, or comes back sooner.
 
-The generated C code, compiled with address and undefined-behaviour sanitisers, repeats every loop of an observer that
-has C code. "Differs" counts loops with another decision (status, certified, feasible, premises) or another input;
-"other stand-in" those that part after a sample without a solution, where several plans exceed limits equally little.
+On observers that have C code, the generated code acts as well, in loops of its own with other seeds; "c_loops" counts
+these. Compiled with address and undefined-behaviour sanitisers, it then repeats every call of both. "Differs" counts
+loops with another decision (status, certified, feasible, premises) or another input, "other_stand_in" those that part
+after a sample without a solution, where several plans exceed limits equally little.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,16 @@ from experiments._attack_enemies import ENEMIES, Enemy
 from experiments._attack_failures import FAILURES, failing, run_failing, run_from_outside
 from experiments._attack_kinds import KINDS
 from experiments._attack_loops import Loop, Sample, Told, Verdict
+from experiments._attack_native import NativeController
 from experiments._attack_pool import OBSERVERS, Member, Spec, build
 from experiments._bench_mpc_c import compiler
 from experiments._study import Row, Study
-from mpc import SolverOptions
+from mpc import SolverOptions, TightenedMPC
 
-MEMBERS, QUICK = 32, 3
+MEMBERS, QUICK = 20, 3
+SHARE, TURNS = 3, 3  # of the loops that break something, every third in Python; turns of all of them in C
 _COUNTS = ("loops", "violations", "infeasible", "beyond", "late", "unnoticed", "not_returned", "uncertified")
-_C_COUNTS = ("c_loops", "c_differs", "c_other_stand_in")
+_C_COUNTS = ("c_loops", "repeated", "differs", "other_stand_in")
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,13 @@ class Attack:
     Args:
         family: ``declared``, ``broken`` or ``failing``.
         kind: Row that it counts for.
-        run: Gives its calls and what became of it.
+        run: Runs it.
         which: Controller whose C code repeats it; empty: none does.
     """
 
     family: str
     kind: str
-    run: Callable[[], tuple[list[Told], Verdict]]
+    run: Callable[[], Loop]
     which: str = "plain"
 
 
@@ -67,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     here = study.environment
     study.say(f"{here['platform']}, {here['cpus']} processors, {here['threads']} threads, {here['versions']}")
     count = QUICK if study.quick else MEMBERS
-    found = [member_row(study, index, QUICK if study.quick else 1) for index in study.progress(range(count), "systems")]
+    found = [member_row(study, index, 1 if study.quick else TURNS) for index in study.progress(range(count), "systems")]
     totals = kinds(found)
     for (family, kind), row in totals.items():
         study.row(f"{family}: {kind}", row.copy, needs=row)
@@ -75,43 +79,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return study.finish()
 
 
-def member_row(study: Study, index: int, share: int) -> Row:
-    """All loops on one system; with a share of n only every n-th of those that break or fail something."""
+def member_row(study: Study, index: int, turns: int) -> Row:
+    """All loops on one system."""
 
     def compute() -> Row:
-        member = build(index, study.seed)
-        picked = [
-            a for i, a in enumerate(attacks(member, study.seed + index)) if share == 1 or i % share == index % share
-        ]
-        return attacked(member, list(study.progress(picked, Spec.of(index).name)))
+        return attacked(
+            build(index, study.seed), [study.seed + index + 1000 * turn for turn in range(turns + 1)], study
+        )
 
-    return study.row(f"{index}: {Spec.of(index).name}", compute, needs=share)
+    return study.row(f"{index}: {Spec.of(index).name}", compute, needs=[SHARE, turns])
 
 
-def attacked(member: Member, picked: Sequence[Attack]) -> Row:
-    """Run loops, and let C repeat them."""
+def attacked(member: Member, seeds: Sequence[int], study: Study) -> Row:
+    """Loops with the Python controller from the first seed, with the C code from the others."""
     counts: dict[str, Row] = {}
-    calls: dict[str, list[tuple[str, list[Told]]]] = {}
-    notes, steps = [], 0
-    for attack in picked:
-        key = f"{attack.family}: {attack.kind}"
-        told, verdict = attack.run()
-        row = counts.setdefault(key, dict.fromkeys((*_COUNTS, *_C_COUNTS), 0))
-        add(row, verdict)
-        steps += verdict.steps
-        notes += [f"{key}: {text}" for text in verdict.notes if "blind" not in key]
-        if attack.which and member.spec.observer in OBSERVERS[:3]:
-            calls.setdefault(attack.which, []).append((key, told))
+    notes: list[str] = []
     stopped = ""
-    for which, loops in calls.items() if compiler() else ():
-        try:
-            notes += repeated(member, which, loops, counts)
-        except RuntimeError as error:
-            stopped = str(error)
+    acting = {"plain": member.controller(), "hurried": hurried(member)}
+    calls = attack_all(member, acting, seeds[0], counts, notes, study)
+    if member.spec.observer in OBSERVERS[:3] and compiler():
+        with tempfile.TemporaryDirectory() as folder:
+            native = {which: NativeController(made, _made(folder, which)) for which, made in acting.items()}
+            for seed in seeds[1:]:
+                more = attack_all(member, native, seed, counts, notes, study)
+                calls = {which: [*calls[which], *more[which]] for which in calls}
+            try:
+                for which, loops in calls.items():
+                    notes += repeated(acting[which], Path(folder), loops, counts)
+            except RuntimeError as error:
+                stopped = str(error)
     return {
-        "rate": float(member.contraction.rate), "loops": len(picked), "steps": steps, "counts": counts,
-        "notes": "; ".join(notes)[:4000] or " " * 41, "c_stopped": stopped or " " * 41, "c_failed": bool(stopped),
+        "rate": float(member.contraction.rate), "loops": sum(c["loops"] for c in counts.values()), "counts": counts,
+        "notes": "; ".join(notes)[:6000] or " " * 41, "c_stopped": stopped or " " * 41, "c_failed": bool(stopped),
     }  # fmt: skip
+
+
+def _made(folder: str, which: str) -> Path:
+    path = Path(folder) / which
+    path.mkdir()
+    return path
+
+
+def attack_all(
+    member: Member, acting: dict[str, Any], seed: int, counts: dict[str, Row], notes: list[str], study: Study
+) -> dict[str, list[tuple[str, list[Told]]]]:
+    """All loops of some controllers; gives what was called in each, by controller."""
+    native = isinstance(acting["plain"], NativeController)
+    picked = list(attacks(member, seed, acting))
+    if not native:
+        picked = [a for i, a in enumerate(picked) if a.family != "broken" or i % SHARE == seed % SHARE]
+    calls: dict[str, list[tuple[str, list[Told]]]] = {"plain": [], "hurried": []}
+    for attack in study.progress(picked, f"{member.spec.name}{', C' if native else ''}"):
+        key = f"{attack.family}: {attack.kind}"
+        loop = attack.run()
+        told, verdict = loop.told, loop.verdict
+        row = counts.setdefault(key, dict.fromkeys((*_COUNTS, *_C_COUNTS), 0))
+        row["c_loops"] += native
+        add(row, verdict)
+        notes += [f"{key}{' in C' if native else ''}: {text}" for text in verdict.notes if attack.family != "blind"]
+        if attack.which:
+            calls[attack.which].append((key, told))
+    return calls
+
+
+def hurried(member: Member) -> TightenedMPC:
+    """A controller that has no time to come to an end."""
+    return member.controller(options=SolverOptions(max_iterations=1))
 
 
 def add(row: Row, verdict: Verdict) -> None:
@@ -124,75 +157,56 @@ def add(row: Row, verdict: Verdict) -> None:
     row["uncertified"] += int(verdict.uncertified > 0)
 
 
-def repeated(member: Member, which: str, loops: list[tuple[str, list[Told]]], counts: dict[str, Row]) -> list[str]:
-    """Let the C code of one controller repeat its loops; what differs, in words."""
+def repeated(
+    controller: TightenedMPC, folder: Path, loops: list[tuple[str, list[Told]]], counts: dict[str, Row]
+) -> list[str]:
+    """Let the sanitised C code of one controller repeat loops; what differs, in words."""
     notes = []
-    with tempfile.TemporaryDirectory() as folder:
-        results = Harness(controllers(member)[which](), Path(folder)).repeat([told for _, told in loops])
+    results = Harness(controller, folder).repeat([told for _, told in loops])
     for (key, _), result in zip(loops, results, strict=True):
-        counts[key]["c_loops"] += 1
-        counts[key]["c_differs"] += result.differs
-        counts[key]["c_other_stand_in"] += result.other
-        notes += [f"{key} in C: {result.first}"] if result.differs else []
+        counts[key]["repeated"] += 1
+        counts[key]["differs"] += result.differs
+        counts[key]["other_stand_in"] += result.other
+        notes += [f"{key} repeated in C: {result.first}"] if result.differs else []
     return notes
 
 
-def controllers(member: Member) -> dict[str, Callable[[], Any]]:
-    """Those that have C code; the hurried one has hardly any time to solve."""
-    return {
-        "plain": member.controller,
-        "hurried": lambda: member.controller(options=SolverOptions(max_iterations=2)),
-        "stopped": lambda: member.controller(options=SolverOptions(max_iterations=1)),
-    }
-
-
-def attacks(member: Member, seed: int) -> Iterator[Attack]:
+def attacks(member: Member, seed: int, acting: dict[str, Any]) -> Iterator[Attack]:
     """All loops on one system."""
-    plain, quiet = member.controller(), Sample()
+    quiet, n = Sample(), len(ENEMIES)
 
-    def finished(loop: Loop) -> tuple[list[Told], Verdict]:
-        return loop.told, loop.verdict
+    def declared(turn: int) -> Loop:
+        loop = Loop(member, Enemy(ENEMIES[turn % n], odd=turn >= n), seed + turn, acting["plain"])
+        loop.run(lambda *_: quiet, lambda *_: False, loop.warm + 45)
+        return loop
+
+    def breaking(name: str) -> Loop:
+        number, what = zlib.crc32(f"{name} {seed}".encode()), KINDS[name]
+        loop = Loop(member, Enemy(ENEMIES[number % n]), number, acting["plain"])
+        loop.run(what.script, what.broken, what.last(loop))
+        return loop
+
+    def outside(which: str, turn: int) -> Loop:
+        return run_from_outside(member, Enemy(ENEMIES[turn]), seed + turn, acting[which])
 
     for turn, kind in enumerate((*ENEMIES, *ENEMIES)):
-
-        def declared(kind: str = kind, turn: int = turn) -> tuple[list[Told], Verdict]:
-            loop = Loop(member, Enemy(kind, odd=turn >= len(ENEMIES)), seed + turn, plain)
-            loop.run(lambda *_: quiet, lambda *_: False, loop.warm + 60)
-            return finished(loop)
-
-        yield Attack("declared", kind, declared)
+        yield Attack("declared", kind, partial(declared, turn))
     for name, broken in KINDS.items():
-        if broken.outputs > member.predictor.ny:
-            continue
-
-        def breaking(name: str = name) -> tuple[list[Told], Verdict]:
-            number, what = zlib.crc32(f"{name} {seed}".encode()), KINDS[name]
-            loop = Loop(member, Enemy(ENEMIES[number % len(ENEMIES)]), number, plain)
-            loop.run(what.script, what.broken, what.last(loop))
-            return finished(loop)
-
-        yield Attack("blind" if broken.blind else "broken", name.removeprefix("blind: "), breaking)
+        if broken.outputs <= member.predictor.ny:
+            family = "blind" if broken.blind else "broken"
+            yield Attack(family, name.removeprefix("blind: "), partial(breaking, name))
+    for turn in range(2):
+        for which in acting:
+            yield Attack("failing", f"from outside, {which}", partial(outside, which, turn), which)
+    yield Attack(
+        "failing", "out of time at every sample",
+        partial(run_failing, member, Enemy("limit"), seed, acting["hurried"]), "hurried",
+    )  # fmt: skip
+    if isinstance(acting["plain"], NativeController):
+        return
     for turn, how in enumerate(FAILURES):
-
-        def fails(how: str = how, turn: int = turn) -> tuple[list[Told], Verdict]:
-            controller = failing(member, how, seed + turn)
-            return finished(run_failing(member, Enemy(ENEMIES[turn]), seed + turn, controller))
-
-        yield Attack("failing", f"solver {how}", fails, "")
-    for which in ("plain", "hurried", "stopped"):
-        made = controllers(member)[which]()
-        for turn in range(2):
-
-            def outside(made: Any = made, turn: int = turn) -> tuple[list[Told], Verdict]:
-                return finished(run_from_outside(member, Enemy(ENEMIES[turn]), seed + turn, made))
-
-            yield Attack("failing", f"from outside, {which}", outside, which)
-        if which != "plain":
-
-            def hurried(made: Any = made) -> tuple[list[Told], Verdict]:
-                return finished(run_failing(member, Enemy("limit"), seed, made))
-
-            yield Attack("failing", f"{which}", hurried, which)
+        run = partial(run_failing, member, Enemy(ENEMIES[turn]), seed + turn, failing(member, how, seed + turn))
+        yield Attack("failing", f"solver {how}", run, "")
 
 
 def kinds(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
@@ -231,7 +245,7 @@ def judge(study: Study, totals: dict[tuple[str, str], Row]) -> None:
     zero("failing: limits neither kept nor exceeded least", over("failing", "violations", "infeasible"))
     zero("failing: loops certified beside a broken bound", over("failing", "late", "beyond"))
     zero("failing: loops that did not come back", over("failing", "not_returned"))
-    zero("C: loops with another decision or input", sum(row["c_differs"] for row in totals.values()))
+    zero("C: loops with another decision or input", sum(row["differs"] for row in totals.values()))
     zero("C: systems on which a sanitiser stopped the code", sum(row.get("c_failed", False) for row in study.rows))
     loops, broken = sum(row["loops"] for row in totals.values()), sum(f == "broken" for f, _ in totals)
     study.target("closed loops", "-" if study.quick else ">= 2000", loops, study.quick or loops >= 2000)
