@@ -48,8 +48,8 @@ class Enemy:
         return self._wanted
 
     def command(self, loop: Loop) -> Array:
-        """Recorded less commanded input."""
-        return np.asarray(loop.member.command_error * loop.rng.choice([-1.0, 1.0], len(loop.low)))
+        """Recorded less commanded input; what repeats a loop commands the same but for rounding."""
+        return 0.99 * np.asarray(loop.member.command_error * loop.rng.choice([-1.0, 1.0], len(loop.low)))
 
     def input(self, loop: Loop) -> Array:
         """True less recorded input."""
