@@ -18,6 +18,7 @@ from experiments._attack_loops import Loop, Sample
 from experiments._attack_pool import Member
 from mpc import Fallback, MpcStep, Status, TightenedMPC
 from mpc.ocp import KEPT, Solution, StepData
+from mpc.priorities import less, violation
 
 FAILURES = ("fails", "nonsense", "says infeasible", "out of time", "in bursts")
 _SLACK = 1e-6  # of an output's range
@@ -80,26 +81,26 @@ class FailureLoop(Loop):
             return super().one(now, broken)
         if controller._plan is not None and (controller.terminal is not None or controller._age < controller.horizon):
             last = controller._shifted(controller._plan)
-        before = controller._before()
         step = super().one(now, broken)
         if step is not None and step.fallback is not Fallback.NONE and step.status is not Status.WARMING_UP:
-            self._compared(step, last, before)
+            self._compared(step, last)
         return step
 
-    def _compared(self, step: MpcStep, last: Array | None, before: Array) -> None:
+    def _compared(self, step: MpcStep, last: Array | None) -> None:
         data, N = self.controller._last_data, self.controller.horizon
         assert data is not None
-        others = [np.tile(before, (N, 1)), np.tile(self.controller.safe_input, (N, 1))]
+        others = [np.tile(data.previous_input, (N, 1)), np.tile(self.controller.safe_input, (N, 1))]
         others += [] if last is None else [last]
-        best = min(self._excess(data, self.controller._feasible(plan))[0] for plan in others)
         mine, inside = self._excess(data, step.u_planned)
         self.least += 1
-        bound = best + _SLACK
-        if mine > bound and not inside < min(self._excess(data, self.controller._feasible(p))[1] for p in others):
-            self.verdict.violations += 1
-            self.verdict.note(self.t, f"{step.fallback} exceeds limits by {mine:.3g}, another plan by {best:.3g}")
+        for other, sooner in (self._excess(data, plan) for plan in others):
+            worse = less(other, mine) and sum(mine) > sum(other) + _SLACK
+            if worse and not (inside <= sooner and inside <= N):
+                self.verdict.violations += 1
+                self.verdict.note(self.t, f"{step.fallback} exceeds limits by {mine}, another plan by {other}")
+                return
 
-    def _excess(self, data: StepData, plan: Array) -> tuple[float, int]:
+    def _excess(self, data: StepData, plan: Array) -> tuple[tuple[float, ...], int]:
         """Weighted sum of what a plan (N, nu) exceeds its limits by, at rest as well, and from when on it is inside."""
         problem = self.controller.problem
         planner = problem.predictor
@@ -114,17 +115,14 @@ class FailureLoop(Loop):
             rest = system.step(rest, u)
         y, still = np.array(rows), system.output(rest, u)
         y[: problem.first] = np.clip(y[: problem.first], data.lower[: problem.first], data.upper[: problem.first])
-        price = problem.penalty * problem.output_scale
-        weight = price / price.max() if np.isfinite(price).all() else np.ones_like(price)
         if problem.terminal is not None:
             y[-1], still = still, y[-1]
         over = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0) / problem.output_scale
         room = np.zeros_like(still) if problem.terminal is None else np.resize(problem.terminal.margin, still.shape)
         last = np.maximum(np.maximum(still - data.upper[-1], data.lower[-1] - still) - room, 0.0) / problem.output_scale
-        beyond = (over > KEPT).any(axis=1)
+        beyond = (over[:, problem.counted] > KEPT).any(axis=1)
         inside = int(np.flatnonzero(beyond)[-1]) + 1 if beyond.any() else 0
-        every = np.vstack([over, last])
-        return float((np.where(every > KEPT, every, 0.0) * weight).sum()), inside
+        return violation(problem, np.vstack([over, last])), inside
 
 
 def run_failing(member: Member, enemy: Any, seed: int, controller: Any) -> FailureLoop:
