@@ -54,7 +54,7 @@ def test_the_judge_finds_a_broken_bound(member):
     step = loop.one(Sample(off=before - loop.output()), False)  # which no reading shows
     assert step.certified
     assert loop.verdict.late == 1
-    assert "bounds away" in loop.verdict.notes[0]
+    assert any("bounds away" in note for note in loop.verdict.notes)
 
 
 def test_the_judge_finds_a_broken_limit(member):
