@@ -54,6 +54,7 @@ from mpc.promises.coverage_met import CoverageMet
 from mpc.promises.order_statistics import anytime_interval, clopper_pearson, confident_rank, conformal_rank
 from mpc.promises.premises import Premises, premises_of
 from mpc.promises.promise import CoverageUnit, Loop, LoopTarget, Operation
+from mpc.safety.coverage_watch import CoveragePromise
 from mpc.safety.fallback import Fallback
 from mpc.safety.premise_watch import Premise, Reaction, Watching
 from mpc.solvers.chain import chain
@@ -76,6 +77,7 @@ __all__ = [
     "ClosedLoopSetup",
     "Coverage",
     "CoverageMet",
+    "CoveragePromise",
     "CoverageUnit",
     "DelayedPlant",
     "DisturbanceFilter",

@@ -121,7 +121,7 @@ class Certificate(Stored, ABC):
 
     def _check_digest(self, system: System) -> None:
         """Raise a CertificationError if the certificate was made of another system."""
-        if system.digest != self.system_digest:
+        if system.digest != str(self.system_digest):
             raise CertificationError(
                 f"the certificate speaks of system {str(self.system_digest)[:12]}, got {system.digest[:12]}: "
                 "the weights differ, so nothing is proven; certify this system, or load the one that was certified "

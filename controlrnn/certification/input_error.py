@@ -28,12 +28,13 @@ class InputError(InputDifferences, Stored):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "input-error",
-        1,
-        arrays={"radius": Numbers("nu", least=0.0), "rate": Numbers("nu", least=0.0, optional=True)},
-        meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)},
-        zero=("N", "nu", "nv"),
-    )
+        "input-error", 1,
+        arrays={
+            "radius": Numbers("nu", least=0.0, otherwise=()),
+            "rate": Numbers("nu", least=0.0, otherwise=(), optional=True),
+        },
+        meta={"kind": Text(choices=InputErrorKind), "steps": Count(1, none=True)}, zero=("N", "nu", "nv"),
+    )  # fmt: skip
 
     def evened(self, rho: Array) -> Array:
         """Enlarge rho, shape (K, m), as far as its price at the last step stays the same.

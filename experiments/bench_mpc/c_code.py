@@ -75,6 +75,16 @@ void errors(double *ends)
     }
 }
 
+/* The estimate for the coming sample, that of the last step, and the bound on its error. */
+void look(double *next, double *last, double *bound)
+{
+    for (int i = 0; i < CONTROLRNN_MPC_NX; ++i) {
+        next[i] = state.x[i];
+        last[i] = state.undo_x[i];
+    }
+    *bound = state.bound;
+}
+
 unsigned long size(void) { return sizeof state; }
 """
 
@@ -115,6 +125,7 @@ class CompiledController:
     """
 
     def __init__(self, controller: TightenedMPC, folder: Path, *, flags: Sequence[str] = ("-O2",)) -> None:
+        self.nx = controller.problem.predictor.nx
         self.ny, self.nu, self.rows = controller.predictor.ny, controller.predictor.nu, controller.horizon + 1
         backend = controller.backend
         if isinstance(backend, Timed):
@@ -176,6 +187,12 @@ class CompiledController:
             u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5]),
             int(told[8]), int(told[9]), tuple(p for i, p in enumerate(Premise) if int(told[10]) >> i & 1),
         )  # fmt: skip
+
+    def look(self) -> tuple[Array, Array, Array]:
+        """The estimate for the coming sample and that of the last step, each (nx,), and the bound on its error (1,)."""
+        seen = np.empty(self.nx), np.empty(self.nx), np.empty(1)
+        self._call("look", *seen)
+        return seen
 
     @property
     def errors(self) -> Array:

@@ -34,6 +34,7 @@ from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
 from experiments.bench_mpc import busy as _bench_mpc_busy
+from experiments.bench_mpc import watch as _bench_mpc_watch
 from experiments.bench_mpc.c_code import compiled_loop, compiler
 from experiments.bench_mpc.engines import ACADOS, BASE, ENGINES, Peer, Timed
 from experiments.shared.study import Row, Study
@@ -250,6 +251,21 @@ def busy(study: Study, case: dict[str, int], rounds: int) -> None:
         study.target(f"busy_{engine}_without_thread_variables", "<= 1.5 x one thread", ratio, ratio <= 1.5)
 
 
+def watching(study: Study, case: Case) -> None:
+    """Rows and targets of what watching costs."""
+
+    @functools.cache
+    def found() -> dict[str, Row]:
+        predictor, plant, references = setting(case, study.seed)
+        wanted = np.array([references[3 * t // case.steps] for t in range(case.steps)])
+        return _bench_mpc_watch.rows(loop_of("condensed", case, predictor, plant), wanted, case.steps)
+
+    for language in ("python", "c") if compiler() else ("python",):
+        row = study.row(f"watching/{language}", lambda k=language: found()[k])  # type: ignore[misc]
+        share = row["share_percent"]
+        study.target(f"watching_percent_of_a_step_{language}", "<= 10", share, share <= 10)
+
+
 def figure(rows: Sequence[Row]) -> Figure:
     """Plot median solve times with their 95 % quantiles."""
     from matplotlib.figure import Figure
@@ -288,5 +304,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     targets(study, rows)
     study.figure("solve_times", figure(study.rows))
     busy(study, *((QUICK_BUSY, 1) if study.quick else (BUSY, 4)))
+    watching(study, Case(8, 8, 60) if study.quick else Case(16, 20, 300))
     threads: dict[str, Any] = {k: os.environ.get(k) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     return study.finish(threads=threads | {"load": os.getloadavg()})

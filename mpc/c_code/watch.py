@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from controlrnn.kernels.dense import dot
 from mpc.calibration.region import RegionShape
 from mpc.control.watching import MOST_MISSED
 from mpc.observers import straying
-from mpc.observers.base import Observer, RunningOn, Washout
+from mpc.observers.base import Observer, RunningOn
 from mpc.observers.innovation import StateObserver
-from mpc.safety.premise_watch import ORDER, Premise, Reaction
+from mpc.safety.premise_watch import ABSURD, ORDER, Premise, Reaction
 
 if TYPE_CHECKING:
     from mpc.control.controller import TightenedMPC
@@ -30,6 +31,8 @@ def refuse_unwatched(controller: TightenedMPC) -> None:
     """
     if controller._watched.watching.guard is not None:
         raise SettingError("C code has no guard of readings besides the absurd ones: leave watching's guard out")
+    if controller._watched.watching.promised is not None:
+        raise SettingError("C code does not count how often a promise is kept: leave watching's promised out")
     if controller.watch is not None and controller.watch.region.shape is not RegionShape.BOX:
         raise SettingError("C code watches regions that are boxes: learn_region(..., shape='box')")
 
@@ -53,6 +56,7 @@ def watch_words(controller: TightenedMPC) -> dict[str, Any]:
     names += [f"{p.name}_AT = {ORDER.index(p)}" for p in (Premise.INNOVATION, Premise.MODEL_ERROR)]
     return {
         "region": int(controller.watch is not None),
+        "ABSURD": ABSURD,
         "watching": ", ".join([*names, f"MOST_MISSED = {MOST_MISSED}"]),
     }
 
@@ -63,44 +67,28 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
     Args:
         controller: The controller.
     """
-    observer, found = controller.observer, {"JITTER": controller._watched.watching.jitter}
-    certified, span = observer.contraction is not None, controller._span
-    if isinstance(observer, Washout):
-        found |= {
-            "REACH": observer._reach() if certified else 0.0,
-            "RATE": float(observer._certificate().rate) if certified else 0.0,
-            "ROUNDING": straying._ROUNDING,
-            "FORGOTTEN": straying._FORGOTTEN,
-        }
-    elif isinstance(observer, StateObserver):
-        # Effect on the error bound of an input that is only known to be in its range: with and without innovation.
-        doubts = [0.0, 0.0]
-        if observer._complete:
-            model, own, _ = observer._parts()
-            doubts = [dot(own.input_gain[: len(span)], span), dot(model.input_gain, span) * observer._stretches[1]]
-        found |= {"DOUBT": doubts[0], "DOUBT_IN_GAP": doubts[1]}
-    else:
-        found["DOUBT"] = dot(observer._certificate().input_gain, span) if certified else 0.0
+    observer, certificate = controller.observer, controller.observer.contraction
+    found = {
+        "JITTER": controller._watched.watching.jitter, "ROUNDING": straying.ROUNDING,
+        "FORGOTTEN": straying.FORGOTTEN, "REACH": 0.0, "RATE": 0.0, "MODEL_ADDED": 0.0,
+    }  # fmt: skip
+    if certificate is not None:
+        added = dot(certificate.input_gain, observer.input_error)
+        found |= {"REACH": observer._reach(), "RATE": float(certificate.rate), "MODEL_ADDED": added}
+    if isinstance(observer, StateObserver):
+        found["TO_OWN"] = observer._stretches[1] if observer._complete else 1.0
     return found
 
 
 def running_bounds(observer: Observer) -> dict[str, float]:
-    """Constants of the error bound's recursion for an observer that runs on: start, certified value, coefficients.
+    """Constants of the error bound for an observer that runs on: what it has to reach.
 
     Args:
         observer: A `RunningOn` or `Washout`.
     """
-    none = {"BOUND_AT_START": 0.0, "BOUND_PROMISED": 0.0}
-    if not isinstance(observer, RunningOn):
-        return none
-    if observer.contraction is None:
-        return none | {"bound_kept": 0.0, "bound_added": 0.0}
-    return {
-        "BOUND_AT_START": observer._reach(),
-        "BOUND_PROMISED": observer._promised,
-        "bound_kept": float(observer.contraction.rate),
-        "bound_added": dot(observer.contraction.input_gain, observer.input_error),
-    }
+    if isinstance(observer, RunningOn) and observer.contraction is not None:
+        return {"BOUND_PROMISED": observer._promised}
+    return {"BOUND_PROMISED": sys.float_info.max}  # a washout goes by its window instead
 
 
 def watch_tables(controller: TightenedMPC) -> Arrays:
@@ -123,20 +111,17 @@ def watch_tables(controller: TightenedMPC) -> Arrays:
         "command_error": observer.command_error,
         "span": controller._span,
         "reactions": np.array([list(Reaction).index(watch.watching.reactions[p]) for p in ORDER], dtype=int),
-        "safe_reference": np.tile(safe, (N + 1, 1)).ravel(),
-        "wide_low": low.ravel(),
-        "wide_high": high.ravel(),
-    }
-    if isinstance(observer, Washout):
-        certified, nx = observer.contraction is not None, controller.predictor.nx
-        ends = np.array(controller.predictor.input_limits())
-        tables |= {
-            "range_end": ends.ravel(),
-            "range_room": 1e-9 * np.abs(ends).sum(axis=0),
-            "input_error": observer.input_error,
-            "input_gain": observer._certificate().input_gain if certified else np.zeros(ends.shape[1]),
-            "metric": (observer._certificate().metric if certified else np.eye(nx)).ravel(),
-        }
+        "safe_reference": np.tile(safe, (N + 1, 1)).ravel(), "wide_low": low.ravel(), "wide_high": high.ravel(),
+    }  # fmt: skip
+    certificate, nx = observer.contraction, controller.predictor.nx
+    ends = np.array(controller.predictor.input_limits())
+    tables |= {
+        "range_end": ends.ravel(), "range_room": 1e-9 * np.abs(ends).sum(axis=0),
+        "input_gain": np.zeros(ends.shape[1]) if certificate is None else certificate.input_gain,
+        "metric": (np.eye(nx) if certificate is None else certificate.metric).ravel(),
+    }  # fmt: skip
+    if isinstance(observer, StateObserver):
+        tables["own_metric"] = (observer._parts()[1].metric if observer._complete else np.eye(nx)).ravel()
     if controller.watch is not None:
         region = controller.watch.region
         halves = [a * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]

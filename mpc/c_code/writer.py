@@ -225,18 +225,17 @@ def _error_bounds(observer: Observer) -> tuple[bool, dict[str, float]]:
     if not isinstance(observer, StateObserver):
         return observer.contraction is not None, running_bounds(observer)
     after = dict.fromkeys([False, True], (0.0, 0.0))
-    start = promised = 0.0
+    promised = 0.0
     if observer._complete:
         worker = copy.copy(observer)
         worker.start()
-        start, promised = worker._bound, observer.error.radius
-        for gap in after:  # the bound is propagated by an affine map: evaluate it at 0 and 1
+        promised = observer.error.radius
+        for gap in after:  # the bound on the error grows by an affine rule
             ends = []
             for worker._bound in (0.0, 1.0):
                 ends.append(worker._bound_after(gap))
             after[gap] = (ends[1] - ends[0], ends[0])
     return observer._complete, {
-        "BOUND_AT_START": start,
         "BOUND_PROMISED": promised,
         "bound_kept": after[False][0],
         "bound_added": after[False][1],

@@ -197,12 +197,12 @@ class TightenedMPC(Operation):
             u: Input that acts from this sample on, measured inputs included, shape (nu,).
         """
         y, u = self._measurement(y), as_array("u", u, (self.predictor.nu,))
-        self._watched.inputs(u)
+        u, absurd = self._watched.recorded(u)
         y, used = self._believed(y)
         if self.observer.ready:
             self._watched.tell(Premise.DRIFT, self._learn(used, y))
         self._plan = None
-        self._watched.tell(Premise.REGION, self._advance(u, y))
+        self._watched.tell(Premise.REGION, self._advance(u, y, doubt=self._span if absurd else None))
         self._watched.finish(self.observer, told=False)
 
     def step(
@@ -296,6 +296,8 @@ class TightenedMPC(Operation):
         expected = y - error + self.disturbance.estimate if self.observer.ready else np.full(len(y), np.nan)
         y, used = self._watched.readings(y, error, expected, self.observer)
         after = self.disturbance.after(np.where(np.isnan(used), np.nan, error))
+        if self.observer.ready:
+            self._watched.coverage(used, after)
         if self._watched.model_error(after, self.observer):
             used = self._watched.ignored(used, after)
         return y, used
@@ -366,7 +368,7 @@ class TightenedMPC(Operation):
         last = self._plan is not None and (self.terminal is not None or self._age < self.horizon)
         back = returning(self.backend, self.problem, data, solution, self._deadline(started))
         found = self._fallbacks.choose(data, data.guess if last else None, solution, back)
-        if found.fallback is Fallback.LEAST:
+        if found.followed(self.terminal is not None):
             self._plan = read_only(found.plan)
             self._age = 0
         return found.plan, found.fallback, found.feasible, found.inside_after

@@ -84,14 +84,17 @@ class Operation(ControllerParts):
         u, (lower, upper) = as_array("u_previous", u_previous, (self.predictor.nu,)), self.predictor.input_limits()
         if ((u < lower) | (u > upper)).any():
             raise SettingError(f"u_previous must lie within the actuators' range {lower} to {upper}, got {u}")
+        if self.observer._seen and not np.array_equal(u, self._before()):
+            self.clear_estimate()  # nobody knows what acted since the last sample, or for how long
         self._previous = read_only(u)
 
     def clear_estimate(self) -> None:
         """Reset the state and disturbance estimates and what limits have learnt, e.g. after wrong readings.
 
-        The last input is held until the observer is ready again; set points stay.
+        The last input is held until the observer is ready again; set points stay, and so does what is known of inputs
+        out of range that may have led the model's state astray (`mpc.observers.straying`).
         """
-        self.observer.start()
+        self.observer.start_over()
         self.disturbance.reset()
         if self._recalled is not None:
             self._recalled.reset()
@@ -181,6 +184,10 @@ def _renew(controller: ControllerParts) -> None:
 
 def _parts(controller: ControllerParts) -> str:
     settings = {"observer": controller.observer.digest, "tightening": controller.tightening.digest}
+    settings["premises"] = controller.premises.digest
+    recalled = controller._recalled
+    settings |= {} if recalled is None else {"recall": recalled.recall.digest}
+    settings |= {} if controller.terminal is None else {"terminal": controller.terminal.digest}
     problem, limits = controller.problem, controller.predictor.input_limits()
     ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
     arrays = {"inputs": np.stack(limits), "outputs": ends, "output_weight": problem.output_weight}
@@ -206,6 +213,9 @@ def _hand_over(old: ControllerParts, new: ControllerParts) -> None:
     new.set_points._last = old.set_points._last
     for name in ("_lasting", "_reacting", "_time"):
         setattr(new._watched, name, getattr(old._watched, name))
+    met, before = new._watched._coverage, old._watched._coverage
+    if met is not None and before is not None and met.promise == before.promise:
+        vars(met).update(vars(before))
     if new._recalled is not None and old._recalled is not None and new._recalled.recall is old._recalled.recall:
         new._recalled._lower = old._recalled._lower.copy()
         new._recalled._upper = old._recalled._upper.copy()

@@ -88,3 +88,11 @@ class ControllerParts(ABC):
     @abstractmethod
     def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:
         """Take in a sample with its input u (nu,); returns a text of what lies outside the calibrated region."""
+
+    @abstractmethod
+    def _before(self) -> Array:
+        """Input (nu,) that acts until the next one is applied."""
+
+    @abstractmethod
+    def clear_estimate(self) -> None:
+        """Reset estimates and what limits have learnt."""

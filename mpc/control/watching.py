@@ -9,6 +9,8 @@ from controlrnn.checks import Array, as_array, number
 from controlrnn.errors import SettingError
 from mpc.control.modes import plan_limits, promises
 from mpc.control.parts import ControllerParts
+from mpc.observers.straying import led_astray
+from mpc.promises.promise import LoopTarget
 from mpc.safety.premise_watch import Premise, PremiseWatch, Watching, reading_bounds
 
 MOST_MISSED = 1000  # longest gap in samples that is simulated; after a longer one the observer starts again
@@ -22,7 +24,7 @@ def watch_of(controller: ControllerParts, watching: Watching | None) -> PremiseW
         watching: Settings; the defaults of `Watching` when left out.
 
     Raises:
-        SettingError: The guard or the safe set point do not fit.
+        SettingError: The guard, the safe set point or what is promised do not fit.
     """
     watching, ny = watching or Watching(), controller.predictor.ny
     if watching.guard is not None and len(watching.guard.sensors) != ny:
@@ -30,7 +32,12 @@ def watch_of(controller: ControllerParts, watching: Watching | None) -> PremiseW
     if watching.safe_reference is not None:
         as_array("safe_reference", watching.safe_reference, (ny,))
     bounds = reading_bounds(controller.tightening, promises(controller.tightening))
-    return PremiseWatch(watching, controller.predictor, controller.problem, bounds)
+    made = PremiseWatch(watching, controller.predictor, controller.problem, bounds)
+    if watching.promised is not None and watching.promised.target is LoopTarget.PREDICTIONS:
+        if not promises(controller.tightening):
+            raise SettingError("promised is about predictions, of which this tightening says nothing: calibrate one")
+        made.room = controller.tightening.predictive[0] * (1 + 1e-9)
+    return made
 
 
 def wider_limits(controller: ControllerParts, watching: Watching | None) -> tuple[Array, Array] | None:
@@ -87,13 +94,14 @@ def caught_up(controller: ControllerParts, applied: ArrayLike | None, time: floa
     if commanded is None:
         return
     acted = commanded if told is None else np.where(np.isfinite(told), told, commanded)
+    acted, absurd = watch.possible(acted)
     # If the sample came early or late, the input may have acted for another time: nothing is known about it.
-    doubt = None if due else controller._span
-    if (acted != commanded).any() or not due:
+    doubt = controller._span if absurd or not due else None
+    if (acted != commanded).any() or doubt is not None:
         _revise(controller, acted, doubt)
     if passed > MOST_MISSED:
-        controller.reset()
-        watch.since(time)
+        led_astray(controller.observer, acted, held=True)
+        controller.clear_estimate()
         watch.tell(Premise.TIME, f"{passed - 1} samples were missed: the observer starts anew")
         return
     for _ in range(passed - 1):  # the actuator is assumed to have held its input
@@ -105,18 +113,20 @@ def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> N
     """Replace the last input by the one that acted, in all parts that depend on it."""
     watch, observer, commanded = controller._watched, controller.observer, controller._previous
     assert commanded is not None
+    watch.inputs(acted)
     off = np.abs(acted - commanded)
     wrong = off > observer.command_error + 1e-9 * controller._span
     if wrong.any():
         i = int(np.flatnonzero(wrong)[0])
         label = controller.predictor.inputs[i].label
+        doubt = controller._span  # it did something else, or the read-back is wrong
         watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
-    watch.inputs(acted)
     if not observer.revise(acted, doubt=doubt):
         watch.tell(Premise.ACTUATORS, "the estimate is of the command and cannot be made again")
+        led_astray(observer, acted)
         controller._doubted = True
     else:
         controller.disturbance.revise(acted)
-    if controller._recalled is not None and (wrong.any() or doubt is not None):
+    if controller._recalled is not None and doubt is not None:
         controller._recalled.reset()
     controller._previous = acted

@@ -14,7 +14,7 @@ that. A washout over a window of W samples has
 
 and an observer that runs on has no jump. Where the recorded inputs differ from the commanded ones that the plan was
 made with by at most c_j, sum_j g_j c_j is added. (Proofs: docs/theory/reinitialisation.md.) Inputs outside the
-actuators' range are treated in `mpc.observers.straying`.
+actuators' range, and unknown ones, are treated in `mpc.observers.straying`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mpc.observers.state_error import ROUNDING as ROUNDING
 from mpc.observers.state_error import StateError as StateError
 from mpc.observers.state_error import largest_step
 from mpc.observers.state_error import stretch as stretch
-from mpc.observers.straying import Straying, beyond
+from mpc.observers.straying import anywhere, astray, followed, strayed
 from mpc.predictor import Predictor
 from mpc.promises.premises import Premises, premises_of, setting_text
 
@@ -103,8 +103,23 @@ class Observer(ABC):
         """Start again from the initial state."""
         self._state = self.initial_state
         self._seen = 0
-        self._undo: tuple[dict[str, Any], Array, Array] | None = None
+        self._undo: tuple[tuple[tuple[str, Any], ...], Array] | None = None  # what an update replaced, and its reading
         self._doubt: Array | None = None
+        self._lost, self._excess = (
+            False,
+            0.0,
+        )  # whether the last input is unknown, or out of range; r of `mpc.observers.straying`
+        self._resume()
+
+    def start_over(self) -> None:
+        """Forget estimates while the plant goes on: not where inputs out of range may have led the model's state."""
+        excess = self._excess
+        self.start()
+        self._excess = excess
+        self._resume()
+
+    def _resume(self) -> None:  # noqa: B027
+        """Start from anywhere the model's state may be, which `_excess` says."""
 
     def update(self, u: ArrayLike, y: ArrayLike, *, doubt: ArrayLike | None = None) -> Array:
         """Update the estimate with one sample; returns that for the next sample, shape (nx,).
@@ -112,15 +127,21 @@ class Observer(ABC):
         Args:
             u: Input that acts from this sample to the next, shape (nu,).
             y: Measurement at this sample, shape (ny,); NaN where it is missing.
-            doubt: Input error in addition to `input_error`, shape (nu,), where the input that acted is not known.
+            doubt: Input error in addition to `input_error`, shape (nu,), where the input that acted, or for how long,
+                is not known.
+
+        Returns:
+            The estimate for the next sample, shape (nx,).
         """
         u = as_array("u", u, (self.predictor.nu,))
         y = _measured(y, self.predictor.ny)
-        before = vars(self) | {"_undo": None}  # for `revise`; what changes in place is left to `_undone`
+        before = dict(vars(self))
         self._doubt = None if doubt is None else as_array("doubt", doubt, (self.predictor.nu,))
+        if self.contraction is not None:
+            self._excess, self._lost = strayed(self, u, doubted=self._doubt is not None)
         self._state = read_only(self._next(u, y))
-        self._undo = before, y, self._state
         self._seen += 1
+        self._undo = tuple((k, v) for k, v in before.items() if vars(self)[k] is not v and k != "_undo"), y
         return self._state
 
     def revise(self, u: ArrayLike, *, doubt: ArrayLike | None = None) -> bool:
@@ -130,15 +151,15 @@ class Observer(ABC):
             u: The input, shape (nu,).
             doubt: As in `update`.
         """
-        if self._undo is None or self._undo[2] is not self._state or not self._revisable:
+        if self._undo is None or not self._revisable:
             return False
-        before, y, _ = self._undo
+        before, y = self._undo
         vars(self).update(before)
         self._undone()
         self.update(u, y, doubt=doubt)
         return True
 
-    _revisable = True  # whether `revise` may restore what was before an update
+    _revisable = True  # whether `revise` may restore what was before; not once a late measurement changed the state
 
     def _undone(self) -> None:  # noqa: B027
         """Undo changes that an update made in place; most observers make none."""
@@ -260,7 +281,9 @@ class Observer(ABC):
         if age >= self._seen:
             raise SettingError(f"age must be less than the {self._seen} samples seen so far, got {age}")
         if not np.isnan(y).all():
-            self._state = read_only(self._late(age, y))
+            late = self._late(age, y)
+            self._undo = self._undo if late is self._state else None
+            self._state = read_only(late)
         return self._state
 
     def _own_jump(self) -> StateError | None:
@@ -342,13 +365,11 @@ class Washout(Observer):
     The estimate depends on nothing older, so that any error is forgotten after ``steps`` samples.
     """
 
-    def start(self) -> None:
-        """Start again with an empty window."""
-        super().start()
+    def _resume(self) -> None:
         self._record = np.zeros((0, self.predictor.nu))
-        self._clean = self.steps  # samples since the model's state is known to be where inputs in range lead to
-        self._astray: tuple[Array, float, float] | None = None  # see `Straying`
-        self._range = () if self.contraction is None else self.predictor.input_limits()
+        self._astray = astray(self)  # z and d of `mpc.observers.straying`
+        #: Samples since the model's state is known to be where inputs in range lead to.
+        self._clean = self.steps if self._astray is None else 0
 
     @property
     def restart(self) -> StateError:
@@ -373,24 +394,10 @@ class Washout(Observer):
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002 -- open loop: the measurement is not used
         if self.contraction is not None:
-            self._clean = min(self._clean + 1, self.steps)
-            self._stray(u)
+            self._clean = 0 if self._lost or self._astray is not None else min(self._clean + 1, self.steps)
+            self._astray = followed(self, u)
         self._record = np.vstack([self._record, u])[-self.steps :]
         return np.asarray(self.predictor.states(self.initial_state, self._record)[-1])
-
-    def _stray(self, u: Array) -> None:
-        """Bound the model's state after inputs outside the range, until it is back in its ball; see `Straying`."""
-        out = beyond(u, *self._range)
-        if out.any() or self._doubt is not None or self._astray is not None:
-            self._clean = 0
-        if self._astray is None and not out.any():
-            return
-        certificate = self._certificate()
-        before = Straying(*(self._astray or (self.initial_state, self._reach(), 0.0)))
-        off = self.input_error if self._doubt is None else self.input_error + self._doubt
-        after = before.after(self.system, certificate, u, out, off)
-        back = not out.any() and after.is_back(certificate, self.initial_state, self._reach())
-        self._astray = None if back else (after.z, float(after.away), float(after.excess))
 
     def estimates(self, u: Array, y: Array) -> Array:
         """Estimates along a whole record, all windows in one batch; see `Observer.estimates`."""
@@ -416,14 +423,12 @@ class RunningOn(Observer):
         settled = dot(certificate.input_gain, self.input_error) / (1 - float(certificate.rate)) * ROUNDING
         return StateError.stated(max(self._reach(), settled), certificate.metric)
 
-    def start(self) -> None:
-        """Start again from the initial state."""
-        super().start()
-        self._bound = np.inf if self.contraction is None else self._reach()
+    def _resume(self) -> None:
+        self._bound = np.inf if self.contraction is None else self._reach() + self._excess
 
     @property
     def certified(self) -> bool:
-        """Whether the certified error holds; False after unknown inputs until their effect is forgotten."""
+        """Whether the certified error holds; False after inputs unknown or out of range until they are forgotten."""
         return super().certified and self._bound <= self._promised
 
     @cached_property
@@ -431,10 +436,12 @@ class RunningOn(Observer):
         return self.error.radius
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
-        if self.contraction is not None:
-            off = self.input_error if self._doubt is None else self.input_error + self._doubt
-            self._bound = self.contraction.rate * self._bound + dot(self.contraction.input_gain, off)
-        return step(self.system, self._state, u)
+        after = step(self.system, self._state, u)
+        if self._lost:
+            self._bound = anywhere(self, after)
+        elif self.contraction is not None:
+            self._bound = self.contraction.rate * self._bound + dot(self.contraction.input_gain, self.input_error)
+        return after
 
     def _own_jump(self) -> StateError:
         return StateError(0.0, np.eye(self.predictor.nx) if self.contraction is None else self.contraction.metric)

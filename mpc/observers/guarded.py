@@ -113,6 +113,14 @@ class GuardedObserver(Observer):
         if self.guard is not None:
             self.guard.start()
 
+    def start_over(self) -> None:
+        """See `Observer.start_over`: the guard as well."""
+        excess = 0.0 if self.guard is None else self.guard._excess
+        super().start_over()
+        if self.guard is not None:
+            self.guard._excess = excess
+            self.guard._resume()
+
     @property
     def accepted(self) -> float:
         """Share of the way to the proposal that the last estimate went: 1 all of it, 0 none."""

@@ -24,6 +24,12 @@ hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S wit
 innovation is at most |G_i dx| + E_i + rmax_i: a larger one proves that the reading, or a declared bound, is wrong. Such
 a sample is treated as missing, so that the certified error of the estimate remains valid. See also
 docs/theory/reinitialisation.md.
+
+Readings that drift away slowly take the estimate with them, and no innovation shows it. So the model runs on beside the
+observer, over the inputs alone: its state z is within b of x*, b+ = p b + sum g d_u, whatever readings say. Estimates
+further from z than their own bound and b together are impossible while the residual bound holds; then their distance
+and b are the bound from which the recursion continues. What passes unnoticed is an error above the bound by less than
+2 b: by nothing, in the end, where inputs are exact.
 """
 
 from __future__ import annotations
@@ -41,12 +47,14 @@ from scipy.linalg import solve_discrete_are
 from controlrnn.checks import Array, as_array, per_channel, positive, read_only
 from controlrnn.errors import SettingError
 from controlrnn.kernels import output, step
-from controlrnn.kernels.dense import length
+from controlrnn.kernels.dense import dot, length
 from controlrnn.portable import chosen
 from controlrnn.systems import LureSystem, observer_system
 from controlrnn.typed import typed
 from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING, StateError, stretch
+from mpc.observers.straying import ROUNDING as _UP
+from mpc.observers.straying import anywhere
 from mpc.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -166,12 +174,18 @@ class StateObserver(Observer):
     def start(self) -> None:
         """Start again from the initial state."""
         super().start()
-        self._bound = self._start_bound() if self._complete else np.inf
         self._past: deque[tuple[Array, float, Array, Array]] = deque(maxlen=_MEMORY)
         self._planned = self.initial_state, np.zeros(self.predictor.nu)
         self._leapt = False
         self._impossible = ""
         self._known = _MEMORY  # updates since an input was in doubt
+
+    def _resume(self) -> None:
+        self._beside, self._beside_bound = self.initial_state, np.inf
+        self._bound, self._estranged = np.inf, ""
+        if self._complete:
+            self._beside_bound = self._reach() + self._excess
+            self._bound = self._stretches[1] * self._beside_bound
 
     @property
     def _complete(self) -> bool:
@@ -191,11 +205,34 @@ class StateObserver(Observer):
         self._past.append((self._state, self._bound, u, y))
         self._planned = (self._state, u)
         self._leapt = False
-        self._known = min(self._known + 1, _MEMORY) if self._doubt is None else 0
+        self._known = 0 if self._lost else min(self._known + 1, _MEMORY)
+        if self._complete:
+            self._run_beside(u)
         after = self._follow(u, y)
+        if self._complete:
+            self._compare(after)
         if self._impossible:
             _log.warning("%s", self._impossible)
         return after
+
+    def _run_beside(self, u: Array) -> None:
+        """One step of z and b of the module docstring."""
+        model = self._certificate()
+        self._beside = step(self.system, self._beside, u)
+        kept = float(model.rate) * self._beside_bound + dot(model.input_gain, self.input_error)
+        self._beside_bound = anywhere(self, self._beside) if self._lost else kept
+
+    def _compare(self, after: Array) -> None:
+        """Start the bound anew where the estimate (nx,) is further from z than everything declared allows."""
+        own, stretched = self._parts()[1], self._stretches[1] * self._beside_bound
+        if self._lost:
+            self._bound = self._stretches[1] * anywhere(self, after)
+        far = length(after - self._beside, own.metric)
+        self._estranged = ""
+        if far > (self._bound + stretched) * _UP:
+            possible = self._bound + stretched
+            self._estranged = f"readings have led the estimate {far:.3g} from the model, possible {possible:.3g}"
+            self._bound = float((far + stretched) * _UP)
 
     @property
     def contradiction(self) -> str:
@@ -213,6 +250,7 @@ class StateObserver(Observer):
             self._past.append((self._state, self._bound, u, seen))
             self._state = read_only(self._follow(u, seen))
         if self._complete:  # the plan knew nothing of the correction: its jump may be more than one innovation
+            self._compare(self._state)
             away = self._state - step(self.system, *self._planned)
             self._leapt = length(away, self._largest_innovation.metric) > self._largest_innovation.radius
         return self._state
@@ -237,7 +275,8 @@ class StateObserver(Observer):
         kept, added = self._largest_readings
         innovation = y - output(self.system, self._state, self._any_input)
         wrong = np.asarray(np.abs(innovation) > kept * self._bound + added)
-        return wrong, self._beyond(self._any_input, y) if wrong.any() else ""
+        words = self._beyond(self._any_input, y) if wrong.any() else ""
+        return wrong, "; ".join(text for text in (self._estranged, words) if text)
 
     @cached_property
     def _any_input(self) -> Array:
@@ -311,12 +350,11 @@ class StateObserver(Observer):
 
     def _bound_after(self, gap: bool) -> float:
         model, own, residual = self._parts()
-        off = self.input_error if self._doubt is None else self.input_error + self._doubt
         if not gap:
-            return own.error_after(1, self._bound, np.concatenate([off, residual]))
+            return own.error_after(1, self._bound, np.concatenate([self.input_error, residual]))
         to_model, to_own = self._stretches
         there = to_model * self._bound
-        return to_own * model.error_after(1, there, off)
+        return to_own * model.error_after(1, there, self.input_error)
 
     @cached_property
     def _stretches(self) -> tuple[float, float]:

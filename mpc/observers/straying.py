@@ -1,19 +1,23 @@
-"""Bounds on the model's state after inputs outside the actuators' range.
+"""Where the model's state can be after inputs that are outside of the actuators' range, or that nobody knows.
 
-The bound R0 on the distance of x* from x_c (`mpc.observers.state_error`) is for inputs within the range. An input that
-exceeds it by o_j may drive x* out of that ball, and changes a washout's jump once it leaves the window. Two bounds then
-tell when x* is back. The model's run z over the recorded inputs from x_c is within d of x*, with d = R0 at first and
-d+ = p d + sum_j g_j d_j. The run under inputs clipped to the range, which stays in the ball, is within r of x*, with
-r+ = p r + sum_j g_j o_j. As soon as |z - x_c|_P + d <= R0, or r is below rounding, x* is in the ball again, and stays
-there under inputs in range; one window later everything holds that `mpc.observers.base` proves.
+That x* is within R0 of x_c (`mpc.observers.state_error`) is for inputs within the range. One beyond it, by o_j, may
+lead x* out of that ball, no further than the distance r+ = p r + sum_j g_j o_j from what inputs cut to the range would
+have led to. So at every time, and whatever is known of the last inputs and of how many samples they acted for,
 
-An observer that runs on does not need the ball: two runs under the same inputs approach each other for all inputs. Only
-an unknown input matters to it, and counts as input error.
+    |x* - x_c|_P <= R0 + r ,      hence      |x* - xhat|_P <= |xhat - x_c|_P + R0 + r .
+
+This is where a bound starts anew when an input is outside of the range (it may have acted so, or be recorded wrongly),
+when nobody knows it, or when a sample did not come when it was due; r then does not fade for that sample. It is what an
+observer starts from that forgets its estimates while the plant goes on.
+
+A washout asks where x* was at the beginning of its window. The model z run on over the recorded inputs from x_c, of
+error d = R0 + r at first, d+ = p d + sum_j g_j d_j, says so: as soon as |z - x_c|_P + d <= R0, or r is below rounding,
+x* is in the ball again, and stays there under inputs in range; a window later everything holds that
+`mpc.observers.base` proves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,13 +25,12 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot, length
-from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
-    from controlrnn.certification import ContractionCertificate
+    from mpc.observers.base import Observer, Washout
 
-_FORGOTTEN = 1e-10  # of R0: a tenth of the margin that R0 has for rounding
-_ROUNDING = 1.0 + 1e-9  # factor that covers rounding in one step of the recursions
+FORGOTTEN = 1e-10  # of R0: a tenth of the margin that R0 has for rounding
+ROUNDING = 1.0 + 1e-9  # factor that covers rounding in one step of the recursions
 
 
 def beyond(u: Array, lower: Array, upper: Array) -> Array:
@@ -42,46 +45,68 @@ def beyond(u: Array, lower: Array, upper: Array) -> Array:
     return np.asarray(np.where(out <= 1e-9 * (np.abs(lower) + np.abs(upper)), 0.0, out))
 
 
-@dataclass(frozen=True, eq=False)
-class Straying:
-    """Bounds on the model's state while it may be outside its ball.
+def strayed(observer: Observer, u: Array, *, doubted: bool) -> tuple[float, bool]:
+    """How far the model's state may be out of the ball one sample later, and whether a bound has to start anew.
 
     Args:
-        z: State of the run over the recorded inputs, shape (nx,).
-        away: Bound d on its distance from x*, in the certificate's metric.
-        excess: Bound r on the distance of x* from a state in the ball, likewise.
+        observer: With a certificate.
+        u: The recorded input, shape (nu,).
+        doubted: Whether nobody knows what acted, or for how long.
     """
+    certificate, out = observer._certificate(), beyond(u, *observer.predictor.input_limits())
+    after = (float(certificate.rate) * observer._excess + dot(certificate.input_gain, out)) * ROUNDING
+    after = max(after, observer._excess) if doubted else after
+    # below rounding it is nothing
+    return 0.0 if after <= FORGOTTEN * observer._reach() else after, doubted or bool(out.any())
 
-    z: Array
-    away: float
-    excess: float
 
-    def after(
-        self, system: LureSystem, certificate: ContractionCertificate, u: Array, out: Array, off: Array
-    ) -> Straying:
-        """Propagate the bounds by one sample.
+def astray(observer: Observer) -> tuple[Array, float] | None:
+    """The run z that follows the model's state, and its error d, to begin with; None where it is in the ball.
 
-        Args:
-            system: The model.
-            certificate: Its contraction certificate.
-            u: Recorded input, shape (nu,).
-            out: Its distance outside the range, shape (nu,).
-            off: Bound on |true - recorded input|, shape (nu,).
-        """
-        rate, gain = float(certificate.rate), certificate.input_gain
-        return Straying(
-            step(system, self.z, u),
-            (rate * self.away + dot(gain, off)) * _ROUNDING,
-            (rate * self.excess + dot(gain, out)) * _ROUNDING,
-        )
+    Args:
+        observer: Of any kind.
+    """
+    return (observer.initial_state, observer._reach() + observer._excess) if observer._excess else None
 
-    def is_back(self, certificate: ContractionCertificate, centre: Array, reach: float) -> bool:
-        """Whether the model's state is certainly in the ball again.
 
-        Args:
-            certificate: The model's contraction certificate.
-            centre: x_c, shape (nx,).
-            reach: R0.
-        """
-        far = length(self.z - centre, certificate.metric) * _ROUNDING + self.away
-        return far <= reach or self.excess <= _FORGOTTEN * reach
+def followed(observer: Washout, u: Array) -> tuple[Array, float] | None:
+    """What `astray` gives, one sample later; None once the model's state is back in the ball.
+
+    Args:
+        observer: With a certificate, which has just taken the input in.
+        u: The recorded input, shape (nu,).
+    """
+    if observer._astray is None or observer._lost:
+        return astray(observer) if observer._lost else None
+    certificate, reach = observer._certificate(), observer._reach()
+    z = step(observer.system, observer._astray[0], u)
+    d = float((certificate.rate * observer._astray[1] + dot(certificate.input_gain, observer.input_error)) * ROUNDING)
+    back = length(z - observer.initial_state, certificate.metric) * ROUNDING + d <= reach or not observer._excess
+    return None if back else (z, d)
+
+
+def led_astray(observer: Observer, u: Array, *, held: bool = False) -> None:
+    """Take into account that an input may have acted which no update has been told of.
+
+    Args:
+        observer: Of any kind.
+        u: The input, shape (nu,).
+        held: Whether it may have acted for any number of samples.
+    """
+    if observer.contraction is not None:
+        pushed = dot(observer.contraction.input_gain, beyond(u, *observer.predictor.input_limits()))
+        observer._excess += pushed / (1.0 - float(observer.contraction.rate)) if held else pushed
+    guard = getattr(observer, "guard", None)
+    if guard is not None:
+        led_astray(guard, u, held=held)
+
+
+def anywhere(observer: Observer, x: Array) -> float:
+    """Bound on |x* - x|_P whatever the last inputs were, with r.
+
+    Args:
+        observer: With a certificate.
+        x: A state, shape (nx,).
+    """
+    away = length(x - observer.initial_state, observer._certificate().metric)
+    return float(away * ROUNDING + observer._reach() + observer._excess)

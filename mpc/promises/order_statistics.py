@@ -157,7 +157,7 @@ def anytime_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[
 
 
 def _probability(name: str, value: float) -> float:
-    if not 0 < positive(name, value) < 1:
+    if not positive(name, value) < 1:
         raise SettingError(f"{name} must lie in (0, 1), got {value!r}")
     return value
 

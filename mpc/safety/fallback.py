@@ -76,6 +76,14 @@ class StandIn:
         """Whether it violates no limit, so that no other candidate is needed."""
         return not any(self.violation)
 
+    def followed(self, terminal: bool) -> bool:
+        """Whether the next sample goes on from it: an iterate, or one that is proven to have a continuation.
+
+        Args:
+            terminal: Whether plans end in a terminal set.
+        """
+        return self.fallback is Fallback.LEAST or (terminal and self.feasible and self.fallback is not Fallback.PLAN)
+
 
 @dataclass(frozen=True, eq=False)
 class Fallbacks:

@@ -28,13 +28,15 @@ from controlrnn.typed import typed
 from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
+from mpc.promises.promise import LoopTarget
+from mpc.safety.coverage_watch import CoveragePromise, CoverageRun
 from mpc.tightening.tightening import Tightening
 
 if TYPE_CHECKING:
     from mpc.problem.ocp import OptimalControlProblem
 
 _log = logging.getLogger(__name__)
-ABSURD = 1e3  # output ranges: a reading further from the expected one is treated as missing
+ABSURD = 1e3  # ranges of a channel: beyond, a reading is treated as missing, and an input as unknown
 _ROUNDING = 1e-9  # relative tolerance on bounds
 
 
@@ -57,6 +59,8 @@ class Premise(Choice):
     """Readings agree with earlier ones, where limits learn from them (`mpc.tightening.error_memory`)."""
     REGION = "region"
     """Operation is inside the calibrated region."""
+    COVERAGE = "coverage"
+    """Stretches are inside as often as was promised: see `Watching.promised`."""
 
 
 class Reaction(Choice):
@@ -91,6 +95,7 @@ class Watching:
         guard: Plausibility limits of readings.
         wider: Tightening of the same premises that is used during the reaction WIDEN.
         safe_reference: Set point that is used during the reaction BACK_OFF, shape (ny,).
+        promised: Probability that is compared with what happens; see `mpc.safety.coverage_watch`.
         jitter: How late or early a sample may be, in sample times.
 
     Raises:
@@ -101,6 +106,7 @@ class Watching:
     guard: MeasurementGuard | None = None
     wider: Tightening | None = None
     safe_reference: ArrayLike | None = None
+    promised: CoveragePromise | None = None
     jitter: float = 0.01
 
     def __post_init__(self) -> None:
@@ -136,8 +142,11 @@ class PremiseWatch:
         self._dt = float(predictor.dt)
         #: Set point during the reaction BACK_OFF, shape (ny,).
         self.safe = np.zeros(predictor.ny) if watching.safe_reference is None else np.asarray(watching.safe_reference)
+        self.absurd_input = ABSURD * (upper - lower)
         self.absurd = ABSURD * problem.output_scale[: predictor.ny]
         self.bounds = np.asarray(bounds) * (1 + _ROUNDING)
+        self.room = self.bounds  # of what is promised a probability; see `watch_of`
+        self._coverage = None if watching.promised is None else CoverageRun(watching.promised)
         self.reset()
 
     def reset(self) -> None:
@@ -149,6 +158,8 @@ class PremiseWatch:
         self._reacting: tuple[str, ...] = ()
         self._guard: GuardRun | None = None if self.watching.guard is None else self.watching.guard.watch()
         self._time: float | None = None
+        if self._coverage is not None:
+            self._coverage.reset()
 
     @property
     def broken(self) -> tuple[Premise, ...]:
@@ -185,6 +196,31 @@ class PremiseWatch:
             k, i = (int(j) for j in np.argwhere(out)[0])
             s, value = self._inputs[i], float(np.atleast_2d(u)[k, i])
             self.tell(Premise.INPUTS, f"{what} {s.label}: {value:.4g}, range {s.lower:.4g} to {s.upper:.4g}")
+
+    def possible(self, u: Array) -> tuple[Array, bool]:
+        """An input (nu,) cut to the range where no actuator can have done what is said, and whether it was cut.
+
+        Args:
+            u: As recorded or read back.
+        """
+        far = self.absurd_input
+        wrong = (u < self._lower - far) | (u > self._upper + far)
+        if not wrong.any():
+            return u, False
+        self.inputs(u)
+        return np.where(wrong, np.clip(u, self._lower, self._upper), u), True
+
+    def recorded(self, u: Array) -> tuple[Array, bool]:
+        """Look at a recorded sample, which came when it was due; gives what `possible` does.
+
+        Args:
+            u: Its input, shape (nu,).
+        """
+        self._time = None if self._time is None else self._time + self._dt
+        cut, wrong = self.possible(u)
+        if not wrong:
+            self.inputs(u)
+        return cut, wrong
 
     def since(self, time: float | None) -> tuple[int, bool]:
         """Number of sample times since the last sample, and whether this one came when due.
@@ -252,6 +288,18 @@ class PremiseWatch:
             f"{self._outputs[i].name} measured {error[i]:.3g} from the prediction, tightened for {self.bounds[i]:.3g}",
         )
         return True
+
+    def coverage(self, y: Array, error: Array) -> None:
+        """Count a sample's readings (ny,) and their errors (ny,), less what predictions are corrected by."""
+        if self._coverage is None:
+            return
+        if self._coverage.promise.target is LoopTarget.LIMITS:
+            ends = np.array([[s.lower, s.upper] for s in self._outputs])
+            outside = (y < ends[:, 0]) | (y > ends[:, 1])
+        else:
+            outside = np.abs(error) > self.room
+        self._coverage.see(not outside.any())
+        self.tell(Premise.COVERAGE, self._coverage.words)
 
     def ignored(self, y: Array, error: Array) -> Array:
         """Readings (ny,) with NaN where the error (ny,) is too large, if the reaction to that is IGNORE."""

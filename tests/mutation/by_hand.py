@@ -1,4 +1,4 @@
-"""Would the fast tests notice a wrong promise? Changes made by hand: ``python tests/mutation/by_hand.py [PART]``.
+"""Would the fast tests notice a wrong promise? Changes made by hand: ``python tests/mutation/by_hand.py [PART ..]``.
 
 Each changes one place of a copy of the code, runs the fast tests named beside it, and is *killed* if one of them fails.
 They are what mutmut does not think of, and what would go unseen for longest: results stay plausible.
@@ -135,9 +135,9 @@ def fails(place: Path, tests: str) -> bool:
     return status == 1
 
 
-def main(part: str = "") -> int:
-    """Judge all whose name holds ``part``; returns the number of survivors."""
-    chosen = [one for one in MUTANTS if part in one.name]
+def main(*parts: str) -> int:
+    """Judge all whose name holds one of the ``parts``; returns the number of survivors."""
+    chosen = [one for one in MUTANTS if not parts or any(part in one.name for part in parts)]
     survivors = 0
     for name in ("casadi", "cvxpy", "do_mpc", "matplotlib.figure", "numba", "scipy.optimize", "torch"):
         importlib.import_module(name)
@@ -164,4 +164,4 @@ def main(part: str = "") -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(min(main(*sys.argv[1:2]), 1))
+    raise SystemExit(min(main(*sys.argv[1:]), 1))

@@ -12,6 +12,7 @@ import ast
 import configparser
 import difflib
 import fnmatch
+import functools
 import hashlib
 import json
 import os
@@ -76,16 +77,19 @@ def mutants(place: Path) -> dict[str, str]:
     return found
 
 
+@functools.cache
+def functions(file: Path) -> dict[str, str]:
+    """Texts of all functions of a file by name, each named f in its text."""
+    found = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)]
+    return {node.name: ast.unparse(node).replace(f"def {node.name}(", "def f(", 1) for node in found}
+
+
 def change(place: Path, name: str) -> str:
     """What a mutant changes, on one line."""
     module, _, function = name.rpartition(".")
-    tree = ast.parse((place / "mutants" / Path(*module.split("."))).with_suffix(".py").read_text())
+    texts = functions((place / "mutants" / Path(*module.split("."))).with_suffix(".py"))
     wanted = (f"{function.rpartition('__mutmut_')[0]}__mutmut_orig", function)
-    found = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in wanted}
-    for node in found.values():
-        node.name = "f"
-    before, after = (ast.unparse(found[each]).splitlines() for each in wanted)
-    lines = difflib.unified_diff(before, after, lineterm="", n=0)
+    lines = difflib.unified_diff(*(texts[each].splitlines() for each in wanted), lineterm="", n=0)
     return "  ".join(" ".join(line.split()) for line in lines if line[:3] not in ("---", "+++") and line[:2] != "@@")
 
 

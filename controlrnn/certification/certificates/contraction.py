@@ -169,7 +169,8 @@ def certify_contraction(
     """Prove that a frozen system contracts, and how fast.
 
     Among the metrics of one rate the one is taken in which inputs of size ``input_scale`` move the state least,
-    measured in outputs of size ``output_scale``.
+    measured in outputs of size ``output_scale``. The search takes some 2 s of one core at 32 states, and 40 s at 64: a
+    metric has nx^2 / 2 entries, and each step solves for all of them.
 
     Args:
         system: A frozen system.

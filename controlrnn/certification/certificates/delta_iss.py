@@ -24,8 +24,9 @@ import numpy as np
 from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions, in_words
 from controlrnn.certification.proof.gated import Comparison
+from controlrnn.certification.proof.intervals import checked_box
 from controlrnn.certification.proof.stationary import error_after
-from controlrnn.checks import Array, as_array, channels, count, nonnegative, number, read_only
+from controlrnn.checks import Array, channels, count, nonnegative, number, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
 from controlrnn.records import Number, Numbers, Schema
@@ -175,9 +176,7 @@ def certify_delta_iss(
             f"system must be a frozen GatedSystem, got {type(system).__name__}: for Lur'e systems use "
             "certify_contraction; call model.freeze() first"
         )
-    low, high = (as_array("input_range", side, (system.nu,)) for side in input_range)
-    if (low > high).any():
-        raise SettingError(f"input_range must satisfy lower <= upper, got {low} and {high}")
+    low, high = checked_box("input_range", input_range, system.nu)
     bound, still = Comparison(system, (low, high)), np.zeros(system.nu)
     d, rate = np.ones(system.nx), np.inf
     for _ in range(iterations):

@@ -17,9 +17,9 @@ from controlrnn.certification.certificates.contraction import ContractionCertifi
 from controlrnn.certification.certificates.gains import GainCertificate
 from controlrnn.certification.proof.arithmetic.enclosure import Enclosure, arithmetic_is_ieee
 from controlrnn.certification.proof.execution import FORMATS, Execution, output_gain, plus
-from controlrnn.certification.proof.intervals import box_of
+from controlrnn.certification.proof.intervals import box_of, checked_box
 from controlrnn.certification.proof.slopes import Box
-from controlrnn.checks import Array, as_array, count, positive, read_only
+from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Stored, Text
 from controlrnn.systems import LureSystem, Precision
@@ -137,6 +137,8 @@ class ExecutionError(Stored):
             claimed, found = getattr(self, name), proven[name]
             if claimed.shape != found.shape or not (found <= claimed).all():
                 raise CertificationError(f"{name} is less than what is proven: the execution error was altered")
+        if np.shape(self.computed_range) != np.shape(proven["computed_range"]):
+            raise CertificationError("computed_range must be (lower, upper): the execution error was altered")
         (low, high), (least, greatest) = self.computed_range, proven["computed_range"]
         if not ((low <= least).all() and (greatest <= high).all()):
             raise CertificationError("computed_range is less than what is proven: the execution error was altered")
@@ -275,7 +277,4 @@ def _proven(
 
 def _ends(name: str, box: Box, n: int) -> Array:
     """Check a box and return its ends, shape (2, n)."""
-    low, high = (as_array(name, side, (n,), hint="give lower and upper ends") for side in box)
-    if (low > high).any():
-        raise SettingError(f"{name} must satisfy lower <= upper, got {low} and {high}: swap them?")
-    return np.array([low, high])
+    return np.array(checked_box(name, box, n))

@@ -31,6 +31,7 @@ from controlrnn.certification.certificates.gains import GainCertificate
 from controlrnn.certification.families import Family, Problem
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.horizon import HorizonInequality
+from controlrnn.certification.proof.intervals import checked_box
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.search.horizon import Search, families_for, issued_bounds, tail_for
 from controlrnn.certification.search.units import Units
@@ -212,7 +213,10 @@ def certify_horizon(
     """
     if (input_range is None) != (state_range is None):
         raise SettingError("input_range and state_range must be given together: intervals need both")
-    ends = [np.zeros((2, 0)) if box is None else np.array(box, dtype=np.float64) for box in (input_range, state_range)]
+    ends = [
+        np.zeros((2, 0)) if box is None else np.array(checked_box(name, box, n))
+        for name, box, n in (("input_range", input_range, system.nu), ("state_range", state_range, system.nx))
+    ]
     error = InputError.of(input_radius, system.nu)
     arguments: dict[str, Any] = {"boxes": boxes_of(*ends)}
     problem = Problem(system, horizon, initial_radius, metric, error, **arguments)

@@ -26,6 +26,7 @@ from controlrnn.certification.certificates.contraction import ContractionCertifi
 from controlrnn.certification.certificates.horizon import HorizonCertificate, certify_horizon
 from controlrnn.certification.proof.arithmetic.enclosure import root_up, times_up
 from controlrnn.certification.proof.incremental import largest_ratio
+from controlrnn.certification.proof.intervals import checked_box
 from controlrnn.certification.proof.reachable import settled_radius
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
@@ -332,7 +333,7 @@ def certify_reinitialisation(
     if not system.is_frozen:
         raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
     washout, horizon = count("washout", washout, least=0), count("horizon", horizon, least=0)
-    low, high = (as_array("input_range", side, (system.nu,)) for side in input_range)
+    low, high = checked_box("input_range", input_range, system.nu)
     if (low >= high).any():
         raise SettingError(f"input_range must satisfy lower < upper, got {low} and {high}")
     errors = _errors("input_error", input_error, system.nu)

@@ -29,7 +29,7 @@ from controlrnn.certification.proof.arithmetic.enclosure import (
     times_up,
 )
 from controlrnn.checks import Array, Choice, as_array, channels, count, numbers, read_only
-from controlrnn.errors import SettingError
+from controlrnn.errors import SettingError, ShapeError
 
 
 class InputErrorKind(Choice):
@@ -66,6 +66,9 @@ class InputDifferences:
             if (given < 0).any():
                 raise SettingError(f"{name} must be >= 0 in every channel, got {given}")
             object.__setattr__(self, name, read_only(given) if given.ndim else float(given))
+        lengths = {part.shape for part in (self.radius, self.rate) if isinstance(part, np.ndarray)}
+        if len(lengths) > 1:
+            raise ShapeError(f"radius and rate must have one number per channel each, got shapes {sorted(lengths)}")
         if (self.rate is None) == (self.kind is InputErrorKind.RATE_LIMITED):
             raise SettingError(f"rate belongs to kind 'rate_limited' and to no other, got kind {self.kind!r}")
         if (self.steps is None) == (self.kind is InputErrorKind.FEW):

@@ -122,6 +122,8 @@ def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: in
         ShapeError, DataError: The boxes do not fit.
         SettingError: A box is empty.
     """
+    if not getattr(system, "is_frozen", True):
+        raise SettingError("slopes need a frozen system, got one of tensors: call model.freeze() first")
     u = box_of(checked_box("input_range", input_range, system.nu))
     x = box_of(checked_box("state_range", state_range, system.nx))
     low, high = np.full(system.nv, np.inf), np.full(system.nv, -np.inf)

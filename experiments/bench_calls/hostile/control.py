@@ -65,6 +65,9 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     yield again("mpc.OptimalControlProblem", problem, _infinite=nan)
     yield call("mpc.Predictor", mpc.Predictor, system=kit.system, inputs=p.inputs, outputs=p.outputs, _infinite=nan)
     setup = {"plant": kit.plant, "controller": kit.controller, "options": {}}
+    yield call("mpc.Watching", first(mpc.Watching, lambda made: made.jitter), reactions={"region": "report"},
+                guard=kit.guard, safe_reference=np.zeros(NY), jitter=0.01)  # fmt: skip
+    yield call("mpc.CoveragePromise", mpc.CoveragePromise, coverage=0.9, stretch=20, target="limits", patience=100.0)
     yield call("mpc.DelayedPlant", first(mpc.DelayedPlant, lambda made: made.initial_state()), plant=kit.plant)
     yield call("mpc.ClosedLoopSetup", mpc.ClosedLoopSetup, **setup, _varies=("plant", "controller"))
 

@@ -104,7 +104,7 @@ def export_calls(kit: Kit) -> Iterator[Call]:
     """Yield calls of exports and model files."""
     file = str(kit.folder / "system.npz")
     export.save_system(kit.system, file)
-    yield call("controlrnn.export.to_casadi", first(export.to_casadi, lambda f: np.array(f[0](np.zeros(3), [0, 0]))),
+    yield call("controlrnn.export.to_casadi", first(export.to_casadi, _at_zero),
                 0.3, system=kit.system, symbolic="SX")  # fmt: skip
     yield call("controlrnn.export.to_c", export.to_c, 0.1, system=kit.system, path=str(kit.folder / "m.c"), name="m",
                 _spoils=("system", "name"))  # fmt: skip
@@ -162,3 +162,8 @@ def enum_calls(package: str) -> Iterator[Call]:
         kind = getattr(module, name)
         if inspect.isclass(kind) and issubclass(kind, enum.Enum):
             yield call(f"{package}.{name}", kind, 0.3, value=str(next(iter(kind))) if issubclass(kind, str) else 0)
+
+
+def _at_zero(functions: tuple[Any, Any]) -> Any:
+    """The next state of a CasADi function, whatever its sizes."""
+    return np.array(functions[0](*(np.zeros(functions[0].size1_in(i)) for i in range(2))))

@@ -30,8 +30,8 @@ static void learn(State *s, const double *y, const double *seen)
 static void observe(State *s, const double *y, const double *u, int doubted)
 {
 #if OBSERVER == WASHOUT
-    stray(s, u, doubted);
-    /* Ring buffer of inputs; the model is simulated over them from the initial state at every sample. */
+    follow_astray(s, u, stray(s, u, doubted));
+    /* A ring of inputs; the model runs over them from the initial state at every sample. */
     const int kept = s->seen < STEPS ? s->seen + 1 : STEPS;
     (void)y;
     memcpy(s->record + (s->seen % STEPS) * NU, u, NU * sizeof *u);
@@ -39,8 +39,10 @@ static void observe(State *s, const double *y, const double *u, int doubted)
     for (int k = 0; k < kept; ++k)
         ${name}_model_step(s->x, s->record + ((s->seen + 1 - kept + k) % STEPS) * NU, s->x);
 #elif OBSERVER == INNOVATION
-    double expected[NY];
+    double expected[NY], far, apart;
+    const int lost = stray(s, u, doubted);
     int complete = 1;
+    s->beside_bound = lost ? anywhere(s, s->beside) : RATE * s->beside_bound + MODEL_ADDED;
     ${name}_model_output(s->x, u, expected);
     ${name}_model_step(s->x, u, s->x);
     for (int i = 0; i < NM; ++i) complete = complete && isfinite(y[i]);
@@ -51,22 +53,27 @@ static void observe(State *s, const double *y, const double *u, int doubted)
     for (int i = 0; complete && i < NX; ++i)
         for (int j = 0; j < NM; ++j) s->x[i] += observer_gain[i * NM + j] * (y[j] - expected[j]);
     s->bound = complete ? bound_kept * s->bound + bound_added : bound_kept_in_gap * s->bound + bound_added_in_gap;
-    if (doubted) s->bound += complete ? DOUBT : DOUBT_IN_GAP;
+    if (lost) s->bound = TO_OWN * anywhere(s, s->x);
+    far = distance(s->x, s->beside, own_metric);
+    apart = TO_OWN * s->beside_bound;
+    s->estranged = CERTIFIED && far > (s->bound + apart) * ROUNDING;
+    if (s->estranged) s->bound = (far + apart) * ROUNDING;
 #else
+    const int lost = stray(s, u, doubted);
     (void)y;
-    s->bound = bound_kept * s->bound + bound_added + (doubted ? DOUBT : 0);
     ${name}_model_step(s->x, u, s->x);
+    s->bound = lost ? anywhere(s, s->x) : RATE * s->bound + MODEL_ADDED;
 #endif
 }
 
 /* Update observer and parallel model with a sample and its input; doubted: the input is not known. */
 static void take_in(State *s, const double *y, const double *u, int doubted)
 {
+    if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
     observe(s, y, u, doubted);
     memcpy(s->previous, u, sizeof s->previous);
     s->has_previous = 1;
-    if (FORGETS) ${name}_model_step(s->beside, u, s->beside);
-    /* After the warm-up only the place in the ring buffer matters, so that the counter does not overflow. */
+    /* Beyond the warm-up only the place in the ring counts. */
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
 }
 
@@ -87,6 +94,8 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     memcpy(s->undo_z, s->z, sizeof s->z);
     memcpy(s->undo_y, y, NM * sizeof *y);
     s->undo_bound = s->bound;
+    s->undo_beside_bound = s->beside_bound;
+    s->undo_estranged = s->estranged;
     s->undo_away = s->away;
     s->undo_excess = s->excess;
     s->undo_astray = s->astray;
@@ -107,9 +116,11 @@ static void revise(State *s, const double *acted, int doubted)
     int wrong = 0;
     for (int j = 0; j < NU; ++j) wrong |= fabs(acted[j] - s->previous[j]) > command_error[j] + 1e-9 * span[j];
     if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
+    doubted = doubted || wrong; /* it did something else, or the read-back is wrong */
     watch_inputs(s, acted);
     if (!s->can_undo) { /* there is no update to repeat */
         s->now |= ${NAME}_BROKEN_ACTUATORS;
+        led_astray(s, acted, 0);
         s->doubted = 1;
         memcpy(s->previous, acted, sizeof s->previous);
         return;
@@ -118,6 +129,8 @@ static void revise(State *s, const double *acted, int doubted)
     memcpy(s->beside, s->undo_beside, sizeof s->beside);
     memcpy(s->z, s->undo_z, sizeof s->z);
     s->bound = s->undo_bound;
+    s->beside_bound = s->undo_beside_bound;
+    s->estranged = s->undo_estranged;
     s->away = s->undo_away;
     s->excess = s->undo_excess;
     s->astray = s->undo_astray;
@@ -125,7 +138,7 @@ static void revise(State *s, const double *acted, int doubted)
     s->seen = s->undo_seen;
     take_in(s, s->undo_y, acted, doubted);
 #if RECALL
-    if (wrong || doubted) forget_errors(s);
+    if (doubted) forget_errors(s);
 #endif
 }
 
@@ -134,7 +147,7 @@ static void revise(State *s, const double *acted, int doubted)
 static void catch_up(State *s, const double *applied, double time)
 {
     double acted[NU], nothing[NM];
-    int missed = 0, due = 1, other = 0;
+    int missed = 0, due = 1, other = 0, absurd;
     if (s->has_time && isfinite(time)) {
         const double passed = (time - s->time) / ${NAME}_DT;
         missed = passed < 1e6 ? (int)(fmax(passed, 1) + 0.5) - 1 : 1000000;
@@ -148,12 +161,12 @@ static void catch_up(State *s, const double *applied, double time)
         acted[j] = applied && isfinite(applied[j]) ? applied[j] : s->previous[j];
         other |= acted[j] != s->previous[j];
     }
-    if (other || !due) revise(s, acted, !due);
-    if (missed >= MOST_MISSED) {
-        ${name}_init(s);
-        s->has_time = 1;
-        s->time = time;
-        s->now = ${NAME}_BROKEN_TIME;
+    absurd = cut(acted, acted);
+    if (absurd) s->now |= ${NAME}_BROKEN_INPUTS;
+    if (other || absurd || !due) revise(s, acted, absurd || !due);
+    if (missed >= MOST_MISSED) { /* the observer starts anew */
+        led_astray(s, acted, 1);
+        ${name}_clear_estimate(s);
         return;
     }
     for (int i = 0; i < NM; ++i) nothing[i] = NAN;
@@ -228,7 +241,9 @@ static void choose(State *s, int found, const double *iterate, const double *tar
         info->fallback = standing.fallback;
         info->feasible = standing.feasible;
         info->inside_after = standing.inside_after;
-        if (standing.fallback == ${NAME}_LEAST) follow_from_now_on(s, standing.u);
+        /* What follows a proven plan is proven as well. */
+        if (standing.fallback == ${NAME}_LEAST || (TERMINAL && standing.feasible && standing.fallback != ${NAME}_PLAN))
+            follow_from_now_on(s, standing.u);
     }
     keep_limits(s, 1, u);
 }
@@ -258,8 +273,7 @@ void ${name}_init(State *s)
     memset(s, 0, sizeof *s);
     memcpy(s->x, initial_state, sizeof s->x);
     memcpy(s->beside, initial_state, sizeof s->beside);
-    s->bound = BOUND_AT_START;
-    s->clean = STEPS;
+    resume(s);
 #if RECALL
     forget_errors(s);
 #endif
@@ -278,22 +292,30 @@ void ${name}_record(State *s, const double y[NM], const double u[NU])
 {
     double applied[NU];
     double seen[NM], used[NM];
+    int absurd;
     for (int j = 0; j < NU; ++j) applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
     watch_inputs(s, applied);
+    absurd = cut(applied, applied);
+    s->time += ${NAME}_DT; /* it came when it was due */
     believe(s, before_of(s), y, seen, used);
     if (s->seen >= STEPS) {
         learn(s, used, seen);
         if (s->contradictions) s->now |= ${NAME}_BROKEN_DRIFT;
     }
     s->has_plan = 0;
-    advance(s, seen, applied, 0);
+    advance(s, seen, applied, absurd);
     finish(s, 0);
 }
 
 void ${name}_start_from(State *s, const double u[NU])
 {
-    for (int j = 0; j < NU; ++j) s->previous[j] = isfinite(u[j]) ? clip(u[j], input_low[j], input_high[j]) : before_of(s)[j];
+    double before[NU];
+    int other = 0;
+    memcpy(before, before_of(s), sizeof before);
+    for (int j = 0; j < NU; ++j) s->previous[j] = isfinite(u[j]) ? clip(u[j], input_low[j], input_high[j]) : before[j];
     s->has_previous = 1;
+    for (int j = 0; j < NU; ++j) other |= s->previous[j] != before[j];
+    if (s->seen && other) ${name}_clear_estimate(s); /* nobody knows what acted since the last sample */
 }
 
 void ${name}_clear_estimate(State *s)
@@ -303,10 +325,9 @@ void ${name}_clear_estimate(State *s)
     memset(s->disturbance, 0, sizeof s->disturbance);
     memset(s->level, 0, sizeof s->level);
     memset(s->record, 0, sizeof s->record);
-    s->bound = BOUND_AT_START;
     s->seen = s->has_disturbance = s->has_plan = s->age = s->contradictions = s->impossible = 0;
-    s->can_undo = s->astray = 0;
-    s->clean = STEPS;
+    s->can_undo = 0;
+    resume(s);
 #if RECALL
     forget_errors(s);
 #endif

@@ -87,9 +87,9 @@ typedef struct {
     double previous[${NAME}_NU];    /* last input */
     double plan[${NAME}_VARIABLES]; /* last solution */
     double record[${NAME}_RECORD * ${NAME}_NU];
-    double bound; /* bound on the error of the estimate */
-    /* Where limits learn from measurements: intervals of the errors of predictions from x, for the samples 0 to
-       ${NAME}_HORIZON ahead, and number of outputs whose last measurement contradicted them. */
+    double bound, beside_bound; /* on the errors of x, in the observer's metric, and of beside, in the model's */
+    /* Where limits learn from measurements: ends of what errors of predictions from x lie in, for the samples 0 to
+       ${NAME}_HORIZON ahead, and outputs whose last measurement contradicted that. */
     double error_low[${NAME}_ERRORS], error_high[${NAME}_ERRORS];
     int contradictions;
     int impossible; /* number of readings of the last sample that were not used: innovation above its certified bound */
@@ -100,10 +100,11 @@ typedef struct {
     /* Bounds on the model's state after inputs outside the range: see mpc/observers/straying.py. */
     double z[${NAME}_NX], away, excess;
     int astray, clean;
-    /* State before the last sample, to repeat its update when the input that acted is known. */
+    int estranged; /* whether readings have led x further from beside than everything declared allows */
+    /* What was before the last sample, to take it in again once it is known what acted. */
     double undo_x[${NAME}_NX], undo_beside[${NAME}_NX], undo_z[${NAME}_NX], undo_y[${NAME}_NY];
-    double undo_bound, undo_away, undo_excess;
-    int undo_astray, undo_clean, undo_seen, can_undo, doubted;
+    double undo_bound, undo_beside_bound, undo_away, undo_excess;
+    int undo_estranged, undo_astray, undo_clean, undo_seen, can_undo, doubted;
     int has_set_point, has_disturbance, has_previous, has_plan, age, seen;
 
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NL];

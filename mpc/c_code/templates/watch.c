@@ -7,7 +7,66 @@ static int is_certified(const State *s)
     return CERTIFIED && s->seen >= STEPS && s->bound <= BOUND_PROMISED && (OBSERVER != WASHOUT || s->clean >= STEPS);
 }
 
-/* Check that an input is within the actuators' range. */
+/* |a - b| in a metric. */
+static double distance(const double *a, const double *b, const double *in)
+{
+    double square = 0;
+    for (int i = 0; i < NX; ++i) {
+        double row = 0;
+        for (int k = 0; k < NX; ++k) row += in[i * NX + k] * (a[k] - b[k]);
+        square += (a[i] - b[i]) * row;
+    }
+    return sqrt(fmax(square, 0));
+}
+
+#if OBSERVER != WASHOUT
+/* Bound on the model's own state's distance from x, whatever the last inputs were. */
+static double anywhere(const State *s, const double *x)
+{
+    return distance(x, initial_state, metric) * ROUNDING + REACH + s->excess;
+}
+#endif
+
+/* Start from anywhere the model's state may be. */
+static void resume(State *s)
+{
+    const double away = REACH + s->excess;
+    s->bound = s->beside_bound = away;
+    s->astray = s->excess > 0;
+    s->clean = s->astray ? 0 : STEPS;
+    s->away = away;
+    memcpy(s->z, initial_state, sizeof s->z);
+#if OBSERVER == INNOVATION
+    s->bound = TO_OWN * away;
+    s->estranged = 0;
+#endif
+}
+
+/* An input that acted, of which no update is told, or for any number of samples. */
+static void led_astray(State *s, const double *u, int held)
+{
+    double pushed = 0;
+    for (int j = 0; j < NU; ++j) {
+        const double out = fmax(fmax(u[j] - range_end[NU + j], range_end[j] - u[j]), 0);
+        if (out > range_room[j]) pushed += input_gain[j] * out;
+    }
+    s->excess += held ? pushed / (1 - RATE) : pushed;
+}
+
+/* An input cut to the range where no actuator can have done what is said; whether it was cut. */
+static int cut(const double *u, double *possible)
+{
+    int wrong = 0;
+    for (int j = 0; j < NU; ++j) {
+        const double far = ${ABSURD} * span[j];
+        possible[j] = u[j];
+        if (u[j] >= range_low[j] - far && u[j] <= range_high[j] + far) continue;
+        possible[j] = clip(u[j], range_low[j], range_high[j]);
+        wrong = 1;
+    }
+    return wrong;
+}
+
 static void watch_inputs(State *s, const double *u)
 {
     for (int j = 0; j < NU; ++j)
@@ -38,6 +97,7 @@ static void believe(State *s, const double *before, const double *y, double *see
         }
         used[i] = seen[i];
 #if OBSERVER == INNOVATION
+        if (s->estranged) s->now |= ${NAME}_BROKEN_INNOVATION;
         if (CERTIFIED && isfinite(seen[i]) && fabs(error[i]) > reading_kept[i] * s->bound + reading_added[i]) {
             s->now |= ${NAME}_BROKEN_INNOVATION;
             if (reactions[INNOVATION_AT] == IGNORE) used[i] = NAN;
@@ -76,35 +136,37 @@ static void watch_region(State *s, const double *u, const double *y)
 }
 #endif
 
-#if OBSERVER == WASHOUT
-/* Bound the model's state after inputs outside the range, until it is back in its ball. */
-static void stray(State *s, const double *u, int doubted)
+/* Follow how far inputs outside of the range may have led the model's state astray; whether bounds have to start anew. */
+static int stray(State *s, const double *u, int doubted)
 {
-    double out[NU], far = 0, off = 0, over = 0;
-    int any = 0;
-    if (!CERTIFIED) return;
-    s->clean = s->clean < STEPS ? s->clean + 1 : STEPS;
+    double over = 0, after;
+    int lost = doubted;
+    if (!CERTIFIED) return 0;
     for (int j = 0; j < NU; ++j) {
-        out[j] = fmax(fmax(u[j] - range_end[NU + j], range_end[j] - u[j]), 0);
-        if (out[j] <= range_room[j]) out[j] = 0;
-        any = any || out[j] > 0;
-        over += input_gain[j] * out[j];
-        off += input_gain[j] * (input_error[j] + (doubted ? span[j] : 0));
+        const double out = fmax(fmax(u[j] - range_end[NU + j], range_end[j] - u[j]), 0);
+        if (out <= range_room[j]) continue;
+        over += input_gain[j] * out;
+        lost = 1;
     }
-    if (any || doubted || s->astray) s->clean = 0;
-    if (!s->astray && !any) return;
-    if (!s->astray) {
-        memcpy(s->z, initial_state, sizeof s->z);
-        s->away = REACH;
-        s->excess = 0;
+    after = (RATE * s->excess + over) * ROUNDING;
+    if (doubted) after = fmax(after, s->excess);
+    s->excess = after <= FORGOTTEN * REACH ? 0 : after;
+    return lost;
+}
+
+#if OBSERVER == WASHOUT
+static void follow_astray(State *s, const double *u, int lost)
+{
+    if (lost || s->astray) s->clean = 0;
+    else if (s->clean < STEPS) ++s->clean;
+    if (lost) {
+        resume(s);
+        s->clean = 0;
+    } else if (s->astray) {
+        ${name}_model_step(s->z, u, s->z);
+        s->away = (RATE * s->away + MODEL_ADDED) * ROUNDING;
+        s->astray = s->excess > 0 && distance(s->z, initial_state, metric) * ROUNDING + s->away > REACH;
     }
-    ${name}_model_step(s->z, u, s->z);
-    s->away = (RATE * s->away + off) * ROUNDING;
-    s->excess = (RATE * s->excess + over) * ROUNDING;
-    for (int i = 0; i < NX; ++i)
-        for (int k = 0; k < NX; ++k)
-            far += (s->z[i] - initial_state[i]) * metric[i * NX + k] * (s->z[k] - initial_state[k]);
-    s->astray = any || !(sqrt(fmax(far, 0)) * ROUNDING + s->away <= REACH || s->excess <= FORGOTTEN * REACH);
 }
 #endif
 

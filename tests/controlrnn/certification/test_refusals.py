@@ -18,8 +18,10 @@ from controlrnn.certification import (
     certify_horizon,
     certify_l2_gain,
     certify_lipschitz,
+    certify_reinitialisation,
+    execution_error,
 )
-from controlrnn.errors import ControlRnnError
+from controlrnn.errors import ControlRnnError, ShapeError
 from experiments.bench_proof.study import in_units
 
 KINDS = ("box", "ball", "few", "constant", "rate_limited")
@@ -100,3 +102,35 @@ def test_honest_calls_are_answered(seed, layers, kind, activation, exponents, ze
                 assert any(sign in refused for sign in (":", ";", ". ")), refused  # it says what to do
             else:
                 assert found.verify(system) > 0
+
+
+@pytest.mark.parametrize(
+    "box", ["", "ab", 5, np.True_, (), (1,), (1, 2, 3), np.zeros((0, 1)), (0.1, [1.0]), ([1.0], [0.0])]
+)
+def test_what_is_no_box_is_refused_wherever_there_is_one(box):
+    system = random_system(0, nx=1, nu=1)
+    other, contraction = ([-1.0], [1.0]), certify_contraction(system)
+    for ends in ({"input_range": box, "state_range": other}, {"input_range": other, "state_range": box}):
+        for call in (
+            lambda: certify_horizon(system, 1, initial_radius=0.1, **ends),  # noqa: B023
+            lambda: certify_lipschitz(system, 1, **ends),  # noqa: B023
+            lambda: execution_error(system, contraction=contraction, **ends),  # noqa: B023
+        ):
+            with pytest.raises(ControlRnnError):
+                call()
+    with pytest.raises(ControlRnnError):
+        certify_reinitialisation(system, washout=1, horizon=1, input_range=box, input_error=0.1)
+
+
+def test_every_input_error_that_can_be_made_can_be_saved(tmp_path):
+    for values in (
+        {"radius": 0.1}, {"radius": [0.1, 5e-324]}, {"kind": "rate_limited", "radius": [1.0, 2.0], "rate": 0.5},
+        {"kind": "rate_limited", "radius": 1.0, "rate": [0.5, 0.1]},
+    ):  # fmt: skip
+        error = InputError(**values)
+        error.save(tmp_path / "e.npz")
+        again = InputError.load(tmp_path / "e.npz")
+        assert again.digest == error.digest
+        np.testing.assert_array_equal(InputError.of(again, 2).b, InputError.of(error, 2).b)
+    with pytest.raises(ShapeError, match="one number per channel"):
+        InputError(kind="rate_limited", radius=[1.0, 2.0], rate=[1.0, 2.0, 3.0])

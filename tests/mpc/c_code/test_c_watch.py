@@ -65,6 +65,7 @@ CONTROLLERS = {
 }
 BROKEN = (
     "nothing", "manual", "actuator", "missed", "late", "absurd", "overflow", "outlier", "gap", "long gap", "drift",
+    "cleared", "twice", "creeping", "wrong read-back", "no input",
 )  # fmt: skip
 
 
@@ -76,6 +77,11 @@ def programme(kind, t):
     now |= {"acted": 0.3} if kind == "actuator" and 40 <= t < 55 else {}
     now |= {"missed": 3 if t == 40 else 0} if kind == "missed" else {}
     now |= {"missed": 1500 if t == 40 else 0} if kind == "long gap" else {}
+    now |= {"manual": 3.0} if kind == "cleared" and at else {}
+    now |= {"manual": 1e308} if kind == "no input" and at else {}
+    now |= {"clear": kind == "cleared" and t == 44, "twice": kind == "twice" and t == 40, "told": None}
+    now |= {"told": 0.9} if kind == "wrong read-back" and at else {}
+    now["off"] += 0.004 * (t - 39) * (kind == "creeping" and 40 <= t < 80)
     now |= {"late": 0.3} if kind == "late" and t == 40 else {}
     size = {"absurd": 1e30, "overflow": 1e308, "outlier": -1.5, "gap": np.nan, "drift": 0.2}.get(kind, 0.0)
     now["off"] += size if at else 0.0
@@ -88,16 +94,19 @@ def run(acting, model, kind, steps=160):
     for t in range(steps):
         now = programme(kind, t)
         y = system.output(x, u) + now["off"]
+        if now["clear"]:
+            acting.clear_estimate()
         if t < model.observer.steps + 2 or now["manual"] is not None:
             acting.record(y, u := np.full(1, now["manual"] or 0.0))
             acted, clock = None, clock + 1
         else:
             taken = acting.step(y, [0.9 if t // 40 % 2 else -0.4], applied=acted, time=clock + now["late"])
             u = taken.u if now["acted"] is None else np.full(1, now["acted"])
-            acted, clock = u, clock + 1 + now["missed"]
+            acted, clock = u, clock + 1 + now["missed"] - now["twice"]
+            acted = acted if now["told"] is None else np.full(1, now["told"])
             told.append(taken)
-        for _ in range(1 + min(now["missed"], 50)):
-            x = system.step(x, u)
+        for _ in range(1 + min(now["missed"], 50) - now["twice"]):
+            x = system.step(x, np.clip(u, -3.0, 3.0))
     return told
 
 
@@ -116,7 +125,7 @@ def test_c_decides_as_python_does_with_premises_broken(name, tmp_path):
         np.testing.assert_allclose([s.u for s in found], [s.u for s in expected], atol=2e-6, err_msg=kind)
         named |= {p for s in expected for p in s.broken}
         if kind not in ("nothing", "late", "gap"):
-            assert any(s.broken for s in expected) or kind in ("outlier", "drift"), kind
+            assert any(s.broken for s in expected) or kind in ("outlier", "drift", "creeping"), kind
         assert kind != "nothing" or not any(s.broken for s in expected) or name == "region"
     assert {Premise.INPUTS, Premise.ACTUATORS, Premise.TIME, Premise.READINGS} <= named
     assert (Premise.REGION in named) is (name == "region")

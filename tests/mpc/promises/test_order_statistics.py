@@ -174,6 +174,11 @@ def test_anytime_interval_ends_where_the_evidence_does():
     (lambda: confident_rank(5, 1.5, 0.5), SettingError, "coverage must"),
     (lambda: confident_rank(5, 0.5, 1.5), SettingError, "confidence must"),
     (lambda: confident_rank(-1, 0.5, 0.5), SettingError, "n must"),
+    (lambda: conformal_rank(5, 0.0), SettingError, "coverage must"),
+    (lambda: clopper_pearson(-1, 2), SettingError, "successes must"),
+    (lambda: anytime_interval(1, -2), SettingError, "n must"),
+    (lambda: clopper_pearson(1, 2, 1.5), SettingError, "confidence must"),
+    (lambda: anytime_interval(3, 2), SettingError, "successes must"),
     (lambda: confident_rank(2, 0.9, 0.5), DataError, "coverage 0.9 with confidence 0.5 needs at least 7"),
 ])  # fmt: skip
 def test_errors_name_what_is_wrong(call, error, said):

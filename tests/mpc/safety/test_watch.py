@@ -11,7 +11,6 @@ from controlrnn.data import Signal
 from controlrnn.errors import SettingError
 from mpc import Fallback, MeasurementGuard, Premise, Reaction, TightenedMPC, Watching, nominal, tighten
 from mpc.control.settings import grouped
-from mpc.observers.straying import Straying
 
 STEPS = 25  # of the washout
 
@@ -100,12 +99,22 @@ def test_estimates_are_certified_again_no_sooner_than_their_bound_holds(amount, 
 
 
 def test_what_strays_is_followed():
-    made = Straying(np.zeros(1), 1.0, 0.0).after(SYSTEM, CONTRACTION, np.ones(1), np.ones(1), np.zeros(1))
-    assert made.z == 0.3
-    assert made.away < 1
-    assert made.excess == pytest.approx(CONTRACTION.input_gain[0])
-    assert not made.is_back(CONTRACTION, np.full(1, 10.0), 1.0)
-    assert Straying(np.full(1, 9.0), 9.0, 1e-12).is_back(CONTRACTION, np.zeros(1), 1.0)
+    observer, reach = washout(STEPS), washout(STEPS)._reach()
+    observer.update([1.0 + 2.0], [np.nan])
+    gain, rate = CONTRACTION.input_gain[0], float(CONTRACTION.rate)
+    assert observer._excess == pytest.approx(2.0 * gain)
+    assert observer._astray[1] == pytest.approx(reach + 2.0 * gain)
+    observer.update([0.5], [np.nan])
+    assert observer._excess == pytest.approx(2.0 * gain * rate)
+    assert observer._astray[0] == pytest.approx(SYSTEM.step(np.zeros(1), np.full(1, 0.5)))
+    assert observer._astray[1] == pytest.approx(rate * (reach + 2.0 * gain))
+    observer.update([0.5], [np.nan], doubt=[2.0])
+    assert observer._excess == pytest.approx(2.0 * gain * rate)  # nobody knows for how long
+    observer.start_over()
+    assert observer._excess == pytest.approx(2.0 * gain * rate)
+    assert observer._astray[1] == pytest.approx(reach + 2.0 * gain * rate)
+    observer.start()
+    assert (observer._excess, observer._astray, observer._clean) == (0.0, None, STEPS)
 
 
 def test_inputs_that_nobody_knows_are_doubted():

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.certification.proof.arithmetic.enclosure import TINY, UNIT, Array, Enclosure, gamma, sum_up
+from controlrnn.certification.proof.arithmetic.enclosure import UNIT, Array, Enclosure, gamma, sum_up
 
 
 def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
@@ -36,7 +36,7 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     known = np.isfinite(mid.reshape(count, -1).sum(axis=1) + rad.reshape(count, -1).sum(axis=1))
     usable: NDArray[np.bool_] = known & (diagonal.min(axis=1) > 0)
     # The true matrices are symmetric: they lie around the mean of both triangles. Powers of two then give a diagonal of
-    # order one, and round nothing but what underflows, which TINY covers.
+    # order one, and round nothing but what underflows, far below the rounding that is counted for the diagonal.
     exponent = -np.round(0.5 * np.log2(np.where(usable[:, None], diagonal, 1.0)))
     half, unit = np.exp2(exponent - 1)[:, :, None], np.exp2(exponent)[:, None, :]
     scaled, spread = mid + mid.swapaxes(1, 2), rad + rad.swapaxes(1, 2)
@@ -46,7 +46,6 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     size = np.abs(scaled)
     size *= 4 * UNIT
     spread += size
-    spread += 4 * TINY
     scaled[~usable], spread[~usable] = np.eye(n), 0.0
     loss = sum_up(spread, axis=2)
     root = np.sqrt(scaled[:, index, index])
@@ -56,16 +55,16 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     # Shifted by what the proof may lose, so that a positive residual is left on the diagonal.
     factor = _factors(shifted)
     # R = A - L L', entry by entry: what is left on the diagonal has to exceed the sum of all else.
+    product = factor @ factor.swapaxes(1, 2)
     rest = scaled
-    rest -= factor @ factor.swapaxes(1, 2)
-    absolute = np.abs(factor)
-    error = absolute @ absolute.swapaxes(1, 2)
-    error *= gamma(n)
+    rest -= product
     left, across = rest[:, index, index], np.abs(rest)
-    across += error
-    across[:, index, index] = error[:, index, index]
+    across[:, index, index] = 0.0
+    # The products err by gamma(n) of |L| |L'|, which is at most the product of the norms of its rows.
+    norms = np.sqrt(product[:, index, index])
+    error = gamma(n) * norms * norms.sum(axis=1)[:, None]
     # One factor for what all of these round relatively: n operations in ``error``, fewer than 16 in all else.
-    convicted = left > (sum_up(across, axis=2) + loss) * (1 + 4 * (n + 16) * UNIT)
+    convicted = left > (sum_up(across, axis=2) + error + loss) * (1 + 4 * (n + 16) * UNIT)
     pivots = factor[:, index, index].min(axis=1) ** 2
     return np.where(usable & convicted.all(axis=1) & (pivots > 0), pivots, -np.inf)
 

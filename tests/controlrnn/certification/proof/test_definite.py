@@ -169,6 +169,17 @@ def test_radii_that_differ_between_the_triangles_are_shared():
     assert not proven(mid.T, rad.T)
 
 
+def test_triangles_that_differ_are_known_by_their_mean(monkeypatch):
+    """Rows of their own would each be dominant, by less than what they leave to each other."""
+    monkeypatch.setattr(definite, "_factors", lambda m: np.broadcast_to(1e-100 * np.eye(m.shape[1]), m.shape))
+    mid, rad, true = np.eye(3), np.zeros((3, 3)), np.eye(3)
+    mid[0, 1:], mid[1:, 0], rad[0, 1:] = 0.2499, 0.7499, 0.5
+    true[0, 1:] = true[1:, 0] = 0.7499  # of eigenvalue 1 - 0.7499 sqrt(2)
+    assert (np.abs(true - mid) <= rad + 1e-16).all()
+    assert not proven(mid, rad)
+    assert not proven(mid.T, rad.T)
+
+
 def test_a_stack_is_judged_one_by_one():
     good = np.array([[1.0, 0.5], [0.5, 1.0]])
     bad = [np.full((2, 2), np.nan), -good, np.zeros((2, 2)), np.ones((2, 2)), np.diag([1.0, np.inf])]

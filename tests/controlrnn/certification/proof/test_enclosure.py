@@ -201,7 +201,7 @@ def test_whole_numbers_and_lists_become_float64(kind):
     assert found.mid.dtype == found.rad.dtype == np.float64
     assert holds(found, [[Fraction(12 * 10**18)]])
     assert found.rad.item() == pytest.approx(4e9)
-    assert kind.of(1).enclosure().mid.dtype == np.float64
+    assert kind.of(1).enclosure().mid.dtype == kind.of([1], [2]).rad.dtype == np.float64
     big = 4 * 10**9
     assert 16e18 <= float(e.times_up(big, big)) <= 16e18 * (1 + 4 * UNIT)
     assert float(e.root_up(0)) == float(e.ldexp_up(0, 5)) == 0.0

@@ -1,0 +1,96 @@
+"""Is a promised probability kept while the plant runs? Evidence against it, stretch by stretch.
+
+A stretch of operation as long as a calibration record is inside with probability at least c, if the plant still is as
+it was calibrated. Each stretch multiplies the evidence against that by q / a where it was not inside and by
+(1 - q) / (1 - a) where it was, with a = 1 - c and q = min(3 a, (1 + a) / 2): the likelihood ratio of three times the
+misses. It never falls below 1, so that good years do not hide a drift that comes late (Page's CUSUM, Biometrika 1954).
+
+If each stretch is inside with probability at least c whatever went before, the factor's mean is at most 1, and the mean
+number of stretches to a false alarm is at least ``patience``, the evidence that alarms (Lorden, Annals of Mathematical
+Statistics 1971; Shin, Ramdas & Rinaldo, "E-detectors", 2023, for dependent stretches). Only readings are looked at, not
+all predictions, so that what is counted as inside may have been outside: alarms may come late, not too often.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controlrnn.checks import count, positive
+from controlrnn.errors import SettingError
+from controlrnn.typed import typed
+from mpc.promises.promise import LoopTarget
+
+_WORSE = 3.0  # times the promised share of misses that is found soonest
+
+
+@dataclass(frozen=True, kw_only=True)
+@typed()
+class CoveragePromise:
+    """What a calibration promises, for `mpc.Watching` to hold operation against it.
+
+    Args:
+        coverage: Probability that a stretch is inside, in (0, 1): of `ModelError` or `ClosedLoopCalibration`.
+        stretch: Samples of a stretch: predictions of a calibration record, or steps of a calibration loop.
+        target: What is to be inside: readings the tightening about their prediction, or the outputs their limits.
+        patience: Stretches to a false alarm, on average and at least.
+
+    Raises:
+        SettingError: A number is out of its range.
+    """
+
+    coverage: float
+    stretch: int
+    target: LoopTarget = LoopTarget.PREDICTIONS
+    patience: float = 1000.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target", LoopTarget(self.target))
+        if not 0 < positive("coverage", self.coverage) < 1:
+            raise SettingError(f"coverage must lie in (0, 1), got {self.coverage!r}")
+        count("stretch", self.stretch)
+        if not positive("patience", self.patience) > 1:
+            raise SettingError(f"patience must exceed 1, got {self.patience!r}: stretches to a false alarm")
+
+
+class CoverageRun:
+    """Counts one operation.
+
+    Args:
+        promise: What was promised.
+    """
+
+    def __init__(self, promise: CoveragePromise) -> None:
+        self.promise = promise
+        miss = 1.0 - promise.coverage
+        worse = min(_WORSE * miss, 0.5 * (1.0 + miss))
+        self._factors = ((1.0 - worse) / (1.0 - miss), worse / miss)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all stretches."""
+        self.evidence, self.stretches, self.missed = 1.0, 0, 0
+        self._steps, self._outside = 0, False
+
+    def see(self, inside: bool) -> None:
+        """Take in one sample.
+
+        Args:
+            inside: Whether it was.
+        """
+        self._steps, self._outside = self._steps + 1, self._outside or not inside
+        if self._steps < self.promise.stretch:
+            return
+        # more than that says nothing, and would take as long to forget
+        self.evidence = min(max(self.evidence, 1.0) * self._factors[self._outside], 10.0 * self.promise.patience)
+        self.stretches, self.missed = self.stretches + 1, self.missed + self._outside
+        self._steps, self._outside = 0, False
+
+    @property
+    def words(self) -> str:
+        """What contradicts the promise; empty where nothing does."""
+        if self.evidence < self.promise.patience:
+            return ""
+        return (
+            f"{self.missed} of {self.stretches} stretches of {self.promise.stretch} samples were outside, promised are "
+            f"{1 - self.promise.coverage:.3g} of them: evidence {self.evidence:.3g} of {self.promise.patience:g}"
+        )
