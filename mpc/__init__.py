@@ -59,11 +59,11 @@ from mpc.safety.fallback import Fallback
 from mpc.safety.premise_watch import Premise, Reaction, Watching
 from mpc.solvers.chain import chain
 from mpc.tightening.around_plan import certify_plan, plan_digest, tighten_around
-from mpc.tightening.error_memory import Recall, certify_changes, remember
+from mpc.tightening.error_memory import ErrorMemory, certify_changes, make_error_memory
 from mpc.tightening.guarded import tighten_guarded
 from mpc.tightening.predictions import certify_jump, certify_predictions
 from mpc.tightening.terminal_set import TerminalSet, terminal_set
-from mpc.tightening.tightening import Tightening, nominal, recursive, tighten
+from mpc.tightening.tightening import Tightening, make_recursive, no_tightening, tighten
 
 __all__ = [
     "ActuatorFault",
@@ -84,6 +84,7 @@ __all__ = [
     "Disturbances",
     "DropOut",
     "EncoderObserver",
+    "ErrorMemory",
     "EstimateError",
     "EstimateInfo",
     "Fallback",
@@ -115,7 +116,6 @@ __all__ = [
     "RandomFaults",
     "RandomSteps",
     "Reaction",
-    "Recall",
     "RegionShape",
     "RegionStatus",
     "RegionWatch",
@@ -163,14 +163,14 @@ __all__ = [
     "estimate_errors",
     "kalman_gain",
     "learn_region",
+    "make_error_memory",
+    "make_recursive",
     "monte_carlo",
-    "nominal",
+    "no_tightening",
     "observer_system",
     "plan_digest",
     "prediction_errors",
     "premises_of",
-    "recursive",
-    "remember",
     "run_closed_loop",
     "staircase",
     "steady_input",

@@ -75,7 +75,7 @@ from mpc import (
     calibrate_closed_loop,
     clopper_pearson,
     monte_carlo,
-    nominal,
+    no_tightening,
     run_closed_loop,
     steady_input,
     tighten,
@@ -165,7 +165,7 @@ class Kit:
         return calibrate(self.system, change.pop("trajectories", records[:n]), **given | change)
 
     def mpc(self, tightening: Tightening | None = None, **change: Any) -> TightenedMPC:
-        room = nominal(self.system.digest, 4, 3) if tightening is None else tightening
+        room = no_tightening(self.system.digest, 4, 3) if tightening is None else tightening
         given = {"output_weight": 1.0, "input_move_weight": 1.0}
         return TightenedMPC(
             change.pop("predictor", self.predictor),
@@ -508,7 +508,7 @@ MPC: list[Case] = [
     ("controller without room", lambda k: k.mpc(nominal_with(k, np.full((5, 3), 40.0))), InfeasibleError,
      ("nothing of output 'level 1'",)),
     ("negative tightening", lambda k: nominal_with(k, np.full((5, 3), -1.0)), SettingError, ("model_error", ">= 0")),
-    ("tightening of another model", lambda k: k.mpc(nominal(k.other.digest, 4, 3)), SettingError, ("one model",)),
+    ("tightening of another model", lambda k: k.mpc(no_tightening(k.other.digest, 4, 3)), SettingError, ("one model",)),
     ("horizon beyond the tightening", lambda k: k.mpc(horizon=9), SettingError, ("covers 4 steps", "9", "shorten")),
     ("two weights for three outputs", lambda k: k.mpc(output_weight=[1, 1]), ShapeError,
      ("output_weight", "(3,)", "(2,)")),
@@ -575,9 +575,9 @@ MPC: list[Case] = [
     ("damaged model error", lambda k: ModelError.load(k.damaged(k.model_error.save)), FileFormatError, ("damaged",)),
     ("text as closed loop", lambda k: ClosedLoopResult.load(k.text()), FileFormatError, ("not a controlrnn record",)),
     ("tightening that claims nothing is needed",
-     lambda k: nominal(k.system.digest, 4, 3).verify(k.model_error, None, observer=k.observer),
+     lambda k: no_tightening(k.system.digest, 4, 3).verify(k.model_error, None, observer=k.observer),
      CertificationError, ("its sources give", "make it anew")),
-    ("another tightening", lambda k: nominal(k.system.digest, 4, 3).agrees_with(nominal_with(k, np.ones((5, 3)))),
+    ("another tightening", lambda k: no_tightening(k.system.digest, 4, 3).agrees_with(nominal_with(k, np.ones((5, 3)))),
      CertificationError, ("its sources give",)),
     ("input before the start outside its range", lambda k: k.mpc().start_from([1e9, 0.0]), SettingError,
      ("u_previous must lie within", "got [1.e+09")),
@@ -595,7 +595,7 @@ MPC: list[Case] = [
     ("minus three records", lambda k: replace(k.model_error, n=-3), SettingError, ("n must be", ">= 1", "-3")),
     ("infinite filter gain", lambda _: replace(PLAIN, disturbance_gain=-np.inf), SettingError,
      ("disturbance_gain", "finite", "-inf")),
-    ("digest that is none", lambda _: nominal("model", 4, 3), DataError, ("digests.system", "64 hexadecimal")),
+    ("digest that is none", lambda _: no_tightening("model", 4, 3), DataError, ("digests.system", "64 hexadecimal")),
     ("text as number", lambda k: k.loop(missing="0.1"), SettingError, ("missing", "'0.1'")),
     ("flag that is none", lambda k: k.loop(preview="no"), SettingError, ("preview", "True or False", "'no'")),
     ("steps without end", lambda k: k.loop(steps=1e300), SettingError, ("steps", "whole number")),
@@ -616,10 +616,10 @@ MPC: list[Case] = [
 
 
 def nominal_with(kit: Kit, model_error: np.ndarray) -> Tightening:
-    return replace(nominal(kit.system.digest, 4, 3), model_error=model_error)
+    return replace(no_tightening(kit.system.digest, 4, 3), model_error=model_error)
 
 
-PLAIN = nominal(64 * "a", 4, 3)
+PLAIN = no_tightening(64 * "a", 4, 3)
 CASES = PLANTS + DATA + MODELS + IDENTIFICATION + CERTIFICATION + FILES + MPC
 
 

@@ -45,13 +45,13 @@ from mpc import (
     CalibrationMethod,
     ClosedLoopCalibration,
     ClosedLoopResult,
+    ErrorMemory,
     EstimateError,
     Fallback,
     LoopTarget,
     ModelError,
     MonteCarloResult,
     OperatingRegion,
-    Recall,
     RegionShape,
     Status,
     TerminalSet,
@@ -261,7 +261,7 @@ def _control(rng: np.random.Generator) -> dict[str, Stored]:
             washout=20, disturbance_gain=None, observer_digest="", **names,
         ),
         "tightening": _tightening(rng, N, ny),
-        "recall": Recall(
+        "recall": ErrorMemory(
             drift=positive(K, ny), change=positive(K, ny), jump=positive(N, ny), absolute=positive(N + 1, ny),
             growth=positive(N + 1, ny), end=positive(ny), promise="some", digests={"system": NAME, "drift": NAME},
         ),

@@ -49,7 +49,7 @@ from mpc import (
     TightenedMPC,
     Tracking,
     kalman_gain,
-    nominal,
+    no_tightening,
 )
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def loop_of(engine: str, case: Case, predictor: Predictor, plant: LureSystem) ->
         compiled: Loop = compiled_loop(loop_of(COMPILED[engine], case, predictor, plant))
         return compiled
     bounds = np.concatenate([[0.0], np.linspace(0.01, 0.08, case.horizon)])[:, None] * np.ones(2)
-    tightening = replace(nominal(predictor.system.digest, case.horizon, 2), model_error=bounds)
+    tightening = replace(no_tightening(predictor.system.digest, case.horizon, 2), model_error=bounds)
     gain = kalman_gain(predictor, output_noise_std=NOISE, state_noise_std=NOISE)
     timed: list[Timed] = []
 

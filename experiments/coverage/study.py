@@ -37,7 +37,7 @@ from mpc import (
     calibrate_closed_loop,
     calibration_errors,
     clopper_pearson,
-    nominal,
+    no_tightening,
 )
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def experiment_trial(rng: np.random.Generator, *, n: int) -> Outcome:
     system = first_order(0.8)
     made = [experiment(int(rng.integers(2**31))) for _ in range(n + 3)]
     found = calibrate(system, made[3:], scale_trajectories=made[:3], coverage=0.9, horizon=1, washout=0)
-    total = nominal(system.digest, 1, 1)
+    total = no_tightening(system.digest, 1, 1)
     room = type(total)(
         model_error=found.bounds, reinitialisation=0 * found.bounds, input_error=0 * found.bounds,
         disturbance_gain=None, promise=found.promise, digests=total.digests,
@@ -247,7 +247,7 @@ def loop_trial(rng: np.random.Generator, *, target: LoopTarget, confidence: floa
     Accepted ones alone are not what is promised: it is that a controller is accepted *and* its next loop fails.
     With a confidence: whether the accepted controller's loops keep as often as 0.9, measured on 400 of them.
     """
-    start = nominal(first_order(0.8).digest, 1, 1)
+    start = no_tightening(first_order(0.8).digest, 1, 1)
     try:
         found = calibrate_closed_loop(
             FastLoops(), start, seed=int(rng.integers(2**31)), target=target, coverage=0.9, confidence=confidence,

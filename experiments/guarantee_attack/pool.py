@@ -22,10 +22,10 @@ from controlrnn.systems import Activation, LureSystem, observer_system
 from mpc import (
     CalibrationMethod,
     EncoderObserver,
+    ErrorMemory,
     ModelError,
     MovingHorizonObserver,
     Predictor,
-    Recall,
     RunningOn,
     SolverOptions,
     StateObserver,
@@ -34,8 +34,8 @@ from mpc import (
     Washout,
     certify_changes,
     kalman_gain,
-    recursive,
-    remember,
+    make_error_memory,
+    make_recursive,
     terminal_set,
     tighten,
 )
@@ -119,7 +119,7 @@ class Member:
     make: Callable[[], Observer]
     tightening: Tightening
     terminal: TerminalSet | None
-    recall: Recall | None
+    recall: ErrorMemory | None
     residual: Array
     noise: Array
     input_error: Array
@@ -129,7 +129,7 @@ class Member:
         """A fresh controller."""
         settings: dict[str, Any] = {"output_weight": 1.0 / self.half**2, "input_move_weight": 0.02}
         settings["control_horizon"] = MOVES
-        settings |= {"terminal": self.terminal, "recall": self.recall} if self.terminal is not None else {}
+        settings |= {"terminal": self.terminal, "error_memory": self.recall} if self.terminal is not None else {}
         settings |= {"soft": self.spec.soft} if self.terminal is None else {}
         settings |= {"options": SolverOptions(rti=self.spec.rti)}
         return TightenedMPC(self.predictor, self.make(), self.tightening, **grouped(settings | options))
@@ -270,7 +270,7 @@ def wild_encoder(predictor: Predictor, rng: np.random.Generator, past: int = 3) 
 
 def promises(
     spec: Spec, predictor: Predictor, contraction: ContractionCertificate, observer: Observer, residual: Array
-) -> tuple[Tightening, TerminalSet | None, Recall | None]:
+) -> tuple[Tightening, TerminalSet | None, ErrorMemory | None]:
     """Tightening, terminal set and recall, as a user makes them."""
     system, W, jump = predictor.system, observer.steps, observer.jump
     assert jump is not None
@@ -286,11 +286,15 @@ def promises(
     growth = None
     if jump.radius:
         growth = certify_horizon(system, N, initial_radius=jump.radius, metric=jump.metric, iterations=100)
-    room = recursive(room, growth, observer=observer)
+    room = make_recursive(room, growth, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=jump)
     if not spec.recall:
         return room, terminal, None
     moves = np.minimum(DRIFT * np.arange(N + 1)[:, None] + 2 * NOISE, 2.0) * residual
     moves[0] = 0.0
     changes = certify_changes(observer, K, iterations=60)
-    return room, terminal, remember(room, declared(system, moves, 1.0), changes, observer=observer, growth=growth)
+    return (
+        room,
+        terminal,
+        make_error_memory(room, declared(system, moves, 1.0), changes, observer=observer, growth=growth),
+    )

@@ -51,10 +51,10 @@ from mpc import (
     CalibrationMethod,
     ClosedLoopSetup,
     DisturbanceFilter,
+    ErrorMemory,
     Mode,
     ModelError,
     Predictor,
-    Recall,
     SolverOptions,
     TightenedMPC,
     Tightening,
@@ -62,9 +62,9 @@ from mpc import (
     certify_changes,
     certify_jump,
     certify_predictions,
-    nominal,
-    recursive,
-    remember,
+    make_error_memory,
+    make_recursive,
+    no_tightening,
     terminal_set,
     tighten,
 )
@@ -262,22 +262,22 @@ def rooms(
         errors["set_membership"], certificates["joint"], observer=watch, initial_only=certificates["initial"]
     )
     room.save(folder / "certified.npz")
-    recursive(room, certificates["growth"], observer=watch).save(folder / "guaranteed.npz")
+    make_recursive(room, certificates["growth"], observer=watch).save(folder / "guaranteed.npz")
     for part in PARTS[:3]:
         gone: dict[str, Any] = {part: np.zeros_like(room.total), "promise": f"nothing: {part} was removed"}
         less = replace(room, **gone)
-        recursive(less, certificates["growth"], observer=watch).save(folder / f"without_{part}.npz")
+        make_recursive(less, certificates["growth"], observer=watch).save(folder / f"without_{part}.npz")
 
 
 def remembered(
     watch: AnywhereWashout, drift: ModelError, changes: Sequence[HorizonCertificate], growth: HorizonCertificate,
     folder: Path,
 ) -> None:  # fmt: skip
-    """Write the `Recall` of the whole tightening, and those with one part removed."""
+    """Write the `ErrorMemory` of the whole tightening, and those with one part removed."""
     gone_with = {"without_input_error": "change", "certified": "growth"}
     for name in ("guaranteed", "certified", "without_reinitialisation", "without_input_error"):
         room = Tightening.load(folder / f"{name}.npz")
-        whole = remember(room, drift, changes, observer=watch, growth=growth)
+        whole = make_error_memory(room, drift, changes, observer=watch, growth=growth)
         gone = gone_with.get(name)
         less: dict[str, Any] = {gone: np.zeros_like(getattr(whole, gone))} if gone else {}
         replace(whole, **less).save(folder / f"recall_{name}.npz")
@@ -303,7 +303,7 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
     error = ModelError.load(folder / "model_error_set_membership.npz")
     plant = TRUTHS[truth](
         case.plant, watch, push=np.full(len(case.inputs), case.actuator), residual=error.bounds[0],
-        drift=Recall.load(folder / "recall_guaranteed.npz").drift,
+        drift=ErrorMemory.load(folder / "recall_guaranteed.npz").drift,
         disturbances=case.unmeasured(np.random.default_rng(0), 1).shape[1], limited=case.limited,
         held=np.array(case.held),
     )  # fmt: skip
@@ -327,7 +327,7 @@ def _controller(
         "safe_input": case.held, "control_horizon": case.moves, "options": SOLVER,
     }  # fmt: skip
     if controller is Controller.NOMINAL:
-        room = nominal(watch.system.digest, case.horizon, watch.predictor.ny)
+        room = no_tightening(watch.system.digest, case.horizon, watch.predictor.ny)
         return TightenedMPC(watch.predictor, watch, room, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
     if controller is Controller.BACKED_OFF:
         return TightenedMPC(
@@ -342,6 +342,6 @@ def _controller(
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
     terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz").on_trust()
     if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
-        settings["recall"] = Recall.load(folder / f"recall_{name}.npz").on_trust()
+        settings["error_memory"] = ErrorMemory.load(folder / f"recall_{name}.npz").on_trust()
     room = Tightening.load(folder / f"{name}.npz").on_trust()  # of this study, which verified the whole one
     return TightenedMPC(watch.predictor, watch, room, terminal=terminal, **grouped(dict(soft=False, **settings)))

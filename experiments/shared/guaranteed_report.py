@@ -14,7 +14,7 @@ from controlrnn.records import load_record
 from experiments.shared.guaranteed import PARTS, TRUTHS, Case, Controller, prove
 from experiments.shared.guaranteed_loops import LOOPS, choose_back_off, close, seeds_of
 from experiments.shared.study import Row, Study
-from mpc import Recall, Tightening
+from mpc import ErrorMemory, Tightening
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +123,7 @@ def figures(study: Study, case: Case, curves: Curves, eaten: Mapping[str, float]
     room = Tightening.load(study.path("guaranteed.npz"))
     study.figure("tightening", room.plot(case.plant.outputs))
     labels = [s.label for s in case.plant.outputs]
-    study.figure("recall", Recall.load(study.path("recall_guaranteed.npz")).plot(labels))
+    study.figure("recall", ErrorMemory.load(study.path("recall_guaranteed.npz")).plot(labels))
     study.figure("error_over_bound", _errors(curves))
     for truth in TRUTHS:
         study.figure(f"envelopes_{truth}", _envelopes(case, {c: curves[truth, c] for c in Controller}))

@@ -36,7 +36,7 @@ from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
 from experiments.three_tank.kept import ATTACK, CLOSED_LOOPS, REALISED
 from experiments.three_tank.stages import Controller
-from mpc import ClosedLoopCalibration, ModelError, MonteCarloResult, Recall, Tightening, Washout
+from mpc import ClosedLoopCalibration, ErrorMemory, ModelError, MonteCarloResult, Tightening, Washout
 
 CHOSEN = "contracting R2DN"
 
@@ -190,7 +190,7 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
     return watch, error, room, row
 
 
-def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> tuple[Recall, Row]:
+def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> tuple[ErrorMemory, Row]:
     """Build the recall, and check its intervals on the test records."""
 
     def compute() -> Row:
@@ -213,7 +213,7 @@ def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> t
 
     files = ["tightening_recalling.npz", "recall.npz"]
     row = study.row("recall", compute, needs=_model_digest(study, config), files=files)
-    return Recall.load(study.path("recall.npz")), row
+    return ErrorMemory.load(study.path("recall.npz")), row
 
 
 def _back_off(study: Study, config: Config) -> Row:

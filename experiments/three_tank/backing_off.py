@@ -28,7 +28,7 @@ from mpc import (
     Tightening,
     back_off,
     calibrate_closed_loop,
-    nominal,
+    no_tightening,
 )
 
 TRIALS = 1  # purpose of the engineer's loops
@@ -74,7 +74,7 @@ def calibrated(folder: Path, config: Config, seed: int, progress: Progress) -> C
     system = stages.model_of(folder)
     loops = SimulatedLoops(functools.partial(build, folder, config), progress=progress)
     return calibrate_closed_loop(
-        loops, nominal(system.digest, config.horizon, system.ny), seed=seed, coverage=config.coverage,
+        loops, no_tightening(system.digest, config.horizon, system.ny), seed=seed, coverage=config.coverage,
         effort=LoopEffort(attempts=config.attempts), checkpoint=folder / "calibration_rounds.npz",
     )  # fmt: skip
 

@@ -22,38 +22,38 @@ from experiments.three_tank.config import Config
 from mpc import (
     Coverage,
     DisturbanceFilter,
-    Recall,
+    ErrorMemory,
     Tightening,
     Washout,
     certify_changes,
     certify_jump,
+    make_error_memory,
     prediction_errors,
-    remember,
 )
 from mpc.calibration.residuals import measured_errors
-from mpc.tightening.recalled_errors import RecalledErrors
+from mpc.tightening.learnt_errors import LearntErrors
 
 
 def recall(
     watch: Washout, dataset: Dataset, config: Config, folder: Path, progress: Callable[[int, int], None]
-) -> tuple[Tightening, Recall]:
+) -> tuple[Tightening, ErrorMemory]:
     """Calibrate error and drift, certify changes and jumps, and build the tightening and the recall from them."""
     system, each = watch.system, 0.5 * (1 + config.coverage)
     error = stages.model_error(system, watch, dataset, config, coverage=each)
     drift = stages.model_error(system, watch, dataset, config, coverage=each, disturbance=DisturbanceFilter(1.0))
     room = stages.tightening(error, folder, watch)
     changes = certify_changes(watch, config.memory, iterations=config.change_iterations, progress=progress)
-    return room, remember(room, drift, changes, observer=watch, growth=_growth(watch, config))
+    return room, make_error_memory(room, drift, changes, observer=watch, growth=_growth(watch, config))
 
 
-def learnt_intervals(recalled: Recall, watch: Washout, record: Trajectory) -> tuple[Array, int]:
+def learnt_intervals(recalled: ErrorMemory, watch: Washout, record: Trajectory) -> tuple[Array, int]:
     """Error intervals that the controller would learn along a record.
 
     Returns:
         Ends of what errors may be, shape (starts, 2, horizon + 1, ny) in the order of `mpc.prediction_errors`, and the
         number of measurements that contradicted them.
     """
-    learnt = RecalledErrors(recalled, watch.predictor.outputs, None)
+    learnt = LearntErrors(recalled, watch.predictor.outputs, None)
     states = watch.estimates(record.u, record.y)[:-1]
     seen = measured_errors(watch.system, states, record.u, record.y)[watch.steps : len(record) - recalled.horizon]
     ends, contradictions = np.empty((len(seen), 2, recalled.horizon + 1, seen.shape[1])), 0
@@ -65,7 +65,7 @@ def learnt_intervals(recalled: Recall, watch: Washout, record: Trajectory) -> tu
 
 
 def coverage_of_intervals(
-    recalled: Recall, watch: Washout, dataset: Dataset, config: Config, seed: int
+    recalled: ErrorMemory, watch: Washout, dataset: Dataset, config: Config, seed: int
 ) -> tuple[Coverage, int, Array]:
     """Coverage, contradictions and mean relative widths of the learnt intervals on the test records.
 

@@ -19,7 +19,7 @@ from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from experiments.three_tank.kept import ATTACK, REALISED
 from experiments.three_tank.stages import Controller
-from mpc import Recall, Tightening
+from mpc import ErrorMemory, Tightening
 from plants import MultiTank
 
 _COLOURS = {
@@ -69,7 +69,7 @@ _LABELS = {
 
 def figures(
     study: Study, config: Config, dataset: Dataset, fits: Mapping[str, FitResult], room: Tightening,
-    recalled: Recall, loops: Mapping[Controller, Mapping[str, Array]],
+    recalled: ErrorMemory, loops: Mapping[Controller, Mapping[str, Array]],
 ) -> list[tuple[str, str]]:  # fmt: skip
     """Draw all figures; returns (name, caption) in the order of the report."""
     drawn = [

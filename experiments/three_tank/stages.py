@@ -40,10 +40,10 @@ from mpc import (
     ClosedLoopSetup,
     Coverage,
     DisturbanceFilter,
+    ErrorMemory,
     ModelError,
     MonteCarloResult,
     Predictor,
-    Recall,
     Safety,
     Solver,
     TightenedMPC,
@@ -54,7 +54,7 @@ from mpc import (
     certify_predictions,
     coverage_of,
     monte_carlo,
-    nominal,
+    no_tightening,
     prediction_errors,
     tighten,
 )
@@ -251,17 +251,17 @@ def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
         return setup(watch, None, config)
     if kind is not Controller.RECALLING:
         return setup(watch, Tightening.load(folder / f"tightening_{kind.file}.npz").on_trust(), config)
-    room, recall = Tightening.load(folder / "tightening_recalling.npz"), Recall.load(folder / "recall.npz")
+    room, recall = Tightening.load(folder / "tightening_recalling.npz"), ErrorMemory.load(folder / "recall.npz")
     return setup(watch, room.on_trust(), config, recall=recall.on_trust())
 
 
 def setup(
     watch: Washout, room: Tightening | None, config: Config, backend: BackendFactory | None = None,
-    recall: Recall | None = None,
+    recall: ErrorMemory | None = None,
 ) -> ClosedLoopSetup:  # fmt: skip
     """Plant and controller; without a tightening (None) the nominal one."""
     system = watch.system
-    room = nominal(system.digest, config.horizon, system.ny) if room is None else room
+    room = no_tightening(system.digest, config.horizon, system.ny) if room is None else room
     # Controllers without a bound on their predictions get the best that practice knows: limits that follow the
     # disturbance estimate. With one, limits are kept by the full model error; the estimate only moves the reference.
     claims = not set(room.digests) <= NO_CLAIM
@@ -275,7 +275,7 @@ def setup(
             mode=Mode.GUARANTEED if claims else Mode.PRACTICAL,
             disturbance_gain=0.2,
         ),
-        recall=recall,
+        error_memory=recall,
         safety=Safety(safe_input=[1.6, 1.6]),
         solver=Solver(backend=backend),
     )

@@ -2,7 +2,7 @@
 
 The tables are those of `controlrnn.export.to_c` and of `mpc.solvers.condensed_problem`. The templates in
 ``mpc/c_code/templates`` follow `mpc.control.controller`, `mpc.solvers.condensed`, `mpc.control.offset_free` and
-`mpc.tightening.recalled_errors` step by step, with a dual active-set QP solver of their own (Goldfarb & Idnani,
+`mpc.tightening.learnt_errors` step by step, with a dual active-set QP solver of their own (Goldfarb & Idnani,
 Mathematical Programming 27, 1983, multipliers bounded by the penalties). All memory is one struct of fixed size.
 """
 
@@ -43,7 +43,7 @@ from mpc.safety.fallback import Fallback
 from mpc.solvers import condensed, condensed_problem
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.condensed_problem import CondensedProblem
-from mpc.tightening import recalled_errors
+from mpc.tightening import learnt_errors
 
 Arrays = dict[str, NDArray[Any]]
 _NAME = "controlrnn_mpc"  # default name of the files in a folder
@@ -215,7 +215,7 @@ def _scalars(controller: TightenedMPC) -> dict[str, Any]:
     if terminal is not None:
         scalars["TERMINAL_RADIUS"] = terminal.radius
     if controller.recalls:
-        scalars["MEASURED"] = recalled_errors._MEASURED
+        scalars["MEASURED"] = learnt_errors._MEASURED
     lines = (f"static const double {key} = {float(value)!r};" for key, value in scalars.items())
     return {"certified": int(certified), "scalars": "\n".join(lines)}
 

@@ -8,7 +8,7 @@ from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.ocp import OptimalControlProblem
 from mpc.promises.premises import Premises, premises_of
-from mpc.tightening.error_memory import Recall
+from mpc.tightening.error_memory import ErrorMemory
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
 
@@ -18,7 +18,7 @@ def agreed(
     predictor: Predictor,
     tightening: Tightening,
     terminal: TerminalSet | None,
-    recall: Recall | None,
+    recall: ErrorMemory | None,
     region: OperatingRegion | None,
 ) -> Premises:
     """Premises of a controller, after comparing those of its parts.

@@ -6,7 +6,7 @@ and limits alike, and the tightening was calibrated with the same estimate; less
 recursive feasibility. In both the reference is corrected so that set points are kept without offset with any observer:
 see `mpc.control.offset_free`. With a terminal set the guaranteed mode is recursively feasible: see
 `mpc.tightening.terminal_set`. Every plan is then checked independently of the solver, and where a solve gives none that
-keeps all limits, the shifted plan does. With a `Recall` the guaranteed limits learn from measurements and stay
+keeps all limits, the shifted plan does. With a `ErrorMemory` the guaranteed limits learn from measurements and stay
 guaranteed: see `mpc.tightening.error_memory`.
 
 A failed solve is reported in the step, not raised: the input applied then keeps the limits, or violates them least
@@ -66,8 +66,8 @@ from mpc.safety.fallback import Fallback, Fallbacks
 from mpc.safety.premise_watch import Premise, Reaction
 from mpc.safety.recovery import returning
 from mpc.solvers.condensed import CondensedBackend
-from mpc.tightening.error_memory import Recall
-from mpc.tightening.recalled_errors import RecalledErrors
+from mpc.tightening.error_memory import ErrorMemory
+from mpc.tightening.learnt_errors import LearntErrors
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import Tightening
 
@@ -80,11 +80,11 @@ class TightenedMPC(Operation):
     Args:
         predictor: Model with the channels' limits.
         observer: State estimate.
-        tightening: From `mpc.tighten` (or `mpc.nominal`).
+        tightening: From `mpc.tighten` (or `mpc.no_tightening`).
         tracking: Weights, horizon and feedback.
         terminal: From `mpc.terminal_set`, for recursively feasible plans; its horizon is N, the tightening is from
-            `mpc.recursive` with the same jump, and limits are hard.
-        recall: From `mpc.remember`, for guaranteed limits that learn from measurements.
+            `mpc.make_recursive` with the same jump, and limits are hard.
+        error_memory: From `mpc.make_error_memory`, for guaranteed limits that learn from measurements.
         prices: Economic costs.
         limits: Move limits, and hardness and priorities of output limits.
         safety: Monitoring of premises and of the operating region, and the last resort.
@@ -105,7 +105,7 @@ class TightenedMPC(Operation):
         tracking: Tracking,
         *,
         terminal: TerminalSet | None = None,
-        recall: Recall | None = None,
+        error_memory: ErrorMemory | None = None,
         prices: Prices | None = None,
         limits: Limits | None = None,
         safety: Safety | None = None,
@@ -116,20 +116,20 @@ class TightenedMPC(Operation):
         self.predictor = predictor
         self.tightening = tightening
         self.terminal = terminal
-        self.premises = agreed(observer, predictor, tightening, terminal, recall, safety.region)
+        self.premises = agreed(observer, predictor, tightening, terminal, error_memory, safety.region)
         self.horizon = N = covered(tightening, tracking.horizon)
         if terminal is not None:
             check_terminal(terminal, tightening, N, tracking.mode)
             free = max(N // 2, 1) if tracking.control_horizon is None else tracking.control_horizon
             tracking = replace(tracking, mode=Mode.GUARANTEED, control_horizon=free)
         mode, gain = tracking.mode, tracking.disturbance_gain
-        self.mode, self.filter = disturbance_mode(tightening, mode, gain, terminal, recall)
+        self.mode, self.filter = disturbance_mode(tightening, mode, gain, terminal, error_memory)
         entering = self.mode is Mode.PRACTICAL, not promises(tightening)
         self.disturbance = OutputDisturbance(observer, N, self.filter, terminal is not None, *entering)
         self._answers = Answers(observer, guaranteed=terminal is not None)
         self._lower, self._upper = plan_limits(tightening, predictor, N, terminal)
         self._widest = unlearnt_errors(tightening, N)
-        self._recalled = None if recall is None else self._learning(recall)
+        self._recalled = None if error_memory is None else self._learning(error_memory)
         self._input_lower, self._input_upper = predictor.input_limits()
         self.safe_input = within(safety.safe_input, self._input_lower, self._input_upper)
         ranks = ranked(limits, predictor.ny, copies=self._answers.copies, terminal=terminal is not None)
@@ -145,9 +145,9 @@ class TightenedMPC(Operation):
         self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
         self.reset()
 
-    def _learning(self, recall: Recall) -> RecalledErrors:
+    def _learning(self, recall: ErrorMemory) -> LearntErrors:
         check_recall(recall, self.tightening, self.horizon)
-        return RecalledErrors(recall, self.predictor.outputs, self.terminal)
+        return LearntErrors(recall, self.predictor.outputs, self.terminal)
 
     def _release_measured(self) -> None:
         """Drop the limits of measured inputs, then make the parts that need those left: fallbacks and set points."""

@@ -10,7 +10,7 @@ from mpc.problem.ranking import KEPT
 
 # Part of a tightening: its name in words, and what makes it smaller.
 _PARTS = {
-    "model_error": ("model error", "a better model, or limits that learn (mpc.remember)"),
+    "model_error": ("model error", "a better model, or limits that learn (mpc.make_error_memory)"),
     "reinitialisation": ("error of the state estimate", "a longer washout, or smaller input errors"),
     "growth": ("growth for recursive feasibility", "a shorter horizon, or an observer that jumps less"),
     "rounding": ("rounding", "double precision"),

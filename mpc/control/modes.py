@@ -12,7 +12,7 @@ from mpc.calibration.residuals import DisturbanceFilter
 from mpc.predictor import Predictor
 from mpc.problem.settings import Mode
 from mpc.promises.made_again import refuse_unverified
-from mpc.tightening.error_memory import Recall
+from mpc.tightening.error_memory import ErrorMemory
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
 
@@ -20,7 +20,11 @@ _DISTURBANCE_GAIN = 0.2  # default for the cost, where the tightening prescribes
 
 
 def disturbance_mode(
-    tightening: Tightening, mode: Mode | None, gain: float | None, terminal: TerminalSet | None, recall: Recall | None
+    tightening: Tightening,
+    mode: Mode | None,
+    gain: float | None,
+    terminal: TerminalSet | None,
+    recall: ErrorMemory | None,
 ) -> tuple[Mode, DisturbanceFilter]:
     """Mode and disturbance filter.
 
@@ -62,17 +66,20 @@ def check_terminal(terminal: TerminalSet, tightening: Tightening, horizon: int, 
     """Raise SettingError unless the terminal set belongs to this tightening, horizon and mode."""
     if terminal.horizon != horizon:
         raise SettingError(f"the terminal set is for horizon {terminal.horizon}, got {horizon}: make them equal")
-    for name, do in (("system", "certify this model"), ("jump", "use recursive(...) with the terminal set's jump")):
+    for name, do in (
+        ("system", "certify this model"),
+        ("jump", "use make_recursive(...) with the terminal set's jump"),
+    ):
         if terminal.digests.get(name) != tightening.digests.get(name, ""):
             raise SettingError(f"tightening and terminal set must rest on the same {name}, got different ones: {do}")
     if mode is Mode.PRACTICAL:
         raise SettingError(f"mode must be {Mode.GUARANTEED} with a terminal set, got {mode}: estimates move the limits")
 
 
-def check_recall(recall: Recall, tightening: Tightening, horizon: int) -> None:
+def check_recall(recall: ErrorMemory, tightening: Tightening, horizon: int) -> None:
     """Raise SettingError unless the recall was made from this tightening, for its whole horizon."""
     if recall.digests.get("tightening") != tightening.digest:
-        raise SettingError("recall was made for another tightening: remember(tightening, ...) with this one")
+        raise SettingError("recall was made for another tightening: make_error_memory(tightening, ...) with this one")
     if recall.horizon != horizon:
         raise SettingError(f"recall is for horizon {recall.horizon}, got {horizon}: make them equal")
 

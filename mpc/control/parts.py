@@ -18,7 +18,7 @@ from mpc.problem.settings import Mode
 from mpc.promises.premises import Premises
 from mpc.safety.fallback import Fallbacks
 from mpc.safety.premise_watch import PremiseWatch
-from mpc.tightening.recalled_errors import RecalledErrors
+from mpc.tightening.learnt_errors import LearntErrors
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import Tightening
 
@@ -42,7 +42,7 @@ class ControllerParts(ABC):
     _answers: Answers
     _fallbacks: Fallbacks
     _watched: PremiseWatch
-    _recalled: RecalledErrors | None
+    _recalled: LearntErrors | None
     _measured: list[int]
     _wider: tuple[Array, Array] | None
     _lower: Array

@@ -211,7 +211,7 @@ def calibrate_closed_loop(
     Args:
         loops: Runs the controller with a given tightening, e.g. `SimulatedLoops`. All else has to be as in operation:
             references, disturbances, noise, missing readings and faults are drawn from the same distributions.
-        start: Tightening to start with: `mpc.nominal`, `mpc.back_off`, or one from `mpc.tighten`.
+        start: Tightening to start with: `mpc.no_tightening`, `mpc.back_off`, or one from `mpc.tighten`.
         seed: Seed from which every loop gets a seed of its own.
         coverage: Wanted probability c that a new loop succeeds, in (0, 1).
         confidence: Confidence g with which c is to hold for this calibration, in (0, 1); None: c is the probability

@@ -8,7 +8,8 @@ just before and those just after each input. Only the former are measured, enter
 commanded and recorded minus commanded inputs, the output just after the input is tightened by 2 |D22| r + |D22| c more
 than the reading of the same sample. It is then as certain as the reading, provided its residual, which is not measured,
 is no larger than the one declared for the reading (derivation: docs/timing.md). Plans remain recursively feasible by
-the theorem of `mpc.tightening.terminal_set` for 2 ny outputs, whose growth then starts at step 0 (`mpc.recursive`).
+the theorem of `mpc.tightening.terminal_set` for 2 ny outputs, whose growth then starts at step 0
+(`mpc.make_recursive`).
 
 *Feedthrough through neurons*: nothing is known about the growth of the output just after the input. Plans without a
 terminal set limit it by the tightening of the reading; plans with one do not limit it, to keep their theorem.

@@ -69,7 +69,7 @@ _PARTS = ("drift", "change", "jump", "absolute", "growth")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
-class Recall(MadeAgain):
+class ErrorMemory(MadeAgain):
     """Bounds on the difference of future prediction errors from the error measured now, in output units.
 
     Args:
@@ -144,13 +144,14 @@ class Recall(MadeAgain):
     ) -> None:
         """Recompute the recall from its sources and raise unless it agrees with them.
 
-        Arguments as `remember`. The tightening has a `Tightening.verify` of its own; the drift's promise is trusted.
+        Arguments as `make_error_memory`. The tightening has a `Tightening.verify` of its own; the drift's promise is
+        trusted.
 
         Raises:
             CertificationError: A certificate does not hold, or the recall does not follow from its sources.
             SettingError: The parts do not belong together.
         """
-        made = remember(tightening, drift, changes, observer=observer, growth=growth)
+        made = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
         (own, words), (arrays, meta) = self.record(), made.record()
         refuse_other("the recall", own, arrays)
         refuse_other_words(
@@ -222,22 +223,24 @@ def certify_changes(
 
 
 @typed()
-def remember(
+def make_error_memory(
     tightening: Tightening,
     drift: ModelError,
     changes: Sequence[HorizonCertificate],
     *,
     observer: Observer,
     growth: HorizonCertificate | None = None,
-) -> Recall:
-    """Make a `Recall` from a tightening, a calibrated drift and certified changes, and check that they fit together.
+) -> ErrorMemory:
+    """Make a `ErrorMemory` from a tightening, a calibrated drift and certified changes, and check that they fit
+    together.
 
     Args:
-        tightening: From `mpc.recursive` (for plans with a terminal set) or `mpc.tighten`, without disturbance feedback.
+        tightening: From `mpc.make_recursive` (for plans with a terminal set) or `mpc.tighten`, without disturbance
+            feedback.
         drift: From `mpc.calibrate` with ``DisturbanceFilter(1.0)`` and no observer, over at least K steps.
         changes: From `certify_changes`, for k = 1..K; verified here.
         observer: The controller's observer.
-        growth: The certificate given to `mpc.recursive`; None where there is no jump.
+        growth: The certificate given to `mpc.make_recursive`; None where there is no jump.
 
     Raises:
         SettingError: The parts belong to different models or observers, or were calibrated for something else.
@@ -274,7 +277,7 @@ def remember(
         "drift": drift.digest,
         "changes": digest({}, {str(k): one.digest for k, one in enumerate(changes, 1)}),
     }
-    return Recall(
+    return ErrorMemory(
         drift=np.maximum.accumulate(drift.bounds[1 : K + 1]),
         change=change,
         jump=jumps,

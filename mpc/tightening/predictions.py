@@ -60,7 +60,7 @@ def certify_predictions(
 
 @typed()
 def certify_jump(observer: Observer, horizon: int, **options: Any) -> HorizonCertificate:
-    """Certify bounds on the effect of one jump of the estimate on a plan's outputs, for `mpc.recursive`.
+    """Certify bounds on the effect of one jump of the estimate on a plan's outputs, for `mpc.make_recursive`.
 
     Args:
         observer: The controller's observer, with a certified jump.
@@ -68,7 +68,7 @@ def certify_jump(observer: Observer, horizon: int, **options: Any) -> HorizonCer
         **options: Further arguments of `controlrnn.certification.certify_horizon`, e.g. ``iterations``.
 
     Raises:
-        SettingError: The observer's jump is not certified, or is zero: then `mpc.recursive` needs no certificate.
+        SettingError: The observer's jump is not certified, or is zero: then `mpc.make_recursive` needs no certificate.
         CertificationError: Nothing could be proven.
     """
     from controlrnn.certification import certify_horizon

@@ -11,7 +11,7 @@ f(x_k, u_k) up to x_N, M <= N; x_s = f(x_s, u_s), which exists and is unique bec
 Let the estimate jump by at most e, |xhat+ - f(xhat, u_0)|_P <= e, let l_k bound what that does to outputs k steps later
 (a `HorizonCertificate` of initial radius e and equal inputs), and let
 
-    (A)  c_{k+1} >= c_k + l_k   (`mpc.recursive`),             (B)  p a + p^N e <= a   (`TerminalSet`).
+    (A)  c_{k+1} >= c_k + l_k   (`mpc.make_recursive`),             (B)  p a + p^N e <= a   (`TerminalSet`).
 
 Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan u_1, ..., u_{M-1}, u_s keeps them from xhat+. (Proof:
 docs/theory/recursive_feasibility.md.)

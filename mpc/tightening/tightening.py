@@ -4,8 +4,8 @@ tightening[k] = model error[k] + effect of re-initialisation and input errors[k]
 (`mpc.calibration.model_error`), the second certified (`controlrnn.certification.HorizonCertificate`). Proof:
 docs/theory/tightening.md.
 
-Such a tightening is *predictive*: it covers the error of every prediction. `recursive` adds a growth along the horizon
-that covers jumps of the estimate, so that plans stay feasible for ever: see `mpc.tightening.terminal_set`.
+Such a tightening is *predictive*: it covers the error of every prediction. `make_recursive` adds a growth along the
+horizon that covers jumps of the estimate, so that plans stay feasible for ever: see `mpc.tightening.terminal_set`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Tightening(MadeAgain):
             certificate: Likewise; verified here.
             observer: The controller's observer.
             execution: As given to `tighten`; verified here.
-            growth: As given to `recursive`.
+            growth: As given to `make_recursive`.
             jump: Likewise.
 
         Raises:
@@ -140,7 +140,7 @@ class Tightening(MadeAgain):
         """
         made = tighten(model_error, certificate, observer=observer, execution=execution)
         if growth is not None or jump is not None or "jump" in self.digests:
-            made = recursive(made, growth, observer=observer, jump=jump)
+            made = make_recursive(made, growth, observer=observer, jump=jump)
         self.agrees_with(made)
 
     def agrees_with(self, made: Tightening) -> None:
@@ -289,7 +289,7 @@ def counted(tightening: Tightening, execution: ExecutionError | None, observer: 
 
 
 @typed()
-def recursive(
+def make_recursive(
     tightening: Tightening,
     growth: HorizonCertificate | None,
     *,
@@ -379,7 +379,7 @@ def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observe
 
 
 @typed()
-def nominal(system_digest: str, horizon: int, ny: int) -> Tightening:
+def no_tightening(system_digest: str, horizon: int, ny: int) -> Tightening:
     """Zero tightening, which promises nothing, for comparison.
 
     Args:

@@ -13,7 +13,7 @@ from experiments.shared import back_off as _back_off
 from experiments.three_tank import __main__ as study
 from experiments.three_tank import backing_off, recalling, report, stages
 from experiments.three_tank.config import Config
-from mpc import Recall, Tightening, back_off
+from mpc import ErrorMemory, Tightening, back_off
 from mpc.problem.ocp import default_penalty
 from mpc.solvers.dompc import DoMpcBackend
 from plants import MultiTank
@@ -67,7 +67,7 @@ def check_artefacts(folder):
     assert certificate.verify(system) > 0
     digests = Tightening.load(folder / "tightening.npz").digests
     assert (digests["system"], digests["certificate"]) == (system.digest, certificate.digest)
-    recalled, start = Recall.load(folder / "recall.npz"), Tightening.load(folder / "tightening_recalling.npz")
+    recalled, start = ErrorMemory.load(folder / "recall.npz"), Tightening.load(folder / "tightening_recalling.npz")
     assert (recalled.digests["system"], recalled.digests["tightening"]) == (system.digest, start.digest)
     assert recalled.promise.count("probability >= 0.95") == 2  # which makes 0.9 for both
     page = (folder / "report.html").read_text()

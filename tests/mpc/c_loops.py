@@ -9,7 +9,17 @@ import numpy as np
 
 from controlrnn.data import Signal
 from controlrnn.systems import Activation, LureSystem
-from mpc import Predictor, Recall, RunningOn, StateObserver, TightenedMPC, Tightening, Washout, kalman_gain, nominal
+from mpc import (
+    ErrorMemory,
+    Predictor,
+    RunningOn,
+    StateObserver,
+    TightenedMPC,
+    Tightening,
+    Washout,
+    kalman_gain,
+    no_tightening,
+)
 from mpc.control.settings import grouped
 
 
@@ -52,20 +62,20 @@ def controller(
             predictor, kalman_gain(predictor, output_noise_std=0.1, state_noise_std=0.05), 3
         ),
     }[observer]()
-    base = nominal(predictor.system.digest, horizon, system.ny)
+    base = no_tightening(predictor.system.digest, horizon, system.ny)
     tightened = replace(base, model_error=np.linspace(0, 0.02, horizon + 1)[:, None] * np.ones(system.ny))
     settings: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.05} | options
     return TightenedMPC(predictor, watch, tightened, **grouped(settings))
 
 
-def recall(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 0.05) -> Recall:
+def recall(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 0.05) -> ErrorMemory:
     """What measurements may be believed for, in shares of half the range between limits (ny,); nothing proves it."""
     N = tightening.horizon
     half = np.asarray(half, dtype=float)
     ahead = np.arange(1, steps + 1)[:, None]
     absolute, jump = np.linspace(0.3, 0.4, N + 1)[:, None] * half, np.full((N, 1), 0.002) * half
     growth = 0.004 * np.maximum(np.arange(N + 1) - 1, 0)[:, None] * half
-    return Recall(
+    return ErrorMemory(
         drift=drift * np.sqrt(ahead) * half, change=np.full((steps, 1), 0.02) * half, jump=jump, absolute=absolute,
         growth=growth, end=absolute[-1] + growth[-1] + jump[-1], promise="made up",
         digests={"tightening": tightening.digest},

@@ -14,7 +14,17 @@ from random_systems import random_elman, random_system
 from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.data import Signal
 from controlrnn.systems import LureSystem
-from mpc import MpcStep, Predictor, StateError, TerminalSet, TightenedMPC, Tightening, nominal, recursive, terminal_set
+from mpc import (
+    MpcStep,
+    Predictor,
+    StateError,
+    TerminalSet,
+    TightenedMPC,
+    Tightening,
+    make_recursive,
+    no_tightening,
+    terminal_set,
+)
 from mpc.control.settings import grouped
 from mpc.observers.base import Observer
 
@@ -104,7 +114,7 @@ def guaranteed(name: str, jump: float = 0.02) -> Guaranteed:
     error = StateError(jump * float((half / answer).min()), P)
     observer = Jumping(predictor, contraction, error)
     growth = certify_horizon(system, N, initial_radius=error.radius, metric=P) if jump else None
-    tightening = recursive(nominal(system.digest, N, 2), growth, observer=observer)
+    tightening = make_recursive(no_tightening(system.digest, N, 2), growth, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=error)
     return Guaranteed(predictor, contraction, observer, tightening, terminal, middle, half)
 

@@ -12,17 +12,17 @@ from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.systems import LureSystem
 from mpc import (
     CalibrationMethod,
+    ErrorMemory,
     ModelError,
     Predictor,
-    Recall,
     RunningOn,
     StateObserver,
     TightenedMPC,
     Tracking,
     certify_changes,
+    make_error_memory,
+    make_recursive,
     observer_system,
-    recursive,
-    remember,
     terminal_set,
     tighten,
 )
@@ -56,15 +56,15 @@ def _running() -> tuple[Any, ...]:
     start = observer.restart
     joint = certify_horizon(system, W + N, initial_radius=start.radius, metric=start.metric, focus=[W, W + N])
     declared = error(system, np.full(N + 1, RESIDUAL))
-    room = recursive(tighten(declared, joint, observer=observer), None, observer=observer)
+    room = make_recursive(tighten(declared, joint, observer=observer), None, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=observer.jump)
     drift = error(system, np.r_[0.0, np.full(N, DRIFT)], 1.0)
-    return predictor, contraction, room, terminal, remember(
+    return predictor, contraction, room, terminal, make_error_memory(
         room, drift, certify_changes(observer, K), observer=observer
     )  # fmt: skip
 
 
-def running(recalling: bool = True) -> tuple[TightenedMPC, Recall]:
+def running(recalling: bool = True) -> tuple[TightenedMPC, ErrorMemory]:
     """A controller that runs on, with hard limits, a terminal set and, if wanted, limits that learn."""
     predictor, contraction, room, terminal, recall = _running()
     observer = RunningOn(predictor, W, contraction=contraction)
@@ -74,7 +74,7 @@ def running(recalling: bool = True) -> tuple[TightenedMPC, Recall]:
         room,
         Tracking(output_weight=1.0, input_move_weight=1e-4, control_horizon=M),
         terminal=terminal,
-        recall=recall if recalling else None,
+        error_memory=recall if recalling else None,
     )
     return made, recall
 
@@ -99,7 +99,7 @@ def _room(observer: StateObserver) -> tuple[Any, Any]:
         for ball in (observer.error, observer.jump)
     )
     declared = error(predictor.system, np.full(N + 1, RESIDUAL))
-    room = recursive(tighten(declared, joint, observer=observer), growth, observer=observer)
+    room = make_recursive(tighten(declared, joint, observer=observer), growth, observer=observer)
     return room, terminal_set(predictor, observer.contraction, horizon=N, jump=observer.jump)
 
 

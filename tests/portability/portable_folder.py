@@ -35,10 +35,10 @@ from controlrnn.models import ContractingR2DN
 from controlrnn.systems import GatedSystem, LureSystem, change_system
 from mpc import (
     Disturbances,
+    ErrorMemory,
     MovingHorizonObserver,
     OperatingRegion,
     Predictor,
-    Recall,
     Start,
     StateObserver,
     TerminalSet,
@@ -50,9 +50,9 @@ from mpc import (
     controller_to_c,
     kalman_gain,
     learn_region,
+    make_error_memory,
+    make_recursive,
     observer_system,
-    recursive,
-    remember,
     run_closed_loop,
     terminal_set,
     tighten,
@@ -88,13 +88,15 @@ def observer_of(kind: str, predictor: Predictor, folder: Path, made: bool) -> An
     )  # fmt: skip
 
 
-def controller_of(observer: Any, tightening: Tightening, terminal: TerminalSet, recall: Recall, **more: Any) -> Any:
+def controller_of(
+    observer: Any, tightening: Tightening, terminal: TerminalSet, recall: ErrorMemory, **more: Any
+) -> Any:
     return TightenedMPC(
         observer.predictor,
         observer,
         tightening,
         terminal=terminal,
-        recall=recall,
+        error_memory=recall,
         **grouped(dict(output_weight=1.0, input_move_weight=0.02, **more)),
     )
 
@@ -190,9 +192,9 @@ def make_controller(folder: Path, kind: str, observer: Any) -> None:
     made = terminal_set(observer.predictor, contraction, horizon=N, jump=jump)
     outputs = certify_horizon(system, 0, initial_radius=made.radius, metric=contraction.metric)
     terminal = terminal_set(observer.predictor, contraction, horizon=N, jump=jump, outputs=outputs)
-    tightening = recursive(tighten(error, certificate, observer=observer), growth, observer=observer)
+    tightening = make_recursive(tighten(error, certificate, observer=observer), growth, observer=observer)
     changes = certify_changes(observer, BACK, iterations=20)
-    recall = remember(tightening, drift, changes, observer=observer, growth=growth)
+    recall = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
     seen = records(system, 20)
     region = learn_region(observer, seen[:10], scale_trajectories=seen[10:])
     parts = {"error": error, "drift": drift, "certificate": certificate, "growth": growth, "outputs": outputs,
@@ -273,7 +275,7 @@ def use_controller(folder: Path, kind: str, observer: Any, tally: Tally) -> None
     changes = [load_certificate(own / f"change{k}.npz") for k in range(BACK)]
     error, drift = (ModelError.load(own / f"{name}.npz") for name in ("error", "drift"))
     tightening, terminal = Tightening.load(own / "tightening.npz"), TerminalSet.load(own / "terminal.npz")
-    recall, region = Recall.load(own / "recall.npz"), OperatingRegion.load(own / "region.npz")
+    recall, region = ErrorMemory.load(own / "recall.npz"), OperatingRegion.load(own / "region.npz")
     with tally.trying(f"tightening: {kind}"):
         tightening.verify(error, certificate, observer=observer, growth=growth)
     with tally.trying(f"terminal set: {kind}"):
@@ -286,8 +288,8 @@ def use_controller(folder: Path, kind: str, observer: Any, tally: Tally) -> None
         controlled(controller_of(observer, tightening, terminal, recall), own)
         loop(controller_of(observer, tightening, terminal, recall, region=region))
     with tally.trying(f"parts of here with parts of there: {kind}"):
-        here = recursive(tighten(error, certificate, observer=observer), growth, observer=observer)
-        remembered = remember(here, drift, changes, observer=observer, growth=growth)
+        here = make_recursive(tighten(error, certificate, observer=observer), growth, observer=observer)
+        remembered = make_error_memory(here, drift, changes, observer=observer, growth=growth)
         end = terminal_set(observer.predictor, contraction, horizon=N, jump=observer.jump)
         assert here.digest == tightening.digest
         controlled(controller_of(observer, tightening, end, recall), own)

@@ -90,7 +90,7 @@ def control_functions(kit: Kit) -> Iterator[Call]:
                 coverage=0.9, shape="box")  # fmt: skip
     yield call("mpc.kalman_gain", mpc.kalman_gain, predictor=p, output_noise_std=0.1, input_noise_std=np.full(NU, 0.1),
                 state_noise_std=0.1, u=np.zeros(NU))  # fmt: skip
-    yield call("mpc.nominal", mpc.nominal, system_digest=s.digest, horizon=N, ny=NY)
+    yield call("mpc.no_tightening", mpc.no_tightening, system_digest=s.digest, horizon=N, ny=NY)
     for name in ("conformal_rank", "confident_rank"):
         more = {"confidence": 0.9} if name == "confident_rank" else {}
         yield call(f"mpc.{name}", getattr(mpc, name), n=60, coverage=0.9, **more)
@@ -100,7 +100,7 @@ def control_functions(kit: Kit) -> Iterator[Call]:
         "mpc.back_off", mpc.back_off, system_digest=s.digest, horizon=N, amount=np.ones(NY), disturbance_gain=0.5
     )
     yield call("mpc.calibrate_closed_loop", mpc.calibrate_closed_loop, 0.02, loops=mpc.SimulatedLoops(kit.setup),
-               start=mpc.nominal(s.digest, N, NY), seed=3, coverage=0.5, confidence=0.6, target="limits",
+               start=mpc.no_tightening(s.digest, N, NY), seed=3, coverage=0.5, confidence=0.6, target="limits",
                effort=mpc.LoopEffort(loops=4, rounds=1), _spoils=("seed", "coverage", "confidence", "target"),
                _infinite=("excess",))  # fmt: skip
     yield call("mpc.plan_digest", mpc.plan_digest, x=np.zeros(NX), plan=np.zeros((N, NU)))
@@ -110,10 +110,10 @@ def control_functions(kit: Kit) -> Iterator[Call]:
     yield call("mpc.tighten_around", mpc.tighten_around, 0.3, model_error=kit.model_error, certificate=kit.tube,
                 observer=o, x=np.zeros(NX), plan=np.zeros((N, NU)))  # fmt: skip
     yield call("mpc.tighten_guarded", mpc.tighten_guarded, 0.3, model_error=kit.model_error, **kit.guarded)  # fmt: skip
-    yield call("mpc.recursive", mpc.recursive, 0.3, tightening=kit.tightening, growth=kit.growth, observer=o,
+    yield call("mpc.make_recursive", mpc.make_recursive, 0.3, tightening=kit.tightening, growth=kit.growth, observer=o,
                 jump=kit.jump)  # fmt: skip
     yield call("mpc.certify_changes", mpc.certify_changes, 0.05, observer=o, steps=1, iterations=2)
-    yield call("mpc.remember", mpc.remember, 0.2, tightening=kit.tightening, drift=kit.drift, changes=kit.changes,
+    yield call("mpc.make_error_memory", mpc.make_error_memory, 0.2, tightening=kit.tightening, drift=kit.drift, changes=kit.changes,
                 observer=o, growth=kit.growth)  # fmt: skip
     yield call("mpc.terminal_set", mpc.terminal_set, 0.2, predictor=p, contraction=kit.contraction, horizon=12,
                 jump=kit.jump, share=0.01)  # fmt: skip
@@ -141,7 +141,7 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
                "priority": (1,) * NY, "penalty": 10.0, "mode": "practical",
                "disturbance_gain": 0.3, "safe_input": np.zeros(NU)}  # fmt: skip
     yield call("mpc.TightenedMPC", first(_tightened, _first_step), 0.5, predictor=p,
-                observer=kit.observer, tightening=mpc.nominal(s.digest, N, NY), **weights,
+                observer=kit.observer, tightening=mpc.no_tightening(s.digest, N, NY), **weights,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
     yield call("mpc.AdaptiveMPC", first(_adaptive, _first_step), 0.3, predictor=p, observer=kit.observer,
                tightening=mpc.back_off(s.digest, N, np.full(NY, 0.1)), adaptation=mpc.Adaptation(), output_weight=1.0,

@@ -51,6 +51,7 @@ from mpc import (
     ClosedLoopSetup,
     DisturbanceFilter,
     EncoderObserver,
+    ErrorMemory,
     EstimateError,
     LoopEffort,
     MeasurementGuard,
@@ -59,7 +60,6 @@ from mpc import (
     Observer,
     OperatingRegion,
     Predictor,
-    Recall,
     RunningOn,
     SimulatedLoops,
     StateError,
@@ -74,9 +74,9 @@ from mpc import (
     certify_changes,
     kalman_gain,
     learn_region,
-    nominal,
-    recursive,
-    remember,
+    make_error_memory,
+    make_recursive,
+    no_tightening,
     run_closed_loop,
     terminal_set,
     tighten,
@@ -292,9 +292,9 @@ class Kit:
         )  # fmt: skip
 
     @cached_property
-    def recall(self) -> Recall:
+    def recall(self) -> ErrorMemory:
         """Recall, from which a controller learns its limits."""
-        return remember(self.tightening, self.drift, self.changes, observer=self.observer, growth=self.growth)
+        return make_error_memory(self.tightening, self.drift, self.changes, observer=self.observer, growth=self.growth)
 
     @cached_property
     def at_rest(self) -> tuple[Tightening, TerminalSet]:
@@ -303,7 +303,7 @@ class Kit:
         growth = certify_horizon(
             self.system, long, initial_radius=self.jump.radius, metric=self.jump.metric, iterations=5
         )
-        room = recursive(nominal(self.system.digest, long, NY), growth, observer=self.observer)
+        room = make_recursive(no_tightening(self.system.digest, long, NY), growth, observer=self.observer)
         return room, terminal_set(self.predictor, self.contraction, horizon=long, jump=self.jump)
 
     @cached_property
@@ -314,7 +314,7 @@ class Kit:
     def mpc(self, **change: Any) -> TightenedMPC:
         """Controller that has recorded the samples that its observer needs."""
         given: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.1, "horizon": N} | change
-        room = given.pop("tightening", nominal(self.system.digest, N, NY))
+        room = given.pop("tightening", no_tightening(self.system.digest, N, NY))
         observer = copy.copy(given.pop("observer", self.observer))
         controller = TightenedMPC(given.pop("predictor", self.predictor), observer, room, **grouped(given))
         for t in range(WASHOUT):
@@ -335,7 +335,7 @@ class Kit:
     def rounds(self) -> ClosedLoopCalibration:
         """A calibration in closed loop."""
         return calibrate_closed_loop(
-            SimulatedLoops(self.setup), nominal(self.system.digest, N, NY), seed=0, coverage=0.5,
+            SimulatedLoops(self.setup), no_tightening(self.system.digest, N, NY), seed=0, coverage=0.5,
             effort=LoopEffort(loops=4, rounds=1),
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ SYSTEMS = {
 }
 
 
-def nominal(system, steps, seed):
+def no_tightening(system, steps, seed):
     rng = np.random.default_rng(seed)
     return rng.standard_normal(system.nx), np.repeat(rng.standard_normal((steps, system.nu)), 2, axis=0)[:steps]
 
@@ -45,7 +45,7 @@ def neighbours(system, x0, u, radius, box, *, metric=None, count=2000, seed=0):
 @pytest.mark.parametrize("radii", [(0.3, 0.1), (1e-3, 0.0), (0.0, 0.05), (3.0, 1.0)])
 def test_no_neighbour_leaves_the_bounds(kind, radii):
     system = SYSTEMS[kind](1)
-    x0, u = nominal(system, 5, 2)
+    x0, u = no_tightening(system, 5, 2)
     box = radii[1] * np.array([1.0, 0.3])
     certificate = certify_around(system, x0, u, initial_radius=radii[0], input_radius=box, passes=2)
     assert certificate.verify(system) == certificate.margin > 0
@@ -64,7 +64,7 @@ def test_no_neighbour_leaves_the_bounds(kind, radii):
 
 def test_an_ellipsoid_of_initial_states():
     system = SYSTEMS["layered"](3)
-    x0, u = nominal(system, 6, 1)
+    x0, u = no_tightening(system, 6, 1)
     metric = np.array([[2.0, 0.3, 0.0], [0.3, 0.5, 0.1], [0.0, 0.1, 1.0]])
     certificate = certify_around(system, x0, u, initial_radius=0.2, metric=metric)
     y = system.simulate(u, x0)[0]
@@ -75,7 +75,7 @@ def test_an_ellipsoid_of_initial_states():
 
 def test_known_slopes_make_the_bounds_tighter_than_those_for_all_trajectories():
     system = random_elman(0, nx=6, norm=0.98)
-    x0, u = nominal(system, 15, 0)
+    x0, u = no_tightening(system, 15, 0)
     around = certify_around(system, x0, u, initial_radius=0.1, input_radius=0.05)
     everywhere = certify_horizon(system, 14, initial_radius=0.1, input_radius=0.05, iterations=60)
     assert (around.bounds[-1] < 0.7 * everywhere.bounds[-1]).all()
@@ -85,7 +85,7 @@ def test_known_slopes_make_the_bounds_tighter_than_those_for_all_trajectories():
 
 def test_focus_buys_tighter_bounds_where_it_is():
     system = random_elman(2, nx=5)
-    x0, u = nominal(system, 10, 0)
+    x0, u = no_tightening(system, 10, 0)
     settings = {"initial_radius": 0.2, "input_radius": 0.1}
     plain, last = (certify_around(system, x0, u, focus=focus, **settings) for focus in ([], None))
     assert (last.bounds <= plain.bounds).all()
@@ -96,7 +96,7 @@ def test_focus_buys_tighter_bounds_where_it_is():
 
 def test_the_same_multipliers_serve_other_trajectories():
     system = random_elman(3, nx=5)
-    x0, u = nominal(system, 12, 0)
+    x0, u = no_tightening(system, 12, 0)
     settings = {"initial_radius": 0.1, "input_radius": 0.05}
     certificate = certify_around(system, x0, u, **settings)
     for shift, iterations, worst in ((0.0, 0, 1 + 1e-9), (1e-3, 0, 1.05), (0.3, 5, 1.15)):
@@ -112,7 +112,7 @@ def test_the_same_multipliers_serve_other_trajectories():
 
 def test_equal_trajectories_and_one_step():
     system = SYSTEMS["layered"](2)
-    x0, u = nominal(system, 1, 0)
+    x0, u = no_tightening(system, 1, 0)
     one = certify_around(system, x0, u, initial_radius=0.1, input_radius=0.1)
     assert (np.abs(neighbours(system, x0, u, 0.1, 0.1) - system.simulate(u, x0)[0]) <= one.bounds).all()
     still = certify_around(system, x0, u, initial_radius=0.0)
@@ -122,7 +122,7 @@ def test_equal_trajectories_and_one_step():
 def test_states_that_nothing_reaches_are_no_obstacle():
     base = random_system(0, nx=3, layers=())
     shift = replace(base, A=np.diag([1.0, 1.0], -1), B2=np.eye(3, 2), bx=np.zeros(3), D22=np.zeros((2, 2)))
-    x0, u = nominal(shift, 6, 0)
+    x0, u = no_tightening(shift, 6, 0)
     bounds = certify_around(shift, x0, u, initial_radius=0.5).bounds
     np.testing.assert_allclose(bounds[0], 0.5 * np.linalg.norm(shift.C2, axis=1), rtol=1e-6)
     assert (bounds[3:] < 1e-6).all()

@@ -25,7 +25,7 @@ from mpc import (
     Washout,
     chain,
     controller_to_c,
-    nominal,
+    no_tightening,
     observer_system,
 )
 from mpc.control.settings import grouped
@@ -186,7 +186,7 @@ def remembering(kind, **believed):
     """A controller whose limits learn: one that plans to come to rest, one that does not, one that loses its error."""
     if kind == "terminal":
         case = guaranteed("layers")
-        return ending_at_rest("layers", recall=recall(case.tightening, case.half, **believed))
+        return ending_at_rest("layers", error_memory=recall(case.tightening, case.half, **believed))
     system = elman(rate=0.6, seed=2)
     base, model = controller(system, limit=0.4).predictor, NormContraction.of(system)
     observer = Washout(base, 8, contraction=model)
@@ -197,14 +197,14 @@ def remembering(kind, **believed):
         observer = StateObserver(
             base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed
         )  # fmt: skip
-    tightening = nominal(system.digest, 8, 2)
+    tightening = no_tightening(system.digest, 8, 2)
     learnt = recall(tightening, np.full(2, 0.4), steps=6, **believed)
     return TightenedMPC(
         base,
         observer,
         tightening,
         Tracking(output_weight=1.0, input_move_weight=0.1),
-        recall=learnt,
+        error_memory=learnt,
         limits=Limits(soft=False),
     )
 
@@ -478,7 +478,7 @@ def test_an_estimate_is_certified_when_python_says_so(tmp_path):
     model, own = NormContraction.of(system), NormContraction.of(observer_system(system, gain))
     skewed = NormContraction(own.system_digest, 0.9, np.diag([1.0, 1.0, 1.0, 4.0]), 2 * own.input_gain)
     watch = StateObserver(base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed)
-    tightening = nominal(system.digest, 6, 2)
+    tightening = no_tightening(system.digest, 6, 2)
     ours = TightenedMPC(base, watch, tightening, Tracking(output_weight=1.0, input_move_weight=0.1))
     expected, found = (run(acting, ours, steps=80) for acting in (ours, CompiledController(ours, tmp_path)))
     assert found.certified == expected.certified
@@ -487,7 +487,7 @@ def test_an_estimate_is_certified_when_python_says_so(tmp_path):
 
 def test_what_has_no_c_code_is_refused(plain, tmp_path):
     predictor = plain.predictor
-    base = nominal(predictor.system.digest, 4, 2)
+    base = no_tightening(predictor.system.digest, 4, 2)
 
     def other(observer=None, **options):
         weights = {"output_weight": 1.0, "input_move_weight": 0.1}

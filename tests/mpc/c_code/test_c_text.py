@@ -14,7 +14,7 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.export import to_c
 from controlrnn.export.c_code import comment
 from experiments.bench_mpc.c_code import compiler
-from mpc import Predictor, RunningOn, TightenedMPC, Tracking, controller_to_c, nominal
+from mpc import Predictor, RunningOn, TightenedMPC, Tracking, controller_to_c, no_tightening
 
 CC = compiler()
 CODE = "int injected(void) { return 1; }"
@@ -41,7 +41,7 @@ HOSTILE = [
 def controller(text: str) -> TightenedMPC:
     system = network(1)
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 9.0))
-    room = replace(nominal(system.digest, 6, 2), promise=text)
+    room = replace(no_tightening(system.digest, 6, 2), promise=text)
     return TightenedMPC(predictor, RunningOn(predictor, 2), room, Tracking(output_weight=1.0, input_move_weight=0.1))
 
 

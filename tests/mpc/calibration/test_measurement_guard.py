@@ -24,7 +24,7 @@ from mpc import (
     Verdict,
     Washout,
     Watching,
-    nominal,
+    no_tightening,
     run_closed_loop,
 )
 
@@ -95,7 +95,7 @@ def loop():
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 0.6))
     observer = Washout(predictor, 12, contraction=NormContraction.of(system))
     controller = TightenedMPC(
-        predictor, observer, nominal(system.digest, 6, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
+        predictor, observer, no_tightening(system.digest, 6, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
     )
     return LurePlant(system, predictor.inputs, predictor.outputs), controller
 

@@ -21,7 +21,7 @@ from mpc import (
     Washout,
     learn_region,
     monte_carlo,
-    nominal,
+    no_tightening,
     run_closed_loop,
 )
 from mpc.calibration.residuals import measured_errors
@@ -178,7 +178,7 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
     limits = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level"), Signal("flow"))
     watch = Washout(Predictor(elman(), *limits), 20)
     region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
-    free = nominal(elman().digest, 4, 2)
+    free = no_tightening(elman().digest, 4, 2)
     controller = TightenedMPC(
         watch.predictor, watch, free, Tracking(output_weight=1.0, input_move_weight=0.1), safety=Safety(region=region)
     )
@@ -218,7 +218,7 @@ def test_closed_loops_keep_what_lay_outside(tmp_path):
         TightenedMPC(
             watch.predictor,
             watch,
-            nominal(elman().digest, 4, 2),
+            no_tightening(elman().digest, 4, 2),
             Tracking(output_weight=1.0, input_move_weight=0.1),
             safety=Safety(region=r),
         )

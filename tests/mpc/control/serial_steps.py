@@ -21,10 +21,10 @@ from controlrnn.data import Scaler, Signal, Trajectory
 from controlrnn.identification import StateEncoder
 from mpc import (
     EncoderObserver,
+    ErrorMemory,
     MeasurementGuard,
     MovingHorizonObserver,
     Predictor,
-    Recall,
     RegionShape,
     RunningOn,
     SolverOptions,
@@ -35,7 +35,7 @@ from mpc import (
     Washout,
     kalman_gain,
     learn_region,
-    nominal,
+    no_tightening,
     observer_system,
 )
 from mpc.control.settings import grouped
@@ -87,9 +87,9 @@ def terminal(model: Predictor) -> TerminalSet:
     )  # fmt: skip
 
 
-def recall(tightening, observer: Observer) -> Recall:
+def recall(tightening, observer: Observer) -> ErrorMemory:
     half = np.full((N + 1, 2), 0.1)
-    return Recall(
+    return ErrorMemory(
         drift=0.01 * np.ones((3, 2)), change=0.01 * np.ones((3, 2)), jump=np.zeros((N, 2)), absolute=half,
         growth=np.zeros((N + 1, 2)), end=half[0], promise="declared",
         digests={"tightening": tightening.digest, "observer": observer.digest, "system": SMALL.digest},
@@ -110,7 +110,7 @@ def region(observer: Observer, shape: RegionShape):
 def controllers() -> Iterator[tuple[str, TightenedMPC]]:
     """Every kind of controller with our solver."""
     model = predictor()
-    plain, price = nominal(SMALL.digest, N, 2), {"input_price": [0.3, -0.2], "output_price": -0.5}
+    plain, price = no_tightening(SMALL.digest, N, 2), {"input_price": [0.3, -0.2], "output_price": -0.5}
     cost = {"output_weight": 1.0, "input_move_weight": 0.05}
     for name, observer in observers(model).items():
         yield name, TightenedMPC(model, observer, plain, **grouped(cost))
@@ -131,7 +131,7 @@ def controllers() -> Iterator[tuple[str, TightenedMPC]]:
         )
     layers = predictor(random_system(3, layers=(3, 2), coupling=0.25), limit=2.0)
     for name, system in (("layers", layers), ("elman", model)):
-        untightened = nominal(system.system.digest, N, 2)
+        untightened = no_tightening(system.system.digest, N, 2)
         yield name, TightenedMPC(system, RunningOn(system, 2), untightened, **grouped(cost))
         yield (
             f"{name} at rest",
@@ -147,7 +147,7 @@ def controllers() -> Iterator[tuple[str, TightenedMPC]]:
             TightenedMPC(
                 large,
                 observer,
-                nominal(large.system.digest, 60, 2),
+                no_tightening(large.system.digest, 60, 2),
                 **grouped(dict(options=SolverOptions(rti=rti), **cost)),
             ),
         )
@@ -157,13 +157,13 @@ def recalling() -> TightenedMPC:
     """Limits that learn."""
     model = predictor(limit=1.0)
     observer = Washout(model, 4, contraction=CERTIFIED)
-    tightening = replace(nominal(SMALL.digest, N, 2), model_error=np.full((N + 1, 2), 0.1))
+    tightening = replace(no_tightening(SMALL.digest, N, 2), model_error=np.full((N + 1, 2), 0.1))
     return TightenedMPC(
         model,
         observer,
         tightening,
         Tracking(output_weight=1.0, input_move_weight=0.05),
-        recall=recall(tightening, observer),
+        error_memory=recall(tightening, observer),
     )
 
 

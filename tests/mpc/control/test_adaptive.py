@@ -18,7 +18,7 @@ from mpc import (
     Tracking,
     back_off,
     controller_to_c,
-    nominal,
+    no_tightening,
     run_closed_loop,
 )
 from mpc.control.adaptive import AdaptiveFactor
@@ -112,7 +112,7 @@ def test_what_rests_on_a_fixed_tightening_is_refused(plant, tmp_path):
     for wrong in ({"coverage": 1.0}, {"coverage": 0.0}, {"gain": 0.0}, {"gain": np.nan}):
         with pytest.raises(SettingError):
             Adaptation(**wrong)
-    assert nominal(plant.system.digest, N, 1).total.max() == 0
+    assert no_tightening(plant.system.digest, N, 1).total.max() == 0
 
 
 def test_the_worst_output_decides():

@@ -17,7 +17,7 @@ from mpc import (
     StepData,
     TightenedMPC,
     Washout,
-    nominal,
+    no_tightening,
 )
 from mpc.control.settings import grouped
 from mpc.solvers.dompc import DoMpcBackend
@@ -27,7 +27,7 @@ N = 8
 
 def make(predictor, *, tightening=None, observer=None, **options):
     settings = {"output_weight": 1.0, "input_move_weight": 0.05} | options
-    tightening = tightening or nominal(predictor.system.digest, N, predictor.ny)
+    tightening = tightening or no_tightening(predictor.system.digest, N, predictor.ny)
     return TightenedMPC(predictor, observer or RunningOn(predictor, 1), tightening, **grouped(settings))
 
 
@@ -43,7 +43,7 @@ def started(controller, u=(0.0, 0.0), steps=10):
 @pytest.fixture(scope="module")
 def tightened(predictor):
     """Tightened at the last step only: what do-mpc by itself does not enforce."""
-    base = nominal(predictor.system.digest, N, 2)
+    base = no_tightening(predictor.system.digest, N, 2)
     bounds = np.zeros((N + 1, 2))
     bounds[N] = [0.4, 0.1]
     return replace(base, model_error=bounds)
@@ -106,7 +106,7 @@ def test_limits_hold_for_a_model_with_feedthrough(predictor):
 def test_tightening_acts_at_its_own_step(predictor, k):
     bounds = np.zeros((N + 1, 2))
     bounds[k] = [0.55, 0.0]
-    controller = make(predictor, tightening=replace(nominal(predictor.system.digest, N, 2), model_error=bounds))
+    controller = make(predictor, tightening=replace(no_tightening(predictor.system.digest, N, 2), model_error=bounds))
     y = started(controller, (-0.3, 0.1))
     step = controller.step(y, [0.6, y[1]])
     slack = step.slack[:, 0]
@@ -341,7 +341,7 @@ def test_modes_shift_the_limits_or_do_not(predictor):
 
 
 def test_mode_must_fit_the_tightening(predictor):
-    base = nominal(predictor.system.digest, N, 2)
+    base = no_tightening(predictor.system.digest, N, 2)
     without = replace(base, digests=base.digests | {"model_error": 64 * "0"}).on_trust()
     with_feedback = replace(without, disturbance_gain=0.3)
     assert make(predictor, tightening=without).mode is Mode.GUARANTEED
@@ -399,7 +399,7 @@ def test_parts_of_another_model_and_impossible_limits_are_refused(predictor):
     other = Predictor(elman(seed=3), predictor.inputs, predictor.outputs)
     with pytest.raises(SettingError, match="one model"):
         make(predictor, observer=RunningOn(other, 1))
-    base = nominal(predictor.system.digest, N, 2)
+    base = no_tightening(predictor.system.digest, N, 2)
     with pytest.raises(InfeasibleError, match="'y1' at step 1"):
         make(predictor, tightening=replace(base, model_error=np.full((N + 1, 2), 0.6)))
     with pytest.raises(SettingError, match="finite limits"):

@@ -22,8 +22,8 @@ from mpc import (
     TightenedMPC,
     Washout,
     kalman_gain,
-    nominal,
-    recursive,
+    make_recursive,
+    no_tightening,
     run_closed_loop,
     terminal_set,
     tighten,
@@ -89,7 +89,7 @@ def plant(kind):
 def controller(observer, mode="nominal"):
     settings = {"output_weight": 1.0, "input_move_weight": 0.05}
     if mode == "nominal":
-        return TightenedMPC(PREDICTOR, observer, nominal(SYSTEM.digest, N, 2), **grouped(settings))
+        return TightenedMPC(PREDICTOR, observer, no_tightening(SYSTEM.digest, N, 2), **grouped(settings))
     error = declared_error(SYSTEM, np.full((N + 1, 2), 0.02))
     if mode == "practical":
         room = tighten(replace(error, disturbance_gain=0.2), None, observer=observer)
@@ -98,7 +98,7 @@ def controller(observer, mode="nominal"):
     return TightenedMPC(
         PREDICTOR,
         observer,
-        recursive(tighten(error, None, observer=observer), None, observer=observer, jump=jump),
+        make_recursive(tighten(error, None, observer=observer), None, observer=observer, jump=jump),
         terminal=terminal_set(PREDICTOR, CONTRACTION, horizon=N, jump=jump),
         **grouped(settings),
     )

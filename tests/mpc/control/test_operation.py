@@ -13,7 +13,7 @@ from c_loops import controller, network
 from one_tank import N, W, innovating, running
 
 from controlrnn.errors import DataError, InfeasibleError, SettingError, ShapeError
-from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, Tracking, chain, nominal
+from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, Tracking, chain, no_tightening
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.dompc import DoMpcBackend
 from mpc.solvers.fatrop import FatropBackend
@@ -22,7 +22,7 @@ from mpc.solvers.fatrop import FatropBackend
 def moving_horizon():
     base = controller(network(1))
     observer = MovingHorizonObserver(base.predictor, 3, window=5, output_std=0.1)
-    tightening = nominal(base.predictor.system.digest, 8, 2)
+    tightening = no_tightening(base.predictor.system.digest, 8, 2)
     return TightenedMPC(base.predictor, observer, tightening, Tracking(output_weight=1.0, input_move_weight=0.1))
 
 

@@ -18,7 +18,7 @@ from mpc import (
     Tracking,
     Washout,
     monte_carlo,
-    nominal,
+    no_tightening,
     run_closed_loop,
     tighten,
 )
@@ -37,7 +37,7 @@ def build(tightened=True, *, steps=40, disturbance=wander, **options):
     system = elman()
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 0.6))
     observer = Washout(predictor, 20, contraction=NormContraction.of(system))
-    plan = nominal(system.digest, N, 2)
+    plan = no_tightening(system.digest, N, 2)
     if tightened:
         error = declared_error(system, 0.0501 * np.ones((N + 1, 2)))
         plan = tighten(error, NormHorizon.of(system, N, observer.error.euclidean), observer=observer)

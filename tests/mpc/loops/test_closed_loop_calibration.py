@@ -22,7 +22,7 @@ from mpc import (
     Tracking,
     back_off,
     calibrate_closed_loop,
-    nominal,
+    no_tightening,
     run_closed_loop,
 )
 from mpc.control.settings import grouped
@@ -30,7 +30,7 @@ from mpc.loops.settings import loop_settings
 
 N, LIMIT = 3, 1.0
 MODEL = 64 * "a"
-START = nominal(MODEL, N, 2)
+START = no_tightening(MODEL, N, 2)
 
 
 def loop(tightening, seed, *, push=0.3, error=0.05, steps=12, slope=0.0):
@@ -236,7 +236,7 @@ def test_tightening_says_what_mode_it_allows():
     system = elman(2, 1, 2)
     predictor = Predictor(system, signals("u", 1, 1.0), signals("y", 2, 1.0))
     observer = RunningOn(predictor, 5)
-    start = nominal(system.digest, N, 2)
+    start = no_tightening(system.digest, N, 2)
     settings = {"output_weight": 1.0, "input_move_weight": 1.0}
     limits = calibrate_closed_loop(Loops(), start, seed=3).tightening
     for mode in Mode:
@@ -262,7 +262,7 @@ def test_tightening_carries_what_it_was_calibrated_with_and_refuses_another_cont
         def __call__(self, tightening, seeds):
             return [loop(tightening, seed) for seed in seeds]
 
-    found = calibrate_closed_loop(Quick(build), nominal(system.digest, N, 2), seed=3)
+    found = calibrate_closed_loop(Quick(build), no_tightening(system.digest, N, 2), seed=3)
     own = found.tightening.premises
     assert (own.loop, own.length, own.missing, own.horizon) == ("closed", 12, 0.0, N)
     assert build(found.tightening).controller.premises.loop == "closed"
@@ -286,7 +286,7 @@ def test_a_controller_at_its_limit_is_calibrated_on_its_own_loops():
         return ClosedLoopSetup(plant, controller, {"reference": [0.2], "steps": 30, "noise_std": 0.002, **push})
 
     loops = SimulatedLoops(build)
-    found = calibrate_closed_loop(loops, nominal(system.digest, N, 1), seed=0, effort=LoopEffort(loops=40))
+    found = calibrate_closed_loop(loops, no_tightening(system.digest, N, 1), seed=0, effort=LoopEffort(loops=40))
     assert found.rounds[0].kept < 20
     setup = build(found.tightening)
     kept = [

@@ -34,7 +34,7 @@ from mpc import (
     Washout,
     animate,
     monte_carlo,
-    nominal,
+    no_tightening,
     run_closed_loop,
     staircase,
 )
@@ -55,7 +55,7 @@ def setup():
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 0.6))
     observer = Washout(predictor, 12, contraction=NormContraction.of(system))
     controller = TightenedMPC(
-        predictor, observer, nominal(system.digest, N, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
+        predictor, observer, no_tightening(system.digest, N, 2), Tracking(output_weight=1.0, input_move_weight=0.01)
     )
     return ClosedLoopSetup(LurePlant(system, predictor.inputs, predictor.outputs), controller)
 

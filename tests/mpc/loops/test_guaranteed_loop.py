@@ -16,9 +16,9 @@ from mpc import (
     Tracking,
     Washout,
     kalman_gain,
-    nominal,
+    make_recursive,
+    no_tightening,
     observer_system,
-    recursive,
     run_closed_loop,
     terminal_set,
     tighten,
@@ -60,7 +60,7 @@ def controller_of(observer, parts):
     return TightenedMPC(
         predictor,
         observer,
-        recursive(tighten(error, certificate, observer=observer), growth, observer=observer),
+        make_recursive(tighten(error, certificate, observer=observer), growth, observer=observer),
         Tracking(output_weight=1.0, input_move_weight=0.02),
         terminal=terminal_set(predictor, contraction, horizon=N, jump=jump),
     )
@@ -102,7 +102,7 @@ def test_a_nominal_controller_breaks_the_limits(parts):
     controller = TightenedMPC(
         predictor,
         RunningOn(predictor, 20),
-        nominal(system.digest, N, 2),
+        no_tightening(system.digest, N, 2),
         Tracking(output_weight=1.0, input_move_weight=0.02),
     )
     assert loop(controller, parts, "edge").violations > STEPS // 4

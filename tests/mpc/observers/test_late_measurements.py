@@ -17,7 +17,7 @@ from mpc import (
     Tracking,
     Watching,
     kalman_gain,
-    nominal,
+    no_tightening,
     run_closed_loop,
 )
 from mpc.loops.fault_run import FaultRun
@@ -48,7 +48,7 @@ class Counting(TightenedMPC):
 def make(gentle, kind=TightenedMPC):
     predictor, gain, model, own = gentle
     observer = StateObserver(predictor, gain, 12, residual_bound=0.05, contraction=model, observer_contraction=own)
-    tightening = nominal(predictor.system.digest, N, predictor.ny)
+    tightening = no_tightening(predictor.system.digest, N, predictor.ny)
     return kind(predictor, observer, tightening, Tracking(output_weight=1.0, input_move_weight=0.01))
 
 
@@ -129,7 +129,7 @@ def test_corrected_loops_estimate_better():
     gain = kalman_gain(predictor, output_noise_std=0.02, input_noise_std=0.3)
 
     def looped(kind, *faults):
-        observer, tightening = StateObserver(predictor, gain, 12), nominal(system.digest, N, 2)
+        observer, tightening = StateObserver(predictor, gain, 12), no_tightening(system.digest, N, 2)
         controller = kind(predictor, observer, tightening, Tracking(output_weight=1.0, input_move_weight=0.01))
         return run(controller, [ActuatorOffset(size=0.3), *faults], noise_std=0.005)
 

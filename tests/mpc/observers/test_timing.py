@@ -28,7 +28,7 @@ from mpc import (
     Washout,
     calibrate,
     learn_region,
-    nominal,
+    no_tightening,
     run_closed_loop,
     tighten,
 )
@@ -164,7 +164,7 @@ def test_a_model_that_answers_at_once_is_put_into_the_convention_at_one_place():
         TightenedMPC(
             predictor,
             RunningOn(predictor, 2),
-            nominal(system.digest, 4, 1),
+            no_tightening(system.digest, 4, 1),
             Tracking(output_weight=1.0, input_move_weight=1.0),
         )
     bound = calibrate(system, records(n=6)[1], horizon=5, washout=100, method="set_membership")

@@ -18,7 +18,7 @@ from mpc import (
     Status,
     TightenedMPC,
     controller_to_c,
-    nominal,
+    no_tightening,
     run_closed_loop,
 )
 from mpc.control.settings import grouped
@@ -145,7 +145,7 @@ def controller(predictor, **options):
     return TightenedMPC(
         predictor,
         RunningOn(predictor, 1),
-        nominal(predictor.system.digest, 20, predictor.ny),
+        no_tightening(predictor.system.digest, 20, predictor.ny),
         **grouped(dict(horizon=N, **settings)),
     )
 

@@ -23,7 +23,7 @@ from mpc import (
     TightenedMPC,
     Tracking,
     controller_to_c,
-    nominal,
+    no_tightening,
     run_closed_loop,
 )
 from mpc.control.settings import grouped
@@ -116,7 +116,7 @@ def known() -> Predictor:
 
 def make(predictor, **options):
     settings = {"output_weight": 1.0, "input_move_weight": 0.02, "measured": ("u2",)} | options
-    tightening = nominal(predictor.system.digest, N, predictor.ny)
+    tightening = no_tightening(predictor.system.digest, N, predictor.ny)
     return TightenedMPC(predictor, RunningOn(predictor, 1), tightening, **grouped(settings))
 
 
@@ -177,7 +177,7 @@ def test_limits_tightened_by_the_radius_of_a_forecast_hold_with_errors_at_its_ed
     wrong, limit = 0.2, 0.5
     bounds = NormHorizon.of(known.system, N, 0.0, [0.0, wrong, 0.0]).bounds
     predictor = replace(known, outputs=signals("y", 2, limit + bounds.max()))
-    tightening = replace(nominal(known.system.digest, N, 2), model_error=bounds)
+    tightening = replace(no_tightening(known.system.digest, N, 2), model_error=bounds)
     controller = TightenedMPC(
         predictor,
         RunningOn(predictor, 1),
@@ -219,7 +219,7 @@ def wrong_loop(predictor, wrong, radius, seed=0, **options):
     """A loop whose tightening has the certified ``radius`` for the forecasts of u2, and their realised errors."""
     bounds = NormHorizon.of(predictor.system, N, 0.0, [0.0, radius, 0.0]).bounds
     start = np.full((N + 1, 2), 1e-3)  # what is left of the start's error after the warm-up
-    tightening = replace(nominal(predictor.system.digest, N, 2), input_error=bounds, reinitialisation=start)
+    tightening = replace(no_tightening(predictor.system.digest, N, 2), input_error=bounds, reinitialisation=start)
     controller = Listening(
         predictor,
         RunningOn(predictor, 1),

@@ -14,16 +14,16 @@ from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.records import write_record
 from mpc import (
+    ErrorMemory,
     ModelError,
     Predictor,
-    Recall,
     TerminalSet,
     TightenedMPC,
     Tightening,
     Washout,
-    nominal,
-    recursive,
-    remember,
+    make_error_memory,
+    make_recursive,
+    no_tightening,
     terminal_set,
     tighten,
 )
@@ -54,14 +54,14 @@ def road():
     growth = certify_horizon(system, N, initial_radius=jump.radius, metric=jump.metric, iterations=20)
     error = calibrated(system, np.full((N + 1, 2), 0.05), None)
     drift = calibrated(system, 0.01 * np.arange(N + 1.0)[:, None] * np.ones(2), 1.0)
-    tightening = recursive(tighten(error, joint, observer=observer), growth, observer=observer)
+    tightening = make_recursive(tighten(error, joint, observer=observer), growth, observer=observer)
     outputs = certify_horizon(system, 0, initial_radius=0.5, metric=contraction.metric)
     changes = certify_changes(observer, 2, iterations=10)
     return SimpleNamespace(
         system=system, observer=observer, contraction=contraction, joint=joint, growth=growth, error=error, drift=drift,
         tightening=tightening, outputs=outputs, changes=changes,
         terminal=terminal_set(predictor, contraction, horizon=N, jump=jump, outputs=outputs),
-        recall=remember(tightening, drift, changes, observer=observer, growth=growth),
+        recall=make_error_memory(tightening, drift, changes, observer=observer, growth=growth),
     )  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_a_terminal_set_for_smaller_jumps_or_of_other_sources_is_refused(road, t
         with pytest.raises(CertificationError, match=match):
             forged.verify(road.system, road.contraction, road.outputs, jump=road.observer.jump)
     assert isinstance(road.terminal, TerminalSet)
-    assert isinstance(road.recall, Recall)
+    assert isinstance(road.recall, ErrorMemory)
     assert isinstance(road.tightening, Tightening)
 
 
@@ -206,9 +206,9 @@ def test_zeros_are_not_taken_for_a_guarantee(road, tmp_path):
     assert not zero.verified
     plain = tighten(road.error, road.joint, observer=road.observer)
     with pytest.raises(CertificationError, match="not verified"):
-        controller(road, tightening=recursive(replace(plain, model_error=0 * plain.total), road.growth,
+        controller(road, tightening=make_recursive(replace(plain, model_error=0 * plain.total), road.growth,
                                               observer=road.observer))  # fmt: skip
-    remembered = remember(stored(road.tightening, tmp_path), road.drift, road.changes, observer=road.observer,
+    remembered = make_error_memory(stored(road.tightening, tmp_path), road.drift, road.changes, observer=road.observer,
                           growth=road.growth)  # fmt: skip
     assert not remembered.verified
 
@@ -233,7 +233,7 @@ def test_a_copy_stays_verified_until_it_is_changed(road, copied):
 
 def test_what_is_made_from_trusted_parts_is_trusted_and_no_more(road):
     plain = replace(tighten(road.error, road.joint, observer=road.observer)).on_trust()
-    grown = recursive(plain, road.growth, observer=road.observer)
+    grown = make_recursive(plain, road.growth, observer=road.observer)
     assert not grown.verified
     controller(road, tightening=grown)
 
@@ -245,4 +245,4 @@ def test_a_terminal_set_whose_jump_was_not_compared_is_not_verified(road, tmp_pa
 
 
 def test_what_promises_nothing_needs_no_verification(road, tmp_path):
-    controller(road, tightening=stored(nominal(road.system.digest, N, 2), tmp_path))
+    controller(road, tightening=stored(no_tightening(road.system.digest, N, 2), tmp_path))

@@ -16,8 +16,8 @@ from mpc import (
     TightenedMPC,
     Tracking,
     Washout,
+    make_recursive,
     premises_of,
-    recursive,
     run_closed_loop,
     terminal_set,
     tighten,
@@ -42,7 +42,7 @@ def road(observer):
     )  # fmt: skip
     jump = observer.jump
     growth = certify_horizon(SYSTEM, N, initial_radius=jump.radius, metric=jump.metric) if jump.radius else None
-    room = recursive(
+    room = make_recursive(
         tighten(error(SYSTEM, np.full(N + 1, RESIDUAL)), joint, observer=observer), growth, observer=observer
     )
     return room, terminal_set(observer.predictor, CONTRACTION, horizon=N, jump=jump)

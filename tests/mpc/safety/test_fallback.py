@@ -12,7 +12,7 @@ from one_tank import RESIDUAL, N, W, _running, innovating, running
 from scipy.optimize import linprog
 
 from controlrnn.errors import ShapeError
-from mpc import Fallback, Predictor, RunningOn, SolverOptions, Status, TightenedMPC, Tracking, nominal
+from mpc import Fallback, Predictor, RunningOn, SolverOptions, Status, TightenedMPC, Tracking, no_tightening
 from mpc.control.settings import grouped
 from mpc.problem.ocp import Solution
 from mpc.solvers.condensed import CondensedBackend
@@ -157,7 +157,7 @@ def test_a_missing_set_point_is_the_last_known_one_or_where_the_output_is():
     made = TightenedMPC(
         predictor,
         RunningOn(predictor, 1),
-        nominal(predictor.system.digest, 8, 2),
+        no_tightening(predictor.system.digest, 8, 2),
         Tracking(output_weight=1.0, input_move_weight=0.1),
     )
     rest = predictor.steady_output(np.zeros(2))

@@ -9,7 +9,7 @@ from test_premises import CONTRACTION, SYSTEM, predictor, road, washout
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
-from mpc import Fallback, MeasurementGuard, Premise, Reaction, TightenedMPC, Watching, nominal, tighten
+from mpc import Fallback, MeasurementGuard, Premise, Reaction, TightenedMPC, Watching, no_tightening, tighten
 from mpc.control.settings import grouped
 
 STEPS = 25  # of the washout
@@ -252,8 +252,8 @@ def test_a_wider_tightening_counts_while_it_is_needed():
     assert wider[10].broken == (Premise.INPUTS,)
     assert wider[-1].y_predicted[1:].max() == pytest.approx(0.98, abs=1e-3)
     for bad, match in (
-        ({"wider": nominal(SYSTEM.digest, N, 1)}, "at least the tightening"),
-        ({"wider": nominal(SYSTEM.digest, N - 1, 1)}, "at least 10 steps"),
+        ({"wider": no_tightening(SYSTEM.digest, N, 1)}, "at least the tightening"),
+        ({"wider": no_tightening(SYSTEM.digest, N - 1, 1)}, "at least 10 steps"),
         ({"guard": MeasurementGuard(sensors=(Signal("a"), Signal("b")))}, "1 sensors, got 2"),
     ):
         with pytest.raises(SettingError, match=match):

@@ -13,20 +13,20 @@ from controlrnn.errors import CertificationError, FileFormatError, InfeasibleErr
 from controlrnn.systems import change_system
 from mpc import (
     CalibrationMethod,
+    ErrorMemory,
     ModelError,
     Predictor,
-    Recall,
     TightenedMPC,
     Washout,
     certify_changes,
-    nominal,
-    recursive,
-    remember,
+    make_error_memory,
+    make_recursive,
+    no_tightening,
     terminal_set,
     tighten,
 )
 from mpc.control.settings import grouped
-from mpc.tightening.recalled_errors import RecalledErrors
+from mpc.tightening.learnt_errors import LearntErrors
 
 N, M, K, W, STEPS = 12, 5, 4, 30, 80
 PUSH = 0.01
@@ -44,14 +44,14 @@ class Remembering:
     drift: ModelError
     changes: tuple
     growth: object
-    recall: Recall
+    recall: ErrorMemory
     residual: np.ndarray
     half: np.ndarray
     middle: np.ndarray
 
     def controller(self, **options):
         settings = {"output_weight": 1 / self.half**2, "input_move_weight": 0.02, "control_horizon": M}
-        settings |= {"terminal": self.terminal, "recall": self.recall} | options
+        settings |= {"terminal": self.terminal, "error_memory": self.recall} | options
         return TightenedMPC(self.predictor, self.observer, self.tightening, **grouped(settings))
 
 
@@ -79,12 +79,12 @@ def remembering(name):
     )
     growth = certify_horizon(system, N, initial_radius=observer.jump.radius, metric=observer.jump.metric, iterations=60)
     room = tighten(model_error(system, np.tile(residual, (N + 1, 1)), None), joint, observer=observer)
-    tightening = recursive(room, growth, observer=observer)
+    tightening = make_recursive(room, growth, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=observer.jump)
     steps = np.arange(N + 1)[:, None] ** 0.7
     drift = model_error(system, 0.15 * steps * residual, 1.0)
     changes = certify_changes(observer, K, iterations=40)
-    recall = remember(tightening, drift, changes, observer=observer, growth=growth)
+    recall = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
     return Remembering(
         predictor, observer, tightening, terminal, drift, changes, growth, recall, residual, half, middle
     )
@@ -154,7 +154,7 @@ def test_limits_are_kept_and_plans_go_on_whatever_is_measured(name, missing):
 
 def loop_without(case):
     """The same controller without memory."""
-    controller = case.controller(recall=None)
+    controller = case.controller(error_memory=None)
     controller._recalled = _Blank()
     limits = controller._lower, controller._upper
     controller._recalled.limits = lambda: limits
@@ -205,11 +205,11 @@ def test_residuals_that_drift_faster_than_declared_break_it():
 
 def test_intervals_shrink_by_hand():
     """One output, K = 2, N = 3, numbers that can be followed."""
-    recall = Recall(
+    recall = ErrorMemory(
         drift=np.array([[0.1], [0.3]]), change=np.array([[0.1], [0.1]]), jump=np.full((3, 1), 0.01),
         absolute=np.full((4, 1), 1.0), growth=np.array([[0.0], [0.0], [0.02], [0.04]]), end=np.array([1.1]), promise="",
     )  # fmt: skip
-    errors = RecalledErrors(recall, (Signal("y", lower=-5.0, upper=5.0),), None)
+    errors = LearntErrors(recall, (Signal("y", lower=-5.0, upper=5.0),), None)
     errors.see(np.array([0.5]), certified=True)
     np.testing.assert_allclose(errors.interval[:, :, 0], [[-1, 0.3, 0.1, -1], [1, 0.7, 0.9, 1]], rtol=1e-6)
     lower, upper = errors.limits()
@@ -257,7 +257,7 @@ def test_what_does_not_belong_together_is_refused():
 
     def made(**changed):
         given = good | changed
-        return remember(
+        return make_error_memory(
             given["tightening"], given["drift"], given["changes"], observer=given.get("observer", observer),
             growth=case.growth,
         )  # fmt: skip
@@ -267,7 +267,7 @@ def test_what_does_not_belong_together_is_refused():
         ({"drift": replace(case.drift, disturbance_gain=None)}, "DisturbanceFilter"),
         ({"drift": replace(case.drift, system_digest=64 * "e")}, "different models"),
         ({"drift": replace(case.drift, bounds=case.drift.bounds[:3])}, "1..2 steps"),
-        ({"tightening": nominal(system.digest, N, 2)}, "certified for this observer"),
+        ({"tightening": no_tightening(system.digest, N, 2)}, "certified for this observer"),
         ({"tightening": replace(case.tightening, disturbance_gain=0.2)}, "without disturbance feedback"),
         ({"changes": case.changes[::-1]}, "change 1 must be certified"),
         ({"changes": ()}, "1..12 steps"),
@@ -281,7 +281,7 @@ def test_what_does_not_belong_together_is_refused():
     with pytest.raises(CertificationError, match="not proven"):
         made(changes=(bent, *case.changes[1:]))
     with pytest.raises(SettingError, match="another tightening"):
-        case.controller(recall=replace(case.recall, digests={}).on_trust())
+        case.controller(error_memory=replace(case.recall, digests={}).on_trust())
     with pytest.raises(SettingError, match="horizon"):
         case.controller(terminal=None, horizon=N - 1)
     with pytest.raises(SettingError, match="rows"):
@@ -291,7 +291,7 @@ def test_what_does_not_belong_together_is_refused():
     with pytest.raises(ShapeError):
         replace(case.recall, jump=case.recall.jump[:, :1])
     with pytest.raises(InfeasibleError, match="nothing of output"):
-        RecalledErrors(replace(case.recall, end=case.half), case.predictor.outputs, case.terminal)
+        LearntErrors(replace(case.recall, end=case.half), case.predictor.outputs, case.terminal)
     assert change_system(system, 1).digest == case.changes[0].system_digest
 
 
@@ -311,12 +311,12 @@ def test_without_a_terminal_set_the_last_step_is_one_like_the_others():
 def test_recalls_survive_their_file_and_draw_themselves(tmp_path):
     case = remembering("elman")
     case.recall.save(tmp_path / "r.npz")
-    again = Recall.load(tmp_path / "r.npz")
+    again = ErrorMemory.load(tmp_path / "r.npz")
     assert again.digest == case.recall.digest
     assert "drift within 4 samples" in again.promise
     case.tightening.save(tmp_path / "t.npz")
     with pytest.raises(FileFormatError):
-        Recall.load(tmp_path / "t.npz")
+        ErrorMemory.load(tmp_path / "t.npz")
     figure = case.recall.plot(["a", "b"])
     assert [panel.get_ylabel() for panel in figure.axes] == ["a", "b"]
 
@@ -326,14 +326,14 @@ def test_the_end_has_room_for_what_comes_before_it_whatever_the_tightening():
     case = remembering("elman")
     flat = replace(case.tightening, growth=None)
     growth = replace(case.growth, bounds=case.growth.bounds + 0.05 * case.half)  # so that the last jump counts, too
-    made = remember(flat, case.drift, case.changes, observer=case.observer, growth=growth)
+    made = make_error_memory(flat, case.drift, case.changes, observer=case.observer, growth=growth)
     needed = made.absolute[N - 1] + made.growth[N - 1] + made.jump[N - 1]
     assert (needed > flat.total[N]).all()
     assert (made.end >= needed).all()
     np.testing.assert_allclose(made.end, needed, rtol=1e-8)
     late = np.array(flat.model_error)
     late[N] += 10 * case.half
-    made = remember(
+    made = make_error_memory(
         replace(flat, model_error=late), case.drift, case.changes, observer=case.observer, growth=case.growth
     )
     np.testing.assert_allclose(made.end, made.absolute[N])
@@ -342,7 +342,7 @@ def test_the_end_has_room_for_what_comes_before_it_whatever_the_tightening():
 def test_plans_end_as_far_from_the_limits_as_the_steady_state_must_be():
     """Limit less c less q of the terminal set at step N, whatever is measured; nothing of q before."""
     case = remembering("elman")
-    errors = RecalledErrors(case.recall, case.predictor.outputs, case.terminal)
+    errors = LearntErrors(case.recall, case.predictor.outputs, case.terminal)
     least, most = (np.array([getattr(s, side) for s in case.predictor.outputs]) for side in ("lower", "upper"))
     room = case.recall.end + case.terminal.margin
     assert (case.terminal.margin > 0).all()
@@ -359,7 +359,7 @@ def test_what_may_drift_within_few_samples_may_within_more():
     case = remembering("elman")
     bounds = np.array(case.drift.bounds)
     bounds[1] = 3 * bounds[K]
-    made = remember(
+    made = make_error_memory(
         case.tightening, replace(case.drift, bounds=bounds), case.changes, observer=case.observer, growth=case.growth
     )
     np.testing.assert_array_equal(made.drift, np.tile(bounds[1], (K, 1)))

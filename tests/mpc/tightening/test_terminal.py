@@ -20,8 +20,8 @@ from mpc import (
     Status,
     TerminalSet,
     TightenedMPC,
-    nominal,
-    recursive,
+    make_recursive,
+    no_tightening,
     terminal_set,
 )
 from mpc.control.settings import grouped
@@ -233,8 +233,8 @@ def test_growth_is_the_least_that_the_theorem_needs():
     case = guaranteed("slow elman")
     observer, system = case.observer, case.predictor.system
     growth = certify_horizon(system, N, initial_radius=observer.jump.radius, metric=observer.jump.metric)
-    base = replace(nominal(system.digest, N, 2), model_error=np.linspace(0.1, 0.4, N + 1)[:, None] * [1.0, 0.01])
-    found = recursive(base, growth, observer=observer)
+    base = replace(no_tightening(system.digest, N, 2), model_error=np.linspace(0.1, 0.4, N + 1)[:, None] * [1.0, 0.01])
+    found = make_recursive(base, growth, observer=observer)
     c, needed = found.total, base.model_error
     np.testing.assert_array_equal(c[:2], needed[:2])  # step 0 is not limited: the model has no feedthrough
     np.testing.assert_allclose(c[2:], np.maximum(needed[2:], c[1:-1] + growth.bounds[1:N]), rtol=1e-8)
@@ -256,27 +256,27 @@ def test_growth_starts_with_the_present_where_there_is_feedthrough():
 def test_what_does_not_cover_the_jump_is_refused():
     case = guaranteed("elman")
     system, observer, P = case.predictor.system, case.observer, case.observer.jump.metric
-    base = nominal(system.digest, N, 2)
+    base = no_tightening(system.digest, N, 2)
     small = certify_horizon(system, N, initial_radius=0.5 * observer.jump.radius, metric=P)
     with pytest.raises(CertificationError, match="must cover the jump"):
-        recursive(base, small, observer=observer)
+        make_recursive(base, small, observer=observer)
     with pytest.raises(SettingError, match="needs a certificate"):
-        recursive(base, None, observer=observer)
+        make_recursive(base, None, observer=observer)
     with pytest.raises(SettingError, match="at least 15 steps"):
-        recursive(base, certify_horizon(system, 4, initial_radius=1.0, metric=P), observer=observer)
+        make_recursive(base, certify_horizon(system, 4, initial_radius=1.0, metric=P), observer=observer)
     with pytest.raises(SettingError, match="at least 15 steps"):
-        recursive(base, certify_horizon(elman(), N, initial_radius=9.0), observer=observer)
+        make_recursive(base, certify_horizon(elman(), N, initial_radius=9.0), observer=observer)
     with pytest.raises(SettingError, match="disturbance feedback"):
-        recursive(replace(base, disturbance_gain=0.2), None, observer=observer)
+        make_recursive(replace(base, disturbance_gain=0.2), None, observer=observer)
     with pytest.raises(SettingError, match="another observer"):
-        recursive(replace(base, digests=base.digests | {"observer": 64 * "e"}), None, observer=observer)
+        make_recursive(replace(base, digests=base.digests | {"observer": 64 * "e"}), None, observer=observer)
     with pytest.raises(SettingError, match="different models"):
-        recursive(nominal(64 * "e", N, 2), None, observer=observer)
+        make_recursive(no_tightening(64 * "e", N, 2), None, observer=observer)
     altered = replace(case.tightening, growth=None)
     assert not altered.growth.any()
     bent = certify_horizon(system, N, initial_radius=observer.jump.radius, metric=P)
     with pytest.raises(CertificationError, match="not proven"):
-        recursive(base, replace(bent, bounds=0.5 * bent.bounds), observer=observer)
+        make_recursive(base, replace(bent, bounds=0.5 * bent.bounds), observer=observer)
 
 
 def test_a_terminal_set_must_take_up_the_jumps():
@@ -373,7 +373,7 @@ def test_parts_that_do_not_belong_together_are_refused():
     case = guaranteed("elman")
     for options, match in (
         ({"terminal": guaranteed("slow elman").terminal}, "different premises: system"),
-        ({"tightening": nominal(case.predictor.system.digest, N, 2)}, "same jump"),
+        ({"tightening": no_tightening(case.predictor.system.digest, N, 2)}, "same jump"),
         ({"horizon": N - 1}, "horizon"),
         ({"control_horizon": N + 1}, "control_horizon"),
         ({"mode": Mode.PRACTICAL}, "guaranteed"),
@@ -398,7 +398,7 @@ def test_a_shorter_control_horizon_is_only_that():
         controller = TightenedMPC(
             case.predictor,
             RunningOn(case.predictor, 1),
-            nominal(system.digest, N, 2),
+            no_tightening(system.digest, N, 2),
             **grouped(dict(control_horizon=control_horizon, **settings)),
         )
         controller.record(system.output(controller.observer.state, np.zeros(2)), np.zeros(2))

@@ -19,7 +19,7 @@ from mpc import (
     Tightening,
     Washout,
     calibrate,
-    nominal,
+    no_tightening,
     prediction_errors,
     tighten,
 )
@@ -155,7 +155,7 @@ def test_tightening_survives_its_file_and_a_changed_one_is_refused(system, obser
 
 
 def test_nominal_takes_nothing(system):
-    found = nominal(system.digest, N, 2)
+    found = no_tightening(system.digest, N, 2)
     assert not found.total.any()
     assert "nothing" in found.promise
 

@@ -6,8 +6,8 @@ from one_tank import RESIDUAL, N, W, innovating, running
 
 from controlrnn.data import Signal
 from experiments.bench_mpc.c_code import CompiledController, compiler
-from mpc import Recall, StateObserver, TightenedMPC
-from mpc.tightening.recalled_errors import RecalledErrors
+from mpc import ErrorMemory, StateObserver, TightenedMPC
+from mpc.tightening.learnt_errors import LearntErrors
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler (cc or gcc) on the path")
 BOTH = [False, pytest.param(True, marks=needs_compiler)]
@@ -61,12 +61,12 @@ def made_up(**changed):
         "drift": np.array([[0.1], [0.3]]), "change": np.array([[0.1], [0.1]]), "jump": np.full((3, 1), 0.01),
         "absolute": np.full((4, 1), 1.0), "growth": np.zeros((4, 1)), "end": np.array([1.1]), "promise": "",
     }  # fmt: skip
-    return Recall(**(parts | changed))
+    return ErrorMemory(**(parts | changed))
 
 
 def test_an_error_beyond_everything_declared_is_a_contradiction():
     """Drift and change say nothing against it, the bound on errors does."""
-    errors = RecalledErrors(made_up(), (Signal("y", lower=-9.0, upper=9.0),), None)
+    errors = LearntErrors(made_up(), (Signal("y", lower=-9.0, upper=9.0),), None)
     assert errors.see(np.array([1.0]), certified=True) == ""
     errors.reset()
     assert "possible were -1 to 1 now" in errors.see(np.array([1.05]), certified=True)

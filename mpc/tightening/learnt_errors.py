@@ -9,14 +9,14 @@ import numpy as np
 from controlrnn.checks import Array, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import InfeasibleError
-from mpc.tightening.error_memory import Recall
+from mpc.tightening.error_memory import ErrorMemory
 from mpc.tightening.terminal_set import TerminalSet
 
 _log = logging.getLogger(__name__)
 _MEASURED = 1e-9  # of the largest error: tolerance for rounding in the measured one
 
 
-class RecalledErrors:
+class LearntErrors:
     """Intervals E_0..E_N that contain the errors of predictions from the present estimate.
 
     Args:
@@ -28,7 +28,7 @@ class RecalledErrors:
         InfeasibleError: Nothing is left of an output's range while nothing has been measured.
     """
 
-    def __init__(self, recall: Recall, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
+    def __init__(self, recall: ErrorMemory, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
         self.recall = recall
         self._names = [s.name for s in outputs]
         self._low = np.array([s.lower for s in outputs]) + recall.growth
