@@ -38,12 +38,13 @@ from mpc.loops.rounds import LoopRound, SimulatedLoops
 from mpc.loops.run import run_closed_loop
 from mpc.loops.settings import Disturbances, Start
 from mpc.loops.signals import RandomSteps, Wandering, staircase
-from mpc.observers.base import Observer, RunningOn, Washout
+from mpc.observers.base import Observer
 from mpc.observers.encoder import EncoderObserver
 from mpc.observers.estimate_error import EstimateError, calibrate_estimates, estimate_errors
 from mpc.observers.guarded import GuardedObserver
 from mpc.observers.innovation import StateObserver, kalman_gain
 from mpc.observers.moving_horizon import EstimateInfo, MovingHorizonObserver
+from mpc.observers.open_loop import RunningOn, Washout
 from mpc.observers.state_error import StateError
 from mpc.predictor import Predictor
 from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData

@@ -52,7 +52,7 @@ class Family(Stored):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
 
-class Problem(HorizonInequality):
+class PredictionInequality(HorizonInequality):
     """The inequality of a horizon certificate in the coordinates of a search; arguments as `HorizonInequality`.
 
     Where inputs are states, ``metric`` is that of the joint initial set of states and inputs, and ``radius`` is one.

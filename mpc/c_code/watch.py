@@ -13,8 +13,9 @@ from controlrnn.kernels.dense import dot
 from mpc.calibration.region import RegionShape
 from mpc.control.watching import MOST_MISSED
 from mpc.observers import straying
-from mpc.observers.base import Observer, RunningOn
+from mpc.observers.base import Observer
 from mpc.observers.innovation import StateObserver
+from mpc.observers.open_loop import RunningOn
 from mpc.safety.premise_watch import ABSURD, ORDER, Premise, Reaction
 
 if TYPE_CHECKING:

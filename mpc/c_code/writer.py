@@ -30,8 +30,9 @@ from mpc import predictor as predictor_module
 from mpc.c_code.watch import bits, refuse_unwatched, running_bounds, watch_scalars, watch_tables, watch_words
 from mpc.control.controller import TightenedMPC
 from mpc.control.modes import promises
-from mpc.observers.base import Observer, RunningOn, Washout
+from mpc.observers.base import Observer
 from mpc.observers.innovation import StateObserver
+from mpc.observers.open_loop import RunningOn, Washout
 from mpc.problem import priorities
 from mpc.problem.ocp import OptimalControlProblem, StepData
 from mpc.problem.ranking import KEPT

@@ -45,7 +45,7 @@ def disturbance_mode(
     if prescribed is not None and gain not in (None, prescribed):
         raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
     if mode is Mode.GUARANTEED and claims:
-        refuse_unverified(tightening=tightening, terminal=terminal, recall=recall)
+        refuse_unverified(tightening=tightening, terminal=terminal, error_memory=recall)
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
 
 

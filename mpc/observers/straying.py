@@ -18,19 +18,42 @@ x* is in the ball again, and stays there under inputs in range; a window later e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot, length
+from controlrnn.systems import LureSystem
+from mpc.predictor import Predictor
 
 if TYPE_CHECKING:
-    from mpc.observers.base import Observer, Washout
+    from controlrnn.certification import ContractionCertificate
 
 FORGOTTEN = 1e-10  # of R0: a tenth of the margin that R0 has for rounding
 ROUNDING = 1.0 + 1e-9  # factor that covers rounding in one step of the recursions
+
+
+class Follower(Protocol):
+    """What this module needs of an observer (`mpc.observers.base.Observer`)."""
+
+    contraction: ContractionCertificate | None
+    initial_state: Array
+    input_error: Array
+    predictor: Predictor
+    _excess: float
+    _lost: bool
+
+    @property
+    def system(self) -> LureSystem:
+        """The model."""
+
+    def _certificate(self) -> ContractionCertificate:
+        """The contraction certificate; raises where there is none."""
+
+    def _reach(self) -> float:
+        """R0."""
 
 
 def beyond(u: Array, lower: Array, upper: Array) -> Array:
@@ -45,8 +68,8 @@ def beyond(u: Array, lower: Array, upper: Array) -> Array:
     return np.asarray(np.where(out <= 1e-9 * (np.abs(lower) + np.abs(upper)), 0.0, out))
 
 
-def strayed(observer: Observer, u: Array, *, doubted: bool) -> tuple[float, bool]:
-    """How far the model's state may be out of the ball one sample later, and whether a bound has to start anew.
+def strayed(observer: Follower, u: Array, *, doubted: bool) -> tuple[float, bool]:
+    """Distance that the model's state may be out of the ball one sample later, and whether a bound has to start anew.
 
     Args:
         observer: With a certificate.
@@ -60,7 +83,7 @@ def strayed(observer: Observer, u: Array, *, doubted: bool) -> tuple[float, bool
     return 0.0 if after <= FORGOTTEN * observer._reach() else after, doubted or bool(out.any())
 
 
-def astray(observer: Observer) -> tuple[Array, float] | None:
+def astray(observer: Follower) -> tuple[Array, float] | None:
     """The run z that follows the model's state, and its error d, to begin with; None where it is in the ball.
 
     Args:
@@ -69,23 +92,24 @@ def astray(observer: Observer) -> tuple[Array, float] | None:
     return (observer.initial_state, observer._reach() + observer._excess) if observer._excess else None
 
 
-def followed(observer: Washout, u: Array) -> tuple[Array, float] | None:
+def followed(observer: Follower, before: tuple[Array, float] | None, u: Array) -> tuple[Array, float] | None:
     """What `astray` gives, one sample later; None once the model's state is back in the ball.
 
     Args:
         observer: With a certificate, which has just taken the input in.
+        before: z and d one sample earlier.
         u: The recorded input, shape (nu,).
     """
-    if observer._astray is None or observer._lost:
+    if before is None or observer._lost:
         return astray(observer) if observer._lost else None
     certificate, reach = observer._certificate(), observer._reach()
-    z = step(observer.system, observer._astray[0], u)
-    d = float((certificate.rate * observer._astray[1] + dot(certificate.input_gain, observer.input_error)) * ROUNDING)
+    z = step(observer.system, before[0], u)
+    d = float((certificate.rate * before[1] + dot(certificate.input_gain, observer.input_error)) * ROUNDING)
     back = length(z - observer.initial_state, certificate.metric) * ROUNDING + d <= reach or not observer._excess
     return None if back else (z, d)
 
 
-def led_astray(observer: Observer, u: Array, *, held: bool = False) -> None:
+def led_astray(observer: Follower, u: Array, *, held: bool = False) -> None:
     """Take into account that an input may have acted which no update has been told of.
 
     Args:
@@ -101,7 +125,7 @@ def led_astray(observer: Observer, u: Array, *, held: bool = False) -> None:
         led_astray(guard, u, held=held)
 
 
-def anywhere(observer: Observer, x: Array) -> float:
+def anywhere(observer: Follower, x: Array) -> float:
     """Bound on |x* - x|_P whatever the last inputs were, with r.
 
     Args:

@@ -231,8 +231,9 @@ def make_error_memory(
     observer: Observer,
     growth: HorizonCertificate | None = None,
 ) -> ErrorMemory:
-    """Make a `ErrorMemory` from a tightening, a calibrated drift and certified changes, and check that they fit
-    together.
+    """Make an `ErrorMemory` from a tightening, a calibrated drift and certified changes.
+
+    Raises where they do not fit together.
 
     Args:
         tightening: From `mpc.make_recursive` (for plans with a terminal set) or `mpc.tighten`, without disturbance

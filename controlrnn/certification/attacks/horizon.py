@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controlrnn.certification.families import Problem
+from controlrnn.certification.families import PredictionInequality
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.intervals import checked_box
 from controlrnn.checks import Array, count, read_only, scales
@@ -71,7 +71,7 @@ def attack_horizon(
     Returns:
         The largest differences found. The ascent aims at a spread of steps; every step profits.
     """
-    problem = Problem(system, horizon, initial_radius, metric, input_radius)
+    problem = PredictionInequality(system, horizon, initial_radius, metric, input_radius)
     horizon, starts, steps = problem.horizon, count("starts", starts), count("steps", steps, least=0)
     low, high = _range(system, input_range)
     rng = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from controlrnn.certification.attacks.horizon import Attack, _grad, _tensors, _worst
-from controlrnn.certification.families import Problem
+from controlrnn.certification.families import PredictionInequality
 from controlrnn.checks import Array, as_array, count, read_only
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
@@ -50,7 +50,7 @@ def attack_around(
     """
     u = as_array("u", u, ("N + 1", system.nu))
     x0 = as_array("x0", x0, (system.nx,))
-    problem = Problem(system, len(u) - 1, initial_radius, metric, input_radius)
+    problem = PredictionInequality(system, len(u) - 1, initial_radius, metric, input_radius)
     starts, steps = count("starts", starts), count("steps", steps, least=0)
     back = torch.tensor(np.linalg.inv(np.linalg.cholesky(problem.metric)).T)  # dx = back xi with |xi| <= radius
     radius, box = problem.radius, torch.tensor(problem.input_radius)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from controlrnn.certification import figures
 from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certificate_schema, current_versions, in_words
-from controlrnn.certification.families import Family, Problem
+from controlrnn.certification.families import Family, PredictionInequality
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.arithmetic.enclosure import times_up
 from controlrnn.certification.proof.horizon import gain_margins, prove_gains
@@ -166,7 +166,7 @@ def certify_gains(
         SettingError, ShapeError, DataError: An argument makes no sense.
         CertificationError: No gains could be proven.
     """
-    problem = Problem(system, horizon, 1.0, metric, 0.0)
+    problem = PredictionInequality(system, horizon, 1.0, metric, 0.0)
     K = problem.horizon + 1
     initial, inputs = np.empty((K, system.ny)), np.zeros((K, system.ny, system.nu))
     multipliers = np.zeros((K, system.ny, system.nu, system.nv))

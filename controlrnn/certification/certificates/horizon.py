@@ -28,7 +28,7 @@ from controlrnn.certification.certificate import (
     in_words,
 )
 from controlrnn.certification.certificates.gains import GainCertificate
-from controlrnn.certification.families import Family, Problem
+from controlrnn.certification.families import Family, PredictionInequality
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.horizon import HorizonInequality
 from controlrnn.certification.proof.intervals import checked_box
@@ -219,10 +219,10 @@ def certify_horizon(
     ]
     error = InputError.of(input_radius, system.nu)
     arguments: dict[str, Any] = {"boxes": boxes_of(*ends)}
-    problem = Problem(system, horizon, initial_radius, metric, error, **arguments)
+    problem = PredictionInequality(system, horizon, initial_radius, metric, error, **arguments)
     problems = [problem]
     if error.is_state and error.b.any():
-        problems.append(Problem(system, horizon, initial_radius, metric, error, lifted=True, **arguments))
+        problems.append(PredictionInequality(system, horizon, initial_radius, metric, error, lifted=True, **arguments))
     method = Method(method)
     steps = [problem.horizon] if focus is None else [count("focus", k, least=0) for k in focus]
     if not steps or max(steps) > problem.horizon:

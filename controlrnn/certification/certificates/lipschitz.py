@@ -25,7 +25,7 @@ from controlrnn.certification.proof.intervals import local_slopes
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.search.horizon import PADDINGS, SHARES
 from controlrnn.certification.search.interior import interior
-from controlrnn.certification.search.riccati import Goal, Pair, Task, minimise
+from controlrnn.certification.search.riccati import HorizonObjective, Multipliers, Objective, minimise
 from controlrnn.certification.search.stationary import contract, least_peak
 from controlrnn.certification.search.units import Units
 from controlrnn.checks import Array, count, read_only
@@ -166,7 +166,7 @@ def certify_lipschitz(
     K = horizon + 1
     last = np.zeros(K)
     last[-1] = 1.0
-    task = Task(form, form.Y.T @ form.Y, last, last, np.ones(system.nu), Goal.LARGEST)
+    task = HorizonObjective(form, form.Y.T @ form.Y, last, last, np.ones(system.nu), Objective.LARGEST)
     inside = found = _inside(task)
     for order in _ORDERS:
         try:
@@ -206,7 +206,7 @@ def certify_lipschitz(
     raise failure
 
 
-def _inside(task: Task) -> Pair:
+def _inside(task: HorizonObjective) -> Multipliers:
     """Feasible multipliers to start from: stationary ones if they exist, else those of `interior`.
 
     In `interior` every storage is a little larger than it has to be, a loss that grows exponentially with the length.

@@ -23,7 +23,7 @@ from controlrnn.certification.certificate import (
     in_words,
 )
 from controlrnn.certification.proof.tube import TubeClaim
-from controlrnn.certification.search.tube import PADDINGS, Case
+from controlrnn.certification.search.tube import PADDINGS, TubeSearch
 from controlrnn.checks import Array, count, read_only
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import ROOM
@@ -128,14 +128,14 @@ class TubeCertificate(Certificate):
         Raises:
             CertificationError: The multipliers prove nothing there: use `certify_around`.
         """
-        case = Case(system, x0, u, self.initial_radius, self.metric, self.input_radius)
+        case = TubeSearch(system, x0, u, self.initial_radius, self.metric, self.input_radius)
         if case.horizon != self.horizon:
             raise SettingError(f"u must have {self.horizon + 1} rows as in the certificate, got {case.horizon + 1}")
         if not count("iterations", iterations, least=0):
             passes = tuple(zip(self.multipliers, self.shares, strict=True))
             return _certificate(case, passes, self.focus, method="reused")
         # The adjoints of this certificate's own passes are the weights for the new trajectory.
-        here = Case(system, self.x0, self.u, self.initial_radius, self.metric, self.input_radius)
+        here = TubeSearch(system, self.x0, self.u, self.initial_radius, self.metric, self.input_radius)
         tube, trial, every = None, None, []
         for one in zip(self.multipliers, self.shares, self.focus, strict=True):
             tube = here.run(*one[:2], self.padding, tube)
@@ -198,7 +198,7 @@ def certify_around(
         SettingError, ShapeError, DataError: An argument makes no sense.
         CertificationError: Nothing could be proven, for example because the differences overflow.
     """
-    case = Case(system, x0, u, initial_radius, metric, input_radius)
+    case = TubeSearch(system, x0, u, initial_radius, metric, input_radius)
     steps = [case.horizon] if focus is None else [count("focus", k, least=0) for k in focus]
     if max(steps, default=0) > case.horizon:
         raise SettingError(f"focus must name steps within 0..{case.horizon}, got {steps}")
@@ -225,7 +225,7 @@ def certify_around(
     return _certificate(case, every, tuple(aims), method="passes")
 
 
-def _certificate(case: Case, every: Sequence[Sequence[Array]], focus: Focus, *, method: str) -> TubeCertificate:
+def _certificate(case: TubeSearch, every: Sequence[Sequence[Array]], focus: Focus, *, method: str) -> TubeCertificate:
     """Prove passes of multipliers and shares with the least padding that works; returns the certificate."""
     multipliers, shares = (np.array(part) for part in zip(*every, strict=True))
     failure = CertificationError("no padding")

@@ -89,7 +89,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class BarrierProgram:
     """A set of linear matrix inequalities over p (m,), some of whose entries are positive.
 
     Args:

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 
 from controlrnn.certification.certificate import PROOF_ROOM
-from controlrnn.certification.families import Family, Problem
+from controlrnn.certification.families import Family, PredictionInequality
 from controlrnn.certification.proof import incremental
 from controlrnn.certification.search.interior import interior
-from controlrnn.certification.search.riccati import Pair, Task, minimise
+from controlrnn.certification.search.riccati import HorizonObjective, Multipliers, minimise
 from controlrnn.certification.search.tail import Tail
 from controlrnn.certification.search.units import Units
 from controlrnn.checks import Array
@@ -49,7 +49,9 @@ class Search:
         tail: Multipliers of the far stages, from `tail_for`, or None.
     """
 
-    def __init__(self, claim: Problem, problem: Problem, units: Units, row: int, tail: Tail | None) -> None:
+    def __init__(
+        self, claim: PredictionInequality, problem: PredictionInequality, units: Units, row: int, tail: Tail | None
+    ) -> None:
         self.claim = claim
         self.problem = problem
         self.units = units
@@ -93,7 +95,7 @@ class Search:
         """Weights of the optimisations to run: all steps ``together`` if asked, then each of ``steps`` alone."""
         return [*([self.everywhere()] if together else []), *(self.at(k) for k in dict.fromkeys(steps))]
 
-    def minimise(self, weights: Array, start: Pair, iterations: int) -> Pair:
+    def minimise(self, weights: Array, start: Multipliers, iterations: int) -> Multipliers:
         """Optimise multipliers for the steps that ``weights`` (N + 1,) count."""
         tasks = [self.task(weights, nudge) for nudge in _NUDGES]
         # Where the true radius exceeds the least one, the tasks are the same.
@@ -104,12 +106,12 @@ class Search:
             start = minimise(task, start, steps=iterations, tolerance=_FINE)
         return start
 
-    def back(self, found: Pair, share: float) -> Pair:
+    def back(self, found: Multipliers, share: float) -> Multipliers:
         """Move ``found`` by a share of the way to a point inside the feasible set, which is convex."""
         (a, b), (c, d) = found, self.inside
         return (1 - share) * a + share * c, (1 - share) * b + share * d
 
-    def settle(self, found: Pair) -> Family:
+    def settle(self, found: Multipliers) -> Family:
         """Find a family as close to ``found`` as the proof allows.
 
         An optimum lies on the boundary of the feasible set, and a solver's answer may lie outside of it; the set is
@@ -143,7 +145,7 @@ class Search:
         found, _ = incremental.storages(task.form, task.terminal, *self.inside, padding=0.0)
         return np.array([max(float(np.trace(P)) / len(P), 1e-100) for P in found])
 
-    def task(self, weights: Array, nudge: float = _NUDGES[-1]) -> Task:
+    def task(self, weights: Array, nudge: float = _NUDGES[-1]) -> HorizonObjective:
         """Optimisation task of the head, in coordinates in which the initial set or the tail's metric is a ball.
 
         Where the initial difference hardly counts the optimum lies at infinite storages: the search gets a radius of
@@ -168,9 +170,9 @@ class Search:
                 cost = self.tail.cost(int(k) + 1, problem.b, problem.radius, problem.metric)
                 state_weights[-1] += weights[H + k] * max(cost, least**2)
         c = local.Y[[self.row]]
-        return Task(local, c.T @ c, head, state_weights, problem.b, few=problem.error.steps)
+        return HorizonObjective(local, c.T @ c, head, state_weights, problem.b, few=problem.error.steps)
 
-    def _claimed(self, found: Pair) -> Pair:
+    def _claimed(self, found: Multipliers) -> Multipliers:
         """Convert multipliers to the user's units."""
         error = self.claim.asked
         differ = error.changes > 0 if self.claim.lifted else error.b > 0
@@ -179,7 +181,7 @@ class Search:
             raise CertificationError("multipliers overflow in the units of inputs and outputs")
         return claimed
 
-    def _extended(self, found: Pair) -> Pair:
+    def _extended(self, found: Multipliers) -> Multipliers:
         """Extend the head's multipliers to all stages; raises CertificationError where a stage does not exist."""
         if self.tail is None:
             return found
@@ -190,7 +192,7 @@ class Search:
         return self.tail.extend(P[-1], found, self.stages)
 
 
-def issued_bounds(problem: Problem, family: Family) -> Array:
+def issued_bounds(problem: PredictionInequality, family: Family) -> Array:
     """Bounds (N + 1,) that a certificate states of a family, with room for other machines' rounding.
 
     Every stage's rounding is less than what its padding adds, or the proof would not pass. Twice the padding thus holds
@@ -209,7 +211,7 @@ def issued_bounds(problem: Problem, family: Family) -> Array:
     return np.asarray(np.maximum(proven, problem.prove(wider, room=PROOF_ROOM)[0]) * ROOM)
 
 
-def tail_for(problem: Problem) -> Tail | None:
+def tail_for(problem: PredictionInequality) -> Tail | None:
     """Stationary multipliers for the far stages of a long horizon; None where every stage is optimised."""
     if problem.horizon < _HEAD:
         return None

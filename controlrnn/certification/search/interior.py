@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from controlrnn.certification.proof.incremental import IncrementalForm
-from controlrnn.certification.search.riccati import Goal, Pair, Task, minimise, stage_of
+from controlrnn.certification.search.riccati import HorizonObjective, Multipliers, Objective, minimise, stage_of
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 
@@ -17,7 +17,7 @@ _MARGIN = 1.5  # how far inside the feasible set
 _FIRST, _LATER = 150, 30  # iterations at the first stages, and at those that start near the one before
 
 
-def interior(task: Task) -> Pair:
+def interior(task: HorizonObjective) -> Multipliers:
     """Find multipliers (K, nv) and rho (K, nu) for which every stage exists with room to spare.
 
     Raises:
@@ -30,7 +30,7 @@ def interior(task: Task) -> Pair:
         demand = demand + least * np.diag(np.arange(form.nz) < form.nx)
     lams, rhos = [], []
     for j in range(len(task.weights)):
-        stage = Task(form, demand, np.ones(1), np.ones(1), task.b, Goal.TRACE)
+        stage = HorizonObjective(form, demand, np.ones(1), np.ones(1), task.b, Objective.TRACE)
         lam, rho = minimise(stage, reach(form, demand, pattern), steps=_FIRST if j < 3 else _LATER, tolerance=1e-3)
         # The greedy minimum touches the boundary of the feasible set, where the joint search could not move.
         lam, rho, P = inflate(form, demand, lam[0], rho[0])
@@ -54,7 +54,7 @@ def inflate(
     raise CertificationError("no multipliers at a stage: the gains overflow, or the matrices are too badly scaled")
 
 
-def reach(form: IncrementalForm, demand: Array, pattern: Array) -> Pair:
+def reach(form: IncrementalForm, demand: Array, pattern: Array) -> Multipliers:
     """Scale a multiplier ``pattern`` (nv,) until the stage exists, and find a rho for it; shapes (1, nv), (1, nu)."""
     n, u = form.nx, form.nu
     small = 1e-12 * max(float(np.trace(demand)), 1e-200)

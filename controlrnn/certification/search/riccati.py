@@ -36,10 +36,10 @@ _PATIENCE = 20  # iterations over which progress is judged
 SMALLEST = 1e-250  # of a storage
 _LIMIT = 650.0  # of |theta|: exp overflows beyond it
 
-Pair = tuple[Array, Array]
+Multipliers = tuple[Array, Array]
 
 
-class Goal(Enum):
+class Objective(Enum):
     """Objectives of the optimisation."""
 
     WEIGHTED_SUM = "sum"
@@ -51,7 +51,7 @@ class Goal(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class HorizonObjective:
     """An optimisation over multipliers and rho, in coordinates in which the set of initial differences is a ball.
 
     Args:
@@ -70,12 +70,12 @@ class Task:
     weights: Array
     state_weights: Array
     b: Array
-    goal: Goal = Goal.WEIGHTED_SUM
+    goal: Objective = Objective.WEIGHTED_SUM
     order: float = 128.0
     few: int | None = None
 
 
-def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e-4) -> Pair:
+def minimise(task: HorizonObjective, start: Multipliers, *, steps: int = 300, tolerance: float = 2e-4) -> Multipliers:
     """Minimise a task, convex in multipliers (K, nv) and rho (K, nu); returns both.
 
     Args:
@@ -99,14 +99,14 @@ def minimise(task: Task, start: Pair, *, steps: int = 300, tolerance: float = 2e
 class _Sweep:
     """Objective of a task and its gradient as functions of theta (K, nv + nu)."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: HorizonObjective) -> None:
         form = task.form
         self.task = task
         self.later = np.cumsum(task.weights[::-1])[::-1]
         arrays = (form.T, form.lower, form.upper, task.terminal)
         self.T, self.lower, self.upper, self.terminal = (np.ascontiguousarray(a, dtype=np.float64) for a in arrays)
 
-    def multipliers(self, theta: Array) -> Pair:
+    def multipliers(self, theta: Array) -> Multipliers:
         """Convert theta to multipliers (K, nv) and rho (K, nu)."""
         found = self._forward(theta)
         if found is None:
@@ -140,7 +140,7 @@ class _Sweep:
     def _objective(self, rho: Array, P: Array) -> tuple[float, Array, Array]:
         """Value of the objective, its derivative by rho (K, nu), and by each storage (K, nx, nx)."""
         task, d_P = self.task, np.zeros_like(P)
-        if task.goal is Goal.LARGEST:
+        if task.goal is Objective.LARGEST:
             eigenvalues, vectors = np.linalg.eigh(P[-1])
             value, slopes = _norm(np.concatenate([np.maximum(eigenvalues, 0.0), rho.ravel()]), task.order)
             d_P[-1] = (vectors * slopes[: len(eigenvalues)]) @ vectors.T
@@ -148,7 +148,7 @@ class _Sweep:
         d_rho = (self.later if task.few is None else self._few(rho @ task.b**2, task.few))[:, None] * task.b**2
         value = float((d_rho * rho).sum())
         for j in np.flatnonzero(task.state_weights):
-            part, slope = _trace(P[j]) if task.goal is Goal.TRACE else _schatten(P[j], task.order)
+            part, slope = _trace(P[j]) if task.goal is Objective.TRACE else _schatten(P[j], task.order)
             value, d_P[j] = value + task.state_weights[j] * part, task.state_weights[j] * slope
         return value, d_rho, d_P
 
@@ -166,7 +166,7 @@ class _Sweep:
         return total
 
 
-def stage_of(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> Pair | None:
+def stage_of(form: IncrementalForm, demand: Array, lam: Array, rho: Array) -> Multipliers | None:
     """Storage P_j of one stage and its maximiser Z_j (nz, nx); None where the stage does not exist."""
     n = form.nx
     G = demand + form.multiplier_form(lam)
@@ -214,7 +214,7 @@ def lbfgs(
     value, gradient = function(x)
     if not np.isfinite(value):
         raise CertificationError("the multipliers to start from are not feasible")
-    pairs: deque[Pair] = deque(maxlen=_MEMORY)
+    pairs: deque[Multipliers] = deque(maxlen=_MEMORY)
     history = [value]
     for _ in range(steps):
         direction = _two_loops(gradient, pairs)
@@ -246,7 +246,7 @@ def lbfgs(
     return x, history
 
 
-def _two_loops(gradient: Array, pairs: deque[Pair]) -> Array:
+def _two_loops(gradient: Array, pairs: deque[Multipliers]) -> Array:
     """L-BFGS direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
     q = gradient.copy()
     weights = []
@@ -262,7 +262,7 @@ def _two_loops(gradient: Array, pairs: deque[Pair]) -> Array:
     return -q
 
 
-def _sizes(task: Task, lam: Array, rho: Array) -> Array:
+def _sizes(task: HorizonObjective, lam: Array, rho: Array) -> Array:
     """Scales of each stage's multipliers, shape (K,), as the recursion of theta uses them."""
     scales, demand = np.ones(len(lam)), task.terminal
     for j in range(len(lam) - 1):

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from controlrnn.certification.proof.incremental import IncrementalForm
-from controlrnn.certification.search.riccati import Task
+from controlrnn.certification.search.riccati import HorizonObjective
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 
@@ -24,7 +24,7 @@ _USABLE = {cp.OPTIMAL, cp.OPTIMAL_INACCURATE, cp.USER_LIMIT}
 
 
 def solve_horizon(
-    task: Task, sizes: Array, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
+    task: HorizonObjective, sizes: Array, *, solver: str = "CLARABEL", options: dict[str, Any] | None = None
 ) -> tuple[Array, Array, str]:
     """Solve a task as one semidefinite program in the chordal (storage) form, one cone of size nz a stage.
 

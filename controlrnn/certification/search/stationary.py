@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import matrix_balance
 
 from controlrnn.certification.proof.incremental import IncrementalForm, smallest_storage
-from controlrnn.certification.search.barrier import Block, Program, Term
+from controlrnn.certification.search.barrier import BarrierProgram, Block, Term
 from controlrnn.certification.search.interior import neuron_weights, reach
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
@@ -137,7 +137,7 @@ def metric_for_inputs(
     slight = 1e-6 * float(weights**2 @ gains) * _diagonal(1 / P.diagonal()) / n
     cost = np.concatenate([slight, np.zeros(nv * (1 + nu)), weights**2])
     blocks.append(_room(n, p))
-    p = Program(tuple(blocks), np.arange(len(p)) >= into).minimise(p, cost, tolerance=1e-3)
+    p = BarrierProgram(tuple(blocks), np.arange(len(p)) >= into).minimise(p, cost, tolerance=1e-3)
     return *_unpack(form, p), p[into + nv : into + nv * (1 + nu)].reshape(nu, nv)
 
 
@@ -169,7 +169,7 @@ def least_gain(form: IncrementalForm, start: Point, *, tolerance: float = 1e-4) 
     blocks = (Block(main.constant, main.terms + supply), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _room(n, p))
     cost = np.zeros_like(p)
     cost[-1] = 1.0
-    p = Program(blocks, np.arange(len(p)) >= n * (n + 1) // 2).minimise(p, cost, tolerance=tolerance)
+    p = BarrierProgram(blocks, np.arange(len(p)) >= n * (n + 1) // 2).minimise(p, cost, tolerance=tolerance)
     return float(p[-1]), *_unpack(form, p)
 
 
@@ -209,7 +209,7 @@ def least_peak(form: IncrementalForm, start: Point, *, tolerance: float = 1e-3) 
     )
     cost = np.zeros_like(p)
     cost[-1] = 1.0
-    p = Program(blocks, np.arange(len(p)) >= into).minimise(p, cost, tolerance=tolerance)
+    p = BarrierProgram(blocks, np.arange(len(p)) >= into).minimise(p, cost, tolerance=tolerance)
     return float(p[-1]), p[into : into + nv], p[into + nv : -1]
 
 
@@ -236,11 +236,11 @@ def _state_sizes(form: IncrementalForm) -> Array:
     return np.asarray(scale)
 
 
-def _contraction(form: IncrementalForm, s: float, bound: Array) -> Program:
+def _contraction(form: IncrementalForm, s: float, bound: Array) -> BarrierProgram:
     """Program of the contraction inequality at s with P > 0 and bound'p < 1."""
     n = form.nx
     blocks = (_inequality(form, s), Block(np.zeros((n, n)), (_square(n, np.eye(n)),)), _bound(bound))
-    return Program(blocks, np.arange(len(bound)) >= n * (n + 1) // 2)
+    return BarrierProgram(blocks, np.arange(len(bound)) >= n * (n + 1) // 2)
 
 
 def _inequality(form: IncrementalForm, s: float, constant: Array | None = None) -> Block:

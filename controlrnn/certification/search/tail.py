@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from controlrnn.certification.proof.incremental import IncrementalForm
-from controlrnn.certification.search.riccati import Pair
+from controlrnn.certification.search.riccati import Multipliers
 from controlrnn.certification.search.stationary import contract, top_ratio
 from controlrnn.checks import Array
 
@@ -55,7 +55,7 @@ class Tail:
         # A diagonal R above the matrix that is needed: row sums (Gershgorin).
         return cls(point.metric, point.multipliers, np.abs(need).sum(axis=1) * _ROOM, s * _ROOM)
 
-    def extend(self, P: Array, found: Pair, stages: int) -> Pair:
+    def extend(self, P: Array, found: Multipliers, stages: int) -> Multipliers:
         """Continue the multipliers of a head, whose last storage is P, to ``stages`` stages."""
         count = stages - len(found[0])
         # The head's last storage lies below sigma times the tail's metric.

@@ -27,7 +27,7 @@ _SLOPES = 0.1  # weight of a neuron, whose difference decides on slopes, against
 _EVEN = 1e-4  # weight of every state, so that ellipsoids stay bounded where no output looks
 
 
-class Case(TubeClaim):
+class TubeSearch(TubeClaim):
     """The claim of a tube and the search for passes that prove it; arguments as `TubeClaim`."""
 
     system: LureSystem

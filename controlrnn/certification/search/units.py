@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from controlrnn.certification.families import Problem
+from controlrnn.certification.families import PredictionInequality
 from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.checks import Array
@@ -102,7 +102,9 @@ class Units:
             raise CertificationError("the initial radius and its metric are far from the sizes of inputs and states")
         return found
 
-    def problem(self, claim: Problem, system: LureSystem, boxes: tuple[Box, Box] | None) -> Problem:
+    def problem(
+        self, claim: PredictionInequality, system: LureSystem, boxes: tuple[Box, Box] | None
+    ) -> PredictionInequality:
         """The inequality of ``claim`` in these units, for a search."""
         error, radius = claim.asked, claim.claimed_radius
         rate = None if error.rate is None else _rounded(np.asarray(error.rate) / self.size / self.u)
@@ -114,7 +116,9 @@ class Units:
         if boxes is not None:
             boxes = (tuple(end / self.u for end in boxes[0]), tuple(end / self.x for end in boxes[1]))  # type: ignore[assignment]
         radius = 1.0 if radius else 0.0
-        return Problem(self.system(system), claim.horizon, radius, metric, scaled, boxes=boxes, lifted=claim.lifted)
+        return PredictionInequality(
+            self.system(system), claim.horizon, radius, metric, scaled, boxes=boxes, lifted=claim.lifted
+        )
 
     def back(self, multipliers: Array, rho: Array, output: float, inputs: Array) -> tuple[Array, Array]:
         """Convert multipliers (K, nv) and rho (K, m) to the user's units.

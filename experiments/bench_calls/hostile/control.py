@@ -113,8 +113,8 @@ def control_functions(kit: Kit) -> Iterator[Call]:
     yield call("mpc.make_recursive", mpc.make_recursive, 0.3, tightening=kit.tightening, growth=kit.growth, observer=o,
                 jump=kit.jump)  # fmt: skip
     yield call("mpc.certify_changes", mpc.certify_changes, 0.05, observer=o, steps=1, iterations=2)
-    yield call("mpc.make_error_memory", mpc.make_error_memory, 0.2, tightening=kit.tightening, drift=kit.drift, changes=kit.changes,
-                observer=o, growth=kit.growth)  # fmt: skip
+    yield call("mpc.make_error_memory", mpc.make_error_memory, 0.2, tightening=kit.tightening, drift=kit.drift,
+                changes=kit.changes, observer=o, growth=kit.growth)  # fmt: skip
     yield call("mpc.terminal_set", mpc.terminal_set, 0.2, predictor=p, contraction=kit.contraction, horizon=12,
                 jump=kit.jump, share=0.01)  # fmt: skip
     yield call("mpc.chain", lambda a, b: [mpc.chain(a, b), None][1], a=CondensedBackend,

@@ -10,7 +10,7 @@ from controlrnn.certification.proof import incremental
 from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.search import riccati
 from controlrnn.certification.search.interior import interior
-from controlrnn.certification.search.riccati import Goal, Task
+from controlrnn.certification.search.riccati import HorizonObjective, Objective
 from controlrnn.errors import CertificationError
 
 SYSTEMS = [
@@ -23,11 +23,11 @@ SYSTEMS = [
 ]
 
 
-def make_task(system, steps=4, radius=0.7, goal=Goal.WEIGHTED_SUM):
+def make_task(system, steps=4, radius=0.7, goal=Objective.WEIGHTED_SUM):
     form = IncrementalForm.of(system)
     c = form.Y[[0]]
     weights = np.linspace(0.2, 1, steps)
-    return Task(form, c.T @ c, weights, weights * radius**2, np.array([0.3, 0.1]), goal)
+    return HorizonObjective(form, c.T @ c, weights, weights * radius**2, np.array([0.3, 0.1]), goal)
 
 
 def value_of(task, pair):
@@ -36,7 +36,7 @@ def value_of(task, pair):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("goal", list(Goal))
+@pytest.mark.parametrize("goal", list(Objective))
 @pytest.mark.parametrize("radius", [0.7, 0.0])
 def test_gradient_matches_differences(system, goal, radius):
     task = make_task(system, radius=radius, goal=goal)

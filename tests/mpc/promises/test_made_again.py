@@ -180,7 +180,7 @@ def verify_all(road, tightening, terminal, recall):
 
 
 def test_guarantees_rest_on_nothing_that_was_read_and_not_verified(road, tmp_path):
-    own = {"tightening": road.tightening, "terminal": road.terminal, "recall": road.recall}
+    own = {"tightening": road.tightening, "terminal": road.terminal, "error_memory": road.recall}
     assert all(part.verified for part in own.values())
     controller(road, **own)
     read = {name: stored(part, tmp_path) for name, part in own.items()}
