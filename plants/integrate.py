@@ -15,24 +15,44 @@ None of the plants is stiff within a sample.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from scipy.integrate import DOP853
 
 from controlrnn.checks import Array
 from controlrnn.errors import DataError
-from plants.ops import NUMPY
-
-if TYPE_CHECKING:
-    from plants.base import Plant
+from plants.ops import NUMPY, Ops, Value
 
 _RTOL, _ATOL = 1e-8, 1e-9
 _STAGES = 12
 _NODES, _WEIGHTS, _ERROR = DOP853.A, DOP853.B, DOP853.E5
 
 
-def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array:
+class Dynamics(Protocol):
+    """What the integrator needs of a `plants.Plant`."""
+
+    @property
+    def dt(self) -> float:
+        """Sample time [s]."""
+
+    @property
+    def nx(self) -> int:
+        """Number of states."""
+
+    @property
+    def nu(self) -> int:
+        """Number of inputs."""
+
+    @property
+    def nw(self) -> int:
+        """Number of disturbances."""
+
+    def _rate(self, x: Value, u: Value, ops: Ops, w: Value | None) -> Value:
+        """Time derivative of the states, unchecked."""
+
+
+def integrate(plant: Dynamics, x: Array, u: Array, w: Array | None = None) -> Array:
     """States one sample later; the unchecked inner part of `Plant.step`.
 
     Args:
@@ -78,7 +98,9 @@ def integrate(plant: Plant, x: Array, u: Array, w: Array | None = None) -> Array
     return result.reshape(x.shape)
 
 
-def _attempt(plant: Plant, y: Array, slope: Array, h: Array, u: Array, w: Array | None) -> tuple[Array, Array, Array]:
+def _attempt(
+    plant: Dynamics, y: Array, slope: Array, h: Array, u: Array, w: Array | None
+) -> tuple[Array, Array, Array]:
     """Try one step of size ``h`` (B, 1): new states, slopes there, and each experiment's error over its tolerance."""
     stages = np.empty((_STAGES + 1, *y.shape))
     flat = stages.reshape(_STAGES + 1, -1)
