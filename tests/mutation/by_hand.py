@@ -44,6 +44,7 @@ _JUMP = "np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])"
 _LEAST = "float(rate) ** horizon * jump / (1.0 - float(rate)) * ROUNDING * _ROOM"
 _END = "end=np.maximum(tightening.total[N], (a[N - 1] + G[N - 1] + jumps[N - 1]) * ROUNDING)"
 _OVER = "self.terminal._share(gap) - 1.0 - _ROUNDED"
+_SAFE = "safety=Safety(safe_input=[1.6, 1.6])"
 _BELOW = "np.maximum(self.y - self.upper, self.lower - self.y)"
 
 MUTANTS = (
@@ -93,11 +94,10 @@ MUTANTS = (
     Mutant("limits tightened below alone", "mpc/tightening/tightening.py", "for s in outputs]) - total",
            "for s in outputs])", "test_tightening"),
     Mutant("a nominal controller at the price of nothing: tanks", "experiments/three_tank/stages.py",
-           "output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0,",
-           "output_weight=[1.0, 0.2, 0.2], input_move_weight=20.0, penalty=None if claims else 1e-6,",
+           _SAFE, "limits=None if claims else __import__('mpc').Limits(penalty=1e-6), " + _SAFE,
            "test_three_tank"),
     Mutant("a nominal controller at the price of nothing: studies", "experiments/shared/guaranteed.py",
-           "room, mode=Mode.PRACTICAL, **settings)", "room, mode=Mode.PRACTICAL, penalty=1e-6, **settings)",
+           "room, **grouped(dict(mode=Mode.PRACTICAL, **", "room, **grouped(dict(mode=Mode.PRACTICAL, penalty=1e-6, **",
            "test_guaranteed"),
     Mutant("violations that are always 0", "mpc/loops/result.py",
            "return int((self.excess > 0).any(axis=1).sum())", "return 0", "test_closed_loop"),

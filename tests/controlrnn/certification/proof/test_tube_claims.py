@@ -1,0 +1,212 @@
+"""Tubes, against ball arithmetic: no run leaves them, and what proves nothing is refused."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from exact_numbers import definite, exact
+from hypothesis import given
+from hypothesis import strategies as st
+from inequality_cases import FAST, SEEDS, linear
+from random_systems import random_system
+
+from controlrnn.certification.proof import tube
+from controlrnn.errors import CertificationError
+from controlrnn.systems import LureSystem
+
+pytest.importorskip("flint", reason="python-flint gives the ball arithmetic (extra audit)")
+
+from controlrnn.certification.ball.arithmetic import number, precision, row
+from controlrnn.certification.refutation.trajectories import simulate
+
+ACTIVATIONS = ["tanh", "sigmoid", "relu", "leaky_relu"]
+
+
+def claim_of(system, radius, steps=4, b=0.0, x=None, metric=None):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal(system.nx) if x is None else x
+    return tube.TubeClaim(system, x, rng.standard_normal((steps, system.nu)), radius, metric, b)
+
+
+def some_proof(claim, passes=1, padding=1e-7, tau=(1.0, 2.0, 4.0, 8.0, 16.0)):
+    """Bounds by multipliers and shares that anybody may guess: the smallest tau that is accepted."""
+    nv, m = claim.system.nv, len(claim.b)
+    for t in (0.3, 1.0, 3.0):
+        for one in tau:
+            shares = np.tile(np.concatenate([[one], np.full(m, one)]), (passes, claim.steps, 1))
+            try:
+                return claim.prove(np.full((passes, claim.steps, nv), t), shares, padding), t, one
+            except CertificationError:
+                continue
+    raise AssertionError("no guess is accepted")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("layers", [(3,), (2, 1), ()])
+@pytest.mark.parametrize(("radius", "b"), [(0.3, 0.0), (1e-9, 1e-9), (0.0, 0.2), (0.2, 0.1)])
+def test_no_run_leaves_its_tube(activation, layers, radius, b):
+    system = random_system(5, nx=2, layers=layers, activation=activation, feedthrough=activation != "relu")
+    metric = np.array([[2.0, 0.3], [0.3, 1.0]])
+    claim = claim_of(system, radius, b=np.array([b, 0.0]), metric=metric)
+    (bounds, margin), *_ = some_proof(claim)
+    assert 0 < margin <= 1
+    rng, L = np.random.default_rng(0), np.linalg.cholesky(np.linalg.inv(metric))
+    with precision(300):
+        nominal = simulate(system, row(claim.x0), claim.u.tolist())
+        for _ in range(12):
+            xi = rng.standard_normal(2)
+            x = claim.x0 + radius * (1 - 1e-7) * (L @ (xi / np.linalg.norm(xi)))
+            u = claim.u + np.array([b, 0.0]) * (1 - 1e-7) * rng.choice([-1.0, 1.0], claim.u.shape)
+            other = simulate(system, row(x), u.tolist())
+            for p, q, most in zip(nominal.y, other.y, bounds, strict=True):
+                assert all(abs(v - w) <= number(m) for v, w, m in zip(p, q, most, strict=True))
+    reached = np.abs(system.simulate(u, x)[0] - system.simulate(claim.u, claim.x0)[0]).max()
+    assert bounds.max() < 1e3 * (reached + 1e-12)
+
+
+def test_a_second_pass_is_no_worse_and_bounds_stay_true():
+    system = random_system(2, nx=2, layers=(3,), activation="tanh")
+    claim = claim_of(system, 0.3, b=0.05)
+    (first, _), t, tau = some_proof(claim)
+    shares = np.tile([tau] * (1 + len(claim.b)), (2, claim.steps, 1))
+    multipliers = np.stack([np.full((claim.steps, 3), factor * t) for factor in (1.0, 0.5)])
+    both, _ = claim.prove(multipliers, shares, 1e-7)
+    (own, _), (other, _) = (claim.prove(multipliers[[i]], shares[[i]], 1e-7) for i in (0, 1))
+    assert (own == first).all()
+    assert (both <= np.minimum(own, other) * (1 + 1e-9)).all()
+    alone, tight = (claim.run(m, shares[0], 1e-7, None) for m in multipliers)
+    helped = claim.run(multipliers[0], shares[0], 1e-7, tight)
+    d, known, least = (np.array([one.d for one in run.steps]) for run in (helped, alone, tight))
+    assert (d <= known).all()
+    assert (d <= least * (1 + 1e-12)).all()
+    assert (d < 0.9 * known).any()
+    widths = [np.array([one.slopes[1] - one.slopes[0] for one in run.steps]) for run in (helped, alone)]
+    assert (widths[0] <= widths[1]).all()
+    assert (widths[0] < 0.9 * widths[1]).any()
+    assert (helped.factors[-1].max() < alone.factors[-1].max()) or (helped.bounds[-1] < alone.bounds[-1]).any()
+
+
+def test_tubes_of_a_linear_system_are_its_ellipsoids():
+    """x+ = A x, y = C x with tau a little above |A|^2: what is known is reached, times sqrt(tau^k)."""
+    a = 0.5
+    system = linear([[a]], B2=[[0.0]])
+    claim = tube.TubeClaim(system, np.array([1.0]), np.zeros((4, 1)), 0.25, None, 0.0)
+    bounds, _ = claim.prove(np.zeros((1, 3, 0)), np.full((1, 3, 1), 0.8), 1e-9)
+    true = 0.25 * a ** np.arange(4)
+    assert (bounds[:, 0] >= true).all()
+    assert np.allclose(bounds[:, 0], true, rtol=1e-6)
+    assert (claim.rounding() < 1e-15).all()
+
+
+def test_levels_of_tubes_that_underflow_are_no_proof():
+    """tau of 1e-162 each: their product is no float64, but the ellipsoid is as large as the difference."""
+    system = random_system(0, nx=3, layers=(), norm=0.9)
+    claim = tube.TubeClaim(system, np.zeros(3), np.zeros((6, 2)), 1e-9, None, 0.0)
+    shares = np.full((1, 5, 1), 1.0)
+    shares[:, :2] = 1e-162
+    try:
+        bounds, _ = claim.prove(np.zeros((1, 5, 0)), shares, 1e-9)
+    except CertificationError:
+        return
+    dx = 1e-9 * np.eye(3)
+    reached = np.abs(system.simulate(claim.u, np.zeros(3))[0] - system.simulate(np.zeros((3, 6, 2)), dx)[0]).max(axis=0)
+    assert (bounds >= reached * (1 - 1e-6)).all()
+
+
+def test_multipliers_of_tubes_that_underflow_are_no_proof():
+    n, least = 10, 5e-324
+    z = np.zeros
+    system = LureSystem(
+        A=z((n, n)), B1=np.eye(n), B2=z((n, 1)), bx=z(n), C1=np.full((n, n), 0.9 / n), D11=z((n, n)), D12=z((n, 1)),
+        bv=z(n), C2=np.ones((1, n)) / np.sqrt(n), D21=z((1, n)), D22=z((1, 1)), by=z(1), activation="relu",
+        layers=(n,), dt=1.0,
+    )  # fmt: skip
+    claim = tube.TubeClaim(system, z(n), z((2, 1)), 1e-9, None, 0.0)
+    with pytest.raises(CertificationError):
+        claim.prove(np.full((1, 1, n), least), np.full((1, 1, 1), least), 1e-9)
+
+
+def test_tubes_without_states():
+    """A static network: its outputs differ as much as its inputs make them, whatever the ellipsoids say."""
+    z = np.zeros
+    system = LureSystem(
+        A=z((0, 0)), B1=z((0, 1)), B2=z((0, 1)), bx=z(0), C1=z((1, 0)), D11=z((1, 1)), D12=np.ones((1, 1)), bv=z(1),
+        C2=z((1, 0)), D21=np.ones((1, 1)), D22=z((1, 1)), by=z(1), layers=(1,), dt=1.0,
+    )  # fmt: skip
+    claim = tube.TubeClaim(system, z(0), z((3, 1)), 0.0, None, 0.5)
+    (bounds, _), *_ = some_proof(claim)
+    assert (bounds >= np.tanh(0.5)).all()
+    assert (bounds <= 0.6).all()
+
+
+@pytest.mark.parametrize("bad", [
+    {"multipliers": -1.0}, {"multipliers": np.nan}, {"multipliers": np.inf}, {"shares": -1.0}, {"shares": np.nan},
+    {"shares": np.inf}, {"shares": 0.0}, {"padding": 0.0}, {"padding": 1.0}, {"padding": np.nan},
+], ids=lambda bad: "-".join(bad))  # fmt: skip
+def test_passes_that_prove_nothing(bad):
+    claim = claim_of(random_system(5, nx=2, layers=(3,)), 0.3, b=0.1)
+    _, t, tau = some_proof(claim)
+    numbers = {"multipliers": t, "shares": tau, "padding": 1e-7} | bad
+    multipliers, shares = np.full((1, claim.steps, 3), t), np.full((1, claim.steps, 3), tau)
+    multipliers[0, 1], shares[0, 1] = numbers["multipliers"], numbers["shares"]
+    with pytest.raises(CertificationError):
+        claim.prove(multipliers, shares, numbers["padding"])
+    good = np.full((1, claim.steps, 3), t), np.full((1, claim.steps, 3), tau), 1e-7
+    assert claim.prove(*good)[1] > 0
+    for wrong in ((good[0][:, 1:], good[1]), (good[0], good[1][:, 1:]), (good[0][:0], good[1][:0]),
+                  (np.concatenate([good[0]] * 2), good[1]), (good[0][..., 1:], good[1])):  # fmt: skip
+        with pytest.raises(CertificationError, match="shapes"):
+            claim.prove(*wrong, 1e-7)
+
+
+def test_a_path_that_starts_elsewhere_is_refused():
+    class Elsewhere:
+        def __init__(self, system):
+            self._system = system
+
+        def __getattr__(self, name):
+            return getattr(self._system, name)
+
+        def simulate(self, u, x0):
+            return self._system.simulate(u, np.asarray(x0) + 1.0)
+
+    with pytest.raises(CertificationError, match="start"):
+        claim_of(Elsewhere(random_system(5, nx=2, layers=(3,))), 0.3)
+
+
+@FAST
+@given(seed=SEEDS, log=st.integers(-100, 100))
+def test_starting_ellipsoids_cover_the_set(seed, log):
+    rng = np.random.default_rng(seed)
+    B = rng.standard_normal((3, 3)) + 2 * np.eye(3)
+    M, r = 0.5 * (B @ B.T + (B @ B.T).T), 10.0**log
+    L = tube.covering(M, r)
+    K = exact(L).T.dot(exact(M)).dot(exact(L))
+    assert definite(K - Fraction(r) ** 2 * exact(np.eye(3)))
+    assert not definite(K - (Fraction(r) * Fraction(1 + 1e-6)) ** 2 * exact(np.eye(3)))
+    assert not tube.covering(M, 0.0).any()
+    for bad in (-M, np.full((3, 3), np.nan)):
+        with pytest.raises(CertificationError):
+            tube.covering(bad, r)
+
+
+@FAST
+@given(seed=SEEDS, log=st.integers(-100, 100))
+def test_rounding_of_the_nominal_path_is_covered(seed, log):
+    rng = np.random.default_rng(seed)
+    F = np.tril(rng.standard_normal((3, 3)) + 3 * np.eye(3)) * 10.0 ** rng.uniform(-2, 2, (3, 1))
+    error = 10.0**log * rng.random(3)
+    rho = Fraction(tube._covered_rounding(F, error))
+    rows = exact(F)
+    worst = 0.0
+    for signs in ([1, 1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, -1]):
+        e, xi = exact(error) * exact(np.array(signs)), []
+        for i in range(3):
+            xi.append((e[i] - sum((rows[i, j] * xi[j] for j in range(i)), Fraction(0))) / rows[i, i])
+        assert sum(v * v for v in xi) <= rho * rho
+        worst = max(worst, float(sum(v * v for v in xi)) ** 0.5)
+    assert float(rho) <= np.linalg.norm(np.abs(np.linalg.inv(F)) @ error) * (1 + 1e-6)
+    assert tube._covered_rounding(F, np.zeros(3)) == 0
+    for flat in (0.0, np.nan):
+        with pytest.raises(CertificationError, match="flat"), np.errstate(all="ignore"):
+            tube._covered_rounding(np.diag([1.0, 1.0, flat]), error)
