@@ -3,7 +3,8 @@
 A set is a section ``[mutmut.SET]`` of setup.cfg: which files are changed, and which tests have to notice. mutmut makes
 the mutants, in a copy of the working tree, ``mutants/SET``; `judge` runs the tests. Verdicts go to ``verdicts.jsonl``
 there: those of mutants that a test noticed stand as long as the file is the same, so that a stopped run goes on. With
-patterns (as ``*.tube.*``) only mutants of such names are judged. Prints what no test noticed.
+patterns (as ``*.tube.*``) only mutants of such names are judged, those of the first pattern first. Prints what no test
+noticed.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def main(name: str, *patterns: str) -> int:
     """Judge the mutants of a set; returns how many no test noticed."""
     place, settings = workplace(name)
     verdicts, known = place / "verdicts.jsonl", mutants(place)
-    chosen = [one for one in known if not patterns or any(fnmatch.fnmatch(one, pattern) for pattern in patterns)]
+    chosen = list(dict.fromkeys(one for pattern in patterns or ("*",) for one in fnmatch.filter(known, pattern)))
     kept = [json.loads(line) for line in verdicts.read_text().splitlines()] if verdicts.exists() else []
     kept = [one for one in kept if one["verdict"] == "killed" and known.get(one["name"]) == one["source"]]
     verdicts.write_text("".join(json.dumps(one) + "\n" for one in kept))
