@@ -179,7 +179,7 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "limited": limited, "bounded": bounded, "layers": len(system.layers),
         "layer_matrices": ", ".join(f"M{k + 1}" for k in range(len(system.layers))) or "0",
         "max_iterations": options.max_iterations, "rti": int(options.rti), "steep": int(parts._steep),
-        "ranks": 1 + max(ranks), "returns": int(len(hard_ranks) == 1),
+        "ranks": 1 + max(ranks), "returns": int(len(hard_ranks) == 1), "soonest": N + 2 if len(hard_ranks) == 1 else 1,
         "practical": int(controller.mode is Mode.PRACTICAL), "promises": int(promises(controller.tightening)),
         "forgets": int(controller.disturbance.forgets),
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),

@@ -5,7 +5,9 @@ The first of these plans that keeps its limits is applied:
     the last plan, shifted;  the solver's last iterate;  a held input on the way to the best steady one;  the safe one.
 
 If none does, the one with the least weighted sum of violations is applied, each in output ranges and weighted by the
-penalty of its limit; with priorities, those of the first rank are compared first (`mpc.problem.priorities`).
+penalty of its limit; with priorities, those of the first rank are compared first (`mpc.problem.priorities`). Where hard
+limits can be back sooner (`mpc.safety.recovery`), it is the plan that is inside first, among the one that recovery
+finds and those that violate limits less.
 
 The best steady input costs least per step *within the tightened limits* (`mpc.problem.steady_input`). It is not applied
 at once: a governor goes only so far from the last input towards it that holding the result keeps every limit on the way
@@ -102,7 +104,7 @@ class Fallbacks:
     def choose(
         self, data: StepData, last: Array | None, solution: Solution, back: Callable[[Array, int], Array | None]
     ) -> StandIn:
-        """Choose the plan to apply: the first that keeps all limits, or the one of least violation.
+        """Choose the plan to apply: the first that keeps all limits, or the one of least violation, or inside sooner.
 
         Args:
             data: Data of the sample.
@@ -126,11 +128,18 @@ class Fallbacks:
         for candidate in found[1:]:
             best = candidate if less(candidate.violation, best.violation) else best
         sooner = back(best.plan, best.inside_after)
-        if sooner is not None:
-            returning = self.assess(data, sooner, Fallback.LEAST)
-            if returning.inside_after < best.inside_after:
-                return returning
-        return best
+        if sooner is None:
+            return best
+        returning = self.assess(data, sooner, Fallback.LEAST)
+        if returning.inside_after >= best.inside_after:
+            return best
+        # A plan of less violation than the returning one is better if it is inside as soon.
+        among = [returning, *(c for c in found if less(c.violation, returning.violation))]
+        soonest = min(among, key=lambda c: c.inside_after)
+        for candidate in among:
+            if candidate.inside_after == soonest.inside_after and less(candidate.violation, soonest.violation):
+                soonest = candidate
+        return soonest
 
     def assess(self, data: StepData, plan: Array, fallback: Fallback) -> StandIn:
         """Evaluate the violations of a plan (N, nu)."""

@@ -77,6 +77,13 @@ typedef struct {
     double gap[${NAME}_NX], share; /* end of the plan less the steady state; their distance in radii */
 } ${name}_trial;
 
+/* Plan that stands in for a solution, with its violation of limits, rank by rank; below 0: none yet. */
+typedef struct {
+    double u[${NAME}_VARIABLES], violation[$ranks];
+    int feasible, inside_after;
+    ${name}_fallback fallback;
+} ${name}_stand_in;
+
 /* The controller: its state, then scratch memory. It contains no pointers: a copy of it is a saved state, from which
    the same binary goes on with bitwise the same results. */
 typedef struct {
@@ -110,6 +117,7 @@ typedef struct {
     double before[${NAME}_NU], reference[(${NAME}_HORIZON + 1) * ${NAME}_NL];
     double low[${NAME}_ROWS], high[${NAME}_ROWS]; /* output limits, scaled */
     ${name}_trial trials[2], best;
+    ${name}_stand_in soonest[$soonest]; /* of least violation among those inside from a sample on */
     double slope[${NAME}_NV], V[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)], W[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)];
     double Jx[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], Jy[${NAME}_NL * (${NAME}_NX + ${NAME}_NU)];
     double Z[${NAME}_NX * ${NAME}_VARIABLES], Znext[${NAME}_NX * ${NAME}_VARIABLES];

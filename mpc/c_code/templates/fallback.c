@@ -1,14 +1,10 @@
 /* Fallbacks where a solve gives no plan that keeps all limits, as mpc/safety/fallback.py and mpc/safety/recovery.py:
    the first of last plan, solver's iterate, governed steady input and safe input that keeps them, or the one that
-   violates them least. */
+   violates them least, or that is inside hard ones sooner. */
 
 enum { STEADY_ITERATIONS = 100, SHARES = $SHARES };
 
-typedef struct {
-    double u[VARIABLES], violation[RANKS]; /* of limits, rank by rank; below 0: none yet */
-    int feasible, inside_after;
-    ${name}_fallback fallback;
-} StandIn;
+typedef ${name}_stand_in StandIn;
 
 /* Whether a violation is less than another, by the first of n ranks in which they differ by more than rounding. */
 static int less(int n, const double *a, const double *b)
@@ -228,11 +224,18 @@ static void assess(State *s, StandIn *to, ${name}_fallback fallback)
     to->feasible = to->feasible && (!TERMINAL || is_feasible(s, to->u));
 }
 
+/* Replace *least by a plan that violates limits less. */
+static void keep_least(StandIn *least, const StandIn *plan)
+{
+    if (least->violation[0] < 0 || less(RANKS, plan->violation, least->violation)) *least = *plan;
+}
+
 /* Replace *best by a plan that violates limits less; returns 1 if the plan violates none. */
 static int consider(State *s, StandIn *best, StandIn *plan, ${name}_fallback fallback)
 {
     assess(s, plan, fallback);
-    if (best->violation[0] < 0 || less(RANKS, plan->violation, best->violation)) *best = *plan;
+    if (RETURNS) keep_least(s->soonest + plan->inside_after, plan);
+    keep_least(best, plan);
     return !violates(plan);
 }
 
@@ -292,7 +295,8 @@ static int govern(State *s, StandIn *best, const double *target, ${name}_fallbac
     return 1;
 }
 
-/* Replace *best by a plan that is back inside hard limits sooner, if the bisection finds one. */
+/* Replace *best by a plan that is back inside hard limits sooner, if the bisection finds one: by the first inside among
+   that one and the plans of less violation. */
 static void return_sooner(State *s, StandIn *best)
 {
     double low[SIZE(LIMIT_ROWS)], high[SIZE(LIMIT_ROWS)], excess[SIZE(LIMITED)];
@@ -329,7 +333,12 @@ static void return_sooner(State *s, StandIn *best)
     memcpy(s->high, high, sizeof high);
     if (!found) return;
     assess(s, &sooner, ${NAME}_LEAST);
-    if (sooner.inside_after < best->inside_after) *best = sooner;
+    if (sooner.inside_after >= best->inside_after) return;
+    *best = sooner;
+    /* A plan of less violation is better if it is inside as soon. */
+    for (int k = sooner.inside_after; k >= 0; --k)
+        if (s->soonest[k].violation[0] >= 0 && less(RANKS, s->soonest[k].violation, sooner.violation))
+            *best = s->soonest[k];
 }
 
 /* Choose the plan to apply where the solve of the sample in s gave none; iterate (M, NU) is the solver's last one. */
@@ -340,6 +349,7 @@ static StandIn stand_in(State *s, const double *iterate, const double *target, c
     const int lost = info->status == ${NAME}_FAILED, usable = info->iterations > 0 && isfinite(largest(VARIABLES, iterate));
     ${name}_fallback kind = ${NAME}_STEADY;
     best.violation[0] = -1;
+    for (int k = 0; k < SIZE(RETURNS * (N + 2)); ++k) s->soonest[k].violation[0] = -1;
     if (s->has_plan && (TERMINAL || s->age < N)) {
         for (int k = 0; k < M; ++k) memcpy(plan.u + k * NU, planned(s, k), NU * sizeof *held);
         if (consider(s, &best, &plan, ${NAME}_PLAN)) return best;
