@@ -79,7 +79,7 @@ def recall(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 
         drift=drift * np.sqrt(ahead) * half, change=np.full((steps, 1), 0.02) * half, jump=jump, absolute=absolute,
         growth=growth, end=absolute[-1] + growth[-1] + jump[-1], promise="made up",
         digests={"tightening": tightening.digest},
-    )  # fmt: skip
+    ).on_trust()  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
