@@ -65,6 +65,32 @@ MANY_FILES = {
     "controlrnn/certification/ball": "the checker has one file for each of the proofs that it does again",
 }
 MOST_ARGUMENTS = 10
+# Functions with more arguments, and why.
+MANY_ARGUMENTS = {
+    "controlrnn/kernels/": "compiled loops, to which every array is passed by name",
+    "controlrnn/models/base.py: lure": "the matrices of a Lur'e system",
+    "controlrnn/models/dissipative_ren.py: __init__": "the sizes and the supply rate of the paper",
+    "controlrnn/models/lipschitz_r2dn.py: __init__": "the sizes and the bound of the paper",
+    "controlrnn/models/lipschitz_rnn.py: __init__": "the sizes and the settings of the paper",
+    "controlrnn/certification/certificates/horizon.py: certify_horizon": "what is claimed, and how it is searched for",
+    "controlrnn/certification/certificates/reinitialisation.py: certify_reinitialisation": "likewise, of an observer",
+    "mpc/calibration/model_error.py: calibrate": "what is calibrated, of which operation, with which promise",
+    "mpc/observers/moving_horizon.py: __init__": "premises, weights and the solver of an observer that optimises",
+}
+MOST_NAMES = 10
+# Files with more public functions and classes, and why.
+MANY_NAMES = {
+    "controlrnn/checks.py": "one check a function",
+    "controlrnn/errors.py": "one kind of error a class",
+    "controlrnn/records/values.py": "one kind of value a class",
+    "controlrnn/systems/ops.py": "one operation for numpy and torch a function",
+    "controlrnn/certification/ball/arithmetic.py": "one operation on balls a function",
+    "controlrnn/certification/ball/intervals.py": "one operation on intervals a function",
+    "controlrnn/certification/proof/arithmetic/enclosure.py": "one operation with enclosed rounding a function",
+    "controlrnn/certification/proof/incremental.py": "the inequality that all proofs share, one part a function",
+    "controlrnn/certification/proof/intervals.py": "one operation on intervals a function",
+    "mpc/loops/faults.py": "one kind of fault a class",
+}
 # Modules that only the files below a prefix may import.
 ONLY_IN = {
     "cvxpy": ("controlrnn/certification/search/sdp.py",),
@@ -214,6 +240,48 @@ def test_files_and_functions_are_short(name):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             doc = node.body[0].end_lineno - node.lineno if ast.get_docstring(node) else 0
             assert node.end_lineno - node.lineno - doc <= 60, f"{name}: {node.name} does not fit a screen"
+
+
+def long_signatures(name):
+    for node in ast.walk(tree(name)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            a = node.args
+            named = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs) if arg.arg not in ("self", "cls")]
+            if len(named) + bool(a.vararg) + bool(a.kwarg) > MOST_ARGUMENTS:
+                yield f"{name}: {node.name}"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_signatures_are_read_in_one_breath(name):
+    for place in long_signatures(name):
+        assert place.startswith(tuple(MANY_ARGUMENTS)), f"{place} has more than {MOST_ARGUMENTS} arguments: group them"
+
+
+def public_names(name):
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [node.name for node in tree(name).body if isinstance(node, kinds) and not node.name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_file_holds_few_public_names(name):
+    names = public_names(name)
+    assert len(names) <= MOST_NAMES or name in MANY_NAMES, f"{name} has {len(names)}: {names}"
+
+
+def test_what_is_excepted_needs_it():
+    assert {name for name in LIBRARY if len(public_names(name)) > MOST_NAMES} == set(MANY_NAMES)
+    long = [place for name in FILES for place in long_signatures(name)]
+    assert all(any(place.startswith(excepted) for place in long) for excepted in MANY_ARGUMENTS)
+
+
+def test_test_modules_do_not_import_each_other():
+    """What several share lies in a file of its own beside them, in `tests` or in `tests/mpc`."""
+    tests = {p.stem for p in (ROOT / "tests").rglob("test_*.py")}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [node.module] if isinstance(node, ast.ImportFrom) else []
+            found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not set(found) & tests, f"{path.relative_to(ROOT)} imports {set(found) & tests}"
 
 
 @pytest.mark.parametrize("name", LIBRARY)

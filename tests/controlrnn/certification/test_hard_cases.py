@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from feedforward import W0, W1, feedforward
 from random_systems import random_elman, random_pairs, random_system
-from test_horizon import W0, W1, feedforward
 
 from controlrnn.certification import (
     attack_horizon,

@@ -5,9 +5,8 @@ import subprocess
 
 import numpy as np
 import pytest
-from one_tank import error, innovating, running
-from test_premises import SYSTEM, predictor, washout
-from test_watch import STEPS, N, washing
+from one_tank import N, error, innovating, running
+from premise_cases import STEPS, SYSTEM, predictor, washing, washout
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError

@@ -3,21 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from mpc_networks import elman
-from test_residuals import record
+from record_cases import record, records
 
 from controlrnn.errors import DataError, FileFormatError, SettingError
 from mpc import CalibrationMethod, DisturbanceFilter, ModelError, Operation, calibrate, calibration_errors, coverage_of
-
-
-def records(system, seeds, **options):
-    """Exchangeable trajectories: each has an amplitude of its own, and errors correlated in time."""
-    made = []
-    for seed in seeds:
-        rng = np.random.default_rng([seed, 1])
-        clean = record(system, seed, **options)
-        drift = rng.gamma(2.0) * np.cumsum(rng.standard_normal((len(clean), 2)), axis=0) / 30
-        made.append(replace(clean, y=clean.y + drift))
-    return made
 
 
 @pytest.mark.parametrize("disturbance", [None, DisturbanceFilter(0.5)])

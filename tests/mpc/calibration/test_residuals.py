@@ -1,17 +1,11 @@
 import numpy as np
 import pytest
-from mpc_networks import elman, switching
+from mpc_networks import elman
+from record_cases import record
 
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from mpc import DisturbanceFilter, Washout, calibration_errors, prediction_errors
-
-
-def record(system, seed, steps=60, offset=(0.0, 0.0), wobble=0.0):
-    rng = np.random.default_rng(seed)
-    u = switching(rng, steps, system.nu)
-    y = system.simulate(u)[0] + np.asarray(offset) + wobble * rng.standard_normal((steps, system.ny))
-    return Trajectory(u, y, system.dt, name=f"record {seed}")
 
 
 def test_the_model_itself_has_no_error(system):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from test_closed_loop_calibration import LIMIT, MODEL, N, loop
+from loop_cases import LIMIT, MODEL, N, loop
 
 from controlrnn.errors import SettingError
 from mpc import MonteCarloResult, anytime_interval, back_off, clopper_pearson

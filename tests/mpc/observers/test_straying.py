@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from one_tank import RESIDUAL, innovating, running, tank
-from test_watch import Loop, washing
+from premise_cases import Loop, washing
 
 from controlrnn.certification import certify_contraction
 from mpc import Premise, RunningOn

@@ -4,52 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from one_tank import RESIDUAL, N, W, error, running, tank
+from one_tank import RESIDUAL, N, W, error, running
+from premise_cases import CONTRACTION, SYSTEM, predictor, road, washout
 
-from controlrnn.certification import certify_contraction, certify_horizon
+from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, SettingError
 from mpc import (
-    Predictor,
     Premises,
     RunningOn,
     TightenedMPC,
     Tracking,
     Washout,
-    make_recursive,
     premises_of,
     run_closed_loop,
-    terminal_set,
     tighten,
 )  # fmt: skip
 from mpc.loops.plant import held_to
 from mpc.loops.settings import loop_settings
 from mpc.promises.premises import record_premises
-
-SYSTEM = tank(0.3)
-CONTRACTION = certify_contraction(SYSTEM)
-
-
-def predictor(*, reach=1.0, unit="m", name="level", upper=1.0):
-    return Predictor(SYSTEM, (Signal("valve", "%", -reach, reach),), (Signal(name, unit, -1.0, upper),))
-
-
-def road(observer):
-    start = observer.restart
-    joint = certify_horizon(
-        SYSTEM, observer.steps + N, initial_radius=start.radius, metric=start.metric,
-        input_radius=observer.prediction_input_error, focus=[observer.steps, observer.steps + N],
-    )  # fmt: skip
-    jump = observer.jump
-    growth = certify_horizon(SYSTEM, N, initial_radius=jump.radius, metric=jump.metric) if jump.radius else None
-    room = make_recursive(
-        tighten(error(SYSTEM, np.full(N + 1, RESIDUAL)), joint, observer=observer), growth, observer=observer
-    )
-    return room, terminal_set(observer.predictor, CONTRACTION, horizon=N, jump=jump)
-
-
-def washout(steps=60, of=None, **options):
-    return Washout(of or predictor(), steps, contraction=CONTRACTION, **options)
 
 
 @pytest.fixture(scope="module")

@@ -1,66 +1,14 @@
 """Premises broken one at a time: named, not certified from then on until the theory allows it again."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 from one_tank import RESIDUAL, N, W, error, innovating, running, tank
-from test_premises import CONTRACTION, SYSTEM, predictor, road, washout
+from premise_cases import CONTRACTION, STEPS, SYSTEM, Loop, parts, predictor, washing, washout
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
 from mpc import Fallback, MeasurementGuard, Premise, Reaction, TightenedMPC, Watching, no_tightening, tighten
 from mpc.control.settings import grouped
-
-STEPS = 25  # of the washout
-
-
-@cache
-def rooms():
-    return road(washout(STEPS))
-
-
-def washing(**options):
-    room, terminal = rooms()
-    return TightenedMPC(
-        predictor(),
-        washout(STEPS),
-        room,
-        terminal=terminal,
-        **grouped(dict(output_weight=1.0, input_move_weight=1e-3, control_horizon=4, **options)),
-    )
-
-
-class Loop:
-    """The tank behind a controller, whose true state is known."""
-
-    def __init__(self, controller, system=SYSTEM, warm_up=None):
-        self.controller, self.system = controller, system
-        self.x, self.u, self.steps, self.errors, self.true = np.zeros(1), np.zeros(1), [], [], []
-        for _ in range(controller.observer.steps if warm_up is None else warm_up):
-            self.record(0.0)
-
-    def reading(self, off=0.0):
-        return self.system.output(self.x, self.u) + off
-
-    def record(self, u):
-        self.controller.record(self.reading(), [u])
-        self.u = np.array([u], dtype=float)
-        self.x = self.system.step(self.x, self.u)
-
-    def step(self, reference=5.0, off=0.0, acted=None, **options):
-        before = self.controller.observer
-        taken = self.controller.step(self.reading(off), [reference], **options)
-        self.errors.append(abs(self.x - taken.x)[0] / before.error.euclidean)
-        self.u = taken.u if acted is None else np.array([acted])
-        self.x = self.system.step(self.x, self.u)
-        self.steps.append(taken)
-        self.true.append(self.x[0])
-        return taken
-
-    def sound(self):
-        """Nowhere certified beside a broken bound."""
-        return all(e <= 1 for e, s in zip(self.errors, self.steps, strict=True) if s.certified)
 
 
 def test_manual_operation_out_of_range_is_forgotten_before_anything_is_certified():
@@ -158,7 +106,7 @@ def test_absurd_readings_leave_nothing_behind(make, value):
 
 def test_a_model_error_beyond_the_tightening_is_named():
     loop = Loop(washing())
-    room = rooms()[0].predictive[0, 0]
+    room = parts()[0].predictive[0, 0]
     for t in range(30):
         loop.step(0.2, off=1.5 * room if 10 <= t < 13 else 0.0)
     told = [s.broken for s in loop.steps]
@@ -217,7 +165,7 @@ def test_missed_and_late_samples_are_caught_up_with(make):
 
 
 def test_reactions():
-    room = 1.5 * rooms()[0].predictive[0, 0]
+    room = 1.5 * parts()[0].predictive[0, 0]
     held = Loop(washing(watching=Watching(reactions={"model_error": "hold"})))
     safe = Loop(washing(watching=Watching(reactions={"model_error": "back_off"}, safe_reference=[-0.2])))
     deaf = Loop(washing(watching=Watching(reactions={"model_error": "ignore"})))

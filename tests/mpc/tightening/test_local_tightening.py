@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from mpc_networks import NormContraction, NormHorizon
-from test_tightening import N, model_error
+from record_cases import N, model_error
 
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from mpc import Washout, certify_plan, plan_digest, tighten, tighten_around

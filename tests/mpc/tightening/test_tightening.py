@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mpc_networks import NormContraction, NormHorizon, elman, signals, switching
-from test_model_error import records
+from record_cases import N, model_error, records
 
 from controlrnn import kernels
 from controlrnn.certification import certify_contraction, execution_error
@@ -12,9 +12,7 @@ from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import CertificationError, FileFormatError, InfeasibleError, SettingError, ShapeError
 from controlrnn.systems import MATRICES
 from mpc import (
-    CalibrationMethod,
     DisturbanceFilter,
-    ModelError,
     RunningOn,
     Tightening,
     Washout,
@@ -23,24 +21,6 @@ from mpc import (
     prediction_errors,
     tighten,
 )
-
-N = 6
-
-
-def model_error(system, size=0.05, gain=None, observer_digest=""):
-    return ModelError(
-        bounds=size * np.ones((N + 1, 2)),
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=10,
-        length=100,
-        starts=50,
-        washout=20,
-        disturbance_gain=gain,
-        system_digest=system.digest,
-        data_digest=64 * "d",
-        observer_digest=observer_digest,
-    )
 
 
 @pytest.fixture(scope="module")
