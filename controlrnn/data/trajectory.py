@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Timing(Choice):
     """Order of measurement and input within a sample; see docs/timing.md.
 
-        `MEASURED_FIRST` is the convention of everything that controls: y[t] is measured, then u[t] is chosen and acts.
+    `MEASURED_FIRST` is the convention of everything that controls: y[t] is measured, then u[t] is chosen and acts.
     `INPUT_FIRST` is that of many simulators and benchmarks: u[t] acts, then y[t] is taken and may answer to it.
     `DELAYED` is that of a controller that computes for up to a sample time: y[t] is measured, u[t] is computed from it
     and begins to act at sample t + 1.

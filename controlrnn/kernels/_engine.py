@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.kernels._rooms import Room
+from controlrnn.kernels._buffers import Buffer
 from controlrnn.kernels._threads import run, thread_limit
 from controlrnn.kernels.compiled import pack as packing
 from controlrnn.kernels.compiled import runs
@@ -194,8 +194,8 @@ class Arranged:
         self.M = M = np.zeros((sizes.nv + sizes.nx + outputs + PAD, columns), dtype)
         panels = np.empty_like(template)
         # Aligned, because its lines are loaded at every sample.
-        self._room = Room(0 if by_lanes else len(template) * columns * 4 * line, dtype)
-        P = self._room.array
+        self._buffer = Buffer(0 if by_lanes else len(template) * columns * 4 * line, dtype)
+        P = self._buffer.array
         width, widest = (_PANEL, _PANEL) if by_lanes else (line, 4 * line)
         rest = template, panels, sizes.nv, sizes.nx, width, widest, P
         if adjoint:
@@ -262,13 +262,13 @@ class Run:
         # Filling a line with fewer records than this loses against running them one by one.
         self.by_lanes = self.records > line // 4
         self.groups = range(0, self.records, line if self.by_lanes else 1)
-        self.kept: dict[int, Room] = {}
+        self.kept: dict[int, Buffer] = {}
         self._forward = packed.arranged(self.by_lanes)
         loop = runs.forward_lanes if self.by_lanes else runs.forward_rows
         block = self.steps if keep else min(self.steps, _BLOCK)
 
         def simulate(first: int) -> None:
-            Z = self._room(block, sizes.nz)
+            Z = self._buffer(block, sizes.nz)
             for start in range(0, self.steps, block):
                 steps = min(block, self.steps - start)
                 loop(*self._forward.arguments, packed.code, u, x, first, start, steps, line, Z.array, y)
@@ -312,7 +312,7 @@ class Run:
 
         def adjoint(first: int) -> None:
             G, Z = sums[first // (n * self.groups.step)], self.kept[first].array
-            L = self._room(self.steps, sizes.nr)
+            L = self._buffer(self.steps, sizes.nr)
             loop(*matrix.arguments, packed.code, gy, gx, first, line, Z, sizes.nz, need, L.array, gu, gx0, G)
 
         self._each(tasks, adjoint)
@@ -340,11 +340,11 @@ class Run:
 
         run([partial(all_of, task) for task in tasks], threads)
 
-    def _room(self, steps: int, n: int) -> Room:
+    def _buffer(self, steps: int, n: int) -> Buffer:
         """Scratch memory for n numbers of each record at ``steps + 1`` samples, and for what the loops write beyond."""
         line = self.packed.line
         size = ((steps + 1) * n + PAD) * line if self.by_lanes else (steps + 1) * (n + line) + 4 * line
-        return Room(size, self.packed.dtype)
+        return Buffer(size, self.packed.dtype)
 
 
 def usable(array: Floats, dtype: np.dtype[Any]) -> Floats:

@@ -208,7 +208,7 @@ def _results(rng: np.random.Generator) -> dict[str, Stored]:
     K, N, ny, nu = 4, 2, 2, 2
     draw = rng.standard_normal
     loop = ClosedLoopResult(
-        y=draw((K + 1, ny)), measured=np.where(draw((K, ny)) > 1, np.nan, draw((K, ny))), u=draw((K, nu)),
+        y=draw((K + 1, ny)), readings=np.where(draw((K, ny)) > 1, np.nan, draw((K, ny))), u=draw((K, nu)),
         applied=draw((K, nu)), u_before=draw(nu), reference=draw((K + 1, ny)), x=draw((K, 3)),
         disturbance=draw((K, ny)), predicted=draw((K, N + 1, ny)), errors=draw((K, N + 1, ny)),
         bounds=np.abs(draw((N + 1, ny))), slack=np.abs(draw(K)), solve_time=np.abs(draw(K)),

@@ -84,7 +84,7 @@ class FastLoops:
         """Result of one loop, as `mpc.run_closed_loop` would return it."""
         none = np.zeros((STEPS, 1))
         return ClosedLoopResult(
-            y=y[i, :, None], measured=(y + drawn.noise)[i, :-1, None], u=u[i, :, None], applied=u[i, :, None],
+            y=y[i, :, None], readings=(y + drawn.noise)[i, :-1, None], u=u[i, :, None], applied=u[i, :, None],
             u_before=np.zeros(1), reference=drawn.reference[i, :, None], x=predicted[i, :, :1], disturbance=none,
             predicted=predicted[i, :, :, None], errors=errors[i, :, :, None], bounds=room, slack=none[:, 0],
             solve_time=none[:, 0], iterations=np.zeros(STEPS, dtype=np.int64), status=(Status.SOLVED,) * STEPS,

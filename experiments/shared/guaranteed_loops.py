@@ -120,7 +120,7 @@ def noticed(result: ClosedLoopResult) -> bool:
     The measurement differs from the estimate's output by the error at step 0, which is within its bound as declared.
     """
     low, high = result.error_ends
-    seen = result.measured - result.predicted[:, 0]
+    seen = result.readings - result.predicted[:, 0]
     return bool(result.steps_outside or ((seen < low[:, 0]) | (seen > high[:, 0])).any())
 
 

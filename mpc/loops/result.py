@@ -28,14 +28,14 @@ _STATUSES, _FALLBACKS = tuple(Status), tuple(Fallback)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-@typed(infinite=("measured", "predicted", "errors", "intervals", "lower", "upper"))
+@typed(infinite=("readings", "predicted", "errors", "intervals", "lower", "upper"))
 class ClosedLoopResult(Stored):
     """Result of one run of ``steps`` control steps after the warm-up.
 
     Args:
         y: True outputs, shape (steps + 1, ny), each just before the sample's input acts; the last row is the output
             that the last input led to.
-        measured: Readings (NaN where missing), shape (steps, ny).
+        readings: Readings (NaN where missing), shape (steps, ny).
         u: Commanded inputs, shape (steps, nu).
         applied: Inputs that reached the plant, shape (steps, nu).
         u_before: Input before the first one, shape (nu,).
@@ -70,9 +70,9 @@ class ClosedLoopResult(Stored):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "closed-loop", 7,
+        "closed-loop", 8,
         arrays={
-            "u": Numbers("K", "nu"), "y": Numbers("K + 1", "ny"), "measured": Numbers("K", "ny", nan=True),
+            "u": Numbers("K", "nu"), "y": Numbers("K + 1", "ny"), "readings": Numbers("K", "ny", nan=True),
             "applied": Numbers("K", "nu"), "u_before": Numbers("nu"), "reference": Numbers("K + 1", "ny"),
             "x": Numbers("K", "nx", **_ANY), "disturbance": Numbers("K", "ny", **_ANY),
             "bounds": Numbers("N + 1", "ny", least=0.0), "predicted": Numbers("K", "N + 1", "ny", **_ANY),
@@ -95,7 +95,7 @@ class ClosedLoopResult(Stored):
     )  # fmt: skip
 
     y: Array
-    measured: Array
+    readings: Array
     u: Array
     applied: Array
     u_before: Array

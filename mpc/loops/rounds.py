@@ -180,7 +180,7 @@ class Rounds:
         results = tuple(self.loops(room, [int(s.generate_state(1)[0]) for s in drawn]))
         self._check(results, room)
         self.steps = results[0].steps
-        self.missing = float(np.mean([np.isnan(r.measured).mean() for r in results]))
+        self.missing = float(np.mean([np.isnan(r.readings).mean() for r in results]))
         excess = np.array([_excess(r) for r in results])
         if self.target is LoopTarget.LIMITS:
             # The present tightening plus what the worst loop lacked, or less what it had to spare.

@@ -140,13 +140,13 @@ class _Run:
     taken: list[MpcStep]
     true: list[Array]
     after: list[Array]
-    measured: list[Array]
+    readings: list[Array]
     applied: list[Array]
 
     def add(self, true: Array, after: Array, said: Array, seen: Array) -> None:
         self.true.append(true)
         self.after.append(after)
-        self.measured.append(said)
+        self.readings.append(said)
         self.applied.append(seen)
 
 
@@ -178,7 +178,7 @@ def _result(
     return ClosedLoopResult(
         y=y,
         after=np.array(run.after),
-        measured=np.array(run.measured),
+        readings=np.array(run.readings),
         u=u,
         applied=np.array(run.applied),
         u_before=held,

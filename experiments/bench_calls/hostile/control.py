@@ -58,7 +58,7 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     for result in (kit.model_error, kit.tightening, kit.recall, kit.at_rest[1], kit.region, kit.estimate_error):
         yield again(f"mpc.{type(result).__name__}", result)
     yield again("mpc.MeasurementGuard", kit.guard, _infinite=("rate", "residual", "lower", "upper"))
-    nan = ("measured", "predicted", "errors", "intervals", "cost", "error_interval", "lower", "upper", "move_limit")
+    nan = ("readings", "predicted", "errors", "intervals", "cost", "error_interval", "lower", "upper", "move_limit")
     yield again("mpc.ClosedLoopResult", kit.loop, _infinite=nan)
     yield call("mpc.MonteCarloResult", mpc.MonteCarloResult, results=(kit.loop,), _infinite=nan)
     problem = kit.controller.problem
@@ -126,7 +126,7 @@ def control_functions(kit: Kit) -> Iterator[Call]:
 def loop_calls(kit: Kit) -> Iterator[Call]:
     """Yield calls of closed loops and of the controller's constructor."""
     s, p = kit.system, kit.predictor
-    nan = ("measured", "predicted", "errors", "intervals", "lower", "upper")
+    nan = ("readings", "predicted", "errors", "intervals", "lower", "upper")
     varies = ("solve_time", "seconds")
     loop = {"reference": np.zeros(NY), "steps": 2, "seed": 5, "x0": np.zeros(NX), "warm_up": WASHOUT,
             "warm_up_input": np.zeros(NU), "noise_std": 0.01, "disturbance": np.zeros((2, NX)), "input_error": 0.01,

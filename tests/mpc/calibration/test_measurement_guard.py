@@ -151,7 +151,7 @@ def test_good_readings_pass(guarded):
 def test_faults_are_detected_and_kept_from_the_controller(guarded):
     outliers = run(guarded, [Outlier(size=0.8, start=5, probability=0.2)])
     off = outliers.faults[:, 0]
-    hit = np.abs(outliers.measured - outliers.y[:-1]) > 0.5
+    hit = np.abs(outliers.readings - outliers.y[:-1]) > 0.5
     assert hit.sum() > 5
     assert (outliers.verdicts[hit] >= Verdict.OUT_OF_RANGE).all()
     assert (outliers.verdicts[~hit & ~off[:, None]] == 0).all()

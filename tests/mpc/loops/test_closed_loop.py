@@ -97,8 +97,8 @@ def test_violations_and_cost_are_those_of_the_true_outputs(untightened):
     moves = np.diff(np.vstack([result.u_before, result.u]), axis=0)
     expected = ((result.y[1:] - REFERENCE) ** 2).sum() + 0.01 * (moves**2).sum()
     np.testing.assert_allclose(result.cost, expected)
-    assert result.measured.std() > 0
-    assert not np.array_equal(result.measured, result.y[:-1])
+    assert result.readings.std() > 0
+    assert not np.array_equal(result.readings, result.y[:-1])
 
 
 def test_excess_is_the_larger_distance_on_either_side_and_after_the_input():
@@ -133,7 +133,7 @@ def test_same_seed_same_run_and_other_seed_another(untightened):
     np.testing.assert_array_equal(first.y, again.y)
     np.testing.assert_array_equal(first.u, again.u)
     assert not np.array_equal(first.y, other.y)
-    assert np.isnan(first.measured).any()
+    assert np.isnan(first.readings).any()
     assert 0 < np.abs(first.applied - first.u).max() <= 0.02 + 1e-12
     assert (np.abs(first.applied) <= 1).all()
 
@@ -141,7 +141,7 @@ def test_same_seed_same_run_and_other_seed_another(untightened):
 def test_causes_are_drawn_independently(tightened):
     """Adding noise does not change which samples are missing."""
     quiet, noisy = (run(tightened, 3, missing=0.3, noise_std=s, steps=15) for s in (0.0, 0.02))
-    np.testing.assert_array_equal(np.isnan(quiet.measured), np.isnan(noisy.measured))
+    np.testing.assert_array_equal(np.isnan(quiet.readings), np.isnan(noisy.readings))
 
 
 def test_result_survives_its_file(tightened, tmp_path):

@@ -79,15 +79,15 @@ def carried(*faults, steps=10, y=2, u=2):
 
 def test_a_drop_out_within_its_window_only(setup):
     result = run(setup, [DropOut(start=5, stop=9, channel=1)])
-    np.testing.assert_array_equal(np.flatnonzero(np.isnan(result.measured[:, 1])), range(5, 9))
-    assert not np.isnan(result.measured[:, 0]).any()
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(result.readings[:, 1])), range(5, 9))
+    assert not np.isnan(result.readings[:, 0]).any()
     assert result.rejected == {"missing": 4}
     np.testing.assert_array_equal(np.flatnonzero(result.faults[:, 0]), range(5, 9))
     assert result.fault_kinds == ("sensor drop-out",)
 
 
 def test_sensor_faults_change_readings_as_described(setup):
-    true = run(setup, noise_std=0.01).measured[:6]
+    true = run(setup, noise_std=0.01).readings[:6]
     # Up to the first faulty reading both runs are the same; that one tells.
     for fault, expected in (
         (SaturatedSensor(upper=-0.5), [-0.5, -0.5]),
@@ -95,10 +95,10 @@ def test_sensor_faults_change_readings_as_described(setup):
         (Late(delay=3), true[2]),
         (Late(delay=3, stamped=True), [np.nan, np.nan]),
     ):
-        seen = run(setup, [type(fault)(**vars(fault) | {"start": 5})], noise_std=0.01).measured
+        seen = run(setup, [type(fault)(**vars(fault) | {"start": 5})], noise_std=0.01).readings
         np.testing.assert_array_equal(seen[:5], true[:5])
         np.testing.assert_array_equal(seen[5], expected)
-    off = run(setup, [Outlier(size=0.3, start=5)], noise_std=0.01).measured[5] - true[5]
+    off = run(setup, [Outlier(size=0.3, start=5)], noise_std=0.01).readings[5] - true[5]
     np.testing.assert_allclose(np.abs(off), 0.3)
 
 
@@ -138,7 +138,7 @@ def test_time_outs_go_down_the_fallback_chain_and_heal(setup):
 @pytest.mark.parametrize("fault", EVERY, ids=lambda f: f"{f.kind} {getattr(f, 'stamped', '')}")
 def test_each_fault_leaves_sound_inputs_and_repeats_with_its_seed(setup, fault):
     first, again = (run(setup, [fault], seed=3, noise_std=0.01) for _ in range(2))
-    np.testing.assert_array_equal(first.measured, again.measured)
+    np.testing.assert_array_equal(first.readings, again.readings)
     np.testing.assert_array_equal(first.u, again.u)
     assert (np.abs(first.u) <= 1).all()
     assert first.faults.any()
@@ -146,7 +146,7 @@ def test_each_fault_leaves_sound_inputs_and_repeats_with_its_seed(setup, fault):
 
 def test_faults_leave_noise_and_disturbance_as_they_are(setup):
     plain, faulty = (run(setup, f, noise_std=0.05, input_error=0.02) for f in ((), [TimeOut(start=20)]))
-    np.testing.assert_array_equal(plain.measured[:20], faulty.measured[:20])
+    np.testing.assert_array_equal(plain.readings[:20], faulty.readings[:20])
     np.testing.assert_array_equal(plain.u[:20], faulty.u[:20])
 
 

@@ -117,7 +117,7 @@ def test_late_readings_are_delivered_for_their_own_sample(gentle):
         run(controller, [Late(delay=3, stamped=True, start=t, stop=t + 1)], noise_std=0.01, reference=[0.1, 0.1])
         ((age, y),) = controller.heard
         assert age == 2
-        np.testing.assert_array_equal(y, punctual.measured[t])
+        np.testing.assert_array_equal(y, punctual.readings[t])
     run(controller, [Late(delay=3, stamped=True, start=37)])  # the end of the run comes first
     assert len(controller.heard) == 1
 

@@ -273,7 +273,7 @@ def test_the_whole_road_from_records_to_limits():
 def test_readings_of_a_loop_are_those_before_the_input():
     controller = lead_controller(0.5)
     run = run_closed_loop(Lead(), controller, reference=[0.5], steps=20, seed=0)
-    np.testing.assert_array_equal(run.measured, run.y[:-1])
+    np.testing.assert_array_equal(run.readings, run.y[:-1])
     assert run.y[0] == pytest.approx(0.0, abs=1e-9)  # before the first input of the controller
     assert abs(run.after[0] - run.y[0]) > 0.05
     assert RESIDUAL > 0

@@ -263,8 +263,8 @@ def test_forecast_errors_repeat_with_their_seed_and_leave_the_other_causes_alone
     np.testing.assert_array_equal(first.told, again.told)
     np.testing.assert_array_equal(one.u, two.u)
     assert (one.u != exact.u).any()
-    np.testing.assert_array_equal(np.isnan(one.measured), np.isnan(exact.measured))
-    np.testing.assert_array_equal(one.measured[0], exact.measured[0])
+    np.testing.assert_array_equal(np.isnan(one.readings), np.isnan(exact.readings))
+    np.testing.assert_array_equal(one.readings[0], exact.readings[0])
 
 
 def test_errors_of_no_forecast_are_refused(known):

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 _MOST = 2**28  # most bytes that wait to be reused
 _LINE = 64  # bytes of a cache line
 _waiting: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)  # by size in bytes
-_held = [0]  # bytes that wait; threads may make it drift by a few rooms, which does not matter
+_held = [0]  # bytes that wait; threads may make it drift by a few buffers, which does not matter
 
 
-class Room:
+class Buffer:
     """Uninitialised flat array, reused memory, that starts at a cache line with a readable line in front.
 
-    When the object is deleted its memory goes to the next room of about this size, so nothing else may keep `array`.
+    When the object is deleted its memory goes to the next buffer of about this size, so nothing else may keep `array`.
 
     Args:
         size: Number of elements.
