@@ -83,6 +83,8 @@ def test_what_a_page_names_exists(page):
     for test in re.findall(r"`(test_\w+)`", text):
         there = re.search(rf"def {test}\(", TESTS) or any((ROOT / "tests").rglob(f"{test}.py"))
         assert there, f"{page}: there is no {test}"
+    for path in re.findall(r"`((?:controlrnn|experiments|mpc|plants|tests)/[\w/.]*)`", FENCE.sub("", text)):
+        assert (ROOT / path).exists(), f"{page}: {path}"
     for module in re.findall(r"experiments\.(\w+)`", text):
         path = ROOT / "experiments" / module
         assert path.with_suffix(".py").exists() or path.is_dir() or module == "NAME", f"{page}: {module}"

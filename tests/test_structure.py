@@ -338,6 +338,28 @@ def test_the_reference_page_lists_every_public_package():
     assert sorted(listed) == sorted(PUBLIC)
 
 
+def test_the_page_on_the_house_leads_to_rooms_and_names():
+    """Every room stands on it, and the file of each name in its last table is the one where the name is defined."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for package, rooms in FLOORS.items():
+        for room in filter(None, rooms):
+            assert re.search(rf"`{room.replace('.', '/')}(/|\.py)`", page), f"{package}.{room}"
+    found = {}
+    for names, path in re.findall(
+        r"^\| (`.*`) \| `(\S+\.py)` \|$", page.split("## Where to find what")[1], re.MULTILINE
+    ):
+        defined = re.findall(r"^(?:class|def) (\w+)", (ROOT / path).read_text(), re.MULTILINE)
+        defined.append(Path(path).stem)
+        found |= {name: name in defined for name in re.findall(r"`(\w+)`", names)}
+    assert all(found.values()), found
+    used = re.findall(
+        r"^    (\w+),$|^from (?:controlrnn|mpc|plants)[\w.]* import ([\w, ]+)$",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert {name for pair in used for name in re.split(r", |,", "".join(pair)) if name} <= set(found)
+
+
 @pytest.mark.parametrize(("package", "name"), list(public_objects()))
 def test_public_names_document_every_argument(package, name):
     thing = getattr(importlib.import_module(package), name)
