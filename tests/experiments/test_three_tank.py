@@ -203,7 +203,7 @@ def recalling_case(tmp_path_factory):
     folder, data = tmp_path_factory.mktemp("recalling"), stages.experiments(config, seed=0)
     system = identify_subspace(data.train, 3, strictly_proper=True).system
     watch = stages.observer(system, stages.contraction(system, data, config), config)
-    for proof, name in zip(stages.horizon_certificates(system, watch, config), ("", "_initial"), strict=True):
+    for proof, name in zip(stages.horizon_certificates(watch, config), ("", "_initial"), strict=True):
         proof.save(folder / f"certificate{name}.npz")
     seen = []
     parts = recalling.recall(watch, data, config, folder, lambda done, total: seen.append((done, total)))
