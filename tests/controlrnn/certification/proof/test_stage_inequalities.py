@@ -111,6 +111,47 @@ def test_the_second_arithmetic_proves_what_the_first_cannot(seed):
     assert (stage_margins(form, np.array(P), rho, lam, c) > 0).all()
 
 
+@pytest.mark.parametrize("together", [1, 200, 30_000])
+def test_several_recursions_at_once(monkeypatch, together):
+    """Each with its own output; a storage that is too small is refused where it stands, and nowhere else."""
+    monkeypatch.setattr(inc, "_TOGETHER", together)
+    form, rng = form_of(14, norm=1.6), np.random.default_rng(8)
+    F, K, unit = 3, 4, np.array([1.0, 100.0, 0.01])[:, None, None]
+    c = np.sqrt(unit) * form.Y[:1]
+    lam, rho = unit * rng.uniform(3, 4, (F, K, form.nv)), unit * np.full((F, K, form.nu), 4000.0)
+    found = [inc.storages(form, c[f].T @ c[f], lam[f], rho[f], 1e-6) for f in range(F)]
+    assert [stages for _, stages in found] == [K] * F
+    P = np.array([storage for storage, _ in found])
+    margins = inc.stage_margins(form, P, rho, lam, c)
+    assert margins.shape == (F, K)
+    assert (margins > 0).all()
+    for f in range(F):
+        assert np.allclose(margins[f], stage_margins(form, P[f], rho[f], lam[f], c[f]), rtol=1e-3)
+        for k in range(K):
+            less = P.copy()
+            less[f, k] *= 1 - 1e-3
+            refused = ~(inc.stage_margins(form, less, rho, lam, c) > 0)
+            assert refused[f, k]
+            assert refused.sum() == 1
+
+
+def test_ratios_with_a_metric_each():
+    """Of one scale or another, so that some are proven before others."""
+    rng = np.random.default_rng(1)
+    B = rng.standard_normal((4, 3, 3))
+    M = B @ B.swapaxes(1, 2) + 0.1 * np.eye(3)
+    M = 0.5 * (M + M.swapaxes(1, 2))
+    M[1] = np.diag([1.0, 1e-13, 1e13])
+    P = M + 1e-14 * np.eye(3)
+    P[3] = 7 * M[3]
+    P[1] = np.array([[1.0, 1e-7, 0.0], [1e-7, 1e-13, 0.0], [0.0, 0.0, 1e13]])
+    found = inc.largest_ratios(Enclosure.of(P), Enclosure.of(M))
+    for p, m, ratio in zip(P, M, found, strict=True):
+        assert definite(Fraction(ratio) * exact(m) - exact(p))
+        assert not definite(Fraction(ratio * (1 - 1e-2)) * exact(m) - exact(p))
+    assert np.allclose(found, inc.largest_ratios(Enclosure.of(P[::-1]), Enclosure.of(M[::-1]))[::-1])
+
+
 def test_ratios():
     rng = np.random.default_rng(0)
     B = rng.standard_normal((3, 3, 3))
