@@ -12,7 +12,7 @@ import numpy as np
 
 from controlrnn.checks import Array, as_array, evaluated, numbers, rows
 from controlrnn.data import Signal
-from controlrnn.errors import DataError, InfeasibleError
+from controlrnn.errors import DataError, InfeasibleError, ShapeError
 from plants.integrate import integrate
 from plants.ops import NUMPY, Ops, Value
 
@@ -212,6 +212,12 @@ def _checked(written: Callable[..., Any]) -> Callable[..., Any]:
         given = {"x": rows("x", x, self.nx), "u": rows("u", u, self.nu)}
         if pushes:
             given["w"] = rows("w", pushes[0], self.nw)
+        try:
+            leading = np.broadcast_shapes(*(array.shape[:-1] for array in given.values()))
+        except ValueError:
+            shapes = {name: array.shape for name, array in given.items()}
+            raise ShapeError(f"{', '.join(given)} must have leading axes that go together, got {shapes}") from None
+        given = {name: np.broadcast_to(array, (*leading, array.shape[-1])) for name, array in given.items()}
         return evaluated(lambda x, u, *w: written(self, x, u, NUMPY, *w), **given)
 
     return method

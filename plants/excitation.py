@@ -82,9 +82,11 @@ def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], se
     """
     length = count("length", length)
     lower, upper = _bounds(limits)
-    ends = (
-        items("hold", hold, object) if isinstance(hold, Sequence | np.ndarray) and np.size(hold) != 1 else (hold,) * 2
+    many = (isinstance(hold, Sequence) and not isinstance(hold, str | bytes)) or (
+        isinstance(hold, np.ndarray) and hold.ndim
     )
+    ends = items("hold", hold, object) if many else (hold,)
+    ends = ends * 2 if len(ends) == 1 else ends
     if len(ends) != 2:
         raise SettingError(f"hold must be a number or (least, most), got {shown(hold)}")
     least, most = count("hold[0]", ends[0]), count("hold[1]", ends[1])

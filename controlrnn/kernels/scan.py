@@ -113,7 +113,7 @@ def output(system: LureSystem, x: Array, u: Array) -> Array:
 
 def _row(u: Array) -> Array:
     """One input as a record of one sample, shape (1, nu)."""
-    return np.asarray(u, dtype=np.float64)[None]
+    return numbers("u", u)[None]
 
 
 class Recording:

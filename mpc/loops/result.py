@@ -125,6 +125,8 @@ class ClosedLoopResult(Stored):
     after: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "certified", np.array(self.certified, dtype=np.bool_))
+        object.__setattr__(self, "verdicts", np.array(self.verdicts, dtype=np.int8))
         if not len(self.after):
             object.__setattr__(self, "after", self.y[:-1])
         for f in fields(self):

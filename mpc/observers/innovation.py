@@ -94,7 +94,11 @@ def kalman_gain(
     point = np.mean(predictor.input_limits(), axis=0) if u is None else as_array("u", u, (predictor.nu,))
     A, B, C, _ = predictor.linearise(predictor.equilibrium(point), point)
     spread = B * per_channel("input_noise_std", input_noise_std, predictor.nu)
-    Q = spread @ spread.T + positive("state_noise_std", state_noise_std, zero=True) ** 2 * np.eye(predictor.nx)
+    with np.errstate(over="ignore"):
+        drive = np.square(positive("state_noise_std", state_noise_std, zero=True))
+        Q = spread @ spread.T + np.diag(np.full(predictor.nx, drive))
+    if not np.isfinite(Q).all():
+        raise SettingError("input_noise_std and state_noise_std must have finite squares: give them in other units")
     noise = per_channel("output_noise_std", output_noise_std, predictor.ny)
     if not (noise > 0).all() or not Q.any():
         raise SettingError(

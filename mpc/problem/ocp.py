@@ -86,6 +86,13 @@ class OptimalControlProblem:
     ranking: Ranking | None = None
 
     def __post_init__(self) -> None:
+        nu, ny = self.predictor.nu, self.predictor.ny
+        sizes = {"output_weight": ny, "terminal_weight": ny, "input_move_weight": nu, "move_limit": nu}
+        for name, n in (sizes | {"output_scale": ny, "penalty": ny}).items():
+            as_array(name, getattr(self, name), (n,), finite=name not in ("move_limit", "penalty"))
+        for name in ("move_limit", "output_scale", "penalty"):
+            if not (getattr(self, name) > 0).all():
+                raise SettingError(f"{name} must be positive, got {getattr(self, name)}")
         if self.inputs > self.horizon:
             raise SettingError(f"control_horizon must be at most the horizon {self.horizon}, got {self.inputs}")
         if self.terminal is not None and (self.soft or self.terminal.horizon != self.horizon):

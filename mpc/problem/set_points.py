@@ -13,7 +13,7 @@ import logging
 import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Array, as_array, read_only
+from controlrnn.checks import Array, as_array, numbers, read_only
 from controlrnn.errors import ShapeError
 from mpc.predictor import Predictor
 
@@ -60,8 +60,9 @@ class SetPoints:
             ShapeError: ``reference`` has neither shape, or no row.
         """
         ny = len(present)
-        shape = (ny,) if np.ndim(reference) < 2 else ("T", ny)
-        given = np.atleast_2d(as_array("reference", reference, shape, finite=False))
+        wanted = numbers("reference", reference)
+        shape = (ny,) if wanted.ndim < 2 else ("T", ny)
+        given = np.atleast_2d(as_array("reference", wanted, shape, finite=False))
         if not len(given):
             raise ShapeError(f"reference must have at least one row, got {given.shape}")
         known = np.clip(given, self.lower, self.upper)

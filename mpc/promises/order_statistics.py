@@ -37,6 +37,7 @@ def conformal_rank(n: int, coverage: float) -> int:
         SettingError: ``coverage`` is not in (0, 1).
         DataError: n is too small; the message names the least n.
     """
+    n = count("n", n, least=0)
     _probability("coverage", coverage)
     rank = math.ceil((n + 1) * coverage - _EPS)
     if rank > n:

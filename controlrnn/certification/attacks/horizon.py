@@ -166,8 +166,8 @@ def attack_l2_gain(
         raise SettingError("an attack needs a frozen system, got one of tensors: call model.freeze() first")
     horizon, starts, steps = count("horizon", horizon), count("starts", starts), count("steps", steps, least=0)
     low, high = _range(system, input_range)
-    unit = torch.tensor(scales("input_scale", input_scale, system.nu))
-    weight = 1 / torch.tensor(scales("output_scale", output_scale, system.ny))
+    unit = torch.tensor(np.ascontiguousarray(scales("input_scale", input_scale, system.nu)))
+    weight = 1 / torch.tensor(np.ascontiguousarray(scales("output_scale", output_scale, system.ny)))
     rng, model = np.random.default_rng(seed), _tensors(system)
     u = torch.tensor(rng.uniform(low, high, (starts, horizon, system.nu)))
     # Every second start holds its input: constant inputs reach states that white ones average out.

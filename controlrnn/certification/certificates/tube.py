@@ -198,6 +198,8 @@ def certify_around(
         SettingError, ShapeError, DataError: An argument makes no sense.
         CertificationError: Nothing could be proven, for example because the differences overflow.
     """
+    if not system.is_frozen:
+        raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
     case = TubeSearch(system, x0, u, initial_radius, metric, input_radius)
     steps = [case.horizon] if focus is None else [count("focus", k, least=0) for k in focus]
     if max(steps, default=0) > case.horizon:

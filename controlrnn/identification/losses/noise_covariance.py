@@ -57,6 +57,9 @@ def output_covariance(
         raise ShapeError(f"u must have shape (B, T, nu) = (B, T, {system.nu}), got {tuple(u.shape)}")
     if not (u.is_floating_point() and x.is_floating_point()):
         raise DataError(f"u and x must hold floating-point numbers, got {u.dtype} and {x.dtype}")
+    own = next(m.dtype for m in vars(system).values() if isinstance(m, Tensor))
+    if not u.dtype == x.dtype == own:
+        raise DataError(f"u and x must be of the system's type {own}, got {u.dtype} and {x.dtype}: convert them")
     B, T, _ = u.shape
     if x.ndim != 3 or x.shape[0] != B or x.shape[1] not in (T, T + 1) or x.shape[2] != system.nx:
         raise ShapeError(

@@ -118,6 +118,8 @@ def average(systems: Sequence[LureSystem]) -> LureSystem:
     """
     if not systems or len({(s.nu, s.ny, s.dt, s.activation) for s in systems}) != 1:
         raise SettingError("average needs at least one system, all with the same channels, dt and activation")
+    if not all(s.is_frozen for s in systems):
+        raise SettingError("average needs frozen systems, got one of tensors: call model.freeze() first")
     n = len(systems)
 
     def diagonal(name: str) -> Array:

@@ -24,6 +24,7 @@ from controlrnn.models.parts.definite import EPS, ROOM, PositiveDefinite, with_r
 from controlrnn.models.parts.draws import normal
 
 _log = logging.getLogger(__name__)
+_LARGEST = 1e70  # of an entry whose fourth power is far from overflow
 
 
 class ContractingLinear(nn.Module):
@@ -71,6 +72,10 @@ class ContractingLinear(nn.Module):
         n, rate = self.nx, self.rate
         G1 = np.zeros((n, n)) if G1 is None else G1
         A = inside_disc(as_array("A", A, (n, n)), rate)
+        if np.abs(A).max() > _LARGEST:
+            raise SettingError(
+                f"A must have entries of at most {_LARGEST:g}, got {np.abs(A).max():g}: scale the states"
+            )
         while True:
             P = scipy.linalg.solve_discrete_lyapunov(A.T / rate, np.eye(n))
             P = 0.5 * (P + P.T)

@@ -125,9 +125,9 @@ def put_linear(model: Any, A: Array, B: Array, C: Array, D: Array | None = None)
     D = np.zeros((model.ny, model.nu)) if D is None else as_array("D", D, (model.ny, model.nu))
     if model.D22 is None and D.any():
         raise SettingError("the linear model has a feedthrough D, the network has none: pass feedthrough=True")
-    model.B2.copy_(torch.as_tensor(B))
-    model.C2.copy_(torch.as_tensor(C))
+    model.B2.copy_(torch.as_tensor(np.ascontiguousarray(B)))
+    model.C2.copy_(torch.as_tensor(np.ascontiguousarray(C)))
     if model.D22 is not None:
-        model.D22.copy_(torch.as_tensor(D))
+        model.D22.copy_(torch.as_tensor(np.ascontiguousarray(D)))
     model.bx.zero_()
     model.by.zero_()

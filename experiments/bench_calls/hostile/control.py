@@ -102,7 +102,7 @@ def control_functions(kit: Kit) -> Iterator[Call]:
     yield call("mpc.calibrate_closed_loop", mpc.calibrate_closed_loop, 0.02, loops=mpc.SimulatedLoops(kit.setup),
                start=mpc.no_tightening(s.digest, N, NY), seed=3, coverage=0.5, confidence=0.6, target="limits",
                effort=mpc.LoopEffort(loops=4, rounds=1), _spoils=("seed", "coverage", "confidence", "target"),
-               _infinite=("excess",))  # fmt: skip
+               _infinite=("excess", "move_limit"))  # fmt: skip
     yield call("mpc.plan_digest", mpc.plan_digest, x=np.zeros(NX), plan=np.zeros((N, NU)))
     yield call("mpc.certify_plan", mpc.certify_plan, 0.2, x=np.zeros(NX), plan=np.zeros((N, NU)), observer=o,
                 near=kit.tube, iterations=1)  # fmt: skip
