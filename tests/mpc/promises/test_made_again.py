@@ -173,10 +173,10 @@ def controller(road, **parts):
     )
 
 
-def verify_all(road, tightening, terminal, recall):
+def verify_all(road, tightening, terminal, error_memory):
     tightening.verify(road.error, road.joint, observer=road.observer, growth=road.growth)
     terminal.verify(road.system, road.contraction, road.outputs, jump=road.observer.jump)
-    recall.verify(tightening, road.drift, road.changes, observer=road.observer, growth=road.growth)
+    error_memory.verify(tightening, road.drift, road.changes, observer=road.observer, growth=road.growth)
 
 
 def test_guarantees_rest_on_nothing_that_was_read_and_not_verified(road, tmp_path):
