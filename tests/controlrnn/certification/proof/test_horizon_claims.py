@@ -74,6 +74,22 @@ def test_inputs_that_are_states():
     assert box.prove(Family(0, np.zeros((K, 0)), np.full((K, 1), 3.0)))[0][-1] >= 2
 
 
+def test_the_set_of_states_and_of_inputs_that_are_states():
+    """Before anything moves |dy| is the norm of (C, D) in the weighted set, for every sign of every entry."""
+    metric, r, b = np.array([[2.0, 0.3], [0.3, 1.0]]), 0.5, np.array([0.4, 0.0, 0.2])
+    C, D = np.array([[1.0, 2.0], [1.0, -2.0]]), np.array([[3.0, 5.0, 1.0], [3.0, 5.0, -1.0]])
+    system = linear(0.1 * np.eye(2), B2=0.1 * np.ones((2, 3)), C2=C, D22=D)
+    error = InputDifferences(kind="constant", radius=b)
+    claim = h.HorizonInequality(system, 1, r, metric, error, lifted=True)
+    shares = np.array([[1.0, 2.0, 5.0], [2.0, 1.0, 1.0]])
+    families = [Family(i, np.zeros((2, 0)), np.zeros((2, 0)), 1e-12, shares) for i in range(2)]
+    bounds, _ = claim.prove_all(families)
+    assert bounds.shape == (2, 2)
+    for c, d, bound in zip(C, D, bounds, strict=True):
+        square = 8 * r**2 * (c @ np.linalg.solve(metric, c)) + 4 * (d[0] * b[0]) ** 2 + 8 / 5 * (d[2] * b[2]) ** 2
+        assert bound[0] == pytest.approx(np.sqrt(square), rel=1e-9)
+
+
 @pytest.mark.parametrize("shares", [
     [[1.0, -0.5]], [[0.0, 1.0]], [[1.0, np.nan]], [[np.inf, 1.0]], [[1.0]], [[1.0, 1.0, 1.0]], [[1e308, 1e308]],
 ])  # fmt: skip

@@ -1,5 +1,6 @@
 """One step of a tube against rational arithmetic: rows, differences, bounds and the inequality that is proven."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -82,6 +83,23 @@ def test_a_step_holds_all_differences(activation, k):
     first.look()
     assert (first.bounds[0] >= (reach[3:5] + small) * (1 - 1e-12)).all()
     assert first.bounds[0] == pytest.approx(reach[3:5] + small, rel=1e-9)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-100, 1e300])
+def test_rows_of_differences_of_any_size(size):
+    """Also of a neuron that nothing reaches."""
+    system = random_system(5, nx=2, layers=(2, 1))
+    system = replace(
+        system, C1=system.C1 * [[0.0], [1.0], [1.0]], D12=system.D12 * [[0.0], [1.0], [1.0]], bv=0 * system.bv
+    )
+    one = tube.Tube(system, np.zeros((1, 2)), np.zeros((1, 2)), 1e-9 * np.eye(2), 1e-9 * np.ones(2))
+    one.v_error = np.full((1, 3), size)
+    one.look()
+    found, rows = one.steps[0], exact_step(one, 0)
+    assert (found.d > 0).all()
+    assert (found.d >= 2 * size).all()
+    assert (found.rows.rad >= 0).all()
+    assert holds(found.rows, np.vstack([rows[:3] / exact(found.d)[:, None], rows[5:], rows[3:5]]))
 
 
 @FAST
