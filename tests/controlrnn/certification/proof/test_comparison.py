@@ -1,19 +1,24 @@
 """Comparison systems of gated networks, against ball arithmetic: no difference grows by more."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from exact_numbers import exact
 from hypothesis import given
+from hypothesis import strategies as st
 from inequality_cases import FAST, SEEDS
 
+from controlrnn.certification.proof import gated
 from controlrnn.certification.proof.gated import Comparison
 from controlrnn.errors import CertificationError
-from controlrnn.systems import GatedSystem
+from controlrnn.systems import Activation, GatedSystem
 
 pytest.importorskip("flint", reason="python-flint gives the ball arithmetic (extra audit)")
 
 from controlrnn.certification.ball.arithmetic import number, precision, row
+from controlrnn.certification.ball.intervals import apply, derivative
 from controlrnn.certification.refutation.trajectories import step
 
 
@@ -65,6 +70,86 @@ def test_comparison_systems_bound_every_difference(cell, seed):
     with pytest.raises(CertificationError, match="state_bound"):
         Comparison(system, ends, np.concatenate([np.full(n, 1.5), 2 * bound.state[n:]]))
     Comparison(system, ends, np.concatenate([np.ones(n), 2 * bound.state[n:]]))
+
+
+def gru(b, U, W):
+    z = np.zeros
+    return GatedSystem(
+        W=np.full((3, 1), W), U=np.full((3, 1), U), b=np.array(b, float), C=np.ones((1, 1)), by=z(1), cell="gru", dt=1.0
+    )
+
+
+def driven(system, dx, du):
+    """Bounds on the differences of the pre-activations, exactly."""
+    weights = zip(exact(system.W[:, 0]), exact(system.U[:, 0]), strict=True)
+    return [abs(w) * Fraction(du[0]) + abs(u) * Fraction(dx[0]) for w, u in weights]
+
+
+def first(values):
+    return Fraction(float(values[0]))
+
+
+@FAST
+@given(seed=SEEDS)
+def test_how_an_lstm_grows_is_never_rounded_down(seed):
+    """The sums and products that follow the bounds of the gates, against rational arithmetic."""
+    rng = np.random.default_rng(seed)
+    system = lstm(rng.uniform(-3, 1, 4), U=rng.standard_normal(), W=rng.standard_normal())
+    bound = Comparison(system, (-rng.random(1), rng.random(1)))
+    dx, du = 2 * rng.random(2), rng.random(1)
+    i, f, o = (first(bound._largest(k, gated._sigmoid)) for k in range(3))
+    g, c = first(bound._largest(3, np.tanh)), Fraction(bound.state[1])
+    assert 0 < Fraction(bound.forgets[0]) <= 1 - f
+    assert c >= i * g / (1 - f)
+    slopes = (first(bound._slope(k, most)) for k, most in enumerate((0.25, 0.25, 0.25, 1.0)))
+    di, df, do, dg = (slope * each for slope, each in zip(slopes, driven(system, dx, du), strict=True))
+    cell = f * Fraction(dx[1]) + c * df + i * dg + g * di
+    hidden = o * cell + Fraction(np.tanh(bound.state[1])) * do
+    for found, true in zip(bound(dx, du), (hidden, cell), strict=True):
+        assert true <= Fraction(found) <= true * Fraction(1 + 1e-12)
+
+
+@FAST
+@given(seed=SEEDS)
+def test_how_a_gru_grows_is_never_rounded_down(seed):
+    rng = np.random.default_rng(seed)
+    system = gru(rng.uniform(-3, 3, 3), U=rng.standard_normal(), W=rng.standard_normal())
+    bound = Comparison(system, (-rng.random(1), rng.random(1)))
+    dx, du = 2 * rng.random(1), rng.random(1)
+    r = first(bound._largest(0, gated._sigmoid))
+    (z, most_z), (n, most_n) = (map(first, bound._between(k, f)) for k, f in ((1, gated._sigmoid), (2, np.tanh)))
+    dr, dz, _ = driven(system, dx, du)
+    dr, dz = first(bound._slope(0, 0.25)) * dr, first(bound._slope(1, 0.25)) * dz
+    reset = r * Fraction(dx[0]) + dr
+    w, u = abs(Fraction(system.W[2, 0])), abs(Fraction(system.U[2, 0]))
+    dn = first(bound._slope(2, 1.0)) * (w * Fraction(du[0]) + u * reset)
+    mixed = max(end * Fraction(dx[0]) + (1 - end) * dn for end in (z, most_z))
+    true = mixed + dz * max(1 - n, 1 + most_n)
+    assert true <= first(bound(dx, du)) <= true * Fraction(1 + 1e-12)
+
+
+@FAST
+@given(seed=SEEDS, size=st.sampled_from([1.0, 20.0, 300.0]))
+def test_values_and_slopes_of_gates(seed, size):
+    """At the ends of their ranges, as ball arithmetic has them."""
+    rng = np.random.default_rng(seed)
+    bound = Comparison(gru(size * rng.standard_normal(3), U=rng.random(), W=rng.random()), (-np.ones(1), np.ones(1)))
+    with precision(2600):
+        for gate, kind in enumerate(("sigmoid", "sigmoid", "tanh")):
+            function = np.tanh if kind == "tanh" else gated._sigmoid
+            low, high = float(bound._lowest[gate]), float(bound._highest[gate])
+            least, largest = (float(end[0]) for end in bound._between(gate, function))
+            assert number(least) <= apply(Activation(kind), number(low))
+            assert number(largest) >= apply(Activation(kind), number(high))
+            assert largest - least <= function(high) - function(low) + 1e-13
+            nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+            slope = derivative(Activation(kind), number(nearest))
+            assert number(float(bound._slope(gate, 0.25 if kind == "sigmoid" else 1.0)[0])) >= slope
+
+
+def test_an_update_gate_that_underflows_still_lets_something_through():
+    system = gru([0.0, -800.0, 0.0], U=0.0, W=0.0)
+    assert Comparison(system, (np.zeros(1), np.zeros(1)))(np.ones(1), np.zeros(1))[0] > 0
 
 
 def test_gates_without_slack_are_met():
