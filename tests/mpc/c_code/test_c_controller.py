@@ -15,6 +15,7 @@ from controlrnn.errors import SettingError
 from controlrnn.systems import Activation
 from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
+    Fallback,
     Limits,
     RunningOn,
     SolverOptions,
@@ -417,6 +418,27 @@ def test_ways_back_inside_are_the_same(ends, tmp_path):
         # Problems without a solution end where rounding has it: the two solvers' ways are equally good, not equal.
         assert abs(home[0] - home[1]) <= 1
         np.testing.assert_allclose(excess[1], excess[0], rtol=0.02, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("limit", "share", "chosen"), [(0.05, 0.0, Fallback.PLAN), (0.15, 1.0, Fallback.STEADY)])
+def test_a_plan_that_is_inside_sooner_than_the_way_back_is_the_same(limit, share, chosen, tmp_path):
+    """A way back inside in fewer samples than the plan of least violation, but not than another of less violation."""
+    system = network(4, ny=2, nu=1, nx=3, layers=(3,), through=True)
+    ours = controller(system, soft=False, limit=limit, horizon=6, control_horizon=3)
+    theirs = CompiledController(ours, tmp_path)
+    lower, upper = ours.predictor.input_limits()
+    for acting in (ours, theirs):
+        acting.reset()
+        for _ in range(25):
+            acting.record(np.full(2, np.nan), lower + share * (upper - lower))
+    used = []
+    for _ in range(3):
+        mine, other = (acting.step(np.full(2, np.nan), np.zeros(2)) for acting in (ours, theirs))
+        used.append(mine.fallback)
+        assert (mine.fallback, mine.inside_after) == (other.fallback, other.inside_after)
+        np.testing.assert_allclose(other.u, mine.u, atol=1e-4 * (upper - lower).max())
+    assert used[1] is chosen
 
 
 @needs_compiler

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from c_loops import controller, network
 from mpc_networks import elman, signals
 from one_tank import RESIDUAL, N, W, _running, innovating, running
 from scipy.optimize import linprog
@@ -15,6 +16,7 @@ from controlrnn.errors import ShapeError
 from mpc import Fallback, Predictor, RunningOn, SolverOptions, Status, TightenedMPC, Tracking, no_tightening
 from mpc.control.settings import grouped
 from mpc.problem.ocp import Solution
+from mpc.problem.priorities import less
 from mpc.solvers.condensed import CondensedBackend
 
 
@@ -129,6 +131,28 @@ def test_starts_outside_come_back_in_least_time_and_say_when(start, move, refere
     assert first <= possible
     for before, after in pairwise(inside):
         assert after <= max(before - 1, 0)  # what was said is kept
+
+
+@pytest.mark.parametrize(("limit", "share", "chosen"), [(0.05, 0.0, Fallback.PLAN), (0.15, 1.0, Fallback.STEADY)])
+def test_a_way_back_is_applied_only_if_no_plan_of_less_violation_is_inside_as_soon(limit, share, chosen):
+    made = controller(
+        network(4, ny=2, nu=1, nx=3, layers=(3,), through=True), soft=False, limit=limit, horizon=6, control_horizon=3
+    )
+    lower, upper = made.predictor.input_limits()
+    for _ in range(25):
+        made.record(np.full(2, np.nan), lower + share * (upper - lower))
+    used = []
+    for _ in range(3):
+        last = None if made._plan is None else made._shifted(made._plan)
+        step = made.step(np.full(2, np.nan), np.zeros(2))
+        used.append(step.fallback)
+        applied = made._fallbacks.assess(made._last_data, step.u_planned, step.fallback)
+        assert applied.inside_after == step.inside_after
+        held = [made._last_data.previous_input, made.safe_input]
+        for plan in [np.tile(u, (6, 1)) for u in held] + ([] if last is None else [last]):
+            other = made._fallbacks.assess(made._last_data, plan, Fallback.SAFE)
+            assert not less(other.violation, applied.violation) or other.inside_after > applied.inside_after
+    assert used[1] is chosen  # a way back that is inside later violates limits more
 
 
 def test_outside_limits_and_without_a_solver_the_excess_only_falls():
