@@ -170,7 +170,7 @@ def case(name: str, k: int, seed: int, config: Config) -> Row:
     assert isinstance(system, LureSystem)
     proof = certify(system, dataset, config)
     clock.append(time.process_time())
-    error = stages.model_error(system, proof.watch, dataset, config)
+    error = stages.model_error(system, proof.observer, dataset, config)
     room, certified = proof.room(error)
     row: Row = {"parameters": model.n_parameters} | _fits(fit, dataset, config)
     N, first = config.horizon, config.washout
@@ -181,8 +181,8 @@ def case(name: str, k: int, seed: int, config: Config) -> Row:
         "model_error_last": error.bounds[N], "tightening_1": room.total[1], "tightening_half": room.total[N // 2],
         "tightening_last": room.total[N],
     }  # fmt: skip
-    row |= loops(proof.watch, room, config, seed)
-    plain = loops(proof.watch, None, config, seed)
+    row |= loops(proof.observer, room, config, seed)
+    plain = loops(proof.observer, None, config, seed)
     row |= {"nominal_cost": plain["cost"], "nominal_runs_with_violation": plain["runs_with_violation"]}
     return row | {"training_cpu_s": clock[1] - clock[0], "certification_cpu_s": clock[2] - clock[1]}
 
@@ -192,14 +192,14 @@ class Proof:
     """Proven properties of a candidate.
 
     Args:
-        watch: Washout of the candidate, with a contraction certificate where there is one.
+        observer: Washout of the candidate, with a contraction certificate where there is one.
         rate: Contraction rate per sample, or None.
         bounds: Certified effect of re-initialisation and input errors from the start of the washout on, shape
             (washout + horizon + 1, ny), or None.
         certificates: With and without input errors, if there are any that the washout can use.
     """
 
-    watch: Washout
+    observer: Washout
     rate: float | None
     bounds: Array | None
     certificates: tuple[Any, Any] | None
@@ -208,14 +208,14 @@ class Proof:
         """Tightening of the candidate, and whether it is certified as well as calibrated."""
         if self.certificates is not None:
             joint, initial = self.certificates
-            room = tighten(error, joint, observer=self.watch, initial_only=initial)
+            room = tighten(error, joint, observer=self.observer, initial_only=initial)
             try:
-                room.limits(self.watch.predictor.outputs)
+                room.limits(self.observer.predictor.outputs)
             except InfeasibleError:
                 pass  # proven, but of no use: see the module docstring
             else:
                 return room, True
-        return tighten(error, None, observer=self.watch), False
+        return tighten(error, None, observer=self.observer), False
 
 
 def certify(system: LureSystem, dataset: Dataset, config: Config) -> Proof:
@@ -223,22 +223,22 @@ def certify(system: LureSystem, dataset: Dataset, config: Config) -> Proof:
     try:
         contraction = stages.contraction(system, dataset, config)
     except CertificationError:
-        watch, total = stages.observer(system, None, config), config.washout + config.horizon
-        reach = float(np.linalg.norm(1 + np.abs(watch.initial_state)))
+        observer, total = stages.make_observer(system, None, config), config.washout + config.horizon
+        reach = float(np.linalg.norm(1 + np.abs(observer.initial_state)))
         try:
             loose = certify_horizon(
                 system, total, initial_radius=reach, input_radius=config.actuator, focus=[config.washout, total],
                 iterations=config.certificate_iterations,
             )  # fmt: skip
         except CertificationError:
-            return Proof(watch, None, None, None)
-        return Proof(watch, None, loose.bounds, None)
-    watch = stages.observer(system, contraction, config)
+            return Proof(observer, None, None, None)
+        return Proof(observer, None, loose.bounds, None)
+    observer = stages.make_observer(system, contraction, config)
     try:
-        both = stages.horizon_certificates(watch, config)
+        both = stages.horizon_certificates(observer, config)
     except CertificationError:
-        return Proof(watch, contraction.rate, None, None)
-    return Proof(watch, contraction.rate, both[0].bounds, both)
+        return Proof(observer, contraction.rate, None, None)
+    return Proof(observer, contraction.rate, both[0].bounds, both)
 
 
 def _fits(fit: FitResult, dataset: Dataset, config: Config) -> Row:
@@ -253,9 +253,9 @@ def _fits(fit: FitResult, dataset: Dataset, config: Config) -> Row:
     }  # fmt: skip
 
 
-def loops(watch: Washout, room: Tightening | None, config: Config, seed: int) -> Row:
+def loops(observer: Washout, room: Tightening | None, config: Config, seed: int) -> Row:
     """Run closed loops with our own solver; every candidate sees the same noise and disturbances."""
-    setup = stages.setup(watch, room, config)
+    setup = stages.setup(observer, room, config)
     seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
     began = time.process_time()
     found = monte_carlo(lambda: setup, seeds).summary()

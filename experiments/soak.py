@@ -110,21 +110,23 @@ def prepare(study: Study, config: Config) -> ClosedLoopSetup:
         stages.save_model(system, study.out)
         contraction = stages.contraction(system, dataset, config)
         contraction.save(study.path("contraction.npz"))
-        watch = stages.observer(system, contraction, config)
+        observer = stages.make_observer(system, contraction, config)
         for certificate, name in zip(
-            stages.horizon_certificates(watch, config), ("certificate", "certificate_initial"), strict=True
+            stages.horizon_certificates(observer, config), ("certificate", "certificate_initial"), strict=True
         ):
             certificate.save(study.path(f"{name}.npz"))
-        room = stages.tightening(stages.model_error(system, watch, dataset, config), study.out, watch)
+        room = stages.tightening(stages.model_error(system, observer, dataset, config), study.out, observer)
         room.save(study.path("tightening.npz"))
         return {"fit_percent": fit.scores["test"].fit_percent, "tightening_last": room.total[-1]}
 
     study.row("controller", compute, needs=asdict(config), files=["model.npz", "contraction.npz", "tightening.npz"])
-    watch = stages.observer(stages.model_of(study.out), stages.contraction_of(study.path("contraction.npz")), config)
-    setup = stages.setup(watch, Tightening.load(study.path("tightening.npz")).on_trust(), config)
+    observer = stages.make_observer(
+        stages.model_of(study.out), stages.contraction_of(study.path("contraction.npz")), config
+    )
+    setup = stages.setup(observer, Tightening.load(study.path("tightening.npz")).on_trust(), config)
     plant = MultiTank()
     sensors = tuple(Signal(s.name, s.unit, 0.0, 1.2 * plant.height) for s in plant.outputs)
-    guard = MeasurementGuard.calibrated(sensors, watch, dataset.validation, disturbance=setup.controller.filter)
+    guard = MeasurementGuard.calibrated(sensors, observer, dataset.validation, disturbance=setup.controller.filter)
     setup.controller.change(watching=Watching(guard=guard))
     return setup
 

@@ -66,9 +66,10 @@ def certify(method: Method, config: Config, iterations: int) -> tuple[HorizonCer
     estimate needs its guard's certificate, and one for the difference between the two.
     """
     observer, N, more = method.observer, config.horizon, None
-    if isinstance(observer, GuardedObserver) and observer.guard is not None and observer.room is not None:
+    if isinstance(observer, GuardedObserver) and observer.guard is not None and observer.guard_distance is not None:
         more = certify_horizon(
-            observer.system, N, initial_radius=observer.room.radius, metric=observer.room.metric, iterations=iterations
+            observer.system, N, initial_radius=observer.guard_distance.radius, metric=observer.guard_distance.metric,
+            iterations=iterations,
         )  # fmt: skip
         observer = observer.guard
     ahead, start = (0, observer.error) if observer.restart is None else (observer.steps, observer.restart)

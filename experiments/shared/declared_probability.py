@@ -28,38 +28,38 @@ def declared_probability(residual: ModelError, memory: int) -> float:
 
 
 def held_out(
-    watch: Observer, records: list[Trajectory], residual: ModelError, drift: ModelError, memory: int
+    observer: Observer, records: list[Trajectory], residual: ModelError, drift: ModelError, memory: int
 ) -> CoverageMet:
     """Count the held-out records that stay inside, with an interval for the probability."""
-    inside = [_inside(watch, record, residual, drift, memory) for record in records]
+    inside = [_inside(observer, record, residual, drift, memory) for record in records]
     return met("held-out records", np.array(inside))
 
 
-def _inside(watch: Observer, record: Trajectory, residual: ModelError, drift: ModelError, memory: int) -> bool:
+def _inside(observer: Observer, record: Trajectory, residual: ModelError, drift: ModelError, memory: int) -> bool:
     both = []
     for error, disturbance, rows in (
         (residual, None, slice(None)),
         (drift, DisturbanceFilter(1.0), slice(1, memory + 1)),
     ):
         found = calibration_errors(
-            watch.system, record, horizon=error.horizon, washout=error.washout, disturbance=disturbance,
-            initial_state=watch.initial_state,
+            observer.system, record, horizon=error.horizon, washout=error.washout, disturbance=disturbance,
+            initial_state=observer.initial_state,
         )  # fmt: skip
         both.append(bool((np.abs(found[:, rows]) <= error.bounds[rows]).all()))
     return all(both)
 
 
-def promised(watch: Observer, dataset: Dataset, errors: dict[str, ModelError], memory: int) -> Row:
+def promised(observer: Observer, dataset: Dataset, errors: dict[str, ModelError], memory: int) -> Row:
     """Summarise what is known of the declared sets before any loop is closed.
 
     Args:
-        watch: The observer.
+        observer: The observer.
         dataset: Its validation and test records declared nothing.
         errors: Set-membership bounds: ``set_membership`` and ``drift``.
         memory: Samples K within which drift is declared.
     """
     residual, drift = errors["set_membership"], errors["drift"]
-    kept = held_out(watch, [*dataset.validation, *dataset.test], residual, drift, memory)
+    kept = held_out(observer, [*dataset.validation, *dataset.test], residual, drift, memory)
     return {
         "declared_from_records": residual.n, "declared_probability": declared_probability(residual, memory),
         "held_out_inside": kept.inside, "held_out": kept.n, "held_out_lower": kept.lower, "held_out_upper": kept.upper,

@@ -163,7 +163,7 @@ class Truth:
 
     Args:
         plant: Gives channels and limits, and the physics where they are used.
-        watch: The controller's observer.
+        observer: The controller's observer.
         push: Bound d on input errors, shape (nu,).
         residual: Bound r on residuals, shape (ny,).
         drift: Bounds on their changes within k = 1..K samples, shape (K, ny), not decreasing.
@@ -173,16 +173,16 @@ class Truth:
     """
 
     def __init__(
-        self, plant: Plant, watch: AnywhereWashout, *, push: Array, residual: Array, drift: Array,
+        self, plant: Plant, observer: AnywhereWashout, *, push: Array, residual: Array, drift: Array,
         disturbances: int, limited: int, held: Array,
     ) -> None:  # fmt: skip
         self.drift = drift
-        self.plant, self.watch, self.push, self.residual, self.limited = plant, watch, push, residual, limited
+        self.plant, self.observer, self.push, self.residual, self.limited = plant, observer, push, residual, limited
         self.held = held
-        model = watch.predictor
+        model = observer.predictor
         self.dt, self.inputs, self.outputs = plant.dt, plant.inputs, plant.outputs
         self.unknowns = Unknowns(disturbances, model.ny, model.nu, model.nx)
-        self.pulses, self._outward, self._behind, self._root = worst_directions(watch, plant.outputs, limited)
+        self.pulses, self._outward, self._behind, self._root = worst_directions(observer, plant.outputs, limited)
         signal = plant.outputs[limited]
         self._middle = 0.5 * (signal.lower + signal.upper)
 
@@ -194,7 +194,7 @@ class Truth:
             residual, push, restart = side * residual, side * push * self._outward, -side * self._behind
         elif kind is Kind.SWITCHING:
             residual, push, restart = side * residual, side * push, restart * self._behind
-        self.watch.offset = np.asarray(self.watch.spread * np.linalg.solve(self._root, restart), dtype=np.float64)
+        self.observer.offset = np.asarray(self.observer.spread * np.linalg.solve(self._root, restart), dtype=np.float64)
         return u + self.push * push, self.residual * residual, plant
 
 
@@ -207,35 +207,35 @@ class DeclaredTruth(Truth):
     @property
     def nx(self) -> int:
         """Number of states of the model and of stored residuals."""
-        return self.watch.predictor.nx + self.drift.size
+        return self.observer.predictor.nx + self.drift.size
 
     def initial_state(self) -> Array:
         """State at rest, without a residual."""
-        return np.concatenate([self.watch.predictor.equilibrium(self.held), np.zeros(self.drift.size)])
+        return np.concatenate([self.observer.predictor.equilibrium(self.held), np.zeros(self.drift.size)])
 
     def step(self, x: Any, u: Any, w: Any = None) -> Array:
         """Advance one sample; see `Truth.pushed`.
 
         Residuals go where they are wanted as fast as their drift allows.
         """
-        n, past = self.watch.predictor.nx, self._past(x)
+        n, past = self.observer.predictor.nx, self._past(x)
         true, wanted, _ = self.pushed(self.output(x, u), np.asarray(u), np.asarray(w))
         residual = np.clip(wanted, (past - self.drift).max(axis=0), (past + self.drift).min(axis=0))
-        return np.concatenate([self.watch.system.step(x[:n], true), residual, past[:-1].ravel()])
+        return np.concatenate([self.observer.system.step(x[:n], true), residual, past[:-1].ravel()])
 
     def output(self, x: Any, u: Any) -> Array:
         """Output g(x*, u) plus the residual."""
-        return np.asarray(self.watch.system.output(x[: self.watch.predictor.nx], u) + self._past(x)[0])
+        return np.asarray(self.observer.system.output(x[: self.observer.predictor.nx], u) + self._past(x)[0])
 
     def _past(self, x: Any) -> Array:
-        return np.asarray(x[self.watch.predictor.nx :]).reshape(self.drift.shape)
+        return np.asarray(x[self.observer.predictor.nx :]).reshape(self.drift.shape)
 
 
 class PhysicalTruth(Truth):
     """The plant with its own disturbances and inexact actuators."""
 
-    def __init__(self, plant: Any, watch: AnywhereWashout, **options: Any) -> None:
-        super().__init__(plant, watch, **options)
+    def __init__(self, plant: Any, observer: AnywhereWashout, **options: Any) -> None:
+        super().__init__(plant, observer, **options)
         self._rest = np.asarray(plant.equilibrium(self.held))
 
     @property
@@ -261,7 +261,7 @@ class PhysicalTruth(Truth):
 
 
 def worst_directions(
-    watch: AnywhereWashout, outputs: tuple[Signal, ...], limited: int
+    observer: AnywhereWashout, outputs: tuple[Signal, ...], limited: int
 ) -> tuple[Array, Array, Array, Array]:
     """Directions in which an adversary that knows the model pushes one output to its upper limit.
 
@@ -269,7 +269,7 @@ def worst_directions(
         Signs of the pulse response (MEMORY, nu); of the static gain (nu,); the restart, in the unit ball, after which
         the estimate is highest (nx,); R with R'R = P.
     """
-    model = watch.predictor
+    model = observer.predictor
     target = np.array([np.clip(s.upper, -1e3, 1e3) for s in outputs])
     scale = np.where(np.arange(model.ny) == limited, 1.0, 1e3)
     u = steady_input(model, target, scale)
@@ -279,7 +279,7 @@ def worst_directions(
         pulses.append(row @ B)
         row = row @ A
     gain = C[limited] @ np.linalg.solve(np.eye(model.nx) - A, B)
-    root = np.linalg.cholesky(watch.restart.metric).T
-    seen = np.linalg.solve(root.T, C[limited] @ np.linalg.matrix_power(A, watch.steps + 1))
+    root = np.linalg.cholesky(observer.restart.metric).T
+    seen = np.linalg.solve(root.T, C[limited] @ np.linalg.matrix_power(A, observer.steps + 1))
     behind = seen / np.linalg.norm(seen) if seen.any() else np.eye(model.nx)[0]
     return np.sign(pulses), np.sign(gain), np.asarray(behind, dtype=np.float64), np.asarray(root, dtype=np.float64)

@@ -166,30 +166,33 @@ def prove(study: Study, case: Case, dataset: Dataset) -> Row:
 
     def compute() -> Row:
         contraction(case, study.out, dataset).save(study.path("contraction.npz"))
-        watch = watch_of(case, study.out)
-        errors = calibrated(case, dataset, watch)
+        observer = watch_of(case, study.out)
+        errors = calibrated(case, dataset, observer)
         for name, error in errors.items():
             error.save(study.path(f"model_error_{name}.npz"))
-        certificates = certified(case, watch)
+        certificates = certified(case, observer)
         for name, certificate in certificates.items():
             certificate.save(study.path(f"certificate_{name}.npz"))
-        rooms(watch, errors, certificates, study.out)
+        rooms(observer, errors, certificates, study.out)
         with tqdm(total=case.memory, desc="changes", leave=False) as bar:
 
             def advance(_done: int, _total: int) -> None:
                 bar.update()
 
-            changes = certify_changes(watch, case.memory, iterations=case.iterations, progress=advance)
-        remembered(watch, errors["drift"], changes, certificates["growth"], study.out)
-        terminal = terminal_of(case, watch)
+            changes = certify_changes(observer, case.memory, iterations=case.iterations, progress=advance)
+        remembered(observer, errors["drift"], changes, certificates["growth"], study.out)
+        terminal = terminal_of(case, observer)
         terminal.save(study.path("terminal.npz"))
         room = Tightening.load(study.path("guaranteed.npz"))
         joint, growth = certificates["joint"], certificates["growth"]
-        room.verify(errors["set_membership"], joint, observer=watch, growth=growth)  # raises where the file claims else
+        room.verify(
+            errors["set_membership"], joint, observer=observer, growth=growth
+        )  # raises where the file claims else
         parts = {name: getattr(room, name)[-1] for name in PARTS[:-1]}
-        return promised(watch, dataset, errors, case.memory) | {
-            "rate": watch.contraction.rate if watch.contraction else None, "restart_radius": watch.restart.radius,
-            "jump": watch.jump.radius, "residual_bound": errors["set_membership"].bounds[0],
+        return promised(observer, dataset, errors, case.memory) | {
+            "rate": observer.contraction.rate if observer.contraction else None,
+            "restart_radius": observer.restart.radius, "jump": observer.jump.radius,
+            "residual_bound": errors["set_membership"].bounds[0],
             "terminal_radius": terminal.radius, "terminal_margin": terminal.margin,
             "total_first": room.total[1], "total_last": room.total[-1],
         } | {f"{name}_last": value for name, value in parts.items()}  # fmt: skip
@@ -223,70 +226,74 @@ def model_of(folder: Path) -> LureSystem:
     return system
 
 
-def calibrated(case: Case, dataset: Dataset, watch: AnywhereWashout) -> dict[str, ModelError]:
+def calibrated(case: Case, dataset: Dataset, observer: AnywhereWashout) -> dict[str, ModelError]:
     """Calibrate the declared sets by set membership, and a conformal bound for the practical modes."""
     settings: dict[str, Any] = {
-        "horizon": case.horizon, "washout": case.settle, "initial_state": watch.initial_state,
+        "horizon": case.horizon, "washout": case.settle, "initial_state": observer.initial_state,
     }  # fmt: skip
     largest = calibrate(
-        watch.system, dataset.calibration, method=CalibrationMethod.SET_MEMBERSHIP, inflation=case.inflation, **settings
+        observer.system,
+        dataset.calibration,
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        inflation=case.inflation,
+        **settings,
     )
     conformal = calibrate(
-        watch.system, dataset.calibration, scale_trajectories=dataset.validation, coverage=case.coverage,
+        observer.system, dataset.calibration, scale_trajectories=dataset.validation, coverage=case.coverage,
         disturbance=DisturbanceFilter(case.gain), **settings,
     )  # fmt: skip
     drift = calibrate(
-        watch.system, dataset.calibration, method=CalibrationMethod.SET_MEMBERSHIP, inflation=case.inflation,
+        observer.system, dataset.calibration, method=CalibrationMethod.SET_MEMBERSHIP, inflation=case.inflation,
         disturbance=DisturbanceFilter(1.0), **settings,
     )  # fmt: skip
     flat = np.tile(largest.bounds.max(axis=0), (case.horizon + 1, 1))
     return {"set_membership": replace(largest, bounds=flat), "conformal": conformal, "drift": drift}
 
 
-def certified(case: Case, watch: AnywhereWashout) -> dict[str, HorizonCertificate]:
+def certified(case: Case, observer: AnywhereWashout) -> dict[str, HorizonCertificate]:
     """Certify washout and prediction as one horizon, with and without input errors, and the effect of a jump."""
     horizon, options = case.horizon, {"iterations": case.iterations}
     return {
-        "joint": certify_predictions(watch, horizon, input_error=case.actuator, **options),
-        "initial": certify_predictions(watch, horizon, input_error=0.0, **options),
-        "growth": certify_jump(watch, horizon, **options),
+        "joint": certify_predictions(observer, horizon, input_error=case.actuator, **options),
+        "initial": certify_predictions(observer, horizon, input_error=0.0, **options),
+        "growth": certify_jump(observer, horizon, **options),
     }
 
 
 def rooms(
-    watch: AnywhereWashout, errors: dict[str, ModelError], certificates: dict[str, HorizonCertificate], folder: Path
+    observer: AnywhereWashout, errors: dict[str, ModelError], certificates: dict[str, HorizonCertificate], folder: Path
 ) -> None:
     """Write the tightening of every controller, and those with one part removed."""
-    tighten(errors["conformal"], None, observer=watch).save(folder / "conformal.npz")
+    tighten(errors["conformal"], None, observer=observer).save(folder / "conformal.npz")
     room = tighten(
-        errors["set_membership"], certificates["joint"], observer=watch, initial_only=certificates["initial"]
+        errors["set_membership"], certificates["joint"], observer=observer, initial_only=certificates["initial"]
     )
     room.save(folder / "certified.npz")
-    make_recursive(room, certificates["growth"], observer=watch).save(folder / "guaranteed.npz")
+    make_recursive(room, certificates["growth"], observer=observer).save(folder / "guaranteed.npz")
     for part in PARTS[:3]:
         gone: dict[str, Any] = {part: np.zeros_like(room.total), "promise": f"nothing: {part} was removed"}
         less = replace(room, **gone)
-        make_recursive(less, certificates["growth"], observer=watch).save(folder / f"without_{part}.npz")
+        make_recursive(less, certificates["growth"], observer=observer).save(folder / f"without_{part}.npz")
 
 
 def remembered(
-    watch: AnywhereWashout, drift: ModelError, changes: Sequence[HorizonCertificate], growth: HorizonCertificate,
+    observer: AnywhereWashout, drift: ModelError, changes: Sequence[HorizonCertificate], growth: HorizonCertificate,
     folder: Path,
 ) -> None:  # fmt: skip
     """Write the `ErrorMemory` of the whole tightening, and those with one part removed."""
     gone_with = {"without_input_error": "change", "certified": "growth"}
     for name in ("guaranteed", "certified", "without_reinitialisation", "without_input_error"):
         room = Tightening.load(folder / f"{name}.npz")
-        whole = make_error_memory(room, drift, changes, observer=watch, growth=growth)
+        whole = make_error_memory(room, drift, changes, observer=observer, growth=growth)
         gone = gone_with.get(name)
         less: dict[str, Any] = {gone: np.zeros_like(getattr(whole, gone))} if gone else {}
         replace(whole, **less).save(folder / f"recall_{name}.npz")
 
 
-def terminal_of(case: Case, watch: AnywhereWashout) -> TerminalSet:
+def terminal_of(case: Case, observer: AnywhereWashout) -> TerminalSet:
     """Terminal set of the guaranteed mode."""
-    assert watch.contraction is not None
-    return terminal_set(watch.predictor, watch.contraction, horizon=case.horizon, jump=watch.jump)
+    assert observer.contraction is not None
+    return terminal_set(observer.predictor, observer.contraction, horizon=case.horizon, jump=observer.jump)
 
 
 def build(folder: Path, case: Case, controller: Controller, truth: str, removed: str | None = None) -> ClosedLoopSetup:
@@ -299,10 +306,10 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
         truth: Which plant, a key of `TRUTHS`.
         removed: Part that the guaranteed controller goes without, one of `PARTS`.
     """
-    watch = watch_of(case, folder)
+    observer = watch_of(case, folder)
     error = ModelError.load(folder / "model_error_set_membership.npz")
     plant = TRUTHS[truth](
-        case.plant, watch, push=np.full(len(case.inputs), case.actuator), residual=error.bounds[0],
+        case.plant, observer, push=np.full(len(case.inputs), case.actuator), residual=error.bounds[0],
         drift=ErrorMemory.load(folder / "recall_guaranteed.npz").drift,
         disturbances=case.unmeasured(np.random.default_rng(0), 1).shape[1], limited=case.limited,
         held=np.array(case.held),
@@ -316,32 +323,32 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
         "warm_up_input": np.array(case.held), "disturbance": unknowns,
         "noise_std": case.noise if truth == "physical" else 0.0,  # declared residuals contain the noise
     }  # fmt: skip
-    return ClosedLoopSetup(plant, _controller(folder, case, watch, controller, removed), options)
+    return ClosedLoopSetup(plant, _controller(folder, case, observer, controller, removed), options)
 
 
 def _controller(
-    folder: Path, case: Case, watch: AnywhereWashout, controller: Controller, removed: str | None
+    folder: Path, case: Case, observer: AnywhereWashout, controller: Controller, removed: str | None
 ) -> TightenedMPC:
     settings: dict[str, Any] = {
         "output_weight": case.output_weight, "input_move_weight": case.move_weight, "disturbance_gain": case.gain,
         "safe_input": case.held, "control_horizon": case.moves, "options": SOLVER,
     }  # fmt: skip
     if controller is Controller.NOMINAL:
-        room = no_tightening(watch.system.digest, case.horizon, watch.predictor.ny)
-        return TightenedMPC(watch.predictor, watch, room, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
+        room = no_tightening(observer.system.digest, case.horizon, observer.predictor.ny)
+        return TightenedMPC(observer.predictor, observer, room, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
     if controller is Controller.BACKED_OFF:
         return TightenedMPC(
-            watch.predictor,
-            watch,
+            observer.predictor,
+            observer,
             Tightening.load(folder / "backed_off.npz"),
             **grouped(dict(mode=Mode.PRACTICAL, **settings)),
         )
     if controller not in (Controller.GUARANTEED, Controller.RECALLING):
         trusted = Tightening.load(folder / f"{controller}.npz").on_trust()
-        return TightenedMPC(watch.predictor, watch, trusted, **grouped(settings))
+        return TightenedMPC(observer.predictor, observer, trusted, **grouped(settings))
     name = {None: "guaranteed", "terminal": "guaranteed", "growth": "certified"}.get(removed, f"without_{removed}")
     terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz").on_trust()
     if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
         settings["error_memory"] = ErrorMemory.load(folder / f"recall_{name}.npz").on_trust()
     room = Tightening.load(folder / f"{name}.npz").on_trust()  # of this study, which verified the whole one
-    return TightenedMPC(watch.predictor, watch, room, terminal=terminal, **grouped(dict(soft=False, **settings)))
+    return TightenedMPC(observer.predictor, observer, room, terminal=terminal, **grouped(dict(soft=False, **settings)))

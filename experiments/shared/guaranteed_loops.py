@@ -40,8 +40,8 @@ def seeds_of(study: Study, truth: str, runs: int) -> list[int]:
 
 def trial(folder: Path, case: Case, distance: float) -> ClosedLoopSetup:
     """The nominal controller a constant away from its limits, on the physical plant."""
-    watch = watch_of(case, folder)
-    room = back_off(watch.system.digest, case.horizon, np.full(watch.predictor.ny, distance))
+    observer = watch_of(case, folder)
+    room = back_off(observer.system.digest, case.horizon, np.full(observer.predictor.ny, distance))
     room.save(folder / "backed_off.npz")
     return build(folder, case, Controller.BACKED_OFF, "physical")
 

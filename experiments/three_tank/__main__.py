@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     road.update()
     certificate_row = _certify(study, config, dataset)
     road.update()
-    watch, error, room, coverage_row = _calibrate(study, config, dataset)
+    observer, error, room, coverage_row = _calibrate(study, config, dataset)
     road.update()
-    recalled, recall_row = _recall(study, config, dataset, watch)
+    recalled, recall_row = _recall(study, config, dataset, observer)
     road.update()
     constant_row = _back_off(study, config)
     calibrated, calibration_row = _calibrate_closed_loop(study, config)
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = {
         "Bound on the model error": error.promise,
         "Tightening": room.promise,
-        "State estimate": watch.describe(),
+        "State estimate": observer.describe(),
     }
     report.write(study, figures, extra, parts)
     road.update()
@@ -131,8 +131,8 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
         system = stages.model_of(study.out)
         contraction = stages.contraction(system, dataset, config)
         contraction.save(study.path("contraction.npz"))
-        watch = stages.observer(system, contraction, config)
-        joint, initial = stages.horizon_certificates(watch, config)
+        observer = stages.make_observer(system, contraction, config)
+        joint, initial = stages.horizon_certificates(observer, config)
         joint.save(study.path("certificate.npz"))
         initial.save(study.path("certificate_initial.npz"))
         loaded = load_certificate(study.path("certificate.npz"))
@@ -147,8 +147,9 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
         gap = loaded.bounds[config.washout :] / attack.differences[config.washout :]
         random_gap = (loaded.bounds / drawn)[config.washout :]
         return {
-            "verified": margin > 0, "margin": margin, "rate": contraction.rate, "initial_radius": watch.restart.radius,
-            "input_radius": joint.input_radius, "bound_first": loaded.bounds[config.washout],
+            "verified": margin > 0, "margin": margin, "rate": contraction.rate,
+            "initial_radius": observer.restart.radius, "input_radius": joint.input_radius,
+            "bound_first": loaded.bounds[config.washout],
             "bound_last": loaded.bounds[-1], "pairs": attack.pairs, "random_pairs": pairs,
             "bound_holds": bool((np.maximum(attack.differences, drawn) <= loaded.bounds).all()),
             "bound_over_attack_median": float(np.median(gap)), "bound_over_attack_worst": float(gap.max()),
@@ -162,15 +163,15 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
 def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout, ModelError, Tightening, Row]:
     """Calibrate the model error, build the tightening, and measure coverage on the test records."""
     system = stages.model_of(study.out)
-    watch = stages.observer(system, stages.contraction_of(study.path("contraction.npz")), config)
+    observer = stages.make_observer(system, stages.contraction_of(study.path("contraction.npz")), config)
 
     def compute() -> Row:
-        error = stages.model_error(system, watch, dataset, config)
-        room = stages.tightening(error, study.out, watch)
+        error = stages.model_error(system, observer, dataset, config)
+        room = stages.tightening(error, study.out, observer)
         error.save(study.path("model_error.npz"))
         room.save(study.path("tightening.npz"))
-        inside = error.coverage_on(system, dataset.test, initial_state=watch.initial_state)
-        total, realised = stages.coverage_of_total(room, watch, dataset, config, study.seed)
+        inside = error.coverage_on(system, dataset.test, initial_state=observer.initial_state)
+        total, realised = stages.coverage_of_total(room, observer, dataset, config, study.seed)
         save_record(study.path("realised.npz"), REALISED, {"largest": realised}, {})
         return {
             "promised": config.coverage, "model_error_records_inside": inside.trajectories,
@@ -186,11 +187,11 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
         files=["model_error.npz", "tightening.npz", "realised.npz"],
     )
     error, room = ModelError.load(study.path("model_error.npz")), Tightening.load(study.path("tightening.npz"))
-    room.verify(error, stages.horizon_of(study.path("certificate.npz")), observer=watch)  # a file may claim anything
-    return watch, error, room, row
+    room.verify(error, stages.horizon_of(study.path("certificate.npz")), observer=observer)  # a file may claim anything
+    return observer, error, room, row
 
 
-def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> tuple[ErrorMemory, Row]:
+def _recall(study: Study, config: Config, dataset: Dataset, observer: Washout) -> tuple[ErrorMemory, Row]:
     """Build the recall, and check its intervals on the test records."""
 
     def compute() -> Row:
@@ -199,10 +200,12 @@ def _recall(study: Study, config: Config, dataset: Dataset, watch: Washout) -> t
             def progress(done: int, _total: int) -> None:
                 bar.update(done - bar.n)
 
-            room, recalled = recalling.recall(watch, dataset, config, study.out, progress)
+            room, recalled = recalling.recall(observer, dataset, config, study.out, progress)
         room.save(study.path("tightening_recalling.npz"))
         recalled.save(study.path("recall.npz"))
-        inside, contradictions, widths = recalling.coverage_of_intervals(recalled, watch, dataset, config, study.seed)
+        inside, contradictions, widths = recalling.coverage_of_intervals(
+            recalled, observer, dataset, config, study.seed
+        )
         return {
             "intervals_records_inside": inside.trajectories, "intervals_steps_inside": inside.steps,
             "records": inside.n, "contradictions": contradictions, "drift_first": recalled.drift[0],

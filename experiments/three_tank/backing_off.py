@@ -42,10 +42,10 @@ def seeds_of(seed: int, purpose: int, n: int) -> list[int]:
 
 def build(folder: Path, config: Config, room: Tightening) -> ClosedLoopSetup:
     """Build the nominal controller with this tightening; importable, for worker processes."""
-    watch = stages.observer(
+    observer = stages.make_observer(
         stages.model_of(folder), stages.contraction_of(folder / "contraction.npz"), config
     )  # fmt: skip
-    return stages.setup(watch, room, config)
+    return stages.setup(observer, room, config)
 
 
 def constant(system: LureSystem, config: Config, distance: float) -> Tightening:

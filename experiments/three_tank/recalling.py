@@ -35,37 +35,37 @@ from mpc.tightening.learnt_errors import LearntErrors
 
 
 def recall(
-    watch: Washout, dataset: Dataset, config: Config, folder: Path, progress: Callable[[int, int], None]
+    observer: Washout, dataset: Dataset, config: Config, folder: Path, progress: Callable[[int, int], None]
 ) -> tuple[Tightening, ErrorMemory]:
     """Calibrate error and drift, certify changes and jumps, and build the tightening and the recall from them."""
-    system, each = watch.system, 0.5 * (1 + config.coverage)
-    error = stages.model_error(system, watch, dataset, config, coverage=each)
-    drift = stages.model_error(system, watch, dataset, config, coverage=each, disturbance=DisturbanceFilter(1.0))
-    room = stages.tightening(error, folder, watch)
-    changes = certify_changes(watch, config.memory, iterations=config.change_iterations, progress=progress)
-    return room, make_error_memory(room, drift, changes, observer=watch, growth=_growth(watch, config))
+    system, each = observer.system, 0.5 * (1 + config.coverage)
+    error = stages.model_error(system, observer, dataset, config, coverage=each)
+    drift = stages.model_error(system, observer, dataset, config, coverage=each, disturbance=DisturbanceFilter(1.0))
+    room = stages.tightening(error, folder, observer)
+    changes = certify_changes(observer, config.memory, iterations=config.change_iterations, progress=progress)
+    return room, make_error_memory(room, drift, changes, observer=observer, growth=_growth(observer, config))
 
 
-def learnt_intervals(recalled: ErrorMemory, watch: Washout, record: Trajectory) -> tuple[Array, int]:
+def learnt_intervals(recalled: ErrorMemory, observer: Washout, record: Trajectory) -> tuple[Array, int]:
     """Error intervals that the controller would learn along a record.
 
     Returns:
         Ends of what errors may be, shape (starts, 2, horizon + 1, ny) in the order of `mpc.prediction_errors`, and the
         number of measurements that contradicted them.
     """
-    learnt = LearntErrors(recalled, watch.predictor.outputs, None)
-    states = watch.estimates(record.u, record.y)[:-1]
-    seen = measured_errors(watch.system, states, record.u, record.y)[watch.steps : len(record) - recalled.horizon]
+    learnt = LearntErrors(recalled, observer.predictor.outputs, None)
+    states = observer.estimates(record.u, record.y)[:-1]
+    seen = measured_errors(observer.system, states, record.u, record.y)[observer.steps : len(record) - recalled.horizon]
     ends, contradictions = np.empty((len(seen), 2, recalled.horizon + 1, seen.shape[1])), 0
     for t, error in enumerate(seen):
-        contradictions += bool(learnt.see(error, certified=True))
+        contradictions += bool(learnt.update(error, certified=True))
         ends[t] = learnt.interval
         learnt.advance()
     return ends, contradictions
 
 
 def coverage_of_intervals(
-    recalled: ErrorMemory, watch: Washout, dataset: Dataset, config: Config, seed: int
+    recalled: ErrorMemory, observer: Washout, dataset: Dataset, config: Config, seed: int
 ) -> tuple[Coverage, int, Array]:
     """Coverage, contradictions and mean relative widths of the learnt intervals on the test records.
 
@@ -73,8 +73,8 @@ def coverage_of_intervals(
     """
     inside, widths, contradictions = [], [], 0
     for record in stages.as_commanded(dataset.test, config, seed):
-        errors = prediction_errors(watch, record, horizon=config.horizon)
-        ends, contradicted = learnt_intervals(recalled, watch, record)
+        errors = prediction_errors(observer, record, horizon=config.horizon)
+        ends, contradicted = learnt_intervals(recalled, observer, record)
         inside.append(((ends[:, 0] <= errors) & (errors <= ends[:, 1])).all(axis=2))
         widths.append((ends[:, 1] - ends[:, 0]).mean(axis=0) / (2 * recalled.absolute))
         contradictions += contradicted
@@ -83,6 +83,6 @@ def coverage_of_intervals(
     return Coverage(whole, pooled, len(inside)), contradictions, np.mean(widths, axis=0)
 
 
-def _growth(watch: Washout, config: Config) -> HorizonCertificate:
+def _growth(observer: Washout, config: Config) -> HorizonCertificate:
     """Certify the effect of a jump of the estimate on the plan's outputs."""
-    return certify_jump(watch, config.horizon, iterations=config.change_iterations)
+    return certify_jump(observer, config.horizon, iterations=config.change_iterations)

@@ -139,7 +139,7 @@ def predictor(system: LureSystem, config: Config) -> Predictor:
     return Predictor(system, inputs, plant.outputs)
 
 
-def observer(system: LureSystem, contraction: ContractionCertificate | None, config: Config) -> Washout:
+def make_observer(system: LureSystem, contraction: ContractionCertificate | None, config: Config) -> Washout:
     """Washout observer, which runs the model over the recorded inputs at every sample."""
     return Washout(predictor(system, config), config.washout, contraction=contraction, input_error=config.actuator)
 
@@ -152,11 +152,11 @@ def contraction(system: LureSystem, dataset: Dataset, config: Config) -> Contrac
     return certify_contraction(system, best.rate + 0.1 * (1 - best.rate), **scales)
 
 
-def horizon_certificates(watch: Washout, config: Config) -> tuple[HorizonCertificate, HorizonCertificate]:
+def horizon_certificates(observer: Washout, config: Config) -> tuple[HorizonCertificate, HorizonCertificate]:
     """Certify washout and prediction as one horizon, with and without input errors."""
     iterations = config.certificate_iterations
     joint, initial = (
-        certify_predictions(watch, config.horizon, input_error=error, iterations=iterations)
+        certify_predictions(observer, config.horizon, input_error=error, iterations=iterations)
         for error in (config.actuator, 0.0)
     )
     return joint, initial
@@ -186,7 +186,7 @@ def random_pairs(
 
 
 def model_error(
-    system: LureSystem, watch: Washout, dataset: Dataset, config: Config, *,
+    system: LureSystem, observer: Washout, dataset: Dataset, config: Config, *,
     coverage: float | None = None, disturbance: DisturbanceFilter | None = None,
 ) -> ModelError:  # fmt: skip
     """Calibrate the model error on records that nothing else has seen.
@@ -196,14 +196,14 @@ def model_error(
     return calibrate(
         system, dataset.calibration, horizon=config.horizon, washout=config.washout,
         coverage=config.coverage if coverage is None else coverage, scale_trajectories=dataset.validation,
-        initial_state=watch.initial_state, disturbance=disturbance,
+        initial_state=observer.initial_state, disturbance=disturbance,
     )  # fmt: skip
 
 
-def tightening(error: ModelError, folder: Path, watch: Washout) -> Tightening:
+def tightening(error: ModelError, folder: Path, observer: Washout) -> Tightening:
     """Combine calibrated and certified bounds into a tightening."""
     joint, initial = (horizon_of(folder / name) for name in ("certificate.npz", "certificate_initial.npz"))
-    return tighten(error, joint, observer=watch, initial_only=initial)
+    return tighten(error, joint, observer=observer, initial_only=initial)
 
 
 def as_commanded(records: Sequence[Trajectory], config: Config, seed: int) -> list[Trajectory]:
@@ -216,11 +216,11 @@ def as_commanded(records: Sequence[Trajectory], config: Config, seed: int) -> li
 
 
 def coverage_of_total(
-    room: Tightening, watch: Washout, dataset: Dataset, config: Config, seed: int
+    room: Tightening, observer: Washout, dataset: Dataset, config: Config, seed: int
 ) -> tuple[Coverage, Array]:
     """Coverage of the total bound on the test records, and largest realised errors (horizon + 1, ny)."""
     records = as_commanded(dataset.test, config, seed)
-    errors = [prediction_errors(watch, record, horizon=config.horizon) for record in records]
+    errors = [prediction_errors(observer, record, horizon=config.horizon) for record in records]
     return coverage_of(room.total, errors), np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
 
 
@@ -246,28 +246,28 @@ def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
 
     Importable, so that worker processes can call it.
     """
-    watch = observer(model_of(folder), contraction_of(folder / "contraction.npz"), config)
+    observer = make_observer(model_of(folder), contraction_of(folder / "contraction.npz"), config)
     if kind is Controller.NOMINAL:
-        return setup(watch, None, config)
+        return setup(observer, None, config)
     if kind is not Controller.RECALLING:
-        return setup(watch, Tightening.load(folder / f"tightening_{kind.file}.npz").on_trust(), config)
+        return setup(observer, Tightening.load(folder / f"tightening_{kind.file}.npz").on_trust(), config)
     room, recall = Tightening.load(folder / "tightening_recalling.npz"), ErrorMemory.load(folder / "recall.npz")
-    return setup(watch, room.on_trust(), config, recall=recall.on_trust())
+    return setup(observer, room.on_trust(), config, recall=recall.on_trust())
 
 
 def setup(
-    watch: Washout, room: Tightening | None, config: Config, backend: BackendFactory | None = None,
+    observer: Washout, room: Tightening | None, config: Config, backend: BackendFactory | None = None,
     recall: ErrorMemory | None = None,
 ) -> ClosedLoopSetup:  # fmt: skip
     """Plant and controller; without a tightening (None) the nominal one."""
-    system = watch.system
+    system = observer.system
     room = no_tightening(system.digest, config.horizon, system.ny) if room is None else room
     # Controllers without a bound on their predictions get the best that practice knows: limits that follow the
     # disturbance estimate. With one, limits are kept by the full model error; the estimate only moves the reference.
     claims = not set(room.digests) <= NO_CLAIM
     controller = TightenedMPC(
-        watch.predictor,
-        watch,
+        observer.predictor,
+        observer,
         room,
         Tracking(
             output_weight=[1.0, 0.2, 0.2],

@@ -34,7 +34,7 @@ def refuse_unwatched(controller: TightenedMPC) -> None:
         raise SettingError("C code has no guard of readings besides the absurd ones: leave watching's guard out")
     if controller._watched.watching.promised is not None:
         raise SettingError("C code does not count how often a promise is kept: leave watching's promised out")
-    if controller.watch is not None and controller.watch.region.shape is not RegionShape.BOX:
+    if controller.region_watch is not None and controller.region_watch.region.shape is not RegionShape.BOX:
         raise SettingError("C code watches regions that are boxes: learn_region(..., shape='box')")
 
 
@@ -56,7 +56,7 @@ def watch_words(controller: TightenedMPC) -> dict[str, Any]:
     names = [*(f"{r.name} = {i}" for i, r in enumerate(Reaction)), f"PREMISES = {len(ORDER)}"]
     names += [f"{p.name}_AT = {ORDER.index(p)}" for p in (Premise.INNOVATION, Premise.MODEL_ERROR)]
     return {
-        "region": int(controller.watch is not None),
+        "region": int(controller.region_watch is not None),
         "ABSURD": ABSURD,
         "watching": ", ".join([*names, f"MOST_MISSED = {MOST_MISSED}"]),
     }
@@ -123,8 +123,8 @@ def watch_tables(controller: TightenedMPC) -> Arrays:
     }  # fmt: skip
     if isinstance(observer, StateObserver):
         tables["own_metric"] = (observer._parts()[1].metric if observer._complete else np.eye(nx)).ravel()
-    if controller.watch is not None:
-        region = controller.watch.region
+    if controller.region_watch is not None:
+        region = controller.region_watch.region
         halves = [a * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]
         tables |= {"region_middle": np.concatenate(region.centres), "region_half": np.concatenate(halves)}
     return tables

@@ -343,7 +343,7 @@ def _samples(controller: TightenedMPC) -> str:
     worker = copy.copy(controller)
     worker.observer = copy.copy(worker.observer)
     worker._recalled = copy.copy(worker._recalled)
-    worker.watch = copy.copy(worker.watch)
+    worker.region_watch = copy.copy(worker.region_watch)
     worker.disturbance = copy.copy(worker.disturbance)
     worker._watched = copy.copy(worker._watched)
     worker.reset()

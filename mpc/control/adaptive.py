@@ -82,7 +82,7 @@ class AdaptiveFactor:
         self.seen = 0
         self.largest = 0.0
 
-    def see(self, score: float) -> bool:
+    def update(self, score: float) -> bool:
         """Update the factor with one score; returns whether it was a miss.
 
         Args:
@@ -115,14 +115,14 @@ class AdaptiveMPC(TightenedMPC):
         super().__init__(*args, **kwargs)
         if self.mode is not Mode.PRACTICAL or self.terminal is not None or self._recalled is not None:
             raise SettingError("adaptation is for the practical mode: guaranteed limits rest on a fixed tightening")
-        self._room = self.tightening.total[: self.horizon + 1]
-        if not self._room[1].any():
+        self._bounds = self.tightening.total[: self.horizon + 1]
+        if not self._bounds[1].any():
             raise SettingError("adaptation scales the tightening, got one that is zero at step 1: start with back_off")
         self._ends = tuple(np.array([getattr(s, side) for s in self.predictor.outputs]) for side in ("lower", "upper"))
         # Largest factor that leaves the share _LEFT of every output's range at all steps.
         width = (1 - _LEFT) * (self._ends[1] - self._ends[0])
         with np.errstate(divide="ignore"):
-            self._most = float(np.min(width / (2 * self._room.max(axis=0))))
+            self._most = float(np.min(width / (2 * self._bounds.max(axis=0))))
 
     @property
     def recalls(self) -> bool:
@@ -153,14 +153,14 @@ class AdaptiveMPC(TightenedMPC):
         seen = self._measurement(y)
         if self._last is not None:
             # Outputs without a tightening have no bound, and no score.
-            away = np.abs(seen - self._last.y_predicted[1])[self._room[1] > 0]
-            ratios = away / self._room[1][self._room[1] > 0]
+            away = np.abs(seen - self._last.y_predicted[1])[self._bounds[1] > 0]
+            ratios = away / self._bounds[1][self._bounds[1] > 0]
             # A sample without any reading gives no score.
             if not np.isnan(ratios).all():
-                self.factor.see(float(np.nanmax(ratios)))
+                self.factor.update(float(np.nanmax(ratios)))
         used = self._used
-        self._lower = read_only(self._ends[0] + used * self._room)
-        self._upper = read_only(self._ends[1] - used * self._room)
+        self._lower = read_only(self._ends[0] + used * self._bounds)
+        self._upper = read_only(self._ends[1] - used * self._bounds)
         taken = super().step(y, reference, forecast, applied=applied, time=time)
         self._last = None if taken.status is Status.WARMING_UP else taken
         return taken
@@ -171,5 +171,5 @@ class AdaptiveMPC(TightenedMPC):
         return min(max(self.factor.value, 0.0), self._most)
 
     def _error_interval(self) -> Array:
-        room = self._used * self._room
-        return read_only(np.stack([-room, room]))
+        bounds = self._used * self._bounds
+        return read_only(np.stack([-bounds, bounds]))

@@ -141,7 +141,7 @@ class TightenedMPC(Operation):
         self._wider = wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
-        self.watch = None if safety.region is None else RegionWatch(safety.region, observer)
+        self.region_watch = None if safety.region is None else RegionWatch(safety.region, observer)
         self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
         self.reset()
 
@@ -177,8 +177,8 @@ class TightenedMPC(Operation):
         self.disturbance.reset()
         self.set_points.reset()
         self._watched.reset()
-        if self.watch is not None:
-            self.watch.reset()
+        if self.region_watch is not None:
+            self.region_watch.reset()
         if self._recalled is not None:
             self._recalled.reset()
         self._previous = None
@@ -305,11 +305,11 @@ class TightenedMPC(Operation):
     def _learn(self, y: Array, seen: Array) -> str:
         """Update the disturbance estimate with y (ny,) and report readings in ``seen`` that contradict earlier ones."""
         error = self._output_error(y)
-        self.disturbance.see(error, self.observer.state, self._before())
+        self.disturbance.update(error, self.observer.state, self._before())
         if self._recalled is None:
             return ""
         # Also a reading that is not used otherwise may show that what was learnt is wrong.
-        return self._recalled.see(self._output_error(seen), certified=self.observer.certified)
+        return self._recalled.update(self._output_error(seen), certified=self.observer.certified)
 
     def _reference(self, reference: ArrayLike) -> Array:
         present = output(self.predictor.system, self.observer.state, self._before()) + self.disturbance.estimate
@@ -389,8 +389,8 @@ class TightenedMPC(Operation):
     def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:
         """Take in a sample with its input u (nu,); returns a text of what lies outside the calibrated region."""
         outside = ""
-        if self.watch is not None and self.observer.ready:
-            outside = self.watch.check(u, self._output_error(y)).message
+        if self.region_watch is not None and self.observer.ready:
+            outside = self.region_watch.check(u, self._output_error(y)).message
         before = self.observer.certified
         self._came_from = (self.observer.state, u)
         self.disturbance.advance(u)

@@ -98,5 +98,5 @@ def plan_limits(
 
 def unlearnt_errors(tightening: Tightening, horizon: int) -> Array:
     """Lower and upper bounds on prediction errors without learning from measurements, shape (2, N + 1, ny)."""
-    room = tightening.predictive[: horizon + 1]
-    return read_only(np.stack([-room, room]))
+    bounds = tightening.predictive[: horizon + 1]
+    return read_only(np.stack([-bounds, bounds]))

@@ -94,7 +94,7 @@ class OutputDisturbance:
         first, second = self._entering
         return np.asarray(first * self.estimate + second * self._level[:-1])
 
-    def see(self, error: Array, x: Array, held: Array) -> None:
+    def update(self, error: Array, x: Array, held: Array) -> None:
         """Update both filters with a measurement.
 
         Args:

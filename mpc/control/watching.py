@@ -36,7 +36,7 @@ def watch_of(controller: ControllerParts, watching: Watching | None) -> PremiseW
     if watching.promised is not None and watching.promised.target is LoopTarget.PREDICTIONS:
         if not promises(controller.tightening):
             raise SettingError("promised is about predictions, of which this tightening says nothing: calibrate one")
-        made.room = controller.tightening.predictive[0] * (1 + 1e-9)
+        made.promised_bounds = controller.tightening.predictive[0] * (1 + 1e-9)
     return made
 
 

@@ -91,8 +91,8 @@ def _scene(result: ClosedLoopResult) -> tuple[Figure, Callable[[int], None]]:
     for i, panel in enumerate(panels[ny:]):
         panel.set_ylabel(result.names[ny + i])
         low, high = result.u[:, i].min(), result.u[:, i].max()
-        room = 0.05 * (high - low) or 1.0
-        panel.set_ylim(low - room, high + room)
+        margin = 0.05 * (high - low) or 1.0
+        panel.set_ylim(low - margin, high + margin)
         moving.append(panel.plot([], [], color="0.3", drawstyle="steps-post")[0])
     bands: list[Any] = []
 

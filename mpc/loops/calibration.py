@@ -271,10 +271,10 @@ def _accepted(
         f"{run.n} calibration loops, {keeps} ({sure}; {attempts} attempts are paid for); with any setting changed it "
         "is another controller, of which nothing is promised"
     )
-    room = run.tightening(np.array(last.total))
-    room = replace(room, promise=text, premises=run.premises(room))
+    tightening = run.tightening(np.array(last.total))
+    tightening = replace(tightening, promise=text, premises=run.premises(tightening))
     return ClosedLoopCalibration(
-        tightening=room,
+        tightening=tightening,
         target=run.target,
         coverage=coverage,
         confidence=confidence,

@@ -95,9 +95,9 @@ def held_to(
 def _reachable(plant: Plant, predictor: Predictor) -> None:
     """Raise SettingError where the plant's actuators do not reach the controller's whole range."""
     for theirs, mine in zip(plant.inputs, predictor.inputs, strict=True):
-        room = 1e-9 * max(abs(mine.lower), abs(mine.upper))  # for rounding
+        tolerance = 1e-9 * max(abs(mine.lower), abs(mine.upper))  # for rounding
         if np.isfinite([mine.lower, mine.upper]).all() and not (
-            theirs.lower <= mine.lower + room and mine.upper - room <= theirs.upper
+            theirs.lower <= mine.lower + tolerance and mine.upper - tolerance <= theirs.upper
         ):
             raise SettingError(
                 f"the plant's input {theirs.name!r} must reach the controller's range [{mine.lower:g}, "

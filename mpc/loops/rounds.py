@@ -174,11 +174,11 @@ class Rounds:
         if i < len(self._stored) and np.array_equal(self._stored[i].total, total):
             self.done.append(self._stored[i])
             return self.done[-1]
-        room = self.tightening(total)
+        tightening = self.tightening(total)
         # The i-th round's seeds do not depend on how many rounds there are.
         drawn = np.random.SeedSequence([self.settings["seed"], i]).spawn(self.n)
-        results = tuple(self.loops(room, [int(s.generate_state(1)[0]) for s in drawn]))
-        self._check(results, room)
+        results = tuple(self.loops(tightening, [int(s.generate_state(1)[0]) for s in drawn]))
+        self._check(results, tightening)
         self.steps = results[0].steps
         self.missing = float(np.mean([np.isnan(r.readings).mean() for r in results]))
         excess = np.array([_excess(r) for r in results])
@@ -217,18 +217,18 @@ class Rounds:
         digests = kept | {name: digest({"total": total}, self.settings)}
         return constant_parts(total, self.start.disturbance_gain, "nothing yet: calibration goes on", digests)
 
-    def premises(self, room: Tightening) -> Premises | None:
+    def premises(self, tightening: Tightening) -> Premises | None:
         """Premises of the promise: those of the calibrated controller, where known, and of its loops.
 
         Args:
-            room: The accepted tightening.
+            tightening: The accepted tightening.
         """
-        own = self.loops.premises(room) if isinstance(self.loops, SimulatedLoops) else self.start.premises
+        own = self.loops.premises(tightening) if isinstance(self.loops, SimulatedLoops) else self.start.premises
         if own is None:
             return None
-        return own.also(horizon=room.horizon, length=self.steps, missing=self.missing, loop=Loop.CLOSED)
+        return own.also(horizon=tightening.horizon, length=self.steps, missing=self.missing, loop=Loop.CLOSED)
 
-    def _check(self, results: Sequence[ClosedLoopResult], room: Tightening) -> None:
+    def _check(self, results: Sequence[ClosedLoopResult], tightening: Tightening) -> None:
         if len(results) != self.n:
             raise DataError(f"loops must give one result per seed, {self.n}, got {len(results)}")
         if len({r.steps for r in results}) > 1 or (self.steps and results[0].steps != self.steps):
@@ -236,7 +236,7 @@ class Rounds:
         if not all(np.isfinite(r.y).all() for r in results):
             raise DataError("the outputs of every loop must be finite, got NaN or infinity: look for what diverged")
         # The controller may plan over a shorter horizon than that of the tightening.
-        used = room.total[: len(results[0].bounds)]
+        used = tightening.total[: len(results[0].bounds)]
         if not all(np.array_equal(r.bounds, used) for r in results):
             raise DataError("a loop was not tightened by what calibration asked for: build its controller with it")
         if len({r.y.tobytes() for r in results}) < self.n:

@@ -150,7 +150,7 @@ class GuardedObserver(Observer):
         raise SettingError("the error of this observer needs a guard, or calibration=calibrate_estimates(...)")
 
     @property
-    def room(self) -> StateError | None:
+    def guard_distance(self) -> StateError | None:
         """Certified bound on the distance of the estimate from the guard's; None without a guard."""
         return None if self.guard is None else StateError.stated(self.trust * self._ball.radius, self._ball.metric)
 
@@ -260,9 +260,9 @@ def _reach(start: Array, move: Array, metric: Array, radius: float) -> float:
         return 1.0
     onto = product(metric, move)
     a, b = dot(move, onto), dot(start, onto)
-    room = max(radius**2 - dot(start, product(metric, start)), 0.0)
-    root = float(np.sqrt(b * b + a * room))
-    t = (root - b) / a if b <= 0 else room / (b + root)  # the form without cancellation
+    inside = max(radius**2 - dot(start, product(metric, start)), 0.0)
+    root = float(np.sqrt(b * b + a * inside))
+    t = (root - b) / a if b <= 0 else inside / (b + root)  # the form without cancellation
     return min(max(t, 0.0), 1.0)
 
 

@@ -89,25 +89,17 @@ class StateError:
         return needed * stretch(metric, self.metric) * ROUNDING
 
 
-def reachable_radius(
-    predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array
-) -> float:
-    """Bound R0 on the distance of the model's state from ``centre``, in the certificate's metric.
+def largest_step(predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array) -> float:
+    """Bound on the largest step m = sup_u |f(centre, u) - centre|_P over the actuators' range.
+
+    The range of the inputs is divided into cells. The step is evaluated at their middles, and the certified input gains
+    cover the rest of each.
 
     Args:
         predictor: Model with the actuators' limits.
         contraction: Its certificate.
         centre: Any state, shape (nx,).
         input_error: Bound on the distance of true inputs outside the limits, shape (nu,).
-    """
-    return largest_step(predictor, contraction, centre, input_error) / (1 - float(contraction.rate)) * ROUNDING
-
-
-def largest_step(predictor: Predictor, contraction: ContractionCertificate, centre: Array, input_error: Array) -> float:
-    """Bound on the largest step m = sup_u |f(centre, u) - centre|_P; arguments as `reachable_radius`.
-
-    The range of the inputs is divided into cells. The step is evaluated at their middles, and the certified input gains
-    cover the rest of each.
     """
     lower, upper = predictor.input_limits()
     low, width = lower - input_error, upper - lower + 2 * input_error

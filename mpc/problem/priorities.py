@@ -60,19 +60,19 @@ def by_priority(
     if ranking is None or solution.status not in (Status.SOLVED, Status.INFEASIBLE):
         return solution
     best = _Found.of(problem, data, solution.u)
-    room = np.zeros_like(best.over)
+    extra = np.zeros_like(best.over)
     for level in range(ranking.levels - 1):
         if time.perf_counter() > deadline:
             break
         if best.violation[level]:
-            alone = _solved(backend, problem, data, room, (level, level), best.u)
+            alone = _solved(backend, problem, data, extra, (level, level), best.u)
             if alone is not None and less(alone.violation[: level + 1], best.violation[: level + 1]):
-                room[:, ranking.at(level)] = alone.over[:, ranking.at(level)]
+                extra[:, ranking.at(level)] = alone.over[:, ranking.at(level)]
                 best = alone
-                rest = _solved(backend, problem, data, room, (level + 1, ranking.levels), best.u)
+                rest = _solved(backend, problem, data, extra, (level + 1, ranking.levels), best.u)
                 if rest is not None and less(rest.violation, best.violation):
                     best = rest
-        room[:, ranking.at(level)] = best.over[:, ranking.at(level)]
+        extra[:, ranking.at(level)] = best.over[:, ranking.at(level)]
     return solution if best.u is solution.u else _answer(problem, data, solution, best)
 
 
@@ -94,17 +94,17 @@ def _solved(
     backend: Backend,
     problem: OptimalControlProblem,
     data: StepData,
-    room: Array,
+    extra: Array,
     ranks: tuple[int, int],
     guess: Array,
 ) -> _Found | None:
-    """Solve with limits relaxed by ``room`` (N + 1, ny), in output ranges; None where the solver fails.
+    """Solve with limits relaxed by ``extra`` (N + 1, ny), in output ranges; None where the solver fails.
 
     Ranks before the first of ``ranks`` must not be violated further, and those after the second are left out.
     """
     ranking = problem.ranking
     assert ranking is not None
-    wider = np.where(np.array(ranking.rank) > ranks[1], np.inf, room * problem.output_scale)
+    wider = np.where(np.array(ranking.rank) > ranks[1], np.inf, extra * problem.output_scale)
     wide = replace(data, lower=data.lower - wider, upper=data.upper + wider, guess=guess, kept_ranks=ranks[0])
     solution = backend.solve(wide)
     if solution.status not in (Status.SOLVED, Status.INFEASIBLE) or not np.isfinite(solution.u).all():

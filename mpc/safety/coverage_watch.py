@@ -71,7 +71,7 @@ class CoverageRun:
         self.evidence, self.stretches, self.missed = 1.0, 0, 0
         self._steps, self._outside = 0, False
 
-    def see(self, inside: bool) -> None:
+    def update(self, inside: bool) -> None:
         """Take in one sample.
 
         Args:

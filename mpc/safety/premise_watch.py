@@ -136,16 +136,16 @@ class PremiseWatch:
         self._inputs = predictor.inputs
         self._outputs = predictor.outputs
         lower, upper = predictor.input_limits()
-        room = 1e-9 * (np.abs(lower) + np.abs(upper))
-        self._lower = lower - room
-        self._upper = upper + room
+        tolerance = 1e-9 * (np.abs(lower) + np.abs(upper))
+        self._lower = lower - tolerance
+        self._upper = upper + tolerance
         self._dt = float(predictor.dt)
         #: Set point during the reaction BACK_OFF, shape (ny,).
         self.safe = np.zeros(predictor.ny) if watching.safe_reference is None else np.asarray(watching.safe_reference)
         self.absurd_input = ABSURD * (upper - lower)
         self.absurd = ABSURD * problem.output_scale[: predictor.ny]
         self.bounds = np.asarray(bounds) * (1 + _ROUNDING)
-        self.room = self.bounds  # of what is promised a probability; see `watch_of`
+        self.promised_bounds = self.bounds  # of what is promised a probability; see `watch_of`
         self._coverage = None if watching.promised is None else CoverageRun(watching.promised)
         self.reset()
 
@@ -297,8 +297,8 @@ class PremiseWatch:
             ends = np.array([[s.lower, s.upper] for s in self._outputs])
             outside = (y < ends[:, 0]) | (y > ends[:, 1])
         else:
-            outside = np.abs(error) > self.room
-        self._coverage.see(not outside.any())
+            outside = np.abs(error) > self.promised_bounds
+        self._coverage.update(not outside.any())
         self.tell(Premise.COVERAGE, self._coverage.words)
 
     def ignored(self, y: Array, error: Array) -> Array:
@@ -334,5 +334,5 @@ def reading_bounds(tightening: Tightening, claims: bool) -> Array:
         tightening: The controller's tightening.
         claims: Whether it promises anything about predictions.
     """
-    room = tightening.predictive[0]
-    return read_only(room if claims and "certificate" in tightening.digests else np.full(len(room), math.inf))
+    bounds = tightening.predictive[0]
+    return read_only(bounds if claims and "certificate" in tightening.digests else np.full(len(bounds), math.inf))

@@ -42,7 +42,7 @@ def tighten_guarded(
         model_error: From `mpc.calibrate`.
         certificate: The certificate that `mpc.tighten` needs for the guard, whose command error is at least the
             observer's, since the first bracket compares runs under true and under commanded inputs.
-        difference: Bound on the effect of an initial difference of ``observer.room``; verified here.
+        difference: Bound on the effect of an initial difference of ``observer.guard_distance``; verified here.
         observer: The controller's observer.
 
     Raises:
@@ -50,7 +50,7 @@ def tighten_guarded(
             different models.
         CertificationError: A certificate does not hold or covers too little.
     """
-    if observer.guard is None or observer.room is None:
+    if observer.guard is None or observer.guard_distance is None:
         raise SettingError("tighten_guarded needs an observer with a guard, got none: use tighten")
     if (observer.guard.command_error < observer.command_error).any():
         raise SettingError(
@@ -60,7 +60,7 @@ def tighten_guarded(
     # First bracket: the guard's own tightening. Second: the certified effect of the distance to its estimate.
     theirs = tighten(model_error, certificate, observer=observer.guard)
     refuse_boxes(difference)
-    radius = observer.room.needed_in(difference.metric)
+    radius = observer.guard_distance.needed_in(difference.metric)
     if difference.system_digest != model_error.system_digest or difference.horizon < model_error.horizon:
         raise SettingError(
             f"difference must be certified for the calibrated model over {model_error.horizon} steps, got "
@@ -70,7 +70,7 @@ def tighten_guarded(
         needed, got = told_apart(radius, difference.initial_radius)
         raise CertificationError(
             f"difference must cover a radius of {needed}, got {got}: certify with "
-            "initial_radius=observer.room.radius, metric=observer.room.metric",
+            "initial_radius=observer.guard_distance.radius, metric=observer.guard_distance.metric",
             margin=float(difference.initial_radius - radius),
         )
     difference.verify(observer.system)

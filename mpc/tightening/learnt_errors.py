@@ -36,10 +36,10 @@ class LearntErrors:
         self._last = len(recall.growth) if terminal is None else recall.horizon  # limits before this step learn
         self._around = recall.around
         if terminal is not None:
-            room = recall.end + terminal.margin
+            moved = recall.end + terminal.margin
             self._low[-1], self._high[-1] = (
-                np.array([s.lower for s in outputs]) + room,
-                np.array([s.upper for s in outputs]) - room,
+                np.array([s.lower for s in outputs]) + moved,
+                np.array([s.upper for s in outputs]) - moved,
             )
         self.reset()
         lower, upper = self.limits()
@@ -68,7 +68,7 @@ class LearntErrors:
         upper[rows] -= self._upper[rows]
         return lower, upper
 
-    def see(self, error: Array, *, certified: bool) -> str:
+    def update(self, error: Array, *, certified: bool) -> str:
         """Update the intervals with the present measurement.
 
         Args:
@@ -85,8 +85,10 @@ class LearntErrors:
         seen = np.stack([error - around, error + around])  # NaN where missing, which bounds nothing
         known = np.stack([self._lower[rows], self._upper[rows]])
         both = np.stack([np.fmax(known[0], seen[0]), np.fmin(known[1], seen[1])])
-        room = _MEASURED * self.recall.absolute[0]
-        agrees = ~((error < self._lower[0] - room) | (error > self._upper[0] + room)) & (both[0] <= both[1]).all(axis=0)
+        tolerance = _MEASURED * self.recall.absolute[0]
+        agrees = ~((error < self._lower[0] - tolerance) | (error > self._upper[0] + tolerance)) & (
+            both[0] <= both[1]
+        ).all(axis=0)
         # On contradiction either the earlier interval or this measurement is wrong: their hull holds in both cases.
         widest = self.recall.absolute[rows]
         either = np.clip([np.fmin(known[0], seen[0]), np.fmax(known[1], seen[1])], -widest, widest)

@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant("plans without the terminal margin", "mpc/control/modes.py", "end[horizon] = terminal.margin",
            "end[horizon] = 0 * terminal.margin", "test_terminal"),
     Mutant("recalling plans without the terminal margin", "mpc/tightening/learnt_errors.py",
-           "room = recall.end + terminal.margin", "room = recall.end", "test_recall"),
+           "moved = recall.end + terminal.margin", "moved = recall.end", "test_recall"),
     Mutant("terminal radius for a longer horizon", "mpc/tightening/terminal_set.py", _LEAST,
            _LEAST.replace("horizon", "(horizon + 1)"), "test_terminal"),
     Mutant("terminal radius for a shorter horizon", "mpc/tightening/terminal_set.py", _LEAST,

@@ -211,7 +211,7 @@ def make_guarded(folder: Path, predictor: Predictor) -> None:
     """A moving horizon estimate, guarded, and one that is calibrated."""
     guard = observer_of("washout", predictor, folder, made=True)
     observer, free = moving(predictor, guard), moving(predictor, None)
-    restart, room = guard.restart, observer.room
+    restart, room = guard.restart, observer.guard_distance
     arguments = {"iterations": 20}
     certify_horizon(
         predictor.system, guard.steps + N, initial_radius=restart.radius, metric=restart.metric,

@@ -231,7 +231,7 @@ class Kit:
             self.predictor, WASHOUT, window=3, output_std=0.1, guard=guard, trust=0.3, contraction=self.contraction,
             input_error=0.01,
         )  # fmt: skip
-        restart, room = guard.restart, observer.room
+        restart, room = guard.restart, observer.guard_distance
         assert room is not None
         return {
             "observer": observer,

@@ -37,7 +37,7 @@ def test_share_of_misses_is_bounded_on_every_sequence(scores, coverage, gain):
     factor = AdaptiveFactor(Adaptation(coverage=coverage, gain=gain))
     for t, score in enumerate(scores, 1):
         before = factor.value
-        assert factor.see(score) == (score > before)
+        assert factor.update(score) == (score > before)
         away = abs(factor.misses / t - (1 - coverage))
         assert away <= factor.adaptation.promise(t, factor.largest) + 1e-9
     assert factor.seen == len(scores)
@@ -46,7 +46,7 @@ def test_share_of_misses_is_bounded_on_every_sequence(scores, coverage, gain):
 def test_an_adversary_that_always_hits_just_beyond_the_factor_gets_the_promised_share_and_no_more():
     factor = AdaptiveFactor(Adaptation(coverage=0.9, gain=0.1))
     for _ in range(5000):
-        factor.see(min(factor.value + 1e-6, 4.0) if factor.value < 4 else 0.0)
+        factor.update(min(factor.value + 1e-6, 4.0) if factor.value < 4 else 0.0)
     assert abs(factor.misses / 5000 - 0.1) <= factor.adaptation.promise(5000, 4.0) == pytest.approx(4.1 / 500)
 
 

@@ -173,7 +173,7 @@ def test_running_on_is_left_alone_to_the_last_bit():
     observer = OBSERVERS["running on"]()
     level, u = beside(observer), np.array([0.3, -0.4])
     for t in range(30):
-        level.see(np.zeros(2), observer.state, u)
+        level.update(np.zeros(2), observer.state, u)
         level.advance(u * np.cos(t))
         observer.update(u * np.cos(t), np.zeros(2))
     assert not level.rows.any()
@@ -191,5 +191,5 @@ def test_models_that_do_not_forget_are_not_corrected():
     level = beside(observer)
     assert not level.forgets
     level.advance(np.ones(1))
-    level.see(np.zeros(1), np.zeros(1), np.ones(1))
+    level.update(np.zeros(1), np.zeros(1), np.ones(1))
     assert not level.rows.any()

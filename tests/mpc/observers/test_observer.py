@@ -8,7 +8,7 @@ from controlrnn.certification import certify_contraction
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.kernels import step
 from mpc import Predictor, RunningOn, StateError, StateObserver, Washout, kalman_gain, observer_system
-from mpc.observers.state_error import reachable_radius, stretch
+from mpc.observers.state_error import stretch
 
 PAST = 200
 
@@ -23,18 +23,18 @@ def contraction(system):
     return NormContraction.of(system)
 
 
-def test_reachable_radius_holds_for_the_worst_inputs(predictor, contraction):
+def test_restart_holds_for_the_worst_inputs(predictor, contraction):
     centre = predictor.equilibrium(np.zeros(2))
-    radius = reachable_radius(predictor, contraction, centre, np.zeros(2))
+    radius = Washout(predictor, 1, contraction=contraction, initial_state=centre).restart.radius
     u = switching(np.random.default_rng(0), 5000, 2)
     seen = np.linalg.norm(far_past_state(predictor.system, u)[PAST:] - centre, axis=1).max()
     assert 0.05 * radius < seen <= radius  # it holds, and is not so wide that holding means nothing
 
 
-def test_reachable_radius_is_attained_by_a_linear_scalar_model():
+def test_restart_is_attained_by_a_linear_scalar_model():
     linear = replace(elman(1, 1, 1), A=np.array([[0.5]]), B1=np.zeros((1, 1)), B2=np.array([[2.0]]))
     predictor = Predictor(linear, signals("u", 1, 1.0))
-    radius = reachable_radius(predictor, NormContraction.of(linear), np.zeros(1), np.zeros(1))
+    radius = Washout(predictor, 1, contraction=NormContraction.of(linear), initial_state=[0.0]).restart.radius
     np.testing.assert_allclose(radius, 2 / (1 - 0.5), rtol=1e-6)  # |x*| under u = 1 forever
 
 

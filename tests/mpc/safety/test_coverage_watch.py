@@ -15,7 +15,7 @@ def alarm(promise, miss, seed, most=4000):
     """After how many stretches it alarms that are outside with probability ``miss``."""
     counted, rng = CoverageRun(promise), np.random.default_rng(seed)
     for t in range(1, most + 1):
-        counted.see(bool(rng.random() >= miss))
+        counted.update(bool(rng.random() >= miss))
         if counted.words:
             return t
     return most
@@ -32,10 +32,10 @@ def test_good_years_hide_no_drift():
     promise = CoveragePromise(coverage=0.9, stretch=5, patience=100)
     counted = CoverageRun(promise)
     for _ in range(100_000):
-        counted.see(True)
+        counted.update(True)
     alarmed = None
     for t in range(100):
-        counted.see(t % 5 != 0)
+        counted.update(t % 5 != 0)
         alarmed = t if counted.words and alarmed is None else alarmed
     assert alarmed is not None
     assert alarmed < 5 * 6
@@ -46,7 +46,7 @@ def test_good_years_hide_no_drift():
 def test_a_stretch_is_outside_if_one_sample_is():
     counted = CoverageRun(CoveragePromise(coverage=0.5, stretch=4))
     for inside in (True, True, False, True, True, True, True, True):
-        counted.see(inside)
+        counted.update(inside)
     assert (counted.stretches, counted.missed) == (2, 1)
 
 
@@ -78,7 +78,7 @@ def loop(made, off, steps=60):
 
 
 def test_drift_ends_certification_and_calls_for_the_reaction():
-    bound = controller()._watched.room[0]
+    bound = controller()._watched.promised_bounds[0]
     assert bound >= RESIDUAL
     good, _ = loop(controller("back_off"), 0.9 * bound)
     assert not any(Premise.COVERAGE in step.broken for step in good)

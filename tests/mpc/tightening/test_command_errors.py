@@ -88,7 +88,7 @@ def test_a_guard_has_to_know_of_the_command_errors(system, predictor):
             command_error=COMMAND, contraction=NormContraction.of(system),
         )  # fmt: skip
         certificate = NormHorizon.of(system, N, guard.error.radius, guard.prediction_input_error)
-        difference = NormHorizon.of(system, N, observer.room.radius)
+        difference = NormHorizon.of(system, N, observer.guard_distance.radius)
         return tighten_guarded(perfect(system), certificate, difference, observer=observer), certificate
 
     with pytest.raises(SettingError, match="guard must allow for command errors"):

@@ -30,7 +30,7 @@ def parts(system):
         data_digest=64 * "d", observer_digest="",
     )  # fmt: skip
     certificate = NormHorizon.of(system, STEPS + N, guard.restart.radius, 0.05)
-    return observer, error, certificate, NormHorizon.of(system, N, observer.room.radius)
+    return observer, error, certificate, NormHorizon.of(system, N, observer.guard_distance.radius)
 
 
 def test_guarded_predictions_stay_inside(parts, rng):
@@ -63,7 +63,7 @@ def test_parts_that_do_not_fit_are_refused(parts, system):
     free = MovingHorizonObserver(observer.predictor, STEPS, window=5, output_std=0.1)
     with pytest.raises(SettingError, match="guard"):
         tighten_guarded(error, certificate, difference, observer=free)
-    radius = observer.room.radius
+    radius = observer.guard_distance.radius
     for wrong, kind, words in (
         (NormHorizon.of(system, N, 0.5 * radius), CertificationError, "radius"),
         (NormHorizon.of(system, N - 1, radius), SettingError, "steps"),

@@ -114,7 +114,7 @@ def loop(case, controller, *, faster=1.0, missing=0.0, seed=3):
                 wanted = controller._reference(reference)
                 probe = controller._recalled
                 kept = probe._lower.copy(), probe._upper.copy()
-                probe.see(controller._output_error(seen), certified=True)
+                probe.update(controller._output_error(seen), certified=True)
                 data = controller._data(controller.observer.state, wanted)
                 probe._lower, probe._upper = kept
                 excess.append(controller.problem.excess(data, data.guess))
@@ -167,7 +167,7 @@ class _Blank:
     _lower = _upper = np.zeros(0)
     interval = np.zeros(0)
 
-    def see(self, *_, **__):
+    def update(self, *_, **__):
         return ""
 
     def reset(self):
@@ -210,22 +210,22 @@ def test_intervals_shrink_by_hand():
         absolute=np.full((4, 1), 1.0), growth=np.array([[0.0], [0.0], [0.02], [0.04]]), end=np.array([1.1]), promise="",
     )  # fmt: skip
     errors = LearntErrors(recall, (Signal("y", lower=-5.0, upper=5.0),), None)
-    errors.see(np.array([0.5]), certified=True)
+    errors.update(np.array([0.5]), certified=True)
     np.testing.assert_allclose(errors.interval[:, :, 0], [[-1, 0.3, 0.1, -1], [1, 0.7, 0.9, 1]], rtol=1e-6)
     lower, upper = errors.limits()
     np.testing.assert_allclose(upper[:, 0], [4.0, 4.3, 4.08, 3.96], rtol=1e-6)
     np.testing.assert_allclose(lower[:, 0], [-4.0, -5.3, -5.08, -3.96], rtol=1e-6)
     errors.advance()
     np.testing.assert_allclose(errors.interval[:, :, 0], [[0.29, 0.09, -1, -1], [0.71, 0.91, 1, 1]], rtol=1e-6)
-    errors.see(np.array([np.nan]), certified=True)  # missing: nothing changes
+    errors.update(np.array([np.nan]), certified=True)  # missing: nothing changes
     np.testing.assert_allclose(errors.interval[:, 1, 0], [0.09, 0.91], rtol=1e-6)
-    assert errors.see(np.array([0.7]), certified=True) == ""
+    assert errors.update(np.array([0.7]), certified=True) == ""
     np.testing.assert_allclose(errors.interval[:, 1:3, 0], [[0.5, 0.3], [0.9, 1.0]], rtol=1e-6)
-    assert "y measured -0.3 from the prediction, possible were 0.29 to 0.71 now and 0.5 to 0.9 next" in errors.see(
+    assert "y measured -0.3 from the prediction, possible were 0.29 to 0.71 now and 0.5 to 0.9 next" in errors.update(
         np.array([-0.3]), certified=True
     )
     np.testing.assert_allclose(errors.interval[:, 1:3, 0], [[-0.5, -0.7], [0.9, 1.0]], rtol=1e-6)  # spans both
-    errors.see(np.array([0.8]), certified=False)
+    errors.update(np.array([0.8]), certified=False)
     np.testing.assert_allclose(np.abs(errors.interval), 1.0)
 
 
@@ -352,7 +352,7 @@ def test_plans_end_as_far_from_the_limits_as_the_steady_state_must_be():
         np.testing.assert_allclose(lower[-1], least + room, rtol=1e-12)
         widest = case.recall.absolute[1:-1] + case.recall.growth[1:-1]
         assert (upper[1:-1] >= most - widest - 1e-12).all()
-        errors.see(0.1 * case.recall.absolute[0], certified=True)
+        errors.update(0.1 * case.recall.absolute[0], certified=True)
 
 
 def test_what_may_drift_within_few_samples_may_within_more():

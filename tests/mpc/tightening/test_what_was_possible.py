@@ -67,18 +67,18 @@ def made_up(**changed):
 def test_an_error_beyond_everything_declared_is_a_contradiction():
     """Drift and change say nothing against it, the bound on errors does."""
     errors = LearntErrors(made_up(), (Signal("y", lower=-9.0, upper=9.0),), None)
-    assert errors.see(np.array([1.0]), certified=True) == ""
+    assert errors.update(np.array([1.0]), certified=True) == ""
     errors.reset()
-    assert "possible were -1 to 1 now" in errors.see(np.array([1.05]), certified=True)
+    assert "possible were -1 to 1 now" in errors.update(np.array([1.05]), certified=True)
     errors.reset()
-    assert errors.see(np.array([0.5]), certified=True) == ""
+    assert errors.update(np.array([0.5]), certified=True) == ""
     errors.advance()
     # Row 1 of the interval is wide by now; what is measured has to lie in row 0 all the same.
-    assert errors.see(np.array([0.75]), certified=True) != ""
+    assert errors.update(np.array([0.75]), certified=True) != ""
     errors.reset()
-    errors.see(np.array([0.5]), certified=True)
+    errors.update(np.array([0.5]), certified=True)
     errors.advance()
-    assert errors.see(np.array([0.70]), certified=True) == ""
+    assert errors.update(np.array([0.70]), certified=True) == ""
 
 
 @pytest.mark.parametrize("compiled", BOTH)
