@@ -82,9 +82,7 @@ def random_steps(length: int, limits: Limits, *, hold: int | tuple[int, int], se
     """
     length = count("length", length)
     lower, upper = _bounds(limits)
-    many = (isinstance(hold, Sequence) and not isinstance(hold, str | bytes)) or (
-        isinstance(hold, np.ndarray) and hold.ndim
-    )
+    many = not isinstance(hold, str | bytes) and (isinstance(hold, Sequence) or np.ndim(hold) > 0)
     ends = items("hold", hold, object) if many else (hold,)
     ends = ends * 2 if len(ends) == 1 else ends
     if len(ends) != 2:
