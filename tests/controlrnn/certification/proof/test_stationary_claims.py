@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from exact_numbers import definite, exact, holds, sector
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from inequality_cases import FAST, SEEDS, blocks, linear, system_of
 
@@ -224,6 +224,7 @@ def test_the_supply_of_a_gain_draws_no_less_and_gives_no_more(gamma, scale):
     rate=st.one_of(st.floats(1e-300, 0.999), st.sampled_from([0.5, 1 - 2.0**-53, 1e-9])), steps=st.integers(0, 60),
     initial=st.sampled_from([0.0, 5e-324, 1e-170, 1.0, 1e300]), radius=st.sampled_from([0.0, 5e-324, 1e-170, 1.0]),
 )  # fmt: skip
+@example(rate=0.999, steps=1, initial=1.0, radius=0.0)
 def test_errors_after_some_steps(rate, steps, initial, radius):
     found = stationary.error_after(rate, np.array([0.5, 0.25]), steps, initial, radius)
     p = Fraction(rate)
