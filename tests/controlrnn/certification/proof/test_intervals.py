@@ -14,7 +14,7 @@ from random_systems import random_system
 from controlrnn.certification.proof import intervals, slopes
 from controlrnn.certification.proof.arithmetic.enclosure import Enclosure
 from controlrnn.errors import ControlRnnError
-from controlrnn.systems import Activation
+from controlrnn.systems import Activation, LureSystem
 
 flint = pytest.importorskip("flint", reason="python-flint gives the ball arithmetic (extra audit)")
 
@@ -134,3 +134,35 @@ def test_common_parts_of_intervals():
     assert intervals.settles(a)
     assert not intervals.settles(Enclosure(np.array([np.nan]), np.zeros(1)))
     assert not intervals.settles(Enclosure(np.zeros(1), np.array([np.inf])))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_slopes_of_a_neuron_that_moves_on(steps):
+    """x+ = x + 1 from 0 and v = x: the neuron has come as far as there are steps."""
+    one, z = np.ones((1, 1)), np.zeros
+    system = LureSystem(
+        A=one, B1=z((1, 1)), B2=one, bx=z(1), C1=one, D11=z((1, 1)), D12=z((1, 1)), bv=z(1), C2=one, D21=z((1, 1)),
+        D22=z((1, 1)), by=z(1), activation="tanh", layers=(1,), dt=1.0,
+    )  # fmt: skip
+    alpha, beta = intervals.local_slopes(system, (np.ones(1), np.ones(1)), (z(1), z(1)), steps)
+    assert alpha[0] == pytest.approx(1 - np.tanh(steps) ** 2, abs=1e-11)
+    assert beta[0] == 1
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_images_have_room_for_the_rounding_that_is_trusted(activation):
+    ends = np.array([-38.0, -20.0, -5.0, -1.0, -1e-3]), np.array([-20.0, -5.0, -1.0, 0.0, 2.0])
+    image = intervals.activated(activation, intervals.box_of(ends))
+    for found, end, sign in ((image.lower(), ends[0], 1), (image.upper(), ends[1], -1)):
+        value = intervals.values_at(activation, end)
+        size = np.maximum(np.abs(value), 0.5) if activation == "sigmoid" else np.abs(value)
+        assert (sign * (value - found) >= 60 * 2.0**-53 * size).all()
+
+
+def test_norms_that_cancel_are_never_rounded_down():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        b = 1 - 10.0 ** rng.uniform(-16, -8)
+        P, mid = np.array([[1.0, -b], [-b, 1.0]]), rng.uniform(1, 2) * np.ones(2)
+        found = intervals.norm_up(Enclosure.of(mid), P)
+        assert Fraction(found) ** 2 >= exact(mid).dot(exact(P)).dot(exact(mid))
