@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from inequality_cases import FAST, linear
 from random_systems import random_elman
@@ -16,6 +16,8 @@ from controlrnn.certification.proof.stationary import prove_contraction
 
 @FAST
 @given(a=st.floats(0.05, 0.95), centre=st.floats(-3, 3), low=st.floats(-2, 2), width=st.floats(0, 2))
+@example(a=0.25, centre=1.0, low=-1.0, width=0.0)
+@example(a=0.25, centre=-1.0, low=-1.0, width=8.0)
 def test_settled_states_of_a_filter(a, centre, low, width):
     """x+ = a x + (1 - a) u settles in the range of its inputs, so that the radius is known."""
     z, system = np.zeros, linear([[a]], B2=[[1 - a]])
