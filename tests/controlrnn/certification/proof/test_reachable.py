@@ -56,3 +56,11 @@ def test_settled_states_of_networks(activation, seed):
         assert ((bounded.lower() <= x) & (x <= bounded.upper())).all()
         assert reachable._bounded_box(replace(system, A=1.01 * np.eye(3)), u) is None
         assert (bounded.rad < 2).all()
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.9, 0.5, 0.0])
+def test_a_guess_of_a_box_that_is_left_is_refused(monkeypatch, factor):
+    system, u, solve = random_elman(0, nx=3, norm=0.5), intervals.box_of((-np.ones(2), np.ones(2))), np.linalg.solve
+    system = replace(system, A=0.2 * np.eye(3))
+    monkeypatch.setattr(np.linalg, "solve", lambda M, b: solve(M, b) * (factor if (b > 0).all() else 1.0))
+    assert (reachable._bounded_box(system, u) is None) == (factor < 1)
