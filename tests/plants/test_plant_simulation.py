@@ -51,11 +51,11 @@ def test_bad_experiments_are_refused(arguments, error, message):
 @given(st.lists(st.integers(0, 4), min_size=0, max_size=4))
 def test_every_wrong_shape_of_u_is_an_error_with_the_expected_shape(shape):
     u = np.zeros(shape)
-    if len(shape) in (2, 3) and shape[-1] == 2 and shape[-2] >= 2:
+    if len(shape) in (2, 3) and shape[-1] == 2 and shape[-2] >= 2 and shape[0]:
         records = simulate(PLANT, u)
         assert len(records) == shape[0]
     else:
-        with pytest.raises((ShapeError, DataError), match=r"expected|must have shape|at least 2") as caught:
+        with pytest.raises((ShapeError, DataError), match=r"expected|must have shape|at least") as caught:
             simulate(PLANT, u)
         assert isinstance(caught.value, ValueError)
 
