@@ -6,6 +6,7 @@ from typing import Any
 
 from controlrnn.certification.ball.arithmetic import decide, flint
 from controlrnn.certification.ball.contraction import check_contraction, check_dissipation
+from controlrnn.certification.ball.fields import scalar
 from controlrnn.certification.ball.gated import check_delta_iss
 from controlrnn.certification.ball.horizon import check_gains, check_horizon, check_lipschitz
 from controlrnn.certification.ball.model import Plant
@@ -54,6 +55,9 @@ def check(certificate: Certificate, system: Any) -> float:
 
 def _claim(certificate: Certificate, system: Any) -> float:
     """Prove the claim at the present precision; returns the least relative pivot."""
+    padding = getattr(certificate, "padding", None)
+    if padding is not None:  # no proof here needs it, but a certificate holds no number that is none
+        scalar("padding", padding)
     match certificate:
         case HorizonCertificate():
             return check_horizon(system, certificate)
