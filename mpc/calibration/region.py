@@ -114,7 +114,7 @@ class OperatingRegion(Stored):
 
     def _check(self) -> None:
         """Raise unless sizes, covariances and limits are consistent and positive."""
-        sizes = [len(centre) for centre in self.centres]
+        sizes = [len(np.atleast_1d(centre)) for centre in self.centres]
         if len(sizes) != 3 or len(self.covariances) != 3 or sizes[0] != sizes[1] or not all(sizes):
             raise ShapeError(f"a region has {len(_GROUPS)} groups, two of inputs and one of outputs, got {sizes}")
         if len(self.labels) != sizes[0] + sizes[2]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import ArrayLike
 
+from controlrnn.checks import shown
+from controlrnn.errors import SettingError
 from controlrnn.typed import typed
 from mpc.calibration.region import OperatingRegion
 from mpc.problem.ocp import BackendFactory
-from mpc.problem.settings import Limits, Prices, Tracking
+from mpc.problem.settings import Limits, Prices, Tracking, by_record
 from mpc.problem.solver_options import SolverOptions
 from mpc.safety.premise_watch import Watching
 
@@ -33,6 +35,7 @@ class Safety:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+@typed()
 class Solver:
     """Solver settings: the solver and its limits.
 
@@ -45,11 +48,14 @@ class Solver:
     backend: BackendFactory | None = None
     options: SolverOptions | None = None
 
+    def __post_init__(self) -> None:
+        if self.backend is not None and not callable(self.backend):
+            raise SettingError(f"backend must make a solver, got {shown(self.backend)}: pass a class, not an instance")
+
 
 _RECORDS: dict[str, type[Any]] = {
     "tracking": Tracking, "prices": Prices, "limits": Limits, "safety": Safety, "solver": Solver,
 }  # fmt: skip
-_RECORD_OF = {field.name: name for name, kind in _RECORDS.items() for field in fields(kind)}
 
 
 def grouped(settings: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -59,14 +65,4 @@ def grouped(settings: Mapping[str, Any], before: Mapping[str, Any] | None = None
         settings: Fields of the settings records, or whole arguments.
         before: Arguments to change; those not named stay as they are.
     """
-    made = dict(before or {})
-    parts: dict[str, dict[str, Any]] = {}
-    for name, value in settings.items():
-        if name in _RECORD_OF:
-            parts.setdefault(_RECORD_OF[name], {})[name] = value
-        else:
-            made[name] = value
-    for name, values in parts.items():
-        given = made.get(name)
-        made[name] = _RECORDS[name](**values) if given is None else replace(given, **values)
-    return made
+    return by_record(_RECORDS, settings, before)

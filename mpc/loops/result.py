@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, positive
+from controlrnn.checks import Array, numbers, positive
 from controlrnn.errors import DataError
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import Arrays, Meta, as_json, as_stored
@@ -126,7 +126,10 @@ class ClosedLoopResult(Stored):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "certified", np.array(self.certified, dtype=np.bool_))
-        object.__setattr__(self, "verdicts", np.array(self.verdicts, dtype=np.int8))
+        verdicts = numbers("verdicts", self.verdicts)
+        if not np.isin(verdicts, list(Verdict)).all():
+            raise DataError("verdicts must be those of `mpc.Verdict`, got other numbers")
+        object.__setattr__(self, "verdicts", verdicts.astype(np.int8))
         if not len(self.after):
             object.__setattr__(self, "after", self.y[:-1])
         for f in fields(self):

@@ -22,7 +22,7 @@ from mpc.loops.fault_run import FaultRun, Interruptible
 from mpc.loops.faults import Fault, Faults
 from mpc.loops.plant import Plant, held_to
 from mpc.loops.result import ClosedLoopResult
-from mpc.loops.settings import Disturbances, Reference, Start
+from mpc.loops.settings import Disturbances, Reference, Start, disturbance_rows
 
 
 @dataclass
@@ -242,7 +242,7 @@ def _actor(
     w = acting.disturbance(pushes) if callable(acting.disturbance) else acting.disturbance
     rows = None
     if w is not None:
-        given = as_array("disturbance", w, ("T", "nw"))
+        given = disturbance_rows(w)
         rows = given[np.clip(np.arange(total) - warm_up, 0, len(given) - 1)]
     return _Actor(
         plant=plant,

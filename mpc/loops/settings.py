@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from controlrnn.checks import Array, as_array, put, read_only
+from controlrnn.errors import ShapeError
 from controlrnn.typed import typed
+from mpc.problem.settings import by_record
 
 Disturbance = ArrayLike | Callable[[np.random.Generator], ArrayLike]
 Reference = ArrayLike | Callable[[np.random.Generator], ArrayLike]
@@ -53,9 +56,20 @@ class Disturbances:
     missing: float = 0.0
     forecast_error: ArrayLike = 0.0
 
+    def __post_init__(self) -> None:
+        if self.disturbance is not None and not callable(self.disturbance):
+            put(self, disturbance=disturbance_rows(self.disturbance))
+
+
+def disturbance_rows(given: ArrayLike) -> Array:
+    """Disturbances as an array (T, nw) after checking that they are finite and have a row."""
+    rows = read_only(as_array("disturbance", given, ("T", "nw")))
+    if not len(rows):
+        raise ShapeError(f"disturbance must have at least one row, got {rows.shape}")
+    return rows
+
 
 _RECORDS: dict[str, type[Any]] = {"start": Start, "disturbances": Disturbances}
-_RECORD_OF = {field.name: name for name, kind in _RECORDS.items() for field in fields(kind)}
 
 
 def loop_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,11 +78,4 @@ def loop_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: Fields of the settings records, or whole arguments.
     """
-    made: dict[str, Any] = {}
-    parts: dict[str, dict[str, Any]] = {}
-    for name, value in settings.items():
-        if name in _RECORD_OF:
-            parts.setdefault(_RECORD_OF[name], {})[name] = value
-        else:
-            made[name] = value
-    return made | {name: _RECORDS[name](**values) for name, values in parts.items()}
+    return by_record(_RECORDS, settings)

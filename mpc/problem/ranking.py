@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, count, flag, items
+from controlrnn.checks import Array, count, items
 from controlrnn.errors import SettingError, ShapeError
 from mpc.problem.settings import Limits
 
@@ -68,7 +68,7 @@ def ranked(limits: Limits, ny: int, *, copies: int = 1, terminal: bool) -> tuple
         SettingError: A soft limit has priority over a hard one, or there are ranks where none can be.
     """
     priority, soft = limits.priority, not terminal if limits.soft is None else limits.soft
-    every = [flag("soft", soft)] * ny if isinstance(soft, bool) else [bool(s) for s in items("soft", soft, bool)]
+    every = [soft] * ny if isinstance(soft, bool) else list(soft)
     given = (
         [1] * ny
         if priority is None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from controlrnn.checks import Choice
+from controlrnn.checks import Choice, flag, items, put
 from controlrnn.typed import typed
 
 
@@ -48,6 +50,10 @@ class Tracking:
     mode: Mode | None = None
     disturbance_gain: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.mode is not None:
+            put(self, mode=Mode(self.mode))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed()
@@ -85,3 +91,33 @@ class Limits:
     soft: bool | Sequence[bool] | None = None
     priority: Sequence[int] | None = None
     penalty: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        if self.soft is not None:
+            many = isinstance(self.soft, Sequence | np.ndarray) and not isinstance(self.soft, str)
+            each = tuple(bool(s) for s in items("soft", self.soft, (bool, np.bool_))) if many else ()
+            put(self, soft=each or flag("soft", self.soft))
+
+
+def by_record(
+    records: Mapping[str, type[Any]], settings: Mapping[str, Any], before: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Group single settings by name into arguments that are records of settings.
+
+    Args:
+        records: Class of each argument that is a record.
+        settings: Fields of the records, or whole arguments.
+        before: Arguments to change; those not named stay as they are.
+    """
+    record_of = {field.name: name for name, kind in records.items() for field in fields(kind)}
+    made = dict(before or {})
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        if name in record_of:
+            parts.setdefault(record_of[name], {})[name] = value
+        else:
+            made[name] = value
+    for name, values in parts.items():
+        given = made.get(name)
+        made[name] = records[name](**values) if given is None else replace(given, **values)
+    return made

@@ -110,6 +110,9 @@ def control_functions(kit: Kit) -> Iterator[Call]:
     yield call("mpc.tighten_around", mpc.tighten_around, 0.3, model_error=kit.model_error, certificate=kit.tube,
                 observer=o, x=np.zeros(NX), plan=np.zeros((N, NU)))  # fmt: skip
     yield call("mpc.tighten_guarded", mpc.tighten_guarded, 0.3, model_error=kit.model_error, **kit.guarded)  # fmt: skip
+    yield call("mpc.certify_predictions", mpc.certify_predictions, 0.1, observer=o, horizon=2, input_error=0.01,
+                iterations=2)  # fmt: skip
+    yield call("mpc.certify_jump", mpc.certify_jump, 0.1, observer=o, horizon=2, iterations=2)
     yield call("mpc.make_recursive", mpc.make_recursive, 0.3, tightening=kit.tightening, growth=kit.growth, observer=o,
                 jump=kit.jump)  # fmt: skip
     yield call("mpc.certify_changes", mpc.certify_changes, 0.05, observer=o, steps=1, iterations=2)
@@ -140,6 +143,17 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
                "input_reference": 0.0, "measured": ("u2",), "move_limit": 0.5, "soft": (True,) * NY,
                "priority": (1,) * NY, "penalty": 10.0, "mode": "practical",
                "disturbance_gain": 0.3, "safe_input": np.zeros(NU)}  # fmt: skip
+    yield call("mpc.animate", mpc.animate, 0.02, result=kit.loop, path=str(kit.folder / "loop.gif"), every=2,
+               milliseconds=80, _spoils=("every", "milliseconds"))  # fmt: skip
+    yield again("mpc.Tracking", mpc.Tracking(output_weight=1.0, input_move_weight=0.1, horizon=N))
+    yield again("mpc.Prices", mpc.Prices(input_price=np.full(NU, 0.1)))
+    yield again(
+        "mpc.Limits", mpc.Limits(move_limit=0.5, soft=(True,) * NY, priority=(1,) * NY), _infinite=("move_limit",)
+    )
+    yield again("mpc.Safety", mpc.Safety(safe_input=np.zeros(NU)))
+    yield again("mpc.Solver", mpc.Solver(backend=CondensedBackend, options=mpc.SolverOptions()))
+    yield again("mpc.Start", mpc.Start(x0=np.zeros(NX), warm_up=WASHOUT, warm_up_input=np.zeros(NU)))
+    yield again("mpc.Disturbances", mpc.Disturbances(noise_std=0.01, disturbance=np.zeros((2, NX))))
     yield call("mpc.TightenedMPC", first(_tightened, _first_step), 0.5, predictor=p,
                 observer=kit.observer, tightening=mpc.no_tightening(s.digest, N, NY), **weights,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
