@@ -77,6 +77,29 @@ static void take_in(State *s, const double *y, const double *u, int doubted)
     s->seen = s->seen + 1 < 2 * STEPS ? s->seen + 1 : STEPS;
 }
 
+/* Save a variable, or put it back. */
+static void keep(void *present, void *saved, size_t size, int back)
+{
+    if (back) memcpy(present, saved, size);
+    else memcpy(saved, present, size);
+}
+
+/* Save all that an update replaces, or put it back. */
+static void keep_estimate(State *s, int back)
+{
+    keep(s->x, s->undo_x, sizeof s->x, back);
+    keep(s->beside, s->undo_beside, sizeof s->beside, back);
+    keep(s->z, s->undo_z, sizeof s->z, back);
+    keep(&s->bound, &s->undo_bound, sizeof s->bound, back);
+    keep(&s->beside_bound, &s->undo_beside_bound, sizeof s->beside_bound, back);
+    keep(&s->estranged, &s->undo_estranged, sizeof s->estranged, back);
+    keep(&s->away, &s->undo_away, sizeof s->away, back);
+    keep(&s->excess, &s->undo_excess, sizeof s->excess, back);
+    keep(&s->astray, &s->undo_astray, sizeof s->astray, back);
+    keep(&s->clean, &s->undo_clean, sizeof s->clean, back);
+    keep(&s->seen, &s->undo_seen, sizeof s->seen, back);
+}
+
 /* Take in a sample, after saving what `revise` needs to repeat it. */
 static void advance(State *s, const double *y, const double *u, int doubted)
 {
@@ -89,18 +112,8 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     s->can_undo = 1;
     doubted = doubted || s->doubted;
     s->doubted = 0;
-    memcpy(s->undo_x, s->x, sizeof s->x);
-    memcpy(s->undo_beside, s->beside, sizeof s->beside);
-    memcpy(s->undo_z, s->z, sizeof s->z);
     memcpy(s->undo_y, y, NM * sizeof *y);
-    s->undo_bound = s->bound;
-    s->undo_beside_bound = s->beside_bound;
-    s->undo_estranged = s->estranged;
-    s->undo_away = s->away;
-    s->undo_excess = s->excess;
-    s->undo_astray = s->astray;
-    s->undo_clean = s->clean;
-    s->undo_seen = s->seen;
+    keep_estimate(s, 0);
     take_in(s, y, u, doubted);
     if (s->age < N) ++s->age;
 #if RECALL
@@ -125,17 +138,7 @@ static void revise(State *s, const double *acted, int doubted)
         memcpy(s->previous, acted, sizeof s->previous);
         return;
     }
-    memcpy(s->x, s->undo_x, sizeof s->x);
-    memcpy(s->beside, s->undo_beside, sizeof s->beside);
-    memcpy(s->z, s->undo_z, sizeof s->z);
-    s->bound = s->undo_bound;
-    s->beside_bound = s->undo_beside_bound;
-    s->estranged = s->undo_estranged;
-    s->away = s->undo_away;
-    s->excess = s->undo_excess;
-    s->astray = s->undo_astray;
-    s->clean = s->undo_clean;
-    s->seen = s->undo_seen;
+    keep_estimate(s, 1);
     take_in(s, s->undo_y, acted, doubted);
 #if RECALL
     if (doubted) forget_errors(s);
@@ -248,7 +251,7 @@ static void choose(State *s, int found, const double *iterate, const double *tar
     keep_limits(s, 1, u);
 }
 
-/* Complete and clip set points (N + 1, NM), as mpc/control/set_points.py: NaN is replaced by the last known one, values
+/* Complete and clip set points (N + 1, NM), as mpc/problem/set_points.py: NaN is replaced by the last known one, values
    far out of reach are clipped. */
 static void aim(State *s, const double *reference, double *wanted)
 {

@@ -1,5 +1,5 @@
 #if RECALL
-/* Intervals of the errors of predictions from the present estimate, as mpc/tightening/recalled_errors.py: rows k = 0..N
+/* Intervals of the errors of predictions from the present estimate, as mpc/tightening/learnt_errors.py: rows k = 0..N
    of s->error_low and s->error_high. Sums are formed as there, so that both give the same numbers. */
 
 /* Set the intervals to those without measurements. */
