@@ -15,7 +15,7 @@ from typing import Any
 import casadi
 import numpy as np
 
-from controlrnn.checks import Array, as_array
+from controlrnn.checks import Array, as_array, read_only
 from controlrnn.data import Signal, Timing
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.export import to_casadi
@@ -178,13 +178,18 @@ class Predictor:
         Raises:
             SettingError: A limit is missing; a controller and a reachable set both need all of them.
         """
+        return self._input_limits
+
+    @cached_property
+    def _input_limits(self) -> tuple[Array, Array]:
+        # Kept, because every control step asks for them.
         lower, upper = (np.array([getattr(s, side) for s in self.inputs]) for side in ("lower", "upper"))
         for signal, low, high in zip(self.inputs, lower, upper, strict=True):
             if not np.isfinite([low, high]).all():
                 raise SettingError(
                     f"input {signal.name!r} must have finite limits, got [{low}, {high}]: give the actuator's range"
                 )
-        return lower, upper
+        return read_only(lower), read_only(upper)
 
     def states(self, x: Array, u: Array) -> Array:
         """States under planned inputs: x (..., nx), u (..., N, nu) -> (..., N + 1, nx), the first being ``x``.

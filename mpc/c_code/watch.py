@@ -16,6 +16,7 @@ from mpc.observers import straying
 from mpc.observers.base import Observer
 from mpc.observers.innovation import StateObserver
 from mpc.observers.open_loop import RunningOn
+from mpc.observers.state_error import ROUNDING
 from mpc.safety.premise_watch import ABSURD, ORDER, Premise, Reaction
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def watch_scalars(controller: TightenedMPC) -> dict[str, float]:
     """
     observer, certificate = controller.observer, controller.observer.contraction
     found = {
-        "JITTER": controller._watched.watching.jitter, "ROUNDING": straying.ROUNDING,
+        "JITTER": controller._watched.watching.jitter, "ROUNDING": ROUNDING,
         "FORGOTTEN": straying.FORGOTTEN, "REACH": 0.0, "RATE": 0.0, "MODEL_ADDED": 0.0,
     }  # fmt: skip
     if certificate is not None:

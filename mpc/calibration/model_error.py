@@ -34,7 +34,6 @@ from controlrnn.typed import typed
 from mpc.calibration.residuals import DisturbanceFilter, RecordErrors
 from mpc.observers.base import Observer
 from mpc.promises.order_statistics import clopper_pearson, pooled_quantile, rank_of
-from mpc.promises.order_statistics import conformal_rank as conformal_rank
 from mpc.promises.premises import Premises, record_premises
 from mpc.promises.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
 from mpc.promises.records import data_digest

@@ -6,7 +6,7 @@ and limits alike, and the tightening was calibrated with the same estimate; less
 recursive feasibility. In both the reference is corrected so that set points are kept without offset with any observer:
 see `mpc.control.offset_free`. With a terminal set the guaranteed mode is recursively feasible: see
 `mpc.tightening.terminal_set`. Every plan is then checked independently of the solver, and where a solve gives none that
-keeps all limits, the shifted plan does. With a `ErrorMemory` the guaranteed limits learn from measurements and stay
+keeps all limits, the shifted plan does. With an `ErrorMemory` the guaranteed limits learn from measurements and stay
 guaranteed: see `mpc.tightening.error_memory`.
 
 A failed solve is reported in the step, not raised: the input applied then keeps the limits, or violates them least
@@ -55,8 +55,7 @@ from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
 from mpc.problem.economy import economy_of
 from mpc.problem.ocp import Solution, StepData, tracking_problem
-from mpc.problem.plans import inside_after, known_rows, slack_of, within_moves
-from mpc.problem.plans import safe_input as within
+from mpc.problem.plans import inside_after, known_rows, safe_input, slack_of, within_moves
 from mpc.problem.priorities import by_priority
 from mpc.problem.ranking import KEPT, ranked
 from mpc.problem.set_points import SetPoints
@@ -131,7 +130,7 @@ class TightenedMPC(Operation):
         self._widest = unlearnt_errors(tightening, N)
         self._recalled = None if error_memory is None else self._learning(error_memory)
         self._input_lower, self._input_upper = predictor.input_limits()
-        self.safe_input = within(safety.safe_input, self._input_lower, self._input_upper)
+        self.safe_input = safe_input(safety.safe_input, self._input_lower, self._input_upper)
         ranks = ranked(limits, predictor.ny, copies=self._answers.copies, terminal=terminal is not None)
         planner = self._answers.planner
         tracking, prices, limits = self._answers.settings(tracking, prices, limits)

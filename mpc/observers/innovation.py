@@ -53,7 +53,6 @@ from controlrnn.systems import LureSystem, observer_system
 from controlrnn.typed import typed
 from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING, StateError, stretch
-from mpc.observers.straying import ROUNDING as _UP
 from mpc.observers.straying import anywhere
 from mpc.predictor import Predictor
 
@@ -78,8 +77,7 @@ def kalman_gain(
 
     The gain is rounded to 16 bits of its largest entry, so that the same call gives the same gain on every processor
     and a certificate of `observer_system(system, gain)` stays valid. (Entries within 1e-10 of halfway may still round
-    either
-    way: store the gain with the certificate that was made for it.)
+    either way: store the gain with the certificate that was made for it.)
 
     Args:
         predictor: Model.
@@ -233,10 +231,10 @@ class StateObserver(Observer):
             self._bound = self._stretches[1] * anywhere(self, after)
         far = length(after - self._beside, own.metric)
         self._estranged = ""
-        if far > (self._bound + stretched) * _UP:
+        if far > (self._bound + stretched) * ROUNDING:
             possible = self._bound + stretched
             self._estranged = f"readings have led the estimate {far:.3g} from the model, possible {possible:.3g}"
-            self._bound = float((far + stretched) * _UP)
+            self._bound = float((far + stretched) * ROUNDING)
 
     @property
     def contradiction(self) -> str:

@@ -28,7 +28,9 @@ from mpc.predictor import Predictor
 if TYPE_CHECKING:  # deployment reads certificates; it does not need what makes them
     from controlrnn.certification import ContractionCertificate
 
-ROUNDING = 1.0 + 1e-9  # factor that covers rounding in radii, which are sums of a few float64 terms
+ROUNDING = (
+    1.0 + 1e-9
+)  # factor that covers rounding in radii and in steps of their recursions: sums of a few float64 terms
 _CELLS = 4096  # cells that the inputs' range is divided into, to bound the largest step
 
 

@@ -1,4 +1,4 @@
-"""Where the model's state can be after inputs that are outside of the actuators' range, or that nobody knows.
+"""Bounds on the model's state after inputs that are outside of the actuators' range, or that nobody knows.
 
 That x* is within R0 of x_c (`mpc.observers.state_error`) is for inputs within the range. One beyond it, by o_j, may
 lead x* out of that ball, no further than the distance r+ = p r + sum_j g_j o_j from what inputs cut to the range would
@@ -26,13 +26,13 @@ from controlrnn.checks import Array
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot, length
 from controlrnn.systems import LureSystem
+from mpc.observers.state_error import ROUNDING
 from mpc.predictor import Predictor
 
 if TYPE_CHECKING:
     from controlrnn.certification import ContractionCertificate
 
 FORGOTTEN = 1e-10  # of R0: a tenth of the margin that R0 has for rounding
-ROUNDING = 1.0 + 1e-9  # factor that covers rounding in one step of the recursions
 
 
 class Follower(Protocol):
@@ -79,7 +79,7 @@ def strayed(observer: Follower, u: Array, *, doubted: bool) -> tuple[float, bool
     certificate, out = observer._certificate(), beyond(u, *observer.predictor.input_limits())
     after = (float(certificate.rate) * observer._excess + dot(certificate.input_gain, out)) * ROUNDING
     after = max(after, observer._excess) if doubted else after
-    # below rounding it is nothing
+    # Below rounding it counts as forgotten.
     return 0.0 if after <= FORGOTTEN * observer._reach() else after, doubted or bool(out.any())
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, as_array, count, per_channel, read_only
+from controlrnn.checks import Array, as_array, channels, count, per_channel, read_only
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels import output
 from controlrnn.typed import typed
@@ -35,18 +35,22 @@ from mpc.predictor import Predictor, output_scale
 from mpc.problem.economy import Economy
 from mpc.problem.ranking import HARD, Ranking
 from mpc.problem.settings import Limits, Tracking
-from mpc.problem.solver_options import SolverOptions as SolverOptions
-from mpc.problem.solver_options import Status as Status
+from mpc.problem.solver_options import SolverOptions, Status
 
 if TYPE_CHECKING:
     from mpc.tightening.terminal_set import TerminalSet
 
 _CLIPPED = 1e-7  # in half ranges of an input: violations of move limits that the controller clips away
 _ROUNDED = 64 * np.finfo(float).eps  # relative to the numbers compared: a smaller excess is rounding
+_POSITIVE = {
+    "move_limit": "it bounds |u_k - u_(k-1)| per step",
+    "output_scale": "solvers divide by it",
+    "penalty": "a limit without a price is none",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-@typed(infinite=("move_limit", "output_scale", "penalty"))
+@typed(infinite=("move_limit", "penalty"))
 class OptimalControlProblem:
     """Weights, limits and horizons of the problem, which stay the same from sample to sample; in physical units.
 
@@ -90,9 +94,9 @@ class OptimalControlProblem:
         sizes = {"output_weight": ny, "terminal_weight": ny, "input_move_weight": nu, "move_limit": nu}
         for name, n in (sizes | {"output_scale": ny, "penalty": ny}).items():
             as_array(name, getattr(self, name), (n,), finite=name not in ("move_limit", "penalty"))
-        for name in ("move_limit", "output_scale", "penalty"):
+        for name, why in _POSITIVE.items():
             if not (getattr(self, name) > 0).all():
-                raise SettingError(f"{name} must be positive, got {getattr(self, name)}")
+                raise SettingError(f"{name} must be positive, got {getattr(self, name)}: {why}")
         if self.inputs > self.horizon:
             raise SettingError(f"control_horizon must be at most the horizon {self.horizon}, got {self.inputs}")
         if self.terminal is not None and (self.soft or self.terminal.horizon != self.horizon):
@@ -108,6 +112,8 @@ class OptimalControlProblem:
         if self.ranking is not None and not np.isfinite(self.penalty).all():
             raise SettingError(f"penalty must be finite where limits have ranks, got {self.penalty}")
         economy, measured = self.economy, list(self.measured)
+        if not set(measured) <= set(range(nu)):
+            raise SettingError(f"measured must name inputs by numbers from 0 to {nu - 1}, got {measured}")
         bound = [] if economy is None else [economy.input_price, economy.input_weight]
         if any(part[measured].any() for part in (self.input_move_weight, *bound)):
             raise SettingError("measured inputs must have neither weights nor prices: they are not chosen")
@@ -390,8 +396,6 @@ def tracking_problem(
     scale = output_scale(predictor)
     default = default_penalty(horizon, cost_scale(predictor, weight, moves, scale, economy=economy), scale)
     chosen = default if limits.penalty is None else per_channel("penalty", limits.penalty, predictor.ny)
-    if not (chosen > 0).all():
-        raise SettingError(f"penalty must be positive, got {chosen}: a limit without a price is none")
     last = tracking.terminal_weight
     return OptimalControlProblem(
         predictor=predictor,
@@ -413,12 +417,8 @@ def tracking_problem(
 
 def _move_limit(predictor: Predictor, given: ArrayLike | None, measured: Sequence[int]) -> Array:
     """Largest moves, shape (nu,); infinite where any is allowed."""
-    free = np.inf if given is None else given
-    each = np.full(predictor.nu, free) if np.ndim(free) == 0 else free
-    limit = _without(measured, as_array("move_limit", each, (predictor.nu,), finite=False), np.inf)
-    if not (limit > 0).all():
-        raise SettingError(f"move_limit must be positive, got {limit}: it bounds |u_k - u_(k-1)| per step")
-    return read_only(limit)
+    limit = channels("move_limit", np.inf if given is None else given, predictor.nu, finite=False)
+    return read_only(_without(measured, limit, np.inf))
 
 
 def _places(predictor: Predictor, names: Sequence[str]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Is a promised probability kept while the plant runs? Evidence against it, stretch by stretch.
+"""Evidence against a promised probability while the plant runs, stretch by stretch.
 
 A stretch of operation as long as a calibration record is inside with probability at least c, if the plant still is as
 it was calibrated. Each stretch multiplies the evidence against that by q / a where it was not inside and by
@@ -53,7 +53,7 @@ class CoveragePromise:
 
 
 class CoverageRun:
-    """Counts one operation.
+    """Evidence of one operation against a promise.
 
     Args:
         promise: What was promised.
@@ -75,12 +75,12 @@ class CoverageRun:
         """Take in one sample.
 
         Args:
-            inside: Whether it was.
+            inside: Whether the sample was inside.
         """
         self._steps, self._outside = self._steps + 1, self._outside or not inside
         if self._steps < self.promise.stretch:
             return
-        # more than that says nothing, and would take as long to forget
+        # More evidence than that says nothing new, and would take as long to forget.
         self.evidence = min(max(self.evidence, 1.0) * self._factors[self._outside], 10.0 * self.promise.patience)
         self.stretches, self.missed = self.stretches + 1, self.missed + self._outside
         self._steps, self._outside = 0, False

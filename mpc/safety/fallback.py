@@ -62,8 +62,7 @@ class StandIn:
         fallback: Source of the plan.
         feasible: Whether it keeps all tightened limits, and ends in the terminal set where there is one.
         inside_after: First step from which on it keeps the output limits, the hard ones where some are hard; N + 1
-        where
-            it does not.
+            where it does not.
         violation: Weighted sum of its violations for each rank, in output ranges.
     """
 

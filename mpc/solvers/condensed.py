@@ -4,9 +4,8 @@ Each iteration linearises the whole plan in one pass, eliminates the states (`mp
 dense QP (`mpc.quadratic`) and searches along its step until the exact-penalty merit function, which is the objective of
 `mpc.problem.ocp` itself, decreases enough. Input and move limits are linear, so that every iterate keeps them. The
 Hessian is that of Gauss-Newton at first (Bock 1983), then that of the Lagrangian, whose curvature comes from the
-neurons
-alone: convergence is then quadratic, also for references out of reach, where Gauss-Newton is slow. Full Gauss-Newton
-steps without line search cycle on such problems.
+neurons alone: convergence is then quadratic, also for references out of reach, where Gauss-Newton is slow. Full
+Gauss-Newton steps without line search cycle on such problems.
 
 With a terminal set (`mpc.tightening.terminal_set`) a plan that keeps all limits may be applied even if the solve was
 stopped early: the best such plan found is returned, and `SolverOptions.rti` iterates until there is one.

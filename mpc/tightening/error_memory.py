@@ -20,9 +20,8 @@ that may be used, after a gap, after a late measurement that moved the estimate 
 The intervals hold for every plan. Let plans keep
 
     (1)  y_k + E_k widened by G_k within limits, k = 1..N-1, with G_1 = 0 and G_{k+1} = G_k + 2 l_k,
-    (2)  |x_N - x_s|_P <= a and (3) g(x_s, u_s) within limits tightened by c + q of `mpc.tightening.terminal_set`, where
-    now
-         c >= a_{N-1} + G_{N-1} + l_{N-1}.
+    (2)  |x_N - x_s|_P <= a and (3) g(x_s, u_s) within limits tightened by c + q of `mpc.tightening.terminal_set`,
+         where now c >= a_{N-1} + G_{N-1} + l_{N-1}.
 
 Theorem: if a plan keeps (1)-(3) from xhat, then the shifted plan keeps them from xhat+ for all measurements there. True
 outputs keep their limits by (1) at k = 1. (Proof: docs/theory/limits_that_learn.md.)
