@@ -197,7 +197,7 @@ def loop_figure(config: Config, loops: Mapping[Controller, Mapping[str, Array]])
     for j, style in enumerate(("-", "--")):
         panels[-1].plot([], [], style, color="0.4", label=plant.inputs[j].name)
     panels[-1].set(xlabel="time [min]", ylabel="flow [L/min]", title="pumps in the first run, colours as above")
-    panels[-1].legend(fontsize="small", ncols=2, loc="upper right")
+    panels[-1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize="small", frameon=False)
     return figure
 
 
