@@ -127,6 +127,9 @@ class _TracingOps:
     def stack(self, rows: Sequence[Value]) -> Value:  # noqa: ARG002  # one step has no time axis
         raise SettingError("only single steps are traced, got several samples to stack")
 
+    def samples(self, path: Value) -> Sequence[Value]:  # one step has no time axis
+        return (path,)
+
     def zeros(self, shape: tuple[int, ...], like: Value) -> Value:  # noqa: ARG002  # constants need no precedent
         return np.zeros(shape)
 

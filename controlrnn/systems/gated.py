@@ -171,8 +171,8 @@ class GatedSystem:
         u, x0 = run_arguments(self, u, x0)
         x = initial_state(self, u, x0)
         drive, states = u @ self.W.T + self.b, [x]  # the inputs' part of all samples in one product
-        for t in range(u.shape[-2]):
-            x = self._advance(x, drive[..., t, :])
+        for driven in ops_for(drive).samples(drive):
+            x = self._advance(x, driven)
             states.append(x)
         path = ops_for(u).stack(states)
         read = path[..., 1:, : self.units] if self.feedthrough else path[..., :-1, : self.units]

@@ -258,9 +258,9 @@ class LureSystem:
         # The inputs' part of all samples in one product each; only the recursion is left for the loop.
         drive, push = u @ self.D12.T + self.bv, u @ self.B2.T + self.bx
         states, outputs = [x], []
-        for t in range(u.shape[-2]):
-            w = self._neurons(x, drive[..., t, :])
-            x = x @ self.A.T + w @ self.B1.T + push[..., t, :]
+        for driven, pushed in zip(ops.samples(drive), ops.samples(push), strict=True):
+            w = self._neurons(x, driven)
+            x = x @ self.A.T + w @ self.B1.T + pushed
             states.append(x)
             outputs.append(w)
         path = ops.stack(states)

@@ -6,7 +6,7 @@ values are rows, shape (1, n), so that the same ``x @ A.T`` serves all three.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +36,9 @@ class Ops(Protocol):
     def stack(self, rows: Sequence[Value]) -> Value:
         """Stack states (..., n) of successive samples to (..., T, n)."""
 
+    def samples(self, path: Value) -> Iterable[Value]:
+        """Rows (..., n) of the successive samples of ``path`` (..., T, n)."""
+
     def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
         """Zeros of the precision and device of ``like``."""
 
@@ -63,6 +66,9 @@ class NumpyOps:
 
     def stack(self, rows: Sequence[Value]) -> Value:
         return np.stack(rows, axis=-2)
+
+    def samples(self, path: Value) -> Iterable[Value]:
+        return iter(np.moveaxis(path, -2, 0))
 
     def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
         return np.zeros(shape)
@@ -95,6 +101,11 @@ class TorchOps:
         import torch
 
         return torch.stack(list(rows), dim=-2)
+
+    def samples(self, path: Value) -> Iterable[Value]:
+        # Unbound at once: the gradient of indexing at every sample would fill the whole tensor each time.
+        samples: tuple[Value, ...] = path.unbind(-2)
+        return samples
 
     def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
         return like.new_zeros(shape)
@@ -133,6 +144,9 @@ class CasadiOps:
         import casadi
 
         return casadi.vertcat(*rows)
+
+    def samples(self, path: Value) -> Iterable[Value]:
+        return (path[t, :] for t in range(path.shape[0]))
 
     def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
         return np.zeros(shape)
