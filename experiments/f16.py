@@ -1,9 +1,10 @@
 """Identification on the F-16 ground vibration test: measured accelerations at a bolted, clattering wing joint.
 
 Score: RMSE [m/s2] per accelerometer of the free run over the official test record (level 4) without its first 50
-samples, from which the initial state is estimated; training records are periods of levels 3 and 5 around it. Free and
-contracting models, started at a subspace model that sees many oscillations of the lightly damped structure,
-Levenberg-Marquardt on whole records. There is no target: published results use more levels than these.
+samples, from which the initial state is estimated; training records are periods of levels 3 and 5 around it. Linear,
+free and contracting models, all started at a subspace model that sees many oscillations of the lightly damped
+structure, all refined by Levenberg-Marquardt on whole records for as many steps. Published results use more levels than
+these, so the aim is to be better than the refined linear model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from controlrnn.data import Dataset, benchmarks
 from controlrnn.identification import identify_subspace, score
-from controlrnn.models import ContractingR2DN, ResidualRNN
+from controlrnn.models import LTI, ContractingR2DN, ResidualRNN
 from controlrnn.systems import LureSystem
 from experiments.shared.identification import (
     certified_rate,
@@ -32,6 +33,7 @@ SKIP = 50
 PERIOD = 8192
 NX, HORIZON = 12, 80
 FAMILIES = {
+    "linear": lambda seed: LTI(nu=1, ny=3, nx=NX, feedthrough=True, seed=seed),
     "residual": lambda seed: ResidualRNN(nu=1, ny=3, nx=NX, nv=8, feedthrough=True, seed=seed),
     "contracting_r2dn": lambda seed: ContractingR2DN(nu=1, ny=3, nx=NX, nv=4, layers=(8,), feedthrough=True, seed=seed),
 }
@@ -51,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fits = networks(study, scored, fitted, FAMILIES, skip=SKIP, seeds=1 if study.quick else 2, options=options)
     sensors = {name: by_sensor(fit.system, data) for name, fit in fits.items()}
     summary = {name: medians(study, name) | sensors[name] for name in FAMILIES}
-    for name in FAMILIES:
-        reached, baseline = summary[name]["test_rmse"]["median"], study.rows[0]["test_rmse"]
+    baseline = min(study.rows[0]["test_rmse"], summary["linear"]["test_rmse"]["median"])
+    for name in [name for name in FAMILIES if name != "linear"]:
+        reached = summary[name]["test_rmse"]["median"]
         study.target(f"{name}_better_than_linear", f"< {baseline:.3g} m/s2", reached, reached < baseline)
     systems = {"subspace": linear} | {name: fit.system for name, fit in fits.items()}
     (test,) = data.test

@@ -6,7 +6,8 @@ Each model is trained for 300 steps in float32 and frozen in float64. Then, per 
 - stretch: the largest growth of a state difference over one step that a gradient attack found, in the certificate's
   own metric; it must stay below `rate`. gain: the same for the l2 gain in scaled units, which must stay below `gamma`;
 - disagreement of torch, CasADi and compiled C with numpy over 200 samples, relative to the largest output;
-- nse: |y - yhat| / |y - mean y| of the free run over the test record at s = 3, after these few steps.
+- nse: |y - yhat| / |y - mean y| of the free run over the test record at s = 3, after these few steps. These compare
+  only models of the same `start`: some classes start at a subspace model of the records, the others at random.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from controlrnn.identification import SimulationError, TqdmProgress, identify
 from controlrnn.models import Model
 from controlrnn.systems import GatedSystem, LureSystem, System
 from experiments.four_carts import WASHOUT, errors_of, experiments
+from experiments.shared.identification import start_of
 from experiments.shared.study import Row, Study
 
 NX, RANGE = 10, 3.0  # [N], twice what the test record at s = 3 applies
@@ -115,7 +117,11 @@ def case(study: Study, data: Dataset, name: str) -> Row:
     assert fit.model is not None
     system: Any = fit.system
     proof = prove(fit.model, system)
-    row: Row = {"parameters": fit.model.n_parameters, "promises": fit.model.guarantee() is not None}
+    row: Row = {
+        "parameters": fit.model.n_parameters,
+        "start": start_of(model),
+        "promises": fit.model.guarantee() is not None,
+    }
     row |= {"certificate": proof.origin, "margin": None, "rate": None, "stretch": None, "gamma": None, "gain": None}
     if proof.contraction is not None:
         row |= {"margin": proof.contraction.verify(system), "rate": proof.contraction.rate}

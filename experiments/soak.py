@@ -2,7 +2,7 @@
 
 The controller of `experiments.three_tank`, on its default solver, follows random steady states near the limits while
 sensors drop out, freeze, saturate, jump and are late, pumps stick, saturate and are off, and the solver runs out of
-time. The run comes in chunks; a stopped study goes on with the next one. An exception would end it with an error.
+time. The run comes in chunks; a stopped study goes on with the next one. An exception ends it with an error.
 
 A step is measured in wall time and in processor time: on a machine that others use, the first also counts their work.
 As in any process that has to be in time, what exists before the first step is kept from the garbage collector.
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     times = {name: np.concatenate([k[name] for k in kept]) for name in ("wall", "cpu")}
     total = study.row("all chunks", functools.partial(together, rows, times), needs=rows)
     study.figure("soak", figure(rows))
-    targets(study, total, heap, chunks * steps)
+    targets(study, total, heap)
     return study.finish(statuses=_sum(rows, "status "), fallbacks=_sum(rows, "fallback "), faults=_sum(rows, "fault "),
                         rejected=_sum(rows, "rejected "))  # fmt: skip
 
@@ -278,9 +278,8 @@ def growth(rows: Sequence[Row]) -> tuple[float | None, int]:
     return float(np.polyfit(at, [r["resident_mb"] for r in half], 1)[0]), sum(r["steps"] for r in half)
 
 
-def targets(study: Study, total: Row, heap: Row, planned: int) -> None:
+def targets(study: Study, total: Row, heap: Row) -> None:
     """Compare the rows with the study's targets."""
-    study.target("steps without an unhandled exception", planned, total["steps"], total["steps"] == planned)
     sound = total["inputs_sound"]
     study.target("all inputs finite and within limits", True, sound, sound)
     slope = total["mb_per_10000_steps"]

@@ -1,7 +1,7 @@
 """Identification on the Wiener-Hammerstein benchmark 2009: a diode between two filters, measured data, official score.
 
 Score: RMSE [mV] of the free run over the last 78800 samples without their first 50, from which the initial state is
-estimated. Free and contracting models with the six states of the two filters, started at a subspace model,
+estimated. Linear, free and contracting models with the six states of the two filters, started at a subspace model,
 Levenberg-Marquardt on a stretch of the training record.
 """
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from controlrnn.data import Dataset, benchmarks
-from controlrnn.models import ContractingR2DN, ResidualRNN
+from controlrnn.models import LTI, ContractingR2DN, ResidualRNN
 from experiments.shared.identification import (
     comparison,
     linear_baselines,
@@ -26,6 +26,7 @@ SKIP = 50
 ORDERS = (4, 6, 8)
 TARGET = 1.0  # [mV]
 FAMILIES = {
+    "linear": lambda seed: LTI(nu=1, ny=1, nx=6, seed=seed),
     "residual": lambda seed: ResidualRNN(nu=1, ny=1, nx=6, nv=10, seed=seed),
     "contracting_r2dn": lambda seed: ContractingR2DN(nu=1, ny=1, nx=6, nv=2, layers=(10,), seed=seed),
 }
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fitted = Dataset((data.train[0][: 3000 if study.quick else 20000],), data.validation)
     linear = Dataset(fitted.train, data.validation, data.test)
     systems = linear_baselines(study, linear, skip=SKIP, strictly_proper=True, unit=1e3, arx=ORDERS, subspace=ORDERS)
-    iterations = {"residual": 8, "contracting_r2dn": 8} if study.quick else {"residual": 100, "contracting_r2dn": 200}
+    iterations = dict.fromkeys(FAMILIES, 8) if study.quick else {"linear": 60, "residual": 100, "contracting_r2dn": 200}
     options = whole_record_options(iterations)
     fits = networks(study, data, fitted, FAMILIES, skip=SKIP, seeds=1 if study.quick else 3, unit=1e3, options=options)
     systems |= {name: fit.system for name, fit in fits.items()}

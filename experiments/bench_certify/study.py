@@ -117,15 +117,14 @@ def compare(study: Study, system: LureSystem, horizons: Sequence[int]) -> None:
 
 def sizes(study: Study, tank: LureSystem) -> None:
     """Time larger networks and horizons for one output, and prove their certificates."""
-    quick = study.quick
+    steps, nx, nv, layer = (100, 24, 20, 8) if study.quick else (1000, 64, 100, 32)
     cases: list[tuple[str, Callable[[], LureSystem], int, float]] = [
-        ("Elman n = 16, 1000 steps", lambda: tank, 100 if quick else 1000, 10.0),
-        ("Elman n = 64, 50 steps", lambda: three_tanks(study.seed, quick=True, nx=24 if quick else 64), 50, 60.0),
-        ("REN nv = 100, 20 steps", lambda: ContractingREN(
-            nu=2, ny=3, nx=10, nv=20 if quick else 100, rate=0.95, seed=study.seed).freeze(), 20, 30.0),
-        ("R2DN 32-32, 20 steps", lambda: ContractingR2DN(
-            nu=2, ny=3, nx=10, nv=16, layers=(8, 8) if quick else (32, 32), rate=0.95, seed=study.seed,
-        ).freeze(), 20, 30.0),
+        (f"Elman n = 16, {steps} steps", lambda: tank, steps, 10.0),
+        (f"Elman n = {nx}, 50 steps", lambda: three_tanks(study.seed, quick=True, nx=nx), 50, 60.0),
+        (f"REN nv = {nv}, 20 steps", lambda: ContractingREN(
+            nu=2, ny=3, nx=10, nv=nv, rate=0.95, seed=study.seed).freeze(), 20, 30.0),
+        (f"R2DN {layer}-{layer}, 20 steps", lambda: ContractingR2DN(
+            nu=2, ny=3, nx=10, nv=16, layers=(layer, layer), rate=0.95, seed=study.seed).freeze(), 20, 30.0),
     ]  # fmt: skip
     for name, make, horizon, limit in cases:
 

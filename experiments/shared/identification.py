@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
+from scipy.ndimage import uniform_filter1d
 
 from controlrnn.certification import (
     ContractionCertificate,
@@ -26,6 +27,7 @@ from controlrnn.identification import (
     TqdmProgress,
     free_run,
     identify,
+    identify_arx,
     identify_subspace,
     initial_states,
     rmse,
@@ -39,16 +41,34 @@ from experiments.shared.study import Row, Study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LONG = 4000  # samples that can be told apart as lines
+
 
 def linear_baselines(
     study: Study, data: Dataset, *, skip: int, arx: Sequence[int], subspace: Sequence[int], strictly_proper: bool,
-    estimate: bool = True, unit: float = 1.0,
+    estimate: bool = True, unit: float = 1.0, final: Sequence[Trajectory] = (),
 ) -> dict[str, LureSystem]:  # fmt: skip
-    """Fit ARX and subspace models as rows; orders are chosen by the free run over validation records."""
+    """Fit ARX and subspace models as rows; orders are chosen by the free run over validation records.
+
+    Args:
+        study: The study.
+        data: Training records, the validation records that choose, and test records that are scored.
+        skip: Samples that the score leaves out; the initial state is estimated from them.
+        arx: Candidate orders of ARX models.
+        subspace: Candidate orders of subspace models.
+        strictly_proper: Whether outputs answer a sample late.
+        estimate: Whether the initial state is estimated; it is zero otherwise.
+        unit: What RMSE are multiplied by, e.g. 1000 for mV.
+        final: Records to which the chosen orders are fitted at last, where the networks see more than training records.
+    """
     best = select_arx(data.train, data.validation, orders=arx, skip=skip, strictly_proper=strictly_proper)
     candidates = [identify_subspace(data.train, n, strictly_proper=strictly_proper) for n in subspace]
     errors = [np.mean(score(m.system, data.validation, skip=skip, estimate=estimate).nrmse) for m in candidates]
-    systems = {"arx": best.system, "subspace": candidates[int(np.argmin(errors))].system}
+    chosen = candidates[int(np.argmin(errors))]
+    if final:
+        best = identify_arx(final, best.na, best.nb, strictly_proper=strictly_proper)
+        chosen = identify_subspace(final, chosen.nx, strictly_proper=strictly_proper)
+    systems = {"arx": best.system, "subspace": chosen.system}
     for name, system in systems.items():
         values = {"model": name, "nx": system.nx, "nv": 0, "certified_rate": certified_rate(system)}
         study.row(name, lambda v=values, s=system: v | errors_of(s, data, skip, unit, estimate))  # type: ignore[misc]
@@ -129,6 +149,11 @@ def networks(
     return best
 
 
+def start_of(model: Model) -> str:
+    """Where `identify` starts a model by default: at a linear one where the class can, else at random parameters."""
+    return "linear" if hasattr(model, "start_linear") else "random"
+
+
 def medians(study: Study, name: str) -> Row:
     """Median over the seeds of every error of one family, and its spread."""
     rows = [row for row in study.rows if row["model"] == name]
@@ -185,20 +210,29 @@ def _member(fit: FitResult) -> ContractionCertificate:
 
 
 def comparison(record: Trajectory, runs: Mapping[str, Array], *, skip: int, most: int = 2000) -> Figure:
-    """Plot the measured record, free runs of several models over the first ``most`` samples, and errors."""
+    """Plot the measured record, free runs of several models over the first ``most`` samples, and errors.
+
+    Lines of more than `LONG` samples would hide each other: of these the figure shows the record and, by model, the
+    root mean square of the error over stretches of `LONG` / 20 samples.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
-    time = record.time[:most]
-    above.plot(time, record.y[:most, 0], color="black", linewidth=1.5, label="measured")
-    for name, run in runs.items():
-        (line,) = above.plot(time, run[:most, 0], linewidth=1, label=name.replace("_", " "))
-        below.plot(time, record.y[:most, 0] - run[:most, 0], linewidth=1, color=line.get_color())
+    time, long = record.time[:most], min(most, len(record)) > LONG
+    above.plot(time, record.y[:most, 0], color="black", linewidth=0.3 if long else 1.5, label="measured")
+    for i, (name, run) in enumerate(runs.items()):
+        error, look = record.y[:most, 0] - run[:most, 0], {"color": f"C{i}", "linewidth": 1}
+        if long:
+            error = np.sqrt(uniform_filter1d(error**2, LONG // 20, mode="nearest"))
+            below.semilogy(time, error, label=name.replace("_", " "), **look)
+        else:
+            above.plot(time, run[:most, 0], label=name.replace("_", " "), **look)
+            below.plot(time, error, **look)
     for panel in (above, below):
         panel.axvspan(0, skip * record.dt, color="0.92", zorder=0)
     above.set_ylabel(record.outputs[0].label)
-    below.set_ylabel(f"error [{record.outputs[0].unit}]")
+    below.set_ylabel(f"{'RMS of error' if long else 'error'} [{record.outputs[0].unit}]")
     below.set_xlabel("time [s] (shaded: not scored)")
-    above.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=5, frameon=False)
+    figure.legend(loc="outside upper center", ncols=6, frameon=False)
     return figure

@@ -207,9 +207,9 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Format rows as an aligned Markdown table.
 
-    Columns in order of first appearance, long and nested values left out.
+    Columns in order of first appearance; long and nested values are left out, names of cases are not.
     """
-    columns = list(dict.fromkeys(k for row in rows for k, v in row.items() if _is_short(v)))
+    columns = list(dict.fromkeys(k for row in rows for k, v in row.items() if k == "case" or _is_short(v)))
     cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]

@@ -12,8 +12,8 @@ def test_quick_study_beats_the_linear_baselines_and_resumes(tmp_path, capsys):
     assert cascaded_tanks.main(["--quick", "--out", str(tmp_path)]) == 0
     first = json.loads((tmp_path / "results.json").read_text())
     rows = {row["case"]: row for row in first["rows"]}
-    assert {"arx", "subspace", "residual", "contracting_r2dn"} == {row["model"] for row in first["rows"]}
-    linear = min(rows["arx"]["test_rmse"], rows["subspace"]["test_rmse"])
+    assert {"arx", "subspace", "linear", "residual", "contracting_r2dn"} == {row["model"] for row in first["rows"]}
+    linear = min(rows[name]["test_rmse"] for name in ("arx", "subspace", "linear"))
     assert max(rows["residual_0"]["test_rmse"], rows["contracting_r2dn_0"]["test_rmse"]) < linear
     assert rows["contracting_r2dn_0"]["certified_rate"] < 1
     assert (tmp_path / "test_record.png").exists()

@@ -62,7 +62,6 @@ def test_quick_soak_counts_everything_and_resumes(tmp_path, capsys):
     assert sum(results["fallbacks"].values()) == total["fallbacks"] == total["failed_solves"] > 0
     assert sum(results["rejected"].values()) == total["readings_rejected"] > 0
     met = {name: t["met"] for name, t in results["targets"].items()}
-    assert met["steps without an unhandled exception"]
     assert met["all inputs finite and within limits"]
     assert met["steps beyond the sample time"]
     assert met["failed solves beside forced time-outs"]

@@ -34,7 +34,7 @@ def test_the_whole_road_runs_reports_and_resumes(tmp_path, capsys):
     assert results["certificate"]["bound_holds"] is True
     assert results["certificate"]["pairs"] >= 10_000
     assert results["coverage"]["promised"] == config.coverage
-    assert results["coverage"]["total_steps_inside"] >= config.coverage
+    assert results["coverage"]["total_records_inside"] >= config.coverage
     loops = results["closed_loop"]
     assert list(loops) == list(stages.Controller)
     for row in loops.values():
@@ -50,7 +50,7 @@ def test_the_whole_road_runs_reports_and_resumes(tmp_path, capsys):
     assert "nothing" in results["promises"]["backed off"]
     assert "probability >= 0.9" in results["promises"]["closed-loop calibrated"]
     assert loops["recalling"]["runs_with_violation"] == 0
-    assert results["recall"]["intervals_steps_inside"] >= config.coverage
+    assert results["recall"]["intervals_records_inside"] >= config.coverage
     assert loops["nominal"]["runs_with_violation"] > config.runs / 2
     check_artefacts(tmp_path)
     capsys.readouterr()
