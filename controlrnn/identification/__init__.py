@@ -4,9 +4,13 @@ from controlrnn.identification.linear.arx import ArxModel, identify_arx, select_
 from controlrnn.identification.linear.delays import estimate_delays, with_delays, without_delays
 from controlrnn.identification.linear.order import OrderSelection, select_order
 from controlrnn.identification.linear.subspace import SubspaceModel, identify_subspace
-from controlrnn.identification.losses.base import Batch, Loss, Simulation, SimulationError, Term, WeightedSum
+from controlrnn.identification.losses.base import Batch, Decaying, Loss, Simulation, SimulationError, Term, WeightedSum
 from controlrnn.identification.losses.noise_bound import NoiseUpperBound, StretchPenalty, output_noise_bound, step_norm
-from controlrnn.identification.losses.noise_covariance import NoiseCovariance, output_covariance
+from controlrnn.identification.losses.noise_covariance import (
+    NoiseCovariance,
+    last_output_covariance,
+    output_covariance,
+)
 from controlrnn.identification.losses.regularisers import L2, Group, GroupLasso, group_norms, without_states
 from controlrnn.identification.scores.free_run import free_run, initial_states, score
 from controlrnn.identification.scores.metrics import Scores, fit_percent, nrmse, r2, rmse
@@ -27,6 +31,7 @@ __all__ = [
     "ArxModel",
     "Batch",
     "Callback",
+    "Decaying",
     "FitResult",
     "FitStatus",
     "Group",
@@ -68,6 +73,7 @@ __all__ = [
     "identify_starts",
     "identify_subspace",
     "initial_states",
+    "last_output_covariance",
     "nrmse",
     "observer_dataset",
     "output_covariance",

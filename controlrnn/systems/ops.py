@@ -68,7 +68,8 @@ class NumpyOps:
         return np.stack(rows, axis=-2)
 
     def samples(self, path: Value) -> Iterable[Value]:
-        return iter(np.moveaxis(path, -2, 0))
+        samples: Iterable[Value] = np.moveaxis(path, -2, 0)
+        return samples
 
     def zeros(self, shape: tuple[int, ...], like: Value) -> Value:
         return np.zeros(shape)

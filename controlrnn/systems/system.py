@@ -39,6 +39,10 @@ class System(Protocol):
         """Whether the matrices are read-only numpy arrays."""
 
     @property
+    def has_feedthrough(self) -> bool:
+        """Whether ``y[t]`` depends on ``u[t]``."""
+
+    @property
     def digest(self) -> str:
         """SHA-256 of everything that defines a frozen system."""
 

@@ -95,6 +95,37 @@ class WeightedSum(Term):
 
 @dataclass(frozen=True)
 @typed()
+class Decaying(Term):
+    """Another term whose weight falls as 1, 1/2, 1/3, ... from one period of steps to the next, so that it fades out.
+
+    ``0.015 * Decaying(NoiseUpperBound(0.1), period=100)`` has the weight 0.015 / (epoch + 1) with epochs of 100 steps.
+
+    Args:
+        term: The term.
+        period: Optimiser steps after which the weight falls, such as those of an epoch.
+
+    Raises:
+        SettingError: ``period`` is not positive.
+    """
+
+    term: Loss
+    period: int
+
+    def __post_init__(self) -> None:
+        count("period", self.period)
+
+    @property
+    def washout(self) -> int:
+        """Washout of the term."""
+        return self.term.washout
+
+    def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:
+        """Value of the term times the weight at the batch's step."""
+        return self.term(system, batch, simulation) / (1 + batch.step // self.period)
+
+
+@dataclass(frozen=True)
+@typed()
 class SimulationError(Term):
     """Mean squared free-run error in scaled units, in which all outputs have the same weight.
 

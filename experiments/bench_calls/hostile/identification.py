@@ -94,16 +94,9 @@ def _losses(kit: Kit) -> Iterator[Call]:
     at = "controlrnn.identification"
     u, x = torch.zeros((2, 5, NU), dtype=torch.float64), torch.zeros((2, 6, NX), dtype=torch.float64)
     std = {"input_std": 0.1, "state_std": 0.1, "initial_std": 0.1}
-    yield call(
-        f"{at}.output_covariance",
-        identification.output_covariance,
-        0.3,
-        system=kit.double,
-        u=u,
-        x=x,
-        **std,
-        _infinite=("",),
-    )
+    for name in ("output_covariance", "last_output_covariance"):
+        spread = getattr(identification, name)
+        yield call(f"{at}.{name}", spread, 0.3, system=kit.double, u=u, x=x, **std, _infinite=("",))
     yield call(
         f"{at}.output_noise_bound",
         identification.output_noise_bound,
@@ -113,12 +106,14 @@ def _losses(kit: Kit) -> Iterator[Call]:
         _infinite=("",),
     )
     yield call(f"{at}.NoiseCovariance", identification.NoiseCovariance, **std, washout=2, windows=2)
+    yield call(f"{at}.NoiseCovariance", identification.NoiseCovariance, **std, windows=2, last=True)
     yield call(f"{at}.NoiseUpperBound", identification.NoiseUpperBound, **std, washout=2)
     yield call(f"{at}.SimulationError", identification.SimulationError, washout=2)
     yield call(f"{at}.StretchPenalty", identification.StretchPenalty, rate=0.9)
     yield call(f"{at}.GroupLasso", identification.GroupLasso, group="states", rounding=1e-4)
     yield call(f"{at}.L2", identification.L2, matrices=("B1", "C1"))
     loss = identification.SimulationError(washout=2)
+    yield call(f"{at}.Decaying", identification.Decaying, term=loss, period=10)
     yield call(f"{at}.WeightedSum", identification.WeightedSum, terms=((1.0, loss), (0.1, identification.L2())))
     M = np.eye(NX)
     yield call(f"{at}.start_robust_rnn", first(identification.start_robust_rnn, lambda _: None), 0.02,

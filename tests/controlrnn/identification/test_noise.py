@@ -1,5 +1,6 @@
 """Noise-robust learning: the covariance against Monte Carlo, the bound above it, and the printed formula's fault."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,14 @@ from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.identification import (
     Batch,
+    Decaying,
     NoiseCovariance,
     NoiseUpperBound,
     Simulation,
     SimulationError,
     StretchPenalty,
     identify,
+    last_output_covariance,
     output_covariance,
     output_noise_bound,
     step_norm,
@@ -88,6 +91,74 @@ def test_covariance_takes_gated_cells():
     noise = 0.01 * rng.normal(size=(30_000, 6, 1))
     found = (system.simulate(u + noise)[0] - system.simulate(u)[0]).var(axis=0).sum(axis=-1)
     np.testing.assert_allclose(found[1:], R[1:], rtol=0.04)
+
+
+@pytest.mark.parametrize("feedthrough", [True, False])
+@pytest.mark.parametrize("layers", STRUCTURES, ids=str)
+def test_covariance_of_the_last_output_is_that_of_noisy_runs(layers, feedthrough):
+    """Also of what the last input adds: without feedthrough it shows in the output after it."""
+    system = random_system(1, layers=layers, feedthrough=feedthrough)
+    u = inputs(system, steps=8)
+    std = {"input_std": (0.01, 0.02), "state_std": 0.01, "initial_std": 0.03}
+    model = tensors(system)
+    read = torch.tensor(u if feedthrough else u[:, :-1])
+    R = last_output_covariance(model, read, simulate(model, read)[1], **std)[0].numpy()
+    found = noisy_runs(system, u[0], 100_000, **std)[:, -1]
+    np.testing.assert_allclose(np.cov(found.T), R, rtol=0, atol=0.03 * np.trace(R))
+    # Noise on the inputs has a share that these runs can tell.
+    held = noisy_runs(system, u[0], 100_000, **std | {"input_std": 0.0})[:, -1]
+    assert found.var(axis=0).sum() > 1.1 * held.var(axis=0).sum()
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "relu", "tanh"])
+@pytest.mark.parametrize("feedthrough", [True, False])
+def test_adjoint_and_forward_recursion_agree(cell, feedthrough):
+    """The forward recursion reads the output after the last input when one more sample, of no effect, follows."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: torch.tensor(rng.normal(size=shape))  # noqa: E731
+    if cell in ("gru", "lstm"):
+        rows = 12 if cell == "lstm" else 9
+        arrays = {"W": draw(rows, 2), "U": 0.3 * draw(rows, 3), "b": draw(rows), "C": draw(2, 3), "by": draw(2)}
+        model = GatedSystem(**arrays, cell=cell, feedthrough=feedthrough, dt=1.0)
+    else:
+        model = tensors(random_system(2, layers=(3, 1, 2), activation=cell, feedthrough=feedthrough))
+    u = torch.tensor(inputs(model, batch=3, steps=7))
+    std = {"input_std": (0.1, 0.2), "state_std": 0.3, "initial_std": 0.4}
+    x = model.simulate(u)[1]
+    longer = u if feedthrough else torch.cat([u, draw(3, 1, 2)], dim=1)
+    expected = output_covariance(model, longer, x[:, : longer.shape[1]], **std)[:, -1]
+    torch.testing.assert_close(last_output_covariance(model, u, x, **std), expected, rtol=1e-10, atol=1e-12)
+    one = last_output_covariance(model, u[:, :1], x[:, :2], **std)
+    expected = output_covariance(model, longer[:, : 1 if feedthrough else 2], x[:, : 1 if feedthrough else 2], **std)
+    torch.testing.assert_close(one, expected[:, -1], rtol=1e-10, atol=1e-12)
+
+
+def test_a_basic_rnn_passes_on_the_noise_of_its_last_input():
+    """h+ = s(A h + B u), y = C h: the output after one step has covariance C J B S B' J C', and y[0] has none."""
+    system = random_elman(0)
+    model, u = tensors(system), torch.tensor(inputs(system, steps=1))
+    x = simulate(model, u)[1]
+    J = 1 - x[0, 1].numpy() ** 2
+    expected = (system.C2 * J) @ system.D12 @ system.D12.T @ (system.C2 * J).T
+    np.testing.assert_allclose(last_output_covariance(model, u, x, input_std=1.0)[0], expected, rtol=1e-12)
+    assert not output_covariance(model, u, x, input_std=1.0)[:, -1].any()
+
+
+def test_the_adjoint_is_cheaper():
+    """The classifier of the paper: 28 inputs, 60 neurons, 10 classes, 28 samples."""
+    system = random_elman(0, nx=60, nu=28, ny=10, activation="relu")
+    model, u = tensors(system), torch.tensor(inputs(system, batch=5, steps=28))
+    x = simulate(model, u)[1]
+    times = []
+    for spread in (output_covariance, last_output_covariance):
+        spread(model, u, x, input_std=0.1)
+        runs = []
+        for _ in range(3):
+            begin = time.process_time()
+            spread(model, u, x, input_std=0.1)
+            runs.append(time.process_time() - begin)
+        times.append(min(runs))
+    assert times[1] < 0.5 * times[0]
 
 
 @pytest.mark.parametrize("layers", STRUCTURES, ids=str)
@@ -173,8 +244,13 @@ def test_gradients(layers):
         run = replace(system, **dict(zip(names, values, strict=True)))
         return torch.cat([output_noise_bound(run, 4, input_std=0.5, initial_std=0.2), step_norm(run)[None]])
 
+    def last(*values):
+        run = replace(system, **dict(zip(names, values, strict=True)))
+        return last_output_covariance(run, u, simulate(run, u)[1], input_std=0.5, state_std=0.1, initial_std=0.2)
+
     values = [getattr(system, n).clone().requires_grad_() for n in names]
     assert torch.autograd.gradcheck(covariance, values)
+    assert torch.autograd.gradcheck(last, values)
     assert torch.autograd.gradcheck(bound, values)
 
 
@@ -263,7 +339,7 @@ def test_a_classifier_learns_under_noise():
         for _ in range(30):
             system = model.system()
             y, x = simulate(system, u)
-            noise = trace(output_covariance(system, u, x, input_std=0.5)[:, -1]).mean()
+            noise = trace(last_output_covariance(system, u, x, input_std=0.5)).mean()
             optimiser.zero_grad()
             (torch.nn.functional.cross_entropy(y[:, -1], label) + weight * noise).backward()
             optimiser.step()
@@ -279,9 +355,23 @@ def test_washout_and_windows_select():
     batch = Batch(u, run.y, run.x[:, 0], 0)
     traces = trace(output_covariance(model, u, run.x, input_std=0.1))
     torch.testing.assert_close(NoiseCovariance(0.1, washout=4, windows=2)(model, batch, run), traces[:2, 4:].mean())
+    last = trace(last_output_covariance(model, u, run.x, input_std=0.1))
+    torch.testing.assert_close(NoiseCovariance(0.1, windows=2, last=True)(model, batch, run), last[:2].mean())
     bound = output_noise_bound(model, 9, input_std=0.1)
     torch.testing.assert_close(NoiseUpperBound(0.1, washout=4)(model, batch, run), bound[4:].mean())
     assert (SimulationError(washout=2) + NoiseUpperBound(0.1, washout=4)).washout == 4
+
+
+@pytest.mark.parametrize(("step", "weight"), [(0, 1), (9, 1), (10, 1 / 2), (25, 1 / 3)])
+def test_a_decaying_term_has_the_weight_of_its_epoch(step, weight):
+    model = tensors(random_system(2))
+    u = torch.tensor(inputs(model, batch=3, steps=9))
+    run = Simulation(*simulate(model, u))
+    batch = Batch(u, run.y, run.x[:, 0], step)
+    plain = NoiseUpperBound(0.1, washout=4)
+    faded = 0.015 * Decaying(plain, period=10)
+    torch.testing.assert_close(faded(model, batch, run), 0.015 * weight * plain(model, batch, run))
+    assert faded.washout == 4
 
 
 @pytest.mark.parametrize("term", [NoiseCovariance, NoiseUpperBound])
@@ -294,6 +384,10 @@ def test_bad_settings_are_refused(term, bad):
         term(**bad)
     with pytest.raises(SettingError):
         NoiseCovariance(0.1, windows=0)
+    with pytest.raises(SettingError, match="washout"):
+        NoiseCovariance(0.1, washout=2, last=True)
+    with pytest.raises(SettingError, match="period"):
+        Decaying(SimulationError(), period=0)
     with pytest.raises(SettingError):
         StretchPenalty(0.0)
 
@@ -305,6 +399,10 @@ def test_bad_shapes_and_systems_are_refused():
     for arguments in ((model, u[0], x), (model, u[..., :1], x), (model, u, x[:, 2:]), (model, u, x[..., :1])):
         with pytest.raises(ShapeError):
             output_covariance(*arguments, input_std=0.1)
+        with pytest.raises(ShapeError):
+            last_output_covariance(*arguments, input_std=0.1)
+    with pytest.raises(ShapeError, match="x must"):
+        last_output_covariance(model, u, x[:, :-1], input_std=0.1)
     with pytest.raises(ShapeError, match="input_std"):
         output_covariance(model, u, x, input_std=(0.1, 0.1, 0.1))
     with pytest.raises(SettingError, match="tensors"):
