@@ -76,7 +76,9 @@ class DissipativeREN(REN):
             nu=nu, ny=ny, nx=nx, nv=nv, rate=rate, activation=activation, feedthrough=feedthrough, dt=dt, seed=seed
         )
         self.supply: Supply = _checked(Q, S, R, nu, ny, feedthrough)
-        self._cost = self.supply.times(1 / float(np.linalg.norm(Q, 2) + np.linalg.norm(S, 2)))
+        # Never zero, because Q is not; R may be, as for passivity.
+        self._size = float(np.linalg.norm(self.supply.Q, 2) + np.linalg.norm(self.supply.S, 2))
+        self._cost = self.supply.times(1 / self._size)
         self._left, self._right = _factors(self.supply)
         size = float(np.linalg.norm(self._left, 2) * np.linalg.norm(self._right, 2))
         rng = generator(self.seed + 2)
@@ -184,9 +186,9 @@ class DissipativeREN(REN):
         return added
 
     def _promise(self) -> Promise:
-        # Inside, the supply is a multiple of the given one: divide by the factor.
-        m, factor = self._implicit(), float(self._cost.R[0, 0] / self.supply.R[0, 0])
-        return Promise(metric_of(m.E, m.P) / factor, m.L / factor, self.rate, self.supply)
+        # Inside, the supply is divided by its size.
+        m = self._implicit()
+        return Promise(metric_of(m.E, m.P) * self._size, m.L * self._size, self.rate, self.supply)
 
     def _input_maps(self, implicit: Implicit) -> tuple[Tensor, Tensor, Tensor | None]:
         return torch.linalg.solve(implicit.E, self.B2i), self.D12i / implicit.L[:, None], self.D22

@@ -96,6 +96,11 @@ def test_a_passive_network_never_gives_more_than_it_took():
     y = [system.simulate(v, np.zeros((20, 3)))[0] for v in u]
     work = np.cumsum(((y[0] - y[1]) * (u[0] - u[1])).sum(axis=-1), axis=-1)
     assert (work > 0).all()
+    gaps, size = dissipation_gaps(system, model.guarantee())
+    assert (gaps >= -1e-8 * size).all()
+    proof = certify_by_construction(model).dissipation
+    assert proof.margin > 0
+    assert not proof.R.any()
     with pytest.raises(SettingError, match="feedthrough=True"):
         DissipativeREN(nu=1, ny=1, nx=1, Q=-np.eye(1), S=np.eye(1), R=np.zeros((1, 1)))
 
