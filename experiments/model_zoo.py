@@ -65,6 +65,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "LipschitzR2DN": _R2DN | {"gamma": 10.0},
     "LipschitzRNN": {"step": 0.3, "gamma": 0.1},
     "AntisymmetricRNN": {"step": 0.3},
+    "CayleyRNN": {},
     "NeuralODERNN": {"step": 0.3},
     "LSTM": {},
     "GRU": {},

@@ -1,6 +1,7 @@
 """Trainable models with guarantees: the parameterisation of one paper in each file."""
 
 from controlrnn.models.base import Model
+from controlrnn.models.cayley_rnn import CayleyRNN
 from controlrnn.models.contracting_r2dn import ContractingR2DN
 from controlrnn.models.contracting_ren import ContractingREN
 from controlrnn.models.dissipative_ren import DissipativeREN
@@ -21,6 +22,7 @@ __all__ = [
     "LSTM",
     "LTI",
     "AntisymmetricRNN",
+    "CayleyRNN",
     "ContractingImplicitRNN",
     "ContractingR2DN",
     "ContractingREN",

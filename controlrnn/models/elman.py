@@ -23,7 +23,8 @@ class Elman(Model):
         nx: Number of states, which are the neurons.
         activation: Activation function s.
         memory: W starts as ``memory`` times the identity plus noise; a value near 1 gives the long memory that slow
-            plants need, where the usual random start forgets within a few samples.
+            plants need, where the usual random start forgets within a few samples. None is that start: as of
+            ``torch.nn.RNN``, all weights uniform within 1 / sqrt(nx), and b the sum of two such vectors.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
     """
@@ -36,16 +37,21 @@ class Elman(Model):
         ny: int,
         nx: int,
         activation: Activation | str = Activation.TANH,
-        memory: float = 0.9,
+        memory: float | None = 0.9,
         dt: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         self.activation = Activation(activation)
         rng = generator(seed)
-        self.W = nn.Parameter(memory * torch.eye(nx) + normal(rng, nx, nx, std=0.1 / nx**0.5).detach())
+        if memory is None:
+            self.W = uniform(rng, nx, nx, bound=nx**-0.5)
+        else:
+            self.W = nn.Parameter(memory * torch.eye(nx) + normal(rng, nx, nx, std=0.1 / nx**0.5).detach())
         self.U = uniform(rng, nx, nu, bound=nx**-0.5)
         self.b = uniform(rng, nx, bound=nx**-0.5)
+        if memory is None:  # torch has one bias for the input and one for the state
+            self.b = nn.Parameter((self.b + uniform(rng, nx, bound=nx**-0.5)).detach())
         self.C = uniform(rng, ny, nx, bound=nx**-0.5)
         self.d = nn.Parameter(torch.zeros(ny))
 

@@ -12,14 +12,13 @@ Two statements of the paper need correcting:
   The proof needs |W| < lambda_min(Q) / (2 |P|) for A'P + P A = -Q. For P = I that is lambda_max(A + A')/2 + |W| < 0.
 
 The discrete map is what runs, and nothing is guaranteed for it by construction: use `certify_contraction` after
-training.
-Both discretisations are Lur'e systems with C1 = W:
+training. With rho, the *implicitness* of the linear part (eq. 14), and alpha, its weight (eq. 16),
 
-    Euler  h+ = h + e (A h + s(v))               A_d = I + e A,         B1 = e I
-    IMEX   h+ = h + e (A h+ + s(v))              A_d = (I - e A)^-1,    B1 = e (I - e A)^-1
+    h+ = h + e s(v) + e alpha ((1 - rho) A h + rho A h+)
 
-IMEX treats the stiff linear part implicitly: its poles stay inside the circle for any step if A + A' < 0; I - e A is
-invertible unless 1 / e is an eigenvalue of A.
+is a Lur'e system with K = (I - e alpha rho A)^-1:  A_d = K (I + e alpha (1 - rho) A),  B1 = e K,  C1 = W. The explicit
+Euler step has rho = 0, the implicit-explicit one (IMEX) rho = 1, which keeps the poles inside the circle for any step
+if A + A' < 0, and so does every rho >= 1/2. K exists unless 1 / (e alpha rho) is an eigenvalue of A.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import Choice, positive
+from controlrnn.checks import positive
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.draws import generator, normal, uniform
@@ -35,17 +34,10 @@ from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 
 
-class Discretisation(Choice):
-    """Discretisation of the differential equation: explicit Euler, or implicit in the linear part (IMEX)."""
-
-    EULER = "euler"
-    IMEX = "imex"
-
-
 class LipschitzRNN(Model):
     """Lipschitz recurrent network (without a guarantee for the discrete map).
 
-    The paper uses step 0.03, beta 0.75 and gamma 0.001.
+    The paper's code classifies 784 pixels with step 0.03, beta 0.75, gamma 0.001 and ``init_std = 0.1 / nx``.
 
     Args:
         nu: Number of inputs.
@@ -56,7 +48,10 @@ class LipschitzRNN(Model):
         gamma: Damping in A, and in W, >= 0.
         beta_w: Weight for W; that of A when left out.
         gamma_w: Damping for W; that of A when left out.
-        discretisation: Euler or IMEX.
+        alpha: Weight of the linear part A h, >= 0; without it, alpha = 0, this is a neural differential equation.
+        implicitness: Implicit share rho of the linear part in [0, 1]: 0 is the explicit Euler step, 1 IMEX.
+        init_std: Standard deviation of the initial entries of the matrices that A and W are made of; 0.1 / sqrt(nx)
+            when left out, because with the paper's 0.1 / nx the states of a small network stay all alike.
         activation: Activation function s.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
@@ -74,7 +69,9 @@ class LipschitzRNN(Model):
         gamma: float = 0.001,
         beta_w: float | None = None,
         gamma_w: float | None = None,
-        discretisation: Discretisation | str = Discretisation.EULER,
+        alpha: float = 1.0,
+        implicitness: float = 0.0,
+        init_std: float | None = None,
         activation: Activation | str = Activation.TANH,
         dt: float = 1.0,
         seed: int = 0,
@@ -82,14 +79,16 @@ class LipschitzRNN(Model):
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         self.step = positive("step", step)
         self.activation = Activation(activation)
-        self.discretisation = Discretisation(discretisation)
-        self.beta = (_fraction("beta", beta), _fraction("beta_w", beta if beta_w is None else beta_w))
+        self.alpha = positive("alpha", alpha, zero=True)
+        self.implicitness = _fraction("implicitness", implicitness, "0 is explicit, 1 implicit")
+        mix = "0 is symmetric, 1 is skew"
+        self.beta = (_fraction("beta", beta, mix), _fraction("beta_w", beta if beta_w is None else beta_w, mix))
         dampings = (("gamma", gamma), ("gamma_w", gamma if gamma_w is None else gamma_w))
         self.gamma = tuple(positive(name, value, zero=True) for name, value in dampings)
         rng = generator(seed)
-        # Near zero as in the paper, but not with its 1 / N: the states of a small network would stay all alike.
-        self.M = normal(rng, nx, nx, std=0.1 * nx**-0.5)
-        self.V = normal(rng, nx, nx, std=0.1 * nx**-0.5)
+        std = 0.1 * nx**-0.5 if init_std is None else positive("init_std", init_std)
+        self.M = normal(rng, nx, nx, std=std)
+        self.V = normal(rng, nx, nx, std=std)
         self.U = uniform(rng, nx, nu, bound=nu**-0.5)
         self.b = nn.Parameter(torch.zeros(nx))
         self.D = uniform(rng, ny, nx, bound=nx**-0.5)
@@ -98,12 +97,10 @@ class LipschitzRNN(Model):
     def system(self) -> LureSystem:
         """The explicit system, in scaled units."""
         A, W = (_mixed(M, b, g) for M, b, g in zip((self.M, self.V), self.beta, self.gamma, strict=True))
-        eye = torch.eye(self.nx, dtype=A.dtype, device=A.device)
-        if self.discretisation is Discretisation.EULER:
-            Ad, B1 = eye + self.step * A, self.step * eye
-        else:
-            Ad = torch.linalg.inv(eye - self.step * A)
-            B1 = self.step * Ad
+        eye, step = torch.eye(self.nx, dtype=A.dtype, device=A.device), self.step * self.alpha
+        Ad, B1 = eye + step * (1 - self.implicitness) * A, self.step * eye
+        if self.implicitness:
+            Ad, B1 = torch.linalg.solve(eye - step * self.implicitness * A, torch.stack([Ad, B1]))
         return lure(
             A=Ad,
             B1=B1,
@@ -125,8 +122,8 @@ def _mixed(M: Tensor, beta: float, gamma: float) -> Tensor:
     return (1 - beta) * (M + M.T) + beta * (M - M.T) - gamma * eye
 
 
-def _fraction(name: str, value: float) -> float:
-    """Return ``value`` as float after checking that it lies in [0, 1]."""
+def _fraction(name: str, value: float, ends: str) -> float:
+    """Return ``value`` as float after checking that it lies in [0, 1], between ``ends``."""
     if not 0 <= value <= 1:
-        raise SettingError(f"{name} must lie in [0, 1], got {value}: 0 is symmetric, 1 is skew")
+        raise SettingError(f"{name} must lie in [0, 1], got {value}: {ends}")
     return float(value)

@@ -26,7 +26,11 @@ class NeuralODERNN(Model):
         nu: Number of inputs.
         ny: Number of outputs.
         nx: Number of states, which are the neurons.
-        step: Step e, in units of the network's own time per sample.
+        step: Step e, in units of the network's own time per sample; 0.01 to 0.03 in the papers, for 784 samples.
+        decay: The weight starts around ``-decay I``, which gives time constants of some tens of samples; with 0 its
+            start is unbiased, as in the papers: the network then integrates and hardly forgets.
+        init_std: Standard deviation of the weight's initial entries; 0.3 / sqrt(nx) when left out, 0.1 / nx in the code
+            of Erichson et al.
         activation: Activation function s.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
@@ -40,6 +44,8 @@ class NeuralODERNN(Model):
         ny: int,
         nx: int,
         step: float = 0.1,
+        decay: float = 0.5,
+        init_std: float | None = None,
         activation: Activation | str = Activation.TANH,
         dt: float = 1.0,
         seed: int = 0,
@@ -48,10 +54,9 @@ class NeuralODERNN(Model):
         self.step = positive("step", step)
         self.activation = Activation(activation)
         rng = generator(seed)
-        self.K = normal(rng, nx, nx, std=nx**-0.5)
+        self.K = normal(rng, nx, nx, std=0.3 * nx**-0.5 if init_std is None else positive("init_std", init_std))
         with torch.no_grad():
-            # Start with time constants of some tens of samples; W = 0 would integrate and never forget.
-            self.K.mul_(0.3).sub_(0.5 * torch.eye(nx))
+            self.K.sub_(positive("decay", decay, zero=True) * torch.eye(nx))
         self.U = uniform(rng, nx, nu, bound=nu**-0.5)
         self.b = nn.Parameter(torch.zeros(nx))
         self.D = uniform(rng, ny, nx, bound=nx**-0.5)
@@ -88,6 +93,7 @@ class AntisymmetricRNN(NeuralODERNN):
         nx: Number of states, which are the neurons.
         step: Step e; the paper uses 0.01 for 784 samples.
         gamma: Damping, >= 0.
+        init_std: As in `NeuralODERNN`, of the entries of K.
         activation: Activation function s.
         dt: Sample time [s].
         seed: Seed of the initial parameters.
@@ -101,11 +107,12 @@ class AntisymmetricRNN(NeuralODERNN):
         nx: int,
         step: float = 0.1,
         gamma: float = 0.1,
+        init_std: float | None = None,
         activation: Activation | str = Activation.TANH,
         dt: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__(nu=nu, ny=ny, nx=nx, step=step, activation=activation, dt=dt, seed=seed)
+        super().__init__(nu=nu, ny=ny, nx=nx, step=step, init_std=init_std, activation=activation, dt=dt, seed=seed)
         self.gamma = positive("gamma", gamma, zero=True)
 
     def _weight(self) -> Tensor:

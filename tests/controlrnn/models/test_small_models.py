@@ -12,8 +12,10 @@ from controlrnn.models import (
     GRU,
     LSTM,
     AntisymmetricRNN,
+    CayleyRNN,
     ContractingImplicitRNN,
     ContractingR2DN,
+    Elman,
     LipschitzREN,
     LipschitzRNN,
     NeuralODERNN,
@@ -114,18 +116,86 @@ def test_gated_units_remember_for_5_to_50_samples(make):
         GatedSystem(W=system.W, U=system.U[:-1], b=system.b, C=system.C, by=system.by, cell=system.cell, dt=1.0)
 
 
-def test_both_discretisations_follow_the_differential_equation():
+def test_discretisations_follow_the_differential_equation():
     """Halving the step halves the error against a fine Euler run of the same parameters."""
-    for kind in ("euler", "imex"):
+    for implicitness in (0.0, 0.25, 1.0):
         ends = {}
         for steps in (40, 80, 4000):
-            model = LipschitzRNN(nu=1, ny=1, nx=4, step=2.0 / steps, discretisation=kind, seed=1).double()
+            model = LipschitzRNN(nu=1, ny=1, nx=4, step=2.0 / steps, implicitness=implicitness, seed=1).double()
             with torch.no_grad():
                 model.M.mul_(10)
                 model.V.mul_(10)
             ends[steps] = model.freeze().simulate(np.ones((steps, 1)), np.ones(4))[1][-1]
         coarse, fine = (np.linalg.norm(ends[n] - ends[4000]) for n in (40, 80))
         assert 0.4 < fine / coarse < 0.6
+
+
+@pytest.mark.parametrize("implicitness", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.7])
+def test_the_lipschitz_network_solves_its_step_equation(implicitness, alpha):
+    """Eqs. 14 and 16: h+ = h + e s(v) + e alpha ((1 - rho) A h + rho A h+), with A from the parameters."""
+    step, beta, gamma = 0.3, 0.6, 0.05
+    options = {"step": step, "beta": beta, "gamma": gamma, "alpha": alpha, "implicitness": implicitness}
+    model = LipschitzRNN(nu=2, ny=1, nx=4, init_std=1.0, **options).double()
+    M, V, U, b = (p.detach().numpy() for p in (model.M, model.V, model.U, model.b))
+    A, W = ((1 - beta) * (K + K.T) + beta * (K - K.T) - gamma * np.eye(4) for K in (M, V))
+    h, u = np.random.default_rng(0).normal(size=(2, 10, 4))
+    u = u[:, :2]
+    after = model.freeze().step(h, u)
+    slope = (1 - implicitness) * h @ A.T + implicitness * after @ A.T
+    np.testing.assert_allclose(after, h + step * np.tanh(h @ W.T + u @ U.T + b) + step * alpha * slope, rtol=1e-12)
+
+
+@pytest.mark.parametrize("implicitness", [0.5, 1.0])
+def test_implicit_steps_of_any_length_keep_damped_poles_inside_the_circle(implicitness):
+    for step in (0.1, 10.0, 1e4):
+        options = {"step": step, "beta": 1.0, "gamma": 0.1, "implicitness": implicitness, "init_std": 1.0}
+        poles = np.linalg.eigvals(LipschitzRNN(nu=1, ny=1, nx=6, **options).freeze().A)
+        assert (np.abs(poles) < 1).all()
+    explicit = LipschitzRNN(nu=1, ny=1, nx=6, step=10.0, beta=1.0, gamma=0.1, init_std=1.0).freeze()
+    assert np.abs(np.linalg.eigvals(explicit.A)).max() > 1
+
+
+def test_starts_have_the_spread_of_the_papers():
+    lipschitz = LipschitzRNN(nu=1, ny=1, nx=200, init_std=0.1 / 200)
+    for M in (lipschitz.M, lipschitz.V, NeuralODERNN(nu=1, ny=1, nx=200, decay=0.0, init_std=0.1 / 200).K):
+        assert M.std().item() == pytest.approx(0.1 / 200, rel=0.02)
+        assert abs(M.mean().item()) < 4 * 0.1 / 200 / 200
+        assert abs(M.trace().item()) < 4 * 0.1 / 200 * 200**0.5
+    for model in (NeuralODERNN(nu=1, ny=1, nx=200), AntisymmetricRNN(nu=1, ny=1, nx=200, init_std=0.3 / 200**0.5)):
+        assert (model.K + 0.5 * torch.eye(200)).std().item() == pytest.approx(0.3 / 200**0.5, rel=0.02)
+
+
+def test_the_uniform_start_is_torchs():
+    """Same distribution as ``torch.nn.RNN``: bounds, and variances 1 / (3 n) of weights and 2 / (3 n) of biases."""
+    n = 400
+    model = Elman(nu=30, ny=2, nx=n, memory=None)
+    reference = torch.nn.RNN(30, n)
+    for own, other in ((model.W, reference.weight_hh_l0), (model.U, reference.weight_ih_l0)):
+        assert own.abs().max() <= n**-0.5
+        assert own.var().item() == pytest.approx(other.var().item(), rel=0.05)
+        assert own.var().item() == pytest.approx(1 / (3 * n), rel=0.05)
+    assert model.b.var().item() == pytest.approx(2 / (3 * n), rel=0.2)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "sigmoid"])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_cayley_weights_are_orthogonal_and_differences_never_grow(activation, scale):
+    model = CayleyRNN(nu=2, ny=1, nx=6, activation=activation, init_std=scale).double()
+    system = model.freeze()
+    np.testing.assert_allclose(system.C1 @ system.C1.T, np.eye(6), atol=1e-12)
+    assert np.linalg.eigvals(system.C1).real.min() > -1
+    rng = np.random.default_rng(0)
+    x, u = 2 * rng.normal(size=(2, 50, 6)), rng.normal(size=(50, 30, 2))
+    (_, a), (_, b) = (system.simulate(u, start) for start in x)
+    apart = np.linalg.norm(a - b, axis=-1)
+    assert (np.diff(apart, axis=1) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("bad", [{"alpha": -1.0}, {"implicitness": 1.5}, {"implicitness": -0.1}, {"init_std": 0.0}])
+def test_bad_settings_of_the_lipschitz_network_are_refused(bad):
+    with pytest.raises(SettingError, match=next(iter(bad))):
+        LipschitzRNN(nu=1, ny=1, nx=2, **bad)
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.75, 1.0])
