@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from controlrnn.checks import checked_seed, count, items
+from controlrnn.data.sampling import same_dt
 from controlrnn.data.trajectory import Trajectory
 from controlrnn.errors import DataError, ShapeError
 
@@ -46,7 +47,7 @@ class Dataset:
                     f"all records must have nu, ny = {first.nu}, {first.ny}, got {record.nu}, {record.ny} "
                     f"in record {record.name!r}: split the data by plant"
                 )
-            if not np.isclose(record.dt, first.dt, rtol=1e-9, atol=0):
+            if not same_dt(record.dt, first.dt):
                 raise DataError(
                     f"all records must have dt = {first.dt} s, got {record.dt} s in record {record.name!r}: resample it"
                 )

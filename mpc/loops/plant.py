@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array, channels
 from controlrnn.data import Signal, Timing
+from controlrnn.data.sampling import same_dt
 from controlrnn.errors import SettingError
 from mpc.control.controller import TightenedMPC
 from mpc.predictor import Predictor
@@ -68,7 +69,7 @@ def held_to(
     """
     predictor, own = controller.predictor, controller.premises
     got, expected = (len(plant.inputs), len(plant.outputs)), (predictor.nu, predictor.ny)
-    if got != expected or not np.isclose(plant.dt, predictor.dt, rtol=1e-9, atol=0):
+    if got != expected or not same_dt(plant.dt, predictor.dt):
         raise SettingError(
             f"the plant must have the model's (nu, ny, dt) = {(*expected, predictor.dt)}, got {(*got, plant.dt)}"
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from controlrnn.data import Trajectory
+from controlrnn.data.sampling import same_dt
 from controlrnn.data.trajectory import Timing
 from controlrnn.errors import DataError, ShapeError
 from controlrnn.records import digest
@@ -20,7 +19,7 @@ def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
             f"record {trajectory.name!r} must have nu, ny = {system.nu}, {system.ny} as the model, "
             f"got {trajectory.nu}, {trajectory.ny}: is it the same plant?"
         )
-    if not np.isclose(trajectory.dt, system.dt, rtol=1e-9, atol=0):
+    if not same_dt(trajectory.dt, system.dt):
         raise DataError(f"record {trajectory.name!r} must have the model's dt = {system.dt} s, got {trajectory.dt} s")
     if trajectory.timing is Timing.INPUT_FIRST:
         raise DataError(

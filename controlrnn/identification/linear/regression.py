@@ -8,6 +8,7 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.data import Scaler, Timing, Trajectory
+from controlrnn.data.sampling import all_same_dt
 from controlrnn.errors import DataError, SettingError
 from controlrnn.systems import LureSystem
 
@@ -22,7 +23,7 @@ def checked(records: Iterable[Trajectory]) -> tuple[Trajectory, ...]:
     records = tuple(records)
     if not records:
         raise DataError("linear identification needs at least one record, got none")
-    if len({(r.nu, r.ny, r.dt) for r in records}) != 1:
+    if len({(r.nu, r.ny) for r in records}) != 1 or not all_same_dt(r.dt for r in records):
         raise DataError(f"records must share nu, ny and dt, got {sorted({(r.nu, r.ny, r.dt) for r in records})}")
     return records
 

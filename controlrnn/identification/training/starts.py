@@ -19,6 +19,7 @@ import scipy.linalg
 
 from controlrnn.checks import Array, checked_seed, count
 from controlrnn.data import Dataset, Trajectory
+from controlrnn.data.sampling import all_same_dt
 from controlrnn.errors import SettingError
 from controlrnn.identification.training.fit import identify
 from controlrnn.identification.training.result import FitResult
@@ -116,7 +117,8 @@ def average(systems: Sequence[LureSystem]) -> LureSystem:
     Raises:
         SettingError: None are given, or they differ in channels, sample time or activation.
     """
-    if not systems or len({(s.nu, s.ny, s.dt, s.activation) for s in systems}) != 1:
+    same = len({(s.nu, s.ny, s.activation) for s in systems}) == 1 and all_same_dt(s.dt for s in systems)
+    if not same:
         raise SettingError("average needs at least one system, all with the same channels, dt and activation")
     if not all(s.is_frozen for s in systems):
         raise SettingError("average needs frozen systems, got one of tensors: call model.freeze() first")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 import mpc
 import plants
@@ -61,9 +62,18 @@ def data_calls(kit: Kit) -> Iterator[Call]:
     """Yield calls of records and scalers."""
     record, scaler = kit.records[0], data.Scaler(np.zeros(2), np.array([2.0, 3.0]))
     limited = {"lower", "upper"}
+    frame = pd.DataFrame({"t [ms]": 500 * np.arange(40), "u": record.u[:, 0], "y": record.y[:, 0]})
+    columns = {"inputs": ("u",), "outputs": ("y",), "time": "t", "dt": 0.5, "name": "r"}
+    yield call("controlrnn.data.read_records", data.read_records, path=frame, **columns, _infinite={*limited, "y"})
+    yield call("controlrnn.data.Trajectory.from_frame", data.Trajectory.from_frame, frame=frame, **columns,
+                _infinite={*limited, "y"})  # fmt: skip
+    yield call("controlrnn.data.Reading", data.Reading, separator=";", decimal=",", encoding="utf-8", date_format="%Y",
+                time_unit="ms", zone="UTC", missing=(-9999.0,), sort=True, jitter=0.1, longest_hold=3,
+                longest_gap=5)  # fmt: skip
     yield call("controlrnn.data.Trajectory", data.Trajectory, u=record.u, y=record.y, dt=1.0, x=np.ones((40, 3)),
-                inputs=signals("u", 2, 1.0), outputs=signals("y", 2, 1.0), name="r", _infinite=limited)  # fmt: skip
-    yield call("controlrnn.data.Trajectory.cut", record.__getitem__, window=slice(2, 9), _infinite=limited)
+                inputs=signals("u", 2, 1.0), outputs=signals("y", 2, 1.0), name="r",
+                _infinite={*limited, "y"})  # fmt: skip
+    yield call("controlrnn.data.Trajectory.cut", record.__getitem__, window=slice(2, 9), _infinite={*limited, "y"})
     yield call("controlrnn.data.Dataset", data.Dataset, **fields_of(kit.dataset), _infinite=limited)
     yield call("controlrnn.data.Dataset.split", data.Dataset.split, records=kit.records, counts=(3, 2, 2, 2), seed=3,
                 _infinite=limited)  # fmt: skip
