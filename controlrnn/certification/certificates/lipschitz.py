@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, boxes_of, certificate_schema, current_versions, in_words
+from controlrnn.certification.certificates.horizon import Method
 from controlrnn.certification.proof.horizon import prove_lipschitz
 from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, storages
 from controlrnn.certification.proof.intervals import local_slopes
@@ -135,6 +136,9 @@ def certify_lipschitz(
     *,
     input_range: Box | None = None,
     state_range: Box | None = None,
+    method: Method | str = Method.RICCATI,
+    solver: str = "CLARABEL",
+    solver_options: dict[str, Any] | None = None,
     iterations: int = 300,
 ) -> LipschitzCertificate:
     """Prove one Lipschitz constant from (initial state, inputs 0..N) to the output at step N.
@@ -144,7 +148,11 @@ def certify_lipschitz(
         horizon: N >= 0.
         input_range: Box of the inputs, each end shape (nu,); with ``state_range`` or not at all.
         state_range: Box of the initial states, each end shape (nx,).
-        iterations: Most iterations of the search for multipliers.
+        method: Where the multipliers come from. The semidefinite program finds the least constant that they prove, to
+            the solver's tolerance; our own search ends up to some half per cent above it, sooner on long horizons.
+        solver: cvxpy's solver, for `Method.SDP`.
+        solver_options: Passed on to it.
+        iterations: Most iterations, for `Method.RICCATI`.
 
     Returns:
         A certificate that has been verified.
@@ -155,7 +163,7 @@ def certify_lipschitz(
     """
     if not system.is_frozen:
         raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
-    horizon = count("horizon", horizon, least=0)
+    horizon, method = count("horizon", horizon, least=0), Method(method)
     if (input_range is None) != (state_range is None):
         raise SettingError("input_range and state_range must be given together: intervals need both")
     boxes = None if input_range is None or state_range is None else (input_range, state_range)
@@ -167,28 +175,24 @@ def certify_lipschitz(
     last = np.zeros(K)
     last[-1] = 1.0
     task = HorizonObjective(form, form.Y.T @ form.Y, last, last, np.ones(system.nu), Objective.LARGEST)
-    inside = found = _inside(task)
-    for order in _ORDERS:
-        try:
-            found = minimise(replace(task, order=order), found, steps=iterations, tolerance=1e-6)
-        except CertificationError as error:
-            # What the last search found touches the boundary of the feasible set: it is as far as one gets.
-            _log.debug("no search at order %g: %s", order, error)
-            break
+    inside = _inside(task)
+    status = ""
+    if method is Method.RICCATI:
+        found = _by_riccati(task, inside, iterations)
+    else:
+        from controlrnn.certification.search import sdp  # cvxpy takes seconds to import
+
+        stages, _ = storages(task.form, task.terminal, *inside, 0.0)
+        sizes = np.array([max(float(np.trace(P)) / len(P), 1e-100) for P in stages])
+        least, weights, status = sdp.solve_horizon(task, sizes, solver=solver, options=solver_options)
+        found = least, weights
     stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
     claimed, failure = _form(system, horizon, boxes), CertificationError("no multipliers exist at every stage")
-    for share, padding in zip(SHARES, PADDINGS, strict=True):
-        lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
-        lam, rho = units.back(lam, rho, size, units.u)
-        # Twice the padding: other machines round differently (see `search.issued_bounds`).
-        P, stages = storages(claimed, claimed.Y.T @ claimed.Y, lam, rho, 2 * padding)
-        if stages < K:
-            continue
-        square = max(largest_ratio(P[-1], np.eye(system.nx)), float(rho.max(initial=0.0)))
+    for square, lam, rho, padding in _candidates(claimed, units, size, found, inside):
         candidate = LipschitzCertificate(
             system_digest=system.digest,
-            method="riccati",
-            solver_status="",
+            method=str(method),
+            solver_status=status,
             margin=0.0,
             versions=current_versions(),
             horizon=horizon,
@@ -204,6 +208,43 @@ def certify_lipschitz(
         except CertificationError as error:
             failure = error
     raise failure
+
+
+def _by_riccati(task: HorizonObjective, start: Multipliers, iterations: int) -> Multipliers:
+    """Search through the recursion of the storages, with norms that come closer and closer to the largest value."""
+    found = start
+    for order in _ORDERS:
+        try:
+            found = minimise(replace(task, order=order), found, steps=iterations, tolerance=1e-6)
+        except CertificationError as error:
+            # What the last search found touches the boundary of the feasible set: it is as far as one gets.
+            _log.debug("no search at order %g: %s", order, error)
+            break
+    return found
+
+
+def _candidates(
+    form: IncrementalForm, units: Units, size: float, found: Multipliers, inside: Multipliers
+) -> list[tuple[float, Array, Array, float]]:
+    """Squared constants with multipliers, rho and padding on the way from ``found`` to ``inside``, the best first.
+
+    What a solver found may lie outside of the feasible set, or so close to its boundary that storages blow up.
+    """
+    tried: list[tuple[float, Array, Array, float]] = []
+    for share, padding in zip(SHARES, PADDINGS, strict=True):
+        lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
+        lam, rho = units.back(lam, rho, size, units.u)
+        # Twice the padding: other machines round differently (see `search.issued_bounds`).
+        P, stages = storages(form, form.Y.T @ form.Y, lam, rho, 2 * padding)
+        if stages < len(lam):
+            continue
+        try:
+            square = max(largest_ratio(P[-1], np.eye(form.nx)), float(rho.max(initial=0.0)))
+        except CertificationError as error:
+            _log.debug("no constant at a share of %g: %s", share, error)
+            continue
+        tried.append((square, lam, rho, padding))
+    return sorted(tried, key=lambda candidate: candidate[0])
 
 
 def _inside(task: HorizonObjective) -> Multipliers:

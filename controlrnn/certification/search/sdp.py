@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 
 from controlrnn.certification.proof.incremental import IncrementalForm
-from controlrnn.certification.search.riccati import HorizonObjective
+from controlrnn.certification.search.riccati import HorizonObjective, Objective
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 
@@ -29,7 +29,7 @@ def solve_horizon(
     """Solve a task as one semidefinite program in the chordal (storage) form, one cone of size nz a stage.
 
     Args:
-        task: The optimisation to solve.
+        task: The optimisation to solve; its order plays no part.
         sizes: Rough size of the storage per stage, shape (K,); each stage is divided by its own, because storages of a
             contracting system span orders of magnitude and solvers have absolute tolerances.
         solver: cvxpy's name of the solver.
@@ -51,10 +51,17 @@ def solve_horizon(
         demand = task.terminal / sizes[0] if j == 0 else form.T.T @ P[j - 1] @ form.T * (sizes[j - 1] / sizes[j])
         block = _supply(form, P[j], rho[j]) - demand - _multiplier_form(form, lam[j])
         constraints.append(block >> 0)
+        if task.goal is Objective.LARGEST:
+            continue
         cost += later[j] * sizes[j] * (task.b**2 @ rho[j]) if u else 0
         if task.state_weights[j] > 0:
             constraints.append(top[j] * np.eye(n) >> P[j])
             cost += task.state_weights[j] * sizes[j] * top[j]
+    if task.goal is Objective.LARGEST:
+        # One number above the last storage and all rho, in units of that storage's size.
+        cost = top[-1]
+        constraints.append(top[-1] * np.eye(n) >> P[-1])
+        constraints += [r * (size / sizes[-1]) <= top[-1] for r, size in zip(rho, sizes, strict=True) if u]
     status = _solve(cp.Problem(cp.Minimize(cost), constraints), solver, options)
     return _values(lam, sizes, form.nv), _values(rho, sizes, u), status
 

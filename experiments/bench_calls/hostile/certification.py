@@ -31,6 +31,8 @@ def certification_calls(kit: Kit) -> Iterator[Call]:
                 output_scale=1.0)  # fmt: skip
     yield call(f"{at}.certify_lipschitz", certification.certify_lipschitz, 0.1, system=s, horizon=2, iterations=3,
                 **boxes)  # fmt: skip
+    yield call(f"{at}.certify_lipschitz", certification.certify_lipschitz, 0.05, system=s, horizon=1, method="sdp",
+                solver="CLARABEL", **boxes)  # fmt: skip
     yield call(f"{at}.certify_delta_iss", certification.certify_delta_iss, 0.1, system=kit.gated, input_range=BOX,
                 iterations=20)  # fmt: skip
     yield call(f"{at}.certify_by_construction", certification.certify_by_construction, 0.2, model=kit.ren)

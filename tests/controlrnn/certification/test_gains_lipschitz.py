@@ -42,6 +42,36 @@ def test_constant_of_a_linear_system_is_the_norm_of_its_response():
     assert exact <= certify_lipschitz(system, N).constant <= 1.002 * exact
 
 
+@pytest.mark.parametrize("method", ["riccati", "sdp"])
+def test_both_methods_find_the_constant_of_a_linear_system(method):
+    system = random_system(6, layers=(), nu=1)
+    response = [system.C2 @ np.linalg.matrix_power(system.A, 3)] + [markov(system, lag) for lag in range(4)]
+    exact = np.linalg.norm(np.hstack(response), 2)
+    found = certify_lipschitz(system, 3, method=method)
+    assert exact <= found.constant <= (1 + 2e-5 if method == "sdp" else 1.002) * exact
+    assert found.method == method
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("boxed", [False, True])
+def test_the_semidefinite_program_finds_the_least_constant(system, boxed):
+    """It is convex, so that our search ends above it, and close to it."""
+    ends = {}
+    if boxed:
+        ends = {"input_range": (-np.ones(system.nu), np.ones(system.nu))}
+        ends["state_range"] = (-np.ones(system.nx), np.ones(system.nx))
+    least = certify_lipschitz(system, N, method="sdp", **ends)
+    search = certify_lipschitz(system, N, **ends)
+    least.verify(system)
+    assert least.solver_status
+    assert least.constant * (1 - 1e-5) <= search.constant <= 1.01 * least.constant
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(SettingError, match="method"):
+        certify_lipschitz(random_elman(1), 2, method="guess")
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("size", [0.01, 3.0])
 def test_no_pair_exceeds_the_sum_of_gains_or_the_constant(system, size):
