@@ -33,9 +33,9 @@ from controlrnn.systems import (
 from controlrnn.systems.ops import run_arguments
 from controlrnn.typed import typed
 
-_SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
-_NEWTON = 50  # most Newton steps after a free run
-_NEAR = 8  # most Newton steps from a given guess; a guess that needs more is dropped for a free run
+SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
+NEWTON = 50  # most Newton steps after a free run
+NEWTON_NEAR = 8  # most Newton steps from a given guess; a guess that needs more is dropped for a free run
 _COMPILED = 10_000  # products in a Jacobian: above, compiled scalar code is slower than matrix products
 
 
@@ -246,11 +246,11 @@ class Predictor:
         """
         u = as_array("u", u, (self.nu,))
         guess = None if guess is None else as_array("guess", guess, (self.nx,))
-        found = None if guess is None else self._settle(u, guess, _NEAR)
+        found = None if guess is None else self._settle(u, guess, NEWTON_NEAR)
         if found is not None:
             return found
         start = np.zeros(self.nx) if guess is None else guess
-        x = self._settle(u, np.asarray(simulate(self.system, np.tile(u, (_SETTLE, 1)), start)[1])[-1], _NEWTON)
+        x = self._settle(u, np.asarray(simulate(self.system, np.tile(u, (SETTLE, 1)), start)[1])[-1], NEWTON)
         if x is None:
             raise SettingError(f"no steady state found at u = {u}: does the model integrate, is it stable?")
         return x

@@ -43,8 +43,8 @@ MAY_IMPORT = {
 # Floors of a package, from the bottom: a file imports from its own room and from those before it.
 FLOORS = {
     "mpc": (
-        "quadratic", "predictor", "promises", "observers", "calibration", "tightening", "problem", "solvers", "safety",
-        "control", "loops", "c_code",
+        "c_tables", "quadratic", "predictor", "promises", "observers", "calibration", "tightening", "problem",
+        "solvers", "safety", "control", "loops", "c_code",
     ),
     "controlrnn.certification": (
         "proof.arithmetic", "proof", "input_error", "families", "certificate", "figures", "search", "certificates",
@@ -193,6 +193,23 @@ def test_heavy_and_unsafe_modules_stay_where_they_belong(module):
     for name in FILES:
         if any(_within(found, (module,)) for found in imports(name)):
             assert name.startswith(ONLY_IN[module] or ("nowhere",)), f"{name} imports {module}"
+
+
+def private_reads(code: ast.Module) -> list[tuple[int, str]]:
+    """Lines with attributes whose names begin with _, of anything but self and cls."""
+    found = []
+    for node in ast.walk(code):
+        if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            found += [] if own else [(node.lineno, ast.unparse(node))]
+        if isinstance(node, ast.ImportFrom):
+            found += [(node.lineno, alias.name) for alias in node.names if re.match(r"_[^_]", alias.name)]
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in LIBRARY if name.startswith("mpc/c_code/")])
+def test_what_writes_c_reads_tables_and_public_names_only(name):
+    assert private_reads(tree(name)) == []
 
 
 @pytest.mark.parametrize("name", LIBRARY)

@@ -68,7 +68,7 @@ def python_row(controller: TightenedMPC, step: Callable[[int], None], steps: int
         step: Takes one step of a loop with it.
         steps: How many.
     """
-    spent, watch = [0.0], controller._watched
+    spent, watch = [0.0], controller.premise_watch
     for name in _WATCHED:
         setattr(watch, name, _timed(getattr(watch, name), spent))
     watched, whole = [], []

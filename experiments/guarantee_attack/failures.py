@@ -88,7 +88,7 @@ class FailureLoop(Loop):
         return step
 
     def _compared(self, step: MpcStep, last: Array | None) -> None:
-        data, N = self.controller._last_data, self.controller.horizon
+        data, N = self.controller.last_data, self.controller.horizon
         assert data is not None
         others = [np.tile(data.previous_input, (N, 1)), np.tile(self.controller.safe_input, (N, 1))]
         others += [] if last is None else [last]

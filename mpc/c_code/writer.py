@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -27,10 +28,10 @@ from controlrnn.systems import Activation
 from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
 from mpc import predictor as predictor_module
-from mpc.c_code.watch import bits, refuse_unwatched, running_bounds, watch_scalars, watch_tables, watch_words
+from mpc.c_code.watch import bits, refuse_unwatched, watch_scalars, watch_tables, watch_words
+from mpc.c_tables import ControllerTable, ObserverTable, SolverTable
 from mpc.control.controller import TightenedMPC
 from mpc.control.modes import promises
-from mpc.observers.base import Observer
 from mpc.observers.innovation import StateObserver
 from mpc.observers.open_loop import RunningOn, Washout
 from mpc.problem import priorities
@@ -43,8 +44,8 @@ from mpc.safety import fallback
 from mpc.safety.fallback import Fallback
 from mpc.solvers import condensed, condensed_problem
 from mpc.solvers.condensed import CondensedBackend
-from mpc.solvers.condensed_problem import CondensedProblem
 from mpc.tightening import learnt_errors
+from mpc.tightening.learnt_errors import LearntErrors
 
 Arrays = dict[str, NDArray[Any]]
 _NAME = "controlrnn_mpc"  # default name of the files in a folder
@@ -97,7 +98,9 @@ def controller_to_c(
     name = source.stem if name is None else name
     checked_target(source, name)
     _check(controller)
-    words, tables = _words(controller, name, f"{source.stem}.h"), _tables(controller) | watch_tables(controller)
+    own, solver = controller.c_table(), _solver_table(controller)
+    words = _words(controller, own, solver, name, f"{source.stem}.h")
+    tables = _tables(controller, own, solver) | watch_tables(controller, own)
     model_tables, model = lure_code(controller.problem.predictor.system)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
@@ -141,26 +144,31 @@ def _check(controller: TightenedMPC) -> None:
         )
 
 
+def _solver_table(controller: TightenedMPC) -> SolverTable:
+    backend = controller.backend
+    assert isinstance(backend, CondensedBackend)  # `_check` has seen to it
+    return backend.c_table()
+
+
 def _part(file: str, words: dict[str, Any]) -> str:
     return Template((resources.files("mpc.c_code") / "templates" / file).read_text()).substitute(words)
 
 
-def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
+def _words(
+    controller: TightenedMPC, own: ControllerTable, solver: SolverTable, name: str, header: str
+) -> dict[str, Any]:
     """Values for the templates' placeholders, without the tables."""
     predictor, tightening = controller.problem.predictor, controller.tightening
     system, model = predictor.system, controller.predictor.system
-    observer, problem, scaled = controller.observer, controller.problem, CondensedProblem(controller.problem)
-    parts, N = controller.backend, controller.horizon
-    assert isinstance(parts, CondensedBackend)
-    options = parts.options
-    M = scaled.n // predictor.nu
-    limited, bounded = len(_limited(scaled, predictor.ny)), int(scaled._bounded.sum()) // M
+    observer, problem, N, M = controller.observer, controller.problem, controller.horizon, solver.inputs
+    options = controller.backend.options  # type: ignore[attr-defined]
+    limited, bounded = len(solver.limited), len(solver.bounded)
     digests = {"model": model.digest, "tightening": tightening.digest} | tightening.digests
     if problem.terminal is not None:
         digests["terminal set"] = problem.terminal.digest
-    recalled = None if controller._recalled is None else controller._recalled.recall
-    if recalled is not None:
-        digests |= recalled.digests | {"recall": recalled.digest}
+    memory = None if controller.learnt_errors is None else controller.learnt_errors.memory
+    if memory is not None:
+        digests |= memory.digests | {"recall": memory.digest}
     ranks = [0] * predictor.ny if problem.ranking is None else problem.ranking.rank
     hard_ranks = {r for r, hard in zip(ranks, problem.hard, strict=True) if hard}
     named = {k: v for k, v in digests.items() if k != "system"}
@@ -178,96 +186,79 @@ def _words(controller: TightenedMPC, name: str, header: str) -> dict[str, Any]:
         "observer": {Washout: "WASHOUT", StateObserver: "INNOVATION"}.get(type(observer), "PLAIN"),
         "limited": limited, "bounded": bounded, "layers": len(system.layers),
         "layer_matrices": ", ".join(f"M{k + 1}" for k in range(len(system.layers))) or "0",
-        "max_iterations": options.max_iterations, "rti": int(options.rti), "steep": int(parts._steep),
+        "max_iterations": options.max_iterations, "rti": int(options.rti), "steep": int(solver.steep),
         "ranks": 1 + max(ranks), "returns": int(len(hard_ranks) == 1), "soonest": N + 2 if len(hard_ranks) == 1 else 1,
         "practical": int(controller.mode is Mode.PRACTICAL), "promises": int(promises(controller.tightening)),
         "forgets": int(controller.disturbance.forgets),
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
         "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
         "digest": model.digest, "tightening_digest": tightening.digest,
-        "promise": comment((tightening if recalled is None else recalled).promise),
-        "recall": int(recalled is not None), "recalled": 0 if recalled is None else recalled.steps,
-        "learning": 0 if controller._recalled is None else controller._recalled._last,
-        "errors": 1 if recalled is None else recalled.absolute.size,
+        "promise": comment((tightening if memory is None else memory).promise),
+        "recall": int(memory is not None), "recalled": 0 if memory is None else memory.steps,
+        "learning": 0 if own.learnt is None else own.learnt.learning,
+        "errors": 1 if memory is None else memory.absolute.size,
         "digests": "\n".join(f"     {comment(k, 99):<12} {comment(v, 99)}" for k, v in named.items()),
-        "KEPT": KEPT, "EQUAL": priorities._EQUAL,
-        "RIDGE": condensed_problem._RIDGE, "FLATTEST": condensed_problem._FLATTEST,
-        "SUFFICIENT": condensed._SUFFICIENT, "SHORTEST": condensed._SHORTEST, "SLOW": condensed._SLOW,
-        "NEAR": condensed._NEAR, "NOISE": condensed._NOISE,
-        "CORRECTIONS": condensed._CORRECTIONS, "INSIDE": repr(scaled._inside),
-        "SHARES": fallback._SHARES,
-        "SETTLE": predictor_module._SETTLE, "NEWTON": predictor_module._NEWTON, "NEWTON_NEAR": predictor_module._NEAR,
-    } | watch_words(controller) | _scalars(controller)  # fmt: skip
+        "KEPT": KEPT, "EQUAL": priorities.EQUAL,
+        "RIDGE": condensed_problem.RIDGE, "FLATTEST": condensed_problem.FLATTEST,
+        "SUFFICIENT": condensed.SUFFICIENT, "SHORTEST": condensed.SHORTEST, "SLOW": condensed.SLOW,
+        "NEAR": condensed.NEAR, "NOISE": condensed.NOISE,
+        "CORRECTIONS": condensed.CORRECTIONS, "INSIDE": repr(solver.inside),
+        "SHARES": fallback.SHARES,
+        "SETTLE": predictor_module.SETTLE, "NEWTON": predictor_module.NEWTON,
+        "NEWTON_NEAR": predictor_module.NEWTON_NEAR,
+    } | watch_words(controller) | _scalars(controller, own, solver)  # fmt: skip
 
 
-def _scalars(controller: TightenedMPC) -> dict[str, Any]:
-    certified, bounds = _error_bounds(controller.observer)
-    terminal, scaled = controller.problem.terminal, CondensedProblem(controller.problem)
+def _scalars(controller: TightenedMPC, own: ControllerTable, solver: SolverTable) -> dict[str, Any]:
+    terminal = controller.problem.terminal
     scalars = (
         {
-            "ACCURACY": controller.backend._accuracy,  # type: ignore[attr-defined]
+            "ACCURACY": solver.accuracy,
             "COST_SCALE": controller.problem.cost_scale,
             "DISTURBANCE_GAIN": controller.filter.gain,
-            "END_PRICE": scaled._price[-1] if terminal is not None else 0.0,
+            "END_PRICE": solver.end_price,
         }
-        | bounds
-        | watch_scalars(controller)
+        | _error_bounds(own.observer)
+        | watch_scalars(own)
     )
     if terminal is not None:
         scalars["TERMINAL_RADIUS"] = terminal.radius
     if controller.recalls:
-        scalars["MEASURED"] = learnt_errors._MEASURED
+        scalars["MEASURED"] = learnt_errors.MEASURED
     lines = (f"static const double {key} = {float(value)!r};" for key, value in scalars.items())
-    return {"certified": int(certified), "scalars": "\n".join(lines)}
+    return {"certified": int(own.observer.certified), "scalars": "\n".join(lines)}
 
 
-def _error_bounds(observer: Observer) -> tuple[bool, dict[str, float]]:
-    """Whether the estimate can be certified, and the constants of its error bound's recursion."""
-    if not isinstance(observer, StateObserver):
-        return observer.contraction is not None, running_bounds(observer)
-    after = dict.fromkeys([False, True], (0.0, 0.0))
-    promised = 0.0
-    if observer._complete:
-        worker = copy.copy(observer)
-        worker.start()
-        promised = observer.error.radius
-        for gap in after:  # the bound on the error grows by an affine rule
-            ends = []
-            for worker._bound in (0.0, 1.0):
-                ends.append(worker._bound_after(gap))
-            after[gap] = (ends[1] - ends[0], ends[0])
-    return observer._complete, {
-        "BOUND_PROMISED": promised,
-        "bound_kept": after[False][0],
-        "bound_added": after[False][1],
-        "bound_kept_in_gap": after[True][0],
-        "bound_added_in_gap": after[True][1],
+def _error_bounds(observer: ObserverTable) -> dict[str, float]:
+    """Constants of the recursion of the error bound, and what it has to reach for a certified estimate."""
+    # A washout goes by its window instead of a bound.
+    promised = sys.float_info.max if observer.promised is None else observer.promised
+    found, own = {"BOUND_PROMISED": promised}, observer.innovation
+    if own is None:
+        return found
+    return found | {
+        "bound_kept": own.kept,
+        "bound_added": own.added,
+        "bound_kept_in_gap": own.kept_in_gap,
+        "bound_added_in_gap": own.added_in_gap,
     }
 
 
-def _limited(scaled: CondensedProblem, ny: int) -> NDArray[np.intp]:
-    return np.asarray(np.arange(ny)[scaled._limited])
-
-
-def _tables(controller: TightenedMPC) -> Arrays:
-    problem, scaled = controller.problem, CondensedProblem(controller.problem)
-    predictor = problem.predictor
-    bounded = np.flatnonzero(scaled._bounded[: predictor.nu])
-    limited = _limited(scaled, predictor.ny)
-    prices = [part._price[: len(limited)] for part, _ in controller.backend._parts]  # type: ignore[attr-defined]
+def _tables(controller: TightenedMPC, own: ControllerTable, solver: SolverTable) -> Arrays:
+    problem, limited = controller.problem, solver.limited
     tables: Arrays = {
-        "layer_start": np.array([0, *np.cumsum(predictor.system.layers)], dtype=int),
+        "layer_start": np.array([0, *np.cumsum(problem.predictor.system.layers)], dtype=int),
         "limited": _filled(limited),
-        "bounded": _filled(bounded),
-        "middle": scaled.middle,
-        "half": scaled.half,
-        "input_low": scaled.input_lower,
-        "input_high": scaled.input_upper,
-        "scale": scaled.scale,
-        "root": scaled._root.ravel(),
-        "price": _filled(np.concatenate(prices)),
-        "move_root": scaled._move_root,
-        "move_limit": scaled._move_limit,
+        "bounded": _filled(solver.bounded),
+        "middle": solver.middle,
+        "half": solver.half,
+        "input_low": solver.input_low,
+        "input_high": solver.input_high,
+        "scale": solver.scale,
+        "root": solver.root.ravel(),
+        "price": _filled(solver.prices),
+        "move_root": solver.move_root,
+        "move_limit": solver.move_limit,
         "largest_move": problem.move_limit,
         "safe_input": controller.safe_input,
         "initial_state": controller.observer.initial_state,
@@ -275,12 +266,11 @@ def _tables(controller: TightenedMPC) -> Arrays:
     tables |= _held(controller, limited)
     if problem.terminal is not None:
         tables["terminal_root"] = problem.terminal.root.ravel()
-    if isinstance(controller.observer, StateObserver):
+    if isinstance(controller.observer, StateObserver) and own.observer.innovation is not None:
         tables["observer_gain"] = controller.observer.gain.ravel()
-        unknown = np.zeros(controller.predictor.ny)
-        kept, added = controller.observer._largest_readings if controller.observer._complete else (unknown, unknown)
-        tables |= {"reading_kept": kept, "reading_added": added}
-    return tables | _limits(controller)
+        readings = own.observer.innovation
+        tables |= {"reading_kept": readings.readings_kept, "reading_added": readings.readings_added}
+    return tables | _limits(controller, own)
 
 
 def _held(controller: TightenedMPC, limited: NDArray[np.intp]) -> Arrays:
@@ -317,18 +307,16 @@ def _nowhere(problem: OptimalControlProblem) -> StepData:
     )
 
 
-def _limits(controller: TightenedMPC) -> Arrays:
+def _limits(controller: TightenedMPC, own: ControllerTable) -> Arrays:
     """Tables of the output limits, and if they learn from measurements of the bounds that they are learnt with."""
-    recalled, own = controller._recalled, (controller._lower, controller._upper)
-    shown = own if recalled is None else (recalled._low, recalled._high)
-    low, high = controller._answers.limits(*own, shown)
-    tables: Arrays = {"output_low": low.ravel(), "output_high": high.ravel()}
-    if recalled is None:
+    tables: Arrays = {"output_low": own.lower.ravel(), "output_high": own.upper.ravel()}
+    if controller.learnt_errors is None:
         return tables
+    memory = controller.learnt_errors.memory
     return tables | {
-        "recall_absolute": recalled.recall.absolute.ravel(),
-        "recall_around": recalled.recall.around.ravel(),
-        "recall_jump": recalled.recall.jump.ravel(),
+        "recall_absolute": memory.absolute.ravel(),
+        "recall_around": memory.around.ravel(),
+        "recall_jump": memory.jump.ravel(),
     }
 
 
@@ -339,20 +327,14 @@ def _filled(array: NDArray[Any]) -> NDArray[Any]:
 
 def _samples(controller: TightenedMPC) -> str:
     """C tables of the self-test: a loop with noise and missing measurements, with the controller's inputs."""
-    # Shallow copies of all parts with state, so that the controller itself does not change.
-    worker = copy.copy(controller)
-    worker.observer = copy.copy(worker.observer)
-    worker._recalled = copy.copy(worker._recalled)
-    worker.region_watch = copy.copy(worker.region_watch)
-    worker.disturbance = copy.copy(worker.disturbance)
-    worker._watched = copy.copy(worker._watched)
+    worker = copy.copy(controller)  # an independent one: the controller itself does not change
     worker.reset()
     y, wanted = _programme(controller)
     steps, rng, odd = [], np.random.default_rng(1), len(y) - _TESTED // 4
     for t, reference in enumerate(wanted):
         # Such noise would contradict every interval: limits that learn get plausible readings, but for one.
-        if worker.recalls and t != odd:
-            y[t] = np.where(np.isnan(y[t]), np.nan, _expected(worker, rng))
+        if worker.learnt_errors is not None and t != odd:
+            y[t] = np.where(np.isnan(y[t]), np.nan, _expected(worker, worker.learnt_errors, rng))
         steps.append(worker.step(y[t], reference))
     u = np.array([step.u for step in steps])
     status = np.array([STATUSES.index(step.status) for step in steps])
@@ -368,10 +350,10 @@ def _samples(controller: TightenedMPC) -> str:
     return f"enum {{ TESTED = {len(y)} }};\n{constants(tables)}"
 
 
-def _expected(worker: TightenedMPC, rng: np.random.Generator) -> Array:
+def _expected(worker: TightenedMPC, learnt: LearntErrors, rng: np.random.Generator) -> Array:
     """Draw a reading (ny,) within the interval that earlier readings allow."""
-    low, high = worker._error_interval()[:, 0]
-    estimated = worker.predictor.system.output(worker.observer.state, worker._before())
+    low, high = learnt.interval[:, 0]
+    estimated = worker.predictor.system.output(worker.observer.state, worker.u_previous)
     return np.asarray(estimated + rng.uniform(low, high))
 
 

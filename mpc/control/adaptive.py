@@ -113,7 +113,7 @@ class AdaptiveMPC(TightenedMPC):
         self.factor = AdaptiveFactor(adaptation)
         self._last: MpcStep | None = None
         super().__init__(*args, **kwargs)
-        if self.mode is not Mode.PRACTICAL or self.terminal is not None or self._recalled is not None:
+        if self.mode is not Mode.PRACTICAL or self.terminal is not None or self.learnt_errors is not None:
             raise SettingError("adaptation is for the practical mode: guaranteed limits rest on a fixed tightening")
         self._bounds = self.tightening.total[: self.horizon + 1]
         if not self._bounds[1].any():

@@ -37,7 +37,7 @@ from mpc.calibration.region import RegionWatch
 from mpc.calibration.residuals import measured_errors
 from mpc.control.agreement import agreed, move_limited
 from mpc.control.modes import (
-    check_recall,
+    check_memory,
     check_terminal,
     covered,
     disturbance_mode,
@@ -128,7 +128,7 @@ class TightenedMPC(Operation):
         self._answers = Answers(observer, guaranteed=terminal is not None)
         self._lower, self._upper = plan_limits(tightening, predictor, N, terminal)
         self._widest = unlearnt_errors(tightening, N)
-        self._recalled = None if error_memory is None else self._learning(error_memory)
+        self.learnt_errors = None if error_memory is None else self._learning(error_memory)
         self._input_lower, self._input_upper = predictor.input_limits()
         self.safe_input = safe_input(safety.safe_input, self._input_lower, self._input_upper)
         ranks = ranked(limits, predictor.ny, copies=self._answers.copies, terminal=terminal is not None)
@@ -136,7 +136,7 @@ class TightenedMPC(Operation):
         tracking, prices, limits = self._answers.settings(tracking, prices, limits)
         economy = economy_of(planner, prices)
         self.problem = tracking_problem(planner, N, tracking, limits, ranks, terminal=terminal, economy=economy)
-        self._watched = watch_of(self, safety.watching)
+        self.premise_watch = watch_of(self, safety.watching)
         self._wider = wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
@@ -144,9 +144,9 @@ class TightenedMPC(Operation):
         self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
         self.reset()
 
-    def _learning(self, recall: ErrorMemory) -> LearntErrors:
-        check_recall(recall, self.tightening, self.horizon)
-        return LearntErrors(recall, self.predictor.outputs, self.terminal)
+    def _learning(self, memory: ErrorMemory) -> LearntErrors:
+        check_memory(memory, self.tightening, self.horizon)
+        return LearntErrors(memory, self.predictor.outputs, self.terminal)
 
     def _release_measured(self) -> None:
         """Drop the limits of measured inputs, then make the parts that need those left: fallbacks and set points."""
@@ -165,9 +165,14 @@ class TightenedMPC(Operation):
         return np.asarray(upper - lower)
 
     @property
+    def tightened_limits(self) -> tuple[Array, Array]:
+        """Lower and upper limits of readings in plans, each (N + 1, ny), before measurements widen them."""
+        return self._lower, self._upper
+
+    @property
     def recalls(self) -> bool:
         """Whether limits learn from measurements."""
-        return self._recalled is not None
+        return self.learnt_errors is not None
 
     def reset(self) -> None:
         """Forget all samples: the same samples then give bitwise the same inputs as on a new controller."""
@@ -175,14 +180,14 @@ class TightenedMPC(Operation):
         self.backend.reset()
         self.disturbance.reset()
         self.set_points.reset()
-        self._watched.reset()
+        self.premise_watch.reset()
         if self.region_watch is not None:
             self.region_watch.reset()
-        if self._recalled is not None:
-            self._recalled.reset()
+        if self.learnt_errors is not None:
+            self.learnt_errors.reset()
         self._previous = None
         self._plan = None
-        self._last_data = None
+        self.last_data = None
         self._forecast = None
         self._came_from = None
         self._age = 0
@@ -196,13 +201,13 @@ class TightenedMPC(Operation):
             u: Input that acts from this sample on, measured inputs included, shape (nu,).
         """
         y, u = self._measurement(y), as_array("u", u, (self.predictor.nu,))
-        u, absurd = self._watched.recorded(u)
+        u, absurd = self.premise_watch.recorded(u)
         y, used = self._believed(y)
         if self.observer.ready:
-            self._watched.tell(Premise.DRIFT, self._learn(used, y))
+            self.premise_watch.tell(Premise.DRIFT, self._learn(used, y))
         self._plan = None
-        self._watched.tell(Premise.REGION, self._advance(u, y, doubt=self._span if absurd else None))
-        self._watched.finish(self.observer, told=False)
+        self.premise_watch.tell(Premise.REGION, self._advance(u, y, doubt=self._span if absurd else None))
+        self.premise_watch.finish(self.observer, told=False)
 
     def step(
         self,
@@ -246,13 +251,13 @@ class TightenedMPC(Operation):
         solution, data, missing = None, None, np.isnan(y)
         y, used = self._believed(y)
         if self.observer.ready:
-            self._watched.tell(Premise.DRIFT, self._learn(used, y))
-            data = self._last_data = self._data(x, wanted)
-            solution = None if self._watched.reaction is Reaction.HOLD else self._solved(data, started)
+            self.premise_watch.tell(Premise.DRIFT, self._learn(used, y))
+            data = self.last_data = self._data(x, wanted)
+            solution = None if self.premise_watch.reaction is Reaction.HOLD else self._solved(data, started)
         offset, shift = self.disturbance.estimate, self.disturbance.in_limits
         plan, fallback, feasible, inside_after = self._choose(solution, data, started)
         u, interval = read_only(plan[0]), self._error_interval()
-        watched, beyond = self._watched, self._advance(u, y)
+        watched, beyond = self.premise_watch, self._advance(u, y)
         watched.tell(Premise.REGION, beyond)
         outside, broken = watched.words, watched.broken
         watched.finish(self.observer)
@@ -286,54 +291,54 @@ class TightenedMPC(Operation):
         return np.where(np.isfinite(seen), seen, np.nan)  # an infinite reading is a missing one
 
     def _output_error(self, y: Array) -> Array:
-        before = self._before()[None]  # its value does not matter: the model has no feedthrough
+        before = self.u_previous[None]  # its value does not matter: the model has no feedthrough
         return np.asarray(measured_errors(self.predictor.system, self.observer.state[None], before, y[None])[0])
 
     def _believed(self, y: Array) -> tuple[Array, Array]:
         """Readings for the observer and those for everything else, with NaN for implausible ones."""
         error = self._output_error(y)
         expected = y - error + self.disturbance.estimate if self.observer.ready else np.full(len(y), np.nan)
-        y, used = self._watched.readings(y, error, expected, self.observer)
+        y, used = self.premise_watch.readings(y, error, expected, self.observer)
         after = self.disturbance.after(np.where(np.isnan(used), np.nan, error))
         if self.observer.ready:
-            self._watched.coverage(used, after)
-        if self._watched.model_error(after, self.observer):
-            used = self._watched.ignored(used, after)
+            self.premise_watch.coverage(used, after)
+        if self.premise_watch.model_error(after, self.observer):
+            used = self.premise_watch.ignored(used, after)
         return y, used
 
     def _learn(self, y: Array, seen: Array) -> str:
         """Update the disturbance estimate with y (ny,) and report readings in ``seen`` that contradict earlier ones."""
         error = self._output_error(y)
-        self.disturbance.update(error, self.observer.state, self._before())
-        if self._recalled is None:
+        self.disturbance.update(error, self.observer.state, self.u_previous)
+        if self.learnt_errors is None:
             return ""
         # Also a reading that is not used otherwise may show that what was learnt is wrong.
-        return self._recalled.update(self._output_error(seen), certified=self.observer.certified)
+        return self.learnt_errors.update(self._output_error(seen), certified=self.observer.certified)
 
     def _reference(self, reference: ArrayLike) -> Array:
-        present = output(self.predictor.system, self.observer.state, self._before()) + self.disturbance.estimate
+        present = output(self.predictor.system, self.observer.state, self.u_previous) + self.disturbance.estimate
         return self.set_points.rows(reference, present, self.horizon + 1)
 
     def _error_interval(self) -> Array:
-        return self._widest if self._recalled is None else self._recalled.interval
+        return self._widest if self.learnt_errors is None else self.learnt_errors.interval
 
     def _data(self, x: Array, wanted: Array) -> StepData:
         wide, own = self._answers.wide, (self._lower, self._upper)
-        reaction = self._watched.reaction
+        reaction = self.premise_watch.reaction
         if reaction is Reaction.WIDEN and self._wider is not None:
             own = self._wider
         elif reaction is Reaction.BACK_OFF:
-            wanted = known_rows("safe_reference", self._watched.safe, self.predictor.ny, len(wanted))
+            wanted = known_rows("safe_reference", self.premise_watch.safe, self.predictor.ny, len(wanted))
         shift = wide(self.disturbance.in_limits)
-        lower, upper = self._answers.limits(*own, own if self._recalled is None else self._recalled.limits())
+        lower, upper = self._answers.limits(*own, own if self.learnt_errors is None else self.learnt_errors.limits())
         return StepData(
             x=x,
-            previous_input=self._before(),
+            previous_input=self.u_previous,
             reference=wide(wanted - self.disturbance.rows),
             target=wide(wanted[0] - self.disturbance.steady),
             lower=lower - shift,
             upper=upper - shift,
-            guess=np.tile(self._before(), (self.horizon, 1)) if self._plan is None else self._shifted(self._plan),
+            guess=np.tile(self.u_previous, (self.horizon, 1)) if self._plan is None else self._shifted(self._plan),
             forecast=self._forecast,
         )
 
@@ -351,7 +356,7 @@ class TightenedMPC(Operation):
         """Choose the plan to apply: plan (N, nu), its source, whether it keeps all limits, and from which step on."""
         if solution is None or data is None:
             held = Fallback.SAFE if self._previous is None else Fallback.STEADY
-            return self._feasible(np.tile(self._before(), (self.horizon, 1))), held, False, self.horizon + 1
+            return self._feasible(np.tile(self.u_previous, (self.horizon, 1))), held, False, self.horizon + 1
         solved = solution.status is Status.SOLVED
         if solved or solution.feasible:
             plan, beyond = self._feasible(solution.u), solution.slack > KEPT * self.problem.output_scale
@@ -375,12 +380,14 @@ class TightenedMPC(Operation):
     def _shifted(self, plan: Array) -> Array:
         return plan[np.minimum(np.arange(self.horizon) + self._age, self.horizon - 1)]
 
-    def _before(self) -> Array:
+    @property
+    def u_previous(self) -> Array:
+        """Input that acts until the next one is applied, shape (nu,); the safe one before the first."""
         return self.safe_input if self._previous is None else self._previous
 
     def _feasible(self, plan: Array) -> Array:
         """Clip a plan (N, nu) to input and move limits, and insert the forecast of measured inputs."""
-        plan, before = np.clip(plan, self._input_lower, self._input_upper), self._before()
+        plan, before = np.clip(plan, self._input_lower, self._input_upper), self.u_previous
         if self._forecast is not None:
             plan[:, self._measured] = self._forecast
         return within_moves(plan, before, self._input_lower, self._input_upper, self.problem.move_limit)
@@ -395,11 +402,11 @@ class TightenedMPC(Operation):
         self.disturbance.advance(u)
         self.observer.update(u, y, doubt=self._span if self._doubted else doubt)
         self._doubted = False
-        if self._recalled is not None:  # intervals carry over only from one certified estimate to the next
+        if self.learnt_errors is not None:  # intervals carry over only from one certified estimate to the next
             if before and self.observer.certified:
-                self._recalled.advance()
+                self.learnt_errors.advance()
             else:
-                self._recalled.reset()
+                self.learnt_errors.reset()
         self._previous = read_only(u)
         self._age += 1
         return outside

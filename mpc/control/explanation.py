@@ -52,7 +52,7 @@ def room_text(controller: ControllerParts) -> str:
 
 def _exceeded(controller: ControllerParts) -> list[str]:
     """Texts about the limits that the plan of the last step violates."""
-    data, plan = controller._last_data, controller._plan
+    data, plan = controller.last_data, controller._plan
     if data is None or plan is None:
         return []
     problem = controller.problem

@@ -24,7 +24,7 @@ def disturbance_mode(
     mode: Mode | None,
     gain: float | None,
     terminal: TerminalSet | None,
-    recall: ErrorMemory | None,
+    memory: ErrorMemory | None,
 ) -> tuple[Mode, DisturbanceFilter]:
     """Mode and disturbance filter.
 
@@ -45,7 +45,7 @@ def disturbance_mode(
     if prescribed is not None and gain not in (None, prescribed):
         raise SettingError(f"disturbance_gain must be {prescribed} as calibrated, got {gain}: leave it out")
     if mode is Mode.GUARANTEED and claims:
-        refuse_unverified(tightening=tightening, terminal=terminal, error_memory=recall)
+        refuse_unverified(tightening=tightening, terminal=terminal, error_memory=memory)
     return mode, DisturbanceFilter(prescribed or gain or _DISTURBANCE_GAIN)
 
 
@@ -76,12 +76,14 @@ def check_terminal(terminal: TerminalSet, tightening: Tightening, horizon: int, 
         raise SettingError(f"mode must be {Mode.GUARANTEED} with a terminal set, got {mode}: estimates move the limits")
 
 
-def check_recall(recall: ErrorMemory, tightening: Tightening, horizon: int) -> None:
-    """Raise SettingError unless the recall was made from this tightening, for its whole horizon."""
-    if recall.digests.get("tightening") != tightening.digest:
-        raise SettingError("recall was made for another tightening: make_error_memory(tightening, ...) with this one")
-    if recall.horizon != horizon:
-        raise SettingError(f"recall is for horizon {recall.horizon}, got {horizon}: make them equal")
+def check_memory(memory: ErrorMemory, tightening: Tightening, horizon: int) -> None:
+    """Raise SettingError unless the error memory was made from this tightening, for its whole horizon."""
+    if memory.digests.get("tightening") != tightening.digest:
+        raise SettingError(
+            "error_memory was made for another tightening: make_error_memory(tightening, ...) with this one"
+        )
+    if memory.horizon != horizon:
+        raise SettingError(f"error_memory is for horizon {memory.horizon}, got {horizon}: make them equal")
 
 
 def plan_limits(

@@ -15,6 +15,7 @@ from controlrnn.errors import DataError, InfeasibleError, SettingError
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import length
 from controlrnn.records import digest
+from mpc.c_tables import ControllerTable
 from mpc.control.explanation import room_text
 from mpc.control.memory import recall_into, remembered
 from mpc.control.parts import ControllerParts
@@ -84,7 +85,7 @@ class Operation(ControllerParts):
         u, (lower, upper) = as_array("u_previous", u_previous, (self.predictor.nu,)), self.predictor.input_limits()
         if ((u < lower) | (u > upper)).any():
             raise SettingError(f"u_previous must lie within the actuators' range {lower} to {upper}, got {u}")
-        if self.observer._seen and not np.array_equal(u, self._before()):
+        if self.observer._seen and not np.array_equal(u, self.u_previous):
             self.clear_estimate()  # nobody knows what acted since the last sample, or for how long
         self._previous = read_only(u)
 
@@ -96,11 +97,11 @@ class Operation(ControllerParts):
         """
         self.observer.start_over()
         self.disturbance.reset()
-        if self._recalled is not None:
-            self._recalled.reset()
+        if self.learnt_errors is not None:
+            self.learnt_errors.reset()
         self._plan = None
         self._came_from = None
-        self._last_data = None
+        self.last_data = None
 
     def correct(self, age: int, y: ArrayLike) -> None:
         """Pass a late measurement to the observer, before the next `step`; the disturbance estimate does not change.
@@ -115,9 +116,9 @@ class Operation(ControllerParts):
             y: Measurement, shape (ny,); NaN where missing.
         """
         before = self.observer.state
-        self.observer.correct(age, self._watched.late(self._measurement(y)))
-        if self._recalled is not None and self.observer.state is not before and not _as_planned(self):
-            self._recalled.reset()
+        self.observer.correct(age, self.premise_watch.late(self._measurement(y)))
+        if self.learnt_errors is not None and self.observer.state is not before and not _as_planned(self):
+            self.learnt_errors.reset()
 
     def change(self, **settings: Any) -> None:
         """Change settings of the running controller without a bump; on an error nothing is changed.
@@ -152,6 +153,24 @@ class Operation(ControllerParts):
         _HOLDERS[self.observer] = weakref.ref(self)
         _renew(self)
 
+    def c_table(self) -> ControllerTable:
+        """Numbers that C code needs of the controller and of its parts, besides public settings and the solver's."""
+        own = self.tightened_limits
+        learnt = None if self.learnt_errors is None else self.learnt_errors.c_table()
+        lower, upper = self._answers.limits(*own, own if learnt is None else (learnt.lower, learnt.upper))
+        wider = own if self._wider is None else self._wider
+        wider_lower, wider_upper = self._answers.limits(*wider, wider)
+        return ControllerTable(
+            lower=lower,
+            upper=upper,
+            wider_lower=wider_lower,
+            wider_upper=wider_upper,
+            span=self._span,
+            observer=self.observer.c_table(),
+            premises=self.premise_watch.c_table(),
+            learnt=learnt,
+        )
+
     def explain(self) -> str:
         """Text of what the tightening takes of each output's range, what the last plan violates, and what helps."""
         return room_text(self)
@@ -185,8 +204,8 @@ def _renew(controller: ControllerParts) -> None:
 def _parts(controller: ControllerParts) -> str:
     settings = {"observer": controller.observer.digest, "tightening": controller.tightening.digest}
     settings["premises"] = controller.premises.digest
-    recalled = controller._recalled
-    settings |= {} if recalled is None else {"recall": recalled.recall.digest}
+    recalled = controller.learnt_errors
+    settings |= {} if recalled is None else {"recall": recalled.memory.digest}
     settings |= {} if controller.terminal is None else {"terminal": controller.terminal.digest}
     problem, limits = controller.problem, controller.predictor.input_limits()
     ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
@@ -212,20 +231,19 @@ def _hand_over(old: ControllerParts, new: ControllerParts) -> None:
     new.disturbance._level = np.vstack([level[np.minimum(np.arange(N + 1), len(level) - 2)], level[-1:]])
     new.set_points._last = old.set_points._last
     for name in ("_lasting", "_reacting", "_time"):
-        setattr(new._watched, name, getattr(old._watched, name))
-    met, before = new._watched._coverage, old._watched._coverage
+        setattr(new.premise_watch, name, getattr(old.premise_watch, name))
+    met, before = new.premise_watch._coverage, old.premise_watch._coverage
     if met is not None and before is not None and met.promise == before.promise:
         vars(met).update(vars(before))
-    if new._recalled is not None and old._recalled is not None and new._recalled.recall is old._recalled.recall:
-        new._recalled._lower = old._recalled._lower.copy()
-        new._recalled._upper = old._recalled._upper.copy()
+    if new.learnt_errors is not None and old.learnt_errors is not None:
+        new.learnt_errors.take_over(old.learnt_errors)
 
 
 def _refuse_without_plan(new: ControllerParts) -> None:
     if not new.observer.ready or new.problem.soft or new._measured:
         return
     present = np.full(new.predictor.ny, np.nan)
-    data = new._last_data = new._data(new.observer.state, new._reference(present))
+    data = new.last_data = new._data(new.observer.state, new._reference(present))
     if new.problem.excess(data, new._feasible(data.guess)) <= 0:
         return
     solution = new.backend.solve(data)

@@ -35,14 +35,15 @@ class ControllerParts(ABC):
     backend: Backend
     disturbance: OutputDisturbance
     set_points: SetPoints
-    watch: RegionWatch | None
+    region_watch: RegionWatch | None
+    premise_watch: PremiseWatch
+    learnt_errors: LearntErrors | None
     horizon: int
     mode: Mode
     safe_input: Array
+    last_data: StepData | None
     _answers: Answers
     _fallbacks: Fallbacks
-    _watched: PremiseWatch
-    _recalled: LearntErrors | None
     _measured: list[int]
     _wider: tuple[Array, Array] | None
     _lower: Array
@@ -50,7 +51,6 @@ class ControllerParts(ABC):
     # What is remembered from sample to sample.
     _previous: Array | None
     _plan: Array | None
-    _last_data: StepData | None
     _forecast: Array | None
     _came_from: tuple[Array, Array] | None
     _age: int
@@ -89,9 +89,15 @@ class ControllerParts(ABC):
     def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:
         """Take in a sample with its input u (nu,); returns a text of what lies outside the calibrated region."""
 
+    @property
     @abstractmethod
-    def _before(self) -> Array:
+    def u_previous(self) -> Array:
         """Input (nu,) that acts until the next one is applied."""
+
+    @property
+    @abstractmethod
+    def tightened_limits(self) -> tuple[Array, Array]:
+        """Lower and upper limits of readings in plans, each (N + 1, ny), before measurements widen them."""
 
     @abstractmethod
     def clear_estimate(self) -> None:

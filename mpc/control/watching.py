@@ -53,7 +53,7 @@ def wider_limits(controller: ControllerParts, watching: Watching | None) -> tupl
     if watching is None or watching.wider is None:
         return None
     wider, N = watching.wider, controller.horizon
-    if controller._recalled is not None:
+    if controller.learnt_errors is not None:
         raise SettingError("wider is for fixed limits, got a recall as well: leave one out")
     if wider.horizon < N or wider.digests.get("system") != controller.predictor.system.digest:
         raise SettingError(f"wider must be for this model and at least {N} steps, got {wider.horizon}: tighten anew")
@@ -71,7 +71,7 @@ def foreseen(controller: ControllerParts) -> None:
     if controller._forecast is not None:
         rows = np.tile(controller.safe_input, (len(controller._forecast), 1))  # inside the range, for chosen inputs
         rows[:, controller._measured] = controller._forecast
-        controller._watched.inputs(rows, "forecast of")
+        controller.premise_watch.inputs(rows, "forecast of")
 
 
 def caught_up(controller: ControllerParts, applied: ArrayLike | None, time: float | None) -> None:
@@ -88,7 +88,7 @@ def caught_up(controller: ControllerParts, applied: ArrayLike | None, time: floa
     """
     if applied is None and time is None:
         return
-    watch, commanded = controller._watched, controller._previous
+    watch, commanded = controller.premise_watch, controller._previous
     told = None if applied is None else as_array("applied", applied, (controller.predictor.nu,), finite=False)
     passed, due = watch.since(None if time is None else number("time", time))
     if commanded is None:
@@ -111,7 +111,7 @@ def caught_up(controller: ControllerParts, applied: ArrayLike | None, time: floa
 
 def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> None:
     """Replace the last input by the one that acted, in all parts that depend on it."""
-    watch, observer, commanded = controller._watched, controller.observer, controller._previous
+    watch, observer, commanded = controller.premise_watch, controller.observer, controller._previous
     assert commanded is not None
     watch.inputs(acted)
     off = np.abs(acted - commanded)
@@ -127,6 +127,6 @@ def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> N
         controller._doubted = True
     else:
         controller.disturbance.revise(acted)
-    if controller._recalled is not None and doubt is not None:
-        controller._recalled.reset()
+    if controller.learnt_errors is not None and doubt is not None:
+        controller.learnt_errors.reset()
     controller._previous = acted

@@ -33,6 +33,7 @@ from controlrnn.kernels.dense import dot
 from controlrnn.records import digest
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
+from mpc.c_tables import ObserverTable
 from mpc.observers.state_error import ROUNDING, StateError, largest_step
 from mpc.observers.straying import strayed
 from mpc.predictor import Predictor
@@ -332,6 +333,19 @@ class Observer(ABC):
                 "the observer's error needs a certificate, got none: pass contraction=certify_contraction(system)"
             )
         return self.contraction
+
+    def c_table(self) -> ObserverTable:
+        """Numbers of the certified error that C code needs; zeros without a certificate."""
+        certificate = self.contraction
+        return ObserverTable(
+            certified=certificate is not None,
+            promised=None,
+            reach=0.0 if certificate is None else self._reach(),
+            rate=0.0 if certificate is None else float(certificate.rate),
+            added=0.0 if certificate is None else dot(certificate.input_gain, self.input_error),
+            input_gain=np.zeros(self.predictor.nu) if certificate is None else certificate.input_gain,
+            metric=np.eye(self.predictor.nx) if certificate is None else certificate.metric,
+        )
 
     @cached_property
     def _motion(self) -> float:

@@ -12,18 +12,9 @@ after W steps from x0
 
 with R0, d_u as in `mpc.observers.base`. The residual bound rmax has to come from data; the rest is certified.
 
-The jump is L times the innovation, L (y - g(xhat, u)) = L (r + g(x*, u_true) - g(xhat, u)). The difference of the
-outputs is linear in the state error up to the neurons' slopes, dw = m dv + delta with |delta| <= h |dv|, m and h the
-middle and the half width of the slope interval:
-
-    dy = G dx + E,   G = C2 + m D21 M C1,   M = (I - m D11)^-1,
-    |E| <= |D22 + m D21 M D12| d_u + |D21 + m D21 M D11| h |dv|,
-    |dv| <= (I - h |M D11|)^-1 ( |M C1 dx| + |M D12| d_u ),
-
-hence |jump|_S <= |S^1/2 L G S^-1/2| e + max over the signs of |L (E + r)|_S with e the certified error. Likewise each
-innovation is at most |G_i dx| + E_i + rmax_i: a larger one proves that the reading, or a declared bound, is wrong. Such
-a sample is treated as missing, so that the certified error of the estimate remains valid. See also
-docs/theory/reinitialisation.md.
+The jump is L times the innovation, bounded with each innovation in `mpc.observers.innovation_bounds`. An innovation
+above its bound proves that the reading, or a declared bound, is wrong: such a sample is treated as missing, so that the
+certified error of the estimate remains valid. See also docs/theory/reinitialisation.md.
 
 Readings that drift away slowly take the estimate with them, and no innovation shows it. So the model runs on beside the
 observer, over the inputs alone: its state z is within b of x*, b+ = p b + sum g d_u, whatever readings say. Estimates
@@ -34,9 +25,9 @@ and b are the bound from which the recursion continues. What passes unnoticed is
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +40,11 @@ from controlrnn.errors import SettingError
 from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import dot, length
 from controlrnn.portable import chosen
-from controlrnn.systems import LureSystem, observer_system
+from controlrnn.systems import observer_system
 from controlrnn.typed import typed
+from mpc.c_tables import InnovationTable, ObserverTable
 from mpc.observers.base import Observer
+from mpc.observers.innovation_bounds import innovation_radius, largest_innovations
 from mpc.observers.state_error import ROUNDING, StateError, stretch
 from mpc.observers.straying import anywhere
 from mpc.predictor import Predictor
@@ -61,7 +54,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MEMORY = 256  # largest age of a late measurement in samples
-_CORNERS = 12  # up to so many outputs all corners of the residuals' box are evaluated
 
 
 @typed()
@@ -262,7 +254,7 @@ class StateObserver(Observer):
         if self._complete:
             self._impossible = self._beyond(u, y)
             gap = gap or bool(self._impossible)
-            self._bound = self._bound_after(gap)
+            self._bound = self._bound_after(self._bound, gap=gap)
         if gap:
             return step(self.system, self._state, u)
         return step(self.dynamics, self._state, np.concatenate([u, y]))
@@ -350,13 +342,34 @@ class StateObserver(Observer):
     def _start_bound(self) -> float:
         return self._stretches[1] * self._reach()
 
-    def _bound_after(self, gap: bool) -> float:
+    def _bound_after(self, bound: float, *, gap: bool) -> float:
+        """Bound on the error one sample after it was ``bound``, in the observer's metric."""
         model, own, residual = self._parts()
         if not gap:
-            return own.error_after(1, self._bound, np.concatenate([self.input_error, residual]))
+            return own.error_after(1, bound, np.concatenate([self.input_error, residual]))
         to_model, to_own = self._stretches
-        there = to_model * self._bound
+        there = to_model * bound
         return to_own * model.error_after(1, there, self.input_error)
+
+    def c_table(self) -> ObserverTable:
+        """Numbers of the certified error that C code needs; see `Observer.c_table`."""
+        nothing, nx = np.zeros(self.predictor.ny), self.predictor.nx
+        if not self._complete:
+            found = InnovationTable(
+                kept=0.0, added=0.0, kept_in_gap=0.0, added_in_gap=0.0, to_own=1.0, metric=np.eye(nx),
+                readings_kept=nothing, readings_added=nothing,
+            )  # fmt: skip
+            return replace(super().c_table(), certified=False, promised=0.0, innovation=found)
+        # The bound grows by an affine rule, which its values at 0 and 1 tell.
+        (zero, one), (zero_gap, one_gap) = (
+            [self._bound_after(start, gap=gap) for start in (0.0, 1.0)] for gap in (False, True)
+        )
+        kept, added = self._largest_readings
+        found = InnovationTable(
+            kept=one - zero, added=zero, kept_in_gap=one_gap - zero_gap, added_in_gap=zero_gap,
+            to_own=self._stretches[1], metric=self._parts()[1].metric, readings_kept=kept, readings_added=added,
+        )  # fmt: skip
+        return replace(super().c_table(), certified=True, promised=self.error.radius, innovation=found)
 
     @cached_property
     def _stretches(self) -> tuple[float, float]:
@@ -370,51 +383,3 @@ class StateObserver(Observer):
         if self._complete:
             text = f"certified 2-norm error {self.error.euclidean:.3g}{self._jump_text()}"
         return f"innovation observer, used after {self.steps} steps; {text}"
-
-
-def innovation_radius(system: LureSystem, gain: Array, error: StateError, input_error: Array, residual: Array) -> float:
-    """Bound on the jump |L (y - g(xhat, u))| in the metric of ``error``; see the module docstring.
-
-    Args:
-        system: Frozen model.
-        gain: L, shape (nx, ny).
-        error: Ball that contains x* - xhat.
-        input_error: Bound on |true - recorded input|, shape (nu,).
-        residual: Bound on |y - g(x*, u)|, shape (ny,).
-    """
-    R = np.asarray(np.linalg.cholesky(error.metric).T)  # |x|_S = |R x|
-    G, rest = _innovation(system, R, error.radius, input_error, residual)
-    linear = np.linalg.norm(np.linalg.solve(R.T, (R @ gain @ G).T), 2) * error.radius
-    return float(linear + _farthest_corner(R @ gain, rest)) * ROUNDING
-
-
-def largest_innovations(system: LureSystem, error: StateError, input_error: Array, residual: Array) -> Array:
-    """Bound on the innovation |y - g(xhat, u)| per output, shape (ny,); arguments as of `innovation_radius`."""
-    R = np.asarray(np.linalg.cholesky(error.metric).T)
-    G, rest = _innovation(system, R, error.radius, input_error, residual)
-    return np.asarray(np.linalg.norm(np.linalg.solve(R.T, G.T), axis=0) * error.radius + rest)
-
-
-def _innovation(
-    system: LureSystem, R: Array, radius: float, input_error: Array, residual: Array
-) -> tuple[Array, Array]:
-    """Matrix G (ny, nx) and a bound on |E + r|, shape (ny,), of the module docstring, for |R dx| <= radius."""
-    # The slopes of all neurons lie in [m - h, m + h].
-    low, high = system.activation.slope
-    m, h, one = 0.5 * (low + high), 0.5 * (high - low), np.eye(system.nv)
-    M = np.linalg.inv(one - m * system.D11)
-    state_part = np.linalg.norm(np.linalg.solve(R.T, (M @ system.C1).T), axis=0) * radius
-    dv = np.linalg.solve(one - h * np.abs(M @ system.D11), state_part + np.abs(M @ system.D12) @ input_error)
-    through = np.abs(system.D22 + m * system.D21 @ M @ system.D12) @ input_error
-    rest = through + np.abs(system.D21 + m * system.D21 @ M @ system.D11) @ (h * dv) + residual
-    return system.C2 + m * system.D21 @ M @ system.C1, rest
-
-
-def _farthest_corner(matrix: Array, size: Array) -> float:
-    """Largest |matrix e|_2 over the box |e_j| <= size_j, or an upper bound where the box has too many corners."""
-    # A convex function is largest at a corner; by symmetry one sign may be fixed.
-    columns = matrix * size
-    if columns.shape[1] > _CORNERS:
-        return float(np.linalg.norm(columns, axis=0).sum())
-    signs = np.array(list(itertools.product((1.0,), *[(-1.0, 1.0)] * (columns.shape[1] - 1))))
-    return float(np.linalg.norm(signs @ columns.T, axis=1).max())

@@ -5,6 +5,7 @@ The theorem on their errors and jumps is that of `mpc.observers.base`. (Proofs: 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.kernels import step
 from controlrnn.kernels.dense import dot
+from mpc.c_tables import ObserverTable
 from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING, StateError
 from mpc.observers.straying import anywhere, astray, followed
@@ -92,6 +94,10 @@ class RunningOn(Observer):
     @cached_property
     def _promised(self) -> float:
         return self.error.radius
+
+    def c_table(self) -> ObserverTable:
+        """Numbers of the certified error that C code needs; see `Observer.c_table`."""
+        return replace(super().c_table(), promised=None if self.contraction is None else self._promised)
 
     def _next(self, u: Array, y: Array) -> Array:  # noqa: ARG002
         after = step(self.system, self._state, u)

@@ -25,7 +25,7 @@ from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData
 from mpc.problem.ranking import KEPT
 from mpc.problem.solver_options import Status
 
-_EQUAL = 1e-6  # relative difference up to which violations are equal, besides KEPT
+EQUAL = 1e-6  # relative difference up to which violations are equal, besides KEPT
 
 
 def violation(problem: OptimalControlProblem, over: Array) -> tuple[float, ...]:
@@ -39,7 +39,7 @@ def violation(problem: OptimalControlProblem, over: Array) -> tuple[float, ...]:
 def less(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
     """Whether the first violation is smaller, by the first rank in which the two differ by more than rounding."""
     for a, b in zip(first[:-1], second[:-1], strict=True):
-        if a != b and not abs(a - b) <= KEPT + _EQUAL * max(a, b):
+        if a != b and not abs(a - b) <= KEPT + EQUAL * max(a, b):
             return a < b
     return first[-1] < second[-1]
 

@@ -39,7 +39,7 @@ from mpc.problem.solver_options import Status
 from mpc.problem.steady_input import best_held_input
 
 _log = logging.getLogger(__name__)
-_SHARES = 6  # bisections of the way from the last input to the steady input
+SHARES = 6  # bisections of the way from the last input to the steady input
 _OVERSHOOT = (1, 2, 4)  # samples for which an input is at one end of its range before the steady input follows
 
 
@@ -204,7 +204,7 @@ class Fallbacks:
             return
         # Bisection: holding `near` of the way keeps all limits, holding `far` does not.
         near, far = 0.0, 1.0
-        for _ in range(_SHARES):
+        for _ in range(SHARES):
             share = 0.5 * (near + far)
             trial = self._held(data, start + share * (target - start), kind)
             if trial.safe:

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from controlrnn.checks import Array, Choice, positive, put, read_only
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
+from mpc.c_tables import PremiseTable
 from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
@@ -148,6 +149,18 @@ class PremiseWatch:
         self.promised_bounds = self.bounds  # of what is promised a probability; see `watch_of`
         self._coverage = None if watching.promised is None else CoverageRun(watching.promised)
         self.reset()
+
+    def c_table(self) -> PremiseTable:
+        """Numbers that C code needs of the watch."""
+        return PremiseTable(
+            range_low=self._lower,
+            range_high=self._upper,
+            absurd=self.absurd,
+            bounds=self.bounds,
+            reactions=np.array([_ORDER.index(self.watching.reactions[p]) for p in ORDER], dtype=int),
+            safe=self.safe,
+            jitter=self.watching.jitter,
+        )
 
     def reset(self) -> None:
         """Forget all contradictions and samples."""

@@ -22,18 +22,19 @@ import time
 import numpy as np
 
 from controlrnn.checks import Array
+from mpc.c_tables import SolverTable
 from mpc.problem.ocp import OptimalControlProblem, Solution, StepData
 from mpc.problem.ranking import KEPT
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.quadratic import QuadraticProgram
 from mpc.solvers.condensed_problem import CondensedProblem, LocalModel, Plan, Sample
 
-_SUFFICIENT = 1e-4  # share of the expected decrease that a step has to reach (Armijo)
-_SHORTEST = 2.0**-12  # shortest step length of the line search
-_SLOW = 0.1  # the Lagrangian's Hessian is used after a step longer than this share of the one before,
-_NEAR = 0.5  # or shorter than this (half ranges)
-_CORRECTIONS = 3  # most second-order corrections of a full step, for hard limits
-_NOISE = 1e-13  # of the cost, or of the absolute sum of its terms: a smaller decrease is rounding
+SUFFICIENT = 1e-4  # share of the expected decrease that a step has to reach (Armijo)
+SHORTEST = 2.0**-12  # shortest step length of the line search
+SLOW = 0.1  # the Lagrangian's Hessian is used after a step longer than this share of the one before,
+NEAR = 0.5  # or shorter than this (half ranges)
+CORRECTIONS = 3  # most second-order corrections of a full step, for hard limits
+NOISE = 1e-13  # of the cost, or of the absolute sum of its terms: a smaller decrease is rounding
 
 
 class CondensedBackend:
@@ -70,6 +71,11 @@ class CondensedBackend:
     def reset(self) -> None:
         """Do nothing, since the solver has no memory; see `mpc.problem.ocp.Backend.reset`."""
 
+    def c_table(self) -> SolverTable:
+        """Numbers that C code needs of the solver."""
+        prices = np.concatenate([part.limit_prices for part, _ in self._parts])
+        return self._parts[0][0].c_table(prices, steep=self._steep, accuracy=float(self._accuracy))
+
     def solve(self, data: StepData) -> Solution:
         """Solve one sample; see `mpc.problem.ocp.Backend.solve`."""
         limit = self.options.max_wall_time
@@ -95,7 +101,7 @@ class CondensedBackend:
             # Steps that shrink by a factor q leave an error of q / (1 - q) times the last one.
             ratio = step / last  # 0 at first
             error = step * ratio / (1.0 - ratio) if 0.0 < ratio < 0.5 and length == 1.0 else step
-            settled = error <= self._accuracy or expected <= _NOISE * plan.size
+            settled = error <= self._accuracy or expected <= NOISE * plan.size
             enough = self.options.rti and (iteration >= self.options.rti or length == 0.0)
             once = enough and (self.problem.terminal is None or best is plan)
             if once or settled:
@@ -105,7 +111,7 @@ class CondensedBackend:
                 return self._solution(Status.FAILED, plan, iteration, "no decrease along the step", best)
             if time.perf_counter() > deadline:
                 return self._solution(Status.TIME_LIMIT, plan, iteration, "time limit", best)
-            curved = curved or length < 1.0 or ratio > _SLOW or step < _NEAR
+            curved = curved or length < 1.0 or ratio > SLOW or step < NEAR
         return self._solution(Status.MAX_ITERATIONS, plan, self.options.max_iterations, "iteration limit", best)
 
     def _search(self, sample: Sample, plan: Plan, model: LocalModel, d: Array, expected: float) -> tuple[Plan, float]:
@@ -115,11 +121,11 @@ class CondensedBackend:
         shorter ones lie on the parabola t d + t^2 p between it and the plan.
         """
         length, p = 1.0, None
-        while length >= _SHORTEST:
+        while length >= SHORTEST:
             step = d if p is None else d + length * p
             trial = self._condensed.plan(sample, plan.z + length * step)
-            enough = plan.cost - _SUFFICIENT * length * expected + _NOISE * plan.size
-            for _ in range(_CORRECTIONS if length == 1.0 and self._steep else 0):
+            enough = plan.cost - SUFFICIENT * length * expected + NOISE * plan.size
+            for _ in range(CORRECTIONS if length == 1.0 and self._steep else 0):
                 if trial.cost <= enough:
                     break
                 trial = self._correct(sample, plan, model, trial)

@@ -24,14 +24,15 @@ from controlrnn.checks import Array
 from controlrnn.data import Scaler
 from controlrnn.errors import ShapeError
 from controlrnn.kernels.dense import dot, eigen, positive_definite, product, weighted_squares
+from mpc.c_tables import SolverTable
 from mpc.problem.economy import ScaledEconomy, scaled
 from mpc.problem.ocp import OptimalControlProblem, StepData
 from mpc.problem.ranking import HARD
 from mpc.solvers.condensing import Condenser
 from mpc.tightening.terminal_set import TerminalSet
 
-_RIDGE = 1e-10  # regularisation, as a share of the Hessian's largest entry: weights may be zero
-_FLATTEST = 1e-3  # least eigenvalue, as a share of the largest, where the Lagrangian's Hessian is indefinite
+RIDGE = 1e-10  # regularisation, as a share of the Hessian's largest entry: weights may be zero
+FLATTEST = 1e-3  # least eigenvalue, as a share of the largest, where the Lagrangian's Hessian is indefinite
 _INSIDE = 1e-7  # margin to limits with a terminal set, in output ranges or radii of the set
 
 
@@ -186,6 +187,38 @@ class CondensedProblem:
         run = self._condenser.run(np.zeros((self.horizon + 1, self.system.nu)), np.zeros(self.system.nx))
         self._condenser.condense(run.w)
 
+    @property
+    def limit_prices(self) -> Array:
+        """Penalty of each limited output, shape (limited,)."""
+        return self._price[: self._limited_scale.size]
+
+    def c_table(self, prices: Array, *, steep: bool, accuracy: float) -> SolverTable:
+        """Numbers that C code needs of the problem, with those of the solver.
+
+        Args:
+            prices: `limit_prices` with all ranks in force, then without the first, and so on, one after the other.
+            steep: See `SolverTable`.
+            accuracy: Likewise.
+        """
+        return SolverTable(
+            inputs=self.inputs,
+            limited=np.arange(self.predictor.ny)[self._limited],
+            bounded=np.flatnonzero(self._bounded[: self.nu]),
+            middle=self.middle,
+            half=self.half,
+            input_low=self.input_lower,
+            input_high=self.input_upper,
+            scale=self.scale,
+            root=self._root,
+            prices=prices,
+            end_price=0.0 if self.terminal is None else float(self._price[-1]),
+            move_root=self._move_root,
+            move_limit=self._move_limit,
+            inside=self._inside,
+            steep=steep,
+            accuracy=accuracy,
+        )
+
     def sample(self, data: StepData) -> Sample:
         """Scale the data of one sample."""
         limited, first = self._limited, self._first
@@ -252,7 +285,7 @@ class CondensedProblem:
             prices[self._first :, self._limited] = limits + multipliers[: limits.size].reshape(limits.shape)
             end = multipliers[limits.size] if self.terminal is not None else 0.0
             H = _convex(H + self._curvature(prices, plan, float(end)), priced=self._economy is not None)
-        H.ravel()[:: self.n + 1] += _RIDGE * H.max()
+        H.ravel()[:: self.n + 1] += RIDGE * H.max()
         g = product((weights * plan.error).ravel(), J) + product(self._input_hessian, plan.z)
         g[: self.nu] -= self._move_root**2 * sample.before
         if self._economy is not None:
@@ -383,4 +416,4 @@ def _convex(H: Array, *, priced: bool) -> Array:
         return H
     values, rows = found
     largest = max(values[-1], -values[0]) if priced else values[-1]
-    return weighted_squares(rows, np.maximum(values, _FLATTEST * largest))
+    return weighted_squares(rows, np.maximum(values, FLATTEST * largest))

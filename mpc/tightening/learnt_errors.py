@@ -9,18 +9,19 @@ import numpy as np
 from controlrnn.checks import Array, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import InfeasibleError
+from mpc.c_tables import LearntErrorsTable
 from mpc.tightening.error_memory import ErrorMemory
 from mpc.tightening.terminal_set import TerminalSet
 
 _log = logging.getLogger(__name__)
-_MEASURED = 1e-9  # of the largest error: tolerance for rounding in the measured one
+MEASURED = 1e-9  # of the largest error: tolerance for rounding in the measured one
 
 
 class LearntErrors:
     """Intervals E_0..E_N that contain the errors of predictions from the present estimate.
 
     Args:
-        recall: The bounds that the intervals are made from.
+        memory: The bounds that the intervals are made from.
         outputs: The outputs with their limits.
         terminal: Terminal set of the plans; without one (None) E_N is used for the limits at step N.
 
@@ -28,15 +29,15 @@ class LearntErrors:
         InfeasibleError: Nothing is left of an output's range while nothing has been measured.
     """
 
-    def __init__(self, recall: ErrorMemory, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
-        self.recall = recall
+    def __init__(self, memory: ErrorMemory, outputs: tuple[Signal, ...], terminal: TerminalSet | None) -> None:
+        self.memory = memory
         self._names = [s.name for s in outputs]
-        self._low = np.array([s.lower for s in outputs]) + recall.growth
-        self._high = np.array([s.upper for s in outputs]) - recall.growth
-        self._last = len(recall.growth) if terminal is None else recall.horizon  # limits before this step learn
-        self._around = recall.around
+        self._low = np.array([s.lower for s in outputs]) + memory.growth
+        self._high = np.array([s.upper for s in outputs]) - memory.growth
+        self._last = len(memory.growth) if terminal is None else memory.horizon  # limits before this step learn
+        self._around = memory.around
         if terminal is not None:
-            moved = recall.end + terminal.margin
+            moved = memory.end + terminal.margin
             self._low[-1], self._high[-1] = (
                 np.array([s.lower for s in outputs]) + moved,
                 np.array([s.upper for s in outputs]) - moved,
@@ -48,13 +49,22 @@ class LearntErrors:
             k, i = int(empty[0, 0]) + 1, int(empty[0, 1])
             raise InfeasibleError(
                 f"the tightening leaves nothing of output {self._names[i]!r} at step {k} while nothing has been "
-                f"measured: errors up to {recall.absolute[k, i]:.3g}; reduce them, or shorten the horizon"
+                f"measured: errors up to {memory.absolute[k, i]:.3g}; reduce them, or shorten the horizon"
             )
+
+    def c_table(self) -> LearntErrorsTable:
+        """Numbers that C code needs besides those of the error memory."""
+        return LearntErrorsTable(lower=self._low, upper=self._high, learning=self._last)
 
     def reset(self) -> None:
         """Set the intervals to those without measurements."""
-        self._lower = -self.recall.absolute
-        self._upper = np.array(self.recall.absolute)
+        self._lower = -self.memory.absolute
+        self._upper = np.array(self.memory.absolute)
+
+    def take_over(self, other: LearntErrors) -> None:
+        """Go on from the intervals of another controller, if they are of the same memory."""
+        if self.memory is other.memory:
+            self._lower, self._upper = other._lower.copy(), other._upper.copy()
 
     @property
     def interval(self) -> Array:
@@ -81,16 +91,16 @@ class LearntErrors:
         if not certified:
             self.reset()
             return ""
-        rows, around = slice(1, self.recall.steps + 1), self._around
+        rows, around = slice(1, self.memory.steps + 1), self._around
         seen = np.stack([error - around, error + around])  # NaN where missing, which bounds nothing
         known = np.stack([self._lower[rows], self._upper[rows]])
         both = np.stack([np.fmax(known[0], seen[0]), np.fmin(known[1], seen[1])])
-        tolerance = _MEASURED * self.recall.absolute[0]
+        tolerance = MEASURED * self.memory.absolute[0]
         agrees = ~((error < self._lower[0] - tolerance) | (error > self._upper[0] + tolerance)) & (
             both[0] <= both[1]
         ).all(axis=0)
         # On contradiction either the earlier interval or this measurement is wrong: their hull holds in both cases.
-        widest = self.recall.absolute[rows]
+        widest = self.memory.absolute[rows]
         either = np.clip([np.fmin(known[0], seen[0]), np.fmax(known[1], seen[1])], -widest, widest)
         self._lower[rows], self._upper[rows] = np.where(agrees, both, either)
         if agrees.all():
@@ -106,7 +116,7 @@ class LearntErrors:
 
     def advance(self) -> None:
         """Shift the intervals to the next sample; valid if the certified error holds for the old and new estimate."""
-        widest, jump = self.recall.absolute, self.recall.jump
+        widest, jump = self.memory.absolute, self.memory.jump
         for ends, sign in ((self._lower, -1.0), (self._upper, 1.0)):
             ends[:-1] = np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])
             ends[-1] = sign * widest[-1]

@@ -231,7 +231,7 @@ def test_learnt_intervals_are_those_of_the_controller(recalling_case):
     last = 30
     for y, u in zip(record.y[: config.washout + last + 1], record.u, strict=False):
         controller.record(y, u)
-    known, widest = controller._recalled.interval, recalled.absolute[:-1]
+    known, widest = controller.learnt_errors.interval, recalled.absolute[:-1]
     for side, sign in ((0, -1), (1, 1)):  # one sample later
         expected = np.clip(ends[last, side, 1:] + sign * recalled.jump, -widest, widest)
         np.testing.assert_allclose(known[side, :-1], expected, rtol=1e-12)

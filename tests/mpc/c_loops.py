@@ -134,7 +134,7 @@ def run(
         x = plant.step(x, u)
         told.append(step)
         if model.recalls:
-            known.append(acting.errors if acting is not model else model._recalled.interval)
+            known.append(acting.errors if acting is not model else model.learnt_errors.interval)
     return Loop(
         u=np.array([step.u for step in told]),
         cost=np.array([step.cost for step in told]),

@@ -129,6 +129,6 @@ def run(
         if controller._plan is not None:
             data = controller._data(controller.observer.state, wanted)
             excess.append(controller.problem.excess(data, data.guess))
-        seen = case.predictor.system.output(controller.observer.state, controller._before()) if y is None else y
+        seen = case.predictor.system.output(controller.observer.state, controller.u_previous) if y is None else y
         steps.append(controller.step(seen, reference))
     return steps, np.array(excess)

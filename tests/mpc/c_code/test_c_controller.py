@@ -228,20 +228,20 @@ def test_limits_that_learn_agree(kind, tmp_path):
     blind = remembering(kind, drift=10.0)
     assert np.abs(run(blind, blind, **loop).u - expected.u).max() > 1e-3
     theirs.reset()
-    np.testing.assert_array_equal(theirs.errors[1], ours._recalled.recall.absolute)
-    assert ours._recalled.recall.digest in (tmp_path / "controlrnn_mpc.h").read_text()
+    np.testing.assert_array_equal(theirs.errors[1], ours.learnt_errors.memory.absolute)
+    assert ours.learnt_errors.memory.digest in (tmp_path / "controlrnn_mpc.h").read_text()
 
 
 @needs_compiler
 def test_somebody_elses_samples_teach_limits_until_a_long_gap(tmp_path):
     ours = remembering("innovation")
     theirs, system, u = CompiledController(ours, tmp_path), ours.predictor.system, np.zeros(2)
-    absolute, known = ours._recalled.recall.absolute, []
+    absolute, known = ours.learnt_errors.memory.absolute, []
     for t in range(60):
         y = system.output(ours.observer.state, u) + 0.02 + 0.6 * (t == 38)
         for acting in (ours, theirs):
             acting.record(np.full(2, np.nan) if 40 <= t < 44 else y, u)
-        np.testing.assert_allclose(theirs.errors, ours._recalled.interval, rtol=0, atol=1e-14)
+        np.testing.assert_allclose(theirs.errors, ours.learnt_errors.interval, rtol=0, atol=1e-14)
         known.append(np.ptp(theirs.errors[:, 1], axis=0) / (2 * absolute[1]))
     shares = np.max(known, axis=1)
     assert (shares[[29, 42, 53]] == 1).all()  # the estimate's certified error does not hold, and all is forgotten
@@ -253,10 +253,10 @@ def test_writing_the_code_forgets_nothing(tmp_path):
     ours = remembering("washout")
     for _ in range(12):
         ours.record(ours.predictor.system.output(ours.observer.state, np.zeros(2)), np.zeros(2))
-    known = ours._recalled.interval
-    assert (np.ptp(known, axis=0) < 2 * ours._recalled.recall.absolute).any()
+    known = ours.learnt_errors.interval
+    assert (np.ptp(known, axis=0) < 2 * ours.learnt_errors.memory.absolute).any()
     controller_to_c(ours, tmp_path)
-    np.testing.assert_array_equal(ours._recalled.interval, known)
+    np.testing.assert_array_equal(ours.learnt_errors.interval, known)
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ def test_infeasible_is_a_status_and_has_a_fallback(predictor):
     bad = controller.step(y + 50.0, [0.2, 0.2])  # the disturbance estimate jumps: no input can make up for it
     assert bad.status is Status.INFEASIBLE
     assert bad.fallback is not Fallback.NONE
-    data, shifted = controller._last_data, np.vstack([good.u_planned[1:], good.u_planned[-1:]])
+    data, shifted = controller.last_data, np.vstack([good.u_planned[1:], good.u_planned[-1:]])
     least, other = (controller.problem.objective(data, u)[1].sum() for u in (bad.u_planned, shifted))
     assert 0 < least <= other + 1e-9
     assert bad.inside_after == N + 1

@@ -149,7 +149,7 @@ def test_a_poisoned_estimate_can_be_cleared():
 
 def test_settings_change_on_the_run():
     made = used("running")
-    before = made._before()
+    before = made.u_previous
     same = copy.copy(made)
     same.change()
     np.testing.assert_array_equal(inputs(same), inputs(copy.copy(made)))

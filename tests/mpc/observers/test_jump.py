@@ -12,7 +12,7 @@ from controlrnn.errors import SettingError
 from controlrnn.kernels import step
 from controlrnn.models import ContractingREN
 from mpc import Predictor, RunningOn, StateError, StateObserver, Washout, observer_system
-from mpc.observers.innovation import innovation_radius
+from mpc.observers.innovation_bounds import innovation_radius
 from mpc.observers.state_error import largest_step
 
 

@@ -189,7 +189,7 @@ def test_limits_tightened_by_the_radius_of_a_forecast_hold_with_errors_at_its_ed
     for t in range(20):
         true = np.repeat(rng.choice([-0.4, 0.4], N // 4), 4)
         told = true + wrong * np.append(0.0, rng.choice([-1.0, 1.0], N - 1))  # now is measured
-        y = known.system.output(controller.observer.state, controller._before())
+        y = known.system.output(controller.observer.state, controller.u_previous)
         step = controller.step(y, [5.0, -5.0] if t % 2 else [-5.0, 5.0], told[:, None])
         u = step.u_planned.copy()
         u[:, 1] = true

@@ -78,7 +78,7 @@ def loop(made, off, steps=60):
 
 
 def test_drift_ends_certification_and_calls_for_the_reaction():
-    bound = controller()._watched.promised_bounds[0]
+    bound = controller().premise_watch.promised_bounds[0]
     assert bound >= RESIDUAL
     good, _ = loop(controller("back_off"), 0.9 * bound)
     assert not any(Premise.COVERAGE in step.broken for step in good)
@@ -108,10 +108,10 @@ def test_what_was_counted_is_saved_and_handed_over():
     loop(made, 1.0, steps=30)
     twin = controller()
     twin.restore(made.state())
-    assert twin._watched._coverage.missed == made._watched._coverage.missed > 0
+    assert twin.premise_watch._coverage.missed == made.premise_watch._coverage.missed > 0
     other = copy.deepcopy(made)
     other.change(input_move_weight=2e-4)
-    assert other._watched._coverage.stretches == made._watched._coverage.stretches
+    assert other.premise_watch._coverage.stretches == made.premise_watch._coverage.stretches
 
 
 def test_c_refuses_to_count(tmp_path):

@@ -146,11 +146,11 @@ def test_a_way_back_is_applied_only_if_no_plan_of_less_violation_is_inside_as_so
         last = None if made._plan is None else made._shifted(made._plan)
         step = made.step(np.full(2, np.nan), np.zeros(2))
         used.append(step.fallback)
-        applied = made._fallbacks.assess(made._last_data, step.u_planned, step.fallback)
+        applied = made._fallbacks.assess(made.last_data, step.u_planned, step.fallback)
         assert applied.inside_after == step.inside_after
-        held = [made._last_data.previous_input, made.safe_input]
+        held = [made.last_data.previous_input, made.safe_input]
         for plan in [np.tile(u, (6, 1)) for u in held] + ([] if last is None else [last]):
-            other = made._fallbacks.assess(made._last_data, plan, Fallback.SAFE)
+            other = made._fallbacks.assess(made.last_data, plan, Fallback.SAFE)
             assert not less(other.violation, applied.violation) or other.inside_after > applied.inside_after
     assert used[1] is chosen  # a way back that is inside later violates limits more
 
@@ -171,7 +171,7 @@ def test_set_points_of_any_size_or_none_lose_no_sample(make):
     for _ in range(W):
         made.record([0.0], [0.0])
     for wanted in (np.nan, 0.4, np.nan, np.inf, -np.inf, 1e300, -1e300, 1e-320, 0.3):
-        step = made.step(made.predictor.system.output(made.observer.state, made._before()), [wanted])
+        step = made.step(made.predictor.system.output(made.observer.state, made.u_previous), [wanted])
         assert (step.status, step.feasible) == (Status.SOLVED, True), wanted
     assert step.set_point == 0.3
 
@@ -202,7 +202,7 @@ def test_an_excess_below_rounding_is_none():
     for _ in range(W):
         made.record([0.0], [0.0])
     made.step([0.0], [0.5])
-    data = made._last_data
+    data = made.last_data
     plan = np.zeros((N, 1))
     data = replace(data, x=np.array([0.3]))
     y, third = made.predictor.predict(data.x, plan), np.arange(N + 1)[:, None] == 3

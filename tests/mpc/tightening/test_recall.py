@@ -112,7 +112,7 @@ def loop(case, controller, *, faster=1.0, missing=0.0, seed=3):
             reference = case.middle + corners[4 * t // STEPS] * case.half
             if controller._plan is not None:
                 wanted = controller._reference(reference)
-                probe = controller._recalled
+                probe = controller.learnt_errors
                 kept = probe._lower.copy(), probe._upper.copy()
                 probe.update(controller._output_error(seen), certified=True)
                 data = controller._data(controller.observer.state, wanted)
@@ -155,9 +155,9 @@ def test_limits_are_kept_and_plans_go_on_whatever_is_measured(name, missing):
 def loop_without(case):
     """The same controller without memory."""
     controller = case.controller(error_memory=None)
-    controller._recalled = _Blank()
+    controller.learnt_errors = _Blank()
     limits = controller._lower, controller._upper
-    controller._recalled.limits = lambda: limits
+    controller.learnt_errors.limits = lambda: limits
     return loop(case, controller)
 
 
@@ -302,7 +302,7 @@ def test_without_a_terminal_set_the_last_step_is_one_like_the_others():
         controller.record(case.middle, np.zeros(2))
     step = controller.step(case.middle, case.middle)
     assert step.feasible
-    lower, upper = controller._recalled.limits()
+    lower, upper = controller.learnt_errors.limits()
     np.testing.assert_allclose(
         upper[-1] - lower[-1], 2 * (case.half - case.recall.growth[-1] - case.recall.absolute[-1])
     )

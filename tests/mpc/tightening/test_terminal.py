@@ -314,7 +314,7 @@ def test_a_plan_that_ends_outside_of_the_set_exceeds_it_by_that_much():
     adversary(case, "none")
     controller = case.controller()
     steps, _ = run(case, controller, case.references(6, 0.5))
-    problem, data, plan = controller.problem, controller._last_data, steps[-1].u_planned
+    problem, data, plan = controller.problem, controller.last_data, steps[-1].u_planned
     gap = problem.outcome(data.x, plan)[1]
     assert problem.excess(data, plan) <= 0
     assert case.terminal.share(gap) > 0

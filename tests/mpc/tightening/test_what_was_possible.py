@@ -48,7 +48,7 @@ def test_what_was_learnt_is_forgotten_with_the_estimate_that_follows(compiled, t
     theirs = acting(controller, compiled, tmp_path)
 
     def known():
-        return theirs.errors if compiled else controller._recalled.interval
+        return theirs.errors if compiled else controller.learnt_errors.interval
 
     for t in range(W + 1):
         np.testing.assert_array_equal(known()[1], recall.absolute)
@@ -112,10 +112,10 @@ def late(moved):
     observer.__class__ = Moved
     for _ in range(W + 2):
         controller.record([0.01], [0.0])
-    before = controller._recalled.interval
+    before = controller.learnt_errors.interval
     assert (np.ptp(before[:, 1], axis=0) < 2 * recall.absolute[1]).all()
     controller.correct(0, [0.01])
-    return before, controller._recalled.interval, recall
+    return before, controller.learnt_errors.interval, recall
 
 
 def test_late_measurements_keep_what_was_learnt_while_the_theorem_does():
