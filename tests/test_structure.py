@@ -56,6 +56,7 @@ FLOORS = {
 UPWARDS = {
     # A second opinion on every kind of certificate, which an extra installs: `verify(rigour="ball")` asks for it.
     ("controlrnn/certification/certificate.py", "controlrnn.certification.ball"),
+    ("controlrnn/certification/certificates/execution_error.py", "controlrnn.certification.ball"),
 }
 MOST_FILES = 12
 # Folders with more files, and why.

@@ -24,7 +24,7 @@ from controlrnn.errors import SettingError
 from controlrnn.models.parts.contracting_linear import slow_poles
 from controlrnn.models.parts.definite import with_room
 from controlrnn.models.parts.draws import generator, normal
-from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
+from controlrnn.models.parts.guarantee import Promise, Supply, metric_of, representable
 from controlrnn.models.parts.linear_start import Linear, storages
 from controlrnn.models.parts.strict_contraction import StrictContraction
 from controlrnn.models.ren import REN, Implicit
@@ -75,11 +75,12 @@ class DissipativeREN(REN):
         super().__init__(
             nu=nu, ny=ny, nx=nx, nv=nv, rate=rate, activation=activation, feedthrough=feedthrough, dt=dt, seed=seed
         )
-        self.supply: Supply = _checked(Q, S, R, nu, ny, feedthrough)
-        # Never zero, because Q is not; R may be, as for passivity.
-        self._size = float(np.linalg.norm(self.supply.Q, 2) + np.linalg.norm(self.supply.S, 2))
-        self._cost = self.supply.times(1 / self._size)
-        self._left, self._right = _factors(self.supply)
+        with representable("the supply"):
+            self.supply: Supply = _checked(Q, S, R, nu, ny, feedthrough)
+            # Never zero, because Q is not; R may be, as for passivity.
+            self._size = float(np.linalg.norm(self.supply.Q, 2) + np.linalg.norm(self.supply.S, 2))
+            self._cost = self.supply.times(1 / self._size)
+            self._left, self._right = _factors(self.supply)
         size = float(np.linalg.norm(self._left, 2) * np.linalg.norm(self._right, 2))
         rng = generator(self.seed + 2)
         self.N = StrictContraction(ny, nu, size=size) if feedthrough else None
@@ -89,7 +90,8 @@ class DissipativeREN(REN):
         self.register_buffer("gain", torch.ones(()))
         D = _middle(self.supply) if feedthrough else np.zeros((ny, nu))
         B = (torch.randn(nx, nu, generator=rng) * 0.3 * nu**-0.5).double().numpy()
-        self._start_within(Linear(slow_poles(nx, self.rate, rng), B, self.C2.detach().double().numpy(), D))
+        with representable("the supply"):
+            self._start_within(Linear(slow_poles(nx, self.rate, rng), B, self.C2.detach().double().numpy(), D))
 
     @property
     def D22(self) -> Tensor | None:
@@ -205,7 +207,11 @@ def _checked(Q: Array, S: Array, R: Array, nu: int, ny: int, feedthrough: bool) 
         raise SettingError("Q and R must be symmetric: pass 0.5 * (Q + Q.T)")
     if np.linalg.eigvalsh(Q)[-1] >= 0:
         raise SettingError("Q must be negative definite: use a small multiple of -I where outputs do not count")
-    if np.linalg.eigvalsh(R - S @ np.linalg.solve(Q, S.T))[0] <= 0:
+    inverse = np.linalg.inv(Q)
+    rest = R - S @ inverse @ S.T
+    if not all(np.isfinite(M).all() for M in (inverse, rest)):
+        raise SettingError("Q^-1 and R - S Q^-1 S' overflow: measure signals in units of their sizes")
+    if np.linalg.eigvalsh(rest)[0] <= 0:
         raise SettingError("R - S Q^-1 S' must be positive definite: no system dissipates this supply strictly")
     if not feedthrough and np.linalg.eigvalsh(R)[0] <= 0:
         raise SettingError("without feedthrough R must be positive definite: pass feedthrough=True, or a larger R")

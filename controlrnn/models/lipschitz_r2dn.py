@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import Array, positive, size
+from controlrnn.checks import Array, size
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import ContractingLinear, slow_poles
 from controlrnn.models.parts.definite import with_room
 from controlrnn.models.parts.draws import generator, normal
-from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
+from controlrnn.models.parts.guarantee import Promise, Supply, gain_bound, metric_of
 from controlrnn.models.parts.linear_start import Linear, gain_refusal, storages
 from controlrnn.models.parts.sandwich import SandwichNetwork
 from controlrnn.models.parts.strict_contraction import StrictContraction
@@ -77,7 +77,7 @@ class LipschitzR2DN(Model):
         super().__init__(nu=nu, ny=ny, nx=nx, dt=dt)
         if not layers:
             raise SettingError("layers must name at least one hidden layer, got none: use LTI for a linear model")
-        self.gamma = positive("gamma", gamma)
+        self.gamma = gain_bound(gamma)
         self.activation = Activation(activation)
         self.nv = size("nv", nv)
         self.seed = int(seed)

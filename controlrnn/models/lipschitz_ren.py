@@ -6,9 +6,9 @@ Q = -I / gamma, S = 0, R = gamma I.
 
 from __future__ import annotations
 
-from controlrnn.checks import positive, size
+from controlrnn.checks import size
 from controlrnn.models.dissipative_ren import DissipativeREN
-from controlrnn.models.parts.guarantee import Supply
+from controlrnn.models.parts.guarantee import Supply, gain_bound
 from controlrnn.models.parts.linear_start import Linear, gain_refusal
 from controlrnn.systems import Activation
 from controlrnn.typed import typed
@@ -47,7 +47,7 @@ class LipschitzREN(DissipativeREN):
         dt: float = 1.0,
         seed: int = 0,
     ) -> None:
-        self.gamma = positive("gamma", gamma)
+        self.gamma = gain_bound(gamma)
         supply = Supply.gain(self.gamma, size("nu", nu), size("ny", ny))
         super().__init__(
             nu=nu,

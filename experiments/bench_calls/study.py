@@ -10,7 +10,8 @@ read-only or masked array. A call may end
     absurd       in a TypeError or AttributeError, where a thing of a wrong type was given (a dict for a number)
 
 and must not end in another exception (raw), a result that is not finite (infinite), that cannot be saved (lost) or is
-another than that of the same value (other), in the end of the process (crash) or not at all (hang: over 10 s).
+another than that of the same value (other), in the end of the process (crash) or not at all (hang: over 10 s of
+processor time, or five minutes).
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from experiments.bench_calls.hostile.kit import Kit
 from experiments.bench_calls.hostile.values import Kind, hostile
 from experiments.shared.study import Study
 
-SECONDS = 10.0  # a call that takes longer hangs
+SECONDS = 10.0  # a call that takes longer hangs; processor time, as the machine may have other work
+WAITS = 30.0  # times so many seconds on the clock, for calls that wait for something
 MEMORY = 6 * 2**30
 CALLS, QUICK = 120_000, 3_000
 Make = Callable[[Kit], list[Call]]
@@ -209,7 +211,7 @@ def _where(error: BaseException) -> str:
 def _work(pipe: Connection, clock: Any, folder: str, seed: int, make: Make) -> None:
     """Run a worker: takes (call, first turn, last turn), sends outcomes.
 
-    ``clock`` is (time of the last start, turn).
+    ``clock`` is (time of the last start, turn, processor time then).
     """
     import resource
 
@@ -222,7 +224,7 @@ def _work(pipe: Connection, clock: Any, folder: str, seed: int, make: Make) -> N
         number, first, last = task
         outcomes = []
         for turn in range(first, last):
-            clock[0], clock[1] = time.monotonic(), turn
+            clock[0], clock[1], clock[2] = time.monotonic(), turn, time.process_time()
             outcomes.append(caller(number, turn))
             clock[0] = 0.0
             if len(outcomes) == 20:
@@ -245,7 +247,7 @@ class Workforce:
     Args:
         seed: Seed of all values.
         make: Makes the valid calls; importable.
-        seconds: A call that takes longer hangs.
+        seconds: A call that takes more processor time hangs.
     """
 
     def __init__(self, seed: int, make: Make = calls, seconds: float = SECONDS) -> None:
@@ -256,7 +258,7 @@ class Workforce:
         context = multiprocessing.get_context("spawn")
         self.folder = tempfile.TemporaryDirectory()
         self.pipe, theirs = context.Pipe()
-        self.clock = context.Array("d", 2)
+        self.clock = context.Array("d", 3)
         self.process = context.Process(
             target=_work, args=(theirs, self.clock, self.folder.name, self.seed, self.make), daemon=True
         )  # fmt: skip
@@ -281,7 +283,7 @@ class Workforce:
                         return
                     yield from outcomes
                     first += len(outcomes)
-                elif 0 < self.clock[0] < time.monotonic() - self.seconds:
+                elif self._hangs():
                     ended = Ending.HANG
             turn = int(self.clock[1])
             yield Outcome(names[number], "?", f"turn {turn}", ended, f"number {number}")
@@ -289,12 +291,29 @@ class Workforce:
             self._start()
             first = turn + 1  # up to 19 calls before it that were not sent yet are not counted
 
+    def _hangs(self) -> bool:
+        """Whether the present call takes too long."""
+        began, _, used = (float(value) for value in self.clock[:])
+        waited = time.monotonic() - began
+        if not began > 0 or waited <= self.seconds:
+            return False
+        return waited > WAITS * self.seconds or processor_time(self.process.pid, waited + used) - used > self.seconds
+
     def close(self) -> None:
         """End the process."""
         self.pipe.close()
         self.process.kill()
         self.process.join()
         self.folder.cleanup()
+
+
+def processor_time(pid: int | None, other: float) -> float:
+    """Processor time of a process so far [s], or ``other`` where the system does not say (it has no /proc)."""
+    try:
+        after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return other
+    return (int(after[11]) + int(after[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def turns(weights: Sequence[float], total: int) -> list[int]:

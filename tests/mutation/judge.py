@@ -1,8 +1,8 @@
 """Judges all mutants of a set in one process: a plugin of pytest that runs tests once a mutant instead of once.
 
-mutmut makes the mutants (`run`); here the tests are collected once, and for each mutant those run that reach its
-function, until one fails: first what failed for another mutant of the same function, then what takes least time. What
-survives every fifth example of the tests by hypothesis is tried with all of them. What functions remember
+mutmut makes the mutants (`run`); here the tests are collected once, and for each mutant those beside its file run that
+reach its function, until one fails: first what failed for other mutants of the same function, then what takes least time. What
+survives every fifth example of the tests by hypothesis is tried with all of them, unless a first look is enough. What functions remember
 (`functools.cache`) is forgotten before each test, and every fixture is made anew.
 """
 
@@ -20,7 +20,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from mutmut.state import state
 
-ENOUGH = 20.0  # seconds of processor time for one test of a mutant, besides thrice what it takes without one
+ENOUGH = 3.0  # seconds of processor time for one test of a mutant, besides thrice what it takes without one
 
 
 class Judge:
@@ -28,11 +28,15 @@ class Judge:
 
     Args:
         sources: Mutants to judge, in this order, and a digest of the file of each.
+        beside: Files of the tests that have to notice each.
         verdicts: File of the verdicts, one JSON object a line; those already in it are kept.
+        shares: Of hypothesis' examples that are tried, one after the other: one of so many.
     """
 
-    def __init__(self, sources: dict[str, str], verdicts: Path) -> None:
-        self.sources, self.verdicts = sources, verdicts
+    def __init__(
+        self, sources: dict[str, str], beside: dict[str, list[str]], verdicts: Path, shares: tuple[int, ...]
+    ) -> None:
+        self.sources, self.beside, self.verdicts, self.shares = sources, beside, verdicts, shares
         self.kills: dict[str, Counter[str]] = defaultdict(Counter)
         self.seconds: dict[str, float] = {}
         self.reached: dict[str, set[str]] = defaultdict(set)
@@ -61,14 +65,16 @@ class Judge:
         return True
 
     def _judged(self, name: str, items: dict[str, pytest.Item]) -> dict[str, str]:
-        kills, reached = self.kills[_function(name)], self.reached[_function(name)]
+        files = tuple(self.beside[name])
+        kills = self.kills[_function(name)]
+        reached = [test for test in self.reached[_function(name)] if test.startswith(files)]
         if not reached:
             return {"verdict": "no tests", "by": ""}
         order = sorted(reached, key=lambda test: (-kills[test], self.seconds[test]))
-        for share in (5, 1):
+        for share in self.shares:
             for test in order:
                 with Examples(items[test], share) as fewer:
-                    if (share == 5 or fewer) and self._fails(items[test], name):
+                    if (share == self.shares[0] or fewer) and self._fails(items[test], name):
                         kills[test] += 1
                         return {"verdict": "killed", "by": test}
         return {"verdict": "survived", "by": ""}

@@ -1,10 +1,11 @@
-"""Would the tests notice a change of the code? ``python tests/mutation/run.py SET [PATTERN ..]``.
+"""Would the tests notice a change of the code? ``python tests/mutation/run.py SET [--first] [PATTERN ..]``.
 
 A set is a section ``[mutmut.SET]`` of setup.cfg: which files are changed, and which tests have to notice. mutmut makes
 the mutants, in a copy of the working tree, ``mutants/SET``; `judge` runs the tests. Verdicts go to ``verdicts.jsonl``
 there: those of mutants that a test noticed stand as long as the file is the same, so that a stopped run goes on. With
-patterns (as ``*.tube.*``) only mutants of such names are judged, those of the first pattern first. Prints what no test
-noticed.
+patterns (as ``*.tube.*``) only mutants of such names are judged, those of the first pattern first. ``beside`` in the
+section names the tests of each file, so that a file's mutants have to be noticed by these. ``--first`` tries a fifth of
+hypothesis' examples and leaves it at that. Prints what no test noticed.
 """
 
 from __future__ import annotations
@@ -78,6 +79,15 @@ def mutants(place: Path) -> dict[str, str]:
     return found
 
 
+def tests_beside(name: str, settings: configparser.SectionProxy) -> list[str]:
+    """Files of tests that have to notice a mutant: those beside its file, or all of the set."""
+    for line in settings.get("beside", "").strip().splitlines():
+        file, _, tests = line.partition(":")
+        if f".{file}." in name:
+            return tests.split()
+    return settings["pytest_add_cli_args_test_selection"].strip().splitlines()
+
+
 @functools.cache
 def functions(file: Path) -> dict[str, str]:
     """Texts of all functions of a file by name, each named f in its text."""
@@ -96,11 +106,18 @@ def change(place: Path, name: str) -> str:
 
 def main(name: str, *patterns: str) -> int:
     """Judge the mutants of a set; returns how many no test noticed."""
+    shares = (5,) if "--first" in patterns else (5, 1)
+    patterns = tuple(one for one in patterns if one != "--first")
     place, settings = workplace(name)
     verdicts, known = place / "verdicts.jsonl", mutants(place)
     chosen = list(dict.fromkeys(one for pattern in patterns or ("*",) for one in fnmatch.filter(known, pattern)))
     kept = [json.loads(line) for line in verdicts.read_text().splitlines()] if verdicts.exists() else []
-    kept = [one for one in kept if one["verdict"] == "killed" and known.get(one["name"]) == one["source"]]
+    again = set(chosen)
+    kept = [
+        one
+        for one in kept
+        if known.get(one["name"]) == one["source"] and (one["verdict"] == "killed" or one["name"] not in again)
+    ]
     verdicts.write_text("".join(json.dumps(one) + "\n" for one in kept))
 
     import pytest
@@ -109,14 +126,15 @@ def main(name: str, *patterns: str) -> int:
     os.chdir(place / "mutants")
     sys.path[:] = [str(place / "mutants"), *(part for part in sys.path if Path(part).resolve() != place)]
     arguments = ["-q", "-n", "0", "--rootdir=.", "--tb=native", "-p", "no:faulthandler"]
-    for option in ("pytest_add_cli_args", "pytest_add_cli_args_test_selection"):
-        arguments += settings[option].strip().splitlines()
-    pytest.main(arguments, plugins=[Judge({one: known[one] for one in chosen}, verdicts)])
+    arguments += settings["pytest_add_cli_args"].strip().splitlines()
+    beside = {one: tests_beside(one, settings) for one in chosen}
+    arguments += sorted({test for tests in beside.values() for test in tests})
+    pytest.main(arguments, plugins=[Judge({one: known[one] for one in chosen}, beside, verdicts, shares)])
     found = [json.loads(line) for line in verdicts.read_text().splitlines()]
-    left = [one for one in found if one["verdict"] != "killed"]
+    left = [one for one in found if one["verdict"] != "killed" and one["name"] in again]
     for one in left:
         print(f"{one['verdict']}: {one['name']}: {change(place, one['name'])}")
-    print(f"{len(chosen)} mutants, {dict(Counter(one['verdict'] for one in found))}")
+    print(f"{len(chosen)} mutants, {dict(Counter(one['verdict'] for one in found if one['name'] in again))}")
     return len(left)
 
 

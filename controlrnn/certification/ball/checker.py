@@ -6,6 +6,7 @@ from typing import Any
 
 from controlrnn.certification.ball.arithmetic import decide, flint
 from controlrnn.certification.ball.contraction import check_contraction, check_dissipation
+from controlrnn.certification.ball.execution import check_execution
 from controlrnn.certification.ball.fields import scalar
 from controlrnn.certification.ball.gated import check_delta_iss
 from controlrnn.certification.ball.horizon import check_gains, check_horizon, check_lipschitz
@@ -16,6 +17,7 @@ from controlrnn.certification.certificate import Certificate
 from controlrnn.certification.certificates.contraction import ContractionCertificate
 from controlrnn.certification.certificates.delta_iss import DeltaIssCertificate
 from controlrnn.certification.certificates.dissipation import DissipationCertificate
+from controlrnn.certification.certificates.execution_error import ExecutionError
 from controlrnn.certification.certificates.gains import GainCertificate
 from controlrnn.certification.certificates.horizon import HorizonCertificate
 from controlrnn.certification.certificates.lipschitz import LipschitzCertificate
@@ -25,15 +27,16 @@ from controlrnn.errors import CertificationError
 from controlrnn.systems import GatedSystem, LureSystem
 
 
-def check(certificate: Certificate, system: Any) -> float:
+def check(certificate: Certificate | ExecutionError, system: Any) -> float:
     """Prove a certificate's claim in ball arithmetic, from its multipliers and nothing else of its making.
 
     Args:
-        certificate: Of any kind.
+        certificate: Of any kind, or a bound on rounding.
         system: The frozen system that it speaks of, whose digest has been compared.
 
     Returns:
-        The least relative pivot of the proof, > 0; for delta-ISS what the rate leaves to one.
+        The least relative pivot of the proof, > 0 (for bounds on rounding of the certificates that they rest on); for
+        delta-ISS what the rate leaves to one.
 
     Raises:
         CertificationError: The claim is not proven.
@@ -43,7 +46,8 @@ def check(certificate: Certificate, system: Any) -> float:
     expected = GatedSystem if isinstance(certificate, DeltaIssCertificate) else LureSystem
     if not isinstance(system, expected):
         raise CertificationError(
-            f"a {certificate.KIND} speaks of a {expected.KIND}, got a {type(system).__name__}: pass what it was made of"
+            f"a {_kind(certificate)} speaks of a {expected.KIND}, got a {type(system).__name__}: pass what it was made "
+            "of"
         )
     try:
         return decide(lambda: _claim(certificate, system))
@@ -53,7 +57,11 @@ def check(certificate: Certificate, system: Any) -> float:
         ) from error
 
 
-def _claim(certificate: Certificate, system: Any) -> float:
+def _kind(certificate: Certificate | ExecutionError) -> str:
+    return "bound on rounding" if isinstance(certificate, ExecutionError) else certificate.KIND
+
+
+def _claim(certificate: Certificate | ExecutionError, system: Any) -> float:
     """Prove the claim at the present precision; returns the least relative pivot."""
     padding = getattr(certificate, "padding", None)
     if padding is not None:  # no proof here needs it, but a certificate holds no number that is none
@@ -75,4 +83,6 @@ def _claim(certificate: Certificate, system: Any) -> float:
             return check_reinitialisation(system, certificate)
         case DeltaIssCertificate():
             return check_delta_iss(system, certificate)
-    raise CertificationError(f"no check is known for a {certificate.KIND}")
+        case ExecutionError():
+            return check_execution(system, certificate)
+    raise CertificationError(f"no check is known for a {_kind(certificate)}")

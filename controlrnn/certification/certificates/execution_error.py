@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import in_words
+from controlrnn.certification.certificate import Rigour, in_words
 from controlrnn.certification.certificates.contraction import ContractionCertificate
 from controlrnn.certification.certificates.gains import GainCertificate
 from controlrnn.certification.proof.arithmetic.enclosure import Enclosure, arithmetic_is_ieee
@@ -112,17 +112,26 @@ class ExecutionError(Stored):
             )
         return np.asarray(self.bounds[first : first + horizon + 1])
 
-    def verify(self, system: LureSystem) -> None:
+    def verify(self, system: LureSystem, *, rigour: Rigour | str = Rigour.FLOAT64) -> None:
         """Prove the bounds again, and the certificates that they rest on.
 
         Args:
             system: The system executed.
+            rigour: In float64 with numpy alone, or in ball arithmetic as a second opinion.
 
         Raises:
+            SettingError: Another rigour.
             CertificationError: Another system, a certificate that does not hold, or less is claimed than follows.
+            ModuleNotFoundError: Ball arithmetic without python-flint: install ``controlrnn[audit]``.
         """
+        kind = Rigour(rigour)
         if self.system_digest != system.digest:
             raise CertificationError("the execution error speaks of another system: compute it for this one")
+        if kind is Rigour.BALL:
+            from controlrnn.certification.ball import check  # it knows every kind, and needs an extra
+
+            check(self, system)
+            return
         proven = _proven(
             system,
             self.gains,

@@ -71,7 +71,7 @@ FORMATS = {
 
 def plus(*values: Any) -> Array:
     """Upper bound of the sum of nonnegative arrays of one shape."""
-    return sum_up(np.stack([np.asarray(value, dtype=np.float64) for value in values]), axis=0)
+    return sum_up(np.stack(values), axis=0)
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class Execution:
         first = s.nx + s.nu
         for start, stop in s.blocks:
             rows, here = slice(start, stop), slice(first + start, first + stop)
-            # Neurons of this layer and of later ones have no bound yet; a frozen system gives them no weight.
-            D11 = np.where(np.arange(s.nv) < start, s.D11[rows], 0.0)
-            before = self._sum_error(np.hstack([s.C1[rows], s.D12[rows], D11]), s.bv[rows], size, error)
+            known = slice(0, first + start)  # layers before this one
+            weights = np.hstack([s.C1[rows], s.D12[rows], s.D11[rows, :start]])
+            before = self._sum_error(weights, s.bv[rows], size[known], error[known])
             error[here] = self._activation_error(v[rows], before)
             size[here] = plus(w[rows].magnitude(), error[here])
         return (
@@ -139,7 +139,7 @@ class Execution:
         unit, tiny, largest, _ = self.format
         M, b = np.abs(matrix), np.abs(bias)
         total = plus(dot_up(M, size), b)
-        if not (total <= largest).all() or not (max(M.max(initial=0.0), b.max(initial=0.0)) <= largest):
+        if not (total <= largest).all() or not (max(M.max(), b.max()) <= largest):
             raise CertificationError(
                 f"sums of the system may reach {np.max(total, initial=0.0):.3g}, which overflows in this precision: "
                 "narrow input_range or state_range, or rescale the states"
@@ -147,7 +147,7 @@ class Execution:
         # Zeros are neither rounded nor do they round what they are added to.
         terms = np.count_nonzero(M, axis=1) + np.count_nonzero(b[:, None], axis=1)
         rounding = times_up(1.05 * (terms + 1) * unit, total)
-        touched = plus(sum_up(M, axis=1), b, np.full(len(b), float(sum_up(size)) + 3.0 * self._terms))
+        touched = plus(sum_up(M, axis=1), np.full(len(b), float(sum_up(size)) + 3.0 * self._terms))
         return plus(rounding, times_up(4 * tiny, touched), dot_up(M, error))
 
     def _activation_error(self, v: Enclosure, error: Array) -> Array:
@@ -193,7 +193,7 @@ class Execution:
         Raises:
             CertificationError: Rounding moves the state by more than contraction takes back.
         """
-        s, forgotten = self.system, np.nextafter(1 - rate, 0.0)
+        s = self.system
         middle = np.broadcast_to(inputs.mid, (_SETTLING, s.nu))
         # Any centre is valid; a settled state makes the drift, and so the ball, small.
         c = Enclosure.of(np.asarray(s.simulate(middle, start.mid)[1])[-1])
@@ -206,7 +206,8 @@ class Execution:
             largest_ratios(Enclosure.of(units[:, :, None] * units[:, None, :]), Enclosure.of(metric[None]))
         )
         still = self._norm(self.step_error(c, inputs)[0], metric)
-        least = max(norm_up(start - c, metric), float(divide_up(drift, forgotten))) + float(divide_up(still, forgotten))
+        # A guess, and not below the first of the two: what counts is the inequality.
+        least = max(norm_up(start - c, metric), drift / (1 - rate)) + float(still) / (1 - rate)
         for room in _ROOMS:
             radius = room * least
             ball = Enclosure(c.mid, times_up(widths, radius))

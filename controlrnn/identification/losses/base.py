@@ -12,7 +12,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from controlrnn.checks import count
+from controlrnn.checks import count, shown
+from controlrnn.errors import SettingError
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 
@@ -81,6 +82,13 @@ class WeightedSum(Term):
     """
 
     terms: tuple[tuple[float, Loss], ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise SettingError("terms must hold at least one pair (weight, term), got none")
+        for _, term in self.terms:
+            if not isinstance(term, Loss):
+                raise SettingError(f"terms must be pairs (weight, term) of losses, got {shown(term)} for a term")
 
     @property
     def washout(self) -> int:

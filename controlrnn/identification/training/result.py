@@ -107,6 +107,11 @@ class FitResult(Stored):
     arithmetic: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if set(self.history) != set(_HISTORY.values()) or len({len(v) for v in self.history.values()}) > 1:
+            raise SettingError(
+                f"history must have arrays of one length by the names {', '.join(_HISTORY.values())}, got "
+                f"{', '.join(f'{n}: {np.shape(v)}' for n, v in self.history.items()) or 'none'}"
+            )
         history = {n: read_only(v) for n, v in self.history.items()}
         if not isinstance(self.system, LureSystem | GatedSystem):
             raise SettingError(f"system must be a LureSystem or a GatedSystem, got {shown(self.system)}")

@@ -11,15 +11,42 @@ The multipliers belong to the slope interval of the system's own activation. A p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from controlrnn.checks import Array, read_only
+from controlrnn.checks import Array, number, read_only
 from controlrnn.data import Scaler
+from controlrnn.errors import ControlRnnError, SettingError
 from controlrnn.systems import Activation
+
+_LARGEST_GAIN = 1e15  # of signals in units of their sizes; parameters may be float32, in which squares have to fit
+
+
+def gain_bound(value: Any) -> float:
+    """Return a bound on a gain as float, after checking that parameters can hold the matrices that are made of it."""
+    what = f"a number from {1 / _LARGEST_GAIN:g} to {_LARGEST_GAIN:g}, as signals are scaled"
+    return number("gamma", value, least=1 / _LARGEST_GAIN, most=_LARGEST_GAIN, what=what)
+
+
+@contextmanager
+def representable(what: str) -> Iterator[None]:
+    """Turn the errors of linear algebra with numbers that float64 cannot hold beside each other into a SettingError."""
+    try:
+        with np.errstate(all="ignore"):  # what overflows is refused
+            yield
+    except ControlRnnError:
+        raise
+    except (np.linalg.LinAlgError, RuntimeError, OverflowError) as error:  # numpy's, torch's, Python's
+        raise SettingError(
+            f"{what} cannot be computed with in float64 ({error}): measure signals in units of their sizes, and keep "
+            "all weights within some powers of ten"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)

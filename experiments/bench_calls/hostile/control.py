@@ -37,7 +37,7 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     yield call("mpc.LoopEffort", mpc.LoopEffort, loops=30, rounds=2, attempts=2, inflation=1.1, settled=0.1)
     yield call("mpc.SimulatedLoops", mpc.SimulatedLoops, build=kit.setup, workers=1, progress=None)
     yield again("mpc.LoopRound", kit.rounds.rounds[-1], _infinite=("excess",))
-    yield again("mpc.ClosedLoopCalibration", kit.rounds, _infinite=("excess",))
+    yield again("mpc.ClosedLoopCalibration", kit.rounds, _infinite=("excess", "move_limit"))
     yield call("mpc.TimeOut", mpc.TimeOut, start=1, stop=4, probability=0.5)
     yield call("mpc.RandomFaults", mpc.RandomFaults, choices=(mpc.DropOut(),), rate=0.1, duration=(1, 2), steps=9)
     yield call("mpc.RandomSteps", first(mpc.RandomSteps, lambda s: s(np.random.default_rng(0))), lower=(0.0, 1.0),

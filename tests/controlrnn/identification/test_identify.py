@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -205,6 +207,11 @@ def test_float64_and_terms_that_add_up(dataset):
 def test_a_result_survives_its_file(dataset, tmp_path):
     result = identify(r2dn(), dataset, loss=LOSS, **QUICK)
     result.save(tmp_path / "fit.npz")
+    whole = dict(result.history)
+    for history in ({}, {n: v for n, v in whole.items() if n != "step"}, whole | {"step": whole["step"][:-1]},
+                    whole | {"extra": whole["step"]}):  # fmt: skip
+        with pytest.raises(SettingError, match="history must have arrays"):
+            replace(result, history=history)
     loaded = FitResult.load(tmp_path / "fit.npz", r2dn(seed=9))
     same(result, loaded)
     assert loaded.settings == result.settings

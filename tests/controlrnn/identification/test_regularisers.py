@@ -4,7 +4,15 @@ import torch
 
 from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import SettingError
-from controlrnn.identification import L2, GroupLasso, SimulationError, group_norms, identify, without_states
+from controlrnn.identification import (
+    L2,
+    GroupLasso,
+    SimulationError,
+    WeightedSum,
+    group_norms,
+    identify,
+    without_states,
+)
 from controlrnn.models import ResidualRNN
 
 
@@ -73,3 +81,11 @@ def test_bad_input_is_refused():
         GroupLasso("neurons")
     with pytest.raises(SettingError, match="leave a state"):
         without_states(ResidualRNN(nu=1, ny=1, nx=2).freeze(), [True, True])
+
+
+def test_sums_hold_terms_only():
+    record = Trajectory(np.zeros((9, 1)), np.zeros((9, 1)), 1.0)
+    for terms in ((), ((1.0, record),), ((1.0, None),), ((1.0, SimulationError()), (1.0, lambda *_: 0.0))):
+        with pytest.raises(SettingError, match="terms must"):
+            WeightedSum(terms)
+    assert WeightedSum(((2.0, SimulationError(washout=3)), (1.0, L2()))).washout == 3

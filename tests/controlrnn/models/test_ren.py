@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from controlrnn.certification import certify_by_construction
 from controlrnn.data import Scaler
-from controlrnn.errors import SettingError
+from controlrnn.errors import ControlRnnError, SettingError
 from controlrnn.models import ContractingREN, DissipativeREN, LipschitzR2DN, LipschitzREN
 from controlrnn.models.parts.linear_start import Linear
 
@@ -179,3 +179,28 @@ def test_a_hundred_float32_parameter_sets_are_proven(make):
             make(3.0, nu=2, ny=2, nx=4, feedthrough=bool(seed % 2), seed=seed), seed, 10.0 ** (seed % 3 - 1)
         )
         assert certify_by_construction(model).dissipation.margin > 0
+
+
+@bounded
+@pytest.mark.parametrize("feedthrough", [False, True])
+def test_gain_bounds_are_of_a_size_that_parameters_can_hold(make, feedthrough):
+    make(1e15, nu=1, ny=1, nx=2, feedthrough=feedthrough).freeze()
+    for gamma in (1.1e15, 1.7e308, 0.9e-15, 5e-324, 0.0, np.nan):
+        with pytest.raises(SettingError, match="gamma must be a"):
+            make(gamma, nu=1, ny=1, nx=2, feedthrough=feedthrough)
+
+
+@pytest.mark.parametrize("sizes", [
+    (1.0, 1e300, 1.0), (5e-324, 1.0, 1.0), (1.0, 1e150, 1e308), (1e-300, 1e10, 1.0), (1e308, 1e308, 1e308),
+    (1e-308, 0.0, 1e308), (1e-150, 1e-200, 1e308),
+])  # fmt: skip
+def test_supplies_that_float64_cannot_hold_are_refused_or_made(sizes):
+    q, s, r = sizes
+    Q, S, R = -q * np.eye(2), s * np.eye(2), r * np.eye(2)
+    for feedthrough in (False, True):
+        try:
+            model = DissipativeREN(nu=2, ny=2, nx=2, Q=Q, S=S, R=R, feedthrough=feedthrough)
+        except ControlRnnError:
+            continue
+        system = model.freeze()
+        assert all(np.isfinite(getattr(system, name)).all() for name in ("A", "B1", "B2", "C1", "C2", "D22"))
