@@ -10,7 +10,9 @@ from plants.cascaded_tanks import CascadedTanks
 from plants.export import to_casadi
 from plants.mass_spring_damper import MassSpringDamperChain
 from plants.multi_tank import MultiTank
+from plants.pendulum import Pendulum
 from plants.quadruple_tank import QuadrupleTank
+from plants.reaction_diffusion import ReactionDiffusion
 from plants.simulate import simulate
 
 # The contract tests run over these; add a new plant here.
@@ -24,6 +26,8 @@ PLANTS: MappingProxyType[str, Callable[[], Plant]] = MappingProxyType(
         "cascaded_tanks": CascadedTanks,
         "mass_spring_damper": MassSpringDamperChain,
         "single_mass": lambda: MassSpringDamperChain(1),
+        "pendulum": Pendulum,
+        "reaction_diffusion": ReactionDiffusion,
     }
 )
 
@@ -32,8 +36,10 @@ __all__ = [
     "CascadedTanks",
     "MassSpringDamperChain",
     "MultiTank",
+    "Pendulum",
     "Plant",
     "QuadrupleTank",
+    "ReactionDiffusion",
     "Signal",
     "excitation",
     "simulate",

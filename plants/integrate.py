@@ -74,7 +74,8 @@ def integrate(plant: Dynamics, x: Array, u: Array, w: Array | None = None) -> Ar
     slope = np.asarray(plant._rate(y, held, NUMPY, pushed))
     while running.size:
         h = np.minimum(h, left)
-        new, new_slope, error = _attempt(plant, y, slope, h[:, None], held, pushed)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step that is too long may go anywhere
+            new, new_slope, error = _attempt(plant, y, slope, h[:, None], held, pushed)
         # NaN counts as a failed attempt; a step that cannot be made small enough is given up.
         accepted = error <= 1.0
         left = np.where(accepted, left - h, left)

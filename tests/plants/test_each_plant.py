@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from controlrnn.errors import InfeasibleError
-from plants import CascadedTanks, MassSpringDamperChain, MultiTank, QuadrupleTank, simulate
+from controlrnn.errors import InfeasibleError, SettingError
+from plants import (
+    CascadedTanks,
+    MassSpringDamperChain,
+    MultiTank,
+    Pendulum,
+    QuadrupleTank,
+    ReactionDiffusion,
+    simulate,
+)
 from plants.ops import NUMPY
 
 
@@ -138,3 +146,69 @@ def test_chain_is_odd():
     plant = MassSpringDamperChain(3)
     x, u = np.random.default_rng(2).normal(size=6) * 3, np.array([2.0])
     np.testing.assert_allclose(plant.step(-x, -u), -plant.step(x, u))
+
+
+def test_a_pendulum_swings_as_an_ellipse_integral_says():
+    """Undamped from rest at angle a the period is 4 sqrt(l / g) K(sin(a / 2)^2)."""
+    from scipy.special import ellipk
+
+    for start in (0.1, 2.0, 3.0):
+        period = 4 * np.sqrt(0.7 / 9.81) * ellipk(np.sin(start / 2) ** 2)
+        plant = Pendulum(dt=period / 4, length=0.7, damping=1e-12)
+        x = np.array([start, 0.0])
+        for expected in ([0.0, np.nan], [-start, 0.0], [0.0, np.nan], [start, 0.0]):
+            x = plant.step(x, np.zeros(1))
+            np.testing.assert_allclose(x, np.where(np.isnan(expected), x, expected), atol=1e-6)
+
+
+def test_energy_of_a_pendulum_never_grows_without_torque():
+    plant = Pendulum()
+    x = np.random.default_rng(0).normal(scale=3.0, size=(40, 2))
+    for _ in range(30):
+        new = plant.step(x, np.zeros(1))
+        assert (plant.energy(new) <= plant.energy(x) * (1 + 1e-7)).all()
+        x = new
+    with pytest.raises(SettingError, match="strength"):
+        Pendulum(strength=1.0)
+
+
+def test_without_reaction_the_line_solves_the_heat_equation():
+    """A sine decays with the eigenvalue of the cut line, which tends to (pi / L)^2."""
+    plant = ReactionDiffusion(reaction=1e-12, dt=1.0, length=2.0)
+    z = plant.distance * np.arange(1, 52)
+    x = np.sin(np.pi * z / 2.0)
+    rate = (2 - 2 * np.cos(np.pi / 52)) / plant.distance**2
+    assert rate == pytest.approx((np.pi / 2) ** 2, rel=1e-3)
+    np.testing.assert_allclose(plant.step(x, np.zeros(1)), np.exp(-rate) * x, atol=1e-7)
+
+
+def test_concentrations_stay_between_those_at_the_ends_and_at_the_start():
+    """The maximum principle, with 0 and 1 as equilibria of the reaction."""
+    plant = ReactionDiffusion()
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, (20, plant.nx))
+    for _ in range(50):
+        x = plant.step(x, rng.uniform(0, 1, (20, 1)))
+        assert x.min() >= -1e-9
+        assert x.max() <= 1 + 1e-9
+
+
+def test_a_long_line_has_a_side_to_decide_for_and_a_short_one_has_none():
+    """The profile 1 / 2 is an equilibrium for ends of 1 / 2, unstable where L > 2 pi sqrt(2)."""
+    for length, splits in ((8.0, False), (10.0, True)):
+        plant = ReactionDiffusion(length=length)
+        half = np.full(plant.nx, 0.5)
+        assert not plant.dynamics(half, [0.5]).any()
+        A, _, _ = jacobians(plant, half, np.array([0.5]))
+        assert (np.linalg.eigvals(A).real.max() > 0) == splits
+        low = plant.equilibrium([0.5])
+        assert (low[25] < 0.45) == splits
+        for u in (0.1, 0.45):
+            A, _, _ = jacobians(plant, plant.equilibrium([u]), np.array([u]))
+            assert np.linalg.eigvals(A).real.max() < 0
+        np.testing.assert_allclose(plant.equilibrium([0.7]), 1 - plant.equilibrium([0.3]), atol=1e-9)
+    assert ReactionDiffusion().nx == 51
+    with pytest.raises(InfeasibleError, match="no constant input"):
+        ReactionDiffusion().equilibrium_input([0.5])
+    with pytest.raises(SettingError, match="odd"):
+        ReactionDiffusion(points=50)

@@ -25,7 +25,10 @@ def plant_calls(_: Kit) -> Iterator[Call]:
     """Yield calls of plants and test signals."""
     tank = plants.MultiTank(2)
     u, x = np.tile(tank.nominal_input, (4, 1)), tank.initial_state()
-    for make in (plants.MultiTank, plants.QuadrupleTank, plants.CascadedTanks, plants.MassSpringDamperChain):
+    for make in (
+        plants.MultiTank, plants.QuadrupleTank, plants.CascadedTanks, plants.MassSpringDamperChain, plants.Pendulum,
+        plants.ReactionDiffusion,
+    ):  # fmt: skip
         name, plant = f"plants.{make.__name__}", make()
         yield call(name, make, **fields_of(plant))
         at, held = plant.initial_state(), plant.nominal_input
@@ -40,6 +43,7 @@ def plant_calls(_: Kit) -> Iterator[Call]:
             yield call(f"{name}.overflow", plant.overflow, x=at, u=held, w=np.zeros(plant.nw))
     chain = plants.MassSpringDamperChain(2)
     yield call("plants.MassSpringDamperChain.energy", chain.energy, x=chain.initial_state())
+    yield call("plants.Pendulum.energy", plants.Pendulum().energy, x=np.zeros(2))
     yield call(
         "plants.simulate", plants.simulate, 0.3, plant=tank, u=u, x0=x, noise_std=0.1,
         disturbance=np.zeros((4, tank.nw)), seed=3,

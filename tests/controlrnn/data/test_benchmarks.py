@@ -20,6 +20,7 @@ measured = pytest.mark.skipif(
         ("silverbox", [54218], [10844], [21688, 40475, 32000], 2**14 / 1e7, 1),
         ("wiener_hammerstein", [80000], [20000], [78800], 1 / 51200, 1),
         ("f16", [65536, 65536], [8192, 8192], [73728], 1 / 400, 3),
+        ("f16_two_inputs", [65536, 65536], [8192, 8192], [73728], 1 / 400, 3),
     ],
 )
 def test_official_splits(name, train, validation, test, dt, ny):
@@ -40,6 +41,19 @@ def test_cascaded_tanks_have_the_published_spread_and_saturation():
 
 
 @measured
+def test_the_voltage_of_the_f16_is_its_second_input():
+    """It drives the shaker that makes the force: both have the multisine's lines, and the level is in proportion."""
+    one, two = benchmarks.load("f16"), benchmarks.load("f16_two_inputs")
+    assert (one.nu, two.nu) == (1, 2)
+    assert [s.unit for s in two.train[0].inputs] == ["N", "V"]
+    for a, b in zip((*one.train, *one.test), (*two.train, *two.test), strict=True):
+        np.testing.assert_array_equal(a.u, b.u[:, :1])
+        np.testing.assert_array_equal(a.y, b.y)
+    low, high = (r.u[:, 1].std() for r in two.train)
+    assert high / low == pytest.approx(2.0, rel=0.01)
+
+
+@measured
 def test_mnist_has_the_usual_constants():
     images = benchmarks.load("mnist")
     assert images.train.shape == (60000, 28, 28)
@@ -49,7 +63,9 @@ def test_mnist_has_the_usual_constants():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(SettingError, match="one of cascaded_tanks, silverbox, wiener_hammerstein, f16, mnist"):
+    with pytest.raises(
+        SettingError, match="one of cascaded_tanks, silverbox, wiener_hammerstein, f16, f16_two_inputs, mnist"
+    ):
         benchmarks.load("tanks")
 
 
