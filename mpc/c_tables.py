@@ -123,6 +123,25 @@ class LearntErrorsTable:
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class CoverageTable:
+    """Counted coverage (`mpc.safety.coverage_watch`).
+
+    Args:
+        lower: Lower ends of what counts as inside, shape (ny,).
+        upper: Upper ends.
+        inside: Factor on the evidence of a stretch that was inside.
+        outside: Factor of one that was not.
+        patience: Evidence that alarms.
+    """
+
+    lower: Array
+    upper: Array
+    inside: float
+    outside: float
+    patience: float
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class PremiseTable:
     """Bounds and reactions of a `mpc.safety.premise_watch.PremiseWatch`.
 
@@ -134,6 +153,7 @@ class PremiseTable:
         reactions: Index of the reaction to each premise, in the order of `Reaction` and `Premise`.
         safe: Set point during the reaction BACK_OFF, shape (ny,).
         jitter: How late or early a sample may be, in sample times.
+        counted: Record of counted coverage; None where nothing was promised.
     """
 
     range_low: Array
@@ -143,6 +163,7 @@ class PremiseTable:
     reactions: NDArray[np.intp]
     safe: Array
     jitter: float
+    counted: CoverageTable | None
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

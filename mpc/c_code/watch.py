@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from controlrnn.errors import SettingError
 from mpc.c_tables import ControllerTable
-from mpc.calibration.region import RegionShape
+from mpc.calibration.region import EDGE, RegionShape
 from mpc.control.watching import MOST_MISSED
 from mpc.observers import straying
 from mpc.observers.state_error import ROUNDING
+from mpc.promises.promise import LoopTarget
 from mpc.safety.premise_watch import ABSURD, ORDER, Premise, Reaction
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ def refuse_unwatched(controller: TightenedMPC) -> None:
     """
     if controller.premise_watch.watching.guard is not None:
         raise SettingError("C code has no guard of readings besides the absurd ones: leave watching's guard out")
-    if controller.premise_watch.watching.promised is not None:
-        raise SettingError("C code does not count how often a promise is kept: leave watching's promised out")
     if controller.region_watch is not None and controller.region_watch.region.shape is not RegionShape.BOX:
         raise SettingError("C code watches regions that are boxes: learn_region(..., shape='box')")
 
@@ -52,8 +51,13 @@ def watch_words(controller: TightenedMPC) -> dict[str, Any]:
     """
     names = [*(f"{r.name} = {i}" for i, r in enumerate(Reaction)), f"PREMISES = {len(ORDER)}"]
     names += [f"{p.name}_AT = {ORDER.index(p)}" for p in (Premise.INNOVATION, Premise.MODEL_ERROR)]
+    promised = controller.premise_watch.watching.promised
+    if promised is not None:
+        limits = int(promised.target is LoopTarget.LIMITS)
+        names += [f"STRETCH = {promised.stretch}", f"LIMITS_COUNTED = {limits}"]
     return {
         "region": int(controller.region_watch is not None),
+        "coverage": int(promised is not None),
         "ABSURD": ABSURD,
         "watching": ", ".join([*names, f"MOST_MISSED = {MOST_MISSED}"]),
     }
@@ -70,6 +74,9 @@ def watch_scalars(own: ControllerTable) -> dict[str, float]:
         "JITTER": own.premises.jitter, "ROUNDING": ROUNDING,
         "FORGOTTEN": straying.FORGOTTEN, "REACH": observer.reach, "RATE": observer.rate, "MODEL_ADDED": observer.added,
     }  # fmt: skip
+    counted = own.premises.counted
+    if counted is not None:
+        found |= {"FACTOR_INSIDE": counted.inside, "FACTOR_OUTSIDE": counted.outside, "PATIENCE": counted.patience}
     return found if observer.innovation is None else found | {"TO_OWN": observer.innovation.to_own}
 
 
@@ -99,8 +106,10 @@ def watch_tables(controller: TightenedMPC, own: ControllerTable) -> Arrays:
     }
     if observer.innovation is not None:
         tables["own_metric"] = observer.innovation.metric.ravel()
+    if premises.counted is not None:
+        tables |= {"counted_low": premises.counted.lower, "counted_high": premises.counted.upper}
     if controller.region_watch is not None:
         region = controller.region_watch.region
-        halves = [a * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]
+        halves = [a * (1 + EDGE) * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]
         tables |= {"region_middle": np.concatenate(region.centres), "region_half": np.concatenate(halves)}
     return tables

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _GROUPS = ("input", "input move", "residual")
+EDGE = 1e-9  # of a limit: operation at the very edge of the calibration records is inside
 _FLOOR = 1e-6  # least half width, as a share of the largest in the group, for channels that never moved
 
 
@@ -155,7 +156,7 @@ class OperatingRegion(Stored):
                 continue
             ratios[name] = float(_distance(value[None] - self.centres[g], self.covariances[g], self.shape)[0])
             ratios[name] /= self.limits[g]
-            if not ratios[name] <= 1:  # also where an overflow gives NaN
+            if not ratios[name] <= 1 + EDGE:  # also where an overflow gives NaN
                 outside.append(self._words(g, value))
         return RegionStatus(ratios, "; ".join(outside))
 
@@ -218,17 +219,36 @@ class RegionWatch:
 
     def reset(self) -> None:
         """Forget the last sample."""
-        self._previous: Array | None = None
+        self._before: Array | None = None
+        self._checked = False
         self._inside = True
 
-    def check(self, u: Array, residual: Array) -> RegionStatus:
-        """Check a sample by `OperatingRegion.check`, with the input checked last as the previous one."""
-        status = self.region.check(u, residual, previous=self._previous)
+    def check(self, u: Array, residual: Array, previous: Array | None) -> RegionStatus:
+        """Check a sample by `OperatingRegion.check`, whose arguments these are."""
+        self._before = None if previous is None else read_only(previous)
+        self._checked = True
+        return self._told(self.region.check(u, residual, previous=previous))
+
+    def skip(self) -> None:
+        """Note that the present sample is not checked, since its estimate may not be used."""
+        self._checked = False
+
+    def revise(self, u: Array) -> str:
+        """Check the input that is known to have acted in place of the one checked last; returns what lies outside.
+
+        Args:
+            u: The input, shape (nu,).
+        """
+        if not self._checked:
+            return ""
+        nothing = np.full(len(self.region.centres[2]), np.nan)
+        return self._told(self.region.check(u, nothing, previous=self._before)).message
+
+    def _told(self, status: RegionStatus) -> RegionStatus:
         if self._inside and not status.inside:
             _log.warning("outside of the calibrated region: %s", status.message)
         elif not self._inside and status.inside:
             _log.info("back in the calibrated region")
-        self._previous = read_only(u)
         self._inside = status.inside
         return status
 

@@ -208,5 +208,7 @@ def prediction_errors(
     # All predictions in one batch.
     error = outputs - system.simulate(inputs, x[first : first + starts])[0]
     if disturbance is not None:
-        error = error - disturbance.run(measured_errors(system, x, u, y))[first : first + starts, None, :]
+        seen = measured_errors(system, x, u, y)
+        seen[:first] = np.nan  # the filter starts with the first estimate that may be used
+        error = error - disturbance.run(seen)[first : first + starts, None, :]
     return np.asarray(error)

@@ -396,7 +396,9 @@ class TightenedMPC(Operation):
         """Take in a sample with its input u (nu,); returns a text of what lies outside the calibrated region."""
         outside = ""
         if self.region_watch is not None and self.observer.ready:
-            outside = self.region_watch.check(u, self._output_error(y)).message
+            outside = self.region_watch.check(u, self._output_error(y), self._previous).message
+        elif self.region_watch is not None:
+            self.region_watch.skip()
         before = self.observer.certified
         self._came_from = (self.observer.state, u)
         self.disturbance.advance(u)

@@ -232,6 +232,9 @@ def _hand_over(old: ControllerParts, new: ControllerParts) -> None:
     new.set_points._last = old.set_points._last
     for name in ("_lasting", "_reacting", "_time"):
         setattr(new.premise_watch, name, getattr(old.premise_watch, name))
+    regions = new.region_watch, old.region_watch
+    if regions[0] is not None and regions[1] is not None and regions[0].region is regions[1].region:
+        vars(regions[0]).update(vars(regions[1]))
     met, before = new.premise_watch._coverage, old.premise_watch._coverage
     if met is not None and before is not None and met.promise == before.promise:
         vars(met).update(vars(before))

@@ -114,6 +114,8 @@ def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> N
     watch, observer, commanded = controller.premise_watch, controller.observer, controller._previous
     assert commanded is not None
     watch.inputs(acted)
+    if controller.region_watch is not None and (acted != commanded).any():
+        watch.tell(Premise.REGION, controller.region_watch.revise(acted))
     off = np.abs(acted - commanded)
     wrong = off > observer.command_error + 1e-9 * controller._span
     if wrong.any():

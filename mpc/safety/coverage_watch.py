@@ -9,15 +9,20 @@ If each stretch is inside with probability at least c whatever went before, the 
 number of stretches to a false alarm is at least ``patience``, the evidence that alarms (Lorden, Annals of Mathematical
 Statistics 1971; Shin, Ramdas & Rinaldo, "E-detectors", 2023, for dependent stretches). Only readings are looked at, not
 all predictions, so that what is counted as inside may have been outside: alarms may come late, not too often.
+
+What has not been read is *unseen*, not inside. A stretch of which the share s of readings was there multiplies the
+evidence by 1 + s (factor - 1): its mean is at most 1 as well, provided that readings are not missing more often where
+they would be inside. A stretch without any reading says nothing, and is not counted as one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controlrnn.checks import count, positive
+from controlrnn.checks import Array, count, positive
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
+from mpc.c_tables import CoverageTable
 from mpc.promises.promise import LoopTarget
 
 _WORSE = 3.0  # times the promised share of misses that is found soonest
@@ -68,29 +73,53 @@ class CoverageRun:
 
     def reset(self) -> None:
         """Forget all stretches."""
-        self.evidence, self.stretches, self.missed = 1.0, 0, 0
-        self._steps, self._outside = 0, False
+        self.evidence, self.stretches, self.missed, self.unseen = 1.0, 0, 0, 0
+        self._steps, self._outside, self._seen = 0, False, 0.0
 
-    def update(self, inside: bool) -> None:
+    def c_table(self, lower: Array, upper: Array) -> CoverageTable:
+        """Numbers that C code needs of the count.
+
+        Args:
+            lower: Lower ends of what counts as inside, shape (ny,).
+            upper: Upper ends.
+        """
+        inside, outside = self._factors
+        return CoverageTable(
+            lower=lower,
+            upper=upper,
+            inside=inside,
+            outside=outside,
+            patience=self.promise.patience,
+        )
+
+    def update(self, inside: bool, seen: float = 1.0) -> None:
         """Take in one sample.
 
         Args:
-            inside: Whether the sample was inside.
+            inside: Whether none of the sample's readings was outside.
+            seen: Share of its readings that were there.
         """
         self._steps, self._outside = self._steps + 1, self._outside or not inside
+        self._seen += seen
         if self._steps < self.promise.stretch:
             return
+        factor = 1.0 + self._seen / self._steps * (self._factors[self._outside] - 1.0)
         # More evidence than that says nothing new, and would take as long to forget.
-        self.evidence = min(max(self.evidence, 1.0) * self._factors[self._outside], 10.0 * self.promise.patience)
-        self.stretches, self.missed = self.stretches + 1, self.missed + self._outside
-        self._steps, self._outside = 0, False
+        self.evidence = min(max(self.evidence, 1.0) * factor, 10.0 * self.promise.patience)
+        if self._seen > 0:
+            self.stretches, self.missed = self.stretches + 1, self.missed + self._outside
+        else:
+            self.unseen += 1
+        self._steps, self._outside, self._seen = 0, False, 0.0
 
     @property
     def words(self) -> str:
         """What contradicts the promise; empty where nothing does."""
         if self.evidence < self.promise.patience:
             return ""
+        unseen = f" ({self.unseen} more were not seen)" if self.unseen else ""
         return (
-            f"{self.missed} of {self.stretches} stretches of {self.promise.stretch} samples were outside, promised are "
-            f"{1 - self.promise.coverage:.3g} of them: evidence {self.evidence:.3g} of {self.promise.patience:g}"
+            f"{self.missed} of {self.stretches} stretches of {self.promise.stretch} samples were outside{unseen}, "
+            f"promised are {1 - self.promise.coverage:.3g} of them: evidence {self.evidence:.3g} of "
+            f"{self.promise.patience:g}"
         )

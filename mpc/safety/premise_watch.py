@@ -160,6 +160,7 @@ class PremiseWatch:
             reactions=np.array([_ORDER.index(self.watching.reactions[p]) for p in ORDER], dtype=int),
             safe=self.safe,
             jitter=self.watching.jitter,
+            counted=None if self._coverage is None else self._coverage.c_table(*self.counted()),
         )
 
     def reset(self) -> None:
@@ -303,16 +304,20 @@ class PremiseWatch:
         return True
 
     def coverage(self, y: Array, error: Array) -> None:
-        """Count a sample's readings (ny,) and their errors (ny,), less what predictions are corrected by."""
+        """Count a sample: readings (ny,), NaN unseen, and errors (ny,) less what predictions are corrected by."""
         if self._coverage is None:
             return
-        if self._coverage.promise.target is LoopTarget.LIMITS:
-            ends = np.array([[s.lower, s.upper] for s in self._outputs])
-            outside = (y < ends[:, 0]) | (y > ends[:, 1])
-        else:
-            outside = np.abs(error) > self.promised_bounds
-        self._coverage.update(not outside.any())
+        low, high = self.counted()
+        looked = y if self._coverage.promise.target is LoopTarget.LIMITS else error
+        outside = (looked < low) | (looked > high)
+        self._coverage.update(not outside.any(), float(np.isfinite(y).sum()) / len(y))
         self.tell(Premise.COVERAGE, self._coverage.words)
+
+    def counted(self) -> tuple[Array, Array]:
+        """Lower and upper ends, each (ny,), of what counts as inside: readings within limits, or else their errors."""
+        if self._coverage is not None and self._coverage.promise.target is LoopTarget.LIMITS:
+            return np.array([s.lower for s in self._outputs]), np.array([s.upper for s in self._outputs])
+        return -self.promised_bounds, self.promised_bounds
 
     def ignored(self, y: Array, error: Array) -> Array:
         """Readings (ny,) with NaN where the error (ny,) is too large, if the reaction to that is IGNORE."""

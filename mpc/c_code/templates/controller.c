@@ -107,7 +107,8 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     const int before = is_certified(s);
 #endif
 #if REGION
-    if (s->seen >= STEPS) watch_region(s, u, y);
+    s->region_checked = s->seen >= STEPS;
+    if (s->region_checked) watch_region(s, u, y);
 #endif
     s->can_undo = 1;
     doubted = doubted || s->doubted;
@@ -131,6 +132,9 @@ static void revise(State *s, const double *acted, int doubted)
     if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
     doubted = doubted || wrong; /* it did something else, or the read-back is wrong */
     watch_inputs(s, acted);
+#if REGION
+    if (s->region_checked && memcmp(acted, s->previous, sizeof s->previous)) watch_region_input(s, acted);
+#endif
     if (!s->can_undo) { /* there is no update to repeat */
         s->now |= ${NAME}_BROKEN_ACTUATORS;
         led_astray(s, acted, 0);
@@ -276,6 +280,7 @@ void ${name}_init(State *s)
     memset(s, 0, sizeof *s);
     memcpy(s->x, initial_state, sizeof s->x);
     memcpy(s->beside, initial_state, sizeof s->beside);
+    s->evidence = 1;
     resume(s);
 #if RECALL
     forget_errors(s);

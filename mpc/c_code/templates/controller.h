@@ -53,7 +53,8 @@ typedef enum {
     ${NAME}_BROKEN_INNOVATION = 16,
     ${NAME}_BROKEN_MODEL_ERROR = 32,
     ${NAME}_BROKEN_DRIFT = 64,
-    ${NAME}_BROKEN_REGION = 128
+    ${NAME}_BROKEN_REGION = 128,
+    ${NAME}_BROKEN_COVERAGE = 256
 } ${name}_premise;
 
 typedef struct {
@@ -102,8 +103,15 @@ typedef struct {
     int impossible; /* number of readings of the last sample that were not used: innovation above its certified bound */
     double set_point[${NAME}_NY]; /* last known set point */
     /* Premises contradicted now, earlier with a lasting effect, and at the last sample; its time stamp. */
-    int now, lasting, reacting, has_time, has_watched, wide;
-    double time, watched[${NAME}_NU];
+    int now, lasting, reacting, has_time, wide;
+    double time;
+    /* Input before the one that was checked against the region of the calibration, and whether that was done. */
+    double moved_from[${NAME}_NU];
+    int has_moved_from, region_checked;
+    /* Counted coverage: stretches, how many of them were outside, and how many more nobody saw; the evidence against
+       what was promised, and the stretch that is under way. */
+    int stretches, missed, unseen, stretch_steps, stretch_outside;
+    double evidence, stretch_seen;
     /* Bounds on the model's state after inputs outside the range: see mpc/observers/straying.py. */
     double z[${NAME}_NX], away, excess;
     int astray, clean;

@@ -12,6 +12,7 @@
 #define TERMINAL_SET $terminal
 #define RECALL $recall
 #define REGION $region
+#define COVERAGE $coverage
 
 enum {
     NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs,

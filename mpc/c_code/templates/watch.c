@@ -83,10 +83,38 @@ static int reaction_of(const State *s)
     return found;
 }
 
+#if COVERAGE
+/* Count a sample, as mpc/safety/coverage_watch.py: readings that are missing are unseen, not inside. */
+static void count_coverage(State *s, const double *used, const double *after)
+{
+    double share, factor;
+    int seen = 0;
+    for (int i = 0; i < NM; ++i) {
+        const double looked = LIMITS_COUNTED ? used[i] : after[i];
+        seen += isfinite(used[i]);
+        s->stretch_outside |= looked < counted_low[i] || looked > counted_high[i]; /* false for missing readings */
+    }
+    s->stretch_seen += seen / (double)NM;
+    if (++s->stretch_steps >= STRETCH) {
+        share = s->stretch_seen / s->stretch_steps;
+        factor = 1 + share * ((s->stretch_outside ? FACTOR_OUTSIDE : FACTOR_INSIDE) - 1);
+        s->evidence = fmin(fmax(s->evidence, 1) * factor, 10 * PATIENCE);
+        if (seen || s->stretch_seen > 0) {
+            ++s->stretches;
+            s->missed += s->stretch_outside;
+        } else ++s->unseen;
+        s->stretch_steps = s->stretch_outside = 0;
+        s->stretch_seen = 0;
+    }
+    if (s->evidence >= PATIENCE) s->now |= ${NAME}_BROKEN_COVERAGE;
+}
+#endif
+
 /* Remove implausible readings: `seen` for the observer, `used` for everything else, NaN where missing or rejected. */
 static void believe(State *s, const double *before, const double *y, double *seen, double *used)
 {
-    double error[NY];
+    double error[NY], after[NM];
+    int complete = 1;
     ${name}_model_output(s->x, before, error);
     for (int i = 0; i < NM; ++i) {
         seen[i] = isfinite(y[i]) ? y[i] : NAN;
@@ -104,35 +132,46 @@ static void believe(State *s, const double *before, const double *y, double *see
         }
 #endif
     }
-    if (is_certified(s)) {
-        int complete = 1;
-        for (int i = 0; i < NM; ++i) complete = complete && isfinite(used[i]);
-        for (int i = 0; i < NM; ++i) {
-            double after = isnan(used[i]) ? NAN : error[i];
-            if (PRACTICAL && (s->has_disturbance || complete))
-                after -= s->has_disturbance ? s->disturbance[i] + DISTURBANCE_GAIN * (after - s->disturbance[i]) : after;
-            if (!(fabs(after) > reading_bound[i])) continue;
-            s->now |= ${NAME}_BROKEN_MODEL_ERROR;
-            if (reactions[MODEL_ERROR_AT] == IGNORE) used[i] = NAN;
-        }
+    for (int i = 0; i < NM; ++i) complete = complete && isfinite(used[i]);
+    for (int i = 0; i < NM; ++i) {
+        after[i] = isnan(used[i]) ? NAN : error[i];
+        if (PRACTICAL && (s->has_disturbance || complete))
+            after[i] -= s->has_disturbance ? s->disturbance[i] + DISTURBANCE_GAIN * (after[i] - s->disturbance[i])
+                                           : after[i];
+    }
+#if COVERAGE
+    if (s->seen >= STEPS) count_coverage(s, used, after);
+#endif
+    for (int i = 0; is_certified(s) && i < NM; ++i) {
+        if (!(fabs(after[i]) > reading_bound[i])) continue;
+        s->now |= ${NAME}_BROKEN_MODEL_ERROR;
+        if (reactions[MODEL_ERROR_AT] == IGNORE) used[i] = NAN;
     }
 }
 
 #if REGION
+/* Check that an input and its move are in the box of the calibration. */
+static void watch_region_input(State *s, const double *u)
+{
+    int out = 0;
+    for (int j = 0; j < NU; ++j) {
+        out |= fabs(u[j] - region_middle[j]) > region_half[j];
+        out |= s->has_moved_from && fabs(u[j] - s->moved_from[j] - region_middle[NU + j]) > region_half[NU + j];
+    }
+    if (out) s->now |= ${NAME}_BROKEN_REGION;
+}
+
 /* Check that input, move and residual are in the box of the calibration. */
 static void watch_region(State *s, const double *u, const double *y)
 {
     double error[NY];
     int out = 0;
     ${name}_model_output(s->x, s->has_previous ? s->previous : safe_input, error);
-    for (int j = 0; j < NU; ++j) {
-        out |= fabs(u[j] - region_middle[j]) > region_half[j];
-        out |= s->has_watched && fabs(u[j] - s->watched[j] - region_middle[NU + j]) > region_half[NU + j];
-    }
     for (int i = 0; i < NM; ++i) out |= fabs(y[i] - error[i] - region_middle[2 * NU + i]) > region_half[2 * NU + i];
     if (out) s->now |= ${NAME}_BROKEN_REGION;
-    memcpy(s->watched, u, sizeof s->watched);
-    s->has_watched = 1;
+    memcpy(s->moved_from, s->previous, sizeof s->moved_from);
+    s->has_moved_from = s->has_previous;
+    watch_region_input(s, u);
 }
 #endif
 

@@ -4,11 +4,24 @@ import copy
 
 import numpy as np
 import pytest
-from one_tank import RESIDUAL, W, _running
+from one_tank import RESIDUAL, N, W, _running, error
 
-from controlrnn.errors import SettingError
-from mpc import CoveragePromise, Premise, RunningOn, Safety, TightenedMPC, Tracking, Watching, controller_to_c
+from experiments.bench_mpc.c_code import CompiledController, compiler
+from mpc import (
+    CoveragePromise,
+    LoopTarget,
+    Premise,
+    RunningOn,
+    Safety,
+    TightenedMPC,
+    Tracking,
+    Watching,
+    controller_to_c,
+    tighten,
+)  # fmt: skip
 from mpc.safety.coverage_watch import CoverageRun
+
+SANITISED = ("-O1", "-g", "-fsanitize=undefined", "-fno-sanitize-recover=all")
 
 
 def alarm(promise, miss, seed, most=4000):
@@ -48,6 +61,64 @@ def test_a_stretch_is_outside_if_one_sample_is():
     for inside in (True, True, False, True, True, True, True, True):
         counted.update(inside)
     assert (counted.stretches, counted.missed) == (2, 1)
+
+
+def test_what_nobody_reads_is_unseen_and_not_inside():
+    """A dead sensor takes back no evidence; half of the readings take back half, and speak as loudly."""
+    promise = CoveragePromise(coverage=0.9, stretch=4, patience=100)
+    dead, half, whole = CoverageRun(promise), CoverageRun(promise), CoverageRun(promise)
+    for counted in (dead, half, whole):
+        for _ in range(4):
+            counted.update(False)
+    before = whole.evidence
+    assert before == pytest.approx(0.3 / 0.1)
+    for _ in range(4):
+        dead.update(True, 0.0)
+        whole.update(True)
+    for seen in (1.0, 0.0, 0.5, 0.5):
+        half.update(True, seen)
+    assert (dead.evidence, dead.stretches, dead.missed, dead.unseen) == (before, 1, 1, 1)
+    assert whole.evidence == pytest.approx(before * 0.7 / 0.9)
+    assert half.evidence == pytest.approx(0.5 * (before + whole.evidence))
+    assert (half.stretches, half.missed, half.unseen) == (2, 1, 0)
+    for _ in range(8):
+        dead.update(False)
+        dead.update(True, 0.0)
+    assert dead.evidence == pytest.approx(before * (1 + 0.5 * 2.0) ** 4)
+    assert "5 of 5 stretches" not in dead.words
+    for _ in range(4):
+        dead.update(False)
+    assert "6 of 6 stretches" in dead.words
+    assert "(1 more were not seen)" in dead.words
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_false_alarms_are_no_more_often_where_readings_are_missing(share):
+    """Readings are missing whatever they would have said; a stretch is wholly inside or wholly outside, or anything."""
+    promise = CoveragePromise(coverage=0.9, stretch=2, patience=100)
+    times = []
+    for seed in range(60):
+        counted, rng = CoverageRun(promise), np.random.default_rng(seed)
+        t = 0
+        while not counted.words and (t := t + 1) < 1000:
+            out, seen = rng.random() < 0.1, rng.random(2) >= share
+            for k in range(2):
+                counted.update(not (out and seen[k]), float(seen[k]))
+        times.append(t)
+    assert np.mean(times) - 2 * np.std(times) / np.sqrt(len(times)) >= 100
+
+
+def test_missing_readings_reach_the_count():
+    bound = controller().premise_watch.promised_bounds[0]
+    blind, made = controller(), controller()
+    for used in (blind, made):
+        loop(used, 1.1 * bound, steps=16)
+    first = made.premise_watch._coverage.evidence
+    assert first == blind.premise_watch._coverage.evidence > 1
+    for _ in range(8):
+        blind.step([np.nan], [0.4])
+    counted = blind.premise_watch._coverage
+    assert (counted.evidence, counted.unseen) == (first, 2)
 
 
 def controller(reaction="report", **promised):
@@ -114,6 +185,60 @@ def test_what_was_counted_is_saved_and_handed_over():
     assert other.premise_watch._coverage.stretches == made.premise_watch._coverage.stretches
 
 
-def test_c_refuses_to_count(tmp_path):
-    with pytest.raises(SettingError, match="does not count how often a promise is kept"):
-        controller_to_c(controller(), tmp_path)
+@pytest.mark.skipif(compiler() is None, reason="no C compiler (cc or gcc) on the path")
+@pytest.mark.parametrize("target", list(LoopTarget))
+@pytest.mark.parametrize("practical", [False, True])
+def test_c_counts_the_same(target, practical, tmp_path):
+    """With missing readings, samples of somebody else, cleared estimates, and a saved state."""
+    made = in_practice(target) if practical else controller("back_off", target=target)
+    theirs, bound = CompiledController(made, tmp_path, flags=SANITISED), made.premise_watch.promised_bounds[0]
+    off = 1.1 if target is LoopTarget.LIMITS else (3.0 if practical else 1.2) * bound
+    rng, said = np.random.default_rng(3), []
+    # Errors that come and go: what a filter follows is no error any more.
+    offs = np.where(rng.random(200) < 0.5, off, 0.0) * (np.arange(200) >= 20)
+    offs[rng.random(200) < 0.2] = np.nan
+    for acting in (made, theirs):
+        acting.reset()
+        x, told = 0.0, []
+        for t in range(200):
+            if t < W or t in (60, 61):
+                acting.record([x + offs[t]], [0.0])
+                x = 0.9 * x
+                continue
+            if t == 80:
+                acting.clear_estimate()
+            if t == 120 and acting is theirs:
+                theirs.save()
+                theirs.reset()
+                theirs.load()
+            step = acting.step([x + offs[t]], [0.4])
+            x = 0.9 * x + step.u[0]
+            told.append((step.broken, step.certified, round(float(step.u[0]), 6)))
+        said.append(told)
+    assert [t[:2] for t in said[0]] == [t[:2] for t in said[1]]
+    np.testing.assert_allclose([t[2] for t in said[0]], [t[2] for t in said[1]], atol=2e-5)
+    assert sum(Premise.COVERAGE in broken for broken, *_ in said[0]) > 10
+    assert not all(Premise.COVERAGE in broken for broken, *_ in said[0])
+
+
+def in_practice(target):
+    """A controller whose predictions are corrected by the disturbance estimate."""
+    predictor, contraction, *_ = _running()
+    observer = RunningOn(predictor, W, contraction=contraction)
+    room = tighten(error(predictor.system, np.full(N + 1, RESIDUAL), 0.2), None, observer=observer)
+    promised = CoveragePromise(coverage=0.9, stretch=4, patience=20.0, target=target)
+    return TightenedMPC(
+        predictor,
+        observer,
+        room,
+        Tracking(output_weight=1.0, input_move_weight=1e-2),
+        safety=Safety(watching=Watching(promised=promised)),
+    )
+
+
+def test_the_self_test_of_c_leaves_the_count_alone(tmp_path):
+    made = controller()
+    loop(made, 1.0, steps=30)
+    before = dict(vars(made.premise_watch._coverage))
+    controller_to_c(made, tmp_path)
+    assert vars(made.premise_watch._coverage) == before
