@@ -32,7 +32,7 @@ from mpc.loops.faults import (
     StuckActuator,
     TimeOut,
 )
-from mpc.loops.monte_carlo import ClosedLoopSetup, MonteCarloResult, monte_carlo
+from mpc.loops.monte_carlo import ClosedLoopSetup, LoopEngine, MonteCarloResult, monte_carlo
 from mpc.loops.result import ClosedLoopResult
 from mpc.loops.rounds import LoopRound, SimulatedLoops
 from mpc.loops.run import run_closed_loop
@@ -97,6 +97,7 @@ __all__ = [
     "Limits",
     "Loop",
     "LoopEffort",
+    "LoopEngine",
     "LoopRound",
     "LoopTarget",
     "MeasurementGuard",

@@ -13,6 +13,7 @@ import numpy as np
 from controlrnn.checks import Array, as_array, evaluated, numbers, rows
 from controlrnn.data import Signal
 from controlrnn.errors import DataError, InfeasibleError, ShapeError
+from plants.c_code import plant_code
 from plants.integrate import integrate
 from plants.ops import NUMPY, Ops, Value
 
@@ -181,6 +182,15 @@ class Plant(ABC):
         if not np.allclose(held, wanted, rtol=1e-6, atol=1e-6):
             raise InfeasibleError(f"no constant input holds y = {wanted}; the nearest found, u = {u}, holds y = {held}")
         return u
+
+    @final
+    def c_code(self, name: str) -> str:
+        """C source of the plant for compiled closed loops, which agrees with `step` and `output` up to rounding.
+
+        Args:
+            name: Prefix of the functions ``NAME_step(x, u, w)`` and ``NAME_output(x, u, y)``, a C identifier.
+        """
+        return plant_code(self, name, _SLACK)
 
     @final
     def checked_input(self, u: Any) -> Array:

@@ -44,7 +44,7 @@ MAY_IMPORT = {
 FLOORS = {
     "mpc": (
         "c_tables", "quadratic", "predictor", "promises", "observers", "calibration", "tightening", "problem",
-        "solvers", "safety", "control", "loops", "c_code",
+        "solvers", "safety", "control", "c_code", "loops",
     ),
     "controlrnn.certification": (
         "proof.arithmetic", "proof", "input_error", "families", "certificate", "figures", "search", "certificates",

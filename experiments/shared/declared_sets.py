@@ -14,15 +14,17 @@ linearised at the limit; a bang-bang input error in step with the pulse response
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from controlrnn.certification import ContractionCertificate
 from controlrnn.checks import Array
 from controlrnn.data import Signal
+from experiments.shared.declared_c import DECLARED, PHYSICAL, truth_code
 from mpc import Predictor, StateError, Washout, steady_input
 from mpc.loops.plant import Plant
 from mpc.observers.state_error import ROUNDING
@@ -158,7 +160,7 @@ def wandering(rng: np.random.Generator, steps: int, size: float, channels: int, 
     return np.asarray(size * np.clip(w, -3, 3))
 
 
-class Truth:
+class Truth(ABC):
     """A plant whose unknowns come in rows of `Unknowns`; it also sets where the washout starts.
 
     Args:
@@ -186,6 +188,24 @@ class Truth:
         signal = plant.outputs[limited]
         self._middle = 0.5 * (signal.lower + signal.upper)
 
+    #: C code of the plant says where the controller's washout starts.
+    restarts = True
+    BODY: ClassVar[str]
+
+    @property
+    def nw(self) -> int:
+        """Numbers in a row of unknowns."""
+        return self.unknowns.plant + self.unknowns.ny + self.unknowns.nu + self.unknowns.nx + 1
+
+    @property
+    @abstractmethod
+    def nx(self) -> int:
+        """Number of states."""
+
+    def c_code(self, name: str) -> str:
+        """C source of the plant; see `mpc.loops.compiled.engine`."""
+        return truth_code(name, self, self.BODY)
+
     def pushed(self, y: Array, u: Array, row: Array) -> tuple[Array, Array, Array]:
         """True input, residual in units, and plant disturbances of a row; also sets the washout's next start."""
         plant, residual, push, restart, kind = self.unknowns.split(row)
@@ -203,6 +223,8 @@ class DeclaredTruth(Truth):
 
     The state is x* and the last K residuals, the newest first.
     """
+
+    BODY = DECLARED
 
     @property
     def nx(self) -> int:
@@ -233,6 +255,8 @@ class DeclaredTruth(Truth):
 
 class PhysicalTruth(Truth):
     """The plant with its own disturbances and inexact actuators."""
+
+    BODY = PHYSICAL
 
     def __init__(self, plant: Any, observer: AnywhereWashout, **options: Any) -> None:
         super().__init__(plant, observer, **options)

@@ -32,6 +32,7 @@ from mpc.c_code.watch import bits, refuse_unwatched, watch_scalars, watch_tables
 from mpc.c_tables import ControllerTable, ObserverTable, SolverTable
 from mpc.control.controller import TightenedMPC
 from mpc.control.modes import promises
+from mpc.observers.base import Observer
 from mpc.observers.innovation import StateObserver
 from mpc.observers.open_loop import RunningOn, Washout
 from mpc.problem import priorities
@@ -97,9 +98,31 @@ def controller_to_c(
     source = source if source.suffix == ".c" else source / f"{_NAME}.c"
     name = source.stem if name is None else name
     checked_target(source, name)
-    _check(controller)
+    code, declared = controller_code(controller, name, f"{source.stem}.h")
+    # The header first: an interrupted export then leaves a header alone, which does no harm.
+    header = write_atomic(source.with_suffix(".h"), declared.encode())
+    return write_atomic(source, code.encode()), header
+
+
+def controller_code(
+    controller: TightenedMPC, name: str, header: str, *, tested: bool = True, restarts: bool = False
+) -> tuple[str, str]:
+    """C source of a controller, and its header.
+
+    Args:
+        controller: As for `controller_to_c`.
+        name: Prefix of everything public.
+        header: Name of the header's file.
+        tested: Whether the source contains the self-test.
+        restarts: Whether whoever includes the source says where a washout starts, so that its observer may be of a
+            subclass of `Washout`.
+
+    Raises:
+        SettingError: The controller has a part without C code.
+    """
+    _check(controller, restarts)
     own, solver = controller.c_table(), _solver_table(controller)
-    words = _words(controller, own, solver, name, f"{source.stem}.h")
+    words = _words(controller, own, solver, name, header)
     tables = _tables(controller, own, solver) | watch_tables(controller, own)
     model_tables, model = lure_code(controller.problem.predictor.system)
     words["tables"] = constants(model_tables | tables)
@@ -116,14 +139,13 @@ def controller_to_c(
         "controller.c",
     )
     parts += [_part(file, words) for file in files]
-    parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
+    if tested:
+        parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
-    # The header first: an interrupted export then leaves a header alone, which does no harm.
-    header = write_atomic(source.with_suffix(".h"), _part("controller.h", words).encode())
-    return write_atomic(source, "".join(parts).encode()), header
+    return "".join(parts), _part("controller.h", words)
 
 
-def _check(controller: TightenedMPC) -> None:
+def _check(controller: TightenedMPC, restarts: bool) -> None:
     backend = controller.backend
     if type(backend) is not CondensedBackend:
         raise SettingError(
@@ -138,7 +160,8 @@ def _check(controller: TightenedMPC) -> None:
     refuse_unwatched(controller)
     if controller.problem.measured:
         raise SettingError("C code takes no forecast: leave measured out")
-    if type(controller.observer) not in (Washout, RunningOn, StateObserver):
+    known = isinstance(controller.observer, Washout) if restarts else type(controller.observer) is Washout
+    if not known and type(controller.observer) not in (RunningOn, StateObserver):
         raise SettingError(
             f"observer must be a Washout, RunningOn or StateObserver, got {type(controller.observer).__name__}"
         )
@@ -182,8 +205,8 @@ def _words(
         "nz": system.nx + system.nu + system.nv, "horizon": N, "dt": repr(system.dt),
         "inputs": M, "first": problem.first, "terminal": int(problem.terminal is not None),
         "rows": max((N + 1 - problem.first) * limited + int(problem.terminal is not None) + M * bounded, 1),
-        "record": observer.steps if type(observer) is Washout else 1, "steps": observer.steps,
-        "observer": {Washout: "WASHOUT", StateObserver: "INNOVATION"}.get(type(observer), "PLAIN"),
+        "record": observer.steps if isinstance(observer, Washout) else 1, "steps": observer.steps,
+        "observer": _kind(observer),
         "limited": limited, "bounded": bounded, "layers": len(system.layers),
         "layer_matrices": ", ".join(f"M{k + 1}" for k in range(len(system.layers))) or "0",
         "max_iterations": options.max_iterations, "rti": int(options.rti), "steep": int(solver.steep),
@@ -207,6 +230,12 @@ def _words(
         "SETTLE": predictor_module.SETTLE, "NEWTON": predictor_module.NEWTON,
         "NEWTON_NEAR": predictor_module.NEWTON_NEAR,
     } | watch_words(controller) | _scalars(controller, own, solver)  # fmt: skip
+
+
+def _kind(observer: Observer) -> str:
+    if isinstance(observer, Washout):
+        return "WASHOUT"
+    return "INNOVATION" if isinstance(observer, StateObserver) else "PLAIN"
 
 
 def _scalars(controller: TightenedMPC, own: ControllerTable, solver: SolverTable) -> dict[str, Any]:

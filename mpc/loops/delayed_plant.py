@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,22 @@ from controlrnn.errors import SettingError
 if TYPE_CHECKING:
     from mpc.loops.plant import Plant
 
+_DELAY = """
+#include <string.h>
+
+int ${name}_step(double *x, const double *u, const double *w)
+{
+    if (${name}_undelayed_step(x, x + $n, w)) return 1;
+    memcpy(x + $n, u, $nu * sizeof *x);
+    return 0;
+}
+
+int ${name}_output(const double *x, const double *u, double *y)
+{
+    (void)u;
+    return ${name}_undelayed_output(x, x + $n, y);
+}
+"""
 _NEEDED = ("dt", "inputs", "outputs", "nx", "initial_state", "step", "output")
 
 
@@ -65,6 +83,22 @@ class DelayedPlant:
     def move_limit(self) -> Any:
         """Largest change of inputs per sample that the actuators manage, as the plant says it; None: any."""
         return getattr(self.plant, "move_limit", None)
+
+    @property
+    def nw(self) -> int:
+        """Number of the plant's disturbances; 0 where it does not say it."""
+        return getattr(self.plant, "nw", 0)
+
+    @property
+    def c_code(self) -> Callable[[str], str]:
+        """C source of the plant with the delay; see `mpc.loops.compiled.engine`.
+
+        Raises:
+            AttributeError: The plant has no C source.
+        """
+        inner: Callable[[str], str] = self.plant.c_code  # type: ignore[attr-defined]
+        sizes = {"n": self.plant.nx, "nu": len(self.plant.inputs)}
+        return lambda name: inner(f"{name}_undelayed") + Template(_DELAY).substitute(name=name, **sizes)
 
     def initial_state(self) -> Array:
         """Where a run starts, shape (nx,): the plant's state, and the middle of the inputs' limits under way."""

@@ -26,12 +26,15 @@ class FaultRun:
     Attributes:
         kinds: Kinds of faults, sorted.
         flags: Whether a fault of a kind acts at a step, shape (steps, len(kinds)).
+        signs: Random signs -1 or 1 of each sample's readings, shape (steps, ny).
+        acting: Step, fault and channels of all that acts, sorted by step, at a step in the order of the faults.
     """
 
     def __init__(self, faults: Sequence[Fault], steps: int, ny: int, nu: int, rng: np.random.Generator) -> None:
         self.kinds = tuple(sorted({fault.kind for fault in faults}))
         self.flags = np.zeros((steps, len(self.kinds)), dtype=np.bool_)
-        self._signs = rng.choice([-1.0, 1.0], (steps, ny)) if faults else np.ones((steps, ny))
+        self.acting: list[tuple[int, Fault, Mask]] = []
+        self.signs = rng.choice([-1.0, 1.0], (steps, ny)) if faults else np.ones((steps, ny))
         self._sensors: dict[int, list[tuple[SensorFault, Mask]]] = defaultdict(list)
         self._actuators: dict[int, list[tuple[ActuatorFault, Mask]]] = defaultdict(list)
         self._late: set[int] = set()
@@ -46,12 +49,14 @@ class FaultRun:
             if isinstance(fault, Late):
                 memory = max(memory, fault.delay + 1)
             for t in acting.tolist():
+                self.acting.append((t, fault, mask[t]))
                 if isinstance(fault, SensorFault):
                     self._sensors[t].append((fault, mask[t]))
                 elif isinstance(fault, ActuatorFault):
                     self._actuators[t].append((fault, mask[t]))
                 else:
                     self._late.add(t)
+        self.acting.sort(key=lambda one: one[0])
         self._memory = memory
         self._past = np.zeros((0, ny))
         self._last = np.full(ny, np.nan)
@@ -70,7 +75,7 @@ class FaultRun:
                 self._under_way[t + fault.delay].append((fault.delay, np.where(mask, now, np.nan)))
             # At the start there is no last reading to repeat: the present one is used.
             last = np.where(np.isnan(self._last), now, self._last)
-            now = np.where(mask, fault.reading(now, self._past, last, self._signs[t]), now)
+            now = np.where(mask, fault.reading(now, self._past, last, self.signs[t]), now)
         self._last = now
         return now
 

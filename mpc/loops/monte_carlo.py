@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,6 +21,8 @@ from controlrnn.records import Part, Schema, Stored
 from controlrnn.typed import typed
 from controlrnn.workers import Workers
 from mpc.control.controller import TightenedMPC
+from mpc.loops.compiled.engine import CompiledLoops
+from mpc.loops.compiled.library import NotCompiledError
 from mpc.loops.plant import Plant
 from mpc.loops.result import ClosedLoopResult, times_of
 from mpc.loops.run import run_closed_loop
@@ -24,6 +32,18 @@ from mpc.promises.promise import LoopTarget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_log = logging.getLogger(__name__)
+
+
+class LoopEngine(StrEnum):
+    """What runs closed loops."""
+
+    PYTHON = "python"
+    """`mpc.run_closed_loop`, one step of the controller at a time."""
+    COMPILED = "compiled"
+    """The controller's C code beside the plant's, compiled once; see `mpc.loops.compiled.engine`."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,8 @@ def monte_carlo(
     seeds: Sequence[int],
     *,
     workers: int = 1,
+    engine: LoopEngine = LoopEngine.PYTHON,
+    compiled_in: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MonteCarloResult:
     """Run one closed loop per seed; the result does not depend on ``workers``.
@@ -148,6 +170,11 @@ def monte_carlo(
             several workers it must be importable there: a module's function, or a ``functools.partial`` of one.
         seeds: Seeds, one per run.
         workers: Number of processes; 1 runs in this one.
+        engine: What runs the loops. Compiled ones have the results of Python's up to rounding, but for ``solve_time``
+            and the words of ``outside`` (`mpc.loops.compiled.engine`). Where there is no compiler, or the controller
+            has a part without C code, Python runs them and a warning says why.
+        compiled_in: Folder that keeps compiled code for the next time; a temporary one when left out. What is in it is
+            run: nobody else may be able to write to it.
         progress: Called with (runs done, runs) after each run. After Ctrl-C, workers end within 2 s.
 
     Raises:
@@ -156,32 +183,50 @@ def monte_carlo(
     seeds = [checked_seed(s) for s in items("seeds", seeds, object)]
     if not seeds:
         raise SettingError("monte_carlo needs at least one seed, got none")
-    results = []
-    if count("workers", workers) == 1:
-        setup = build()
-        for seed in seeds:
-            results.append(run_closed_loop(setup.plant, setup.controller, seed=seed, **loop_settings(setup.options)))
-            _report(progress, len(results), len(seeds))
-        return MonteCarloResult(tuple(results))
-    with Workers(min(workers, len(seeds)), prepare=_prepare, given=(build,)) as pool:
+    engine, results = LoopEngine(engine), []
+    with ExitStack() as stack:
+        folder = None
+        if engine is LoopEngine.COMPILED:
+            folder = Path(compiled_in or stack.enter_context(tempfile.TemporaryDirectory()))
+        if count("workers", workers) == 1:
+            run = _runner(build, folder)
+            for seed in seeds:
+                results.append(run(seed))
+                _report(progress, len(results), len(seeds))
+            return MonteCarloResult(tuple(results))
+        pool = stack.enter_context(Workers(min(workers, len(seeds)), prepare=_prepare, given=(build, folder)))
         for parts in pool.map(_run, seeds):  # results come in the order of the seeds, as plain arrays
             results.append(ClosedLoopResult.from_record(*parts))
             _report(progress, len(results), len(seeds))
     return MonteCarloResult(tuple(results))
 
 
-_setup: ClosedLoopSetup | None = None  # one per worker process
+def _runner(build: Callable[[], ClosedLoopSetup], folder: Path | None) -> Callable[[int], ClosedLoopResult]:
+    """Function that runs the loop of a seed; ``folder``: of compiled code, None for Python."""
+    setup = build()
+    options = loop_settings(setup.options)
+    if folder is not None:
+        try:
+            loops = CompiledLoops(setup.plant, setup.controller, folder)
+        except NotCompiledError as error:
+            _log.warning("loops run in Python, not compiled: %s", error)
+        else:
+            return lambda seed: loops.run(seed, options)
+    return lambda seed: run_closed_loop(setup.plant, setup.controller, seed=seed, **options)
 
 
-def _prepare(build: Callable[[], ClosedLoopSetup]) -> None:
-    global _setup
-    _setup = build()
+_task: Callable[[int], ClosedLoopResult] | None = None  # one per worker process
+
+
+def _prepare(build: Callable[[], ClosedLoopSetup], folder: Path | None) -> None:
+    global _task
+    _task = _runner(build, folder)
 
 
 def _run(seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    if _setup is None:
+    if _task is None:
         raise RuntimeError("worker was not prepared")  # our own bug: the pool runs _prepare first
-    return run_closed_loop(_setup.plant, _setup.controller, seed=seed, **loop_settings(_setup.options)).record()
+    return _task(seed).record()
 
 
 def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:

@@ -23,7 +23,8 @@ class Plant(Protocol):
     """What a closed loop needs of a plant.
 
     A plant whose actuators are slow says so with ``move_limit``, their largest change per sample, scalar or shape
-    (nu,); one whose inputs act a sample late with ``timing`` (`mpc.DelayedPlant`).
+    (nu,); one whose inputs act a sample late with ``timing`` (`mpc.DelayedPlant`). One that has C code, for loops at
+    its speed, gives it with ``c_code(name)`` and ``nw``; see `mpc.loops.compiled.engine`.
     """
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,8 +27,21 @@ from mpc.loops.settings import Disturbances, Reference, Start, disturbance_rows
 
 
 @dataclass
-class _Actor:
-    """Plant with noise, input errors, disturbances and faults, all drawn before the run."""
+class Actor:
+    """Plant with noise, input errors, disturbances and faults, all drawn before the run.
+
+    Args:
+        plant: The plant.
+        x: Its state, shape (nx,).
+        before: Input that acts now, shape (nu,).
+        noise: Noise of the readings, shape (samples, ny), from the first sample of the warm-up on.
+        missing: Whether readings are missing, shape (samples, ny).
+        input_errors: Errors of actuators, shape (samples, nu).
+        disturbance: The plant's disturbances, shape (samples, nw), or None.
+        faults: Faults.
+        warm_up: Samples of the warm-up.
+        t: Samples since its start.
+    """
 
     plant: Plant
     x: Array
@@ -45,6 +59,7 @@ class _Actor:
         return np.asarray(self.plant.output(self.x, self.before))
 
     def measure(self) -> Array:
+        """Reading of the present sample."""
         y = self.output() + self.noise[self.t]
         return self.faults.measure(self.t - self.warm_up, np.where(self.missing[self.t], np.nan, y))
 
@@ -96,6 +111,63 @@ def run_closed_loop(
         SettingError: The plant does not fit the controller (channels, sample time), or a parameter is out of range.
         ShapeError: An array does not fit.
     """
+    more: dict[str, Any] = {"preview": preview, "measured": measured, "faults": faults}
+    loop = drawn(
+        plant, controller, reference=reference, steps=steps, seed=seed, start=start, disturbances=disturbances, **more
+    )
+    actor, told = loop.actor, loop.told
+    # Warm-up: a constant input, while the observer fills its window.
+    controller.reset()
+    for _ in range(actor.warm_up):
+        controller.record(actor.measure(), loop.held)
+        actor.apply(loop.held)
+    taken: list[MpcStep] = []
+    rows: tuple[list[Array], ...] = ([], [], [], [])
+    with _interruptible(controller, actor.faults) as time_out:
+        for t in range(steps):
+            for delay, late in actor.faults.arriving(t):  # late readings come before the sample's own
+                controller.correct(delay - 1, late)
+            said = actor.measure()
+            time_out(t)
+            coming = None if told is None else told[t]
+            taken.append(controller.step(said, loop.wanted[t:] if preview else loop.wanted[t], coming))
+            true = actor.output()
+            after, seen = actor.apply(taken[-1].u)
+            for row, value in zip(rows, (true, after, said, seen), strict=True):
+                row.append(value)
+    rows[0].append(actor.output())  # the output that the last input has led to
+    y, after, readings, applied = (np.array(row) for row in rows)
+    happened = {"y": y, "after": after, "readings": readings, "applied": applied}
+    return loop.result(happened | _decisions(controller, taken, y))
+
+
+def drawn(
+    plant: Plant,
+    controller: TightenedMPC,
+    *,
+    reference: Reference,
+    steps: int,
+    seed: int,
+    start: Start | None = None,
+    disturbances: Disturbances | None = None,
+    preview: bool = True,
+    measured: Reference | None = None,
+    faults: Faults = (),
+) -> Drawn:
+    """Check the arguments of `run_closed_loop` and draw everything random of one run.
+
+    Args:
+        plant: See `run_closed_loop`, also for the others.
+        controller: Not stepped.
+        reference: Set points.
+        steps: Control steps.
+        seed: Seed.
+        start: Start.
+        disturbances: Disturbances.
+        preview: Whether the future is known.
+        measured: Measured inputs.
+        faults: Faults.
+    """
     start, acting = start or Start(), disturbances or Disturbances()
     predictor, steps = controller.predictor, count("steps", steps)
     held_to(controller, plant, input_error=acting.input_error, missing=acting.missing, steps=steps)
@@ -111,43 +183,55 @@ def run_closed_loop(
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
     x0 = as_array("x0", plant.initial_state() if start.x0 is None else start.x0, (plant.nx,))
     actor = _actor(plant, x0, held, warm_up, acting, carried, streams)
-    # Warm-up: a constant input, while the observer fills its window.
-    controller.reset()
-    for _ in range(warm_up):
-        controller.record(actor.measure(), held)
-        actor.apply(held)
-    run = _Run(wanted, [], [], [], [], [])
-    with _interruptible(controller, carried) as time_out:
-        for t in range(steps):
-            for delay, late in carried.arriving(t):  # late readings come before the sample's own
-                controller.correct(delay - 1, late)
-            said = actor.measure()
-            time_out(t)
-            coming = None if told is None else told[t]
-            run.taken.append(controller.step(said, wanted[t:] if preview else wanted[t], coming))
-            true = actor.output()
-            after, seen = actor.apply(run.taken[-1].u)
-            run.add(true, after, said, seen)
-    run.true.append(actor.output())  # the output that the last input has led to
-    return _result(plant, controller, run, held, carried, seed)
+    return Drawn(controller, actor, wanted, told, held, preview, seed)
 
 
-@dataclass
-class _Run:
-    """Data recorded along a run."""
+@dataclass(frozen=True)
+class Drawn:
+    """One run before it begins: everything random is drawn.
 
+    Args:
+        controller: The controller.
+        actor: Plant with noise, input errors, disturbances and faults.
+        wanted: Set points, shape (steps + N + 1, ny).
+        told: Forecasts of measured inputs at each step, or None.
+        held: Input during the warm-up, shape (nu,).
+        preview: Whether the controller knows the future of set points.
+        seed: The run's seed.
+    """
+
+    controller: TightenedMPC
+    actor: Actor
     wanted: Array
-    taken: list[MpcStep]
-    true: list[Array]
-    after: list[Array]
-    readings: list[Array]
-    applied: list[Array]
+    told: Array | None
+    held: Array
+    preview: bool
+    seed: int
 
-    def add(self, true: Array, after: Array, said: Array, seen: Array) -> None:
-        self.true.append(true)
-        self.after.append(after)
-        self.readings.append(said)
-        self.applied.append(seen)
+    def result(self, found: dict[str, Any]) -> ClosedLoopResult:
+        """Result of the run.
+
+        Args:
+            found: What happened and what was decided, by the names of `ClosedLoopResult`.
+        """
+        plant, controller = self.actor.plant, self.controller
+        y, u = found["y"], found["u"]
+        reference = self.wanted[: len(y)]
+        return ClosedLoopResult(
+            u_before=self.held,
+            reference=reference,
+            bounds=controller.tightening.total[: controller.horizon + 1],
+            faults=self.actor.faults.flags,
+            fault_kinds=self.actor.faults.kinds,
+            lower=np.array([s.lower for s in plant.outputs]),
+            upper=np.array([s.upper for s in plant.outputs]),
+            # Sample 0 was not the controller's doing; the output after the last input is.
+            cost=controller._answers.cost(controller.problem, y[1:], reference[1:], u, self.held),
+            dt=float(plant.dt),
+            seed=self.seed,
+            names=tuple(s.label for s in (*plant.outputs, *plant.inputs)),
+            **found,
+        )
 
 
 @contextmanager
@@ -169,44 +253,25 @@ def _interruptible(controller: TightenedMPC, faults: FaultRun) -> Iterator[Calla
         controller.backend = backend
 
 
-def _result(
-    plant: Plant, controller: TightenedMPC, run: _Run, held: Array, faults: FaultRun, seed: int
-) -> ClosedLoopResult:
-    taken, y = run.taken, np.array(run.true)
-    u, reference = np.array([s.u for s in taken]), run.wanted[: len(taken) + 1]
-    x, disturbance = np.array([s.x for s in taken]), np.array([s.disturbance for s in taken])
-    return ClosedLoopResult(
-        y=y,
-        after=np.array(run.after),
-        readings=np.array(run.readings),
-        u=u,
-        applied=np.array(run.applied),
-        u_before=held,
-        reference=reference,
-        x=x,
-        disturbance=disturbance,
-        predicted=np.array([s.y_predicted for s in taken]),
-        errors=_realised(controller, taken, x, u, y),
-        bounds=controller.tightening.total[: controller.horizon + 1],
-        intervals=np.array([s.error_interval for s in taken]) if controller.recalls else np.zeros((0, 2, 0, 0)),
-        slack=np.array([s.slack.max() for s in taken]),
-        solve_time=np.array([s.solve_time for s in taken]),
-        iterations=np.array([s.iterations for s in taken]),
-        status=tuple(s.status for s in taken),
-        fallback=tuple(s.fallback for s in taken),
-        certified=np.array([s.certified for s in taken]),
-        verdicts=np.array([s.verdicts for s in taken], dtype=np.int8),
-        faults=faults.flags,
-        fault_kinds=faults.kinds,
-        lower=np.array([s.lower for s in plant.outputs]),
-        upper=np.array([s.upper for s in plant.outputs]),
-        # Sample 0 was not the controller's doing; the output after the last input is.
-        cost=controller._answers.cost(controller.problem, y[1:], reference[1:], u, held),
-        dt=float(plant.dt),
-        seed=seed,
-        names=tuple(s.label for s in (*plant.outputs, *plant.inputs)),
-        outside=tuple(s.outside for s in taken),
-    )
+def _decisions(controller: TightenedMPC, taken: Sequence[MpcStep], y: Array) -> dict[str, Any]:
+    """Fields of `ClosedLoopResult` that come from the controller's steps."""
+    u, x = np.array([s.u for s in taken]), np.array([s.x for s in taken])
+    return {
+        "u": u,
+        "x": x,
+        "disturbance": np.array([s.disturbance for s in taken]),
+        "predicted": np.array([s.y_predicted for s in taken]),
+        "errors": _realised(controller, taken, x, u, y),
+        "intervals": np.array([s.error_interval for s in taken]) if controller.recalls else np.zeros((0, 2, 0, 0)),
+        "slack": np.array([s.slack.max() for s in taken]),
+        "solve_time": np.array([s.solve_time for s in taken]),
+        "iterations": np.array([s.iterations for s in taken]),
+        "status": tuple(s.status for s in taken),
+        "fallback": tuple(s.fallback for s in taken),
+        "certified": np.array([s.certified for s in taken]),
+        "verdicts": np.array([s.verdicts for s in taken], dtype=np.int8),
+        "outside": tuple(s.outside for s in taken),
+    }
 
 
 def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: Array, y: Array) -> Array:
@@ -234,7 +299,7 @@ def _actor(
     acting: Disturbances,
     faults: FaultRun,
     streams: Sequence[np.random.Generator],
-) -> _Actor:
+) -> Actor:
     ny, nu, total = len(plant.outputs), len(plant.inputs), warm_up + len(faults.flags)
     if not 0 <= acting.missing <= 1:
         raise SettingError(f"missing must be a probability, got {acting.missing!r}")
@@ -244,7 +309,7 @@ def _actor(
     if w is not None:
         given = disturbance_rows(w)
         rows = given[np.clip(np.arange(total) - warm_up, 0, len(given) - 1)]
-    return _Actor(
+    return Actor(
         plant=plant,
         x=x0,
         before=held,

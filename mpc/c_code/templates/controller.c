@@ -35,7 +35,12 @@ static void observe(State *s, const double *y, const double *u, int doubted)
     const int kept = s->seen < STEPS ? s->seen + 1 : STEPS;
     (void)y;
     memcpy(s->record + (s->seen % STEPS) * NU, u, NU * sizeof *u);
+#ifdef WASHOUT_START /* of loops in which an adversary chooses it */
+    if (kept < STEPS) return; /* nobody may use it yet */
+    memcpy(s->x, WASHOUT_START, sizeof s->x);
+#else
     memcpy(s->x, initial_state, sizeof s->x);
+#endif
     for (int k = 0; k < kept; ++k)
         ${name}_model_step(s->x, s->record + ((s->seen + 1 - kept + k) % STEPS) * NU, s->x);
 #elif OBSERVER == INNOVATION
@@ -207,14 +212,33 @@ static void scale_sample(State *s, const double *reference, const double *offset
     }
 }
 
+/* What a simulated loop wants to know of a step besides its info, and whether that step's solver runs out of time. */
+typedef struct {
+    int late, now;
+    double plan[VARIABLES], slack, low[${NAME}_ERRORS], high[${NAME}_ERRORS];
+} Told;
+
+/* Largest violation of an output limit by a trial, in output units. */
+static double largest_slack(const Trial *trial)
+{
+    double most = 0;
+    for (int row = 0; row < LIMIT_ROWS; ++row)
+        most = fmax(most, (trial->excess[row] - INSIDE) * scale[output_of(row)]);
+    return most;
+}
+
 /* Solve the sample. Returns 1 and stores the plan if there is one to apply; otherwise u (M, NU) is the solver's last
    iterate. */
-static int plan_ahead(State *s, const double *reference, const double *offset, double *u, Info *info)
+static int plan_ahead(State *s, const double *reference, const double *offset, double *u, Info *info, Told *told)
 {
     const Trial *answer;
     int now, feasible, kept;
     scale_sample(s, reference, offset);
     for (int k = 0; k < M; ++k) memcpy(u + k * NU, s->has_plan ? planned(s, k) : before_of(s), NU * sizeof *u);
+    if (told && told->late) { /* out of time before the first iteration */
+        info->status = ${NAME}_MAX_ITERATIONS;
+        return 0;
+    }
     info->status = solve(s, u, &now, &info->iterations, &feasible);
     answer = feasible ? &s->best : s->trials + now;
     for (int i = 0; i < VARIABLES; ++i)
@@ -223,6 +247,7 @@ static int plan_ahead(State *s, const double *reference, const double *offset, d
     if (info->status != ${NAME}_SOLVED && !feasible) return 0;
     if (info->status == ${NAME}_SOLVED) info->cost = answer->cost * COST_SCALE;
     info->inside_after = inside_after(answer);
+    if (told && info->status == ${NAME}_SOLVED) told->slack = largest_slack(answer);
     kept = keeps_limits(answer);
     keep_limits(s, M, u);
     if (TERMINAL) kept = is_feasible(s, u);
@@ -234,14 +259,17 @@ static int plan_ahead(State *s, const double *reference, const double *offset, d
 }
 
 /* Choose the input to apply: from the plan found, or from a fallback. */
-static void choose(State *s, int found, const double *iterate, const double *target, double *u, Info *info)
+static void choose(State *s, int found, const double *iterate, const double *target, double *u, Info *info, Told *told)
 {
+    int held = 1;
     info->fallback = info->status == ${NAME}_SOLVED ? ${NAME}_NONE : ${NAME}_PLAN;
     if (info->status == ${NAME}_WARMING_UP) {
         memcpy(u, before_of(s), NU * sizeof *u);
         info->fallback = s->has_previous ? ${NAME}_STEADY : ${NAME}_SAFE;
     } else if (found) {
         memcpy(u, planned(s, 0), NU * sizeof *u);
+        if (told) memcpy(told->plan, s->plan, sizeof told->plan);
+        held = 0;
     } else {
         const StandIn standing = stand_in(s, iterate, target, info);
         memcpy(u, standing.u, NU * sizeof *u);
@@ -251,8 +279,11 @@ static void choose(State *s, int found, const double *iterate, const double *tar
         /* What follows a proven plan is proven as well. */
         if (standing.fallback == ${NAME}_LEAST || (TERMINAL && standing.feasible && standing.fallback != ${NAME}_PLAN))
             follow_from_now_on(s, standing.u);
+        if (told) memcpy(told->plan, standing.u, sizeof told->plan);
+        held = 0;
     }
     keep_limits(s, 1, u);
+    for (int k = 0; told && held && k < M; ++k) memcpy(told->plan + k * NU, u, NU * sizeof *u);
 }
 
 /* Complete and clip set points (N + 1, NM), as mpc/problem/set_points.py: NaN is replaced by the last known one, values
@@ -346,8 +377,9 @@ void ${name}_step_preview(State *s, const double y[NM], const double reference[(
     ${name}_step_watched(s, y, reference, 0, NAN, u, info);
 }
 
-void ${name}_step_watched(State *s, const double y[NM], const double *reference, const double *applied, double time,
-    double u[NU], Info *info)
+/* One step; `more` may be null. */
+static void decide(State *s, const double *y, const double *reference, const double *applied, double time, double *u,
+    Info *info, Told *more)
 {
     Info told = {${NAME}_WARMING_UP, ${NAME}_NONE, 0, 0, 0, N + 1, 0, 0, NAN};
     double target[NM], offset[NM], wanted[(N + 1) * NM], iterate[VARIABLES], seen[NM], used[NM];
@@ -365,16 +397,29 @@ void ${name}_step_watched(State *s, const double y[NM], const double *reference,
         reaction = reaction_of(s);
         if (reaction == BACK_OFF) memcpy(wanted, safe_reference, sizeof wanted);
         s->wide = reaction == WIDEN;
-        if (reaction != HOLD) found = plan_ahead(s, wanted, offset, iterate, &told);
+        if (reaction != HOLD) found = plan_ahead(s, wanted, offset, iterate, &told, more);
     }
     for (int i = 0; i < NM; ++i) target[i] = wanted[i] - offset[i] - s->level[(N + 1) * NM + i];
-    choose(s, found, iterate, target, u, &told);
+    choose(s, found, iterate, target, u, &told, more);
+#if RECALL
+    if (more) {
+        memcpy(more->low, s->error_low, sizeof more->low);
+        memcpy(more->high, s->error_high, sizeof more->high);
+    }
+#endif
     advance(s, seen, u, 0);
     told.contradictions += s->impossible;
     told.broken = s->now | s->lasting;
+    if (more) more->now = s->now;
     finish(s, 1);
     told.certified = told.certified && !told.broken;
     if (info) *info = told;
+}
+
+void ${name}_step_watched(State *s, const double y[NM], const double *reference, const double *applied, double time,
+    double u[NU], Info *info)
+{
+    decide(s, y, reference, applied, time, u, info, 0);
 }
 
 void ${name}_step(State *s, const double y[NM], const double reference[NM], double u[NU], Info *info)
