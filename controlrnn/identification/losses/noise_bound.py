@@ -33,7 +33,7 @@ from torch import Tensor
 from controlrnn.checks import count, positive
 from controlrnn.errors import SettingError
 from controlrnn.identification.losses.base import Batch, Simulation, Term
-from controlrnn.identification.losses.noise_covariance import Std, check_deviations, deviations
+from controlrnn.identification.losses.noise_covariance import Std, check_deviations, check_last, deviations
 from controlrnn.systems import LureSystem, System
 from controlrnn.typed import typed
 
@@ -100,26 +100,30 @@ class NoiseUpperBound(Term):
         state_std: Standard deviation of the noise on every next state.
         initial_std: Standard deviation of the noise on the states at the start of a window.
         washout: Samples at the start of each window that do not count.
+        last: Take only the first output that all inputs of a window have reached, as for classification: that of its
+            last sample, or without feedthrough the one after it.
 
     Raises:
-        SettingError: A number is out of range.
+        SettingError: A number is out of range, or ``last`` comes with a washout.
     """
 
     input_std: Std
     state_std: Std = 0.0
     initial_std: Std = 0.0
     washout: int = 0
+    last: bool = False
 
     def __post_init__(self) -> None:
         check_deviations(self)
-        count("washout", self.washout, least=0)
+        check_last(self)
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
         """Mean of the bound over samples; it is the same for every window."""
+        steps = batch.u.shape[1] + (self.last and not system.has_feedthrough)
         bound = output_noise_bound(
-            system, batch.u.shape[1], input_std=self.input_std, state_std=self.state_std, initial_std=self.initial_std
+            system, steps, input_std=self.input_std, state_std=self.state_std, initial_std=self.initial_std
         )
-        return bound[self.washout :].mean()
+        return bound[-1] if self.last else bound[self.washout :].mean()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -212,11 +213,7 @@ class NoiseCovariance(Term):
 
     def __post_init__(self) -> None:
         check_deviations(self)
-        if self.last and self.washout:
-            raise SettingError(
-                f"last counts one output of a window, got washout = {self.washout}: leave one of them out"
-            )
-        count("washout", self.washout, least=0)
+        check_last(self)
         if self.windows is not None:
             count("windows", self.windows)
 
@@ -266,6 +263,12 @@ def check_deviations(term: object) -> None:
         value = numbers(name, getattr(term, name))
         _in_range(name, value)
         object.__setattr__(term, name, tuple(value.tolist()) if value.ndim else float(value))
+
+
+def check_last(term: Any) -> None:
+    """Check the fields ``washout`` and ``last`` of a term, of which only one may be used."""
+    if count("washout", term.washout, least=0) and term.last:
+        raise SettingError(f"last counts one output of a window, got washout = {term.washout}: leave one of them out")
 
 
 def deviations(name: str, std: Std, n: int, like: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ def _losses(kit: Kit) -> Iterator[Call]:
     yield call(f"{at}.NoiseCovariance", identification.NoiseCovariance, **std, washout=2, windows=2)
     yield call(f"{at}.NoiseCovariance", identification.NoiseCovariance, **std, windows=2, last=True)
     yield call(f"{at}.NoiseUpperBound", identification.NoiseUpperBound, **std, washout=2)
+    yield call(f"{at}.NoiseUpperBound", identification.NoiseUpperBound, **std, last=True)
     yield call(f"{at}.SimulationError", identification.SimulationError, washout=2)
     yield call(f"{at}.StretchPenalty", identification.StretchPenalty, rate=0.9)
     yield call(f"{at}.GroupLasso", identification.GroupLasso, group="states", rounding=1e-4)

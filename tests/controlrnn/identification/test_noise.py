@@ -362,6 +362,16 @@ def test_washout_and_windows_select():
     assert (SimulationError(washout=2) + NoiseUpperBound(0.1, washout=4)).washout == 4
 
 
+@pytest.mark.parametrize("feedthrough", [True, False])
+def test_the_bound_of_the_last_output_counts_the_last_input(feedthrough):
+    model = tensors(random_system(2, feedthrough=feedthrough))
+    u = torch.tensor(inputs(model, batch=2, steps=1))
+    run = Simulation(*simulate(model, u))
+    bound = NoiseUpperBound(0.3, last=True)(model, Batch(u, run.y, run.x[:, 0], 0), run)
+    assert bound >= trace(last_output_covariance(model, u, run.x, input_std=0.3)).max()
+    assert trace(last_output_covariance(model, u, run.x, input_std=0.3)).min() > 0
+
+
 @pytest.mark.parametrize(("step", "weight"), [(0, 1), (9, 1), (10, 1 / 2), (25, 1 / 3)])
 def test_a_decaying_term_has_the_weight_of_its_epoch(step, weight):
     model = tensors(random_system(2))
@@ -386,6 +396,8 @@ def test_bad_settings_are_refused(term, bad):
         NoiseCovariance(0.1, windows=0)
     with pytest.raises(SettingError, match="washout"):
         NoiseCovariance(0.1, washout=2, last=True)
+    with pytest.raises(SettingError, match="washout"):
+        NoiseUpperBound(0.1, washout=2, last=True)
     with pytest.raises(SettingError, match="period"):
         Decaying(SimulationError(), period=0)
     with pytest.raises(SettingError):
