@@ -6,7 +6,9 @@ limit, tightened and nominal. Noise-robust training follows Amini, Liu, Motee (I
 basic RNN, `NoiseUpperBound` on the one with a norm below one, without which that bound grows with the window.
 
 A model whose contraction cannot be proven, or whose certified part leaves nothing of an output's range, has no
-certified tightening. Its closed loops are then tightened by the calibrated model error alone and it cannot win.
+certified tightening. Its closed loops are then tightened by the calibrated model error alone and it cannot win. Every
+model also gets what an engineer builds in an hour, and which promises nothing: the nominal controller a constant away
+from its limits, the least at which trial loops keep them.
 Classes that can start at a linear model of the records do so, as `identify` has it, the others at random parameters:
 the column `start` says which, and part of a difference in fit is due to it. Training, certification and loops are
 measured in CPU seconds, since wall time on a busy machine compares nothing.
@@ -43,11 +45,12 @@ from controlrnn.identification import (
 from controlrnn.models import LTI, ContractingR2DN, ContractingREN, Elman, Model, RobustRNN, StableRNN
 from controlrnn.systems import LureSystem
 from controlrnn.workers import Workers
+from experiments.shared.back_off import backed_off, trial_seeds
 from experiments.shared.identification import start_of
 from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
-from mpc import ModelError, Tightening, Washout, monte_carlo, tighten
+from mpc import ClosedLoopSetup, ModelError, Tightening, Washout, monte_carlo, tighten
 
 WORKERS = 2
 PAST = 40  # samples that the state is estimated from for the fit ahead
@@ -188,6 +191,7 @@ def case(name: str, k: int, seed: int, config: Config) -> Row:
     row |= loops(proof.observer, room, config, seed)
     plain = loops(proof.observer, None, config, seed)
     row |= {"nominal_cost": plain["cost"], "nominal_runs_with_violation": plain["runs_with_violation"]}
+    row |= baseline(proof.observer, config, seed)
     clock.append(time.process_time())
     spent = {"training_cpu_s": clock[1] - clock[0], "certification_cpu_s": clock[2] - clock[1]}
     return row | spent | {"all_cpu_s": clock[3] - clock[0]}
@@ -273,6 +277,22 @@ def loops(observer: Washout, room: Tightening | None, config: Config, seed: int)
     }  # fmt: skip
 
 
+def baseline(observer: Washout, config: Config, seed: int) -> Row:
+    """The nominal controller a constant away from its limits, chosen on trial loops; empty where none is enough."""
+
+    def build(room: Tightening) -> ClosedLoopSetup:
+        return stages.setup(observer, room, config)
+
+    names = ("back_off", "backed_off_cost", "backed_off_runs_with_violation")
+    seeds = trial_seeds(seed, config.runs)
+    try:
+        room, _ = backed_off(build, observer.system, config.horizon, config.back_off_step, seeds)
+    except (RuntimeError, InfeasibleError):
+        return dict.fromkeys(names)
+    found = loops(observer, room, config, seed)
+    return dict(zip(names, (float(room.total[0, 0]), found["cost"], found["runs_with_violation"]), strict=True))
+
+
 def mean(rows: Sequence[Row]) -> Row:
     """Average rows over seeds; runs, violations and failures are summed, of largest violations the maximum is kept."""
     result: Row = {"seeds": len(rows)}
@@ -285,7 +305,7 @@ def mean(rows: Sequence[Row]) -> Row:
             continue
         if any(v is None for v in values):
             result[key] = None
-        elif key in ("runs", "runs_with_violation", "failed_solves", "nominal_runs_with_violation"):
+        elif key.endswith("runs_with_violation") or key in ("runs", "failed_solves"):
             result[key] = sum(values)
         elif key == "max_violation":
             result[key] = max(values)
@@ -349,12 +369,18 @@ def figure(means: Mapping[str, Row]) -> Figure:
         if means[m]["certified"] < 1:
             room.annotate(" not certified", (own[n], n), va="center", fontsize="small", color="C3")
     room.set_xlabel("tightening of output 1, last step [cm]")
-    cost.barh(place + 0.2, [means[m]["cost"] for m in names], height=0.38, color="C2", label="tightened")
-    cost.barh(place - 0.2, [means[m]["nominal_cost"] for m in names], height=0.38, color="0.7", label="nominal")
-    for n, m in enumerate(names):
-        for key, value, shift in (("", "cost", 0.2), ("nominal_", "nominal_cost", -0.2)):
-            text = f" {means[m][f'{key}runs_with_violation']}/{means[m]['runs']} violate"
-            cost.annotate(text, (means[m][value], n + shift), va="center", fontsize="x-small")
+    bars = (
+        ("", "tightened", "C2", 0.27),
+        ("backed_off_", "backed off", "C6", 0.0),
+        ("nominal_", "nominal", "0.7", -0.27),
+    )
+    for key, label, colour, shift in bars:
+        values = [np.nan if means[m][f"{key}cost"] is None else means[m][f"{key}cost"] for m in names]
+        cost.barh(place + shift, values, height=0.25, color=colour, label=label)
+        for n, (m, value) in enumerate(zip(names, values, strict=True)):
+            if np.isfinite(value):
+                text = f" {means[m][f'{key}runs_with_violation']}/{means[m]['runs']} violate"
+                cost.annotate(text, (value, n + shift), va="center", fontsize="x-small")
     cost.set_xlabel("closed-loop cost")
     cost.margins(x=0.3)
     for panel in (fit, room, cost):

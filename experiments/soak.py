@@ -2,7 +2,8 @@
 
 The controller of `experiments.three_tank`, on its default solver, follows random steady states near the limits while
 sensors drop out, freeze, saturate, jump and are late, pumps stick, saturate and are off, and the solver runs out of
-time. The run comes in chunks; a stopped study goes on with the next one. An exception ends it with an error.
+time. The run comes in chunks; a stopped study goes on with the next one. An exception ends it with an error. The first
+chunk is repeated by the nominal controller a constant away from its limits, chosen on trial loops without faults.
 
 A step is measured in wall time and in processor time: on a machine that others use, the first also counts their work.
 As in any process that has to be in time, what exists before the first step is kept from the garbage collector.
@@ -33,6 +34,7 @@ from matplotlib.figure import Figure
 from controlrnn.checks import Array
 from controlrnn.data import Signal
 from controlrnn.records import Numbers, Schema, load_record, save_record
+from experiments.shared.back_off import backed_off, trial_seeds
 from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for i in study.progress(range(chunks), "chunks"):
             compute = functools.partial(chunk, study, setup, config, i, steps)
             rows.append(study.row(f"chunk {i}", compute, needs=needs, files=[f"times_{i}.npz"]))
+    baseline(study, setup, config, steps)
     heap = study.row("heap", functools.partial(heap_growth, setup, config, 100 if study.quick else 2000))
     kept = [load_record(study.path(f"times_{i}.npz"), _TIMES)[0] for i in range(chunks)]
     times = {name: np.concatenate([k[name] for k in kept]) for name in ("wall", "cpu")}
@@ -133,7 +136,7 @@ def prepare(study: Study, config: Config) -> ClosedLoopSetup:
 
 def chunk(study: Study, setup: ClosedLoopSetup, config: Config, i: int, steps: int) -> Row:
     """Run one stretch of steps, and summarise its times and failures."""
-    seed = int(np.random.SeedSequence([study.seed, i]).generate_state(1)[0])
+    seed = seed_of(study, i)
     with processor_times(setup.controller) as cpu:
         result = run(setup, config, seed, steps)
     save_record(study.path(f"times_{i}.npz"), _TIMES, {"wall": result.solve_time, "cpu": np.array(cpu)}, {})
@@ -143,6 +146,33 @@ def chunk(study: Study, setup: ClosedLoopSetup, config: Config, i: int, steps: i
     del result
     gc.collect()
     return row | {"resident_mb": resident() / 1e6, "process": f"{os.getpid()} {_STARTED}"}
+
+
+def seed_of(study: Study, i: int) -> int:
+    """Seed of one chunk."""
+    return int(np.random.SeedSequence([study.seed, i]).generate_state(1)[0])
+
+
+def baseline(study: Study, setup: ClosedLoopSetup, config: Config, steps: int) -> Row:
+    """The nominal controller a constant away from its limits, chosen on trial loops without faults, in chunk 0."""
+    made = setup.controller
+
+    def build(room: Tightening) -> ClosedLoopSetup:
+        other = stages.setup(made.observer, room, config)
+        other.controller.change(watching=made.premise_watch.watching)
+        return other
+
+    def compute() -> Row:
+        seeds = trial_seeds(study.seed, config.runs)
+        room, used = backed_off(build, made.predictor.system, config.horizon, config.back_off_step, seeds)
+        result = run(build(room), config, seed_of(study, 0), steps)
+        return {
+            "distance_cm": float(room.total[0, 0]), "trial_loops": used, "steps": result.steps,
+            "violations": result.violations, "max_violation": result.max_violation, "cost": result.cost,
+            "failed_solves": result.failed_solves,
+        }  # fmt: skip
+
+    return study.row("chunk 0, backed off", compute, needs={"steps": steps, "config": asdict(config)})
 
 
 @contextmanager
@@ -217,7 +247,7 @@ def describe(result: ClosedLoopResult, setup: ClosedLoopSetup, cpu: Array) -> Ro
         "steps": result.steps, "inputs_sound": bool(sound), "steps_with_fault": result.faults.any(axis=1).sum(),
         "failed_solves": result.failed_solves, "forced_time_outs": forced,
         "fallbacks": sum(result.fallback_counts.values()), "readings_rejected": sum(result.rejected.values()),
-        "violations": result.violations, "max_violation": result.max_violation,
+        "violations": result.violations, "max_violation": result.max_violation, "cost": result.cost,
         "misses_dt": result.deadline_misses(), "wall_over_5_ms": result.deadline_misses(DEADLINE),
         "cpu_over_5_ms": (cpu > DEADLINE).sum(),
     }  # fmt: skip

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,21 @@ from controlrnn.data import Trajectory
 from controlrnn.errors import InfeasibleError
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
+from experiments.shared.back_off import backed_off, trial_seeds
 from experiments.shared.study import Row
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
-from mpc import GuardedObserver, ModelError, Observer, Tightening, Washout, monte_carlo, tighten, tighten_guarded
+from mpc import (
+    ClosedLoopSetup,
+    GuardedObserver,
+    ModelError,
+    Observer,
+    Tightening,
+    Washout,
+    monte_carlo,
+    tighten,
+    tighten_guarded,
+)
 from mpc.observers.estimate_error import drawn_errors
 
 
@@ -185,15 +197,29 @@ def _slow_directions(system: LureSystem, x: Array, u: Array, root: Array) -> Arr
     return np.asarray(np.linalg.solve(root, np.linalg.svd(map_)[2][:2].T).T)
 
 
+def _setup(observer: Any, config: Config, tightened: Tightening | None) -> ClosedLoopSetup:
+    setup = stages.setup(observer, tightened, config)
+    return replace(setup, options={**setup.options, "input_error": observer.input_error})
+
+
+def baseline(observer: Any, config: Config, seed: int) -> Row:
+    """The nominal controller a constant away from its limits, chosen on trial loops, in the loops of all others."""
+    room, used = backed_off(
+        partial(_setup, observer, config), observer.system, config.horizon, config.back_off_step,
+        trial_seeds(seed, config.runs),
+    )  # fmt: skip
+    said = {"note": f"{room.total[0, 0]:g} cm, by {used} trial loops"}
+    return closed_loops(observer, room, config, seed) | said
+
+
 def closed_loops(observer: Any, tightened: Tightening | None, config: Config, seed: int) -> Row:
     """Run the closed loops of one controller; noise and disturbances are the same for all."""
     seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
     try:
-        setup = stages.setup(observer, tightened, config)
+        setup = _setup(observer, config, tightened)
     except InfeasibleError as error:
         return {"runs": 0, "cost": None, "runs_with_violation": None, "max_violation_cm": None, "failed_solves": None,
                 "step_ms": None, "note": str(error)[:90]}  # fmt: skip
-    setup = replace(setup, options={**setup.options, "input_error": observer.input_error})
     found = monte_carlo(lambda: setup, seeds).summary()
     return {
         "runs": found["runs"], "cost": found["cost"], "runs_with_violation": found["runs_with_violation"],

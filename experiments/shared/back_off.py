@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mpc import ClosedLoopSetup, MonteCarloResult, monte_carlo
+from controlrnn.systems import LureSystem
+from mpc import ClosedLoopSetup, MonteCarloResult, Tightening, back_off, monte_carlo
 
 MOST = 200  # distances tried
+TRIALS = 1  # purpose of the trial loops, whose seeds no other part of a study has
+
+
+def trial_seeds(seed: int, n: int) -> list[int]:
+    """Seeds of n trial loops of a study."""
+    return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence([seed, TRIALS]).spawn(n)]
+
+
+def backed_off(
+    build: Callable[[Tightening], ClosedLoopSetup], system: LureSystem, horizon: int, step: float, seeds: Sequence[int]
+) -> tuple[Tightening, int]:
+    """The nominal controller's constant distance from its limits, by trial: what an engineer builds in an hour.
+
+    Args:
+        build: Builds plant and nominal controller with a tightening.
+        system: The model.
+        horizon: Prediction horizon.
+        step: In which distances grow.
+        seeds: Of the trial loops, all of which have to keep their limits.
+
+    Returns:
+        The distance as a tightening, which promises nothing, and the number of loops that were run.
+
+    Raises:
+        RuntimeError: No distance is enough.
+        InfeasibleError: The one that is tried leaves nothing of an output's range.
+    """
+
+    def room(distance: float) -> Tightening:
+        return back_off(system.digest, horizon, np.full(system.ny, distance))
+
+    distance, _, used = least_distance(lambda d: functools.partial(build, room(d)), seeds, step)
+    return room(distance), used
 
 
 def least_distance(

@@ -32,10 +32,16 @@ def agreed(
         region: The region of calibration, or None.
 
     Raises:
-        SettingError: Two of them have different premises; the message names the differences.
+        SettingError: Two of them have different premises, and the message names the differences; or the tightening
+            claims something without premises.
     """
     if not predictor.system.digest == observer.system.digest == tightening.digests.get("system"):
         raise SettingError("observer and tightening must be of one model with predictor.system, got other digests")
+    if tightening.premises is None and not set(tightening.digests) <= NO_CLAIM:
+        raise SettingError(
+            "the tightening promises something about predictions, but not what that rests on (its premises are None): "
+            "make it by tighten, or state them, e.g. calibrate_closed_loop(..., premises=controller.premises)"
+        )
     own = observer.premises
     premises_of(predictor).refuse_other("the predictor", own, "the observer")
     for what, part in (("the tightening", tightening), ("the terminal set", terminal), ("the recall", recall)):
@@ -47,6 +53,11 @@ def agreed(
         raise SettingError("the tightening was made for another observer: tighten with this one")
     if tightening.premises is not None:
         own = tightening.premises
+        if own.region and (region is None or region.digest != own.region):
+            raise SettingError(
+                "the tightening was calibrated with a controller that watches an operating region, got "
+                f"{'none' if region is None else 'another one'}: pass the same to Safety(region=...)"
+            )
     return own if region is None else own.also(region=region.digest)
 
 
@@ -56,5 +67,11 @@ def move_limited(premises: Premises, problem: OptimalControlProblem) -> Premises
     Args:
         premises: Premises of the controller's parts.
         problem: Its optimal control problem.
+
+    Raises:
+        SettingError: The tightening was calibrated in closed loop with other move limits.
     """
+    own = Premises(system=premises.system, dt=premises.dt, inputs=premises.inputs, input_units=premises.input_units,
+                   move_limit=problem.move_limit)  # fmt: skip
+    premises.refuse_other("the tightening", own, "the controller")
     return premises.also(move_limit=problem.move_limit)

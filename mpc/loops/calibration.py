@@ -35,6 +35,7 @@ from controlrnn.records import Count, Number, Part, Schema, Stored, Text
 from controlrnn.typed import typed
 from mpc.loops.rounds import ClosedLoops, LoopRound, Rounds, constant_parts
 from mpc.promises.order_statistics import rank_of
+from mpc.promises.premises import Premises
 from mpc.promises.promise import CoverageUnit, Loop, LoopTarget, coverage_over
 from mpc.tightening.tightening import Tightening
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
+UNDECLARED = "what that controller rests on was not stated, so that none is checked to be that controller"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +206,7 @@ def calibrate_closed_loop(
     confidence: float | None = None,
     target: LoopTarget = LoopTarget.LIMITS,
     effort: LoopEffort | None = None,
+    premises: Premises | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> ClosedLoopCalibration:
     """Calibrate a tightening under which a closed loop keeps its limits, or its error bounds, with given probability.
@@ -218,13 +221,18 @@ def calibrate_closed_loop(
             over calibration and operation together.
         target: Criterion that a loop has to keep.
         effort: Number of loops that may be used.
+        premises: Premises of the controller that ``loops`` runs, its `TightenedMPC.premises`, to which controllers with
+            the tightening are held. `SimulatedLoops` and a start with premises say them by themselves. If nobody does,
+            the tightening's promise says that they are unknown, and with the target ``predictions`` no controller
+            takes it.
         checkpoint: File of the completed rounds, from which an interrupted calibration continues.
 
     Raises:
         CertificationError: No attempt was accepted: nothing is promised. Another call with another seed is a further
             attempt, which the promise does not account for.
         DataError: Too few loops for the promise, or ``loops`` returned unsuitable results.
-        SettingError: A parameter is out of range, or the checkpoint is of another calibration.
+        SettingError: A parameter is out of range, ``premises`` are not those of the start or of ``loops``, or the
+            checkpoint is of another calibration.
     """
     effort, target = effort or LoopEffort(), LoopTarget(target)
     n, rank = effort.rank(coverage, confidence)
@@ -240,6 +248,7 @@ def calibrate_closed_loop(
     }
     # Exploration may depend on its loops in any way; only the fresh loops of the attempts count for the promise.
     run = Rounds(loops, start, target, n, settings, effort.inflation, None if checkpoint is None else Path(checkpoint))
+    run.declare(premises)
     total = run.explore(effort.rounds, effort.settled)
     for _ in range(effort.attempts):
         last = run.round(total, attempt=True)
@@ -272,7 +281,11 @@ def _accepted(
         "is another controller, of which nothing is promised"
     )
     tightening = run.tightening(np.array(last.total))
-    tightening = replace(tightening, promise=text, premises=run.premises(tightening))
+    own = run.premises(tightening)
+    if own is None:
+        text += f"; {UNDECLARED}"
+        _log.warning("loops and start state no premises: pass premises=controller.premises to have them checked")
+    tightening = replace(tightening, promise=text, premises=own)._made(tightening)
     return ClosedLoopCalibration(
         tightening=tightening,
         target=run.target,

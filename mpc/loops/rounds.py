@@ -144,6 +144,7 @@ class Rounds:
         self.done: list[LoopRound] = []
         self.steps = 0
         self.missing = 0.0
+        self._declared: Premises | None = None
         self._stored = self._load()
 
     def explore(self, rounds: int, settled: float) -> Array:
@@ -217,13 +218,30 @@ class Rounds:
         digests = kept | {name: digest({"total": total}, self.settings)}
         return constant_parts(total, self.start.disturbance_gain, "nothing yet: calibration goes on", digests)
 
+    def declare(self, premises: Premises | None) -> None:
+        """State the premises of the controller that is run, after comparing them with what others say of it.
+
+        Args:
+            premises: Its premises; None where they are not known.
+        """
+        if premises is None:
+            return
+        if premises.system != self.start.digests.get("system"):
+            raise SettingError("premises must be of the start's model, got another one: take the controller's premises")
+        if self.start.premises is not None:
+            _of_controller(premises).refuse_other("the premises", self.start.premises, "the start")
+        if isinstance(self.loops, SimulatedLoops):
+            _of_controller(premises).refuse_other("the premises", self.loops.premises(self.start), "the loops")
+        self._declared = premises
+
     def premises(self, tightening: Tightening) -> Premises | None:
         """Premises of the promise: those of the calibrated controller, where known, and of its loops.
 
         Args:
             tightening: The accepted tightening.
         """
-        own = self.loops.premises(tightening) if isinstance(self.loops, SimulatedLoops) else self.start.premises
+        known = self.loops.premises(tightening) if isinstance(self.loops, SimulatedLoops) else self.start.premises
+        own = self._declared if known is None else known
         if own is None:
             return None
         return own.also(horizon=tightening.horizon, length=self.steps, missing=self.missing, loop=Loop.CLOSED)
@@ -262,6 +280,11 @@ class Rounds:
                 kept.save(self.checkpoint)
             except StorageError as error:
                 _log.warning("round %d: %s; calibration goes on without a new checkpoint", len(rounds), error)
+
+
+def _of_controller(premises: Premises) -> Premises:
+    """Premises without those of calibration records, which a new calibration replaces."""
+    return premises.also(length=None, missing=None, loop=None, horizon=None)
 
 
 def constant_parts(total: Array, gain: float | None, promise: str, digests: dict[str, str]) -> Tightening:

@@ -16,7 +16,8 @@ def row(**changes):
         "case": "x #0", "seconds": 1.0, "parameters": 10, "fit_free": 90.0, "fit_last": 91.0, "rate": 0.95,
         "certified": 1.0, "bound_first": [1.0, 2.0], "bound_last": [0.5, 1.0], "model_error_last": [2.0, 2.0],
         "tightening_last": [2.5, 3.0], "runs": 10, "runs_with_violation": 0, "max_violation": 0.0, "cost": 100.0,
-        "failed_solves": 0, "nominal_cost": 50.0, "nominal_runs_with_violation": 10,
+        "failed_solves": 0, "nominal_cost": 50.0, "nominal_runs_with_violation": 10, "back_off": 0.5,
+        "backed_off_cost": 70.0, "backed_off_runs_with_violation": 1,
     }  # fmt: skip
     return base | changes
 
@@ -27,6 +28,10 @@ def test_means_sum_counts_and_keep_what_is_unknown():
     assert (mean["cost"], mean["cost_lowest"], mean["cost_highest"]) == (200.0, 100.0, 300.0)
     assert (mean["runs"], mean["runs_with_violation"], mean["max_violation"], mean["seeds"]) == (20, 1, 0.4, 2)
     np.testing.assert_allclose(mean["bound_last"], [0.75, 2.0])
+    assert (mean["back_off"], mean["backed_off_runs_with_violation"]) == (0.5, 2)
+    unknown = study.mean([row(), row(back_off=None, backed_off_cost=None, backed_off_runs_with_violation=None)])
+    assert unknown["backed_off_cost"] is unknown["backed_off_runs_with_violation"] is None
+    assert len(study.figure({"a": unknown}).axes) == 3
     assert study.mean([row(), row(rate=None)])["rate"] is None
     assert study.mean([row(), row(certified=0.0)])["certified"] == 0.5
 
@@ -75,6 +80,7 @@ def test_quick_study_compares_all_candidates(tmp_path):
         r = rows[name]
         assert r["runs"] == 2
         assert r["failed_solves"] == 0
+        assert r["back_off"] is None or r["backed_off_runs_with_violation"] <= r["runs"]
         parts = np.array(r["model_error_last"])
         assert (np.array(r["tightening_last"]) >= parts - 1e-9).all()
         if r["certified"] == 1:

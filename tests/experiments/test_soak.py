@@ -61,6 +61,9 @@ def test_quick_soak_counts_everything_and_resumes(tmp_path, capsys):
     assert total["steps"] == sum(results["statuses"].values()) == 1000
     assert sum(results["fallbacks"].values()) == total["fallbacks"] == total["failed_solves"] > 0
     assert sum(results["rejected"].values()) == total["readings_rejected"] > 0
+    other = rows["chunk 0, backed off"]
+    assert (other["steps"], other["trial_loops"] >= 4) == (250, True)
+    assert other["cost"] > 0 < rows["chunk 0"]["cost"]
     met = {name: t["met"] for name, t in results["targets"].items()}
     assert met["all inputs finite and within limits"]
     assert met["steps beyond the sample time"]

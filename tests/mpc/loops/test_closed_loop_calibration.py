@@ -12,6 +12,7 @@ from controlrnn.errors import CertificationError, DataError, FileFormatError, Se
 from mpc import (
     ClosedLoopCalibration,
     ClosedLoopSetup,
+    Limits,
     LoopEffort,
     LoopTarget,
     Mode,
@@ -26,9 +27,11 @@ from mpc import (
     run_closed_loop,
 )
 from mpc.control.settings import grouped
+from mpc.loops.calibration import UNDECLARED
 from mpc.loops.settings import loop_settings
 
 START = no_tightening(MODEL, N, 2)
+TRACKING = Tracking(output_weight=1.0, input_move_weight=1.0)
 
 
 class Loops:
@@ -220,11 +223,13 @@ def test_tightening_says_what_mode_it_allows():
     limits = calibrate_closed_loop(Loops(), start, seed=3).tightening
     for mode in Mode:
         assert TightenedMPC(predictor, observer, limits, **grouped(dict(mode=mode, **settings))).mode is mode
-    errors = calibrate_closed_loop(Loops(), start, seed=3, target="predictions").tightening
+    own = TightenedMPC(predictor, observer, start, **grouped(settings)).premises
+    errors = calibrate_closed_loop(Loops(), start, seed=3, target="predictions", premises=own).tightening
+    assert TightenedMPC(predictor, observer, errors, **grouped(settings)).mode is Mode.GUARANTEED
     with pytest.raises(SettingError, match="guaranteed"):
         TightenedMPC(predictor, observer, errors, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
     fed = back_off(system.digest, N, np.zeros(2), disturbance_gain=0.3)
-    fed = calibrate_closed_loop(Loops(), fed, seed=3, target="predictions").tightening
+    fed = calibrate_closed_loop(Loops(), fed, seed=3, target="predictions", premises=own).tightening
     assert TightenedMPC(predictor, observer, fed, **grouped(settings)).mode is Mode.PRACTICAL
 
 
@@ -247,7 +252,60 @@ def test_tightening_carries_what_it_was_calibrated_with_and_refuses_another_cont
     assert build(found.tightening).controller.premises.loop == "closed"
     with pytest.raises(SettingError, match="steps 5 against 6"):
         build(found.tightening, steps=6)
-    assert calibrate_closed_loop(Loops(), START, seed=3).tightening.premises is None  # nobody said
+    slower = Limits(move_limit=0.1)
+    with pytest.raises(SettingError, match=r"move limit of u1 inf against 0\.1"):
+        TightenedMPC(predictor, RunningOn(predictor, 5), found.tightening, TRACKING, limits=slower)
+    watched = replace(found.tightening, premises=own.also(region="a" * 64))
+    with pytest.raises(SettingError, match="watches an operating region, got none"):
+        TightenedMPC(predictor, RunningOn(predictor, 5), watched, TRACKING)
+
+
+def of_a_user(**options):
+    """Calibrated by loops of the user's own, for the network that they are said to run."""
+    system = elman(2, 1, 2)
+    return calibrate_closed_loop(Loops(), no_tightening(system.digest, N, 2), seed=3, **options).tightening
+
+
+def theirs(steps=5):
+    predictor = Predictor(elman(2, 1, 2), signals("u", 1, 1.0), signals("y", 2, 1.0))
+    return predictor, RunningOn(predictor, steps)
+
+
+def test_loops_of_a_user_say_what_they_rest_on_or_the_tightening_says_that_they_did_not(caplog):
+    predictor, observer = theirs()
+    own = TightenedMPC(predictor, observer, no_tightening(predictor.system.digest, N, 2), TRACKING).premises
+    told = of_a_user(premises=own, target="predictions")
+    assert not caplog.records
+    assert (told.premises.loop, told.premises.length, told.premises.observer) == ("closed", 12, own.observer)
+    assert "not stated" not in told.promise
+    assert TightenedMPC(predictor, observer, told, TRACKING).mode is Mode.GUARANTEED
+    with pytest.raises(SettingError, match="steps 5 against 6"):
+        TightenedMPC(*theirs(6), told, TRACKING)
+    for target in LoopTarget:
+        silent = of_a_user(target=target)
+        assert silent.premises is None
+        assert silent.promise.endswith(UNDECLARED)
+        assert "premises=controller.premises" in caplog.records[-1].message
+    with pytest.raises(SettingError, match="promises something about predictions, but not what that rests on"):
+        TightenedMPC(predictor, observer, silent, TRACKING)
+
+
+def test_premises_that_are_not_those_of_the_loops_are_refused():
+    predictor, observer = theirs()
+    start = no_tightening(predictor.system.digest, N, 2)
+    own = TightenedMPC(predictor, observer, start, TRACKING).premises
+    with pytest.raises(SettingError, match="of the start's model"):
+        calibrate_closed_loop(Loops(), START, seed=3, premises=own)
+    stated = replace(start, premises=theirs(6)[1].premises)
+    with pytest.raises(SettingError, match=r"the premises and the start rest on different .* steps 5 against 6"):
+        calibrate_closed_loop(Loops(), stated, seed=3, premises=own)
+
+    def build(tightening):
+        made = TightenedMPC(*theirs(7), tightening, TRACKING)
+        return ClosedLoopSetup(LurePlant(predictor.system, predictor.inputs, predictor.outputs), made)
+
+    with pytest.raises(SettingError, match=r"the premises and the loops rest on different .* steps 5 against 7"):
+        calibrate_closed_loop(SimulatedLoops(build), start, seed=3, premises=own)
 
 
 @pytest.mark.slow
