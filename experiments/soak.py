@@ -59,6 +59,7 @@ from mpc import (
     Tightening,
     TimeOut,
     Wandering,
+    Washout,
     Watching,
     run_closed_loop,
     staircase,
@@ -155,10 +156,11 @@ def seed_of(study: Study, i: int) -> int:
 
 def baseline(study: Study, setup: ClosedLoopSetup, config: Config, steps: int) -> Row:
     """The nominal controller a constant away from its limits, chosen on trial loops without faults, in chunk 0."""
-    made = setup.controller
+    made, observer = setup.controller, setup.controller.observer
+    assert isinstance(observer, Washout)
 
     def build(room: Tightening) -> ClosedLoopSetup:
-        other = stages.setup(made.observer, room, config)
+        other = stages.setup(observer, room, config)
         other.controller.change(watching=made.premise_watch.watching)
         return other
 

@@ -33,6 +33,7 @@ from mpc import (
     LoopTarget,
     ModelError,
     Operation,
+    Premises,
     calibrate,
     calibrate_closed_loop,
     calibration_errors,
@@ -251,6 +252,7 @@ def loop_trial(rng: np.random.Generator, *, target: LoopTarget, confidence: floa
     try:
         found = calibrate_closed_loop(
             FastLoops(), start, seed=int(rng.integers(2**31)), target=target, coverage=0.9, confidence=confidence,
+            premises=Premises(system=start.digests["system"], dt=1.0, observer={"kind": "the model run alone"}),
             effort=LoopEffort(loops=58 if confidence else None),
         )  # fmt: skip
     except CertificationError:

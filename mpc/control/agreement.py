@@ -52,7 +52,7 @@ def agreed(
     ):
         raise SettingError("the tightening was made for another observer: tighten with this one")
     if tightening.premises is not None:
-        own = tightening.premises
+        own = tightening.premises.beside(own)
         if own.region and (region is None or region.digest != own.region):
             raise SettingError(
                 "the tightening was calibrated with a controller that watches an operating region, got "

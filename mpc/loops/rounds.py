@@ -226,6 +226,8 @@ class Rounds:
         """
         if premises is None:
             return
+        if not premises.observer:
+            raise SettingError("premises must be those of a controller, got none of an observer: take the controller's")
         if premises.system != self.start.digests.get("system"):
             raise SettingError("premises must be of the start's model, got another one: take the controller's premises")
         if self.start.premises is not None:

@@ -150,6 +150,15 @@ class Premises(Stored):
                 "them for one and the same"
             )
 
+    def beside(self, other: Premises) -> Premises:
+        """Copy that also states what only another part states, with which these premises agree.
+
+        Args:
+            other: Premises of the other part.
+        """
+        mine = {one.name: getattr(self, one.name) for one in fields(self)}
+        return self.also(**{n: getattr(other, n) for n, value in mine.items() if value is None or _empty(value)})
+
     def also(self, **more: Any) -> Premises:
         """Copy with some fields replaced.
 

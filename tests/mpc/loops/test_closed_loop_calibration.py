@@ -17,6 +17,7 @@ from mpc import (
     LoopTarget,
     Mode,
     Predictor,
+    Premises,
     RunningOn,
     SimulatedLoops,
     TightenedMPC,
@@ -281,6 +282,11 @@ def test_loops_of_a_user_say_what_they_rest_on_or_the_tightening_says_that_they_
     assert TightenedMPC(predictor, observer, told, TRACKING).mode is Mode.GUARANTEED
     with pytest.raises(SettingError, match="steps 5 against 6"):
         TightenedMPC(*theirs(6), told, TRACKING)
+    # What nobody states about a calibrated controller, the observer still does.
+    few = Premises(system=own.system, dt=own.dt, observer=own.observer)
+    less = TightenedMPC(predictor, observer, of_a_user(premises=few, target="predictions"), TRACKING).premises
+    assert (less.loop, less.inputs, less.outputs) == ("closed", own.inputs, own.outputs)
+    np.testing.assert_array_equal(less.input_error, own.input_error)
     for target in LoopTarget:
         silent = of_a_user(target=target)
         assert silent.premises is None
@@ -294,6 +300,8 @@ def test_premises_that_are_not_those_of_the_loops_are_refused():
     predictor, observer = theirs()
     start = no_tightening(predictor.system.digest, N, 2)
     own = TightenedMPC(predictor, observer, start, TRACKING).premises
+    with pytest.raises(SettingError, match="got none of an observer"):
+        calibrate_closed_loop(Loops(), start, seed=3, premises=own.also(observer={}))
     with pytest.raises(SettingError, match="of the start's model"):
         calibrate_closed_loop(Loops(), START, seed=3, premises=own)
     stated = replace(start, premises=theirs(6)[1].premises)
