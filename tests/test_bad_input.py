@@ -346,7 +346,7 @@ IDENTIFICATION: list[Case] = [
     ("scores of unequal runs", lambda _: rmse(np.ones((9, 1)), np.ones((8, 1))), ShapeError,
      ("same shapes", "(9, 1)", "(8, 1)")),
     ("NaN measurement", lambda _: fit_percent(np.full((9, 1), NAN), np.ones((9, 1))), DataError,
-     ("measured", "finite", "9 NaN")),
+     ("measured", "no sample of channel 1")),
     ("skip everything", lambda _: nrmse(np.ones((9, 1)), np.ones((9, 1)), skip=9), DataError,
      ("9 samples", "lower skip")),
     ("score of another plant", lambda k: score(k.system, [record(nu=1)]), ShapeError, ("1", "2")),

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from controlrnn.checks import Array, as_array, count, evaluated, items, read_only, rows
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.records import Numbers, Schema, Stored
 from controlrnn.typed import typed
 
@@ -48,23 +48,36 @@ class Scaler(Stored):
         """Scaler to zero mean and unit standard deviation over all samples of ``records`` (each (T, n)).
 
         A channel that never moves keeps scale 1: it carries no information, and dividing by its rounding noise would
-        blow it up.
+        blow it up. Samples that are missing (NaN) are left out.
         """
         parts = [
-            as_array(f"records[{i}]", r, ("T", "n")) for i, r in enumerate(items("records", records, object, least=1))
+            as_array(f"records[{i}]", r, ("T", "n"), finite=False)
+            for i, r in enumerate(items("records", records, object, least=1))
         ]
         if len({p.shape[1] for p in parts}) > 1 or not any(len(p) for p in parts):
             raise ShapeError(f"records must have samples of the same channels, got shapes {[p.shape for p in parts]}")
         samples = np.concatenate(parts)
-        size = np.maximum(np.abs(samples).max(axis=0), np.finfo(np.float64).tiny)  # squares stay within float64
+        if np.isinf(samples).any() or np.isnan(samples).all(axis=0).any():
+            raise DataError("records must be finite or NaN (missing), with a number in every channel: clean the data")
+        size = np.maximum(np.nanmax(np.abs(samples), axis=0), np.finfo(np.float64).tiny)  # squares stay within float64
         # Mean and deviation of the samples over their size: the plain sums could overflow or vanish.
-        shift, scale = size * (samples / size).mean(axis=0), size * (samples / size).std(axis=0)
+        shift, scale = size * np.nanmean(samples / size, axis=0), size * np.nanstd(samples / size, axis=0)
         still = scale <= 1e-12 * size  # relative: a current of picoamperes does move
         return cls(shift, np.where(still, 1.0, scale))
 
     def apply(self, physical: Array) -> Array:
         """Scale physical values (..., n); any leading axes."""
         return evaluated(lambda v: (v - self.shift) / self.scale, physical=rows("physical", physical, len(self.shift)))
+
+    def apply_measured(self, physical: Array) -> Array:
+        """Scale measured values (..., n), of which some may be missing: NaN, and stay so.
+
+        Args:
+            physical: Values, any leading axes.
+        """
+        values = rows("physical", physical, len(self.shift))
+        known = np.where(np.isnan(values), self.shift, values)
+        return np.where(np.isnan(values), np.nan, self.apply(known))
 
     def invert(self, scaled: Array) -> Array:
         """Convert scaled values (..., n) back to physical ones; any leading axes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from experiments.bad_data import arrays, binary_files, text_files, time_stamps
+from experiments.bad_data import arrays, binary_files, records, text_files, time_stamps
 from experiments.bad_data.case import Case, Ending
 
 PAGE = Path(__file__).parents[2] / "docs" / "your_data.md"
@@ -14,6 +14,7 @@ GROUPS = {
     "Time stamps": time_stamps.CASES,
     "MATLAB, HDF5, Parquet": binary_files.CASES,
     "Arrays and data frames": arrays.CASES,
+    "Records": records.CASES,
 }
 _MARKS = "<!-- the table of cases: python -m experiments.bad_data --page -->", "<!-- end of the table -->"
 _WORDS = {Ending.REFUSED: "error", Ending.WARNED: "warning", Ending.RIGHT: "right"}

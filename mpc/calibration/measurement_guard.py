@@ -120,8 +120,8 @@ class MeasurementGuard:
             x = observer.estimates(record.u, record.y)[:-1]
             ready = slice(observer.steps, None)
             errors = measured_errors(observer.system, x[ready], record.u[ready], record.y[ready])
-            residuals.append(np.abs(errors[1:] - disturbance.run(errors)[:-1]).max(axis=0))
-            changes.append(np.abs(np.diff(record.y, axis=0)).max(axis=0))
+            residuals.append(_largest(errors[1:] - disturbance.run(errors)[:-1], record))
+            changes.append(_largest(np.diff(record.y, axis=0), record))
             repeats = max(repeats, _longest_repeat(record.y))
         return cls(
             sensors=sensors,
@@ -193,6 +193,13 @@ class GuardRun:
         self._good = np.where(fine, y, self._good)
         self._age = np.where(fine, 0, self._age)
         return np.where(fine, y, np.nan), verdict
+
+
+def _largest(values: Array, record: Trajectory) -> Array:
+    """Largest size in each column of values (T, ny), of which some may be missing, shape (ny,)."""
+    if np.isnan(values).all(axis=0).any():
+        raise DataError(f"record {record.name!r} has no two readings in a row of some output: leave it out")
+    return np.asarray(np.nanmax(np.abs(values), axis=0))
 
 
 def _longest_repeat(y: Array) -> int:

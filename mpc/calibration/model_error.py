@@ -36,7 +36,7 @@ from mpc.observers.base import Observer
 from mpc.promises.order_statistics import clopper_pearson, pooled_quantile, rank_of
 from mpc.promises.premises import Premises, record_premises
 from mpc.promises.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
-from mpc.promises.records import data_digest
+from mpc.promises.records import data_digest, refuse_copies, sources_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,10 +99,12 @@ class ModelError(Stored):
         unit: Unit that stays inside with that probability: whole trajectories, or steps drawn at random.
         confidence: Confidence with which ``coverage`` holds for this calibration set; None: on average over such sets.
         premises: Channels and sample time of the records, where these state them, or None.
+        measured: Share of the outputs of the records that were measured; errors of the others are not covered.
+        sources: Number of experiments that the records are from, less than ``n`` for pieces of one; None: ``n``.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "model-error", 4,  # 3: without premises
+        "model-error", 5,  # 4: without measured and sources
         arrays={"bounds": Numbers("N + 1", "ny", least=0.0)},
         meta={
             "method": Text(choices=CalibrationMethod), "coverage": Number(least=0.0, most=1.0), "n": Count(1),
@@ -111,6 +113,7 @@ class ModelError(Stored):
             "confidence": Number(above=0.0, below=1.0, none=True),
             "disturbance_gain": Number(above=0.0, most=1.0, none=True),
             "system_digest": Digest(), "data_digest": Digest(), "observer_digest": Digest(empty=True),
+            "measured": Number(above=0.0, most=1.0), "sources": Count(1, none=True),
         },
         parts={"premises": Part(Premises, none=True, own=True)},
         zero=("N",),
@@ -132,6 +135,8 @@ class ModelError(Stored):
     unit: CoverageUnit = CoverageUnit.RECORD
     confidence: float | None = None
     premises: Premises | None = None
+    measured: float = 1.0
+    sources: int | None = None
 
     def __post_init__(self) -> None:
         bounds = as_array("bounds", self.bounds, ("horizon + 1", "ny"))
@@ -153,6 +158,9 @@ class ModelError(Stored):
             DisturbanceFilter(self.disturbance_gain)
         if self.missing is not None:
             share("missing", self.missing)
+        number("measured", self.measured, above=0, most=1, what="a share in (0, 1]")
+        if self.sources is not None:
+            count("sources", self.sources, most=self.n)
         if self.confidence is not None:
             number("confidence", self.confidence, above=0, below=1, what="a probability in (0, 1)")
 
@@ -164,6 +172,25 @@ class ModelError(Stored):
     @property
     def promise(self) -> str:
         """Text of what the bound promises."""
+        return self._stated() + self._evidence()
+
+    def _evidence(self) -> str:
+        """Text of what the records lack: samples, or independence of each other."""
+        said = ""
+        if self.measured < 1:
+            said += (
+                f"; {100 * self.measured:.3g} % of the outputs were measured, and errors of the others are not covered"
+            )
+        if self.sources is not None and self.sources < self.n:
+            said += (
+                f"; the {self.n} trajectories are pieces of {self.sources} experiment(s): this is "
+                "a promise for further pieces of such a record, cut alike, if the order of pieces says nothing (a "
+                "stationary process that forgets within the gap between them), and none for another experiment"
+            )
+        return said
+
+    def _stated(self) -> str:
+        """Text of what the bound promises for what was measured."""
         if self.method is CalibrationMethod.CONFORMAL:
             return words(self)
         text = f"holds as long as the residuals stay within the (inflated) largest ones of {self.n} trajectories; "
@@ -177,7 +204,7 @@ class ModelError(Stored):
         Args:
             steps: Samples of operation.
         """
-        return words_over(self, steps)
+        return words_over(self, steps) + self._evidence()
 
     def coverage_over(self, steps: int) -> float:
         """Lower bound on the probability that ``steps`` predictions in a row are all inside, for a stationary process.
@@ -304,17 +331,17 @@ def calibrate(
             "calibrate needs trajectories, and scale_trajectories for the conformal method, "
             f"got {len(records)} and {len(others)}: set some records aside"
         )
-    # A record that serves twice would not be exchangeable with a new one.
-    marks = [data_digest([r]) for r in records]
-    if set(marks) & {data_digest([r]) for r in others} or len(set(marks)) < len(marks):
-        raise DataError("a record may serve once, either for the scale or for calibration: split the records anew")
+    refuse_copies(records, others)
+    sources = sources_of(records)
+    if confidence is not None and sources < len(records):
+        raise DataError("confidence needs independent records, got pieces of one: leave confidence out, or record more")
 
     parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
     errors = parts.of(records, operation)
     if conformal:
         scale = _scale(parts.of(others, operation, scale=True), others)
         # One score per start of a prediction; the largest one is the score of the record.
-        scores = [np.abs(e / scale).max(axis=(1, 2)) for e in errors]
+        scores = [np.nan_to_num(np.abs(e / scale)).max(axis=(1, 2)) for e in errors]
         if unit is CoverageUnit.STEP:
             bounds = inflation * scale * pooled_quantile(scores, coverage)
         else:
@@ -338,6 +365,8 @@ def calibrate(
         unit=unit,
         confidence=confidence,
         premises=record_premises(system, records),
+        measured=1.0 - float(np.mean(np.concatenate([r.missing for r in records]))),
+        sources=sources,
     )
 
 
@@ -352,7 +381,7 @@ def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None) -
 def _largest(errors: Sequence[Array], inflation: float, disturbance: DisturbanceFilter | None) -> tuple[Array, float]:
     """Bounds (N + 1, ny) by set membership, and the probability that a new record stays inside them."""
     # Each of the numbers is exceeded by a new record with probability <= 1 / (n + 1): union bound over all of them.
-    bounds = inflation * np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
+    bounds = inflation * np.max([np.nan_to_num(np.abs(e)).max(axis=0) for e in errors], axis=0)
     if disturbance is None:
         # Without a filter the error is the residual, which does not depend on the step: one bound per output for all.
         bounds = np.tile(bounds.max(axis=0), (len(bounds), 1))
@@ -360,13 +389,13 @@ def _largest(errors: Sequence[Array], inflation: float, disturbance: Disturbance
     return bounds, max(0.0, 1.0 - numbers / (len(errors) + 1))
 
 
-@typed()
+@typed(infinite=("errors",))
 def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
     """Empirical coverage of bounds by given errors.
 
     Args:
         bounds: Shape (N + 1, ny).
-        errors: One array per record, each (starts, N + 1, ny).
+        errors: One array per record, each (starts, N + 1, ny); NaN where the output is missing, which does not count.
 
     Raises:
         DataError: There is no record.
@@ -374,17 +403,25 @@ def coverage_of(bounds: Array, errors: Sequence[Array]) -> Coverage:
     if not errors:
         raise DataError("coverage needs at least one record, got none")
     bounds = as_array("bounds", bounds, ("horizon + 1", "ny"))
-    errors = [as_array(f"errors[{i}]", e, ("starts", *bounds.shape)) for i, e in enumerate(errors)]
-    inside = [(np.abs(e) <= bounds).all(axis=2) for e in errors]  # per start and step
+    errors = [as_array(f"errors[{i}]", e, ("starts", *bounds.shape), finite=False) for i, e in enumerate(errors)]
+    # Per start and step.
+    inside = [np.asarray(((np.abs(e) <= bounds) | np.isnan(e)).all(axis=2)) for e in errors]
+    known = [np.asarray(~np.isnan(e).all(axis=2)) for e in errors]
+    if not all(part.any() for part in known):
+        raise DataError("a record has no error that is known: leave it out")
     whole = float(np.mean([part.all() for part in inside]))
-    return Coverage(whole, float(np.concatenate([part.ravel() for part in inside]).mean()), len(errors))
+    pooled = float(np.concatenate([part[k] for part, k in zip(inside, known, strict=True)]).mean())
+    return Coverage(whole, pooled, len(errors))
 
 
 def _scale(errors: Sequence[Array], records: Sequence[Trajectory]) -> Array:
-    rms = np.sqrt(np.mean(np.concatenate(errors) ** 2, axis=0))
+    pooled = np.concatenate(errors)
+    if np.isnan(pooled).all(axis=0).any():
+        raise DataError("an output of scale_trajectories was never measured at some step: take more records")
+    rms = np.sqrt(np.nanmean(pooled**2, axis=0))
     # A step or output without error (e.g. k = 0 with full disturbance feedback) would divide by zero.
     floor = 1e-3 * rms.max(axis=0)
-    sizes = np.max([np.abs(r.y).max(axis=0) for r in records], axis=0)
+    sizes = np.max([np.nanmax(np.abs(r.y), axis=0) for r in records], axis=0)
     if (rms.max(axis=0) <= 64 * np.finfo(np.float64).eps * sizes).any():  # rounding alone
         raise DataError(
             "an output of scale_trajectories is predicted without any error: are they simulated by the model?"

@@ -27,7 +27,7 @@ from controlrnn.typed import typed
 from mpc.calibration.residuals import measured_errors
 from mpc.observers.base import Observer
 from mpc.promises.order_statistics import conformal_rank
-from mpc.promises.records import data_digest, fits_system
+from mpc.promises.records import data_digest, fits_system, refuse_copies, sources_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -277,9 +277,10 @@ def learn_region(
     """
     records, others, shape = tuple(trajectories), tuple(scale_trajectories), RegionShape(shape)
     rank = conformal_rank(len(records), coverage)
-    marks = [data_digest([r]) for r in records]
-    if not others or set(marks) & {data_digest([r]) for r in others} or len(set(marks)) < len(marks):
-        raise DataError("learn_region needs scale_trajectories, and no record may serve twice: split the records anew")
+    if not others:
+        raise DataError("learn_region needs scale_trajectories, got none: set some records aside")
+    refuse_copies(records, others)
+    sources_of(records)
     seen = [_samples(observer, record) for record in others]
     pooled = [np.concatenate([one[g] for one in seen]) for g in range(3)]
     if shape is RegionShape.BOX:

@@ -78,7 +78,7 @@ def measured_errors(system: LureSystem, x: Array, u: Array, y: Array) -> Array:
     return np.asarray(y - simulate(system, u[:, None], x)[0][:, 0])
 
 
-@typed()
+@typed(results=False)
 def calibration_errors(
     system: LureSystem,
     trajectory: Trajectory,
@@ -103,7 +103,7 @@ def calibration_errors(
         gaps: Flags of readings hidden from filter and observer, shape (T, ny); none when left out.
 
     Returns:
-        Shape (starts, horizon + 1, ny): one row per prediction start and step.
+        Shape (starts, horizon + 1, ny): one row per prediction start and step; NaN where the output is missing.
 
     Raises:
         ShapeError: The record's channels are not the model's.
@@ -129,6 +129,8 @@ def calibration_errors(
     windows = np.lib.stride_tricks.sliding_window_view(residual[first:], horizon + 1, axis=0).swapaxes(1, 2)
     if disturbance is None:
         return np.array(windows)
+    if not trajectory.is_complete:
+        gaps = trajectory.missing if gaps is None else gaps | trajectory.missing
     seen = y if gaps is None else np.where(gaps, np.nan, y)
     x = states[:-1] if observer is None else observer.estimates(u, seen)[:-1]
     # The filter starts where the controller's would: with the first estimate that may be used.
@@ -179,7 +181,7 @@ class RecordErrors:
         )
 
 
-@typed()
+@typed(results=False)
 def prediction_errors(
     observer: Observer, trajectory: Trajectory, *, horizon: int, disturbance: DisturbanceFilter | None = None
 ) -> Array:
@@ -192,7 +194,7 @@ def prediction_errors(
         disturbance: Filter whose estimate is added to the predictions; None: no correction.
 
     Returns:
-        Shape (starts, horizon + 1, ny).
+        Shape (starts, horizon + 1, ny); NaN where the output is missing.
     """
     system = observer.system
     fits_system(system, trajectory)
@@ -210,5 +212,7 @@ def prediction_errors(
     if disturbance is not None:
         seen = measured_errors(system, x, u, y)
         seen[:first] = np.nan  # the filter starts with the first estimate that may be used
-        error = error - disturbance.run(seen)[first : first + starts, None, :]
+        estimates = disturbance.run(seen)[first : first + starts, None, :]
+        # Until the first complete measurement a controller assumes no disturbance.
+        error = error - (estimates if trajectory.is_complete else np.nan_to_num(estimates, nan=0.0))
     return np.asarray(error)

@@ -22,7 +22,7 @@ from controlrnn.records import Digest, Number, Numbers, Schema, Stored
 from controlrnn.typed import typed
 from mpc.observers.state_error import StateError
 from mpc.promises.order_statistics import conformal_rank
-from mpc.promises.records import data_digest, fits_system
+from mpc.promises.records import data_digest, fits_system, refuse_copies, sources_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,8 +171,8 @@ def calibrate_estimates(
     """
     records = tuple(trajectories)
     conformal_rank(len(records), coverage)
-    if len({data_digest([r]) for r in records}) < len(records):
-        raise DataError("a record may serve once: leave out the copies")
+    refuse_copies(records)
+    sources_of(records)
     if metric is None:
         metric = np.eye(observer.predictor.nx) if observer.contraction is None else observer.contraction.metric
     metric = definite("metric", metric, observer.predictor.nx)

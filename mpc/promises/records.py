@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from controlrnn.data import Trajectory
+from controlrnn.data.copies import shared_stretches
 from controlrnn.data.sampling import same_dt
 from controlrnn.data.trajectory import Timing
 from controlrnn.errors import DataError, ShapeError
 from controlrnn.records import digest
 from controlrnn.systems import LureSystem
+
+_log = logging.getLogger(__name__)
 
 
 def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
@@ -26,6 +30,37 @@ def fits_system(system: LureSystem, trajectory: Trajectory) -> None:
             f"record {trajectory.name!r} must have timing 'measured_first' as a controller does, got "
             f"{str(trajectory.timing)!r}: convert it, see Trajectory.measured_first"
         )
+
+
+def refuse_copies(records: Sequence[Trajectory], others: Sequence[Trajectory] = ()) -> None:
+    """Raise DataError where two records share measurements: they would not be exchangeable with a new one.
+
+    Args:
+        records: Records that are counted.
+        others: Records that serve another purpose; they may share measurements among themselves.
+    """
+    everything = (*records, *others)
+    for shared in shared_stretches(everything):
+        if shared.first < len(records):
+            one, two = everything[shared.first], everything[shared.second]
+            raise DataError(
+                f"records {one.name!r} and {two.name!r} have {shared.samples} samples in common: a record may serve "
+                "once; leave out copies, split the records anew, and cut one record into pieces that do not overlap"
+            )
+
+
+def sources_of(records: Sequence[Trajectory]) -> int:
+    """Number of experiments that the records are from; pieces of one record count once, and are logged.
+
+    Args:
+        records: The records.
+    """
+    pieces = [r.part_of for r in records if r.part_of]
+    sources = len(records) - len(pieces) + len(set(pieces))
+    if sources < len(records):
+        said = "%d records are pieces of %d: the probability holds for pieces like these, if they are exchangeable"
+        _log.warning(said, len(records), sources)
+    return sources
 
 
 def data_digest(records: Sequence[Trajectory]) -> str:

@@ -98,13 +98,15 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
     ny, nu, lag, first = records[0].ny, records[0].nu, max(na, nb), 1 if strictly_proper else 0
     regressors, targets = [], []
     for record in records:
-        u, y, T = inputs.apply(record.u), outputs.apply(record.y), len(record)
+        u, y, T = inputs.apply(record.u), outputs.apply_measured(record.y), len(record)
         if lag >= T:
             continue
         # Row t - lag holds the regressors of y[t].
         past = [y[lag - k : T - k] for k in range(1, na + 1)] + [u[lag - k : T - k] for k in range(first, nb + 1)]
-        regressors.append(np.concatenate([*past, np.ones((T - lag, 1))], axis=1))
-        targets.append(y[lag:])
+        rows = np.concatenate([*past, np.ones((T - lag, 1))], axis=1)
+        complete = ~np.isnan(np.concatenate([rows, y[lag:]], axis=1)).any(axis=1)  # equations without a missing sample
+        regressors.append(rows[complete])
+        targets.append(y[lag:][complete])
     equations, unknowns = sum(map(len, targets)), na * ny + (nb + 1 - first) * nu + 1
     if equations < unknowns:
         raise DataError(

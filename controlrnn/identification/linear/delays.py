@@ -41,7 +41,7 @@ def estimate_delays(records: Sequence[Trajectory], most: int, *, memory: int = 3
     if max(len(r) for r in records) <= most + memory + 1:
         raise DataError(f"a record must be longer than most + memory = {most + memory} samples: lower most")
     inputs, outputs = scalers(records)
-    us, ys = [inputs.apply(r.u) for r in records], [outputs.apply(r.y) for r in records]
+    us, ys = [inputs.apply(r.u) for r in records], [outputs.apply_measured(r.y) for r in records]
     delays = [0] * records[0].nu
     for _ in range(2 if len(delays) > 1 else 1):
         for j in range(len(delays)):
@@ -126,6 +126,8 @@ def _arx_error(us: Sequence[Array], ys: Sequence[Array], delays: Sequence[int], 
         rows.append(np.concatenate([*past, *drive, np.ones((T - first, 1))], axis=1))
         targets.append(y[first:])
     R, Y = np.concatenate(rows), np.concatenate(targets)
+    complete = ~np.isnan(np.concatenate([R, Y], axis=1)).any(axis=1)  # equations without a missing sample
+    R, Y = R[complete], Y[complete]
     if len(R) <= R.shape[1]:
         raise SettingError(
             f"the records hold {len(R)} usable samples for {R.shape[1]} coefficients: lower most or memory"

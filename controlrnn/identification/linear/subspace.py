@@ -27,6 +27,9 @@ from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 
+_WHOLE = 0.5  # share of the windows that have to be complete; else missing samples are filled
+_ROUNDS = 5
+
 
 @dataclass(frozen=True, eq=False)
 @typed()
@@ -109,21 +112,61 @@ def identify_subspace(
     horizon = max(15, 2 * -(-wanted // ny) + 1) if horizon is None else count("horizon", horizon, least=2)
     if wanted > (horizon - 1) * ny:
         raise SettingError(f"nx must be at most (horizon - 1) ny = {(horizon - 1) * ny}, got {nx}: raise horizon")
-    us, ys = [inputs.apply(r.u) for r in records], [outputs.apply(r.y) for r in records]
-    observability, values = _observability(us, ys, horizon)
-    order = order_from_gap(values[: (horizon - 1) * ny]) if nx is None else wanted
-    # Balanced by the square roots of the singular values, so that states have comparable sizes.
-    gamma = observability[:, :order] * np.sqrt(np.maximum(values[:order], 1e-300))
-    # The first block row is C; all but the first are all but the last times A (shift invariance).
-    C = gamma[:ny]
-    A = np.linalg.lstsq(gamma[:-ny], gamma[ny:], rcond=None)[0]
-    A = A * min(1.0, positive("max_radius", max_radius) / max(np.abs(np.linalg.eigvals(A)).max(), 1e-300))
+    us, ys = [inputs.apply(r.u) for r in records], [outputs.apply_measured(r.y) for r in records]
+    observability, values = _observability(us, _known_or_filled(us, ys, horizon, strictly_proper), horizon)
+    A, C = _state_map(observability, values, wanted if nx else None, horizon, ny, max_radius)
     B, D, by, x0 = _input_maps(A, C, us, ys, strictly_proper)
     # The states so far have the scale of the Hankel matrices, which grows with the data: bring them to order one.
     size = np.sqrt(np.mean(np.concatenate([_states(A, B, u, x) for u, x in zip(us, x0, strict=True)]) ** 2, axis=0))
     size = np.where(size > 0, size, 1.0)
     A, B, C, x0 = A * size / size[:, None], B / size[:, None], C * size, x0 / size
     return SubspaceModel(A, B, C, D, by, x0, values, inputs, outputs, records[0].dt)
+
+
+def _state_map(
+    observability: Array, values: Array, nx: int | None, horizon: int, ny: int, max_radius: float
+) -> tuple[Array, Array]:
+    """State map A, stable, and output map C from the range of the extended observability matrix."""
+    order = order_from_gap(values[: (horizon - 1) * ny]) if nx is None else nx
+    # Balanced by the square roots of the singular values, so that states have comparable sizes.
+    gamma = observability[:, :order] * np.sqrt(np.maximum(values[:order], 1e-300))
+    # The first block row is C; all but the first are all but the last times A (shift invariance).
+    C = gamma[:ny]
+    A = np.linalg.lstsq(gamma[:-ny], gamma[ny:], rcond=None)[0]
+    return A * min(1.0, positive("max_radius", max_radius) / max(np.abs(np.linalg.eigvals(A)).max(), 1e-300)), C
+
+
+def _known_or_filled(us: Sequence[Array], ys: Sequence[Array], horizon: int, strictly_proper: bool) -> Sequence[Array]:
+    """Outputs for the Hankel matrices: as measured, or with missing samples filled where too few windows are complete.
+
+    Missing samples are first interpolated, then taken from the free run of a model of what is there, a few times over:
+    the state map needs whole windows. The input maps, which do not, are fitted to what was measured alone.
+    """
+    missing = [np.isnan(y) for y in ys]
+    windows = [max(0, len(y) - 2 * horizon + 1) for y in ys]
+    whole = sum(_hankel(u, y, horizon).shape[1] for u, y, n in zip(us, ys, windows, strict=True) if n)
+    if not any(m.any() for m in missing) or whole >= _WHOLE * sum(windows):
+        return ys
+    filled = [_interpolated(y) for y in ys]
+    ny = filled[0].shape[1]
+    for _ in range(_ROUNDS):
+        observability, values = _observability(us, filled, horizon)
+        A, C = _state_map(observability, values, None, horizon, ny, 1.0)
+        B, D, by, x0 = _input_maps(A, C, us, ys, strictly_proper)
+        model = lti(A, B, C, D, 1.0, by=by)
+        runs = [simulate(model, u, x)[0] for u, x in zip(us, x0, strict=True)]
+        filled = [np.where(m, run, y) for m, run, y in zip(missing, runs, ys, strict=True)]
+    return filled
+
+
+def _interpolated(y: Array) -> Array:
+    """Outputs (T, ny) with missing samples on straight lines between their neighbours; zero, the mean, without any."""
+    t, found = np.arange(len(y)), np.zeros_like(y)
+    for j, column in enumerate(y.T):
+        known = ~np.isnan(column)
+        if known.any():
+            found[:, j] = np.interp(t, t[known], column[known])
+    return found
 
 
 def order_from_gap(singular_values: Array) -> int:
@@ -157,7 +200,7 @@ def _observability(us: Sequence[Array], ys: Sequence[Array], horizon: int) -> tu
 
 
 def _hankel(u: Array, y: Array, horizon: int) -> Array:
-    """Data matrix [1; U_f; U_p; Y_p; Y_f] of one record, whose columns are windows of 2 ``horizon`` samples."""
+    """Data matrix [1; U_f; U_p; Y_p; Y_f] of one record, whose columns are its windows of 2 ``horizon`` samples."""
 
     def stack(z: Array) -> Array:
         views = np.lib.stride_tricks.sliding_window_view(z, 2 * horizon, axis=0)  # (N, n, 2 horizon)
@@ -166,7 +209,8 @@ def _hankel(u: Array, y: Array, horizon: int) -> Array:
     U, Y = stack(u), stack(y)
     N = U.shape[2]
     parts = [U[horizon:], U[:horizon], Y[:horizon], Y[horizon:]]
-    return np.concatenate([np.ones((1, N)), *(part.reshape(-1, N) for part in parts)])
+    H = np.concatenate([np.ones((1, N)), *(part.reshape(-1, N) for part in parts)])
+    return H[:, ~np.isnan(H).any(axis=0)]  # stretches in which no sample is missing
 
 
 def _input_maps(
@@ -188,7 +232,9 @@ def _input_maps(
         offset = np.broadcast_to(np.eye(ny), (T, ny, ny))
         parts = [y[: nx * nu].transpose(1, 2, 0), offset, free] + ([] if strictly_proper else [through])
         blocks.append(np.concatenate(parts, axis=2).reshape(T * ny, -1))
-    solution = np.linalg.lstsq(np.concatenate(blocks), np.concatenate([y.reshape(-1) for y in ys]), rcond=None)[0]
+    seen = np.concatenate([y.reshape(-1) for y in ys])
+    known = ~np.isnan(seen)
+    solution = np.linalg.lstsq(np.concatenate(blocks)[known], seen[known], rcond=None)[0]
     B, by, x0, D = np.split(solution, np.cumsum([nx * nu, ny, R * nx]))
     D = np.zeros((ny, nu)) if strictly_proper else D.reshape(nu, ny).T
     return B.reshape(nu, nx).T, D, by, x0.reshape(R, nx)

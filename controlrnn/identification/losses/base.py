@@ -24,7 +24,7 @@ class Batch:
 
     Args:
         u: Inputs, shape (B, T, nu).
-        y: Measured outputs, shape (B, T, ny).
+        y: Measured outputs, shape (B, T, ny); NaN where a sample is missing.
         x0: States at the start of the windows, shape (B, nx).
         step: Optimiser step, from 0, for terms that fade in or out.
     """
@@ -148,8 +148,12 @@ class SimulationError(Term):
         count("washout", self.washout, least=0)
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> Tensor:  # noqa: ARG002
-        """Mean over windows, scored samples and outputs."""
-        return (simulation.y - batch.y)[:, self.washout :].square().mean()
+        """Mean over windows, scored samples and outputs; those that were not measured (NaN) do not count."""
+        error = (simulation.y - batch.y)[:, self.washout :]
+        missing = batch.y[:, self.washout :].isnan()
+        if not missing.any():
+            return error.square().mean()
+        return error.masked_fill(missing, 0.0).square().sum() / (~missing).sum().clamp_min(1)
 
 
 def _terms(loss: object) -> tuple[tuple[float, Loss], ...]:

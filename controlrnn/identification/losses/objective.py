@@ -143,8 +143,8 @@ class Objective:
                 if a:
                     self._links.append((len(self._pieces) - 1, len(self._pieces)))
                 self._pieces.append((i, a, min(a + length, len(record))))
-        # Each group counts by its share of the scored samples, so that the total is the mean over all of them.
-        scored = sum(b - a - washout for _, a, b in self._pieces)
+        # Each group counts by its share of the scored outputs, so that the total is the mean over all of them.
+        scored = sum(int((~np.isnan(records[i].y[a + washout : b])).sum()) for i, a, b in self._pieces)
         if min(b - a for _, a, b in self._pieces) <= washout:
             raise DataError(f"every training record must be longer than the loss's washout of {washout} samples")
         lengths = sorted({b - a for _, a, b in self._pieces})
@@ -153,8 +153,8 @@ class Objective:
             rows = [k for k, (_, a, b) in enumerate(self._pieces) if b - a == length]
             cuts = [(records[i], a, b) for i, a, b in (self._pieces[k] for k in rows)]
             u = torch.as_tensor(np.stack([inputs.apply(r.u[a:b]) for r, a, b in cuts]))
-            y = torch.as_tensor(np.stack([outputs.apply(r.y[a:b]) for r, a, b in cuts]))
-            self._groups.append(_Group(u, y, rows, len(rows) * (length - washout) / scored))
+            y = torch.as_tensor(np.stack([outputs.apply_measured(r.y[a:b]) for r, a, b in cuts]))
+            self._groups.append(_Group(u, y, rows, int((~y[:, washout:].isnan()).sum()) / max(scored, 1)))
 
     def _begin(self, records: Sequence[Trajectory], states: Array) -> Array:
         """Starting states of all segments, taken from a free run of each record."""
@@ -203,7 +203,7 @@ class Objective:
         n, nx, links = int(selected.sum()), system.nx, dict(self._links)
         total = np.zeros((n + table.size,) * 2)
         weight, washout = square_weight(self.loss), self.loss.washout
-        scored = sum(g.y[:, washout:].numel() for g in self._groups)
+        scored = max(sum(int((~g.y[:, washout:].isnan()).sum()) for g in self._groups), 1)
         tool = Sensitivities(system, selected)
         block = max(1, _MOST // ((n + nx) * system.ny))
         for group in self._groups:
@@ -214,7 +214,8 @@ class Objective:
                 product, carry = np.zeros((n + nx,) * 2), tool.start()
                 for a in range(0, us.shape[1], block):
                     dy, carry = tool.run(us[b, a : a + block], x[b, a : a + block][: len(us[b, a : a + block])], carry)
-                    J = dy[max(0, washout - a) :].reshape(-1, n + nx)
+                    known = ~group.y[b, a : a + block].isnan().numpy()
+                    J = (dy * known[..., None])[max(0, washout - a) :].reshape(-1, n + nx)
                     product += J.T @ J
                 where = np.r_[0:n, n + row * nx : n + (row + 1) * nx]
                 total[np.ix_(where, where)] += 2 * weight / scored * product

@@ -38,7 +38,7 @@ class Windows:
                 f"{', '.join(short)}: lower window or drop them"
             )
         self._u = torch.as_tensor(np.concatenate([inputs.apply(r.u) for r in records]), dtype=dtype)
-        self._y = torch.as_tensor(np.concatenate([outputs.apply(r.y) for r in records]), dtype=dtype)
+        self._y = torch.as_tensor(np.concatenate([outputs.apply_measured(r.y) for r in records]), dtype=dtype)
         # All records in one array; a window may start wherever it ends within the same record.
         offsets = np.cumsum([0, *(len(r) for r in records)])[:-1]
         starts = [np.arange(len(r) - length + 1) + a for r, a in zip(records, offsets, strict=True)]

@@ -26,25 +26,26 @@ def rmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
     """Root mean square error per channel, shape (ny,), in the unit of the output.
 
     Args:
-        measured: Shape (T, ny), or a sequence of such records; their samples are pooled.
+        measured: Shape (T, ny), or a sequence of such records; their samples are pooled, and those that are missing
+            (NaN) do not count.
         simulated: The same shapes. Where a run is not finite the error is infinite.
         skip: Samples dropped at the start of every record.
 
     Raises:
         ShapeError: The two do not have the same shapes.
-        DataError: A measured value is not finite, or ``skip`` leaves no sample of a record.
+        DataError: A measured value is infinite, or no sample of a record or of a channel is left.
     """
     truth, model = _pool(measured, simulated, skip)
     with np.errstate(over="ignore"):
-        return np.asarray(np.sqrt(np.mean((truth - model) ** 2, axis=0)))
+        return np.asarray(np.sqrt(np.nanmean((truth - model) ** 2, axis=0)))
 
 
 @typed(results=False)
 def nrmse(measured: Records, simulated: Records, *, skip: int = 0) -> Array:
     """RMSE over the standard deviation of the measurement, NaN in a constant channel. Arguments as `rmse`."""
     truth, model = _pool(measured, simulated, skip)
-    error, spread = rmse(truth, model), truth.std(axis=0)
-    moving = spread > 1e-12 * np.maximum(1.0, np.abs(truth).max(axis=0))
+    error, spread = rmse(truth, model), np.nanstd(truth, axis=0)
+    moving = spread > 1e-12 * np.maximum(1.0, np.nanmax(np.abs(truth), axis=0))
     return np.asarray(np.where(moving, error / np.where(moving, spread, 1.0), np.nan))
 
 
@@ -96,7 +97,7 @@ class Scores(Stored):
 def _pool(measured: Records, simulated: Records, skip: int) -> tuple[Array, Array]:
     """Check two sets of records and pool their samples after the first ``skip``, shape (N, ny) each."""
     skip = count("skip", skip, least=0)
-    truth, model = _as_records("measured", measured), _as_records("simulated", simulated, finite=False)
+    truth, model = _as_records("measured", measured), _as_records("simulated", simulated)
     if [r.shape for r in truth] != [r.shape for r in model]:
         raise ShapeError(
             f"measured and simulated must have the same shapes, got {[r.shape for r in truth]} and "
@@ -105,16 +106,22 @@ def _pool(measured: Records, simulated: Records, skip: int) -> tuple[Array, Arra
     for i, record in enumerate(truth):
         if len(record) <= skip:
             raise DataError(f"record {i} has {len(record)} samples, of which skip = {skip} leaves none: lower skip")
-    pooled = np.concatenate([r[skip:] for r in model])
+    seen, pooled = np.concatenate([r[skip:] for r in truth]), np.concatenate([r[skip:] for r in model])
+    if np.isinf(seen).any():
+        raise DataError("measured must be finite or NaN (missing), got infinite values: clean the data")
+    if (empty := np.isnan(seen).all(axis=0)).any():
+        raise DataError(
+            f"measured has no sample of channel {int(np.argmax(empty)) + 1} after skip = {skip}: nothing to score"
+        )
     # A run that diverged has an infinite error, also where it ended in NaN.
-    return np.concatenate([r[skip:] for r in truth]), np.where(np.isfinite(pooled), pooled, np.inf)
+    return seen, np.where(np.isfinite(pooled), pooled, np.inf)
 
 
-def _as_records(name: str, value: Records, *, finite: bool = True) -> list[Array]:
+def _as_records(name: str, value: Records) -> list[Array]:
     """Convert one record or several to a list of arrays (T, ny)."""
     if isinstance(value, np.ndarray) and value.ndim != 3:
-        return [as_array(name, value, ("T", "ny"), finite=finite)]
+        return [as_array(name, value, ("T", "ny"), finite=False)]
     given = items(name, value, object)
     if not given:
         raise DataError(f"{name} must hold at least one record, got none")
-    return [as_array(f"{name}[{i}]", r, ("T", "ny"), finite=finite) for i, r in enumerate(given)]
+    return [as_array(f"{name}[{i}]", r, ("T", "ny"), finite=False) for i, r in enumerate(given)]

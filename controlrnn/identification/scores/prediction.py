@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Trajectory
@@ -94,16 +95,33 @@ def score_predictions(
     u, y = (np.concatenate([_windows(getattr(r, name), length, stride) for r in records]) for name in "uy")
     # The state is estimated at the start of each window; its first `past` samples lead up to the last known output.
     x0 = estimate_initial_states(system, u[:, :past], y[:, :past])
+    known = ~np.isnan(y[:, past:])
+    if not known.any(axis=0).all():
+        raise DataError("an output was never measured at some step of all predictions: lower horizon or stride")
     with np.errstate(over="ignore", invalid="ignore"):
         ahead = simulate(system, u, x0)[0][:, past:]
-        error = np.sqrt(np.mean((ahead - y[:, past:]) ** 2, axis=0))
-    spread = y[:, past:].std(axis=0)
-    moving = spread > 1e-12 * np.maximum(1.0, np.abs(y).max(axis=(0, 1)))
-    held = np.sqrt(np.mean((y[:, past - 1 : past] - y[:, past:]) ** 2, axis=0))
+        error = _rms(ahead - y[:, past:], known)
+    spread = np.nanstd(y[:, past:], axis=0)
+    moving = spread > 1e-12 * np.maximum(1.0, np.nanmax(np.abs(y), axis=(0, 1)))
+    last = _last_known(y[:, :past])
+    held = _rms(last - y[:, past:], known & ~np.isnan(last))
     error = np.where(np.isfinite(error), error, np.inf)
     return PredictionScores(
         error, np.where(moving, error / np.where(moving, spread, 1.0), np.nan), held, len(u), records[0].dt
     )
+
+
+def _rms(error: Array, known: NDArray[np.bool_]) -> Array:
+    """Root mean square over the windows of errors (R, horizon, ny) that are known, shape (horizon, ny)."""
+    count = known.sum(axis=0)
+    square = np.where(known, error, 0.0) ** 2
+    return np.asarray(np.where(count > 0, np.sqrt(square.sum(axis=0) / np.maximum(count, 1)), np.nan))
+
+
+def _last_known(y: Array) -> Array:
+    """Last output of windows (R, past, ny) that was measured, shape (R, 1, ny); NaN where none was."""
+    at = np.where(np.isnan(y), -1, np.arange(y.shape[1])[None, :, None]).max(axis=1, keepdims=True)
+    return np.where(at >= 0, np.take_along_axis(y, np.maximum(at, 0), axis=1), np.nan)
 
 
 def _windows(signal: Array, length: int, stride: int) -> Array:

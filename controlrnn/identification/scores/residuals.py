@@ -115,6 +115,8 @@ def check_residuals(
         confidence: Probability of the bands.
         skip: Samples dropped at the start of every record.
 
+    Samples that are missing enter no product; the bands are those of the samples that were measured.
+
     Raises:
         ShapeError: A run does not fit its record.
         DataError: A record is too short, or residuals are not finite or all zero.
@@ -125,14 +127,16 @@ def check_residuals(
         raise SettingError(f"confidence must lie in (0, 1), got {confidence}")
     if len(records) != len(simulated) or any(r.y.shape != y.shape for r, y in zip(records, simulated, strict=False)):
         raise ShapeError("simulated must hold one array (T, ny) for each record: simulate every record over its length")
+    if not all(np.isfinite(y).all() for y in simulated):
+        raise DataError("simulated must be finite: the model diverges on these records")
     e = [(r.y - y)[skip:] for r, y in zip(records, simulated, strict=True)]
     u = [r.u[skip:] for r in records]
     if not e or min(map(len, e)) <= 2 * lags:
         raise DataError(
             f"every record must keep more than 2 lags = {2 * lags} samples: lower lags or drop short records"
         )
+    N = int(min(sum((~np.isnan(r)).sum(axis=0) for r in e)))  # samples that were measured, of the worst channel
     e, u = _centred("residuals", e), _centred("inputs", u)
-    N = sum(map(len, e))
     ee, uu = _correlation(e, e, lags), _correlation(u, u, lags)
     ny, nu = e[0].shape[1], u[0].shape[1]
     own, drive = ee[:, range(ny), range(ny)], uu[:, range(nu), range(nu)]
@@ -144,11 +148,11 @@ def check_residuals(
 
 
 def _centred(name: str, records: Sequence[Array]) -> list[Array]:
-    """Subtract the mean over all records, after checking that the signals are finite and not constant."""
+    """Subtract the mean over all records, after checking that the signals are not constant; missing ones are zero."""
     pooled = np.concatenate(records)
-    if not np.isfinite(pooled).all():
-        raise DataError(f"{name} must be finite: the model diverges on these records")
-    centred = [r - pooled.mean(axis=0) for r in records]
+    if np.isnan(pooled).all(axis=0).any():
+        raise DataError(f"{name} must be known in every channel: an output was never measured in these records")
+    centred = [np.nan_to_num(r - np.nanmean(pooled, axis=0)) for r in records]
     if (np.square(np.concatenate(centred)).sum(axis=0) == 0).any():
         raise DataError(f"{name} must vary in every channel: a constant signal has no correlation")
     return centred

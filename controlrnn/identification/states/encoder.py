@@ -139,12 +139,17 @@ def fit_encoder(
         if len(record) <= washout:
             continue
         x = simulate(system, record.u)[1]
-        u, y = inputs.apply(record.u), outputs.apply(record.y)
+        u, y = inputs.apply(record.u), outputs.apply_measured(record.y)
         windows = [np.lib.stride_tricks.sliding_window_view(a, past, axis=0).swapaxes(1, 2) for a in (u, y)]
-        features.append(_flat(*(w[washout - past : len(record) - past] for w in windows)))
-        states.append(x[washout : len(record)])
-    if not features:
-        raise DataError(f"fit_encoder needs records longer than washout = {washout}: lower it or record for longer")
+        found = _flat(*(w[washout - past : len(record) - past] for w in windows))
+        complete = ~np.isnan(found).any(axis=1)  # windows in which no sample is missing
+        features.append(found[complete])
+        states.append(x[washout : len(record)][complete])
+    if not sum(map(len, features)):
+        raise DataError(
+            f"fit_encoder needs records longer than washout = {washout}, with {past} complete samples in a row: lower "
+            "washout or past, or record for longer"
+        )
     z, x = np.concatenate(features), np.concatenate(states)
     # Ridge regression for the linear part, whose constant is not penalised.
     one = np.hstack([np.ones((len(z), 1)), z])

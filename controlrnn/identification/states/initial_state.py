@@ -18,14 +18,14 @@ from controlrnn.typed import typed
 _STEP = 1e-5  # central differences: truncation and rounding both stay below 1e-9 for states of order one
 
 
-@typed()
+@typed(infinite=("y",))
 def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, iterations: int = 30) -> Array:
     """Estimate the state at sample 0 that fits the first ``n`` samples best.
 
     Args:
         system: A frozen system, physical units.
         u: Inputs, shape (T, nu), T >= n.
-        y: Measured outputs, shape (T, ny).
+        y: Measured outputs, shape (T, ny); NaN where a sample is missing.
         n: Samples to use; at least nx / ny of them are needed for a unique answer.
         iterations: Largest number of steps.
 
@@ -38,7 +38,9 @@ def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, it
         ShapeError: ``u`` or ``y`` does not fit the system.
     """
     n = count("n", n)
-    u, y = as_array("u", u, ("T", system.nu)), as_array("y", y, ("T", system.ny))
+    u, y = as_array("u", u, ("T", system.nu)), as_array("y", y, ("T", system.ny), finite=False)
+    if np.isinf(y).any():
+        raise DataError("y must be finite or NaN (missing), got infinite values: clean the data")
     if min(len(u), len(y)) < n:
         raise DataError(f"u and y must have at least n = {n} samples, got {len(u)} and {len(y)}: lower n")
     return np.asarray(estimate_initial_states(system, u[None, :n], y[None, :n], iterations=iterations)[0])
@@ -48,9 +50,11 @@ def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iteration
     """Estimate the initial states (R, nx) of R records u (R, n, nu), y (R, n, ny) at once; unchecked arrays."""
     if not system.is_frozen:
         raise SettingError("an initial state is estimated for a frozen system: pass model.freeze()")
-    scale = y.std(axis=(0, 1))
+    known = np.isnan(y).mean(axis=(0, 1)) < 1
+    filled = np.where(known, y, 0.0)  # a channel without any number has no weight
+    scale = np.nanstd(filled, axis=(0, 1))
     # A channel that never moves keeps weight 1.
-    weight = 1.0 / np.where(scale > 1e-12 * np.maximum(1.0, np.abs(y).max(axis=(0, 1))), scale, 1.0)
+    weight = 1.0 / np.where(scale > 1e-12 * np.maximum(1.0, np.nanmax(np.abs(filled), axis=(0, 1))), scale, 1.0)
     R, nx = len(u), system.nx
     x, damping = np.zeros((R, nx)), np.full(R, 1e-3)
     with np.errstate(over="ignore", invalid="ignore"):  # an unstable system may overflow on a trial step
@@ -60,7 +64,7 @@ def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iteration
 def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, damping: Array, iterations: int) -> Array:
     """Iterate from the states ``x`` (R, nx), with a damping (R,) for each record; changes ``x`` and returns it."""
     nx = system.nx
-    error, jacobian = _linearise(system, u, y, x, weight)
+    error, jacobian = _measured(system, u, y, x, weight)
     cost = np.square(error).sum(axis=1)
     for _ in range(iterations):
         # The normal equations of all records at once, (R, nx, nx) and (R, nx, 1).
@@ -70,7 +74,7 @@ def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, da
         floor = 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
         damped = normal + (damping[:, None] * diagonal + floor)[:, :, None] * np.eye(nx)
         trial = x - np.linalg.solve(damped, slope)[..., 0]
-        trial_error, trial_jacobian = _linearise(system, u, y, trial, weight)
+        trial_error, trial_jacobian = _measured(system, u, y, trial, weight)
         trial_cost = np.square(trial_error).sum(axis=1)
         better = trial_cost < cost  # False as well where the trial overflowed
         gain = np.where(better, (cost - trial_cost) / np.maximum(cost, 1e-300), 0.0)
@@ -80,6 +84,16 @@ def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, da
         if np.all(np.where(better, gain < 1e-10, damping > 1e6) | (cost < 1e-24)):
             break
     return x
+
+
+def _measured(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """Residuals and Jacobian of `_linearise`, zero where nothing was measured."""
+    missing = np.isnan(y)
+    if not missing.any():
+        return _linearise(system, u, y, x, weight)
+    error, jacobian = _linearise(system, u, np.where(missing, 0.0, y), x, weight)
+    rows = missing.reshape(len(y), -1)
+    return np.where(rows, 0.0, error), np.where(rows[:, :, None], 0.0, jacobian)
 
 
 def _linearise(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:

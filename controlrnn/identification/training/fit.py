@@ -265,9 +265,9 @@ def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> 
     check_refinable(model, loss, settings)
     for part in ("train", "validation", "test"):
         for i, record in enumerate(getattr(dataset, part)):
-            if len(record) <= skip:
+            if record.missing[skip:].all():  # also where nothing is left
                 raise DataError(
                     f"{part} record {i} ({record.name!r}) has {len(record)} samples, of which skip = {skip} leaves "
-                    "none: lower skip or drop it"
+                    "none that was measured: lower skip or drop it"
                 )
     return window, skip

@@ -100,7 +100,10 @@ class Trainer:
             return np.inf
         runs, _ = self._run(system, self.validation)
         scale = self.model.output_scaler.scale
-        errors = [((y - r.y) / scale)[self.skip :] for y, r in zip(runs, self.validation, strict=True)]
+        errors = [
+            ((y - r.y) / scale)[self.skip :][~r.missing[self.skip :]]
+            for y, r in zip(runs, self.validation, strict=True)
+        ]
         with np.errstate(over="ignore", invalid="ignore"):
             value = float(np.sqrt(np.mean(np.square(np.concatenate(errors)))))
         return value if np.isfinite(value) else np.inf

@@ -56,15 +56,26 @@ def estimate_states(observer: LureSystem, record: Trajectory, x0: Array | None =
             f"the observer must have nu + ny = {record.nu} + {record.ny} inputs, got {observer.nu}: train it on "
             "observer_dataset(...)"
         )
+    _refuse_missing(record)
     # A free run uses the inputs only; the outputs are placeholders.
     seen = Trajectory(np.hstack([record.u, record.y]), np.zeros((len(record), observer.ny)), record.dt)
     return free_run(observer, [seen], None if x0 is None else np.asarray(x0, dtype=np.float64)[None])[0][0]
+
+
+def _refuse_missing(record: Trajectory) -> None:
+    """Raise DataError where a reading is missing, which a trained observer takes as an input."""
+    if not record.is_complete:
+        raise DataError(
+            f"record {record.name!r} misses {int(record.missing.sum())} readings, which are inputs of a trained "
+            "observer: cut it there, or use an observer of mpc, which goes on without them"
+        )
 
 
 def _seen_by_observer(record: Trajectory) -> Trajectory:
     """Record with inputs (u, y) and outputs x."""
     if record.x is None:
         raise DataError(f"record {record.name!r} must know its true states x, got none: simulate the plant")
+    _refuse_missing(record)
     states = tuple(Signal(f"x{i + 1}") for i in range(record.x.shape[1]))
     u = np.hstack([record.u, record.y])
     # An observer has the reading of a sample before it estimates, so that it may have a feedthrough.

@@ -85,6 +85,9 @@ def data_calls(kit: Kit) -> Iterator[Call]:
     yield call("controlrnn.data.Scaler.identity", data.Scaler.identity, n=3)
     yield call("controlrnn.data.Scaler.fit", data.Scaler.fit, records=[record.u, record.y])
     yield call("controlrnn.data.Scaler.apply", scaler.apply, physical=record.u)
+    yield call("controlrnn.data.Scaler.apply_measured", scaler.apply_measured, physical=record.u, _infinite={""})
+    yield call("controlrnn.data.Dataset.from_record", data.Dataset.from_record, record=record,
+                fractions=(0.5, 0.1, 0.1, 0.3), gap=2, pieces=2, _infinite={*limited, "y"})  # fmt: skip
     yield call("controlrnn.data.Scaler.invert", scaler.invert, scaled=record.u)
     yield call("controlrnn.data.Signal", data.Signal, name="y", unit="m", lower=-1.0, upper=1.0, _infinite=limited)
 

@@ -51,7 +51,9 @@ def test_bad_input_is_refused():
         rmse(y, y, skip=5)
     with pytest.raises(ShapeError, match="same shapes"):
         rmse(y, np.ones((6, 1)))
-    with pytest.raises(DataError, match="finite"):
+    with pytest.raises(DataError, match="no sample of channel 1"):
         rmse(np.full((5, 1), np.nan), y)
+    with pytest.raises(DataError, match="infinite"):
+        rmse(np.full((5, 1), np.inf), y)
     with pytest.raises(DataError, match="at least one record"):
         rmse([], [])

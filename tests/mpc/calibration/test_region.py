@@ -158,7 +158,7 @@ def test_channels_that_never_moved_have_no_room(observer):
 
 def test_bad_input_is_refused(observer, region):
     records, others = make_records(19, 0), make_records(3, 1)
-    with pytest.raises(DataError, match="twice"):
+    with pytest.raises(DataError, match="serve once"):
         learn_region(observer, records, scale_trajectories=records[:2])
     with pytest.raises(DataError, match="scale_trajectories"):
         learn_region(observer, records, scale_trajectories=[])

@@ -137,7 +137,7 @@ def test_records_of_the_other_convention_are_refused_or_converted(tmp_path):
         lambda r: calibrate(system, [r], horizon=3, washout=5, method="set_membership"),
         lambda r: learn_region(Washout(predictor, 5), [r] * 9, scale_trajectories=[r], coverage=0.5),
     ):
-        with pytest.raises(DataError, match=r"measured_first|serve twice"):
+        with pytest.raises(DataError, match=r"measured_first|serve once"):
             use(record)
     with pytest.raises(DataError, match="measured_first"):
         Dataset((record,), (record.measured_first(),))
