@@ -20,7 +20,7 @@ from controlrnn.data.trajectory import Trajectory
 LEAST = 20
 """Samples in a row that make a copy; all samples of a record that is shorter."""
 _MOVES = 0.5  # share of these samples that have to be different from each other
-_SOME, _MANY = 6, 12  # moves of the inputs that chance does not repeat, over most of a record, and over a part of it
+_SOME, _MANY = 12, 24  # bits in the moves of the inputs that chance does not repeat, over most of a record, and a part
 _TURNS = 0.5  # share of the samples in which noisy readings turn; for white noise two in three
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -91,8 +91,9 @@ def _tells(u: Array, y: Array, shorter: int) -> bool:
     """
     if len(np.unique(np.concatenate([u, y], axis=1), axis=0)) < _MOVES * len(u):
         return False
-    moves = int((np.diff(u, axis=0) != 0).any(axis=1).sum())
-    if len(u) == shorter or moves >= _MANY or (4 * len(u) >= 3 * shorter and moves >= _SOME):
+    # Each move goes to one of the levels that the inputs take.
+    bits = int((np.diff(u, axis=0) != 0).any(axis=1).sum()) * np.log2(max(len(np.unique(u, axis=0)), 2))
+    if len(u) == shorter or bits >= _MANY or (4 * len(u) >= 3 * shorter and bits >= _SOME):
         return True
     turns = np.diff(y, axis=0)[1:] * np.diff(y, axis=0)[:-1] < 0
     return len(u) >= 2 * LEAST and bool(turns.mean(axis=0).max(initial=0.0) > _TURNS)
