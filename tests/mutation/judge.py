@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,20 +24,30 @@ from mutmut.state import state
 ENOUGH = 3.0  # seconds of processor time for one test of a mutant, besides thrice what it takes without one
 
 
-class Judge:
-    """The plugin.
+@dataclass(frozen=True)
+class Task:
+    """What to judge.
 
     Args:
-        sources: Mutants to judge, in this order, and a digest of the file of each.
-        beside: Files of the tests that have to notice each.
+        sources: Mutants, in this order, and a digest of the function of each.
+        beside: Files or folders of the tests that have to notice each.
+        tests: A mark of these tests for each.
         verdicts: File of the verdicts, one JSON object a line; those already in it are kept.
         shares: Of hypothesis' examples that are tried, one after the other: one of so many.
     """
 
-    def __init__(
-        self, sources: dict[str, str], beside: dict[str, list[str]], verdicts: Path, shares: tuple[int, ...]
-    ) -> None:
-        self.sources, self.beside, self.verdicts, self.shares = sources, beside, verdicts, shares
+    sources: dict[str, str]
+    beside: dict[str, tuple[str, ...]]
+    tests: dict[str, str]
+    verdicts: Path
+    shares: tuple[int, ...]
+
+
+class Judge:
+    """The plugin."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.kills: dict[str, Counter[str]] = defaultdict(Counter)
         self.seconds: dict[str, float] = {}
         self.reached: dict[str, set[str]] = defaultdict(set)
@@ -53,28 +64,29 @@ class Judge:
             for function in state()._stats:
                 self.reached[function].add(name)
             state()._stats.clear()
-        known = [json.loads(line) for line in self.verdicts.read_text().splitlines()]
+        known = [json.loads(line) for line in self.task.verdicts.read_text().splitlines()]
         for one in known:
             self.kills[_function(one["name"])][one["by"]] += 1
         done = {one["name"] for one in known}
-        for name, source in self.sources.items():
+        for name, source in self.task.sources.items():
             if name not in done:
-                found = {"name": name, "source": source} | self._judged(name, items)
-                with self.verdicts.open("a") as file:
+                began = time.process_time()
+                found = {"name": name, "source": source, "tests": self.task.tests[name]} | self._judged(name, items)
+                found["seconds"] = f"{time.process_time() - began:.2f}"
+                with self.task.verdicts.open("a") as file:
                     file.write(json.dumps(found) + "\n")
         return True
 
     def _judged(self, name: str, items: dict[str, pytest.Item]) -> dict[str, str]:
-        files = tuple(self.beside[name])
         kills = self.kills[_function(name)]
-        reached = [test for test in self.reached[_function(name)] if test.startswith(files)]
+        reached = [test for test in self.reached[_function(name)] if test.startswith(self.task.beside[name])]
         if not reached:
             return {"verdict": "no tests", "by": ""}
         order = sorted(reached, key=lambda test: (-kills[test], self.seconds[test]))
-        for share in self.shares:
+        for share in self.task.shares:
             for test in order:
                 with Examples(items[test], share) as fewer:
-                    if (share == self.shares[0] or fewer) and self._fails(items[test], name):
+                    if (share == self.task.shares[0] or fewer) and self._fails(items[test], name):
                         kills[test] += 1
                         return {"verdict": "killed", "by": test}
         return {"verdict": "survived", "by": ""}

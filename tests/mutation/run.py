@@ -2,7 +2,7 @@
 
 A set is a section ``[mutmut.SET]`` of setup.cfg: which files are changed, and which tests have to notice. mutmut makes
 the mutants, in a copy of the working tree, ``mutants/SET``; `judge` runs the tests. Verdicts go to ``verdicts.jsonl``
-there: those of mutants that a test noticed stand as long as the file is the same, so that a stopped run goes on. With
+there: they stand as long as function and tests are the same, so that a stopped run goes on. With
 patterns (as ``*.tube.*``) only mutants of such names are judged, those of the first pattern first. ``beside`` in the
 section names the tests of each file, so that a file's mutants have to be noticed by these. ``--first`` tries a fifth of
 hypothesis' examples and leaves it at that. Prints what no test noticed.
@@ -23,12 +23,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+from judge import Judge, Task
+
 ROOT = Path(__file__).parents[2]
 NEEDED = ("controlrnn", "mpc", "plants", "experiments", "tests")
 
 
-def workplace(name: str) -> tuple[Path, configparser.SectionProxy]:
-    """A copy of the working tree for this set, and the set's settings."""
+def workplace(name: str, patterns: tuple[str, ...]) -> tuple[Path, configparser.SectionProxy]:
+    """A copy of the working tree for this set, and the set's settings: of the files that patterns name, or of all."""
     settings = configparser.ConfigParser(interpolation=None)
     settings.read(ROOT / "setup.cfg")
     if f"mutmut.{name}" not in settings:
@@ -40,11 +43,13 @@ def workplace(name: str) -> tuple[Path, configparser.SectionProxy]:
     for folder in NEEDED:
         ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
         shutil.copytree(ROOT / folder, place / folder, dirs_exist_ok=True, ignore=ignored)
+    files = [file for glob in settings["mutmut"]["only_mutate"].split() for file in sorted(place.glob(glob))]
+    named = [file for file in files if any(f".{file.stem}." in pattern for pattern in patterns)] or files
+    settings["mutmut"]["only_mutate"] = "\n".join(str(file.relative_to(place)) for file in named)
     with (place / "setup.cfg").open("w") as file:
         settings.write(file)
-    for pattern in settings["mutmut"]["only_mutate"].split():
-        for changed in place.glob(pattern):
-            changed.write_text(undecorated(changed.read_text()))
+    for changed in named:
+        changed.write_text(undecorated(changed.read_text()))
     return place, settings["mutmut"]
 
 
@@ -64,7 +69,7 @@ def undecorated(source: str) -> str:
 
 
 def mutants(place: Path) -> dict[str, str]:
-    """Make them all: name of each, and a digest of the file that it is of."""
+    """Make them all: name of each, and a digest of the function that it is of."""
     os.chdir(place)
     from mutmut import __main__ as mutmut  # reads setup.cfg there
 
@@ -73,19 +78,40 @@ def mutants(place: Path) -> dict[str, str]:
     mutmut.create_mutants(1)
     found = {}
     for listed in sorted((place / "mutants").rglob("*.py.meta")):
-        source = place / listed.relative_to(place / "mutants").with_suffix("")
-        mark = hashlib.sha256(source.read_bytes()).hexdigest()
-        found |= dict.fromkeys(json.loads(listed.read_text())["exit_code_by_key"], mark)
+        texts = functions(listed.with_suffix(""))
+        for name in json.loads(listed.read_text())["exit_code_by_key"]:
+            original = texts[f"{name.rpartition('.')[2].rpartition('__mutmut_')[0]}__mutmut_orig"]
+            found[name] = hashlib.sha256(original.encode()).hexdigest()
     return found
 
 
-def tests_beside(name: str, settings: configparser.SectionProxy) -> list[str]:
-    """Files of tests that have to notice a mutant: those beside its file, or all of the set."""
+def kept(verdicts: Path, task: Task) -> list[dict[str, str]]:
+    """Verdicts of before that stand: of other mutants, and where function and tests are the same, or one noticed."""
+    if not verdicts.exists():
+        return []
+    found = [json.loads(line) for line in verdicts.read_text().splitlines()]
+    return [
+        one
+        for one in found
+        if (name := one["name"]) not in task.sources
+        or (one["source"] == task.sources[name] and (one["verdict"] == "killed" or one["tests"] == task.tests[name]))
+    ]
+
+
+def tests_beside(name: str, settings: configparser.SectionProxy) -> tuple[str, ...]:
+    """Files or folders of tests that have to notice a mutant: those beside its file, or all of the set."""
     for line in settings.get("beside", "").strip().splitlines():
         file, _, tests = line.partition(":")
         if f".{file}." in name:
-            return tests.split()
-    return settings["pytest_add_cli_args_test_selection"].strip().splitlines()
+            return tuple(tests.split())
+    return tuple(settings["pytest_add_cli_args_test_selection"].strip().splitlines())
+
+
+@functools.cache
+def digest(place: Path, tests: tuple[str, ...]) -> str:
+    """SHA-256 of these tests."""
+    files = [file for one in tests for file in (sorted((place / one).rglob("*.py")) or [place / one])]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @functools.cache
@@ -108,33 +134,26 @@ def main(name: str, *patterns: str) -> int:
     """Judge the mutants of a set; returns how many no test noticed."""
     shares = (5,) if "--first" in patterns else (5, 1)
     patterns = tuple(one for one in patterns if one != "--first")
-    place, settings = workplace(name)
-    verdicts, known = place / "verdicts.jsonl", mutants(place)
+    place, settings = workplace(name, patterns)
+    known = mutants(place)
     chosen = list(dict.fromkeys(one for pattern in patterns or ("*",) for one in fnmatch.filter(known, pattern)))
-    kept = [json.loads(line) for line in verdicts.read_text().splitlines()] if verdicts.exists() else []
-    again = set(chosen)
-    kept = [
-        one
-        for one in kept
-        if known.get(one["name"]) == one["source"] and (one["verdict"] == "killed" or one["name"] not in again)
-    ]
-    verdicts.write_text("".join(json.dumps(one) + "\n" for one in kept))
-
-    import pytest
-    from judge import Judge
+    beside = {one: tests_beside(one, settings) for one in chosen}
+    marks = {one: f"{digest(place, beside[one])}/{shares[-1]}" for one in chosen}
+    task = Task({one: known[one] for one in chosen}, beside, marks, place / "verdicts.jsonl", shares)
+    before = kept(task.verdicts, task)
+    task.verdicts.write_text("".join(json.dumps(one) + "\n" for one in before))
 
     os.chdir(place / "mutants")
     sys.path[:] = [str(place / "mutants"), *(part for part in sys.path if Path(part).resolve() != place)]
     arguments = ["-q", "-n", "0", "--rootdir=.", "--tb=native", "-p", "no:faulthandler"]
     arguments += settings["pytest_add_cli_args"].strip().splitlines()
-    beside = {one: tests_beside(one, settings) for one in chosen}
     arguments += sorted({test for tests in beside.values() for test in tests})
-    pytest.main(arguments, plugins=[Judge({one: known[one] for one in chosen}, beside, verdicts, shares)])
-    found = [json.loads(line) for line in verdicts.read_text().splitlines()]
-    left = [one for one in found if one["verdict"] != "killed" and one["name"] in again]
+    pytest.main(arguments, plugins=[Judge(task)])
+    found = [one for one in map(json.loads, task.verdicts.read_text().splitlines()) if one["name"] in beside]
+    left = [one for one in found if one["verdict"] != "killed"]
     for one in left:
         print(f"{one['verdict']}: {one['name']}: {change(place, one['name'])}")
-    print(f"{len(chosen)} mutants, {dict(Counter(one['verdict'] for one in found if one['name'] in again))}")
+    print(f"{len(chosen)} mutants, {dict(Counter(one['verdict'] for one in found))}")
     return len(left)
 
 

@@ -1,5 +1,6 @@
 """Tubes, against ball arithmetic: no run leaves them, and what proves nothing is refused."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -83,7 +84,33 @@ def test_a_second_pass_is_no_worse_and_bounds_stay_true():
     widths = [np.array([one.slopes[1] - one.slopes[0] for one in run.steps]) for run in (helped, alone)]
     assert (widths[0] <= widths[1]).all()
     assert (widths[0] < 0.9 * widths[1]).any()
+    flat = np.array([1 - np.tanh(v) ** 2 for v in helped.v[: len(helped.steps)]])
+    low, high = (np.array([one.slopes[i] for one in helped.steps]) for i in (0, 1))
+    assert (low <= flat).all()
+    assert (flat <= high).all()
     assert (helped.factors[-1].max() < alone.factors[-1].max()) or (helped.bounds[-1] < alone.bounds[-1]).any()
+
+
+def test_bounds_are_in_the_units_of_the_outputs():
+    system = random_system(5, nx=2, layers=(3,))
+    claim = claim_of(system, 0.3, b=0.1)
+    (bounds, _), t, tau = some_proof(claim)
+    for factor in (1e-3, 1e3):
+        names = ("C2", "D21", "D22", "by")
+        other = claim_of(replace(system, **{name: factor * getattr(system, name) for name in names}), 0.3, b=0.1)
+        shares = np.full((1, other.steps, 3), tau)
+        found, _ = other.prove(np.full((1, other.steps, 3), t), shares, 1e-7)
+        assert found == pytest.approx(factor * bounds, rel=1e-6)
+
+
+def test_a_point_has_differences_too():
+    """Where nothing differs, what is divided by is still positive."""
+    system = random_system(5, nx=2, layers=(3,))
+    one = tube.Tube(system, np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((2, 2)), np.zeros(2))
+    one.v_error = np.zeros((1, 3))
+    found = one.look()
+    assert (found.d > 0).all()
+    assert (found.rows.rad >= 0).all()
 
 
 def test_tubes_of_a_linear_system_are_its_ellipsoids():
