@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from controlrnn.certification.input_error import InputError
-from controlrnn.certification.proof.horizon import HorizonInequality
+from controlrnn.certification.proof.horizon import HorizonInequality, Multipliers
+from controlrnn.certification.proof.incremental import storages
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.checks import Array, read_only
 from controlrnn.errors import SettingError
@@ -90,6 +91,16 @@ class PredictionInequality(HorizonInequality):
             joint[:n, :n] = metric / (self.radius or 1e-6 * float(np.linalg.norm(b))) ** 2
             joint[inputs, inputs] = 1 / b**2
             self.metric, self.radius = joint / (1 + m), 1.0
+
+    def terminal(self, row: int) -> tuple[Array, Array]:
+        """The output row c (1, nz) at which the recursion starts, and c'c."""
+        c = self.form.Y[[row]]
+        return c, c.T @ c
+
+    def storages(self, family: Multipliers) -> list[Array]:
+        """Compute the storages P_0 .. P_N of a family, as its proof does."""
+        terminal = self.terminal(family.row)[1]
+        return storages(self.form, terminal, family.multipliers, family.rho, family.padding)[0]
 
     def family(self, row: int, multipliers: Array, rho: Array, padding: float) -> Family:
         """Build a family from given multipliers, with the best rho and shares that go with them."""

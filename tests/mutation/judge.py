@@ -21,6 +21,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from mutmut.state import state
 
+BRIEF, BUDGET = 0.5, 10.0  # seconds of a test, and of all tests together, that a first look takes at most
 ENOUGH = 3.0  # seconds of processor time for one test of a mutant, besides thrice what it takes without one
 
 
@@ -83,8 +84,14 @@ class Judge:
         if not reached:
             return {"verdict": "no tests", "by": ""}
         order = sorted(reached, key=lambda test: (-kills[test], self.seconds[test]))
+        first = self.task.shares[-1] > 1
+        if first:
+            order = [test for test in order if self.seconds[test] <= BRIEF] or order[:3]
+        began = time.process_time()
         for share in self.task.shares:
             for test in order:
+                if first and time.process_time() - began > BUDGET:
+                    break
                 with Examples(items[test], share) as fewer:
                     if (share == self.task.shares[0] or fewer) and self._fails(items[test], name):
                         kills[test] += 1

@@ -5,7 +5,7 @@ the mutants, in a copy of the working tree, ``mutants/SET``; `judge` runs the te
 there: they stand as long as function and tests are the same, so that a stopped run goes on. With
 patterns (as ``*.tube.*``) only mutants of such names are judged, those of the first pattern first. ``beside`` in the
 section names the tests of each file, so that a file's mutants have to be noticed by these. ``--first`` tries a fifth of
-hypothesis' examples and leaves it at that. Prints what no test noticed.
+hypothesis' examples and brief tests, and leaves it at that. Prints what no test noticed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from alike import alike
 from judge import Judge, Task
 
 ROOT = Path(__file__).parents[2]
@@ -121,12 +122,17 @@ def functions(file: Path) -> dict[str, str]:
     return {node.name: ast.unparse(node).replace(f"def {node.name}(", "def f(", 1) for node in found}
 
 
-def change(place: Path, name: str) -> str:
-    """What a mutant changes, on one line."""
+def texts_of(place: Path, name: str) -> tuple[str, str]:
+    """Texts of a function as it is, and as it is in a mutant."""
     module, _, function = name.rpartition(".")
     texts = functions((place / "mutants" / Path(*module.split("."))).with_suffix(".py"))
-    wanted = (f"{function.rpartition('__mutmut_')[0]}__mutmut_orig", function)
-    lines = difflib.unified_diff(*(texts[each].splitlines() for each in wanted), lineterm="", n=0)
+    return texts[f"{function.rpartition('__mutmut_')[0]}__mutmut_orig"], texts[function]
+
+
+def change(place: Path, name: str) -> str:
+    """What a mutant changes, on one line."""
+    texts = (text.splitlines() for text in texts_of(place, name))
+    lines = difflib.unified_diff(*texts, lineterm="", n=0)
     return "  ".join(" ".join(line.split()) for line in lines if line[:3] not in ("---", "+++") and line[:2] != "@@")
 
 
@@ -137,6 +143,8 @@ def main(name: str, *patterns: str) -> int:
     place, settings = workplace(name, patterns)
     known = mutants(place)
     chosen = list(dict.fromkeys(one for pattern in patterns or ("*",) for one in fnmatch.filter(known, pattern)))
+    made = len(chosen)
+    chosen = [one for one in chosen if not alike(*texts_of(place, one))]
     beside = {one: tests_beside(one, settings) for one in chosen}
     marks = {one: f"{digest(place, beside[one])}/{shares[-1]}" for one in chosen}
     task = Task({one: known[one] for one in chosen}, beside, marks, place / "verdicts.jsonl", shares)
@@ -153,7 +161,7 @@ def main(name: str, *patterns: str) -> int:
     left = [one for one in found if one["verdict"] != "killed"]
     for one in left:
         print(f"{one['verdict']}: {one['name']}: {change(place, one['name'])}")
-    print(f"{len(chosen)} mutants, {dict(Counter(one['verdict'] for one in found))}")
+    print(f"{made} mutants, {made - len(chosen)} of them alike, {dict(Counter(one['verdict'] for one in found))}")
     return len(left)
 
 

@@ -27,7 +27,6 @@ from controlrnn.certification.proof.incremental import (
     proven_margins,
     square,
     stage_margins,
-    storages,
 )
 from controlrnn.certification.proof.input_error import InputDifferences
 from controlrnn.certification.proof.intervals import local_slopes
@@ -116,16 +115,6 @@ class HorizonInequality:
             # The state grows by the inputs that differ; the new inputs are their changes per step.
             self.form = self.form.with_inputs_as_states(error.changes[error.b > 0] > 0)
             self.b = error.changes[error.changes > 0]
-
-    def terminal(self, row: int) -> tuple[Array, Array]:
-        """The output row c (1, nz) at which the recursion starts, and c'c."""
-        c = self.form.Y[[row]]
-        return c, c.T @ c
-
-    def storages(self, family: Multipliers) -> list[Array]:
-        """Compute the storages P_0 .. P_N of a family, as its proof does."""
-        terminal = self.terminal(family.row)[1]
-        return storages(self.form, terminal, family.multipliers, family.rho, family.padding)[0]
 
     def prove(self, family: Multipliers, *, room: float = 1.0) -> tuple[Array, float]:
         """Prove bounds (N + 1,) on one output's difference by a family; returns them and the margin.
@@ -359,6 +348,7 @@ def _proven_storages(
     P = np.stack(found, axis=1)
     margins = stage_margins(form, P, rho, lam, c, room=room)
     if not (margins > 0).all():
-        stage = int(np.argmin(margins)) % lam.shape[1]
-        raise CertificationError(f"the proof fails at stage {stage}", margin=float(margins.min()))
+        raise CertificationError(
+            f"the proof fails at stage {int(np.argmin(margins)) % lam.shape[1]}", margin=float(margins.min())
+        )
     return P, float(margins.min())

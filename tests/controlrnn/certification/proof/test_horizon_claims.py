@@ -50,6 +50,40 @@ def test_inputs_of_an_integrator(kind, factor, unit):
         assert bound == pytest.approx(np.sqrt(7.0 * factor(k)) * unit, rel=1e-9)
 
 
+def test_claims_without_steps_and_without_inputs():
+    still = linear([[2.0]], B2=np.zeros((1, 0)), C2=[[3.0]], D22=np.zeros((1, 0)))
+    for K in (1, 3):
+        claim = h.HorizonInequality(still, K - 1, 0.5, np.array([[4.0]]), 0.0)
+        assert claim.input_radius.shape == claim.b.shape == (0,)
+        bounds, _ = claim.prove(Family(0, np.zeros((K, 0)), np.zeros((K, 0)), 1e-12))
+        assert bounds == pytest.approx(0.75 * 2.0 ** np.arange(K), rel=1e-9)
+        constant, _ = h.prove_lipschitz(still, K - 1, np.zeros((K, 0)), np.zeros((K, 0)), 1e-12, None)
+        assert constant == pytest.approx(3 * 2.0 ** (K - 1), rel=1e-9)
+    with pytest.raises(CertificationError, match="shares"):
+        claim.prove(Family(0, np.zeros((3, 0)), np.zeros((3, 0)), 1e-12, np.ones((1, 1))))
+
+
+def test_inputs_that_differ_and_those_that_change():
+    system, b = linear(np.eye(2), B2=np.ones((2, 3)), C2=np.eye(2), D22=np.ones((2, 3))), np.array([0.4, 0.0, 0.2])
+    claim = h.HorizonInequality(system, 3, 1.0, None, b)
+    assert claim.input_radius.tolist() == b.tolist()
+    assert claim.b.tolist() == [0.4, 0.2]
+    error = InputDifferences(kind="rate_limited", radius=b, rate=np.array([0.05, 0.1, 0.0]))
+    claim = h.HorizonInequality(system, 3, 1.0, None, error, lifted=True)
+    assert claim.input_radius.tolist() == b.tolist()
+    assert claim.b.tolist() == [0.05]
+
+
+def test_multipliers_are_of_the_size_of_the_outputs():
+    system = system_of(3)
+    good = Family(0, np.full((4, 2), 3.0), np.full((4, 2), 400.0))
+    bounds, _ = h.HorizonInequality(system, 3, 1.0, None, 0.1).prove(good)
+    small = replace(system, C2=1e-3 * system.C2, D21=1e-3 * system.D21, D22=1e-3 * system.D22)
+    scaled = replace(good, multipliers=1e-6 * good.multipliers, rho=1e-6 * good.rho)
+    found, _ = h.HorizonInequality(small, 3, 1.0, None, 0.1).prove(scaled)
+    assert found == pytest.approx(1e-3 * bounds, rel=1e-6)
+
+
 def test_inputs_that_are_states():
     """y = u_k - u_{k-1}: constant errors cancel, slow ones hardly count, and no other kind may be taken for them."""
     system, K, b = linear([[0.0]], C2=[[-1.0]], D22=[[1.0]]), 4, np.array([1.0])
@@ -182,6 +216,9 @@ def test_gains_of_a_chain_come_when_they_arrive():
     initial, margin = h.prove_gains(system, 3, np.eye(2), families, mu, gains)
     assert margin > 0
     assert initial[:, 0] == pytest.approx([3.0, 3.0, 0.0, 0.0], rel=1e-6)
+    assert (initial[2:] == 0).all()
+    other, _ = h.prove_gains(system, 3, np.diag([4.0, 9.0]), families, mu, gains)
+    assert other[:, 0] == pytest.approx([1.5, 1.0, 0.0, 0.0], rel=1e-6)
     gains[2] = 5.9999
     with pytest.raises(CertificationError):
         h.prove_gains(system, 3, np.eye(2), families, mu, gains)
@@ -251,10 +288,10 @@ def test_one_constant_inside_of_boxes():
     system = random_system(3, nx=2, nu=1, ny=1, layers=(2,), activation="tanh")
     system = replace(system, bv=np.full(2, 6.0))
     boxes = (-0.1 * np.ones(1), 0.1 * np.ones(1)), (-0.1 * np.ones(2), 0.1 * np.ones(2))
-    numbers = np.full((2, 2), 4.0), np.full((2, 1), 60.0), 1e-9
-    inside, _ = h.prove_lipschitz(system, 1, *numbers, boxes)
-    anywhere, _ = h.prove_lipschitz(system, 1, *numbers, None)
-    assert inside <= anywhere
+    numbers = np.full((2, 2), 4.0), np.full((2, 1), 2.0), 1e-9
+    assert h.prove_lipschitz(system, 1, *numbers, boxes)[1] > 0
+    with pytest.raises(CertificationError):
+        h.prove_lipschitz(system, 1, *numbers, None)
     lam = np.full((2, 2), 4.0)
     assert _largest_storage(system, lam, boxes) < 0.9 * _largest_storage(system, lam, None)
     with pytest.raises(ControlRnnError):
