@@ -1,13 +1,14 @@
 """Judges all mutants of a set in one process: a plugin of pytest that runs tests once a mutant instead of once.
 
 mutmut makes the mutants (`run`); here the tests are collected once, and for each mutant those beside its file run that
-reach its function, until one fails: first what failed for other mutants of the same function, then what takes least time. What
-survives every fifth example of the tests by hypothesis is tried with all of them, unless a first look is enough. What functions remember
-(`functools.cache`) is forgotten before each test, and every fixture is made anew.
+reach its function, until one fails: first what failed for other mutants of the same function, then what takes least
+time. What survives every fifth example of the tests by hypothesis is tried with all of them, unless a first look is
+enough. What functions remember (`functools.cache`) is forgotten before each mutant, and fixtures are made anew for each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from mutmut.state import state
 
-BRIEF, BUDGET = 0.5, 10.0  # seconds of a test, and of all tests together, that a first look takes at most
+BRIEF, BUDGET = 1.0, 10.0  # seconds of a test, and of all tests together, that a first look takes at most
 ENOUGH = 3.0  # seconds of processor time for one test of a mutant, besides thrice what it takes without one
 
 
@@ -57,16 +58,7 @@ class Judge:
         """In place of pytest's own loop."""
         signal.signal(signal.SIGPROF, _too_long)
         items = {item.nodeid: item for item in session.items}
-        for name, item in items.items():
-            began = time.process_time()
-            if self._fails(item, "stats"):
-                print(f"{name} fails without any change, and says nothing", flush=True)
-                state()._stats.clear()
-                continue
-            self.seconds[name] = time.process_time() - began
-            for function in state()._stats:
-                self.reached[function].add(name)
-            state()._stats.clear()
+        self._look(items)
         known = [json.loads(line) for line in self.task.verdicts.read_text().splitlines()]
         for one in known:
             self.kills[_function(one["name"])][one["by"]] += 1
@@ -80,6 +72,24 @@ class Judge:
                     file.write(json.dumps(found) + "\n")
         return True
 
+    def _look(self, items: dict[str, pytest.Item]) -> None:
+        """Run all tests without any change: how long they take, and which functions they reach."""
+        names, shared = list(items), set[str]()
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            if (item := items[name]).path != getattr(self, "_file", None):
+                self._file, shared = item.path, set()
+                _forget()
+            began = time.process_time()
+            if self._fails(item, "stats", items[following] if following else None):
+                print(f"{name} fails without any change, and says nothing", flush=True)
+            else:
+                self.seconds[name] = time.process_time() - began
+                # What one test of a file made, the next ones may use.
+                shared |= set(state()._stats)
+                for function in shared:
+                    self.reached[function].add(name)
+            state()._stats.clear()
+
     def _judged(self, name: str, items: dict[str, pytest.Item]) -> dict[str, str]:
         kills = self.kills[_function(name)]
         reached = [test for test in self.reached[_function(name)] if test.startswith(self.task.beside[name])]
@@ -89,30 +99,35 @@ class Judge:
         first = self.task.shares[-1] > 1
         if first:
             order = [test for test in order if self.seconds[test] <= BRIEF] or order[:3]
+        _forget()
         began = time.process_time()
         for share in self.task.shares:
-            for test in order:
+            for test, following in zip(order, [*order[1:], order[0]], strict=True):
                 if first and time.process_time() - began > BUDGET:
                     break
                 with Examples(items[test], share) as fewer:
-                    if (share == self.task.shares[0] or fewer) and self._fails(items[test], name):
+                    again = share == self.task.shares[0] or fewer
+                    if again and self._fails(items[test], name, items[following]):
                         kills[test] += 1
                         return {"verdict": "killed", "by": test}
+        items[order[0]].session._setupstate.teardown_exact(None)
         return {"verdict": "survived", "by": ""}
 
-    def _fails(self, item: pytest.Item, mutant: str) -> bool:
-        """Whether a test fails for a mutant."""
-        _forget()
+    def _fails(self, item: pytest.Item, mutant: str, following: pytest.Item | None) -> bool:
+        """Whether a test fails for a mutant; fixtures that the ``following`` one shares are kept if it does not."""
         os.environ["MUTANT_UNDER_TEST"] = mutant
         signal.setitimer(signal.ITIMER_PROF, ENOUGH + 3 * self.seconds.get(item.nodeid, 60.0))
         try:
-            reports = runtestprotocol(item, log=False, nextitem=None)
+            failed = any(report.failed for report in runtestprotocol(item, log=False, nextitem=following))
         except TimeoutError:
-            return True
+            failed = True
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0.0)
             os.environ["MUTANT_UNDER_TEST"] = ""
-        return any(report.failed for report in reports)
+        if failed:
+            with contextlib.suppress(Exception):
+                item.session._setupstate.teardown_exact(None)
+        return failed
 
 
 class Examples:
