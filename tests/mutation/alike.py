@@ -41,6 +41,14 @@ class _Plain(ast.NodeTransformer):
         if called.startswith("_log."):
             return ast.Constant(None)
         node.keywords = [keyword for keyword in node.keywords if keyword.arg not in WORDS]
-        if called in CHECKS and node.args and isinstance(node.args[0], ast.Constant):
-            node.args[0] = ast.Constant("")
+        if called in CHECKS and node.args:  # names of arguments and of their axes
+            node.args[0] = ast.Constant("") if isinstance(node.args[0], ast.Constant | ast.JoinedStr) else node.args[0]
+            node.args[1:] = [_Unnamed().visit(argument) for argument in node.args[1:]]
         return self.generic_visit(node)
+
+
+class _Unnamed(ast.NodeTransformer):
+    """Leaves out texts."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        return ast.Constant("") if isinstance(node.value, str) else node

@@ -185,6 +185,12 @@ def test_the_smallest_storage(activation):
     assert (np.diag(unseen) > 0).all()
 
 
+def test_nothing_is_stored_where_there_is_no_state():
+    still = IncrementalForm.of(a_system()).at_equal_states()
+    P = inc.smallest_storage(still, still.Y.T @ still.Y, np.full(3, 30.0), np.full(3, 200.0), 1e-9)
+    assert P.shape == (0, 0)
+
+
 def test_storages_of_several_recursions():
     s = a_system("tanh", coupling=0.1)
     form = IncrementalForm.of(s)
@@ -225,4 +231,5 @@ def test_the_largest_value_of_a_quadratic():
     best = np.linalg.solve(-G[1:, 1:], G[1:, 0])
     assert inc.schur_top(G) == pytest.approx(np.r_[1, best] @ G @ np.r_[1, best], rel=1e-12)
     assert inc.schur_top(G[:1, :1]) == 2.0
+    assert inc.schur_top(G[:2, :2]) == pytest.approx(2.25, rel=1e-12)
     assert inc.schur_top(-G) == np.inf
