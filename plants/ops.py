@@ -26,6 +26,18 @@ class Ops(Protocol):
     def sin(self, v: Value) -> Value:
         """Sine."""
 
+    def exp(self, v: Value) -> Value:
+        """Exponential."""
+
+    def tanh(self, v: Value) -> Value:
+        """Hyperbolic tangent; ``tanh(v / width)`` is smooth friction."""
+
+    def signed_root(self, v: Value, width: float) -> Value:
+        """Torricelli's law in both directions, ``v / (v^2 + width^2)^(1/4)``."""
+
+    def within(self, v: Value, low: Value, high: Value) -> Value:
+        """The same value, declared to stay in a range: `controlrnn.greybox` needs it where boxes say too little."""
+
     def fmax(self, v: Value, bound: Value) -> Value:
         """Larger of two values."""
 
@@ -52,6 +64,22 @@ class NumpyOps:
     def sin(self, v: Value) -> Value:
         """Sine."""
         return np.sin(v)
+
+    def exp(self, v: Value) -> Value:
+        """Exponential."""
+        return np.exp(v)
+
+    def tanh(self, v: Value) -> Value:
+        """Hyperbolic tangent."""
+        return np.tanh(v)
+
+    def signed_root(self, v: Value, width: float) -> Value:
+        """Torricelli's law in both directions."""
+        return v / np.sqrt(np.sqrt(v * v + width * width))
+
+    def within(self, v: Value, low: Value, high: Value) -> Value:  # noqa: ARG002  # declared for tracing
+        """The same value."""
+        return v
 
     def fmax(self, v: Value, bound: Value) -> Value:
         """Larger of two values."""
@@ -88,6 +116,26 @@ class CasadiOps:
         import casadi
 
         return casadi.sin(v)
+
+    def exp(self, v: Value) -> Value:
+        """Exponential."""
+        import casadi
+
+        return casadi.exp(v)
+
+    def tanh(self, v: Value) -> Value:
+        """Hyperbolic tangent."""
+        import casadi
+
+        return casadi.tanh(v)
+
+    def signed_root(self, v: Value, width: float) -> Value:
+        """Torricelli's law in both directions."""
+        return v / self.sqrt(self.sqrt(v * v + width * width))
+
+    def within(self, v: Value, low: Value, high: Value) -> Value:  # noqa: ARG002  # declared for tracing
+        """The same value."""
+        return v
 
     def fmax(self, v: Value, bound: Value) -> Value:
         """Larger of two values."""

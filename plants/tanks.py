@@ -62,7 +62,7 @@ class TankPlant(Plant):
 
 def torricelli(head: Value, eps: float, ops: Ops) -> Value:
     """Regularised ``sign(head) sqrt(|head|)``, which is linear below a head of ``eps``; see the module docstring."""
-    return head / ops.sqrt(ops.sqrt(head * head + eps * eps))
+    return ops.signed_root(head, eps)
 
 
 def head_for(flow: Any, eps: float) -> Any:

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "controlrnn.export": SYSTEMS,
     "controlrnn.certification": SYSTEMS | {"controlrnn.kernels", "controlrnn.models"},
     "controlrnn.identification": {"controlrnn"},
+    "controlrnn.greybox": SYSTEMS | {"controlrnn.kernels", "controlrnn.identification"},
     "plants": DATA,
     "mpc": {"controlrnn"},
     "experiments": set(OURS),
@@ -107,7 +108,8 @@ ONLY_IN = {
 }
 PUBLIC = (
     "controlrnn.data", "controlrnn.systems", "controlrnn.models", "controlrnn.kernels", "controlrnn.certification",
-    "controlrnn.export", "controlrnn.identification", "plants", "mpc", "controlrnn.certification.ball",
+    "controlrnn.export", "controlrnn.identification", "controlrnn.greybox", "plants", "mpc",
+    "controlrnn.certification.ball",
     "controlrnn.certification.refutation", "controlrnn.records",
 )  # fmt: skip
 

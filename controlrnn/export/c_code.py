@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import shown
 from controlrnn.errors import SettingError
+from controlrnn.export.c_laws import LAW_VALUES, law_tables
 from controlrnn.records import write_atomic
-from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem, Precision, System
+from controlrnn.systems import Activation, Cell, GatedSystem, Laws, LureSystem, Precision, System
 from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
 
@@ -64,7 +65,8 @@ def to_c(
 
     Raises:
         SettingError: ``system`` is not frozen or of a kind without C code, ``path`` does not end in ``.c``, ``name`` is
-            not a C identifier, or a weight overflows in float32.
+            not a C identifier, or a weight overflows in float32, or neurons have
+            declared ranges, which float32 would round.
     """
     source, single = Path(path), Precision(precision) is Precision.FLOAT32
     name = source.stem if name is None else name
@@ -74,6 +76,8 @@ def to_c(
         raise SettingError(f"path must end in .c, got {source.name!r}")
     checked_target(source, name)
     if isinstance(system, LureSystem):
+        if single and isinstance(system.activation, Laws):
+            raise SettingError("float32 would round the declared ranges of laws: export with precision float64")
         arrays, body = lure_code(system)
     elif isinstance(system, GatedSystem):
         arrays, body = _gated(system)
@@ -143,10 +147,15 @@ def lure_code(system: LureSystem) -> tuple[Arrays, str]:
         arrays[f"M{k}"] = np.hstack([system.C1[start:stop], system.D12[start:stop], system.D11[start:stop, :start]])
         arrays[f"b{k}"] = system.bv[start:stop]
         lines.append(f"    affine({stop - start}, {at + start}, M{k}, b{k}, z, z + {at + start});")
-        lines.append(f"    for (int i = {at + start}; i < {at + stop}; ++i) z[i] = activation(z[i]);")
+        own = f"i - {at}, " if isinstance(system.activation, Laws) else ""
+        lines.append(f"    for (int i = {at + start}; i < {at + stop}; ++i) z[i] = activation({own}z[i]);")
     arrays |= {"Mx": np.hstack([system.A, system.B2, system.B1]), "bx": system.bx}
     arrays |= {"My": np.hstack([system.C2, system.D22, system.D21]), "by": system.by}
-    function = f"static double activation(double v) {{ return {_ACTIVATIONS[system.activation]}; }}\n\n"
+    if isinstance(system.activation, Laws):
+        arrays |= law_tables(system.activation)
+        function = LAW_VALUES
+    else:
+        function = f"static double activation(double v) {{ return {_ACTIVATIONS[system.activation]}; }}\n\n"
     body = Template(_LURE).safe_substitute(layers="\n".join(lines), nz=at + system.nv)
     return arrays, (function if system.nv else "") + body
 

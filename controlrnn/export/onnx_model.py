@@ -1,8 +1,8 @@
 """Export of frozen systems as ONNX models, traced from the same equations that simulate them.
 
 Step and output are called on symbolic values that record every operation; equal operations, such as those of the
-neurons, are kept once. The operators are MatMul, Add, Sub, Mul, Tanh, Relu, Sigmoid, Slice and Concat (opset 17), in
-float64.
+neurons, are kept once. The operators are MatMul, Add, Sub, Mul, Div, Min, Max, Sqrt, Exp, Sin,
+Tanh, Relu, Sigmoid, Slice and Concat (opset 17), in float64.
 """
 
 from __future__ import annotations
@@ -115,6 +115,21 @@ class _TracingOps:
     def sigmoid(self, v: Value) -> Value:
         return v.graph.apply("Sigmoid", v)
 
+    def sqrt(self, v: Value) -> Value:
+        return v.graph.apply("Sqrt", v)
+
+    def exp(self, v: Value) -> Value:
+        return v.graph.apply("Exp", v)
+
+    def sin(self, v: Value) -> Value:
+        return v.graph.apply("Sin", v)
+
+    def clip(self, v: Value, low: Value, high: Value) -> Value:
+        return v.graph.apply("Min", v.graph.apply("Max", v, low), high)
+
+    def constants(self, values: Value, like: Value) -> Value:  # noqa: ARG002  # constants need no precedent
+        return values
+
     def row(self, bias: Value) -> Value:
         return bias
 
@@ -152,6 +167,15 @@ class _Traced:
 
     def __mul__(self, other: Value) -> _Traced:
         return self.graph.apply("Mul", self, other)
+
+    def __sub__(self, other: Value) -> _Traced:
+        return self.graph.apply("Sub", self, other)
+
+    def __truediv__(self, other: Value) -> _Traced:
+        return self.graph.apply("Div", self, other)
+
+    def __rtruediv__(self, other: Value) -> _Traced:
+        return self.graph.apply("Div", other, self)
 
     def __rsub__(self, other: Value) -> _Traced:
         return self.graph.apply("Sub", other, self)

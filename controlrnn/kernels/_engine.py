@@ -19,19 +19,14 @@ from controlrnn.kernels._threads import run, thread_limit
 from controlrnn.kernels.compiled import pack as packing
 from controlrnn.kernels.compiled import runs
 from controlrnn.kernels.compiled import scan as loops
+from controlrnn.kernels.compiled.laws import ACTIVATIONS, table_of
 from controlrnn.kernels.compiled.scan import PAD
 from controlrnn.kernels.compiled.simd import line_length
-from controlrnn.systems import MATRICES, Activation
+from controlrnn.systems import MATRICES, Activation, Laws
 
 Floats = NDArray[Any]  # float32 or float64
 Whole = NDArray[np.int64]
 
-_CODES = {
-    Activation.TANH: loops.TANH,
-    Activation.RELU: loops.RELU,
-    Activation.SIGMOID: loops.SIGMOID,
-    Activation.LEAKY_RELU: loops.LEAKY_RELU,
-}
 _PANEL = 8  # rows of a panel where records fill the lines
 _BLOCK = 256  # samples that a run without a pullback keeps at a time
 # The number of tasks stays below twice this, for any number of records: each sums a matrix gradient of its own.
@@ -211,23 +206,26 @@ class Packed:
 
     Args:
         sizes: Sizes of the system.
-        activation: Activation function s.
+        activation: Activation function s, or the law of each neuron.
         dtype: float32 or float64.
         addresses: Address of contiguous numbers of that type for each of `MATRICES`; they must stay valid for as long
             as runs are started.
     """
 
-    def __init__(self, sizes: Sizes, activation: Activation, dtype: np.dtype[Any], addresses: Sequence[int]) -> None:
+    def __init__(
+        self, sizes: Sizes, activation: Activation | Laws, dtype: np.dtype[Any], addresses: Sequence[int]
+    ) -> None:
         self.sizes = sizes
         self.dtype = dtype
-        self.code = _CODES[activation]
+        self.code = loops.MIXED if isinstance(activation, Laws) else ACTIVATIONS[activation]
+        self.laws = table_of(activation)
         self.line = line_length(dtype.itemsize)
         self._addresses = np.array(addresses, np.int64)
         self._arranged: dict[bool, Arranged] = {}
         self._kept: Sequence[Floats] = ()
 
     @classmethod
-    def of(cls, matrices: Sequence[Floats], activation: Activation, layers: tuple[int, ...]) -> Packed:
+    def of(cls, matrices: Sequence[Floats], activation: Activation | Laws, layers: tuple[int, ...]) -> Packed:
         """Pack the arrays of `MATRICES`, all of one type, and keep them alive."""
         plain = [np.ascontiguousarray(m) for m in matrices]
         B2, by = plain[2], plain[-1]
@@ -271,7 +269,7 @@ class Run:
             Z = self._buffer(block, sizes.nz)
             for start in range(0, self.steps, block):
                 steps = min(block, self.steps - start)
-                loop(*self._forward.arguments, packed.code, u, x, first, start, steps, line, Z.array, y)
+                loop(*self._forward.arguments, packed.code, packed.laws, u, x, first, start, steps, line, Z.array, y)
             if keep:
                 self.kept[first] = Z
 
@@ -313,7 +311,9 @@ class Run:
         def adjoint(first: int) -> None:
             G, Z = sums[first // (n * self.groups.step)], self.kept[first].array
             L = self._buffer(self.steps, sizes.nr)
-            loop(*matrix.arguments, packed.code, gy, gx, first, line, Z, sizes.nz, need, L.array, gu, gx0, G)
+            loop(
+                *matrix.arguments, packed.code, packed.laws, gy, gx, first, line, Z, sizes.nz, need, L.array, gu, gx0, G
+            )
 
         self._each(tasks, adjoint)
         return gu, gx0, sums

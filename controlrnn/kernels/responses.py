@@ -17,7 +17,7 @@ import numpy as np
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import ShapeError
 from controlrnn.kernels.compiled import simd
-from controlrnn.kernels.compiled.scan import CHAINED, COPY, SLOPE, _entry, _part, activate_one
+from controlrnn.kernels.compiled.scan import CHAINED, COPY, MIXED, SLOPE, _entry, _part, activate_one, law_one
 from controlrnn.kernels.scan import Rollout, packed_of, rollout
 from controlrnn.systems import LureSystem
 
@@ -79,7 +79,7 @@ class Responses:
                 f"w must have shape ({self.steps}, {packed.sizes.nv}) and 0 <= start <= stop <= {self.steps}, "
                 f"got {w.shape}, {start} and {last}"
             )
-        _follow(*packed.arranged(True).arguments, packed.code, w, self._starts, start, last, *self._flat)
+        _follow(*packed.arranged(True).arguments, packed.code, packed.laws, w, self._starts, start, last, *self._flat)
 
 
 def _zeros(*shape: int) -> Array:
@@ -97,7 +97,7 @@ def _copy(n, source, s, stride, out, o, step):
 
 
 @_entry
-def _follow(M, panels, ends, code, w, starts, start, stop, n_in, width, Z, V, Y):
+def _follow(M, panels, ends, code, table, w, starts, start, stop, n_in, width, Z, V, Y):
     """Compute the derivatives Y (T, ny, width), V (T, nv, width) and Z (T + 1, nz, width), all flat.
 
     Z comes with its inputs and first states. ``starts`` holds the sample from which each line is computed; M, panels
@@ -109,7 +109,10 @@ def _follow(M, panels, ends, code, w, starts, start, stop, n_in, width, Z, V, Y)
     v, slopes = np.empty(8 * line), np.empty(nv)
     for t in range(start, stop):
         for i in range(nv):
-            slopes[i] = activate_one(Z, SLOPE + code, 1.0, w[t, i])
+            if code == MIXED:
+                slopes[i] = law_one(Z, SLOPE + code, table, i, 1.0, w[t, i])
+            else:
+                slopes[i] = activate_one(Z, SLOPE + code, 1.0, w[t, i])
         # As in `scan_lanes`, with slopes instead of activations, and lines of variables instead of records.
         for p in range(len(panels)):
             row, n, low, high, kind = panels[p]

@@ -83,7 +83,17 @@ def rollout(system: LureSystem, u: Array, x0: Array) -> Rollout:
     x[0, 0] = x0
     Z = np.empty((steps + 1) * stride + 4 * packed.line)
     forward_rows(
-        *packed.arranged(False).arguments, packed.code, usable(u, packed.dtype)[None], x, 0, 0, steps, packed.line, Z, y
+        *packed.arranged(False).arguments,
+        packed.code,
+        packed.laws,
+        usable(u, packed.dtype)[None],
+        x,
+        0,
+        0,
+        steps,
+        packed.line,
+        Z,
+        y,
     )
     w = Z[: steps * stride].reshape(steps, stride)[:, first : first + nv]
     return Rollout(y[0], x[0], np.ascontiguousarray(w))

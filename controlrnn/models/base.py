@@ -17,9 +17,9 @@ from typing_extensions import TypeVar
 
 from controlrnn.checks import positive, size
 from controlrnn.data import Scaler
-from controlrnn.errors import ShapeError
+from controlrnn.errors import SettingError, ShapeError
 from controlrnn.models.parts.guarantee import Guarantee, Promise
-from controlrnn.systems import LureSystem, System
+from controlrnn.systems import Laws, LureSystem, System
 
 S = TypeVar("S", bound=System, default=LureSystem)
 
@@ -82,7 +82,10 @@ class Model(nn.Module, Generic[S]):
             promise, explicit = twin._promise(), twin.system()
         if promise is None or not isinstance(explicit, LureSystem):
             return None
-        return promise.numbers(explicit.activation, self.input_scaler, self.output_scaler)
+        activation = explicit.activation
+        if isinstance(activation, Laws):
+            raise SettingError("a guarantee by construction is one of a single activation, got neurons with laws")
+        return promise.numbers(activation, self.input_scaler, self.output_scaler)
 
     def penalty(self, progress: float) -> Tensor | None:  # noqa: ARG002  # for models that have one
         """Term that training adds to the loss at ``progress`` in [0, 1], e.g. a barrier; None where there is none."""

@@ -12,6 +12,7 @@ from controlrnn.systems.carried import (
 )
 from controlrnn.systems.change import change_system
 from controlrnn.systems.gated import Cell, GatedSystem
+from controlrnn.systems.laws import Law, Laws, Neuron
 from controlrnn.systems.lure import MATRICES, LureSystem
 from controlrnn.systems.observer import observer_system
 from controlrnn.systems.precision import Precision
@@ -22,7 +23,10 @@ __all__ = [
     "Activation",
     "Cell",
     "GatedSystem",
+    "Law",
+    "Laws",
     "LureSystem",
+    "Neuron",
     "Precision",
     "System",
     "answers_late",

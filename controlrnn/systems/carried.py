@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
+from controlrnn.systems.laws import Laws
 from controlrnn.systems.lure import LureSystem
 from controlrnn.systems.ops import frozen
 from controlrnn.typed import typed
@@ -54,6 +55,11 @@ def carry_input(system: LureSystem) -> LureSystem:
         C1[old, :nx], C1[old, nx:], bv[old] = system.C1, system.D12, system.bv
         D11[np.ix_(old, old)] = system.D11
     D21[:, old] = system.D21
+    activation = system.activation
+    if through and isinstance(activation, Laws):
+        whose = np.empty(n, dtype=np.intp)
+        whose[new] = whose[old] = np.arange(nv)
+        activation = activation.take(whose)
     return replace(
         system,
         A=np.block([[system.A, none((nx, nu))], [none((nu, nx)), none((nu, nu))]]),
@@ -68,6 +74,7 @@ def carry_input(system: LureSystem) -> LureSystem:
         D21=D21,
         D22=none((ny, nu)),
         layers=blocks,
+        activation=activation,
     )
 
 

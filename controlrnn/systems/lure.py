@@ -2,7 +2,7 @@
 
     x+ = A x + B1 w + B2 u + bx          nx states, nu inputs, ny outputs, nv neurons
     v  = C1 x + D11 w + D12 u + bv       D11 strictly block lower triangular, blocks = layers
-    w  = s(v)                            elementwise
+    w  = s(v)                            elementwise, each neuron with its own law where they differ
     y  = C2 x + D21 w + D22 u + by
 
 Every robust recurrent network of the papers is of this form: an Elman network has ``A = 0, B1 = I, D11 = 0``; an
@@ -12,6 +12,7 @@ acyclic REN has layers of one neuron; an R2DN folds its feed-forward network int
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,13 +24,16 @@ from numpy.typing import NDArray
 
 from controlrnn.checks import as_array, count, evaluated, items, positive, put, read_only, rows
 from controlrnn.data.scaling import Scaler
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.errors import FileFormatError, SettingError, ShapeError
 from controlrnn.portable import product
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Text, digest
 from controlrnn.systems.activations import Activation
+from controlrnn.systems.laws import Law, Laws, Neuron
 from controlrnn.systems.ops import Value, initial_state, matrix, ops_for, run_arguments, takes_numpy, to_numpy
 
 MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22", "by")
+# One activation for all neurons, or law:number for each run of neurons.
+_ACTIVATION = re.compile(f"{'|'.join(Activation)}|(?:{'|'.join(Law)}):[1-9][0-9]*(?: (?:{'|'.join(Law)}):[1-9][0-9]*)*")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,7 +60,7 @@ class LureSystem:
         D21: Shape (ny, nv).
         D22: Shape (ny, nu).
         by: Shape (ny,).
-        activation: Activation function s.
+        activation: Activation function s of all neurons, or `Laws` with one law for each.
         layers: Sizes of the blocks of D11, in order of evaluation; they add up to nv.
         dt: Sample time [s].
 
@@ -73,8 +77,12 @@ class LureSystem:
             "A": Numbers("nx", "nx"), "B1": Numbers("nx", "nv"), "B2": Numbers("nx", "nu"), "bx": Numbers("nx"),
             "C1": Numbers("nv", "nx"), "D11": Numbers("nv", "nv"), "D12": Numbers("nv", "nu"), "bv": Numbers("nv"),
             "C2": Numbers("ny", "nx"), "D21": Numbers("ny", "nv"), "D22": Numbers("ny", "nu"), "by": Numbers("ny"),
+            "laws": Numbers("nv", 3, optional=True),
         },
-        meta={"activation": Text(choices=Activation), "layers": ListOf(Count(1)), "dt": Number(above=0.0)},
+        meta={
+            "activation": Text(most=1_000_000, pattern=_ACTIVATION), "layers": ListOf(Count(1)),
+            "dt": Number(above=0.0),
+        },
         zero=("nu", "nv"),
     )  # fmt: skip
 
@@ -90,14 +98,14 @@ class LureSystem:
     D21: Value
     D22: Value
     by: Value
-    activation: Activation = Activation.TANH
+    activation: Activation | Laws = Activation.TANH
     layers: tuple[int, ...]
     dt: float
 
     def __post_init__(self) -> None:
         layers = tuple(count("layers", n, least=0) for n in items("layers", self.layers, object))
         dt = positive("dt", self.dt, what="a positive sample time in seconds")
-        put(self, activation=Activation(self.activation), layers=layers, dt=dt)
+        put(self, activation=_activation(self.activation), layers=layers, dt=dt)
         put(self, **{name: matrix(name, getattr(self, name)) for name in MATRICES})
         # The sizes are read off these three, so their axes are checked first.
         if len(self.B1.shape) != 2 or len(self.B2.shape) != 2 or len(self.by.shape) != 1:
@@ -116,6 +124,10 @@ class LureSystem:
                 )
         if any(n < 1 for n in self.layers) or sum(self.layers) != self.nv:
             raise SettingError(f"layers must be positive and add up to nv = {self.nv}, got {self.layers}")
+        if isinstance(self.activation, Laws) and len(self.activation) != self.nv:
+            raise SettingError(
+                f"activation must give one law for each of nv = {self.nv} neurons, got {len(self.activation)}"
+            )
         if self.is_frozen and any(self.D11[a:b, a:].any() for a, b in self.blocks):
             raise SettingError("D11 must be zero on and above its block diagonal: reorder the neurons or their layers")
 
@@ -177,13 +189,17 @@ class LureSystem:
     def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays and JSON values that define a frozen system."""
         meta = {"activation": str(self.activation), "layers": list(self.layers), "dt": self.dt}
-        return {name: getattr(self, name) for name in MATRICES}, meta
+        arrays = {name: getattr(self, name) for name in MATRICES}
+        if isinstance(self.activation, Laws):
+            arrays["laws"] = self.activation.parameters
+        return arrays, meta
 
     @classmethod
     def from_record(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> LureSystem:
         """Restore a system from what `record` returned."""
         matrices = {name: arrays[name] for name in MATRICES}
-        return cls(**matrices, activation=meta["activation"], layers=tuple(meta["layers"]), dt=meta["dt"])
+        activation = _activation_of(meta["activation"], arrays.get("laws"))
+        return cls(**matrices, activation=activation, layers=tuple(meta["layers"]), dt=meta["dt"])
 
     def frozen(self) -> LureSystem:
         """Copy of the system with float64 arrays instead of tensors."""
@@ -204,7 +220,10 @@ class LureSystem:
             layer = ops.columns(v, start, stop)
             if outputs:
                 layer = layer + ops.join(outputs) @ self.D11[start:stop, :start].T
-            outputs.append(self.activation.apply(ops, layer))
+            if isinstance(self.activation, Laws):
+                outputs.append(self.activation.apply(ops, layer, start, stop))
+            else:
+                outputs.append(self.activation.apply(ops, layer))
         return ops.join(outputs) if outputs else v
 
     def step(self, x: Value, u: Value) -> Value:
@@ -290,6 +309,31 @@ class LureSystem:
     def _initial_state(self, u: Value, x0: Value) -> Value:
         """Initial state of a run; see `controlrnn.systems.ops.initial_state`."""
         return initial_state(self, u, x0)
+
+
+def _activation(value: Any) -> Activation | Laws:
+    """The activation of a system; laws that are all one activation are that activation, so that digests agree."""
+    if isinstance(value, Laws):
+        return value.alike or value
+    if isinstance(value, str | Activation) and str(value) not in set(Activation) and str(value) in set(Law):
+        raise SettingError(f"{value} is the law of single neurons, got it for all: give Laws with their ranges")
+    return Activation(value)
+
+
+def _activation_of(words: str, parameters: NDArray[Any] | None) -> Activation | Laws:
+    """Restore what `LureSystem.record` returned."""
+    if ":" not in words:
+        if parameters is not None:
+            raise FileFormatError(f"laws belong to neurons that differ, got them with the activation {words!r}")
+        return Activation(words)
+    runs = [(Law(law), int(n)) for law, _, n in (one.partition(":") for one in words.split())]
+    if parameters is None or sum(n for _, n in runs) != len(parameters):
+        raise FileFormatError(f"laws must have one row for each neuron of {words[:80]!r}")
+    laws = [law for law, n in runs for _ in range(n)]
+    made = Laws(Neuron(law, *row) for law, row in zip(laws, parameters.tolist(), strict=True))
+    if str(made) != words:
+        raise FileFormatError(f"activation must name each run of equal laws once, got {words[:80]!r}")
+    return made
 
 
 def _shapes(nx: int, nu: int, ny: int, nv: int) -> dict[str, tuple[int, ...]]:

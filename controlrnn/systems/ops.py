@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from controlrnn.checks import as_array, numbers
+from controlrnn.checks import Array, as_array, numbers
 from controlrnn.errors import SettingError, ShapeError
 
 # A matrix or vector of any backend. numpy, torch and CasADi share no common base class.
@@ -24,6 +24,15 @@ class Ops(Protocol):
     def tanh(self, v: Value) -> Value: ...
     def relu(self, v: Value) -> Value: ...
     def sigmoid(self, v: Value) -> Value: ...
+    def sqrt(self, v: Value) -> Value: ...
+    def exp(self, v: Value) -> Value: ...
+    def sin(self, v: Value) -> Value: ...
+    def clip(self, v: Value, low: Value, high: Value) -> Value:
+        """Values clipped to [low, high]; the ends are from `constants`."""
+
+    def constants(self, values: Array, like: Value) -> Value:
+        """Numbers (n,) that do not change, as a row of the precision and device of ``like``."""
+
     def row(self, bias: Value) -> Value:
         """Reshape a stored vector (n,) so that it broadcasts against a row."""
 
@@ -54,6 +63,21 @@ class NumpyOps:
 
     def sigmoid(self, v: Value) -> Value:
         return 0.5 + 0.5 * np.tanh(0.5 * v)  # the same function, without an exponential that could overflow
+
+    def sqrt(self, v: Value) -> Value:
+        return np.sqrt(v)
+
+    def exp(self, v: Value) -> Value:
+        return np.exp(v)
+
+    def sin(self, v: Value) -> Value:
+        return np.sin(v)
+
+    def clip(self, v: Value, low: Value, high: Value) -> Value:
+        return np.clip(v, low, high)
+
+    def constants(self, values: Array, like: Value) -> Value:  # everything here is float64
+        return values
 
     def row(self, bias: Value) -> Value:
         return bias
@@ -86,6 +110,21 @@ class TorchOps:
 
     def sigmoid(self, v: Value) -> Value:
         return v.sigmoid()
+
+    def sqrt(self, v: Value) -> Value:
+        return v.sqrt()
+
+    def exp(self, v: Value) -> Value:
+        return v.exp()
+
+    def sin(self, v: Value) -> Value:
+        return v.sin()
+
+    def clip(self, v: Value, low: Value, high: Value) -> Value:
+        return v.clip(low, high)
+
+    def constants(self, values: Array, like: Value) -> Value:
+        return like.new_tensor(values.tolist())
 
     def row(self, bias: Value) -> Value:
         return bias
@@ -129,6 +168,29 @@ class CasadiOps:
         import casadi
 
         return 0.5 + 0.5 * casadi.tanh(0.5 * v)
+
+    def sqrt(self, v: Value) -> Value:
+        import casadi
+
+        return casadi.sqrt(v)
+
+    def exp(self, v: Value) -> Value:
+        import casadi
+
+        return casadi.exp(v)
+
+    def sin(self, v: Value) -> Value:
+        import casadi
+
+        return casadi.sin(v)
+
+    def clip(self, v: Value, low: Value, high: Value) -> Value:
+        import casadi
+
+        return casadi.fmin(casadi.fmax(v, low), high)
+
+    def constants(self, values: Array, like: Value) -> Value:  # CasADi has one precision
+        return values.reshape(1, -1)
 
     def row(self, bias: Value) -> Value:
         return np.asarray(bias).reshape(1, -1)

@@ -23,8 +23,9 @@ import controlrnn
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from controlrnn.export.c_code import AFFINE, checked_target, comment, constants, lure_code
+from controlrnn.export.c_laws import LAW_DERIVATIVES
 from controlrnn.records import write_atomic
-from controlrnn.systems import Activation
+from controlrnn.systems import Activation, Laws
 from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
 from mpc import predictor as predictor_module
@@ -197,7 +198,6 @@ def _words(
     named = {k: v for k, v in digests.items() if k != "system"}
     # Elman networks, x+ = w: the C code then skips products with zeros and ones.
     elman = system.nx == system.nv and not (system.A.any() or system.B2.any() or system.bx.any())
-    derivative, curvature = _DERIVATIVES[system.activation]
     return {
         "name": name, "NAME": name.upper(), "header": header, "version": controlrnn.__version__,
         "nx": system.nx, "nu": system.nu, "ny": system.ny, "measured": model.ny, "nv": system.nv,
@@ -214,7 +214,7 @@ def _words(
         "practical": int(controller.mode is Mode.PRACTICAL), "promises": int(promises(controller.tightening)),
         "forgets": int(controller.disturbance.forgets),
         "states_are_neurons": int(elman and np.array_equal(system.B1, np.eye(system.nx))),
-        "outputs_read_neurons": int(system.D21.any()), "derivative": derivative, "curvature": curvature,
+        "outputs_read_neurons": int(system.D21.any()), "derivatives": _derivatives(system.activation),
         "digest": model.digest, "tightening_digest": tightening.digest,
         "promise": comment((tightening if memory is None else memory).promise),
         "recall": int(memory is not None), "recalled": 0 if memory is None else memory.steps,
@@ -230,6 +230,14 @@ def _words(
         "SETTLE": predictor_module.SETTLE, "NEWTON": predictor_module.NEWTON,
         "NEWTON_NEAR": predictor_module.NEWTON_NEAR,
     } | watch_words(controller) | _scalars(controller, own, solver)  # fmt: skip
+
+
+def _derivatives(activation: Activation | Laws) -> str:
+    """C functions ``derivative`` and ``curvature`` of a neuron."""
+    if isinstance(activation, Laws):
+        return LAW_DERIVATIVES
+    pairs = zip(("derivative", "curvature"), _DERIVATIVES[activation], strict=True)
+    return "".join(f"static double {name}(int i, double w) {{ (void)i; return {of}; }}\n" for name, of in pairs)
 
 
 def _kind(observer: Observer) -> str:

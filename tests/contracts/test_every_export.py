@@ -4,10 +4,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from random_systems import mixed_system
 from zoo import ZOO, randomise
 
 from controlrnn.data import Scaler
-from controlrnn.export import to_onnx
+from controlrnn.errors import SettingError
+from controlrnn.export import to_c, to_onnx
 from experiments.model_zoo import run_c
 
 every_model = pytest.mark.parametrize("entry", ZOO.values(), ids=list(ZOO))
@@ -41,3 +43,22 @@ def test_onnx_agrees(entry, tmp_path):
         x, out = evaluator.run(None, {"x": x, "u": row[None]})
         y.append(out[0])
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_neurons_with_laws_of_their_own_are_exported(seed, tmp_path):
+    system = mixed_system(seed, layers=(6, 5))
+    u = 3 * np.random.default_rng(seed).standard_normal((20, 2))
+    expected = system.simulate(u)[0]
+    atol = 1e-10 * np.abs(expected).max()
+    evaluator = ReferenceEvaluator(onnx.load(to_onnx(system, tmp_path / "model.onnx")))
+    x = np.zeros((1, system.nx))
+    for row, y in zip(u, expected, strict=True):
+        x, out = evaluator.run(None, {"x": x, "u": row[None]})
+        np.testing.assert_allclose(out[0], y, rtol=0, atol=atol)
+    with pytest.raises(SettingError, match="declared ranges"):
+        to_c(system, tmp_path / "model.c", precision="float32")
+    found = run_c(system, u)
+    if found is None:
+        pytest.skip("no C compiler (gcc or cc) on the path")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from controlrnn.certification.ball import fields, intervals
+from controlrnn.certification.ball import fields, intervals, laws
 from controlrnn.certification.ball.arithmetic import Row, column, matrix, number, row, total
 from controlrnn.certification.ball.contraction import check_contraction
 from controlrnn.certification.ball.horizon import check_gains, holds
+from controlrnn.certification.ball.laws import Function, functions
 from controlrnn.certification.ball.model import Plant, neurons, next_states
 from controlrnn.certification.certificates.contraction import ContractionCertificate
 from controlrnn.certification.certificates.execution_error import ExecutionError
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
-from controlrnn.systems import Activation, LureSystem, Precision
+from controlrnn.systems import Activation, LureSystem, Neuron, Precision
 
 if TYPE_CHECKING:
     from flint import arb, arb_mat
@@ -152,7 +153,8 @@ class _Run:
             rows = np.hstack([s.C1[start:stop], s.D12[start:stop], s.D11[start:stop, :start]])
             before = self._sums(rows, s.bv[start:stop], size, error)
             box = v[0][start:stop], v[1][start:stop]
-            own = [self._activated(*one) for one in zip(*box, before, strict=True)]
+            of = functions(s.activation, s.nv)[start:stop]
+            own = [self._activated(*one) for one in zip(of, *box, before, strict=True)]
             largest = _sizes((w[0][start:stop], w[1][start:stop]))
             size = size + [(a + b).upper() for a, b in zip(largest, own, strict=True)]
             error = error + own
@@ -179,11 +181,16 @@ class _Run:
             found.append((f.gamma(terms + 1) * whole + 2 * f.tiny * touched + passed).upper())
         return found
 
-    def _activated(self, low: arb, high: arb, error: arb) -> arb:
+    def _activated(self, kind: Function, low: arb, high: arb, error: arb) -> arb:
         """Bound on |computed - exact| of a neuron with pre-activation in [low, high], computed with an error."""
-        kind, f = self.system.activation, self.format
+        f = self.format
         low, high = (low - error).lower(), (high + error).upper()
         size, own = low.abs_upper().max(high.abs_upper()), number(0)
+        if isinstance(kind, Neuron):
+            if f.rounds_data:
+                raise CertificationError("declared ranges are rounded in this precision", margin=0.0)
+            # At most 20 operations, each within so many units of results that add up to the size.
+            own = 21 * self.ulps.max(number(1)) * f.unit * laws.size(kind, low).max(laws.size(kind, high))
         if kind in (Activation.TANH, Activation.SIGMOID):
             # One unit in the last place is at most two units of rounding of the value, which is below min(size, 1).
             own = 2 * self.ulps * f.unit * size.min(number(1))
@@ -272,7 +279,7 @@ def _passed(gains: list[Row], first: arb, each: arb, rate: arb | None, lag: int 
 
 def output_gain(system: LureSystem, P: arb_mat) -> Row:
     """Bound on |dy_i| over |dx|_P at equal inputs, by the triangle inequality through the neurons."""
-    inverse, slope = P.inv(), intervals.slope(system.activation)[1]
+    inverse, slope = P.inv(), [intervals.slope(f)[1] for f in functions(system.activation, system.nv)]
 
     def seen(line: Array) -> arb:
         m = matrix(line[None])
@@ -283,7 +290,7 @@ def output_gain(system: LureSystem, P: arb_mat) -> Row:
 
     moved: Row = []
     for start, stop in system.blocks:
-        moved += [slope * (seen(system.C1[i]) + through(system.D11[i, :start], moved)) for i in range(start, stop)]
+        moved += [slope[i] * (seen(system.C1[i]) + through(system.D11[i, :start], moved)) for i in range(start, stop)]
     return [seen(C) + through(D, moved) for C, D in zip(system.C2, system.D21, strict=True)]
 
 

@@ -96,7 +96,7 @@ class Network:
                 intervals.image(W, (row(low), row(high)), row(system.b[rows])),
                 intervals.image(U, states, [number(0)] * n),
             )
-            ends = intervals.monotone(kind, v)
+            ends = intervals.monotone([kind] * len(v[0]), v)
             steep = [intervals.slopes_between(kind, a, b)[1] for a, b in zip(*v, strict=True)]
             self.gates.append(
                 [

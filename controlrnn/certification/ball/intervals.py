@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from controlrnn.certification.ball import laws
 from controlrnn.certification.ball.arithmetic import Row, number, total
+from controlrnn.certification.ball.laws import Function
 from controlrnn.checks import Array
-from controlrnn.systems import Activation
+from controlrnn.systems import Activation, Neuron
 from controlrnn.systems.activations import LEAK
 
 if TYPE_CHECKING:
@@ -43,8 +45,10 @@ def added(*parts: Box) -> Box:
     )
 
 
-def apply(activation: Activation, v: arb) -> arb:
-    """Value of an activation on a ball."""
+def apply(activation: Function, v: arb) -> arb:
+    """Value of an activation or a law on a ball."""
+    if isinstance(activation, Neuron):
+        return laws.value(activation, v)
     if activation is Activation.TANH:
         return v.tanh()
     if activation is Activation.SIGMOID:
@@ -58,9 +62,12 @@ def sigmoid(v: arb) -> arb:
     return number(0.5) + (v / 2).tanh() / 2
 
 
-def monotone(activation: Activation, box: Box) -> Box:
-    """Intervals of the values of an activation, which is increasing, on intervals of its argument."""
-    return [apply(activation, v).lower() for v in box[0]], [apply(activation, v).upper() for v in box[1]]
+def monotone(functions: Sequence[Function], box: Box) -> Box:
+    """Intervals of the values of each neuron's function, all of which rise, on intervals of their arguments."""
+    return (
+        [apply(f, v).lower() for f, v in zip(functions, box[0], strict=True)],
+        [apply(f, v).upper() for f, v in zip(functions, box[1], strict=True)],
+    )
 
 
 def derivative(activation: Activation, v: arb) -> arb:
@@ -68,14 +75,18 @@ def derivative(activation: Activation, v: arb) -> arb:
     return v.sech() ** 2 if activation is Activation.TANH else (v / 2).sech() ** 2 / 4
 
 
-def slope(activation: Activation) -> tuple[arb, arb]:
-    """Least and greatest slope of any chord, from the definition of the activation."""
+def slope(activation: Function) -> tuple[arb, arb]:
+    """Least and greatest slope of any chord, from the definition of the activation or law."""
+    if isinstance(activation, Neuron):
+        return laws.slopes(activation)
     least = number(LEAK if activation is Activation.LEAKY_RELU else 0)
     return least, number(0.25 if activation is Activation.SIGMOID else 1)
 
 
-def slopes_between(activation: Activation, low: arb, high: arb) -> tuple[arb, arb]:
+def slopes_between(activation: Function, low: arb, high: arb) -> tuple[arb, arb]:
     """Least and greatest slope of chords with both ends in [low, high], by the mean value theorem."""
+    if isinstance(activation, Neuron):
+        return laws.slopes(activation, low, high)
     least, most = slope(activation)
     if activation in (Activation.RELU, Activation.LEAKY_RELU):
         return (most if low >= 0 else least), (least if high <= 0 else most)
@@ -93,13 +104,15 @@ def chord(activation: Activation, a: arb, h: arb) -> arb:
     return h.sinh() / h * (a + h).sech() * a.sech()
 
 
-def chords_from(activation: Activation, base: arb, reach: arb) -> tuple[arb, arb]:
+def chords_from(activation: Function, base: arb, reach: arb) -> tuple[arb, arb]:
     """Least and greatest slope of chords from ``base`` (a ball) to points within ``reach`` > 0 of it.
 
     For an S-shaped function and a >= 0 the chord to a + h is flattest at h = reach, since s(a + t) - s(a) <=
     s(a) - s(a - t). Towards h < 0 it gets steeper up to the point -t where it touches the curve, then flatter; before
     that point a chord is flatter than the curve at its end.
     """
+    if isinstance(activation, Neuron):
+        return laws.slopes(activation, base.lower() - reach, base.upper() + reach)
     least, most = slope(activation)
     if activation in (Activation.RELU, Activation.LEAKY_RELU):
         flat = (base.lower() / reach).lower().max(number(0)).min(number(1))

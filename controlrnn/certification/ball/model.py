@@ -27,9 +27,10 @@ from controlrnn.certification.ball.arithmetic import (
     row,
     symmetric,
 )
+from controlrnn.certification.ball.laws import Function, functions
 from controlrnn.certification.proof.intervals import local_slopes
 from controlrnn.checks import Array
-from controlrnn.systems import Activation, LureSystem
+from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
     from flint import arb, arb_mat
@@ -43,7 +44,7 @@ class Plant:
 
     Args:
         A, B1, B2, C1, D11, D12, C2, D21, D22: As in `controlrnn.systems.LureSystem`.
-        activation: The function of the neurons.
+        functions: The function of each neuron.
     """
 
     A: arb_mat
@@ -55,12 +56,15 @@ class Plant:
     C2: arb_mat
     D21: arb_mat
     D22: arb_mat
-    activation: Activation
+    functions: Sequence[Function]
 
     @classmethod
     def of(cls, system: LureSystem) -> Plant:
         """Convert the matrices of a system."""
-        return cls(**{name: matrix(getattr(system, name)) for name in _NAMES}, activation=system.activation)
+        return cls(
+            **{name: matrix(getattr(system, name)) for name in _NAMES},
+            functions=functions(system.activation, system.nv),
+        )
 
     def observer(self, gain: Array) -> Plant:
         """Innovation observer x+ = f(x, u) + L (y - g(x, u)) with inputs (u, y); A - L C2 and so on are not rounded."""
@@ -69,7 +73,7 @@ class Plant:
         return Plant(
             self.A - L * self.C2, self.B1 - L * self.D21, beside(self.B2 - L * self.D22, L), self.C1, self.D11,
             beside(self.D12, none(self.D12.nrows(), ny)), self.C2, self.D21, beside(self.D22, none(ny, ny)),
-            self.activation,
+            self.functions,
         )  # fmt: skip
 
 
@@ -108,14 +112,13 @@ class Difference:
             slopes: Of each neuron; None: those of the activation anywhere.
             state: Whether the states differ.
         """
-        nv = plant.C1.nrows()
         maps = [
             beside(W, _columns(U, channels), *([X] if state else []))
             for W, U, X in (
                 (plant.B1, plant.B2, plant.A), (plant.D21, plant.D22, plant.C2), (plant.D11, plant.D12, plant.C1),
             )
         ]  # fmt: skip
-        return cls(maps[0], maps[1], maps[2], slopes or [intervals.slope(plant.activation)] * nv, len(channels))
+        return cls(maps[0], maps[1], maps[2], slopes or [intervals.slope(f) for f in plant.functions], len(channels))
 
     @property
     def nv(self) -> int:
@@ -219,7 +222,8 @@ def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -
         low = v[0] if low is None else [a.min(b) for a, b in zip(low, v[0], strict=True)]
         high = v[1] if high is None else [a.max(b) for a, b in zip(high, v[1], strict=True)]
         x = next_states(system, x, w, u)
-    exact = [intervals.slopes_between(system.activation, a, b) for a, b in zip(low or [], high or [], strict=True)]
+    of = functions(system.activation, system.nv)
+    exact = [intervals.slopes_between(f, a, b) for f, a, b in zip(of, low or [], high or [], strict=True)]
     with np.errstate(all="ignore"):
         hints = local_slopes(system, (inputs[0], inputs[1]), (states[0], states[1]), steps)
     return intervals.suggested(exact, hints)
@@ -227,7 +231,7 @@ def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -
 
 def neurons(system: LureSystem, x: intervals.Box, u: intervals.Box) -> tuple[intervals.Box, intervals.Box]:
     """Intervals of the neurons' arguments v and outputs w."""
-    bias = row(system.bv)
+    bias, of = row(system.bv), functions(system.activation, system.nv)
     v: intervals.Box = ([], [])
     w: intervals.Box = ([], [])
     rows = {name: [row(line) for line in getattr(system, name)] for name in ("C1", "D11", "D12")}
@@ -238,7 +242,7 @@ def neurons(system: LureSystem, x: intervals.Box, u: intervals.Box) -> tuple[int
             intervals.image(rows["D12"][start:stop], u, zero),
             intervals.image([line[:start] for line in rows["D11"][start:stop]], w, zero),
         )
-        out = intervals.monotone(system.activation, here)
+        out = intervals.monotone(of[start:stop], here)
         v, w = (v[0] + here[0], v[1] + here[1]), (w[0] + out[0], w[1] + out[1])
     return v, w
 

@@ -35,6 +35,7 @@ from controlrnn.certification.ball.arithmetic import (
     total,
 )
 from controlrnn.certification.ball.horizon import holds, semidefinite_metric
+from controlrnn.certification.ball.laws import functions
 from controlrnn.certification.certificates.tube import TubeCertificate
 from controlrnn.certification.proof.tube import Step as Suggestion
 from controlrnn.certification.proof.tube import TubeClaim
@@ -117,6 +118,7 @@ def _suggestions(system: LureSystem, c: TubeCertificate) -> list[list[Suggestion
 def _nominal(system: LureSystem, x0: Array, u: Array) -> list[Row]:
     """Pre-activations of the nominal trajectory at every step, as balls."""
     A, B1, B2, C1, D11, D12 = (matrix(getattr(system, n)) for n in ("A", "B1", "B2", "C1", "D11", "D12"))
+    of = functions(system.activation, system.nv)
     x, bx, bv, found = column(row(x0)), column(row(system.bx)), column(row(system.bv)), []
     for one in u:
         here = column(row(one))
@@ -128,7 +130,7 @@ def _nominal(system: LureSystem, x0: Array, u: Array) -> list[Row]:
             for i in range(start, stop):
                 v.append(drive[i, 0] + through[i, 0])
             for i in range(start, stop):
-                w[i, 0] = intervals.apply(system.activation, v[i])
+                w[i, 0] = intervals.apply(of[i], v[i])
         x = A * x + B1 * w + B2 * here + bx
         found.append(v)
     return found
@@ -178,6 +180,7 @@ class _Pass:
 
     def __init__(self, system: LureSystem, v: list[Row], start: list[Row], b: Array, known: list[Step] | None) -> None:
         self.system = system
+        self.functions = functions(system.activation, system.nv)
         self.v = v
         self.L = start
         self.known = known
@@ -204,8 +207,8 @@ class _Pass:
                 # Larger differences are as valid, and the multipliers were made for these.
                 d = [a.max(number(b)) for a, b in zip(d, self.hints[k].d[start:stop], strict=True)]
             slopes = [
-                intervals.chords_from(s.activation, a, b) if b > 0 else intervals.slope(s.activation)
-                for a, b in zip(self.v[k][start:stop], d, strict=True)
+                intervals.chords_from(f, a, b) if b > 0 else intervals.slope(f)
+                for f, a, b in zip(self.functions[start:stop], self.v[k][start:stop], d, strict=True)
             ]
             if self.known is not None:
                 before = self.known[k].slopes[start:stop]

@@ -38,8 +38,9 @@ from controlrnn.certification.proof.arithmetic.enclosure import (
 )
 from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.incremental import largest_ratios
-from controlrnn.certification.proof.intervals import between, intersection, neurons, next_state, norm_up
-from controlrnn.certification.proof.slopes import global_slopes, slopes_on
+from controlrnn.certification.proof.intervals import _OF_ALL, between, intersection, neurons, next_state, norm_up
+from controlrnn.certification.proof.laws import Laws, hull, sizes
+from controlrnn.certification.proof.slopes import global_slopes, slopes_on, within
 from controlrnn.errors import CertificationError
 
 _SETTLING = 200  # steps after which a run under the middle input is a good centre
@@ -92,6 +93,10 @@ class Execution:
     ulps: float
 
     def __post_init__(self) -> None:
+        if not isinstance(self.system.activation, str) and self.format.rounds_data:
+            raise CertificationError(
+                "declared ranges are rounded in this precision, which no proof here covers: use float64"
+            )
         if not self._terms * self.format.unit <= 1e-3 or not self.ulps * self.format.unit <= 1e-3:
             raise CertificationError("nothing can be proven in this precision: sums too long, or tanh too inaccurate")
 
@@ -123,7 +128,7 @@ class Execution:
             known = slice(0, first + start)  # layers before this one
             weights = np.hstack([s.C1[rows], s.D12[rows], s.D11[rows, :start]])
             before = self._sum_error(weights, s.bv[rows], size[known], error[known])
-            error[here] = self._activation_error(v[rows], before)
+            error[here] = self._activation_error(within(s.activation, start, stop), v[rows], before)
             size[here] = plus(w[rows].magnitude(), error[here])
         return (
             self._sum_error(np.hstack([s.A, s.B2, s.B1]), s.bx, size, error),
@@ -150,10 +155,11 @@ class Execution:
         touched = plus(sum_up(M, axis=1), np.full(len(b), float(sum_up(size)) + 3.0 * self._terms))
         return plus(rounding, times_up(4 * tiny, touched), dot_up(M, error))
 
-    def _activation_error(self, v: Enclosure, error: Array) -> Array:
+    def _activation_error(self, kind: str | Laws, v: Enclosure, error: Array) -> Array:
         """Bound on |computed - exact| of neurons whose pre-activations lie in ``v`` and are computed with errors."""
         unit, tiny, _, _ = self.format
-        kind = str(self.system.activation)
+        if not isinstance(kind, str):
+            return self._law_error(kind, v, error)
         low, high = np.nextafter(v.lower() - error, -np.inf), np.nextafter(v.upper() + error, np.inf)
         size = np.maximum(np.abs(low), np.abs(high))
         own = np.zeros_like(size)
@@ -165,6 +171,26 @@ class Execution:
             own = times_up(4.1 * unit, size)
         steepest = slopes_on(kind, (low, high))[1]
         return plus(times_up(steepest, error), own, np.full(size.shape, 4 * tiny))
+
+    def _law_error(self, laws: Laws, v: Enclosure, error: Array) -> Array:
+        """`_activation_error` of neurons with laws of their own.
+
+        A law is computed with at most 20 operations, each of which errs by at most ``ulps`` units of its result, from
+        the value inside of the range and the straight lines beyond it, whose sizes add up.
+        """
+        found = np.empty_like(error)
+        for law, start, stop in laws.groups:
+            here, parameters = slice(start, stop), laws.parameters[start:stop]
+            if str(law) in _OF_ALL:
+                found[here] = self._activation_error(str(law), v[here], error[here])
+                continue
+            low = np.nextafter(v[here].lower() - error[here], -np.inf)
+            high = np.nextafter(v[here].upper() + error[here], np.inf)
+            steepest = hull(str(law), parameters, (low, high))[1]
+            size = np.maximum(sizes(str(law), parameters, low), sizes(str(law), parameters, high))
+            own = times_up(21 * max(self.ulps, 1.0) * self.format.unit, size)
+            found[here] = plus(times_up(steepest, error[here]), own, np.full(size.shape, 4 * self.format.tiny))
+        return found
 
     def carried(self, start: Enclosure, inputs: Enclosure, steps: int) -> Enclosure:
         """Box that holds the computed states of the steps 0..N if the first one lies in ``start``, by intervals.
@@ -282,12 +308,12 @@ def output_gain(system: Matrices, metric: Array) -> Array:
         products = Enclosure.of(rows[:, :, None]) * Enclosure.of(rows[:, None, :])
         return np.where(rows.any(axis=1), root_up(largest_ratios(products, Enclosure.of(metric[None]))), 0.0)
 
-    slope = global_slopes(str(system.activation))[1]
+    slope = np.broadcast_to(global_slopes(system.activation)[1], (system.nv,))
     moved = np.zeros(system.nv)
     own = seen(system.C1)
     for start, stop in system.blocks:
         through = dot_up(np.abs(system.D11[start:stop, :start]), moved[:start])
-        moved[start:stop] = times_up(slope, plus(own[start:stop], through))
+        moved[start:stop] = times_up(slope[start:stop], plus(own[start:stop], through))
     return plus(seen(system.C2), dot_up(np.abs(system.D21), moved))
 
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from controlrnn.certification.proof.arithmetic.enclosure import TINY, UNIT, Array, Enclosure, root_up, sum_up, times_up
 from controlrnn.certification.proof.arithmetic.matrices import Matrices
-from controlrnn.certification.proof.slopes import LEAK, Box, slopes_on
+from controlrnn.certification.proof.laws import Laws, values
+from controlrnn.certification.proof.slopes import LEAK, Box, slopes_on, within
 from controlrnn.checks import as_array, count, items
 from controlrnn.errors import SettingError, ShapeError
 
+_OF_ALL = ("tanh", "relu", "sigmoid", "leaky_relu")
 _ULPS = 64 * UNIT  # 32 units in the last place of tanh, relative
 
 
@@ -58,13 +60,25 @@ def neurons(system: Matrices, x: Enclosure, u: Enclosure) -> tuple[Enclosure, En
         if start:
             total = v[here] + w[before] @ Enclosure.of(system.D11[start:stop, :start]).T
             v.mid[here], v.rad[here] = total.mid, total.rad
-        image = activated(system.activation, v[here])
+        image = activated(within(system.activation, start, stop), v[here])
         w.mid[here], w.rad[here] = image.mid, image.rad
     return v, w
 
 
-def activated(activation: str, v: Enclosure) -> Enclosure:
-    """Intervals of the values of an activation, which is increasing, on intervals of its argument."""
+def activated(activation: str | Laws, v: Enclosure) -> Enclosure:
+    """Intervals of the values of an activation or of laws, which rise, on intervals of their arguments (..., nv)."""
+    if not isinstance(activation, str):
+        image = Enclosure(np.empty_like(v.mid), np.empty_like(v.rad))
+        for law, start, stop in activation.groups:
+            here = (..., slice(start, stop))
+            if str(law) in _OF_ALL:
+                one = activated(str(law), v[here])
+            else:
+                parameters = activation.parameters[start:stop]
+                low, high = values(str(law), parameters, v[here].lower()), values(str(law), parameters, v[here].upper())
+                one = between(low[0], high[1])
+            image.mid[here], image.rad[here] = one.mid, one.rad
+        return image
     ends = [values_at(activation, end) for end in (v.lower(), v.upper())]
     # The sigmoid rounds a sum of order one as well.
     pad = [_ULPS * (np.abs(end) + (activation == "sigmoid")) + TINY for end in ends]

@@ -6,11 +6,14 @@ derivative there, by the mean value theorem.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from controlrnn.certification.proof.arithmetic.enclosure import Array
+from controlrnn.certification.proof.laws import Laws, hull
 from controlrnn.checks import read_only
 
 Box = tuple[Array, Array]
@@ -23,19 +26,29 @@ _GRID = 1e-4
 _GLOBAL = {"tanh": (0.0, 1.0), "relu": (0.0, 1.0), "sigmoid": (0.0, 0.25), "leaky_relu": (LEAK, 1.0)}
 
 
-def global_slopes(activation: str) -> tuple[float, float]:
-    """Bounds (alpha, beta) that hold all difference quotients of an activation."""
-    return _GLOBAL[str(activation)]
+def within(activation: str | Laws, start: int, stop: int) -> str | Laws:
+    """The function of the neurons start .. stop - 1."""
+    return activation if isinstance(activation, str) else activation.take(range(start, stop))
 
 
-def slopes_on(activation: str, interval: Box) -> Box:
+def global_slopes(activation: str | Laws) -> tuple[Any, Any]:
+    """Bounds (alpha, beta) that hold all difference quotients of an activation, or of each neuron, (nv,) each."""
+    if isinstance(activation, str):
+        return _GLOBAL[str(activation)]
+    everywhere = np.full(len(activation), np.inf)
+    return slopes_on(activation, (-everywhere, everywhere))
+
+
+def slopes_on(activation: str | Laws, interval: Box) -> Box:
     """Least and greatest derivative of an activation on intervals, widened outwards.
 
     Args:
-        activation: The function.
-        interval: Ends, each of any shape; infinite ends are allowed.
+        activation: The function, or the laws of the neurons.
+        interval: Ends, each of any shape, of shape (..., nv) for laws; infinite ends are allowed.
     """
     low, high = interval
+    if not isinstance(activation, str):
+        return _of_laws(activation, lambda law, here: slopes_on(law, (low[here], high[here])), low, high)
     nearest = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
     farthest = np.maximum(np.abs(low), np.abs(high))
     alpha0, beta0 = global_slopes(activation)
@@ -50,7 +63,7 @@ def slopes_on(activation: str, interval: Box) -> Box:
     return np.maximum(alpha - _WIDEN, alpha0), np.minimum(beta + _WIDEN, beta0)
 
 
-def secant_slopes(activation: str, base: Array, error: Array, reach: Array) -> Box:
+def secant_slopes(activation: str | Laws, base: Array, error: Array, reach: Array) -> Box:
     """Least and greatest slope of chords from within ``error`` of ``base`` to within ``reach`` of that end.
 
     With a fixed end chords are flatter than the steepest tangent in between, which is what is gained where one of two
@@ -59,7 +72,7 @@ def secant_slopes(activation: str, base: Array, error: Array, reach: Array) -> B
     -d slope/dh, and dN/dh = -h s''(a + h) shows that it changes once. Both extremes fall as |a| grows.
 
     Args:
-        activation: The function.
+        activation: The function, or the laws of the neurons, whose chords are bounded by their tangents.
         base: Shape (n,).
         error: Shape (n,), >= 0.
         reach: Shape (n,), >= 0.
@@ -67,6 +80,14 @@ def secant_slopes(activation: str, base: Array, error: Array, reach: Array) -> B
     Returns:
         Alpha and beta, each shape (n,), widened outwards.
     """
+    if not isinstance(activation, str):
+        low, high = (
+            np.nextafter(np.nextafter(base + sign * error, sign * np.inf) + sign * reach, sign * np.inf)
+            for sign in (-1, 1)
+        )
+        return _of_laws(
+            activation, lambda law, here: secant_slopes(law, base[here], error[here], reach[here]), low, high
+        )
     alpha0, beta0 = global_slopes(activation)
     if activation in ("tanh", "sigmoid"):
         # s(v) = 0.5 + 0.5 tanh(v / 2) for the sigmoid
@@ -83,6 +104,18 @@ def secant_slopes(activation: str, base: Array, error: Array, reach: Array) -> B
         alpha = below + (1 - below) * np.where(low >= 0, np.minimum(low / d, 1.0), 0.0)
         beta = below + (1 - below) * np.where(high >= 0, 1.0, np.maximum(1 + high / d, 0.0))
     return np.maximum(alpha - _WIDEN, alpha0), np.minimum(beta + _WIDEN, beta0)
+
+
+def _of_laws(laws: Laws, of: Callable[[str, Any], Box], low: Array, high: Array) -> Box:
+    """Slopes of neurons with laws on intervals; those of neurons with an activation by ``of``."""
+    alpha, beta = np.empty(low.shape), np.empty(low.shape)
+    for law, start, stop in laws.groups:
+        here = (..., slice(start, stop))
+        if law in _GLOBAL:
+            alpha[here], beta[here] = of(str(law), here)
+        else:
+            alpha[here], beta[here] = hull(str(law), laws.parameters[start:stop], (low[here], high[here]))
+    return alpha, beta
 
 
 def _tanh_chord(a: Array, h: Array) -> Array:

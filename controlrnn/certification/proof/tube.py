@@ -38,7 +38,7 @@ from controlrnn.certification.proof.arithmetic.enclosure import (
 from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.horizon import HorizonInequality
 from controlrnn.certification.proof.intervals import neurons, next_state, outputs
-from controlrnn.certification.proof.slopes import Box, secant_slopes
+from controlrnn.certification.proof.slopes import Box, secant_slopes, within
 from controlrnn.checks import as_array, count
 from controlrnn.errors import CertificationError
 
@@ -176,7 +176,8 @@ class Tube:
         k = len(self.steps)
         if self.known is not None:
             d[layer] = np.minimum(d[layer], np.maximum(self.known.steps[k].d[layer], 2 * error[layer]))
-        low[layer], high[layer] = secant_slopes(self.system.activation, self.v[k, layer], error[layer], d[layer])
+        laws = within(self.system.activation, layer.start, layer.stop)
+        low[layer], high[layer] = secant_slopes(laws, self.v[k, layer], error[layer], d[layer])
         if self.known is not None:
             low[layer] = np.maximum(low[layer], self.known.steps[k].slopes[0][layer])
             high[layer] = np.minimum(high[layer], self.known.steps[k].slopes[1][layer])

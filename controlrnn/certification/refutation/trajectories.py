@@ -20,9 +20,10 @@ from controlrnn.certification.ball.arithmetic import (
     row,
     total,
 )
+from controlrnn.certification.ball.laws import Function, derivative, functions
 from controlrnn.checks import Array, as_array, read_only
 from controlrnn.errors import ShapeError
-from controlrnn.systems import Activation, GatedSystem, LureSystem
+from controlrnn.systems import Activation, GatedSystem, LureSystem, Neuron
 from controlrnn.systems.activations import LEAK
 from controlrnn.systems.gated import Cell
 
@@ -116,11 +117,12 @@ def neurons(s: LureSystem, x: Row, u: Row) -> tuple[Row, Row]:
     drive = _entries(column(row(s.bv)) + matrix(s.C1) * column(x) + matrix(s.D12) * column(u))
     v: Row = []
     w: Row = []
+    of = functions(s.activation, s.nv)
     for start, stop in s.blocks:
         through = [total(number(a) * b for a, b in zip(line, w, strict=True)) for line in s.D11[start:stop, :start]]
         layer = [a + b for a, b in zip(drive[start:stop], through, strict=True)]
         v += layer
-        w += [intervals.apply(s.activation, a) for a in layer]
+        w += [intervals.apply(f, a) for f, a in zip(of[start:stop], layer, strict=True)]
     return v, w
 
 
@@ -153,7 +155,7 @@ def jacobian(system: LureSystem, x: Array, u: Array) -> arb_mat | None:
         u: Shape (nu,).
     """
     v, _ = neurons(system, row(x), row(u))
-    slopes = [_derivative(system.activation, a) for a in v]
+    slopes = [_derivative(f, a) for f, a in zip(functions(system.activation, system.nv), v, strict=True)]
     if any(s is None for s in slopes):
         return None
     D = diagonal([s for s in slopes if s is not None])
@@ -164,8 +166,10 @@ def jacobian(system: LureSystem, x: Array, u: Array) -> arb_mat | None:
     return made
 
 
-def _derivative(activation: Activation, v: arb) -> arb | None:
-    """Derivative of an activation on a ball; None where it contains a kink."""
+def _derivative(activation: Function, v: arb) -> arb | None:
+    """Derivative of an activation or law on a ball; None where it contains a kink."""
+    if isinstance(activation, Neuron):
+        return derivative(activation, v)
     if activation in (Activation.TANH, Activation.SIGMOID):
         return intervals.derivative(activation, v)
     if v > 0:

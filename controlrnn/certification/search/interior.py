@@ -75,17 +75,42 @@ def neuron_weights(form: IncrementalForm) -> Array:
 
     It exists since D11 is triangular: later neurons get smaller weights.
     """
+    for alone in (False, True):
+        pattern = _weights(form, alone=alone)
+        if _room_of(form, pattern) > 0:
+            break
+    return pattern
+
+
+def _weights(form: IncrementalForm, *, alone: bool) -> Array:
+    """Multiplier pattern of `neuron_weights`, neuron after neuron.
+
+    Args:
+        form: The difference system.
+        alone: Whether neurons to come are left out. With slopes above zero they support the earlier ones, which are
+            on their own as soon as the later weights shrink.
+    """
     n, nv = form.nx + form.nu, form.nv
     pattern = np.ones(nv)
     for i in range(1, nv + 1):
         # Shrink neuron i - 1 until the leading block stays positive definite with room to spare.
         for _ in range(200):
-            block = -form.multiplier_form(pattern)[n : n + i, n : n + i]
+            known = np.where(np.arange(nv) < i, pattern, 0.0) if alone else pattern
+            block = -form.multiplier_form(known)[n : n + i, n : n + i]
             scale = 1 / np.sqrt(np.abs(block.diagonal()))
             if np.linalg.eigvalsh(scale[:, None] * block * scale)[0] > 0.3 / i:
                 break
             pattern[i - 1] *= 0.7
     return pattern
+
+
+def _room_of(form: IncrementalForm, pattern: Array) -> float:
+    """Least eigenvalue of -S_ww in units in which its diagonal is one."""
+    block = -form.multiplier_form(pattern)[form.nx + form.nu :, form.nx + form.nu :]
+    if not form.nv:
+        return 1.0
+    scale = 1 / np.sqrt(np.abs(block.diagonal()))
+    return float(np.linalg.eigvalsh(scale[:, None] * block * scale)[0])
 
 
 def _largest_generalised(a: Array, b: Array) -> float:

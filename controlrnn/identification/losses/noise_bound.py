@@ -34,7 +34,7 @@ from controlrnn.checks import count, positive
 from controlrnn.errors import SettingError
 from controlrnn.identification.losses.base import Batch, Simulation, Term
 from controlrnn.identification.losses.noise_covariance import Std, check_deviations, check_last, deviations
-from controlrnn.systems import LureSystem, System
+from controlrnn.systems import Laws, LureSystem, System
 from controlrnn.typed import typed
 
 
@@ -176,6 +176,11 @@ class _Gains:
     """
 
     def __init__(self, system: LureSystem, std: Tensor) -> None:
+        if isinstance(system.activation, Laws):
+            raise SettingError(
+                "NoiseUpperBound knows systems of one activation only, got neurons with laws of their own: use "
+                "another regulariser"
+            )
         alpha, beta = system.activation.slope
         middle, radius = (alpha + beta) / 2, (beta - alpha) / 2
         one = torch.eye(system.nv, dtype=std.dtype, device=std.device)

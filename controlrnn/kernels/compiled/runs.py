@@ -32,7 +32,7 @@ def from_lanes(Z, z, nz, steps, out, first, start):
 
 
 @_entry
-def forward_lanes(M, panels, ends, code, u, x, first, start, steps, line, Z, y):
+def forward_lanes(M, panels, ends, code, table, u, x, first, start, steps, line, Z, y):
     """Simulate a line of records from ``first`` on over samples start..start + steps; fill x and y.
 
     u (B, T, nu), x (B, T + 1, nx) with x[:, start] given, y (B, T, ny); Z flat (steps + 1, nz, line), for the adjoint.
@@ -50,13 +50,13 @@ def forward_lanes(M, panels, ends, code, u, x, first, start, steps, line, Z, y):
                 Z[(t * nz + 1 + j) * line + b] = u[record, start + t, j]
             for i in range(nx if t == 0 else 0):
                 Z[(1 + nu + i) * line + b] = x[record, start, i]
-    scan_lanes(M, panels, ends, 1 + nu, nx, nz - 1 - nu - nx, code, False, steps, Z, Y, Z, 0)
+    scan_lanes(M, panels, ends, 1 + nu, nx, nz - 1 - nu - nx, code, table, False, steps, Z, Y, Z, 0)
     from_lanes(Z, (nz + 1 + nu) * line, nz, steps, x, first, start + 1)
     from_lanes(Y, 0, ny, steps, y, first, start)
 
 
 @_entry
-def forward_rows(P, width, nz, panels, code, u, x, first, start, steps, line, Z, y):
+def forward_rows(P, width, nz, panels, code, table, u, x, first, start, steps, line, Z, y):
     """Simulate the record ``first`` alone; arguments as in `forward_lanes`."""
     nu, nx, ny = u.shape[2], x.shape[2], y.shape[2]
     stride = nz + line
@@ -67,7 +67,7 @@ def forward_rows(P, width, nz, panels, code, u, x, first, start, steps, line, Z,
             Z[t * stride + 1 + j] = u[first, start + t, j]
     for i in range(nx):
         Z[1 + nu + i] = x[first, start, i]
-    scan_rows(P, width, panels, 1 + nu, nx, nz - 1 - nu - nx, ny, code, False, steps, Z, stride, Y, Z, 0, 0)
+    scan_rows(P, width, panels, 1 + nu, nx, nz - 1 - nu - nx, ny, code, table, False, steps, Z, stride, Y, Z, 0, 0)
     size = x.shape[1] * nx
     for t in range(steps):
         here, there, i = (t + 1) * stride + 1 + nu, (start + t + 1) * nx, 0
@@ -81,7 +81,7 @@ def forward_rows(P, width, nz, panels, code, u, x, first, start, steps, line, Z,
 
 
 @_entry
-def backward_lanes(M, panels, ends, code, gy, gx, first, line, Z, nz, need, L, gu, gx0, G):
+def backward_lanes(M, panels, ends, code, table, gy, gx, first, line, Z, nz, need, L, gu, gx0, G):
     """Compute the gradients of a run of `forward_lanes`: fill gu and gx0, add the matrix gradients to G.
 
     M, panels, ends and ``need`` belong to the flipped system. The cost's derivatives are gy (B, T, ny) and gx
@@ -99,7 +99,7 @@ def backward_lanes(M, panels, ends, code, gy, gx, first, line, Z, nz, need, L, g
                 L[(t * nr + i) * line + b] = gy[first + b, steps - 1 - t, ny - 1 - i] if used else 0
             for i in range(nx if adds or t == 0 else 0):
                 L[(t * nr + ny + i) * line + b] = gx[first + b, steps - t, nx - 1 - i] if adds and used else 0
-    scan_lanes(M, panels, ends, ny, nx, nr - ny - nx, SLOPE + code, adds, steps, L, U, Z, nz)
+    scan_lanes(M, panels, ends, ny, nx, nr - ny - nx, SLOPE + code, table, adds, steps, L, U, Z, nz)
     for b in range(records):
         for i in range(nx):
             gx0[first + b, i] = L[(steps * nr + ny + nx - 1 - i) * line + b]
@@ -111,7 +111,7 @@ def backward_lanes(M, panels, ends, code, gy, gx, first, line, Z, nz, need, L, g
 
 
 @_entry
-def backward_rows(P, width, nr, panels, code, gy, gx, first, line, Z, nz, need, L, gu, gx0, G):
+def backward_rows(P, width, nr, panels, code, table, gy, gx, first, line, Z, nz, need, L, gu, gx0, G):
     """Compute the gradients of a run of `forward_rows`; arguments as in `backward_lanes`."""
     steps, ny, nx, nu = gy.shape[1], gy.shape[2], gx.shape[2], gu.shape[2]
     stride, adds = nr + line, gx.shape[1] > 0
@@ -122,7 +122,9 @@ def backward_rows(P, width, nr, panels, code, gy, gx, first, line, Z, nz, need, 
     for t in range(steps + 1 if adds else 1):
         for i in range(nx):
             L[t * stride + ny + i] = gx[first, steps - t, nx - 1 - i] if adds else 0
-    scan_rows(P, width, panels, ny, nx, nr - ny - nx, nu, SLOPE + code, adds, steps, L, stride, U, Z, nz + line, nz)
+    scan_rows(
+        P, width, panels, ny, nx, nr - ny - nx, nu, SLOPE + code, table, adds, steps, L, stride, U, Z, nz + line, nz
+    )
     for i in range(nx):
         gx0[first, i] = L[steps * stride + ny + nx - 1 - i]
     for t in range(steps):

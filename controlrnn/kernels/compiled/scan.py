@@ -30,10 +30,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from controlrnn.kernels.compiled import simd
+from controlrnn.kernels.compiled import laws, simd
 from controlrnn.systems.activations import LEAK
 
-TANH, RELU, SIGMOID, LEAKY_RELU, SLOPE = 0, 1, 2, 3, 4  # SLOPE + code multiplies by the derivative instead
+TANH, RELU, SIGMOID, LEAKY_RELU = 0, 1, 2, 3
+MIXED = 4  # each neuron has a law of its own, from the table
+SLOPE = 5  # SLOPE + code multiplies by the derivative instead
 PRODUCT, CHAINED, COPY = 0, 1, 2  # kinds of panels
 PAD = 16  # rows of a matrix, or numbers, beyond the end that a loop may read but never uses
 _log = logging.getLogger(__name__)
@@ -103,6 +105,39 @@ def activate(code, lines, v, start, w, w0, out, o):
 
 
 @_part
+def law_one(like, code, table, i, v, w):
+    """Law of neuron i at v, or for an adjoint v times its slope where its value is w; see `activate_one`."""
+    own = int(table[i, 0])
+    if own <= LEAKY_RELU:
+        return activate_one(like, own if code < SLOPE else SLOPE + own, v, w)
+    if code < SLOPE:
+        return like.dtype.type(laws.value(table, i, np.float64(v)))
+    return like.dtype.type(v * laws.slope(table, i, np.float64(w)))
+
+
+@_part
+def neuron(like, code, table, row, nv, v, w):
+    """Neuron of a row, of one activation or with a law of its own; an adjoint has them in reverse order."""
+    if code == MIXED or code == SLOPE + MIXED:
+        return law_one(like, code, table, row if code < SLOPE else nv - 1 - row, v, w)
+    return activate_one(like, code, v, w)
+
+
+@_part
+def law_line(code, table, i, v, start, w, w0, out, o):
+    """`law_one` of one neuron for a line of records."""
+    own = int(table[i, 0])
+    if own <= LEAKY_RELU:
+        activate(own if code < SLOPE else SLOPE + own, 1, v, start, w, w0, out, o)
+        return
+    for b in range(simd.line_of(v)):
+        if code < SLOPE:
+            out[o + b] = v.dtype.type(laws.value(table, i, np.float64(v[start + b])))
+        else:
+            out[o + b] = v.dtype.type(v[start + b] * laws.slope(table, i, np.float64(w[w0 + b])))
+
+
+@_part
 def put(adds, lines, v, start, out, o):
     """Copy some lines to ``out``, or add them to it."""
     line = simd.line_of(v)
@@ -114,7 +149,7 @@ def put(adds, lines, v, start, out, o):
 
 
 @_part
-def scan_lanes(M, panels, ends, n_in, nx, nv, code, adds, steps, Z, Y, W, nw):
+def scan_lanes(M, panels, ends, n_in, nx, nv, code, table, adds, steps, Z, Y, W, nw):
     """Run a group of records side by side, one record in each place of a line.
 
     Z (T + 1, nz, line) comes with the inputs and the first state, and with ``adds`` also with terms to add to the later
@@ -141,7 +176,7 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, adds, steps, Z, Y, W, nw):
                 put(False, n, v, 0, Y, (t * n_out + row - nv - nx) * line)
             elif row >= nv:
                 put(adds, n, source, begin, Z, ((t + 1) * nz + n_in + row - nv) * line)
-            elif kind != CHAINED and code < SLOPE:
+            elif kind != CHAINED and code < MIXED:
                 activate(code, n, source, begin, W, 0, Z, (t * nz + n_in + nx + row) * line)
             else:
                 # Adjoint neuron i belongs to neuron nv - 1 - i of the forward run at the mirrored time.
@@ -151,11 +186,15 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, adds, steps, Z, Y, W, nw):
                         weights, others = (row + i) * width + high, (t * nz + high) * line
                         simd.add_product1(M, weights, 0, 1, Z, others, line, v, i * line, ends[row + i] - high)
                     slopes = (mirror - i) * line if code >= SLOPE else 0
+                    if code == MIXED or code == SLOPE + MIXED:
+                        own = row + i if code < SLOPE else nv - 1 - row - i
+                        law_line(code, table, own, source, begin + i * line, W, slopes, Z, (target + i) * line)
+                        continue
                     activate(code, 1, source, begin + i * line, W, slopes, Z, (target + i) * line)
 
 
 @_part
-def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, adds, steps, Z, stride, Y, W, w_stride, nw):
+def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z, stride, Y, W, w_stride, nw):
     """Run one record, with rows of M side by side in a line, as `arrange` puts them into P.
 
     Z (T + 1, stride), Y (T, outputs) and W (T + 1, w_stride) are flat and used as in `scan_lanes`.
@@ -188,11 +227,15 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, adds, steps, Z, strid
                     simd.reverse_line(W, mirror, W, mirror, slopes, i * line)
             target = t * stride + n_in + nx + row
             if kind != CHAINED:
-                activate(code, lines, source, begin, slopes, 0, Z, target)
+                if code == MIXED or code == SLOPE + MIXED:
+                    for i in range(n):
+                        Z[target + i] = neuron(v, code, table, row + i, nv, source[begin + i], slopes[i])
+                else:
+                    activate(code, lines, source, begin, slopes, 0, Z, target)
                 continue
             total = v[0]
             for i in range(n):
-                w = activate_one(v, code, total, slopes[i])
+                w = neuron(v, code, table, row + i, nv, total, slopes[i])
                 Z[target + i] = w
                 if i + 1 < n:
                     # The next neuron's sum is finished on its own, so that it does not wait for the vector update.

@@ -16,6 +16,7 @@ from experiments.bench_calls.hostile.library import (
     data_calls,
     enum_calls,
     export_calls,
+    grey_calls,
     kernel_calls,
     model_calls,
     plant_calls,
@@ -24,6 +25,7 @@ from experiments.bench_calls.hostile.library import (
 
 PACKAGES = (
     "plants", "plants.excitation", "controlrnn.data", "controlrnn.systems", "controlrnn.export",
+    "controlrnn.greybox",
     "controlrnn.identification", "controlrnn.certification", "controlrnn.models", "controlrnn.kernels", "mpc",
 )  # fmt: skip
 # Public names that no user calls with arguments: protocols, base classes, and plain containers that are made anew
@@ -35,6 +37,7 @@ UNCALLED = {
     "controlrnn.identification": ("Batch", "Callback", "Loss", "Simulation", "Term"),
     "controlrnn.certification": ("Certificate",),
     "controlrnn.models": ("Model",),
+    "controlrnn.greybox": ("GreyBoxFit", "Traced"),
     "mpc": (
         "ActuatorFault",
         "Backend",
@@ -57,6 +60,7 @@ def calls(kit: Kit) -> list[Call]:
         plant_calls,
         data_calls,
         system_calls,
+        grey_calls,
         export_calls,
         model_calls,
         kernel_calls,

@@ -13,7 +13,7 @@ import pandas as pd
 
 import mpc
 import plants
-from controlrnn import data, export, kernels, models, systems
+from controlrnn import data, export, greybox, kernels, models, systems
 from experiments.bench_calls.hostile.call import Call, again, call, first
 from experiments.bench_calls.hostile.kit import Kit
 from experiments.bench_calls.hostile.parts import NU, NX, NY, fields_of, signals
@@ -105,6 +105,8 @@ def system_calls(kit: Kit) -> Iterator[Call]:
         yield call(f"{name}.scaled", system.scaled, inputs=scaler, outputs=scaler)
         arrays, meta = system.record()
         yield call(f"{name}.from_record", lambda s=system, m=meta, **a: type(s).from_record(a, m), **arrays)
+    yield call("controlrnn.systems.Neuron", systems.Neuron, law="signed_root", low=-1.0, high=2.0, width=0.1)
+    yield call("controlrnn.systems.Laws", lambda neurons: len(systems.Laws(neurons)), neurons=["tanh", "identity"])
     yield call("controlrnn.systems.LureSystem.neurons", kit.system.neurons, x=x, drive=np.ones(NX))
     carried = systems.carry_input(kit.through)
     for name in ("carry_input", "without_feedthrough", "carries_input"):
@@ -115,6 +117,28 @@ def system_calls(kit: Kit) -> Iterator[Call]:
     yield call("controlrnn.systems.change_system", systems.change_system, system=kit.system, delay=2)
     for package, function in (("controlrnn.systems", systems.observer_system), ("mpc", mpc.observer_system)):
         yield call(f"{package}.observer_system", function, system=kit.system, gain=np.full((NX, NY), 0.1))
+
+
+def grey_calls(_: Kit) -> Iterator[Call]:
+    """Yield calls of grey boxes."""
+    k, b = (greybox.Parameter(name, 0.1, 0.0, 1.0, unit="1/s") for name in "kb")
+    tank = greybox.Equations(
+        dynamics=lambda x, u, p, ops: p["b"] * u - p["k"] * ops.sqrt(x), output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005
+        states=[data.Signal("level", "cm", 1.0, 60.0)], inputs=[data.Signal("pump", "L/min", 0.0, 4.0)],
+        parameters=[k, b], dt=10.0, substeps=1,
+    )  # fmt: skip
+    system = greybox.trace(tank).system
+    u = np.linspace(1.0, 3.0, 20)[:, None]
+    record = data.Trajectory(u, system.simulate(u, np.array([20.0]))[0], 10.0)
+    name = "controlrnn.greybox"
+    yield call(f"{name}.Parameter", greybox.Parameter, **fields_of(k), _infinite=("lower", "upper", "deviation"))
+    yield call(f"{name}.Equations", greybox.Equations, **fields_of(tank), _infinite=("lower", "upper", "deviation"))
+    yield call(f"{name}.trace", first(greybox.trace, lambda t: t.system), 0.1, equations=tank,
+                values={"k": 0.2, "b": 0.1})  # fmt: skip
+    yield call(f"{name}.beyond_ranges", greybox.beyond_ranges, system=system, x=np.ones((20, 1)), u=u)
+    yield call(f"{name}.FitOptions", greybox.FitOptions, **fields_of(greybox.FitOptions()))
+    yield call(f"{name}.fit_equations", first(greybox.fit_equations, lambda f: f.system), 0.05, equations=tank,
+                records=[record], options=greybox.FitOptions(iterations=3))  # fmt: skip
 
 
 def export_calls(kit: Kit) -> Iterator[Call]:

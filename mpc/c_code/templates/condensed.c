@@ -133,8 +133,8 @@ static void step_back(State *s, const Trial *trial, int k, const double *prices,
     for (int l = LAYERS - 1; l >= 0; --l)
         for (int i = layer_start[l]; i < layer_start[l + 1]; ++i) {
             const double *row = layer_matrix[l] + (i - layer_start[l]) * (NS + layer_start[l]);
-            const double sent = mu[i] * derivative(w[i]);
-            s->bend[k * NV + i] = mu[i] * curvature(w[i]);
+            const double sent = mu[i] * derivative(i, w[i]);
+            s->bend[k * NV + i] = mu[i] * curvature(i, w[i]);
             axpy(NX, sent, row, back);
             axpy(layer_start[l], sent, row + NS, mu);
         }

@@ -11,7 +11,7 @@ static void linearise(State *s, const double *point)
             double *V = s->V + i * NS;
             memcpy(V, row, NS * sizeof *V);
             combine(NS, layer_start[l], row + NS, s->W, NS, V);
-            s->slope[i] = derivative(point[NS + i]);
+            s->slope[i] = derivative(i, point[NS + i]);
             for (int j = 0; j < NS; ++j) s->W[i * NS + j] = s->slope[i] * V[j];
         }
     for (int i = 0; i < NX; ++i) {

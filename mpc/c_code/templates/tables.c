@@ -52,7 +52,5 @@ $scalars
 $tables
 static const double *const layer_matrix[SIZE(LAYERS)] = {$layer_matrices};
 
-/* Derivatives of the activation by its argument, from its value w. */
-static double derivative(double w) { return $derivative; }
-static double curvature(double w) { return $curvature; }
-
+/* Derivatives of neuron i by its argument, from its value w. */
+$derivatives
