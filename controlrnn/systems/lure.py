@@ -33,7 +33,8 @@ from controlrnn.systems.ops import Value, initial_state, matrix, ops_for, run_ar
 
 MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22", "by")
 # One activation for all neurons, or law:number for each run of neurons.
-_ACTIVATION = re.compile(f"{'|'.join(Activation)}|(?:{'|'.join(Law)}):[1-9][0-9]*(?: (?:{'|'.join(Law)}):[1-9][0-9]*)*")
+_RUN = f"(?:{'|'.join(Law)}):[1-9][0-9]{{0,8}}"
+_ACTIVATION = re.compile(f"{'|'.join(Activation)}|{_RUN}(?: {_RUN})*")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
