@@ -36,7 +36,7 @@ from controlrnn.typed import typed
 SETTLE = 200  # free-run steps before Newton: a contracting model is then in its region of convergence
 NEWTON = 50  # most Newton steps after a free run
 NEWTON_NEAR = 8  # most Newton steps from a given guess; a guess that needs more is dropped for a free run
-_COMPILED = 10_000  # products in a Jacobian: above, compiled scalar code is slower than matrix products
+COMPILED = 10_000  # products in a Jacobian: above, compiled scalar code is slower than matrix products
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +164,10 @@ class Predictor:
         return Lineariser(self.system)
 
     @cached_property
-    def _gap(self) -> Callable[[Array, Array], tuple[Array, Array]]:
-        """Function of (x, u) that returns the residual f(x, u) - x, shape (nx,), and I - df/dx, shape (nx, nx)."""
+    def gap(self) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """Function of (x, u) for finding steady states: f(x, u) - x, shape (nx,), and I - df/dx, shape (nx, nx)."""
         scalars = self.nx * self.system.nv * (self.nx + self.system.nv)
-        return _CompiledGap(self) if scalars <= _COMPILED else self._dense_gap
+        return _CompiledGap(self) if scalars <= COMPILED else self._dense_gap
 
     def _dense_gap(self, x: Array, u: Array) -> tuple[Array, Array]:
         return step(self.system, x, u) - x, np.eye(self.nx) - self._linearise(x, u)[0]
@@ -258,7 +258,7 @@ class Predictor:
     def _settle(self, u: Array, x: Array, iterations: int) -> Array | None:
         """Steady state x = f(x, u) by Newton's method from ``x``; None where it does not converge."""
         for _ in range(iterations):
-            gap, slope = self._gap(x, u)
+            gap, slope = self.gap(x, u)
             # As exact as rounding allows.
             if np.abs(gap).max() <= 1e-13 * (1.0 + np.abs(x).max()):
                 return np.asarray(x)
@@ -269,7 +269,7 @@ class Predictor:
             if np.abs(change).max() <= 1e-14 * (1.0 + np.abs(x).max()):
                 break
         # Rounding in large or stiff models may stop Newton's steps before the tight tolerance: a looser one decides.
-        gap = self._gap(x, u)[0]
+        gap = self.gap(x, u)[0]
         return np.asarray(x) if np.abs(gap).max() <= 1e-9 * (1.0 + np.abs(x).max()) else None
 
     def steady_output(self, u: Array) -> Array:

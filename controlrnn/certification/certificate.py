@@ -48,7 +48,7 @@ _REMEDY = (
     "bring radii, metric and scales nearer to the sizes of states, inputs and outputs, measure these in other units, "
     "or shorten the horizon"
 )
-_KINDS: dict[str, type[Certificate]] = {}
+CERTIFICATE_KINDS: dict[str, type[Certificate]] = {}
 
 
 class Rigour(Choice):
@@ -85,7 +85,7 @@ class Certificate(Stored, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _KINDS[cls.KIND] = cls
+        CERTIFICATE_KINDS[cls.KIND] = cls
 
     def verify(self, system: System, *, rigour: Rigour | str = Rigour.FLOAT64) -> float:
         """Prove the statement again for ``system``, without a solver.
@@ -208,10 +208,10 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
     Raises:
         FileFormatError: Not a certificate, or its content was altered.
     """
-    schemas = {kind: one.SCHEMA for kind, one in _KINDS.items()}
+    schemas = {kind: one.SCHEMA for kind, one in CERTIFICATE_KINDS.items()}
     kind, arrays, meta = load_one_of(path, schemas, "a certificate")
     with restoring(path):
-        return _KINDS[kind].from_record(arrays, meta)
+        return CERTIFICATE_KINDS[kind].from_record(arrays, meta)
 
 
 def certificate_schema(

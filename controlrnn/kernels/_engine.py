@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.kernels._buffers import Buffer
 from controlrnn.kernels._threads import run, thread_limit
+from controlrnn.kernels.buffers import Buffer
 from controlrnn.kernels.compiled import pack as packing
 from controlrnn.kernels.compiled import runs
 from controlrnn.kernels.compiled import scan as loops

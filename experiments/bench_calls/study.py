@@ -99,7 +99,7 @@ class Caller:
     def __init__(self, folder: Path, seed: int, make: Make = calls) -> None:
         self.kit, self.seed, self.folder = Kit(folder), seed, folder
         self.calls = make(self.kit)
-        self._valid: dict[int, list[float | str]] = {}
+        self.usable: dict[int, list[float | str]] = {}
 
     def __call__(self, number: int, turn: int) -> Outcome:
         """Make the ``turn``-th hostile call of valid call ``number``."""
@@ -138,10 +138,10 @@ class Caller:
 
     def valid(self, number: int) -> list[float | str]:
         """Values of the valid call's result."""
-        if number not in self._valid:
+        if number not in self.usable:
             call = self.calls[number]
-            self._valid[number] = self._values(call.function(**call.given), call)
-        return self._valid[number]
+            self.usable[number] = self._values(call.function(**call.given), call)
+        return self.usable[number]
 
     @staticmethod
     def _values(result: Any, call: Call) -> list[float | str]:

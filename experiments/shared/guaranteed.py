@@ -323,10 +323,10 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
         "warm_up_input": np.array(case.held), "disturbance": unknowns,
         "noise_std": case.noise if truth == "physical" else 0.0,  # declared residuals contain the noise
     }  # fmt: skip
-    return ClosedLoopSetup(plant, _controller(folder, case, observer, controller, removed), options)
+    return ClosedLoopSetup(plant, controller_of(folder, case, observer, controller, removed), options)
 
 
-def _controller(
+def controller_of(
     folder: Path, case: Case, observer: AnywhereWashout, controller: Controller, removed: str | None
 ) -> TightenedMPC:
     settings: dict[str, Any] = {

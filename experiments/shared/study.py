@@ -221,7 +221,7 @@ def environment() -> Row:
     import torch
 
     return {
-        "python": platform.python_version(), "platform": platform.platform(), "versions": _versions(),
+        "python": platform.python_version(), "platform": platform.platform(), "versions": package_versions(),
         "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "commit": code_version(),
         "sources": sources(), **arithmetic(),
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or "cpu",
@@ -234,13 +234,13 @@ def _made_with() -> Row:
 
     here = arithmetic()
     return {
-        "sources": sources(), "versions": _versions(), "python": platform.python_version(),
+        "sources": sources(), "versions": package_versions(), "python": platform.python_version(),
         "library": here["library"], "bits": here["bits"],
     }  # fmt: skip
 
 
 @functools.cache
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:

@@ -243,23 +243,23 @@ def write(
 the same noise and disturbances; most of the time the reference is the limit itself. In hindsight the least constant
 that would have kept the limits in these very runs is {extra["best_constant"]["distance"]:g} cm, at a mean cost of
 {extra["best_constant"]["cost"]:.4g}: nobody knows it beforehand.</p>
-<h2>Price and promise</h2>{_table(prices)}
+<h2>Price and promise</h2>{html_table(prices)}
 <p>The calibrated controller promises for loops like those it was calibrated on, programme of references included. The
 recalling one promises for every reference, and knows of nothing but experiments and proofs; that is what its price
 buys.</p>
-<h2>Aims</h2>{_table(goals)}
+<h2>Aims</h2>{html_table(goals)}
 <h2>What the parts promise</h2><ul>{kept}</ul>
 {pictures}
-<h2>Scores on the test records</h2>{_table(fits)}
-<h2>Closed loops in numbers</h2>{_table(_columns(**(loops | bare)))}
-<h2>Certificate</h2>{_table(_columns(value=extra["certificate"]))}
+<h2>Scores on the test records</h2>{html_table(fits)}
+<h2>Closed loops in numbers</h2>{html_table(quantity_rows(**(loops | bare)))}
+<h2>Certificate</h2>{html_table(quantity_rows(value=extra["certificate"]))}
 <h2>Coverage on held-out records</h2>
 <p>The promise is about records still to come, over the choice of the calibration records as well; the share of a few
-test records scatters about it.</p>{_table(_columns(value=extra["coverage"]))}
-<h2>Calibration in closed loop</h2>{_table(_columns(value=extra["calibration"]))}
-<h2>The constant of an engineer</h2>{_table(_columns(value=extra["back_off"]))}
-<h2>What is learnt from measurements</h2>{_table(_columns(value=extra["recall"]))}
-<h2>Environment</h2>{_table(_columns(value=study.environment))}
+test records scatters about it.</p>{html_table(quantity_rows(value=extra["coverage"]))}
+<h2>Calibration in closed loop</h2>{html_table(quantity_rows(value=extra["calibration"]))}
+<h2>The constant of an engineer</h2>{html_table(quantity_rows(value=extra["back_off"]))}
+<h2>What is learnt from measurements</h2>{html_table(quantity_rows(value=extra["recall"]))}
+<h2>Environment</h2>{html_table(quantity_rows(value=study.environment))}
 """
     page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Three tanks</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -281,13 +281,13 @@ def _picture(study: Study, name: str, caption: str) -> str:
     )
 
 
-def _columns(**columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+def quantity_rows(**columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Format a table with one row a quantity and one column a case."""
     names = dict.fromkeys(name for case in columns.values() for name in case)
     return [{"": _LABELS.get(n, n.replace("_", " "))} | {c: v.get(n) for c, v in columns.items()} for n in names]
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(_text(v))}</td>" for v in r.values()) + "</tr>" for r in rows)
     return f"<table><tr>{head}</tr>{lines}</table>"

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from controlrnn.checks import as_array, read_only
 from controlrnn.errors import DataError, InfeasibleError, SettingError
-from controlrnn.kernels import step
+from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import length
 from controlrnn.records import digest
 from mpc.c_tables import ControllerTable
@@ -20,6 +20,7 @@ from mpc.control.explanation import room_text
 from mpc.control.memory import recall_into, remembered
 from mpc.control.parts import ControllerParts
 from mpc.control.settings import grouped
+from mpc.problem.ocp import StepData
 from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallbacks
 
@@ -153,6 +154,16 @@ class Operation(ControllerParts):
         _HOLDERS[self.observer] = weakref.ref(self)
         _renew(self)
 
+    def data_for(self, reference: ArrayLike) -> StepData:
+        """Data of the optimal control problem that a step without a new reading would solve; nothing changes.
+
+        Args:
+            reference: As in `step`.
+        """
+        points = copy.copy(self.set_points)  # the controller's own remember the last set point
+        present = output(self.predictor.system, self.observer.state, self.u_previous) + self.disturbance.estimate
+        return self._data(self.observer.state, points.rows(reference, present, self.horizon + 1))
+
     def c_table(self) -> ControllerTable:
         """Numbers that C code needs of the controller and of its parts, besides public settings and the solver's."""
         own = self.tightened_limits
@@ -235,7 +246,7 @@ def _hand_over(old: ControllerParts, new: ControllerParts) -> None:
     regions = new.region_watch, old.region_watch
     if regions[0] is not None and regions[1] is not None and regions[0].region is regions[1].region:
         vars(regions[0]).update(vars(regions[1]))
-    met, before = new.premise_watch._coverage, old.premise_watch._coverage
+    met, before = new.premise_watch.coverage_run, old.premise_watch.coverage_run
     if met is not None and before is not None and met.promise == before.promise:
         vars(met).update(vars(before))
     if new.learnt_errors is not None and old.learnt_errors is not None:

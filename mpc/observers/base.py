@@ -166,6 +166,11 @@ class Observer(ABC):
         return np.zeros(len(y), dtype=bool), ""
 
     @property
+    def strayed(self) -> float:
+        """Bound on how far inputs out of range may have led the model's state from where others lead it; else 0."""
+        return self._excess
+
+    @property
     def state(self) -> Array:
         """Estimate for the coming sample, shape (nx,)."""
         return self._state

@@ -29,8 +29,6 @@ class SetPoints:
         scale: Range of each output, shape (ny,).
     """
 
-    MEMORY = ("_last",)
-
     def __init__(self, predictor: Predictor, scale: Array) -> None:
         low, high = np.array([[s.lower, s.upper] for s in predictor.outputs]).T
         bounded = np.isfinite(low) & np.isfinite(high)

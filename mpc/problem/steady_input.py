@@ -91,7 +91,7 @@ def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
     """
     if not np.isnan(given).any():
         return given
-    search = _Search(predictor, cost, given)
+    search = HeldInputSearch(predictor, cost, given)
     at = search.at(np.zeros(search.n), None)
     radius, last = 1.0, np.inf
     # Far from the minimum Gauss-Newton is faster, but it sees no curvature in prices: these start with the Lagrangian.
@@ -188,7 +188,7 @@ class HeldCost:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Steady:
+class SteadyPoint:
     """A steady state: scaled inputs v (n,), inputs u (nu,), state, outputs, cost, and its terms' absolute sum."""
 
     v: Array
@@ -200,7 +200,7 @@ class _Steady:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Model:
+class SteadyModel:
     """Quadratic model near a steady state: d'Hd / 2 + g'd for a step d, with scaled outputs low <= C d <= high."""
 
     H: Array
@@ -211,7 +211,7 @@ class _Model:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Step:
+class SteadyStep:
     """Minimum of a local model: step d (n,), expected decrease, multipliers (ny,) of the scaled outputs."""
 
     d: Array
@@ -219,7 +219,7 @@ class _Step:
     multipliers: Array
 
 
-class _Search:
+class HeldInputSearch:
     """Trust-region SQP over the free inputs: steady states, local models and trial steps."""
 
     def __init__(self, predictor: Predictor, cost: HeldCost, given: Array) -> None:
@@ -238,15 +238,15 @@ class _Search:
         self._by_input[self._free, np.arange(self.n)] = self._half
         self._program: QuadraticProgram | None = None
 
-    def at(self, v: Array, guess: Array | None) -> _Steady:
+    def at(self, v: Array, guess: Array | None) -> SteadyPoint:
         """Steady state under scaled inputs v (n,), searched for near a guess (nx,)."""
         u = self._middle.copy()
         u[self._free] = np.minimum(np.maximum(u[self._free] + self._half * v, self._lower), self._upper)
         x = self.predictor.equilibrium(u, guess=guess)
         y = output(self.predictor.system, x, u)
-        return _Steady(v, u, x, y, *self.cost.at(y, u))
+        return SteadyPoint(v, u, x, y, *self.cost.at(y, u))
 
-    def model(self, at: _Steady, multipliers: Array | None) -> _Model:
+    def model(self, at: SteadyPoint, multipliers: Array | None) -> SteadyModel:
         """Quadratic model at a steady state.
 
         With the multipliers of the limits its Hessian is that of the Lagrangian; with None that of Gauss-Newton.
@@ -262,15 +262,15 @@ class _Search:
         if multipliers is not None:
             H += weighted_squares(product(lin.V[0], by_v), self._bend(lin, stiff, by_y + multipliers / cost.scale, at))
         low, high = (((limit - at.y) / cost.scale)[self._limited] for limit in (cost.lower, cost.upper))
-        return _Model(
-            _definite(H),
+        return SteadyModel(
+            definite(H),
             product(by_y, G) + by_u[free] * self._half,
             (G / cost.scale[:, None])[self._limited],
             low,
             high,
         )
 
-    def _bend(self, lin: Linearisation, stiff: Array, prices: Array, at: _Steady) -> Array:
+    def _bend(self, lin: Linearisation, stiff: Array, prices: Array, at: SteadyPoint) -> Array:
         """Diagonal mu s''(v) of the Hessian of p'y by the neurons' inputs, for p = ``prices`` (ny,), shape (nv,)."""
         system, w = self.predictor.system, lin.w[0]
         mu = product(self._solved(stiff.T, product(prices, lin.C[0]), at), system.B1) + product(prices, system.D21)
@@ -279,13 +279,13 @@ class _Search:
             mu = self._solved((np.eye(len(w)) - later).T, mu, at)
         return np.asarray(mu * system.activation.curvature(w))
 
-    def _solved(self, A: Array, b: Array, at: _Steady) -> Array:
+    def _solved(self, A: Array, b: Array, at: SteadyPoint) -> Array:
         x = solve(A, b)
         if x is None:
             raise SettingError(f"the steady state at u = {at.u} is not the only one near: a derivative is infinite")
         return x
 
-    def minimum(self, at: _Steady, model: _Model, radius: float) -> _Step | None:
+    def minimum(self, at: SteadyPoint, model: SteadyModel, radius: float) -> SteadyStep | None:
         """Minimum of the model within the trust region; None where rounding errors stop the QP solver."""
         prices = self.cost.penalty[self._limited]
         if self._program is None:  # daqp's tolerances are absolute
@@ -302,9 +302,11 @@ class _Search:
             np.maximum(np.maximum(change - model.high, model.low - change), 0.0)
             for change in (np.zeros(len(model.C)), product(model.C, d))
         )
-        return _Step(d, dot(prices, before - after) - dot(model.g + 0.5 * product(model.H, d), d), multipliers)
+        return SteadyStep(d, dot(prices, before - after) - dot(model.g + 0.5 * product(model.H, d), d), multipliers)
 
-    def trial(self, at: _Steady, model: _Model, step: _Step, radius: float) -> tuple[_Steady | None, float]:
+    def trial(
+        self, at: SteadyPoint, model: SteadyModel, step: SteadyStep, radius: float
+    ) -> tuple[SteadyPoint | None, float]:
         """Steady state after a step, and the ratio of achieved to expected decrease; None where there is none.
 
         Steps with a small ratio get a second-order correction for curved limits (Nocedal & Wright, section 18.3).
@@ -328,7 +330,7 @@ class _Search:
         return best, most
 
 
-def _definite(H: Array) -> Array:
+def definite(H: Array) -> Array:
     """Positive definite matrix with the eigenvectors of H and the absolute values of its eigenvalues, bounded below."""
     found = eigen(H)
     if found is None:

@@ -147,7 +147,8 @@ class PremiseWatch:
         self.absurd = ABSURD * problem.output_scale[: predictor.ny]
         self.bounds = np.asarray(bounds) * (1 + _ROUNDING)
         self.promised_bounds = self.bounds  # of what is promised a probability; see `watch_of`
-        self._coverage = None if watching.promised is None else CoverageRun(watching.promised)
+        #: What happened to the promised probability; None where none is compared.
+        self.coverage_run = None if watching.promised is None else CoverageRun(watching.promised)
         self.reset()
 
     def c_table(self) -> PremiseTable:
@@ -160,7 +161,7 @@ class PremiseWatch:
             reactions=np.array([_ORDER.index(self.watching.reactions[p]) for p in ORDER], dtype=int),
             safe=self.safe,
             jitter=self.watching.jitter,
-            counted=None if self._coverage is None else self._coverage.c_table(*self.counted()),
+            counted=None if self.coverage_run is None else self.coverage_run.c_table(*self.counted()),
         )
 
     def reset(self) -> None:
@@ -172,8 +173,8 @@ class PremiseWatch:
         self._reacting: tuple[str, ...] = ()
         self._guard: GuardRun | None = None if self.watching.guard is None else self.watching.guard.watch()
         self._time: float | None = None
-        if self._coverage is not None:
-            self._coverage.reset()
+        if self.coverage_run is not None:
+            self.coverage_run.reset()
 
     @property
     def broken(self) -> tuple[Premise, ...]:
@@ -305,17 +306,17 @@ class PremiseWatch:
 
     def coverage(self, y: Array, error: Array) -> None:
         """Count a sample: readings (ny,), NaN unseen, and errors (ny,) less what predictions are corrected by."""
-        if self._coverage is None:
+        if self.coverage_run is None:
             return
         low, high = self.counted()
-        looked = y if self._coverage.promise.target is LoopTarget.LIMITS else error
+        looked = y if self.coverage_run.promise.target is LoopTarget.LIMITS else error
         outside = (looked < low) | (looked > high)
-        self._coverage.update(not outside.any(), float(np.isfinite(y).sum()) / len(y))
-        self.tell(Premise.COVERAGE, self._coverage.words)
+        self.coverage_run.update(not outside.any(), float(np.isfinite(y).sum()) / len(y))
+        self.tell(Premise.COVERAGE, self.coverage_run.words)
 
     def counted(self) -> tuple[Array, Array]:
         """Lower and upper ends, each (ny,), of what counts as inside: readings within limits, or else their errors."""
-        if self._coverage is not None and self._coverage.promise.target is LoopTarget.LIMITS:
+        if self.coverage_run is not None and self.coverage_run.promise.target is LoopTarget.LIMITS:
             return np.array([s.lower for s in self._outputs]), np.array([s.upper for s in self._outputs])
         return -self.promised_bounds, self.promised_bounds
 

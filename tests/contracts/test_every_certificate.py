@@ -29,7 +29,7 @@ from controlrnn.certification import (
     certify_reinitialisation,
     load_certificate,
 )
-from controlrnn.certification.certificate import _KINDS
+from controlrnn.certification.certificate import CERTIFICATE_KINDS
 from controlrnn.errors import CertificationError, ControlRnnError, FileFormatError
 from controlrnn.export import save_system
 from controlrnn.records import read_record, write_record
@@ -315,7 +315,7 @@ def system(kind):
 
 
 def test_all_kinds_are_held_to_the_contract(made):
-    assert {c.KIND for c in made.values()} == set(_KINDS)
+    assert {c.KIND for c in made.values()} == set(CERTIFICATE_KINDS)
 
 
 def test_verify_passes_for_its_own_system_and_for_an_equal_one(certificate, system):
@@ -484,7 +484,7 @@ def test_other_kinds_and_damaged_files_are_refused(certificate, system, tmp_path
     path.write_bytes(edited)
     with pytest.raises(FileFormatError):
         load_certificate(path)
-    others = [k for k in _KINDS if k != certificate.KIND]
+    others = [k for k in CERTIFICATE_KINDS if k != certificate.KIND]
     assert others
     for name in others:  # its content under the name of another kind
         write_record(path, name, version, arrays, meta)

@@ -64,7 +64,7 @@ class Lost:
 
 def test_whatever_goes_wrong_is_noticed(tmp_path):
     caller = Caller(tmp_path, 0, lambda _: [Call("careless", careless, {"x": 1.0})])
-    caller._valid[0] = [6.0]
+    caller.usable[0] = [6.0]
     seen = {caller(0, t).ending for t in range(400)}
     assert {Ending.RAW, Ending.INFINITE, Ending.LOST, Ending.OTHER, Ending.REFUSED} <= seen
 

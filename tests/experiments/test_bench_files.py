@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from controlrnn.certification.certificate import _KINDS
+from controlrnn.certification.certificate import CERTIFICATE_KINDS
 from controlrnn.records import Stored, read_archive
 from experiments.bench_files.every_record import samples
 from experiments.bench_files.mutations import MUTATIONS
@@ -33,7 +33,7 @@ def test_every_kind_that_saves_itself_is_there(every_kind):
     ours = {c.SCHEMA.kind for c in kinds_of(Stored) if hasattr(c, "SCHEMA") and not c.__module__.startswith("test")}
     parts = {"family", "input-error", "scaler", "scores", "settings", "signal", "fit-parts"}
     assert ours - parts <= stored
-    assert set(_KINDS) | {"lure-system", "gated-system", "training-checkpoint"} <= stored
+    assert set(CERTIFICATE_KINDS) | {"lure-system", "gated-system", "training-checkpoint"} <= stored
 
 
 def test_some_files_of_some_kinds(kinds, tmp_path):

@@ -196,7 +196,7 @@ def test_controllers_differ_by_their_tightening_alone(watch, tmp_path):
     for name in ("backed_off", "conformal", "certified"):
         back_off(watch.system.digest, case.horizon, np.full(1, 0.01)).save(tmp_path / f"{name}.npz")
     kinds = (Controller.NOMINAL, Controller.BACKED_OFF, Controller.CONFORMAL, Controller.CERTIFIED)
-    problems = [_guaranteed._controller(tmp_path, case, watch, kind, None).problem for kind in kinds]
+    problems = [_guaranteed.controller_of(tmp_path, case, watch, kind, None).problem for kind in kinds]
     usual = default_penalty(case.horizon, problems[0].cost_scale, problems[0].output_scale)
     np.testing.assert_array_equal(problems[0].penalty, usual)
     for problem in problems[1:]:

@@ -128,7 +128,7 @@ def test_rows_know_what_they_were_made_with(tmp_path, monkeypatch):
     assert value(20) == 20
     monkeypatch.setattr(_study, "arithmetic", lambda: here | {"processor": "another that computes the same"})
     assert value(0) == 20
-    monkeypatch.setattr(_study, "_versions", lambda: {"numpy": "0.1"})
+    monkeypatch.setattr(_study, "package_versions", lambda: {"numpy": "0.1"})
     assert value(30) == 30
     monkeypatch.setattr(_study, "sources", lambda: "changed")
     assert value(40) == 40

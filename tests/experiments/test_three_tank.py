@@ -294,13 +294,13 @@ def test_solvers_follow_limits_that_move_from_sample_to_sample(recalling_case):
 
 
 def test_tables_of_the_report_name_quantities_and_escape_texts():
-    rows = report._columns(nominal={"runs": 2, "inside_bound": None}, tightened={"runs": 3, "own_word": True})
+    rows = report.quantity_rows(nominal={"runs": 2, "inside_bound": None}, tightened={"runs": 3, "own_word": True})
     assert rows == [
         {"": "runs", "nominal": 2, "tightened": 3},
         {"": "share of realised prediction errors inside the bound", "nominal": None, "tightened": None},
         {"": "own word", "nominal": None, "tightened": True},
     ]
-    assert report._table([{"a": 0.123456, "b": [1.0, 2.5]}, {"a": None, "b": "<x>"}]) == (
+    assert report.html_table([{"a": 0.123456, "b": [1.0, 2.5]}, {"a": None, "b": "<x>"}]) == (
         "<table><tr><th>a</th><th>b</th></tr><tr><td>0.1235</td><td>1, 2.5</td></tr>"
         "<tr><td>–</td><td>&lt;x&gt;</td></tr></table>"
     )

@@ -124,11 +124,10 @@ def run(
 ) -> tuple[list[MpcStep], np.ndarray]:
     """A loop in which the estimate is all there is; the steps, and by how much each shifted plan broke its limits."""
     steps, excess = [], []
-    for reference in references:
-        wanted = controller._reference(reference)
-        if controller._plan is not None:
-            data = controller._data(controller.observer.state, wanted)
-            excess.append(controller.problem.excess(data, data.guess))
+    for t, reference in enumerate(references):
         seen = case.predictor.system.output(controller.observer.state, controller.u_previous) if y is None else y
         steps.append(controller.step(seen, reference))
+        data = controller.last_data
+        if t > 0 and data is not None:  # the guess is the plan of the sample before, shifted
+            excess.append(controller.problem.excess(data, data.guess))
     return steps, np.array(excess)

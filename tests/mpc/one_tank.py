@@ -49,7 +49,7 @@ def error(system: LureSystem, bounds: Any, gain: float | None = None) -> ModelEr
 
 
 @cache
-def _running() -> tuple[Any, ...]:
+def running_parts() -> tuple[Any, ...]:
     system = tank()
     predictor, contraction = Predictor(system, signals("u", 1, 1.0), signals("y", 1, 1.0)), certify_contraction(system)
     observer = RunningOn(predictor, W, contraction=contraction)
@@ -66,7 +66,7 @@ def _running() -> tuple[Any, ...]:
 
 def running(recalling: bool = True) -> tuple[TightenedMPC, ErrorMemory]:
     """A controller that runs on, with hard limits, a terminal set and, if wanted, limits that learn."""
-    predictor, contraction, room, terminal, recall = _running()
+    predictor, contraction, room, terminal, recall = running_parts()
     observer = RunningOn(predictor, W, contraction=contraction)
     made = TightenedMPC(
         predictor,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from kernels import KERNELS, REASON, run_under
 
-from controlrnn.certification.certificate import _KINDS
+from controlrnn.certification.certificate import CERTIFICATE_KINDS
 
 SCRIPT = str(Path(__file__).with_name("portable_folder.py"))
 PLACES = list(zip(KERNELS, (1, 2, 1), strict=False))  # with a number of threads each
@@ -43,5 +43,5 @@ def test_nothing_that_one_processor_makes_is_refused_by_another(tmp_path):
             outcome = json.loads(text)[str(folder)]
             assert outcome["refused"] == {}, f"made under {there}, used under {here}"
             systems = list((folder / "certificates").glob("*.system.npz"))
-            assert len(systems) >= len(_KINDS)
+            assert len(systems) >= len(CERTIFICATE_KINDS)
             assert len(outcome["done"]) == len(systems) + OTHERS

@@ -41,7 +41,7 @@ from controlrnn.certification.proof.slopes import global_slopes
 from controlrnn.errors import CertificationError
 
 _FLOOR = 1e-280  # of a storage of an output of order one
-_TOGETHER = 30_000  # entries of matrices of stages that are looked at together: a quarter of a megabyte, for the cache
+TOGETHER = 30_000  # entries of matrices of stages that are looked at together: a quarter of a megabyte, for the cache
 _TWICE = (Enclosure, Twofold)  # in the order tried: the second where the terms all but cancel
 
 
@@ -207,7 +207,7 @@ def proven_margins(
     Returns:
         Shape (K,), see `definite_margins`.
     """
-    margins, chunk = np.full(len(multipliers), -np.inf), max(_TOGETHER // max(form.nz, 1) ** 2, 1)
+    margins, chunk = np.full(len(multipliers), -np.inf), max(TOGETHER // max(form.nz, 1) ** 2, 1)
     for kind in _TWICE:
         # Only what the cheaper arithmetic left open is tried again.
         rest = np.flatnonzero(~(margins > 0))

@@ -65,7 +65,7 @@ def settled_box(system: Matrices, inputs: Box, known: Enclosure) -> Enclosure:
     """
     # Settled states are images of settled states: intersecting with the image loses none.
     u, box = box_of(inputs), known
-    bounded = _bounded_box(system, u)
+    bounded = bounded_box(system, u)
     if bounded is not None:
         box = intersection(box, bounded)
     for _ in range(_SHRINKINGS):
@@ -77,7 +77,7 @@ def settled_box(system: Matrices, inputs: Box, known: Enclosure) -> Enclosure:
     return box
 
 
-def _bounded_box(system: Matrices, u: Enclosure) -> Enclosure | None:
+def bounded_box(system: Matrices, u: Enclosure) -> Enclosure | None:
     """Box of settled states from bounded activations; None where they are unbounded or |A| does not contract.
 
     The solution of the linear equations is a guess; that the box is mapped into itself, and |A| r < r, is proven.

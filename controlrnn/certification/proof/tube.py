@@ -119,7 +119,7 @@ class Tube:
         self.C = np.vstack([system.C1, system.C2, system.A])
         self.D = np.vstack([system.D12, system.D22, system.B2])[:, use]
         self.E = np.vstack([system.D11, system.D21, system.B1])
-        self.v, self.v_error, self.x_error, self.y_error = _nominal(system, path, u)
+        self.v, self.v_error, self.x_error, self.y_error = nominal_path(system, path, u)
         self.level = 1.0  # e: squared size of the present ellipsoid
         self.drift = 0.0  # r: size of the rounding of the nominal trajectory, in the same ellipsoid
         self.known = known
@@ -208,7 +208,7 @@ class Tube:
         F = size[:, None] * np.tril(factor)
         # |xi+|^2 <= tau e + rho b^2.
         self.level = float(sum_up(np.array([times_up(shares[0], self.level), *shares[1:]])))
-        moved = _covered_rounding(F[:n, :n], self.x_error[k])
+        moved = covered_rounding(F[:n, :n], self.x_error[k])
         drift = float(times_up(root_up(shares[0]), self.drift))
         if self.rows:
             size = np.abs(F[n:])
@@ -325,7 +325,7 @@ class TubeClaim:
 
     def rounding(self) -> Array:
         """Bound on the rounding of the nominal outputs, shape (N + 1, ny), by which processors may differ."""
-        return _nominal(self.system, self.path, self.u)[3]
+        return nominal_path(self.system, self.path, self.u)[3]
 
 
 def covering(metric: Array, radius: float) -> Array:
@@ -349,7 +349,7 @@ def covering(metric: Array, radius: float) -> Array:
     raise CertificationError("the metric is too badly scaled for a proof, or the radius too small: rescale the states")
 
 
-def _covered_rounding(F: Array, error: Array) -> float:
+def covered_rounding(F: Array, error: Array) -> float:
     """Radius rho, never rounded down, with {|e_i| <= error_i} inside of {F xi: |xi| <= rho}, for F triangular.
 
     With any X close to the inverse, F^-1 = (I - (I - X F))^-1 X, so |F^-1 e| <= | |X| |e| | / (1 - |I - X F|).
@@ -369,7 +369,7 @@ def _covered_rounding(F: Array, error: Array) -> float:
     return float(divide_up(root_up(sum_up(times_up(reached, reached))), np.nextafter(1 - lost, 0.0)))
 
 
-def _nominal(s: Matrices, path: Array, u: Array) -> tuple[Array, Array, Array, Array]:
+def nominal_path(s: Matrices, path: Array, u: Array) -> tuple[Array, Array, Array, Array]:
     """Pre-activations (K, nv) along the computed path, and error bounds of v, x+ and y there."""
     if not np.isfinite(path).all():
         raise CertificationError("the nominal trajectory overflows: shorten the horizon")

@@ -89,14 +89,14 @@ def minimise(task: HorizonObjective, start: Multipliers, *, steps: int = 300, to
     """
     if not np.hstack(start).size or not (task.state_weights.any() or task.b.size):
         return start  # nothing to choose, or equal trajectories, whose bound is zero for any multipliers
-    theta = np.log(np.hstack(start)) - np.log(_sizes(task, *start))[:, None]
-    sweep = _Sweep(task)
+    theta = np.log(np.hstack(start)) - np.log(sizes(task, *start))[:, None]
+    sweep = Sweep(task)
     theta, history = lbfgs(sweep.value_and_gradient, theta, steps, tolerance)
     _log.debug("riccati: %d iterations, log objective %.6f -> %.6f", len(history) - 1, history[0], history[-1])
     return sweep.multipliers(theta)
 
 
-class _Sweep:
+class Sweep:
     """Objective of a task and its gradient as functions of theta (K, nv + nu)."""
 
     def __init__(self, task: HorizonObjective) -> None:
@@ -108,7 +108,7 @@ class _Sweep:
 
     def multipliers(self, theta: Array) -> Multipliers:
         """Convert theta to multipliers (K, nv) and rho (K, nu)."""
-        found = self._forward(theta)
+        found = self.forward(theta)
         if found is None:
             raise CertificationError("the multipliers found do not exist at every stage")
         values, nv = found[0], self.task.form.nv
@@ -116,7 +116,7 @@ class _Sweep:
 
     def value_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Logarithm of the objective, infinity where a stage does not exist, and its gradient."""
-        found = self._forward(theta)
+        found = self.forward(theta)
         if found is None:
             return np.inf, theta
         values, scales, P, Z, through = found
@@ -126,7 +126,7 @@ class _Sweep:
         total = max(total, 1e-300)  # what was forgotten entirely leaves nothing to improve
         return float(np.log(total)), gradient / total
 
-    def _forward(self, theta: Array) -> tuple[Array, Array, Array, Array, Array] | None:
+    def forward(self, theta: Array) -> tuple[Array, Array, Array, Array, Array] | None:
         """Run the recursion: multipliers, their scales, storages, maximisers Z and T Z; None where a stage fails."""
         if not np.isfinite(theta).all() or np.abs(theta).max(initial=0.0) > _LIMIT:
             return None
@@ -262,7 +262,7 @@ def _two_loops(gradient: Array, pairs: deque[Multipliers]) -> Array:
     return -q
 
 
-def _sizes(task: HorizonObjective, lam: Array, rho: Array) -> Array:
+def sizes(task: HorizonObjective, lam: Array, rho: Array) -> Array:
     """Scales of each stage's multipliers, shape (K,), as the recursion of theta uses them."""
     scales, demand = np.ones(len(lam)), task.terminal
     for j in range(len(lam) - 1):

@@ -81,6 +81,16 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
     )
 
 
+def slower(rate: float, share: float) -> float:
+    """Rate above a proven one by a share of what is left to 1: at the least rate metrics are stretched, bounds large.
+
+    Args:
+        rate: Rate of contraction, or its square, in (0, 1).
+        share: Share of 1 - rate.
+    """
+    return rate + share * (1 - rate)
+
+
 def _further(form: IncrementalForm, centres: list[tuple[Array, float]]) -> tuple[Array, float]:
     """Extrapolate the last two ``centres``; returns the point that proves the least s, and that s."""
     (p, s), found = centres[-1], []

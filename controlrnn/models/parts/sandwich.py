@@ -45,7 +45,7 @@ class Folded:
     layers: tuple[int, ...]
 
 
-class _Cayley(nn.Module):
+class CayleyPair(nn.Module):
     """Parameterisation of a pair A (n, n), B (n, n_in) with A A' + B B' = I."""
 
     def __init__(self, n_in: int, n: int, rng: torch.Generator) -> None:
@@ -80,7 +80,7 @@ class SandwichNetwork(nn.Module):
         super().__init__()
         self.layers = tuple(layers)
         widths = [n_in, *layers, n_out]
-        self.maps = nn.ModuleList(_Cayley(a, b, rng) for a, b in pairwise(widths))
+        self.maps = nn.ModuleList(CayleyPair(a, b, rng) for a, b in pairwise(widths))
         self.d = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in layers)
         self.b = nn.ParameterList(normal(rng, n, std=0.3) for n in layers)
         self.b_out = nn.Parameter(torch.zeros(n_out))

@@ -31,8 +31,8 @@ def make_task(system, steps=4, radius=0.7, goal=Objective.WEIGHTED_SUM):
 
 
 def value_of(task, pair):
-    theta = np.log(np.hstack(pair)) - np.log(riccati._sizes(task, *pair))[:, None]
-    return riccati._Sweep(task).value_and_gradient(theta)[0]
+    theta = np.log(np.hstack(pair)) - np.log(riccati.sizes(task, *pair))[:, None]
+    return riccati.Sweep(task).value_and_gradient(theta)[0]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -41,8 +41,8 @@ def value_of(task, pair):
 def test_gradient_matches_differences(system, goal, radius):
     task = make_task(system, radius=radius, goal=goal)
     pair = interior(task)
-    theta = np.log(np.hstack(pair)) - np.log(riccati._sizes(task, *pair))[:, None]
-    sweep = riccati._Sweep(task)
+    theta = np.log(np.hstack(pair)) - np.log(riccati.sizes(task, *pair))[:, None]
+    sweep = riccati.Sweep(task)
     value, gradient = sweep.value_and_gradient(theta)
     assert np.isfinite(value)
     rng, h = np.random.default_rng(0), 1e-6
@@ -57,8 +57,8 @@ def test_gradient_matches_differences(system, goal, radius):
 def test_compiled_sweep_is_the_recursion(system):
     task = make_task(system)
     lam, rho = interior(task)
-    theta = np.log(np.hstack([lam, rho])) - np.log(riccati._sizes(task, lam, rho))[:, None]
-    values, _, P, Z, through = riccati._Sweep(task)._forward(theta)
+    theta = np.log(np.hstack([lam, rho])) - np.log(riccati.sizes(task, lam, rho))[:, None]
+    values, _, P, Z, through = riccati.Sweep(task).forward(theta)
     np.testing.assert_allclose(values, np.hstack([lam, rho]), rtol=1e-9)
     demand = task.terminal
     for j in range(4):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controlrnn.kernels import _buffers
-from controlrnn.kernels._buffers import Buffer
+from controlrnn.kernels import buffers
+from controlrnn.kernels.buffers import Buffer
 
 
 @pytest.fixture(autouse=True)
 def nothing_waits(monkeypatch):
-    monkeypatch.setattr(_buffers, "_waiting", type(_buffers._waiting)(list))
-    monkeypatch.setattr(_buffers, "_held", [0])
+    monkeypatch.setattr(buffers, "waiting", type(buffers.waiting)(list))
+    monkeypatch.setattr(buffers, "held", [0])
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 12345])
@@ -36,7 +36,7 @@ def test_memory_is_used_again_but_never_by_two_at_once():
 
 
 def test_what_waits_is_limited(monkeypatch):
-    monkeypatch.setattr(_buffers, "_MOST", 10_000)
-    buffers = [Buffer(1000, np.dtype(np.float64)) for _ in range(5)]
-    buffers.clear()
-    assert 0 < sum(len(memory) for waiting in _buffers._waiting.values() for memory in waiting) <= 10_000
+    monkeypatch.setattr(buffers, "MOST", 10_000)
+    made = [Buffer(1000, np.dtype(np.float64)) for _ in range(5)]
+    made.clear()
+    assert 0 < sum(len(memory) for memories in buffers.waiting.values() for memory in memories) <= 10_000

@@ -10,7 +10,7 @@ from controlrnn.data import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.models import LTI, ContractingR2DN, Elman
 from controlrnn.models.parts.contracting_linear import ContractingLinear, inside_disc
-from controlrnn.models.parts.sandwich import SandwichNetwork, _Cayley
+from controlrnn.models.parts.sandwich import CayleyPair, SandwichNetwork
 
 
 def rng(seed=0):
@@ -67,7 +67,7 @@ def test_unstable_maps_are_moved_inside():
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-3, 1.0, 1e3]), n=st.integers(1, 5), m=st.integers(1, 5))
 def test_cayley_pair_is_orthogonal(seed, scale, n, m):
-    cayley = _Cayley(m, n, rng(seed)).double()
+    cayley = CayleyPair(m, n, rng(seed)).double()
     with torch.no_grad():
         cayley.a.mul_(scale)
         A, B = cayley.pair()

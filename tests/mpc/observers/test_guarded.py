@@ -25,6 +25,15 @@ class Adversary(GuardedObserver):
         return "adversary"
 
 
+class Proposing(Adversary):
+    """Proposes the guard's estimate, moved by so much in the first direction."""
+
+    away = 0.0
+
+    def _propose(self, _u, _y):
+        return self.guard.state + np.array([self.away, 0, 0, 0])
+
+
 def metric_size(e, metric):
     return float(np.sqrt(e @ metric @ e))
 
@@ -81,12 +90,12 @@ def test_a_guard_that_runs_on_allows_any_jump_limit(gentle):
 def test_proposals_inside_are_taken_as_they_are_and_others_as_far_as_allowed(gentle):
     predictor, _, model, _ = gentle
     guard = RunningOn(predictor, 1, contraction=model, input_error=0.5)
-    observer = Adversary(predictor, 1, guard=guard)
-    observer._propose = lambda *_: guard.state + np.array([1e-3, 0, 0, 0])
+    observer = Proposing(predictor, 1, guard=guard)
+    observer.away = 1e-3
     after = observer.update(np.zeros(2), np.zeros(2))
     np.testing.assert_array_equal(after, guard.state + np.array([1e-3, 0, 0, 0]))
     assert observer.accepted == 1
-    observer._propose = lambda *_: guard.state + np.array([1e6, 0, 0, 0])
+    observer.away = 1e6
     after = observer.update(np.zeros(2), np.zeros(2))
     np.testing.assert_allclose(after - guard.state, [guard.error.radius, 0, 0, 0], atol=1e-2)
     assert 0 < observer.accepted < 1e-3

@@ -73,7 +73,7 @@ def test_a_late_measurement_leads_to_the_plan_that_it_would_have_given_in_time(g
     assert (late.observer.state != before).any()
     # The filter of the disturbance has seen less: without it the two plan alike.
     for controller in (late, punctual):
-        controller.disturbance._estimate, controller.disturbance._level[:] = np.zeros(2), 0.0
+        controller.disturbance.reset()
     first, second = (c.step(readings[-1], [0.1, 0.1]) for c in (late, punctual))
     np.testing.assert_array_equal(first.x, second.x)
     np.testing.assert_array_equal(first.u, second.u)

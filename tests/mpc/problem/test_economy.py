@@ -232,7 +232,7 @@ PRICES = {"input_price": [0.4, -0.3], "output_price": [-1.0, 0.5], "input_weight
 def test_steady_state_of_a_terminal_set_pays_prices():
     case = still(guaranteed("elman"))
     made = case.controller(**PRICES)
-    data = made._data(made.observer.state, made._reference(case.middle))
+    data = made.data_for(case.middle)
     ours, theirs = (engine(made.problem, SolverOptions()).solve(data) for engine in (CondensedBackend, FatropBackend))
     assert ours.status is theirs.status is Status.SOLVED
     assert ours.feasible
@@ -254,7 +254,7 @@ def test_priced_plans_with_a_terminal_set_stay_feasible_whatever_jumps():
     assert excess.max() <= 0
     made = still(case).controller(output_weight=0.0, **PRICES)
     settled = run(case, made, [case.middle] * 40)[0][-1].u
-    lower, upper, price = made._lower[-1], made._upper[-1], made.problem.economy
+    (lower, upper), price = (ends[-1] for ends in made.tightened_limits), made.problem.economy
 
     def paid(u):
         return price.of_inputs(u) + price.of_outputs(case.predictor.steady_output(u))

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from controlrnn.errors import SettingError, ShapeError
 from experiments.bench_mpc.c_code import CompiledController, compiler
-from mpc import SolverOptions, Status
+from mpc import RunningOn, SolverOptions, Status
 from mpc.problem.priorities import by_priority, less, violation
 from mpc.problem.ranking import KEPT, Ranking, ranked
 from mpc.problem.settings import Limits
@@ -111,6 +111,15 @@ def prioritised(seed=11, **options):
     return controller(network(seed, nu=2, ny=3), limit=0.06, **options)
 
 
+class Told(RunningOn):
+    """Estimates what it is told."""
+
+    told = np.zeros(0)
+
+    def _next(self, _u, _y):
+        return self.told
+
+
 RANKS = {
     "priorities": {"priority": (2, 1, 3)},
     "hard and soft": {"soft": (False, True, True)},
@@ -141,9 +150,9 @@ def test_a_step_exceeds_the_limits_of_whom_it_puts_first_least():
             made = prioritised(priority=[1 + (i != first) for i in range(3)])
             rng = np.random.default_rng(seed)
             x = made.predictor.equilibrium(made.safe_input) + rng.uniform(-0.5, 0.5, made.predictor.nx)
+            made.observer.__class__, made.observer.told = Told, x
             for _ in range(2):
                 made.record(made.predictor.system.output(x, made.safe_input), made.safe_input)
-            made.observer._state = x
             step = made.step(made.predictor.system.output(x, made.safe_input), np.zeros(3))
             assert step.status is Status.SOLVED
             found[first] = step.slack.sum(axis=0)

@@ -15,7 +15,7 @@ from controlrnn.errors import SettingError
 from controlrnn.systems import Activation, LureSystem
 from mpc import Predictor
 from mpc.problem.economy import Economy
-from mpc.problem.steady_input import HeldCost, _Search, best_held_input, held_input, steady_input
+from mpc.problem.steady_input import HeldCost, HeldInputSearch, best_held_input, held_input, steady_input
 
 
 def layered(rng, *, nx=5, layers=(6, 5), nu=2, ny=2, activation=Activation.TANH):
@@ -76,10 +76,10 @@ def test_no_input_is_nearer_than_what_least_squares_finds(name, rng):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_local_models_have_the_costs_derivatives(name, rng, monkeypatch):
-    monkeypatch.setattr("mpc.problem.steady_input._definite", lambda H: H)
+    monkeypatch.setattr("mpc.problem.steady_input.definite", lambda H: H)
     predictor, h = predicts(SYSTEMS[name]), 1e-5
     cost = HeldCost.distance(rng.standard_normal(predictor.ny), rng.uniform(0.5, 2.0, predictor.ny))
-    search = _Search(predictor, cost, np.full(predictor.nu, np.nan))
+    search = HeldInputSearch(predictor, cost, np.full(predictor.nu, np.nan))
     at = search.at(rng.uniform(-0.5, 0.5, predictor.nu), None)
     model = search.model(at, np.zeros(predictor.ny))
     around = [(search.at(at.v + e, at.x), search.at(at.v - e, at.x)) for e in h * np.eye(predictor.nu)]
@@ -133,15 +133,15 @@ def test_a_few_steady_states_are_enough(rng, monkeypatch):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_scalar_code_and_matrix_products_settle_alike(name, rng, monkeypatch):
     small = predicts(SYSTEMS[name])
-    compiled = small._gap
-    monkeypatch.setattr(mpc.predictor, "_COMPILED", 0)
+    compiled = small.gap
+    monkeypatch.setattr(mpc.predictor, "COMPILED", 0)
     large = predicts(SYSTEMS[name])
     for u in rng.uniform(-1, 1, (5, small.nu)):
         x = rng.standard_normal(small.nx)
-        for ours, theirs in zip(small._gap(x, u), large._gap(x, u), strict=True):
+        for ours, theirs in zip(small.gap(x, u), large.gap(x, u), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-13)
         np.testing.assert_allclose(small.equilibrium(u), large.equilibrium(u), atol=1e-12)
-    assert large._gap == large._dense_gap != compiled
+    assert type(large.gap) is not type(compiled)
 
 
 def economy(**parts):

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from one_tank import RESIDUAL, N, W, _running, error
+from one_tank import RESIDUAL, N, W, error, running_parts
 
 from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
@@ -113,16 +113,16 @@ def test_missing_readings_reach_the_count():
     blind, made = controller(), controller()
     for used in (blind, made):
         loop(used, 1.1 * bound, steps=16)
-    first = made.premise_watch._coverage.evidence
-    assert first == blind.premise_watch._coverage.evidence > 1
+    first = made.premise_watch.coverage_run.evidence
+    assert first == blind.premise_watch.coverage_run.evidence > 1
     for _ in range(8):
         blind.step([np.nan], [0.4])
-    counted = blind.premise_watch._coverage
+    counted = blind.premise_watch.coverage_run
     assert (counted.evidence, counted.unseen) == (first, 2)
 
 
 def controller(reaction="report", **promised):
-    predictor, contraction, room, terminal, _ = _running()
+    predictor, contraction, room, terminal, _ = running_parts()
     given = CoveragePromise(**{"coverage": 0.9, "stretch": 4, "patience": 20.0} | promised)
     watching = Watching(promised=given, reactions={"coverage": reaction}, safe_reference=[0.0])
     observer = RunningOn(predictor, W, contraction=contraction)
@@ -179,10 +179,10 @@ def test_what_was_counted_is_saved_and_handed_over():
     loop(made, 1.0, steps=30)
     twin = controller()
     twin.restore(made.state())
-    assert twin.premise_watch._coverage.missed == made.premise_watch._coverage.missed > 0
+    assert twin.premise_watch.coverage_run.missed == made.premise_watch.coverage_run.missed > 0
     other = copy.deepcopy(made)
     other.change(input_move_weight=2e-4)
-    assert other.premise_watch._coverage.stretches == made.premise_watch._coverage.stretches
+    assert other.premise_watch.coverage_run.stretches == made.premise_watch.coverage_run.stretches
 
 
 @pytest.mark.skipif(compiler() is None, reason="no C compiler (cc or gcc) on the path")
@@ -239,6 +239,6 @@ def in_practice(target):
 def test_the_self_test_of_c_leaves_the_count_alone(tmp_path):
     made = controller()
     loop(made, 1.0, steps=30)
-    before = dict(vars(made.premise_watch._coverage))
+    before = dict(vars(made.premise_watch.coverage_run))
     controller_to_c(made, tmp_path)
-    assert vars(made.premise_watch._coverage) == before
+    assert vars(made.premise_watch.coverage_run) == before

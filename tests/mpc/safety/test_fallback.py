@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from c_loops import controller, network
 from mpc_networks import elman, signals
-from one_tank import RESIDUAL, N, W, _running, innovating, running
+from one_tank import RESIDUAL, N, W, innovating, running, running_parts
 from scipy.optimize import linprog
 
 from controlrnn.errors import ShapeError
@@ -17,6 +17,7 @@ from mpc import Fallback, Predictor, RunningOn, SolverOptions, Status, Tightened
 from mpc.control.settings import grouped
 from mpc.problem.ocp import Solution
 from mpc.problem.priorities import less
+from mpc.safety.fallback import Fallbacks
 from mpc.solvers.condensed import CondensedBackend
 
 
@@ -52,7 +53,7 @@ def unreliable(way, dead):
 
 def tank_controller(ends=True, **options):
     """x+ = 0.9 x + u, limit 1 on x; hard with a terminal set, or soft."""
-    predictor, contraction, room, terminal, _ = _running()
+    predictor, contraction, room, terminal, _ = running_parts()
     settings = {"output_weight": 1.0, "input_move_weight": 1e-3} | options
     if ends:
         settings = {"terminal": terminal, "control_horizon": 4} | settings
@@ -123,7 +124,7 @@ def test_starts_outside_come_back_in_least_time_and_say_when(start, move, refere
     made = tank_controller(move_limit=move, control_horizon=8)
     steps, _ = loop(made, reference, x=start, u=0.1 * start)
     inside = [step.inside_after for step in steps]
-    possible = fastest(start, 0.1 * start, move, made._upper[1, 0])
+    possible = fastest(start, 0.1 * start, move, made.tightened_limits[1][1, 0])
     assert possible <= inside[0] + 1
     assert inside[0] <= possible + 1  # plans also have to come to rest
     first = next(t for t, step in enumerate(steps) if step.feasible)
@@ -141,16 +142,15 @@ def test_a_way_back_is_applied_only_if_no_plan_of_less_violation_is_inside_as_so
     lower, upper = made.predictor.input_limits()
     for _ in range(25):
         made.record(np.full(2, np.nan), lower + share * (upper - lower))
-    used = []
+    used, assess = [], Fallbacks(made.problem, made.safe_input, lambda plan: plan).assess
     for _ in range(3):
-        last = None if made._plan is None else made._shifted(made._plan)
         step = made.step(np.full(2, np.nan), np.zeros(2))
         used.append(step.fallback)
-        applied = made._fallbacks.assess(made.last_data, step.u_planned, step.fallback)
+        applied = assess(made.last_data, step.u_planned, step.fallback)
         assert applied.inside_after == step.inside_after
         held = [made.last_data.previous_input, made.safe_input]
-        for plan in [np.tile(u, (6, 1)) for u in held] + ([] if last is None else [last]):
-            other = made._fallbacks.assess(made.last_data, plan, Fallback.SAFE)
+        for plan in [*(np.tile(u, (6, 1)) for u in held), made.last_data.guess]:  # the last: what was planned before
+            other = assess(made.last_data, plan, Fallback.SAFE)
             assert not less(other.violation, applied.violation) or other.inside_after > applied.inside_after
     assert used[1] is chosen  # a way back that is inside later violates limits more
 

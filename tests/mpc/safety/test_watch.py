@@ -9,6 +9,7 @@ from controlrnn.data import Signal
 from controlrnn.errors import SettingError
 from mpc import Fallback, MeasurementGuard, Premise, Reaction, TightenedMPC, Watching, no_tightening, tighten
 from mpc.control.settings import grouped
+from mpc.observers.straying import astray, followed
 
 
 def test_manual_operation_out_of_range_is_forgotten_before_anything_is_certified():
@@ -47,22 +48,28 @@ def test_estimates_are_certified_again_no_sooner_than_their_bound_holds(amount, 
 
 
 def test_what_strays_is_followed():
-    observer, reach = washout(STEPS), washout(STEPS)._reach()
+    observer = washout(STEPS)
+    reach, gain, rate = observer.c_table().reach, CONTRACTION.input_gain[0], float(CONTRACTION.rate)
     observer.update([1.0 + 2.0], [np.nan])
-    gain, rate = CONTRACTION.input_gain[0], float(CONTRACTION.rate)
-    assert observer._excess == pytest.approx(2.0 * gain)
-    assert observer._astray[1] == pytest.approx(reach + 2.0 * gain)
+    assert observer.strayed == pytest.approx(2.0 * gain)
+    run = astray(observer)
+    assert run[1] == pytest.approx(reach + 2.0 * gain)
     observer.update([0.5], [np.nan])
-    assert observer._excess == pytest.approx(2.0 * gain * rate)
-    assert observer._astray[0] == pytest.approx(SYSTEM.step(np.zeros(1), np.full(1, 0.5)))
-    assert observer._astray[1] == pytest.approx(rate * (reach + 2.0 * gain))
+    assert observer.strayed == pytest.approx(2.0 * gain * rate)
+    run = followed(observer, run, np.full(1, 0.5))
+    assert run[0] == pytest.approx(SYSTEM.step(np.zeros(1), np.full(1, 0.5)))
+    assert run[1] == pytest.approx(rate * (reach + 2.0 * gain))
     observer.update([0.5], [np.nan], doubt=[2.0])
-    assert observer._excess == pytest.approx(2.0 * gain * rate)  # nobody knows for how long
+    assert observer.strayed == pytest.approx(2.0 * gain * rate)  # nobody knows for how long
     observer.start_over()
-    assert observer._excess == pytest.approx(2.0 * gain * rate)
-    assert observer._astray[1] == pytest.approx(reach + 2.0 * gain * rate)
+    assert observer.strayed == pytest.approx(2.0 * gain * rate)
+    assert astray(observer)[1] == pytest.approx(reach + 2.0 * gain * rate)
     observer.start()
-    assert (observer._excess, observer._astray, observer._clean) == (0.0, None, STEPS)
+    assert (observer.strayed, astray(observer)) == (0.0, None)
+    for _ in range(STEPS):
+        assert not observer.certified
+        observer.update([0.5], [np.nan])
+    assert observer.certified
 
 
 def test_inputs_that_nobody_knows_are_doubted():

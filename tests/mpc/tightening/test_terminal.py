@@ -57,7 +57,7 @@ def test_shifted_plans_stay_feasible_whatever_the_jumps(name, kind):
     assert Status.INFEASIBLE not in {step.status for step in steps}
     assert np.mean([step.status is Status.SOLVED for step in steps]) > 0.97
     # What the plan of the sample before promised for this one.
-    lower, upper = controller._lower, controller._upper
+    lower, upper = controller.tightened_limits
     rows = slice(controller.problem.first, N)
     for step in steps:
         assert (step.y_predicted[rows] >= lower[rows]).all()
@@ -162,7 +162,7 @@ def test_engines_agree_where_plans_must_end_at_rest(name, limit):
     ours, theirs = (engine(controller.problem, SolverOptions()) for engine in (CondensedBackend, FatropBackend))
     for reach in (0.3, 0.95, 3.0):
         reference = case.middle + reach * case.half * np.array([1.0, -0.5])
-        data = controller._data(controller.observer.state, controller._reference(reference))
+        data = controller.data_for(reference)
         a, b = ours.solve(data), theirs.solve(data)
         assert a.status is b.status is Status.SOLVED
         assert a.feasible
@@ -182,7 +182,7 @@ def test_an_end_that_the_set_holds_back_costs_the_same_with_both_engines():
     adversary(case, "none")
     controller = case.controller(control_horizon=N, input_move_weight=1e-3)
     reference = case.middle + 2.0 * case.half * np.array([1.0, -0.5])
-    data = controller._data(controller.observer.state, controller._reference(reference))
+    data = controller.data_for(reference)
     a, b = (engine(controller.problem, SolverOptions()).solve(data) for engine in (CondensedBackend, FatropBackend))
     assert a.status is Status.SOLVED
     assert a.feasible
@@ -193,7 +193,7 @@ def test_an_end_that_the_set_holds_back_costs_the_same_with_both_engines():
 
 def best_steady_cost(case, controller, reference):
     """Least cost of a steady state that the terminal constraints allow, by another method."""
-    lower, upper = controller._lower[-1], controller._upper[-1]
+    lower, upper = (ends[-1] for ends in controller.tightened_limits)
     starts = np.random.default_rng(1).uniform(-1, 1, (8, 2))
     found = []
     for start in starts:

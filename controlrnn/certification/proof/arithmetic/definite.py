@@ -53,7 +53,7 @@ def definite_margins(matrices: Enclosure, *, room: float = 1.0) -> Array:
     shifted = scaled.copy()
     shifted[:, index, index] -= shift
     # Shifted by what the proof may lose, so that a positive residual is left on the diagonal.
-    factor = _factors(shifted)
+    factor = factors(shifted)
     # R = A - L L', entry by entry: what is left on the diagonal has to exceed the sum of all else.
     product = factor @ factor.swapaxes(1, 2)
     rest = scaled
@@ -74,7 +74,7 @@ def definite_margin(matrix: Enclosure, *, room: float = 1.0) -> float:
     return float(definite_margins(Enclosure(matrix.mid[None], matrix.rad[None]), room=room)[0])
 
 
-def _factors(matrices: Array) -> Array:
+def factors(matrices: Array) -> Array:
     """Compute lower Cholesky factors of matrices (K, n, n); zeros where LAPACK finds none."""
     try:
         return np.asarray(np.linalg.cholesky(matrices))
@@ -82,4 +82,4 @@ def _factors(matrices: Array) -> Array:
         if len(matrices) == 1:
             return np.zeros_like(matrices)
     # One matrix that fails stops the whole batch: split it until the others have their factors.
-    return np.concatenate([_factors(part) for part in np.array_split(matrices, min(len(matrices), 8))])
+    return np.concatenate([factors(part) for part in np.array_split(matrices, min(len(matrices), 8))])

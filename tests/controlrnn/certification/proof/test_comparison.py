@@ -97,11 +97,11 @@ def test_how_an_lstm_grows_is_never_rounded_down(seed):
     system = lstm(rng.uniform(-3, 1, 4), U=rng.standard_normal(), W=rng.standard_normal())
     bound = Comparison(system, (-rng.random(1), rng.random(1)))
     dx, du = 2 * rng.random(2), rng.random(1)
-    i, f, o = (first(bound._largest(k, gated._sigmoid)) for k in range(3))
-    g, c = first(bound._largest(3, np.tanh)), Fraction(bound.state[1])
+    i, f, o = (first(bound.largest(k, gated.sigmoid)) for k in range(3))
+    g, c = first(bound.largest(3, np.tanh)), Fraction(bound.state[1])
     assert 0 < Fraction(bound.forgets[0]) <= 1 - f
     assert c >= i * g / (1 - f)
-    slopes = (first(bound._slope(k, most)) for k, most in enumerate((0.25, 0.25, 0.25, 1.0)))
+    slopes = (first(bound.slope(k, most)) for k, most in enumerate((0.25, 0.25, 0.25, 1.0)))
     di, df, do, dg = (slope * each for slope, each in zip(slopes, driven(system, dx, du), strict=True))
     cell = f * Fraction(dx[1]) + c * df + i * dg + g * di
     hidden = o * cell + Fraction(np.tanh(bound.state[1])) * do
@@ -116,13 +116,13 @@ def test_how_a_gru_grows_is_never_rounded_down(seed):
     system = gru(rng.uniform(-3, 3, 3), U=rng.standard_normal(), W=rng.standard_normal())
     bound = Comparison(system, (-rng.random(1), rng.random(1)))
     dx, du = 2 * rng.random(1), rng.random(1)
-    r = first(bound._largest(0, gated._sigmoid))
-    (z, most_z), (n, most_n) = (map(first, bound._between(k, f)) for k, f in ((1, gated._sigmoid), (2, np.tanh)))
+    r = first(bound.largest(0, gated.sigmoid))
+    (z, most_z), (n, most_n) = (map(first, bound.between(k, f)) for k, f in ((1, gated.sigmoid), (2, np.tanh)))
     dr, dz, _ = driven(system, dx, du)
-    dr, dz = first(bound._slope(0, 0.25)) * dr, first(bound._slope(1, 0.25)) * dz
+    dr, dz = first(bound.slope(0, 0.25)) * dr, first(bound.slope(1, 0.25)) * dz
     reset = r * Fraction(dx[0]) + dr
     w, u = abs(Fraction(system.W[2, 0])), abs(Fraction(system.U[2, 0]))
-    dn = first(bound._slope(2, 1.0)) * (w * Fraction(du[0]) + u * reset)
+    dn = first(bound.slope(2, 1.0)) * (w * Fraction(du[0]) + u * reset)
     mixed = max(end * Fraction(dx[0]) + (1 - end) * dn for end in (z, most_z))
     true = mixed + dz * max(1 - n, 1 + most_n)
     assert true <= first(bound(dx, du)) <= true * Fraction(1 + 1e-12)
@@ -136,15 +136,15 @@ def test_values_and_slopes_of_gates(seed, size):
     bound = Comparison(gru(size * rng.standard_normal(3), U=rng.random(), W=rng.random()), (-np.ones(1), np.ones(1)))
     with precision(2600):
         for gate, kind in enumerate(("sigmoid", "sigmoid", "tanh")):
-            function = np.tanh if kind == "tanh" else gated._sigmoid
-            low, high = float(bound._lowest[gate]), float(bound._highest[gate])
-            least, largest = (float(end[0]) for end in bound._between(gate, function))
+            function = np.tanh if kind == "tanh" else gated.sigmoid
+            low, high = float(bound.lowest[gate]), float(bound.highest[gate])
+            least, largest = (float(end[0]) for end in bound.between(gate, function))
             assert number(least) <= apply(Activation(kind), number(low))
             assert number(largest) >= apply(Activation(kind), number(high))
             assert largest - least <= function(high) - function(low) + 1e-13
             nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
             slope = derivative(Activation(kind), number(nearest))
-            assert number(float(bound._slope(gate, 0.25 if kind == "sigmoid" else 1.0)[0])) >= slope
+            assert number(float(bound.slope(gate, 0.25 if kind == "sigmoid" else 1.0)[0])) >= slope
 
 
 def test_an_update_gate_that_underflows_still_lets_something_through():

@@ -133,17 +133,17 @@ def test_no_factor_is_believed(n, count, monkeypatch):
         off = rng.integers(-2, 3, found.shape) * rng.integers(0, 2, (len(found), 1, 1))
         return found * (1 + off * 2.0**-53)
 
-    monkeypatch.setattr(definite, "_factors", factors)
+    monkeypatch.setattr(definite, "factors", factors)
     assert (definite_margins(Enclosure.of(M), room=0.0) == -np.inf).all()
     for wrong in (np.nan, np.inf, 0.0, 1e200):
-        monkeypatch.setattr(definite, "_factors", lambda m, wrong=wrong: np.full(m.shape, wrong))
+        monkeypatch.setattr(definite, "factors", lambda m, wrong=wrong: np.full(m.shape, wrong))
         with np.errstate(all="ignore"):
             assert (definite_margins(Enclosure.of(M)) == -np.inf).all()
 
 
 def test_what_is_left_must_exceed_all_else_to_the_last_bit(monkeypatch):
     """With next to no factor the matrix itself has to be dominant; at the edge one within the radii is singular."""
-    monkeypatch.setattr(definite, "_factors", lambda m: np.broadcast_to(1e-100 * np.eye(m.shape[1]), m.shape))
+    monkeypatch.setattr(definite, "factors", lambda m: np.broadcast_to(1e-100 * np.eye(m.shape[1]), m.shape))
     rng = np.random.default_rng(0)
     for n in (2, 3, 5, 8):
         lag = np.abs(np.arange(n)[:, None] - np.arange(n))
@@ -171,7 +171,7 @@ def test_radii_that_differ_between_the_triangles_are_shared():
 
 def test_triangles_that_differ_are_known_by_their_mean(monkeypatch):
     """Rows of their own would each be dominant, by less than what they leave to each other."""
-    monkeypatch.setattr(definite, "_factors", lambda m: np.broadcast_to(1e-100 * np.eye(m.shape[1]), m.shape))
+    monkeypatch.setattr(definite, "factors", lambda m: np.broadcast_to(1e-100 * np.eye(m.shape[1]), m.shape))
     mid, rad, true = np.eye(3), np.zeros((3, 3)), np.eye(3)
     mid[0, 1:], mid[1:, 0], rad[0, 1:] = 0.2499, 0.7499, 0.5
     true[0, 1:] = true[1:, 0] = 0.7499  # of eigenvalue 1 - 0.7499 sqrt(2)

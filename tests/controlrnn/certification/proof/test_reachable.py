@@ -49,12 +49,12 @@ def test_settled_states_of_networks(activation, seed):
     u, known = intervals.box_of(ends), Enclosure(np.zeros(3), np.full(3, 1e3))
     box = reachable.settled_box(system, ends, known)
     assert ((box.lower() <= x) & (x <= box.upper())).all()
-    bounded = reachable._bounded_box(system, u)
+    bounded = reachable.bounded_box(system, u)
     if activation == "relu":
         assert bounded is None
     else:
         assert ((bounded.lower() <= x) & (x <= bounded.upper())).all()
-        assert reachable._bounded_box(replace(system, A=1.01 * np.eye(3)), u) is None
+        assert reachable.bounded_box(replace(system, A=1.01 * np.eye(3)), u) is None
         assert (bounded.rad < 2).all()
 
 
@@ -63,4 +63,4 @@ def test_a_guess_of_a_box_that_is_left_is_refused(monkeypatch, factor):
     system, u, solve = random_elman(0, nx=3, norm=0.5), intervals.box_of((-np.ones(2), np.ones(2))), np.linalg.solve
     system = replace(system, A=0.2 * np.eye(3))
     monkeypatch.setattr(np.linalg, "solve", lambda M, b: solve(M, b) * (factor if (b > 0).all() else 1.0))
-    assert (reachable._bounded_box(system, u) is None) == (factor < 1)
+    assert (reachable.bounded_box(system, u) is None) == (factor < 1)

@@ -114,7 +114,7 @@ def test_the_second_arithmetic_proves_what_the_first_cannot(seed):
 @pytest.mark.parametrize("together", [1, 200, 30_000])
 def test_several_recursions_at_once(monkeypatch, together):
     """Each with its own output; a storage that is too small is refused where it stands, and nowhere else."""
-    monkeypatch.setattr(inc, "_TOGETHER", together)
+    monkeypatch.setattr(inc, "TOGETHER", together)
     form, rng = form_of(14, norm=1.6), np.random.default_rng(8)
     F, K, unit = 3, 4, np.array([1.0, 100.0, 0.01])[:, None, None]
     c = np.sqrt(unit) * form.Y[:1]

@@ -223,7 +223,7 @@ def test_rounding_of_the_nominal_path_is_covered(seed, log):
     rng = np.random.default_rng(seed)
     F = np.tril(rng.standard_normal((3, 3)) + 3 * np.eye(3)) * 10.0 ** rng.uniform(-2, 2, (3, 1))
     error = 10.0**log * rng.random(3)
-    rho = Fraction(tube._covered_rounding(F, error))
+    rho = Fraction(tube.covered_rounding(F, error))
     rows = exact(F)
     worst = 0.0
     for signs in ([1, 1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, -1]):
@@ -233,7 +233,7 @@ def test_rounding_of_the_nominal_path_is_covered(seed, log):
         assert sum(v * v for v in xi) <= rho * rho
         worst = max(worst, float(sum(v * v for v in xi)) ** 0.5)
     assert float(rho) <= np.linalg.norm(np.abs(np.linalg.inv(F)) @ error) * (1 + 1e-6)
-    assert tube._covered_rounding(F, np.zeros(3)) == 0
+    assert tube.covered_rounding(F, np.zeros(3)) == 0
     for flat in (0.0, np.nan):
         with pytest.raises(CertificationError, match="flat"), np.errstate(all="ignore"):
-            tube._covered_rounding(np.diag([1.0, 1.0, flat]), error)
+            tube.covered_rounding(np.diag([1.0, 1.0, flat]), error)

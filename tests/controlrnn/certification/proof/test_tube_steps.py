@@ -178,7 +178,7 @@ def test_what_a_nominal_path_is_off_by(seed):
     system, rng = random_system(seed, nx=2, layers=(2, 1)), np.random.default_rng(seed)
     u, x0 = rng.standard_normal((4, 2)), rng.standard_normal(2)
     path = system.simulate(u, x0)[1][:-1] + 1e-6 * rng.standard_normal((4, 2))
-    v, v_error, x_error, y_error = tube._nominal(system, path, u)
+    v, v_error, x_error, y_error = tube.nominal_path(system, path, u)
     assert (np.concatenate([v_error.ravel(), y_error.ravel(), x_error[-1]]) < 1e-13).all()
     with precision(200):
         for k in range(4):

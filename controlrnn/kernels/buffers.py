@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST = 2**28  # most bytes that wait to be reused
+MOST = 2**28  # most bytes that wait to be reused
 _LINE = 64  # bytes of a cache line
-_waiting: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)  # by size in bytes
-_held = [0]  # bytes that wait; threads may make it drift by a few buffers, which does not matter
+waiting: defaultdict[int, list[NDArray[np.uint8]]] = defaultdict(list)  # by size in bytes
+held = [0]  # bytes that wait; threads may make it drift by a few buffers, which does not matter
 
 
 class Buffer:
@@ -31,8 +31,8 @@ class Buffer:
         step = 1 << max(needed.bit_length() - 4, 6)  # at most an eighth more than needed
         rounded = -(-needed // step) * step
         try:
-            self._memory = _waiting[rounded].pop()
-            _held[0] -= rounded
+            self._memory = waiting[rounded].pop()
+            held[0] -= rounded
         except IndexError:
             whole = np.empty(rounded + 2 * _LINE, np.uint8)
             skip = _LINE + -whole.ctypes.data % _LINE
@@ -41,6 +41,6 @@ class Buffer:
 
     def __del__(self) -> None:
         size = self._memory.size
-        if _held[0] + size <= _MOST:
-            _held[0] += size
-            _waiting[size].append(self._memory)
+        if held[0] + size <= MOST:
+            held[0] += size
+            waiting[size].append(self._memory)
