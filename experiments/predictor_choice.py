@@ -178,17 +178,17 @@ def case(name: str, k: int, seed: int, config: Config) -> Row:
     proof = certify(system, dataset, config)
     clock.append(time.process_time())
     error = stages.model_error(system, proof.observer, dataset, config)
-    room, certified = proof.room(error)
+    tightening, certified = proof.tightened(error)
     row: Row = {"parameters": model.n_parameters, "start": start_of(model)} | _fits(fit, dataset, config)
     N, first = config.horizon, config.washout
     bounds = None if proof.bounds is None else np.where(proof.bounds < LIMIT, proof.bounds, np.nan)
     row |= {
         "rate": proof.rate, "certified": float(certified),
         "bound_first": None if bounds is None else bounds[first], "bound_last": None if bounds is None else bounds[-1],
-        "model_error_last": error.bounds[N], "tightening_1": room.total[1], "tightening_half": room.total[N // 2],
-        "tightening_last": room.total[N],
+        "model_error_last": error.bounds[N], "tightening_1": tightening.total[1],
+        "tightening_half": tightening.total[N // 2], "tightening_last": tightening.total[N],
     }  # fmt: skip
-    row |= loops(proof.observer, room, config, seed)
+    row |= loops(proof.observer, tightening, config, seed)
     plain = loops(proof.observer, None, config, seed)
     row |= {"nominal_cost": plain["cost"], "nominal_runs_with_violation": plain["runs_with_violation"]}
     row |= baseline(proof.observer, config, seed)
@@ -214,17 +214,17 @@ class Proof:
     bounds: Array | None
     certificates: tuple[Any, Any] | None
 
-    def room(self, error: ModelError) -> tuple[Tightening, bool]:
+    def tightened(self, error: ModelError) -> tuple[Tightening, bool]:
         """Tightening of the candidate, and whether it is certified as well as calibrated."""
         if self.certificates is not None:
             joint, initial = self.certificates
-            room = tighten(error, joint, observer=self.observer, initial_only=initial)
+            tightening = tighten(error, joint, observer=self.observer, initial_only=initial)
             try:
-                room.limits(self.observer.predictor.outputs)
+                tightening.limits(self.observer.predictor.outputs)
             except InfeasibleError:
                 pass  # proven, but of no use: see the module docstring
             else:
-                return room, True
+                return tightening, True
         return tighten(error, None, observer=self.observer), False
 
 
@@ -263,9 +263,9 @@ def _fits(fit: FitResult, dataset: Dataset, config: Config) -> Row:
     }  # fmt: skip
 
 
-def loops(observer: Washout, room: Tightening | None, config: Config, seed: int) -> Row:
+def loops(observer: Washout, tightening: Tightening | None, config: Config, seed: int) -> Row:
     """Run closed loops with our own solver; every candidate sees the same noise and disturbances."""
-    setup = stages.setup(observer, room, config)
+    setup = stages.setup(observer, tightening, config)
     seeds = [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(config.runs)]
     began = time.process_time()
     found = monte_carlo(lambda: setup, seeds).summary()
@@ -356,19 +356,19 @@ def figure(means: Mapping[str, Row]) -> Figure:
     names = list(means)
     place = np.arange(len(names))
     drawn = Figure(figsize=(11, 0.45 * len(names) + 1.6), layout="constrained")
-    fit, room, cost = drawn.subplots(1, 3, sharey=True)
+    fit, taken, cost = drawn.subplots(1, 3, sharey=True)
     for n, (key, label) in enumerate((("fit_free", "free run"), ("fit_last", "end of the horizon"))):
         fit.barh(place + 0.2 - 0.4 * n, [means[m][key] for m in names], height=0.38, label=label)
     fit.set(yticks=place, yticklabels=names, xlabel="fit on test records [%]")
     fit.set_xlim(max(0.0, min(means[m]["fit_free"] for m in names) - 10), 100)
     own = np.array([means[m]["model_error_last"][0] for m in names])
     total = np.array([means[m]["tightening_last"][0] for m in names])
-    room.barh(place, own, color="C0", label="model error (calibrated)")
-    room.barh(place, total - own, left=own, color="C1", label="re-initialisation, inputs (certified)")
+    taken.barh(place, own, color="C0", label="model error (calibrated)")
+    taken.barh(place, total - own, left=own, color="C1", label="re-initialisation, inputs (certified)")
     for n, m in enumerate(names):
         if means[m]["certified"] < 1:
-            room.annotate(" not certified", (own[n], n), va="center", fontsize="small", color="C3")
-    room.set_xlabel("tightening of output 1, last step [cm]")
+            taken.annotate(" not certified", (own[n], n), va="center", fontsize="small", color="C3")
+    taken.set_xlabel("tightening of output 1, last step [cm]")
     bars = (
         ("", "tightened", "C2", 0.27),
         ("backed_off_", "backed off", "C6", 0.0),
@@ -383,7 +383,7 @@ def figure(means: Mapping[str, Row]) -> Figure:
                 cost.annotate(text, (value, n + shift), va="center", fontsize="x-small")
     cost.set_xlabel("closed-loop cost")
     cost.margins(x=0.3)
-    for panel in (fit, room, cost):
+    for panel in (fit, taken, cost):
         panel.legend(fontsize="x-small", loc="lower right")
     fit.invert_yaxis()
     return drawn

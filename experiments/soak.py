@@ -47,9 +47,9 @@ from mpc import (
     Fault,
     FrozenSensor,
     Late,
-    MeasurementGuard,
     MpcStep,
     Outlier,
+    PlausibilityLimits,
     RandomFaults,
     SaturatedActuator,
     SaturatedSensor,
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(study: Study, config: Config) -> ClosedLoopSetup:
-    """Prepare the demo's controller, whose measurement guard is from its validation records."""
+    """Prepare the demo's controller, whose plausibility limits are from its validation records."""
     dataset = stages.experiments(config, study.seed)
 
     def compute() -> Row:
@@ -119,9 +119,9 @@ def prepare(study: Study, config: Config) -> ClosedLoopSetup:
             stages.horizon_certificates(observer, config), ("certificate", "certificate_initial"), strict=True
         ):
             certificate.save(study.path(f"{name}.npz"))
-        room = stages.tightening(stages.model_error(system, observer, dataset, config), study.out, observer)
-        room.save(study.path("tightening.npz"))
-        return {"fit_percent": fit.scores["test"].fit_percent, "tightening_last": room.total[-1]}
+        tightening = stages.tightening(stages.model_error(system, observer, dataset, config), study.out, observer)
+        tightening.save(study.path("tightening.npz"))
+        return {"fit_percent": fit.scores["test"].fit_percent, "tightening_last": tightening.total[-1]}
 
     study.row("controller", compute, needs=asdict(config), files=["model.npz", "contraction.npz", "tightening.npz"])
     observer = stages.make_observer(
@@ -130,8 +130,8 @@ def prepare(study: Study, config: Config) -> ClosedLoopSetup:
     setup = stages.setup(observer, Tightening.load(study.path("tightening.npz")).on_trust(), config)
     plant = MultiTank()
     sensors = tuple(Signal(s.name, s.unit, 0.0, 1.2 * plant.height) for s in plant.outputs)
-    guard = MeasurementGuard.calibrated(sensors, observer, dataset.validation, disturbance=setup.controller.filter)
-    setup.controller.change(watching=Watching(guard=guard))
+    limits = PlausibilityLimits.calibrated(sensors, observer, dataset.validation, disturbance=setup.controller.filter)
+    setup.controller.change(watching=Watching(plausibility=limits))
     return setup
 
 

@@ -6,8 +6,8 @@
 
 from controlrnn.systems import observer_system
 from mpc.c_code.writer import controller_to_c
-from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
 from mpc.calibration.model_error import CalibrationMethod, Coverage, ModelError, calibrate, coverage_of
+from mpc.calibration.plausibility import PlausibilityLimits, PlausibilityRun, Verdict
 from mpc.calibration.region import OperatingRegion, RegionShape, RegionStatus, RegionWatch, learn_region
 from mpc.calibration.residuals import DisturbanceFilter, calibration_errors, prediction_errors
 from mpc.control.adaptive import Adaptation, AdaptiveMPC
@@ -91,7 +91,6 @@ __all__ = [
     "Fallback",
     "Fault",
     "FrozenSensor",
-    "GuardRun",
     "GuardedObserver",
     "Late",
     "Limits",
@@ -100,7 +99,6 @@ __all__ = [
     "LoopEngine",
     "LoopRound",
     "LoopTarget",
-    "MeasurementGuard",
     "Mode",
     "ModelError",
     "MonteCarloResult",
@@ -111,6 +109,8 @@ __all__ = [
     "Operation",
     "OptimalControlProblem",
     "Outlier",
+    "PlausibilityLimits",
+    "PlausibilityRun",
     "Predictor",
     "Premise",
     "Premises",

@@ -140,10 +140,12 @@ def _outside(region: OperatingRegion) -> None:
         raise AssertionError("an input counts as inside that lies out of reach")
 
 
-def _limits(room: Tightening) -> None:
+def _limits(tightening: Tightening) -> None:
     """Check that a tightening that was loaded leaves finite limits, or refuses."""
     with np.errstate(all="ignore"):
-        lower, upper = room.limits((Signal("a", "", -1.0, 1.0), Signal("b", "", -9.0, 9.0))[: room.total.shape[1]])
+        lower, upper = tightening.limits(
+            (Signal("a", "", -1.0, 1.0), Signal("b", "", -9.0, 9.0))[: tightening.total.shape[1]]
+        )
     if not (np.isfinite(lower[1:]).all() and np.isfinite(upper[1:]).all()):
         raise AssertionError("a limit is no number")
 
@@ -218,9 +220,9 @@ def _results(rng: np.random.Generator) -> dict[str, Stored]:
         lower=np.array([-np.inf, 0.0]), upper=np.ones(ny), cost=1.5, dt=0.5, seed=3, names=("a", "b", "c", "d"),
         fault_kinds=("drop out",), outside=("", "far out", "", ""), intervals=np.abs(draw((K, 2, N + 1, ny))),
     )  # fmt: skip
-    room = np.abs(draw((N + 1, ny)))
+    total = np.abs(draw((N + 1, ny)))
     rounds = tuple(
-        LoopRound(total=room, wanted=2 * room, excess=draw((3, ny)), kept=2, cost=1.0, attempt=last)
+        LoopRound(total=total, wanted=2 * total, excess=draw((3, ny)), kept=2, cost=1.0, attempt=last)
         for last in (False, True)
     )
     return {

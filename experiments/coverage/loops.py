@@ -61,8 +61,8 @@ class FastLoops:
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> list[ClosedLoopResult]:
         """Run one loop per seed."""
-        drawn, room = Drawn.of(seeds), tightening.total
-        goal = np.clip(drawn.reference, -LIMIT + room[1, 0], LIMIT - room[1, 0])
+        drawn, bounds = Drawn.of(seeds), tightening.total
+        goal = np.clip(drawn.reference, -LIMIT + bounds[1, 0], LIMIT - bounds[1, 0])
         n = len(seeds)
         model, slow = np.zeros(n), np.zeros(n)
         y, u, predicted = np.zeros((n, STEPS + 1)), np.zeros((n, STEPS)), np.zeros((n, STEPS, 2))
@@ -75,18 +75,18 @@ class FastLoops:
             model, slow = 0.8 * model + 0.2 * u[:, t], 0.99 * slow + 0.005 * u[:, t]
             predicted[:, t, 1] = model
         errors = np.stack([y[:, :-1], y[:, 1:]], axis=2) - predicted
-        return [self._result(i, seeds[i], y, u, predicted, errors, drawn, room) for i in range(n)]
+        return [self._result(i, seeds[i], y, u, predicted, errors, drawn, bounds) for i in range(n)]
 
     @staticmethod
     def _result(
-        i: int, seed: int, y: Array, u: Array, predicted: Array, errors: Array, drawn: Drawn, room: Array
+        i: int, seed: int, y: Array, u: Array, predicted: Array, errors: Array, drawn: Drawn, bounds: Array
     ) -> ClosedLoopResult:
         """Result of one loop, as `mpc.run_closed_loop` would return it."""
         none = np.zeros((STEPS, 1))
         return ClosedLoopResult(
             y=y[i, :, None], readings=(y + drawn.noise)[i, :-1, None], u=u[i, :, None], applied=u[i, :, None],
             u_before=np.zeros(1), reference=drawn.reference[i, :, None], x=predicted[i, :, :1], disturbance=none,
-            predicted=predicted[i, :, :, None], errors=errors[i, :, :, None], bounds=room, slack=none[:, 0],
+            predicted=predicted[i, :, :, None], errors=errors[i, :, :, None], bounds=bounds, slack=none[:, 0],
             solve_time=none[:, 0], iterations=np.zeros(STEPS, dtype=np.int64), status=(Status.SOLVED,) * STEPS,
             fallback=(Fallback.NONE,) * STEPS, certified=np.ones(STEPS, dtype=np.bool_),
             verdicts=np.zeros((STEPS, 1), dtype=np.int8), faults=np.zeros((STEPS, 0), dtype=np.bool_),

@@ -232,11 +232,11 @@ def experiment_trial(rng: np.random.Generator, *, n: int) -> Outcome:
     made = [experiment(int(rng.integers(2**31))) for _ in range(n + 3)]
     found = calibrate(system, made[3:], scale_trajectories=made[:3], coverage=0.9, horizon=1, washout=0)
     total = no_tightening(system.digest, 1, 1)
-    room = type(total)(
+    tightening = type(total)(
         model_error=found.bounds, reinitialisation=0 * found.bounds, input_error=0 * found.bounds,
         disturbance_gain=None, promise=found.promise, digests=total.digests,
     )  # fmt: skip
-    (loop,) = FastLoops()(room, [int(rng.integers(2**31))])
+    (loop,) = FastLoops()(tightening, [int(rng.integers(2**31))])
     return Outcome(loop.inside == 1.0, None, "open-loop (not under feedback)" in found.promise)
 
 

@@ -74,7 +74,7 @@ class Enemy:
         most = member.residual - member.noise
         w, v = self._wish(loop, true)
         w = np.clip(w, -1, 1) * most
-        if member.recall is not None:
+        if member.error_memory is not None:
             w = np.clip(w, loop.w - DRIFT * member.residual, loop.w + DRIFT * member.residual)
         return np.clip(w, -most, most), np.clip(v, -1, 1) * member.noise
 

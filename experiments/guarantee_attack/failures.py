@@ -119,8 +119,10 @@ class FailureLoop(Loop):
         if problem.terminal is not None:
             y[-1], still = still, y[-1]
         over = np.maximum(np.maximum(y - data.upper, data.lower - y), 0.0) / problem.output_scale
-        room = np.zeros_like(still) if problem.terminal is None else np.resize(problem.terminal.margin, still.shape)
-        last = np.maximum(np.maximum(still - data.upper[-1], data.lower[-1] - still) - room, 0.0) / problem.output_scale
+        allowed = np.zeros_like(still) if problem.terminal is None else np.resize(problem.terminal.margin, still.shape)
+        last = (
+            np.maximum(np.maximum(still - data.upper[-1], data.lower[-1] - still) - allowed, 0.0) / problem.output_scale
+        )
         beyond = (over[:, problem.counted] > KEPT).any(axis=1)
         inside = int(np.flatnonzero(beyond)[-1]) + 1 if beyond.any() else 0
         return violation(problem, np.vstack([over, last])), inside

@@ -287,8 +287,8 @@ class Loop:
         low, high = step.error_interval
         for k in range(len(low)):
             least, most = self._residuals(k)
-            away, room = self.output(x) - step.y_predicted[k], 1e-7 * member.half
-            if ((away + least < low[k] - room) | (away + most > high[k] + room)).any():
+            away, tolerance = self.output(x) - step.y_predicted[k], 1e-7 * member.half
+            if ((away + least < low[k] - tolerance) | (away + most > high[k] + tolerance)).any():
                 self.verdict.beyond += 1
                 said = f"error {away + least} to {away + most}, promised {low[k]} to {high[k]}"
                 self.verdict.note(self.t, f"prediction of step {k}: {said}")
@@ -301,7 +301,7 @@ class Loop:
         member = self.member
         least, most = -member.residual, member.residual
         for back, r in enumerate(reversed(self.past)):
-            if member.recall is not None and k + back <= member.recall.steps:
+            if member.error_memory is not None and k + back <= member.error_memory.steps:
                 drift = member.drifted(k + back)
                 least, most = np.maximum(least, r - drift), np.minimum(most, r + drift)
         return (self.past[-1], self.past[-1]) if k == 0 else (least, most)

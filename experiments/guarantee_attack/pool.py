@@ -60,7 +60,7 @@ class Spec:
         ny: Outputs.
         nu: Inputs.
         terminal: Whether plans end in a terminal set, with hard limits.
-        recall: Whether limits learn from measurements.
+        recalls: Whether limits learn from measurements.
         soft: Whether limits are soft, where there is no terminal set.
         inexact: Whether inputs and commands have errors.
         rti: Iterations after which a plan counts as a solution; 0: it has to converge.
@@ -71,7 +71,7 @@ class Spec:
     ny: int
     nu: int
     terminal: bool
-    recall: bool
+    recalls: bool
     soft: bool
     inexact: bool
     rti: int
@@ -83,7 +83,7 @@ class Spec:
         terminal = turn % 3 != 1
         return cls(
             observer=observer, model=MODELS[(index + turn) % len(MODELS)], ny=1 + (turn + index) % 3,
-            nu=1 + (index // 2 + turn) % 2, terminal=terminal, recall=terminal and turn % 2 == 0,
+            nu=1 + (index // 2 + turn) % 2, terminal=terminal, recalls=terminal and turn % 2 == 0,
             soft=turn % 2 == 0, inexact=(turn + index // 2) % 3 == 0,
             rti=0 if index % 7 == 3 else 2,
         )  # fmt: skip
@@ -91,7 +91,7 @@ class Spec:
     @property
     def name(self) -> str:
         """In words."""
-        kind = "recall" if self.recall else "terminal" if self.terminal else "soft" if self.soft else "hard"
+        kind = "recall" if self.recalls else "terminal" if self.terminal else "soft" if self.soft else "hard"
         return f"{self.observer}, {self.model}, {self.nu}x{self.ny}, {kind}{', inexact' if self.inexact else ''}"
 
 
@@ -106,7 +106,7 @@ class Member:
         make: Makes a fresh observer.
         tightening: What limits are tightened by.
         terminal: The terminal set, or None.
-        recall: What measurements say, or None.
+        error_memory: What measurements say, or None.
         residual: Declared bound on |reading - output of the model's own state|, shape (ny,).
         noise: The share of the residual that only the reading has, not the plant's output, shape (ny,).
         input_error: Declared, shape (nu,).
@@ -119,7 +119,7 @@ class Member:
     make: Callable[[], Observer]
     tightening: Tightening
     terminal: TerminalSet | None
-    recall: ErrorMemory | None
+    error_memory: ErrorMemory | None
     residual: Array
     noise: Array
     input_error: Array
@@ -129,7 +129,7 @@ class Member:
         """A fresh controller."""
         settings: dict[str, Any] = {"output_weight": 1.0 / self.half**2, "input_move_weight": 0.02}
         settings["control_horizon"] = MOVES
-        settings |= {"terminal": self.terminal, "error_memory": self.recall} if self.terminal is not None else {}
+        settings |= {"terminal": self.terminal, "error_memory": self.error_memory} if self.terminal is not None else {}
         settings |= {"soft": self.spec.soft} if self.terminal is None else {}
         settings |= {"options": SolverOptions(rti=self.spec.rti)}
         return TightenedMPC(self.predictor, self.make(), self.tightening, **grouped(settings | options))
@@ -213,10 +213,10 @@ def _build(spec: Spec, rng: np.random.Generator, size: float) -> Member:
     errors = 0.05 * size * spec.inexact * (high - low)
     residual = size * half
     make = observers(spec, predictor, contraction, rng, residual, errors)
-    tightening, terminal, recall = promises(spec, predictor, contraction, make(), residual)
+    tightening, terminal, memory = promises(spec, predictor, contraction, make(), residual)
     member = Member(
         spec=spec, predictor=predictor, contraction=contraction, make=make, tightening=tightening, terminal=terminal,
-        recall=recall, residual=residual, noise=NOISE * residual, input_error=errors,
+        error_memory=memory, residual=residual, noise=NOISE * residual, input_error=errors,
         command_error=errors * (spec.observer in OBSERVERS[:3]),
     )  # fmt: skip
     member.controller()
@@ -271,7 +271,7 @@ def wild_encoder(predictor: Predictor, rng: np.random.Generator, past: int = 3) 
 def promises(
     spec: Spec, predictor: Predictor, contraction: ContractionCertificate, observer: Observer, residual: Array
 ) -> tuple[Tightening, TerminalSet | None, ErrorMemory | None]:
-    """Tightening, terminal set and recall, as a user makes them."""
+    """Tightening, terminal set and error memory, as a user makes them."""
     system, W, jump = predictor.system, observer.steps, observer.jump
     assert jump is not None
     start, ahead = (observer.error, 0) if observer.restart is None else (observer.restart, W)
@@ -280,21 +280,21 @@ def promises(
         input_radius=observer.prediction_input_error, focus=[ahead + 1, ahead + N], iterations=100,
     )  # fmt: skip
     rows = np.tile(residual, (N + 1, 1))
-    room = tighten(declared(system, rows), joint, observer=observer)
+    tightening = tighten(declared(system, rows), joint, observer=observer)
     if not spec.terminal:
-        return room, None, None
+        return tightening, None, None
     growth = None
     if jump.radius:
         growth = certify_horizon(system, N, initial_radius=jump.radius, metric=jump.metric, iterations=100)
-    room = make_recursive(room, growth, observer=observer)
+    tightening = make_recursive(tightening, growth, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=jump)
-    if not spec.recall:
-        return room, terminal, None
+    if not spec.recalls:
+        return tightening, terminal, None
     moves = np.minimum(DRIFT * np.arange(N + 1)[:, None] + 2 * NOISE, 2.0) * residual
     moves[0] = 0.0
     changes = certify_changes(observer, K, iterations=60)
     return (
-        room,
+        tightening,
         terminal,
-        make_error_memory(room, declared(system, moves, 1.0), changes, observer=observer, growth=growth),
+        make_error_memory(tightening, declared(system, moves, 1.0), changes, observer=observer, growth=growth),
     )

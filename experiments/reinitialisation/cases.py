@@ -92,7 +92,9 @@ def certify(method: Method, config: Config, iterations: int) -> tuple[HorizonCer
     return first, more
 
 
-def room(error: ModelError, method: Method, parts: tuple[HorizonCertificate, HorizonCertificate | None]) -> Tightening:
+def tightening_of(
+    error: ModelError, method: Method, parts: tuple[HorizonCertificate, HorizonCertificate | None]
+) -> Tightening:
     """Tightening that a controller with this estimator needs."""
     first, more = parts
     if more is not None and isinstance(method.observer, GuardedObserver):

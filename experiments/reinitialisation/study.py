@@ -164,9 +164,9 @@ def _judge(
     """Compare the promise of one estimator with what happens."""
 
     def compute() -> Row:
-        room = work.room(error, method, work.certify(method, config, ITERATIONS))
-        room.save(study.path(f"{_stem(method.name)}.npz"))
-        bounds, jump = room.reinitialisation, method.observer.jump
+        tightening = work.tightening_of(error, method, work.certify(method, config, ITERATIONS))
+        tightening.save(study.path(f"{_stem(method.name)}.npz"))
+        bounds, jump = tightening.reinitialisation, method.observer.jump
         seen = work.realised(method, contraction, dataset.test, residual, config, study.seed)
         states, P = np.concatenate(seen.state), contraction.metric
         share = bounds / np.maximum(seen.outputs, 1e-12)
@@ -175,10 +175,10 @@ def _judge(
             "state_alike": max(seen.alike), "state_median": np.median(states),
             "jump_bound": None if jump is None else jump.radius_in(P),
             "jump_largest": seen.jump, "output_first_cm": bounds[0], "output_last_cm": bounds[-1],
-            "bound_over_seen": float(share.min()), "tightening_last_cm": room.total[-1],
+            "bound_over_seen": float(share.min()), "tightening_last_cm": tightening.total[-1],
             "records_inside": float(np.mean(np.array(seen.alike) <= method.observer.error.radius_in(P))),
             "sample_ms": seen.milliseconds, "certified": method.certified,
-            "outputs": bounds, "outputs_largest": seen.outputs, "tightening": room.total,
+            "outputs": bounds, "outputs_largest": seen.outputs, "tightening": tightening.total,
         }  # fmt: skip
 
     return study.row(
@@ -224,8 +224,8 @@ def _loops(study: Study, config: Config, methods: Sequence[Method], rows: dict[s
         method = named[name]
 
         def compute(method: Method = method) -> Row:
-            room = Tightening.load(study.path(f"{_stem(method.name)}.npz")).on_trust()
-            return work.closed_loops(method.observer, room, config, study.seed)
+            tightening = Tightening.load(study.path(f"{_stem(method.name)}.npz")).on_trust()
+            return work.closed_loops(method.observer, tightening, config, study.seed)
 
         needs = {"observer": method.observer.digest, "tightening": rows[name]["tightening"]}
         found[name] = study.row(f"closed loop, {name}", compute, needs=needs)

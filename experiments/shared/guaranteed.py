@@ -183,18 +183,18 @@ def prove(study: Study, case: Case, dataset: Dataset) -> Row:
         remembered(observer, errors["drift"], changes, certificates["growth"], study.out)
         terminal = terminal_of(case, observer)
         terminal.save(study.path("terminal.npz"))
-        room = Tightening.load(study.path("guaranteed.npz"))
+        tightening = Tightening.load(study.path("guaranteed.npz"))
         joint, growth = certificates["joint"], certificates["growth"]
-        room.verify(
+        tightening.verify(
             errors["set_membership"], joint, observer=observer, growth=growth
         )  # raises where the file claims else
-        parts = {name: getattr(room, name)[-1] for name in PARTS[:-1]}
+        parts = {name: getattr(tightening, name)[-1] for name in PARTS[:-1]}
         return promised(observer, dataset, errors, case.memory) | {
             "rate": observer.contraction.rate if observer.contraction else None,
             "restart_radius": observer.restart.radius, "jump": observer.jump.radius,
             "residual_bound": errors["set_membership"].bounds[0],
             "terminal_radius": terminal.radius, "terminal_margin": terminal.margin,
-            "total_first": room.total[1], "total_last": room.total[-1],
+            "total_first": tightening.total[1], "total_last": tightening.total[-1],
         } | {f"{name}_last": value for name, value in parts.items()}  # fmt: skip
 
     names = (
@@ -265,14 +265,14 @@ def rooms(
 ) -> None:
     """Write the tightening of every controller, and those with one part removed."""
     tighten(errors["conformal"], None, observer=observer).save(folder / "conformal.npz")
-    room = tighten(
+    tightening = tighten(
         errors["set_membership"], certificates["joint"], observer=observer, initial_only=certificates["initial"]
     )
-    room.save(folder / "certified.npz")
-    make_recursive(room, certificates["growth"], observer=observer).save(folder / "guaranteed.npz")
+    tightening.save(folder / "certified.npz")
+    make_recursive(tightening, certificates["growth"], observer=observer).save(folder / "guaranteed.npz")
     for part in PARTS[:3]:
-        gone: dict[str, Any] = {part: np.zeros_like(room.total), "promise": f"nothing: {part} was removed"}
-        less = replace(room, **gone)
+        gone: dict[str, Any] = {part: np.zeros_like(tightening.total), "promise": f"nothing: {part} was removed"}
+        less = replace(tightening, **gone)
         make_recursive(less, certificates["growth"], observer=observer).save(folder / f"without_{part}.npz")
 
 
@@ -283,8 +283,8 @@ def remembered(
     """Write the `ErrorMemory` of the whole tightening, and those with one part removed."""
     gone_with = {"without_input_error": "change", "certified": "growth"}
     for name in ("guaranteed", "certified", "without_reinitialisation", "without_input_error"):
-        room = Tightening.load(folder / f"{name}.npz")
-        whole = make_error_memory(room, drift, changes, observer=observer, growth=growth)
+        tightening = Tightening.load(folder / f"{name}.npz")
+        whole = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
         gone = gone_with.get(name)
         less: dict[str, Any] = {gone: np.zeros_like(getattr(whole, gone))} if gone else {}
         replace(whole, **less).save(folder / f"recall_{name}.npz")
@@ -334,8 +334,8 @@ def controller_of(
         "safe_input": case.held, "control_horizon": case.moves, "options": SOLVER,
     }  # fmt: skip
     if controller is Controller.NOMINAL:
-        room = no_tightening(observer.system.digest, case.horizon, observer.predictor.ny)
-        return TightenedMPC(observer.predictor, observer, room, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
+        tightening = no_tightening(observer.system.digest, case.horizon, observer.predictor.ny)
+        return TightenedMPC(observer.predictor, observer, tightening, **grouped(dict(mode=Mode.PRACTICAL, **settings)))
     if controller is Controller.BACKED_OFF:
         return TightenedMPC(
             observer.predictor,
@@ -350,5 +350,7 @@ def controller_of(
     terminal = None if removed in ("growth", "terminal") else TerminalSet.load(folder / "terminal.npz").on_trust()
     if controller is Controller.RECALLING and removed != "model_error":  # nothing drifts where nothing may be off
         settings["error_memory"] = ErrorMemory.load(folder / f"recall_{name}.npz").on_trust()
-    room = Tightening.load(folder / f"{name}.npz").on_trust()  # of this study, which verified the whole one
-    return TightenedMPC(observer.predictor, observer, room, terminal=terminal, **grouped(dict(soft=False, **settings)))
+    tightening = Tightening.load(folder / f"{name}.npz").on_trust()  # of this study, which verified the whole one
+    return TightenedMPC(
+        observer.predictor, observer, tightening, terminal=terminal, **grouped(dict(soft=False, **settings))
+    )

@@ -41,8 +41,8 @@ def seeds_of(study: Study, truth: str, runs: int) -> list[int]:
 def trial(folder: Path, case: Case, distance: float) -> ClosedLoopSetup:
     """The nominal controller a constant away from its limits, on the physical plant."""
     observer = watch_of(case, folder)
-    room = back_off(observer.system.digest, case.horizon, np.full(observer.predictor.ny, distance))
-    room.save(folder / "backed_off.npz")
+    tightening = back_off(observer.system.digest, case.horizon, np.full(observer.predictor.ny, distance))
+    tightening.save(folder / "backed_off.npz")
     return build(folder, case, Controller.BACKED_OFF, "physical")
 
 

@@ -120,8 +120,8 @@ def targets(study: Study, rows: Mapping[tuple[str, Controller], Row], eaten: Map
 
 def figures(study: Study, case: Case, curves: Curves, eaten: Mapping[str, float]) -> None:
     """Draw the figures of the study."""
-    room = Tightening.load(study.path("guaranteed.npz"))
-    study.figure("tightening", room.plot(case.plant.outputs))
+    tightening = Tightening.load(study.path("guaranteed.npz"))
+    study.figure("tightening", tightening.plot(case.plant.outputs))
     labels = [s.label for s in case.plant.outputs]
     study.figure("recall", ErrorMemory.load(study.path("recall_guaranteed.npz")).plot(labels))
     study.figure("error_over_bound", _errors(curves))

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     road.update()
     certificate_row = _certify(study, config, dataset)
     road.update()
-    observer, error, room, coverage_row = _calibrate(study, config, dataset)
+    observer, error, tightening, coverage_row = _calibrate(study, config, dataset)
     road.update()
     recalled, recall_row = _recall(study, config, dataset, observer)
     road.update()
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     best = _best_constant(study, config)
     _targets(study, config, fit_rows, certificate_row, coverage_row, loops, best)
     curves = {kind: _curves(study, kind) for kind in Controller}
-    figures = report.figures(study, config, dataset, fits, room, recalled, curves)
+    figures = report.figures(study, config, dataset, fits, tightening, recalled, curves)
     promises = {
         Controller.NOMINAL: "nothing",
         Controller.BACKED_OFF: f"nothing: {constant_row['distance']:g} cm, at which {constant_row['loops']} trial "
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     parts = {
         "Bound on the model error": error.promise,
-        "Tightening": room.promise,
+        "Tightening": tightening.promise,
         "State estimate": observer.describe(),
     }
     report.write(study, figures, extra, parts)
@@ -168,17 +168,17 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
 
     def compute() -> Row:
         error = stages.model_error(system, observer, dataset, config)
-        room = stages.tightening(error, study.out, observer)
+        tightening = stages.tightening(error, study.out, observer)
         error.save(study.path("model_error.npz"))
-        room.save(study.path("tightening.npz"))
+        tightening.save(study.path("tightening.npz"))
         inside = error.coverage_on(system, dataset.test, initial_state=observer.initial_state)
-        total, realised = stages.coverage_of_total(room, observer, dataset, config, study.seed)
+        total, realised = stages.coverage_of_total(tightening, observer, dataset, config, study.seed)
         save_record(study.path("realised.npz"), REALISED, {"largest": realised}, {})
         return {
             "promised": config.coverage, "model_error_records_inside": inside.trajectories,
             "model_error_steps_inside": inside.steps, "total_records_inside": total.trajectories,
             "total_steps_inside": total.steps, "records": len(dataset.test),
-            "tightening_first": room.total[1], "tightening_last": room.total[-1],
+            "tightening_first": tightening.total[1], "tightening_last": tightening.total[-1],
         }  # fmt: skip
 
     row = study.row(
@@ -187,13 +187,15 @@ def _calibrate(study: Study, config: Config, dataset: Dataset) -> tuple[Washout,
         needs=_model_digest(study, config),
         files=["model_error.npz", "tightening.npz", "realised.npz"],
     )
-    error, room = ModelError.load(study.path("model_error.npz")), Tightening.load(study.path("tightening.npz"))
-    room.verify(error, stages.horizon_of(study.path("certificate.npz")), observer=observer)  # a file may claim anything
-    return observer, error, room, row
+    error, tightening = ModelError.load(study.path("model_error.npz")), Tightening.load(study.path("tightening.npz"))
+    tightening.verify(
+        error, stages.horizon_of(study.path("certificate.npz")), observer=observer
+    )  # a file may claim anything
+    return observer, error, tightening, row
 
 
 def _recall(study: Study, config: Config, dataset: Dataset, observer: Washout) -> tuple[ErrorMemory, Row]:
-    """Build the recall, and check its intervals on the test records."""
+    """Build the error memory, and check its intervals on the test records."""
 
     def compute() -> Row:
         with tqdm(total=config.memory, desc="certificates of change", leave=False) as bar:
@@ -201,8 +203,8 @@ def _recall(study: Study, config: Config, dataset: Dataset, observer: Washout) -
             def progress(done: int, _total: int) -> None:
                 bar.update(done - bar.n)
 
-            room, recalled = recalling.recall(observer, dataset, config, study.out, progress)
-        room.save(study.path("tightening_recalling.npz"))
+            tightening, recalled = recalling.parts(observer, dataset, config, study.out, progress)
+        tightening.save(study.path("tightening_recalling.npz"))
         recalled.save(study.path("recall.npz"))
         inside, contradictions, widths = recalling.coverage_of_intervals(
             recalled, observer, dataset, config, study.seed
@@ -228,8 +230,8 @@ def _back_off(study: Study, config: Config) -> Row:
         seeds = backing_off.seeds_of(study.seed, backing_off.TRIALS, config.runs)
         with _bar("trial loops") as progress:
             distance, found, used = backing_off.least(study.out, config, seeds, progress)
-        room = backing_off.constant(system, config, distance)
-        room.save(study.path(f"tightening_{Controller.BACKED_OFF.file}.npz"))
+        tightening = backing_off.constant(system, config, distance)
+        tightening.save(study.path(f"tightening_{Controller.BACKED_OFF.file}.npz"))
         return {"distance": distance, "loops": len(seeds), "all_loops": used} | backing_off.summary(found.results)
 
     files = [f"tightening_{Controller.BACKED_OFF.file}.npz"]

@@ -40,12 +40,12 @@ def seeds_of(seed: int, purpose: int, n: int) -> list[int]:
     return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence([seed, purpose]).spawn(n)]
 
 
-def build(folder: Path, config: Config, room: Tightening) -> ClosedLoopSetup:
+def build(folder: Path, config: Config, tightening: Tightening) -> ClosedLoopSetup:
     """Build the nominal controller with this tightening; importable, for worker processes."""
     observer = stages.make_observer(
         stages.model_of(folder), stages.contraction_of(folder / "contraction.npz"), config
     )  # fmt: skip
-    return stages.setup(observer, room, config)
+    return stages.setup(observer, tightening, config)
 
 
 def constant(system: LureSystem, config: Config, distance: float) -> Tightening:

@@ -34,16 +34,18 @@ from mpc.calibration.residuals import measured_errors
 from mpc.tightening.learnt_errors import LearntErrors
 
 
-def recall(
+def parts(
     observer: Washout, dataset: Dataset, config: Config, folder: Path, progress: Callable[[int, int], None]
 ) -> tuple[Tightening, ErrorMemory]:
-    """Calibrate error and drift, certify changes and jumps, and build the tightening and the recall from them."""
+    """Calibrate error and drift, certify changes and jumps, and build the tightening and the error memory from them."""
     system, each = observer.system, 0.5 * (1 + config.coverage)
     error = stages.model_error(system, observer, dataset, config, coverage=each)
     drift = stages.model_error(system, observer, dataset, config, coverage=each, disturbance=DisturbanceFilter(1.0))
-    room = stages.tightening(error, folder, observer)
+    tightening = stages.tightening(error, folder, observer)
     changes = certify_changes(observer, config.memory, iterations=config.change_iterations, progress=progress)
-    return room, make_error_memory(room, drift, changes, observer=observer, growth=_growth(observer, config))
+    return tightening, make_error_memory(
+        tightening, drift, changes, observer=observer, growth=_growth(observer, config)
+    )
 
 
 def learnt_intervals(recalled: ErrorMemory, observer: Washout, record: Trajectory) -> tuple[Array, int]:

@@ -68,7 +68,7 @@ _LABELS = {
 
 
 def figures(
-    study: Study, config: Config, dataset: Dataset, fits: Mapping[str, FitResult], room: Tightening,
+    study: Study, config: Config, dataset: Dataset, fits: Mapping[str, FitResult], tightening: Tightening,
     recalled: ErrorMemory, loops: Mapping[Controller, Mapping[str, Array]],
 ) -> list[tuple[str, str]]:  # fmt: skip
     """Draw all figures; returns (name, caption) in the order of the report."""
@@ -82,7 +82,7 @@ def figures(
         ("error_bound", "What a prediction can be off by, k steps after the model was re-initialised. The stack is the "
          "tightening: calibrated model error, certified effects of re-initialisation and of the actuators. "
          "Dots: the largest errors met on test records. Crosses: the largest differences that an attack by gradient "
-         "ascent reached, to be compared with the certified part.", bound_figure(study, config, room)),
+         "ascent reached, to be compared with the certified part.", bound_figure(study, config, tightening)),
         ("washout", "Certified difference of two model runs that start anywhere in the reachable set and see inputs "
          "within the actuators' accuracy: forgetting takes time, and what the inputs leave stays.",
          washout_figure(study, config)),
@@ -92,7 +92,7 @@ def figures(
          recalled.plot([s.label for s in MultiTank().outputs])),
         ("closed_loop", "Every run, same noise and disturbances for all. Most of the time the reference is the limit "
          "itself. The tightened limits hold for predictions: the true level may pass them by the prediction error, "
-         "which is what the room up to the limit is for. Those of the recalling controller move with what it has "
+         "which is what the distance to the limit is for. Those of the recalling controller move with what it has "
          "measured, noise included; shown for the first run. Below: the pumps in the first run.",
          loop_figure(config, loops)),
     ]  # fmt: skip
@@ -123,16 +123,16 @@ def fit_figure(dataset: Dataset, fits: Mapping[str, FitResult]) -> Figure:
     return figure
 
 
-def bound_figure(study: Study, config: Config, room: Tightening) -> Figure:
+def bound_figure(study: Study, config: Config, tightening: Tightening) -> Figure:
     """Plot the parts of the tightening over the horizon, with realised errors and attacks."""
     realised = load_record(study.path("realised.npz"), REALISED)[0]["largest"]
     reached = load_record(study.path("attack.npz"), ATTACK)[0]["gradient"][config.washout :]
     outputs, steps = MultiTank().outputs, np.arange(config.horizon + 1)
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, len(outputs))
-    parts = (room.model_error, room.reinitialisation, room.input_error)
+    parts = (tightening.model_error, tightening.reinitialisation, tightening.input_error)
     labels = ("model error (calibrated)", "re-initialisation (certified)", "input error (certified)")
-    certified = room.reinitialisation + room.input_error
+    certified = tightening.reinitialisation + tightening.input_error
     for i, (panel, signal) in enumerate(zip(panels, outputs, strict=True)):
         panel.stackplot(steps, [p[:, i] for p in parts], labels=labels, colors=("#9ecae1", "#fdae6b", "#fdd0a2"))
         panel.plot(steps, certified[:, i], color="C3", lw=1, label="certified part alone")

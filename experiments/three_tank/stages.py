@@ -216,12 +216,12 @@ def as_commanded(records: Sequence[Trajectory], config: Config, seed: int) -> li
 
 
 def coverage_of_total(
-    room: Tightening, observer: Washout, dataset: Dataset, config: Config, seed: int
+    tightening: Tightening, observer: Washout, dataset: Dataset, config: Config, seed: int
 ) -> tuple[Coverage, Array]:
     """Coverage of the total bound on the test records, and largest realised errors (horizon + 1, ny)."""
     records = as_commanded(dataset.test, config, seed)
     errors = [prediction_errors(observer, record, horizon=config.horizon) for record in records]
-    return coverage_of(room.total, errors), np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
+    return coverage_of(tightening.total, errors), np.max([np.abs(e).max(axis=0) for e in errors], axis=0)
 
 
 def steady_input(config: Config, level: float) -> Array:
@@ -251,31 +251,31 @@ def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
         return setup(observer, None, config)
     if kind is not Controller.RECALLING:
         return setup(observer, Tightening.load(folder / f"tightening_{kind.file}.npz").on_trust(), config)
-    room, recall = Tightening.load(folder / "tightening_recalling.npz"), ErrorMemory.load(folder / "recall.npz")
-    return setup(observer, room.on_trust(), config, recall=recall.on_trust())
+    tightening, memory = Tightening.load(folder / "tightening_recalling.npz"), ErrorMemory.load(folder / "recall.npz")
+    return setup(observer, tightening.on_trust(), config, memory=memory.on_trust())
 
 
 def setup(
-    observer: Washout, room: Tightening | None, config: Config, backend: BackendFactory | None = None,
-    recall: ErrorMemory | None = None,
+    observer: Washout, tightening: Tightening | None, config: Config, backend: BackendFactory | None = None,
+    memory: ErrorMemory | None = None,
 ) -> ClosedLoopSetup:  # fmt: skip
     """Plant and controller; without a tightening (None) the nominal one."""
     system = observer.system
-    room = no_tightening(system.digest, config.horizon, system.ny) if room is None else room
+    tightening = no_tightening(system.digest, config.horizon, system.ny) if tightening is None else tightening
     # Controllers without a bound on their predictions get the best that practice knows: limits that follow the
     # disturbance estimate. With one, limits are kept by the full model error; the estimate only moves the reference.
-    claims = not set(room.digests) <= NO_CLAIM
+    claims = not set(tightening.digests) <= NO_CLAIM
     controller = TightenedMPC(
         observer.predictor,
         observer,
-        room,
+        tightening,
         Tracking(
             output_weight=[1.0, 0.2, 0.2],
             input_move_weight=20.0,
             mode=Mode.GUARANTEED if claims else Mode.PRACTICAL,
             disturbance_gain=0.2,
         ),
-        error_memory=recall,
+        error_memory=memory,
         safety=Safety(safe_input=[1.6, 1.6]),
         solver=Solver(backend=backend),
     )

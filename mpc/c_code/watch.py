@@ -28,8 +28,8 @@ def refuse_unwatched(controller: TightenedMPC) -> None:
     Args:
         controller: The controller.
     """
-    if controller.premise_watch.watching.guard is not None:
-        raise SettingError("C code has no guard of readings besides the absurd ones: leave watching's guard out")
+    if controller.premise_watch.watching.plausibility is not None:
+        raise SettingError("C code refuses absurd readings only: leave watching's plausibility out")
     if controller.region_watch is not None and controller.region_watch.region.shape is not RegionShape.BOX:
         raise SettingError("C code watches regions that are boxes: learn_region(..., shape='box')")
 

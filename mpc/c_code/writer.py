@@ -159,8 +159,8 @@ def _check(controller: TightenedMPC, restarts: bool) -> None:
     if controller.problem.economy is not None:
         raise SettingError("C code knows neither prices nor weights of inputs: leave input_price and its like out")
     refuse_unwatched(controller)
-    if controller.problem.measured:
-        raise SettingError("C code takes no forecast: leave measured out")
+    if controller.problem.measured_inputs:
+        raise SettingError("C code takes no forecast: leave measured_inputs out")
     known = isinstance(controller.observer, Washout) if restarts else type(controller.observer) is Washout
     if not known and type(controller.observer) not in (RunningOn, StateObserver):
         raise SettingError(
@@ -352,7 +352,7 @@ def _limits(controller: TightenedMPC, own: ControllerTable) -> Arrays:
     memory = controller.learnt_errors.memory
     return tables | {
         "recall_absolute": memory.absolute.ravel(),
-        "recall_around": memory.around.ravel(),
+        "recall_around": memory.spread.ravel(),
         "recall_jump": memory.jump.ravel(),
     }
 

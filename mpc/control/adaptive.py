@@ -105,8 +105,8 @@ class AdaptiveMPC(TightenedMPC):
     All other arguments as `TightenedMPC`.
 
     Raises:
-        SettingError: Guaranteed mode, a terminal set or a recall, whose theorems need the tightening as it was proven;
-            or a tightening that is zero at step 1.
+        SettingError: Guaranteed mode, a terminal set or an error memory, whose theorems need the tightening as it was
+            proven; or a tightening that is zero at step 1.
     """
 
     def __init__(self, *args: Any, adaptation: Adaptation, **kwargs: Any) -> None:

@@ -18,7 +18,7 @@ def agreed(
     predictor: Predictor,
     tightening: Tightening,
     terminal: TerminalSet | None,
-    recall: ErrorMemory | None,
+    memory: ErrorMemory | None,
     region: OperatingRegion | None,
 ) -> Premises:
     """Premises of a controller, after comparing those of its parts.
@@ -28,7 +28,7 @@ def agreed(
         predictor: The predictor of plans.
         tightening: The tightening.
         terminal: The terminal set, or None.
-        recall: The recall, or None.
+        memory: The error memory, or None.
         region: The region of calibration, or None.
 
     Raises:
@@ -44,7 +44,7 @@ def agreed(
         )
     own = observer.premises
     premises_of(predictor).refuse_other("the predictor", own, "the observer")
-    for what, part in (("the tightening", tightening), ("the terminal set", terminal), ("the recall", recall)):
+    for what, part in (("the tightening", tightening), ("the terminal set", terminal), ("the error memory", memory)):
         if part is not None and part.premises is not None:
             part.premises.refuse_other(what, own, "the observer")
     if not set(tightening.digests) <= NO_CLAIM and tightening.digests.get("observer", observer.digest) != (

@@ -49,7 +49,7 @@ from mpc.control.offset_free import OutputDisturbance
 from mpc.control.operation import Operation, own_observer
 from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
-from mpc.control.watching import caught_up, foreseen, watch_of, wider_limits
+from mpc.control.watching import catch_up, check_forecast, watch_of, wider_limits
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
@@ -150,9 +150,9 @@ class TightenedMPC(Operation):
 
     def _release_measured(self) -> None:
         """Drop the limits of measured inputs, then make the parts that need those left: fallbacks and set points."""
-        self._measured = list(self.problem.measured)
-        if self._measured:
-            free = np.isin(np.arange(self.predictor.nu), self._measured)
+        self._measured_inputs = list(self.problem.measured_inputs)
+        if self._measured_inputs:
+            free = np.isin(np.arange(self.predictor.nu), self._measured_inputs)
             self._input_lower = np.where(free, -np.inf, self._input_lower)
             self._input_upper = np.where(free, np.inf, self._input_upper)
         self._fallbacks = Fallbacks(self.problem, self.safe_input, self._feasible)
@@ -238,15 +238,15 @@ class TightenedMPC(Operation):
         started = perf_counter()
         y = self._measurement(y)
         wanted = self._reference(reference)
-        if (forecast is None) != (not self._measured):
-            names = [self.predictor.inputs[i].name for i in self._measured]
+        if (forecast is None) != (not self._measured_inputs):
+            names = [self.predictor.inputs[i].name for i in self._measured_inputs]
             got = "none" if forecast is None else "one"
             raise SettingError(f"step needs a forecast of the measured inputs {names}, and only of them, got {got}")
-        d, N = len(self._measured), self.horizon
+        d, N = len(self._measured_inputs), self.horizon
         coming = None if forecast is None else known_rows("forecast", forecast, d, N)
-        caught_up(self, applied, time)
+        catch_up(self, applied, time)
         self._forecast = coming
-        foreseen(self)
+        check_forecast(self)
         x, certified = self.observer.state, self.observer.certified
         solution, data, missing = None, None, np.isnan(y)
         y, used = self._believed(y)
@@ -389,7 +389,7 @@ class TightenedMPC(Operation):
         """Clip a plan (N, nu) to input and move limits, and insert the forecast of measured inputs."""
         plan, before = np.clip(plan, self._input_lower, self._input_upper), self.u_previous
         if self._forecast is not None:
-            plan[:, self._measured] = self._forecast
+            plan[:, self._measured_inputs] = self._forecast
         return within_moves(plan, before, self._input_lower, self._input_upper, self.problem.move_limit)
 
     def _advance(self, u: Array, y: Array, doubt: Array | None = None) -> str:

@@ -30,7 +30,7 @@ def shares(controller: ControllerParts) -> dict[str, Array]:
     return found
 
 
-def room_text(controller: ControllerParts) -> str:
+def explanation(controller: ControllerParts) -> str:
     """Text of the largest shares of each output's range, of violated limits, and of what would reduce them."""
     parts, lines = shares(controller), []
     total = np.sum(list(parts.values()), axis=0)

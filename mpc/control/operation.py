@@ -16,9 +16,9 @@ from controlrnn.kernels import output, step
 from controlrnn.kernels.dense import length
 from controlrnn.records import digest
 from mpc.c_tables import ControllerTable
-from mpc.control.explanation import room_text
-from mpc.control.memory import recall_into, remembered
+from mpc.control.explanation import explanation
 from mpc.control.parts import ControllerParts
+from mpc.control.saved_state import restore_into, saved
 from mpc.control.settings import grouped
 from mpc.problem.ocp import StepData
 from mpc.problem.solver_options import Status
@@ -56,7 +56,7 @@ class Operation(ControllerParts):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """State of the running controller as arrays; ``np.savez(path, **controller.state())`` saves it."""
-        return {_UNDER: np.array(_parts(self))} | remembered(self)
+        return {_UNDER: np.array(_parts(self))} | saved(self)
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Restore a saved `state`: the same samples then give bitwise the same inputs.
@@ -71,8 +71,8 @@ class Operation(ControllerParts):
         if str(known.pop(_UNDER, "")) != _parts(self):
             raise DataError("the state is of a controller of other parts or settings: restore it into the same one")
         twin = copy.deepcopy(self)
-        recall_into(twin, known)  # refuses before anything changes
-        recall_into(self, known)
+        restore_into(twin, known)  # refuses before anything changes
+        restore_into(self, known)
 
     def start_from(self, u_previous: ArrayLike) -> None:
         """Bumpless start: the input that acts now is held while warming up, and moves are counted from it.
@@ -143,9 +143,9 @@ class Operation(ControllerParts):
             names["predictor"] = replace(self.predictor, outputs=tuple(outputs))
         observer.predictor = names["predictor"]
         names["observer"] = observer
-        memory = remembered(observer)
+        memory = saved(observer)
         new = type(self)(**names)
-        recall_into(observer, memory)  # the constructor started it anew
+        restore_into(observer, memory)  # the constructor started it anew
         _hand_over(self, new)
         _refuse_without_plan(new)
         del names["observer"]
@@ -184,7 +184,7 @@ class Operation(ControllerParts):
 
     def explain(self) -> str:
         """Text of what the tightening takes of each output's range, what the last plan violates, and what helps."""
-        return room_text(self)
+        return explanation(self)
 
 
 def own_observer(observer: Observer, controller: Any) -> Observer:
@@ -215,8 +215,8 @@ def _renew(controller: ControllerParts) -> None:
 def _parts(controller: ControllerParts) -> str:
     settings = {"observer": controller.observer.digest, "tightening": controller.tightening.digest}
     settings["premises"] = controller.premises.digest
-    recalled = controller.learnt_errors
-    settings |= {} if recalled is None else {"recall": recalled.memory.digest}
+    learnt = controller.learnt_errors
+    settings |= {} if learnt is None else {"error_memory": learnt.memory.digest}
     settings |= {} if controller.terminal is None else {"terminal": controller.terminal.digest}
     problem, limits = controller.problem, controller.predictor.input_limits()
     ends = np.array([[signal.lower, signal.upper] for signal in controller.predictor.outputs])
@@ -254,7 +254,7 @@ def _hand_over(old: ControllerParts, new: ControllerParts) -> None:
 
 
 def _refuse_without_plan(new: ControllerParts) -> None:
-    if not new.observer.ready or new.problem.soft or new._measured:
+    if not new.observer.ready or new.problem.soft or new._measured_inputs:
         return
     present = np.full(new.predictor.ny, np.nan)
     data = new.last_data = new._data(new.observer.state, new._reference(present))
@@ -265,4 +265,4 @@ def _refuse_without_plan(new: ControllerParts) -> None:
     if solution.feasible or solution.status is Status.SOLVED:
         return
     new._plan = read_only(new._feasible(solution.u))
-    raise InfeasibleError(f"no plan keeps the changed limits from here, nothing was changed. {room_text(new)}")
+    raise InfeasibleError(f"no plan keeps the changed limits from here, nothing was changed. {explanation(new)}")

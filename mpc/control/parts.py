@@ -44,7 +44,7 @@ class ControllerParts(ABC):
     last_data: StepData | None
     _answers: Answers
     _fallbacks: Fallbacks
-    _measured: list[int]
+    _measured_inputs: list[int]
     _wider: tuple[Array, Array] | None
     _lower: Array
     _upper: Array

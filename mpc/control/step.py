@@ -45,7 +45,8 @@ class MpcStep:
             and units; empty where nothing does.
         error_interval: Lower and upper bounds on the errors of predictions from ``x``, shape (2, N + 1, ny): those of
             `mpc.tightening.error_memory`, else the tightening.
-        verdicts: `mpc.Verdict` on each reading, shape (ny,); without a guard only MISSING is told from FINE.
+        verdicts: `mpc.Verdict` on each reading, shape (ny,); without `Watching.plausibility` only MISSING is told from
+            FINE.
         broken: Premises that are contradicted now, or were and still have an effect; see `mpc.safety.premise_watch`.
     """
 

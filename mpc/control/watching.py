@@ -24,11 +24,13 @@ def watch_of(controller: ControllerParts, watching: Watching | None) -> PremiseW
         watching: Settings; the defaults of `Watching` when left out.
 
     Raises:
-        SettingError: The guard, the safe set point or what is promised do not fit.
+        SettingError: The plausibility limits, the safe set point or what is promised do not fit.
     """
     watching, ny = watching or Watching(), controller.predictor.ny
-    if watching.guard is not None and len(watching.guard.sensors) != ny:
-        raise SettingError(f"guard must know {ny} sensors, got {len(watching.guard.sensors)}: one per output")
+    if watching.plausibility is not None and len(watching.plausibility.sensors) != ny:
+        raise SettingError(
+            f"plausibility must know {ny} sensors, got {len(watching.plausibility.sensors)}: one per output"
+        )
     if watching.safe_reference is not None:
         as_array("safe_reference", watching.safe_reference, (ny,))
     bounds = reading_bounds(controller.tightening, promises(controller.tightening))
@@ -54,7 +56,7 @@ def wider_limits(controller: ControllerParts, watching: Watching | None) -> tupl
         return None
     wider, N = watching.wider, controller.horizon
     if controller.learnt_errors is not None:
-        raise SettingError("wider is for fixed limits, got a recall as well: leave one out")
+        raise SettingError("wider is for fixed limits, got an error memory as well: leave one out")
     if wider.horizon < N or wider.digests.get("system") != controller.predictor.system.digest:
         raise SettingError(f"wider must be for this model and at least {N} steps, got {wider.horizon}: tighten anew")
     if wider.premises is not None:
@@ -66,15 +68,15 @@ def wider_limits(controller: ControllerParts, watching: Watching | None) -> tupl
     return plan_limits(wider, controller.predictor, N, controller.terminal)
 
 
-def foreseen(controller: ControllerParts) -> None:
+def check_forecast(controller: ControllerParts) -> None:
     """Check that the forecasts of this step are within the inputs' range."""
     if controller._forecast is not None:
         rows = np.tile(controller.safe_input, (len(controller._forecast), 1))  # inside the range, for chosen inputs
-        rows[:, controller._measured] = controller._forecast
+        rows[:, controller._measured_inputs] = controller._forecast
         controller.premise_watch.inputs(rows, "forecast of")
 
 
-def caught_up(controller: ControllerParts, applied: ArrayLike | None, time: float | None) -> None:
+def catch_up(controller: ControllerParts, applied: ArrayLike | None, time: float | None) -> None:
     """Update the controller for the input that acted since the last sample, and for missed samples.
 
     Args:

@@ -14,7 +14,7 @@ from controlrnn.errors import DataError
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import Arrays, Meta, as_json, as_stored
 from controlrnn.typed import typed
-from mpc.calibration.measurement_guard import Verdict
+from mpc.calibration.plausibility import Verdict
 from mpc.problem.solver_options import Status
 from mpc.promises.coverage_met import CoverageMet, met, stretches
 from mpc.promises.promise import LoopTarget
@@ -52,7 +52,7 @@ class ClosedLoopResult(Stored):
         status: `Status` per step.
         fallback: `Fallback` per step.
         certified: Whether the certified error of the estimate held, shape (steps,).
-        verdicts: `Verdict` on each reading, shape (steps, ny); without a guard only MISSING and FINE occur.
+        verdicts: `Verdict` on each reading, shape (steps, ny); without `Watching.plausibility` only MISSING and FINE.
         faults: Whether a fault of a kind acted, shape (steps, len(fault_kinds)).
         lower: Plant's output limits, shape (ny,).
         upper: Plant's output limits, shape (ny,).

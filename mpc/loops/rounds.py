@@ -262,7 +262,7 @@ class Rounds:
         if len({r.y.tobytes() for r in results}) < self.n:
             raise DataError("two loops are equal: every loop may serve once, so draw its unknowns from its seed")
         if self.target is LoopTarget.PREDICTIONS and any(len(r.intervals) for r in results):
-            raise SettingError("limits that learn (recall) have bounds of their own: use target='limits'")
+            raise SettingError("limits that learn have bounds of their own: use target='limits'")
 
     def _load(self) -> list[LoopRound]:
         if self.checkpoint is None or not self.checkpoint.exists():

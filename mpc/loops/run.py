@@ -88,7 +88,7 @@ def run_closed_loop(
     start: Start | None = None,
     disturbances: Disturbances | None = None,
     preview: bool = True,
-    measured: Reference | None = None,
+    measured_inputs: Reference | None = None,
     faults: Faults = (),
 ) -> ClosedLoopResult:
     """Simulate ``controller``, which is reset first, on ``plant``.
@@ -103,8 +103,8 @@ def run_closed_loop(
         start: Initial state of the plant, and the warm-up.
         disturbances: Noise, disturbances and errors that act in the loop.
         preview: Whether the controller knows the future of the reference and of measured inputs.
-        measured: Values of the controller's measured inputs, as ``reference`` with one column each; the first row also
-            acts during the warm-up.
+        measured_inputs: Values of the controller's measured inputs, as ``reference`` with one column each; the first
+            row also acts during the warm-up.
         faults: Faults during the control steps, or a function that draws them, e.g. `mpc.RandomFaults`.
 
     Raises:
@@ -177,7 +177,7 @@ def drawn(
     streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(9)]
     goal = reference(streams[4]) if callable(reference) else reference
     wanted = _rows("reference", goal, predictor.ny, steps + controller.horizon + 1)
-    known, held = _known_inputs(controller, measured, steps, streams[7], held)
+    known, held = _known_inputs(controller, measured_inputs, steps, streams[7], held)
     told = _forecasts(known, steps, controller.horizon, preview, acting.forecast_error, streams[8])
     programme = items("faults", faults(streams[5]) if callable(faults) else faults, Fault)
     carried = FaultRun(programme, steps, predictor.ny, predictor.nu, streams[6])
@@ -281,7 +281,7 @@ def _realised(controller: TightenedMPC, taken: Sequence[MpcStep], x: Array, u: A
     """
     N, steps = controller.horizon, len(u)
     inputs = u[np.minimum(np.arange(steps)[:, None] + np.arange(N), steps - 1)]
-    forecast = list(controller.problem.measured)
+    forecast = list(controller.problem.measured_inputs)
     # The plan holds the forecast of measured inputs at the time of the prediction.
     inputs[..., forecast] = np.array([s.u_planned for s in taken])[..., forecast]
     predicted = controller.predictor.predict(x, inputs) + np.array([s.shift for s in taken])
@@ -326,14 +326,14 @@ def _known_inputs(
     controller: TightenedMPC, measured: Reference | None, steps: int, rng: np.random.Generator, held: Array
 ) -> tuple[Array | None, Array]:
     """Values of measured inputs from the first control step on, and the warm-up's input with the first of them."""
-    places = list(controller.problem.measured)
+    places = list(controller.problem.measured_inputs)
     if (measured is None) != (not places):
         names = [controller.predictor.inputs[i].name for i in places]
-        raise SettingError(f"measured must say what the measured inputs {names} do, and is for them only")
+        raise SettingError(f"measured_inputs must say what the measured inputs {names} do, and is for them only")
     if measured is None:
         return None, held
     given = measured(rng) if callable(measured) else measured
-    known = _rows("measured", given, len(places), steps + controller.horizon)
+    known = _rows("measured_inputs", given, len(places), steps + controller.horizon)
     held = held.copy()
     held[places] = known[0]
     return known, read_only(held)
@@ -345,7 +345,7 @@ def _forecasts(
     """Forecasts of measured inputs at each step, with their errors, shape (steps, horizon, d); row 0 is true."""
     if np.any(error) and (known is None or not preview):
         raise SettingError(
-            f"forecast_error is for forecasts of measured inputs, got {error!r} without any: pass measured and "
+            f"forecast_error is for forecasts of measured inputs, got {error!r} without any: pass measured_inputs and "
             "preview=True, or leave it out"
         )
     if known is None:

@@ -67,7 +67,7 @@ class OptimalControlProblem:
         control_horizon: Number M <= N of free inputs, the last of which is held; N when left out.
         terminal: Set in which plans end, or None.
         economy: Economic cost, or None.
-        measured: Indices of the inputs that are measured disturbances; they have neither weights nor prices.
+        measured_inputs: Indices of the inputs that are measured disturbances; they have neither weights nor prices.
         ranking: Hardness and order of the limits, see `mpc.problem.priorities`; None where all are alike.
 
     Raises:
@@ -86,7 +86,7 @@ class OptimalControlProblem:
     control_horizon: int | None = None
     terminal: TerminalSet | None = None
     economy: Economy | None = None
-    measured: tuple[int, ...] = ()
+    measured_inputs: tuple[int, ...] = ()
     ranking: Ranking | None = None
 
     def __post_init__(self) -> None:
@@ -104,16 +104,16 @@ class OptimalControlProblem:
                 f"a terminal set needs hard limits and its own horizon {self.terminal.horizon}, got soft={self.soft} "
                 f"and horizon {self.horizon}"
             )
-        if self.terminal is not None and self.measured:
+        if self.terminal is not None and self.measured_inputs:
             raise SettingError(
                 "a terminal set needs inputs that are all chosen, got measured ones: their forecast may change, and "
                 "plans that rest on it then end elsewhere"
             )
         if self.ranking is not None and not np.isfinite(self.penalty).all():
             raise SettingError(f"penalty must be finite where limits have ranks, got {self.penalty}")
-        economy, measured = self.economy, list(self.measured)
+        economy, measured = self.economy, list(self.measured_inputs)
         if not set(measured) <= set(range(nu)):
-            raise SettingError(f"measured must name inputs by numbers from 0 to {nu - 1}, got {measured}")
+            raise SettingError(f"measured_inputs must name inputs by numbers from 0 to {nu - 1}, got {measured}")
         bound = [] if economy is None else [economy.input_price, economy.input_weight]
         if any(part[measured].any() for part in (self.input_move_weight, *bound)):
             raise SettingError("measured inputs must have neither weights nor prices: they are not chosen")
@@ -127,17 +127,17 @@ class OptimalControlProblem:
     @property
     def chosen(self) -> NDArray[np.intp]:
         """Indices of the inputs that plans decide about."""
-        return np.setdiff1d(np.arange(self.predictor.nu), self.measured)
+        return np.setdiff1d(np.arange(self.predictor.nu), self.measured_inputs)
 
     def complete(self, u: Array, forecast: Array | None) -> Array:
         """All inputs (N, nu), from chosen ones u (N, chosen) and the ``forecast`` of measured ones (N, measured)."""
-        if not self.measured and forecast is None:
+        if not self.measured_inputs and forecast is None:
             return u
-        if forecast is None or forecast.shape != (len(u), len(self.measured)):
+        if forecast is None or forecast.shape != (len(u), len(self.measured_inputs)):
             got = None if forecast is None else forecast.shape
-            raise ShapeError(f"forecast must have shape {(len(u), len(self.measured))}, got {got}")
+            raise ShapeError(f"forecast must have shape {(len(u), len(self.measured_inputs))}, got {got}")
         rows = np.empty((len(u), self.predictor.nu))
-        rows[:, self.chosen], rows[:, list(self.measured)] = u, forecast
+        rows[:, self.chosen], rows[:, list(self.measured_inputs)] = u, forecast
         return rows
 
     @property
@@ -232,7 +232,7 @@ class OptimalControlProblem:
         moves = np.abs(np.diff(np.vstack([data.previous_input, u]), axis=0)) - self.move_limit
         over = self._beyond(data, y)[self.first :]  # earlier steps are not limited
         beyond = np.maximum(np.maximum(u - upper, lower - u), moves) / (0.5 * (upper - lower)) - _CLIPPED
-        end = -np.inf if gap is None or self.terminal is None else self.terminal._share(gap) - 1.0 - _ROUNDED
+        end = -np.inf if gap is None or self.terminal is None else self.terminal._radii(gap) - 1.0 - _ROUNDED
         return float(max(over.max(), beyond.max(), end))
 
     def excess_of(self, data: StepData, y: Array) -> Array:
@@ -383,7 +383,7 @@ def tracking_problem(
     ``ranks`` are those of `mpc.problem.ranking.ranked`.
     """
     weight = per_channel("output_weight", tracking.output_weight, predictor.ny)
-    places = _places(predictor, tracking.measured)
+    places = _places(predictor, tracking.measured_inputs)
     moves = _without(places, per_channel("input_move_weight", tracking.input_move_weight, predictor.nu))
     if economy is not None:
         economy = replace(
@@ -410,7 +410,7 @@ def tracking_problem(
         control_horizon=tracking.control_horizon,
         terminal=terminal,
         economy=economy,
-        measured=places,
+        measured_inputs=places,
         ranking=ranks[1],
     )
 
@@ -424,9 +424,9 @@ def _move_limit(predictor: Predictor, given: ArrayLike | None, measured: Sequenc
 def _places(predictor: Predictor, names: Sequence[str]) -> tuple[int, ...]:
     known = [s.name for s in predictor.inputs]
     if isinstance(names, str) or len(set(names)) != len(names) or not set(names) <= set(known):
-        raise SettingError(f"measured must name different inputs of {known}, got {names!r}")
+        raise SettingError(f"measured_inputs must name different inputs of {known}, got {names!r}")
     if len(names) == len(known):
-        raise SettingError(f"measured must leave an input to choose, got all of {known}")
+        raise SettingError(f"measured_inputs must leave an input to choose, got all of {known}")
     return tuple(sorted(known.index(name) for name in names))
 
 

@@ -33,10 +33,10 @@ class Tracking:
         horizon: Number N of steps; the tightening's when left out, and at most that.
         control_horizon: Number M of free inputs, the last of which is held. N when left out; N / 2 with a terminal set,
             so that the plan comes to rest in the steps after M.
-        measured: Names of inputs that are measured disturbances: `TightenedMPC.step` gets their forecast and decides
-            about the other inputs only, which alone have limits, moves, weights and prices. The limits of a measured
-            input's `Signal` are the range of its values, for bounds on the state. The tightening's input radius for it
-            has to cover the errors of its forecast. Not with a terminal set.
+        measured_inputs: Names of inputs that are measured disturbances: `TightenedMPC.step` gets their forecast and
+            decides about the other inputs only, which alone have limits, moves, weights and prices. The limits of a
+            measured input's `Signal` are the range of its values, for bounds on the state. The tightening's input
+            radius for it has to cover the errors of its forecast. Not with a terminal set.
         mode: Use of the disturbance estimate; given by the tightening when left out.
         disturbance_gain: Gain of the disturbance filter; the tightening's when left out, else 0.2.
     """
@@ -46,7 +46,7 @@ class Tracking:
     terminal_weight: ArrayLike | None = None
     horizon: int | None = None
     control_horizon: int | None = None
-    measured: Sequence[str] = ()
+    measured_inputs: Sequence[str] = ()
     mode: Mode | None = None
     disturbance_gain: float | None = None
 

@@ -55,7 +55,7 @@ def best_held_input(problem: OptimalControlProblem, data: StepData) -> Array:
     """
     given = np.full(problem.predictor.nu, np.nan)
     if data.forecast is not None:
-        given[list(problem.measured)] = data.forecast[0]
+        given[list(problem.measured_inputs)] = data.forecast[0]
     return held_input(problem.predictor, HeldCost.of(problem, data), given)
 
 

@@ -145,12 +145,12 @@ class Fallbacks:
         problem, plan = self.problem, self.admit(plan)
         y, states = problem.predictor.rollout(data.x, plan)
         rest = self._at_rest(plan[-1], states[-1], y[-1])
-        room = np.zeros_like(rest)
+        allowed = np.zeros_like(rest)
         # With a terminal set the limits at step N are for the steady state, tighter by its margin: its output takes the
         # place of y_N, and y_N is checked without the margin.
         if problem.terminal is not None:
-            y[-1], rest, room = rest, y[-1].copy(), np.resize(problem.terminal.margin, room.shape)
-        over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - room
+            y[-1], rest, allowed = rest, y[-1].copy(), np.resize(problem.terminal.margin, allowed.shape)
+        over, later = problem.excess_of(data, y), np.maximum(rest - data.upper[-1], data.lower[-1] - rest) - allowed
         later = np.nan_to_num(np.maximum(later, 0.0) / problem.output_scale, nan=np.inf)
         inside, feasible = inside_after(over[:, problem.counted] > KEPT), not (over > KEPT).any()
         if problem.terminal is not None:

@@ -26,7 +26,7 @@ from controlrnn.checks import Array, Choice, positive, put, read_only
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
 from mpc.c_tables import PremiseTable
-from mpc.calibration.measurement_guard import GuardRun, MeasurementGuard, Verdict
+from mpc.calibration.plausibility import PlausibilityLimits, PlausibilityRun, Verdict
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.promises.promise import LoopTarget
@@ -51,7 +51,7 @@ class Premise(Choice):
     TIME = "time"
     """Samples come when they are due."""
     READINGS = "readings"
-    """Readings are plausible: see `Watching.guard`."""
+    """Readings are plausible: see `Watching.plausibility`."""
     INNOVATION = "innovation"
     """Innovations are within the certified error of the estimate and the residual bound."""
     MODEL_ERROR = "model_error"
@@ -93,7 +93,7 @@ class Watching:
     Args:
         reactions: Reaction by premise. By default implausible readings and innovations are ignored, and everything else
             is reported.
-        guard: Plausibility limits of readings.
+        plausibility: Plausibility limits of readings.
         wider: Tightening of the same premises that is used during the reaction WIDEN.
         safe_reference: Set point that is used during the reaction BACK_OFF, shape (ny,).
         promised: Probability that is compared with what happens; see `mpc.safety.coverage_watch`.
@@ -104,7 +104,7 @@ class Watching:
     """
 
     reactions: Mapping[Premise, Reaction] = field(default_factory=dict)
-    guard: MeasurementGuard | None = None
+    plausibility: PlausibilityLimits | None = None
     wider: Tightening | None = None
     safe_reference: ArrayLike | None = None
     promised: CoveragePromise | None = None
@@ -171,7 +171,8 @@ class PremiseWatch:
         self.verdicts: NDArray[np.int8] = np.zeros(len(self._outputs), dtype=np.int8)
         self._lasting: tuple[str, ...] = ()
         self._reacting: tuple[str, ...] = ()
-        self._guard: GuardRun | None = None if self.watching.guard is None else self.watching.guard.watch()
+        limits = self.watching.plausibility
+        self._plausibility: PlausibilityRun | None = None if limits is None else limits.start()
         self._time: float | None = None
         if self.coverage_run is not None:
             self.coverage_run.reset()
@@ -265,8 +266,8 @@ class PremiseWatch:
         """
         used, reactions = y, self.watching.reactions
         self.verdicts = Verdict.MISSING * np.isnan(y).astype(np.int8)
-        if self._guard is not None:
-            believed, verdicts = self._guard.check(y, expected)
+        if self._plausibility is not None:
+            believed, verdicts = self._plausibility.check(y, expected)
             self.verdicts, odd = verdicts, verdicts > Verdict.MISSING
             if odd.any():
                 names = [f"{self._outputs[i].name} is {Verdict(verdicts[i]).name.lower()}" for i in np.flatnonzero(odd)]
@@ -287,8 +288,8 @@ class PremiseWatch:
 
     def late(self, y: Array) -> Array:
         """A reading (ny,) that comes late, with NaN where a sensor's range ends: nothing else is there to compare."""
-        guard = self.watching.guard
-        return y if guard is None else guard.watch().check(y)[0]
+        limits = self.watching.plausibility
+        return y if limits is None else limits.start().check(y)[0]
 
     def model_error(self, error: Array, observer: Observer) -> bool:
         """Whether an error of the readings (ny,), corrected as predictions are, exceeds its bound; notes it if so."""

@@ -14,7 +14,7 @@ def inputs(problem: OptimalControlProblem, v: Any, forecast: Any) -> Any:
     lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
     u = casadi.SX(problem.predictor.nu, 1)
     u[problem.chosen.tolist()] = 0.5 * (lower + upper) + 0.5 * (upper - lower) * v
-    u[list(problem.measured)] = forecast
+    u[list(problem.measured_inputs)] = forecast
     return u
 
 

@@ -165,7 +165,9 @@ class CondensedBackend:
                 status, message = Status.INFEASIBLE, "the least excess over the limits is not zero"
         return Solution(
             status=status,
-            u=problem.complete(condensed.physical(plan), plan.u[:-1, problem.measured] if problem.measured else None),
+            u=problem.complete(
+                condensed.physical(plan), plan.u[:-1, problem.measured_inputs] if problem.measured_inputs else None
+            ),
             slack=slack,
             cost=plan.cost * condensed.cost_scale,
             iterations=iterations,

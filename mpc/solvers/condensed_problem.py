@@ -119,9 +119,9 @@ class CondensedProblem:
         self.terminal: TerminalSet | None = problem.terminal
         self._first = problem.first
         self._inside = 0.0 if problem.terminal is None else _INSIDE
-        self._measured = list(problem.measured)
+        self._measured_inputs = list(problem.measured_inputs)
         # Columns of the inputs that are chosen; a slice where all are, to avoid copies.
-        self._chosen: Any = problem.chosen if problem.measured else slice(None)
+        self._chosen: Any = problem.chosen if problem.measured_inputs else slice(None)
         self.input_lower, self.input_upper = (limit[self._chosen] for limit in predictor.input_limits())
         self.middle = 0.5 * (self.input_lower + self.input_upper)
         self.half = 0.5 * (self.input_upper - self.input_lower)
@@ -252,7 +252,7 @@ class CondensedProblem:
         reached = y[self._first :, self._limited]
         excess = _beyond(reached, sample.low, sample.high).ravel()
         if self.terminal is not None and gap is not None:
-            excess = np.append(excess, max(self.terminal._share(gap) - (1.0 - self._inside), 0.0))
+            excess = np.append(excess, max(self.terminal._radii(gap) - (1.0 - self._inside), 0.0))
         missed, moved = self._root * error, self._move_root * self._moves(sample, z)
         cost = size = float(0.5 * (dot(missed, missed) + dot(moved, moved)) + dot(self._price, excess))
         if self._economy is not None:
@@ -329,7 +329,7 @@ class CondensedProblem:
         """Values of the penalised rows: limited outputs, then the distance from the steady state in radii."""
         reached = plan.y[self._first :, self._limited].ravel()
         return (
-            reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal._share(plan.gap))
+            reached if self.terminal is None or plan.gap is None else np.append(reached, self.terminal._radii(plan.gap))
         )
 
     def _inputs(self, z: Array, forecast: Array | None) -> Array:
@@ -337,11 +337,11 @@ class CondensedProblem:
         u = np.empty((self.horizon + 1, self.system.nu))
         u[: self.inputs, self._chosen] = self.middle + self.half * z.reshape(self.inputs, self.nu)
         u[self.inputs :] = u[self.inputs - 1]
-        if self._measured:
+        if self._measured_inputs:
             if forecast is None:
                 raise ShapeError("a sample of a problem with measured inputs needs their forecast, got None")
-            u[:-1, self._measured] = forecast
-            u[-1, self._measured] = forecast[-1]
+            u[:-1, self._measured_inputs] = forecast
+            u[-1, self._measured_inputs] = forecast[-1]
         return u
 
     def _settle(self, x: Array, y: Array, w: Array, u: Array) -> Array:
@@ -365,7 +365,7 @@ class CondensedProblem:
         if self.terminal is None or plan.gap is None or end <= 0:
             return self._condenser.curvature(plan.w, prices)
         outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
-        bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal._share(plan.gap)
+        bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal._radii(plan.gap)
         gap = self._condenser.gap
         return np.asarray(
             self._condenser.curvature(plan.w, prices, end * outwards) + product(product(end * gap, bend), gap.T)
@@ -376,7 +376,7 @@ class CondensedProblem:
         lower, upper = [-1.0 - plan.z, (sample.low - reached).ravel()], [1.0 - plan.z, (sample.high - reached).ravel()]
         if self.terminal is not None and plan.gap is not None:
             lower.append(np.array([-np.inf]))
-            upper.append(np.array([1.0 - self._inside - self.terminal._share(plan.gap)]))
+            upper.append(np.array([1.0 - self._inside - self.terminal._radii(plan.gap)]))
         if self._inside:
             lower[1:], upper[1:] = (
                 [part + self._inside for part in lower[1:]],

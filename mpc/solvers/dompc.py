@@ -176,7 +176,7 @@ def _formulate(problem: OptimalControlProblem, above: Any, below: Any, solver: d
     x, v = model.set_variable("_x", "x", predictor.nx), model.set_variable("_u", "v", len(problem.chosen))
     for name, size in (("r", predictor.ny), ("h", len(above)), ("l", len(below))):
         model.set_variable("_tvp", name, size)
-    forecast = model.set_variable("_tvp", "d", len(problem.measured))
+    forecast = model.set_variable("_tvp", "d", len(problem.measured_inputs))
     model.set_rhs("x", step(x, inputs(problem, v, forecast)))
     model.setup()
     # setup() replaces all symbols: expressions for the controller are built from the new ones.

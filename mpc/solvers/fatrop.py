@@ -157,7 +157,7 @@ class FatropBackend:
         start, before = casadi.SX.sym("start", nx), casadi.SX.sym("before", nu)
         reference = casadi.SX.sym("r", ny, N + 1)
         high, low = casadi.SX.sym("high", limited, rows), casadi.SX.sym("low", limited, rows)
-        forecast = casadi.SX.sym("forecast", len(problem.measured), N)
+        forecast = casadi.SX.sym("forecast", len(problem.measured_inputs), N)
         stages, cost = _Stages(), casadi.SX(0)
         x, last = stages.begin(nx, nu)
         for k in range(N + 1):
@@ -287,5 +287,5 @@ class FatropBackend:
         values[slack_places] = np.maximum(np.maximum(seen - high, low - seen), 0.0)
         if problem.terminal is not None and gap is not None:
             settled, over = self._end
-            values[settled], values[over] = x[-1] - gap, max(problem.terminal._share(gap) ** 2 - 1.0, 0.0)
+            values[settled], values[over] = x[-1] - gap, max(problem.terminal._radii(gap) ** 2 - 1.0, 0.0)
         return values

@@ -84,7 +84,7 @@ class ErrorMemory(MadeAgain):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "recall", 3,  # 2: without premises
+        "error-memory", 3,  # 2: without premises
         arrays={
             "drift": Numbers("K", "ny", least=0.0), "change": Numbers("K", "ny", least=0.0),
             "jump": Numbers("N", "ny", least=0.0), "absolute": Numbers("N + 1", "ny", least=0.0),
@@ -128,7 +128,7 @@ class ErrorMemory(MadeAgain):
         return len(self.jump)
 
     @property
-    def around(self) -> Array:
+    def spread(self) -> Array:
         """Half width of M_k for k = 1..K, shape (K, ny)."""
         return read_only((self.drift + self.change) * ROUNDING)
 
@@ -141,20 +141,20 @@ class ErrorMemory(MadeAgain):
         observer: Observer,
         growth: HorizonCertificate | None = None,
     ) -> None:
-        """Recompute the recall from its sources and raise unless it agrees with them.
+        """Recompute the error memory from its sources and raise unless it agrees with them.
 
         Arguments as `make_error_memory`. The tightening has a `Tightening.verify` of its own; the drift's promise is
         trusted.
 
         Raises:
-            CertificationError: A certificate does not hold, or the recall does not follow from its sources.
+            CertificationError: A certificate does not hold, or the memory does not follow from its sources.
             SettingError: The parts do not belong together.
         """
         made = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
         (own, words), (arrays, meta) = self.record(), made.record()
-        refuse_other("the recall", own, arrays)
+        refuse_other("the error memory", own, arrays)
         refuse_other_words(
-            "the recall",
+            "the error memory",
             {"promise": self.promise, "premises": _word(self.premises), **words["digests"]},
             {"promise": made.promise, "premises": _word(made.premises), **meta["digests"]},
         )

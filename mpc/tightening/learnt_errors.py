@@ -35,7 +35,7 @@ class LearntErrors:
         self._low = np.array([s.lower for s in outputs]) + memory.growth
         self._high = np.array([s.upper for s in outputs]) - memory.growth
         self._last = len(memory.growth) if terminal is None else memory.horizon  # limits before this step learn
-        self._around = memory.around
+        self._around = memory.spread
         if terminal is not None:
             moved = memory.end + terminal.margin
             self._low[-1], self._high[-1] = (

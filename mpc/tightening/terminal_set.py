@@ -112,14 +112,14 @@ class TerminalSet(MadeAgain):
         """Cholesky factor R with R'R = P, shape (nx, nx)."""
         return np.asarray(np.linalg.cholesky(self.metric).T)
 
-    def share(self, gap: Array) -> float:
+    def radii(self, gap: Array) -> float:
         """Distance of x_N from the steady state, ``gap`` (nx,), in radii of the set: inside if at most 1."""
-        found = self._share(as_array("gap", gap, (len(self.metric),)))
+        found = self._radii(as_array("gap", gap, (len(self.metric),)))
         if not np.isfinite(found):
             raise DataError("gap is beyond what float64 can square: check its units")
         return found
 
-    def _share(self, gap: Array) -> float:
+    def _radii(self, gap: Array) -> float:
         scaled = product(self.root, gap)
         return float(np.sqrt(dot(scaled, scaled))) / self.radius
 

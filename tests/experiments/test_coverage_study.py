@@ -25,15 +25,15 @@ def test_a_broken_promise_is_found_and_a_kept_one_let_pass(tmp_path):
 
 
 def test_fast_loops_follow_their_limit_and_each_seed_is_a_loop_of_its_own():
-    room = back_off(first_order(0.8).digest, 1, np.array([0.3]))
-    loops = FastLoops()(room, [1, 2, 3])
+    tightening = back_off(first_order(0.8).digest, 1, np.array([0.3]))
+    loops = FastLoops()(tightening, [1, 2, 3])
     assert len({r.y.tobytes() for r in loops}) == 3
     for r, seed in zip(loops, (1, 2, 3), strict=True):
         assert r.seed == seed
         assert r.steps == STEPS
         assert np.abs(r.predicted[:, 1]).max() <= LIMIT - 0.3 + 1e-12
         np.testing.assert_allclose(r.errors[:, 1], r.y[1:] - r.predicted[:, 1])
-        np.testing.assert_array_equal(FastLoops()(room, [seed])[0].y, r.y)
+        np.testing.assert_array_equal(FastLoops()(tightening, [seed])[0].y, r.y)
         model = first_order(0.8).simulate(r.u, np.zeros(1))
         np.testing.assert_allclose(r.predicted[:, 0], model[0], atol=1e-12)
 

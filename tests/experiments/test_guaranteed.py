@@ -35,15 +35,15 @@ def plant():
 
 
 @pytest.fixture(scope="module")
-def watch(plant):
+def observer(plant):
     system = ContractingREN(nu=1, ny=1, nx=3, nv=4, rate=0.8, dt=plant.dt, seed=1).freeze()
     predictor = Predictor(system, (Signal("force", "N", -1.5, 1.5),), plant.outputs)
     return AnywhereWashout(predictor, 6, contraction=certify_contraction(system, 0.85), input_error=PUSH)
 
 
-def truth(kind, plant, watch):
+def truth(kind, plant, observer):
     settings = {"push": PUSH, "residual": RESIDUAL, "drift": DRIFT, "held": np.array([0.3])}
-    return kind(plant, watch, disturbances=4, limited=0, **settings)
+    return kind(plant, observer, disturbances=4, limited=0, **settings)
 
 
 def same_problem(a, b):
@@ -56,38 +56,38 @@ def size(e, metric):
     return float(np.sqrt(e @ metric @ e))
 
 
-def on_the_edge(watch, rng):
-    v = rng.standard_normal(watch.predictor.nx)
-    return watch.spread * np.linalg.solve(np.linalg.cholesky(watch.jump.metric).T, v / np.linalg.norm(v))
+def on_the_edge(observer, rng):
+    v = rng.standard_normal(observer.predictor.nx)
+    return observer.spread * np.linalg.solve(np.linalg.cholesky(observer.jump.metric).T, v / np.linalg.norm(v))
 
 
-def test_restarts_anywhere_keep_the_certified_error_and_jump(watch):
-    rng, system, metric = np.random.default_rng(3), watch.system, watch.jump.metric
+def test_restarts_anywhere_keep_the_certified_error_and_jump(observer):
+    rng, system, metric = np.random.default_rng(3), observer.system, observer.jump.metric
     jumps, errors = [], []
     for _ in range(20):
-        watch.start()
-        exact = watch.initial_state + on_the_edge(watch, rng)  # any reachable state may be the true one
+        observer.start()
+        exact = observer.initial_state + on_the_edge(observer, rng)  # any reachable state may be the true one
         for _ in range(14):
             u = rng.choice([-1.5, 1.5], 1)
-            before, usable = watch.state, watch.ready
-            watch.offset = on_the_edge(watch, rng)
-            after = watch.update(u, [0.0])
+            before, usable = observer.state, observer.ready
+            observer.offset = on_the_edge(observer, rng)
+            after = observer.update(u, [0.0])
             exact = system.step(exact, u + rng.choice([-1, 1]) * PUSH)
-            if watch.ready:
-                errors.append(size(after - exact, watch.error.metric))
+            if observer.ready:
+                errors.append(size(after - exact, observer.error.metric))
             if usable:
                 jumps.append(size(after - system.step(before, u), metric))
-    assert 0.0 < max(jumps) <= watch.jump.radius
-    assert 0.0 < max(errors) <= watch.error.radius
+    assert 0.0 < max(jumps) <= observer.jump.radius
+    assert 0.0 < max(errors) <= observer.error.radius
 
 
-def test_without_spread_it_is_a_washout(watch):
-    same = AnywhereWashout(watch.predictor, 6, contraction=watch.contraction, input_error=PUSH, spread=0.0)
-    plain = Washout(watch.predictor, 6, contraction=watch.contraction, input_error=PUSH)
+def test_without_spread_it_is_a_washout(observer):
+    same = AnywhereWashout(observer.predictor, 6, contraction=observer.contraction, input_error=PUSH, spread=0.0)
+    plain = Washout(observer.predictor, 6, contraction=observer.contraction, input_error=PUSH)
     assert same.error.radius == plain.error.radius
     assert same.jump.radius == plain.jump.radius
-    assert watch.error.radius > plain.error.radius
-    assert same.digest != watch.digest
+    assert observer.error.radius > plain.error.radius
+    assert same.digest != observer.digest
     rng = np.random.default_rng(0)
     for u in rng.uniform(-1, 1, (9, 1)):
         same.update(u, [0.0])
@@ -116,39 +116,39 @@ def test_rows_stay_within_their_sets_and_all_kinds_occur():
 
 
 @pytest.mark.parametrize("code", list(Kind))
-def test_the_declared_truth_uses_up_its_sets_and_no_more(code, plant, watch):
-    there = truth(DeclaredTruth, plant, watch)
+def test_the_declared_truth_uses_up_its_sets_and_no_more(code, plant, observer):
+    there = truth(DeclaredTruth, plant, observer)
     draws = (np.random.default_rng(s) for s in range(200))
     rows = next(r for g in draws if (r := there.unknowns.draw(g, there.pulses, 80))[0, -1] == code)
     x, u, residuals, pushes, restarts = there.initial_state(), np.array([1.0]), [], [], []
     for row in np.column_stack([np.zeros((80, 4)), rows]):
         after = there.step(x, u, row)
         residuals.append(after[3])
-        gap = after[:3] - watch.system.step(x[:3], u)
-        pushes.append(size(gap, watch.jump.metric) / watch.contraction.input_gain[0])
-        restarts.append(size(watch.offset, watch.jump.metric))
+        gap = after[:3] - observer.system.step(x[:3], u)
+        pushes.append(size(gap, observer.jump.metric) / observer.contraction.input_gain[0])
+        restarts.append(size(observer.offset, observer.jump.metric))
         x = after
-    watch.start()
+    observer.start()
     assert np.abs(residuals).max() <= RESIDUAL[0] * (1 + 1e-12)
     assert np.max(pushes) <= PUSH[0] * (1 + 1e-9)
-    assert np.max(restarts) <= watch.spread * (1 + 1e-9)
+    assert np.max(restarts) <= observer.spread * (1 + 1e-9)
     residuals = np.array(residuals)
     for k, most in enumerate(DRIFT[:, 0], 1):
         assert np.abs(residuals[k:] - residuals[:-k]).max() <= most * (1 + 1e-12)
     if code is not Kind.RANDOM:
         np.testing.assert_allclose(np.abs(residuals).max(), RESIDUAL[0])
         np.testing.assert_allclose(np.abs(np.diff(residuals)).max(), DRIFT[0, 0])  # as fast as it may go
-        np.testing.assert_allclose(restarts, watch.spread)
+        np.testing.assert_allclose(restarts, observer.spread)
 
 
-def test_the_physical_truth_rests_until_something_disturbs_it(plant, watch):
-    there = truth(PhysicalTruth, plant, watch)
+def test_the_physical_truth_rests_until_something_disturbs_it(plant, observer):
+    there = truth(PhysicalTruth, plant, observer)
     x, rest = there.initial_state(), np.zeros(4 + 1 + 1 + 3 + 1)
     assert there.step(x, np.array([0.3]), rest) is x
     np.testing.assert_allclose(plant.step(x, np.array([0.3])), x, atol=1e-9)  # as the plant itself would
     for change in (np.eye(len(rest))[0], np.eye(len(rest))[5]):  # a force, an input error
         assert np.abs(there.step(x, np.array([0.3]), 0.1 * change) - x).max() > 1e-4
-    watch.start()
+    observer.start()
 
 
 def test_disturbances_start_at_zero_and_are_cut():
@@ -179,24 +179,24 @@ def test_probability_of_declared_sets_is_an_order_statistic():
     drift = calibrate(system, made[:39], disturbance=DisturbanceFilter(1.0), **settings)
     assert declared_probability(residual, 3) == pytest.approx(1 - 4 / 40)
     assert declared_probability(calibrate(system, made[:3], **settings), 3) == 0.0
-    watch = RunningOn(Predictor(system, (Signal("u", "", -1, 1),), (Signal("y"),)), 5)
-    watch.initial_state = np.zeros(2)
-    assert held_out(watch, made[:39], residual, drift, 3).inside == 39
-    fresh = held_out(watch, made[39:], residual, drift, 3)
+    observer = RunningOn(Predictor(system, (Signal("u", "", -1, 1),), (Signal("y"),)), 5)
+    observer.initial_state = np.zeros(2)
+    assert held_out(observer, made[:39], residual, drift, 3).inside == 39
+    fresh = held_out(observer, made[39:], residual, drift, 3)
     assert 10 <= fresh.inside <= fresh.n == 21
     tight = replace(drift, bounds=0.5 * drift.bounds)
-    assert held_out(watch, made[39:], residual, tight, 3).inside == 0
+    assert held_out(observer, made[39:], residual, tight, 3).inside == 0
     late = np.where(np.arange(6)[:, None] > 3, 0.0, drift.bounds)  # drift is declared within 3 samples
-    assert held_out(watch, made[39:], residual, replace(drift, bounds=late), 3).inside == fresh.inside
+    assert held_out(observer, made[39:], residual, replace(drift, bounds=late), 3).inside == fresh.inside
 
 
-def test_controllers_differ_by_their_tightening_alone(watch, tmp_path):
+def test_controllers_differ_by_their_tightening_alone(observer, tmp_path):
     """A baseline that is rigged, by cheap limits or another weight, would make the others look well."""
     case = replace(guaranteed_carts.settings(False), moves=6)
     for name in ("backed_off", "conformal", "certified"):
-        back_off(watch.system.digest, case.horizon, np.full(1, 0.01)).save(tmp_path / f"{name}.npz")
+        back_off(observer.system.digest, case.horizon, np.full(1, 0.01)).save(tmp_path / f"{name}.npz")
     kinds = (Controller.NOMINAL, Controller.BACKED_OFF, Controller.CONFORMAL, Controller.CERTIFIED)
-    problems = [_guaranteed.controller_of(tmp_path, case, watch, kind, None).problem for kind in kinds]
+    problems = [_guaranteed.controller_of(tmp_path, case, observer, kind, None).problem for kind in kinds]
     usual = default_penalty(case.horizon, problems[0].cost_scale, problems[0].output_scale)
     np.testing.assert_array_equal(problems[0].penalty, usual)
     for problem in problems[1:]:

@@ -34,13 +34,13 @@ def records(model):
 @pytest.mark.parametrize("washout", [0, 3, 12])
 def test_the_edge_is_reached_and_never_beyond_the_certificate(model, records, washout):
     predictor, contraction = model
-    watch = Washout(predictor, max(washout, 1), contraction=contraction, input_error=0.02)
-    state, outputs = work.from_the_edge(washout, watch, contraction, records, CONFIG, 10, 0)
-    bound = contraction.error_after(washout, watch.restart.radius, watch.input_error)
+    observer = Washout(predictor, max(washout, 1), contraction=contraction, input_error=0.02)
+    state, outputs = work.from_the_edge(washout, observer, contraction, records, CONFIG, 10, 0)
+    bound = contraction.error_after(washout, observer.restart.radius, observer.input_error)
     assert 0.3 * bound < state <= bound * (1 + 1e-9)
     assert outputs.shape == (5, 1)
     if washout == 0:
-        np.testing.assert_allclose(state, watch.restart.radius, rtol=1e-6)
+        np.testing.assert_allclose(state, observer.restart.radius, rtol=1e-6)
 
 
 def test_what_happens_stays_below_what_is_promised_and_is_not_nothing(model, records):

@@ -206,28 +206,28 @@ def recalling_case(tmp_path_factory):
     for proof, name in zip(stages.horizon_certificates(observer, config), ("", "_initial"), strict=True):
         proof.save(folder / f"certificate{name}.npz")
     seen = []
-    parts = recalling.recall(observer, data, config, folder, lambda done, total: seen.append((done, total)))
+    parts = recalling.parts(observer, data, config, folder, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
     return config, data, observer, *parts
 
 
 def test_error_and_drift_share_what_may_fail(recalling_case):
     """1 - 0.8 in two halves, each calibrated on its own; nothing is believed for longer than it was calibrated."""
-    config, data, observer, room, recalled = recalling_case
+    config, data, observer, tightening, recalled = recalling_case
     assert recalled.promise.count("probability >= 0.9,") == 2
     assert (recalled.steps, recalled.horizon) == (config.memory, config.horizon)
     single = stages.model_error(observer.system, observer, data, config)
-    assert (room.model_error >= single.bounds).all()
-    assert (recalled.absolute == room.predictive).all()
+    assert (tightening.model_error >= single.bounds).all()
+    assert (recalled.absolute == tightening.predictive).all()
 
 
 def test_learnt_intervals_are_those_of_the_controller(recalling_case):
-    config, data, observer, room, recalled = recalling_case
+    config, data, observer, tightening, recalled = recalling_case
     record = data.test[0]
     ends, contradictions = recalling.learnt_intervals(recalled, observer, record)
     assert ends.shape == (config.samples - config.washout - config.horizon, 2, config.horizon + 1, 3)
     assert contradictions == 0
-    controller = stages.setup(observer, room, config, recall=recalled).controller
+    controller = stages.setup(observer, tightening, config, memory=recalled).controller
     last = 30
     for y, u in zip(record.y[: config.washout + last + 1], record.u, strict=False):
         controller.record(y, u)
@@ -253,11 +253,11 @@ def test_learnt_intervals_cover_held_out_errors_and_are_narrower_than_the_tighte
 
 def test_controllers_solve_one_problem_and_differ_by_their_limits_alone(recalling_case):
     """A baseline that is rigged, by cheap limits or another weight, would make the others look well."""
-    config, _, observer, room, recalled = recalling_case
+    config, _, observer, tightening, recalled = recalling_case
     apart = back_off(observer.system.digest, config.horizon, np.full(3, 0.5))
     first, *others = (
-        stages.setup(observer, one, config, recall=recall).controller.problem
-        for one, recall in ((None, None), (apart, None), (room, recalled))
+        stages.setup(observer, one, config, memory=memory).controller.problem
+        for one, memory in ((None, None), (apart, None), (tightening, recalled))
     )
     np.testing.assert_array_equal(first.penalty, default_penalty(config.horizon, first.cost_scale, first.output_scale))
     for other in others:
@@ -268,11 +268,11 @@ def test_controllers_solve_one_problem_and_differ_by_their_limits_alone(recallin
 
 def test_solvers_follow_limits_that_move_from_sample_to_sample(recalling_case):
     """do-mpc and our own solver plan alike, within what was learnt, and closer to the limit than the tightening."""
-    config, _, observer, room, recalled = recalling_case
+    config, _, observer, tightening, recalled = recalling_case
     plant, start = MultiTank(), stages.steady_input(config, 46.0)
     levels, beyond = plant.equilibrium(start), plant.equilibrium(stages.steady_input(config, 62.0))
     own, other = (
-        stages.setup(copy.copy(observer), room, config, backend, recall=recalled).controller
+        stages.setup(copy.copy(observer), tightening, config, backend, memory=recalled).controller
         for backend in (None, DoMpcBackend)
     )
     for controller in (own, other):

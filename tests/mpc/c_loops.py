@@ -55,7 +55,7 @@ def controller(
         Signal(f"y{i}", lower=c - r, upper=c + r) for i, (c, r) in enumerate(zip(middle, span, strict=True))
     )
     predictor = Predictor(system, inputs, outputs)
-    watch = {
+    made = {
         "running": lambda: RunningOn(predictor, 2),
         "washout": lambda: Washout(predictor, 5),
         "innovation": lambda: StateObserver(
@@ -65,10 +65,10 @@ def controller(
     base = no_tightening(predictor.system.digest, horizon, system.ny)
     tightened = replace(base, model_error=np.linspace(0, 0.02, horizon + 1)[:, None] * np.ones(system.ny))
     settings: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.05} | options
-    return TightenedMPC(predictor, watch, tightened, **grouped(settings))
+    return TightenedMPC(predictor, made, tightened, **grouped(settings))
 
 
-def recall(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 0.05) -> ErrorMemory:
+def learnt(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 0.05) -> ErrorMemory:
     """What measurements may be believed for, in shares of half the range between limits (ny,); nothing proves it."""
     N = tightening.horizon
     half = np.asarray(half, dtype=float)

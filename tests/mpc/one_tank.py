@@ -56,27 +56,27 @@ def running_parts() -> tuple[Any, ...]:
     start = observer.restart
     joint = certify_horizon(system, W + N, initial_radius=start.radius, metric=start.metric, focus=[W, W + N])
     declared = error(system, np.full(N + 1, RESIDUAL))
-    room = make_recursive(tighten(declared, joint, observer=observer), None, observer=observer)
+    tightening = make_recursive(tighten(declared, joint, observer=observer), None, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=observer.jump)
     drift = error(system, np.r_[0.0, np.full(N, DRIFT)], 1.0)
-    return predictor, contraction, room, terminal, make_error_memory(
-        room, drift, certify_changes(observer, K), observer=observer
+    return predictor, contraction, tightening, terminal, make_error_memory(
+        tightening, drift, certify_changes(observer, K), observer=observer
     )  # fmt: skip
 
 
 def running(recalling: bool = True) -> tuple[TightenedMPC, ErrorMemory]:
     """A controller that runs on, with hard limits, a terminal set and, if wanted, limits that learn."""
-    predictor, contraction, room, terminal, recall = running_parts()
+    predictor, contraction, tightening, terminal, memory = running_parts()
     observer = RunningOn(predictor, W, contraction=contraction)
     made = TightenedMPC(
         predictor,
         observer,
-        room,
+        tightening,
         Tracking(output_weight=1.0, input_move_weight=1e-4, control_horizon=M),
         terminal=terminal,
-        error_memory=recall if recalling else None,
+        error_memory=memory if recalling else None,
     )
-    return made, recall
+    return made, memory
 
 
 @cache
@@ -99,20 +99,20 @@ def _room(observer: StateObserver) -> tuple[Any, Any]:
         for ball in (observer.error, observer.jump)
     )
     declared = error(predictor.system, np.full(N + 1, RESIDUAL))
-    room = make_recursive(tighten(declared, joint, observer=observer), growth, observer=observer)
-    return room, terminal_set(predictor, observer.contraction, horizon=N, jump=observer.jump)
+    tightening = make_recursive(tighten(declared, joint, observer=observer), growth, observer=observer)
+    return tightening, terminal_set(predictor, observer.contraction, horizon=N, jump=observer.jump)
 
 
 def innovating(d: float = 0.0) -> TightenedMPC:
     """A controller with an innovation observer, hard limits and a terminal set."""
-    predictor, gain, parts, (room, terminal) = _innovating(d)
+    predictor, gain, parts, (tightening, terminal) = _innovating(d)
     observer = StateObserver(
         predictor, gain, W, contraction=parts[0], observer_contraction=parts[1], residual_bound=RESIDUAL
     )
     return TightenedMPC(
         predictor,
         observer,
-        room,
+        tightening,
         Tracking(output_weight=1.0, input_move_weight=1e-3, control_horizon=M),
         terminal=terminal,
     )

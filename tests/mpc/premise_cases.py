@@ -27,10 +27,10 @@ def road(observer):
     )  # fmt: skip
     jump = observer.jump
     growth = certify_horizon(SYSTEM, N, initial_radius=jump.radius, metric=jump.metric) if jump.radius else None
-    room = make_recursive(
+    tightening = make_recursive(
         tighten(error(SYSTEM, np.full(N + 1, RESIDUAL)), joint, observer=observer), growth, observer=observer
     )
-    return room, terminal_set(observer.predictor, CONTRACTION, horizon=N, jump=jump)
+    return tightening, terminal_set(observer.predictor, CONTRACTION, horizon=N, jump=jump)
 
 
 def washout(steps=60, of=None, **options):
@@ -43,11 +43,11 @@ def parts():
 
 
 def washing(**options):
-    room, terminal = parts()
+    tightening, terminal = parts()
     return TightenedMPC(
         predictor(),
         washout(STEPS),
-        room,
+        tightening,
         terminal=terminal,
         **grouped(dict(output_weight=1.0, input_move_weight=1e-3, control_horizon=4, **options)),
     )

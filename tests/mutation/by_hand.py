@@ -43,7 +43,7 @@ _RANK = "rank = math.ceil((n + 1) * coverage - _EPS)"
 _JUMP = "np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])"
 _LEAST = "float(rate) ** horizon * jump / (1.0 - float(rate)) * ROUNDING * _ROOM"
 _END = "end=np.maximum(tightening.total[N], (a[N - 1] + G[N - 1] + jumps[N - 1]) * ROUNDING)"
-_OVER = "self.terminal._share(gap) - 1.0 - _ROUNDED"
+_OVER = "self.terminal._radii(gap) - 1.0 - _ROUNDED"
 _SAFE = "safety=Safety(safe_input=[1.6, 1.6])"
 _BELOW = "np.maximum(self.y - self.upper, self.lower - self.y)"
 
@@ -67,13 +67,13 @@ MUTANTS = (
     Mutant("coverage of the other side", "mpc/calibration/model_error.py", "(np.abs(e) <= bounds)", "(e >= -bounds)",
            "test_model_error"),
     Mutant("scores of one side", "mpc/calibration/model_error.py", "np.abs(e / scale).max", "(e / scale).max", "test_model_error"),
-    Mutant("recall without jump", "mpc/tightening/learnt_errors.py", _JUMP, _JUMP.replace("sign * jump", "0 * sign * jump"),
-           "test_recall"),
-    Mutant("recall without growth", "mpc/tightening/error_memory.py", "(G[k] + 2 * jumps[k])", "(G[k] + 0 * jumps[k])", "test_recall"),
-    Mutant("recall with half the growth", "mpc/tightening/error_memory.py", "(G[k] + 2 * jumps[k])", "(G[k] + jumps[k])", "test_recall"),
-    Mutant("recall's end without the jump", "mpc/tightening/error_memory.py", _END, _END.replace(" + jumps[N - 1]", ""), "test_recall"),
+    Mutant("error memory without jump", "mpc/tightening/learnt_errors.py", _JUMP, _JUMP.replace("sign * jump", "0 * sign * jump"),
+           "test_error_memory"),
+    Mutant("error memory without growth", "mpc/tightening/error_memory.py", "(G[k] + 2 * jumps[k])", "(G[k] + 0 * jumps[k])", "test_error_memory"),
+    Mutant("error memory with half the growth", "mpc/tightening/error_memory.py", "(G[k] + 2 * jumps[k])", "(G[k] + jumps[k])", "test_error_memory"),
+    Mutant("error memory's end without the jump", "mpc/tightening/error_memory.py", _END, _END.replace(" + jumps[N - 1]", ""), "test_error_memory"),
     Mutant("drift that is not accumulated", "mpc/tightening/error_memory.py", "np.maximum.accumulate(drift.bounds[1 : K + 1])",
-           "drift.bounds[1 : K + 1]", "test_recall"),
+           "drift.bounds[1 : K + 1]", "test_error_memory"),
     Mutant("terminal set without margin", "mpc/tightening/terminal_set.py", "margin=outputs.bounds[0],",
            "margin=0 * outputs.bounds[0],", "test_terminal"),
     Mutant("margin that is not compared", "mpc/tightening/terminal_set.py", '"margin": bool((self.margin >= outputs.bounds[0]).all())',
@@ -81,7 +81,7 @@ MUTANTS = (
     Mutant("plans without the terminal margin", "mpc/control/modes.py", "end[horizon] = terminal.margin",
            "end[horizon] = 0 * terminal.margin", "test_terminal"),
     Mutant("recalling plans without the terminal margin", "mpc/tightening/learnt_errors.py",
-           "moved = recall.end + terminal.margin", "moved = recall.end", "test_recall"),
+           "moved = memory.end + terminal.margin", "moved = memory.end", "test_error_memory"),
     Mutant("terminal radius for a longer horizon", "mpc/tightening/terminal_set.py", _LEAST,
            _LEAST.replace("horizon", "(horizon + 1)"), "test_terminal"),
     Mutant("terminal radius for a shorter horizon", "mpc/tightening/terminal_set.py", _LEAST,

@@ -89,14 +89,14 @@ def observer_of(kind: str, predictor: Predictor, folder: Path, made: bool) -> An
 
 
 def controller_of(
-    observer: Any, tightening: Tightening, terminal: TerminalSet, recall: ErrorMemory, **more: Any
+    observer: Any, tightening: Tightening, terminal: TerminalSet, memory: ErrorMemory, **more: Any
 ) -> Any:
     return TightenedMPC(
         observer.predictor,
         observer,
         tightening,
         terminal=terminal,
-        error_memory=recall,
+        error_memory=memory,
         **grouped(dict(output_weight=1.0, input_move_weight=0.02, **more)),
     )
 
@@ -194,15 +194,15 @@ def make_controller(folder: Path, kind: str, observer: Any) -> None:
     terminal = terminal_set(observer.predictor, contraction, horizon=N, jump=jump, outputs=outputs)
     tightening = make_recursive(tighten(error, certificate, observer=observer), growth, observer=observer)
     changes = certify_changes(observer, BACK, iterations=20)
-    recall = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
+    memory = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
     seen = records(system, 20)
     region = learn_region(observer, seen[:10], scale_trajectories=seen[10:])
     parts = {"error": error, "drift": drift, "certificate": certificate, "growth": growth, "outputs": outputs,
-             "terminal": terminal, "tightening": tightening, "recall": recall, "region": region}  # fmt: skip
+             "terminal": terminal, "tightening": tightening, "recall": memory, "region": region}  # fmt: skip
     parts |= {f"change{k}": one for k, one in enumerate(changes)}
     for name, part in parts.items():
         part.save(own / f"{name}.npz")
-    controller = controller_of(observer, tightening, terminal, recall, region=region)
+    controller = controller_of(observer, tightening, terminal, memory, region=region)
     controller_to_c(controller, own / "controller.c")
     np.save(own / "inputs.npy", loop(controller).u)
 
@@ -275,7 +275,7 @@ def use_controller(folder: Path, kind: str, observer: Any, tally: Tally) -> None
     changes = [load_certificate(own / f"change{k}.npz") for k in range(BACK)]
     error, drift = (ModelError.load(own / f"{name}.npz") for name in ("error", "drift"))
     tightening, terminal = Tightening.load(own / "tightening.npz"), TerminalSet.load(own / "terminal.npz")
-    recall, region = ErrorMemory.load(own / "recall.npz"), OperatingRegion.load(own / "region.npz")
+    memory, region = ErrorMemory.load(own / "recall.npz"), OperatingRegion.load(own / "region.npz")
     with tally.trying(f"tightening: {kind}"):
         tightening.verify(error, certificate, observer=observer, growth=growth)
     with tally.trying(f"terminal set: {kind}"):
@@ -283,16 +283,16 @@ def use_controller(folder: Path, kind: str, observer: Any, tally: Tally) -> None
     with tally.trying(f"recall: {kind}"):
         for k, one in enumerate(changes, 1):
             one.verify(change_system(system, k))
-        recall.verify(tightening, drift, changes, observer=observer, growth=growth)
+        memory.verify(tightening, drift, changes, observer=observer, growth=growth)
     with tally.trying(f"control: {kind}"):
-        controlled(controller_of(observer, tightening, terminal, recall), own)
-        loop(controller_of(observer, tightening, terminal, recall, region=region))
+        controlled(controller_of(observer, tightening, terminal, memory), own)
+        loop(controller_of(observer, tightening, terminal, memory, region=region))
     with tally.trying(f"parts of here with parts of there: {kind}"):
         here = make_recursive(tighten(error, certificate, observer=observer), growth, observer=observer)
         remembered = make_error_memory(here, drift, changes, observer=observer, growth=growth)
         end = terminal_set(observer.predictor, contraction, horizon=N, jump=observer.jump)
         assert here.digest == tightening.digest
-        controlled(controller_of(observer, tightening, end, recall), own)
+        controlled(controller_of(observer, tightening, end, memory), own)
         controlled(controller_of(observer, here, terminal, remembered), own)
 
 

@@ -55,9 +55,9 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     yield call("mpc.Coverage", mpc.Coverage, trajectories=0.9, steps=0.9, n=5)
     yield call("mpc.RegionStatus", mpc.RegionStatus, ratios={"x": 0.5}, message="")
     yield call("mpc.SolverOptions", mpc.SolverOptions, max_iterations=9, max_wall_time=1.0, tolerance=1e-8, rti=1)
-    for result in (kit.model_error, kit.tightening, kit.recall, kit.at_rest[1], kit.region, kit.estimate_error):
+    for result in (kit.model_error, kit.tightening, kit.error_memory, kit.at_rest[1], kit.region, kit.estimate_error):
         yield again(f"mpc.{type(result).__name__}", result)
-    yield again("mpc.MeasurementGuard", kit.guard, _infinite=("rate", "residual", "lower", "upper"))
+    yield again("mpc.PlausibilityLimits", kit.plausibility, _infinite=("rate", "residual", "lower", "upper"))
     nan = ("readings", "predicted", "errors", "intervals", "cost", "error_interval", "lower", "upper", "move_limit")
     yield again("mpc.ClosedLoopResult", kit.loop, _infinite=nan)
     yield call("mpc.MonteCarloResult", mpc.MonteCarloResult, results=(kit.loop,), _infinite=nan)
@@ -66,7 +66,7 @@ def control_parts(kit: Kit) -> Iterator[Call]:
     yield call("mpc.Predictor", mpc.Predictor, system=kit.system, inputs=p.inputs, outputs=p.outputs, _infinite=nan)
     setup = {"plant": kit.plant, "controller": kit.controller, "options": {}}
     yield call("mpc.Watching", first(mpc.Watching, lambda made: made.jitter), reactions={"region": "report"},
-                guard=kit.guard, safe_reference=np.zeros(NY), jitter=0.01)  # fmt: skip
+                plausibility=kit.plausibility, safe_reference=np.zeros(NY), jitter=0.01)  # fmt: skip
     yield call("mpc.CoveragePromise", mpc.CoveragePromise, coverage=0.9, stretch=20, target="limits", patience=100.0)
     yield call("mpc.DelayedPlant", first(mpc.DelayedPlant, lambda made: made.initial_state()), plant=kit.plant)
     yield call("mpc.ClosedLoopSetup", mpc.ClosedLoopSetup, **setup, _varies=("plant", "controller"))
@@ -140,7 +140,7 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
                 engine="python", _spoils=("seeds", "build"), _infinite=nan, _varies=varies)  # fmt: skip
     weights = {"output_weight": 1.0, "input_move_weight": np.full(NU, 0.1), "horizon": N, "control_horizon": 2,
                "terminal_weight": 1.0, "input_price": 0.1, "output_price": np.zeros(NY), "input_weight": 0.1,
-               "input_reference": 0.0, "measured": ("u2",), "move_limit": 0.5, "soft": (True,) * NY,
+               "input_reference": 0.0, "measured_inputs": ("u2",), "move_limit": 0.5, "soft": (True,) * NY,
                "priority": (1,) * NY, "penalty": 10.0, "mode": "practical",
                "disturbance_gain": 0.3, "safe_input": np.zeros(NU)}  # fmt: skip
     yield call("mpc.animate", mpc.animate, 0.02, result=kit.loop, path=str(kit.folder / "loop.gif"), every=2,
@@ -160,9 +160,9 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
     yield call("mpc.AdaptiveMPC", first(_adaptive, _first_step), 0.3, predictor=p, observer=kit.observer,
                tightening=mpc.back_off(s.digest, N, np.full(NY, 0.1)), adaptation=mpc.Adaptation(), output_weight=1.0,
                input_move_weight=0.1, _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
-    room, terminal = kit.at_rest
+    tightening, terminal = kit.at_rest
     yield call("mpc.TightenedMPC", first(_tightened, _first_step), 0.3, predictor=p, observer=kit.observer,
-                tightening=room, terminal=terminal, output_weight=1.0, input_move_weight=0.1,
+                tightening=tightening, terminal=terminal, output_weight=1.0, input_move_weight=0.1,
                 _infinite=("cost",), _varies=("solve_time",))  # fmt: skip
 
 
@@ -175,8 +175,8 @@ def _tightened(**given: Any) -> Any:
 
 
 def _adaptive(**given: Any) -> Any:
-    room = given.pop("tightening")
-    return mpc.AdaptiveMPC(given.pop("predictor"), given.pop("observer"), room, **grouped(given))
+    tightening = given.pop("tightening")
+    return mpc.AdaptiveMPC(given.pop("predictor"), given.pop("observer"), tightening, **grouped(given))
 
 
 def _setup(kit: Kit) -> mpc.ClosedLoopSetup:
@@ -185,7 +185,7 @@ def _setup(kit: Kit) -> mpc.ClosedLoopSetup:
 
 def _first_step(controller: mpc.TightenedMPC) -> Any:
     """First step of a controller after its warm-up."""
-    forecast = [0.1] if controller.problem.measured else None
+    forecast = [0.1] if controller.problem.measured_inputs else None
     for _ in range(controller.observer.steps + 1):
         step = controller.step(np.zeros(NY), np.full(NY, 0.3), forecast)
     return step

@@ -52,12 +52,12 @@ def control_methods(kit: Kit) -> Iterator[Call]:
     yield _region(kit, x, u)
     yield call("mpc.RegionWatch", lambda region, observer: mpc.RegionWatch(region, observer) and None,
                 region=kit.region, observer=kit.observer)  # fmt: skip
-    yield call("mpc.MeasurementGuard.calibrated", mpc.MeasurementGuard.calibrated, sensors=p.outputs,
+    yield call("mpc.PlausibilityLimits.calibrated", mpc.PlausibilityLimits.calibrated, sensors=p.outputs,
                 observer=kit.observer, trajectories=kit.records, disturbance=mpc.DisturbanceFilter(0.2), factor=1.5,
                 patience=5, _infinite=("rate", "residual", "lower", "upper"))  # fmt: skip
-    yield call("mpc.GuardRun.check", lambda y, expected: kit.guard.watch().check(y, expected), y=np.zeros(NY),
-                expected=np.zeros(NY), _infinite=("",))  # fmt: skip
-    yield call("mpc.GuardRun", lambda guard: mpc.GuardRun(guard) and None, guard=kit.guard)
+    yield call("mpc.PlausibilityRun.check", lambda y, expected: kit.plausibility.start().check(y, expected),
+                y=np.zeros(NY), expected=np.zeros(NY), _infinite=("",))  # fmt: skip
+    yield call("mpc.PlausibilityRun", lambda limits: mpc.PlausibilityRun(limits) and None, limits=kit.plausibility)
     yield call("mpc.TerminalSet.share", kit.at_rest[1].share, gap=0.01 * x)
     yield call("mpc.ClosedLoopResult.deadline_misses", kit.loop.deadline_misses, deadline=0.5)
     problem = kit.controller.problem

@@ -54,11 +54,11 @@ from mpc import (
     ErrorMemory,
     EstimateError,
     LoopEffort,
-    MeasurementGuard,
     ModelError,
     MovingHorizonObserver,
     Observer,
     OperatingRegion,
+    PlausibilityLimits,
     Predictor,
     RunningOn,
     SimulatedLoops,
@@ -231,13 +231,13 @@ class Kit:
             self.predictor, WASHOUT, window=3, output_std=0.1, guard=guard, trust=0.3, contraction=self.contraction,
             input_error=0.01,
         )  # fmt: skip
-        restart, room = guard.restart, observer.guard_distance
-        assert room is not None
+        restart, between = guard.restart, observer.guard_distance
+        assert between is not None
         return {
             "observer": observer,
             "certificate": certify_horizon(self.system, WASHOUT + N, initial_radius=restart.radius,
                                            metric=restart.metric, input_radius=0.01, iterations=5),
-            "difference": certify_horizon(self.system, N, initial_radius=room.radius, metric=room.metric,
+            "difference": certify_horizon(self.system, N, initial_radius=between.radius, metric=between.metric,
                                           iterations=5),
         }  # fmt: skip
 
@@ -257,9 +257,9 @@ class Kit:
         return learn_region(self.observer, self.records, scale_trajectories=self.others)
 
     @cached_property
-    def guard(self) -> MeasurementGuard:
-        """Measurement guard."""
-        return MeasurementGuard.calibrated(
+    def plausibility(self) -> PlausibilityLimits:
+        """Plausibility limits of readings."""
+        return PlausibilityLimits.calibrated(
             self.predictor.outputs, self.observer, self.records, disturbance=DisturbanceFilter(0.2)
         )
 
@@ -292,8 +292,8 @@ class Kit:
         )  # fmt: skip
 
     @cached_property
-    def recall(self) -> ErrorMemory:
-        """Recall, from which a controller learns its limits."""
+    def error_memory(self) -> ErrorMemory:
+        """Error memory, from which a controller learns its limits."""
         return make_error_memory(self.tightening, self.drift, self.changes, observer=self.observer, growth=self.growth)
 
     @cached_property
@@ -303,8 +303,8 @@ class Kit:
         growth = certify_horizon(
             self.system, long, initial_radius=self.jump.radius, metric=self.jump.metric, iterations=5
         )
-        room = make_recursive(no_tightening(self.system.digest, long, NY), growth, observer=self.observer)
-        return room, terminal_set(self.predictor, self.contraction, horizon=long, jump=self.jump)
+        tightening = make_recursive(no_tightening(self.system.digest, long, NY), growth, observer=self.observer)
+        return tightening, terminal_set(self.predictor, self.contraction, horizon=long, jump=self.jump)
 
     @cached_property
     def controller(self) -> TightenedMPC:
@@ -314,9 +314,9 @@ class Kit:
     def mpc(self, **change: Any) -> TightenedMPC:
         """Controller that has recorded the samples that its observer needs."""
         given: dict[str, Any] = {"output_weight": 1.0, "input_move_weight": 0.1, "horizon": N} | change
-        room = given.pop("tightening", no_tightening(self.system.digest, N, NY))
+        tightening = given.pop("tightening", no_tightening(self.system.digest, N, NY))
         observer = copy.copy(given.pop("observer", self.observer))
-        controller = TightenedMPC(given.pop("predictor", self.predictor), observer, room, **grouped(given))
+        controller = TightenedMPC(given.pop("predictor", self.predictor), observer, tightening, **grouped(given))
         for t in range(WASHOUT):
             controller.record(self.records[0].y[t], self.records[0].u[t])
         return controller

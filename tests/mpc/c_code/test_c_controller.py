@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from c_loops import controller, network, recall, run
+from c_loops import controller, learnt, network, run
 from c_quadratic import KINDS, CQuadratic, objective, program
 from guaranteed_cases import M, guaranteed
 from mpc_networks import NormContraction, elman
@@ -187,7 +187,7 @@ def remembering(kind, **believed):
     """A controller whose limits learn: one that plans to come to rest, one that does not, one that loses its error."""
     if kind == "terminal":
         case = guaranteed("layers")
-        return ending_at_rest("layers", error_memory=recall(case.tightening, case.half, **believed))
+        return ending_at_rest("layers", error_memory=learnt(case.tightening, case.half, **believed))
     system = elman(rate=0.6, seed=2)
     base, model = controller(system, limit=0.4).predictor, NormContraction.of(system)
     observer = Washout(base, 8, contraction=model)
@@ -199,13 +199,13 @@ def remembering(kind, **believed):
             base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed
         )  # fmt: skip
     tightening = no_tightening(system.digest, 8, 2)
-    learnt = recall(tightening, np.full(2, 0.4), steps=6, **believed)
+    memory = learnt(tightening, np.full(2, 0.4), steps=6, **believed)
     return TightenedMPC(
         base,
         observer,
         tightening,
         Tracking(output_weight=1.0, input_move_weight=0.1),
-        error_memory=learnt,
+        error_memory=memory,
         limits=Limits(soft=False),
     )
 
@@ -499,9 +499,9 @@ def test_an_estimate_is_certified_when_python_says_so(tmp_path):
     gain = 0.3 * system.C2.T / np.linalg.norm(system.C2, 2) ** 2
     model, own = NormContraction.of(system), NormContraction.of(observer_system(system, gain))
     skewed = NormContraction(own.system_digest, 0.9, np.diag([1.0, 1.0, 1.0, 4.0]), 2 * own.input_gain)
-    watch = StateObserver(base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed)
+    observer = StateObserver(base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed)
     tightening = no_tightening(system.digest, 6, 2)
-    ours = TightenedMPC(base, watch, tightening, Tracking(output_weight=1.0, input_move_weight=0.1))
+    ours = TightenedMPC(base, observer, tightening, Tracking(output_weight=1.0, input_move_weight=0.1))
     expected, found = (run(acting, ours, steps=80) for acting in (ours, CompiledController(ours, tmp_path)))
     assert found.certified == expected.certified
     assert 10 < sum(expected.certified) < 50  # lost in gaps and found again

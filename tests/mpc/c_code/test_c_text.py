@@ -41,8 +41,10 @@ HOSTILE = [
 def controller(text: str) -> TightenedMPC:
     system = network(1)
     predictor = Predictor(system, signals("u", 2, 1.0), signals("y", 2, 9.0))
-    room = replace(no_tightening(system.digest, 6, 2), promise=text)
-    return TightenedMPC(predictor, RunningOn(predictor, 2), room, Tracking(output_weight=1.0, input_move_weight=0.1))
+    tightening = replace(no_tightening(system.digest, 6, 2), promise=text)
+    return TightenedMPC(
+        predictor, RunningOn(predictor, 2), tightening, Tracking(output_weight=1.0, input_move_weight=0.1)
+    )
 
 
 @pytest.mark.skipif(CC is None, reason="no C compiler (cc or gcc) on the path")
@@ -50,10 +52,10 @@ def controller(text: str) -> TightenedMPC:
 def test_no_text_of_a_tightening_becomes_code(standard, tmp_path):
     strict = [standard, "-trigraphs", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     made = controller(HOSTILE[0])
-    room = replace(made.tightening)
+    tightening = replace(made.tightening)
     for i, text in enumerate(HOSTILE):
         with pytest.raises(DataError, match="digests"):
-            replace(room, digests={"system": 64 * "0", text: text})
+            replace(tightening, digests={"system": 64 * "0", text: text})
         for name, value in (("promise", text), ("digests", {"system": "s", text: text})):
             object.__setattr__(made.tightening, name, value)  # past all checks
         source, header = controller_to_c(made, tmp_path / f"c{i}.c")

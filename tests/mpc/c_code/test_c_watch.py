@@ -12,8 +12,8 @@ from controlrnn.data import Signal
 from controlrnn.errors import SettingError
 from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
-    MeasurementGuard,
     OperatingRegion,
+    PlausibilityLimits,
     Premise,
     RegionShape,
     Safety,
@@ -148,6 +148,6 @@ def test_sanitised_code_repeats_its_loop(name, tmp_path):
 
 
 def test_what_c_does_not_watch_is_refused(tmp_path):
-    guard = MeasurementGuard(sensors=(Signal("level", "m", -2.0, 2.0),))
-    with pytest.raises(SettingError, match="no guard of readings"):
-        controller_to_c(washing(watching=Watching(guard=guard)), tmp_path)
+    limits = PlausibilityLimits(sensors=(Signal("level", "m", -2.0, 2.0),))
+    with pytest.raises(SettingError, match="refuses absurd readings only"):
+        controller_to_c(washing(watching=Watching(plausibility=limits)), tmp_path)

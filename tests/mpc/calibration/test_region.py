@@ -176,13 +176,17 @@ def test_bad_input_is_refused(observer, region):
 
 def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
     limits = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level"), Signal("flow"))
-    watch = Washout(Predictor(elman(), *limits), 20)
-    region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
+    washout = Washout(Predictor(elman(), *limits), 20)
+    region = learn_region(washout, make_records(19, 0), scale_trajectories=make_records(10, 1))
     free = no_tightening(elman().digest, 4, 2)
     controller = TightenedMPC(
-        watch.predictor, watch, free, Tracking(output_weight=1.0, input_move_weight=0.1), safety=Safety(region=region)
+        washout.predictor,
+        washout,
+        free,
+        Tracking(output_weight=1.0, input_move_weight=0.1),
+        safety=Safety(region=region),
     )
-    x, wanted = np.zeros(4), watch.predictor.steady_output(np.array([0.3, 0.2]))
+    x, wanted = np.zeros(4), washout.predictor.steady_output(np.array([0.3, 0.2]))
     for _ in range(20):
         controller.record(elman().output(x, np.zeros(2)), np.zeros(2))
         x = elman().step(x, np.zeros(2))
@@ -198,12 +202,12 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
     assert not outside[-1]
     assert sum("outside of the calibrated region" in r.message for r in caplog.records) >= 1
     assert caplog.records[-1].message == "back in the calibrated region"
-    plain = TightenedMPC(watch.predictor, watch, free, Tracking(output_weight=1.0, input_move_weight=0.1))
+    plain = TightenedMPC(washout.predictor, washout, free, Tracking(output_weight=1.0, input_move_weight=0.1))
     assert plain.step(np.zeros(2), wanted).outside == ""
     with pytest.raises(SettingError, match="another observer"):
         TightenedMPC(
-            watch.predictor,
-            Washout(watch.predictor, 5),
+            washout.predictor,
+            Washout(washout.predictor, 5),
             free,
             Tracking(output_weight=1.0, input_move_weight=0.1),
             safety=Safety(region=region),
@@ -212,12 +216,12 @@ def test_the_controller_flags_and_logs_what_leaves_the_region(caplog):
 
 def test_closed_loops_keep_what_lay_outside(tmp_path):
     limits = tuple(tuple(Signal(s.name, s.unit, -1, 1) for s in group) for group in CHANNELS)
-    watch = Washout(Predictor(elman(), *limits), 20)
-    region = learn_region(watch, make_records(19, 0), scale_trajectories=make_records(10, 1))
+    washout = Washout(Predictor(elman(), *limits), 20)
+    region = learn_region(washout, make_records(19, 0), scale_trajectories=make_records(10, 1))
     controllers = [
         TightenedMPC(
-            watch.predictor,
-            watch,
+            washout.predictor,
+            washout,
             no_tightening(elman().digest, 4, 2),
             Tracking(output_weight=1.0, input_move_weight=0.1),
             safety=Safety(region=r),
@@ -226,7 +230,7 @@ def test_closed_loops_keep_what_lay_outside(tmp_path):
     ]
     plant = LurePlant(elman(), *limits)
     options = {
-        "reference": watch.predictor.steady_output(np.array([0.3, 0.2])), "steps": 20,
+        "reference": washout.predictor.steady_output(np.array([0.3, 0.2])), "steps": 20,
         "faults": [Outlier(size=3.0, start=10, stop=15, channel=1)], "warm_up_input": np.zeros(2),
     }  # fmt: skip
     result, plain = (run_closed_loop(plant, c, seed=0, **loop_settings(options)) for c in controllers)

@@ -22,8 +22,8 @@ from controlrnn.identification import StateEncoder
 from mpc import (
     EncoderObserver,
     ErrorMemory,
-    MeasurementGuard,
     MovingHorizonObserver,
+    PlausibilityLimits,
     Predictor,
     RegionShape,
     RunningOn,
@@ -87,7 +87,7 @@ def terminal(model: Predictor) -> TerminalSet:
     )  # fmt: skip
 
 
-def recall(tightening, observer: Observer) -> ErrorMemory:
+def learnt(tightening, observer: Observer) -> ErrorMemory:
     half = np.full((N + 1, 2), 0.1)
     return ErrorMemory(
         drift=0.01 * np.ones((3, 2)), change=0.01 * np.ones((3, 2)), jump=np.zeros((N, 2)), absolute=half,
@@ -116,10 +116,10 @@ def controllers() -> Iterator[tuple[str, TightenedMPC]]:
         yield name, TightenedMPC(model, observer, plain, **grouped(cost))
     settings = {
         "rti": {"options": SolverOptions(rti=True)}, "hard": {"soft": False}, "moves": {"move_limit": 0.1},
-        "economic": price | {"input_weight": 0.1}, "measured": {"measured": ["u2"]},
+        "economic": price | {"input_weight": 0.1}, "measured": {"measured_inputs": ["u2"]},
         "held": {"control_horizon": 4}, "cut short": {"options": SolverOptions(max_iterations=1)},
         "cut short, economic": price | {"options": SolverOptions(max_iterations=1)},
-        "cut short, measured": {"measured": ["u2"], "options": SolverOptions(max_iterations=1)},
+        "cut short, measured": {"measured_inputs": ["u2"], "options": SolverOptions(max_iterations=1)},
     }  # fmt: skip
     for name, options in settings.items():
         yield name, TightenedMPC(model, RunningOn(model, 2), plain, **grouped(dict(**cost, **options)))
@@ -163,23 +163,23 @@ def recalling() -> TightenedMPC:
         observer,
         tightening,
         Tracking(output_weight=1.0, input_move_weight=0.05),
-        error_memory=recall(tightening, observer),
+        error_memory=learnt(tightening, observer),
     )
 
 
 def run(controller: TightenedMPC) -> None:
     """Warm-up, steps with gaps, a reading that comes late, one that is wrong, and references near and far."""
     system, rng = controller.predictor.system, np.random.default_rng(0)
-    guard = MeasurementGuard(
+    checks = PlausibilityLimits(
         sensors=tuple(Signal(s.name, lower=-100.0, upper=100.0) for s in controller.predictor.outputs), rate=[50.0] * 2
-    ).watch()
+    ).start()
     readings = 0.05 * rng.standard_normal((STEPS, 2)) + controller.predictor.predict(
         np.zeros(system.nx), np.zeros((STEPS - 1, 2))
     )
     readings[4, 0], readings[7], readings[8] = np.nan, np.nan, 1e3
-    forecast = [0.1] if controller.problem.measured else None
+    forecast = [0.1] if controller.problem.measured_inputs else None
     for t, y in enumerate(readings):
-        believed, _ = guard.check(y, np.zeros(2))
+        believed, _ = checks.check(y, np.zeros(2))
         if t < 3:
             controller.record(believed, np.array([0.1, -0.1]))
             continue

@@ -55,11 +55,11 @@ def plant():
     return LurePlant(elman(2, 1, 1), signals("u", 1, 1.0), signals("y", 1, 0.2))
 
 
-def controller(plant, *, room=0.02, kind=AdaptiveMPC, **settings):
+def controller(plant, *, amount=0.02, kind=AdaptiveMPC, **settings):
     predictor = Predictor(plant.system, plant.inputs, plant.outputs)
     if kind is AdaptiveMPC:
         settings = {"adaptation": Adaptation(coverage=0.8, gain=0.2)} | settings
-    tightening = back_off(plant.system.digest, N, np.array([room]))
+    tightening = back_off(plant.system.digest, N, np.array([amount]))
     given = grouped(dict(output_weight=1.0, input_move_weight=0.1, **settings))
     return kind(predictor, RunningOn(predictor, 5), tightening, **grouped(given))
 
@@ -106,7 +106,7 @@ def test_what_rests_on_a_fixed_tightening_is_refused(plant, tmp_path):
     with pytest.raises(SettingError, match="practical mode"):
         controller(plant, mode=Mode.GUARANTEED)
     with pytest.raises(SettingError, match="zero at step 1"):
-        controller(plant, room=0.0)
+        controller(plant, amount=0.0)
     with pytest.raises(SettingError, match="TightenedMPC itself"):
         controller_to_c(controller(plant), tmp_path)
     for wrong in ({"coverage": 1.0}, {"coverage": 0.0}, {"gain": 0.0}, {"gain": np.nan}):
@@ -118,11 +118,11 @@ def test_what_rests_on_a_fixed_tightening_is_refused(plant, tmp_path):
 def test_the_worst_output_decides():
     plant = LurePlant(elman(2, 1, 2), signals("u", 1, 1.0), signals("y", 2, 1.0))
     predictor = Predictor(plant.system, plant.inputs, plant.outputs)
-    room = back_off(plant.system.digest, N, np.array([0.1, 0.2]))
+    tightening = back_off(plant.system.digest, N, np.array([0.1, 0.2]))
     adaptive = AdaptiveMPC(
         predictor,
         RunningOn(predictor, 1),
-        room,
+        tightening,
         Tracking(output_weight=1.0, input_move_weight=0.1),
         adaptation=Adaptation(),
     )

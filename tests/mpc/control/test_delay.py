@@ -44,17 +44,25 @@ def parts():
     start = observer.restart
     joint = certify_horizon(system, W + N, initial_radius=start.radius, metric=start.metric, focus=[W, W + N])
     declared = error(system, np.full(N + 1, RESIDUAL))
-    room = make_recursive(tighten(declared, joint, observer=observer), None, observer=observer)
+    tightening = make_recursive(tighten(declared, joint, observer=observer), None, observer=observer)
     drift = error(system, np.r_[0.0, np.full(N, 0.039)], 1.0)
-    recall = make_error_memory(room, drift, certify_changes(observer, 2), observer=observer)
-    return predictor, contraction, room, terminal_set(predictor, contraction, horizon=N, jump=observer.jump), recall
+    memory = make_error_memory(tightening, drift, certify_changes(observer, 2), observer=observer)
+    return (
+        predictor,
+        contraction,
+        tightening,
+        terminal_set(predictor, contraction, horizon=N, jump=observer.jump),
+        memory,
+    )
 
 
 def controller(recalling=False, **options):
-    predictor, contraction, room, terminal, recall = parts()
+    predictor, contraction, tightening, terminal, memory = parts()
     observer = RunningOn(predictor, W, contraction=contraction)
     settings = {"output_weight": 1.0, "input_move_weight": 1e-4, "control_horizon": M, "terminal": terminal} | options
-    return TightenedMPC(predictor, observer, room, error_memory=recall if recalling else None, **grouped(settings))
+    return TightenedMPC(
+        predictor, observer, tightening, error_memory=memory if recalling else None, **grouped(settings)
+    )
 
 
 def loop(made, steps=200, seed=0, under_way=1):

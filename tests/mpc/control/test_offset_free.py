@@ -36,8 +36,8 @@ def controller(observer, mode="nominal"):
         return TightenedMPC(PREDICTOR, observer, no_tightening(SYSTEM.digest, N, 2), **grouped(settings))
     error = declared_error(SYSTEM, np.full((N + 1, 2), 0.02))
     if mode == "practical":
-        room = tighten(replace(error, disturbance_gain=0.2), None, observer=observer)
-        return TightenedMPC(PREDICTOR, observer, room, **grouped(settings))
+        tightening = tighten(replace(error, disturbance_gain=0.2), None, observer=observer)
+        return TightenedMPC(PREDICTOR, observer, tightening, **grouped(settings))
     jump = RunningOn(PREDICTOR, 1, contraction=CONTRACTION).jump
     return TightenedMPC(
         PREDICTOR,

@@ -205,7 +205,7 @@ def test_loops_that_are_not_what_was_asked_for_are_refused():
     with pytest.raises(DataError, match="at least 19"):
         calibrate_closed_loop(Loops(), START, seed=0, effort=LoopEffort(loops=10))
     ends = np.zeros((12, 2, N + 1, 2))
-    with pytest.raises(SettingError, match="recall"):
+    with pytest.raises(SettingError, match="limits that learn"):
         calibrate_closed_loop(
             lambda c, seeds: [replace(loop(c, s), intervals=ends) for s in seeds], START, seed=0, target="predictions"
         )
@@ -239,8 +239,8 @@ def test_tightening_carries_what_it_was_calibrated_with_and_refuses_another_cont
     predictor = Predictor(system, signals("u", 1, 1.0), signals("y", 2, 1.0))
 
     def build(tightening, steps=5):
-        watch = RunningOn(predictor, steps)
-        controller = TightenedMPC(predictor, watch, tightening, Tracking(output_weight=1.0, input_move_weight=1.0))
+        observer = RunningOn(predictor, steps)
+        controller = TightenedMPC(predictor, observer, tightening, Tracking(output_weight=1.0, input_move_weight=1.0))
         return ClosedLoopSetup(LurePlant(system, predictor.inputs, predictor.outputs), controller)
 
     class Quick(SimulatedLoops):

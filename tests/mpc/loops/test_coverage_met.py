@@ -17,8 +17,8 @@ def test_stretches_are_inside_where_all_their_steps_are():
 
 
 def test_a_run_is_looked_at_again_and_again_and_runs_once():
-    room = back_off(MODEL, N, np.array([0.15, 0.0]))
-    runs = MonteCarloResult(tuple(loop(room, s) for s in range(30)))
+    tightening = back_off(MODEL, N, np.array([0.15, 0.0]))
+    runs = MonteCarloResult(tuple(loop(tightening, s) for s in range(30)))
     kept = [(r.y[1:, 0] <= LIMIT).all() for r in runs.results]
     found = runs.coverage_met()
     assert (found.inside, found.n, found.anytime) == (sum(kept), 30, False)

@@ -9,8 +9,8 @@ from mpc import (
     ActuatorOffset,
     DropOut,
     Late,
-    MeasurementGuard,
     Outlier,
+    PlausibilityLimits,
     Predictor,
     StateObserver,
     TightenedMPC,
@@ -143,10 +143,10 @@ def test_corrected_loops_estimate_better():
 
 def test_late_readings_at_the_end_of_the_sensors_range_are_not_believed(gentle, monkeypatch):
     controller = make(gentle, Counting)
-    guard = MeasurementGuard(sensors=signals("y", 2, 1.0))
+    limits = PlausibilityLimits(sensors=signals("y", 2, 1.0))
     # The second channel is off by more than the sensor's range.
     faults = [Outlier(size=3.0, channel=1), Late(delay=1, stamped=True, start=5, stop=7)]
-    controller.change(watching=Watching(guard=guard))
+    controller.change(watching=Watching(plausibility=limits))
     heard = []
     monkeypatch.setattr(controller.observer, "correct", lambda age, y: heard.append((age, y)))
     run(controller, faults, steps=10)

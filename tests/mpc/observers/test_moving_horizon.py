@@ -113,8 +113,10 @@ def contraction(system):
 
 
 def guarded(predictor, contraction, guard=RunningOn, steps=10, **options):
-    watch = guard(predictor, steps, contraction=contraction, input_error=0.05)
-    return MovingHorizonObserver(predictor, steps, window=6, output_std=0.05, input_error=0.05, guard=watch, **options)
+    running = guard(predictor, steps, contraction=contraction, input_error=0.05)
+    return MovingHorizonObserver(
+        predictor, steps, window=6, output_std=0.05, input_error=0.05, guard=running, **options
+    )
 
 
 @pytest.mark.parametrize(

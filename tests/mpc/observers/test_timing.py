@@ -221,9 +221,9 @@ def lead_controller(k, **options):
     joint = certify_horizon(
         predictor.system, 80 + N, initial_radius=start.radius, metric=start.metric, focus=[80, 80 + N]
     )
-    room = tighten(error(predictor.system, np.full(N + 1, 1e-6)), joint, observer=observer)
+    tightening = tighten(error(predictor.system, np.full(N + 1, 1e-6)), joint, observer=observer)
     return TightenedMPC(
-        predictor, observer, room, **grouped(dict(output_weight=1.0, input_move_weight=0.01, **options))
+        predictor, observer, tightening, **grouped(dict(output_weight=1.0, input_move_weight=0.01, **options))
     )
 
 

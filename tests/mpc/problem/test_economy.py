@@ -273,7 +273,7 @@ def test_c_code_refuses_prices(predictor, tmp_path):
 def test_without_prices_nothing_changes(predictor):
     made = controller(predictor, output_weight=1.0, input_reference=[0.3, 0.3])
     assert made.problem.economy is None
-    assert not made.problem.measured
+    assert not made.problem.measured_inputs
 
 
 @pytest.mark.parametrize(

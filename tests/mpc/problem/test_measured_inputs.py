@@ -45,7 +45,7 @@ def measured(place=1, system: LureSystem | None = None, **options):
         limit[:] = options.pop("move_limit")
     weight[place], limit[place] = 0.0, OPEN
     system = elman(5, 3, 2) if system is None else system
-    return problem(system, N, input_move_weight=weight, move_limit=limit, measured=(place,), **options)
+    return problem(system, N, input_move_weight=weight, move_limit=limit, measured_inputs=(place,), **options)
 
 
 def sampled(ocp, rng, reference=(0.3, 0.1)):
@@ -71,7 +71,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_engines_agree_and_leave_the_forecast_alone(name, rng):
     ocp = measured(**CASES[name])
-    (place,) = ocp.measured
+    (place,) = ocp.measured_inputs
     engines = [CondensedBackend, FatropBackend] + [DoMpcBackend] * (ocp.inputs == N)
     for reference in ((0.3, 0.1), (2.0, -2.0)):
         data = sampled(ocp, rng, reference)
@@ -115,7 +115,7 @@ def known() -> Predictor:
 
 
 def make(predictor, **options):
-    settings = {"output_weight": 1.0, "input_move_weight": 0.02, "measured": ("u2",)} | options
+    settings = {"output_weight": 1.0, "input_move_weight": 0.02, "measured_inputs": ("u2",)} | options
     tightening = no_tightening(predictor.system.digest, N, predictor.ny)
     return TightenedMPC(predictor, RunningOn(predictor, 1), tightening, **grouped(settings))
 
@@ -132,7 +132,7 @@ def run(predictor, *, preview=True, **options):
         plant_of(predictor),
         make(predictor, **options),
         reference=[0.1, 0.1],
-        measured=STEP,
+        measured_inputs=STEP,
         steps=40,
         seed=0,
         preview=preview,
@@ -182,7 +182,7 @@ def test_limits_tightened_by_the_radius_of_a_forecast_hold_with_errors_at_its_ed
         predictor,
         RunningOn(predictor, 1),
         tightening,
-        Tracking(output_weight=1.0, input_move_weight=0.02, measured=("u2",)),
+        Tracking(output_weight=1.0, input_move_weight=0.02, measured_inputs=("u2",)),
     )
     controller.record(known.system.output(controller.observer.state, np.zeros(3)), np.zeros(3))
     errors, within = [], []
@@ -224,9 +224,9 @@ def wrong_loop(predictor, wrong, radius, seed=0, **options):
         predictor,
         RunningOn(predictor, 1),
         tightening,
-        Tracking(output_weight=1.0, input_move_weight=0.02, measured=("u2",), mode=Mode.GUARANTEED),
+        Tracking(output_weight=1.0, input_move_weight=0.02, measured_inputs=("u2",), mode=Mode.GUARANTEED),
     )
-    settings = {"reference": [0.1, 0.1], "measured": STEP, "steps": 40, "warm_up": 40} | options
+    settings = {"reference": [0.1, 0.1], "measured_inputs": STEP, "steps": 40, "warm_up": 40} | options
     return controller, run_closed_loop(
         plant_of(predictor), controller, seed=seed, **loop_settings(dict(forecast_error=wrong, **settings))
     )
@@ -273,7 +273,7 @@ def test_errors_of_no_forecast_are_refused(known):
             wrong_loop(known, options.pop("forecast_error", 0.1), 0.2, **options)
     with pytest.raises(ShapeError, match="forecast_error"):
         wrong_loop(known, [0.1, 0.1], 0.2)
-    plain = make(known, measured=())
+    plain = make(known, measured_inputs=())
     with pytest.raises(SettingError, match="pass measured"):
         run_closed_loop(
             plant_of(known), plain, reference=[0.1, 0.1], steps=3, seed=0, disturbances=Disturbances(forecast_error=0.1)
@@ -287,7 +287,13 @@ def test_loops_are_the_same_with_fatrop(known):
 def test_moves_and_prices_are_not_for_measured_inputs(known):
     controller = make(known, move_limit=0.05, input_price=0.1, input_weight=0.1)
     result = run_closed_loop(
-        plant_of(known), controller, reference=[0.1, 0.1], measured=STEP, steps=40, seed=0, start=Start(warm_up=10)
+        plant_of(known),
+        controller,
+        reference=[0.1, 0.1],
+        measured_inputs=STEP,
+        steps=40,
+        seed=0,
+        start=Start(warm_up=10),
     )
     np.testing.assert_array_equal(result.u[:, 1], STEP[:, 0])
     moves = np.abs(np.diff(result.u, axis=0))
@@ -335,7 +341,7 @@ def test_fallbacks_know_what_is_coming(known):
 def test_bad_settings_are_refused(known, tmp_path):
     for names in (("u9",), ("u2", "u2"), "u2", ("u1", "u2", "u3")):
         with pytest.raises(SettingError, match="measured"):
-            make(known, measured=names)
+            make(known, measured_inputs=names)
     controller = make(known)
     state = controller.observer.state
     for forecast, error in ((None, SettingError), ([0.1, 0.2], ShapeError), ([np.nan], DataError)):
@@ -345,12 +351,12 @@ def test_bad_settings_are_refused(known, tmp_path):
         controller.step(np.zeros(2), [0.1, 0.1], np.zeros((0, 1)))
     assert controller.observer.state is state
     with pytest.raises(SettingError, match="forecast"):
-        make(known, measured=()).step(np.zeros(2), [0.1, 0.1], [0.1])
+        make(known, measured_inputs=()).step(np.zeros(2), [0.1, 0.1], [0.1])
     with pytest.raises(SettingError, match="measured"):
         run_closed_loop(plant_of(known), controller, reference=[0.1, 0.1], steps=3, seed=0)
     with pytest.raises(SettingError, match="chosen"):
-        guaranteed("elman").controller(measured=("u1",))
+        guaranteed("elman").controller(measured_inputs=("u1",))
     with pytest.raises(SettingError, match="forecast"):
         controller_to_c(make(known), tmp_path)
     with pytest.raises(SettingError, match="neither weights nor prices"):
-        problem(elman(), measured=(0,))
+        problem(elman(), measured_inputs=(0,))

@@ -174,12 +174,12 @@ def test_the_best_held_input_keeps_limits_and_costs_least(name, limit):
     assert (np.abs(found) <= 1).all()
     assert (np.abs(predictor.steady_output(found)) <= limit + 1e-6).all()
     starts = [np.zeros(2), found, np.array([0.5, 0.5]), np.array([-0.5, 0.5])]
-    room = [] if np.isinf(limit) else [
+    kept = [] if np.isinf(limit) else [
         {"type": "ineq", "fun": lambda u: limit - predictor.steady_output(u)},
         {"type": "ineq", "fun": lambda u: limit + predictor.steady_output(u)},
     ]  # fmt: skip
     others = [
-        minimize(cost, start, method="SLSQP", bounds=[(-1, 1)] * 2, constraints=room, options={"ftol": 1e-12}).x
+        minimize(cost, start, method="SLSQP", bounds=[(-1, 1)] * 2, constraints=kept, options={"ftol": 1e-12}).x
         for start in starts
     ]
     kept = [u for u in others if (np.abs(predictor.steady_output(u)) <= limit + 1e-6).all()]
@@ -198,7 +198,9 @@ def test_limits_that_nothing_keeps_are_missed_by_little():
 
 
 def test_measured_inputs_are_those_of_the_forecast():
-    ocp = problem(elman(6, 3, 2, seed=4), limit=np.inf, input_move_weight=np.array([0.05, 0.0, 0.05]), measured=(1,))
+    ocp = problem(
+        elman(6, 3, 2, seed=4), limit=np.inf, input_move_weight=np.array([0.05, 0.0, 0.05]), measured_inputs=(1,)
+    )
     wanted = ocp.predictor.steady_output(np.array([0.3, 0.8, -0.2]))
     data = replace(sample(ocp, wanted), forecast=np.tile([[0.8]], (8, 1)))
     held = best_held_input(ocp, data)

@@ -61,7 +61,7 @@ def road():
         system=system, observer=observer, contraction=contraction, joint=joint, growth=growth, error=error, drift=drift,
         tightening=tightening, outputs=outputs, changes=changes,
         terminal=terminal_set(predictor, contraction, horizon=N, jump=jump, outputs=outputs),
-        recall=make_error_memory(tightening, drift, changes, observer=observer, growth=growth),
+        memory=make_error_memory(tightening, drift, changes, observer=observer, growth=growth),
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def stored(one, tmp_path, **changed):
 
 def test_what_was_made_is_verified_from_its_files(road, tmp_path):
     stored(road.tightening, tmp_path).verify(road.error, road.joint, observer=road.observer, growth=road.growth)
-    stored(road.recall, tmp_path).verify(
+    stored(road.memory, tmp_path).verify(
         road.tightening, road.drift, road.changes, observer=road.observer, growth=road.growth
     )
     stored(road.terminal, tmp_path).verify(road.system, road.contraction, road.outputs, jump=road.observer.jump)
@@ -144,7 +144,7 @@ def test_other_words_and_other_sources_are_refused(road, tmp_path):
 
 @pytest.mark.parametrize("name", ["drift", "change", "jump", "absolute", "growth", "end"])
 def test_an_altered_recall_is_refused(road, tmp_path, name):
-    forged = stored(road.recall, tmp_path, **{name: 0.99 * getattr(road.recall, name)})
+    forged = stored(road.memory, tmp_path, **{name: 0.99 * getattr(road.memory, name)})
     with pytest.raises(CertificationError, match=f"claims {name}"):
         forged.verify(road.tightening, road.drift, road.changes, observer=road.observer, growth=road.growth)
 
@@ -160,7 +160,7 @@ def test_a_terminal_set_for_smaller_jumps_or_of_other_sources_is_refused(road, t
         with pytest.raises(CertificationError, match=match):
             forged.verify(road.system, road.contraction, road.outputs, jump=road.observer.jump)
     assert isinstance(road.terminal, TerminalSet)
-    assert isinstance(road.recall, ErrorMemory)
+    assert isinstance(road.memory, ErrorMemory)
     assert isinstance(road.tightening, Tightening)
 
 
@@ -180,7 +180,7 @@ def verify_all(road, tightening, terminal, error_memory):
 
 
 def test_guarantees_rest_on_nothing_that_was_read_and_not_verified(road, tmp_path):
-    own = {"tightening": road.tightening, "terminal": road.terminal, "error_memory": road.recall}
+    own = {"tightening": road.tightening, "terminal": road.terminal, "error_memory": road.memory}
     assert all(part.verified for part in own.values())
     controller(road, **own)
     read = {name: stored(part, tmp_path) for name, part in own.items()}
@@ -215,7 +215,7 @@ def test_zeros_are_not_taken_for_a_guarantee(road, tmp_path):
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])  # noqa: S301
 def test_a_copy_stays_verified_until_it_is_changed(road, copied):
-    for one in (road.tightening, road.terminal, road.recall, road.tightening.on_trust()):
+    for one in (road.tightening, road.terminal, road.memory, road.tightening.on_trust()):
         assert copied(one).verified
         assert not replace(one).verified
     bent = copied(road.tightening)

@@ -70,17 +70,17 @@ def test_a_controller_refuses_a_predictor_of_other_actuators(parts):
 
 
 def test_what_is_the_same_is_accepted_and_saved(parts, tmp_path):
-    room = parts[0]
-    room.save(tmp_path / "room.npz")
-    again = type(room).load(tmp_path / "room.npz")
-    assert again.digest == room.digest
-    assert again.premises.digest == room.premises.digest == washout().premises.also(
+    tightening = parts[0]
+    tightening.save(tmp_path / "room.npz")
+    again = type(tightening).load(tmp_path / "room.npz")
+    assert again.digest == tightening.digest
+    assert again.premises.digest == tightening.premises.digest == washout().premises.also(
         horizon=N, length=100, loop="open"
     ).digest  # fmt: skip
-    assert not again.premises.differences(room.premises)
-    changed = replace(room, premises=room.premises.also(dt=2.0))
-    assert changed.digest != room.digest
-    assert changed.premises.differences(room.premises) == ("dt 2.0 against 1.0",)
+    assert not again.premises.differences(tightening.premises)
+    changed = replace(tightening, premises=tightening.premises.also(dt=2.0))
+    assert changed.digest != tightening.digest
+    assert changed.premises.differences(tightening.premises) == ("dt 2.0 against 1.0",)
 
 
 def test_what_is_not_said_is_not_compared():
@@ -100,10 +100,10 @@ def test_records_say_which_plant_they_are_of():
     assert record_premises(SYSTEM, [record("y1"), record("level", "m")]).output_units == ("m",)
     with pytest.raises(DataError, match="one plant"):
         record_premises(SYSTEM, [record("level", "m"), record("level", "cm")])
-    room = error(SYSTEM, np.full(N + 1, RESIDUAL))
-    room = replace(room, premises=record_premises(SYSTEM, [record("level", "cm")]))
+    tightening = error(SYSTEM, np.full(N + 1, RESIDUAL))
+    tightening = replace(tightening, premises=record_premises(SYSTEM, [record("level", "cm")]))
     with pytest.raises(SettingError, match="output units 'cm' against 'm'"):
-        tighten(room, None, observer=washout())
+        tighten(tightening, None, observer=washout())
 
 
 class Plant:

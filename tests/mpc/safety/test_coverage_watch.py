@@ -122,14 +122,14 @@ def test_missing_readings_reach_the_count():
 
 
 def controller(reaction="report", **promised):
-    predictor, contraction, room, terminal, _ = running_parts()
+    predictor, contraction, tightening, terminal, _ = running_parts()
     given = CoveragePromise(**{"coverage": 0.9, "stretch": 4, "patience": 20.0} | promised)
     watching = Watching(promised=given, reactions={"coverage": reaction}, safe_reference=[0.0])
     observer = RunningOn(predictor, W, contraction=contraction)
     return TightenedMPC(
         predictor,
         observer,
-        room,
+        tightening,
         Tracking(output_weight=1.0, input_move_weight=1e-4, control_horizon=4),
         terminal=terminal,
         safety=Safety(watching=watching),

@@ -53,11 +53,11 @@ def unreliable(way, dead):
 
 def tank_controller(ends=True, **options):
     """x+ = 0.9 x + u, limit 1 on x; hard with a terminal set, or soft."""
-    predictor, contraction, room, terminal, _ = running_parts()
+    predictor, contraction, tightening, terminal, _ = running_parts()
     settings = {"output_weight": 1.0, "input_move_weight": 1e-3} | options
     if ends:
         settings = {"terminal": terminal, "control_horizon": 4} | settings
-    return TightenedMPC(predictor, RunningOn(predictor, W, contraction=contraction), room, **grouped(settings))
+    return TightenedMPC(predictor, RunningOn(predictor, W, contraction=contraction), tightening, **grouped(settings))
 
 
 def loop(made, reference, *, steps=60, x=0.0, u=0.0, seed=0):

@@ -7,7 +7,7 @@ from premise_cases import CONTRACTION, STEPS, SYSTEM, Loop, parts, predictor, wa
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
-from mpc import Fallback, MeasurementGuard, Premise, Reaction, TightenedMPC, Watching, no_tightening, tighten
+from mpc import Fallback, PlausibilityLimits, Premise, Reaction, TightenedMPC, Watching, no_tightening, tighten
 from mpc.control.settings import grouped
 from mpc.observers.straying import astray, followed
 
@@ -113,9 +113,9 @@ def test_absurd_readings_leave_nothing_behind(make, value):
 
 def test_a_model_error_beyond_the_tightening_is_named():
     loop = Loop(washing())
-    room = parts()[0].predictive[0, 0]
+    bound = parts()[0].predictive[0, 0]
     for t in range(30):
-        loop.step(0.2, off=1.5 * room if 10 <= t < 13 else 0.0)
+        loop.step(0.2, off=1.5 * bound if 10 <= t < 13 else 0.0)
     told = [s.broken for s in loop.steps]
     assert told[10:13] == [(Premise.MODEL_ERROR,)] * 3
     assert not any(told[:10] + told[13:])
@@ -172,17 +172,17 @@ def test_missed_and_late_samples_are_caught_up_with(make):
 
 
 def test_reactions():
-    room = 1.5 * parts()[0].predictive[0, 0]
+    bound = 1.5 * parts()[0].predictive[0, 0]
     held = Loop(washing(watching=Watching(reactions={"model_error": "hold"})))
     safe = Loop(washing(watching=Watching(reactions={"model_error": "back_off"}, safe_reference=[-0.2])))
     deaf = Loop(washing(watching=Watching(reactions={"model_error": "ignore"})))
     for t in range(150):
-        off = room if t >= 20 else 0.0
+        off = bound if t >= 20 else 0.0
         for loop in (held, safe, deaf):
             loop.step(0.3, off=off)
     assert {float(s.u[0]) for s in held.steps[20:]} == {float(held.steps[19].u[0])}
     assert held.steps[25].fallback is Fallback.STEADY
-    assert safe.true[-1] == pytest.approx(-0.2 - room, abs=0.01)
+    assert safe.true[-1] == pytest.approx(-0.2 - bound, abs=0.01)
     assert deaf.true[-1] == pytest.approx(0.3, abs=0.05)
     assert not any(s.certified for loop in (held, safe, deaf) for s in loop.steps[20:])
 
@@ -209,15 +209,15 @@ def test_a_wider_tightening_counts_while_it_is_needed():
     for bad, match in (
         ({"wider": no_tightening(SYSTEM.digest, N, 1)}, "at least the tightening"),
         ({"wider": no_tightening(SYSTEM.digest, N - 1, 1)}, "at least 10 steps"),
-        ({"guard": MeasurementGuard(sensors=(Signal("a"), Signal("b")))}, "1 sensors, got 2"),
+        ({"plausibility": PlausibilityLimits(sensors=(Signal("a"), Signal("b")))}, "1 sensors, got 2"),
     ):
         with pytest.raises(SettingError, match=match):
             made(watching=Watching(**bad))
 
 
-def test_the_guard_is_part_of_the_controller():
-    guard = MeasurementGuard(sensors=(Signal("level", "m", -2.0, 2.0),), repeats=5)
-    loop = Loop(washing(watching=Watching(guard=guard)))
+def test_plausibility_limits_are_part_of_the_controller():
+    limits = PlausibilityLimits(sensors=(Signal("level", "m", -2.0, 2.0),), repeats=5)
+    loop = Loop(washing(watching=Watching(plausibility=limits)))
     for t in range(12):
         loop.step(0.5, off=[0.0, 3.0][t == 5])
     assert loop.steps[5].broken[0] is Premise.READINGS

@@ -21,7 +21,7 @@ N, STEPS = 6, 40
 RECORD, COMMAND = 0.01, np.array([0.15, 0.1])
 
 
-def watch(kind, predictor, *, told=True):
+def observer_of(kind, predictor, *, told=True):
     """An observer whose memory of its start has faded; it may not be told of command errors."""
     return kind(
         predictor, STEPS, contraction=NormContraction.of(predictor.system), input_error=RECORD,
@@ -38,7 +38,7 @@ def perfect(system):
 def test_predictions_leave_the_bound_of_recorded_inputs_and_keep_that_of_commands(
     system, predictor, rng, kind, from_restart
 ):
-    ignorant, observer = watch(kind, predictor, told=False), watch(kind, predictor)
+    ignorant, observer = observer_of(kind, predictor, told=False), observer_of(kind, predictor)
     ahead, radius = (STEPS, observer.restart.radius) if from_restart else (0, observer.error.radius)
 
     def tightened(watching):
@@ -63,7 +63,7 @@ def test_predictions_leave_the_bound_of_recorded_inputs_and_keep_that_of_command
 
 
 def test_one_plan_is_certified_for_its_commands(system, predictor, rng):
-    ignorant, observer = watch(RunningOn, predictor, told=False), watch(RunningOn, predictor)
+    ignorant, observer = observer_of(RunningOn, predictor, told=False), observer_of(RunningOn, predictor)
     x, plan = rng.uniform(-0.5, 0.5, system.nx), 0.8 * rng.uniform(-1, 1, (N, 2))
     settings = {"x": x, "plan": plan}
     small, covering = (certify_plan(**settings, observer=o) for o in (ignorant, observer))
@@ -92,8 +92,8 @@ def test_a_guard_has_to_know_of_the_command_errors(system, predictor):
         return tighten_guarded(perfect(system), certificate, difference, observer=observer), certificate
 
     with pytest.raises(SettingError, match="guard must allow for command errors"):
-        guarded(watch(RunningOn, predictor, told=False))
-    found, certificate = guarded(watch(RunningOn, predictor))
+        guarded(observer_of(RunningOn, predictor, told=False))
+    found, certificate = guarded(observer_of(RunningOn, predictor))
     assert (found.total >= certificate.bounds).all()
 
 

@@ -35,7 +35,7 @@ def parts(system):
 
 def test_guarded_predictions_stay_inside(parts, rng):
     observer, error, certificate, difference = parts
-    room = tighten_guarded(error, certificate, difference, observer=observer)
+    tightening = tighten_guarded(error, certificate, difference, observer=observer)
     system, true = observer.system, switching(rng, 200, 2)
     recorded = true + 0.05 * rng.choice([-1, 1], true.shape)
     y = system.simulate(true, observer.initial_state)[0]
@@ -45,10 +45,10 @@ def test_guarded_predictions_stay_inside(parts, rng):
     for t in range(STEPS, 200 - N - 1):
         predicted = system.simulate(recorded[t : t + N + 1], estimates[t])[0]
         worst = np.maximum(worst, np.abs(y[t : t + N + 1] - predicted))
-    assert (worst <= room.reinitialisation).all()
+    assert (worst <= tightening.reinitialisation).all()
     assert (worst > 0).all()
-    np.testing.assert_array_equal(room.model_error, error.bounds)
-    assert room.digests["observer"] == observer.digest
+    np.testing.assert_array_equal(tightening.model_error, error.bounds)
+    assert tightening.digests["observer"] == observer.digest
 
 
 def test_it_is_tighter_than_one_ball_around_the_estimate(parts):

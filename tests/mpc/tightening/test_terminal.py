@@ -187,7 +187,7 @@ def test_an_end_that_the_set_holds_back_costs_the_same_with_both_engines():
     assert a.status is Status.SOLVED
     assert a.feasible
     assert b.feasible
-    assert 0.999 <= case.terminal.share(controller.problem.outcome(data.x, a.u)[1]) <= 1.0
+    assert 0.999 <= case.terminal.radii(controller.problem.outcome(data.x, a.u)[1]) <= 1.0
     np.testing.assert_allclose(a.cost, b.cost, rtol=1e-4)
 
 
@@ -317,9 +317,9 @@ def test_a_plan_that_ends_outside_of_the_set_exceeds_it_by_that_much():
     problem, data, plan = controller.problem, controller.last_data, steps[-1].u_planned
     gap = problem.outcome(data.x, plan)[1]
     assert problem.excess(data, plan) <= 0
-    assert case.terminal.share(gap) > 0
+    assert case.terminal.radii(gap) > 0
     for share in (0.5, 2.0, 1e3):
-        radius = case.terminal.radius * case.terminal.share(gap) / share
+        radius = case.terminal.radius * case.terminal.radii(gap) / share
         other = replace(problem, terminal=replace(case.terminal, radius=radius, jump=0.0))
         assert (other.excess(data, plan) <= 0) == (share <= 1)
         if share > 1:
@@ -362,7 +362,7 @@ def test_margin_holds_for_every_state_in_the_set(rng):
     directions = rng.standard_normal((2000, system.nx))
     away = np.linalg.solve(terminal.root, directions.T).T
     away *= terminal.radius / np.sqrt(np.einsum("ti,ij,tj->t", away, terminal.metric, away))[:, None]
-    np.testing.assert_allclose([terminal.share(a) for a in away[:5]], 1.0)
+    np.testing.assert_allclose([terminal.radii(a) for a in away[:5]], 1.0)
     at, u = 0.5 * rng.standard_normal((2000, system.nx)), rng.uniform(-1, 1, (2000, 2))
     moved = np.abs(system.output(at + away, u) - system.output(at, u))
     assert (moved <= terminal.margin).all()

@@ -58,14 +58,14 @@ def test_disturbance_estimated_with_another_observer_costs_the_first_bound(syste
     """dhat calibrated with x* but formed with estimates, or with exact inputs: the difference is covered."""
     gain, sure = DisturbanceFilter(0.5), Washout(predictor, 12, contraction=NormContraction.of(system))
 
-    def with_dhat_of(calibrated, watch):
-        bounded = NormHorizon.of(system, N, watch.error.euclidean, watch.input_error)
+    def with_dhat_of(calibrated, other):
+        bounded = NormHorizon.of(system, N, other.error.euclidean, other.input_error)
         error = model_error(system, gain=0.5, observer_digest=calibrated)
-        return tighten(error, bounded, observer=watch).total - error.bounds - bounded.bounds, bounded.bounds[0]
+        return tighten(error, bounded, observer=other).total - error.bounds - bounded.bounds, bounded.bounds[0]
 
     np.testing.assert_allclose(with_dhat_of(sure.digest, sure)[0], 0.0, atol=1e-12)
-    for calibrated, watch in (("", sure), (observer.digest, observer)):
-        added, first = with_dhat_of(calibrated, watch)
+    for calibrated, other in (("", sure), (observer.digest, observer)):
+        added, first = with_dhat_of(calibrated, other)
         np.testing.assert_allclose(added, np.tile(first, (N + 1, 1)))
     short = Washout(predictor, 3, contraction=NormContraction.of(system))
     certificate = NormHorizon.of(system, N, short.error.euclidean)
@@ -154,12 +154,12 @@ def test_a_certificate_for_boxes_alone_is_refused(system, observer):
         tighten(model_error(system), boxed, observer=observer)
 
 
-def executed(observer, precision="float32", room=0.02, **arguments):
+def executed(observer, precision="float32", beyond=0.02, **arguments):
     """The execution error that a tightening asks for."""
     start, (low, high) = observer.initial_state, observer.predictor.input_limits()
     arguments = {"contraction": certify_contraction(observer.system), "precision": precision} | arguments
     return execution_error(
-        observer.system, input_range=(low - room, high + room), state_range=(start, start), **arguments
+        observer.system, input_range=(low - beyond, high + beyond), state_range=(start, start), **arguments
     )
 
 
@@ -202,7 +202,7 @@ def test_execution_must_cover_what_the_observer_meets(system, predictor, observe
     assert tighten(size, None, observer=observer, execution=good).execution.any()
     assert tighten(size, None, observer=RunningOn(predictor, 5), execution=good).execution.any()
     with pytest.raises(SettingError, match="input error"):
-        tighten(size, None, observer=observer, execution=executed(observer, room=0.0))
+        tighten(size, None, observer=observer, execution=executed(observer, beyond=0.0))
     with pytest.raises(SettingError, match="horizon=None"):
         tighten(size, None, observer=observer, execution=executed(observer, horizon=30))
     elsewhere = Washout(predictor, 12, initial_state=observer.initial_state + 0.5)

@@ -22,7 +22,7 @@ def acting(controller, compiled, folder):
 @pytest.mark.parametrize("missing", [True, False])
 def test_the_first_usable_estimate_knows_nothing_of_the_ones_before(compiled, missing, tmp_path):
     """The plant comes from the edge of what its inputs reach, where the error of the estimate is nearly its bound."""
-    controller, recall = running()
+    controller, memory = running()
     theirs = acting(controller, compiled, tmp_path)
     x = 10.0
     for _ in range(W):
@@ -34,7 +34,7 @@ def test_the_first_usable_estimate_knows_nothing_of_the_ones_before(compiled, mi
         if t == 0 and not compiled:
             assert abs(x - step.x[0]) > 0.99 * controller.observer.error.euclidean  # the case is one at the edge
             width = np.abs(step.error_interval[:, 1])
-            assert width.max() == pytest.approx(recall.absolute[1].item(), rel=1e-12)
+            assert width.max() == pytest.approx(memory.absolute[1].item(), rel=1e-12)
         assert step.certified
         assert step.feasible
         x = 0.9 * x + step.u[0]
@@ -45,16 +45,16 @@ def test_the_first_usable_estimate_knows_nothing_of_the_ones_before(compiled, mi
 @pytest.mark.parametrize("compiled", BOTH)
 def test_what_was_learnt_is_forgotten_with_the_estimate_that_follows(compiled, tmp_path):
     """Readings that the first certified estimate cannot have are not carried on to it."""
-    controller, recall = running()
+    controller, memory = running()
     theirs = acting(controller, compiled, tmp_path)
 
     def known():
         return theirs.errors if compiled else controller.learnt_errors.interval
 
     for t in range(W + 1):
-        np.testing.assert_array_equal(known()[1], recall.absolute)
+        np.testing.assert_array_equal(known()[1], memory.absolute)
         theirs.record([0.01], [0.0])
-        assert (np.ptp(known()[:, 1], axis=0) < 2 * recall.absolute[1]).all() == (t == W)
+        assert (np.ptp(known()[:, 1], axis=0) < 2 * memory.absolute[1]).all() == (t == W)
 
 
 def made_up(**changed):
@@ -84,23 +84,23 @@ def test_an_error_beyond_everything_declared_is_a_contradiction():
 
 @pytest.mark.parametrize("compiled", BOTH)
 def test_a_step_with_such_an_error_is_not_certified(compiled, tmp_path):
-    controller, recall = running()
+    controller, memory = running()
     theirs = acting(controller, compiled, tmp_path)
     for _ in range(W):
         theirs.record([0.0], [0.0])
-    fine = theirs.step([0.99 * recall.absolute[0, 0]], [0.5])
+    fine = theirs.step([0.99 * memory.absolute[0, 0]], [0.5])
     assert fine.certified
     theirs.reset()
     for _ in range(W):
         theirs.record([0.0], [0.0])
-    wrong = theirs.step([1.01 * recall.absolute[0, 0]], [0.5])
+    wrong = theirs.step([1.01 * memory.absolute[0, 0]], [0.5])
     assert not wrong.certified
     assert wrong.contradictions == 1 if compiled else "y1 measured" in wrong.outside
 
 
 def late(moved):
     """A recalling controller whose estimate a late measurement moves by so many certified jumps."""
-    controller, recall = running()
+    controller, memory = running()
     observer = controller.observer
 
     class Moved(type(observer)):
@@ -114,18 +114,18 @@ def late(moved):
     for _ in range(W + 2):
         controller.record([0.01], [0.0])
     before = controller.learnt_errors.interval
-    assert (np.ptp(before[:, 1], axis=0) < 2 * recall.absolute[1]).all()
+    assert (np.ptp(before[:, 1], axis=0) < 2 * memory.absolute[1]).all()
     controller.correct(0, [0.01])
-    return before, controller.learnt_errors.interval, recall
+    return before, controller.learnt_errors.interval, memory
 
 
 def test_late_measurements_keep_what_was_learnt_while_the_theorem_does():
     for moved, kept in ((0.0, True), (0.9, True), (-1.0, True), (1.1, False), (-2.0, False)):
-        before, after, recall = late(moved)
+        before, after, memory = late(moved)
         if kept:
             np.testing.assert_array_equal(after, before)
         else:
-            np.testing.assert_array_equal(after[1], recall.absolute)
+            np.testing.assert_array_equal(after[1], memory.absolute)
 
 
 def test_a_second_late_measurement_does_not_hide_the_leap_of_the_first():

@@ -44,14 +44,14 @@ class Remembering:
     drift: ModelError
     changes: tuple
     growth: object
-    recall: ErrorMemory
+    memory: ErrorMemory
     residual: np.ndarray
     half: np.ndarray
     middle: np.ndarray
 
     def controller(self, **options):
         settings = {"output_weight": 1 / self.half**2, "input_move_weight": 0.02, "control_horizon": M}
-        settings |= {"terminal": self.terminal, "error_memory": self.recall} | options
+        settings |= {"terminal": self.terminal, "error_memory": self.memory} | options
         return TightenedMPC(self.predictor, self.observer, self.tightening, **grouped(settings))
 
 
@@ -78,15 +78,15 @@ def remembering(name):
         system, W + N, initial_radius=start.radius, metric=start.metric, input_radius=PUSH, iterations=60
     )
     growth = certify_horizon(system, N, initial_radius=observer.jump.radius, metric=observer.jump.metric, iterations=60)
-    room = tighten(model_error(system, np.tile(residual, (N + 1, 1)), None), joint, observer=observer)
-    tightening = make_recursive(room, growth, observer=observer)
+    tightened = tighten(model_error(system, np.tile(residual, (N + 1, 1)), None), joint, observer=observer)
+    tightening = make_recursive(tightened, growth, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=observer.jump)
     steps = np.arange(N + 1)[:, None] ** 0.7
     drift = model_error(system, 0.15 * steps * residual, 1.0)
     changes = certify_changes(observer, K, iterations=40)
-    recall = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
+    memory = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
     return Remembering(
-        predictor, observer, tightening, terminal, drift, changes, growth, recall, residual, half, middle
+        predictor, observer, tightening, terminal, drift, changes, growth, memory, residual, half, middle
     )
 
 
@@ -165,8 +165,8 @@ def test_errors_of_all_predictions_lie_in_their_intervals(name):
         assert (error[1:] <= high[1:]).all()
         share = np.abs(error - (low + high) / 2)[1:] / ((high - low) / 2)[1:]
         reached = max(reached, share.max())
-        assert (high <= case.recall.absolute).all()
-        assert (low >= -case.recall.absolute).all()
+        assert (high <= case.memory.absolute).all()
+        assert (low >= -case.memory.absolute).all()
     assert reached > 0.6  # the adversary comes near
 
 
@@ -180,11 +180,11 @@ def test_residuals_that_drift_faster_than_declared_break_it():
 
 def test_intervals_shrink_by_hand():
     """One output, K = 2, N = 3, numbers that can be followed."""
-    recall = ErrorMemory(
+    memory = ErrorMemory(
         drift=np.array([[0.1], [0.3]]), change=np.array([[0.1], [0.1]]), jump=np.full((3, 1), 0.01),
         absolute=np.full((4, 1), 1.0), growth=np.array([[0.0], [0.0], [0.02], [0.04]]), end=np.array([1.1]), promise="",
     )  # fmt: skip
-    errors = LearntErrors(recall, (Signal("y", lower=-5.0, upper=5.0),), None)
+    errors = LearntErrors(memory, (Signal("y", lower=-5.0, upper=5.0),), None)
     errors.update(np.array([0.5]), certified=True)
     np.testing.assert_allclose(errors.interval[:, :, 0], [[-1, 0.3, 0.1, -1], [1, 0.7, 0.9, 1]], rtol=1e-6)
     lower, upper = errors.limits()
@@ -221,8 +221,8 @@ def test_changes_bound_what_two_trajectories_do(rng):
     difference = true - y
     for k in range(1, K):
         change = np.abs(difference[:, W + k] - difference[:, W]).max(axis=0)
-        assert (change <= case.recall.change[k - 1]).all()
-        assert (change >= 0.4 * case.recall.change[k - 1]).all()
+        assert (change <= case.memory.change[k - 1]).all()
+        assert (change >= 0.4 * case.memory.change[k - 1]).all()
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -237,7 +237,7 @@ def test_what_does_not_belong_together_is_refused():
             growth=case.growth,
         )  # fmt: skip
 
-    assert made().digest == case.recall.digest
+    assert made().digest == case.memory.digest
     for changed, match in (
         ({"drift": replace(case.drift, disturbance_gain=None)}, "DisturbanceFilter"),
         ({"drift": replace(case.drift, system_digest=64 * "e")}, "different models"),
@@ -256,17 +256,17 @@ def test_what_does_not_belong_together_is_refused():
     with pytest.raises(CertificationError, match="not proven"):
         made(changes=(bent, *case.changes[1:]))
     with pytest.raises(SettingError, match="another tightening"):
-        case.controller(error_memory=replace(case.recall, digests={}).on_trust())
+        case.controller(error_memory=replace(case.memory, digests={}).on_trust())
     with pytest.raises(SettingError, match="horizon"):
         case.controller(terminal=None, horizon=N - 1)
     with pytest.raises(SettingError, match="rows"):
-        replace(case.recall, drift=case.recall.drift[:1])
+        replace(case.memory, drift=case.memory.drift[:1])
     with pytest.raises(SettingError, match=">= 0"):
-        replace(case.recall, change=-case.recall.change)
+        replace(case.memory, change=-case.memory.change)
     with pytest.raises(ShapeError):
-        replace(case.recall, jump=case.recall.jump[:, :1])
+        replace(case.memory, jump=case.memory.jump[:, :1])
     with pytest.raises(InfeasibleError, match="nothing of output"):
-        LearntErrors(replace(case.recall, end=case.half), case.predictor.outputs, case.terminal)
+        LearntErrors(replace(case.memory, end=case.half), case.predictor.outputs, case.terminal)
     assert change_system(system, 1).digest == case.changes[0].system_digest
 
 
@@ -279,20 +279,20 @@ def test_without_a_terminal_set_the_last_step_is_one_like_the_others():
     assert step.feasible
     lower, upper = controller.learnt_errors.limits()
     np.testing.assert_allclose(
-        upper[-1] - lower[-1], 2 * (case.half - case.recall.growth[-1] - case.recall.absolute[-1])
+        upper[-1] - lower[-1], 2 * (case.half - case.memory.growth[-1] - case.memory.absolute[-1])
     )
 
 
-def test_recalls_survive_their_file_and_draw_themselves(tmp_path):
+def test_error_memories_survive_their_file_and_draw_themselves(tmp_path):
     case = remembering("elman")
-    case.recall.save(tmp_path / "r.npz")
+    case.memory.save(tmp_path / "r.npz")
     again = ErrorMemory.load(tmp_path / "r.npz")
-    assert again.digest == case.recall.digest
+    assert again.digest == case.memory.digest
     assert "drift within 4 samples" in again.promise
     case.tightening.save(tmp_path / "t.npz")
     with pytest.raises(FileFormatError):
         ErrorMemory.load(tmp_path / "t.npz")
-    figure = case.recall.plot(["a", "b"])
+    figure = case.memory.plot(["a", "b"])
     assert [panel.get_ylabel() for panel in figure.axes] == ["a", "b"]
 
 
@@ -317,17 +317,17 @@ def test_the_end_has_room_for_what_comes_before_it_whatever_the_tightening():
 def test_plans_end_as_far_from_the_limits_as_the_steady_state_must_be():
     """Limit less c less q of the terminal set at step N, whatever is measured; nothing of q before."""
     case = remembering("elman")
-    errors = LearntErrors(case.recall, case.predictor.outputs, case.terminal)
+    errors = LearntErrors(case.memory, case.predictor.outputs, case.terminal)
     least, most = (np.array([getattr(s, side) for s in case.predictor.outputs]) for side in ("lower", "upper"))
-    room = case.recall.end + case.terminal.margin
+    moved = case.memory.end + case.terminal.margin
     assert (case.terminal.margin > 0).all()
     for _ in range(2):
         lower, upper = errors.limits()
-        np.testing.assert_allclose(upper[-1], most - room, rtol=1e-12)
-        np.testing.assert_allclose(lower[-1], least + room, rtol=1e-12)
-        widest = case.recall.absolute[1:-1] + case.recall.growth[1:-1]
+        np.testing.assert_allclose(upper[-1], most - moved, rtol=1e-12)
+        np.testing.assert_allclose(lower[-1], least + moved, rtol=1e-12)
+        widest = case.memory.absolute[1:-1] + case.memory.growth[1:-1]
         assert (upper[1:-1] >= most - widest - 1e-12).all()
-        errors.update(0.1 * case.recall.absolute[0], certified=True)
+        errors.update(0.1 * case.memory.absolute[0], certified=True)
 
 
 def test_what_may_drift_within_few_samples_may_within_more():
@@ -341,9 +341,9 @@ def test_what_may_drift_within_few_samples_may_within_more():
 
 
 def test_growth_and_end_are_what_the_theorem_needs():
-    recall, total = remembering("elman").recall, remembering("elman").tightening.total
-    assert not recall.growth[:2].any()
-    assert (np.diff(recall.growth[1:], axis=0) >= 2 * recall.jump[1:]).all()
-    assert (recall.end >= recall.absolute[N - 1] + recall.growth[N - 1] + recall.jump[N - 1]).all()
-    assert (recall.end >= total[N]).all()
-    assert (recall.jump > 0).all()
+    memory, total = remembering("elman").memory, remembering("elman").tightening.total
+    assert not memory.growth[:2].any()
+    assert (np.diff(memory.growth[1:], axis=0) >= 2 * memory.jump[1:]).all()
+    assert (memory.end >= memory.absolute[N - 1] + memory.growth[N - 1] + memory.jump[N - 1]).all()
+    assert (memory.end >= total[N]).all()
+    assert (memory.jump > 0).all()

@@ -50,8 +50,8 @@ class Verdict(IntEnum, metaclass=_VerdictType):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(infinite=("rate", "residual"))
-class MeasurementGuard:
-    """Limits of plausible readings; `watch` starts the checks of a run.
+class PlausibilityLimits:
+    """Limits of plausible readings; `start` starts the checks of a run.
 
     Args:
         sensors: One `Signal` per output whose limits are the *sensor's* range (not the limits to keep).
@@ -73,7 +73,7 @@ class MeasurementGuard:
 
     def __post_init__(self) -> None:
         if not self.sensors:
-            raise SettingError("a guard needs sensors, got none: one Signal per output with the sensor's range")
+            raise SettingError("plausibility needs sensors, got none: one Signal per output with the sensor's range")
         for name in ("rate", "residual"):
             given: ArrayLike | None = getattr(self, name)
             array = np.full(len(self.sensors), np.inf) if given is None else np.asarray(given, dtype=np.float64)
@@ -96,8 +96,8 @@ class MeasurementGuard:
         disturbance: DisturbanceFilter,
         factor: float = 1.5,
         patience: int | None = 10,
-    ) -> MeasurementGuard:
-        """Make a guard from good records: limits are ``factor`` times the largest change and residual found there.
+    ) -> PlausibilityLimits:
+        """Make limits from good records: ``factor`` times the largest change and residual found there.
 
         Args:
             sensors: One `Signal` per output with the sensor's range.
@@ -105,7 +105,7 @@ class MeasurementGuard:
             trajectories: Good records of the plant, longer than the observer needs.
             disturbance: The controller's filter: expected readings include its estimate of one sample before.
             factor: At least 1.
-            patience: As for the guard.
+            patience: As above.
 
         Raises:
             DataError: There are no records, or one is too short.
@@ -114,7 +114,7 @@ class MeasurementGuard:
         if positive("factor", factor) < 1:
             raise SettingError(f"factor must be >= 1, got {factor!r}: good readings would be rejected")
         if not trajectories or min(len(r) for r in trajectories) < observer.steps + 2:
-            raise DataError(f"the guard needs records of at least {observer.steps + 2} samples: pass longer ones")
+            raise DataError(f"plausibility needs records of at least {observer.steps + 2} samples: pass longer ones")
         changes, residuals, repeats = [], [], 1
         for record in trajectories:
             x = observer.estimates(record.u, record.y)[:-1]
@@ -131,27 +131,27 @@ class MeasurementGuard:
             patience=patience,
         )
 
-    def watch(self) -> GuardRun:
+    def start(self) -> PlausibilityRun:
         """Start the checks of a new run."""
-        return GuardRun(self)
+        return PlausibilityRun(self)
 
 
-class GuardRun:
+class PlausibilityRun:
     """State of the plausibility checks along a run.
 
     Args:
-        guard: The limits.
+        limits: The limits.
     """
 
     @typed()
-    def __init__(self, guard: MeasurementGuard) -> None:
-        self.guard = guard
-        self._lower, self._upper = (np.array([getattr(s, side) for s in guard.sensors]) for side in ("lower", "upper"))
+    def __init__(self, limits: PlausibilityLimits) -> None:
+        self.limits = limits
+        self._lower, self._upper = (np.array([getattr(s, side) for s in limits.sensors]) for side in ("lower", "upper"))
         self.reset()
 
     def reset(self) -> None:
         """Forget all readings."""
-        ny = len(self.guard.sensors)
+        ny = len(self.limits.sensors)
         self._before = np.full(ny, np.nan)  # last reading
         self._good = np.full(ny, np.nan)  # last accepted reading
         self._equal, self._age, self._suspicious = (np.zeros(ny, dtype=np.int64) for _ in range(3))
@@ -166,21 +166,21 @@ class GuardRun:
         Returns:
             The readings with NaN for rejected ones, and the `Verdict` of each, shape (ny,).
         """
-        guard, n = self.guard, (len(self.guard.sensors),)
+        limits, n = self.limits, (len(self.limits.sensors),)
         y = as_array("y", y, n, finite=False)
         wanted = np.full(n, np.nan) if expected is None else as_array("expected", expected, n, finite=False)
         self._equal = np.where(y == self._before, self._equal + 1, 1)
         self._before = y
         self._age = self._age + 1
         # Comparisons with NaN are False: a reading passes where there is nothing to compare it with.
-        fast = np.abs(y - self._good) > np.asarray(guard.rate) * self._age
-        odd = np.abs(y - wanted) > np.asarray(guard.residual)
+        fast = np.abs(y - self._good) > np.asarray(limits.rate) * self._age
+        odd = np.abs(y - wanted) > np.asarray(limits.residual)
         verdict = np.zeros(n, dtype=np.int8)
         # In rising priority: a later entry overwrites an earlier one.
         for failed, name in (
             (odd, Verdict.UNEXPECTED),
             (fast, Verdict.TOO_FAST),
-            (self._equal > (guard.repeats or np.inf), Verdict.STUCK),
+            (self._equal > (limits.repeats or np.inf), Verdict.STUCK),
             ((y <= self._lower) | (y >= self._upper), Verdict.OUT_OF_RANGE),
             (~np.isfinite(y), Verdict.MISSING),
         ):
@@ -188,7 +188,7 @@ class GuardRun:
         # Suspicious readings are accepted after too many in a row; missing ones do not end the row.
         suspicious = verdict >= Verdict.TOO_FAST
         self._suspicious = np.where(suspicious, self._suspicious + 1, np.where(verdict == 0, 0, self._suspicious))
-        verdict[suspicious & (self._suspicious > (guard.patience or np.inf))] = Verdict.FINE
+        verdict[suspicious & (self._suspicious > (limits.patience or np.inf))] = Verdict.FINE
         fine = verdict == Verdict.FINE
         self._good = np.where(fine, y, self._good)
         self._age = np.where(fine, 0, self._age)

@@ -1,4 +1,4 @@
-"""The guard finds what is wrong, lets good readings through, and does not mistake a changed plant for a bad sensor."""
+"""Plausibility limits find what is wrong, let good readings through, and tell a changed plant from a bad sensor."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mpc import (
     Disturbances,
     DropOut,
     FrozenSensor,
-    MeasurementGuard,
     Outlier,
+    PlausibilityLimits,
     Predictor,
     SaturatedSensor,
     TightenedMPC,
@@ -31,14 +31,14 @@ from mpc import (
 SENSORS = (Signal("y1", "m", -2.0, 2.0), Signal("y2", "m", -2.0, 2.0))
 
 
-def verdicts(guard, readings, expected=None):
-    watch = guard.watch()
-    found = [watch.check(y, None if expected is None else expected[t]) for t, y in enumerate(readings)]
+def verdicts(limits, readings, expected=None):
+    checks = limits.start()
+    found = [checks.check(y, None if expected is None else expected[t]) for t, y in enumerate(readings)]
     return np.array([y for y, _ in found]), np.array([v for _, v in found])
 
 
 def test_each_check_finds_its_fault():
-    guard = MeasurementGuard(sensors=SENSORS, rate=[0.5, 0.5], residual=[0.3, 0.3], repeats=2)
+    limits = PlausibilityLimits(sensors=SENSORS, rate=[0.5, 0.5], residual=[0.3, 0.3], repeats=2)
     readings = [
         [0.0, 0.1],
         [0.1, np.nan],
@@ -52,7 +52,7 @@ def test_each_check_finds_its_fault():
         [-np.inf, 0.32],
     ]
     expected = [[y if np.isfinite(y) and abs(y) < 0.5 else 0.45 for y in row] for row in readings]
-    kept, found = verdicts(guard, readings, expected)
+    kept, found = verdicts(limits, readings, expected)
     wrong = {(1, 1): Verdict.MISSING, (3, 1): Verdict.OUT_OF_RANGE, (4, 0): Verdict.TOO_FAST, (6, 1): Verdict.STUCK,
              (8, 0): Verdict.UNEXPECTED, (9, 0): Verdict.MISSING}  # fmt: skip
     for (t, i), verdict in wrong.items():
@@ -64,30 +64,30 @@ def test_each_check_finds_its_fault():
 
 
 def test_the_rate_grows_with_the_gap():
-    guard = MeasurementGuard(sensors=SENSORS[:1], rate=[0.1])
+    limits = PlausibilityLimits(sensors=SENSORS[:1], rate=[0.1])
     gap = [[0.0], [np.nan], [np.nan], [0.29]]
-    assert verdicts(guard, gap)[1][-1] == Verdict.FINE
-    assert verdicts(guard, [*gap[:-1], [0.31]])[1][-1] == Verdict.TOO_FAST
+    assert verdicts(limits, gap)[1][-1] == Verdict.FINE
+    assert verdicts(limits, [*gap[:-1], [0.31]])[1][-1] == Verdict.TOO_FAST
 
 
 def test_a_lasting_change_is_believed_after_a_while_and_an_isolated_one_never():
-    guard = MeasurementGuard(sensors=SENSORS[:1], residual=[0.2], patience=4)
+    limits = PlausibilityLimits(sensors=SENSORS[:1], residual=[0.2], patience=4)
     changed = [[0.0]] * 3 + [[1.0]] * 10
-    _, found = verdicts(guard, changed, [[0.0]] * 13)
+    _, found = verdicts(limits, changed, [[0.0]] * 13)
     assert found[:, 0].tolist() == [0, 0, 0, *[Verdict.UNEXPECTED] * 4, *[0] * 6]
     isolated = [[0.0 if t % 3 else 1.0] for t in range(30)]
-    _, found = verdicts(guard, isolated, [[0.0]] * 30)
+    _, found = verdicts(limits, isolated, [[0.0]] * 30)
     np.testing.assert_array_equal(found[:, 0] == Verdict.UNEXPECTED, np.array(isolated)[:, 0] == 1.0)
-    strict = MeasurementGuard(sensors=SENSORS[:1], residual=[0.2], patience=None)
+    strict = PlausibilityLimits(sensors=SENSORS[:1], residual=[0.2], patience=None)
     assert (verdicts(strict, changed, [[0.0]] * 13)[1][3:] == Verdict.UNEXPECTED).all()
 
 
 def test_without_limits_only_what_is_no_reading_is_rejected():
     rng = np.random.default_rng(0)
     readings = rng.uniform(-1.9, 1.9, (50, 2))
-    assert not verdicts(MeasurementGuard(sensors=SENSORS), readings, np.zeros((50, 2)))[1].any()
+    assert not verdicts(PlausibilityLimits(sensors=SENSORS), readings, np.zeros((50, 2)))[1].any()
     same = np.ones((50, 2))
-    assert not verdicts(MeasurementGuard(sensors=SENSORS), same)[1].any()
+    assert not verdicts(PlausibilityLimits(sensors=SENSORS), same)[1].any()
 
 
 def loop():
@@ -106,33 +106,35 @@ def record(system, rng, noise=0.02):
 
 
 @pytest.fixture(scope="module")
-def guarded():
+def calibrated():
     plant, controller = loop()
     rng = np.random.default_rng(5)
     records = [record(plant.system, rng) for _ in range(5)]
-    guard = MeasurementGuard.calibrated(SENSORS, controller.observer, records, disturbance=controller.filter)
-    return plant, controller, guard
+    limits = PlausibilityLimits.calibrated(SENSORS, controller.observer, records, disturbance=controller.filter)
+    return plant, controller, limits
 
 
-def test_calibrated_limits_are_those_of_the_records(guarded):
-    plant, controller, guard = guarded
+def test_calibrated_limits_are_those_of_the_records(calibrated):
+    plant, controller, limits = calibrated
     rng = np.random.default_rng(5)
     records = [record(plant.system, rng) for _ in range(5)]
-    np.testing.assert_allclose(guard.rate, 1.5 * np.max([np.abs(np.diff(r.y, axis=0)).max(0) for r in records], axis=0))
-    assert guard.repeats == 3
+    np.testing.assert_allclose(
+        limits.rate, 1.5 * np.max([np.abs(np.diff(r.y, axis=0)).max(0) for r in records], axis=0)
+    )
+    assert limits.repeats == 3
     # Noise of 0.02, less its filtered self: the largest of 1000 is some four standard deviations.
-    assert (guard.residual > 1.5 * 0.05).all()
-    assert (guard.residual < 1.5 * 0.13).all()
+    assert (limits.residual > 1.5 * 0.05).all()
+    assert (limits.residual < 1.5 * 0.13).all()
     quantised = [Trajectory(r.u, np.round(r.y, 1), r.dt) for r in records]
-    coarse = MeasurementGuard.calibrated(SENSORS, controller.observer, quantised, disturbance=controller.filter)
+    coarse = PlausibilityLimits.calibrated(SENSORS, controller.observer, quantised, disturbance=controller.filter)
     assert coarse.repeats > 3
 
 
-def run(guarded, faults, *, guard=True, seed=1):
-    plant, controller, limits = guarded
+def run(calibrated, faults, *, checked=True, seed=1):
+    plant, controller, limits = calibrated
     controller = copy.deepcopy(controller)
-    if guard:
-        controller.change(watching=Watching(guard=limits))
+    if checked:
+        controller.change(watching=Watching(plausibility=limits))
     return run_closed_loop(
         plant,
         controller,
@@ -144,41 +146,41 @@ def run(guarded, faults, *, guard=True, seed=1):
     )
 
 
-def test_good_readings_pass(guarded):
-    assert run(guarded, ()).rejected == {}
+def test_good_readings_pass(calibrated):
+    assert run(calibrated, ()).rejected == {}
 
 
-def test_faults_are_detected_and_kept_from_the_controller(guarded):
-    outliers = run(guarded, [Outlier(size=0.8, start=5, probability=0.2)])
+def test_faults_are_detected_and_kept_from_the_controller(calibrated):
+    outliers = run(calibrated, [Outlier(size=0.8, start=5, probability=0.2)])
     off = outliers.faults[:, 0]
     hit = np.abs(outliers.readings - outliers.y[:-1]) > 0.5
     assert hit.sum() > 5
     assert (outliers.verdicts[hit] >= Verdict.OUT_OF_RANGE).all()
     assert (outliers.verdicts[~hit & ~off[:, None]] == 0).all()
-    blind = run(guarded, [Outlier(size=0.8, start=5, probability=0.2)], guard=False)
+    blind = run(calibrated, [Outlier(size=0.8, start=5, probability=0.2)], checked=False)
     assert np.abs(outliers.disturbance).max() < 0.06 < 0.1 < np.abs(blind.disturbance).max()
 
-    frozen = run(guarded, [FrozenSensor(start=10, stop=25, channel=0)])
+    frozen = run(calibrated, [FrozenSensor(start=10, stop=25, channel=0)])
     assert (frozen.verdicts[13:25, 0] == Verdict.STUCK).all()
     assert (frozen.verdicts[25:, 0] == 0).all()
-    saturated = run(guarded, [SaturatedSensor(upper=0.1, start=10, stop=25, channel=0)])
+    saturated = run(calibrated, [SaturatedSensor(upper=0.1, start=10, stop=25, channel=0)])
     assert (saturated.verdicts[13:25, 0] == Verdict.STUCK).all()
-    gone = run(guarded, [DropOut(start=10, stop=25, channel=0)])
+    gone = run(calibrated, [DropOut(start=10, stop=25, channel=0)])
     assert gone.rejected == {"missing": 15}
 
 
 @pytest.mark.parametrize(
     ("make", "error"),
     [
-        (lambda: MeasurementGuard(sensors=()), SettingError),
-        (lambda: MeasurementGuard(sensors=SENSORS, rate=[1.0]), ShapeError),
-        (lambda: MeasurementGuard(sensors=SENSORS, residual=[0.0, 1.0]), SettingError),
-        (lambda: MeasurementGuard(sensors=SENSORS, repeats=0), SettingError),
-        (lambda: MeasurementGuard(sensors=SENSORS, patience=0), SettingError),
-        (lambda: MeasurementGuard(sensors=SENSORS).watch().check([0.0]), ShapeError),
-        (lambda: calibrated([]), DataError),
-        (lambda: calibrated([Trajectory(np.zeros((13, 2)), np.zeros((13, 2)), 1.0)]), DataError),
-        (lambda: calibrated([record(elman(), np.random.default_rng(0))], factor=0.9), SettingError),
+        (lambda: PlausibilityLimits(sensors=()), SettingError),
+        (lambda: PlausibilityLimits(sensors=SENSORS, rate=[1.0]), ShapeError),
+        (lambda: PlausibilityLimits(sensors=SENSORS, residual=[0.0, 1.0]), SettingError),
+        (lambda: PlausibilityLimits(sensors=SENSORS, repeats=0), SettingError),
+        (lambda: PlausibilityLimits(sensors=SENSORS, patience=0), SettingError),
+        (lambda: PlausibilityLimits(sensors=SENSORS).start().check([0.0]), ShapeError),
+        (lambda: limits_from([]), DataError),
+        (lambda: limits_from([Trajectory(np.zeros((13, 2)), np.zeros((13, 2)), 1.0)]), DataError),
+        (lambda: limits_from([record(elman(), np.random.default_rng(0))], factor=0.9), SettingError),
     ],
 )
 def test_bad_settings_are_refused(make, error):
@@ -186,8 +188,8 @@ def test_bad_settings_are_refused(make, error):
         make()
 
 
-def calibrated(records, **options):
+def limits_from(records, **options):
     _, controller = loop()
-    return MeasurementGuard.calibrated(
+    return PlausibilityLimits.calibrated(
         SENSORS, controller.observer, records, disturbance=DisturbanceFilter(0.2), **options
     )

@@ -1,9 +1,9 @@
 """Saving and restoring the state of a running controller, bit by bit, as a dictionary of arrays.
 
 Everything that changes from sample to sample is plain data: None, arrays, scalars, texts, and tuples, lists or deques
-of them, in attributes of the controller and of the parts that only it uses (observer, disturbance filter, recall,
-watches). All such attributes are saved. Those that are settings are the same in the restored controller, since a state
-that was saved with other parts is refused.
+of them, in attributes of the controller and of the parts that only it uses (observer, disturbance filter, learnt
+errors, watches). All such attributes are saved. Those that are settings are the same in the restored controller, since
+a state that was saved with other parts is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Setting(Exception):  # noqa: N818 -- never leaves this file
     """Raised for an attribute that is not plain data."""
 
 
-def remembered(part: Any, at: str = "controller") -> Arrays:
+def saved(part: Any, at: str = "controller") -> Arrays:
     """Collect the plain data of a part, and of the parts that only it uses, by path."""
     found: Arrays = {}
     for name, value in vars(part).items():
@@ -38,12 +38,12 @@ def remembered(part: Any, at: str = "controller") -> Arrays:
             found |= dict(_flat(f"{at}.{name}", value))
         except _Setting:  # an object: a part with state of its own, or a setting
             if _is_part(value):
-                found |= remembered(value, f"{at}.{name}")
+                found |= saved(value, f"{at}.{name}")
     return found
 
 
-def recall_into(part: Any, memory: Arrays, at: str = "controller") -> None:
-    """Restore what `remembered` collected; raises DataError where something is missing."""
+def restore_into(part: Any, memory: Arrays, at: str = "controller") -> None:
+    """Restore what `saved` collected; raises DataError where something is missing."""
     known = {key.rsplit(":", 1)[0]: (key.rsplit(":", 1)[1], value) for key, value in memory.items()}
     _put_back(part, known, at)
 
