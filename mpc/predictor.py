@@ -131,7 +131,7 @@ class Predictor:
 
     @property
     def answers(self) -> bool:
-        """Whether outputs answer at once, so that readings are under the last input, which is carried."""
+        """Whether the model has feedthrough: its readings then depend on the last input, which the state carries."""
         return answers_late(self.system)
 
     @cached_property

@@ -102,7 +102,7 @@ class CascadedTanks(TankPlant):
 
     @property
     def capacities(self) -> tuple[float, ...]:
-        """One for both tanks, because flows are in V/s already."""
+        """Capacities of the tanks: one, since flows are in V/s already."""
         return (1.0, 1.0)
 
     def net_flow(self, x: Value, u: Value, ops: Ops, w: Value | None) -> Value:

@@ -108,6 +108,8 @@ ONLY_IN = {
 }
 # Files of tests that use attributes whose names begin with _, and why.
 LOOK_INSIDE = {
+    "tests/controlrnn/certification/ball/test_ball_execution.py": "parts of a check, each against its formula",
+    "tests/controlrnn/certification/proof/test_execution_steps.py": "steps of a proof, each against its formula",
     "tests/mpc/control/test_offset_free.py": "switches a correction off, to show that without it loops miss set points",
     "tests/mutation/judge.py": "pytest and hypothesis say it in no other way",
 }
@@ -395,12 +397,16 @@ def test_the_page_on_the_house_leads_to_rooms_and_names():
         defined.append(Path(path).stem)
         found |= {name: name in defined for name in re.findall(r"`(\w+)`", names)}
     assert all(found.values()), found
+    readme = (ROOT / "README.md").read_text()
     used = re.findall(
         r"^    (\w+),$|^from (?:controlrnn|mpc|plants)[\w.]* import ([\w, ]+)$",
-        (ROOT / "README.md").read_text(),
+        readme,
         re.MULTILINE,
     )
-    assert {name for pair in used for name in re.split(r", |,", "".join(pair)) if name} <= set(found)
+    named = {name for pair in used for name in re.split(r", |,", "".join(pair)) if name}
+    public = {name for _, name in public_objects()}
+    named |= set(re.findall(r"\b[A-Z]\w*[a-z]\w*", " ".join(re.findall(r"`[^`\n]+`", readme)))) & public
+    assert named <= set(found), named - set(found)
 
 
 @pytest.mark.parametrize(("package", "name"), list(public_objects()))

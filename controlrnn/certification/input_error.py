@@ -37,7 +37,7 @@ class InputError(InputDifferences, Stored):
     )  # fmt: skip
 
     def evened(self, rho: Array) -> Array:
-        """Enlarge rho, shape (K, m), as far as its price at the last step stays the same.
+        """Enlarge the multipliers rho of the inputs, shape (K, m), as far as the bound at the last step stays the same.
 
         Storages only shrink with rho.
         """

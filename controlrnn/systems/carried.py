@@ -80,7 +80,7 @@ def carry_input(system: LureSystem) -> LureSystem:
 
 @typed()
 def just_after(carried: LureSystem) -> LureSystem:
-    """Extend the outputs of a carried system, taken just before the input acts, by those just after it has acted.
+    """Double the outputs of a system from `carry_input`: as read just before the new input acts, and just after.
 
     Args:
         carried: System from `carry_input`.
@@ -148,7 +148,7 @@ def delay_input(system: LureSystem) -> LureSystem:
 
 @typed()
 def answers_late(carried: LureSystem) -> bool:
-    """Whether the output of a system that carries its last input hangs on it, as from `carry_input`.
+    """Whether the output of a system whose states hold its last input (`carry_input`) depends on that input.
 
     Args:
         carried: The system.

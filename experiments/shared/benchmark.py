@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from controlrnn.data import Dataset, benchmarks
 from controlrnn.models import Model
@@ -27,7 +27,7 @@ class Benchmark:
         iterations: Iterations of the optimiser for each of them, in the long version.
     """
 
-    name: str
+    name: Literal["silverbox", "wiener_hammerstein"]
     skip: int
     samples: tuple[int, int]
     orders: tuple[int, ...]

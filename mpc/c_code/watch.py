@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 from controlrnn.errors import SettingError
 from mpc.c_tables import ControllerTable
 from mpc.calibration.region import EDGE, RegionShape
+from mpc.control.controller import TightenedMPC
 from mpc.control.watching import MOST_MISSED
 from mpc.observers import straying
 from mpc.observers.state_error import ROUNDING
 from mpc.promises.promise import LoopTarget
 from mpc.safety.premise_watch import ABSURD, ORDER, Premise, Reaction
-
-if TYPE_CHECKING:
-    from mpc.control.controller import TightenedMPC
 
 Arrays = dict[str, NDArray[Any]]
 

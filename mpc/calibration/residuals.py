@@ -90,7 +90,7 @@ def calibration_errors(
     initial_state: Array | None = None,
     gaps: NDArray[np.bool_] | None = None,
 ) -> Array:
-    """Model errors r[t+k] - dhat[t] along one record: the first bracket of the module docstring.
+    """Errors of a model k steps ahead along one record, less the disturbance estimate then: r[t+k] - dhat[t].
 
     Args:
         system: Frozen model.

@@ -46,7 +46,7 @@ from mpc.control.modes import (
     unlearnt_errors,
 )
 from mpc.control.offset_free import OutputDisturbance
-from mpc.control.operation import Operation, own_observer
+from mpc.control.operation import ControllerHandling, own_observer
 from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.control.watching import catch_up, check_forecast, watch_of, wider_limits
@@ -73,7 +73,7 @@ from mpc.tightening.tightening import Tightening
 _log = logging.getLogger(__name__)
 
 
-class TightenedMPC(Operation):
+class TightenedMPC(ControllerHandling):
     """MPC on a recurrent model with limits tightened by its prediction error: tracking, economic, or both.
 
     Args:

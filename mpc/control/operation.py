@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,18 +20,16 @@ from mpc.control.explanation import explanation
 from mpc.control.parts import ControllerParts
 from mpc.control.saved_state import restore_into, saved
 from mpc.control.settings import grouped
+from mpc.observers.base import Observer
 from mpc.problem.ocp import StepData
 from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallbacks
-
-if TYPE_CHECKING:
-    from mpc.observers.base import Observer
 
 _HOLDERS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 _UNDER = "rests on"  # key of the digest of the parts that a state was saved with
 
 
-class Operation(ControllerParts):
+class ControllerHandling(ControllerParts):
     """Mixin of `mpc.TightenedMPC` with the operations of this module."""
 
     _made: tuple[tuple[Any, ...], dict[str, Any]]

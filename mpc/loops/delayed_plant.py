@@ -101,7 +101,7 @@ class DelayedPlant:
         return lambda name: inner(f"{name}_undelayed") + Template(_DELAY).substitute(name=name, **sizes)
 
     def initial_state(self) -> Array:
-        """Where a run starts, shape (nx,): the plant's state, and the middle of the inputs' limits under way."""
+        """Initial state, shape (nx,): the plant's own, with the middle of the inputs' limits under way."""
         ends = np.array([[s.lower, s.upper] for s in self.plant.inputs])
         middle = np.where(np.isfinite(ends).all(axis=1), ends.mean(axis=1), 0.0)
         return np.concatenate([self.plant.initial_state(), middle])

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class Plant(Protocol):
-    """What a closed loop needs of a plant.
+    """Protocol of the plants that closed loops run with.
 
     A plant whose actuators are slow says so with ``move_limit``, their largest change per sample, scalar or shape
     (nu,); one whose inputs act a sample late with ``timing`` (`mpc.DelayedPlant`). One that has C code, for loops at

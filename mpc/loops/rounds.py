@@ -34,7 +34,7 @@ class ClosedLoops(Protocol):
 @dataclass(frozen=True)
 @typed()
 class SimulatedLoops:
-    """Closed loops in simulation, by `mpc.monte_carlo`.
+    """Simulation of closed loops with a given tightening (`mpc.monte_carlo`), for `mpc.calibrate_closed_loop`.
 
     Args:
         build: Makes plant and controller for a tightening; importable if there are several workers.

@@ -111,7 +111,7 @@ def run_closed_loop(
         SettingError: The plant does not fit the controller (channels, sample time), or a parameter is out of range.
         ShapeError: An array does not fit.
     """
-    more: dict[str, Any] = {"preview": preview, "measured": measured, "faults": faults}
+    more: dict[str, Any] = {"preview": preview, "measured_inputs": measured_inputs, "faults": faults}
     loop = drawn(
         plant, controller, reference=reference, steps=steps, seed=seed, start=start, disturbances=disturbances, **more
     )
@@ -151,7 +151,7 @@ def drawn(
     start: Start | None = None,
     disturbances: Disturbances | None = None,
     preview: bool = True,
-    measured: Reference | None = None,
+    measured_inputs: Reference | None = None,
     faults: Faults = (),
 ) -> Drawn:
     """Check the arguments of `run_closed_loop` and draw everything random of one run.
@@ -165,7 +165,7 @@ def drawn(
         start: Start.
         disturbances: Disturbances.
         preview: Whether the future is known.
-        measured: Measured inputs.
+        measured_inputs: Measured inputs.
         faults: Faults.
     """
     start, acting = start or Start(), disturbances or Disturbances()

@@ -109,7 +109,7 @@ class Observer(ABC):
         self._resume()
 
     def start_over(self) -> None:
-        """Forget estimates while the plant goes on: not where inputs out of range may have led the model's state."""
+        """Forget the estimates while the plant goes on; what inputs out of range may have done (`strayed`) stays."""
         excess = self._excess
         self.start()
         self._excess = excess
@@ -167,7 +167,7 @@ class Observer(ABC):
 
     @property
     def strayed(self) -> float:
-        """Bound on how far inputs out of range may have led the model's state from where others lead it; else 0."""
+        """Bound on how far inputs out of range may have led the model's state out of the ball that others keep."""
         return self._excess
 
     @property

@@ -141,6 +141,7 @@ def estimate_errors(
         raise DataError(f"record {record.name!r} must have more than {first} samples, got {len(record)}")
     seen = record.u if recorded is None else recorded
     x = observer.estimates(seen, record.y)[first:]
+    # x* started somewhere else; after the washout the difference is forgotten.
     true = simulate(system, record.u, observer.initial_state)[1][first:]
     return np.asarray(true - x), np.asarray(x[1:] - system._step(x[:-1], seen[first:]))
 

@@ -192,7 +192,7 @@ class GuardedObserver(Observer):
             proposal = z
         self._accepted = 1.0
         if self.guard is None or not self.guard.certified:
-            return proposal
+            return proposal  # there is no ball to confine it to, and nothing is certified
         c, ball = self.guard.state, self._ball
         radius = self.trust * ball.radius
         away = _size(z - c, ball.metric)
@@ -259,6 +259,7 @@ def _reach(start: Array, move: Array, metric: Array, radius: float) -> float:
     if radius == np.inf or _size(start + move, metric) <= radius:
         return 1.0
     onto = product(metric, move)
+    # The larger root of |start|^2 + 2 b t + a t^2 = radius^2.
     a, b = dot(move, onto), dot(start, onto)
     inside = max(radius**2 - dot(start, product(metric, start)), 0.0)
     root = float(np.sqrt(b * b + a * inside))

@@ -175,6 +175,7 @@ class StateObserver(Observer):
         self._known = _MEMORY  # updates since an input was in doubt
 
     def _resume(self) -> None:
+        # z and its bound are in the model's metric, the bound on x* - xhat is in the observer's.
         self._beside, self._beside_bound = self.initial_state, np.inf
         self._bound, self._estranged = np.inf, ""
         if self._complete:

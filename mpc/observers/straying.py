@@ -36,7 +36,7 @@ FORGOTTEN = 1e-10  # of R0: a tenth of the margin that R0 has for rounding
 
 
 class Follower(Protocol):
-    """What this module needs of an observer (`mpc.observers.base.Observer`)."""
+    """Protocol of the attributes of an observer (`mpc.observers.base.Observer`) that these functions read and move."""
 
     contraction: ContractionCertificate | None
     initial_state: Array
@@ -53,7 +53,7 @@ class Follower(Protocol):
         """The contraction certificate; raises where there is none."""
 
     def _reach(self) -> float:
-        """R0."""
+        """R0: how far the model's state can be from its initial state under inputs in range."""
 
 
 def beyond(u: Array, lower: Array, upper: Array) -> Array:
@@ -93,7 +93,7 @@ def astray(observer: Follower) -> tuple[Array, float] | None:
 
 
 def followed(observer: Follower, before: tuple[Array, float] | None, u: Array) -> tuple[Array, float] | None:
-    """What `astray` gives, one sample later; None once the model's state is back in the ball.
+    """Move the run of `astray` and its error to the next sample; None once the model's state is back in the ball.
 
     Args:
         observer: With a certificate, which has just taken the input in.

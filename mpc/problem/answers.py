@@ -18,7 +18,7 @@ terminal set limit it by the tightening of the reading; plans with one do not li
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,10 +27,8 @@ from controlrnn.checks import Array
 from controlrnn.systems import answers_through_neurons
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
+from mpc.problem.ocp import OptimalControlProblem
 from mpc.problem.settings import Limits, Prices, Tracking
-
-if TYPE_CHECKING:
-    from mpc.problem.ocp import OptimalControlProblem
 
 
 class Answers:

@@ -48,6 +48,7 @@ class Economy:
 
     def range(self, lower: Array, upper: Array, scale: Array) -> float:
         """Largest difference of one step's cost for inputs within ``lower``, ``upper`` and outputs over ``scale``."""
+        # Linear costs differ most between the ends of the ranges, quadratic ones between the reference and the far end.
         furthest = np.maximum(np.abs(lower - self.input_reference), np.abs(upper - self.input_reference))
         linear = np.abs(self.input_price) @ (upper - lower) + np.abs(self.output_price) @ scale
         return float(linear + self.input_weight @ furthest**2)

@@ -27,7 +27,7 @@ _VERIFIED, _TRUSTED = "verified", "trusted"
 
 
 class MadeAgain(Stored):
-    """What guaranteed limits rest on: of use once this program made it, verified it, or was told to trust it.
+    """Base of the results that guaranteed limits rest on; unusable until made, verified or trusted by this program.
 
     The mark that says so is no field: a file does not hold it, and `dataclasses.replace` drops it. It names the numbers
     that were verified: a copy keeps it, one that was changed does not.

@@ -37,7 +37,7 @@ class Loop(Choice):
 
 
 class CoverageUnit(Choice):
-    """Unit that stays inside with the promised probability."""
+    """What a promised probability counts: whole records, or predictions from single samples."""
 
     RECORD = "record"
     """A whole trajectory, at all its times."""

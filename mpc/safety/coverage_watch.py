@@ -31,7 +31,7 @@ _WORSE = 3.0  # times the promised share of misses that is found soonest
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class CoveragePromise:
-    """What a calibration promises, for `mpc.Watching` to hold operation against it.
+    """Probability that a calibration promises, which `mpc.Watching` compares with what happens in operation.
 
     Args:
         coverage: Probability that a stretch is inside, in (0, 1): of `ModelError` or `ClosedLoopCalibration`.
@@ -114,7 +114,7 @@ class CoverageRun:
 
     @property
     def words(self) -> str:
-        """What contradicts the promise; empty where nothing does."""
+        """Text of what contradicts the promise; empty where nothing does."""
         if self.evidence < self.promise.patience:
             return ""
         unseen = f" ({self.unseen} more were not seen)" if self.unseen else ""

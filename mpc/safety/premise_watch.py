@@ -17,7 +17,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,12 +28,10 @@ from mpc.c_tables import PremiseTable
 from mpc.calibration.plausibility import PlausibilityLimits, PlausibilityRun, Verdict
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
+from mpc.problem.ocp import OptimalControlProblem
 from mpc.promises.promise import LoopTarget
 from mpc.safety.coverage_watch import CoveragePromise, CoverageRun
 from mpc.tightening.tightening import Tightening
-
-if TYPE_CHECKING:
-    from mpc.problem.ocp import OptimalControlProblem
 
 _log = logging.getLogger(__name__)
 ABSURD = 1e3  # ranges of a channel: beyond, a reading is treated as missing, and an input as unknown

@@ -278,6 +278,7 @@ class CondensedProblem:
         H = weighted_squares(J, weights.ravel())
         H += self._input_hessian
         if multipliers is not None:
+            # Derivatives of the Lagrangian by the outputs: what one unit of each output costs at this plan.
             prices = weights * plan.error
             if self._economy is not None:
                 prices += self._economy.output_price
@@ -287,7 +288,7 @@ class CondensedProblem:
             H = _convex(H + self._curvature(prices, plan, float(end)), priced=self._economy is not None)
         H.ravel()[:: self.n + 1] += RIDGE * H.max()
         g = product((weights * plan.error).ravel(), J) + product(self._input_hessian, plan.z)
-        g[: self.nu] -= self._move_root**2 * sample.before
+        g[: self.nu] -= self._move_root**2 * sample.before  # the first move starts from the input before, not from 0
         if self._economy is not None:
             g += self._economy.slope + product(self._economy.output_price.ravel(), J)
         C = self._constraints
@@ -365,6 +366,7 @@ class CondensedProblem:
         if self.terminal is None or plan.gap is None or end <= 0:
             return self._condenser.curvature(plan.w, prices)
         outwards, metric, radius = self._outwards(plan), self.terminal.metric, self.terminal.radius
+        # Second derivative of a norm: what is left of the metric across the direction outwards.
         bend = (metric / radius**2 - np.outer(outwards, outwards)) / self.terminal._radii(plan.gap)
         gap = self._condenser.gap
         return np.asarray(

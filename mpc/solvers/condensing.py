@@ -97,6 +97,7 @@ class Condenser:
             prices: Shape (N + 1, ny).
             end: Shape (nx,), only if ``steady``; zero when left out.
         """
+        # Only neurons are curved: each adds its price times its second derivative, along how inputs move its argument.
         bend = self._neuron_prices(self.linearise.at(w), prices, end) * self.system.activation.curvature(w)
         V = self._responses.neurons.reshape(bend.size, self._by_input.shape[2])
         return weighted_squares(V, bend.ravel())
@@ -104,6 +105,7 @@ class Condenser:
     def _settle(self, w: Array) -> None:
         """Replace the derivatives of x_N by those of the steady state, and set those of the gap."""
         last, nx, lin = self._responses.states[self.horizon], self.system.nx, self.linearise.at(w[-1:])
+        # Implicit function theorem: x_s = f(x_s, u_s) gives dx_s = (I - A)^-1 B du_s.
         by_held = product(_solved(np.eye(nx) - lin.A[0], lin.B[0]), self._by_input[-1])
         self.gap = (last - by_held).T
         last[:] = by_held

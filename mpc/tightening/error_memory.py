@@ -129,7 +129,7 @@ class ErrorMemory(MadeAgain):
 
     @property
     def spread(self) -> Array:
-        """Half width of M_k for k = 1..K, shape (K, ny)."""
+        """Half width of the interval about the error measured now that holds the one k = 1..K samples later."""
         return read_only((self.drift + self.change) * ROUNDING)
 
     def verify(
@@ -264,6 +264,7 @@ def make_error_memory(
         )
     if not 1 <= K <= min(N, drift.horizon):
         raise SettingError(f"changes must name 1..{min(N, drift.horizon)} steps, got {K}: certify fewer")
+    # By k samples the residual drifts (calibrated), and the model's own error changes (certified).
     change = np.array([_proven(one, k, observer) for k, one in enumerate(changes, 1)])
     jumps, a = growth_per_step(growth, observer.jump, observer, tightening.predictive), tightening.predictive
     # Each sample's jump may move the candidate plan and its error interval: hence twice per step.

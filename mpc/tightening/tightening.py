@@ -296,7 +296,7 @@ def make_recursive(
     observer: Observer,
     jump: StateError | None = None,
 ) -> Tightening:
-    """Add the least growth with c_{k+1} >= c_k + l_k to a tightening, so that plans stay recursively feasible.
+    """Let a tightening grow from step to step, by the least that keeps plans recursively feasible after a jump.
 
     The theorem is that of `mpc.tightening.terminal_set`.
 
@@ -330,6 +330,7 @@ def make_recursive(
     c, first = tightening.predictive, int(not observer.predictor.answers)  # with feedthrough step 0 is limited, too
     needed, least = growth_per_step(growth, jump, observer, c), np.array(c)
     for k in range(first, tightening.horizon):
+        # Step k + 1 of a plan is step k of the next one, moved by the jump: it must be tighter by that much.
         least[k + 1] = np.maximum(c[k + 1], (least[k] + needed[k]) * ROUNDING)
     digests = tightening.digests | {"jump": jump_digest(jump)}
     if growth is not None:

@@ -107,6 +107,7 @@ def certificate_from(
     P = as_array("metric", metric, (system.nx, system.nx))
     P, lam = 0.5 * (P + P.T), as_array("multipliers", multipliers, (system.nv,))
     channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]
+    # One gain a channel: by the triangle inequality their sum bounds all inputs together.
     gains, used = smallest_input_gains(channels, P, np.tile(lam, (system.nu, 1)), lam)
     claim = ContractionCertificate(
         system_digest=system.digest,

@@ -116,6 +116,7 @@ def refute_around(system: LureSystem, certificate: TubeCertificate, pair: Pair) 
         pair: The nominal run of the certificate, or its beginning, and the other one.
     """
     c, steps = certificate, len(pair.u)
+    # Only a pair that the claim covers, by exact comparison, can refute it.
     covered = (
         pair.fits(system)
         and steps <= c.horizon + 1

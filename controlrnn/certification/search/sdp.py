@@ -81,6 +81,7 @@ def contraction_slack(
     lam = _multipliers(form)
     slack = cp.Variable()
     block = _supply(form, rate**2 * P, None) - form.T.T @ P @ form.T - _multiplier_form(form, lam)
+    # The inequality is homogeneous: the trace fixes the size of P, and the last bound that of the multipliers.
     constraints = [block >> slack * np.eye(form.nz), P >> 0, cp.trace(P) == form.nx, slack <= 1]
     _solve(cp.Problem(cp.Maximize(slack), constraints), solver, options)
     return float(slack.value)

@@ -104,7 +104,7 @@ class WeightedSum(Term):
 @dataclass(frozen=True)
 @typed()
 class Decaying(Term):
-    """Another term whose weight falls as 1, 1/2, 1/3, ... from one period of steps to the next, so that it fades out.
+    """Loss term that fades out: another one, with a weight that falls as 1, 1/2, 1/3, ... from period to period.
 
     ``0.015 * Decaying(NoiseUpperBound(0.1), period=100)`` has the weight 0.015 / (epoch + 1) with epochs of 100 steps.
 

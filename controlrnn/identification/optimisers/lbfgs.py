@@ -4,6 +4,8 @@ Liu & Nocedal, "On the limited memory BFGS method for large scale optimization",
 the bisection for the weak Wolfe conditions of Lewis & Overton, "Nonsmooth optimization via quasi-Newton methods", Math.
 Prog. 2013, algorithm 2.6: it needs no more than finite values, and takes an infinite one for a step that is too long.
 There is no stop by a small relative decrease: on simulation errors that ends the search within the first iterations.
+The search for multipliers has an L-BFGS of its own (`controlrnn.certification.search.riccati`): it steps in logarithms
+by limited factors, starts anew where no step helps, and sums in numpy's order, on which certificates' numbers depend.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def control_methods(kit: Kit) -> Iterator[Call]:
     yield call("mpc.PlausibilityRun.check", lambda y, expected: kit.plausibility.start().check(y, expected),
                 y=np.zeros(NY), expected=np.zeros(NY), _infinite=("",))  # fmt: skip
     yield call("mpc.PlausibilityRun", lambda limits: mpc.PlausibilityRun(limits) and None, limits=kit.plausibility)
-    yield call("mpc.TerminalSet.share", kit.at_rest[1].share, gap=0.01 * x)
+    yield call("mpc.TerminalSet.radii", kit.at_rest[1].radii, gap=0.01 * x)
     yield call("mpc.ClosedLoopResult.deadline_misses", kit.loop.deadline_misses, deadline=0.5)
     problem = kit.controller.problem
     yield call("mpc.OptimalControlProblem.cost", problem.cost, y=np.zeros((N, NY)), reference=np.zeros((N, NY)),

@@ -31,7 +31,7 @@ import numpy as np
 
 from controlrnn.errors import SettingError
 from mpc.c_code.writer import FALLBACKS, STATUSES, controller_code
-from mpc.calibration.measurement_guard import Verdict
+from mpc.calibration.plausibility import Verdict
 from mpc.control.controller import TightenedMPC
 from mpc.loops.compiled.call import Call, Prepared
 from mpc.loops.compiled.library import NotCompiledError, library

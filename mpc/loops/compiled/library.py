@@ -13,7 +13,7 @@ from pathlib import Path
 
 from controlrnn.records import digest
 
-_FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
+FLAGS = ("-std=c99", "-O2", "-shared", "-fPIC")
 
 
 class NotCompiledError(Exception):
@@ -39,7 +39,7 @@ def library(sources: Mapping[str, str], folder: Path) -> ctypes.CDLL:
     if found is None:
         raise NotCompiledError("there is no C compiler (cc, gcc or clang)")
     said = subprocess.run([found, "--version"], check=False, capture_output=True, text=True).stdout.splitlines()
-    made_with = {"flags": _FLAGS, "compiler": said[:1], "machine": platform.machine(), "system": platform.system()}
+    made_with = {"flags": FLAGS, "compiler": said[:1], "machine": platform.machine(), "system": platform.system()}
     target = folder / f"loops-{digest({}, {'sources': dict(sources)} | made_with)[:32]}.so"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def library(sources: Mapping[str, str], folder: Path) -> ctypes.CDLL:
                 Path(scratch, name).write_text(text)
             files = [name for name in sources if name.endswith(".c") and not name.startswith("_")]
             built = subprocess.run(
-                [found, *_FLAGS, *files, "-o", "built.so", "-lm"],
+                [found, *FLAGS, *files, "-o", "built.so", "-lm"],
                 check=False, capture_output=True, text=True, cwd=scratch,
             )  # fmt: skip
             if built.returncode:

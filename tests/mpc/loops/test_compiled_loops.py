@@ -70,7 +70,7 @@ def code(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def compiled_quickly(monkeypatch):
-    monkeypatch.setattr(library, "_FLAGS", QUICKLY)
+    monkeypatch.setattr(library, "FLAGS", QUICKLY)
 
 
 def equal(found: Any, expected: Any, *, atol: float = 1e-9) -> None:
@@ -254,7 +254,7 @@ def test_code_is_compiled_once_for_a_controller_and_anew_for_another(tmp_path, m
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == made
     kept(lambda: networked("nominal"))
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(library, "_FLAGS", (*library._FLAGS, "-DOTHER"))
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-DOTHER"))
     kept(lambda: setup)
     assert len(list(tmp_path.iterdir())) == 3
 

@@ -223,7 +223,7 @@ def test_c_counts_the_same(target, practical, tmp_path):
 
 def in_practice(target):
     """A controller whose predictions are corrected by the disturbance estimate."""
-    predictor, contraction, *_ = _running()
+    predictor, contraction, *_ = running_parts()
     observer = RunningOn(predictor, W, contraction=contraction)
     room = tighten(error(predictor.system, np.full(N + 1, RESIDUAL), 0.2), None, observer=observer)
     promised = CoveragePromise(coverage=0.9, stretch=4, patience=20.0, target=target)
