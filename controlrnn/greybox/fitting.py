@@ -121,7 +121,7 @@ def fit_equations(equations: Equations, records: Sequence[Trajectory], options: 
         DataError: No start has a finite cost.
     """
     options = options or FitOptions()
-    problem = _Problem(equations, records, options)
+    problem = FitProblem(equations, records, options)
     rng, best, costs = np.random.default_rng(options.seed), None, []
     for k in range(options.starts):
         x = problem.start(rng, options.spread if k else 0.0)
@@ -142,7 +142,7 @@ def fit_equations(equations: Equations, records: Sequence[Trajectory], options: 
     return problem.result(best.x, np.array(costs))
 
 
-class _Problem:
+class FitProblem:
     """The least-squares problem of `fit_equations`: unknowns (parameters, residual, initial states)."""
 
     def __init__(self, equations: Equations, records: Sequence[Trajectory], options: FitOptions) -> None:

@@ -8,7 +8,7 @@ from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.greybox import Equations, FitOptions, Parameter, fit_equations, trace
-from controlrnn.greybox.fitting import _Problem
+from controlrnn.greybox.fitting import FitProblem
 from controlrnn.greybox.residual import Residual
 
 TRUE = {"k": 0.06, "b": 0.11}
@@ -86,7 +86,7 @@ def test_a_residual_explains_what_the_equations_do_not_know_and_stays_small():
 
 
 def test_gradients_are_those_of_the_cost():
-    problem = _Problem(tank(), records(tank(), noise=0.1), FitOptions(residual=2, penalty=0.1, skip=5))
+    problem = FitProblem(tank(), records(tank(), noise=0.1), FitOptions(residual=2, penalty=0.1, skip=5))
     rng = np.random.default_rng(0)
     x = problem.start(rng, 0.1)
     x = x + 0.1 * rng.standard_normal(x.shape)

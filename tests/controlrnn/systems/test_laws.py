@@ -108,7 +108,7 @@ def test_compiled_gradients_and_jacobians_are_those_of_torch(system):
     x, u = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
     lin = linearise_trajectory(system, x, u)
     for t in range(4):
-        J = torch.autograd.functional.jacobian(_tensors(system)._step, (torch.tensor(x[t]), torch.tensor(u[t])))
+        J = torch.autograd.functional.jacobian(_tensors(system).step, (torch.tensor(x[t]), torch.tensor(u[t])))
         assert np.allclose(lin.state[t], torch.cat(J, dim=1), rtol=1e-9, atol=1e-9)
 
 

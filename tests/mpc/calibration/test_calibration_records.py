@@ -11,8 +11,8 @@ from controlrnn.data import Dataset, Signal, Trajectory
 from controlrnn.errors import DataError
 from mpc import (
     DisturbanceFilter,
-    MeasurementGuard,
     ModelError,
+    PlausibilityLimits,
     Predictor,
     RunningOn,
     calibrate,
@@ -120,13 +120,13 @@ def test_guards_and_regions_learn_from_what_is_there():
     observer = RunningOn(Predictor(SYSTEM, INPUTS), 10)
     sensors = [replace(s, lower=-9.0, upper=9.0) for s in record(1).outputs]
     made = [
-        MeasurementGuard.calibrated(sensors, observer, records(4, share=share), disturbance=DisturbanceFilter(0.5))
+        PlausibilityLimits.calibrated(sensors, observer, records(4, share=share), disturbance=DisturbanceFilter(0.5))
         for share in (0.0, 0.2)
     ]
     assert np.isfinite([g.rate for g in made]).all()
     assert (np.asarray(made[1].rate) <= 1.5 * np.asarray(made[0].rate)).all()
     lonely = replace(record(1), y=np.where(np.arange(60)[:, None] % 2, np.nan, record(1).y))
     with pytest.raises(DataError, match="two readings in a row"):
-        MeasurementGuard.calibrated(sensors, observer, [lonely], disturbance=DisturbanceFilter(0.5))
+        PlausibilityLimits.calibrated(sensors, observer, [lonely], disturbance=DisturbanceFilter(0.5))
     region = learn_region(observer, records(9, share=0.1), scale_trajectories=records(2, 100, 0.1), coverage=0.8)
     assert np.isfinite(region.limits).all()
