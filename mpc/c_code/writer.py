@@ -31,6 +31,7 @@ from controlrnn.typed import typed
 from mpc import predictor as predictor_module
 from mpc.c_code.watch import bits, refuse_unwatched, watch_scalars, watch_tables, watch_words
 from mpc.c_tables import ControllerTable, ObserverTable, SolverTable
+from mpc.control.agreement import agreed
 from mpc.control.controller import TightenedMPC
 from mpc.control.modes import promises
 from mpc.observers.base import Observer
@@ -93,7 +94,7 @@ def controller_to_c(
 
     Raises:
         SettingError: The controller has a part without C code (solver, observer, time limit, prices, measured inputs),
-            or ``name`` is not a C identifier.
+            its parts rest on different premises, or ``name`` is not a C identifier.
     """
     source = Path(path)
     source = source if source.suffix == ".c" else source / f"{_NAME}.c"
@@ -147,6 +148,11 @@ def controller_code(
 
 
 def _check(controller: TightenedMPC, restarts: bool) -> None:
+    learnt, region = controller.learnt_errors, controller.region_watch
+    agreed(  # also of parts that were exchanged after the controller was made
+        controller.observer, controller.predictor, controller.tightening, controller.terminal,
+        None if learnt is None else learnt.memory, None if region is None else region.region,
+    )  # fmt: skip
     backend = controller.backend
     if type(backend) is not CondensedBackend:
         raise SettingError(

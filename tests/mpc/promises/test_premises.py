@@ -1,5 +1,6 @@
 """Parts that rest on different premises are refused, with the difference named; so is the plant."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from mpc import (
     TightenedMPC,
     Tracking,
     Washout,
+    controller_to_c,
     premises_of,
     run_closed_loop,
     tighten,
@@ -67,6 +69,23 @@ def test_a_controller_refuses_an_observer_that_its_tightening_was_not_made_for(n
 def test_a_controller_refuses_a_predictor_of_other_actuators(parts):
     with pytest.raises(SettingError, match="input upper of valve 4 against 1"):
         TightenedMPC(predictor(reach=4.0), washout(), parts[0], Tracking(output_weight=1.0, input_move_weight=1e-3))
+
+
+def test_parts_exchanged_by_hand_have_no_c_code(parts, tmp_path):
+    """Nothing keeps an attribute from being set; what is written for a plant is compared once more."""
+    settings = Tracking(output_weight=1.0, input_move_weight=1e-3)
+    made = TightenedMPC(predictor(), washout(), parts[0], settings, terminal=parts[1])
+    controller_to_c(made, tmp_path / "right")
+    for part, other, named in (
+        ("observer", washout(5), "steps 60 against 5"),
+        ("tightening", road(washout(5))[0], "steps 5 against 60"),
+        ("predictor", predictor(reach=4.0), "input upper of valve 4 against 1"),
+    ):
+        wrong = copy.copy(made)
+        setattr(wrong, part, other)
+        with pytest.raises(SettingError, match=named):
+            controller_to_c(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_what_is_the_same_is_accepted_and_saved(parts, tmp_path):
