@@ -12,6 +12,9 @@ from mpc.tightening.error_memory import ErrorMemory
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import NO_CLAIM, Tightening
 
+# Sources of what a tightening claims about predictions, beside the growth of recursive plans.
+_ABOUT_PREDICTIONS = frozenset({"model_error", "closed_loop_predictions"})
+
 
 def agreed(
     observer: Observer,
@@ -37,7 +40,7 @@ def agreed(
     """
     if not predictor.system.digest == observer.system.digest == tightening.digests.get("system"):
         raise SettingError("observer and tightening must be of one model with predictor.system, got other digests")
-    if tightening.premises is None and not set(tightening.digests) <= NO_CLAIM:
+    if tightening.premises is None and _ABOUT_PREDICTIONS & set(tightening.digests):
         raise SettingError(
             "the tightening promises something about predictions, but not what that rests on (its premises are None): "
             "make it by tighten, or state them, e.g. calibrate_closed_loop(..., premises=controller.premises)"

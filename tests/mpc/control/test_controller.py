@@ -18,6 +18,7 @@ from mpc import (
     TightenedMPC,
     Washout,
     no_tightening,
+    premises_of,
 )
 from mpc.control.settings import grouped
 from mpc.solvers.dompc import DoMpcBackend
@@ -342,7 +343,8 @@ def test_modes_shift_the_limits_or_do_not(predictor):
 
 def test_mode_must_fit_the_tightening(predictor):
     base = no_tightening(predictor.system.digest, N, 2)
-    without = replace(base, digests=base.digests | {"model_error": 64 * "0"}).on_trust()
+    claimed = base.digests | {"model_error": 64 * "0"}
+    without = replace(base, digests=claimed, premises=premises_of(predictor)).on_trust()
     with_feedback = replace(without, disturbance_gain=0.3)
     assert make(predictor, tightening=without).mode is Mode.GUARANTEED
     assert make(predictor, tightening=with_feedback).filter.gain == 0.3
