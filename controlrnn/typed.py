@@ -21,6 +21,7 @@ import numpy as np
 
 from controlrnn.checks import as_array, checked_seed, count, flag, number, numbers, put, shown, text, texts
 from controlrnn.errors import DataError, SettingError
+from controlrnn.printing import brief
 
 F = TypeVar("F", bound=Callable[..., Any])
 Check = Callable[[str, Any], Any]
@@ -112,6 +113,8 @@ def _dataclass(cls: type, loose: frozenset[str], left: frozenset[str], stored: b
             self.conform()  # type: ignore[attr-defined]  # of `Stored`
 
     cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    if "__repr__" not in cls.__dict__:  # `dataclass` keeps what is there
+        cls.__repr__ = brief  # type: ignore[method-assign, assignment]
     return cls
 
 
@@ -257,9 +260,11 @@ def _callable(name: str, value: Any) -> Any:
 
 
 def _instance(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
-    """Return ``value`` after checking that it is an instance of one of ``kinds``."""
+    """Return ``value`` after checking that it is an instance of one of ``kinds``; their ADVICE ends the message."""
     if not isinstance(value, kinds):
-        raise SettingError(f"{name} must be of {' or '.join(k.__name__ for k in kinds)}, got {shown(value)}")
+        advice = next((a for k in (type(value), *kinds) if (a := getattr(k, "ADVICE", ""))), "")
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise SettingError(f"{name} must be of {wanted}, got {shown(value)}{': ' if advice else ''}{advice}")
     return value
 
 

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from controlrnn.data import Signal
 from plants import excitation
+from plants.adapted import as_plant
 from plants.base import Plant
 from plants.cascaded_tanks import CascadedTanks
 from plants.export import to_casadi
@@ -41,6 +42,7 @@ __all__ = [
     "QuadrupleTank",
     "ReactionDiffusion",
     "Signal",
+    "as_plant",
     "excitation",
     "simulate",
     "to_casadi",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 
 from controlrnn.checks import Array, as_array, evaluated, numbers, rows
 from controlrnn.data import Signal
-from controlrnn.errors import DataError, InfeasibleError, ShapeError
+from controlrnn.errors import DataError, InfeasibleError, SettingError, ShapeError
 from plants.c_code import plant_code
 from plants.integrate import integrate
 from plants.ops import NUMPY, Ops, Value
@@ -34,6 +35,14 @@ class Plant(ABC):
     # `dynamics` and `output` as a subclass writes them, without the argument checks of the public methods.
     _rate: Callable[..., Any]
     _read: Callable[..., Any]
+
+    def __new__(cls, *_: Any, **__: Any) -> Plant:
+        """Refuse a class that lacks a part, before Python does, with what the part is."""
+        missing = sorted(cls.__abstractmethods__)
+        if missing and cls is not Plant:
+            parts = [f"{name}: {(inspect.getdoc(getattr(cls, name)) or '').partition(chr(10))[0]}" for name in missing]
+            raise SettingError(f"{cls.__name__} must write all parts of a Plant, it lacks\n  " + "\n  ".join(parts))
+        return super().__new__(cls)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Wrap the `dynamics` and `output` of a subclass with argument checks."""

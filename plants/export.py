@@ -6,19 +6,20 @@ from typing import Any
 
 from controlrnn.checks import count
 from controlrnn.typed import typed
+from plants.adapted import as_plant
 from plants.base import Plant
 from plants.ops import CASADI
 
 
-@typed()
-def to_casadi(plant: Plant, *, substeps: int = 20) -> tuple[Any, Any]:
+@typed(unchecked=("plant",))
+def to_casadi(plant: Plant | Any, *, substeps: int = 20) -> tuple[Any, Any]:
     """Export one sample of a plant as CasADi functions: the classical Runge-Kutta method of order 4, fixed substeps.
 
     `Plant.step` is the reference; with the default substeps both agree to 2e-4 of the states' range everywhere, and
     to 1e-7 of it about the usual operating point, away from corners (rims, springs) and empty tanks.
 
     Args:
-        plant: The process.
+        plant: The process: a `Plant`, or any object that `plants.as_plant` takes.
         substeps: Runge-Kutta steps within a sample.
 
     Returns:
@@ -26,6 +27,8 @@ def to_casadi(plant: Plant, *, substeps: int = 20) -> tuple[Any, Any]:
         disturbance (zeros for none).
     """
     import casadi
+
+    plant = as_plant(plant)
 
     n = count("substeps", substeps)
     x, u, w = (casadi.SX.sym(name, size) for name, size in (("x", plant.nx), ("u", plant.nu), ("w", plant.nw)))

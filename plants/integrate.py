@@ -26,6 +26,7 @@ from plants.ops import NUMPY, Ops, Value
 
 _RTOL, _ATOL = 1e-8, 1e-9
 _STAGES = 12
+_MOST = 3000  # attempts within one sample; the plants here take some ten
 _NODES, _WEIGHTS, _ERROR = DOP853.A, DOP853.B, DOP853.E5
 
 
@@ -62,7 +63,7 @@ def integrate(plant: Dynamics, x: Array, u: Array, w: Array | None = None) -> Ar
         w: Disturbances held over the sample, shape (..., nw), or None for none.
 
     Raises:
-        DataError: A step size vanished, so the state cannot be continued.
+        DataError: A step size vanished, or the sample takes too many steps, so the state cannot be continued.
     """
     y = x.reshape(-1, plant.nx)
     held = u.reshape(-1, plant.nu)
@@ -71,11 +72,14 @@ def integrate(plant: Dynamics, x: Array, u: Array, w: Array | None = None) -> Ar
     running = np.arange(len(y))
     left = np.full(len(y), plant.dt)
     h = left.copy()
-    slope = np.asarray(plant._rate(y, held, NUMPY, pushed))
+    with np.errstate(over="ignore", invalid="ignore"):
+        slope = np.asarray(plant._rate(y, held, NUMPY, pushed))
+    attempts = 0
     while running.size:
         h = np.minimum(h, left)
-        with np.errstate(over="ignore", invalid="ignore"):  # a step that is too long may go anywhere
+        with np.errstate(over="ignore", invalid="ignore"):  # an attempt that overflows is repeated with a shorter step
             new, new_slope, error = _attempt(plant, y, slope, h[:, None], held, pushed)
+        attempts += 1
         # NaN counts as a failed attempt; a step that cannot be made small enough is given up.
         accepted = error <= 1.0
         left = np.where(accepted, left - h, left)
@@ -91,6 +95,14 @@ def integrate(plant: Dynamics, x: Array, u: Array, w: Array | None = None) -> Ar
             raise DataError(
                 f"the integrator cannot go on from x = {y[lost][0]} under u = {held[lost][0]} (experiment {stuck}): "
                 f"the dynamics of {type(plant).__name__} are not finite or not continuous there"
+            )
+        if attempts > _MOST and going.any():
+            slow = int(np.argmax(going))
+            pushes = "" if pushed is None else f", w = {pushed[slow]}"
+            raise DataError(
+                f"one sample of {type(plant).__name__} took more than {_MOST} steps, at x = {y[slow]} under u = "
+                f"{held[slow]}{pushes} (experiment {running[slow]}): these are far beyond what moves the plant within "
+                "a sample; check their units"
             )
         if not going.all():  # experiments at the end of their sample leave the batch
             result[running[~going]] = y[~going]

@@ -29,6 +29,12 @@ class Ops(Protocol):
     def exp(self, v: Value) -> Value:
         """Exponential."""
 
+    def log(self, v: Value) -> Value:
+        """Natural logarithm."""
+
+    def cos(self, v: Value) -> Value:
+        """Cosine of an angle [rad]."""
+
     def tanh(self, v: Value) -> Value:
         """Hyperbolic tangent; ``tanh(v / width)`` is smooth friction."""
 
@@ -68,6 +74,14 @@ class NumpyOps:
     def exp(self, v: Value) -> Value:
         """Exponential."""
         return np.exp(v)
+
+    def log(self, v: Value) -> Value:
+        """Natural logarithm."""
+        return np.log(v)
+
+    def cos(self, v: Value) -> Value:
+        """Cosine."""
+        return np.cos(v)
 
     def tanh(self, v: Value) -> Value:
         """Hyperbolic tangent."""
@@ -122,6 +136,18 @@ class CasadiOps:
         import casadi
 
         return casadi.exp(v)
+
+    def log(self, v: Value) -> Value:
+        """Natural logarithm."""
+        import casadi
+
+        return casadi.log(v)
+
+    def cos(self, v: Value) -> Value:
+        """Cosine."""
+        import casadi
+
+        return casadi.cos(v)
 
     def tanh(self, v: Value) -> Value:
         """Hyperbolic tangent."""

@@ -15,6 +15,7 @@ from controlrnn.checks import Array, channels
 from controlrnn.data import Trajectory
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.typed import typed
+from plants.adapted import as_plant
 from plants.base import Plant, checked
 from plants.integrate import integrate
 from plants.ops import NUMPY
@@ -22,7 +23,7 @@ from plants.ops import NUMPY
 
 @overload
 def simulate(
-    plant: Plant,
+    plant: Plant | Any,
     u: np.ndarray[tuple[int, int], Any],
     x0: Any = None,
     *,
@@ -33,7 +34,7 @@ def simulate(
 ) -> Trajectory: ...
 @overload
 def simulate(
-    plant: Plant,
+    plant: Plant | Any,
     u: np.ndarray[tuple[int, int, int], Any],
     x0: Any = None,
     *,
@@ -44,7 +45,7 @@ def simulate(
 ) -> tuple[Trajectory, ...]: ...
 @overload
 def simulate(
-    plant: Plant,
+    plant: Plant | Any,
     u: Any,
     x0: Any = None,
     *,
@@ -53,9 +54,9 @@ def simulate(
     u_before: Any = None,
     seed: int | None = None,
 ) -> Any: ...
-@typed()
+@typed(unchecked=("plant",))
 def simulate(
-    plant: Plant,
+    plant: Plant | Any,
     u: NDArray[Any] | Any,
     x0: Any = None,
     *,
@@ -67,7 +68,7 @@ def simulate(
     """Simulate one experiment, or many at once.
 
     Args:
-        plant: The process.
+        plant: The process: a `Plant`, or any object that `plants.as_plant` takes.
         u: Inputs within their limits, shape (T, nu), or (B, T, nu) for B experiments, which are integrated together:
             much faster than one by one, with the same result (see `plants.integrate`).
         x0: State at sample 0, shape (nx,) or, for a batch, (B, nx); the plant's `initial_state` when left out.
@@ -86,6 +87,7 @@ def simulate(
             samples.
         SettingError: A negative standard deviation.
     """
+    plant = as_plant(plant)
     inputs = plant.checked_input(u)
     if inputs.ndim == 3 and not len(inputs):
         raise ShapeError("u must hold at least one experiment, got none")

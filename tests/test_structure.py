@@ -22,7 +22,8 @@ FILES = {p.relative_to(ROOT).as_posix(): p for name in OURS for p in sorted((ROO
 LIBRARY = [name for name in FILES if not name.startswith("experiments/")]
 
 LEAVES = {
-    f"controlrnn.{leaf}" for leaf in ("arithmetic", "checks", "errors", "portable", "records", "typed", "workers")
+    f"controlrnn.{leaf}"
+    for leaf in ("arithmetic", "checks", "errors", "portable", "printing", "records", "typed", "workers")
 }
 DATA = LEAVES | {"controlrnn", "controlrnn.data"}
 SYSTEMS = DATA | {"controlrnn.systems"}
@@ -51,7 +52,7 @@ FLOORS = {
         "proof.arithmetic", "proof", "input_error", "families", "certificate", "figures", "search", "certificates",
         "attacks", "ball", "refutation",
     ),
-    "controlrnn.identification": ("optimisers", "states", "scores", "linear", "losses", "training"),
+    "controlrnn.identification": ("optimisers", "states", "scores", "linear", "losses", "training", "selection"),
     "controlrnn.models": ("parts", "base", ""),
 }  # fmt: skip
 UPWARDS = {

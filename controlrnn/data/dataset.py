@@ -15,6 +15,7 @@ from controlrnn.data.copies import shared_stretches
 from controlrnn.data.sampling import same_dt
 from controlrnn.data.trajectory import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.printing import brief
 from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Dataset:
     validation: tuple[Trajectory, ...] = ()
     test: tuple[Trajectory, ...] = ()
     calibration: tuple[Trajectory, ...] = ()
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         for part in _PARTS:

@@ -32,6 +32,8 @@ class Signal(Stored):
         "signal", 1, meta={"name": Text(), "unit": Text(), "lower": Number(none=True), "upper": Number(none=True)}
     )
 
+    ADVICE: ClassVar[str] = 'write Signal("pump", "V", 0.0, 10.0), with the unit and the limits that are known'
+
     name: str
     unit: str = ""
     lower: float = -math.inf

@@ -23,7 +23,16 @@ from controlrnn.identification.training.observer_training import estimate_states
 from controlrnn.identification.training.progress import Callback, Progress, TqdmProgress
 from controlrnn.identification.training.result import FitResult
 from controlrnn.identification.training.robust_start import start_robust_rnn
-from controlrnn.identification.training.settings import FitStatus, InitialState, Keep, Refine, Schedule, Settings, Start
+from controlrnn.identification.training.settings import (
+    FitStatus,
+    InitialState,
+    Keep,
+    Options,
+    Refine,
+    Schedule,
+    Settings,
+    Start,
+)
 from controlrnn.identification.training.starts import Starts, average, identify_starts
 
 __all__ = [
@@ -41,6 +50,7 @@ __all__ = [
     "Loss",
     "NoiseCovariance",
     "NoiseUpperBound",
+    "Options",
     "OrderSelection",
     "PredictionScores",
     "Progress",

@@ -46,7 +46,7 @@ def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Valu
     if isinstance(system, LureSystem) and takes_numpy(system, u, *(() if x0 is None else (x0,))):
         u, x0 = run_arguments(system, u, x0, finite=False)
         run = _run(system, u, x0, keep=False)
-        return run.y.reshape(*u.shape[:-1], system.ny), run.x.reshape(*u.shape[:-2], -1, system.nx)
+        return run.y.reshape(*u.shape[:-1], system.ny), run.x.reshape(*u.shape[:-2], u.shape[-2] + 1, system.nx)
     if isinstance(system, LureSystem) and ops_for(u) is TORCH:
         from controlrnn.kernels._autograd import simulate_tensors
 
@@ -170,7 +170,7 @@ def _run(system: LureSystem, u: Floats, x0: Floats | None, *, keep: bool) -> Run
     packed = packed_of(system)
     start = system._initial_state(u, x0)
     batch = (1, *u.shape) if u.ndim == 2 else u.shape
-    return packed.run(u.reshape(batch), start.reshape(batch[0], -1), keep=keep)
+    return packed.run(u.reshape(batch), start.reshape(batch[0], system.nx), keep=keep)
 
 
 def packed_of(system: LureSystem) -> Packed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import Generic, Self
+from typing import ClassVar, Generic, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 
 from controlrnn.checks import positive, size
 from controlrnn.data import Scaler
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.models.parts.guarantee import Guarantee, Promise
 from controlrnn.systems import Laws, LureSystem, System
 
@@ -37,6 +37,8 @@ class Model(nn.Module, Generic[S]):
         nx: Number of states.
         dt: Sample time [s].
     """
+
+    ADVICE: ClassVar[str] = "pass model.freeze(), the system with these parameters"
 
     def __init__(self, *, nu: int, ny: int, nx: int, dt: float = 1.0) -> None:
         super().__init__()
@@ -66,9 +68,12 @@ class Model(nn.Module, Generic[S]):
 
         The explicit matrices are recomputed in float64 from the (exactly representable) trained parameters, so that a
         guarantee by construction does not suffer from the precision of the training.
+
+        Raises:
+            DataError: The parameters make no system: a matrix that has to be inverted is singular, or is not finite.
         """
         with torch.no_grad():
-            explicit = self._twin().system().frozen()
+            explicit = self._explicit().frozen()
         return explicit.scaled(self.input_scaler, self.output_scaler)
 
     def guarantee(self) -> Guarantee | None:
@@ -79,13 +84,28 @@ class Model(nn.Module, Generic[S]):
         twin = self._twin()
         # Like `freeze`, from float64: numbers from float32 would not survive the verification.
         with torch.no_grad():
-            promise, explicit = twin._promise(), twin.system()
+            explicit = twin._explicit()
+            promise = twin._promise()
         if promise is None or not isinstance(explicit, LureSystem):
             return None
         activation = explicit.activation
         if isinstance(activation, Laws):
             raise SettingError("a guarantee by construction is one of a single activation, got neurons with laws")
         return promise.numbers(activation, self.input_scaler, self.output_scaler)
+
+    def _explicit(self) -> S:
+        """Explicit system in float64.
+
+        Raises:
+            DataError: A matrix that has to be inverted is singular.
+        """
+        try:
+            return self._twin().system()
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # missing in torch's own stubs
+            raise DataError(
+                f"the parameters of {type(self).__name__} make no system, a matrix is singular ({error}): start from "
+                "other parameters, or lower the learning rate"
+            ) from error
 
     def penalty(self, progress: float) -> Tensor | None:  # noqa: ARG002  # for models that have one
         """Term that training adds to the loss at ``progress`` in [0, 1], e.g. a barrier; None where there is none."""

@@ -23,7 +23,7 @@ from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import ContractingLinear
 from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, metric_of
-from controlrnn.models.parts.linear_start import put_linear
+from controlrnn.models.parts.linear_start import balancing, put_linear
 from controlrnn.models.parts.sandwich import SandwichNetwork
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
@@ -118,6 +118,7 @@ class ContractingR2DN(Model):
             dt=self.dt,
         )
 
+    @balancing
     @torch.no_grad()
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units; see `put_linear`.
@@ -132,7 +133,7 @@ class ContractingR2DN(Model):
 
     @torch.no_grad()
     def _start_at(self, A: Array) -> Array:
-        """Set the state map to ``A``, shrunk where the rate demands it, and choose the gain; returns what was set."""
+        """Set the state map to ``A``, its poles inside the rate, and choose the gain; returns what was set."""
         A = self.core.start_at(A, self._G1())
         E, _, _ = self._implicit()
         self.gain.copy_(0.1 * torch.linalg.svdvals(E).mean())  # a tenth of the size of E

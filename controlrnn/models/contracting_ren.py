@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from controlrnn.checks import Array, as_array
 from controlrnn.models.parts.contracting_linear import inside_disc, slow_poles
 from controlrnn.models.parts.draws import generator, normal
-from controlrnn.models.parts.linear_start import put_linear
+from controlrnn.models.parts.linear_start import balancing, put_linear
 from controlrnn.models.ren import REN, Implicit
 from controlrnn.systems import Activation
 from controlrnn.typed import typed
@@ -47,6 +47,7 @@ class ContractingREN(REN):
         self._start_at(slow_poles(nx, self.rate, rng))
 
     @typed()
+    @balancing
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units; see `put_linear`.
 

@@ -25,7 +25,7 @@ from controlrnn.models.parts.contracting_linear import slow_poles
 from controlrnn.models.parts.definite import with_room
 from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, Supply, metric_of, representable
-from controlrnn.models.parts.linear_start import Linear, storages
+from controlrnn.models.parts.linear_start import Linear, balancing, storages
 from controlrnn.models.parts.strict_contraction import StrictContraction
 from controlrnn.models.ren import REN, Implicit
 from controlrnn.systems import Activation
@@ -108,6 +108,7 @@ class DissipativeREN(REN):
         return self.gain * self.B
 
     @typed()
+    @balancing
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units.
 

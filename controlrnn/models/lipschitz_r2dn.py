@@ -32,7 +32,7 @@ from controlrnn.models.parts.contracting_linear import ContractingLinear, slow_p
 from controlrnn.models.parts.definite import with_room
 from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, Supply, gain_bound, metric_of
-from controlrnn.models.parts.linear_start import Linear, gain_refusal, storages
+from controlrnn.models.parts.linear_start import Linear, balancing, gain_refusal, storages
 from controlrnn.models.parts.sandwich import SandwichNetwork
 from controlrnn.models.parts.strict_contraction import StrictContraction
 from controlrnn.systems import Activation, LureSystem
@@ -135,6 +135,7 @@ class LipschitzR2DN(Model):
         )
 
     @typed()
+    @balancing
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units.
 

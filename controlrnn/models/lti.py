@@ -13,7 +13,7 @@ from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import ContractingLinear
 from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, metric_of
-from controlrnn.models.parts.linear_start import put_linear
+from controlrnn.models.parts.linear_start import balancing, put_linear
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 
@@ -56,6 +56,7 @@ class LTI(Model):
         return Promise(metric_of(E, P), E.new_zeros(0), self.core.rate)
 
     @typed()
+    @balancing
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start at the linear model (A, B, C, D), given in scaled units; see `put_linear`."""
         put_linear(self, self.core.start_at(A), B, C, D)

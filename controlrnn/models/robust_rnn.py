@@ -30,7 +30,7 @@ from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import checked_rate, inside_disc, slow_poles
 from controlrnn.models.parts.draws import generator, normal
 from controlrnn.models.parts.guarantee import Promise, Supply, metric_of
-from controlrnn.models.parts.linear_start import Linear, gain_refusal, storages
+from controlrnn.models.parts.linear_start import Linear, balancing, gain_refusal, storages
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 
@@ -176,6 +176,7 @@ class RobustRNN(Model):
             p.copy_(old)
 
     @typed()
+    @balancing
     def start_linear(self, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
         """Start exactly at the linear model (A, B, C, D), given in scaled units, inside the set.
 

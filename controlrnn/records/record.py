@@ -28,6 +28,7 @@ from controlrnn.records.archive import read_archive, write_archive
 from controlrnn.records.digests import digest
 from controlrnn.records.schema import Schema
 from controlrnn.records.writing import storage, write_atomic
+from controlrnn.typed import typed
 
 FORMAT = 2  # version of the header's layout and of what the checksum covers
 _HEADER = "header.json"
@@ -162,6 +163,7 @@ def load_one_of(
     return record.kind, record.arrays, record.meta
 
 
+@typed()
 def read_record(path: str | os.PathLike[str]) -> Record:
     """Read a record of any kind, checked for damage but not for sense. Raises like `load_record`.
 

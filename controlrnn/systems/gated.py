@@ -24,6 +24,7 @@ from controlrnn.checks import Choice, as_array, evaluated, flag, positive, put, 
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.portable import product
+from controlrnn.printing import brief
 from controlrnn.records import Flag, Number, Numbers, Schema, Text, digest
 from controlrnn.systems.ops import Value, initial_state, matrix, ops_for, run_arguments, takes_numpy, to_numpy
 
@@ -63,6 +64,10 @@ class GatedSystem:
     """
 
     KIND: ClassVar[str] = "gated-system"
+    ADVICE: ClassVar[str] = (
+        "a gated network (LSTM, GRU) is no Lur'e system; it has certify_delta_iss and exports. For the other "
+        "certificates and for predictors identify a Lur'e model, e.g. ContractingR2DN"
+    )
     SCHEMA: ClassVar[Schema] = Schema(
         KIND, 2,
         arrays={
@@ -80,6 +85,8 @@ class GatedSystem:
     cell: Cell
     feedthrough: bool = False
     dt: float
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         dt = positive("dt", self.dt, what="a positive sample time in seconds")

@@ -26,6 +26,7 @@ from controlrnn.checks import as_array, count, evaluated, items, positive, put, 
 from controlrnn.data.scaling import Scaler
 from controlrnn.errors import FileFormatError, SettingError, ShapeError
 from controlrnn.portable import product
+from controlrnn.printing import brief
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Text, digest
 from controlrnn.systems.activations import Activation
 from controlrnn.systems.laws import Law, Laws, Neuron
@@ -102,6 +103,8 @@ class LureSystem:
     activation: Activation | Laws = Activation.TANH
     layers: tuple[int, ...]
     dt: float
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         layers = tuple(count("layers", n, least=0) for n in items("layers", self.layers, object))

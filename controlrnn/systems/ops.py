@@ -162,7 +162,7 @@ class CasadiOps:
     def relu(self, v: Value) -> Value:
         import casadi
 
-        return casadi.fmax(v, 0)
+        return casadi.if_else(v < 0, 0, v)  # `fmax` would turn NaN into zero
 
     def sigmoid(self, v: Value) -> Value:
         import casadi

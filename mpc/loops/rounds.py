@@ -13,6 +13,7 @@ import numpy as np
 
 from controlrnn.checks import Array, read_only
 from controlrnn.errors import DataError, SettingError, StorageError
+from controlrnn.printing import brief
 from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schema, Stored, digest
 from controlrnn.typed import typed
 from mpc.loops.monte_carlo import ClosedLoopSetup, monte_carlo
@@ -109,6 +110,8 @@ class ClosedLoopRounds(Stored):
     steps: int
     missing: float
     rounds: tuple[LoopRound, ...]
+
+    __repr__ = brief
 
 
 class Rounds:

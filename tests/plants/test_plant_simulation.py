@@ -99,3 +99,16 @@ def test_a_hundred_experiments_are_far_cheaper_than_one_by_one():
     for i in range(10):
         np.testing.assert_allclose(simulate(PLANT, u[i]).x, records[i].x, atol=1e-8)
     assert together < 5 * (time.perf_counter() - start)  # one by one would be 10
+
+
+@pytest.mark.parametrize("inflow", [-1e3, 1e6])
+def test_large_inflows_fill_and_empty_the_tanks(inflow):
+    x = PLANT.step(PLANT.initial_state(), PLANT.nominal_input, np.full(PLANT.nw, inflow))
+    np.testing.assert_allclose(x, PLANT.height if inflow > 0 else 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("inflow", [-1e12, -1e7, 1e12, 1e300])
+def test_absurd_inflows_are_refused_soon(inflow):
+    """A leak of 1e7 L/min would need some hundred thousand steps a sample."""
+    with pytest.raises(DataError, match="MultiTank"):
+        PLANT.step(PLANT.initial_state(), PLANT.nominal_input, np.full(PLANT.nw, inflow))

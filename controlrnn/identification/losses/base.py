@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from controlrnn.checks import count, shown
-from controlrnn.errors import SettingError
+from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 
@@ -33,6 +33,14 @@ class Batch:
     y: Tensor
     x0: Tensor
     step: int
+
+    def __post_init__(self) -> None:
+        # Sizes only: tensors under torch's transforms have no values yet.
+        shapes = [tuple(t.shape) for t in (self.u, self.y, self.x0)]
+        if [len(s) for s in shapes] != [3, 3, 2] or shapes[0][:2] != shapes[1][:2] or shapes[2][0] != shapes[0][0]:
+            raise ShapeError(f"u, y, x0 must have shapes (B, T, nu), (B, T, ny), (B, nx), got {shapes}")
+        if not self.u.shape[0] or not self.u.shape[1]:
+            raise DataError(f"a batch must hold at least one window of one sample, got shapes {shapes}")
 
 
 @dataclass(frozen=True, eq=False)

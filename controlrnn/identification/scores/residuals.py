@@ -2,8 +2,11 @@
 
 Ljung, "System identification", 2nd ed. 1999, section 16.6. With e and u made zero-mean and N samples,
 
-    r_ee(k) = sum_t e[t] e[t + k] / sum_t e[t]^2     N(0, 1/N) for white e, k > 0
-    r_ue(k) = sum_t u[t] e[t + k] / (|u| |e|)        N(0, P/N) for e independent of u, P = sum_k r_ee(k) r_uu(k)
+    r_ee(k) = sum_t e[t] e[t + k] / sum_t e[t]^2     N(0, N_k / N^2) for white e, k > 0
+    r_ue(k) = sum_t u[t] e[t + k] / (|u| |e|)        N(0, P N_k / N^2) for e independent of u, P = sum_k r_ee(k) r_uu(k)
+
+with N_k the number of pairs k samples apart, N - k for one record: the sums of far lags have fewer terms than N. (Ljung
+writes 1 / N, which is the limit for N >> k; at N = 60 a band of 95 % would hold 97.5 % of 25 lags.)
 
 A residual that correlates with *past inputs* (k >= 0) shows dynamics that the model misses; one that correlates with
 *future* inputs shows feedback in the data. For a simulation model e is coloured as the noise is, so only the second
@@ -39,16 +42,16 @@ class ResidualTest(Stored):
     Args:
         auto: Auto-correlation r_ee(k) for k = 0..lags, shape (lags + 1, ny).
         cross: Cross-correlation r_ue(k) for k = -lags..lags, shape (2 lags + 1, ny, nu).
-        auto_band: Half width of the band of ``auto``, shape ().
-        cross_band: Half width of the band of ``cross``, shape (ny, nu).
+        auto_band: Half width of the band of ``auto``, shape (lags + 1,).
+        cross_band: Half width of the band of ``cross``, shape (2 lags + 1, ny, nu).
         confidence: Probability of the band, for every lag on its own.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "residual-test", 2,
+        "residual-test", 3,
         arrays={
             "auto": Numbers("lags + 1", "ny"), "cross": Numbers("2 * lags + 1", "ny", "nu"),
-            "auto_band": Numbers(above=0.0), "cross_band": Numbers("ny", "nu", above=0.0),
+            "auto_band": Numbers("lags + 1", above=0.0), "cross_band": Numbers("2 * lags + 1", "ny", "nu", above=0.0),
         },
         meta={"confidence": Number(above=0.0, below=1.0)},
     )  # fmt: skip
@@ -71,12 +74,12 @@ class ResidualTest(Stored):
     @property
     def auto_outside(self) -> Array:
         """Share of the lags 1..lags outside the band, shape (ny,); for white residuals expect 1 - confidence."""
-        return np.asarray(np.mean(np.abs(self.auto[1:]) > self.auto_band, axis=0))
+        return np.asarray(np.mean(np.abs(self.auto[1:]) > self.auto_band[1:, None], axis=0))
 
     @property
     def cross_outside(self) -> Array:
         """Share of the lags 0..lags outside the band, shape (ny, nu); for independent ones expect 1 - confidence."""
-        return np.asarray(np.mean(np.abs(self.cross[self.lags :]) > self.cross_band, axis=0))
+        return np.asarray(np.mean((np.abs(self.cross) > self.cross_band)[self.lags :], axis=0))
 
     def plot(self) -> Figure:
         """Draw all correlations with their bands; returns the figure."""
@@ -88,10 +91,10 @@ class ResidualTest(Stored):
         for i in range(ny):
             for j in range(1 + nu):
                 values = self.auto[:, i] if j == 0 else self.cross[:, i, j - 1]
-                band = float(self.auto_band if j == 0 else self.cross_band[i, j - 1])
-                panel = panels[i, j]
-                panel.axhspan(-band, band, color="0.9", zorder=0)
-                panel.stem(np.arange(len(values)) - (0 if j == 0 else self.lags), values, markerfmt=".", basefmt="0.6")
+                band = self.auto_band if j == 0 else self.cross_band[:, i, j - 1]
+                panel, lags = panels[i, j], np.arange(len(values)) - (0 if j == 0 else self.lags)
+                panel.fill_between(lags, -band, band, color="0.9", zorder=0)
+                panel.stem(lags, values, markerfmt=".", basefmt="0.6")
                 panel.set_title(f"e{i + 1}" + ("" if j == 0 else f" with u{j}"), fontsize="medium")
                 panel.set_xlabel("lag")
         return figure
@@ -144,7 +147,10 @@ def check_residuals(
     # Estimated far lags may make P negative: the band is never narrower than that of white residuals.
     spread = np.maximum(np.einsum("ki,kj->ij", own, drive), 1.0)
     cross = _correlation(u, e, lags).transpose(0, 2, 1)
-    return ResidualTest(own[lags:], cross, np.asarray(width / np.sqrt(N)), width * np.sqrt(spread / N), confidence)
+    pairs = np.array([sum(len(r) - k for r in e) for k in range(lags + 1)])
+    band = width * np.sqrt(pairs) / N
+    both = np.concatenate([band[:0:-1], band])  # lags -lags to lags
+    return ResidualTest(own[lags:], cross, band, both[:, None, None] * np.sqrt(spread), confidence)
 
 
 def _centred(name: str, records: Sequence[Array]) -> list[Array]:

@@ -1,7 +1,8 @@
 """Estimation of the initial state of a record from its first samples: nonlinear least squares, Levenberg-Marquardt.
 
-min over x0 of sum_{t < n} |y_t - yhat_t(x0)|^2, each output scaled by its spread. The Jacobian comes from central
-differences of one batched simulation, so that every kind of system is supported; records are solved side by side.
+min over x0 of sum_{t < n} |y_t - yhat_t(x0)|^2, each output scaled by its spread. The Jacobian of a Lur'e system is
+exact: S_{t+1} = F_t S_t, dy_t / dx0 = G_t S_t with the system linearised along the run, so that the units of the states
+do not matter. Gated systems, whose states are of order one, take central differences. Records are solved side by side.
 (Marquardt 1963, with his diagonal scaling.)
 """
 
@@ -12,14 +13,18 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count
 from controlrnn.errors import DataError, SettingError
 from controlrnn.kernels import simulate
-from controlrnn.systems import LureSystem
+from controlrnn.kernels.linearisation import Lineariser
+from controlrnn.systems import GatedSystem, LureSystem
 from controlrnn.typed import typed
 
 _STEP = 1e-5  # central differences: truncation and rounding both stay below 1e-9 for states of order one
+_UNSEEN = 1e-10  # effect of a state on the outputs, relative to that of the others, below which it is rounding
 
 
 @typed(infinite=("y",))
-def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, iterations: int = 30) -> Array:
+def estimate_initial_state(
+    system: LureSystem | GatedSystem, u: Array, y: Array, n: int, *, iterations: int = 30
+) -> Array:
     """Estimate the state at sample 0 that fits the first ``n`` samples best.
 
     Args:
@@ -46,7 +51,7 @@ def estimate_initial_state(system: LureSystem, u: Array, y: Array, n: int, *, it
     return np.asarray(estimate_initial_states(system, u[None, :n], y[None, :n], iterations=iterations)[0])
 
 
-def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iterations: int = 30) -> Array:
+def estimate_initial_states(system: LureSystem | GatedSystem, u: Array, y: Array, *, iterations: int = 30) -> Array:
     """Estimate the initial states (R, nx) of R records u (R, n, nu), y (R, n, ny) at once; unchecked arrays."""
     if not system.is_frozen:
         raise SettingError("an initial state is estimated for a frozen system: pass model.freeze()")
@@ -61,7 +66,9 @@ def estimate_initial_states(system: LureSystem, u: Array, y: Array, *, iteration
         return _descend(system, u, y, x, weight, damping, iterations)
 
 
-def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, damping: Array, iterations: int) -> Array:
+def _descend(
+    system: LureSystem | GatedSystem, u: Array, y: Array, x: Array, weight: Array, damping: Array, iterations: int
+) -> Array:
     """Iterate from the states ``x`` (R, nx), with a damping (R,) for each record; changes ``x`` and returns it."""
     nx = system.nx
     error, jacobian = _measured(system, u, y, x, weight)
@@ -69,11 +76,12 @@ def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, da
     for _ in range(iterations):
         # The normal equations of all records at once, (R, nx, nx) and (R, nx, 1).
         normal, slope = jacobian.transpose(0, 2, 1) @ jacobian, jacobian.transpose(0, 2, 1) @ error[..., None]
-        diagonal = np.einsum("rii->ri", normal)
-        # The floor keeps unobservable directions at rest instead of dividing zero by zero.
-        floor = 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300
-        damped = normal + (damping[:, None] * diagonal + floor)[:, :, None] * np.eye(nx)
-        trial = x - np.linalg.solve(damped, slope)[..., 0]
+        # In units in which every state has the same effect; one without any keeps its own and stays at rest.
+        size = np.sqrt(np.einsum("rii->ri", normal))
+        size = np.maximum(size, _UNSEEN * size.max(axis=1, keepdims=True))
+        size = np.where(size > 0, size, 1.0)
+        damped = normal / (size[:, :, None] * size[:, None]) + (damping[:, None, None] + 1e-12) * np.eye(nx)
+        trial = x - np.linalg.solve(damped, slope / size[..., None])[..., 0] / size
         trial_error, trial_jacobian = _measured(system, u, y, trial, weight)
         trial_cost = np.square(trial_error).sum(axis=1)
         better = trial_cost < cost  # False as well where the trial overflowed
@@ -86,7 +94,7 @@ def _descend(system: LureSystem, u: Array, y: Array, x: Array, weight: Array, da
     return x
 
 
-def _measured(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+def _measured(system: LureSystem | GatedSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
     """Residuals and Jacobian of `_linearise`, zero where nothing was measured."""
     missing = np.isnan(y)
     if not missing.any():
@@ -96,9 +104,11 @@ def _measured(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) -
     return np.where(rows, 0.0, error), np.where(rows[:, :, None], 0.0, jacobian)
 
 
-def _linearise(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+def _linearise(system: LureSystem | GatedSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
     """Weighted residuals (R, n ny) and their Jacobian with respect to the initial state (R, n ny, nx)."""
     R, nx = x.shape
+    if isinstance(system, LureSystem):
+        return _exactly(system, u, y, x, weight)
     width = _STEP * np.maximum(1.0, np.abs(x))
     moves = width[:, None, :] * np.eye(nx)
     starts = np.concatenate([x[:, None], x[:, None] + moves, x[:, None] - moves], axis=1)  # (R, 1 + 2 nx, nx)
@@ -109,3 +119,18 @@ def _linearise(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) 
     slope = (run[:, 1 : 1 + nx] - run[:, 1 + nx :]) / (2 * width[:, :, None, None])
     jacobian = slope.reshape(R, nx, -1).transpose(0, 2, 1)
     return error.reshape(R, -1), np.nan_to_num(np.ascontiguousarray(jacobian), posinf=0.0, neginf=0.0)
+
+
+def _exactly(system: LureSystem, u: Array, y: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """Weighted residuals and their exact Jacobian, as `_linearise`."""
+    (R, nx), T = x.shape, u.shape[1]
+    run, states = simulate(system, u, x)
+    w = system._neurons(states[:, :-1], u @ system.D12.T + system.bv)
+    at = Lineariser(system).at(w.reshape(R * T, -1))
+    F, G = at.A.reshape(R, T, nx, nx), at.C.reshape(R, T, system.ny, nx)
+    S, jacobian = np.broadcast_to(np.eye(nx), (R, nx, nx)), np.empty((R, T, system.ny, nx))
+    for t in range(T):
+        jacobian[:, t] = weight[:, None] * (G[:, t] @ S)
+        S = F[:, t] @ S
+    error = ((run - y) * weight).reshape(R, -1)
+    return error, np.nan_to_num(jacobian.reshape(R, -1, nx), posinf=0.0, neginf=0.0)

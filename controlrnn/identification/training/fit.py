@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from controlrnn.identification.training.loop import Trainer
 from controlrnn.identification.training.progress import Callback
 from controlrnn.identification.training.refinement import Refinement, check_refinable
 from controlrnn.identification.training.result import FitResult
-from controlrnn.identification.training.settings import FitStatus, InitialState, Refine, Settings, Start
+from controlrnn.identification.training.settings import FitStatus, InitialState, Keep, Options, Refine, Settings, Start
 from controlrnn.models import Model
 from controlrnn.models.parts.contracting_linear import POLE, largest_pole
 from controlrnn.models.parts.linear_start import Linear
@@ -43,7 +43,7 @@ def identify(
     loss: Loss | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     callbacks: Sequence[Callback] = (),
-    **options: Any,
+    **options: Unpack[Options],
 ) -> FitResult:
     """Fit ``model`` to the training records and keep the parameters that simulate the validation records best.
 
@@ -62,7 +62,7 @@ def identify(
         checkpoint: File that the state of training is written to at every validation. If it exists, training continues
             from there, to the same bits as without a break; one that another processor made is refused.
         callbacks: Listeners, e.g. `TqdmProgress`.
-        options: Fields of `Settings`, e.g. ``steps=3000, window=200, seed=1``.
+        options: Fields of `Settings`, e.g. ``steps=3000, window=200, seed=1``; editors complete them.
 
     Returns:
         The identified system with history and scores.
@@ -77,11 +77,11 @@ def identify(
     """
     began = time.perf_counter()
     loss = SimulationError(washout=20) if loss is None else loss
-    settings = _settings(options)
+    settings = _settings(dict(options))
     window, skip = _lengths(model, dataset, loss, settings)
     if getattr(model, "D22", None) is not None or getattr(model, "feedthrough", False):
         answers_late(dataset.train, False)
-    if not dataset.validation:
+    if not dataset.validation and settings.keep is Keep.BEST:
         _log.warning("no validation records: the best parameters are chosen on the training records")
     mark = fingerprint(model, dataset, loss, settings)
     model = copy.deepcopy(model)

@@ -85,6 +85,10 @@ class Trainer:
         error = self.validation_error()
         for name, value in zip(HISTORY, (self.step, self._mean_loss(), error, self.learning_rate), strict=True):
             self.history[name].append(float(value))
+        _log.info(
+            "step %d: loss %.4g, validation NRMSE %.4g, lowest %.4g",
+            self.step, self.history["loss"][-1], error, min(error, self.best),
+        )  # fmt: skip
         self.losses.clear()
         self.validated = self.step
         better = error < self.best

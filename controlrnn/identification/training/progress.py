@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,10 +49,17 @@ class TqdmProgress:
     Args:
         label: Text in front of the bar.
         leave: Whether the finished bar stays on the screen.
+
+    Raises:
+        ModuleNotFoundError: tqdm is missing: install ``controlrnn[progress]``.
     """
 
     @typed()
     def __init__(self, label: str = "", *, leave: bool = False) -> None:
+        if importlib.util.find_spec("tqdm") is None:
+            raise ModuleNotFoundError(
+                "a progress bar needs tqdm, which is not installed: pip install 'controlrnn[progress]'", name="tqdm"
+            )
         self._label = label
         self._leave = leave
         self._bar: Any = None

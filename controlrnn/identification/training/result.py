@@ -126,6 +126,22 @@ class FitResult(Stored):
             arithmetic=MappingProxyType(texts("arithmetic", self.arithmetic)),
         )
 
+    def __repr__(self) -> str:
+        system = self.system
+        neurons = f", {system.nv} neurons" if isinstance(system, LureSystem) else ""
+        model = type(system).__name__ if self.model is None else type(self.model).__name__
+        digits, ny = "{:.4g}", system.ny
+        lines = [
+            f"FitResult of {model}: {system.nx} states{neurons}, {system.nu} inputs, {ny} outputs, dt {system.dt:g} s",
+            f"  {self.status} after {int(self.history['step'][-1]) if len(self.history['step']) else 0} steps and "
+            f"{self.seconds:.1f} s, seed {self.seed}, lowest validation NRMSE {self.best_validation:.4g}",
+        ]
+        for part, found in self.scores.items():
+            for name, values in (("RMSE", found.rmse), ("fit %", found.fit_percent)):
+                shown = " ".join(digits.format(v) for v in values[:8]) + (" ..." if ny > 8 else "")
+                lines.append(f"  {part:<10} {name:<5} {shown}")
+        return "\n".join([*lines, f"  scores leave out the first {self.skip} samples; digest {system.digest[:16]}"])
+
     @property
     def seed(self) -> int:
         """Seed of the windows drawn in training."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypedDict
 
 import torch
 
@@ -83,6 +83,30 @@ class Keep(Choice):
     LAST = "last"
     """Those of the last validation with a finite error: for a length of training that was fixed before, or for a
     regulariser that decides on the model instead of the validation error."""
+
+
+class Options(TypedDict, total=False):
+    """Options of `identify` as keywords, for editors and type checkers; see `Settings`."""
+
+    steps: int
+    batch_size: int
+    window: int | None
+    learning_rate: float
+    schedule: Schedule | str
+    clip: float
+    validate_every: int
+    patience: int | None
+    skip: int | None
+    initial_state: InitialState | str
+    start: Start | str
+    start_horizon: int | None
+    precision: str
+    refine: Refine | str
+    refine_steps: int
+    shooting: int | None
+    stiffness: float
+    keep: Keep | str
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,11 +63,15 @@ class ContractingLinear(nn.Module):
         """Set the parameters so that ``implicit`` gives exactly this state map, with E symmetric.
 
         Args:
-            A: State map, shape (nx, nx). Where it contracts too slowly for ``rate`` it is shrunk first.
+            A: State map, shape (nx, nx). Where it contracts too slowly for ``rate`` its poles are moved inwards first,
+                with a warning.
             G1: Addition to H11 that the caller will pass to `implicit`, shape (nx, nx); E is scaled up to allow it.
 
         Returns:
             The state map that was set.
+
+        Raises:
+            SettingError: Its transients are too large for the parameterisation, in these coordinates.
         """
         n, rate = self.nx, self.rate
         G1 = np.zeros((n, n)) if G1 is None else G1
@@ -76,16 +80,16 @@ class ContractingLinear(nn.Module):
             raise SettingError(
                 f"A must have entries of at most {_LARGEST:g}, got {np.abs(A).max():g}: scale the states"
             )
-        while True:
-            P = scipy.linalg.solve_discrete_lyapunov(A.T / rate, np.eye(n))
-            P = 0.5 * (P + P.T)
-            # [P, A'P; PA, rate^2 P] > 0. Scaling it up allows for G1 without changing A, but not for eps: shrink A.
-            core = np.block([[P, A.T @ P], [P @ A, rate**2 * P]])
-            room = np.linalg.eigvalsh(core)[0] - 2 * EPS * np.trace(core) / (2 * n)
-            if room > 0:
-                break
-            A = 0.99 * A
-            _log.info("shrank the state map by 1 %%: it is too far from normal for the rate %.4f", rate)
+        P = scipy.linalg.solve_discrete_lyapunov(A.T / rate, np.eye(n))
+        P = 0.5 * (P + P.T)
+        # [P, A'P; PA, rate^2 P] > 0. Scaling it up allows for G1 without changing A, but not for eps.
+        core = np.block([[P, A.T @ P], [P @ A, rate**2 * P]])
+        room = np.linalg.eigvalsh(core)[0] - 2 * EPS * np.trace(core) / (2 * n)
+        if not room > 0:
+            raise SettingError(
+                f"the state map must be nearer to a normal one for the rate {rate:g}, got one whose transients are "
+                f"{np.sqrt(np.linalg.cond(P)):.3g} times its state: balance its states, or raise the rate"
+            )
         G = scipy.linalg.block_diag(G1, np.zeros((n, n)))
         core *= max(1.0, 2 * (1 + ROOM) * np.linalg.norm(G1, 2) / room)
         # `implicit` adds G, and its margin for rounding, to H again.
@@ -124,7 +128,11 @@ def largest_pole(rate: float) -> float:
 def inside_disc(A: Array, rate: float) -> Array:
     """Shrink ``A`` to a spectral radius of 0.995 ``rate``; unchanged where it is below `largest_pole`."""
     radius, limit = float(np.abs(np.linalg.eigvals(A)).max(initial=0.0)), POLE * rate
-    if radius <= largest_pole(rate):
+    if radius <= largest_pole(rate) * (1 + 1e-9):  # other coordinates change it by rounding
         return A
-    _log.info("moved the poles of the linear model inside |z| <= %.4f (spectral radius was %.4f)", limit, radius)
+    _log.warning(
+        "the linear start is another model: its poles were moved inside |z| <= %.4f for the rate %.4f (their radius "
+        "was %.4f); raise the rate to keep it",
+        limit, rate, radius,
+    )  # fmt: skip
     return np.asarray(A * (limit / radius))

@@ -20,6 +20,7 @@ from controlrnn.errors import SettingError
 EPS = 1e-5  # lower bound of the least eigenvalue of H relative to the mean one
 ROOM = 1e-4  # share of the mean eigenvalue of an addition to H that is added for rounding
 _TINY = 1e-12  # keeps H definite where its size is zero
+_LEAST = 1e-18  # of |X|^2; its square is a float32 number
 
 
 class PositiveDefinite(nn.Module):
@@ -41,7 +42,8 @@ class PositiveDefinite(nn.Module):
         """Positive definite matrix H, shape (m, m)."""
         X, size = self.X, self.p**2
         eye = torch.eye(self.m, dtype=X.dtype, device=X.device)
-        return size / (X**2).sum() * (X.T @ X) + (EPS * size / self.m + _TINY) * eye
+        # The bound keeps value and gradient finite at X = 0, where H is what the last term leaves of it.
+        return size / (X**2).sum().clamp_min(_LEAST) * (X.T @ X) + (EPS * size / self.m + _TINY) * eye
 
     def plus(self, G: Tensor | None) -> Tensor:
         """Sum of `matrix` and a positive semidefinite G (m, m), with a margin for rounding; None stands for zero."""

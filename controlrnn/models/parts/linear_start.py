@@ -8,14 +8,18 @@ the linear model dissipates that supply with a margin. Its storage N solves
 where v = V (x, u) drives the nonlinear part: that part has no effect yet, but its input counts in the inequality. The
 smallest such N is a discrete-time Riccati solution (bounded real lemma; derived here: the papers start only contracting
 models at linear ones).
+
+What a linear model does to its outputs does not depend on the coordinates of its state, but the room that a
+parameterisation leaves around it does: `balancing` changes them where they are in the way.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import scipy.linalg
@@ -27,6 +31,11 @@ from controlrnn.models.parts.guarantee import Supply
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.9  # share of a gain bound that a linear model is scaled down to, so that the neurons have the rest
+_SPREAD = 1e4  # of the states' sizes, beyond which equations in the given coordinates are not worth solving
+_SHRINKS = (1.0, 0.99, 0.98, 0.97, 0.96, 0.95)  # of the state map
+_GAIN_LOSS = 0.8  # share of the steady gain that a shrunk model keeps at least
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +64,44 @@ class Linear:
         response = self.C @ np.linalg.solve(z * np.eye(len(self.A)) - self.A, self.B.astype(complex)) + self.D
         return float(np.linalg.norm(response, 2, axis=(1, 2)).max())
 
+    def steady_gain(self) -> float:
+        """Largest gain at rest, |C (I - A)^-1 B + D|; infinite with a pole at one."""
+        try:
+            rest = np.linalg.solve(np.eye(len(self.A)) - self.A, self.B)
+        except np.linalg.LinAlgError:
+            return np.inf
+        return float(np.linalg.norm(self.C @ rest + self.D, 2))
+
+    def reach(self) -> Array:
+        """Covariance of the state under white inputs of variance one, shape (nx, nx), up to the unit circle."""
+        radius = float(np.abs(np.linalg.eigvals(self.A)).max(initial=0.0))
+        A = self.A / max(1.0, 1.0001 * radius)
+        W = self.B @ self.B.T
+        # Doubling: sums and products only, so that each entry is as accurate in any units of the states.
+        for _ in range(20):
+            W = W + A @ W @ A.T
+            A = A @ A
+        return np.asarray(W)
+
+    def sizes(self) -> Array:
+        """Size of each state under white inputs, shape (nx,); 1 for one that they do not reach."""
+        size = np.sqrt(np.diag(self.reach()))
+        return np.where((size > 0) & np.isfinite(size), size, 1.0)
+
+    def balanced(self) -> Linear:
+        """The same model in coordinates in which white inputs move the state alike in all directions.
+
+        A map with such a state contracts in the 2-norm, or nearly: A A' + B B' = I (input-normal coordinates, Moore,
+        "Principal component analysis in linear systems", IEEE TAC 1981).
+        """
+        size = self.sizes()
+        scaled = Linear(self.A * size / size[:, None], self.B / size[:, None], self.C * size, self.D)
+        W = scaled.reach()
+        if not np.isfinite(W).all():
+            return self
+        L = np.linalg.cholesky(W + 1e-6 * np.eye(len(W)))  # the addition is for states that no input reaches
+        return Linear(np.linalg.solve(L, scaled.A @ L), np.linalg.solve(L, scaled.B), scaled.C @ L, self.D)
+
     def with_gain_below(self, gamma: float | None, rate: float = 1.0) -> Linear:
         """Scale the outputs down where the gain is above 0.9 ``gamma``; None leaves the model unchanged."""
         peak = 0.0 if gamma is None else self.gain(rate)
@@ -63,6 +110,45 @@ class Linear:
         _log.info("scaled the linear model down from gain %.4g to %.4g", peak, _SHARE * gamma)
         shrink = _SHARE * gamma / peak
         return Linear(self.A, self.B, shrink * self.C, shrink * self.D)
+
+
+def balancing(start: F) -> F:
+    """Decorate a method ``start_linear`` so that the units and coordinates of the linear model's state do not matter.
+
+    The model is tried as it is given, then in balanced coordinates, then with its state map shrunk by up to 5 % as long
+    as it keeps four fifths of its steady gain, with a warning; not where the model bounds its gain. What
+    the method refuses even then is refused.
+    """
+
+    @functools.wraps(start)
+    def start_linear(self: Any, A: Array, B: Array, C: Array, D: Array | None = None) -> None:
+        given = Linear.of((self.nx, self.nu, self.ny), A, B, C, D)
+        size = given.sizes()
+        plain = size.max() <= _SPREAD * size.min()
+        failure: SettingError | None = None
+        # Within a bound on its gain a model is refused, not shrunk: the caller decides between bound and model.
+        bounded = getattr(self, "gamma", None) is not None or hasattr(self, "supply")
+        shrinks = _SHRINKS[:1] if bounded else _SHRINKS
+        for linear, shrink in [(given, 1.0)] * int(plain) + [(given.balanced(), s) for s in shrinks]:
+            tried = replace(linear, A=shrink * linear.A)
+            if shrink < 1 and tried.steady_gain() < _GAIN_LOSS * given.steady_gain():
+                break
+            try:
+                start(self, tried.A, tried.B, tried.C, tried.D)
+            except SettingError as error:
+                failure = failure or error
+                continue
+            if shrink < 1:
+                _log.warning(
+                    "the linear start of %s is another model: its state map was shrunk by %.0f %%, which changes its "
+                    "steady gain from %.4g to %.4g; a larger rate leaves it as it is",
+                    type(self).__name__, 100 * (1 - shrink), given.steady_gain(), tried.steady_gain(),
+                )  # fmt: skip
+            return
+        assert failure is not None
+        raise failure
+
+    return cast(F, start_linear)
 
 
 def storages(linear: Linear, V: Array, supply: Supply, rate: float) -> Iterator[tuple[Array, float]]:

@@ -57,7 +57,8 @@ class CayleyPair(nn.Module):
     def pair(self) -> tuple[Tensor, Tensor]:
         """Matrices A and B."""
         n = self.n
-        UV = self.a / self.XY.norm() * self.XY
+        # The bound keeps the pair finite at XY = 0, where it is (I, 0).
+        UV = self.a / self.XY.norm().clamp_min(1e-9) * self.XY
         U, V = UV[:n], UV[n:]
         eye = torch.eye(n, dtype=UV.dtype, device=UV.device)
         Z = U - U.T + V.T @ V

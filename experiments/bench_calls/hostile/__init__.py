@@ -34,7 +34,7 @@ UNCALLED = {
     "plants": ("PLANTS", "Plant", "excitation"),
     "plants.excitation": ("TAPS",),
     "controlrnn.systems": ("MATRICES", "System"),
-    "controlrnn.identification": ("Batch", "Callback", "Loss", "Simulation", "Term"),
+    "controlrnn.identification": ("Batch", "Callback", "Loss", "Options", "Simulation", "Term"),
     "controlrnn.certification": ("Certificate",),
     "controlrnn.models": ("Model",),
     "controlrnn.greybox": ("GreyBoxFit", "Traced"),

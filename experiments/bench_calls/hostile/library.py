@@ -48,6 +48,7 @@ def plant_calls(_: Kit) -> Iterator[Call]:
         "plants.simulate", plants.simulate, 0.3, plant=tank, u=u, x0=x, noise_std=0.1,
         disturbance=np.zeros((4, tank.nw)), seed=3,
     )  # fmt: skip
+    yield call("plants.as_plant", first(plants.as_plant, lambda plant: plant.nx), process=tank)
     yield call("plants.to_casadi", first(plants.to_casadi, lambda f: np.array(f[0](x, u[0], np.zeros(tank.nw)))), 0.1,
                plant=tank, substeps=3)  # fmt: skip
     yield call("plants.Signal", plants.Signal, name="y", unit="m", lower=-1.0, upper=1.0,

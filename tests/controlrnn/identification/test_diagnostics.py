@@ -72,16 +72,29 @@ def test_the_bands_hold_what_they_promise():
     assert np.mean(cross) < 0.04
 
 
+def test_the_bands_of_short_records_are_as_wide_as_they_say():
+    """At 60 samples far lags have few pairs; the share outside of a 95 % band is 5 %, at every lag."""
+    rng = np.random.default_rng(3)
+    tests = [
+        check_residuals([Trajectory(u, e, 1.0)], [np.zeros_like(e)], confidence=0.95)
+        for u, e in (rng.normal(size=(2, 60, 1)) for _ in range(600))
+    ]
+    assert 0.04 < np.mean([t.auto_outside for t in tests]) < 0.06
+    assert 0.04 < np.mean([t.cross_outside for t in tests]) < 0.06
+    far = [np.abs(t.auto[20:]) > t.auto_band[20:, None] for t in tests]
+    assert 0.035 < np.mean(far) < 0.065
+
+
 def test_missed_dynamics_and_coloured_residuals_are_seen_at_their_lags(tmp_path):
     rng = np.random.default_rng(1)
     u, v = rng.normal(size=(2000, 2)), rng.normal(size=2001)
     e = 0.3 * np.roll(u[:, 1], 4) + v[1:] + 0.8 * v[:-1]
     test = check_residuals([Trajectory(u, e[:, None], 1.0)], [np.zeros((2000, 1))], lags=10)
     np.testing.assert_allclose(test.auto[0], 1.0)
-    assert test.auto[1, 0] > test.auto_band
+    assert test.auto[1, 0] > test.auto_band[1]
     assert np.argmax(np.abs(test.cross[:, 0, 1])) == 10 + 4
-    assert test.cross[14, 0, 1] > test.cross_band[0, 1]
-    assert np.abs(test.cross[:, 0, 0]).max() < 2 * test.cross_band[0, 0]
+    assert test.cross[14, 0, 1] > test.cross_band[14, 0, 1]
+    assert (np.abs(test.cross[:, 0, 0]) < 2 * test.cross_band[:, 0, 0]).all()
     test.save(tmp_path / "test.npz")
     np.testing.assert_array_equal(ResidualTest.load(tmp_path / "test.npz").cross, test.cross)
     assert len(test.plot().axes) == 3

@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,12 @@ from controlrnn.errors import DataError, FileFormatError, SettingError, ShapeErr
 from controlrnn.identification import (
     FitResult,
     FitStatus,
+    Options,
     Settings,
     SimulationError,
     Start,
     Term,
+    TqdmProgress,
     identify,
     identify_subspace,
     score,
@@ -243,3 +246,26 @@ def test_bad_input_is_refused_before_any_work(dataset):
     for wrong in ({"steps": 0}, {"learning_rate": -1.0}, {"schedule": "linear"}, {"precision": "float16"}):
         with pytest.raises(SettingError):
             Settings(**wrong)
+
+
+def test_the_typed_keywords_are_the_settings():
+    assert set(Options.__annotations__) == set(Settings.__dataclass_fields__)
+    for name, annotation in Options.__annotations__.items():
+        own = str(Settings.__annotations__[name])
+        assert annotation.__forward_arg__ in (own, f"{own} | str")
+
+
+def test_every_validation_is_logged(caplog):
+    rng = np.random.default_rng(0)
+    one, two = (Trajectory(rng.normal(size=(80, 1)), rng.normal(size=(80, 1)), 1.0) for _ in range(2))
+    with caplog.at_level(logging.INFO, "controlrnn"):
+        fit = identify(Elman(nu=1, ny=1, nx=2), Dataset((one,), (two,)), steps=4, validate_every=2)
+    told = [r.getMessage() for r in caplog.records if "validation NRMSE" in r.getMessage()]
+    assert [t.partition(":")[0] for t in told] == ["step 0", "step 2", "step 4"]
+    assert f"lowest {fit.best_validation:.4g}" in told[-1]
+
+
+def test_a_progress_bar_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"controlrnn\[progress\]"):
+        TqdmProgress()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.identification import estimate_initial_state
 from controlrnn.identification.linear.regression import lti
-from controlrnn.models import ContractingR2DN
+from controlrnn.models import GRU, ContractingR2DN
 
 
 def r2dn(seed):
@@ -59,3 +61,26 @@ def test_bad_input_is_refused():
         estimate_initial_state(system, u, y[:, :1], 5)
     with pytest.raises(SettingError, match="frozen"):
         estimate_initial_state(ContractingR2DN(nu=1, ny=2, nx=2).system(), u, y, 5)
+
+
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e8])
+def test_the_units_of_the_states_do_not_matter(size):
+    """Each state in a unit of its own: the run is the same, the state found is that of the other units."""
+    rng, system = np.random.default_rng(0), r2dn(3)
+    units = np.array([size, 1.0])
+    other = replace(
+        system,
+        A=system.A * units / units[:, None], B1=system.B1 / units[:, None], B2=system.B2 / units[:, None],
+        bx=system.bx / units, C1=system.C1 * units, C2=system.C2 * units,
+    )  # fmt: skip
+    u, x0 = rng.normal(size=(40, 1)), rng.normal(size=2)
+    y, _ = system.simulate(u, x0)
+    np.testing.assert_allclose(estimate_initial_state(other, u, y, 30) * units, x0, rtol=1e-6)
+
+
+def test_gated_systems_are_supported():
+    system = GRU(nu=1, ny=2, nx=2, seed=1).freeze()
+    rng = np.random.default_rng(0)
+    u, x0 = rng.normal(size=(40, 1)), np.array([0.4, -0.3])
+    y, _ = system.simulate(u, x0)
+    np.testing.assert_allclose(estimate_initial_state(system, u, y, 30), x0, atol=1e-5)

@@ -7,10 +7,11 @@ import torch
 from random_systems import random_elman, random_system
 from scipy.optimize import check_grad
 
+from controlrnn import kernels
 from controlrnn.data import Scaler
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.systems import MATRICES, Activation, LureSystem
-from controlrnn.systems.ops import NUMPY
+from controlrnn.systems.ops import CASADI, NUMPY
 
 PLAIN = {
     "tanh": np.tanh,
@@ -209,3 +210,24 @@ def test_gradients_of_simulation_match_differences():
         return C1.grad.numpy().ravel() if grad else loss.item()
 
     assert check_grad(value, lambda c: value(c, grad=True), np.array(system.C1).ravel()) < 1e-4
+
+
+def test_nan_passes_every_activation_on_every_backend():
+    """A reading that is no number must never become a state that is one."""
+    for activation in Activation:
+        row = np.array([[np.nan, -2.0, 0.0, 3.0, -np.inf]])
+        expected = activation.apply(NUMPY, row)
+        assert np.isnan(expected[0, 0])
+        found = np.array(activation.apply(CASADI, casadi.DM(row)))
+        x = casadi.SX.sym("x", 1, 5)
+        symbolic = casadi.Function("f", [x], [activation.apply(CASADI, x)])
+        if activation is Activation.LEAKY_RELU:  # a slope times minus infinity
+            expected, found = expected[:, :4], found[:, :4]
+        np.testing.assert_allclose(found, expected)
+        np.testing.assert_allclose(np.array(symbolic(row))[:, : expected.shape[1]], expected)
+
+
+def test_a_batch_without_records_has_no_runs():
+    system = random_elman(0)
+    y, x = kernels.simulate(system, np.zeros((0, 7, 2)))
+    assert (y.shape, x.shape) == ((0, 7, 2), (0, 8, 4))
