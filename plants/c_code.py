@@ -16,7 +16,7 @@ from scipy.integrate import DOP853
 
 from controlrnn.checks import Array
 from controlrnn.data import Signal
-from plants.integrate import _ATOL, _RTOL, _STAGES
+from plants.integrate import _ATOL, _MOST, _RTOL, _STAGES
 from plants.ops import CASADI, Ops, Value
 
 
@@ -75,7 +75,7 @@ def plant_code(plant: Described, name: str, slack: float) -> str:
     }  # fmt: skip
     words = sizes | {
         "name": name, "ny": len(plant.outputs), "dt": repr(float(plant.dt)), "stages": _STAGES,
-        "rtol": repr(_RTOL), "atol": repr(_ATOL), "work": 1 + max(f.sz_w() for f in functions),
+        "rtol": repr(_RTOL), "atol": repr(_ATOL), "most": _MOST, "work": 1 + max(f.sz_w() for f in functions),
         "whole": 1 + max(f.sz_iw() for f in functions),
         "tables": "\n".join(_table(f"{name}_{key}", value) for key, value in tables.items()),
     }  # fmt: skip
@@ -156,7 +156,7 @@ int ${name}_step(double *x, const double *u, const double *w)
     if (!${name}_within($nw, w, ${name}_w_low, ${name}_w_high)) return 1;
     for (int j = 0; j < $nu; ++j) held[j] = fmin(fmax(u[j], ${name}_input_ends[j]), ${name}_input_ends[$nu + j]);
     ${name}_slope(x, held, w, stages[0]);
-    while (left > 0) {
+    for (int attempts = 1; left > 0; ++attempts) {
         double error, factor;
         h = fmin(h, left);
         error = ${name}_attempt(x, held, w, h, stages, after);
@@ -167,7 +167,7 @@ int ${name}_step(double *x, const double *u, const double *w)
             memcpy(stages[0], stages[$stages], sizeof stages[0]);
         } else factor = fmin(factor, 0.9);
         h *= factor;
-        if (left > 0 && h < 1e-12 * $dt) return 1;
+        if (left > 0 && (h < 1e-12 * $dt || attempts > $most)) return 1;
     }
     return 0;
 }

@@ -35,6 +35,25 @@ class TracingOps:
             return of_parameters(v, np.sin, np.cos)
         return each(_sine, v)
 
+    def cos(self, v: Row) -> Row:
+        """Cosine, as the sine of an angle that is a right one larger."""
+        if v.fixed:
+            return of_parameters(v, np.cos, lambda at: -np.sin(at))
+        return self.sin(v + 0.5 * np.pi)
+
+    def log(self, v: Row) -> Row:
+        """Natural logarithm of parameters.
+
+        Raises:
+            SettingError: The values depend on states or inputs: no law of a neuron is a logarithm.
+        """
+        if v.fixed:
+            return of_parameters(v, np.log, lambda at: 1.0 / at)
+        raise SettingError(
+            "a logarithm of states or inputs is no neuron: take the logarithm as a state, or write the equations "
+            "with exp"
+        )
+
     def tanh(self, v: Row) -> Row:
         """Hyperbolic tangent; ``tanh(v / width)`` is smooth friction."""
         if v.fixed:

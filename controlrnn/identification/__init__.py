@@ -16,6 +16,11 @@ from controlrnn.identification.scores.free_run import free_run, initial_states, 
 from controlrnn.identification.scores.metrics import Scores, fit_percent, nrmse, r2, rmse
 from controlrnn.identification.scores.prediction import PredictionScores, score_predictions
 from controlrnn.identification.scores.residuals import ResidualTest, check_residuals
+from controlrnn.identification.selection.best import identify_best
+from controlrnn.identification.selection.candidates import Candidate, Family
+from controlrnn.identification.selection.meter import Clock, Work
+from controlrnn.identification.selection.result import BestFit, Entry
+from controlrnn.identification.selection.trials import Trial
 from controlrnn.identification.states.encoder import StateEncoder, fit_encoder
 from controlrnn.identification.states.initial_state import estimate_initial_state
 from controlrnn.identification.training.fit import identify
@@ -39,8 +44,13 @@ __all__ = [
     "L2",
     "ArxModel",
     "Batch",
+    "BestFit",
     "Callback",
+    "Candidate",
+    "Clock",
     "Decaying",
+    "Entry",
+    "Family",
     "FitResult",
     "FitStatus",
     "Group",
@@ -68,7 +78,9 @@ __all__ = [
     "SubspaceModel",
     "Term",
     "TqdmProgress",
+    "Trial",
     "WeightedSum",
+    "Work",
     "average",
     "check_residuals",
     "estimate_delays",
@@ -80,6 +92,7 @@ __all__ = [
     "group_norms",
     "identify",
     "identify_arx",
+    "identify_best",
     "identify_starts",
     "identify_subspace",
     "initial_states",

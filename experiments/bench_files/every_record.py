@@ -33,13 +33,27 @@ from controlrnn.certification.certificates.dissipation import DissipationCertifi
 from controlrnn.data import Dataset, Scaler, Signal, Trajectory
 from controlrnn.errors import FileFormatError, TrainingError
 from controlrnn.export import load_system, save_system
-from controlrnn.identification import FitResult, SimulationError, StateEncoder, check_residuals, identify
+from controlrnn.identification import (
+    BestFit,
+    Candidate,
+    Clock,
+    Entry,
+    Family,
+    FitResult,
+    Scores,
+    SimulationError,
+    StateEncoder,
+    Trial,
+    Work,
+    check_residuals,
+    identify,
+)
 from controlrnn.identification.training.checkpoint import fingerprint, load_checkpoint, state_arrays
 from controlrnn.identification.training.loop import Trainer
 from controlrnn.identification.training.settings import Settings
 from controlrnn.models import Elman
 from controlrnn.records import Stored, digest
-from controlrnn.systems import GatedSystem, LureSystem
+from controlrnn.systems import Activation, GatedSystem, LureSystem
 from controlrnn.systems.gated import Cell
 from mpc import (
     CalibrationMethod,
@@ -294,8 +308,27 @@ def _records(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
     )  # fmt: skip
     return {
         "trajectory": record, "residual test": check_residuals([record], [np.zeros((40, 2))], lags=5),
-        "encoder": encoder,
+        "encoder": encoder, **_search(rng, system),
     }  # fmt: skip
+
+
+def _search(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
+    """Records of a search for a good model."""
+    scores = Scores(*rng.uniform(0.1, 1.0, (4, system.ny)))
+    trial = Trial(Candidate(Family.FREE, 2, 3, Activation.RELU, 1e-3), rng.uniform(0.1, 1.0, 4), 3, 0.5)
+    entry = Entry("arx", "order 2", system, 0.25, None, scores, scores)
+    fit = BestFit(
+        entries=(entry, replace(entry, name="free", test=None, contraction=certify_contraction(system))), chosen="arx",
+        reason="ü", notes=("no dead time",), trials=(trial,), work=Work(3, 2, 1), skip=5, feedthrough=True,
+        delays=(0, 2), budget=10.0, clock=Clock.PROCESSOR, seconds=9.5, seed=1, mark=NAME,
+    )  # fmt: skip
+    return {
+        "candidate": trial.candidate,
+        "trial": trial,
+        "search entry": entry,
+        "search work": fit.work,
+        "best fit": fit,
+    }
 
 
 @dataclass(frozen=True)

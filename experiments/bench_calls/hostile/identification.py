@@ -59,6 +59,23 @@ def identification_calls(kit: Kit) -> Iterator[Call]:
                 learning_rate=0.1, _infinite=("loss", "validation", "best", "learning_rate"))  # fmt: skip
     yield call(f"{at}.TqdmProgress", identification.TqdmProgress, label="x", leave=False)
     yield from _losses(kit)
+    yield from _searches(kit)
+
+
+def _searches(kit: Kit) -> Iterator[Call]:
+    at, best = "controlrnn.identification", kit.best
+    trial = identification.Trial(
+        identification.Candidate(identification.Family.FREE, 2, 3, ridge=1e-3), np.ones(3), 2, 0.1
+    )
+    yield call(f"{at}.identify_best", identification.identify_best, 0.05, data=kit.long, budget=2.0,
+                clock="processor", families=(), skip=5, seed=1, _varies=("seconds", "mark"),
+                _infinite=("rmse", "nrmse", "fit_percent", "r2"))  # fmt: skip
+    yield again(f"{at}.Candidate", trial.candidate)
+    yield again(f"{at}.Trial", trial, _infinite=("curve",))
+    yield again(f"{at}.Work", identification.Work(1, 2, 3))
+    yield again(f"{at}.Entry", best.entries[0], _infinite=("error", "rmse", "nrmse", "fit_percent", "r2"))
+    yield again(f"{at}.BestFit", best, _infinite=("rmse", "nrmse", "fit_percent", "r2"))
+    yield call(f"{at}.BestFit.simulate", best.simulate, record=kit.long[0], name="arx")
 
 
 def _elman(seed: int) -> models.Elman:

@@ -37,6 +37,7 @@ from controlrnn.identification import (
     free_run,
     identify,
     identify_arx,
+    identify_best,
     identify_subspace,
     observer_dataset,
     score_predictions,
@@ -361,6 +362,18 @@ class Kit:
     def subspace(self) -> Any:
         """Another linear model."""
         return identify_subspace(self.records, 2, horizon=4)
+
+    @cached_property
+    def long(self) -> list[Trajectory]:
+        """Records that are long enough to leave a part out."""
+        rng = np.random.default_rng(9)
+        u = [rng.normal(size=(120, NU)) for _ in range(2)]
+        return [Trajectory(one, np.cumsum(one, axis=0)[:, :1] * np.ones((1, NY)) + one[:, :1], 0.5) for one in u]
+
+    @cached_property
+    def best(self) -> Any:
+        """Linear models with their choice."""
+        return identify_best(self.long, budget=2.0, families=(), skip=5)
 
     @cached_property
     def orders(self) -> Any:

@@ -108,6 +108,16 @@ def test_all_operations_are_exact_in_their_ranges(method, substeps):
     assert used >= {Law.ROOT, Law.EXPONENTIAL, Law.RECIPROCAL, Law.SQUARE, Law.SIGNED_ROOT, Law.SATURATION, Law.TANH}
 
 
+def test_a_cosine_is_a_sine_and_parameters_have_logarithms():
+    eq = Equations(
+        dynamics=lambda x, u, p, ops: u - p["a"] * ops.cos(x) + ops.log(p["a"]) + ops.cos(p["a"]),
+        output=lambda x, u, p, ops: x, states=[Signal("x", "-", -1, 1)], inputs=[Signal("u", "-", -1, 1)],
+        parameters=[Parameter("a", 2.0, 0.5)], dt=0.1, substeps=1,
+    )  # fmt: skip
+    x, u, after = points(eq, 200)
+    assert np.allclose(trace(eq).system.step(x, u), after, rtol=0, atol=1e-12)
+
+
 def test_derivatives_by_parameters_are_exact():
     eq = equations(method=Method.MIDPOINT, substeps=2)
     traced, believed, h = trace(eq), eq.believed, 1e-6
@@ -151,6 +161,7 @@ def test_linear_equations_need_no_neuron():
     [
         (lambda x, u, p, ops: ops.sqrt(x), "root"),
         (lambda x, u, p, ops: u / x, "zero"),
+        (lambda x, u, p, ops: ops.log(x + 2.0), "logarithm"),
         (lambda x, u, p, ops: x**3, "power"),
         (lambda x, u, p, ops: ops.join([x, x]), "one rate for each"),
         (lambda x, u, p, ops: ops.exp(1000.0 * x), "exponential"),

@@ -1,0 +1,1 @@
+"""Choice of a model without options: baselines, structure, candidates, blocked cross-validation, budget, result."""

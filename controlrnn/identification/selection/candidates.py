@@ -1,0 +1,107 @@
+"""Candidates of a search: families with sizes, and the moves from one candidate to its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from controlrnn.checks import Choice
+from controlrnn.identification.losses.base import Loss, SimulationError
+from controlrnn.identification.losses.regularisers import L2
+from controlrnn.models import ContractingR2DN, Model, ResidualRNN
+from controlrnn.records import Count, Number, Schema, Stored, Text
+from controlrnn.systems import Activation
+from controlrnn.typed import typed
+
+
+class Family(Choice):
+    """Kind of model that a search tries."""
+
+    FREE = "free"
+    """`ResidualRNN`: a linear system with neurons beside it; no guarantee by construction."""
+    CONTRACTING = "contracting"
+    """`ContractingR2DN`: contracts for every value of its parameters, with a certificate by construction."""
+
+
+@dataclass(frozen=True)
+@typed()
+class Candidate(Stored):
+    """Family and size of a model.
+
+    Args:
+        family: The family.
+        nx: Number of states.
+        nv: Number of neurons.
+        activation: Activation function.
+        ridge: Weight of `L2` in the loss.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "candidate", 1,
+        meta={
+            "family": Text(choices=Family), "nx": Count(1), "nv": Count(1), "activation": Text(choices=Activation),
+            "ridge": Number(least=0.0),
+        },
+    )  # fmt: skip
+
+    family: Family
+    nx: int
+    nv: int
+    activation: Activation = Activation.TANH
+    ridge: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", Family(self.family))
+        object.__setattr__(self, "activation", Activation(self.activation))
+
+    @property
+    def label(self) -> str:
+        """Short text for tables."""
+        text = f"{self.family}, {self.nx} states, {self.nv} {self.activation}"
+        return text + (f", ridge {self.ridge:g}" if self.ridge else "")
+
+    def build(self, nu: int, ny: int, feedthrough: bool, seed: int) -> Model:
+        """Untrained model."""
+        if self.family is Family.FREE:
+            return ResidualRNN(
+                nu=nu, ny=ny, nx=self.nx, nv=self.nv, activation=self.activation, feedthrough=feedthrough, seed=seed
+            )
+        channel = max(2, min(self.nx, self.nv // 2))
+        return ContractingR2DN(
+            nu=nu, ny=ny, nx=self.nx, nv=channel, layers=(self.nv,), activation=self.activation,
+            feedthrough=feedthrough, seed=seed,
+        )  # fmt: skip
+
+    def loss(self) -> Loss:
+        """Loss of its fit."""
+        return SimulationError() + self.ridge * L2() if self.ridge else SimulationError()
+
+    def cost(self, nu: int, ny: int) -> float:
+        """Multiplications of one Levenberg-Marquardt iteration per sample; those of matrix products count an eighth."""
+        n, v = self.nx, self.nv
+        unknowns = n * (n + nu + v + ny + 1) + v * (n + nu + 1)
+        return unknowns * n * (n + ny) + unknowns**2 * ny / 8
+
+
+Move = Callable[[Candidate], Candidate]
+
+
+def moves(orders: Sequence[int], *, ridge: bool) -> list[Move]:
+    """Moves that a search tries one after the other from the best candidate of a family.
+
+    Args:
+        orders: Numbers of states to try.
+        ridge: Whether the weight of the ridge is worth a choice: records are short.
+    """
+    found: list[Move] = [lambda c: c, lambda c: replace(c, nv=2 * c.nv)]
+    found += [lambda c, n=n: replace(c, nx=n) for n in orders]  # type: ignore[misc]  # bound now
+    if ridge:
+        found += [lambda c: replace(c, ridge=10 * c.ridge), lambda c: replace(c, ridge=c.ridge / 10)]
+    found += [
+        lambda c: replace(c, nv=max(2, c.nv // 2)),
+        lambda c: replace(c, activation=Activation.RELU if c.activation is Activation.TANH else Activation.TANH),
+        lambda c: replace(c, nv=c.nv + c.nv // 2),
+        lambda c: replace(c, nx=c.nx + 1),
+    ]
+    return found + ([lambda c: replace(c, ridge=10 * c.ridge)] if ridge else [])

@@ -1,0 +1,163 @@
+"""Final fits of a search: the candidate that was best over left-out blocks, fitted to all that was measured.
+
+Of short records the final model is the mean of several starts, each fitted to all records for the number of iterations
+that was best over the left-out blocks. Of long ones it goes on from the trial, with more samples, for as long as the
+left-out block gets better.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+
+from controlrnn.certification import (
+    ContractionCertificate,
+    certificate_from,
+    certify_by_construction,
+    certify_contraction,
+)
+from controlrnn.data import Dataset, Trajectory
+from controlrnn.errors import CertificationError, ControlRnnError
+from controlrnn.identification.linear.delays import with_delays
+from controlrnn.identification.selection.candidates import Family
+from controlrnn.identification.selection.folds import Fold, shortened
+from controlrnn.identification.selection.meter import Meter, Stop
+from controlrnn.identification.selection.structure import Structure
+from controlrnn.identification.selection.trials import Plan, Trial, fit
+from controlrnn.identification.training.progress import Callback
+from controlrnn.identification.training.result import FitResult
+from controlrnn.identification.training.starts import average
+from controlrnn.systems import LureSystem
+
+_log = logging.getLogger(__name__)
+_STARTS = 4  # of short records
+_OUTLIER = 1.5  # a start whose error is this many times the least is left out of the mean
+
+
+@dataclass(frozen=True, eq=False)
+class Final:
+    """Final model of one candidate.
+
+    Args:
+        system: The model, with its dead times.
+        error: Its error over left-out blocks.
+        contraction: Its certificate; None where none was made.
+        what: Family and size in words.
+    """
+
+    system: LureSystem
+    error: float
+    contraction: ContractionCertificate | None
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a final fit needs to know of the search."""
+
+    every: Sequence[Fold]
+    records: tuple[Trajectory, ...]
+    structure: Structure
+    plan: Plan
+    meter: Meter
+    seed: int
+    listeners: tuple[Callback, ...]
+    folder: Path | None
+
+
+def final(trial: Trial, known: FitResult | None, job: Job) -> Final | None:
+    """Fit the candidate of a trial to all that was measured; None where no fit came to an end.
+
+    Args:
+        trial: Its trial.
+        known: Its fit of the trial; None where the records are short, or where it is not known any more.
+        job: The search.
+    """
+    if job.plan.short:
+        fits = _starts(trial, job)
+        error = trial.error
+    else:
+        fits = _refined(trial, known, job)
+        error = fits[0].best_validation if fits else np.inf
+    if not fits:
+        return None
+    system = average([f.system for f in fits]) if len(fits) > 1 else fits[0].system
+    what = trial.candidate.label + (f", mean of {len(fits)} starts" if len(fits) > 1 else "")
+    proof = _certificate(system, fits) if trial.candidate.family is Family.CONTRACTING else None
+    if any(job.structure.delays):
+        system = with_delays(system, job.structure.delays)
+        proof = None if proof is None else _searched(system)
+    return Final(system, error, proof, what)
+
+
+def _starts(trial: Trial, job: Job) -> list[FitResult]:
+    """Fits of several starts to all records, without those that went astray."""
+    found: list[FitResult] = []
+    for k in range(_STARTS):
+        stop = Stop(job.meter, job.listeners, trial.error)
+        try:
+            one = fit(
+                trial.candidate, Dataset(job.records), job.structure, horizon=job.plan.horizon, seed=job.seed + k,
+                iterations=trial.length, stop=stop, keep="last",
+            )  # fmt: skip
+        except ControlRnnError as failure:
+            _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
+            continue
+        if stop.stopped and found:  # a start that was cut short is worse than one less
+            break
+        found.append(one)
+        if stop.stopped:
+            break
+    errors = [f.history["validation"][-1] for f in found]
+    return [f for f, e in zip(found, errors, strict=True) if e <= _OUTLIER * min(errors)]
+
+
+def _refined(trial: Trial, known: FitResult | None, job: Job) -> list[FitResult]:
+    """The fit of a trial, continued with more samples and from other starts until the budget of the phase ends."""
+    (fold,) = job.every
+    data = Dataset(shortened(fold.train, job.plan.final_samples), fold.validation)
+    best = known
+    for k in range(_STARTS):
+        stop = Stop(job.meter, job.listeners, trial.error)
+        kept = None if job.folder is None else job.folder / f"final_{trial.candidate.family}_{k}.npz"
+        try:
+            model = known.model if known is not None and k == 0 else None
+            one = fit(
+                trial.candidate, data, job.structure, horizon=job.plan.horizon, seed=job.seed + k,
+                iterations=job.plan.final_iterations, stop=stop, patience=30, checkpoint=kept,
+                model=model, start="auto" if model is None else "continue",
+            )  # fmt: skip
+        except ControlRnnError as failure:
+            _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
+            continue
+        best = one if best is None or one.best_validation < best.best_validation else best
+        if stop.stopped or job.meter.over:
+            break
+    return [] if best is None else [best]
+
+
+def _certificate(system: LureSystem, fits: Sequence[FitResult]) -> ContractionCertificate | None:
+    """Certificate by construction of one model, or of the mean of several, whose metrics stand side by side."""
+    try:
+        parts = [certify_by_construction(f.model).contraction for f in fits if f.model is not None]
+        if len(parts) == 1:
+            return parts[0]
+        metric = np.asarray(scipy.linalg.block_diag(*(p.metric for p in parts)))
+        return certificate_from(system, metric, np.concatenate([p.multipliers for p in parts]))
+    except CertificationError as failure:
+        _log.warning("the guarantee by construction could not be proven (%s): looking for another proof", failure)
+        return _searched(system)
+
+
+def _searched(system: LureSystem) -> ContractionCertificate | None:
+    """Certificate of contraction that is looked for; None where none was found."""
+    try:
+        return certify_contraction(system)
+    except CertificationError as failure:
+        _log.warning("no certificate of contraction was found (%s)", failure)
+        return None

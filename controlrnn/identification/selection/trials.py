@@ -1,0 +1,158 @@
+"""Trials of a search: one candidate, fitted without each left-out block in turn and judged by it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from controlrnn.checks import Array, read_only
+from controlrnn.data import Dataset
+from controlrnn.errors import ControlRnnError
+from controlrnn.identification.selection.candidates import Candidate
+from controlrnn.identification.selection.folds import Fold, pooled, shortened
+from controlrnn.identification.selection.meter import Meter, Stop
+from controlrnn.identification.selection.structure import Structure
+from controlrnn.identification.training.fit import identify
+from controlrnn.identification.training.progress import Callback
+from controlrnn.identification.training.result import FitResult
+from controlrnn.identification.training.settings import FitStatus
+from controlrnn.models import Model
+from controlrnn.records import Count, Number, Numbers, Part, Schema, Stored
+from controlrnn.typed import typed
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+@typed(infinite=("curve",))
+class Trial(Stored):
+    """One candidate and its errors over the left-out blocks.
+
+    Args:
+        candidate: The candidate.
+        curve: Error after 0, 1, ... iterations of Levenberg-Marquardt: root mean square of the free run over all
+            left-out blocks, in units of the outputs' standard deviation, shape (n,).
+        iterations: Iterations done, over all blocks.
+        seconds: Time that it took [s].
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "search-trial", 1, arrays={"curve": Numbers("n", infinite=True)},
+        meta={"iterations": Count(), "seconds": Number(least=0.0)}, parts={"candidate": Part(Candidate, own=True)},
+    )  # fmt: skip
+
+    candidate: Candidate
+    curve: Array
+    iterations: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "curve", read_only(self.curve))
+
+    @property
+    def error(self) -> float:
+        """Lowest error of the curve."""
+        return float(np.min(self.curve))
+
+    @property
+    def length(self) -> int:
+        """Iterations after which the error is lowest."""
+        return int(np.argmin(self.curve))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a search, from its budget in seconds alone, so that they do not depend on the machine.
+
+    Args:
+        samples: Samples that a trial is fitted to.
+        iterations: Iterations of a trial, for each left-out block.
+        final_samples: Samples that the final model is fitted to.
+        final_iterations: Most iterations of the final fit.
+        horizon: Samples of past and of future that linear starts are identified from.
+        short: Whether the records are short: final models are then fitted to all of them, for the number of iterations
+            that the trials found.
+    """
+
+    samples: int
+    iterations: int
+    final_samples: int
+    final_iterations: int
+    horizon: int | None
+    short: bool
+
+    @classmethod
+    def of(cls, seconds: float, every: Sequence[Fold], candidate: Candidate, horizon: int | None, short: bool) -> Plan:
+        """Plan for records and a budget; ``candidate`` is a typical one."""
+        nu, ny = every[0].train[0].nu, every[0].train[0].ny
+        total = max(sum(map(len, fold.train)) for fold in every)
+        per_sample = candidate.cost(nu, ny) / _SPEED
+        # A final fit of sixty iterations shall take a quarter of the budget, a trial a tenth of that.
+        final = int(np.clip(0.25 * seconds / (60 * per_sample), _LEAST, _MOST))
+        if short or final >= total:
+            iterations = int(np.clip(0.03 * seconds / (len(every) * total * per_sample), 10, 60)) if short else 20
+            return cls(total if short else min(total, max(_LEAST, final // 3)), iterations, total, 200, horizon, short)
+        return cls(max(_LEAST, final // 3), 20, final, 200, horizon, short)
+
+
+_SPEED = 5e8  # multiplications a second, of one core that is not alone
+_LEAST, _MOST = 4000, 40_000  # samples
+
+
+def fit(
+    candidate: Candidate, data: Dataset, structure: Structure, *, horizon: int | None, seed: int, iterations: int,
+    stop: Callback, model: Model | None = None, **options: Any,
+) -> FitResult:  # fmt: skip
+    """Fit one candidate by Levenberg-Marquardt from its linear start, or from a model that was fitted before."""
+    model = candidate.build(data.nu, data.ny, structure.feedthrough, seed) if model is None else model
+    found: FitResult = identify(
+        model, data, loss=candidate.loss(), steps=0, batch_size=1, window=max(2, min(map(len, data.train))),
+        skip=structure.skip, initial_state="estimated", start_horizon=horizon, refine="levenberg_marquardt",
+        refine_steps=max(1, iterations), seed=seed, callbacks=[stop], **options,
+    )  # fmt: skip
+    if found.status is FitStatus.INTERRUPTED and not getattr(stop, "stopped", False):
+        raise KeyboardInterrupt
+    return found
+
+
+def judge(
+    candidate: Candidate, every: Sequence[Fold], structure: Structure, plan: Plan, meter: Meter, *, seed: int,
+    listeners: tuple[Callback, ...], best: float,
+) -> tuple[Trial, FitResult | None] | None:  # fmt: skip
+    """Fit a candidate without each left-out block; None where the budget ended first.
+
+    Returns:
+        The trial, and the fit where there is one block only.
+    """
+    began, curves, done, last = meter.elapsed, [], 0, None
+    before = meter.counts[meter.phase]
+    for fold in every:
+        stop = Stop(meter, listeners, best)
+        try:
+            data = Dataset(shortened(fold.train, plan.samples), fold.validation)
+            last = fit(
+                candidate, data, structure, horizon=plan.horizon, seed=seed, iterations=plan.iterations, stop=stop
+            )
+            curve = last.history["validation"]
+        except ControlRnnError as failure:
+            _log.info("%s: cannot be fitted (%s)", candidate.label, failure)
+            curve, last = np.array([np.inf]), None
+        done += stop.iterations
+        if stop.stopped:
+            meter.counts[meter.phase] = before
+            return None
+        curves.append(curve)
+        if not np.isfinite(curve).any():
+            break
+    if len(curves) < len(every):
+        curves += [np.array([np.inf])] * (len(every) - len(curves))
+    n = max(map(len, curves))
+    padded = np.stack([np.concatenate([c, np.full(n - len(c), c[-1])]) for c in curves])
+    curve = np.array([pooled(list(column), every, structure.skip) for column in padded.T])
+    trial = Trial(candidate, curve, done, max(meter.elapsed - began, 0.0))
+    _log.info("%s: error %.4g after %d iterations", candidate.label, trial.error, trial.length)
+    return trial, last if len(every) == 1 else None
