@@ -22,6 +22,30 @@ _log = logging.getLogger(__name__)
 _PARTS = ("train", "validation", "test", "calibration")
 
 
+def belong_together(records: Sequence[Trajectory]) -> None:
+    """Raise ShapeError or DataError unless all records have the same channels, sample time and timing.
+
+    Args:
+        records: The records.
+    """
+    first = records[0]
+    for record in records:
+        if (record.nu, record.ny) != (first.nu, first.ny):
+            raise ShapeError(
+                f"all records must have nu, ny = {first.nu}, {first.ny}, got {record.nu}, {record.ny} "
+                f"in record {record.name!r}: split the data by plant"
+            )
+        if not same_dt(record.dt, first.dt):
+            raise DataError(
+                f"all records must have dt = {first.dt} s, got {record.dt} s in record {record.name!r}: resample it"
+            )
+        if record.timing is not first.timing:
+            raise DataError(
+                f"all records must have timing {str(first.timing)!r}, got {str(record.timing)!r} in record "
+                f"{record.name!r}: convert it, see Trajectory.measured_first"
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Trajectories for training, validation, test and calibration, with the same channels and sample time.
@@ -51,22 +75,7 @@ class Dataset:
             object.__setattr__(self, part, records)
         if not self.train:
             raise DataError("a dataset needs at least one training trajectory, got none: check the split")
-        first = self.train[0]
-        for record in self.all:
-            if (record.nu, record.ny) != (first.nu, first.ny):
-                raise ShapeError(
-                    f"all records must have nu, ny = {first.nu}, {first.ny}, got {record.nu}, {record.ny} "
-                    f"in record {record.name!r}: split the data by plant"
-                )
-            if not same_dt(record.dt, first.dt):
-                raise DataError(
-                    f"all records must have dt = {first.dt} s, got {record.dt} s in record {record.name!r}: resample it"
-                )
-            if record.timing is not first.timing:
-                raise DataError(
-                    f"all records must have timing {str(first.timing)!r}, got {str(record.timing)!r} in record "
-                    f"{record.name!r}: convert it, see Trajectory.measured_first"
-                )
+        belong_together(self.all)
         if len({id(record) for record in self.all}) != len(self.all):
             raise DataError("a record stands in two parts of the dataset: each may serve one purpose only")
         self._check_copies()

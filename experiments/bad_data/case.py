@@ -24,7 +24,7 @@ class Ending(StrEnum):
     REFUSED = "refused"
     """By an error of ours that says what, where and what to do."""
     WARNED = "warned"
-    """With the right result and a warning that says so."""
+    """With the right result and a warning, or a finding of the report, that says so."""
     RIGHT = "right"
     """With the right result, in silence."""
 
@@ -82,7 +82,7 @@ def judge(case: Case, folder: Path) -> Ended:
     other.addHandler(handler)
     try:
         result = case.run(folder)
-        words = " | ".join(handler.said)
+        words = " | ".join([*handler.said, *map(str, getattr(result, "findings", ()))])
         ending = Ending.WARNED if words else Ending.RIGHT
         right = case.check is not None and bool(case.check(result))
     except ControlRnnError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from experiments.bad_data import arrays, binary_files, records, text_files, time_stamps
+from experiments.bad_data import arrays, binary_files, plants_seen, records, text_files, time_stamps
 from experiments.bad_data.case import Case, Ending
 
 PAGE = Path(__file__).parents[2] / "docs" / "your_data.md"
@@ -15,6 +15,7 @@ GROUPS = {
     "MATLAB, HDF5, Parquet": binary_files.CASES,
     "Arrays and data frames": arrays.CASES,
     "Records": records.CASES,
+    "What a look at the data finds": plants_seen.CASES,
 }
 _MARKS = "<!-- the table of cases: python -m experiments.bad_data --page -->", "<!-- end of the table -->"
 _WORDS = {Ending.REFUSED: "error", Ending.WARNED: "warning", Ending.RIGHT: "right"}

@@ -33,6 +33,7 @@ PACKAGES = (
 UNCALLED = {
     "plants": ("PLANTS", "Plant", "excitation"),
     "plants.excitation": ("TAPS",),
+    "controlrnn.data": ("Advice", "DataReport", "Dynamics", "Finding"),
     "controlrnn.systems": ("MATRICES", "System"),
     "controlrnn.identification": ("Batch", "Callback", "Loss", "Options", "Simulation", "Term"),
     "controlrnn.certification": ("Certificate",),

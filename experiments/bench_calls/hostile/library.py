@@ -72,6 +72,8 @@ def data_calls(kit: Kit) -> Iterator[Call]:
     yield call("controlrnn.data.read_records", data.read_records, path=frame, **columns, _infinite={*limited, "y"})
     yield call("controlrnn.data.Trajectory.from_frame", data.Trajectory.from_frame, frame=frame, **columns,
                 _infinite={*limited, "y"})  # fmt: skip
+    yield call("controlrnn.data.check_data", data.check_data, 0.5, data=kit.records[:4],
+                _infinite={*limited, "delays", "time_constants", "gains"})  # fmt: skip
     yield call("controlrnn.data.Reading", data.Reading, separator=";", decimal=",", encoding="utf-8", date_format="%Y",
                 time_unit="ms", zone="UTC", missing=(-9999.0,), sort=True, jitter=0.1, longest_hold=3,
                 longest_gap=5)  # fmt: skip
