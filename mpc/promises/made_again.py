@@ -83,10 +83,17 @@ def refuse_other(what: str, claimed: Mapping[str, Array], made: Mapping[str, Arr
         claimed: Its arrays by name.
         made: The same arrays, recomputed from the sources.
     """
-    for name, own in made.items():
-        found = claimed[name]
+    for name in [*made, *(n for n in claimed if n not in made)]:
+        if name not in claimed or name not in made:
+            raise CertificationError(
+                f"{what} {'lacks' if name in made else 'has'} {name}, unlike what its sources give: it was altered, or "
+                "made from others; make it anew"
+            )
+        found, own = claimed[name], made[name]
         if np.shape(found) != np.shape(own):
-            raise CertificationError(f"{what} claims {name} of shape {np.shape(found)}, its sources give {own.shape}")
+            raise CertificationError(
+                f"{what} claims {name} of shape {np.shape(found)}, its sources give {np.shape(own)}"
+            )
         wrong = ~np.isclose(found, own, rtol=SAME, atol=0.0)
         if wrong.any():
             where = tuple(int(i) for i in np.argwhere(wrong)[0])

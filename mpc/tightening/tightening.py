@@ -391,7 +391,7 @@ def no_tightening(system_digest: str, horizon: int, ny: int) -> Tightening:
         horizon: Number of predicted steps.
         ny: Number of outputs.
     """
-    zero = np.zeros((size("horizon", horizon, least=0) + 1, size("ny", ny)))
+    zero = np.zeros((size("horizon", horizon) + 1, size("ny", ny)))
     return Tightening(
         model_error=zero,
         reinitialisation=zero,
