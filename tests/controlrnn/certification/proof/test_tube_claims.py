@@ -12,7 +12,7 @@ from inequality_cases import FAST, SEEDS, linear
 from random_systems import random_system
 
 from controlrnn.certification.proof import tube
-from controlrnn.errors import CertificationError
+from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import LureSystem
 
 pytest.importorskip("flint", reason="python-flint gives the ball arithmetic (extra audit)")
@@ -75,6 +75,8 @@ def test_a_second_pass_is_no_worse_and_bounds_stay_true():
     (own, _), (other, _) = (claim.prove(multipliers[[i]], shares[[i]], 1e-7) for i in (0, 1))
     assert (own == first).all()
     assert (both <= np.minimum(own, other) * (1 + 1e-9)).all()
+    turned, _ = claim.prove(multipliers[::-1], shares[::-1], 1e-7)
+    assert (turned <= np.minimum(own, other) * (1 + 1e-9)).all()
     alone, tight = (claim.run(m, shares[0], 1e-7, None) for m in multipliers)
     helped = claim.run(multipliers[0], shares[0], 1e-7, tight)
     d, known, least = (np.array([one.d for one in run.steps]) for run in (helped, alone, tight))
@@ -101,6 +103,29 @@ def test_bounds_are_in_the_units_of_the_outputs():
         shares = np.full((1, other.steps, 3), tau)
         found, _ = other.prove(np.full((1, other.steps, 3), t), shares, 1e-7)
         assert found == pytest.approx(factor * bounds, rel=1e-6)
+
+
+def test_steps_that_lead_on_to_an_ellipsoid():
+    """As many as the horizon, and one more where neurons reach the outputs."""
+    for steps in (1, 4):
+        for feedthrough, more in ((False, 0), (True, 1)):
+            system = random_system(5, nx=2, layers=(3,), feedthrough=feedthrough)
+            assert claim_of(system, 0.3, steps=steps).steps == steps - 1 + more
+        ones = replace(system, D21=np.ones_like(system.D21))
+        assert claim_of(ones, 0.3, steps=steps).steps == steps
+    alone = claim_of(random_system(5, nx=2, layers=(), feedthrough=False), 0.3, steps=1)
+    bounds, margin = alone.prove(np.zeros((1, 0, 0)), np.zeros((1, 0, 1)), 1e-7)
+    assert margin == 1
+    assert (bounds > 0).all()
+
+
+def test_a_nominal_trajectory_that_overflows_is_refused():
+    for size in (1e200, np.inf):
+        system = linear([[1e200]], B2=[[0.0]])
+        with pytest.raises(ControlRnnError):
+            tube.TubeClaim(system, np.array([size]), np.zeros((4, 1)), 0.25, None, 0.0).prove(
+                np.zeros((1, 3, 0)), np.full((1, 3, 1), 0.8), 1e-9
+            )
 
 
 def test_a_point_has_differences_too():

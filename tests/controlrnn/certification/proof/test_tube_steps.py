@@ -136,6 +136,11 @@ def test_the_inequality_of_every_step_is_proven():
             less[k, i] *= 0.9
             assert not one.margin(less) > 0
     assert not one.margin(shares, room=1e15) > 0
+    for k in (0, 1):
+        large = two_steps()  # what neurons pass on may not be more than what the shares leave for it
+        large.used[k] = 50 * large.used[k]
+        large.factors = [10 * one for one in large.factors]
+        assert not large.margin(shares) > 0
 
 
 def _inequality_holds(one, shares):
