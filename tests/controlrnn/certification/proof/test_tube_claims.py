@@ -189,6 +189,9 @@ def test_tubes_without_states():
     (bounds, _), *_ = some_proof(claim)
     assert (bounds >= np.tanh(0.5)).all()
     assert (bounds <= 0.6).all()
+    still = tube.Tube(system, z((1, 0)), z((1, 1)), z((0, 0)), z(1))
+    still.v_error = z((1, 1))
+    assert (still.look().d > 0).all()
 
 
 @pytest.mark.parametrize("bad", [
