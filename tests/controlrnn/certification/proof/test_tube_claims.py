@@ -245,6 +245,39 @@ def test_starting_ellipsoids_cover_the_set(seed, log):
             tube.covering(bad, r)
 
 
+@pytest.mark.parametrize("log", [8, 10, 12])
+@pytest.mark.parametrize("seed", range(4))
+def test_starting_ellipsoids_of_flat_sets_cover_them_or_are_refused(seed, log):
+    """Where the inverse has lost digits, the first guess covers too little."""
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    M = Q @ np.diag([1.0, 10.0 ** (-0.5 * log), 10.0**-log]) @ Q.T
+    M = 0.5 * (M + M.T)
+    try:
+        L = tube.covering(M, 1.0)
+    except CertificationError:
+        return
+    assert definite(exact(L).T.dot(exact(M)).dot(exact(L)) - exact(np.eye(3)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_in_ellipsoids_whose_inverse_is_not_known_well(seed):
+    rng = np.random.default_rng(seed)
+    for log in (5.0, 6.5, 7.0, 7.4):
+        F = np.eye(3) + np.tril(10.0**log * rng.uniform(0.5, 1, (3, 3)), -1)
+        F[2, 0] = -F[2, 0]  # so that both ways to the last state add up
+        try:
+            rho = Fraction(tube._covered_rounding(F, np.ones(3)))
+        except CertificationError:
+            assert log > 7
+            continue
+        rows, xi = exact(F), []
+        e = exact(np.array([1.0, -1.0, 1.0]))
+        for i in range(3):
+            xi.append(e[i] - sum((rows[i, j] * xi[j] for j in range(i)), Fraction(0)))
+        assert sum(v * v for v in xi) <= rho * rho
+
+
 @FAST
 @given(seed=SEEDS, log=st.integers(-100, 100))
 def test_rounding_of_the_nominal_path_is_covered(seed, log):
