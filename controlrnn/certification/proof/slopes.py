@@ -102,7 +102,7 @@ def secant_slopes(activation: str | Laws, base: Array, error: Array, reach: Arra
         below, d = 0.0 if activation == "relu" else LEAK, np.maximum(reach, 1e-300)
         low, high = base - error, base + error
         alpha = below + (1 - below) * np.where(low >= 0, np.minimum(low / d, 1.0), 0.0)
-        beta = below + (1 - below) * np.where(high >= 0, 1.0, np.maximum(1 + high / d, 0.0))
+        beta = below + (1 - below) * np.maximum(1 + high / d, 0.0)  # more than one where high >= 0, until it is clipped
     return np.maximum(alpha - _WIDEN, alpha0), np.minimum(beta + _WIDEN, beta0)
 
 
@@ -133,11 +133,11 @@ def _touching_slopes() -> Array:
         h = 0.5 * (low + high)
         beyond = _tanh_chord(a, h) > 1 - np.tanh(a + h) ** 2
         low, high = np.where(beyond, h, low), np.where(beyond, high, h)
-    return read_only(_tanh_chord(a, high) + _WIDEN)
+    return read_only(_tanh_chord(a, high))
 
 
 def _touching_slope(a: Array) -> Array:
-    """Upper bound of the slope of the chord from a >= 0 that touches tanh, from `_touching_slopes`.
+    """Upper bound, but for rounding, of the slope of the chord from a >= 0 that touches tanh: `_touching_slopes`.
 
     It falls with a, so that the next smaller a on the grid has a larger one.
     """

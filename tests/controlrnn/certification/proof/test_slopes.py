@@ -110,3 +110,13 @@ def test_chords_that_touch():
         assert found - 1e-14 <= b <= found + (3e-4 if x < 8 else 0.05)
     _, near = slopes.secant_slopes("tanh", a, np.zeros(7), np.full(7, 0.01))
     assert (near < beta).all()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_numbers_that_overflowed_have_no_slope_that_is_too_flat(activation):
+    """NaN goes on as NaN, which every decision refuses."""
+    with np.errstate(all="ignore"):
+        alpha, beta = slopes.secant_slopes(activation, np.array([np.nan, 0.5]), np.zeros(2), np.array([1.0, 0.1]))
+    assert not beta[0] < slopes.global_slopes(activation)[1]
+    assert not alpha[0] > slopes.global_slopes(activation)[0]
+    assert beta[1] > 0
