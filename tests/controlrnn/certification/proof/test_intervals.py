@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from random_systems import random_system
 
 from controlrnn.certification.proof import intervals, slopes
 from controlrnn.certification.proof.arithmetic.enclosure import Enclosure
-from controlrnn.errors import ControlRnnError
+from controlrnn.errors import ControlRnnError, SettingError
 from controlrnn.systems import Activation, LureSystem
 
 flint = pytest.importorskip("flint", reason="python-flint gives the ball arithmetic (extra audit)")
@@ -166,3 +167,14 @@ def test_norms_that_cancel_are_never_rounded_down():
         P, mid = np.array([[1.0, -b], [-b, 1.0]]), rng.uniform(1, 2) * np.ones(2)
         found = intervals.norm_up(Enclosure.of(mid), P)
         assert Fraction(found) ** 2 >= exact(mid).dot(exact(P)).dot(exact(mid))
+
+
+def test_slopes_are_those_of_frozen_systems():
+    system = random_system(0, nx=2, layers=(2,))
+    boxes = (-np.ones(2), np.ones(2)), (-np.ones(2), np.ones(2))
+    names = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22", "by", "nx", "nu", "ny", "nv")
+    plain = SimpleNamespace(**{n: getattr(system, n) for n in (*names, "blocks", "activation")})
+    for one in (plain, SimpleNamespace(**vars(plain), is_frozen=True)):
+        np.testing.assert_array_equal(intervals.local_slopes(one, *boxes, 2), intervals.local_slopes(system, *boxes, 2))
+    with pytest.raises(SettingError, match="frozen"):
+        intervals.local_slopes(SimpleNamespace(**vars(plain), is_frozen=False), *boxes, 2)
