@@ -20,7 +20,9 @@ def alike(one: str, other: str) -> bool:
 def _draws(text: str) -> bool:
     """Whether a function makes a picture, which people judge by looking at it."""
     function = ast.parse(text).body[0]
-    return isinstance(function, ast.FunctionDef) and ast.unparse(function.returns or ast.Constant(None)) == "Figure"
+    if not isinstance(function, ast.FunctionDef):
+        return False
+    return ast.unparse(function.returns or ast.Constant(None)) == "Figure" or "panels" in ast.unparse(function.args)
 
 
 class _Plain(ast.NodeTransformer):
