@@ -70,8 +70,8 @@ def test_every_part_is_what_its_formula_says(case):
     needed = np.maximum(case.tightening.total[N], (a[N - 1] + made.growth[N - 1] + jumps[N - 1]))
     assert (made.end >= needed).all()
     np.testing.assert_allclose(made.end, needed, rtol=1e-8)
-    np.testing.assert_allclose(made.around, (made.drift + made.change) * ROUNDING, rtol=1e-15)
-    assert not made.around.flags.writeable
+    np.testing.assert_allclose(made.spread, (made.drift + made.change) * ROUNDING, rtol=1e-15)
+    assert not made.spread.flags.writeable
     promised = f"errors drift within {K} samples by no more than a bound which {case.drift.promise}"
     assert made.promise == f"{case.tightening.promise}; {promised}"
     assert made.digests == {

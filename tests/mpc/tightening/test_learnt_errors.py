@@ -36,7 +36,7 @@ def expected(one, interval, error):
         wrong = not (
             low[0, i] - MEASURED * one.absolute[0, i] <= error[i] <= high[0, i] + MEASURED * one.absolute[0, i]
         )
-        seen = [(error[i] - one.around[k, i], error[i] + one.around[k, i]) for k in range(K)]
+        seen = [(error[i] - one.spread[k, i], error[i] + one.spread[k, i]) for k in range(K)]
         for k, (a, b) in enumerate(seen, 1):
             wrong = wrong or max(low[k, i], a) > min(high[k, i], b)
         for k, (a, b) in enumerate(seen, 1):

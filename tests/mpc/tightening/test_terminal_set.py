@@ -62,16 +62,16 @@ def test_the_least_radius_takes_up_the_jump():
     assert refused.value.margin == pytest.approx(-1e-6 * LEAST, rel=1e-2)
 
 
-def test_the_share_of_a_gap_is_its_norm_in_radii():
+def test_a_gap_is_measured_in_radii_of_the_set():
     one = written()
     assert np.allclose(one.root.T @ one.root, P)
     for gap in (np.array([0.3, -0.4]), np.array([0.0, 0.7]), np.zeros(2)):
-        assert one.share(gap) == pytest.approx(np.sqrt(gap @ P @ gap) / 0.7, rel=1e-12)
+        assert one.radii(gap) == pytest.approx(np.sqrt(gap @ P @ gap) / 0.7, rel=1e-12)
     with pytest.raises(DataError, match="beyond what float64"):
-        one.share(np.array([1e200, 0.0]))
+        one.radii(np.array([1e200, 0.0]))
     for wrong in (np.zeros(3), np.zeros((1, 2)), np.array([np.nan, 0.0])):
         with pytest.raises(ControlRnnError, match="gap"):
-            one.share(wrong)
+            one.radii(wrong)
 
 
 @pytest.mark.parametrize(("wrong", "match"), [
