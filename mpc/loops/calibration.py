@@ -225,7 +225,8 @@ def calibrate_closed_loop(
             the tightening are held. `SimulatedLoops` and a start with premises say them by themselves. If nobody does,
             the tightening's promise says that they are unknown, and with the target ``predictions`` no controller
             takes it.
-        checkpoint: File of the completed rounds, from which an interrupted calibration continues.
+        checkpoint: File of the completed rounds, from which an interrupted calibration continues. What rests on rounds
+            that were read is not verified: see `Tightening.on_trust`.
 
     Raises:
         CertificationError: No attempt was accepted: nothing is promised. Another call with another seed is a further
@@ -285,7 +286,9 @@ def _accepted(
     if own is None:
         text += f"; {UNDECLARED}"
         _log.warning("loops and start state no premises: pass premises=controller.premises to have them checked")
-    tightening = replace(tightening, promise=text, premises=own)._made(tightening)
+    tightening = replace(tightening, promise=text, premises=own)
+    if not run.restored:
+        tightening._made()
     return ClosedLoopCalibration(
         tightening=tightening,
         target=run.target,

@@ -147,6 +147,8 @@ class Rounds:
         self.done: list[LoopRound] = []
         self.steps = 0
         self.missing = 0.0
+        #: Whether a round was taken from the checkpoint, for whose maker this program does not vouch.
+        self.restored = False
         self._declared: Premises | None = None
         self._stored = self._load()
 
@@ -177,6 +179,7 @@ class Rounds:
         i = len(self.done)
         if i < len(self._stored) and np.array_equal(self._stored[i].total, total):
             self.done.append(self._stored[i])
+            self.restored = True
             return self.done[-1]
         tightening = self.tightening(total)
         # The i-th round's seeds do not depend on how many rounds there are.

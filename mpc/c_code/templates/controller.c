@@ -133,12 +133,16 @@ static void advance(State *s, const double *y, const double *u, int doubted)
 static void revise(State *s, const double *acted, int doubted)
 {
     int wrong = 0;
+#if REGION
+    int other = 0;
+#endif
     for (int j = 0; j < NU; ++j) wrong |= fabs(acted[j] - s->previous[j]) > command_error[j] + 1e-9 * span[j];
     if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
     doubted = doubted || wrong; /* it did something else, or the read-back is wrong */
     watch_inputs(s, acted);
 #if REGION
-    if (s->region_checked && memcmp(acted, s->previous, sizeof s->previous)) watch_region_input(s, acted);
+    for (int j = 0; j < NU; ++j) other |= acted[j] != s->previous[j];
+    if (s->region_checked && other) watch_region_input(s, acted);
 #endif
     if (!s->can_undo) { /* there is no update to repeat */
         s->now |= ${NAME}_BROKEN_ACTUATORS;

@@ -173,6 +173,8 @@ def test_stopped_calibration_goes_on_where_it_was(tmp_path):
     whole = calibrate_closed_loop(Loops(), START, seed=3)
     np.testing.assert_array_equal(found.tightening.total, whole.tightening.total)
     assert found.promise == whole.promise
+    assert whole.tightening.verified
+    assert not found.tightening.verified  # a file could say that any loops kept their limits
     with pytest.raises(SettingError, match="another calibration"):
         calibrate_closed_loop(Loops(), START, seed=4, checkpoint=path)
 
