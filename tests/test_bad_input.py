@@ -50,7 +50,7 @@ from controlrnn.identification import (
     rmse,
     score,
 )
-from controlrnn.models import LTI, ContractingR2DN, Elman
+from controlrnn.models import LSTM, LTI, ContractingR2DN, Elman
 from controlrnn.systems import LureSystem
 from mpc import (
     Adaptation,
@@ -408,6 +408,14 @@ FILES: list[Case] = [
     ("text as model", lambda k: load_system(k.text()), FileFormatError, ("notes.txt", "not a controlrnn record")),
     ("folder as model", lambda k: load_system(k.tmp), FileFormatError, ("not a controlrnn record", "folder")),
     ("missing model", lambda k: load_system(k.tmp / "none.npz"), FileNotFoundError, ("none.npz",)),
+    ("number for a file", lambda _: FitResult.load(3), SettingError, ("path", "3")),
+    ("gated certificate", lambda _: certify_contraction(LSTM(nu=1, ny=1, nx=2).freeze()), SettingError,
+     ("LureSystem", "GatedSystem", "certify_delta_iss")),
+    ("gated predictor", lambda _: Predictor(LSTM(nu=1, ny=1, nx=2).freeze(), [Signal("u")]), SettingError,
+     ("LureSystem", "GatedSystem", "ContractingR2DN")),
+    ("model for a system", lambda _: certify_contraction(Elman(nu=1, ny=1, nx=2)), SettingError, ("model.freeze()",)),
+    ("string signals", lambda _: Trajectory(np.zeros((3, 1)), np.zeros((3, 1)), 1.0, inputs=("u",)), SettingError,
+     ("inputs[0]", "'u'", "Signal(")),
     ("certificate as model", lambda k: (k.certificate.save(p := k.tmp / "c.npz"), load_system(p)), FileFormatError,
      ("'horizon-certificate'",)),
     ("damaged model", lambda k: load_system(k.damaged(lambda p: save_system(k.system, p))), FileFormatError,

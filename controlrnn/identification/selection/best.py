@@ -177,6 +177,7 @@ def _job(
     """The search, with the sizes that its budget allows."""
     last = prepared.baselines[-1]
     usual = typical(prepared.baselines, Family.FREE, prepared.short)
+    meter.short = prepared.short
     plan = Plan.of(budget, prepared.every, replace(usual, nv=8), last.horizon, prepared.short)
     return Job(prepared.every, prepared.records, prepared.structure, plan, meter, seed, listeners, folder)
 

@@ -43,8 +43,10 @@ class Phase(Choice):
     """Final fit of the best candidate of the other family."""
 
 
-# Share of the seconds at which each phase ends; the rest is for scores and certificates.
+# Share of the seconds at which each phase ends; the rest is for scores and certificates. Final fits of short records
+# take as long as a few trials, those of long ones as long as they are given.
 _ENDS = {Phase.SEARCH: 0.50, Phase.FIRST: 0.76, Phase.SECOND: 0.96}
+_SHORT = {Phase.SEARCH: 0.80, Phase.FIRST: 0.88, Phase.SECOND: 0.96}
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Meter:
         self._began = self._now()
         self._work = work
         self.phase = Phase.SEARCH
+        self.short = False  # whether records are short, which decides on the shares
         self.counts = dict.fromkeys(Phase, 0)
 
     @property
@@ -102,7 +105,7 @@ class Meter:
         """Whether the present phase has to end."""
         if self._work is not None:
             return self.counts[self.phase] > int(getattr(self._work, str(self.phase)))
-        return self.elapsed >= _ENDS[self.phase] * self.seconds
+        return self.elapsed >= (_SHORT if self.short else _ENDS)[self.phase] * self.seconds
 
     @property
     def work(self) -> Work:

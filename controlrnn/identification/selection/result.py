@@ -181,7 +181,10 @@ class BestFit(Stored):
             low, high = float(record.y[:, i].min()), float(record.y[:, i].max())
             room = 0.2 * max(high - low, 1e-12)
             above.set_ylim(low - room, high + room)
-            below.set_ylim(-3 * room, 3 * room)
+            errors = [np.abs(record.y[:, i] - run[:, i])[self.skip :] for run in runs.values()]
+            widest = 1.3 * max((float(np.quantile(e, 0.98)) for e in errors if len(e)), default=room)
+            end = min(max(widest, 1e-12), high - low + room)
+            below.set_ylim(-end, end)
             above.set_ylabel(signal.label)
             below.set_ylabel("residual")
             for panel in (above, below):

@@ -94,12 +94,14 @@ class Plan:
         # A final fit of sixty iterations shall take a quarter of the budget, a trial a tenth of that.
         final = int(np.clip(0.25 * seconds / (60 * per_sample), _LEAST, _MOST))
         if short or final >= total:
-            iterations = int(np.clip(0.03 * seconds / (len(every) * total * per_sample), 10, 60)) if short else 20
+            each = len(every) * (total * per_sample + _OVERHEAD)
+            iterations = int(np.clip(0.03 * seconds / each, 10, 60)) if short else 20
             return cls(total if short else min(total, max(_LEAST, final // 3)), iterations, total, 200, horizon, short)
         return cls(max(_LEAST, final // 3), 20, final, 200, horizon, short)
 
 
 _SPEED = 5e8  # multiplications a second, of one core that is not alone
+_OVERHEAD = 0.02  # of an iteration, for whatever records [s]
 _LEAST, _MOST = 4000, 40_000  # samples
 
 

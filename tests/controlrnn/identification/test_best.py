@@ -203,10 +203,13 @@ def test_the_clock_ends_phases_and_counts_do_so_too(monkeypatch):
     step = Progress(1, 2, 0.1, 0.1, 0.1, 0.1)
     stop.on_step(step)
     now[0] = 51.0
+    meter.short = True
+    stop.on_step(step)
+    meter.short = False
     with pytest.raises(KeyboardInterrupt):
         stop.on_step(step)
     assert stop.stopped
-    assert meter.work == Work(search=1)
+    assert meter.work == Work(search=2)
     meter.phase = Phase.FIRST
     assert not meter.over
     meter.credit(30.0)
