@@ -296,7 +296,7 @@ def learn_region(
         return np.array([_distance(s - c, C, shape).max() for s, c, C in pairs])
 
     # Relative sizes of the three groups from the records set aside; the quantile of the scores inflates all alike.
-    scale = np.max([distances(one) for one in seen], axis=0)
+    scale = np.maximum(np.max([distances(one) for one in seen], axis=0), _FLOOR)  # a group may never have moved
     scores = np.sort([(distances(_samples(observer, record)) / scale).max() for record in records])
     channels = (*observer.predictor.inputs, *observer.predictor.outputs)
     a, b, c = (float(x) for x in scale * scores[rank - 1])

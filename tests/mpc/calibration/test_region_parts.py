@@ -16,7 +16,7 @@ from mpc.promises.records import data_digest
 W = 2
 CHANNELS = (Signal("pump", "L/min", -1, 1), Signal("valve", "%", -1, 1)), (Signal("level", "cm"), Signal("flow", "L/s"))
 LABELS = ("pump [L/min]", "valve [%]", "level [cm]", "flow [L/s]")
-C = np.array([[4.0, 1.0], [1.0, 1.0]])
+C = np.array([[4.0, 1.0], [1.0, 2.0]])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_distances_in_an_ellipsoid():
     size = np.sqrt(e @ np.linalg.solve(C, e))
     assert status.ratios == pytest.approx({"input": size / 2, "input move": size / 3, "residual": size / 1.5})
     part = one.check(one.centres[0], np.array([np.nan, 3.0]))
-    assert part.ratios["residual"] == pytest.approx(2.0 / 1.5)  # of the known channel alone
+    assert part.ratios["residual"] == pytest.approx(2.0 / np.sqrt(2) / 1.5)  # of the known channel alone
     assert "residual" not in one.check(one.centres[0], np.full(2, np.nan)).ratios
     assert made().check([0.5, -0.5], [np.nan, 7.0]).ratios["residual"] == pytest.approx(2.0 / 1.5)
 
@@ -79,9 +79,9 @@ def test_what_lies_outside_is_said_in_words():
     assert one.check([0.5, -0.5], [1.0, 6.0]).message == "residual flow [L/s]: 6, calibrated on -3.5 to 5.5"
     assert one.check([0.5, -0.5], [np.nan, 6.0]).message == "residual flow [L/s]: 6, calibrated on -3.5 to 5.5"
     tilted = made(shape="ellipsoid", covariances=(C, C, C), limits=(1.0, 1.0, 1.0))
-    odd = tilted.check(tilted.centres[0] + [1.5, -0.9], tilted.centres[2])
+    odd = tilted.check(tilted.centres[0] + [1.5, -1.3], tilted.centres[2])
     assert (
-        odd.message == "input valve [%]: -1.4, each within what was calibrated, but not together with the other inputs"
+        odd.message == "input valve [%]: -1.8, each within what was calibrated, but not together with the other inputs"
     )
 
 
@@ -93,6 +93,7 @@ def test_what_lies_outside_is_said_in_words():
     {"covariances": (np.eye(2), np.eye(2), np.eye(3))}, {"covariances": (np.eye(2), np.eye(2), np.diag([1.0, 0.0]))},
     {"covariances": (np.diag([1.0, -1.0]), np.eye(2), np.eye(2))}, {"shape": "ball"},
     {"shape": "ellipsoid", "covariances": (np.array([[1.0, 2.0], [2.0, 1.0]]), np.eye(2), np.eye(2))},
+    {"shape": "ellipsoid", "covariances": (np.array([[1.0, 0.1], [0.2, 1.0]]), np.eye(2), np.eye(2))},
     {"centres": (np.zeros(0), np.zeros(0), np.zeros(2)), "labels": LABELS[2:]},
 ], ids=lambda w: "-".join(w))  # fmt: skip
 def test_regions_that_make_no_sense(wrong):
@@ -125,7 +126,9 @@ def test_a_watch_tells_when_operation_leaves_and_returns(observer, caplog):
         assert not watch.check(far, still, far).inside
         assert not watch.check(far, still, far).inside
         assert watch.check(calm, still, calm).inside
-    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO"]
+    assert not watch.check(calm, still, far).inside
+    assert watch.check(calm, still, calm).inside
+    assert [r.levelname for r in caplog.records][:2] == ["WARNING", "INFO"]
     assert "outside of the calibrated region: input pump [L/min]: 9" in caplog.text
     assert "back in the calibrated region" in caplog.text
     assert watch.revise(calm) == ""
@@ -199,6 +202,34 @@ def test_centres_shapes_and_limits_are_those_of_the_records(observer, shape, cov
     assert (found.n, found.coverage, found.labels) == (9, coverage, LABELS)
     assert found.observer_digest == observer.digest
     assert found.data_digest == data_digest((*records, *others))
+
+
+@pytest.mark.parametrize("shape", ["box", "ellipsoid"])
+def test_channels_that_never_moved_keep_a_little_width(observer, shape):
+    def still(records, channels):
+        made = []
+        for r in records:
+            u = np.where(channels, 0.25, r.u)
+            made.append(replace(r, u=u, y=elman().simulate(u)[0] + (r.y - elman().simulate(r.u)[0])))
+        return made
+
+    found = learn_region(
+        observer, still(pool(9, 0), [False, True]), scale_trajectories=still(pool(4, 1), [False, True]), shape=shape
+    )
+    for g in (0, 1):
+        first, second = np.sqrt(np.diag(found.covariances[g]))
+        assert second == pytest.approx(1e-6 * first, rel=1e-6)
+    none = learn_region(
+        observer, still(pool(9, 0), [True, True]), scale_trajectories=still(pool(4, 1), [True, True]), shape=shape
+    )
+    for g in (0, 1):
+        np.testing.assert_allclose(found.centres[g][1], none.centres[g][1])
+        np.testing.assert_allclose(none.covariances[g], np.eye(2), rtol=1e-9, atol=1e-9)
+        assert 0 < none.limits[g] < 1e-5
+    held, away = np.full(2, 0.25), np.array([0.25, 0.2501])
+    assert none.check(held, np.full(2, np.nan), previous=held).inside
+    assert not none.check(away, np.full(2, np.nan)).inside
+    assert not none.check(held, np.full(2, np.nan), previous=away).inside
 
 
 def test_records_that_teach_nothing_are_refused(observer):

@@ -20,7 +20,7 @@ def memory(**fields):
     claim = {
         "drift": np.array([[0.1, 0.2], [0.3, 0.3]]), "change": np.array([[0.05, 0.1], [0.1, 0.1]]),
         "jump": np.array([[0.01, 0.02], [0.02, 0.03], [0.03, 0.01], [0.01, 0.01]]),
-        "absolute": 1.0 + 0.1 * steps * np.array([1.0, 2.0]), "growth": 0.02 * steps * np.array([1.0, 3.0]),
+        "absolute": 0.5 + 0.1 * steps * np.array([1.0, 2.0]), "growth": 0.02 * steps * np.array([1.0, 3.0]),
         "end": np.array([1.5, 2.5]), "promise": "",
     }  # fmt: skip
     return ErrorMemory(**(claim | fields))
@@ -66,7 +66,9 @@ def test_intervals_follow_their_recursion(seed):
     wanted = np.array([-one.absolute, one.absolute])
     np.testing.assert_array_equal(errors.interval, wanted)
     for _ in range(60):
-        error = np.where(rng.random(2) < 0.2, np.nan, rng.uniform(-0.5, 0.5, 2) + (rng.random(2) < 0.1) * 3)
+        error = np.where(
+            rng.random(2) < 0.2, np.nan, rng.uniform(-0.5, 0.5, 2) + (rng.random(2) < 0.1) * 3 * rng.choice([-1, 1], 2)
+        )
         before = wanted
         wanted, odd = expected(one, wanted, error)
         text = errors.update(error, certified=True)

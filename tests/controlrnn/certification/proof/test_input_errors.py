@@ -102,3 +102,25 @@ def test_scaled_input_errors_and_their_words():
         assert word in text
         assert "0.5" in text
     assert "step" not in str(InputDifferences(kind="constant", radius=0.5))
+
+
+@pytest.mark.parametrize("bad", [
+    {"rate": -0.1}, {"rate": np.nan}, {"rate": np.array([0.1, -0.1])}, {"rate": np.ones((2, 1))}, {"rate": "fast"},
+    {"rate": np.ones(3)}, {"radius": -0.1}, {"radius": np.nan}, {"radius": np.ones((2, 2))},
+], ids=lambda bad: next(iter(bad)))  # fmt: skip
+def test_rates_and_radii_that_make_no_sense(bad):
+    good = {"kind": "rate_limited", "radius": np.array([0.5, 0.2]), "rate": np.array([0.1, 0.3])}
+    assert InputDifferences(**good).changes.tolist() == [0.1, 0.3]
+    with pytest.raises(ControlRnnError):
+        InputDifferences(**(good | bad))
+
+
+def test_errors_at_few_steps_stay_so_in_other_units():
+    error = InputDifferences.of(InputDifferences(kind="few", radius=0.5, steps=2), 2)
+    small = error.scaled(3)
+    assert small.steps == 2
+    assert small.b.tolist() == [0.0625, 0.0625]
+    rho = np.ones((4, 2))
+    np.testing.assert_allclose(small.energies(rho) * 64, error.energies(rho), rtol=1e-12)
+    slow = InputDifferences.of(InputDifferences(kind="rate_limited", radius=0.5, rate=0.25), 2).scaled(1)
+    assert slow.changes.tolist() == [0.125, 0.125]
