@@ -93,8 +93,10 @@ class ExecutionError(Stored):
         for name in self.SCHEMA.arrays:
             object.__setattr__(self, name, read_only(getattr(self, name)))
         rows = 1 if self.horizon is None else self.horizon + 1
-        if len(self.bounds) != rows:
-            raise SettingError(f"bounds must have {rows} rows for horizon {self.horizon}, got {len(self.bounds)}")
+        if self.bounds.ndim != 2 or len(self.bounds) != rows:
+            raise SettingError(
+                f"bounds must have {rows} rows for horizon {self.horizon}, got shape {self.bounds.shape}"
+            )
 
     def over(self, horizon: int, *, first: int = 0) -> Array:
         """Bounds at the steps ``first`` .. ``first + horizon``, shape (horizon + 1, ny).

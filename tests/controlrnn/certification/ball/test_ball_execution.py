@@ -106,6 +106,9 @@ def test_smaller_claims_and_other_parts_are_refused(parts):
         {"precision": "float64", "bounds": 1e-12 * made.bounds}, {"input_range": np.full((2, 2), 1e38) * [[-1], [1]]},
     ):  # fmt: skip
         refused(replace(made, **change), system)
+    for bounds in (np.array(1.0), made.bounds[0], np.vstack([made.bounds, made.bounds])):
+        with pytest.raises(SettingError, match="bounds must have 1 rows"):
+            replace(made, bounds=bounds)
     with pytest.raises(CertificationError, match="another system"):
         made.verify(replace(system, dt=2.0), rigour="ball")
     with pytest.raises(SettingError, match="rigour"):
