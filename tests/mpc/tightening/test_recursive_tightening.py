@@ -175,6 +175,28 @@ def test_verification_recomputes_everything(case):
     replace(still).verify(case.size, case.joint, observer=case.observer, jump=calm)
 
 
+def test_what_rests_on_a_file_is_not_verified(case):
+    room = case.room()
+    assert make_recursive(room, case.growth, observer=case.observer).verified
+    read = make_recursive(replace(room), case.growth, observer=case.observer)
+    assert not read.verified
+    assert not read._usable
+    trusted = make_recursive(replace(room).on_trust(), case.growth, observer=case.observer)
+    assert not trusted.verified
+    assert trusted._usable
+
+
+def test_the_certified_part_may_be_one_or_two(case):
+    first = NormHorizon.of(case.observer.system, W + N, case.observer.restart.radius)
+    two = case.room(initial_only=first)
+    assert two.input_error.any()
+    one = replace(two, reinitialisation=two.reinitialisation + two.input_error, input_error=0 * two.input_error)
+    for made in (two, one):
+        replace(made).verify(case.size, case.joint, observer=case.observer)
+    turned = replace(two, reinitialisation=two.input_error, input_error=two.reinitialisation)
+    turned.verify(case.size, case.joint, observer=case.observer)
+
+
 def test_parts_add_up_row_by_row():
     parts = {n: np.full((3, 2), 10.0**-i) for i, n in enumerate(("model_error", "reinitialisation", "input_error"))}
     one = Tightening(

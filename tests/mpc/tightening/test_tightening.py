@@ -173,6 +173,7 @@ def test_a_controller_in_float32_is_covered_by_a_part_of_its_own(system, predict
     assert not plain.execution.any()
     assert "rounding is not counted" in plain.promise
     assert "rounding in float32 is counted" in found.promise
+    assert found.digests == plain.digests | {"execution": execution.digest}
     np.testing.assert_allclose(found.execution, np.tile(2 * execution.bounds, (N + 1, 1)), rtol=1e-8)
     np.testing.assert_allclose(found.total, plain.total + found.execution)
     u = switching(rng, 400, 2)
