@@ -120,7 +120,7 @@ CASES: list[Case] = [
             and abs(r.dynamics.time_constants[0, 0] - 9.5) < 1.5
         ),
     ),
-    found("an input that never moves", seen(lambda u, y: (np.hstack([u, 0 * u + 3]), y)), "u2 never moves", "made up"),
+    found("an input that never moves", seen(lambda u, y: (np.hstack([u, 0 * u + 3]), y)), "u2 never moves", "no gain"),
     found("inputs that move together", seen(lambda u, y: (np.hstack([u, 2 * u + 1]), y)), "u1 and u2 move together"),
     found(
         "inputs that all but move together",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from controlrnn.data import Dataset, Trajectory
-from controlrnn.identification import SimulationError, identify, identify_subspace, score
+from controlrnn.identification import SimulationError, identify, identify_arx, identify_subspace, score
 from controlrnn.models import LTI
 from controlrnn.systems import LureSystem
 from experiments.bad_data.case import Case, refused, right, warned
@@ -61,7 +61,30 @@ def pieces(_: Any) -> ModelError:
     return calibrate(PLANT, data.calibration, scale_trajectories=data.validation, coverage=0.9, **SET)
 
 
+def gains(model: Any) -> Any:
+    """Steady gains of a linear model."""
+    s = model.system
+    return (s.C2 @ np.linalg.solve(np.eye(s.nx) - s.A, s.B2) + s.D22).ravel()
+
+
+def mixed(second: Any) -> list[Trajectory]:
+    """Records with a second input, made from the first one, that does nothing of its own."""
+    return [replace(r, u=np.hstack([r.u, second(r.u)]), inputs=()) for r in MANY[:4]]
+
+
 CASES: list[Case] = [
+    warned(
+        "a linear model of an input that never moves",
+        lambda _: gains(identify_subspace(mixed(lambda u: 0 * u + 3), 1)),
+        lambda g: abs(g[0] - 2) < 0.1 and g[1] == 0,
+        "gain zero",
+    ),
+    warned(
+        "a linear model of inputs that move together",
+        lambda _: gains(identify_arx(mixed(lambda u: u), 1, 1)),
+        lambda g: abs(g[0] - 1) < 0.05 and abs(g[1] - 1) < 0.05,
+        "gain zero",
+    ),
     refused(
         "one record in training and test, loaded twice",
         lambda _: Dataset((FIRST,), test=(COPY,)),

@@ -86,7 +86,7 @@ def excitation_findings(records: Sequence[Trajectory], found: Dynamics) -> Itera
         if quiet:
             yield Finding(
                 Level.WARNING, f"input {signal.label}", "never moves: its gain is not in the data",
-                "move it, or leave it out: what a model shows for it is made up",
+                "move it, or leave it out; a model gives it no gain",
             )  # fmt: skip
     for direction in unmoved_directions(records).T:
         parts = np.flatnonzero(np.abs(direction) > 0.1)

@@ -8,6 +8,7 @@ persistently exciting of order n if the covariance of n successive samples is re
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,11 +17,15 @@ from numpy.typing import NDArray
 from controlrnn.checks import Array
 from controlrnn.data.scaling import Scaler
 from controlrnn.data.trajectory import Trajectory
+from controlrnn.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 STILL = 1e-9
 """Movement, relative to the largest value, below which an input is taken never to move."""
 TOGETHER = 1e-3
 """Movement along a direction, relative to that along the strongest one, below which inputs move together."""
+_WIDE = 1e9  # times its size: the scale of an input that never moves
 _ORDER = 40  # successive samples that the order of excitation is looked for in
 _REGULAR = 1e-3  # smallest singular value of these samples, relative to the largest
 
@@ -51,6 +56,52 @@ def unmoved_directions(records: Sequence[Trajectory], scaler: Scaler | None = No
     if len(values) < u.shape[1]:  # fewer samples than inputs
         return np.asarray(np.linalg.svd(scaled, full_matrices=True)[2][int((~weak).sum()) :].T)
     return np.asarray(directions[weak].T)
+
+
+def moved_directions(records: Sequence[Trajectory], scaler: Scaler) -> Array:
+    """Orthonormal directions of the scaled inputs along which the records move, shape (nu, r).
+
+    Fits along these, and zero along all others, give no gain to what the data do not hold. Where every direction moves
+    they are the inputs themselves.
+
+    Args:
+        records: Records of the same channels.
+        scaler: Scaling of the inputs.
+
+    Raises:
+        DataError: The inputs never move.
+    """
+    missing, nu = unmoved_directions(records, scaler), records[0].nu
+    if not missing.shape[1]:
+        return np.eye(nu)
+    if missing.shape[1] == nu:
+        raise DataError("the inputs never move in these records and excite nothing: no gain is in the data; move them")
+    names = [s.label for s, part in zip(records[0].inputs, np.abs(missing).max(axis=1), strict=True) if part > 0.1]
+    _log.warning(
+        "inputs %s never move, or move together: %d of %d directions get gain zero; see check_data",
+        ", ".join(names), missing.shape[1], nu,
+    )  # fmt: skip
+    return np.asarray(np.linalg.svd(missing, full_matrices=True)[0][:, missing.shape[1] :])
+
+
+def input_scaler(records: Sequence[Trajectory]) -> Scaler:
+    """Scaler of the inputs for training: of an input that never moves, so wide that no model has a gain for it.
+
+    Args:
+        records: Records of the same channels.
+    """
+    fitted, still = Scaler.fit([r.u for r in records]), still_inputs(records)
+    if not still.any():
+        return fitted
+    names = ", ".join(s.label for s, quiet in zip(records[0].inputs, still, strict=True) if quiet)
+    _log.warning("inputs %s never move in the training records: the model has no gain for them", names)
+    size = np.array([_size(s.lower, s.upper, c) for s, c in zip(records[0].inputs, fitted.shift, strict=True)])
+    return Scaler(fitted.shift, np.where(still, _WIDE * size, fitted.scale))
+
+
+def _size(lower: float, upper: float, value: float) -> float:
+    """Size of an input: its range where it has one, else the value that it has; 1 where that is zero."""
+    return upper - lower if np.isfinite([lower, upper]).all() else abs(value) or 1.0
 
 
 def excitation_orders(records: Sequence[Trajectory]) -> NDArray[np.int64]:

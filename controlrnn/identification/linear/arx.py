@@ -16,6 +16,7 @@ import numpy as np
 
 from controlrnn.checks import Array, count, read_only
 from controlrnn.data import Scaler, Trajectory
+from controlrnn.data.checking.excitation import moved_directions
 from controlrnn.errors import DataError
 from controlrnn.identification.linear.regression import answers_late, checked, lti, scalers
 from controlrnn.identification.scores.free_run import free_run, initial_states
@@ -95,10 +96,11 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
     strictly_proper = answers_late(records, strictly_proper)
     na, nb = count("na", na), count("nb", nb)
     inputs, outputs = scalers(records)
-    ny, nu, lag, first = records[0].ny, records[0].nu, max(na, nb), 1 if strictly_proper else 0
+    moved = moved_directions(records, inputs)  # along all others B is zero
+    ny, nu, lag, first = records[0].ny, moved.shape[1], max(na, nb), 1 if strictly_proper else 0
     regressors, targets = [], []
     for record in records:
-        u, y, T = inputs.apply(record.u), outputs.apply_measured(record.y), len(record)
+        u, y, T = inputs.apply(record.u) @ moved, outputs.apply_measured(record.y), len(record)
         if lag >= T:
             continue
         # Row t - lag holds the regressors of y[t].
@@ -116,7 +118,7 @@ def identify_arx(records: Sequence[Trajectory], na: int, nb: int, *, strictly_pr
     theta = np.linalg.lstsq(np.concatenate(regressors), np.concatenate(targets), rcond=None)[0].T
     A = theta[:, : na * ny].reshape(ny, na, ny).transpose(1, 0, 2)
     B = theta[:, na * ny : -1].reshape(ny, -1, nu).transpose(1, 0, 2)
-    B = np.concatenate([np.zeros((first, ny, nu)), B])
+    B = np.concatenate([np.zeros((first, ny, nu)), B]) @ moved.T
     return ArxModel(A, B, theta[:, -1], inputs, outputs, records[0].dt)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from controlrnn.checks import Array, count, positive, read_only
 from controlrnn.data import Scaler, Trajectory
+from controlrnn.data.checking.excitation import moved_directions
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.linear.regression import answers_late, checked, lti, scalers
 from controlrnn.kernels import simulate
@@ -112,7 +113,8 @@ def identify_subspace(
     horizon = max(15, 2 * -(-wanted // ny) + 1) if horizon is None else count("horizon", horizon, least=2)
     if wanted > (horizon - 1) * ny:
         raise SettingError(f"nx must be at most (horizon - 1) ny = {(horizon - 1) * ny}, got {nx}: raise horizon")
-    us, ys = [inputs.apply(r.u) for r in records], [outputs.apply_measured(r.y) for r in records]
+    moved = moved_directions(records, inputs)  # along all others B and D are zero
+    us, ys = [inputs.apply(r.u) @ moved for r in records], [outputs.apply_measured(r.y) for r in records]
     observability, values = _observability(us, _known_or_filled(us, ys, horizon, strictly_proper), horizon)
     A, C = _state_map(observability, values, wanted if nx else None, horizon, ny, max_radius)
     B, D, by, x0 = _input_maps(A, C, us, ys, strictly_proper)
@@ -120,7 +122,7 @@ def identify_subspace(
     size = np.sqrt(np.mean(np.concatenate([_states(A, B, u, x) for u, x in zip(us, x0, strict=True)]) ** 2, axis=0))
     size = np.where(size > 0, size, 1.0)
     A, B, C, x0 = A * size / size[:, None], B / size[:, None], C * size, x0 / size
-    return SubspaceModel(A, B, C, D, by, x0, values, inputs, outputs, records[0].dt)
+    return SubspaceModel(A, B @ moved.T, C, D @ moved.T, by, x0, values, inputs, outputs, records[0].dt)
 
 
 def _state_map(

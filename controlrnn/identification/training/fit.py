@@ -16,6 +16,7 @@ import torch
 from controlrnn.arithmetic import arithmetic
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Scaler
+from controlrnn.data.checking.excitation import input_scaler
 from controlrnn.errors import DataError, SettingError, ShapeError, StorageError, TrainingError
 from controlrnn.identification.linear.regression import answers_late
 from controlrnn.identification.linear.subspace import identify_subspace
@@ -33,6 +34,7 @@ from controlrnn.models.parts.linear_start import Linear
 from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
+_HELD = 0.9  # share of the samples that is in records which are long enough for a window
 
 
 @typed()
@@ -86,7 +88,7 @@ def identify(
     mark = fingerprint(model, dataset, loss, settings)
     model = copy.deepcopy(model)
     if settings.start is not Start.CONTINUE:
-        model.set_units(Scaler.fit([r.u for r in dataset.train]), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
+        model.set_units(input_scaler(dataset.train), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
     start_at_linear(model, dataset, settings.start, horizon=settings.start_horizon)
     model.to(settings.dtype)
     trainer = Trainer(model, dataset, loss, settings, window, skip)
@@ -244,6 +246,17 @@ def _settings(options: dict[str, Any]) -> Settings:
     return Settings(**options)
 
 
+def _window(dataset: Dataset, wanted: int) -> int:
+    """Samples of a window when none are asked for: as wanted, or fewer, so that records of 9 in 10 samples hold one."""
+    lengths = np.sort([len(r) for r in dataset.train])[::-1]
+    enough = lengths[int(np.searchsorted(lengths.cumsum(), _HELD * lengths.sum()))]
+    window = min(int(enough), wanted)
+    short = int((lengths < window).sum())
+    if short:
+        _log.warning("%d training records are shorter than a window of %d samples and give none", short, window)
+    return window
+
+
 def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> tuple[int, int]:
     """Lengths (window, skip) in samples, after checking that model, records, loss and settings fit together."""
     if (model.nu, model.ny) != (dataset.nu, dataset.ny):
@@ -251,8 +264,7 @@ def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> 
             f"model and records must have the same channels, got nu, ny = {model.nu}, {model.ny} for the model and "
             f"{dataset.nu}, {dataset.ny} for the records: build the model with dataset.nu and dataset.ny"
         )
-    shortest = min(len(r) for r in dataset.train)
-    window = min(shortest, loss.washout + 250) if settings.window is None else settings.window
+    window = _window(dataset, loss.washout + 250) if settings.window is None else settings.window
     if loss.washout >= window:
         raise SettingError(
             f"washout must be shorter than a window of {window} samples, got {loss.washout}: nothing would be scored"

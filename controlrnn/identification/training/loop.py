@@ -46,7 +46,9 @@ class Trainer:
         self.skip = skip
         self.train = dataset.train
         self.validation = dataset.validation or dataset.train
-        self.windows = Windows(self.train, window, model.input_scaler, model.output_scaler, model.nx, settings.dtype)
+        # A window that was not asked for is not set by one short record: that one gives no windows.
+        self.windowed = tuple(r for r in self.train if settings.window is not None or len(r) >= window)
+        self.windows = Windows(self.windowed, window, model.input_scaler, model.output_scaler, model.nx, settings.dtype)
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.optimiser = self._new_optimiser()
         self.step = 0
@@ -117,7 +119,7 @@ class Trainer:
         system = self._frozen() if self.settings.initial_state is InitialState.ESTIMATED else None
         if system is None:
             return
-        _, states = self._run(system, self.train)
+        _, states = self._run(system, self.windowed)
         if all(np.isfinite(x).all() for x in states):
             self.windows.carry(states)
 

@@ -75,9 +75,9 @@ def test_subspace_refuses_bad_input():
     with pytest.raises(DataError, match="stretches"):
         identify_subspace(list(records(True, (40,))), 3)
     (record,) = records(True, (400,))
-    still = Trajectory(np.column_stack([record.u[:, 0], np.ones(400)]), record.y, 0.5)
+    sine = Trajectory(np.column_stack([np.sin(0.3 * np.arange(400)), np.ones(400)]), record.y, 0.5)
     with pytest.raises(DataError, match="excite"):
-        identify_subspace([still], 3)
+        identify_subspace([sine], 3)
     with pytest.raises(SettingError, match="horizon"):
         identify_subspace([record], 9, horizon=4)
     with pytest.raises(DataError, match="at least one record"):
