@@ -138,7 +138,7 @@ def check_residuals(
         raise DataError(
             f"every record must keep more than 2 lags = {2 * lags} samples: lower lags or drop short records"
         )
-    N = int(min(sum((~np.isnan(r)).sum(axis=0) for r in e)))  # samples that were measured, of the worst channel
+    known = [(~np.isnan(r)).astype(np.float64) for r in e]
     e, u = _centred("residuals", e), _centred("inputs", u)
     ee, uu = _correlation(e, e, lags), _correlation(u, u, lags)
     ny, nu = e[0].shape[1], u[0].shape[1]
@@ -147,10 +147,14 @@ def check_residuals(
     # Estimated far lags may make P negative: the band is never narrower than that of white residuals.
     spread = np.maximum(np.einsum("ki,kj->ij", own, drive), 1.0)
     cross = _correlation(u, e, lags).transpose(0, 2, 1)
-    pairs = np.array([sum(len(r) - k for r in e) for k in range(lags + 1)])
-    band = width * np.sqrt(pairs) / N
-    both = np.concatenate([band[:0:-1], band])  # lags -lags to lags
-    return ResidualTest(own[lags:], cross, band, both[:, None, None] * np.sqrt(spread), confidence)
+    # Products of measured samples, (lags + 1, ny); of an output and an input, of which all are known, (lags + 1, ny).
+    n, N = np.sum([k.sum(axis=0) for k in known], axis=0), sum(map(len, e))
+    pairs = np.array([np.sum([(k[: len(k) - d] * k[d:]).sum(axis=0) for k in known], axis=0) for d in range(lags + 1)])
+    late = np.array([np.sum([k[d:].sum(axis=0) for k in known], axis=0) for d in range(lags + 1)])
+    early = np.array([np.sum([k[: len(k) - d].sum(axis=0) for k in known], axis=0) for d in range(lags + 1)])
+    band = width * (np.sqrt(pairs) / n).max(axis=1)  # of the output with the fewest samples
+    both = width * np.sqrt(np.concatenate([early[:0:-1], late]) / (n * N))  # lags -lags to lags
+    return ResidualTest(own[lags:], cross, band, both[:, :, None] * np.sqrt(spread), confidence)
 
 
 def _centred(name: str, records: Sequence[Array]) -> list[Array]:

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from dataclasses import replace
 
@@ -249,7 +250,7 @@ def test_bad_input_is_refused_before_any_work(dataset):
 
 
 def test_the_typed_keywords_are_the_settings():
-    assert set(Options.__annotations__) == set(Settings.__dataclass_fields__)
+    assert set(Options.__annotations__) == {f.name for f in dataclasses.fields(Settings)}
     for name, annotation in Options.__annotations__.items():
         own = str(Settings.__annotations__[name])
         assert annotation.__forward_arg__ in (own, f"{own} | str")
