@@ -1,0 +1,1 @@
+"""Grey boxes beside black ones: see `experiments.grey_box.__main__`."""
