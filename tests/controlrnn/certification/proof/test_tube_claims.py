@@ -267,7 +267,7 @@ def test_rounding_in_ellipsoids_whose_inverse_is_not_known_well(seed):
         F = np.eye(3) + np.tril(10.0**log * rng.uniform(0.5, 1, (3, 3)), -1)
         F[2, 0] = -F[2, 0]  # so that both ways to the last state add up
         try:
-            rho = Fraction(tube._covered_rounding(F, np.ones(3)))
+            rho = Fraction(tube.covered_rounding(F, np.ones(3)))
         except CertificationError:
             assert log > 7
             continue
