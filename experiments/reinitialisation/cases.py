@@ -130,15 +130,19 @@ def realised(
 def _variants(
     method: Method, records: Sequence[Trajectory], residual: Array, seed: int
 ) -> Iterator[tuple[Trajectory, Array, bool]]:
-    """Yield records with the inputs that the observer is told, and whether calibration records are like them."""
+    """Yield records with the inputs that the observer is told, and whether calibration records are like them.
+
+    What it is told is within the actuators' range: beyond, nothing is certified.
+    """
     d, system = method.observer.input_error, method.observer.system
+    ends = method.observer.predictor.input_limits()
     for i, record in enumerate(records):
-        yield record, record.u + drawn_errors(d, len(record), np.random.default_rng((seed, i))), True
+        yield record, np.clip(record.u + drawn_errors(d, len(record), np.random.default_rng((seed, i))), *ends), True
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(d))))
         corner = signs[i % len(signs)]
         lift = residual * np.resize(corner, len(residual))
         exact = simulate(system, record.u, method.observer.initial_state)[0]
-        yield replace(record, y=exact + lift), record.u + d * corner, False
+        yield replace(record, y=exact + lift), np.clip(record.u + d * corner, *ends), False
 
 
 def _follow(
