@@ -29,6 +29,7 @@ from controlrnn.systems import Activation, Laws
 from controlrnn.systems.activations import LEAK
 from controlrnn.typed import typed
 from mpc import predictor as predictor_module
+from mpc.c_code.memory import size_of
 from mpc.c_code.watch import bits, refuse_unwatched, watch_scalars, watch_tables, watch_words
 from mpc.c_tables import ControllerTable, ObserverTable, SolverTable
 from mpc.control.agreement import agreed
@@ -144,6 +145,7 @@ def controller_code(
     if tested:
         parts.append(_part("self_test.c", words | {"samples": _samples(controller)}))
     words["quadratic"] = _part("quadratic.h", words)
+    words["memory"] = size_of(_part("controller.h", words), f"{name}_state")
     return "".join(parts), _part("controller.h", words)
 
 
@@ -207,7 +209,7 @@ def _words(
     return {
         "name": name, "NAME": name.upper(), "header": header, "version": controlrnn.__version__,
         "nx": system.nx, "nu": system.nu, "ny": system.ny, "measured": model.ny, "nv": system.nv,
-        "nv_size": max(system.nv, 1),
+        "nv_size": max(system.nv, 1), "wider": max(system.nv, system.ny, 1), "memory": 0,
         "nz": system.nx + system.nu + system.nv, "horizon": N, "dt": repr(system.dt),
         "inputs": M, "first": problem.first, "terminal": int(problem.terminal is not None),
         "rows": max((N + 1 - problem.first) * limited + int(problem.terminal is not None) + M * bounded, 1),

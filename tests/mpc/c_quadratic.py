@@ -43,7 +43,7 @@ class CQuadratic:
         words = {"name": "qp", "NAME": "QP", "most": MOST}
         parts = {
             "header": Template((texts / "quadratic.h").read_text()).substitute(words),
-            "source": (texts / "quadratic.c").read_text(),
+            "source": Template((texts / "quadratic.c").read_text()).substitute(words),
         }
         source, target = folder / "qp.c", folder / "qp.so"
         source.write_text(Template(_HARNESS).substitute(words | parts))

@@ -171,7 +171,7 @@ static void bend(State *s, const Trial *trial, const double *multipliers)
 /* H += sum_k weight_k row_k row_k', upper triangle */
 static void add_squares(int n, int rows, const double *weights, const double *X, double *H)
 {
-    double a[NY + NV];
+    double a[NY];
     for (int i = 0; i < n; ++i) {
         for (int k = 0; k < rows; ++k) a[k] = weights[k] * X[k * VARIABLES + i];
         combine(n - i, rows, a, X + i, VARIABLES, H + i * VARIABLES + i);
@@ -235,17 +235,22 @@ static void look_outwards(State *s, const Trial *trial)
         for (int i = 0; i < NX; ++i) axpy(NX, scaled[i] / size, terminal_root + i * NX, s->outwards);
 }
 
-/* At sample N: replace s->Z by the steady state's derivatives, and set the terminal row of C from those of the gap.
-   `end` is the terminal set's multiplier, 0 for Gauss-Newton. s->Jx must be that of the steady state. */
-static void condense_end(State *s, const Trial *trial, double end)
+/* s->gain = derivatives of the steady state by the last input. s->Jx must be that of the steady state. */
+static void end_gain(State *s)
 {
-    double *gap = s->Znext, *row = s->C + LIMIT_ROWS * VARIABLES;
-    memcpy(gap, s->Z, sizeof s->Z);
-    memset(s->Z, 0, sizeof s->Z);
     resolvent(s, 0);
     for (int i = 0; i < NX; ++i)
         for (int j = 0; j < NU; ++j) s->gain[i * NU + j] = s->Jx[i * NS + NX + j] * half[j];
     if (!eliminate(s->square, s->gain, NU)) memset(s->gain, 0, sizeof s->gain);
+}
+
+/* At sample N: replace s->Z by the steady state's derivatives, and set the terminal row of C from those of the gap. */
+static void condense_end(State *s)
+{
+    double *gap = s->Znext, *row = s->C + LIMIT_ROWS * VARIABLES;
+    memcpy(gap, s->Z, sizeof s->Z);
+    memset(s->Z, 0, sizeof s->Z);
+    end_gain(s);
     for (int i = 0; i < NX; ++i)
         for (int j = 0; j < NU; ++j) {
             s->Z[i * VARIABLES + VARIABLES - NU + j] = s->gain[i * NU + j];
@@ -253,30 +258,142 @@ static void condense_end(State *s, const Trial *trial, double end)
         }
     zero(VARIABLES, row);
     combine(VARIABLES, NX, s->outwards, gap, VARIABLES, row);
-    if (end > 0 && trial->share > 0) { /* the distance is curved as well */
-        const double out = end / trial->share / (TERMINAL_RADIUS * TERMINAL_RADIUS), in = -end / trial->share;
-        add_squares(VARIABLES, 1, &in, row, s->H);
-        for (int i = 0; i < NX; ++i) {
-            zero(VARIABLES, s->rows);
-            combine(VARIABLES, NX, terminal_root + i * NX, gap, VARIABLES, s->rows);
-            add_squares(VARIABLES, 1, &out, s->rows, s->H);
+}
+
+/* s->form, so far one of (x_s, u) at sample N, becomes one of (x_N, u): x_s follows u, and the distance of x_N from it
+   is curved as well; `end` is the terminal set's multiplier. */
+static void form_of_end(State *s, const Trial *trial, double end)
+{
+    double *steady = s->carried, row[NX];
+    end_gain(s);
+    for (int i = 0; i < NS; ++i)
+        for (int j = 0; j < NU; ++j) {
+            double sum = s->form[i * NS + NX + j];
+            for (int k = 0; k < NX; ++k) sum += s->form[i * NS + k] * s->gain[k * NU + j];
+            s->form[i * NS + NX + j] = sum;
         }
+    for (int i = 0; i < NU; ++i)
+        for (int j = 0; j < NU; ++j)
+            for (int k = 0; k < NX; ++k)
+                s->form[(NX + i) * NS + NX + j] += s->gain[k * NU + i] * s->form[k * NS + NX + j];
+    for (int i = 0; i < NX; ++i) {
+        zero(NS, s->form + i * NS);
+        if (end > 0 && trial->share > 0) axpy(NX, -end / trial->share * s->outwards[i], s->outwards, s->form + i * NS);
+    }
+    for (int r = 0; end > 0 && trial->share > 0 && r < NX; ++r) {
+        const double *root_row = terminal_root + r * NX;
+        const double weight = end / trial->share / (TERMINAL_RADIUS * TERMINAL_RADIUS);
+        for (int i = 0; i < NX; ++i) axpy(NX, weight * root_row[i], root_row, s->form + i * NS);
+    }
+    /* The gap is x_N - gain u. */
+    for (int j = 0; j < NU; ++j) {
+        for (int i = 0; i < NX; ++i) row[i] = s->gain[i * NU + j];
+        for (int i = 0; i < NX; ++i) steady[j * NX + i] = dot(NX, s->form + i * NS, row);
+    }
+    for (int i = 0; i < NU; ++i) {
+        for (int j = 0; j < NU; ++j)
+            for (int k = 0; k < NX; ++k) s->form[(NX + i) * NS + NX + j] += s->gain[k * NU + i] * steady[j * NX + k];
+        for (int k = 0; k < NX; ++k) s->form[(NX + i) * NS + k] = s->form[k * NS + NX + i] = -steady[i * NX + k];
     }
 }
 #endif
 
+/* s->form += sum_r weight_r row_r row_r', upper triangle, over rows of derivatives by x and u, u in half ranges. */
+static void add_form(State *s, int rows, const double *weights, const double *J, const double *unit)
+{
+    double a[SIZE(NY > NV ? NY : NV)], *scaled = s->W; /* which the next linearisation sets again */
+    for (int r = 0; r < rows; ++r) {
+        const double size = unit ? 1 / unit[r] : 1;
+        for (int i = 0; i < NX; ++i) scaled[r * NS + i] = size * J[r * NS + i];
+        for (int j = 0; j < NU; ++j) scaled[r * NS + NX + j] = size * J[r * NS + NX + j] * half[j];
+    }
+    for (int i = 0; i < NS; ++i) {
+        for (int r = 0; r < rows; ++r) a[r] = weights[r] * scaled[r * NS + i];
+        combine(NS - i, rows, a, scaled + i, NS, s->form + i * NS + i);
+    }
+}
+
+/* s->form, one of (x_(k+1), u_(k+1)), becomes T' form T, upper triangle, by s->Jx of sample k: T leads from (x_k, u_k) to
+   (x_(k+1), u_k), for what is held from k on. */
+static void take_back(State *s)
+{
+    double *J = s->stage, *Y = s->carried, column[NX];
+    for (int i = 0; i < NX; ++i) {
+        memcpy(J + i * NS, s->Jx + i * NS, NX * sizeof *J);
+        for (int j = 0; j < NU; ++j) J[i * NS + NX + j] = s->Jx[i * NS + NX + j] * half[j];
+    }
+    for (int i = 0; i < NX; ++i) {
+        zero(NX, Y + i * NS);
+        memcpy(Y + i * NS + NX, s->form + i * NS + NX, NU * sizeof *Y);
+        combine(NS, NX, s->form + i * NS, J, NS, Y + i * NS);
+    }
+    for (int i = 0; i < NU; ++i) {
+        double *row = s->upwards + i * NS; /* what the held input adds */
+        zero(NX, row);
+        memcpy(row + NX, s->form + (NX + i) * NS + NX, NU * sizeof *row);
+        combine(NS, NX, s->form + (NX + i) * NS, J, NS, row);
+    }
+    for (int i = 0; i < NS; ++i) {
+        for (int k = 0; k < NX; ++k) column[k] = J[k * NS + i];
+        zero(NS, s->form + i * NS);
+        combine(NS - i, NX, column, Y + i, NS, s->form + i * NS + i);
+        if (i >= NX) axpy(NS - i, 1, s->upwards + (i - NX) * NS + i, s->form + i * NS + i);
+    }
+}
+
+/* s->gains: for each input of the plan the Hessian of the Lagrangian from its sample on, by the state there and by that
+   input, from a recursion backwards (Frison & Jorgensen, CDC 2013); s->H is then one product for each input. */
+static void look_ahead(State *s, const Trial *trial, const double *multipliers)
+{
+    double weights[NY];
+    (void)multipliers;
+    memset(s->form, 0, sizeof s->form);
+    for (int k = N; k >= 0; --k) {
+        linearise(s, trial->points + k * NZ);
+        if (k < N) take_back(s);
+        for (int i = 0; i < NY; ++i) weights[i] = root[k * NY + i] * root[k * NY + i];
+        add_form(s, NY, weights, s->Jy, scale);
+        add_form(s, NV, s->bend + k * NV, s->V, 0);
+        for (int i = 0; i < NS; ++i)
+            for (int j = 0; j < i; ++j) s->form[i * NS + j] = s->form[j * NS + i];
+#if TERMINAL_SET
+        if (k == N) form_of_end(s, trial, multipliers[LIMIT_ROWS]);
+#endif
+        if (k >= M) continue;
+        memcpy(s->gains + k * NU * NS, s->form + NX * NS, NU * NS * sizeof *s->gains);
+        memset(s->form + NX * NS, 0, NU * NS * sizeof *s->form);
+        for (int i = 0; i < NX; ++i) zero(NU, s->form + i * NS + NX);
+    }
+}
+
+/* Columns of s->H, upper triangle, that belong to the input of sample k, from s->gains and s->Z. */
+static void curve(State *s, int k)
+{
+    double *row = s->rows;
+    for (int j = 0; j < NU; ++j) {
+        const double *gain = s->gains + (k * NU + j) * NS;
+        const int a = k * NU + j;
+        zero(k * NU, row);
+        combine(k * NU, NX, gain, s->Z, VARIABLES, row);
+        for (int b = 0; b < k * NU; ++b) s->H[b * VARIABLES + a] = row[b];
+        for (int i = 0; i <= j; ++i) s->H[(k * NU + i) * VARIABLES + a] = gain[NX + i];
+    }
+}
+
 /* Set s->H and s->g without the moves' part, and the rows of s->C of output limits and terminal set. */
 static void condense(State *s, const Trial *trial, const double *multipliers)
 {
-    double *G = s->rows, *VZ = s->rows + NY * VARIABLES, weights[NY + NV];
+    double *G = s->rows, weights[NY];
+    if (multipliers) look_ahead(s, trial, multipliers);
     memset(s->H, 0, sizeof s->H);
     memset(s->g, 0, sizeof s->g);
     memset(s->Z, 0, sizeof s->Z);
     for (int k = 0; k <= N; ++k) {
         const int columns = k < M ? (k + 1) * NU : VARIABLES;
+        if (multipliers && k < M) curve(s, k);
         linearise(s, trial->points + k * NZ);
 #if TERMINAL_SET
-        if (k == N) condense_end(s, trial, multipliers ? multipliers[LIMIT_ROWS] : 0);
+        if (k == N) condense_end(s);
 #endif
         times(s, k, NY, columns, s->Jy, G);
         for (int i = 0; i < NY; ++i) {
@@ -289,11 +406,7 @@ static void condense(State *s, const Trial *trial, const double *multipliers)
             memcpy(row, G + limited[l] * VARIABLES, (size_t)columns * sizeof *row);
             zero(VARIABLES - columns, row + columns);
         }
-        if (multipliers) {
-            times(s, k, NV, columns, s->V, VZ);
-            memcpy(weights + NY, s->bend + k * NV, NV * sizeof *weights);
-        }
-        add_squares(columns, NY + (multipliers ? NV : 0), weights, G, s->H);
+        if (!multipliers) add_squares(columns, NY, weights, G, s->H);
         if (k < N) {
             times(s, k, NX, columns, s->Jx, s->Znext);
             for (int i = 0; i < NX; ++i)
@@ -353,7 +466,7 @@ static void local_model(State *s, const Trial *trial, const double *multipliers)
             mirror(s->H);
         }
     }
-    for (int i = 0; i < VARIABLES * VARIABLES; ++i) most = fmax(most, s->H[i]);
+    for (int i = 0; i < VARIABLES * VARIABLES; ++i) most = s->H[i] > most ? s->H[i] : most;
     for (int i = 0; i < VARIABLES; ++i) {
         s->H[i * VARIABLES + i] += RIDGE * most;
         s->lower[i] = -1 - trial->z[i];

@@ -5,7 +5,8 @@ $digests
    Promise: $promise.
    Arithmetic: all numbers are doubles (float64), rounded to nearest; not for -ffast-math or code on floats.
 
-   C99 and the maths library; no memory but ${name}_state, no clock, no files. Physical units; sample time ${NAME}_DT
+   C99 and the maths library; no memory but ${name}_state ($memory bytes, where doubles have 8 and ints 4) and the
+   stack, no clock, no files. Physical units; sample time ${NAME}_DT
    seconds. Compiled with -D${NAME}_SELF_TEST the source is a program that repeats a recorded loop and exits with 0
    where it finds the same inputs. */
 #ifndef ${NAME}_H
@@ -17,6 +18,7 @@ $digests
 #define ${NAME}_NL $ny /* outputs of plans: just before and, for models with feedthrough, just after each input */
 #define ${NAME}_NZ $nz /* state, inputs and neurons */
 #define ${NAME}_NV $nv_size
+#define ${NAME}_WIDER $wider /* the larger one of NV and NL */
 #define ${NAME}_HORIZON $horizon
 #define ${NAME}_INPUTS $inputs /* inputs of a plan; the last one is held */
 #define ${NAME}_DT $dt
@@ -126,10 +128,15 @@ typedef struct {
     double low[${NAME}_ROWS], high[${NAME}_ROWS]; /* output limits, scaled */
     ${name}_trial trials[2], best;
     ${name}_stand_in soonest[$soonest]; /* of least violation among those inside from a sample on */
-    double slope[${NAME}_NV], V[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)], W[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)];
+    double slope[${NAME}_NV], V[${NAME}_NV * (${NAME}_NX + ${NAME}_NU)];
+    double W[${NAME}_WIDER * (${NAME}_NX + ${NAME}_NU)];
     double Jx[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], Jy[${NAME}_NL * (${NAME}_NX + ${NAME}_NU)];
     double Z[${NAME}_NX * ${NAME}_VARIABLES], Znext[${NAME}_NX * ${NAME}_VARIABLES];
-    double rows[(${NAME}_NV + ${NAME}_NL) * ${NAME}_VARIABLES];
+    double rows[${NAME}_NL * ${NAME}_VARIABLES];
+    /* The recursion of the Hessian: form of a sample's state and input, and what it is made of. */
+    double form[(${NAME}_NX + ${NAME}_NU) * (${NAME}_NX + ${NAME}_NU)], stage[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)];
+    double carried[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], upwards[${NAME}_NU * (${NAME}_NX + ${NAME}_NU)];
+    double gains[${NAME}_VARIABLES * (${NAME}_NX + ${NAME}_NU)];
     double outwards[${NAME}_NX];
     double bend[(${NAME}_HORIZON + 1) * ${NAME}_NV];
     double H[${NAME}_VARIABLES * ${NAME}_VARIABLES], g[${NAME}_VARIABLES], C[${NAME}_ROWS * ${NAME}_VARIABLES];

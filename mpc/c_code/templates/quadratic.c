@@ -31,10 +31,19 @@ static void zero(int n, double *a)
     for (int i = 0; i < n; ++i) a[i] = 0;
 }
 
-/* y += a x */
+/* y += a x; four at a time, read before they are written, which compilers turn into operations on vectors */
 static void axpy(int n, double a, const double *x, double *y)
 {
-    for (int i = 0; i < n; ++i) y[i] += a * x[i];
+    int i = 0;
+    for (; i + 3 < n; i += 4) {
+        const double y0 = y[i] + a * x[i], y1 = y[i + 1] + a * x[i + 1];
+        const double y2 = y[i + 2] + a * x[i + 2], y3 = y[i + 3] + a * x[i + 3];
+        y[i] = y0;
+        y[i + 1] = y1;
+        y[i + 2] = y2;
+        y[i + 3] = y3;
+    }
+    for (; i < n; ++i) y[i] += a * x[i];
 }
 
 /* y += sum_k a_k x_k over the rows x_k of X with stride `apart`; four rows at a time save memory accesses to y */
@@ -43,21 +52,37 @@ static void combine(int n, int rows, const double *a, const double *X, int apart
     for (; rows >= 4; rows -= 4, a += 4, X += 4 * apart) {
         const double *x0 = X, *x1 = x0 + apart, *x2 = x1 + apart, *x3 = x2 + apart;
         const double a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
-        for (int i = 0; i < n; ++i) y[i] += (a0 * x0[i] + a1 * x1[i]) + (a2 * x2[i] + a3 * x3[i]);
+        int i = 0;
+        for (; i + 3 < n; i += 4) {
+            const double y0 = y[i] + ((a0 * x0[i] + a1 * x1[i]) + (a2 * x2[i] + a3 * x3[i]));
+            const double y1 = y[i + 1] + ((a0 * x0[i + 1] + a1 * x1[i + 1]) + (a2 * x2[i + 1] + a3 * x3[i + 1]));
+            const double y2 = y[i + 2] + ((a0 * x0[i + 2] + a1 * x1[i + 2]) + (a2 * x2[i + 2] + a3 * x3[i + 2]));
+            const double y3 = y[i + 3] + ((a0 * x0[i + 3] + a1 * x1[i + 3]) + (a2 * x2[i + 3] + a3 * x3[i + 3]));
+            y[i] = y0;
+            y[i + 1] = y1;
+            y[i + 2] = y2;
+            y[i + 3] = y3;
+        }
+        for (; i < n; ++i) y[i] += (a0 * x0[i] + a1 * x1[i]) + (a2 * x2[i] + a3 * x3[i]);
     }
     for (; rows > 0; --rows, ++a, X += apart) axpy(n, *a, X, y);
 }
 
-/* Cholesky factor of A (n, n) in place of its lower triangle; 0 unless positive definite. */
+/* Cholesky factor L of A (n, n) in place of its lower triangle, and L' above; 0 unless A is positive definite. Row k of
+   L' is what is left of row k of A after the rows before. */
 static int cholesky(int n, double *A)
 {
-    for (int i = 0; i < n; ++i) {
-        double *row = A + i * n, left;
-        for (int j = 0; j < i; ++j) row[j] = (row[j] - dot(j, row, A + j * n)) / A[j * n + j];
-        left = row[i] - dot(i, row, row);
-        if (!(left > 0) || !isfinite(left)) return 0;
-        row[i] = sqrt(left);
+    double a[${NAME}_VARIABLES];
+    for (int k = 0; k < n; ++k) {
+        double *row = A + k * n, root;
+        for (int i = 0; i < k; ++i) a[i] = -A[i * n + k];
+        combine(n - k, k, a, A + k, n, row + k);
+        if (!(row[k] > 0) || !isfinite(row[k])) return 0;
+        root = sqrt(row[k]);
+        for (int i = k; i < n; ++i) row[i] /= root;
     }
+    for (int k = 0; k < n; ++k)
+        for (int i = 0; i < k; ++i) A[k * n + i] = A[i * n + k];
     return 1;
 }
 
@@ -80,7 +105,10 @@ static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g
     zero(n, q->z);
     for (int i = 0; i < n; ++i) {
         double *row = q->J + i * n;
-        combine(i, i, q->R + i * n, q->J, n, row);
+        for (int k = 0; k < i; k += 8) { /* row k of J ends with column k */
+            const int rows = i - k < 8 ? i - k : 8;
+            combine(k + rows, rows, q->R + i * n + k, q->J + k * n, n, row);
+        }
         row[i] = -1;
         for (int j = 0; j <= i; ++j) row[j] /= -q->R[i * n + i];
         axpy(i + 1, -dot(i + 1, row, g), row, q->z);

@@ -144,6 +144,8 @@ def test_closed_loops_agree(case, tmp_path):
     np.testing.assert_array_less(np.abs(found.u - expected.u) / (upper - lower), accuracy)
     np.testing.assert_allclose(found.cost, expected.cost, rtol=10 * accuracy, atol=1e-9)  # NaN where not solved
     assert np.isfinite(expected.cost).sum() >= 40
+    # The header says how much memory it takes.
+    assert f"({theirs.memory} bytes, " in (tmp_path / "controlrnn_mpc.h").read_text()
 
 
 def ending_at_rest(name, **options):
