@@ -52,12 +52,13 @@ class MadeAgain(Stored):
         given = [one for one in sources if one is not None]
         if all(one.verified for one in given):
             put(self, _mark=(_VERIFIED, self.digest))
-        elif all(one._usable for one in given):
+        elif all(one.usable for one in given):
             put(self, _mark=(_TRUSTED, self.digest))
         return self
 
     @property
-    def _usable(self) -> bool:
+    def usable(self) -> bool:
+        """Whether guaranteed limits may rest on it: made, verified, or declared trusted, by this program."""
         return self._mark in ((_VERIFIED, self.digest), (_TRUSTED, self.digest))
 
 
@@ -68,7 +69,7 @@ def refuse_unverified(**parts: MadeAgain | None) -> None:
         parts: By what they are called.
     """
     for name, part in parts.items():
-        if part is not None and not part._usable:
+        if part is not None and not part.usable:
             raise CertificationError(
                 f"the {name} was read from a file or changed, and not verified since, so that nothing is guaranteed: "
                 f"call {name}.verify(...) with what it was made of, or pass {name}.on_trust() if you know who made it"

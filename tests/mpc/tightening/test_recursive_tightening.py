@@ -180,10 +180,10 @@ def test_what_rests_on_a_file_is_not_verified(case):
     assert make_recursive(room, case.growth, observer=case.observer).verified
     read = make_recursive(replace(room), case.growth, observer=case.observer)
     assert not read.verified
-    assert not read._usable
+    assert not read.usable
     trusted = make_recursive(replace(room).on_trust(), case.growth, observer=case.observer)
     assert not trusted.verified
-    assert trusted._usable
+    assert trusted.usable
 
 
 def test_the_certified_part_may_be_one_or_two(case):
