@@ -72,7 +72,7 @@ class _Scan(torch.autograd.Function):
             return None, *_eager_gradients(ctx, gy, gx)
         run, wanted = ctx.run, wants[2:]
         seeds = (None if g is None else g.numpy() for g in (gy, gx))
-        gu, gx0, sums = run.pullback(*seeds, with_input=wants[0], wanted=wanted)
+        gu, gx0, sums = run.pullback(*seeds, with_input=wants[0], wanted=wanted, feedforward=ctx.system.feedforward)
         found = [
             np.empty(shape, sums.dtype) if want else None
             for shape, want in zip(run.packed.sizes.shapes, wanted, strict=True)

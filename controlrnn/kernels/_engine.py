@@ -37,7 +37,7 @@ _WORTH_THREADS = 4_000_000  # multiplications below which a second thread costs 
 def _panels(
     layers: tuple[int, ...], before: int, nx: int, n_rows: int, n_columns: int, width: int
 ) -> tuple[Whole, Whole]:
-    """Divide the rows of M into panels (row0, rows, 0, high, kind); also, for each row, the end of its columns."""
+    """Divide the rows of M into panels (row0, rows, 0, high, kind, high, high), and find each row's end of columns."""
     # A neuron may depend on the columns before the neurons' and on earlier layers, a later row on all columns.
     ends: list[int] = []
     for n in layers:
@@ -61,8 +61,9 @@ def _panels(
     for a, b in pairwise(starts):
         chained = ends[b - 1] > ends[a]
         kind = loops.CHAINED if chained else loops.PRODUCT
-        panels.append((a, b - a, 0, before + a if chained else ends[a], kind))
-    return np.array(panels, np.int64).reshape(-1, 5), np.array(ends, np.int64)
+        high = before + a if chained else ends[a]
+        panels.append((a, b - a, 0, high, kind, high, high))
+    return np.array(panels, np.int64).reshape(-1, 7), np.array(ends, np.int64)
 
 
 @dataclass(frozen=True)
@@ -132,18 +133,31 @@ class Sizes:
         """Cache of `need` and `panels`."""
         return {}
 
-    def need(self, wanted: tuple[bool, ...]) -> Whole:
-        """Columns (first, end) in each row of the flipped M that cover the gradients of the wanted matrices."""
-        found: Whole | None = self._known.get(wanted)
+    def need(self, wanted: tuple[bool, ...], feedforward: bool) -> Whole:
+        """Columns (first, end, skip, on) in each row of the flipped M that cover the gradients of the wanted matrices.
+
+        Those from skip to on are left out, where layers of a ``feedforward`` network do not touch.
+        """
+        key = wanted, feedforward
+        found: Whole | None = self._known.get(key)
         if found is None:
-            need = np.zeros((self.nr, 2), np.int64)
+            need, ends = np.zeros((self.nr, 4), np.int64), self.ends
             for name, want in zip(MATRICES, wanted, strict=True):
                 rows, columns = self.places[name]
                 part = need[rows if want else slice(0, 0)]
                 empty = part[:, 1] == part[:, 0]
                 part[:, 0] = np.where(empty, columns.start, np.minimum(part[:, 0], columns.start))
-                part[:, 1] = np.maximum(part[:, 1], columns.stop)
-            found = self._known[wanted] = np.ascontiguousarray(need[::-1])
+                # Beyond its end a row of D11 has no entries.
+                own = np.clip(ends[rows if want else slice(0, 0)], columns.start, columns.stop)
+                part[:, 1] = np.maximum(part[:, 1], own)
+            if feedforward and self.layers:
+                before = 1 + self.nu + self.nx
+                stops = np.cumsum(self.layers)
+                starts = stops - self.layers
+                for k in range(1, len(self.layers)):  # the bias and the layer before
+                    need[starts[k] : stops[k], 2:] = 1, before + starts[k - 1]
+                need[self.nv :, 2:] = before, before + starts[-1]
+            found = self._known[key] = np.ascontiguousarray(need[::-1])
         return found
 
     def panels(self, outputs: int, width: int, *, adjoint: bool) -> tuple[Whole, Whole]:
@@ -282,6 +296,7 @@ class Run:
         *,
         with_input: bool = True,
         wanted: tuple[bool, ...] = (False,) * len(MATRICES),
+        feedforward: bool = False,
     ) -> tuple[Floats, Floats, Floats]:
         """Compute the gradients of a cost from its derivatives by y and x (the adjoint of the run).
 
@@ -290,6 +305,7 @@ class Run:
             gx: Derivatives by x, shape (B, T + 1, nx); None for zero.
             with_input: Whether the gradient by u is wanted.
             wanted: For each of `MATRICES`, whether its gradient is wanted.
+            feedforward: Whether only those of a feedforward network's entries are; see `LureSystem`.
 
         Returns:
             ``(gu, gx0, sums)`` of shapes (B, T, nu) (or (B, T, 0)) and (B, nx); `matrix_gradients` takes the sums.
@@ -299,7 +315,7 @@ class Run:
         gx = np.empty((self.records, 0, sizes.nx), packed.dtype) if gx is None else usable(gx, packed.dtype)
         gu = np.empty((self.records, self.steps, sizes.nu if with_input else 0), packed.dtype)
         gx0 = np.empty((self.records, sizes.nx), packed.dtype)
-        need, outputs = sizes.need(wanted), sizes.nu if with_input else 0
+        need, outputs = sizes.need(wanted, feedforward), sizes.nu if with_input else 0
         # The flipped transpose; its outputs are the input gradients.
         matrix = Arranged(sizes, outputs, packed.dtype, self._forward.M, by_lanes=self.by_lanes, adjoint=True)
         loop = runs.backward_lanes if self.by_lanes else runs.backward_rows

@@ -17,7 +17,7 @@ import numpy as np
 from controlrnn.checks import Array, as_array
 from controlrnn.errors import ShapeError
 from controlrnn.kernels.compiled import simd
-from controlrnn.kernels.compiled.scan import CHAINED, COPY, MIXED, SLOPE, _entry, _part, activate_one, law_one
+from controlrnn.kernels.compiled.scan import CHAINED, COPY, MIXED, SLOPE, _entry, _part, activate_one, law_one, sums
 from controlrnn.kernels.scan import Rollout, packed_of, rollout
 from controlrnn.systems import LureSystem
 
@@ -115,21 +115,16 @@ def _follow(M, panels, ends, code, table, w, starts, start, stop, n_in, width, Z
                 slopes[i] = activate_one(Z, SLOPE + code, 1.0, w[t, i])
         # As in `scan_lanes`, with slopes instead of activations, and lines of variables instead of records.
         for p in range(len(panels)):
-            row, n, low, high, kind = panels[p]
+            row, n, low, high, kind, skip, on = panels[p]
             for g in range(len(starts)):
                 if starts[g] > t:
                     continue
                 here = t * nz * width + g * line
-                weights, first, terms = row * nz + low, here + low * width, high - low
                 source, begin, step = v, 0, line
                 if kind == COPY:
-                    source, begin, step = Z, first, width
-                elif n > 4:
-                    simd.product8(M, weights, nz, 1, Z, first, width, v, 0, terms)
-                elif n > 1:
-                    simd.product4(M, weights, nz, 1, Z, first, width, v, 0, terms)
+                    source, begin, step = Z, here + low * width, width
                 else:
-                    simd.product1(M, weights, nz, 1, Z, first, width, v, 0, terms)
+                    sums(n, M, row, nz, Z, here, width, low, skip, on, high, v)
                 if row >= nv + nx:
                     _copy(n, source, begin, step, Y, (t * ny + row - nv - nx) * width + g * line, width)
                     continue

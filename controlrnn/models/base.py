@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from controlrnn.checks import positive, size
+from controlrnn.checks import positive, put, size
 from controlrnn.data import Scaler
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.models.parts.guarantee import Guarantee, Promise
@@ -162,17 +162,24 @@ def lure(
     activation: str = "tanh",
     layers: tuple[int, ...] = (),
     dt: float,
+    feedforward: bool = False,
 ) -> LureSystem:
-    """Assemble a `LureSystem` of tensors; matrices that are left out are zero."""
+    """Assemble a `LureSystem` of tensors; matrices that are left out are zero.
+
+    With ``feedforward`` the layers form a feedforward network, so that gradients of other entries, which are zero, are
+    not computed.
+    """
     nx, nu, ny = A.shape[0], B2.shape[1], C2.shape[0]
     nv = sum(layers)
 
     def or_zero(value: Tensor | None, *shape: int) -> Tensor:
         return A.new_zeros(shape) if value is None else value
 
-    return LureSystem(
+    system = LureSystem(
         A=A, B1=or_zero(B1, nx, nv), B2=B2, bx=or_zero(bx, nx),
         C1=or_zero(C1, nv, nx), D11=or_zero(D11, nv, nv), D12=or_zero(D12, nv, nu), bv=or_zero(bv, nv),
         C2=C2, D21=or_zero(D21, ny, nv), D22=or_zero(D22, ny, nu), by=by,
         activation=activation, layers=layers, dt=dt,  # type: ignore[arg-type]  # the enum takes its own values
     )  # fmt: skip
+    put(system, feedforward=feedforward)
+    return system

@@ -116,6 +116,7 @@ class ContractingR2DN(Model):
             activation=self.activation,
             layers=net.layers,
             dt=self.dt,
+            feedforward=True,
         )
 
     @balancing

@@ -132,6 +132,7 @@ class LipschitzR2DN(Model):
             activation=self.activation,
             layers=net.layers,
             dt=self.dt,
+            feedforward=True,
         )
 
     @typed()

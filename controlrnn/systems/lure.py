@@ -72,6 +72,10 @@ class LureSystem:
         SettingError: ``layers`` does not add up, or D11 has an entry that would make the system implicit.
     """
 
+    # Set by models whose layers form a feedforward network (`controlrnn.models.base.lure`): the first alone reads
+    # states and inputs, every other one the layer before it, and states and outputs read the last. Entries elsewhere
+    # are zero and get no gradient. What `replace` makes of such a system does not say so: then all entries get one.
+    feedforward: ClassVar[bool] = False
     KIND: ClassVar[str] = "lure-system"
     SCHEMA: ClassVar[Schema] = Schema(
         KIND, 2,

@@ -2,6 +2,7 @@
 
 Cases: Elman networks, RENs and an R2DN from their explicit matrices, gradient of mean(y^2) by all free matrices, on
 every side the same and no others (inputs and initial state have none); one long record and a batch; one thread and all.
+An R2DN and a REN of as many parameters are set against each other (`equal_size`).
 Peers (jax.lax.scan under jit, tsfast, neural-ssm) run in an environment of their own, which is made in the study's
 folder; all take turns, so that a busy machine slows them alike. Ratios are of medians.
 """
@@ -25,6 +26,7 @@ import torch
 from controlrnn.kernels import simulate
 from controlrnn.models import ContractingR2DN, Elman
 from controlrnn.systems import MATRICES, LureSystem
+from experiments.bench_scan import equal_size
 from experiments.bench_scan.peer import LIBRARIES, timings
 from experiments.shared.study import Row, Study
 
@@ -103,6 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.set_num_threads(every)
             if peer:
                 peer.close()
+    for records, samples in equal_size.SIZES:
+        work = partial(equal_size.compare, records, samples // (8 if study.quick else 1), quick=study.quick)
+        ratio = study.row(f"r2dn against ren B={records} T={samples}", work)["r2dn_over_ren"]
+        study.target(f"R2DN over REN of equal size, B = {records}, T = {samples}", "<= 1", ratio, ratio <= 1)
     compilation = study.row("compilation", first_calls)
     judge(study, compilation, every)
     return study.finish(peers=note)

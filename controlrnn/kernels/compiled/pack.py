@@ -12,6 +12,8 @@ from __future__ import annotations
 from controlrnn.kernels.compiled.scan import CHAINED, COPY, PAD, PRODUCT, _entry, _part
 from controlrnn.kernels.compiled.simd import load_at, store_at
 
+LEAST_GAP = 8  # columns that cost less than a second product
+
 
 @_part
 def pack(table, places, ends, M):
@@ -69,9 +71,7 @@ def arrange(M, template, panels, nv, nx, width, widest, P):
 
     A P of length 0 is left out. Returns the number of panels and the row length of P.
     """
-    for p in range(len(panels)):
-        for i in range(5):
-            panels[p, i] = template[p, i]
+    panels[:, :] = template
     count = shrink(M, panels, nv, nx, width, widest)
     if len(P) == 0:
         return count, 0
@@ -80,7 +80,7 @@ def arrange(M, template, panels, nv, nx, width, widest, P):
         rows = max(rows, panels[p, 1])
     length = width if rows <= width else 2 * width if rows <= 2 * width else 4 * width
     for p in range(count):
-        row, n, low, high, kind = panels[p]
+        row, n, low, high, kind, _, _ = panels[p]
         for j in range(low, 0 if kind == COPY else M.shape[1] if kind == CHAINED else high):
             for i in range(length):
                 P[(p * M.shape[1] + j) * length + i] = M[row + i, j] if i < n else 0
@@ -91,31 +91,49 @@ def arrange(M, template, panels, nv, nx, width, widest, P):
 def shrink(M, panels, nv, nx, line, widest):
     """Narrow each panel to the columns where it is not exactly zero, then join those that see the same columns.
 
-    An Elman network, for instance, has A = 0 and B1 = I.
+    An Elman network, for instance, has A = 0 and B1 = I; a layer of an R2DN sees the constant 1 and the layer before.
 
     The panels of up to ``line`` rows are changed in place; joined ones have up to ``widest``. Returns their number.
     """
     count = 0
     for p in range(len(panels)):
-        row, n, low, high, kind = panels[p]
+        row, n, low, high, kind, _, _ = panels[p]
         while low < high and is_zero(M, row, n, low):
             low += 1
         while high > low and kind != CHAINED and is_zero(M, row, n, high - 1):
             high -= 1
         if kind == PRODUCT and row < nv + nx and high - low == n and is_identity(M, row, n, low):
             kind = COPY
+        skip, on = (high, high) if kind == COPY else gap(M, row, n, low, high)
         if count and row not in (nv, nv + nx) and row < nv + nx:
-            _, rows, first, last, before = panels[count - 1]
+            _, rows, first, last, before, left, right = panels[count - 1]
             fits = before == kind and rows % line == 0 and rows + n <= widest
-            same = first == low and last == high if kind == PRODUCT else kind == COPY and last == low
+            alike = first == low and last == high and left == skip and right == on
+            same = alike if kind == PRODUCT else kind == COPY and last == low
             if fits and same:
                 panels[count - 1, 1] += n
                 panels[count - 1, 3] = high
+                panels[count - 1, 5], panels[count - 1, 6] = skip, on
                 continue
         panels[count, 0], panels[count, 1], panels[count, 2], panels[count, 3] = row, n, low, high
-        panels[count, 4] = kind
+        panels[count, 4], panels[count, 5], panels[count, 6] = kind, skip, on
         count += 1
     return count
+
+
+@_part
+def gap(M, row, n, low, high):
+    """First column of the longest run of zero columns of n rows of M within low..high, and the first beyond it.
+
+    Where none is worth skipping, both are ``high``.
+    """
+    skip, on, start = high, high, low
+    for j in range(low, high + 1):
+        if j == high or not is_zero(M, row, n, j):
+            if j - start > max(on - skip, LEAST_GAP):
+                skip, on = start, j
+            start = j + 1
+    return skip, on
 
 
 @_part

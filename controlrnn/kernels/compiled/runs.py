@@ -141,8 +141,10 @@ def outer_lanes(L, nr, Z, nz, steps, line, need, G):
     for t in range(0, steps, block):
         n = min(block, steps - t)
         for a in range(0, nr, DOT_ROWS):
-            low, high = hull(need, a, min(a + DOT_ROWS, nr))
+            low, high, skip, on = hull(need, a, min(a + DOT_ROWS, nr))
             for c in range(low - low % DOT_COLS, high, DOT_COLS):
+                if skip <= c and c + DOT_COLS <= on:
+                    continue
                 left, right = (t * nr + a) * line, ((steps - 1 - t) * nz + c) * line
                 dot(L, left, nr * line, Z, right, -nz * line, n, G, a * width + c, width)
 
@@ -155,8 +157,10 @@ def outer_rows(L, l_stride, Z, z_stride, steps, line, need, G):
     for t in range(0, steps, block):
         n = min(block, steps - t)
         for a in range(0, len(need), 8):
-            low, high = hull(need, a, min(a + 8, len(need)))
+            low, high, skip, on = hull(need, a, min(a + 8, len(need)))
             for c in range(low - low % line, high, line):
+                if skip <= c and c + line <= on:
+                    continue
                 product8(L, t * l_stride + a, 1, l_stride, Z, (steps - 1 - t) * z_stride + c, -z_stride, v, 0, n)
                 for i in range(8):
                     for b in range(line):
@@ -165,10 +169,13 @@ def outer_rows(L, l_stride, Z, z_stride, steps, line, need, G):
 
 @_part
 def hull(need, start, stop):
-    """Smallest column range that covers the non-empty ranges of some rows."""
-    low, high = need[start, 0], need[start, 1]
+    """Smallest column range that covers the non-empty ranges of some rows, and the columns that all of them skip."""
+    low, high, skip, on = need[start]
     for a in range(start + 1, stop):
         if need[a, 1] > need[a, 0]:
-            low = min(low, need[a, 0]) if high > low else need[a, 0]
-            high = max(high, need[a, 1]) if high > low else need[a, 1]
-    return low, high
+            if high > low:
+                low, high = min(low, need[a, 0]), max(high, need[a, 1])
+                skip, on = max(skip, need[a, 2]), min(on, need[a, 3])
+            else:
+                low, high, skip, on = need[a]
+    return low, high, skip, on

@@ -15,10 +15,10 @@ matrices is one product over time, dJ/dM = sum_t [delta; lambda+; g_y] z'.
 
 Two loops, for two ways to fill a vector register (a line): `scan_lanes` puts a group of records side by side,
 `scan_rows` does a single record and puts rows of M side by side. All sums have a fixed order, so results do not depend
-on threads. A *panel* (row0, rows, low, high, kind) is a group of rows that share the columns low..high. CHAINED neurons
-also depend on each other, through the columns high..ends[row]; a COPY is an identity matrix there. Everything is done
-in whole lines: entries that a panel writes beyond its rows are overwritten by later panels, or lie in the padding at
-the end.
+on threads. A *panel* (row0, rows, low, high, kind, skip, on) is a group of rows that share the columns low..high, of
+which skip..on are zero and left out: layers that do not touch cost nothing. CHAINED neurons also depend on each other,
+through the columns high..ends[row]; a COPY is an identity matrix there. Everything is done in whole lines: entries that
+a panel writes beyond its rows are overwritten by later panels, or lie in the padding at the end.
 """
 
 from __future__ import annotations
@@ -149,6 +149,25 @@ def put(adds, lines, v, start, out, o):
 
 
 @_part
+def sums(n, M, row, width, Z, here, step, low, skip, on, high, v):
+    """Compute the sums of a panel of n rows to v, for the line of each column c at ``here + c step`` in Z."""
+    weights, first, terms = row * width + low, here + low * step, skip - low
+    others, later, more = row * width + on, here + on * step, high - on
+    if n > 4:
+        simd.product8(M, weights, width, 1, Z, first, step, v, 0, terms)
+        if more > 0:
+            simd.add_product8(M, others, width, 1, Z, later, step, v, 0, more)
+    elif n > 1:
+        simd.product4(M, weights, width, 1, Z, first, step, v, 0, terms)
+        if more > 0:
+            simd.add_product4(M, others, width, 1, Z, later, step, v, 0, more)
+    else:
+        simd.product1(M, weights, width, 1, Z, first, step, v, 0, terms)
+        if more > 0:
+            simd.add_product1(M, others, width, 1, Z, later, step, v, 0, more)
+
+
+@_part
 def scan_lanes(M, panels, ends, n_in, nx, nv, code, table, adds, steps, Z, Y, W, nw):
     """Run a group of records side by side, one record in each place of a line.
 
@@ -161,17 +180,12 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, table, adds, steps, Z, Y, W,
     v = np.empty(8 * line, Z.dtype)
     for t in range(steps):
         for p in range(len(panels)):
-            row, n, low, high, kind = panels[p]
+            row, n, low, high, kind, skip, on = panels[p]
             source, begin = v, 0
-            first, weights, terms = (t * nz + low) * line, row * width + low, high - low
             if kind == COPY:
-                source, begin = Z, first
-            elif n > 4:
-                simd.product8(M, weights, width, 1, Z, first, line, v, 0, terms)
-            elif n > 1:
-                simd.product4(M, weights, width, 1, Z, first, line, v, 0, terms)
+                source, begin = Z, (t * nz + low) * line
             else:
-                simd.product1(M, weights, width, 1, Z, first, line, v, 0, terms)
+                sums(n, M, row, width, Z, t * nz * line, line, low, skip, on, high, v)
             if row >= nv + nx:
                 put(False, n, v, 0, Y, (t * n_out + row - nv - nx) * line)
             elif row >= nv:
@@ -183,14 +197,38 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, table, adds, steps, Z, Y, W,
                 target, mirror = t * nz + n_in + nx + row, (steps - t) * nw - 1 - row
                 for i in range(n):
                     if kind == CHAINED:
-                        weights, others = (row + i) * width + high, (t * nz + high) * line
-                        simd.add_product1(M, weights, 0, 1, Z, others, line, v, i * line, ends[row + i] - high)
+                        weights, first = (row + i) * width + high, (t * nz + high) * line
+                        simd.add_product1(M, weights, 0, 1, Z, first, line, v, i * line, ends[row + i] - high)
                     slopes = (mirror - i) * line if code >= SLOPE else 0
                     if code == MIXED or code == SLOPE + MIXED:
                         own = row + i if code < SLOPE else nv - 1 - row - i
                         law_line(code, table, own, source, begin + i * line, W, slopes, Z, (target + i) * line)
                         continue
                     activate(code, 1, source, begin + i * line, W, slopes, Z, (target + i) * line)
+
+
+@_part
+def read_rows(P, width, panels, inner, nz, first_row, n_out, steps, Z, stride, Y):
+    """Compute the outputs of all samples of one record, those of the panels from ``inner`` on, as in `scan_rows`."""
+    line = simd.line_of(Z)
+    v = np.empty(8 * line, Z.dtype)
+    for p in range(inner, len(panels)):
+        row, n, low, high, _, skip, on = panels[p]
+        for t in range(0, steps, 8):
+            block, first, terms = (p * nz + low) * width, t * stride + low, skip - low
+            other, later, more = (p * nz + on) * width, t * stride + on, high - on
+            samples = min(8, steps - t)
+            if samples == 8:
+                simd.product8(Z, first, stride, 1, P, block, width, v, 0, terms)
+                if more > 0:
+                    simd.add_product8(Z, later, stride, 1, P, other, width, v, 0, more)
+            for s in range(samples):
+                if samples < 8:
+                    simd.product1(Z, first + s * stride, 0, 1, P, block, width, v, s * line, terms)
+                    if more > 0:
+                        simd.add_product1(Z, later + s * stride, 0, 1, P, other, width, v, s * line, more)
+                for i in range(n):
+                    Y[(t + s) * n_out + row - first_row + i] = v[s * line + i]
 
 
 @_part
@@ -206,18 +244,25 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z
         inner += 1
     for t in range(steps):
         for p in range(inner):
-            row, n, low, high, kind = panels[p]
+            row, n, low, high, kind, skip, on = panels[p]
             source, begin = v, 0
-            block, first, terms = (p * nz + low) * width, t * stride + low, high - low
+            block, first, terms = (p * nz + low) * width, t * stride + low, skip - low
+            other, later, more = (p * nz + on) * width, t * stride + on, high - on
             lines = (n - 1) // line + 1
             if kind == COPY:
                 source, begin = Z, first
             elif lines == 1:
                 simd.product1(Z, first, 0, 1, P, block, width, v, 0, terms)
+                if more > 0:
+                    simd.add_product1(Z, later, 0, 1, P, other, width, v, 0, more)
             elif lines == 2:
                 simd.product1x2(Z, first, 0, 1, P, block, width, v, 0, terms)
+                if more > 0:
+                    simd.add_product1x2(Z, later, 0, 1, P, other, width, v, 0, more)
             else:
                 simd.product1x4(Z, first, 0, 1, P, block, width, v, 0, terms)
+                if more > 0:
+                    simd.add_product1x4(Z, later, 0, 1, P, other, width, v, 0, more)
             if row >= nv:
                 put(adds, lines, source, begin, Z, (t + 1) * stride + n_in + row - nv)
                 continue
@@ -242,15 +287,4 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z
                     column = (p * nz + n_in + nx + row + i) * width
                     total = v[i + 1] + P[column + i + 1] * w
                     simd.add_product1(Z, target + i, 0, 1, P, column, width, v, 0, 1)
-    for p in range(inner, len(panels)):
-        row, n, low, high, _ = panels[p]
-        for t in range(0, steps, 8):
-            block, first, terms = (p * nz + low) * width, t * stride + low, high - low
-            samples = min(8, steps - t)
-            if samples == 8:
-                simd.product8(Z, first, stride, 1, P, block, width, v, 0, terms)
-            for s in range(samples):
-                if samples < 8:
-                    simd.product1(Z, first + s * stride, 0, 1, P, block, width, v, s * line, terms)
-                for i in range(n):
-                    Y[(t + s) * n_out + row - nv - nx + i] = v[s * line + i]
+    read_rows(P, width, panels, inner, nz, nv + nx, n_out, steps, Z, stride, Y)

@@ -138,7 +138,9 @@ def _product(rows: int, lines: int, unroll: int, *, add: bool = False) -> Callab
 
 product8, product4, scale_line = _product(8, 1, 1), _product(4, 1, 1), _product(1, 1, 1)
 product1, product1x2, product1x4 = _product(1, 1, 4), _product(1, 2, 4), _product(1, 4, 2)
-add_product8, add_product1 = _product(8, 1, 1, add=True), _product(1, 1, 4, add=True)
+add_product8, add_product4 = _product(8, 1, 1, add=True), _product(4, 1, 1, add=True)
+add_product1, add_product1x2 = _product(1, 1, 4, add=True), _product(1, 2, 4, add=True)
+add_product1x4 = _product(1, 4, 2, add=True)
 
 
 @intrinsic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_systems import random_system
 
 from controlrnn.errors import ShapeError
 from controlrnn.kernels import Recording, simulate
-from controlrnn.models import Elman
+from controlrnn.kernels._engine import Arranged
+from controlrnn.kernels.scan import packed_of
+from controlrnn.models import ContractingR2DN, Elman, LipschitzR2DN
 from controlrnn.systems import MATRICES, Activation, LureSystem
 
 # The first run on a machine compiles.
@@ -346,3 +350,83 @@ def test_a_forked_child_can_simulate() -> None:
         "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+
+
+def feedforward_system(layers, seed=0, dtype=np.float64):
+    """Layers in a chain: the first reads states and inputs, every other one the layer before, the last is read."""
+    system = random_system(seed, nx=20, nu=2, ny=2, layers=layers)
+    layer = np.repeat(np.arange(len(layers)), layers)
+    first, last = layer == 0, layer == len(layers) - 1
+    chain = layer[:, None] == layer[None, :] + 1
+    return replace(
+        system, C1=system.C1 * first[:, None], D12=system.D12 * first[:, None], D11=np.where(chain, system.D11, 0.0),
+        B1=system.B1 * last, D21=system.D21 * last,
+    )  # fmt: skip
+
+
+def leaves_of(system, dtype=torch.float64):
+    values = {n: torch.tensor(getattr(system, n), dtype=dtype, requires_grad=True) for n in MATRICES}
+    return replace(system, **values)
+
+
+@pytest.mark.parametrize("layers", [(30, 25, 40), (3, 20, 3), (9, 9, 9, 9), (12,), (1, 30, 1, 30)], ids=str)
+@pytest.mark.parametrize("records", [1, 3, 20])
+def test_layers_that_do_not_touch_are_left_out_and_change_nothing(layers, records):
+    """Also gradients at entries that are zero are right, because nothing says that they stay zero."""
+    system, rng = feedforward_system(layers), np.random.default_rng(1)
+    u = torch.tensor(rng.normal(size=(records, 11, 2)))
+    x0 = torch.tensor(rng.normal(size=(records, 20)))
+    found = []
+    for run in (simulate, LureSystem.simulate):
+        leaves = leaves_of(system)
+        y, x = run(leaves, u, x0)
+        (y.square().sum() + (x * x.detach().cos()).sum()).backward()
+        found.append((y.detach(), x.detach(), {n: getattr(leaves, n).grad for n in MATRICES}))
+    for ours, eager in zip(found[0][:2], found[1][:2], strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-10, atol=1e-10)
+    below = torch.tensor(np.repeat(np.arange(len(layers)), layers))
+    mask = below[:, None] > below[None, :]
+    for n in MATRICES:
+        ours, eager = found[0][2][n], found[1][2][n]
+        if eager is None:
+            continue
+        if n == "D11":
+            ours, eager = ours * mask, eager * mask
+        torch.testing.assert_close(ours, eager, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [ContractingR2DN, LipschitzR2DN])
+@pytest.mark.parametrize("records", [1, 20])
+def test_a_feedforward_network_gets_the_gradients_of_its_parameters(make, records):
+    settings = {"gamma": 3.0} if make is LipschitzR2DN else {"feedthrough": True}
+    model = make(nu=2, ny=2, nx=12, nv=6, layers=(20, 9, 17), **settings, seed=2).double()
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=rng, dtype=torch.float64))
+    u = torch.randn(records, 9, 2, generator=rng, dtype=torch.float64)
+    gradients = []
+    for run in (simulate, LureSystem.simulate):
+        system = model.system()
+        assert system.feedforward
+        model.zero_grad(set_to_none=True)
+        y, x = run(system, u)
+        (y.square().mean() + x.cos().sum()).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for ours, eager in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-8, atol=1e-10)
+    assert not replace(model.system(), dt=2.0).feedforward, "what is made of it by hand gets all gradients"
+
+
+@pytest.mark.parametrize("by_lanes", [False, True])
+def test_a_feedforward_network_costs_its_non_zeros(by_lanes):
+    """Columns that the panels of both directions run over, against the entries that are not zero."""
+    system = feedforward_system((87, 87, 87))
+    packed = packed_of(system)
+    arranged = packed.arranged(by_lanes)
+    adjoint = Arranged(packed.sizes, 2, packed.dtype, arranged.M, by_lanes=by_lanes, adjoint=True)
+    entries = sum(np.count_nonzero(getattr(system, n)) for n in MATRICES)
+    for one in (arranged, adjoint):
+        panels = one.arguments[1] if by_lanes else one.arguments[3]
+        run = sum(n * (high - low - (on - skip)) for _, n, low, high, _, skip, on in panels)
+        assert run < 1.1 * entries
