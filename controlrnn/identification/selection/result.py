@@ -123,6 +123,7 @@ class BestFit(Stored):
         """Network with a certificate of contraction; None where none was made."""
         return next((e for e in self.entries if e.contraction is not None), None)
 
+    @typed()
     def entry(self, name: str) -> Entry:
         """Entry of that name.
 
@@ -153,6 +154,7 @@ class BestFit(Stored):
         decided = f"feedthrough {'yes' if self.feedthrough else 'no'}, delays {self.delays}, skip {self.skip}"
         return "\n".join([f"{head}{tested}", self.table(), decided, f"reason: {self.reason}"])
 
+    @typed(results=False)
     def simulate(self, record: Trajectory, name: str | None = None) -> Array:
         """Simulate ``record`` freely by one entry, the chosen one when left out, shape (T, ny), physical units.
 
