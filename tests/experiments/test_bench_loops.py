@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from controlrnn.systems import LureSystem
-from experiments import bench_loops
+from experiments.bench_loops import study as bench_loops
 from mpc import (
     ClosedLoopSetup,
     Predictor,

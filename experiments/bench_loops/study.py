@@ -177,7 +177,3 @@ def _memory() -> float:
     """Present memory of this process [MB]."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Guaranteed closed loops a second, in Python and compiled; see `experiments.bench_loops.study`."""
