@@ -108,10 +108,19 @@ def test_too_much_back_off_is_given_back():
     assert 0.3 <= found.tightening.total[1, 0] <= 1.1 * 0.31
 
 
+def test_a_back_off_keeps_the_disturbance_filter():
+    assert back_off(MODEL, N, np.array([0.7, 0.0]), disturbance_gain=0.5).disturbance_gain == 0.5
+    assert back_off(MODEL, N, np.array([0.7, 0.0])).promise == "nothing: a constant back-off, nothing calibrated"
+
+
 def test_confidence_asks_for_its_own_number_of_loops():
     found = calibrate_closed_loop(Loops(), START, seed=0, confidence=0.95)
     assert (found.n, found.rank) == LoopEffort().rank(0.9, 0.95) == (72, 70)
     assert "confidence 0.95" in found.promise
+    assert found.confidence == 0.95
+    assert found.tightening.verified
+    read = calibrate_closed_loop(Loops(), replace(START), seed=0, confidence=0.95)
+    assert read.tightening.digest == found.tightening.digest
 
 
 def test_predictions_are_calibrated_with_the_shape_of_their_errors():
