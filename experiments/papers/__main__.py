@@ -1,0 +1,34 @@
+"""Run the papers' studies one after the other and write one page of all claims, `papers.html`.
+
+What was computed before is taken from there, so that a run that was stopped goes on. `--quick` takes some 15 minutes of
+processor time (rnn_sdp 4, noise_robust 6, lipschitz_rnn 5); without it hours: rnn_sdp 2, noise_robust 8, lipschitz_rnn
+more than a day.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from experiments.papers import lipschitz_rnn, noise_robust, rnn_sdp
+from experiments.papers.page import write_page
+from experiments.shared.study import Study
+
+STUDIES = {"rnn_sdp": rnn_sdp.main, "noise_robust": noise_robust.main, "lipschitz_rnn": lipschitz_rnn.main}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all studies; returns the exit status."""
+    study = Study.from_command_line("papers", __doc__, arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for name, run in STUDIES.items():
+        # The last --out counts: each study has a folder of its own below the page's.
+        with study.stage(name):
+            run([*given, "--out", str(study.path(name))])
+    page = write_page(study.path("papers.html"), {name: study.path(name) for name in STUDIES})
+    study.say(f"page: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

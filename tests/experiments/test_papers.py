@@ -1,0 +1,312 @@
+"""The papers' studies: what decides a claim, the parts they are made of, and the page; whole studies are slow."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from controlrnn.errors import FileFormatError
+from controlrnn.models import Elman
+from experiments.papers import classification, lipschitz_rnn, noise_robust, rnn_sdp
+from experiments.papers.__main__ import STUDIES
+from experiments.papers.claims import Claim, Decision, decide, decide_all, decide_value, summary
+from experiments.papers.classification import Digits, Sequences, Training, accuracy, answers, explicit, train
+from experiments.papers.page import COLUMNS, write_page
+
+YES, NO, OPEN = Decision.YES, Decision.NO, Decision.NOT_DECIDED
+
+
+@pytest.mark.parametrize(
+    ("differences", "error", "decided"),
+    [
+        ([1.0, 1.1, 0.9], 0.0, YES), ([-1.0, -1.1, -0.9], 0.0, NO), ([1.0, -1.0, 0.5], 0.0, OPEN),
+        ([1.0, 1.1, 0.9], 1.2, OPEN), ([1.0, 1.1], 0.0, OPEN), ([], 0.0, OPEN), ([1.0, 1.1, None], 0.0, OPEN),
+        ([1.0, 1.1, float("nan")], 0.0, OPEN), ([0.0, 0.0, 0.0], 0.0, OPEN),
+    ],
+)  # fmt: skip
+def test_claims_are_decided_where_spread_and_error_allow(differences, error, decided):
+    assert decide(differences, error=error) is decided
+
+
+def test_more_seeds_decide_what_few_leave_open():
+    rng = np.random.default_rng(0)
+    values = 0.3 + rng.normal(size=400)  # of deviation one, so that few cannot tell
+    assert decide(values[:6]) is OPEN
+    assert decide(values) is YES
+
+
+def test_claims_about_every_case_fail_by_one():
+    assert decide_all([True, True]) is YES
+    assert decide_all([True, False]) is NO
+    assert decide_all([]) is OPEN
+
+
+def test_a_published_value_is_met_within_a_half_of_it():
+    assert decide_value([0.9, 1.0, 1.1], 1.0) is YES
+    assert decide_value([0.9, 1.0, 1.1], 3.0) is NO
+    assert decide_value([0.1, 1.0, 1.9], 1.0) is OPEN
+    assert decide_value([1.0], 1.0) is OPEN
+
+
+def test_values_are_told_by_median_and_range():
+    assert summary([1.0, float("nan"), 3.0, 2.0]) == "2 (1 .. 3)"
+    assert summary([0.5]) == "0.5"
+    assert summary([]) == "-"
+
+
+def sequences(n, seed, steps=6):
+    """Class 1 where the mean of the rows is positive."""
+    rng = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (n,), generator=rng)
+    return Sequences(torch.randn(n, steps, 2, generator=rng) + (2.0 * labels - 1)[:, None, None], labels)
+
+
+def test_a_classifier_learns_keeps_its_best_epoch_and_does_not_mix_in_test_images():
+    data = Digits(sequences(400, 0), sequences(100, 1), sequences(300, 2))
+    settings = Training(epochs=4, batch_size=150, learning_rate=0.02)
+    models = [Elman(nu=2, ny=2, nx=5, memory=None, seed=0) for _ in range(2)]
+    seen = []
+
+    def extra(system, u, x, epoch):
+        assert x.shape == (len(u), 7, 5)
+        seen.append((epoch, len(u)))
+        return 0.0 * system.by.sum()
+
+    trained = train(models[0], data, settings, extra=extra)
+    # Every epoch takes every sequence once.
+    assert seen == [(epoch, n) for epoch in range(4) for n in (150, 150, 100)]
+    assert accuracy(trained.system, data.test) > 0.95
+    assert max(trained.validation) == accuracy(trained.system, data.validation)
+    again = train(
+        Elman(nu=2, ny=2, nx=5, memory=None, seed=0), data, Training(epochs=4, batch_size=150, learning_rate=0.02)
+    )
+    assert again.validation == trained.validation
+
+
+def test_what_is_kept_does_not_change_with_the_model():
+    model = Elman(nu=1, ny=2, nx=3)
+    kept = explicit(model)
+    before = kept.C1.clone()
+    with torch.no_grad():
+        model.W.add_(1)
+    torch.testing.assert_close(kept.C1, before)
+    assert not kept.C1.requires_grad
+
+
+def test_answers_are_read_after_the_last_sample(monkeypatch):
+    monkeypatch.setattr(classification, "_AT_ONCE", 3)
+    model = Elman(nu=2, ny=2, nx=4).double()
+    u = torch.randn(8, 5, 2, dtype=torch.float64)
+    x = torch.zeros(8, 4, dtype=torch.float64)
+    for t in range(5):
+        x = torch.tanh(x @ model.W.T + u[:, t] @ model.U.T + model.b)
+    torch.testing.assert_close(answers(explicit(model), u), (x @ model.C.T + model.d).detach())
+
+
+def test_the_noise_level_is_where_the_error_crosses():
+    found = noise_robust.level(lambda sigma: 2 + 4 * sigma, 5)
+    assert found == pytest.approx(0.75, abs=0.01)
+    assert noise_robust.level(lambda sigma: 6 + sigma, 5) is None
+    assert noise_robust.level(lambda sigma: 1.0 + 0 * sigma, 5) is None
+
+
+def test_the_cut_leaves_singular_values_below():
+    model = Elman(nu=2, ny=2, nx=6, memory=None)
+    with torch.no_grad():
+        model.W.mul_(4)
+    before = torch.linalg.svdvals(model.W)
+    noise_robust._cut(model)
+    torch.testing.assert_close(torch.linalg.svdvals(model.W), before.clamp(max=0.99), rtol=1e-5, atol=1e-6)
+
+
+def test_bound_16_counts_every_row_and_lies_above_the_noise():
+    model = Elman(nu=4, ny=3, nx=5, activation="relu", memory=None, seed=1).double()
+    with torch.no_grad():
+        model.b.add_(2)
+    system = explicit(model)
+    a, b, c = (float(torch.linalg.matrix_norm(M, 2)) ** 2 for M in (system.C1, system.D12, system.C2))
+    assert float(noise_robust.basic_bound(system, 3)) == pytest.approx(c * b * (1 + a + a**2))
+    row = noise_robust.monte_carlo(system, Sequences(torch.randn(20, 28, 4).double(), torch.zeros(20).long()), 0)
+    assert all(row[f"{name}_{size}"] for name in ("bound", "theorem_1") for size in ("small", "unit"))
+    assert row["estimate_over_found_small"] == pytest.approx(1, abs=0.1)
+
+
+def test_one_neuron_breaks_the_printed_inequality():
+    row = noise_robust.printed_bound()
+    assert row["over_printed"] > 3
+    assert row["over_proven"] == pytest.approx(1, abs=0.05)
+
+
+def noise_rows(**changes):
+    row = {
+        "test_error": 4.0, "norm": 1.0, "sigmas": [None, 0.5, 1.0], "sigma_added": 1.0,
+        "curve": [0.0] * len(noise_robust.SIGMAS),
+        "theorem_1_small": True, "theorem_1_unit": True, "bound_small": True, "bound_unit": True,
+        "estimate_over_found_small": 1.0, "estimate_over_found_unit": 0.9,
+    } | changes  # fmt: skip
+    return [row | {"norm": row["norm"] * (1 + 0.01 * n)} for n in range(3)]
+
+
+def test_claims_on_noise_follow_from_the_rows():
+    rows = {way: noise_rows() for way in noise_robust.WAYS}
+    rows["estimate"] = noise_rows(sigmas=[None, 2.0, 4.0], sigma_added=4.0)
+    rows["stable"] = noise_rows(test_error=6.0, norm=0.9)
+    printed = {"over_printed": 3.9, "over_proven": 0.99}
+    decided = {c.claim: c.decided for c in noise_robust.claims(rows, printed, epochs=200)}
+    for where in ("an error of 10 %", "its own error plus 10 points"):
+        assert decided[f"estimate bears more noise than regular at {where}"] is YES
+        assert decided[f"bound bears more noise than regular at {where}"] is OPEN
+    assert decided["estimate bears more noise than regular at an error of 3 %"] is OPEN
+    assert decided["estimate bears at least three times the noise of regular training (an error of 10 %)"] is YES
+    missed = "bound bears 50 % more than the noise of regular training (an error of 10 %)"
+    assert decided[missed] is NO
+    assert decided["stable training is least accurate"] is YES
+    assert decided["the printed inequality (11) bounds the noise"] is NO
+    assert decided["inequality (16), with all rows counted, bounds the noise"] is YES
+    short = {c.claim: c.decided for c in noise_robust.claims(rows, printed, epochs=4)}
+    assert short["a basic RNN reaches 98.03 %"] is OPEN
+    assert short[missed] is OPEN, "a short training refutes nothing"
+    assert short["stable training is least accurate"] is YES
+    rows["bound"] = noise_rows(bound_unit=False)
+    decided = {c.claim: c.decided for c in noise_robust.claims(rows, printed, epochs=4)}
+    assert decided["inequality (16), with all rows counted, bounds the noise"] is NO
+
+
+def sdp_rows(**changes):
+    names = ("sdp", "riccati", "sdp_boxed", "riccati_boxed", "state", "inputs", "active", "active_boxed", "random")
+    row = {name: [1.0, 0.8, 0.8] for name in names}
+    row |= {"active": [0.995, 0.7, 0.6], "active_boxed": [0.99, 0.69, 0.59], "random": [0.5, 0.4, 0.3]} | changes
+    return [{k: (1 + 0.001 * n) * np.array(v) for k, v in row.items()} for n in range(4)]
+
+
+def test_claims_on_the_constant_follow_from_the_rows():
+    rows = [{k: list(v) for k, v in row.items()} for row in sdp_rows()]
+    decided = {c.claim: c.decided for c in rnn_sdp.claims(rows, (1, 10, 30))}
+    assert decided["no attack exceeds a certified constant"] is YES
+    assert decided["the gap to the ascent is below 1 % at length 1"] is YES
+    # An ascent that finds little and slopes that are joined refute nothing.
+    assert decided["the gap stays within 30 % (length 30)"] is OPEN
+    assert decided["the constant falls with the sequence length at first (1 to 10)"] is YES
+    assert decided["the constant is flat after ten steps (to 30)"] is YES
+    assert decided["known boxes save 1.2 % at length 10"] is OPEN
+    assert decided["random sampling stays far below the ascent"] is YES
+    rows = [{k: list(v) for k, v in row.items()} for row in sdp_rows(active=[1.1, 0.7, 0.6])]
+    assert rnn_sdp.claims(rows, (1, 10, 30))[0].decided is NO
+
+
+def test_propositions_fail_as_printed_and_hold_as_corrected():
+    row = lipschitz_rnn.propositions(0)
+    assert row["printed_2"] < 0.9
+    assert row["corrected_2"] == row["corrected_1"] == 1
+    assert row["conditions"] >= 20
+    assert row["grown_1"] > 1e5
+
+
+def test_the_studys_units_are_the_papers():
+    """A of eq. (9) from the model's own parameters, steps and starts of the released code."""
+    model = lipschitz_rnn.UNITS["lipschitz"][0](seed=0).double()
+    A = lipschitz_rnn.mixed(model.M.detach().numpy(), 0.75, 0.001)
+    np.testing.assert_allclose(model.freeze().A, np.eye(128) + 0.03 * A, atol=1e-12)
+    assert model.M.std().item() == pytest.approx(0.1 / 128, rel=0.03)
+    for unit, step in (("antisymmetric", 0.01), ("ode", 0.03)):
+        np.testing.assert_allclose(lipschitz_rnn.UNITS[unit][0](seed=0).freeze().B1, step * np.eye(128), atol=1e-9)
+
+
+def test_perturbed_images_are_perturbed_as_told():
+    rng = torch.Generator().manual_seed(0)
+    data = Sequences(torch.full((50, 98, 8), 0.5), torch.zeros(50).long())
+    pixels = lipschitz_rnn.salted(data, 0.2, rng).u
+    for value in (0.0, 1.0):
+        assert (pixels == value).float().mean().item() == pytest.approx(0.1, rel=0.1)
+    assert (pixels == 0.5).float().mean().item() == pytest.approx(0.8, rel=0.02)
+    assert (lipschitz_rnn.white(data, 0.3, rng).u - 0.5).std().item() == pytest.approx(0.3, rel=0.02)
+
+
+def test_the_attack_raises_the_loss_within_its_radius_and_the_pixels():
+    data = sequences(60, 0)
+    data = replace(data, u=data.u.sigmoid())
+    system = explicit(Elman(nu=2, ny=2, nx=5, seed=1))
+    moved = lipschitz_rnn.attacked(system, data)
+    assert (moved.u - data.u).abs().max() <= 0.07 + 1e-6
+    assert moved.u.min() >= 0
+    assert moved.u.max() <= 1
+    before, after = (torch.nn.functional.cross_entropy(answers(system, d.u), d.labels) for d in (data, moved))
+    assert after > before
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_claims_on_units_need_long_training(short):
+    row = {"accuracy": 97.0, "pgd": 90.0, "white": [96.0, 90.0, 70.0], "salt": [95.0, 90.0, 80.0]}
+    rows = {unit: [dict(row, accuracy=row["accuracy"] + 0.1 * n) for n in range(3)] for unit in lipschitz_rnn.UNITS}
+    for n, one in enumerate(rows["cayley"]):
+        one["accuracy"] = 94.0 + 0.1 * n
+    theory = lipschitz_rnn.propositions(0)
+    decided = {c.claim: c.decided for c in lipschitz_rnn.claims(rows, theory, short=short)}
+    assert decided["more accurate than cayley: clean"] is (OPEN if short else YES)
+    assert decided["more accurate than ode: after PGD"] is OPEN
+    assert decided["a Hurwitz A makes every equilibrium stable"] is NO
+    assert decided["Re lambda(A) lies within (1 - beta) lambda(M + M') - gamma"] is YES
+
+
+def test_the_page_holds_claims_and_figures_and_needs_no_other_file(tmp_path):
+    claim = Claim(
+        paper="P", claim="a < b", published="1 (sec. I)", ours=(1.0, 2.0), decided=NO, unit="%", remark="<remark>"
+    )
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps({"quick": True, "seconds": 3.0, "claims": [claim.row()]}))
+    (folder / "figure.png").write_bytes(b"picture")
+    text = write_page(tmp_path / "papers.html", {"one": folder}).read_text()
+    assert "a &lt; b" in text
+    assert "&lt;remark&gt;" in text
+    assert "1.5 (1 .. 2) %" in text
+    assert "data:image/png;base64,cGljdHVyZQ==" in text
+    assert "1 no" in text
+    (folder / "results.json").write_text(json.dumps({"quick": True, "seconds": 3.0, "claims": [{"claim": "x"}]}))
+    for broken in (folder, tmp_path / "absent"):
+        with pytest.raises(FileFormatError, match=r"claims"):
+            write_page(tmp_path / "papers.html", {"one": broken})
+
+
+@pytest.mark.slow
+def test_quick_rnn_sdp(tmp_path, monkeypatch):
+    monkeypatch.setattr(rnn_sdp, "NETWORKS", (3, 100))
+    assert STUDIES["rnn_sdp"](["--quick", "--out", str(tmp_path)]) == 0
+    claims = json.loads((tmp_path / "results.json").read_text())["claims"]
+    assert all(set(claim) == set(COLUMNS) for claim in claims)
+    assert claims[0]["decided"] == "yes"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CONTROLRNN_DATA" not in os.environ, reason="set CONTROLRNN_DATA to the folder of measured data")
+def test_quick_noise_robust(tmp_path, monkeypatch):
+    whole = classification.digits  # here a thousand training and test images
+
+    def some(shape, **options):
+        data = whole(shape, **options | {"most": 1000})
+        return replace(data, test=data.test.take(torch.arange(1000)))
+
+    monkeypatch.setattr(noise_robust, "digits", some)
+    assert STUDIES["noise_robust"](["--quick", "--out", str(tmp_path)]) == 0
+    claims = {c["claim"]: c for c in json.loads((tmp_path / "results.json").read_text())["claims"]}
+    assert claims["theorem 1: the expected loss grows by at most kappa_L sqrt(rho)"]["decided"] == "yes"
+    assert claims["the printed inequality (11) bounds the noise"]["decided"] == "no"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CONTROLRNN_DATA" not in os.environ, reason="set CONTROLRNN_DATA to the folder of measured data")
+def test_quick_lipschitz_rnn(tmp_path, monkeypatch):
+    whole = classification.digits
+
+    def some(shape, **options):
+        data = whole(shape, **options | {"most": 500})
+        return replace(data, test=data.test.take(torch.arange(300)))
+
+    monkeypatch.setattr(lipschitz_rnn, "digits", some)
+    assert STUDIES["lipschitz_rnn"](["--quick", "--out", str(tmp_path)]) == 0
+    claims = json.loads((tmp_path / "results.json").read_text())["claims"]
+    assert {c["decided"] for c in claims} == {"yes", "no", "not decided"}
+    assert (tmp_path / "perturbed.png").exists()
