@@ -78,7 +78,8 @@ class FirstSamples(Term):
 
     def __call__(self, system: LureSystem, batch: Batch, simulation: Simulation) -> torch.Tensor:
         """Value of the term on the first samples."""
-        return self.term(system, dataclasses.replace(batch, u=batch.u[:, : self.samples]), simulation)
+        first = dataclasses.replace(batch, u=batch.u[:, : self.samples], y=batch.y[:, : self.samples])
+        return self.term(system, first, simulation)
 
 
 def candidates(config: Config) -> dict[str, Make]:

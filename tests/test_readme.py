@@ -19,7 +19,7 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     exec(compile(example.replace("steps=300", "steps=30"), "README.md", "exec"), names)
     assert names["fit"].scores["test"].fit_percent.min() > 80
     assert names["certificate"].verify(names["system"]) > 0
-    assert (names["room"].total[1:] >= names["error"].bounds[1:]).all()
+    assert (names["tightening"].total[1:] >= names["error"].bounds[1:]).all()
     assert names["run"].violations == 0
     assert np.all(names["run"].y.max() > 15)  # it does go towards the limit
     labels = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]

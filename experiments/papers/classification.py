@@ -21,7 +21,7 @@ from controlrnn.systems import MATRICES, LureSystem
 
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels in 0..1
 _VALIDATION = 2000
-_AT_ONCE = 1000  # sequences that are simulated together
+AT_ONCE = 1000  # sequences that are simulated together
 
 # Value that is added to the loss of a batch: of the system, the inputs, the states of the run, and the epoch from 0.
 Extra = Callable[[LureSystem, Tensor, Tensor, int], Tensor]
@@ -159,7 +159,7 @@ def readout(system: LureSystem, x: Tensor) -> Tensor:
 @torch.no_grad()
 def answers(system: LureSystem, u: Tensor) -> Tensor:
     """Answers (n, classes) to sequences (n, T, nu)."""
-    return torch.cat([readout(system, simulate(system, part)[1]) for part in torch.split(u, _AT_ONCE)])
+    return torch.cat([readout(system, simulate(system, part)[1]) for part in torch.split(u, AT_ONCE)])
 
 
 def accuracy(system: LureSystem, data: Sequences) -> float:

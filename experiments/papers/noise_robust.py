@@ -84,7 +84,7 @@ def one_training(data: Digits, way: str, seed: int, epochs: int) -> Row:
     settings = Training(epochs=epochs, batch_size=64, learning_rate=1e-3, seed=seed)
     extra: dict[str, Extra] = {"bound": _bound_term, "estimate": _estimate_term}
     trained = train(
-        model, data, settings, extra=extra.get(way), after_step=partial(_cut, model) if way == "stable" else None
+        model, data, settings, extra=extra.get(way), after_step=partial(cut_norm, model) if way == "stable" else None
     )
     system = trained.system
     error = partial(noisy_error, system, data.test, seed=seed)
@@ -114,7 +114,7 @@ def _estimate_term(system: LureSystem, u: Tensor, x: Tensor, epoch: int) -> Tens
 
 
 @torch.no_grad()
-def _cut(model: Elman) -> None:
+def cut_norm(model: Elman) -> None:
     """Cut the singular values of the recurrent weight."""
     left, values, right = torch.linalg.svd(model.W)
     model.W.copy_(left @ (values.clamp(max=_CUT)[:, None] * right))

@@ -188,14 +188,14 @@ class Rounds:
         self._check(results, tightening)
         self.steps = results[0].steps
         self.missing = float(np.mean([np.isnan(r.readings).mean() for r in results]))
-        excess = np.array([_excess(r) for r in results])
+        excess = np.array([excess_of(r) for r in results])
         if self.target is LoopTarget.LIMITS:
             # The present tightening plus what the worst loop lacked, or less what it had to spare.
             over = np.maximum(excess.max(axis=0) + total[1], 0.0)
             kept, wanted = (excess <= 0).all(axis=1), np.tile(over, (len(total), 1))
         else:
             errors = [np.abs(r.errors) for r in results]
-            kept, wanted = np.array([bool(_within(e, total)) for e in errors]), _errors_wanted(errors)
+            kept, wanted = np.array([bool(within_total(e, total)) for e in errors]), _errors_wanted(errors)
         self.done.append(
             LoopRound(
                 total=total,
@@ -315,14 +315,15 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
     )._made()  # fmt: skip
 
 
-def _excess(result: ClosedLoopResult) -> Array:
+def excess_of(result: ClosedLoopResult) -> Array:
     """Largest distance beyond the limits, negative inside, shape (ny,), without the first sample."""
     answered = (result.after != result.y[:-1]).any(axis=1)  # plants with feedthrough: also just after the input
     y = np.concatenate([result.y[1:], result.after[answered]])
     return np.asarray(np.maximum(y - result.upper, result.lower - y).max(axis=0))
 
 
-def _within(errors: Array, total: Array) -> bool:
+def within_total(errors: Array, total: Array) -> bool:
+    """Whether all known errors (steps, horizon + 1, ny) are within a tightening (horizon + 1, ny)."""
     known = ~np.isnan(errors)
     return bool((errors <= total[: errors.shape[1]])[known].all())
 

@@ -308,8 +308,8 @@ def make_recursive(
         jump: Bound on the jump of the estimate; ``observer.jump`` when left out.
 
     Returns:
-        The tightening with growth; its other parts are unchanged, and so are its premises where it has any, else those
-        of the observer. Verified if ``tightening`` is.
+        The tightening with growth; its other parts are unchanged, and so are its premises: those of the observer would
+        stand in for what a promise never stated. Verified if ``tightening`` is.
 
     Raises:
         SettingError: The parts belong to different models, the observer states no jump, or disturbance feedback.
@@ -338,9 +338,7 @@ def make_recursive(
         digests["growth"] = growth.digest
     most = jump.euclidean
     text = f"{tightening.promise}; plans stay feasible while the estimate jumps by at most {most:.3g} (2-norm)"
-    # A jump rests on the observer's premises, also where the tightening itself promises nothing.
-    premises = observer.premises if tightening.premises is None else tightening.premises
-    return replace(tightening, growth=least - c, promise=text, digests=digests, premises=premises)._made(tightening)
+    return replace(tightening, growth=least - c, promise=text, digests=digests)._made(tightening)
 
 
 def growth_per_step(growth: HorizonCertificate | None, jump: StateError, observer: Observer, like: Array) -> Array:

@@ -87,7 +87,7 @@ def test_every_part_of_the_library_is_attacked():
     assert {s.observer for s in specs} == set(OBSERVERS)
     assert len({s.model for s in specs}) == 4
     assert {s.ny for s in specs} == {1, 2, 3}
-    for what in ("terminal", "recall", "soft", "inexact"):
+    for what in ("terminal", "recalls", "soft", "inexact"):
         assert len({getattr(s, what) for s in specs}) == 2, what
     assert sum(not kind.blind and not kind.harmless for kind in KINDS.values()) >= 20
 

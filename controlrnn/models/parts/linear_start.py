@@ -15,6 +15,7 @@ parameterisation leaves around it does: `balancing` changes them where they are 
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -117,7 +118,7 @@ def balancing(start: F) -> F:
 
     The model is tried as it is given, then in balanced coordinates, then with its state map shrunk by up to 5 % as long
     as it keeps four fifths of its steady gain, with a warning; not where the model bounds its gain. What
-    the method refuses even then is refused.
+    the method refuses even then is refused, and leaves the model as it was.
     """
 
     @functools.wraps(start)
@@ -129,6 +130,7 @@ def balancing(start: F) -> F:
         # Within a bound on its gain a model is refused, not shrunk: the caller decides between bound and model.
         bounded = getattr(self, "gamma", None) is not None or hasattr(self, "supply")
         shrinks = _SHRINKS[:1] if bounded else _SHRINKS
+        before = copy.deepcopy(self.state_dict())
         for linear, shrink in [(given, 1.0)] * int(plain) + [(given.balanced(), s) for s in shrinks]:
             tried = replace(linear, A=shrink * linear.A)
             if shrink < 1 and tried.steady_gain() < _GAIN_LOSS * given.steady_gain():
@@ -146,6 +148,7 @@ def balancing(start: F) -> F:
                 )  # fmt: skip
             return
         assert failure is not None
+        self.load_state_dict(before)  # what was tried last need not even be inside the model's set
         raise failure
 
     return cast(F, start_linear)

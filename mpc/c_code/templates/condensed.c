@@ -171,7 +171,7 @@ static void bend(State *s, const Trial *trial, const double *multipliers)
 /* H += sum_k weight_k row_k row_k', upper triangle */
 static void add_squares(int n, int rows, const double *weights, const double *X, double *H)
 {
-    double a[NY];
+    double a[NY] = {0.0};
     for (int i = 0; i < n; ++i) {
         for (int k = 0; k < rows; ++k) a[k] = weights[k] * X[k * VARIABLES + i];
         combine(n - i, rows, a, X + i, VARIABLES, H + i * VARIABLES + i);
@@ -301,7 +301,7 @@ static void form_of_end(State *s, const Trial *trial, double end)
 /* s->form += sum_r weight_r row_r row_r', upper triangle, over rows of derivatives by x and u, u in half ranges. */
 static void add_form(State *s, int rows, const double *weights, const double *J, const double *unit)
 {
-    double a[SIZE(NY > NV ? NY : NV)], *scaled = s->W; /* which the next linearisation sets again */
+    double a[SIZE(NY > NV ? NY : NV)] = {0.0}, *scaled = s->W; /* which the next linearisation sets again */
     for (int r = 0; r < rows; ++r) {
         const double size = unit ? 1 / unit[r] : 1;
         for (int i = 0; i < NX; ++i) scaled[r * NS + i] = size * J[r * NS + i];

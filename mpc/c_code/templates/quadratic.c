@@ -72,7 +72,7 @@ static void combine(int n, int rows, const double *a, const double *X, int apart
    L' is what is left of row k of A after the rows before. */
 static int cholesky(int n, double *A)
 {
-    double a[${NAME}_VARIABLES];
+    double a[${NAME}_VARIABLES] = {0.0}; /* compilers do not see that all of it is set before it is read */
     for (int k = 0; k < n; ++k) {
         double *row = A + k * n, root;
         for (int i = 0; i < k; ++i) a[i] = -A[i * n + k];

@@ -91,6 +91,23 @@ def test_a_state_map_is_shrunk_a_little_with_a_warning_or_refused(caplog):
         start(0.88, 0.9, 0.1)  # a shrink that the rate allows would lose most of the gain
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: models.RobustRNN(nu=1, ny=1, nx=2, nv=3, gamma=2.0),
+        lambda: models.LipschitzREN(nu=1, ny=1, nx=2, nv=3, gamma=2.0),
+        lambda: models.LipschitzR2DN(nu=1, ny=1, nx=2, nv=3, layers=(3,), gamma=2.0),
+    ],
+    ids=["RobustRNN", "LipschitzREN", "LipschitzR2DN"],
+)
+def test_a_refused_start_leaves_the_model_as_it_was(build):
+    model, fresh = build(), build()
+    with pytest.raises(SettingError):
+        model.start_linear(np.diag([0.95, 0.9]), np.ones((2, 1)), np.ones((1, 2)))
+    for name, value in model.state_dict().items():
+        assert (value == fresh.state_dict()[name]).all(), name
+
+
 @pytest.mark.parametrize("name", [n for n in BUILD if "Robust" not in n])
 def test_zero_parameters_make_a_system_with_its_guarantee(name):
     model = BUILD[name]()

@@ -98,9 +98,9 @@ def test_nearest_start_is_close_inside_and_best_effort_outside():
 
 def test_identify_keeps_the_model_inside():
     rng = np.random.default_rng(1)
-    u = rng.normal(size=(300, 1))
-    y = np.convolve(u[:, 0], 0.2 * 0.8 ** np.arange(30))[:300, None]
-    data = Dataset((Trajectory(u, y, 0.1),), (Trajectory(u, y, 0.1),))
+    u = rng.normal(size=(600, 1))
+    y = np.convolve(u[:, 0], 0.2 * 0.8 ** np.arange(30))[:600, None]
+    data = Dataset((Trajectory(u[:300], y[:300], 0.1),), (Trajectory(u[300:], y[300:], 0.1),))
     model = RobustRNN(nu=1, ny=1, nx=2, nv=3, gamma=2.0)
     fit = identify(model, data, steps=60, window=100, validate_every=30, learning_rate=3e-2)
     assert fit.best_validation <= fit.history["validation"][0]

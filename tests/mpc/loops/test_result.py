@@ -8,7 +8,7 @@ import pytest
 from controlrnn.errors import ControlRnnError, DataError
 from mpc import ClosedLoopResult, Fallback, LoopTarget, Status, Verdict
 from mpc.loops.result import times_of
-from mpc.loops.rounds import _excess, _within
+from mpc.loops.rounds import excess_of, within_total
 from mpc.promises.coverage_met import met, stretches
 
 K, N = 4, 2
@@ -163,12 +163,12 @@ def test_runs_with_a_fault_and_texts_are_drawn():
 def test_what_a_round_of_calibration_sees_of_a_loop():
     """The largest distance beyond the limits on either side, negative inside; the first sample is no answer."""
     y = np.array([[9.0, -9.0], [0.5, -1.0], [-1.25, -2.5], [0.25, 0.0], [0.75, 1.0]])
-    assert _excess(made(y=y)) == pytest.approx([0.25, 0.5])
-    assert _excess(made(y=0.5 * y)) == pytest.approx([-0.375, -0.75])
+    assert excess_of(made(y=y)) == pytest.approx([0.25, 0.5])
+    assert excess_of(made(y=0.5 * y)) == pytest.approx([-0.375, -0.75])
     after = np.array(y[:-1])
-    assert _excess(made(y=y, after=after)) == pytest.approx([0.25, 0.5])
+    assert excess_of(made(y=y, after=after)) == pytest.approx([0.25, 0.5])
     after[1] = [3.0, -1.0]  # just after the input
-    assert _excess(made(y=y, after=after)) == pytest.approx([2.0, 0.5])
+    assert excess_of(made(y=y, after=after)) == pytest.approx([2.0, 0.5])
     total = np.array([[0.1, 0.2], [0.3, 0.4]])
     for errors, inside in ((total, True), (total * (1 + 1e-9), False), (np.where(total > 0.2, np.nan, total), True)):
-        assert _within(errors[None], total) is inside
+        assert within_total(errors[None], total) is inside

@@ -63,6 +63,11 @@ def test_growth_is_the_least_that_the_theorem_asks_for(case):
         assert (getattr(made, name) == getattr(room, name)).all()
 
 
+def test_growth_lends_no_premises_to_a_promise_that_states_none(case):
+    silent = replace(case.room(), premises=None)
+    assert make_recursive(silent, case.growth, observer=case.observer).premises is None
+
+
 def test_with_feedthrough_the_present_is_limited_too():
     plain = elman()
     system = replace(plain, D22=0.1 * np.ones((2, 2)))
