@@ -31,6 +31,7 @@ import numba
 import numpy as np
 
 from controlrnn.kernels.compiled import laws, simd
+from controlrnn.kernels.compiled.cache import forget_stale
 from controlrnn.systems.activations import LEAK
 
 TANH, RELU, SIGMOID, LEAKY_RELU = 0, 1, 2, 3
@@ -39,6 +40,7 @@ SLOPE = 5  # SLOPE + code multiplies by the derivative instead
 PRODUCT, CHAINED, COPY = 0, 1, 2  # kinds of panels
 PAD = 16  # rows of a matrix, or numbers, beyond the end that a loop may read but never uses
 _log = logging.getLogger(__name__)
+forget_stale()
 
 
 def _entry_of(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
