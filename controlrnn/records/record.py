@@ -107,7 +107,7 @@ def write_record(
         kind: What the record is of.
         version: Of the kind's schema.
         arrays: Numeric arrays by name.
-        meta: JSON values by name.
+        meta: JSON values by name; infinity and NaN are none, and are refused when the file is read.
     """
     stored = {name: _stored(array) for name, array in arrays.items()}
     header = {"format": FORMAT, "kind": kind, "version": version, "meta": dict(meta)}
