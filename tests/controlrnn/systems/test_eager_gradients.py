@@ -29,10 +29,10 @@ def gated(cell: str) -> GatedSystem:
 
 
 def backward_time(system, steps: int) -> float:
-    """Least processor time of three backward passes."""
+    """Least processor time of five backward passes."""
     u = torch.randn(RUNS, steps, 8, generator=torch.Generator().manual_seed(1))
     times = []
-    for _ in range(3):
+    for _ in range(5):
         loss = system.simulate(u)[0].square().mean()
         begin = time.process_time()
         loss.backward()
@@ -43,7 +43,8 @@ def backward_time(system, steps: int) -> float:
 @pytest.mark.parametrize("system", [lure(), gated("gru")], ids=["lure", "gru"])
 def test_backward_is_linear_in_the_number_of_samples(system):
     backward_time(system, 8)
-    assert backward_time(system, 784) < 3 * backward_time(system, 392)
+    # Linear is 2, quadratic 4 and above 5 with what memory costs; threads that wait for each other count, too.
+    assert backward_time(system, 784) < 3.6 * backward_time(system, 392)
 
 
 @pytest.mark.parametrize("ops", [NUMPY, TORCH], ids=["numpy", "torch"])

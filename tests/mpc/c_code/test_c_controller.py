@@ -439,7 +439,8 @@ def test_a_plan_that_is_inside_sooner_than_the_way_back_is_the_same(limit, share
         mine, other = (acting.step(np.full(2, np.nan), np.zeros(2)) for acting in (ours, theirs))
         used.append(mine.fallback)
         assert (mine.fallback, mine.inside_after) == (other.fallback, other.inside_after)
-        np.testing.assert_allclose(other.u, mine.u, atol=1e-4 * (upper - lower).max())
+        # Plans of least violation end where rounding has it, see above.
+        np.testing.assert_allclose(other.u, mine.u, atol=5e-3 * (upper - lower).max())
     assert used[1] is chosen
 
 
