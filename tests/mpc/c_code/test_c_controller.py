@@ -439,8 +439,9 @@ def test_a_plan_that_is_inside_sooner_than_the_way_back_is_the_same(limit, share
         mine, other = (acting.step(np.full(2, np.nan), np.zeros(2)) for acting in (ours, theirs))
         used.append(mine.fallback)
         assert (mine.fallback, mine.inside_after) == (other.fallback, other.inside_after)
-        # Plans of least violation end where rounding has it, see above.
-        np.testing.assert_allclose(other.u, mine.u, atol=5e-3 * (upper - lower).max())
+        # A plan of least violation ends where rounding has it (see above); all else is the same.
+        share = 5e-3 if mine.fallback is Fallback.LEAST else 1e-4
+        np.testing.assert_allclose(other.u, mine.u, atol=share * (upper - lower).max())
     assert used[1] is chosen
 
 
