@@ -1,4 +1,4 @@
-"""What physics leaves unexplained: a few tanh neurons beside the equations, small by a penalty.
+"""Residual network beside the equations: a few tanh neurons, small by a penalty, for what physics leaves unexplained.
 
     x+ = f(x, u, p) + S W tanh(G (x - m_x) / h_x + H (u - m_u) / h_u + b)
 

@@ -1,1 +1,1 @@
-"""What records say of a plant and of themselves before any model: excitation, faulty readings, dynamics, advice."""
+"""Checks of records before any model: excitation, faulty readings, dynamics, and the advice that follows."""

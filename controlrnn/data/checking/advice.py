@@ -85,18 +85,22 @@ def excitation_findings(records: Sequence[Trajectory], found: Dynamics) -> Itera
     for signal, quiet in zip(signals, still, strict=True):
         if quiet:
             yield Finding(
-                Level.WARNING, f"input {signal.label}", "never moves: its gain is not in the data",
+                Level.WARNING,
+                f"input {signal.label}",
+                "never moves: its gain is not in the data",
                 "move it, or leave it out; a model gives it no gain",
-            )  # fmt: skip
+            )
     for direction in unmoved_directions(records).T:
         parts = np.flatnonzero(np.abs(direction) > 0.1)
         if len(parts) < 2 or still[parts].any():
             continue
         names = " and ".join(signals[j].label for j in parts)
         yield Finding(
-            Level.WARNING, f"inputs {names}", "move together: their gains cannot be told apart",
+            Level.WARNING,
+            f"inputs {names}",
+            "move together: their gains cannot be told apart",
             "move them independently of each other, or join them to one input",
-        )  # fmt: skip
+        )
     orders = excitation_orders(records)
     corner = found.corner
     shares = power_shares(records, np.array([0.2 * corner, 5.0 * corner]))
@@ -105,17 +109,19 @@ def excitation_findings(records: Sequence[Trajectory], found: Dynamics) -> Itera
             continue
         if orders[j] <= 2 * found.order:
             yield Finding(
-                Level.WARNING, f"input {signal.label}",
+                Level.WARNING,
+                f"input {signal.label}",
                 f"excites {orders[j]} coefficients, a model of order {found.order} has {2 * found.order + 1}",
                 "use random steps, PRBS or a multisine of more lines",
-            )  # fmt: skip
+            )
         elif shares[1, j] < 0.05:
             where = "slower" if shares[2, j] > shares[0, j] else "faster"
             yield Finding(
-                Level.WARNING, f"input {signal.label}",
+                Level.WARNING,
+                f"input {signal.label}",
                 f"has {100 * shares[1, j]:.1g} % of its power around the corner frequency of {corner:.3g} Hz",
                 f"move it {where}: steps held for about {0.2 / corner:.2g} s",
-            )  # fmt: skip
+            )
 
 
 def dynamics_findings(records: Sequence[Trajectory], found: Dynamics, advice: Advice) -> Iterator[Finding]:
@@ -126,47 +132,68 @@ def dynamics_findings(records: Sequence[Trajectory], found: Dynamics, advice: Ad
         found: Their dynamics.
         advice: What follows from them.
     """
-    inputs, outputs, dt = records[0].inputs, records[0].outputs, records[0].dt
+    yield from _causes_and_signs(records[0], found, advice)
+    yield from _times_and_bends(records, found, advice)
+
+
+def _causes_and_signs(record: Trajectory, found: Dynamics, advice: Advice) -> Iterator[Finding]:
+    """Feedback, feedthrough, integrators, and outputs that first go the wrong way."""
+    inputs, outputs = record.inputs, record.outputs
     for j in np.flatnonzero(found.feedback).tolist():
         yield Finding(
-            Level.WARNING, f"input {inputs[j].label}", "answers to the outputs: recorded under feedback",
+            Level.WARNING,
+            f"input {inputs[j].label}",
+            "answers to the outputs: recorded under feedback",
             "add test signals at the set point or the input; residuals under feedback do not judge a model",
-        )  # fmt: skip
-    late = records[0].timing is not Timing.INPUT_FIRST
+        )
+    late = record.timing is not Timing.INPUT_FIRST
     for i, j in np.argwhere(found.direct).tolist():
         if late and not found.feedback[j]:
             yield Finding(
-                Level.FAULT, f"output {outputs[i].label}",
+                Level.FAULT,
+                f"output {outputs[i].label}",
                 f"answers to {inputs[j].label} of the same sample, which acts only after it was measured",
                 "say timing='input_first' if the input acted first, or find the feedback",
-            )  # fmt: skip
+            )
     for i in np.flatnonzero(found.integrating).tolist():
         yield Finding(
-            Level.WARNING, f"output {outputs[i].label}", "integrates, or forgets too slowly to tell in these records",
+            Level.WARNING,
+            f"output {outputs[i].label}",
+            "integrates, or forgets too slowly to tell in these records",
             "a contracting model forgets: keep it at a set point, or take its rate of change as the output",
-        )  # fmt: skip
+        )
     for i, j in np.argwhere(found.inverse).tolist():
         yield Finding(
-            Level.NOTE, f"output {outputs[i].label}", f"first goes the wrong way after {inputs[j].label} moves",
+            Level.NOTE,
+            f"output {outputs[i].label}",
+            f"first goes the wrong way after {inputs[j].label} moves",
             f"the horizon has to be longer than that: {advice.horizon} steps",
-        )  # fmt: skip
-    mixed = np.asarray(
-        (np.abs(unmoved_directions(records)) > 0.1).any(axis=1)
-    )  # of these nothing can be said, nor of still ones
+        )
+
+
+def _times_and_bends(records: Sequence[Trajectory], found: Dynamics, advice: Advice) -> Iterator[Finding]:
+    """Dead times, lengths of records and of samples, and outputs that are not linear."""
+    inputs, outputs, dt = records[0].inputs, records[0].outputs, records[0].dt
+    # Of inputs that move together nothing can be said, nor of still ones.
+    mixed = np.asarray((np.abs(unmoved_directions(records)) > 0.1).any(axis=1))
     for j, signal in enumerate(inputs):
         if np.isnan(found.delays[:, j]).all() and not mixed[j]:
             yield Finding(Level.WARNING, f"input {signal.label}", "is not seen to act on any output", "leave it out?")
         elif (dead := _dead_time(found.delays[:, j])) >= 2:
             yield Finding(
-                Level.NOTE, f"input {signal.label}", f"acts after a dead time of {dead} samples ({dead * dt:g} s)",
+                Level.NOTE,
+                f"input {signal.label}",
+                f"acts after a dead time of {dead} samples ({dead * dt:g} s)",
                 "take it out with without_delays, identify, and put it back",
-            )  # fmt: skip
+            )
     shortest = min(len(r) for r in records)
     if shortest < _FEW * found.memory / 4.6:
         yield Finding(
-            Level.WARNING, "records", f"are as short as {shortest} samples, responses last {found.memory}",
+            Level.WARNING,
+            "records",
+            f"are as short as {shortest} samples, responses last {found.memory}",
             "record for longer, and estimate initial states",
-        )  # fmt: skip
+        )
     if advice.dt != dt:
         word = "slow" if advice.dt < dt else "fast"
         yield Finding(
@@ -177,10 +204,11 @@ def dynamics_findings(records: Sequence[Trajectory], found: Dynamics, advice: Ad
         )
     for i in np.flatnonzero(found.bent >= _LINEAR).tolist():
         yield Finding(
-            Level.NOTE, f"output {outputs[i].label}",
+            Level.NOTE,
+            f"output {outputs[i].label}",
             f"is not linear: bends explain {100 * found.bent[i]:.0f} % of the error of a linear prediction",
             f"take a model with neurons, about {advice.neurons}",
-        )  # fmt: skip
+        )
 
 
 def _dead_time(delays: Array) -> int:
