@@ -12,9 +12,14 @@ from collections.abc import Sequence
 
 from experiments.papers import lipschitz_rnn, noise_robust, rnn_sdp
 from experiments.papers.page import write_page
+from experiments.papers.r2dn import study as r2dn
+from experiments.papers.robust_rnn import study as robust_rnn
 from experiments.shared.study import Study
 
-STUDIES = {"rnn_sdp": rnn_sdp.main, "noise_robust": noise_robust.main, "lipschitz_rnn": lipschitz_rnn.main}
+STUDIES = {
+    "robust_rnn": robust_rnn.main, "r2dn": r2dn.main, "rnn_sdp": rnn_sdp.main, "noise_robust": noise_robust.main,
+    "lipschitz_rnn": lipschitz_rnn.main,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

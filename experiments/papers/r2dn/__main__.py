@@ -1,0 +1,5 @@
+"""Run the study."""
+
+from experiments.papers.r2dn.study import main
+
+raise SystemExit(main())

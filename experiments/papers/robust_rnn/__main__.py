@@ -1,0 +1,5 @@
+"""Run the study."""
+
+from experiments.papers.robust_rnn.study import main
+
+raise SystemExit(main())
