@@ -142,6 +142,23 @@ class CoverageTable:
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class RangeTable:
+    """Arguments of laws with a declared range (`mpc.safety.range_watch`): rows of (x, u, w) and what they lie between.
+
+    Args:
+        matrix: Factors on state, input and neurons' outputs, shape (R, nx + nu + nv).
+        bias: What is added, shape (R,).
+        least: Lower ends of the ranges with their tolerance, shape (R,).
+        most: Upper ends, likewise.
+    """
+
+    matrix: Array
+    bias: Array
+    least: Array
+    most: Array
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class PremiseTable:
     """Bounds and reactions of a `mpc.safety.premise_watch.PremiseWatch`.
 
@@ -179,6 +196,7 @@ class ControllerTable:
         observer: Record of the observer.
         premises: Record of the premise watch.
         learnt: Record of limits that learn; None where they do not.
+        ranges: Record of the laws' declared ranges; None where no law has one.
     """
 
     lower: Array
@@ -189,3 +207,4 @@ class ControllerTable:
     observer: ObserverTable
     premises: PremiseTable
     learnt: LearntErrorsTable | None
+    ranges: RangeTable | None

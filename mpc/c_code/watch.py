@@ -41,11 +41,12 @@ def bits(premises: tuple[Premise, ...]) -> int:
     return sum(1 << ORDER.index(p) for p in premises)
 
 
-def watch_words(controller: TightenedMPC) -> dict[str, Any]:
+def watch_words(controller: TightenedMPC, own: ControllerTable) -> dict[str, Any]:
     """Values for the templates' placeholders about monitoring.
 
     Args:
         controller: The controller.
+        own: Its numbers.
     """
     names = [*(f"{r.name} = {i}" for i, r in enumerate(Reaction)), f"PREMISES = {len(ORDER)}"]
     names += [f"{p.name}_AT = {ORDER.index(p)}" for p in (Premise.INNOVATION, Premise.MODEL_ERROR)]
@@ -56,6 +57,7 @@ def watch_words(controller: TightenedMPC) -> dict[str, Any]:
     return {
         "region": int(controller.region_watch is not None),
         "coverage": int(promised is not None),
+        "ranges": 0 if own.ranges is None else len(own.ranges.bias),
         "ABSURD": ABSURD,
         "watching": ", ".join([*names, f"MOST_MISSED = {MOST_MISSED}"]),
     }
@@ -106,6 +108,9 @@ def watch_tables(controller: TightenedMPC, own: ControllerTable) -> Arrays:
         tables["own_metric"] = observer.innovation.metric.ravel()
     if premises.counted is not None:
         tables |= {"counted_low": premises.counted.lower, "counted_high": premises.counted.upper}
+    if own.ranges is not None:
+        tables |= {"range_matrix": own.ranges.matrix.ravel(), "range_bias": own.ranges.bias}
+        tables |= {"range_least": own.ranges.least, "range_most": own.ranges.most}
     if controller.region_watch is not None:
         region = controller.region_watch.region
         halves = [a * (1 + EDGE) * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]

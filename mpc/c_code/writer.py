@@ -237,7 +237,7 @@ def _words(
         "SHARES": fallback.SHARES,
         "SETTLE": predictor_module.SETTLE, "NEWTON": predictor_module.NEWTON,
         "NEWTON_NEAR": predictor_module.NEWTON_NEAR,
-    } | watch_words(controller) | _scalars(controller, own, solver)  # fmt: skip
+    } | watch_words(controller, own) | _scalars(controller, own, solver)  # fmt: skip
 
 
 def _derivatives(activation: Activation | Laws) -> str:

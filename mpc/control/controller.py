@@ -49,7 +49,7 @@ from mpc.control.offset_free import OutputDisturbance
 from mpc.control.operation import ControllerHandling, own_observer
 from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
-from mpc.control.watching import catch_up, check_forecast, watch_of, wider_limits
+from mpc.control.watching import catch_up, check_forecast, left_ranges, watch_of, wider_limits
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
 from mpc.problem.answers import Answers
@@ -63,6 +63,7 @@ from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.safety.fallback import Fallback, Fallbacks
 from mpc.safety.premise_watch import Premise, Reaction
+from mpc.safety.range_watch import RangeWatch
 from mpc.safety.recovery import returning
 from mpc.solvers.condensed import CondensedBackend
 from mpc.tightening.error_memory import ErrorMemory
@@ -137,6 +138,7 @@ class TightenedMPC(ControllerHandling):
         economy = economy_of(planner, prices)
         self.problem = tracking_problem(planner, N, tracking, limits, ranks, terminal=terminal, economy=economy)
         self.premise_watch = watch_of(self, safety.watching)
+        self.range_watch = RangeWatch(self.problem.predictor.system)
         self._wider = wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
@@ -401,8 +403,9 @@ class TightenedMPC(ControllerHandling):
             self.region_watch.skip()
         before = self.observer.certified
         self._came_from = (self.observer.state, u)
+        left = self.observer.ready and left_ranges(self, *self._came_from)
         self.disturbance.advance(u)
-        self.observer.update(u, y, doubt=self._span if self._doubted else doubt)
+        self.observer.update(u, y, doubt=self._span if self._doubted or left else doubt)
         self._doubted = False
         if self.learnt_errors is not None:  # intervals carry over only from one certified estimate to the next
             if before and self.observer.certified:

@@ -178,6 +178,7 @@ class ControllerHandling(ControllerParts):
             observer=self.observer.c_table(),
             premises=self.premise_watch.c_table(),
             learnt=learnt,
+            ranges=self.range_watch.c_table(),
         )
 
     def explain(self) -> str:

@@ -18,6 +18,7 @@ from mpc.problem.settings import Mode
 from mpc.promises.premises import Premises
 from mpc.safety.fallback import Fallbacks
 from mpc.safety.premise_watch import PremiseWatch
+from mpc.safety.range_watch import RangeWatch
 from mpc.tightening.learnt_errors import LearntErrors
 from mpc.tightening.terminal_set import TerminalSet
 from mpc.tightening.tightening import Tightening
@@ -37,6 +38,7 @@ class ControllerParts(ABC):
     set_points: SetPoints
     region_watch: RegionWatch | None
     premise_watch: PremiseWatch
+    range_watch: RangeWatch
     learnt_errors: LearntErrors | None
     horizon: int
     mode: Mode

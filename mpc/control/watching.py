@@ -111,6 +111,19 @@ def catch_up(controller: ControllerParts, applied: ArrayLike | None, time: float
         watch.tell(Premise.REGION, controller._advance(acted, nothing, doubt=doubt))
 
 
+def left_ranges(controller: ControllerParts, x: Array, u: Array) -> bool:
+    """Whether an estimate and the input that acts from its sample on leave a law's declared range; notes it if so.
+
+    Args:
+        controller: The controller.
+        x: Estimate, shape (nx,).
+        u: Input, shape (nu,).
+    """
+    words = controller.range_watch.check(x, u)
+    controller.premise_watch.tell(Premise.RANGES, words)
+    return bool(words)
+
+
 def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> None:
     """Replace the last input by the one that acted, in all parts that depend on it."""
     watch, observer, commanded = controller.premise_watch, controller.observer, controller._previous
@@ -125,6 +138,8 @@ def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> N
         label = controller.predictor.inputs[i].label
         doubt = controller._span  # it did something else, or the read-back is wrong
         watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
+    if controller._came_from is not None and observer._seen > observer.steps:
+        doubt = controller._span if left_ranges(controller, controller._came_from[0], acted) else doubt
     if not observer.revise(acted, doubt=doubt):
         watch.tell(Premise.ACTUATORS, "the estimate is of the command and cannot be made again")
         led_astray(observer, acted)

@@ -59,6 +59,8 @@ class Premise(Choice):
     """Operation is inside the calibrated region."""
     COVERAGE = "coverage"
     """Stretches are inside as often as was promised: see `Watching.promised`."""
+    RANGES = "ranges"
+    """Arguments of physical laws are in their declared ranges: see `mpc.safety.range_watch`."""
 
 
 class Reaction(Choice):

@@ -115,6 +115,9 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     s->region_checked = s->seen >= STEPS;
     if (s->region_checked) watch_region(s, u, y);
 #endif
+#if RANGES
+    if (s->seen >= STEPS && leaves_ranges(s, s->x, u)) doubted = 1;
+#endif
     s->can_undo = 1;
     doubted = doubted || s->doubted;
     s->doubted = 0;
@@ -152,6 +155,9 @@ static void revise(State *s, const double *acted, int doubted)
         return;
     }
     keep_estimate(s, 1);
+#if RANGES
+    if (s->seen >= STEPS && leaves_ranges(s, s->x, acted)) doubted = 1;
+#endif
     take_in(s, s->undo_y, acted, doubted);
 #if RECALL
     if (doubted) forget_errors(s);

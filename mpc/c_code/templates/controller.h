@@ -56,7 +56,8 @@ typedef enum {
     ${NAME}_BROKEN_MODEL_ERROR = 32,
     ${NAME}_BROKEN_DRIFT = 64,
     ${NAME}_BROKEN_REGION = 128,
-    ${NAME}_BROKEN_COVERAGE = 256
+    ${NAME}_BROKEN_COVERAGE = 256,
+    ${NAME}_BROKEN_RANGES = 512
 } ${name}_premise;
 
 typedef struct {

@@ -1,5 +1,7 @@
 /* The model's Jacobians and steady states. */
 
+/* Derivatives of neuron i by its argument, from its value w. */
+$derivatives
 enum { NS = NX + NU };
 
 /* Jacobians by (x, u) at a point: V and W of the neurons' inputs and outputs, Jx of x+, Jy of y. */

@@ -13,6 +13,7 @@
 #define RECALL $recall
 #define REGION $region
 #define COVERAGE $coverage
+#define RANGES $ranges
 
 enum {
     NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs,
@@ -52,5 +53,3 @@ $scalars
 $tables
 static const double *const layer_matrix[SIZE(LAYERS)] = {$layer_matrices};
 
-/* Derivatives of neuron i by its argument, from its value w. */
-$derivatives

@@ -175,6 +175,21 @@ static void watch_region(State *s, const double *u, const double *y)
 }
 #endif
 
+#if RANGES
+/* Check that the arguments of laws are in their declared ranges at a state, under the input that acts from there on, as
+   mpc/safety/range_watch.py; whether one is not. */
+static int leaves_ranges(State *s, const double *x, const double *u)
+{
+    double point[NZ], v[RANGES];
+    int out = 0;
+    neurons(x, u, point);
+    affine(RANGES, NZ, range_matrix, range_bias, point, v);
+    for (int i = 0; i < RANGES; ++i) out |= !(v[i] >= range_least[i] && v[i] <= range_most[i]);
+    if (out) s->now |= ${NAME}_BROKEN_RANGES;
+    return out;
+}
+#endif
+
 /* Follow how far inputs outside of the range may have led the model's state astray; whether bounds have to start anew. */
 static int stray(State *s, const double *u, int doubted)
 {

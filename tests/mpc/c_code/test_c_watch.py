@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from one_tank import N, error, innovating, running
 from premise_cases import STEPS, SYSTEM, predictor, washing, washout
+from range_cases import CONTRACTION, ranged
+from range_cases import washout as ranged_washout
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
@@ -16,6 +18,7 @@ from mpc import (
     PlausibilityLimits,
     Premise,
     RegionShape,
+    RunningOn,
     Safety,
     TightenedMPC,
     Tracking,
@@ -58,6 +61,8 @@ CONTROLLERS = {
     "washout": washing,
     "innovation": innovating,
     "region": regional,
+    "ranges": ranged,
+    "ranges, running": lambda: ranged(RunningOn(ranged_washout().predictor, STEPS, contraction=CONTRACTION)),
     "widening": lambda: reacting(reactions=dict.fromkeys(Premise, "widen")),
     "backing off": lambda: reacting(reactions=dict.fromkeys(Premise, "back_off")),
     "holding": lambda: reacting(reactions=dict.fromkeys(("inputs", "actuators", "time"), "hold")),
@@ -125,14 +130,15 @@ def test_c_decides_as_python_does_with_premises_broken(name, tmp_path):
         named |= {p for s in expected for p in s.broken}
         if kind not in ("nothing", "late", "gap"):
             assert any(s.broken for s in expected) or kind in ("outlier", "drift", "creeping"), kind
-        assert kind != "nothing" or not any(s.broken for s in expected) or name == "region"
+        assert kind != "nothing" or not any(s.broken for s in expected) or name.startswith(("region", "ranges"))
     assert {Premise.INPUTS, Premise.ACTUATORS, Premise.TIME, Premise.READINGS} <= named
     assert (Premise.REGION in named) is (name == "region")
+    assert (Premise.RANGES in named) is name.startswith("ranges")
     assert (Premise.DRIFT in named) is (name == "recalling")
     assert (Premise.INNOVATION in named) is (name == "innovation")
 
 
-@pytest.mark.parametrize("name", ["recalling", "washout", "innovation", "region"])
+@pytest.mark.parametrize("name", ["recalling", "washout", "innovation", "region", "ranges"])
 def test_sanitised_code_repeats_its_loop(name, tmp_path):
     source, _ = controller_to_c(CONTROLLERS[name](), tmp_path)
     target = tmp_path / "self_test"
