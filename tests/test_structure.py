@@ -39,6 +39,8 @@ MAY_IMPORT = {
     "controlrnn.certification": SYSTEMS | {"controlrnn.kernels", "controlrnn.models"},
     "controlrnn.identification": {"controlrnn"},
     "controlrnn.greybox": SYSTEMS | {"controlrnn.kernels", "controlrnn.identification"},
+    "controlrnn.report": SYSTEMS
+    | {"controlrnn.certification", "controlrnn.identification", "controlrnn.greybox", "controlrnn.kernels"},
     "plants": DATA,
     "mpc": {"controlrnn"},
     "experiments": set(OURS),
@@ -55,6 +57,9 @@ FLOORS = {
     ),
     "controlrnn.identification": ("optimisers", "states", "scores", "linear", "losses", "training", "selection"),
     "controlrnn.models": ("parts", "base", ""),
+    "controlrnn.report": (
+        "charts", "scales", "texts", "drawing", "cells", "blocks", "page", "parts", "sections", "road",
+    ),
 }  # fmt: skip
 UPWARDS = {
     # A second opinion on every kind of certificate, which an extra installs: `verify(rigour="ball")` asks for it.
@@ -102,6 +107,7 @@ ONLY_IN = {
     "clarabel": ("controlrnn/certification/search/sdp.py",),
     "do_mpc": ("mpc/solvers/dompc.py",),
     "numba": ("controlrnn/kernels/",),
+    "jinja2": ("controlrnn/report/page.py",),
     "flint": ("controlrnn/certification/ball/", "controlrnn/certification/refutation/"),
     "torch": ("controlrnn/", "experiments/"),
     "pickle": (),
@@ -120,7 +126,7 @@ PUBLIC = (
     "controlrnn.data", "controlrnn.systems", "controlrnn.models", "controlrnn.kernels", "controlrnn.certification",
     "controlrnn.export", "controlrnn.identification", "controlrnn.greybox", "plants", "mpc",
     "controlrnn.certification.ball",
-    "controlrnn.certification.refutation", "controlrnn.records",
+    "controlrnn.certification.refutation", "controlrnn.records", "controlrnn.report",
 )  # fmt: skip
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +11,8 @@ from matplotlib.figure import Figure
 from controlrnn.checks import Array
 from controlrnn.data import Dataset
 from controlrnn.identification import FitResult
-from controlrnn.records import load_record, write_atomic
+from controlrnn.records import load_record
+from controlrnn.report import Listing, Page, Picture, Section, Table, Words, write_page
 from experiments.shared.study import Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
@@ -25,6 +24,23 @@ from plants import MultiTank
 _COLOURS = {
     Controller.NOMINAL: "C1", Controller.BACKED_OFF: "C4", Controller.CALIBRATED: "C0", Controller.RECALLING: "C2",
 }  # fmt: skip
+_FOUR_CONTROLLERS = (
+    "Four controllers with the same model, solver and weights, on the same noise and disturbances; most of the time "
+    "the reference is the limit itself."
+)
+_IN_HINDSIGHT = (
+    "In hindsight the least constant that would have kept the limits in these very runs is {distance:g} cm, at a mean "
+    "cost of {cost:.4g}: nobody knows it beforehand."
+)
+_WHAT_IS_PROMISED = (
+    "The calibrated controller promises for loops like those it was calibrated on, programme of references included. "
+    "The recalling one promises for every reference, and knows of nothing but experiments and proofs; that is what its "
+    "price buys."
+)
+_SCATTER = (
+    "The promise is about records still to come, over the choice of the calibration records as well; the share of a "
+    "few test records scatters about it."
+)
 # What the numbers are called for a reader, and their units.
 _LABELS = {
     "runs": "runs", "steps": "control steps", "runs_with_violation": "runs with a violation",
@@ -235,71 +251,36 @@ def write(
         if "fit_percent" in r
     ]
     goals = [{"aim": name, "wanted": t["target"], "reached": t["value"], "met": t["met"]} for name, t in study.targets]
-    pictures = "\n".join(_picture(study, name, caption) for name, caption in drawn)
-    kept = "".join(f"<li><b>{html.escape(k)}:</b> {html.escape(v)}.</li>" for k, v in promises.items())
-    body = f"""
-<h1>Three tanks: from the first experiment to an MPC that keeps its limits</h1>
-<p>Chosen model: <b>{html.escape(extra["chosen"])}</b>. Four controllers with the same model, solver and weights, on
-the same noise and disturbances; most of the time the reference is the limit itself. In hindsight the least constant
-that would have kept the limits in these very runs is {extra["best_constant"]["distance"]:g} cm, at a mean cost of
-{extra["best_constant"]["cost"]:.4g}: nobody knows it beforehand.</p>
-<h2>Price and promise</h2>{html_table(prices)}
-<p>The calibrated controller promises for loops like those it was calibrated on, programme of references included. The
-recalling one promises for every reference, and knows of nothing but experiments and proofs; that is what its price
-buys.</p>
-<h2>Aims</h2>{html_table(goals)}
-<h2>What the parts promise</h2><ul>{kept}</ul>
-{pictures}
-<h2>Scores on the test records</h2>{html_table(fits)}
-<h2>Closed loops in numbers</h2>{html_table(quantity_rows(**(loops | bare)))}
-<h2>Certificate</h2>{html_table(quantity_rows(value=extra["certificate"]))}
-<h2>Coverage on held-out records</h2>
-<p>The promise is about records still to come, over the choice of the calibration records as well; the share of a few
-test records scatters about it.</p>{html_table(quantity_rows(value=extra["coverage"]))}
-<h2>Calibration in closed loop</h2>{html_table(quantity_rows(value=extra["calibration"]))}
-<h2>The constant of an engineer</h2>{html_table(quantity_rows(value=extra["back_off"]))}
-<h2>What is learnt from measurements</h2>{html_table(quantity_rows(value=extra["recall"]))}
-<h2>Environment</h2>{html_table(quantity_rows(value=study.environment))}
-"""
-    page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Three tanks</title>
-<meta name="viewport" content="width=device-width"><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-img {{ max-width: 100%; }} figure {{ margin: 1.5rem 0; }} figcaption {{ color: #555; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
-td, th {{ padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
-</style></head><body>{body}</body></html>
-"""
-    write_atomic(study.path("report.html"), page.encode())
+    sections = [
+        Section(
+            "Price and promise",
+            [Words(_IN_HINDSIGHT.format(**extra["best_constant"])), Table.of(prices), Words(_WHAT_IS_PROMISED)],
+        ),
+        Section("Aims", [Table.of(goals)]),
+        Section("What the parts promise", [Listing({what: f"{text}." for what, text in promises.items()})]),
+        *(
+            Section(_title(name), [Picture(study.path(f"{name}.png").read_bytes(), _title(name), caption)])
+            for name, caption in drawn
+        ),
+        Section("Scores on the test records", [Table.of(fits)]),
+        Section("Closed loops in numbers", [Table.of(quantity_rows(**(loops | bare)))]),
+        Section("Certificate", [Table.of(quantity_rows(value=extra["certificate"]))]),
+        Section("Coverage on held-out records", [Words(_SCATTER), Table.of(quantity_rows(value=extra["coverage"]))]),
+        Section("Calibration in closed loop", [Table.of(quantity_rows(value=extra["calibration"]))]),
+        Section("The constant of an engineer", [Table.of(quantity_rows(value=extra["back_off"]))]),
+        Section("What is learnt from measurements", [Table.of(quantity_rows(value=extra["recall"]))]),
+        Section("Environment", [Table.of(quantity_rows(value=study.environment))]),
+    ]
+    about = f"Chosen model: {extra['chosen']}. {_FOUR_CONTROLLERS}"
+    title = "Three tanks: from the first experiment to an MPC that keeps its limits"
+    write_page(Page(title, sections, about), study.path("report.html"))
 
 
-def _picture(study: Study, name: str, caption: str) -> str:
-    data = base64.b64encode(study.path(f"{name}.png").read_bytes()).decode()
-    title = name.replace("_", " ").capitalize()
-    return (
-        f'<h2>{title}</h2><figure><img alt="{title}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def quantity_rows(**columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Format a table with one row a quantity and one column a case."""
     names = dict.fromkeys(name for case in columns.values() for name in case)
     return [{"": _LABELS.get(n, n.replace("_", " "))} | {c: v.get(n) for c, v in columns.items()} for n in names]
-
-
-def html_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(_text(v))}</td>" for v in r.values()) + "</tr>" for r in rows)
-    return f"<table><tr>{head}</tr>{lines}</table>"
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple | np.ndarray):
-        return ", ".join(_text(v) for v in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

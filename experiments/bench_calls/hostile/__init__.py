@@ -22,10 +22,11 @@ from experiments.bench_calls.hostile.library import (
     plant_calls,
     system_calls,
 )
+from experiments.bench_calls.hostile.reports import report_calls
 
 PACKAGES = (
     "plants", "plants.excitation", "controlrnn.data", "controlrnn.systems", "controlrnn.export",
-    "controlrnn.greybox",
+    "controlrnn.greybox", "controlrnn.report",
     "controlrnn.identification", "controlrnn.certification", "controlrnn.models", "controlrnn.kernels", "mpc",
 )  # fmt: skip
 # Public names that no user calls with arguments: protocols, base classes, and plain containers that are made anew
@@ -62,6 +63,7 @@ def calls(kit: Kit) -> list[Call]:
         data_calls,
         system_calls,
         grey_calls,
+        report_calls,
         export_calls,
         model_calls,
         kernel_calls,
