@@ -43,6 +43,10 @@ class TrainingError(ControlRnnError, RuntimeError):
     """Training cannot go on: the loss is not finite from the very first step, or a checkpoint does not fit."""
 
 
+class ClusterError(ControlRnnError, RuntimeError):
+    """The scheduler or the workers of a cluster are gone, or run other code than this process."""
+
+
 class InfeasibleError(ControlRnnError, ValueError):
     """Limits contradict each other, so that no controller could satisfy them."""
 

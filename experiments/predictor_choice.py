@@ -20,7 +20,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from functools import cache, partial
 from typing import Any
 
@@ -44,7 +43,6 @@ from controlrnn.identification import (
 )
 from controlrnn.models import LTI, ContractingR2DN, ContractingREN, Elman, Model, RobustRNN, StableRNN
 from controlrnn.systems import LureSystem
-from controlrnn.workers import Workers
 from experiments.shared.back_off import backed_off, trial_seeds
 from experiments.shared.identification import start_of
 from experiments.shared.study import Row, Study
@@ -52,7 +50,7 @@ from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from mpc import ClosedLoopSetup, ModelError, Tightening, Washout, monte_carlo, tighten
 
-WORKERS = 2
+PROCESSORS = 2  # among which the time of the target is divided
 PAST = 40  # samples that the state is estimated from for the fit ahead
 NOISE = 0.2  # standard deviation of the noise that robust training prepares for, in standard deviations of the inputs
 WEIGHTS = {"covariance": 1 / 3, "bound": 1e-2}  # a third: the simulation error is a mean over three outputs
@@ -108,13 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; returns the exit status."""
     study = Study.from_command_line("predictor_choice", __doc__, arguments)
     config, n = settings(study.quick)
-    names, began = list(candidates(config)), time.perf_counter()
-    cases = {f"{name} #{k}": partial(case, name, k, study.seed, config) for name in names for k in range(n)}
-    ahead = Ahead(cases)
-    for key in cases:
-        study.row(key, partial(ahead.result, key), needs=dataclasses.asdict(config))
-        study.say(f"{key}: done after {time.perf_counter() - began:.0f} s")
-    ahead.close()
+    names = list(candidates(config))
+    cases = {f"{name} #{k}": (name, k, study.seed, config) for name in names for k in range(n)}
+    study.each(case, cases, needs=dataclasses.asdict(config))
     rows = {name: [r for r in study.rows if r["case"].rpartition(" #")[0] == name] for name in names}
     means = {name: study.row(name, partial(mean, group), needs=group) for name, group in rows.items()}
     study.figure("predictors", figure(means))
@@ -126,39 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = sum(m["failed_solves"] for m in means.values())
     study.target("failed solves", 0, failed, failed == 0)
     seconds = sum(row["all_cpu_s"] for group in rows.values() for row in group)  # stored with the rows of earlier runs
-    limit = 900 * WORKERS
+    limit = 900 * PROCESSORS
     study.target("processor minutes", f"<= {limit // 60}", seconds / 60, seconds <= limit)
-    status = study.finish(verdict=verdict, config=dataclasses.asdict(config), workers=WORKERS)
+    status = study.finish(verdict=verdict, config=dataclasses.asdict(config), workers=study.workers)
     study.say(verdict)
     return status
-
-
-class Ahead:
-    """Cases computed ahead in several processes, from the first one that is asked for.
-
-    Args:
-        cases: What to compute, by name, in the order in which it will be asked for.
-    """
-
-    def __init__(self, cases: Mapping[str, Callable[[], Row]]) -> None:
-        self._cases = dict(cases)
-        self._pool: Workers | None = None
-        self._pending: dict[str, Future[Row]] = {}
-
-    def result(self, key: str) -> Row:
-        """Row of one case; starts this case and all later ones that are not started yet."""
-        if self._pool is None:
-            self._pool = Workers(WORKERS, prepare=torch.set_num_threads, given=(1,))
-        if key not in self._pending:
-            names = list(self._cases)
-            for name in names[names.index(key) :]:
-                self._pending.setdefault(name, self._pool.submit(self._cases[name]))
-        return self._pending[key].result()
-
-    def close(self) -> None:
-        """End the processes."""
-        if self._pool is not None:
-            self._pool.stop()
 
 
 @cache

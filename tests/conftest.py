@@ -1,8 +1,17 @@
 """Makes the helpers beside this file importable from every test folder, and names how hypothesis searches."""
 
+import pytest
 from hypothesis import Phase, settings
 
 # For `make mutants`: the same examples each time, and no search for smaller ones once a test has failed.
 settings.register_profile(
     "mutants", derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate)
 )
+
+
+@pytest.fixture(scope="session")
+def cluster_client():
+    """Client of a cluster of two processes, for all tests."""
+    cluster = pytest.importorskip("controlrnn.cluster", reason="the extra cluster is not installed")
+    with cluster.local_client(2) as client:
+        yield client

@@ -24,7 +24,7 @@ LIBRARY = [name for name in FILES if not name.startswith("experiments/")]
 
 LEAVES = {
     f"controlrnn.{leaf}"
-    for leaf in ("arithmetic", "checks", "errors", "portable", "printing", "records", "typed", "workers")
+    for leaf in ("arithmetic", "checks", "cluster", "errors", "portable", "printing", "records", "typed", "workers")
 }
 DATA = LEAVES | {"controlrnn", "controlrnn.data"}
 SYSTEMS = DATA | {"controlrnn.systems"}
@@ -110,6 +110,9 @@ ONLY_IN = {
     "jinja2": ("controlrnn/report/page.py",),
     "flint": ("controlrnn/certification/ball/", "controlrnn/certification/refutation/"),
     "torch": ("controlrnn/", "experiments/"),
+    "dask": ("controlrnn/cluster.py",),
+    "distributed": ("controlrnn/cluster.py",),
+    "optuna": ("controlrnn/tuning/",),
     "pickle": (),
     "joblib": (),
     "dill": (),

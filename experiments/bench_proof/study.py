@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,10 @@ from controlrnn.certification import (
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.systems import Activation, Cell, GatedSystem, LureSystem
-from controlrnn.workers import Workers
 from experiments.bench_proof.forgeries import Rng, System, edges, forged, judge, refuted, unstable_pair
 from experiments.shared.study import Row, Study
 
-_BATCH, _WORKERS = 2000, 4  # edges: one certificate a worker
+_BATCH, _PIECES = 2000, 4  # of a row, side by side; edges: one certificate a piece
 _ROUNDED = 1 + 1e-6  # attacks are computed in float64, whose rounding the bounds do not cover
 _STEPS = 5
 _UNITS = (1e-8, 1e-4, 1.0, 1e4, 1e8)
@@ -150,32 +149,29 @@ class Material:
         return cls(own, {n: list(gates) if n == "delta-iss" else [*systems, *more] for n in own})
 
 
-_MATERIAL: list[Material] = []
-
-
-def prepare() -> None:
-    """Make the material once in every worker."""
-    _MATERIAL.append(Material.made())
+@cache
+def material_here() -> Material:
+    """The material, made once in every process."""
+    return Material.made()
 
 
 def forgeries(study: Study) -> None:
     """Judge forgeries: rows by kind and batch, and the targets."""
     total, batch = Counter[str](), 60 if study.quick else _BATCH
-    with Workers(1 if study.quick else _WORKERS, prepare=prepare) as pool:
 
-        def row(key: str, work: Callable[[Any], Row], tasks: Sequence[Any]) -> None:
-            found = study.row(key, lambda: _together(list(pool.map(work, tasks))), needs=len(tasks))
-            total.update({k: v for k, v in found.items() if isinstance(v, int)})
+    def row(key: str, work: Callable[[Any], Row], tasks: Sequence[Any]) -> None:
+        found = study.row(key, lambda: _together(study.side_by_side(work, tasks)), needs=len(tasks))
+        total.update({k: v for k, v in found.items() if isinstance(v, int)})
 
-        for name in (*MAKERS, "delta-iss"):
-            for part in range(1 if study.quick else BATCHES.get(name, 6)):
-                seeds = [[study.seed, part, piece, *name.encode()] for piece in range(_WORKERS)]
-                row(f"forged {name} {part}", _batch, [(seed, name, -(-batch // _WORKERS)) for seed in seeds])
-            row(f"edges of {name}", _edges, [(study.seed, name, i, 3 if study.quick else 30) for i in range(_WORKERS)])
-        for part in range(1 if study.quick else 12):
-            row(f"hidden modes {part}", _hidden, [
-                ([study.seed, 77, part, piece], 50 if study.quick else 250) for piece in range(_WORKERS)
-            ])  # fmt: skip
+    for name in (*MAKERS, "delta-iss"):
+        for part in range(1 if study.quick else BATCHES.get(name, 6)):
+            seeds = [[study.seed, part, piece, *name.encode()] for piece in range(_PIECES)]
+            row(f"forged {name} {part}", _batch, [(seed, name, -(-batch // _PIECES)) for seed in seeds])
+        row(f"edges of {name}", _edges, [(study.seed, name, i, 3 if study.quick else 30) for i in range(_PIECES)])
+    for part in range(1 if study.quick else 12):
+        row(f"hidden modes {part}", _hidden, [
+            ([study.seed, 77, part, piece], 50 if study.quick else 250) for piece in range(_PIECES)
+        ])  # fmt: skip
     least = 500 if study.quick else 200_000
     study.target("forged certificates", f">= {least}", total["forged"], total["forged"] >= least)
     study.target("accepted and false", 0, total["false"], total["false"] == 0)
@@ -191,7 +187,7 @@ def _made(make: Callable[[Any], Certificate], system: Any) -> Certificate | None
 
 def _batch(task: tuple[list[int], str, int]) -> Row:
     seed, name, count = task
-    material, rng, tally, texts = _MATERIAL[0], np.random.default_rng(seed), Counter[str](), list[str]()
+    material, rng, tally, texts = material_here(), np.random.default_rng(seed), Counter[str](), list[str]()
     own, systems = material.own[name], material.shown[name]
     donors = [c for many in material.own.values() for c in many]
     while tally["forged"] < count:
@@ -205,8 +201,8 @@ def _batch(task: tuple[list[int], str, int]) -> Row:
 def _edges(task: tuple[int, str, int, int]) -> Row:
     seed, name, index, tries = task
     tally, texts, rng = Counter[str](), list[str](), np.random.default_rng(seed)
-    certificate = _MATERIAL[0].own[name][index]
-    system = next(s for s in _MATERIAL[0].shown[name] if s.digest == certificate.system_digest)
+    certificate = material_here().own[name][index]
+    system = next(s for s in material_here().shown[name] if s.digest == certificate.system_digest)
     for one in edges(certificate, system, tries):
         _count(tally, texts, one, system, rng)
     return _tallied(tally, texts)

@@ -28,8 +28,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -46,7 +47,8 @@ from controlrnn.export import load_system
 from controlrnn.systems import LureSystem
 from experiments.shared.declared_probability import promised
 from experiments.shared.declared_sets import AnywhereWashout, DeclaredTruth, PhysicalTruth
-from experiments.shared.study import Row, Study, plain
+from experiments.shared.rows.tables import plain
+from experiments.shared.study import Row, Study
 from mpc import (
     CalibrationMethod,
     ClosedLoopSetup,
@@ -71,6 +73,9 @@ from mpc import (
 from mpc.control.settings import grouped
 from mpc.loops.plant import Plant
 from mpc.tightening.terminal_set import TerminalSet
+
+if TYPE_CHECKING:
+    from controlrnn.cluster import Parcel
 
 SOLVER = SolverOptions(rti=2)
 
@@ -324,6 +329,22 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
         "noise_std": case.noise if truth == "physical" else 0.0,  # declared residuals contain the noise
     }  # fmt: skip
     return ClosedLoopSetup(plant, controller_of(folder, case, observer, controller, removed), options)
+
+
+def maker(
+    folder: Path, case: Case, controller: Controller, truth: str, removed: str | None = None, *, travels: bool = False
+) -> Callable[[], ClosedLoopSetup]:
+    """Function that calls `build`; one that travels takes the artefacts along to machines without the folder."""
+    if not travels:
+        return partial(build, folder, case, controller, truth, removed)
+    from controlrnn.cluster import Parcel
+
+    files = Parcel.of(p for p in folder.glob("*.npz") if not p.name.endswith("_loops.npz"))
+    return partial(_unpacked, files, case, controller, truth, removed)
+
+
+def _unpacked(files: Parcel, *arguments: Any) -> ClosedLoopSetup:
+    return build(files.folder(), *arguments)
 
 
 def controller_of(

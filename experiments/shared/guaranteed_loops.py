@@ -12,7 +12,7 @@ from tqdm import tqdm
 from controlrnn.checks import Array
 from controlrnn.records import Numbers, Schema, save_record
 from experiments.shared.back_off import least_distance
-from experiments.shared.guaranteed import TRUTHS, Case, Controller, build, needs, watch_of
+from experiments.shared.guaranteed import TRUTHS, Case, Controller, build, maker, needs, watch_of
 from experiments.shared.study import Row, Study
 from mpc import ClosedLoopResult, ClosedLoopSetup, LoopTarget, Status, back_off, monte_carlo
 from mpc.promises.coverage_met import met
@@ -75,18 +75,17 @@ def close(
     file = f"{name.replace(', ', '_').replace(' ', '_')}_loops.npz"
     seeds = seeds_of(study, truth, case.removals if removed else case.runs)
 
-    workers = 1 if len(seeds) < FEW else 2
-
     def compute() -> Row:
         results: list[Row] = []
-        make = functools.partial(build, study.out, case, controller, truth, removed)
+        client = None if len(seeds) < FEW else study.client
+        make = maker(study.out, case, controller, truth, removed, travels=client is not None)
         with tqdm(total=len(seeds), desc=name, leave=False) as bar:
 
             def advance(_done: int, _total: int) -> None:
                 bar.update()
 
             for start in range(0, len(seeds), CHUNK):
-                found = monte_carlo(make, seeds[start : start + CHUNK], workers=workers, progress=advance)
+                found = monte_carlo(make, seeds[start : start + CHUNK], client=client, progress=advance)
                 results += [reduced(one, case) for one in found.results]
         row, arrays = gathered(results)
         if controller is Controller.BACKED_OFF:  # a distance is no bound on errors

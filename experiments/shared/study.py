@@ -7,51 +7,51 @@
         study.target("rmse", "<= 0.5", row["rmse"], row["rmse"] <= 0.5)
         return study.finish()
 
-A row is stored the moment it is computed. The next run of the same study with the same options, needs, sources (Python
-and C, whether or not git knows them), packages and processor skips it, so a study that was stopped goes on where it
-was. A row during which Ctrl-C was pressed is not stored, even if what it called went on with what it had. A missed
-target is a result, not an error.
+Many cases of one kind are `Study.each` (rows of the table) or `Study.stream` (too many for a table: stored, and handed
+out one after the other): a function that workers can import, called with each case's arguments. They run on a Dask
+cluster: the one at ``--scheduler``, or one of this study's own with ``--workers`` processes; 1 is serial, and gives the
+same rows to the last bit where it has one thread as workers have (``OMP_NUM_THREADS=1``).
+
+A row is stored the moment it is computed, in Parquet files in the folder ``rows``. The next run of the same study with
+the same options, needs, sources (Python and C, whether or not git knows them), packages and processor skips it, so a
+study that was stopped goes on where it was. A row during which Ctrl-C was pressed is not stored, even if what it called
+went on with what it had. A missed target is a result, not an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
-import importlib.metadata
 import io
-import json
-import math
+import itertools
 import os
-import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
 
-import controlrnn
-import experiments
-import mpc
-import plants
-from controlrnn.arithmetic import arithmetic
-from controlrnn.errors import StorageError
+from controlrnn.errors import ClusterError
 from controlrnn.records import digest, write_atomic, write_json
+from experiments.shared.rows.cases import CODE, case, code, function_of, importable, name_of, one_thread
+from experiments.shared.rows.made_with import environment, made_with
+from experiments.shared.rows.stored import StoredRows
+from experiments.shared.rows.tables import plain, table, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from controlrnn.cluster import Client
+
 Row = dict[str, Any]
-_PACKAGES = ("controlrnn", "numpy", "scipy", "torch", "casadi", "cvxpy", "clarabel", "daqp", "do-mpc", "numba")
 
 
 class Study:
@@ -63,20 +63,27 @@ class Study:
         seed: Seed of everything random.
         out: Folder for the results.
         fresh: Whether to forget rows of earlier runs.
+        workers: Processes for `each`, `stream` and what takes `client`; 1 is this one.
+        scheduler: Address of a scheduler whose workers do it instead.
     """
 
-    def __init__(self, name: str, *, quick: bool, seed: int, out: Path, fresh: bool = False) -> None:
+    def __init__(
+        self, name: str, *, quick: bool, seed: int, out: Path, fresh: bool = False, workers: int = 1,
+        scheduler: str | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.quick, self.seed, self.out = name, quick, seed, Path(out)
+        self.workers, self.scheduler = workers, scheduler
         self.out.mkdir(parents=True, exist_ok=True)
         self.environment = environment()
         self._rows: dict[str, Row] = {}
         self._targets: dict[str, dict[str, Any]] = {}
-        self._cache = {} if fresh else _stored(self.out / "rows.json")
+        self._stored = StoredRows(self.out / "rows", fresh=fresh, say=self.say)
+        self._cluster, self._client = ExitStack(), None
         self._began = time.perf_counter()
 
     @classmethod
     def from_command_line(cls, name: str, about: str | None, arguments: Sequence[str] | None = None) -> Study:
-        """Read ``--quick --seed --out --fresh`` from ``arguments`` (the command line when left out)."""
+        """Read the options of every study from ``arguments`` (the command line when left out)."""
         parser = argparse.ArgumentParser(
             prog=f"python -m experiments.{name}", description=about, formatter_class=argparse.RawTextHelpFormatter
         )
@@ -84,16 +91,27 @@ class Study:
         parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
         parser.add_argument("--out", type=Path, help=f"folder for the results (default runs/{name})")
         parser.add_argument("--fresh", action="store_true", help="compute everything anew, forget stored rows")
+        parser.add_argument(
+            "--workers", type=int, help="processes for cases side by side (default one a processor, 1 if quick)"
+        )
+        parser.add_argument("--scheduler", help="address of a Dask scheduler that has workers, such as tcp://host:8786")
         options = parser.parse_args(arguments)
         out = options.out or Path("runs") / name
         if options.seed < 0:
             parser.error(f"argument --seed: must be a whole number >= 0, got {options.seed}")
+        if options.workers is not None and not 1 <= options.workers <= 4096:
+            parser.error(f"argument --workers: must be a whole number from 1 to 4096, got {options.workers}")
+        if options.workers is not None and options.scheduler is not None:
+            parser.error("argument --workers: the workers of --scheduler are used, give one of the two")
         try:
             out.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=out).close()
         except OSError as error:
             parser.error(f"argument --out: must be a folder that can be written to, got {out} ({error.strerror})")
-        return cls(name, quick=options.quick, seed=options.seed, out=out, fresh=options.fresh)
+        return cls(
+            name, quick=options.quick, seed=options.seed, out=out, fresh=options.fresh,
+            workers=options.workers or (1 if options.quick else _processors()), scheduler=options.scheduler,
+        )  # fmt: skip
 
     @property
     def rows(self) -> list[Row]:
@@ -127,11 +145,10 @@ class Study:
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed meanwhile, whether or not ``compute`` noticed.
         """
-        if key in self._rows:
-            raise ValueError(f"row {key!r} exists already: give every case a name of its own")
-        mark = digest({}, {"key": key, "quick": self.quick, "seed": self.seed, "needs": needs} | _made_with())
-        stored = self._cache.get(key)
-        if stored is not None and stored["mark"] == mark and all(self.path(file).exists() for file in files):
+        self._is_new(key)
+        mark = self._mark(key, needs)
+        stored = self._stored.get(mark)
+        if stored is not None and all(self.path(file).exists() for file in files):
             self.say(f"{key}: taken from the earlier run")
         else:
             began = time.perf_counter()
@@ -139,14 +156,150 @@ class Study:
                 values = plain({"case": key} | dict(compute()))
             if interrupted:
                 raise KeyboardInterrupt(f"row {key!r} was interrupted, and is not stored")
-            stored = {"mark": mark, "row": values | {"seconds": round(time.perf_counter() - began, 3)}}
-            self._cache[key] = stored
+            stored = values | {"seconds": round(time.perf_counter() - began, 3)}
+            self._stored.put(mark, stored)
+        self._rows[key] = stored
+        return stored
+
+    def each(
+        self, function: Callable[..., Mapping[str, Any]], cases: Mapping[str, Sequence[Any]], *, needs: Any = None
+    ) -> list[Row]:
+        """Compute many cases side by side, or take them from an earlier run; they become rows in their order.
+
+        Args:
+            function: Gives the row of one case from its arguments alone. Workers import it: a function of a module, or
+                a ``functools.partial`` of one, whose arguments travel once to each worker.
+            cases: Arguments of each case by its name.
+            needs: As in `row`, of all cases.
+        """
+        for key in cases:
+            self._is_new(key)
+        rows = []
+        for row in self.stream(function, cases.items(), needs=needs, total=len(cases)):
+            rows.append(row)
+            self._rows[row["case"]] = row
+        return rows
+
+    def stream(
+        self, function: Callable[..., Mapping[str, Any]], cases: Iterable[tuple[str, Sequence[Any]]], *,
+        needs: Any = None, total: int | None = None, title: str = "cases",
+    ) -> Iterator[Row]:  # fmt: skip
+        """Like `each` for any number of cases: rows are stored and handed out in order, but kept in no table.
+
+        Args:
+            function: As in `each`.
+            cases: Name and arguments of each case; drawn as they are needed.
+            needs: As in `row`, of all cases.
+            total: Number of cases, for the progress bar.
+            title: Its title.
+        """
+        order: deque[tuple[str, bool]] = deque()  # marks that were drawn, and whether their rows have to be computed
+        marks: dict[int, str] = {}  # of those on their way
+        numbers = itertools.count()
+
+        def todo() -> Iterator[tuple[str, Sequence[Any]]]:
+            for key, arguments in cases:
+                mark = self._mark(key, [name_of(function), needs])
+                order.append((mark, mark not in self._stored))
+                if order[-1][1]:
+                    marks[next(numbers)] = mark
+                    yield key, arguments
+
+        def arrived(number: int, row: Row) -> None:
+            self._stored.put(marks.pop(number), row, now=False)
+
+        with tqdm(total=total, desc=title, leave=False) as bar:
+
+            def known() -> Iterator[Row]:
+                while order and not order[0][1]:
+                    yield self._stored.get(order.popleft()[0])
+                    bar.initial += 1  # does not count in the rate
+                    bar.update()
+
             try:
-                write_json(self.out / "rows.json", self._cache)
-            except StorageError as error:
-                self.say(f"{key}: {error}; the study goes on, but this row is not kept for a next run")
-        self._rows[key] = dict(stored["row"])
-        return self._rows[key]
+                for row in self._computed(function, todo(), arrived):
+                    yield from known()
+                    order.popleft()
+                    bar.update()
+                    yield row
+                yield from known()
+            finally:
+                self._stored.write()
+
+    def _computed(
+        self, function: Callable[..., Mapping[str, Any]], todo: Iterator[tuple[str, Sequence[Any]]],
+        arrived: Callable[[int, Row], None],
+    ) -> Iterator[Row]:  # fmt: skip
+        """Yield the rows of cases in their order, here or on the cluster; ``arrived`` is called as soon as one is."""
+        first = next(todo, None)
+        if first is None:
+            return
+        todo, client = itertools.chain([first], todo), self.client
+        if client is not None:
+            from controlrnn import cluster
+
+            self._same_code(client)
+            make = functools.partial(function_of, functools.partial(case, importable(function)), code())
+            yield from cluster.stream(client, make, todo, arrived=arrived)
+            return
+        for number, (key, arguments) in enumerate(todo):
+            with _interrupts() as interrupted, one_thread():
+                row = case(function, key, arguments)
+            if interrupted:
+                raise KeyboardInterrupt(f"row {key!r} was interrupted, and is not stored")
+            arrived(number, row)
+            yield row
+
+    def side_by_side(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
+        """Results of a function for all tasks, in their order; within a row, as they are not stored.
+
+        Args:
+            function: As in `each`.
+            tasks: Its arguments, one a call.
+        """
+        if (client := self.client) is None:
+            with one_thread():
+                return [function(task) for task in tasks]
+        from controlrnn import cluster
+
+        self._same_code(client)
+        make = functools.partial(function_of, importable(function), code())
+        return list(cluster.stream(client, make, ((task,) for task in tasks)))
+
+    @property
+    def client(self) -> Client | None:
+        """Client of the cluster, which is started when it is first asked for; None where the study is serial."""
+        if self._client is None and (self.scheduler is not None or self.workers > 1):
+            try:
+                from controlrnn import cluster
+            except ModuleNotFoundError as error:
+                raise ClusterError(
+                    f"{error.name} is missing: pip install 'controlrnn[cluster]', or take --workers 1"
+                ) from error
+            start = cluster.connected(self.scheduler) if self.scheduler else cluster.local_client(self.workers)
+            self._client = self._cluster.enter_context(start)
+        return self._client
+
+    def _same_code(self, client: Client) -> None:
+        """Refuse workers that run other code; say where their arithmetic is another."""
+        here = made_with()
+        for address, there in sorted(client.run(made_with).items()):
+            differs = [name for name in CODE if there[name] != here[name]]
+            if differs:
+                raise ClusterError(
+                    f"worker {address} has other {', '.join(differs)} than this process: install the same"
+                )
+            if there != here:
+                self.say(f"worker {address} has other arithmetic ({there['library']}): rows agree up to rounding")
+
+    def _is_new(self, key: str) -> None:
+        if key in self._rows:
+            raise ValueError(f"row {key!r} exists already: give every case a name of its own")
+
+    def _mark(self, key: str, needs: Any) -> str:
+        """Digest of everything that a row depends on."""
+        own = {"study": self.name, "key": key, "quick": self.quick, "seed": self.seed, "needs": needs}
+        return digest({}, own | made_with())
 
     def target(self, name: str, target: Any, value: Any, met: bool) -> None:
         """Record a target: the aim, the value reached, and whether that is enough."""
@@ -175,11 +328,15 @@ class Study:
         tqdm.write(text, file=sys.stdout)
 
     def finish(self, **extra: Any) -> int:
-        """Write ``results.json`` and ``table.md``, print the table and the targets; returns the exit status 0.
+        """Write ``results.json`` and ``table.md``, print the table and the targets, end the study's own cluster.
 
         Args:
             extra: Further top-level entries of ``results.json``.
+
+        Returns:
+            The exit status 0.
         """
+        self.close()
         rows = self.rows
         text = f"# {self.name}\n\n{tables(rows)}\n"
         if self._targets:
@@ -195,72 +352,11 @@ class Study:
         self.say(f"\n{text}\nresults: {self.path('results.json')}")
         return 0
 
-
-def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format one Markdown table for each kind of row; rows with the same columns belong together."""
-    kinds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        kinds.setdefault(tuple(row), []).append(row)
-    return "\n\n".join(table(kind) for kind in kinds.values())
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format rows as an aligned Markdown table.
-
-    Columns in order of first appearance; long and nested values are left out, names of cases are not.
-    """
-    columns = list(dict.fromkeys(k for row in rows for k, v in row.items() if k == "case" or _is_short(v)))
-    cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
-
-
-def environment() -> Row:
-    """Describe versions, threads, commit, sources, processor and device, on which a study's numbers depend."""
-    import torch
-
-    return {
-        "python": platform.python_version(), "platform": platform.platform(), "versions": package_versions(),
-        "cpus": os.cpu_count(), "threads": torch.get_num_threads(), "commit": code_version(),
-        "sources": sources(), **arithmetic(),
-        "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or "cpu",
-    }  # fmt: skip
-
-
-def _made_with() -> Row:
-    """Parts of the environment that every row depends on."""
-    import torch  # noqa: F401  # so that `arithmetic` includes it
-
-    here = arithmetic()
-    return {
-        "sources": sources(), "versions": package_versions(), "python": platform.python_version(),
-        "library": here["library"], "bits": here["bits"],
-    }  # fmt: skip
-
-
-@functools.cache
-def package_versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
-
-
-@functools.cache
-def sources() -> str:
-    """Digest of all Python and C files of our packages as they are on disk."""
-    sha = hashlib.sha256()
-    for package in (controlrnn, mpc, plants, experiments):
-        folder = Path(str(package.__file__)).parent
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in (".py", ".c", ".h")):
-            content = path.read_bytes()
-            sha.update(f"{folder.name}/{path.relative_to(folder).as_posix()}|{len(content)}|".encode())
-            sha.update(content)
-    return sha.hexdigest()
+    def close(self) -> None:
+        """Store what waits to be stored, and end the study's own cluster."""
+        self._stored.close()
+        self._client = None
+        self._cluster.close()
 
 
 @contextmanager
@@ -283,60 +379,9 @@ def _interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-@functools.cache
-def code_version() -> str | None:
-    """Commit of the working tree, with a digest of local changes where there are any; None outside of git."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> bytes:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True).stdout
-
-    try:
-        commit, changes = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD", "--", "*.py")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + (f"+{digest({'d': np.frombuffer(changes, np.uint8)}, {})[:8]}" if changes else "")
-
-
-def plain(value: Any) -> Any:
-    """Convert ``value`` to what JSON can hold: numpy to numbers and lists, non-finite numbers to None."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str):
-        return str(value)
-    return value
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    """Load the rows of an earlier run; none where the file is absent or was damaged."""
-    try:
-        rows = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return rows if isinstance(rows, dict) else {}
-
-
 def _without(row: Mapping[str, Any], name: str) -> Row:
     return {k: v for k, v in row.items() if k != name}
 
 
-def _is_short(value: Any) -> bool:
-    if isinstance(value, list):
-        return len(value) <= 4 and all(isinstance(v, int | float) for v in value)
-    return not isinstance(value, dict) and not (isinstance(value, str) and len(value) > 40)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return " ".join(_cell(v) for v in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,7 @@ from mpc.promises.promise import LoopTarget
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from controlrnn.cluster import Client, Parcel
 
 _log = logging.getLogger(__name__)
 
@@ -159,76 +161,105 @@ def monte_carlo(
     seeds: Sequence[int],
     *,
     workers: int = 1,
+    client: Client | None = None,
     engine: LoopEngine = LoopEngine.PYTHON,
     compiled_in: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MonteCarloResult:
-    """Run one closed loop per seed; the result does not depend on ``workers``.
+    """Run one closed loop per seed; the result depends neither on ``workers`` nor on ``client``.
 
     Args:
         build: Makes plant and controller; called once per process, since solvers cannot be sent between processes. With
             several workers it must be importable there: a module's function, or a ``functools.partial`` of one.
         seeds: Seeds, one per run.
         workers: Number of processes; 1 runs in this one.
+        client: Client of a Dask cluster (`distributed.Client`) whose workers run the loops instead. ``build`` with all
+            that it holds, and compiled code, travel once to each worker; files that it reads have to be there.
         engine: What runs the loops. Compiled ones have the results of Python's up to rounding, but for ``solve_time``
             and the words of ``outside`` (`mpc.loops.compiled.engine`). Where there is no compiler, or the controller
             has a part without C code, Python runs them and a warning says why.
-        compiled_in: Folder that keeps compiled code for the next time; a temporary one when left out. What is in it is
-            run: nobody else may be able to write to it.
+        compiled_in: Folder that keeps compiled code for the next time, which you alone may access (mode 700); a
+            temporary one when left out.
         progress: Called with (runs done, runs) after each run. After Ctrl-C, workers end within 2 s.
 
     Raises:
-        SettingError: There are no seeds, or one is invalid.
+        SettingError: There are no seeds, or one is invalid; several workers are asked for beside a client.
+        ClusterError: The cluster has no workers, or its scheduler is gone.
     """
     seeds = [checked_seed(s) for s in items("seeds", seeds, object)]
     if not seeds:
         raise SettingError("monte_carlo needs at least one seed, got none")
     engine, results = LoopEngine(engine), []
+    if count("workers", workers) > 1 and client is not None:
+        raise SettingError(
+            f"monte_carlo takes the workers of its client, got {workers} workers as well: leave them out"
+        )
     with ExitStack() as stack:
         folder = None
         if engine is LoopEngine.COMPILED:
             folder = Path(compiled_in or stack.enter_context(tempfile.TemporaryDirectory()))
-        if count("workers", workers) == 1:
-            run = _runner(build, folder)
-            for seed in seeds:
-                results.append(run(seed))
-                _report(progress, len(results), len(seeds))
-            return MonteCarloResult(tuple(results))
-        pool = stack.enter_context(Workers(min(workers, len(seeds)), prepare=_prepare, given=(build, folder)))
-        for parts in pool.map(_run, seeds):  # results come in the order of the seeds, as plain arrays
-            results.append(ClosedLoopResult.from_record(*parts))
-            _report(progress, len(results), len(seeds))
+        if client is not None:
+            runs = _on_cluster(client, build, seeds, folder)
+        elif workers == 1:
+            runs = map(loop_runner(build, folder), seeds)
+        else:
+            pool = stack.enter_context(Workers(min(workers, len(seeds)), prepare=_prepare, given=(build, folder)))
+            runs = (ClosedLoopResult.from_record(*parts) for parts in pool.map(_run, seeds))
+        for result in runs:  # in the order of the seeds; between processes they travel as plain arrays
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(seeds))
     return MonteCarloResult(tuple(results))
 
 
-def _runner(build: Callable[[], ClosedLoopSetup], folder: Path | None) -> Callable[[int], ClosedLoopResult]:
+def _on_cluster(
+    client: Client, build: Callable[[], ClosedLoopSetup], seeds: Sequence[int], folder: Path | None
+) -> Iterator[ClosedLoopResult]:
+    """Results of workers; compiled code is made here, once."""
+    from controlrnn import cluster
+
+    client, code = cluster.checked_client(client), None
+    if folder is not None:
+        loops = _compiled(build(), folder)
+        code = None if loops is None else cluster.Parcel.of(loops.files)
+    for parts in cluster.stream(client, functools.partial(_on_worker, build, code), ((seed,) for seed in seeds)):
+        yield ClosedLoopResult.from_record(*parts)
+
+
+def _on_worker(build: Callable[[], ClosedLoopSetup], code: Parcel | None) -> Callable[[int], _Parts]:
+    """Function of a worker that runs the loop of a seed; code made for another kind of machine is made anew there."""
+    run = loop_runner(build, None if code is None else code.folder())
+    return lambda seed: run(seed).record()
+
+
+def _compiled(setup: ClosedLoopSetup, folder: Path) -> CompiledLoops | None:
+    try:
+        return CompiledLoops(setup.plant, setup.controller, folder)
+    except NotCompiledError as error:
+        _log.warning("loops run in Python, not compiled: %s", error)
+        return None
+
+
+def loop_runner(build: Callable[[], ClosedLoopSetup], folder: Path | None) -> Callable[[int], ClosedLoopResult]:
     """Function that runs the loop of a seed; ``folder``: of compiled code, None for Python."""
     setup = build()
     options = loop_settings(setup.options)
-    if folder is not None:
-        try:
-            loops = CompiledLoops(setup.plant, setup.controller, folder)
-        except NotCompiledError as error:
-            _log.warning("loops run in Python, not compiled: %s", error)
-        else:
-            return lambda seed: loops.run(seed, options)
+    loops = None if folder is None else _compiled(setup, folder)
+    if loops is not None:
+        return lambda seed: loops.run(seed, options)
     return lambda seed: run_closed_loop(setup.plant, setup.controller, seed=seed, **options)
 
 
+_Parts = tuple[dict[str, NDArray[Any]], dict[str, Any]]
 _task: Callable[[int], ClosedLoopResult] | None = None  # one per worker process
 
 
 def _prepare(build: Callable[[], ClosedLoopSetup], folder: Path | None) -> None:
     global _task
-    _task = _runner(build, folder)
+    _task = loop_runner(build, folder)
 
 
-def _run(seed: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _run(seed: int) -> _Parts:
     if _task is None:
         raise RuntimeError("worker was not prepared")  # our own bug: the pool runs _prepare first
     return _task(seed).record()
-
-
-def _report(progress: Callable[[int, int], None] | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)

@@ -1,6 +1,7 @@
 """The bench of closed loops in bulk: what it says of its loops is so."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,12 @@ from plants import MultiTank
 N, STEPS = 8, 12
 
 
-def small(_folder, _case, _controller, truth):
+def maker(_folder, _case, _controller, truth, *, travels):
+    assert travels
+    return partial(small, truth)
+
+
+def small(truth):
     """One tank and a linear model of it; "declared": filled above its limit before."""
     plant, zero = MultiTank(1, level_limit=20.0), np.zeros
     system = LureSystem(
@@ -44,12 +50,11 @@ def small(_folder, _case, _controller, truth):
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="no C compiler (cc, gcc or clang) on the path")
 def test_loops_are_counted_with_what_they_violated(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_loops, "build", small)
+    monkeypatch.setattr(bench_loops, "maker", maker)
     monkeypatch.setattr(bench_loops, "prove", lambda *_: None)
     monkeypatch.setattr(bench_loops.guaranteed_tanks, "identified", lambda *_: None)
     monkeypatch.setattr(bench_loops.guaranteed_tanks, "settings", lambda _: (None, SimpleNamespace(steps=STEPS)))
     monkeypatch.setattr(bench_loops.stages, "experiments", lambda *_: None)
-    monkeypatch.setattr(bench_loops, "CHUNK", 2)
     assert bench_loops.main(["--quick", "--loops", "6", "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "results.json").read_text())
     rows = {row["case"]: row for row in found["rows"]}
@@ -61,5 +66,7 @@ def test_loops_are_counted_with_what_they_violated(tmp_path, monkeypatch):
     assert not targets["violations in 6 loops"]["met"]
     assert many["nearest_to_a_limit_cm"] < 0
     assert many["most_iterations"] == 2
-    assert targets["minutes for 10000 loops, clock"]["value"] == pytest.approx(many["wall_s"] / 60 * 10000 / 6)
-    assert rows["compiled, 1 process"]["loops_a_cpu_second"] > rows["Python, 1 process"]["loops_a_cpu_second"]
+    minutes = targets["minutes for 10000 loops on two workers, clock"]["value"]
+    assert minutes == pytest.approx(many["loops_wall_s"] / 120 * 10000 / 6)
+    assert rows["compiled, Dask, workers: 2"]["loops"] == 4
+    assert rows["compiled, 1 process"]["loops_a_cpu_second"] > rows["python, 1 process"]["loops_a_cpu_second"]

@@ -3,13 +3,15 @@ import os
 import signal
 import time
 import types
+from functools import partial
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments.shared import study as _study
-from experiments.shared.study import Study, plain, table, tables
+from experiments.shared.rows import made_with as _made_with
+from experiments.shared.rows.tables import plain, table, tables
+from experiments.shared.study import Study
 
 
 def study(out, *options):
@@ -56,7 +58,8 @@ def test_a_stopped_study_goes_on_where_it_was(tmp_path):
     assert run(needs={"steps": 3}) == [5, 6]
     assert run("--seed", "1") == [7, 8]
     assert run("--seed", "1", "--fresh") == [9, 10]
-    (tmp_path / "rows.json").write_text("{damaged")
+    for path in (tmp_path / "rows").iterdir():
+        path.write_bytes(path.read_bytes()[:-40])
     assert run("--seed", "1") == [11, 12]
 
 
@@ -84,6 +87,8 @@ def test_table_and_plain_values():
         (["--seed", "-1"], ["--seed", ">= 0", "got -1"]),
         (["--seed", "one"], ["--seed", "'one'"]),
         (["--fast"], ["--fast"]),
+        (["--workers", "0"], ["--workers", "from 1 to 4096", "got 0"]),
+        (["--workers", "2", "--scheduler", "tcp://h:1"], ["--workers", "--scheduler"]),
     ],
 )
 def test_a_wrong_command_line_says_what_is_wrong_before_any_work(options, pieces, tmp_path, monkeypatch, capsys):
@@ -120,17 +125,17 @@ def test_rows_know_what_they_were_made_with(tmp_path, monkeypatch):
         return study(tmp_path).row("a", lambda: {"value": new})["value"]
 
     assert [value(1), value(2)] == [1, 1]
-    here = _study.arithmetic()
+    here = _made_with.arithmetic()
     for n, part in enumerate(("library", "bits"), 10):
-        monkeypatch.setattr(_study, "arithmetic", lambda part=part: here | {part: "another"})
+        monkeypatch.setattr(_made_with, "arithmetic", lambda part=part: here | {part: "another"})
         assert [value(n), value(0)] == [n, n]
-    monkeypatch.setattr(_study, "arithmetic", lambda: here | {"processor": "one"})
-    assert value(20) == 20
-    monkeypatch.setattr(_study, "arithmetic", lambda: here | {"processor": "another that computes the same"})
-    assert value(0) == 20
-    monkeypatch.setattr(_study, "package_versions", lambda: {"numpy": "0.1"})
+    monkeypatch.setattr(_made_with, "arithmetic", lambda: here | {"processor": "one"})
+    assert value(20) == 1  # of the first machine, which is kept
+    monkeypatch.setattr(_made_with, "arithmetic", lambda: here | {"processor": "another that computes the same"})
+    assert value(0) == 1
+    monkeypatch.setattr(_made_with, "package_versions", lambda: {"numpy": "0.1"})
     assert value(30) == 30
-    monkeypatch.setattr(_study, "sources", lambda: "changed")
+    monkeypatch.setattr(_made_with, "sources", lambda: "changed")
     assert value(40) == 40
 
 
@@ -140,12 +145,84 @@ def test_sources_are_what_is_on_disk_known_to_git_or_not(file, tmp_path, monkeyp
     package.__file__ = str(tmp_path / "__init__.py")
     (tmp_path / "c").mkdir()
     (tmp_path / "notes.txt").write_text("1")
-    monkeypatch.setattr(_study, "mpc", package)
-    before = _study.sources.__wrapped__()
+    monkeypatch.setattr(_made_with, "mpc", package)
+    before = _made_with.sources.__wrapped__()
     (tmp_path / "notes.txt").write_text("2")
-    assert _study.sources.__wrapped__() == before
+    assert _made_with.sources.__wrapped__() == before
     (tmp_path / file).write_text("int x;")
-    after = _study.sources.__wrapped__()
+    after = _made_with.sources.__wrapped__()
     assert after != before
     (tmp_path / file).write_text("int y;")
-    assert _study.sources.__wrapped__() not in (before, after)
+    assert _made_with.sources.__wrapped__() not in (before, after)
+
+
+VALUES = [
+    0.1 + 0.2,
+    -0.0,
+    5e-324,
+    2**53 + 1,
+    2**70,
+    True,
+    None,
+    "text",
+    [0.1, 1e300],
+    [1, 2],
+    [1, 0.5],
+    [],
+    {"a": [None]},
+]
+
+
+def test_values_come_back_as_what_they_were(tmp_path):
+    """Also beside rows of other types, in one file or after files were gathered, and from a study that is resumed."""
+    made = {f"{i}": {"value": value, "more": i} for i, value in enumerate(VALUES)} | {
+        "none": {"value": None, "more": 1.5}
+    }
+    first = study(tmp_path)
+    for key, row in made.items():
+        first.row(key, lambda row=row: row)
+    first.close()
+    again = study(tmp_path)
+    for key, row in made.items():
+        found = again.row(key, lambda: {"value": "computed again"})
+        assert repr([found["value"], found["more"]]) == repr([row["value"], row["more"]])
+    assert len(list((tmp_path / "rows").iterdir())) < len(made)
+
+
+def squares(base, n):
+    return {"square": n * n + base}
+
+
+def test_many_cases_become_rows_in_order_and_those_of_a_stream_do_not(tmp_path):
+    cases = {f"n = {n}": (n,) for n in range(8)}
+    first = study(tmp_path, "--workers", "1")
+    half = dict(list(cases.items())[::2])
+    first.each(partial(squares, 1), half, needs=1)
+    first.close()
+    again = study(tmp_path, "--workers", "1")
+    rows = again.each(partial(squares, 100), cases, needs=1)  # needs do not say what the function holds
+    assert [r["square"] for r in rows] == [n * n + (100 if n % 2 else 1) for n in range(8)]
+    assert again.rows == rows
+    streamed = study(tmp_path / "other", "--workers", "1")
+    found = [r["square"] for r in streamed.stream(partial(squares, 0), ((str(n), (n,)) for n in range(2500)))]
+    assert found == [n * n for n in range(2500)]
+    assert streamed.rows == []
+    streamed.close()
+    assert len(list((tmp_path / "other" / "rows").iterdir())) == 1
+    resumed = study(tmp_path / "other", "--workers", "1").stream(
+        partial(squares, 7), ((str(n), (n,)) for n in range(2501))
+    )
+    assert [r["square"] for r in resumed] == [*found, 2500 * 2500 + 7]
+
+
+def test_an_error_names_its_case_and_rows_before_it_are_kept(tmp_path):
+    def fails(n):
+        if n == 3:
+            raise ZeroDivisionError("n = 3")
+        return {"n": n}
+
+    with pytest.raises(ZeroDivisionError) as found:
+        study(tmp_path, "--workers", "1").each(fails, {str(n): (n,) for n in range(5)})
+    assert found.value.__notes__ == ["in case '3'"]
+    kept = study(tmp_path, "--workers", "1").each(lambda n: {"n": -n}, {str(n): (n,) for n in range(3)})
+    assert [r["n"] for r in kept] == [0, -1, -2]  # another function's rows

@@ -7,12 +7,13 @@ Training of recurrent networks has local minima, so a single start says little. 
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
@@ -25,9 +26,13 @@ from controlrnn.identification.training.fit import identify
 from controlrnn.identification.training.result import FitResult
 from controlrnn.identification.training.settings import FitStatus
 from controlrnn.models import Model
+from controlrnn.records import write_atomic
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 from controlrnn.workers import Workers
+
+if TYPE_CHECKING:
+    from controlrnn.cluster import Client
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +68,11 @@ def identify_starts(
     starts: int = 5,
     seed: int = 0,
     jobs: int = 1,
+    client: Client | None = None,
     folder: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Starts:
-    """Call `identify` for ``build(seed)``, ``build(seed + 1)``, ...; the results do not depend on ``jobs``.
+    """Call `identify` for ``build(seed)``, ``build(seed + 1)``, ...; who computes them does not change the results.
 
     Args:
         build: Function that makes a model from a seed. With ``jobs`` > 1 it and the loss must be importable: a function
@@ -75,6 +81,8 @@ def identify_starts(
         starts: Number of starts.
         seed: Seed of the first model and its windows.
         jobs: Processes to use.
+        client: Client of a Dask cluster (`distributed.Client`) whose workers train instead. Data and options travel
+            once to each worker, a fit and its checkpoint to and fro; after Ctrl-C only what is in ``folder`` is kept.
         folder: Folder for checkpoints and finished fits; those that it holds already are not computed again.
         options: Further arguments of `identify`, except ``seed``, ``checkpoint`` and ``callbacks``.
 
@@ -82,19 +90,24 @@ def identify_starts(
         All fits; fewer than ``starts`` after Ctrl-C, the last ones with the best parameters that they had by then.
 
     Raises:
-        SettingError: An option is none of `identify`'s, or is set here.
+        SettingError: An option is none of `identify`'s, or is set here; several jobs are asked for beside a client.
+        ClusterError: The cluster has no workers, or its scheduler is gone.
         TrainingError: ``folder`` holds the state of another run.
     """
     starts, jobs, seed = count("starts", starts), count("jobs", jobs), checked_seed(seed)
     taken = sorted({"checkpoint", "callbacks"} & set(options))
     if taken:
         raise SettingError(f"identify_starts sets {', '.join(taken)} itself: pass folder to keep the state of training")
+    if jobs > 1 and client is not None:
+        raise SettingError(f"identify_starts takes the workers of its client, got {jobs} jobs as well: leave them out")
     with tempfile.TemporaryDirectory() as temporary:
         kept = Path(folder or temporary)
         kept.mkdir(parents=True, exist_ok=True)
         # Fits go through files in all cases, so that parallel and sequential runs return the same objects.
         tasks = [(build, dataset, options, s, kept) for s in range(seed, seed + starts)]
-        if jobs == 1:
+        if client is not None:
+            done = _on_cluster(client, tasks)
+        elif jobs == 1:
             done = []
             for task in tasks:
                 done.append(_one(task))
@@ -154,6 +167,32 @@ def _side_by_side(tasks: Sequence[_Task], jobs: int) -> list[bool]:
             if not ended[0]:
                 raise
             return [f.result() for f in futures[: [*ended, False].index(False)]]
+
+
+def _on_cluster(client: Client, tasks: Sequence[_Task]) -> list[bool]:
+    """Do the tasks on a cluster; fits are written as they come."""
+    from controlrnn import cluster
+
+    build, dataset, options, _, folder = tasks[0]
+
+    def written(_number: int, found: tuple[bool, dict[str, bytes]]) -> None:
+        for name, content in found[1].items():
+            write_atomic(folder / name, content)
+
+    sent = ((seed, {p.name: p.read_bytes() for p in folder.glob(f"*_{seed}.npz")}) for *_, seed, _ in tasks)
+    train = functools.partial(functools.partial, _apart, build, dataset, options)
+    return [finished for finished, _ in cluster.stream(client, train, sent, arrived=written)]
+
+
+def _apart(
+    build: Callable[[int], Model], dataset: Dataset, options: dict[str, Any], seed: int, files: dict[str, bytes]
+) -> tuple[bool, dict[str, bytes]]:
+    """`_one` in a folder of its own, from the files of that start; returns its result and its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            write_atomic(Path(folder, name), content)
+        finished = _one((build, dataset, options, seed, Path(folder)))
+        return finished, {path.name: path.read_bytes() for path in sorted(Path(folder).glob(f"*_{seed}.npz"))}
 
 
 _Task = tuple[Callable[[int], Model], Dataset, dict[str, Any], int, Path]

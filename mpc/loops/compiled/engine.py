@@ -55,15 +55,20 @@ class CompiledLoops:
 
     Raises:
         NotCompiledError: There is no compiler, or the controller has a part without C code.
+        SettingError: Others may access the folder.
+
+    Attributes:
+        files: The compiled code and its digest.
     """
 
     def __init__(self, plant: Plant, controller: TightenedMPC, folder: Path) -> None:
         self.plant, self.controller = plant, controller
         self._hooked = not callable(getattr(plant, "c_code", None))
         try:
-            self._library = library(_sources(plant, controller, self._hooked), folder)
+            sources = _sources(plant, controller, self._hooked)
         except SettingError as error:
             raise NotCompiledError(str(error)) from error
+        self._library, self.files = library(sources, folder)
         self._run = getattr(self._library, f"{_NAME}_loop")
         self._run.argtypes = [ctypes.POINTER(Call)]
         size = getattr(self._library, f"{_NAME}_loop_memory")

@@ -53,6 +53,20 @@ def test_processes_give_the_same_fits(data):
     assert [f.system.digest for f in one.fits] == [f.system.digest for f in two.fits]
 
 
+@pytest.mark.slow
+def test_a_cluster_gives_the_same_fits_and_finds_them_again(cluster_client, data, tmp_path):
+    here = identify_starts(build, data, starts=2, **OPTIONS)
+    there = identify_starts(build, data, starts=2, client=cluster_client, folder=tmp_path, **OPTIONS)
+    assert [f.system.digest for f in there.fits] == [f.system.digest for f in here.fits]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{k}_{n}.npz" for k in ("checkpoint", "fit") for n in "01"]
+    again = identify_starts(build, data, starts=2, client=cluster_client, folder=tmp_path, **OPTIONS)
+    assert [f.system.digest for f in again.fits] == [f.system.digest for f in here.fits]
+    with pytest.raises(TrainingError, match="different settings"):
+        identify_starts(build, data, starts=1, client=cluster_client, folder=tmp_path, **OPTIONS | {"steps": 30})
+    with pytest.raises(SettingError, match="workers of its client"):
+        identify_starts(build, data, starts=1, client=cluster_client, jobs=2, **OPTIONS)
+
+
 class _Seeded:
     def __init__(self, make):
         self.make = make

@@ -184,6 +184,22 @@ def test_processes_give_the_results_of_one(tightened):
         assert a.seed == b.seed
 
 
+@pytest.mark.slow
+def test_a_cluster_gives_the_results_of_one_process(cluster_client, tightened):
+    make, seen = partial(build, steps=5), []
+    alone = monte_carlo(make, [0, 1, 2])
+    there = monte_carlo(make, [0, 1, 2], client=cluster_client, progress=lambda *done: seen.append(done))
+    for a, b in zip(alone.results, there.results, strict=True):
+        np.testing.assert_array_equal(a.y, b.y)
+        np.testing.assert_array_equal(a.u, b.u)
+        assert a.seed == b.seed
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    with pytest.raises(SettingError, match="workers of its client, got 2"):
+        monte_carlo(make, [0], client=cluster_client, workers=2)
+    with pytest.raises(SettingError, match="client must be"):
+        monte_carlo(make, [0], client="tcp://127.0.0.1:8786")
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from mpc_networks import LurePlant, NormContraction, elman, signals
 from one_tank import innovating, running, tank
 
 from controlrnn.certification import certify_contraction
-from controlrnn.errors import DataError
+from controlrnn.errors import DataError, SettingError
 from mpc import (
     ActuatorOffset,
     ClosedLoopSetup,
@@ -242,7 +245,32 @@ def test_monte_carlo_is_the_same_with_either_engine_and_any_number_of_processes(
     for name in mine.keys() - {n for n in mine if n.startswith("solve_time")}:
         assert theirs[name] == pytest.approx(mine[name], abs=1e-9), name
     assert len(list(tmp_path.glob("*.so"))) == 2  # compiled once here, with other flags, and once for both workers
-    assert not [p for p in tmp_path.iterdir() if p.suffix != ".so"]
+    assert {p.suffix for p in tmp_path.iterdir()} == {".so", ".sha256"}
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_code_travels_to_the_workers_of_a_cluster(cluster_client, tmp_path, monkeypatch):
+    monkeypatch.undo()  # workers compile with the flags of the library: what came with them fits
+    folder, setups = tmp_path / "code", {"engine": "compiled", "compiled_in": tmp_path / "code"}
+    here = monte_carlo(shared, range(4), **setups)
+    there = monte_carlo(partial(shared_where_nobody_compiles, str(tmp_path)), range(4), client=cluster_client, **setups)
+    for mine, theirs in zip(here.results, there.results, strict=True):
+        equal(theirs, mine, atol=0.0)
+    assert len(list(folder.glob("*.so"))) == 1
+    assert not (tmp_path / "compiled again").exists()
+
+
+def shared_where_nobody_compiles(folder):
+    """`shared`, in a process other than the tests' with a compiler that tells its version and notes any other call."""
+    if multiprocessing.parent_process() is not None:
+        script = Path(folder, "cc")
+        if not script.exists():
+            text = f'#!/bin/sh\n[ "$1" = --version ] || touch "{folder}/compiled again"\nexec {compiler()} "$@"\n'
+            script.write_text(text)
+            script.chmod(0o755)
+        library.compiler = lambda: str(script)
+    return shared()
 
 
 @needs_compiler
@@ -253,10 +281,42 @@ def test_code_is_compiled_once_for_a_controller_and_anew_for_another(tmp_path, m
     kept(lambda: networked("tightened"))
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == made
     kept(lambda: networked("nominal"))
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 4
     monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-DOTHER"))
     kept(lambda: setup)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@needs_compiler
+@pytest.mark.parametrize("spoiled", ["library", "digest", "no digest"])
+def test_what_is_in_the_folder_but_was_not_compiled_is_not_loaded(spoiled, tmp_path, caplog):
+    setup, kept = networked("tightened"), partial(monte_carlo, seeds=[0], engine="compiled", compiled_in=tmp_path)
+    expected = kept(lambda: setup)
+    (library_file,), (digest_file,) = tmp_path.glob("*.so"), tmp_path.glob("*.sha256")
+    good = library_file.read_bytes(), digest_file.read_text()
+    if spoiled == "library":
+        library_file.unlink()  # the old one is mapped into this process
+        library_file.write_bytes(b"something that somebody else put there")
+    if spoiled == "digest":
+        digest_file.write_text("0" * 64)
+    if spoiled == "no digest":
+        digest_file.unlink()
+    found = kept(lambda: setup)
+    equal(found.results[0], expected.results[0], atol=0.0)
+    assert "is not what was compiled" in caplog.text
+    assert (library_file.read_bytes(), digest_file.read_text()) == good
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="rights are no bits of a mode here")
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o707])
+def test_a_folder_that_others_may_access_is_refused(mode, tmp_path):
+    folder = tmp_path / "code"
+    folder.mkdir(mode=0o700)
+    folder.chmod(mode)
+    setup = networked("tightened")
+    with pytest.raises(SettingError, match=f"for you alone .mode 700., got {folder} of user .* with mode {mode:o}"):
+        monte_carlo(lambda: setup, [0], engine="compiled", compiled_in=folder)
 
 
 @pytest.mark.parametrize("why", ["compiler", "observer", "broken compiler"])

@@ -1,0 +1,211 @@
+"""Rows of a study as Parquet files in its folder: stored as they come, found again by their mark, read as they are.
+
+A file holds rows of the same columns and types, so that every value comes back as what it was: whole numbers, real
+numbers to the last bit, texts, flags, nothing, lists of one kind; anything nested is JSON text in its column. Files are
+written whole or not at all. Small ones are gathered from time to time, after which the old ones go.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from controlrnn.errors import StorageError
+from controlrnn.records import write_atomic
+
+MARK = "stored_mark"  # column of the mark
+SOON = 0.3  # seconds that a row may wait for others to be written with it
+MANY, LARGE = 40, 20_000  # files of one kind that are gathered; rows of a file that stays as it is
+_SCALARS = {
+    "null": pa.null(), "flag": pa.bool_(), "whole": pa.int64(), "real": pa.float64(), "text": pa.string(),
+    "json": pa.string(), "mark": pa.string(),
+}  # fmt: skip
+_LISTED = ("flag", "whole", "real", "text")
+_KIND = b"kind"
+Kinds = tuple[tuple[str, str], ...]  # names and kinds of the columns
+
+
+class StoredRows:
+    """Rows in a folder, by mark.
+
+    Args:
+        folder: The folder.
+        fresh: Whether to delete what is there.
+        say: Called with what went wrong: a damaged file, a row that cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = False, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._new: defaultdict[Kinds, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+        self._waiting: dict[str, dict[str, Any]] = {}
+        self._files: dict[Path, Kinds] = {}
+        self._place: dict[bytes, tuple[Path, int]] = {}
+        self._open: tuple[Path, pa.Table] | None = None
+        for path in sorted(folder.glob("rows-*.parquet")):
+            if fresh:
+                path.unlink()
+                continue
+            try:
+                self._note(path, pq.read_schema(path), pq.read_table(path, page_checksum_verification=True))
+            except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+                say(f"{path.name} cannot be read ({str(error).splitlines()[0]}): its rows are computed again")
+
+    def __len__(self) -> int:
+        return len(self._place) + len(self._waiting)
+
+    def __contains__(self, mark: str) -> bool:
+        return mark in self._waiting or _short(mark) in self._place
+
+    def get(self, mark: str) -> dict[str, Any] | None:
+        """Row with this mark, or None.
+
+        Raises:
+            StorageError: Its file has gone since the rows were read.
+        """
+        with self._lock:
+            if mark in self._waiting:
+                return dict(self._waiting[mark])
+            if (place := self._place.get(_short(mark))) is None:
+                return None
+            path, at = place
+            if self._open is None or self._open[0] != path:
+                try:
+                    self._open = path, pq.read_table(path, page_checksum_verification=True)
+                except (pa.ArrowException, OSError) as error:
+                    raise StorageError(
+                        f"{path} was there when the study began and cannot be read now: {error}"
+                    ) from error
+            return _row(self._open[1], at)
+
+    def put(self, mark: str, row: Mapping[str, Any], *, now: bool = True) -> None:
+        """Store a row.
+
+        Args:
+            mark: Its mark.
+            row: JSON values by name.
+            now: Whether to write it at once, instead of soon and together with others.
+        """
+        with self._lock:
+            self._waiting[mark] = dict(row)
+            self._new[_kinds(row)].append((mark, dict(row)))
+            if now or sum(map(len, self._new.values())) >= 1000:
+                self.write()
+            elif self._timer is None:
+                self._timer = threading.Timer(SOON, self.write)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def write(self) -> None:
+        """Write all rows that wait."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            new, self._new = self._new, defaultdict(list)
+            for kinds, rows in new.items():
+                schema = _schema(kinds)
+                arrays = [pa.array([m for m, _ in rows], pa.string())]
+                arrays += [pa.array([_encoded(r[f.name], f) for _, r in rows], f.type) for f in list(schema)[1:]]
+                try:
+                    self._write(pa.Table.from_arrays(arrays, schema=schema))
+                except StorageError as error:  # they stay in memory, for this run
+                    self._say(f"{error}; the study goes on, but {len(rows)} rows are not kept for a next run")
+                else:
+                    for mark, _ in rows:
+                        self._waiting.pop(mark, None)
+            self._gather(MANY)
+
+    def close(self) -> None:
+        """Write what waits, and gather small files."""
+        with self._lock:
+            self.write()
+            self._gather(1)
+
+    def _write(self, table: pa.Table) -> None:
+        content = io.BytesIO()
+        pq.write_table(table, content, write_page_checksum=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = write_atomic(
+            self._folder / f"rows-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet", content.getvalue()
+        )
+        self._note(path, table.schema, table)
+
+    def _note(self, path: Path, schema: pa.Schema, marks: pa.Table) -> None:
+        self._files[path] = tuple((f.name, f.metadata[_KIND].decode()) for f in schema)
+        for at, mark in enumerate(marks.column(MARK)):
+            self._place[_short(mark.as_py())] = path, at
+
+    def _gather(self, most: int) -> None:
+        """Gather small files of one kind into one where there are more than ``most``."""
+        kinds: defaultdict[Kinds, list[Path]] = defaultdict(list)
+        for path, kind in self._files.items():
+            kinds[kind].append(path)
+        for paths in kinds.values():
+            if len(paths) <= most:
+                continue
+            try:
+                small = [p for p in paths if pq.read_metadata(p).num_rows < LARGE]
+                if len(small) > 1:
+                    self._write(pa.concat_tables([pq.read_table(p, page_checksum_verification=True) for p in small]))
+                    self._open = None
+                    for path in small:
+                        del self._files[path]
+                        path.unlink(missing_ok=True)
+            except (pa.ArrowException, OSError) as error:
+                self._say(f"rows stay in many files: {error}")
+
+
+def _short(mark: str) -> bytes:
+    """A mark in few bytes."""
+    return bytes.fromhex(mark)[:16]
+
+
+def _kind(value: Any) -> str:
+    """Kind of a JSON value; ``list of KIND`` where all of its items are of one that has a column."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "flag"
+    if isinstance(value, int):
+        return "whole" if -(2**63) <= value < 2**63 else "json"
+    if isinstance(value, float):
+        return "real"
+    if isinstance(value, str):
+        return "text"
+    kinds = {_kind(item) for item in value} if isinstance(value, list) else set()
+    return f"list of {kinds.pop()}" if len(kinds) == 1 and kinds <= set(_LISTED) else "json"
+
+
+def _kinds(row: Mapping[str, Any]) -> Kinds:
+    return ((MARK, "mark"), *((name, _kind(value)) for name, value in row.items()))
+
+
+def _schema(kinds: Kinds) -> pa.Schema:
+    fields = []
+    for name, kind in kinds:
+        of = kind.removeprefix("list of ")
+        column = _SCALARS[of] if of == kind else pa.list_(_SCALARS[of])
+        fields.append(pa.field(name, column, metadata={_KIND: kind.encode()}))
+    return pa.schema(fields)
+
+
+def _encoded(value: Any, field: pa.Field) -> Any:
+    return json.dumps(value) if field.metadata[_KIND] == b"json" else value
+
+
+def _row(table: pa.Table, at: int) -> dict[str, Any]:
+    (found,) = table.slice(at, 1).to_pylist()
+    of_json = {f.name for f in table.schema if (f.metadata or {}).get(_KIND) == b"json"}
+    return {k: json.loads(v) if k in of_json else v for k, v in found.items() if k != MARK}
