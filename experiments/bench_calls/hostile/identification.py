@@ -43,9 +43,9 @@ def identification_calls(kit: Kit) -> Iterator[Call]:
     yield call(f"{at}.identify", identification.identify, 0.15, model=model, dataset=kit.dataset, loss=loss,
                 _infinite=nan, _varies=("seconds", "model"), **options)  # fmt: skip
     yield call(f"{at}.identify_starts", identification.identify_starts, 0.05, build=_elman,
-                dataset=kit.dataset, loss=loss, starts=2, seed=0, jobs=1, steps=1, batch_size=1, window=8,
+                dataset=kit.dataset, loss=loss, starts=2, seed=0, jobs=1, client=None, steps=1, batch_size=1, window=8,
                 _infinite=nan, _varies=("seconds", "model"),
-                _spoils=("starts", "seed", "steps", "batch_size", "window"))  # fmt: skip
+                _spoils=("starts", "seed", "client", "steps", "batch_size", "window"))  # fmt: skip
     yield call(f"{at}.Settings", identification.Settings, **fields_of(identification.Settings(
         window=10, patience=3, skip=4, start_horizon=4, shooting=5)))  # fmt: skip
     yield call(f"{at}.Scores.of", identification.Scores.of, measured=r[0].y, simulated=r[1].y, skip=1,
