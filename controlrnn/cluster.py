@@ -139,7 +139,7 @@ _makers: dict[str, Callable[[], Callable[..., Any]]] = {}  # of a worker process
 _made: dict[str, Callable[..., Any]] = {}
 
 
-class Shared(distributed.WorkerPlugin):
+class Shared(distributed.WorkerPlugin):  # type: ignore[misc]  # untyped
     """What all tasks of one kind share; the scheduler hands it to every worker, also to those that join later.
 
     Args:

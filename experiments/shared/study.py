@@ -78,7 +78,8 @@ class Study:
         self._rows: dict[str, Row] = {}
         self._targets: dict[str, dict[str, Any]] = {}
         self._stored = StoredRows(self.out / "rows", fresh=fresh, say=self.say)
-        self._cluster, self._client = ExitStack(), None
+        self._cluster = ExitStack()
+        self._client: Client | None = None
         self._began = time.perf_counter()
 
     @classmethod
@@ -212,7 +213,9 @@ class Study:
 
             def known() -> Iterator[Row]:
                 while order and not order[0][1]:
-                    yield self._stored.get(order.popleft()[0])
+                    row = self._stored.get(order.popleft()[0])
+                    assert row is not None  # it was there when its case was drawn
+                    yield row
                     bar.initial += 1  # does not count in the rate
                     bar.update()
 

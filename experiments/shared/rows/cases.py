@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import operator
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,10 +58,7 @@ def importable(function: Callable[..., Any]) -> Callable[..., Any]:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if getattr(function, "__module__", None) != "__main__" or spec is None:
         return function
-    found: Any = importlib.import_module(spec.name)
-    for part in function.__qualname__.split("."):
-        found = getattr(found, part)
-    assert callable(found)
+    found: Callable[..., Any] = operator.attrgetter(function.__qualname__)(importlib.import_module(spec.name))
     return found
 
 
