@@ -137,7 +137,8 @@ def loop_calls(kit: Kit) -> Iterator[Call]:
     yield call("mpc.run_closed_loop", _closed_loop, 0.5, plant=kit.plant, controller=kit.controller, **loop,
                 _infinite=nan, _varies=varies)  # fmt: skip
     yield call("mpc.monte_carlo", mpc.monte_carlo, 0.2, build=partial(_setup, kit), seeds=[1, 2], workers=1,
-                client=None, engine="python", _spoils=("seeds", "build", "client"), _infinite=nan, _varies=varies)  # fmt: skip
+                client=None, engine="python", _spoils=("seeds", "build", "client"), _infinite=nan,
+                _varies=varies)  # fmt: skip
     weights = {"output_weight": 1.0, "input_move_weight": np.full(NU, 0.1), "horizon": N, "control_horizon": 2,
                "terminal_weight": 1.0, "input_price": 0.1, "output_price": np.zeros(NY), "input_weight": 0.1,
                "input_reference": 0.0, "measured_inputs": ("u2",), "move_limit": 0.5, "soft": (True,) * NY,
