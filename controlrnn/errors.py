@@ -31,6 +31,10 @@ class FileFormatError(ControlRnnError, ValueError):
     """A file is not what it claims to be: wrong kind, unknown version, damaged or altered content."""
 
 
+class ForeignPackageError(ControlRnnError, ImportError):
+    """Another package has the name of one of ours, `mpc` or `plants`, and hides it."""
+
+
 class StorageError(ControlRnnError, OSError):
     """A file cannot be read or written: no permission, disk full, a folder in its place; the message says which."""
 

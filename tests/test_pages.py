@@ -1,8 +1,10 @@
 """What the pages say is true: every block of Python runs, every command, link and test that is named exists."""
 
 import builtins
+import contextlib
 import io
 import re
+import shlex
 import tokenize
 from pathlib import Path
 from unittest import SkipTest
@@ -10,7 +12,9 @@ from urllib.parse import urlparse
 
 import pytest
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
+
+from controlrnn.command.app import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -27,16 +31,37 @@ FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 def with_code(pages):
     for page in pages:
-        if "```python" in PAGES[page] and page != "README.md":  # that one runs in test_readme.py
+        runs = "```python" in PAGES[page] or re.search(r"^controlrnn ", PAGES[page], re.MULTILINE)
+        if runs and page != "README.md":  # that one runs in test_readme.py
             yield pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW))
 
 
+def run_console(example):
+    """Run the lines of a console block that call our command; ``# exit 4`` behind a call is the code that it ends with.
+
+    The others are looked at by `test_blocks_say_what_they_are`.
+    """
+    for line in example.parsed.splitlines():
+        call, _, said = line.partition("#")
+        if not call.startswith("controlrnn "):
+            continue
+        words, _, target = call.partition(">")
+        expected = re.search(r"exit (\d+)", said)
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit) as end:
+            main(shlex.split(words)[1:])
+        assert (end.value.code or 0) == (int(expected[1]) if expected else 0), line
+        if target.strip():
+            Path(target.strip()).write_text(shown.getvalue())
+
+
 @pytest.mark.parametrize("page", list(with_code(PAGES)))
-def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
+def test_code_on_the_page_runs(page, tmp_path, monkeypatch):
     """Block after block, in one namespace. What cannot run says why: ``<!-- skip: next "reason" -->``."""
     monkeypatch.chdir(tmp_path)
     ran, reasons = 0, []
-    for example in Sybil(parsers=[PythonCodeBlockParser(), SkipParser()]).parse(ROOT / page).examples():
+    parsers = [PythonCodeBlockParser(), CodeBlockParser(language="console", evaluator=run_console), SkipParser()]
+    for example in Sybil(parsers=parsers).parse(ROOT / page).examples():
         try:
             example.evaluate()
             ran += 1
@@ -53,6 +78,8 @@ def test_blocks_say_what_they_are(page):
         if language == "console":
             for line in text.splitlines():
                 assert_there_is(line.split("#")[0].strip(), page)
+                if line.startswith("controlrnn "):
+                    assert page == "README.md" or page in RUN, f"{page}: {line} is run by no test"
     assert len(re.findall(r"^ *```", PAGES[page], re.MULTILINE)) == 2 * len(FENCE.findall(PAGES[page])), page
 
 
@@ -66,7 +93,7 @@ def assert_there_is(command, page):
     for module in re.findall(r"python -m (experiments\.\w+)", command):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or path.is_dir(), f"{page}: {command}"
-    words = ("make", "pip install", "python -m", "export", ". .venv", ".ci/run", "uv pip")
+    words = ("make", "pip install", "python -m", "export", ". .venv", ".ci/run", "uv pip", "controlrnn ")
     assert not command or re.sub(r"^[A-Z_]+=\S+ ", "", command).startswith(words), f"{page}: what is {command!r}?"
 
 
@@ -108,7 +135,9 @@ def test_names_on_the_pages_are_names_in_the_code():
     known, stale = identifiers(), []
     for page, text in PAGES.items():
         for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", FENCE.sub("", text)):
-            if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*(\(.*\))?", code) and not code.endswith((".md", ".cfg")):
+            if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*(\(.*\))?", code) and not code.endswith(
+                (".md", ".cfg", ".npz", ".py")
+            ):
                 stale += [
                     f"{page}: {code}"
                     for name in code.split("(")[0].split(".")
@@ -117,4 +146,5 @@ def test_names_on_the_pages_are_names_in_the_code():
     assert not stale, "\n".join(stale)
 
 
+RUN = {param.values[0] for param in with_code(PAGES)}
 TESTS = "".join(p.read_text() for p in sorted((ROOT / "tests").rglob("test_*.py")))

@@ -23,11 +23,13 @@ from experiments.bench_calls.hostile.library import (
     system_calls,
 )
 from experiments.bench_calls.hostile.reports import report_calls
+from experiments.bench_calls.hostile.road import road_calls
 
 PACKAGES = (
     "plants", "plants.excitation", "controlrnn.data", "controlrnn.systems", "controlrnn.export",
     "controlrnn.greybox", "controlrnn.report",
-    "controlrnn.identification", "controlrnn.certification", "controlrnn.models", "controlrnn.kernels", "mpc",
+    "controlrnn.identification", "controlrnn.certification", "controlrnn.models", "controlrnn.kernels",
+    "controlrnn.road", "mpc",
 )  # fmt: skip
 # Public names that no user calls with arguments: protocols, base classes, and plain containers that are made anew
 # at every step of a controller, solver or optimiser.
@@ -40,6 +42,7 @@ UNCALLED = {
     "controlrnn.certification": ("Certificate",),
     "controlrnn.models": ("Model",),
     "controlrnn.greybox": ("GreyBoxFit", "Traced"),
+    "controlrnn.road": ("Draft", "Entry", "RoadFile", "Verdict"),
     "mpc": (
         "ActuatorFault",
         "Backend",
@@ -73,6 +76,7 @@ def calls(kit: Kit) -> list[Call]:
         control_functions,
         loop_calls,
         control_methods,
+        road_calls,
     ):
         found += part(kit)
     return found + [c for package in PACKAGES for c in enum_calls(package)]

@@ -1,0 +1,1 @@
+"""The console command ``controlrnn``: the road from measurements to a controller, a stage a command."""

@@ -1,0 +1,53 @@
+"""Report of a road: what its folder holds, as the page that `controlrnn.report` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from controlrnn.report import Parts, write_report
+from controlrnn.road.data.splitting import signals_of
+from controlrnn.road.ledger import Stage
+from controlrnn.road.road import Road
+
+
+def write_page(road: Road, path: Path) -> None:
+    """Write the report of a road whose loops have run.
+
+    Args:
+        road: The road.
+        path: The HTML file.
+    """
+    inputs, outputs = signals_of(road.file)
+    certificates = {"contraction": road.contraction, "predictions": road.certificate}
+    loops: dict[str, Any] = {"tightened": road.loops}
+    if road.nominal_loops is not None:
+        loops["not tightened"] = road.nominal_loops
+    entries = road.ledger.entries
+    tightening: Any = road.tightening  # what the report asks of one is a protocol of plain attributes
+    write_report(
+        Parts(
+            title=f"From {', '.join(Path(s.path).name for s in road.file.data.sources)} to a controller",
+            about="May this controller run, and what holds its limits? " + entries[str(Stage.CERTIFY)].words[-2] + ".",
+            inputs=inputs,
+            outputs=outputs,
+            data=road.data,
+            checked=road.data_report,
+            fit=road.fit,
+            certificates=certificates,
+            model_error=road.model_error,
+            observer=road.observer,
+            tightening=tightening,
+            loops=loops,
+            files={
+                "model": "model.npz",
+                "certificate, contraction": "contraction.npz",
+                "certificate, predictions": "horizon.npz",
+                "model error": "model_error.npz",
+                "tightening": "tightening.npz",
+            },
+            verify=[f"controlrnn verify {road.folder}"],
+            notes={name: "; ".join(entry.words) for name, entry in entries.items() if name in ("certify", "simulate")},
+        ),
+        path,
+    )

@@ -1,0 +1,302 @@
+"""The whole road on a small tank: what is made is verified, kept, redone where it must be, and opened again."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_road import QUICK, set_fields, write_csv
+
+import controlrnn
+import mpc
+from controlrnn.errors import (
+    CertificationError,
+    DataError,
+    FileFormatError,
+    InfeasibleError,
+    MissingDataError,
+    SettingError,
+    StorageError,
+)
+from controlrnn.road import Road, Stage, draft_road, open_road, run_road, verify_folder
+
+DONE = [Stage.CHECK, Stage.IDENTIFY, Stage.CERTIFY, Stage.TIGHTEN, Stage.SIMULATE]
+
+
+class Seen:
+    """What a run did and what it kept."""
+
+    def __init__(self):
+        self.made, self.kept, self.moved = [], [], []
+
+    def begins(self, stage):
+        self.made.append(stage)
+
+    def ends(self, stage, entry, kept):  # noqa: ARG002
+        if kept:
+            self.kept.append(stage)
+
+    def moves(self, done, total):
+        self.moved.append((done, total))
+
+    def search(self):
+        return ()
+
+
+def drive(place, until=Stage.SIMULATE, **options):
+    seen = Seen()
+    road = Road.made(place / "road.toml", place / "road")
+    run_road(road, place, until=until, listener=seen, **options)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished road; tests that change something take a copy."""
+    place = tmp_path_factory.mktemp("road")
+    write_csv(place / "tank.csv")
+    (place / "road.toml").write_text(draft_road([place / "tank.csv"], base=place).text)
+    set_fields(place / "road.toml", **QUICK)
+    seen = drive(place)
+    assert seen.made == DONE
+    assert seen.moved[-1] == (4, 4)
+    return place
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_what_is_made_holds(finished):
+    verdicts = verify_folder(finished / "road")
+    assert len(verdicts) == 7
+    assert all(v.holds for v in verdicts), verdicts
+
+
+def test_a_folder_opens_as_objects(finished):
+    road = controlrnn.open(finished / "road")
+    assert road.certificate.verify(road.system) > 0
+    assert road.contraction.verify(road.system) > 0
+    assert road.tightening.verified
+    assert road.fit.entry("arx").system.nx > 0
+    np.testing.assert_allclose(
+        road.tightening.total,
+        road.model_error.bounds + road.certificate.bounds[-len(road.model_error.bounds) :],
+        rtol=1e-9,
+    )
+    # Limits, channels and horizon are those of the file.
+    given = road.file.outputs[0]
+    assert [(s.name, s.unit, s.lower, s.upper) for s in road.predictor.outputs] == [
+        ("level", "cm", given.lower, given.upper)
+    ]
+    assert road.controller().horizon == 8
+    assert len(road.loops.results) == len(road.nominal_loops.results) == 2
+    assert road.loops.results[0].steps == 12 * len(given.reference)
+    np.testing.assert_allclose(road.loops.results[0].bounds, road.tightening.total)
+    assert not road.nominal_loops.results[0].bounds.any()
+    assert road.data.train[0].inputs[0].label == "pump [L/min]"
+    assert "5 of 6 stages" in repr(road)
+
+
+def test_tightened_loops_keep_limits_that_others_leave(finished):
+    road = open_road(finished / "road")
+    assert road.loops.runs_with_violation == 0
+    assert road.nominal_loops.runs_with_violation > 0
+    assert all(r.certified.all() for r in road.loops.results)
+    # The reference is the limit itself for a quarter of the time.
+    assert max(r.reference.max() for r in road.loops.results) == road.file.outputs[0].upper
+
+
+def test_a_controller_of_the_folder_steps(finished):
+    controller = open_road(finished / "road").controller()
+    step = controller.step(np.array([10.0]), [12.0])
+    assert np.isfinite(step.u).all()
+
+
+def test_nothing_is_done_twice(place):
+    seen = drive(place)
+    assert seen.made == []
+    assert seen.kept == DONE
+    assert drive(place, until=Stage.TIGHTEN, redo=True).made == [Stage.TIGHTEN]
+    # The same came out again, so that the loops after it are as they were.
+    assert drive(place).made == []
+
+
+def test_only_what_changed_is_redone(place):
+    set_fields(place / "road.toml", loops=1)
+    assert drive(place).made == [Stage.SIMULATE]
+    set_fields(place / "road.toml", coverage=0.7)
+    assert drive(place).made == [Stage.TIGHTEN, Stage.SIMULATE]
+    set_fields(place / "road.toml", move_weight=0.02)
+    assert drive(place).made == [Stage.SIMULATE]
+    with (place / "road.toml").open("a") as file:
+        file.write("# another comment\n")
+    assert drive(place).made == []
+
+
+def test_a_new_limit_starts_no_new_search(place):
+    road = open_road(place / "road")
+    old = road.file.outputs[0]
+    text = (place / "road.toml").read_text()
+    assert text.count(f"upper = {old.upper} ") == 1
+    (place / "road.toml").write_text(text.replace(f"upper = {old.upper} ", f"upper = {old.upper - 0.5} "))
+    seen = drive(place, until=Stage.TIGHTEN)
+    assert seen.kept == [Stage.CHECK, Stage.IDENTIFY]
+    assert open_road(place / "road").predictor.outputs[0].upper == old.upper - 0.5
+
+
+def test_new_data_are_noticed(place):
+    with (place / "tank.csv").open("a") as file:
+        file.write("6000,2.0,10.0\n")
+    assert drive(place, until=Stage.CHECK).made == [Stage.CHECK]
+
+
+def test_a_file_that_was_changed_is_made_anew(place):
+    (place / "road" / "model_error.npz").unlink()
+    assert not verify_folder(place / "road")[0].holds
+    assert drive(place).made == [Stage.TIGHTEN]
+    assert all(v.holds for v in verify_folder(place / "road"))
+
+
+def test_interrupted_stages_leave_the_others(place, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mpc, "calibrate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        drive(place, until=Stage.TIGHTEN, redo=True)
+    monkeypatch.undo()
+    assert drive(place).made == []  # what was there before is there still
+
+
+def forged(place, stage, name, change):
+    """Change a result and its checksums, as someone could who wants it to look right."""
+    road = open_road(place / "road")
+    path = place / "road" / name
+    change(road).save(path)
+    ledger = json.loads((place / "road" / "road.json").read_text())
+    ledger["stages"][stage]["files"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (place / "road" / "road.json").write_text(json.dumps(ledger))
+    return verify_folder(place / "road")
+
+
+def smaller(result, name):
+    return replace(result, **{name: 0.9 * np.asarray(getattr(result, name))})
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "change", "fails"),
+    [
+        ("tighten", "model_error.npz", lambda r: smaller(r.model_error, "bounds"), "model error follows"),
+        ("tighten", "tightening.npz", lambda r: smaller(r.tightening, "model_error"), "tightening is the sum"),
+        ("certify", "horizon.npz", lambda r: smaller(r.certificate, "bounds"), "prediction errors"),
+        ("certify", "contraction.npz", lambda r: smaller(r.contraction, "rate"), "forgets its start"),
+    ],
+)
+def test_what_was_forged_fails(place, stage, name, change, fails):
+    verdicts = forged(place, stage, name, change)
+    assert verdicts[0].holds  # its checksum is right
+    wrong = [v for v in verdicts if not v.holds]
+    assert any(fails in v.claim for v in wrong), verdicts
+
+
+def test_verifying_needs_neither_torch_nor_a_solver(finished):
+    heavy = {"torch", "cvxpy", "clarabel", "daqp", "do_mpc", "osqp", "scs", "highspy", "matplotlib"}
+    code = (
+        f"import sys; from controlrnn.command.app import main\ntry:\n  main(['verify', {str(finished / 'road')!r}])\n"
+        f"except SystemExit as end:\n  assert not end.code, end\nprint(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.count("holds: ") == 7
+
+
+def test_no_room_is_said_with_advice(place):
+    old = open_road(place / "road").file.outputs[0]
+    text = (place / "road.toml").read_text().replace(f"lower = {old.lower} ", f"lower = {old.upper - 1.0} ")
+    (place / "road.toml").write_text(text)
+    with pytest.raises(InfeasibleError, match=r"leaves nothing of output 'level'(.|\n)*largest is the model error"):
+        drive(place, until=Stage.TIGHTEN)
+
+
+def test_too_much_coverage_is_refused(place):
+    set_fields(place / "road.toml", coverage=0.99)
+    with pytest.raises(DataError, match="99"):
+        drive(place, until=Stage.TIGHTEN)
+
+
+def test_no_certificate_is_said_with_advice(place, monkeypatch):
+    import controlrnn.certification as certification
+
+    def none(*arguments, **options):
+        raise CertificationError("the system cannot be shown to contract")
+
+    monkeypatch.setattr(certification, "certify_contraction", none)
+    set_fields(place / "road.toml", room=0.2)
+    with pytest.raises(CertificationError, match=r"no model could be certified(.|\n)*cannot be shown(.|\n)*families"):
+        drive(place, until=Stage.CERTIFY)
+    assert str(Stage.IDENTIFY) in open_road(place / "road").ledger.entries
+
+
+def test_faults_in_the_data_stop_the_road(place):
+    lines = (place / "tank.csv").read_text().splitlines()
+    still = [lines[0], *(",".join([*line.split(",")[:2], "7.5"]) for line in lines[1:])]
+    (place / "tank.csv").write_text("\n".join(still) + "\n")
+    with pytest.raises(DataError, match=r"level(.|\n)*never moves(.|\n)*faults = \"accept\""):
+        drive(place, until=Stage.CHECK)
+
+
+def test_a_plant_of_ones_own(place):
+    (place / "my_tank.py").write_text(
+        "from plants import MultiTank\n\ndef tank():\n    return MultiTank(1, dt=10.0, level_limit=20.0)\n"
+    )
+    set_fields(place / "road.toml", plant='"my_tank:tank"', loops=1)
+    with pytest.raises(SettingError, match=r"pump|input"):  # its channels are called otherwise
+        drive(place)
+    signals = "Signal('pump', 'L/min', 0.0, 6.0)", "Signal('level', 'cm', 0.0, 60.0)"
+    (place / "my_tank.py").write_text(
+        "from dataclasses import dataclass\nfrom plants import MultiTank, Signal\n\nclass Tank(MultiTank):\n"
+        f"    inputs = property(lambda self: ({signals[0]},))\n    outputs = property(lambda self: ({signals[1]},))\n\n"
+        "def tank():\n    return Tank(1, dt=10.0, level_limit=20.0)\n"
+    )
+    sys.modules.pop("my_tank", None)
+    assert drive(place).made == [Stage.SIMULATE]
+    (loop,) = open_road(place / "road").loops.results
+    assert (loop.readings != loop.y[:-1]).any()  # noise, from the data
+    for name, said in (
+        ("nowhere:tank", "cannot import"),
+        ("my_tank:pond", "pond"),
+        ("json:dumps", "without arguments"),
+    ):
+        set_fields(place / "road.toml", plant=f'"{name}"')
+        with pytest.raises(SettingError, match=said):
+            drive(place)
+
+
+def test_two_processes_do_not_share_a_folder(place):
+    fcntl = pytest.importorskip("fcntl", reason="files are locked otherwise on Windows")
+    with (place / "road" / ".running").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="another process"):
+            drive(place)
+
+
+def test_what_is_no_road(place, tmp_path):
+    with pytest.raises(MissingDataError, match="controlrnn run"):
+        open_road(tmp_path)
+    (place / "road" / "road.json").write_text('{"format": 1, "stages": [1]}')
+    with pytest.raises(FileFormatError, match="no ledger"):
+        drive(place)
+    (place / "road" / "road.json").write_text('{"format": 7, "stages": {}}')
+    with pytest.raises(FileFormatError, match="format 7"):
+        drive(place)
+    (place / "road" / "road.json").unlink()
+    with pytest.raises(MissingDataError, match="certify"):
+        _ = open_road(place / "road").system
