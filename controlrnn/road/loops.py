@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,25 @@ def _filled(errors: Array) -> Array:
         last = np.maximum.accumulate(np.where(~np.isnan(column), np.arange(len(column)), -1))
         column[:] = column[np.where(last < 0, known[0], last)]
     return filled
+
+
+class WithLimits:
+    """Plant with the output limits of a road file, which are the ones to be kept, in place of its own.
+
+    Args:
+        plant: The plant.
+        outputs: Outputs of the road file.
+    """
+
+    def __init__(self, plant: Any, outputs: Sequence[Signal]) -> None:
+        self._plant = plant
+        # Names and units stay the plant's, so that those of another one are noticed.
+        own = tuple(plant.outputs)
+        pairs = zip(own, outputs, strict=False)  # another number of them is refused by whoever runs loops
+        self.outputs = tuple(replace(o, lower=s.lower, upper=s.upper) for o, s in pairs) + own[len(outputs) :]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plant, name)
 
 
 def plant_of(name: str, base: Path) -> Any:

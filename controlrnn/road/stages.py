@@ -25,6 +25,7 @@ from controlrnn.road.file.schema import RoadFile
 from controlrnn.road.ledger import Entry, Stage, key_of, sha_of
 from controlrnn.road.loops import (
     RecordedErrors,
+    WithLimits,
     loop_words,
     measured_inputs,
     plant_of,
@@ -305,7 +306,7 @@ def _simulate(road: Road, base: Path, listener: Listener) -> Done:
             "is declared"
         ]
     else:
-        plant = plant_of(file.simulate.plant, base)
+        plant = WithLimits(plant_of(file.simulate.plant, base), road.predictor.outputs)
         given = file.simulate.noise
         noise = one_step_noise(road) if given is None else np.array(given)
         words = [f"plant: {file.simulate.plant}, noise {', '.join(f'{n:.3g}' for n in noise)}"]
