@@ -59,6 +59,7 @@ from mpc.safety.coverage_watch import CoveragePromise
 from mpc.safety.fallback import Fallback
 from mpc.safety.premise_watch import Premise, Reaction, Watching
 from mpc.solvers.chain import chain
+from mpc.solvers.dompc_model import to_do_mpc
 from mpc.tightening.around_plan import certify_plan, plan_digest, tighten_around
 from mpc.tightening.error_memory import ErrorMemory, certify_changes, make_error_memory
 from mpc.tightening.guarded import tighten_guarded
@@ -180,4 +181,5 @@ __all__ = [
     "tighten",
     "tighten_around",
     "tighten_guarded",
+    "to_do_mpc",
 ]

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "controlrnn.certification": SYSTEMS | {"controlrnn.kernels", "controlrnn.models"},
     "controlrnn.identification": {"controlrnn"},
     "controlrnn.greybox": SYSTEMS | {"controlrnn.kernels", "controlrnn.identification"},
+    "controlrnn.exchange": SYSTEMS,
     "controlrnn.report": SYSTEMS
     | {"controlrnn.certification", "controlrnn.identification", "controlrnn.greybox", "controlrnn.kernels"},
     "controlrnn.road": {"controlrnn", "mpc", "plants"},
@@ -130,7 +131,7 @@ MANY_NAMES = {
 ONLY_IN = {
     "cvxpy": ("controlrnn/certification/search/sdp.py",),
     "clarabel": ("controlrnn/certification/search/sdp.py",),
-    "do_mpc": ("mpc/solvers/dompc.py",),
+    "do_mpc": ("mpc/solvers/dompc.py", "mpc/solvers/dompc_model.py"),
     "numba": ("controlrnn/kernels/",),
     "jinja2": ("controlrnn/report/page.py",),
     "flint": ("controlrnn/certification/ball/", "controlrnn/certification/refutation/"),
@@ -158,6 +159,7 @@ PUBLIC = (
     "controlrnn.export", "controlrnn.identification", "controlrnn.greybox", "plants", "mpc",
     "controlrnn.certification.ball",
     "controlrnn.certification.refutation", "controlrnn.records", "controlrnn.report", "controlrnn.road",
+    "controlrnn.exchange",
 )  # fmt: skip
 
 

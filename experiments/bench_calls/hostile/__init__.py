@@ -22,12 +22,13 @@ from experiments.bench_calls.hostile.library import (
     plant_calls,
     system_calls,
 )
+from experiments.bench_calls.hostile.neighbours import exchange_calls
 from experiments.bench_calls.hostile.reports import report_calls
 from experiments.bench_calls.hostile.road import road_calls
 
 PACKAGES = (
     "plants", "plants.excitation", "controlrnn.data", "controlrnn.systems", "controlrnn.export",
-    "controlrnn.greybox", "controlrnn.report",
+    "controlrnn.exchange", "controlrnn.greybox", "controlrnn.report",
     "controlrnn.identification", "controlrnn.certification", "controlrnn.models", "controlrnn.kernels",
     "controlrnn.road", "mpc",
 )  # fmt: skip
@@ -67,6 +68,7 @@ def calls(kit: Kit) -> list[Call]:
         system_calls,
         grey_calls,
         report_calls,
+        exchange_calls,
         export_calls,
         model_calls,
         kernel_calls,

@@ -155,6 +155,9 @@ def export_calls(kit: Kit) -> Iterator[Call]:
     yield call("controlrnn.export.save_system", export.save_system, 0.1, system=kit.system, path=file,
                 _spoils=("system",))  # fmt: skip
     yield call("controlrnn.export.load_system", export.load_system, 0.3, path=file)
+    yield call("controlrnn.export.to_fmu", export.to_fmu, 0.03, system=kit.system, path=str(kit.folder / "m.fmu"),
+                inputs=signals("u", NU, 1.0), outputs=signals("y", NY, 1.0), initial_state=np.zeros(NX),
+                _spoils=("system", "inputs", "outputs", "initial_state"))  # fmt: skip
     yield call("controlrnn.export.to_onnx", export.to_onnx, 0.1, system=kit.system, path=str(kit.folder / "m.onnx"),
                 _spoils=("system",))  # fmt: skip
 
