@@ -1,36 +1,42 @@
-"""Lipschitz RNN: its two propositions by numbers, and four units on digits of 98 samples of 8 pixels.
+"""Lipschitz RNN: propositions by numbers, four units on digits, ablations, perturbations, curvature, and carts.
 
 N. B. Erichson, O. Azencot, A. Queiruga, L. Hodgkinson, M. W. Mahoney, "Lipschitz recurrent neural networks", ICLR 2021
 (arXiv 2006.12070): Lipschitz, antisymmetric, neural-ODE and Cayley units of 128 states, from the start of the released
-code, on the split of table 3. The published values of that table are those of long trainings: quick, with 5000 images
-and 4 epochs, no claim about accuracy is decided; full, 40 epochs of all images.
+code, on the split of table 3: 98 samples of 8 pixels, in order and permuted (there after the permutation, all pixels in
+0..1). Published values are those of long trainings: quick, with 3000 images and 3 epochs, no claim about accuracy is
+decided. Full: 40 epochs of all images (a day), and 784 samples of one pixel for the Lipschitz unit, 30 epochs (10 h).
 
 White noise and salt and pepper act on pixels in 0..1; PGD has 7 steps of 0.01 along the sign of the gradient, as the
-paper says, which does not state its radius.
+paper says, which does not state its radius, nor that of DeepFool: here the size of DeepFool's perturbation is compared,
+relative to the image. The Hessian is that of the last epoch's recurrent weights over training images. The units are
+also identified on four carts and certified.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
+from controlrnn.certification import certify_contraction
 from controlrnn.checks import Array
-from controlrnn.kernels import simulate
+from controlrnn.errors import CertificationError
+from controlrnn.identification import SimulationError, identify
 from controlrnn.models import AntisymmetricRNN, CayleyRNN, LipschitzRNN, Model, NeuralODERNN
-from controlrnn.systems import LureSystem
-from experiments.papers.claims import Claim, Decision, decide, decide_all
-from experiments.papers.classification import Digits, Sequences, Training, accuracy, digits, readout, train
+from experiments import four_carts
+from experiments.papers.claims import Decision
+from experiments.papers.classification import Digits, Sequences, Training, accuracy, digits, train
+from experiments.papers.curvature import spectrum
+from experiments.papers.lipschitz_claims import SALT, WHITE, claims, more_claims
+from experiments.papers.perturbations import attacked, fooling, salted, white
 from experiments.shared.study import Row, Study
 
-PAPER = "Lipschitz RNN"
 NX, SHAPE = 128, (98, 8)
 _START = 0.1 / NX
 # Constructor and learning rate of each unit.
@@ -40,29 +46,128 @@ UNITS: dict[str, tuple[Callable[..., Model], float]] = {
     "ode": (partial(NeuralODERNN, nu=8, ny=10, nx=NX, step=0.03, decay=0.0, init_std=_START), 3e-3),
     "cayley": (partial(CayleyRNN, nu=8, ny=10, nx=NX), 1e-3),
 }
-PGD = {"lipschitz": 93.0, "antisymmetric": 84.7, "ode": 88.5}  # table 3: accuracy [%] after PGD
-WHITE, SALT = (0.1, 0.2, 0.4), (0.05, 0.1, 0.2)
-_STEPS, _STEP = 7, 0.01
+ALPHAS, BETAS = (0.0, 0.5, 1.0, 1.5, 2.0), (0.5, 0.65, 0.8, 1.0)
+PERMUTATION = 12008  # seed of the released code
 _ATTACKED = 1000  # test images that PGD changes
 _DRAWS = 300
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long a run is: epochs, images (None: all), seeds of ablations, fooled images, steps of Lanczos, of Adam."""
+
+    epochs: int
+    images: int | None
+    perturbed: int | None
+    ablations: int
+    fooled: int
+    lanczos: int
+    carts: int
+
+
+QUICK = Sizes(epochs=3, images=3000, perturbed=2000, ablations=1, fooled=50, lanczos=12, carts=600)
+FULL = Sizes(epochs=40, images=None, perturbed=None, ablations=3, fooled=1000, lanczos=60, carts=6000)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; returns the exit status."""
     study = Study.from_command_line("papers.lipschitz_rnn", __doc__, arguments)
-    epochs, images = (4, 5000) if study.quick else (40, None)
+    sizes = QUICK if study.quick else FULL
     theory = study.row("propositions", partial(propositions, study.seed))
-    data = digits(SHAPE, standardised=False, most=images)
+    data = digits(SHAPE, standardised=False, most=sizes.images)
+    shuffled = permuted(data)
     rows: dict[str, list[Row]] = {unit: [] for unit in UNITS}
-    for seed in study.progress(range(3), "seeds"):
+    for seed in study.progress(range(study.seed, study.seed + 3), "seeds"):
         for unit in UNITS:
-            work = partial(one_training, data, unit, study.seed + seed, epochs)
-            rows[unit].append(study.row(f"{unit} {seed}", work, needs=[epochs, images]))
-    found = claims(rows, theory, short=study.quick)
-    for claim in found:
+            work = partial(one_training, data, unit, seed, sizes)
+            found = study.row(f"{unit} {seed}", work, needs=vars(sizes))
+            work = partial(trained_accuracy, shuffled, UNITS[unit], seed, sizes)
+            rows[unit].append(found | {"permuted": study.row(f"{unit} permuted {seed}", work, needs=vars(sizes))})
+    variants = ablations(study, data, sizes)
+    carts = on_carts(study, sizes)
+    pixels = {} if study.quick else single_pixels(study)
+    judged = claims(rows, theory, short=study.quick) + more_claims(rows, variants, carts, pixels, short=study.quick)
+    for claim in judged:
         study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("perturbed", _figure(rows))
-    return study.finish(claims=[claim.row() for claim in found])
+    study.figure("ablations", _ablations(variants))
+    study.figure("spectra", spectra(study.seed))
+    return study.finish(claims=[claim.row() for claim in judged])
+
+
+def permuted(data: Digits) -> Digits:
+    """The same digits with their pixels in another order, one for all images."""
+    rng = torch.Generator().manual_seed(PERMUTATION)
+
+    def shuffled(part: Sequences) -> Sequences:
+        order = torch.randperm(part.u[0].numel(), generator=rng.manual_seed(PERMUTATION))
+        return replace(part, u=part.u.flatten(1)[:, order].reshape(part.u.shape))
+
+    return Digits(*(shuffled(part) for part in (data.train, data.validation, data.test)))
+
+
+def settings_of(rate: float, seed: int, epochs: int) -> Training:
+    """The paper's training: the learning rate falls to a tenth for the last tenth of the epochs."""
+    return Training(
+        epochs=epochs, batch_size=128, learning_rate=rate, drop_at=max(int(0.9 * epochs), 1), seed=seed
+    )  # fmt: skip
+
+
+def trained_accuracy(data: Digits, unit: tuple[Callable[..., Model], float], seed: int, sizes: Sizes) -> Row:
+    """Test accuracy [%] of one training."""
+    make, rate = unit
+    trained = train(make(seed=seed), data, settings_of(rate, seed, sizes.epochs))
+    return {"accuracy": 100 * accuracy(trained.system, data.test), "validation": 100 * max(trained.validation)}
+
+
+def ablations(study: Study, data: Digits, sizes: Sizes) -> dict[str, dict[float, list[Row]]]:
+    """Lipschitz units of other weights of the linear part, of other mixtures, and of the implicit scheme."""
+    cases = {"alpha": ALPHAS, "beta": BETAS, "implicitness": (0.0, 1.0)}
+    found: dict[str, dict[float, list[Row]]] = {name: {value: [] for value in values} for name, values in cases.items()}
+    make, rate = UNITS["lipschitz"]
+    for name, values in cases.items():
+        for value in values:
+            for seed in range(study.seed, study.seed + sizes.ablations):
+                changed = {"beta": 0.65} | {name: value}  # 0.65 is the paper's for the ordered task
+                work = partial(trained_accuracy, data, (partial(make, **changed), rate), seed, sizes)
+                found[name][value].append(study.row(f"{name} {value} {seed}", work, needs=vars(sizes)))
+    return found
+
+
+def on_carts(study: Study, sizes: Sizes) -> dict[str, Row]:
+    """The units with 10 states identified on the four carts, with what can be certified afterwards."""
+    data = four_carts.experiments(study)
+
+    def identified(unit: str) -> Row:
+        some: dict[str, Any] = {"nu": 1, "ny": 1, "nx": 10, "seed": study.seed}
+        make = {"lipschitz": LipschitzRNN, "antisymmetric": AntisymmetricRNN, "ode": NeuralODERNN, "cayley": CayleyRNN}
+        fit = identify(
+            make[unit](**some), data, loss=SimulationError(washout=four_carts.WASHOUT), window=400, batch_size=16,
+            steps=sizes.carts, learning_rate=1e-2, seed=study.seed,
+        )  # fmt: skip
+        try:
+            certificate = certify_contraction(fit.system)
+            certificate.verify(fit.system)
+            rate = certificate.rate
+        except CertificationError:
+            rate = None
+        return {"unit": unit, "rate": rate} | four_carts.errors_of(fit.system, data)
+
+    return {unit: study.row(f"carts {unit}", partial(identified, unit), needs=vars(sizes)) for unit in UNITS}
+
+
+def single_pixels(study: Study) -> dict[str, list[Row]]:
+    """The Lipschitz unit on 784 samples of one pixel, in order and permuted: 30 epochs of all images."""
+    data = digits((784, 1), standardised=False)
+    sizes = replace(FULL, epochs=30)
+    make = partial(LipschitzRNN, nu=1, ny=10, nx=NX, step=0.03, init_std=_START)
+    return {
+        task: [
+            study.row(f"pixels {task} {seed}", partial(trained_accuracy, some, (make, 3e-3), seed, sizes))
+            for seed in range(study.seed, study.seed + 3)
+        ]
+        for task, some in (("ordered", data), ("permuted", permuted(data)))
+    }
 
 
 def propositions(seed: int) -> Row:
@@ -102,91 +207,28 @@ def mixed(M: Array, beta: float, gamma: float) -> Array:
     return np.asarray((1 - beta) * (M + M.T) + beta * (M - M.T) - gamma * np.eye(len(M)))
 
 
-def one_training(data: Digits, unit: str, seed: int, epochs: int) -> Row:
-    """Train one classifier and perturb its images."""
+def one_training(data: Digits, unit: str, seed: int, sizes: Sizes) -> Row:
+    """Train one classifier, perturb its images, and find the curvature of its loss."""
     make, rate = UNITS[unit]
-    settings = Training(
-        epochs=epochs, batch_size=128, learning_rate=rate, drop_at=max(int(0.9 * epochs), 1), seed=seed
-    )  # fmt: skip
-    trained = train(make(seed=seed), data, settings)
+    model = make(seed=seed)
+    trained = train(model, data, settings_of(rate, seed, sizes.epochs))
     rng = torch.Generator().manual_seed(seed)
-    some = Sequences(data.test.u[:_ATTACKED], data.test.labels[:_ATTACKED])
+    test = data.test.take(torch.arange(len(data.test))[: sizes.perturbed])
+    some = data.test.take(torch.arange(min(_ATTACKED, len(test))))
     share = partial(accuracy, trained.system)
+    fooled = data.test.u[: sizes.fooled]
+    bent = spectrum(
+        model, data.train.take(torch.arange(min(200, len(data.train)))), steps=sizes.lanczos, draws=sizes.lanczos,
+        seed=seed,
+    )  # fmt: skip
     return {
         "unit": unit, "accuracy": 100 * share(data.test), "validation": 100 * max(trained.validation),
-        "white": [100 * share(white(data.test, sigma, rng)) for sigma in WHITE],
-        "salt": [100 * share(salted(data.test, part, rng)) for part in SALT],
+        "white": [100 * share(white(test, sigma, rng)) for sigma in WHITE],
+        "salt": [100 * share(salted(test, part, rng)) for part in SALT],
         "pgd": 100 * share(attacked(trained.system, some)),
-    }  # fmt: skip
-
-
-def white(data: Sequences, sigma: float, rng: torch.Generator) -> Sequences:
-    """White noise of deviation ``sigma`` on every pixel."""
-    return replace(data, u=data.u + sigma * torch.randn(data.u.shape, generator=rng))
-
-
-def salted(data: Sequences, part: float, rng: torch.Generator) -> Sequences:
-    """Replace a ``part`` of the pixels by 0 or 1, each as often; eqs. 17-19."""
-    chance = torch.rand(data.u.shape, generator=rng)
-    u = torch.where(chance < part / 2, torch.ones_like(data.u), data.u)
-    return replace(data, u=torch.where((chance >= part / 2) & (chance < part), torch.zeros_like(u), u))
-
-
-def attacked(system: LureSystem, data: Sequences, *, steps: int = _STEPS, size: float = _STEP) -> Sequences:
-    """Images after projected gradient ascent of the loss within the box of pixels 0..1."""
-    u = data.u.clone()
-    for _ in range(steps):
-        moved: list[Tensor] = []
-        for part, labels in zip(torch.split(u, 250), torch.split(data.labels, 250), strict=True):
-            at = part.clone().requires_grad_()
-            loss = cross_entropy(readout(system, simulate(system, at)[1]), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            assert at.grad is not None
-            moved.append((part + size * at.grad.sign()).clamp(0, 1))
-        u = torch.cat(moved)
-    return replace(data, u=u)
-
-
-def claims(rows: dict[str, list[Row]], theory: Row, *, short: bool) -> list[Claim]:
-    """Decide the paper's claims; those about accuracy only after long training."""
-    found = []
-
-    def add(text: str, published: str, ours: Sequence[float], decided: Decision, unit: str, remark: str) -> None:
-        values = tuple(float(v) for v in ours)
-        found.append(
-            Claim(paper=PAPER, claim=text, published=published, ours=values, unit=unit, decided=decided, remark=remark)
-        )
-
-    add("a Hurwitz A makes every equilibrium stable", "proposition 1", [theory["grown_1"]],
-        decide_all([theory["grown_1"] < 1]), "times after 5 time units",
-        "counterexample h' = -0.1 h + tanh(5 h) at 0: a millionth grows")  # fmt: skip
-    add("it does where lambda_max(A + A')/2 + |W| < 0", "corrected proposition 1", [100 * theory["corrected_1"]],
-        decide_all([theory["corrected_1"] == 1, theory["conditions"] >= 20]), "% of cases",
-        f"{theory['conditions']} random pairs that meet it, 20 slope patterns each")  # fmt: skip
-    add("Re lambda(A) is at most (1 - beta) lambda_max(M + M') - 2 gamma", "proposition 2 as printed",
-        [100 * theory["printed_2"]], decide_all([theory["printed_2"] == 1]), "% of cases",
-        "gamma counts twice")  # fmt: skip
-    add("Re lambda(A) lies within (1 - beta) lambda(M + M') - gamma", "corrected proposition 2",
-        [100 * theory["corrected_2"]], decide_all([theory["corrected_2"] == 1]), "% of cases", "")  # fmt: skip
-    remark = "4 epochs of 5000 images: too short to decide" if short else ""
-    columns = {"accuracy": "clean", "pgd": "after PGD"}
-    columns |= {f"white{n}": f"white noise {sigma}" for n, sigma in enumerate(WHITE)}
-    columns |= {f"salt{n}": f"salt and pepper {part}" for n, part in enumerate(SALT)}
-    for column, where in columns.items():
-        for other in (unit for unit in UNITS if unit != "lipschitz"):
-            own, others = (np.array([_value(row, column) for row in rows[unit]]) for unit in ("lipschitz", other))
-            published = "figure 3, table 1"
-            if column == "pgd":
-                published = f"{PGD['lipschitz']} %, {PGD[other]} % (table 3)" if other in PGD else "not stated"
-            decided = Decision.NOT_DECIDED if short else decide(own - others)
-            add(f"more accurate than {other}: {where}", published, own - others, decided, "% points",
-                "; ".join(part for part in (f"Lipschitz {np.median(own):.1f} %", remark) if part))  # fmt: skip
-    return found
-
-
-def _value(row: Row, column: str) -> float:
-    """Value of a column; ``white1`` is the second of the list ``white``."""
-    return float(row[column[:-1]][int(column[-1])] if column[-1].isdigit() else row[column])
+        "deepfool_2": float(fooling(trained.system, fooled, infinity=False).median()),
+        "deepfool_inf": float(fooling(trained.system, fooled, infinity=True).median()),
+    } | bent._asdict()  # fmt: skip
 
 
 def _figure(rows: dict[str, list[Row]]) -> Figure:
@@ -200,6 +242,31 @@ def _figure(rows: dict[str, list[Row]]) -> Figure:
     panels[0].set(xlabel="deviation of white noise", ylabel="test accuracy [%]", ylim=(0, 100))
     panels[1].set(xlabel="share of pixels that are salt or pepper")
     panels[0].legend()
+    return figure
+
+
+def _ablations(variants: dict[str, dict[float, list[Row]]]) -> Figure:
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("alpha", "beta"), strict=True):
+        curves = np.array([[row["accuracy"] for row in own] for own in variants[name].values()])
+        axes.plot(list(variants[name]), curves, ".", color="C0")
+        axes.plot(list(variants[name]), np.median(curves, axis=1), color="C0")
+        axes.set_xlabel({"alpha": "weight alpha of the linear part", "beta": "weight beta of the skew part"}[name])
+    figure.axes[0].set_ylabel("test accuracy [%]")
+    return figure
+
+
+def spectra(seed: int) -> Figure:
+    """Eigenvalues of the construction from one matrix of 64 states, for growing weights of the skew part."""
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    M = np.random.default_rng(seed).normal(size=(64, 64)) / 64**0.5
+    betas = (0.5, 0.65, 0.75, 0.85, 1.0)
+    for axes, beta in zip(figure.subplots(1, len(betas), sharey=True, sharex=True), betas, strict=True):
+        values = np.linalg.eigvals(mixed(M, beta, 0.1))
+        axes.plot(values.real, values.imag, ".")
+        axes.axvline(0, color="0.7", zorder=0)
+        axes.set(title=f"beta = {beta}", xlabel="real part")
+    figure.axes[0].set_ylabel("imaginary part")
     return figure
 
 

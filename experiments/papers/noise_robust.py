@@ -10,6 +10,7 @@ epoch, accuracies are divided by the number of images, and bound and estimate co
 Noise is white, added to the standardised pixels; the paper writes its variance, its code uses the deviation sigma.
 Quick: 4 epochs of 15 000 images and 3 seeds, where an error of 3 % is out of reach even without noise; so noise is also
 compared where it adds ten points to each network's own error, and no claim is refuted. Full: 200 epochs, 5 seeds.
+The same four ways identify a tank from noisy inputs, too (`experiments.papers.noise_plants`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from controlrnn.identification import last_output_covariance
 from controlrnn.kernels import simulate
 from controlrnn.models import Elman
 from controlrnn.systems import MATRICES, LureSystem
+from experiments.papers import noise_plants
 from experiments.papers.claims import Claim, Decision, decide, decide_all, decide_value, unrefuted
 from experiments.papers.classification import (
     Digits,
@@ -71,10 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work = partial(one_training, data, way, study.seed + seed, epochs)
             rows[way].append(study.row(f"{way} {seed}", work, needs=[epochs, images]))
     printed = study.row("printed bound", printed_bound)
-    found = claims(rows, printed, epochs)
+    tank = noise_plants.all_rows(study, WAYS, quick=study.quick)
+    short = "400 steps of 4000" if study.quick else ""
+    found = [*claims(rows, printed, epochs), *noise_plants.claims(tank, ORDER, short)]
     for claim in found:
         study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("errors", _figure(rows))
+    study.figure("tank", _tank(tank))
     return study.finish(claims=[claim.row() for claim in found])
 
 
@@ -301,6 +306,22 @@ def _figure(rows: dict[str, list[Row]]) -> Figure:
         axes.fill_between(SIGMAS, curves.min(axis=0), curves.max(axis=0), alpha=0.2, color=line.get_color())
     axes.set(xlabel="deviation of the noise, standardised pixels", ylabel="test error [%]", ylim=(0, None))
     axes.legend()
+    return figure
+
+
+def _tank(rows: dict[str, list[Row]]) -> Figure:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, column, levels in ((left, "curve", noise_plants.LEVELS), (right, "loops", noise_plants.APPLIED)):
+        for way in WAYS:
+            curves = np.array([row[column] for row in rows[way]])
+            (line,) = axes.plot(levels, np.median(curves, axis=0), marker=".", label=way)
+            axes.fill_between(levels, curves.min(axis=0), curves.max(axis=0), alpha=0.2, color=line.get_color())
+    left.set(
+        xlabel="noise on recorded inputs, in their own deviation", ylabel="RMSE of prediction [cm]", ylim=(0, None)
+    )
+    right.set(xlabel="error of the actuator [L/min]", ylabel="RMS tracking error [cm]", ylim=(0, None))
+    left.legend()
     return figure
 
 
