@@ -17,6 +17,9 @@ from controlrnn.checks import Array
 _SOFT = 8  # daqp's flag of a soft constraint
 # daqp adds a quadratic penalty on s with the reciprocal of this weight: negligible while s / _FLAT << price.
 _FLAT = 1e8
+# Where a row of constraints is longer in the metric of H (squared), daqp's absolute tolerances no longer tell active
+# sets from singular ones: it wrote beyond its memory from 1e25 on.
+_LONGEST = 1e20
 _ACCURACY = 1e-9  # of the constraints, each scaled to the length that its row has in the metric of H
 
 
@@ -80,6 +83,9 @@ class QuadraticProgram:
             The solution; None where there is none, or where rounding errors stop the method.
         """
         rows = C if len(C) else None
+        longest = np.abs(C).max(axis=0, initial=1.0) ** 2  # 1: limits of the variables themselves
+        if not (longest <= _LONGEST * H.diagonal()).all():
+            return None
         # With the flags passed again daqp does not start from its last active set, so that results have no history.
         if self._model.update(H=H, f=g, A=rows, bupper=upper, blower=lower, sense=self._sense) < 0:
             return None

@@ -1,6 +1,6 @@
 """Schemas: a declaration of everything that a record must hold, checked before anything is built from it.
 
-    Schema("recall", 2, arrays={"drift": Numbers("K", "ny", least=0.0), ...}, meta={"promise": Text(), ...})
+    Schema("error-memory", 2, arrays={"drift": Numbers("K", "ny", least=0.0), ...}, meta={"promise": Text(), ...})
 
 Everything named must be present, and nothing else may be. Lengths with the same letter are equal throughout a record,
 and sums of products of letters relate them (``"N + 1"``, ``"past * nu + past * ny + 1"``). Parts are records inside a

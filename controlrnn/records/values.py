@@ -113,12 +113,14 @@ class Text:
         most: Largest number of characters.
         choices: The texts allowed; any when left out.
         pattern: Pattern that the whole text must match.
+        form: What such a text is, in words, for the message.
         none: Whether null is allowed instead.
     """
 
     most: int = 10_000
     choices: type[StrEnum] | tuple[str, ...] = ()
     pattern: re.Pattern[str] = ANYTHING
+    form: str = "a Unicode text"
     none: bool = False
 
     def check(self, where: str, value: Any, sizes: Sizes) -> None:  # noqa: ARG002
@@ -132,7 +134,7 @@ class Text:
             raise wrong(where, f"one of {', '.join(choices)}", value)
         # Lone surrogates are no Unicode text: they could not be written to a file again.
         if not self.pattern.fullmatch(value) or any(0xD800 <= ord(c) <= 0xDFFF for c in value):
-            raise wrong(where, f"a Unicode text of the form {self.pattern.pattern}", value)
+            raise wrong(where, self.form, value)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,19 @@ def storage(what: str, path: str | os.PathLike[str]) -> Iterator[None]:
         raise raised from error
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file or folder of that name.
+
+    Args:
+        path: Its path.
+
+    Raises:
+        StorageError: That cannot be told, e.g. for lack of permission, or since the name is too long.
+    """
+    with storage("read", path):
+        return Path(path).exists()
+
+
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write ``content`` to ``path`` so that a crash leaves either the old file or the new one, never a part.
 

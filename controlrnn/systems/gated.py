@@ -142,8 +142,6 @@ class GatedSystem:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that defines a frozen system; two systems with the same digest behave identically."""
-        if not self.is_frozen:
-            raise SettingError("only a frozen system has a digest: call model.freeze() first")
         arrays, meta = self.record()
         return digest(arrays, {"kind": self.KIND, **meta})
 
@@ -197,6 +195,8 @@ class GatedSystem:
 
     def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays and JSON values that define a frozen system."""
+        if not self.is_frozen:
+            raise SettingError("only a frozen system has a digest and can be stored: call model.freeze() first")
         meta = {"cell": str(self.cell), "feedthrough": self.feedthrough, "dt": self.dt}
         return {name: getattr(self, name) for name in _MATRICES}, meta
 

@@ -35,7 +35,11 @@ from controlrnn.systems.ops import Value, initial_state, matrix, ops_for, run_ar
 MATRICES = ("A", "B1", "B2", "bx", "C1", "D11", "D12", "bv", "C2", "D21", "D22", "by")
 # One activation for all neurons, or law:number for each run of neurons.
 _RUN = f"(?:{'|'.join(Law)}):[1-9][0-9]{{0,8}}"
-_ACTIVATION = re.compile(f"{'|'.join(Activation)}|{_RUN}(?: {_RUN})*")
+_ACTIVATION = Text(
+    most=1_000_000,
+    pattern=re.compile(f"{'|'.join(Activation)}|{_RUN}(?: {_RUN})*"),
+    form=f"one of {', '.join(Activation)}, or law:number for each run of neurons with a law of {', '.join(Law)}",
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +90,7 @@ class LureSystem:
             "laws": Numbers("nv", 3, optional=True),
         },
         meta={
-            "activation": Text(most=1_000_000, pattern=_ACTIVATION), "layers": ListOf(Count(1)),
+            "activation": _ACTIVATION, "layers": ListOf(Count(1)),
             "dt": Number(above=0.0),
         },
         zero=("nu", "nv"),
@@ -190,12 +194,12 @@ class LureSystem:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that defines a frozen system; two systems with the same digest behave identically."""
-        if not self.is_frozen:
-            raise SettingError("only a frozen system has a digest: call model.freeze() first")
         return digest(*self.record())
 
     def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays and JSON values that define a frozen system."""
+        if not self.is_frozen:
+            raise SettingError("only a frozen system has a digest and can be stored: call model.freeze() first")
         meta = {"activation": str(self.activation), "layers": list(self.layers), "dt": self.dt}
         arrays = {name: getattr(self, name) for name in MATRICES}
         if isinstance(self.activation, Laws):

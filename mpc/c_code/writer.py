@@ -136,7 +136,7 @@ def controller_code(
         "condensed.c",
         "fallback.c",
         "ranks.c",
-        "recall.c",
+        "error_memory.c",
         "watch.c",
         "level.c",
         "controller.c",
@@ -200,7 +200,7 @@ def _words(
         digests["terminal set"] = problem.terminal.digest
     memory = None if controller.learnt_errors is None else controller.learnt_errors.memory
     if memory is not None:
-        digests |= memory.digests | {"recall": memory.digest}
+        digests |= memory.digests | {"error_memory": memory.digest}
     ranks = [0] * predictor.ny if problem.ranking is None else problem.ranking.rank
     hard_ranks = {r for r, hard in zip(ranks, problem.hard, strict=True) if hard}
     named = {k: v for k, v in digests.items() if k != "system"}
@@ -225,7 +225,7 @@ def _words(
         "outputs_read_neurons": int(system.D21.any()), "derivatives": _derivatives(system.activation),
         "digest": model.digest, "tightening_digest": tightening.digest,
         "promise": comment((tightening if memory is None else memory).promise),
-        "recall": int(memory is not None), "recalled": 0 if memory is None else memory.steps,
+        "error_memory": int(memory is not None), "memory_steps": 0 if memory is None else memory.steps,
         "learning": 0 if own.learnt is None else own.learnt.learning,
         "errors": 1 if memory is None else memory.absolute.size,
         "digests": "\n".join(f"     {comment(k, 99):<12} {comment(v, 99)}" for k, v in named.items()),
@@ -359,9 +359,9 @@ def _limits(controller: TightenedMPC, own: ControllerTable) -> Arrays:
         return tables
     memory = controller.learnt_errors.memory
     return tables | {
-        "recall_absolute": memory.absolute.ravel(),
-        "recall_around": memory.spread.ravel(),
-        "recall_jump": memory.jump.ravel(),
+        "memory_absolute": memory.absolute.ravel(),
+        "memory_around": memory.spread.ravel(),
+        "memory_jump": memory.jump.ravel(),
     }
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, Choice, as_array, count, number, positive, put, read_only
+from controlrnn.checks import Array, Choice, as_array, count, definite, number, put, read_only
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels.dense import solve
@@ -105,9 +105,7 @@ class OperatingRegion(Stored):
     data_digest: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", RegionShape(self.shape))
-        object.__setattr__(self, "labels", tuple(self.labels))
-        put(self, limits=tuple(positive("limits", x) for x in self.limits), n=count("n", self.n))
+        put(self, shape=RegionShape(self.shape), n=count("n", self.n))
         put(self, coverage=number("coverage", self.coverage, above=0, below=1, what="a probability in (0, 1)"))
         for name in ("centres", "covariances"):
             object.__setattr__(self, name, tuple(read_only(part) for part in getattr(self, name)))
@@ -116,17 +114,18 @@ class OperatingRegion(Stored):
     def _check(self) -> None:
         """Raise unless sizes, covariances and limits are consistent and positive."""
         sizes = [len(np.atleast_1d(centre)) for centre in self.centres]
-        if len(sizes) != 3 or len(self.covariances) != 3 or sizes[0] != sizes[1] or not all(sizes):
+        if sizes[0] != sizes[1] or not all(sizes):
             raise ShapeError(f"a region has {len(_GROUPS)} groups, two of inputs and one of outputs, got {sizes}")
         if len(self.labels) != sizes[0] + sizes[2]:
             raise ShapeError(f"labels must name {sizes[0] + sizes[2]} channels, got {len(self.labels)}")
         for name, n, centre, covariance in zip(_GROUPS, sizes, self.centres, self.covariances, strict=True):
             as_array(f"centre of {name}", centre, (n,))
             C = as_array(f"covariance of {name}", covariance, (n, n))
-            widths = np.diag(C)
-            if not (widths > 0).all() or (self.shape is RegionShape.ELLIPSOID and not _is_positive(C)):
-                raise SettingError(f"the covariance of {name} must be positive definite: learn_region anew")
-        if len(self.limits) != 3 or not all(0 < x < np.inf for x in self.limits):
+            if self.shape is RegionShape.ELLIPSOID:
+                definite(f"covariance of {name}", C)
+            elif not (np.diag(C) > 0).all():
+                raise SettingError(f"the covariance of {name} must have a positive diagonal: learn_region anew")
+        if not all(x > 0 for x in self.limits):
             raise SettingError(f"limits must be three positive numbers, got {self.limits}: learn_region anew")
 
     @property
@@ -342,17 +341,6 @@ def _distance(e: Array, covariance: Array, shape: RegionShape) -> Array:
 def _covariance(samples: Array) -> Array:
     spread = np.atleast_2d(np.cov(samples.T))  # regularised, so that channels that never moved have some width
     return np.asarray(spread + np.diag(_widths(np.zeros(len(spread)), np.sqrt(np.diag(spread)).max())) ** 2)
-
-
-def _is_positive(covariance: Array) -> bool:
-    """Whether a covariance is symmetric with a finite, positive Cholesky factor."""
-    if not np.allclose(covariance, covariance.T, rtol=1e-9, atol=0):
-        return False
-    try:
-        factor = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:
-        return False
-    return bool(np.isfinite(factor).all() and (np.diag(factor) > 0).all())
 
 
 def _widths(half: Array, largest: float | None = None) -> Array:

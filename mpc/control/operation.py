@@ -26,7 +26,8 @@ from mpc.problem.solver_options import Status
 from mpc.safety.fallback import Fallbacks
 
 _HOLDERS: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
-_UNDER = "rests on"  # key of the digest of the parts that a state was saved with
+# Keys of what a state says of itself: digest of the parts that it was saved with, names of its entries, their digest.
+_UNDER, _ENTRIES, _CONTENT = "rests on", "entries", "content"
 
 
 class ControllerHandling(ControllerParts):
@@ -54,7 +55,9 @@ class ControllerHandling(ControllerParts):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """State of the running controller as arrays; ``np.savez(path, **controller.state())`` saves it."""
-        return {_UNDER: np.array(_parts(self))} | saved(self)
+        kept = saved(self)
+        about = {_UNDER: _parts(self), _ENTRIES: sorted(kept), _CONTENT: digest(kept, {})}
+        return {name: np.array(value) for name, value in about.items()} | kept
 
     def restore(self, state: dict[str, NDArray[Any]]) -> None:
         """Restore a saved `state`: the same samples then give bitwise the same inputs.
@@ -63,11 +66,12 @@ class ControllerHandling(ControllerParts):
             state: From `state` of a controller of the same parts and settings, or ``np.load`` of one.
 
         Raises:
-            DataError: The state is of a controller of other parts, or incomplete.
+            DataError: The state is of a controller of other parts, or not what was saved.
         """
         known = {name: state[name] for name in state}
         if str(known.pop(_UNDER, "")) != _parts(self):
             raise DataError("the state is of a controller of other parts or settings: restore it into the same one")
+        _refuse_altered(known)
         twin = copy.deepcopy(self)
         restore_into(twin, known)  # refuses before anything changes
         restore_into(self, known)
@@ -224,6 +228,22 @@ def _parts(controller: ControllerParts) -> str:
     arrays["prices"] = problem.prices()  # of hard and soft limits, and of ranks
     meta = {"horizon": controller.horizon, "mode": str(controller.mode), "kind": type(controller).__name__}
     return digest(arrays, settings | meta)
+
+
+def _refuse_altered(known: dict[str, NDArray[Any]]) -> None:
+    """Raise DataError unless these are all entries of a state, as they were saved; drops what it says of itself."""
+    about = [known.pop(name, None) for name in (_ENTRIES, _CONTENT)]
+    entries = None if about[0] is None else {str(name) for name in np.ravel(about[0])}
+    for words, names in (
+        ("lacks", (entries or {_ENTRIES}) - set(known)),
+        ("also holds", set(known) - (entries or set())),
+    ):
+        if names:
+            raise DataError(
+                f"the state {words} {', '.join(sorted(names)[:3])}: restore all of one, saved by this version"
+            )
+    if str(about[1]) != digest(known, {}):
+        raise DataError("the state was altered after it was saved: restore it as it was")
 
 
 def _hand_over(old: ControllerParts, new: ControllerParts) -> None:

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, checked_seed, count, positive
-from controlrnn.errors import CertificationError, DataError, SettingError
+from controlrnn.checks import Array, as_array, checked_seed, count, number, positive
+from controlrnn.errors import CertificationError, SettingError
 from controlrnn.records import Count, Number, Part, Schema, Stored, Text
 from controlrnn.typed import typed
 from mpc.loops.rounds import ClosedLoops, LoopRound, Rounds, constant_parts
-from mpc.promises.order_statistics import rank_of
+from mpc.promises.order_statistics import least_number, rank_of
 from mpc.promises.premises import Premises
 from mpc.promises.promise import CoverageUnit, Loop, LoopTarget, coverage_over
 from mpc.tightening.tightening import Tightening
@@ -82,12 +82,16 @@ class LoopEffort:
             confidence: Confidence g; None for the promise over calibration and operation together.
 
         Raises:
+            SettingError: A probability is not in (0, 1).
             DataError: ``loops`` are too few; the message names how many are needed.
         """
+        for name, value in (("coverage", coverage), ("confidence", confidence)):
+            if value is not None:
+                number(name, value, above=0, below=1, what="a probability in (0, 1)")
         # Each attempt may use a J-th of the permitted probability of error.
         each = 1 - (1 - coverage) / self.attempts if confidence is None else coverage
         sure = None if confidence is None else 1 - (1 - confidence) / self.attempts
-        n = self.loops or next(2 * n for n in range(1, 10**6) if _suffices(n, each, sure))
+        n = self.loops or count("loops", 2 * least_number(each, sure))
         return n, rank_of(n, each, sure)
 
 
@@ -301,11 +305,3 @@ def _accepted(
         missing=run.missing,
         rounds=tuple(run.done),
     )
-
-
-def _suffices(n: int, coverage: float, confidence: float | None) -> bool:
-    try:
-        rank_of(n, coverage, confidence)
-    except DataError:
-        return False
-    return True

@@ -9,14 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, checked_seed, count, items
+from controlrnn.checks import Array, Choice, checked_seed, count, items
 from controlrnn.errors import SettingError
 from controlrnn.records import Part, Schema, Stored
 from controlrnn.typed import typed
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class LoopEngine(StrEnum):
+class LoopEngine(Choice):
     """What runs closed loops."""
 
     PYTHON = "python"

@@ -15,6 +15,7 @@ from controlrnn.checks import Array, read_only
 from controlrnn.errors import DataError, SettingError, StorageError
 from controlrnn.printing import brief
 from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schema, Stored, digest
+from controlrnn.records.writing import exists
 from controlrnn.typed import typed
 from mpc.loops.monte_carlo import ClosedLoopSetup, monte_carlo
 from mpc.loops.result import ClosedLoopResult
@@ -271,7 +272,7 @@ class Rounds:
             raise SettingError("limits that learn have bounds of their own: use target='limits'")
 
     def _load(self) -> list[LoopRound]:
-        if self.checkpoint is None or not self.checkpoint.exists():
+        if self.checkpoint is None or not exists(self.checkpoint):
             return []
         kept = ClosedLoopRounds.load(self.checkpoint)
         if kept.settings != digest({}, self.settings):
@@ -333,5 +334,5 @@ def _errors_wanted(errors: Sequence[Array]) -> Array:
     pooled = np.concatenate(errors)
     rms = np.sqrt(np.nanmean(pooled**2, axis=0))
     scale = np.maximum(rms, 1e-3 * rms.max(axis=0))
-    scale = np.where(scale > 0, scale, 1.0)
-    return np.asarray(scale * np.nanmax(pooled / scale))
+    some = scale > 0  # an output that never had an error asks for nothing
+    return np.asarray(scale * np.nanmax(pooled[:, some] / scale[some], initial=0.0))

@@ -183,7 +183,7 @@ def calibrate_estimates(
         recorded = record.u + drawn_errors(observer.input_error, len(record), np.random.default_rng(child))
         for kept, e in zip(scores, estimate_errors(observer, record, washout=washout, recorded=recorded), strict=True):
             # Score of a trajectory: its largest error over all samples, in the metric.
-            kept.append(float(np.sqrt(np.einsum("ti,ij,tj->t", e, metric, e).max(initial=0.0))))
+            kept.append(float(np.sqrt(np.einsum("ti,ij,tj->t", e, metric, e).max())))
     return EstimateError(
         error_scores=np.array(scores[0]),
         jump_scores=np.array(scores[1]),

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from controlrnn.checks import Array, definite, positive, put
+from controlrnn.errors import SettingError
 from controlrnn.portable import published
 from controlrnn.typed import typed
 from mpc.predictor import Predictor
@@ -115,4 +116,7 @@ def largest_step(predictor: Predictor, contraction: ContractionCertificate, cent
 
 def stretch(to: Array, of: Array) -> float:
     """Least factor k with |e|_to <= k |e|_of for all e; both metrics (nx, nx)."""
-    return float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))
+    factor = float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))
+    if not np.isfinite(factor):
+        raise SettingError("a radius in one metric is beyond float64 in the other: check the units of the states")
+    return factor

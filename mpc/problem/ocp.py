@@ -50,7 +50,7 @@ _POSITIVE = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-@typed(infinite=("move_limit", "penalty"))
+@typed(infinite=("move_limit",))
 class OptimalControlProblem:
     """Weights, limits and horizons of the problem, which stay the same from sample to sample; in physical units.
 
@@ -93,7 +93,7 @@ class OptimalControlProblem:
         nu, ny = self.predictor.nu, self.predictor.ny
         sizes = {"output_weight": ny, "terminal_weight": ny, "input_move_weight": nu, "move_limit": nu}
         for name, n in (sizes | {"output_scale": ny, "penalty": ny}).items():
-            as_array(name, getattr(self, name), (n,), finite=name not in ("move_limit", "penalty"))
+            as_array(name, getattr(self, name), (n,), finite=name != "move_limit")
         for name, why in _POSITIVE.items():
             if not (getattr(self, name) > 0).all():
                 raise SettingError(f"{name} must be positive, got {getattr(self, name)}: {why}")
@@ -109,8 +109,6 @@ class OptimalControlProblem:
                 "a terminal set needs inputs that are all chosen, got measured ones: their forecast may change, and "
                 "plans that rest on it then end elsewhere"
             )
-        if self.ranking is not None and not np.isfinite(self.penalty).all():
-            raise SettingError(f"penalty must be finite where limits have ranks, got {self.penalty}")
         economy, measured = self.economy, list(self.measured_inputs)
         if not set(measured) <= set(range(nu)):
             raise SettingError(f"measured_inputs must name inputs by numbers from 0 to {nu - 1}, got {measured}")

@@ -39,10 +39,10 @@ def conformal_rank(n: int, coverage: float) -> int:
     """
     n = count("n", n, least=0)
     _probability("coverage", coverage)
-    rank = math.ceil((n + 1) * coverage - _EPS)
+    rank = max(math.ceil((n + 1) * coverage - _EPS), 1)
     if rank > n:
-        raise _too_few(n, coverage, math.ceil(coverage / (1 - coverage) - _EPS), n / (n + 1), "")
-    return max(rank, 1)
+        raise _too_few(n, coverage, least_number(coverage), n / (n + 1), "")
+    return rank
 
 
 @typed()
@@ -64,8 +64,7 @@ def confident_rank(n: int, coverage: float, confidence: float) -> int:
     # P(at most r - 1 of n scores lie among the share `coverage` of the smallest ones), for r = 1..n.
     enough = bdtr(np.arange(n), n, coverage) >= confidence - 1e-12
     if not enough.any():
-        least = math.ceil(math.log1p(-confidence) / math.log(coverage) - _EPS)
-        words = f" with confidence {confidence:g}"
+        least, words = least_number(coverage, confidence), f" with confidence {confidence:g}"
         raise _too_few(n, coverage, least, (1 - confidence) ** (1 / n) if n else 0.0, words)
     return int(np.argmax(enough)) + 1
 
@@ -79,6 +78,23 @@ def rank_of(n: int, coverage: float, confidence: float | None = None) -> int:
         confidence: Confidence over calibration sets; None for the average over them.
     """
     return conformal_rank(n, coverage) if confidence is None else confident_rank(n, coverage, confidence)
+
+
+def least_number(coverage: float, confidence: float | None = None) -> int:
+    """Least number of scores that `rank_of` finds a rank for.
+
+    Args:
+        coverage: Wanted probability, in (0, 1).
+        confidence: Confidence over calibration sets; None for the average over them.
+
+    Raises:
+        SettingError: A probability is not in (0, 1).
+    """
+    _probability("coverage", coverage)
+    needed = coverage / (1 - coverage)
+    if confidence is not None:
+        needed = math.log1p(-_probability("confidence", confidence)) / math.log(coverage)
+    return max(math.ceil(needed - _EPS), 1)
 
 
 def pooled_quantile(groups: Sequence[Array], coverage: float) -> float:

@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, shown, texts
+from controlrnn.checks import Array, as_array, count, nonnegative, put, read_only, shown
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.portable import told_apart
 from controlrnn.records import Digest, Numbers, Part, Schema, TableOf, Text, digest
@@ -108,7 +108,6 @@ class ErrorMemory(MadeAgain):
     premises: Premises | None = None
 
     def __post_init__(self) -> None:
-        put(self, digests=texts("digests", self.digests))
         ny = len(as_array("end", self.end, ("ny",)))
         for name in (*_PARTS, "end"):
             put(self, **{name: nonnegative(name, getattr(self, name), ("steps", ny) if name != "end" else (ny,))})

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, definite, positive, put, read_only, texts
+from controlrnn.checks import Array, as_array, count, definite, positive, put, read_only
 from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.kernels.dense import dot, product
 from controlrnn.portable import told_apart
@@ -87,7 +87,6 @@ class TerminalSet(MadeAgain):
 
     def __post_init__(self) -> None:
         put(self, metric=definite("metric", self.metric))
-        put(self, digests=texts("digests", self.digests))
         object.__setattr__(self, "margin", read_only(as_array("margin", self.margin, ("ny",))))
         try:
             self.root  # noqa: B018 -- factorised now, not in a control step
@@ -197,6 +196,7 @@ def terminal_set(
 
     system, P = predictor.system, contraction.metric
     contraction.verify(system)
+    horizon = count("horizon", horizon)
     least = least_radius(contraction.rate, horizon, jump.radius_in(P))
     if outputs is None:  # margins are proportional to the radius: scale that of a unit ball to the wanted share
         unit = certify_horizon(system, 0, initial_radius=1.0, metric=P).bounds[0]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from controlrnn.checks import Array, items, nonnegative, put, read_only, size, texts
+from controlrnn.checks import Array, items, nonnegative, put, read_only, size
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, InfeasibleError, SettingError, ShapeError
 from controlrnn.portable import told_apart
@@ -86,7 +86,6 @@ class Tightening(MadeAgain):
     def __post_init__(self) -> None:
         if self.disturbance_gain is not None:
             DisturbanceFilter(self.disturbance_gain)
-        put(self, digests=texts("digests", self.digests))
         for name in ("growth", "execution"):
             if getattr(self, name) is None:
                 put(self, **{name: np.zeros_like(self.model_error)})

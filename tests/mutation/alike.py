@@ -7,7 +7,12 @@ from pathlib import Path
 
 # Read and not imported: what is imported here would be tested in place of the mutants.
 _SOURCE = (Path(__file__).parents[2] / "controlrnn" / "checks.py").read_text()
-CHECKS = {node.name for node in ast.parse(_SOURCE).body if isinstance(node, ast.FunctionDef)} | {"checked_box"}
+_FUNCTIONS = [node for node in ast.parse(_SOURCE).body if isinstance(node, ast.FunctionDef)]
+CHECKS = {node.name for node in _FUNCTIONS} | {"checked_box", "_per_channel"}
+# Of these the first argument is but a name for messages.
+NAMED = {node.name for node in _FUNCTIONS if node.args.args[0].arg == "name"} | {"checked_box", "_per_channel"}
+# Methods that compare, and say by these names of theirs what differs.
+COMPARISONS = {"refuse_other"}
 # Where numbers are of another type they become float64 in the next operation; words; guesses that a residual judges.
 WORDS = {"dtype", "hint", "what", "advice", "room"}
 
@@ -43,9 +48,12 @@ class _Plain(ast.NodeTransformer):
         if called.startswith("_log."):
             return ast.Constant(None)
         node.keywords = [keyword for keyword in node.keywords if keyword.arg not in WORDS]
-        if called in CHECKS and node.args:  # names of arguments and of their axes
-            node.args[0] = ast.Constant("") if isinstance(node.args[0], ast.Constant | ast.JoinedStr) else node.args[0]
-            node.args[1:] = [_Unnamed().visit(argument) for argument in node.args[1:]]
+        if called in NAMED and node.args:
+            node.args[0] = ast.Constant("")
+        if called in CHECKS:  # names of axes
+            node.args = [_Unnamed().visit(argument) for argument in node.args]
+        if called.rpartition(".")[2] in COMPARISONS:
+            node.args = [ast.Constant("") if isinstance(one, ast.Constant) else one for one in node.args]
         return self.generic_visit(node)
 
 

@@ -5,14 +5,14 @@ the mutants, in a copy of the working tree, ``mutants/SET``; `judge` runs the te
 there: they stand as long as function and tests are the same, so that a stopped run goes on. With
 patterns (as ``*.tube.*``) only mutants of such names are judged, those of the first pattern first. ``beside`` in the
 section names the tests of each file, so that a file's mutants have to be noticed by these. ``--first`` tries a fifth of
-hypothesis' examples and brief tests, and leaves it at that. Prints what no test noticed.
+hypothesis' examples and brief tests, and leaves it at that. Prints the survivors that `survivors.toml` does not list
+with a reason, and what it lists although a test notices it or there is no such mutant; fails where there is either.
 """
 
 from __future__ import annotations
 
 import ast
 import configparser
-import difflib
 import fnmatch
 import functools
 import hashlib
@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 from alike import alike
 from judge import Judge, Task
+from survivors import complaints, listed, named
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("controlrnn", "mpc", "plants", "experiments", "tests")
@@ -78,9 +79,9 @@ def mutants(place: Path) -> dict[str, str]:
     mutmut.copy_also_copy_files()
     mutmut.create_mutants(1)
     found = {}
-    for listed in sorted((place / "mutants").rglob("*.py.meta")):
-        texts = functions(listed.with_suffix(""))
-        for name in json.loads(listed.read_text())["exit_code_by_key"]:
+    for marks in sorted((place / "mutants").rglob("*.py.meta")):
+        texts = functions(marks.with_suffix(""))
+        for name in json.loads(marks.read_text())["exit_code_by_key"]:
             original = texts[f"{name.rpartition('.')[2].rpartition('__mutmut_')[0]}__mutmut_orig"]
             found[name] = hashlib.sha256(original.encode()).hexdigest()
     return found
@@ -129,15 +130,8 @@ def texts_of(place: Path, name: str) -> tuple[str, str]:
     return texts[f"{function.rpartition('__mutmut_')[0]}__mutmut_orig"], texts[function]
 
 
-def change(place: Path, name: str) -> str:
-    """What a mutant changes, on one line."""
-    texts = (text.splitlines() for text in texts_of(place, name))
-    lines = difflib.unified_diff(*texts, lineterm="", n=0)
-    return "  ".join(" ".join(line.split()) for line in lines if line[:3] not in ("---", "+++") and line[:2] != "@@")
-
-
 def main(name: str, *patterns: str) -> int:
-    """Judge the mutants of a set; returns how many no test noticed."""
+    """Judge the mutants of a set; returns how many complaints there are about the list of survivors."""
     shares = (5,) if "--first" in patterns else (5, 1)
     patterns = tuple(one for one in patterns if one != "--first")
     place, settings = workplace(name, patterns)
@@ -158,11 +152,12 @@ def main(name: str, *patterns: str) -> int:
     arguments += sorted({test for tests in beside.values() for test in tests})
     pytest.main(arguments, plugins=[Judge(task)])
     found = [one for one in map(json.loads, task.verdicts.read_text().splitlines()) if one["name"] in beside]
-    left = [one for one in found if one["verdict"] != "killed"]
-    for one in left:
-        print(f"{one['verdict']}: {one['name']}: {change(place, one['name'])}")
+    killed = [one["name"] for one in found if one["verdict"] == "killed"]
+    left = [one["name"] for one in found if one["verdict"] != "killed"]
+    said = complaints(named({one: texts_of(place, one) for one in known}), left, killed, listed())
+    print(*said, sep="\n")
     print(f"{made} mutants, {made - len(chosen)} of them alike, {dict(Counter(one['verdict'] for one in found))}")
-    return len(left)
+    return len(said)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from controlrnn.certification.proof.intervals import box_of
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.errors import CertificationError
 
+_SUMS = 1 + 16 * UNIT  # for the rounding of at most eight sums that a bound goes through, beside those of `dot_up`
 _ULP = 1e-14  # of exp, tanh and what is made of them: far more than they err
 
 
@@ -59,7 +60,6 @@ class Comparison:
         self._system = system
         self._W = np.abs(system.W)
         self._U = np.abs(system.U)
-        self._more = 1 + 8 * (n + system.nu + 64) * UNIT
         # Of the hidden state only |h| <= 1 is used; the GRU's candidate sees r h, which is no larger.
         hidden = Enclosure(np.zeros(n), np.ones(n))
         gates = Enclosure.of(system.W) @ box_of(inputs) + Enclosure.of(system.U) @ hidden + Enclosure.of(system.b)
@@ -83,7 +83,7 @@ class Comparison:
     def __call__(self, dx: Array, du: Array) -> Array:
         """Bound on the next |dx| (nx,), given |dx| (nx,) and |du| (nu,)."""
         grown = self._gru(dx, du) if self._system.cell == "gru" else self._lstm(dx, du)
-        return times_up(grown, self._more)
+        return times_up(grown, _SUMS)
 
     def rate(self, scale: Array) -> float:
         """Upper bound of max_i |dx_i+| / scale_i over |dx| <= scale and equal inputs."""

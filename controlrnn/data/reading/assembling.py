@@ -23,6 +23,7 @@ from controlrnn.data.reading.table import Table, chosen
 from controlrnn.data.reading.text import read_text
 from controlrnn.data.signal import Signal
 from controlrnn.errors import DataError, FileFormatError, MissingDataError, SettingError
+from controlrnn.records.writing import storage
 
 _log = logging.getLogger(__name__)
 _TEXT = (".csv", ".tsv", ".txt", ".dat", ".asc", ".gz", "")
@@ -105,10 +106,11 @@ def read_table(path: Any, options: Reading) -> Table:
     if not isinstance(path, str | os.PathLike):
         raise SettingError(f"a path or a data frame is expected, got {type(path).__name__}")
     path = Path(path)
-    if not path.is_file():
-        raise MissingDataError(f"there is no file {path}" + (": it is a folder" if path.is_dir() else ""))
-    with path.open("rb") as stream:
-        start = stream.read(512)
+    with storage("read", path):
+        if not path.is_file():
+            raise MissingDataError(f"there is no file {path}" + (": it is a folder" if path.is_dir() else ""))
+        with path.open("rb") as stream:
+            start = stream.read(512)
     if not start:
         raise FileFormatError(f"{path} is empty: was it copied whole?")
     if start[:4] == b"PAR1":

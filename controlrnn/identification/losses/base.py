@@ -128,6 +128,8 @@ class Decaying(Term):
     period: int
 
     def __post_init__(self) -> None:
+        if not isinstance(self.term, Loss):
+            raise SettingError(f"term must be a loss, got {shown(self.term)}")
         count("period", self.period)
 
     @property

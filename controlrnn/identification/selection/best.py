@@ -35,6 +35,7 @@ from controlrnn.identification.selection.trials import Plan
 from controlrnn.identification.training.progress import Callback
 from controlrnn.identification.training.settings import FitStatus
 from controlrnn.records import digest
+from controlrnn.records.writing import exists, storage
 from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
@@ -139,9 +140,10 @@ def _finished(folder: Path | None, mark: str) -> BestFit | None:
     """Result of an earlier run that came to its end; None where there is none of these data and settings."""
     if folder is None:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "best.npz"
-    if not path.exists():
+    with storage("write", path):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not exists(path):
         return None
     try:
         found = BestFit.load(path)

@@ -14,6 +14,7 @@ from controlrnn.identification.selection.finals import Job
 from controlrnn.identification.selection.trials import Trial, judge
 from controlrnn.identification.training.result import FitResult
 from controlrnn.records import digest
+from controlrnn.records.writing import exists
 
 _log = logging.getLogger(__name__)
 _MOST_UNKNOWNS = 1500  # of a candidate
@@ -71,7 +72,7 @@ def _judged(candidate: Candidate, job: Job, found: Found, mark: str) -> tuple[Tr
     key = digest({}, {"mark": mark, "plan": plan, "candidate": candidate.digest, "folds": len(job.every)})[:16]
     kept = None if job.folder is None else job.folder / f"trial_{key}.npz"
     fitted = None if job.folder is None else job.folder / f"fit_{key}.npz"
-    if kept is not None and kept.exists():
+    if kept is not None and exists(kept):
         try:
             return _known(kept, fitted, candidate, job)
         except ControlRnnError as error:
@@ -92,7 +93,7 @@ def _known(kept: Path, fitted: Path | None, candidate: Candidate, job: Job) -> t
     """Trial of an earlier run, with its fit where there is one."""
     trial = Trial.load(kept)
     model = candidate.build(job.records[0].nu, job.records[0].ny, job.structure.feedthrough, job.seed)
-    fit = FitResult.load(fitted, model) if fitted is not None and fitted.exists() else None
+    fit = FitResult.load(fitted, model) if fitted is not None and exists(fitted) else None
     job.meter.counts[job.meter.phase] += trial.iterations
     job.meter.credit(trial.seconds)
     _log.info("%s: error %.4g, from the earlier run", candidate.label, trial.error)

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -31,6 +30,7 @@ from controlrnn.identification.training.settings import FitStatus, InitialState,
 from controlrnn.models import Model
 from controlrnn.models.parts.contracting_linear import POLE, largest_pole
 from controlrnn.models.parts.linear_start import Linear
+from controlrnn.records.writing import exists
 from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def identify(
     model.to(settings.dtype)
     trainer = Trainer(model, dataset, loss, settings, window, skip)
     ended, refinement = None, None
-    if checkpoint and Path(checkpoint).exists():
+    if checkpoint and exists(checkpoint):
         ended, refinement = load_checkpoint(checkpoint, trainer, mark)
     status = ended or _train(trainer, refinement, callbacks, checkpoint, mark)
     for callback in callbacks:

@@ -31,6 +31,7 @@ from controlrnn.errors import SettingError
 from controlrnn.models.parts.guarantee import Supply
 
 _log = logging.getLogger(__name__)
+_LARGEST = 1e50  # entry of a matrix, so that products of a few are within float64
 _SHARE = 0.9  # share of a gain bound that a linear model is scaled down to, so that the neurons have the rest
 _SPREAD = 1e4  # of the states' sizes, beyond which equations in the given coordinates are not worth solving
 _SHRINKS = (1.0, 0.99, 0.98, 0.97, 0.96, 0.95)  # of the state map
@@ -53,7 +54,11 @@ class Linear:
         """Make a linear model after checking shapes against ``sizes`` (nx, nu, ny); D = None stands for zero."""
         nx, nu, ny = sizes
         D = np.zeros((ny, nu)) if D is None else as_array("D", D, (ny, nu))
-        return cls(as_array("A", A, (nx, nx)), as_array("B", B, (nx, nu)), as_array("C", C, (ny, nx)), D)
+        made = cls(as_array("A", A, (nx, nx)), as_array("B", B, (nx, nu)), as_array("C", C, (ny, nx)), D)
+        for name in ("A", "B", "C", "D"):
+            if (largest := np.abs(getattr(made, name)).max(initial=0.0)) > _LARGEST:
+                raise SettingError(f"{name} must have entries up to {_LARGEST:g}, got {largest:g}: check the units")
+        return made
 
     def gain(self, rate: float = 1.0) -> float:
         """Largest gain on a grid of the circle |z| = rate, a lower bound of the l2 gain; infinite if unstable there."""

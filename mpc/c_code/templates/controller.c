@@ -13,7 +13,7 @@ static void learn(State *s, const double *y, const double *seen)
         error[i] = y[i] - error[i];
         complete = complete && isfinite(error[i]);
     }
-#if RECALL
+#if ERROR_MEMORY
     see_errors(s, told, is_certified(s));
 #else
     (void)told;
@@ -108,7 +108,7 @@ static void keep_estimate(State *s, int back)
 /* Take in a sample, after saving what `revise` needs to repeat it. */
 static void advance(State *s, const double *y, const double *u, int doubted)
 {
-#if RECALL
+#if ERROR_MEMORY
     const int before = is_certified(s);
 #endif
 #if REGION
@@ -125,7 +125,7 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     keep_estimate(s, 0);
     take_in(s, y, u, doubted);
     if (s->age < N) ++s->age;
-#if RECALL
+#if ERROR_MEMORY
     /* Intervals carry over only from one certified estimate to the next. */
     if (before && is_certified(s)) shift_errors(s);
     else forget_errors(s);
@@ -159,7 +159,7 @@ static void revise(State *s, const double *acted, int doubted)
     if (s->seen >= STEPS && leaves_ranges(s, s->x, acted)) doubted = 1;
 #endif
     take_in(s, s->undo_y, acted, doubted);
-#if RECALL
+#if ERROR_MEMORY
     if (doubted) forget_errors(s);
 #endif
 }
@@ -210,7 +210,7 @@ static void scale_sample(State *s, const double *reference, const double *offset
             const double shift = PRACTICAL ? offset[m] + (PROMISES ? 0 : s->level[k * NM + m]) : 0;
             double low = s->wide ? wide_low[k * NY + i] : output_low[k * NY + i];
             double high = s->wide ? wide_high[k * NY + i] : output_high[k * NY + i];
-#if RECALL
+#if ERROR_MEMORY
             if (k < LEARNING && i < NM) {
                 low -= s->error_low[k * NM + i];
                 high -= s->error_high[k * NM + i];
@@ -323,7 +323,7 @@ void ${name}_init(State *s)
     memcpy(s->beside, initial_state, sizeof s->beside);
     s->evidence = 1;
     resume(s);
-#if RECALL
+#if ERROR_MEMORY
     forget_errors(s);
 #endif
     set_prices(s, 0);
@@ -377,7 +377,7 @@ void ${name}_clear_estimate(State *s)
     s->seen = s->has_disturbance = s->has_plan = s->age = s->contradictions = s->impossible = 0;
     s->can_undo = 0;
     resume(s);
-#if RECALL
+#if ERROR_MEMORY
     forget_errors(s);
 #endif
 }
@@ -411,7 +411,7 @@ static void decide(State *s, const double *y, const double *reference, const dou
     }
     for (int i = 0; i < NM; ++i) target[i] = wanted[i] - offset[i] - s->level[(N + 1) * NM + i];
     choose(s, found, iterate, target, u, &told, more);
-#if RECALL
+#if ERROR_MEMORY
     if (more) {
         memcpy(more->low, s->error_low, sizeof more->low);
         memcpy(more->high, s->error_high, sizeof more->high);

@@ -27,7 +27,7 @@ $digests
 #define ${NAME}_VARIABLES (${NAME}_INPUTS * ${NAME}_NU)
 #define ${NAME}_ROWS $rows /* output, terminal and move limits, at least 1 */
 #define ${NAME}_RECORD $record /* inputs that the observer stores, at least 1 */
-#define ${NAME}_RECALL $recall /* whether limits learn from measurements */
+#define ${NAME}_ERROR_MEMORY $error_memory /* whether limits learn from measurements */
 #define ${NAME}_ERRORS $errors /* size of the error intervals that they learn, at least 1 */
 
 #ifdef __cplusplus

@@ -184,7 +184,7 @@ static void note(const Loop *l, int t, const double *x, const double *seen, cons
         predicted[i] += shift;
         l->errors[t * (N + 1) * NM + i] = shift;
     }
-#if RECALL
+#if ERROR_MEMORY
     memcpy(l->intervals + 2 * t * ${NAME}_ERRORS, told->low, sizeof told->low);
     memcpy(l->intervals + (2 * t + 1) * ${NAME}_ERRORS, told->high, sizeof told->high);
 #endif

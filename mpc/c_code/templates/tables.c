@@ -10,7 +10,7 @@
 #define INNOVATION 2
 #define OBSERVER $observer
 #define TERMINAL_SET $terminal
-#define RECALL $recall
+#define ERROR_MEMORY $error_memory
 #define REGION $region
 #define COVERAGE $coverage
 #define RANGES $ranges
@@ -32,7 +32,7 @@ enum {
     FORGETS = $forgets,   /* whether the model forgets its initial state */
     TERMINAL = TERMINAL_SET,
     FIRST = $first,       /* first sample with output limits */
-    RECALLED = $recalled, /* samples that a measured error is used for */
+    MEMORY_STEPS = $memory_steps, /* samples that a measured error is used for */
     LEARNING = $learning, /* number of samples, from 0 on, whose limits learn from measurements */
     STATES_ARE_NEURONS = $states_are_neurons, /* x+ = w */
     OUTPUTS_READ_NEURONS = $outputs_read_neurons

@@ -110,11 +110,11 @@ class Prepared:
             self.call.plant_step, self.call.plant_output = self.hooks.plant_step, self.hooks.plant_output
         self._state = np.zeros(state // 8 + 1)
         self.call.state = self._state.ctypes.data
-        recalled = (steps, 2, N + 1, ny) if controller.recalls else (0, 2, 0, 0)
+        learnt = (steps, 2, N + 1, ny) if controller.recalls else (0, 2, 0, 0)
         shapes: dict[str, tuple[int, ...]] = {
             "y": (steps + 1, ny), "after": (steps, ny), "readings": (steps, ny), "u": (steps, nu),
             "applied": (steps, nu), "x": (steps, controller.predictor.nx), "disturbance": (steps, ny),
-            "predicted": (steps, N + 1, ny), "errors": (steps, N + 1, ny), "intervals": recalled,
+            "predicted": (steps, N + 1, ny), "errors": (steps, N + 1, ny), "intervals": learnt,
             "slack": (steps,), "seconds": (steps,),
         }  # fmt: skip
         self.found: dict[str, NDArray[Any]] = {name: np.zeros(shape) for name, shape in shapes.items()}

@@ -9,7 +9,7 @@ from scipy.optimize import check_grad
 
 from controlrnn import kernels
 from controlrnn.data import Scaler
-from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.errors import DataError, FileFormatError, SettingError, ShapeError
 from controlrnn.systems import MATRICES, Activation, LureSystem
 from controlrnn.systems.ops import CASADI, NUMPY
 
@@ -231,3 +231,14 @@ def test_a_batch_without_records_has_no_runs():
     system = random_elman(0)
     y, x = kernels.simulate(system, np.zeros((0, 7, 2)))
     assert (y.shape, x.shape) == ((0, 7, 2), (0, 8, 4))
+
+
+@pytest.mark.parametrize("wrong", ["sine", "tanh:0", "tanh relu", "", 3])
+def test_a_file_with_an_unknown_activation_is_told_the_known_ones(wrong):
+    arrays, meta = random_elman(0).record()
+    words = (
+        "one of tanh, relu, sigmoid, leaky_relu, or law:number for each run of neurons with a law of tanh, .*dead_zone"
+    )
+    with pytest.raises(FileFormatError, match=words if isinstance(wrong, str) else "a text"):
+        LureSystem.SCHEMA.check(arrays, meta | {"activation": wrong})
+    LureSystem.SCHEMA.check(arrays, meta)

@@ -8,6 +8,7 @@ from record_cases import model_error, record, records
 
 from controlrnn.errors import DataError, SettingError
 from mpc import Coverage, DisturbanceFilter, Operation, Washout, calibrate, calibration_errors, coverage_of
+from mpc.calibration.residuals import RecordErrors
 from mpc.promises.order_statistics import clopper_pearson
 from mpc.promises.premises import record_premises
 
@@ -91,6 +92,85 @@ def test_bounds_are_made_of_what_makes_sense(system):
                   {"disturbance_gain": 1.5}, {"bounds": -good.bounds}, {"loop": "ajar"}, {"unit": "day"}):  # fmt: skip
         with pytest.raises(SettingError):
             replace(good, **wrong)
+
+
+def test_what_the_records_lack_is_said(system):
+    good = replace(model_error(system), n=10)
+    gaps = "; 62.5 % of the outputs were measured, and errors of the others are not covered"
+    pieces = (
+        "; the 10 trajectories are pieces of 4 experiment(s): this is a promise for further pieces of such a record, "
+        "cut alike, if the order of pieces says nothing (a stationary process that forgets within the gap between "
+        "them), and none for another experiment"
+    )
+    for fields, words in (({"measured": 0.625}, gaps), ({"sources": 4}, pieces), ({"sources": 10}, ""),
+                          ({"measured": 0.625, "sources": 4}, gaps + pieces)):  # fmt: skip
+        lacking = replace(good, **fields)
+        assert lacking.promise == good.promise + words
+        assert lacking.promise_over(500) == good.promise_over(500) + words
+
+
+def test_pieces_and_gaps_of_the_records_are_counted(system):
+    made = records(system, range(16), steps=30)
+    whole = records(system, [99], steps=290)[0]
+    pieces = [whole[30 * i : 30 * i + 25] for i in range(9)]
+    found = calibrate(system, [*pieces, made[0]], scale_trajectories=made[10:], **OPTIONS)
+    assert (found.n, found.sources, found.measured) == (10, 2, 1.0)
+    with pytest.raises(DataError, match="confidence needs independent records"):
+        calibrate(system, [*pieces, *made[:10]], scale_trajectories=made[10:], coverage=0.5, confidence=0.5, **OPTIONS)
+    sure = calibrate(system, made[:10], scale_trajectories=made[10:], coverage=0.5, confidence=0.5, **OPTIONS)
+    assert (sure.sources, sure.confidence) == (10, 0.5)
+    gaps = [replace(r, y=np.where(np.arange(30)[:, None] % 5 == [0, 5], np.nan, r.y)) for r in made[:10]]
+    assert calibrate(system, gaps, scale_trajectories=made[10:], **OPTIONS).measured == pytest.approx(0.9)
+
+
+def test_readings_for_the_scale_are_hidden_on_their_own(system):
+    """With the gaps of the calibration records the bound would know something of them, and not of a new one's."""
+    made, operation = records(system, range(16), steps=30), Operation(missing=0.4, seed=3)
+    found = calibrate(system, made[:10], scale_trajectories=made[10:], disturbance=GAIN, operation=operation, **OPTIONS)
+    ratios = []
+    for own in (True, False):
+        parts = RecordErrors(system, 3, 8, GAIN, None, None).of(made[10:], operation, scale=own)
+        rms = np.sqrt(np.mean(np.concatenate(parts) ** 2, axis=0))
+        ratio = found.bounds / np.maximum(rms, 1e-3 * rms.max(axis=0))
+        ratios.append(ratio.max() / ratio.min() - 1)
+    assert ratios[0] < 1e-9 < ratios[1]
+
+
+def test_what_was_not_measured_neither_counts_nor_stops_a_calibration(system):
+    errors = [np.array([[[0.5, np.nan], [2.0, 0.5]], [[np.nan, np.nan], [0.5, 0.5]]])]
+    met = coverage_of(np.ones((2, 2)), errors)
+    assert (met.trajectories, met.steps) == (0.0, 2 / 3)
+    with pytest.raises(DataError, match="no error that is known"):
+        coverage_of(np.ones((2, 2)), [*errors, np.full((1, 2, 2), np.nan)])
+    made = records(system, range(16), steps=40)
+    early = np.arange(40)[:, None] < 8  # in the washout
+    blind = [replace(r, y=np.where([True, False] | early, r.y, np.nan)) for r in made[10:]]
+    with pytest.raises(DataError, match="never measured at some step"):
+        calibrate(system, made[:10], scale_trajectories=blind, **OPTIONS)
+    # A gap longer than the horizon leaves predictions without any error that is known.
+    gap = [replace(r, y=np.where(np.arange(40)[:, None] // 10 == [2, 9], np.nan, r.y)) for r in made[10:]]
+    assert (calibrate(system, made[:10], scale_trajectories=gap, **OPTIONS).bounds > 0).all()
+
+
+def scaled(system, units):
+    """The same model and records with outputs in other units."""
+    units = np.asarray(units)
+    made = [replace(r, y=r.y * units) for r in records(system, range(16), steps=30)]
+    return replace(system, C2=system.C2 * units[:, None], by=system.by * units), made
+
+
+def test_the_units_of_outputs_do_not_matter(system):
+    plain = calibrate(system, (r := scaled(system, [1, 1])[1])[:10], scale_trajectories=r[10:], **OPTIONS)
+    for units in ([1.0, 2.0**-50], [2.0**50, 1.0], [2.0**-60, 2.0**60]):
+        other, made = scaled(system, units)
+        found = calibrate(other, made[:10], scale_trajectories=made[10:], **OPTIONS)
+        np.testing.assert_allclose(found.bounds / units, plain.bounds, rtol=1e-9)
+        clean = [replace(r, y=other.simulate(r.u)[0] * (1 + 1e-15 * (-1.0) ** np.arange(30)[:, None])) for r in made]
+        with pytest.raises(DataError, match="simulated by the model"):  # rounding, in any units
+            calibrate(other, clean[:10], scale_trajectories=clean[10:], **OPTIONS)
+    silent, made = scaled(system, [1.0, 0.0])
+    with pytest.raises(DataError, match="simulated by the model"):
+        calibrate(silent, made[:10], scale_trajectories=made[10:], **OPTIONS)
 
 
 def test_the_shape_of_a_bound_is_that_of_the_root_mean_square_errors(system):

@@ -10,7 +10,7 @@ from mpc_networks import elman, switching
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import ControlRnnError, DataError, SettingError, ShapeError
 from mpc import OperatingRegion, Predictor, RegionStatus, RegionWatch, Washout, learn_region
-from mpc.calibration.region import EDGE
+from mpc.calibration.region import EDGE, RegionShape
 from mpc.promises.records import data_digest
 
 W = 2
@@ -85,20 +85,41 @@ def test_what_lies_outside_is_said_in_words():
     )
 
 
-@pytest.mark.parametrize("wrong", [
-    {"centres": (np.zeros(2), np.zeros(3), np.zeros(2))}, {"centres": (np.zeros(2), np.zeros(2))},
-    {"covariances": (np.eye(2), np.eye(2))}, {"labels": LABELS[:3]}, {"limits": (1.0, 1.0)},
-    {"limits": (1.0, 0.0, 1.0)}, {"limits": (1.0, np.inf, 1.0)}, {"limits": (1.0, -1.0, 1.0)}, {"n": 0},
-    {"coverage": 0.0}, {"coverage": 1.0}, {"centres": (np.zeros(2), np.zeros(2), np.array([np.nan, 0.0]))},
-    {"covariances": (np.eye(2), np.eye(2), np.eye(3))}, {"covariances": (np.eye(2), np.eye(2), np.diag([1.0, 0.0]))},
-    {"covariances": (np.diag([1.0, -1.0]), np.eye(2), np.eye(2))}, {"shape": "ball"},
-    {"shape": "ellipsoid", "covariances": (np.array([[1.0, 2.0], [2.0, 1.0]]), np.eye(2), np.eye(2))},
-    {"shape": "ellipsoid", "covariances": (np.array([[1.0, 0.1], [0.2, 1.0]]), np.eye(2), np.eye(2))},
-    {"centres": (np.zeros(0), np.zeros(0), np.zeros(2)), "labels": LABELS[2:]},
-], ids=lambda w: "-".join(w))  # fmt: skip
-def test_regions_that_make_no_sense(wrong):
-    with pytest.raises(ControlRnnError):
+GROUPS, WIDTHS, DEFINITE, EYE = "a region has 3 groups", "positive diagonal", "positive definite", np.eye(2)
+ELLIPSOID, SKEW = {"shape": "ellipsoid"}, np.array([[1e-9, 1e-10], [2e-10, 1e-9]])
+
+
+@pytest.mark.parametrize(("wrong", "words"), [
+    ({"centres": (np.zeros(2), np.zeros(3), np.zeros(2))}, GROUPS),
+    ({"centres": (np.zeros(2), np.zeros(2))}, "centres must have 3 entries, got 2"),
+    ({"centres": (np.zeros(0), np.zeros(0), np.zeros(2)), "labels": LABELS[2:]}, GROUPS),
+    ({"centres": (np.zeros(2), np.zeros(2), np.zeros(0)), "labels": LABELS[:2]}, GROUPS),
+    ({"centres": (np.zeros(2), np.zeros(2), np.array([np.nan, 0.0]))}, "NaN"),
+    ({"covariances": (EYE, EYE)}, "covariances must have 3 entries, got 2"),
+    ({"covariances": (EYE, EYE, np.eye(3))}, r"covariance of residual must have shape \(2, 2\)"),
+    ({"covariances": (EYE, EYE, np.diag([1.0, 0.0]))}, f"residual must have a {WIDTHS}"),
+    ({"covariances": (np.diag([1.0, -1.0]), EYE, EYE)}, f"input must have a {WIDTHS}"),
+    ({"labels": LABELS[:3]}, "labels must name 4 channels, got 3"),
+    ({"limits": (1.0, 1.0)}, "limits must have 3 entries"), ({"limits": (1.0, np.inf, 1.0)}, "limits"),
+    ({"limits": (1.0, 0.0, 1.0)}, "three positive numbers"), ({"limits": (1.0, -1.0, 1.0)}, "three positive numbers"),
+    ({"n": 0}, "n must be"), ({"coverage": 0.0}, "coverage must be"), ({"coverage": 1.0}, "coverage must be"),
+    ({"shape": "ball"}, "region_shape must be one of"),
+    (ELLIPSOID | {"covariances": (np.array([[1.0, 2.0], [2.0, 1.0]]), EYE, EYE)}, f"of input must be {DEFINITE}"),
+    (ELLIPSOID | {"covariances": (EYE, np.diag([1.0, 0.0]), EYE)}, f"of input move must be {DEFINITE}"),
+    (ELLIPSOID | {"covariances": (np.array([[1.0, 0.1], [0.2, 1.0]]), EYE, EYE)}, "of input must be symmetric"),
+    (ELLIPSOID | {"covariances": (np.array([[1.0, 0.1], [0.1 + 1e-7, 1.0]]), EYE, EYE)}, "must be symmetric"),
+    (ELLIPSOID | {"covariances": (EYE, EYE, SKEW)}, "of residual must be symmetric"),
+], ids=lambda w: "-".join(w) if isinstance(w, dict) else "")  # fmt: skip
+def test_regions_that_make_no_sense(wrong, words):
+    with pytest.raises(ControlRnnError, match=words) as said:
         made(**wrong)
+    assert "read again" not in str(said.value)  # said before the check that guards files
+
+
+def test_a_region_of_more_inputs_than_outputs():
+    one = made(centres=(np.zeros(2), np.zeros(2), np.zeros(1)), covariances=(EYE, EYE, np.eye(1)), labels=LABELS[:3])
+    assert one.check([0.0, 0.0], [2.0]).message == "residual level [cm]: 2, calibrated on -1.5 to 1.5"
+    assert type(one.shape) is RegionShape
 
 
 def test_samples_have_the_shapes_of_the_region():

@@ -107,6 +107,29 @@ def test_a_state_of_other_parts_or_without_all_of_them_is_refused():
         made.restore(broken)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_is_restored_whole_and_as_it_was_saved(kind):
+    made = used(kind)
+    state, before = made.state(), pickle.dumps(made.state())
+    for name, value in state.items():
+        with pytest.raises(DataError, match="the state") as said:
+            made.restore({k: v for k, v in state.items() if k != name})
+        assert name.startswith(("rests on", "content")) or f"lacks {name}" in str(said.value)
+        if value.size and value.dtype.kind in "fiub":
+            wrong = np.nan_to_num(value) + 1 if value.dtype.kind != "b" else ~value
+            with pytest.raises(DataError, match="altered"):
+                made.restore(state | {name: wrong})
+        if name.startswith("controller"):
+            with pytest.raises(DataError, match="altered"):
+                made.restore(state | {name: np.stack([value, value])})
+    with pytest.raises(DataError, match="also holds another"):
+        made.restore(state | {"another": np.zeros(2)})
+    with pytest.raises(DataError, match="altered"):
+        made.restore({k: v for k, v in state.items() if k != "content"})
+    assert pickle.dumps(made.state()) == before  # nothing was changed by what was refused
+    made.restore(state)
+
+
 def test_two_controllers_never_share_an_observer():
     first = used("running")
     second = TightenedMPC(

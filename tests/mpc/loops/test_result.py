@@ -109,6 +109,12 @@ def test_counts():
     assert one.times["max"] == 0.4
 
 
+def test_words_become_named_values():
+    one = made(status=("solved",) * K, fallback=("plan",) * K)
+    assert {type(s) for s in one.status} == {Status}
+    assert {type(f) for f in one.fallback} == {Fallback}
+
+
 def test_what_is_kept_cannot_be_changed():
     given = np.zeros((K + 1, 2))
     one = made(y=given)

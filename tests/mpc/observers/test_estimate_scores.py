@@ -40,13 +40,17 @@ def test_bounds_are_ordered_scores():
         one.metric[0, 0] = 2.0
 
 
-@pytest.mark.parametrize("wrong", [
-    {"error_scores": np.array([0.4, 0.1, 0.3, -1e-9])}, {"jump_scores": np.array([1.0, -3.0, 0.0, 2.0])},
-    {"error_scores": np.zeros(0), "jump_scores": np.zeros(0)}, {"jump_scores": np.zeros(3)},
-    {"metric": np.array([[1.0, 2.0], [2.0, 1.0]])}, {"metric": np.array([[1.0, 0.5], [0.0, 1.0]])}, {"coverage": 0.9},
-], ids=lambda w: "-".join(w))  # fmt: skip
-def test_scores_that_bound_nothing(wrong):
-    with pytest.raises(ControlRnnError):
+@pytest.mark.parametrize(("wrong", "words"), [
+    ({"error_scores": np.array([0.4, 0.1, 0.3, -1e-9])}, "scores must be"),
+    ({"jump_scores": np.array([1.0, -3.0, 0.0, 2.0])}, "scores must be"),
+    ({"error_scores": np.zeros(0), "jump_scores": np.zeros(0)}, "scores must be"),
+    ({"jump_scores": np.zeros(3)}, "jump_scores must have shape"),
+    ({"metric": np.array([[1.0, 2.0], [2.0, 1.0]])}, "metric must be positive definite"),
+    ({"metric": np.array([[1.0, 0.5], [0.0, 1.0]])}, "metric must be symmetric"),
+    ({"coverage": 0.9}, "needs at least 9"),
+], ids=lambda w: "-".join(w) if isinstance(w, dict) else "")  # fmt: skip
+def test_scores_that_bound_nothing(wrong, words):
+    with pytest.raises(ControlRnnError, match=words):
         made(**wrong)
 
 

@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from controlrnn.errors import DataError, SettingError
 from mpc import anytime_interval, clopper_pearson, confident_rank, conformal_rank
-from mpc.promises.order_statistics import pooled_quantile, rank_of
+from mpc.promises.order_statistics import least_number, pooled_quantile, rank_of
 
 COVERAGES = (0.05, 0.5, 0.8, 0.9, 0.95, 0.99)
 
@@ -66,6 +66,18 @@ def test_confidence_for_this_set_by_simulation(rng):
     assert held >= confidence - 4 * np.sqrt(0.05 * 0.95 / sets)
     marginal = (scores[:, conformal_rank(n, coverage) - 1] >= coverage).mean()
     assert marginal < 0.8  # the average promise does not give it: that is why there are two
+
+
+@pytest.mark.parametrize("confidence", [None, 0.01, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("coverage", [1e-12, *COVERAGES, 0.999])
+def test_least_number_of_scores_with_a_rank(coverage, confidence):
+    least = least_number(coverage, confidence)
+    assert 1 <= rank_of(least, coverage, confidence) <= least
+    with pytest.raises(DataError, match=f"at least {least} "):
+        rank_of(least - 1, coverage, confidence)
+    for wrong in ((0.0, None), (1.0, None), (0.5, 0.0), (0.5, 1.0)):
+        with pytest.raises(SettingError):
+            least_number(*wrong)
 
 
 @pytest.mark.parametrize(("coverage", "least"), [(0.9, 9), (0.95, 19), (0.5, 1), (0.99, 99)])

@@ -10,7 +10,7 @@ from controlrnn import certification
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 from controlrnn.records import digest
 from controlrnn.systems import change_system
-from mpc import ErrorMemory, Washout, certify_changes, make_error_memory, make_recursive, tighten
+from mpc import ErrorMemory, StateError, Washout, certify_changes, make_error_memory, make_recursive, tighten
 from mpc.observers.state_error import ROUNDING
 
 N, K, W, INPUT = 5, 3, 6, np.array([0.01, 0.02])
@@ -125,6 +125,28 @@ def test_parts_that_do_not_belong_together_are_refused(case, predictor):
             case.made(**changed)
 
 
+def test_records_of_drifts_may_miss_more_readings_than_those_of_errors(case):
+    """Both promises stand side by side, each with its own conditions."""
+    premises = case.tightening.premises.also(length=100, missing=0.5, loop="closed")
+    tightening = replace(case.tightening, premises=premises)
+    made = case.made(tightening=tightening, drift=replace(case.drift, length=7, missing=0.25))
+    assert made.premises.digest == premises.digest
+
+
+def test_a_memory_without_jumps_needs_no_certificate_for_them(case):
+    class Still(Washout):
+        @property
+        def jump(self):
+            return StateError(0.0, np.eye(self.predictor.nx))
+
+    still = Still(case.observer.predictor, W, contraction=case.observer.contraction, input_error=INPUT)
+    named = case.tightening.digests | {"observer": still.digest}
+    room = replace(case.tightening, digests=named, premises=None)
+    made = case.made(observer=still, growth=None, tightening=room)
+    assert not made.jump.any()
+    assert "growth" not in made.digests
+
+
 def test_changes_cover_what_the_observer_leaves(case):
     good, radius = case.changes, case.observer.restart.needed_in(np.eye(case.observer.system.nx))
     case.made(changes=(replace(good[0], initial_radius=radius), *good[1:]))
@@ -187,6 +209,13 @@ def test_verification_recomputes_everything(case):
     ):  # fmt: skip
         with pytest.raises(CertificationError, match=f"the error memory names another {what}"):
             replace(made, **changed).verify(case.tightening, case.drift, case.changes, **sources)
+    other = replace(made, premises=made.premises.also(length=5))
+    with pytest.raises(CertificationError, match="the error memory names another premises"):
+        other.verify(case.tightening, case.drift, case.changes, **sources)
+    trusted = replace(made)
+    trusted.verify(replace(case.tightening).on_trust(), case.drift, case.changes, **sources)
+    assert trusted.usable
+    assert not trusted.verified  # it rests on what was not
     with pytest.raises(CertificationError, match=r"the error memory lacks premises\."):
         replace(made, premises=None).verify(case.tightening, case.drift, case.changes, **sources)
     with pytest.raises(CertificationError, match="the error memory claims"):
@@ -248,6 +277,12 @@ def test_changes_are_certified_for_what_the_observer_leaves(case, monkeypatch):
         wanted = 1e3 * np.linalg.eigvalsh(start.metric)[-1] * np.eye(system.nx)
         wanted[:n, :n] = start.metric
         np.testing.assert_allclose(arguments["metric"], wanted)
+    P = np.diag([2.0, 9.0, 3.0, 4.0])
+    stretched = Washout(case.observer.predictor, W, contraction=replace(case.observer.contraction, metric=P))
+    certify_changes(stretched, 1)
+    wanted = 9e3 * np.eye(change_system(case.observer.system, 1).nx)
+    wanted[:n, :n] = P
+    np.testing.assert_allclose(asked[-1][2]["metric"], wanted)
     certify_changes(case.observer, 1)
     assert asked[-1][2]["iterations"] == 200
     with pytest.raises(SettingError, match="steps"):

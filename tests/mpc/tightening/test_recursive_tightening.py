@@ -189,6 +189,11 @@ def test_what_rests_on_a_file_is_not_verified(case):
     trusted = make_recursive(replace(room).on_trust(), case.growth, observer=case.observer)
     assert not trusted.verified
     assert trusted.usable
+    for read in (replace(room), replace(room).on_trust()):
+        copied = replace(room)
+        copied.agrees_with(read)
+        assert not copied.verified
+        assert copied.usable is read.usable
 
 
 def test_the_certified_part_may_be_one_or_two(case):
@@ -198,8 +203,28 @@ def test_the_certified_part_may_be_one_or_two(case):
     one = replace(two, reinitialisation=two.reinitialisation + two.input_error, input_error=0 * two.input_error)
     for made in (two, one):
         replace(made).verify(case.size, case.joint, observer=case.observer)
+    for sign in (1, -1):  # the parts are shown apart, their sum is what holds
+        other = replace(
+            two, reinitialisation=two.reinitialisation + 0.01, input_error=two.input_error + 0.01 * sign + 0.01
+        )
+        with pytest.raises(CertificationError, match="claims certified part"):
+            other.verify(case.size, case.joint, observer=case.observer)
     turned = replace(two, reinitialisation=two.input_error, input_error=two.reinitialisation)
     turned.verify(case.size, case.joint, observer=case.observer)
+
+
+def test_a_tightening_without_growth_does_not_follow_from_a_certificate_of_growth(case):
+    with pytest.raises(CertificationError, match="the tightening"):
+        case.room().verify(case.size, case.joint, observer=case.observer, growth=case.growth)
+
+
+def test_parts_are_kept_as_they_were_given():
+    bounds = np.full((N + 1, 2), 0.5)
+    made = replace(no_tightening(64 * "a", N, 2), model_error=bounds)
+    bounds[:] = 9.0
+    assert made.total.max() == 0.5
+    for name in ("model_error", "reinitialisation", "input_error", "growth", "execution"):
+        assert not getattr(made, name).flags.writeable
 
 
 def test_parts_add_up_row_by_row():

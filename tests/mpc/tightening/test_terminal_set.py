@@ -150,6 +150,9 @@ def test_a_set_follows_from_the_certificates_that_it_is_given():
             terminal_set(PREDICTOR, CONTRACTION, horizon=N, jump=ERROR, outputs=outputs)
     with pytest.raises(CertificationError, match="another system"):
         terminal_set(PREDICTOR, replace(CONTRACTION, system_digest=64 * "e"), horizon=N, jump=ERROR, outputs=OUTPUTS)
+    for horizon in (0, -1, -(2**63), 2**62):
+        with pytest.raises(SettingError, match="horizon must be"):
+            terminal_set(PREDICTOR, CONTRACTION, horizon=horizon, jump=ERROR, outputs=OUTPUTS)
     far = StateError(JUMP, 4 * P)  # half as far in P
     assert terminal_set(PREDICTOR, CONTRACTION, horizon=N, jump=far, outputs=OUTPUTS).jump == pytest.approx(JUMP / 2)
 

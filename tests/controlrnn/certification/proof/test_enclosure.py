@@ -331,3 +331,15 @@ def test_lost_subnormal_numbers_are_noticed():
         torch.set_flush_denormal(False)
     assert not ieee
     assert e.arithmetic_is_ieee()
+
+
+def test_radii_of_long_products_are_rounded_up():
+    """Some large radii, beside which thousands vanish one by one, also where a sum is kept in several parts."""
+    k = 1 << 14
+    rad = np.full(k, 0.9 * UNIT)
+    rad[:64] = 1.0
+    true = sum(map(Fraction, rad))
+    for kind in (Enclosure, Twofold):
+        exact_ones, spread = kind.of(np.ones((1, k))), kind.of(np.zeros((k, 1)), rad[:, None])
+        assert Fraction(float((exact_ones @ spread).enclosure().rad[0, 0])) >= true
+        assert Fraction(float((spread.T @ exact_ones.T).enclosure().rad[0, 0])) >= true

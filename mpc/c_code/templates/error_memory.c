@@ -1,4 +1,4 @@
-#if RECALL
+#if ERROR_MEMORY
 /* Intervals of the errors of predictions from the present estimate, as mpc/tightening/learnt_errors.py: rows k = 0..N
    of s->error_low and s->error_high. Sums are formed as there, so that both give the same numbers. */
 
@@ -6,8 +6,8 @@
 static void forget_errors(State *s)
 {
     for (int i = 0; i < (N + 1) * NM; ++i) {
-        s->error_low[i] = -recall_absolute[i];
-        s->error_high[i] = recall_absolute[i];
+        s->error_low[i] = -memory_absolute[i];
+        s->error_high[i] = memory_absolute[i];
     }
 }
 
@@ -20,17 +20,17 @@ static void see_errors(State *s, const double *error, int certified)
         return;
     }
     for (int i = 0; i < NM; ++i) {
-        const double room = MEASURED * recall_absolute[i];
+        const double room = MEASURED * memory_absolute[i];
         int agrees = error[i] >= s->error_low[i] - room && error[i] <= s->error_high[i] + room;
         if (!isfinite(error[i])) continue;
-        for (int k = 1; k <= RECALLED; ++k) {
-            const double around = recall_around[(k - 1) * NM + i];
+        for (int k = 1; k <= MEMORY_STEPS; ++k) {
+            const double around = memory_around[(k - 1) * NM + i];
             agrees = agrees && fmax(s->error_low[k * NM + i], error[i] - around)
                                    <= fmin(s->error_high[k * NM + i], error[i] + around);
         }
         s->contradictions += !agrees;
-        for (int k = 1; k <= RECALLED; ++k) {
-            const double around = recall_around[(k - 1) * NM + i], widest = recall_absolute[k * NM + i];
+        for (int k = 1; k <= MEMORY_STEPS; ++k) {
+            const double around = memory_around[(k - 1) * NM + i], widest = memory_absolute[k * NM + i];
             double *low = s->error_low + k * NM + i, *high = s->error_high + k * NM + i;
             /* On contradiction either the interval or this measurement is wrong: their hull holds in both cases. */
             *low = agrees ? fmax(*low, error[i] - around) : clip(fmin(*low, error[i] - around), -widest, widest);
@@ -44,12 +44,12 @@ static void see_errors(State *s, const double *error, int certified)
 static void shift_errors(State *s)
 {
     for (int i = 0; i < N * NM; ++i) {
-        s->error_low[i] = clip(s->error_low[i + NM] - recall_jump[i], -recall_absolute[i], recall_absolute[i]);
-        s->error_high[i] = clip(s->error_high[i + NM] + recall_jump[i], -recall_absolute[i], recall_absolute[i]);
+        s->error_low[i] = clip(s->error_low[i + NM] - memory_jump[i], -memory_absolute[i], memory_absolute[i]);
+        s->error_high[i] = clip(s->error_high[i + NM] + memory_jump[i], -memory_absolute[i], memory_absolute[i]);
     }
     for (int i = N * NM; i < (N + 1) * NM; ++i) {
-        s->error_low[i] = -recall_absolute[i];
-        s->error_high[i] = recall_absolute[i];
+        s->error_low[i] = -memory_absolute[i];
+        s->error_high[i] = memory_absolute[i];
     }
 }
 #endif
