@@ -196,7 +196,7 @@ class Rounds:
             kept, wanted = (excess <= 0).all(axis=1), np.tile(over, (len(total), 1))
         else:
             errors = [np.abs(r.errors) for r in results]
-            kept, wanted = np.array([bool(within_total(e, total)) for e in errors]), _errors_wanted(errors)
+            kept, wanted = np.array([bool(within_total(e, total)) for e in errors]), errors_wanted(errors)
         self.done.append(
             LoopRound(
                 total=total,
@@ -329,7 +329,7 @@ def within_total(errors: Array, total: Array) -> bool:
     return bool((errors <= total[: errors.shape[1]])[known].all())
 
 
-def _errors_wanted(errors: Sequence[Array]) -> Array:
+def errors_wanted(errors: Sequence[Array]) -> Array:
     """Least bound proportional to the RMS errors over steps and outputs that all loops keep, shape (N + 1, ny)."""
     pooled = np.concatenate(errors)
     rms = np.sqrt(np.nanmean(pooled**2, axis=0))

@@ -20,7 +20,7 @@ from mpc import (
     no_tightening,
 )
 from mpc.loops.calibration import UNDECLARED
-from mpc.loops.rounds import Rounds, _errors_wanted, excess_of, within_total
+from mpc.loops.rounds import Rounds, errors_wanted, excess_of, within_total
 from mpc.promises.promise import LoopTarget
 
 START = no_tightening(MODEL, N, 2)
@@ -89,13 +89,13 @@ def test_wanted_bounds_have_the_shape_of_the_errors():
     errors = [np.stack([small, small]), np.stack([0.5 * small, np.full((2, 2), np.nan)])]
     rms = np.sqrt((1 + 1 + 0.25) / 3) * np.array([[1.0, 1e-6], [3.0, 0.0]])
     scale = np.maximum(rms, 1e-3 * np.array([rms[1, 0], rms[0, 1]]))
-    wanted = _errors_wanted(errors)
+    wanted = errors_wanted(errors)
     np.testing.assert_allclose(wanted, scale / np.sqrt(0.75), rtol=1e-12)
     assert all((e <= wanted * (1 + 1e-12))[~np.isnan(e)].all() for e in errors)
     # An output that never has an error asks for no bound, however large the errors of another one.
-    none = _errors_wanted([np.stack([small * [1.0, 0.0]])])
+    none = errors_wanted([np.stack([small * [1.0, 0.0]])])
     np.testing.assert_allclose(none, [[1.0, 0.0], [3.0, 0.0]])
-    assert not _errors_wanted([np.zeros((3, 2, 2))]).any()
+    assert not errors_wanted([np.zeros((3, 2, 2))]).any()
 
 
 @pytest.mark.parametrize("most", [1, 2, 4])
