@@ -1,13 +1,16 @@
 """Tries an installed wheel: run it outside of the checkout, with the interpreter that the wheel was installed for."""
 
 import importlib
+import subprocess
+import sysconfig
 import tempfile
 from importlib import resources
 from pathlib import Path
 
 PACKAGES = (
     "plants", "controlrnn.data", "controlrnn.systems", "controlrnn.models", "controlrnn.kernels", "controlrnn.export",
-    "controlrnn.identification", "controlrnn.certification", "controlrnn.records", "mpc",
+    "controlrnn.identification", "controlrnn.certification", "controlrnn.records", "controlrnn.report",
+    "controlrnn.road", "controlrnn.command", "mpc",
 )  # fmt: skip
 
 
@@ -18,6 +21,13 @@ def installed() -> None:
         assert "site-packages" in (module.__file__ or ""), f"{package} comes from {module.__file__}: leave the checkout"
     for package in ("plants", "controlrnn", "mpc"):
         assert resources.files(package).joinpath("py.typed").is_file(), f"{package} says nothing of its types"
+
+
+def commands() -> None:
+    """The console command is where commands are installed."""
+    command = Path(sysconfig.get_path("scripts")) / "controlrnn"
+    said = subprocess.run([command, "--version"], check=True, capture_output=True, text=True).stdout
+    assert said.startswith("controlrnn "), said
 
 
 def works() -> None:
@@ -45,4 +55,5 @@ def works() -> None:
 
 if __name__ == "__main__":
     installed()
+    commands()
     works()

@@ -77,6 +77,9 @@ def init(
     dt: Annotated[float | None, typer.Option(help="Sample time [s], where there are no stamps.")] = None,
     timing: Annotated[Timing, typer.Option(help="What comes first in a sample.")] = Timing.MEASURED_FIRST,
     budget: Annotated[float, typer.Option(help="Seconds for the search of a model.")] = 180.0,
+    reading: Annotated[
+        list[str] | None, typer.Option(help="An option of reading, e.g. 'missing = [-9999.0]'; may be repeated.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the road file.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -87,6 +90,8 @@ def init(
         controlrnn init tanks.csv
 
         controlrnn init a.csv b.csv --inputs pump,valve --outputs level --time stamp
+
+        controlrnn init log.csv --dt 0.1 --reading 'missing = [-9999.0]'
     """
     show = Show(as_json=as_json, quiet=quiet)
     from controlrnn.records import write_atomic
@@ -103,6 +108,7 @@ def init(
         dt=dt,
         timing=str(timing),
         budget=budget,
+        reading="\n".join(reading or ()),
     )
     write_atomic(file, made.text.encode())
     channels = ", ".join(c.name for c in made.file.inputs), ", ".join(c.name for c in made.file.outputs)

@@ -200,7 +200,11 @@ def run_loops(
     measured: Array | None,
     progress: Callable[[int], None],
 ) -> list[mpc.ClosedLoopResult]:
-    """Closed loops with errors of actuators as declared, each from another seed.
+    """Closed loops with errors of inputs and forecasts as declared, each from another seed.
+
+    Recorded inputs are the commanded ones here, so that the true ones differ from both by `error`. The future of set
+    points is known only where that of measured inputs has to be: what a certificate covers is a forecast that is right
+    to within `command_error`.
 
     Args:
         file: The road file.
@@ -211,7 +215,10 @@ def run_loops(
         progress: Called with the number of loops that are done.
     """
     wanted = references_of(file)
-    acting = mpc.Disturbances(noise_std=noise, input_error=_declared(file))
+    forecast = [i.command_error for i in file.inputs if i.role == "measured"]
+    acting = mpc.Disturbances(
+        noise_std=noise, input_error=[i.error for i in file.inputs], forecast_error=forecast or 0.0
+    )
     found = []
     for i in range(file.simulate.loops):
         seed = int(np.random.SeedSequence([file.seed, i]).generate_state(1)[0])
@@ -228,16 +235,11 @@ def run_loops(
                 start=start,
                 disturbances=acting,
                 measured_inputs=measured,
-                preview=False,
+                preview=measured is not None,
             )
         )
         progress(i + 1)
     return found
-
-
-def _declared(file: RoadFile) -> list[float]:
-    """Errors of the actuators that act, shape (nu,): all that is declared."""
-    return [i.error + i.command_error for i in file.inputs]
 
 
 def measured_inputs(file: RoadFile, data: Dataset) -> Array | None:
@@ -248,6 +250,24 @@ def measured_inputs(file: RoadFile, data: Dataset) -> Array | None:
     longest = max((*data.test, *data.train), key=len)
     lower, upper = (np.array([getattr(s, side) for s in signals_of(file)[0]])[columns] for side in ("lower", "upper"))
     return np.clip(longest.u[:, columns], lower, upper)
+
+
+def promise_words(file: RoadFile, error: mpc.ModelError) -> str:
+    """What the calibrated promise says of a whole loop, which may be longer than the records, in a sentence.
+
+    Args:
+        file: The road file.
+        error: The calibrated model error.
+    """
+    steps = len(references_of(file))
+    if steps <= error.starts:
+        return f"the promise covers the {steps} steps of a loop with probability {error.coverage:.2g}"
+    over = error.coverage_over(steps)
+    said = f"with probability {over:.2g}" if over > 0 else "with no probability above 0"
+    return (
+        f"a loop has {steps} steps, a calibration record {error.starts} predictions: the promise covers a whole loop "
+        f"{said} (longer records would promise more)"
+    )
 
 
 def loop_words(name: str, loops: Sequence[mpc.ClosedLoopResult], outputs: Sequence[Signal]) -> str:

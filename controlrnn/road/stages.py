@@ -29,6 +29,7 @@ from controlrnn.road.loops import (
     loop_words,
     measured_inputs,
     plant_of,
+    promise_words,
     recorded_errors,
     run_loops,
 )
@@ -329,7 +330,7 @@ def _simulate(road: Road, base: Path, listener: Listener) -> Done:
             "largest_violation": np.max([loop.excess.max(axis=0) for loop in loops], axis=0).tolist(),
             "cost": float(np.mean([loop.cost for loop in loops])),
         }
-    return Done(names, words, figures)
+    return Done(names, [*words, promise_words(file, road.model_error)], figures)
 
 
 def _report(road: Road, base: Path, listener: Listener) -> Done:  # noqa: ARG001

@@ -16,6 +16,7 @@ from controlrnn.data.reading.assembling import read_table
 from controlrnn.errors import DataError, SettingError
 from controlrnn.road.data.guessing import Columns, guess_columns
 from controlrnn.road.data.splitting import dealt_counts
+from controlrnn.road.file.reading import parse_reading
 from controlrnn.road.file.schema import (
     Control,
     Data,
@@ -67,6 +68,7 @@ def draft_road(
     dt: float | None = None,
     timing: str = "measured_first",
     budget: float = 180.0,
+    reading: str = "",
 ) -> Draft:
     """Look at measurements and write the road file that suits them.
 
@@ -79,6 +81,7 @@ def draft_road(
         dt: Sample time [s], where there are no stamps.
         timing: What comes first in a sample, see `controlrnn.data.Timing`.
         budget: Seconds for the search of a model [s].
+        reading: Options of reading as lines of TOML, as in the section ``[data.reading]`` of a road file.
 
     Returns:
         The draft. Limits of outputs are those that the data reach, and say so: the plant's own belong in their place.
@@ -89,18 +92,26 @@ def draft_road(
     """
     if not files:
         raise SettingError("init needs at least one file of measurements, got none")
-    table = read_table(files[0], Reading())
+    asked = parse_reading(reading)
+    options = Reading(**asked.model_dump())
+    table = read_table(files[0], options)
     columns = guess_columns(table, inputs, outputs, time, timeless=dt is not None)
     records: list[Trajectory] = []
     for path in files:
         records += read_records(
-            path, inputs=columns.inputs, outputs=columns.outputs, time=columns.time, dt=dt, timing=Timing(timing)
+            path,
+            inputs=columns.inputs,
+            outputs=columns.outputs,
+            time=columns.time,
+            dt=dt,
+            timing=Timing(timing),
+            reading=options,
         )
     report = check_data(records)
     if report.advice is None:
         raise DataError("no road leads on from these data:\n" + "\n".join(str(f) for f in report.faults))
     paths = [_relative(Path(path), Path(base)) for path in files]
-    data = Data(files=list(paths), time=columns.time, dt=None if columns.time else dt, timing=timing)  # type: ignore[arg-type]
+    data = Data(files=list(paths), time=columns.time, dt=dt, timing=timing, reading=asked)  # type: ignore[arg-type]
     file = _file(data, records, report.advice, budget)
     return Draft(file, commented(file, _notes(file, report, columns), _head(report)), report, columns.guessed)
 

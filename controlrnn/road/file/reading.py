@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from controlrnn.errors import MissingDataError, SettingError
 from controlrnn.records.writing import storage
 from controlrnn.road.file.lines import key_lines, line_of
-from controlrnn.road.file.schema import RoadFile
+from controlrnn.road.file.schema import ReadingOptions, RoadFile
 from controlrnn.typed import typed
 
 _KINDS = {
@@ -61,16 +61,37 @@ def parse_road(text: str, name: str = "road.toml") -> RoadFile:
         name: Name of the file, for messages.
     """
     text = text.replace("\r\n", "\n")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingError(f"{name} is not valid TOML: {error}; texts stand in quotes, tables in [brackets]") from error
+    values = _loaded(text, name)
     try:
         return RoadFile.model_validate(values)
     except ValidationError as error:
         lines = key_lines(text)
         said = [_sentence(one, lines, name) for one in error.errors(include_url=False)]
         raise SettingError("\n".join(dict.fromkeys(said))) from None
+
+
+def parse_reading(text: str) -> ReadingOptions:
+    """Check lines of TOML with options of reading; errors as `read_road`.
+
+    Args:
+        text: The text, e.g. ``"missing = [-9999.0]"``.
+    """
+    name = "options of reading"
+    values = _loaded(text, name)
+    try:
+        return ReadingOptions.model_validate(values)
+    except ValidationError as error:
+        lines = {("data", "reading", *path): line for path, line in key_lines(text).items()}
+        faults: list[Any] = [f | {"loc": ("data", "reading", *f["loc"])} for f in error.errors(include_url=False)]
+        raise SettingError("\n".join(_sentence(one, lines, name) for one in faults)) from None
+
+
+def _loaded(text: str, name: str) -> dict[str, Any]:
+    """Values of a TOML text."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{name} is not valid TOML: {error}; texts stand in quotes, tables in [brackets]") from error
 
 
 def _sentence(fault: Any, lines: dict[tuple[str | int, ...], int], name: str) -> str:

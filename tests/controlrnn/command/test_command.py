@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from small_road import QUICK, set_fields, write_csv
 
+import mpc
 from controlrnn import errors
 from controlrnn.command.app import app, main
 from controlrnn.command.exits import WORDS, Exit, exit_of
@@ -213,7 +214,28 @@ def test_stages_stand_alone(place, capsys):
     assert value["stages"]["tighten"]["figures"]["sources"] == 1
 
 
-def test_the_shell_can_complete(capsys):
-    assert call("--show-completion", "bash") == 0 if os.environ.get("SHELL") else True
+def test_the_shell_can_complete():
+    environment = os.environ | {
+        "_CONTROLRNN_COMPLETE": "complete_bash", "COMP_WORDS": "controlrnn ver", "COMP_CWORD": "1",
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "controlrnn"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["verify"], done.stderr
+
+
+def test_the_version_is_said(capsys):
     assert call("--version") == 0
-    assert re.search(r"controlrnn \d+\.\d+\.\d+", capsys.readouterr().out)
+    assert re.fullmatch(r"controlrnn \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_interrupts_end_with_their_code(place, monkeypatch, capsys):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mpc, "calibrate", stop)
+        assert call("tighten", "--redo") == Exit.INTERRUPTED
+    assert "goes on from there" in capsys.readouterr().err
+    assert call("verify", "road", "-q") == 0

@@ -90,6 +90,35 @@ def test_a_file_may_have_its_own_purpose(tmp_path):
     assert sum(map(len, data.train)) < 600
 
 
+def test_options_of_reading_are_given_as_in_the_file(tmp_path):
+    path = write_csv(tmp_path / "tank.csv", 600)
+    lines = path.read_text().splitlines()
+    lines[300] = lines[300].rsplit(",", 1)[0] + ",-9999"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match="-9999"):
+        draft_road([path], base=tmp_path)
+    made = draft_road([path], base=tmp_path, reading="missing = [-9999.0]\nlongest_gap = 5")
+    assert made.file.data.reading.missing == [-9999.0]
+    assert parse_road(made.text) == made.file
+    assert sum(r.missing.sum() for r, _ in records_of(made.file, tmp_path)) == 1
+    for text, said in (
+        ("misssing = [1.0]", r"line 1.*no field 'misssing': do you mean 'missing'"),
+        ("sort = true\njitter = 0.9", r"line 2, data.reading.jitter: expected a number < 0.5, got 0.9"),
+        ("sort", "not valid TOML"),
+    ):
+        with pytest.raises(SettingError, match=said):
+            draft_road([path], base=tmp_path, reading=text)
+
+
+def test_rows_without_stamps(tmp_path):
+    path = write_csv(tmp_path / "tank.csv", 600)
+    path.write_text("\n".join(line.split(",", 1)[1] for line in path.read_text().splitlines()) + "\n")
+    made = draft_road([path], base=tmp_path, dt=10.0)
+    assert made.file.data.time is None
+    assert made.file.data.dt == 10.0
+    assert records_of(made.file, tmp_path)[0][0].dt == 10.0
+
+
 def test_too_little_data_is_said(tmp_path):
     with pytest.raises(DataError, match="record for longer"):
         draft_road([write_csv(tmp_path / "tank.csv", 110)], base=tmp_path)
