@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from controlrnn.errors import SettingError
-from controlrnn.export import to_c, to_casadi, to_onnx
+from controlrnn.export import to_c, to_casadi, to_fmu, to_onnx
 from controlrnn.records import write_atomic
 from controlrnn.road import Road
 
@@ -22,7 +22,7 @@ def export_road(folder: Path, to: str, out: Path) -> list[Path]:
         The files.
 
     Raises:
-        SettingError: The format cannot be written here.
+        SettingError: A package that the format needs is missing.
         MissingDataError: The stages before it are not done.
     """
     road = Road(folder)
@@ -39,10 +39,10 @@ def export_road(folder: Path, to: str, out: Path) -> list[Path]:
             raise SettingError("ONNX needs a package: pip install 'controlrnn[onnx]'") from error
     if to == "casadi":
         return _casadi(road, out)
-    raise SettingError(
-        "FMUs are not written: CasADi's export makes models of continuous time, ours step from sample to sample; use "
-        "--to c, which a tool for FMUs can wrap"
-    )
+    predictor, start = road.predictor, road.observer.initial_state
+    return [
+        to_fmu(road.system, out / "model.fmu", inputs=predictor.inputs, outputs=predictor.outputs, initial_state=start)
+    ]
 
 
 def _casadi(road: Road, out: Path) -> list[Path]:
