@@ -17,18 +17,22 @@ import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Signal
+from controlrnn.greybox import Equations, Method
 from experiments.shared import guaranteed_report as report
 from experiments.shared.declared_sets import wandering
+from experiments.shared.floor import Physics
 from experiments.shared.guaranteed import Case
 from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
 from plants import MultiTank
+from plants.tanks import torricelli
 
 LEVELS = (45.0, 55.0, 59.0, 62.0, 50.0)  # [cm]
 
@@ -54,9 +58,31 @@ def settings(quick: bool) -> tuple[Config, Case]:
         plant=plant, inputs=inputs, washout=330, settle=config.washout, horizon=40, moves=12,
         memory=12, actuator=config.actuator, noise=config.noise, unmeasured=functools.partial(inflows, config.inflow),
         output_weight=(1.0, 0.2, 0.2), move_weight=20.0, reference=reference(config, 12 if quick else 40),
-        held=tuple(stages.steady_input(config, LEVELS[0])),
+        held=tuple(stages.steady_input(config, LEVELS[0])), physics=physics(config.inflow),
     )  # fmt: skip
     return config, replace(case, runs=4, removals=2, iterations=40) if quick else case
+
+
+def physics(size: float) -> Physics:
+    """The plant's own balance, with inflows of this standard deviation, cut at three, as further inputs."""
+    plant, boxes = MultiTank(), ((25.0, 64.0), (15.0, 55.0), (8.0, 45.0))  # [cm]
+    (joint, drain), capacity = plant._coefficients, plant.capacities[0]
+    bound = (3 * size,) * 3
+
+    def balance(x: Any, u: Any, _p: Any, ops: Any) -> Any:
+        h, f = ([ops.columns(row, i, i + 1) for i in range(n)] for row, n in ((x, 3), (u, 5)))
+        over = [joint * torricelli(ops.within(h[i] - h[i + 1], 1.3, 21.0), plant.eps, ops) for i in range(2)]
+        out = drain * torricelli(h[2], plant.eps, ops)
+        net = [f[0] + f[2] - over[0], f[3] + over[0] - over[1], f[1] + f[4] + over[1] - out]
+        return ops.join([(1 / capacity) * one for one in net])
+
+    disturbances = [Signal(s.name, s.unit, -2 * b, 2 * b) for s, b in zip(plant.disturbances, bound, strict=True)]
+    equations = Equations(
+        dynamics=balance, output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005
+        states=[Signal(s.name, s.unit, *ends) for s, ends in zip(plant.states, boxes, strict=True)],
+        inputs=[*plant.inputs, *disturbances], dt=plant.dt, substeps=3, method=Method.RK4,
+    )  # fmt: skip
+    return Physics(equations=equations, bound=bound, integration=0.002)
 
 
 def inflows(size: float, rng: np.random.Generator, steps: int) -> Array:

@@ -202,6 +202,18 @@ class Truth(ABC):
     def nx(self) -> int:
         """Number of states."""
 
+    @abstractmethod
+    def initial_state(self) -> Array:
+        """State at rest."""
+
+    @abstractmethod
+    def step(self, x: Any, u: Any, w: Any = None) -> Array:
+        """Advance one sample; see `pushed`."""
+
+    @abstractmethod
+    def output(self, x: Any, u: Any) -> Array:
+        """True output."""
+
     def c_code(self, name: str) -> str:
         """C source of the plant; see `mpc.loops.compiled.engine`."""
         return truth_code(name, self, self.BODY)

@@ -12,6 +12,9 @@ The six controllers, on one model, one washout and one cost:
 - recalling: the same with limits that learn from measurements what errors can be next (`mpc.tightening.error_memory`):
   still so.
 
+Their price is reported over the nominal one, which violates, and over the floor: a controller that knows the plant, its
+state and the declared sets, and keeps its limits (`experiments.shared.floor`).
+
 All solve by real-time iteration: two steps of sequential quadratic programming a sample, as a plant would be run.
 
 "Infeasible" counts steps whose limits (each controller's own) could not all be kept: slack of more than a thousandth of
@@ -46,7 +49,8 @@ from controlrnn.data import Dataset, Signal
 from controlrnn.export import load_system
 from controlrnn.systems import LureSystem
 from experiments.shared.declared_probability import promised
-from experiments.shared.declared_sets import AnywhereWashout, DeclaredTruth, PhysicalTruth
+from experiments.shared.declared_sets import AnywhereWashout, DeclaredTruth, PhysicalTruth, Truth
+from experiments.shared.floor import Physics
 from experiments.shared.rows.tables import plain
 from experiments.shared.study import Row, Study
 from mpc import (
@@ -121,6 +125,7 @@ class Case:
         inflation: Factor on the largest residual seen.
         coverage: Of the conformal bound.
         gain: Of the disturbance filter.
+        physics: The plant's equations, for the controller that knows them; None where they cannot be shown to contract.
     """
 
     plant: Plant
@@ -144,6 +149,7 @@ class Case:
     inflation: float = 1.2
     coverage: float = 0.9
     gain: float = 0.2
+    physics: Physics | None = None
 
     @property
     def steps(self) -> int:
@@ -153,7 +159,7 @@ class Case:
 
 def needs(case: Case, folder: Path) -> Row:
     """Settings that stored rows depend on, as JSON."""
-    kept = {k: v for k, v in vars(case).items() if k not in ("plant", "inputs", "unmeasured")}
+    kept = {k: v for k, v in vars(case).items() if k not in ("plant", "inputs", "unmeasured", "physics")}
     ranges = [[s.lower, s.upper] for s in case.inputs]
     return dict(plain(kept | {"inputs": ranges, "model": model_of(folder).digest}))
 
@@ -312,23 +318,40 @@ def build(folder: Path, case: Case, controller: Controller, truth: str, removed:
         removed: Part that the guaranteed controller goes without, one of `PARTS`.
     """
     observer = watch_of(case, folder)
-    error = ModelError.load(folder / "model_error_set_membership.npz")
-    plant = TRUTHS[truth](
-        case.plant, observer, push=np.full(len(case.inputs), case.actuator), residual=error.bounds[0],
+    plant = truth_of(folder, case, observer, truth)
+    options = loop_of(case, plant) | {
+        "warm_up": case.washout, "warm_up_input": np.array(case.held),
+        "noise_std": case.noise if truth == "physical" else 0.0,  # declared residuals contain the noise
+    }  # fmt: skip
+    return ClosedLoopSetup(plant, controller_of(folder, case, observer, controller, removed), options)
+
+
+def truth_of(folder: Path, case: Case, observer: AnywhereWashout, truth: str) -> Truth:
+    """Build the plant with its adversaries.
+
+    Args:
+        folder: The study's folder.
+        case: The case.
+        observer: The controllers' observer.
+        truth: Which plant, a key of `TRUTHS`.
+    """
+    made: Truth = TRUTHS[truth](
+        case.plant, observer, push=np.full(len(case.inputs), case.actuator),
+        residual=ModelError.load(folder / "model_error_set_membership.npz").bounds[0],
         drift=ErrorMemory.load(folder / "recall_guaranteed.npz").drift,
         disturbances=case.unmeasured(np.random.default_rng(0), 1).shape[1], limited=case.limited,
         held=np.array(case.held),
     )  # fmt: skip
+    return made
+
+
+def loop_of(case: Case, plant: Truth) -> dict[str, Any]:
+    """Reference and unknowns of a loop; the latter depend on its seed alone."""
 
     def unknowns(rng: np.random.Generator) -> Array:
         return np.column_stack([case.unmeasured(rng, case.steps), plant.unknowns.draw(rng, plant.pulses, case.steps)])
 
-    options = {
-        "reference": case.reference, "steps": case.steps, "warm_up": case.washout,
-        "warm_up_input": np.array(case.held), "disturbance": unknowns,
-        "noise_std": case.noise if truth == "physical" else 0.0,  # declared residuals contain the noise
-    }  # fmt: skip
-    return ClosedLoopSetup(plant, controller_of(folder, case, observer, controller, removed), options)
+    return {"reference": case.reference, "steps": case.steps, "disturbance": unknowns}
 
 
 def maker(

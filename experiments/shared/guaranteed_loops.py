@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,9 +13,32 @@ from tqdm import tqdm
 from controlrnn.checks import Array
 from controlrnn.records import Numbers, Schema, save_record
 from experiments.shared.back_off import least_distance
-from experiments.shared.guaranteed import TRUTHS, Case, Controller, build, maker, needs, watch_of
+from experiments.shared.floor import Known, Parts, declared_parts, physical_parts
+from experiments.shared.guaranteed import (
+    SOLVER,
+    TRUTHS,
+    Case,
+    Controller,
+    build,
+    loop_of,
+    maker,
+    needs,
+    truth_of,
+    watch_of,
+)
 from experiments.shared.study import Row, Study
-from mpc import ClosedLoopResult, ClosedLoopSetup, LoopTarget, Status, back_off, monte_carlo
+from mpc import (
+    ClosedLoopResult,
+    ClosedLoopSetup,
+    LoopEngine,
+    LoopTarget,
+    ModelError,
+    Status,
+    TightenedMPC,
+    back_off,
+    monte_carlo,
+)
+from mpc.control.settings import grouped
 from mpc.promises.coverage_met import met
 
 LOOPS = Schema(
@@ -85,13 +109,95 @@ def close(
                 bar.update()
 
             for start in range(0, len(seeds), CHUNK):
-                found = monte_carlo(make, seeds[start : start + CHUNK], client=client, progress=advance)
+                found = monte_carlo(
+                    make, seeds[start : start + CHUNK], client=client, progress=advance, engine=LoopEngine.COMPILED
+                )
                 results += [reduced(one, case) for one in found.results]
         row, arrays = gathered(results)
         if controller is Controller.BACKED_OFF:  # a distance is no bound on errors
             row |= dict.fromkeys(k for k in row if "inside" in k or "over_bound" in k or k == "outside_noticed")
         save_record(study.path(file), LOOPS, arrays | {"seeds": np.array(seeds)}, {})
         return {"truth": truth, "controller": str(controller), "removed": removed or ""} | row
+
+    return study.row(name, compute, needs=needs(case, study.out) | {"runs": len(seeds)}, files=[file]), file
+
+
+def knowing(folder: Path, case: Case, parts: Parts, truth: str) -> ClosedLoopSetup:
+    """Build the floor: the plant that tells its state, and the controller that knows it.
+
+    Args:
+        folder: The study's folder.
+        case: The case.
+        parts: Of the controller, from `floor_parts`.
+        truth: Which plant, a key of `TRUTHS`.
+    """
+    inner, observer = truth_of(folder, case, watch_of(case, folder), truth), parts.observer
+    silent = np.zeros(observer.predictor.nu - len(case.held))
+    settings: dict[str, Any] = {
+        "output_weight": case.output_weight, "input_move_weight": case.move_weight,
+        "safe_input": np.concatenate([case.held, silent]), "control_horizon": case.moves, "options": SOLVER,
+        "error_memory": parts.memory, "soft": False,
+    }  # fmt: skip
+    controller = TightenedMPC(
+        observer.predictor, observer, parts.tightening, terminal=parts.terminal, **grouped(settings)
+    )
+    plant = Known(inner, controller.observer)
+    options = loop_of(case, inner) | {
+        "warm_up": 2,
+        "warm_up_input": np.concatenate([case.held, silent]),
+        "noise_std": 0.0,
+    }
+    return ClosedLoopSetup(plant, controller, options)
+
+
+def floor_parts(folder: Path, case: Case, truth: str) -> Parts | None:
+    """Certify the floor's controller; None where the plant's equations cannot be shown to contract.
+
+    Args:
+        folder: The study's folder.
+        case: The case.
+        truth: Which plant, a key of `TRUTHS`.
+    """
+    push = np.full(len(case.inputs), case.actuator)
+    options: dict[str, Any] = {"iterations": case.iterations}
+    if truth == "physical":
+        if case.physics is None:
+            return None
+        return physical_parts(case.physics, case.inputs, case.plant.outputs, push, case.horizon, **options)
+    observer = watch_of(case, folder)
+    assert observer.contraction is not None
+    error, drift = (ModelError.load(folder / f"model_error_{name}.npz") for name in ("set_membership", "drift"))
+    return declared_parts(observer.predictor, observer.contraction, push, error, drift, case.memory, **options)
+
+
+def close_floor(study: Study, case: Case, truth: str) -> tuple[Row, str] | None:
+    """Run the loops of the controller that knows the plant, its state and the declared sets, on one plant.
+
+    They are as many as those with a part removed, with the same seeds. Returns what `close` does; None without
+    equations that can be shown to contract.
+    """
+    name, file = f"{truth}, floor", f"{truth}_floor_loops.npz"
+    seeds = seeds_of(study, truth, case.removals)
+    if truth == "physical" and case.physics is None:
+        return None
+
+    def compute() -> Row:
+        parts = floor_parts(study.out, case, truth)
+        assert parts is not None
+        setup = knowing(study.out, case, parts, truth)
+        with tqdm(total=len(seeds), desc=name, leave=False) as bar:
+
+            def advance(_done: int, _total: int) -> None:
+                bar.update()
+
+            found = monte_carlo(lambda: setup, seeds, progress=advance)
+        row, arrays = gathered([reduced(one, case) for one in found.results])
+        save_record(study.path(file), LOOPS, arrays | {"seeds": np.array(seeds)}, {})
+        total = parts.tightening.total
+        return {"truth": truth, "controller": "floor", "removed": ""} | row | {
+            "rate": parts.observer.contraction.rate if parts.observer.contraction else None,
+            "room_first": total[1], "room_last": total[-1], "terminal_margin": parts.terminal.margin,
+        }  # fmt: skip
 
     return study.row(name, compute, needs=needs(case, study.out) | {"runs": len(seeds)}, files=[file]), file
 

@@ -12,7 +12,7 @@ from controlrnn.checks import Array
 from controlrnn.data import Dataset
 from controlrnn.records import load_record
 from experiments.shared.guaranteed import PARTS, TRUTHS, Case, Controller, prove
-from experiments.shared.guaranteed_loops import LOOPS, choose_back_off, close, seeds_of
+from experiments.shared.guaranteed_loops import LOOPS, choose_back_off, close, close_floor, seeds_of
 from experiments.shared.study import Row, Study
 from mpc import ErrorMemory, Tightening
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curves = dict[tuple[str, Controller], dict[str, Array]]
-MOST = 10.0  # % above the nominal cost
+MOST = 20.0  # % above the nominal cost
+PRICE = 1.25  # times the cost of the floor
 _COLOURS = {
     Controller.NOMINAL: "C1", Controller.BACKED_OFF: "C6",
     Controller.CONFORMAL: "C4", Controller.CERTIFIED: "C2", Controller.GUARANTEED: "C0",
@@ -48,7 +49,8 @@ def run(study: Study, case: Case, dataset: Dataset) -> int:
                 f"{row['case']}: {row['runs_with_violation']} of {row['runs']} runs violate, cost {row['cost']:.4g}"
             )
     eaten = removals(study, case, curves)
-    segments(study, case, curves)
+    floors = floor(study, case, curves)
+    segments(study, case, curves, floors)
     targets(study, rows, eaten)
     figures(study, case, curves, eaten)
     seeds = {truth: seeds_of(study, truth, case.runs) for truth in TRUTHS}
@@ -81,17 +83,45 @@ def removals(study: Study, case: Case, curves: Curves) -> dict[str, float]:
     return eaten
 
 
-def segments(study: Study, case: Case, curves: Curves) -> None:
-    """Cost of the guarantee along the segments of the reference, on the physical plant."""
-    wanted = case.reference[:, case.limited]
+def floor(study: Study, case: Case, curves: Curves) -> dict[str, dict[str, Array]]:
+    """Run the floor and report the price: the costs of the guaranteed controllers over its own, on the same seeds.
+
+    Returns:
+        The floor's curves by plant.
+    """
+    found: dict[str, dict[str, Array]] = {}
+    for truth in TRUTHS:
+        closed = close_floor(study, case, truth)
+        if closed is None:
+            study.say(f"{truth}: no floor, since the plant's equations cannot be shown to contract")
+            continue
+        row, file = closed
+        found[truth] = _curves(study, file)
+        cost, few = found[truth]["cost"], case.removals
+        price = {str(c): float(curves[truth, c]["cost"][:few].mean() / cost.mean()) for c in Controller}
+        study.row(f"price, {truth}", functools.partial(dict, price), needs=price)
+        for name in ("violations", "infeasible", "failed"):
+            study.target(f"{truth}, floor: {name}", 0, row[name], row[name] == 0)
+        paid = price[Controller.RECALLING]
+        study.target(f"{truth}, recalling: cost over the floor's", f"<= {PRICE:g}", paid, paid <= PRICE)
+        study.say(f"{truth}: the floor costs {cost.mean():.4g}, the recalling controller {paid:.3g} times that")
+    return found
+
+
+def segments(study: Study, case: Case, curves: Curves, floors: Mapping[str, dict[str, Array]]) -> None:
+    """Cost of the guarantee along the segments of the reference, above nominal and above the floor."""
+    wanted, unit = case.reference[:, case.limited], case.plant.outputs[case.limited].unit
     starts = np.flatnonzero(np.diff(wanted, prepend=np.nan))
-    parts = {c: np.add.reduceat(curves["physical", c]["running"], starts) for c in Controller}
-    surplus = parts[Controller.RECALLING] - parts[Controller.NOMINAL]
-    unit = case.plant.outputs[case.limited].unit
-    for i, start in enumerate(starts):
-        costs = {str(c): float(parts[c][i]) for c in Controller}
-        found = costs | {"share_of_surplus_percent": float(100 * surplus[i] / surplus.sum())}
-        study.row(f"segment at {wanted[start]:.4g} {unit}", functools.partial(dict, found), needs=found)
+    for truth in TRUTHS:
+        parts = {str(c): np.add.reduceat(curves[truth, c]["running"], starts) for c in Controller}
+        parts |= {"floor": np.add.reduceat(floors[truth]["running"], starts)} if truth in floors else {}
+        surplus = {
+            base: parts[Controller.RECALLING] - parts[base] for base in (Controller.NOMINAL, "floor") if base in parts
+        }
+        for i, start in enumerate(starts):
+            found = {name: float(part[i]) for name, part in parts.items()}
+            found |= {f"share_above_{b}_percent": float(100 * s[i] / s.sum()) for b, s in surplus.items()}
+            study.row(f"{truth}, segment at {wanted[start]:.4g} {unit}", functools.partial(dict, found), needs=found)
 
 
 def above(cost: Array, base: Array) -> float:

@@ -209,7 +209,7 @@ def test_quick_study_of_the_tanks_keeps_its_limits(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     met = {name: goal["met"] for name, goal in results["targets"].items()}
     proven = [name for name in met if "cost" not in name]
-    assert len(proven) == 2 * (2 * 5 + 1)
+    assert len(proven) == 2 * (2 * 5 + 1 + 3)
     assert all(met[name] for name in proven)
     assert len(results["seeds"]["declared"]) == 4
     for name in ("tightening", "recall", "error_over_bound", "envelopes_physical", "envelopes_declared", "costs"):
