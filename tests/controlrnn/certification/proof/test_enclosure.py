@@ -255,7 +255,7 @@ def test_rounding_up(name, a, b):
         found = float(up(a, b))
     assert np.isfinite(found) or wanted > Fraction(10) ** 300
     assert np.isinf(found) or Fraction(found) >= wanted
-    floor = 40 * TINY * (max(a, 1.0) if name == "thrice" else 1.0)  # the next factor enlarges what a product is padded by
+    floor = 40 * TINY * (max(a, 1.0) if name == "thrice" else 1.0)  # the next factor enlarges padding
     assert np.isinf(found) or found <= float(min(wanted, Fraction(np.finfo(float).max))) * (1 + 64 * UNIT) + floor
     if name not in ("dot",):
         assert (found == 0) == (wanted == 0)
