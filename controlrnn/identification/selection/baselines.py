@@ -112,7 +112,7 @@ def _error(fit: _Fit, every: Sequence[Fold], skip: int) -> float:
     try:
         errors = []
         for fold in every:
-            scale = np.concatenate([r.y for r in fold.train]).std(axis=0)
+            scale = np.nanstd(np.concatenate([r.y for r in fold.train]), axis=0)
             errors.append(error_of(fit(fold.train), fold.validation, np.where(scale > 0, scale, 1.0), skip))
         return pooled(errors, every, skip)
     except ControlRnnError as failure:

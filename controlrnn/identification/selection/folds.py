@@ -77,17 +77,21 @@ def shortened(records: Sequence[Trajectory], most: int, *, pieces: int = 20) -> 
 
 
 def error_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> float:
-    """Root mean square free-run error in units of ``scale`` (ny,), after ``skip`` samples; infinite if it diverges."""
+    """Root mean square free-run error in units of ``scale`` (ny,), after ``skip`` samples; infinite if it diverges.
+
+    Outputs that are missing do not count.
+    """
     runs, _ = free_run(system, records, initial_states(system, records, skip))
     errors = np.concatenate([((y - r.y) / scale)[skip:] for y, r in zip(runs, records, strict=True)])
+    known = np.concatenate([~r.missing[skip:] for r in records])
     with np.errstate(over="ignore", invalid="ignore"):
-        value = float(np.sqrt(np.mean(np.square(errors))))
+        value = float(np.sqrt(np.mean(np.square(errors[known]))))
     return value if np.isfinite(value) else np.inf
 
 
 def pooled(errors: Sequence[float], every: Sequence[Fold], skip: int) -> float:
     """Root mean square of the errors of several folds, weighted by the samples that they are computed from."""
-    weights = [sum(len(r) - skip for r in fold.validation) for fold in every]
+    weights = [sum(int((~r.missing[skip:]).sum()) for r in fold.validation) for fold in every]
     with np.errstate(over="ignore"):
         return float(np.sqrt(np.average(np.square(errors), weights=weights)))
 
@@ -100,12 +104,14 @@ def _left_out(pool: Sequence[Trajectory], a: int, b: int, least: int) -> Fold:
     for record in pool:
         n = len(record)
         low, high = min(max(a - offset, 0), n), min(max(b - offset, 0), n)
-        parts = [(train, record[:low]) if low else None, (validation, record[low:high]) if high > low else None,
-                 (train, record[high:]) if high < n and high > low else None]  # fmt: skip
-        if high <= low and not low:
-            parts = [(train, record)]
-        for part in parts:
-            if part is not None and len(part[1]) >= least:
-                part[0].append(part[1])
+        cuts = [(train, 0, low), (validation, low, high), (train, high, n)] if high > low or low else [(train, 0, n)]
+        for part, start, stop in cuts:
+            if stop - start >= least and _tells(record, start, stop, least // 2):
+                part.append(record[start:stop])
         offset += n
     return Fold(tuple(train), tuple(validation))
+
+
+def _tells(record: Trajectory, start: int, stop: int, skip: int) -> bool:
+    """Whether a piece has a measured sample of every output beyond the first ``skip``."""
+    return not bool(record.missing[start + skip : stop].all(axis=0).any())

@@ -83,11 +83,12 @@ def _scaled(model: object, record: Trajectory) -> tuple[Array, Array]:
 
 
 def _one_step(A: Array, B: Array, c: Array, u: Array, y: Array) -> Array:
-    """One-step errors of an ARX model, shape (T - order, ny)."""
+    """One-step errors of an ARX model, shape (T - order, ny), less those for which a sample is missing."""
     lag, T = max(len(A), len(B) - 1), len(y)
     expected = c + sum(y[lag - k : T - k] @ A[k - 1].T for k in range(1, len(A) + 1))
     expected = expected + sum(u[lag - k : T - k] @ B[k].T for k in range(len(B)))
-    return np.asarray(y[lag:] - expected)
+    errors = np.asarray(y[lag:] - expected)
+    return np.asarray(errors[~np.isnan(errors).any(axis=1)])
 
 
 def _delays(records: Sequence[Trajectory]) -> tuple[tuple[int, ...], str]:

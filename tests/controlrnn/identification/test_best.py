@@ -266,3 +266,23 @@ def test_errors_are_in_units_of_the_scale(data):
     system = found.entry("subspace").system
     one = error_of(system, data.test, np.ones(1), found.skip)
     assert error_of(system, data.test, np.full(1, 2.0), found.skip) == pytest.approx(one / 2)
+
+
+def test_missing_outputs_are_no_data(data):
+    """A tenth of the outputs at random, and a stretch that tells nothing: placeholders in their place would ruin it."""
+    rng = np.random.default_rng(5)
+
+    def holed(record):
+        y = record.y.copy()
+        y[rng.random(len(y)) < 0.1] = np.nan
+        y[60:75] = np.nan
+        return replace(record, y=y)
+
+    few = Dataset(tuple(holed(r) for r in data.train), (), data.test)
+    fit = identify_best(few, budget=0.5, work=Work(search=60, first=20, second=20))
+    assert {"arx", "subspace"} <= {e.name for e in fit.entries}
+    assert all(np.isfinite([e.error, *e.train.rmse, *e.test.rmse]).all() for e in fit.entries)
+    networks = [e for e in fit.entries if e.name in ("free", "contracting")]
+    assert networks
+    # The test record is complete: its noise is 0.02, its range 2.
+    assert min(e.test.rmse[0] for e in networks) < 0.1
