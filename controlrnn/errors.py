@@ -51,6 +51,10 @@ class ClusterError(ControlRnnError, RuntimeError):
     """The scheduler or the workers of a cluster are gone, or run other code than this process."""
 
 
+class UnreachableError(ControlRnnError, ConnectionError):
+    """A server cannot be reached, or does not hold what is asked of it."""
+
+
 class InfeasibleError(ControlRnnError, ValueError):
     """Limits contradict each other, so that no controller could satisfy them."""
 

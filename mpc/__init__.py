@@ -46,6 +46,7 @@ from mpc.observers.innovation import StateObserver, kalman_gain
 from mpc.observers.moving_horizon import EstimateInfo, MovingHorizonObserver
 from mpc.observers.open_loop import RunningOn, Washout
 from mpc.observers.state_error import StateError
+from mpc.online.opc_ua import OpcUaNodes, Operated, operate
 from mpc.predictor import Predictor
 from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData
 from mpc.problem.settings import Limits, Mode, Prices, Tracking
@@ -106,6 +107,8 @@ __all__ = [
     "MovingHorizonObserver",
     "MpcStep",
     "Observer",
+    "OpcUaNodes",
+    "Operated",
     "OperatingRegion",
     "Operation",
     "OptimalControlProblem",
@@ -171,6 +174,7 @@ __all__ = [
     "monte_carlo",
     "no_tightening",
     "observer_system",
+    "operate",
     "plan_digest",
     "prediction_errors",
     "premises_of",

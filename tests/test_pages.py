@@ -25,7 +25,7 @@ PAGES = {
 }
 SLOW = {"docs/start.md"}
 # Names on the pages that no code uses: a section of docstrings, an extra.
-ALSO = {"Raises", "audit"}
+ALSO = {"Raises", "audit", "opcua"}
 FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 

@@ -71,7 +71,7 @@ TOP = {
 FLOORS = {
     "mpc": (
         "c_tables", "quadratic", "predictor", "promises", "observers", "calibration", "tightening", "problem",
-        "solvers", "safety", "control", "c_code", "loops",
+        "solvers", "safety", "control", "c_code", "loops", "online",
     ),
     "controlrnn.certification": (
         "proof.arithmetic", "proof", "input_error", "families", "certificate", "figures", "search", "certificates",
@@ -133,6 +133,7 @@ ONLY_IN = {
     "clarabel": ("controlrnn/certification/search/sdp.py",),
     "do_mpc": ("mpc/solvers/dompc.py", "mpc/solvers/dompc_model.py"),
     "numba": ("controlrnn/kernels/",),
+    "asyncua": ("mpc/online/opc_ua.py",),
     "jinja2": ("controlrnn/report/page.py",),
     "flint": ("controlrnn/certification/ball/", "controlrnn/certification/refutation/"),
     "torch": ("controlrnn/", "experiments/"),

@@ -83,6 +83,9 @@ def control_functions(kit: Kit) -> Iterator[Call]:
                 coverage=0.9, metric=np.eye(NX), seed=3)  # fmt: skip
     yield call("mpc.calibration_errors", mpc.calibration_errors, system=s, trajectory=r[0], horizon=N,
                 washout=WASHOUT, initial_state=np.zeros(NX))  # fmt: skip
+    yield call("mpc.OpcUaNodes", mpc.OpcUaNodes, outputs=("a", "b"), inputs=("c",), applied=("d",), reference=("e",),
+                measured=(), oldest=3.0)  # fmt: skip
+    yield call("mpc.Operated", mpc.Operated, samples=1, late=0, missing=0, unreached=0, unwritten=0, largest_delay=0.1)
     yield call("mpc.to_do_mpc", first(mpc.to_do_mpc, lambda model: int(model.n_x)), 0.1, predictor=p)
     yield call("mpc.prediction_errors", mpc.prediction_errors, observer=o, trajectory=r[0], horizon=N)
     yield call("mpc.estimate_errors", mpc.estimate_errors, observer=o, record=r[0], washout=WASHOUT, recorded=r[0].u)

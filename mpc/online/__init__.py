@@ -1,0 +1,1 @@
+"""Controllers beside a plant: what connects a control step to what measures and acts."""
