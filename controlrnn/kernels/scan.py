@@ -16,7 +16,7 @@ from controlrnn.checks import Array, as_array, numbers, shown
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.kernels._engine import Floats, Packed, Run, usable
 from controlrnn.kernels.compiled.runs import forward_rows
-from controlrnn.systems import MATRICES, LureSystem
+from controlrnn.systems import MATRICES, GatedSystem, LureSystem
 from controlrnn.systems.ops import TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
 
 # A frozen system never changes, so its packed form is made once.
@@ -26,13 +26,13 @@ _packed: WeakKeyDictionary[LureSystem, Packed] = WeakKeyDictionary()
 def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Value, Value]:
     """Simulate a free run: the same result as ``system.simulate``, orders of magnitude faster.
 
-    Runs the compiled loop for frozen systems with numpy inputs, and for systems of CPU tensors of one precision, where
-    both outputs are differentiable by every matrix, ``u`` and ``x0``. All else (CUDA, mixed types, torch.func
-    transforms, other systems) takes the eager path of ``system.simulate``. The result does not depend on the number of
-    threads, which is torch's where torch is loaded.
+    Runs the compiled loop for frozen Lur'e systems with numpy inputs, and for Lur'e and gated systems of CPU tensors of
+    one precision, where both outputs are differentiable by every matrix, ``u`` and ``x0``. All else (CUDA, mixed types,
+    torch.func transforms, other systems) takes the eager path of ``system.simulate``. The result does not depend on the
+    number of threads, which is torch's where torch is loaded.
 
     Args:
-        system: The system; one that is not a `LureSystem` simulates itself.
+        system: The system; any other than a `LureSystem` or a `GatedSystem` of tensors simulates itself.
         u: Inputs, shape (T, nu) or (B, T, nu).
         x0: Initial state, shape (nx,) or (B, nx); zero when left out.
 
@@ -51,6 +51,10 @@ def simulate(system: LureSystem | Any, u: Value, x0: Value = None) -> tuple[Valu
         from controlrnn.kernels._autograd import simulate_tensors
 
         return simulate_tensors(system, u, x0)
+    if isinstance(system, GatedSystem) and not system.is_frozen and ops_for(u) is TORCH:
+        from controlrnn.kernels.gated_scan import simulate_gated
+
+        return simulate_gated(system, u, x0)
     return system.simulate(u, x0)
 
 

@@ -153,7 +153,7 @@ class GatedSystem:
 
     def _step(self, x: Value, u: Value) -> Value:
         """Next state as `step`, unchecked."""
-        return self._advance(x, u @ self.W.T + ops_for(x).row(self.b))
+        return self.advance(x, u @ self.W.T + ops_for(x).row(self.b))
 
     def output(self, x: Value, u: Value) -> Value:
         """Output (..., ny) at state x (..., nx) and input u (..., nu); see `LureSystem.step`."""
@@ -177,11 +177,15 @@ class GatedSystem:
         x = initial_state(self, u, x0)
         drive, states = u @ self.W.T + self.b, [x]  # the inputs' part of all samples in one product
         for driven in ops_for(drive).samples(drive):
-            x = self._advance(x, driven)
+            x = self.advance(x, driven)
             states.append(x)
         path = ops_for(u).stack(states)
+        return self.read(path), path
+
+    def read(self, path: Value) -> Value:
+        """Outputs (..., T, ny) along the states (..., T + 1, nx) of a run, unchecked."""
         read = path[..., 1:, : self.units] if self.feedthrough else path[..., :-1, : self.units]
-        return read @ self.C.T + self.by, path
+        return read @ self.C.T + self.by
 
     def scaled(self, inputs: Scaler, outputs: Scaler) -> GatedSystem:
         """Convert a frozen system of scaled signals to physical units; the state keeps its coordinates."""
@@ -206,8 +210,8 @@ class GatedSystem:
         matrices = {name: arrays[name] for name in _MATRICES}
         return cls(**matrices, cell=Cell(meta["cell"]), feedthrough=meta["feedthrough"], dt=meta["dt"])
 
-    def _advance(self, x: Value, drive: Value) -> Value:
-        """Next state from x (..., nx) and ``drive = W u + b`` (..., g n)."""
+    def advance(self, x: Value, drive: Value) -> Value:
+        """Next state from x (..., nx) and the inputs' part of the gates, ``drive = W u + b`` (..., g n), unchecked."""
         ops, n = ops_for(x), self.units
         h = ops.columns(x, 0, n)
         if self.cell is Cell.GRU:
