@@ -17,7 +17,7 @@ from controlrnn.command.showing import Listener, Show
 from controlrnn.errors import ControlRnnError, SettingError
 
 if TYPE_CHECKING:
-    from controlrnn.road import Entry, Road, Stage
+    from controlrnn.road import Entry, Stage, Verdict
 
 app = typer.Typer(
     name="controlrnn",
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="From measurements to a controller that keeps its limits: a certified model, and what it may be wrong by.\n\n"
-    "    controlrnn init tanks.csv\n\n    controlrnn run\n\n"
+    "* `controlrnn init tanks.csv`\n\n* `controlrnn run`\n\n"
     "`init` looks at the data and writes `road.toml`; `run` does everything that is not done yet, stage by stage, into "
     "the folder `road`. `controlrnn COMMAND --help` says more.",
     epilog=f"Exit codes: {table()}.",
@@ -86,12 +86,11 @@ def init(
 ) -> None:
     """Look at measurements and write a commented road file.
 
-    Examples:
-        controlrnn init tanks.csv
+    For example:
 
-        controlrnn init a.csv b.csv --inputs pump,valve --outputs level --time stamp
-
-        controlrnn init log.csv --dt 0.1 --reading 'missing = [-9999.0]'
+    * `controlrnn init tanks.csv`
+    * `controlrnn init a.csv b.csv --inputs pump,valve --outputs level --time stamp`
+    * `controlrnn init log.csv --dt 0.1 --reading 'missing = [-9999.0]'`
     """
     show = Show(as_json=as_json, quiet=quiet)
     from controlrnn.records import write_atomic
@@ -125,36 +124,48 @@ def _names(text: str) -> list[str]:
     return [n.strip() for n in text.split(",") if n.strip()]
 
 
-def _stage(
-    stage: str, file: Path, folder: Path | None, show: Show, *, redo: bool = False, whole: bool = False
-) -> tuple[Road, dict[Stage, Entry]]:
-    """Do the stages up to one, and show what that one found, or all did."""
+def _done(
+    stage: str, file: Path, folder: Path | None, show: Show, *, redo: bool = False
+) -> tuple[Path, dict[Stage, Entry]]:
+    """Do the stages up to one."""
     from controlrnn.road import Road, Stage, run_road
 
     place = file.with_suffix("") if folder is None else folder
     road = Road.made(file, place)
     try:
-        found = run_road(road, file.parent, until=Stage(stage), redo=redo, listener=Listener(show))
+        return place, run_road(road, file.parent, until=Stage(stage), redo=redo, listener=Listener(show))
     except KeyboardInterrupt:
         show.note("interrupted: the same command goes on from there")
         raise
-    shown = found if whole else {Stage(stage): found[Stage(stage)]}
-    value = {
-        "folder": str(place),
-        "stages": {
-            str(s): {"figures": e.figures, "words": list(e.words), "seconds": e.seconds, "files": list(e.files)}
-            for s, e in shown.items()
-        },
+
+
+def _stage(stage: str, file: Path, folder: Path | None, show: Show, *, redo: bool = False) -> None:
+    """Do the stages up to one, and show what that one found."""
+    place, found = _done(stage, file, folder, show, redo=redo)
+    last = list(found)[-1]
+    show.result("\n".join(found[last].words), _value(place, {last: found[last]}))
+    _within_limits(found, show)
+
+
+def _value(place: Path, found: dict[Stage, Entry]) -> dict[str, Any]:
+    """What stages found, as JSON."""
+    stages = {
+        str(s): {"figures": e.figures, "words": list(e.words), "seconds": e.seconds, "files": list(e.files)}
+        for s, e in found.items()
     }
-    text = [
-        "\n".join(e.words) if not whole else "\n".join([f"[{s}]", *(f"  {w}" for w in e.words)])
-        for s, e in shown.items()
-    ]
-    show.result("\n".join(text), value)
+    return {"folder": str(place), "stages": stages}
+
+
+def _within_limits(found: dict[Stage, Entry], show: Show) -> None:
+    """End with a code of its own where loops with tightened limits left them."""
+    from controlrnn.road import Stage
+
     if Stage.SIMULATE in found and found[Stage.SIMULATE].figures["tightened"]["loops_that_left_limits"]:
-        show.note("loops with tightened limits left them: the plant is not what was declared; see the report")
+        show.note(
+            "loops with tightened limits left them: the plant is not what was declared, or it ran for longer than the "
+            "promise says; see the report"
+        )
         raise typer.Exit(Exit.LIMITS)
-    return road, found
 
 
 @app.command()
@@ -164,7 +175,9 @@ def check(
 ) -> None:  # fmt: skip
     """Read the data, say what is wrong with them, and deal them out.
 
-    Example: controlrnn check --json
+    For example:
+
+    * `controlrnn check --json`
     """
     _stage("check", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
 
@@ -176,7 +189,11 @@ def identify(
 ) -> None:  # fmt: skip
     """Search for a model; linear ones are always among those compared.
 
-    A search that is interrupted goes on where it was. Example: controlrnn identify -v
+    A search that is interrupted goes on where it was.
+
+    For example:
+
+    * `controlrnn identify -v`
     """
     _stage("identify", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
 
@@ -188,7 +205,11 @@ def certify(
 ) -> None:  # fmt: skip
     """Prove that a model forgets its start, and bound its prediction errors.
 
-    Exit code 4 where nothing could be proven. Example: controlrnn certify
+    Exit code 4 where nothing could be proven.
+
+    For example:
+
+    * `controlrnn certify`
     """
     _stage("certify", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
 
@@ -200,7 +221,11 @@ def tighten(
 ) -> None:  # fmt: skip
     """Calibrate the model error, and say how far the controller stays away from its limits.
 
-    Exit code 5 where nothing is left between them. Example: controlrnn tighten
+    Exit code 5 where nothing is left between them.
+
+    For example:
+
+    * `controlrnn tighten`
     """
     _stage("tighten", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
 
@@ -212,7 +237,11 @@ def simulate(
 ) -> None:  # fmt: skip
     """Run closed loops: on the model with the errors it had on records, or on a plant, `simulate.plant`.
 
-    Exit code 6 where a loop with tightened limits left them. Example: controlrnn simulate --redo
+    Exit code 6 where a loop with tightened limits left them.
+
+    For example:
+
+    * `controlrnn simulate --redo`
     """
     _stage("simulate", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
 
@@ -224,7 +253,9 @@ def report(
 ) -> None:  # fmt: skip
     """Write one HTML page for whoever decides.
 
-    Example: controlrnn report
+    For example:
+
+    * `controlrnn report`
     """
     _stage("report", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
 
@@ -237,15 +268,21 @@ def run(
 
     A stage is redone only where what it is made from has changed: a new limit starts no new search.
 
-    Examples:
-        controlrnn run
+    For example:
 
-        controlrnn run --file other.toml --json > result.json
+    * `controlrnn run`
+    * `controlrnn run --file other.toml --json > result.json`
     """
+    from controlrnn.road import verify_folder
+
     show = Show(as_json=as_json, verbose=verbose, quiet=quiet)
-    place = file.with_suffix("") if folder is None else folder
-    _stage("report", file, folder, show, whole=True)
-    _verify(place, Show(quiet=quiet), into=show.note)
+    place, found = _done("report", file, folder, show)
+    verdicts = verify_folder(place)
+    text = ["\n".join([f"[{s}]", *(f"  {w}" for w in e.words)]) for s, e in found.items()]
+    text += ["\n".join(["[verify]", *(f"  {_said(v)}" for v in verdicts)])]
+    show.result("\n".join(text), _value(place, found) | {"verdicts": [_judged(v) for v in verdicts]})
+    _proven(verdicts)
+    _within_limits(found, show)
 
 
 @app.command()
@@ -256,22 +293,30 @@ def verify(
 ) -> None:
     """Prove again what a folder claims, without a solver and without torch.
 
-    Exit code 4 where a claim does not hold. Example: controlrnn verify road
+    Exit code 4 where a claim does not hold.
+
+    For example:
+
+    * `controlrnn verify road`
     """
-    show = Show(as_json=as_json, quiet=quiet)
-    _verify(folder, show)
-
-
-def _verify(folder: Path, show: Show, into: Any = None) -> None:
-    """Verify a folder; the verdicts go to stdout, or to ``into``."""
     from controlrnn.road import verify_folder
 
     verdicts = verify_folder(folder)
-    text = "\n".join(f"{'holds' if v.holds else 'FAILS'}: {v.claim} ({v.words})" for v in verdicts)
-    if into is not None:
-        into(text)
-    else:
-        show.result(text, [{"claim": v.claim, "holds": v.holds, "words": v.words} for v in verdicts])
+    text = "\n".join(map(_said, verdicts))
+    Show(as_json=as_json, quiet=quiet).result(text, [_judged(v) for v in verdicts])
+    _proven(verdicts)
+
+
+def _said(verdict: Verdict) -> str:
+    return f"{'holds' if verdict.holds else 'FAILS'}: {verdict.claim} ({verdict.words})"
+
+
+def _judged(verdict: Verdict) -> dict[str, Any]:
+    return {"claim": verdict.claim, "holds": verdict.holds, "words": verdict.words}
+
+
+def _proven(verdicts: Sequence[Verdict]) -> None:
+    """End with a code of its own where a claim does not hold."""
     if not all(v.holds for v in verdicts):
         raise typer.Exit(Exit.NOT_PROVEN)
 
@@ -286,10 +331,10 @@ def export(
 ) -> None:
     """Write the controller as C, or the model for CasADi, ONNX or as FMU.
 
-    Examples:
-        controlrnn export --to c
+    For example:
 
-        controlrnn export road --to onnx --out models
+    * `controlrnn export --to c`
+    * `controlrnn export road --to onnx --out models`
     """
     show = Show(as_json=as_json, quiet=quiet)
     from controlrnn.command.exporting import export_road
@@ -307,7 +352,9 @@ def new_plant(
 ) -> None:
     """Write a plant of your own to start from, with a test that it passes.
 
-    Example: controlrnn new-plant HeatedVessel
+    For example:
+
+    * `controlrnn new-plant HeatedVessel`
     """
     show = Show(as_json=as_json, quiet=quiet)
     from controlrnn.command.plant_file import write_plant

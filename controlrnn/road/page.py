@@ -28,7 +28,7 @@ def write_page(road: Road, path: Path) -> None:
     write_report(
         Parts(
             title=f"From {', '.join(Path(s.path).name for s in road.file.data.sources)} to a controller",
-            about="May this controller run, and what holds its limits? " + entries[str(Stage.CERTIFY)].words[-2] + ".",
+            about=f"May this controller run, and what keeps its limits? It is {entries[str(Stage.CERTIFY)].words[-2]}.",
             inputs=inputs,
             outputs=outputs,
             data=road.data,

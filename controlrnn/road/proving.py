@@ -1,7 +1,7 @@
 """Verification of a road's folder: every claim in it is proven or computed again, without torch and without solvers.
 
-What is trusted in the end: the records (that they were measured on this plant, as the road file says), the premises
-that the promise names, and the code of the proofs.
+What is trusted in the end: the records (that they were measured on this plant, as the road file says), that no model of
+the search saw the calibration records, the premises that the promise names, and the code of the proofs.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -248,9 +248,11 @@ def _identify(road: Road, base: Path, listener: Listener) -> Done:  # noqa: ARG0
     from controlrnn.identification import Family, identify_best
 
     plan = road.file.identify
+    # Calibration records are for the bound alone: the search does not get them.
     fit = identify_best(
-        road.data, budget=plan.budget, families=[Family(f) for f in plan.families], seed=road.file.seed,
-        folder=road.folder / "search", callbacks=listener.search(),
+        replace(road.data, calibration=()), budget=plan.budget, clock=plan.clock,
+        families=[Family(f) for f in plan.families], seed=road.file.seed, folder=road.folder / "search",
+        callbacks=listener.search(),
     )  # fmt: skip
     fit.save(road.folder / "fit.npz")
     entries = [

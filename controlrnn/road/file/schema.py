@@ -168,6 +168,9 @@ class Identify(Section):
     """Search for a model, by `controlrnn.identification.identify_best`."""
 
     budget: Positive = Field(default=180.0, description="seconds for the search [s]")
+    clock: Literal["wall", "processor"] = Field(
+        default="wall", description='seconds as they pass, or "processor": those that are computed, on a busy machine'
+    )
     families: list[Literal["free", "contracting"]] = Field(
         default=["free", "contracting"], description="networks to try; linear models always are"
     )
