@@ -12,8 +12,9 @@ from mpc.problem.ranking import KEPT
 _PARTS = {
     "model_error": ("model error", "a better model, or limits that learn (mpc.make_error_memory)"),
     "reinitialisation": ("error of the state estimate", "a longer washout, or smaller input errors"),
+    "input_error": ("input errors", "more accurate actuators, or a reading of what they did"),
     "growth": ("growth for recursive feasibility", "a shorter horizon, or an observer that jumps less"),
-    "rounding": ("rounding", "double precision"),
+    "execution": ("rounding", "double precision"),
     "terminal": ("terminal set", "a smaller share=... of mpc.terminal_set, or a longer horizon"),
 }
 

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle  # as users' own multiprocessing does; the library never unpickles
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from one_tank import N, W, innovating, running
 
 from controlrnn.errors import DataError, InfeasibleError, SettingError, ShapeError
 from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, Tracking, chain, no_tightening
+from mpc.control.explanation import shares
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.dompc import DoMpcBackend
 from mpc.solvers.fatrop import FatropBackend
@@ -211,6 +213,13 @@ def test_limits_change_where_a_plan_keeps_them_and_are_refused_with_reasons_wher
         assert x <= 0.9
     with pytest.raises(SettingError):
         made.change(horizon=N - 1)  # the terminal set is for another
+
+
+def test_every_part_of_a_tightening_is_counted():
+    made = running(False)[0]
+    whole = replace(made.tightening, input_error=0.02 * np.ones((N + 1, 1)), execution=0.01 * np.ones((N + 1, 1)))
+    parts = shares(SimpleNamespace(horizon=N, tightening=whole, terminal=None))
+    np.testing.assert_allclose(sum(parts.values()), whole.total, rtol=1e-12)
 
 
 def test_who_eats_the_range_is_said():
