@@ -19,6 +19,8 @@ size of one, so that an optimiser moves all variables alike. With a rate, P / ra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.linalg
 import torch
@@ -120,23 +122,28 @@ class RobustRNN(Model):
 
     def inequality(self) -> Tensor:
         """Matrix of the inequality of Theta_* or Theta_gamma, positive definite inside the set."""
+        return self._inequality(dict(self.named_parameters()), self.scale)
+
+    def _inequality(self, values: Mapping[str, Tensor], scale: Tensor) -> Tensor:
+        """The matrix at decision variables given by name."""
         # The supply is multiplied by `scale`: the block of the inputs by it, those of the outputs by its root.
-        E, F, B1, C1, nx, nv = self.E, self.F, self.B1, self.C1, self.nx, self.nv
-        P = 0.5 * (self.P + self.P.T)
+        E, F, B1, C1, D12, L = (values[name] for name in ("E", "F", "B1", "C1", "D12", "L"))
+        nx, nv = self.nx, self.nv
+        P = 0.5 * (values["P"] + values["P"].T)
         corner = E + E.T - P / self.rate**2
         if self.gamma is None:
-            rows = [[corner, -C1.T, F.T], [-C1, 2 * torch.diag(self.L), B1.T], [F, B1, P]]
+            rows = [[corner, -C1.T, F.T], [-C1, 2 * torch.diag(L), B1.T], [F, B1, P]]
             return torch.cat([torch.cat(row, dim=1) for row in rows])
         u, y = torch.eye(self.nu).to(E), torch.eye(self.ny).to(E)
-        C2, root = self.scale.sqrt() * self.C2, self.scale.sqrt()
-        D21 = E.new_zeros(self.ny, nv) if self.D21 is None else root * self.D21
-        D22 = E.new_zeros(self.ny, self.nu) if self.D22 is None else root * self.D22
-        xu, xy = E.new_zeros(nx, self.nu), E.new_zeros(nx, self.ny)
+        C2, root = scale.sqrt() * values["C2"], scale.sqrt()
+        D21 = root * values["D21"] if "D21" in values else E.new_zeros(self.ny, nv)
+        D22 = root * values["D22"] if "D22" in values else E.new_zeros(self.ny, self.nu)
+        B2, xu, xy = values["B2"], E.new_zeros(nx, self.nu), E.new_zeros(nx, self.ny)
         rows = [
             [corner, -C1.T, xu, F.T, C2.T],
-            [-C1, 2 * torch.diag(self.L), -self.D12, B1.T, D21.T],
-            [xu.T, -self.D12.T, self.scale * self.gamma**2 * u, self.B2.T, D22.T],
-            [F, B1, self.B2, P, xy],
+            [-C1, 2 * torch.diag(L), -D12, B1.T, D21.T],
+            [xu.T, -D12.T, scale * self.gamma**2 * u, B2.T, D22.T],
+            [F, B1, B2, P, xy],
             [C2, D21, D22, xy.T, y],
         ]
         return torch.cat([torch.cat(row, dim=1) for row in rows])
@@ -152,7 +159,9 @@ class RobustRNN(Model):
     @torch.no_grad()
     def is_feasible(self) -> bool:
         """Whether the parameters lie inside the set with a small margin, decided in float64."""
-        M = self._twin().inequality().numpy()
+        # A step asks up to a hundred times, so that the model is not copied for it.
+        values = {name: p.detach().to("cpu", torch.float64) for name, p in self.named_parameters()}
+        M = self._inequality(values, self.scale.to("cpu", torch.float64)).numpy()
         diagonal = M.diagonal()
         if not np.isfinite(M).all() or (diagonal <= 0).any():
             return False

@@ -94,7 +94,7 @@ def identification(*, quick: bool) -> Task:
         return float(np.mean(np.sqrt(np.square(missed[SKIP:]).mean(axis=0)) / deviation))
 
     models = equal({"nv": 150}, {"nv": 75, "layers": (87,) * 3}, nu=2, ny=3, nx=75, activation="relu", feedthrough=True)
-    epochs = 4 if quick else 70
+    epochs = 2 if quick else 70
     return Task("F-16", models, batches, loss, error, epochs * half // WINDOW, 1e-3, (2 / 7, 4 / 7, 6 / 7))
 
 
@@ -137,7 +137,7 @@ def observer(*, quick: bool) -> Task:
         return float(np.linalg.norm((x[:, :-1].numpy() - true)[:, half:]) / np.linalg.norm(true[:, half:]))
 
     models = equal({"nv": 200}, {"nv": 50, "layers": (96,) * 4}, nu=2, ny=1, nx=plant.nx, activation="relu")
-    return Task("observer", models, batches, loss, error, 1000 if quick else 40_000, 2e-3, (0.8,))
+    return Task("observer", models, batches, loss, error, 200 if quick else 40_000, 2e-3, (0.8,))
 
 
 def feedback(*, quick: bool) -> Task:
@@ -176,7 +176,9 @@ def feedback(*, quick: bool) -> Task:
     models = equal(
         {"nv": 400}, {"nv": 100, "layers": (140,) * 4}, nu=1, ny=1, nx=10, activation="tanh", feedthrough=True
     )
-    return Task("feedback", models, partial(_with, segments, rollouts), loss, error, 320, 5e-3, (0.75,))
+    return Task(
+        "feedback", models, partial(_with, segments, rollouts), loss, error, 80 if quick else 320, 5e-3, (0.75,)
+    )
 
 
 def _with(segments: Callable[[int, int], Iterator[Any]], n: int, seed: int) -> Iterator[Any]:
