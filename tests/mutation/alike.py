@@ -38,6 +38,10 @@ class _Plain(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.name = ""
+        own = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+        for i, argument in enumerate(own):
+            if argument.arg in WORDS:
+                node.args.defaults[i] = ast.Constant(None)
         for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
             if argument.arg in WORDS and default is not None:
                 node.args.kw_defaults[node.args.kwonlyargs.index(argument)] = ast.Constant(None)

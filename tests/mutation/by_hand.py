@@ -39,7 +39,7 @@ class Mutant:
     tests: str
 
 
-_RANK = "rank = math.ceil((n + 1) * coverage - _EPS)"
+_RANK = "math.ceil((n + 1) * coverage - _EPS)"
 _JUMP = "np.clip(ends[1:] + sign * jump, -widest[:-1], widest[:-1])"
 _LEAST = "float(rate) ** horizon * jump / (1.0 - float(rate)) * ROUNDING * _ROOM"
 _END = "end=np.maximum(tightening.total[N], (a[N - 1] + G[N - 1] + jumps[N - 1]) * ROUNDING)"
@@ -66,7 +66,7 @@ MUTANTS = (
     Mutant("coverage of one side", "mpc/calibration/model_error.py", "(np.abs(e) <= bounds)", "(e <= bounds)", "test_model_error"),
     Mutant("coverage of the other side", "mpc/calibration/model_error.py", "(np.abs(e) <= bounds)", "(e >= -bounds)",
            "test_model_error"),
-    Mutant("scores of one side", "mpc/calibration/model_error.py", "np.abs(e / scale).max", "(e / scale).max", "test_model_error"),
+    Mutant("scores of one side", "mpc/calibration/model_error.py", "np.abs(e / scale)).max", "e / scale).max", "test_model_error"),
     Mutant("error memory without jump", "mpc/tightening/learnt_errors.py", _JUMP, _JUMP.replace("sign * jump", "0 * sign * jump"),
            "test_error_memory"),
     Mutant("error memory without growth", "mpc/tightening/error_memory.py", "(G[k] + 2 * jumps[k])", "(G[k] + 0 * jumps[k])", "test_error_memory"),
@@ -97,7 +97,8 @@ MUTANTS = (
            _SAFE, "limits=None if claims else __import__('mpc').Limits(penalty=1e-6), " + _SAFE,
            "test_three_tank"),
     Mutant("a nominal controller at the price of nothing: studies", "experiments/shared/guaranteed.py",
-           "room, **grouped(dict(mode=Mode.PRACTICAL, **", "room, **grouped(dict(mode=Mode.PRACTICAL, penalty=1e-6, **",
+           "tightening, **grouped(dict(mode=Mode.PRACTICAL, **",
+           "tightening, **grouped(dict(mode=Mode.PRACTICAL, penalty=1e-6, **",
            "test_guaranteed"),
     Mutant("violations that are always 0", "mpc/loops/result.py",
            "return int((self.excess > 0).any(axis=1).sum())", "return 0", "test_closed_loop"),

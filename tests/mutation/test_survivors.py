@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from by_hand import MUTANTS
 from survivors import ARROW, change_of, complaints, function_of, listed, named
 
 ROOT = Path(__file__).parents[2]
@@ -65,3 +66,10 @@ def test_survivors_without_an_entry_and_entries_without_a_survivor_are_named():
     assert complaints(made, survived, killed, right | {("m.g", "a ==> b"): "", ("n.g", "a ==> b"): ""}) == [
         "listed, but there is no such mutant: m.g: a ==> b"
     ]
+
+
+@pytest.mark.parametrize("one", MUTANTS, ids=lambda one: one.name)
+def test_changes_by_hand_still_apply(one):
+    assert (ROOT / one.file).read_text().count(one.before) == 1
+    assert one.after != one.before
+    assert next((ROOT / "tests").rglob(f"{one.tests}.py"))

@@ -116,7 +116,8 @@ def test_rates_and_radii_that_make_no_sense(bad):
 
 
 def test_errors_at_few_steps_stay_so_in_other_units():
-    error = InputDifferences.of(InputDifferences(kind="few", radius=0.5, steps=2), 2)
+    error = InputDifferences.of(InputDifferences(kind="few", radius=0.5, steps=np.int64(2)), 2)
+    assert type(error.steps) is int
     small = error.scaled(3)
     assert small.steps == 2
     assert small.b.tolist() == [0.0625, 0.0625]
