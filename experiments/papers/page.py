@@ -1,10 +1,11 @@
-"""One page of all studies: the table of claims and the figures, in a file that needs no other."""
+"""One page of all studies: the table of claims, what was learnt, and the figures, in a file that needs no other."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from controlrnn.records import write_atomic
 from experiments.shared.study import Row
 
 COLUMNS = ("paper", "claim", "published", "ours", "decided", "remark")
+_REASONS = 6  # why claims are open, the most frequent ones
 _STYLE = """
 body { font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; } th, td { border: 1px solid #ccc; padding: .3em .6em; text-align: left;
@@ -45,6 +47,7 @@ def write_page(path: Path, folders: Mapping[str, Path]) -> Path:
     for name, results in found.items():
         kind = "quick" if results["quick"] else "full"
         parts.append(f"<h2>{html.escape(name)}</h2><p>{kind}, {results['seconds']:.0f} s</p>")
+        parts.append(_learnt(results["claims"]))
         for figure in sorted(folders[name].glob("*.png")):
             picture = base64.b64encode(figure.read_bytes()).decode()
             parts.append(f'<img alt="{html.escape(figure.stem)}" src="data:image/png;base64,{picture}">')
@@ -53,6 +56,23 @@ def write_page(path: Path, folders: Mapping[str, Path]) -> Path:
         f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
     return write_atomic(path, text.encode())
+
+
+def _learnt(claims: Sequence[Row]) -> str:
+    """What holds and what does not, with our values, and why the rest is open, as lists of HTML."""
+    parts = []
+    for kind, title in (("yes", "What holds"), ("no", "What does not hold")):
+        lines = [f"{claim['claim']}: {claim['ours']}" for claim in claims if claim["decided"] == kind]
+        if lines:
+            items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+            parts.append(f"<h3>{title}</h3><ul>{items}</ul>")
+    reasons = Counter(
+        claim["remark"] or "the spread is too wide" for claim in claims if claim["decided"] == "not decided"
+    )
+    if reasons:
+        items = "".join(f"<li>{html.escape(reason)} ({n})</li>" for reason, n in reasons.most_common(_REASONS))
+        parts.append(f"<h3>What is open: {sum(reasons.values())} claims</h3><ul>{items}</ul>")
+    return "".join(parts)
 
 
 def _results(folder: Path) -> dict[str, Any]:

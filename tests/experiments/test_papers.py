@@ -10,11 +10,13 @@ import torch
 
 from controlrnn.errors import FileFormatError
 from controlrnn.models import Elman
+from experiments.papers import __main__ as papers
 from experiments.papers import classification, noise_plants, noise_robust, rnn_sdp
 from experiments.papers.__main__ import STUDIES
 from experiments.papers.claims import Claim, Decision, decide, decide_all, decide_value, summary
 from experiments.papers.classification import Digits, Sequences, Training, accuracy, answers, explicit, train
 from experiments.papers.page import COLUMNS, write_page
+from experiments.shared.study import Study
 
 YES, NO, OPEN = Decision.YES, Decision.NO, Decision.NOT_DECIDED
 
@@ -235,10 +237,35 @@ def test_the_page_holds_claims_and_figures_and_needs_no_other_file(tmp_path):
     assert "1.5 (1 .. 2) %" in text
     assert "data:image/png;base64,cGljdHVyZQ==" in text
     assert "1 no" in text
+    assert "What does not hold</h3><ul><li>a &lt; b: 1.5 (1 .. 2) %</li>" in text
+    assert "What holds" not in text
+    assert "What is open" not in text
     (folder / "results.json").write_text(json.dumps({"quick": True, "seconds": 3.0, "claims": [{"claim": "x"}]}))
     for broken in (folder, tmp_path / "absent"):
         with pytest.raises(FileFormatError, match=r"claims"):
             write_page(tmp_path / "papers.html", {"one": broken})
+
+
+def test_all_studies_run_into_folders_of_their_own_and_a_second_run_takes_over_their_rows(tmp_path, monkeypatch):
+    computed = []
+
+    def study_of(name):
+        def run(arguments):
+            study = Study.from_command_line(f"papers.{name}", None, arguments)
+            value = study.row("case", lambda: {"value": computed.append(name) or 1.0})["value"]
+            claim = Claim(paper=name, claim="a", published="1", ours=(value,), decided=YES)
+            return study.finish(claims=[claim.row()])
+
+        return run
+
+    monkeypatch.setattr(papers, "STUDIES", {name: study_of(name) for name in ("one", "two")})
+    for _ in range(2):
+        assert papers.main(["--quick", "--out", str(tmp_path)]) == 0
+    assert computed == ["one", "two"]
+    text = (tmp_path / "papers.html").read_text()
+    assert "2 claims: 2 yes" in text
+    assert text.count("<h2>") == 2
+    assert json.loads((tmp_path / "two" / "results.json").read_text())["quick"]
 
 
 @pytest.mark.slow
