@@ -14,23 +14,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from controlrnn.checks import Array, as_array, checked_seed, count, positive, put
+from controlrnn.checks import Array, as_array, checked_seed, count, positive, put, read_only
 from controlrnn.data import Trajectory
-from controlrnn.errors import DataError, SettingError, ShapeError
+from controlrnn.errors import DataError, FileFormatError, SettingError, ShapeError
 from controlrnn.greybox.equations import Equations
 from controlrnn.greybox.residual import Residual
 from controlrnn.greybox.tracing import Traced, trace
 from controlrnn.identification.optimisers.levenberg_marquardt import LevenbergMarquardt
 from controlrnn.kernels import simulate
 from controlrnn.kernels.sensitivity import Sensitivities
+from controlrnn.records import ListOf, Numbers, Part, Schema, Stored, Text
 from controlrnn.systems import MATRICES, LureSystem
 from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
 _SETTLED = 1e-9  # relative decrease of the cost over ten iterations at which a start has converged
+_ARRAYS = ("correlation", "residual_share", "initial_states", "costs")  # of a fit
 _DEVIATION = 0.01  # of the outputs' own deviation, where none is declared
 
 
@@ -75,8 +79,8 @@ class FitOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class GreyBoxFit:
-    """An identified grey box.
+class GreyBoxFit(Stored):
+    """An identified grey box, which saves itself.
 
     Args:
         system: The system, frozen, in physical units.
@@ -90,7 +94,22 @@ class GreyBoxFit:
         residual_share: Share of the variance of each state's changes that the residual makes, shape (nx,).
         initial_states: Of each record, shape (R, nx).
         costs: Final cost of each start.
+
+    Raises:
+        SettingError: Values and deviations name different parameters.
     """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "grey-box-fit", 1,
+        arrays={
+            "values": Numbers("P"), "deviations": Numbers("P", least=0.0, infinite=True),
+            "correlation": Numbers("F", "F", nan=True), "condition": Numbers(least=0.0, infinite=True),
+            "residual_share": Numbers("nx", least=0.0, nan=True), "initial_states": Numbers("R", "nx"),
+            "costs": Numbers("S", infinite=True),
+        },
+        meta={"names": ListOf(Text(64), "P")},
+        parts={"system": Part(LureSystem, own=True), "physics": Part(LureSystem, own=True)}, zero=("P", "F"),
+    )  # fmt: skip
 
     system: LureSystem
     physics: LureSystem
@@ -101,6 +120,31 @@ class GreyBoxFit:
     residual_share: Array
     initial_states: Array
     costs: Array
+
+    def __post_init__(self) -> None:
+        if list(self.values) != list(self.deviations):
+            raise SettingError(f"deviations must name {list(self.values)}, got {list(self.deviations)}")
+        named = {name: {n: float(v) for n, v in getattr(self, name).items()} for name in ("values", "deviations")}
+        arrays = {name: read_only(getattr(self, name)) for name in _ARRAYS}
+        put(self, **named, **arrays, condition=float(self.condition))
+
+    def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and JSON values of this result, both systems included; see `Stored.record`."""
+        arrays = {name: np.array(list(getattr(self, name).values()), dtype=float) for name in ("values", "deviations")}
+        arrays |= {name: np.asarray(getattr(self, name), dtype=float) for name in (*_ARRAYS, "condition")}
+        meta: dict[str, Any] = {"names": list(self.values)}
+        for name in ("system", "physics"):
+            inner, meta[name] = getattr(self, name).record()
+            arrays |= {f"{name}.{n}": array for n, array in inner.items()}
+        return arrays, meta
+
+    @classmethod
+    def _fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        names = values.pop("names")
+        if len(set(names)) < len(names):
+            raise FileFormatError(f"parameters must have names of their own, got {names}")
+        named = {n: dict(zip(names, values[n].tolist(), strict=True)) for n in ("values", "deviations")}
+        return values | named | {"condition": float(values["condition"])}
 
     def __str__(self) -> str:
         rows = [f"{name} = {self.values[name]:.6g} +- {self.deviations[name]:.2g}" for name in self.values]

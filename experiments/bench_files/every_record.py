@@ -33,6 +33,7 @@ from controlrnn.certification.certificates.dissipation import DissipationCertifi
 from controlrnn.data import Dataset, Scaler, Signal, Trajectory
 from controlrnn.errors import FileFormatError, TrainingError
 from controlrnn.export import load_system, save_system
+from controlrnn.greybox import GreyBoxFit
 from controlrnn.identification import (
     BestFit,
     Candidate,
@@ -308,8 +309,17 @@ def _records(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
     )  # fmt: skip
     return {
         "trajectory": record, "residual test": check_residuals([record], [np.zeros((40, 2))], lags=5),
-        "encoder": encoder, **_search(rng, system),
+        "encoder": encoder, "grey box fit": _grey_box(rng, system), **_search(rng, system),
     }  # fmt: skip
+
+
+def _grey_box(rng: np.random.Generator, system: LureSystem) -> GreyBoxFit:
+    """An identified grey box with a fixed parameter and one that the records say nothing about."""
+    return GreyBoxFit(
+        system, system, {"drain": 0.06, "pump 1": 0.1, "area": 154.0},
+        {"drain": 0.001, "pump 1": np.inf, "area": 0.0}, np.eye(2), 17.0, np.full(system.nx, 0.02),
+        rng.standard_normal((3, system.nx)), np.array([0.5, 0.6]),
+    )  # fmt: skip
 
 
 def _search(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:

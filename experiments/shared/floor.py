@@ -12,8 +12,8 @@ of the samples to come. Two plants:
   the traced integration, see `Physics`.
 
 Theorem (docs/theory/floor.md): with e a bound on |x[t+1] - f(x[t], u[t])|_P, the jump of a known state, and limits
-tightened by c_1, the effect of one sample's unknowns, and c_{k+1} = c_k + l_k, l_k the effect of a jump k samples
-later, plans that end in a terminal set can be continued for ever, and the outputs keep their limits.
+tightened by c_1, the effect of one sample's unknowns, and c_{k+1} = c_k + l_k, l_k what is left of it k samples later,
+plans that end in a terminal set can be continued for ever, and the outputs keep their limits.
 
 No controller has to make less room for the next sample, if its limits have to hold whatever the declared sets allow.
 What could be cheaper is the way back that plans keep: here inputs that are fixed in advance, not reactions.
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from controlrnn.certification import ContractionCertificate, HorizonCertificate, certify_contraction, certify_horizon
+from controlrnn.certification import ContractionCertificate, certify_contraction, certify_gains, certify_horizon
 from controlrnn.checks import Array, read_only
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
@@ -40,8 +40,6 @@ from mpc import (
     StateError,
     Tightening,
     certify_changes,
-    certify_jump,
-    make_error_memory,
     terminal_set,
 )
 from mpc.observers.base import Observer
@@ -147,14 +145,14 @@ class Parts:
         observer: Tells the state.
         tightening: Of the unknowns to come.
         terminal: End of its plans.
-        growth: Effect of a jump.
+        moved: Bounds l_k on what one sample's unknowns do to outputs k = 0..N - 1 samples later, shape (N, ny).
         memory: What is known of residuals; None where there are none.
     """
 
     observer: KnownState
     tightening: Tightening
     terminal: TerminalSet
-    growth: HorizonCertificate
+    moved: Array
     memory: ErrorMemory | None = None
 
 
@@ -203,7 +201,19 @@ def declared_parts(
     observer = KnownState(predictor, contraction=contraction, input_error=push)
     made = _parts(observer, error.bounds, **options)
     changes = certify_changes(observer, memory, **options)
-    told = make_error_memory(made.tightening, drift, changes, observer=observer, growth=made.growth)
+    room, moved, N = made.tightening.predictive, made.moved, len(error.bounds) - 1
+    growth = np.zeros_like(room)  # as of `mpc.make_error_memory`, with the effect of a jump by gains
+    for k in range(1, N):
+        growth[k + 1] = (growth[k] + 2 * moved[k]) * ROUNDING
+    told = ErrorMemory(
+        drift=np.maximum.accumulate(drift.bounds[1 : memory + 1]),
+        change=np.array([one.bounds[k] for k, one in enumerate(changes, 1)]),
+        jump=moved, absolute=room, growth=growth,
+        end=np.maximum(room[N], (room[N - 1] + growth[N - 1] + moved[N - 1]) * ROUNDING),
+        promise=made.tightening.promise,
+        digests={"system": observer.system.digest, "tightening": made.tightening.digest},
+        premises=made.tightening.premises,
+    )  # fmt: skip
     return replace(made, memory=told.on_trust())
 
 
@@ -213,20 +223,22 @@ def _parts(observer: KnownState, residual: Array, **options: Any) -> Parts:
     assert contraction is not None
     assert jump is not None
     system, error = observer.system, observer.error
+    gains = certify_gains(system, horizon, metric=contraction.metric, **options)
     next_sample = certify_horizon(
         system, 1, initial_radius=error.radius, metric=error.metric, input_radius=observer.input_error, **options
     )
-    growth = certify_jump(observer, horizon, **options)
-    for certificate in (next_sample, growth):
+    for certificate in (gains, next_sample):
         certificate.verify(system)
-    # A prediction's error is the last sample's unknowns and what is left of the jumps before it: the sum that (A) asks.
+    # What one sample's unknowns do to outputs k = 0..N - 1 samples after they have moved the state.
+    moved = gains.inputs[1:] @ observer.input_error * ROUNDING
+    # A prediction's error is the last sample's unknowns and what is left of those before it: the sum that (A) asks.
     room = np.zeros_like(residual)
-    room[:2] = next_sample.bounds
+    room[:2] = next_sample.bounds[0], np.minimum(next_sample.bounds[1], moved[0])
     for k in range(1, horizon):
-        room[k + 1] = (room[k] + growth.bounds[k]) * ROUNDING
+        room[k + 1] = (room[k] + moved[k]) * ROUNDING
     digests = {
         "system": system.digest, "observer": observer.digest, "certificate": next_sample.digest,
-        "growth": growth.digest, "jump": jump_digest(jump),
+        "growth": gains.digest, "jump": jump_digest(jump),
     }  # fmt: skip
     tightening = Tightening(
         model_error=residual, reinitialisation=np.zeros_like(residual), input_error=room, disturbance_gain=None,
@@ -234,4 +246,4 @@ def _parts(observer: KnownState, residual: Array, **options: Any) -> Parts:
         premises=observer.premises.also(horizon=horizon),
     )  # fmt: skip
     end = terminal_set(observer.predictor, contraction, horizon=horizon, jump=jump)
-    return Parts(observer=observer, tightening=tightening.on_trust(), terminal=end, growth=growth)
+    return Parts(observer=observer, tightening=tightening.on_trust(), terminal=end, moved=read_only(moved))

@@ -54,7 +54,13 @@ class Plant(Protocol):
 
 
 def held_to(
-    controller: TightenedMPC, plant: Plant, *, input_error: ArrayLike = 0.0, missing: float = 0.0, steps: int = 1
+    controller: TightenedMPC,
+    plant: Plant,
+    *,
+    input_error: ArrayLike = 0.0,
+    input_drift: ArrayLike | None = None,
+    missing: float = 0.0,
+    steps: int = 1,
 ) -> None:
     """Raise SettingError for a plant or a loop that violates the controller's premises before it has begun.
 
@@ -62,6 +68,7 @@ def held_to(
         controller: The controller.
         plant: The plant.
         input_error: Bound on |applied - commanded input| in the loop, scalar or (nu,).
+        input_drift: How much these errors change from sample to sample in the loop; None: by anything.
         missing: Share of the readings that will be missing.
         steps: Control steps.
 
@@ -91,6 +98,14 @@ def held_to(
             f"input_error must stay within what the observer declares (input_error + command_error), {declared}, got "
             f"{actual}: declare it there, and tighten anew (to break a premise on purpose, use faults)"
         )
+    slowest = controller.observer.input_drift
+    if slowest is not None:
+        drift = 2 * actual if input_drift is None else channels("input_drift", input_drift, predictor.nu)
+        if (np.minimum(drift, 2 * actual) > slowest * (1 + 1e-12)).any():
+            raise SettingError(
+                f"input errors must change no faster than the observer declares (input_drift), {slowest}, got {drift}: "
+                "pass Disturbances(input_drift=...), or declare it"
+            )
     _other_records(own, missing, steps)
 
 

@@ -170,7 +170,8 @@ def drawn(
     """
     start, acting = start or Start(), disturbances or Disturbances()
     predictor, steps = controller.predictor, count("steps", steps)
-    held_to(controller, plant, input_error=acting.input_error, missing=acting.missing, steps=steps)
+    errors: dict[str, Any] = {"input_error": acting.input_error, "input_drift": acting.input_drift}
+    held_to(controller, plant, **errors, missing=acting.missing, steps=steps)
     warm_up = controller.observer.steps if start.warm_up is None else count("warm_up", start.warm_up, least=0)
     held = controller.safe_input if start.warm_up_input is None else start.warm_up_input
     held = as_array("warm_up_input", held, (predictor.nu,))
@@ -315,11 +316,23 @@ def _actor(
         before=held,
         noise=per_channel("noise_std", acting.noise_std, ny) * noise.standard_normal((total, ny)),
         missing=gaps.random((total, ny)) < acting.missing,
-        input_errors=per_channel("input_error", acting.input_error, nu) * errors.uniform(-1, 1, (total, nu)),
+        input_errors=_input_errors(acting, errors.uniform(-1, 1, (total, nu))),
         disturbance=rows,
         faults=faults,
         warm_up=warm_up,
     )
+
+
+def _input_errors(acting: Disturbances, draws: Array) -> Array:
+    """Input errors (samples, nu) within their bounds from draws in [-1, 1]."""
+    nu = draws.shape[1]
+    bound = per_channel("input_error", acting.input_error, nu)
+    if acting.input_drift is None:
+        return np.asarray(bound * draws)
+    rows, change = bound * draws, per_channel("input_drift", acting.input_drift, nu)
+    for t in range(1, len(rows)):
+        rows[t] = np.clip(rows[t - 1] + change * draws[t], -bound, bound)
+    return np.asarray(rows)
 
 
 def _known_inputs(

@@ -44,6 +44,8 @@ class Disturbances:
         disturbance: Passed to ``plant.step`` as ``w``: shape (T, nw) for the control steps (its first row also acts
             during the warm-up, its last row is held), or a function that draws one from a generator.
         input_error: Bound of errors between commanded and applied inputs, drawn uniformly, scalar or (nu,).
+        input_drift: Largest change of these errors from sample to sample, drawn uniformly, scalar or (nu,): zero for
+            errors that stay for a whole run. None: every sample has another one.
         missing: Probability with which each measurement is missing.
         forecast_error: Bound on errors of the forecasts of measured inputs, drawn uniformly for every sample ahead of
             every step (the present value is known), scalar or one per measured input. A tightening covers it if the
@@ -53,6 +55,7 @@ class Disturbances:
     noise_std: ArrayLike = 0.0
     disturbance: Disturbance | None = None
     input_error: ArrayLike = 0.0
+    input_drift: ArrayLike | None = None
     missing: float = 0.0
     forecast_error: ArrayLike = 0.0
 

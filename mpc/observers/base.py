@@ -54,6 +54,9 @@ class Observer(ABC):
         steps: Samples that must have been seen before the estimate may be used.
         input_error: Bound on |true - recorded input| per channel, shape (nu,).
         command_error: Bound on |recorded - commanded input|, shape (nu,), for the jump and predictions only.
+        input_drift: Bound on how much true minus recorded inputs change from sample to sample, shape (nu,), zero for
+            errors that stay; None: they may be others at every sample. What is certified of predictions and of what
+            limits learn then counts on it; the estimate's own certified error holds for all errors.
         initial_state: State that the estimate starts from, shape (nx,).
         contraction: Contraction certificate of the model; without one (None) there is no certified error.
     """
@@ -68,11 +71,18 @@ class Observer(ABC):
         contraction: ContractionCertificate | None = None,
         input_error: ArrayLike = 0.0,
         command_error: ArrayLike = 0.0,
+        input_drift: ArrayLike | None = None,
     ) -> None:
         self.predictor = predictor
         self.steps = count("steps", steps)
         self.input_error = per_channel("input_error", input_error, predictor.nu)
         self.command_error = per_channel("command_error", command_error, predictor.nu)
+        self.input_drift = None if input_drift is None else per_channel("input_drift", input_drift, predictor.nu)
+        if self.input_drift is not None and self.command_error.any():
+            raise SettingError(
+                "input_drift is about inputs that act as they are recorded, but for an error that stays; got a "
+                "command_error as well, which is another one at every sample: leave one of them out"
+            )
         self._settles = initial_state is None
         if initial_state is None:
             initial_state = predictor.equilibrium(np.mean(predictor.input_limits(), axis=0))
@@ -314,7 +324,8 @@ class Observer(ABC):
 
     def _declared(self) -> dict[str, Any]:
         """Settings that the certified error depends on, but no estimate does."""
-        return {} if self.contraction is None else {"contraction": self.contraction.digest}
+        found = {} if self.contraction is None else {"contraction": self.contraction.digest}
+        return found if self.input_drift is None else found | {"input_drift": self.input_drift}
 
     @property
     def premises(self) -> Premises:

@@ -53,7 +53,7 @@ from mpc.observers.base import Observer
 from mpc.observers.state_error import ROUNDING
 from mpc.promises.made_again import MadeAgain, refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
-from mpc.tightening.predictions import refuse_boxes, start_of
+from mpc.tightening.predictions import covers_inputs, input_set, refuse_boxes, start_of
 from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.tightening import Tightening, growth_per_step
 
@@ -210,7 +210,7 @@ def certify_changes(
                 end,
                 initial_radius=start.radius,
                 metric=metric,
-                input_radius=observer.prediction_input_error,
+                input_radius=input_set(observer),
                 focus=[end],
                 iterations=iterations,
             )
@@ -317,7 +317,7 @@ def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Arra
     refuse_boxes(certificate)
     n = len(start.metric)
     radius, inputs = start.needed_in(certificate.metric[:n, :n]), observer.prediction_input_error
-    if not (radius <= certificate.initial_radius and (inputs <= certificate.input_radius).all()):
+    if not (radius <= certificate.initial_radius and covers_inputs(certificate, observer)):
         needed, got = told_apart(radius, certificate.initial_radius)
         raise CertificationError(
             f"change {k} must cover an initial error of {needed} and input errors {inputs}, got "

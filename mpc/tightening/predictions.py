@@ -20,7 +20,7 @@ from mpc.observers.base import Observer
 from mpc.observers.state_error import StateError
 
 if TYPE_CHECKING:
-    from controlrnn.certification import HorizonCertificate
+    from controlrnn.certification import HorizonCertificate, InputError
 
 
 @typed()
@@ -36,7 +36,7 @@ def certify_predictions(
         observer: The controller's observer, with a contraction certificate.
         horizon: Prediction steps N.
         input_error: Bound on |true - commanded input|, scalar or shape (nu,);
-            ``observer.prediction_input_error`` when left out, zero for the effect of re-initialisation alone.
+            what the observer declares when left out, zero for the effect of re-initialisation alone.
         **options: Further arguments of `controlrnn.certification.certify_horizon`, e.g. ``iterations``.
 
     Raises:
@@ -47,13 +47,15 @@ def certify_predictions(
 
     start, ahead = start_of(observer)
     end = ahead + count("horizon", horizon)
-    error = observer.prediction_input_error if input_error is None else input_error
+    error = (
+        input_set(observer) if input_error is None else per_channel("input_error", input_error, observer.predictor.nu)
+    )
     return certify_horizon(
         observer.system,
         end,
         initial_radius=start.radius,
         metric=start.metric,
-        input_radius=per_channel("input_error", error, observer.predictor.nu),
+        input_radius=error,
         **{"focus": [ahead, end]} | options,
     )
 
@@ -80,6 +82,41 @@ def certify_jump(observer: Observer, horizon: int, **options: Any) -> HorizonCer
     return certify_horizon(
         observer.system, count("horizon", horizon), initial_radius=jump.radius, metric=jump.metric, **options
     )
+
+
+def input_set(observer: Observer) -> InputError:
+    """Set of true minus commanded inputs that an observer declares.
+
+    Args:
+        observer: The observer.
+    """
+    from controlrnn.certification import InputError, InputErrorKind
+
+    radius, drift = observer.prediction_input_error, observer.input_drift
+    if drift is None or not radius.any():
+        return InputError(radius=radius)
+    if drift.any():
+        return InputError(kind=InputErrorKind.RATE_LIMITED, radius=radius, rate=drift)
+    return InputError(kind=InputErrorKind.CONSTANT, radius=radius)
+
+
+def covers_inputs(certificate: HorizonCertificate, observer: Observer) -> bool:
+    """Whether a certificate covers the set of input errors that an observer declares.
+
+    Args:
+        certificate: The certificate.
+        observer: The observer.
+    """
+    if (certificate.input_radius >= observer.prediction_input_error).all():
+        return True  # errors that are others at every sample
+    declared, covered = input_set(observer), getattr(certificate, "input_error", None)
+    if (
+        covered is None
+        or not (declared.is_state and covered.is_state)
+        or (covered.b < observer.prediction_input_error).any()
+    ):
+        return False
+    return bool((covered.changes >= declared.changes).all())
 
 
 def start_of(observer: Observer) -> tuple[StateError, int]:

@@ -28,7 +28,7 @@ from mpc.observers.state_error import ROUNDING, StateError
 from mpc.promises.made_again import MadeAgain, refuse_other, refuse_other_words
 from mpc.promises.premises import Premises
 from mpc.tightening.execution_part import NOT_COUNTED, execution_part
-from mpc.tightening.predictions import checked_part, refuse_boxes
+from mpc.tightening.predictions import checked_part, covers_inputs, refuse_boxes
 from mpc.tightening.premises import calibrated_premises
 from mpc.tightening.terminal_set import jump_digest
 
@@ -255,10 +255,10 @@ def tighten(
         text = f"model error only ({model_error.promise}); the error of re-initialisation is NOT covered"
         return counted(_build(model_error, zero, zero, text, digests, observer), execution, observer)
     joint = checked_part(certificate, model_error, observer)
-    if (certificate.input_radius < observer.prediction_input_error).any():
+    if not covers_inputs(certificate, observer):
         raise CertificationError(
             f"the certificate's input radius must cover input_error + command_error {observer.prediction_input_error}, "
-            f"got {certificate.input_radius}: certify with input_radius=observer.prediction_input_error"
+            f"got {certificate.input_radius}: use certify_predictions with this observer"
         )
     reinitialisation, inputs = joint, zero
     if initial_only is not None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from controlrnn.greybox import trace
-from experiments.grey_box import cascaded, three_tanks
-from plants import MultiTank
+from experiments.grey_box import cascaded, others, three_tanks
+from plants import MultiTank, simulate
 from plants.ops import NUMPY
 
 
@@ -19,6 +19,22 @@ def test_the_balance_with_true_parameters_is_the_plant():
 def test_equations_of_both_plants_become_systems():
     assert trace(three_tanks.equations()).system.nv == 9
     assert trace(cascaded.equations(4.0)).system.ny == 1
+
+
+@pytest.mark.parametrize("make", [others.quadruple, others.carts])
+def test_the_equations_of_the_others_are_their_plants_and_records_stay_in_their_boxes(make):
+    other, rng = make(), np.random.default_rng(0)
+    boxes, _ = other.equations.boxes()
+    x, u = rng.uniform(*boxes.T, (200, len(boxes))), other.excite(rng, 200)
+    ours = other.equations.dynamics(x, u, other.truth, NUMPY)
+    expected = other.plant.dynamics(x, u)
+    np.testing.assert_allclose(ours, expected, atol=1e-2 * np.abs(expected).max())
+    start = other.plant.equilibrium(u[0]) if other.name == "quadruple tank" else np.zeros(other.plant.nx)
+    reached = simulate(other.plant, u, start).x
+    assert ((reached > boxes[:, 0]) & (reached < boxes[:, 1])).all()
+    system = trace(other.equations, other.truth).system
+    apart = np.abs(system.simulate(u, start)[0] - simulate(other.plant, u, start).y)
+    assert apart.max() < 3 * other.deviation
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
 # ruff: noqa: ARG005 (equations take the same arguments)
 """Grey boxes find the parameters that made the records, say how well they are known, and what physics leaves over."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
-from controlrnn.errors import DataError, SettingError, ShapeError
-from controlrnn.greybox import Equations, FitOptions, Parameter, fit_equations, trace
+from controlrnn.errors import DataError, FileFormatError, SettingError, ShapeError
+from controlrnn.greybox import Equations, FitOptions, GreyBoxFit, Parameter, fit_equations, trace
 from controlrnn.greybox.fitting import FitProblem
 from controlrnn.greybox.residual import Residual
 
@@ -127,3 +129,28 @@ def test_records_that_do_not_fit_are_refused():
         fit_equations(tank(), [data], FitOptions(skip=len(data)))
     with pytest.raises(SettingError, match="deviation"):
         fit_equations(tank(), [data], FitOptions(deviation=[-1.0]))
+
+
+def test_a_fit_is_read_as_it_was_saved(tmp_path):
+    made = fit_equations(tank(), records(tank(extra=1e-4), noise=0.1), FitOptions(iterations=15, residual=2))
+    made.save(tmp_path / "tank.npz")
+    read = GreyBoxFit.load(tmp_path / "tank.npz")
+    assert read.digest == made.digest
+    assert (read.values, read.deviations, read.condition) == (made.values, made.deviations, made.condition)
+    assert (read.system.digest, read.physics.digest) == (made.system.digest, made.physics.digest)
+    for name in ("correlation", "residual_share", "initial_states", "costs"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(made, name))
+    assert str(read) == str(made)
+    certify_contraction(read.system).verify(made.system)
+    assert replace(read, values={"k": 1.0, "b": 2.0}).digest != made.digest
+
+
+def test_records_that_name_parameters_twice_or_in_part_are_refused():
+    made = fit_equations(tank(), records(tank(), 1), FitOptions(iterations=2))
+    with pytest.raises(SettingError, match="deviations must name"):
+        replace(made, deviations={"k": 0.1})
+    arrays, meta = made.record()
+    with pytest.raises(FileFormatError, match="names of their own"):
+        GreyBoxFit.from_record(arrays, meta | {"names": ["k", "k"]})
+    with pytest.raises(FileFormatError):
+        GreyBoxFit.SCHEMA.check(arrays, meta | {"names": ["k"]})
