@@ -130,7 +130,7 @@ def _done(
     """Do the stages up to one."""
     from controlrnn.road import Road, Stage, run_road
 
-    place = file.with_suffix("") if folder is None else folder
+    place = folder or (file.with_suffix("") if file.suffix else file.with_name(f"{file.name}.results"))
     road = Road.made(file, place)
     try:
         return place, run_road(road, file.parent, until=Stage(stage), redo=redo, listener=Listener(show))

@@ -40,6 +40,11 @@ class RecordedErrors:
         self.outputs: tuple[Signal, ...] = predictor.outputs
         self.nx = predictor.nx + 1
 
+    @property
+    def samples(self) -> int:
+        """Number of errors."""
+        return len(self._errors)
+
     def initial_state(self) -> Array:
         """Steady state in the middle of the actuators' range, at the record's first error, shape (nx,)."""
         return self.start(0)
@@ -224,7 +229,7 @@ def run_loops(
         seed = int(np.random.SeedSequence([file.seed, i]).generate_state(1)[0])
         start = None
         if isinstance(plant, RecordedErrors):
-            start = mpc.Start(x0=plant.start(int(np.random.default_rng(seed).integers(len(plant._errors)))))
+            start = mpc.Start(x0=plant.start(int(np.random.default_rng(seed).integers(plant.samples))))
         found.append(
             mpc.run_closed_loop(
                 plant,

@@ -54,6 +54,7 @@ class Road:
         if not (self.folder / COPY).is_file():
             raise MissingDataError(f"{self.folder} is no folder of a road: it lacks {COPY}; `controlrnn run` makes one")
         self.file: RoadFile = read_road(self.folder / COPY)
+        self._newer: bytes | None = None
 
     @classmethod
     def made(cls, file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Road:
@@ -63,12 +64,20 @@ class Road:
             file: The road file.
             folder: The folder.
         """
-        read_road(file)
+        read = read_road(file)
         content = Path(file).read_bytes()
         target = Path(folder) / COPY
-        if not target.is_file() or target.read_bytes() != content:
+        if not target.is_file():
             write_atomic(target, content)
-        return cls(folder)
+        road = cls(folder)
+        road.file, road._newer = read, content
+        return road
+
+    def keep_file(self) -> None:
+        """Make the folder's copy of the road file the one that `made` was given; whoever runs stages calls it."""
+        target = self.folder / COPY
+        if self._newer is not None and target.read_bytes() != self._newer:
+            write_atomic(target, self._newer)
 
     def __repr__(self) -> str:
         done = [f"  {name}: {'; '.join(entry.words[-1:])}" for name, entry in self.ledger.entries.items()]

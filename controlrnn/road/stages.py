@@ -120,6 +120,7 @@ def run_road(
     listener, until, base = listener or Quiet(), Stage(until), Path(base)
     found: dict[Stage, Entry] = {}
     with _alone(road.folder):
+        road.keep_file()
         for stage in list(Stage)[: list(Stage).index(until) + 1]:
             key = key_of(stage, _settings(stage, road.file), _sources(stage, road, base))
             ledger = road.ledger
@@ -169,7 +170,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _forget(road: Road) -> None:
     """Drop what was read from the folder before a stage wrote anew."""
     for name in list(vars(road)):
-        if name not in ("folder", "file"):
+        if name not in ("folder", "file", "_newer"):
             vars(road).pop(name)
 
 

@@ -36,7 +36,6 @@ _LEAST_TRAIN = 0.4  # share of the samples that training keeps at least
 _ERROR = 0.005  # of an actuator's range, where nobody has said how exact it is
 _HORIZON = 40  # steps of a plan that a first controller gets at most
 _TEST, _CALIBRATION = 0.15, 0.35  # shares where there are samples enough
-_PIECES = 19  # calibration pieces at most: with more, the bound says less of long operation
 _STARTS = 20  # predictions in a calibration record, at least
 
 
@@ -177,7 +176,7 @@ def _cut(many: int, shortest: int, piece: int) -> tuple[Split, float]:
     wanted = math.ceil(9 / many)  # pieces of each, of which nine together can promise 0.9
     roomy = int(_CALIBRATION * shortest) // piece
     if roomy >= wanted and _TEST * shortest >= piece:
-        pieces = min(roomy, math.ceil(_PIECES / many))
+        pieces = wanted  # more would be shorter, and promise less of long operation
         split = Split(train=round(1 - _TEST - _CALIBRATION, 4), test=_TEST, calibration=_CALIBRATION, pieces=pieces)
         return split, _coverage(pieces * many)
     room = int((1 - _LEAST_TRAIN) * shortest) // piece

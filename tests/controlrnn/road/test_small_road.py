@@ -282,10 +282,15 @@ def test_a_plant_of_ones_own(place):
 
 def test_two_processes_do_not_share_a_folder(place):
     fcntl = pytest.importorskip("fcntl", reason="files are locked otherwise on Windows")
+    before = (place / "road" / "road.toml").read_bytes()
+    set_fields(place / "road.toml", loops=1)
     with (place / "road" / ".running").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(StorageError, match="another process"):
             drive(place)
+    assert (place / "road" / "road.toml").read_bytes() == before  # the other one's
+    assert drive(place).made == [Stage.SIMULATE]
+    assert open_road(place / "road").file.simulate.loops == 1
 
 
 def test_what_is_no_road(place, tmp_path):
