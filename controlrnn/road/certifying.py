@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import mpc
 from controlrnn.certification import ContractionCertificate, HorizonCertificate
 from controlrnn.checks import Array
-from controlrnn.data import Dataset
+from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.road.file.schema import RoadFile
 from controlrnn.road.making import observer_of, predictor_of
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MOST_STEPS = 2000  # samples that a model may need to forget its start
+_LOOSE = 0.5  # standard deviations of the outputs, above which a certified error leaves little to control with
+_SIMPLE = 4  # largest order of the linear models that are tried then
 _LEFT = 0.05  # of the settled error, that the unknown start may still add after these samples
 
 
@@ -37,7 +40,8 @@ class Certified:
         initial: Likewise without errors of inputs; None where there are none.
         steps: Samples in which it forgets its start.
         seen: Largest certified error over the prediction, per output, output units, shape (ny,).
-        cost: What the choice among models goes by: left-out error and certified error, in standard deviations.
+        error: Left-out error, in standard deviations of the outputs.
+        relative: Largest certified error, likewise.
     """
 
     name: str
@@ -47,7 +51,8 @@ class Certified:
     initial: HorizonCertificate | None
     steps: int
     seen: Array
-    cost: float
+    error: float
+    relative: float
 
 
 def contraction_of(file: RoadFile, system: LureSystem, data: Dataset) -> ContractionCertificate:
@@ -100,7 +105,7 @@ def forgets(file: RoadFile, predictor: mpc.Predictor, contraction: ContractionCe
     return int(min(max(steps, 1), _MOST_STEPS))
 
 
-def certify_entry(file: RoadFile, entry: Entry, data: Dataset) -> Certified:
+def certify_entry(file: RoadFile, entry: Entry | Simple, data: Dataset) -> Certified:
     """Certificates of one model of the search.
 
     Args:
@@ -124,8 +129,61 @@ def certify_entry(file: RoadFile, entry: Entry, data: Dataset) -> Certified:
     seen = np.asarray(horizon.bounds[horizon.horizon - N :]).max(axis=0)
     relative = float(np.max(seen / spread(data)))
     return Certified(
-        entry.name, predictor.system, contraction, horizon, initial, steps, seen, float(entry.error) + relative
+        entry.name, predictor.system, contraction, horizon, initial, steps, seen, float(entry.error), relative
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Simple:
+    """A linear model of low order, which can be certified where better ones cannot.
+
+    Args:
+        name: ``"linear 2"``, with its order.
+        what: The same in words.
+        system: The model.
+        error: Error over the left-out blocks of the search, in standard deviations of the outputs.
+    """
+
+    name: str
+    what: str
+    system: LureSystem
+    error: float
+
+
+def simple_models(fit: BestFit, data: Dataset) -> list[Simple]:
+    """Linear models of low orders, with their errors over the blocks that the search left out, too.
+
+    Args:
+        fit: The search, for what it found of dead times and feedthrough.
+        data: Data; training and validation records are used.
+    """
+    from controlrnn.identification import identify_subspace, with_delays, without_delays
+
+    def moved(records: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
+        return tuple(without_delays(r, fit.delays) if any(fit.delays) else r for r in records)
+
+    def model(records: Sequence[Trajectory], order: int) -> LureSystem:
+        return identify_subspace(records, order, strictly_proper=not fit.feedthrough).system
+
+    from controlrnn.identification.selection.folds import error_of, folds, pooled
+
+    train, validation = moved(data.train), moved(data.validation)
+    every = folds(train, validation, fit.skip)
+    scales = [spread(Dataset(f.train)) for f in every]
+    found = []
+    for order in range(1, _SIMPLE + 1):
+        try:
+            errors = [
+                error_of(model(f.train, order), f.validation, scale, fit.skip)
+                for f, scale in zip(every, scales, strict=True)
+            ]
+            system = model(train + validation, order)
+        except ControlRnnError as failure:
+            _log.info("no linear model of order %d: %s", order, failure)
+            continue
+        what = f"linear, of order {order}"
+        found.append(Simple(f"linear {order}", what, with_delays(system, fit.delays), pooled(errors, every, fit.skip)))
+    return found
 
 
 def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified, list[str]]:
@@ -143,9 +201,36 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
         CertificationError: No model could be certified; the message says what was tried and what to do.
     """
     wanted = file.identify.model
-    entries = list(fit.entries) if wanted == "auto" else [fit.entry(wanted)]
+    entries: list[Entry | Simple] = list(fit.entries) if wanted == "auto" else [fit.entry(wanted)]
     found: list[Certified] = []
     words: list[str] = []
+    _certify_each(file, entries, data, found, words)
+    if wanted == "auto" and all(c.relative > _LOOSE for c in found):
+        words.append("none of these has a useful certificate: linear models of low order are tried, too")
+        _certify_each(file, simple_models(fit, data), data, found, words)
+    if not found:
+        raise CertificationError(
+            "no model could be certified, so that no bound holds and no controller is made:\n"
+            + "\n".join(f"  {w}" for w in words)
+            + '\nput "contracting" among identify.families (it has a certificate by construction), raise '
+            "identify.budget, or set identify.model to a linear one; does the plant integrate or sustain oscillations?"
+        )
+    best = min(found, key=lambda c: c.error + c.relative)
+    why = "the only one that was asked for" if wanted != "auto" else "lowest sum of left-out and certified error"
+    words.append(f"controlled with {best.name}: {why}")
+    if best.relative > _LOOSE:
+        _log.warning(
+            "the certified error of %s is %.3g standard deviations of the outputs: raise identify.budget",
+            best.name,
+            best.relative,
+        )
+    return best, words
+
+
+def _certify_each(
+    file: RoadFile, entries: Sequence[Entry | Simple], data: Dataset, found: list[Certified], words: list[str]
+) -> None:
+    """Add what can be certified to ``found``, and what happened to ``words``."""
     for entry in entries:
         _log.info("certifying %s (%s)", entry.name, entry.what)
         try:
@@ -162,13 +247,3 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
             "standard deviations"
         )
         _log.info("%s", words[-1])
-    if not found:
-        raise CertificationError(
-            "no model could be certified, so that no bound holds and no controller is made:\n"
-            + "\n".join(f"  {w}" for w in words)
-            + '\nput "contracting" among identify.families (it has a certificate by construction), raise '
-            "identify.budget, or set identify.model to a linear one; does the plant integrate or sustain oscillations?"
-        )
-    best = min(found, key=lambda c: c.cost)
-    why = "the only one that was asked for" if wanted != "auto" else "lowest sum of left-out and certified error"
-    return best, [*words, f"controlled with {best.name}: {why}"]

@@ -24,6 +24,8 @@ def write_page(road: Road, path: Path) -> None:
     if road.nominal_loops is not None:
         loops["not tightened"] = road.nominal_loops
     entries = road.ledger.entries
+    own = {entry.system.digest for entry in road.fit.entries}
+    others = {} if road.system.digest in own else {str(entries[str(Stage.CERTIFY)].figures["model"]): road.system}
     tightening: Any = road.tightening  # what the report asks of one is a protocol of plain attributes
     write_report(
         Parts(
@@ -34,6 +36,7 @@ def write_page(road: Road, path: Path) -> None:
             data=road.data,
             checked=road.data_report,
             fit=road.fit,
+            baselines=others,
             certificates=certificates,
             model_error=road.model_error,
             observer=road.observer,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from controlrnn.errors import (
     SettingError,
     StorageError,
 )
-from controlrnn.road import Road, Stage, draft_road, open_road, run_road, verify_folder
+from controlrnn.road import Road, Stage, certifying, draft_road, open_road, run_road, verify_folder
 
 DONE = [Stage.CHECK, Stage.IDENTIFY, Stage.CERTIFY, Stage.TIGHTEN, Stage.SIMULATE]
 
@@ -243,6 +244,38 @@ def test_no_certificate_is_said_with_advice(place, monkeypatch):
     with pytest.raises(CertificationError, match=r"no model could be certified(.|\n)*cannot be shown(.|\n)*families"):
         drive(place, until=Stage.CERTIFY)
     assert str(Stage.IDENTIFY) in open_road(place / "road").ledger.entries
+
+
+def test_linear_models_of_low_order_stand_in(place, monkeypatch):
+    """Where nothing of the search can be certified usefully, they are tried, and the report knows them."""
+    whole = certifying.certify_entry
+
+    def picky(file, entry, data):
+        if isinstance(entry, certifying.Simple):
+            return whole(file, entry, data)
+        raise CertificationError("no")
+
+    monkeypatch.setattr(certifying, "certify_entry", picky)
+    set_fields(place / "road.toml", room=0.2)
+    drive(place, until=Stage.REPORT)
+    road = open_road(place / "road")
+    entry = road.entry(Stage.CERTIFY)
+    assert re.fullmatch(r"linear [1-4]", entry.figures["model"])
+    assert any("low order are tried" in w for w in entry.words)
+    assert road.system.digest not in {e.system.digest for e in road.fit.entries}
+    assert road.system.nx == int(entry.figures["model"].split()[1])
+    assert all(v.holds for v in verify_folder(place / "road"))
+    page = (place / "road" / "report.html").read_text()
+    assert entry.figures["model"] in page
+    assert "not tried: no model of this report" not in page
+
+
+def test_low_orders_are_judged_as_the_search_judges(finished):
+    road = open_road(finished / "road")
+    models = certifying.simple_models(road.fit, road.data)
+    assert [m.system.nx for m in models] == [1, 2, 3, 4]
+    # The best of them is about as good as the subspace model that the search chose among more orders.
+    assert min(m.error for m in models) == pytest.approx(road.fit.entry("subspace").error, rel=0.3)
 
 
 def test_faults_in_the_data_stop_the_road(place):
