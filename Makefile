@@ -26,7 +26,7 @@ test-all: install
 
 # The pages, in docs/_build/html; anything that Sphinx warns about is an error.
 docs: install
-	rm -rf docs/_build docs/api
+	rm -rf docs/_build docs/api docs/gallery docs/sg_execution_times.rst
 	$(RUN) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
 
 # Would the tests notice a wrong proof or promise? Takes hours; what is known to survive is in docs/mutants.md.
@@ -42,5 +42,5 @@ lint: install
 	$(RUN) -m mypy
 
 clean:
-	rm -rf $(VENV) runs mutants build dist docs/_build docs/api *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs mutants build dist docs/_build docs/api docs/gallery docs/sg_execution_times.rst *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,18 +16,31 @@ author = "the controlrnn authors"
 project_copyright = author
 release = version = controlrnn.__version__
 
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_extensions", "_templates"]
 templates_path = ["_templates"]
 
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+# Scripts of examples/ run here: their pages, pictures and notebooks are made of them. An error ends the build.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "image_scrapers": ("figures",),  # docs/_extensions/figures.py
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_memory": False,
+}
 
 # Public names, one page each, from the `__all__` of each package that api.md lists.
 autosummary_generate = True

@@ -1,4 +1,10 @@
-"""A stirred reactor with Arrhenius kinetics, from its equations to a loop that keeps its limits; time in minutes."""
+"""
+A stirred reactor, from equations to a loop
+===========================================
+
+Arrhenius kinetics with four unknown constants, identified from noisy records, certified, and controlled near a limit of
+temperature that the loop keeps. Time is in minutes.
+"""
 
 from types import SimpleNamespace
 
@@ -56,4 +62,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    fit, run, inside = main()
+    figure = run.plot()

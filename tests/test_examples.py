@@ -27,6 +27,21 @@ def test_the_reactor_stays_below_its_limit_and_in_its_ranges(capsys):
     assert "violations 0" in capsys.readouterr().out
 
 
-def test_an_example_fits_on_a_page():
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch recommends another exporter, which needs one more package
+def test_a_network_of_somebody_else_is_certified(tmp_path):
+    system, certificate, attack, figure = loaded("certified_network").main(tmp_path)
+    assert (system.nx, system.layers) == (2, (8, 6))
+    assert certificate.verify(system) > 0
+    ratio = certificate.bounds / attack.differences
+    assert (ratio >= 1).all()
+    assert ratio.max() < 4
+    assert len(figure.axes[0].lines) == 2
+
+
+def test_an_example_fits_on_a_page_and_begins_as_the_gallery_asks():
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 60, path.name
+        _, about, code = path.read_text().split('"""', maxsplit=2)
+        title, underline = about.strip().splitlines()[:2]
+        assert underline == "=" * len(title), path.name
+        assert len(code.splitlines()) <= 60, path.name

@@ -15,7 +15,7 @@ from controlrnn.report.charts import Band, Chart, Line, Span, Style, thinned
 from controlrnn.report.scales import Scale, horizontal, vertical
 from controlrnn.report.texts import readable
 
-WIDTH, LEFT, RIGHT, GAP, BELOW, INSIDE = 820.0, 76.0, 12.0, 16.0, 34.0, 1000.0
+WIDTH, LEFT, RIGHT, GAP, BELOW, INSIDE = 820.0, 76.0, 22.0, 16.0, 34.0, 1000.0
 
 
 def svg(chart: Chart) -> str:
