@@ -7,9 +7,10 @@ import pytest
 
 import mpc
 from controlrnn.certification import certify_contraction
-from controlrnn.data import Dataset, Signal
+from controlrnn.data import Dataset, Signal, Trajectory
 from controlrnn.errors import SettingError, ShapeError
-from controlrnn.identification import SimulationError, identify, identify_arx
+from controlrnn.greybox import Equations, FitOptions, Parameter, fit_equations, trace
+from controlrnn.identification import Candidate, Family, SimulationError, Trial, identify, identify_arx
 from controlrnn.models import Elman
 from controlrnn.report import Parts, report_page, write_report
 from controlrnn.report.page import html_of
@@ -169,6 +170,38 @@ def test_a_trained_network_shows_its_training_and_a_worse_one_is_marked():
     alone = Read(html_of(report_page(Parts(title="t", data=data, fit=fit))))
     assert alone.table("model", "states")[0]["RMSE level 1 [cm]"] == f"{fit.scores['test'].rmse[0]:.4g}"
     assert "nothing shows whether the network pays" in alone.text
+
+
+def test_candidates_of_a_search_are_listed_the_best_first():
+    r = road()
+    sizes = [Candidate(Family.FREE, 2, n) for n in (3, 5)]
+    trials = [Trial(one, np.array([1.0, e]), 2, 0.1) for one, e in zip(sizes, (0.7, 0.4), strict=True)]
+    page = Read(html_of(report_page(Parts(title="t", data=r.data, fit=replace(r.fit, trials=tuple(trials))))))
+    rows = page.table("candidate", "error, left-out blocks")
+    assert [row["candidate"] for row in rows] == [sizes[1].label, sizes[0].label]
+    assert [row["error, left-out blocks"] for row in rows] == ["0.4", "0.7"]
+
+
+def test_a_grey_box_shows_its_parameters_with_their_deviations():
+    level, pump = Signal("level", "cm", 1.0, 60.0), Signal("pump", "L/min", 0.0, 4.0)
+    equations = Equations(
+        dynamics=lambda x, u, p, ops: p["b"] * u - p["k"] * ops.sqrt(x),
+        output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005  # the signature of equations
+        states=[level], inputs=[pump], parameters=[Parameter("k", 0.1, 0.0, 1.0), Parameter("b", 0.2, 0.0, 1.0)],
+        dt=10.0, substeps=1,
+    )  # fmt: skip
+    rng, truth = np.random.default_rng(0), trace(equations).system
+    records = []
+    for _ in range(3):
+        u = np.repeat(rng.uniform(1.0, 3.0, size=(12, 1)), 5, axis=0)
+        y = truth.simulate(u, np.array([20.0]))[0] + 0.05 * rng.normal(size=(60, 1))
+        records.append(Trajectory(u, y, 10.0, inputs=(pump,), outputs=(level,)))
+    fit = fit_equations(equations, records[:2], FitOptions(iterations=20))
+    page = Read(html_of(report_page(Parts(title="t", data=Dataset(records[:2], (), records[2:]), fit=fit))))
+    rows = {row["parameter"]: row for row in page.table("parameter", "standard deviation")}
+    assert rows["k"]["value"] == f"{fit.values['k']:.4g}"
+    assert rows["b"]["standard deviation"] == f"{fit.deviations['b']:.4g}"
+    assert float(page.table("model", "states")[0]["RMSE level [cm]"]) < 0.1
 
 
 def test_a_proof_that_fails_and_one_of_another_model_are_said():
