@@ -13,7 +13,7 @@ import typer
 
 from controlrnn import __version__
 from controlrnn.command.exits import Exit, exit_of, table
-from controlrnn.command.showing import Listener, Show
+from controlrnn.command.showing import Listener, Show, own_logging
 from controlrnn.errors import ControlRnnError, SettingError
 
 if TYPE_CHECKING:
@@ -376,7 +376,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=given, prog_name="controlrnn")
+        with own_logging():
+            app(args=given, prog_name="controlrnn")
     except ControlRnnError as error:
         if "--json" in given:
             typer.echo(json.dumps({"error": type(error).__name__, "message": str(error)}, indent=2))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from controlrnn.road import Entry, Stage
 
 _OURS = ("controlrnn", "mpc", "plants")
+
+
+@contextlib.contextmanager
+def own_logging() -> Iterator[None]:
+    """Context manager in which commands may set up our loggers; afterwards they are as they were."""
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in _OURS]
+    handlers = [list(logger.handlers) for logger, _ in before]
+    try:
+        yield
+    finally:
+        for (logger, level), kept in zip(before, handlers, strict=True):
+            logger.setLevel(level)
+            logger.handlers = kept
 
 
 class Show:
@@ -37,7 +51,7 @@ class Show:
         handler.addFilter(_Once())
         for name in _OURS:
             logger = logging.getLogger(name)
-            logger.handlers = [h for h in logger.handlers if not isinstance(h, logging.StreamHandler)] + [handler]
+            logger.addHandler(handler)
             logger.setLevel(level)
 
     def note(self, text: str) -> None:

@@ -1,6 +1,7 @@
 """The command: help, exit codes, JSON, exports, and plants to start from."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -234,6 +235,17 @@ def test_the_shell_can_complete():
 def test_the_version_is_said(capsys):
     assert call("--version") == 0
     assert re.fullmatch(r"controlrnn \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_loggers_are_left_as_they_were(place, capsys):
+    """Whoever calls the command from Python keeps its own log."""
+    loggers = [logging.getLogger(name) for name in ("controlrnn", "mpc", "plants")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    assert call("check", "--redo", "-v") == 0
+    assert "stage check" in capsys.readouterr().err
+    assert call("check", "-q") == 0
+    assert capsys.readouterr().err == ""
+    assert [(logger.level, list(logger.handlers)) for logger in loggers] == before
 
 
 def test_interrupts_end_with_their_code(place, monkeypatch, capsys):
