@@ -121,7 +121,7 @@ def _charts(name: str, runs: tuple[Any, ...]) -> Iterator[Chart]:
         panels.append(Panel(worst.names[ny + j], [Line(time[:-1], worst.u[:, j], "input", 1, Style.STEP)]))
     which = "The run" if len(runs) == 1 else f"The run of {len(runs)} that came nearest to a limit, or furthest beyond"
     out = f"{worst.violations} of {worst.steps + 1} samples outside of the limits"
-    yield Chart(f"Closed loop, {name}", panels, "time [s]", f"{name}. {which}: {out}.", height=110)
+    yield Chart(f"Closed loop, {name}", panels, "time [s]", f"{which}: {out}.", height=110)
 
 
 def _nearest(run: Any) -> float:

@@ -241,6 +241,24 @@ def test_errors_of_loops_under_other_limits_are_not_held_against_this_bound():
     assert "largest error met" not in page.text
 
 
+def test_models_that_diverge_and_missing_samples_do_not_hide_the_rest():
+    r = road()
+    some = r.data.test[0]
+    y = np.array(some.y)
+    y[30:40] = np.nan
+    data = Dataset(r.data.train, (), (replace(some, y=y),))
+    system = r.fit.system
+    wild = replace(system, A=np.full((system.nx, system.nx), 60.0))
+    page = Read(html_of(report_page(Parts(title="t", data=data, fit=r.fit, baselines={"wild": wild}))))
+    rows = {row["model"]: row for row in page.table("model", "states")}
+    assert rows["wild"]["RMSE level 1 [cm]"] == "inf"
+    assert float(rows["arx"]["RMSE level 1 [cm]"]) < 1
+    parts = page.table("used for", "missing outputs [%]")
+    assert parts[-1]["missing outputs [%]"] == f"{100 * 10 / 120:.4g}"
+    paths = [a["d"] for a in page.all("path") if "d" in a]
+    assert not any("nan" in d or "inf" in d for d in paths)
+
+
 def test_wrong_parts_are_refused():
     r = road()
     for wrong, error in (
