@@ -123,7 +123,9 @@ def _scaling(row: Row) -> Figure:
                 colour = {"ren": "C0", "r2dn": "C1"}[kind]
                 axes.loglog(expressive, middle, style, color=colour, label=f"{kind.upper()} {path}")
         axes.set(title=what, xlabel="1 / NRMSE, as published for the size")
-        axes.grid(visible=True, which="both", alpha=0.3)
+        axes.set_xticks((20, 50, 100, 200, 400), ("20", "50", "100", "200", "400"))
+        axes.minorticks_off()
+        axes.grid(visible=True, alpha=0.3)
     panels[0].set_ylabel("ms (eager: fewer samples)")
     panels[1].legend(fontsize="small")
     return figure
