@@ -15,8 +15,10 @@ Theorem (docs/theory/floor.md): with e a bound on |x[t+1] - f(x[t], u[t])|_P, th
 tightened by c_1, the effect of one sample's unknowns, and c_{k+1} = c_k + l_k, l_k what is left of it k samples later,
 plans that end in a terminal set can be continued for ever, and the outputs keep their limits.
 
-No controller has to make less room for the next sample, if its limits have to hold whatever the declared sets allow.
-What could be cheaper is the way back that plans keep: here inputs that are fixed in advance, not reactions.
+On the physical plant this is the floor: no controller has to make less room for the next sample, if its limits have to
+hold whatever the declared sets allow. What could be cheaper is the way back that plans keep: here inputs that are fixed
+in advance, not reactions. On the declared sets it is no floor, but a comparison: there the recalling controller's
+reading is exact, and tells nearly as much as the state does, while plans from a known state jump at every sample.
 """
 
 from __future__ import annotations

@@ -53,6 +53,10 @@ SLACK = 1e-3  # of an output's range: less is what few iterations a sample leave
 FEW = 10  # runs for which no processes are started
 TRIALS, TRIAL_STEP = 20, 0.0025  # loops for the back-off; share of the limited output's range
 CHUNK = 250  # runs whose results are held in memory together
+KNOWING = {
+    "physical": "floor",
+    "declared": "knowing",
+}  # the controller that knows the state: `experiments.shared.floor`
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
@@ -176,7 +180,8 @@ def close_floor(study: Study, case: Case, truth: str) -> tuple[Row, str] | None:
     They are as many as those with a part removed, with the same seeds. Returns what `close` does; None without
     equations that can be shown to contract.
     """
-    name, file = f"{truth}, floor", f"{truth}_floor_loops.npz"
+    controller = KNOWING[truth]
+    name, file = f"{truth}, {controller}", f"{truth}_{controller}_loops.npz"
     seeds = seeds_of(study, truth, case.removals)
     if truth == "physical" and case.physics is None:
         return None
@@ -194,7 +199,7 @@ def close_floor(study: Study, case: Case, truth: str) -> tuple[Row, str] | None:
         row, arrays = gathered([reduced(one, case) for one in found.results])
         save_record(study.path(file), LOOPS, arrays | {"seeds": np.array(seeds)}, {})
         total = parts.tightening.total
-        return {"truth": truth, "controller": "floor", "removed": ""} | row | {
+        return {"truth": truth, "controller": controller, "removed": ""} | row | {
             "rate": parts.observer.contraction.rate if parts.observer.contraction else None,
             "room_first": total[1], "room_last": total[-1], "terminal_margin": parts.terminal.margin,
         }  # fmt: skip

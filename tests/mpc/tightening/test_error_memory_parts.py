@@ -271,7 +271,8 @@ def test_changes_are_certified_for_what_the_observer_leaves(case, monkeypatch):
         assert system.digest == change_system(case.observer.system, k).digest
         assert horizon == W + k
         assert arguments["initial_radius"] == start.radius
-        assert arguments["input_radius"].tolist() == INPUT.tolist()
+        assert arguments["input_radius"].radius.tolist() == INPUT.tolist()
+        assert arguments["input_radius"].kind == "box"
         assert arguments["focus"] == [W + k]
         assert arguments["iterations"] == 7
         wanted = 1e3 * np.linalg.eigvalsh(start.metric)[-1] * np.eye(system.nx)
