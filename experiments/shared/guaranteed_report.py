@@ -189,7 +189,7 @@ def price(case: Case, running: Mapping[str, Array]) -> Figure:
     below.step(time, case.reference[:, case.limited], where="pre", color="0.6", label="reference")
     below.axhline(signal.upper, color="C3", label="limit")
     below.set(xlabel="time [s]", ylabel=signal.label)
-    below.legend(fontsize="small")
+    below.legend(fontsize="small", loc="center left")
     below.margins(x=0)
     return figure
 
