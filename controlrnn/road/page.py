@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from controlrnn.data import Signal
 from controlrnn.report import Parts, write_report
 from controlrnn.road.data.splitting import signals_of
 from controlrnn.road.ledger import Stage
 from controlrnn.road.road import Road
+
+if TYPE_CHECKING:
+    from controlrnn.certification import Attack
+
+_STARTS, _STEPS = 4, 15
 
 
 def write_page(road: Road, path: Path) -> None:
@@ -38,6 +46,7 @@ def write_page(road: Road, path: Path) -> None:
             fit=road.fit,
             baselines=others,
             certificates=certificates,
+            attack=_attack(road, inputs),
             model_error=road.model_error,
             observer=road.observer,
             tightening=tightening,
@@ -53,4 +62,24 @@ def write_page(road: Road, path: Path) -> None:
             notes={name: "; ".join(entry.words) for name, entry in entries.items() if name in ("certify", "simulate")},
         ),
         path,
+    )
+
+
+def _attack(road: Road, inputs: tuple[Signal, ...]) -> Attack | None:
+    """How far gradient ascent drives two runs that the certificate of predictions covers; None without input limits."""
+    from controlrnn.certification import attack_horizon  # torch, which reading a road does not need
+
+    ends, claim = np.array([[s.lower, s.upper] for s in inputs]).reshape(-1, 2).T, road.certificate
+    if not np.isfinite(ends).all() or claim.system_digest != road.system.digest:
+        return None
+    return attack_horizon(
+        road.system,
+        claim.horizon,
+        initial_radius=claim.initial_radius,
+        input_radius=claim.input_error,
+        metric=claim.metric,
+        input_range=(ends[0], ends[1]),
+        starts=_STARTS,
+        steps=_STEPS,
+        seed=0,
     )

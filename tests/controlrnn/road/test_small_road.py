@@ -268,6 +268,8 @@ def test_linear_models_of_low_order_stand_in(place, monkeypatch):
     page = (place / "road" / "report.html").read_text()
     assert entry.figures["model"] in page
     assert "not tried: no model of this report" not in page
+    assert "reached by attack" in page
+    assert "the bound is broken" not in page
 
 
 def test_low_orders_are_judged_as_the_search_judges(finished):
