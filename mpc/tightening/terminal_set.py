@@ -200,9 +200,8 @@ def terminal_set(
     least = least_radius(contraction.rate, horizon, jump.radius_in(P))
     if outputs is None:  # margins are proportional to the radius: scale that of a unit ball to the wanted share
         unit = certify_horizon(system, 0, initial_radius=1.0, metric=P).bounds[0]
-        allowed = np.divide(
-            positive("share", share) * output_scale(predictor), unit, out=np.full(len(unit), np.inf), where=unit > 0
-        ).min()
+        moved = unit > 0  # by the set; the others bound no radius
+        allowed = (positive("share", share) * output_scale(predictor)[moved] / unit[moved]).min(initial=np.inf)
         radius = max(least, float(allowed) if np.isfinite(allowed) else 1.0)
         outputs = certify_horizon(system, 0, initial_radius=radius, metric=P)
     elif outputs.system_digest != system.digest or not np.array_equal(outputs.metric, P):

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,10 @@ def fails(place: Path, tests: str) -> bool:
     """Whether a fast test fails there; in a process of its own, forked after what takes long to import."""
     path = str(next((ROOT / "tests").rglob(f"{Path(tests).name}.py")).relative_to(ROOT))
     arguments = ["-x", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", "--rootdir", str(place), path]
+    arguments += [
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+    ]  # plugins may be imported by what is imported before
     with open(place / "log.txt", "w") as log:
         child = os.fork()
         if not child:
@@ -126,6 +131,8 @@ def fails(place: Path, tests: str) -> bool:
                 os.chdir(place)
                 sys.path[0] = str(place)
                 status = int(pytest.main(arguments))
+            except BaseException:  # noqa: BLE001  # said in the log, for the parent to show
+                traceback.print_exc()
             finally:  # nothing of the parent's may run here
                 sys.stdout.flush()
                 sys.stderr.flush()

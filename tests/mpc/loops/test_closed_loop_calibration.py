@@ -194,6 +194,7 @@ def test_saved_calibration_is_restored_and_a_changed_file_refused(tmp_path):
     again = ClosedLoopCalibration.load(tmp_path / "loops.npz")
     assert again.tightening.digest == found.tightening.digest
     assert (again.target, again.coverage, again.rank) == (LoopTarget.LIMITS, 0.9, 38)
+    assert type(again.target) is LoopTarget
     np.testing.assert_array_equal(again.rounds[1].excess, found.rounds[1].excess)
     assert len(again.plot().axes) == 2
     content = bytearray((tmp_path / "loops.npz").read_bytes())

@@ -118,6 +118,8 @@ def test_rates_and_radii_that_make_no_sense(bad):
 def test_errors_at_few_steps_stay_so_in_other_units():
     error = InputDifferences.of(InputDifferences(kind="few", radius=0.5, steps=np.int64(2)), 2)
     assert type(error.steps) is int
+    assert error.changes.tolist() == [0.0, 0.0]
+    assert InputDifferences.of(InputDifferences(kind="constant", radius=0.5), 2).changes.tolist() == [0.0, 0.0]
     small = error.scaled(3)
     assert small.steps == 2
     assert small.b.tolist() == [0.0625, 0.0625]
@@ -125,3 +127,10 @@ def test_errors_at_few_steps_stay_so_in_other_units():
     np.testing.assert_allclose(small.energies(rho) * 64, error.energies(rho), rtol=1e-12)
     slow = InputDifferences.of(InputDifferences(kind="rate_limited", radius=0.5, rate=0.25), 2).scaled(1)
     assert slow.changes.tolist() == [0.125, 0.125]
+
+
+def test_a_ball_without_channels_costs_nothing():
+    exact_channels = InputDifferences.of(InputDifferences(kind="ball", radius=0.0), 2)
+    assert not exact_channels.energies(np.zeros((3, 0))).any()
+    no_inputs = InputDifferences.of(InputDifferences(kind="ball", radius=np.zeros(0)), 0)
+    assert not no_inputs.added(np.zeros((3, 1, 0))).any()
