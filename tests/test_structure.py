@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "controlrnn.export": SYSTEMS,
     "controlrnn.certification": SYSTEMS | {"controlrnn.kernels", "controlrnn.models"},
     "controlrnn.identification": {"controlrnn"},
+    "controlrnn.tune": LEAVES,
     "controlrnn.greybox": SYSTEMS | {"controlrnn.kernels", "controlrnn.identification"},
     "controlrnn.exchange": SYSTEMS,
     "controlrnn.report": SYSTEMS
@@ -139,7 +140,7 @@ ONLY_IN = {
     "torch": ("controlrnn/", "experiments/"),
     "dask": ("controlrnn/cluster.py",),
     "distributed": ("controlrnn/cluster.py",),
-    "optuna": ("controlrnn/tuning/",),
+    "optuna": ("controlrnn/tune/",),
     "daqp": ("mpc/quadratic.py",),
     "pydantic": ("controlrnn/road/",),
     "typer": ("controlrnn/command/",),
@@ -160,7 +161,7 @@ PUBLIC = (
     "controlrnn.export", "controlrnn.identification", "controlrnn.greybox", "plants", "mpc",
     "controlrnn.certification.ball",
     "controlrnn.certification.refutation", "controlrnn.records", "controlrnn.report", "controlrnn.road",
-    "controlrnn.exchange",
+    "controlrnn.exchange", "controlrnn.tune",
 )  # fmt: skip
 
 

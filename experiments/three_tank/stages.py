@@ -257,7 +257,7 @@ def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
 
 def setup(
     observer: Washout, tightening: Tightening | None, config: Config, backend: BackendFactory | None = None,
-    memory: ErrorMemory | None = None,
+    memory: ErrorMemory | None = None, move_weight: float = 20.0,
 ) -> ClosedLoopSetup:  # fmt: skip
     """Plant and controller; without a tightening (None) the nominal one."""
     system = observer.system
@@ -271,7 +271,7 @@ def setup(
         tightening,
         Tracking(
             output_weight=[1.0, 0.2, 0.2],
-            input_move_weight=20.0,
+            input_move_weight=move_weight,
             mode=Mode.GUARANTEED if claims else Mode.PRACTICAL,
             disturbance_gain=0.2,
         ),

@@ -1,0 +1,254 @@
+"""`tune`: trials in several processes or on several machines, kept in a database from which a search goes on.
+
+Every worker asks the database for a setting, tries it and tells what it found. While it tries, it says every few
+seconds that it is alive; a trial whose worker has fallen silent is marked as failed by the others, and its setting is
+put first in the queue. So a search survives the loss of workers and of the process that started them, and several
+machines may work on one search through a common database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from controlrnn.checks import checked_seed, count
+from controlrnn.errors import CertificationError, ClusterError, InfeasibleError, SettingError
+from controlrnn.tune.result import TradeOff, Trial, Tuning
+from controlrnn.tune.space import Dimension
+from controlrnn.typed import typed
+from controlrnn.workers import Workers
+
+ALIVE, SILENT = 3.0, 20.0  # seconds between signs of life, and without one until a trial is taken for dead
+RETRIES = 3  # of a setting whose workers die
+_log = logging.getLogger(__name__)
+Evaluate = Callable[[Mapping[str, Any]], TradeOff]
+
+
+@typed()
+def tune(
+    evaluate: Callable[[Mapping[str, Any]], TradeOff],
+    space: Mapping[str, Dimension],
+    *,
+    trials: int = 50,
+    storage: str | os.PathLike[str],
+    name: str = "tune",
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tuning:
+    """Search the settings that no other beats in cost, conservatism and solve time.
+
+    A search that was stopped, or whose workers were killed, goes on where it was: what had ended is kept, what was
+    being tried is tried again. What comes next depends on what has ended; with several workers, whose trials end in any
+    order, two searches of one seed need not propose the same settings. What a setting is worth is up to ``evaluate``.
+
+    Args:
+        evaluate: Says what a setting is worth. A `CertificationError` or an `InfeasibleError` refuses the setting, any
+            other error ends the search. With several workers they import it: a function of a module, or a
+            ``functools.partial`` of one.
+        space: What each setting may be, by name.
+        trials: Number of trials that have ended, refused ones included, when the search ends; one a worker may be added
+            where workers end at the same moment.
+        storage: File of an SQLite database on a local disk, or the URL of any database that SQLAlchemy speaks to, such
+            as ``postgresql+psycopg://user@host/tune``.
+        name: Name of the search in the database.
+        seed: Seed of the first worker's proposals.
+        workers: Processes; 1 is this one.
+        progress: Called with (trials ended, trials) when this has changed.
+
+    Raises:
+        SettingError: The space is empty, or the database holds a search of this name in another space.
+        ClusterError: Workers died again and again.
+    """
+    if not space or not all(isinstance(d, Dimension) for d in space.values()):
+        raise SettingError("space must hold at least one Real, Whole or Choice by name, and nothing else")
+    trials, workers, url = count("trials", trials), count("workers", workers, most=4096), _url(storage)
+    search = (url, name, dict(space), trials)
+    with _quiet():
+        _opened(url, name, space, checked_seed(seed))
+        if workers == 1:
+            _work(evaluate, search, seed, progress)
+        else:
+            _side_by_side(evaluate, search, seed, workers, progress)
+        return _result(_opened(url, name, space, seed))
+
+
+def _side_by_side(
+    evaluate: Evaluate, search: _Search, seed: int, workers: int, progress: Callable[[int, int], None] | None
+) -> None:
+    """Let workers search; where one dies, all are started again (the pool ends with the first that does)."""
+    url, name, space, trials = search
+    for start in range(1 + RETRIES * workers):
+        with contextlib.suppress(BrokenProcessPool), Workers(workers) as pool:
+            seeds = [seed + start * workers + i for i in range(workers)]
+            pending = {pool.submit(_work, evaluate, search, s, None) for s in seeds}
+            ended = -1
+            while pending:
+                done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                now = _ended(_opened(url, name, space, seed))
+                if progress is not None and now != ended:
+                    progress(min(now, trials), trials)
+                ended = now
+                for future in done:
+                    future.result()
+            return
+        _log.warning("a worker of the search %r died: all are started again", name)
+    raise ClusterError(f"workers of the search {name!r} died {start + 1} times: look at their memory")
+
+
+_Search = tuple[str, str, dict[str, Dimension], int]
+
+
+def _work(evaluate: Evaluate, search: _Search, seed: int, progress: Callable[[int, int], None] | None) -> None:
+    """Try settings until enough trials have ended; one worker's part."""
+    url, name, space, trials = search
+    with _quiet():
+        study = _opened(url, name, space, seed)
+        while True:
+            _redo_dead(study)
+            found = study.get_trials(deepcopy=False)
+            ended, running = _ended(study), sum(t.state.name == "RUNNING" for t in found)
+            if progress is not None:
+                progress(min(ended, trials), trials)
+            if ended >= trials:
+                return
+            if ended + running >= trials and not any(t.state.name == "WAITING" for t in found):
+                time.sleep(0.5)  # the others may die of what they try
+                continue
+            _try(study, evaluate, space)
+
+
+def _try(study: Any, evaluate: Evaluate, space: Mapping[str, Dimension]) -> None:
+    """One trial."""
+    from optuna.trial import TrialState
+
+    trial = study.ask()
+    with _alive(trial):
+        setting = {name: space[name].suggested(trial, name) for name in space}
+        try:
+            found = evaluate(setting)
+            if not isinstance(found, TradeOff):
+                raise SettingError(f"evaluate must return a TradeOff, got {type(found).__name__}")
+        except (CertificationError, InfeasibleError) as error:
+            trial.set_user_attr("refused", str(error) or type(error).__name__)
+            study.tell(trial, state=TrialState.FAIL)
+            return
+        except BaseException as error:  # it is tried again in the next search, which may know better
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+            error.add_note(f"with the setting {setting}")
+            raise
+    with contextlib.suppress(ValueError):  # taken for dead meanwhile, and tried again
+        study.tell(trial, [found.cost, found.conservatism, found.solve_time])
+
+
+@contextlib.contextmanager
+def _alive(trial: Any) -> Iterator[None]:
+    """Say in the database that a trial is being tried, until it ends."""
+    from optuna.exceptions import StorageInternalError
+
+    over = threading.Event()
+
+    def tell() -> None:
+        while True:
+            with contextlib.suppress(StorageInternalError):  # a database that is busy for once
+                trial.set_user_attr("alive", time.time())
+            if over.wait(ALIVE):
+                return
+
+    trial.set_user_attr("alive", time.time())
+    teller = threading.Thread(target=tell, daemon=True, name="alive")
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+
+
+def _redo_dead(study: Any) -> None:
+    """Put settings first whose workers have fallen silent."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        if time.time() - trial.user_attrs.get("alive", begun) < SILENT:
+            continue
+        try:
+            study.tell(trial.number, state=TrialState.FAIL)
+        except ValueError:
+            continue  # another worker was faster
+        before = trial.user_attrs.get("retries", 0)
+        if before < RETRIES:
+            study.enqueue_trial(trial.params, user_attrs={"retries": before + 1, "instead_of": trial.number})
+        _log.warning("the worker of trial %d fell silent: its setting is tried again", trial.number)
+
+
+def _ended(study: Any) -> int:
+    return sum(_has_ended(t) for t in study.get_trials(deepcopy=False))
+
+
+def _has_ended(trial: Any) -> bool:
+    return trial.state.name == "COMPLETE" or "refused" in trial.user_attrs
+
+
+def _result(study: Any) -> Tuning:
+    found = []
+    for trial in study.get_trials(deepcopy=False):
+        if _has_ended(trial):
+            worth = TradeOff(*trial.values) if trial.state.name == "COMPLETE" else None
+            found.append(Trial(trial.number, dict(trial.params), worth, trial.user_attrs.get("refused", "")))
+    return Tuning(tuple(found))
+
+
+def _opened(url: str, name: str, space: Mapping[str, Dimension], seed: int) -> Any:
+    """Open the search in the database, or begin it."""
+    import optuna
+
+    engine = {"connect_args": {"timeout": 60.0}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    study = optuna.create_study(
+        storage=optuna.storages.RDBStorage(url, engine_kwargs=engine), study_name=name, load_if_exists=True,
+        directions=["minimize"] * 3, sampler=optuna.samplers.TPESampler(seed=seed),
+    )  # fmt: skip
+    described = json.dumps({n: d.described() for n, d in space.items()})
+    if (before := study.user_attrs.get("space")) is None:
+        study.set_user_attr("space", described)
+    elif before != described:
+        raise SettingError(
+            f"the database holds a search {name!r} in the space {before}, got {described}: choose another name"
+        )
+    return study
+
+
+def _url(storage: str | os.PathLike[str]) -> str:
+    text = os.fspath(storage)
+    if "://" in text:
+        return text
+    path = Path(text).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{path}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna from printing its own messages meanwhile; warnings still come."""
+    try:
+        import optuna  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise SettingError("tune needs Optuna: pip install 'controlrnn[tune]'") from error
+    logger = logging.getLogger("optuna")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
