@@ -20,7 +20,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from controlrnn.checks import checked_seed, count
+from controlrnn.checks import checked_seed, count, shown
 from controlrnn.errors import CertificationError, ClusterError, InfeasibleError, SettingError
 from controlrnn.tune.result import TradeOff, Trial, Tuning
 from controlrnn.tune.space import Dimension
@@ -71,68 +71,75 @@ def tune(
     """
     if not space or not all(isinstance(d, Dimension) for d in space.values()):
         raise SettingError("space must hold at least one Real, Whole or Choice by name, and nothing else")
+    if not name or len(name) > 200 or not name.isprintable():
+        raise SettingError(f"name must be 1 to 200 printable characters, got {shown(name)}")
     trials, workers, url = count("trials", trials), count("workers", workers, most=4096), _url(storage)
     search = (url, name, dict(space), trials)
-    with _quiet():
-        _opened(url, name, space, checked_seed(seed))
+    with _quiet(), _opened(url, name, space, checked_seed(seed)) as (study, _):
         if workers == 1:
             _work(evaluate, search, seed, progress)
         else:
-            _side_by_side(evaluate, search, seed, workers, progress)
-        return _result(_opened(url, name, space, seed))
+            _side_by_side(evaluate, search, seed, workers, _reporting(study, trials, progress))
+        return _result(study)
 
 
-def _side_by_side(
-    evaluate: Evaluate, search: _Search, seed: int, workers: int, progress: Callable[[int, int], None] | None
-) -> None:
+def _reporting(study: Any, trials: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
+    """Function that reports progress where there is some."""
+    before = -1
+
+    def report() -> None:
+        nonlocal before
+        if progress is not None and (now := min(_ended(study), trials)) != before:
+            before = now
+            progress(now, trials)
+
+    return report
+
+
+def _side_by_side(evaluate: Evaluate, search: _Search, seed: int, workers: int, report: Callable[[], None]) -> None:
     """Let workers search; where one dies, all are started again (the pool ends with the first that does)."""
-    url, name, space, trials = search
-    for start in range(1 + RETRIES * workers):
+    starts = 1 + RETRIES * workers
+    for start in range(starts):
         with contextlib.suppress(BrokenProcessPool), Workers(workers) as pool:
-            seeds = [seed + start * workers + i for i in range(workers)]
-            pending = {pool.submit(_work, evaluate, search, s, None) for s in seeds}
-            ended = -1
+            pending = {pool.submit(_work, evaluate, search, seed + start * workers + i, None) for i in range(workers)}
             while pending:
                 done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                now = _ended(_opened(url, name, space, seed))
-                if progress is not None and now != ended:
-                    progress(min(now, trials), trials)
-                ended = now
+                report()
                 for future in done:
                     future.result()
             return
-        _log.warning("a worker of the search %r died: all are started again", name)
-    raise ClusterError(f"workers of the search {name!r} died {start + 1} times: look at their memory")
+        _log.warning("a worker of the search %r died: all are started again", search[1])
+    raise ClusterError(f"workers of the search {search[1]!r} died {starts} times: look at their memory")
 
 
+_Open = tuple[Any, Any]  # an optuna.Study and its storage
 _Search = tuple[str, str, dict[str, Dimension], int]
 
 
 def _work(evaluate: Evaluate, search: _Search, seed: int, progress: Callable[[int, int], None] | None) -> None:
     """Try settings until enough trials have ended; one worker's part."""
     url, name, space, trials = search
-    with _quiet():
-        study = _opened(url, name, space, seed)
+    with _quiet(), _opened(url, name, space, seed) as (study, storage):
+        report = _reporting(study, trials, progress)
         while True:
             _redo_dead(study)
             found = study.get_trials(deepcopy=False)
-            ended, running = _ended(study), sum(t.state.name == "RUNNING" for t in found)
-            if progress is not None:
-                progress(min(ended, trials), trials)
+            ended, running = sum(map(_has_ended, found)), sum(t.state.name == "RUNNING" for t in found)
+            report()
             if ended >= trials:
                 return
             if ended + running >= trials and not any(t.state.name == "WAITING" for t in found):
                 time.sleep(0.5)  # the others may die of what they try
                 continue
-            _try(study, evaluate, space)
+            _try(study, storage, evaluate, space)
 
 
-def _try(study: Any, evaluate: Evaluate, space: Mapping[str, Dimension]) -> None:
+def _try(study: Any, storage: Any, evaluate: Evaluate, space: Mapping[str, Dimension]) -> None:
     """One trial."""
     from optuna.trial import TrialState
 
     trial = study.ask()
-    with _alive(trial):
+    with _alive(trial, storage):
         setting = {name: space[name].suggested(trial, name) for name in space}
         try:
             found = evaluate(setting)
@@ -152,7 +159,7 @@ def _try(study: Any, evaluate: Evaluate, space: Mapping[str, Dimension]) -> None
 
 
 @contextlib.contextmanager
-def _alive(trial: Any) -> Iterator[None]:
+def _alive(trial: Any, storage: Any) -> Iterator[None]:
     """Say in the database that a trial is being tried, until it ends."""
     from optuna.exceptions import StorageInternalError
 
@@ -163,6 +170,7 @@ def _alive(trial: Any) -> Iterator[None]:
             with contextlib.suppress(StorageInternalError):  # a database that is busy for once
                 trial.set_user_attr("alive", time.time())
             if over.wait(ALIVE):
+                storage.remove_session()  # of this thread
                 return
 
     trial.set_user_attr("alive", time.time())
@@ -210,23 +218,29 @@ def _result(study: Any) -> Tuning:
     return Tuning(tuple(found))
 
 
-def _opened(url: str, name: str, space: Mapping[str, Dimension], seed: int) -> Any:
-    """Open the search in the database, or begin it."""
+@contextlib.contextmanager
+def _opened(url: str, name: str, space: Mapping[str, Dimension], seed: int) -> Iterator[_Open]:
+    """Open the search in the database, or begin it; its connections are closed afterwards."""
     import optuna
 
     engine = {"connect_args": {"timeout": 60.0}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    study = optuna.create_study(
-        storage=optuna.storages.RDBStorage(url, engine_kwargs=engine), study_name=name, load_if_exists=True,
-        directions=["minimize"] * 3, sampler=optuna.samplers.TPESampler(seed=seed),
-    )  # fmt: skip
-    described = json.dumps({n: d.described() for n, d in space.items()})
-    if (before := study.user_attrs.get("space")) is None:
-        study.set_user_attr("space", described)
-    elif before != described:
-        raise SettingError(
-            f"the database holds a search {name!r} in the space {before}, got {described}: choose another name"
-        )
-    return study
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, load_if_exists=True, directions=["minimize"] * 3,
+            sampler=optuna.samplers.TPESampler(seed=seed),
+        )  # fmt: skip
+        described = json.dumps({n: d.described() for n, d in space.items()})
+        if (before := study.user_attrs.get("space")) is None:
+            study.set_user_attr("space", described)
+        elif before != described:
+            raise SettingError(
+                f"the database holds a search {name!r} in the space {before}, got {described}: choose another name"
+            )
+        yield study, storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _url(storage: str | os.PathLike[str]) -> str:

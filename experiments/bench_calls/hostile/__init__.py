@@ -25,12 +25,13 @@ from experiments.bench_calls.hostile.library import (
 from experiments.bench_calls.hostile.neighbours import exchange_calls
 from experiments.bench_calls.hostile.reports import report_calls
 from experiments.bench_calls.hostile.road import road_calls
+from experiments.bench_calls.hostile.tuning import tuning_calls
 
 PACKAGES = (
     "plants", "plants.excitation", "controlrnn.data", "controlrnn.systems", "controlrnn.export",
     "controlrnn.exchange", "controlrnn.greybox", "controlrnn.report",
     "controlrnn.identification", "controlrnn.certification", "controlrnn.models", "controlrnn.kernels",
-    "controlrnn.road", "mpc",
+    "controlrnn.road", "controlrnn.tune", "mpc",
 )  # fmt: skip
 # Public names that no user calls with arguments: protocols, base classes, and plain containers that are made anew
 # at every step of a controller, solver or optimiser.
@@ -44,6 +45,7 @@ UNCALLED = {
     "controlrnn.models": ("Model",),
     "controlrnn.greybox": ("GreyBoxFit", "Traced"),
     "controlrnn.road": ("Draft", "Entry", "RoadFile", "Verdict"),
+    "controlrnn.tune": ("Dimension",),
     "mpc": (
         "ActuatorFault",
         "Backend",
@@ -70,6 +72,7 @@ def calls(kit: Kit) -> list[Call]:
         grey_calls,
         report_calls,
         exchange_calls,
+        tuning_calls,
         export_calls,
         model_calls,
         kernel_calls,

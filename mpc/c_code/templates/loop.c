@@ -3,6 +3,9 @@
 #define _POSIX_C_SOURCE 199309L
 #include "$header"
 
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
 #include <time.h>
 
 #define RESTARTS $restarts
@@ -11,7 +14,29 @@
 static double washout_start[${NAME}_NX];
 #define WASHOUT_START washout_start
 #endif
+
+/* Hyperbolic tangent within 3 units in the last place, without branches, so that compilers compute several neurons at
+   once: e / (e + 2) with e = expm1(2|v|) = (2^k - 1) + 2^k expm1(r), 2|v| = k ln 2 + r, |r| <= ln(2) / 2; as
+   controlrnn/kernels/compiled/simd.py. It is 1 to the last bit beyond 20; NaN stays NaN. */
+static inline double quick_tanh(double v)
+{
+    static const double c[] = {
+        1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800,
+        1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0,
+    };
+    const double size = fabs(v) > 20 ? 20 : fabs(v), y = size + size, k = rint(y * 1.4426950408889634);
+    const double r = (y - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10, s = r * r, f = s * s;
+    const double low = (c[0] + c[1] * r) + (c[2] + c[3] * r) * s, high = (c[4] + c[5] * r) + (c[6] + c[7] * r) * s;
+    const double most = (c[8] + c[9] * r) + (c[10] + c[11] * r) * s;
+    const int64_t bits = ((int64_t)(int32_t)(isnan(k) ? 0 : k) + 1023) << 52;
+    double power, e;
+    memcpy(&power, &bits, sizeof power);
+    e = power * (s * (low + (high + most * f) * f) + r) + (power - 1);
+    return copysign(e / (e + 2), v);
+}
+#define tanh quick_tanh
 #include "$source"
+#undef tanh
 
 enum { DROP_OUT, OUTLIER, FROZEN, SATURATED_SENSOR, LATE, STUCK, SATURATED_ACTUATOR, OFFSET, TIME_OUT };
 enum { TIMED_OUT = ${NAME}_WARMING_UP + 1 };
