@@ -134,11 +134,16 @@ def checked_target(source: Path, name: str) -> None:
         raise SettingError(f"the file's name must be of letters, digits and any of '._ -', got {shown(source.name)}")
 
 
-def lure_code(system: LureSystem) -> tuple[Arrays, str]:
+def lure_code(system: LureSystem, *, wide: bool = False) -> tuple[Arrays, str]:
     """Weight tables and C functions ``${name}_step``, ``${name}_output`` and ``neurons`` of a Lur'e system.
 
     Layer k = 1, 2, ... computes ``v = Mk z + bk`` from the z of the layers before; then ``x+ = Mx z + bx`` and
     ``y = My z + by``.
+
+    Args:
+        system: The system.
+        wide: Whether layers are computed column by column, for compilers that hold several neurons in a register; the
+            weights are then there twice.
     """
     arrays: Arrays = {}
     lines, at = [], system.nx + system.nu
@@ -146,6 +151,10 @@ def lure_code(system: LureSystem) -> tuple[Arrays, str]:
         # Only the columns that this layer may use: the later part of D11 is zero.
         arrays[f"M{k}"] = np.hstack([system.C1[start:stop], system.D12[start:stop], system.D11[start:stop, :start]])
         arrays[f"b{k}"] = system.bv[start:stop]
+        if wide and not isinstance(system.activation, Laws):
+            arrays[f"T{k}"] = arrays[f"M{k}"].T.copy()
+            lines.append(_wide(stop - start, at + start, f"T{k}", f"b{k}", f"z + {at + start}", "activation(s[i])"))
+            continue
         lines.append(f"    affine({stop - start}, {at + start}, M{k}, b{k}, z, z + {at + start});")
         own = f"i - {at}, " if isinstance(system.activation, Laws) else ""
         lines.append(f"    for (int i = {at + start}; i < {at + stop}; ++i) z[i] = activation({own}z[i]);")
@@ -156,8 +165,23 @@ def lure_code(system: LureSystem) -> tuple[Arrays, str]:
         function = LAW_VALUES
     else:
         function = f"static double activation(double v) {{ return {_ACTIVATIONS[system.activation]}; }}\n\n"
-    body = Template(_LURE).safe_substitute(layers="\n".join(lines), nz=at + system.nv)
+    last = "    affine(NX, NZ, Mx, bx, z, x_next);"
+    if wide and system.nx:
+        arrays["Tx"] = arrays["Mx"].T.copy()
+        last = _wide(system.nx, at + system.nv, "Tx", "bx", "x_next", "s[i]")
+    body = Template(_LURE).safe_substitute(layers="\n".join(lines), nz=at + system.nv, last=last)
     return arrays, (function if system.nv else "") + body
+
+
+def _wide(rows: int, columns: int, table: str, offset: str, out: str, of: str) -> str:
+    """An affine map column by column, whose results are kept in registers until they are stored."""
+    return f"""    {{
+        double s[{rows}];
+        for (int i = 0; i < {rows}; ++i) s[i] = {offset}[i];
+        for (int j = 0; j < {columns}; ++j)
+            for (int i = 0; i < {rows}; ++i) s[i] += {table}[j * {rows} + i] * z[j];
+        for (int i = 0; i < {rows}; ++i) ({out})[i] = {of};
+    }}"""
 
 
 def _gated(system: GatedSystem) -> tuple[Arrays, str]:
@@ -275,9 +299,17 @@ AFFINE = """\
 static void affine(int rows, int columns, const double *M, const double *b, const double *z, double *out)
 {
     for (int i = 0; i < rows; ++i) {
-        double sum = b[i];
-        for (int j = 0; j < columns; ++j) sum += M[i * columns + j] * z[j];
-        out[i] = sum;
+        const double *row = M + i * columns;
+        double s0 = b[i], s1 = 0, s2 = 0, s3 = 0; /* four independent sums can be computed in parallel */
+        int j = 0;
+        for (; j + 3 < columns; j += 4) {
+            s0 += row[j] * z[j];
+            s1 += row[j + 1] * z[j + 1];
+            s2 += row[j + 2] * z[j + 2];
+            s3 += row[j + 3] * z[j + 3];
+        }
+        for (; j < columns; ++j) s0 += row[j] * z[j];
+        out[i] = (s0 + s1) + (s2 + s3);
     }
 }
 
@@ -294,11 +326,16 @@ static void neurons(const double *x, const double *u, double *z)
 $layers
 }
 
+static void next_state(const double *z, double *x_next)
+{
+$last
+}
+
 void ${name}_step(const double x[NX], const double u[NU], double x_next[NX])
 {
     double z[NZ];
     neurons(x, u, z);
-    affine(NX, NZ, Mx, bx, z, x_next);
+    next_state(z, x_next);
 }
 
 void ${name}_output(const double x[NX], const double u[NU], double y[NY])

@@ -108,7 +108,13 @@ def controller_to_c(
 
 
 def controller_code(
-    controller: TightenedMPC, name: str, header: str, *, tested: bool = True, restarts: bool = False
+    controller: TightenedMPC,
+    name: str,
+    header: str,
+    *,
+    tested: bool = True,
+    restarts: bool = False,
+    wide: bool = False,
 ) -> tuple[str, str]:
     """C source of a controller, and its header.
 
@@ -119,6 +125,7 @@ def controller_code(
         tested: Whether the source contains the self-test.
         restarts: Whether whoever includes the source says where a washout starts, so that its observer may be of a
             subclass of `Washout`.
+        wide: As in `lure_code`.
 
     Raises:
         SettingError: The controller has a part without C code.
@@ -127,7 +134,7 @@ def controller_code(
     own, solver = controller.c_table(), _solver_table(controller)
     words = _words(controller, own, solver, name, header)
     tables = _tables(controller, own, solver) | watch_tables(controller, own)
-    model_tables, model = lure_code(controller.problem.predictor.system)
+    model_tables, model = lure_code(controller.problem.predictor.system, wide=wide)
     words["tables"] = constants(model_tables | tables)
     parts = [_part("tables.c", words), AFFINE, Template(model).substitute(name=f"{name}_model"), "\n"]
     files = (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -17,11 +18,14 @@ from controlrnn.printing import brief
 from controlrnn.records import Count, Digest, Flag, Number, Numbers, Part, Schema, Stored, digest
 from controlrnn.records.writing import exists
 from controlrnn.typed import typed
-from mpc.loops.monte_carlo import ClosedLoopSetup, monte_carlo
+from mpc.loops.monte_carlo import ClosedLoopSetup, LoopEngine, monte_carlo
 from mpc.loops.result import ClosedLoopResult
 from mpc.promises.premises import Premises
 from mpc.promises.promise import Loop, LoopTarget
 from mpc.tightening.tightening import NO_CLAIM, Tightening
+
+if TYPE_CHECKING:
+    from controlrnn.cluster import Client
 
 _log = logging.getLogger(__name__)
 
@@ -42,16 +46,26 @@ class SimulatedLoops:
         build: Makes plant and controller for a tightening; importable if there are several workers.
         workers: Number of processes.
         progress: Called with (runs done, runs) of each round.
+        engine: What runs the loops; as in `mpc.monte_carlo`. A controller is compiled anew for each tightening, which
+            takes seconds: worth it for many loops a round.
+        compiled_in: Folder that keeps compiled code; as in `mpc.monte_carlo`.
+        client: Client of a Dask cluster whose workers run the loops instead; as in `mpc.monte_carlo`.
     """
 
     build: Callable[[Tightening], ClosedLoopSetup]
     workers: int = 1
     progress: Callable[[int, int], None] | None = None
+    engine: LoopEngine = LoopEngine.PYTHON
+    compiled_in: str | os.PathLike[str] | None = None
+    client: Client | None = None
 
     def __call__(self, tightening: Tightening, seeds: Sequence[int]) -> Sequence[ClosedLoopResult]:
         """Run one loop per seed; see `ClosedLoops`."""
         make = functools.partial(self.build, tightening)
-        return monte_carlo(make, seeds, workers=self.workers, progress=self.progress).results
+        return monte_carlo(
+            make, seeds, workers=self.workers, client=self.client, engine=self.engine, compiled_in=self.compiled_in,
+            progress=self.progress,
+        ).results  # fmt: skip
 
     def premises(self, tightening: Tightening) -> Premises:
         """Premises of the controller with a given tightening.

@@ -71,7 +71,7 @@ static void follow(State *s, Trial *trial)
         neurons(x, u, point);
         affine(NY, NZ, My, by, point, y);
         if (STATES_ARE_NEURONS) memcpy(x, point + NS, sizeof x);
-        else affine(NX, NZ, Mx, bx, point, x);
+        else next_state(point, x);
         for (int i = 0; i < NY; ++i) {
             double missed;
             y[i] /= scale[i];

@@ -191,7 +191,7 @@ static void foresee(const double *from, const double *u, int rows, double *out)
         neurons(x, u + (k < rows ? k : rows - 1) * NU, point);
         affine(NM, NZ, My, by, point, out + k * NM);
         if (STATES_ARE_NEURONS) memcpy(x, point + NS, sizeof x);
-        else affine(NX, NZ, Mx, bx, point, x);
+        else next_state(point, x);
     }
 }
 

@@ -11,6 +11,9 @@ All plants of ``plants`` have them, and so has `mpc.DelayedPlant` of one. Other 
 are called back in Python. A plant that is an adversary and also chooses where a washout starts sets ``restarts`` and
 gives ``void NAME_restart(double *offset)``, called after each step.
 
+Code is compiled for the instructions of this very processor. Layers are computed column by column, several neurons in
+a register, with a tanh within 3 units in the last place; the code of `mpc.controller_to_c` is plain C99 without these.
+
 Everything random is drawn in Python, from the same generators. Controller and plant do the same operations as in Python
 in another order: inputs and outputs agree up to rounding (1e-9 in the tests) wherever rounding decides nothing. It
 does where a converged solver may take one more step or not, which is within its tolerance, and at corners of a plant,
@@ -105,7 +108,7 @@ class CompiledLoops:
 def _sources(plant: Plant, controller: TightenedMPC, hooked: bool) -> dict[str, str]:
     """Files to compile by name."""
     restarts = bool(getattr(plant, "restarts", False))
-    code, header = controller_code(controller, _NAME, f"{_NAME}.h", tested=False, restarts=restarts)
+    code, header = controller_code(controller, _NAME, f"{_NAME}.h", tested=False, restarts=restarts, wide=True)
     ends = [float(getattr(s, side)) for side in ("lower", "upper") for s in plant.inputs]
     words = {
         "name": _NAME, "NAME": _NAME.upper(), "header": f"{_NAME}.h", "source": f"_{_NAME}.c", "plant": _PLANT,
