@@ -146,16 +146,25 @@ def _try(study: Any, storage: Any, evaluate: Evaluate, space: Mapping[str, Dimen
             if not isinstance(found, TradeOff):
                 raise SettingError(f"evaluate must return a TradeOff, got {type(found).__name__}")
         except (CertificationError, InfeasibleError) as error:
-            trial.set_user_attr("refused", str(error) or type(error).__name__)
-            study.tell(trial, state=TrialState.FAIL)
+            with _unless_ended():
+                trial.set_user_attr("refused", str(error) or type(error).__name__)
+                study.tell(trial, state=TrialState.FAIL)
             return
         except BaseException as error:  # it is tried again in the next search, which may know better
-            study.tell(trial, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params)
+            with _unless_ended():
+                study.tell(trial, state=TrialState.FAIL)
+                study.enqueue_trial(trial.params)
             error.add_note(f"with the setting {setting}")
             raise
-    with contextlib.suppress(ValueError):  # taken for dead meanwhile, and tried again
+    with _unless_ended():
         study.tell(trial, [found.cost, found.conservatism, found.solve_time])
+
+
+def _unless_ended() -> contextlib.suppress:
+    """Let pass that a trial was taken for dead by another worker, which has its setting tried again."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    return contextlib.suppress(UpdateFinishedTrialError, ValueError)
 
 
 @contextlib.contextmanager
@@ -167,7 +176,7 @@ def _alive(trial: Any, storage: Any) -> Iterator[None]:
 
     def tell() -> None:
         while True:
-            with contextlib.suppress(StorageInternalError):  # a database that is busy for once
+            with contextlib.suppress(StorageInternalError), _unless_ended():  # a database that is busy for once
                 trial.set_user_attr("alive", time.time())
             if over.wait(ALIVE):
                 storage.remove_session()  # of this thread
@@ -191,14 +200,12 @@ def _redo_dead(study: Any) -> None:
         begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         if time.time() - trial.user_attrs.get("alive", begun) < SILENT:
             continue
-        try:
-            study.tell(trial.number, state=TrialState.FAIL)
-        except ValueError:
-            continue  # another worker was faster
         before = trial.user_attrs.get("retries", 0)
-        if before < RETRIES:
-            study.enqueue_trial(trial.params, user_attrs={"retries": before + 1, "instead_of": trial.number})
-        _log.warning("the worker of trial %d fell silent: its setting is tried again", trial.number)
+        with _unless_ended():  # where another worker is faster, it does the rest as well
+            study.tell(trial.number, state=TrialState.FAIL)
+            if before < RETRIES:
+                study.enqueue_trial(trial.params, user_attrs={"retries": before + 1, "instead_of": trial.number})
+            _log.warning("the worker of trial %d fell silent: its setting is tried again", trial.number)
 
 
 def _ended(study: Any) -> int:

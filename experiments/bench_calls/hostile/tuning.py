@@ -20,7 +20,7 @@ def tuning_calls(kit: Kit) -> Iterator[Call]:
     yield call(f"{at}.Choice", tune.Choice, of=("a", "b"))
     found = {"cost": 1.5, "conservatism": 0.1, "solve_time": 1e-3}
     yield call(f"{at}.TradeOff", tune.TradeOff, **found)
-    trial = {"number": 1, "setting": {"weight": 0.5}, "found": tune.TradeOff(**found), "refused": ""}
+    trial: dict[str, Any] = {"number": 1, "setting": {"weight": 0.5}, "found": tune.TradeOff(**found), "refused": ""}
     yield call(f"{at}.Trial", tune.Trial, **trial)
     yield call(f"{at}.Tuning", tune.Tuning, trials=(tune.Trial(**trial),))
 
