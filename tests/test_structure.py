@@ -96,6 +96,7 @@ MANY_FILES = {
     "controlrnn/kernels": "one kernel a file",
     "controlrnn/models": "one paper's model a file",
     "plants": "one plant a file",
+    "experiments/bench_calls/hostile": "the calls of one package a file",
     "controlrnn/certification/ball": "the checker has one file for each of the proofs that it does again",
 }
 MOST_ARGUMENTS = 10

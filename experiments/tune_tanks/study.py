@@ -146,7 +146,3 @@ def _cost(run: ClosedLoopResult) -> float:
     moves = np.diff(run.u, axis=0, prepend=run.u_before[None])
     errors = (run.y[1:] - run.reference[1:]) ** 2 @ np.array([1.0, 0.2, 0.2])
     return float(np.mean(errors + 20.0 * (moves**2).sum(axis=1)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
