@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from controlrnn.road.road import Road
 
 if TYPE_CHECKING:
     from controlrnn.certification import Attack
+    from controlrnn.identification import BestFit
 
 _STARTS, _STEPS = 4, 15
 
@@ -33,7 +35,8 @@ def write_page(road: Road, path: Path) -> None:
         loops["not tightened"] = road.nominal_loops
     entries = road.ledger.entries
     own = {entry.system.digest for entry in road.fit.entries}
-    others = {} if road.system.digest in own else {str(entries[str(Stage.CERTIFY)].figures["model"]): road.system}
+    model = str(entries[str(Stage.CERTIFY)].figures["model"])
+    others = {} if road.system.digest in own else {model: road.system}
     tightening: Any = road.tightening  # what the report asks of one is a protocol of plain attributes
     write_report(
         Parts(
@@ -43,7 +46,7 @@ def write_page(road: Road, path: Path) -> None:
             outputs=outputs,
             data=road.data,
             checked=road.data_report,
-            fit=road.fit,
+            fit=_controlled(road.fit, model, entries[str(Stage.CERTIFY)].words[-2]),
             baselines=others,
             certificates=certificates,
             attack=_attack(road, inputs),
@@ -83,3 +86,10 @@ def _attack(road: Road, inputs: tuple[Signal, ...]) -> Attack | None:
         steps=_STEPS,
         seed=0,
     )
+
+
+def _controlled(fit: BestFit, model: str, why: str) -> BestFit:
+    """The search with the model that is controlled with in the first place, which need not be the one it chose."""
+    if model == fit.chosen or model not in {entry.name for entry in fit.entries}:
+        return fit
+    return replace(fit, chosen=model, reason=f"{why}; the search itself chose {fit.chosen}: {fit.reason}")

@@ -265,7 +265,7 @@ def _identify(road: Road, base: Path, listener: Listener) -> Done:  # noqa: ARG0
         }
         for e in fit.entries
     ]
-    words = [*fit.table().splitlines(), f"reason: {fit.reason}"]
+    words = repr(fit).splitlines()
     return Done(["fit.npz"], words, {"chosen": fit.chosen, "entries": entries})
 
 

@@ -272,6 +272,18 @@ def test_linear_models_of_low_order_stand_in(place, monkeypatch):
     assert "the bound is broken" not in page
 
 
+def test_the_report_is_about_the_model_that_controls(place):
+    fit = open_road(place / "road").fit
+    other = next(e.name for e in fit.entries if e.name != fit.chosen)
+    set_fields(place / "road.toml", model=f'"{other}"')
+    drive(place, until=Stage.REPORT)
+    road = open_road(place / "road")
+    assert road.system.digest == road.fit.entry(other).system.digest
+    page = (place / "road" / "report.html").read_text()
+    assert f"{other}: error of the free run" in page
+    assert f"the search itself chose {fit.chosen}" in page
+
+
 def test_low_orders_are_judged_as_the_search_judges(finished):
     road = open_road(finished / "road")
     models = certifying.simple_models(road.fit, road.data)
