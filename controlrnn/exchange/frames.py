@@ -31,15 +31,13 @@ _SAMPLES = ("T", "K", "K + 1")
 def to_frame(result: Any) -> pandas.DataFrame:
     """Make a table of a result.
 
-    ==========================  =================================================================================
-    `Trajectory`                a row a sample, a column a channel, named with its unit; indexed by time [s]
-    `Dataset`                   the same, indexed by part, record and time
-    `mpc.ClosedLoopResult`      a row a control step: outputs, set points, inputs, status, times
-    `mpc.MonteCarloResult`      the same, indexed by run and time
-    `FitResult`                 the history, a row a validation
-    `BestFit`                   a row a model: size, errors and scores
-    anything else that saves    its arrays along the length that most of them share, such as steps of a horizon
-    ==========================  =================================================================================
+    - `Trajectory`: a row a sample, a column a channel, named with its unit; indexed by time [s];
+    - `Dataset`: the same, indexed by part, record and time;
+    - `mpc.ClosedLoopResult`: a row a control step: outputs, set points, inputs, status, times;
+    - `mpc.MonteCarloResult`: the same, indexed by run and time;
+    - `FitResult`: the history, a row a validation;
+    - `BestFit`: a row a model: size, errors and scores;
+    - anything else that saves: its arrays along the length that most of them share, such as steps of a horizon.
 
     Args:
         result: The result.
