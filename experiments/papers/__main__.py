@@ -1,8 +1,8 @@
 """Run the papers' studies one after the other and write one page of all claims, `papers.html`.
 
 What was computed before is taken from there, so that a run that was stopped goes on. `--quick` takes some 25 minutes of
-processor time (robust_rnn 5, r2dn 4, rnn_sdp 4, noise_robust 7, lipschitz_rnn 6); without it, in hours: robust_rnn 4,
-r2dn 4, rnn_sdp 2, noise_robust 9, lipschitz_rnn more than a day. These are estimates from parts of the runs.
+processor time (robust_rnn and r2dn 3 each; estimated from parts: rnn_sdp 4, noise_robust 7, lipschitz_rnn 7). Without
+it hours, estimated: robust_rnn 4, r2dn 4, rnn_sdp 2, noise_robust 9, lipschitz_rnn more than a day.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def generalisation(rows: Rows) -> Figure:
     panels[-2].set_axis_off()
     handles, labels = panels[-1].get_legend_handles_labels()
     panels[-2].legend(handles, labels, loc="center", ncols=2, fontsize="small")
-    for panel in panels:
+    for panel in (*panels[: len(rows)], panels[-1]):
         panel.axvline(TRAINED, color="0.8", zorder=0)
         panel.set_xticks((1, 3, 5, 7, 9), ("1", "3", "5", "7", "9"))
     panels[0].set(ylim=(0.03, 1.5), xlim=(0, 11))

@@ -114,10 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("trade_off", figures.trade_off(rows))
     study.figure("generalisation", figures.generalisation(rows))
-    examples = {"sigma = 3": data.test[2][:600], "sigma = 10": tests[SIGMAS.index(10.0)][0][_DROPPED:800]}
+    whole = {"sigma = 3": (data.test[2], 0), "sigma = 10": (tests[SIGMAS.index(10.0)][0], _DROPPED)}
+    examples = {title: record[start : start + 600] for title, (record, start) in whole.items()}
     runs = {
-        title: {name: run_of(shown[name], record) for name in ("theta_star", "rnn", "lstm")}
-        for title, record in examples.items()
+        title: {n: run_of(shown[n], record)[start : start + 600] for n in ("theta_star", "rnn", "lstm")}
+        for title, (record, start) in whole.items()
     }
     study.figure("examples", figures.examples(examples, runs))
     return study.finish(claims=[claim.row() for claim in found])
