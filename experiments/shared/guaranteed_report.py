@@ -10,6 +10,7 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.data import Dataset
+from controlrnn.errors import CertificationError, InfeasibleError
 from controlrnn.records import load_record
 from experiments.shared.guaranteed import PARTS, TRUTHS, Case, Controller, prove
 from experiments.shared.guaranteed_loops import KNOWING, LOOPS, choose_back_off, close, close_floor, seeds_of
@@ -95,7 +96,11 @@ def floor(study: Study, case: Case, curves: Curves) -> dict[str, dict[str, Array
     """
     found: dict[str, dict[str, Array]] = {}
     for truth in TRUTHS:
-        closed = close_floor(study, case, truth)
+        try:
+            closed = close_floor(study, case, truth)
+        except (CertificationError, InfeasibleError) as error:  # no part of the guarantee itself
+            study.say(f"{truth}: no controller that knows the state, {error}")
+            continue
         if closed is None:
             study.say(f"{truth}: no floor, since the plant's equations cannot be shown to contract")
             continue
