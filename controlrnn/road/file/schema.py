@@ -167,9 +167,10 @@ class Split(Section):
 class Identify(Section):
     """Search for a model, by `controlrnn.identification.identify_best`."""
 
-    budget: Positive = Field(default=180.0, description="seconds for the search [s]")
+    budget: Positive = Field(default=180.0, description="seconds for the search [s], of the clock below")
     clock: Literal["wall", "processor"] = Field(
-        default="wall", description='seconds as they pass, or "processor": those that are computed, on a busy machine'
+        default="processor",
+        description='seconds that are computed, whatever else the machine does, or those on the "wall"',
     )
     families: list[Literal["free", "contracting"]] = Field(
         default=["free", "contracting"], description="networks to try; linear models always are"
