@@ -11,7 +11,7 @@ from controlrnn.errors import CertificationError, SettingError, ShapeError
 from mpc import Predictor, StateError, Tightening, Washout, make_recursive, no_tightening, tighten
 from mpc.observers.state_error import ROUNDING
 from mpc.tightening.terminal_set import jump_digest
-from mpc.tightening.tightening import growth_per_step
+from mpc.tightening.tightening import counted, growth_per_step
 
 N, W, INPUT = 5, 6, np.array([0.01, 0.02])
 BUMPS = np.array([0.05, 0.02, 0.2, 0.03, 0.04, 0.5])[:, None] * np.array([1.0, 2.0])
@@ -190,6 +190,9 @@ def test_what_rests_on_a_file_is_not_verified(case):
     assert not trusted.verified
     assert trusted.usable
     for read in (replace(room), replace(room).on_trust()):
+        without = counted(read, None, case.observer)
+        assert not without.verified
+        assert without.usable is read.usable
         copied = replace(room)
         copied.agrees_with(read)
         assert not copied.verified
