@@ -34,6 +34,7 @@ from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
 _SETTLED = 1e-9  # relative decrease of the cost over ten iterations at which a start has converged
+_SHOWN = 12  # parameters that a fit prints
 _ARRAYS = ("correlation", "residual_share", "initial_states", "costs")  # of a fit
 _DEVIATION = 0.01  # of the outputs' own deviation, where none is declared
 
@@ -146,9 +147,18 @@ class GreyBoxFit(Stored):
         named = {n: dict(zip(names, values[n].tolist(), strict=True)) for n in ("values", "deviations")}
         return values | named | {"condition": float(values["condition"])}
 
-    def __str__(self) -> str:
-        rows = [f"{name} = {self.values[name]:.6g} +- {self.deviations[name]:.2g}" for name in self.values]
-        return "\n".join([*rows, f"residual: {100 * float(self.residual_share.max()):.2g} % of the changes' variance"])
+    def __repr__(self) -> str:
+        shown = list(self.values)[:_SHOWN]
+        rows = [f"  {name} = {self.values[name]:.6g} +- {self.deviations[name]:.2g}" for name in shown]
+        rows += [f"  and {len(self.values) - _SHOWN} more parameters"] if len(self.values) > _SHOWN else []
+        system, residual = self.system, float(self.residual_share.max(initial=0.0))
+        return "\n".join([
+            f"GreyBoxFit: {system.nx} states, {system.nu} inputs, {system.ny} outputs, dt {system.dt:g} s",
+            *rows,
+            f"  residual: {100 * residual:.2g} % of the changes' variance",
+            f"  lowest cost of {len(self.costs)} starts {float(np.min(self.costs, initial=np.inf)):.4g}; "
+            f"digest {system.digest[:16]}",
+        ])  # fmt: skip
 
 
 @typed()

@@ -257,8 +257,9 @@ def tighten(
     joint = checked_part(certificate, model_error, observer)
     if not covers_inputs(certificate, observer):
         raise CertificationError(
-            f"the certificate's input radius must cover input_error + command_error {observer.prediction_input_error}, "
-            f"got {certificate.input_radius}: use certify_predictions with this observer"
+            "the certificate's input radius must cover input_error + command_error (observer.prediction_input_error) "
+            f"{observer.prediction_input_error}, got {certificate.input_radius}: use certify_predictions with this "
+            "observer"
         )
     reinitialisation, inputs = joint, zero
     if initial_only is not None:

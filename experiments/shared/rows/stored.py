@@ -50,6 +50,7 @@ class StoredRows:
         self._timer: threading.Timer | None = None
         self._new: defaultdict[Kinds, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
         self._waiting: dict[str, dict[str, Any]] = {}
+        self._failing = False
         self._files: dict[Path, Kinds] = {}
         self._place: dict[bytes, tuple[Path, int]] = {}
         self._open: tuple[Path, pa.Table] | None = None
@@ -120,9 +121,13 @@ class StoredRows:
                 arrays += [pa.array([_encoded(r[f.name], f) for _, r in rows], f.type) for f in list(schema)[1:]]
                 try:
                     self._write(pa.Table.from_arrays(arrays, schema=schema))
-                except StorageError as error:  # they stay in memory, for this run
-                    self._say(f"{error}; the study goes on, but {len(rows)} rows are not kept for a next run")
+                except StorageError as error:
+                    if not self._failing:
+                        self._say(f"{error}; the study goes on, and rows are written as soon as that is possible")
+                    self._failing = True
+                    self._new[kinds] += rows
                 else:
+                    self._failing = False
                     for mark, _ in rows:
                         self._waiting.pop(mark, None)
             self._gather(MANY)

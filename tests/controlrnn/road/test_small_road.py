@@ -272,9 +272,18 @@ def test_linear_models_of_low_order_stand_in(place, monkeypatch):
     assert "the bound is broken" not in page
 
 
+def certifiable(road, entry):
+    """Whether a model has certificates: how far a short search comes depends on the machine."""
+    try:
+        return bool(certifying.certify_entry(road.file, entry, road.data))
+    except CertificationError:
+        return False
+
+
 def test_the_report_is_about_the_model_that_controls(place):
-    fit = open_road(place / "road").fit
-    other = next(e.name for e in fit.entries if e.name != fit.chosen)
+    before = open_road(place / "road")
+    fit = before.fit
+    other = next(e.name for e in fit.entries if e.name != fit.chosen and certifiable(before, e))
     set_fields(place / "road.toml", model=f'"{other}"')
     drive(place, until=Stage.REPORT)
     road = open_road(place / "road")

@@ -12,6 +12,7 @@ from controlrnn.errors import CertificationError, DataError, SettingError
 from controlrnn.records import digest
 from mpc import (
     LoopEffort,
+    LoopEngine,
     Predictor,
     RunningOn,
     SimulatedLoops,
@@ -52,9 +53,10 @@ def test_simulated_loops_are_those_of_monte_carlo(monkeypatch):
 
     monkeypatch.setattr(mpc.loops.rounds, "monte_carlo", recorded)
     told = [].append
-    loops = SimulatedLoops(lambda tightening: ("setup", tightening), workers=2, progress=told)
+    options = {"workers": 2, "progress": told, "engine": LoopEngine.COMPILED, "compiled_in": "folder", "client": None}
+    loops = SimulatedLoops(lambda tightening: ("setup", tightening), **options)
     assert loops(START, [5, 6]) == ("one", "two")
-    assert asked == {"made": ("setup", START), "seeds": [5, 6], "workers": 2, "progress": told}
+    assert asked == {"made": ("setup", START), "seeds": [5, 6], **options}
 
 
 def test_excess_is_measured_on_either_side_and_where_an_output_answers_at_once():
