@@ -94,9 +94,10 @@ def init(
     """
     show = Show(as_json=as_json, quiet=quiet)
     from controlrnn.records import write_atomic
+    from controlrnn.records.writing import exists
     from controlrnn.road import draft_road
 
-    if file.exists() and not force:
+    if exists(file) and not force:
         raise SettingError(f"{file} is there already: say --force to replace it, or --file OTHER.toml")
     made = draft_road(
         data,

@@ -9,6 +9,7 @@ from string import Template
 
 from controlrnn.errors import SettingError, StorageError
 from controlrnn.records import write_atomic
+from controlrnn.records.writing import exists
 
 _PLANT = Template('''"""$Name: a vessel that a heater warms; put your own equations here."""
 
@@ -139,7 +140,7 @@ def write_plant(name: str, folder: Path) -> tuple[Path, Path]:
         raise SettingError(f"{module}.py would hide a package of that name: choose another name")
     source, test = folder / f"{module}.py", folder / f"test_{module}.py"
     for path in (source, test):
-        if path.exists():
+        if exists(path):
             raise StorageError(f"{path} is there already: choose another name or folder")
     words = {"Name": name, "module": module}
     return write_atomic(source, _PLANT.substitute(words).encode()), write_atomic(test, _TEST.substitute(words).encode())

@@ -64,6 +64,19 @@ def exists(path: str | os.PathLike[str]) -> bool:
         return Path(path).exists()
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file of that name.
+
+    Args:
+        path: Its path.
+
+    Raises:
+        StorageError: That cannot be told, as with `exists`.
+    """
+    with storage("read", path):
+        return Path(path).is_file()
+
+
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write ``content`` to ``path`` so that a crash leaves either the old file or the new one, never a part.
 

@@ -13,7 +13,7 @@ from controlrnn import __version__
 from controlrnn.checks import Choice
 from controlrnn.errors import FileFormatError
 from controlrnn.records import digest, write_json
-from controlrnn.records.writing import storage
+from controlrnn.records.writing import is_file, storage
 
 NAME = "road.json"
 FORMAT = 1
@@ -79,7 +79,7 @@ class Ledger:
             FileFormatError: The file is no ledger.
         """
         path = folder / NAME
-        if not path.is_file():
+        if not is_file(path):
             return cls(folder)
         with storage("read", path):
             raw = path.read_bytes()
@@ -129,7 +129,7 @@ class Ledger:
 
 def sha_of(path: Path) -> str:
     """SHA-256 of a file; "" where there is none."""
-    if not path.is_file():
+    if not is_file(path):
         return ""
     with storage("read", path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from controlrnn.data import DataReport, Dataset, Trajectory, check_data
 from controlrnn.errors import FileFormatError, MissingDataError, SettingError
 from controlrnn.export import load_system
 from controlrnn.records import write_atomic
+from controlrnn.records.writing import is_file
 from controlrnn.road.data.splitting import PARTS
 from controlrnn.road.file.reading import read_road
 from controlrnn.road.file.schema import RoadFile
@@ -51,7 +52,7 @@ class Road:
     @typed()
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        if not (self.folder / COPY).is_file():
+        if not is_file(self.folder / COPY):
             raise MissingDataError(f"{self.folder} is no folder of a road: it lacks {COPY}; `controlrnn run` makes one")
         self.file: RoadFile = read_road(self.folder / COPY)
         self._newer: bytes | None = None
@@ -67,7 +68,7 @@ class Road:
         read = read_road(file)
         content = Path(file).read_bytes()
         target = Path(folder) / COPY
-        if not target.is_file():
+        if not is_file(target):
             write_atomic(target, content)
         road = cls(folder)
         road.file, road._newer = read, content

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from controlrnn.errors import MissingDataError, SettingError
-from controlrnn.records.writing import storage
+from controlrnn.records.writing import is_file, storage
 from controlrnn.road.file.lines import key_lines, line_of
 from controlrnn.road.file.schema import ReadingOptions, RoadFile
 from controlrnn.typed import typed
@@ -42,7 +42,7 @@ def read_road(path: str | os.PathLike[str]) -> RoadFile:
         StorageError: It cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise MissingDataError(f"there is no file {path}: `controlrnn init DATA` writes one")
     with storage("read", path):
         raw = path.read_bytes()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlrnn.errors import MissingDataError, SettingError
-from controlrnn.road import RoadFile, read_road
+from controlrnn.errors import MissingDataError, SettingError, StorageError
+from controlrnn.road import Road, RoadFile, read_road, verify_folder
 from controlrnn.road.file.lines import key_lines, line_of
 from controlrnn.road.file.reading import parse_road
 from controlrnn.road.file.writing import commented, toml
@@ -168,3 +168,9 @@ def test_lines_of_keys():
     }
     assert line_of(key_lines(text), ("l", 0, "z", "q")) == 14
     assert line_of(key_lines(text), ("nowhere",)) is None
+
+
+@pytest.mark.parametrize("what", [Road, read_road, verify_folder])
+def test_names_too_long_for_a_file_are_refused(what):
+    with pytest.raises(StorageError, match="cannot read x{100}"):
+        what("x" * 5000)
