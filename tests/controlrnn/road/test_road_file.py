@@ -172,5 +172,5 @@ def test_lines_of_keys():
 
 @pytest.mark.parametrize("what", [Road, read_road, verify_folder])
 def test_names_too_long_for_a_file_are_refused(what):
-    with pytest.raises(StorageError, match="cannot read x{100}"):
+    with pytest.raises(StorageError, match=r"cannot read x{100}"):
         what("x" * 5000)
