@@ -621,6 +621,8 @@ MPC: list[Case] = [
      ("range of float64", "units")),
     ("point of no shape", lambda k: k.predictor.linearise(np.zeros((1, 3)), np.zeros(2)), ShapeError, ("x", "(3,)")),
     ("one target for three", lambda k: steady_input(k.predictor, [1.0], np.ones(3)), ShapeError, ("target", "(3,)")),
+    ("steady limits that cross", lambda k: steady_input(k.predictor, np.ones(3), np.ones(3), limits=[[1] * 3, [0] * 3]),
+     SettingError, ("limits", "above")),
 ]  # fmt: skip
 
 

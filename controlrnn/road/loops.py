@@ -1,166 +1,21 @@
-"""Simulated closed loops of a road: the plant that they run on, and what they show."""
+"""Simulated closed loops of a road: where they begin, how they run, and what they show."""
 
 from __future__ import annotations
 
-import importlib
-import logging
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import mpc
 from controlrnn.checks import Array
-from controlrnn.data import Dataset, Signal, Trajectory
-from controlrnn.errors import DataError, SettingError
+from controlrnn.data import Dataset, Signal
 from controlrnn.road.data.splitting import signals_of
 from controlrnn.road.file.schema import RoadFile
+from controlrnn.road.loop_plants import RecordedErrors
+from mpc.predictor import output_scale
 
-_log = logging.getLogger(__name__)
-
-
-class RecordedErrors:
-    """Plant that is the model with the errors which it had on a record: what it should have predicted did happen.
-
-    Its state is the model's and the number of the sample, from which on the errors are repeated.
-
-    Args:
-        predictor: The model with channels and limits.
-        errors: Outputs minus the model's, shape (T, ny); after the last one the first follows.
-    """
-
-    def __init__(self, predictor: mpc.Predictor, errors: Array) -> None:
-        self._predictor = predictor
-        self._errors = errors
-        self.dt = predictor.dt
-        self.inputs: tuple[Signal, ...] = predictor.inputs
-        self.outputs: tuple[Signal, ...] = predictor.outputs
-        self.nx = predictor.nx + 1
-
-    @property
-    def samples(self) -> int:
-        """Number of errors."""
-        return len(self._errors)
-
-    def initial_state(self) -> Array:
-        """Steady state in the middle of the actuators' range, at the record's first error, shape (nx,)."""
-        return self.start(0)
-
-    def start(self, sample: int) -> Array:
-        """Steady state in the middle of the actuators' range, at one of the errors, shape (nx,).
-
-        Args:
-            sample: Number of the error.
-        """
-        middle = np.mean(self._predictor.input_limits(), axis=0)
-        return np.concatenate([self._predictor.equilibrium(middle), [float(sample)]])
-
-    def step(self, x: Array, u: Array, w: Any = None) -> Array:  # noqa: ARG002 -- what disturbs it is recorded
-        """State one sample later, shape (nx,)."""
-        after = self._predictor.system.step(x[:-1], u)
-        return np.concatenate([np.asarray(after), [(x[-1] + 1) % len(self._errors)]])
-
-    def output(self, x: Array, u: Array) -> Array:
-        """Output with the recorded error of the sample, shape (ny,)."""
-        return np.asarray(self._predictor.system.output(x[:-1], u) + self._errors[int(x[-1])])
-
-
-def recorded_errors(file: RoadFile, data: Dataset, predictor: mpc.Predictor, start: Array) -> tuple[Array, str]:
-    """Errors of the model's free run on records, one record after the other, shape (T, ny), and where they are from.
-
-    Args:
-        file: The road file.
-        data: Data: test records, else others that the model was not fitted to, else training records.
-        predictor: The model.
-        start: State that runs start from, shape (nx,); its washout is left out.
-
-    Raises:
-        DataError: No record is long enough.
-    """
-    least = file.promise.washout + 2
-    for part in ("test", "calibration", "validation", "train"):
-        records: Sequence[Trajectory] = [r for r in getattr(data, part) if len(r) >= least]
-        if records:
-            errors = [(r.y - predictor.predict(start, r.u[:-1]))[file.promise.washout :] for r in records]
-            joined = np.concatenate(errors)
-            return _filled(joined), f"{len(records)} {part} record(s)"
-    raise DataError(f"no record has the {least} samples that the errors of the simulated plant need")
-
-
-def _filled(errors: Array) -> Array:
-    """Errors without missing ones: each takes the last one before it."""
-    filled = errors.copy()
-    for column in filled.T:
-        known = np.flatnonzero(~np.isnan(column))
-        last = np.maximum.accumulate(np.where(~np.isnan(column), np.arange(len(column)), -1))
-        column[:] = column[np.where(last < 0, known[0], last)]
-    return filled
-
-
-class WithLimits:
-    """Plant with the output limits of a road file, which are the ones to be kept, in place of its own.
-
-    Args:
-        plant: The plant.
-        outputs: Outputs of the road file.
-    """
-
-    def __init__(self, plant: Any, outputs: Sequence[Signal]) -> None:
-        self._plant = plant
-        # Names and units stay the plant's, so that those of another one are noticed.
-        own = tuple(plant.outputs)
-        pairs = zip(own, outputs, strict=False)  # another number of them is refused by whoever runs loops
-        self.outputs = tuple(replace(o, lower=s.lower, upper=s.upper) for o, s in pairs) + own[len(outputs) :]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._plant, name)
-
-
-def plant_of(name: str, base: Path) -> Any:
-    """Plant that a road file names as ``module:object``; a class or function is called.
-
-    Args:
-        name: The name.
-        base: Folder that modules are looked for in first.
-
-    Raises:
-        SettingError: It cannot be imported, or is no plant; the message says what is missing.
-    """
-    module, _, attribute = name.partition(":")
-    sys.path.insert(0, str(base))
-    try:
-        found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except ImportError as error:
-        raise SettingError(
-            f"simulate.plant: cannot import {module!r} ({error}): put {module}.py beside the road file, or install it"
-        ) from error
-    except AttributeError as error:
-        raise SettingError(f"simulate.plant: {error}: name an object of {module}") from error
-    finally:
-        sys.path.remove(str(base))
-    try:
-        plant = found() if callable(found) else found
-    except TypeError as error:
-        raise SettingError(
-            f"simulate.plant: {name} cannot be called without arguments ({error}): name an object, or a function that "
-            "makes one"
-        ) from error
-    needed = ("dt", "inputs", "outputs", "nx", "initial_state", "step", "output")
-    missing = [n for n in needed if not hasattr(plant, n)]
-    if missing and hasattr(plant, "dynamics"):
-        from plants import as_plant
-
-        return as_plant(plant)
-    if missing:
-        raise SettingError(
-            f"simulate.plant: {name} lacks {', '.join(missing)}: `controlrnn new-plant` writes one that has all"
-        )
-    return plant
+_EDGE = 1e-6  # of an output's range: a steady state this near to a limit is within it
 
 
 def controller_of(file: RoadFile, observer: mpc.Observer, tightening: mpc.Tightening) -> mpc.TightenedMPC:
@@ -197,10 +52,49 @@ def references_of(file: RoadFile) -> Array:
     return np.repeat(np.array(columns).T, file.simulate.hold, axis=0)
 
 
+def start_of(
+    file: RoadFile, predictor: mpc.Predictor, tightening: mpc.Tightening, measured: Array | None
+) -> tuple[Array, str]:
+    """Input that loops begin with, and what steady output that means, in a sentence.
+
+    Of the inputs whose steady output of the model keeps the tightened limits, it is the one nearest to the first set
+    point: a loop that begins outside of its limits says nothing about who keeps them.
+
+    Args:
+        file: The road file.
+        predictor: The model.
+        tightening: The tightening.
+        measured: Values of measured inputs, shape (T, number), or None.
+
+    Returns:
+        The input, shape (nu,), and the sentence.
+    """
+    lower, upper = tightening.limits(predictor.outputs)
+    inner = lower[1:].max(axis=0), upper[1:].min(axis=0)
+    given = np.full(predictor.nu, np.nan)
+    if measured is not None:
+        given[[i.role == "measured" for i in file.inputs]] = measured[0]
+    scale = output_scale(predictor)
+    held = mpc.steady_input(predictor, references_of(file)[0], scale, given=given, limits=inner)
+    y = predictor.steady_output(held)
+    out = np.maximum(np.maximum(inner[0] - y, y - inner[1]), 0.0)
+    shown = ", ".join(f"{o.name} {v:.3g} {o.unit}".strip() for o, v in zip(predictor.outputs, y, strict=True))
+    said = f"loops begin at a steady state, {shown}"
+    if (out > _EDGE * scale).any():
+        i = int(np.argmax(out / scale))
+        name, unit = predictor.outputs[i].name, predictor.outputs[i].unit
+        said += (
+            f": no steady state was found within the tightened limits, {name} is {out[i]:.3g} {unit}".rstrip()
+            + " outside of its own, so that what happens at first is not the controller's doing"
+        )
+    return held, said
+
+
 def run_loops(
     file: RoadFile,
     controller: mpc.TightenedMPC,
     plant: Any,
+    held: Array,
     noise: Array,
     measured: Array | None,
     progress: Callable[[int], None],
@@ -215,6 +109,7 @@ def run_loops(
         file: The road file.
         controller: The controller.
         plant: The plant.
+        held: Input before the first step, which a plant of the user's starts with from its own initial state.
         noise: Standard deviation of the noise, shape (ny,).
         measured: Values of measured inputs, shape (T, number), or None.
         progress: Called with the number of loops that are done.
@@ -227,9 +122,9 @@ def run_loops(
     found = []
     for i in range(file.simulate.loops):
         seed = int(np.random.SeedSequence([file.seed, i]).generate_state(1)[0])
-        start = None
+        x0 = None
         if isinstance(plant, RecordedErrors):
-            start = mpc.Start(x0=plant.start(int(np.random.default_rng(seed).integers(plant.samples))))
+            x0 = plant.start(int(np.random.default_rng(seed).integers(plant.samples)))
         found.append(
             mpc.run_closed_loop(
                 plant,
@@ -237,7 +132,7 @@ def run_loops(
                 reference=wanted,
                 steps=len(wanted),
                 seed=seed,
-                start=start,
+                start=mpc.Start(x0=x0, warm_up_input=held),
                 disturbances=acting,
                 measured_inputs=measured,
                 preview=measured is not None,
@@ -284,9 +179,15 @@ def loop_words(name: str, loops: Sequence[mpc.ClosedLoopResult], outputs: Sequen
     if left:
         i = int(np.argmax(worst / np.array([_span(o) for o in outputs])))
         said += f", {outputs[i].name} by up to {worst[i]:.3g} {outputs[i].unit}".rstrip()
+        outside = sum(bool(((loop.y[0] > loop.upper) | (loop.y[0] < loop.lower)).any()) for loop in loops)
+        if outside:
+            said += f" ({outside} of them already outside before the controller moved anything)"
     said += f"; mean cost {np.mean([loop.cost for loop in loops]):.4g}"
     if any(loop.bounds.any() for loop in loops):
         said += f"; {100 * np.mean([loop.inside for loop in loops]):.1f} % of predictions in their bounds"
+    least = _EDGE * min(_span(o) for o in outputs)
+    if soft := sum(int((loop.slack > least).sum()) for loop in loops):
+        said += f"; soft limits gave way in {soft} of {sum(loop.steps for loop in loops)} plans"
     return said + (f"; {failed} problems without a solution" if failed else "")
 
 

@@ -23,16 +23,8 @@ from controlrnn.road.certifying import certify_best
 from controlrnn.road.data.splitting import PARTS, records_of, split
 from controlrnn.road.file.schema import RoadFile
 from controlrnn.road.ledger import Entry, Stage, key_of, sha_of
-from controlrnn.road.loops import (
-    RecordedErrors,
-    WithLimits,
-    loop_words,
-    measured_inputs,
-    plant_of,
-    promise_words,
-    recorded_errors,
-    run_loops,
-)
+from controlrnn.road.loop_plants import RecordedErrors, WithLimits, plant_of, recorded_errors
+from controlrnn.road.loops import loop_words, measured_inputs, promise_words, run_loops, start_of
 from controlrnn.road.making import calibrate_error, error_budget, make_tightening
 from controlrnn.road.road import Road, one_step_noise
 from controlrnn.typed import typed
@@ -301,9 +293,11 @@ def _tighten(road: Road, base: Path, listener: Listener) -> Done:  # noqa: ARG00
 
 def _simulate(road: Road, base: Path, listener: Listener) -> Done:
     file = road.file
+    known = measured_inputs(file, road.data)
+    held, began = start_of(file, road.predictor, road.tightening, known)
     if file.simulate.plant == "model":
         errors, origin = recorded_errors(file, road.data, road.predictor, road.observer.initial_state)
-        plant: Any = RecordedErrors(road.predictor, errors)
+        plant: Any = RecordedErrors(road.predictor, errors, held)
         noise: Array = np.zeros(len(file.outputs))
         words = [
             f"plant: the model with the errors that it had on {origin}, which hold its noise; inputs off by up to what "
@@ -314,7 +308,7 @@ def _simulate(road: Road, base: Path, listener: Listener) -> Done:
         given = file.simulate.noise
         noise = one_step_noise(road) if given is None else np.array(given)
         words = [f"plant: {file.simulate.plant}, noise {', '.join(f'{n:.3g}' for n in noise)}"]
-    known = measured_inputs(file, road.data)
+    words.append(began)
     names, figures = [], dict[str, Any]()
     kinds = ["tightened", "nominal"] if file.simulate.nominal else ["tightened"]
     total = file.simulate.loops * len(kinds)
@@ -323,7 +317,7 @@ def _simulate(road: Road, base: Path, listener: Listener) -> Done:
         def moved(n: int, before: int = k * file.simulate.loops) -> None:
             listener.moves(before + n, total)
 
-        loops = run_loops(file, road.controller(nominal=kind == "nominal"), plant, noise, known, moved)
+        loops = run_loops(file, road.controller(nominal=kind == "nominal"), plant, held, noise, known, moved)
         names.append(f"loops_{kind}.npz")
         mpc.MonteCarloResult(tuple(loops)).save(road.folder / names[-1])
         words.append(loop_words(kind, loops, road.predictor.outputs))

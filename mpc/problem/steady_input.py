@@ -37,6 +37,7 @@ _FLATTEST = 1e-9  # least eigenvalue of the Hessian, as a share of the largest
 _SUFFICIENT = 1e-4  # share of the expected decrease from which on a step is accepted
 _POOR = 0.25  # share of the expected decrease below which the trust region shrinks and steps are corrected
 _CORRECTIONS = 3  # most second-order corrections of a step
+_KEEPING = 1e3  # price of a limit that is left by its output's scale; a distance of the scale costs 1
 _NOISE = 1e-15  # of the cost's terms: rounding
 
 
@@ -59,20 +60,36 @@ def best_held_input(problem: OptimalControlProblem, data: StepData) -> Array:
     return held_input(problem.predictor, HeldCost.of(problem, data), given)
 
 
-def steady_input(predictor: Predictor, target: Array, scale: Array, *, given: Array | None = None) -> Array:
+def steady_input(
+    predictor: Predictor,
+    target: Array,
+    scale: Array,
+    *,
+    given: Array | None = None,
+    limits: tuple[Array, Array] | None = None,
+) -> Array:
     """Constant input (nu,) within the actuators' limits whose steady output is nearest to ``target``.
+
+    The search is a local one from the middle of the actuators' range.
 
     Args:
         predictor: Model.
         target: Wanted output, shape (ny,).
         scale: Unit of distance per output, shape (ny,).
         given: Values of inputs that are fixed, shape (nu,); NaN where the input is to be found.
+        limits: Lower and upper limits of the steady output, shape (ny,) each, infinite where there is none: keeping
+            them comes before being near. Where none of the inputs keeps them, it leaves them by little.
 
     Raises:
         SettingError: A limit is missing, or the model has no isolated steady state in the middle of the range.
         ShapeError: An array does not fit.
     """
     wanted = HeldCost.distance(as_array("target", target, (predictor.ny,)), scales("scale", scale, predictor.ny))
+    if limits is not None:
+        lower, upper = (as_array("limits", limit, (predictor.ny,), finite=False) for limit in limits)
+        if not (lower <= upper).all():
+            raise SettingError(f"limits must be lower ones and upper ones above them, got {lower} and {upper}")
+        wanted = replace(wanted, lower=lower, upper=upper, penalty=np.full(predictor.ny, _KEEPING))
     unknown = np.full(predictor.nu, np.nan)
     known = as_array("given", unknown if given is None else given, (predictor.nu,), finite=False)
     return held_input(predictor, wanted, np.where(np.isfinite(known), known, np.nan))

@@ -98,6 +98,31 @@ def test_given_inputs_stay_and_the_others_do_what_is_left(rng):
     np.testing.assert_array_equal(steady_input(predictor, target, scale, given=given), given)
 
 
+def test_limits_of_the_steady_output_come_before_the_target():
+    predictor, scale = predicts(elman(gain=1.0)), np.ones(2)
+    middle = predictor.steady_output(np.array([0.25, 0.25]))
+    target = predictor.steady_output(np.array([1.3, -0.8]))
+    lower, upper = middle - 0.1 * np.abs(target - middle), middle + 0.3 * np.abs(target - middle)
+    found = predictor.steady_output(steady_input(predictor, target, scale, limits=(lower, upper)))
+    assert (found >= lower - 1e-8).all()
+    assert (found <= upper + 1e-8).all()
+    outside = predictor.steady_output(steady_input(predictor, target, scale))
+    assert (outside > upper).any() or (outside < lower).any()
+
+    def misfit(u):
+        return float(((predictor.steady_output(u) - target) ** 2).sum())
+
+    inner = [{"type": "ineq", "fun": lambda u: predictor.steady_output(u) - lower},
+             {"type": "ineq", "fun": lambda u: upper - predictor.steady_output(u)}]  # fmt: skip
+    best = minimize(misfit, [0.25, 0.25], bounds=[(-1.0, 1.5)] * 2, constraints=inner, method="SLSQP")
+    assert ((found - target) ** 2).sum() <= best.fun + 1e-6
+    # Out of reach: as near to the limits as any input comes, and no error.
+    far = upper + 100.0
+    near = predictor.steady_output(steady_input(predictor, target, scale, limits=(far, far + 1.0)))
+    corners = [predictor.steady_output(np.array(u)) for u in ((-1.0, -1.0), (-1.0, 1.5), (1.5, -1.0), (1.5, 1.5))]
+    assert (far - near).sum() <= min((far - y).sum() for y in corners) + 1e-6
+
+
 def test_results_do_not_depend_on_what_was_asked_before_or_who_asks(rng):
     system = elman(6, 2, 3, seed=3)
     predictor, scale = predicts(system), np.ones(3)
