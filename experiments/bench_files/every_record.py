@@ -67,6 +67,7 @@ from mpc import (
     ModelError,
     MonteCarloResult,
     OperatingRegion,
+    Premises,
     RegionShape,
     Status,
     TerminalSet,
@@ -276,6 +277,11 @@ def _control(rng: np.random.Generator) -> dict[str, Stored]:
         "model error": ModelError(
             bounds=positive(N + 1, ny), method=CalibrationMethod.CONFORMAL, coverage=0.9, n=20, length=200, starts=100,
             washout=20, disturbance_gain=None, observer_digest="", **names,
+        ),
+        "premises": Premises(
+            system=NAME, dt=0.5, inputs=("a", "b"), input_units=("", "V"), outputs=("y", "z"), output_units=("", "cm"),
+            input_lower=-np.ones(2), input_upper=np.ones(2), input_error=positive(2), observer={"kind": "Washout"},
+            horizon=N, length=200, missing=0.1, region=NAME,
         ),
         "tightening": _tightening(rng, N, ny),
         "recall": ErrorMemory(
