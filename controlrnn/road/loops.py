@@ -191,6 +191,27 @@ def loop_words(name: str, loops: Sequence[mpc.ClosedLoopResult], outputs: Sequen
     return said + (f"; {failed} problems without a solution" if failed else "")
 
 
+def tracking_words(file: RoadFile, loops: Sequence[mpc.ClosedLoopResult]) -> str:
+    """How far from its set points a controller ends up, in a sentence.
+
+    Counted is what it steers, its prediction for the present sample, so that errors of the model are not held against
+    it; a set point beyond the tightened limits is replaced by the limit.
+
+    Args:
+        file: The road file.
+        loops: Its loops.
+    """
+    missed = []
+    for loop in loops:
+        ends = np.arange(file.simulate.hold, loop.steps + 1, file.simulate.hold) - 1
+        room = loop.bounds[1:].max(axis=0)
+        goal = np.clip(loop.reference[ends], loop.lower + room, loop.upper - room)
+        missed.append(np.abs(loop.predicted[ends, 0] - goal).max(axis=0))
+    far = np.max(missed, axis=0)
+    parts = [f"{o.name} {m:.3g} {o.unit}".strip() for o, m in zip(file.outputs, far, strict=True) if o.weight > 0]
+    return f"farthest from a set point within the limits of plans when its time was up: {', '.join(parts) or 'none'}"
+
+
 def _span(signal: Signal) -> float:
     span = signal.upper - signal.lower
     return span if np.isfinite(span) else 1.0

@@ -24,7 +24,7 @@ from controlrnn.road.data.splitting import PARTS, records_of, split
 from controlrnn.road.file.schema import RoadFile
 from controlrnn.road.ledger import Entry, Stage, key_of, sha_of
 from controlrnn.road.loop_plants import RecordedErrors, WithLimits, plant_of, recorded_errors
-from controlrnn.road.loops import loop_words, measured_inputs, promise_words, run_loops, start_of
+from controlrnn.road.loops import loop_words, measured_inputs, promise_words, run_loops, start_of, tracking_words
 from controlrnn.road.making import calibrate_error, error_budget, make_tightening
 from controlrnn.road.road import Road, one_step_noise
 from controlrnn.typed import typed
@@ -320,7 +320,7 @@ def _simulate(road: Road, base: Path, listener: Listener) -> Done:
         loops = run_loops(file, road.controller(nominal=kind == "nominal"), plant, held, noise, known, moved)
         names.append(f"loops_{kind}.npz")
         mpc.MonteCarloResult(tuple(loops)).save(road.folder / names[-1])
-        words.append(loop_words(kind, loops, road.predictor.outputs))
+        words.append(f"{loop_words(kind, loops, road.predictor.outputs)}; {tracking_words(file, loops)}")
         figures[kind] = {
             "loops": len(loops),
             "loops_that_left_limits": sum(loop.violations > 0 for loop in loops),

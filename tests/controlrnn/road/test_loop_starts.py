@@ -8,7 +8,7 @@ from small_road import QUICK, set_fields, write_csv
 
 from controlrnn.road import Road, Stage, draft_road, run_road
 from controlrnn.road.loop_plants import RecordedErrors
-from controlrnn.road.loops import controller_of, loop_words, run_loops, start_of
+from controlrnn.road.loops import controller_of, loop_words, run_loops, start_of, tracking_words
 from controlrnn.road.making import observer_of, predictor_of
 
 
@@ -92,3 +92,22 @@ def test_who_was_outside_is_counted_apart_from_who_left(road):
     said = loop_words("tightened", [*moved, *inner], predictor.outputs)
     assert "2 of 2 loops left a limit" in said
     assert "(1 of them already outside before" in said
+
+
+def test_a_set_point_that_is_not_reached_is_said(road):
+    """Of a loop that keeps its limits and goes nowhere, limits alone would say that all is well."""
+    _, middle, _, total = reach(road)
+    points = [middle, middle + 3 * total]  # the second one is beyond the tightened limit, which stands for it
+    file, predictor = limited(road, middle - 2 * total, middle + 2 * total, points)
+    held, _ = start_of(file, predictor, road.tightening, None)
+    loops = loops_of(road, file, predictor, held, np.zeros((5, 1)))
+
+    def stuck(loop, y):
+        return replace(loop, predicted=np.full_like(loop.predicted, y))
+
+    at_the_first = [stuck(loop, middle) for loop in loops]
+    assert tracking_words(file, at_the_first).endswith(f": level {total:.3g} cm")
+    at_the_second = [stuck(loop, middle + total) for loop in loops]
+    assert tracking_words(file, [*at_the_second, loops[0]]).endswith(f": level {total:.3g} cm")
+    only_limits = file.model_copy(update={"outputs": [file.outputs[0].model_copy(update={"weight": 0.0})]})
+    assert tracking_words(only_limits, at_the_first).endswith(": none")
