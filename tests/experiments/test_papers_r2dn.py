@@ -101,7 +101,7 @@ def test_claims_on_times_follow_from_the_turns():
     assert found["F-16: training is faster than with REN (eager)"] is YES
     assert found["feedback: training is faster on a GPU"] is OPEN
     assert found["at least as fast as REN on the fused scan, F-16 size, 1 records of 256 samples"] is YES
-    assert found["at least as fast as REN on the fused scan, F-16 size, 4 records of 256 samples"] is YES
+    assert found["at least as fast as REN on the fused scan, F-16 size, 4 records of 256 samples"] is OPEN
     assert found["at least as fast as REN on the fused scan, F-16 size, 16 records of 256 samples"] is NO
     assert found["training time grows less with expressivity (fused)"] is YES
     assert found["observer: training loss at most 20 % above REN's"] is YES
