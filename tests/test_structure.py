@@ -118,7 +118,6 @@ MOST_NAMES = 10
 MANY_NAMES = {
     "controlrnn/checks.py": "one check a function",
     "controlrnn/errors.py": "one kind of error a class",
-    "controlrnn/command/app.py": "one command a function",
     "controlrnn/records/values.py": "one kind of value a class",
     "controlrnn/road/file/schema.py": "one table of the file a class",
     "controlrnn/systems/ops.py": "one operation for numpy and torch a function",

@@ -140,14 +140,6 @@ def _done(
         raise
 
 
-def _stage(stage: str, file: Path, folder: Path | None, show: Show, *, redo: bool = False) -> None:
-    """Do the stages up to one, and show what that one found."""
-    place, found = _done(stage, file, folder, show, redo=redo)
-    last = list(found)[-1]
-    show.result("\n".join(found[last].words), _value(place, {last: found[last]}))
-    _within_limits(found, show)
-
-
 def _value(place: Path, found: dict[Stage, Entry]) -> dict[str, Any]:
     """What stages found, as JSON."""
     stages = {
@@ -169,25 +161,37 @@ def _within_limits(found: dict[Stage, Entry], show: Show) -> None:
         raise typer.Exit(Exit.LIMITS)
 
 
-@app.command()
-def check(
-    file: File = ROAD, folder: Folder = None, redo: Redo = False, as_json: Json = False, verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:  # fmt: skip
+def _add_stage(stage: str, text: str) -> None:
+    """Add the command of one stage; ``text`` is its help."""
+
+    def command(
+        file: File = ROAD,
+        folder: Folder = None,
+        redo: Redo = False,
+        as_json: Json = False,
+        verbose: Verbose = False,
+        quiet: Quiet = False,
+    ) -> None:
+        show = Show(as_json=as_json, verbose=verbose, quiet=quiet)
+        place, found = _done(stage, file, folder, show, redo=redo)
+        last = list(found)[-1]
+        show.result("\n".join(found[last].words), _value(place, {last: found[last]}))
+        _within_limits(found, show)
+
+    app.command(stage, help=text)(command)
+
+
+_add_stage(
+    "check",
     """Read the data, say what is wrong with them, and deal them out.
 
     For example:
 
     * `controlrnn check --json`
-    """
-    _stage("check", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
-
-
-@app.command()
-def identify(
-    file: File = ROAD, folder: Folder = None, redo: Redo = False, as_json: Json = False, verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:  # fmt: skip
+    """,
+)
+_add_stage(
+    "identify",
     """Search for a model; linear ones are always among those compared.
 
     A search that is interrupted goes on where it was.
@@ -195,15 +199,10 @@ def identify(
     For example:
 
     * `controlrnn identify -v`
-    """
-    _stage("identify", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
-
-
-@app.command()
-def certify(
-    file: File = ROAD, folder: Folder = None, redo: Redo = False, as_json: Json = False, verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:  # fmt: skip
+    """,
+)
+_add_stage(
+    "certify",
     """Prove that a model forgets its start, and bound its prediction errors.
 
     Exit code 4 where nothing could be proven.
@@ -211,15 +210,10 @@ def certify(
     For example:
 
     * `controlrnn certify`
-    """
-    _stage("certify", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
-
-
-@app.command()
-def tighten(
-    file: File = ROAD, folder: Folder = None, redo: Redo = False, as_json: Json = False, verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:  # fmt: skip
+    """,
+)
+_add_stage(
+    "tighten",
     """Calibrate the model error, and say how far the controller stays away from its limits.
 
     Exit code 5 where nothing is left between them.
@@ -227,15 +221,10 @@ def tighten(
     For example:
 
     * `controlrnn tighten`
-    """
-    _stage("tighten", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
-
-
-@app.command()
-def simulate(
-    file: File = ROAD, folder: Folder = None, redo: Redo = False, as_json: Json = False, verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:  # fmt: skip
+    """,
+)
+_add_stage(
+    "simulate",
     """Run closed loops: on the model with the errors it had on records, or on a plant, `simulate.plant`.
 
     Exit code 6 where a loop with tightened limits left them.
@@ -243,22 +232,17 @@ def simulate(
     For example:
 
     * `controlrnn simulate --redo`
-    """
-    _stage("simulate", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
-
-
-@app.command()
-def report(
-    file: File = ROAD, folder: Folder = None, redo: Redo = False, as_json: Json = False, verbose: Verbose = False,
-    quiet: Quiet = False,
-) -> None:  # fmt: skip
+    """,
+)
+_add_stage(
+    "report",
     """Write one HTML page for whoever decides.
 
     For example:
 
     * `controlrnn report`
-    """
-    _stage("report", file, folder, Show(as_json=as_json, verbose=verbose, quiet=quiet), redo=redo)
+    """,
+)
 
 
 @app.command()

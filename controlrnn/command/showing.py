@@ -1,4 +1,4 @@
-"""What the command shows: results on stdout, as text or JSON; log, stages and bars on stderr."""
+"""Output of the command: results on stdout, as text or JSON; log, stages and bars on stderr."""
 
 from __future__ import annotations
 
