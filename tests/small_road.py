@@ -2,6 +2,7 @@
 
 import re
 
+from controlrnn.road import Road, Stage, run_road
 from plants import MultiTank, excitation, simulate
 
 
@@ -25,3 +26,32 @@ def set_fields(path, **fields):
 
 
 QUICK = {"budget": 2.0, "iterations": 60, "loops": 2, "hold": 12, "horizon": 8, "control_horizon": 4}
+
+DONE = [Stage.CHECK, Stage.IDENTIFY, Stage.CERTIFY, Stage.TIGHTEN, Stage.SIMULATE]
+
+
+class Seen:
+    """What a run did and what it kept."""
+
+    def __init__(self):
+        self.made, self.kept, self.moved = [], [], []
+
+    def begins(self, stage):
+        self.made.append(stage)
+
+    def ends(self, stage, entry, kept):  # noqa: ARG002
+        if kept:
+            self.kept.append(stage)
+
+    def moves(self, done, total):
+        self.moved.append((done, total))
+
+    def search(self):
+        return ()
+
+
+def drive(place, until=Stage.SIMULATE, **options):
+    seen = Seen()
+    road = Road.made(place / "road.toml", place / "road")
+    run_road(road, place, until=until, listener=seen, **options)
+    return seen

@@ -1,0 +1,73 @@
+"""Roads that somebody altered, checksums and all: what is claimed of them has to fail."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import mpc
+from controlrnn.road import open_road, verify_folder
+
+
+def forged(place, stage, name, change):
+    """Change a result and its checksums, as someone could who wants it to look right."""
+    road = open_road(place / "road")
+    path = place / "road" / name
+    change(road).save(path)
+    ledger = json.loads((place / "road" / "road.json").read_text())
+    ledger["stages"][stage]["files"][name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (place / "road" / "road.json").write_text(json.dumps(ledger))
+    return verify_folder(place / "road")
+
+
+def smaller(result, name):
+    return replace(result, **{name: 0.9 * np.asarray(getattr(result, name))})
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "change", "fails"),
+    [
+        ("tighten", "model_error.npz", lambda r: smaller(r.model_error, "bounds"), "model error follows"),
+        ("tighten", "tightening.npz", lambda r: smaller(r.tightening, "model_error"), "tightening is the sum"),
+        ("certify", "horizon.npz", lambda r: smaller(r.certificate, "bounds"), "prediction errors"),
+        ("certify", "contraction.npz", lambda r: smaller(r.contraction, "rate"), "forgets its start"),
+    ],
+)
+def test_what_was_forged_fails(place, stage, name, change, fails):
+    verdicts = forged(place, stage, name, change)
+    assert verdicts[0].holds  # its checksum is right
+    wrong = [v for v in verdicts if not v.holds]
+    assert any(fails in v.claim for v in wrong), verdicts
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("starts", 10**6),
+        ("length", 10**6),
+        ("sources", None),
+        ("washout", 0),
+        ("unit", "step"),
+        ("confidence", 0.999),
+        ("loop", "closed"),
+        ("method", "set_membership"),
+        ("missing", 0.5),
+        ("measured", 0.5),
+        ("premises", None),
+        ("observer_digest", "0" * 64),
+    ],
+)
+def test_no_promise_is_larger_than_the_records_give(place, field, value):
+    """The bounds are right, and the tightening is the sum of its parts: only what is promised of them is not."""
+    old = open_road(place / "road")
+    assert getattr(old.model_error, field) != value
+    forged(place, "tighten", "model_error.npz", lambda r: replace(r.model_error, **{field: value}))
+    verdicts = forged(
+        place,
+        "tighten",
+        "tightening.npz",
+        lambda r: mpc.tighten(r.model_error, r.certificate, observer=r.observer, initial_only=r.initial_certificate),
+    )
+    assert [v.claim for v in verdicts if not v.holds] == ["the model error follows from the calibration records"]
