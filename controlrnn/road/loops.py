@@ -52,6 +52,11 @@ def references_of(file: RoadFile) -> Array:
     return np.repeat(np.array(columns).T, file.simulate.hold, axis=0)
 
 
+def seed_of(file: RoadFile, number: int) -> int:
+    """Seed of a loop by its number, from 0: each has other errors."""
+    return int(np.random.SeedSequence([file.seed, number]).generate_state(1)[0])
+
+
 def start_of(
     file: RoadFile, predictor: mpc.Predictor, tightening: mpc.Tightening, measured: Array | None
 ) -> tuple[Array, str]:
@@ -121,7 +126,7 @@ def run_loops(
     )
     found = []
     for i in range(file.simulate.loops):
-        seed = int(np.random.SeedSequence([file.seed, i]).generate_state(1)[0])
+        seed = seed_of(file, i)
         x0 = None
         if isinstance(plant, RecordedErrors):
             x0 = plant.start(int(np.random.default_rng(seed).integers(plant.samples)))

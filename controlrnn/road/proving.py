@@ -7,16 +7,20 @@ the search saw the calibration records, the premises that the promise names, and
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+import mpc
+from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.road.ledger import Stage
+from controlrnn.road.loops import references_of, seed_of
 from controlrnn.road.making import calibrate_error
 from controlrnn.road.road import Road
 from controlrnn.typed import typed
+from mpc.promises.made_again import refuse_other
 
 # Another processor rounds sums over records in another order.
 _SAME = 1e-9
@@ -119,9 +123,26 @@ def _tightening(road: Road) -> str:
 
 
 def _loops(road: Road) -> str:
-    total = road.tightening.total
-    for loop in road.loops.results:
-        if not np.allclose(loop.bounds, total[: len(loop.bounds)], rtol=_SAME, atol=0.0):
-            raise CertificationError("a loop has other bounds: simulate again")
-    left = road.loops.runs_with_violation
-    return f"{left} of {len(road.loops.results)} left a limit"
+    total, zero = road.tightening.total, np.zeros_like(road.tightening.total)
+    loops, nominal = road.loops.results, road.nominal_loops
+    _ran(road, "the loops with tightening", loops, total)
+    if nominal is not None:
+        _ran(road, "the loops without tightening", nominal.results, zero)
+    return f"{road.loops.runs_with_violation} of {len(loops)} left a limit"
+
+
+def _ran(road: Road, what: str, loops: Sequence[mpc.ClosedLoopResult], bounds: Array) -> None:
+    """Raise CertificationError unless loops are those of the road file, with these bounds within its limits."""
+    outputs, wanted = road.predictor.outputs, references_of(road.file)
+    made = {
+        "bounds": bounds,
+        "lower": np.array([s.lower for s in outputs]),
+        "upper": np.array([s.upper for s in outputs]),
+        "reference": np.concatenate([wanted, wanted[-1:]]),
+        "dt": np.array(road.predictor.dt),
+    }
+    seeds = [seed_of(road.file, i) for i in range(road.file.simulate.loops)]
+    if [loop.seed for loop in loops] != seeds:
+        raise CertificationError(f"{what} are not the {len(seeds)} that the road file asks for: simulate again")
+    for loop in loops:
+        refuse_other(f"one of {what}", {name: np.asarray(getattr(loop, name)) for name in made}, made)

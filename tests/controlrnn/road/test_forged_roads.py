@@ -71,3 +71,39 @@ def test_no_promise_is_larger_than_the_records_give(place, field, value):
         lambda r: mpc.tighten(r.model_error, r.certificate, observer=r.observer, initial_only=r.initial_certificate),
     )
     assert [v.claim for v in verdicts if not v.holds] == ["the model error follows from the calibration records"]
+
+
+def with_loops(change):
+    """Change of every loop."""
+    return lambda r: mpc.MonteCarloResult(tuple(change(one) for one in r.loops.results))
+
+
+def short_bounds(loop):
+    """A loop whose plans had no steps, so that it says nothing of the tightening."""
+    return replace(loop, bounds=loop.bounds[:1], predicted=loop.predicted[:, :1], errors=loop.errors[:, :1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_loops(lambda one: replace(one, upper=one.upper + 9.0)),
+        with_loops(lambda one: replace(one, lower=np.full_like(one.lower, -np.inf))),
+        with_loops(lambda one: replace(one, bounds=0.9 * one.bounds)),
+        with_loops(short_bounds),
+        with_loops(lambda one: replace(one, reference=np.full_like(one.reference, 9.0))),
+        with_loops(lambda one: replace(one, dt=1.0)),
+        lambda r: mpc.MonteCarloResult(r.loops.results[:1]),
+        lambda r: mpc.MonteCarloResult(r.loops.results[:1] * 2),
+        lambda r: r.nominal_loops,
+    ],
+)
+def test_loops_are_those_of_the_road_file(place, change):
+    verdicts = forged(place, "simulate", "loops_tightened.npz", change)
+    assert [v.claim for v in verdicts if not v.holds] == ["the loops ran with this tightening"]
+
+
+def test_the_loops_beside_them_are_those_of_the_road_file(place):
+    """Loops in wider limits make those without tightening look as if they did as well."""
+    wider = [replace(one, upper=one.upper + 9.0) for one in open_road(place / "road").nominal_loops.results]
+    verdicts = forged(place, "simulate", "loops_nominal.npz", lambda _: mpc.MonteCarloResult(tuple(wider)))
+    assert [v.claim for v in verdicts if not v.holds] == ["the loops ran with this tightening"]
