@@ -6,14 +6,15 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from controlrnn import __version__
 from controlrnn.checks import Choice
-from controlrnn.errors import FileFormatError
+from controlrnn.errors import ControlRnnError, FileFormatError, SettingError
 from controlrnn.records import digest, write_json
 from controlrnn.records.writing import is_file, storage
+from controlrnn.typed import typed
 
 NAME = "road.json"
 FORMAT = 1
@@ -37,6 +38,7 @@ class Stage(Choice):
 
 
 @dataclass(frozen=True)
+@typed()
 class Entry:
     """One stage that was done.
 
@@ -48,6 +50,9 @@ class Entry:
         seconds: Time that it took [s].
         made: When it was done, in UTC.
         version: Version of this library.
+
+    Raises:
+        SettingError: A path leads out of the folder.
     """
 
     key: str
@@ -57,6 +62,12 @@ class Entry:
     seconds: float
     made: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     version: str = __version__
+
+    def __post_init__(self) -> None:
+        for name in self.files:  # files that a stage no longer writes are removed: nothing outside may be among them
+            path = PureWindowsPath(name)  # which knows separators and drives of all systems
+            if not path.parts or path.anchor or ".." in path.parts:
+                raise SettingError(f"files must have paths in the folder, got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -87,15 +98,10 @@ class Ledger:
             content = json.loads(raw)
             if content["format"] != FORMAT:
                 raise FileFormatError(f"{path} has format {content['format']}, expected {FORMAT}: run the road anew")
-            entries = {
-                str(Stage(name)): Entry(
-                    **{**one, "words": tuple(one["words"]), "files": {str(k): str(v) for k, v in one["files"].items()}}
-                )
-                for name, one in content["stages"].items()
-            }
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if isinstance(error, FileFormatError):
-                raise
+            entries = {str(Stage(name)): Entry(**one) for name, one in content["stages"].items()}
+        except FileFormatError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ControlRnnError) as error:
             raise FileFormatError(
                 f"{path} is no ledger of a road ({error}): delete it, and run the road anew"
             ) from error

@@ -167,7 +167,7 @@ class Road:
     @cached_property
     def _parts(self) -> tuple[mpc.Predictor, mpc.Observer]:
         predictor = predictor_of(self.file, self.system)
-        steps = self.entry(Stage.CERTIFY).figures["steps"]
+        steps = self.entry(Stage.CERTIFY).figures.get("steps")
         if not isinstance(steps, int):
             raise FileFormatError(f"{self.folder}: the ledger must hold a whole number of steps, got {steps!r}")
         return predictor, observer_of(self.file, predictor, self.contraction, steps)

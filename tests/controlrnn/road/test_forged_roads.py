@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_road import drive
 
 import mpc
-from controlrnn.road import open_road, verify_folder
+from controlrnn.errors import FileFormatError
+from controlrnn.road import Stage, open_road, verify_folder
 
 
 def forged(place, stage, name, change):
@@ -107,3 +109,58 @@ def test_the_loops_beside_them_are_those_of_the_road_file(place):
     wider = [replace(one, upper=one.upper + 9.0) for one in open_road(place / "road").nominal_loops.results]
     verdicts = forged(place, "simulate", "loops_nominal.npz", lambda _: mpc.MonteCarloResult(tuple(wider)))
     assert [v.claim for v in verdicts if not v.holds] == ["the loops ran with this tightening"]
+
+
+def edited(place, change):
+    """Change the ledger of a road."""
+    path = place / "road" / "road.json"
+    content = json.loads(path.read_text())
+    change(content["stages"])
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key", 3),
+        ("files", []),
+        ("files", {"a": 3}),
+        ("words", "abc"),
+        ("words", [1]),
+        ("figures", None),
+        ("figures", [1]),
+        ("seconds", float("nan")),
+        ("made", None),
+        ("version", 1),
+        ("more", 1),
+    ],
+)
+def test_what_is_no_ledger_is_refused(place, field, value):
+    edited(place, lambda stages: stages["certify"].update({field: value}))
+    with pytest.raises(FileFormatError, match=r"is no ledger of a road .*delete it"):
+        verify_folder(place / "road")
+
+
+def test_a_ledger_that_is_nested_without_end_is_refused(place):
+    (place / "road" / "road.json").write_text("[" * 100_000)
+    with pytest.raises(FileFormatError, match="is no ledger of a road"):
+        verify_folder(place / "road")
+
+
+@pytest.mark.parametrize(
+    "name", ["../kept.txt", "data/../../kept.txt", "..\\kept.txt", "C:\\kept.txt", "C:kept.txt", "", "."]
+)
+def test_a_ledger_names_no_file_outside_of_its_folder(place, name):
+    """A stage that runs again removes what it no longer writes: a folder from elsewhere must not remove more."""
+    kept = place / "kept.txt"
+    kept.write_text("mine")
+    edited(place, lambda stages: stages["tighten"]["files"].update({name: "0" * 64}))
+    with pytest.raises(FileFormatError, match="paths in the folder"):
+        drive(place, until=Stage.TIGHTEN, redo=True)
+    assert kept.read_text() == "mine"
+
+
+def test_a_ledger_without_steps_is_no_error_of_ours(place):
+    edited(place, lambda stages: stages["certify"]["figures"].pop("steps"))
+    verdicts = verify_folder(place / "road")
+    assert any("whole number of steps" in v.words for v in verdicts if not v.holds)
