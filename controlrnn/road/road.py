@@ -22,7 +22,7 @@ from controlrnn.records.writing import is_file
 from controlrnn.road.data.splitting import PARTS
 from controlrnn.road.file.reading import read_road
 from controlrnn.road.file.schema import RoadFile
-from controlrnn.road.ledger import Entry, Ledger, Stage
+from controlrnn.road.ledger import Entry, Ledger, Stage, sha_of
 from controlrnn.road.making import observer_of, predictor_of
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
@@ -114,14 +114,14 @@ class Road:
             MissingDataError: The stage is not done.
             FileFormatError: The file is missing, or is not what the stage wrote.
         """
-        entry = self.entry(stage)
-        if name in self.ledger.changed(stage):
+        sha = self.entry(stage).files.get(name)
+        if sha is None:
+            raise MissingDataError(f"stage {str(stage)!r} wrote no {name}")
+        if sha_of(self.folder / name) != sha:
             raise FileFormatError(
                 f"{self.folder / name} is missing or was changed after stage {str(stage)!r}: `controlrnn {stage}` "
                 "makes it anew"
             )
-        if name not in entry.files:
-            raise MissingDataError(f"stage {str(stage)!r} wrote no {name}")
         return self.folder / name
 
     @cached_property
