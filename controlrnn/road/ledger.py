@@ -12,7 +12,7 @@ from typing import Any
 from controlrnn import __version__
 from controlrnn.checks import Choice
 from controlrnn.errors import ControlRnnError, FileFormatError, SettingError
-from controlrnn.records import digest, write_json
+from controlrnn.records import write_json
 from controlrnn.records.writing import is_file, storage
 from controlrnn.typed import typed
 
@@ -44,6 +44,7 @@ class Entry:
 
     Args:
         key: Digest of everything that it was made from.
+        sources: SHA-256 of every file that it was made from, by name.
         files: SHA-256 of every file that it wrote, by its path in the folder.
         words: What it found, a sentence each.
         figures: Numbers for programs, JSON values by name.
@@ -56,6 +57,7 @@ class Entry:
     """
 
     key: str
+    sources: dict[str, str]
     files: dict[str, str]
     words: tuple[str, ...]
     figures: dict[str, Any]
@@ -139,14 +141,3 @@ def sha_of(path: Path) -> str:
         return ""
     with storage("read", path), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def key_of(stage: Stage, settings: Any, sources: dict[str, str]) -> str:
-    """Digest of what a stage is made from.
-
-    Args:
-        stage: The stage.
-        settings: JSON values that it depends on.
-        sources: SHA-256 of files by name.
-    """
-    return digest({}, {"stage": str(stage), "version": __version__, "settings": settings, "sources": sources})

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import mpc
+from controlrnn import __version__
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError, ControlRnnError
+from controlrnn.road.keys import made_from
 from controlrnn.road.ledger import Stage
 from controlrnn.road.loops import references_of, seed_of
 from controlrnn.road.making import calibrate_error
@@ -67,7 +69,7 @@ def verify_folder(folder: str | os.PathLike[str]) -> tuple[Verdict, ...]:
         (Stage.TIGHTEN, "the tightening is the sum of what is proven and calibrated", _tightening),
         (Stage.SIMULATE, "the loops ran with this tightening", _loops),
     ]
-    found = [_files(road)]
+    found = [_files(road), _fresh(road)]
     for stage, claim, prove in claims:
         if stage not in done:
             continue
@@ -85,6 +87,17 @@ def _files(road: Road) -> Verdict:
     total = sum(len(entry.files) for entry in ledger.entries.values())
     said = f"{total} files" if not changed else f"changed or missing: {', '.join(changed[:5])}"
     return Verdict("the files are those that the stages wrote", not changed and total > 0, said)
+
+
+def _fresh(road: Road) -> Verdict:
+    """Whether what is there belongs together; a page of the report claims nothing of its own."""
+    stages = [Stage(name) for name in road.ledger.entries if name != Stage.REPORT]
+    others = {stage: words for stage in stages if (words := made_from(stage, road.file, road.ledger))}
+    versions = sorted({e.version for e in road.ledger.entries.values()} - {__version__})
+    said = f"{len(stages)} stages" + "".join(f"; settings of version {v} are not compared" for v in versions)
+    if others:
+        said = f"{'; '.join(f'{s} from {w}' for s, w in others.items())}: `controlrnn run` makes them anew"
+    return Verdict("each stage was made from this road file and from what is here", not others, said)
 
 
 def _records(road: Road) -> str:

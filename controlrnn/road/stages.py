@@ -21,8 +21,8 @@ from controlrnn.export import save_system
 from controlrnn.records import write_atomic
 from controlrnn.road.certifying import certify_best
 from controlrnn.road.data.splitting import PARTS, records_of, split
-from controlrnn.road.file.schema import RoadFile
-from controlrnn.road.ledger import Entry, Stage, key_of, sha_of
+from controlrnn.road.keys import key_of, settings_of, sources_of
+from controlrnn.road.ledger import Entry, Stage, sha_of
 from controlrnn.road.loop_plants import RecordedErrors, WithLimits, plant_of, recorded_errors
 from controlrnn.road.loops import loop_words, measured_inputs, promise_words, run_loops, start_of, tracking_words
 from controlrnn.road.making import calibrate_error, error_budget, make_tightening
@@ -114,8 +114,9 @@ def run_road(
     with _alone(road.folder):
         road.keep_file()
         for stage in list(Stage)[: list(Stage).index(until) + 1]:
-            key = key_of(stage, _settings(stage, road.file), _sources(stage, road, base))
             ledger = road.ledger
+            sources = sources_of(stage, road.file, ledger, base)
+            key = key_of(stage, settings_of(stage, road.file), sources)
             if ledger.is_done(stage, key) and not (redo and stage is until):
                 found[stage] = ledger.entries[str(stage)]
                 listener.ends(stage, found[stage], True)
@@ -126,6 +127,7 @@ def run_road(
             done = _MAKERS[stage](road, base, listener)
             entry = Entry(
                 key=key,
+                sources=sources,
                 files={name: sha_of(road.folder / name) for name in done.files},
                 words=tuple(done.words),
                 figures=done.figures,
@@ -164,44 +166,6 @@ def _forget(road: Road) -> None:
     for name in list(vars(road)):
         if name not in ("folder", "file", "_newer"):
             vars(road).pop(name)
-
-
-def _settings(stage: Stage, file: RoadFile) -> dict[str, Any]:
-    """Settings that a stage depends on, so that a new limit does not start a new search."""
-    whole = file.model_dump()
-    channels = [[c[n] for n in ("name", "unit")] for c in (*whole["inputs"], *whole["outputs"])]
-    limits = [{n: c[n] for n in ("lower", "upper")} for c in (*whole["inputs"], *whole["outputs"])]
-    errors = [[i[n] for n in ("error", "command_error")] for i in whole["inputs"]]
-    names = {
-        Stage.CHECK: ("seed", "data", "split"),
-        Stage.IDENTIFY: ("seed", "identify"),
-        Stage.CERTIFY: ("identify", "observer", "certificate", "control"),
-        Stage.TIGHTEN: ("promise", "control", "observer"),
-        Stage.SIMULATE: ("seed", "inputs", "outputs", "control", "simulate", "promise"),
-        Stage.REPORT: tuple(whole),
-    }[stage]
-    used = {name: whole[name] for name in names}
-    if stage is Stage.IDENTIFY:
-        used["identify"] = {n: v for n, v in whole["identify"].items() if n != "model"}
-    if stage in (Stage.CERTIFY, Stage.TIGHTEN):
-        used["control"] = {"horizon": whole["control"]["horizon"]}
-        used |= {"limits": limits, "errors": errors}
-    if stage is Stage.CHECK:
-        used |= {"channels": channels, "needed": file.promise.washout + file.control.horizon + 1}
-    return used
-
-
-def _sources(stage: Stage, road: Road, base: Path) -> dict[str, str]:
-    """SHA-256 of the files that a stage reads."""
-    if stage is Stage.CHECK:
-        return {source.path: sha_of(base / source.path) for source in road.file.data.sources}
-    before = list(Stage)[: list(Stage).index(stage)]
-    ledger = road.ledger
-    found = {f"{s}/{name}": sha for s in before for name, sha in ledger.outputs(s).items()}
-    if stage is Stage.SIMULATE and road.file.simulate.plant != "model":
-        path = base / (road.file.simulate.plant.partition(":")[0].replace(".", "/") + ".py")
-        found["plant"] = sha_of(path)
-    return found
 
 
 def _check(road: Road, base: Path, listener: Listener) -> Done:  # noqa: ARG001

@@ -155,7 +155,7 @@ def test_loops_that_leave_their_limits_end_with_their_code(place, capsys):
     # A whole run is reported and verified nevertheless.
     assert call("run") == Exit.LIMITS
     out, err = capsys.readouterr()
-    assert out.count("holds: ") == 7
+    assert out.count("holds: ") == 8
     assert "report: done" in err
 
 

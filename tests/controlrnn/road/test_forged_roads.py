@@ -2,15 +2,23 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_road import drive
+from small_road import drive, set_fields
 
 import mpc
 from controlrnn.errors import FileFormatError
 from controlrnn.road import Stage, open_road, verify_folder
+
+FRESH = "each stage was made from this road file and from what is here"
+
+
+def failing(verdicts):
+    """Claims that fail, but for the one that notices every file that is another one than the stages after it read."""
+    return [v.claim for v in verdicts if not v.holds and v.claim != FRESH]
 
 
 def forged(place, stage, name, change):
@@ -72,7 +80,7 @@ def test_no_promise_is_larger_than_the_records_give(place, field, value):
         "tightening.npz",
         lambda r: mpc.tighten(r.model_error, r.certificate, observer=r.observer, initial_only=r.initial_certificate),
     )
-    assert [v.claim for v in verdicts if not v.holds] == ["the model error follows from the calibration records"]
+    assert failing(verdicts) == ["the model error follows from the calibration records"]
 
 
 def with_loops(change):
@@ -101,14 +109,14 @@ def short_bounds(loop):
 )
 def test_loops_are_those_of_the_road_file(place, change):
     verdicts = forged(place, "simulate", "loops_tightened.npz", change)
-    assert [v.claim for v in verdicts if not v.holds] == ["the loops ran with this tightening"]
+    assert failing(verdicts) == ["the loops ran with this tightening"]
 
 
 def test_the_loops_beside_them_are_those_of_the_road_file(place):
     """Loops in wider limits make those without tightening look as if they did as well."""
     wider = [replace(one, upper=one.upper + 9.0) for one in open_road(place / "road").nominal_loops.results]
     verdicts = forged(place, "simulate", "loops_nominal.npz", lambda _: mpc.MonteCarloResult(tuple(wider)))
-    assert [v.claim for v in verdicts if not v.holds] == ["the loops ran with this tightening"]
+    assert failing(verdicts) == ["the loops ran with this tightening"]
 
 
 def edited(place, change):
@@ -164,3 +172,75 @@ def test_a_ledger_without_steps_is_no_error_of_ours(place):
     edited(place, lambda stages: stages["certify"]["figures"].pop("steps"))
     verdicts = verify_folder(place / "road")
     assert any("whole number of steps" in v.words for v in verdicts if not v.holds)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stages"),
+    [
+        ({"dt": 5.0}, ["check"]),
+        ({"timing": '"input_first"'}, ["check"]),
+        ({"budget": 99.0}, ["identify", "certify"]),
+        ({"iterations": 3}, ["certify"]),
+        ({"coverage": 0.5}, ["tighten", "simulate"]),
+        ({"soft": "false"}, ["simulate"]),
+        ({"move_limit": 0.1}, ["simulate"]),
+        ({"loops": 7}, ["simulate"]),
+        ({"hold": 13}, ["simulate"]),
+    ],
+)
+def test_results_of_another_road_file_are_none_of_this_one(place, fields, stages):
+    """A run that fails or is interrupted leaves the new road file beside what was made from the old one."""
+    set_fields(place / "road" / "road.toml", **fields)
+    (verdict,) = [v for v in verify_folder(place / "road") if v.claim == FRESH]
+    assert not verdict.holds
+    assert re.findall(r"(\w+) from another road file", verdict.words) == stages
+
+
+def test_limits_that_nothing_was_made_for_are_noticed(place):
+    old = open_road(place / "road").file.outputs[0].upper
+    path = place / "road" / "road.toml"
+    text = path.read_text()
+    assert text.count(f"upper = {old} ") == 1
+    path.write_text(text.replace(f"upper = {old} ", f"upper = {old - 0.5} "))
+    assert [v.claim for v in verify_folder(place / "road") if not v.holds] == [
+        FRESH,
+        "the loops ran with this tightening",
+    ]
+
+
+@pytest.mark.parametrize("stage", ["check", "identify", "certify", "tighten"])
+def test_a_stage_that_is_missing_is_noticed(place, stage):
+    """That no model saw the calibration records is known only of a search whose records are here."""
+    edited(place, lambda stages: stages.pop(stage))
+    (verdict,) = [v for v in verify_folder(place / "road") if v.claim == FRESH]
+    assert "simulate from other results" in verdict.words
+    assert not verdict.holds
+
+
+def test_an_interrupted_run_leaves_no_claim_that_holds(place, monkeypatch):
+    """Data were dealt out anew, and the search for a model of them was interrupted."""
+    import controlrnn.identification as identification
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(identification, "identify_best", stop)
+    set_fields(place / "road.toml", gap=2)
+    with pytest.raises(KeyboardInterrupt):
+        drive(place, until=Stage.REPORT)
+    (verdict,) = [v for v in verify_folder(place / "road") if v.claim == FRESH]
+    assert "identify from other results" in verdict.words
+    assert not verdict.holds
+
+
+def test_another_report_changes_no_claim(place):
+    drive(place, until=Stage.REPORT)
+    edited(place, lambda stages: stages["report"].update(key="0" * 64))
+    assert all(v.holds for v in verify_folder(place / "road"))
+
+
+def test_settings_of_another_version_are_not_compared_and_that_is_said(place):
+    edited(place, lambda stages: stages["tighten"].update(key="0" * 64, version="0.0.9"))
+    verdicts = verify_folder(place / "road")
+    assert all(v.holds for v in verdicts)
+    assert any("settings of version 0.0.9 are not compared" in v.words for v in verdicts)

@@ -24,7 +24,7 @@ from controlrnn.road import Stage, certifying, open_road, verify_folder
 
 def test_what_is_made_holds(finished):
     verdicts = verify_folder(finished / "road")
-    assert len(verdicts) == 7
+    assert len(verdicts) == 8
     assert all(v.holds for v in verdicts), verdicts
 
 
@@ -133,7 +133,7 @@ def test_verifying_needs_neither_torch_nor_a_solver(finished):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
-    assert done.stdout.count("holds: ") == 7
+    assert done.stdout.count("holds: ") == 8
 
 
 def test_no_room_is_said_with_advice(place):
