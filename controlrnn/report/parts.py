@@ -1,4 +1,4 @@
-"""What a report is made of: plain results of every stage of the road, each of which may be missing.
+"""Parts of a report: plain results of every stage of the road, each of which may be missing.
 
 Results of `mpc` are taken as what they offer, not by their class: this package stands below it.
 """

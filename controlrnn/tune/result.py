@@ -1,4 +1,4 @@
-"""What a search has found: trials, and those among them that no other beats."""
+"""Result of a search: its trials, and those among them that no other beats."""
 
 from __future__ import annotations
 
