@@ -11,7 +11,7 @@ on either side holds our whole interval, and missed where the interval lies outs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from experiments.shared.study import Row
+from experiments.shared.study import Row, Study
 
 _FEWEST = 3  # values without which there is no spread
 _CLOSE = 0.5  # share of a published value within which ours is as published
@@ -63,6 +63,27 @@ class Claim:
         }  # fmt: skip
 
 
+def claimed(
+    paper: str, claim: str, published: str, ours: Iterable[float | None], decided: Decision, unit: str = "",
+    remark: str = "",
+) -> Claim:  # fmt: skip
+    """Make a claim of numbers of any kind; None, where a case has no value, becomes NaN."""
+    values = tuple(float("nan") if v is None else float(v) for v in ours)
+    return Claim(paper=paper, claim=claim, published=published, ours=values, unit=unit, decided=decided, remark=remark)
+
+
+def joined(*remarks: str) -> str:
+    """Remarks as one, without empty ones."""
+    return "; ".join(part for part in remarks if part)
+
+
+def finish(study: Study, found: Sequence[Claim]) -> int:
+    """Make a target of every claim and end the study, with all claims in its results; returns the exit status."""
+    for claim in found:
+        study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
+    return study.finish(claims=[claim.row() for claim in found])
+
+
 def summary(values: Sequence[float]) -> str:
     """Median and range of values as text."""
     known = np.array([v for v in values if v is not None and np.isfinite(v)], dtype=np.float64)
@@ -99,6 +120,11 @@ def decide_all(holds: Sequence[bool]) -> Decision:
 def unrefuted(decision: Decision) -> Decision:
     """The decision on a claim that our numbers can confirm but not refute."""
     return Decision.YES if decision is Decision.YES else Decision.NOT_DECIDED
+
+
+def settled(decision: Decision, short: str) -> Decision:
+    """The decision on a claim about trained models; a training that is too ``short`` (how, or empty) refutes none."""
+    return unrefuted(decision) if short else decision
 
 
 def decide_value(values: Sequence[float | None], published: float) -> Decision:

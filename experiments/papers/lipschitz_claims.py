@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from controlrnn.checks import Array
-from experiments.papers.claims import Claim, Decision, decide, decide_all, unrefuted
+from experiments.papers.claims import Claim, Decision, claimed, decide, decide_all, joined, unrefuted
 from experiments.shared.study import Row
 
 PAPER = "Lipschitz RNN"
@@ -21,30 +22,31 @@ WHITE, SALT = (0.1, 0.2, 0.4), (0.05, 0.1, 0.2)
 _SHORT = "3 epochs of 3000 images: too short to decide"
 _AS_ACCURATE = 0.5  # points within which two schemes are as accurate
 Rows = Mapping[str, Sequence[Row]]
+_claim = partial(claimed, PAPER)
 
 
 def claims(rows: Rows, theory: Row, *, short: bool) -> list[Claim]:
     """Decide the paper's claims; those about accuracy only after long training."""
-    found = []
+    return [*_propositions(theory), *_perturbed(rows, _SHORT if short else "")]
 
-    def add(text: str, published: str, ours: Sequence[float], decided: Decision, unit: str, remark: str) -> None:
-        values = tuple(float(v) for v in ours)
-        found.append(
-            Claim(paper=PAPER, claim=text, published=published, ours=values, unit=unit, decided=decided, remark=remark)
-        )
 
-    add("a Hurwitz A makes every equilibrium stable", "proposition 1", [theory["grown_1"]],
+def _propositions(theory: Row) -> Iterator[Claim]:
+    """Both propositions, as printed and as corrected."""
+    yield _claim("a Hurwitz A makes every equilibrium stable", "proposition 1", [theory["grown_1"]],
         decide_all([theory["grown_1"] < 1]), "times after 5 time units",
         "counterexample h' = -0.1 h + tanh(5 h) at 0: a millionth grows")  # fmt: skip
-    add("it does where lambda_max(A + A')/2 + |W| < 0", "corrected proposition 1", [100 * theory["corrected_1"]],
-        decide_all([theory["corrected_1"] == 1, theory["conditions"] >= 20]), "% of cases",
+    yield _claim("it does where lambda_max(A + A')/2 + |W| < 0", "corrected proposition 1",
+        [100 * theory["corrected_1"]], decide_all([theory["corrected_1"] == 1, theory["conditions"] >= 20]), "% of cases",
         f"{theory['conditions']} random pairs that meet it, 20 slope patterns each")  # fmt: skip
-    add("Re lambda(A) is at most (1 - beta) lambda_max(M + M') - 2 gamma", "proposition 2 as printed",
+    yield _claim("Re lambda(A) is at most (1 - beta) lambda_max(M + M') - 2 gamma", "proposition 2 as printed",
         [100 * theory["printed_2"]], decide_all([theory["printed_2"] == 1]), "% of cases",
         "gamma counts twice")  # fmt: skip
-    add("Re lambda(A) lies within (1 - beta) lambda(M + M') - gamma", "corrected proposition 2",
+    yield _claim("Re lambda(A) lies within (1 - beta) lambda(M + M') - gamma", "corrected proposition 2",
         [100 * theory["corrected_2"]], decide_all([theory["corrected_2"] == 1]), "% of cases", "")  # fmt: skip
-    remark = _SHORT if short else ""
+
+
+def _perturbed(rows: Rows, remark: str) -> Iterator[Claim]:
+    """Accuracy against the other units, on clean and on perturbed images."""
     columns = {"accuracy": "clean", "pgd": "after PGD"}
     columns |= {f"white{n}": f"white noise {sigma}" for n, sigma in enumerate(WHITE)}
     columns |= {f"salt{n}": f"salt and pepper {part}" for n, part in enumerate(SALT)}
@@ -54,10 +56,9 @@ def claims(rows: Rows, theory: Row, *, short: bool) -> list[Claim]:
             published = "figure 3, table 1"
             if column == "pgd":
                 published = f"{TABLE_3['lipschitz'][0]} %, {TABLE_3[other][0]} % (table 3)" if other in TABLE_3 else "-"
-            decided = Decision.NOT_DECIDED if short else decide(own - others)
-            add(f"more accurate than {other}: {where}", published, own - others, decided, "% points",
-                "; ".join(part for part in (f"Lipschitz {np.median(own):.1f} %", remark) if part))  # fmt: skip
-    return found
+            decided = Decision.NOT_DECIDED if remark else decide(own - others)
+            yield _claim(f"more accurate than {other}: {where}", published, own - others, decided, "% points",
+                joined(f"Lipschitz {np.median(own):.1f} %", remark))  # fmt: skip
 
 
 def more_claims(
@@ -71,15 +72,9 @@ def more_claims(
     return [*trained, *_always(rows, carts)]
 
 
-def _claim(text: str, published: str, ours: Any, decided: Decision, unit: str = "", remark: str = "") -> Claim:
-    values = tuple(float("nan") if v is None else float(v) for v in ours)
-    return Claim(paper=PAPER, claim=text, published=published, ours=values, unit=unit, decided=decided, remark=remark)
-
-
 def _open(claim: Claim) -> Claim:
     """The claim as it stands after a training that is too short to decide."""
-    remark = "; ".join(part for part in (claim.remark, _SHORT) if part)
-    return replace(claim, decided=Decision.NOT_DECIDED, remark=remark)
+    return replace(claim, decided=Decision.NOT_DECIDED, remark=joined(claim.remark, _SHORT))
 
 
 def _pixels(rows: Rows, pixels: Rows) -> Iterator[Claim]:

@@ -30,7 +30,7 @@ from controlrnn.errors import CertificationError
 from controlrnn.identification import SimulationError, identify
 from controlrnn.models import AntisymmetricRNN, CayleyRNN, LipschitzRNN, Model, NeuralODERNN
 from experiments import four_carts
-from experiments.papers.claims import Decision
+from experiments.papers.claims import finish
 from experiments.papers.classification import Digits, Sequences, Training, accuracy, digits, train
 from experiments.papers.curvature import spectrum
 from experiments.papers.lipschitz_claims import SALT, WHITE, claims, more_claims
@@ -87,12 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     carts = on_carts(study, sizes)
     pixels = {} if study.quick else single_pixels(study)
     judged = claims(rows, theory, short=study.quick) + more_claims(rows, variants, carts, pixels, short=study.quick)
-    for claim in judged:
-        study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("perturbed", _figure(rows))
     study.figure("ablations", _ablations(variants))
     study.figure("spectra", spectra(study.seed))
-    return study.finish(claims=[claim.row() for claim in judged])
+    return finish(study, judged)
 
 
 def permuted(data: Digits) -> Digits:

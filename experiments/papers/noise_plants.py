@@ -26,7 +26,7 @@ from controlrnn.identification import (
 )
 from controlrnn.models import Elman, Model, StableRNN
 from controlrnn.systems import LureSystem
-from experiments.papers.claims import Claim, Decision, decide, unrefuted
+from experiments.papers.claims import Claim, claimed, decide, joined, settled
 from experiments.shared.study import Row
 from mpc import Disturbances, Predictor, TightenedMPC, Tracking, Washout, no_tightening, run_closed_loop
 from plants import MultiTank, excitation, simulate
@@ -134,16 +134,11 @@ def claims(rows: Mapping[str, Sequence[Row]], order: Sequence[tuple[str, str]], 
                 f"{way} {np.median(values[way][:, -1]):.2f} (without noise {np.median(values[way][:, 0]):.2f}) cm"
                 for way in (better, worse)
             )
-            yield Claim(
-                paper=PAPER, claim=f"{better} errs less than {worse}: {name}", published="not in the paper",
-                ours=tuple(float(v) for v in other / one), unit="times its error",
-                decided=_settled(decide(np.log(other / one).tolist()), short),
-                remark="; ".join(part for part in (f"noise on {unit}", errors, short) if part),
+            yield claimed(
+                PAPER, f"{better} errs less than {worse}: {name}", "not in the paper", other / one,
+                settled(decide(np.log(other / one).tolist()), short), "times its error",
+                joined(f"noise on {unit}", errors, short),
             )  # fmt: skip
-
-
-def _settled(decision: Decision, short: str) -> Decision:
-    return unrefuted(decision) if short else decision
 
 
 def all_rows(study: Any, ways: Sequence[str], *, quick: bool) -> dict[str, list[Row]]:

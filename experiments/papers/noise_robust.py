@@ -25,13 +25,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from controlrnn.checks import Array
 from controlrnn.identification import last_output_covariance
 from controlrnn.kernels import simulate
 from controlrnn.models import Elman
 from controlrnn.systems import MATRICES, LureSystem
 from experiments.papers import noise_plants
-from experiments.papers.claims import Claim, Decision, decide, decide_all, decide_value, unrefuted
+from experiments.papers.claims import (
+    Claim,
+    Decision,
+    claimed,
+    decide,
+    decide_all,
+    decide_value,
+    finish,
+    joined,
+    settled,
+)
 from experiments.papers.classification import (
     Digits,
     Extra,
@@ -60,6 +69,7 @@ ADDED = 10  # points of error that noise adds
 _CUT = 0.99
 _IMAGES, _DRAWS = 20, 400  # of the Monte Carlo runs
 _SMALL = 0.05  # sigma at which a linearisation has to be right
+_claim = partial(claimed, PAPER)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,11 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tank = noise_plants.all_rows(study, WAYS, quick=study.quick)
     short = "400 steps of 4000" if study.quick else ""
     found = [*claims(rows, printed, epochs), *noise_plants.claims(tank, ORDER, short)]
-    for claim in found:
-        study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("errors", _figure(rows))
     study.figure("tank", _tank(tank))
-    return study.finish(claims=[claim.row() for claim in found])
+    return finish(study, found)
 
 
 def one_training(data: Digits, way: str, seed: int, epochs: int) -> Row:
@@ -199,15 +207,6 @@ def claims(rows: dict[str, list[Row]], printed: Row, epochs: int) -> list[Claim]
     return [*_noise_borne(rows, short), *_training(rows, short), *_theory(rows, printed)]
 
 
-def _claim(
-    text: str, published: str, ours: Sequence[float | None] | Array, decided: Decision, unit: str = "", remark: str = ""
-) -> Claim:
-    values = tuple(np.nan if v is None else float(v) for v in ours)
-    return Claim(
-        paper=PAPER, claim=text, published=published, ours=values, unit=unit, decided=decided, remark=remark
-    )  # fmt: skip
-
-
 def _noise_borne(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
     """How much noise each way of training bears, against another way, at given errors."""
 
@@ -225,7 +224,6 @@ def _noise_borne(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
         both = zip(PUBLISHED[better][0], PUBLISHED[worse][0], strict=True)
         return ", ".join(f"{a / b:.1f}" for a, b in both) + " at 3, 5, 10 % (table I)"
 
-    settled = unrefuted if short else Decision
     for better, worse in ORDER:
         for at in (None, *range(len(LEVELS))):
             ours = times(better, worse, at)
@@ -233,28 +231,27 @@ def _noise_borne(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
             open_ = "some errors are larger without noise" if None in ours else ""
             yield _claim(
                 f"{better} bears more noise than {worse} at {where}", published(better, worse), ours,
-                settled(decide([None if t is None else np.log(t) for t in ours])), "times, sigma",
-                "; ".join(part for part in (short, open_) if part),
+                settled(decide([None if t is None else np.log(t) for t in ours]), short), "times, sigma",
+                joined(short, open_),
             )  # fmt: skip
     for way, least, words in (("estimate", 3.0, "at least three times"), ("bound", 1.5, "50 % more than")):
         for at, where in ((len(LEVELS) - 1, f"an error of {LEVELS[-1]} %"), (None, f"own error plus {ADDED} points")):
             ours = times(way, "regular", at)
             yield _claim(
                 f"{way} bears {words} the noise of regular training ({where})", published(way, "regular"), ours,
-                settled(decide([None if t is None else t - least for t in ours])), "times, sigma",
-                "in variance, as the paper writes its noise, the square" + (f"; {short}" if short else ""),
+                settled(decide([None if t is None else t - least for t in ours]), short), "times, sigma",
+                joined("in variance, as the paper writes its noise, the square", short),
             )  # fmt: skip
 
 
 def _training(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
     """Accuracies without noise and norms."""
-    settled = unrefuted if short else Decision
     error = {way: np.array([row["test_error"] for row in rows[way]]) for way in WAYS}
     norm = {way: np.array([row["norm"] for row in rows[way]]) for way in WAYS}
     others = np.array([error[way] for way in WAYS if way != "stable"])
     yield _claim(
         "stable training is least accurate", "in words (fig. 5)", error["stable"] - others.min(axis=0),
-        settled(decide(error["stable"] - others.max(axis=0))), "% error more than the best", short,
+        settled(decide(error["stable"] - others.max(axis=0)), short), "% error more than the best", short,
     )  # fmt: skip
     best = 100 - np.min(list(error.values()), axis=0)
     yield _claim(
@@ -266,7 +263,7 @@ def _training(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
         ratio = norm[larger] / norm[smaller]
         yield _claim(
             f"|A| of {smaller} is below that of {larger}", f"{PUBLISHED[smaller][1]}, {PUBLISHED[larger][1]} (table I)",
-            ratio, settled(decide(np.log(ratio))), "times", short,
+            ratio, settled(decide(np.log(ratio)), short), "times", short,
         )  # fmt: skip
 
 

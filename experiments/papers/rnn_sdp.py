@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from controlrnn.certification import certify_lipschitz
-from experiments.papers.claims import Claim, Decision, decide, decide_all, decide_value, unrefuted
+from experiments.papers.claims import Claim, claimed, decide, decide_all, decide_value, finish, unrefuted
 from experiments.rnn_sdp_tanks.lipschitz_attack import attack_lengths
 from experiments.rnn_sdp_tanks.paper_tanks import inputs_alone, state_alone, train_network
 from experiments.shared.study import Row, Study
@@ -44,10 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work = partial(one_network, study.seed + n, lengths, quick=study.quick)
         rows.append(study.row(f"network {n}", work, needs=list(lengths)))
     found = claims(rows, lengths)
-    for claim in found:
-        study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("constants", _figure(rows, lengths))
-    return study.finish(claims=[claim.row() for claim in found])
+    return finish(study, found)
 
 
 def one_network(seed: int, lengths: Sequence[int], *, quick: bool) -> Row:
@@ -90,14 +88,7 @@ def claims(rows: Sequence[Row], lengths: Sequence[int]) -> list[Claim]:
         bool((a >= b).all()) for a, b in ((sdp, active), (every["riccati"], active), (boxed, every["active_boxed"]))
     ]
 
-    def claim(
-        text: str, published: str, ours: np.ndarray, decided: Decision, unit: str = "", remark: str = ""
-    ) -> Claim:
-        values = tuple(float(v) for v in ours)
-        return Claim(
-            paper=PAPER, claim=text, published=published, ours=values, unit=unit, decided=decided, remark=remark
-        )
-
+    claim = partial(claimed, PAPER)
     ascent = "the gap counts what the ascent does not find, so that it cannot refute"
     ratio = every["state"] / every["inputs"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
-from controlrnn.checks import Array
-from experiments.papers.claims import Claim, Decision, decide, decide_all
+from experiments.papers.claims import Claim, Decision, claimed, decide, decide_all, joined
 from experiments.papers.r2dn.timing import R2DN_SIZES, REN_SIZES
 from experiments.shared.study import Row
 
@@ -18,6 +18,7 @@ SLOPES = {"training": (0.61, 0.098), "inference": (0.63, 0.073)}  # backward and
 _NEAR = 1.2
 _PATHS = ("fused", "eager")
 Trained = Mapping[str, Mapping[str, Sequence[Row]]]
+_claim = partial(claimed, PAPER)
 
 
 def claims(
@@ -27,13 +28,6 @@ def claims(
     return [
         *_speed(times), *_sizes(sizes), *_growth(scaled), *_losses(trained, short=short), *_certificates(trained)
     ]  # fmt: skip
-
-
-def _claim(
-    text: str, published: str, ours: Sequence[float] | Array, decided: Decision, unit: str = "", remark: str = ""
-) -> Claim:
-    values = tuple(float(v) for v in ours)
-    return Claim(paper=PAPER, claim=text, published=published, ours=values, unit=unit, decided=decided, remark=remark)
 
 
 def _speed(times: Mapping[str, Row]) -> Iterator[Claim]:
@@ -96,7 +90,7 @@ def _losses(trained: Trained, *, short: bool) -> Iterator[Claim]:
                 f"{task}: {where} at most 20 % above REN's",
                 f"{LOSS[task][0]:g}, R2DN {LOSS[task][1]:g}" if same else "similar (abstract)", r2dn / ren,
                 Decision.NOT_DECIDED if short else decided, "times",
-                "; ".join(p for p in (f"REN {np.median(ren):.3g}, R2DN {np.median(r2dn):.3g}", remark) if p),
+                joined(f"REN {np.median(ren):.3g}, R2DN {np.median(r2dn):.3g}", remark),
             )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from controlrnn.certification import certify_by_construction
 from controlrnn.errors import CertificationError
 from controlrnn.kernels import simulate
 from experiments.bench_scan import equal_size
-from experiments.papers.claims import Decision
+from experiments.papers.claims import finish
 from experiments.papers.r2dn import timing
 from experiments.papers.r2dn.judging import claims
 from experiments.papers.r2dn.tasks import KINDS, Task, feedback, identification, observer
@@ -63,11 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "scaling", partial(timing.scaling, turns, horizons, every=3 if study.quick else 1), needs=horizons
         )
     found = claims(times, trained, sizes, scaled, short=study.quick)
-    for claim in found:
-        study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("scaling", _scaling(scaled))
     study.figure("losses", _losses(trained))
-    return study.finish(claims=[claim.row() for claim in found])
+    return finish(study, found)
 
 
 def one_training(task: Task, kind: str, seed: int) -> Row:

@@ -6,13 +6,13 @@ Published values are those of the authors' released results of the submission (w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from controlrnn.checks import Array
-from experiments.papers.claims import Claim, Decision, decide, decide_all, decide_value, unrefuted
+from experiments.papers.claims import Claim, claimed, decide, decide_all, decide_value, joined, settled, unrefuted
 from experiments.shared.study import Row
 
 PAPER = "robust RNN"
@@ -35,6 +35,7 @@ _SOURCE = "released results"
 _START = "Theta_* may start at a linear model, as in the paper; ci-RNN and s-RNN cannot"
 _ROUNDING = 1e-6
 Rows = Mapping[str, Sequence[Row]]
+_claim = partial(claimed, PAPER)
 
 
 def claims(rows: Rows, sets: Row, *, short: bool) -> list[Claim]:
@@ -43,23 +44,8 @@ def claims(rows: Rows, sets: Row, *, short: bool) -> list[Claim]:
     return [*_accuracy(rows, remark), *_gains(rows, remark), *_generalisation(rows, remark), *_inclusions(sets)]
 
 
-def _claim(
-    text: str, published: str, ours: Sequence[float] | Array, decided: Decision, unit: str = "", remark: str = ""
-) -> Claim:
-    values = tuple(float(v) for v in ours)
-    return Claim(paper=PAPER, claim=text, published=published, ours=values, unit=unit, decided=decided, remark=remark)
-
-
 def _column(rows: Rows, family: str, name: str) -> np.ndarray:
     return np.array([np.nan if row[name] is None else row[name] for row in rows[family]], dtype=np.float64)
-
-
-def _settled(decision: Decision, remark: str) -> Decision:
-    return unrefuted(decision) if remark else decision
-
-
-def _join(*remarks: str) -> str:
-    return "; ".join(part for part in remarks if part)
 
 
 def _accuracy(rows: Rows, remark: str) -> Iterator[Claim]:
@@ -68,32 +54,32 @@ def _accuracy(rows: Rows, remark: str) -> Iterator[Claim]:
     for family, (value, _) in PUBLISHED.items():
         yield _claim(
             f"NSE of {NAMES[family]} at sigma = 3", f"{value} ({_SOURCE})", nse[family],
-            _settled(decide_value(nse[family], value), remark), "", remark,
+            settled(decide_value(nse[family], value), remark), "", remark,
         )  # fmt: skip
     others = np.min([nse[family] for family in STABLE if family != "theta_star"], axis=0)
     yield _claim(
         "Theta_* is the most accurate of the stable sets", ".061 against .099 and more (table I)",
-        others / nse["theta_star"], _settled(decide(np.log(others / nse["theta_star"])), remark),
-        "times the error of the next best", _join(_START, remark),
+        others / nse["theta_star"], settled(decide(np.log(others / nse["theta_star"])), remark),
+        "times the error of the next best", joined(_START, remark),
     )  # fmt: skip
     for better, worse in (("theta_star", "ci_rnn"), ("ci_rnn", "s_rnn")):
         ratio = nse[worse] / nse[better]
         yield _claim(
             f"less conservative is more accurate: {NAMES[better]} before {NAMES[worse]}",
             f"{PUBLISHED[better][0]}, {PUBLISHED[worse][0]} (sec. V-C, {_SOURCE})", ratio,
-            _settled(decide(np.log(ratio)), remark), "times the error",
-            _join(_START if better == "theta_star" else "", remark),
+            settled(decide(np.log(ratio)), remark), "times the error",
+            joined(_START if better == "theta_star" else "", remark),
         )  # fmt: skip
     ladder = [nse[family] for family in ("theta_star", "theta_8", "theta_6", "theta_3")]
     steps = np.min([np.log(worse / better) for better, worse in pairwise(ladder)], axis=0)
     yield _claim(
         "a smaller bound costs accuracy: Theta_*, 8, 6, 3 in this order", ".061, .099, .194, .240 (fig. 2)",
-        np.exp(steps), _settled(decide(steps), remark), "least factor from one to the next", remark,
+        np.exp(steps), settled(decide(steps), remark), "least factor from one to the next", remark,
     )  # fmt: skip
     ours = np.min([nse["ren"], nse["r2dn"]], axis=0)
     yield _claim(
         "Theta_* is as accurate as the later REN and R2DN of as many states", "not in the paper",
-        ours / nse["theta_star"], _settled(decide(np.log(ours / nse["theta_star"])), remark),
+        ours / nse["theta_star"], settled(decide(np.log(ours / nse["theta_star"])), remark),
         "times the error, the better of both", remark,
     )  # fmt: skip
 
@@ -125,16 +111,16 @@ def _gains(rows: Rows, remark: str) -> Iterator[Claim]:
     for family, (_, value) in PUBLISHED.items():
         yield _claim(
             f"gain found of {NAMES[family]}", f"{value} m/N ({_SOURCE})", found[family],
-            _settled(decide_value(found[family], value), remark), "m/N",
-            _join(remark, "a lower bound, by another ascent than the paper's"),
+            settled(decide_value(found[family], value), remark), "m/N",
+            joined(remark, "a lower bound, by another ascent than the paper's"),
         )  # fmt: skip
     most = np.max([found[family] for family in STABLE], axis=0)
     for family in FREE:
         yield _claim(
             f"every stable set has a smaller gain than {NAMES[family]}",
             f"{max(PUBLISHED[f][1] for f in STABLE)} at most, {PUBLISHED[family][1]} m/N ({_SOURCE})",
-            found[family] / most, _settled(decide(np.log(found[family] / most)), remark), "times the largest",
-            _join(remark, "lower bounds on both sides"),
+            found[family] / most, settled(decide(np.log(found[family] / most)), remark), "times the largest",
+            joined(remark, "lower bounds on both sides"),
         )  # fmt: skip
 
 
@@ -148,8 +134,8 @@ def _generalisation(rows: Rows, remark: str) -> Iterator[Claim]:
         growth[family] = curves[:, ten] / curves[:, three]
     yield _claim(
         "the error is least at the training level", "sigma = 3 (fig. 3)", least,
-        _settled(decide_all([abs(s - TRAINED) <= 1 for s in least]), remark), "level of the least median error",
-        _join("every family and seed, within 1 of it", remark),
+        settled(decide_all([abs(s - TRAINED) <= 1 for s in least]), remark), "level of the least median error",
+        joined("every family and seed, within 1 of it", remark),
     )  # fmt: skip
     for family in FREE:
         for other in STABLE:
@@ -157,7 +143,7 @@ def _generalisation(rows: Rows, remark: str) -> Iterator[Claim]:
             ratio = growth[family] / growth[other]
             yield _claim(
                 f"from sigma 3 to 10 the error of {NAMES[family]} grows more than that of {NAMES[other]}",
-                f"{values[0]}, {values[1]} ({_SOURCE})", ratio, _settled(decide(np.log(ratio)), remark),
+                f"{values[0]}, {values[1]} ({_SOURCE})", ratio, settled(decide(np.log(ratio)), remark),
                 "times the growth", remark,
             )  # fmt: skip
 

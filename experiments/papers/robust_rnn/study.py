@@ -55,7 +55,7 @@ from controlrnn.models import (
 from controlrnn.models.parts.linear_start import Linear
 from controlrnn.systems import MATRICES, LureSystem
 from experiments.four_carts import NOISE, WASHOUT, held_levels
-from experiments.papers.claims import Decision
+from experiments.papers.claims import finish
 from experiments.papers.robust_rnn import figures, inclusions
 from experiments.papers.robust_rnn.judging import BOUNDS, SIGMAS, claims
 from experiments.shared.study import Row, Study
@@ -110,8 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shown.setdefault(name, fit.system)
     sets = study.row("inclusions", partial(inclusions.check, study.seed))
     found = claims(rows, sets, short=study.quick)
-    for claim in found:
-        study.target(claim.claim, claim.published, claim.row()["ours"], claim.decided is Decision.YES)
     study.figure("trade_off", figures.trade_off(rows))
     study.figure("generalisation", figures.generalisation(rows))
     whole = {"sigma = 3": (data.test[2], 0), "sigma = 10": (tests[SIGMAS.index(10.0)][0], _DROPPED)}
@@ -121,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for title, (record, start) in whole.items()
     }
     study.figure("examples", figures.examples(examples, runs))
-    return study.finish(claims=[claim.row() for claim in found])
+    return finish(study, found)
 
 
 def experiments(study: Study, sizes: Sizes) -> tuple[Dataset, list[list[Trajectory]]]:
