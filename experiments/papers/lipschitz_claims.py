@@ -36,8 +36,8 @@ def _propositions(theory: Row) -> Iterator[Claim]:
         decide_all([theory["grown_1"] < 1]), "times after 5 time units",
         "counterexample h' = -0.1 h + tanh(5 h) at 0: a millionth grows")  # fmt: skip
     yield _claim("it does where lambda_max(A + A')/2 + |W| < 0", "corrected proposition 1",
-        [100 * theory["corrected_1"]], decide_all([theory["corrected_1"] == 1, theory["conditions"] >= 20]), "% of cases",
-        f"{theory['conditions']} random pairs that meet it, 20 slope patterns each")  # fmt: skip
+        [100 * theory["corrected_1"]], decide_all([theory["corrected_1"] == 1, theory["conditions"] >= 20]),
+        "% of cases", f"{theory['conditions']} random pairs that meet it, 20 slope patterns each")  # fmt: skip
     yield _claim("Re lambda(A) is at most (1 - beta) lambda_max(M + M') - 2 gamma", "proposition 2 as printed",
         [100 * theory["printed_2"]], decide_all([theory["printed_2"] == 1]), "% of cases",
         "gamma counts twice")  # fmt: skip
