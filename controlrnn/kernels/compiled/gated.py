@@ -77,9 +77,7 @@ def lstm_backward(U, x, gates, gx, gv):
                 d[2 * n + k] = later[k] * bent * o * (one - o)
                 d[3 * n + k] = mu * i * (one - g * g)
                 earlier[n + k] += mu * f
-            for r in range(4 * n):
-                for k in range(n):
-                    earlier[k] += U[r, k] * d[r]
+            _add_product(U, 0, d, 0, n, earlier)
 
 
 @_entry
@@ -115,12 +113,8 @@ def gru_backward(U, x, gates, gx, gv):
                 d[n + k] = later[k] * (now[k] - candidate) * z * (one - z)
                 earlier[k] += later[k] * z
                 d[k] = zero
-            for r in range(n):
-                for k in range(n):
-                    d[k] += U[2 * n + r, k] * d[2 * n + r]  # the derivative by r h for the time being
+            _add_product(U[2 * n :], 2 * n, d, 0, n, d)  # the derivative by r h for the time being
             for k in range(n):
                 earlier[k] += d[k] * v[k]
                 d[k] *= now[k] * v[k] * (one - v[k])
-            for r in range(2 * n):
-                for k in range(n):
-                    earlier[k] += U[r, k] * d[r]
+            _add_product(U[: 2 * n], 0, d, 0, n, earlier)
