@@ -27,19 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controlrnn.certification import L2GainCertificate, certify_by_construction, certify_l2_gain
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Scaler, Trajectory
-from controlrnn.errors import CertificationError, SettingError
+from controlrnn.errors import SettingError
 from controlrnn.identification import (
     FitResult,
     FitStatus,
     SimulationError,
     TqdmProgress,
-    free_run,
     identify,
     identify_subspace,
-    nrmse,
 )
 from controlrnn.kernels import simulate
 from controlrnn.models import (
@@ -54,7 +51,7 @@ from controlrnn.models import (
 )
 from controlrnn.models.parts.linear_start import Linear
 from controlrnn.systems import MATRICES, LureSystem
-from experiments.four_carts import NOISE, WASHOUT, held_levels
+from experiments.four_carts import NOISE, WASHOUT, held_levels, nse, proven_gains, run_of
 from experiments.papers.claims import finish
 from experiments.papers.robust_rnn import figures, inclusions
 from experiments.papers.robust_rnn.judging import BOUNDS, SIGMAS, claims
@@ -232,33 +229,8 @@ def start_at(model: Model[Any], linear: Linear, offset: Array) -> None:
         return
 
 
-def nse(system: Any, record: Trajectory) -> float:
-    """The paper's NSE of a free run from the zero state."""
-    return float(nrmse(record.y, run_of(system, record))[0])
-
-
-def run_of(system: Any, record: Trajectory) -> Array:
-    """Free run from the zero state."""
-    return free_run(system, [record])[0][0]
-
-
 def measured(fit: FitResult, tests: Sequence[Sequence[Trajectory]], sizes: Sizes, seed: int) -> Row:
     """Gains [m/N] proven and found, and errors of the generalisation test by level as 5, 25, 50, 75, 95 % quantiles."""
-    proven: dict[str, float | None] = {"by_construction": None, "searched": None}
-    assert fit.model is not None
-    guarantee = fit.model.guarantee()
-    if guarantee is not None and guarantee.supply is not None:
-        certificate = certify_by_construction(fit.model).dissipation
-        assert isinstance(certificate, L2GainCertificate)
-        certificate.verify(fit.system)
-        proven["by_construction"] = certificate.gamma * float(certificate.output_scale[0] / certificate.input_scale[0])
-    if isinstance(fit.system, LureSystem):
-        try:
-            searched = certify_l2_gain(fit.system)
-            searched.verify(fit.system)
-            proven["searched"] = searched.gamma
-        except CertificationError:
-            pass
     errors = []
     for records in tests:
         u, y = (np.stack([getattr(r, channel) for r in records]) for channel in "uy")
@@ -266,7 +238,7 @@ def measured(fit: FitResult, tests: Sequence[Sequence[Trajectory]], sizes: Sizes
         relative = np.linalg.norm(missed, axis=1) / np.linalg.norm(y[:, _DROPPED:, 0], axis=1)
         errors.append(np.quantile(relative, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist())
     found = worst_gain(fit.system, starts=sizes.starts, steps=sizes.ascent, seed=seed)
-    return proven | {"found": found, "spread": errors, "medians": [e[2] for e in errors]}
+    return proven_gains(fit) | {"found": found, "spread": errors, "medians": [e[2] for e in errors]}
 
 
 def worst_gain(system: Any, *, starts: int, steps: int, seed: int, horizon: int = HORIZON) -> float:
