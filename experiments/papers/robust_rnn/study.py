@@ -65,7 +65,7 @@ HORIZON = 500  # samples of an attack, as in the paper
 _DROPPED = 200
 _TESTS = (1, 2, 3, 4)
 _POLES = (0.9995, 0.995)  # largest of a linear start; the second where the first leaves no room
-RATES = {"random": 1e-2, "linear": 2e-3}  # learning rate from each start
+RATES = {1e-2: "random", 2e-3: "linear"}  # learning rates, and where a training with them is to start
 FAMILIES = ("theta_star", "theta_8", "theta_6", "theta_3", "ci_rnn", "s_rnn", "rnn", "lstm", "ren", "r2dn")
 
 
@@ -180,22 +180,22 @@ def trained(
     path = study.path(f"{case}.npz")
 
     def train() -> Row:
-        fits = {}
-        for start, rate in RATES.items():
+        fits, starts = {}, {}
+        for rate, wanted in RATES.items():
             model = build(name, seed, data)
             model.set_units(*scalers(data), data.dt)
-            if start == "linear":
-                start_at(model, *linear)
-            fits[start] = identify(
+            starts[rate] = "linear" if wanted == "linear" and start_at(model, *linear) else "random"
+            fits[rate] = identify(
                 model, data, loss=SimulationError(washout=WASHOUT), window=400, batch_size=16, steps=sizes.steps,
                 learning_rate=rate, validate_every=50, start="continue", seed=seed,
-                callbacks=[TqdmProgress(f"{case} {start}")],
+                callbacks=[TqdmProgress(f"{case} {rate:g}")],
             )  # fmt: skip
-            if fits[start].status is FitStatus.INTERRUPTED:
+            if fits[rate].status is FitStatus.INTERRUPTED:
                 raise KeyboardInterrupt
-        start, fit = min(fits.items(), key=lambda pair: pair[1].best_validation)
+        rate, fit = min(fits.items(), key=lambda pair: pair[1].best_validation)
         fit.save(path)
-        row: Row = {"model": name, "start": start, "validation": {n: f.best_validation for n, f in fits.items()}}
+        validation = {f"{starts[r]}, rate {r:g}": f.best_validation for r, f in fits.items()}
+        row: Row = {"model": name, "start": starts[rate], "learning_rate": rate, "validation": validation}
         errors = {f"nse_{s}": nse(fit.system, record) for s, record in zip(_TESTS, data.test, strict=True)}
         return row | {"nse_validation": nse(fit.system, data.validation[0])} | errors
 
@@ -216,8 +216,8 @@ def linear_model(data: Dataset) -> tuple[Linear, Array]:
     return Linear(*(np.array(M) for M in (found.A, found.B, found.C, found.D))), np.array(found.by)
 
 
-def start_at(model: Model[Any], linear: Linear, offset: Array) -> None:
-    """Start a model at the linear one, its gain lowered to the model's bound; as it is where it cannot."""
+def start_at(model: Model[Any], linear: Linear, offset: Array) -> bool:
+    """Start a model at the linear one, its gain lowered to the model's bound; False, and as it is, where it cannot."""
     for pole in _POLES if hasattr(model, "start_linear") else ():
         try:
             some = linear.with_gain_below(getattr(model, "gamma", None), pole)
@@ -226,7 +226,8 @@ def start_at(model: Model[Any], linear: Linear, offset: Array) -> None:
             continue
         with torch.no_grad():
             model.by.copy_(torch.as_tensor(offset))  # type: ignore[operator]
-        return
+        return True
+    return False
 
 
 def measured(fit: FitResult, tests: Sequence[Sequence[Trajectory]], sizes: Sizes, seed: int) -> Row:
