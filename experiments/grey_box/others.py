@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from controlrnn.certification import certify_contraction, certify_horizon
+from controlrnn.certification import certify_horizon
 from controlrnn.checks import Array
 from controlrnn.data import Dataset, Signal
-from controlrnn.errors import CertificationError
-from controlrnn.greybox import Equations, FitOptions, Method, Parameter, beyond_ranges, fit_equations
+from controlrnn.greybox import Equations, FitOptions, Method, Parameter, fit_equations
 from controlrnn.identification import SimulationError, identify, score
 from controlrnn.models import ContractingREN
 from controlrnn.systems import LureSystem
+from experiments.grey_box.fits import described
+from experiments.guaranteed_carts import FORCE, ramps
+from experiments.shared.identification import certified_rate
 from experiments.shared.study import Row, Study
 from plants import MassSpringDamperChain, QuadrupleTank, simulate
 
@@ -108,19 +110,11 @@ def carts() -> Other:
     states = [Signal(s.name, s.unit, -5.0, 5.0) for s in plant.states]
     equations = Equations(
         dynamics=newton, output=lambda x, u, p, ops: ops.columns(x, n - 1, n),  # noqa: ARG005
-        states=states, inputs=[Signal("force", "N", -1.5, 1.5)], parameters=_believed(truth), dt=plant.dt, substeps=2,
-        method=Method.RK4,
+        states=states, inputs=[Signal("force", "N", -FORCE, FORCE)], parameters=_believed(truth), dt=plant.dt,
+        substeps=2, method=Method.RK4,
     )  # fmt: skip
 
-    def excite(rng: np.random.Generator, length: int) -> Array:
-        force, rows = 0.0, np.empty((length, 1))
-        levels = np.repeat(rng.uniform(-1.5, 1.5, length), rng.integers(5, 80, length))[:length]
-        for t, level in enumerate(levels):
-            force += float(np.clip(level - force, -0.1, 0.1))
-            rows[t] = force
-        return rows
-
-    return Other("four carts", plant, equations, truth, excite, 0.01, 100, 8, 0.975)
+    return Other("four carts", plant, equations, truth, ramps, 0.01, 100, 8, 0.975)
 
 
 def _believed(truth: dict[str, float]) -> list[Parameter]:
@@ -162,13 +156,8 @@ def run(study: Study, other: Other) -> dict[str, Row]:
 def _physics(other: Other, data: Dataset) -> tuple[LureSystem, Row]:
     options = FitOptions(deviation=[other.deviation] * len(data.train[0].y[0]), iterations=60)
     fit = fit_equations(other.equations, data.train, options)
-    runs = [fit.system.simulate(r.u, x0)[1][:-1] for r, x0 in zip(data.train, fit.initial_states, strict=True)]
-    left = max(float(beyond_ranges(fit.system, x, r.u).max()) for x, r in zip(runs, data.train, strict=True))
     off = max(abs(fit.values[n] - v) / max(fit.deviations[n], 1e-9) for n, v in other.truth.items())
-    return fit.system, {
-        "records": len(data.train), "values": fit.values, "deviations": fit.deviations, "condition": fit.condition,
-        "deviations_off": off, "beyond_ranges": left,
-    }  # fmt: skip
+    return fit.system, described(fit, data.train) | {"deviations_off": off}
 
 
 def _network(study: Study, other: Other, data: Dataset) -> tuple[LureSystem, Row]:
@@ -183,9 +172,9 @@ def _network(study: Study, other: Other, data: Dataset) -> tuple[LureSystem, Row
 
 def _certified(system: LureSystem) -> Row:
     """Rate of contraction, if there is one, and how far outputs can be apart after states 0.01 apart."""
-    try:
-        rate = float(certify_contraction(system).rate)
-    except CertificationError:
-        rate = None
     bounds = certify_horizon(system, HORIZON, initial_radius=0.01, iterations=40, focus=[HORIZON]).bounds
-    return {"certified_rate": rate, "certified_first": bounds[0], f"certified_after_{HORIZON}": bounds[-1]}
+    return {
+        "certified_rate": certified_rate(system),
+        "certified_first": bounds[0],
+        f"certified_after_{HORIZON}": bounds[-1],
+    }

@@ -11,10 +11,11 @@ import numpy as np
 
 from controlrnn.data import Dataset, Signal
 from controlrnn.export import load_system, save_system
-from controlrnn.greybox import Equations, FitOptions, Parameter, beyond_ranges, fit_equations, trace
+from controlrnn.greybox import Equations, FitOptions, Parameter, fit_equations, trace
 from controlrnn.identification import score
 from controlrnn.models import ContractingR2DN, ContractingREN
 from controlrnn.systems import LureSystem
+from experiments.grey_box.fits import described
 from experiments.shared.study import Row, Study
 from experiments.three_tank import stages
 from experiments.three_tank.config import Config
@@ -114,12 +115,8 @@ def _grey(case: Case, neurons: int) -> tuple[LureSystem, Row]:
     """Physics, with residual neurons where asked for, on a tenth of the records."""
     options = FitOptions(residual=neurons, penalty=100.0, deviation=[0.3, 0.3, 0.3], starts=2, iterations=60)
     fit = fit_equations(equations(), case.few.train, options)
-    runs = [fit.system.simulate(r.u, x0)[1][:-1] for r, x0 in zip(case.few.train, fit.initial_states, strict=True)]
-    left = max(beyond_ranges(fit.system, x, r.u).max() for x, r in zip(runs, case.few.train, strict=True))
-    return fit.system, {
-        "records": len(case.few.train), "values": fit.values, "deviations": fit.deviations,
-        "condition": fit.condition, "residual_share": fit.residual_share, "beyond_ranges": left, "costs": fit.costs,
-    }  # fmt: skip
+    more = {"residual_share": fit.residual_share, "costs": fit.costs}
+    return fit.system, described(fit, case.few.train) | more
 
 
 def _black(study: Study, case: Case, name: str) -> tuple[LureSystem, Row]:

@@ -24,9 +24,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from controlrnn.certification import certify_contraction
 from controlrnn.checks import Array
-from controlrnn.errors import CertificationError
 from controlrnn.identification import SimulationError, identify
 from controlrnn.models import AntisymmetricRNN, CayleyRNN, LipschitzRNN, Model, NeuralODERNN
 from experiments import four_carts
@@ -35,6 +33,7 @@ from experiments.papers.classification import Digits, Sequences, Training, accur
 from experiments.papers.curvature import spectrum
 from experiments.papers.lipschitz_claims import SALT, WHITE, claims, more_claims
 from experiments.papers.perturbations import attacked, fooling, salted, white
+from experiments.shared.identification import certified_rate
 from experiments.shared.study import Row, Study
 
 NX, SHAPE = 128, (98, 8)
@@ -143,13 +142,7 @@ def on_carts(study: Study, sizes: Sizes) -> dict[str, Row]:
             make[unit](**some), data, loss=SimulationError(washout=four_carts.WASHOUT), window=400, batch_size=16,
             steps=sizes.carts, learning_rate=1e-2, seed=study.seed,
         )  # fmt: skip
-        try:
-            certificate = certify_contraction(fit.system)
-            certificate.verify(fit.system)
-            rate = certificate.rate
-        except CertificationError:
-            rate = None
-        return {"unit": unit, "rate": rate} | four_carts.errors_of(fit.system, data)
+        return {"unit": unit, "rate": certified_rate(fit.system)} | four_carts.errors_of(fit.system, data)
 
     return {unit: study.row(f"carts {unit}", partial(identified, unit), needs=vars(sizes)) for unit in UNITS}
 
