@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from controlrnn.kernels import simulate
 from controlrnn.models import ContractingR2DN, ContractingREN, Model
@@ -46,18 +49,28 @@ def leaves(system: LureSystem) -> LureSystem:
     )  # fmt: skip
 
 
+def in_turns(works: Mapping[str, Callable[[], None]], turns: int) -> dict[str, list[float]]:
+    """Processor time [ms] of each work, taken in turns; the first turn, which compiles, does not count."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(turns + 1):
+        for name, work in works.items():
+            began = time.process_time()
+            work()
+            if turn:
+                times[name].append(1e3 * (time.process_time() - began))
+    return times
+
+
+def _gradient(system: LureSystem, u: Tensor) -> None:
+    simulate(system, u)[0].square().mean().backward()
+
+
 def compare(records: int, samples: int, *, quick: bool) -> Row:
     """Median processor time [ms] of a gradient of both, and their ratio."""
     rng = torch.Generator().manual_seed(0)
     u = torch.randn(records, samples, 2, generator=rng)
     systems = {kind: leaves(model(kind, quick=quick).system()) for kind in ("ren", "r2dn")}
-    times: dict[str, list[float]] = {kind: [] for kind in systems}
-    for turn in range(4 if quick else 21):
-        for kind, system in systems.items():
-            began = time.process_time()
-            simulate(system, u)[0].square().mean().backward()
-            if turn:  # the first compiles
-                times[kind].append(1e3 * (time.process_time() - began))
+    times = in_turns({kind: partial(_gradient, system, u) for kind, system in systems.items()}, 3 if quick else 20)
     medians = {f"{kind}_ms": statistics.median(values) for kind, values in times.items()}
     numbers = {f"{kind}_entries": sum(int((getattr(s, n) != 0).sum()) for n in MATRICES) for kind, s in systems.items()}
     return {"records": records, "samples": samples} | numbers | medians | {

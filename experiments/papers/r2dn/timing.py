@@ -5,7 +5,6 @@ A training step is the map to the explicit matrices, the loss and its gradient; 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from controlrnn.kernels import simulate
 from controlrnn.models import ContractingR2DN, ContractingREN, Model
 from controlrnn.systems import LureSystem
+from experiments.bench_scan.equal_size import in_turns
 from experiments.papers.r2dn.tasks import KINDS, Run, Task
 from experiments.shared.study import Row
 
@@ -71,18 +71,6 @@ def scaled_model(kind: str, size: int) -> Model:
     if kind == "ren":
         return ContractingREN(nu=1, ny=1, nx=1, nv=size, activation="tanh", feedthrough=True)
     return ContractingR2DN(nu=1, ny=1, nx=1, nv=16, layers=(size,) * 6, activation="relu", feedthrough=True)
-
-
-def in_turns(works: Mapping[str, Callable[[], None]], turns: int) -> dict[str, list[float]]:
-    """Processor time [ms] of each work, taken in turns; the first turn, which compiles, does not count."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(turns + 1):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - began))
-    return times
 
 
 def moved(model: Model) -> Model:
