@@ -90,7 +90,7 @@ def test_a_run_ends_with_everything(finished, capsys):
     assert list(value["stages"]) == ["check", "identify", "certify", "tighten", "simulate", "report"]
     assert value["stages"]["simulate"]["figures"]["tightened"]["loops_that_left_limits"] == 0
     assert err.count("unchanged") == 6
-    assert [v["holds"] for v in value["verdicts"]] == [True] * 7
+    assert [v["holds"] for v in value["verdicts"]] == [True] * 8
     page = (finished / "road" / "report.html").read_text()
     assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
     assert "level" in page
