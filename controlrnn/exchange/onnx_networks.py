@@ -153,9 +153,10 @@ def _applied(network: Network, node: Any, values: Mapping[str, Value]) -> Value:
     """Value of a node; operators that no Lur'e system has are refused by their name."""
     if node.domain not in ("", "ai.onnx"):
         raise SettingError(f"operator {node.domain}.{node.op_type} is none of a Lur'e system")
-    attributes = {a.name: a for a in node.attribute}
+    attributes, kind = {a.name: a for a in node.attribute}, node.op_type
+    if unknown := [name for name in node.input if name and name not in values]:
+        raise SettingError(f"operator {kind} uses {unknown[0]!r}, which is a further output of an operator or sparse")
     inputs = [values[name] for name in node.input if name]
-    kind = node.op_type
     if kind in _ACTIVATIONS or kind == "LeakyRelu":
         return _activated(network, kind, inputs[0], attributes)
     if kind == "Constant":
@@ -247,7 +248,9 @@ def _concatenated(inputs: list[Value], attributes: Mapping[str, Any]) -> Value:
 def _sliced(inputs: list[Value], _: Mapping[str, Any]) -> Value:
     value, *given = inputs
     where = [[int(n) for n in np.ravel(w)] for w in given if not isinstance(w, Affine)]
-    start, stop, axes, steps = [*where, *([-1], [1])[len(where) - 2 :]]
+    if len(where) < 2:
+        raise ValueError("where it begins and ends are no constants")
+    start, stop, axes, steps = [*where, *(list(range(len(where[0]))), [1])[len(where) - 2 :]]
     if not isinstance(value, Affine) or axes not in ([1], [-1]) or steps != [1]:
         raise ValueError("entries of a value (batch, n) are cut out along its last axis, one after the other")
     first, last = slice(start[0], stop[0]).indices(value.size)[:2]
@@ -299,25 +302,34 @@ def _compare(model: Any, system: LureSystem, ports: Mapping[str, str]) -> None:
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
-    kinds = {port.name: port.type.tensor_type.elem_type for port in model.graph.input}
+    ports_in = {port.name: port.type.tensor_type for port in model.graph.input}
+    kinds = {name: port.elem_type for name, port in ports_in.items()}
+    fixed = (ports_in[ports[what]].shape.dim[0].dim_value for what in ("state", "input"))
+    batch = max(fixed)  # 0 where it is free
+    compared = max(_COMPARED, batch)
     rng, given = np.random.default_rng(0), {}
     for what, n in (("state", system.nx), ("input", system.nu)):
-        numbers = rng.normal(size=(_COMPARED, n)) * np.logspace(-2, 1, _COMPARED)[:, None]
+        numbers = rng.normal(size=(compared, n)) * np.logspace(-2, 1, compared)[:, None]
         given[ports[what]] = numbers.astype(helper.tensor_dtype_to_np_dtype(kinds[ports[what]]))
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value  # 0 where it is free
-    rows = [slice(k, k + batch) for k in range(0, _COMPARED - batch + 1, batch)] if batch else [slice(None)]
+    rows = [slice(k, k + batch) for k in range(0, compared - batch + 1, batch)] if batch else [slice(None)]
     evaluator, allowed = ReferenceEvaluator(model), _AGREES.get(kinds[ports["state"]], 1e-3)
     if any(node.op_type == "LeakyRelu" for node in model.graph.node):
         allowed = max(allowed, _LEAKY)
-    made = [
-        evaluator.run([ports["next_state"], ports["output"]], {name: one[row] for name, one in given.items()})
-        for row in rows
-    ]
     x, u = (np.concatenate([given[ports[n]][row] for row in rows]).astype(np.float64) for n in ("state", "input"))
     own = {"next state": system.step(x, u), "output": system.output(x, u)}
-    for (what, ours), parts in zip(own.items(), zip(*made, strict=True), strict=True):
-        theirs = np.concatenate([np.broadcast_to(p, (batch or _COMPARED, ours.shape[1])) for p in parts])
-        apart = float(np.abs(ours - theirs).max())
+    try:
+        made = [
+            evaluator.run([ports["next_state"], ports["output"]], {name: one[row] for name, one in given.items()})
+            for row in rows
+        ]
+        theirs = [
+            np.concatenate([np.broadcast_to(part, (batch or compared, ours.shape[1])) for part in parts])
+            for ours, parts in zip(own.values(), zip(*made, strict=True), strict=True)
+        ]
+    except Exception as error:  # whatever the evaluator's operators raise
+        raise FileFormatError(f"the graph cannot be evaluated as it was read: {error}") from error
+    for (what, ours), there in zip(own.items(), theirs, strict=True):
+        apart = float(np.abs(ours - there).max())
         if not apart <= allowed * (1.0 + float(np.abs(ours).max())):
             raise FileFormatError(
                 f"the graph's {what} differs from what was read by {apart:.3g}: it is not used as read"

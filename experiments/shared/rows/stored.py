@@ -2,18 +2,19 @@
 
 A file holds rows of the same columns and types, so that every value comes back as what it was: whole numbers, real
 numbers to the last bit, texts, flags, nothing, lists of one kind; anything nested is JSON text in its column. Files are
-written whole or not at all. Small ones are gathered from time to time, after which the old ones go.
+written whole or not at all, and named after the SHA-256 of their content: what was damaged is not read. Small ones are
+gathered from time to time, after which the old ones go.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import threading
 import time
-import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from controlrnn.records import write_atomic
 
 MARK = "stored_mark"  # column of the mark
 SOON = 0.3  # seconds that a row may wait for others to be written with it
+OPEN = 4  # files that are kept in memory for reading: rows of several kinds may alternate
 MANY, LARGE = 40, 20_000  # files of one kind that are gathered; rows of a file that stays as it is
 _SCALARS = {
     "null": pa.null(), "flag": pa.bool_(), "whole": pa.int64(), "real": pa.float64(), "text": pa.string(),
@@ -53,15 +55,15 @@ class StoredRows:
         self._failing = False
         self._files: dict[Path, Kinds] = {}
         self._place: dict[bytes, tuple[Path, int]] = {}
-        self._open: tuple[Path, pa.Table] | None = None
+        self._open: dict[Path, pa.Table] = {}
         for path in sorted(folder.glob("rows-*.parquet")):
             if fresh:
                 path.unlink()
                 continue
             try:
-                self._note(path, pq.read_schema(path), pq.read_table(path, page_checksum_verification=True))
-            except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-                say(f"{path.name} cannot be read ({str(error).splitlines()[0]}): its rows are computed again")
+                self._note(path, _read(path))
+            except StorageError as error:
+                say(f"{error}: its rows are computed again")
 
     def __len__(self) -> int:
         return len(self._place) + len(self._waiting)
@@ -81,14 +83,15 @@ class StoredRows:
             if (place := self._place.get(_short(mark))) is None:
                 return None
             path, at = place
-            if self._open is None or self._open[0] != path:
+            if path not in self._open:
                 try:
-                    self._open = path, pq.read_table(path, page_checksum_verification=True)
-                except (pa.ArrowException, OSError) as error:
-                    raise StorageError(
-                        f"{path} was there when the study began and cannot be read now: {error}"
-                    ) from error
-            return _row(self._open[1], at)
+                    table = _read(path)
+                except StorageError as error:
+                    raise StorageError(f"{path} was there when the study began: {error}") from error
+                while len(self._open) >= OPEN:
+                    del self._open[next(iter(self._open))]
+                self._open[path] = table
+            return _row(self._open[path], at)
 
     def put(self, mark: str, row: Mapping[str, Any], *, now: bool = True) -> None:
         """Store a row.
@@ -97,10 +100,15 @@ class StoredRows:
             mark: Its mark.
             row: JSON values by name.
             now: Whether to write it at once, instead of soon and together with others.
+
+        Raises:
+            TypeError, ValueError: The row holds what is no JSON value.
         """
+        kinds = _kinds(row)
+        _table(kinds, [(mark, row)])  # raises here, not when others are to be written with it
         with self._lock:
             self._waiting[mark] = dict(row)
-            self._new[_kinds(row)].append((mark, dict(row)))
+            self._new[kinds].append((mark, dict(row)))
             if now or sum(map(len, self._new.values())) >= 1000:
                 self.write()
             elif self._timer is None:
@@ -116,11 +124,8 @@ class StoredRows:
                 self._timer = None
             new, self._new = self._new, defaultdict(list)
             for kinds, rows in new.items():
-                schema = _schema(kinds)
-                arrays = [pa.array([m for m, _ in rows], pa.string())]
-                arrays += [pa.array([_encoded(r[f.name], f) for _, r in rows], f.type) for f in list(schema)[1:]]
                 try:
-                    self._write(pa.Table.from_arrays(arrays, schema=schema))
+                    self._write(_table(kinds, rows))
                 except StorageError as error:
                     if not self._failing:
                         self._say(f"{error}; the study goes on, and rows are written as soon as that is possible")
@@ -139,17 +144,16 @@ class StoredRows:
             self._gather(1)
 
     def _write(self, table: pa.Table) -> None:
-        content = io.BytesIO()
-        pq.write_table(table, content, write_page_checksum=True)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        content = buffer.getvalue()
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = write_atomic(
-            self._folder / f"rows-{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet", content.getvalue()
-        )
-        self._note(path, table.schema, table)
+        path = write_atomic(self._folder / f"rows-{time.time_ns():020d}-{_digest(content)}.parquet", content)
+        self._note(path, table)
 
-    def _note(self, path: Path, schema: pa.Schema, marks: pa.Table) -> None:
-        self._files[path] = tuple((f.name, f.metadata[_KIND].decode()) for f in schema)
-        for at, mark in enumerate(marks.column(MARK)):
+    def _note(self, path: Path, table: pa.Table) -> None:
+        self._files[path] = tuple((f.name, f.metadata[_KIND].decode()) for f in table.schema)
+        for at, mark in enumerate(table.column(MARK)):
             self._place[_short(mark.as_py())] = path, at
 
     def _gather(self, most: int) -> None:
@@ -163,13 +167,29 @@ class StoredRows:
             try:
                 small = [p for p in paths if pq.read_metadata(p).num_rows < LARGE]
                 if len(small) > 1:
-                    self._write(pa.concat_tables([pq.read_table(p, page_checksum_verification=True) for p in small]))
-                    self._open = None
+                    self._write(pa.concat_tables(map(_read, small)))
+                    self._open.clear()
                     for path in small:
                         del self._files[path]
                         path.unlink(missing_ok=True)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, StorageError) as error:
                 self._say(f"rows stay in many files: {error}")
+
+
+def _digest(content: bytes) -> str:
+    """What a file's name says of its content."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _read(path: Path) -> pa.Table:
+    """Rows of a file; raises StorageError unless it is as it was written."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path.name} cannot be read ({error.strerror})") from error
+    if path.stem.rpartition("-")[2] != _digest(content):
+        raise StorageError(f"{path.name} cannot be read (its content is not what was written)")
+    return pq.read_table(io.BytesIO(content))
 
 
 def _short(mark: str) -> bytes:
@@ -204,6 +224,14 @@ def _schema(kinds: Kinds) -> pa.Schema:
         column = _SCALARS[of] if of == kind else pa.list_(_SCALARS[of])
         fields.append(pa.field(name, column, metadata={_KIND: kind.encode()}))
     return pa.schema(fields)
+
+
+def _table(kinds: Kinds, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> pa.Table:
+    """Rows of one kind, each with its mark."""
+    schema = _schema(kinds)
+    arrays = [pa.array([mark for mark, _ in rows], pa.string())]
+    arrays += [pa.array([_encoded(row[f.name], f) for _, row in rows], f.type) for f in list(schema)[1:]]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _encoded(value: Any, field: pa.Field) -> Any:
