@@ -326,7 +326,7 @@ def _compare(model: Any, system: LureSystem, ports: Mapping[str, str]) -> None:
             np.concatenate([np.broadcast_to(part, (batch or compared, ours.shape[1])) for part in parts])
             for ours, parts in zip(own.values(), zip(*made, strict=True), strict=True)
         ]
-    except Exception as error:  # whatever the evaluator's operators raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise FileFormatError(f"the graph cannot be evaluated as it was read: {error}") from error
     for (what, ours), there in zip(own.items(), theirs, strict=True):
         apart = float(np.abs(ours - there).max())

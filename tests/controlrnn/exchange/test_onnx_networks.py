@@ -87,15 +87,18 @@ def test_torch_networks_are_read(tmp_path, opset, double, batch):
     np.testing.assert_allclose(system.output(x, u), theirs[1], rtol=1e-12, atol=1e-12)
 
 
-def graph(nodes, constants=(), *, outputs=("x_next", "y"), inputs=("x", "u"), opset=17, props=None, n=2):
-    """A model of two states, two inputs and two outputs."""
+def graph(
+    nodes, constants=(), *, outputs=("x_next", "y"), inputs=("x", "u"), opset=17, props=None, n=2, batch="batch",
+    first=(),
+):  # fmt: skip
+    """A model of two states, two inputs and two outputs; ``first``: ports before these."""
 
     def ports(names):
-        return [helper.make_tensor_value_info(p, TensorProto.DOUBLE, ["batch", n]) for p in names]
+        return [helper.make_tensor_value_info(p, TensorProto.DOUBLE, [batch, n]) for p in names]
 
     made = helper.make_model(
         helper.make_graph(
-            nodes, "g", ports(inputs), ports(outputs),
+            nodes, "g", [*first, *ports(inputs)], ports(outputs),
             [numpy_helper.from_array(np.asarray(v), k) for k, v in dict(constants).items()],
         ),
         opset_imports=[helper.make_opsetid("", opset)], ir_version=8,
@@ -146,6 +149,44 @@ def test_operators_compute_what_the_reference_evaluator_computes(case, tmp_path)
     rtol = 1e-7 if case == "leaky" else 1e-12  # ONNX stores the slope in single precision
     np.testing.assert_allclose(system.step(x, u), x_next, rtol=rtol, atol=1e-12)
     np.testing.assert_allclose(system.output(x, u), y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [3, 64, 100])
+def test_batches_of_a_fixed_size_are_compared_whatever_it_is(batch, tmp_path):
+    system = from_onnx(saved(graph(*READ["gemm"], batch=batch), tmp_path))
+    np.testing.assert_array_equal(system.A, 2.0 * W.T)
+    np.testing.assert_array_equal(system.bx, [3.0, 6.0])
+
+
+def test_constants_may_be_ports_as_in_old_files(tmp_path):
+    """Up to IR version 3 every constant is a port, too, and may come before the others; here one without axes."""
+    nodes, constants = READ["quotient"]
+    made = graph(nodes, constants, opset=8, first=[helper.make_tensor_value_info("two", TensorProto.DOUBLE, [])])
+    made.ir_version = 3
+    np.testing.assert_array_equal(from_onnx(saved(made, tmp_path)).A, 0.5 * np.eye(2))
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, 2])
+def test_slices_without_axes_are_those_of_the_batch(batch, tmp_path):
+    nodes = [node("Slice", ["x", "s", "t"], "x_next"), Y]
+    made = graph(nodes, {"s": np.array([0]), "t": np.array([2])}, batch=batch)
+    with pytest.raises(SettingError, match=r"operator Slice .* last axis"):
+        from_onnx(saved(made, tmp_path))
+
+
+def test_what_only_the_evaluator_refuses_is_an_error_of_ours(tmp_path):
+    made = graph([node("Add", ["x", "u"], "x_next"), node("Identity", ["c"], "y")], {"c": np.ones((3, 2))})
+    with pytest.raises((SettingError, FileFormatError)):
+        from_onnx(saved(made, tmp_path))
+
+
+def test_further_outputs_of_an_operator_are_refused_by_name(tmp_path):
+    nodes = [
+        helper.make_node("Dropout", ["x"], ["d", "mask"]), node("Cast", ["mask"], "m", to=TensorProto.DOUBLE),
+        node("Mul", ["d", "m"], "x_next"), Y,
+    ]  # fmt: skip
+    with pytest.raises(SettingError, match="operator Cast uses 'mask'"):
+        from_onnx(saved(graph(nodes), tmp_path))
 
 
 REFUSED = {
