@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, count, positive, put, texts
+from controlrnn.checks import Array, as_array, count, numbers, positive, put, texts
 from controlrnn.errors import SettingError, UnreachableError
 from controlrnn.typed import typed
 from mpc.control.controller import TightenedMPC
@@ -47,7 +47,9 @@ class OpcUaNodes:
         applied: Inputs that act, for reading back, one for every input; none where they cannot be read.
         reference: Set points, one for each output; none where they are given to `operate`.
         measured: Known disturbances, one for each measured input (`Tracking.measured_inputs`).
-        oldest: Age [s] from which on a reading is missing; its source's time stamp counts. None: any age.
+        oldest: Age [s] from which on a reading is missing; its source's time stamp counts, and this machine's clock.
+            One without a stamp, or with one as far ahead of this clock, has no age that could be known, and is
+            missing, too. Set points may be of any age. None: any age, known or not.
     """
 
     outputs: Sequence[str]
@@ -118,7 +120,8 @@ def operate(
     Raises:
         SettingError: The nodes do not fit the controller, or asyncua is not installed:
             ``pip install 'controlrnn[opcua]'``.
-        UnreachableError: The server cannot be reached when the operation begins, or lacks a node.
+        UnreachableError: The server cannot be reached when the operation begins, lacks a node, or keeps a command as
+            anything but a real number.
     """
     if not isinstance(nodes, OpcUaNodes):
         raise SettingError(f"nodes must be OpcUaNodes, got {nodes!r}")
@@ -148,7 +151,7 @@ def _checked(controller: TightenedMPC, nodes: OpcUaNodes, reference: Any) -> Arr
         raise SettingError("set points come either from nodes.reference or from reference=, got both or neither")
     if reference is None:
         return None
-    rows = np.atleast_2d(np.asarray(reference, dtype=np.float64))
+    rows = np.atleast_2d(numbers("reference", reference))
     return as_array("reference", rows, ("T", predictor.ny), finite=False)
 
 
@@ -165,14 +168,14 @@ class _Operation:
 
     async def run(self, url: str, samples: int, configure: Callable[[Any], None] | None) -> Operated:
         """Operate for a number of samples."""
-        from asyncua import Client
+        from asyncua import Client, ua
 
         client = Client(url, timeout=max(self.period, 0.5))
         if configure is not None:
             configure(client)
         try:
             await client.connect(auto_reconnect=True, reconnect_max_delay=max(self.period, 1.0))
-        except (TimeoutError, OSError) as error:
+        except (TimeoutError, OSError, ValueError, ua.UaError) as error:  # ValueError: the address is none
             raise UnreachableError(f"the server {url} cannot be reached: {error or 'it does not answer'}") from error
         try:
             kinds = await self._kinds(client)
@@ -197,10 +200,17 @@ class _Operation:
         try:
             for name in self.nodes.read:
                 await client.get_node(name).read_browse_name()
-            return [await client.get_node(name).read_data_type_as_variant_type() for name in self.nodes.inputs]
+            kinds = [await client.get_node(name).read_data_type_as_variant_type() for name in self.nodes.inputs]
         except (ua.UaError, ValueError) as error:
             named = ", ".join([*self.nodes.read, *self.nodes.inputs])
             raise UnreachableError(f"the server lacks a node of {named}: {error}") from error
+        for name, kind in zip(self.nodes.inputs, kinds, strict=True):
+            if kind not in (ua.VariantType.Double, ua.VariantType.Float):
+                raise UnreachableError(
+                    f"the command {name} must be kept as Double or Float, got {kind.name}: rounded to whole numbers it "
+                    "would not be what was planned"
+                )
+        return kinds
 
     def _note_delay(self, delay: float) -> None:
         self.delay = max(self.delay, delay)
@@ -242,16 +252,22 @@ class _Operation:
             _log.warning("the server could not be read: %s", error or "it does not answer")
             return np.full(len(nodes), np.nan)
         now = datetime.now(UTC).replace(tzinfo=None)
-        return np.array([self._number(value, now) for value in found])
+        ageless = [self.nodes.oldest is None] * len(nodes)
+        first = len(self.nodes.outputs) + len(self.nodes.applied)
+        ageless[first : first + len(self.nodes.reference)] = [True] * len(self.nodes.reference)
+        return np.array(
+            [self._number(value, None if free else now) for value, free in zip(found, ageless, strict=True)]
+        )
 
-    def _number(self, value: Any, now: datetime) -> float:
-        """A reading as a number, NaN where its quality, its value or its age is not good."""
+    def _number(self, value: Any, now: datetime | None) -> float:
+        """A reading as a number, NaN where its quality, its value or its age (unless ``now`` is None) is not good."""
         if value.StatusCode is not None and not value.StatusCode.is_good():
             return math.nan
-        stamp = value.SourceTimestamp
-        age = 0.0 if stamp is None else (now - stamp.replace(tzinfo=None)).total_seconds()
-        if self.nodes.oldest is not None and age > self.nodes.oldest:
-            return math.nan
+        stamp, oldest = value.SourceTimestamp, self.nodes.oldest
+        if now is not None and oldest is not None:
+            age = math.inf if stamp is None else (now - stamp.replace(tzinfo=None)).total_seconds()
+            if abs(age) > oldest:
+                return math.nan
         held = None if value.Value is None else value.Value.Value
         if isinstance(held, bool) or not isinstance(held, int | float) or not math.isfinite(held):
             return math.nan

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import mpc
-from controlrnn.errors import SettingError, UnreachableError
+from controlrnn.errors import DataError, SettingError, UnreachableError
 from mpc.online.opc_ua import OpcUaNodes, operate
 from tests.road_case import LIMIT, road
 
@@ -25,12 +25,13 @@ PERIOD, SAMPLES = 0.15, 12
 class Plant(threading.Thread):
     """A tank behind an OPC UA server: whoever writes a command moves it by one sample, before the write returns."""
 
-    def __init__(self, tank, spoil=None, kind=ua.VariantType.Double, url=None):
+    def __init__(self, tank, spoil=None, kind=ua.VariantType.Double, url=None, command=None, wanted=None):
         super().__init__(daemon=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = url or f"opc.tcp://127.0.0.1:{probe.getsockname()[1]}/tank"
         self.tank, self.spoil, self.kind = tank, spoil, kind
+        self.command, self.wanted = command or kind, wanted
         self.x, self.y, self.u, self.failure = tank.initial_state(), [], [], None
         self.ready, self.done = threading.Event(), threading.Event()
 
@@ -49,9 +50,13 @@ class Plant(threading.Thread):
         space = await server.register_namespace("tank")
         self.nodes = {}
         for name, value in (("level", float(self.x[0])), ("pump", -1.0), ("running", 2.0), ("wanted", 10.0)):
-            node = await server.nodes.objects.add_variable(ua.NodeId(name, space), name, value, self.kind)
+            kind = self.command if name == "pump" else self.kind
+            value = value if kind in (ua.VariantType.Double, ua.VariantType.Float) else 0
+            node = await server.nodes.objects.add_variable(ua.NodeId(name, space), name, value, kind)
             await node.set_writable()
             self.nodes[name] = node
+        if self.wanted is not None:
+            await self.nodes["wanted"].write_value(self.wanted)
         server.subscribe_server_callback(CallbackType.PostWrite, self._act)
         async with server:
             self.ready.set()
@@ -126,6 +131,37 @@ def test_set_points_come_from_the_server():
     assert [step.set_point[0] for step in seen] == [10.0] * 3
 
 
+@pytest.mark.slow
+def test_set_points_may_be_older_than_readings():
+    past, seen = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=1), []
+    with served(wanted=ua.DataValue(ua.Variant(12.0, ua.VariantType.Double), SourceTimestamp=past)) as plant:
+        where = nodes(reference=["ns=2;s=wanted"], oldest=60.0)
+        result = operate(controller(), plant.url, where, samples=3, period=PERIOD, each=seen.append)
+    assert [step.set_point[0] for step in seen] == [12.0] * 3
+    assert result.missing == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [ua.VariantType.Int16, ua.VariantType.Boolean])
+def test_commands_that_would_be_rounded_are_refused(kind):
+    with served(command=kind) as plant:
+        with pytest.raises(UnreachableError, match=f"Double or Float, got {kind.name}"):
+            operate(controller(), plant.url, nodes(), samples=2, reference=[LIMIT], period=PERIOD)
+        assert plant.u == []
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "opc.tcp://127.0.0.1:99999/"])
+def test_what_is_no_address_is_named(url):
+    with pytest.raises((SettingError, UnreachableError), match=r"url|cannot be reached"):
+        operate(controller(), url, nodes(), samples=1, reference=[LIMIT], period=0.3)
+
+
+@pytest.mark.parametrize("reference", [["high"], [[1.0], [1.0, 2.0]]])
+def test_set_points_are_numbers(reference):
+    with pytest.raises(DataError, match="reference must be an array of numbers"):
+        operate(controller(), "opc.tcp://127.0.0.1:1/none", nodes(), samples=1, reference=reference)
+
+
 def bad(k, value):
     failed = ua.StatusCode(ua.StatusCodes.BadSensorFailure)
     return ua.DataValue(value.Value, StatusCode=failed) if k in (2, 3) else value
@@ -140,8 +176,17 @@ def old(k, value):
     return ua.DataValue(value.Value, SourceTimestamp=past) if k in (2, 3) else value
 
 
+def ahead(k, value):
+    coming = datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1)
+    return ua.DataValue(value.Value, SourceTimestamp=coming) if k in (2, 3) else value
+
+
+def without_stamp(k, value):
+    return ua.DataValue(value.Value) if k in (2, 3) else value
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("spoil", [bad, not_a_number, old])
+@pytest.mark.parametrize("spoil", [bad, not_a_number, old, ahead, without_stamp])
 def test_bad_readings_are_missing_ones(spoil):
     seen = []
     with served(spoil=spoil) as plant:
