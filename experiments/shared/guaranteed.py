@@ -360,10 +360,14 @@ def maker(
     """Function that calls `build`; one that travels takes the artefacts along to machines without the folder."""
     if not travels:
         return partial(build, folder, case, controller, truth, removed)
+    return partial(_unpacked, artefacts(folder), case, controller, truth, removed)
+
+
+def artefacts(folder: Path) -> Parcel:
+    """Model and proofs in a folder, without loops that were run with them."""
     from controlrnn.cluster import Parcel
 
-    files = Parcel.of(p for p in folder.glob("*.npz") if not p.name.endswith("_loops.npz"))
-    return partial(_unpacked, files, case, controller, truth, removed)
+    return Parcel.of(p for p in folder.glob("*.npz") if not p.name.endswith("_loops.npz"))
 
 
 def _unpacked(files: Parcel, *arguments: Any) -> ClosedLoopSetup:

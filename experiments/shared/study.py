@@ -65,6 +65,9 @@ class Study:
         fresh: Whether to forget rows of earlier runs.
         workers: Processes for `each`, `stream` and what takes `client`; 1 is this one.
         scheduler: Address of a scheduler whose workers do it instead.
+
+    Attributes:
+        computed: Number of rows so far that this run has computed, not taken from an earlier one.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Study:
         self.workers, self.scheduler = workers, scheduler
         self.out.mkdir(parents=True, exist_ok=True)
         self.environment = environment()
+        self.computed = 0
         self._rows: dict[str, Row] = {}
         self._targets: dict[str, dict[str, Any]] = {}
         self._stored = StoredRows(self.out / "rows", fresh=fresh, say=self.say)
@@ -159,6 +163,7 @@ class Study:
                 raise KeyboardInterrupt(f"row {key!r} was interrupted, and is not stored")
             stored = values | {"seconds": round(time.perf_counter() - began, 3)}
             self._stored.put(mark, stored)
+            self.computed += 1
         self._rows[key] = stored
         return stored
 
@@ -194,12 +199,16 @@ class Study:
             total: Number of cases, for the progress bar.
             title: Its title.
         """
+        keys: set[str] = set()
         order: deque[tuple[str, bool]] = deque()  # marks that were drawn, and whether their rows have to be computed
         marks: dict[int, str] = {}  # of those on their way
         numbers = itertools.count()
 
         def todo() -> Iterator[tuple[str, Sequence[Any]]]:
             for key, arguments in cases:
+                if key in keys:
+                    raise _twice(key)
+                keys.add(key)
                 mark = self._mark(key, [name_of(function), needs])
                 order.append((mark, mark not in self._stored))
                 if order[-1][1]:
@@ -208,6 +217,7 @@ class Study:
 
         def arrived(number: int, row: Row) -> None:
             self._stored.put(marks.pop(number), row, now=False)
+            self.computed += 1
 
         with tqdm(total=total, desc=title, leave=False) as bar:
 
@@ -297,7 +307,7 @@ class Study:
 
     def _is_new(self, key: str) -> None:
         if key in self._rows:
-            raise ValueError(f"row {key!r} exists already: give every case a name of its own")
+            raise _twice(key)
 
     def _mark(self, key: str, needs: Any) -> str:
         """Digest of everything that a row depends on."""
@@ -360,6 +370,10 @@ class Study:
         self._stored.close()
         self._client = None
         self._cluster.close()
+
+
+def _twice(key: str) -> ValueError:
+    return ValueError(f"row {key!r} exists already: give every case a name of its own")
 
 
 @contextmanager

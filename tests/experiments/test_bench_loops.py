@@ -49,7 +49,7 @@ def small(truth):
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="no C compiler (cc, gcc or clang) on the path")
-def test_loops_are_counted_with_what_they_violated(tmp_path, monkeypatch):
+def test_loops_are_counted_with_what_they_violated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_loops, "maker", maker)
     monkeypatch.setattr(bench_loops, "prove", lambda *_: None)
     monkeypatch.setattr(bench_loops.guaranteed_tanks, "identified", lambda *_: None)
@@ -67,6 +67,15 @@ def test_loops_are_counted_with_what_they_violated(tmp_path, monkeypatch):
     assert many["nearest_to_a_limit_cm"] < 0
     assert many["most_iterations"] == 2
     minutes = targets["minutes for 10000 loops on two workers, clock"]["value"]
-    assert minutes == pytest.approx(many["loops_wall_s"] / 120 * 10000 / 6)
+    assert minutes == pytest.approx(many["wall_s"] / 60 * 10000 / 6)  # of the clock, not what it was in the loops
+    assert many["wall_s"] > many["loops_wall_s"]
+    assert (many["computed"], many["workers"]) == (6, 1)
     assert rows["compiled, Dask, workers: 2"]["loops"] == 4
     assert rows["compiled, 1 process"]["loops_a_cpu_second"] > rows["python, 1 process"]["loops_a_cpu_second"]
+    # Rows of other proofs are no rows of these.
+    capsys.readouterr()
+    assert bench_loops.main(["--quick", "--loops", "6", "--out", str(tmp_path)]) == 0
+    assert "6 guaranteed loops: taken from the earlier run" in capsys.readouterr().out
+    (tmp_path / "terminal.npz").write_bytes(b"another proof")
+    assert bench_loops.main(["--quick", "--loops", "6", "--out", str(tmp_path)]) == 0
+    assert "taken from the earlier run" not in capsys.readouterr().out

@@ -208,11 +208,15 @@ def test_many_cases_become_rows_in_order_and_those_of_a_stream_do_not(tmp_path):
     assert found == [n * n for n in range(2500)]
     assert streamed.rows == []
     streamed.close()
+    assert streamed.computed == 2500
     assert len(list((tmp_path / "other" / "rows").iterdir())) == 1
     resumed = study(tmp_path / "other", "--workers", "1").stream(
         partial(squares, 7), ((str(n), (n,)) for n in range(2501))
     )
     assert [r["square"] for r in resumed] == [*found, 2500 * 2500 + 7]
+    twice = study(tmp_path / "twice", "--workers", "1").stream(partial(squares, 0), [("a", (1,)), ("a", (2,))])
+    with pytest.raises(ValueError, match="'a' exists already"):
+        list(twice)
 
 
 def test_an_error_names_its_case_and_rows_before_it_are_kept(tmp_path):
