@@ -70,12 +70,13 @@ def recorded_errors(file: RoadFile, data: Dataset, predictor: mpc.Predictor, sta
 
     Args:
         file: The road file.
-        data: Data: test records, else others that the model was not fitted to, else training records.
+        data: Data: test records, else others that the model was not fitted to, else training records; of them the first
+            in which every output was measured.
         predictor: The model.
         start: State that runs start from, shape (nx,); its washout is left out.
 
     Raises:
-        DataError: No record is long enough.
+        DataError: No part has records that are long enough, and measured.
     """
     least = file.promise.washout + 2
     for part in ("test", "calibration", "validation", "train"):
@@ -83,8 +84,12 @@ def recorded_errors(file: RoadFile, data: Dataset, predictor: mpc.Predictor, sta
         if records:
             errors = [(r.y - predictor.predict(start, r.u[:-1]))[file.promise.washout :] for r in records]
             joined = np.concatenate(errors)
-            return _filled(joined), f"{len(records)} {part} record(s)"
-    raise DataError(f"no record has the {least} samples that the errors of the simulated plant need")
+            if (~np.isnan(joined)).any(axis=0).all():  # else nothing says what the errors of some output are
+                return _filled(joined), f"{len(records)} {part} record(s)"
+    raise DataError(
+        f"no part of the data has records of the {least} samples that the errors of the simulated plant need, with "
+        "readings of every output: record more, or name a plant in simulate.plant"
+    )
 
 
 def _filled(errors: Array) -> Array:
