@@ -2,7 +2,7 @@
 
 import re
 
-from controlrnn.road import Road, Stage, run_road
+from controlrnn.road import Road, Stage, draft_road, run_road
 from plants import MultiTank, excitation, simulate
 
 
@@ -23,6 +23,13 @@ def set_fields(path, **fields):
         text, n = re.subn(rf"^(# )?{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
         assert n == 1, (name, n)
     path.write_text(text)
+
+
+def write_road(place):
+    """Measurements and a road file in a folder, with settings that take seconds."""
+    write_csv(place / "tank.csv")
+    (place / "road.toml").write_text(draft_road([place / "tank.csv"], base=place).text)
+    set_fields(place / "road.toml", **QUICK)
 
 
 QUICK = {"budget": 2.0, "iterations": 60, "loops": 2, "hold": 12, "horizon": 8, "control_horizon": 4}

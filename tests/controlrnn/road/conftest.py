@@ -3,18 +3,14 @@
 import shutil
 
 import pytest
-from small_road import DONE, QUICK, drive, set_fields, write_csv
-
-from controlrnn.road import draft_road
+from small_road import DONE, drive, write_road
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder with a finished road; tests that change something take a copy."""
     place = tmp_path_factory.mktemp("road")
-    write_csv(place / "tank.csv")
-    (place / "road.toml").write_text(draft_road([place / "tank.csv"], base=place).text)
-    set_fields(place / "road.toml", **QUICK)
+    write_road(place)
     seen = drive(place)
     assert seen.made == DONE
     assert seen.moved[-1] == (4, 4)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_road import QUICK, set_fields, write_csv
+from small_road import drive, write_road
 
-from controlrnn.road import Road, Stage, draft_road, run_road
+from controlrnn.road import Stage, open_road
 from controlrnn.road.loop_plants import RecordedErrors
 from controlrnn.road.loops import controller_of, loop_words, run_loops, start_of, tracking_words
 from controlrnn.road.making import observer_of, predictor_of
@@ -16,12 +16,9 @@ from controlrnn.road.making import observer_of, predictor_of
 def road(tmp_path_factory):
     """A tightened road; its limits and set points are changed by each test, its model and certificates stay."""
     place = tmp_path_factory.mktemp("starts")
-    write_csv(place / "tank.csv")
-    (place / "road.toml").write_text(draft_road([place / "tank.csv"], base=place).text)
-    set_fields(place / "road.toml", **QUICK)
-    road = Road.made(place / "road.toml", place / "road")
-    run_road(road, place, until=Stage.TIGHTEN)
-    return road
+    write_road(place)
+    drive(place, until=Stage.TIGHTEN)
+    return open_road(place / "road")
 
 
 def limited(road, lower, upper, reference):
