@@ -1,9 +1,7 @@
-"""One page of all studies: the table of claims, what was learnt, and the figures, in a file that needs no other."""
+"""One page of all studies: their claims, what was learnt, and the figures, in a file that needs no other."""
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from controlrnn.errors import FileFormatError
-from controlrnn.records import write_atomic
+from controlrnn.report import Listing, Mark, Marked, Page, Picture, Section, Table, Words
+from controlrnn.report import write_page as write
+from controlrnn.report.blocks import Block
+from experiments.papers.claims import Decision
 from experiments.shared.study import Row
 
 COLUMNS = ("paper", "claim", "published", "ours", "decided", "remark")
 _REASONS = 6  # why claims are open, the most frequent ones
-_STYLE = """
-body { font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; } th, td { border: 1px solid #ccc; padding: .3em .6em; text-align: left;
-vertical-align: top; } .yes { background: #dff2df; } .no { background: #f7dede; } img { max-width: 100%; }
-"""
+_MARKS = {Decision.YES: Mark.GOOD, Decision.NO: Mark.BAD}
+_HOW = (
+    "Ours: median and range over networks or seeds. A claim is decided where the 95 % interval of the mean difference "
+    "lies on one side of zero, beyond what our own search may err; a claim about every case by all cases."
+)
 
 
 def write_page(path: Path, folders: Mapping[str, Path]) -> Path:
@@ -34,45 +35,40 @@ def write_page(path: Path, folders: Mapping[str, Path]) -> Path:
         FileFormatError: A folder has no results of a study with claims.
     """
     found = {name: _results(folder) for name, folder in folders.items()}
-    claims = [claim for results in found.values() for claim in results["claims"]]
-    count = {kind: sum(claim["decided"] == kind for claim in claims) for kind in ("yes", "no", "not decided")}
-    parts = [
-        f"<h1>Claims of the papers</h1><p>{len(claims)} claims: "
-        + ", ".join(f"{n} {kind}" for kind, n in count.items())
-        + ". Ours: median and range over networks or seeds. A claim is decided where the 95 % interval of the mean"
-        " difference lies on one side of zero, beyond what our own search may err; a claim about every case by all"
-        " cases.</p>",
-        _table(claims),
-    ]
-    for name, results in found.items():
-        kind = "quick" if results["quick"] else "full"
-        parts.append(f"<h2>{html.escape(name)}</h2><p>{kind}, {results['seconds']:.0f} s</p>")
-        parts.append(_learnt(results["claims"]))
-        for figure in sorted(folders[name].glob("*.png")):
-            picture = base64.b64encode(figure.read_bytes()).decode()
-            parts.append(f'<img alt="{html.escape(figure.stem)}" src="data:image/png;base64,{picture}">')
-    text = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Claims of the papers</title>'
-        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
-    )
-    return write_atomic(path, text.encode())
+    decided = Counter(claim["decided"] for results in found.values() for claim in results["claims"])
+    count = ", ".join(f"{decided[kind]} {kind}" for kind in Decision)
+    sections = [Section(name, _blocks(results, folders[name])) for name, results in found.items()]
+    return write(Page("Claims of the papers", sections, f"{decided.total()} claims: {count}. {_HOW}"), path)
 
 
-def _learnt(claims: Sequence[Row]) -> str:
-    """What holds and what does not, with our values, and why the rest is open, as lists of HTML."""
-    parts = []
-    for kind, title in (("yes", "What holds"), ("no", "What does not hold")):
-        lines = [f"{claim['claim']}: {claim['ours']}" for claim in claims if claim["decided"] == kind]
-        if lines:
-            items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-            parts.append(f"<h3>{title}</h3><ul>{items}</ul>")
+def _blocks(results: Mapping[str, Any], folder: Path) -> list[Block]:
+    """One study: its claims, what was learnt, its figures."""
+    claims: list[Row] = results["claims"]
+    rows = [[_cell(claim, column) for column in COLUMNS] for claim in claims]
+    figures = [Picture(figure.read_bytes(), figure.stem) for figure in sorted(folder.glob("*.png"))]
+    kind = "quick" if results["quick"] else "full"
+    return [Words(f"{kind}, {results['seconds']:.0f} s"), Table(COLUMNS, rows), *_learnt(claims), *figures]
+
+
+def _cell(claim: Row, column: str) -> str | Marked:
+    text = str(claim[column])
+    return Marked(text, _MARKS.get(claim[column], Mark.WARNING)) if column == "decided" else text
+
+
+def _learnt(claims: Sequence[Row]) -> list[Block]:
+    """What holds and what does not, with our values, and why the rest is open."""
+    blocks: list[Block] = []
+    for kind, title in ((Decision.YES, "What holds"), (Decision.NO, "What does not hold")):
+        known = {claim["claim"]: claim["ours"] for claim in claims if claim["decided"] == kind}
+        if known:
+            blocks += [Words(title, strong=True), Listing(known)]
     reasons = Counter(
-        claim["remark"] or "the spread is too wide" for claim in claims if claim["decided"] == "not decided"
+        claim["remark"] or "the spread is too wide" for claim in claims if claim["decided"] == Decision.NOT_DECIDED
     )
     if reasons:
-        items = "".join(f"<li>{html.escape(reason)} ({n})</li>" for reason, n in reasons.most_common(_REASONS))
-        parts.append(f"<h3>What is open: {sum(reasons.values())} claims</h3><ul>{items}</ul>")
-    return "".join(parts)
+        often = {reason: "1 claim" if n == 1 else f"{n} claims" for reason, n in reasons.most_common(_REASONS)}
+        blocks += [Words(f"What is open: {reasons.total()} claims", strong=True), Listing(often)]
+    return blocks
 
 
 def _results(folder: Path) -> dict[str, Any]:
@@ -84,13 +80,3 @@ def _results(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{folder} must hold the results of a study with claims: run it again") from error
     raise FileFormatError(f"the claims of {folder} must have the columns {', '.join(COLUMNS)}: run the study again")
-
-
-def _table(claims: Sequence[Row]) -> str:
-    """The claims as a table of HTML."""
-    head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-    lines = []
-    for claim in claims:
-        cells = "".join(f"<td>{html.escape(str(claim[column]))}</td>" for column in COLUMNS)
-        lines.append(f'<tr class="{html.escape(claim["decided"])}">{cells}</tr>')
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from html_pages import Read
 
 from controlrnn.errors import FileFormatError
 from controlrnn.models import Elman
@@ -230,14 +231,16 @@ def test_the_page_holds_claims_and_figures_and_needs_no_other_file(tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps({"quick": True, "seconds": 3.0, "claims": [claim.row()]}))
-    (folder / "figure.png").write_bytes(b"picture")
+    (folder / "figure.png").write_bytes(b"\x89PNG\r\n\x1a\npicture")
     text = write_page(tmp_path / "papers.html", {"one": folder}).read_text()
+    read = Read(text)
+    assert [dict(claim.row())] == read.table(*COLUMNS)
     assert "a &lt; b" in text
     assert "&lt;remark&gt;" in text
     assert "1.5 (1 .. 2) %" in text
-    assert "data:image/png;base64,cGljdHVyZQ==" in text
+    assert "data:image/png;base64,iVBORw0KGgpwaWN0dXJl" in text
     assert "1 no" in text
-    assert "What does not hold</h3><ul><li>a &lt; b: 1.5 (1 .. 2) %</li>" in text
+    assert "What does not hold a < b 1.5 (1 .. 2) %" in " ".join(part.strip() for part in read.texts if part.strip())
     assert "What holds" not in text
     assert "What is open" not in text
     (folder / "results.json").write_text(json.dumps({"quick": True, "seconds": 3.0, "claims": [{"claim": "x"}]}))
