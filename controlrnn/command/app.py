@@ -276,7 +276,7 @@ def verify(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Prove again what a folder claims, without a solver and without torch.
+    """Prove or compute again what a folder claims, without a solver and without torch.
 
     Exit code 4 where a claim does not hold.
 

@@ -45,7 +45,7 @@ class Verdict:
 
 @typed()
 def verify_folder(folder: str | os.PathLike[str]) -> tuple[Verdict, ...]:
-    """Prove again what a road's folder claims, with numpy and the compiled simulation alone.
+    """Prove or compute again what a road's folder claims, with numpy and the compiled simulation alone.
 
     Stages that are not done claim nothing. A claim that fails is no exception but a verdict.
 
