@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 from html_pages import Read
+from paper_claims import NO, OPEN, YES, decisions
 
 from controlrnn.errors import FileFormatError
 from controlrnn.models import Elman
 from experiments.papers import __main__ as papers
 from experiments.papers import classification, noise_plants, noise_robust, rnn_sdp
 from experiments.papers.__main__ import STUDIES
-from experiments.papers.claims import Claim, Decision, decide, decide_all, decide_value, summary
+from experiments.papers.claims import Claim, decide, decide_all, decide_value, summary
 from experiments.papers.classification import Digits, Sequences, Training, accuracy, answers, explicit, train
 from experiments.papers.page import COLUMNS, write_page
 from experiments.shared.study import Study
-
-YES, NO, OPEN = Decision.YES, Decision.NO, Decision.NOT_DECIDED
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_claims_on_noise_follow_from_the_rows():
     rows["estimate"] = noise_rows(sigmas=[None, 2.0, 4.0], sigma_added=4.0)
     rows["stable"] = noise_rows(test_error=6.0, norm=0.9)
     printed = {"over_printed": 3.9, "over_proven": 0.99}
-    decided = {c.claim: c.decided for c in noise_robust.claims(rows, printed, epochs=200)}
+    decided = decisions(noise_robust.claims(rows, printed, epochs=200))
     for where in ("an error of 10 %", "its own error plus 10 points"):
         assert decided[f"estimate bears more noise than regular at {where}"] is YES
         assert decided[f"bound bears more noise than regular at {where}"] is OPEN
@@ -169,12 +168,12 @@ def test_claims_on_noise_follow_from_the_rows():
     assert decided["stable training is least accurate"] is YES
     assert decided["the printed inequality (11) bounds the noise"] is NO
     assert decided["inequality (16), with all rows counted, bounds the noise"] is YES
-    short = {c.claim: c.decided for c in noise_robust.claims(rows, printed, epochs=4)}
+    short = decisions(noise_robust.claims(rows, printed, epochs=4))
     assert short["a basic RNN reaches 98.03 %"] is OPEN
     assert short[missed] is OPEN, "a short training refutes nothing"
     assert short["stable training is least accurate"] is YES
     rows["bound"] = noise_rows(bound_unit=False)
-    decided = {c.claim: c.decided for c in noise_robust.claims(rows, printed, epochs=4)}
+    decided = decisions(noise_robust.claims(rows, printed, epochs=4))
     assert decided["inequality (16), with all rows counted, bounds the noise"] is NO
 
 
@@ -195,7 +194,7 @@ def test_claims_on_the_tank_follow_from_the_rows():
         for way, size in (("stable", 3.0), ("regular", 2.0), ("bound", 4.0), ("estimate", 1.0))
     }
     for short, missed in (("", NO), ("briefly trained", OPEN)):
-        found = {c.claim: c.decided for c in noise_plants.claims(rows, noise_robust.ORDER, short)}
+        found = decisions(noise_plants.claims(rows, noise_robust.ORDER, short))
         prediction = "prediction of a tank, noise of twice the inputs' spread"
         assert found[f"estimate errs less than regular: {prediction}"] is YES
         assert found[f"bound errs less than regular: {prediction}"] is missed
@@ -211,7 +210,7 @@ def sdp_rows(**changes):
 
 def test_claims_on_the_constant_follow_from_the_rows():
     rows = [{k: list(v) for k, v in row.items()} for row in sdp_rows()]
-    decided = {c.claim: c.decided for c in rnn_sdp.claims(rows, (1, 10, 30))}
+    decided = decisions(rnn_sdp.claims(rows, (1, 10, 30)))
     assert decided["no attack exceeds a certified constant"] is YES
     assert decided["the gap to the ascent is below 1 % at length 1"] is YES
     # An ascent that finds little and slopes that are joined refute nothing.

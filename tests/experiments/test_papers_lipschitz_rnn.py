@@ -7,14 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from paper_claims import NO, OPEN, YES, decisions
 from torch.nn.functional import cross_entropy
 
 from controlrnn.models import Elman
 from experiments.papers import classification, curvature, lipschitz_claims, lipschitz_rnn, perturbations
-from experiments.papers.claims import Decision
 from experiments.papers.classification import Digits, Sequences, answers, explicit
-
-YES, NO, OPEN = Decision.YES, Decision.NO, Decision.NOT_DECIDED
 
 
 def sequences(n, seed, steps=6):
@@ -71,7 +69,7 @@ def test_claims_on_units_need_long_training(short):
     for n, one in enumerate(rows["cayley"]):
         one["accuracy"] = 94.0 + 0.1 * n
     theory = lipschitz_rnn.propositions(0)
-    decided = {c.claim: c.decided for c in lipschitz_rnn.claims(rows, theory, short=short)}
+    decided = decisions(lipschitz_rnn.claims(rows, theory, short=short))
     assert decided["more accurate than cayley: clean"] is (OPEN if short else YES)
     assert decided["more accurate than ode: after PGD"] is OPEN
     assert decided["a Hurwitz A makes every equilibrium stable"] is NO
@@ -154,7 +152,7 @@ def more_rows():
 
 
 def test_further_claims_follow_from_the_rows():
-    found = {c.claim: c.decided for c in lipschitz_claims.more_claims(*more_rows(), short=False)}
+    found = decisions(lipschitz_claims.more_claims(*more_rows(), short=False))
     assert found["99.0 % of single pixels, ordered"] is YES
     assert found["97.2 % of single pixels, permuted"] is OPEN
     assert found["more accurate than antisymmetric: permuted pixels"] is YES
@@ -173,7 +171,7 @@ def test_further_claims_follow_from_the_rows():
 def test_a_short_training_decides_no_claim_about_it():
     rows, variants, carts, pixels = more_rows()
     carts["ode"]["rate"] = None
-    short = {c.claim: c.decided for c in lipschitz_claims.more_claims(rows, variants, carts, pixels, short=True)}
+    short = decisions(lipschitz_claims.more_claims(rows, variants, carts, pixels, short=True))
     assert {decided for claim, decided in short.items() if "condition" not in claim} == {OPEN}
     assert short["the Hessian has a condition number"] is NO
 

@@ -8,14 +8,13 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from paper_claims import NO, OPEN, YES, decisions
 
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
-from experiments.papers.claims import Decision
 from experiments.papers.page import COLUMNS
 from experiments.papers.r2dn import judging, study, tasks, timing
 
-YES, NO, OPEN = Decision.YES, Decision.NO, Decision.NOT_DECIDED
 DATA = pytest.mark.skipif(
     "CONTROLRNN_DATA" not in os.environ, reason="set CONTROLRNN_DATA to the folder of measured data"
 )
@@ -97,7 +96,7 @@ def everything(**changes):
 
 
 def test_claims_on_times_follow_from_the_turns():
-    found = {c.claim: c.decided for c in judging.claims(*everything(), short=False)}
+    found = decisions(judging.claims(*everything(), short=False))
     assert found["F-16: training is faster than with REN (eager)"] is YES
     assert found["feedback: training is faster on a GPU"] is OPEN
     assert found["at least as fast as REN on the fused scan, F-16 size, 1 records of 256 samples"] is YES
@@ -106,7 +105,7 @@ def test_claims_on_times_follow_from_the_turns():
     assert found["training time grows less with expressivity (fused)"] is YES
     assert found["observer: training loss at most 20 % above REN's"] is YES
     assert found["every trained R2DN contracts"] is YES
-    short = {c.claim: c.decided for c in judging.claims(*everything(r2dn={"test": 2.0, "rate": None}), short=True)}
+    short = decisions(judging.claims(*everything(r2dn={"test": 2.0, "rate": None}), short=True))
     assert short["observer: training loss at most 20 % above REN's"] is OPEN
     assert short["observer: error on unseen data at most 20 % above REN's"] is OPEN
     assert short["every trained R2DN contracts"] is NO
@@ -115,7 +114,7 @@ def test_claims_on_times_follow_from_the_turns():
         task: {n: v if n.endswith("_ren") else [9.0 * t for t in v] for n, v in row.items()}
         for task, row in times.items()
     }
-    found = {c.claim: c.decided for c in judging.claims(slow, trained, sizes, scaled, short=False)}
+    found = decisions(judging.claims(slow, trained, sizes, scaled, short=False))
     assert found["observer: inference is faster than with REN (fused)"] is NO
 
 

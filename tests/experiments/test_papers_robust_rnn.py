@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from paper_claims import NO, OPEN, YES, decisions
 
 from controlrnn.certification import certify_l2_gain
 from controlrnn.models import GRU, LTI, ContractingImplicitRNN
-from experiments.papers.claims import Decision
 from experiments.papers.page import COLUMNS
 from experiments.papers.robust_rnn import inclusions, judging, study
-
-YES, NO, OPEN = Decision.YES, Decision.NO, Decision.NOT_DECIDED
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def rows_of(**changes):
 
 
 def decided(rows, sets, short=False):
-    return {c.claim: c.decided for c in judging.claims(rows, sets, short=short)}
+    return decisions(judging.claims(rows, sets, short=short))
 
 
 def test_published_values_decide_the_papers_claims(sets):
