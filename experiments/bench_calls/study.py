@@ -16,6 +16,7 @@ processor time, or five minutes).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import multiprocessing
@@ -91,7 +92,7 @@ class Caller:
     """Caller of public functions with hostile values, in this process.
 
     Args:
-        folder: Where files go.
+        folder: Where files go, those of relative paths, too.
         seed: Seed of all values.
         make: Makes the valid calls.
     """
@@ -109,7 +110,8 @@ class Caller:
         chosen = hostile(call.given[argument], rng, self.kit.anything)
         outcome = Outcome(call.name, argument, chosen.label, Ending.RIGHT)
         try:
-            with warnings.catch_warnings():
+            # A text may be taken for a relative path, and written to.
+            with warnings.catch_warnings(), contextlib.chdir(self.folder):
                 warnings.simplefilter("ignore")
                 result = call.function(**(dict(call.given) | {argument: chosen.value}))
                 ending, detail = self._judged(number, result, chosen.kind)

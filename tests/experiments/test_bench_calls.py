@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,18 @@ def test_whatever_goes_wrong_is_noticed(tmp_path):
     caller.usable[0] = [6.0]
     seen = {caller(0, t).ending for t in range(400)}
     assert {Ending.RAW, Ending.INFINITE, Ending.LOST, Ending.OTHER, Ending.REFUSED} <= seen
+
+
+def leaves_a_file(x):
+    Path("left").write_text(str(x))
+
+
+def test_files_that_calls_leave_stay_in_their_folder(tmp_path):
+    here = Path.cwd()
+    caller = Caller(tmp_path, 0, lambda _: [Call("leaves", leaves_a_file, {"x": 1.0})])
+    assert caller(0, 0).ending is not Ending.RAW
+    assert (tmp_path / "left").exists()
+    assert Path.cwd() == here
 
 
 def stuck(x):
