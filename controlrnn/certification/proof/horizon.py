@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.certification.proof.arithmetic.definite import definite_margin
-from controlrnn.certification.proof.arithmetic.enclosure import Array, Enclosure, ldexp_up, root_up, sum_up, times_up
+from controlrnn.certification.proof.arithmetic.enclosure import (
+    UNIT,
+    Array,
+    Enclosure,
+    ldexp_up,
+    root_up,
+    sum_up,
+    times_up,
+)
 from controlrnn.certification.proof.arithmetic.matrices import Matrices
 from controlrnn.certification.proof.incremental import (
     IncrementalForm,
@@ -198,7 +206,7 @@ class HorizonInequality:
             raise CertificationError("shares must be finite and > 0, one row per step: the certificate was altered")
         parts = np.concatenate(list(shares))
         # A little less than one in all, so that rounding cannot make them more; checked below.
-        weights = parts / parts.sum(axis=1, keepdims=True) * (1 - 1e-14)
+        weights = parts / parts.sum(axis=1, keepdims=True) * (1 - 4 * (m + 9) * UNIT)
         if not (sum_up(weights, axis=1) <= 1).all():
             raise CertificationError("shares must add up to one: the certificate was altered")
         # The set is {w_0 xi'M xi + sum_c w_c e_c^2 <= 1} in the coordinates dx = r xi, du_c = b_c e_c.

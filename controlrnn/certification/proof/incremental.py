@@ -111,7 +111,7 @@ class IncrementalForm:
             spread: Bound on the distance of the true (A, B2, B1) from the system's, entry by entry, shape
                 (nx, nx + nu + nv); None for exact ones.
         """
-        use = np.ones(system.nu, bool) if channels is None else np.asarray(channels, bool)
+        use = np.ones(system.nu, bool) if channels is None else channels
         if slopes is None:
             least, greatest = global_slopes(system.activation)
             slopes = np.full(system.nv, least), np.full(system.nv, greatest)
@@ -365,16 +365,14 @@ def observer_spread(system: Matrices, gain: Array) -> Array:
 def _smallest(form: IncrementalForm, G: Array, rho: Array, padding: Array, floor: Array) -> Array | None:
     """`smallest_storage` of F recursions, G = H_j + S(lambda_j) of shape (F, nz, nz); None where one has none."""
     n, index = form.nx, np.arange(form.nx)
-    P = G[:, :n, :n]
-    if n < G.shape[1]:
-        K, inputs = -G[:, n:, n:], np.arange(form.nu)
-        K[:, inputs, inputs] += rho
-        try:
-            # P is the Schur complement of what (*) leaves for inputs and neurons.
-            half = np.linalg.solve(np.linalg.cholesky(K), G[:, n:, :n])
-        except np.linalg.LinAlgError:
-            return None
-        P = P + half.swapaxes(1, 2) @ half
+    K, inputs = -G[:, n:, n:], np.arange(form.nu)
+    K[:, inputs, inputs] += rho
+    try:
+        # P is the Schur complement of what (*) leaves for inputs and neurons.
+        half = np.linalg.solve(np.linalg.cholesky(K), G[:, n:, :n])
+    except np.linalg.LinAlgError:
+        return None
+    P = G[:, :n, :n] + half.swapaxes(1, 2) @ half
     P = 0.5 * (P + P.swapaxes(1, 2))
     # Relative to the row in units in which the diagonal is one, so that no state drowns another.
     # The floor is nothing, but without it a state that no output ever sees could not be proven.

@@ -109,10 +109,10 @@ def values(law: str, parameters: Array, v: Array) -> Box:
         rest = v - c
         return np.nextafter(rest, -np.inf), np.nextafter(rest, np.inf)
     inside = _inside(law, c, width)
-    # At an infinite argument a slope of zero counts.
     left, right = derivative(law, low, width), derivative(law, high, width)
-    below = np.where((v < low) & (left > 0), left * (v - low), 0.0)
-    above = np.where((v > high) & (right > 0), right * (v - high), 0.0)
+    # A slope may be zero at the lower end, where it counts also if the argument is infinite; at the upper end none is.
+    below = np.multiply(left, v - low, out=np.zeros_like(c), where=(v < low) & (left > 0))
+    above = right * np.maximum(v - high, 0.0)
     value = inside + below + above
     pad = _ULPS * (np.abs(inside) + np.abs(below) + np.abs(above)) + TINY
     return np.nextafter(value - pad, -np.inf), np.nextafter(value + pad, np.inf)
@@ -125,7 +125,7 @@ def sizes(law: str, parameters: Array, v: Array) -> Array:
     """
     low, high, width = parameters.T
     if law in ("identity", "saturation", "dead_zone"):
-        return np.asarray(np.abs(v) + np.maximum(np.abs(low), np.abs(high)))
+        return np.asarray(np.nextafter(np.abs(v) + np.maximum(np.abs(low), np.abs(high)), np.inf))
     inside = np.maximum(*(np.abs(_inside(law, end, width)) for end in (low, high)))
     left, right = derivative(law, low, width), derivative(law, high, width)
     beyond = left * np.maximum(low - v, 0.0) + right * np.maximum(v - high, 0.0)

@@ -158,7 +158,9 @@ class Tube:
                 d[here] = np.maximum(farthest, 2 * error[here]) + 1e-200
                 self._slopes(here, low, high, d, error)
                 middle[here] = 0.5 * (low[here] + high[here])
-                half[here] = np.maximum(0.5 * (high[here] - low[here]) + 4 * UNIT, _FLATTEST)
+                # Slopes are at most one, but for those of neurons with laws of their own.
+                rounded = 4 * UNIT * np.maximum(high[here], 1.0)
+                half[here] = np.maximum(0.5 * (high[here] - low[here]) + rounded, _FLATTEST)
         bound = sum_up(np.array([farthest[:ny], small[:ny], 2 * self.y_error[k]]), axis=0)
         self.bounds.append(bound if self.known is None else np.minimum(bound, self.known.bounds[k]))
         # In units of the differences: of eta where it stands for the rest, and of d where dv does.
@@ -376,7 +378,6 @@ def nominal_path(s: Matrices, path: Array, u: Array) -> tuple[Array, Array, Arra
     x, inputs = Enclosure.of(path), Enclosure.of(u)
     v, _ = neurons(s, x, inputs)
     after = next_state(s, x, inputs)
+    # What the last step leads to is no part of the path.
     off = np.vstack([(after[:-1] - x[1:]).magnitude(), np.zeros((1, s.nx))])
-    # What the last step leads to is not computed: the ellipsoid there is around its enclosure's middle.
-    off[-1] = after.rad[-1]
     return v.mid, np.nextafter(v.rad, np.inf), off, outputs(s, x, inputs).rad

@@ -171,6 +171,9 @@ def test_the_smallest_storage(activation):
     demanded = form.Y.T @ form.Y
     P = inc.smallest_storage(form, demanded, lam, rho, 0.0)
     assert (P == P.T).all()
+    skew = 1e-9 * np.abs(demanded).max() * np.triu(np.ones_like(demanded))
+    assert (askew := inc.smallest_storage(form, demanded + skew, lam, rho, 0.0)) is not None
+    assert (askew == askew.T).all()
     more = inc.smallest_storage(form, demanded, lam, rho, 1e-6)
     assert holds(form, more, rho, demanded, lam)
     assert not holds(form, P * (1 - 1e-6), rho, demanded, lam)

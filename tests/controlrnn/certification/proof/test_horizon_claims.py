@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from inequality_cases import FAST, SEEDS, Family, linear, system_of
 from random_systems import random_system
 
+from controlrnn.certification.input_error import InputError
 from controlrnn.certification.proof import horizon as h
 from controlrnn.certification.proof import incremental as inc
 from controlrnn.certification.proof.incremental import IncrementalForm
@@ -72,6 +73,31 @@ def test_inputs_that_differ_and_those_that_change():
     claim = h.HorizonInequality(system, 3, 1.0, None, error, lifted=True)
     assert claim.input_radius.tolist() == b.tolist()
     assert claim.b.tolist() == [0.05]
+    # Searches ask the set for more than proofs do.
+    assert type(h.HorizonInequality(system, 3, 1.0, None, InputError(kind="ball", radius=b)).error) is InputError
+
+
+def test_several_families_and_nothing_that_differs():
+    system = system_of(3)
+    families = [Family(i, np.full((4, 2), 3.0), np.full((4, 2), 400.0)) for i in range(2)]
+    claim = h.HorizonInequality(system, 3, 1.0, None, 0.1)
+    bounds, margin = claim.prove_all(families)
+    alone = [claim.prove(family) for family in families]
+    np.testing.assert_allclose(bounds, [one for one, _ in alone], rtol=1e-9)
+    assert margin == pytest.approx(min(one for _, one in alone), rel=1e-3)
+    still, _ = h.HorizonInequality(system, 3, 0.0, None, 0.0).prove(Family(0, np.full((4, 2), 3.0), np.zeros((4, 0))))
+    assert (still == 0).all()
+
+
+def test_many_inputs_that_are_states():
+    m = 60
+    system = linear([[0.0]], B2=np.zeros((1, m)), C2=[[0.0]], D22=np.ones((1, m)))
+    error = InputDifferences(kind="constant", radius=np.ones(m))
+    claim = h.HorizonInequality(system, 0, 0.0, None, error, lifted=True)
+    shares = np.concatenate([[1e-9], np.ones(m)])[None]
+    bounds, _ = claim.prove(Family(0, np.zeros((1, 0)), np.zeros((1, 0)), 1e-10, shares))
+    assert bounds[0] >= m
+    assert bounds[0] == pytest.approx(m, rel=1e-6)
 
 
 def test_multipliers_are_of_the_size_of_the_outputs():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from inequality_cases import FAST, SEEDS
 
 from controlrnn.certification.proof import intervals, slopes
+from controlrnn.systems import Laws, Neuron
 from controlrnn.systems.activations import LEAK, Activation
 
 pytest.importorskip("flint", reason="python-flint gives the ball arithmetic (extra audit)")
@@ -120,3 +121,24 @@ def test_numbers_that_overflowed_have_no_slope_that_is_too_flat(activation):
     assert not beta[0] < slopes.global_slopes(activation)[1]
     assert not alpha[0] > slopes.global_slopes(activation)[0]
     assert beta[1] > 0
+
+
+def test_chords_of_laws_lie_within_all_that_error_and_reach_allow(monkeypatch):
+    given = []
+    monkeypatch.setattr(slopes, "hull", lambda *of: given.append(of[2]) or of[2])
+    rng, laws = np.random.default_rng(0), Laws([Neuron("square", 0.0, 1.0)] * 400)
+    base = rng.standard_normal(400)
+    error, reach = (10.0 ** rng.uniform(-17, 1, 400) for _ in range(2))
+    slopes.secant_slopes(laws, base, error, reach)
+    for b, e, r, low, high in zip(base, error, reach, *given[0], strict=True):
+        away = Fraction(e) + Fraction(r)
+        assert Fraction(low) <= Fraction(b) - away
+        assert Fraction(high) >= Fraction(b) + away
+        assert high - low <= 2 * (e + r) + 2e-15 * (abs(b) + e + r)
+
+
+def test_the_functions_of_some_neurons():
+    assert slopes.within("tanh", 1, 3) == "tanh"
+    laws = Laws([Neuron("tanh"), Neuron("identity"), Neuron("square", 0.0, 1.0)])
+    assert slopes.within(laws, 1, 3).neurons == laws.neurons[1:]
+    assert slopes.within(laws, 0, 1).neurons == laws.neurons[:1]

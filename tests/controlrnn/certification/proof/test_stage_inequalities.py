@@ -150,6 +150,13 @@ def test_ratios_with_a_metric_each():
         assert definite(Fraction(ratio) * exact(m) - exact(p))
         assert not definite(Fraction(ratio * (1 - 1e-2)) * exact(m) - exact(p))
     assert np.allclose(found, inc.largest_ratios(Enclosure.of(P[::-1]), Enclosure.of(M[::-1]))[::-1])
+    less_known = np.array([0.0, 0.0, 1e-7, 1e-4])[:, None, None] * np.ones(P.shape)
+    later = inc.largest_ratios(Enclosure(P, less_known), Enclosure.of(M))
+    assert (later[:2] == found[:2]).all()
+    assert (later[2:] > found[2:] * [1 + 1e-8, 1 + 1e-5]).all()
+    assert (later < 1.1 * found).all()
+    for p, m, e, ratio in zip(P, M, less_known, later, strict=True):
+        assert definite(Fraction(ratio) * exact(m) - exact(p) - exact(e))
 
 
 def test_ratios():

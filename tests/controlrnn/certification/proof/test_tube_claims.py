@@ -263,7 +263,7 @@ def test_starting_ellipsoids_of_flat_sets_cover_them_or_are_refused(seed, log):
 @pytest.mark.parametrize("seed", range(4))
 def test_rounding_in_ellipsoids_whose_inverse_is_not_known_well(seed):
     rng = np.random.default_rng(seed)
-    for log in (5.0, 6.5, 7.0, 7.4):
+    for log in (5.0, 6.5, *np.arange(7.0, 8.5, 0.02)):  # in the end F^-1 is not known at all
         F = np.eye(3) + np.tril(10.0**log * rng.uniform(0.5, 1, (3, 3)), -1)
         F[2, 0] = -F[2, 0]  # so that both ways to the last state add up
         try:

@@ -14,6 +14,7 @@ from random_systems import random_system
 from controlrnn.certification.proof import intervals, tube
 from controlrnn.certification.proof.arithmetic.enclosure import UNIT, Enclosure
 from controlrnn.certification.proof.slopes import secant_slopes
+from controlrnn.systems import Laws, LureSystem, Neuron
 
 pytest.importorskip("flint", reason="python-flint gives the ball arithmetic (extra audit)")
 
@@ -23,9 +24,16 @@ from controlrnn.certification.refutation.trajectories import neurons, step
 ROUNDED, SHARES = 1e-3, np.array([2.0, 1.5, 0.75])  # an error that can be seen; tau and the shares of two inputs
 
 
-def two_steps(activation="tanh", seed=5):
+LAWS = Laws([Neuron("square", 0.0, 1e8), Neuron("tanh"), Neuron("exponential", -3.0, 1.0)])
+
+
+def two_steps(activation="tanh", seed=5, **parts):
     """Two steps of a tube of a network of two layers and two uncertain inputs, with rounding as large as ROUNDED."""
-    system = random_system(seed, nx=2, layers=(2, 1), activation=activation)
+    system = random_system(seed, nx=2, layers=(2, 1))
+    if activation is LAWS:  # of slopes near 20 000 in the first neuron, whose middle rounds by more than that of others
+        weighted = {name: getattr(system, name) * [1e-4, 1.0, 1.0] for name in ("B1", "D11", "D21")}
+        system = replace(system, **weighted, bv=system.bv + np.array([1e4, 0.0, 0.0]))
+    system = replace(system, activation=activation, **parts)
     rng = np.random.default_rng(seed)
     x0, u = rng.standard_normal(2), rng.standard_normal((3, 2))
     path = system.simulate(u, x0)[1][:-1]
@@ -41,7 +49,8 @@ def exact_step(one, k):
     """Exact rows of (dv, dy, dx+), with the rest in units of the differences."""
     step, n, m = one.steps[k], 2, 2
     low, high = step.slopes
-    middle, half = exact(0.5 * (low + high)), exact(np.maximum(0.5 * (high - low) + 4 * UNIT, 1e-6))
+    rounded = 4 * UNIT * np.maximum(high, 1.0)
+    middle, half = exact(0.5 * (low + high)), exact(np.maximum(0.5 * (high - low) + rounded, 1e-6))
     assert (exact(high) - middle <= half).all()
     assert (middle - exact(low) <= half).all()
     E, own, rows = exact(one.E), np.hstack([exact(one.C).dot(exact(one.factors[k][:n, :n])), exact(one.D)]), []
@@ -54,7 +63,7 @@ def exact_step(one, k):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "leaky_relu"])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "leaky_relu", LAWS], ids=str)
 @pytest.mark.parametrize("k", [0, 1])
 def test_a_step_holds_all_differences(activation, k):
     one = two_steps(activation)
@@ -75,7 +84,7 @@ def test_a_step_holds_all_differences(activation, k):
     assert (found.d >= 2 * error * (1 - 1e-12)).all()
     assert found.d == pytest.approx(np.maximum(reach[:3], 2 * error), rel=1e-9)
     slopes = secant_slopes(activation, one.v[0], error, found.d)
-    assert np.allclose(found.slopes, slopes, rtol=0, atol=1e-11)
+    assert np.allclose(found.slopes, slopes, rtol=1e-11, atol=1e-11)
     small = drift * spread[3:5] + (size[3:5, 4:] / found.d) @ error + 2 * ROUNDED
     first = tube.Tube(one.system, np.zeros((1, 2)), np.zeros((1, 2)), one.factors[0], np.array([0.1, 0.05]))
     first.v, first.drift = one.v, drift
@@ -122,6 +131,56 @@ def test_steps_are_accepted_only_where_they_hold(seed, log, which):
         assert which != "factor" or change < 1 + 1e-9
 
 
+def test_the_matrices_that_are_proven_hold_the_exact_ones(monkeypatch):
+    """Every entry, also where supplies round or all but vanish, and no neuron feels the inputs, which hides it."""
+    given = []
+    monkeypatch.setattr(tube, "definite_margins", lambda whole, **_: given.append(whole) or np.ones(2))
+    one, rng = two_steps(D12=np.zeros((3, 2)), seed=7), np.random.default_rng(7)
+    for unit in (1.0, 1e-3, 1e-312, 3e-323):
+        shares = np.array([1.0, unit, unit]) * rng.uniform(1, 3, (2, 3))
+        one.b = rng.uniform(0.1, 3, 2)
+        one.steps = [replace(step, b=one.b) for step in one.steps]
+        one.margin(shares)
+        for k in range(2):
+            assert holds(given[-1][k], _inequality(one, shares[k], k))
+            assert (given[-1].rad[k] <= 1e-13 * np.abs(given[-1].mid[k]).max()).all()
+
+
+def test_supplies_that_all_but_vanish(monkeypatch):
+    """Without neurons, whose products have room of their own."""
+    given = []
+    monkeypatch.setattr(tube, "definite_margins", lambda whole, **_: given.append(whole) or np.ones(1))
+    b, shares = np.array([0.7, 3.0]), np.array([[1.0, 1e-323, 1e-322]])
+    one = tube.Tube(linear([[0.8]], B2=[[0.5, 0.25]]), np.zeros((2, 1)), np.zeros((2, 2)), np.eye(1), b)
+    one.look()
+    one.advance(np.zeros(0), np.ones(3), 1e-7)
+    one.margin(shares)
+    supplied = Enclosure(given[0].mid[0, [1, 2], [1, 2]], given[0].rad[0, [1, 2], [1, 2]])
+    assert holds(supplied, exact(shares[0, 1:]) / exact(b) / exact(b))
+
+
+def test_outputs_that_the_next_ellipsoid_bounds_better():
+    """A neuron and an output that differ in other directions: they cannot both be largest."""
+    z = np.zeros
+    system = LureSystem(
+        A=0.5 * np.eye(2), B1=z((2, 1)), B2=z((2, 1)), bx=z(2), C1=np.array([[1.0, 0.0]]), D11=z((1, 1)), D12=z((1, 1)),
+        bv=z(1), C2=np.array([[0.0, 1.0], [1.0, 0.0]]), D21=np.ones((2, 1)), D22=z((2, 1)), by=z(2), activation="relu",
+        layers=(1,), dt=1.0,
+    )  # fmt: skip
+    one = tube.Tube(system, z((1, 2)), z((1, 1)), 0.2 * np.eye(2), z(1))
+    one.y_error, one.drift = one.y_error + ROUNDED, 0.01
+    one.look()
+    before, tau, t = one.bounds[0], 0.7, 0.2
+    # Slopes of 0 to 1: dy = (0.1, 0.2) xi + 0.1 eta and dy = 0.3 xi_1 + 0.1 eta.
+    straight = np.hypot(0.1, 0.2) * 1.01 + 0.1 * 1.01, 0.3 * 1.01 + 0.1 * 1.01
+    assert before == pytest.approx(np.array(straight) + 2 * ROUNDED, rel=1e-2)
+    one.advance(np.full(1, t), np.array([tau]), 1e-7)
+    square = 0.1**2 / (tau - 2 * t) + 0.2**2 / tau + 0.1**2 / (2 * t)
+    reached = np.sqrt(square) * (np.sqrt(tau) + np.sqrt(tau) * 0.01) + 2 * ROUNDED
+    assert reached < before[0]
+    assert one.bounds[0] == pytest.approx([reached, before[1]], rel=1e-6)
+
+
 def test_the_inequality_of_every_step_is_proven():
     one, shares = two_steps(), np.tile(SHARES, (2, 1))
     assert one.margin(shares) > 0
@@ -144,12 +203,16 @@ def test_the_inequality_of_every_step_is_proven():
 
 
 def _inequality_holds(one, shares):
-    rows = exact_step(one, 0)
-    N, Z, F = rows[:3] / exact(one.steps[0].d)[:, None], np.vstack([rows[5:], rows[3:5]]), exact(one.factors[1])
-    b, t = exact(one.b), exact(one.used[0])
+    return definite(_inequality(one, shares, 0))
+
+
+def _inequality(one, shares, k):
+    rows = exact_step(one, k)
+    N, Z, F = rows[:3] / exact(one.steps[k].d)[:, None], np.vstack([rows[5:], rows[3:5]]), exact(one.factors[k + 1])
+    b, t = exact(one.b), exact(one.used[k])
     supply = np.concatenate([exact(shares[[0, 0]]), exact(shares[1:]) / b / b, 2 * t])
     W = np.diag(supply) - 2 * N.T.dot(t[:, None] * N)
-    return definite(np.block([[W, Z.T], [Z, F.dot(F.T)]]))
+    return np.block([[W, Z.T], [Z, F.dot(F.T)]])
 
 
 @pytest.mark.parametrize("off", [0.0, 1e-7])
