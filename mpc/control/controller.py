@@ -403,7 +403,7 @@ class TightenedMPC(ControllerHandling):
             self.region_watch.skip()
         before = self.observer.certified
         self._came_from = (self.observer.state, u)
-        left = self.observer.ready and left_ranges(self, *self._came_from)
+        left = left_ranges(self, *self._came_from)  # also while warming up: the window holds these samples
         self.disturbance.advance(u)
         self.observer.update(u, y, doubt=self._span if self._doubted or left else doubt)
         self._doubted = False

@@ -138,8 +138,8 @@ def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> N
         label = controller.predictor.inputs[i].label
         doubt = controller._span  # it did something else, or the read-back is wrong
         watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
-    if controller._came_from is not None and observer._seen > observer.steps:
-        doubt = controller._span if left_ranges(controller, controller._came_from[0], acted) else doubt
+    if controller._came_from is not None and left_ranges(controller, controller._came_from[0], acted):
+        doubt = controller._span
     if not observer.revise(acted, doubt=doubt):
         watch.tell(Premise.ACTUATORS, "the estimate is of the command and cannot be made again")
         led_astray(observer, acted)

@@ -116,7 +116,7 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     if (s->region_checked) watch_region(s, u, y);
 #endif
 #if RANGES
-    if (s->seen >= STEPS && leaves_ranges(s, s->x, u)) doubted = 1;
+    if (leaves_ranges(s, s->x, u)) doubted = 1; /* also while warming up: the window holds these samples */
 #endif
     s->can_undo = 1;
     doubted = doubted || s->doubted;
@@ -156,7 +156,7 @@ static void revise(State *s, const double *acted, int doubted)
     }
     keep_estimate(s, 1);
 #if RANGES
-    if (s->seen >= STEPS && leaves_ranges(s, s->x, acted)) doubted = 1;
+    if (leaves_ranges(s, s->x, acted)) doubted = 1;
 #endif
     take_in(s, s->undo_y, acted, doubted);
 #if ERROR_MEMORY

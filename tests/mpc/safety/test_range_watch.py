@@ -1,6 +1,7 @@
 """Operation that leaves a law's declared range: named, not certified from then on until it is forgotten."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,10 @@ class Plant:
 
     output = staticmethod(RANGED.output)
     step = staticmethod(physics)
+
+
+class Bent(Plant):
+    step = staticmethod(partial(physics, bend=3.0))
 
 
 def test_operation_beyond_the_range_is_named_and_forgotten_after_a_window():
@@ -88,6 +93,26 @@ def test_missed_samples_and_recorded_ones_are_looked_at():
     assert Premise.RANGES not in held.steps[-1].broken
     held.controller.step(held.reading(), [0.52], time=29.0 + 40)
     assert held.controller.range_watch.check(held.controller.observer.state, np.ones(1))
+
+
+@pytest.mark.parametrize("make", [washout, lambda n: RunningOn(washout().predictor, n, contraction=CONTRACTION)])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_ranges_are_watched_while_the_observer_warms_up(make, recorded):
+    """A plant that bends away among the samples that the first estimate rests on; recorded, or read back later."""
+    loop = Loop(ranged(make(8)), Bent, warm_up=0)
+    for u in [1.0] * 6 + [-1.0, -0.5]:
+        if recorded:
+            loop.record(u)
+        else:  # the controller itself commands the safe input
+            loop.step(0.0, acted=u, applied=loop.u)
+    for _ in range(20):
+        loop.step(0.0, applied=loop.u)
+    first = loop.steps[-20]
+    assert loop.errors[-20] > 1.5
+    assert Premise.RANGES in first.broken
+    assert not first.certified
+    assert loop.sound()
+    assert loop.steps[-1].certified
 
 
 def test_reactions_are_as_to_every_premise():
