@@ -101,10 +101,16 @@ def held_to(
     slowest = controller.observer.input_drift
     if slowest is not None:
         drift = 2 * actual if input_drift is None else channels("input_drift", input_drift, predictor.nu)
-        if (np.minimum(drift, 2 * actual) > slowest * (1 + 1e-12)).any():
+        drift = np.minimum(drift, 2 * actual)
+        # At an end of the actuator's range an error that points outwards is cut off, and is back once the input leaves.
+        ends = zip(plant.inputs, *predictor.input_limits(), actual, strict=True)
+        cut = np.array([not (s.lower <= low - e and high + e <= s.upper) for s, low, high, e in ends])
+        drift = np.where(cut, np.maximum(drift, actual), drift)
+        if (drift > slowest * (1 + 1e-12)).any():
             raise SettingError(
                 f"input errors must change no faster than the observer declares (input_drift), {slowest}, got {drift}: "
-                "pass Disturbances(input_drift=...), or declare it"
+                "pass Disturbances(input_drift=...), declare it, or give the controller a range that is narrower than "
+                "the plant's by the errors, which are cut off at its ends"
             )
     _other_records(own, missing, steps)
 

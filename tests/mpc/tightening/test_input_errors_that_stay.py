@@ -28,6 +28,7 @@ from mpc import (
     tighten,
 )
 from mpc.control.settings import grouped
+from mpc.loops.plant import held_to
 
 W, N, K, STEPS, PUSH = 25, 8, 3, 80, 0.08
 SYSTEM = elman(gain=0.6)
@@ -194,7 +195,7 @@ def test_what_contradicts_itself_is_refused():
 
 
 class Plant:
-    inputs, outputs, dt, nx = predictor().inputs, predictor().outputs, SYSTEM.dt, SYSTEM.nx
+    inputs, outputs, dt, nx = signals("u", 2, 1.0 + PUSH), predictor().outputs, SYSTEM.dt, SYSTEM.nx
 
     def initial_state(self):
         return predictor().equilibrium(np.zeros(2))
@@ -221,3 +222,26 @@ def test_loops_draw_errors_that_stay_and_refuse_others():
     moved = run_closed_loop(Plant(), controller(None), reference=reference, steps=20, seed=0, disturbances=slow)
     drifted = np.abs(np.diff(moved.applied - moved.u, axis=0))
     assert 0 < drifted.max() <= 0.01 + 1e-12
+
+
+class Narrow(Plant):
+    """Actuators that end where the controller's range ends: errors that point outwards are cut off there."""
+
+    inputs = predictor().inputs
+
+
+def test_errors_that_ends_of_the_range_cut_off_do_not_stay():
+    high = np.full(2, 20.0)
+    stays = Disturbances(input_error=PUSH, input_drift=0.0)
+    with pytest.raises(SettingError, match="cut off"):
+        run_closed_loop(Narrow(), controller(0.0), reference=high, steps=3, seed=0, disturbances=stays)
+    cut, whole = (
+        run_closed_loop(plant, controller(None), reference=high, steps=12, seed=0, disturbances=stays)
+        for plant in (Narrow(), Plant())
+    )
+    assert cut.u.min() < -1.0 + 1e-9
+    assert 0.1 * PUSH < np.abs(np.diff(cut.applied - cut.u, axis=0)).max() <= PUSH
+    assert np.abs(np.diff(whole.applied - whole.u, axis=0)).max() < 1e-12
+    held_to(controller(PUSH), Narrow(), input_error=PUSH, input_drift=0.0)
+    with pytest.raises(SettingError, match="cut off"):
+        held_to(controller(0.9 * PUSH), Narrow(), input_error=PUSH, input_drift=0.0)
