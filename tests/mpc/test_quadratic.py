@@ -72,3 +72,69 @@ def test_what_is_not_convex_is_refused_not_solved(bad):
     H, g, C, lower, high = random_program(1)
     H[0, 0] = bad
     assert QuadraticProgram(7, np.full(5, 2.0)).solve(H, g, C, lower, np.concatenate([np.ones(7), high])) is None
+
+
+@pytest.mark.parametrize("apart", [1.0, 1e-6, 1e-9])
+@pytest.mark.parametrize("long", [1.0, 1e6, 1e9])
+def test_rows_too_long_in_the_metric_of_the_hessian_are_left_unsolved(apart, long):
+    """The diagonal does not tell: daqp wrote beyond its memory on such programs, whose diagonal is near one."""
+    H = np.array([[1.0, 1.0 - apart], [1.0 - apart, 1.0]])
+    C, reach = np.array([[long, -long]]), np.array([1.0, 1.0, 0.5 * long])
+    found = QuadraticProgram(2, np.full(1, np.inf)).solve(H, np.array([-1.0, 1.0]), C, -reach, reach)
+    if long**2 * 2 / apart > 1e20:
+        assert found is None
+    else:
+        assert found.z == pytest.approx([0.25, -0.25], rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_rows_that_are_no_numbers_are_left_unsolved_without_a_warning(bad):
+    C, reach = np.array([[1.0, bad]]), np.ones(3)
+    assert QuadraticProgram(2, np.ones(1)).solve(np.eye(2), np.ones(2), C, -reach, reach) is None
+
+
+@pytest.mark.parametrize("unit", [1e-100, 1e-30, 1e-9, 1e3, 1e9, 1e12, 1e20, 1e100])
+@pytest.mark.parametrize("price", [np.inf, 10.0])
+def test_the_unit_of_the_objective_does_not_matter(unit, price):
+    """Rows very short in the metric of H are left out by daqp: hard limits were broken, and that was solved."""
+    H, reach = np.eye(2), np.ones(3)
+    program = QuadraticProgram(2, np.full(1, unit * price))
+    for scale in (unit, 1.0, unit):  # also one after the other: with a price of one unit they mean different things
+        if scale == unit or price == np.inf:
+            found = program.solve(scale * H, -scale * np.array([2.0, 2.0]), np.ones((1, 2)), -reach, reach)
+            assert found.z == pytest.approx([0.5, 0.5], abs=1e-6)
+            assert found.multipliers == pytest.approx([1.5 * scale], rel=1e-6)
+
+
+def test_hard_rows_that_the_solver_leaves_out_are_no_solution():
+    """As above with a short row alone: limits of 1e-6 on 1e-6 (z1 + z2)."""
+    for share in (1.0, 1e-3, 1e-6, 1e-9):
+        far, row = np.full(2, 10.0), np.array([share])
+        reach = np.append(far, row)
+        found = QuadraticProgram(2, np.full(1, np.inf)).solve(
+            np.eye(2), -np.array([2.0, 2.0]), np.full((1, 2), share), -reach, reach
+        )
+        assert found is None if share < 1e-5 else found.z == pytest.approx([0.5, 0.5], abs=1e-6)
+
+
+@pytest.mark.parametrize("at", [0, 7])
+def test_limits_that_are_no_numbers_are_no_limits_to_daqp_and_refused(at):
+    H, g, C, lower, high = random_program(1)
+    upper = np.concatenate([np.ones(7), high])
+    program = QuadraticProgram(7, np.full(5, 2.0))
+    assert program.solve(H, g, C, lower, upper) is not None
+    for limits in (lower, upper):
+        kept, limits[at] = limits[at], np.nan
+        assert program.solve(H, g, C, lower, upper) is None
+        limits[at] = kept
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_variables_stay_within_their_own_limits_to_the_last_bit(seed):
+    rng = np.random.default_rng(seed)
+    H, g, C, lower, high = random_program(seed)
+    lower[:7], upper = -(10.0 ** rng.uniform(-6, 3, 7)), np.append(10.0 ** rng.uniform(-6, 3, 7), high)
+    found = QuadraticProgram(7, np.full(5, 2.0)).solve(H, 10.0 ** rng.uniform(-3, 3) * g, C, lower, upper)
+    assert (lower[:7] <= found.z).all()
+    assert (found.z <= upper[:7]).all()
