@@ -1,7 +1,13 @@
 """Makes the helpers beside this file importable from every test folder, and names how hypothesis searches."""
 
+import signal
+
 import pytest
 from hypothesis import Phase, settings
+
+# A background shell makes its programs deaf to Ctrl-C, and with them the ones whose Ctrl-C is tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # For `make mutants`: the same examples each time, and no search for smaller ones once a test has failed.
 settings.register_profile(
