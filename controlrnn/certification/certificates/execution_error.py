@@ -199,7 +199,7 @@ def execution_error(
         horizon: Number of steps to cover; None for all (needs ``contraction``).
         precision: Floating-point format in which the system is computed.
         tanh_ulps: Largest error of the library's tanh, units in the last place, in that precision. numpy and the
-            compiled loops promise 4 and 3, glibc 2; other libraries have to be looked up. Trusted.
+            compiled loops promise 4 and 3; glibc's list says 2, but 2.2 were met: 3 there. Others: look up. Trusted.
 
     Raises:
         SettingError, ShapeError, DataError: An argument makes no sense.

@@ -188,6 +188,30 @@ def test_wide_networks(n, precision, tmp_path):
     assert 1 <= ratio < 10_000
 
 
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 60, reason="needs long doubles")
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_sums_of_few_terms_come_near_their_bounds(n, precision, tmp_path):
+    """20000 inputs to one short sum: roundings hardly cancel, so that a quarter of the bound would not do."""
+    rng, none = np.random.default_rng(0), np.zeros
+    system = LureSystem(
+        A=none((1, 1)), B1=none((1, 0)), B2=none((1, n)), bx=none(1), C1=none((0, 1)), D11=none((0, 0)),
+        D12=none((0, n)), bv=none(0), C2=none((1, 1)), D21=none((1, 0)), D22=rng.uniform(0.5, 1, (1, n)), by=none(1),
+        layers=(), dt=1.0,
+    )  # fmt: skip
+    ranges = {"input_range": (np.full(n, 0.95), np.ones(n)), "state_range": (none(1), none(1))}
+    bound = execution_error(system, **ranges, contraction=certify_contraction(system), precision=precision).bounds[0]
+    u, runs = rng.uniform(0.95, 1, (20_000, n)), []
+    exact = u.astype(np.longdouble) @ system.D22[0].astype(np.longdouble)
+    if COMPILER is not None:
+        runs += Compiled(system, tmp_path, precision).runs(u, none(1))
+    if precision == "float64":
+        runs += [("eager", system.simulate(u, none(1))[0])]
+    for name, y in runs:
+        ratio = float(np.abs(y[:, 0] - exact).max() / bound[0])
+        assert 0.25 < ratio <= 1, name
+
+
 def _shifted(system, **change):
     return replace(system, **{name: np.broadcast_to(v, getattr(system, name).shape) for name, v in change.items()})
 
