@@ -17,6 +17,7 @@ _HARNESS = """
 #include <string.h>
 #define QP_VARIABLES $most
 #define QP_ROWS $most
+#define MARK 0xA5
 $header
 typedef qp_qp Quadratic;
 $source
@@ -25,13 +26,34 @@ static Quadratic memory;
 int run(int n, int m, const double *H, const double *g, const double *C, const double *lower, const double *upper,
         const double *price, double *z, double *multiplier)
 {
-    int status = qp_solve(&memory, n, m, H, g, C, lower, upper, price);
+    int status;
+    memset(&memory, MARK, sizeof memory);
+    status = qp_solve(&memory, n, m, H, g, C, lower, upper, price);
     memcpy(z, memory.z, (size_t)n * sizeof *z);
     memcpy(multiplier, memory.multiplier, (size_t)(n + m) * sizeof *multiplier);
     return status;
 }
 
 int pivots(void) { return memory.pivots; }
+
+static int changed(const void *array, size_t used, size_t all)
+{
+    const unsigned char *byte = array;
+    for (size_t i = used; i < all; ++i)
+        if (byte[i] != MARK) return 1;
+    return 0;
+}
+
+/* Whether anything was written beyond what n variables and m rows need. */
+int beyond(int n, int m)
+{
+    int found = 0;
+#define LOOK(array, used) found |= changed(array, (size_t)(used) * sizeof *array, sizeof array)
+    LOOK(memory.J, n * n); LOOK(memory.R, n * n); LOOK(memory.z, n); LOOK(memory.d, n); LOOK(memory.r, n);
+    LOOK(memory.direction, n); LOOK(memory.active, n); LOOK(memory.multiplier, n + m); LOOK(memory.size, n + m);
+    LOOK(memory.kind, n + m); LOOK(memory.side, n + m);
+    return found;
+}
 """
 
 

@@ -11,6 +11,7 @@ enum { IDLE, TIGHT, PAID };
 
 static const double QP_ACCURACY = 1e-10;  /* of constraints, relative to the length of their normal and their limit */
 static const double QP_DEPENDENT = 1e-10; /* relative length outside the active normals' span that counts as zero */
+static const double QP_BROKEN = 1e-4;     /* excess over a hard limit, relative to the row and its value: no solution */
 
 static double dot(int n, const double *a, const double *b)
 {
@@ -96,8 +97,10 @@ static void rotate(int n, double c, double s, double *a, double *b)
     }
 }
 
-/* Start at the unconstrained minimum: J = inverse of the Cholesky factor of H, z = -H^-1 g, all constraints idle. */
-static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g, const double *C)
+/* Start at the unconstrained minimum: J = inverse of the Cholesky factor of H, z = -H^-1 g, all constraints idle. 0 if H
+   is not positive definite, or limits or lengths of rows are no numbers. */
+static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g, const double *C, const double *lower,
+                    const double *upper)
 {
     memcpy(q->R, H, (size_t)(n * n) * sizeof *H);
     if (!cholesky(n, q->R)) return 0;
@@ -118,6 +121,7 @@ static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g
         q->kind[i] = IDLE;
         q->multiplier[i] = 0;
         q->size[i] = i < n ? 1 : sqrt(dot(n, row, row));
+        if (!isfinite(q->size[i]) || isnan(lower[i]) || isnan(upper[i])) return 0;
     }
     q->count = q->pivots = 0;
     return 1;
@@ -262,20 +266,33 @@ static int qp_satisfy(Quadratic *q, int n, const double *C, const double *lower,
     return QP_FAILED;
 }
 
+/* Put the variables within their own limits to the last bit; 0 if that is no solution: not finite, or they cross, or
+   a hard row is broken by more than rounding. */
+static int qp_end(Quadratic *q, int n, int m, const double *C, const double *lower, const double *upper,
+                  const double *price)
+{
+    for (int i = 0; i < n; ++i) {
+        if (!isfinite(q->z[i])) return 0;
+        q->z[i] = fmin(fmax(q->z[i], lower[i]), upper[i]);
+        if (!isfinite(q->z[i]) || lower[i] - q->z[i] > QP_ACCURACY * (1 + fabs(q->z[i]))) return 0;
+    }
+    for (int i = 0; i < m; ++i) {
+        const double value = qp_value(q, n, C, n + i), most = QP_BROKEN * (q->size[n + i] + fabs(value));
+        if (isinf(price[i]) && !(fmax(value - upper[n + i], lower[n + i] - value) <= most)) return 0;
+    }
+    return 1;
+}
+
 /* Solve one quadratic program of n variables and m rows. H (n, n) positive definite, C (m, n), lower and upper (n + m),
    price (m), infinite for hard limits. The solution is q->z with multipliers q->multiplier. */
 static int qp_solve(Quadratic *q, int n, int m, const double *H, const double *g, const double *C, const double *lower,
                     const double *upper, const double *price)
 {
     const int most = 10 * (n + m) + 50;
-    if (!qp_begin(q, n, m, H, g, C)) return QP_FAILED;
+    if (!qp_begin(q, n, m, H, g, C, lower, upper)) return QP_FAILED;
     while (q->pivots < most) {
         int status, p = qp_worst(q, n, m, C, lower, upper);
-        if (p < 0) {
-            for (int i = 0; i < n; ++i)
-                if (!isfinite(q->z[i])) return QP_FAILED;
-            return QP_SOLVED;
-        }
+        if (p < 0) return qp_end(q, n, m, C, lower, upper, price) ? QP_SOLVED : QP_FAILED;
         ++q->pivots;
         status = qp_satisfy(q, n, C, lower, upper, price, p, most);
         if (status != QP_SOLVED) return status;
