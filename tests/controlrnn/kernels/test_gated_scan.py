@@ -95,3 +95,36 @@ def test_what_is_not_supported_takes_the_eager_path_and_bad_shapes_are_refused()
         simulate(system, u[..., :1], x0)
     with pytest.raises(ShapeError, match="x0"):
         simulate(system, u, x0[:, :2])
+
+
+EXTREMES = {  # what, where, factor, and what is added
+    "open gates": ("b", ..., 1.0, 300.0),
+    "closed gates": ("b", ..., 1.0, -300.0),
+    "nearly closed gates": ("b", ..., 1.0, -36.0),
+    "huge input": ("u", (0, 3), 1.0, -1e300),
+    "infinite input": ("u", (0, 3), 1.0, float("inf")),
+    "huge states": ("x0", ..., 1e300, 0.0),
+    "huge weights": ("W", ..., 1e150, 0.0),
+    "small weights": ("U", ..., 1e-200, 0.0),
+    "subnormal weights": ("W", ..., 1e-310, 0.0),
+    "missing input": ("u", (1, 5), 1.0, float("nan")),
+}
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("name", EXTREMES)
+def test_gradients_of_extremes_are_those_of_the_eager_path(name, kind):
+    """Also where they are not finite; gates that are shut but for 1e-16 differ by that."""
+    system, u, x0 = drawn(kind, False, 4)
+    what, where, factor, more = EXTREMES[name]
+    with torch.no_grad():
+        ({"u": u, "x0": x0} | vars(system))[what][where].mul_(factor).add_(more)
+    results = []
+    for run in (simulate, GatedSystem.simulate):
+        y, _ = run(system, u, x0)
+        seen = torch.ones_like(y).masked_fill(y.isnan(), 0.0)  # what no loss counts
+        leaves = [system.W, system.U, system.b, system.C, system.by, u, x0]
+        results.append([y.detach(), *torch.autograd.grad((seen * torch.where(y.isnan(), 0.0, y)).sum(), leaves)])
+    for one, other in zip(*results, strict=True):
+        size = other[other.isfinite()].abs().max().item() if other.isfinite().any() else 1.0
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12 * size + 1e-15, equal_nan=True)
