@@ -97,7 +97,7 @@ class GreyBoxFit(Stored):
         costs: Final cost of each start.
 
     Raises:
-        SettingError: Values and deviations name different parameters.
+        SettingError: Values and deviations name different parameters, or the parts are of different sizes.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
@@ -128,6 +128,19 @@ class GreyBoxFit(Stored):
         named = {name: {n: float(v) for n, v in getattr(self, name).items()} for name in ("values", "deviations")}
         arrays = {name: read_only(getattr(self, name)) for name in _ARRAYS}
         put(self, **named, **arrays, condition=float(self.condition))
+        sizes = [(s.nx, s.nu, s.ny, s.dt) for s in (self.system, self.physics)]
+        if sizes[0] != sizes[1]:
+            raise SettingError(f"physics must have the system's (nx, nu, ny, dt) {sizes[0]}, got {sizes[1]}")
+        nx, most = self.system.nx, len(self.values)
+        if self.residual_share.shape != (nx,) or self.initial_states.shape[1:] != (nx,):
+            raise SettingError(
+                f"residual_share and initial_states must be of {nx} states, got {self.residual_share.shape} and "
+                f"{self.initial_states.shape}"
+            )
+        if len(set(self.correlation.shape)) != 1 or self.correlation.ndim != 2 or len(self.correlation) > most:
+            raise SettingError(
+                f"correlation must be a square matrix of at most {most} parameters, got {self.correlation.shape}"
+            )
 
     def record(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays and JSON values of this result, both systems included; see `Stored.record`."""

@@ -1,6 +1,8 @@
 # ruff: noqa: ARG005 (equations take the same arguments)
 """Grey boxes find the parameters that made the records, say how well they are known, and what physics leaves over."""
 
+import copy
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import DataError, FileFormatError, SettingError, ShapeError
+from controlrnn.export import save_system
 from controlrnn.greybox import Equations, FitOptions, GreyBoxFit, Parameter, fit_equations, trace
 from controlrnn.greybox.fitting import FitProblem
 from controlrnn.greybox.residual import Residual
@@ -154,3 +157,47 @@ def test_records_that_name_parameters_twice_or_in_part_are_refused():
         GreyBoxFit.from_record(arrays, meta | {"names": ["k", "k"]})
     with pytest.raises(FileFormatError):
         GreyBoxFit.SCHEMA.check(arrays, meta | {"names": ["k"]})
+
+
+def save_and_load(fit, path):
+    fit.save(path)
+    return GreyBoxFit.load(path)
+
+
+FORGED = {
+    "a system of other sizes": {"system": lambda made: replace(made.system, dt=2 * made.system.dt)},
+    "physics of another sample time": {"physics": lambda made: replace(made.physics, dt=2 * made.physics.dt)},
+    "a share of another state": {"residual_share": lambda made: np.append(made.residual_share, 0.5)},
+    "initial states of more states": {"initial_states": lambda made: np.hstack([made.initial_states] * 2)},
+    "correlations that are no square": {"correlation": lambda made: made.correlation[:1]},
+    "correlations of more parameters": {"correlation": lambda _: np.eye(3)},
+    "negative deviations": {"deviations": lambda made: dict.fromkeys(made.deviations, -1.0)},
+    "values that are no numbers": {"values": lambda made: dict.fromkeys(made.values, np.nan)},
+    "a negative condition": {"condition": lambda _: -1.0},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_fits_whose_parts_contradict_each_other_are_neither_made_nor_read(name, tmp_path):
+    """With a fresh checksum, as who forges a file would write it."""
+    made = fit_equations(tank(), records(tank(), 1), FitOptions(iterations=2))
+    assert (len(made.correlation), len(made.values)) == (2, 2)
+    forged = copy.copy(made)
+    for field, change in FORGED[name].items():
+        object.__setattr__(forged, field, change(made))
+    with pytest.raises((DataError, FileFormatError)):
+        save_and_load(forged, tmp_path / "forged.npz")  # saving refuses what the schema sees
+
+
+def test_other_kinds_and_files_with_other_bits_are_refused(tmp_path):
+    made = fit_equations(tank(), records(tank(), 1), FitOptions(iterations=2))
+    save_system(made.system, tmp_path / "system.npz")
+    with pytest.raises(FileFormatError):
+        GreyBoxFit.load(tmp_path / "system.npz")
+    made.save(tmp_path / "fit.npz")
+    raw, rng = (tmp_path / "fit.npz").read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, len(raw), 60):
+        bent = bytes([raw[place] ^ (1 << rng.integers(8))])
+        (tmp_path / "bent.npz").write_bytes(raw[:place] + bent + raw[place + 1 :])
+        with suppress(FileFormatError):  # some bits of an archive mean nothing
+            assert GreyBoxFit.load(tmp_path / "bent.npz").digest == made.digest
