@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import typing
+from collections import Counter
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -368,6 +369,12 @@ def test_what_is_excepted_needs_it():
     assert {name for name in LIBRARY if len(public_names(name)) > MOST_NAMES} == set(MANY_NAMES)
     long = [place for name in FILES for place in long_signatures(name)]
     assert all(any(place.startswith(excepted) for place in long) for excepted in MANY_ARGUMENTS)
+
+
+def test_modules_of_tests_have_names_of_their_own():
+    """Of two files of one name in different folders pytest takes one, or stops."""
+    names = Counter(p.name for p in (ROOT / "tests").rglob("*.py") if p.name not in ("conftest.py", "__init__.py"))
+    assert [name for name, n in names.items() if n > 1] == []
 
 
 def test_test_modules_do_not_import_each_other():

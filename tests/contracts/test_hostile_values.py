@@ -88,14 +88,19 @@ def test_a_price_on_violations_is_a_positive_number(price):
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-35, 1e-60, 5e-324, 0.0])
-def test_programs_whose_limits_the_solver_cannot_tell_apart_are_left_unsolved(scale):
-    """Solved as they are, they made it write beyond its memory."""
+def test_programs_in_other_units_are_solved_alike_or_left_unsolved(scale):
+    """Solved as they are, those whose limits the solver cannot tell apart made it write beyond its memory."""
     rng = np.random.default_rng(0)
     H, g, C = np.diag([1.0, 3.0]), np.array([-2.0, -6.0]), rng.standard_normal((10, 2))
     lower, upper = np.full(12, -0.5), np.full(12, 0.5)
     program = QuadraticProgram(2, np.full(10, 10.0))
-    assert program.solve(H, g, C, lower, upper) is not None
-    assert program.solve(1e-10 * H, 1e-10 * g, C, lower, upper) is not None
-    assert program.solve(scale * H, scale * g, C, lower, upper) is None
+    known = program.solve(H, g, C, lower, upper)
+    assert known is not None
+    for cost in (1e-10, scale):  # the unit of the cost says nothing about where it is least
+        found = program.solve(cost * H, cost * g, C, lower, upper)
+        if not cost:
+            assert found is None  # no cost at all
+        else:
+            np.testing.assert_allclose(found.z, known.z, atol=1e-9)
     with np.errstate(divide="ignore", over="ignore"):
         assert program.solve(H, g, C / max(scale, 1e-200), lower, upper) is None
