@@ -37,7 +37,10 @@ _FLATTEST = 1e-9  # least eigenvalue of the Hessian, as a share of the largest
 _SUFFICIENT = 1e-4  # share of the expected decrease from which on a step is accepted
 _POOR = 0.25  # share of the expected decrease below which the trust region shrinks and steps are corrected
 _CORRECTIONS = 3  # most second-order corrections of a step
-_KEEPING = 1e3  # price of a limit that is left by its output's scale; a distance of the scale costs 1
+# Prices of a limit that is left by its output's scale, where a distance of the scale costs 1: higher ones for targets
+# so far away, or inputs that move a limited output so little, that leaving it at the first would pay.
+_KEEPING = (1e3, 1e6, 1e9, 1e12)
+_KEPT = 1e-9  # of the scale, and of the limit: an excess that is rounding
 _NOISE = 1e-15  # of the cost's terms: rounding
 
 
@@ -89,10 +92,22 @@ def steady_input(
         lower, upper = (as_array("limits", limit, (predictor.ny,), finite=False) for limit in limits)
         if not (lower <= upper).all():
             raise SettingError(f"limits must be lower ones and upper ones above them, got {lower} and {upper}")
-        wanted = replace(wanted, lower=lower, upper=upper, penalty=np.full(predictor.ny, _KEEPING))
+        wanted = replace(wanted, lower=lower, upper=upper)
     unknown = np.full(predictor.nu, np.nan)
     known = as_array("given", unknown if given is None else given, (predictor.nu,), finite=False)
-    return held_input(predictor, wanted, np.where(np.isfinite(known), known, np.nan))
+    known = np.where(np.isfinite(known), known, np.nan)
+    return held_input(predictor, wanted, known) if limits is None else _keeping(predictor, wanted, known)
+
+
+def _keeping(predictor: Predictor, wanted: HeldCost, given: Array) -> Array:
+    """Input (nu,) of the lowest of the prices at which limits are kept, or of that at which they are left least."""
+    tried: list[tuple[float, Array]] = []
+    for price in _KEEPING:
+        found = held_input(predictor, replace(wanted, penalty=np.full(predictor.ny, price)), given)
+        tried.append((wanted.excess(predictor.steady_output(found)), found))
+        if tried[-1][0] == 0.0:
+            break
+    return min(tried, key=lambda one: one[0])[1]
 
 
 def held_input(predictor: Predictor, cost: HeldCost, given: Array) -> Array:
@@ -193,6 +208,11 @@ class HeldCost:
                 np.abs(economy.input_price * u).sum() + np.abs(economy.output_price * y).sum() + squares
             )
         return cost, size
+
+    def excess(self, y: Array) -> float:
+        """Sum of what outputs y (ny,) are beyond their limits, in multiples of the scale; zero where it is rounding."""
+        over = np.maximum(np.maximum(y - self.upper, self.lower - y), 0.0) / self.scale
+        return float(np.where(over <= _KEPT * (1.0 + np.abs(y) / self.scale), 0.0, over).sum())
 
     def slopes(self, y: Array, u: Array) -> tuple[Array, Array, Array]:
         """Derivatives of the cost without penalties: first ones by y (ny,) and u (nu,), second ones by u (nu,)."""

@@ -123,6 +123,23 @@ def test_limits_of_the_steady_output_come_before_the_target():
     assert (far - near).sum() <= min((far - y).sum() for y in corners) + 1e-6
 
 
+@pytest.mark.parametrize("far", [1.0, 1e3, 1e5])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_limits_that_some_input_keeps_are_kept_however_far_the_target_is(seed, scale, far):
+    """One fixed price was less than what being near a far target was worth: limits were left by most of the range."""
+    rng = np.random.default_rng(seed)
+    system = layered(rng, ny=1 + seed % 2)
+    predictor = predicts(system)
+    seen = np.array([predictor.steady_output(rng.uniform(-1, 1, 2)) for _ in range(50)])
+    middle, span = seen[0], np.ptp(seen, axis=0)  # which some input keeps
+    lower, upper = middle - 0.1 * span, middle + 0.1 * span
+    target = middle + far * span * rng.choice([-1.0, 1.0], system.ny)
+    found = steady_input(predictor, target, np.full(system.ny, scale), limits=(lower, upper))
+    reached = predictor.steady_output(found)
+    assert (np.maximum(reached - upper, lower - reached) <= 1e-6 * span).all()
+
+
 def test_results_do_not_depend_on_what_was_asked_before_or_who_asks(rng):
     system = elman(6, 2, 3, seed=3)
     predictor, scale = predicts(system), np.ones(3)
