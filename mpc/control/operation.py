@@ -18,7 +18,7 @@ from controlrnn.records import digest
 from mpc.c_tables import ControllerTable
 from mpc.control.explanation import explanation
 from mpc.control.parts import ControllerParts
-from mpc.control.saved_state import restore_into, saved
+from mpc.control.saved_state import restore_into, saved, told
 from mpc.control.settings import grouped
 from mpc.observers.base import Observer
 from mpc.problem.ocp import StepData
@@ -226,7 +226,10 @@ def _parts(controller: ControllerParts) -> str:
     arrays = {"inputs": np.stack(limits), "outputs": ends, "output_weight": problem.output_weight}
     arrays |= {"moves": problem.input_move_weight, "move_limit": problem.move_limit, "penalty": problem.penalty}
     arrays["prices"] = problem.prices()  # of hard and soft limits, and of ranks
+    arrays |= {"terminal_weight": problem.terminal_weight, "safe_input": controller.safe_input}
     meta = {"horizon": controller.horizon, "mode": str(controller.mode), "kind": type(controller).__name__}
+    meta |= {"watching": told(controller.premise_watch.watching), "economy": told(problem.economy)}
+    meta["filter"] = controller.filter.gain
     return digest(arrays, settings | meta)
 
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array
 from mpc.calibration.region import RegionWatch
+from mpc.calibration.residuals import DisturbanceFilter
 from mpc.control.offset_free import OutputDisturbance
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
@@ -34,6 +35,7 @@ class ControllerParts(ABC):
     premises: Premises
     problem: OptimalControlProblem
     backend: Backend
+    filter: DisturbanceFilter
     disturbance: OutputDisturbance
     set_points: SetPoints
     region_watch: RegionWatch | None

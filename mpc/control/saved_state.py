@@ -9,7 +9,8 @@ a state that was saved with other parts is refused.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
@@ -40,6 +41,25 @@ def saved(part: Any, at: str = "controller") -> Arrays:
             if _is_part(value):
                 found |= saved(value, f"{at}.{name}")
     return found
+
+
+def told(setting: Any) -> Any:
+    """JSON value that tells a setting from others of its kind, by digests of what has one, by fields of the rest."""
+    if setting is None or isinstance(setting, bool | int | float):
+        return setting
+    if isinstance(setting, str):  # also names of enums
+        return str(setting)
+    if hasattr(setting, "digest"):
+        return setting.digest
+    if isinstance(setting, np.ndarray | np.generic):
+        return setting.tolist()
+    if isinstance(setting, Mapping):
+        return {str(name): told(one) for name, one in setting.items()}
+    if isinstance(setting, list | tuple):
+        return [told(one) for one in setting]
+    if is_dataclass(setting):
+        return {field.name: told(getattr(setting, field.name)) for field in fields(setting)}
+    return type(setting).__name__
 
 
 def restore_into(part: Any, memory: Arrays, at: str = "controller") -> None:

@@ -11,10 +11,27 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from c_loops import controller, network
-from one_tank import N, W, innovating, running
+from one_tank import N, W, error, innovating, running
+from premise_cases import STEPS, SYSTEM
+from premise_cases import predictor as tank_predictor
+from premise_cases import washout as tank_washout
 
+from controlrnn.data import Signal
 from controlrnn.errors import DataError, InfeasibleError, SettingError, ShapeError
-from mpc import Fallback, MovingHorizonObserver, Status, TightenedMPC, Tracking, chain, no_tightening
+from mpc import (
+    Fallback,
+    MovingHorizonObserver,
+    PlausibilityLimits,
+    Premise,
+    Safety,
+    Status,
+    TightenedMPC,
+    Tracking,
+    Watching,
+    chain,
+    no_tightening,
+    tighten,
+)
 from mpc.control.explanation import shares
 from mpc.solvers.condensed import CondensedBackend
 from mpc.solvers.dompc import DoMpcBackend
@@ -107,6 +124,51 @@ def test_a_state_of_other_parts_or_without_all_of_them_is_refused():
     broken = {k: v for k, v in before.items() if not k.startswith("controller._came_from.1")}
     with pytest.raises(DataError, match="lacks"):
         made.restore(broken)
+
+
+WATCHED = {
+    "wider": (
+        {"wider": 0.3, "reactions": {Premise.TIME: "widen"}},
+        {"wider": 0.5, "reactions": {Premise.TIME: "widen"}},
+    ),
+    "no wider": ({}, {"wider": 0.3, "reactions": {Premise.TIME: "widen"}}),
+    "reactions": ({}, {"reactions": {Premise.TIME: "back_off"}, "safe_reference": [0.0]}),
+    "safe reference": ({"safe_reference": [-0.5]}, {"safe_reference": [0.5]}),
+    "jitter": ({"jitter": 0.5}, {"jitter": 0.01}),
+    "plausibility": ({"sensor": 5.0}, {"sensor": 2.0}),
+    "safe input": ({"safe_input": [0.5]}, {"safe_input": [-0.5]}),
+}
+
+
+def watched(settings):
+    settings = dict(settings)
+    if "wider" in settings:
+        settings["wider"] = premise_tightening(settings["wider"])
+    if "sensor" in settings:
+        reach = settings.pop("sensor")
+        settings["plausibility"] = PlausibilityLimits(sensors=(Signal("level", "m", -reach, reach),))
+    safe = settings.pop("safe_input", None)
+    tracking = Tracking(output_weight=1.0, input_move_weight=1e-3)
+    safety = Safety(safe_input=safe, watching=Watching(**settings))
+    return TightenedMPC(tank_predictor(), tank_washout(STEPS), premise_tightening(0.02), tracking, safety=safety)
+
+
+def premise_tightening(room):
+    return tighten(error(SYSTEM, np.full(N + 1, room)), None, observer=tank_washout(STEPS))
+
+
+@pytest.mark.parametrize("kind", WATCHED)
+def test_a_state_brings_no_other_watch_with_it(kind):
+    """Its wider limits, safe set point and safe input were taken for those of the controller that it was put into."""
+    one, other = (watched(settings) for settings in WATCHED[kind])
+    one.record([0.1], [0.2])
+    before = pickle.dumps(other.state())
+    with pytest.raises(DataError, match="other parts or settings"):
+        other.restore(one.state())
+    assert pickle.dumps(other.state()) == before
+    same = watched(WATCHED[kind][0])
+    same.restore(one.state())
+    np.testing.assert_array_equal(same.observer.state, one.observer.state)
 
 
 @pytest.mark.parametrize("kind", KINDS)
