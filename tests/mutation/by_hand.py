@@ -48,7 +48,34 @@ _OVER = "self.terminal._radii(gap) - 1.0 - _ROUNDED"
 _SAFE = "safety=Safety(safe_input=[1.6, 1.6])"
 _BELOW = "np.maximum(self.y - self.upper, self.lower - self.y)"
 
+_PROOF = "controlrnn/certification/proof"
+
+# First what mutmut leaves out of the proofs, since it changes functions only: constants.
 MUTANTS = (
+    Mutant("rounding by half as much", f"{_PROOF}/arithmetic/enclosure.py", "UNIT = 2.0**-53", "UNIT = 2.0**-54",
+           "test_enclosure"),
+    Mutant("nothing underflows", f"{_PROOF}/arithmetic/enclosure.py", "TINY = 2.0**-1019", "TINY = 0.0",
+           "test_enclosure"),
+    Mutant("halves that are too long to multiply", f"{_PROOF}/arithmetic/twofold.py", "2.0**27 + 1", "2.0**25 + 1",
+           "test_enclosure"),
+    Mutant("values of activations without rounding", f"{_PROOF}/intervals.py", "_ULPS = 64 * UNIT", "_ULPS = 0 * UNIT",
+           "test_intervals"),
+    Mutant("slopes of activations without rounding", f"{_PROOF}/slopes.py", "_WIDEN = 1e-12", "_WIDEN = 0.0",
+           "test_slopes"),
+    Mutant("a sigmoid that is too flat", f"{_PROOF}/slopes.py", '"sigmoid": (0.0, 0.25)', '"sigmoid": (0.0, 0.2499)',
+           "test_slopes"),
+    Mutant("slopes of laws without rounding", f"{_PROOF}/laws.py", "_WIDEN = 1e-12", "_WIDEN = 0.0", "test_laws_of_neurons"),
+    Mutant("values of laws without rounding", f"{_PROOF}/laws.py", "_ULPS = 256 * UNIT", "_ULPS = 0 * UNIT",
+           "test_laws_of_neurons"),
+    Mutant("a root whose slope rises", f"{_PROOF}/laws.py", '_FALLING = ("root", "reciprocal")',
+           '_FALLING = ("reciprocal",)', "test_laws_of_neurons"),
+    Mutant("a signed root whose slope rises", f"{_PROOF}/laws.py", '_EVEN = ("signed_root", "sine")',
+           '_EVEN = ("sine",)', "test_laws_of_neurons"),
+    Mutant("neurons that stay above zero", f"{_PROOF}/reachable.py", '"tanh": (-1.0, 1.0)', '"tanh": (0.0, 1.0)',
+           "test_reachable"),
+    Mutant("single precision that rounds by half as much", f"{_PROOF}/execution.py", "Format(2.0**-24,",
+           "Format(2.0**-25,", "test_execution_steps"),
+    Mutant("gates without rounding", f"{_PROOF}/gated.py", "_ULP = 1e-14", "_ULP = 0.0", "test_comparison"),
     Mutant("conformal rank one less", "mpc/promises/order_statistics.py", _RANK, _RANK + " - 1", "test_order_statistics"),
     Mutant("conformal rank one more", "mpc/promises/order_statistics.py", _RANK, _RANK + " + 1", "test_order_statistics"),
     Mutant("n instead of n + 1", "mpc/promises/order_statistics.py", _RANK, _RANK.replace("(n + 1)", "n"),

@@ -89,7 +89,9 @@ def test_bounds_are_made_of_what_makes_sense(system):
     assert not made.bounds.flags.writeable
     for wrong in ({"n": 0}, {"length": 0}, {"starts": 0}, {"washout": -1}, {"confidence": 0.0}, {"confidence": 1.0},
                   {"coverage": 1.1}, {"coverage": -0.1}, {"missing": 1.5}, {"missing": -0.1}, {"disturbance_gain": 0.0},
-                  {"disturbance_gain": 1.5}, {"bounds": -good.bounds}, {"loop": "ajar"}, {"unit": "day"}):  # fmt: skip
+                  {"disturbance_gain": 1.5}, {"bounds": -good.bounds}, {"loop": "ajar"}, {"unit": "day"},
+                  {"measured": 0.0}, {"measured": -0.5}, {"measured": 1.5}, {"sources": 0},
+                  {"sources": good.n + 1}):  # fmt: skip
         with pytest.raises(SettingError):
             replace(good, **wrong)
 

@@ -245,9 +245,9 @@ def test_rounds_of_other_settings_are_not_taken_up(tmp_path):
 def test_loops_are_twice_the_least_that_suffices(coverage, attempts, n):
     assert LoopEffort(attempts=attempts).rank(coverage, None)[0] == n
     for wrong in (0.0, 1.0):
-        with pytest.raises(SettingError, match="coverage"):
+        with pytest.raises(SettingError, match=r"^coverage must"):
             LoopEffort().rank(wrong, None)
-        with pytest.raises(SettingError, match="confidence"):
+        with pytest.raises(SettingError, match=r"^confidence must"):
             LoopEffort().rank(0.9, wrong)
     with pytest.raises(SettingError, match="loops must be"):
         LoopEffort().rank(1 - 1e-15, None)

@@ -75,8 +75,8 @@ def test_least_number_of_scores_with_a_rank(coverage, confidence):
     assert 1 <= rank_of(least, coverage, confidence) <= least
     with pytest.raises(DataError, match=f"at least {least} "):
         rank_of(least - 1, coverage, confidence)
-    for wrong in ((0.0, None), (1.0, None), (0.5, 0.0), (0.5, 1.0)):
-        with pytest.raises(SettingError):
+    for name, *wrong in (("coverage", 0.0), ("coverage", 1.0), ("confidence", 0.5, 0.0), ("confidence", 0.5, 1.0)):
+        with pytest.raises(SettingError, match=f"^{name} must"):
             least_number(*wrong)
 
 
@@ -196,6 +196,11 @@ def test_anytime_interval_ends_where_the_evidence_does():
 def test_errors_name_what_is_wrong(call, error, said):
     with pytest.raises(error, match=rf"^{said}"):
         call()
+
+
+@pytest.mark.parametrize("call", [clopper_pearson, anytime_interval])
+def test_intervals_are_of_95_percent_unless_told(call):
+    assert call(3, 10) == call(3, 10, 0.95)
 
 
 @pytest.mark.parametrize("call", [clopper_pearson, anytime_interval])
