@@ -9,6 +9,9 @@ from hypothesis import Phase, settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# How long an example takes says how busy the machine is, and whether anything was compiled before.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # For `make mutants`: the same examples each time, and no search for smaller ones once a test has failed.
 settings.register_profile(
     "mutants", derandomize=True, database=None, deadline=None, phases=(Phase.explicit, Phase.generate)
