@@ -1,12 +1,13 @@
 """Settled states: no run that has gone on for long leaves the set that is said to hold them."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from inequality_cases import FAST, linear
+from inequality_cases import FAST, SEEDS, linear
 from random_systems import random_elman
 
 from controlrnn.certification.proof import intervals, reachable
@@ -64,3 +65,24 @@ def test_a_guess_of_a_box_that_is_left_is_refused(monkeypatch, factor):
     system = replace(system, A=0.2 * np.eye(3))
     monkeypatch.setattr(np.linalg, "solve", lambda M, b: solve(M, b) * (factor if (b > 0).all() else 1.0))
     assert (reachable.bounded_box(system, u) is None) == (factor < 1)
+
+
+@FAST
+@given(seed=SEEDS)
+def test_a_box_that_is_left_by_a_hair_is_refused(seed):
+    """Guesses that are too small by their last digits, or whose centre is off."""
+    rng = np.random.default_rng(seed)
+    a, h = rng.choice([-1, 1]) * 10.0 ** rng.uniform(-4, -0.1), 10.0 ** rng.uniform(-6, 0)
+    b, c = rng.uniform(0.1, 2, 2)
+    off = c * rng.choice([0.0, 1e-3, 1.0])
+    system, u = linear([[a]], B2=[[b]]), Enclosure(np.array([(1 - a) * c / b]), np.array([h]))
+    away = abs(Fraction(a) * Fraction(c + off) + Fraction(b) * Fraction(float(u.mid[0])) - Fraction(c + off))
+    least = (away + Fraction(b) * Fraction(h)) / (1 - abs(Fraction(a)))
+    for ulps in (*range(-20, 40), 10**9):
+        r = float(least) * (1 + ulps * 2.0**-53)
+        guesses = iter((np.array([c + off]), np.array([r])))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(np.linalg, "solve", lambda *_, guesses=guesses: next(guesses))
+            found = reachable.bounded_box(system, u)
+        assert found is None or Fraction(r) >= least
+    assert found is not None
