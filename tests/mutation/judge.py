@@ -106,15 +106,16 @@ class Judge:
         _forget()
         began = time.process_time()
         for share in self.task.shares:
-            for test, following in zip(order, [*order[1:], order[0]], strict=True):
+            # What fixtures are kept for is the test that really follows: otherwise its setup would fail.
+            tests = [test for test in order if share == self.task.shares[0] or Examples(items[test], share).many]
+            for test, following in zip(tests, [*tests[1:], None], strict=True):
                 if first and time.process_time() - began > BUDGET:
                     break
-                with Examples(items[test], share) as fewer:
-                    again = share == self.task.shares[0] or fewer
-                    if again and self._fails(items[test], name, items[following]):
+                with Examples(items[test], share):
+                    if self._fails(items[test], name, items[following] if following else None):
                         kills[test] += 1
                         return {"verdict": "killed", "by": test}
-        items[order[0]].session._setupstate.teardown_exact(None)
+            items[order[0]].session._setupstate.teardown_exact(None)
         return {"verdict": "survived", "by": ""}
 
     def _fails(self, item: pytest.Item, mutant: str, following: pytest.Item | None) -> bool:
@@ -135,21 +136,23 @@ class Judge:
 
 
 class Examples:
-    """One of so many examples of a test by hypothesis, while it lasts; says whether there are more."""
+    """One of so many examples of a test by hypothesis, while it lasts."""
 
     def __init__(self, item: pytest.Item, share: int) -> None:
         self.test, self.share = getattr(item, "obj", None), share
         self.own = getattr(self.test, "_hypothesis_internal_use_settings", None)
 
-    def __enter__(self) -> bool:
-        if self.own is None or self.own.max_examples <= 10:
-            return False
-        if self.share > 1:
+    @property
+    def many(self) -> bool:
+        """Whether there are more than are always tried."""
+        return self.own is not None and self.own.max_examples > 10
+
+    def __enter__(self) -> None:
+        if self.many and self.share > 1:
             from hypothesis import settings  # not before pytest has looked at it
 
             least = max(10, self.own.max_examples // self.share)
             self.test._hypothesis_internal_use_settings = settings(self.own, max_examples=least)
-        return True
 
     def __exit__(self, *_: object) -> None:
         if self.own is not None:
