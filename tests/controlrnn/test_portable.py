@@ -63,7 +63,6 @@ def test_factors_that_do_not_fit_are_named():
         product(np.ones((2, 3)), np.ones((2, 3)))
 
 
-@settings(deadline=None)
 @given(st.floats(1e-300, 1e300), st.floats(-1e-8, 1e-8))
 def test_what_is_stated_covers_what_others_compute_and_state(radius, other):
     stated = published(radius)
@@ -95,7 +94,7 @@ def test_numbers_that_are_compared_read_differently():
     assert len(set(told_apart(0.1, np.nextafter(0.1, 1)))) == 2
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     a=hnp.arrays(np.float64, (3, 4), elements=st.floats(-1e3, 1e3)),
     b=hnp.arrays(np.float64, (4, 2), elements=st.floats(-1e3, 1e3)),

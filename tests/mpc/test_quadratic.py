@@ -27,7 +27,7 @@ def by_cvxpy(H, g, C, lower, upper, prices):
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.1, 1.0, 30.0]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_prices_per_unit_are_exact(seed, price):
     H, g, C, lower, high = random_program(seed)
     prices = np.random.default_rng(seed).uniform(0.5, 2, 5) * price
@@ -130,7 +130,7 @@ def test_limits_that_are_no_numbers_are_no_limits_to_daqp_and_refused(at):
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_variables_stay_within_their_own_limits_to_the_last_bit(seed):
     rng = np.random.default_rng(seed)
     H, g, C, lower, high = random_program(seed)

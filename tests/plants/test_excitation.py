@@ -86,7 +86,7 @@ def test_multisine_has_a_low_peak(seed):
     assert np.abs(signal).max() / signal.std() < 2.2  # random phases alone give about 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(4, 300), st.integers(1, 20), st.integers(0, 2**31), st.sampled_from([prbs, random_steps, multisine]))
 def test_all_signals_keep_limits_and_repeat_by_seed(length, hold, seed, make):
     extra = {} if make is multisine else {"hold": hold}

@@ -47,7 +47,7 @@ def test_bad_experiments_are_refused(arguments, error, message):
         simulate(PLANT, **arguments)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 4), min_size=0, max_size=4))
 def test_every_wrong_shape_of_u_is_an_error_with_the_expected_shape(shape):
     u = np.zeros(shape)

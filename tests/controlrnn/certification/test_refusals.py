@@ -73,7 +73,7 @@ def test_radii_that_float64_cannot_square_are_right_or_refused(radius):
 sizes = st.integers(-40, 40)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     seed=st.integers(0, 10**6), layers=st.sampled_from([(), (1,), (3,), (2, 2)]), kind=st.sampled_from(KINDS),
     activation=st.sampled_from(["tanh", "relu", "sigmoid", "leaky_relu"]), exponents=st.tuples(*[sizes] * 7),

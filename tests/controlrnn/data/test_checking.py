@@ -34,7 +34,7 @@ def first_order(rng, pole, gains, dead=0, noise=0.01, T=800, through=0.0):
     return Trajectory(u, (y + noise * rng.standard_normal(T))[:, None], 0.5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     pole=st.floats(0.2, 0.95), gains=st.lists(st.sampled_from([-3.0, -1.0, 0.5, 2.0]), min_size=1, max_size=3),
     dead=st.integers(0, 5), seed=st.integers(0, 2**20),

@@ -75,7 +75,7 @@ def test_cutting():
         one[3:4]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     u=hnp.arrays(np.float64, st.tuples(st.integers(2, 5), st.integers(1, 3)), elements=st.floats(-1e300, 1e300)),
     dt=st.floats(1e-9, 1e9),
@@ -126,7 +126,7 @@ def test_split_deals_whole_trajectories_once_and_by_seed():
             Dataset.split(pool, bad, seed=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     samples=hnp.arrays(np.float64, (20, 2), elements=st.floats(-10, 10)),
     unit=st.sampled_from([1.0, 2.0**-60, 2.0**60]),

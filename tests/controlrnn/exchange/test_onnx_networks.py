@@ -23,7 +23,7 @@ from onnx.reference import ReferenceEvaluator  # noqa: E402
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "leaky_relu")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(0, 10_000), st.sampled_from([(4,), (2, 3), (1, 1, 2)]), st.sampled_from(ACTIVATIONS[:3]), st.booleans()
 )

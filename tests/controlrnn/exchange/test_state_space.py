@@ -25,7 +25,7 @@ def model(seed, nx, nu, ny):
     )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
 def test_both_ways_and_the_same_response(seed, nx, nu, ny):
     theirs = model(seed, nx, nu, ny)

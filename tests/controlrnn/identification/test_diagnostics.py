@@ -120,7 +120,7 @@ def test_the_order_of_a_linear_system_is_found_by_both_ways():
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=2), st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_delays_put_back_into_the_system_are_those_taken_from_the_records(delays, seed):
     rng = np.random.default_rng(seed)
     for system in (third_order(), Elman(nu=2, ny=1, nx=3, seed=seed % 97).freeze()):

@@ -19,7 +19,7 @@ def r2dn(seed):
     return model.freeze()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10**6))
 def test_recovers_the_true_state_of_a_nonlinear_system(seed):
     rng = np.random.default_rng(seed)

@@ -276,7 +276,7 @@ def test_no_step_stretches_more_than_its_norm(layers):
 
 
 @given(seed=st.integers(0, 999), factor=st.floats(1.1, 4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_more_noise_gives_more_of_both(seed, factor):
     model = tensors(random_system(seed, layers=(2, 2)))
     u = torch.tensor(inputs(model, steps=5))

@@ -38,7 +38,7 @@ def test_jacobians_equal_those_of_automatic_differentiation(layers, activation, 
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.lists(st.integers(1, 3), max_size=3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_jacobians_predict_small_changes(seed, nx, layers):
     system = random_system(seed, nx=nx, layers=tuple(layers), activation="sigmoid")
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ from controlrnn.models import ContractingR2DN, Elman, LipschitzR2DN
 from controlrnn.systems import MATRICES, Activation, LureSystem
 
 # The first run on a machine compiles.
-relaxed = settings(deadline=None, max_examples=40)
+relaxed = settings(max_examples=40)
 LAYERS = [(), (4,), (1,) * 5, (1,) * 21, (3, 9, 1, 1, 20, 7), (16, 32), (40,), (2, 17, 2)]
 
 

@@ -17,7 +17,7 @@ def rng(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.5, 0.9, 1.0]), log=st.integers(-3, 3), n=st.integers(1, 5))
 def test_core_contracts_in_its_metric_for_any_parameters(seed, rate, log, n):
     core = ContractingLinear(n, rate, rng()).double()
@@ -31,7 +31,7 @@ def test_core_contracts_in_its_metric_for_any_parameters(seed, rate, log, n):
     assert np.linalg.eigvalsh(0.5 * (gap + gap.T))[0] > -1e-9 * np.linalg.norm(M, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10**6),
     rate=st.sampled_from([0.6, 0.95, 1.0]),
@@ -64,7 +64,7 @@ def test_unstable_maps_are_moved_inside():
             ContractingLinear(2, rate, rng())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), scale=st.sampled_from([1e-3, 1.0, 1e3]), n=st.integers(1, 5), m=st.integers(1, 5))
 def test_cayley_pair_is_orthogonal(seed, scale, n, m):
     cayley = CayleyPair(m, n, rng(seed)).double()

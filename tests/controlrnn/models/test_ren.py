@@ -35,7 +35,7 @@ bounded = pytest.mark.parametrize("make", BOUNDED.values(), ids=list(BOUNDED))
 
 
 @bounded
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 10**6), nu=st.integers(1, 3), ny=st.integers(1, 3), scale=st.sampled_from([0.3, 1.0, 10.0]),
     rate=st.sampled_from([0.9, 1.0]), gamma=st.sampled_from([0.01, 2.0, 1e4]), feedthrough=st.booleans(),

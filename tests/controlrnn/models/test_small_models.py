@@ -27,7 +27,7 @@ from controlrnn.models.parts.strict_contraction import STRICT, StrictContraction
 from controlrnn.systems import Activation, GatedSystem
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(1, 4), columns=st.integers(1, 4), seed=st.integers(0, 10**6), log=st.integers(-3, 3),
     size=st.sampled_from([1.0, 1e4]),
@@ -60,7 +60,7 @@ def test_positive_definite_starts_where_told_at_any_scale():
         module.start_at(np.diag([1.0, 1.0, 1.0, 1.0, 0.0]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(alpha=st.floats(0, 0.9), width=st.floats(0.05, 1), v=st.floats(-5, 5), w=st.floats(-5, 5))
 def test_sector_factor_turns_one_sector_into_another(alpha, width, v, w):
     beta = min(alpha + width, 1.0)

@@ -41,7 +41,7 @@ def test_round_trip_keeps_bits_types_and_shapes(path):
         assert arrays[name].tobytes() == value.tobytes()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     array=hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)),
     meta=st.dictionaries(

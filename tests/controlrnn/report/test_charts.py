@@ -35,7 +35,7 @@ def values(chart, panel=0, path=0):
     return x0 + places[:, 0] / 1000 * (x1 - x0), y0 + (1 - places[:, 1] / 1000) * (y1 - y0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=2, max_size=40, unique_by=lambda p: round(p[0], 3)))
 def test_lines_are_where_their_values_are(pairs):
     x, y = np.array(sorted(pairs)).T
@@ -79,7 +79,7 @@ def test_panels_share_the_horizontal_axis():
     np.testing.assert_allclose(values(chart, panel=1)[0], [5, 9], atol=1e-3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(FINITE, st.floats(1e-6, 1e9))
 def test_ticks_say_where_they_are(low, span):
     scale = Scale(low, low + span)

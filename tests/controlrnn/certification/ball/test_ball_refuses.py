@@ -402,7 +402,7 @@ def test_fields_of_other_forms_are_refused_by_name(every):
 PLACES = st.integers(0, 2**20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kind=PLACES, field=PLACES, place=PLACES, value=st.sampled_from(HOSTILE))
 def test_one_hostile_number_anywhere_is_refused_or_harmless(every, kind, field, place, value):
     certificate, system = every[kind % len(every)]

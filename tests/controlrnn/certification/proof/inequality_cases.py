@@ -14,7 +14,7 @@ from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.systems import LureSystem
 
 SEEDS = st.integers(0, 2**32 - 1)
-FAST = settings(max_examples=40, deadline=None)
+FAST = settings(max_examples=40)
 
 
 @dataclass(frozen=True)

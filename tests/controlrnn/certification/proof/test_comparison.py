@@ -93,7 +93,7 @@ def first(values):
     return Fraction(float(values[0]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=SEEDS, size=SIZES)
 def test_how_an_lstm_grows_is_never_rounded_down(seed, size):
     """The sums and products that follow the bounds of the gates, against rational arithmetic."""
@@ -113,7 +113,7 @@ def test_how_an_lstm_grows_is_never_rounded_down(seed, size):
         assert true <= Fraction(found) <= true * Fraction(1 + 1e-12)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(seed=SEEDS, size=SIZES)
 def test_how_a_gru_grows_is_never_rounded_down(seed, size):
     rng = np.random.default_rng(seed)

@@ -43,7 +43,7 @@ def test_the_oracle_itself():
     assert not exactly_semidefinite([[0, 1], [1, 1]])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 6), rank=st.integers(1, 6), log=st.floats(-17, -8))
 def test_never_certifies_an_indefinite_matrix(seed, n, rank, log):
     """Near the boundary: Gram matrices of full or deficient rank, shifted down by 1e-17 to 1e-8 of their size."""
@@ -56,7 +56,7 @@ def test_never_certifies_an_indefinite_matrix(seed, n, rank, log):
         assert exactly_semidefinite(M)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(x=st.lists(st.integers(-50, 50), min_size=2, max_size=7), power=st.integers(30, 45), data=st.data())
 @example(x=[1, 1], power=43, data=None)
 def test_an_eigenvalue_barely_below_zero_is_seen(x, power, data):
@@ -76,7 +76,7 @@ def test_an_eigenvalue_barely_below_zero_is_seen(x, power, data):
     assert proven(M + size * (2.0**-power + 1e-11) * np.eye(len(x)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 30))
 def test_comfortably_definite_matrices_are_accepted_whatever_their_scaling(seed, n):
     rng = np.random.default_rng(seed)
@@ -202,7 +202,7 @@ def test_the_empty_matrix_is_definite():
     assert margin_of(np.zeros((0, 0))) == np.inf
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 6), log=st.integers(-100, 100))
 def test_largest_ratio_is_an_upper_bound_and_tight(seed, n, log):
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ SIZES = st.one_of(
 )
 NUMBERS = st.builds(lambda s, v: s * v, st.sampled_from([-1.0, 1.0]), SIZES)
 SEEDS = st.integers(0, 2**32 - 1)
-FAST = settings(max_examples=150, deadline=None)
+FAST = settings(max_examples=150)
 KINDS = [Enclosure, Twofold]
 
 

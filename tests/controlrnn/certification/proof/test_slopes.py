@@ -75,7 +75,7 @@ def test_slopes_where_they_are_known(activation):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEEDS, base=st.floats(-6, 6), le=st.floats(-12, 0.5), lr=st.floats(-9, 1.5))
 @example(seed=0, base=0.0, le=-12.0, lr=0.0)
 @example(seed=0, base=0.5, le=-12.0, lr=0.3)
