@@ -13,10 +13,11 @@ import numpy as np
 import mpc
 from controlrnn.certification import ContractionCertificate, HorizonCertificate
 from controlrnn.checks import Array
-from controlrnn.data import Dataset, Trajectory
+from controlrnn.data import Dataset
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.road.file.schema import RoadFile
 from controlrnn.road.making import observer_of, predictor_of
+from controlrnn.road.small_models import Small, linear_models, paced_networks, spread
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MOST_STEPS = 2000  # samples that a model may need to forget its start
 _LOOSE = 0.5  # standard deviations of the outputs, above which a certified error leaves little to control with
-_SIMPLE = 4  # largest order of the linear models that are tried then
 _LEFT = 0.05  # of the settled error, that the unknown start may still add after these samples
 
 
@@ -40,8 +40,9 @@ class Certified:
         initial: Likewise without errors of inputs; None where there are none.
         steps: Samples in which it forgets its start.
         seen: Largest certified error over the prediction, per output, output units, shape (ny,).
-        error: Left-out error, in standard deviations of the outputs.
-        relative: Largest certified error, likewise.
+        error: Left-out error (root mean square), in standard deviations of the outputs.
+        largest: Largest error to expect of it: as many times as large as over the records that it was fitted to.
+        relative: Largest certified error, likewise in standard deviations.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Certified:
     steps: int
     seen: Array
     error: float
+    largest: float
     relative: float
 
 
@@ -78,13 +80,6 @@ def contraction_of(file: RoadFile, system: LureSystem, data: Dataset) -> Contrac
         return best
 
 
-def spread(data: Dataset) -> Array:
-    """Standard deviation of each output of the training records, output units, shape (ny,)."""
-    y = np.concatenate([r.y for r in data.train])
-    sizes = np.nanstd(y, axis=0)
-    return np.asarray(np.where(sizes > 0, sizes, 1.0))
-
-
 def forgets(file: RoadFile, predictor: mpc.Predictor, contraction: ContractionCertificate) -> int:
     """Samples in which the model forgets its start: what is left adds little to what errors of inputs do anyway.
 
@@ -105,7 +100,7 @@ def forgets(file: RoadFile, predictor: mpc.Predictor, contraction: ContractionCe
     return int(min(max(steps, 1), _MOST_STEPS))
 
 
-def certify_entry(file: RoadFile, entry: Entry | Simple, data: Dataset) -> Certified:
+def certify_entry(file: RoadFile, entry: Entry | Small, data: Dataset) -> Certified:
     """Certificates of one model of the search.
 
     Args:
@@ -127,67 +122,32 @@ def certify_entry(file: RoadFile, entry: Entry | Simple, data: Dataset) -> Certi
     if observer.prediction_input_error.any():
         initial = mpc.certify_predictions(observer, N, input_error=0.0, iterations=iterations)
     seen = np.asarray(horizon.bounds[horizon.horizon - N :]).max(axis=0)
-    relative = float(np.max(seen / spread(data)))
+    sizes = spread(data)
+    largest = float(entry.error) * _reach(entry.system, data, sizes, file.promise.washout)
     return Certified(
-        entry.name, predictor.system, contraction, horizon, initial, steps, seen, float(entry.error), relative
-    )
+        entry.name, predictor.system, contraction, horizon, initial, steps, seen, float(entry.error), largest,
+        float(np.max(seen / sizes)),
+    )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Simple:
-    """A linear model of low order, which can be certified where better ones cannot.
+def _reach(system: LureSystem, data: Dataset, sizes: Array, skip: int) -> float:
+    """How many times its root mean square the largest error of the free run is, over what was fitted to."""
+    from controlrnn.identification.scores.free_run import free_run, initial_states
 
-    Args:
-        name: ``"linear 2"``, with its order.
-        what: The same in words.
-        system: The model.
-        error: Error over the left-out blocks of the search, in standard deviations of the outputs.
-    """
-
-    name: str
-    what: str
-    system: LureSystem
-    error: float
-
-
-def simple_models(fit: BestFit, data: Dataset) -> list[Simple]:
-    """Linear models of low orders, with their errors over the blocks that the search left out, too.
-
-    Args:
-        fit: The search, for what it found of dead times and feedthrough.
-        data: Data; training and validation records are used.
-    """
-    from controlrnn.identification import identify_subspace, with_delays, without_delays
-
-    def moved(records: Sequence[Trajectory]) -> tuple[Trajectory, ...]:
-        return tuple(without_delays(r, fit.delays) if any(fit.delays) else r for r in records)
-
-    def model(records: Sequence[Trajectory], order: int) -> LureSystem:
-        return identify_subspace(records, order, strictly_proper=not fit.feedthrough).system
-
-    from controlrnn.identification.selection.folds import error_of, folds, pooled
-
-    train, validation = moved(data.train), moved(data.validation)
-    every = folds(train, validation, fit.skip)
-    scales = [spread(Dataset(f.train)) for f in every]
-    found = []
-    for order in range(1, _SIMPLE + 1):
-        try:
-            errors = [
-                error_of(model(f.train, order), f.validation, scale, fit.skip)
-                for f, scale in zip(every, scales, strict=True)
-            ]
-            system = model(train + validation, order)
-        except ControlRnnError as failure:
-            _log.info("no linear model of order %d: %s", order, failure)
-            continue
-        what = f"linear, of order {order}"
-        found.append(Simple(f"linear {order}", what, with_delays(system, fit.delays), pooled(errors, every, fit.skip)))
-    return found
+    records = data.train + data.validation
+    skip = min(skip, min(map(len, records)) // 2)
+    runs, _ = free_run(system, records, initial_states(system, records, skip))
+    errors = np.concatenate([((y - r.y) / sizes)[skip:] for y, r in zip(runs, records, strict=True)])
+    known = np.abs(errors[np.isfinite(errors)])
+    rms = float(np.sqrt(np.mean(known**2))) if known.size else 0.0
+    return float(known.max()) / rms if rms > 0 else 1.0
 
 
 def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified, list[str]]:
-    """Certify the models of a search, and choose the one with the smallest sum of left-out and certified error.
+    """Certify the models of a search, and choose the one that promises the least tightening.
+
+    Limits will be tightened by the largest error of whole records and by the certified bound. The first is not known
+    before calibration, whose records may not choose the model; it is expected from the left-out error.
 
     Args:
         file: The road file; ``identify.model`` names one, or leaves the choice.
@@ -201,13 +161,20 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
         CertificationError: No model could be certified; the message says what was tried and what to do.
     """
     wanted = file.identify.model
-    entries: list[Entry | Simple] = list(fit.entries) if wanted == "auto" else [fit.entry(wanted)]
+    entries: list[Entry | Small] = list(fit.entries) if wanted == "auto" else [fit.entry(wanted)]
     found: list[Certified] = []
     words: list[str] = []
     _certify_each(file, entries, data, found, words)
     if wanted == "auto" and all(c.relative > _LOOSE for c in found):
-        words.append("none of these has a useful certificate: linear models of low order are tried, too")
-        _certify_each(file, simple_models(fit, data), data, found, words)
+        words.append(
+            "none of these has a useful certificate: linear models of low order are tried, too, and networks that "
+            "forget as fast as they do"
+        )
+        linear = linear_models(fit, data)
+        _certify_each(file, linear, data, found, words)
+        rates = {c.name: float(c.contraction.rate) for c in found}
+        known = {model: rates[model.name] for model in linear if model.name in rates}
+        _certify_each(file, paced_networks(fit, data, known, seed=file.seed), data, found, words)
     if not found:
         raise CertificationError(
             "no model could be certified, so that no bound holds and no controller is made:\n"
@@ -215,8 +182,12 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
             + '\nput "contracting" among identify.families (it has a certificate by construction), raise '
             "identify.budget, or set identify.model to a linear one; does the plant integrate or sustain oscillations?"
         )
-    best = min(found, key=lambda c: c.error + c.relative)
-    why = "the only one that was asked for" if wanted != "auto" else "lowest sum of left-out and certified error"
+    best = min(found, key=lambda c: c.largest + c.relative)
+    why = (
+        "the only one that was asked for"
+        if wanted != "auto"
+        else f"lowest sum of the largest error to expect ({best.largest:.3g} standard deviations) and the certified one"
+    )
     words.append(f"controlled with {best.name}: {why}")
     if best.relative > _LOOSE:
         _log.warning(
@@ -228,7 +199,7 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
 
 
 def _certify_each(
-    file: RoadFile, entries: Sequence[Entry | Simple], data: Dataset, found: list[Certified], words: list[str]
+    file: RoadFile, entries: Sequence[Entry | Small], data: Dataset, found: list[Certified], words: list[str]
 ) -> None:
     """Add what can be certified to ``found``, and what happened to ``words``."""
     for entry in entries:

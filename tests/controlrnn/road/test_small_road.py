@@ -10,6 +10,7 @@ from small_road import DONE, drive, set_fields
 
 import controlrnn
 import mpc
+from controlrnn.certification import certify_contraction
 from controlrnn.errors import (
     CertificationError,
     DataError,
@@ -19,7 +20,8 @@ from controlrnn.errors import (
     SettingError,
     StorageError,
 )
-from controlrnn.road import Stage, certifying, open_road, verify_folder
+from controlrnn.identification.scores.free_run import free_run, initial_states
+from controlrnn.road import Stage, certifying, open_road, small_models, verify_folder
 
 
 def test_what_is_made_holds(finished):
@@ -163,12 +165,12 @@ def test_no_certificate_is_said_with_advice(place, monkeypatch):
     assert str(Stage.IDENTIFY) in open_road(place / "road").ledger.entries
 
 
-def test_linear_models_of_low_order_stand_in(place, monkeypatch):
+def test_small_models_stand_in(place, monkeypatch):
     """Where nothing of the search can be certified usefully, they are tried, and the report knows them."""
     whole = certifying.certify_entry
 
     def picky(file, entry, data):
-        if isinstance(entry, certifying.Simple):
+        if isinstance(entry, certifying.Small):
             return whole(file, entry, data)
         raise CertificationError("no")
 
@@ -177,7 +179,7 @@ def test_linear_models_of_low_order_stand_in(place, monkeypatch):
     drive(place, until=Stage.REPORT)
     road = open_road(place / "road")
     entry = road.entry(Stage.CERTIFY)
-    assert re.fullmatch(r"linear [1-4]", entry.figures["model"])
+    assert re.fullmatch(r"(linear|contracting) [1-4]", entry.figures["model"])
     assert any("low order are tried" in w for w in entry.words)
     assert road.system.digest not in {e.system.digest for e in road.fit.entries}
     assert road.system.nx == int(entry.figures["model"].split()[1])
@@ -212,10 +214,33 @@ def test_the_report_is_about_the_model_that_controls(place):
 
 def test_low_orders_are_judged_as_the_search_judges(finished):
     road = open_road(finished / "road")
-    models = certifying.simple_models(road.fit, road.data)
+    models = small_models.linear_models(road.fit, road.data)
     assert [m.system.nx for m in models] == [1, 2, 3, 4]
     # The best of them is about as good as the subspace model that the search chose among more orders.
     assert min(m.error for m in models) == pytest.approx(road.fit.entry("subspace").error, rel=0.3)
+
+
+def test_networks_forget_as_fast_as_the_linear_models_beside_them(finished):
+    road = open_road(finished / "road")
+    linear = small_models.linear_models(road.fit, road.data)[1]
+    (paced,) = small_models.paced_networks(road.fit, road.data, {linear: 0.85}, seed=0)
+    assert (paced.name, paced.system.nx) == ("contracting 2", 2)
+    assert paced.system.nv > 0
+    assert certify_contraction(paced.system, 0.85 + 1e-6).verify(paced.system) > 0
+    assert paced.error < 1.5 * linear.error
+
+
+def test_the_model_that_promises_the_least_tightening_is_chosen(finished):
+    """By the largest error to expect, which is measured here, and by what is certified."""
+    road = open_road(finished / "road")
+    fit, words = certifying.certify_best(road.file, road.fit, road.data)
+    assert "lowest sum of the largest error to expect" in words[-1]
+    records, skip = road.data.train + road.data.validation, road.file.promise.washout
+    assert min(map(len, records)) > 2 * skip
+    runs, _ = free_run(fit.system, records, initial_states(fit.system, records, skip))
+    errors = np.concatenate([(r.y - y)[skip:] for r, y in zip(records, runs, strict=True)])
+    reach = np.abs(errors).max() / np.sqrt(np.mean(errors**2))  # one output: its unit cancels
+    assert 1 < reach == pytest.approx(fit.largest / fit.error, rel=1e-6)
 
 
 def test_faults_in_the_data_stop_the_road(place):
