@@ -33,6 +33,7 @@ LEAVES = {
         "neighbours",
         "portable",
         "printing",
+        "quasi_newton",
         "records",
         "typed",
         "workers",

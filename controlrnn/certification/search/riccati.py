@@ -29,6 +29,7 @@ from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.checks import Array
 from controlrnn.errors import CertificationError
 from controlrnn.kernels.storage_sweep import backward, forward
+from controlrnn.quasi_newton import lbfgs_direction
 
 _log = logging.getLogger(__name__)
 _MEMORY = 30
@@ -217,7 +218,7 @@ def lbfgs(
     pairs: deque[Multipliers] = deque(maxlen=_MEMORY)
     history = [value]
     for _ in range(steps):
-        direction = _two_loops(gradient, pairs)
+        direction = lbfgs_direction(gradient, pairs)
         slope = float((direction * gradient).sum())
         if slope >= 0:
             pairs.clear()
@@ -244,22 +245,6 @@ def lbfgs(
         if len(history) > patience and history[-patience - 1] - value < tolerance:
             break
     return x, history
-
-
-def _two_loops(gradient: Array, pairs: deque[Multipliers]) -> Array:
-    """L-BFGS direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
-    q = gradient.copy()
-    weights = []
-    for s, y in reversed(pairs):
-        a = (s * q).sum() / (s * y).sum()
-        q -= a * y
-        weights.append(a)
-    if pairs:
-        s, y = pairs[-1]
-        q *= (s * y).sum() / (y * y).sum()
-    for (s, y), a in zip(pairs, reversed(weights), strict=True):
-        q += s * (a - (y * q).sum() / (s * y).sum())
-    return -q
 
 
 def sizes(task: HorizonObjective, lam: Array, rho: Array) -> Array:

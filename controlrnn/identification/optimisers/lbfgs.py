@@ -4,8 +4,8 @@ Liu & Nocedal, "On the limited memory BFGS method for large scale optimization",
 the bisection for the weak Wolfe conditions of Lewis & Overton, "Nonsmooth optimization via quasi-Newton methods", Math.
 Prog. 2013, algorithm 2.6: it needs no more than finite values, and takes an infinite one for a step that is too long.
 There is no stop by a small relative decrease: on simulation errors that ends the search within the first iterations.
-The search for multipliers has an L-BFGS of its own (`controlrnn.certification.search.riccati`): it steps in logarithms
-by limited factors, starts anew where no step helps, and sums in numpy's order, on which certificates' numbers depend.
+The search for multipliers (`controlrnn.certification.search.riccati`) shares the direction; its line search is another,
+in logarithms by limited factors, and starts anew where no step helps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from controlrnn.checks import Array
+from controlrnn.quasi_newton import lbfgs_direction
 
 _DECREASE, _CURVATURE = 1e-4, 0.9  # of the weak Wolfe conditions
 _TRIALS = 30  # step lengths that one line search tries
@@ -87,20 +88,10 @@ class LBFGS:
         self._changes = arrays["changes"]
 
     def _direction(self) -> Array:
-        """Descent direction, by the two-loop recursion."""
-        q: Array = -self._gradient
+        """Descent direction; a first step has length one at most."""
         if not len(self._steps):
-            return np.asarray(q / max(1.0, float(np.linalg.norm(q))))  # a first step of length one at most
-        rho = 1.0 / np.einsum("ij,ij->i", self._steps, self._changes)
-        alpha = np.zeros(len(rho))
-        for i in range(len(rho) - 1, -1, -1):
-            alpha[i] = rho[i] * (self._steps[i] @ q)
-            q = q - alpha[i] * self._changes[i]
-        # The initial inverse Hessian: a multiple of I with the curvature of the last step.
-        q = q / (rho[-1] * (self._changes[-1] @ self._changes[-1]))
-        for i in range(len(rho)):
-            q = q + (alpha[i] - rho[i] * (self._changes[i] @ q)) * self._steps[i]
-        return q
+            return -self._gradient / max(1.0, float(np.linalg.norm(self._gradient)))
+        return lbfgs_direction(self._gradient, zip(self._steps, self._changes, strict=True))
 
     def _search(self, direction: Array, slope: float) -> tuple[Array, float, Array] | None:
         """Line search for the weak Wolfe conditions; returns point, value and gradient, None where nothing descends."""
