@@ -265,8 +265,22 @@ def evaluated(function: Callable[..., Any], *arguments: Any, **named: Array) -> 
     return result
 
 
-def definite(name: str, value: Any, n: int | str = "n") -> Array:
+def _has_factor(matrix: Array) -> bool:
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def definite(name: str, value: Any, n: int | str = "n", *, has_factor: Callable[[Array], bool] = _has_factor) -> Array:
     """Return ``value`` as a read-only symmetric positive definite matrix (n, n).
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Anything that numpy turns into an array of real numbers.
+        n: Number of rows, or its name in the message.
+        has_factor: Whether a symmetric matrix has a Cholesky factor; numpy's wakes threads, and control steps must not.
 
     Raises:
         ShapeError, DataError: It is not such a matrix of finite numbers.
@@ -279,10 +293,8 @@ def definite(name: str, value: Any, n: int | str = "n") -> Array:
     size = np.sqrt(np.abs(matrix.diagonal()))
     if (np.abs(matrix - matrix.T) > 1e-9 * np.outer(size, size)).any():
         raise SettingError(f"{name} must be symmetric, got a matrix that is not: use (M + M.T) / 2")
-    try:
-        np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:
-        raise SettingError(f"{name} must be positive definite, got a matrix that is not") from None
+    if not has_factor(matrix):
+        raise SettingError(f"{name} must be positive definite, got a matrix that is not")
     return read_only(matrix)
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack
 
 from controlrnn.checks import Array
+from controlrnn.kernels import dense
 
 _SOFT = 8  # daqp's flag of a soft constraint
 # daqp adds a quadratic penalty on s with the reciprocal of this weight: negligible while s / _FLAT << price.
@@ -113,7 +113,7 @@ class QuadraticProgram:
         z = np.minimum(np.maximum(found, lower[: self.n]), upper[: self.n])  # within them to the last bit
         if self._hard.any():
             rows, low, high = C[self._hard], lower[self.n :][self._hard], upper[self.n :][self._hard]
-            value, reach = rows @ z, np.abs(rows).sum(axis=1)
+            value, reach = dense.product(rows, z), np.abs(rows).sum(axis=1)
             # Rows that are very short in the metric of H are none to daqp.
             if not (np.maximum(low - value, value - high) <= _BROKEN * (np.abs(value) + reach)).all():
                 return None
@@ -126,16 +126,14 @@ def _short(H: Array, C: Array) -> bool:
         # Enough for most: H's eigenvalues reach what a row of all of C's length needs, so that the rest has a factor.
         rows, shifted = C.ravel(), H.copy()
         diagonal = shifted.ravel()[:: len(H) + 1]
-        needed = (1.0 + rows @ rows) / _LONGEST + len(H) * np.finfo(float).eps * diagonal.sum()
+        needed = (1.0 + dense.dot(rows, rows)) / _LONGEST + len(H) * np.finfo(float).eps * diagonal.sum()
         if not np.isfinite(needed):
             return False
         diagonal -= needed
-        factor, failed = lapack.dpotrf(shifted.T, overwrite_a=1, clean=0)
-        if not failed and np.isfinite(factor.diagonal().sum()):  # not every LAPACK stops at a NaN
+        if dense.positive_definite(shifted):
             return True
-        factor, failed = lapack.dpotrf(H, lower=1)
-        if failed:  # not positive definite, or not finite
-            return False
-        inverse, _ = lapack.dtrtri(factor, lower=1)
-        longest = np.maximum((inverse**2).sum(axis=0).max(), ((C @ inverse.T) ** 2).sum(axis=1).max(initial=0.0))
-        return bool(longest <= _LONGEST)
+        for row in (*np.eye(len(H)), *C):
+            toward = dense.cholesky_solve(H, row)  # None where H is not positive definite
+            if toward is None or not abs(dense.dot(row, toward)) <= _LONGEST:
+                return False
+        return True

@@ -22,6 +22,7 @@ from scipy.linalg import eigh
 
 from controlrnn.checks import Array, definite, positive, put
 from controlrnn.errors import SettingError
+from controlrnn.kernels import dense
 from controlrnn.portable import published
 from controlrnn.typed import typed
 from mpc.predictor import Predictor
@@ -68,7 +69,7 @@ class StateError:
     def __post_init__(self) -> None:
         for name in ("radius",) if self.needed is None else ("radius", "needed"):
             put(self, **{name: positive(name, getattr(self, name), zero=True, what="a radius >= 0")})
-        put(self, metric=definite("metric", self.metric))
+        put(self, metric=definite("metric", self.metric, has_factor=dense.positive_definite))
 
     @property
     def euclidean(self) -> float:

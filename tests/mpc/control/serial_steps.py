@@ -83,8 +83,8 @@ def observers(model: Predictor) -> dict[str, Observer]:
 def terminal(model: Predictor) -> TerminalSet:
     return TerminalSet(
         metric=np.eye(model.nx), radius=0.05, rate=0.9, horizon=N, jump=0.0, margin=np.full(model.ny, 0.02),
-        digests={"system": model.system.digest, "jump": ""},
-    )  # fmt: skip
+        digests={"system": model.system.digest, "jump": SMALL.digest},
+    ).on_trust()  # fmt: skip
 
 
 def learnt(tightening, observer: Observer) -> ErrorMemory:
@@ -135,7 +135,13 @@ def controllers() -> Iterator[tuple[str, TightenedMPC]]:
         yield name, TightenedMPC(system, RunningOn(system, 2), untightened, **grouped(cost))
         yield (
             f"{name} at rest",
-            TightenedMPC(system, RunningOn(system, 2), untightened, terminal=terminal(system), **grouped(cost)),
+            TightenedMPC(
+                system,
+                RunningOn(system, 2),
+                replace(untightened, digests=untightened.digests | {"jump": SMALL.digest}).on_trust(),
+                terminal=terminal(system),
+                **grouped(cost),
+            ),
         )
     # So large that OpenBLAS would call threads for whatever it is asked to do.
     large = predictor(elman(150, 2, 2, rate=0.5, gain=0.1), limit=0.05)

@@ -9,7 +9,6 @@ from pathlib import Path
 import blas_calls
 import pytest
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 
 
