@@ -63,7 +63,8 @@ def numbers(name: str, value: Any) -> Array:
         DataError: It holds text, complex numbers, masked values, or nothing that numpy could make an array of.
     """
     if type(value) is np.ndarray and value.dtype == np.float64:  # the common case, without a copy
-        return value
+        # A reversed view is copied: torch takes none.
+        return value if value.flags.c_contiguous or min(value.strides) >= 0 else value.copy()
     if value is None:
         raise DataError(f"{name} must be an array of numbers, got None")
     if isinstance(value, np.ma.MaskedArray):
@@ -169,10 +170,12 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def text(name: str, value: Any) -> str:
-    """Return ``value`` as str after checking that it is text."""
+def text(name: str, value: Any, *, most: int | None = None) -> str:
+    """Return ``value`` as str after checking that it is text, of at most ``most`` characters."""
     if not isinstance(value, str):
         raise SettingError(f"{name} must be text, got {shown(value)}")
+    if most is not None and len(value) > most:
+        raise SettingError(f"{name} must be a text of at most {most} characters, got {len(value)}: shorten it")
     return str(value)
 
 

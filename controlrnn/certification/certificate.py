@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMAT_VERSION = 2
+LONGEST_METHOD = 200  # characters of what a certificate says about how it was found
 ZERO = ("N", "nu", "nv", "m", "p")  # lengths that may be zero: horizon, inputs, neurons, channels that differ, shares
 # An issuer proves with more room than a verifier needs, who may round differently and owes no slack.
 PROOF_ROOM = 8.0
@@ -233,7 +234,7 @@ def certificate_schema(
     """
     common: dict[str, Value] = {
         "system_digest": Digest(),
-        "method": Text(200),
+        "method": Text(LONGEST_METHOD),
         "solver_status": Text(200),
         "margin": Number(above=0.0),
         "versions": TableOf(Text(100)),

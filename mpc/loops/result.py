@@ -130,7 +130,7 @@ class ClosedLoopResult(Stored):
         if not np.isin(verdicts, list(Verdict)).all():
             raise DataError("verdicts must be those of `mpc.Verdict`, got other numbers")
         object.__setattr__(self, "verdicts", verdicts.astype(np.int8))
-        if not len(self.after):
+        if not numbers("after", self.after).size:
             object.__setattr__(self, "after", self.y[:-1])
         for f in fields(self):
             value = getattr(self, f.name)

@@ -309,6 +309,9 @@ def _actor(
     rows = None
     if w is not None:
         given = disturbance_rows(w)
+        nw = getattr(plant, "nw", 0) or given.shape[1]
+        if given.shape[1] != nw:
+            raise ShapeError(f"disturbance must have shape (T, nw) = (T, {nw}), got {given.shape}: check its columns")
         rows = given[np.clip(np.arange(total) - warm_up, 0, len(given) - 1)]
     return Actor(
         plant=plant,

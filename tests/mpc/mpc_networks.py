@@ -107,6 +107,10 @@ class LurePlant:
     def nx(self) -> int:
         return self.system.nx + self.system.ny
 
+    @property
+    def nw(self) -> int:
+        return self.system.ny
+
     def initial_state(self) -> np.ndarray:
         return np.zeros(self.nx)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from controlrnn.certification.certificate import current_versions
+from controlrnn.certification.certificate import LONGEST_METHOD, current_versions
 from controlrnn.certification.certificates.contraction import ContractionCertificate, smallest_input_gains
 from controlrnn.certification.certificates.dissipation import DissipationCertificate
 from controlrnn.certification.certificates.l2_gain import L2GainCertificate
 from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, smallest_storage
 from controlrnn.certification.search.stationary import slower
-from controlrnn.checks import Array, as_array
+from controlrnn.checks import Array, as_array, text
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
@@ -97,13 +97,14 @@ def certificate_from(
         metric: P, shape (nx, nx).
         multipliers: Shape (nv,).
         rate: Rate in (0, 1) to prove; None, or 1, for the smallest that these numbers prove.
-        method: Where they come from, for the record.
+        method: Where they come from, for the record; at most 200 characters.
 
     Raises:
         CertificationError: They do not prove contraction.
     """
     if not system.is_frozen:
         raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
+    method = text("method", method, most=LONGEST_METHOD)
     P = as_array("metric", metric, (system.nx, system.nx))
     P, lam = 0.5 * (P + P.T), as_array("multipliers", multipliers, (system.nv,))
     channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from controlrnn.certification import figures
-from controlrnn.certification.certificate import Certificate, certificate_schema, current_versions
+from controlrnn.certification.certificate import LONGEST_METHOD, Certificate, certificate_schema, current_versions
 from controlrnn.certification.proof.stationary import prove_dissipation
-from controlrnn.checks import Array, as_array, read_only
+from controlrnn.checks import Array, as_array, read_only, text
 from controlrnn.errors import SettingError
 from controlrnn.records import Number, Numbers, Schema
 from controlrnn.systems import LureSystem
@@ -97,7 +97,7 @@ class DissipationCertificate(Certificate):
         P = as_array("metric", metric, (system.nx, system.nx))
         certificate = cls(
             system_digest=system.digest,
-            method=method,
+            method=text("method", method, most=LONGEST_METHOD),
             solver_status="",
             margin=0.0,
             versions=current_versions(),

@@ -107,10 +107,8 @@ class Units:
     ) -> PredictionInequality:
         """The inequality of ``claim`` in these units, for a search."""
         error, radius = claim.asked, claim.claimed_radius
-        rate = None if error.rate is None else _rounded(np.asarray(error.rate) / self.size / self.u)
-        scaled = InputError(
-            kind=error.kind, radius=_rounded(error.b / self.size / self.u), rate=rate, steps=error.steps
-        )
+        rate = None if error.rate is None else self._differences(np.asarray(error.rate))
+        scaled = InputError(kind=error.kind, radius=self._differences(error.b), rate=rate, steps=error.steps)
         # Without an initial difference its metric means nothing.
         metric = self.metric(claim.claimed_metric, radius) if radius else None
         if boxes is not None:
@@ -119,6 +117,10 @@ class Units:
         return PredictionInequality(
             self.system(system), claim.horizon, radius, metric, scaled, boxes=boxes, lifted=claim.lifted
         )
+
+    def _differences(self, radius: Array) -> Array:
+        """Radii (nu,) of differences of inputs in these units; none that differs vanishes, or its multipliers would."""
+        return np.where(radius > 0, np.maximum(_rounded(radius / self.size / self.u), 1 / _FARTHEST), 0.0)
 
     def back(self, multipliers: Array, rho: Array, output: float, inputs: Array) -> tuple[Array, Array]:
         """Convert multipliers (K, nv) and rho (K, m) to the user's units.
@@ -129,7 +131,10 @@ class Units:
             output: Unit of the output that they are for.
             inputs: Units of the channels that differ, shape (m,).
         """
-        return output**2 * multipliers, rho * (output / inputs) ** 2
+        with np.errstate(over="ignore"):
+            # Inputs that differ by next to nothing may weigh next to everything, but no more than float64 knows.
+            weights = np.minimum(rho * (output / inputs) ** 2, output**2 * _FARTHEST)
+        return output**2 * multipliers, weights
 
 
 def _size(system: LureSystem, inputs: Array | None, start: Array | None) -> float:

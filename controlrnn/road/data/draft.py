@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from controlrnn.checks import Array
+from controlrnn.checks import Array, positive
 from controlrnn.data import Advice, DataReport, Reading, Signal, Timing, Trajectory, check_data, read_records
 from controlrnn.data.reading.assembling import read_table
 from controlrnn.errors import DataError, SettingError
@@ -91,6 +91,7 @@ def draft_road(
     """
     if not files:
         raise SettingError("init needs at least one file of measurements, got none")
+    budget = positive("budget", budget)
     asked = parse_reading(reading)
     options = Reading(**asked.model_dump())
     table = read_table(files[0], options)

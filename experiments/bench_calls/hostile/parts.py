@@ -34,7 +34,7 @@ class Plant:
     """The network itself as a plant, whose state can be set."""
 
     def __init__(self, system: LureSystem) -> None:
-        self.system, self.dt, self.nx = system, system.dt, system.nx
+        self.system, self.dt, self.nx, self.nw = system, system.dt, system.nx, system.nx
         self.inputs, self.outputs = signals("u", system.nu, 1.0), signals("y", system.ny, 4.0)
 
     def initial_state(self) -> Any:

@@ -30,7 +30,7 @@ def report_calls(kit: Kit) -> Iterator[Call]:
         report.Picture(_PNG, "picture"), chart,
     )  # fmt: skip
     section = report.Section("section", blocks)
-    anything = ("x", "y", "low", "high")
+    anything = ("x", "y", "low", "high", "rows")  # a cell that is not finite is written so
     for thing in (line, band, span, panel, chart, *blocks, blocks[3].rows[1][1], section):
         kind = type(thing)
         yield call(f"{at}.{kind.__name__}", kind, **fields_of(thing), _infinite=anything)

@@ -171,3 +171,11 @@ def test_bad_arguments_are_refused(change, error):
     arguments = {"system": random_elman(0), "x0": np.zeros(4), "u": np.zeros((3, 2)), "initial_radius": 0.1} | change
     with pytest.raises(error):
         certify_around(**arguments)
+
+
+def test_reversed_views_are_attacked_like_their_copies():
+    system = SYSTEMS["elman"](0)
+    x0, u = no_tightening(system, 4, 1)
+    options = {"initial_radius": 0.1, "input_radius": 0.05, "starts": 1, "steps": 1, "seed": 0}
+    views = attack_around(system, x0[::-1].copy()[::-1], u[::-1].copy()[::-1], **options)
+    np.testing.assert_array_equal(views.differences, attack_around(system, x0, u, **options).differences)

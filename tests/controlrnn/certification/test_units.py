@@ -88,3 +88,13 @@ def test_nothing_differs_at_all(nx):
     system = random_system(0, nx=nx, layers=(), feedthrough=False)
     found = certify_horizon(system, 3, initial_radius=0.0, iterations=5)
     assert (found.bounds <= 1e-100).all()
+
+
+@pytest.mark.parametrize("error", [5e-324, 1e-250, 1e-60])
+def test_input_errors_far_below_all_else_are_no_input_errors(error):
+    """Rounded to single precision they vanish, and with them their multipliers did."""
+    system = random_elman(3, nx=3)
+    none = certify_horizon(system, 3, initial_radius=0.1, iterations=5).bounds
+    found = certify_horizon(system, 3, initial_radius=0.1, input_radius=error, iterations=5)
+    assert found.verify(system) > 0
+    np.testing.assert_allclose(found.bounds, none, rtol=1e-3)

@@ -126,6 +126,8 @@ def test_too_little_data_is_said(tmp_path):
         draft_road([tmp_path / "nothing.csv"])
     with pytest.raises(SettingError, match="at least one file"):
         draft_road([])
+    with pytest.raises(SettingError, match="budget must be a positive number"):
+        draft_road([write_csv(tmp_path / "other.csv", 600)], budget=-0.0, base=tmp_path)
 
 
 def test_calibration_records_that_are_too_short_are_refused(tmp_path):

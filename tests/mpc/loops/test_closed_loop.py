@@ -211,6 +211,7 @@ def test_a_cluster_gives_the_results_of_one_process(cluster_client, tightened):
         ({"input_error": -0.1}, SettingError),
         ({"missing": 1.5}, SettingError),
         ({"disturbance": [0.1, 0.1]}, ShapeError),
+        ({"disturbance": np.zeros((3, 3))}, ShapeError),  # the plant has two
         ({"x0": np.zeros(3)}, ShapeError),
         ({"warm_up": -1}, SettingError),
         ({"warm_up_input": [0.0]}, ShapeError),

@@ -115,6 +115,11 @@ def test_words_become_named_values():
     assert {type(f) for f in one.fallback} == {Fallback}
 
 
+def test_outputs_after_inputs_are_rows():
+    with pytest.raises(ControlRnnError, match="after"):
+        made(after=0.5)
+
+
 def test_what_is_kept_cannot_be_changed():
     given = np.zeros((K + 1, 2))
     one = made(y=given)

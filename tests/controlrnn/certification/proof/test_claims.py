@@ -18,7 +18,7 @@ from controlrnn.certification import (
     certify_lipschitz,
     certify_reinitialisation,
 )
-from controlrnn.errors import CertificationError, ControlRnnError
+from controlrnn.errors import CertificationError, ControlRnnError, SettingError
 from controlrnn.systems import GatedSystem, LureSystem
 
 SYSTEM = random_elman(0, nx=2, nu=1, ny=1)
@@ -228,3 +228,9 @@ def test_rates_and_gains_of_a_contraction():
     assert made.reachable_radius(0.0) == 0
     with pytest.raises(ControlRnnError):
         made.error_after(-1, 1.0)
+
+
+def test_what_cannot_be_stored_is_refused_before_it_is_proven():
+    system = random_system(0, layers=(2,))
+    with pytest.raises(SettingError, match="method must be a text of at most 200 characters, got 201"):
+        certificate_from(system, np.eye(system.nx), np.ones(2), 0.75, method="x" * 201)
