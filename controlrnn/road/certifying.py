@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,13 +101,14 @@ def forgets(file: RoadFile, predictor: mpc.Predictor, contraction: ContractionCe
     return int(min(max(steps, 1), _MOST_STEPS))
 
 
-def certify_entry(file: RoadFile, entry: Entry | Small, data: Dataset) -> Certified:
+def certify_entry(file: RoadFile, entry: Entry | Small, data: Dataset, *, skip: int) -> Certified:
     """Certificates of one model of the search.
 
     Args:
         file: The road file.
         entry: The model.
-        data: Data, for the sizes of outputs.
+        data: Data, for the sizes of outputs and of errors.
+        skip: Samples at the start of a record that its errors leave out, as in the search.
 
     Raises:
         CertificationError: Something could not be proven.
@@ -123,7 +125,7 @@ def certify_entry(file: RoadFile, entry: Entry | Small, data: Dataset) -> Certif
         initial = mpc.certify_predictions(observer, N, input_error=0.0, iterations=iterations)
     seen = np.asarray(horizon.bounds[horizon.horizon - N :]).max(axis=0)
     sizes = spread(data)
-    largest = float(entry.error) * _reach(entry.system, data, sizes, file.promise.washout)
+    largest = float(entry.error) * _reach(entry.system, data, sizes, skip)
     return Certified(
         entry.name, predictor.system, contraction, horizon, initial, steps, seen, float(entry.error), largest,
         float(np.max(seen / sizes)),
@@ -132,19 +134,17 @@ def certify_entry(file: RoadFile, entry: Entry | Small, data: Dataset) -> Certif
 
 def _reach(system: LureSystem, data: Dataset, sizes: Array, skip: int) -> float:
     """How many times its root mean square the largest error of the free run is, over what was fitted to."""
-    from controlrnn.identification.scores.free_run import free_run, initial_states
+    from controlrnn.identification.selection.folds import error_of, errors_of
 
     records = data.train + data.validation
-    skip = min(skip, min(map(len, records)) // 2)
-    runs, _ = free_run(system, records, initial_states(system, records, skip))
-    errors = np.concatenate([((y - r.y) / sizes)[skip:] for y, r in zip(runs, records, strict=True)])
-    known = np.abs(errors[np.isfinite(errors)])
-    rms = float(np.sqrt(np.mean(known**2))) if known.size else 0.0
-    return float(known.max()) / rms if rms > 0 else 1.0
+    rms = error_of(system, records, sizes, skip)
+    if not 0 < rms < math.inf:
+        return 1.0 if rms == 0 else math.inf
+    return float(np.abs(errors_of(system, records, sizes, skip)).max()) / rms
 
 
 def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified, list[str]]:
-    """Certify the models of a search, and choose the one that promises the least tightening.
+    """Certify the models of a search, and choose the one that is expected to need the least tightening.
 
     Limits will be tightened by the largest error of whole records and by the certified bound. The first is not known
     before calibration, whose records may not choose the model; it is expected from the left-out error.
@@ -164,17 +164,17 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
     entries: list[Entry | Small] = list(fit.entries) if wanted == "auto" else [fit.entry(wanted)]
     found: list[Certified] = []
     words: list[str] = []
-    _certify_each(file, entries, data, found, words)
+    certify = partial(_certify_each, file, data=data, skip=fit.skip, found=found, words=words)
+    certify(entries)
     if wanted == "auto" and all(c.relative > _LOOSE for c in found):
-        words.append(
-            "none of these has a useful certificate: linear models of low order are tried, too, and networks that "
-            "forget as fast as they do"
-        )
+        words.append("none of these has a useful certificate: linear models of low order are tried, too")
         linear = linear_models(fit, data)
-        _certify_each(file, linear, data, found, words)
-        rates = {c.name: float(c.contraction.rate) for c in found}
-        known = {model: rates[model.name] for model in linear if model.name in rates}
-        _certify_each(file, paced_networks(fit, data, known, seed=file.seed), data, found, words)
+        certify(linear)
+        if "contracting" in file.identify.families:
+            words.append("and networks that forget as fast as these")
+            rates = {c.name: float(c.contraction.rate) for c in found}
+            known = {model: rates[model.name] for model in linear if model.name in rates}
+            certify(paced_networks(fit, data, known, seed=file.seed))
     if not found:
         raise CertificationError(
             "no model could be certified, so that no bound holds and no controller is made:\n"
@@ -199,13 +199,14 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
 
 
 def _certify_each(
-    file: RoadFile, entries: Sequence[Entry | Small], data: Dataset, found: list[Certified], words: list[str]
-) -> None:
+    file: RoadFile, entries: Sequence[Entry | Small], *, data: Dataset, skip: int, found: list[Certified],
+    words: list[str],
+) -> None:  # fmt: skip
     """Add what can be certified to ``found``, and what happened to ``words``."""
     for entry in entries:
         _log.info("certifying %s (%s)", entry.name, entry.what)
         try:
-            one = certify_entry(file, entry, data)
+            one = certify_entry(file, entry, data, skip=skip)
         except ControlRnnError as error:
             words.append(f"{entry.name} ({entry.what}): not certified: {error}")
             _log.info("%s", words[-1])

@@ -1,4 +1,4 @@
-"""What the stages of a road are made from: settings of the road file, and files; a stage is redone where it changed."""
+"""Settings of the road file and files that each stage of a road is made from; a stage is redone where they changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def settings_of(stage: Stage, file: RoadFile) -> dict[str, Any]:
     names = {
         Stage.CHECK: ("seed", "data", "split"),
         Stage.IDENTIFY: ("seed", "identify"),
-        Stage.CERTIFY: ("identify", "observer", "certificate", "control"),
+        Stage.CERTIFY: ("seed", "identify", "observer", "certificate", "control"),
         Stage.TIGHTEN: ("promise", "control", "observer"),
         Stage.SIMULATE: ("seed", "inputs", "outputs", "control", "simulate", "promise"),
         Stage.REPORT: tuple(whole),

@@ -76,16 +76,18 @@ def shortened(records: Sequence[Trajectory], most: int, *, pieces: int = 20) -> 
     return tuple(r[: max(2, int(share * len(r)))] for r in records)
 
 
-def error_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> float:
-    """Root mean square free-run error in units of ``scale`` (ny,), after ``skip`` samples; infinite if it diverges.
-
-    Outputs that are missing do not count.
-    """
+def errors_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> Array:
+    """Free-run errors in units of ``scale`` (ny,), after ``skip`` samples, of every output that is not missing (n,)."""
     runs, _ = free_run(system, records, initial_states(system, records, skip))
     errors = np.concatenate([((y - r.y) / scale)[skip:] for y, r in zip(runs, records, strict=True)])
     known = np.concatenate([~r.missing[skip:] for r in records])
+    return np.asarray(errors[known])
+
+
+def error_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> float:
+    """Root mean square of `errors_of`; infinite if the free run diverges."""
     with np.errstate(over="ignore", invalid="ignore"):
-        value = float(np.sqrt(np.mean(np.square(errors[known]))))
+        value = float(np.sqrt(np.mean(np.square(errors_of(system, records, scale, skip)))))
     return value if np.isfinite(value) else np.inf
 
 

@@ -22,6 +22,7 @@ from controlrnn.errors import (
 )
 from controlrnn.identification.scores.free_run import free_run, initial_states
 from controlrnn.road import Stage, certifying, open_road, small_models, verify_folder
+from controlrnn.road.keys import settings_of
 
 
 def test_what_is_made_holds(finished):
@@ -169,9 +170,9 @@ def test_small_models_stand_in(place, monkeypatch):
     """Where nothing of the search can be certified usefully, they are tried, and the report knows them."""
     whole = certifying.certify_entry
 
-    def picky(file, entry, data):
+    def picky(file, entry, data, **options):
         if isinstance(entry, certifying.Small):
-            return whole(file, entry, data)
+            return whole(file, entry, data, **options)
         raise CertificationError("no")
 
     monkeypatch.setattr(certifying, "certify_entry", picky)
@@ -191,10 +192,37 @@ def test_small_models_stand_in(place, monkeypatch):
     assert "the bound is broken" not in page
 
 
+@pytest.mark.parametrize("families", [["free"], ["free", "contracting"]])
+def test_networks_stand_in_only_where_their_family_is_asked_for(finished, monkeypatch, families):
+    whole = certifying.certify_entry
+
+    def picky(file, entry, data, **options):
+        if isinstance(entry, certifying.Small):
+            return whole(file, entry, data, **options)
+        raise CertificationError("no")
+
+    monkeypatch.setattr(certifying, "certify_entry", picky)
+    road = open_road(finished / "road")
+    file = road.file.model_copy(update={"identify": road.file.identify.model_copy(update={"families": families})})
+    _, words = certifying.certify_best(file, road.fit, road.data)
+    assert any(w.startswith("linear 2 ") for w in words)
+    assert any(w.startswith("contracting 2 ") for w in words) == ("contracting" in families)
+
+
+def test_what_certifying_is_made_from(finished):
+    """The seed counts, of which networks are made; a washout of the promise leaves the choice alone."""
+    file = open_road(finished / "road").file
+    other = file.model_copy(update={"seed": file.seed + 1})
+    longer = file.model_copy(update={"promise": file.promise.model_copy(update={"washout": file.promise.washout + 1})})
+    made = [settings_of(Stage.CERTIFY, f) for f in (file, other, longer)]
+    assert made[0] != made[1]
+    assert made[0] == made[2]
+
+
 def certifiable(road, entry):
     """Whether a model has certificates: how far a short search comes depends on the machine."""
     try:
-        return bool(certifying.certify_entry(road.file, entry, road.data))
+        return bool(certifying.certify_entry(road.file, entry, road.data, skip=road.fit.skip))
     except CertificationError:
         return False
 
@@ -235,8 +263,7 @@ def test_the_model_that_promises_the_least_tightening_is_chosen(finished):
     road = open_road(finished / "road")
     fit, words = certifying.certify_best(road.file, road.fit, road.data)
     assert "lowest sum of the largest error to expect" in words[-1]
-    records, skip = road.data.train + road.data.validation, road.file.promise.washout
-    assert min(map(len, records)) > 2 * skip
+    records, skip = road.data.train + road.data.validation, road.fit.skip
     runs, _ = free_run(fit.system, records, initial_states(fit.system, records, skip))
     errors = np.concatenate([(r.y - y)[skip:] for r, y in zip(records, runs, strict=True)])
     reach = np.abs(errors).max() / np.sqrt(np.mean(errors**2))  # one output: its unit cancels
