@@ -26,7 +26,7 @@ import scipy.linalg
 import torch
 from torch import Tensor, nn
 
-from controlrnn.checks import Array, positive, size
+from controlrnn.checks import Array, number, size
 from controlrnn.errors import SettingError
 from controlrnn.models.base import Model, lure
 from controlrnn.models.parts.contracting_linear import checked_rate, inside_disc, slow_poles
@@ -36,6 +36,7 @@ from controlrnn.models.parts.linear_start import Linear, balancing, gain_refusal
 from controlrnn.systems import Activation, LureSystem
 from controlrnn.typed import typed
 
+_LARGEST = 1e100  # gain, whose square float64 holds together with what it is multiplied by
 _ROOM = 1e-5  # least eigenvalue of the inequality, scaled to a diagonal of ones, so that it survives freezing
 _BARRIER = (1e-2, 1e-6)  # weight of the barrier at the start and at the end of training (the paper's 1 / mu)
 
@@ -48,7 +49,7 @@ class RobustRNN(Model):
         ny: Number of outputs.
         nx: Number of states.
         nv: Number of neurons.
-        gamma: Largest incremental l2 gain, in scaled units; None for contraction alone (Theta_*).
+        gamma: Largest incremental l2 gain, in scaled units, at most 1e100; None for contraction alone (Theta_*).
         rate: Contraction rate in (0, 1].
         activation: Activation; its slope must lie in [0, 1]. The paper's is relu.
         feedthrough: Whether ``y[t]`` may depend on ``u[t]``; without it D21 = D22 = 0.
@@ -76,7 +77,9 @@ class RobustRNN(Model):
         self.activation = Activation(activation)
         self.seed = int(seed)
         self.rate = checked_rate(rate)
-        self.gamma = None if gamma is None else positive("gamma", gamma)
+        self.gamma = (
+            None if gamma is None else number("gamma", gamma, above=0.0, most=_LARGEST, what="a gain in (0, 1e100]")
+        )
         rng = generator(seed)
         self.E = nn.Parameter(torch.zeros(nx, nx))
         self.P = nn.Parameter(torch.zeros(nx, nx))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from controlrnn.errors import DataError
 from controlrnn.records.digests import digest
 from controlrnn.records.record import conform, load_record, restoring, save_record
 from controlrnn.records.schema import Numbers, Part, Schema, schema_of, split_parts
@@ -111,7 +112,10 @@ def as_json(value: Any) -> Any:
 
 def as_stored(value: Any, kind: Numbers) -> NDArray[Any]:
     """Convert ``value`` to the type that is stored, unless that would change its kind (floats to integers, say)."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"an array must have rows of one length, got others: {error}") from error
     stored = np.dtype(kind.dtype[0])
     return array.astype(stored, copy=False) if np.can_cast(array.dtype, stored, "same_kind") else array
 

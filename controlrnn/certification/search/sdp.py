@@ -6,6 +6,7 @@ to the solver's tolerance, in the solver's scaling (`certificate` recomputes and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
 from typing import Any
@@ -172,6 +173,8 @@ def fit_robust_rnn(
 
 def _factor(rows: Array) -> Array:
     """Factor G with G G' the mean of z z' over the ``rows`` z."""
+    if not np.isfinite(rows).all():
+        raise CertificationError("samples of the model are beyond float64: measure inputs and outputs in other units")
     return np.asarray(scipy.linalg.qr(rows, mode="r")[0][: rows.shape[1]].T / len(rows) ** 0.5)
 
 
@@ -206,15 +209,27 @@ def _multiplier_form(form: IncrementalForm, lam: Any) -> Any:
     return half + half.T
 
 
+class _Failures(contextlib.AbstractContextManager["_Failures"]):
+    """Names failures of a solver as such: cvxpy's, and panics of Rust code, which are no Exception in Python.
+
+    Clarabel panics where an eigenvalue does not converge.
+    """
+
+    def __init__(self, solver: str) -> None:
+        self.solver = solver
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None and (issubclass(kind, cp.SolverError) or kind.__name__ == "PanicException"):
+            raise CertificationError(f"{self.solver} failed: {error}", status="error") from error
+
+
 def _solve(problem: Any, solver: str, options: dict[str, Any] | None) -> str:
     """Solve a problem and return the solver's status; raises CertificationError where it found nothing usable."""
     with warnings.catch_warnings():
         # "Solution may be inaccurate": we prove what we use, so the warning says nothing that we need.
         warnings.simplefilter("ignore", UserWarning)
-        try:
+        with _Failures(solver):
             problem.solve(solver=solver, **(options or {}))
-        except cp.SolverError as error:
-            raise CertificationError(f"{solver} failed: {error}", status="error") from error
     _log.info("%s: %s, objective %s", solver, problem.status, problem.value)
     if problem.status not in _USABLE or any(v.value is None for v in problem.variables()):
         raise CertificationError(f"{solver} found no multipliers: status {problem.status}", status=problem.status)

@@ -56,7 +56,8 @@ def start_robust_rnn(
     with torch.no_grad():
         explicit = model.system().frozen()
     w = model.activation.apply(NUMPY, x @ explicit.C1.T + u @ explicit.D12.T + explicit.bv)
-    data = {"next": x @ A.T + u @ B.T, "x": x, "u": u, "w": w, "y": x @ C.T + u @ D.T}
+    with np.errstate(over="ignore", invalid="ignore"):  # refused by the search
+        data = {"next": x @ A.T + u @ B.T, "x": x, "u": u, "w": w, "y": x @ C.T + u @ D.T}
     found = sdp.fit_robust_rnn(
         data, explicit.C1, explicit.D12, model.gamma, model.rate, model.D22 is not None, solver=solver
     )

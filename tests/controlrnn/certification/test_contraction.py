@@ -179,3 +179,21 @@ def test_the_boundary_of_stability():
 def test_bad_arguments_to_contraction_are_refused(arguments, error):
     with pytest.raises(error):
         certify_contraction(random_elman(0, nx=2), **arguments)
+
+
+def test_a_solver_that_panics_is_a_refusal_and_an_interrupt_stays_one(monkeypatch):
+    form = IncrementalForm.of(random_system(0, layers=(3,)), np.zeros(2, bool))
+    panic = type("PanicException", (BaseException,), {})  # as Rust's reach Python
+
+    def solve(error):
+        def raising(self, **options):
+            raise error
+
+        monkeypatch.setattr("cvxpy.Problem.solve", raising)
+
+    solve(panic("Eigval error"))
+    with pytest.raises(CertificationError, match="failed: Eigval error"):
+        sdp.contraction_slack(form, 0.9)
+    solve(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        sdp.contraction_slack(form, 0.9)

@@ -7,7 +7,7 @@ from attacks import worst_gain
 
 from controlrnn.certification import certify_by_construction
 from controlrnn.data import Dataset, Trajectory
-from controlrnn.errors import SettingError
+from controlrnn.errors import CertificationError, SettingError
 from controlrnn.identification import identify
 from controlrnn.identification.training.robust_start import start_robust_rnn
 from controlrnn.models import RobustRNN
@@ -105,3 +105,19 @@ def test_identify_keeps_the_model_inside():
     fit = identify(model, data, steps=60, window=100, validate_every=30, learning_rate=3e-2)
     assert fit.best_validation <= fit.history["validation"][0]
     assert certify_by_construction(fit.model).dissipation.gamma == 2.0
+
+
+@pytest.mark.parametrize("gamma", [0.0, -1.0, np.nan, np.inf, 1.7e308, 1e101])
+def test_gains_without_a_square_are_refused(gamma):
+    with pytest.raises(SettingError, match="gamma must be"):
+        RobustRNN(nu=1, ny=1, nx=2, gamma=gamma)
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "D"])
+def test_starts_beyond_float64_are_refused_and_leave_the_model(name):
+    model = RobustRNN(nu=1, ny=1, nx=2, nv=3, feedthrough=True)
+    before = [p.detach().clone() for p in model.parameters()]
+    linear = {"A": 0.5 * np.eye(2), "B": np.ones((2, 1)), "C": np.ones((1, 2)), "D": np.zeros((1, 1))}
+    with pytest.raises(CertificationError):
+        start_robust_rnn(model, **linear | {name: np.full_like(linear[name], 1.7e308)}, samples=20)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))

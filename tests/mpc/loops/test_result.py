@@ -120,6 +120,11 @@ def test_outputs_after_inputs_are_rows():
         made(after=0.5)
 
 
+def test_rows_of_different_lengths_are_refused():
+    with pytest.raises(ControlRnnError, match="rows of one length"):
+        made(iterations=[[1, 2], [3], [4], [5]])
+
+
 def test_what_is_kept_cannot_be_changed():
     given = np.zeros((K + 1, 2))
     one = made(y=given)
