@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -73,12 +73,7 @@ def contraction_of(file: RoadFile, system: LureSystem, data: Dataset) -> Contrac
 
     ranges = np.array([i.upper - i.lower for i in file.inputs])
     sizes = spread(data)
-    scales: dict[str, Any] = {"input_scale": 0.5 * ranges, "output_scale": sizes}
-    best = certify_contraction(system, **scales)
-    try:
-        return certify_contraction(system, best.rate + file.certificate.room * (1 - best.rate), **scales)
-    except CertificationError:  # the search for the best one took room already
-        return best
+    return certify_contraction(system, room=file.certificate.room, input_scale=0.5 * ranges, output_scale=sizes)
 
 
 def forgets(file: RoadFile, predictor: mpc.Predictor, contraction: ContractionCertificate) -> int:

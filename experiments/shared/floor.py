@@ -178,10 +178,8 @@ def physical_parts(
     )
     pushed = np.concatenate([push, (1 + SILENT) * np.array(physics.bound) + physics.integration])
     predictor = Predictor(system, inputs + more, outputs)
-    scales: dict[str, Any] = {"input_scale": pushed, "output_scale": np.ones(predictor.ny)}
-    best = certify_contraction(system, **scales)
-    slower = certify_contraction(system, best.rate + SLOWER * (1 - best.rate), **scales)
-    observer = KnownState(predictor, contraction=slower, input_error=pushed)
+    contraction = certify_contraction(system, room=SLOWER, input_scale=pushed, output_scale=np.ones(predictor.ny))
+    observer = KnownState(predictor, contraction=contraction, input_error=pushed)
     return _parts(observer, np.zeros((horizon + 1, predictor.ny)), **options)
 
 

@@ -11,6 +11,7 @@ from controlrnn import models
 from controlrnn.certification import certify_by_construction, certify_contraction
 from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.search import sdp
+from controlrnn.certification.search.stationary import contract
 from controlrnn.errors import CertificationError, SettingError, ShapeError
 
 SYSTEMS = {
@@ -108,6 +109,29 @@ def test_states_in_very_different_units_change_nothing():
     assert certify_contraction(rescaled).rate == pytest.approx(certify_contraction(system).rate, abs=2e-3)
 
 
+@pytest.mark.parametrize("room", [0.05, 0.5])
+def test_room_makes_the_rate_slower_by_its_share(certified, room):
+    system, certificate = certified
+    slower = certify_contraction(system, room=room)
+    slower.verify(system)
+    assert slower.rate == pytest.approx(certificate.rate + room * (1 - certificate.rate), rel=1e-3)
+    at_rate = certify_contraction(system, slower.rate)
+    assert (at_rate.rate, at_rate.input_gain.tolist()) == (slower.rate, slower.input_gain.tolist())
+    assert certify_contraction(system, room=0.0).digest == certificate.digest
+
+
+def test_room_that_nothing_is_proven_with_falls_back_to_the_smallest_rate(certified, monkeypatch):
+    system, certificate = certified
+
+    def only_the_smallest(form, target=None):
+        if target is not None:
+            raise CertificationError("nothing there")
+        return contract(form, target)
+
+    monkeypatch.setattr("controlrnn.certification.certificates.contraction.contract", only_the_smallest)
+    assert certify_contraction(system, room=0.1).digest == certificate.digest
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_linear_rate_is_the_spectral_radius(seed):
     system = random_system(seed, layers=(), norm=0.9)
@@ -171,6 +195,10 @@ def test_the_boundary_of_stability():
         ({"rate": 1.0}, SettingError),
         ({"rate": 0.0}, SettingError),
         ({"rate": np.nan}, SettingError),
+        ({"room": -0.1}, SettingError),
+        ({"room": 1.0}, SettingError),
+        ({"room": np.nan}, SettingError),
+        ({"room": 0.1, "rate": 0.99}, SettingError),
         ({"input_scale": 0.0}, SettingError),
         ({"input_scale": np.ones(3)}, ShapeError),
         ({"output_scale": np.ones(3)}, ShapeError),
