@@ -58,11 +58,16 @@ def local_client(workers: int | None = None) -> Iterator[Client]:
     number = processors() if workers is None else count("workers", workers, most=4096)
     with (
         distributed.LocalCluster(
-            n_workers=number, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0",
-            security=True, silence_logs=logging.CRITICAL,
+            n_workers=number,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            security=True,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         distributed.Client(cluster) as client,
-    ):  # fmt: skip
+    ):
         yield client
 
 
@@ -150,7 +155,8 @@ class Shared(distributed.WorkerPlugin):  # type: ignore[misc]  # untyped
     idempotent = True
 
     def __init__(self, name: str, make: Callable[[], Callable[..., Any]]) -> None:
-        self.name, self.make = name, make
+        self.name = name
+        self.make = make
 
     def setup(self, worker: distributed.Worker) -> None:  # noqa: ARG002
         """Keep it in the worker process."""
@@ -195,15 +201,27 @@ class _Run:
     """One `stream`; its arguments, with the name of what is shared."""
 
     def __init__(
-        self, client: Client, name: str, tasks: Iterator[tuple[int, Sequence[Any]]],
-        arrived: Callable[[int, Any], None] | None, ahead: int,
-    ) -> None:  # fmt: skip
-        self._client, self._name, self._tasks, self._arrived, self._ahead = client, name, tasks, arrived, ahead
+        self,
+        client: Client,
+        name: str,
+        tasks: Iterator[tuple[int, Sequence[Any]]],
+        arrived: Callable[[int, Any], None] | None,
+        ahead: int,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._tasks = tasks
+        self._arrived = arrived
+        self._ahead = ahead
         self._pending: dict[distributed.Future, list[int]] = {}
         self._order: deque[int] = deque()
         self._waiting: dict[int, Any] = {}
-        self._batch, self._spent, self._done, self._ended = 1, 0.0, 0, False
-        self._joined, self._asked = 0, -float("inf")
+        self._batch = 1
+        self._spent = 0.0
+        self._done = 0
+        self._ended = False
+        self._joined = 0
+        self._asked = -float("inf")
 
     def __iter__(self) -> Iterator[Any]:
         while True:
@@ -266,7 +284,8 @@ class _Run:
             raise error
         with _gone():
             spent, results = future.result()
-        self._spent, self._done = self._spent + spent, self._done + len(results)
+        self._spent += spent
+        self._done += len(results)
         for number, result in zip(numbers, results, strict=True):
             if self._arrived is not None:
                 self._arrived(number, result)

@@ -101,10 +101,20 @@ def build(name: str, neurons: int, seed: int) -> Model:
 def fit(name: str, size: Size, data: Dataset, *, starts: int, seed: int, steps: int) -> Starts:
     """Fit whole records from several starts at the linear model, all at a fixed length of training."""
     return identify_starts(
-        partial(build, name, size.neurons), data, starts=starts, seed=seed,
-        loss=SimulationError() + size.ridge * L2(), steps=1, batch_size=1, window=100, skip=SKIP,
-        initial_state="estimated", refine="levenberg_marquardt", refine_steps=steps, keep="last",
-    )  # fmt: skip
+        partial(build, name, size.neurons),
+        data,
+        starts=starts,
+        seed=seed,
+        loss=SimulationError() + size.ridge * L2(),
+        steps=1,
+        batch_size=1,
+        window=100,
+        skip=SKIP,
+        initial_state="estimated",
+        refine="levenberg_marquardt",
+        refine_steps=steps,
+        keep="last",
+    )
 
 
 def refined(study: Study, nx: int, data: Dataset) -> LureSystem:
@@ -113,10 +123,19 @@ def refined(study: Study, nx: int, data: Dataset) -> LureSystem:
 
     def train() -> Row:
         found = identify(
-            LTI(nu=1, ny=1, nx=nx, seed=study.seed), data, loss=SimulationError(), steps=1, batch_size=1, window=100,
-            skip=SKIP, initial_state="estimated", refine="levenberg_marquardt",
-            refine_steps=20 if study.quick else 60, keep="last", seed=study.seed,
-        )  # fmt: skip
+            LTI(nu=1, ny=1, nx=nx, seed=study.seed),
+            data,
+            loss=SimulationError(),
+            steps=1,
+            batch_size=1,
+            window=100,
+            skip=SKIP,
+            initial_state="estimated",
+            refine="levenberg_marquardt",
+            refine_steps=20 if study.quick else 60,
+            keep="last",
+            seed=study.seed,
+        )
         found.save(path)
         row = {"model": "linear", "nx": nx, "nv": 0, "certified_rate": proven_rate(found)}
         return row | errors_of(found.system, data, SKIP)

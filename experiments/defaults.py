@@ -58,9 +58,13 @@ def fitted(study: Study, name: str, data: Dataset, budget: float) -> Row:
     """Row of one data set: the search, its choice and its baselines on the test records."""
     began, wall = time.process_time(), time.perf_counter()
     fit = identify_best(
-        data, budget=budget, clock="processor", seed=study.seed, folder=study.path(f"search_{name}"),
+        data,
+        budget=budget,
+        clock="processor",
+        seed=study.seed,
+        folder=study.path(f"search_{name}"),
         callbacks=[TqdmProgress(name)],
-    )  # fmt: skip
+    )
     spent, passed = time.process_time() - began, time.perf_counter() - wall
     study.say(f"{name}\n{fit}")
     study.figure(f"{name}_test", fit.plot(data.test[0][:2000]))

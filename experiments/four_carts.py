@@ -152,11 +152,20 @@ def trained(study: Study, data: Dataset, name: str, seed: int) -> FitResult:
 
     def train() -> Row:
         fit = identify(
-            build(name, seed, data), data, loss=SimulationError(washout=WASHOUT), window=400, batch_size=16, steps=adam,
-            validate_every=100, refine="lbfgs", refine_steps=lbfgs, seed=seed,
-            checkpoint=study.path(f"{case}.checkpoint.npz"), callbacks=[TqdmProgress(case)],
+            build(name, seed, data),
+            data,
+            loss=SimulationError(washout=WASHOUT),
+            window=400,
+            batch_size=16,
+            steps=adam,
+            validate_every=100,
+            refine="lbfgs",
+            refine_steps=lbfgs,
+            seed=seed,
+            checkpoint=study.path(f"{case}.checkpoint.npz"),
+            callbacks=[TqdmProgress(case)],
             **{"learning_rate": 5e-3} | OPTIONS.get(name, {}),
-        )  # fmt: skip
+        )
         if fit.status is FitStatus.INTERRUPTED:
             raise KeyboardInterrupt
         fit.save(path)

@@ -56,11 +56,21 @@ def settings(quick: bool) -> Case:
     plant = MassSpringDamperChain(position_limit=2.0)
     wanted = np.array([plant.equilibrium(plant.equilibrium_input(np.array([q])))[3] for q in POSITIONS])
     case = Case(
-        plant=plant, inputs=(Signal("force", "N", -FORCE, FORCE),), washout=600, settle=SETTLE, horizon=100, moves=25,
-        memory=16, actuator=0.005, noise=NOISE, unmeasured=forces, output_weight=(1.0,), move_weight=2.0,
+        plant=plant,
+        inputs=(Signal("force", "N", -FORCE, FORCE),),
+        washout=600,
+        settle=SETTLE,
+        horizon=100,
+        moves=25,
+        memory=16,
+        actuator=0.005,
+        noise=NOISE,
+        unmeasured=forces,
+        output_weight=(1.0,),
+        move_weight=2.0,
         reference=np.repeat(wanted, 12 if quick else 48)[:, None],
         held=tuple(plant.equilibrium_input(np.array([POSITIONS[0]]))),
-    )  # fmt: skip
+    )
     return replace(case, runs=4, removals=2, iterations=40) if quick else case
 
 
@@ -96,10 +106,20 @@ def identified(study: Study, dataset: Dataset) -> Row:
     def compute() -> Row:
         model = ContractingREN(nu=1, ny=1, nx=8, nv=12, rate=RATE, activation="tanh", seed=study.seed)
         fit = identify(
-            model, dataset, loss=SimulationError(washout=100), window=300, batch_size=16, steps=adam,
-            learning_rate=5e-3, validate_every=100, refine="levenberg_marquardt", refine_steps=refine,
-            start_horizon=40, seed=study.seed, callbacks=[TqdmProgress("contracting REN")],
-        )  # fmt: skip
+            model,
+            dataset,
+            loss=SimulationError(washout=100),
+            window=300,
+            batch_size=16,
+            steps=adam,
+            learning_rate=5e-3,
+            validate_every=100,
+            refine="levenberg_marquardt",
+            refine_steps=refine,
+            start_horizon=40,
+            seed=study.seed,
+            callbacks=[TqdmProgress("contracting REN")],
+        )
         save_system(fit.system, study.path("model.npz"))
         test = fit.scores["test"]
         return {"model": "contracting REN", "fit_percent": test.fit_percent, "rmse": test.rmse}

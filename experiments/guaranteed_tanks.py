@@ -55,11 +55,22 @@ def settings(quick: bool) -> tuple[Config, Case]:
         Signal(s.name, s.unit, low, high) for s, (low, high) in zip(plant.inputs, config.excitation, strict=True)
     )
     case = Case(
-        plant=plant, inputs=inputs, washout=330, settle=config.washout, horizon=40, moves=12,
-        memory=12, actuator=config.actuator, noise=config.noise, unmeasured=functools.partial(inflows, config.inflow),
-        output_weight=(1.0, 0.2, 0.2), move_weight=20.0, reference=reference(config, 12 if quick else 40),
-        held=tuple(stages.steady_input(config, LEVELS[0])), physics=physics(config.inflow),
-    )  # fmt: skip
+        plant=plant,
+        inputs=inputs,
+        washout=330,
+        settle=config.washout,
+        horizon=40,
+        moves=12,
+        memory=12,
+        actuator=config.actuator,
+        noise=config.noise,
+        unmeasured=functools.partial(inflows, config.inflow),
+        output_weight=(1.0, 0.2, 0.2),
+        move_weight=20.0,
+        reference=reference(config, 12 if quick else 40),
+        held=tuple(stages.steady_input(config, LEVELS[0])),
+        physics=physics(config.inflow),
+    )
     return config, replace(case, runs=4, removals=2, iterations=40) if quick else case
 
 
@@ -78,10 +89,14 @@ def physics(size: float) -> Physics:
 
     disturbances = [Signal(s.name, s.unit, -2 * b, 2 * b) for s, b in zip(plant.disturbances, bound, strict=True)]
     equations = Equations(
-        dynamics=balance, output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005
+        dynamics=balance,
+        output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005
         states=[Signal(s.name, s.unit, *ends) for s, ends in zip(plant.states, boxes, strict=True)],
-        inputs=[*plant.inputs, *disturbances], dt=plant.dt, substeps=3, method=Method.RK4,
-    )  # fmt: skip
+        inputs=[*plant.inputs, *disturbances],
+        dt=plant.dt,
+        substeps=3,
+        method=Method.RK4,
+    )
     return Physics(equations=equations, bound=bound, integration=0.002)
 
 

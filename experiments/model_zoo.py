@@ -112,9 +112,18 @@ def case(study: Study, data: Dataset, name: str) -> Row:
     """Train, prove, attack and compare one model."""
     model: Model[Any] = getattr(models, name)(nu=1, ny=1, nx=NX, seed=study.seed, **SETTINGS[name])
     fit = identify(
-        model, data, loss=SimulationError(washout=WASHOUT), window=300, batch_size=16, steps=30 if study.quick else 300,
-        learning_rate=5e-3, validate_every=100, keep="last", seed=study.seed, callbacks=[TqdmProgress(name)],
-    )  # fmt: skip
+        model,
+        data,
+        loss=SimulationError(washout=WASHOUT),
+        window=300,
+        batch_size=16,
+        steps=30 if study.quick else 300,
+        learning_rate=5e-3,
+        validate_every=100,
+        keep="last",
+        seed=study.seed,
+        callbacks=[TqdmProgress(name)],
+    )
     assert fit.model is not None
     system: Any = fit.system
     proof = prove(fit.model, system)
@@ -130,9 +139,12 @@ def case(study: Study, data: Dataset, name: str) -> Row:
     if proof.gain is not None:
         row |= {"margin": min(row["margin"], proof.gain.verify(system)), "gamma": proof.gain.gamma}
         row["gain"] = attack_l2_gain(
-            system, input_range=(np.array([-RANGE]), np.array([RANGE])), input_scale=proof.gain.input_scale,
-            output_scale=proof.gain.output_scale, seed=study.seed,
-        ).gain  # fmt: skip
+            system,
+            input_range=(np.array([-RANGE]), np.array([RANGE])),
+            input_scale=proof.gain.input_scale,
+            output_scale=proof.gain.output_scale,
+            seed=study.seed,
+        ).gain
     return row | disagreements(fit.model, system, data.test[2].u[:200]) | {"nse": errors_of(system, data)["nse_3"]}
 
 
@@ -154,9 +166,14 @@ def prove(model: Model[Any], system: Any) -> Proof:
 
 
 def worst_stretch(
-    system: LureSystem | GatedSystem, proof: ContractionCertificate | DeltaIssCertificate, record: Trajectory, *,
-    seed: int, starts: int = 256, steps: int = 150,
-) -> float:  # fmt: skip
+    system: LureSystem | GatedSystem,
+    proof: ContractionCertificate | DeltaIssCertificate,
+    record: Trajectory,
+    *,
+    seed: int,
+    starts: int = 256,
+    steps: int = 150,
+) -> float:
     """Largest growth of a state difference over one step, in the metric of the certificate.
 
     Starts lie along a free run. The difference goes where the linearised growth is largest (power iterations in an

@@ -204,9 +204,13 @@ def certify(system: LureSystem, dataset: Dataset, config: Config) -> Proof:
         reach = float(np.linalg.norm(1 + np.abs(observer.initial_state)))
         try:
             loose = certify_horizon(
-                system, total, initial_radius=reach, input_radius=config.actuator, focus=[config.washout, total],
+                system,
+                total,
+                initial_radius=reach,
+                input_radius=config.actuator,
+                focus=[config.washout, total],
                 iterations=config.certificate_iterations,
-            )  # fmt: skip
+            )
         except CertificationError:
             return Proof(observer, None, None, None)
         return Proof(observer, None, loose.bounds, None)

@@ -99,8 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = study.row("all chunks", functools.partial(together, rows, times), needs=rows)
     study.figure("soak", figure(rows))
     targets(study, total, heap)
-    return study.finish(statuses=_sum(rows, "status "), fallbacks=_sum(rows, "fallback "), faults=_sum(rows, "fault "),
-                        rejected=_sum(rows, "rejected "))  # fmt: skip
+    return study.finish(
+        statuses=_sum(rows, "status "),
+        fallbacks=_sum(rows, "fallback "),
+        faults=_sum(rows, "fault "),
+        rejected=_sum(rows, "rejected "),
+    )
 
 
 def prepare(study: Study, config: Config) -> ClosedLoopSetup:

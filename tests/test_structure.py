@@ -150,6 +150,9 @@ ONLY_IN = {
     "joblib": (),
     "dill": (),
 }
+# What `fmt: skip` may keep as it is: dicts, lists and tuples, these calls, and one hostile call a row.
+TABLES = ("Schema", "certificate_schema", "LureSystem", "GatedSystem", "np.array", "np.block", "frozenset")
+ROWS = "experiments/bench_calls/hostile/"
 # Files of tests that use attributes whose names begin with _, and why.
 LOOK_INSIDE = {
     "tests/controlrnn/certification/ball/test_ball_execution.py": "parts of a check, each against its formula",
@@ -338,6 +341,39 @@ def test_files_and_functions_are_short(name):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             doc = node.body[0].end_lineno - node.lineno if ast.get_docstring(node) else 0
             assert node.end_lineno - node.lineno - doc <= 60, f"{name}: {node.name} does not fit a screen"
+
+
+def is_table(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.BinOp):
+        return is_table(value.left) or is_table(value.right)
+    shown = isinstance(value, ast.Dict | ast.List | ast.Tuple | ast.Set)
+    return shown or (isinstance(value, ast.Call) and ast.unparse(value.func) in TABLES)
+
+
+def head(node: ast.stmt) -> range:
+    """Lines of a statement, without those of the block that it may lead."""
+    body = getattr(node, "body", None)
+    return range(node.lineno, body[0].lineno if body else node.end_lineno + 1)
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if not n.startswith(ROWS)])
+def test_only_tables_and_matrices_are_formatted_by_hand(name):
+    lines = [n for n, line in enumerate(FILES[name].read_text().splitlines(), 1) if line.endswith("# fmt: skip")]
+    statements = [node for node in ast.walk(tree(name)) if isinstance(node, ast.stmt)]
+    for line in lines:
+        node = min((s for s in statements if line in head(s)), key=lambda s: len(head(s)))
+        value = node.value if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Return) else None
+        assert is_table(value), f"{name}:{line}: no table or matrix"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_line_sets_two_attributes_to_win_one(name):
+    """What one call or iterator returns may be unpacked."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple):
+            for target in node.targets:
+                several = isinstance(target, ast.Tuple) and sum(isinstance(e, ast.Attribute) for e in target.elts) > 1
+                assert not several, f"{name}:{node.lineno}: {ast.unparse(node)}"
 
 
 def long_signatures(name):

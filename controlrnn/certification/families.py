@@ -90,7 +90,8 @@ class PredictionInequality(HorizonInequality):
             # For the search an initial state without difference gets some room: its part of the metric must be finite.
             joint[:n, :n] = metric / (self.radius or 1e-6 * float(np.linalg.norm(b))) ** 2
             joint[inputs, inputs] = 1 / b**2
-            self.metric, self.radius = joint / (1 + m), 1.0
+            self.metric = joint / (1 + m)
+            self.radius = 1.0
 
     def terminal(self, row: int) -> tuple[Array, Array]:
         """The output row c (1, nz) at which the recursion starts, and c'c."""

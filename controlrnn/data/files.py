@@ -59,8 +59,14 @@ def read_records(
     whole = digest({f"{i}.{n}": a for n, one in (("u", found.u), ("y", found.y)) for i, a in enumerate(one)}, {})
     return tuple(
         Trajectory(
-            u, y, found.dt, inputs=found.inputs, outputs=found.outputs, timing=timing,
-            name=f"{title}, part {i + 1}" if many else title, part_of=whole if many else "",
+            u,
+            y,
+            found.dt,
+            inputs=found.inputs,
+            outputs=found.outputs,
+            timing=timing,
+            name=f"{title}, part {i + 1}" if many else title,
+            part_of=whole if many else "",
         )
         for i, (u, y) in enumerate(zip(found.u, found.y, strict=True))
-    )  # fmt: skip
+    )

@@ -250,8 +250,10 @@ def _check_outputs(y: Array, name: str) -> None:
         if marks := suspects(column):
             _log.warning(
                 "record %r: output %d holds %g, far from all other values; if it stands for a missing sample, put NaN",
-                name, i + 1, marks[0],
-            )  # fmt: skip
+                name,
+                i + 1,
+                marks[0],
+            )
 
 
 def _signals(name: str, letter: str, signals: tuple[Signal, ...], n: int) -> tuple[Signal, ...]:

@@ -131,15 +131,28 @@ def _built(folder: Path, name: str) -> dict[str, bytes]:
 
 def _description(system: System, name: str, guid: str, channels: Sequence[Signal], first: Array) -> bytes:
     """The model description (section 2.2)."""
-    root = Tree.Element("fmiModelDescription", {
-        "fmiVersion": "2.0", "modelName": name, "guid": guid, "generationTool": "controlrnn",
-        "description": f"Discrete-time model, sample time {system.dt!r} s, digest {system.digest}",
-        "variableNamingConvention": "flat", "numberOfEventIndicators": "0",
-    })  # fmt: skip
-    simulation = Tree.SubElement(root, "CoSimulation", {
-        "modelIdentifier": name, "canHandleVariableCommunicationStepSize": "true", "canGetAndSetFMUstate": "true",
-        "canBeInstantiatedOnlyOncePerProcess": "false",
-    })  # fmt: skip
+    root = Tree.Element(
+        "fmiModelDescription",
+        {
+            "fmiVersion": "2.0",
+            "modelName": name,
+            "guid": guid,
+            "generationTool": "controlrnn",
+            "description": f"Discrete-time model, sample time {system.dt!r} s, digest {system.digest}",
+            "variableNamingConvention": "flat",
+            "numberOfEventIndicators": "0",
+        },
+    )
+    simulation = Tree.SubElement(
+        root,
+        "CoSimulation",
+        {
+            "modelIdentifier": name,
+            "canHandleVariableCommunicationStepSize": "true",
+            "canGetAndSetFMUstate": "true",
+            "canBeInstantiatedOnlyOncePerProcess": "false",
+        },
+    )
     files = Tree.SubElement(simulation, "SourceFiles")
     for file in (f"{name}.c", "fmi2.c"):
         Tree.SubElement(files, "File", {"name": file})

@@ -173,8 +173,12 @@ class Equations:
         return cls(
             dynamics=lambda x, u, _p, ops: plant.dynamics(x, u, ops),
             output=lambda x, u, _p, ops: plant.output(x, u, ops),
-            states=states, inputs=plant.inputs, dt=plant.dt, substeps=substeps, method=Method(method),
-        )  # fmt: skip
+            states=states,
+            inputs=plant.inputs,
+            dt=plant.dt,
+            substeps=substeps,
+            method=Method(method),
+        )
 
     @property
     def believed(self) -> dict[str, float]:

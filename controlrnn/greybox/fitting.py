@@ -165,13 +165,15 @@ class GreyBoxFit(Stored):
         rows = [f"  {name} = {self.values[name]:.6g} +- {self.deviations[name]:.2g}" for name in shown]
         rows += [f"  and {len(self.values) - _SHOWN} more parameters"] if len(self.values) > _SHOWN else []
         system, residual = self.system, float(self.residual_share.max(initial=0.0))
-        return "\n".join([
-            f"GreyBoxFit: {system.nx} states, {system.nu} inputs, {system.ny} outputs, dt {system.dt:g} s",
-            *rows,
-            f"  residual: {100 * residual:.2g} % of the changes' variance",
-            f"  lowest cost of {len(self.costs)} starts {float(np.min(self.costs, initial=np.inf)):.4g}; "
-            f"digest {system.digest[:16]}",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                f"GreyBoxFit: {system.nx} states, {system.nu} inputs, {system.ny} outputs, dt {system.dt:g} s",
+                *rows,
+                f"  residual: {100 * residual:.2g} % of the changes' variance",
+                f"  lowest cost of {len(self.costs)} starts {float(np.min(self.costs, initial=np.inf)):.4g}; "
+                f"digest {system.digest[:16]}",
+            ]
+        )
 
 
 @typed()

@@ -89,8 +89,10 @@ def _assembled(tape: Tape, nx: int, nu: int, dt: float, after: Array, y: Array) 
         v[row, : len(tape.arguments[i])] = tape.arguments[i]
     found: dict[str, Array] = {}
     for names, rows in (
-        (("bv", "D12", "C1", "D11"), v), (("bx", "B2", "A", "B1"), after), (("by", "D22", "C2", "D21"), y),
-    ):  # fmt: skip
+        (("bv", "D12", "C1", "D11"), v),
+        (("bx", "B2", "A", "B1"), after),
+        (("by", "D22", "C2", "D21"), y),
+    ):
         parts = np.split(rows[:, columns], np.cumsum([1, nu, nx]), axis=1)
         found |= dict(zip(names, parts, strict=True))
     found |= {name: found[name][:, 0] for name in ("bv", "bx", "by")}

@@ -255,11 +255,13 @@ def range_of(kind: Any) -> str:
     words = [
         f"{sign} {limit:g}"
         for sign, limit, none in (
-            (">=", kind.least, -math.inf), ("<=", kind.most, math.inf), (">", kind.above, -math.inf),
+            (">=", kind.least, -math.inf),
+            ("<=", kind.most, math.inf),
+            (">", kind.above, -math.inf),
             ("<", kind.below, math.inf),
         )
         if limit != none
-    ]  # fmt: skip
+    ]
     return " and ".join(words)
 
 

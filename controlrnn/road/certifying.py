@@ -122,9 +122,17 @@ def certify_entry(file: RoadFile, entry: Entry | Small, data: Dataset, *, skip: 
     sizes = spread(data)
     largest = float(entry.error) * _reach(entry.system, data, sizes, skip)
     return Certified(
-        entry.name, predictor.system, contraction, horizon, initial, steps, seen, float(entry.error), largest,
+        entry.name,
+        predictor.system,
+        contraction,
+        horizon,
+        initial,
+        steps,
+        seen,
+        float(entry.error),
+        largest,
         float(np.max(seen / sizes)),
-    )  # fmt: skip
+    )
 
 
 def _reach(system: LureSystem, data: Dataset, sizes: Array, skip: int) -> float:
@@ -194,9 +202,14 @@ def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified
 
 
 def _certify_each(
-    file: RoadFile, entries: Sequence[Entry | Small], *, data: Dataset, skip: int, found: list[Certified],
+    file: RoadFile,
+    entries: Sequence[Entry | Small],
+    *,
+    data: Dataset,
+    skip: int,
+    found: list[Certified],
     words: list[str],
-) -> None:  # fmt: skip
+) -> None:
     """Add what can be certified to ``found``, and what happened to ``words``."""
     for entry in entries:
         _log.info("certifying %s (%s)", entry.name, entry.what)

@@ -71,7 +71,8 @@ class Road:
         if not is_file(target):
             write_atomic(target, content)
         road = cls(folder)
-        road.file, road._newer = read, content
+        road.file = read
+        road._newer = content
         return road
 
     def keep_file(self) -> None:

@@ -87,14 +87,26 @@ def paced_networks(fit: BestFit, data: Dataset, linear: Mapping[Small, float], *
     def of(nx: int, rate: float) -> Fit:
         def fitted(records: Sequence[Trajectory]) -> LureSystem:
             model = ContractingR2DN(
-                nu=data.nu, ny=data.ny, nx=nx, nv=max(2, nx), layers=(max(4, 2 * nx),), rate=rate,
-                feedthrough=fit.feedthrough, seed=seed,
-            )  # fmt: skip
-            return identify(
-                model, Dataset(shortened(records, _SAMPLES)), loss=SimulationError() + _RIDGE * L2(), steps=0,
-                skip=fit.skip, initial_state="estimated", refine="levenberg_marquardt", refine_steps=_ITERATIONS,
+                nu=data.nu,
+                ny=data.ny,
+                nx=nx,
+                nv=max(2, nx),
+                layers=(max(4, 2 * nx),),
+                rate=rate,
+                feedthrough=fit.feedthrough,
                 seed=seed,
-            ).system  # fmt: skip
+            )
+            return identify(
+                model,
+                Dataset(shortened(records, _SAMPLES)),
+                loss=SimulationError() + _RIDGE * L2(),
+                steps=0,
+                skip=fit.skip,
+                initial_state="estimated",
+                refine="levenberg_marquardt",
+                refine_steps=_ITERATIONS,
+                seed=seed,
+            ).system
 
         return fitted
 

@@ -207,10 +207,14 @@ def _identify(road: Road, base: Path, listener: Listener) -> Done:  # noqa: ARG0
     plan = road.file.identify
     # Calibration records are for the bound alone: the search does not get them.
     fit = identify_best(
-        replace(road.data, calibration=()), budget=plan.budget, clock=plan.clock,
-        families=[Family(f) for f in plan.families], seed=road.file.seed, folder=road.folder / "search",
+        replace(road.data, calibration=()),
+        budget=plan.budget,
+        clock=plan.clock,
+        families=[Family(f) for f in plan.families],
+        seed=road.file.seed,
+        folder=road.folder / "search",
         callbacks=listener.search(),
-    )  # fmt: skip
+    )
     fit.save(road.folder / "fit.npz")
     entries = [
         {

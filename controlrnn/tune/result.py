@@ -88,10 +88,15 @@ class Tuning:
             found = trial.found
             assert found is not None
             shown = [trial.setting.get(n, "") for n in names]
-            lines.append([
-                str(trial.number), f"{found.cost:.4g}", f"{100 * found.conservatism:.3g} %",
-                f"{1e3 * found.solve_time:.3g} ms", *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in shown),
-            ])  # fmt: skip
+            lines.append(
+                [
+                    str(trial.number),
+                    f"{found.cost:.4g}",
+                    f"{100 * found.conservatism:.3g} %",
+                    f"{1e3 * found.solve_time:.3g} ms",
+                    *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in shown),
+                ]
+            )
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = ["  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines]
         refused = sum(t.found is None for t in self.trials)
@@ -115,9 +120,13 @@ class Tuning:
             for number in front:
                 panel.plot(points[number][i], points[number][j], "o", color="C0", markersize=5, zorder=2)
                 panel.annotate(
-                    str(number), (points[number][i], points[number][j]), xytext=(3, 3), textcoords="offset points",
-                    fontsize="x-small", zorder=3,
-                )  # fmt: skip
+                    str(number),
+                    (points[number][i], points[number][j]),
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                    fontsize="x-small",
+                    zorder=3,
+                )
             panel.set(xlabel=labels[i], ylabel=labels[j])
             panel.grid(alpha=0.3)
         panels[0].plot([], [], "o", color="C0", markersize=5, label="not beaten")

@@ -234,9 +234,12 @@ def _opened(url: str, name: str, space: Mapping[str, Dimension], seed: int) -> I
     storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
     try:
         study = optuna.create_study(
-            storage=storage, study_name=name, load_if_exists=True, directions=["minimize"] * 3,
+            storage=storage,
+            study_name=name,
+            load_if_exists=True,
+            directions=["minimize"] * 3,
             sampler=optuna.samplers.TPESampler(seed=seed),
-        )  # fmt: skip
+        )
         described = json.dumps({n: d.described() for n, d in space.items()})
         if (before := study.user_attrs.get("space")) is None:
             study.set_user_attr("space", described)

@@ -98,7 +98,9 @@ class Caller:
     """
 
     def __init__(self, folder: Path, seed: int, make: Make = calls) -> None:
-        self.kit, self.seed, self.folder = Kit(folder), seed, folder
+        self.kit = Kit(folder)
+        self.seed = seed
+        self.folder = folder
         self.calls = make(self.kit)
         self.usable: dict[int, list[float | str]] = {}
 
@@ -253,7 +255,9 @@ class Workforce:
     """
 
     def __init__(self, seed: int, make: Make = calls, seconds: float = SECONDS) -> None:
-        self.seed, self.make, self.seconds = seed, make, seconds
+        self.seed = seed
+        self.make = make
+        self.seconds = seconds
         self._start()
 
     def _start(self) -> None:
@@ -263,7 +267,7 @@ class Workforce:
         self.clock = context.Array("d", 3)
         self.process = context.Process(
             target=_work, args=(theirs, self.clock, self.folder.name, self.seed, self.make), daemon=True
-        )  # fmt: skip
+        )
         self.process.start()
         theirs.close()
         self.pipe.recv()  # it is ready

@@ -109,8 +109,12 @@ def freely_trained(study: Study) -> None:
     rows = [r for r in study.rows if "slack" in r]
     decided = [r for r in rows if abs(r["slack"]) > _UNDECIDED]
     agree = sum(r["certified"] == (r["slack"] > 0) for r in decided)
-    study.target("free networks: certified if and only if the LMI is feasible", f"{len(decided)} of {len(decided)}",
-                 agree, agree == len(decided))  # fmt: skip
+    study.target(
+        "free networks: certified if and only if the LMI is feasible",
+        f"{len(decided)} of {len(decided)}",
+        agree,
+        agree == len(decided),
+    )
     beyond = sum(r["certified"] and r["norm"] > 1 for r in rows)
     study.target("free networks: certified with |W| > 1", "> 0", beyond, beyond > 0)
     refusals = [r["refusal"] for r in rows if not r["certified"]]
@@ -125,9 +129,15 @@ def _free_network(nx: int, start: float, seed: int, steps: int) -> Row:
         noise = torch.randn(model.W.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         model.W.copy_(start * nx**-0.5 * noise.to(model.W.dtype))
     fit = identify(
-        model, Dataset(tuple(records[:48]), tuple(records[48:])), loss=SimulationError(washout=25), window=100,
-        steps=steps, learning_rate=3e-3, start="as_is", seed=seed,
-    )  # fmt: skip
+        model,
+        Dataset(tuple(records[:48]), tuple(records[48:])),
+        loss=SimulationError(washout=25),
+        window=100,
+        steps=steps,
+        learning_rate=3e-3,
+        start="as_is",
+        seed=seed,
+    )
     system = fit.system
     assert isinstance(system, LureSystem)
     norms = np.linalg.norm(system.C1, 2), np.abs(np.linalg.eigvals(system.C1)).max()
@@ -156,8 +166,9 @@ def larger_networks(study: Study) -> None:
             return {"rate": found.rate, "margin": found.margin, "cpu_s": time.process_time() - began}
 
         row = study.row(f"contraction of an Elman network, n = {nx}", compute)
-        study.target(f"contraction of an Elman network, n = {nx}", f"<= {limit:g} s", row["cpu_s"],
-                     row["cpu_s"] <= limit)  # fmt: skip
+        study.target(
+            f"contraction of an Elman network, n = {nx}", f"<= {limit:g} s", row["cpu_s"], row["cpu_s"] <= limit
+        )
 
 
 def proofs(study: Study, system: LureSystem) -> None:

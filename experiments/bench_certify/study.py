@@ -54,14 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def three_tanks(seed: int, *, quick: bool, nx: int = 16) -> LureSystem:
     """Train an Elman network with |W| < 1 on the three tanks, in scaled units, as in the RNN-SDP paper."""
     plant = MultiTank()
-    u = np.stack([
-        excitation.random_steps(300, ((1.0, 2.6), (1.0, 2.4)), hold=(4, 40), seed=seed + n) for n in range(16)
-    ])  # fmt: skip
+    u = np.stack(
+        [excitation.random_steps(300, ((1.0, 2.6), (1.0, 2.4)), hold=(4, 40), seed=seed + n) for n in range(16)]
+    )
     records: Any = simulate(plant, u, noise_std=0.2, seed=seed)
     fit = identify(
-        StableRNN(nu=2, ny=3, nx=nx, seed=seed), Dataset(records[:12], records[12:]), loss=SimulationError(washout=60),
-        window=160, steps=100 if quick else 2000, learning_rate=5e-3, seed=seed,
-    )  # fmt: skip
+        StableRNN(nu=2, ny=3, nx=nx, seed=seed),
+        Dataset(records[:12], records[12:]),
+        loss=SimulationError(washout=60),
+        window=160,
+        steps=100 if quick else 2000,
+        learning_rate=5e-3,
+        seed=seed,
+    )
     assert fit.model is not None
     fit.model.set_units(Scaler.identity(2), Scaler.identity(3), plant.dt)
     return fit.model.freeze()
@@ -149,9 +154,15 @@ def tightness(study: Study, system: LureSystem, horizons: Sequence[int]) -> None
             def compute(horizon: int = horizon, radius: float = radius, b: float = b) -> Row:
                 found = certify_horizon(system, horizon, initial_radius=radius, input_radius=b)
                 reached = attack_horizon(
-                    system, horizon, initial_radius=radius, input_radius=b, input_range=limits, starts=64, steps=60,
+                    system,
+                    horizon,
+                    initial_radius=radius,
+                    input_radius=b,
+                    input_range=limits,
+                    starts=64,
+                    steps=60,
                     seed=study.seed,
-                )  # fmt: skip
+                )
                 ratio = found.bounds[-1] / reached.differences[-1]
                 constant = certify_lipschitz(system, horizon).constant
                 everything = np.sqrt(radius**2 + (horizon + 1) * system.nu * b**2)
@@ -167,9 +178,11 @@ def tightness(study: Study, system: LureSystem, horizons: Sequence[int]) -> None
             row = study.row(f"tightness, {horizon} steps, radii {radius}, {b}", compute)
             limit = 1.10 if horizon <= 10 else 1.25
             study.target(
-                f"{horizon} steps, radii ({radius}, {b}): bound over attack, worst output", f"<= {limit}",
-                max(row["ratio"]), max(row["ratio"]) <= limit,
-            )  # fmt: skip
+                f"{horizon} steps, radii ({radius}, {b}): bound over attack, worst output",
+                f"<= {limit}",
+                max(row["ratio"]),
+                max(row["ratio"]) <= limit,
+            )
 
 
 def norm_product(system: LureSystem, horizon: int, radius: float, b: float) -> Array:

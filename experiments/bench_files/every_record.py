@@ -110,9 +110,11 @@ def samples(seed: int, *, all_kinds: bool = True) -> dict[str, Sample]:
     if not all_kinds:
         return found
     executed = execution_error(
-        lure, input_range=(-np.ones(2), np.ones(2)), state_range=(np.zeros(2), np.ones(2)),
+        lure,
+        input_range=(-np.ones(2), np.ones(2)),
+        state_range=(np.zeros(2), np.ones(2)),
         contraction=certify_contraction(lure),
-    )  # fmt: skip
+    )
     found["execution error"] = _sample(executed.save, ExecutionError.load, _verify(lure))
     for name, (certificate, system) in _certificates(lure, gru).items():
         found[name] = _sample(certificate.save, load_certificate, _verify(system))
@@ -226,16 +228,35 @@ def _results(rng: np.random.Generator) -> dict[str, Stored]:
     K, N, ny, nu = 4, 2, 2, 2
     draw = rng.standard_normal
     loop = ClosedLoopResult(
-        y=draw((K + 1, ny)), readings=np.where(draw((K, ny)) > 1, np.nan, draw((K, ny))), u=draw((K, nu)),
-        applied=draw((K, nu)), u_before=draw(nu), reference=draw((K + 1, ny)), x=draw((K, 3)),
-        disturbance=draw((K, ny)), predicted=draw((K, N + 1, ny)), errors=draw((K, N + 1, ny)),
-        bounds=np.abs(draw((N + 1, ny))), slack=np.abs(draw(K)), solve_time=np.abs(draw(K)),
-        iterations=np.arange(K), status=(Status.SOLVED,) * K,
+        y=draw((K + 1, ny)),
+        readings=np.where(draw((K, ny)) > 1, np.nan, draw((K, ny))),
+        u=draw((K, nu)),
+        applied=draw((K, nu)),
+        u_before=draw(nu),
+        reference=draw((K + 1, ny)),
+        x=draw((K, 3)),
+        disturbance=draw((K, ny)),
+        predicted=draw((K, N + 1, ny)),
+        errors=draw((K, N + 1, ny)),
+        bounds=np.abs(draw((N + 1, ny))),
+        slack=np.abs(draw(K)),
+        solve_time=np.abs(draw(K)),
+        iterations=np.arange(K),
+        status=(Status.SOLVED,) * K,
         fallback=(Fallback.NONE,) * (K - 1) + (Fallback.PLAN,),
-        certified=np.ones(K, bool), verdicts=np.zeros((K, ny), np.int8), faults=np.zeros((K, 1), bool),
-        lower=np.array([-np.inf, 0.0]), upper=np.ones(ny), cost=1.5, dt=0.5, seed=3, names=("a", "b", "c", "d"),
-        fault_kinds=("drop out",), outside=("", "far out", "", ""), intervals=np.abs(draw((K, 2, N + 1, ny))),
-    )  # fmt: skip
+        certified=np.ones(K, bool),
+        verdicts=np.zeros((K, ny), np.int8),
+        faults=np.zeros((K, 1), bool),
+        lower=np.array([-np.inf, 0.0]),
+        upper=np.ones(ny),
+        cost=1.5,
+        dt=0.5,
+        seed=3,
+        names=("a", "b", "c", "d"),
+        fault_kinds=("drop out",),
+        outside=("", "far out", "", ""),
+        intervals=np.abs(draw((K, 2, N + 1, ny))),
+    )
     total = np.abs(draw((N + 1, ny)))
     rounds = tuple(
         LoopRound(total=total, wanted=2 * total, excess=draw((3, ny)), kept=2, cost=1.0, attempt=last)
@@ -304,15 +325,25 @@ def _control(rng: np.random.Generator) -> dict[str, Stored]:
 def _records(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
     """Records of data, and of what is identified from them."""
     record = Trajectory(
-        rng.standard_normal((40, 2)), rng.standard_normal((40, 2)), 0.5, rng.standard_normal((40, 3)),
-        (Signal("pump", "L/min", 0.0, 10.0), Signal("valve")), (Signal("level", "cm", upper=3.0), Signal("flow")), "ü",
-    )  # fmt: skip
+        rng.standard_normal((40, 2)),
+        rng.standard_normal((40, 2)),
+        0.5,
+        rng.standard_normal((40, 3)),
+        (Signal("pump", "L/min", 0.0, 10.0), Signal("valve")),
+        (Signal("level", "cm", upper=3.0), Signal("flow")),
+        "ü",
+    )
     past, hidden, nx = 2, 3, 2
     encoder = StateEncoder(
-        past=past, inputs=Scaler(np.zeros(2), np.ones(2)), outputs=Scaler(np.ones(2), 2 * np.ones(2)),
-        linear=rng.standard_normal((nx, 1 + past * 4)), inner=rng.standard_normal((hidden, past * 4)),
-        bias=rng.standard_normal(hidden), outer=rng.standard_normal((nx, hidden)), system_digest=system.digest,
-    )  # fmt: skip
+        past=past,
+        inputs=Scaler(np.zeros(2), np.ones(2)),
+        outputs=Scaler(np.ones(2), 2 * np.ones(2)),
+        linear=rng.standard_normal((nx, 1 + past * 4)),
+        inner=rng.standard_normal((hidden, past * 4)),
+        bias=rng.standard_normal(hidden),
+        outer=rng.standard_normal((nx, hidden)),
+        system_digest=system.digest,
+    )
     return {
         "trajectory": record, "residual test": check_residuals([record], [np.zeros((40, 2))], lags=5),
         "encoder": encoder, "grey box fit": _grey_box(rng, system), **_search(rng, system),
@@ -322,10 +353,16 @@ def _records(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
 def _grey_box(rng: np.random.Generator, system: LureSystem) -> GreyBoxFit:
     """An identified grey box with a fixed parameter and one that the records say nothing about."""
     return GreyBoxFit(
-        system, system, {"drain": 0.06, "pump 1": 0.1, "area": 154.0},
-        {"drain": 0.001, "pump 1": np.inf, "area": 0.0}, np.eye(2), 17.0, np.full(system.nx, 0.02),
-        rng.standard_normal((3, system.nx)), np.array([0.5, 0.6]),
-    )  # fmt: skip
+        system,
+        system,
+        {"drain": 0.06, "pump 1": 0.1, "area": 154.0},
+        {"drain": 0.001, "pump 1": np.inf, "area": 0.0},
+        np.eye(2),
+        17.0,
+        np.full(system.nx, 0.02),
+        rng.standard_normal((3, system.nx)),
+        np.array([0.5, 0.6]),
+    )
 
 
 def _search(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
@@ -334,10 +371,21 @@ def _search(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
     trial = Trial(Candidate(Family.FREE, 2, 3, Activation.RELU, 1e-3), rng.uniform(0.1, 1.0, 4), 3, 0.5)
     entry = Entry("arx", "order 2", system, 0.25, None, scores, scores)
     fit = BestFit(
-        entries=(entry, replace(entry, name="free", test=None, contraction=certify_contraction(system))), chosen="arx",
-        reason="ü", notes=("no dead time",), trials=(trial,), work=Work(3, 2, 1), skip=5, feedthrough=True,
-        delays=(0, 2), budget=10.0, clock=Clock.PROCESSOR, seconds=9.5, seed=1, mark=NAME,
-    )  # fmt: skip
+        entries=(entry, replace(entry, name="free", test=None, contraction=certify_contraction(system))),
+        chosen="arx",
+        reason="ü",
+        notes=("no dead time",),
+        trials=(trial,),
+        work=Work(3, 2, 1),
+        skip=5,
+        feedthrough=True,
+        delays=(0, 2),
+        budget=10.0,
+        clock=Clock.PROCESSOR,
+        seconds=9.5,
+        seed=1,
+        mark=NAME,
+    )
     return {
         "candidate": trial.candidate,
         "trial": trial,

@@ -42,9 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = sum(row["files"] for row in rows)
     study.target("files", ">= 1e5", files, files >= 1e5)
     for column, why in (
-        ("raw", "other errors than FileFormatError"), ("unnoticed", "damage without a new checksum that was let in"),
-        ("invalid", "objects let in that cannot be used or saved"), ("slow", f"more than {LONGEST:g} s"),
-    ):  # fmt: skip
+        ("raw", "other errors than FileFormatError"),
+        ("unnoticed", "damage without a new checksum that was let in"),
+        ("invalid", "objects let in that cannot be used or saved"),
+        ("slow", f"more than {LONGEST:g} s"),
+    ):
         total = sum(row[column] for row in rows)
         study.target(f"{column}: {why}", 0, total, total == 0)
     memory = max(row["memory_mb"] for row in rows)

@@ -26,7 +26,8 @@ class CountedLoops:
     """
 
     def __init__(self, makers: Makers, code: Parcel | None) -> None:
-        self._makers, self._code = dict(makers), code
+        self._makers = dict(makers)
+        self._code = code
         self._runners: dict[str, Callable[[int], ClosedLoopResult]] = {}
 
     @classmethod

@@ -37,11 +37,16 @@ def rows(case: dict[str, int], rounds: int, seed: int) -> dict[str, Row]:
                     times[f"{engine}_{name}"] += found
     return {
         key: {
-            "engine": key, **case, "busy": BUSY, "solve_p05": np.percentile(found, 5),
-            "solve_median": np.median(found), "solve_p95": np.percentile(found, 95), "solve_max": max(found),
+            "engine": key,
+            **case,
+            "busy": BUSY,
+            "solve_p05": np.percentile(found, 5),
+            "solve_median": np.median(found),
+            "solve_p95": np.percentile(found, 95),
+            "solve_max": max(found),
         }
         for key, found in times.items()
-    }  # fmt: skip
+    }
 
 
 def _measured(case: dict[str, int], seed: int, threads: str | None) -> dict[str, list[float]]:

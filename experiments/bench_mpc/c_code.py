@@ -126,7 +126,9 @@ class CompiledController:
 
     def __init__(self, controller: TightenedMPC, folder: Path, *, flags: Sequence[str] = ("-O2",)) -> None:
         self.nx = controller.problem.predictor.nx
-        self.ny, self.nu, self.rows = controller.predictor.ny, controller.predictor.nu, controller.horizon + 1
+        self.ny = controller.predictor.ny
+        self.nu = controller.predictor.nu
+        self.rows = controller.horizon + 1
         backend = controller.backend
         if isinstance(backend, Timed):
             controller = copy.copy(controller)
@@ -184,9 +186,17 @@ class CompiledController:
         self.cpu.append(float(told[7]))
         status, fallback, iterations, certified, feasible = (int(number) for number in told[:5])
         return CompiledStep(
-            u, STATUSES[status], FALLBACKS[fallback], iterations, bool(certified), bool(feasible), float(told[5]),
-            int(told[8]), int(told[9]), tuple(p for i, p in enumerate(Premise) if int(told[10]) >> i & 1),
-        )  # fmt: skip
+            u,
+            STATUSES[status],
+            FALLBACKS[fallback],
+            iterations,
+            bool(certified),
+            bool(feasible),
+            float(told[5]),
+            int(told[8]),
+            int(told[9]),
+            tuple(p for i, p in enumerate(Premise) if int(told[10]) >> i & 1),
+        )
 
     def look(self) -> tuple[Array, Array, Array]:
         """The estimate for the coming sample and that of the last step, each (nx,), and the bound on its error (1,)."""

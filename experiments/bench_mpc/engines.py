@@ -39,11 +39,15 @@ class Peer:
         with open(Path(folder) / "log.txt", "w") as log:
             self._process = subprocess.Popen(
                 [os.environ[ACADOS], str(Path(__file__).with_name("peer.py"))],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         if self._ask(task) != "ready":
             raise RuntimeError(f"acados could not be started: see {folder}/log.txt")
-        self.seconds, self.inner = 0.0, list[float]()
+        self.seconds = 0.0
+        self.inner = list[float]()
 
     def reset(self) -> None:
         """Clear the records of earlier solves; the process keeps nothing but its last iterate."""
@@ -57,9 +61,13 @@ class Peer:
         self.seconds = answer["seconds"]
         self.inner.append(answer["inner"])
         return Solution(
-            status=Status.SOLVED if answer["status"] == 0 else Status.FAILED, u=np.clip(answer["u"], -1.0, 1.0),
-            slack=np.zeros_like(data.reference), cost=np.nan, iterations=answer["iterations"], message="",
-        )  # fmt: skip
+            status=Status.SOLVED if answer["status"] == 0 else Status.FAILED,
+            u=np.clip(answer["u"], -1.0, 1.0),
+            slack=np.zeros_like(data.reference),
+            cost=np.nan,
+            iterations=answer["iterations"],
+            message="",
+        )
 
     def _ask(self, request: Any) -> str:
         assert self._process.stdin is not None
@@ -106,9 +114,12 @@ class MakeStep:
         first = adapter._middle + adapter._half * v
         return Solution(
             status=Status.SOLVED if mpc.solver_stats["success"] else Status.FAILED,
-            u=np.tile(first, (len(data.guess), 1)), slack=np.zeros_like(data.reference), cost=np.nan,
-            iterations=int(mpc.solver_stats["iter_count"]), message="",
-        )  # fmt: skip
+            u=np.tile(first, (len(data.guess), 1)),
+            slack=np.zeros_like(data.reference),
+            cost=np.nan,
+            iterations=int(mpc.solver_stats["iter_count"]),
+            message="",
+        )
 
 
 def rti(problem: OptimalControlProblem, options: SolverOptions) -> Backend:
@@ -138,7 +149,8 @@ class Timed:
     def reset(self) -> None:
         """Reset the solver and forget the times."""
         self.inner.reset()
-        self.wall, self.cpu = [], []
+        self.wall = []
+        self.cpu = []
 
     def solve(self, data: StepData) -> Solution:
         """Solve one sample and keep the time; see `mpc.problem.ocp.Backend.solve`."""

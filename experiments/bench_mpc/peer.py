@@ -45,19 +45,30 @@ def build(task: dict[str, Any]) -> Any:
     C1, D12, bv, C2, by = (np.array(task[name]) for name in ("C1", "D12", "bv", "C2", "by"))
     y = C2 @ x + by
     model = template.AcadosModel()
-    model.name, model.x, model.u, model.p = "elman", ca.vertcat(x, last), u, r
+    model.name = "elman"
+    model.x = ca.vertcat(x, last)
+    model.u = u
+    model.p = r
     model.disc_dyn_expr = ca.vertcat(ca.tanh(C1 @ x + D12 @ u + bv), u)
-    model.cost_y_expr, model.cost_y_expr_e = ca.vertcat(y - r, u - last), y - r
+    model.cost_y_expr = ca.vertcat(y - r, u - last)
+    model.cost_y_expr_e = y - r
     model.con_h_expr = model.con_h_expr_e = y
     ocp = template.AcadosOcp()
-    ocp.model, ocp.dims.N, ocp.parameter_values = model, task["N"], np.zeros(ny)
+    ocp.model = model
+    ocp.dims.N = task["N"]
+    ocp.parameter_values = np.zeros(ny)
     ocp.acados_include_path = os.environ["ACADOS_SOURCE_DIR"] + "/include"
     ocp.acados_lib_path = os.environ["ACADOS_SOURCE_DIR"] + "/lib"
     ocp.cost.cost_type = ocp.cost.cost_type_e = "NONLINEAR_LS"
-    ocp.cost.W, ocp.cost.W_e = 2 * np.diag(task["weights"] + task["moves"]), 2 * np.diag(task["weights"])
-    ocp.cost.yref, ocp.cost.yref_e = np.zeros(ny + nu), np.zeros(ny)
+    ocp.cost.W = 2 * np.diag(task["weights"] + task["moves"])
+    ocp.cost.W_e = 2 * np.diag(task["weights"])
+    ocp.cost.yref = np.zeros(ny + nu)
+    ocp.cost.yref_e = np.zeros(ny)
     held = ocp.constraints
-    held.lbu, held.ubu, held.idxbu, held.x0 = -np.ones(nu), np.ones(nu), np.arange(nu), np.zeros(n + nu)
+    held.lbu = -np.ones(nu)
+    held.ubu = np.ones(nu)
+    held.idxbu = np.arange(nu)
+    held.x0 = np.zeros(n + nu)
     for end in ("", "_e"):
         for side, sign in (("l", -1.0), ("u", 1.0)):
             setattr(held, f"{side}h{end}", sign * np.full(ny, 1e3))
@@ -65,9 +76,12 @@ def build(task: dict[str, Any]) -> Any:
             setattr(ocp.cost, f"Z{side}{end}", np.zeros(ny))
         setattr(held, f"idxsh{end}", np.arange(ny))
     options = ocp.solver_options
-    options.integrator_type, options.hessian_approx, options.tf = "DISCRETE", "GAUSS_NEWTON", float(task["N"])
+    options.integrator_type = "DISCRETE"
+    options.hessian_approx = "GAUSS_NEWTON"
+    options.tf = float(task["N"])
     options.nlp_solver_type = "SQP_RTI" if task["rti"] else "SQP"
-    options.qp_solver, options.qp_solver_cond_N = "PARTIAL_CONDENSING_HPIPM", 5
+    options.qp_solver = "PARTIAL_CONDENSING_HPIPM"
+    options.qp_solver_cond_N = 5
     os.makedirs(task["folder"], exist_ok=True)
     os.chdir(task["folder"])
     return template.AcadosOcpSolver(ocp, json_file="ocp.json")

@@ -117,7 +117,8 @@ class Loop:
     cost: float = 0.0
 
     def __post_init__(self) -> None:
-        self.x, self.u = np.zeros(self.plant.nx), np.zeros(2)
+        self.x = np.zeros(self.plant.nx)
+        self.u = np.zeros(2)
 
     def step(self, reference: Array, state_noise: Array, output_noise: Array) -> None:
         """Run one sample; the cost is that of the true outputs."""
@@ -128,7 +129,8 @@ class Loop:
         excess = np.maximum(np.abs(y) - self.limit, 0.0)
         self.cost += 10 * ((y - reference) ** 2).sum() + 0.5 * ((step.u - self.u) ** 2).sum() + PENALTY * excess.sum()
         self.failed += step.status is not Status.SOLVED
-        self.x, self.u = self.plant.step(self.x, step.u) + state_noise, step.u
+        self.x = self.plant.step(self.x, step.u) + state_noise
+        self.u = step.u
         self.inputs.append(step.u)
         self.iterations.append(step.iterations)
 

@@ -58,9 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def network(
-    seed: int, *, nx: int = 2, nu: int = 1, ny: int = 1, layers: tuple[int, ...] = (2,), activation: str = "tanh",
+    seed: int,
+    *,
+    nx: int = 2,
+    nu: int = 1,
+    ny: int = 1,
+    layers: tuple[int, ...] = (2,),
+    activation: str = "tanh",
     norm: float = 0.6,
-) -> LureSystem:  # fmt: skip
+) -> LureSystem:
     """A random system with feedthrough whose linear part has this norm."""
     rng = np.random.default_rng(seed)
     draw, nv = rng.standard_normal, sum(layers)
@@ -101,9 +107,15 @@ def _horizon(system: LureSystem, kind: str) -> Certificate:
 
 def _reinitialisation(system: LureSystem) -> Certificate:
     return certify_reinitialisation(
-        system, washout=2, horizon=1, input_range=(-np.ones(system.nu), np.ones(system.nu)), input_error=0.1,
-        observer_gain=np.full((system.nx, system.ny), 0.01), residual_bound=0.1, iterations=5,
-    )  # fmt: skip
+        system,
+        washout=2,
+        horizon=1,
+        input_range=(-np.ones(system.nu), np.ones(system.nu)),
+        input_error=0.1,
+        observer_gain=np.full((system.nx, system.ny), 0.01),
+        residual_bound=0.1,
+        iterations=5,
+    )
 
 
 def _tube(system: LureSystem) -> Certificate:
@@ -169,9 +181,11 @@ def forgeries(study: Study) -> None:
             row(f"forged {name} {part}", _batch, [(seed, name, -(-batch // _PIECES)) for seed in seeds])
         row(f"edges of {name}", _edges, [(study.seed, name, i, 3 if study.quick else 30) for i in range(_PIECES)])
     for part in range(1 if study.quick else 12):
-        row(f"hidden modes {part}", _hidden, [
-            ([study.seed, 77, part, piece], 50 if study.quick else 250) for piece in range(_PIECES)
-        ])  # fmt: skip
+        row(
+            f"hidden modes {part}",
+            _hidden,
+            [([study.seed, 77, part, piece], 50 if study.quick else 250) for piece in range(_PIECES)],
+        )
     least = 500 if study.quick else 200_000
     study.target("forged certificates", f">= {least}", total["forged"], total["forged"] >= least)
     study.target("accepted and false", 0, total["false"], total["false"] == 0)
@@ -244,10 +258,18 @@ def _together(parts: Sequence[Row]) -> Row:
 def in_units(system: LureSystem, x: Array, u: Array, y: Array) -> LureSystem:
     """The same system measured in units that are ``x``, ``u``, ``y`` times smaller for states, inputs and outputs."""
     return replace(
-        system, A=x[:, None] * system.A / x, B1=x[:, None] * system.B1, B2=x[:, None] * system.B2 / u, bx=x * system.bx,
-        C1=system.C1 / x, D12=system.D12 / u, C2=y[:, None] * system.C2 / x, D21=y[:, None] * system.D21,
-        D22=y[:, None] * system.D22 / u, by=y * system.by,
-    )  # fmt: skip
+        system,
+        A=x[:, None] * system.A / x,
+        B1=x[:, None] * system.B1,
+        B2=x[:, None] * system.B2 / u,
+        bx=x * system.bx,
+        C1=system.C1 / x,
+        D12=system.D12 / u,
+        C2=y[:, None] * system.C2 / x,
+        D21=y[:, None] * system.D21,
+        D22=y[:, None] * system.D22 / u,
+        by=y * system.by,
+    )
 
 
 def honest(study: Study) -> None:

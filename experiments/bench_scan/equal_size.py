@@ -31,7 +31,7 @@ def model(kind: str, *, quick: bool) -> Model:
         return ContractingREN(nu=2, ny=3, nx=75 // n, nv=150 // n, activation="relu", feedthrough=True)
     made = ContractingR2DN(
         nu=2, ny=3, nx=75 // n, nv=75 // n, layers=(87 // n,) * 3, activation="relu", feedthrough=True
-    )  # fmt: skip
+    )
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():  # its start has no effect of the network, whose zeros would be skipped
         for parameter in (made.B, made.D21):
@@ -44,9 +44,12 @@ def leaves(system: LureSystem) -> LureSystem:
     """The system with its matrices as leaves, of the same structure."""
     matrices = {name: getattr(system, name).detach().clone().requires_grad_() for name in MATRICES}
     return lure(
-        **matrices, activation=str(system.activation), layers=system.layers, dt=system.dt,
+        **matrices,
+        activation=str(system.activation),
+        layers=system.layers,
+        dt=system.dt,
         feedforward=system.feedforward,
-    )  # fmt: skip
+    )
 
 
 def in_turns(works: Mapping[str, Callable[[], None]], turns: int) -> dict[str, list[float]]:

@@ -189,9 +189,12 @@ def first_calls() -> Row:
         for batch in (1, 32):
             for what in ("compiled", "cached"):
                 done = subprocess.run(
-                    [sys.executable, "-c", FIRST_CALL.format(batch=batch)], capture_output=True, text=True, check=True,
+                    [sys.executable, "-c", FIRST_CALL.format(batch=batch)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
                     env=os.environ | {"NUMBA_CACHE_DIR": folder},
-                )  # fmt: skip
+                )
                 row[f"{what}_B{batch}_s"] = float(done.stdout)
     return row
 

@@ -84,15 +84,32 @@ class FastLoops:
         """Result of one loop, as `mpc.run_closed_loop` would return it."""
         none = np.zeros((STEPS, 1))
         return ClosedLoopResult(
-            y=y[i, :, None], readings=(y + drawn.noise)[i, :-1, None], u=u[i, :, None], applied=u[i, :, None],
-            u_before=np.zeros(1), reference=drawn.reference[i, :, None], x=predicted[i, :, :1], disturbance=none,
-            predicted=predicted[i, :, :, None], errors=errors[i, :, :, None], bounds=bounds, slack=none[:, 0],
-            solve_time=none[:, 0], iterations=np.zeros(STEPS, dtype=np.int64), status=(Status.SOLVED,) * STEPS,
-            fallback=(Fallback.NONE,) * STEPS, certified=np.ones(STEPS, dtype=np.bool_),
-            verdicts=np.zeros((STEPS, 1), dtype=np.int8), faults=np.zeros((STEPS, 0), dtype=np.bool_),
-            lower=np.array([-LIMIT]), upper=np.array([LIMIT]),
-            cost=float(np.sum((y[i, 1:] - drawn.reference[i, 1:]) ** 2)), dt=1.0, seed=seed, names=("y", "u"),
-        )  # fmt: skip
+            y=y[i, :, None],
+            readings=(y + drawn.noise)[i, :-1, None],
+            u=u[i, :, None],
+            applied=u[i, :, None],
+            u_before=np.zeros(1),
+            reference=drawn.reference[i, :, None],
+            x=predicted[i, :, :1],
+            disturbance=none,
+            predicted=predicted[i, :, :, None],
+            errors=errors[i, :, :, None],
+            bounds=bounds,
+            slack=none[:, 0],
+            solve_time=none[:, 0],
+            iterations=np.zeros(STEPS, dtype=np.int64),
+            status=(Status.SOLVED,) * STEPS,
+            fallback=(Fallback.NONE,) * STEPS,
+            certified=np.ones(STEPS, dtype=np.bool_),
+            verdicts=np.zeros((STEPS, 1), dtype=np.int8),
+            faults=np.zeros((STEPS, 0), dtype=np.bool_),
+            lower=np.array([-LIMIT]),
+            upper=np.array([LIMIT]),
+            cost=float(np.sum((y[i, 1:] - drawn.reference[i, 1:]) ** 2)),
+            dt=1.0,
+            seed=seed,
+            names=("y", "u"),
+        )
 
 
 def experiment(seed: int, length: int = STEPS + 2) -> Trajectory:

@@ -127,7 +127,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "closed loop, limits, confidence 0.9",
         functools.partial(loop_trial, target=LoopTarget.LIMITS, confidence=0.9),
-    )  # fmt: skip
+    )
 
 
 def run(study: Study, case: Case, repetitions: int) -> Row:
@@ -233,9 +233,13 @@ def experiment_trial(rng: np.random.Generator, *, n: int) -> Outcome:
     found = calibrate(system, made[3:], scale_trajectories=made[:3], coverage=0.9, horizon=1, washout=0)
     total = no_tightening(system.digest, 1, 1)
     tightening = type(total)(
-        model_error=found.bounds, reinitialisation=0 * found.bounds, input_error=0 * found.bounds,
-        disturbance_gain=None, promise=found.promise, digests=total.digests,
-    )  # fmt: skip
+        model_error=found.bounds,
+        reinitialisation=0 * found.bounds,
+        input_error=0 * found.bounds,
+        disturbance_gain=None,
+        promise=found.promise,
+        digests=total.digests,
+    )
     (loop,) = FastLoops()(tightening, [int(rng.integers(2**31))])
     return Outcome(loop.inside == 1.0, None, "open-loop (not under feedback)" in found.promise)
 
@@ -251,10 +255,15 @@ def loop_trial(rng: np.random.Generator, *, target: LoopTarget, confidence: floa
     start = no_tightening(first_order(0.8).digest, 1, 1)
     try:
         found = calibrate_closed_loop(
-            FastLoops(), start, seed=int(rng.integers(2**31)), target=target, coverage=0.9, confidence=confidence,
+            FastLoops(),
+            start,
+            seed=int(rng.integers(2**31)),
+            target=target,
+            coverage=0.9,
+            confidence=confidence,
             premises=Premises(system=start.digests["system"], dt=1.0, observer={"kind": "the model run alone"}),
             effort=LoopEffort(loops=58 if confidence else None),
-        )  # fmt: skip
+        )
     except CertificationError:
         return Outcome(inside=True, promised=confidence or 0.9, says=True, accepted=False)
 

@@ -54,9 +54,14 @@ def equations(dt: float) -> Equations:
         Parameter("top", 10.05, 9.0, 11.0, unit="V"),
     ]  # fmt: skip
     return Equations(
-        dynamics=flows, output=sensor, states=[Signal("upper", "V", -1.0, 14.0), Signal("lower", "V", -1.0, 14.0)],
-        inputs=[Signal("pump", "V", 0.0, 8.0)], parameters=parameters, dt=dt, substeps=4,
-    )  # fmt: skip
+        dynamics=flows,
+        output=sensor,
+        states=[Signal("upper", "V", -1.0, 14.0), Signal("lower", "V", -1.0, 14.0)],
+        inputs=[Signal("pump", "V", 0.0, 8.0)],
+        parameters=parameters,
+        dt=dt,
+        substeps=4,
+    )
 
 
 def run(study: Study) -> None:
@@ -122,7 +127,10 @@ def certified(system: LureSystem) -> Row:
 def fitted(records: Sequence[Trajectory], penalty: float | None, seed: int, quick: bool) -> GreyBoxFit:
     """Fit, with residual neurons drawn by ``seed`` if there is a penalty."""
     options = FitOptions(
-        residual=0 if penalty is None else NEURONS, penalty=penalty or 0.0, deviation=[0.1],
-        iterations=15 if quick else 80, seed=seed,
-    )  # fmt: skip
+        residual=0 if penalty is None else NEURONS,
+        penalty=penalty or 0.0,
+        deviation=[0.1],
+        iterations=15 if quick else 80,
+        seed=seed,
+    )
     return fit_equations(equations(records[0].dt), records, options)

@@ -76,11 +76,15 @@ def quadruple() -> Other:
 
     boxes = ((4.0, 19.0), (4.0, 19.0), (0.5, 4.0), (0.5, 4.0))  # [cm]
     equations = Equations(
-        dynamics=balance, output=lambda x, u, p, ops: ops.columns(x, 0, 2),  # noqa: ARG005
+        dynamics=balance,
+        output=lambda x, u, p, ops: ops.columns(x, 0, 2),  # noqa: ARG005
         states=[Signal(s.name, s.unit, *ends) for s, ends in zip(plant.states, boxes, strict=True)],
-        inputs=plant.inputs, parameters=_believed(truth), dt=plant.dt, substeps=2,
+        inputs=plant.inputs,
+        parameters=_believed(truth),
+        dt=plant.dt,
+        substeps=2,
         method=Method.MIDPOINT,
-    )  # fmt: skip
+    )
 
     def excite(rng: np.random.Generator, length: int) -> Array:
         levels = rng.uniform(2.4, 3.5, (length, 2))
@@ -109,10 +113,15 @@ def carts() -> Other:
 
     states = [Signal(s.name, s.unit, -5.0, 5.0) for s in plant.states]
     equations = Equations(
-        dynamics=newton, output=lambda x, u, p, ops: ops.columns(x, n - 1, n),  # noqa: ARG005
-        states=states, inputs=[Signal("force", "N", -FORCE, FORCE)], parameters=_believed(truth), dt=plant.dt,
-        substeps=2, method=Method.RK4,
-    )  # fmt: skip
+        dynamics=newton,
+        output=lambda x, u, p, ops: ops.columns(x, n - 1, n),  # noqa: ARG005
+        states=states,
+        inputs=[Signal("force", "N", -FORCE, FORCE)],
+        parameters=_believed(truth),
+        dt=plant.dt,
+        substeps=2,
+        method=Method.RK4,
+    )
 
     return Other("four carts", plant, equations, truth, ramps, 0.01, 100, 8, 0.975)
 
@@ -164,9 +173,16 @@ def _network(study: Study, other: Other, data: Dataset) -> tuple[LureSystem, Row
     nu, ny = data.train[0].u.shape[1], data.train[0].y.shape[1]
     model = ContractingREN(nu=nu, ny=ny, nx=other.states, nv=12, rate=other.rate, activation="tanh", seed=study.seed)
     fit = identify(
-        model, data, loss=SimulationError(washout=other.skip), window=min(200, len(data.train[0])), batch_size=8,
-        steps=60 if study.quick else 600, learning_rate=5e-3, validate_every=30, seed=study.seed,
-    )  # fmt: skip
+        model,
+        data,
+        loss=SimulationError(washout=other.skip),
+        window=min(200, len(data.train[0])),
+        batch_size=8,
+        steps=60 if study.quick else 600,
+        learning_rate=5e-3,
+        validate_every=30,
+        seed=study.seed,
+    )
     return fit.system, {"records": len(data.train), "parameters": model.n_parameters}
 
 

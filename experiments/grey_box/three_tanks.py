@@ -71,10 +71,14 @@ def equations() -> Equations:
     parameters += [Parameter(name, 0.1, 0.0, 1.0, unit=pumps) for name in ("pump 1", "pump 2")]
     plant = MultiTank()
     return Equations(
-        dynamics=balance, output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005
+        dynamics=balance,
+        output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005
         states=[Signal(s.name, s.unit, *ends) for s, ends in zip(plant.states, LEVELS, strict=True)],
-        inputs=plant.inputs, parameters=parameters, dt=plant.dt, substeps=3,
-    )  # fmt: skip
+        inputs=plant.inputs,
+        parameters=parameters,
+        dt=plant.dt,
+        substeps=3,
+    )
 
 
 def truth() -> dict[str, float]:

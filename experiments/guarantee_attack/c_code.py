@@ -84,8 +84,10 @@ class Harness:
     """
 
     def __init__(self, controller: TightenedMPC, folder: Path) -> None:
-        self.ny, self.nu = controller.predictor.ny, controller.predictor.nu
-        self._span, self._memory = controller._span, controller.horizon
+        self.ny = controller.predictor.ny
+        self.nu = controller.predictor.nu
+        self._span = controller._span
+        self._memory = controller.horizon
         source, _ = controller_to_c(controller, folder / "attacked.c")
         main, self._program = folder / "main.c", folder / "attacked"
         main.write_text(_MAIN)

@@ -28,7 +28,8 @@ class Enemy:
     """
 
     def __init__(self, kind: str, *, odd: bool = False) -> None:
-        self.kind, self.odd = kind, odd
+        self.kind = kind
+        self.odd = odd
         self._side: Array | None = None
         self._until = 0
         self._wanted: Array | None = None

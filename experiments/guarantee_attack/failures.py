@@ -35,7 +35,10 @@ class FailingBackend:
     """
 
     def __init__(self, inner: Any, how: str, seed: int) -> None:
-        self.inner, self.how, self.rng, self.left = inner, how, np.random.default_rng(seed), 0
+        self.inner = inner
+        self.how = how
+        self.rng = np.random.default_rng(seed)
+        self.left = 0
         self.options = inner.options
 
     def reset(self) -> None:

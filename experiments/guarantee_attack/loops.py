@@ -113,13 +113,18 @@ class Loop:
     """
 
     def __init__(self, member: Member, enemy: Any, seed: int, controller: Any) -> None:
-        self.member, self.enemy, self.rng = member, enemy, np.random.default_rng(seed)
+        self.member = member
+        self.enemy = enemy
+        self.rng = np.random.default_rng(seed)
         self.controller = controller
         self.controller.reset()
-        self.system, self.low, self.high = member.predictor.system, *member.predictor.input_limits()
+        self.system = member.predictor.system
+        self.low, self.high = member.predictor.input_limits()
         self.reader = _Bounds(self.controller.observer)
         self.told: list[Told] = []
-        self.verdict, self.t, self.clock = Verdict(), 0, 0.0
+        self.verdict = Verdict()
+        self.t = 0
+        self.clock = 0.0
         self.warm = int(self.controller.observer.steps) + 2
         self.start = self.warm + BEFORE
         self.stop = self.start + DURING
@@ -178,7 +183,10 @@ class Loop:
             given = u if now.recorded is None else now.recorded
             self.told.append(Told("record", y, given))
             self.controller.record(y, given)
-            self._before, acted, self._applied, self._started = None, u, None, False
+            self._before = None
+            acted = u
+            self._applied = None
+            self._started = False
         else:
             time = None if now.stamp is None else self.clock + now.stamp * self.dt
             reference = self.enemy.reference(self)
@@ -274,7 +282,8 @@ class Loop:
         elif not broken:
             verdict.uncertified += 1
         if step.certified and step.feasible and not broken:
-            self._promised, self._started = (step.x, step.u), True
+            self._promised = (step.x, step.u)
+            self._started = True
         if member.terminal is not None and step.certified and not broken and self._started and not step.feasible:
             verdict.infeasible += 1
             verdict.note(self.t, f"infeasible: {step.status}, {step.fallback}")
@@ -319,7 +328,8 @@ class _Bounds:
     """Certified bounds of an observer, in its own metrics."""
 
     def __init__(self, observer: Observer) -> None:
-        self._error, self._jump = observer.error, observer.jump
+        self._error = observer.error
+        self._jump = observer.jump
 
     def estimate(self, away: Array) -> float:
         """Error of an estimate, in bounds."""

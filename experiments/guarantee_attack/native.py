@@ -25,7 +25,8 @@ class NativeController:
     def __init__(self, controller: TightenedMPC, folder: Path) -> None:
         self._compiled = CompiledController(controller, folder, flags=("-O1",))
         self.observer: Any = _Observer(controller.observer, self._compiled)
-        self.tightening, self.horizon = controller.tightening, controller.horizon
+        self.tightening = controller.tightening
+        self.horizon = controller.horizon
         for name in ("reset", "record", "clear_estimate", "start_from"):
             setattr(self, name, getattr(self._compiled, name))
 
@@ -44,8 +45,11 @@ class _Observer:
     """Constants from Python, what changes from C."""
 
     def __init__(self, observer: Any, compiled: CompiledController) -> None:
-        self._of, self._compiled = observer, compiled
-        self.error, self.jump, self.steps = observer.error, observer.jump, observer.steps
+        self._of = observer
+        self._compiled = compiled
+        self.error = observer.error
+        self.jump = observer.jump
+        self.steps = observer.steps
 
     @property
     def state(self) -> Array:

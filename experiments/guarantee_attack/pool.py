@@ -82,11 +82,16 @@ class Spec:
         observer, turn = OBSERVERS[index % len(OBSERVERS)], index // len(OBSERVERS)
         terminal = turn % 3 != 1
         return cls(
-            observer=observer, model=MODELS[(index + turn) % len(MODELS)], ny=1 + (turn + index) % 3,
-            nu=1 + (index // 2 + turn) % 2, terminal=terminal, recalls=terminal and turn % 2 == 0,
-            soft=turn % 2 == 0, inexact=(turn + index // 2) % 3 == 0,
+            observer=observer,
+            model=MODELS[(index + turn) % len(MODELS)],
+            ny=1 + (turn + index) % 3,
+            nu=1 + (index // 2 + turn) % 2,
+            terminal=terminal,
+            recalls=terminal and turn % 2 == 0,
+            soft=turn % 2 == 0,
+            inexact=(turn + index // 2) % 3 == 0,
             rti=0 if index % 7 == 3 else 2,
-        )  # fmt: skip
+        )
 
     @property
     def name(self) -> str:
@@ -179,9 +184,18 @@ def random_model(rng: np.random.Generator, spec: Spec) -> LureSystem:
 def declared(system: LureSystem, bounds: Array, gain: float | None = None) -> ModelError:
     """A model error that is declared; bounds (horizon + 1, ny)."""
     return ModelError(
-        bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=1000, starts=500, washout=0,
-        disturbance_gain=gain, system_digest=system.digest, data_digest=64 * "d", observer_digest="",
-    )  # fmt: skip
+        bounds=bounds,
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=1,
+        length=1000,
+        starts=500,
+        washout=0,
+        disturbance_gain=gain,
+        system_digest=system.digest,
+        data_digest=64 * "d",
+        observer_digest="",
+    )
 
 
 def build(index: int, seed: int) -> Member:
@@ -215,18 +229,30 @@ def _build(spec: Spec, rng: np.random.Generator, size: float) -> Member:
     make = observers(spec, predictor, contraction, rng, residual, errors)
     tightening, terminal, memory = promises(spec, predictor, contraction, make(), residual)
     member = Member(
-        spec=spec, predictor=predictor, contraction=contraction, make=make, tightening=tightening, terminal=terminal,
-        error_memory=memory, residual=residual, noise=NOISE * residual, input_error=errors,
+        spec=spec,
+        predictor=predictor,
+        contraction=contraction,
+        make=make,
+        tightening=tightening,
+        terminal=terminal,
+        error_memory=memory,
+        residual=residual,
+        noise=NOISE * residual,
+        input_error=errors,
         command_error=errors * (spec.observer in OBSERVERS[:3]),
-    )  # fmt: skip
+    )
     member.controller()
     return member
 
 
 def observers(
-    spec: Spec, predictor: Predictor, contraction: ContractionCertificate, rng: np.random.Generator, residual: Array,
+    spec: Spec,
+    predictor: Predictor,
+    contraction: ContractionCertificate,
+    rng: np.random.Generator,
+    residual: Array,
     errors: Array,
-) -> Callable[[], Observer]:  # fmt: skip
+) -> Callable[[], Observer]:
     """What makes fresh observers of a kind."""
     W = min(max(math.ceil(math.log(0.02) / math.log(float(contraction.rate))), 6), 24)
     known: dict[str, Any] = {"contraction": contraction, "input_error": errors}
@@ -262,10 +288,15 @@ def wild_encoder(predictor: Predictor, rng: np.random.Generator, past: int = 3) 
     nx, features, hidden = predictor.nx, past * (predictor.nu + predictor.ny), 4
     scalers = [Scaler(shift=np.zeros(n), scale=np.ones(n)) for n in (predictor.nu, predictor.ny)]
     return StateEncoder(
-        past=past, inputs=scalers[0], outputs=scalers[1], linear=rng.standard_normal((nx, 1 + features)),
-        inner=rng.standard_normal((hidden, features)), bias=rng.standard_normal(hidden),
-        outer=rng.standard_normal((nx, hidden)), system_digest=predictor.system.digest,
-    )  # fmt: skip
+        past=past,
+        inputs=scalers[0],
+        outputs=scalers[1],
+        linear=rng.standard_normal((nx, 1 + features)),
+        inner=rng.standard_normal((hidden, features)),
+        bias=rng.standard_normal(hidden),
+        outer=rng.standard_normal((nx, hidden)),
+        system_digest=predictor.system.digest,
+    )
 
 
 def promises(
@@ -276,9 +307,14 @@ def promises(
     assert jump is not None
     start, ahead = (observer.error, 0) if observer.restart is None else (observer.restart, W)
     joint = certify_horizon(
-        system, ahead + N, initial_radius=start.radius, metric=start.metric,
-        input_radius=observer.prediction_input_error, focus=[ahead + 1, ahead + N], iterations=100,
-    )  # fmt: skip
+        system,
+        ahead + N,
+        initial_radius=start.radius,
+        metric=start.metric,
+        input_radius=observer.prediction_input_error,
+        focus=[ahead + 1, ahead + N],
+        iterations=100,
+    )
     rows = np.tile(residual, (N + 1, 1))
     tightening = tighten(declared(system, rows), joint, observer=observer)
     if not spec.terminal:

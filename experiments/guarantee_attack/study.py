@@ -199,9 +199,11 @@ def attacks(member: Member, seed: int, acting: dict[str, Any]) -> Iterator[Attac
         for which in acting:
             yield Attack("failing", f"from outside, {which}", partial(outside, which, turn), which)
     yield Attack(
-        "failing", "out of time at every sample",
-        partial(run_failing, member, Enemy("limit"), seed, acting["hurried"]), "hurried",
-    )  # fmt: skip
+        "failing",
+        "out of time at every sample",
+        partial(run_failing, member, Enemy("limit"), seed, acting["hurried"]),
+        "hurried",
+    )
     if isinstance(acting["plain"], NativeController):
         return
     for turn, how in enumerate(FAILURES):

@@ -64,9 +64,14 @@ class Claim:
 
 
 def claimed(
-    paper: str, claim: str, published: str, ours: Iterable[float | None], decided: Decision, unit: str = "",
+    paper: str,
+    claim: str,
+    published: str,
+    ours: Iterable[float | None],
+    decided: Decision,
+    unit: str = "",
     remark: str = "",
-) -> Claim:  # fmt: skip
+) -> Claim:
     """Make a claim of numbers of any kind; None, where a case has no value, becomes NaN."""
     values = tuple(float("nan") if v is None else float(v) for v in ours)
     return Claim(paper=paper, claim=claim, published=published, ours=values, unit=unit, decided=decided, remark=remark)

@@ -32,17 +32,38 @@ def claims(rows: Rows, theory: Row, *, short: bool) -> list[Claim]:
 
 def _propositions(theory: Row) -> Iterator[Claim]:
     """Both propositions, as printed and as corrected."""
-    yield _claim("a Hurwitz A makes every equilibrium stable", "proposition 1", [theory["grown_1"]],
-        decide_all([theory["grown_1"] < 1]), "times after 5 time units",
-        "counterexample h' = -0.1 h + tanh(5 h) at 0: a millionth grows")  # fmt: skip
-    yield _claim("it does where lambda_max(A + A')/2 + |W| < 0", "corrected proposition 1",
-        [100 * theory["corrected_1"]], decide_all([theory["corrected_1"] == 1, theory["conditions"] >= 20]),
-        "% of cases", f"{theory['conditions']} random pairs that meet it, 20 slope patterns each")  # fmt: skip
-    yield _claim("Re lambda(A) is at most (1 - beta) lambda_max(M + M') - 2 gamma", "proposition 2 as printed",
-        [100 * theory["printed_2"]], decide_all([theory["printed_2"] == 1]), "% of cases",
-        "gamma counts twice")  # fmt: skip
-    yield _claim("Re lambda(A) lies within (1 - beta) lambda(M + M') - gamma", "corrected proposition 2",
-        [100 * theory["corrected_2"]], decide_all([theory["corrected_2"] == 1]), "% of cases", "")  # fmt: skip
+    yield _claim(
+        "a Hurwitz A makes every equilibrium stable",
+        "proposition 1",
+        [theory["grown_1"]],
+        decide_all([theory["grown_1"] < 1]),
+        "times after 5 time units",
+        "counterexample h' = -0.1 h + tanh(5 h) at 0: a millionth grows",
+    )
+    yield _claim(
+        "it does where lambda_max(A + A')/2 + |W| < 0",
+        "corrected proposition 1",
+        [100 * theory["corrected_1"]],
+        decide_all([theory["corrected_1"] == 1, theory["conditions"] >= 20]),
+        "% of cases",
+        f"{theory['conditions']} random pairs that meet it, 20 slope patterns each",
+    )
+    yield _claim(
+        "Re lambda(A) is at most (1 - beta) lambda_max(M + M') - 2 gamma",
+        "proposition 2 as printed",
+        [100 * theory["printed_2"]],
+        decide_all([theory["printed_2"] == 1]),
+        "% of cases",
+        "gamma counts twice",
+    )
+    yield _claim(
+        "Re lambda(A) lies within (1 - beta) lambda(M + M') - gamma",
+        "corrected proposition 2",
+        [100 * theory["corrected_2"]],
+        decide_all([theory["corrected_2"] == 1]),
+        "% of cases",
+        "",
+    )
 
 
 def _perturbed(rows: Rows, remark: str) -> Iterator[Claim]:
@@ -57,14 +78,24 @@ def _perturbed(rows: Rows, remark: str) -> Iterator[Claim]:
             if column == "pgd":
                 published = f"{TABLE_3['lipschitz'][0]} %, {TABLE_3[other][0]} % (table 3)" if other in TABLE_3 else "-"
             decided = Decision.NOT_DECIDED if remark else decide(own - others)
-            yield _claim(f"more accurate than {other}: {where}", published, own - others, decided, "% points",
-                joined(f"Lipschitz {np.median(own):.1f} %", remark))  # fmt: skip
+            yield _claim(
+                f"more accurate than {other}: {where}",
+                published,
+                own - others,
+                decided,
+                "% points",
+                joined(f"Lipschitz {np.median(own):.1f} %", remark),
+            )
 
 
 def more_claims(
-    rows: Rows, variants: Mapping[str, Mapping[float, Sequence[Row]]], carts: Mapping[str, Row], pixels: Rows, *,
+    rows: Rows,
+    variants: Mapping[str, Mapping[float, Sequence[Row]]],
+    carts: Mapping[str, Row],
+    pixels: Rows,
+    *,
     short: bool,
-) -> list[Claim]:  # fmt: skip
+) -> list[Claim]:
     """Decide the claims on permuted and single pixels, DeepFool, curvature, ablations, and units on carts."""
     trained = [*_pixels(rows, pixels), *_fooling(rows), *_curvature(rows), *_ablations(variants)]
     if short:
@@ -82,16 +113,23 @@ def _pixels(rows: Rows, pixels: Rows) -> Iterator[Claim]:
     for task, value in (("ordered", 99.0), ("permuted", 97.2)):
         reached = [row["accuracy"] for row in pixels.get(task, [])]
         yield _claim(
-            f"{value} % of single pixels, {task}", f"{value} % (table 1)", reached,
-            decide([0.3 - abs(v - value) for v in reached]), "%",
+            f"{value} % of single pixels, {task}",
+            f"{value} % (table 1)",
+            reached,
+            decide([0.3 - abs(v - value) for v in reached]),
+            "%",
             "reached: within 0.3 points" if reached else "784 samples, in the full run alone",
-        )  # fmt: skip
+        )
     for other in (unit for unit in rows if unit != "lipschitz"):
         own, others = (np.array([row["permuted"]["accuracy"] for row in rows[unit]]) for unit in ("lipschitz", other))
         yield _claim(
-            f"more accurate than {other}: permuted pixels", "table 1", own - others, decide(own - others), "% points",
+            f"more accurate than {other}: permuted pixels",
+            "table 1",
+            own - others,
+            decide(own - others),
+            "% points",
             f"Lipschitz {np.median(own):.1f} %",
-        )  # fmt: skip
+        )
 
 
 def _fooling(rows: Rows) -> Iterator[Claim]:
@@ -101,9 +139,12 @@ def _fooling(rows: Rows) -> Iterator[Claim]:
             ratio = _ratio(rows, "lipschitz", other, column)
             yield _claim(
                 f"harder to fool than {other}: DeepFool, {norm}",
-                f"accuracy {TABLE_3['lipschitz'][n]} %, {TABLE_3[other][n]} % (table 3)", ratio,
-                decide(np.log(ratio).tolist()), "times the size", "their radius is not stated",
-            )  # fmt: skip
+                f"accuracy {TABLE_3['lipschitz'][n]} %, {TABLE_3[other][n]} % (table 3)",
+                ratio,
+                decide(np.log(ratio).tolist()),
+                "times the size",
+                "their radius is not stated",
+            )
 
 
 def _curvature(rows: Rows) -> Iterator[Claim]:
@@ -113,9 +154,11 @@ def _curvature(rows: Rows) -> Iterator[Claim]:
             ratio = _ratio(rows, other, "lipschitz", column)
             yield _claim(
                 f"flatter than {other}: {what} of the Hessian",
-                f"{TABLE_3['lipschitz'][n]}, {TABLE_3[other][n]} (table 3)", ratio,
-                decide([np.log(r) if r > 0 else None for r in ratio]), "times that of Lipschitz",
-            )  # fmt: skip
+                f"{TABLE_3['lipschitz'][n]}, {TABLE_3[other][n]} (table 3)",
+                ratio,
+                decide([np.log(r) if r > 0 else None for r in ratio]),
+                "times that of Lipschitz",
+            )
 
 
 def _ablations(variants: Mapping[str, Mapping[float, Sequence[Row]]]) -> Iterator[Claim]:
@@ -125,37 +168,53 @@ def _ablations(variants: Mapping[str, Mapping[float, Sequence[Row]]]) -> Iterato
         for name, cases in variants.items()
     }
     for name, best, others, text in (
-        ("alpha", 1.0, (0.0, 2.0), "the linear part helps"), ("beta", 0.65, (0.5, 1.0), "mixtures are best"),
-    ):  # fmt: skip
+        ("alpha", 1.0, (0.0, 2.0), "the linear part helps"),
+        ("beta", 0.65, (0.5, 1.0), "mixtures are best"),
+    ):
         for other in others:
             change: Any = reached[name][best] - reached[name][other]
             yield _claim(f"{text}: {name} {best:g} before {other:g}", "figure 2", change, decide(change), "% points")
     change = reached["implicitness"][1.0] - reached["implicitness"][0.0]
     yield _claim(
-        "the explicit scheme is as accurate as IMEX", "they use it (sec. 5)", change,
-        decide(_AS_ACCURATE - np.abs(change)), "% points for IMEX", f"within {_AS_ACCURATE} points",
-    )  # fmt: skip
+        "the explicit scheme is as accurate as IMEX",
+        "they use it (sec. 5)",
+        change,
+        decide(_AS_ACCURATE - np.abs(change)),
+        "% points for IMEX",
+        f"within {_AS_ACCURATE} points",
+    )
 
 
 def _always(rows: Rows, carts: Mapping[str, Row]) -> Iterator[Claim]:
     """Claims that a short training decides as well as a long one, or none can."""
     yield _claim(
-        "most accurate on pixels of CIFAR10", "63.2 %, padded 55.2 % (table 2)", [], Decision.NOT_DECIDED, "",
+        "most accurate on pixels of CIFAR10",
+        "63.2 %, padded 55.2 % (table 2)",
+        [],
+        Decision.NOT_DECIDED,
+        "",
         "the images are not at hand",
-    )  # fmt: skip
+    )
     least = [row["least"] for unit in TABLE_3 for row in rows[unit]]
     yield _claim(
-        "the Hessian has a condition number", "23.2, 35.5, 37.6 (table 3)", least, decide_all([v > 0 for v in least]),
-        "least eigenvalue found", "undefined where an eigenvalue is not positive",
-    )  # fmt: skip
+        "the Hessian has a condition number",
+        "23.2, 35.5, 37.6 (table 3)",
+        least,
+        decide_all([v > 0 for v in least]),
+        "least eigenvalue found",
+        "undefined where an eigenvalue is not positive",
+    )
     proven = [row["rate"] for row in carts.values()]
     count = sum(rate is not None for rate in proven)
     yield _claim(
-        "units identified on the carts are stable", "proposition 1", [v for v in proven if v is not None],
-        unrefuted(decide_all([v is not None for v in proven])), "proven rate",
+        "units identified on the carts are stable",
+        "proposition 1",
+        [v for v in proven if v is not None],
+        unrefuted(decide_all([v is not None for v in proven])),
+        "proven rate",
         f"contraction proven for {count} of {len(proven)}; NSE "
         + ", ".join(f"{unit} {row['nse_3']:.2f}" for unit, row in carts.items()),
-    )  # fmt: skip
+    )
 
 
 def _ratio(rows: Rows, one: str, other: str, column: str) -> Array:

@@ -105,9 +105,7 @@ def permuted(data: Digits) -> Digits:
 
 def settings_of(rate: float, seed: int, epochs: int) -> Training:
     """The paper's training: the learning rate falls to a tenth for the last tenth of the epochs."""
-    return Training(
-        epochs=epochs, batch_size=128, learning_rate=rate, drop_at=max(int(0.9 * epochs), 1), seed=seed
-    )  # fmt: skip
+    return Training(epochs=epochs, batch_size=128, learning_rate=rate, drop_at=max(int(0.9 * epochs), 1), seed=seed)
 
 
 def trained_accuracy(data: Digits, unit: tuple[Callable[..., Model], float], seed: int, sizes: Sizes) -> Row:
@@ -139,9 +137,15 @@ def on_carts(study: Study, sizes: Sizes) -> dict[str, Row]:
         some: dict[str, Any] = {"nu": 1, "ny": 1, "nx": 10, "seed": study.seed}
         make = {"lipschitz": LipschitzRNN, "antisymmetric": AntisymmetricRNN, "ode": NeuralODERNN, "cayley": CayleyRNN}
         fit = identify(
-            make[unit](**some), data, loss=SimulationError(washout=four_carts.WASHOUT), window=400, batch_size=16,
-            steps=sizes.carts, learning_rate=1e-2, seed=study.seed,
-        )  # fmt: skip
+            make[unit](**some),
+            data,
+            loss=SimulationError(washout=four_carts.WASHOUT),
+            window=400,
+            batch_size=16,
+            steps=sizes.carts,
+            learning_rate=1e-2,
+            seed=study.seed,
+        )
         return {"unit": unit, "rate": certified_rate(fit.system)} | four_carts.errors_of(fit.system, data)
 
     return {unit: study.row(f"carts {unit}", partial(identified, unit), needs=vars(sizes)) for unit in UNITS}
@@ -209,9 +213,12 @@ def one_training(data: Digits, unit: str, seed: int, sizes: Sizes) -> Row:
     share = partial(accuracy, trained.system)
     fooled = data.test.u[: sizes.fooled]
     bent = spectrum(
-        model, data.train.take(torch.arange(min(200, len(data.train)))), steps=sizes.lanczos, draws=sizes.lanczos,
+        model,
+        data.train.take(torch.arange(min(200, len(data.train)))),
+        steps=sizes.lanczos,
+        draws=sizes.lanczos,
         seed=seed,
-    )  # fmt: skip
+    )
     return {
         "unit": unit, "accuracy": 100 * share(data.test), "validation": 100 * max(trained.validation),
         "white": [100 * share(white(test, sigma, rng)) for sigma in WHITE],

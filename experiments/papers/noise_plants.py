@@ -135,10 +135,14 @@ def claims(rows: Mapping[str, Sequence[Row]], order: Sequence[tuple[str, str]], 
                 for way in (better, worse)
             )
             yield claimed(
-                PAPER, f"{better} errs less than {worse}: {name}", "not in the paper", other / one,
-                settled(decide(np.log(other / one).tolist()), short), "times its error",
+                PAPER,
+                f"{better} errs less than {worse}: {name}",
+                "not in the paper",
+                other / one,
+                settled(decide(np.log(other / one).tolist()), short),
+                "times its error",
                 joined(f"noise on {unit}", errors, short),
-            )  # fmt: skip
+            )
 
 
 def all_rows(study: Any, ways: Sequence[str], *, quick: bool) -> dict[str, list[Row]]:

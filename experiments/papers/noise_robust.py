@@ -174,9 +174,9 @@ def monte_carlo(system: LureSystem, data: Sequences, seed: int) -> Row:
         noisy = answers(double, (u + sigma * noise).flatten(0, 1)).reshape(_DRAWS, len(u), -1)
         square = (noisy - clean).square().sum(-1)
         rho, doubt = square.mean(0), square.std(0) / _DRAWS**0.5
-        loss = torch.nn.functional.cross_entropy(
-            noisy.flatten(0, 1), labels.repeat(_DRAWS), reduction="none"
-        ).reshape(_DRAWS, len(u))  # fmt: skip
+        loss = torch.nn.functional.cross_entropy(noisy.flatten(0, 1), labels.repeat(_DRAWS), reduction="none").reshape(
+            _DRAWS, len(u)
+        )
         least = torch.nn.functional.cross_entropy(clean, labels, reduction="none")
         # The sample's own mean square, so that Jensen's inequality holds for the draws themselves.
         row[f"theorem_1_{name}"] = bool((loss.mean(0) <= 2**0.5 * rho.sqrt() + least + 1e-9).all())
@@ -230,18 +230,24 @@ def _noise_borne(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
             where = f"its own error plus {ADDED} points" if at is None else f"an error of {LEVELS[at]} %"
             open_ = "some errors are larger without noise" if None in ours else ""
             yield _claim(
-                f"{better} bears more noise than {worse} at {where}", published(better, worse), ours,
-                settled(decide([None if t is None else np.log(t) for t in ours]), short), "times, sigma",
+                f"{better} bears more noise than {worse} at {where}",
+                published(better, worse),
+                ours,
+                settled(decide([None if t is None else np.log(t) for t in ours]), short),
+                "times, sigma",
                 joined(short, open_),
-            )  # fmt: skip
+            )
     for way, least, words in (("estimate", 3.0, "at least three times"), ("bound", 1.5, "50 % more than")):
         for at, where in ((len(LEVELS) - 1, f"an error of {LEVELS[-1]} %"), (None, f"own error plus {ADDED} points")):
             ours = times(way, "regular", at)
             yield _claim(
-                f"{way} bears {words} the noise of regular training ({where})", published(way, "regular"), ours,
-                settled(decide([None if t is None else t - least for t in ours]), short), "times, sigma",
+                f"{way} bears {words} the noise of regular training ({where})",
+                published(way, "regular"),
+                ours,
+                settled(decide([None if t is None else t - least for t in ours]), short),
+                "times, sigma",
                 joined("in variance, as the paper writes its noise, the square", short),
-            )  # fmt: skip
+            )
 
 
 def _training(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
@@ -250,21 +256,32 @@ def _training(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
     norm = {way: np.array([row["norm"] for row in rows[way]]) for way in WAYS}
     others = np.array([error[way] for way in WAYS if way != "stable"])
     yield _claim(
-        "stable training is least accurate", "in words (fig. 5)", error["stable"] - others.min(axis=0),
-        settled(decide(error["stable"] - others.max(axis=0)), short), "% error more than the best", short,
-    )  # fmt: skip
+        "stable training is least accurate",
+        "in words (fig. 5)",
+        error["stable"] - others.min(axis=0),
+        settled(decide(error["stable"] - others.max(axis=0)), short),
+        "% error more than the best",
+        short,
+    )
     best = 100 - np.min(list(error.values()), axis=0)
     yield _claim(
-        "a basic RNN reaches 98.03 %", "98.03 % (sec. VII)", best,
-        Decision.NOT_DECIDED if short else decide(0.3 - np.abs(best - 98.03)), "%",
+        "a basic RNN reaches 98.03 %",
+        "98.03 % (sec. VII)",
+        best,
+        Decision.NOT_DECIDED if short else decide(0.3 - np.abs(best - 98.03)),
+        "%",
         short or "reached: within 0.3 points; the published value divides by the wrong number",
-    )  # fmt: skip
+    )
     for smaller, larger in (("stable", "bound"), ("bound", "estimate"), ("estimate", "regular")):
         ratio = norm[larger] / norm[smaller]
         yield _claim(
-            f"|A| of {smaller} is below that of {larger}", f"{PUBLISHED[smaller][1]}, {PUBLISHED[larger][1]} (table I)",
-            ratio, settled(decide(np.log(ratio)), short), "times", short,
-        )  # fmt: skip
+            f"|A| of {smaller} is below that of {larger}",
+            f"{PUBLISHED[smaller][1]}, {PUBLISHED[larger][1]} (table I)",
+            ratio,
+            settled(decide(np.log(ratio)), short),
+            "times",
+            short,
+        )
 
 
 def _theory(rows: dict[str, list[Row]], printed: Row) -> Iterator[Claim]:
@@ -272,26 +289,38 @@ def _theory(rows: dict[str, list[Row]], printed: Row) -> Iterator[Claim]:
     everything = [row for way in WAYS for row in rows[way]]
     both = ("small", "unit")
     yield _claim(
-        "the printed inequality (11) bounds the noise", "theorem 2", [printed["over_printed"]],
-        decide_all([printed["over_printed"] <= 1]), "found over printed",
+        "the printed inequality (11) bounds the noise",
+        "theorem 2",
+        [printed["over_printed"]],
+        decide_all([printed["over_printed"] <= 1]),
+        "found over printed",
         "a neuron in its linear part is a counterexample; the proof has kappa_u squared and a factor 2",
-    )  # fmt: skip
+    )
     yield _claim(
-        "inequality (16), with all rows counted, bounds the noise", "eq. (16)", [printed["over_proven"]],
+        "inequality (16), with all rows counted, bounds the noise",
+        "eq. (16)",
+        [printed["over_proven"]],
         decide_all([r[f"bound_{n}"] for r in everything for n in both] + [printed["over_proven"] < 1.05]),
-        "found over proven, the same neuron", f"and every trained classifier, {_IMAGES} images, sigma {_SMALL} and 1",
-    )  # fmt: skip
+        "found over proven, the same neuron",
+        f"and every trained classifier, {_IMAGES} images, sigma {_SMALL} and 1",
+    )
     ratio = [r["estimate_over_found_small"] for r in everything]
     unit = np.median([r["estimate_over_found_unit"] for r in everything])
     yield _claim(
-        "the linearised covariance predicts small noise", "eq. (24), approximate", ratio, decide_value(ratio, 1.0),
-        "predicted over found", f"sigma {_SMALL}; at sigma 1: {unit:.2f} (median)",
-    )  # fmt: skip
+        "the linearised covariance predicts small noise",
+        "eq. (24), approximate",
+        ratio,
+        decide_value(ratio, 1.0),
+        "predicted over found",
+        f"sigma {_SMALL}; at sigma 1: {unit:.2f} (median)",
+    )
     yield _claim(
-        "theorem 1: the expected loss grows by at most kappa_L sqrt(rho)", "theorem 1", [],
+        "theorem 1: the expected loss grows by at most kappa_L sqrt(rho)",
+        "theorem 1",
+        [],
         decide_all([r[f"theorem_1_{n}"] for r in everything for n in both]),
         remark="cross-entropy, kappa_L = sqrt(2); squared error has no such constant",
-    )  # fmt: skip
+    )
 
 
 def _figure(rows: dict[str, list[Row]]) -> Figure:

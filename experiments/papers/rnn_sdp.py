@@ -65,9 +65,15 @@ def one_network(seed: int, lengths: Sequence[int], *, quick: bool) -> Row:
         columns[name] = [certify_lipschitz(made, length, **options).constant for length in lengths]
         columns[f"{name}_s"] = [(time.process_time() - began) / len(lengths)]
     search = partial(
-        attack_lengths, system, lengths, input_limit=LIMIT, state_limit=LIMIT, starts=8 if quick else 24,
-        steps=60 if quick else 150, seed=seed,
-    )  # fmt: skip
+        attack_lengths,
+        system,
+        lengths,
+        input_limit=LIMIT,
+        state_limit=LIMIT,
+        starts=8 if quick else 24,
+        steps=60 if quick else 150,
+        seed=seed,
+    )
     free, boxed = search(boxed=False), search(boxed=True)
     columns["active"] = [max(pair) for pair in zip(free.ascent, boxed.ascent, strict=True)]
     columns["active_boxed"], columns["random"] = boxed.ascent, boxed.random

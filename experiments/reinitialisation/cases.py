@@ -80,15 +80,23 @@ def certify(method: Method, config: Config, iterations: int) -> tuple[HorizonCer
     observer, N, more = method.observer, config.horizon, None
     if isinstance(observer, GuardedObserver) and observer.guard is not None and observer.guard_distance is not None:
         more = certify_horizon(
-            observer.system, N, initial_radius=observer.guard_distance.radius, metric=observer.guard_distance.metric,
+            observer.system,
+            N,
+            initial_radius=observer.guard_distance.radius,
+            metric=observer.guard_distance.metric,
             iterations=iterations,
-        )  # fmt: skip
+        )
         observer = observer.guard
     ahead, start = (0, observer.error) if observer.restart is None else (observer.steps, observer.restart)
     first = certify_horizon(
-        observer.system, ahead + N, initial_radius=start.radius, metric=start.metric,
-        input_radius=observer.input_error, focus=sorted({ahead, ahead + N}), iterations=iterations,
-    )  # fmt: skip
+        observer.system,
+        ahead + N,
+        initial_radius=start.radius,
+        metric=start.metric,
+        input_radius=observer.input_error,
+        focus=sorted({ahead, ahead + N}),
+        iterations=iterations,
+    )
     return first, more
 
 
@@ -108,9 +116,13 @@ def size(e: Array, metric: Array) -> Array:
 
 
 def realised(
-    method: Method, contraction: ContractionCertificate, records: Sequence[Trajectory], residual: Array,
-    config: Config, seed: int,
-) -> Realised:  # fmt: skip
+    method: Method,
+    contraction: ContractionCertificate,
+    records: Sequence[Trajectory],
+    residual: Array,
+    config: Config,
+    seed: int,
+) -> Realised:
     """Measure errors along held-out records, with drawn input errors and with the worst of the allowed ones.
 
     x* is the model's run under the record's inputs. At the corners the measurements are the model's outputs plus a
@@ -146,9 +158,13 @@ def _variants(
 
 
 def _follow(
-    observer: Observer, contraction: ContractionCertificate, record: Trajectory, recorded: Array, config: Config,
+    observer: Observer,
+    contraction: ContractionCertificate,
+    record: Trajectory,
+    recorded: Array,
+    config: Config,
     found: Realised,
-) -> None:  # fmt: skip
+) -> None:
     system, N, P = observer.system, config.horizon, contraction.metric
     first = max(config.washout, observer.steps)
     xhat = observer.estimates(recorded, record.y)
@@ -162,9 +178,14 @@ def _follow(
 
 
 def from_the_edge(
-    washout: int, observer: Observer, contraction: ContractionCertificate, records: Sequence[Trajectory],
-    config: Config, starts: int, seed: int,
-) -> tuple[float, Array]:  # fmt: skip
+    washout: int,
+    observer: Observer,
+    contraction: ContractionCertificate,
+    records: Sequence[Trajectory],
+    config: Config,
+    starts: int,
+    seed: int,
+) -> tuple[float, Array]:
     """Largest errors after restarts at the edge of the reachable ball, in the slowest directions.
 
     Returns:
@@ -211,9 +232,12 @@ def _setup(observer: Any, config: Config, tightened: Tightening | None) -> Close
 def baseline(observer: Any, config: Config, seed: int) -> Row:
     """The nominal controller a constant away from its limits, chosen on trial loops, in the loops of all others."""
     room, used = backed_off(
-        partial(_setup, observer, config), observer.system, config.horizon, config.back_off_step,
+        partial(_setup, observer, config),
+        observer.system,
+        config.horizon,
+        config.back_off_step,
         trial_seeds(seed, config.runs),
-    )  # fmt: skip
+    )
     said = {"note": f"{room.total[0, 0]:g} cm, by {used} trial loops"}
     return closed_loops(observer, room, config, seed) | said
 

@@ -74,9 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study.figure("reinitialisation", _figure(rows, edges, config))
     study.figure("closed_loop", _loop_figure(loops))
     return study.finish(
-        config=asdict(config), residual_bound=residual, model_error=error.bounds,
-        describe={m.name: m.observer.describe() for m in methods}, best=_best(loops),
-    )  # fmt: skip
+        config=asdict(config),
+        residual_bound=residual,
+        model_error=error.bounds,
+        describe={m.name: m.observer.describe() for m in methods},
+        best=_best(loops),
+    )
 
 
 def _model(study: Study, config: Config) -> tuple[Dataset, LureSystem, ContractionCertificate]:
@@ -98,10 +101,12 @@ def _residuals(system: LureSystem, dataset: Dataset, config: Config) -> tuple[Mo
     """Calibrate the model error; also the declared bound and the standard deviation of the residual."""
     plain = Washout(stages.predictor(system, config), config.washout)
     error = stages.model_error(system, plain, dataset, config)
-    seen = np.concatenate([
-        calibration_errors(system, r, horizon=1, washout=config.washout, initial_state=plain.initial_state)[:, 0]
-        for r in (*dataset.calibration, *dataset.validation)
-    ])  # fmt: skip
+    seen = np.concatenate(
+        [
+            calibration_errors(system, r, horizon=1, washout=config.washout, initial_state=plain.initial_state)[:, 0]
+            for r in (*dataset.calibration, *dataset.validation)
+        ]
+    )
     return error, MARGIN * np.abs(seen).max(axis=0), seen.std(axis=0)
 
 
@@ -113,9 +118,14 @@ def _residuals_held(system: LureSystem, dataset: Dataset, residual: Array, confi
 
 
 def _methods(
-    study: Study, config: Config, dataset: Dataset, system: LureSystem, contraction: ContractionCertificate,
-    residual: Array, spread: Array,
-) -> list[Method]:  # fmt: skip
+    study: Study,
+    config: Config,
+    dataset: Dataset,
+    system: LureSystem,
+    contraction: ContractionCertificate,
+    residual: Array,
+    spread: Array,
+) -> list[Method]:
     """All estimators under test; slow ones are tried on fewer records."""
     predictor, many, few = stages.predictor(system, config), len(dataset.test), 2 if study.quick else 5
     settings: dict[str, Any] = {"contraction": contraction, "input_error": config.actuator}
@@ -158,9 +168,14 @@ def _observer(predictor: Any, W: int, residual: Array, spread: Array, settings: 
 
 
 def _judge(
-    study: Study, config: Config, dataset: Dataset, contraction: ContractionCertificate, error: ModelError,
-    residual: Array, method: Method,
-) -> Row:  # fmt: skip
+    study: Study,
+    config: Config,
+    dataset: Dataset,
+    contraction: ContractionCertificate,
+    error: ModelError,
+    residual: Array,
+    method: Method,
+) -> Row:
     """Compare the promise of one estimator with what happens."""
 
     def compute() -> Row:
@@ -182,23 +197,27 @@ def _judge(
         }  # fmt: skip
 
     return study.row(
-        method.name, compute, needs={"observer": method.observer.digest, "config": asdict(config)},
+        method.name,
+        compute,
+        needs={"observer": method.observer.digest, "config": asdict(config)},
         files=[f"{_stem(method.name)}.npz"],
-    )  # fmt: skip
+    )
 
 
 def _edge(
-    study: Study, config: Config, dataset: Dataset, contraction: ContractionCertificate, washout: int,
+    study: Study,
+    config: Config,
+    dataset: Dataset,
+    contraction: ContractionCertificate,
+    washout: int,
     methods: Sequence[Method],
-) -> Row:  # fmt: skip
+) -> Row:
     """Errors after restarts at the edge of the reachable ball, with input errors at their corners."""
     like = next(m.observer for m in methods if m.name == "washout 140")
 
     def compute() -> Row:
         starts = 5 if study.quick else 40
-        state, outputs = work.from_the_edge(
-            washout, like, contraction, dataset.test, config, starts, study.seed
-        )  # fmt: skip
+        state, outputs = work.from_the_edge(washout, like, contraction, dataset.test, config, starts, study.seed)
         radius = like.restart.radius if like.restart is not None else np.inf
         exact = contraction.error_after(washout, radius)
         bound = contraction.error_after(washout, radius, like.input_error)
@@ -236,10 +255,13 @@ def _loops(study: Study, config: Config, methods: Sequence[Method], rows: dict[s
 def _best(loops: dict[str, Row]) -> str | None:
     """Name of the certified estimator with inexact inputs that costs least without leaving the limits."""
     costs = {
-        name: row["cost"] for name, row in loops.items()
-        if name not in (*BASELINES, "encoder, calibrated") and "exact" not in name
-        and row["cost"] is not None and row["runs_with_violation"] == 0
-    }  # fmt: skip
+        name: row["cost"]
+        for name, row in loops.items()
+        if name not in (*BASELINES, "encoder, calibrated")
+        and "exact" not in name
+        and row["cost"] is not None
+        and row["runs_with_violation"] == 0
+    }
     return min(costs, key=lambda name: costs[name]) if costs else None
 
 
@@ -295,13 +317,15 @@ def _figure(rows: dict[str, Row], edges: dict[int, Row], config: Config) -> Figu
 def _against_washout(axes: Axes, rows: dict[str, Row], edges: dict[int, Row]) -> None:
     seen = [w for w in WASHOUTS if w]
     for column, style, label in (
-        ("edge_state_bound", "k.-", "certified"), ("exact_inputs_bound", "k:", "certified, exact inputs"),
+        ("edge_state_bound", "k.-", "certified"),
+        ("exact_inputs_bound", "k:", "certified, exact inputs"),
         ("edge_state_largest", "C3.-", "largest, from the edge"),
-    ):  # fmt: skip
+    ):
         axes.semilogy(WASHOUTS, [edges[w][column] for w in WASHOUTS], style, label=label)
     for column, style, label in (
-        ("state_largest", "C0.-", "largest, held-out records"), ("state_median", "C0--", "median, held-out records")
-    ):  # fmt: skip
+        ("state_largest", "C0.-", "largest, held-out records"),
+        ("state_median", "C0--", "median, held-out records"),
+    ):
         axes.semilogy(seen, [rows[f"washout {w}"][column] for w in seen], style, label=label)
     lowest = min(rows[f"washout {w}"]["state_median"] for w in seen)
     axes.set(xlabel="washout [samples]", ylabel="error of the state (metric)", ylim=(0.3 * lowest, None))
@@ -315,9 +339,14 @@ def _loop_figure(loops: dict[str, Row]) -> Figure:
     known = {name: row for name, row in loops.items() if row["cost"] is not None}
     costs = [row["cost"] for row in known.values()]
     bars = axes.barh(list(known), costs, color="C0")
-    axes.bar_label(bars, [
-        f" {row['cost']:.0f}; {row['runs_with_violation']} of {row['runs']} leave the limits" for row in known.values()
-    ], fontsize="small")  # fmt: skip
+    axes.bar_label(
+        bars,
+        [
+            f" {row['cost']:.0f}; {row['runs_with_violation']} of {row['runs']} leave the limits"
+            for row in known.values()
+        ],
+        fontsize="small",
+    )
     axes.invert_yaxis()
     axes.set(xlabel="mean closed-loop cost", xlim=(0, 1.4 * max(costs)))
     return figure

@@ -36,9 +36,18 @@ class Reached:
 
 
 def attack_lengths(
-    system: LureSystem, lengths: Sequence[int], *, input_limit: float, state_limit: float, boxed: bool,
-    inputs_differ: bool = True, states_differ: bool = True, starts: int = 32, steps: int = 120, seed: int,
-) -> Reached:  # fmt: skip
+    system: LureSystem,
+    lengths: Sequence[int],
+    *,
+    input_limit: float,
+    state_limit: float,
+    boxed: bool,
+    inputs_differ: bool = True,
+    states_differ: bool = True,
+    starts: int = 32,
+    steps: int = 120,
+    seed: int,
+) -> Reached:
     """Lower bounds of the constant from (initial state, inputs) to the last output, for rising lengths.
 
     Args:
@@ -91,14 +100,24 @@ class _Ascent:
     """Gradient ascent of one batch of trajectories."""
 
     def __init__(
-        self, system: LureSystem, u: Array, x: Array, inputs_differ: bool, states_differ: bool,
+        self,
+        system: LureSystem,
+        u: Array,
+        x: Array,
+        inputs_differ: bool,
+        states_differ: bool,
         rng: np.random.Generator,
-    ) -> None:  # fmt: skip
-        self.system, self.u, self.x = system, u, x
+    ) -> None:
+        self.system = system
+        self.u = u
+        self.x = x
         self.masks = float(inputs_differ), float(states_differ)
-        self.du, self.dx = rng.normal(size=u.shape), rng.normal(size=x.shape)
-        self.best, self.first = np.zeros(len(u)), np.zeros(len(u))
-        self.best_u, self.best_x = u.copy(), x.copy()
+        self.du = rng.normal(size=u.shape)
+        self.dx = rng.normal(size=x.shape)
+        self.best = np.zeros(len(u))
+        self.first = np.zeros(len(u))
+        self.best_u = u.copy()
+        self.best_x = x.copy()
 
     def run(self, steps: int, limits: tuple[float, float], *, settle: int = 8, rate: float = 0.1) -> None:
         """Run the ascent; the first ``settle`` steps only turn the directions."""
@@ -126,13 +145,12 @@ class _Ascent:
         du, dx = self.du * self.masks[0], self.dx * self.masks[1]
         size = np.maximum(np.sqrt((du**2).sum(axis=(1, 2)) + (dx**2).sum(axis=1)), 1e-300)
         du, dx = du / size[:, None, None], dx / size[:, None]
-        one, two = (
-            Recording(self.system, self.u + 0.5 * h * du, self.x + 0.5 * h * dx) for h in (_H, -_H)
-        )  # fmt: skip
+        one, two = (Recording(self.system, self.u + 0.5 * h * du, self.x + 0.5 * h * dx) for h in (_H, -_H))
         dy = (one.y[:, -1] - two.y[:, -1]) / _H
         gain = np.linalg.norm(dy, axis=1)
         seed_y = np.zeros_like(one.y)
         seed_y[:, -1] = dy / np.maximum(gain, 1e-300)[:, None]
         (pu, px), (mu, mx) = one.pullback(seed_y), two.pullback(seed_y)
-        self.du, self.dx = 0.5 * (pu + mu), 0.5 * (px + mx)
+        self.du = 0.5 * (pu + mu)
+        self.dx = 0.5 * (px + mx)
         return gain, ((pu - mu) / _H, (px - mx) / _H)

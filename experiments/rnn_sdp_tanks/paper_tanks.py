@@ -58,10 +58,19 @@ def train_network(nx: int, seed: int, *, quick: bool) -> tuple[LureSystem, Row]:
             weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * nx**-0.5)
     model.set_units(Scaler(np.full(3, 0.5), np.full(3, 0.5)), Scaler.fit([r.y for r in records[:cut]]), 1.0)
     fit = identify(
-        model, Dataset(tuple(records[:cut]), tuple(records[cut:])), loss=SimulationError(washout=25) + NormPenalty(),
-        window=100, steps=_EPOCH * (5 if quick else 100), batch_size=32, validate_every=_EPOCH, patience=10,
-        learning_rate=1e-3, schedule="constant", start="continue", seed=seed,
-    )  # fmt: skip
+        model,
+        Dataset(tuple(records[:cut]), tuple(records[cut:])),
+        loss=SimulationError(washout=25) + NormPenalty(),
+        window=100,
+        steps=_EPOCH * (5 if quick else 100),
+        batch_size=32,
+        validate_every=_EPOCH,
+        patience=10,
+        learning_rate=1e-3,
+        schedule="constant",
+        start="continue",
+        seed=seed,
+    )
     assert fit.model is not None
     fit.model.set_units(Scaler.identity(3), Scaler.identity(3), 1.0)
     system = fit.model.freeze()
@@ -75,10 +84,12 @@ def train_network(nx: int, seed: int, *, quick: bool) -> tuple[LureSystem, Row]:
 def tank_records(count: int, length: int, seed: int) -> list[Trajectory]:
     """Records with inflows 0..1, held for 1..20 steps, from random levels."""
     rng = np.random.default_rng(seed)
-    u = np.stack([
-        excitation.random_steps(length, ((0.0, 1.0),) * 3, hold=(1, 20), seed=int(n))
-        for n in rng.integers(0, 2**31, count)
-    ])  # fmt: skip
+    u = np.stack(
+        [
+            excitation.random_steps(length, ((0.0, 1.0),) * 3, hold=(1, 20), seed=int(n))
+            for n in rng.integers(0, 2**31, count)
+        ]
+    )
     y, h = np.empty((count, length, 3)), rng.uniform(0, 2, (count, 3))
     for t in range(length):
         y[:, t] = h
@@ -98,6 +109,10 @@ def inputs_alone(system: LureSystem, apart: float) -> LureSystem:
     The larger, the less a difference of initial states counts, and the harder the search.
     """
     return replace(
-        system, B1=apart * system.B1, B2=apart * system.B2, bx=apart * system.bx, C1=system.C1 / apart,
+        system,
+        B1=apart * system.B1,
+        B2=apart * system.B2,
+        bx=apart * system.bx,
+        C1=system.C1 / apart,
         C2=system.C2 / apart,
-    )  # fmt: skip
+    )

@@ -71,16 +71,24 @@ def one_network(study: Study, name: str, nx: int, seed: int, lengths: Sequence[i
         columns["certified"].append(free)
         columns["boxed"].append(min(known, free))
         columns["initial"].append(certify_lipschitz(state_alone(system), length, iterations=_ITERATIONS).constant)
-        columns["inputs"].append(min(
-            certify_lipschitz(inputs_alone(system, apart), length, iterations=_ITERATIONS).constant
-            for apart in (3.0, 10.0)
-        ))  # fmt: skip
+        columns["inputs"].append(
+            min(
+                certify_lipschitz(inputs_alone(system, apart), length, iterations=_ITERATIONS).constant
+                for apart in (3.0, 10.0)
+            )
+        )
         columns["slopes_one"].append(_gain_of(linear_response(system, length)))
         columns["norm_product"].append(_norm_product(system, length))
     search = partial(
-        attack_lengths, system, lengths, input_limit=LIMIT, state_limit=LIMIT, starts=8 if study.quick else 24,
-        steps=30 if study.quick else 150, seed=seed,
-    )  # fmt: skip
+        attack_lengths,
+        system,
+        lengths,
+        input_limit=LIMIT,
+        state_limit=LIMIT,
+        starts=8 if study.quick else 24,
+        steps=30 if study.quick else 150,
+        seed=seed,
+    )
     free_attack, boxed_attack = search(boxed=False), search(boxed=True)
     # What is found inside the boxes counts without them too.
     columns["active"] = [max(pair) for pair in zip(free_attack.ascent, boxed_attack.ascent, strict=True)]

@@ -47,9 +47,11 @@ def backed_off(
 
 
 def least_distance(
-    make: Callable[[float], Callable[[], ClosedLoopSetup]], seeds: Sequence[int], step: float,
+    make: Callable[[float], Callable[[], ClosedLoopSetup]],
+    seeds: Sequence[int],
+    step: float,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[float, MonteCarloResult, int]:  # fmt: skip
+) -> tuple[float, MonteCarloResult, int]:
     """Find the least multiple of a step at which all loops keep their limits.
 
     Args:

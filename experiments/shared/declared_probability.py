@@ -42,9 +42,13 @@ def _inside(observer: Observer, record: Trajectory, residual: ModelError, drift:
         (drift, DisturbanceFilter(1.0), slice(1, memory + 1)),
     ):
         found = calibration_errors(
-            observer.system, record, horizon=error.horizon, washout=error.washout, disturbance=disturbance,
+            observer.system,
+            record,
+            horizon=error.horizon,
+            washout=error.washout,
+            disturbance=disturbance,
             initial_state=observer.initial_state,
-        )  # fmt: skip
+        )
         both.append(bool((np.abs(found[:, rows]) <= error.bounds[rows]).all()))
     return all(both)
 

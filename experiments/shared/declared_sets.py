@@ -60,9 +60,14 @@ class AnywhereWashout(Washout):
     """
 
     def __init__(
-        self, predictor: Predictor, steps: int, *, contraction: ContractionCertificate, input_error: float,
+        self,
+        predictor: Predictor,
+        steps: int,
+        *,
+        contraction: ContractionCertificate,
+        input_error: float,
         spread: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._spread = 0.0
         self.offset: Array = np.zeros(predictor.nx)
         super().__init__(predictor, steps, contraction=contraction, input_error=input_error)
@@ -175,14 +180,28 @@ class Truth(ABC):
     """
 
     def __init__(
-        self, plant: Plant, observer: AnywhereWashout, *, push: Array, residual: Array, drift: Array,
-        disturbances: int, limited: int, held: Array,
-    ) -> None:  # fmt: skip
+        self,
+        plant: Plant,
+        observer: AnywhereWashout,
+        *,
+        push: Array,
+        residual: Array,
+        drift: Array,
+        disturbances: int,
+        limited: int,
+        held: Array,
+    ) -> None:
         self.drift = drift
-        self.plant, self.observer, self.push, self.residual, self.limited = plant, observer, push, residual, limited
+        self.plant = plant
+        self.observer = observer
+        self.push = push
+        self.residual = residual
+        self.limited = limited
         self.held = held
         model = observer.predictor
-        self.dt, self.inputs, self.outputs = plant.dt, plant.inputs, plant.outputs
+        self.dt = plant.dt
+        self.inputs = plant.inputs
+        self.outputs = plant.outputs
         self.unknowns = Unknowns(disturbances, model.ny, model.nu, model.nx)
         self.pulses, self._outward, self._behind, self._root = worst_directions(observer, plant.outputs, limited)
         signal = plant.outputs[limited]

@@ -118,9 +118,14 @@ class Known:
     def __init__(self, truth: Truth, observer: Observer) -> None:
         if not isinstance(observer, KnownState):
             raise SettingError(f"observer must be a KnownState, got {type(observer).__name__}: nobody else is told")
-        self.truth, self.observer = truth, observer
-        self.inputs, self._states = observer.predictor.inputs, observer.predictor.nx
-        self.dt, self.outputs, self.nx, self.nw = truth.dt, truth.outputs, truth.nx, truth.nw
+        self.truth = truth
+        self.observer = observer
+        self.inputs = observer.predictor.inputs
+        self._states = observer.predictor.nx
+        self.dt = truth.dt
+        self.outputs = truth.outputs
+        self.nx = truth.nx
+        self.nw = truth.nw
 
     def initial_state(self) -> Array:
         """State at rest."""
@@ -184,9 +189,14 @@ def physical_parts(
 
 
 def declared_parts(
-    predictor: Predictor, contraction: ContractionCertificate, push: Array, error: ModelError, drift: ModelError,
-    memory: int, **options: Any,
-) -> Parts:  # fmt: skip
+    predictor: Predictor,
+    contraction: ContractionCertificate,
+    push: Array,
+    error: ModelError,
+    drift: ModelError,
+    memory: int,
+    **options: Any,
+) -> Parts:
     """Parts of the floor on the declared sets.
 
     Args:
@@ -208,12 +218,14 @@ def declared_parts(
     told = ErrorMemory(
         drift=np.maximum.accumulate(drift.bounds[1 : memory + 1]),
         change=np.array([one.bounds[k] for k, one in enumerate(changes, 1)]),
-        jump=moved, absolute=room, growth=growth,
+        jump=moved,
+        absolute=room,
+        growth=growth,
         end=np.maximum(room[N], (room[N - 1] + growth[N - 1] + moved[N - 1]) * ROUNDING),
         promise=made.tightening.promise,
         digests={"system": observer.system.digest, "tightening": made.tightening.digest},
         premises=made.tightening.premises,
-    )  # fmt: skip
+    )
     return replace(made, memory=told.on_trust())
 
 
@@ -241,9 +253,13 @@ def _parts(observer: KnownState, residual: Array, **options: Any) -> Parts:
         "growth": gains.digest, "jump": jump_digest(jump),
     }  # fmt: skip
     tightening = Tightening(
-        model_error=residual, reinitialisation=np.zeros_like(residual), input_error=room, disturbance_gain=None,
-        promise="deterministic given the declared sets, with the state known", digests=digests,
+        model_error=residual,
+        reinitialisation=np.zeros_like(residual),
+        input_error=room,
+        disturbance_gain=None,
+        promise="deterministic given the declared sets, with the state known",
+        digests=digests,
         premises=observer.premises.also(horizon=horizon),
-    )  # fmt: skip
+    )
     end = terminal_set(observer.predictor, contraction, horizon=horizon, jump=jump)
     return Parts(observer=observer, tightening=tightening.on_trust(), terminal=end, moved=read_only(moved))

@@ -247,13 +247,21 @@ def calibrated(case: Case, dataset: Dataset, observer: AnywhereWashout) -> dict[
         **settings,
     )
     conformal = calibrate(
-        observer.system, dataset.calibration, scale_trajectories=dataset.validation, coverage=case.coverage,
-        disturbance=DisturbanceFilter(case.gain), **settings,
-    )  # fmt: skip
+        observer.system,
+        dataset.calibration,
+        scale_trajectories=dataset.validation,
+        coverage=case.coverage,
+        disturbance=DisturbanceFilter(case.gain),
+        **settings,
+    )
     drift = calibrate(
-        observer.system, dataset.calibration, method=CalibrationMethod.SET_MEMBERSHIP, inflation=case.inflation,
-        disturbance=DisturbanceFilter(1.0), **settings,
-    )  # fmt: skip
+        observer.system,
+        dataset.calibration,
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        inflation=case.inflation,
+        disturbance=DisturbanceFilter(1.0),
+        **settings,
+    )
     flat = np.tile(largest.bounds.max(axis=0), (case.horizon + 1, 1))
     return {"set_membership": replace(largest, bounds=flat), "conformal": conformal, "drift": drift}
 
@@ -285,9 +293,12 @@ def rooms(
 
 
 def remembered(
-    observer: AnywhereWashout, drift: ModelError, changes: Sequence[HorizonCertificate], growth: HorizonCertificate,
+    observer: AnywhereWashout,
+    drift: ModelError,
+    changes: Sequence[HorizonCertificate],
+    growth: HorizonCertificate,
     folder: Path,
-) -> None:  # fmt: skip
+) -> None:
     """Write the `ErrorMemory` of the whole tightening, and those with one part removed."""
     gone_with = {"without_input_error": "change", "certified": "growth"}
     for name in ("guaranteed", "certified", "without_reinitialisation", "without_input_error"):
@@ -333,12 +344,15 @@ def truth_of(folder: Path, case: Case, observer: AnywhereWashout, truth: str) ->
         truth: Which plant, a key of `TRUTHS`.
     """
     made: Truth = TRUTHS[truth](
-        case.plant, observer, push=np.full(len(case.inputs), case.actuator),
+        case.plant,
+        observer,
+        push=np.full(len(case.inputs), case.actuator),
         residual=ModelError.load(folder / "model_error_set_membership.npz").bounds[0],
         drift=ErrorMemory.load(folder / "recall_guaranteed.npz").drift,
-        disturbances=case.unmeasured(np.random.default_rng(0), 1).shape[1], limited=case.limited,
+        disturbances=case.unmeasured(np.random.default_rng(0), 1).shape[1],
+        limited=case.limited,
         held=np.array(case.held),
-    )  # fmt: skip
+    )
     return made
 
 

@@ -45,9 +45,17 @@ LONG = 4000  # samples that can be told apart as lines
 
 
 def linear_baselines(
-    study: Study, data: Dataset, *, skip: int, arx: Sequence[int], subspace: Sequence[int], strictly_proper: bool,
-    estimate: bool = True, unit: float = 1.0, final: Sequence[Trajectory] = (),
-) -> dict[str, LureSystem]:  # fmt: skip
+    study: Study,
+    data: Dataset,
+    *,
+    skip: int,
+    arx: Sequence[int],
+    subspace: Sequence[int],
+    strictly_proper: bool,
+    estimate: bool = True,
+    unit: float = 1.0,
+    final: Sequence[Trajectory] = (),
+) -> dict[str, LureSystem]:
     """Fit ARX and subspace models as rows; orders are chosen by the free run over validation records.
 
     Args:
@@ -106,9 +114,16 @@ def whole_record_options(iterations: Mapping[str, int], **more: Any) -> dict[str
 
 
 def networks(
-    study: Study, data: Dataset, fitted: Dataset, families: Mapping[str, Callable[[int], Model]], *, skip: int,
-    seeds: int, unit: float = 1.0, options: Mapping[str, Mapping[str, Any]],
-) -> dict[str, FitResult]:  # fmt: skip
+    study: Study,
+    data: Dataset,
+    fitted: Dataset,
+    families: Mapping[str, Callable[[int], Model]],
+    *,
+    skip: int,
+    seeds: int,
+    unit: float = 1.0,
+    options: Mapping[str, Mapping[str, Any]],
+) -> dict[str, FitResult]:
     """Train every family from several seeds; a row for each, and the one with the lowest validation error.
 
     Args:
@@ -129,13 +144,23 @@ def networks(
             path, checkpoint = study.path(f"{case}.npz"), study.path(f"{case}.checkpoint.npz")
 
             def train(  # bound now: the loop goes on
-                name: str = name, build: Callable[[int], Model] = build, seed: int = seed, case: str = case,
-                path: Path = path, checkpoint: Path = checkpoint,
-            ) -> Row:  # fmt: skip
+                name: str = name,
+                build: Callable[[int], Model] = build,
+                seed: int = seed,
+                case: str = case,
+                path: Path = path,
+                checkpoint: Path = checkpoint,
+            ) -> Row:
                 fit = identify(
-                    build(seed), fitted, skip=skip, initial_state="estimated", seed=seed, checkpoint=checkpoint,
-                    callbacks=[TqdmProgress(case)], **options[name],
-                )  # fmt: skip
+                    build(seed),
+                    fitted,
+                    skip=skip,
+                    initial_state="estimated",
+                    seed=seed,
+                    checkpoint=checkpoint,
+                    callbacks=[TqdmProgress(case)],
+                    **options[name],
+                )
                 if fit.status is FitStatus.INTERRUPTED:
                     raise KeyboardInterrupt
                 fit.save(path)

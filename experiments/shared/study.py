@@ -71,11 +71,22 @@ class Study:
     """
 
     def __init__(
-        self, name: str, *, quick: bool, seed: int, out: Path, fresh: bool = False, workers: int = 1,
+        self,
+        name: str,
+        *,
+        quick: bool,
+        seed: int,
+        out: Path,
+        fresh: bool = False,
+        workers: int = 1,
         scheduler: str | None = None,
-    ) -> None:  # fmt: skip
-        self.name, self.quick, self.seed, self.out = name, quick, seed, Path(out)
-        self.workers, self.scheduler = workers, scheduler
+    ) -> None:
+        self.name = name
+        self.quick = quick
+        self.seed = seed
+        self.out = Path(out)
+        self.workers = workers
+        self.scheduler = scheduler
         self.out.mkdir(parents=True, exist_ok=True)
         self.environment = environment()
         self.computed = 0
@@ -114,9 +125,14 @@ class Study:
         except OSError as error:
             parser.error(f"argument --out: must be a folder that can be written to, got {out} ({error.strerror})")
         return cls(
-            name, quick=options.quick, seed=options.seed, out=out, fresh=options.fresh,
-            workers=options.workers or (1 if options.quick else _processors()), scheduler=options.scheduler,
-        )  # fmt: skip
+            name,
+            quick=options.quick,
+            seed=options.seed,
+            out=out,
+            fresh=options.fresh,
+            workers=options.workers or (1 if options.quick else _processors()),
+            scheduler=options.scheduler,
+        )
 
     @property
     def rows(self) -> list[Row]:
@@ -187,9 +203,14 @@ class Study:
         return rows
 
     def stream(
-        self, function: Callable[..., Mapping[str, Any]], cases: Iterable[tuple[str, Sequence[Any]]], *,
-        needs: Any = None, total: int | None = None, title: str = "cases",
-    ) -> Iterator[Row]:  # fmt: skip
+        self,
+        function: Callable[..., Mapping[str, Any]],
+        cases: Iterable[tuple[str, Sequence[Any]]],
+        *,
+        needs: Any = None,
+        total: int | None = None,
+        title: str = "cases",
+    ) -> Iterator[Row]:
         """Like `each` for any number of cases: rows are stored and handed out in order, but kept in no table.
 
         Args:
@@ -240,9 +261,11 @@ class Study:
                 self._stored.write()
 
     def _computed(
-        self, function: Callable[..., Mapping[str, Any]], todo: Iterator[tuple[str, Sequence[Any]]],
+        self,
+        function: Callable[..., Mapping[str, Any]],
+        todo: Iterator[tuple[str, Sequence[Any]]],
         arrived: Callable[[int, Row], None],
-    ) -> Iterator[Row]:  # fmt: skip
+    ) -> Iterator[Row]:
         """Yield the rows of cases in their order, here or on the cluster; ``arrived`` is called as soon as one is."""
         first = next(todo, None)
         if first is None:

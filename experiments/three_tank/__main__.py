@@ -142,9 +142,15 @@ def _certify(study: Study, config: Config, dataset: Dataset) -> Row:
         starts = 40 if study.quick else 60
         attack = stages.attack(system, loaded, config, starts=starts, steps=30, seed=study.seed)
         drawn, pairs = stages.random_pairs(system, loaded, config, batches=1 if study.quick else 8, seed=study.seed)
-        save_record(study.path("attack.npz"), ATTACK, {
-            "gradient": attack.differences, "random": drawn,
-        }, {"pairs": attack.pairs})  # fmt: skip
+        save_record(
+            study.path("attack.npz"),
+            ATTACK,
+            {
+                "gradient": attack.differences,
+                "random": drawn,
+            },
+            {"pairs": attack.pairs},
+        )
         gap = loaded.bounds[config.washout :] / attack.differences[config.washout :]
         random_gap = (loaded.bounds / drawn)[config.washout :]
         return {
@@ -298,7 +304,8 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
     with tqdm(desc=title, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
+            bar.total = total
+            bar.n = done
             bar.refresh()
 
         yield progress
@@ -313,9 +320,14 @@ def _model_digest(study: Study, config: Config) -> dict[str, Any]:
 
 
 def _targets(
-    study: Study, config: Config, fits: dict[str, Row], certificate: Row, coverage: Row, loops: dict[Controller, Row],
+    study: Study,
+    config: Config,
+    fits: dict[str, Row],
+    certificate: Row,
+    coverage: Row,
+    loops: dict[Controller, Row],
     best: Row,
-) -> None:  # fmt: skip
+) -> None:
     """Compare the rows with the study's targets."""
     worst = min(fits[CHOSEN]["fit_percent"])
     study.target("fit of the chosen model, every output", ">= 90 %", worst, worst >= 90)

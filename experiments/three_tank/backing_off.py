@@ -42,9 +42,7 @@ def seeds_of(seed: int, purpose: int, n: int) -> list[int]:
 
 def build(folder: Path, config: Config, tightening: Tightening) -> ClosedLoopSetup:
     """Build the nominal controller with this tightening; importable, for worker processes."""
-    observer = stages.make_observer(
-        stages.model_of(folder), stages.contraction_of(folder / "contraction.npz"), config
-    )  # fmt: skip
+    observer = stages.make_observer(stages.model_of(folder), stages.contraction_of(folder / "contraction.npz"), config)
     return stages.setup(observer, tightening, config)
 
 
@@ -74,9 +72,13 @@ def calibrated(folder: Path, config: Config, seed: int, progress: Progress) -> C
     system = stages.model_of(folder)
     loops = SimulatedLoops(functools.partial(build, folder, config), progress=progress)
     return calibrate_closed_loop(
-        loops, no_tightening(system.digest, config.horizon, system.ny), seed=seed, coverage=config.coverage,
-        effort=LoopEffort(attempts=config.attempts), checkpoint=folder / "calibration_rounds.npz",
-    )  # fmt: skip
+        loops,
+        no_tightening(system.digest, config.horizon, system.ny),
+        seed=seed,
+        coverage=config.coverage,
+        effort=LoopEffort(attempts=config.attempts),
+        checkpoint=folder / "calibration_rounds.npz",
+    )
 
 
 def summary(results: Sequence[ClosedLoopResult]) -> dict[str, float | int]:

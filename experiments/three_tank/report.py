@@ -84,9 +84,14 @@ _LABELS = {
 
 
 def figures(
-    study: Study, config: Config, dataset: Dataset, fits: Mapping[str, FitResult], tightening: Tightening,
-    recalled: ErrorMemory, loops: Mapping[Controller, Mapping[str, Array]],
-) -> list[tuple[str, str]]:  # fmt: skip
+    study: Study,
+    config: Config,
+    dataset: Dataset,
+    fits: Mapping[str, FitResult],
+    tightening: Tightening,
+    recalled: ErrorMemory,
+    loops: Mapping[Controller, Mapping[str, Array]],
+) -> list[tuple[str, str]]:
     """Draw all figures; returns (name, caption) in the order of the report."""
     drawn = [
         ("excitation", "One of the experiments: the pumps move at random, the levels follow. The models see no more.",
@@ -235,14 +240,16 @@ def write(
     bare = {kind: loops[kind] | unbounded for kind in loops if kind is not Controller.RECALLING}
     prices = [
         {
-            "controller": str(kind), "runs that leave a limit": f"{row['runs_with_violation']} of {row['runs']}",
-            "largest violation [cm]": row["max_violation"], "probability of none, 95 % interval":
-            [row[f"runs_in_limits_{end}"] for end in ("lower", "upper")],
+            "controller": str(kind),
+            "runs that leave a limit": f"{row['runs_with_violation']} of {row['runs']}",
+            "largest violation [cm]": row["max_violation"],
+            "probability of none, 95 % interval": [row[f"runs_in_limits_{end}"] for end in ("lower", "upper")],
             "mean cost": row["cost"],
-            "cost over nominal": row["cost"] / low["cost"], "what is promised": promised[kind],
+            "cost over nominal": row["cost"] / low["cost"],
+            "what is promised": promised[kind],
         }
         for kind, row in loops.items()
-    ]  # fmt: skip
+    ]
     fits = [
         {"model": r["case"]}
         | {f"fit, {s.name} [%]": float(v) for s, v in zip(MultiTank().outputs, r["fit_percent"], strict=True)}

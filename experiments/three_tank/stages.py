@@ -92,10 +92,12 @@ def experiments(config: Config, seed: int) -> Dataset:
     """Excite the plant and divide the records by purpose."""
     plant, n = MultiTank(), sum(config.records)
     seeds = np.random.SeedSequence(seed).spawn(n + 1)
-    u = np.stack([
-        excitation.random_steps(config.samples, config.excitation, hold=(4, 40), seed=int(s.generate_state(1)[0]))
-        for s in seeds[:-1]
-    ])  # fmt: skip
+    u = np.stack(
+        [
+            excitation.random_steps(config.samples, config.excitation, hold=(4, 40), seed=int(s.generate_state(1)[0]))
+            for s in seeds[:-1]
+        ]
+    )
     rng = np.random.default_rng(seeds[-1])
     w = np.stack([inflows(config, rng, config.samples, plant.nx) for _ in range(n)])
     records: Any = simulate(plant, u, noise_std=config.noise, disturbance=w, seed=int(rng.integers(2**31)))
@@ -111,17 +113,30 @@ def candidates(seed: int) -> dict[str, Model]:
 
 
 def train(
-    model: Model, dataset: Dataset, config: Config, checkpoint: Path | None, label: str, seed: int, *,
+    model: Model,
+    dataset: Dataset,
+    config: Config,
+    checkpoint: Path | None,
+    label: str,
+    seed: int,
+    *,
     extra: Loss | None = None,
-) -> FitResult:  # fmt: skip
+) -> FitResult:
     """Identify one model; ``extra`` is added to the simulation error."""
     bar: Callback = TqdmProgress(label)
     error = SimulationError(washout=config.washout)
     return identify(
-        model, dataset, loss=error if extra is None else error + extra, steps=config.steps,
-        window=config.washout + 150, batch_size=16, learning_rate=5e-3, seed=seed, checkpoint=checkpoint,
+        model,
+        dataset,
+        loss=error if extra is None else error + extra,
+        steps=config.steps,
+        window=config.washout + 150,
+        batch_size=16,
+        learning_rate=5e-3,
+        seed=seed,
+        checkpoint=checkpoint,
         callbacks=(bar,),
-    )  # fmt: skip
+    )
 
 
 def linear_baseline(dataset: Dataset, config: Config) -> Array:
@@ -166,9 +181,16 @@ def attack(
     """Search for the worst pairs of trajectories, as lower bounds of the certificate; without ``steps``, at random."""
     low, high = (np.array(side) for side in zip(*config.excitation, strict=True))
     return attack_horizon(
-        system, certificate.horizon, initial_radius=certificate.initial_radius, metric=certificate.metric,
-        input_radius=certificate.input_radius, input_range=(low, high), starts=starts, steps=steps, seed=seed,
-    )  # fmt: skip
+        system,
+        certificate.horizon,
+        initial_radius=certificate.initial_radius,
+        metric=certificate.metric,
+        input_radius=certificate.input_radius,
+        input_range=(low, high),
+        starts=starts,
+        steps=steps,
+        seed=seed,
+    )
 
 
 def random_pairs(
@@ -184,18 +206,28 @@ def random_pairs(
 
 
 def model_error(
-    system: LureSystem, observer: Washout, dataset: Dataset, config: Config, *,
-    coverage: float | None = None, disturbance: DisturbanceFilter | None = None,
-) -> ModelError:  # fmt: skip
+    system: LureSystem,
+    observer: Washout,
+    dataset: Dataset,
+    config: Config,
+    *,
+    coverage: float | None = None,
+    disturbance: DisturbanceFilter | None = None,
+) -> ModelError:
     """Calibrate the model error on records that nothing else has seen.
 
     With the configured coverage when ``coverage`` is left out.
     """
     return calibrate(
-        system, dataset.calibration, horizon=config.horizon, washout=config.washout,
-        coverage=config.coverage if coverage is None else coverage, scale_trajectories=dataset.validation,
-        initial_state=observer.initial_state, disturbance=disturbance,
-    )  # fmt: skip
+        system,
+        dataset.calibration,
+        horizon=config.horizon,
+        washout=config.washout,
+        coverage=config.coverage if coverage is None else coverage,
+        scale_trajectories=dataset.validation,
+        initial_state=observer.initial_state,
+        disturbance=disturbance,
+    )
 
 
 def tightening(error: ModelError, folder: Path, observer: Washout) -> Tightening:
@@ -254,9 +286,13 @@ def build(folder: Path, config: Config, kind: Controller) -> ClosedLoopSetup:
 
 
 def setup(
-    observer: Washout, tightening: Tightening | None, config: Config, backend: BackendFactory | None = None,
-    memory: ErrorMemory | None = None, move_weight: float = 20.0,
-) -> ClosedLoopSetup:  # fmt: skip
+    observer: Washout,
+    tightening: Tightening | None,
+    config: Config,
+    backend: BackendFactory | None = None,
+    memory: ErrorMemory | None = None,
+    move_weight: float = 20.0,
+) -> ClosedLoopSetup:
     """Plant and controller; without a tightening (None) the nominal one."""
     system = observer.system
     tightening = no_tightening(system.digest, config.horizon, system.ny) if tightening is None else tightening

@@ -88,9 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         systems = [load_system(study.path(f"{model}.npz")).digest for model in models(0)]
         name = f"tune_tanks {digest({}, {'config': dataclasses.asdict(config), 'models': systems})[:16]}"
         found = tune(
-            evaluate, space(study.quick), trials=wanted, storage=own.storage or study.path("trials.db"), name=name,
-            seed=study.seed, workers=workers, progress=advance,
-        )  # fmt: skip
+            evaluate,
+            space(study.quick),
+            trials=wanted,
+            storage=own.storage or study.path("trials.db"),
+            name=name,
+            seed=study.seed,
+            workers=workers,
+            progress=advance,
+        )
     for trial in found.front:
         assert trial.found is not None
         study.row(f"trial {trial.number}", partial(dict, trial.setting, **dataclasses.asdict(trial.found)), needs=name)
@@ -136,9 +142,10 @@ def worth(folder: Path, config: Config, seed: int, setting: Mapping[str, Any]) -
     if any(run.violations for run in runs):
         raise InfeasibleError(f"{sum(r.violations > 0 for r in runs)} of {len(runs)} loops violated a limit")
     return TradeOff(
-        cost=float(np.mean([_cost(run) for run in runs])), conservatism=float((room.total[-1] / ranges).max()),
+        cost=float(np.mean([_cost(run) for run in runs])),
+        conservatism=float((room.total[-1] / ranges).max()),
         solve_time=float(np.median(np.concatenate([run.solve_time for run in runs]))),
-    )  # fmt: skip
+    )
 
 
 def _cost(run: ClosedLoopResult) -> float:

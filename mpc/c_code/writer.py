@@ -159,9 +159,13 @@ def controller_code(
 def _check(controller: TightenedMPC, restarts: bool) -> None:
     learnt, region = controller.learnt_errors, controller.region_watch
     agreed(  # also of parts that were exchanged after the controller was made
-        controller.observer, controller.predictor, controller.tightening, controller.terminal,
-        None if learnt is None else learnt.memory, None if region is None else region.region,
-    )  # fmt: skip
+        controller.observer,
+        controller.predictor,
+        controller.tightening,
+        controller.terminal,
+        None if learnt is None else learnt.memory,
+        None if region is None else region.region,
+    )
     backend = controller.backend
     if type(backend) is not CondensedBackend:
         raise SettingError(

@@ -74,7 +74,13 @@ def move_limited(premises: Premises, problem: OptimalControlProblem) -> Premises
     Raises:
         SettingError: The tightening was calibrated in closed loop with other move limits.
     """
-    own = Premises(system=premises.system, dt=premises.dt, timing=premises.timing, inputs=premises.inputs,
-                   input_units=premises.input_units, move_limit=problem.move_limit)  # fmt: skip
+    own = Premises(
+        system=premises.system,
+        dt=premises.dt,
+        timing=premises.timing,
+        inputs=premises.inputs,
+        input_units=premises.input_units,
+        move_limit=problem.move_limit,
+    )
     premises.refuse_other("the tightening", own, "the controller")
     return premises.also(move_limit=problem.move_limit)

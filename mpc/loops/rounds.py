@@ -63,9 +63,14 @@ class SimulatedLoops:
         """Run one loop per seed; see `ClosedLoops`."""
         make = functools.partial(self.build, tightening)
         return monte_carlo(
-            make, seeds, workers=self.workers, client=self.client, engine=self.engine, compiled_in=self.compiled_in,
+            make,
+            seeds,
+            workers=self.workers,
+            client=self.client,
+            engine=self.engine,
+            compiled_in=self.compiled_in,
             progress=self.progress,
-        ).results  # fmt: skip
+        ).results
 
     def premises(self, tightening: Tightening) -> Premises:
         """Premises of the controller with a given tightening.
@@ -327,7 +332,7 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
         disturbance_gain=gain,
         promise=promise,
         digests=digests,
-    )._made()  # fmt: skip
+    )._made()
 
 
 def excess_of(result: ClosedLoopResult) -> Array:

@@ -112,10 +112,8 @@ class Observer(ABC):
         self._seen = 0
         self._undo: tuple[tuple[tuple[str, Any], ...], Array] | None = None  # what an update replaced, and its reading
         self._doubt: Array | None = None
-        self._lost, self._excess = (
-            False,
-            0.0,
-        )  # whether the last input is unknown, or out of range; r of `mpc.observers.straying`
+        self._lost = False  # whether the last input is unknown, or out of range
+        self._excess = 0.0  # r of `mpc.observers.straying`
         self._resume()
 
     def start_over(self) -> None:

@@ -176,8 +176,10 @@ class StateObserver(Observer):
 
     def _resume(self) -> None:
         # z and its bound are in the model's metric, the bound on x* - xhat is in the observer's.
-        self._beside, self._beside_bound = self.initial_state, np.inf
-        self._bound, self._estranged = np.inf, ""
+        self._beside = self.initial_state
+        self._beside_bound = np.inf
+        self._bound = np.inf
+        self._estranged = ""
         if self._complete:
             self._beside_bound = self._reach() + self._excess
             self._bound = self._stretches[1] * self._beside_bound
@@ -357,9 +359,15 @@ class StateObserver(Observer):
         nothing, nx = np.zeros(self.predictor.ny), self.predictor.nx
         if not self._complete:
             found = InnovationTable(
-                kept=0.0, added=0.0, kept_in_gap=0.0, added_in_gap=0.0, to_own=1.0, metric=np.eye(nx),
-                readings_kept=nothing, readings_added=nothing,
-            )  # fmt: skip
+                kept=0.0,
+                added=0.0,
+                kept_in_gap=0.0,
+                added_in_gap=0.0,
+                to_own=1.0,
+                metric=np.eye(nx),
+                readings_kept=nothing,
+                readings_added=nothing,
+            )
             return replace(super().c_table(), certified=False, promised=0.0, innovation=found)
         # The bound grows by an affine rule, which its values at 0 and 1 tell.
         (zero, one), (zero_gap, one_gap) = (
@@ -367,9 +375,15 @@ class StateObserver(Observer):
         )
         kept, added = self._largest_readings
         found = InnovationTable(
-            kept=one - zero, added=zero, kept_in_gap=one_gap - zero_gap, added_in_gap=zero_gap,
-            to_own=self._stretches[1], metric=self._parts()[1].metric, readings_kept=kept, readings_added=added,
-        )  # fmt: skip
+            kept=one - zero,
+            added=zero,
+            kept_in_gap=one_gap - zero_gap,
+            added_in_gap=zero_gap,
+            to_own=self._stretches[1],
+            metric=self._parts()[1].metric,
+            readings_kept=kept,
+            readings_added=added,
+        )
         return replace(super().c_table(), certified=True, promised=self.error.radius, innovation=found)
 
     @cached_property

@@ -140,10 +140,12 @@ def _checked(controller: TightenedMPC, nodes: OpcUaNodes, reference: Any) -> Arr
     """Set points that were given, after checking that there is a node for everything."""
     predictor, problem = controller.predictor, controller.problem
     for name, n, least in (
-        ("outputs", predictor.ny, predictor.ny), ("inputs", len(problem.chosen), len(problem.chosen)),
-        ("applied", predictor.nu, 0), ("reference", predictor.ny, 0),
+        ("outputs", predictor.ny, predictor.ny),
+        ("inputs", len(problem.chosen), len(problem.chosen)),
+        ("applied", predictor.nu, 0),
+        ("reference", predictor.ny, 0),
         ("measured", predictor.nu - len(problem.chosen), predictor.nu - len(problem.chosen)),
-    ):  # fmt: skip
+    ):
         got = len(getattr(nodes, name))
         if got != n and (got or least):
             raise SettingError(f"{name} must be {n} nodes, one for each, got {got}")
@@ -161,7 +163,11 @@ class _Operation:
     def __init__(
         self, controller: TightenedMPC, nodes: OpcUaNodes, reference: Array | None, period: float, each: Each | None
     ) -> None:
-        self.controller, self.nodes, self.reference, self.period, self.each = controller, nodes, reference, period, each
+        self.controller = controller
+        self.nodes = nodes
+        self.reference = reference
+        self.period = period
+        self.each = each
         self.counts = dict.fromkeys(("samples", "late", "missing", "unreached", "unwritten"), 0)
         self.delay = 0.0
         self.disturbances = np.full(len(nodes.measured), np.nan)
@@ -232,9 +238,12 @@ class _Operation:
         # Time stamps are in the controller's samples, whatever the period.
         stamp = k * float(self.controller.predictor.system.dt)
         step = self.controller.step(
-            y, reference, self.disturbances if len(self.disturbances) else None,
-            applied=applied if self.nodes.applied else None, time=stamp,
-        )  # fmt: skip
+            y,
+            reference,
+            self.disturbances if len(self.disturbances) else None,
+            applied=applied if self.nodes.applied else None,
+            time=stamp,
+        )
         await self._write(client, kinds, step.u[self.controller.problem.chosen])
         self.counts["samples"] += 1
         if self.each is not None:

@@ -73,8 +73,13 @@ class CoverageRun:
 
     def reset(self) -> None:
         """Forget all stretches."""
-        self.evidence, self.stretches, self.missed, self.unseen = 1.0, 0, 0, 0
-        self._steps, self._outside, self._seen = 0, False, 0.0
+        self.evidence = 1.0
+        self.stretches = 0
+        self.missed = 0
+        self.unseen = 0
+        self._steps = 0
+        self._outside = False
+        self._seen = 0.0
 
     def c_table(self, lower: Array, upper: Array) -> CoverageTable:
         """Numbers that C code needs of the count.
@@ -99,7 +104,8 @@ class CoverageRun:
             inside: Whether none of the sample's readings was outside.
             seen: Share of its readings that were there.
         """
-        self._steps, self._outside = self._steps + 1, self._outside or not inside
+        self._steps += 1
+        self._outside = self._outside or not inside
         self._seen += seen
         if self._steps < self.promise.stretch:
             return
@@ -107,10 +113,13 @@ class CoverageRun:
         # More evidence than that says nothing new, and would take as long to forget.
         self.evidence = min(max(self.evidence, 1.0) * factor, 10.0 * self.promise.patience)
         if self._seen > 0:
-            self.stretches, self.missed = self.stretches + 1, self.missed + self._outside
+            self.stretches += 1
+            self.missed += self._outside
         else:
             self.unseen += 1
-        self._steps, self._outside, self._seen = 0, False, 0.0
+        self._steps = 0
+        self._outside = False
+        self._seen = 0.0
 
     @property
     def words(self) -> str:

@@ -71,7 +71,8 @@ class DoMpcBackend:
                 "DoMpcBackend cannot limit outputs that answer to the first input at once: use CondensedBackend or "
                 "FatropBackend"
             )
-        self.problem, self.options = problem, options
+        self.problem = problem
+        self.options = options
         lower, upper = (limit[problem.chosen] for limit in problem.predictor.input_limits())
         self._lower = lower
         self._upper = upper

@@ -64,7 +64,8 @@ class LearntErrors:
     def take_over(self, other: LearntErrors) -> None:
         """Go on from the intervals of another controller, if they are of the same memory."""
         if self.memory is other.memory:
-            self._lower, self._upper = other._lower.copy(), other._upper.copy()
+            self._lower = other._lower.copy()
+            self._upper = other._upper.copy()
 
     @property
     def interval(self) -> Array:

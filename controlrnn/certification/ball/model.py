@@ -71,10 +71,17 @@ class Plant:
         L, ny = matrix(gain), self.C2.nrows()
         none = flint().arb_mat
         return Plant(
-            self.A - L * self.C2, self.B1 - L * self.D21, beside(self.B2 - L * self.D22, L), self.C1, self.D11,
-            beside(self.D12, none(self.D12.nrows(), ny)), self.C2, self.D21, beside(self.D22, none(ny, ny)),
+            self.A - L * self.C2,
+            self.B1 - L * self.D21,
+            beside(self.B2 - L * self.D22, L),
+            self.C1,
+            self.D11,
+            beside(self.D12, none(self.D12.nrows(), ny)),
+            self.C2,
+            self.D21,
+            beside(self.D22, none(ny, ny)),
             self.functions,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +122,11 @@ class Difference:
         maps = [
             beside(W, _columns(U, channels), *([X] if state else []))
             for W, U, X in (
-                (plant.B1, plant.B2, plant.A), (plant.D21, plant.D22, plant.C2), (plant.D11, plant.D12, plant.C1),
+                (plant.B1, plant.B2, plant.A),
+                (plant.D21, plant.D22, plant.C2),
+                (plant.D11, plant.D12, plant.C1),
             )
-        ]  # fmt: skip
+        ]
         return cls(maps[0], maps[1], maps[2], slopes or [intervals.slope(f) for f in plant.functions], len(channels))
 
     @property

@@ -128,9 +128,15 @@ class ContractionCertificate(Certificate):
         try:
             with np.errstate(all="ignore"):
                 return prove_contraction(
-                    observer, self.rate, self.metric, self.multipliers, self.input_gain, self.input_multipliers,
-                    room=room, spread=observer_spread(system, gain),
-                )  # fmt: skip
+                    observer,
+                    self.rate,
+                    self.metric,
+                    self.multipliers,
+                    self.input_gain,
+                    self.input_multipliers,
+                    room=room,
+                    spread=observer_spread(system, gain),
+                )
         except CertificationError as error:
             raise CertificationError(
                 f"the certificate does not hold for the observer without the rounding of A - L C: {error}; certify a "

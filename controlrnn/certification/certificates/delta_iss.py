@@ -193,8 +193,9 @@ def certify_delta_iss(
     if not rate < 1:
         raise CertificationError(
             f"delta-ISS cannot be shown for inputs in this range: the sufficient condition gives a rate of {rate:.4g}, "
-            "not below 1. Narrow input_range, or train with smaller recurrent weights", margin=1 - rate
-        )  # fmt: skip
+            "not below 1. Narrow input_range, or train with smaller recurrent weights",
+            margin=1 - rate,
+        )
     # Gates as other machines compute them: their last bits count for much where a cell forgets hardly anything.
     room = np.concatenate([np.ones(system.units), ROOM + _GATES / bound.forgets])[: system.nx]
     issued = Comparison(system, (low, high), bound.state * room)
@@ -202,11 +203,20 @@ def certify_delta_iss(
     if not (bound.forgets.min() > _LEAST and 1 - proven > _LEAST):
         raise CertificationError(
             f"delta-ISS cannot be shown: memory lasts for more than {1 / _LEAST:.0e} steps, and the rounding of gates "
-            "would decide; narrow input_range", margin=1 - proven
-        )  # fmt: skip
+            "would decide; narrow input_range",
+            margin=1 - proven,
+        )
     certificate = DeltaIssCertificate(
-        system_digest=system.digest, method="comparison system", solver_status="", margin=1 - rate,
-        versions=current_versions(), rate=proven + min(proven * (ROOM - 1), 0.1 * (1 - proven)), scale=best,
-        input_gain=issued.gains(best) * ROOM, input_low=low, input_high=high, state_bound=issued.state,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method="comparison system",
+        solver_status="",
+        margin=1 - rate,
+        versions=current_versions(),
+        rate=proven + min(proven * (ROOM - 1), 0.1 * (1 - proven)),
+        scale=best,
+        input_gain=issued.gains(best) * ROOM,
+        input_low=low,
+        input_high=high,
+        state_bound=issued.state,
+    )
     return certificate.issue(system)

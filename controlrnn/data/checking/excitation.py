@@ -79,8 +79,10 @@ def moved_directions(records: Sequence[Trajectory], scaler: Scaler) -> Array:
     names = [s.label for s, part in zip(records[0].inputs, np.abs(missing).max(axis=1), strict=True) if part > 0.1]
     _log.warning(
         "inputs %s never move, or move together: %d of %d directions get gain zero; see check_data",
-        ", ".join(names), missing.shape[1], nu,
-    )  # fmt: skip
+        ", ".join(names),
+        missing.shape[1],
+        nu,
+    )
     return np.asarray(np.linalg.svd(missing, full_matrices=True)[0][:, missing.shape[1] :])
 
 

@@ -63,9 +63,11 @@ def _coarse(name: str, known: Array, spread: float) -> Iterator[Finding]:
     if step > _COARSE[0] * spread:
         level = Level.WARNING if step > _COARSE[1] * spread else Level.NOTE
         yield Finding(
-            level, f"output {name}", f"reads in steps of {step:.3g}, {100 * step / spread:.0f} % of its spread",
+            level,
+            f"output {name}",
+            f"reads in steps of {step:.3g}, {100 * step / spread:.0f} % of its spread",
             f"no model is better than {step / 12**0.5:.2g} rms; take a finer range of the converter",
-        )  # fmt: skip
+        )
 
 
 def _clipped(name: str, known: Array) -> Iterator[Finding]:
@@ -76,9 +78,11 @@ def _clipped(name: str, known: Array) -> Iterator[Finding]:
         often = int(counts[at])
         if often > max(_CLIPPED * len(known), 3 * counts[next_to], 5) and _runs(known == levels[at]).max() >= 3:
             yield Finding(
-                Level.WARNING, f"output {name}", f"is at its {side} value {levels[at]:g} in {often} samples: clipped",
+                Level.WARNING,
+                f"output {name}",
+                f"is at its {side} value {levels[at]:g} in {often} samples: clipped",
                 "set these samples to NaN: they are missing, and would be learnt as a bend of the plant",
-            )  # fmt: skip
+            )
 
 
 def _stuck(records: Sequence[Trajectory], i: int, name: str) -> Iterator[Finding]:
@@ -96,10 +100,11 @@ def _stuck(records: Sequence[Trajectory], i: int, name: str) -> Iterator[Finding
         moved = np.ptp(r.u[stretch], axis=0).max(initial=0.0) > 0
         if moved and inside[stretch].all():
             yield Finding(
-                Level.WARNING, f"output {name}",
+                Level.WARNING,
+                f"output {name}",
                 f"stays at {column[end]:g} for {longest} samples of record {r.name!r} while inputs move: stuck",
                 "set these samples to NaN if the sensor hung",
-            )  # fmt: skip
+            )
             return
 
 
@@ -111,9 +116,11 @@ def _copied(records: Sequence[Trajectory], y: Array) -> Iterator[Finding]:
             if 1 - abs(float(np.corrcoef(known[:, i], known[:, j])[0, 1])) < _SAME:
                 one, two = (records[0].outputs[k].label for k in (i, j))
                 yield Finding(
-                    Level.WARNING, f"outputs {one} and {two}", "are one signal, but for scale and offset",
+                    Level.WARNING,
+                    f"outputs {one} and {two}",
+                    "are one signal, but for scale and offset",
                     "leave one of them out, or compute it from the other",
-                )  # fmt: skip
+                )
 
 
 def _runs(mask: Array) -> Array:

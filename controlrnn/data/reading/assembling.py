@@ -58,7 +58,7 @@ def pieces(
         time: Column of the time stamps; None: rows are equidistant.
         dt: Sample time [s].
         options: Options of reading.
-    """  # fmt: skip
+    """
     if dt is not None:
         dt = positive("dt", dt, what="a positive sample time in seconds")
     table = frame_table(source) if is_frame(source) else read_table(source, options)

@@ -146,8 +146,13 @@ def _say_faults(table: Table, rows: NDArray[np.intp], t: Array, counts: Array, o
         long = int(gaps[np.argmax(counts[gaps])])
         _log.warning(
             "%s: %d gaps, %d samples missing; the longest, %d samples, after %s (%g s)",
-            table.source, len(gaps), int((counts - 1).sum()), int(counts[long]) - 1, table.at([rows[long]]), t[long],
-        )  # fmt: skip
+            table.source,
+            len(gaps),
+            int((counts - 1).sum()),
+            int(counts[long]) - 1,
+            table.at([rows[long]]),
+            t[long],
+        )
 
 
 def _few_enough(samples: float, table: Table) -> None:

@@ -225,10 +225,21 @@ def _result(dataset: Dataset, prepared: _Prepared, found: Found, finals: dict[Fa
     elif not found.complete:
         why += f"; the budget ended the search after {len(found.trials)} candidates"
     return BestFit(
-        entries=tuple(entries), chosen=chosen.name, reason=why, notes=structure.reasons, trials=tuple(found.trials),
-        work=job.meter.work, skip=structure.skip, feedthrough=structure.feedthrough, delays=structure.delays,
-        budget=1.0, clock=Clock.WALL, seconds=0.0, seed=0, mark="",
-    )  # fmt: skip
+        entries=tuple(entries),
+        chosen=chosen.name,
+        reason=why,
+        notes=structure.reasons,
+        trials=tuple(found.trials),
+        work=job.meter.work,
+        skip=structure.skip,
+        feedthrough=structure.feedthrough,
+        delays=structure.delays,
+        budget=1.0,
+        clock=Clock.WALL,
+        seconds=0.0,
+        seed=0,
+        mark="",
+    )
 
 
 def _entry(

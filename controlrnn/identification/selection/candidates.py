@@ -69,9 +69,15 @@ class Candidate(Stored):
             )
         channel = max(2, min(self.nx, self.nv // 2))
         return ContractingR2DN(
-            nu=nu, ny=ny, nx=self.nx, nv=channel, layers=(self.nv,), activation=self.activation,
-            feedthrough=feedthrough, seed=seed,
-        )  # fmt: skip
+            nu=nu,
+            ny=ny,
+            nx=self.nx,
+            nv=channel,
+            layers=(self.nv,),
+            activation=self.activation,
+            feedthrough=feedthrough,
+            seed=seed,
+        )
 
     def loss(self) -> Loss:
         """Loss of its fit."""

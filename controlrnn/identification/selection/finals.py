@@ -102,9 +102,15 @@ def _starts(trial: Trial, job: Job) -> list[FitResult]:
         stop = Stop(job.meter, job.listeners, trial.error)
         try:
             one = fit(
-                trial.candidate, Dataset(job.records), job.structure, horizon=job.plan.horizon, seed=job.seed + k,
-                iterations=trial.length, stop=stop, keep="last",
-            )  # fmt: skip
+                trial.candidate,
+                Dataset(job.records),
+                job.structure,
+                horizon=job.plan.horizon,
+                seed=job.seed + k,
+                iterations=trial.length,
+                stop=stop,
+                keep="last",
+            )
         except ControlRnnError as failure:
             _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
             continue
@@ -128,10 +134,18 @@ def _refined(trial: Trial, known: FitResult | None, job: Job) -> list[FitResult]
         try:
             model = known.model if known is not None and k == 0 else None
             one = fit(
-                trial.candidate, data, job.structure, horizon=job.plan.horizon, seed=job.seed + k,
-                iterations=job.plan.final_iterations, stop=stop, patience=30, checkpoint=kept,
-                model=model, start="auto" if model is None else "continue",
-            )  # fmt: skip
+                trial.candidate,
+                data,
+                job.structure,
+                horizon=job.plan.horizon,
+                seed=job.seed + k,
+                iterations=job.plan.final_iterations,
+                stop=stop,
+                patience=30,
+                checkpoint=kept,
+                model=model,
+                start="auto" if model is None else "continue",
+            )
         except ControlRnnError as failure:
             _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
             continue

@@ -136,9 +136,13 @@ class Stop(Callback):
         self.iterations += 1
         whole = max(1, int(meter.seconds))
         told = Progress(
-            min(int(meter.elapsed), whole), whole, progress.loss, progress.validation,
-            min(self._best, progress.best), progress.learning_rate,
-        )  # fmt: skip
+            min(int(meter.elapsed), whole),
+            whole,
+            progress.loss,
+            progress.validation,
+            min(self._best, progress.best),
+            progress.learning_rate,
+        )
         for listener in self._listeners:
             listener.on_step(told)
         if meter.over:

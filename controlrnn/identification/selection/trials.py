@@ -106,25 +106,51 @@ _LEAST, _MOST = 4000, 40_000  # samples
 
 
 def fit(
-    candidate: Candidate, data: Dataset, structure: Structure, *, horizon: int | None, seed: int, iterations: int,
-    stop: Callback, model: Model | None = None, **options: Any,
-) -> FitResult:  # fmt: skip
+    candidate: Candidate,
+    data: Dataset,
+    structure: Structure,
+    *,
+    horizon: int | None,
+    seed: int,
+    iterations: int,
+    stop: Callback,
+    model: Model | None = None,
+    **options: Any,
+) -> FitResult:
     """Fit one candidate by Levenberg-Marquardt from its linear start, or from a model that was fitted before."""
     model = candidate.build(data.nu, data.ny, structure.feedthrough, seed) if model is None else model
     found: FitResult = identify(
-        model, data, loss=candidate.loss(), steps=0, batch_size=1, window=max(2, min(map(len, data.train))),
-        skip=structure.skip, initial_state="estimated", start_horizon=horizon, refine="levenberg_marquardt",
-        refine_steps=max(1, iterations), seed=seed, callbacks=[stop], **options,
-    )  # fmt: skip
+        model,
+        data,
+        loss=candidate.loss(),
+        steps=0,
+        batch_size=1,
+        window=max(2, min(map(len, data.train))),
+        skip=structure.skip,
+        initial_state="estimated",
+        start_horizon=horizon,
+        refine="levenberg_marquardt",
+        refine_steps=max(1, iterations),
+        seed=seed,
+        callbacks=[stop],
+        **options,
+    )
     if found.status is FitStatus.INTERRUPTED and not getattr(stop, "stopped", False):
         raise KeyboardInterrupt
     return found
 
 
 def judge(
-    candidate: Candidate, every: Sequence[Fold], structure: Structure, plan: Plan, meter: Meter, *, seed: int,
-    listeners: tuple[Callback, ...], best: float,
-) -> tuple[Trial, FitResult | None] | None:  # fmt: skip
+    candidate: Candidate,
+    every: Sequence[Fold],
+    structure: Structure,
+    plan: Plan,
+    meter: Meter,
+    *,
+    seed: int,
+    listeners: tuple[Callback, ...],
+    best: float,
+) -> tuple[Trial, FitResult | None] | None:
     """Fit a candidate without each left-out block; None where the budget ended first.
 
     Returns:

@@ -89,8 +89,11 @@ class Trainer:
             self.history[name].append(float(value))
         _log.info(
             "step %d: loss %.4g, validation NRMSE %.4g, lowest %.4g",
-            self.step, self.history["loss"][-1], error, min(error, self.best),
-        )  # fmt: skip
+            self.step,
+            self.history["loss"][-1],
+            error,
+            min(error, self.best),
+        )
         self.losses.clear()
         self.validated = self.step
         better = error < self.best

@@ -320,9 +320,10 @@ def _tanh(builder: Any, x: Any) -> Any:
     whole = ir.VectorType(whole, number.count) if isinstance(number, ir.VectorType) else whole
     # tanh is 1 to the last bit beyond `limit`; k ln2_hi is exact for the k that occur (split as in fdlibm).
     limit, ln2_hi, ln2_lo, degree = (
-        (10.0, 6.9313812256e-01, 9.0580006145e-06, 7) if single
+        (10.0, 6.9313812256e-01, 9.0580006145e-06, 7)
+        if single
         else (20.0, 6.93147180369123816490e-01, 1.90821492927058770002e-10, 13)
-    )  # fmt: skip
+    )
     magic = 1.5 * 2.0 ** (bits - 1)
 
     def const(value: float) -> Any:

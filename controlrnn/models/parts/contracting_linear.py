@@ -133,6 +133,8 @@ def inside_disc(A: Array, rate: float) -> Array:
     _log.warning(
         "the linear start is another model: its poles were moved inside |z| <= %.4f for the rate %.4f (their radius "
         "was %.4f); raise the rate to keep it",
-        limit, rate, radius,
-    )  # fmt: skip
+        limit,
+        rate,
+        radius,
+    )
     return np.asarray(A * (limit / radius))

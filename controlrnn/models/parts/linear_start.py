@@ -149,8 +149,11 @@ def balancing(start: F) -> F:
                 _log.warning(
                     "the linear start of %s is another model: its state map was shrunk by %.0f %%, which changes its "
                     "steady gain from %.4g to %.4g; a larger rate leaves it as it is",
-                    type(self).__name__, 100 * (1 - shrink), given.steady_gain(), tried.steady_gain(),
-                )  # fmt: skip
+                    type(self).__name__,
+                    100 * (1 - shrink),
+                    given.steady_gain(),
+                    tried.steady_gain(),
+                )
             return
         assert failure is not None
         self.load_state_dict(before)  # what was tried last need not even be inside the model's set

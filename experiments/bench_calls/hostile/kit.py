@@ -94,7 +94,8 @@ class Kit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.system, self.smaller = network(0), network(1, nx=2, nu=1, ny=1)
+        self.system = network(0)
+        self.smaller = network(1, nx=2, nu=1, ny=1)
         draw = np.random.default_rng(0).standard_normal
         self.gated = GatedSystem(
             W=0.5 * draw((9, 2)),

@@ -34,8 +34,12 @@ class Plant:
     """The network itself as a plant, whose state can be set."""
 
     def __init__(self, system: LureSystem) -> None:
-        self.system, self.dt, self.nx, self.nw = system, system.dt, system.nx, system.nx
-        self.inputs, self.outputs = signals("u", system.nu, 1.0), signals("y", system.ny, 4.0)
+        self.system = system
+        self.dt = system.dt
+        self.nx = system.nx
+        self.nw = system.nx
+        self.inputs = signals("u", system.nu, 1.0)
+        self.outputs = signals("y", system.ny, 4.0)
 
     def initial_state(self) -> Any:
         """State zero."""

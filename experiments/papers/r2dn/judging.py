@@ -38,14 +38,21 @@ def _speed(times: Mapping[str, Row]) -> Iterator[Claim]:
             for path in _PATHS:
                 ren, r2dn = (np.array(row[f"{what}_{path}_{kind}"]) for kind in ("ren", "r2dn"))
                 yield _claim(
-                    f"{task}: {what} is faster than with REN ({path})", published, ren / r2dn,
-                    decide(np.log(ren / r2dn)), "times",
+                    f"{task}: {what} is faster than with REN ({path})",
+                    published,
+                    ren / r2dn,
+                    decide(np.log(ren / r2dn)),
+                    "times",
                     f"REN {np.median(ren):.3g} ms, R2DN {np.median(r2dn):.3g} ms a batch, one thread's time",
-                )  # fmt: skip
+                )
         yield _claim(
-            f"{task}: training is faster on a GPU", f"{SPEED_UP[task]} times", [], Decision.NOT_DECIDED, "",
+            f"{task}: training is faster on a GPU",
+            f"{SPEED_UP[task]} times",
+            [],
+            Decision.NOT_DECIDED,
+            "",
             "no GPU at hand",
-        )  # fmt: skip
+        )
 
 
 def _sizes(sizes: Mapping[tuple[int, int], Row]) -> Iterator[Claim]:
@@ -53,9 +60,12 @@ def _sizes(sizes: Mapping[tuple[int, int], Row]) -> Iterator[Claim]:
     for (records, samples), row in sizes.items():
         yield _claim(
             f"at least as fast as REN on the fused scan, F-16 size, {records} records of {samples} samples",
-            "faster (abstract)", row["ratio"], decide(np.log(row["ratio"])), "times",
+            "faster (abstract)",
+            row["ratio"],
+            decide(np.log(row["ratio"])),
+            "times",
             f"REN {np.median(row['ren_ms']):.3g} ms, R2DN {np.median(row['r2dn_ms']):.3g} ms a gradient",
-        )  # fmt: skip
+        )
 
 
 def _growth(scaled: Row) -> Iterator[Claim]:
@@ -67,10 +77,13 @@ def _growth(scaled: Row) -> Iterator[Claim]:
                 for kind, published in (("ren", REN_SIZES), ("r2dn", R2DN_SIZES))
             ]
             yield _claim(
-                f"{what} time grows less with expressivity ({path})", f"slopes {ren} and {r2dn}",
-                slopes[0] - slopes[1], decide(slopes[0] - slopes[1]), "difference of log-log slopes",
+                f"{what} time grows less with expressivity ({path})",
+                f"slopes {ren} and {r2dn}",
+                slopes[0] - slopes[1],
+                decide(slopes[0] - slopes[1]),
+                "difference of log-log slopes",
                 f"REN {np.median(slopes[0]):.2f}, R2DN {np.median(slopes[1]):.2f} over 1 / NRMSE as published",
-            )  # fmt: skip
+            )
 
 
 def _slopes(expressive: Sequence[float], times: Sequence[Sequence[float]]) -> np.ndarray:
@@ -88,10 +101,12 @@ def _losses(trained: Trained, *, short: bool) -> Iterator[Claim]:
             same = (column == "test") == (task == "feedback")  # where the paper's figure shows it
             yield _claim(
                 f"{task}: {where} at most 20 % above REN's",
-                f"{LOSS[task][0]:g}, R2DN {LOSS[task][1]:g}" if same else "similar (abstract)", r2dn / ren,
-                Decision.NOT_DECIDED if short else decided, "times",
+                f"{LOSS[task][0]:g}, R2DN {LOSS[task][1]:g}" if same else "similar (abstract)",
+                r2dn / ren,
+                Decision.NOT_DECIDED if short else decided,
+                "times",
                 joined(f"REN {np.median(ren):.3g}, R2DN {np.median(r2dn):.3g}", remark),
-            )  # fmt: skip
+            )
 
 
 def _certificates(trained: Trained) -> Iterator[Claim]:
@@ -99,7 +114,10 @@ def _certificates(trained: Trained) -> Iterator[Claim]:
     for kind in ("ren", "r2dn"):
         rates = [row["rate"] for rows in trained.values() for row in rows[kind]]
         yield _claim(
-            f"every trained {kind.upper()} contracts", "by construction", [r for r in rates if r is not None],
-            decide_all([rate is not None for rate in rates]), "proven rate",
+            f"every trained {kind.upper()} contracts",
+            "by construction",
+            [r for r in rates if r is not None],
+            decide_all([rate is not None for rate in rates]),
+            "proven rate",
             f"{len(rates)} trained models, certificates verified in float64",
-        )  # fmt: skip
+        )

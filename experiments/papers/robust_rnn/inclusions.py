@@ -102,9 +102,21 @@ def _ci_in_star(inner: ContractingImplicitRNN) -> tuple[ContractingImplicitRNN, 
     E, H, p = (M.detach().numpy() for M in inner._implicit())
     X, weight = E.T @ (E / p[:, None]), 1 / p
     outer = RobustRNN(nu=1, ny=1, nx=NX, nv=NX, activation=inner.activation).double()
-    put(outer, E=X, P=X, F=np.zeros((NX, NX)), B1=E.T * weight, B2=np.zeros((NX, 1)), C1=weight[:, None] * H,
-        D12=weight[:, None] * inner.K.detach().numpy(), L=weight, C2=inner.C, bx=np.zeros(NX), bv=inner.b,
-        by=inner.d)  # fmt: skip
+    put(
+        outer,
+        E=X,
+        P=X,
+        F=np.zeros((NX, NX)),
+        B1=E.T * weight,
+        B2=np.zeros((NX, 1)),
+        C1=weight[:, None] * H,
+        D12=weight[:, None] * inner.K.detach().numpy(),
+        L=weight,
+        C2=inner.C,
+        bx=np.zeros(NX),
+        bv=inner.b,
+        by=inner.d,
+    )
     return inner, outer
 
 
@@ -116,8 +128,13 @@ def _ci_in_s(inner: ContractingImplicitRNN) -> tuple[ContractingImplicitRNN, Sta
     outer = StableRNN(nu=1, ny=1, nx=NX, activation="relu").double()
     assert outer.N is not None
     outer.N.start_at(W)
-    put(outer, U=inner.K.detach().numpy() / T[:, None], b=inner.b.detach().numpy() / T,
-        C=inner.C.detach().numpy() @ np.linalg.inv(E) * T, d=inner.d)  # fmt: skip
+    put(
+        outer,
+        U=inner.K.detach().numpy() / T[:, None],
+        b=inner.b.detach().numpy() / T,
+        C=inner.C.detach().numpy() @ np.linalg.inv(E) * T,
+        d=inner.d,
+    )
     return inner, outer
 
 

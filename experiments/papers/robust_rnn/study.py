@@ -173,9 +173,7 @@ def build(name: str, seed: int, data: Dataset) -> Model[Any]:
     return LSTM(**some) if name == "lstm" else Elman(**some)
 
 
-def trained(
-    study: Study, data: Dataset, linear: tuple[Linear, Array], name: str, seed: int, sizes: Sizes
-) -> FitResult:  # fmt: skip
+def trained(study: Study, data: Dataset, linear: tuple[Linear, Array], name: str, seed: int, sizes: Sizes) -> FitResult:
     """Train one model from one seed in both ways, and keep the better by validation."""
     case = f"{name}_{seed}"
     path = study.path(f"{case}.npz")
@@ -187,10 +185,18 @@ def trained(
             model.set_units(*scalers(data), data.dt)
             starts[rate] = "linear" if wanted == "linear" and start_at(model, *linear) else "random"
             fits[rate] = identify(
-                model, data, loss=SimulationError(washout=WASHOUT), window=400, batch_size=16, steps=sizes.steps,
-                learning_rate=rate, validate_every=50, start="continue", seed=seed,
+                model,
+                data,
+                loss=SimulationError(washout=WASHOUT),
+                window=400,
+                batch_size=16,
+                steps=sizes.steps,
+                learning_rate=rate,
+                validate_every=50,
+                start="continue",
+                seed=seed,
                 callbacks=[TqdmProgress(f"{case} {rate:g}")],
-            )  # fmt: skip
+            )
             if fits[rate].status is FitStatus.INTERRUPTED:
                 raise KeyboardInterrupt
         rate, fit = min(fits.items(), key=lambda pair: pair[1].best_validation)

@@ -47,7 +47,8 @@ class StoredRows:
     """
 
     def __init__(self, folder: Path, *, fresh: bool = False, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
+        self._folder = folder
+        self._say = say
         self._lock = threading.RLock()
         self._timer: threading.Timer | None = None
         self._new: defaultdict[Kinds, list[tuple[str, dict[str, Any]]]] = defaultdict(list)

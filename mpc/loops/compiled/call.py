@@ -93,21 +93,29 @@ class Prepared:
         actor, controller = loop.actor, loop.controller
         ny, nu, N = controller.predictor.ny, controller.predictor.nu, controller.horizon
         steps = len(actor.faults.flags)
-        self.call, self.hooks = Call(), Hooks(actor.plant, actor.faults, ny, nu)
+        self.call = Call()
+        self.hooks = Hooks(actor.plant, actor.faults, ny, nu)
         self._kept: list[NDArray[Any]] = []  # as long as C may read it
         push = np.zeros((1, 0)) if actor.disturbance is None else actor.disturbance
         for name, number in (("steps", steps), ("warm_up", actor.warm_up), ("preview", int(loop.preview))):
             setattr(self.call, name, number)
         self.call.pushed = self.hooks.pushed = push.shape[1]
         self._give(
-            x0=actor.x, held=loop.held, noise=actor.noise, input_error=actor.input_errors, reference=loop.wanted,
-            missing=actor.missing.astype(np.int8), signs=actor.faults.signs, history=np.zeros_like(actor.noise),
-        )  # fmt: skip
+            x0=actor.x,
+            held=loop.held,
+            noise=actor.noise,
+            input_error=actor.input_errors,
+            reference=loop.wanted,
+            missing=actor.missing.astype(np.int8),
+            signs=actor.faults.signs,
+            history=np.zeros_like(actor.noise),
+        )
         if actor.disturbance is not None:
             self._give(push=push)
         self._faults(actor.faults, max(ny, nu))
         if hooked:
-            self.call.plant_step, self.call.plant_output = self.hooks.plant_step, self.hooks.plant_output
+            self.call.plant_step = self.hooks.plant_step
+            self.call.plant_output = self.hooks.plant_output
         self._state = np.zeros(state // 8 + 1)
         self.call.state = self._state.ctypes.data
         learnt = (steps, 2, N + 1, ny) if controller.recalls else (0, 2, 0, 0)
@@ -145,8 +153,10 @@ class Prepared:
         self._give(
             fault_at=np.array([t for t, _, _ in known], dtype=np.int32),
             fault_kind=np.array([list(_KINDS).index(type(fault)) for _, fault, _ in known], dtype=np.int32),
-            fault_on=on, fault_low=numbers[:, 0].copy(), fault_high=numbers[:, 1].copy(),
-        )  # fmt: skip
+            fault_on=on,
+            fault_low=numbers[:, 0].copy(),
+            fault_high=numbers[:, 1].copy(),
+        )
 
     def _give(self, **arrays: NDArray[Any]) -> None:
         for name, array in arrays.items():
@@ -197,8 +207,10 @@ class Hooks:
             return kept.failed
 
         self.pushed = 0
-        self.measure, self.flow = _MEASURE(measure), _FLOW(flow)
-        self.plant_step, self.plant_output = _PLANT(plant_step), _PLANT(plant_output)
+        self.measure = _MEASURE(measure)
+        self.flow = _FLOW(flow)
+        self.plant_step = _PLANT(plant_step)
+        self.plant_output = _PLANT(plant_output)
 
 
 class _Kept:

@@ -65,7 +65,8 @@ class CompiledLoops:
     """
 
     def __init__(self, plant: Plant, controller: TightenedMPC, folder: Path) -> None:
-        self.plant, self.controller = plant, controller
+        self.plant = plant
+        self.controller = controller
         self._hooked = not callable(getattr(plant, "c_code", None))
         try:
             sources = _sources(plant, controller, self._hooked)

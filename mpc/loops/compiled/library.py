@@ -68,8 +68,11 @@ def library(sources: Mapping[str, str], folder: Path) -> tuple[ctypes.CDLL, tupl
             files = [name for name in sources if name.endswith(".c") and not name.startswith("_")]
             built = subprocess.run(
                 [found, *flags, *files, "-o", "built.so", "-lm"],
-                check=False, capture_output=True, text=True, cwd=scratch,
-            )  # fmt: skip
+                check=False,
+                capture_output=True,
+                text=True,
+                cwd=scratch,
+            )
             if built.returncode:
                 raise NotCompiledError(f"the compiler {found} failed: {built.stderr[-2000:]}")
             new = Path(scratch, "built.so")
