@@ -91,16 +91,17 @@ def experiments(study: Study) -> Dataset:
     plant = MassSpringDamperChain(position_limit=1e3)
     rng = np.random.default_rng(study.seed)
     records, length = (20, 600) if study.quick else (100, 1000)
-    path = study.path(f"experiments_{study.seed}_{records}_{length}.npz")
     u: Any = np.stack([held_levels(length, 3.0, rng) for _ in range(records)])
     x0 = rng.uniform(-5, 5, (records, plant.nx))
     long: Any = np.stack([held_levels(5 * length, s, rng) for s in (3, *SIGMAS)])
-    if not path.exists():
+
+    def simulated() -> dict[str, Array]:
         train = simulate(plant, u, x0, noise_std=NOISE, seed=study.seed + 1)
         rest = simulate(plant, long, np.zeros(plant.nx), noise_std=NOISE, seed=study.seed + 2)
-        np.savez(path, train=np.stack([r.y for r in train]), rest=np.stack([r.y for r in rest]))
-    with np.load(path) as stored:
-        outputs = [*stored["train"], *stored["rest"]]
+        return {"train": np.stack([r.y for r in train]), "rest": np.stack([r.y for r in rest])}
+
+    stored = study.arrays("experiments", simulated)
+    outputs = [*stored["train"], *stored["rest"]]
     names = [*(f"train {i}" for i in range(records)), "validation", *(f"test at s = {s}" for s in SIGMAS)]
     every = [
         Trajectory(force, y, plant.dt, inputs=plant.inputs, outputs=plant.outputs, name=name)

@@ -19,6 +19,7 @@ from controlrnn.kernels import simulate
 from controlrnn.models import ContractingR2DN, ContractingREN, Model
 from controlrnn.models.base import lure
 from controlrnn.systems import MATRICES, LureSystem
+from experiments.shared.rows.cases import one_thread
 from experiments.shared.study import Row
 
 SIZES = ((1, 256), (4, 256), (16, 256), (64, 128))  # records and samples of a gradient
@@ -55,12 +56,13 @@ def leaves(system: LureSystem) -> LureSystem:
 def in_turns(works: Mapping[str, Callable[[], None]], turns: int) -> dict[str, list[float]]:
     """Processor time [ms] of each work, taken in turns; the first turn, which compiles, does not count."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(turns + 1):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - began))
+    with one_thread():  # the times of all threads are counted together
+        for turn in range(turns + 1):
+            for name, work in works.items():
+                began = time.process_time()
+                work()
+                if turn:
+                    times[name].append(1e3 * (time.process_time() - began))
     return times
 
 

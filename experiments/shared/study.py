@@ -37,8 +37,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
+from controlrnn.checks import Array
 from controlrnn.errors import ClusterError
 from controlrnn.records import digest, write_atomic, write_json
 from experiments.shared.rows.cases import CODE, case, code, function_of, importable, name_of, one_thread
@@ -336,6 +338,22 @@ class Study:
         """Digest of everything that a row depends on."""
         own = {"study": self.name, "key": key, "quick": self.quick, "seed": self.seed, "needs": needs}
         return digest({}, own | made_with())
+
+    def arrays(self, name: str, compute: Callable[[], Mapping[str, Array]], *, needs: Any = None) -> dict[str, Array]:
+        """Compute arrays, or take them from the study's folder, where they stay for as long as a row would.
+
+        Args:
+            name: Start of the file's name.
+            compute: Gives the arrays by name.
+            needs: As in `row`.
+        """
+        path = self.path(f"{name}_{self._mark(name, needs)[:16]}.npz")
+        if not path.exists():
+            content = io.BytesIO()
+            np.savez(content, **{key: np.asarray(value) for key, value in compute().items()})  # type: ignore[arg-type]
+            write_atomic(path, content.getvalue())
+        with np.load(path) as stored:
+            return dict(stored)
 
     def target(self, name: str, target: Any, value: Any, met: bool) -> None:
         """Record a target: the aim, the value reached, and whether that is enough."""

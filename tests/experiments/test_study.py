@@ -63,6 +63,23 @@ def test_a_stopped_study_goes_on_where_it_was(tmp_path):
     assert run("--seed", "1") == [11, 12]
 
 
+def test_arrays_stay_until_what_they_depend_on_changes_and_a_crash_leaves_no_part(tmp_path, monkeypatch):
+    computed = []
+
+    def arrays():
+        computed.append(1)
+        return {"y": np.arange(3.0) + len(computed)}
+
+    for current in (study(tmp_path), study(tmp_path)):
+        np.testing.assert_array_equal(current.arrays("experiments", arrays, needs=1)["y"], [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(current.arrays("experiments", arrays, needs=2)["y"], [2.0, 3.0, 4.0])
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        current.arrays("experiments", arrays, needs=3)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(current.arrays("experiments", arrays, needs=3)["y"], [4.0, 5.0, 6.0])
+
+
 def test_two_rows_need_two_names(tmp_path):
     run = study(tmp_path)
     run.row("a", dict)

@@ -129,14 +129,13 @@ def experiments(study: Study, sizes: Sizes) -> tuple[Dataset, list[list[Trajecto
     long = np.stack([held_levels(sizes.samples, s, rng) for s in (3, *_TESTS)])
     wide = np.stack([held_levels(1000, s, rng) for s in SIGMAS for _ in range(sizes.realisations)])
     others = rng.uniform(-5, 5, (len(wide), plant.nx))
-    path = study.path(f"experiments_{study.seed}_{sizes.samples}_{sizes.realisations}.npz")
-    if not path.exists():
+
+    def simulated() -> dict[str, Array]:
         parts = {"train": (first, starts), "rest": (long, np.zeros(plant.nx)), "wide": (wide, others)}
-        outputs: dict[str, Any] = {
+        return {
             name: np.stack([r.y for r in simulate_plant(plant, u, x0, noise_std=NOISE, seed=study.seed + n)])
             for n, (name, (u, x0)) in enumerate(parts.items(), 1)
         }
-        np.savez(path, **outputs)
 
     def records(u: Array, y: Array, name: str) -> list[Trajectory]:
         return [
@@ -144,10 +143,10 @@ def experiments(study: Study, sizes: Sizes) -> tuple[Dataset, list[list[Trajecto
             for n, (a, b) in enumerate(zip(u, y, strict=True))
         ]
 
-    with np.load(path) as stored:
-        train, rest, spread = (
-            records(u, stored[name], name) for name, u in (("train", first), ("rest", long), ("wide", wide))
-        )
+    outputs = study.arrays("experiments", simulated, needs=[sizes.samples, sizes.realisations])
+    train, rest, spread = (
+        records(u, outputs[name], name) for name, u in (("train", first), ("rest", long), ("wide", wide))
+    )
     levels = [spread[n : n + sizes.realisations] for n in range(0, len(spread), sizes.realisations)]
     return Dataset(tuple(train), (rest[0],), tuple(rest[1:])), levels
 
