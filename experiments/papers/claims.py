@@ -115,11 +115,15 @@ def decide(differences: Sequence[float | None], *, error: float = 0.0) -> Decisi
     return Decision.NO if high < -error else Decision.NOT_DECIDED
 
 
-def decide_all(holds: Sequence[bool]) -> Decision:
-    """Decide a claim about every case: yes where it holds in all, no where one fails; open without any case."""
-    if not len(holds):
-        return Decision.NOT_DECIDED
-    return Decision.YES if all(holds) else Decision.NO
+def decide_all(holds: Sequence[bool | None]) -> Decision:
+    """Decide a claim about every case: no where one fails, yes where it holds in all; open without any case.
+
+    Args:
+        holds: One for each case; None where the case does not tell, as where nothing could be proven.
+    """
+    if any(case is not None and not case for case in holds):
+        return Decision.NO
+    return Decision.NOT_DECIDED if None in holds or not len(holds) else Decision.YES
 
 
 def unrefuted(decision: Decision) -> Decision:

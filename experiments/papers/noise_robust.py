@@ -8,8 +8,8 @@ total variance and the estimate is that of five images a batch; unlike there, im
 epoch, accuracies are divided by the number of images, and bound and estimate count the last row, too.
 
 Noise is white, added to the standardised pixels; the paper writes its variance, its code uses the deviation sigma.
-Quick: 4 epochs of 15 000 images and 3 seeds, where an error of 3 % is out of reach even without noise; so noise is also
-compared where it adds ten points to each network's own error, and no claim is refuted. Full: 200 epochs, 5 seeds.
+Quick: 4 epochs and 3 seeds, where small errors may be out of reach even without noise; so noise is also compared where
+it adds ten points to each network's own error, and no claim about training is refuted. Full: 200 epochs, 5 seeds.
 The same four ways identify a tank from noisy inputs, too (`experiments.papers.noise_plants`).
 """
 
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,20 +69,22 @@ SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 ADDED = 10  # points of error that noise adds
 _CUT = 0.99
 _IMAGES, _DRAWS = 20, 400  # of the Monte Carlo runs
+_ROUNDING = 1e-6  # of what theorem 1 allows
 _SMALL = 0.05  # sigma at which a linearisation has to be right
+_AMPLITUDE = "sigma of standardised pixels, as in the authors' code; the text calls it a variance"
 _claim = partial(claimed, PAPER)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; returns the exit status."""
     study = Study.from_command_line("papers.noise_robust", __doc__, arguments)
-    seeds, epochs, images = (3, 4, 15_000) if study.quick else (5, EPOCHS, None)
-    data = digits((ROWS, ROWS), standardised=True, most=images)
+    seeds, epochs = (3, 4) if study.quick else (5, EPOCHS)
+    data = digits((ROWS, ROWS), standardised=True)
     rows: dict[str, list[Row]] = {way: [] for way in WAYS}
     for seed in study.progress(range(seeds), "seeds"):
         for way in WAYS:
             work = partial(one_training, data, way, study.seed + seed, epochs)
-            rows[way].append(study.row(f"{way} {seed}", work, needs=[epochs, images]))
+            rows[way].append(study.row(f"{way} {seed}", work, needs=epochs))
     printed = study.row("printed bound", printed_bound)
     tank = noise_plants.all_rows(study, WAYS, quick=study.quick)
     short = "400 steps of 4000" if study.quick else ""
@@ -104,10 +107,14 @@ def one_training(data: Digits, way: str, seed: int, epochs: int) -> Row:
     norm = float(torch.linalg.matrix_norm(system.C1, 2))
     clean = error(0.0)
     return {
-        "way": way, "test_error": clean, "sigma_added": level(error, clean + ADDED),
-        "validation_error": 100 * (1 - max(trained.validation)), "norm": norm,
-        "sigmas": [level(error, at) for at in LEVELS], "curve": [error(sigma) for sigma in SIGMAS],
-    } | monte_carlo(system, data.test, seed)  # fmt: skip
+        "way": way,
+        "test_error": clean,
+        "sigma_added": level(error, clean + ADDED),
+        "validation_error": 100 * (1 - max(trained.validation)),
+        "norm": norm,
+        "sigmas": [level(error, at) for at in LEVELS],
+        "curve": [error(sigma) for sigma in SIGMAS],
+    } | monte_carlo(system, data.test, seed)
 
 
 def basic_bound(system: LureSystem, steps: int) -> Tensor:
@@ -179,7 +186,7 @@ def monte_carlo(system: LureSystem, data: Sequences, seed: int) -> Row:
         )
         least = torch.nn.functional.cross_entropy(clean, labels, reduction="none")
         # The sample's own mean square, so that Jensen's inequality holds for the draws themselves.
-        row[f"theorem_1_{name}"] = bool((loss.mean(0) <= 2**0.5 * rho.sqrt() + least + 1e-9).all())
+        row[f"theorem_1_{name}"] = float(((loss.mean(0) - least) / (2**0.5 * rho.sqrt()).clamp_min(1e-9)).max())
         row[f"bound_{name}"] = bool((rho - 4 * doubt <= sigma**2 * bound).all())
         row[f"estimate_over_found_{name}"] = float(sigma**2 * trace.sum() / rho.sum())
     return row
@@ -237,6 +244,18 @@ def _noise_borne(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
                 "times, sigma",
                 joined(short, open_),
             )
+    for way in WAYS:
+        for at, amplitude in enumerate(PUBLISHED[way][0]):
+            reached = [row["sigmas"][at] for row in rows[way]]
+            open_ = "the error is larger without noise in some seeds, or never reached" if None in reached else ""
+            yield _claim(
+                f"noise for an error of {LEVELS[at]} %: {way}",
+                f"{amplitude} (table I)",
+                reached,
+                settled(decide_value(reached, amplitude), short),
+                "sigma",
+                joined(_AMPLITUDE, short, open_),
+            )
     for way, least, words in (("estimate", 3.0, "at least three times"), ("bound", 1.5, "50 % more than")):
         for at, where in ((len(LEVELS) - 1, f"an error of {LEVELS[-1]} %"), (None, f"own error plus {ADDED} points")):
             ours = times(way, "regular", at)
@@ -253,14 +272,14 @@ def _noise_borne(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
 def _training(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
     """Accuracies without noise and norms."""
     error = {way: np.array([row["test_error"] for row in rows[way]]) for way in WAYS}
-    norm = {way: np.array([row["norm"] for row in rows[way]]) for way in WAYS}
+    norm: dict[str, Any] = {way: np.array([row["norm"] for row in rows[way]]) for way in WAYS}
     others = np.array([error[way] for way in WAYS if way != "stable"])
     yield _claim(
         "stable training is least accurate",
         "in words (fig. 5)",
-        error["stable"] - others.min(axis=0),
+        error["stable"] - others.max(axis=0),
         settled(decide(error["stable"] - others.max(axis=0)), short),
-        "% error more than the best",
+        "% error above the worst other",
         short,
     )
     best = 100 - np.min(list(error.values()), axis=0)
@@ -272,6 +291,15 @@ def _training(rows: dict[str, list[Row]], short: str) -> Iterator[Claim]:
         "%",
         short or "reached: within 0.3 points; the published value divides by the wrong number",
     )
+    for way in WAYS:
+        yield _claim(
+            f"|A| of {way}",
+            f"{PUBLISHED[way][1]} (table I)",
+            norm[way],
+            settled(decide_value(norm[way], PUBLISHED[way][1]), short),
+            "",
+            short,
+        )
     for smaller, larger in (("stable", "bound"), ("bound", "estimate"), ("estimate", "regular")):
         ratio = norm[larger] / norm[smaller]
         yield _claim(
@@ -317,9 +345,10 @@ def _theory(rows: dict[str, list[Row]], printed: Row) -> Iterator[Claim]:
     yield _claim(
         "theorem 1: the expected loss grows by at most kappa_L sqrt(rho)",
         "theorem 1",
-        [],
-        decide_all([r[f"theorem_1_{n}"] for r in everything for n in both]),
-        remark="cross-entropy, kappa_L = sqrt(2); squared error has no such constant",
+        [max(r[f"theorem_1_{n}"] for n in both) for r in everything],
+        decide_all([r[f"theorem_1_{n}"] <= 1 + _ROUNDING for r in everything for n in both]),
+        "of it at most",
+        "cross-entropy, kappa_L = sqrt(2); squared error has no such constant",
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from html_pages import Read
 from paper_claims import NO, OPEN, YES, decisions
 
-from controlrnn.errors import FileFormatError
+from controlrnn.errors import FileFormatError, MissingDataError
 from controlrnn.models import Elman
 from experiments.papers import __main__ as papers
 from experiments.papers import classification, noise_plants, noise_robust, rnn_sdp
@@ -24,11 +24,17 @@ from experiments.shared.study import Study
 @pytest.mark.parametrize(
     ("differences", "error", "decided"),
     [
-        ([1.0, 1.1, 0.9], 0.0, YES), ([-1.0, -1.1, -0.9], 0.0, NO), ([1.0, -1.0, 0.5], 0.0, OPEN),
-        ([1.0, 1.1, 0.9], 1.2, OPEN), ([1.0, 1.1], 0.0, OPEN), ([], 0.0, OPEN), ([1.0, 1.1, None], 0.0, OPEN),
-        ([1.0, 1.1, float("nan")], 0.0, OPEN), ([0.0, 0.0, 0.0], 0.0, OPEN),
+        ([1.0, 1.1, 0.9], 0.0, YES),
+        ([-1.0, -1.1, -0.9], 0.0, NO),
+        ([1.0, -1.0, 0.5], 0.0, OPEN),
+        ([1.0, 1.1, 0.9], 1.2, OPEN),
+        ([1.0, 1.1], 0.0, OPEN),
+        ([], 0.0, OPEN),
+        ([1.0, 1.1, None], 0.0, OPEN),
+        ([1.0, 1.1, float("nan")], 0.0, OPEN),
+        ([0.0, 0.0, 0.0], 0.0, OPEN),
     ],
-)  # fmt: skip
+)
 def test_claims_are_decided_where_spread_and_error_allow(differences, error, decided):
     assert decide(differences, error=error) is decided
 
@@ -44,6 +50,8 @@ def test_claims_about_every_case_fail_by_one():
     assert decide_all([True, True]) is YES
     assert decide_all([True, False]) is NO
     assert decide_all([]) is OPEN
+    assert decide_all([True, None]) is OPEN
+    assert decide_all([None, False, True]) is NO
 
 
 def test_a_published_value_is_met_within_a_half_of_it():
@@ -146,7 +154,7 @@ def noise_rows(**changes):
     row = {
         "test_error": 4.0, "norm": 1.0, "sigmas": [None, 0.5, 1.0], "sigma_added": 1.0,
         "curve": [0.0] * len(noise_robust.SIGMAS),
-        "theorem_1_small": True, "theorem_1_unit": True, "bound_small": True, "bound_unit": True,
+        "theorem_1_small": 0.2, "theorem_1_unit": 0.3, "bound_small": True, "bound_unit": True,
         "estimate_over_found_small": 1.0, "estimate_over_found_unit": 0.9,
     } | changes  # fmt: skip
     return [row | {"norm": row["norm"] * (1 + 0.01 * n)} for n in range(3)]
@@ -166,15 +174,24 @@ def test_claims_on_noise_follow_from_the_rows():
     missed = "bound bears 50 % more than the noise of regular training (an error of 10 %)"
     assert decided[missed] is NO
     assert decided["stable training is least accurate"] is YES
+    assert decided["noise for an error of 5 %: regular"] is YES, "0.5, published 0.54"
+    assert decided["noise for an error of 5 %: estimate"] is YES, "2.0, published 1.47"
+    assert decided["noise for an error of 10 %: stable"] is NO, "1.0, published 0.25"
+    assert decided["noise for an error of 3 %: bound"] is OPEN, "an error that is larger without noise"
+    assert decided["|A| of stable"] is YES
+    assert decided["|A| of regular"] is NO
+    assert decided["theorem 1: the expected loss grows by at most kappa_L sqrt(rho)"] is YES
     assert decided["the printed inequality (11) bounds the noise"] is NO
     assert decided["inequality (16), with all rows counted, bounds the noise"] is YES
     short = decisions(noise_robust.claims(rows, printed, epochs=4))
     assert short["a basic RNN reaches 98.03 %"] is OPEN
     assert short[missed] is OPEN, "a short training refutes nothing"
     assert short["stable training is least accurate"] is YES
-    rows["bound"] = noise_rows(bound_unit=False)
+    assert short["noise for an error of 10 %: stable"] is OPEN
+    rows["bound"] = noise_rows(bound_unit=False, theorem_1_unit=1.01)
     decided = decisions(noise_robust.claims(rows, printed, epochs=4))
     assert decided["inequality (16), with all rows counted, bounds the noise"] is NO
+    assert decided["theorem 1: the expected loss grows by at most kappa_L sqrt(rho)"] is NO
 
 
 def test_the_tank_is_identified_from_noisy_inputs_and_judged_by_true_levels():
@@ -221,6 +238,9 @@ def test_claims_on_the_constant_follow_from_the_rows():
     assert decided["random sampling stays far below the ascent"] is YES
     rows = [{k: list(v) for k, v in row.items()} for row in sdp_rows(active=[1.1, 0.7, 0.6])]
     assert rnn_sdp.claims(rows, (1, 10, 30))[0].decided is NO
+    assert rnn_sdp.long_claim([]).decided is OPEN
+    assert rnn_sdp.long_claim([{"gap": [9.0, 20.0 + n]} for n in range(5)]).decided is YES
+    assert rnn_sdp.long_claim([{"gap": [9.0, 50.0 + n]} for n in range(5)]).decided is OPEN
 
 
 def test_the_page_holds_claims_and_figures_and_needs_no_other_file(tmp_path):
@@ -268,6 +288,15 @@ def test_all_studies_run_into_folders_of_their_own_and_a_second_run_takes_over_t
     assert "2 claims: 2 yes" in text
     assert text.count("<h2>") == 2
     assert json.loads((tmp_path / "two" / "results.json").read_text())["quick"]
+
+
+def test_missing_data_are_said_before_any_study_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONTROLRNN_DATA", str(tmp_path))
+    ran = []
+    monkeypatch.setattr(papers, "STUDIES", {"robust_rnn": ran.append, "noise_robust": ran.append})
+    with pytest.raises(MissingDataError, match="mnist"):
+        papers.main(["--quick", "--out", str(tmp_path / "out")])
+    assert not ran
 
 
 @pytest.mark.slow

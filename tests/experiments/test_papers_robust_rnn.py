@@ -64,9 +64,13 @@ def rows_of(**changes):
         medians = [nse * (1 + (growth - 1) * max(s - 3, 0) / 7 + 0.2 * max(3 - s, 0)) for s in judging.SIGMAS]
         stable = family in judging.STABLE
         row = {
-            "nse_3": nse, "found": gain, "medians": medians, "searched": 2 * gain if stable else None,
-            "by_construction": judging.BOUNDS.get(family), "spread": [[m] * 5 for m in medians],
-        } | changes.get(family, {})  # fmt: skip
+            "nse_3": nse,
+            "found": gain,
+            "medians": medians,
+            "searched": 2 * gain if stable else None,
+            "by_construction": judging.BOUNDS.get(family),
+            "spread": [[m] * 5 for m in medians],
+        } | changes.get(family, {})
         rows[family] = [row | {"nse_3": row["nse_3"] * (1 + 0.01 * n)} for n in range(3)]
     return rows
 
@@ -97,7 +101,7 @@ def test_a_short_training_refutes_nothing_but_a_certificate_that_fails_does(sets
     assert short["gain found <= certified <= prescribed (Theta_8, 6, 3)"] is NO
     assert decided(rows_of(theta_6={"by_construction": None, "searched": None}), sets)[
         "gain found <= certified <= prescribed (Theta_8, 6, 3)"
-    ] is NO  # fmt: skip
+    ] is OPEN, "what could not be proven refutes nothing"  # fmt: skip
 
 
 @pytest.mark.slow
