@@ -215,7 +215,9 @@ def _least_gain(system: LureSystem, row: int, channel: int, P: Array | None, mul
     squares = [schur_top(demanded + form.multiplier_form(lam)) for lam in candidates]
     best = int(np.argmin(squares))
     if not np.isfinite(squares[best]):
-        raise CertificationError("no gain from an input could be proven: the multipliers do not exist at equal states")
+        raise CertificationError(
+            "no gain from an input could be proven, since the multipliers do not exist at equal states"
+        )
     return float(np.sqrt(max(squares[best], 1e-290))), candidates[best]
 
 

@@ -297,25 +297,28 @@ def largest_ratios(P: Enclosure, metric: Enclosure, *, room: float = 1.0) -> Arr
     if not n:
         return np.zeros(count)
     if not (np.isfinite(P.mid).all() and np.isfinite(metric.mid).all()):
-        raise CertificationError("the matrices of a ratio must be finite: their numbers overflow")
+        raise CertificationError("the matrices of a ratio must be finite, but their numbers overflow")
     try:
         root = np.linalg.inv(np.linalg.cholesky(metric.mid))
         top = np.linalg.eigvalsh(root @ P.mid @ root.swapaxes(1, 2))[:, -1]
     except np.linalg.LinAlgError as error:
-        raise CertificationError(f"the metric is not positive definite in float64: {error}") from error
+        raise CertificationError(f"the metric is not positive definite, or float64 cannot tell ({error})") from error
     ratios, found = np.full(count, np.inf), np.zeros(count)
+    # Not so small that metric * ratio underflows.
+    least = np.maximum(1e-250 / np.maximum(np.abs(metric.mid).max(axis=(1, 2)), 1.0), 1e-300)
+    top = np.maximum(top, least)
     # The eigenvalue is a guess: it is raised until metric * ratio - P is proven positive definite.
     for inflation in 10.0 ** np.arange(-12, 1):
         rest = np.flatnonzero(~np.isfinite(ratios))
         if not len(rest):
             return ratios
-        found[rest] = np.maximum(top[rest], 1e-250) * (1 + inflation)
+        found[rest] = top[rest] * (1 + inflation)
         own = metric if len(metric.mid) == 1 else metric[rest]
         whole = Enclosure.of(found[rest])[:, None, None] * own - P[rest]
         margins = definite_margins(whole, room=room)
         ratios[rest[margins > 0]] = found[rest[margins > 0]]
     if not np.isfinite(ratios).all():
-        raise CertificationError("the largest ratio of two matrices cannot be proven: they are too badly scaled")
+        raise CertificationError("the largest ratio of two matrices cannot be proven, since they are too badly scaled")
     return ratios
 
 

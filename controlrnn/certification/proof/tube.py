@@ -341,7 +341,7 @@ def covering(metric: Array, radius: float) -> Array:
     try:
         exact = radius * np.linalg.inv(np.linalg.cholesky(metric)).T
     except np.linalg.LinAlgError as error:
-        raise CertificationError(f"the metric is not positive definite in float64: {error}") from error
+        raise CertificationError(f"the metric is not positive definite, or float64 cannot tell ({error})") from error
     r, M = Enclosure.of(np.full((1, 1), radius)), Enclosure.of(metric)
     for inflation in 10.0 ** np.arange(-13, -1):
         L = Enclosure.of(exact * (1 + inflation))

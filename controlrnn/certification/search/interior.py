@@ -51,7 +51,9 @@ def inflate(
         if stage is not None and np.isfinite(stage[0]).all():
             return lam, rho, stage[0]
         lam, rho = 1.2 * lam, 2 * rho
-    raise CertificationError("no multipliers at a stage: the gains overflow, or the matrices are too badly scaled")
+    raise CertificationError(
+        "there are no multipliers at a stage, since the gains overflow or the matrices are too badly scaled"
+    )
 
 
 def reach(form: IncrementalForm, demand: Array, pattern: Array) -> Multipliers:

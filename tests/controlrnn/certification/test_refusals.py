@@ -104,6 +104,21 @@ def test_honest_calls_are_answered(seed, layers, kind, activation, exponents, ze
                 assert found.verify(system) > 0
 
 
+@pytest.mark.parametrize("scale", [1e-310, 1e-320, 1e250])
+def test_a_metric_that_float64_cannot_handle_is_refused_with_what_to_do(scale):
+    """Or the claim is that of the same set in units of its own, no looser."""
+    system = random_system(0, nx=2, nu=1)
+    for certify in (
+        lambda r, m: certify_horizon(system, 2, initial_radius=r, metric=m, iterations=10),
+        lambda r, m: certify_around(system, np.zeros(2), np.zeros((3, 1)), initial_radius=r, metric=m),
+    ):
+        found, refused = answered(lambda: certify(float(np.sqrt(scale)), scale * np.eye(2)))  # noqa: B023
+        if found is None:
+            assert "nearer to the sizes" in refused or "rescale" in refused, refused
+        else:
+            np.testing.assert_allclose(found.bounds, certify(1.0, np.eye(2)).bounds, rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     "box", ["", "ab", 5, np.True_, (), (1,), (1, 2, 3), np.zeros((0, 1)), (0.1, [1.0]), ([1.0], [0.0])]
 )

@@ -236,3 +236,13 @@ def test_the_largest_value_of_a_quadratic():
     assert inc.schur_top(G[:1, :1]) == 2.0
     assert inc.schur_top(G[:2, :2]) == pytest.approx(2.25, rel=1e-12)
     assert inc.schur_top(-G) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("scale", "value", "expected"),
+    [(1.0, 1e-240, 1e-240), (1e250, 1e-20, 1e-270), (1e250, 1.0, 1e-250), (1e-250, 1e-250, 1.0), (1.0, 0.0, 2.5e-251)],
+)
+def test_ratios_to_metrics_of_any_size(scale, value, expected):
+    """That of nothing is stated as the least that can be proven with a metric of that size."""
+    found = inc.largest_ratio(value * np.diag([1.0, 0.5]), scale * np.diag([1.0, 4.0]))
+    assert expected * (1 - 1e-15) <= found <= expected * (1 + 1e-9)
