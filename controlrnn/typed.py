@@ -242,7 +242,10 @@ def _loose_number(name: str, value: Any) -> float:
 
 def _whole(name: str, value: Any) -> int:
     """Return ``value`` as int after checking that it is a whole number of any sign."""
-    return count(name, value, least=-_LARGEST, most=_LARGEST)
+    try:
+        return count(name, value, least=-_LARGEST, most=_LARGEST)
+    except SettingError:
+        raise SettingError(f"{name} must be a whole number of at most 64 bits, got {shown(value)}") from None
 
 
 def _path(name: str, value: Any) -> Any:

@@ -7,6 +7,7 @@ from hypothesis import given
 
 from controlrnn import checks, errors
 from controlrnn.errors import ControlRnnError, DataError, SettingError, ShapeError
+from controlrnn.typed import typed
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,17 @@ def test_count_accepts_whole_numbers():
     assert [checks.count("n", v) for v in (3, 3.0, np.int64(3))] == [3, 3, 3]
     assert checks.count("n", 0, least=0) == 0
     assert checks.positive("r", 0, zero=True) == 0
+
+
+@pytest.mark.parametrize("value", [1e300, 10**300, -(2**70), np.inf, 2.5, "x", None])
+def test_whole_numbers_of_any_sign_are_refused_in_short_words(value):
+    @typed()
+    def shifted(by: "int") -> "int":
+        return by
+
+    assert shifted(-(2**40)) == -(2**40)
+    with pytest.raises(SettingError, match=r"^by must be a whole number of at most 64 bits, got "):
+        shifted(value)
 
 
 def test_every_error_derives_from_the_base_and_from_a_builtin():
