@@ -70,7 +70,7 @@ TOP = {
     "controlrnn.road": ("controlrnn/road/", "controlrnn/command/", "controlrnn/__init__.py"),
     "controlrnn.command": ("controlrnn/command/", "controlrnn/__main__.py"),
 }
-# Floors of a package, from the bottom: a file imports from its own room and from those before it.
+# Floors of a package, from the bottom: a file imports from its own folder and from those before it.
 FLOORS = {
     "mpc": (
         "c_tables", "quadratic", "predictor", "promises", "observers", "calibration", "tightening", "problem",
@@ -235,7 +235,7 @@ def test_inside_a_package_imports_point_down(name):
     if name.endswith("/__init__.py"):
         return  # shows what is below it
     package, own = floor_of(name.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
-    assert own >= 0, f"{name} is in no room of {package}: {FLOORS[package]}"
+    assert own >= 0, f"{name} is in no folder of {package}: {FLOORS[package]}"
     for module in imports(name):
         there = floor_of(module)
         if there and there[0] == package and there[1] > own and (name, module) not in UPWARDS:
@@ -252,7 +252,7 @@ def test_no_module_imports_itself_in_a_circle():
 @pytest.mark.parametrize("folder", sorted({str(Path(name).parent) for name in FILES}))
 def test_a_folder_is_seen_at_one_glance(folder):
     files = [n for n in FILES if str(Path(n).parent) == folder and not n.endswith("__init__.py")]
-    assert len(files) <= MOST_FILES or folder in MANY_FILES, f"{folder} has {len(files)} files: build rooms"
+    assert len(files) <= MOST_FILES or folder in MANY_FILES, f"{folder} has {len(files)} files: make folders"
 
 
 @pytest.mark.parametrize("module", ONLY_IN)
@@ -478,12 +478,12 @@ def test_the_reference_page_lists_every_public_package():
     assert sorted(listed) == sorted(PUBLIC)
 
 
-def test_the_page_on_the_house_leads_to_rooms_and_names():
-    """Every room stands on it, and the file of each name in its last table is the one where the name is defined."""
+def test_the_page_on_the_house_leads_to_folders_and_names():
+    """Every folder stands on it, and the file of each name in its last table is the one where the name is defined."""
     page = (ROOT / "docs" / "architecture.md").read_text()
-    for package, rooms in FLOORS.items():
-        for room in filter(None, rooms):
-            assert re.search(rf"`{room.replace('.', '/')}(/|\.py)`", page), f"{package}.{room}"
+    for package, folders in FLOORS.items():
+        for folder in filter(None, folders):
+            assert re.search(rf"`{folder.replace('.', '/')}(/|\.py)`", page), f"{package}.{folder}"
     found = {}
     for names, path in re.findall(
         r"^\| (`.*`) \| `(\S+\.py)` \|$", page.split("## Where to find what")[1], re.MULTILINE

@@ -41,7 +41,7 @@ _DEVIATION = 0.01  # of the outputs' own deviation, where none is declared
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """How a grey box is fitted.
+    """Options of the fit of a grey box.
 
     Args:
         residual: Number of tanh neurons beside the equations; zero for physics alone.
@@ -360,7 +360,7 @@ class FitProblem:
         return value, gradient, hessian
 
     def result(self, x: Array, costs: Array) -> GreyBoxFit:
-        """What was found."""
+        """Result of the fit at these unknowns."""
         traced, _ = self.system(x)
         system, F = traced.system, len(self.free)
         values, slopes = self.values(x)

@@ -9,8 +9,7 @@ import numpy as np
 
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
-from controlrnn.greybox.values import Row, curved, joined, of_parameters, plain, widened
-from controlrnn.greybox.values import _each as each
+from controlrnn.greybox.values import Row, curved, each, joined, of_parameters, plain, widened
 from controlrnn.systems import Law
 
 

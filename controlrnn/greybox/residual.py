@@ -45,7 +45,7 @@ class Residual:
         return slice(total - self.sizes[3], total)
 
     def start(self, rng: np.random.Generator) -> Array:
-        """Numbers of neurons that look anywhere and say nothing yet."""
+        """Starting values: random input weights, and output weights of zero, so that there is no effect yet."""
         nz = len(self.equations.states) + len(self.equations.inputs)
         theta = np.asarray(rng.standard_normal(sum(self.sizes)) / np.sqrt(max(nz, 1)))
         theta[self.weights] = 0.0
@@ -115,7 +115,7 @@ def _alike(system: LureSystem) -> list[Neuron]:
 
 
 def without(system: LureSystem, neurons: int) -> LureSystem:
-    """The physics alone: the first ``neurons`` neurons say nothing."""
+    """The system without the effect of its first ``neurons`` neurons: physics alone."""
     B1 = np.array(system.B1)
     B1[:, :neurons] = 0.0
     return replace(system, B1=B1)

@@ -140,7 +140,7 @@ class Row:
             return _scaled(self, other)
         if self.fixed:
             return _scaled(other, self)
-        return _each(_product, self, other)
+        return each(_product, self, other)
 
     __rmul__ = __mul__
 
@@ -198,7 +198,7 @@ def _scaled(row: Row, factor: Row) -> Row:
     return Row(row.tape, data, ends.min(axis=0), ends.max(axis=0))
 
 
-def _each(of: Any, *rows: Row) -> Row:
+def each(of: Any, *rows: Row) -> Row:
     """Apply a function of single values to each of a row."""
     n = max(len(row.low) for row in rows)
     return joined([of(*(row[i if len(row.low) > 1 else 0] for row in rows)) for i in range(n)])
@@ -293,7 +293,7 @@ def inverse(row: Row) -> Row:
     """One over a row, whose range must not hold zero."""
     if row.fixed:
         return of_parameters(row, lambda v: 1 / v, lambda v: -1 / v**2)
-    return _each(_inverse, row)
+    return each(_inverse, row)
 
 
 def _inverse(row: Row) -> Row:

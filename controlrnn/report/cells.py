@@ -13,7 +13,7 @@ from controlrnn.typed import typed
 
 
 class Mark(Choice):
-    """How something stands that a reader has to decide on."""
+    """Judgement that a cell shows: good, doubtful or bad."""
 
     GOOD = "good"
     """As wanted."""

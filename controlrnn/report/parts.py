@@ -175,7 +175,7 @@ class Loops(Protocol):
 @dataclass(frozen=True, kw_only=True, eq=False)
 @typed(unchecked=("model_error", "tightening", "observer", "promises", "loops", "attack", "fit", "residuals"))
 class Parts:
-    """What a report is made of; what is left out is not in it.
+    """Results that a report is made of; what is left out is not in it.
 
     Args:
         title: Heading of the report.

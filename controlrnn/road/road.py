@@ -87,11 +87,11 @@ class Road:
 
     @property
     def ledger(self) -> Ledger:
-        """What was done, as it stands in the folder now."""
+        """Ledger of the stages that were done, read from the folder anew each time."""
         return Ledger.read(self.folder)
 
     def entry(self, stage: Stage | str) -> Entry:
-        """What a stage found.
+        """Findings of a stage, from the ledger.
 
         Args:
             stage: The stage.
@@ -137,7 +137,7 @@ class Road:
 
     @cached_property
     def data_report(self) -> DataReport:
-        """What the data show."""
+        """Report of the data: what `check_data` found in them."""
         return check_data(self.data)
 
     @cached_property

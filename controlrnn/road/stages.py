@@ -71,7 +71,7 @@ class Quiet:
 
 @dataclass(frozen=True)
 class Done:
-    """What a stage wrote and found.
+    """Result of one stage: its files and its findings.
 
     Args:
         files: Paths in the folder.

@@ -18,7 +18,7 @@ OBJECTIVES = {"cost": "cost", "conservatism": "conservatism [share of a range]",
 @dataclass(frozen=True)
 @typed()
 class TradeOff:
-    """What a setting is worth; less is better in each.
+    """Objectives of one setting: cost, conservatism and solve time; less is better in each.
 
     Args:
         cost: Of closed loops.

@@ -11,7 +11,7 @@ from controlrnn.typed import typed
 
 
 class Dimension(ABC):
-    """What a setting may be."""
+    """Base class of the dimensions: values that one setting may have."""
 
     @abstractmethod
     def suggested(self, trial: Any, name: str) -> Any:

@@ -65,14 +65,14 @@ class OpcUaNodes:
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Everything that is read, in the order in which it is taken apart."""
+        """Node ids read at every sample: of outputs, applied inputs, set points, measured inputs, in this order."""
         return (*self.outputs, *self.applied, *self.reference, *self.measured)
 
 
 @dataclass(frozen=True, kw_only=True)
 @typed()
 class Operated:
-    """What an operation came to.
+    """Outcome of `operate`, as counts of steps and of what failed in them.
 
     Args:
         samples: Control steps made.

@@ -46,7 +46,7 @@ class Advice:
 
 
 def advise(records: Sequence[Trajectory], found: Dynamics) -> Advice:
-    """Settings for these records.
+    """Advise settings for the identification of these records.
 
     Args:
         records: The records.
@@ -75,7 +75,7 @@ def advise(records: Sequence[Trajectory], found: Dynamics) -> Advice:
 
 
 def excitation_findings(records: Sequence[Trajectory], found: Dynamics) -> Iterator[Finding]:
-    """What the inputs do not teach, and what to move more.
+    """Findings on the excitation: what the inputs do not teach, and what to move more.
 
     Args:
         records: The records.
@@ -125,7 +125,7 @@ def excitation_findings(records: Sequence[Trajectory], found: Dynamics) -> Itera
 
 
 def dynamics_findings(records: Sequence[Trajectory], found: Dynamics, advice: Advice) -> Iterator[Finding]:
-    """What the dynamics mean for a model and a controller.
+    """Findings on the dynamics: what they mean for a model and a controller.
 
     Args:
         records: The records.

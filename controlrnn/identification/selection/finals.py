@@ -58,7 +58,7 @@ class Final:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a final fit needs to know of the search."""
+    """Data and results of a search that its final fits need."""
 
     every: Sequence[Fold]
     records: tuple[Trajectory, ...]

@@ -19,7 +19,7 @@ from controlrnn.typed import typed
 
 
 class Clock(Choice):
-    """What the seconds of a budget are."""
+    """Clock that a budget is measured by."""
 
     WALL = "wall"
     """Time as it passes."""
@@ -109,7 +109,7 @@ class Meter:
 
     @property
     def work(self) -> Work:
-        """What was done so far."""
+        """Work of the search so far, counted."""
         return Work(**{str(phase): n for phase, n in self.counts.items()})
 
 
@@ -152,4 +152,4 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
     def on_end(self, status: FitStatus) -> None:
-        """A fit ended; the search goes on."""
+        """Do nothing at the end of a fit: the search goes on."""

@@ -24,7 +24,7 @@ _GAIN = 0.95  # a dead time has to lower the error to this share of what none gi
 
 @dataclass(frozen=True)
 class Structure:
-    """What was decided before any network, and why.
+    """Structure that was found before any network: feedthrough, dead times, samples to skip, with reasons.
 
     Args:
         skip: Samples at the start of a record that scores leave out; the initial state is estimated from them.

@@ -39,7 +39,7 @@ _MOST = 6
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """What is taken of one output's range on either side, at the step where most is.
+    """Parts of the tightening of one output on either side of its range, at the step where they are largest.
 
     Args:
         step: That step.

@@ -26,7 +26,7 @@ def checked_now(parts: Parts) -> dict[str, tuple[Mark, str]]:
 
 
 def origins_section(parts: Parts, proofs: dict[str, tuple[Mark, str]]) -> Section:
-    """The section.
+    """Section on origins: digests, files, versions, and whether proofs hold again.
 
     Args:
         parts: What the report is made of.

@@ -19,7 +19,7 @@ Row = list[Any]
 
 
 def summary_section(parts: Parts, proofs: dict[str, tuple[Mark, str]]) -> Section:
-    """The section.
+    """First section of the report, a line for each stage of the road.
 
     Args:
         parts: What the report is made of.

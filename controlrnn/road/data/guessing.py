@@ -23,7 +23,7 @@ _WORDS = re.compile(r"[A-Za-z]+")
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns by what they are.
+    """Columns of a file by their purpose: time, inputs, outputs.
 
     Args:
         time: Column of time stamps; None where there is none.
