@@ -44,8 +44,8 @@ from mpc.observers.estimate_error import EstimateError, calibrate_estimates, est
 from mpc.observers.guarded import GuardedObserver
 from mpc.observers.innovation import StateObserver, kalman_gain
 from mpc.observers.moving_horizon import EstimateInfo, MovingHorizonObserver
-from mpc.observers.open_loop import RunningOn, Washout
 from mpc.observers.state_error import StateError
+from mpc.observers.washout import RunningOn, Washout
 from mpc.online.opc_ua import OpcUaNodes, Operated, operate
 from mpc.predictor import Predictor
 from mpc.problem.ocp import Backend, OptimalControlProblem, Solution, StepData

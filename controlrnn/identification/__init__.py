@@ -23,7 +23,7 @@ from controlrnn.identification.selection.result import BestFit, Entry
 from controlrnn.identification.selection.trials import Trial
 from controlrnn.identification.states.encoder import StateEncoder, fit_encoder
 from controlrnn.identification.states.initial_state import estimate_initial_state
-from controlrnn.identification.training.fit import identify
+from controlrnn.identification.training.identify import identify
 from controlrnn.identification.training.observer_training import estimate_states, observer_dataset
 from controlrnn.identification.training.progress import Callback, Progress, TqdmProgress
 from controlrnn.identification.training.result import FitResult

@@ -37,7 +37,7 @@ from mpc.control.controller import TightenedMPC
 from mpc.control.modes import promises
 from mpc.observers.base import Observer
 from mpc.observers.innovation import StateObserver
-from mpc.observers.open_loop import RunningOn, Washout
+from mpc.observers.washout import RunningOn, Washout
 from mpc.problem import priorities
 from mpc.problem.ocp import OptimalControlProblem, StepData
 from mpc.problem.ranking import KEPT

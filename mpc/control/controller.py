@@ -36,6 +36,7 @@ from controlrnn.typed import typed
 from mpc.calibration.region import RegionWatch
 from mpc.calibration.residuals import measured_errors
 from mpc.control.agreement import agreed, move_limited
+from mpc.control.handling import ControllerHandling, own_observer
 from mpc.control.modes import (
     check_memory,
     check_terminal,
@@ -46,7 +47,6 @@ from mpc.control.modes import (
     unlearnt_errors,
 )
 from mpc.control.offset_free import OutputDisturbance
-from mpc.control.operation import ControllerHandling, own_observer
 from mpc.control.settings import Safety, Solver
 from mpc.control.step import MpcStep
 from mpc.control.watching import catch_up, check_forecast, left_ranges, watch_of, wider_limits

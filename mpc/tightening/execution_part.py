@@ -14,8 +14,8 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.errors import SettingError
 from mpc.observers.base import Observer
-from mpc.observers.open_loop import RunningOn, Washout
 from mpc.observers.state_error import ROUNDING
+from mpc.observers.washout import RunningOn, Washout
 
 if TYPE_CHECKING:
     from controlrnn.certification import ExecutionError

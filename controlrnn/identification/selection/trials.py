@@ -16,7 +16,7 @@ from controlrnn.identification.selection.candidates import Candidate
 from controlrnn.identification.selection.folds import Fold, pooled, shortened
 from controlrnn.identification.selection.meter import Meter, Stop
 from controlrnn.identification.selection.structure import Structure
-from controlrnn.identification.training.fit import identify
+from controlrnn.identification.training.identify import identify
 from controlrnn.identification.training.progress import Callback
 from controlrnn.identification.training.result import FitResult
 from controlrnn.identification.training.settings import FitStatus

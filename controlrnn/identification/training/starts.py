@@ -22,7 +22,7 @@ from controlrnn.checks import Array, checked_seed, count
 from controlrnn.data import Dataset, Trajectory
 from controlrnn.data.sampling import all_same_dt
 from controlrnn.errors import SettingError
-from controlrnn.identification.training.fit import identify
+from controlrnn.identification.training.identify import identify
 from controlrnn.identification.training.result import FitResult
 from controlrnn.identification.training.settings import FitStatus
 from controlrnn.models import Model

@@ -1,4 +1,4 @@
-"""Operations of a controller besides its steps: late readings, start, saving, copies, changes, explanations."""
+"""Handling of a controller besides its steps: late readings, start, saving, copies, changes, explanations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNDER, _ENTRIES, _CONTENT = "rests on", "entries", "content"
 
 
 class ControllerHandling(ControllerParts):
-    """Mixin of `mpc.TightenedMPC` with the operations of this module."""
+    """Mixin of `mpc.TightenedMPC` with the methods of this module."""
 
     _made: tuple[tuple[Any, ...], dict[str, Any]]
 
