@@ -16,7 +16,7 @@ from controlrnn.certification import Certificate
 from controlrnn.checks import Array, as_array, items, put, read_only, shown
 from controlrnn.data import DataReport, Dataset, Signal
 from controlrnn.errors import SettingError, ShapeError
-from controlrnn.systems import LureSystem
+from controlrnn.systems import GatedSystem, LureSystem
 from controlrnn.typed import typed
 
 if TYPE_CHECKING:  # torch takes seconds to import, and a report of loops needs none
@@ -211,7 +211,7 @@ class Parts:
     data: Dataset | None = None
     checked: DataReport | None = None
     fit: BestFit | FitResult | GreyBoxFit | None = None
-    baselines: Mapping[str, LureSystem] = field(default_factory=dict)
+    baselines: Mapping[str, LureSystem | GatedSystem] = field(default_factory=dict)
     residuals: ResidualTest | None = None
     certificates: Mapping[str, Certificate] = field(default_factory=dict)
     attack: Attack | Array | None = None
@@ -240,9 +240,11 @@ class Parts:
         for name, certificate in _named("certificates", self.certificates).items():
             _like(f"certificates[{name!r}]", certificate, (Certificate,), "certify_horizon and others")
         for name, model in _named("baselines", self.baselines).items():
-            _like(f"baselines[{name!r}]", model, (LureSystem,), "identify_subspace(...).system")
-        if self.fit is not None and not isinstance(getattr(self.fit, "system", None), LureSystem):
-            raise SettingError(f"fit must hold a LureSystem, from identify_best or identify, got {shown(self.fit)}")
+            _like(f"baselines[{name!r}]", model, (LureSystem, GatedSystem), "identify_subspace(...).system")
+        if self.fit is not None and not isinstance(getattr(self.fit, "system", None), LureSystem | GatedSystem):
+            raise SettingError(
+                f"fit must be a result of identify_best, identify or fit_equations, got {shown(self.fit)}"
+            )
         if self.residuals is not None and not hasattr(self.residuals, "cross_outside"):
             raise SettingError(f"residuals must be from check_residuals, got {shown(self.residuals)}")
         self._settle()
@@ -269,7 +271,7 @@ class Parts:
             )
 
     @property
-    def system(self) -> LureSystem | None:
+    def system(self) -> LureSystem | GatedSystem | None:
         """The model that the report is about."""
         return None if self.fit is None else self.fit.system
 

@@ -12,12 +12,12 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.identification.scores.metrics import Scores
 from controlrnn.identification.states.initial_state import estimate_initial_states
 from controlrnn.kernels import simulate
-from controlrnn.systems import LureSystem
+from controlrnn.systems import GatedSystem, LureSystem
 from controlrnn.typed import typed
 
 
 @typed(unchecked=("system",))
-def initial_states(system: LureSystem, records: Sequence[Trajectory], samples: int) -> Array:
+def initial_states(system: LureSystem | GatedSystem, records: Sequence[Trajectory], samples: int) -> Array:
     """Estimate the initial state of each record by least squares, shape (R, nx).
 
     Args:
@@ -33,7 +33,7 @@ def initial_states(system: LureSystem, records: Sequence[Trajectory], samples: i
 
 @typed(unchecked=("system",))
 def free_run(
-    system: LureSystem, records: Sequence[Trajectory], x0: Array | None = None
+    system: LureSystem | GatedSystem, records: Sequence[Trajectory], x0: Array | None = None
 ) -> tuple[list[Array], list[Array]]:
     """Simulate every record over its whole length with its own inputs only.
 
@@ -60,7 +60,9 @@ def free_run(
 
 
 @typed(unchecked=("system",))
-def score(system: LureSystem, records: Sequence[Trajectory], *, skip: int = 0, estimate: bool = False) -> Scores:
+def score(
+    system: LureSystem | GatedSystem, records: Sequence[Trajectory], *, skip: int = 0, estimate: bool = False
+) -> Scores:
     """Score free runs over whole records.
 
     Args:

@@ -16,7 +16,7 @@ from controlrnn.report.blocks import Block, Section, Table, Words
 from controlrnn.report.cells import Mark, Marked
 from controlrnn.report.charts import Band, Chart, Line, Panel, Span, Style
 from controlrnn.report.parts import Parts
-from controlrnn.systems import LureSystem
+from controlrnn.systems import GatedSystem, LureSystem
 
 _TRIALS, _OUTPUTS, _LAGS, _PAIRS = 10, 6, 25, 6
 
@@ -38,7 +38,7 @@ class Compared:
 
     name: str
     what: str
-    system: LureSystem
+    system: LureSystem | GatedSystem
     error: float | None
     rmse: Array
     fit: Array
@@ -48,7 +48,12 @@ class Compared:
     @property
     def linear(self) -> bool:
         """Whether it is a linear model."""
-        return self.system.nv == 0
+        return isinstance(self.system, LureSystem) and self.system.nv == 0
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons, or of gated units."""
+        return self.system.units if isinstance(self.system, GatedSystem) else self.system.nv
 
 
 def compared(parts: Parts) -> list[Compared]:
@@ -185,7 +190,7 @@ def _residuals(parts: Parts) -> Any:
         return None
 
 
-def run(parts: Parts, system: LureSystem, record: Trajectory) -> Array:
+def run(parts: Parts, system: LureSystem | GatedSystem, record: Trajectory) -> Array:
     """Free run of a record, from the initial state that fits its first samples, shape (T, ny).
 
     Args:
@@ -215,7 +220,7 @@ def _own_scores(parts: Parts) -> Any:
     return _scores(parts, parts.fit.system)  # type: ignore[union-attr]
 
 
-def _scores(parts: Parts, system: LureSystem) -> Any:
+def _scores(parts: Parts, system: LureSystem | GatedSystem) -> Any:
     from controlrnn.identification import Scores
 
     records = judged_on(parts)
@@ -225,7 +230,9 @@ def _scores(parts: Parts, system: LureSystem) -> Any:
     return Scores.of([r.y for r in records], [run(parts, system, r) for r in records], skip=skip)
 
 
-def _size(system: LureSystem) -> str:
+def _size(system: LureSystem | GatedSystem) -> str:
+    if isinstance(system, GatedSystem):
+        return f"{system.cell.upper()}, {system.nx} states, {system.units} units"
     return f"{system.nx} states, {system.nv} neurons" if system.nv else f"linear, {system.nx} states"
 
 
@@ -237,7 +244,7 @@ def _table(parts: Parts, models: list[Compared]) -> Table:
     columns += [f"RMSE {parts.label(i)}" for i in range(ny)] + [f"fit {parts.name(i)} [%]" for i in range(ny)]
     rows = []
     for k, m in enumerate(models):
-        cells: list[Any] = [f"{m.name} (chosen)" if k == 0 else m.name, m.what, m.system.nx, m.system.nv, m.error]
+        cells: list[Any] = [f"{m.name} (chosen)" if k == 0 else m.name, m.what, m.system.nx, m.neurons, m.error]
         for i in range(ny):
             worse = not m.linear and best is not None and m.rmse[i] > best[i]
             cells.append(Marked(f"{m.rmse[i]:.4g}, worse than linear", Mark.WARNING) if worse else float(m.rmse[i]))

@@ -4,14 +4,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import mpc
-from controlrnn.certification import certify_contraction
+from controlrnn.certification import certify_contraction, certify_delta_iss
 from controlrnn.data import Dataset, Signal, Trajectory
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.greybox import Equations, FitOptions, Parameter, fit_equations, trace
-from controlrnn.identification import Candidate, Family, SimulationError, Trial, identify, identify_arx
-from controlrnn.models import Elman
+from controlrnn.identification import (
+    Candidate,
+    Family,
+    SimulationError,
+    Trial,
+    free_run,
+    identify,
+    identify_arx,
+    initial_states,
+)
+from controlrnn.models import GRU, LSTM, Elman
 from controlrnn.report import Parts, report_page, write_report
 from controlrnn.report.page import html_of
 from tests.html_pages import Read
@@ -170,6 +180,41 @@ def test_a_trained_network_shows_its_training_and_a_worse_one_is_marked():
     alone = Read(html_of(report_page(Parts(title="t", data=data, fit=fit))))
     assert alone.table("model", "states")[0]["RMSE level 1 [cm]"] == f"{fit.scores['test'].rmse[0]:.4g}"
     assert "nothing shows whether the network pays" in alone.text
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_a_gated_fit_is_reported_as_any_other_with_its_certificate(kind):
+    r = road()
+    model = kind(nu=1, ny=1, nx=2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.3)
+    fit = identify(
+        model,
+        r.data,
+        loss=SimulationError(washout=20),
+        steps=2,
+        window=40,
+        batch_size=2,
+        validate_every=1,
+        start="as_is",
+        skip=20,
+    )
+    proof = certify_delta_iss(fit.system, input_range=(np.array([1.0]), np.array([3.0])))
+    arx = identify_arx(r.data.train, 1, 1, strictly_proper=True).system
+    parts = Parts(title="t", data=r.data, fit=fit, baselines={"arx": arx}, certificates={"delta-ISS": proof})
+    page = Read(html_of(report_page(parts)))
+    (own, linear) = page.table("model", "states")
+    assert own["model"] == f"{kind.__name__} (chosen)"
+    assert (own["states"], own["neurons"]) == (str(fit.system.nx), "2")
+    runs, _ = free_run(fit.system, r.data.test, initial_states(fit.system, r.data.test, 20))
+    expected = np.sqrt(np.mean([np.square(y - t.y)[20:] for y, t in zip(runs, r.data.test, strict=True)]))
+    assert float(own["RMSE level 1 [cm]"].split(",")[0]) == pytest.approx(expected, rel=1e-3)
+    assert linear["model"] == "arx"
+    assert page.table("certificate", "made by")[0]["proven again for this report"].startswith("holds")
+    assert fit.system.digest in page.text
+    turned = Parts(title="t", data=r.data, fit=r.fit, baselines={"gated": fit.system})
+    assert "gated" in {row["model"] for row in Read(html_of(report_page(turned))).table("model", "states")}
 
 
 def test_candidates_of_a_search_are_listed_the_best_first():
