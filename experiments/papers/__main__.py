@@ -2,7 +2,7 @@
 
 What was computed before is taken from there, so that a run that was stopped goes on. `--quick` takes some 30 minutes of
 processor time (estimated from parts: robust_rnn 5, r2dn 3, rnn_sdp 8, noise_robust 8, lipschitz_rnn 7), in one process.
-Without it hours, estimated: robust_rnn 4, r2dn 4, rnn_sdp 2, noise_robust 9, lipschitz_rnn a day and a half.
+`--full`, which is what runs without either, takes days, and says the hours of each study before it begins.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ STUDIES = {
     "robust_rnn": robust_rnn.main, "r2dn": r2dn.main, "rnn_sdp": rnn_sdp.main, "noise_robust": noise_robust.main,
     "lipschitz_rnn": lipschitz_rnn.main,
 }  # fmt: skip
+HOURS = {"robust_rnn": 4, "r2dn": 4, "rnn_sdp": 3, "noise_robust": 9, "lipschitz_rnn": 38}  # in full, estimated
 DATA: dict[str, str] = {"r2dn": "f16_two_inputs", "noise_robust": "mnist", "lipschitz_rnn": "mnist"}
 
 
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = Study.from_command_line("papers", __doc__, arguments)
     for name in sorted({DATA[name] for name in STUDIES if name in DATA}):
         load(name)  # what is missing, or another file, is said before hours of work
+    if not study.quick:
+        named = ", ".join(f"{name} {HOURS[name]}" for name in STUDIES if name in HOURS)
+        study.say(f"in full; hours of one processor, estimated: {named}. What is stopped goes on from its last row.")
     given = list(sys.argv[1:] if arguments is None else arguments)
     for name, run in STUDIES.items():
         # The last --out counts: each study has a folder of its own below the page's.

@@ -105,7 +105,9 @@ class Study:
         parser = argparse.ArgumentParser(
             prog=f"python -m experiments.{name}", description=about, formatter_class=argparse.RawTextHelpFormatter
         )
-        parser.add_argument("--quick", action="store_true", help="short version: checks that everything runs")
+        size = parser.add_mutually_exclusive_group()
+        size.add_argument("--quick", action="store_true", help="short version: checks that everything runs")
+        size.add_argument("--full", action="store_true", help="long version; what runs without either")
         parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
         parser.add_argument("--out", type=Path, help=f"folder for the results (default runs/{name})")
         parser.add_argument("--fresh", action="store_true", help="compute everything anew, forget stored rows")

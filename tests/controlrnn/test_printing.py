@@ -66,7 +66,8 @@ def test_a_fit_prints_what_it_is_and_how_good(model):
     fit = identify(model, Dataset((records[0],), (records[1],)), steps=2, validate_every=2)
     text = str(fit)
     assert len(text.splitlines()) <= LINES
-    for word in (type(model).__name__, "2 states", "finished", "validation", "RMSE", "fit %", "20 samples"):
+    inside = "2 units" if isinstance(model, GRU) else f"{model.system().nv} neurons"
+    for word in (type(model).__name__, "2 states", inside, "finished", "validation", "RMSE", "fit %", "20 samples"):
         assert word in text
     assert str(fit.system).count("\n") < LINES
     assert brief(fit).count("\n") < LINES

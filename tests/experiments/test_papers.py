@@ -299,6 +299,22 @@ def test_missing_data_are_said_before_any_study_runs(tmp_path, monkeypatch):
     assert not ran
 
 
+@pytest.mark.parametrize("options", [[], ["--full"]])
+def test_a_full_run_says_its_hours_first(options, tmp_path, monkeypatch, capsys):
+    said = []
+
+    def run(arguments):
+        said.append(capsys.readouterr().out)
+        study = Study.from_command_line("papers.rnn_sdp", None, arguments)
+        return study.finish(claims=[])
+
+    assert set(papers.HOURS) == set(papers.STUDIES)
+    monkeypatch.setattr(papers, "STUDIES", {"rnn_sdp": run})
+    assert papers.main([*options, "--workers", "1", "--out", str(tmp_path)]) == 0
+    assert f"rnn_sdp {papers.HOURS['rnn_sdp']}" in said[0]
+    assert not json.loads((tmp_path / "rnn_sdp" / "results.json").read_text())["quick"]
+
+
 @pytest.mark.slow
 def test_quick_rnn_sdp(tmp_path, monkeypatch):
     monkeypatch.setattr(rnn_sdp, "NETWORKS", (3, 100))

@@ -80,6 +80,15 @@ def test_arrays_stay_until_what_they_depend_on_changes_and_a_crash_leaves_no_par
     np.testing.assert_array_equal(current.arrays("experiments", arrays, needs=3)["y"], [4.0, 5.0, 6.0])
 
 
+def test_without_a_size_the_long_version_runs_and_both_are_none(tmp_path, capsys):
+    assert study(tmp_path, "--quick").quick
+    assert not study(tmp_path).quick
+    assert not study(tmp_path, "--full").quick
+    with pytest.raises(SystemExit):
+        study(tmp_path, "--quick", "--full")
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_two_rows_need_two_names(tmp_path):
     run = study(tmp_path)
     run.row("a", dict)

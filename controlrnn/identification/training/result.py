@@ -128,7 +128,7 @@ class FitResult(Stored):
 
     def __repr__(self) -> str:
         system = self.system
-        neurons = f", {system.nv} neurons" if isinstance(system, LureSystem) else ""
+        neurons = f", {system.nv} neurons" if isinstance(system, LureSystem) else f", {system.units} units"
         model = type(system).__name__ if self.model is None else type(self.model).__name__
         digits, ny = "{:.4g}", system.ny
         lines = [
