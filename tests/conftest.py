@@ -24,3 +24,13 @@ def cluster_client():
     cluster = pytest.importorskip("controlrnn.cluster", reason="the extra cluster is not installed")
     with cluster.local_client(2) as client:
         yield client
+
+
+@pytest.fixture
+def one_thread():
+    """One thread of torch where processor time is measured: threads that wait for each other use it, too."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

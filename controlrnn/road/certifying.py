@@ -73,7 +73,7 @@ def contraction_of(file: RoadFile, system: LureSystem, data: Dataset) -> Contrac
 
     ranges = np.array([i.upper - i.lower for i in file.inputs])
     sizes = spread(data)
-    return certify_contraction(system, room=file.certificate.room, input_scale=0.5 * ranges, output_scale=sizes)
+    return certify_contraction(system, slower=file.certificate.slower, input_scale=0.5 * ranges, output_scale=sizes)
 
 
 def forgets(file: RoadFile, predictor: mpc.Predictor, contraction: ContractionCertificate) -> int:

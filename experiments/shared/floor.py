@@ -183,7 +183,7 @@ def physical_parts(
     )
     pushed = np.concatenate([push, (1 + SILENT) * np.array(physics.bound) + physics.integration])
     predictor = Predictor(system, inputs + more, outputs)
-    contraction = certify_contraction(system, room=SLOWER, input_scale=pushed, output_scale=np.ones(predictor.ny))
+    contraction = certify_contraction(system, slower=SLOWER, input_scale=pushed, output_scale=np.ones(predictor.ny))
     observer = KnownState(predictor, contraction=contraction, input_error=pushed)
     return _parts(observer, np.zeros((horizon + 1, predictor.ny)), **options)
 

@@ -224,7 +224,7 @@ def contraction(case: Case, folder: Path, dataset: Dataset) -> ContractionCertif
     """Certify contraction a little slower than possible: at the best rate the metric is ill conditioned."""
     half = np.array([0.5 * (s.upper - s.lower) for s in case.inputs])
     sizes = np.std(np.concatenate([r.y for r in dataset.train]), axis=0)
-    return certify_contraction(model_of(folder), room=0.1, input_scale=half, output_scale=sizes)
+    return certify_contraction(model_of(folder), slower=0.1, input_scale=half, output_scale=sizes)
 
 
 def model_of(folder: Path) -> LureSystem:

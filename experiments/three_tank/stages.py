@@ -162,7 +162,7 @@ def make_observer(system: LureSystem, contraction: ContractionCertificate | None
 def contraction(system: LureSystem, dataset: Dataset, config: Config) -> ContractionCertificate:
     """Certify contraction a little slower than possible: at the best rate the metric is ill conditioned."""
     sizes = np.std(np.concatenate([r.y for r in dataset.train]), axis=0)
-    return certify_contraction(system, room=0.1, input_scale=config.half_range, output_scale=sizes)
+    return certify_contraction(system, slower=0.1, input_scale=config.half_range, output_scale=sizes)
 
 
 def horizon_certificates(observer: Washout, config: Config) -> tuple[HorizonCertificate, HorizonCertificate]:

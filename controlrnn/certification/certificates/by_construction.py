@@ -12,7 +12,7 @@ from controlrnn.certification.certificates.contraction import ContractionCertifi
 from controlrnn.certification.certificates.dissipation import DissipationCertificate
 from controlrnn.certification.certificates.l2_gain import L2GainCertificate
 from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, smallest_storage
-from controlrnn.certification.search.stationary import slower
+from controlrnn.certification.search.stationary import slowed
 from controlrnn.checks import Array, as_array, text
 from controlrnn.errors import CertificationError, SettingError
 from controlrnn.systems import LureSystem
@@ -128,7 +128,7 @@ def certificate_from(
     # The smallest rate lies on the boundary of what holds; the proof needs a little room.
     for room in (1e-6, 1e-4, 1e-2, 0.1, 0.5):
         try:
-            return replace(claim, rate=slower(best, room)).issue(system)
+            return replace(claim, rate=slowed(best, room)).issue(system)
         except CertificationError as error:
             failure = error
     raise failure

@@ -23,7 +23,7 @@ from controlrnn.certification.certificate import PROOF_ROOM, Certificate, certif
 from controlrnn.certification.proof.arithmetic.enclosure import divide_up, sum_up, times_up
 from controlrnn.certification.proof.incremental import IncrementalForm, observer_spread, schur_top
 from controlrnn.certification.proof.stationary import error_after, input_margin, prove_contraction
-from controlrnn.certification.search.stationary import Point, contract, metric_for_inputs, slower
+from controlrnn.certification.search.stationary import Point, contract, metric_for_inputs, slowed
 from controlrnn.certification.search.units import Units
 from controlrnn.checks import Array, channels, count, nonnegative, number, read_only, scales
 from controlrnn.errors import CertificationError, SettingError
@@ -172,7 +172,7 @@ def certify_contraction(
     system: LureSystem,
     rate: float | None = None,
     *,
-    room: float = 0.0,
+    slower: float = 0.0,
     input_scale: float | Array = 1.0,
     output_scale: float | Array = 1.0,
 ) -> ContractionCertificate:
@@ -185,7 +185,7 @@ def certify_contraction(
     Args:
         system: A frozen system.
         rate: Rate in (0, 1) to prove; None for the smallest that the method finds.
-        room: Without a rate: how much slower than the smallest, as a share in [0, 1) of what is left to one. At the
+        slower: Without a rate: how much slower than the smallest, as a share in [0, 1) of what is left to one. At the
             smallest rate itself the metric is stretched and inputs move it far: 0.1 makes most bounds smaller. Where
             nothing is proven there, the certificate is of the smallest rate.
         input_scale: Typical input difference per channel, shape (nu,) or a number for all, input units.
@@ -198,9 +198,11 @@ def certify_contraction(
         raise SettingError("a certificate needs a frozen system, got one of tensors: call model.freeze() first")
     if rate is not None and not 0 < rate < 1:
         raise SettingError(f"rate must lie in (0, 1), got {rate}: 1 would prove nothing about the infinite horizon")
-    room = number("room", room, least=0.0, below=1.0)
-    if rate is not None and room:
-        raise SettingError(f"room is for the smallest rate, got room {room} beside rate {rate}: leave one of them out")
+    slower = number("slower", slower, least=0.0, below=1.0)
+    if rate is not None and slower:
+        raise SettingError(
+            f"slower is relative to the smallest rate, got {slower} beside rate {rate}: leave one of them out"
+        )
     inputs = scales("input_scale", input_scale, system.nu)
     outputs = scales("output_scale", output_scale, system.ny)
     units = Units.of(system, inputs, outputs)
@@ -217,15 +219,15 @@ def certify_contraction(
             "infinite one train a model that contracts by design",
             margin=error.margin,
         ) from error
-    if room:
-        wanted = slower(float(np.sqrt(point.s)), room)
+    if slower:
+        wanted = slowed(float(np.sqrt(point.s)), slower)
         try:
             return _with_metric(system, contract(still, wanted**2), scaled, units, wanted).issue(system)
         except CertificationError as error:
-            _log.info("no contraction at rate %.5f, %.3g slower than the smallest: %s", wanted, room, error)
+            _log.info("no contraction at rate %.5f, %.3g slower than the smallest: %s", wanted, slower, error)
     # Near the best rate the metric may be stretched too far for a proof in float64.
     for share in (0.0,) if rate is not None else (0.0, 0.01, 0.1):
-        slow = replace(point, s=slower(point.s, share))
+        slow = replace(point, s=slowed(point.s, share))
         try:
             return _with_metric(system, slow, scaled, units, np.sqrt(slow.s) if rate is None else rate).issue(system)
         except CertificationError as error:

@@ -339,7 +339,7 @@ def certify_reinitialisation(
     errors = _errors("input_error", input_error, system.nu)
     residual = _errors("residual_bound", residual_bound, system.ny)
     if contraction is None:
-        contraction = certify_contraction(system, room=_SLOWER, input_scale=high - low)
+        contraction = certify_contraction(system, slower=_SLOWER, input_scale=high - low)
     contraction.verify(system)
     if start is None:
         # A contracting system settles at the equilibrium of its input.

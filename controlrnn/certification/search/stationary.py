@@ -81,7 +81,7 @@ def contract(form: IncrementalForm, target: float | None = None, *, resolution: 
     )
 
 
-def slower(rate: float, share: float) -> float:
+def slowed(rate: float, share: float) -> float:
     """Rate above a proven one by a share of what is left to 1: at the least rate metrics are stretched, bounds large.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 
 from controlrnn.certification.proof.incremental import IncrementalForm
 from controlrnn.certification.search.riccati import Multipliers
-from controlrnn.certification.search.stationary import contract, slower, top_ratio
+from controlrnn.certification.search.stationary import contract, slowed, top_ratio
 from controlrnn.checks import Array
 
 _SLACK = 0.15  # of 1 - s: how much slower than the best proven rate, which makes R finite and the metric better
@@ -43,7 +43,7 @@ class Tail:
     def of(cls, form: IncrementalForm) -> Tail:
         """Find the tail of a contracting system; raises CertificationError where contraction is not shown."""
         best = contract(form).s
-        s = slower(best, _SLACK)
+        s = slowed(best, _SLACK)
         point = contract(form, s)
         n, u = form.nx, form.nu
         G = form.T.T @ point.metric @ form.T + form.multiplier_form(point.multipliers)

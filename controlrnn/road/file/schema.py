@@ -197,7 +197,7 @@ class CertificateOptions(Section):
     """Search for certificates."""
 
     iterations: Count = Field(default=300, description="most iterations for each bound")
-    room: float = Field(
+    slower: float = Field(
         default=0.1, gt=0, lt=1, description="share of 1 - rate given away for a better conditioned metric"
     )
 

@@ -25,7 +25,7 @@ def certification_calls(kit: Kit) -> Iterator[Call]:
                 **ball, focus=(1, 2), passes=1)  # fmt: skip
     yield call(f"{at}.certify_contraction", certification.certify_contraction, 0.1, system=s, rate=0.9,
                 input_scale=np.ones(NU), output_scale=1.0)  # fmt: skip
-    yield call(f"{at}.certify_contraction", certification.certify_contraction, 0.1, system=s, room=0.1)
+    yield call(f"{at}.certify_contraction", certification.certify_contraction, 0.1, system=s, slower=0.1)
     yield call(f"{at}.certify_gains", certification.certify_gains, 0.1, system=s, horizon=2, metric=np.eye(NX),
                 iterations=3)  # fmt: skip
     yield call(f"{at}.certify_l2_gain", certification.certify_l2_gain, 0.1, system=s, input_scale=np.ones(NU),

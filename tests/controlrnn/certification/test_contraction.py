@@ -109,18 +109,18 @@ def test_states_in_very_different_units_change_nothing():
     assert certify_contraction(rescaled).rate == pytest.approx(certify_contraction(system).rate, abs=2e-3)
 
 
-@pytest.mark.parametrize("room", [0.05, 0.5])
-def test_room_makes_the_rate_slower_by_its_share(certified, room):
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_slower_rate_is_so_by_its_share(certified, share):
     system, certificate = certified
-    slower = certify_contraction(system, room=room)
+    slower = certify_contraction(system, slower=share)
     slower.verify(system)
-    assert slower.rate == pytest.approx(certificate.rate + room * (1 - certificate.rate), rel=1e-3)
+    assert slower.rate == pytest.approx(certificate.rate + share * (1 - certificate.rate), rel=1e-3)
     at_rate = certify_contraction(system, slower.rate)
     assert (at_rate.rate, at_rate.input_gain.tolist()) == (slower.rate, slower.input_gain.tolist())
-    assert certify_contraction(system, room=0.0).digest == certificate.digest
+    assert certify_contraction(system, slower=0.0).digest == certificate.digest
 
 
-def test_room_that_nothing_is_proven_with_falls_back_to_the_smallest_rate(certified, monkeypatch):
+def test_where_nothing_slower_is_proven_the_smallest_rate_is(certified, monkeypatch):
     system, certificate = certified
 
     def only_the_smallest(form, target=None):
@@ -129,7 +129,7 @@ def test_room_that_nothing_is_proven_with_falls_back_to_the_smallest_rate(certif
         return contract(form, target)
 
     monkeypatch.setattr("controlrnn.certification.certificates.contraction.contract", only_the_smallest)
-    assert certify_contraction(system, room=0.1).digest == certificate.digest
+    assert certify_contraction(system, slower=0.1).digest == certificate.digest
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -195,10 +195,10 @@ def test_the_boundary_of_stability():
         ({"rate": 1.0}, SettingError),
         ({"rate": 0.0}, SettingError),
         ({"rate": np.nan}, SettingError),
-        ({"room": -0.1}, SettingError),
-        ({"room": 1.0}, SettingError),
-        ({"room": np.nan}, SettingError),
-        ({"room": 0.1, "rate": 0.99}, SettingError),
+        ({"slower": -0.1}, SettingError),
+        ({"slower": 1.0}, SettingError),
+        ({"slower": np.nan}, SettingError),
+        ({"slower": 0.1, "rate": 0.99}, SettingError),
         ({"input_scale": 0.0}, SettingError),
         ({"input_scale": np.ones(3)}, ShapeError),
         ({"output_scale": np.ones(3)}, ShapeError),

@@ -160,7 +160,7 @@ def test_no_certificate_is_said_with_advice(place, monkeypatch):
         raise CertificationError("the system cannot be shown to contract")
 
     monkeypatch.setattr(certification, "certify_contraction", none)
-    set_fields(place / "road.toml", room=0.2)
+    set_fields(place / "road.toml", slower=0.2)
     with pytest.raises(CertificationError, match=r"no model could be certified(.|\n)*cannot be shown(.|\n)*families"):
         drive(place, until=Stage.CERTIFY)
     assert str(Stage.IDENTIFY) in open_road(place / "road").ledger.entries
@@ -176,7 +176,7 @@ def test_small_models_stand_in(place, monkeypatch):
         raise CertificationError("no")
 
     monkeypatch.setattr(certifying, "certify_entry", picky)
-    set_fields(place / "road.toml", room=0.2)
+    set_fields(place / "road.toml", slower=0.2)
     drive(place, until=Stage.REPORT)
     road = open_road(place / "road")
     entry = road.entry(Stage.CERTIFY)

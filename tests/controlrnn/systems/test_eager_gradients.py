@@ -40,15 +40,6 @@ def backward_time(system, steps: int) -> float:
     return min(times)
 
 
-@pytest.fixture
-def one_thread():
-    """Threads that wait for each other use processor time, too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("system", [lure(), gated("gru")], ids=["lure", "gru"])
 def test_backward_is_linear_in_the_number_of_samples(system):
