@@ -12,6 +12,7 @@ from paper_claims import NO, OPEN, YES, decisions
 
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
+from experiments.bench_scan import equal_size
 from experiments.papers.page import COLUMNS
 from experiments.papers.r2dn import judging, study, tasks, timing
 
@@ -89,8 +90,12 @@ def everything(**changes):
         for task in judging.SPEED_UP
     }
     sizes = {
-        (records, 256): {"ren_ms": [2.0], "r2dn_ms": [1.0], "ratio": ratio}
-        for records, ratio in ((1, [2.0, 1.9, 2.1]), (4, [1.0, 0.995, 1.005]), (16, [0.9, 0.91, 0.9]))
+        shape: {
+            "ren_ms": [2.0 * shape[0] * shape[1] * t for t in (1.0, 1.02, 0.99)],
+            "r2dn_ms": [shape[0] ** 0.5 * shape[1] * t for t in (1.0, 0.99, 1.02)],
+            "ratio": {1: [2.0, 1.9, 2.1], 4: [1.0, 0.995, 1.005]}.get(shape[0], [0.9, 0.91, 0.9]),
+        }
+        for shape in {*equal_size.SIZES, *judging.GROWN["batch"], *judging.GROWN["length"]}
     }
     return dict.fromkeys(judging.SPEED_UP, times), trained, sizes, scaled
 
@@ -103,6 +108,8 @@ def test_claims_on_times_follow_from_the_turns():
     assert found["at least as fast as REN on the fused scan, F-16 size, 4 records of 256 samples"] is OPEN
     assert found["at least as fast as REN on the fused scan, F-16 size, 16 records of 256 samples"] is NO
     assert found["training time grows less with expressivity (fused)"] is YES
+    assert found["time of a gradient grows less with batch than REN's (fused)"] is YES
+    assert found["time of a gradient grows less with length than REN's (fused)"] is OPEN, "both in proportion"
     assert found["observer: training loss at most 20 % above REN's"] is YES
     assert found["every trained R2DN contracts"] is YES
     short = decisions(judging.claims(*everything(r2dn={"test": 2.0, "rate": None}), short=True))

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from experiments.bench_scan import equal_size
 from experiments.papers.claims import Claim, Decision, claimed, decide, decide_all, joined
 from experiments.papers.r2dn.timing import R2DN_SIZES, REN_SIZES
 from experiments.shared.study import Row
@@ -15,7 +16,11 @@ PAPER = "R2DN"
 SPEED_UP = {"F-16": 5.05, "observer": 1.35, "feedback": 10.4}  # total training time, figures of the paper's code
 LOSS = {"F-16": (0.523, 0.613), "observer": (8.3e-6, 6.3e-6), "feedback": (1.268, 1.270)}  # REN, R2DN
 SLOPES = {"training": (0.61, 0.098), "inference": (0.63, 0.073)}  # backward and forward over 1 / NRMSE
+GROWN = {  # (records, samples) of a batch over which times grow
+    "batch": ((1, 256), (4, 256), (16, 256)), "length": ((16, 64), (16, 256), (16, 1024)),
+}  # fmt: skip
 _NEAR = 1.2
+_SLOPE = 0.01  # difference of slopes that is none
 _PATHS = ("fused", "eager")
 Trained = Mapping[str, Mapping[str, Sequence[Row]]]
 _claim = partial(claimed, PAPER)
@@ -26,7 +31,8 @@ def claims(
 ) -> list[Claim]:
     """Decide the paper's claims; losses are open after a short training."""
     return [
-        *_speed(times), *_sizes(sizes), *_growth(scaled), *_losses(trained, short=short), *_certificates(trained)
+        *_speed(times), *_sizes(sizes), *_grown(sizes), *_growth(scaled), *_losses(trained, short=short),
+        *_certificates(trained),
     ]  # fmt: skip
 
 
@@ -57,7 +63,8 @@ def _speed(times: Mapping[str, Row]) -> Iterator[Claim]:
 
 def _sizes(sizes: Mapping[tuple[int, int], Row]) -> Iterator[Claim]:
     """Gradients by all matrices at the four sizes of the F-16 benchmark."""
-    for (records, samples), row in sizes.items():
+    for records, samples in equal_size.SIZES:
+        row = sizes[records, samples]
         yield _claim(
             f"at least as fast as REN on the fused scan, F-16 size, {records} records of {samples} samples",
             "faster (abstract)",
@@ -65,6 +72,23 @@ def _sizes(sizes: Mapping[tuple[int, int], Row]) -> Iterator[Claim]:
             decide(np.log(row["ratio"])),
             "times",
             f"REN {np.median(row['ren_ms']):.3g} ms, R2DN {np.median(row['r2dn_ms']):.3g} ms a gradient",
+        )
+
+
+def _grown(sizes: Mapping[tuple[int, int], Row]) -> Iterator[Claim]:
+    """Slope of log time of a gradient over log batch size, and over log length, a value a round."""
+    for name, shapes in GROWN.items():
+        at = [records if name == "batch" else samples for records, samples in shapes]
+        ren, r2dn = (
+            _slopes(at, np.transpose([sizes[shape][f"{kind}_ms"] for shape in shapes])) for kind in ("ren", "r2dn")
+        )
+        yield _claim(
+            f"time of a gradient grows less with {name} than REN's (fused)",
+            "larger batches and sequences become feasible (abstract)",
+            ren - r2dn,
+            decide(ren - r2dn, error=_SLOPE),
+            "difference of log-log slopes",
+            f"REN {np.median(ren):.2f}, R2DN {np.median(r2dn):.2f} over {name} {at[0]} to {at[-1]}, F-16 size",
         )
 
 

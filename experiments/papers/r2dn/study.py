@@ -26,7 +26,7 @@ from controlrnn.kernels import simulate
 from experiments.bench_scan import equal_size
 from experiments.papers.claims import finish
 from experiments.papers.r2dn import timing
-from experiments.papers.r2dn.judging import claims
+from experiments.papers.r2dn.judging import GROWN, claims
 from experiments.papers.r2dn.tasks import KINDS, Task, feedback, identification, observer
 from experiments.shared.study import Row, Study
 
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for kind in KINDS:
                     training = partial(one_training, task, kind, seed)
                     trained[name][kind].append(study.row(f"{name} {kind} {seed}", training, needs=task.steps))
-    with study.stage("times at the four sizes"):
+    with study.stage("times at the F-16's size"):
         sizes = {
             (records, samples): study.row(f"sizes B={records} T={samples}", partial(f16_size, records, samples))
-            for records, samples in equal_size.SIZES
+            for records, samples in sorted({*equal_size.SIZES, *GROWN["batch"], *GROWN["length"]})
         }
     with study.stage("scaling"):
         horizons = {"fused": timing.HORIZON, "eager": 8 if study.quick else timing.HORIZON}
