@@ -80,7 +80,8 @@ def _grown(sizes: Mapping[tuple[int, int], Row]) -> Iterator[Claim]:
     for name, shapes in GROWN.items():
         at = [records if name == "batch" else samples for records, samples in shapes]
         ren, r2dn = (
-            _slopes(at, np.transpose([sizes[shape][f"{kind}_ms"] for shape in shapes])) for kind in ("ren", "r2dn")
+            _slopes(at, np.transpose([sizes[shape][f"{kind}_ms"] for shape in shapes]).tolist())
+            for kind in ("ren", "r2dn")
         )
         yield _claim(
             f"time of a gradient grows less with {name} than REN's (fused)",
