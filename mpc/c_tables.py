@@ -142,6 +142,21 @@ class CoverageTable:
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class MoveTable:
+    """Moves that an error was calibrated for (`mpc.safety.move_watch`).
+
+    Args:
+        window: Inputs in a row that have to have kept them.
+        limit: Largest moves, shape (nu,), infinite where any is slow, with their slack.
+        last_places: Further slack, as a share of the inputs.
+    """
+
+    window: int
+    limit: Array
+    last_places: float
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class RangeTable:
     """Arguments of laws with a declared range (`mpc.safety.range_watch`): rows of (x, u, w) and what they lie between.
 
@@ -197,6 +212,7 @@ class ControllerTable:
         premises: Record of the premise watch.
         learnt: Record of limits that learn; None where they do not.
         ranges: Record of the laws' declared ranges; None where no law has one.
+        moves: Record of the moves that errors were calibrated for; None where for any.
     """
 
     lower: Array
@@ -208,3 +224,4 @@ class ControllerTable:
     premises: PremiseTable
     learnt: LearntErrorsTable | None
     ranges: RangeTable | None
+    moves: MoveTable | None

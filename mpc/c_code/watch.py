@@ -58,6 +58,7 @@ def watch_words(controller: TightenedMPC, own: ControllerTable) -> dict[str, Any
         "region": int(controller.region_watch is not None),
         "coverage": int(promised is not None),
         "ranges": 0 if own.ranges is None else len(own.ranges.bias),
+        "moves": 0 if own.moves is None else own.moves.window,
         "ABSURD": ABSURD,
         "watching": ", ".join([*names, f"MOST_MISSED = {MOST_MISSED}"]),
     }
@@ -74,6 +75,8 @@ def watch_scalars(own: ControllerTable) -> dict[str, float]:
         "JITTER": own.premises.jitter, "ROUNDING": ROUNDING,
         "FORGOTTEN": straying.FORGOTTEN, "REACH": observer.reach, "RATE": observer.rate, "MODEL_ADDED": observer.added,
     }  # fmt: skip
+    if own.moves is not None:
+        found["LAST_PLACES"] = own.moves.last_places
     counted = own.premises.counted
     if counted is not None:
         found |= {"FACTOR_INSIDE": counted.inside, "FACTOR_OUTSIDE": counted.outside, "PATIENCE": counted.patience}
@@ -111,6 +114,8 @@ def watch_tables(controller: TightenedMPC, own: ControllerTable) -> Arrays:
     if own.ranges is not None:
         tables |= {"range_matrix": own.ranges.matrix.ravel(), "range_bias": own.ranges.bias}
         tables |= {"range_least": own.ranges.least, "range_most": own.ranges.most}
+    if own.moves is not None:
+        tables["calibrated_moves"] = np.minimum(own.moves.limit, np.finfo(np.float64).max)
     if controller.region_watch is not None:
         region = controller.region_watch.region
         halves = [a * (1 + EDGE) * np.sqrt(np.diag(C)) for a, C in zip(region.limits, region.covariances, strict=True)]

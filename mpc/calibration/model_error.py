@@ -32,6 +32,7 @@ from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Sto
 from controlrnn.systems import LureSystem, without_feedthrough
 from controlrnn.typed import typed
 from mpc.calibration.residuals import DisturbanceFilter, RecordErrors
+from mpc.calibration.slow_inputs import counted, slow_premises, slow_words
 from mpc.observers.base import Observer
 from mpc.promises.order_statistics import clopper_pearson, pooled_quantile, rank_of
 from mpc.promises.premises import Premises, record_premises
@@ -104,7 +105,7 @@ class ModelError(Stored):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "model-error", 5,  # 4: without measured and sources
+        "model-error", 6,  # 4: without measured and sources; 5: without move_window
         arrays={"bounds": Numbers("N + 1", "ny", least=0.0)},
         meta={
             "method": Text(choices=CalibrationMethod), "coverage": Number(least=0.0, most=1.0), "n": Count(1),
@@ -170,6 +171,12 @@ class ModelError(Stored):
         return len(self.bounds) - 1
 
     @property
+    def move_limit(self) -> Array | None:
+        """Largest moves of the inputs before predictions that count, shape (nu,); None: all predictions count."""
+        stated = self.premises
+        return None if stated is None or stated.move_window is None else stated.move_limit
+
+    @property
     def promise(self) -> str:
         """Text of what the bound promises."""
         return self._stated() + self._evidence()
@@ -187,7 +194,7 @@ class ModelError(Stored):
                 "a promise for further pieces of such a record, cut alike, if the order of pieces says nothing (a "
                 "stationary process that forgets within the gap between them), and none for another experiment"
             )
-        return said
+        return said + slow_words(self.premises)
 
     def _stated(self) -> str:
         """Text of what the bound promises for what was measured."""
@@ -231,19 +238,21 @@ class ModelError(Stored):
             trajectories: Records.
             observer: The controller's observer, if it was used in calibration.
             initial_state: Start of the runs, shape (nx,); zero when left out.
-            operation: Loop and share of missing readings of these records; those of the calibration when left out.
+            operation: Loop, share of missing readings and move limit of these records; those of the calibration when
+                left out.
 
         Raises:
             SettingError: ``system`` is not the model that was calibrated.
+            DataError: No prediction of these records counts.
         """
         system = without_feedthrough(system)
         if system.digest != self.system_digest:
             raise SettingError("system is not the model that this error was calibrated for: pass that one")
         # Without other information the records are taken to be of the calibrated kind.
-        operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0)
+        operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0, move_limit=self.move_limit)
         disturbance = None if self.disturbance_gain is None else DisturbanceFilter(self.disturbance_gain)
         parts = RecordErrors(system, self.horizon, self.washout, disturbance, observer, initial_state)
-        found = coverage_of(self.bounds, parts.of(trajectories, operation))
+        found = coverage_of(self.bounds, counted(trajectories, parts.of(trajectories, operation), operation)[1])
         differs = self._differs(trajectories, operation)
         if differs:
             _log.warning("the promise of this model error does not cover these records: %s", differs)
@@ -258,6 +267,8 @@ class ModelError(Stored):
             said.append(f"{operation.missing:g} of the readings missing, calibrated with {self.missing:g}")
         if operation.loop is not self.loop:
             said.append(f"{operation.loop} loop, calibrated in {self.loop} loop")
+        if self.move_limit is not None and operation.move_limit is None:
+            said.append("predictions after any move, calibrated on those after slow ones")
         return "; ".join(said)
 
     def plot(self) -> Figure:
@@ -305,8 +316,8 @@ def calibrate(
             independent of each other; None: on average over such sets, of which some give less.
         unit: Whether whole trajectories stay inside (each step of them), or steps drawn at random, which gives more
             for operation that is longer than a record; see `mpc.promises.promise`.
-        operation: Whether the records are from open or closed loop, and the share of readings missing in operation; an
-            open loop with all readings when left out.
+        operation: Whether the records are from open or closed loop, the share of readings missing in operation, and how
+            fast its inputs move at most; an open loop with all readings and any moves when left out.
         disturbance: The controller's disturbance filter if its estimate shifts the predictions, else None.
         observer: The controller's observer, from whose estimates the disturbance estimate is formed.
         initial_state: Start of the runs, shape (nx,); zero when left out.
@@ -324,7 +335,7 @@ def calibrate(
         raise SettingError(f"inflation must be a number >= 1, got {inflation!r}: a bound is not to be shrunk")
     records, others = tuple(trajectories), tuple(scale_trajectories)
     conformal = method is CalibrationMethod.CONFORMAL
-    _promisable(conformal, unit, confidence)
+    _promisable(conformal, unit, confidence, operation)
     rank = rank_of(len(records), coverage, confidence) if conformal else len(records)
     if not records or (conformal and not others):
         raise DataError(
@@ -332,14 +343,15 @@ def calibrate(
             f"got {len(records)} and {len(others)}: set some records aside"
         )
     refuse_copies(records, others)
+    digest_of_data = data_digest(records + others)
+    parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
+    records, errors = counted(records, parts.of(records, operation), operation)
+    rank = rank_of(len(records), coverage, confidence) if conformal else rank  # of those that count
     sources = sources_of(records)
     if confidence is not None and sources < len(records):
         raise DataError("confidence needs independent records, got pieces of one: leave confidence out, or record more")
-
-    parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
-    errors = parts.of(records, operation)
     if conformal:
-        scale = _scale(parts.of(others, operation, scale=True), others)
+        scale = _scale(counted(others, parts.of(others, operation, scale=True), operation)[1], others)
         # One score per start of a prediction; the largest one is the score of the record.
         scores = [np.nan_to_num(np.abs(e / scale)).max(axis=(1, 2)) for e in errors]
         if unit is CoverageUnit.STEP:
@@ -358,20 +370,22 @@ def calibrate(
         washout=count("washout", washout, least=0),
         disturbance_gain=None if disturbance is None else disturbance.gain,
         system_digest=system.digest,
-        data_digest=data_digest(records + others),
+        data_digest=digest_of_data,
         observer_digest="" if observer is None else observer.digest,
         missing=None if disturbance is None else operation.missing,
         loop=operation.loop,
         unit=unit,
         confidence=confidence,
-        premises=record_premises(system, records),
+        premises=slow_premises(record_premises(system, records), parts.limit(operation), washout),
         measured=1.0 - float(np.mean(np.concatenate([r.missing for r in records]))),
         sources=sources,
     )
 
 
-def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None) -> None:
+def _promisable(conformal: bool, unit: CoverageUnit, confidence: float | None, operation: Operation) -> None:
     """Raise SettingError for combinations of settings that no theorem covers."""
+    if unit is CoverageUnit.STEP and operation.move_limit is not None:
+        raise SettingError("move_limit is for whole records (unit='record'): a step at random may follow any move")
     if not conformal and (unit is not CoverageUnit.RECORD or confidence is not None):
         raise SettingError("unit and confidence are for the conformal method: set membership promises neither")
     if unit is CoverageUnit.STEP and confidence is not None:

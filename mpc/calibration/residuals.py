@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, as_array, count
+from controlrnn.checks import Array, as_array, channels, count
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
+from mpc.calibration.slow_inputs import slow_predictions
 from mpc.observers.base import Observer
 from mpc.promises.promise import Operation
 from mpc.promises.records import fits_system
@@ -154,16 +155,30 @@ class RecordErrors:
     initial_state: Array | None
 
     def of(self, records: Sequence[Trajectory], operation: Operation, *, scale: bool = False) -> list[Array]:
-        """Model errors of each record, (starts, N + 1, ny) each.
+        """Model errors of each record, (starts, N + 1, ny) each; NaN where they do not count.
 
         Args:
             records: The records.
-            operation: Gives the share of missing readings.
+            operation: Gives the share of missing readings, and the move limit under which predictions count.
             scale: Whether they are records for the scale, for which missing readings are drawn separately.
         """
         # Each record's gaps are drawn independently, so that records stay exchangeable.
         seeds = np.random.SeedSequence([operation.seed, int(scale)]).spawn(len(records))
-        return [self._one(r, operation.missing, s) for r, s in zip(records, seeds, strict=True)]
+        found = [self._one(r, operation.missing, s) for r, s in zip(records, seeds, strict=True)]
+        limit = self.limit(operation)
+        return found if limit is None else [self._slow(r, e, limit) for r, e in zip(records, found, strict=True)]
+
+    def limit(self, operation: Operation) -> Array | None:
+        """Move limit of the operation, shape (nu,); None where all predictions count."""
+        given = operation.move_limit
+        return None if given is None else channels("move_limit", given, self.system.nu, finite=False)
+
+    def _slow(self, record: Trajectory, errors: Array, limit: Array) -> Array:
+        first = len(record) - self.horizon - len(errors)  # as `calibration_errors` begins
+        counted = slow_predictions(
+            record.u, limit, window=self.washout, first=first, starts=len(errors), horizon=self.horizon
+        )
+        return np.where(counted[:, :, None], errors, np.nan)
 
     def _one(self, record: Trajectory, missing: float, seed: np.random.SeedSequence) -> Array:
         gaps: NDArray[np.bool_] | None = None

@@ -61,6 +61,9 @@ def agreed(
                 "the tightening was calibrated with a controller that watches an operating region, got "
                 f"{'none' if region is None else 'another one'}: pass the same to Safety(region=...)"
             )
+    if memory is not None and memory.premises is not None:
+        own.refuse_other("the tightening", memory.premises, "the error memory")
+        own = own.beside(memory.premises)
     return own if region is None else own.also(region=region.digest)
 
 
@@ -72,7 +75,7 @@ def move_limited(premises: Premises, problem: OptimalControlProblem) -> Premises
         problem: Its optimal control problem.
 
     Raises:
-        SettingError: The tightening was calibrated in closed loop with other move limits.
+        SettingError: The tightening was calibrated with other move limits.
     """
     own = Premises(
         system=premises.system,

@@ -62,6 +62,7 @@ from mpc.problem.set_points import SetPoints
 from mpc.problem.settings import Limits, Mode, Prices, Tracking
 from mpc.problem.solver_options import SolverOptions, Status
 from mpc.safety.fallback import Fallback, Fallbacks
+from mpc.safety.move_watch import MoveWatch
 from mpc.safety.premise_watch import Premise, Reaction
 from mpc.safety.range_watch import RangeWatch
 from mpc.safety.recovery import returning
@@ -142,6 +143,7 @@ class TightenedMPC(ControllerHandling):
         self._wider = wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
+        self.move_watch = MoveWatch(self.premises)
         self.region_watch = None if safety.region is None else RegionWatch(safety.region, observer)
         self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
         self.reset()
@@ -183,6 +185,7 @@ class TightenedMPC(ControllerHandling):
         self.disturbance.reset()
         self.set_points.reset()
         self.premise_watch.reset()
+        self.move_watch.reset()
         if self.region_watch is not None:
             self.region_watch.reset()
         if self.learnt_errors is not None:
@@ -247,6 +250,7 @@ class TightenedMPC(ControllerHandling):
         d, N = len(self._measured_inputs), self.horizon
         coming = None if forecast is None else known_rows("forecast", forecast, d, N)
         catch_up(self, applied, time)
+        self.premise_watch.tell(Premise.MOVES, self.move_watch.words)
         self._forecast = coming
         check_forecast(self)
         x, certified = self.observer.state, self.observer.certified
@@ -401,14 +405,15 @@ class TightenedMPC(ControllerHandling):
             outside = self.region_watch.check(u, self._output_error(y), self._previous).message
         elif self.region_watch is not None:
             self.region_watch.skip()
-        before = self.observer.certified
+        before = self.observer.certified and self.move_watch.kept
+        self.move_watch.advance(u, known=doubt is None and not self._doubted)
         self._came_from = (self.observer.state, u)
         left = left_ranges(self, *self._came_from)  # also while warming up: the window holds these samples
         self.disturbance.advance(u)
         self.observer.update(u, y, doubt=self._span if self._doubted or left else doubt)
         self._doubted = False
         if self.learnt_errors is not None:  # intervals carry over only from one certified estimate to the next
-            if before and self.observer.certified:
+            if before and self.observer.certified and self.move_watch.kept:
                 self.learnt_errors.advance()
             else:
                 self.learnt_errors.reset()

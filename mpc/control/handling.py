@@ -88,8 +88,10 @@ class ControllerHandling(ControllerParts):
         u, (lower, upper) = as_array("u_previous", u_previous, (self.predictor.nu,)), self.predictor.input_limits()
         if ((u < lower) | (u > upper)).any():
             raise SettingError(f"u_previous must lie within the actuators' range {lower} to {upper}, got {u}")
-        if self.observer._seen and not np.array_equal(u, self.u_previous):
-            self.clear_estimate()  # nobody knows what acted since the last sample, or for how long
+        if not np.array_equal(u, self.u_previous):  # nobody knows what acted since the last sample, or for how long
+            self.move_watch.revise(u, known=False)
+            if self.observer._seen:
+                self.clear_estimate()
         self._previous = read_only(u)
 
     def clear_estimate(self) -> None:
@@ -183,6 +185,7 @@ class ControllerHandling(ControllerParts):
             premises=self.premise_watch.c_table(),
             learnt=learnt,
             ranges=self.range_watch.c_table(),
+            moves=self.move_watch.c_table(),
         )
 
     def explain(self) -> str:
@@ -268,6 +271,7 @@ def _hand_over(old: ControllerParts, new: ControllerParts) -> None:
     regions = new.region_watch, old.region_watch
     if regions[0] is not None and regions[1] is not None and regions[0].region is regions[1].region:
         vars(regions[0]).update(vars(regions[1]))
+    new.move_watch.take_over(old.move_watch)
     met, before = new.premise_watch.coverage_run, old.premise_watch.coverage_run
     if met is not None and before is not None and met.promise == before.promise:
         vars(met).update(vars(before))

@@ -18,6 +18,7 @@ from mpc.problem.set_points import SetPoints
 from mpc.problem.settings import Mode
 from mpc.promises.premises import Premises
 from mpc.safety.fallback import Fallbacks
+from mpc.safety.move_watch import MoveWatch
 from mpc.safety.premise_watch import PremiseWatch
 from mpc.safety.range_watch import RangeWatch
 from mpc.tightening.learnt_errors import LearntErrors
@@ -41,6 +42,7 @@ class ControllerParts(ABC):
     region_watch: RegionWatch | None
     premise_watch: PremiseWatch
     range_watch: RangeWatch
+    move_watch: MoveWatch
     learnt_errors: LearntErrors | None
     horizon: int
     mode: Mode

@@ -63,6 +63,8 @@ def wider_limits(controller: ControllerParts, watching: Watching | None) -> tupl
         wider.premises.also(length=None, missing=None, loop=None, horizon=None).refuse_other(
             "the wider tightening", controller.premises, "the controller"
         )
+    if wider.premises is not None and wider.premises.move_window not in (None, controller.premises.move_window):
+        raise SettingError("wider is calibrated for slow inputs, which the tightening is not: calibrate both alike")
     if (wider.total[: N + 1] < controller.tightening.total[: N + 1]).any():
         raise SettingError("wider must be at least the tightening at every step and output: calibrate it with more")
     return plan_limits(wider, controller.predictor, N, controller.terminal)
@@ -103,6 +105,7 @@ def catch_up(controller: ControllerParts, applied: ArrayLike | None, time: float
         _revise(controller, acted, doubt)
     if passed > MOST_MISSED:
         led_astray(controller.observer, acted, held=True)
+        controller.move_watch.revise(acted, known=False)
         controller.clear_estimate()
         watch.tell(Premise.TIME, f"{passed - 1} samples were missed: the observer starts anew")
         return
@@ -138,6 +141,7 @@ def _revise(controller: ControllerParts, acted: Array, doubt: Array | None) -> N
         label = controller.predictor.inputs[i].label
         doubt = controller._span  # it did something else, or the read-back is wrong
         watch.tell(Premise.ACTUATORS, f"{label} acted as {acted[i]:.4g}, told {commanded[i]:.4g}")
+    controller.move_watch.revise(acted, known=doubt is None)
     if controller._came_from is not None and left_ranges(controller, controller._came_from[0], acted):
         doubt = controller._span
     if not observer.revise(acted, doubt=doubt):

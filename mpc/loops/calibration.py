@@ -114,7 +114,7 @@ class ClosedLoopCalibration(Stored):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "closed-loop-calibration", 1,
+        "closed-loop-calibration", 2,  # 1: without move_window
         meta={
             "target": Text(choices=LoopTarget), "coverage": Number(above=0.0, below=1.0),
             "confidence": Number(above=0.0, below=1.0, none=True), "n": Count(1), "rank": Count(1),

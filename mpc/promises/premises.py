@@ -47,6 +47,7 @@ class Premises(Stored):
         input_lower: Lower ends of the actuators' ranges, shape (nu,).
         input_upper: Upper ends, shape (nu,).
         move_limit: Largest change per sample that actuators are asked for, shape (nu,); infinite without a limit.
+        move_window: Inputs in a row that have to have kept it before errors are as calibrated; None: they always are.
         input_error: Bound on |true - recorded input|, shape (nu,).
         command_error: Bound on |recorded - commanded input|, shape (nu,).
         observer: Kind and settings of the observer, as texts by name.
@@ -62,7 +63,7 @@ class Premises(Stored):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "premises", 1,
+        "premises", 2,  # 1: without move_window
         arrays={
             "input_lower": Numbers("nu", optional=True), "input_upper": Numbers("nu", optional=True),
             "move_limit": Numbers("nu", above=0.0, infinite=True, optional=True),
@@ -75,7 +76,7 @@ class Premises(Stored):
             "outputs": ListOf(Text(), "O"), "output_units": ListOf(Text(), "O"),
             "observer": TableOf(Text()), "horizon": Count(none=True), "length": Count(1, none=True),
             "missing": Number(least=0.0, below=1.0, none=True), "loop": Text(choices=Loop, none=True),
-            "region": Digest(empty=True),
+            "region": Digest(empty=True), "move_window": Count(none=True),
         },
         zero=("I", "O"),
     )  # fmt: skip
@@ -98,6 +99,7 @@ class Premises(Stored):
     missing: float | None = None
     loop: Loop | None = None
     region: str = ""
+    move_window: int | None = None
 
     def __post_init__(self) -> None:
         put(self, timing=Timing(self.timing), observer=texts("observer", self.observer), dt=positive("dt", self.dt))
@@ -117,6 +119,10 @@ class Premises(Stored):
             count("horizon", self.horizon, least=0)
         if self.length is not None:
             count("length", self.length)
+        if self.move_window is not None:
+            count("move_window", self.move_window, least=0)
+            if self.move_limit is None:
+                raise SettingError("move_window needs the move_limit that inputs have kept, got none")
         if self.missing is not None:
             share("missing", self.missing)
 

@@ -22,7 +22,10 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from controlrnn.checks import Choice, count
+import numpy as np
+from numpy.typing import ArrayLike
+
+from controlrnn.checks import Choice, count, numbers
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
 
@@ -55,7 +58,7 @@ class LoopTarget(Choice):
 
 
 @dataclass(frozen=True, kw_only=True)
-@typed()
+@typed(infinite=("move_limit",))
 class Operation:
     """Kind of operation that a bound is calibrated for.
 
@@ -64,19 +67,27 @@ class Operation:
         missing: Probability with which each reading is missing, independently of everything, in [0, 1). Records are
             complete: readings to be hidden from disturbance filter and observer are drawn, while errors stay known.
         seed: Seed of those draws.
+        move_limit: Largest change of each input per sample, one number or one per input, infinite for inputs that move
+            at will. Only predictions count before and during which inputs kept it; see `mpc.calibration.slow_inputs`.
 
     Raises:
-        SettingError: ``missing`` is not in [0, 1).
+        SettingError: ``missing`` is not in [0, 1), or a move limit is not positive.
     """
 
     loop: Loop = Loop.OPEN
     missing: float = 0.0
     seed: int = 0
+    move_limit: ArrayLike | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loop", Loop(self.loop))
         if not 0 <= self.missing < 1:
             raise SettingError(f"missing must lie in [0, 1), got {self.missing!r}: the share of readings that fail")
+        if self.move_limit is not None:
+            limit = np.ravel(numbers("move_limit", self.move_limit))
+            if not limit.size or not (limit > 0).all():  # NaN is not
+                raise SettingError(f"move_limit must be > 0 in every channel, got {self.move_limit}")
+            object.__setattr__(self, "move_limit", float(limit[0]) if limit.size == 1 else tuple(limit.tolist()))
 
 
 class Promised(Protocol):

@@ -61,6 +61,8 @@ class Premise(Choice):
     """Stretches are inside as often as was promised: see `Watching.promised`."""
     RANGES = "ranges"
     """Arguments of physical laws are in their declared ranges: see `mpc.safety.range_watch`."""
+    MOVES = "moves"
+    """Inputs have moved as slowly, and for as long, as before calibrated predictions: see `mpc.safety.move_watch`."""
 
 
 class Reaction(Choice):

@@ -84,7 +84,7 @@ class ErrorMemory(MadeAgain):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "error-memory", 3,  # 2: without premises
+        "error-memory", 4,  # 2: without premises; 3: without their move_window
         arrays={
             "drift": Numbers("K", "ny", least=0.0), "change": Numbers("K", "ny", least=0.0),
             "jump": Numbers("N", "ny", least=0.0), "absolute": Numbers("N + 1", "ny", least=0.0),
@@ -300,7 +300,7 @@ def _drift_premises(tightening: Tightening, drift: ModelError, observer: Observe
     if tightening.premises is None:
         return own
     tightening.premises.refuse_other("the tightening", own, "the drift")
-    return tightening.premises
+    return tightening.premises.beside(own)
 
 
 def _proven(certificate: HorizonCertificate, k: int, observer: Observer) -> Array:

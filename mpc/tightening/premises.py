@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from controlrnn.errors import SettingError
 from mpc.calibration.model_error import ModelError
 from mpc.observers.base import Observer
 from mpc.promises.premises import Premises
@@ -15,11 +18,19 @@ def calibrated_premises(model_error: ModelError, observer: Observer) -> Premises
         observer: The controller's observer.
 
     Raises:
-        SettingError: The records' channels or sample time are not the observer's.
+        SettingError: The records' channels or sample time are not the observer's, or the error is calibrated for slow
+            inputs and actuators may move further than they are told.
     """
-    own = observer.premises
-    if model_error.premises is not None:
-        model_error.premises.refuse_other("the model error", own, "the observer")
-    return own.also(
-        horizon=model_error.horizon, length=model_error.length, missing=model_error.missing, loop=model_error.loop
-    )
+    own, stated = observer.premises, model_error.premises
+    slow: dict[str, Any] = {}
+    if stated is not None:
+        stated.refuse_other("the model error", own, "the observer")
+        if stated.move_window is not None:
+            slow = {"move_limit": stated.move_limit, "move_window": stated.move_window}
+            if observer.command_error.any():
+                raise SettingError(
+                    f"the model error is calibrated for moves of recorded inputs, got actuators that miss commands by "
+                    f"up to {observer.command_error}: nobody keeps that move limit; calibrate without it"
+                )
+    records = {"length": model_error.length, "missing": model_error.missing, "loop": model_error.loop}
+    return own.also(horizon=model_error.horizon, **records, **slow)

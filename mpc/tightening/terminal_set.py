@@ -67,7 +67,7 @@ class TerminalSet(MadeAgain):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "terminal-set", 3,  # 2: without premises
+        "terminal-set", 4,  # 2: without premises; 3: without their move_window
         arrays={"metric": Numbers("nx", "nx"), "margin": Numbers("ny", least=0.0)},
         meta={
             "radius": Number(above=0.0), "rate": Number(above=0.0, below=1.0), "horizon": Count(1),

@@ -64,7 +64,7 @@ class Tightening(MadeAgain):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "tightening", 5,  # 1: without growth; 2: unchecked; 3: without execution; 4: without premises
+        "tightening", 6,  # 1: no growth; 2: unchecked; 3: no execution; 4: no premises; 5: no move_window in them
         arrays={name: Numbers("N + 1", "ny", least=0.0) for name in _PARTS},
         meta={
             "disturbance_gain": Number(above=0.0, most=1.0, none=True), "promise": Text(),

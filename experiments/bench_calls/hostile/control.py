@@ -33,7 +33,8 @@ def control_parts(kit: Kit) -> Iterator[Call]:
                anytime=True)  # fmt: skip
     yield call("mpc.premises_of", mpc.premises_of, predictor=p)
     yield again("mpc.Premises", mpc.premises_of(p), _infinite=("move_limit",))
-    yield call("mpc.Operation", mpc.Operation, loop="closed", missing=0.1, seed=3)
+    yield call("mpc.Operation", mpc.Operation, loop="closed", missing=0.1, seed=3, move_limit=(0.1, 0.2),
+               _infinite=("move_limit",))  # fmt: skip
     yield call("mpc.LoopEffort", mpc.LoopEffort, loops=30, rounds=2, attempts=2, inflation=1.1, settled=0.1)
     yield call("mpc.SimulatedLoops", mpc.SimulatedLoops, build=kit.setup, workers=1, progress=None)
     yield again("mpc.LoopRound", kit.rounds.rounds[-1], _infinite=("excess",))

@@ -109,8 +109,9 @@ static void keep_estimate(State *s, int back)
 static void advance(State *s, const double *y, const double *u, int doubted)
 {
 #if ERROR_MEMORY
-    const int before = is_certified(s);
+    const int before = is_certified(s) && moved_slowly(s);
 #endif
+    count_slow(s, u, doubted || s->doubted, 0);
 #if REGION
     s->region_checked = s->seen >= STEPS;
     if (s->region_checked) watch_region(s, u, y);
@@ -127,7 +128,7 @@ static void advance(State *s, const double *y, const double *u, int doubted)
     if (s->age < N) ++s->age;
 #if ERROR_MEMORY
     /* Intervals carry over only from one certified estimate to the next. */
-    if (before && is_certified(s)) shift_errors(s);
+    if (before && is_certified(s) && moved_slowly(s)) shift_errors(s);
     else forget_errors(s);
 #endif
 }
@@ -142,6 +143,7 @@ static void revise(State *s, const double *acted, int doubted)
     for (int j = 0; j < NU; ++j) wrong |= fabs(acted[j] - s->previous[j]) > command_error[j] + 1e-9 * span[j];
     if (wrong) s->now |= ${NAME}_BROKEN_ACTUATORS;
     doubted = doubted || wrong; /* it did something else, or the read-back is wrong */
+    count_slow(s, acted, doubted, 1);
     watch_inputs(s, acted);
 #if REGION
     for (int j = 0; j < NU; ++j) other |= acted[j] != s->previous[j];
@@ -188,6 +190,7 @@ static void catch_up(State *s, const double *applied, double time)
     if (other || absurd || !due) revise(s, acted, absurd || !due);
     if (missed >= MOST_MISSED) { /* the observer starts anew */
         led_astray(s, acted, 1);
+        count_slow(s, acted, 1, 1);
         ${name}_clear_estimate(s);
         return;
     }
@@ -364,7 +367,8 @@ void ${name}_start_from(State *s, const double u[NU])
     for (int j = 0; j < NU; ++j) s->previous[j] = isfinite(u[j]) ? clip(u[j], input_low[j], input_high[j]) : before[j];
     s->has_previous = 1;
     for (int j = 0; j < NU; ++j) other |= s->previous[j] != before[j];
-    if (s->seen && other) ${name}_clear_estimate(s); /* nobody knows what acted since the last sample */
+    if (other) count_slow(s, s->previous, 1, 1); /* nobody knows what acted since the last sample */
+    if (s->seen && other) ${name}_clear_estimate(s);
 }
 
 void ${name}_clear_estimate(State *s)
@@ -396,6 +400,7 @@ static void decide(State *s, const double *y, const double *reference, const dou
     int found = 0, reaction;
     aim(s, reference, wanted);
     catch_up(s, applied, time);
+    if (!moved_slowly(s)) s->now |= ${NAME}_BROKEN_MOVES;
     believe(s, before_of(s), y, seen, used);
     memset(offset, 0, sizeof offset);
     if (s->seen >= STEPS) {

@@ -57,7 +57,8 @@ typedef enum {
     ${NAME}_BROKEN_DRIFT = 64,
     ${NAME}_BROKEN_REGION = 128,
     ${NAME}_BROKEN_COVERAGE = 256,
-    ${NAME}_BROKEN_RANGES = 512
+    ${NAME}_BROKEN_RANGES = 512,
+    ${NAME}_BROKEN_MOVES = 1024
 } ${name}_premise;
 
 typedef struct {
@@ -111,6 +112,9 @@ typedef struct {
     /* Input before the one that was checked against the region of the calibration, and whether that was done. */
     double moved_from[${NAME}_NU];
     int has_moved_from, region_checked;
+    /* Inputs in a row between which all moves were slow, until now and before the last, and the last two of them. */
+    int slow, slow_before;
+    double slow_from[${NAME}_NU], slow_last[${NAME}_NU];
     /* Counted coverage: stretches, how many of them were outside, and how many more nobody saw; the evidence against
        what was promised, and the stretch that is under way. */
     int stretches, missed, unseen, stretch_steps, stretch_outside;

@@ -14,6 +14,7 @@
 #define REGION $region
 #define COVERAGE $coverage
 #define RANGES $ranges
+#define MOVES $moves /* inputs that have to have moved slowly; 0: any may be made */
 
 enum {
     NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs,

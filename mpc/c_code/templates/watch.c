@@ -190,6 +190,35 @@ static int leaves_ranges(State *s, const double *x, const double *u)
 }
 #endif
 
+#if MOVES
+/* Count inputs in a row between which all moves were slow, as mpc/safety/move_watch.py; again: the last is replaced. */
+static void count_slow(State *s, const double *u, int unknown, int again)
+{
+    int on;
+    if (!again) {
+        memcpy(s->slow_from, s->slow_last, sizeof s->slow_from);
+        s->slow_before = s->slow;
+    }
+    on = s->slow_before > 0;
+    for (int j = 0; j < NU; ++j) {
+        const double room = calibrated_moves[j] + LAST_PLACES * fmax(fabs(s->slow_from[j]), fabs(u[j]));
+        on = on && fabs(u[j] - s->slow_from[j]) <= room;
+    }
+    s->slow = unknown ? 0 : on ? s->slow_before + 1 : 1;
+    if (s->slow > MOVES) s->slow = MOVES;
+    memcpy(s->slow_last, u, sizeof s->slow_last);
+}
+
+/* Whether inputs have moved slowly for long enough. */
+static int moved_slowly(const State *s)
+{
+    return s->slow >= MOVES;
+}
+#else
+#define count_slow(s, u, unknown, again) (void)0
+#define moved_slowly(s) 1
+#endif
+
 /* Follow how far inputs outside of the range may have led the model's state astray; whether bounds have to start anew. */
 static int stray(State *s, const double *u, int doubted)
 {

