@@ -73,6 +73,8 @@ def test_every_path_is_timed_and_both_agree():
     assert np.shape(row["inference_eager_r2dn"]) == (1, 2)
     assert row["sizes"] == {"ren": [60, 200], "r2dn": [32, 96]}
     assert np.min(row["training_fused_r2dn"]) > 0
+    backward = timing.eager_backward((6, 60))
+    assert 2 < backward["ratio"] == backward["ms"][1] / backward["ms"][0]
 
 
 def everything(**changes):
@@ -152,3 +154,5 @@ def test_quick_r2dn(tmp_path, monkeypatch):
     assert all(set(claim) == set(COLUMNS) for claim in claims.values())
     assert claims["every trained R2DN contracts"]["decided"] == "yes"
     assert (tmp_path / "scaling.png").exists()
+    targets = json.loads((tmp_path / "results.json").read_text())["targets"]
+    assert targets["eager backward, 784 samples over 392"]["met"]

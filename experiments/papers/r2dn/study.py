@@ -34,6 +34,7 @@ TASKS = {"F-16": identification, "observer": observer, "feedback": feedback}
 SEEDS = 3
 ROUNDS = 3  # of the four F-16 sizes
 _CLIP = 10.0
+_LINEAR = 3.0  # ratio of times at twice the length, below which they grow in proportion and not with the square
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scaled = study.row(
             "scaling", partial(timing.scaling, turns, horizons, every=3 if study.quick else 1), needs=horizons
         )
+    ratio = study.row("eager backward", timing.eager_backward)["ratio"]
+    study.target("eager backward, 784 samples over 392", f"< {_LINEAR}", ratio, ratio < _LINEAR)
     found = claims(times, trained, sizes, scaled, short=study.quick)
     study.figure("scaling", _scaling(scaled))
     study.figure("losses", _losses(trained))

@@ -5,6 +5,7 @@ A training step is the map to the explicit matrices, the loss and its gradient; 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from controlrnn.kernels import simulate
 from controlrnn.models import ContractingR2DN, ContractingREN, Model
 from controlrnn.systems import LureSystem
-from experiments.bench_scan.equal_size import in_turns
+from experiments.bench_scan.equal_size import in_turns, leaves
 from experiments.papers.r2dn.tasks import KINDS, Run, Task
+from experiments.shared.rows.cases import one_thread
 from experiments.shared.study import Row
 
 PATHS: dict[str, Run] = {"fused": simulate, "eager": LureSystem.simulate}
@@ -64,6 +66,22 @@ def scaling(turns: Mapping[str, int], horizons: Mapping[str, int], *, every: int
                     columns[what].append(times)
             row |= {f"{what}_{path}_{kind}": np.transpose(times).tolist() for what, times in columns.items()}
     return row
+
+
+def eager_backward(lengths: tuple[int, int] = (392, 784)) -> Row:
+    """Least of five times [ms] of a backward pass through the loop over samples, at two lengths, and their ratio."""
+    system, found = given(moved(scaled_model("r2dn", 32))), []
+    for samples in lengths:
+        u = torch.randn(8, samples, 1, generator=torch.Generator().manual_seed(0))
+        times = []
+        with one_thread():
+            for _ in range(5):
+                loss = LureSystem.simulate(leaves(system), u)[0].square().mean()
+                began = time.process_time()
+                loss.backward()
+                times.append(1e3 * (time.process_time() - began))
+        found.append(min(times))
+    return {"lengths": list(lengths), "ms": found, "ratio": found[1] / found[0]}
 
 
 def scaled_model(kind: str, size: int) -> Model:
