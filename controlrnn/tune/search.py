@@ -20,6 +20,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from controlrnn.checks import checked_seed, count, shown
 from controlrnn.errors import CertificationError, ClusterError, InfeasibleError, SettingError
 from controlrnn.tune.result import TradeOff, Trial, Tuning
@@ -230,6 +232,7 @@ def _opened(url: str, name: str, space: Mapping[str, Dimension], seed: int) -> I
     """Open the search in the database, or begin it; its connections are closed afterwards."""
     import optuna
 
+    own = int(np.random.SeedSequence(seed).generate_state(1)[0])  # Optuna takes 32 bits
     engine = {"connect_args": {"timeout": 60.0}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
     try:
@@ -238,7 +241,7 @@ def _opened(url: str, name: str, space: Mapping[str, Dimension], seed: int) -> I
             study_name=name,
             load_if_exists=True,
             directions=["minimize"] * 3,
-            sampler=optuna.samplers.TPESampler(seed=seed),
+            sampler=optuna.samplers.TPESampler(seed=own),
         )
         described = json.dumps({n: d.described() for n, d in space.items()})
         if (before := study.user_attrs.get("space")) is None:

@@ -116,8 +116,15 @@ def largest_step(predictor: Predictor, contraction: ContractionCertificate, cent
 
 
 def stretch(to: Array, of: Array) -> float:
-    """Least factor k with |e|_to <= k |e|_of for all e; both metrics (nx, nx)."""
-    factor = float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))
+    """Least factor k with |e|_to <= k |e|_of for all e; both metrics (nx, nx).
+
+    Raises:
+        SettingError: float64 cannot say.
+    """
+    try:
+        factor = float(np.sqrt(eigh(to, of, eigvals_only=True)[-1]))
+    except np.linalg.LinAlgError:  # entries of very different sizes
+        factor = np.nan
     if not np.isfinite(factor):
         raise SettingError("a radius in one metric is beyond float64 in the other: check the units of the states")
     return factor

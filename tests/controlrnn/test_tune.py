@@ -36,6 +36,12 @@ def worth(setting, log=None, pause=0.0):
     )
 
 
+def test_any_seed_is_taken_and_makes_proposals_of_its_own(tmp_path):
+    seeds = (0, 2**32, 10**18)
+    found = [tune(worth, SPACE, trials=3, storage=tmp_path / f"{seed}.db", seed=seed) for seed in seeds]
+    assert len({json.dumps(f.trials[0].setting) for f in found}) == 3
+
+
 def test_the_front_is_what_no_other_beats(tmp_path):
     found = tune(worth, SPACE, trials=24, storage=tmp_path / "s.db", seed=1)
     assert len(found.trials) == 24

@@ -220,6 +220,13 @@ def test_state_error_changes_metric_soundly(rng):
     assert np.linalg.norm(e, axis=1).max() <= error.euclidean
     reached = np.sqrt(np.einsum("ti,ij,tj->t", e, other, e)).max()
     assert 0.9 * error.radius_in(other) < reached <= error.radius_in(other)
+
+
+@pytest.mark.parametrize("nx", [2, 3, 4])
+def test_radii_that_float64_cannot_compare_are_refused(nx):
+    metric = np.diag([5e-324] + [1.0] * (nx - 1))
+    with pytest.raises(SettingError, match="beyond float64"):
+        StateError(0.1, metric).radius_in(np.eye(nx))
     np.testing.assert_allclose(stretch(4 * np.eye(2), np.eye(2)), 2)
 
 
