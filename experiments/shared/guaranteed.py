@@ -60,6 +60,7 @@ from mpc import (
     ErrorMemory,
     Mode,
     ModelError,
+    Operation,
     Predictor,
     SolverOptions,
     TightenedMPC,
@@ -125,6 +126,7 @@ class Case:
         inflation: Factor on the largest residual seen.
         coverage: Of the conformal bound.
         gain: Of the disturbance filter.
+        move_limit: Move limit of controllers with tightened limits, for which errors are calibrated; None: for any.
         physics: The plant's equations, for the controller that knows them; None where they cannot be shown to contract.
     """
 
@@ -149,6 +151,7 @@ class Case:
     inflation: float = 1.2
     coverage: float = 0.9
     gain: float = 0.2
+    move_limit: float | None = None
     physics: Physics | None = None
 
     @property
@@ -160,6 +163,8 @@ class Case:
 def needs(case: Case, folder: Path) -> Row:
     """Settings that stored rows depend on, as JSON."""
     kept = {k: v for k, v in vars(case).items() if k not in ("plant", "inputs", "unmeasured", "physics")}
+    if case.move_limit is None:
+        del kept["move_limit"]
     ranges = [[s.lower, s.upper] for s in case.inputs]
     return dict(plain(kept | {"inputs": ranges, "model": model_of(folder).digest}))
 
@@ -238,6 +243,7 @@ def calibrated(case: Case, dataset: Dataset, observer: AnywhereWashout) -> dict[
     """Calibrate the declared sets by set membership, and a conformal bound for the practical modes."""
     settings: dict[str, Any] = {
         "horizon": case.horizon, "washout": case.settle, "initial_state": observer.initial_state,
+        "operation": Operation(move_limit=case.move_limit),
     }  # fmt: skip
     largest = calibrate(
         observer.system,
@@ -402,6 +408,7 @@ def controller_of(
             Tightening.load(folder / "backed_off.npz"),
             **grouped(dict(mode=Mode.PRACTICAL, **settings)),
         )
+    settings["move_limit"] = case.move_limit  # of those whose errors are calibrated for it
     if controller not in (Controller.GUARANTEED, Controller.RECALLING):
         trusted = Tightening.load(folder / f"{controller}.npz").on_trust()
         return TightenedMPC(observer.predictor, observer, trusted, **grouped(settings))

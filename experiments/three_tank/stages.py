@@ -88,8 +88,8 @@ def inflows(config: Config, rng: np.random.Generator, steps: int, tanks: int) ->
     return np.asarray(config.inflow * np.clip(w, -3, 3))
 
 
-def experiments(config: Config, seed: int) -> Dataset:
-    """Excite the plant and divide the records by purpose."""
+def experiments(config: Config, seed: int, move_limit: float | None = None) -> Dataset:
+    """Excite the plant and divide the records by purpose; with a move limit, pumps go to new levels that slowly."""
     plant, n = MultiTank(), sum(config.records)
     seeds = np.random.SeedSequence(seed).spawn(n + 1)
     u = np.stack(
@@ -98,6 +98,9 @@ def experiments(config: Config, seed: int) -> Dataset:
             for s in seeds[:-1]
         ]
     )
+    if move_limit is not None:
+        for before, after in zip(range(config.samples - 1), range(1, config.samples), strict=True):
+            u[:, after] = np.clip(u[:, after], u[:, before] - move_limit, u[:, before] + move_limit)
     rng = np.random.default_rng(seeds[-1])
     w = np.stack([inflows(config, rng, config.samples, plant.nx) for _ in range(n)])
     records: Any = simulate(plant, u, noise_std=config.noise, disturbance=w, seed=int(rng.integers(2**31)))

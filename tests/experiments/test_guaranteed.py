@@ -10,6 +10,7 @@ from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal, Trajectory
 from controlrnn.models import ContractingREN
 from experiments import guaranteed_carts, guaranteed_tanks
+from experiments.guaranteed_slow import study as guaranteed_slow
 from experiments.shared import guaranteed as _guaranteed
 from experiments.shared.declared_probability import declared_probability, held_out
 from experiments.shared.declared_sets import (
@@ -22,7 +23,9 @@ from experiments.shared.declared_sets import (
     wandering,
 )
 from experiments.shared.guaranteed import Controller
-from mpc import DisturbanceFilter, Predictor, RunningOn, Washout, back_off, calibrate
+from experiments.three_tank import stages
+from experiments.three_tank.config import Config
+from mpc import DisturbanceFilter, ModelError, Predictor, RunningOn, Washout, back_off, calibrate
 from mpc.problem.ocp import default_penalty
 from plants import MassSpringDamperChain
 
@@ -201,6 +204,37 @@ def test_controllers_differ_by_their_tightening_alone(observer, tmp_path):
     np.testing.assert_array_equal(problems[0].penalty, usual)
     for problem in problems[1:]:
         assert same_problem(problem, problems[0])
+
+
+def test_slow_experiments_go_to_the_same_levels_by_small_moves():
+    config = replace(Config.of(True), records=(2, 1, 1, 2), samples=200)
+    fast, slow = (stages.experiments(config, 3, limit) for limit in (None, guaranteed_slow.MOVE_LIMIT))
+    for one, other in zip(fast.calibration, slow.calibration, strict=True):
+        moves = np.abs(np.diff(other.u, axis=0))
+        assert moves.max() == pytest.approx(guaranteed_slow.MOVE_LIMIT)
+        assert np.abs(np.diff(one.u, axis=0)).max() > 2 * guaranteed_slow.MOVE_LIMIT
+        rest = np.flatnonzero((np.diff(other.u, axis=0) == 0).all(axis=1)) + 1
+        np.testing.assert_array_equal(other.u[rest], one.u[rest])  # held levels are the same
+
+
+def test_controllers_whose_errors_are_for_slow_inputs_have_the_move_limit(observer, tmp_path):
+    case = replace(guaranteed_carts.settings(False), moves=6, move_limit=0.1)
+    for name in ("backed_off", "conformal", "certified"):
+        back_off(observer.system.digest, case.horizon, np.full(1, 0.01)).save(tmp_path / f"{name}.npz")
+    limits = {
+        kind: _guaranteed.controller_of(tmp_path, case, observer, kind, None).problem.move_limit.item()
+        for kind in (Controller.NOMINAL, Controller.BACKED_OFF, Controller.CONFORMAL, Controller.CERTIFIED)
+    }
+    assert limits == {"nominal": np.inf, "backed off": np.inf, "conformal": 0.1, "certified": 0.1}
+
+
+@pytest.mark.slow
+def test_quick_study_of_slow_inputs_keeps_its_limits(tmp_path):
+    assert guaranteed_slow.main(["--quick", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert all(goal["met"] for name, goal in results["targets"].items() if "cost" not in name)
+    error = ModelError.load(tmp_path / "model_error_drift.npz")
+    assert error.move_limit.tolist() == [guaranteed_slow.MOVE_LIMIT] * 2
 
 
 @pytest.mark.slow
