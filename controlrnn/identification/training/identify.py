@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, Unpack
 
 import numpy as np
@@ -70,8 +71,8 @@ def identify(
         The identified system with history and scores.
 
     Raises:
-        SettingError: An option is unknown or out of range, the loss leaves nothing of a window, or the model has a
-            feedthrough and the records cannot (see `controlrnn.data.Timing`).
+        SettingError: An option is unknown or out of range, the loss leaves nothing of a window, the model has nothing
+            to train, or a feedthrough that the records cannot have (see `controlrnn.data.Timing`).
         ShapeError: Model and records have different channels.
         DataError: A record is too short (the message says which).
         TrainingError: The loss is not finite from the very first step, or the checkpoint is another run's.
@@ -239,10 +240,10 @@ def _refine(
 
 def _settings(options: dict[str, Any]) -> Settings:
     """Make the settings from the options of `identify`, refusing unknown names."""
-    unknown = sorted(set(options) - set(Settings.__dataclass_fields__))
+    known = [f.name for f in fields(Settings)]
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        known = ", ".join(Settings.__dataclass_fields__)
-        raise SettingError(f"unknown option(s) {', '.join(unknown)}: identify takes {known}")
+        raise SettingError(f"unknown option(s) {', '.join(unknown)}: identify takes {', '.join(known)}")
     return Settings(**options)
 
 
@@ -263,6 +264,11 @@ def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> 
         raise ShapeError(
             f"model and records must have the same channels, got nu, ny = {model.nu}, {model.ny} for the model and "
             f"{dataset.nu}, {dataset.ny} for the records: build the model with dataset.nu and dataset.ny"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise SettingError(
+            f"{type(model).__name__} must have parameters to train, got none that asks for a gradient: call "
+            "model.requires_grad_(True), or model.freeze() for its system as it is"
         )
     window = _window(dataset, loss.washout + 250) if settings.window is None else settings.window
     if loss.washout >= window:

@@ -238,8 +238,10 @@ def test_bad_input_is_refused_before_any_work(dataset):
         identify(model, dataset, loss=SimulationError(washout=40), window=40)
     with pytest.raises(ShapeError, match="same channels"):
         identify(Elman(nu=2, ny=1, nx=3), dataset)
-    with pytest.raises(SettingError, match=r"unknown option.*epochs"):
+    with pytest.raises(SettingError, match=r"unknown option\(s\) epochs: identify takes steps, "):
         identify(model, dataset, epochs=3)
+    with pytest.raises(SettingError, match=r"must have parameters to train.*requires_grad_"):
+        identify(Elman(nu=1, ny=1, nx=3).requires_grad_(False), dataset)
     with pytest.raises(SettingError, match="cannot start at a linear"):
         identify(model, dataset, start="linear")
     with pytest.raises(SettingError, match="initial_state='estimated' needs"):
@@ -247,6 +249,15 @@ def test_bad_input_is_refused_before_any_work(dataset):
     for wrong in ({"steps": 0}, {"learning_rate": -1.0}, {"schedule": "linear"}, {"precision": "float16"}):
         with pytest.raises(SettingError):
             Settings(**wrong)
+
+
+@pytest.mark.parametrize("refine", ["none", "lbfgs", "levenberg_marquardt"])
+def test_parameters_that_ask_for_no_gradient_stay(dataset, refine):
+    model = Elman(nu=1, ny=1, nx=3)
+    model.W.requires_grad_(False)
+    fit = identify(model, dataset, loss=LOSS, window=60, steps=10, refine=refine, refine_steps=3, start="as_is")
+    changed = {n for n, p in fit.model.named_parameters() if not torch.equal(p, model.state_dict()[n])}
+    assert changed == {"U", "b", "C", "d"}
 
 
 def test_the_typed_keywords_are_the_settings():
