@@ -32,12 +32,12 @@ from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Sto
 from controlrnn.systems import LureSystem, without_feedthrough
 from controlrnn.typed import typed
 from mpc.calibration.residuals import DisturbanceFilter, RecordErrors
-from mpc.calibration.slow_inputs import counted, slow_premises, slow_words
+from mpc.calibration.slow_inputs import counted, measured_share, slow_premises, slow_words, stretch
 from mpc.observers.base import Observer
 from mpc.promises.order_statistics import clopper_pearson, pooled_quantile, rank_of
 from mpc.promises.premises import Premises, record_premises
 from mpc.promises.promise import CoverageUnit, Loop, Operation, conditions, coverage_over, words, words_over
-from mpc.promises.records import data_digest, refuse_copies, sources_of
+from mpc.promises.records import data_digest, refuse_copies, refuse_unmeasured, sources_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,8 @@ class ModelError(Stored):
         coverage: Promised probability; for set membership by order statistics, 0 where nothing follows.
         n: Number of calibration trajectories.
         length: Samples of the shortest of them: the promise is for no longer ones.
-        starts: Number of predictions in it, which equals the number of control steps that the promise covers.
+        starts: Number of predictions in it, which equals the number of control steps that the promise covers; of those
+            in a row that count, where not all do.
         washout: Samples at the start of each record that are left out.
         disturbance_gain: Gain of the disturbance filter, or None without disturbance feedback.
         system_digest: The model's digest.
@@ -100,7 +101,8 @@ class ModelError(Stored):
         unit: Unit that stays inside with that probability: whole trajectories, or steps drawn at random.
         confidence: Confidence with which ``coverage`` holds for this calibration set; None: on average over such sets.
         premises: Channels and sample time of the records, where these state them, or None.
-        measured: Share of the outputs of the records that were measured; errors of the others are not covered.
+        measured: Share of the outputs that were measured, in records or where they count; errors of the others are not
+            covered.
         sources: Number of experiments that the records are from, less than ``n`` for pieces of one; None: ``n``.
     """
 
@@ -179,7 +181,8 @@ class ModelError(Stored):
     @property
     def promise(self) -> str:
         """Text of what the bound promises."""
-        return self._stated() + self._evidence()
+        few = "" if self.move_limit is None else f", and for no more than {self.starts} of them in a row"
+        return self._stated() + self._evidence() + few
 
     def _evidence(self) -> str:
         """Text of what the records lack: samples, or independence of each other."""
@@ -269,6 +272,8 @@ class ModelError(Stored):
             said.append(f"{operation.loop} loop, calibrated in {self.loop} loop")
         if self.move_limit is not None and operation.move_limit is None:
             said.append("predictions after any move, calibrated on those after slow ones")
+        elif self.move_limit is not None and (np.asarray(operation.move_limit) > self.move_limit).any():
+            said.append(f"predictions after moves of up to {operation.move_limit}, calibrated up to {self.move_limit}")
         return "; ".join(said)
 
     def plot(self) -> Figure:
@@ -347,6 +352,8 @@ def calibrate(
     parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
     records, errors = counted(records, parts.of(records, operation), operation)
     rank = rank_of(len(records), coverage, confidence) if conformal else rank  # of those that count
+    refuse_unmeasured(errors)
+    counting = parts.counting(records, operation)
     sources = sources_of(records)
     if confidence is not None and sources < len(records):
         raise DataError("confidence needs independent records, got pieces of one: leave confidence out, or record more")
@@ -366,7 +373,7 @@ def calibrate(
         coverage=coverage,
         n=len(records),
         length=min(len(record) for record in records),
-        starts=min(len(e) for e in errors),
+        starts=stretch(counting),
         washout=count("washout", washout, least=0),
         disturbance_gain=None if disturbance is None else disturbance.gain,
         system_digest=system.digest,
@@ -377,7 +384,7 @@ def calibrate(
         unit=unit,
         confidence=confidence,
         premises=slow_premises(record_premises(system, records), parts.limit(operation), washout),
-        measured=1.0 - float(np.mean(np.concatenate([r.missing for r in records]))),
+        measured=measured_share(records, None if operation.move_limit is None else counting),
         sources=sources,
     )
 

@@ -165,20 +165,30 @@ class RecordErrors:
         # Each record's gaps are drawn independently, so that records stay exchangeable.
         seeds = np.random.SeedSequence([operation.seed, int(scale)]).spawn(len(records))
         found = [self._one(r, operation.missing, s) for r, s in zip(records, seeds, strict=True)]
-        limit = self.limit(operation)
-        return found if limit is None else [self._slow(r, e, limit) for r, e in zip(records, found, strict=True)]
+        counting = self.counting(records, operation)
+        return [np.where(rows[:, :, None], e, np.nan) for e, rows in zip(found, counting, strict=True)]
+
+    def counting(self, records: Sequence[Trajectory], operation: Operation) -> list[NDArray[np.bool_]]:
+        """Which predictions of each record count, (starts, N + 1) each.
+
+        Args:
+            records: The records, none of them too short.
+            operation: Gives the move limit under which they do.
+        """
+        limit, found = self.limit(operation), []
+        first = self.washout if self.observer is None else max(self.washout, self.observer.steps)
+        for record in records:
+            starts, steps = len(record) - self.horizon - first, self.horizon
+            rows = np.ones((starts, steps + 1), dtype=bool)
+            if limit is not None:
+                rows = slow_predictions(record.u, limit, window=self.washout, first=first, starts=starts, horizon=steps)
+            found.append(rows)
+        return found
 
     def limit(self, operation: Operation) -> Array | None:
         """Move limit of the operation, shape (nu,); None where all predictions count."""
         given = operation.move_limit
         return None if given is None else channels("move_limit", given, self.system.nu, finite=False)
-
-    def _slow(self, record: Trajectory, errors: Array, limit: Array) -> Array:
-        first = len(record) - self.horizon - len(errors)  # as `calibration_errors` begins
-        counted = slow_predictions(
-            record.u, limit, window=self.washout, first=first, starts=len(errors), horizon=self.horizon
-        )
-        return np.where(counted[:, :, None], errors, np.nan)
 
     def _one(self, record: Trajectory, missing: float, seed: np.random.SeedSequence) -> Array:
         gaps: NDArray[np.bool_] | None = None

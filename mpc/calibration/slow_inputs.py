@@ -101,6 +101,38 @@ def counted(
     return tuple(r for r, _ in kept), [e for _, e in kept]
 
 
+def stretch(counting: Sequence[NDArray[np.bool_]]) -> int:
+    """Length of the longest stretch of predictions that count to their last step, in the record where it is shortest.
+
+    Args:
+        counting: Of each record, which predictions count, shape (starts, horizon + 1).
+    """
+    longest = []
+    for rows in counting:
+        ends = np.flatnonzero(np.diff(np.r_[False, rows[:, -1], False].astype(np.int8)))
+        longest.append(int(np.max(ends[1::2] - ends[::2], initial=0)))
+    return min(longest)
+
+
+def measured_share(records: Sequence[Trajectory], counting: Sequence[NDArray[np.bool_]] | None) -> float:
+    """Share of the outputs that were measured, of those that predictions that count are compared with, in [0, 1].
+
+    Args:
+        records: The records.
+        counting: As for `stretch`; None: share of all outputs of the records.
+    """
+    if counting is None:
+        return 1.0 - float(np.mean(np.concatenate([r.missing for r in records])))
+    found = []
+    for record, rows in zip(records, counting, strict=True):
+        first = len(record) + 1 - sum(rows.shape)
+        reached = np.zeros(len(record), dtype=bool)
+        for k in range(rows.shape[1]):
+            reached[first + k : first + k + len(rows)] |= rows[:, k]
+        found.append(record.missing[reached])
+    return 1.0 - float(np.mean(np.concatenate(found)))
+
+
 def slow_premises(premises: Premises, limit: Array | None, window: int) -> Premises:
     """Premises of the records, with the move limit of predictions that count.
 

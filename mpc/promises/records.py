@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
+from controlrnn.checks import Array
 from controlrnn.data import Trajectory
 from controlrnn.data.copies import shared_stretches
 from controlrnn.data.sampling import same_dt
@@ -67,3 +70,18 @@ def data_digest(records: Sequence[Trajectory]) -> str:
     """SHA-256 over inputs, outputs and sample times of the records."""
     arrays = {f"{i}.{name}": value for i, r in enumerate(records) for name, value in (("u", r.u), ("y", r.y))}
     return digest(arrays, {"dt": [r.dt for r in records]})
+
+
+def refuse_unmeasured(errors: Sequence[Array]) -> None:
+    """Raise DataError where no record says anything of an output at some step: its bound would be zero, or a guess.
+
+    Args:
+        errors: Of each record, shape (starts, horizon + 1, ny), NaN where they are not known or do not count.
+    """
+    unknown = np.all([np.isnan(e).all(axis=0) for e in errors], axis=0)
+    if unknown.any():
+        k, i = (int(at) for at in np.argwhere(unknown)[0])
+        raise DataError(
+            f"output {i + 1} was never measured {k} steps after the start of a prediction that counts: take records "
+            "that measure it there, or a model without it"
+        )

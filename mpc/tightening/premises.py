@@ -32,5 +32,9 @@ def calibrated_premises(model_error: ModelError, observer: Observer) -> Premises
                     f"the model error is calibrated for moves of recorded inputs, got actuators that miss commands by "
                     f"up to {observer.command_error}: nobody keeps that move limit; calibrate without it"
                 )
-    records = {"length": model_error.length, "missing": model_error.missing, "loop": model_error.loop}
+    # In operation all predictions count, in a record maybe few of them: no more in a row than there are promised.
+    length = model_error.length
+    if slow:
+        length = min(length, model_error.starts + model_error.washout + model_error.horizon)
+    records = {"length": length, "missing": model_error.missing, "loop": model_error.loop}
     return own.also(horizon=model_error.horizon, **records, **slow)

@@ -151,6 +151,69 @@ def test_readings_that_are_missing_do_not_count_and_records_without_any_left_do_
     np.testing.assert_array_equal(with_it.bounds, without.bounds)
 
 
+def test_a_promise_is_for_no_more_predictions_in_a_row_than_count_in_any_record(small):
+    """Of a loop that is always slow all predictions count; of records with jumps maybe a few."""
+
+    def noisy(u, seed):
+        y = small.simulate(u)[0] + 0.1 * np.random.default_rng(seed).standard_normal((len(u), 2))
+        return Trajectory(u, y, small.dt, name=f"record {seed}")
+
+    def jumping(i):
+        u, fast = np.array(made(small, i, steps=200, jumps=0).u), 184 - i % 4
+        u[:fast] += np.arange(fast)[:, None]
+        return noisy(u, i)
+
+    scale, inside = [jumping(i) for i in range(10)], []
+    slow = [noisy(made(small, 5000 + i, steps=200, jumps=0).u, 5000 + i) for i in range(50)]
+    short = [replace(r, u=r.u[-16:], y=r.y[-16:]) for r in slow]
+    for i in range(20):
+        part = [jumping(100 + 10 * i + j) for j in range(10)]
+        found = calibrate(small, part, scale_trajectories=scale, coverage=0.6, operation=SLOW, **OPTIONS)
+        inside.append([found.coverage_on(small, some).trajectories for some in (short, slow)])
+    # u[184] is the first slow input of some record, so that the prediction from 192 is its first that counts.
+    assert (found.length, found.starts) == (200, 200 - HORIZON - 184 - WASHOUT)
+    assert "no more than 5 of them in a row" in found.promise
+    assert found.coverage_over(5) == 0.6
+    assert found.coverage_over(10) == pytest.approx(0.2)
+    # Where as many count as in a record they are inside as often as promised, and where all do they are not.
+    as_many, all_of_them = np.mean(inside, axis=0)
+    assert as_many > 0.55
+    assert all_of_them < 0.1
+    # Loops that are longer are told so.
+    predictor = Predictor(small, signals("u", 2, 50.0), signals("y", 2, 50.0))
+    premises = tighten(found, None, observer=RunningOn(predictor, WASHOUT)).premises
+    assert premises.length == WASHOUT + found.starts + HORIZON
+    whole = calibrate(small, slow[:10], scale_trajectories=slow[10:20], operation=SLOW, **OPTIONS)
+    assert (whole.starts, whole.length) == (200 - WASHOUT - HORIZON, 200)
+
+
+@pytest.mark.parametrize("operation", [SLOW, Operation()])
+@pytest.mark.parametrize("method", ["set_membership", "conformal"])
+def test_an_output_that_was_never_measured_where_predictions_count_is_given_no_bound(small, operation, method):
+    """Its bound would be zero, or that of another output."""
+    records = [made(small, i, jumps=0) for i in range(20)]
+    blind = []
+    for record in records[:12]:
+        y = np.array(record.y)
+        y[WASHOUT:, 1] = np.nan
+        blind.append(replace(record, y=y))
+    settings = {"scale_trajectories": records[12:], "method": method, "operation": operation, **OPTIONS}
+    with pytest.raises(DataError, match="output 2 was never measured 0 steps after"):
+        calibrate(small, blind, **settings)
+    found = calibrate(small, [*blind, records[12]], **(settings | {"scale_trajectories": records[13:]}))
+    assert found.bounds.min() > 0
+    if operation is SLOW:  # of what predictions that count are compared with
+        assert found.measured == pytest.approx(1 - 0.5 * 12 / 13)
+
+
+def test_records_that_moved_further_than_those_of_the_calibration_are_named(small):
+    records = [made(small, i, jumps=0) for i in range(20)]
+    found = calibrate(small, records[:10], scale_trajectories=records[10:], operation=SLOW, **OPTIONS)
+    for limit, said in ((0.5, True), ((LIMIT, 0.2), True), (np.inf, True), (LIMIT, False)):
+        differs = found.coverage_on(small, records[:3], operation=Operation(move_limit=limit)).differs
+        assert ("predictions after moves of up to" in differs) is said
+
+
 def test_stretches_shorter_than_the_horizon_do_not_count(small):
     """A step that no record was slow up to would be bounded by nothing."""
     record = made(small, 1, steps=60, jumps=0)
