@@ -161,16 +161,17 @@ class CompiledController:
         self._library.load()
 
     def start_from(self, u_previous: ArrayLike) -> None:
-        """Set the state; as `TightenedMPC.start_from`."""
-        self._call("take_over", as_array("u_previous", u_previous, (self.nu,)))
+        """Set the state; as `TightenedMPC.start_from`, or NaN where the input is not known."""
+        self._call("take_over", as_array("u_previous", u_previous, (self.nu,), finite=False))
 
     def clear_estimate(self) -> None:
         """Clear the disturbance estimate; as `TightenedMPC.clear_estimate`."""
         self._library.clear()
 
     def record(self, y: ArrayLike, u: ArrayLike) -> None:
-        """Record a sample without control; as `TightenedMPC.record`."""
-        self._call("take", as_array("y", y, (self.ny,), finite=False), as_array("u", u, (self.nu,)))
+        """Record a sample without control; as `TightenedMPC.record`, or NaN where the input is not known."""
+        seen, acted = (as_array(n, v, (size,), finite=False) for n, v, size in (("y", y, self.ny), ("u", u, self.nu)))
+        self._call("take", seen, acted)
 
     def step(
         self, y: ArrayLike, reference: ArrayLike, *, applied: ArrayLike | None = None, time: float | None = None

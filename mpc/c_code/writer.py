@@ -222,6 +222,7 @@ def _words(
         "nx": system.nx, "nu": system.nu, "ny": system.ny, "measured": model.ny, "nv": system.nv,
         "nv_size": max(system.nv, 1), "wider": max(system.nv, system.ny, 1), "memory": 0,
         "nz": system.nx + system.nu + system.nv, "horizon": N, "dt": repr(system.dt),
+        "planned": N if np.isfinite(problem.move_limit).any() else M,
         "inputs": M, "first": problem.first, "terminal": int(problem.terminal is not None),
         "rows": max((N + 1 - problem.first) * limited + int(problem.terminal is not None) + M * bounded, 1),
         "record": observer.steps if isinstance(observer, Washout) else 1, "steps": observer.steps,

@@ -56,15 +56,17 @@ static double end_of(State *s, Trial *trial, const double *u, double *x)
 }
 #endif
 
-/* Simulate the model from s->x along trial->z; sets the trial's outputs, violations and cost. */
-static void follow(State *s, Trial *trial)
+/* Simulate the model from s->x along trial->z, and from sample M on along the rows of `plan` (PLANNED, NU) where it is not
+   null; sets the trial's outputs, violations and cost. */
+static void follow(State *s, Trial *trial, const double *plan)
 {
     double x[NX], u[NU], sum = 0, slack = 0;
     memcpy(x, s->x, sizeof x);
     trial->share = 0;
     for (int k = 0; k <= N; ++k) {
         double *point = trial->points + k * NZ, *y = trial->y + k * NY;
-        for (int j = 0; j < NU; ++j) u[j] = input_of(trial->z, k, j);
+        for (int j = 0; j < NU; ++j)
+            u[j] = plan && PLANNED > M && k >= M ? plan[(k < PLANNED ? k : PLANNED - 1) * NU + j] : input_of(trial->z, k, j);
 #if TERMINAL_SET
         if (k == N) trial->share = end_of(s, trial, u, x);
 #endif
@@ -510,7 +512,7 @@ static int correct(State *s, const Trial *from, Trial *to)
     }
     if (solve_qp(s) != QP_SOLVED) return 0;
     for (int i = 0; i < VARIABLES; ++i) to->z[i] = from->z[i] + s->qp.z[i];
-    follow(s, to);
+    follow(s, to, 0);
     return 1;
 }
 
@@ -525,7 +527,7 @@ static double search(State *s, int *now, double expected)
     for (double length = 1; length >= SHORTEST; length *= 0.5) {
         const double enough = from->cost - SUFFICIENT * length * expected + NOISE * fabs(from->cost);
         for (int i = 0; i < VARIABLES; ++i) to->z[i] = from->z[i] + length * (s->d[i] + length * s->p[i]);
-        follow(s, to);
+        follow(s, to, 0);
         for (int k = 0; k < (length == 1 && STEEP ? CORRECTIONS : 0) && !(to->cost <= enough); ++k) {
             if (!correct(s, from, to)) break;
             for (int i = 0; i < VARIABLES; ++i) s->p[i] = to->z[i] - from->z[i] - s->d[i];
@@ -599,7 +601,7 @@ static Status solve(State *s, const double *guess, int *now, int *iterations, in
     Status status = ${NAME}_MAX_ITERATIONS;
     *now = *iterations = *feasible = 0;
     admit(s, guess, s->trials[0].z);
-    follow(s, s->trials);
+    follow(s, s->trials, 0);
     if (!isfinite(s->trials[0].cost)) return ${NAME}_FAILED;
     best_now = *feasible = TERMINAL && keeps_limits(s->trials);
     if (best_now) s->best = s->trials[0];

@@ -228,7 +228,7 @@ static void scale_sample(State *s, const double *reference, const double *offset
 /* What a simulated loop wants to know of a step besides its info, and whether that step's solver runs out of time. */
 typedef struct {
     int late, now;
-    double plan[VARIABLES], slack, low[${NAME}_ERRORS], high[${NAME}_ERRORS];
+    double plan[PLANNED * NU], slack, low[${NAME}_ERRORS], high[${NAME}_ERRORS];
 } Told;
 
 /* Largest violation of an output limit by a trial, in output units. */
@@ -263,11 +263,11 @@ static int plan_ahead(State *s, const double *reference, const double *offset, d
     if (told && info->status == ${NAME}_SOLVED) told->slack = largest_slack(answer);
     kept = keeps_limits(answer);
     keep_limits(s, M, u);
-    if (TERMINAL) kept = is_feasible(s, u);
+    if (TERMINAL) kept = is_feasible(s, M, u);
     /* A plan that violates limits may be applied only if they are soft. */
     if (!kept && (info->status != ${NAME}_SOLVED || TERMINAL)) return 0;
     info->feasible = kept;
-    follow_from_now_on(s, u);
+    follow_from_now_on(s, M, u);
     return 1;
 }
 
@@ -291,12 +291,12 @@ static void choose(State *s, int found, const double *iterate, const double *tar
         info->inside_after = standing.inside_after;
         /* What follows a proven plan is proven as well. */
         if (standing.fallback == ${NAME}_LEAST || (TERMINAL && standing.feasible && standing.fallback != ${NAME}_PLAN))
-            follow_from_now_on(s, standing.u);
+            follow_from_now_on(s, PLANNED, standing.u);
         if (told) memcpy(told->plan, standing.u, sizeof told->plan);
         held = 0;
     }
     keep_limits(s, 1, u);
-    for (int k = 0; told && held && k < M; ++k) memcpy(told->plan + k * NU, u, NU * sizeof *u);
+    for (int k = 0; told && held && k < PLANNED; ++k) memcpy(told->plan + k * NU, u, NU * sizeof *u);
 }
 
 /* Complete and clip set points (N + 1, NM), as mpc/problem/set_points.py: NaN is replaced by the last known one, values
@@ -344,10 +344,14 @@ void ${name}_record(State *s, const double y[NM], const double u[NU])
 {
     double applied[NU];
     double seen[NM], used[NM];
-    int absurd;
-    for (int j = 0; j < NU; ++j) applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
+    int unknown = 0;
+    for (int j = 0; j < NU; ++j) {
+        applied[j] = isfinite(u[j]) ? u[j] : before_of(s)[j];
+        unknown |= !isfinite(u[j]);
+    }
     watch_inputs(s, applied);
-    absurd = cut(applied, applied);
+    if (unknown) s->now |= ${NAME}_BROKEN_INPUTS;
+    unknown |= cut(applied, applied);
     s->time += ${NAME}_DT; /* it came when it was due */
     believe(s, before_of(s), y, seen, used);
     if (s->seen >= STEPS) {
@@ -355,7 +359,7 @@ void ${name}_record(State *s, const double y[NM], const double u[NU])
         if (s->contradictions) s->now |= ${NAME}_BROKEN_DRIFT;
     }
     s->has_plan = 0;
-    advance(s, seen, applied, absurd);
+    advance(s, seen, applied, unknown);
     finish(s, 0);
 }
 
@@ -366,7 +370,7 @@ void ${name}_start_from(State *s, const double u[NU])
     memcpy(before, before_of(s), sizeof before);
     for (int j = 0; j < NU; ++j) s->previous[j] = isfinite(u[j]) ? clip(u[j], input_low[j], input_high[j]) : before[j];
     s->has_previous = 1;
-    for (int j = 0; j < NU; ++j) other |= s->previous[j] != before[j];
+    for (int j = 0; j < NU; ++j) other |= s->previous[j] != before[j] || !isfinite(u[j]);
     if (other) count_slow(s, s->previous, 1, 1); /* nobody knows what acted since the last sample */
     if (s->seen && other) ${name}_clear_estimate(s);
 }

@@ -21,6 +21,7 @@ $digests
 #define ${NAME}_WIDER $wider /* the larger one of NV and NL */
 #define ${NAME}_HORIZON $horizon
 #define ${NAME}_INPUTS $inputs /* inputs of a plan; the last one is held */
+#define ${NAME}_PLANNED $planned /* inputs of one that stands in: with move limits it may go on after those */
 #define ${NAME}_DT $dt
 #define ${NAME}_MODEL_DIGEST "$digest"
 #define ${NAME}_TIGHTENING_DIGEST "$tightening_digest"
@@ -84,7 +85,7 @@ typedef struct {
 
 /* Plan that stands in for a solution, with its violation of limits, rank by rank; below 0: none yet. */
 typedef struct {
-    double u[${NAME}_VARIABLES], violation[$ranks];
+    double u[${NAME}_PLANNED * ${NAME}_NU], violation[$ranks];
     int feasible, inside_after;
     ${name}_fallback fallback;
 } ${name}_stand_in;
@@ -97,7 +98,7 @@ typedef struct {
     double beside[${NAME}_NX];      /* state of the parallel model, without measurements, for the coming sample */
     double level[(${NAME}_HORIZON + 2) * ${NAME}_NY]; /* level correction of predictions, and of steady states */
     double previous[${NAME}_NU];    /* last input */
-    double plan[${NAME}_VARIABLES]; /* last solution */
+    double plan[${NAME}_PLANNED * ${NAME}_NU]; /* last solution */
     double record[${NAME}_RECORD * ${NAME}_NU];
     double bound, beside_bound; /* on the errors of x, in the observer's metric, and of beside, in the model's */
     /* Where limits learn from measurements: ends of what errors of predictions from x lie in, for the samples 0 to
@@ -170,10 +171,12 @@ void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
 void ${name}_step_watched(${name}_state *state, const double y[${NAME}_NY], const double *reference,
     const double *applied, double time, double u[${NAME}_NU], ${name}_info *info);
 
-/* Update the estimates with a sample whose input u the controller did not choose (warm-up, manual operation). */
+/* Update the estimates with a sample whose input u the controller did not choose (warm-up, manual operation); NaN where it
+   is not known: estimates go on with the input before, and are certified once that does not matter. */
 void ${name}_record(${name}_state *state, const double y[${NAME}_NY], const double u[${NAME}_NU]);
 
-/* Bumpless start: the input u that acts now is held while warming up, and moves are counted from it. */
+/* Bumpless start: the input u that acts now is held while warming up, and moves are counted from it; NaN where it is not
+   known. */
 void ${name}_start_from(${name}_state *state, const double u[${NAME}_NU]);
 
 /* Reset the estimates and what limits have learnt, e.g. after wrong readings; the last input is held meanwhile. */

@@ -32,7 +32,7 @@ static const double *before_of(const State *s)
 /* Row k, counted from now on, of the last plan. */
 static const double *planned(const State *s, int k)
 {
-    return s->plan + (k + s->age < M ? k + s->age : M - 1) * NU;
+    return s->plan + (k + s->age < PLANNED ? k + s->age : PLANNED - 1) * NU;
 }
 
 /* Clip inputs u (rows, NU) to input and move limits, one after the other. */
@@ -46,24 +46,31 @@ static void keep_limits(const State *s, int rows, double *u)
     }
 }
 
-/* Whether inputs u (M, NU) from now on keep all limits, checked independently of the solver. */
-static int is_feasible(State *s, const double *u)
+/* Whether inputs u (rows, NU), M or PLANNED of them, from now on keep all limits, checked independently of the solver. */
+static int is_feasible(State *s, int rows, const double *u)
 {
     Trial *trial = s->trials;
-    for (int i = 0; i < VARIABLES; ++i) {
+    for (int i = 0; i < rows * NU; ++i) {
         const int j = i % NU;
         const double before = i < NU ? before_of(s)[j] : u[i - NU];
         if (fabs(u[i] - before) > largest_move[j] * (1 + 1e-12)) return 0;
-        trial->z[i] = (u[i] - middle[j]) / half[j];
+        if (i < VARIABLES) trial->z[i] = (u[i] - middle[j]) / half[j];
     }
-    follow(s, trial);
+    follow(s, trial, rows == PLANNED ? u : 0);
     return isfinite(trial->cost) && keeps_limits(trial);
 }
 
-/* Store inputs u (M, NU) as the plan to follow. */
-static void follow_from_now_on(State *s, const double *u)
+/* Hold the last of the first M inputs of a plan u (PLANNED, NU). */
+static void hold_last(double *u)
 {
-    memcpy(s->plan, u, sizeof s->plan);
+    for (int i = VARIABLES; i < PLANNED * NU; ++i) u[i] = u[i - NU];
+}
+
+/* Store inputs u (rows, NU), M or PLANNED of them, as the plan to follow. */
+static void follow_from_now_on(State *s, int rows, const double *u)
+{
+    memcpy(s->plan, u, (size_t)rows * NU * sizeof *u);
+    if (rows < PLANNED) hold_last(s->plan);
     s->has_plan = 1;
     s->age = 0;
 }
@@ -209,10 +216,10 @@ static void assess(State *s, StandIn *to, ${name}_fallback fallback)
 {
     Trial *trial = s->trials;
     double y[NY];
-    for (int i = 0; i < VARIABLES; ++i) to->u[i] = clip(to->u[i], input_low[i % NU], input_high[i % NU]);
-    keep_limits(s, M, to->u);
+    for (int i = 0; i < PLANNED * NU; ++i) to->u[i] = clip(to->u[i], input_low[i % NU], input_high[i % NU]);
+    keep_limits(s, PLANNED, to->u);
     for (int i = 0; i < VARIABLES; ++i) trial->z[i] = (to->u[i] - middle[i % NU]) / half[i % NU];
-    follow(s, trial);
+    follow(s, trial, to->u);
     end_outputs(s, trial, y);
     to->fallback = fallback;
     to->inside_after = inside_after(trial);
@@ -221,7 +228,7 @@ static void assess(State *s, StandIn *to, ${name}_fallback fallback)
         const double over = beyond_rest(s, l, y[limited[l]]) - terminal_margin[l];
         if (!(over <= KEPT)) to->violation[limit_rank[l]] += limit_weight[l] * over;
     }
-    to->feasible = to->feasible && (!TERMINAL || is_feasible(s, to->u));
+    to->feasible = to->feasible && (!TERMINAL || is_feasible(s, PLANNED, to->u));
 }
 
 /* Replace *least by a plan that violates limits less. */
@@ -242,7 +249,7 @@ static int consider(State *s, StandIn *best, StandIn *plan, ${name}_fallback fal
 /* Plan that holds the input u. */
 static void hold(StandIn *plan, const double *u)
 {
-    for (int k = 0; k < M; ++k) memcpy(plan->u + k * NU, u, NU * sizeof *u);
+    for (int k = 0; k < PLANNED; ++k) memcpy(plan->u + k * NU, u, NU * sizeof *u);
 }
 
 /* Plan that holds the input at a share of the way from the last one to the target. */
@@ -325,6 +332,7 @@ static void return_sooner(State *s, StandIn *best)
         if (status == ${NAME}_SOLVED || feasible) {
             const Trial *answer = feasible ? &s->best : s->trials + now;
             for (int i = 0; i < VARIABLES; ++i) sooner.u[i] = input_of(answer->z, i / NU, i % NU);
+            hold_last(sooner.u);
             found = 1;
             last = k;
         } else first = k + 1;
@@ -351,11 +359,12 @@ static StandIn stand_in(State *s, const double *iterate, const double *target, c
     best.violation[0] = -1;
     for (int k = 0; k < SIZE(RETURNS * (N + 2)); ++k) s->soonest[k].violation[0] = -1;
     if (s->has_plan && (TERMINAL || s->age < N)) {
-        for (int k = 0; k < M; ++k) memcpy(plan.u + k * NU, planned(s, k), NU * sizeof *held);
+        for (int k = 0; k < PLANNED; ++k) memcpy(plan.u + k * NU, planned(s, k), NU * sizeof *held);
         if (consider(s, &best, &plan, ${NAME}_PLAN)) return best;
     }
     if (usable && !lost) {
-        memcpy(plan.u, iterate, sizeof plan.u);
+        memcpy(plan.u, iterate, VARIABLES * sizeof *held);
+        hold_last(plan.u);
         if (consider(s, &best, &plan, ${NAME}_LEAST)) return best;
     }
     if (!steady_input(s, target, held)) {
@@ -368,7 +377,8 @@ static StandIn stand_in(State *s, const double *iterate, const double *target, c
         if (consider(s, &best, &plan, ${NAME}_SAFE)) return best;
     }
     if (usable && lost) {
-        memcpy(plan.u, iterate, sizeof plan.u);
+        memcpy(plan.u, iterate, VARIABLES * sizeof *held);
+        hold_last(plan.u);
         if (consider(s, &best, &plan, ${NAME}_LEAST)) return best;
     }
     if (RETURNS && info->status == ${NAME}_INFEASIBLE && best.inside_after > 1) return_sooner(s, &best);

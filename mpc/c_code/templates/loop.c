@@ -202,7 +202,7 @@ static void note(const Loop *l, int t, const double *x, const double *seen, cons
     double *predicted = l->predicted + t * (N + 1) * NM;
     memcpy(l->x + t * NX, x, NX * sizeof *x);
     memcpy(l->disturbance + t * NM, s->disturbance, NM * sizeof *x);
-    foresee(x, told->plan, M, predicted);
+    foresee(x, told->plan, PLANNED, predicted);
     for (int i = 0; i < (N + 1) * NM; ++i) {
         /* The correction of predictions, which enters their realised errors as well. */
         const double shift = PRACTICAL ? s->disturbance[i % NM] + (PROMISES ? 0 : s->level[i]) : 0;

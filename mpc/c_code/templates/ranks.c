@@ -9,7 +9,7 @@ static void rank_plan(State *s, Ranked *found)
 {
     Trial *trial = s->trials;
     for (int i = 0; i < VARIABLES; ++i) trial->z[i] = (found->u[i] - middle[i % NU]) / half[i % NU];
-    follow(s, trial);
+    follow(s, trial, 0);
     for (int row = 0; row < LIMIT_ROWS; ++row) found->over[row] = isnan(trial->excess[row]) ? INFINITY : trial->excess[row];
     violation_of(trial, found->violation);
 }

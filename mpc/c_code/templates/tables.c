@@ -17,7 +17,7 @@
 #define MOVES $moves /* inputs that have to have moved slowly; 0: any may be made */
 
 enum {
-    NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs,
+    NX = $nx, NU = $nu, NV = $nv, N = $horizon, M = $inputs, PLANNED = $planned,
     NY = $ny,             /* outputs of plans: just before and, for models with feedthrough, just after each input */
     NM = $measured,       /* measured outputs: those just before */
     STEPS = $steps,       /* samples before the observer's estimate may be used */
