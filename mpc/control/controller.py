@@ -307,7 +307,7 @@ class TightenedMPC(ControllerHandling):
         y, used = self.premise_watch.readings(y, error, expected, self.observer)
         after = self.disturbance.after(np.where(np.isnan(used), np.nan, error))
         if self.observer.ready:
-            self.premise_watch.coverage(used, after)
+            self.premise_watch.coverage(used, after, promised=self.move_watch.kept)
         if self.premise_watch.model_error(after, self.observer):
             used = self.premise_watch.ignored(used, after)
         return y, used

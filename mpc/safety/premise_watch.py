@@ -306,12 +306,21 @@ class PremiseWatch:
         )
         return True
 
-    def coverage(self, y: Array, error: Array) -> None:
-        """Count a sample: readings (ny,), NaN unseen, and errors (ny,) less what predictions are corrected by."""
+    def coverage(self, y: Array, error: Array, *, promised: bool = True) -> None:
+        """Count a sample.
+
+        Args:
+            y: Readings, shape (ny,); NaN unseen.
+            error: Their errors less what predictions are corrected by.
+            promised: Whether anything is promised of predictions now; otherwise they are unseen.
+        """
         if self.coverage_run is None:
             return
         low, high = self.counted()
-        looked = y if self.coverage_run.promise.target is LoopTarget.LIMITS else error
+        limits = self.coverage_run.promise.target is LoopTarget.LIMITS
+        if not (promised or limits):
+            y = error = np.full(len(y), np.nan)
+        looked = y if limits else error
         outside = (looked < low) | (looked > high)
         self.coverage_run.update(not outside.any(), float(np.isfinite(y).sum()) / len(y))
         self.tell(Premise.COVERAGE, self.coverage_run.words)

@@ -83,13 +83,43 @@ static int reaction_of(const State *s)
     return found;
 }
 
+#if MOVES
+/* Count inputs in a row between which all moves were slow, as mpc/safety/move_watch.py; again: the last is replaced. */
+static void count_slow(State *s, const double *u, int unknown, int again)
+{
+    int on;
+    if (!again) {
+        memcpy(s->slow_from, s->slow_last, sizeof s->slow_from);
+        s->slow_before = s->slow;
+    }
+    on = s->slow_before > 0;
+    for (int j = 0; j < NU; ++j) {
+        const double room = calibrated_moves[j] + LAST_PLACES * fmax(fabs(s->slow_from[j]), fabs(u[j]));
+        on = on && fabs(u[j] - s->slow_from[j]) <= room;
+    }
+    s->slow = unknown ? 0 : on ? s->slow_before + 1 : 1;
+    if (s->slow > MOVES) s->slow = MOVES;
+    memcpy(s->slow_last, u, sizeof s->slow_last);
+}
+
+/* Whether inputs have moved slowly for long enough. */
+static int moved_slowly(const State *s)
+{
+    return s->slow >= MOVES;
+}
+#else
+#define count_slow(s, u, unknown, again) (void)0
+#define moved_slowly(s) 1
+#endif
+
 #if COVERAGE
 /* Count a sample, as mpc/safety/coverage_watch.py: readings that are missing are unseen, not inside. */
 static void count_coverage(State *s, const double *used, const double *after)
 {
     double share, factor;
     int seen = 0;
-    for (int i = 0; i < NM; ++i) {
+    const int promised = LIMITS_COUNTED || moved_slowly(s); /* of predictions after large moves nothing is */
+    for (int i = 0; promised && i < NM; ++i) {
         const double looked = LIMITS_COUNTED ? used[i] : after[i];
         seen += isfinite(used[i]);
         s->stretch_outside |= looked < counted_low[i] || looked > counted_high[i]; /* false for missing readings */
@@ -188,35 +218,6 @@ static int leaves_ranges(State *s, const double *x, const double *u)
     if (out) s->now |= ${NAME}_BROKEN_RANGES;
     return out;
 }
-#endif
-
-#if MOVES
-/* Count inputs in a row between which all moves were slow, as mpc/safety/move_watch.py; again: the last is replaced. */
-static void count_slow(State *s, const double *u, int unknown, int again)
-{
-    int on;
-    if (!again) {
-        memcpy(s->slow_from, s->slow_last, sizeof s->slow_from);
-        s->slow_before = s->slow;
-    }
-    on = s->slow_before > 0;
-    for (int j = 0; j < NU; ++j) {
-        const double room = calibrated_moves[j] + LAST_PLACES * fmax(fabs(s->slow_from[j]), fabs(u[j]));
-        on = on && fabs(u[j] - s->slow_from[j]) <= room;
-    }
-    s->slow = unknown ? 0 : on ? s->slow_before + 1 : 1;
-    if (s->slow > MOVES) s->slow = MOVES;
-    memcpy(s->slow_last, u, sizeof s->slow_last);
-}
-
-/* Whether inputs have moved slowly for long enough. */
-static int moved_slowly(const State *s)
-{
-    return s->slow >= MOVES;
-}
-#else
-#define count_slow(s, u, unknown, again) (void)0
-#define moved_slowly(s) 1
 #endif
 
 /* Follow how far inputs outside of the range may have led the model's state astray; whether bounds have to start anew. */

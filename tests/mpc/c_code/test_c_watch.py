@@ -15,6 +15,7 @@ from controlrnn.data import Signal
 from controlrnn.errors import SettingError
 from experiments.bench_mpc.c_code import CompiledController, compiler
 from mpc import (
+    CoveragePromise,
     OperatingRegion,
     PlausibilityLimits,
     Premise,
@@ -65,6 +66,7 @@ CONTROLLERS = {
     "ranges": ranged,
     "ranges, running": lambda: ranged(RunningOn(ranged_washout().predictor, STEPS, contraction=CONTRACTION)),
     "slow": slow,
+    "slow, promised": lambda: slow(watching=Watching(promised=CoveragePromise(coverage=0.9, stretch=5, patience=5.0))),
     "slow, recalling": slow_recalling,
     "widening": lambda: reacting(reactions=dict.fromkeys(Premise, "widen")),
     "backing off": lambda: reacting(reactions=dict.fromkeys(Premise, "back_off")),

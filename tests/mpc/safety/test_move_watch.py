@@ -10,7 +10,17 @@ from premise_cases import CONTRACTION, STEPS, SYSTEM, Loop, predictor, washing, 
 from slow_cases import LIMIT, WINDOW, memory, parts, slow, slow_error, slow_recalling
 
 from controlrnn.errors import SettingError
-from mpc import Premise, RunningOn, TightenedMPC, Tracking, Watching, certify_changes, make_error_memory, tighten
+from mpc import (
+    CoveragePromise,
+    Premise,
+    RunningOn,
+    TightenedMPC,
+    Tracking,
+    Watching,
+    certify_changes,
+    make_error_memory,
+    tighten,
+)
 from mpc.problem.settings import Limits
 
 WEIGHTS = Tracking(output_weight=1.0, input_move_weight=1e-3)
@@ -115,6 +125,23 @@ def test_reactions_follow_the_contradiction():
     for _ in range(30):
         loop.step(0.4)
     assert loop.true[-1] == pytest.approx(0.4, abs=0.02)
+
+
+def test_errors_after_large_moves_are_no_evidence_against_what_is_promised_of_slow_inputs():
+    for jumps in (True, False):
+        promised = CoveragePromise(coverage=0.9, stretch=5, patience=20.0)
+        loop = Loop(slow(watching=Watching(promised=promised)))
+        for _ in range(WINDOW):
+            loop.step(0.0)
+        run = loop.controller.premise_watch.coverage_run
+        told = []
+        for t in range(60):
+            if jumps and t % 10 == 0:
+                loop.record(0.8 * (-1) ** (t // 10))
+            else:
+                told.append(loop.step(0.0, off=0.8))
+        assert any(Premise.COVERAGE in s.broken for s in told) is not jumps
+        assert (run.missed, run.unseen > 5) == (0, True) if jumps else run.missed > 5
 
 
 def test_what_limits_learnt_after_large_moves_is_forgotten():
