@@ -116,9 +116,10 @@ class HorizonCertificate(Certificate):
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def _prove(self, system: LureSystem, room: float) -> float:
-        proven, margin = np.full((self.horizon + 1, system.ny), np.inf), np.inf
-        if self.bounds.shape != proven.shape or not np.isfinite(self.bounds).all():
-            raise CertificationError(f"bounds must be finite, of shape {proven.shape}, got {self.bounds.shape}")
+        shape = (self.horizon + 1, system.ny)
+        if self.bounds.shape != shape or not np.isfinite(self.bounds).all():
+            raise CertificationError(f"bounds must be finite, of shape {shape}, got {self.bounds.shape}")
+        proven, margin = np.full(shape, np.inf), np.inf
         error = InputError.of(self.input_error, system.nu)
         if not np.array_equal(self.input_radius, error.covered_box(self.horizon)):
             raise CertificationError("input_radius must be that of the largest box within input_error: altered")

@@ -50,9 +50,15 @@ def test_no_pair_of_trajectories_exceeds_the_bounds(kind, seed):
         pairs = random_pairs(system, 4, radius=scale * 0.5, input_radius=scale * radii, seed=seed)
         assert_above(certificate.bounds * scale, *pairs)
     attack = attack_horizon(
-        system, 3, initial_radius=0.5, input_radius=radii, input_range=(np.full(2, -3.0), np.full(2, 3.0)), starts=16,
-        steps=15, seed=seed,
-    )  # fmt: skip
+        system,
+        3,
+        initial_radius=0.5,
+        input_radius=radii,
+        input_range=(np.full(2, -3.0), np.full(2, 3.0)),
+        starts=16,
+        steps=15,
+        seed=seed,
+    )
     assert (attack.differences <= certificate.bounds * (1 + 1e-9)).all()
     assert (attack.random <= attack.differences).all()
     if kind in ("elman", "elman-relu", "linear"):
@@ -119,9 +125,15 @@ def test_a_sloppy_solver_gives_a_true_bound_or_none(max_iters):
     good = certify_horizon(system, 2, initial_radius=0.5, input_radius=0.1, focus=[2], method="sdp")
     try:
         sloppy = certify_horizon(
-            system, 2, initial_radius=0.5, input_radius=0.1, focus=[2], method="sdp", solver="SCS",
+            system,
+            2,
+            initial_radius=0.5,
+            input_radius=0.1,
+            focus=[2],
+            method="sdp",
+            solver="SCS",
             solver_options={"eps": 1e-2, "max_iters": max_iters},
-        )  # fmt: skip
+        )
     except CertificationError:
         return
     assert sloppy.verify(system) > 0
@@ -131,6 +143,13 @@ def test_a_sloppy_solver_gives_a_true_bound_or_none(max_iters):
 def test_a_failing_solver_is_a_certification_error():
     with pytest.raises(CertificationError, match="NOSUCH failed"):
         certify_horizon(SYSTEMS["elman"](0), 1, initial_radius=1.0, method="sdp", solver="NOSUCH")
+
+
+def test_a_horizon_beyond_its_bounds_is_refused_before_room_is_made_for_it():
+    system = random_elman(0, nx=2, ny=1)
+    certificate = certify_horizon(system, 2, initial_radius=0.1, input_radius=0.1, iterations=5)
+    with pytest.raises(CertificationError, match="bounds must be finite, of shape"):
+        replace(certificate, horizon=2**40).verify(system)
 
 
 def test_horizon_zero_is_the_output_map():
@@ -202,9 +221,14 @@ def test_an_ellipsoid_is_a_ball_in_other_coordinates():
     ellipsoid = certify_horizon(system, 3, initial_radius=0.5, input_radius=0.1, metric=metric)
     T, back = L.T, np.linalg.inv(L.T)  # xi = L' x
     local = replace(
-        system, A=T @ system.A @ back, B1=T @ system.B1, B2=T @ system.B2, bx=T @ system.bx, C1=system.C1 @ back,
+        system,
+        A=T @ system.A @ back,
+        B1=T @ system.B1,
+        B2=T @ system.B2,
+        bx=T @ system.bx,
+        C1=system.C1 @ back,
         C2=system.C2 @ back,
-    )  # fmt: skip
+    )
     ball = certify_horizon(local, 3, initial_radius=0.5, input_radius=0.1)
     np.testing.assert_allclose(ellipsoid.bounds, ball.bounds, rtol=5e-3)
     assert_above(ellipsoid.bounds, *random_pairs(system, 4, radius=0.5, input_radius=0.1, metric=metric))
