@@ -41,11 +41,14 @@ def run_under(jobs: Sequence[tuple[Sequence[str], str, int]]) -> list[str]:
     for pair in (jobs[i : i + 2] for i in range(0, len(jobs), 2)):
         runs = [
             subprocess.Popen(
-                [sys.executable, *arguments], env=environment(kernel, threads), text=True, stdout=subprocess.PIPE,
+                [sys.executable, *arguments],
+                env=environment(kernel, threads),
+                text=True,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
             for arguments, kernel, threads in pair
-        ]  # fmt: skip
+        ]
         outputs = [run.communicate() for run in runs]
         for run, (_, errors), (_, kernel, threads) in zip(runs, outputs, pair, strict=True):
             assert run.returncode == 0, f"under {kernel} with {threads} threads: {errors[-4000:]}"

@@ -21,9 +21,14 @@ def road():
     """Parts of the road, by name."""
     tank = MultiTank(1, dt=20.0)
     plant = SimpleNamespace(
-        dt=tank.dt, nx=tank.nx, inputs=tank.inputs, outputs=(Signal("level 1", "cm", 0.0, LIMIT),), step=tank.step,
-        output=tank.output, initial_state=tank.initial_state,
-    )  # fmt: skip
+        dt=tank.dt,
+        nx=tank.nx,
+        inputs=tank.inputs,
+        outputs=(Signal("level 1", "cm", 0.0, LIMIT),),
+        step=tank.step,
+        output=tank.output,
+        initial_state=tank.initial_state,
+    )
     limits = [(1.0, 3.0)]
     u = np.stack([excitation.random_steps(120, limits, hold=(3, 15), seed=s) for s in range(16)])
     data = Dataset.split(simulate(tank, u, noise_std=0.05, seed=0), (3, 2, 1, 10), seed=0)
@@ -37,19 +42,34 @@ def road():
     predictions = mpc.certify_predictions(observer, HORIZON)
     tightening = mpc.tighten(error, predictions, observer=observer)
     attack = attack_horizon(
-        fit.system, predictions.horizon, initial_radius=predictions.initial_radius, metric=predictions.metric,
-        input_radius=predictions.input_radius, input_range=(np.array([1.0]), np.array([3.0])), starts=4, steps=5,
+        fit.system,
+        predictions.horizon,
+        initial_radius=predictions.initial_radius,
+        metric=predictions.metric,
+        input_radius=predictions.input_radius,
+        input_range=(np.array([1.0]), np.array([3.0])),
+        starts=4,
+        steps=5,
         seed=0,
-    )  # fmt: skip
+    )
     untouched = mpc.no_tightening(fit.system.digest, HORIZON, 1)
     loops = {
         "tightened": mpc.monte_carlo(partial(setup, plant, predictor, observer, tightening), range(3)),
         "nominal": mpc.monte_carlo(partial(setup, plant, predictor, observer, untouched), range(3)).results[0],
     }
     return SimpleNamespace(
-        plant=plant, data=data, checked=check_data(data), fit=fit, contraction=contraction, observer=observer,
-        error=error, predictions=predictions, tightening=tightening, attack=attack, loops=loops,
-    )  # fmt: skip
+        plant=plant,
+        data=data,
+        checked=check_data(data),
+        fit=fit,
+        contraction=contraction,
+        observer=observer,
+        error=error,
+        predictions=predictions,
+        tightening=tightening,
+        attack=attack,
+        loops=loops,
+    )
 
 
 def setup(plant, predictor, observer, tightening):

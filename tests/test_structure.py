@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 OURS = ("controlrnn", "plants", "mpc", "experiments")
 FILES = {p.relative_to(ROOT).as_posix(): p for name in OURS for p in sorted((ROOT / name).rglob("*.py"))}
 LIBRARY = [name for name in FILES if not name.startswith("experiments/")]
+TESTS = [p.relative_to(ROOT).as_posix() for p in sorted((ROOT / "tests").rglob("*.py"))]
 
 LEAVES = {
     f"controlrnn.{leaf}"
@@ -351,19 +352,28 @@ def is_table(value: ast.expr | None) -> bool:
 
 
 def head(node: ast.stmt) -> range:
-    """Lines of a statement, without those of the block that it may lead."""
-    body = getattr(node, "body", None)
-    return range(node.lineno, body[0].lineno if body else node.end_lineno + 1)
+    """Lines of a statement with its decorators, without those of the block that it may lead."""
+    body, decorators = getattr(node, "body", None), getattr(node, "decorator_list", [])
+    return range(min(n.lineno for n in (node, *decorators)), body[0].lineno if body else node.end_lineno + 1)
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if not n.startswith(ROWS)])
+def holds_table(node: ast.stmt, line: int) -> bool:
+    """Whether what stands on a line of a statement is set, returned, gone through or decorated with as a table."""
+    if any(d.lineno <= line <= d.end_lineno for d in getattr(node, "decorator_list", [])):
+        return True
+    if isinstance(node, ast.For):
+        return is_table(node.iter)
+    return is_table(node.value) if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Return) else False
+
+
+@pytest.mark.parametrize("name", [n for n in [*FILES, *TESTS] if not n.startswith(ROWS)])
 def test_only_tables_and_matrices_are_formatted_by_hand(name):
-    lines = [n for n, line in enumerate(FILES[name].read_text().splitlines(), 1) if line.endswith("# fmt: skip")]
-    statements = [node for node in ast.walk(tree(name)) if isinstance(node, ast.stmt)]
+    text = (ROOT / name).read_text()
+    lines = [n for n, line in enumerate(text.splitlines(), 1) if line.endswith("# fmt: skip")]
+    statements = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)] if lines else []
     for line in lines:
         node = min((s for s in statements if line in head(s)), key=lambda s: len(head(s)))
-        value = node.value if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Return) else None
-        assert is_table(value), f"{name}:{line}: no table or matrix"
+        assert holds_table(node, line), f"{name}:{line}: no table or matrix"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -81,9 +81,15 @@ def _dissipation(system: LureSystem) -> DissipationCertificate:
 
 def _reinitialisation(system: LureSystem) -> Certificate:
     return certify_reinitialisation(
-        system, washout=3, horizon=2, input_range=(-np.ones(2), np.ones(2)), input_error=0.1, residual_bound=0.1,
-        observer_gain=np.full((4, 2), 0.01), iterations=20,
-    )  # fmt: skip
+        system,
+        washout=3,
+        horizon=2,
+        input_range=(-np.ones(2), np.ones(2)),
+        input_error=0.1,
+        residual_bound=0.1,
+        observer_gain=np.full((4, 2), 0.01),
+        iterations=20,
+    )
 
 
 DISSIPATION: dict[str, Callable[[Any], dict[str, Any]]] = {

@@ -71,8 +71,13 @@ def test_step_agrees_with_an_implicit_integrator(plant):
     for i in range(len(x)):
         solution = solve_ivp(
             lambda _, s, i=i: plant.dynamics(s, u[i], NUMPY, w[i]),
-            (0.0, plant.dt), x[i], method="LSODA", rtol=1e-11, atol=1e-12, max_step=plant.dt / 40,
-        )  # fmt: skip
+            (0.0, plant.dt),
+            x[i],
+            method="LSODA",
+            rtol=1e-11,
+            atol=1e-12,
+            max_step=plant.dt / 40,
+        )
         np.testing.assert_allclose(got[i], solution.y[:, -1], rtol=1e-6, atol=2e-5)
 
 

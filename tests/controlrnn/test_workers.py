@@ -65,9 +65,11 @@ def held(tmp_path, request):
     script.write_text(HOLD)
     folder.mkdir()
     process = subprocess.Popen(
-        [sys.executable, script, folder], start_new_session=True, stderr=subprocess.PIPE,
+        [sys.executable, script, folder],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    )
     assert until(lambda: len(list(folder.iterdir())) == 2, 60)
     yield process, [int(p.name) for p in folder.iterdir()]
     with contextlib.suppress(ProcessLookupError):

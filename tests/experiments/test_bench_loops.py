@@ -40,9 +40,12 @@ def small(truth):
     )  # fmt: skip
     predictor = Predictor(system, plant.inputs, plant.outputs)
     made = TightenedMPC(
-        predictor, RunningOn(predictor, 5), no_tightening(system.digest, N, 1),
-        Tracking(output_weight=1.0, input_move_weight=0.1), solver=Solver(options=SolverOptions(rti=2)),
-    )  # fmt: skip
+        predictor,
+        RunningOn(predictor, 5),
+        no_tightening(system.digest, N, 1),
+        Tracking(output_weight=1.0, input_move_weight=0.1),
+        solver=Solver(options=SolverOptions(rti=2)),
+    )
     high = {"x0": np.array([64.0]), "warm_up_input": [plant.pump]} if truth == "declared" else {}
     return ClosedLoopSetup(plant, made, {"reference": [10.0], "steps": STEPS, "noise_std": 0.05, "warm_up": 5} | high)
 

@@ -83,17 +83,34 @@ class Machine:
     def scheduler(self):
         file = self.folder / "scheduler.json"
         process = self.start(
-            "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-            "--no-show", "--scheduler-file", file,
-        )  # fmt: skip
+            "-m",
+            "distributed.cli.dask_scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--no-show",
+            "--scheduler-file",
+            file,
+        )
         until(file.exists)
         return process, until(lambda: json.loads(file.read_text() or "{}").get("address"))
 
     def worker(self, address):
         return self.start(
-            "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard",
-            "--host", "127.0.0.1", "--local-directory", self.folder / "scratch",
-        )  # fmt: skip
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--host",
+            "127.0.0.1",
+            "--local-directory",
+            self.folder / "scratch",
+        )
 
     def end(self):
         for process in self.processes:

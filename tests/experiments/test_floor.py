@@ -127,10 +127,18 @@ def test_residuals_are_known_as_far_as_they_may_change():
 
     def declared(bounds, gain=None):
         return ModelError(
-            bounds=np.reshape(bounds, (-1, 1)), method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=100,
-            starts=50, washout=0, disturbance_gain=gain, system_digest=system.digest, data_digest=64 * "d",
+            bounds=np.reshape(bounds, (-1, 1)),
+            method=CalibrationMethod.SET_MEMBERSHIP,
+            coverage=1.0,
+            n=1,
+            length=100,
+            starts=50,
+            washout=0,
+            disturbance_gain=gain,
+            system_digest=system.digest,
+            data_digest=64 * "d",
             observer_digest="",
-        )  # fmt: skip
+        )
 
     drift = np.r_[0.0, np.full(10, 0.03)]
     made = declared_parts(

@@ -158,13 +158,24 @@ def test_permuted_digits_are_the_same_pixels_in_one_other_order():
 
 def more_rows():
     rows = {
-        unit: [{"permuted": {"accuracy": a + 0.1 * n}, "deepfool_2": f, "deepfool_inf": None, "largest": big,
-                "trace": 10 * big, "least": -0.1} for n in range(3)]
+        unit: [
+            {
+                "permuted": {"accuracy": a + 0.1 * n},
+                "deepfool_2": f,
+                "deepfool_inf": None,
+                "largest": big,
+                "trace": 10 * big,
+                "least": -0.1,
+            }
+            for n in range(3)
+        ]
         for unit, a, f, big in (
-            ("lipschitz", 90.0, 0.2, 0.1), ("antisymmetric", 80.0, 0.1, 0.3), ("ode", 95.0, 0.2, 0.2),
+            ("lipschitz", 90.0, 0.2, 0.1),
+            ("antisymmetric", 80.0, 0.1, 0.3),
+            ("ode", 95.0, 0.2, 0.2),
             ("cayley", 80.0, 0.1, 0.3),
         )
-    }  # fmt: skip
+    }
     variants = {
         "alpha": {v: [{"accuracy": 90 - 9 * abs(v - 1) + 0.1 * n} for n in range(3)] for v in lipschitz_rnn.ALPHAS},
         "beta": {v: [{"accuracy": 90 - 9 * abs(v - 0.65) + 0.1 * n} for n in range(3)] for v in lipschitz_rnn.BETAS},

@@ -99,9 +99,12 @@ def test_a_short_training_refutes_nothing_but_a_certificate_that_fails_does(sets
     assert short["Theta_* is the most accurate of the stable sets"] is OPEN
     assert short["NSE of Theta_* at sigma = 3"] is OPEN
     assert short["gain found <= certified <= prescribed (Theta_8, 6, 3)"] is NO
-    assert decided(rows_of(theta_6={"by_construction": None, "searched": None}), sets)[
-        "gain found <= certified <= prescribed (Theta_8, 6, 3)"
-    ] is OPEN, "what could not be proven refutes nothing"  # fmt: skip
+    assert (
+        decided(rows_of(theta_6={"by_construction": None, "searched": None}), sets)[
+            "gain found <= certified <= prescribed (Theta_8, 6, 3)"
+        ]
+        is OPEN
+    ), "what could not be proven refutes nothing"
 
 
 @pytest.mark.slow

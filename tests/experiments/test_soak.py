@@ -33,8 +33,11 @@ def test_references_are_steady_states_below_the_limit():
     assert levels.max() < plant.level_limit
     assert counts.max() <= 100
     for level in levels:
-        np.testing.assert_allclose(plant.step(rows[rows[:, 0] == level][0], soak.stages.steady_input(config, level)),
-                                   rows[rows[:, 0] == level][0], atol=1e-6)  # fmt: skip
+        np.testing.assert_allclose(
+            plant.step(rows[rows[:, 0] == level][0], soak.stages.steady_input(config, level)),
+            rows[rows[:, 0] == level][0],
+            atol=1e-6,
+        )
 
 
 def test_resident_memory_sees_an_allocation():

@@ -99,8 +99,11 @@ def test_two_rows_need_two_names(tmp_path):
 def test_table_and_plain_values():
     rows = [{"a": 1.23456, "b": True, "pair": [1.0, 2.5], "long": [1] * 5, "nested": {}}, {"a": None, "c": "x"}]
     assert [line.replace(" ", "") for line in table(rows).splitlines()] == [
-        "|a|b|pair|c|", "|-------|-----|-------|---|", "|1.235|yes|12.5|-|", "|-|-|-|x|",
-    ]  # fmt: skip
+        "|a|b|pair|c|",
+        "|-------|-----|-------|---|",
+        "|1.235|yes|12.5|-|",
+        "|-|-|-|x|",
+    ]
     several = tables([{"a": 1}, {"b": 2}, {"a": 3}])
     assert [block.splitlines()[0].strip("| ") for block in several.split("\n\n")] == ["a", "b"]
     assert plain({"a": (np.float32(1), np.inf), "b": {"c": np.bool_(True)}}) == {"a": [1.0, None], "b": {"c": True}}

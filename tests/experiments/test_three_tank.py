@@ -197,9 +197,15 @@ def test_experiments_are_dealt_out_by_record_and_stay_within_the_excited_range()
 def recalling_case(tmp_path_factory):
     """The recalling controller's parts on a linear model, with short horizons."""
     config = Config(
-        records=(8, 4, 4, 10), samples=150, washout=40, horizon=6, coverage=0.8, memory=2, certificate_iterations=5,
+        records=(8, 4, 4, 10),
+        samples=150,
+        washout=40,
+        horizon=6,
+        coverage=0.8,
+        memory=2,
+        certificate_iterations=5,
         change_iterations=5,
-    )  # fmt: skip
+    )
     folder, data = tmp_path_factory.mktemp("recalling"), stages.experiments(config, seed=0)
     system = identify_subspace(data.train, 3, strictly_proper=True).system
     observer = stages.make_observer(system, stages.contraction(system, data, config), config)

@@ -76,10 +76,15 @@ def learnt(tightening: Tightening, half: Any, *, steps: int = 4, drift: float = 
     absolute, jump = np.linspace(0.3, 0.4, N + 1)[:, None] * half, np.full((N, 1), 0.002) * half
     growth = 0.004 * np.maximum(np.arange(N + 1) - 1, 0)[:, None] * half
     return ErrorMemory(
-        drift=drift * np.sqrt(ahead) * half, change=np.full((steps, 1), 0.02) * half, jump=jump, absolute=absolute,
-        growth=growth, end=absolute[-1] + growth[-1] + jump[-1], promise="made up",
+        drift=drift * np.sqrt(ahead) * half,
+        change=np.full((steps, 1), 0.02) * half,
+        jump=jump,
+        absolute=absolute,
+        growth=growth,
+        end=absolute[-1] + growth[-1] + jump[-1],
+        promise="made up",
         digests={"tightening": tightening.digest},
-    ).on_trust()  # fmt: skip
+    ).on_trust()
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +110,17 @@ def programme(model: TightenedMPC, rng: np.random.Generator, steps: int, reach: 
 
 
 def run(
-    acting: Any, model: TightenedMPC, *, steps: int = 120, seed: int = 0, reach: float = 0.3, noise: float = 0.01,
-    preview: int = 1, off: float = 0.05, outlier: float = 0.0,
-) -> Loop:  # fmt: skip
+    acting: Any,
+    model: TightenedMPC,
+    *,
+    steps: int = 120,
+    seed: int = 0,
+    reach: float = 0.3,
+    noise: float = 0.01,
+    preview: int = 1,
+    off: float = 0.05,
+    outlier: float = 0.0,
+) -> Loop:
     """Closed loop of ``acting`` with a plant that is ``off`` from ``model``'s; some measurements are missing.
 
     For a while somebody else acts. ``preview``: how many samples of the references are known. ``outlier``: by how much

@@ -134,7 +134,15 @@ def switching(rng: np.random.Generator, steps: int, nu: int, hold: int = 5) -> n
 def declared_error(system: LureSystem, bounds: np.ndarray) -> ModelError:
     """A model error that is known rather than calibrated; bounds (N + 1, ny)."""
     return ModelError(
-        bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=100, starts=50,
-        washout=20, disturbance_gain=None,
-        system_digest=system.digest, data_digest=64 * "d", observer_digest="",
-    )  # fmt: skip
+        bounds=bounds,
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=1,
+        length=100,
+        starts=50,
+        washout=20,
+        disturbance_gain=None,
+        system_digest=system.digest,
+        data_digest=64 * "d",
+        observer_digest="",
+    )

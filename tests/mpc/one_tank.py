@@ -42,10 +42,18 @@ def tank(b: float = 1.0, d: float = 0.0, a: float = 0.9) -> LureSystem:
 def error(system: LureSystem, bounds: Any, gain: float | None = None) -> ModelError:
     """Declared, not calibrated."""
     return ModelError(
-        bounds=np.reshape(np.asarray(bounds, dtype=float), (-1, 1)), method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0, n=1, length=100, starts=50, washout=0, disturbance_gain=gain,
-        system_digest=system.digest, data_digest=64 * "d", observer_digest="",
-    )  # fmt: skip
+        bounds=np.reshape(np.asarray(bounds, dtype=float), (-1, 1)),
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=1,
+        length=100,
+        starts=50,
+        washout=0,
+        disturbance_gain=gain,
+        system_digest=system.digest,
+        data_digest=64 * "d",
+        observer_digest="",
+    )
 
 
 @cache

@@ -22,9 +22,13 @@ def predictor(*, reach=1.0, unit="m", name="level", upper=1.0):
 def road(observer):
     start = observer.restart
     joint = certify_horizon(
-        SYSTEM, observer.steps + N, initial_radius=start.radius, metric=start.metric,
-        input_radius=observer.prediction_input_error, focus=[observer.steps, observer.steps + N],
-    )  # fmt: skip
+        SYSTEM,
+        observer.steps + N,
+        initial_radius=start.radius,
+        metric=start.metric,
+        input_radius=observer.prediction_input_error,
+        focus=[observer.steps, observer.steps + N],
+    )
     jump = observer.jump
     growth = certify_horizon(SYSTEM, N, initial_radius=jump.radius, metric=jump.metric) if jump.radius else None
     tightening = make_recursive(

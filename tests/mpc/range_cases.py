@@ -47,9 +47,12 @@ def parts():
     observer = washout()
     start, jump = observer.restart, observer.jump
     joint = certify_horizon(
-        RANGED, observer.steps + N, initial_radius=start.radius, metric=start.metric,
+        RANGED,
+        observer.steps + N,
+        initial_radius=start.radius,
+        metric=start.metric,
         focus=[observer.steps, observer.steps + N],
-    )  # fmt: skip
+    )
     growth = certify_horizon(RANGED, N, initial_radius=jump.radius, metric=jump.metric)
     declared = error(RANGED, np.full(N + 1, RESIDUAL))
     room = make_recursive(tighten(declared, joint, observer=observer), growth, observer=observer)

@@ -46,10 +46,15 @@ def slow_recalling(**options):
     """Limits that learn from a drift that is calibrated for slow inputs; all else is for any."""
     made_for, contraction, tightening, terminal, _ = running_parts()
     return TightenedMPC(
-        made_for, RunningOn(made_for, W, contraction=contraction), tightening,
-        Tracking(output_weight=1.0, input_move_weight=1e-4, control_horizon=M), terminal=terminal,
-        error_memory=memory(), limits=Limits(move_limit=LIMIT), **options,
-    )  # fmt: skip
+        made_for,
+        RunningOn(made_for, W, contraction=contraction),
+        tightening,
+        Tracking(output_weight=1.0, input_move_weight=1e-4, control_horizon=M),
+        terminal=terminal,
+        error_memory=memory(),
+        limits=Limits(move_limit=LIMIT),
+        **options,
+    )
 
 
 __all__ = ["CONTRACTION", "LIMIT", "WINDOW", "memory", "parts", "slow", "slow_error", "slow_recalling"]

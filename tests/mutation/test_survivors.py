@@ -49,8 +49,9 @@ def test_changes_are_named_by_what_they_change():
     )
     texts = {"m.x_f__mutmut_10": ("a = 1\na = 1", "a = 1\na = 2"), "m.x_f__mutmut_9": ("a = 1\na = 1", "a = 2\na = 1")}
     assert named(texts) == {
-        "m.x_f__mutmut_9": ("m.f", "a = 1 ==> a = 2"), "m.x_f__mutmut_10": ("m.f", "a = 1 ==> a = 2 (2)"),
-    }  # fmt: skip
+        "m.x_f__mutmut_9": ("m.f", "a = 1 ==> a = 2"),
+        "m.x_f__mutmut_10": ("m.f", "a = 1 ==> a = 2 (2)"),
+    }
 
 
 def test_survivors_without_an_entry_and_entries_without_a_survivor_are_named():

@@ -83,9 +83,13 @@ def observer_of(kind: str, predictor: Predictor, folder: Path, made: bool) -> An
     if not made:
         certify_contraction(observer_system(predictor.system, gain)).save(path)
     return StateObserver(
-        predictor, gain, 20, contraction=contraction, observer_contraction=load_certificate(path),
+        predictor,
+        gain,
+        20,
+        contraction=contraction,
+        observer_contraction=load_certificate(path),
         residual_bound=WANDER,
-    )  # fmt: skip
+    )
 
 
 def controller_of(
@@ -183,9 +187,13 @@ def make_controller(folder: Path, kind: str, observer: Any) -> None:
     drift = replace(error, bounds=2 * error.bounds, disturbance_gain=1.0)
     start, ahead = (observer.error, 0) if observer.restart is None else (observer.restart, observer.steps)
     certificate = certify_horizon(
-        system, ahead + N, initial_radius=start.radius, metric=start.metric,
-        input_radius=observer.prediction_input_error, iterations=30,
-    )  # fmt: skip
+        system,
+        ahead + N,
+        initial_radius=start.radius,
+        metric=start.metric,
+        input_radius=observer.prediction_input_error,
+        iterations=30,
+    )
     jump = observer.jump
     growth = certify_horizon(system, N, initial_radius=jump.radius, metric=jump.metric, iterations=30)
     contraction = load_certificate(folder / "contraction.npz")
@@ -214,9 +222,13 @@ def make_guarded(folder: Path, predictor: Predictor) -> None:
     restart, room = guard.restart, observer.guard_distance
     arguments = {"iterations": 20}
     certify_horizon(
-        predictor.system, guard.steps + N, initial_radius=restart.radius, metric=restart.metric,
-        input_radius=guard.prediction_input_error, **arguments,
-    ).save(folder / "guard.npz")  # fmt: skip
+        predictor.system,
+        guard.steps + N,
+        initial_radius=restart.radius,
+        metric=restart.metric,
+        input_radius=guard.prediction_input_error,
+        **arguments,
+    ).save(folder / "guard.npz")
     certify_horizon(predictor.system, N, initial_radius=room.radius, metric=room.metric, **arguments).save(
         folder / "difference.npz"
     )

@@ -67,9 +67,15 @@ def assert_holds(seed, *, iterations, starts):
     rounding = 1e-12 * np.maximum(np.abs(one), np.abs(two))
     assert (np.abs(one - two) - rounding <= certificate.bounds).all(), (seed, error)
     reached = attack_horizon(
-        system, STEPS, initial_radius=radius, input_radius=error, input_range=(-2 * np.ones(2), 2 * np.ones(2)),
-        starts=starts, steps=starts, seed=seed,
-    )  # fmt: skip
+        system,
+        STEPS,
+        initial_radius=radius,
+        input_radius=error,
+        input_range=(-2 * np.ones(2), 2 * np.ones(2)),
+        starts=starts,
+        steps=starts,
+        seed=seed,
+    )
     assert (reached.differences <= certificate.bounds * (1 + 1e-9) + 1e-12).all(), (seed, error)
     if error.kind == "box":
         assert_holds_around(seed, starts=starts)
@@ -82,9 +88,15 @@ def assert_holds_around(seed, *, starts):
     x0, u = rng.standard_normal(system.nx), rng.standard_normal((STEPS + 1, system.nu))
     tube = certify_around(system, x0, u, initial_radius=radius, input_radius=np.asarray(error.radius), passes=2)
     reached = attack_around(
-        system, x0, u, initial_radius=radius, input_radius=np.asarray(error.radius), starts=starts, steps=starts,
+        system,
+        x0,
+        u,
+        initial_radius=radius,
+        input_radius=np.asarray(error.radius),
+        starts=starts,
+        steps=starts,
         seed=seed,
-    )  # fmt: skip
+    )
     assert (reached.differences <= tube.bounds).all(), seed
 
 
@@ -105,10 +117,15 @@ def test_kinds_are_ordered_as_their_sets(tmp_path):
     settings = {"initial_radius": 0.1, "iterations": 30, "focus": [8]}
     bounds = {}
     for name, kind in {
-        "box": {}, "ball": {"kind": "ball"}, "one": {"kind": "few", "steps": 1}, "three": {"kind": "few", "steps": 3},
-        "all": {"kind": "few", "steps": 9}, "constant": {"kind": "constant"},
-        "slow": {"kind": "rate_limited", "rate": 1e-4}, "fast": {"kind": "rate_limited", "rate": 9.0},
-    }.items():  # fmt: skip
+        "box": {},
+        "ball": {"kind": "ball"},
+        "one": {"kind": "few", "steps": 1},
+        "three": {"kind": "few", "steps": 3},
+        "all": {"kind": "few", "steps": 9},
+        "constant": {"kind": "constant"},
+        "slow": {"kind": "rate_limited", "rate": 1e-4},
+        "fast": {"kind": "rate_limited", "rate": 9.0},
+    }.items():
         certificate = certify_horizon(system, 8, input_radius=InputError(radius=0.2, **kind), **settings)
         bounds[name] = certificate.bounds[-1, 0]
         certificate.save(tmp_path / "c.npz")
@@ -127,9 +144,14 @@ def test_a_slow_drift_of_a_linear_system_is_much_less_than_what_jumps_do():
     system = random_system(0, nx=2, nu=1, ny=1, layers=())
     zero = np.zeros
     system = replace(
-        system, A=np.array([[0.5, -1.0], [0.0, 0.0]]), B2=np.array([[1.0], [1.0]]), bx=zero(2),
-        C2=np.array([[1.0, 0.0]]), D22=zero((1, 1)), by=zero(1),
-    )  # fmt: skip
+        system,
+        A=np.array([[0.5, -1.0], [0.0, 0.0]]),
+        B2=np.array([[1.0], [1.0]]),
+        bx=zero(2),
+        C2=np.array([[1.0, 0.0]]),
+        D22=zero((1, 1)),
+        by=zero(1),
+    )
     bounds = {}
     for name, kind in {
         "box": {},

@@ -171,9 +171,15 @@ def test_no_attack_beats_a_horizon_certificate(seed):
     one, other = random_pairs(system, 6, radius=0.5, input_radius=0.2, seed=seed)
     assert (np.abs(one - other).max(axis=0) <= certificate.bounds).all()
     found = attack_horizon(
-        system, 5, initial_radius=0.5, input_radius=0.2, input_range=(-2 * np.ones(2), 2 * np.ones(2)), starts=8,
-        steps=60, seed=seed,
-    )  # fmt: skip
+        system,
+        5,
+        initial_radius=0.5,
+        input_radius=0.2,
+        input_range=(-2 * np.ones(2), 2 * np.ones(2)),
+        starts=8,
+        steps=60,
+        seed=seed,
+    )
     assert (found.differences <= certificate.bounds).all()
     assert found.differences.max() > 0.05 * certificate.bounds.max()  # an attack that finds something
 

@@ -103,9 +103,14 @@ def test_states_in_very_different_units_change_nothing():
     system, size = random_system(1, layers=(2, 2), coupling=0.2), np.diag([1e4, 1e-3, 1.0])
     back = np.linalg.inv(size)
     rescaled = replace(
-        system, A=size @ system.A @ back, B1=size @ system.B1, B2=size @ system.B2, bx=size @ system.bx,
-        C1=system.C1 @ back, C2=system.C2 @ back,
-    )  # fmt: skip
+        system,
+        A=size @ system.A @ back,
+        B1=size @ system.B1,
+        B2=size @ system.B2,
+        bx=size @ system.bx,
+        C1=system.C1 @ back,
+        C2=system.C2 @ back,
+    )
     assert certify_contraction(rescaled).rate == pytest.approx(certify_contraction(system).rate, abs=2e-3)
 
 

@@ -162,9 +162,17 @@ def elman_certificate(system, norm):
     channels = [IncrementalForm.of_input(system, c) for c in range(system.nu)]
     gains, used = smallest_input_gains(channels, eye, np.tile(multipliers, (system.nu, 1)), multipliers)
     return ContractionCertificate(
-        system_digest=system.digest, method="by hand", solver_status="", margin=0.0, versions={}, rate=rate, metric=eye,
-        multipliers=multipliers, input_gain=gains, input_multipliers=used,
-    ).issue(system)  # fmt: skip
+        system_digest=system.digest,
+        method="by hand",
+        solver_status="",
+        margin=0.0,
+        versions={},
+        rate=rate,
+        metric=eye,
+        multipliers=multipliers,
+        input_gain=gains,
+        input_multipliers=used,
+    ).issue(system)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])

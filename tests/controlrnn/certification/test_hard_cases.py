@@ -132,10 +132,15 @@ def test_no_attack_exceeds_any_bound_of_200_random_systems():
         system = (
             random_elman(seed, nx=int(rng.integers(1, 7)), norm=float(rng.uniform(0.3, 1.6)))
             if seed % 2
-            else random_system(seed, nx=int(rng.integers(1, 5)), layers=tuple(rng.integers(1, 4, rng.integers(0, 4))),
-                               coupling=float(rng.uniform(0.05, 1.0)), norm=float(rng.uniform(0.3, 1.3)),
-                               activation=kinds[seed // 2 % 4])
-        )  # fmt: skip
+            else random_system(
+                seed,
+                nx=int(rng.integers(1, 5)),
+                layers=tuple(rng.integers(1, 4, rng.integers(0, 4))),
+                coupling=float(rng.uniform(0.05, 1.0)),
+                norm=float(rng.uniform(0.3, 1.3)),
+                activation=kinds[seed // 2 % 4],
+            )
+        )
         radius, b, N = float(rng.uniform(0, 1)), rng.uniform(0, 0.5, 2), int(rng.integers(0, 9))
         bounds = certify_horizon(system, N, initial_radius=radius, input_radius=b, iterations=40).bounds
         summed = certify_gains(system, N, iterations=40).bounds(radius, b)
@@ -143,9 +148,16 @@ def test_no_attack_exceeds_any_bound_of_200_random_systems():
         # Near zero: where an unstable system runs off to, differences are rounding.
         near = -np.ones(system.nx), np.ones(system.nx)
         attack = attack_horizon(
-            system, N, initial_radius=radius, input_radius=b, input_range=(-3 * np.ones(2), 3 * np.ones(2)),
-            state_range=near, starts=8, steps=15, seed=seed,
-        ).differences  # fmt: skip
+            system,
+            N,
+            initial_radius=radius,
+            input_radius=b,
+            input_range=(-3 * np.ones(2), 3 * np.ones(2)),
+            state_range=near,
+            starts=8,
+            steps=15,
+            seed=seed,
+        ).differences
         room = 1 + 1e-9
         assert (attack <= np.minimum(bounds, summed) * room + 1e-12).all(), seed
         everything = np.sqrt(radius**2 + (N + 1) * float(b @ b))

@@ -79,10 +79,14 @@ def test_no_attack_exceeds_the_certified_gain_of_any_of_many_systems():
         system = (
             random_elman(seed, nx=int(rng.integers(1, 8)), norm=float(rng.uniform(0.5, 1.6)))
             if elman
-            else random_system(seed, nx=int(rng.integers(1, 6)), layers=tuple(rng.integers(1, 4, rng.integers(0, 4))),
-                               coupling=float(rng.uniform(0.05, 0.4)),
-                               activation=str(rng.choice(["tanh", "relu", "sigmoid", "leaky_relu"])))
-        )  # fmt: skip
+            else random_system(
+                seed,
+                nx=int(rng.integers(1, 6)),
+                layers=tuple(rng.integers(1, 4, rng.integers(0, 4))),
+                coupling=float(rng.uniform(0.05, 0.4)),
+                activation=str(rng.choice(["tanh", "relu", "sigmoid", "leaky_relu"])),
+            )
+        )
         try:
             gamma = certify_l2_gain(system).gamma
         except CertificationError as error:

@@ -29,9 +29,11 @@ KINDS = ("box", "ball", "few", "constant", "rate_limited")
 
 def differing(kind: str, radius) -> InputError:
     return InputError(
-        kind=InputErrorKind(kind), radius=radius, rate=0.2 * radius if kind == "rate_limited" else None,
+        kind=InputErrorKind(kind),
+        radius=radius,
+        rate=0.2 * radius if kind == "rate_limited" else None,
         steps=1 if kind == "few" else None,
-    )  # fmt: skip
+    )
 
 
 def answered(call):
@@ -49,9 +51,13 @@ def test_inputs_and_states_of_very_different_size_change_no_bound(kind, radius):
     for span in (0, 6, 12):
         x, u = 10.0 ** np.linspace(-span, span, 4), 10.0 ** np.array([span, -span])
         found = certify_horizon(
-            in_units(system, x, u, np.ones(2)), 2, initial_radius=radius, metric=np.diag(x**-2.0),
-            input_radius=differing(kind, u * [0.1, 1e-3]), iterations=10,
-        )  # fmt: skip
+            in_units(system, x, u, np.ones(2)),
+            2,
+            initial_radius=radius,
+            metric=np.diag(x**-2.0),
+            input_radius=differing(kind, u * [0.1, 1e-3]),
+            iterations=10,
+        )
         assert any(family.shares.size for family in found.families)  # what is known of inputs is used at any scale
         bounds.append(found.bounds)
     np.testing.assert_allclose(bounds[1:], [bounds[0]] * 2, rtol=1e-4)

@@ -74,9 +74,15 @@ def test_torch_networks_are_read(tmp_path, opset, double, batch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch recommends another exporter, which needs one more package
         torch.onnx.export(
-            network, (torch.zeros(1, 3, dtype=kind), torch.zeros(1, 2, dtype=kind)), path, dynamo=False,
-            opset_version=opset, input_names=["state", "input"], output_names=["next", "out"], dynamic_axes=free,
-        )  # fmt: skip
+            network,
+            (torch.zeros(1, 3, dtype=kind), torch.zeros(1, 2, dtype=kind)),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["state", "input"],
+            output_names=["next", "out"],
+            dynamic_axes=free,
+        )
     system = from_onnx(path, dt=0.1, state="state", input="input", next_state="next", output="out")
     assert (system.nx, system.nu, system.ny, system.nv) == (3, 2, 2, 15)
     assert len(system.layers) == 2
@@ -88,9 +94,17 @@ def test_torch_networks_are_read(tmp_path, opset, double, batch):
 
 
 def graph(
-    nodes, constants=(), *, outputs=("x_next", "y"), inputs=("x", "u"), opset=17, props=None, n=2, batch="batch",
+    nodes,
+    constants=(),
+    *,
+    outputs=("x_next", "y"),
+    inputs=("x", "u"),
+    opset=17,
+    props=None,
+    n=2,
+    batch="batch",
     first=(),
-):  # fmt: skip
+):
     """A model of two states, two inputs and two outputs; ``first``: ports before these."""
 
     def ports(names):
@@ -98,11 +112,15 @@ def graph(
 
     made = helper.make_model(
         helper.make_graph(
-            nodes, "g", [*first, *ports(inputs)], ports(outputs),
+            nodes,
+            "g",
+            [*first, *ports(inputs)],
+            ports(outputs),
             [numpy_helper.from_array(np.asarray(v), k) for k, v in dict(constants).items()],
         ),
-        opset_imports=[helper.make_opsetid("", opset)], ir_version=8,
-    )  # fmt: skip
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=8,
+    )
     helper.set_model_props(made, {"dt": "0.5"} if props is None else props)
     return made
 

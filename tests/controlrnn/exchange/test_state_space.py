@@ -20,9 +20,13 @@ def model(seed, nx, nu, ny):
     rng = np.random.default_rng(seed)
     A = rng.normal(size=(nx, nx))
     return control.ss(
-        0.9 * A / max(np.abs(np.linalg.eigvals(A)).max(), 1e-3), rng.normal(size=(nx, nu)), rng.normal(size=(ny, nx)),
-        rng.normal(size=(ny, nu)), 0.25, remove_useless_states=False,
-    )  # fmt: skip
+        0.9 * A / max(np.abs(np.linalg.eigvals(A)).max(), 1e-3),
+        rng.normal(size=(nx, nu)),
+        rng.normal(size=(ny, nx)),
+        rng.normal(size=(ny, nu)),
+        0.25,
+        remove_useless_states=False,
+    )
 
 
 @settings(max_examples=25)

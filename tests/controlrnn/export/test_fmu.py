@@ -27,9 +27,15 @@ def simulated(path, u, dt, *, step=None, stop=None, start=None, names=("u1", "u2
     held = [(k * dt, *row) for k, row in enumerate(u)]
     signals = np.array(held, dtype=[("time", float), *((name, float) for name in names)])
     found = fmpy.simulate_fmu(
-        str(path), stop_time=stop or (len(u) - 1) * dt, step_size=step or dt, output_interval=step or dt, input=signals,
-        start_values=start or {}, output=list(outputs), fmi_type="CoSimulation",
-    )  # fmt: skip
+        str(path),
+        stop_time=stop or (len(u) - 1) * dt,
+        step_size=step or dt,
+        output_interval=step or dt,
+        input=signals,
+        start_values=start or {},
+        output=list(outputs),
+        fmi_type="CoSimulation",
+    )
     return found["time"], np.stack([found[name] for name in outputs], axis=1)
 
 
@@ -88,9 +94,11 @@ def test_gated_cells_are_exported_too(tmp_path):
     u = np.random.default_rng(0).normal(size=(8, 1))
     _, y = simulated(path, u, gated.dt, names=["u1"], outputs=["y1"])
     ours, states = gated.simulate(u)
-    read = ours if not gated.has_feedthrough else [
-        gated.output(x, held) for x, held in zip(states, np.vstack([u[:1], u[:-1]]), strict=False)
-    ]  # fmt: skip
+    read = (
+        ours
+        if not gated.has_feedthrough
+        else [gated.output(x, held) for x, held in zip(states, np.vstack([u[:1], u[:-1]]), strict=False)]
+    )
     np.testing.assert_allclose(y[1:], read[1:], rtol=1e-9, atol=1e-9)
 
 
@@ -99,8 +107,12 @@ def test_the_sources_are_inside_and_the_file_is_the_same_each_time(tmp_path):
     with zipfile.ZipFile(tmp_path / "a" / "m.fmu") as archive:
         names = archive.namelist()
         assert set(names) == {
-            "modelDescription.xml", "sources/m.c", "sources/m.h", "sources/fmi2.c", "binaries/linux64/m.so"
-        }  # fmt: skip
+            "modelDescription.xml",
+            "sources/m.c",
+            "sources/m.h",
+            "sources/fmi2.c",
+            "binaries/linux64/m.so",
+        }
         root = ElementTree.fromstring(archive.read("modelDescription.xml"))
         assert [f.get("name") for f in root.iter("File")] == ["m.c", "fmi2.c"]
     with zipfile.ZipFile(tmp_path / "b" / "m.fmu") as archive:

@@ -27,10 +27,14 @@ def tank(extra=0.0, **start):
 
     values = {"k": 0.05, "b": 0.1, **start}
     return Equations(
-        dynamics=rate, output=lambda x, u, p, ops: 1.0 * x,
-        states=[Signal("level", "cm", 1.0, 60.0)], inputs=[Signal("pump", "L/min", 0.0, 4.0)],
-        parameters=[Parameter(name, value, 0.0, 1.0) for name, value in values.items()], dt=10.0, substeps=2,
-    )  # fmt: skip
+        dynamics=rate,
+        output=lambda x, u, p, ops: 1.0 * x,
+        states=[Signal("level", "cm", 1.0, 60.0)],
+        inputs=[Signal("pump", "L/min", 0.0, 4.0)],
+        parameters=[Parameter(name, value, 0.0, 1.0) for name, value in values.items()],
+        dt=10.0,
+        substeps=2,
+    )
 
 
 def records(equations, n=2, noise=0.0, seed=0, values=TRUE):

@@ -87,12 +87,16 @@ def equations(**more):
         states=[Signal("a", "-", 0.2, 2.0), Signal("b", "-", -1.0, 2.0), Signal("T", "-", 1.0, 4.0)],
         inputs=[Signal("q", "-", 0.0, 2.0)],
         parameters=[
-            Parameter("k0", 2.0, 0.0), Parameter("E", 1.5, 0.1, 10.0), Parameter("c", 0.7), Parameter("rim", 1.0),
-            Parameter("width", 0.5, 0.0), Parameter("heat", 0.3, upper=1.0),
+            Parameter("k0", 2.0, 0.0),
+            Parameter("E", 1.5, 0.1, 10.0),
+            Parameter("c", 0.7),
+            Parameter("rim", 1.0),
+            Parameter("width", 0.5, 0.0),
+            Parameter("heat", 0.3, upper=1.0),
         ],
         dt=0.05,
         **more,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(("method", "substeps"), METHODS)
@@ -111,9 +115,13 @@ def test_all_operations_are_exact_in_their_ranges(method, substeps):
 def test_a_cosine_is_a_sine_and_parameters_have_logarithms():
     eq = Equations(
         dynamics=lambda x, u, p, ops: u - p["a"] * ops.cos(x) + ops.log(p["a"]) + ops.cos(p["a"]),
-        output=lambda x, u, p, ops: x, states=[Signal("x", "-", -1, 1)], inputs=[Signal("u", "-", -1, 1)],
-        parameters=[Parameter("a", 2.0, 0.5)], dt=0.1, substeps=1,
-    )  # fmt: skip
+        output=lambda x, u, p, ops: x,
+        states=[Signal("x", "-", -1, 1)],
+        inputs=[Signal("u", "-", -1, 1)],
+        parameters=[Parameter("a", 2.0, 0.5)],
+        dt=0.1,
+        substeps=1,
+    )
     x, u, after = points(eq, 200)
     assert np.allclose(trace(eq).system.step(x, u), after, rtol=0, atol=1e-12)
 
@@ -146,10 +154,14 @@ def test_ranges_that_are_left_are_noticed():
 
 def test_linear_equations_need_no_neuron():
     eq = Equations(
-        dynamics=lambda x, u, p, ops: -p["a"] * x + u, output=lambda x, u, p, ops: x,
-        states=[Signal("x", "-", -1, 1)], inputs=[Signal("u", "-", -1, 1)], parameters=[Parameter("a", 2.0)],
-        dt=0.1, substeps=1,
-    )  # fmt: skip
+        dynamics=lambda x, u, p, ops: -p["a"] * x + u,
+        output=lambda x, u, p, ops: x,
+        states=[Signal("x", "-", -1, 1)],
+        inputs=[Signal("u", "-", -1, 1)],
+        parameters=[Parameter("a", 2.0)],
+        dt=0.1,
+        substeps=1,
+    )
     system = trace(eq).system
     assert system.nv == 0
     assert system.activation is Activation.TANH
@@ -171,9 +183,12 @@ def test_linear_equations_need_no_neuron():
 )  # fmt: skip
 def test_equations_without_a_law_are_refused(rate, message):
     eq = Equations(
-        dynamics=rate, output=lambda x, u, p, ops: x,
-        states=[Signal("x", "-", -1, 1)], inputs=[Signal("u", "-", -1, 1)], dt=0.1,
-    )  # fmt: skip
+        dynamics=rate,
+        output=lambda x, u, p, ops: x,
+        states=[Signal("x", "-", -1, 1)],
+        inputs=[Signal("u", "-", -1, 1)],
+        dt=0.1,
+    )
     with pytest.raises(SettingError, match=message):
         trace(eq)
 

@@ -154,9 +154,16 @@ def test_records_of_any_lengths_train_together():
     data = Dataset(records[:3], (records[3],))
     for refine in ("lbfgs", "levenberg_marquardt"):
         fit = identify(
-            ResidualRNN(nu=2, ny=1, nx=3, nv=2), data, loss=SimulationError(), steps=1, window=50, skip=10,
-            initial_state="estimated", refine=refine, refine_steps=15,
-        )  # fmt: skip
+            ResidualRNN(nu=2, ny=1, nx=3, nv=2),
+            data,
+            loss=SimulationError(),
+            steps=1,
+            window=50,
+            skip=10,
+            initial_state="estimated",
+            refine=refine,
+            refine_steps=15,
+        )
         assert fit.scores["train"].nrmse[0] < 0.02
 
 

@@ -70,9 +70,13 @@ def test_the_units_of_the_states_do_not_matter(size):
     units = np.array([size, 1.0])
     other = replace(
         system,
-        A=system.A * units / units[:, None], B1=system.B1 / units[:, None], B2=system.B2 / units[:, None],
-        bx=system.bx / units, C1=system.C1 * units, C2=system.C2 * units,
-    )  # fmt: skip
+        A=system.A * units / units[:, None],
+        B1=system.B1 / units[:, None],
+        B2=system.B2 / units[:, None],
+        bx=system.bx / units,
+        C1=system.C1 * units,
+        C2=system.C2 * units,
+    )
     u, x0 = rng.normal(size=(40, 1)), rng.normal(size=2)
     y, _ = system.simulate(u, x0)
     np.testing.assert_allclose(estimate_initial_state(other, u, y, 30) * units, x0, rtol=1e-6)

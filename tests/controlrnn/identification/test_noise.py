@@ -25,7 +25,7 @@ from controlrnn.identification import (
     output_covariance,
     output_noise_bound,
     step_norm,
-)  # fmt: skip
+)
 from controlrnn.kernels import simulate
 from controlrnn.models import ContractingR2DN
 from controlrnn.systems import MATRICES, GatedSystem, LureSystem
@@ -50,9 +50,11 @@ def noisy_runs(system, u, draws, *, input_std, state_std=0.0, initial_std=0.0, s
     rng = np.random.default_rng(seed)
     nx, nv, ny = system.nx, system.nv, system.ny
     wide = replace(
-        system, B2=np.hstack([system.B2, np.eye(nx)]), D12=np.hstack([system.D12, np.zeros((nv, nx))]),
+        system,
+        B2=np.hstack([system.B2, np.eye(nx)]),
+        D12=np.hstack([system.D12, np.zeros((nv, nx))]),
         D22=np.hstack([system.D22, np.zeros((ny, nx))]),
-    )  # fmt: skip
+    )
     clean = np.hstack([u, np.zeros((len(u), nx))])
     noise = np.concatenate([np.broadcast_to(input_std, system.nu), np.broadcast_to(state_std, nx)])
     y, _ = simulate(

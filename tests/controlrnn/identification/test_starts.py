@@ -125,9 +125,13 @@ if __name__ == "__main__":
 def test_ctrl_c_gives_the_best_so_far_of_every_start_within_seconds(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     process = subprocess.Popen(
-        [sys.executable, tmp_path / "script.py", tmp_path / "fits"], start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )  # fmt: skip
+        [sys.executable, tmp_path / "script.py", tmp_path / "fits"],
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
     while len(list(tmp_path.glob("fits/checkpoint_*.npz"))) < 2:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.1)

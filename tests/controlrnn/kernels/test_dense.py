@@ -95,10 +95,14 @@ def test_eigenvectors_rebuild_the_matrix(seed, n, kind, how):
     rng = np.random.default_rng(seed)
     Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
     values = {
-        "full": rng.standard_normal(n), "low rank": np.r_[np.zeros(n - 1), 1.0], "repeated": np.r_[np.ones(n - 1), 2.0],
-        "diagonal": rng.standard_normal(n), "tiny": 1e-200 * rng.standard_normal(n),
-        "huge": 1e300 * rng.standard_normal(n), "graded": 10.0 ** -np.arange(n),
-    }[kind]  # fmt: skip
+        "full": rng.standard_normal(n),
+        "low rank": np.r_[np.zeros(n - 1), 1.0],
+        "repeated": np.r_[np.ones(n - 1), 2.0],
+        "diagonal": rng.standard_normal(n),
+        "tiny": 1e-200 * rng.standard_normal(n),
+        "huge": 1e300 * rng.standard_normal(n),
+        "graded": 10.0 ** -np.arange(n),
+    }[kind]
     A = np.diag(values) if kind == "diagonal" else (Q * values) @ Q.T
     A = 0.5 * (A + A.T)
     size = np.abs(values).max()

@@ -59,10 +59,14 @@ def assert_close(actual: Any, expected: Any, rel: float) -> None:
 
 cases = st.fixed_dictionaries(
     {
-        "nx": st.integers(1, 19), "nu": st.integers(1, 4), "ny": st.integers(1, 4), "layers": st.sampled_from(LAYERS),
-        "activation": st.sampled_from(list(Activation)), "seed": st.integers(0, 10**6),
+        "nx": st.integers(1, 19),
+        "nu": st.integers(1, 4),
+        "ny": st.integers(1, 4),
+        "layers": st.sampled_from(LAYERS),
+        "activation": st.sampled_from(list(Activation)),
+        "seed": st.integers(0, 10**6),
     }
-)  # fmt: skip
+)
 batches = st.sampled_from([None, 1, 2, 3, 7, 8, 17, 37])
 
 
@@ -217,9 +221,23 @@ def test_nan_in_one_record_stays_there(activation: Activation, layers: tuple[int
 @pytest.mark.parametrize("batch", [1, 20])
 def test_idle_lanes_do_not_spoil_gradients(batch: int) -> None:
     """The model diverges from zero input and state, the records do not."""
-    matrices: dict[str, Any] = {k: torch.zeros(s, dtype=torch.float64) for k, s in {
-        "A": (1, 1), "B1": (1, 0), "B2": (1, 1), "bx": (1,), "C1": (0, 1), "D11": (0, 0), "D12": (0, 1), "bv": (0,),
-        "C2": (1, 1), "D21": (1, 0), "D22": (1, 1), "by": (1,)}.items()}  # fmt: skip
+    matrices: dict[str, Any] = {
+        k: torch.zeros(s, dtype=torch.float64)
+        for k, s in {
+            "A": (1, 1),
+            "B1": (1, 0),
+            "B2": (1, 1),
+            "bx": (1,),
+            "C1": (0, 1),
+            "D11": (0, 0),
+            "D12": (0, 1),
+            "bv": (0,),
+            "C2": (1, 1),
+            "D21": (1, 0),
+            "D22": (1, 1),
+            "by": (1,),
+        }.items()
+    }
     matrices["A"] += 10.0
     matrices["bx"] += 1.0
     matrices["B2"] -= 1.0
@@ -359,9 +377,13 @@ def feedforward_system(layers, seed=0, dtype=np.float64):
     first, last = layer == 0, layer == len(layers) - 1
     chain = layer[:, None] == layer[None, :] + 1
     return replace(
-        system, C1=system.C1 * first[:, None], D12=system.D12 * first[:, None], D11=np.where(chain, system.D11, 0.0),
-        B1=system.B1 * last, D21=system.D21 * last,
-    )  # fmt: skip
+        system,
+        C1=system.C1 * first[:, None],
+        D12=system.D12 * first[:, None],
+        D11=np.where(chain, system.D11, 0.0),
+        B1=system.B1 * last,
+        D21=system.D21 * last,
+    )
 
 
 def leaves_of(system, dtype=torch.float64):

@@ -12,8 +12,10 @@ def worst_gain(system, scale_u, scale_y, *, steps=60, length=30, pairs=6, seed=0
     rng = torch.Generator().manual_seed(seed)
     torch_system = type(system)(
         **{name: torch.tensor(getattr(system, name)) for name in MATRICES},
-        activation=system.activation, layers=system.layers, dt=system.dt,
-    )  # fmt: skip
+        activation=system.activation,
+        layers=system.layers,
+        dt=system.dt,
+    )
     shape = (pairs, length, system.nu)
     u = torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_()
     du = torch.randn(shape, generator=rng, dtype=torch.float64).requires_grad_()

@@ -16,13 +16,15 @@ from controlrnn.errors import DataError, FileFormatError
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "n": np.array([1, 2], np.int64), "one": np.array(2.5)}
 THING = records.Schema(
-    "thing", 1,
+    "thing",
+    1,
     arrays={"a": records.Numbers(2, 3), "n": records.Numbers("n", dtype="<i8"), "one": records.Numbers()},
     meta={
-        "text": records.Text(), "values": records.ListOf(records.Number(none=True)),
+        "text": records.Text(),
+        "values": records.ListOf(records.Number(none=True)),
         "nested": records.TableOf(records.Flag()),
     },
-)  # fmt: skip
+)
 META = {"text": "ü", "values": [1, 2.5, None], "nested": {"yes": True}}
 
 

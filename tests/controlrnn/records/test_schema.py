@@ -24,7 +24,7 @@ from controlrnn.records import (
     Text,
     read_record,
     write_record,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, eq=False)

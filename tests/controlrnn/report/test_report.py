@@ -168,9 +168,15 @@ def test_a_trained_network_shows_its_training_and_a_worse_one_is_marked():
     r = road()
     data = Dataset(r.data.train, r.data.validation, r.data.test)
     fit = identify(
-        Elman(nu=1, ny=1, nx=2), data, loss=SimulationError(washout=20), steps=4, window=40, batch_size=2,
-        validate_every=2, skip=20,
-    )  # fmt: skip
+        Elman(nu=1, ny=1, nx=2),
+        data,
+        loss=SimulationError(washout=20),
+        steps=4,
+        window=40,
+        batch_size=2,
+        validate_every=2,
+        skip=20,
+    )
     arx = identify_arx(r.data.train, 1, 1, strictly_proper=True).system
     page = Read(html_of(report_page(Parts(title="t", data=data, fit=fit, baselines={"arx": arx}))))
     rows = page.table("model", "states")
@@ -232,9 +238,12 @@ def test_a_grey_box_shows_its_parameters_with_their_deviations():
     equations = Equations(
         dynamics=lambda x, u, p, ops: p["b"] * u - p["k"] * ops.sqrt(x),
         output=lambda x, u, p, ops: 1.0 * x,  # noqa: ARG005  # the signature of equations
-        states=[level], inputs=[pump], parameters=[Parameter("k", 0.1, 0.0, 1.0), Parameter("b", 0.2, 0.0, 1.0)],
-        dt=10.0, substeps=1,
-    )  # fmt: skip
+        states=[level],
+        inputs=[pump],
+        parameters=[Parameter("k", 0.1, 0.0, 1.0), Parameter("b", 0.2, 0.0, 1.0)],
+        dt=10.0,
+        substeps=1,
+    )
     rng, truth = np.random.default_rng(0), trace(equations).system
     records = []
     for _ in range(3):

@@ -84,8 +84,10 @@ def test_who_was_outside_is_counted_apart_from_who_left(road):
     loops = loops_of(road, file, predictor, held, np.zeros((5, 1)))
     assert "0 of 2 loops left a limit" in loop_words("tightened", loops, predictor.outputs)
     moved = [replace(loop, lower=np.array([loop.y[5:].max() + 0.01])) for loop in loops[:1]]  # all of it below
-    inner = [replace(loop, upper=np.array([loop.y.max() - 1e-9]), y=np.vstack([[[middle]], loop.y[1:]]))
-             for loop in loops[1:]]  # fmt: skip
+    inner = [
+        replace(loop, upper=np.array([loop.y.max() - 1e-9]), y=np.vstack([[[middle]], loop.y[1:]]))
+        for loop in loops[1:]
+    ]
     said = loop_words("tightened", [*moved, *inner], predictor.outputs)
     assert "2 of 2 loops left a limit" in said
     assert "(1 of them already outside before" in said

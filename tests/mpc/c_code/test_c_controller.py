@@ -197,9 +197,7 @@ def remembering(kind, **believed):
         gain = 0.3 * system.C2.T / np.linalg.norm(system.C2, 2) ** 2
         own = NormContraction.of(observer_system(system, gain))
         skewed = NormContraction(own.system_digest, 0.9, np.diag([1.0, 1.0, 1.0, 4.0]), 2 * own.input_gain)
-        observer = StateObserver(
-            base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed
-        )  # fmt: skip
+        observer = StateObserver(base, gain, 30, residual_bound=0.05, contraction=model, observer_contraction=skewed)
     tightening = no_tightening(system.digest, 8, 2)
     memory = learnt(tightening, np.full(2, 0.4), steps=6, **believed)
     return TightenedMPC(

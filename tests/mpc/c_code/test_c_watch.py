@@ -27,7 +27,7 @@ from mpc import (
     Watching,
     controller_to_c,
     tighten,
-)  # fmt: skip
+)
 
 CC = compiler()
 pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler (cc or gcc) on the path")
@@ -50,10 +50,16 @@ def reacting(**options):
 def regional():
     made = washing()
     region = OperatingRegion(
-        shape=RegionShape.BOX, centres=(np.zeros(1), np.zeros(1), np.zeros(1)),
-        covariances=(np.full((1, 1), 0.04),) * 3, limits=(3.0, 2.0, 0.09), labels=("valve [%]", "level [m]"),
-        coverage=0.9, n=20, observer_digest=made.observer.digest, data_digest="0" * 64,
-    )  # fmt: skip
+        shape=RegionShape.BOX,
+        centres=(np.zeros(1), np.zeros(1), np.zeros(1)),
+        covariances=(np.full((1, 1), 0.04),) * 3,
+        limits=(3.0, 2.0, 0.09),
+        labels=("valve [%]", "level [m]"),
+        coverage=0.9,
+        n=20,
+        observer_digest=made.observer.digest,
+        data_digest="0" * 64,
+    )
     return washing(region=region)
 
 

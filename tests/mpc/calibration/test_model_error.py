@@ -93,9 +93,13 @@ def test_promise_names_length_readings_and_loop(system):
     assert "open-loop" in found.promise
     assert "40 samples, 16 predictions" in found.promise
     fed = calibrate(
-        system, made[:10], disturbance=DisturbanceFilter(0.5), operation=Operation(loop="closed", missing=0.3), **scale,
+        system,
+        made[:10],
+        disturbance=DisturbanceFilter(0.5),
+        operation=Operation(loop="closed", missing=0.3),
+        **scale,
         **options,
-    )  # fmt: skip
+    )
     assert (fed.length, fed.missing, fed.loop) == (60, 0.3, "closed")
     assert "closed-loop (under the controller of the records, unchanged)" in fed.promise
     assert "0.3 of the readings missing" in fed.promise
@@ -154,9 +158,7 @@ def test_set_membership_says_what_order_statistics_leave(system):
         with pytest.raises(SettingError, match="conformal"):
             calibrate(system, made, **wrong, **options)
     with pytest.raises(SettingError, match="whole records"):
-        calibrate(
-            system, made[:20], scale_trajectories=made[20:], horizon=4, washout=20, unit="step", confidence=0.9
-        )  # fmt: skip
+        calibrate(system, made[:20], scale_trajectories=made[20:], horizon=4, washout=20, unit="step", confidence=0.9)
 
 
 def test_saved_bound_is_restored_and_a_changed_file_refused(system, tmp_path):

@@ -125,10 +125,16 @@ def test_an_ellipsoid_sees_combinations_that_a_box_does_not(observer):
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2), st.floats(1.0, 100.0))
 def test_further_out_is_never_further_in(value, factor):
     region = OperatingRegion(
-        shape="ellipsoid", centres=(np.zeros(2),) * 3, covariances=(np.array([[2.0, 0.5], [0.5, 1.0]]),) * 3,
-        limits=(1.0, 1.0, 1.0), labels=("a", "b", "c", "d"), coverage=0.9, n=9, observer_digest=64 * "d",
+        shape="ellipsoid",
+        centres=(np.zeros(2),) * 3,
+        covariances=(np.array([[2.0, 0.5], [0.5, 1.0]]),) * 3,
+        limits=(1.0, 1.0, 1.0),
+        labels=("a", "b", "c", "d"),
+        coverage=0.9,
+        n=9,
+        observer_digest=64 * "d",
         data_digest=64 * "d",
-    )  # fmt: skip
+    )
     near, far = (region.check(np.array(value) * k, np.zeros(2)).ratios["input"] for k in (1.0, factor))
     assert far >= near * (1 - 1e-9)
 

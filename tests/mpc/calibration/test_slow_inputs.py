@@ -66,9 +66,14 @@ def test_a_new_record_is_inside_where_its_inputs_are_slow_as_often_as_promised(s
         part = [made(small, [1 + trial, i]) for i in range(10)]
         hopeless = made(small, [1 + trial, 99], jumps=40)  # moves fast throughout
         found = calibrate(
-            small, [*part[:5], hopeless, *part[5:9]], scale_trajectories=scale, coverage=0.8, operation=SLOW,
-            disturbance=disturbance, **OPTIONS,
-        )  # fmt: skip
+            small,
+            [*part[:5], hopeless, *part[5:9]],
+            scale_trajectories=scale,
+            coverage=0.8,
+            operation=SLOW,
+            disturbance=disturbance,
+            **OPTIONS,
+        )
         assert found.n == 9
         hits.append(found.coverage_on(small, part[9:]).trajectories)
         after_any.append(found.coverage_on(small, part[9:], operation=Operation()).trajectories)
@@ -90,9 +95,14 @@ def test_a_limit_that_is_chosen_by_its_bound_promises_less(small):
         for limit in limits:
             try:
                 bounds[limit] = calibrate(
-                    small, part[:9], scale_trajectories=scale, coverage=0.5,
-                    operation=Operation(move_limit=limit), horizon=1, washout=3,
-                )  # fmt: skip
+                    small,
+                    part[:9],
+                    scale_trajectories=scale,
+                    coverage=0.5,
+                    operation=Operation(move_limit=limit),
+                    horizon=1,
+                    washout=3,
+                )
             except DataError:
                 continue
         least = min(bounds.values(), key=lambda b: b.bounds.sum())
@@ -237,9 +247,14 @@ def test_too_few_records_that_count_are_too_few(small):
         calibrate(small, records, scale_trajectories=fast, operation=SLOW, **OPTIONS)
     with pytest.raises(DataError, match="with confidence"):
         calibrate(
-            small, records[:4] + fast, scale_trajectories=records[4:], operation=SLOW, coverage=0.8, confidence=0.9,
+            small,
+            records[:4] + fast,
+            scale_trajectories=records[4:],
+            operation=SLOW,
+            coverage=0.8,
+            confidence=0.9,
             **OPTIONS,
-        )  # fmt: skip
+        )
 
 
 def test_limits_that_are_none_are_refused(small):

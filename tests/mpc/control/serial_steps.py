@@ -55,10 +55,15 @@ def predictor(system=SMALL, limit=0.3):
 def encoder(past=3):
     rng, nz = np.random.default_rng(0), 4 * past
     return StateEncoder(
-        past=past, inputs=Scaler.identity(2), outputs=Scaler.identity(2), linear=0.1 * rng.standard_normal((4, 1 + nz)),
-        inner=rng.standard_normal((5, nz)), bias=np.zeros(5), outer=0.1 * rng.standard_normal((4, 5)),
+        past=past,
+        inputs=Scaler.identity(2),
+        outputs=Scaler.identity(2),
+        linear=0.1 * rng.standard_normal((4, 1 + nz)),
+        inner=rng.standard_normal((5, nz)),
+        bias=np.zeros(5),
+        outer=0.1 * rng.standard_normal((4, 5)),
         system_digest=SMALL.digest,
-    )  # fmt: skip
+    )
 
 
 def observers(model: Predictor) -> dict[str, Observer]:
@@ -82,18 +87,28 @@ def observers(model: Predictor) -> dict[str, Observer]:
 
 def terminal(model: Predictor) -> TerminalSet:
     return TerminalSet(
-        metric=np.eye(model.nx), radius=0.05, rate=0.9, horizon=N, jump=0.0, margin=np.full(model.ny, 0.02),
+        metric=np.eye(model.nx),
+        radius=0.05,
+        rate=0.9,
+        horizon=N,
+        jump=0.0,
+        margin=np.full(model.ny, 0.02),
         digests={"system": model.system.digest, "jump": SMALL.digest},
-    ).on_trust()  # fmt: skip
+    ).on_trust()
 
 
 def learnt(tightening, observer: Observer) -> ErrorMemory:
     half = np.full((N + 1, 2), 0.1)
     return ErrorMemory(
-        drift=0.01 * np.ones((3, 2)), change=0.01 * np.ones((3, 2)), jump=np.zeros((N, 2)), absolute=half,
-        growth=np.zeros((N + 1, 2)), end=half[0], promise="declared",
+        drift=0.01 * np.ones((3, 2)),
+        change=0.01 * np.ones((3, 2)),
+        jump=np.zeros((N, 2)),
+        absolute=half,
+        growth=np.zeros((N + 1, 2)),
+        end=half[0],
+        promise="declared",
         digests={"tightening": tightening.digest, "observer": observer.digest, "system": SMALL.digest},
-    )  # fmt: skip
+    )
 
 
 def region(observer: Observer, shape: RegionShape):

@@ -50,12 +50,14 @@ def controller(observer, mode="nominal"):
 
 CASES = [
     pytest.param(
-        name, mode, id=f"{name}, {mode}",
+        name,
+        mode,
+        id=f"{name}, {mode}",
         marks=[pytest.mark.slow] * (mode != ("practical" if name == "moving horizon" else "nominal")),
     )
     for name in OBSERVERS
     for mode in ("nominal", "practical", "guaranteed")
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)
@@ -108,9 +110,7 @@ def test_c_controllers_settle_there_too(name, mode, tmp_path):
 
 
 def beside(observer):
-    return OutputDisturbance(
-        observer, N, DisturbanceFilter(0.2), at_rest=False, in_limits=True, level_in_limits=True
-    )  # fmt: skip
+    return OutputDisturbance(observer, N, DisturbanceFilter(0.2), at_rest=False, in_limits=True, level_in_limits=True)
 
 
 def test_running_on_is_left_alone_to_the_last_bit():

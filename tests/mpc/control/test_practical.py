@@ -50,9 +50,15 @@ def test_errors_of_its_predictions_are_those_that_were_calibrated(name, missing)
             between.append(own_run[t : t + N + 1] - ahead)
     observer = copy.deepcopy(made.observer)
     calibrated = calibration_errors(
-        SYSTEM, seen, horizon=N, washout=0, disturbance=DisturbanceFilter(GAIN), observer=observer,
-        initial_state=observer.initial_state, gaps=gaps if missing else None,
-    )  # fmt: skip
+        SYSTEM,
+        seen,
+        horizon=N,
+        washout=0,
+        disturbance=DisturbanceFilter(GAIN),
+        observer=observer,
+        initial_state=observer.initial_state,
+        gaps=gaps if missing else None,
+    )
     # What remains is the estimate's error, for which there is a certificate.
     np.testing.assert_allclose(np.array(found), calibrated + between, rtol=0, atol=1e-9)
     if not missing:

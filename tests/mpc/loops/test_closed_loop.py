@@ -104,9 +104,11 @@ def test_violations_and_cost_are_those_of_the_true_outputs(untightened):
 def test_excess_is_the_larger_distance_on_either_side_and_after_the_input():
     result = run(build(tightened=False), steps=12)
     for middle, sign in ((np.median(result.y, axis=0), 1.0), (np.median(result.y, axis=0), -1.0)):
-        ends = {"lower": middle, "upper": np.full(2, np.inf)} if sign > 0 else {
-            "lower": np.full(2, -np.inf), "upper": middle
-        }  # fmt: skip
+        ends = (
+            {"lower": middle, "upper": np.full(2, np.inf)}
+            if sign > 0
+            else {"lower": np.full(2, -np.inf), "upper": middle}
+        )
         one = replace(result, **ends)
         expected = np.maximum(sign * (middle - one.y), 0.0)
         np.testing.assert_array_equal(one.excess, expected)

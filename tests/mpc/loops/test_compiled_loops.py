@@ -115,9 +115,12 @@ def networked(kind: str, **options: Any) -> ClosedLoopSetup:
     if kind == "nominal":
         observer = Washout(predictor, 12)
     made = TightenedMPC(
-        predictor, observer, room,
-        Tracking(output_weight=1.0, input_move_weight=0.02, control_horizon=6), **settings,
-    )  # fmt: skip
+        predictor,
+        observer,
+        room,
+        Tracking(output_weight=1.0, input_move_weight=0.02, control_horizon=6),
+        **settings,
+    )
     plant = CompiledLure(system, predictor.inputs, predictor.outputs)
     usual = {"reference": references, "steps": STEPS, "disturbance": wander, "noise_std": 0.005, "missing": 0.03}
     return ClosedLoopSetup(plant, made, usual | options)
@@ -135,9 +138,12 @@ def one_tank(kind: str, **options: Any) -> ClosedLoopSetup:
         predictor = Predictor.delayed(tank(), signals("u", 1, 1.0), signals("y", 1, 1.0))
         plant = DelayedPlant(plant)
         made = TightenedMPC(
-            predictor, RunningOn(predictor, 30), no_tightening(predictor.system.digest, N, 1),
-            Tracking(output_weight=1.0, input_move_weight=0.01), solver=Solver(options=SolverOptions(rti=2)),
-        )  # fmt: skip
+            predictor,
+            RunningOn(predictor, 30),
+            no_tightening(predictor.system.digest, N, 1),
+            Tracking(output_weight=1.0, input_move_weight=0.01),
+            solver=Solver(options=SolverOptions(rti=2)),
+        )
     wanted = RandomSteps(lower=(-1.2,), upper=(1.2,), hold=(4, 15), steps=STEPS)
     return ClosedLoopSetup(plant, made, {"reference": wanted, "steps": STEPS, "noise_std": 0.001} | options)
 
@@ -149,9 +155,12 @@ def tanks(**options: Any) -> ClosedLoopSetup:
     system = replace(system, C2=40.0 * system.C2)
     predictor = Predictor(system, plant.inputs, plant.outputs)
     made = TightenedMPC(
-        predictor, RunningOn(predictor, 5), no_tightening(predictor.system.digest, N, 3),
-        Tracking(output_weight=1.0, input_move_weight=0.02), solver=Solver(options=SolverOptions(rti=2)),
-    )  # fmt: skip
+        predictor,
+        RunningOn(predictor, 5),
+        no_tightening(predictor.system.digest, N, 3),
+        Tracking(output_weight=1.0, input_move_weight=0.02),
+        solver=Solver(options=SolverOptions(rti=2)),
+    )
     usual = {"reference": [40.0, 30.0, 20.0], "steps": 30, "noise_std": 0.05, "input_error": 0.02}
     usual["disturbance"] = lambda rng: 0.1 * rng.standard_normal((30, 3))
     return ClosedLoopSetup(plant, made, usual | options)
@@ -359,10 +368,15 @@ def test_without_code_python_runs_the_loops_and_says_so(why, monkeypatch, caplog
         class Own(Washout):
             pass
 
-        setup = replace(setup, controller=TightenedMPC(
-            made.predictor, Own(made.predictor, 12, contraction=contraction), made.tightening,
-            Tracking(output_weight=1.0, input_move_weight=0.02),
-        ))  # fmt: skip
+        setup = replace(
+            setup,
+            controller=TightenedMPC(
+                made.predictor,
+                Own(made.predictor, 12, contraction=contraction),
+                made.tightening,
+                Tracking(output_weight=1.0, input_move_weight=0.02),
+            ),
+        )
     with caplog.at_level(logging.WARNING):
         found = monte_carlo(lambda: setup, [3], engine=LoopEngine.COMPILED)
     equal(found.results[0], monte_carlo(lambda: setup, [3]).results[0], atol=0.0)

@@ -39,8 +39,9 @@ def test_the_calibrated_bounds_cover_new_trajectories_as_often_as_promised(predi
     for seed in range(40):
         pool = make_records(10, 60, seed)
         bound = calibrate_estimates(observer, pool[:9], washout=40, coverage=0.8, seed=seed)
-        new = calibrate_estimates(observer, [*pool[9:], *make_records(3, 60, 1000 + seed)], washout=40, coverage=0.5,
-                                  seed=seed + 500)  # fmt: skip
+        new = calibrate_estimates(
+            observer, [*pool[9:], *make_records(3, 60, 1000 + seed)], washout=40, coverage=0.5, seed=seed + 500
+        )
         inside.append((new.error_scores[0] <= bound.error.radius, new.jump_scores[0] <= bound.jump.radius))
     # Binomial(40, 0.8) is below 24 with probability 0.0008.
     assert (np.sum(inside, axis=0) >= 24).all()
@@ -50,9 +51,13 @@ def test_the_calibrated_bounds_cover_new_trajectories_as_often_as_promised(predi
 def test_bounds_are_that_ordered_score_and_no_other(coverage, rank):
     scores = np.random.default_rng(0).permutation(np.arange(1.0, 10.0))
     bound = EstimateError(
-        error_scores=scores, jump_scores=10 * scores, metric=np.eye(2), coverage=coverage, observer_digest=64 * "a",
+        error_scores=scores,
+        jump_scores=10 * scores,
+        metric=np.eye(2),
+        coverage=coverage,
+        observer_digest=64 * "a",
         data_digest=64 * "b",
-    )  # fmt: skip
+    )
     assert (bound.error.radius, bound.jump.radius) == (rank, 10 * rank)
 
 

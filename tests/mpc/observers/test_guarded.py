@@ -56,7 +56,7 @@ def test_no_proposal_breaks_the_certified_error_or_jump(gentle, which, trust, ju
     guard, (predictor, _, model, _) = list(guards(gentle))[which], gentle
     observer = Adversary(
         predictor, 8, guard=guard, trust=trust, jump_limit=jump_limit, contraction=model, command_error=0.01
-    )  # fmt: skip
+    )
     system, true = predictor.system, switching(rng, 300, 2)
     recorded = np.clip(true + 0.02 * rng.choice([-1, 1], true.shape), -1, 1)
     commanded = recorded + 0.01 * rng.choice([-1, 1], true.shape)

@@ -114,9 +114,14 @@ def test_no_certificate_no_jump_and_the_report_says_so(predictor, contraction):
 def test_the_innovation_stays_inside_and_gaps_make_no_jump(gentle, rng):
     predictor, gain, model, own = gentle
     observer = StateObserver(
-        predictor, gain, 15, residual_bound=[0.05, 0.02], contraction=model, observer_contraction=own,
+        predictor,
+        gain,
+        15,
+        residual_bound=[0.05, 0.02],
+        contraction=model,
+        observer_contraction=own,
         input_error=0.01,
-    )  # fmt: skip
+    )
     system, true = predictor.system, switching(rng, 500, 2)
     recorded = np.clip(true + 0.01, -1, 1)
     x = system.simulate(true, np.zeros(4))[1][:-1]
@@ -151,10 +156,17 @@ def test_outputs_through_neurons_keep_the_innovation_bound(seed):
     D11 = np.zeros((6, 6))
     D11[3:, :3] = rng.standard_normal((3, 3))
     system = replace(
-        base, A=0.1 * np.eye(3), B1=rng.standard_normal((3, 6)), C1=rng.standard_normal((6, 3)), D11=D11,
-        D12=rng.standard_normal((6, 2)), bv=rng.standard_normal(6), D21=rng.standard_normal((2, 6)),
-        D22=rng.standard_normal((2, 2)), layers=(3, 3),
-    )  # fmt: skip
+        base,
+        A=0.1 * np.eye(3),
+        B1=rng.standard_normal((3, 6)),
+        C1=rng.standard_normal((6, 3)),
+        D11=D11,
+        D12=rng.standard_normal((6, 2)),
+        bv=rng.standard_normal(6),
+        D21=rng.standard_normal((2, 6)),
+        D22=rng.standard_normal((2, 2)),
+        layers=(3, 3),
+    )
     S = rng.standard_normal((3, 3))
     error, L = StateError(0.2, S @ S.T + np.eye(3)), rng.standard_normal((3, 2))
     du, residual = np.array([0.05, 0.02]), np.array([0.03, 0.0])
@@ -165,8 +177,9 @@ def test_outputs_through_neurons_keep_the_innovation_bound(seed):
         e *= (0.2 / size(e, error.metric))[:, None]
         innovation = (
             system.output(scale * x + e, scale * u + du * rng.choice([-1, 1], (n, 2)))
-            + residual * rng.choice([-1, 1], (n, 2)) - system.output(scale * x, scale * u)
-        )  # fmt: skip
+            + residual * rng.choice([-1, 1], (n, 2))
+            - system.output(scale * x, scale * u)
+        )
         best = max(best, size(innovation @ L.T, error.metric).max())
     assert best <= innovation_radius(system, L, error, du, residual) <= 8 * best
 

@@ -18,18 +18,29 @@ def with_feedthrough(seed=0):
     D11 = np.zeros((5, 5))
     D11[3:, :3] = rng.standard_normal((2, 3))
     return replace(
-        base, A=0.3 * np.eye(3), B1=0.2 * rng.standard_normal((3, 5)), C1=rng.standard_normal((5, 3)), D11=D11,
-        D12=rng.standard_normal((5, 2)), bv=rng.standard_normal(5), D21=rng.standard_normal((2, 5)),
-        D22=rng.standard_normal((2, 2)), B2=rng.standard_normal((3, 2)), layers=(3, 2),
-    )  # fmt: skip
+        base,
+        A=0.3 * np.eye(3),
+        B1=0.2 * rng.standard_normal((3, 5)),
+        C1=rng.standard_normal((5, 3)),
+        D11=D11,
+        D12=rng.standard_normal((5, 2)),
+        bv=rng.standard_normal(5),
+        D21=rng.standard_normal((2, 5)),
+        D22=rng.standard_normal((2, 2)),
+        B2=rng.standard_normal((3, 2)),
+        layers=(3, 2),
+    )
 
 
 def linear(rng):
     base = elman(3, 1, 2)
     A = rng.standard_normal((3, 3))
     return replace(
-        base, A=0.9 * A / np.linalg.norm(A, 2), B1=np.zeros((3, 3)), B2=rng.standard_normal((3, 1)),
-    )  # fmt: skip
+        base,
+        A=0.9 * A / np.linalg.norm(A, 2),
+        B1=np.zeros((3, 3)),
+        B2=rng.standard_normal((3, 1)),
+    )
 
 
 @pytest.mark.parametrize("window", [1, 4, 15])
@@ -40,9 +51,14 @@ def test_for_a_linear_model_the_arrival_cost_makes_every_window_a_kalman_filter(
     predictor = Predictor(system, signals("u", 1, 100.0))
     P = 0.5**2 * np.eye(3)
     inside = MovingHorizonObserver(
-        predictor, 1, window=window, output_std=STD, start_std=0.5, initial_state=np.zeros(3),
+        predictor,
+        1,
+        window=window,
+        output_std=STD,
+        start_std=0.5,
+        initial_state=np.zeros(3),
         input_error=input_error,
-    )  # fmt: skip
+    )
     B = system.B2 * input_error / np.sqrt(3)
     x, A, C, R = np.zeros(3), system.A, system.C2, np.diag(STD**2)
     for t in range(30):
@@ -199,7 +215,7 @@ def test_states_outside_of_their_limits_are_never_estimated(rng):
     predictor = Predictor(system, signals("u", 2, 1.0))
     observer = MovingHorizonObserver(
         predictor, 1, window=5, output_std=0.01, state_limits=(-0.5 * np.ones(4), 0.5 * np.ones(4))
-    )  # fmt: skip
+    )
     for u in switching(rng, 60, 2):
         assert np.abs(observer.update(u, 3 * rng.standard_normal(2))).max() <= 0.5
 

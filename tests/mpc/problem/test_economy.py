@@ -105,9 +105,12 @@ def test_derivatives_are_those_of_the_priced_objective(rng):
 def test_what_curves_downwards_everywhere_still_gets_a_convex_model(rng):
     """Prices alone, no price of moves: nothing but the neurons' curvature, of whatever sign, and a sliver of weight."""
     ocp = problem(
-        elman(gain=2.0), limit=np.inf, input_move_weight=NOTHING, **ALONE,
+        elman(gain=2.0),
+        limit=np.inf,
+        input_move_weight=NOTHING,
+        **ALONE,
         economy=economy(output_price=(-1, -1), input_weight=(1e-6, 1e-6)),
-    )  # fmt: skip
+    )
     data, scaled = sample(ocp, (0.0, 0.0), x=0.5), CondensedProblem(ocp)
     at = scaled.sample(data)
     curved = [scaled.model(at, scaled.plan(at, z), np.zeros(0)).H for z in rng.uniform(-1, 1, (20, scaled.n))]
@@ -155,10 +158,13 @@ def cheapest(predictor, input_price, output_price):
     found = []
     for start in ([0.0, 0.0], [0.5, -0.5], [-0.5, 0.5]):
         fit = minimize(
-            lambda u: input_price @ u + output_price @ predictor.steady_output(u), start, method="SLSQP",
-            bounds=[(-1, 1)] * 2, options={"ftol": 1e-12},
+            lambda u: input_price @ u + output_price @ predictor.steady_output(u),
+            start,
+            method="SLSQP",
+            bounds=[(-1, 1)] * 2,
+            options={"ftol": 1e-12},
             constraints=[{"type": "ineq", "fun": lambda u: 0.6 - np.abs(predictor.steady_output(u))}],
-        )  # fmt: skip
+        )
         found.append((fit.fun, *fit.x))
     return np.array(min(found)[1:])
 

@@ -54,9 +54,11 @@ def sampled(ocp, rng, reference=(0.3, 0.1)):
 
 
 PRICES = Economy(
-    input_price=np.array([0.1, 0.0, -0.2]), output_price=np.array([0.3, -0.1]), input_weight=np.array([0.1, 0.0, 0.0]),
+    input_price=np.array([0.1, 0.0, -0.2]),
+    output_price=np.array([0.3, -0.1]),
+    input_weight=np.array([0.1, 0.0, 0.0]),
     input_reference=np.zeros(3),
-)  # fmt: skip
+)
 CASES = {
     "middle": {},
     "first": {"place": 0},

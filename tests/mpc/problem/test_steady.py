@@ -216,10 +216,14 @@ def test_the_best_held_input_keeps_limits_and_costs_least(name, limit):
     assert (np.abs(found) <= 1).all()
     assert (np.abs(predictor.steady_output(found)) <= limit + 1e-6).all()
     starts = [np.zeros(2), found, np.array([0.5, 0.5]), np.array([-0.5, 0.5])]
-    kept = [] if np.isinf(limit) else [
-        {"type": "ineq", "fun": lambda u: limit - predictor.steady_output(u)},
-        {"type": "ineq", "fun": lambda u: limit + predictor.steady_output(u)},
-    ]  # fmt: skip
+    kept = (
+        []
+        if np.isinf(limit)
+        else [
+            {"type": "ineq", "fun": lambda u: limit - predictor.steady_output(u)},
+            {"type": "ineq", "fun": lambda u: limit + predictor.steady_output(u)},
+        ]
+    )
     others = [
         minimize(cost, start, method="SLSQP", bounds=[(-1, 1)] * 2, constraints=kept, options={"ftol": 1e-12}).x
         for start in starts

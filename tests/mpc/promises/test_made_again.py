@@ -35,9 +35,18 @@ N, W, PUSH = 6, 8, 0.01
 
 def calibrated(system, bounds, gain):
     return ModelError(
-        bounds=bounds, method="conformal", coverage=0.9, n=20, length=200, starts=100, washout=20,
-        disturbance_gain=gain, system_digest=system.digest, data_digest="0" * 64, observer_digest="",
-    )  # fmt: skip
+        bounds=bounds,
+        method="conformal",
+        coverage=0.9,
+        n=20,
+        length=200,
+        starts=100,
+        washout=20,
+        disturbance_gain=gain,
+        system_digest=system.digest,
+        data_digest="0" * 64,
+        observer_digest="",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +67,19 @@ def road():
     outputs = certify_horizon(system, 0, initial_radius=0.5, metric=contraction.metric)
     changes = certify_changes(observer, 2, iterations=10)
     return SimpleNamespace(
-        system=system, observer=observer, contraction=contraction, joint=joint, growth=growth, error=error, drift=drift,
-        tightening=tightening, outputs=outputs, changes=changes,
+        system=system,
+        observer=observer,
+        contraction=contraction,
+        joint=joint,
+        growth=growth,
+        error=error,
+        drift=drift,
+        tightening=tightening,
+        outputs=outputs,
+        changes=changes,
         terminal=terminal_set(predictor, contraction, horizon=N, jump=jump, outputs=outputs),
         memory=make_error_memory(tightening, drift, changes, observer=observer, growth=growth),
-    )  # fmt: skip
+    )
 
 
 def stored(one, tmp_path, **changed):
@@ -206,10 +223,13 @@ def test_zeros_are_not_taken_for_a_guarantee(road, tmp_path):
     assert not zero.verified
     plain = tighten(road.error, road.joint, observer=road.observer)
     with pytest.raises(CertificationError, match="not verified"):
-        controller(road, tightening=make_recursive(replace(plain, model_error=0 * plain.total), road.growth,
-                                              observer=road.observer))  # fmt: skip
-    remembered = make_error_memory(stored(road.tightening, tmp_path), road.drift, road.changes, observer=road.observer,
-                          growth=road.growth)  # fmt: skip
+        controller(
+            road,
+            tightening=make_recursive(replace(plain, model_error=0 * plain.total), road.growth, observer=road.observer),
+        )
+    remembered = make_error_memory(
+        stored(road.tightening, tmp_path), road.drift, road.changes, observer=road.observer, growth=road.growth
+    )
     assert not remembered.verified
 
 

@@ -21,7 +21,7 @@ from mpc import (
     premises_of,
     run_closed_loop,
     tighten,
-)  # fmt: skip
+)
 from mpc.loops.plant import held_to
 from mpc.loops.settings import loop_settings
 from mpc.promises.premises import record_premises
@@ -93,9 +93,11 @@ def test_what_is_the_same_is_accepted_and_saved(parts, tmp_path):
     tightening.save(tmp_path / "room.npz")
     again = type(tightening).load(tmp_path / "room.npz")
     assert again.digest == tightening.digest
-    assert again.premises.digest == tightening.premises.digest == washout().premises.also(
-        horizon=N, length=100, loop="open"
-    ).digest  # fmt: skip
+    assert (
+        again.premises.digest
+        == tightening.premises.digest
+        == washout().premises.also(horizon=N, length=100, loop="open").digest
+    )
     assert not again.premises.differences(tightening.premises)
     changed = replace(tightening, premises=tightening.premises.also(dt=2.0))
     assert changed.digest != tightening.digest

@@ -18,7 +18,7 @@ from mpc import (
     Watching,
     controller_to_c,
     tighten,
-)  # fmt: skip
+)
 from mpc.safety.coverage_watch import CoverageRun
 
 SANITISED = ("-O1", "-g", "-fsanitize=undefined", "-fno-sanitize-recover=all")

@@ -70,9 +70,12 @@ def test_nothing_is_known_of_moves_before_the_first_sample():
     """An observer that is ready before the window is over is certified only afterwards."""
     short = RunningOn(predictor(), 5, contraction=CONTRACTION)
     made = TightenedMPC(
-        predictor(), short, tighten(slow_error(SYSTEM, np.full(N + 1, RESIDUAL)), None, observer=short),
-        WEIGHTS, limits=Limits(move_limit=LIMIT),
-    )  # fmt: skip
+        predictor(),
+        short,
+        tighten(slow_error(SYSTEM, np.full(N + 1, RESIDUAL)), None, observer=short),
+        WEIGHTS,
+        limits=Limits(move_limit=LIMIT),
+    )
     loop = Loop(made, warm_up=5)
     for _ in range(WINDOW):
         loop.step(0.3)

@@ -26,10 +26,16 @@ IN_C = tuple(d for d in DEEDS if d not in ("copied", "changed"))
 def regional(shape=RegionShape.BOX):
     made = washing()
     region = OperatingRegion(
-        shape=shape, centres=(np.zeros(1), np.zeros(1), np.zeros(1)), covariances=(np.full((1, 1), 0.04),) * 3,
-        limits=tuple(half / 0.2 for half in HALF.values()), labels=("valve [%]", "level [m]"), coverage=0.9, n=20,
-        observer_digest=made.observer.digest, data_digest="0" * 64,
-    )  # fmt: skip
+        shape=shape,
+        centres=(np.zeros(1), np.zeros(1), np.zeros(1)),
+        covariances=(np.full((1, 1), 0.04),) * 3,
+        limits=tuple(half / 0.2 for half in HALF.values()),
+        labels=("valve [%]", "level [m]"),
+        coverage=0.9,
+        n=20,
+        observer_digest=made.observer.digest,
+        data_digest="0" * 64,
+    )
     return washing(region=region)
 
 

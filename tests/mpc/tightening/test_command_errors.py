@@ -24,9 +24,12 @@ RECORD, COMMAND = 0.01, np.array([0.15, 0.1])
 def observer_of(kind, predictor, *, told=True):
     """An observer whose memory of its start has faded; it may not be told of command errors."""
     return kind(
-        predictor, STEPS, contraction=NormContraction.of(predictor.system), input_error=RECORD,
+        predictor,
+        STEPS,
+        contraction=NormContraction.of(predictor.system),
+        input_error=RECORD,
         command_error=COMMAND if told else 0.0,
-    )  # fmt: skip
+    )
 
 
 def perfect(system):
@@ -84,9 +87,16 @@ def test_one_plan_is_certified_for_its_commands(system, predictor, rng):
 def test_a_guard_has_to_know_of_the_command_errors(system, predictor):
     def guarded(guard):
         observer = MovingHorizonObserver(
-            predictor, STEPS, window=5, output_std=0.01, guard=guard, trust=0.3, input_error=RECORD,
-            command_error=COMMAND, contraction=NormContraction.of(system),
-        )  # fmt: skip
+            predictor,
+            STEPS,
+            window=5,
+            output_std=0.01,
+            guard=guard,
+            trust=0.3,
+            input_error=RECORD,
+            command_error=COMMAND,
+            contraction=NormContraction.of(system),
+        )
         certificate = NormHorizon.of(system, N, guard.error.radius, guard.prediction_input_error)
         difference = NormHorizon.of(system, N, observer.guard_distance.radius)
         return tighten_guarded(perfect(system), certificate, difference, observer=observer), certificate
@@ -111,9 +121,9 @@ def test_outputs_that_answer_at_once_answer_to_wrong_commands_one_sample_later(s
     true = 0.8 * switching(rng, 300, 2)
     commanded = true + COMMAND * rng.choice([-1, 1], true.shape)
     y, x = through.simulate(true, observer.initial_state)
-    errors = np.abs([
-        y[t : t + N + 1] - through.simulate(commanded[t : t + N + 1], x[t])[0] for t in range(STEPS, 300 - N - 1)
-    ])  # fmt: skip
+    errors = np.abs(
+        [y[t : t + N + 1] - through.simulate(commanded[t : t + N + 1], x[t])[0] for t in range(STEPS, 300 - N - 1)]
+    )
     assert not errors[:, 0].any()
     assert (errors.max(axis=0) <= bounds).all()
     assert (errors.max(axis=0)[1] > 0.1 * bounds[1]).all()

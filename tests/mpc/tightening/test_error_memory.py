@@ -57,10 +57,18 @@ class Remembering:
 
 def model_error(system, bounds, gain):
     return ModelError(
-        bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=100, starts=50,
-        washout=0, disturbance_gain=gain,
-        system_digest=system.digest, data_digest=64 * "d", observer_digest="",
-    )  # fmt: skip
+        bounds=bounds,
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=1,
+        length=100,
+        starts=50,
+        washout=0,
+        disturbance_gain=gain,
+        system_digest=system.digest,
+        data_digest=64 * "d",
+        observer_digest="",
+    )
 
 
 @cache
@@ -181,9 +189,14 @@ def test_residuals_that_drift_faster_than_declared_break_it():
 def test_intervals_shrink_by_hand():
     """One output, K = 2, N = 3, numbers that can be followed."""
     memory = ErrorMemory(
-        drift=np.array([[0.1], [0.3]]), change=np.array([[0.1], [0.1]]), jump=np.full((3, 1), 0.01),
-        absolute=np.full((4, 1), 1.0), growth=np.array([[0.0], [0.0], [0.02], [0.04]]), end=np.array([1.1]), promise="",
-    )  # fmt: skip
+        drift=np.array([[0.1], [0.3]]),
+        change=np.array([[0.1], [0.1]]),
+        jump=np.full((3, 1), 0.01),
+        absolute=np.full((4, 1), 1.0),
+        growth=np.array([[0.0], [0.0], [0.02], [0.04]]),
+        end=np.array([1.1]),
+        promise="",
+    )
     errors = LearntErrors(memory, (Signal("y", lower=-5.0, upper=5.0),), None)
     errors.update(np.array([0.5]), certified=True)
     np.testing.assert_allclose(errors.interval[:, :, 0], [[-1, 0.3, 0.1, -1], [1, 0.7, 0.9, 1]], rtol=1e-6)
@@ -233,9 +246,12 @@ def test_what_does_not_belong_together_is_refused():
     def made(**changed):
         given = good | changed
         return make_error_memory(
-            given["tightening"], given["drift"], given["changes"], observer=given.get("observer", observer),
+            given["tightening"],
+            given["drift"],
+            given["changes"],
+            observer=given.get("observer", observer),
             growth=case.growth,
-        )  # fmt: skip
+        )
 
     assert made().digest == case.memory.digest
     for changed, match in (

@@ -75,10 +75,13 @@ def test_every_part_is_what_its_formula_says(case):
     promised = f"errors drift within {K} samples by no more than a bound which {case.drift.promise}"
     assert made.promise == f"{case.tightening.promise}; {promised}"
     assert made.digests == {
-        "system": case.observer.system.digest, "observer": case.observer.digest, "tightening": case.tightening.digest,
-        "drift": case.drift.digest, "growth": 64 * "9",
+        "system": case.observer.system.digest,
+        "observer": case.observer.digest,
+        "tightening": case.tightening.digest,
+        "drift": case.drift.digest,
+        "growth": 64 * "9",
         "changes": digest({}, {str(k): f"{k:064d}" for k in range(1, K + 1)}),
-    }  # fmt: skip
+    }
     assert made.premises.digest == case.tightening.premises.digest
     assert made.verified
     still = case.made(tightening=replace(case.tightening, premises=None))

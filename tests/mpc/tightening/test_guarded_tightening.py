@@ -11,7 +11,7 @@ from mpc import (
     RunningOn,
     tighten,
     tighten_guarded,
-)  # fmt: skip
+)
 
 N, STEPS = 6, 12
 
@@ -23,12 +23,20 @@ def parts(system):
     guard = RunningOn(predictor, STEPS, **settings)
     observer = MovingHorizonObserver(
         predictor, STEPS, window=5, output_std=0.005, offset_std=0.01, guard=guard, trust=0.3, **settings
-    )  # fmt: skip
+    )
     error = ModelError(
-        bounds=np.full((N + 1, 2), 0.1), method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1,
-        length=100, starts=50, washout=STEPS, disturbance_gain=None, system_digest=system.digest,
-        data_digest=64 * "d", observer_digest="",
-    )  # fmt: skip
+        bounds=np.full((N + 1, 2), 0.1),
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=1,
+        length=100,
+        starts=50,
+        washout=STEPS,
+        disturbance_gain=None,
+        system_digest=system.digest,
+        data_digest=64 * "d",
+        observer_digest="",
+    )
     certificate = NormHorizon.of(system, STEPS + N, guard.restart.radius, 0.05)
     return observer, error, certificate, NormHorizon.of(system, N, observer.guard_distance.radius)
 

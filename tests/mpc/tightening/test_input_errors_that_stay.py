@@ -36,9 +36,18 @@ SYSTEM = elman(gain=0.6)
 
 def declared(bounds, gain=None):
     return ModelError(
-        bounds=bounds, method=CalibrationMethod.SET_MEMBERSHIP, coverage=1.0, n=1, length=100, starts=50, washout=0,
-        disturbance_gain=gain, system_digest=SYSTEM.digest, data_digest=64 * "d", observer_digest="",
-    )  # fmt: skip
+        bounds=bounds,
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=1,
+        length=100,
+        starts=50,
+        washout=0,
+        disturbance_gain=gain,
+        system_digest=SYSTEM.digest,
+        data_digest=64 * "d",
+        observer_digest="",
+    )
 
 
 @cache
@@ -182,9 +191,12 @@ def test_parts_for_errors_that_stay_serve_no_others():
             tighten(error, constant, observer=other)
     with pytest.raises(CertificationError, match="must cover"):
         make_error_memory(
-            parts(None)[0], parts(None)[4], certify_changes(watching(0.0), 1, iterations=5), observer=watching(None),
+            parts(None)[0],
+            parts(None)[4],
+            certify_changes(watching(0.0), 1, iterations=5),
+            observer=watching(None),
             growth=certify_jump(watching(None), N, iterations=5),
-        )  # fmt: skip
+        )
 
 
 def test_what_contradicts_itself_is_refused():

@@ -42,9 +42,14 @@ def units(system, seed):
     """The same system with states in units from 1e-8 to 1e8."""
     s = 10.0 ** np.random.default_rng(seed).uniform(-8, 8, system.nx)
     return replace(
-        system, A=system.A * s[:, None] / s, B1=system.B1 * s[:, None], B2=system.B2 * s[:, None], bx=system.bx * s,
-        C1=system.C1 / s, C2=system.C2 / s,
-    )  # fmt: skip
+        system,
+        A=system.A * s[:, None] / s,
+        B1=system.B1 * s[:, None],
+        B2=system.B2 * s[:, None],
+        bx=system.bx * s,
+        C1=system.C1 / s,
+        C2=system.C2 / s,
+    )
 
 
 def agree(certificate, system):
@@ -107,9 +112,15 @@ def test_reinitialisation(name, gain):
     ends = -np.ones(system.nu), np.ones(system.nu)
     gain = None if gain is None else np.full((system.nx, system.ny), gain)
     made = certify_reinitialisation(
-        system, washout=4, horizon=3, input_range=ends, input_error=0.05, observer_gain=gain, residual_bound=0.1,
+        system,
+        washout=4,
+        horizon=3,
+        input_range=ends,
+        input_error=0.05,
+        observer_gain=gain,
+        residual_bound=0.1,
         iterations=5,
-    )  # fmt: skip
+    )
     agree(made, system)
 
 
@@ -155,9 +166,16 @@ def test_random_systems_of_all_sorts(seed):
     activation = str(rng.choice(["tanh", "relu", "sigmoid", "leaky_relu"]))
     layers = [(3,), (2, 1), (1, 1, 1), (4, 2)][seed % 4]
     system = random_system(
-        seed, nx=int(rng.integers(1, 5)), nu=int(rng.integers(1, 3)), ny=int(rng.integers(1, 3)), layers=layers,
-        activation=activation, norm=rng.uniform(0.1, 1.2), coupling=rng.uniform(0.1, 1.0), feedthrough=seed % 2 == 0,
-    )  # fmt: skip
+        seed,
+        nx=int(rng.integers(1, 5)),
+        nu=int(rng.integers(1, 3)),
+        ny=int(rng.integers(1, 3)),
+        layers=layers,
+        activation=activation,
+        norm=rng.uniform(0.1, 1.2),
+        coupling=rng.uniform(0.1, 1.0),
+        feedthrough=seed % 2 == 0,
+    )
     steps, radius = int(rng.integers(0, 12)), float(rng.choice([0.0, 1e-6, 1.0]))
     errors = rng.choice([0.0, 1e-3, 1.0], system.nu)
     agree(certify_horizon(system, steps, initial_radius=radius, input_radius=errors, iterations=10), system)

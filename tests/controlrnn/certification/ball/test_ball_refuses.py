@@ -120,9 +120,14 @@ def test_bounds_inside_of_boxes_do_not_cover_what_nothing_keeps_inside():
 
     def saturated(radius):
         return certify_horizon(
-            system, W + N, initial_radius=radius, input_radius=error, metric=made.contraction.metric, iterations=2,
+            system,
+            W + N,
+            initial_radius=radius,
+            input_radius=error,
+            metric=made.contraction.metric,
+            iterations=2,
             **boxes,
-        )  # fmt: skip
+        )
 
     forged = replace(made, washed=saturated(made.radius), running=saturated(made.running_error))
     assert forged.output_bounds(W).max() < 1e-3 * made.output_bounds(W).max()
@@ -139,14 +144,19 @@ def test_nothing_underflows_a_metric_of_the_smallest_numbers(neurons):
     n = 10
     W, ones = 0.49 * np.ones((n, n)), np.ones((n, 1))
     system = (
-        lure(np.zeros((n, n)), 0 * ones, ones.T, B1=np.eye(n), C1=W, D12=0.3 * ones) if neurons
+        lure(np.zeros((n, n)), 0 * ones, ones.T, B1=np.eye(n), C1=W, D12=0.3 * ones)
+        if neurons
         else lure(W, 0.4 * ones, ones.T)
-    )  # fmt: skip
+    )
     nv = n if neurons else 0
     forged = contraction(
-        system, rate=0.75, metric=TINY * np.eye(n), multipliers=np.full(nv, TINY), input_gain=np.array([3e-162]),
+        system,
+        rate=0.75,
+        metric=TINY * np.eye(n),
+        multipliers=np.full(nv, TINY),
+        input_gain=np.array([3e-162]),
         input_multipliers=np.full((1, nv), TINY),
-    )  # fmt: skip
+    )
     assert refused(forged, system)
     assert refute_contraction_at(system, forged, np.zeros(n), np.zeros(1))
     apart = np.full(n, 1e-3)
@@ -157,10 +167,21 @@ def test_nor_a_gain_in_units_whose_squares_are_lost():
     n, scale = 10, np.array([2.0**537])
     system = lure(0.49 * np.ones((n, n)), 0.4 * np.ones((n, 1)), 0.49 * np.ones((1, n)))
     forged = L2GainCertificate(
-        system_digest=system.digest, method="forged", solver_status="", margin=0.3, versions={}, rate=1.0,
-        metric=TINY * np.eye(n), multipliers=np.zeros(0), Q=-np.diag(scale**-2.0), S=np.zeros((1, 1)),
-        R=np.diag(scale**-2.0), gamma=1.0, input_scale=scale, output_scale=scale,
-    )  # fmt: skip
+        system_digest=system.digest,
+        method="forged",
+        solver_status="",
+        margin=0.3,
+        versions={},
+        rate=1.0,
+        metric=TINY * np.eye(n),
+        multipliers=np.zeros(0),
+        Q=-np.diag(scale**-2.0),
+        S=np.zeros((1, 1)),
+        R=np.diag(scale**-2.0),
+        gamma=1.0,
+        input_scale=scale,
+        output_scale=scale,
+    )
     assert refused(forged, system)
     push = Pair(np.zeros(n), np.zeros((3, 1)), np.zeros(n), np.array([[1.0], [0.0], [0.0]]))
     assert refute_dissipation(system, forged, push)
@@ -170,9 +191,13 @@ def test_overflow_and_nan_prove_nothing():
     system = lure([[5.0, 0.0], [5.0, 0.0]], [[0.0], [0.0]], [[1.0, 1.0]])
     metric = 1.2e308 * np.array([[1.0, -0.9995], [-0.9995, 1.0]])
     forged = contraction(
-        system, rate=0.9, metric=metric, multipliers=np.zeros(0), input_gain=np.array([1e140]),
+        system,
+        rate=0.9,
+        metric=metric,
+        multipliers=np.zeros(0),
+        input_gain=np.array([1e140]),
         input_multipliers=np.zeros((1, 0)),
-    )  # fmt: skip
+    )
     assert refused(forged, system)
     assert refute_contraction_at(system, forged, np.zeros(2), np.zeros(1))
 
@@ -203,9 +228,13 @@ def test_a_rate_is_squared_without_rounding():
     P = [[1.0195175857900436, -1.080220284438617], [-1.080220284438617, 1.144537258774619]]
     system = lure(A, np.zeros((2, 1)), [[1.0, 1.0]])
     forged = contraction(
-        system, rate=0.9985995602881843, metric=np.array(P), multipliers=np.zeros(0), input_gain=np.array([1e-3]),
+        system,
+        rate=0.9985995602881843,
+        metric=np.array(P),
+        multipliers=np.zeros(0),
+        input_gain=np.array([1e-3]),
         input_multipliers=np.zeros((1, 0)),
-    )  # fmt: skip
+    )
     assert refused(forged, system)
     assert refute_contraction_at(system, forged, np.zeros(2), np.zeros(1))
 
@@ -213,15 +242,22 @@ def test_a_rate_is_squared_without_rounding():
 def test_multipliers_and_shares_of_a_tube_do_not_underflow():
     n = 10
     system = lure(
-        np.zeros((n, n)), np.zeros((n, 1)), np.ones((1, n)) / n**0.5, B1=np.eye(n), C1=0.9 * np.ones((n, n)) / n,
+        np.zeros((n, n)),
+        np.zeros((n, 1)),
+        np.ones((1, n)) / n**0.5,
+        B1=np.eye(n),
+        C1=0.9 * np.ones((n, n)) / n,
         activation="relu",
-    )  # fmt: skip
+    )
     made = certify_around(system, np.zeros(n), np.zeros((2, 1)), initial_radius=1e-9)
     assert made.verify(system, rigour="ball") > 0
     forged = replace(
-        made, multipliers=np.full((1, 1, n), TINY), shares=np.full((1, 1, 1), TINY), focus=(None,),
+        made,
+        multipliers=np.full((1, 1, n), TINY),
+        shares=np.full((1, 1, 1), TINY),
+        focus=(None,),
         bounds=np.array([[1.001e-9], [0.53 * 0.9e-9]]),
-    )  # fmt: skip
+    )
     assert refused(forged, system)
     near = np.full(n, 1e-9 / n**0.5 * (1 - 1e-12))
     assert refute_around(system, forged, Pair(np.zeros(n), np.zeros((2, 1)), near, np.zeros((2, 1))))
@@ -296,11 +332,18 @@ def test_gains_of_nothing_are_zero_whatever_the_multipliers():
     """The state reaches the output at once only, an input one step later, another input never; neurons do nothing."""
     system = lure([[0.0]], [[1.0, 0.0]], [[2.0]], B1=np.zeros((1, 2)), C1=np.ones((2, 1)), D12=np.zeros((2, 2)))
     claim = GainCertificate(
-        system_digest=system.digest, method="given", solver_status="", margin=0.1, versions={}, horizon=2,
-        metric=np.eye(1), initial=np.array([[3.0], [0.0], [0.0]]),
+        system_digest=system.digest,
+        method="given",
+        solver_status="",
+        margin=0.1,
+        versions={},
+        horizon=2,
+        metric=np.eye(1),
+        initial=np.array([[3.0], [0.0], [0.0]]),
         families=(Family(0, np.ones((3, 2)), np.zeros((3, 0)), 1e-11),),
-        inputs=np.array([[[0.0, 0.0]], [[3.0, 0.0]], [[0.0, 0.0]]]), input_multipliers=np.ones((3, 1, 2, 2)),
-    )  # fmt: skip
+        inputs=np.array([[[0.0, 0.0]], [[3.0, 0.0]], [[0.0, 0.0]]]),
+        input_multipliers=np.ones((3, 1, 2, 2)),
+    )
     assert claim.verify(system, rigour="ball") > 0
     for name, index in (("initial", (0, 0)), ("inputs", (1, 0, 0))):
         low = np.array(getattr(claim, name))
@@ -319,9 +362,12 @@ def test_accepted_forgeries_are_true():
         families = tuple(replace(f, multipliers=f.multipliers * a, rho=f.rho * b) for f in honest.families)
         bounds = replace(honest, families=families, bounds=honest.bounds * c)
         contracts = replace(
-            rate, rate=min(rate.rate * a, 0.999), input_gain=rate.input_gain * b, multipliers=rate.multipliers * c,
+            rate,
+            rate=min(rate.rate * a, 0.999),
+            input_gain=rate.input_gain * b,
+            multipliers=rate.multipliers * c,
             input_multipliers=rate.input_multipliers * d,
-        )  # fmt: skip
+        )
         for claim, refute in ((bounds, refute_horizon), (contracts, refute_contraction)):
             false = False
             for _ in range(20):

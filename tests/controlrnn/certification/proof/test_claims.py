@@ -39,9 +39,15 @@ def horizon():
 def reinitialisation():
     ends = -np.ones(1), np.ones(1)
     return certify_reinitialisation(
-        SYSTEM, washout=2, horizon=1, input_range=ends, input_error=0.1, observer_gain=np.full((2, 1), 0.01),
-        residual_bound=0.1, iterations=5,
-    )  # fmt: skip
+        SYSTEM,
+        washout=2,
+        horizon=1,
+        input_range=ends,
+        input_error=0.1,
+        observer_gain=np.full((2, 1), 0.01),
+        residual_bound=0.1,
+        iterations=5,
+    )
 
 
 @pytest.mark.parametrize("radius", [1e-150, 1e-170, 1e-300, TINY])
@@ -94,8 +100,16 @@ def test_bounds_are_finite_and_of_the_claims_shape(horizon):
 
 def test_boxes_have_two_ends(horizon):
     one, two = np.ones(1), np.ones(2)
-    boxed = certify_horizon(SYSTEM, 2, initial_radius=0.5, input_radius=0.1, iterations=5, focus=[2],
-                            input_range=(-one, one), state_range=(-two, two))  # fmt: skip
+    boxed = certify_horizon(
+        SYSTEM,
+        2,
+        initial_radius=0.5,
+        input_radius=0.1,
+        iterations=5,
+        focus=[2],
+        input_range=(-one, one),
+        state_range=(-two, two),
+    )
     assert (boxed.bounds < horizon.bounds).any()
     none = np.zeros((2, 0))
     for change in ({"input_range": none, "state_range": none}, {"input_range": 9 * boxed.input_range},
@@ -194,9 +208,13 @@ def test_gains_of_an_observer_that_only_rounding_makes_stable():
     )  # fmt: skip
     with pytest.raises(CertificationError):
         certify_reinitialisation(
-            system, washout=2, horizon=2, input_range=(-np.ones(1), np.ones(1)),
-            observer_gain=np.array([[7e15, -6999999999999993.0]]), iterations=5,
-        )  # fmt: skip
+            system,
+            washout=2,
+            horizon=2,
+            input_range=(-np.ones(1), np.ones(1)),
+            observer_gain=np.array([[7e15, -6999999999999993.0]]),
+            iterations=5,
+        )
 
 
 def test_gates_that_underflow_let_something_through():
@@ -209,9 +227,18 @@ def test_gates_that_underflow_let_something_through():
         weights[1] = U
         system = GatedSystem(W=z((4, 1)), U=weights, b=np.array(b), C=np.ones((1, 1)), by=z(1), cell="lstm", dt=1.0)
         claim = DeltaIssCertificate(
-            system_digest=system.digest, method="forged", solver_status="", margin=0.1, versions={}, rate=0.5,
-            scale=np.array(scale), input_gain=np.ones(1), input_low=z(1), input_high=z(1), state_bound=np.array(bound),
-        )  # fmt: skip
+            system_digest=system.digest,
+            method="forged",
+            solver_status="",
+            margin=0.1,
+            versions={},
+            rate=0.5,
+            scale=np.array(scale),
+            input_gain=np.ones(1),
+            input_low=z(1),
+            input_high=z(1),
+            state_bound=np.array(bound),
+        )
         refused(claim, system, match="rate")
 
 

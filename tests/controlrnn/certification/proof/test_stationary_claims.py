@@ -135,10 +135,14 @@ def test_the_rounding_of_observers(seed):
     L = rng.standard_normal((2, 2)) * 10.0 ** rng.uniform(-3, 12, (2, 2))
     observer, spread = observer_system(system, L), inc.observer_spread(system, L)
     X = exact(L)
-    true = np.hstack([
-        exact(system.A) - X.dot(exact(system.C2)), exact(system.B2) - X.dot(exact(system.D22)), X,
-        exact(system.B1) - X.dot(exact(system.D21)),
-    ])  # fmt: skip
+    true = np.hstack(
+        [
+            exact(system.A) - X.dot(exact(system.C2)),
+            exact(system.B2) - X.dot(exact(system.D22)),
+            X,
+            exact(system.B1) - X.dot(exact(system.D21)),
+        ]
+    )
     rounded = np.hstack([observer.A, observer.B2, observer.B1])
     assert spread.shape == rounded.shape
     assert holds(Enclosure(rounded, spread), true)
