@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import Array, numbers, positive
+from controlrnn.checks import Array, numbers, positive, text
 from controlrnn.errors import DataError
 from controlrnn.records import Count, ListOf, Number, Numbers, Schema, Stored, Text
 from controlrnn.records.stored import Arrays, Meta, as_json, as_stored
@@ -140,7 +140,9 @@ class ClosedLoopResult(Stored):
                 object.__setattr__(self, f.name, kept)
         object.__setattr__(self, "status", tuple(Status(s) for s in self.status))
         object.__setattr__(self, "fallback", tuple(Fallback(f) for f in self.fallback))
-        object.__setattr__(self, "outside", tuple(self.outside) or ("",) * self.steps)
+        # In a file they are UTF-8, parted by zero bytes.
+        outside = tuple(text("outside", t).encode(errors="replace").decode().replace("\0", "") for t in self.outside)
+        object.__setattr__(self, "outside", outside or ("",) * self.steps)
 
     @property
     def steps(self) -> int:
@@ -266,8 +268,8 @@ class ClosedLoopResult(Stored):
 
     def record(self) -> tuple[Arrays, Meta]:
         """Arrays and metadata to store: statuses as indices, texts as bytes separated by zeros; see `Stored.record`."""
-        at = [t for t, text in enumerate(self.outside) if text]  # most steps have no text
-        texts = "\0".join(self.outside[t].replace("\0", "") for t in at)
+        at = [t for t, words in enumerate(self.outside) if words]  # most steps have no text
+        texts = "\0".join(self.outside[t] for t in at)
         values = vars(self) | {
             "status": np.array([_STATUSES.index(s) for s in self.status], dtype=np.int8),
             "fallback": np.array([_FALLBACKS.index(f) for f in self.fallback], dtype=np.int8),
@@ -296,8 +298,8 @@ class ClosedLoopResult(Stored):
             raise DataError(
                 f"{len(texts)} texts of what lay outside do not belong to {len(at)} of {len(outside)} steps"
             )
-        for t, text in zip(at, texts, strict=True):
-            outside[t] = text
+        for t, words in zip(at, texts, strict=True):
+            outside[t] = words
         return values | {
             "status": tuple(_STATUSES[i] for i in values["status"]),
             "cost": float(values["cost"]),
@@ -347,7 +349,7 @@ class ClosedLoopResult(Stored):
         acted = [f is not Fallback.NONE for f in self.fallback]
         for where, height, color, label in (
             (acted, 0.02, "C3", "fallback"),
-            ([text != "" for text in self.outside], 0.98, "C4", "outside of the calibrated region"),
+            ([words != "" for words in self.outside], 0.98, "C4", "outside of the calibrated region"),
         ):
             at = np.flatnonzero(where) * self.dt
             if len(at):

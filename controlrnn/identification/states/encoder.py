@@ -25,6 +25,7 @@ from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
 
 _ARRAYS = ("linear", "inner", "bias", "outer")
+_MOST_STEPS = 100_000  # some minutes for a small layer, which has settled long before
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +122,7 @@ def fit_encoder(
         past: Number n of past samples that the encoder uses.
         washout: Samples after which the model's run from zero serves as x*; at least ``past``.
         hidden: Units of the hidden layer; 0 for a linear encoder.
-        steps: Optimiser steps of the hidden layer.
+        steps: Optimiser steps of the hidden layer, at most 100 000.
         ridge: Weight of the squared linear coefficients, relative to the number of windows.
         seed: Seed of the hidden layer.
 
@@ -131,6 +132,7 @@ def fit_encoder(
     """
     count("past", past)
     positive("ridge", ridge)
+    hidden, steps = count("hidden", hidden, least=0), count("steps", steps, least=0, most=_MOST_STEPS)
     if not system.is_frozen or count("washout", washout) < past:
         raise SettingError(f"fit_encoder needs a frozen system and washout >= past = {past}, got washout {washout}")
     inputs, outputs = Scaler.fit([r.u for r in records]), Scaler.fit([r.y for r in records])
@@ -155,7 +157,7 @@ def fit_encoder(
     one = np.hstack([np.ones((len(z), 1)), z])
     penalty = ridge * len(z) * np.diag([0.0] + [1.0] * z.shape[1])
     linear = np.linalg.solve(one.T @ one + penalty, one.T @ x).T
-    inner, bias, outer = _hidden_layer(z, x - one @ linear.T, count("hidden", hidden, least=0), steps, seed)
+    inner, bias, outer = _hidden_layer(z, x - one @ linear.T, hidden, steps, seed)
     return StateEncoder(
         past=past,
         inputs=inputs,

@@ -77,6 +77,9 @@ def test_bad_input():
         fit_encoder(system, data, past=20, washout=10)
     with pytest.raises(DataError, match="longer than washout"):
         fit_encoder(system, data, past=20, washout=200)
+    for wrong in (-1, 2**31, 0.5):
+        with pytest.raises(SettingError, match="steps"):
+            fit_encoder(system, data, past=4, washout=50, steps=wrong)
     encoder = fit_encoder(system, data, past=4, washout=50, steps=2)
     with pytest.raises(ShapeError, match="last 4 samples"):
         encoder.estimate(np.zeros((3, 2)), np.zeros((3, 2)))

@@ -147,14 +147,22 @@ def test_a_result_is_read_as_it_was_stored():
         made(outside=()),
         made(outside=("", "", "", "last")),
         made(outside=("first\0part", "", "", "")),
+        made(outside=("\0", "a \ud800", "", "")),
     ):
         arrays, meta = one.record()
         again = ClosedLoopResult.from_record(arrays, meta)
         assert again.digest == one.digest
-        assert again.outside == tuple(text.replace("\0", "") for text in one.outside)
+        assert again.outside == one.outside
         assert (again.status, again.fallback, again.names, again.cost) == (one.status, one.fallback, one.names, 3.0)
         assert again.fault_kinds == ("DropOut",)
         assert type(again.cost) is float
+
+
+def test_what_no_file_could_hold_of_a_text_is_left_out():
+    made_of = made(outside=("\0", "first\0part", "a \ud800", ""))
+    assert made_of.outside == ("", "firstpart", "a ?", "")
+    with pytest.raises(ControlRnnError, match=r"outside\[0\] must be text"):
+        made(outside=(1, "", "", ""))
 
 
 @pytest.mark.parametrize(("at", "text"), [
