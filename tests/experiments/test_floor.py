@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from mpc_networks import declared_error
 
 from controlrnn.certification import certify_contraction
 from controlrnn.data import Signal
@@ -13,7 +14,7 @@ from controlrnn.greybox import beyond_ranges
 from controlrnn.systems import LureSystem
 from experiments import guaranteed_tanks
 from experiments.shared.floor import Known, KnownState, declared_parts, physical_parts
-from mpc import CalibrationMethod, Disturbances, ModelError, Predictor, Start, TightenedMPC, run_closed_loop
+from mpc import Disturbances, Predictor, Start, TightenedMPC, run_closed_loop
 from mpc.control.settings import grouped
 from plants import MultiTank
 
@@ -126,19 +127,7 @@ def test_residuals_are_known_as_far_as_they_may_change():
     contraction = certify_contraction(system)
 
     def declared(bounds, gain=None):
-        return ModelError(
-            bounds=np.reshape(bounds, (-1, 1)),
-            method=CalibrationMethod.SET_MEMBERSHIP,
-            coverage=1.0,
-            n=1,
-            length=100,
-            starts=50,
-            washout=0,
-            disturbance_gain=gain,
-            system_digest=system.digest,
-            data_digest=64 * "d",
-            observer_digest="",
-        )
+        return declared_error(system, np.reshape(bounds, (-1, 1)), gain, washout=0)
 
     drift = np.r_[0.0, np.full(10, 0.03)]
     made = declared_parts(

@@ -131,17 +131,19 @@ def switching(rng: np.random.Generator, steps: int, nu: int, hold: int = 5) -> n
     return np.repeat(rng.choice([-1.0, 1.0], (steps // hold + 1, nu)), hold, axis=0)[:steps]
 
 
-def declared_error(system: LureSystem, bounds: np.ndarray) -> ModelError:
+def declared_error(
+    system: LureSystem, bounds: np.ndarray, gain: float | None = None, *, washout: int = 20, n: int = 1
+) -> ModelError:
     """A model error that is known rather than calibrated; bounds (N + 1, ny)."""
     return ModelError(
         bounds=bounds,
         method=CalibrationMethod.SET_MEMBERSHIP,
         coverage=1.0,
-        n=1,
+        n=n,
         length=100,
         starts=50,
-        washout=20,
-        disturbance_gain=None,
+        washout=washout,
+        disturbance_gain=gain,
         system_digest=system.digest,
         data_digest=64 * "d",
         observer_digest="",

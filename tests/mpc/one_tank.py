@@ -6,12 +6,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from mpc_networks import signals
+from mpc_networks import declared_error, signals
 
 from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.systems import LureSystem
 from mpc import (
-    CalibrationMethod,
     ErrorMemory,
     ModelError,
     Predictor,
@@ -41,19 +40,7 @@ def tank(b: float = 1.0, d: float = 0.0, a: float = 0.9) -> LureSystem:
 
 def error(system: LureSystem, bounds: Any, gain: float | None = None) -> ModelError:
     """Declared, not calibrated."""
-    return ModelError(
-        bounds=np.reshape(np.asarray(bounds, dtype=float), (-1, 1)),
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=1,
-        length=100,
-        starts=50,
-        washout=0,
-        disturbance_gain=gain,
-        system_digest=system.digest,
-        data_digest=64 * "d",
-        observer_digest="",
-    )
+    return declared_error(system, np.reshape(np.asarray(bounds, dtype=float), (-1, 1)), gain, washout=0)
 
 
 @cache

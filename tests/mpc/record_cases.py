@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-from mpc_networks import switching
+from mpc_networks import declared_error, switching
 
 from controlrnn.data import Trajectory
-from mpc import CalibrationMethod, ModelError
 
 N = 6
 
@@ -30,16 +29,4 @@ def records(system, seeds, **options):
 
 
 def model_error(system, size=0.05, gain=None, observer_digest=""):
-    return ModelError(
-        bounds=size * np.ones((N + 1, 2)),
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=10,
-        length=100,
-        starts=50,
-        washout=20,
-        disturbance_gain=gain,
-        system_digest=system.digest,
-        data_digest=64 * "d",
-        observer_digest=observer_digest,
-    )
+    return replace(declared_error(system, size * np.ones((N + 1, 2)), gain, n=10), observer_digest=observer_digest)

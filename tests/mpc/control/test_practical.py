@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ T, GAIN = 70, 0.2
 
 
 def controller(observer):
-    error = replace(declared_error(SYSTEM, np.full((N + 1, 2), 0.02)), disturbance_gain=GAIN)
+    error = declared_error(SYSTEM, np.full((N + 1, 2), 0.02), GAIN)
     room = tighten(error, None, observer=observer)
     return TightenedMPC(PREDICTOR, observer, room, Tracking(output_weight=1.0, input_move_weight=0.05))
 

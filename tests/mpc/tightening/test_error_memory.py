@@ -6,13 +6,13 @@ from functools import cache
 import numpy as np
 import pytest
 from guaranteed_cases import SYSTEMS, signals
+from mpc_networks import declared_error
 
 from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, FileFormatError, InfeasibleError, SettingError, ShapeError
 from controlrnn.systems import change_system
 from mpc import (
-    CalibrationMethod,
     ErrorMemory,
     ModelError,
     Predictor,
@@ -55,22 +55,6 @@ class Remembering:
         return TightenedMPC(self.predictor, self.observer, self.tightening, **grouped(settings))
 
 
-def model_error(system, bounds, gain):
-    return ModelError(
-        bounds=bounds,
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=1,
-        length=100,
-        starts=50,
-        washout=0,
-        disturbance_gain=gain,
-        system_digest=system.digest,
-        data_digest=64 * "d",
-        observer_digest="",
-    )
-
-
 @cache
 def remembering(name):
     system = SYSTEMS[name]
@@ -86,11 +70,11 @@ def remembering(name):
         system, W + N, initial_radius=start.radius, metric=start.metric, input_radius=PUSH, iterations=60
     )
     growth = certify_horizon(system, N, initial_radius=observer.jump.radius, metric=observer.jump.metric, iterations=60)
-    tightened = tighten(model_error(system, np.tile(residual, (N + 1, 1)), None), joint, observer=observer)
+    tightened = tighten(declared_error(system, np.tile(residual, (N + 1, 1)), washout=0), joint, observer=observer)
     tightening = make_recursive(tightened, growth, observer=observer)
     terminal = terminal_set(predictor, contraction, horizon=N, jump=observer.jump)
     steps = np.arange(N + 1)[:, None] ** 0.7
-    drift = model_error(system, 0.15 * steps * residual, 1.0)
+    drift = declared_error(system, 0.15 * steps * residual, 1.0, washout=0)
     changes = certify_changes(observer, K, iterations=40)
     memory = make_error_memory(tightening, drift, changes, observer=observer, growth=growth)
     return Remembering(

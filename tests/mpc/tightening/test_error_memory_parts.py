@@ -50,7 +50,7 @@ def case(predictor):
     room = tighten(declared_error(system, 0.02 + 0.01 * steps), joint, observer=observer)
     tightening = make_recursive(room, growth, observer=observer)
     rising = np.array([0.0, 0.03, 0.01, 0.05, 0.04, 0.06])[:, None] * np.array([1.0, 2.0])
-    drift = replace(declared_error(system, rising), disturbance_gain=1.0)
+    drift = declared_error(system, rising, 1.0)
     return Case(observer, tightening, drift, tuple(change(observer, k) for k in range(1, K + 1)), growth)
 
 

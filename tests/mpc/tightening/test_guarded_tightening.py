@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
-from mpc_networks import NormContraction, NormHorizon, elman, signals, switching
+from mpc_networks import NormContraction, NormHorizon, declared_error, elman, signals, switching
 
 from controlrnn.errors import CertificationError, SettingError
 from mpc import (
-    CalibrationMethod,
-    ModelError,
     MovingHorizonObserver,
     Predictor,
     RunningOn,
@@ -24,19 +22,7 @@ def parts(system):
     observer = MovingHorizonObserver(
         predictor, STEPS, window=5, output_std=0.005, offset_std=0.01, guard=guard, trust=0.3, **settings
     )
-    error = ModelError(
-        bounds=np.full((N + 1, 2), 0.1),
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=1,
-        length=100,
-        starts=50,
-        washout=STEPS,
-        disturbance_gain=None,
-        system_digest=system.digest,
-        data_digest=64 * "d",
-        observer_digest="",
-    )
+    error = declared_error(system, np.full((N + 1, 2), 0.1), washout=STEPS)
     certificate = NormHorizon.of(system, STEPS + N, guard.restart.radius, 0.05)
     return observer, error, certificate, NormHorizon.of(system, N, observer.guard_distance.radius)
 

@@ -6,15 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from mpc_networks import elman, signals
+from mpc_networks import declared_error, elman, signals
 
 from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError, SettingError
 from mpc import (
-    CalibrationMethod,
     Disturbances,
-    ModelError,
     Predictor,
     TightenedMPC,
     Washout,
@@ -35,19 +33,7 @@ SYSTEM = elman(gain=0.6)
 
 
 def declared(bounds, gain=None):
-    return ModelError(
-        bounds=bounds,
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=1,
-        length=100,
-        starts=50,
-        washout=0,
-        disturbance_gain=gain,
-        system_digest=SYSTEM.digest,
-        data_digest=64 * "d",
-        observer_digest="",
-    )
+    return declared_error(SYSTEM, bounds, gain, washout=0)
 
 
 @cache
