@@ -137,13 +137,13 @@ def certify_entry(file: RoadFile, entry: Entry | Small, data: Dataset, *, skip: 
 
 def _reach(system: LureSystem, data: Dataset, sizes: Array, skip: int) -> float:
     """How many times its root mean square the largest error of the free run is, over what was fitted to."""
-    from controlrnn.identification.selection.folds import error_of, errors_of
+    from controlrnn.identification.selection.folds import errors_of, root_mean_square
 
-    records = data.train + data.validation
-    rms = error_of(system, records, sizes, skip)
+    errors = errors_of(system, data.train + data.validation, sizes, skip)
+    rms = root_mean_square(errors)
     if not 0 < rms < math.inf:
         return 1.0 if rms == 0 else math.inf
-    return float(np.abs(errors_of(system, records, sizes, skip)).max()) / rms
+    return float(np.abs(errors).max()) / rms
 
 
 def certify_best(file: RoadFile, fit: BestFit, data: Dataset) -> tuple[Certified, list[str]]:

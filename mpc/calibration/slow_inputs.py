@@ -50,11 +50,9 @@ def slow_runs(u: Array, limit: Array) -> NDArray[np.intp]:
     Returns:
         Shape (T + 1,): 0 at the first sample, before which nothing is known.
     """
-    runs = np.zeros(len(u) + 1, dtype=np.intp)
-    kept = slow(u[:-1], u[1:], limit)
-    for t in range(len(u)):
-        runs[t + 1] = runs[t] + 1 if t and kept[t - 1] else 1
-    return runs
+    t = np.arange(len(u))
+    broken = np.r_[True, ~slow(u[:-1], u[1:], limit)][: len(u)]  # a run begins with the input after a large move
+    return np.asarray(np.r_[0, t - np.maximum.accumulate(np.where(broken, t, 0)) + 1], dtype=np.intp)
 
 
 def slow_predictions(

@@ -78,17 +78,23 @@ def shortened(records: Sequence[Trajectory], most: int, *, pieces: int = 20) -> 
 
 def errors_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> Array:
     """Free-run errors in units of ``scale`` (ny,), after ``skip`` samples, of every output that is not missing (n,)."""
-    runs, _ = free_run(system, records, initial_states(system, records, skip))
-    errors = np.concatenate([((y - r.y) / scale)[skip:] for y, r in zip(runs, records, strict=True)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        runs, _ = free_run(system, records, initial_states(system, records, skip))
+        errors = np.concatenate([((y - r.y) / scale)[skip:] for y, r in zip(runs, records, strict=True)])
     known = np.concatenate([~r.missing[skip:] for r in records])
     return np.asarray(errors[known])
 
 
-def error_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> float:
-    """Root mean square of `errors_of`; infinite if the free run diverges."""
+def root_mean_square(errors: Array) -> float:
+    """Root mean square of errors (n,); infinite if they come from a free run that diverges."""
     with np.errstate(over="ignore", invalid="ignore"):
-        value = float(np.sqrt(np.mean(np.square(errors_of(system, records, scale, skip)))))
+        value = float(np.sqrt(np.mean(np.square(errors))))
     return value if np.isfinite(value) else np.inf
+
+
+def error_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> float:
+    """Root mean square of `errors_of`."""
+    return root_mean_square(errors_of(system, records, scale, skip))
 
 
 def pooled(errors: Sequence[float], every: Sequence[Fold], skip: int) -> float:
