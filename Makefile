@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # One BLAS thread a process: the matrices are small, and the tests run two processes.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-all docs mutants lint clean
+.PHONY: install demo test test-all docs notebooks mutants lint clean
 
 install: $(STAMP)
 
@@ -28,6 +28,10 @@ test-all: install
 docs: install
 	rm -rf docs/_build docs/api docs/gallery docs/sg_execution_times.rst
 	$(RUN) -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+
+# Notebooks of the examples, beside their scripts.
+notebooks: install
+	$(RUN) docs/_extensions/notebooks.py
 
 # Would the tests notice a wrong proof or promise? Takes hours; what is known to survive is in docs/mutants.md.
 mutants: install

@@ -17,6 +17,8 @@ project_copyright = author
 release = version = controlrnn.__version__
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+from notebooks import AROUND  # noqa: E402
+
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -40,6 +42,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "show_memory": False,
+    **AROUND,
 }
 
 # Public names, one page each, from the `__all__` of each package that api.md lists.

@@ -8,8 +8,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def loaded(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+def loaded(name, folder=EXAMPLES):
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -37,6 +37,22 @@ def test_a_network_of_somebody_else_is_certified(tmp_path):
     assert (ratio >= 1).all()
     assert ratio.max() < 4
     assert len(figure.axes[0].lines) == 2
+
+
+@pytest.mark.slow
+def test_the_tightened_loop_stays_below_its_limit_and_the_other_does_not():
+    room, runs, figure = loaded("tank_at_its_limit").main()
+    assert room.verified
+    assert runs["tightened"].violations == 0
+    assert runs["tightened"].y.max() > 18.5
+    assert runs["as predicted"].violations > 10
+    assert len(figure.axes[0].lines) == 3
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_the_notebook_beside_a_script_is_made_of_it(script):
+    notebooks = loaded("notebooks", EXAMPLES.parent / "docs" / "_extensions")
+    assert script.with_suffix(".ipynb").read_text() == notebooks.notebook(script), "run make notebooks"
 
 
 def test_an_example_fits_on_a_page_and_begins_as_the_gallery_asks():

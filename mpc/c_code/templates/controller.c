@@ -435,8 +435,8 @@ static void decide(State *s, const double *y, const double *reference, const dou
     if (info) *info = told;
 }
 
-void ${name}_step_watched(State *s, const double y[NM], const double *reference, const double *applied, double time,
-    double u[NU], Info *info)
+void ${name}_step_watched(State *s, const double y[NM], const double reference[(N + 1) * NM], const double *applied,
+    double time, double u[NU], Info *info)
 {
     decide(s, y, reference, applied, time, u, info, 0);
 }

@@ -166,10 +166,12 @@ void ${name}_step(${name}_state *state, const double y[${NAME}_NY], const double
 void ${name}_step_preview(${name}_state *state, const double y[${NAME}_NY],
     const double reference[(${NAME}_HORIZON + 1) * ${NAME}_NY], double u[${NAME}_NU], ${name}_info *info);
 
-/* As ${name}_step_preview with read-back and time stamp. applied: the input that acted since the last sample; null, or
-   NaN where it is not known, stands for the command. time: of this sample in seconds; NaN: it came when due. */
-void ${name}_step_watched(${name}_state *state, const double y[${NAME}_NY], const double *reference,
-    const double *applied, double time, double u[${NAME}_NU], ${name}_info *info);
+/* As ${name}_step_preview, with read-back and time stamp. applied: the input that acted since the last sample,
+   ${NAME}_NU numbers; null, or NaN where it is not known, stands for the command. time: of this sample in seconds;
+   NaN: it came when due. */
+void ${name}_step_watched(${name}_state *state, const double y[${NAME}_NY],
+    const double reference[(${NAME}_HORIZON + 1) * ${NAME}_NY], const double *applied, double time, double u[${NAME}_NU],
+    ${name}_info *info);
 
 /* Update the estimates with a sample whose input u the controller did not choose (warm-up, manual operation); NaN where it
    is not known: estimates go on with the input before, and are certified once that does not matter. */

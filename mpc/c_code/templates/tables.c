@@ -4,6 +4,10 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || defined(_M_FP_FAST)
+#error "missing readings are NaN, and sums are rounded as written: compile without -ffast-math, -Ofast, /fp:fast"
+#endif
+
 #define SIZE(n) ((n) > 0 ? (n) : 1)
 #define PLAIN 0
 #define WASHOUT 1

@@ -311,6 +311,20 @@ def test_self_test_notices_a_changed_number(plain, tmp_path):
 
 
 @needs_compiler
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
+def test_arithmetic_without_nan_is_refused_when_compiled(plain, flag, tmp_path):
+    """A missing reading would be used as a number, and bounds count on the order of sums."""
+    source, _ = controller_to_c(plain, tmp_path)
+    command = [CC, *STRICT, flag, "-c", str(source), "-o", str(tmp_path / "fast.o")]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode != 0
+    assert "missing readings are NaN" in made.stderr
+    assert (
+        subprocess.run([*command[:-1], str(tmp_path / "o"), "-fno-fast-math", "-fno-finite-math-only"]).returncode == 0
+    )
+
+
+@needs_compiler
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm on the path")
 def test_nothing_but_the_maths_library_is_called(plain, tmp_path):
     source, _ = controller_to_c(plain, tmp_path, name="mine")
