@@ -157,6 +157,7 @@ class CondensedProblem:
         self._input_hessian = (D.T * np.tile(self._move_root**2, self.inputs)) @ D
         bounded = np.tile(np.isfinite(limit), self.inputs)
         self._bounded = bounded
+        self._first_bounded = np.flatnonzero(bounded[: self.nu])
         self._move_limit = np.where(np.isfinite(limit), limit, 4.0)  # 4: further than any move
         self._any_bounded = bool(bounded.any())
         self._constraints = np.vstack([np.zeros((self._price.size, self.n)), D[bounded]])
@@ -203,7 +204,7 @@ class CondensedProblem:
         return SolverTable(
             inputs=self.inputs,
             limited=np.arange(self.predictor.ny)[self._limited],
-            bounded=np.flatnonzero(self._bounded[: self.nu]),
+            bounded=self._first_bounded,
             middle=self.middle,
             half=self.half,
             input_low=self.input_lower,
@@ -390,6 +391,12 @@ class CondensedProblem:
             # Zero stays admissible: the input before may be one that its limits forbid to follow.
             lower.append(np.minimum(-limit - moves, 0.0))
             upper.append(np.maximum(limit - moves, 0.0))
+            # Limits of first moves are bounds: range and move may leave one input alone, and as a row and a bound that
+            # ask for opposite sides of it they would be no program in floating point.
+            first = self._first_bounded
+            lower[0][first] = np.maximum(lower[0][first], lower[-1][: len(first)])
+            upper[0][first] = np.minimum(upper[0][first], upper[-1][: len(first)])
+            lower[-1][: len(first)], upper[-1][: len(first)] = -np.inf, np.inf
         return np.concatenate(lower), np.concatenate(upper)
 
     def _moves(self, sample: Sample, z: Array) -> Array:
@@ -411,11 +418,11 @@ def _clip(values: Array, lower: Array | float, upper: Array | float) -> Array:
 def _convex(H: Array, *, priced: bool) -> Array:
     """H, or if that is not positive definite the nearest matrix with eigenvalues above a share of the largest.
 
-    With linear prices all eigenvalues may be negative: then the largest absolute value counts.
+    Where all are negative, or prices are linear, the largest absolute value counts.
     """
     found = None if positive_definite(H) else eigen(H)
     if found is None:  # positive definite, or not finite: the QP solver rejects the latter
         return H
     values, rows = found
-    largest = max(values[-1], -values[0]) if priced else values[-1]
+    largest = max(values[-1], -values[0]) if priced or values[-1] <= 0 else values[-1]
     return weighted_squares(rows, np.maximum(values, FLATTEST * largest))

@@ -183,7 +183,7 @@ static void add_squares(int n, int rows, const double *weights, const double *X,
 /* Replace s->H by the nearest matrix with eigenvalues above a share of the largest (Jacobi's eigenvalue method). */
 static void make_convex(State *s)
 {
-    double *A = s->qp.J, *Q = s->qp.R, largest = 0, least, off = 1, all;
+    double *A = s->qp.J, *Q = s->qp.R, largest = 0, smallest = 0, least, off = 1, all;
     memcpy(A, s->H, sizeof s->H);
     memset(Q, 0, sizeof s->qp.R);
     for (int i = 0; i < VARIABLES; ++i) Q[i * VARIABLES + i] = 1;
@@ -211,6 +211,8 @@ static void make_convex(State *s)
             }
     }
     for (int i = 0; i < VARIABLES; ++i) largest = fmax(largest, A[i * VARIABLES + i]);
+    for (int i = 0; largest <= 0 && i < VARIABLES; ++i) smallest = fmin(smallest, A[i * VARIABLES + i]);
+    if (largest <= 0) largest = -smallest; /* all are negative */
     least = FLATTEST * largest;
     for (int i = 0; i < VARIABLES; ++i) {
         const double missing = least - A[i * VARIABLES + i];

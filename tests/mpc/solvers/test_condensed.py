@@ -186,6 +186,34 @@ def test_model_is_convex_where_the_objective_is_not(rng):
     assert min(smallest) > 0
 
 
+def test_model_is_convex_where_limits_bend_the_lagrangian_downwards_in_all_directions(rng):
+    ocp = problem(elman(nu=1, gain=2.0), 2, limit=0.3, input_move_weight=np.full(1, 1e-6))
+    scaled = CondensedProblem(ocp)
+    at = scaled.sample(sample(ocp, (0.3, 0.1)))
+    for _ in range(40):
+        plan, multipliers = scaled.plan(at, rng.uniform(-1, 1, 2)), 1e3 * rng.standard_normal(4)
+        values = np.linalg.eigvalsh(scaled.model(at, plan, multipliers).H)
+        assert values[0] >= 1e-4 * values[-1] > 0
+
+
+@pytest.mark.parametrize("before", [7.0, -6.0])
+def test_inputs_that_come_from_far_out_of_their_range_are_planned_for(before, rng):
+    """Range and move limit leave the first input one value: it is the only plan, and no failure."""
+    for seed in range(40):
+        ocp = problem(
+            elman(3, 1, rate=0.7, seed=seed),
+            2 + seed % 5,
+            move_limit=np.array([0.6]),
+            limit=0.1,
+            penalty=np.full(2, 1e5),
+        )
+        data = sample(ocp, rng.uniform(-3, 3, 2), x=2 * rng.standard_normal(3), before=[before])
+        solution = CondensedBackend(ocp, OPTIONS).solve(data)
+        assert solution.status is not Status.FAILED, (seed, solution.message)
+        assert solution.u[0, 0] == np.sign(before)
+        assert np.abs(np.diff(solution.u[:, 0])).max(initial=0.0) <= 0.6 + 1e-7  # controllers clip it
+
+
 def test_convergence_is_quadratic_where_gauss_newton_is_slow():
     """A reference far out of reach, with little price of moves: large residuals times large curvature."""
     ocp = problem(elman(6, gain=1.5), 15, limit=np.inf, input_move_weight=np.full(2, 0.01))
