@@ -19,11 +19,10 @@ from controlrnn.data import Scaler, Signal
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.identification.states.encoder import StateEncoder
 from controlrnn.systems import Activation, LureSystem, observer_system
+from experiments.shared.declared_probability import declared_error
 from mpc import (
-    CalibrationMethod,
     EncoderObserver,
     ErrorMemory,
-    ModelError,
     MovingHorizonObserver,
     Predictor,
     RunningOn,
@@ -181,23 +180,6 @@ def random_model(rng: np.random.Generator, spec: Spec) -> LureSystem:
     )  # fmt: skip
 
 
-def declared(system: LureSystem, bounds: Array, gain: float | None = None) -> ModelError:
-    """A model error that is declared; bounds (horizon + 1, ny)."""
-    return ModelError(
-        bounds=bounds,
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=1,
-        length=1000,
-        starts=500,
-        washout=0,
-        disturbance_gain=gain,
-        system_digest=system.digest,
-        data_digest=64 * "d",
-        observer_digest="",
-    )
-
-
 def build(index: int, seed: int) -> Member:
     """The ``index``-th member of the pool; where limits leave nothing, with smaller errors or another system."""
     spec, size = Spec.of(index), 0.08
@@ -316,7 +298,7 @@ def promises(
         iterations=100,
     )
     rows = np.tile(residual, (N + 1, 1))
-    tightening = tighten(declared(system, rows), joint, observer=observer)
+    tightening = tighten(declared_error(system, rows), joint, observer=observer)
     if not spec.terminal:
         return tightening, None, None
     growth = None
@@ -332,5 +314,5 @@ def promises(
     return (
         tightening,
         terminal,
-        make_error_memory(tightening, declared(system, moves, 1.0), changes, observer=observer, growth=growth),
+        make_error_memory(tightening, declared_error(system, moves, 1.0), changes, observer=observer, growth=growth),
     )

@@ -10,10 +10,39 @@ from __future__ import annotations
 
 import numpy as np
 
+from controlrnn.checks import Array
 from controlrnn.data import Dataset, Trajectory
+from controlrnn.systems import LureSystem
 from experiments.shared.study import Row
-from mpc import CoverageMet, DisturbanceFilter, ModelError, Observer, calibration_errors
+from mpc import CalibrationMethod, CoverageMet, DisturbanceFilter, ModelError, Observer, calibration_errors
 from mpc.promises.coverage_met import met
+
+
+def declared_error(
+    system: LureSystem, bounds: Array, gain: float | None = None, *, washout: int = 20, n: int = 1
+) -> ModelError:
+    """A model error that is declared rather than calibrated.
+
+    Args:
+        system: The model.
+        bounds: Its bounds, shape (N + 1, ny), output units.
+        gain: Gain of the disturbance filter; None without one.
+        washout: As of a calibration.
+        n: Records that it is said to be from.
+    """
+    return ModelError(
+        bounds=bounds,
+        method=CalibrationMethod.SET_MEMBERSHIP,
+        coverage=1.0,
+        n=n,
+        length=100,
+        starts=50,
+        washout=washout,
+        disturbance_gain=gain,
+        system_digest=system.digest,
+        data_digest=64 * "d",
+        observer_digest="",
+    )
 
 
 def declared_probability(residual: ModelError, memory: int) -> float:

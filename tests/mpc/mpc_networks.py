@@ -11,7 +11,7 @@ from controlrnn.certification import ContractionCertificate
 from controlrnn.data import Signal
 from controlrnn.errors import CertificationError
 from controlrnn.systems import LureSystem, observer_system
-from mpc import CalibrationMethod, ModelError
+from experiments.shared.declared_probability import declared_error as declared_error  # of tests, too
 
 
 def elman(nx: int = 4, nu: int = 2, ny: int = 2, *, rate: float = 0.8, seed: int = 8, gain: float = 0.5) -> LureSystem:
@@ -129,22 +129,3 @@ def signals(letter: str, n: int, limit: float) -> tuple[Signal, ...]:
 def switching(rng: np.random.Generator, steps: int, nu: int, hold: int = 5) -> np.ndarray:
     """Inputs at their limits, the worst that the actuators can do."""
     return np.repeat(rng.choice([-1.0, 1.0], (steps // hold + 1, nu)), hold, axis=0)[:steps]
-
-
-def declared_error(
-    system: LureSystem, bounds: np.ndarray, gain: float | None = None, *, washout: int = 20, n: int = 1
-) -> ModelError:
-    """A model error that is known rather than calibrated; bounds (N + 1, ny)."""
-    return ModelError(
-        bounds=bounds,
-        method=CalibrationMethod.SET_MEMBERSHIP,
-        coverage=1.0,
-        n=n,
-        length=100,
-        starts=50,
-        washout=washout,
-        disturbance_gain=gain,
-        system_digest=system.digest,
-        data_digest=64 * "d",
-        observer_digest="",
-    )
