@@ -252,8 +252,8 @@ def calibrate_closed_loop(
         "rounds": effort.rounds,
     }
     # Exploration may depend on its loops in any way; only the fresh loops of the attempts count for the promise.
-    run = Rounds(loops, start, target, n, settings, effort.inflation, None if checkpoint is None else Path(checkpoint))
-    run.declare(premises)
+    path = None if checkpoint is None else Path(checkpoint)
+    run = Rounds(loops, start, target, n, settings, effort.inflation, path, premises)
     total = run.explore(effort.rounds, effort.settled)
     for _ in range(effort.attempts):
         last = run.round(total, attempt=True)

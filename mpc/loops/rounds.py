@@ -145,6 +145,11 @@ class Rounds:
         settings: Settings that the rounds depend on, as JSON: a checkpoint with other settings is refused.
         inflation: Factor on the tightening that a round asks for.
         checkpoint: File of the completed rounds, or None.
+        premises: Premises of the controller that is run, as the user states them, or None.
+
+    Raises:
+        SettingError: The premises are not those of the start or of the loops, or the checkpoint is of another
+            calibration.
     """
 
     def __init__(
@@ -156,12 +161,16 @@ class Rounds:
         settings: dict[str, Any],
         inflation: float,
         checkpoint: Path | None,
+        premises: Premises | None,
     ) -> None:
         self.loops = loops
         self.start = start
         self.target = target
         self.n = n
-        self.settings = settings
+        #: Premises of the controller that is run, without those of records; None where nobody states them.
+        self.known = self._stated(premises)
+        # A checkpoint is of this very controller, as far as it is known.
+        self.settings = settings if self.known is None else settings | {"premises": self.known.digest}
         self.inflation = inflation
         self.checkpoint = checkpoint
         self.done: list[LoopRound] = []
@@ -169,7 +178,6 @@ class Rounds:
         self.missing = 0.0
         #: Whether a round was taken from the checkpoint, for whose maker this program does not vouch.
         self.restored = False
-        self._declared: Premises | None = None
         self._stored = self._load()
 
     def explore(self, rounds: int, settled: float) -> Array:
@@ -242,25 +250,25 @@ class Rounds:
         open_mode = self.target is LoopTarget.LIMITS and set(self.start.digests) <= NO_CLAIM
         name = "closed_loop" if open_mode else f"closed_loop_{self.target}"
         digests = kept | {name: digest({"total": total}, self.settings)}
-        return constant_parts(total, self.start.disturbance_gain, "nothing yet: calibration goes on", digests)
+        # A controller takes what claims something about predictions only with what that rests on.
+        text, gain = "nothing yet: calibration goes on", self.start.disturbance_gain
+        return constant_parts(total, gain, text, digests, premises=self.known)
 
-    def declare(self, premises: Premises | None) -> None:
-        """State the premises of the controller that is run, after comparing them with what others say of it.
-
-        Args:
-            premises: Its premises; None where they are not known.
-        """
-        if premises is None:
-            return
-        if not premises.observer:
-            raise SettingError("premises must be those of a controller, got none of an observer: take the controller's")
-        if premises.system != self.start.digests.get("system"):
-            raise SettingError("premises must be of the start's model, got another one: take the controller's premises")
-        if self.start.premises is not None:
-            _of_controller(premises).refuse_other("the premises", self.start.premises, "the start")
-        if isinstance(self.loops, SimulatedLoops):
-            _of_controller(premises).refuse_other("the premises", self.loops.premises(self.start), "the loops")
-        self._declared = premises
+    def _stated(self, premises: Premises | None) -> Premises | None:
+        """Premises of the controller that is run, after comparing what is said of it; None where nobody says it."""
+        of_start = self.start.premises
+        of_loops = self.loops.premises(self.start) if isinstance(self.loops, SimulatedLoops) else None
+        if premises is not None:
+            if not premises.observer:
+                raise SettingError("premises must be a controller's, got none of an observer: take the controller's")
+            if premises.system != self.start.digests.get("system"):
+                raise SettingError("premises must be of the start's model, got another: take the controller's premises")
+            for whose, other in (("the start", of_start), ("the loops", of_loops)):
+                if other is not None:
+                    _of_controller(premises).refuse_other("the premises", other, whose)
+        given = [one for one in (of_loops, of_start, premises) if one is not None]
+        # All errors of its loops count: none has to wait until inputs were slow.
+        return _of_controller(given[0]).also(move_window=None) if given else None
 
     def premises(self, tightening: Tightening) -> Premises | None:
         """Premises of the promise: those of the calibrated controller, where known, and of its loops.
@@ -268,11 +276,9 @@ class Rounds:
         Args:
             tightening: The accepted tightening.
         """
-        known = self.loops.premises(tightening) if isinstance(self.loops, SimulatedLoops) else self.start.premises
-        own = self._declared if known is None else known
-        if own is None:
+        if self.known is None:
             return None
-        return own.also(horizon=tightening.horizon, length=self.steps, missing=self.missing, loop=Loop.CLOSED)
+        return self.known.also(horizon=tightening.horizon, length=self.steps, missing=self.missing, loop=Loop.CLOSED)
 
     def _check(self, results: Sequence[ClosedLoopResult], tightening: Tightening) -> None:
         if len(results) != self.n:
@@ -315,7 +321,9 @@ def _of_controller(premises: Premises) -> Premises:
     return premises.also(length=None, missing=None, loop=None, horizon=None)
 
 
-def constant_parts(total: Array, gain: float | None, promise: str, digests: dict[str, str]) -> Tightening:
+def constant_parts(
+    total: Array, gain: float | None, promise: str, digests: dict[str, str], *, premises: Premises | None = None
+) -> Tightening:
     """Make a tightening that consists of one part.
 
     Args:
@@ -323,6 +331,7 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
         gain: Gain of the disturbance filter that corrects the predictions, or None.
         promise: Text of what holds.
         digests: Sources by name.
+        premises: What it rests on, or None.
     """
     zero = np.zeros_like(total)
     return Tightening(
@@ -332,6 +341,7 @@ def constant_parts(total: Array, gain: float | None, promise: str, digests: dict
         disturbance_gain=gain,
         promise=promise,
         digests=digests,
+        premises=premises,
     )._made()
 
 

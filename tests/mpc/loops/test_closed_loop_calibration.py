@@ -351,3 +351,61 @@ def test_a_controller_at_its_limit_is_calibrated_on_its_own_loops():
         for s in range(500, 560)
     ]
     assert np.mean(kept) >= 0.9
+
+
+def simulated(move_limit=0.2, steps=5):
+    """Loops of a small network behind a controller that moves slowly."""
+    system = elman(2, 1, 2)
+    predictor = Predictor(system, signals("u", 1, 1.0), signals("y", 2, 3.0))
+
+    def build(tightening):
+        made = TightenedMPC(
+            predictor, RunningOn(predictor, steps), tightening, TRACKING, limits=Limits(move_limit=move_limit)
+        )
+        plant = LurePlant(system, predictor.inputs, predictor.outputs)
+        return ClosedLoopSetup(plant, made, {"reference": [0.3, 0.1], "steps": 15, "noise_std": 0.02})
+
+    return SimulatedLoops(build), system
+
+
+def test_predictions_of_simulated_loops_are_calibrated_and_say_what_they_rest_on():
+    """No controller takes a tightening about predictions without premises, those of the rounds included."""
+    loops, system = simulated()
+    found = calibrate_closed_loop(
+        loops,
+        no_tightening(system.digest, N, 2),
+        seed=3,
+        coverage=0.5,
+        target="predictions",
+        effort=LoopEffort(loops=8),
+    )
+    own = found.tightening.premises
+    assert (own.loop, own.length, own.move_window) == ("closed", 15, None)
+    assert own.move_limit.tolist() == [0.2]
+    assert found.rounds[-1].kept >= found.rank
+
+
+def test_all_errors_of_loops_count_also_where_those_of_the_start_did_after_slow_inputs_only():
+    system = elman(2, 1, 2)
+    predictor = Predictor(system, signals("u", 1, 1.0), signals("y", 2, 1.0))
+    observer = RunningOn(predictor, 5)
+    stated = observer.premises.also(move_limit=[0.1], move_window=7)
+    start = replace(no_tightening(system.digest, N, 2), premises=stated)
+    asked = Loops()
+    found = calibrate_closed_loop(asked, start, seed=3).tightening
+    assert (found.premises.move_window, found.premises.move_limit.tolist()) == (None, [0.1])
+    later = TightenedMPC(predictor, observer, asked.calls[-1], TRACKING, limits=Limits(move_limit=0.1))
+    final = TightenedMPC(predictor, observer, found, TRACKING, limits=Limits(move_limit=0.1))
+    assert later.move_watch.limit is final.move_watch.limit is None  # the very controller that ran
+
+
+def test_rounds_of_a_controller_with_other_move_limits_are_not_taken_over(tmp_path):
+    path, settings = tmp_path / "rounds.npz", {"seed": 3, "coverage": 0.5, "effort": LoopEffort(loops=8)}
+    for limit in (0.2, 0.2, 0.1):
+        loops, system = simulated(limit)
+        start = no_tightening(system.digest, N, 2)
+        if limit == 0.1:
+            with pytest.raises(SettingError, match="of another calibration"):
+                calibrate_closed_loop(loops, start, checkpoint=path, **settings)
+        else:
+            calibrate_closed_loop(loops, start, checkpoint=path, **settings)

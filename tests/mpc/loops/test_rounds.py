@@ -40,7 +40,7 @@ class Loops:
 
 
 def rounds(loops, start=START, target=LoopTarget.LIMITS, n=3, settings=SETTINGS, checkpoint=None):
-    return Rounds(loops, start, target, n, settings, 1.1, checkpoint)
+    return Rounds(loops, start, target, n, settings, 1.1, checkpoint, None)
 
 
 def test_simulated_loops_are_those_of_monte_carlo(monkeypatch):
