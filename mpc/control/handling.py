@@ -233,6 +233,8 @@ def _parts(controller: ControllerParts) -> str:
     meta = {"horizon": controller.horizon, "mode": str(controller.mode), "kind": type(controller).__name__}
     meta |= {"watching": told(controller.premise_watch.watching), "economy": told(problem.economy)}
     meta["filter"] = controller.filter.gain
+    solvers = getattr(controller.backend, "backends", (controller.backend,))
+    meta["solver"] = [[type(one).__name__, told(getattr(one, "options", None))] for one in solvers]
     return digest(arrays, settings | meta)
 
 

@@ -12,6 +12,7 @@ from controlrnn.checks import Array, channels
 from controlrnn.data import Signal, Timing
 from controlrnn.data.sampling import same_dt
 from controlrnn.errors import SettingError
+from controlrnn.portable import told_apart
 from mpc.control.controller import TightenedMPC
 from mpc.predictor import Predictor
 from mpc.promises.premises import Premises, channels_of
@@ -137,9 +138,10 @@ def _fast_enough(plant: Plant, controller: TightenedMPC) -> None:
     for i in controller.problem.chosen:
         asked = min(controller.problem.move_limit[i], controller._span[i])
         if not asked <= able[i] * (1 + 1e-9):
+            most, manages = told_apart(float(asked), float(able[i]))
             raise SettingError(
-                f"plans move input {plant.inputs[i].name!r} by up to {asked:g} per sample, the plant's actuator "
-                f"manages {able[i]:g}: give the controller a move_limit of at most that"
+                f"plans move input {plant.inputs[i].name!r} by up to {most} per sample, the plant's actuator "
+                f"manages {manages}: give the controller a move_limit of at most that"
             )
 
 

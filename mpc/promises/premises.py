@@ -21,6 +21,7 @@ from controlrnn.checks import Array, as_array, count, positive, put, read_only, 
 from controlrnn.data import Signal, Trajectory
 from controlrnn.data.trajectory import Timing
 from controlrnn.errors import DataError, SettingError
+from controlrnn.portable import told_apart
 from controlrnn.records import Count, Digest, ListOf, Number, Numbers, Schema, Stored, TableOf, Text, digest
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
@@ -260,7 +261,8 @@ def _different(name: str, mine: Any, theirs: Any, inputs: tuple[str, ...]) -> li
         if mine.shape != theirs.shape:
             return [f"{said} of {len(mine)} inputs against {len(theirs)}"]
         return [
-            f"{said} of {inputs[i] if i < len(inputs) else f'input {i + 1}'} {mine[i]:.10g} against {theirs[i]:.10g}"
+            f"{said} of {inputs[i] if i < len(inputs) else f'input {i + 1}'} "
+            f"{' against '.join(told_apart(float(mine[i]), float(theirs[i])))}"
             for i in np.flatnonzero(mine != theirs)
         ]
     if mine == theirs:

@@ -162,3 +162,8 @@ def test_the_plant_and_the_loop_are_held_to_the_premises(parts):
     result = run_closed_loop(Plant(predictor()), made, reference=[0.5], steps=3, seed=0)
     assert result.certified.all()
     assert running()[0].premises.observer["steps"] == str(W)
+
+
+def test_premises_that_differ_by_a_unit_in_the_last_place_are_told_apart():
+    one, other = (Premises(system=SYSTEM.digest, dt=1.0, move_limit=[limit]) for limit in (0.3, 0.1 + 0.2))
+    assert one.differences(other) == ("move limit of input 1 0.3 against 0.30000000000000004",)
