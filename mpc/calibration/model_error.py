@@ -32,7 +32,7 @@ from controlrnn.records import Count, Digest, Number, Numbers, Part, Schema, Sto
 from controlrnn.systems import LureSystem, without_feedthrough
 from controlrnn.typed import typed
 from mpc.calibration.residuals import DisturbanceFilter, RecordErrors
-from mpc.calibration.slow_inputs import counted, measured_share, slow_premises, slow_words, stretch
+from mpc.calibration.slow_inputs import Counted, refuse_other_window, slow_differences, slow_premises, slow_words
 from mpc.observers.base import Observer
 from mpc.promises.order_statistics import clopper_pearson, pooled_quantile, rank_of
 from mpc.promises.premises import Premises, record_premises
@@ -161,6 +161,7 @@ class ModelError(Stored):
             DisturbanceFilter(self.disturbance_gain)
         if self.missing is not None:
             share("missing", self.missing)
+        refuse_other_window(self.premises, self.washout)
         number("measured", self.measured, above=0, most=1, what="a share in (0, 1]")
         if self.sources is not None:
             count("sources", self.sources, most=self.n)
@@ -255,13 +256,14 @@ class ModelError(Stored):
         operation = operation or Operation(loop=self.loop, missing=self.missing or 0.0, move_limit=self.move_limit)
         disturbance = None if self.disturbance_gain is None else DisturbanceFilter(self.disturbance_gain)
         parts = RecordErrors(system, self.horizon, self.washout, disturbance, observer, initial_state)
-        found = coverage_of(self.bounds, counted(trajectories, parts.of(trajectories, operation), operation)[1])
-        differs = self._differs(trajectories, operation)
+        counted = parts.of(trajectories, operation)
+        found = coverage_of(self.bounds, counted.errors)
+        differs = self._differs(trajectories, operation, counted)
         if differs:
             _log.warning("the promise of this model error does not cover these records: %s", differs)
         return Coverage(found.trajectories, found.steps, found.n, differs)
 
-    def _differs(self, trajectories: Sequence[Trajectory], operation: Operation) -> str:
+    def _differs(self, trajectories: Sequence[Trajectory], operation: Operation, counted: Counted) -> str:
         longest = max(len(record) for record in trajectories)
         said = []
         if longest > self.length:
@@ -270,10 +272,8 @@ class ModelError(Stored):
             said.append(f"{operation.missing:g} of the readings missing, calibrated with {self.missing:g}")
         if operation.loop is not self.loop:
             said.append(f"{operation.loop} loop, calibrated in {self.loop} loop")
-        if self.move_limit is not None and operation.move_limit is None:
-            said.append("predictions after any move, calibrated on those after slow ones")
-        elif self.move_limit is not None and (np.asarray(operation.move_limit) > self.move_limit).any():
-            said.append(f"predictions after moves of up to {operation.move_limit}, calibrated up to {self.move_limit}")
+        if self.move_limit is not None:
+            said += slow_differences(self.move_limit, self.starts, operation, counted)
         return "; ".join(said)
 
     def plot(self) -> Figure:
@@ -350,15 +350,15 @@ def calibrate(
     refuse_copies(records, others)
     digest_of_data = data_digest(records + others)
     parts = RecordErrors(system, horizon, washout, disturbance, observer, initial_state)
-    records, errors = counted(records, parts.of(records, operation), operation)
+    counted = parts.of(records, operation)
+    records, errors = counted.records, counted.errors
     rank = rank_of(len(records), coverage, confidence) if conformal else rank  # of those that count
     refuse_unmeasured(errors)
-    counting = parts.counting(records, operation)
     sources = sources_of(records)
     if confidence is not None and sources < len(records):
         raise DataError("confidence needs independent records, got pieces of one: leave confidence out, or record more")
     if conformal:
-        scale = _scale(counted(others, parts.of(others, operation, scale=True), operation)[1], others)
+        scale = _scale(parts.of(others, operation, scale=True).errors, others)
         # One score per start of a prediction; the largest one is the score of the record.
         scores = [np.nan_to_num(np.abs(e / scale)).max(axis=(1, 2)) for e in errors]
         if unit is CoverageUnit.STEP:
@@ -373,7 +373,7 @@ def calibrate(
         coverage=coverage,
         n=len(records),
         length=min(len(record) for record in records),
-        starts=stretch(counting),
+        starts=min(counted.stretches),
         washout=count("washout", washout, least=0),
         disturbance_gain=None if disturbance is None else disturbance.gain,
         system_digest=system.digest,
@@ -384,7 +384,7 @@ def calibrate(
         unit=unit,
         confidence=confidence,
         premises=slow_premises(record_premises(system, records), parts.limit(operation), washout),
-        measured=measured_share(records, None if operation.move_limit is None else counting),
+        measured=counted.measured(operation),
         sources=sources,
     )
 

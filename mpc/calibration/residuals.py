@@ -21,7 +21,7 @@ from controlrnn.errors import DataError, SettingError
 from controlrnn.kernels import simulate
 from controlrnn.systems import LureSystem
 from controlrnn.typed import typed
-from mpc.calibration.slow_inputs import slow_predictions
+from mpc.calibration.slow_inputs import Counted, becoming_slow, slow_predictions
 from mpc.observers.base import Observer
 from mpc.promises.promise import Operation
 from mpc.promises.records import fits_system
@@ -90,6 +90,7 @@ def calibration_errors(
     observer: Observer | None = None,
     initial_state: Array | None = None,
     gaps: NDArray[np.bool_] | None = None,
+    restarts: NDArray[np.intp] | None = None,
 ) -> Array:
     """Errors of a model k steps ahead along one record, less the disturbance estimate then: r[t+k] - dhat[t].
 
@@ -102,6 +103,7 @@ def calibration_errors(
         observer: Observer whose estimates dhat is formed with; None: x* itself.
         initial_state: Start of the run, shape (nx,); zero when left out.
         gaps: Flags of readings hidden from filter and observer, shape (T, ny); none when left out.
+        restarts: Samples at which the filter starts anew; none when left out.
 
     Returns:
         Shape (starts, horizon + 1, ny): one row per prediction start and step; NaN where the output is missing.
@@ -137,7 +139,8 @@ def calibration_errors(
     # The filter starts where the controller's would: with the first estimate that may be used.
     errors = measured_errors(system, x, u, seen)
     errors[: washout if observer is None else observer.steps] = np.nan
-    estimates = disturbance.run(errors)[first : first + starts, None, :]
+    pieces = np.split(errors, [] if restarts is None else restarts)
+    estimates = np.concatenate([disturbance.run(e) for e in pieces])[first : first + starts, None, :]
     if gaps is not None:  # until the first complete measurement a controller assumes no disturbance
         estimates = np.nan_to_num(estimates, nan=0.0)
     return np.asarray(windows - estimates)
@@ -154,46 +157,43 @@ class RecordErrors:
     observer: Observer | None
     initial_state: Array | None
 
-    def of(self, records: Sequence[Trajectory], operation: Operation, *, scale: bool = False) -> list[Array]:
-        """Model errors of each record, (starts, N + 1, ny) each; NaN where they do not count.
+    def of(self, records: Sequence[Trajectory], operation: Operation, *, scale: bool = False) -> Counted:
+        """Model errors of the records that count.
 
         Args:
             records: The records.
             operation: Gives the share of missing readings, and the move limit under which predictions count.
             scale: Whether they are records for the scale, for which missing readings are drawn separately.
+
+        Raises:
+            DataError: None of them counts, or one is too short.
         """
         # Each record's gaps are drawn independently, so that records stay exchangeable.
         seeds = np.random.SeedSequence([operation.seed, int(scale)]).spawn(len(records))
-        found = [self._one(r, operation.missing, s) for r, s in zip(records, seeds, strict=True)]
-        counting = self.counting(records, operation)
-        return [np.where(rows[:, :, None], e, np.nan) for e, rows in zip(found, counting, strict=True)]
+        found = [self._one(r, operation, s) for r, s in zip(records, seeds, strict=True)]
+        rows = [self._rows(r, operation) for r in records]
+        errors = [np.where(some[:, :, None], e, np.nan) for e, some in zip(found, rows, strict=True)]
+        return Counted(tuple(records), errors, rows).where_slow(operation)
 
-    def counting(self, records: Sequence[Trajectory], operation: Operation) -> list[NDArray[np.bool_]]:
-        """Which predictions of each record count, (starts, N + 1) each.
-
-        Args:
-            records: The records, none of them too short.
-            operation: Gives the move limit under which they do.
-        """
-        limit, found = self.limit(operation), []
+    def _rows(self, record: Trajectory, operation: Operation) -> NDArray[np.bool_]:
+        """Which predictions of a record count, shape (starts, N + 1)."""
+        limit, steps = self.limit(operation), self.horizon
         first = self.washout if self.observer is None else max(self.washout, self.observer.steps)
-        for record in records:
-            starts, steps = len(record) - self.horizon - first, self.horizon
-            rows = np.ones((starts, steps + 1), dtype=bool)
-            if limit is not None:
-                rows = slow_predictions(record.u, limit, window=self.washout, first=first, starts=starts, horizon=steps)
-            found.append(rows)
-        return found
+        starts = len(record) - steps - first
+        if limit is None:
+            return np.ones((starts, steps + 1), dtype=bool)
+        return slow_predictions(record.u, limit, window=self.washout, first=first, starts=starts, horizon=steps)
 
     def limit(self, operation: Operation) -> Array | None:
         """Move limit of the operation, shape (nu,); None where all predictions count."""
         given = operation.move_limit
         return None if given is None else channels("move_limit", given, self.system.nu, finite=False)
 
-    def _one(self, record: Trajectory, missing: float, seed: np.random.SeedSequence) -> Array:
+    def _one(self, record: Trajectory, operation: Operation, seed: np.random.SeedSequence) -> Array:
         gaps: NDArray[np.bool_] | None = None
-        if missing > 0:
-            gaps = np.random.default_rng(seed).random(record.y.shape) < missing
+        if operation.missing > 0:
+            gaps = np.random.default_rng(seed).random(record.y.shape) < operation.missing
+        limit = self.limit(operation)
         return calibration_errors(
             self.system,
             record,
@@ -203,6 +203,8 @@ class RecordErrors:
             observer=self.observer,
             initial_state=self.initial_state,
             gaps=gaps,
+            # As the controller's: what the filter learnt after large moves says nothing of what follows slow ones.
+            restarts=None if limit is None else becoming_slow(record.u, limit, self.washout),
         )
 
 

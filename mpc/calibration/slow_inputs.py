@@ -11,14 +11,15 @@ docs/theory/statistical_promise.md.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.checks import Array
 from controlrnn.data import Trajectory
-from controlrnn.errors import DataError
+from controlrnn.errors import DataError, SettingError
+from controlrnn.portable import told_apart
 from mpc.promises.premises import Premises
 from mpc.promises.promise import Operation
 
@@ -72,63 +73,82 @@ def slow_predictions(
     return np.asarray(slow_runs(u, limit)[t + k] >= window + k)
 
 
-def counted(
-    records: Sequence[Trajectory], errors: Sequence[Array], operation: Operation
-) -> tuple[tuple[Trajectory, ...], list[Array]]:
-    """Records with a prediction that counts to its last step, and their errors: the others are of another group.
+def becoming_slow(u: Array, limit: Array, window: int) -> NDArray[np.intp]:
+    """Samples before which inputs have just been slow for the window, where an estimate of errors starts anew.
+
+    Args:
+        u: Inputs of a record, shape (T, nu).
+        limit: As for `slow`.
+        window: Inputs in a row that have to be slow.
+    """
+    kept = slow_runs(u, limit)[:-1] >= window
+    return np.flatnonzero(kept[1:] & ~kept[:-1]) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Records with a prediction that counts to its last step, and their errors: others are of another group.
 
     Args:
         records: The records.
         errors: Of each, shape (starts, horizon + 1, ny), NaN where they do not count.
-        operation: Gives the move limit.
-
-    Raises:
-        DataError: There is none.
+        rows: Of each, which predictions count, shape (starts, horizon + 1).
     """
-    if operation.move_limit is None:
-        return tuple(records), list(errors)
-    # A prediction that counts to the last step counts at all steps before: so no step is without errors.
-    kept = [(r, e) for r, e in zip(records, errors, strict=True) if not np.isnan(e[:, -1]).all()]
-    if not kept:
-        raise DataError(
-            f"in none of {len(records)} records inputs keep move_limit {operation.move_limit} as long as washout and "
-            "horizon: record with slower inputs, or give operation, and the controller, a larger limit"
+
+    records: tuple[Trajectory, ...]
+    errors: list[Array]
+    rows: list[NDArray[np.bool_]]
+
+    def where_slow(self, operation: Operation) -> Counted:
+        """Those that are left under a move limit.
+
+        Args:
+            operation: Gives the limit.
+
+        Raises:
+            DataError: There is none.
+        """
+        if operation.move_limit is None:
+            return self
+        # A prediction that counts to the last step counts at all steps before: so no step is without errors.
+        kept = [i for i, e in enumerate(self.errors) if not np.isnan(e[:, -1]).all()]
+        n = len(self.records)
+        if not kept:
+            raise DataError(
+                f"in none of {n} records inputs keep move_limit {operation.move_limit} as long as washout and "
+                "horizon: record with slower inputs, or give operation, and the controller, a larger limit"
+            )
+        if len(kept) < n:
+            _log.info("inputs are slow for long enough in %d of %d records: these count", len(kept), n)
+        return Counted(
+            tuple(self.records[i] for i in kept), [self.errors[i] for i in kept], [self.rows[i] for i in kept]
         )
-    if len(kept) < len(records):
-        _log.info("inputs are slow for long enough in %d of %d records: these count", len(kept), len(records))
-    return tuple(r for r, _ in kept), [e for _, e in kept]
 
+    @property
+    def stretches(self) -> tuple[int, ...]:
+        """Length of the longest stretch of predictions that count to their last step, of each record."""
+        longest = []
+        for rows in self.rows:
+            ends = np.flatnonzero(np.diff(np.r_[False, rows[:, -1], False].astype(np.int8)))
+            longest.append(int(np.max(ends[1::2] - ends[::2], initial=0)))
+        return tuple(longest)
 
-def stretch(counting: Sequence[NDArray[np.bool_]]) -> int:
-    """Length of the longest stretch of predictions that count to their last step, in the record where it is shortest.
+    def measured(self, operation: Operation) -> float:
+        """Share of the outputs that were measured, of those that predictions that count are compared with, in [0, 1].
 
-    Args:
-        counting: Of each record, which predictions count, shape (starts, horizon + 1).
-    """
-    longest = []
-    for rows in counting:
-        ends = np.flatnonzero(np.diff(np.r_[False, rows[:, -1], False].astype(np.int8)))
-        longest.append(int(np.max(ends[1::2] - ends[::2], initial=0)))
-    return min(longest)
-
-
-def measured_share(records: Sequence[Trajectory], counting: Sequence[NDArray[np.bool_]] | None) -> float:
-    """Share of the outputs that were measured, of those that predictions that count are compared with, in [0, 1].
-
-    Args:
-        records: The records.
-        counting: As for `stretch`; None: share of all outputs of the records.
-    """
-    if counting is None:
-        return 1.0 - float(np.mean(np.concatenate([r.missing for r in records])))
-    found = []
-    for record, rows in zip(records, counting, strict=True):
-        first = len(record) + 1 - sum(rows.shape)
-        reached = np.zeros(len(record), dtype=bool)
-        for k in range(rows.shape[1]):
-            reached[first + k : first + k + len(rows)] |= rows[:, k]
-        found.append(record.missing[reached])
-    return 1.0 - float(np.mean(np.concatenate(found)))
+        Args:
+            operation: Without a move limit all outputs of the records count.
+        """
+        if operation.move_limit is None:
+            return 1.0 - float(np.mean(np.concatenate([r.missing for r in self.records])))
+        found = []
+        for record, rows in zip(self.records, self.rows, strict=True):
+            first = len(record) + 1 - sum(rows.shape)
+            reached = np.zeros(len(record), dtype=bool)
+            for k in range(rows.shape[1]):
+                reached[first + k : first + k + len(rows)] |= rows[:, k]
+            found.append(record.missing[reached])
+        return 1.0 - float(np.mean(np.concatenate(found)))
 
 
 def slow_premises(premises: Premises, limit: Array | None, window: int) -> Premises:
@@ -140,6 +160,39 @@ def slow_premises(premises: Premises, limit: Array | None, window: int) -> Premi
         window: Inputs before a prediction that have to have kept it.
     """
     return premises if limit is None else premises.also(move_limit=limit, move_window=window)
+
+
+def slow_differences(limit: Array, starts: int, operation: Operation, counted: Counted) -> list[str]:
+    """Texts of how predictions of records differ from those that a bound is promised for.
+
+    Args:
+        limit: Move limit of the calibration, shape (nu,).
+        starts: Predictions in a row that its promise is for.
+        operation: That of the records.
+        counted: The records.
+    """
+    if operation.move_limit is None:
+        return ["predictions after any move, calibrated on those after slow ones"]
+    for given, own in np.broadcast(operation.move_limit, limit):
+        if given > own:
+            found, calibrated = told_apart(float(given), float(own))
+            return [f"predictions after moves of up to {found}, calibrated up to {calibrated}"]
+    most = max(counted.stretches)
+    return [f"{most} predictions in a row count, calibrated on {starts}"] if most > starts else []
+
+
+def refuse_other_window(premises: Premises | None, washout: int) -> None:
+    """Raise SettingError where the window of slow inputs is not the washout, which is what a model remembers.
+
+    Args:
+        premises: Of a model error.
+        washout: Its washout.
+    """
+    if premises is not None and premises.move_window not in (None, washout):
+        raise SettingError(
+            f"move_window must be the washout of the calibration, {washout}, got {premises.move_window}: what a model "
+            "remembers; calibrate anew"
+        )
 
 
 def slow_words(premises: Premises | None) -> str:

@@ -129,6 +129,7 @@ class TightenedMPC(ControllerHandling):
         self.disturbance = OutputDisturbance(observer, N, self.filter, terminal is not None, *entering)
         self._answers = Answers(observer, guaranteed=terminal is not None)
         self._lower, self._upper = plan_limits(tightening, predictor, N, terminal)
+        self._answers.refuse_empty(self._lower, self._upper)
         self._widest = unlearnt_errors(tightening, N)
         self.learnt_errors = None if error_memory is None else self._learning(error_memory)
         self._input_lower, self._input_upper = predictor.input_limits()
@@ -140,9 +141,9 @@ class TightenedMPC(ControllerHandling):
         self.problem = tracking_problem(planner, N, tracking, limits, ranks, terminal=terminal, economy=economy)
         self.premise_watch = watch_of(self, safety.watching)
         self.range_watch = RangeWatch(self.problem.predictor.system)
-        self._wider = wider_limits(self, safety.watching)
         self._release_measured()
         self.premises = move_limited(self.premises, self.problem)
+        self._wider = wider_limits(self, safety.watching)
         self.move_watch = MoveWatch(self.premises)
         self.region_watch = None if safety.region is None else RegionWatch(safety.region, observer)
         self.backend = (solver.backend or CondensedBackend)(self.problem, solver.options or SolverOptions())
@@ -302,6 +303,8 @@ class TightenedMPC(ControllerHandling):
 
     def _believed(self, y: Array) -> tuple[Array, Array]:
         """Readings for the observer and those for everything else, with NaN for implausible ones."""
+        if self.move_watch.becomes_slow:
+            self.disturbance.forget_errors()
         error = self._output_error(y)
         expected = y - error + self.disturbance.estimate if self.observer.ready else np.full(len(y), np.nan)
         y, used = self.premise_watch.readings(y, error, expected, self.observer)

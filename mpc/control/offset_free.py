@@ -73,6 +73,11 @@ class OutputDisturbance:
         self._estimate: Array | None = None
         self._level = np.zeros((self._horizon + 2, self.predictor.ny))
 
+    def forget_errors(self) -> None:
+        """Let the first filter start anew where it enters limits: it has learnt of errors that are not calibrated."""
+        if self._entering[0]:
+            self._estimate = None
+
     @property
     def estimate(self) -> Array:
         """Output disturbance estimate by the first filter, shape (ny,); zero until a first complete measurement."""

@@ -59,15 +59,17 @@ def wider_limits(controller: ControllerParts, watching: Watching | None) -> tupl
         raise SettingError("wider is for fixed limits, got an error memory as well: leave one out")
     if wider.horizon < N or wider.digests.get("system") != controller.predictor.system.digest:
         raise SettingError(f"wider must be for this model and at least {N} steps, got {wider.horizon}: tighten anew")
+    if wider.premises is not None and wider.premises.move_window not in (None, controller.premises.move_window):
+        raise SettingError("wider is calibrated for slow inputs, which the tightening is not: calibrate both alike")
     if wider.premises is not None:
         wider.premises.also(length=None, missing=None, loop=None, horizon=None).refuse_other(
             "the wider tightening", controller.premises, "the controller"
         )
-    if wider.premises is not None and wider.premises.move_window not in (None, controller.premises.move_window):
-        raise SettingError("wider is calibrated for slow inputs, which the tightening is not: calibrate both alike")
     if (wider.total[: N + 1] < controller.tightening.total[: N + 1]).any():
         raise SettingError("wider must be at least the tightening at every step and output: calibrate it with more")
-    return plan_limits(wider, controller.predictor, N, controller.terminal)
+    found = plan_limits(wider, controller.predictor, N, controller.terminal)
+    controller._answers.refuse_empty(*found)
+    return found
 
 
 def check_forecast(controller: ControllerParts) -> None:
@@ -90,9 +92,10 @@ def catch_up(controller: ControllerParts, applied: ArrayLike | None, time: float
         ShapeError: ``applied`` does not fit.
         SettingError: ``time`` is not a finite number.
     """
-    if applied is None and time is None:
-        return
     watch, commanded = controller.premise_watch, controller._previous
+    if applied is None and time is None:
+        watch.since(None)
+        return
     told = None if applied is None else as_array("applied", applied, (controller.predictor.nu,), finite=False)
     passed, due = watch.since(None if time is None else number("time", time))
     if commanded is None:

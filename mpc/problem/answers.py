@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from controlrnn.checks import Array
+from controlrnn.errors import InfeasibleError
 from controlrnn.systems import answers_through_neurons
 from mpc.observers.base import Observer
 from mpc.predictor import Predictor
@@ -45,11 +46,26 @@ class Answers:
         #: The predictor of plans; the controller's own for models without feedthrough.
         self.planner: Predictor = predictor if guaranteed and through else predictor.with_answers
         self._ny = predictor.ny
+        self._names = [s.name for s in predictor.outputs]
         self.copies = self.planner.ny // predictor.ny
         self._more = np.zeros(self._ny)  # additional tightening just after an input; see the module docstring
         if self.copies > 1 and not through:
             gain = np.abs(predictor.system.C2[:, -predictor.nu :])
             self._more = gain @ (2 * observer.prediction_input_error + observer.command_error)
+
+    def refuse_empty(self, lower: Array, upper: Array) -> None:
+        """Raise InfeasibleError where nothing is left of an output just after an input, which step 0 changes already.
+
+        Args:
+            lower: Lower limits of readings by the tightening alone, shape (N + 1, ny).
+            upper: Upper limits, likewise.
+        """
+        low, high = lower + self._more, upper - self._more
+        for k, i in np.argwhere(low >= high)[: self.copies - 1]:
+            raise InfeasibleError(
+                f"tightening leaves nothing of output {self._names[i]!r} just after an input at step {k}: limits "
+                f"{low[k, i]:.4g} to {high[k, i]:.4g}; reduce its largest part, or the feedthrough"
+            )
 
     def wide(self, values: Array) -> Array:
         """Repeat values of the outputs (..., ny) for all outputs of plans, (..., copies ny)."""

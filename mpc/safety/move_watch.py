@@ -2,8 +2,9 @@
 
 Such an error says nothing about what follows larger moves (`mpc.calibration.slow_inputs`). Plans keep the move limit,
 but inputs that somebody else chose or an actuator took may not have, and what moved before the first sample is not
-known. So nothing is certified until inputs have kept the limit for as many samples as before a prediction that counts;
-what limits learnt meanwhile is forgotten.
+known. So nothing is certified until inputs have kept the limit for as many samples as before a prediction that counts.
+What limits learnt meanwhile is forgotten then, and so is a disturbance estimate that enters them, which remembers
+errors for longer than that.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class MoveWatch:
         self._before: Array | None = None
         self._last: Array | None = None
         self._run_before = 0
-        #: Inputs in a row between which all moves were slow, up to the window.
+        #: Inputs in a row between which all moves were slow, up to one more than the window.
         self.run = 0
 
     def take_over(self, old: MoveWatch) -> None:
@@ -46,6 +47,11 @@ class MoveWatch:
     def kept(self) -> bool:
         """Whether inputs have kept the limit for long enough."""
         return self.limit is None or self.run >= self.window
+
+    @property
+    def becomes_slow(self) -> bool:
+        """Whether inputs have kept the limit for just long enough, and had not one sample before."""
+        return self.limit is not None and self.run == self.window
 
     @property
     def words(self) -> str:
@@ -74,7 +80,7 @@ class MoveWatch:
     def _take(self, u: Array, known: bool) -> None:
         self._last, before, limit = read_only(u), self._before, self.limit
         goes_on = self._run_before > 0 and before is not None and limit is not None and bool(slow(before, u, limit))
-        self.run = min(self._run_before + 1 if goes_on else 1, self.window) if known else 0
+        self.run = min(self._run_before + 1 if goes_on else 1, self.window + 1) if known else 0
 
     def c_table(self) -> MoveTable | None:
         """Numbers that C code needs; None where nothing is watched."""

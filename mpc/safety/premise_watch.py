@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controlrnn.checks import Array, Choice, positive, put, read_only
+from controlrnn.checks import Array, Choice, number, positive, put, read_only
 from controlrnn.errors import SettingError
 from controlrnn.typed import typed
 from mpc.c_tables import PremiseTable
@@ -98,7 +98,7 @@ class Watching:
         wider: Tightening of the same premises that is used during the reaction WIDEN.
         safe_reference: Set point that is used during the reaction BACK_OFF, shape (ny,).
         promised: Probability that is compared with what happens; see `mpc.safety.coverage_watch`.
-        jitter: How late or early a sample may be, in sample times.
+        jitter: How late or early a sample may be, in sample times, below 0.5: where later, one was missed.
 
     Raises:
         SettingError: A reaction lacks a setting that it needs, or IGNORE is asked for a premise not about readings.
@@ -114,7 +114,7 @@ class Watching:
     def __post_init__(self) -> None:
         given = {Premise(name): Reaction(what) for name, what in self.reactions.items()}
         put(self, reactions={p: given.get(p, _DEFAULT.get(p, Reaction.REPORT)) for p in Premise})
-        positive("jitter", self.jitter)
+        number("jitter", positive("jitter", self.jitter), below=0.5, what="a share of the sample time in (0, 0.5)")
         for premise, what in given.items():
             if what is Reaction.IGNORE and premise not in _ABOUT_READINGS:
                 raise SettingError(f"reaction to {premise} must not be 'ignore', got it: that is for readings")
@@ -233,20 +233,25 @@ class PremiseWatch:
         Args:
             u: Its input, shape (nu,).
         """
-        self._time = None if self._time is None else self._time + self._dt
+        self._time = self._next_time
         cut, wrong = self.possible(u)
         if not wrong:
             self.inputs(u)
         return cut, wrong
 
+    @property
+    def _next_time(self) -> float | None:
+        """When the sample after the last one is due [s]; None where no stamp was given yet."""
+        return None if self._time is None else self._time + self._dt
+
     def since(self, time: float | None) -> tuple[int, bool]:
         """Number of sample times since the last sample, and whether this one came when due.
 
         Args:
-            time: Time stamp of this sample [s]; None: it came when due.
+            time: Time stamp of this sample [s]; None: it came when due, after the last one that has a stamp.
         """
         if time is None or self._time is None:
-            self._time = time
+            self._time = self._next_time if time is None else time
             return 1, True
         passed = (time - self._time) / self._dt
         self._time = time

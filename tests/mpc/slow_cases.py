@@ -17,7 +17,7 @@ LIMIT, WINDOW, W, K = 0.2, 20, 30, 2
 def slow_error(system, bounds, gain=None, limit=LIMIT, window=WINDOW):
     """Declared, for slow inputs."""
     stated = Premises(system=system.digest, dt=1.0, move_limit=[limit], move_window=window)
-    return replace(error(system, bounds, gain), premises=stated)
+    return replace(error(system, bounds, gain), washout=window, premises=stated)
 
 
 @cache
@@ -32,6 +32,14 @@ def slow(observer=None, **options):
     tightening, terminal = parts()
     settings = dict(output_weight=1.0, input_move_weight=1e-3, control_horizon=4, move_limit=LIMIT, **options)
     return TightenedMPC(predictor(), observer or washout(STEPS), tightening, terminal=terminal, **grouped(settings))
+
+
+def slow_corrected():
+    """Predictions and limits are corrected by a filter that remembers for longer than the window."""
+    observer = washout(STEPS)
+    tightening = tighten(slow_error(SYSTEM, np.full(N + 1, RESIDUAL), 0.05), None, observer=observer)
+    tracking = Tracking(output_weight=1.0, input_move_weight=1e-3, control_horizon=4)
+    return TightenedMPC(predictor(), observer, tightening, tracking, limits=Limits(move_limit=LIMIT))
 
 
 @cache
@@ -57,4 +65,14 @@ def slow_recalling(**options):
     )
 
 
-__all__ = ["CONTRACTION", "LIMIT", "WINDOW", "memory", "parts", "slow", "slow_error", "slow_recalling"]
+__all__ = [
+    "CONTRACTION",
+    "LIMIT",
+    "WINDOW",
+    "memory",
+    "parts",
+    "slow",
+    "slow_corrected",
+    "slow_error",
+    "slow_recalling",
+]

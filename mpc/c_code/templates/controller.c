@@ -178,8 +178,8 @@ static void catch_up(State *s, const double *applied, double time)
         due = fabs(passed - 1) <= JITTER;
         if (!due) s->now |= ${NAME}_BROKEN_TIME;
     }
-    s->has_time = isfinite(time);
-    s->time = time;
+    s->time = isfinite(time) ? time : s->time + ${NAME}_DT; /* without a stamp it came when it was due */
+    s->has_time |= isfinite(time);
     if (!s->has_previous) return;
     for (int j = 0; j < NU; ++j) {
         acted[j] = applied && isfinite(applied[j]) ? applied[j] : s->previous[j];

@@ -98,7 +98,7 @@ static void count_slow(State *s, const double *u, int unknown, int again)
         on = on && fabs(u[j] - s->slow_from[j]) <= room;
     }
     s->slow = unknown ? 0 : on ? s->slow_before + 1 : 1;
-    if (s->slow > MOVES) s->slow = MOVES;
+    if (s->slow > MOVES + 1) s->slow = MOVES + 1;
     memcpy(s->slow_last, u, sizeof s->slow_last);
 }
 
@@ -107,7 +107,16 @@ static int moved_slowly(const State *s)
 {
     return s->slow >= MOVES;
 }
+
+/* A disturbance estimate that enters limits starts anew once they have: it has learnt of errors that are not calibrated. */
+static void forget_fast(State *s)
+{
+    if (!PRACTICAL || s->slow != MOVES) return;
+    memset(s->disturbance, 0, sizeof s->disturbance);
+    s->has_disturbance = 0;
+}
 #else
+#define forget_fast(s) (void)0
 #define count_slow(s, u, unknown, again) (void)0
 #define moved_slowly(s) 1
 #endif
@@ -145,6 +154,7 @@ static void believe(State *s, const double *before, const double *y, double *see
 {
     double error[NY], after[NM];
     int complete = 1;
+    forget_fast(s);
     ${name}_model_output(s->x, before, error);
     for (int i = 0; i < NM; ++i) {
         seen[i] = isfinite(y[i]) ? y[i] : NAN;

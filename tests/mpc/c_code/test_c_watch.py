@@ -9,7 +9,7 @@ from one_tank import N, error, innovating, running
 from premise_cases import STEPS, SYSTEM, predictor, washing, washout
 from range_cases import CONTRACTION, ranged
 from range_cases import washout as ranged_washout
-from slow_cases import slow, slow_recalling
+from slow_cases import slow, slow_corrected, slow_recalling
 
 from controlrnn.data import Signal
 from controlrnn.errors import SettingError
@@ -74,6 +74,7 @@ CONTROLLERS = {
     "slow": slow,
     "slow, promised": lambda: slow(watching=Watching(promised=CoveragePromise(coverage=0.9, stretch=5, patience=5.0))),
     "slow, recalling": slow_recalling,
+    "slow, corrected": slow_corrected,
     "widening": lambda: reacting(reactions=dict.fromkeys(Premise, "widen")),
     "backing off": lambda: reacting(reactions=dict.fromkeys(Premise, "back_off")),
     "holding": lambda: reacting(reactions=dict.fromkeys(("inputs", "actuators", "time"), "hold")),
@@ -194,3 +195,34 @@ def test_what_c_does_not_watch_is_refused(tmp_path):
     limits = PlausibilityLimits(sensors=(Signal("level", "m", -2.0, 2.0),))
     with pytest.raises(SettingError, match="refuses absurd readings only"):
         controller_to_c(washing(watching=Watching(plausibility=limits)), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["washout", "slow"])
+def test_stamps_and_read_backs_now_and_then_are_the_same(name, tmp_path):
+    """A sample without a stamp came when it was due, whether or not its input is read back."""
+    made = CONTROLLERS[name]()
+    theirs = CompiledController(made, tmp_path, flags=SANITISED)
+    for seed in range(6):
+        rng, told, late = np.random.default_rng(seed), [], 0
+        for acting in (made, theirs):
+            acting.reset()
+        for _ in range(made.observer.steps + 2):
+            for acting in (made, theirs):
+                acting.record([0.0], [0.0])
+        x, both, seen = np.zeros(1), None, set()
+        for t in range(60):
+            missed = 2 * (rng.random() < 0.05)
+            late += missed
+            time = None if rng.random() < 0.5 or missed else float(t + late)
+            seen |= set() if time is None else {late}
+            read = both if both is not None and rng.random() < 0.5 else (None, None)
+            both = [
+                acting.step(x, [0.4], time=time, applied=None if last is None else last.u)
+                for acting, last in zip((made, theirs), read, strict=True)
+            ]
+            x = SYSTEM.step(x, both[0].u)
+            told.append(both)
+        for ours, others in told:
+            assert (ours.broken, ours.certified) == (others.broken, others.certified)
+        named = {p for ours, _ in told for p in ours.broken}
+        assert (Premise.TIME in named) is (len(seen) > 1)  # between two stamps

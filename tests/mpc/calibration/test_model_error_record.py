@@ -131,7 +131,7 @@ def test_readings_for_the_scale_are_hidden_on_their_own(system):
     found = calibrate(system, made[:10], scale_trajectories=made[10:], disturbance=GAIN, operation=operation, **OPTIONS)
     ratios = []
     for own in (True, False):
-        parts = RecordErrors(system, 3, 8, GAIN, None, None).of(made[10:], operation, scale=own)
+        parts = RecordErrors(system, 3, 8, GAIN, None, None).of(made[10:], operation, scale=own).errors
         rms = np.sqrt(np.mean(np.concatenate(parts) ** 2, axis=0))
         ratio = found.bounds / np.maximum(rms, 1e-3 * rms.max(axis=0))
         ratios.append(ratio.max() / ratio.min() - 1)

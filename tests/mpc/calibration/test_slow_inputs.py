@@ -9,6 +9,7 @@ from mpc_networks import elman, signals
 from controlrnn.data import Trajectory
 from controlrnn.errors import DataError, SettingError, ShapeError
 from mpc import DisturbanceFilter, ModelError, Operation, Predictor, RunningOn, calibrate, tighten
+from mpc.calibration.residuals import RecordErrors
 from mpc.calibration.slow_inputs import slow_predictions, slow_runs
 
 LIMIT, HORIZON, WASHOUT = 0.1, 3, 8
@@ -143,7 +144,10 @@ def test_what_the_bound_rests_on_is_said_and_stored(small, tmp_path):
     assert again.digest == found.digest
     wide = found.coverage_on(small, records[:3], operation=Operation())
     assert "after any move" in wide.differs
-    assert found.coverage_on(small, records[:3]).differs == ""
+    # As many predictions in a row as in the record with the fewest, and more.
+    runs = [found.coverage_on(small, [r]).differs for r in records[:20]]
+    assert "" in runs
+    assert any(f"predictions in a row count, calibrated on {found.starts}" in said for said in runs)
 
 
 def test_readings_that_are_missing_do_not_count_and_records_without_any_left_do_not_either(small):
@@ -281,3 +285,31 @@ def test_actuators_that_miss_their_commands_keep_no_limit(small):
     assert kept.premises.move_limit.tolist() == [LIMIT, LIMIT]
     with pytest.raises(SettingError, match="move_window needs the move_limit"):
         kept.premises.also(move_limit=None)
+
+
+@pytest.mark.parametrize("gain", [0.02, 0.3, 1.0])
+def test_errors_that_count_do_not_depend_on_what_was_read_after_large_moves(small, gain):
+    """As in the controller, the disturbance estimate starts anew once inputs have been slow for the window."""
+    record = made(small, 1, jumps=0)
+    u, y = np.array(record.u), np.array(record.y)
+    u[20:] += 2.0
+    quiet = Trajectory(u, y, small.dt)
+    y[21:27] += 5.0  # in the window after the large move
+    errors = [
+        RecordErrors(small, HORIZON, WASHOUT, DisturbanceFilter(gain), None, None).of([r], SLOW).errors[0]
+        for r in (quiet, Trajectory(u, y, small.dt))
+    ]
+    known = ~np.isnan(errors[0]).any(axis=2)
+    np.testing.assert_array_equal(known, ~np.isnan(errors[1]).any(axis=2))
+    first = np.flatnonzero(known[:, 0])
+    assert {20, len(u) - HORIZON - WASHOUT - 1} <= set(first.tolist())
+    np.testing.assert_array_equal(errors[0][first], errors[1][first])
+    assert (errors[0][20, 0] == 0).all()  # the estimate is the first error
+
+
+def test_another_window_than_the_washout_is_none(small):
+    records = [made(small, i, jumps=0) for i in range(20)]
+    found = calibrate(small, records[:10], scale_trajectories=records[10:], operation=SLOW, **OPTIONS)
+    for window in (0, WASHOUT - 1, WASHOUT + 1):
+        with pytest.raises(SettingError, match=f"move_window must be the washout of the calibration, 8, got {window}"):
+            replace(found, premises=found.premises.also(move_window=window))

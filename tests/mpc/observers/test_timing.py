@@ -12,7 +12,7 @@ from random_systems import random_system
 
 from controlrnn.certification import certify_contraction, certify_horizon
 from controlrnn.data import Dataset, Timing, Trajectory
-from controlrnn.errors import DataError, SettingError
+from controlrnn.errors import DataError, InfeasibleError, SettingError
 from controlrnn.identification import fit_encoder, identify, identify_arx, identify_subspace
 from controlrnn.models import LTI
 from controlrnn.systems import carry_input
@@ -22,10 +22,12 @@ from mpc import (
     MovingHorizonObserver,
     Predictor,
     RunningOn,
+    Safety,
     StateObserver,
     TightenedMPC,
     Tracking,
     Washout,
+    Watching,
     calibrate,
     learn_region,
     no_tightening,
@@ -287,3 +289,26 @@ def test_engines_keep_limits_at_step_0_or_refuse():
     np.testing.assert_allclose(runs[0].u, runs[1].u, atol=2e-3)
     with pytest.raises(SettingError, match="answer to the first input at once"):
         lead_controller(-0.9, backend=DoMpcBackend)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_tightening_that_leaves_nothing_just_after_an_input_is_refused(wide):
+    """No input changes the reading of step 0, but the output just after it: crossing limits disabled the solver."""
+    predictor = Predictor(tank(0.3, 0.5), signals("u", 1, 1.0), signals("y", 1, 1.0))
+    observer = RunningOn(predictor, 5)
+    rows = np.full((2, N + 1), 0.1)
+    rows[1, 0] = 1.2
+    usual, large = (tighten(error(predictor.system, r), None, observer=observer) for r in rows)
+    safety = Safety(watching=Watching(wider=large)) if wide else None
+    tracking = Tracking(output_weight=1.0, input_move_weight=1.0)
+    with pytest.raises(InfeasibleError, match=r"'y1' just after an input at step 0: limits 0\.2 to -0\.2"):
+        TightenedMPC(
+            predictor,
+            observer,
+            usual if wide else large,
+            Tracking(output_weight=1.0, input_move_weight=1.0),
+            safety=safety,
+        )
+    plain = Predictor(tank(0.3), signals("u", 1, 1.0), signals("y", 1, 1.0))
+    made = tighten(error(plain.system, rows[1]), None, observer=RunningOn(plain, 5))
+    TightenedMPC(plain, RunningOn(plain, 5), made, tracking)

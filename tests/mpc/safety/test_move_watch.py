@@ -9,14 +9,19 @@ from one_tank import RESIDUAL, N
 from premise_cases import CONTRACTION, STEPS, SYSTEM, Loop, predictor, washing, washout
 from slow_cases import LIMIT, WINDOW, memory, parts, slow, slow_error, slow_recalling
 
+from controlrnn.data import Signal, Trajectory
 from controlrnn.errors import SettingError
 from mpc import (
     CoveragePromise,
+    DisturbanceFilter,
+    Operation,
+    Predictor,
     Premise,
     RunningOn,
     TightenedMPC,
     Tracking,
     Watching,
+    calibrate,
     certify_changes,
     make_error_memory,
     tighten,
@@ -211,3 +216,67 @@ def test_a_wider_tightening_for_slow_inputs_needs_one_that_is_watched():
     wide = tighten(slow_error(SYSTEM, np.full(N + 1, 0.3)), None, observer=washout(STEPS))
     with pytest.raises(SettingError, match="wider is calibrated for slow inputs"):
         washing(watching=Watching(wider=wide))
+
+
+def test_a_wider_tightening_of_loops_that_moved_slower_is_refused():
+    """Its loops say nothing of larger moves; only its window was compared."""
+    tightening, _ = parts()
+    stated = tightening.premises.also(move_limit=[LIMIT / 2], move_window=None)
+    wide = replace(tighten(slow_error(SYSTEM, np.full(N + 1, 0.3)), None, observer=washout(STEPS)), premises=stated)
+    with pytest.raises(SettingError, match=r"the wider tightening and the controller .* valve 0\.1 against"):
+        washing(watching=Watching(wider=wide))
+    with pytest.raises(SettingError, match=r"the wider tightening and the controller .* 0\.1 against 0\.2"):
+        slow(watching=Watching(wider=wide))
+
+
+def residuals(u, rng):
+    """Small, but for some samples after a large move."""
+    left, rows = 0, []
+    for t in range(len(u)):
+        left = 10 if t > 1 and abs(u[t - 1] - u[t - 2]) > LIMIT * 1.001 else max(left - 1, 0)
+        rows.append(0.05 * rng.uniform(-1, 1) + 3.0 * (left > 0))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("gain", [0.05, 0.2])
+def test_what_predictions_are_corrected_by_forgets_errors_after_large_moves(gain):
+    """A filter remembers them for longer than the window, and where nothing is read nobody notices that it does."""
+
+    def record(seed):
+        rng = np.random.default_rng(seed)
+        u = np.clip(np.cumsum(rng.uniform(-LIMIT, LIMIT, 100)), -1, 1)[:, None]
+        y = SYSTEM.simulate(u)[0] + residuals(u[:, 0], rng)[:, None]
+        return Trajectory(u, y, 1.0, name=f"record {seed}")
+
+    records = [record(seed) for seed in range(20)]
+    tall = Predictor(SYSTEM, predictor().inputs, (Signal("level", "m", -10.0, 10.0),))
+    observer = RunningOn(tall, WINDOW, contraction=CONTRACTION)
+    calibrated = calibrate(
+        SYSTEM,
+        records,
+        method="set_membership",
+        inflation=1.3,
+        horizon=3,
+        washout=WINDOW,
+        disturbance=DisturbanceFilter(gain),
+        operation=Operation(move_limit=LIMIT),
+    )
+    made = TightenedMPC(
+        tall, observer, tighten(calibrated, None, observer=observer), WEIGHTS, limits=Limits(move_limit=LIMIT)
+    )
+    rng, x, u, moved, certified = np.random.default_rng(1), np.zeros(1), np.zeros(1), [0.0, 0.0], 0
+    for t in range(140):
+        true = SYSTEM.output(x, u) + residuals(np.array(moved), rng)[-1]
+        y = np.full(1, np.nan) if 70 <= t < 110 else true
+        if t < WINDOW + 2 or t == 60:
+            u = u if t != 60 else u - 0.7 * np.sign(u)
+            made.record(y, u)
+        else:
+            told = made.step(y, [0.4])
+            u = told.u
+            if told.certified:
+                certified += 1
+                assert abs(true - told.y_predicted[0])[0] <= made.tightening.predictive[0, 0]
+        moved.append(float(u[0]))
+        x = SYSTEM.step(x, u)
+    assert certified > 60

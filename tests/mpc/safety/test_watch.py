@@ -234,6 +234,7 @@ def test_plausibility_limits_are_part_of_the_controller():
         ({"reactions": {"weather": "hold"}}, "premise must be one of"),
         ({"reactions": {"drift": "panic"}}, "reaction must be one of"),
         ({"jitter": 0.0}, "jitter"),
+        ({"jitter": 0.5}, "jitter"),
     ],
 )
 def test_impossible_settings_are_refused(given, match):
@@ -244,3 +245,15 @@ def test_impossible_settings_are_refused(given, match):
 def test_every_reaction_is_known():
     assert [str(r) for r in Reaction] == ["report", "ignore", "widen", "back_off", "hold"]
     assert W == 30
+
+
+@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("missed", [0, 3])
+def test_samples_between_two_stamps_came_when_they_were_due(applied, missed):
+    """Whether or not something is read back with them: a gap is noticed at the next stamp, and nothing else."""
+    loop = Loop(washing())
+    for t in range(6):
+        told = {"time": float(t)} if t in (0, 1, 5) else {}
+        told |= {"time": float(t + missed)} if t == 5 else {}
+        step = loop.step(0.5, applied=loop.u if applied else None, **told)
+        assert (Premise.TIME in step.broken) is (t == 5 and missed > 0)
