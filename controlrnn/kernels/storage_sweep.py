@@ -96,8 +96,8 @@ def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, flo
 
     Args:
         T: Shape (nx, nz).
-        lower: Shape (nv, nz).
-        upper: Shape (nv, nz).
+        lower: Shape (1, nv, nz), or (K, nv, nz) where every stage has its own.
+        upper: Likewise.
         terminal: Shape (nz, nz).
         theta: Shape (K, nv + nu).
         values: Out, multipliers and rho, shape (K, nv + nu).
@@ -107,10 +107,11 @@ def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, flo
         through: Out, T Z, shape (K, nx, nx).
         floor: Least size of a storage.
     """
-    K, n, nv = theta.shape[0], T.shape[0], lower.shape[0]
+    K, n, nv = theta.shape[0], T.shape[0], lower.shape[1]
     nu = theta.shape[1] - nv
-    lower_t, T_t = np.ascontiguousarray(lower.T), np.ascontiguousarray(T.T)
-    weighted = np.empty_like(upper)
+    last = lower.shape[0] - 1
+    lower_t, T_t = np.ascontiguousarray(lower.transpose(0, 2, 1)), np.ascontiguousarray(T.T)
+    weighted = np.empty_like(upper[0])
     G = np.empty_like(terminal)
     demand = terminal
     for j in range(K):
@@ -125,9 +126,9 @@ def forward(T, lower, upper, terminal, theta, values, scales, P, Z, through, flo
         for i in range(nv + nu):
             values[j, i] = scale * math.exp(theta[j, i])
         for i in range(nv):
-            for k in range(upper.shape[1]):
-                weighted[i, k] = values[j, i] * upper[i, k]
-        half = np.dot(lower_t, weighted)
+            for k in range(upper.shape[2]):
+                weighted[i, k] = values[j, i] * upper[min(j, last), i, k]
+        half = np.dot(lower_t[min(j, last)], weighted)
         for i in range(G.shape[0]):
             for k in range(G.shape[0]):
                 G[i, k] = demand[i, k] + half[i, k] + half[k, i]
@@ -142,8 +143,8 @@ def backward(lower, upper, values, scales, Z, through, d_P, d_rho, gradient):
     """Compute the gradient by theta from the derivatives of the objective by each storage and rho.
 
     Args:
-        lower: Shape (nv, nz).
-        upper: Shape (nv, nz).
+        lower: Shape (1, nv, nz), or (K, nv, nz) where every stage has its own.
+        upper: Likewise.
         values: Multipliers and rho from `forward`.
         scales: Scales from `forward`.
         Z: Maximisers from `forward`.
@@ -152,12 +153,12 @@ def backward(lower, upper, values, scales, Z, through, d_P, d_rho, gradient):
         d_rho: Shape (K, nu).
         gradient: Out, shape (K, nv + nu).
     """
-    K, n, nv, nu = values.shape[0], d_P.shape[1], lower.shape[0], d_rho.shape[1]
+    K, n, nv, nu, last = values.shape[0], d_P.shape[1], lower.shape[1], d_rho.shape[1], lower.shape[0] - 1
     Pi = np.zeros((n, n))  # derivative of the objective by the storage of the present stage
     for j in range(K - 1, -1, -1):
         Pi = Pi + d_P[j]
         ZPi = np.dot(Z[j], Pi)
-        left, right = np.dot(lower, ZPi), np.dot(upper, Z[j])
+        left, right = np.dot(lower[min(j, last)], ZPi), np.dot(upper[min(j, last)], Z[j])
         total = 0.0
         for i in range(nv):
             part = 0.0

@@ -6,7 +6,7 @@ has 100 networks, of a size that it does not state. For every sequence length th
 semidefinite program and by our Riccati search, with and without known boxes, and set against gradient ascent and random
 sampling. What known boxes save is smaller than the error of the search, so that the program alone decides on it.
 
-Boxes: inputs in [-1, 1], initial states in [-1, 1]; a neuron's slopes are those of all steps joined.
+Boxes: inputs in [-1, 1], initial states in [-1, 1], carried on by intervals; a neuron has its own slopes at every step.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ def claims(rows: Sequence[Row], lengths: Sequence[int]) -> list[Claim]:
 
     def boxes(value: float, at: int) -> Claim:
         errs = f"{np.median(error[:, at]):.2f} %"
-        remark = f"by the program, the search errs by {errs}; slopes of all steps joined, of each alone could save more"
+        remark = f"by the program, the search errs by {errs}; size and plant of the paper's networks are not stated"
         text, published = f"known boxes save {value} % at length {lengths[at]}", f"{value} % (sec. V)"
-        return claim(text, published, saved[:, at], unrefuted(decide_value(saved[:, at], value)), "%", remark)
+        return claim(text, published, saved[:, at], decide_value(saved[:, at], value), "%", remark)
 
     return [
         claim("no attack exceeds a certified constant", "by theorem", sdp[:, last] / active[:, last],

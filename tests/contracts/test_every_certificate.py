@@ -222,6 +222,21 @@ KINDS = {
             "negative rho": lambda c: {"rho": -c.rho},
         },
     ),
+    "lipschitz in boxes": Kind(
+        lambda s: certify_lipschitz(
+            s, 4, iterations=40, input_range=(-np.ones(2), np.ones(2)), state_range=(-np.ones(4), np.ones(4))
+        ),
+        {
+            "constant": lambda c: {"constant": 0.999 * c.constant},
+            "wider inputs": lambda c: {"input_range": 1.1 * c.input_range},
+            "wider start": lambda c: {"state_range": 1.1 * c.state_range},
+            "anywhere": lambda _c: {"input_range": np.zeros((2, 0)), "state_range": np.zeros((2, 0))},
+            "nan range": lambda c: {"state_range": np.nan * c.state_range},
+            "empty range": lambda c: {"input_range": -c.input_range},
+            "longer": lambda c: {"horizon": c.horizon + 1},
+            "multipliers of other steps": lambda c: {"multipliers": c.multipliers[::-1]},
+        },
+    ),
     "dissipation": Kind(_dissipation, DISSIPATION),
     "l2 gain": Kind(
         certify_l2_gain,

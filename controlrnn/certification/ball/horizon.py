@@ -27,7 +27,7 @@ from controlrnn.certification.ball.arithmetic import (
     semidefinite,
     total,
 )
-from controlrnn.certification.ball.model import Difference, Plant, boxed_slopes, only, square
+from controlrnn.certification.ball.model import Difference, Plant, boxed_slopes, joined, only, square
 from controlrnn.certification.ball.structure import differing
 from controlrnn.certification.certificates.gains import GainCertificate
 from controlrnn.certification.certificates.horizon import HorizonCertificate
@@ -51,7 +51,7 @@ def check_horizon(system: LureSystem, c: HorizonCertificate) -> float:
     error = fields.input_error(c.input_error, system.nu)
     input_errors.check_box(error, fields.array("input_radius", c.input_radius, (system.nu,), least=0.0), steps)
     boxes = fields.box(c.input_range, c.state_range, system.nu, system.nx)
-    slopes = None if boxes is None else boxed_slopes(system, *boxes, steps)
+    slopes = None if boxes is None else joined(boxed_slopes(system, *boxes, steps))
     margin = semidefinite_metric(M)
     # A bound counts once any family, or the gains, prove it.
     proven = np.zeros(bounds.shape, bool)
@@ -220,11 +220,11 @@ def check_lipschitz(system: LureSystem, c: LipschitzCertificate) -> float:
     lam = fields.array("multipliers", c.multipliers, (steps + 1, system.nv), least=0.0)
     rho = fields.array("rho", c.rho, (steps + 1, system.nu), least=0.0)
     boxes = fields.box(c.input_range, c.state_range, system.nu, system.nx)
-    slopes = None if boxes is None else boxed_slopes(system, *boxes, steps)
-    form = Difference.of(Plant.of(system), range(system.nu), slopes)
+    slopes = None if boxes is None else boxed_slopes(system, *boxes, steps)[::-1]  # by steps to go
+    form = Difference.of(Plant.of(system), range(system.nu))
     largest = number(constant) ** 2
     if not all(number(r) <= largest for r in rho.ravel()):
         raise CertificationError("the constant is below what an input can do by its weight rho", margin=0.0)
-    storages = list(form.storages(square(form.Y), lam, rho))
+    storages = list(form.storages(square(form.Y), lam, rho, slopes))
     margin = min(least for _, least in storages)
     return min(margin, semidefinite(largest * diagonal(row(np.ones(system.nx))) - storages[-1][0]))

@@ -9,7 +9,7 @@ multipliers lambda >= 0 add up to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,13 +28,14 @@ from controlrnn.certification.ball.arithmetic import (
     symmetric,
 )
 from controlrnn.certification.ball.laws import Function, functions
-from controlrnn.certification.proof.intervals import local_slopes
+from controlrnn.certification.proof.intervals import slopes_by_step
 from controlrnn.checks import Array
 from controlrnn.systems import LureSystem
 
 if TYPE_CHECKING:
     from flint import arb, arb_mat
 
+Slopes = Sequence[tuple["arb", "arb"]]  # least and greatest slope of each neuron
 _NAMES = ("A", "B1", "B2", "C1", "D11", "D12", "C2", "D21", "D22")
 
 
@@ -92,14 +93,14 @@ class Difference:
         T: Shape (nx, nz).
         Y: Shape (ny, nz).
         N: Shape (nv, nz).
-        slopes: Least and greatest slope of each neuron.
+        slopes: Of the neurons.
         nu: Number of inputs that differ.
     """
 
     T: arb_mat
     Y: arb_mat
     N: arb_mat
-    slopes: Sequence[tuple[arb, arb]]
+    slopes: Slopes
     nu: int
 
     @classmethod
@@ -107,7 +108,7 @@ class Difference:
         cls,
         plant: Plant,
         channels: Sequence[int],
-        slopes: Sequence[tuple[arb, arb]] | None = None,
+        slopes: Slopes | None = None,
         *,
         state: bool = True,
     ) -> Difference:
@@ -184,17 +185,20 @@ class Difference:
                     M[first + i, first + j] = M[first + i, first + j] + P[i, j]
         return M
 
-    def storages(self, demand: arb_mat, multipliers: Array, rho: Array) -> Iterator[tuple[arb_mat, float]]:
+    def storages(
+        self, demand: arb_mat, multipliers: Array, rho: Array, slopes: Sequence[Slopes] | None = None
+    ) -> Iterator[tuple[arb_mat, float]]:
         """Yield for 0, 1, .. steps to go a storage P a little above the least, and the margin of its inequality.
 
         Args:
             demand: Y'Y of the outputs looked at.
             multipliers: Shape (K, nv).
             rho: Shape (K, nu).
+            slopes: Of the neurons at each of these numbers of steps; None: the form's own at all.
         """
-        for lam, r in zip(multipliers, rho, strict=True):
+        for lam, r, own in zip(multipliers, rho, slopes or [self.slopes] * len(rho), strict=True):
             # Without P, the Schur complement on dx is minus the least P.
-            rest, least = eliminate(self.inequality(demand, row(lam), row(r)), self.nv + self.nu)
+            rest, least = eliminate(replace(self, slopes=own).inequality(demand, row(lam), row(r)), self.nv + self.nu)
             P = exact_above(symmetric(rest, -1))
             yield P, least
             demand = self.T.transpose() * P * self.T
@@ -215,8 +219,8 @@ def _columns(X: arb_mat, index: Sequence[int]) -> arb_mat:
     return from_rows([[X[i, j] for j in index] for i in range(X.nrows())], len(index))
 
 
-def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -> list[tuple[arb, arb]]:
-    """Slopes of all neurons at steps 0 .. ``steps`` for runs from a box of states under inputs in a box.
+def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -> list[Slopes]:
+    """Slopes of all neurons at each of the steps 0 .. ``steps`` of runs from a box of states under inputs in a box.
 
     Args:
         system: The system.
@@ -225,17 +229,24 @@ def boxed_slopes(system: LureSystem, inputs: Array, states: Array, steps: int) -
         steps: Number of steps.
     """
     u, x = (row(inputs[0]), row(inputs[1])), (row(states[0]), row(states[1]))
-    low, high = None, None
-    for _ in range(steps + 1):
-        v, w = neurons(system, x, u)
-        low = v[0] if low is None else [a.min(b) for a, b in zip(low, v[0], strict=True)]
-        high = v[1] if high is None else [a.max(b) for a, b in zip(high, v[1], strict=True)]
-        x = next_states(system, x, w, u)
     of = functions(system.activation, system.nv)
-    exact = [intervals.slopes_between(f, a, b) for f, a, b in zip(of, low or [], high or [], strict=True)]
     with np.errstate(all="ignore"):
-        hints = local_slopes(system, (inputs[0], inputs[1]), (states[0], states[1]), steps)
-    return intervals.suggested(exact, hints)
+        hints = slopes_by_step(system, (inputs[0], inputs[1]), (states[0], states[1]), steps)
+    found: list[Slopes] = []
+    for low, high in zip(*hints, strict=True):
+        v, w = neurons(system, x, u)
+        exact = [intervals.slopes_between(f, a, b) for f, a, b in zip(of, *v, strict=True)]
+        found.append(intervals.suggested(exact, (low, high)))
+        x = next_states(system, x, w, u)
+    return found
+
+
+def joined(slopes: Sequence[Slopes]) -> Slopes:
+    """Slopes of all neurons that hold at all steps."""
+    found = slopes[0]
+    for step in slopes[1:]:
+        found = [(a.min(low), b.max(high)) for (a, b), (low, high) in zip(found, step, strict=True)]
+    return found
 
 
 def neurons(system: LureSystem, x: intervals.Box, u: intervals.Box) -> tuple[intervals.Box, intervals.Box]:

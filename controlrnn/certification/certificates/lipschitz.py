@@ -4,8 +4,8 @@
 
 (Hamelbeck & Schiffer 2025, arXiv 2509.17898, whose networks have no input at the last step; with diagonal multipliers,
 which are the valid ones; proof: docs/theory/lipschitz.md.) One number for states and inputs of different units: for
-tightening use `certify_horizon`. With known boxes of inputs and initial states the slopes are those of
-`controlrnn.certification.proof.slopes`.
+tightening use `certify_horizon`. With known boxes of inputs and initial states every neuron has at every step the
+slopes that it can have there (`controlrnn.certification.proof.intervals`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import numpy as np
 from controlrnn.certification import figures
 from controlrnn.certification.certificate import Certificate, boxes_of, certificate_schema, current_versions, in_words
 from controlrnn.certification.certificates.horizon import Method
-from controlrnn.certification.proof.horizon import prove_lipschitz
+from controlrnn.certification.proof.horizon import lipschitz_form, prove_lipschitz
 from controlrnn.certification.proof.incremental import IncrementalForm, largest_ratio, storages
-from controlrnn.certification.proof.intervals import local_slopes
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.search.horizon import PADDINGS, SHARES
 from controlrnn.certification.search.interior import interior
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
+_MORE = (1.0, 10.0, 100.0)  # times the least padding
 _ORDERS = (8.0, 64.0, 512.0)  # from smooth to close to the largest value
 
 
@@ -170,7 +170,7 @@ def certify_lipschitz(
     # One unit for all outputs: the norm of all of them counts.
     size = float(np.linalg.norm(np.hstack([system.C2, system.D21, system.D22]))) or 1.0
     units = Units(np.ones(system.nx), np.ones(system.nu), np.full(system.ny, size))
-    form = _form(units.system(system), horizon, boxes)
+    form = lipschitz_form(units.system(system), horizon, boxes)
     K = horizon + 1
     last = np.zeros(K)
     last[-1] = 1.0
@@ -187,7 +187,7 @@ def certify_lipschitz(
         least, weights, status = sdp.solve_horizon(task, sizes, solver=solver, options=solver_options)
         found = least, weights
     stored = [np.zeros((2, 0)) if boxes is None else np.array(box, dtype=np.float64) for box in boxes or (None, None)]
-    claimed, failure = _form(system, horizon, boxes), CertificationError("no multipliers exist at every stage")
+    claimed, failure = lipschitz_form(system, horizon, boxes), CertificationError("no multipliers exist at every stage")
     for square, lam, rho, padding in _candidates(claimed, units, size, found, inside):
         candidate = LipschitzCertificate(
             system_digest=system.digest,
@@ -228,10 +228,12 @@ def _candidates(
 ) -> list[tuple[float, Array, Array, float]]:
     """Squared constants with multipliers, rho and padding on the way from ``found`` to ``inside``, the best first.
 
-    What a solver found may lie outside of the feasible set, or so close to its boundary that storages blow up.
+    What a solver found may lie outside of the feasible set, or so close to its boundary that storages blow up. Room for
+    the proof costs less by padding than by going inside.
     """
     tried: list[tuple[float, Array, Array, float]] = []
-    for share, padding in zip(SHARES, PADDINGS, strict=True):
+    pairs = ((share, more * least) for share, least in zip(SHARES, PADDINGS, strict=True) for more in _MORE)
+    for share, padding in pairs:
         lam, rho = ((1 - share) * a + share * b for a, b in zip(found, inside, strict=True))
         lam, rho = units.back(lam, rho, size, units.u)
         # Twice the padding: other machines round differently (see `search.issued_bounds`).
@@ -251,16 +253,18 @@ def _inside(task: HorizonObjective) -> Multipliers:
     """Feasible multipliers to start from: stationary ones if they exist, else those of `interior`.
 
     In `interior` every storage is a little larger than it has to be, a loss that grows exponentially with the length.
+    Stationary multipliers are for the slopes of all stages joined. With d (dw - a dv)(b dv - dw) / (b - a) for the
+    slopes [a, b] of one stage in place of d (dw - A dv)(B dv - dw) / (B - A) for the joined [A, B] a square is left:
+    so weighted they prove no less.
     """
-    form = task.form
+    form, K = task.form, len(task.weights)
+    joined = replace(form, alpha=np.atleast_2d(form.alpha).min(axis=0), beta=np.atleast_2d(form.beta).max(axis=0))
     try:
-        rho, main, first = least_peak(form, contract(form, 1.0), tolerance=0.03)
+        rho, main, first = least_peak(joined, contract(joined, 1.0), tolerance=0.03)
     except CertificationError:
         return interior(task)
-    later = len(task.weights) - 1
-    return np.vstack([first, np.tile(main, (later, 1))]), np.full((later + 1, form.nu), rho)
-
-
-def _form(system: LureSystem, horizon: int, boxes: tuple[Box, Box] | None) -> IncrementalForm:
-    """Difference system of a system, with the slopes that known boxes imply."""
-    return IncrementalForm.of(system, None, None if boxes is None else local_slopes(system, *boxes, horizon))
+    widths = joined.beta - joined.alpha, form.beta - form.alpha
+    grown = np.divide(*widths, out=np.ones_like(widths[1]), where=widths[1] > 0)
+    found = np.vstack([first, np.tile(main, (K - 1, 1))]) * grown, np.full((K, form.nu), rho)
+    # Slopes that are all but known leave numbers of very different sizes.
+    return found if storages(form, task.terminal, *found, 0.0)[1] == K else interior(task)

@@ -37,7 +37,7 @@ from controlrnn.certification.proof.incremental import (
     stage_margins,
 )
 from controlrnn.certification.proof.input_error import InputDifferences
-from controlrnn.certification.proof.intervals import local_slopes
+from controlrnn.certification.proof.intervals import local_slopes, slopes_by_step
 from controlrnn.certification.proof.slopes import Box
 from controlrnn.certification.proof.structure import reaching
 from controlrnn.checks import as_array, count, positive
@@ -299,6 +299,15 @@ def gain_margins(
     return proven_margins(form, part, multipliers, room=room)
 
 
+def lipschitz_form(system: Matrices, horizon: int, boxes: tuple[Box, Box] | None) -> IncrementalForm:
+    """Difference system for one constant at step N; in ``boxes`` (see `HorizonInequality`) steps have own slopes."""
+    if boxes is None:
+        return IncrementalForm.of(system)
+    # At j steps to go it is step N - j.
+    alpha, beta = slopes_by_step(system, boxes[0], boxes[1], horizon)
+    return IncrementalForm.of(system, slopes=(alpha[::-1], beta[::-1]))
+
+
 def prove_lipschitz(
     system: Matrices,
     horizon: int,
@@ -323,9 +332,7 @@ def prove_lipschitz(
     Raises:
         CertificationError: The multipliers prove nothing.
     """
-    horizon = count("horizon", horizon, least=0)
-    slopes = None if boxes is None else local_slopes(system, boxes[0], boxes[1], horizon)
-    form = IncrementalForm.of(system, None, slopes)
+    form = lipschitz_form(system, count("horizon", horizon, least=0), boxes)
     _check_multipliers(form, horizon + 1, multipliers, rho, padding)
     numbers = multipliers[None], rho[None], np.array([padding])
     P, margin = _proven_storages(form, form.Y[None], *numbers, room)

@@ -26,7 +26,7 @@ horizon. The recursion, `storages`, needs no trust: whatever symmetric P_j it re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,8 +53,8 @@ class IncrementalForm:
         T: dx+ = T z, shape (nx, nz).
         Y: dy = Y z, shape (ny, nz).
         N: dv = N z, shape (nv, nz).
-        alpha: Least slopes, shape (nv,).
-        beta: Greatest slopes, shape (nv,).
+        alpha: Least slopes, shape (nv,), or (K, nv) where every number of steps to go has its own (see `at`).
+        beta: Greatest slopes, likewise.
         nx: Number of states.
         nu: Number of inputs that differ.
         spread: Bound on the distance of the true T from T, entry by entry, shape (nx, nz); None for an exact T.
@@ -86,13 +86,13 @@ class IncrementalForm:
 
     @cached_property
     def lower(self) -> Array:
-        """The matrix with dw - alpha dv = lower z, shape (nv, nz); rounded: for searches."""
-        return np.asarray(self.W - self.alpha[:, None] * self.N)
+        """The matrix with dw - alpha dv = lower z, shape (..., nv, nz); rounded: for searches."""
+        return np.asarray(self.W - self.alpha[..., None] * self.N)
 
     @cached_property
     def upper(self) -> Array:
-        """The matrix with beta dv - dw = upper z, shape (nv, nz); rounded: for searches."""
-        return np.asarray(self.beta[:, None] * self.N - self.W)
+        """The matrix with beta dv - dw = upper z, shape (..., nv, nz); rounded: for searches."""
+        return np.asarray(self.beta[..., None] * self.N - self.W)
 
     @classmethod
     def of(
@@ -107,7 +107,8 @@ class IncrementalForm:
         Args:
             system: The system.
             channels: Flags of the inputs that may differ, shape (nu,); None for all.
-            slopes: Alpha and beta per neuron, each shape (nv,), where more is known than the activation's slope.
+            slopes: Alpha and beta per neuron, each shape (nv,) or (K, nv), where more is known than the activation's
+                slope.
             spread: Bound on the distance of the true (A, B2, B1) from the system's, entry by entry, shape
                 (nx, nx + nu + nv); None for exact ones.
         """
@@ -126,6 +127,13 @@ class IncrementalForm:
     def of_input(cls, system: Matrices, channel: int, spread: Array | None = None) -> IncrementalForm:
         """The form of one step from equal states when a single input differs; ``spread`` as in `of`."""
         return cls.of(system, np.arange(system.nu) == channel, spread=spread).at_equal_states()
+
+    def at(self, stages: int | NDArray[np.intp]) -> IncrementalForm:
+        """The form with the slopes of some numbers of steps to go, which count on through recursions of K stages."""
+        if self.alpha.ndim == 1:
+            return self
+        own = np.asarray(stages) % len(self.alpha)
+        return replace(self, alpha=self.alpha[own], beta=self.beta[own])
 
     def through(self, columns: Any, nx: int, nu: int) -> IncrementalForm:
         """The form restricted to some ``columns`` of z, with this many states and inputs."""
@@ -173,7 +181,10 @@ class IncrementalForm:
         return IncrementalForm(T, spread(self.Y), spread(self.N), self.alpha, self.beta, n + m, int(change.sum()))
 
     def multiplier_form(self, multipliers: Array) -> Array:
-        """S(lambda), shape (..., nz, nz), for ``multipliers`` (..., nv), rounded: for searches and recursions."""
+        """S(lambda), shape (..., nz, nz), for ``multipliers`` (..., nv), rounded: for searches and recursions.
+
+        Where every stage has its own slopes the multipliers are (..., K, nv).
+        """
         first, index = self.nz - self.nv, np.arange(self.nz - self.nv, self.nz)
         rows = (multipliers * (self.alpha + self.beta))[..., None] * self.N
         S = np.zeros((*multipliers.shape[:-1], self.nz, self.nz))
@@ -213,7 +224,7 @@ def proven_margins(
         rest = np.flatnonzero(~(margins > 0))
         for which in (rest[i : i + chunk] for i in range(0, len(rest), chunk)):
             total = part(kind, which)
-            subtract_sector(total, form, multipliers[which])
+            subtract_sector(total, form.at(which), multipliers[which])
             margins[which] = definite_margins(total.enclosure(), room=room)
     return margins
 

@@ -1,7 +1,7 @@
 """Interval propagation of boxes of states and inputs through a Lur'e system, rounded outwards.
 
-RNN-SDP's input constraints (algorithm 1): boxes are carried through the system and joined over the steps, which tells
-how steep each neuron can be. Intervals forget correlations, so the gain is small unless the boxes are.
+RNN-SDP's input constraints (algorithm 1): boxes are carried through the system, which tells how steep each neuron can
+be at each step, or at any of them. Intervals forget correlations, so the gain is small unless the boxes are.
 
 Intervals are enclosures, a middle and a half width, so that the rounding of sums and products is accounted for where
 all rounding is (`controlrnn.certification.proof.arithmetic.enclosure`). The values of activations at the ends come from
@@ -124,7 +124,7 @@ def settles(value: Any) -> bool:
 
 
 def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: int) -> Box:
-    """Slope bounds alpha, beta, each shape (nv,), for runs from a box of states under inputs in a box.
+    """Slope bounds alpha, beta, each shape (nv,), at all steps of runs from a box of states under inputs in a box.
 
     Args:
         system: A frozen system.
@@ -136,20 +136,28 @@ def local_slopes(system: Matrices, input_range: Box, state_range: Box, steps: in
         ShapeError, DataError: The boxes do not fit.
         SettingError: A box is empty.
     """
+    alpha, beta = slopes_by_step(system, input_range, state_range, steps)
+    return alpha.min(axis=0), beta.max(axis=0)
+
+
+def slopes_by_step(system: Matrices, input_range: Box, state_range: Box, steps: int) -> Box:
+    """Slope bounds alpha, beta, each shape (N + 1, nv), at each step of runs from a box of states, inputs in a box.
+
+    Arguments and errors are those of `local_slopes`.
+    """
     if not getattr(system, "is_frozen", True):
         raise SettingError("slopes need a frozen system, got one of tensors: call model.freeze() first")
     u = box_of(checked_box("input_range", input_range, system.nu))
     x = box_of(checked_box("state_range", state_range, system.nx))
-    low, high = np.full(system.nv, np.inf), np.full(system.nv, -np.inf)
+    high = np.full((count("steps", steps, least=0) + 1, system.nv), np.inf)
+    low = -high
     with np.errstate(over="ignore", invalid="ignore"):
-        for _ in range(count("steps", steps, least=0) + 1):
+        for k in range(len(high)):
             v, _ = neurons(system, x, u)
             if not (settles(v) and settles(x)):
-                # The intervals have exploded: nothing is known, which the activation's own slope says.
-                low, high = np.full(system.nv, -np.inf), np.full(system.nv, np.inf)
+                # The intervals have exploded: from here on nothing is known, which the activation's own slope says.
                 break
-            # Joined over the steps: one pair of slopes per neuron holds at all of them.
-            low, high = np.minimum(low, v.lower()), np.maximum(high, v.upper())
+            low[k], high[k] = v.lower(), v.upper()
             x = next_state(system, x, u)
     return slopes_on(system.activation, (low, high))
 

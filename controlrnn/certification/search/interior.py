@@ -23,13 +23,14 @@ def interior(task: HorizonObjective) -> Multipliers:
     Raises:
         CertificationError: The gains over this horizon overflow, or the matrices are too badly scaled.
     """
-    form, demand, pattern = task.form, task.terminal, neuron_weights(task.form)
+    form, demand, pattern = task.form.at(0), task.terminal, neuron_weights(task.form.at(0))
     # An output that sees nothing asks for nothing; without a size to go by the multipliers would run off to zero.
     least = 1e-24 * max(float((form.Y**2).sum()), 1e-60)
     if float(np.trace(demand)) < least:
         demand = demand + least * np.diag(np.arange(form.nz) < form.nx)
     lams, rhos = [], []
     for j in range(len(task.weights)):
+        form = task.form.at(j)
         stage = HorizonObjective(form, demand, np.ones(1), np.ones(1), task.b, Objective.TRACE)
         lam, rho = minimise(stage, reach(form, demand, pattern), steps=_FIRST if j < 3 else _LATER, tolerance=1e-3)
         # The greedy minimum touches the boundary of the feasible set, where the joint search could not move.

@@ -104,7 +104,9 @@ class Sweep:
         form = task.form
         self.task = task
         self.later = np.cumsum(task.weights[::-1])[::-1]
-        arrays = (form.T, form.lower, form.upper, task.terminal)
+        # One pair for all stages, or one for each.
+        lower, upper = (a if a.ndim == 3 else a[None] for a in (form.lower, form.upper))
+        arrays = (form.T, lower, upper, task.terminal)
         self.T, self.lower, self.upper, self.terminal = (np.ascontiguousarray(a, dtype=np.float64) for a in arrays)
 
     def multipliers(self, theta: Array) -> Multipliers:
@@ -251,7 +253,7 @@ def sizes(task: HorizonObjective, lam: Array, rho: Array) -> Array:
     """Scales of each stage's multipliers, shape (K,), as the recursion of theta uses them."""
     scales, demand = np.ones(len(lam)), task.terminal
     for j in range(len(lam) - 1):
-        stage = stage_of(task.form, demand, lam[j], rho[j])
+        stage = stage_of(task.form.at(j), demand, lam[j], rho[j])
         if stage is None:
             raise CertificationError(f"the multipliers to start from are not feasible at stage {j}")
         scales[j + 1] = size(stage[0])

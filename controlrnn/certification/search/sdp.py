@@ -50,7 +50,7 @@ def solve_horizon(
     constraints = []
     for j in range(stages):
         demand = task.terminal / sizes[0] if j == 0 else form.T.T @ P[j - 1] @ form.T * (sizes[j - 1] / sizes[j])
-        block = _supply(form, P[j], rho[j]) - demand - _multiplier_form(form, lam[j])
+        block = _supply(form, P[j], rho[j]) - demand - _multiplier_form(form.at(j), lam[j])
         constraints.append(block >> 0)
         if task.goal is Objective.LARGEST:
             continue
