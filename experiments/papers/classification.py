@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from controlrnn.data import benchmarks
+from controlrnn.errors import SettingError
 from controlrnn.kernels import simulate
 from controlrnn.models import Model
 from controlrnn.systems import MATRICES, LureSystem
+from experiments.papers.resuming import Progress, fingerprint
 
 MEAN, DEVIATION = 0.1307, 0.3081  # of MNIST's pixels in 0..1
 _VALIDATION = 2000
@@ -40,6 +43,10 @@ class Sequences:
     def take(self, which: Tensor) -> Sequences:
         """Some of the sequences."""
         return Sequences(self.u[which], self.labels[which])
+
+    def to(self, device: torch.device) -> Sequences:
+        """The same sequences on a device."""
+        return Sequences(self.u.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +92,7 @@ class Training:
         learning_rate: Of Adam.
         drop_at: Epoch from which the learning rate is a tenth; None for never.
         seed: Seed of the order of the sequences.
+        device: Torch's name of the device that it runs on; the result is on the CPU.
     """
 
     epochs: int
@@ -92,6 +100,11 @@ class Training:
     learning_rate: float
     drop_at: int | None = None
     seed: int = 0
+    device: str = "cpu"
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch."""
+        return self.learning_rate * (0.1 if self.drop_at is not None and epoch >= self.drop_at else 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +122,11 @@ def train(
     *,
     extra: Extra | None = None,
     after_step: Callable[[], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train a classifier by cross-entropy and return the epoch that is best on the validation sequences.
+
+    Stopped and called again with the same ``checkpoint`` it goes on after the last epoch, to the same bits.
 
     Args:
         model: The classifier; its parameters change.
@@ -118,15 +134,27 @@ def train(
         settings: Settings.
         extra: A term that is added to the loss.
         after_step: Called after every step, e.g. to bring parameters back into a set.
+        checkpoint: File of the state after every epoch; None for none.
+
+    Raises:
+        SettingError: The device is not there.
+        FileFormatError: The checkpoint is damaged.
     """
+    mark = ""
+    if checkpoint is not None:
+        arrays = {"u": data.train.u, "labels": data.train.labels, "held": data.validation.u}
+        mark = fingerprint(model, arrays, settings, *(f for f in (extra, after_step) if f is not None))
+    device = _device(settings.device)
+    model.to(device)
+    sequences, held = data.train.to(device), data.validation.to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-    rng = torch.Generator().manual_seed(settings.seed)
-    best, best_accuracy, history = explicit(model), -1.0, []
-    for epoch in range(settings.epochs):
-        if settings.drop_at is not None and epoch == settings.drop_at:
-            optimiser.param_groups[0]["lr"] *= 0.1
-        for which in torch.split(torch.randperm(len(data.train), generator=rng), settings.batch_size):
-            batch = data.train.take(which)
+    now = Progress(model, optimiser, torch.Generator().manual_seed(settings.seed), explicit(model), [])
+    if checkpoint is not None:
+        now.load(checkpoint, mark)
+    for epoch in range(len(now.validation), settings.epochs):
+        optimiser.param_groups[0]["lr"] = settings.rate(epoch)
+        for which in torch.split(torch.randperm(len(sequences), generator=now.rng), settings.batch_size):
+            batch = sequences.take(which.to(device))
             system = model.system()
             _, x = simulate(system, batch.u)
             loss = cross_entropy(readout(system, x), batch.labels)
@@ -138,16 +166,34 @@ def train(
             if after_step is not None:
                 after_step()
         system = explicit(model)
-        history.append(accuracy(system, data.validation))
-        if history[-1] > best_accuracy:
-            best, best_accuracy = system, history[-1]
-    return Trained(best, history)
+        found = accuracy(system, held)
+        if found > max(now.validation, default=-1.0):
+            now.best = system
+        now.validation.append(found)
+        if checkpoint is not None:
+            now.save(checkpoint, mark)
+    model.to("cpu")
+    return Trained(explicit_on(now.best, "cpu"), now.validation)
 
 
 def explicit(model: Model) -> LureSystem:
     """The model's present system, as tensors of its own that later steps do not change."""
-    system: LureSystem = model.system()
-    return replace(system, **{name: getattr(system, name).detach().clone() for name in MATRICES})
+    return explicit_on(model.system(), next(model.parameters()).device)
+
+
+def explicit_on(system: LureSystem, device: torch.device | str) -> LureSystem:
+    """A system of tensors of their own on a device, without gradients."""
+    return replace(system, **{name: getattr(system, name).detach().clone().to(device) for name in MATRICES})
+
+
+def _device(name: str) -> torch.device:
+    """The device of a name."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingError(f"device must be one that torch has here, got {name!r} ({error}): take 'cpu'") from error
+    return device
 
 
 def readout(system: LureSystem, x: Tensor) -> Tensor:

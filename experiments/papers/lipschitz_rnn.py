@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from experiments.papers.classification import Digits, Sequences, Training, accur
 from experiments.papers.curvature import spectrum
 from experiments.papers.lipschitz_claims import PIXELS, SALT, WHITE, claims, more_claims
 from experiments.papers.perturbations import attacked, fooling, salted, white
+from experiments.papers.resuming import training_row
 from experiments.shared.identification import certified_rate
 from experiments.shared.study import Row, Study
 from plants import Pendulum, simulate
@@ -85,11 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: dict[str, list[Row]] = {unit: [] for unit in UNITS}
     for seed in study.progress(range(study.seed, study.seed + 3), "seeds"):
         for unit in UNITS:
-            work = partial(one_training, data, unit, seed, sizes)
-            found = study.row(f"{unit} {seed}", work, needs=vars(sizes))
+            work = partial(one_training, data, unit, seed, sizes, study.device)
+            found = training_row(study, f"{unit} {seed}", work, needs=vars(sizes))
             make, rate = UNITS[unit]
-            work = partial(trained_accuracy, shuffled, (make, PERMUTED_RATES.get(unit, rate)), seed, sizes)
-            rows[unit].append(found | {"permuted": study.row(f"{unit} permuted {seed}", work, needs=vars(sizes))})
+            rate = PERMUTED_RATES.get(unit, rate)
+            other = trained_row(study, f"{unit} permuted {seed}", shuffled, (make, rate), seed, sizes)
+            rows[unit].append(found | {"permuted": other})
     variants = ablations(study, data, sizes)
     carts = on_carts(study, sizes)
     pixels = {} if study.quick else single_pixels(study)
@@ -112,16 +115,24 @@ def permuted(data: Digits) -> Digits:
     return Digits(*(shuffled(part) for part in (data.train, data.validation, data.test)))
 
 
-def settings_of(rate: float, seed: int, epochs: int) -> Training:
+def settings_of(rate: float, seed: int, epochs: int, device: str) -> Training:
     """The paper's training: the learning rate falls to a tenth for the last tenth of the epochs."""
-    return Training(epochs=epochs, batch_size=128, learning_rate=rate, drop_at=max(int(0.9 * epochs), 1), seed=seed)
+    drop_at = max(int(0.9 * epochs), 1)
+    return Training(epochs=epochs, batch_size=128, learning_rate=rate, drop_at=drop_at, seed=seed, device=device)
 
 
-def trained_accuracy(data: Digits, unit: tuple[Callable[..., Model], float], seed: int, sizes: Sizes) -> Row:
+def trained_row(
+    study: Study, key: str, data: Digits, unit: tuple[Callable[..., Model], float], seed: int, sizes: Sizes
+) -> Row:
     """Test accuracy [%] of one training."""
     make, rate = unit
-    trained = train(make(seed=seed), data, settings_of(rate, seed, sizes.epochs))
-    return {"accuracy": 100 * accuracy(trained.system, data.test), "validation": 100 * max(trained.validation)}
+
+    def work(checkpoint: Path) -> Row:
+        settings = settings_of(rate, seed, sizes.epochs, study.device)
+        trained = train(make(seed=seed), data, settings, checkpoint=checkpoint)
+        return {"accuracy": 100 * accuracy(trained.system, data.test), "validation": 100 * max(trained.validation)}
+
+    return training_row(study, key, work, needs=vars(sizes))
 
 
 def ablations(study: Study, data: Digits, sizes: Sizes) -> dict[str, dict[float, list[Row]]]:
@@ -133,8 +144,8 @@ def ablations(study: Study, data: Digits, sizes: Sizes) -> dict[str, dict[float,
         for value in values:
             for seed in range(study.seed, study.seed + sizes.ablations):
                 changed = {"beta": 0.65} | {name: value}  # 0.65 is the paper's for the ordered task
-                work = partial(trained_accuracy, data, (partial(make, **changed), rate), seed, sizes)
-                found[name][value].append(study.row(f"{name} {value} {seed}", work, needs=vars(sizes)))
+                unit = partial(make, **changed), rate
+                found[name][value].append(trained_row(study, f"{name} {value} {seed}", data, unit, seed, sizes))
     return found
 
 
@@ -168,7 +179,7 @@ def single_pixels(study: Study) -> dict[str, list[Row]]:
     def trained(task: str, states: int, seed: int) -> Row:
         make = partial(LipschitzRNN, nu=1, ny=10, nx=states, step=0.03, init_std=0.1 / states)
         unit = make, PERMUTED_RATES["lipschitz"] if task == "permuted" else UNITS["lipschitz"][1]
-        return study.row(f"pixels {task} {states} {seed}", partial(trained_accuracy, some[task], unit, seed, sizes))
+        return trained_row(study, f"pixels {task} {states} {seed}", some[task], unit, seed, sizes)
 
     seeds = range(study.seed, study.seed + 3)
     return {f"{task} {states}": [trained(task, states, seed) for seed in seeds] for task, states, _ in PIXELS}
@@ -212,11 +223,13 @@ def mixed(M: Array, beta: float, gamma: float) -> Array:
     return np.asarray((1 - beta) * (M + M.T) + beta * (M - M.T) - gamma * np.eye(len(M)))
 
 
-def one_training(data: Digits, unit: str, seed: int, sizes: Sizes) -> Row:
+def one_training(
+    data: Digits, unit: str, seed: int, sizes: Sizes, device: str = "cpu", *, checkpoint: Path | None = None
+) -> Row:
     """Train one classifier, perturb its images, and find the curvature of its loss."""
     make, rate = UNITS[unit]
     model = make(seed=seed)
-    trained = train(model, data, settings_of(rate, seed, sizes.epochs))
+    trained = train(model, data, settings_of(rate, seed, sizes.epochs, device), checkpoint=checkpoint)
     rng = torch.Generator().manual_seed(seed)
     test = data.test.take(torch.arange(len(data.test))[: sizes.perturbed])
     some = data.test.take(torch.arange(min(_ATTACKED, len(test))))

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ from experiments.papers.classification import (
     readout,
     train,
 )
+from experiments.papers.resuming import training_row
 from experiments.shared.study import Row, Study
 
 PAPER = "noise-robust"
@@ -83,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: dict[str, list[Row]] = {way: [] for way in WAYS}
     for seed in study.progress(range(seeds), "seeds"):
         for way in WAYS:
-            work = partial(one_training, data, way, study.seed + seed, epochs)
-            rows[way].append(study.row(f"{way} {seed}", work, needs=epochs))
+            work = partial(one_training, data, way, study.seed + seed, epochs, study.device)
+            rows[way].append(training_row(study, f"{way} {seed}", work, needs=epochs))
     printed = study.row("printed bound", printed_bound)
     tank = noise_plants.all_rows(study, WAYS, quick=study.quick)
     short = "400 steps of 4000" if study.quick else ""
@@ -94,14 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return finish(study, found)
 
 
-def one_training(data: Digits, way: str, seed: int, epochs: int) -> Row:
+def one_training(
+    data: Digits, way: str, seed: int, epochs: int, device: str = "cpu", *, checkpoint: Path | None = None
+) -> Row:
     """Train one classifier and measure what noise does to it."""
     model = Elman(nu=ROWS, ny=10, nx=NEURONS, activation="relu", memory=None, seed=seed)
-    settings = Training(epochs=epochs, batch_size=64, learning_rate=1e-3, seed=seed)
+    settings = Training(epochs=epochs, batch_size=64, learning_rate=1e-3, seed=seed, device=device)
     extra: dict[str, Extra] = {"bound": _bound_term, "estimate": _estimate_term}
-    trained = train(
-        model, data, settings, extra=extra.get(way), after_step=partial(cut_norm, model) if way == "stable" else None
-    )
+    after_step = partial(cut_norm, model) if way == "stable" else None
+    trained = train(model, data, settings, extra=extra.get(way), after_step=after_step, checkpoint=checkpoint)
     system = trained.system
     error = partial(noisy_error, system, data.test, seed=seed)
     norm = float(torch.linalg.matrix_norm(system.C1, 2))

@@ -67,6 +67,7 @@ class Study:
         fresh: Whether to forget rows of earlier runs.
         workers: Processes for `each`, `stream` and what takes `client`; 1 is this one.
         scheduler: Address of a scheduler whose workers do it instead.
+        device: Torch's name of the device of trainings that may run on any.
 
     Attributes:
         computed: Number of rows so far that this run has computed, not taken from an earlier one.
@@ -82,6 +83,7 @@ class Study:
         fresh: bool = False,
         workers: int = 1,
         scheduler: str | None = None,
+        device: str = "cpu",
     ) -> None:
         self.name = name
         self.quick = quick
@@ -89,6 +91,8 @@ class Study:
         self.out = Path(out)
         self.workers = workers
         self.scheduler = scheduler
+        self.device = device
+        self.fresh = fresh
         self.out.mkdir(parents=True, exist_ok=True)
         self.environment = environment()
         self.computed = 0
@@ -111,10 +115,9 @@ class Study:
         parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
         parser.add_argument("--out", type=Path, help=f"folder for the results (default runs/{name})")
         parser.add_argument("--fresh", action="store_true", help="compute everything anew, forget stored rows")
-        parser.add_argument(
-            "--workers", type=int, help="processes for cases side by side (default one a processor, 1 if quick)"
-        )
+        parser.add_argument("--workers", type=int, help="processes for cases (default one a processor, 1 if quick)")
         parser.add_argument("--scheduler", help="address of a Dask scheduler that has workers, such as tcp://host:8786")
+        parser.add_argument("--device", default="cpu", help="torch device of classifiers' trainings (default cpu)")
         options = parser.parse_args(arguments)
         out = options.out or Path("runs") / name
         if options.seed < 0:
@@ -136,6 +139,7 @@ class Study:
             fresh=options.fresh,
             workers=options.workers or (1 if options.quick else _processors()),
             scheduler=options.scheduler,
+            device=options.device,
         )
 
     @property
@@ -393,8 +397,7 @@ class Study:
             The exit status 0.
         """
         self.close()
-        rows = self.rows
-        text = f"# {self.name}\n\n{tables(rows)}\n"
+        text = f"# {self.name}\n\n{tables(self.rows)}\n"
         if self._targets:
             goals = [{"target": n} | {"aim": g["target"]} | _without(g, "target") for n, g in self._targets.items()]
             text += f"\n{table(goals)}\n"
@@ -402,7 +405,7 @@ class Study:
         results = {
             "study": self.name, "quick": self.quick, "seed": self.seed,
             "seconds": round(time.perf_counter() - self._began, 3), "environment": self.environment,
-            "rows": rows, "targets": self._targets,
+            "rows": self.rows, "targets": self._targets,
         }  # fmt: skip
         write_json(self.path("results.json"), results | plain(extra))
         self.say(f"\n{text}\nresults: {self.path('results.json')}")

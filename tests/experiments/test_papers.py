@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ import torch
 from html_pages import Read
 from paper_claims import NO, OPEN, YES, decisions
 
-from controlrnn.errors import FileFormatError, MissingDataError
+from controlrnn.errors import FileFormatError, MissingDataError, SettingError
 from controlrnn.models import Elman
+from controlrnn.systems import MATRICES
 from experiments.papers import __main__ as papers
 from experiments.papers import classification, noise_plants, noise_robust, rnn_sdp
 from experiments.papers.__main__ import STUDIES
 from experiments.papers.claims import Claim, decide, decide_all, decide_value, summary
 from experiments.papers.classification import Digits, Sequences, Training, accuracy, answers, explicit, train
 from experiments.papers.page import COLUMNS, write_page
+from experiments.papers.resuming import training_row
 from experiments.shared.study import Study
 
 
@@ -94,6 +97,89 @@ def test_a_classifier_learns_keeps_its_best_epoch_and_does_not_mix_in_test_image
         Elman(nu=2, ny=2, nx=5, memory=None, seed=0), data, Training(epochs=4, batch_size=150, learning_rate=0.02)
     )
     assert again.validation == trained.validation
+
+
+def a_training(checkpoint, stop_in=None, **changes):
+    """Train for five epochs with a falling rate and a projection; stopped in the middle of an epoch if asked to."""
+    data = Digits(sequences(200, 0), sequences(100, 1), sequences(10, 2))
+    model = Elman(nu=2, ny=2, nx=5, memory=None, seed=0)
+    seen = []
+
+    def extra(system, u, x, epoch):
+        seen.append(epoch)
+        if epoch == stop_in and seen.count(epoch) == 2:
+            raise KeyboardInterrupt
+        return 0.1 * x[:, -1].square().mean()
+
+    settings = Training(**{"epochs": 5, "batch_size": 60, "learning_rate": 0.02, "drop_at": 3} | changes)
+    cut = partial(noise_robust.cut_norm, model)
+    trained = train(model, data, settings, extra=extra, after_step=cut, checkpoint=checkpoint)
+    return trained, model.state_dict(), seen
+
+
+def same_training(one, other):
+    for name in MATRICES:
+        torch.testing.assert_close(getattr(one[0].system, name), getattr(other[0].system, name), rtol=0, atol=0)
+    for name, value in one[1].items():
+        torch.testing.assert_close(value, other[1][name], rtol=0, atol=0)
+    return one[0].validation == other[0].validation
+
+
+@pytest.mark.parametrize("stop_in", [0, 1, 4])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(stop_in, tmp_path):
+    file = tmp_path / "a.training"
+    whole = a_training(None)
+    with pytest.raises(KeyboardInterrupt):
+        a_training(file, stop_in=stop_in)
+    assert file.exists() == (stop_in > 0)
+    rest = a_training(file)
+    assert sorted(set(rest[2])) == list(range(stop_in, 5))
+    assert same_training(whole, rest)
+    again = a_training(file)  # the end is on file, too
+    assert not again[2]
+    assert same_training(whole, again)
+
+
+def test_a_checkpoint_of_another_training_is_not_taken(tmp_path):
+    file = tmp_path / "a.training"
+    a_training(file, epochs=2)
+    assert sorted(set(a_training(file, learning_rate=0.01)[2])) == list(range(5))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(FileFormatError):
+        a_training(file)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    for name in ("nothing", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(SettingError, match="device"):
+            a_training(None, device=name)
+
+
+def test_a_stopped_row_leaves_its_training_and_a_stored_one_does_not(tmp_path):
+    def study(*more):
+        return Study.from_command_line("demo", None, ["--quick", "--out", str(tmp_path), *more])
+
+    epochs = []
+
+    def work(checkpoint, stop_in=None):
+        trained, _, seen = a_training(checkpoint, stop_in=stop_in)
+        epochs.append(sorted(set(seen)))
+        return {"validation": trained.validation}
+
+    def stopped(checkpoint):
+        return work(checkpoint, stop_in=2)
+
+    file = tmp_path / "one_0.training"
+    with pytest.raises(KeyboardInterrupt):
+        training_row(study(), "one 0", stopped, needs=1)
+    assert file.exists()
+    row = training_row(study(), "one 0", work, needs=1)
+    assert not file.exists()
+    assert epochs == [[2, 3, 4]]
+    with pytest.raises(KeyboardInterrupt):
+        training_row(study("--fresh"), "one 0", stopped, needs=1)
+    assert training_row(study("--fresh"), "one 0", work, needs=1)["validation"] == row["validation"]
+    assert epochs[1:] == [[0, 1, 2, 3, 4]]
 
 
 def test_what_is_kept_does_not_change_with_the_model():
