@@ -28,8 +28,8 @@ class Model(nn.Module, Generic[S]):
     """Base class of the trainable models.
 
     ``S`` is the kind of system: `LureSystem` for all but the gated models. A model works on *scaled* signals: `system`,
-    `forward` and the states are in scaled units; `freeze` folds ``input_scaler`` and ``output_scaler`` into the
-    matrices. `identify` sets the scalers and ``dt`` from the data.
+    `forward` and the states are in scaled units; `freeze` folds ``input_scaler``, ``output_scaler`` and, where states
+    are measured, ``state_scaler`` into the matrices. `identify` sets the scalers and ``dt`` from the data.
 
     Args:
         nu: Number of inputs.
@@ -48,6 +48,7 @@ class Model(nn.Module, Generic[S]):
         self.dt = positive("dt", dt)
         self.input_scaler = Scaler.identity(nu)
         self.output_scaler = Scaler.identity(ny)
+        self.state_scaler: Scaler | None = None
 
     @abstractmethod
     def system(self) -> S:
@@ -74,7 +75,9 @@ class Model(nn.Module, Generic[S]):
         """
         with torch.no_grad():
             explicit = self._explicit().frozen()
-        return explicit.scaled(self.input_scaler, self.output_scaler)
+        system = explicit.scaled(self.input_scaler, self.output_scaler)
+        # `set_units` has refused states of other systems.
+        return system if self.state_scaler is None else system.with_states_in(self.state_scaler)  # type: ignore[attr-defined]
 
     def guarantee(self) -> Guarantee | None:
         """Guarantee of the frozen system by its parameterisation, as numbers to verify; None where there is none.
@@ -91,7 +94,7 @@ class Model(nn.Module, Generic[S]):
         activation = explicit.activation
         if isinstance(activation, Laws):
             raise SettingError("a guarantee by construction is one of a single activation, got neurons with laws")
-        return promise.numbers(activation, self.input_scaler, self.output_scaler)
+        return promise.numbers(activation, self.input_scaler, self.output_scaler, self.state_scaler)
 
     def _explicit(self) -> S:
         """Explicit system in float64.
@@ -126,18 +129,32 @@ class Model(nn.Module, Generic[S]):
         """Copy of the model in float64 on the CPU."""
         return copy.deepcopy(self).to(device="cpu", dtype=torch.float64)
 
-    def set_units(self, inputs: Scaler, outputs: Scaler, dt: float) -> None:
+    def set_units(self, inputs: Scaler, outputs: Scaler, dt: float, states: Scaler | None = None) -> None:
         """Set the scalers between physical and scaled signals, and the sample time [s].
+
+        Args:
+            inputs: Scaler of ``nu`` channels.
+            outputs: Scaler of ``ny`` channels.
+            dt: Sample time [s].
+            states: Scaler of the ``nx`` states, where these are measured; None leaves the model its own.
 
         Raises:
             ShapeError: A scaler has the wrong number of channels.
+            SettingError: States of a model that is no Lur'e system, such as memory cells, have no units.
         """
-        for name, scaler, n in (("inputs", inputs, self.nu), ("outputs", outputs, self.ny)):
-            if len(scaler.shift) != n:
+        if states is not None and not isinstance(self.system(), LureSystem):
+            raise SettingError(
+                f"the states of {type(self).__name__} must keep their own units, since gates bound them: "
+                "take initial_state='estimated'"
+            )
+        sizes = {"inputs": (inputs, self.nu), "outputs": (outputs, self.ny), "states": (states, self.nx)}
+        for name, (scaler, n) in sizes.items():
+            if scaler is not None and len(scaler.shift) != n:
                 raise ShapeError(f"the scaler of the {name} must have {n} channels, got {len(scaler.shift)}")
         self.dt = positive("dt", dt)  # first, so that a refused value leaves the model as it was
         self.input_scaler = inputs
         self.output_scaler = outputs
+        self.state_scaler = states
 
     @property
     def n_parameters(self) -> int:

@@ -318,6 +318,23 @@ class LureSystem:
             by=self.by * outputs.scale + outputs.shift - product(D22, inputs.shift),
         )
 
+    def with_states_in(self, states: Scaler) -> LureSystem:
+        """Convert a frozen system whose states are scaled by ``states`` to states in physical units."""
+        # Put x_scaled = (x - shift) / scale into the equations, scale x+ back.
+        A, C1, C2 = (M * (1.0 / states.scale) for M in (self.A, self.C1, self.C2))
+        A, rows = A * states.scale[:, None], states.scale[:, None]
+        return replace(
+            self,
+            A=A,
+            B1=self.B1 * rows,
+            B2=self.B2 * rows,
+            bx=self.bx * states.scale + states.shift - product(A, states.shift),
+            C1=C1,
+            bv=self.bv - product(C1, states.shift),
+            C2=C2,
+            by=self.by - product(C2, states.shift),
+        )
+
     def _initial_state(self, u: Value, x0: Value) -> Value:
         """Initial state of a run; see `controlrnn.systems.ops.initial_state`."""
         return initial_state(self, u, x0)

@@ -74,7 +74,8 @@ class Progress:
 
         device = next(self.model.parameters()).device
         self.model.load_state_dict(part("now/"))
-        self.best = replace(self.best, **{name: value.to(device) for name, value in part("best/").items()})
+        best: dict[str, Any] = {name: value.to(device) for name, value in part("best/").items()}
+        self.best = replace(self.best, **best)
         self.rng.set_state(torch.tensor(arrays["rng"]))
         self.validation[:] = arrays["validation"].tolist()
         moments: dict[int, dict[str, torch.Tensor]] = {}

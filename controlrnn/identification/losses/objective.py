@@ -47,6 +47,7 @@ class Objective:
         records: Training records, physical units.
         loss: Loss to minimise. In Gauss-Newton, terms other than `SimulationError` and `L2` have no curvature.
         states: Starting state of each record, shape (R, nx); None fixes them at zero.
+        free: Whether these states are variables, too.
         segment: Samples per segment; None simulates whole records.
         stiffness: Weight of the squared jumps between segments.
         step: Value of ``Batch.step``.
@@ -62,6 +63,7 @@ class Objective:
         loss: Loss,
         states: Array | None,
         *,
+        free: bool = True,
         segment: int | None = None,
         stiffness: float = 1.0,
         step: int = 0,
@@ -79,7 +81,7 @@ class Objective:
         self.n_parameters = sum(p.numel() for p in self.parameters)
         self._cut(records, segment)
         self._states = np.zeros((len(self._pieces), model.nx)) if states is None else self._begin(records, states)
-        self.n_states = 0 if states is None else self._states.size
+        self.n_states = 0 if states is None or not free else self._states.size
 
     def start(self) -> Array:
         """Vector of the model's present parameters and the given starting states."""

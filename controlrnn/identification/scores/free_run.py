@@ -61,7 +61,12 @@ def free_run(
 
 @typed(unchecked=("system",))
 def score(
-    system: LureSystem | GatedSystem, records: Sequence[Trajectory], *, skip: int = 0, estimate: bool = False
+    system: LureSystem | GatedSystem,
+    records: Sequence[Trajectory],
+    *,
+    skip: int = 0,
+    estimate: bool = False,
+    x0: Array | None = None,
 ) -> Scores:
     """Score free runs over whole records.
 
@@ -70,9 +75,11 @@ def score(
         records: Measured records.
         skip: Samples at the start of each record that do not count.
         estimate: Whether to start from the state that fits the first ``skip`` samples best, instead of from zero.
+        x0: Initial states where they are known, shape (R, nx).
 
     Raises:
         DataError: The simulation is not finite, or ``skip`` leaves no sample.
     """
-    y, _ = free_run(system, records, initial_states(system, records, skip if estimate else 0))
+    start = initial_states(system, records, skip if estimate else 0) if x0 is None else x0
+    y, _ = free_run(system, records, start)
     return Scores.of([r.y for r in records], y, skip=skip)

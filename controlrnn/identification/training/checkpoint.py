@@ -20,7 +20,7 @@ from controlrnn.data import Dataset
 from controlrnn.errors import FileFormatError, TrainingError
 from controlrnn.identification.training.loop import HISTORY, Trainer
 from controlrnn.identification.training.refinement import Refinement
-from controlrnn.identification.training.settings import FitStatus, Settings
+from controlrnn.identification.training.settings import FitStatus, InitialState, Settings
 from controlrnn.models import Model
 from controlrnn.records import FreeArrays, Numbers, Schema, TableOf, Text, digest, load_record, restoring, save_record
 
@@ -43,7 +43,9 @@ _COUNTERS = ("step", "validated", "best", "since_best", "rate_factor", "recoveri
 def fingerprint(model: Model, dataset: Dataset, loss: object, settings: Settings) -> dict[str, str]:
     """Fingerprint of everything that a run depends on, part by part, so that a mismatch can be named."""
     parameters = {n: p.detach().cpu().numpy() for n, p in model.state_dict().items()}
-    data = {f"{i}/{n}": getattr(r, n) for i, r in enumerate(dataset.train + dataset.validation) for n in "uy"}
+    names = "uyx" if settings.initial_state is InitialState.MEASURED else "uy"
+    records = enumerate(dataset.train + dataset.validation)
+    data = {f"{i}/{n}": getattr(r, n) for i, r in records for n in names if getattr(r, n) is not None}
     return {
         "model": type(model).__name__ + " " + digest(parameters, {"text": repr(model)})[:16],
         "data": digest(data, {"dt": dataset.dt})[:16],

@@ -22,8 +22,9 @@ from controlrnn.identification.linear.regression import answers_late
 from controlrnn.identification.linear.subspace import identify_subspace
 from controlrnn.identification.losses.base import Loss, SimulationError
 from controlrnn.identification.scores.free_run import score
+from controlrnn.identification.states.measured import measured_states
 from controlrnn.identification.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
-from controlrnn.identification.training.loop import Trainer
+from controlrnn.identification.training.loop import Trainer, beginnings
 from controlrnn.identification.training.progress import Callback
 from controlrnn.identification.training.refinement import Refinement, check_refinable
 from controlrnn.identification.training.result import FitResult
@@ -88,9 +89,13 @@ def identify(
         _log.warning("no validation records: the best parameters are chosen on the training records")
     mark = fingerprint(model, dataset, loss, settings)
     model = copy.deepcopy(model)
+    measured = settings.initial_state is InitialState.MEASURED
     if settings.start is not Start.CONTINUE:
-        model.set_units(input_scaler(dataset.train), Scaler.fit([r.y for r in dataset.train]), dataset.dt)
-    start_at_linear(model, dataset, settings.start, horizon=settings.start_horizon)
+        states = Scaler.fit(measured_states(dataset.train, model.nx)) if measured else None
+        outputs = Scaler.fit([r.y for r in dataset.train])
+        model.set_units(input_scaler(dataset.train), outputs, dataset.dt, states)
+    if not measured:  # a subspace model has states of its own
+        start_at_linear(model, dataset, settings.start, horizon=settings.start_horizon)
     model.to(settings.dtype)
     trainer = Trainer(model, dataset, loss, settings, window, skip)
     ended, refinement = None, None
@@ -107,8 +112,10 @@ def identify(
         )
     system = model.freeze()
     parts = {name: getattr(dataset, name) for name in ("train", "validation", "test") if getattr(dataset, name)}
-    estimate = settings.initial_state is InitialState.ESTIMATED
-    scores = {name: score(system, records, skip=skip, estimate=estimate) for name, records in parts.items()}
+    scores = {
+        name: score(system, records, skip=skip, x0=beginnings(system, records, settings.initial_state, skip))
+        for name, records in parts.items()
+    }
     history = {name: np.asarray(values, dtype=np.float64) for name, values in trainer.history.items()}
     return FitResult(system, model, history, scores, status, settings, skip, time.perf_counter() - began, arithmetic())
 
@@ -247,6 +254,29 @@ def _settings(options: dict[str, Any]) -> Settings:
     return Settings(**options)
 
 
+def _check_states(model: Model, dataset: Dataset, settings: Settings) -> None:
+    """Refuse what does not fit measured states, or the units of a model that has such ones."""
+    if settings.initial_state is InitialState.MEASURED:
+        for records in (dataset.train, dataset.validation, dataset.test):
+            measured_states(records, model.nx)
+        if settings.start is Start.LINEAR:
+            raise SettingError(
+                "start='linear' starts at a subspace model, whose states are its own and not the measured ones: take "
+                "start='auto' or 'as_is'"
+            )
+        if settings.refine is not Refine.NONE and len(dataset.train) <= model.nx:
+            # An affine change of coordinates may leave as many points where they are.
+            raise SettingError(
+                f"a refinement knows states only where records begin: with initial_state='measured' it needs more than "
+                f"nx = {model.nx} training records, got {len(dataset.train)}: take refine='none', or cut the records"
+            )
+    elif settings.start is Start.CONTINUE and model.state_scaler is not None:
+        raise SettingError(
+            f"the states of this model are measured ones: continue with initial_state='measured', got "
+            f"{str(settings.initial_state)!r}, or start anew"
+        )
+
+
 def _window(dataset: Dataset, wanted: int) -> int:
     """Samples of a window when none are asked for: as wanted, or fewer, so that records of 9 in 10 samples hold one."""
     lengths = np.sort([len(r) for r in dataset.train])[::-1]
@@ -281,6 +311,7 @@ def _lengths(model: Model, dataset: Dataset, loss: Loss, settings: Settings) -> 
             f"initial_state='estimated' needs skip * ny >= nx = {model.nx} samples to estimate from, got skip = {skip}"
         )
     check_refinable(model, loss, settings)
+    _check_states(model, dataset, settings)
     for part in ("train", "validation", "test"):
         for i, record in enumerate(getattr(dataset, part)):
             if record.missing[skip:].all():  # also where nothing is left

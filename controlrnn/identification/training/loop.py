@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,16 +16,24 @@ from controlrnn.errors import DataError, TrainingError
 from controlrnn.identification.losses.base import Loss, Simulation
 from controlrnn.identification.losses.windows import Windows
 from controlrnn.identification.scores.free_run import free_run, initial_states
+from controlrnn.identification.states.measured import measured_states
 from controlrnn.identification.training.progress import Progress
 from controlrnn.identification.training.settings import InitialState, Keep, Settings
 from controlrnn.kernels import simulate
 from controlrnn.models import Model
-from controlrnn.systems import LureSystem
+from controlrnn.systems import GatedSystem, LureSystem
 
 HISTORY = ("step", "loss", "validation", "learning_rate")
 _MOST_RECOVERIES = 8
 _Singular: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # missing in torch's own stubs
 _log = logging.getLogger(__name__)
+
+
+def beginnings(system: LureSystem | GatedSystem, records: Sequence[Trajectory], kind: InitialState, skip: int) -> Array:
+    """Initial states of free runs, as `Settings.initial_state` asks for, shape (R, nx)."""
+    if kind is InitialState.MEASURED:
+        return np.array([x[0] for x in measured_states(records, system.nx)]).reshape(len(records), system.nx)
+    return initial_states(system, records, skip if kind is InitialState.ESTIMATED else 0)
 
 
 class Trainer:
@@ -49,6 +58,10 @@ class Trainer:
         # A window that was not asked for is not set by one short record: that one gives no windows.
         self.windowed = tuple(r for r in self.train if settings.window is not None or len(r) >= window)
         self.windows = Windows(self.windowed, window, model.input_scaler, model.output_scaler, model.nx, settings.dtype)
+        if settings.initial_state is InitialState.MEASURED:
+            # `carry` leaves out the state after the last sample.
+            measured = (self._scaled(x) for x in measured_states(self.windowed, model.nx))
+            self.windows.carry([np.concatenate([x, x[-1:]]) for x in measured])
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.optimiser = self._new_optimiser()
         self.step = 0
@@ -155,9 +168,10 @@ class Trainer:
 
     def starting_states(self) -> Array | None:
         """Initial states of the training records at the present parameters; None where they are zero by setting."""
-        if self.settings.initial_state is not InitialState.ESTIMATED:
+        kind = self.settings.initial_state
+        if kind is InitialState.ZERO:
             return None
-        return initial_states(self.model.freeze(), self.train, self.skip)
+        return self._scaled(beginnings(self.model.freeze(), self.train, kind, self.skip))
 
     def restore_best(self) -> None:
         """Set the model to the best parameters."""
@@ -208,8 +222,12 @@ class Trainer:
 
     def _run(self, system: LureSystem, records: tuple[Trajectory, ...]) -> tuple[list[Array], list[Array]]:
         """Outputs and states of free runs, from initial states as the settings ask for."""
-        estimated = self.settings.initial_state is InitialState.ESTIMATED
-        return free_run(system, records, initial_states(system, records, self.skip if estimated else 0))
+        return free_run(system, records, beginnings(system, records, self.settings.initial_state, self.skip))
+
+    def _scaled(self, states: Array) -> Array:
+        """States in the model's units."""
+        scaler = self.model.state_scaler
+        return states if scaler is None else scaler.apply(states)
 
     def _mean_loss(self) -> float:
         """Mean loss since the last validation; NaN before the first step."""

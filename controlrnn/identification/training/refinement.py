@@ -47,6 +47,7 @@ class Refinement:
             trainer.train,
             trainer.loss,
             self._states,
+            free=settings.initial_state is InitialState.ESTIMATED,
             segment=settings.shooting,
             stiffness=settings.stiffness,
             step=settings.steps,

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from controlrnn.checks import Array, count, positive, put, read_only, shown, texts
 from controlrnn.data import Scaler, Trajectory
 from controlrnn.errors import FileFormatError, SettingError
-from controlrnn.identification.scores.free_run import free_run, initial_states
+from controlrnn.identification.scores.free_run import free_run
 from controlrnn.identification.scores.metrics import Scores
-from controlrnn.identification.training.settings import FitStatus, InitialState, Settings
+from controlrnn.identification.training.loop import beginnings
+from controlrnn.identification.training.settings import FitStatus, Settings
 from controlrnn.models import Model
 from controlrnn.records import (
     Count,
@@ -53,7 +54,7 @@ class _Kept(Stored):
         parts={
             "system": Part((LureSystem, GatedSystem), own=True), "settings": Part(Settings, own=True),
             **{name: Part(Scores, none=True, own=True) for name in _PARTS},
-            **{name: Part(Scaler, none=True, own=True) for name in ("inputs", "outputs")},
+            **{name: Part(Scaler, none=True, own=True) for name in ("inputs", "outputs", "states")},
         },
     )  # fmt: skip
 
@@ -64,6 +65,7 @@ class _Kept(Stored):
     test: Scores | None
     inputs: Scaler | None
     outputs: Scaler | None
+    states: Scaler | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class FitResult(Stored):
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "fit-result", 4,
+        "fit-result", 5,  # 4: without scalers of measured states
         arrays={name: Numbers("V", nan=True, infinite=True) for name in _HISTORY},
         meta={
             "status": Text(choices=FitStatus), "skip": Count(), "seconds": Number(least=0.0),
@@ -154,15 +156,15 @@ class FitResult(Stored):
 
     def simulate(self, record: Trajectory) -> Array:
         """Simulate ``record`` freely from the initial state that scoring uses, shape (T, ny), physical units."""
-        estimate = self.settings.initial_state is InitialState.ESTIMATED
-        x0 = initial_states(self.system, [record], self.skip if estimate else 0)
+        x0 = beginnings(self.system, [record], self.settings.initial_state, self.skip)
         return free_run(self.system, [record], x0)[0][0]
 
     def record(self) -> tuple[Arrays, Meta]:
         """Arrays and JSON values of this result, the model's parameters included."""
-        scores = {name: self.scores.get(name) for name in _PARTS}
-        scalers = (None, None) if self.model is None else (self.model.input_scaler, self.model.output_scaler)
-        kept = _Kept(self.system, self.settings, **scores, inputs=scalers[0], outputs=scalers[1])
+        scores: dict[str, Any] = {name: self.scores.get(name) for name in _PARTS}
+        names = {"inputs": "input_scaler", "outputs": "output_scaler", "states": "state_scaler"}
+        scalers = {name: getattr(self.model, own, None) for name, own in names.items()}
+        kept = _Kept(self.system, self.settings, **scores, **scalers)
         arrays, meta = kept.record()
         arrays |= {stored: np.asarray(self.history[name]) for stored, name in _HISTORY.items()}
         if self.model is not None:
@@ -232,4 +234,4 @@ def _put(model: Model, found: Mapping[str, NDArray[Any]], kept: _Kept) -> None:
         raise FileFormatError("its parameters must be of one precision")
     model.to(floating[0])
     model.load_state_dict(parameters)
-    model.set_units(kept.inputs, kept.outputs, kept.system.dt)
+    model.set_units(kept.inputs, kept.outputs, kept.system.dt, kept.states)

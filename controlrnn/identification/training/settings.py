@@ -61,6 +61,10 @@ class InitialState(Choice):
     ESTIMATED = "estimated"
     """Least squares over the first ``skip`` samples of each record; windows within a record start from the state that
     a free run of the whole record had there at the last validation. For plants slower than any affordable washout."""
+    MEASURED = "measured"
+    """The measured state where the window or record begins: the record's ``x``, or its outputs where it has none. For
+    plants whose whole state is measured: the states of the identified system are those, in physical units. A window of
+    two samples teaches single steps, of nx + 1 or more also states that are no outputs."""
 
 
 class Refine(Choice):

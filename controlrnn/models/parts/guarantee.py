@@ -125,10 +125,14 @@ class Promise:
     rate: float
     supply: Supply | None = None
 
-    def numbers(self, activation: Activation, inputs: Scaler, outputs: Scaler) -> Guarantee:
+    def numbers(
+        self, activation: Activation, inputs: Scaler, outputs: Scaler, states: Scaler | None = None
+    ) -> Guarantee:
         """Convert to the guarantee of the frozen system, for its activation and in physical units."""
         supply = None if self.supply is None else self.supply.in_units(inputs, outputs)
         P, multipliers = self.metric.detach().numpy(), self.multipliers.detach().numpy()
+        if states is not None:
+            P = P / np.outer(states.scale, states.scale)
         return Guarantee(0.5 * (P + P.T), sector_factor(*activation.slope) * multipliers, self.rate, supply)
 
 
