@@ -20,7 +20,9 @@ import numpy as np
 from controlrnn.checks import Array
 from controlrnn.errors import ShapeError
 from controlrnn.kernels._engine import Sizes
-from controlrnn.kernels.compiled.scan import _entry
+from controlrnn.kernels.compiled import simd
+from controlrnn.kernels.compiled.scan import _entry, _part
+from controlrnn.kernels.compiled.simd import line_length
 from controlrnn.systems import MATRICES, LureSystem
 
 
@@ -46,12 +48,19 @@ class Sensitivities:
                 f"selected must have shape {rows.shape} and leave out D11 on and above its block diagonal, got "
                 f"{chosen.shape}: flatten the matrices in the order of MATRICES"
             )
-        rows, columns = rows[chosen], columns[chosen]
-        # The loop wants the entries of one row together; `_target` says where each belongs in the caller's order.
-        self._target = np.argsort(rows, kind="stable")
-        self._columns = columns[self._target]
-        self._starts = np.searchsorted(rows[self._target], np.arange(self._sizes.nr + 1))
-        self.n_entries = len(rows)
+        self._arrange(rows[chosen], columns[chosen])
+
+    def _arrange(self, rows: np.ndarray, columns: np.ndarray) -> None:
+        """Lay the entries out in lines of one row each, then the initial state; places at the ends are padding."""
+        line = line_length(8)
+        self.n_entries, nx = len(rows), self.system.nx
+        groups = [(r, np.flatnonzero(rows == r)) for r in np.unique(rows)]
+        groups.append((-1, self.n_entries + np.arange(nx)))
+        self._rows = np.repeat([r for r, _ in groups], [-(-len(g) // line) for _, g in groups])
+        # Where each place belongs in the caller's order, -1 for padding, and its number in z.
+        self._target = np.concatenate([np.pad(g, (0, -len(g) % line), constant_values=-1) for _, g in groups])
+        self._columns = np.where(self._target < 0, 0, np.concatenate([columns, np.zeros(nx, int)])[self._target])
+        self._used = np.flatnonzero(self._target >= 0)
 
     def start(self) -> Array:
         """Derivatives of the initial state, shape (nx, n_entries + nx): zero by the entries, identity by itself."""
@@ -81,10 +90,14 @@ class Sensitivities:
         F = np.concatenate([system.A + system.B1 @ KC, system.C2 + system.D21 @ KC], axis=1)
         z = np.concatenate([np.ones((T, 1)), u, x, w], axis=1)
         dy = np.empty((T, ny, self.n_entries + nx))
-        dx = np.ascontiguousarray(np.concatenate([start[:, self._target], start[:, self.n_entries :]], axis=1))
-        _follow(F, source, z, self._starts, self._columns, self._target, dx, dy)
-        end = np.empty_like(dx)
-        end[:, self._target], end[:, self.n_entries :] = dx[:, : self.n_entries], dx[:, self.n_entries :]
+        line, used = line_length(8), self._target[self._used]
+        places = np.zeros((nx, len(self._target)))
+        places[:, self._used] = start[:, used]
+        dx = np.zeros((2, len(self._rows), nx + ny, line))
+        dx[0, :, :nx] = places.reshape(nx, -1, line).transpose(1, 0, 2)
+        last = _follow(F, source, z, self._rows, self._columns, self._target, dx, dy)
+        end = np.empty((nx, self.n_entries + nx))
+        end[:, used] = dx[last, :, :nx].transpose(1, 0, 2).reshape(nx, -1)[:, self._used]
         return dy, end
 
 
@@ -115,29 +128,54 @@ def _neurons(system: LureSystem, w: Array) -> tuple[Array, Array]:
     return K, KC
 
 
+@_part
+def _rows_of(adds, S, s, si, V, v, out, o, rows, n):
+    """``out[o + i line] = (out +) sum_k S[s + i si + k] line V[v + k line]`` for all rows i, k < n."""
+    line, i = simd.line_of(V), 0
+    while i + 8 <= rows:
+        if adds:
+            simd.add_product8(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        else:
+            simd.product8(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        i += 8
+    while i + 4 <= rows:
+        if adds:
+            simd.add_product4(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        else:
+            simd.product4(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        i += 4
+    while i < rows:
+        if adds:
+            simd.add_product1(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        else:
+            simd.product1(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        i += 1
+
+
 @_entry
-def _follow(F, source, z, starts, columns, target, dx, dy):
-    """Advance dx (nx, k + nx) over all samples in place; fill dy (T, ny, k + nx), its columns put at ``target``."""
-    nx, n = dx.shape
-    ny, k = dy.shape[1], len(columns)
-    new = np.empty((nx + ny, n), dx.dtype)
+def _follow(F, source, z, rows, columns, target, dx, dy):
+    """Advance dx[0] (blocks, nx + ny, line) over all samples; fill dy (T, ny, k + nx), its columns put at ``target``.
+
+    ``dx`` holds two buffers, of the sample before and the sample after; returns which of them holds the last one.
+    """
+    blocks, height, line = dx.shape[1:]
+    nx, nr, ny, now = F.shape[2], source.shape[2], dy.shape[1], 0
+    own = np.empty(line, dx.dtype)  # numbers z_c of one block
     for t in range(len(z)):
-        for i in range(nx + ny):
-            for r in range(len(starts) - 1):
-                h = source[t, i, r]
-                for e in range(starts[r], starts[r + 1]):
-                    new[i, e] = h * z[t, columns[e]]
-            for e in range(k, n):
-                new[i, e] = 0
-            for j in range(nx):
-                f = F[t, i, j]
-                for e in range(n):
-                    new[i, e] += f * dx[j, e]
-        for i in range(nx):
-            for e in range(n):
-                dx[i, e] = new[i, e]
-        for i in range(ny):
-            for e in range(k):
-                dy[t, i, target[e]] = new[nx + i, e]
-            for e in range(k, n):
-                dy[t, i, e] = new[nx + i, e]
+        here, there = now * blocks * height * line, (1 - now) * blocks * height * line
+        for b in range(blocks):
+            r, o = rows[b], there + b * height * line
+            for e in range(line):
+                own[e] = z[t, columns[b * line + e]]
+            # Without a term, for the initial state, the product stores zeros.
+            first = t * height * nr + max(r, 0)
+            _rows_of(False, source, first, nr, own, 0, dx, o, height, 1 if r >= 0 else 0)
+            if r < nr - ny:  # entries of the outputs' own rows never move the state
+                _rows_of(True, F, t * height * nx, nx, dx, here + b * height * line, dx, o, height, nx)
+            for e in range(line):
+                place = target[b * line + e]
+                if place >= 0:
+                    for i in range(ny):
+                        dy[t, i, place] = dx[1 - now, b, nx + i, e]
+        now = 1 - now
+    return now

@@ -216,8 +216,9 @@ class Objective:
                 product, carry = np.zeros((n + nx,) * 2), tool.start()
                 for a in range(0, us.shape[1], block):
                     dy, carry = tool.run(us[b, a : a + block], x[b, a : a + block][: len(us[b, a : a + block])], carry)
-                    known = ~group.y[b, a : a + block].isnan().numpy()
-                    J = (dy * known[..., None])[max(0, washout - a) :].reshape(-1, n + nx)
+                    missing = group.y[b, a : a + block].isnan().numpy()
+                    dy[missing] = 0.0
+                    J = dy[max(0, washout - a) :].reshape(-1, n + nx)
                     product += J.T @ J
                 where = np.r_[0:n, n + row * nx : n + (row + 1) * nx]
                 total[np.ix_(where, where)] += 2 * weight / scored * product
