@@ -14,7 +14,7 @@ output offset follow by linear least squares on the simulated output. The row of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,21 +108,57 @@ def identify_subspace(
     strictly_proper = answers_late(records, strictly_proper)
     if inputs is None or outputs is None:
         inputs, outputs = scalers(records)
-    ny = records[0].ny
     wanted = 1 if nx is None else count("nx", nx)
-    horizon = max(15, 2 * -(-wanted // ny) + 1) if horizon is None else count("horizon", horizon, least=2)
-    if wanted > (horizon - 1) * ny:
-        raise SettingError(f"nx must be at most (horizon - 1) ny = {(horizon - 1) * ny}, got {nx}: raise horizon")
+    horizon = max(15, 2 * -(-wanted // records[0].ny) + 1) if horizon is None else count("horizon", horizon, least=2)
+    (found,) = _identified(records, [nx], horizon, strictly_proper, max_radius, inputs, outputs)
+    return found
+
+
+def subspace_models(
+    records: Sequence[Trajectory], orders: Sequence[int], horizon: int, strictly_proper: bool
+) -> Iterator[SubspaceModel]:
+    """Models of several orders, as `identify_subspace` finds them, from one factorisation of the Hankel matrices.
+
+    Args:
+        records: As for `identify_subspace`.
+        orders: Orders of the models.
+        horizon: Samples of past and of future.
+        strictly_proper: Whether D is fixed at zero.
+
+    Raises:
+        DataError: Too few samples for the horizon, or inputs that are not exciting.
+        SettingError: An order does not fit ``horizon``.
+    """
+    records = checked(records)
+    return _identified(records, orders, horizon, strictly_proper, 1.0, *scalers(records))
+
+
+def _identified(
+    records: Sequence[Trajectory],
+    orders: Sequence[int | None],
+    horizon: int,
+    strictly_proper: bool,
+    max_radius: float,
+    inputs: Scaler,
+    outputs: Scaler,
+) -> Iterator[SubspaceModel]:
+    """Models of the orders, one after the other; what does not depend on the order is computed once."""
+    ny = records[0].ny
+    for nx in orders:
+        if nx is not None and nx > (horizon - 1) * ny:
+            raise SettingError(f"nx must be at most (horizon - 1) ny = {(horizon - 1) * ny}, got {nx}: raise horizon")
     moved = moved_directions(records, inputs)  # along all others B and D are zero
     us, ys = [inputs.apply(r.u) @ moved for r in records], [outputs.apply_measured(r.y) for r in records]
     observability, values = _observability(us, _known_or_filled(us, ys, horizon, strictly_proper), horizon)
-    A, C = _state_map(observability, values, wanted if nx else None, horizon, ny, max_radius)
-    B, D, by, x0 = _input_maps(A, C, us, ys, strictly_proper)
-    # The states so far have the scale of the Hankel matrices, which grows with the data: bring them to order one.
-    size = np.sqrt(np.mean(np.concatenate([_states(A, B, u, x) for u, x in zip(us, x0, strict=True)]) ** 2, axis=0))
-    size = np.where(size > 0, size, 1.0)
-    A, B, C, x0 = A * size / size[:, None], B / size[:, None], C * size, x0 / size
-    return SubspaceModel(A, B @ moved.T, C, D @ moved.T, by, x0, values, inputs, outputs, records[0].dt)
+    for nx in orders:
+        A, C = _state_map(observability, values, nx, horizon, ny, max_radius)
+        B, D, by, x0 = _input_maps(A, C, us, ys, strictly_proper)
+        # The states so far have the scale of the Hankel matrices, which grows with the data: bring them to order one.
+        states = np.concatenate([_states(A, B, u, x) for u, x in zip(us, x0, strict=True)])
+        size = np.sqrt(np.mean(states**2, axis=0))
+        size = np.where(size > 0, size, 1.0)
+        A, B, C, x0 = A * size / size[:, None], B / size[:, None], C * size, x0 / size
+        yield SubspaceModel(A, B @ moved.T, C, D @ moved.T, by, x0, values, inputs, outputs, records[0].dt)
 
 
 def _state_map(

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from controlrnn.checks import Array
 from controlrnn.data import Trajectory
 from controlrnn.errors import ControlRnnError, DataError
 from controlrnn.identification.linear.arx import identify_arx
-from controlrnn.identification.linear.subspace import identify_subspace
-from controlrnn.identification.selection.folds import Fold, error_of, pooled, shortened
+from controlrnn.identification.linear.subspace import identify_subspace, subspace_models
+from controlrnn.identification.selection.folds import Fold, error_of, output_scale, pooled, shortened
 from controlrnn.identification.selection.structure import Structure
 from controlrnn.systems import LureSystem
 
 _log = logging.getLogger(__name__)
 _ARX_ORDERS = (1, 2, 3, 4, 5, 6, 8, 10)
 _ORDERS = (1, 2, 3, 4, 5, 6, 8, 10, 12)
-_HORIZONS = (None, 40, 80)  # the longer for lightly damped plants
+_HORIZONS = (40, 80, 160, 320)  # tried beside `identify_subspace`'s own, those beyond _USUAL for slow oscillations
+_USUAL = 80
+_NEAR = (1.5, 1.1, 1.02)  # errors relative to the lowest, of the orders that are worth refining
+_DECAYED = 0.1  # share of an oscillation that is left after the longest horizon
+_ROWS = 1300  # of the Hankel matrices: their factorisation takes the square of it
 _MOST = 20_000  # samples that subspace models are found from
 _PIECES = 8  # records that their orders are found from: each has an initial state of its own to fit
 
 _Fit = Callable[[Sequence[Trajectory]], LureSystem]
+_Trials = dict[tuple[int, int | None], tuple[float, _Fit]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +42,8 @@ class Baseline:
         error: Root mean square error over the left-out blocks, in units of the outputs' standard deviation.
         order: Its order.
         horizon: Samples of past and future of a subspace model; None where that was left to it.
-        others: Error over the left-out blocks by order, of the horizon that was chosen.
+        others: Error over the left-out blocks by order, with the best horizon of each.
+        horizons: Horizon of the lowest error by order.
     """
 
     name: str
@@ -45,14 +52,19 @@ class Baseline:
     order: int
     horizon: int | None
     others: dict[int, float]
+    horizons: dict[int, int | None]
+
+    @property
+    def what(self) -> str:
+        """Its size in words."""
+        return f"order {self.order}" + ("" if self.horizon is None else f", horizon {self.horizon}")
 
     def orders(self) -> list[int]:
-        """Orders worth trying for a network, the best first: it may need fewer states, or more, than a linear model."""
-        low = self.error
-        near = min((n for n, e in self.others.items() if e <= 1.1 * low), default=self.order)
-        close = min((n for n, e in self.others.items() if e <= 1.5 * low), default=self.order)
-        # What more states gain, neurons gain at less cost, unless it is one or two of them.
-        return list(dict.fromkeys([near, close, min(self.order, near + 2)]))
+        """Orders worth refining, the most promising first: what is nearly as good, one or two states more, or fewer."""
+        hopeful, fair, near = (
+            min((n for n, e in self.others.items() if e <= f * self.error), default=self.order) for f in _NEAR
+        )
+        return list(dict.fromkeys([near, fair, min(near + 2, self.order), hopeful]))
 
 
 def find_baselines(every: Sequence[Fold], records: Sequence[Trajectory], structure: Structure) -> list[Baseline]:
@@ -62,8 +74,9 @@ def find_baselines(every: Sequence[Fold], records: Sequence[Trajectory], structu
         DataError: They allow neither.
     """
     proper = not structure.feedthrough
-    short = _Short(every, records, structure.skip)
-    found = [_arx(every, records, structure), _subspace(short, proper)]
+    arx = _arx(every, records, structure)
+    horizons = _horizons(every, settling_oscillation(arx.system) if arx else 0)
+    found = [arx, _subspace(_Short(every, records, structure.skip), horizons, proper)]
     kept = [b for b in found if b is not None]
     if not kept:
         raise DataError("the records allow neither an ARX nor a subspace model: check them with their plots")
@@ -74,9 +87,26 @@ class _Short:
     """The folds and records that subspace models are found from; they are judged by the whole left-out blocks."""
 
     def __init__(self, every: Sequence[Fold], records: Sequence[Trajectory], skip: int) -> None:
+        self.scales = [output_scale(f.train) for f in every]
         self.folds = [Fold(shortened(f.train, _MOST, pieces=_PIECES), f.validation) for f in every]
         self.records = shortened(records, _MOST)
         self.skip = skip
+
+
+def settling_oscillation(system: LureSystem) -> int:
+    """Samples in which the slowest oscillation that settles in a linear system decays to a tenth; 0 without any."""
+    poles = np.linalg.eigvals(system.A)
+    radii = np.abs(poles[(np.abs(poles.imag) > 0) & (np.abs(poles) < 1)])
+    return 0 if not len(radii) else int(min(np.log(_DECAYED) / np.log(max(radii.max(), 1e-300)), 1e6))
+
+
+def _horizons(every: Sequence[Fold], reach: int) -> list[int]:
+    """Horizons worth trying: up to the usual one, or the first beyond ``reach``, as far as the folds allow."""
+    channels = every[0].train[0].nu + every[0].train[0].ny
+    windows = min(sum(map(len, fold.train)) for fold in every)
+    longest = next((h for h in _HORIZONS if h >= reach), _HORIZONS[-1])
+    rows = min(_ROWS, windows // 2)
+    return [h for h in _HORIZONS if h <= max(_USUAL, longest) and 1 + 2 * h * channels <= rows]
 
 
 def _arx(every: Sequence[Fold], records: Sequence[Trajectory], structure: Structure) -> Baseline | None:
@@ -85,44 +115,59 @@ def _arx(every: Sequence[Fold], records: Sequence[Trajectory], structure: Struct
     def fit(order: int) -> _Fit:
         return lambda some: identify_arx(some, order, order, strictly_proper=not structure.feedthrough).system
 
-    most = structure.skip * records[0].ny
-    errors = {n: _error(fit(n), every, structure.skip) for n in _ARX_ORDERS if n * records[0].ny <= most}
-    return _best("arx", {(n, None): (e, fit(n)) for n, e in errors.items()}, records)
+    scales = [output_scale(fold.train) for fold in every]
+    trials: _Trials = {}
+    for n in (n for n in _ARX_ORDERS if n * records[0].ny <= structure.skip * records[0].ny):
+        (error,) = _errors(lambda some, n=n: [fit(n)(some)], 1, every, scales, structure.skip)  # type: ignore[misc]
+        trials[n, None] = error, fit(n)
+    return _best("arx", trials, records)
 
 
-def _subspace(short: _Short, proper: bool) -> Baseline | None:
-    """Best subspace model."""
+def _subspace(short: _Short, horizons: Sequence[int], proper: bool) -> Baseline | None:
+    """Best subspace model, over all orders and horizons: one that is too short hides what is lightly damped."""
 
     def fit(order: int, horizon: int | None) -> _Fit:
         return lambda some: identify_subspace(some, order, horizon=horizon, strictly_proper=proper).system
 
-    trials: dict[tuple[int, int | None], tuple[float, _Fit]] = {}
-    most = short.skip * short.records[0].ny
-    for order in (n for n in _ORDERS if n <= most):
-        trials[order, None] = _error(fit(order, None), short.folds, short.skip), fit(order, None)
-    ranked = sorted(trials, key=lambda key: trials[key][0])
-    for order in sorted({ranked[0][0], max(n for n in _ORDERS if n <= most)}):
-        for horizon in _HORIZONS[1:]:
-            trials[order, horizon] = _error(fit(order, horizon), short.folds, short.skip), fit(order, horizon)
+    ny, trials = short.records[0].ny, _Trials()
+    orders = [n for n in _ORDERS if n <= short.skip * ny]
+    for order in orders:
+        (error,) = _errors(lambda some, n=order: [fit(n, None)(some)], 1, short.folds, short.scales, short.skip)  # type: ignore[misc]
+        trials[order, None] = error, fit(order, None)
+    for horizon in horizons:
+        some = [n for n in orders if n <= (horizon - 1) * ny]
+
+        def models(records: Sequence[Trajectory], some: list[int] = some, horizon: int = horizon) -> _Systems:
+            return (model.system for model in subspace_models(records, some, horizon, proper))
+
+        errors = _errors(models, len(some), short.folds, short.scales, short.skip)
+        trials |= {(n, horizon): (e, fit(n, horizon)) for n, e in zip(some, errors, strict=True)}
     return _best("subspace", trials, short.records)
 
 
-def _error(fit: _Fit, every: Sequence[Fold], skip: int) -> float:
-    """Error of a linear method over the left-out blocks; infinite where it cannot be used on one."""
+_Systems = Iterable[LureSystem]
+
+
+def _errors(
+    fit: Callable[[Sequence[Trajectory]], _Systems],
+    count: int,
+    every: Sequence[Fold],
+    scales: Sequence[Array],
+    skip: int,
+) -> list[float]:
+    """Errors over the left-out blocks of the ``count`` models that a linear method finds; infinite where it fails."""
     try:
-        errors = []
-        for fold in every:
-            scale = np.nanstd(np.concatenate([r.y for r in fold.train]), axis=0)
-            errors.append(error_of(fit(fold.train), fold.validation, np.where(scale > 0, scale, 1.0), skip))
-        return pooled(errors, every, skip)
+        errors = [
+            [error_of(system, fold.validation, scale, skip) for system in fit(fold.train)]
+            for fold, scale in zip(every, scales, strict=True)
+        ]
+        return [pooled(column, every, skip) for column in zip(*errors, strict=True)]
     except ControlRnnError as failure:
         _log.debug("a linear model could not be fitted: %s", failure)
-        return np.inf
+        return [np.inf] * count
 
 
-def _best(
-    name: str, trials: dict[tuple[int, int | None], tuple[float, _Fit]], records: Sequence[Trajectory]
-) -> Baseline | None:
+def _best(name: str, trials: _Trials, records: Sequence[Trajectory]) -> Baseline | None:
     """Model of all records with the order and horizon of the lowest error; None where none can be used."""
     for key in sorted(trials, key=lambda key: trials[key][0]):
         error, fit = trials[key]
@@ -132,8 +177,10 @@ def _best(
             system = fit(records)
         except ControlRnnError:
             continue
-        others = {order: e for (order, horizon), (e, _) in trials.items() if horizon == key[1] and np.isfinite(e)}
-        _log.info("%s of order %d: error %.4g over the left-out blocks", name, key[0], error)
-        return Baseline(name, system, error, key[0], key[1], others)
+        of = {n: min((k for k in trials if k[0] == n), key=lambda k: trials[k][0]) for n, _ in trials}
+        others = {n: trials[k][0] for n, k in of.items() if np.isfinite(trials[k][0])}
+        found = Baseline(name, system, error, key[0], key[1], others, {n: of[n][1] for n in others})
+        _log.info("%s of %s: error %.4g over the left-out blocks", name, found.what, error)
+        return found
     _log.warning("no %s model has a finite free run over the left-out blocks", name)
     return None

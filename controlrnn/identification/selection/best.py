@@ -24,12 +24,13 @@ from controlrnn.errors import ControlRnnError
 from controlrnn.identification.linear.delays import with_delays, without_delays
 from controlrnn.identification.scores.free_run import score
 from controlrnn.identification.selection.baselines import Baseline, find_baselines
-from controlrnn.identification.selection.candidates import Family
+from controlrnn.identification.selection.candidates import Candidate, Family
 from controlrnn.identification.selection.finals import Final, Job, final
 from controlrnn.identification.selection.folds import folds
+from controlrnn.identification.selection.linear import LinearStarts
 from controlrnn.identification.selection.meter import Clock, Meter, Phase, Work
 from controlrnn.identification.selection.result import BestFit, Entry, ordered
-from controlrnn.identification.selection.search import Found, search, typical
+from controlrnn.identification.selection.search import Found, judged, search, typical
 from controlrnn.identification.selection.structure import Structure, find_structure
 from controlrnn.identification.selection.trials import Plan
 from controlrnn.identification.training.progress import Callback
@@ -66,7 +67,8 @@ def identify_best(
             chosen by, test records are scored only.
         budget: Seconds for everything [s]. Baselines are always computed, also where they take longer.
         clock: Whether these pass on the wall, or are computed by this process.
-        families: Families of networks to try; none for linear models only.
+        families: Families to try. Refined linear models are tried before networks, also where only these are named;
+            without any family the baselines remain.
         skip: Samples at the start of every record that scores leave out, and that initial states are estimated from;
             found from the lengths of the records when left out.
         seed: Seed of all starts.
@@ -86,6 +88,7 @@ def identify_best(
     dataset = _dataset(data)
     budget, seed, clock = positive("budget", budget), checked_seed(seed), Clock(clock)
     wanted = tuple(dict.fromkeys(Family(f) for f in items("families", families, object)))
+    networks = tuple(f for f in wanted if f is not Family.LINEAR)
     if skip is not None:
         count("skip", skip)
     settings = {"families": [str(f) for f in wanted], "skip": skip, "seed": seed, "budget": budget}
@@ -97,8 +100,8 @@ def identify_best(
     listeners = tuple(callbacks)
     meter = Meter(budget, clock, work)
     prepared = _prepared(dataset, skip)
-    job = _job(prepared, meter, seed, listeners, place, budget)
-    found = search(job, prepared.baselines, wanted, mark) if wanted else Found(complete=True)
+    job = _job(prepared, meter, seed, listeners, place, mark)
+    found = search(job, prepared.baselines[-1], networks, mark) if wanted else Found(complete=True)
     finals = _finals(found, job)
     result = _result(dataset, prepared, found, finals, job)
     result = replace(result, budget=budget, clock=clock, seconds=meter.elapsed, seed=seed, mark=mark)
@@ -174,19 +177,29 @@ def _prepared(dataset: Dataset, skip: int | None) -> _Prepared:
 
 
 def _job(
-    prepared: _Prepared, meter: Meter, seed: int, listeners: tuple[Callback, ...], folder: Path | None, budget: float
+    prepared: _Prepared, meter: Meter, seed: int, listeners: tuple[Callback, ...], folder: Path | None, mark: str
 ) -> Job:
     """The search, with the sizes that its budget allows."""
-    last = prepared.baselines[-1]
-    usual = typical(prepared.baselines, Family.FREE, prepared.short)
+    last = prepared.baselines[-1]  # the subspace model, where there is one: ARX needs more states for the same
     meter.short = prepared.short
-    plan = Plan.of(budget, prepared.every, replace(usual, nv=8), last.horizon, prepared.short)
-    return Job(prepared.every, prepared.records, prepared.structure, plan, meter, seed, listeners, folder)
+    usual = replace(typical(Family.FREE, last.orders()[0], prepared.short), nv=8)
+    plan = Plan.of(meter.seconds, prepared.every, usual, Candidate(Family.LINEAR, last.order, 0), last.horizons)
+    records, structure = prepared.records, prepared.structure
+
+    def judge(candidate: Candidate) -> Any:
+        return judged(candidate, job, mark)
+
+    linear = LinearStarts(judge, prepared.every, records, structure, plan, meter, listeners)
+    job = Job(prepared.every, records, structure, plan, meter, seed, listeners, folder, linear)
+    return job
 
 
 def _finals(found: Found, job: Job) -> dict[Family, Final]:
     """Final fits of the best candidate of each family, the better family first."""
-    finals = {}
+    finals: dict[Family, Final] = {}
+    if job.linear.trials:
+        best = final(job.linear.best, None, job)
+        finals |= {} if best is None else {Family.LINEAR: best}
     for phase, family in zip((Phase.FIRST, Phase.SECOND), found.ranked, strict=False):
         job.meter.phase = phase
         if not np.isfinite(found.best[family].error):
@@ -202,7 +215,7 @@ def _result(dataset: Dataset, prepared: _Prepared, found: Found, finals: dict[Fa
     """Entries with their scores, and the choice."""
     structure = prepared.structure
     entries = [
-        _entry(dataset, structure, b.name, f"order {b.order}", with_delays(b.system, structure.delays), b.error, None)
+        _entry(dataset, structure, b.name, b.what, with_delays(b.system, structure.delays), b.error, None)
         for b in prepared.baselines
     ]
     for family, one in finals.items():
@@ -211,16 +224,17 @@ def _result(dataset: Dataset, prepared: _Prepared, found: Found, finals: dict[Fa
         except ControlRnnError as failure:
             _log.warning("%s: the final model cannot be used (%s)", one.what, failure)
     entries = list(ordered(entries))
-    chosen, baseline = entries[0], min(prepared.baselines, key=lambda b: b.error)
+    chosen, networks = entries[0], [str(family) for family in finals if family is not Family.LINEAR]
+    baseline = next(e for e in entries if e.name not in networks)
     for e in entries:
-        if e.name in set(map(str, finals)) and e.error > baseline.error:
+        if e.name in networks and e.error > baseline.error:
             _log.warning("%s (%s) is worse than the %s model over left-out blocks", e.name, e.what, baseline.name)
     errors = ", ".join(f"{e.name} {e.error:.4g}" for e in entries[1:])
     why = (
         f"{chosen.name} ({chosen.what}) has the lowest free-run error over {len(prepared.every)} left-out block(s): "
         f"{chosen.error:.4g} of the outputs' standard deviation" + (f"; {errors}" if errors else "")
     )
-    if not finals:
+    if not networks:
         why += "; no network came to a final fit: raise the budget"
     elif not found.complete:
         why += f"; the budget ended the search after {len(found.trials)} candidates"
@@ -229,7 +243,7 @@ def _result(dataset: Dataset, prepared: _Prepared, found: Found, finals: dict[Fa
         chosen=chosen.name,
         reason=why,
         notes=structure.reasons,
-        trials=tuple(found.trials),
+        trials=(*job.linear.trials, *found.trials),
         work=job.meter.work,
         skip=structure.skip,
         feedthrough=structure.feedthrough,

@@ -9,8 +9,8 @@ from typing import ClassVar
 from controlrnn.checks import Choice
 from controlrnn.identification.losses.base import Loss, SimulationError
 from controlrnn.identification.losses.regularisers import L2
-from controlrnn.models import ContractingR2DN, Model, ResidualRNN
-from controlrnn.records import Count, Number, Schema, Stored, Text
+from controlrnn.models import LTI, ContractingR2DN, Model, ResidualRNN
+from controlrnn.records import Count, Flag, Number, Schema, Stored, Text
 from controlrnn.systems import Activation
 from controlrnn.typed import typed
 
@@ -18,6 +18,8 @@ from controlrnn.typed import typed
 class Family(Choice):
     """Kind of model that a search tries."""
 
+    LINEAR = "linear"
+    """`LTI`: a contracting linear system, refined like the networks, which start at it; tried before any of them."""
     FREE = "free"
     """`ResidualRNN`: a linear system with neurons beside it; no guarantee by construction."""
     CONTRACTING = "contracting"
@@ -32,16 +34,17 @@ class Candidate(Stored):
     Args:
         family: The family.
         nx: Number of states.
-        nv: Number of neurons.
+        nv: Number of neurons; a linear model has none, whatever is said here.
         activation: Activation function.
         ridge: Weight of `L2` in the loss.
+        refined: Whether a network starts at the refined linear model of its order; otherwise at a subspace model.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "candidate", 1,
+        "candidate", 2,
         meta={
-            "family": Text(choices=Family), "nx": Count(1), "nv": Count(1), "activation": Text(choices=Activation),
-            "ridge": Number(least=0.0),
+            "family": Text(choices=Family), "nx": Count(1), "nv": Count(), "activation": Text(choices=Activation),
+            "ridge": Number(least=0.0), "refined": Flag(),
         },
     )  # fmt: skip
 
@@ -50,6 +53,7 @@ class Candidate(Stored):
     nv: int
     activation: Activation = Activation.TANH
     ridge: float = 0.0
+    refined: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", Family(self.family))
@@ -58,11 +62,16 @@ class Candidate(Stored):
     @property
     def label(self) -> str:
         """Short text for tables."""
+        if self.family is Family.LINEAR:
+            return f"{self.family}, {self.nx} states"
         text = f"{self.family}, {self.nx} states, {self.nv} {self.activation}"
-        return text + (f", ridge {self.ridge:g}" if self.ridge else "")
+        text += f", ridge {self.ridge:g}" if self.ridge else ""
+        return text + (", from the refined linear model" if self.refined else "")
 
     def build(self, nu: int, ny: int, feedthrough: bool, seed: int) -> Model:
         """Untrained model."""
+        if self.family is Family.LINEAR:
+            return LTI(nu=nu, ny=ny, nx=self.nx, feedthrough=feedthrough, seed=seed)
         if self.family is Family.FREE:
             return ResidualRNN(
                 nu=nu, ny=ny, nx=self.nx, nv=self.nv, activation=self.activation, feedthrough=feedthrough, seed=seed
@@ -85,7 +94,7 @@ class Candidate(Stored):
 
     def cost(self, nu: int, ny: int) -> float:
         """Multiplications of one Levenberg-Marquardt iteration per sample; those of matrix products count an eighth."""
-        n, v = self.nx, self.nv
+        n, v = self.nx, 0 if self.family is Family.LINEAR else self.nv
         unknowns = n * (n + nu + v + ny + 1) + v * (n + nu + 1)
         return unknowns * n * (n + ny) + unknowns**2 * ny / 8
 
@@ -100,7 +109,8 @@ def moves(orders: Sequence[int], *, ridge: bool) -> list[Move]:
         orders: Numbers of states to try.
         ridge: Whether the weight of the ridge is worth a choice: records are short.
     """
-    found: list[Move] = [lambda c: c, lambda c: replace(c, nv=2 * c.nv)]
+    # The refined linear model is near the best network or, where the plant bends much, in another valley.
+    found: list[Move] = [lambda c: c, lambda c: replace(c, refined=not c.refined), lambda c: replace(c, nv=2 * c.nv)]
     found += [lambda c, n=n: replace(c, nx=n) for n in orders]  # type: ignore[misc]  # bound now
     if ridge:
         found += [lambda c: replace(c, ridge=10 * c.ridge), lambda c: replace(c, ridge=c.ridge / 10)]

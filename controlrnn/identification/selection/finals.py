@@ -25,7 +25,8 @@ from controlrnn.data import Dataset, Trajectory
 from controlrnn.errors import CertificationError, ControlRnnError
 from controlrnn.identification.linear.delays import with_delays
 from controlrnn.identification.selection.candidates import Family
-from controlrnn.identification.selection.folds import Fold, shortened
+from controlrnn.identification.selection.folds import Fold, error_of, output_scale, shortened
+from controlrnn.identification.selection.linear import LinearStarts
 from controlrnn.identification.selection.meter import Meter, Stop
 from controlrnn.identification.selection.structure import Structure
 from controlrnn.identification.selection.trials import Plan, Trial, fit
@@ -68,6 +69,7 @@ class Job:
     seed: int
     listeners: tuple[Callback, ...]
     folder: Path | None
+    linear: LinearStarts
 
 
 def final(trial: Trial, known: FitResult | None, job: Job) -> Final | None:
@@ -78,17 +80,21 @@ def final(trial: Trial, known: FitResult | None, job: Job) -> Final | None:
         known: Its fit of the trial; None where the records are short, or where it is not known any more.
         job: The search.
     """
-    if job.plan.short:
-        fits = _starts(trial, job)
-        error = trial.error
+    if trial.candidate.family is Family.LINEAR:
+        linear = job.linear.whole(trial.candidate.nx)
+        fits = [] if linear is None else [linear]
     else:
-        fits = _refined(trial, known, job)
-        error = fits[0].best_validation if fits else np.inf
+        fits = _starts(trial, job) if job.plan.short else _refined(trial, known, job)
     if not fits:
         return None
     system = average([f.system for f in fits]) if len(fits) > 1 else fits[0].system
+    error = trial.error
+    if not job.plan.short:
+        # Scales of trials are those of the samples that they were fitted to: compared are errors in the same units.
+        (fold,) = job.every
+        error = error_of(system, fold.validation, output_scale(fold.train), job.structure.skip)
     what = trial.candidate.label + (f", mean of {len(fits)} starts" if len(fits) > 1 else "")
-    proof = _certificate(system, fits) if trial.candidate.family is Family.CONTRACTING else None
+    proof = None if trial.candidate.family is Family.FREE else _certificate(system, fits)
     if any(job.structure.delays):
         system = with_delays(system, job.structure.delays)
         proof = None if proof is None else _searched(system)
@@ -105,10 +111,11 @@ def _starts(trial: Trial, job: Job) -> list[FitResult]:
                 trial.candidate,
                 Dataset(job.records),
                 job.structure,
-                horizon=job.plan.horizon,
+                horizon=job.plan.horizon(trial.candidate.nx),
                 seed=job.seed + k,
                 iterations=trial.length,
                 stop=stop,
+                model=job.linear.of_all(trial.candidate, job.seed + k),
                 keep="last",
             )
         except ControlRnnError as failure:
@@ -132,19 +139,19 @@ def _refined(trial: Trial, known: FitResult | None, job: Job) -> list[FitResult]
         stop = Stop(job.meter, job.listeners, trial.error)
         kept = None if job.folder is None else job.folder / f"final_{trial.candidate.family}_{k}.npz"
         try:
-            model = known.model if known is not None and k == 0 else None
+            going_on = known is not None and k == 0
+            model = known.model if going_on else job.linear.of_all(trial.candidate, job.seed + k)  # type: ignore[union-attr]
             one = fit(
                 trial.candidate,
                 data,
                 job.structure,
-                horizon=job.plan.horizon,
+                horizon=job.plan.horizon(trial.candidate.nx),
                 seed=job.seed + k,
                 iterations=job.plan.final_iterations,
                 stop=stop,
                 patience=30,
                 checkpoint=kept,
                 model=model,
-                start="auto" if model is None else "continue",
             )
         except ControlRnnError as failure:
             _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)

@@ -21,6 +21,7 @@ from controlrnn.systems import LureSystem
 
 LONG = 10_000  # samples from which on one block judges as well as several
 _BLOCKS = 5
+_PIECE = 2000  # samples of a record that tell as much as a whole one
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +69,19 @@ def shortened(records: Sequence[Trajectory], most: int, *, pieces: int = 20) -> 
     if total <= most:
         return records
     if len(records) > 1 and most < total * (len(records) - 1) // len(records):
-        # Whole records rather than the beginning of each: a start-up is no more typical than what follows.
-        count = max(1, round(len(records) * most / total))
+        # Whole records rather than the beginning of each: a start-up is no more typical than what follows. But of long
+        # ones a part of each rather than few: levels and operating points differ from record to record.
+        count = min(len(records), max(1, round(len(records) * most / total), most // _PIECE))
         records = tuple(records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int))
         total = sum(map(len, records))
     share = min(1.0, most / total)
     return tuple(r[: max(2, int(share * len(r)))] for r in records)
+
+
+def output_scale(records: Sequence[Trajectory]) -> Array:
+    """Standard deviation of every output (ny,), one where it never moves: the unit of errors over left-out blocks."""
+    scale = np.nanstd(np.concatenate([r.y for r in records]), axis=0)
+    return np.where(scale > 0, scale, 1.0)
 
 
 def errors_of(system: LureSystem, records: Sequence[Trajectory], scale: Array, skip: int) -> Array:

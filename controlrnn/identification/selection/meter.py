@@ -7,7 +7,8 @@ the optimiser, so that a search with the same counts repeats it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,6 +36,8 @@ class Clock(Choice):
 class Phase(Choice):
     """Part of a search with a share of its budget."""
 
+    LINEAR = "linear"
+    """Refining a linear model: as many iterations as the budget plans, whatever the time they take."""
     SEARCH = "search"
     """Comparing candidates."""
     FIRST = "first"
@@ -46,6 +49,7 @@ class Phase(Choice):
 # Share of the seconds at which each phase ends; the rest is for scores and certificates. Final fits of short records
 # take as long as a few trials, those of long ones as long as they are given.
 _ENDS = {Phase.SEARCH: 0.50, Phase.FIRST: 0.76, Phase.SECOND: 0.96}
+_ORDERS = 0.3  # share of the seconds after which no other order of linear models is begun
 _SHORT = {Phase.SEARCH: 0.80, Phase.FIRST: 0.88, Phase.SECOND: 0.96}
 
 
@@ -58,18 +62,20 @@ class Work(Stored):
         search: Iterations spent on comparing candidates; of trials that came to their end.
         first: Iterations spent on the final fit of the best candidate.
         second: Iterations spent on that of the best candidate of the other family.
+        orders: Orders of linear models that were refined before networks; the first always is.
     """
 
     SCHEMA: ClassVar[Schema] = Schema(
-        "search-work", 1, meta={"search": Count(), "first": Count(), "second": Count()}
+        "search-work", 2, meta={"search": Count(), "first": Count(), "second": Count(), "orders": Count()}
     )  # fmt: skip
 
     search: int = 0
     first: int = 0
     second: int = 0
+    orders: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("search", "first", "second"):
+        for name in ("search", "first", "second", "orders"):
             count(name, getattr(self, name), least=0)
 
 
@@ -90,6 +96,7 @@ class Meter:
         self.phase = Phase.SEARCH
         self.short = False  # whether records are short, which decides on the shares
         self.counts = dict.fromkeys(Phase, 0)
+        self.orders = 0  # of linear models that were refined
 
     @property
     def elapsed(self) -> float:
@@ -100,9 +107,26 @@ class Meter:
         """Count seconds that an earlier run of the same search took [s]."""
         self._began -= seconds
 
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Count what happens inside as another phase."""
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    @property
+    def more_orders(self) -> bool:
+        """Whether linear models of another order are to be refined; of one they always are."""
+        enough = self.elapsed >= _ORDERS * self.seconds if self._work is None else self.orders >= self._work.orders
+        return self.orders == 0 or not enough
+
     @property
     def over(self) -> bool:
         """Whether the present phase has to end."""
+        if self.phase is Phase.LINEAR:
+            return False
         if self._work is not None:
             return self.counts[self.phase] > int(getattr(self._work, str(self.phase)))
         return self.elapsed >= (_SHORT if self.short else _ENDS)[self.phase] * self.seconds
@@ -110,7 +134,8 @@ class Meter:
     @property
     def work(self) -> Work:
         """Work of the search so far, counted."""
-        return Work(**{str(phase): n for phase, n in self.counts.items()})
+        counts = {str(phase): n for phase, n in self.counts.items() if phase is not Phase.LINEAR}
+        return Work(**counts, orders=self.orders)
 
 
 class Stop(Callback):

@@ -32,7 +32,7 @@ class Entry(Stored):
     """One model of the result.
 
     Args:
-        name: ``"arx"``, ``"subspace"``, ``"free"`` or ``"contracting"``.
+        name: ``"arx"``, ``"subspace"``, ``"linear"`` (refined), ``"free"`` or ``"contracting"``.
         what: Its family and size in words.
         system: The model, in physical units.
         error: Root mean square free-run error over left-out blocks, in units of the outputs' standard deviation.
@@ -64,7 +64,7 @@ class BestFit(Stored):
     """Models of a search and the one that was chosen.
 
     Args:
-        entries: Linear baselines and networks, those with the lowest error first.
+        entries: Linear baselines, the refined linear model and networks, those with the lowest error first.
         chosen: Name of the entry that was chosen.
         reason: Why.
         notes: What was decided before, a sentence each.
@@ -120,7 +120,7 @@ class BestFit(Stored):
 
     @property
     def certified(self) -> Entry | None:
-        """Network with a certificate of contraction; None where none was made."""
+        """Best model with a certificate of contraction; None where none was made."""
         return next((e for e in self.entries if e.contraction is not None), None)
 
     @typed()
@@ -204,11 +204,13 @@ class BestFit(Stored):
         labels = [t.candidate.label for t in self.trials]
         errors = np.array([t.error for t in self.trials])
         shown = np.isfinite(errors)
-        colours = {"free": "C0", "contracting": "C1"}
+        colours = {"free": "C0", "contracting": "C1", "linear": "C2"}
         for i in np.flatnonzero(shown):
             panel.plot(errors[i], i, "o", color=colours[str(self.trials[i].candidate.family)])
-        for k, e in enumerate(e for e in self.entries if e.name in ("arx", "subspace") and np.isfinite(e.error)):
-            panel.axvline(e.error, color="0.4", linestyle=("-", "--")[k % 2], label=e.name)
+        for k, e in enumerate(
+            e for e in self.entries if e.name in ("arx", "subspace", "linear") and np.isfinite(e.error)
+        ):
+            panel.axvline(e.error, color="0.4", linestyle=("-", "--", ":")[k % 3], label=e.name)
         panel.set_yticks(range(len(labels)), labels, fontsize="small")
         panel.invert_yaxis()
         panel.set_xlim(left=0.0)

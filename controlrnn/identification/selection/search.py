@@ -13,6 +13,7 @@ from controlrnn.identification.selection.candidates import Candidate, Family, mo
 from controlrnn.identification.selection.finals import Job
 from controlrnn.identification.selection.trials import Trial, judge
 from controlrnn.identification.training.result import FitResult
+from controlrnn.models import Model
 from controlrnn.records import digest
 from controlrnn.records.writing import exists
 
@@ -37,64 +38,90 @@ class Found:
         return sorted(self.best, key=lambda family: self.best[family].error)
 
 
-def typical(baselines: Sequence[Baseline], family: Family, short: bool) -> Candidate:
+def typical(family: Family, nx: int, short: bool) -> Candidate:
     """Candidate that the search of a family starts from."""
-    linear = baselines[-1]  # the subspace model, where there is one: ARX needs more states for the same
-    return Candidate(family, linear.orders()[0], _NEURONS, ridge=_RIDGE if short else 0.0)
+    return Candidate(family, nx, _NEURONS, ridge=_RIDGE if short else 0.0, refined=not short)
 
 
-def search(job: Job, baselines: Sequence[Baseline], families: Sequence[Family], mark: str) -> Found:
-    """Try candidates until none is left or the budget of the phase ends."""
+def search(job: Job, baseline: Baseline, families: Sequence[Family], mark: str) -> Found:
+    """Refine linear models, then try candidates until none is left or the budget of the phase ends.
+
+    Args:
+        job: The search.
+        baseline: The subspace model where there is one, else the ARX model.
+        families: Families of networks.
+        mark: Digest of everything that the search depends on.
+    """
     found, tried = Found(), set()
     nu, ny = job.records[0].nu, job.records[0].ny
-    for move in moves(baselines[-1].orders(), ridge=job.plan.short):
+    for n in baseline.orders():
+        if job.meter.more_orders:
+            job.linear.add(n)
+            job.meter.orders += 1
+    orders = job.linear.orders(baseline.order)
+    for move in moves(orders, ridge=job.plan.short):
         for family in families:
             known = found.best.get(family)
-            candidate = move(typical(baselines, family, job.plan.short) if known is None else known.candidate)
+            candidate = move(typical(family, orders[0], job.plan.short) if known is None else known.candidate)
             unknowns = candidate.build(nu, ny, job.structure.feedthrough, 0).n_parameters
             if candidate in tried or candidate.nx > job.structure.skip * ny or unknowns > _MOST_UNKNOWNS:
                 continue
             tried.add(candidate)
-            answer = _judged(candidate, job, found, mark)
+            best = min((t.error for t in found.trials), default=job.linear.best.error)
+            answer = judged(candidate, job, mark, best)
             if answer is None:
                 return found
-            trial, fit = answer
+            trial, fits = answer
             found.trials.append(trial)
             if known is None or trial.error < known.error:
-                found.best[family], found.fits[family] = trial, fit
+                found.best[family], found.fits[family] = trial, fits[0] if fits and not job.plan.short else None
     found.complete = True
     return found
 
 
-def _judged(candidate: Candidate, job: Job, found: Found, mark: str) -> tuple[Trial, FitResult | None] | None:
+def judged(
+    candidate: Candidate, job: Job, mark: str, best: float = float("inf")
+) -> tuple[Trial, tuple[FitResult, ...]] | None:
     """Trial of one candidate, from the folder where an earlier run left it; None where the budget ended first."""
     plan = asdict(job.plan)
     key = digest({}, {"mark": mark, "plan": plan, "candidate": candidate.digest, "folds": len(job.every)})[:16]
     kept = None if job.folder is None else job.folder / f"trial_{key}.npz"
-    fitted = None if job.folder is None else job.folder / f"fit_{key}.npz"
+    # Fits of short records are not gone on with.
+    fitted = [] if job.folder is None or job.plan.short else [job.folder / f"fit_{key}.npz"]
     if kept is not None and exists(kept):
         try:
             return _known(kept, fitted, candidate, job)
         except ControlRnnError as error:
             _log.warning("%s cannot be used (%s): it is computed anew", kept, error)
-    best = min((t.error for t in found.trials), default=float("inf"))
+
+    def started(one: Candidate, k: int) -> Model | None:
+        return job.linear.of_fold(one, k, job.seed) if one.refined else None
+
     answer = judge(
-        candidate, job.every, job.structure, job.plan, job.meter, seed=job.seed, listeners=job.listeners, best=best
+        candidate,
+        job.every,
+        job.structure,
+        job.plan,
+        job.meter,
+        seed=job.seed,
+        listeners=job.listeners,
+        best=best,
+        started=started,
     )
-    if answer is not None and kept is not None and fitted is not None:
-        trial, fit = answer
-        if fit is not None:
-            fit.save(fitted)
-        trial.save(kept)  # last: where it is, the fit is
+    if answer is not None and kept is not None:
+        trial, fits = answer
+        for path, fit in zip(fitted, fits, strict=False):
+            fit.save(path)
+        trial.save(kept)  # last: where it is, the fits are
     return answer
 
 
-def _known(kept: Path, fitted: Path | None, candidate: Candidate, job: Job) -> tuple[Trial, FitResult | None]:
-    """Trial of an earlier run, with its fit where there is one."""
+def _known(kept: Path, fitted: Sequence[Path], candidate: Candidate, job: Job) -> tuple[Trial, tuple[FitResult, ...]]:
+    """Trial of an earlier run, with its fits where there are any."""
     trial = Trial.load(kept)
     model = candidate.build(job.records[0].nu, job.records[0].ny, job.structure.feedthrough, job.seed)
-    fit = FitResult.load(fitted, model) if fitted is not None and exists(fitted) else None
+    fits = tuple(FitResult.load(path, model) for path in fitted if exists(path))  # there is one at most
     job.meter.counts[job.meter.phase] += trial.iterations
     job.meter.credit(trial.seconds)
     _log.info("%s: error %.4g, from the earlier run", candidate.label, trial.error)
-    return trial, fit
+    return trial, fits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +12,8 @@ import numpy as np
 from controlrnn.checks import Array, read_only
 from controlrnn.data import Dataset
 from controlrnn.errors import ControlRnnError
-from controlrnn.identification.selection.candidates import Candidate
-from controlrnn.identification.selection.folds import Fold, pooled, shortened
+from controlrnn.identification.selection.candidates import Candidate, Family
+from controlrnn.identification.selection.folds import Fold, output_scale, pooled, shortened
 from controlrnn.identification.selection.meter import Meter, Stop
 from controlrnn.identification.selection.structure import Structure
 from controlrnn.identification.training.identify import identify
@@ -73,7 +73,9 @@ class Plan:
         iterations: Iterations of a trial, for each left-out block.
         final_samples: Samples that the final model is fitted to.
         final_iterations: Most iterations of the final fit.
-        horizon: Samples of past and of future that linear starts are identified from.
+        linear_samples: Samples that a linear model is refined on.
+        linear_iterations: Iterations of its refinement, for each left-out block.
+        horizons: Samples of past and of future that linear starts of an order are identified from, by order.
         short: Whether the records are short: final models are then fitted to all of them, for the number of iterations
             that the trials found.
     """
@@ -82,25 +84,52 @@ class Plan:
     iterations: int
     final_samples: int
     final_iterations: int
-    horizon: int | None
+    linear_samples: int
+    linear_iterations: int
+    horizons: Mapping[str, int | None]
     short: bool
 
     @classmethod
-    def of(cls, seconds: float, every: Sequence[Fold], candidate: Candidate, horizon: int | None, short: bool) -> Plan:
-        """Plan for records and a budget; ``candidate`` is a typical one."""
+    def of(
+        cls,
+        seconds: float,
+        every: Sequence[Fold],
+        candidate: Candidate,
+        linear: Candidate,
+        horizons: Mapping[int, int | None],
+    ) -> Plan:
+        """Plan for records and a budget; ``candidate`` is a typical one, ``linear`` the largest linear one."""
         nu, ny = every[0].train[0].nu, every[0].train[0].ny
-        total = max(sum(map(len, fold.train)) for fold in every)
+        total, short = max(sum(map(len, fold.train)) for fold in every), len(every) > 1
+        named = {str(order): horizon for order, horizon in horizons.items()}
+        # A linear model shall be refined in a twentieth of the budget.
+        one = linear.cost(nu, ny) / _SPEED
+        many = total if short else min(total, int(np.clip(_LINEAR * seconds / (40 * one), _LEAST, _MOST)))
+        rounds = int(np.clip(_LINEAR * seconds / (len(every) * (many * one + _OVERHEAD)), 10, 40))
         per_sample = candidate.cost(nu, ny) / _SPEED
         # A final fit of sixty iterations shall take a quarter of the budget, a trial a tenth of that.
         final = int(np.clip(0.25 * seconds / (60 * per_sample), _LEAST, _MOST))
         if short or final >= total:
             each = len(every) * (total * per_sample + _OVERHEAD)
             iterations = int(np.clip(0.03 * seconds / each, 10, 60)) if short else 20
-            return cls(total if short else min(total, max(_LEAST, final // 3)), iterations, total, 200, horizon, short)
-        return cls(max(_LEAST, final // 3), 20, final, 200, horizon, short)
+            few = total if short else min(total, max(_LEAST, final // 3))
+            return cls(few, iterations, total, 200, many, rounds, named, short)
+        return cls(max(_LEAST, final // 3), 20, final, 200, many, rounds, named, short)
+
+    def horizon(self, nx: int) -> int | None:
+        """Horizon of a linear start of order ``nx``; None leaves it to `identify_subspace`."""
+        return self.horizons.get(str(nx))
+
+    def size(self, family: Family) -> tuple[int, int]:
+        """Samples and iterations of a trial."""
+        if family is Family.LINEAR:
+            return self.linear_samples, self.linear_iterations
+        return self.samples, self.iterations
 
 
-_SPEED = 5e8  # multiplications a second, of one core that is not alone
+_SPEED = 2.5e9  # multiplications a second, of one core that is not alone
+_LINEAR = 0.05  # share of the budget of one linear model
+_PATIENCE = 8  # iterations without a gain that end the trial of a long record
 _OVERHEAD = 0.02  # of an iteration, for whatever records [s]
 _LEAST, _MOST = 4000, 40_000  # samples
 
@@ -117,7 +146,9 @@ def fit(
     model: Model | None = None,
     **options: Any,
 ) -> FitResult:
-    """Fit one candidate by Levenberg-Marquardt from its linear start, or from a model that was fitted before."""
+    """Fit one candidate by Levenberg-Marquardt from its linear start, or from the parameters of ``model``."""
+    other = "linear" if candidate.family is Family.LINEAR else "auto"  # of no use from anywhere else
+    options["start"] = other if model is None else "continue"
     model = candidate.build(data.nu, data.ny, structure.feedthrough, seed) if model is None else model
     found: FitResult = identify(
         model,
@@ -150,25 +181,45 @@ def judge(
     seed: int,
     listeners: tuple[Callback, ...],
     best: float,
-) -> tuple[Trial, FitResult | None] | None:
+    started: Callable[[Candidate, int], Model | None],
+) -> tuple[Trial, tuple[FitResult, ...]] | None:
     """Fit a candidate without each left-out block; None where the budget ended first.
 
+    Args:
+        candidate: The candidate.
+        every: The folds.
+        structure: What was found before.
+        plan: Sizes of the trial.
+        meter: The budget.
+        seed: Seed of the candidate.
+        listeners: Listeners to the search.
+        best: Lowest error of the search so far.
+        started: Function that builds a candidate at its start, for a fold by number; None leaves that to `fit`.
+
     Returns:
-        The trial, and the fit where there is one block only.
+        The trial, and the fits of all folds; none where one of them failed.
     """
-    began, curves, done, last = meter.elapsed, [], 0, None
-    before = meter.counts[meter.phase]
-    for fold in every:
+    began, curves, done, fits = meter.elapsed, [], 0, []
+    before, (samples, iterations) = meter.counts[meter.phase], plan.size(candidate.family)
+    for k, fold in enumerate(every):
         stop = Stop(meter, listeners, best)
         try:
-            data = Dataset(shortened(fold.train, plan.samples), fold.validation)
-            last = fit(
-                candidate, data, structure, horizon=plan.horizon, seed=seed, iterations=plan.iterations, stop=stop
+            one = fit(
+                candidate,
+                Dataset(shortened(fold.train, samples), fold.validation),
+                structure,
+                horizon=plan.horizon(candidate.nx),
+                seed=seed,
+                iterations=iterations,
+                stop=stop,
+                model=started(candidate, k),
+                patience=None if plan.short else _PATIENCE,
             )
-            curve = last.history["validation"]
+            curve = one.history["validation"] * _unit(one, fold)
+            fits.append(one)
         except ControlRnnError as failure:
             _log.info("%s: cannot be fitted (%s)", candidate.label, failure)
-            curve, last = np.array([np.inf]), None
+            curve = np.array([np.inf])
         done += stop.iterations
         if stop.stopped:
             meter.counts[meter.phase] = before
@@ -183,4 +234,10 @@ def judge(
     curve = np.array([pooled(list(column), every, structure.skip) for column in padded.T])
     trial = Trial(candidate, curve, done, max(meter.elapsed - began, 0.0))
     _log.info("%s: error %.4g after %d iterations", candidate.label, trial.error, trial.length)
-    return trial, last if len(every) == 1 else None
+    return trial, tuple(fits) if len(fits) == len(every) else ()
+
+
+def _unit(one: FitResult, fold: Fold) -> float:
+    """Unit of a fit's own errors, in units of the outputs' spread in its fold: it may have seen a part of that."""
+    assert one.model is not None
+    return float(np.sqrt(np.mean(np.square(one.model.output_scaler.scale / output_scale(fold.train)))))

@@ -68,7 +68,7 @@ def compared(parts: Parts) -> list[Compared]:
         for entry in sorted(fit.entries, key=lambda e: (e.name != fit.chosen, e.error)):
             scores = entry.test or entry.train
             rate = None if entry.contraction is None else float(entry.contraction.rate)
-            baseline = entry.name in ("arx", "subspace") and entry.name != fit.chosen
+            baseline = entry.name in ("arx", "subspace", "linear") and entry.name != fit.chosen
             found.append(
                 Compared(
                     entry.name, entry.what, entry.system, entry.error, scores.rmse, scores.fit_percent, rate, baseline

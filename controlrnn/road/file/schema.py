@@ -172,10 +172,10 @@ class Identify(Section):
         default="processor",
         description='seconds that are computed, whatever else the machine does, or those on the "wall"',
     )
-    families: list[Literal["free", "contracting"]] = Field(
+    families: list[Literal["linear", "free", "contracting"]] = Field(
         default=["free", "contracting"], description="networks to try; linear models always are"
     )
-    model: Literal["auto", "arx", "subspace", "free", "contracting"] = Field(
+    model: Literal["auto", "arx", "subspace", "linear", "free", "contracting"] = Field(
         default="auto", description='model to control with; "auto": the best one that can be certified'
     )
 

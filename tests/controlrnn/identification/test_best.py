@@ -43,7 +43,7 @@ def fit(data, tmp_path_factory):
 
 
 def test_a_network_beats_the_baselines_where_the_plant_bends(fit, data):
-    assert {"arx", "subspace"} <= {e.name for e in fit.entries}
+    assert {"arx", "subspace", "linear"} <= {e.name for e in fit.entries}
     assert fit.chosen in {"free", "contracting"}
     errors = {e.name: e.error for e in fit.entries}
     assert fit.entry(fit.chosen).error == min(errors.values())
@@ -128,7 +128,7 @@ def test_linear_data_keep_a_linear_model_or_one_as_good(caplog):
         found = identify_best(data, budget=0.5, work=Work(search=90, first=20, second=20))
     best = min(found.entries[0].error, *(e.error for e in found.entries))
     assert found.entry(found.chosen).error == best
-    linear = min(e.error for e in found.entries if e.name in ("arx", "subspace"))
+    linear = min(e.error for e in found.entries if e.name in ("arx", "subspace", "linear"))
     worse = [e for e in found.entries if e.name in ("free", "contracting") and e.error > linear]
     assert len(worse) == caplog.text.count("worse than the")
     test = {e.name: e.test.rmse[0] for e in found.entries}
@@ -140,6 +140,16 @@ def test_without_families_there_are_linear_models_only(data):
     assert {e.name for e in found.entries} == {"arx", "subspace"}
     assert "raise the budget" in found.reason
     assert found.certified is None
+
+
+def test_one_family_may_be_the_linear_one(data):
+    found = identify_best(data, budget=5, families=["linear"])
+    assert {e.name for e in found.entries} == {"arx", "subspace", "linear"}
+    assert {t.candidate.family for t in found.trials} == {Family.LINEAR}
+    entry = found.entry("linear")
+    assert entry.contraction.verify(entry.system) > 0
+    assert entry.error == pytest.approx(min(t.error for t in found.trials))
+    assert "raise the budget" in found.reason
 
 
 @pytest.mark.parametrize(("through", "expected"), [(0.0, False), (0.5, True)])
@@ -186,6 +196,12 @@ def test_long_records_have_one_fold():
     np.testing.assert_array_equal(fold.train[0].y, long.y[: len(fold.train[0])])
 
 
+def test_a_part_of_each_long_record_is_taken_rather_than_few_records():
+    long = [record(6000, k) for k in range(3)]
+    assert [len(r) for r in shortened(long, 6000)] == [2000] * 3
+    assert [len(r) for r in shortened(long, 3000)] == [3000]
+
+
 @pytest.mark.parametrize(("count", "length", "most"), [(1, 500, 100), (30, 100, 1000), (4, 100, 350), (3, 50, 1000)])
 def test_shortened_records_keep_to_the_number_and_spread(count, length, most):
     records = [record(length, k) for k in range(count)]
@@ -222,9 +238,11 @@ def test_the_clock_ends_phases_and_counts_do_so_too(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_budget_is_kept(data):
+@pytest.mark.parametrize("long", [False, True])
+def test_the_budget_is_kept(data, long):
+    given = Dataset((record(9000, 0), record(9000, 1)), (), (record(500, 2),)) if long else data
     for seconds in (15.0, 25.0):
-        found = identify_best(data, budget=seconds, clock="processor")
+        found = identify_best(given, budget=seconds, clock="processor")
         assert found.seconds <= 1.1 * seconds
         assert found.trials
 
@@ -235,6 +253,7 @@ def test_moves_visit_neighbours():
     assert every[0] == start
     assert {c.nx for c in every} == {2, 3, 4}
     assert {c.ridge for c in every} == {1e-4, 1e-3, 1e-2}
+    assert {c.refined for c in every} == {False, True}
     assert all(a != b for a, b in pairwise(every) if a != start)
 
 

@@ -5,7 +5,7 @@ from controlrnn.data import Timing, Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification import free_run, identify_arx, identify_subspace, initial_states, rmse, select_arx
 from controlrnn.identification.linear.regression import lti
-from controlrnn.identification.linear.subspace import order_from_gap
+from controlrnn.identification.linear.subspace import order_from_gap, subspace_models
 
 A = np.array([[0.9, 0.2, 0.0], [-0.2, 0.9, 0.1], [0.0, 0.0, 0.7]])
 B = np.array([[0.3, 0.0], [0.0, 0.5], [1.0, -0.4]])
@@ -57,6 +57,16 @@ def test_subspace_is_consistent_under_noise():
         errors.append(np.abs(markov(model.system) - truth(False)).max())
     assert errors[1] < errors[0] / 2
     assert errors[1] < 0.05
+
+
+@pytest.mark.parametrize("strictly_proper", [True, False])
+def test_models_of_several_orders_are_those_of_each_order_alone(strictly_proper):
+    data, orders = list(records(not strictly_proper, noise=0.1)), [3, 1, 2]
+    for order, model in zip(orders, subspace_models(data, orders, 20, strictly_proper), strict=True):
+        alone = identify_subspace(data, order, horizon=20, strictly_proper=strictly_proper)
+        assert model.system.digest == alone.system.digest
+    with pytest.raises(SettingError, match="raise horizon"):
+        list(subspace_models(data, [99], 20, strictly_proper))
 
 
 def test_subspace_keeps_poles_inside_a_given_radius():
