@@ -37,6 +37,7 @@ from controlrnn.systems import LureSystem
 
 _log = logging.getLogger(__name__)
 _STARTS = 4  # of short records
+_PART_ITERATIONS = 60  # of long ones with the samples of a trial
 _OUTLIER = 1.5  # a start whose error is this many times the least is left out of the mean
 
 
@@ -131,27 +132,30 @@ def _starts(trial: Trial, job: Job) -> list[FitResult]:
 
 
 def _refined(trial: Trial, known: FitResult | None, job: Job) -> list[FitResult]:
-    """The fit of a trial, continued with more samples and from other starts until the budget of the phase ends."""
+    """The fit of a trial, continued and from other starts until the budget of the phase ends.
+
+    First with the samples of the trial, then with more of them: an iteration takes as long as it has samples, and far
+    from the end a part of them shows the way as well.
+    """
     (fold,) = job.every
-    data = Dataset(shortened(fold.train, job.plan.final_samples), fold.validation)
-    best = known
-    for k in range(_STARTS):
+    parts = {"part": (job.plan.samples, _PART_ITERATIONS), "whole": (job.plan.final_samples, job.plan.final_iterations)}
+    best = one = known
+    for k, (name, (samples, iterations)) in ((k, part) for k in range(_STARTS) for part in parts.items()):
+        one = (known if k == 0 else None) if name == "part" else one
         stop = Stop(job.meter, job.listeners, trial.error)
-        kept = None if job.folder is None else job.folder / f"final_{trial.candidate.family}_{k}.npz"
+        kept = None if job.folder is None else job.folder / f"final_{trial.candidate.family}_{k}_{name}.npz"
         try:
-            going_on = known is not None and k == 0
-            model = known.model if going_on else job.linear.of_all(trial.candidate, job.seed + k)  # type: ignore[union-attr]
             one = fit(
                 trial.candidate,
-                data,
+                Dataset(shortened(fold.train, samples), fold.validation),
                 job.structure,
                 horizon=job.plan.horizon(trial.candidate.nx),
                 seed=job.seed + k,
-                iterations=job.plan.final_iterations,
+                iterations=iterations,
                 stop=stop,
-                patience=30,
+                patience=30 if name == "whole" else 10,
                 checkpoint=kept,
-                model=model,
+                model=job.linear.of_all(trial.candidate, job.seed + k) if one is None else one.model,
             )
         except ControlRnnError as failure:
             _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)

@@ -105,7 +105,7 @@ class Plan:
         # A linear model shall be refined in a twentieth of the budget.
         one = linear.cost(nu, ny) / _SPEED
         many = total if short else min(total, int(np.clip(_LINEAR * seconds / (40 * one), _LEAST, _MOST)))
-        rounds = int(np.clip(_LINEAR * seconds / (len(every) * (many * one + _OVERHEAD)), 10, 40))
+        rounds = int(np.clip(_LINEAR * seconds / (len(every) * (many * one + _OVERHEAD)), 4, 40))
         per_sample = candidate.cost(nu, ny) / _SPEED
         # A final fit of sixty iterations shall take a quarter of the budget, a trial a tenth of that.
         final = int(np.clip(0.25 * seconds / (60 * per_sample), _LEAST, _MOST))
