@@ -25,7 +25,7 @@ from controlrnn.identification.linear.delays import with_delays, without_delays
 from controlrnn.identification.scores.free_run import score
 from controlrnn.identification.selection.baselines import Baseline, find_baselines
 from controlrnn.identification.selection.candidates import Candidate, Family
-from controlrnn.identification.selection.finals import Final, Job, final
+from controlrnn.identification.selection.finals import Contender, Final, Job, final
 from controlrnn.identification.selection.folds import folds
 from controlrnn.identification.selection.linear import LinearStarts
 from controlrnn.identification.selection.meter import Clock, Meter, Phase, Work
@@ -198,14 +198,14 @@ def _finals(found: Found, job: Job) -> dict[Family, Final]:
     """Final fits of the best candidate of each family, the better family first."""
     finals: dict[Family, Final] = {}
     if job.linear.trials:
-        best = final(job.linear.best, None, job)
+        best = final([Contender(job.linear.best)], job)
         finals |= {} if best is None else {Family.LINEAR: best}
     for phase, family in zip((Phase.FIRST, Phase.SECOND), found.ranked, strict=False):
         job.meter.phase = phase
         if not np.isfinite(found.best[family].error):
             continue
         _log.info("final fit of %s", found.best[family].candidate.label)
-        one = final(found.best[family], found.fits.get(family), job)
+        one = final(found.contenders[family], job)
         if one is not None:
             finals[family] = one
     return finals

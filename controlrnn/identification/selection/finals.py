@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -73,19 +74,34 @@ class Job:
     linear: LinearStarts
 
 
-def final(trial: Trial, known: FitResult | None, job: Job) -> Final | None:
-    """Fit the candidate of a trial to all that was measured; None where no fit came to an end.
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """Trial of a candidate that may become the final model.
 
     Args:
-        trial: Its trial.
-        known: Its fit of the trial; None where the records are short, or where it is not known any more.
+        trial: The trial.
+        known: Its fit; None where the records are short, or where it is not known any more.
+    """
+
+    trial: Trial
+    known: FitResult | None = None
+
+
+def final(contenders: Sequence[Contender], job: Job) -> Final | None:
+    """Fit the best of a family to all that was measured; None where no fit came to an end.
+
+    Args:
+        contenders: Trials of one family that are nearly as good as each other, the best one first.
         job: The search.
     """
+    trial = contenders[0].trial
     if trial.candidate.family is Family.LINEAR:
         linear = job.linear.whole(trial.candidate.nx)
         fits = [] if linear is None else [linear]
+    elif job.plan.short:
+        fits = _starts(trial, job)
     else:
-        fits = _starts(trial, job) if job.plan.short else _refined(trial, known, job)
+        trial, fits = refined(contenders, job)
     if not fits:
         return None
     system = average([f.system for f in fits]) if len(fits) > 1 else fits[0].system
@@ -131,39 +147,72 @@ def _starts(trial: Trial, job: Job) -> list[FitResult]:
     return [f for f, e in zip(found, errors, strict=True) if e <= _OUTLIER * min(errors)]
 
 
-def _refined(trial: Trial, known: FitResult | None, job: Job) -> list[FitResult]:
+def refined(contenders: Sequence[Contender], job: Job) -> tuple[Trial, list[FitResult]]:
     """The fit of a trial, continued and from other starts until the budget of the phase ends.
 
     First with the samples of the trial, then with more of them: an iteration takes as long as it has samples, and far
-    from the end a part of them shows the way as well.
+    from the end a part of them shows the way as well. Candidates that were nearly as good as each other after the few
+    iterations of a trial may part later: all of them are gone on with first, and then the best one alone.
     """
-    (fold,) = job.every
-    parts = {"part": (job.plan.samples, _PART_ITERATIONS), "whole": (job.plan.final_samples, job.plan.final_iterations)}
-    best = one = known
-    for k, (name, (samples, iterations)) in ((k, part) for k in range(_STARTS) for part in parts.items()):
-        one = (known if k == 0 else None) if name == "part" else one
-        stop = Stop(job.meter, job.listeners, trial.error)
-        kept = None if job.folder is None else job.folder / f"final_{trial.candidate.family}_{k}_{name}.npz"
-        try:
-            one = fit(
-                trial.candidate,
-                Dataset(shortened(fold.train, samples), fold.validation),
-                job.structure,
-                horizon=job.plan.horizon(trial.candidate.nx),
-                seed=job.seed + k,
-                iterations=iterations,
-                stop=stop,
-                patience=30 if name == "whole" else 10,
-                checkpoint=kept,
-                model=job.linear.of_all(trial.candidate, job.seed + k) if one is None else one.model,
-            )
-        except ControlRnnError as failure:
-            _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
-            continue
-        best = one if best is None or one.best_validation < best.best_validation else best
-        if stop.stopped or job.meter.over:
+    few = (job.plan.samples, _PART_ITERATIONS // len(contenders))
+    many = (job.plan.final_samples, job.plan.final_iterations)
+    reached, stopped = [one.known for one in contenders], False
+    for i, one in enumerate(contenders):
+        further, stopped = _further(one.trial, one.known, few, job, 0, f"part_{i}")
+        reached[i] = _better(one.known, further)
+        if stopped:
             break
-    return [] if best is None else [best]
+    ranked = sorted((fit.best_validation, i) for i, fit in enumerate(reached) if fit is not None)
+    if not ranked:
+        return contenders[0].trial, []
+    best: Any = reached[ranked[0][1]]
+    trial = contenders[ranked[0][1]].trial
+    for k in range(_STARTS):
+        if stopped:
+            break
+        part = best
+        if k:
+            part, stopped = _further(trial, None, few, job, k, "part")
+        best = _better(best, part)
+        if part is not None and not stopped:
+            further, stopped = _further(trial, part, many, job, k, "whole")
+            best = _better(best, further)
+    return trial, [best]
+
+
+def _better(one: FitResult | None, other: FitResult | None) -> Any:
+    """The fit with the lower error on the left-out block, the first one of equals; either may be missing."""
+    found = [fit for fit in (one, other) if fit is not None]
+    return min(found, key=lambda fit: fit.best_validation, default=None)
+
+
+def _further(
+    trial: Trial, known: FitResult | None, size: tuple[int, int], job: Job, k: int, name: str
+) -> tuple[FitResult | None, bool]:
+    """One fit of a candidate, from a known one or its k-th start, to so many samples for at most so many iterations.
+
+    Returns:
+        The fit, None where there is none, and whether the budget of the phase ended it.
+    """
+    (fold,), (samples, iterations) = job.every, size
+    stop = Stop(job.meter, job.listeners, trial.error)
+    try:
+        found = fit(
+            trial.candidate,
+            Dataset(shortened(fold.train, samples), fold.validation),
+            job.structure,
+            horizon=job.plan.horizon(trial.candidate.nx),
+            seed=job.seed + k,
+            iterations=iterations,
+            stop=stop,
+            patience=30 if name == "whole" else 10,
+            checkpoint=None if job.folder is None else job.folder / f"final_{trial.candidate.family}_{k}_{name}.npz",
+            model=job.linear.of_all(trial.candidate, job.seed + k) if known is None else known.model,
+        )
+    except ControlRnnError as failure:
+        _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
+        return None, stop.stopped
+    return found, stop.stopped
 
 
 def _certificate(system: LureSystem, fits: Sequence[FitResult]) -> ContractionCertificate | None:

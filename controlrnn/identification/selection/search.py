@@ -10,7 +10,7 @@ from pathlib import Path
 from controlrnn.errors import ControlRnnError
 from controlrnn.identification.selection.baselines import Baseline
 from controlrnn.identification.selection.candidates import Candidate, Family, moves
-from controlrnn.identification.selection.finals import Job
+from controlrnn.identification.selection.finals import Contender, Job
 from controlrnn.identification.selection.trials import Trial, judge
 from controlrnn.identification.training.result import FitResult
 from controlrnn.models import Model
@@ -20,6 +20,7 @@ from controlrnn.records.writing import exists
 _log = logging.getLogger(__name__)
 _MOST_UNKNOWNS = 1500  # of a candidate
 _NEURONS = 6
+_CONTENDERS, _TIE = 2, 1.1  # candidates of a family that the final fit decides between, and how far apart they may be
 _RIDGE = 1e-3  # of short records
 
 
@@ -28,14 +29,27 @@ class Found:
     """What a search has found so far."""
 
     trials: list[Trial] = field(default_factory=list)
-    best: dict[Family, Trial] = field(default_factory=dict)
-    fits: dict[Family, FitResult | None] = field(default_factory=dict)
+    contenders: dict[Family, list[Contender]] = field(default_factory=dict)
     complete: bool = False
+
+    @property
+    def best(self) -> dict[Family, Trial]:
+        """Best candidate of each family."""
+        return {family: of_family[0].trial for family, of_family in self.contenders.items()}
 
     @property
     def ranked(self) -> list[Family]:
         """Families by the error of their best candidate, the lowest first."""
-        return sorted(self.best, key=lambda family: self.best[family].error)
+        best = self.best
+        return sorted(best, key=lambda family: best[family].error)
+
+    def add(self, trial: Trial, known: FitResult | None) -> None:
+        """Add a trial and its fit, where that will be gone on with."""
+        self.trials.append(trial)
+        family = trial.candidate.family
+        ranked = sorted([*self.contenders.get(family, ()), Contender(trial, known)], key=lambda one: one.trial.error)
+        near = [one for one in ranked if one.trial.error <= _TIE * ranked[0].trial.error]
+        self.contenders[family] = near[:_CONTENDERS] or ranked[:1]
 
 
 def typical(family: Family, nx: int, short: bool) -> Candidate:
@@ -72,9 +86,7 @@ def search(job: Job, baseline: Baseline, families: Sequence[Family], mark: str) 
             if answer is None:
                 return found
             trial, fits = answer
-            found.trials.append(trial)
-            if known is None or trial.error < known.error:
-                found.best[family], found.fits[family] = trial, fits[0] if fits and not job.plan.short else None
+            found.add(trial, fits[0] if fits and not job.plan.short else None)
     found.complete = True
     return found
 
