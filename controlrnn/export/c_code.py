@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controlrnn.checks import shown
+from controlrnn.checks import Array, shown
 from controlrnn.errors import SettingError
 from controlrnn.export.c_laws import LAW_VALUES, law_tables
 from controlrnn.records import write_atomic
@@ -32,6 +32,8 @@ _ACTIVATIONS = {
     Activation.SIGMOID: "0.5 + 0.5 * tanh(0.5 * v)",
     Activation.LEAKY_RELU: f"v > 0 ? v : {LEAK!r} * v",
 }
+_LANES = 4
+_LANE_ACTIVATIONS = {Activation.TANH: "lanes_tanh(v)", Activation.SIGMOID: "0.5 + 0.5 * lanes_tanh(0.5 * v)"}
 _PLAIN = re.compile(r"[ !-)+->@-\[\]-~]")  # printable ASCII but for * ? and backslash
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,200}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ -]{0,200}")
@@ -142,46 +144,49 @@ def lure_code(system: LureSystem, *, wide: bool = False) -> tuple[Arrays, str]:
 
     Args:
         system: The system.
-        wide: Whether layers are computed column by column, for compilers that hold several neurons in a register; the
-            weights are then there twice.
+        wide: Whether layers and the next state are computed in `Lanes`, which the code is given with ``lanes_tanh``
+            (``mpc/c_code/templates/loop.c``); the weights are then there twice.
     """
     arrays: Arrays = {}
     lines, at = [], system.nx + system.nu
+    lanes = _LANE_ACTIVATIONS.get(system.activation) if wide and not isinstance(system.activation, Laws) else None
     for k, (start, stop) in enumerate(system.blocks, 1):
         # Only the columns that this layer may use: the later part of D11 is zero.
         arrays[f"M{k}"] = np.hstack([system.C1[start:stop], system.D12[start:stop], system.D11[start:stop, :start]])
-        arrays[f"b{k}"] = system.bv[start:stop]
-        if wide and not isinstance(system.activation, Laws):
-            arrays[f"T{k}"] = arrays[f"M{k}"].T.copy()
-            lines.append(_wide(stop - start, at + start, f"T{k}", f"b{k}", f"z + {at + start}", "activation(s[i])"))
+        if lanes:
+            arrays |= {f"T{k}": _in_lanes(arrays[f"M{k}"]), f"t{k}": _in_lanes(system.bv[start:stop, None])}
+            lines.append(f"    wide({stop - start}, {at + start}, T{k}, t{k}, z, z + {at + start}, lanes_activation);")
             continue
+        arrays[f"b{k}"] = system.bv[start:stop]
         lines.append(f"    affine({stop - start}, {at + start}, M{k}, b{k}, z, z + {at + start});")
         own = f"i - {at}, " if isinstance(system.activation, Laws) else ""
         lines.append(f"    for (int i = {at + start}; i < {at + stop}; ++i) z[i] = activation({own}z[i]);")
-    arrays |= {"Mx": np.hstack([system.A, system.B2, system.B1]), "bx": system.bx}
+    arrays["Mx"] = np.hstack([system.A, system.B2, system.B1])
     arrays |= {"My": np.hstack([system.C2, system.D22, system.D21]), "by": system.by}
     if isinstance(system.activation, Laws):
         arrays |= law_tables(system.activation)
         function = LAW_VALUES
     else:
         function = f"static double activation(double v) {{ return {_ACTIVATIONS[system.activation]}; }}\n\n"
-    last = "    affine(NX, NZ, Mx, bx, z, x_next);"
+    if lanes:
+        function = f"static inline Lanes lanes_activation(Lanes v) {{ return {lanes}; }}\n\n"
     if wide and system.nx:
-        arrays["Tx"] = arrays["Mx"].T.copy()
-        last = _wide(system.nx, at + system.nv, "Tx", "bx", "x_next", "s[i]")
-    body = Template(_LURE).safe_substitute(layers="\n".join(lines), nz=at + system.nv, last=last)
-    return arrays, (function if system.nv else "") + body
+        arrays |= {"Tx": _in_lanes(arrays["Mx"]), "tx": _in_lanes(system.bx[:, None])}
+        last = "    wide(NX, NZ, Tx, tx, z, x_next, lanes_same);"
+    else:
+        arrays["bx"] = system.bx
+        last = "    affine(NX, NZ, Mx, bx, z, x_next);"
+    read = at + system.nv if system.D21.any() else at
+    body = Template(_LURE).safe_substitute(layers="\n".join(lines), nz=at + system.nv, last=last, read=read)
+    return arrays, (_WIDE if wide else "") + (function if system.nv else "") + body
 
 
-def _wide(rows: int, columns: int, table: str, offset: str, out: str, of: str) -> str:
-    """An affine map column by column, whose results are kept in registers until they are stored."""
-    return f"""    {{
-        double s[{rows}];
-        for (int i = 0; i < {rows}; ++i) s[i] = {offset}[i];
-        for (int j = 0; j < {columns}; ++j)
-            for (int i = 0; i < {rows}; ++i) s[i] += {table}[j * {rows} + i] * z[j];
-        for (int i = 0; i < {rows}; ++i) ({out})[i] = {of};
-    }}"""
+def _in_lanes(matrix: Array) -> Array:
+    """Rows of a matrix four by four, filled up with zeros: all columns of the first four, then those of the next."""
+    rows, columns = matrix.shape
+    padded = np.zeros((-(-rows // _LANES) * _LANES, columns))
+    padded[:rows] = matrix
+    return padded.reshape(-1, _LANES, columns).transpose(0, 2, 1).ravel()
 
 
 def _gated(system: GatedSystem) -> tuple[Arrays, str]:
@@ -315,8 +320,39 @@ static void affine(int rows, int columns, const double *M, const double *b, cons
 
 """
 
+_WIDE = """\
+static inline Lanes lanes_same(Lanes v) { return v; }
+
+static inline Lanes lanes_at(const double *a)
+{
+    Lanes v;
+    memcpy(&v, a, sizeof v);
+    return v;
+}
+
+/* out = of(T z + b), several rows at a time; T and b are stored in that order. */
+static inline void wide(int rows, int columns, const double *T, const double *b, const double *z, double *out,
+    Lanes (*of)(Lanes))
+{
+    for (int i = 0; i < rows; i += LANES, T += LANES * columns) {
+        Lanes s0 = lanes_at(b + i), s1 = {0}, s2 = {0}, s3 = {0}; /* independent sums, as in `affine` */
+        int j = 0;
+        for (; j + 3 < columns; j += 4) {
+            s0 += lanes_at(T + LANES * j) * z[j];
+            s1 += lanes_at(T + LANES * (j + 1)) * z[j + 1];
+            s2 += lanes_at(T + LANES * (j + 2)) * z[j + 2];
+            s3 += lanes_at(T + LANES * (j + 3)) * z[j + 3];
+        }
+        for (; j < columns; ++j) s0 += lanes_at(T + LANES * j) * z[j];
+        s0 = of((s0 + s1) + (s2 + s3));
+        memcpy(out + i, &s0, (size_t)(rows - i < LANES ? rows - i : LANES) * sizeof *out);
+    }
+}
+
+"""
+
 _LURE = """\
-enum { NZ = $nz };
+enum { NZ = $nz, READ = $read /* numbers of z, the first ones, that outputs read */ };
 
 /* z = (x, u, w): the neurons w layer by layer. */
 static void neurons(const double *x, const double *u, double *z)
@@ -331,6 +367,15 @@ static void next_state(const double *z, double *x_next)
 $last
 }
 
+static void outputs(const double *z, double *y)
+{
+    if (READ == NZ) affine(NY, NZ, My, by, z, y);
+    for (int i = 0; READ < NZ && i < NY; ++i) {
+        y[i] = by[i];
+        for (int j = 0; j < READ; ++j) y[i] += My[i * NZ + j] * z[j];
+    }
+}
+
 void ${name}_step(const double x[NX], const double u[NU], double x_next[NX])
 {
     double z[NZ];
@@ -341,8 +386,12 @@ void ${name}_step(const double x[NX], const double u[NU], double x_next[NX])
 void ${name}_output(const double x[NX], const double u[NU], double y[NY])
 {
     double z[NZ];
-    neurons(x, u, z);
-    affine(NY, NZ, My, by, z, y);
+    if (READ > NX + NU) neurons(x, u, z);
+    else {
+        memcpy(z, x, NX * sizeof *z);
+        memcpy(z + NX, u, NU * sizeof *z);
+    }
+    outputs(z, y);
 }
 """
 

@@ -160,8 +160,9 @@ def held(rng: np.random.Generator, steps: int, most: int = 30) -> Array:
 def wandering(rng: np.random.Generator, steps: int, size: float, channels: int, memory: float = 20.0) -> Array:
     """Draw unmeasured disturbances, shape (steps, channels): AR(1), cut at 3 standard deviations, first zero."""
     keep, w = float(np.exp(-1 / memory)), np.zeros((steps, channels))
+    w[1:] = np.sqrt(1 - keep**2) * rng.standard_normal((max(steps - 1, 0), channels))
     for t in range(1, steps):
-        w[t] = keep * w[t - 1] + np.sqrt(1 - keep**2) * rng.standard_normal(channels)
+        w[t] += keep * w[t - 1]
     return np.asarray(size * np.clip(w, -3, 3))
 
 

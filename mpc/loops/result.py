@@ -138,10 +138,10 @@ class ClosedLoopResult(Stored):
                 kept = value.copy()
                 kept.setflags(write=False)
                 object.__setattr__(self, f.name, kept)
-        object.__setattr__(self, "status", tuple(Status(s) for s in self.status))
-        object.__setattr__(self, "fallback", tuple(Fallback(f) for f in self.fallback))
-        # In a file they are UTF-8, parted by zero bytes.
-        outside = tuple(text("outside", t).encode(errors="replace").decode().replace("\0", "") for t in self.outside)
+        # Of these there are as many as steps, and most are what they should be, or empty.
+        object.__setattr__(self, "status", tuple(s if type(s) is Status else Status(s) for s in self.status))
+        object.__setattr__(self, "fallback", tuple(f if type(f) is Fallback else Fallback(f) for f in self.fallback))
+        outside = tuple("" if type(t) is str and not t else _storable(t) for t in self.outside)
         object.__setattr__(self, "outside", outside or ("",) * self.steps)
 
     @property
@@ -361,3 +361,8 @@ def times_of(seconds: Array) -> dict[str, float]:
     """Median, 95 % and 99.9 % quantiles and maximum of times (n,), by name."""
     median, p95, p999 = np.quantile(seconds, (0.5, 0.95, 0.999))
     return {"median": float(median), "p95": float(p95), "p99.9": float(p999), "max": float(seconds.max())}
+
+
+def _storable(said: str) -> str:
+    """Text as a file can hold it: in UTF-8, without the zero bytes that part texts there."""
+    return text("outside", said).encode(errors="replace").decode().replace("\0", "")

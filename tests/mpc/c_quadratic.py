@@ -24,11 +24,11 @@ $source
 static Quadratic memory;
 
 int run(int n, int m, const double *H, const double *g, const double *C, const double *lower, const double *upper,
-        const double *price, double *z, double *multiplier)
+        const double *price, double *z, double *multiplier, int again)
 {
     int status;
-    memset(&memory, MARK, sizeof memory);
-    status = qp_solve(&memory, n, m, H, g, C, lower, upper, price);
+    if (!again) memset(&memory, MARK, sizeof memory);
+    status = (again ? qp_solve_again : qp_solve)(&memory, n, m, H, g, C, lower, upper, price);
     memcpy(z, memory.z, (size_t)n * sizeof *z);
     memcpy(multiplier, memory.multiplier, (size_t)(n + m) * sizeof *multiplier);
     return status;
@@ -51,6 +51,7 @@ int beyond(int n, int m)
 #define LOOK(array, used) found |= changed(array, (size_t)(used) * sizeof *array, sizeof array)
     LOOK(memory.J, n * n); LOOK(memory.R, n * n); LOOK(memory.z, n); LOOK(memory.d, n); LOOK(memory.r, n);
     LOOK(memory.direction, n); LOOK(memory.active, n); LOOK(memory.multiplier, n + m); LOOK(memory.size, n + m);
+    LOOK(memory.over, n + m); LOOK(memory.under, n + m); LOOK(memory.value, n + m); LOOK(memory.columns, n * m);
     LOOK(memory.kind, n + m); LOOK(memory.side, n + m);
     return found;
 }
@@ -73,11 +74,12 @@ class CQuadratic:
         subprocess.run([compiler, *flags, str(source), "-o", str(target), "-lm"], check=True)
         self.library = ctypes.CDLL(str(target))
 
-    def solve(self, H, g, C, lower, upper, price):
+    def solve(self, H, g, C, lower, upper, price, *, again=False):
         n, m = len(g), len(price)
         z, multipliers = np.full(n, np.nan), np.full(n + m, np.nan)
         arrays = [np.ascontiguousarray(a, dtype=float) for a in (H, g, C, lower, upper, price, z, multipliers)]
-        status = self.library.run(n, m, *(a.ctypes.data_as(ctypes.POINTER(ctypes.c_double)) for a in arrays))
+        pointers = (a.ctypes.data_as(ctypes.POINTER(ctypes.c_double)) for a in arrays)
+        status = self.library.run(n, m, *pointers, int(again))
         return ("solved", "infeasible", "failed")[status], arrays[-2], arrays[-1]
 
 

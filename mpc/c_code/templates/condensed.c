@@ -8,7 +8,8 @@ enum {
     VARIABLES = M * NU,
     LIMIT_ROWS = (N + 1 - FIRST) * LIMITED, /* limits of outputs, */
     PRICED = LIMIT_ROWS + TERMINAL,         /* with that of the terminal set, */
-    ROWS = PRICED + M * BOUNDED             /* and with those of moves */
+    ROWS = PRICED + M * BOUNDED,            /* and with those of moves */
+    TOGETHER = ${NAME}_TOGETHER             /* samples whose outputs are added to Hessian and gradient at once */
 };
 
 static const double RIDGE = $RIDGE;    /* regularisation, as a share of the Hessian's largest entry */
@@ -25,7 +26,7 @@ static const double KEPT = $KEPT;      /* in output ranges: hard limits violated
 
 static double clip(double value, double low, double high)
 {
-    return fmin(fmax(value, low), high);
+    return smaller(larger(value, low), high);
 }
 
 static double input_of(const double *z, int k, int j)
@@ -71,9 +72,8 @@ static void follow(State *s, Trial *trial, const double *plan)
         if (k == N) trial->share = end_of(s, trial, u, x);
 #endif
         neurons(x, u, point);
-        affine(NY, NZ, My, by, point, y);
-        if (STATES_ARE_NEURONS) memcpy(x, point + NS, sizeof x);
-        else next_state(point, x);
+        outputs(point, y);
+        follower(point, x);
         for (int i = 0; i < NY; ++i) {
             double missed;
             y[i] /= scale[i];
@@ -85,7 +85,7 @@ static void follow(State *s, Trial *trial, const double *plan)
     for (int row = 0; row < PRICED; ++row) {
         const int end = row == LIMIT_ROWS;
         const double value = end ? trial->share : trial->y[sample_of(row) * NY + output_of(row)];
-        const double over = end ? value - (1 - INSIDE) : fmax(value - s->high[row], s->low[row] - value);
+        const double over = end ? value - (1 - INSIDE) : larger(value - s->high[row], s->low[row] - value);
         trial->excess[row] = over > 0 || isnan(over) ? over : 0;
         slack += s->prices[row] * trial->excess[row];
     }
@@ -170,13 +170,14 @@ static void bend(State *s, const Trial *trial, const double *multipliers)
     }
 }
 
-/* H += sum_k weight_k row_k row_k', upper triangle */
+/* H += sum_k weight_k row_k row_k', upper triangle; of what is below only the few entries that complete a block */
 static void add_squares(int n, int rows, const double *weights, const double *X, double *H)
 {
-    double a[NY] = {0.0};
+    double a[TOGETHER * NY] = {0.0};
     for (int i = 0; i < n; ++i) {
+        const int from = i - i % 4;
         for (int k = 0; k < rows; ++k) a[k] = weights[k] * X[k * VARIABLES + i];
-        combine(n - i, rows, a, X + i, VARIABLES, H + i * VARIABLES + i);
+        combine(n - from, rows, a, X + from, VARIABLES, H + i * VARIABLES + from);
     }
 }
 
@@ -373,7 +374,7 @@ static void look_ahead(State *s, const Trial *trial, const double *multipliers)
 /* Columns of s->H, upper triangle, that belong to the input of sample k, from s->gains and s->Z. */
 static void curve(State *s, int k)
 {
-    double *row = s->rows;
+    double *row = s->Znext;
     for (int j = 0; j < NU; ++j) {
         const double *gain = s->gains + (k * NU + j) * NS;
         const int a = k * NU + j;
@@ -387,30 +388,32 @@ static void curve(State *s, int k)
 /* Set s->H and s->g without the moves' part, and the rows of s->C of output limits and terminal set. */
 static void condense(State *s, const Trial *trial, const double *multipliers)
 {
-    double *G = s->rows, weights[NY];
+    double weights[TOGETHER * NY], pull[TOGETHER * NY];
     if (multipliers) look_ahead(s, trial, multipliers);
     memset(s->H, 0, sizeof s->H);
     memset(s->g, 0, sizeof s->g);
     memset(s->Z, 0, sizeof s->Z);
     for (int k = 0; k <= N; ++k) {
-        const int columns = k < M ? (k + 1) * NU : VARIABLES;
+        const int columns = k < M ? (k + 1) * NU : VARIABLES, at = k % TOGETHER * NY;
+        double *G = s->rows + at * VARIABLES;
         if (multipliers && k < M) curve(s, k);
         linearise(s, trial->points + k * NZ);
 #if TERMINAL_SET
         if (k == N) condense_end(s);
 #endif
-        times(s, k, NY, columns, s->Jy, G);
         for (int i = 0; i < NY; ++i) {
-            weights[i] = root[k * NY + i] * root[k * NY + i];
-            for (int a = 0; a < columns; ++a) G[i * VARIABLES + a] /= scale[i];
-            axpy(columns, weights[i] * trial->error[k * NY + i], G + i * VARIABLES, s->g);
+            weights[at + i] = root[k * NY + i] * root[k * NY + i];
+            pull[at + i] = weights[at + i] * trial->error[k * NY + i];
+            for (int j = 0; j < NS; ++j) s->Jy[i * NS + j] /= scale[i];
+            zero(VARIABLES - columns, G + i * VARIABLES + columns);
         }
-        for (int l = 0; k >= FIRST && l < LIMITED; ++l) {
-            double *row = s->C + ((k - FIRST) * LIMITED + l) * VARIABLES;
-            memcpy(row, G + limited[l] * VARIABLES, (size_t)columns * sizeof *row);
-            zero(VARIABLES - columns, row + columns);
+        times(s, k, NY, columns, s->Jy, G);
+        for (int l = 0; k >= FIRST && l < LIMITED; ++l)
+            memcpy(s->C + ((k - FIRST) * LIMITED + l) * VARIABLES, G + limited[l] * VARIABLES, VARIABLES * sizeof *G);
+        if (k == N || k % TOGETHER == TOGETHER - 1) {
+            combine(columns, at + NY, pull, s->rows, VARIABLES, s->g);
+            if (!multipliers) add_squares(columns, at + NY, weights, s->rows, s->H);
         }
-        if (!multipliers) add_squares(columns, NY, weights, G, s->H);
         if (k < N) {
             times(s, k, NX, columns, s->Jx, s->Znext);
             for (int i = 0; i < NX; ++i)
@@ -479,40 +482,42 @@ static void local_model(State *s, const Trial *trial, const double *multipliers)
     limit_rows(s, trial);
 }
 
-static int solve_qp(State *s)
+static int solve_qp(State *s, int again)
 {
-    return qp_solve(&s->qp, VARIABLES, ROWS, s->H, s->g, s->C, s->lower, s->upper, s->prices);
+    return (again ? qp_solve_again : qp_solve)(&s->qp, VARIABLES, ROWS, s->H, s->g, s->C, s->lower, s->upper, s->prices);
 }
 
-/* Decrease of the cost that the local model expects for the step d. */
+/* Decrease of the cost that the local model expects for the step d of the QP that was solved last. */
 static double decrease(const State *s, const Trial *trial, const double *d)
 {
-    double gain = 0;
+    double gain = 0, bent[VARIABLES];
+    zero(VARIABLES, bent);
+    combine(VARIABLES, VARIABLES, d, s->H, VARIABLES, bent);
     for (int row = 0; row < PRICED; ++row) {
-        const double change = dot(VARIABLES, s->C + row * VARIABLES, d);
-        const double over = fmax(change - s->upper[VARIABLES + row], s->lower[VARIABLES + row] - change);
-        gain += s->prices[row] * (trial->excess[row] - fmax(over - INSIDE, 0));
+        const double change = s->qp.value[VARIABLES + row];
+        const double over = larger(change - s->upper[VARIABLES + row], s->lower[VARIABLES + row] - change);
+        gain += s->prices[row] * (trial->excess[row] - larger(over - INSIDE, 0));
     }
-    for (int i = 0; i < VARIABLES; ++i)
-        gain -= d[i] * (s->g[i] + 0.5 * dot(VARIABLES, s->H + i * VARIABLES, d));
+    for (int i = 0; i < VARIABLES; ++i) gain -= d[i] * (s->g[i] + 0.5 * bent[i]);
     return gain;
 }
 
 /* Second-order correction of a full step for curved limits; 0 where the QP has no solution. */
 static int correct(State *s, const Trial *from, Trial *to)
 {
-    double moved[VARIABLES];
+    double moved[VARIABLES], straight[VARIABLES + SIZE(ROWS)];
     if (!isfinite(to->cost)) return 0;
     for (int i = 0; i < VARIABLES; ++i) moved[i] = to->z[i] - from->z[i];
+    qp_values(&s->qp, VARIABLES, ROWS, moved, straight);
     limit_rows(s, from);
     for (int row = 0; row < PRICED; ++row) {
         const int at = row < LIMIT_ROWS ? sample_of(row) * NY + output_of(row) : 0;
         const double change = row < LIMIT_ROWS ? to->y[at] - from->y[at] : to->share - from->share;
-        const double bent = change - dot(VARIABLES, s->C + row * VARIABLES, moved);
+        const double bent = change - straight[VARIABLES + row];
         s->lower[VARIABLES + row] -= bent;
         s->upper[VARIABLES + row] -= bent;
     }
-    if (solve_qp(s) != QP_SOLVED) return 0;
+    if (solve_qp(s, 1) != QP_SOLVED) return 0;
     for (int i = 0; i < VARIABLES; ++i) to->z[i] = from->z[i] + s->qp.z[i];
     follow(s, to, 0);
     return 1;
@@ -581,7 +586,7 @@ static int iterate(State *s, int *now, int curved, double last, double *step, do
 {
     double ratio, error, expected;
     local_model(s, s->trials + *now, curved ? s->multipliers : 0);
-    if (solve_qp(s) != QP_SOLVED) return 0;
+    if (solve_qp(s, 0) != QP_SOLVED) return 0;
     memcpy(s->d, s->qp.z, sizeof s->d);
     memcpy(s->multipliers, s->qp.multiplier + VARIABLES, sizeof s->multipliers);
     expected = decrease(s, s->trials + *now, s->d);

@@ -236,7 +236,7 @@ static double largest_slack(const Trial *trial)
 {
     double most = 0;
     for (int row = 0; row < LIMIT_ROWS; ++row)
-        most = fmax(most, (trial->excess[row] - INSIDE) * scale[output_of(row)]);
+        most = larger((trial->excess[row] - INSIDE) * scale[output_of(row)], most);
     return most;
 }
 

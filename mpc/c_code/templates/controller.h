@@ -27,6 +27,7 @@ $digests
 #define ${NAME}_TIGHTENING_DIGEST "$tightening_digest"
 #define ${NAME}_VARIABLES (${NAME}_INPUTS * ${NAME}_NU)
 #define ${NAME}_ROWS $rows /* output, terminal and move limits, at least 1 */
+#define ${NAME}_TOGETHER 4 /* samples whose outputs the solver takes together */
 #define ${NAME}_RECORD $record /* inputs that the observer stores, at least 1 */
 #define ${NAME}_ERROR_MEMORY $error_memory /* whether limits learn from measurements */
 #define ${NAME}_ERRORS $errors /* size of the error intervals that they learn, at least 1 */
@@ -138,7 +139,7 @@ typedef struct {
     double W[${NAME}_WIDER * (${NAME}_NX + ${NAME}_NU)];
     double Jx[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], Jy[${NAME}_NL * (${NAME}_NX + ${NAME}_NU)];
     double Z[${NAME}_NX * ${NAME}_VARIABLES], Znext[${NAME}_NX * ${NAME}_VARIABLES];
-    double rows[${NAME}_NL * ${NAME}_VARIABLES];
+    double rows[${NAME}_TOGETHER * ${NAME}_NL * ${NAME}_VARIABLES];
     /* The recursion of the Hessian: form of a sample's state and input, and what it is made of. */
     double form[(${NAME}_NX + ${NAME}_NU) * (${NAME}_NX + ${NAME}_NU)], stage[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)];
     double carried[${NAME}_NX * (${NAME}_NX + ${NAME}_NU)], upwards[${NAME}_NU * (${NAME}_NX + ${NAME}_NU)];

@@ -79,7 +79,7 @@ static void follow_from_now_on(State *s, int rows, const double *u)
 static double beyond_rest(const State *s, int l, double value)
 {
     const int row = (N - FIRST) * LIMITED + l;
-    const double over = fmax(value - s->high[row], s->low[row] - value) - INSIDE;
+    const double over = larger(value - s->high[row], s->low[row] - value) - INSIDE;
     return over > 0 || isnan(value) ? (isnan(value) ? INFINITY : over) : 0;
 }
 

@@ -2,16 +2,17 @@
    of steady states in s->level, from the model that is simulated in parallel to the observer. */
 static void correct_level(State *s, const double *held)
 {
-    double x[2][NX], y[2][NY], first[2][NY];
+    double x[2][NX], y[2][NY], first[2][NY], point[NZ];
     for (int i = 0; i < NX; ++i)
         if (!isfinite(s->x[i])) return;
     memcpy(x[0], s->beside, sizeof x[0]);
     memcpy(x[1], s->x, sizeof x[1]);
     for (int k = 0; FORGETS && k <= N; ++k) {
         for (int run = 0; run < 2; ++run) {
-            ${name}_model_output(x[run], held, y[run]);
+            neurons(x[run], held, point);
+            outputs(point, y[run]);
+            follower(point, x[run]);
             if (k == 0) memcpy(first[run], y[run], sizeof y[run]);
-            ${name}_model_step(x[run], held, x[run]);
         }
         for (int i = 0; i < NM; ++i) {
             const double away = first[1][i] - first[0][i];

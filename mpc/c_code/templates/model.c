@@ -4,6 +4,13 @@
 $derivatives
 enum { NS = NX + NU };
 
+/* The state after a point. */
+static void follower(const double *point, double *x)
+{
+    if (STATES_ARE_NEURONS) memcpy(x, point + NS, NX * sizeof *x);
+    else next_state(point, x);
+}
+
 /* Jacobians by (x, u) at a point: V and W of the neurons' inputs and outputs, Jx of x+, Jy of y. */
 static void linearise(State *s, const double *point)
 {
@@ -26,7 +33,7 @@ static void linearise(State *s, const double *point)
     }
     for (int i = 0; i < NY; ++i) {
         memcpy(s->Jy + i * NS, My + i * NZ, NS * sizeof *s->Jy);
-        if (OUTPUTS_READ_NEURONS) combine(NS, NV, My + i * NZ + NS, s->W, NS, s->Jy + i * NS);
+        if (READ == NZ) combine(NS, NV, My + i * NZ + NS, s->W, NS, s->Jy + i * NS);
     }
 }
 
@@ -74,7 +81,7 @@ static void linearise_at(State *s, const double *x, const double *u)
 static double largest(int n, const double *a)
 {
     double most = 0;
-    for (int i = 0; i < n; ++i) most = isnan(a[i]) ? INFINITY : fmax(most, fabs(a[i]));
+    for (int i = 0; i < n; ++i) most = isnan(a[i]) ? INFINITY : larger(fabs(a[i]), most);
     return most;
 }
 

@@ -13,6 +13,10 @@ static const double QP_ACCURACY = 1e-10;  /* of constraints, relative to the len
 static const double QP_DEPENDENT = 1e-10; /* relative length outside the active normals' span that counts as zero */
 static const double QP_BROKEN = 1e-4;     /* excess over a hard limit, relative to the row and its value: no solution */
 
+/* The larger and the smaller one of two numbers, b where a is NaN; fmax and fmin, which are calls, also say a where b is. */
+static double larger(double a, double b) { return a > b ? a : b; }
+static double smaller(double a, double b) { return a < b ? a : b; }
+
 static double dot(int n, const double *a, const double *b)
 {
     double s0 = 0, s1 = 0, s2 = 0, s3 = 0; /* four independent sums can be computed in parallel */
@@ -97,6 +101,27 @@ static void rotate(int n, double c, double s, double *a, double *b)
     }
 }
 
+/* Values at z of all constraints. */
+static void qp_values(const Quadratic *q, int n, int m, const double *z, double *value)
+{
+    memcpy(value, z, (size_t)n * sizeof *z);
+    zero(m, value + n);
+    combine(m, n, z, q->columns, m, value + n);
+}
+
+/* Take limits; 0 if they are no numbers. */
+static int qp_limit(Quadratic *q, int n, int m, const double *lower, const double *upper)
+{
+    int numbers = 1;
+    for (int i = 0; i < n + m; ++i) {
+        q->over[i] = isinf(upper[i]) ? 1 : 1 / (QP_ACCURACY * (q->size[i] + fabs(upper[i])));
+        q->under[i] = isinf(lower[i]) ? 1 : 1 / (QP_ACCURACY * (q->size[i] + fabs(lower[i])));
+        numbers &= !isnan(lower[i]) && !isnan(upper[i]);
+    }
+    q->pivots = 0;
+    return numbers;
+}
+
 /* Start at the unconstrained minimum: J = inverse of the Cholesky factor of H, z = -H^-1 g, all constraints idle. 0 if H
    is not positive definite, or limits or lengths of rows are no numbers. */
 static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g, const double *C, const double *lower,
@@ -121,9 +146,45 @@ static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g
         q->kind[i] = IDLE;
         q->multiplier[i] = 0;
         q->size[i] = i < n ? 1 : sqrt(dot(n, row, row));
-        if (!isfinite(q->size[i]) || isnan(lower[i]) || isnan(upper[i])) return 0;
+        if (!isfinite(q->size[i])) return 0;
     }
-    q->count = q->pivots = 0;
+    for (int j = 0; j < n; ++j) {
+        const double *from = C + j;
+        for (int i = 0; i < m; ++i, from += n) q->columns[j * m + i] = *from;
+    }
+    q->count = 0;
+    return qp_limit(q, n, m, lower, upper);
+}
+
+/* Start at the minimum with the constraints that the last program ended with, tight or paid for, under other limits; 0
+   if it is none: a multiplier is negative or above its price, or limits are no numbers. With J z = a and -J g = e, less
+   what is paid for, R'a are the tight limits and R r = e - a their multipliers; beyond them a = e. */
+static int qp_resume(Quadratic *q, int n, int m, const double *g, const double *C, const double *lower,
+                     const double *upper, const double *price)
+{
+    if (!qp_limit(q, n, m, lower, upper)) return 0;
+    memcpy(q->direction, g, (size_t)n * sizeof *g);
+    for (int i = 0; i < m; ++i)
+        if (q->kind[n + i] == PAID) axpy(n, q->multiplier[n + i], C + i * n, q->direction);
+    for (int j = 0; j < n; ++j) {
+        q->d[j] = -dot(n, q->J + j * n, q->direction);
+        q->r[j] = 0;
+    }
+    for (int k = 0; k < q->count; ++k) {
+        const int i = q->active[k];
+        double a = q->side[i] * (q->side[i] > 0 ? upper[i] : lower[i]);
+        for (int j = 0; j < k; ++j) a -= q->R[j * n + k] * (q->d[j] - q->r[j]);
+        q->r[k] = q->d[k] - a / q->R[k * n + k];
+    }
+    for (int k = 0; k < q->count; ++k) q->d[k] -= q->r[k];
+    for (int k = q->count - 1; k >= 0; --k) {
+        const int i = q->active[k];
+        q->r[k] = (q->r[k] - dot(q->count - 1 - k, q->R + k * n + k + 1, q->r + k + 1)) / q->R[k * n + k];
+        if (!(q->r[k] >= 0 && q->r[k] <= (i < n ? INFINITY : price[i - n]))) return 0;
+        q->multiplier[i] = q->side[i] * q->r[k];
+    }
+    zero(n, q->z);
+    combine(n, n, q->d, q->J, n, q->z);
     return 1;
 }
 
@@ -134,22 +195,21 @@ static double qp_value(const Quadratic *q, int n, const double *C, int i)
 }
 
 /* The most violated condition, or -1: an idle constraint beyond a limit, or a paid one back within. Sets its side. */
-static int qp_worst(Quadratic *q, int n, int m, const double *C, const double *lower, const double *upper)
+static int qp_worst(Quadratic *q, int n, int m, const double *lower, const double *upper)
 {
     int worst = -1;
-    double most = 1;
+    double most = 1, beyond[${NAME}_VARIABLES + ${NAME}_ROWS];
+    qp_values(q, n, m, q->z, q->value);
+    for (int i = 0; i < n + m; ++i)
+        beyond[i] = larger((q->value[i] - upper[i]) * q->over[i], (lower[i] - q->value[i]) * q->under[i]);
     for (int i = 0; i < n + m; ++i) {
-        double value, over, under, off, limit;
+        const double over = q->value[i] - upper[i], under = lower[i] - q->value[i];
+        double off;
         int side;
-        if (q->kind[i] == TIGHT) continue;
-        value = qp_value(q, n, C, i);
-        over = value - upper[i];
-        under = lower[i] - value;
+        if ((beyond[i] <= most && q->kind[i] != PAID) || q->kind[i] == TIGHT) continue; /* most are idle and inside */
         side = q->kind[i] == PAID ? q->side[i] : over >= under ? 1 : -1;
-        off = side > 0 ? over : under;
-        limit = side > 0 ? upper[i] : lower[i];
+        off = side > 0 ? over * q->over[i] : under * q->under[i];
         if (q->kind[i] == PAID) off = -off;
-        off /= QP_ACCURACY * (q->size[i] + fabs(limit));
         if (off > most) {
             most = off;
             worst = i;
@@ -215,14 +275,14 @@ static double qp_block(const Quadratic *q, int n, const double *price, int sign,
 {
     double least = INFINITY, largest = 0;
     *l = -1;
-    for (int j = 0; j < q->count; ++j) largest = fmax(largest, fabs(q->r[j]));
+    for (int j = 0; j < q->count; ++j) largest = larger(fabs(q->r[j]), largest);
     for (int j = 0; j < q->count; ++j) {
         const int i = q->active[j];
         double change = -sign * q->r[j], held = q->side[i] * q->multiplier[i], room;
         if (!(fabs(change) > 1e-12 * largest)) continue; /* rounding */
         room = change < 0 ? held : (i < n ? INFINITY : price[i - n] - held);
-        if (fmax(room, 0) / fabs(change) < least) {
-            least = fmax(room, 0) / fabs(change);
+        if (larger(room, 0) / fabs(change) < least) {
+            least = larger(room, 0) / fabs(change);
             *l = j;
         }
     }
@@ -240,8 +300,8 @@ static int qp_satisfy(Quadratic *q, int n, const double *C, const double *lower,
         double outside = qp_directions(q, n, C, p), own = sign > 0 ? cost - held : held, full = INFINITY, step;
         int l;
         double block = qp_block(q, n, price, sign, &l);
-        if (outside > 0) full = fmax(sign * side * (qp_value(q, n, C, p) - limit), 0) / outside;
-        step = fmin(full, fmin(own, block));
+        if (outside > 0) full = larger(sign * side * (qp_value(q, n, C, p) - limit), 0) / outside;
+        step = smaller(full, smaller(own, block));
         if (!isfinite(step)) return QP_INFEASIBLE;
         if (outside > 0) axpy(n, -sign * step, q->direction, q->z);
         for (int j = 0; j < q->count; ++j)
@@ -268,34 +328,50 @@ static int qp_satisfy(Quadratic *q, int n, const double *C, const double *lower,
 
 /* Put the variables within their own limits to the last bit; 0 if that is no solution: not finite, or they cross, or
    a hard row is broken by more than rounding. */
-static int qp_end(Quadratic *q, int n, int m, const double *C, const double *lower, const double *upper,
-                  const double *price)
+static int qp_end(Quadratic *q, int n, int m, const double *lower, const double *upper, const double *price)
 {
     for (int i = 0; i < n; ++i) {
         if (!isfinite(q->z[i])) return 0;
-        q->z[i] = fmin(fmax(q->z[i], lower[i]), upper[i]);
+        q->z[i] = smaller(larger(q->z[i], lower[i]), upper[i]);
         if (!isfinite(q->z[i]) || lower[i] - q->z[i] > QP_ACCURACY * (1 + fabs(q->z[i]))) return 0;
     }
+    qp_values(q, n, m, q->z, q->value);
     for (int i = 0; i < m; ++i) {
-        const double value = qp_value(q, n, C, n + i), most = QP_BROKEN * (q->size[n + i] + fabs(value));
-        if (isinf(price[i]) && !(fmax(value - upper[n + i], lower[n + i] - value) <= most)) return 0;
+        const double value = q->value[n + i], most = QP_BROKEN * (q->size[n + i] + fabs(value));
+        if (isinf(price[i]) && !(larger(value - upper[n + i], lower[n + i] - value) <= most)) return 0;
     }
     return 1;
 }
 
-/* Solve one quadratic program of n variables and m rows. H (n, n) positive definite, C (m, n), lower and upper (n + m),
-   price (m), infinite for hard limits. The solution is q->z with multipliers q->multiplier. */
-static int qp_solve(Quadratic *q, int n, int m, const double *H, const double *g, const double *C, const double *lower,
-                    const double *upper, const double *price)
+/* Resolve violated conditions, the worst one first, until there is none. */
+static int qp_go_on(Quadratic *q, int n, int m, const double *C, const double *lower, const double *upper,
+                    const double *price)
 {
     const int most = 10 * (n + m) + 50;
-    if (!qp_begin(q, n, m, H, g, C, lower, upper)) return QP_FAILED;
     while (q->pivots < most) {
-        int status, p = qp_worst(q, n, m, C, lower, upper);
-        if (p < 0) return qp_end(q, n, m, C, lower, upper, price) ? QP_SOLVED : QP_FAILED;
+        int status, p = qp_worst(q, n, m, lower, upper);
+        if (p < 0) return qp_end(q, n, m, lower, upper, price) ? QP_SOLVED : QP_FAILED;
         ++q->pivots;
         status = qp_satisfy(q, n, C, lower, upper, price, p, most);
         if (status != QP_SOLVED) return status;
     }
     return QP_FAILED;
+}
+
+/* Solve one quadratic program of n variables and m rows. H (n, n) positive definite, C (m, n), lower and upper (n + m),
+   price (m), infinite for hard limits. The solution is q->z with multipliers q->multiplier and values q->value. */
+static int qp_solve(Quadratic *q, int n, int m, const double *H, const double *g, const double *C, const double *lower,
+                    const double *upper, const double *price)
+{
+    if (!qp_begin(q, n, m, H, g, C, lower, upper)) return QP_FAILED;
+    return qp_go_on(q, n, m, C, lower, upper, price);
+}
+
+/* Solve the last program, whose solution q is, with other limits. */
+static int qp_solve_again(Quadratic *q, int n, int m, const double *H, const double *g, const double *C,
+                          const double *lower, const double *upper, const double *price)
+{
+    if (qp_resume(q, n, m, g, C, lower, upper, price) && qp_go_on(q, n, m, C, lower, upper, price) == QP_SOLVED)
+        return QP_SOLVED;
+    return qp_solve(q, n, m, H, g, C, lower, upper, price);
 }

@@ -39,8 +39,7 @@ enum {
     FIRST = $first,       /* first sample with output limits */
     MEMORY_STEPS = $memory_steps, /* samples that a measured error is used for */
     LEARNING = $learning, /* number of samples, from 0 on, whose limits learn from measurements */
-    STATES_ARE_NEURONS = $states_are_neurons, /* x+ = w */
-    OUTPUTS_READ_NEURONS = $outputs_read_neurons
+    STATES_ARE_NEURONS = $states_are_neurons /* x+ = w */
 };
 typedef ${name}_qp Quadratic;
 typedef ${name}_trial Trial;

@@ -106,6 +106,22 @@ def test_quadratic_programs_are_solved(solver, kind):
             np.testing.assert_allclose(z, other.z, atol=1e-5, err_msg=str(seed))
 
 
+@pytest.mark.parametrize("kind", ["soft", "hard", "moves", "repeated", "bounds_again"])
+def test_programs_are_solved_again_under_other_limits(solver, kind):
+    for seed in range(150):
+        H, g, C, lower, upper, price = program(seed, kind)
+        solver.solve(H, g, C, lower, upper, price)
+        rng = np.random.default_rng(seed)
+        moved = rng.choice([0.01, 0.3]) * rng.standard_normal(len(upper)) * (np.arange(len(upper)) >= len(g))
+        problem = H, g, C, lower + moved, upper + moved, price
+        status, z, multipliers = solver.solve(*problem, again=True)
+        anew, expected, _ = solver.solve(*problem)
+        assert status == anew, seed
+        if anew == "solved":
+            assert kkt_error(z, multipliers, *problem) <= 1e-6, seed
+            np.testing.assert_allclose(z, expected, atol=1e-8, err_msg=str(seed))
+
+
 def test_contradictions_are_noticed(solver):
     for seed in range(100):
         H, g, C, lower, upper, price = program(seed, "soft")
