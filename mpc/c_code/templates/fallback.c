@@ -139,7 +139,7 @@ static int steady_model(State *s, const double *v, const double *target, const d
 static int steady_input(State *s, const double *target, double *found)
 {
     double v[NU], next[NU], x[NX], next_x[NX], y[NY], next_y[NY], cost, damping = 1e-3, H[NU * NU];
-    double C[SIZE(LIMITED) * NU];
+    double C[SIZE(LIMITED) * NU] = {0.0}; /* compilers do not see that all of it is set */
     memset(v, 0, sizeof v);
     cost = held_cost(s, v, target, x, y);
     if (!isfinite(cost)) return 0;

@@ -13,7 +13,7 @@ static const double QP_ACCURACY = 1e-10;  /* of constraints, relative to the len
 static const double QP_DEPENDENT = 1e-10; /* relative length outside the active normals' span that counts as zero */
 static const double QP_BROKEN = 1e-4;     /* excess over a hard limit, relative to the row and its value: no solution */
 
-/* The larger and the smaller one of two numbers, b where a is NaN; fmax and fmin, which are calls, also say a where b is. */
+/* The larger and the smaller one of two numbers, b where a is NaN; fmax and fmin, which are calls, say a where b is. */
 static double larger(double a, double b) { return a > b ? a : b; }
 static double smaller(double a, double b) { return a < b ? a : b; }
 
@@ -83,8 +83,8 @@ static int cholesky(int n, double *A)
         for (int i = 0; i < k; ++i) a[i] = -A[i * n + k];
         combine(n - k, k, a, A + k, n, row + k);
         if (!(row[k] > 0) || !isfinite(row[k])) return 0;
-        root = sqrt(row[k]);
-        for (int i = k; i < n; ++i) row[i] /= root;
+        root = 1 / sqrt(row[k]);
+        for (int i = k; i < n; ++i) row[i] *= root;
     }
     for (int k = 0; k < n; ++k)
         for (int i = 0; i < k; ++i) A[k * n + i] = A[i * n + k];
@@ -114,8 +114,8 @@ static int qp_limit(Quadratic *q, int n, int m, const double *lower, const doubl
 {
     int numbers = 1;
     for (int i = 0; i < n + m; ++i) {
-        q->over[i] = isinf(upper[i]) ? 1 : 1 / (QP_ACCURACY * (q->size[i] + fabs(upper[i])));
-        q->under[i] = isinf(lower[i]) ? 1 : 1 / (QP_ACCURACY * (q->size[i] + fabs(lower[i])));
+        q->over[i] = QP_ACCURACY * (q->size[i] + fabs(upper[i]));
+        q->under[i] = QP_ACCURACY * (q->size[i] + fabs(lower[i]));
         numbers &= !isnan(lower[i]) && !isnan(upper[i]);
     }
     q->pivots = 0;
@@ -132,25 +132,28 @@ static int qp_begin(Quadratic *q, int n, int m, const double *H, const double *g
     zero(n * n, q->J);
     zero(n, q->z);
     for (int i = 0; i < n; ++i) {
-        double *row = q->J + i * n;
+        double *row = q->J + i * n, scale = -1 / q->R[i * n + i];
         for (int k = 0; k < i; k += 8) { /* row k of J ends with column k */
             const int rows = i - k < 8 ? i - k : 8;
             combine(k + rows, rows, q->R + i * n + k, q->J + k * n, n, row);
         }
         row[i] = -1;
-        for (int j = 0; j <= i; ++j) row[j] /= -q->R[i * n + i];
+        for (int j = 0; j <= i; ++j) row[j] *= scale;
         axpy(i + 1, -dot(i + 1, row, g), row, q->z);
     }
     for (int i = 0; i < n + m; ++i) {
-        const double *row = C + (size_t)(i < n ? 0 : (i - n) * n);
         q->kind[i] = IDLE;
         q->multiplier[i] = 0;
-        q->size[i] = i < n ? 1 : sqrt(dot(n, row, row));
-        if (!isfinite(q->size[i])) return 0;
+        q->size[i] = i < n;
     }
     for (int j = 0; j < n; ++j) {
-        const double *from = C + j;
-        for (int i = 0; i < m; ++i, from += n) q->columns[j * m + i] = *from;
+        double *column = q->columns + j * m;
+        for (int i = 0; i < m; ++i) column[i] = C[i * n + j];
+        for (int i = 0; i < m; ++i) q->size[n + i] += column[i] * column[i];
+    }
+    for (int i = n; i < n + m; ++i) {
+        q->size[i] = sqrt(q->size[i]);
+        if (!isfinite(q->size[i])) return 0;
     }
     q->count = 0;
     return qp_limit(q, n, m, lower, upper);
@@ -170,7 +173,7 @@ static int qp_resume(Quadratic *q, int n, int m, const double *g, const double *
         q->d[j] = -dot(n, q->J + j * n, q->direction);
         q->r[j] = 0;
     }
-    for (int k = 0; k < q->count; ++k) {
+    for (int k = 0; k < q->count && k < n; ++k) { /* the latter for the compiler's bounds checks, as in qp_add */
         const int i = q->active[k];
         double a = q->side[i] * (q->side[i] > 0 ? upper[i] : lower[i]);
         for (int j = 0; j < k; ++j) a -= q->R[j * n + k] * (q->d[j] - q->r[j]);
@@ -201,14 +204,14 @@ static int qp_worst(Quadratic *q, int n, int m, const double *lower, const doubl
     double most = 1, beyond[${NAME}_VARIABLES + ${NAME}_ROWS];
     qp_values(q, n, m, q->z, q->value);
     for (int i = 0; i < n + m; ++i)
-        beyond[i] = larger((q->value[i] - upper[i]) * q->over[i], (lower[i] - q->value[i]) * q->under[i]);
+        beyond[i] = larger(q->value[i] - upper[i] - q->over[i], lower[i] - q->value[i] - q->under[i]);
     for (int i = 0; i < n + m; ++i) {
         const double over = q->value[i] - upper[i], under = lower[i] - q->value[i];
         double off;
         int side;
-        if ((beyond[i] <= most && q->kind[i] != PAID) || q->kind[i] == TIGHT) continue; /* most are idle and inside */
+        if ((beyond[i] <= 0 && q->kind[i] != PAID) || q->kind[i] == TIGHT) continue; /* most are idle and inside */
         side = q->kind[i] == PAID ? q->side[i] : over >= under ? 1 : -1;
-        off = side > 0 ? over * q->over[i] : under * q->under[i];
+        off = side > 0 ? over / q->over[i] : under / q->under[i];
         if (q->kind[i] == PAID) off = -off;
         if (off > most) {
             most = off;

@@ -5,8 +5,7 @@ typedef struct {
     double z[${NAME}_VARIABLES], d[${NAME}_VARIABLES], r[${NAME}_VARIABLES], direction[${NAME}_VARIABLES];
     double multiplier[${NAME}_VARIABLES + ${NAME}_ROWS]; /* positive at the upper limit */
     double size[${NAME}_VARIABLES + ${NAME}_ROWS];       /* length of each constraint's normal */
-    double over[${NAME}_VARIABLES + ${NAME}_ROWS];       /* reciprocal accuracies at the upper limits */
-    double under[${NAME}_VARIABLES + ${NAME}_ROWS];      /* and at the lower ones */
+    double over[${NAME}_VARIABLES + ${NAME}_ROWS], under[${NAME}_VARIABLES + ${NAME}_ROWS]; /* accuracies of limits */
     double value[${NAME}_VARIABLES + ${NAME}_ROWS];      /* of each constraint at z */
     double columns[${NAME}_VARIABLES * ${NAME}_ROWS];    /* of the rows' matrix */
     int active[${NAME}_VARIABLES];                       /* constraints in the order of the columns of R */
