@@ -144,8 +144,8 @@ def lure_code(system: LureSystem, *, wide: bool = False) -> tuple[Arrays, str]:
 
     Args:
         system: The system.
-        wide: Whether layers and the next state are computed in `Lanes`, which the code is given with ``lanes_tanh``
-            (``mpc/c_code/templates/loop.c``); the weights are then there twice.
+        wide: Whether layers and the next state are computed by ``wide`` of ``mpc/c_code/templates/loop.c``, several
+            rows at a time; the weights are then there twice.
     """
     arrays: Arrays = {}
     lines, at = [], system.nx + system.nu
@@ -178,7 +178,7 @@ def lure_code(system: LureSystem, *, wide: bool = False) -> tuple[Arrays, str]:
         last = "    affine(NX, NZ, Mx, bx, z, x_next);"
     read = at + system.nv if system.D21.any() else at
     body = Template(_LURE).safe_substitute(layers="\n".join(lines), nz=at + system.nv, last=last, read=read)
-    return arrays, (_WIDE if wide else "") + (function if system.nv else "") + body
+    return arrays, (function if system.nv else "") + body
 
 
 def _in_lanes(matrix: Array) -> Array:
@@ -315,37 +315,6 @@ static void affine(int rows, int columns, const double *M, const double *b, cons
         }
         for (; j < columns; ++j) s0 += row[j] * z[j];
         out[i] = (s0 + s1) + (s2 + s3);
-    }
-}
-
-"""
-
-_WIDE = """\
-static inline Lanes lanes_same(Lanes v) { return v; }
-
-static inline Lanes lanes_at(const double *a)
-{
-    Lanes v;
-    memcpy(&v, a, sizeof v);
-    return v;
-}
-
-/* out = of(T z + b), several rows at a time; T and b are stored in that order. */
-static inline void wide(int rows, int columns, const double *T, const double *b, const double *z, double *out,
-    Lanes (*of)(Lanes))
-{
-    for (int i = 0; i < rows; i += LANES, T += LANES * columns) {
-        Lanes s0 = lanes_at(b + i), s1 = {0}, s2 = {0}, s3 = {0}; /* independent sums, as in `affine` */
-        int j = 0;
-        for (; j + 3 < columns; j += 4) {
-            s0 += lanes_at(T + LANES * j) * z[j];
-            s1 += lanes_at(T + LANES * (j + 1)) * z[j + 1];
-            s2 += lanes_at(T + LANES * (j + 2)) * z[j + 2];
-            s3 += lanes_at(T + LANES * (j + 3)) * z[j + 3];
-        }
-        for (; j < columns; ++j) s0 += lanes_at(T + LANES * j) * z[j];
-        s0 = of((s0 + s1) + (s2 + s3));
-        memcpy(out + i, &s0, (size_t)(rows - i < LANES ? rows - i : LANES) * sizeof *out);
     }
 }
 

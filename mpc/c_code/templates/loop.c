@@ -42,6 +42,34 @@ static inline Lanes lanes_tanh(Lanes v)
     return (Lanes)((Bits)(e / (e + 2)) | sign);
 }
 
+static inline Lanes lanes_same(Lanes v) { return v; }
+
+static inline Lanes lanes_at(const double *a)
+{
+    Lanes v;
+    memcpy(&v, a, sizeof v);
+    return v;
+}
+
+/* out = of(T z + b), several rows at a time; T and b are stored in that order. */
+static inline void wide(int rows, int columns, const double *T, const double *b, const double *z, double *out,
+    Lanes (*of)(Lanes))
+{
+    for (int i = 0; i < rows; i += LANES, T += LANES * columns) {
+        Lanes s0 = lanes_at(b + i), s1 = {0}, s2 = {0}, s3 = {0}; /* independent sums, as in `affine` */
+        int j = 0;
+        for (; j + 3 < columns; j += 4) {
+            s0 += lanes_at(T + LANES * j) * z[j];
+            s1 += lanes_at(T + LANES * (j + 1)) * z[j + 1];
+            s2 += lanes_at(T + LANES * (j + 2)) * z[j + 2];
+            s3 += lanes_at(T + LANES * (j + 3)) * z[j + 3];
+        }
+        for (; j < columns; ++j) s0 += lanes_at(T + LANES * j) * z[j];
+        s0 = of((s0 + s1) + (s2 + s3));
+        memcpy(out + i, &s0, (size_t)(rows - i < LANES ? rows - i : LANES) * sizeof *out);
+    }
+}
+
 static inline double quick_tanh(double v)
 {
     return lanes_tanh((Lanes){v, v, v, v})[0];
