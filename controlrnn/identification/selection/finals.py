@@ -38,7 +38,8 @@ from controlrnn.systems import LureSystem
 
 _log = logging.getLogger(__name__)
 _STARTS = 4  # of short records
-_PART_ITERATIONS = 60  # of long ones with the samples of a trial
+_PART_ITERATIONS = 60  # of long ones with the samples of a trial,
+_PLAY_OFF = 15  # these among them while candidates are compared
 _OUTLIER = 1.5  # a start whose error is this many times the least is left out of the mean
 
 
@@ -154,11 +155,13 @@ def refined(contenders: Sequence[Contender], job: Job) -> tuple[Trial, list[FitR
     from the end a part of them shows the way as well. Candidates that were nearly as good as each other after the few
     iterations of a trial may part later: all of them are gone on with first, and then the best one alone.
     """
-    few = (job.plan.samples, _PART_ITERATIONS // len(contenders))
+    alone = len(contenders) == 1
+    first = (job.plan.samples, _PART_ITERATIONS if alone else _PLAY_OFF)
+    few = (job.plan.samples, _PART_ITERATIONS)
     many = (job.plan.final_samples, job.plan.final_iterations)
     reached, stopped = [one.known for one in contenders], False
     for i, one in enumerate(contenders):
-        further, stopped = _further(one.trial, one.known, few, job, 0, f"part_{i}")
+        further, stopped = _further(one.trial, one.known, first, job, 0, f"part_{i}")
         reached[i] = _better(one.known, further)
         if stopped:
             break
@@ -170,9 +173,10 @@ def refined(contenders: Sequence[Contender], job: Job) -> tuple[Trial, list[FitR
     for k in range(_STARTS):
         if stopped:
             break
-        part = best
-        if k:
-            part, stopped = _further(trial, None, few, job, k, "part")
+        part = None if k else best
+        if k or not alone:
+            further, stopped = _further(trial, part, few, job, k, "part")
+            part = _better(part, further)
         best = _better(best, part)
         if part is not None and not stopped:
             further, stopped = _further(trial, part, many, job, k, "whole")

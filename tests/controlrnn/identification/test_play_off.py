@@ -70,12 +70,13 @@ def contender(nx, error):
 
 
 def test_the_one_that_gets_better_later_is_taken(job):
-    """The second of the trials is the better one after thirty more iterations; it alone sees more samples."""
-    job.errors, job.stops_at = {2: [0.30], 3: [0.20, 0.10, 0.5]}, 4
+    """The second of the trials is the better one after some more iterations; it alone is gone on with."""
+    job.errors, job.stops_at = {2: [0.30], 3: [0.20, 0.15, 0.10, 0.5]}, 5
     taken, (best,) = finals.refined([contender(2, 0.31), contender(3, 0.32)], job)
     assert (taken.candidate.nx, best.best_validation) == (3, 0.10)
-    assert job.calls[:3] == [(2, 30, "2: 0.31"), (3, 30, "3: 0.32"), (3, 200, "3: 0.2")]
-    assert job.calls[3] == (3, 30, None)  # another start, which ended with the budget
+    assert job.calls[:2] == [(2, 15, "2: 0.31"), (3, 15, "3: 0.32")]
+    assert job.calls[2:4] == [(3, 60, "3: 0.2"), (3, 200, "3: 0.15")]
+    assert job.calls[4] == (3, 60, None)  # another start, which ended with the budget
 
 
 def test_the_first_stays_where_the_budget_ends_or_the_other_goes_astray(job):
