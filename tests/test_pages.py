@@ -23,7 +23,6 @@ PAGES = {
     for p in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
     if "_build" not in p.parts
 }
-SLOW = {"docs/start.md"}
 # Names on the pages that no code uses: a section of docstrings, an extra.
 ALSO = {"Raises", "audit", "opcua"}
 FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -33,7 +32,7 @@ def with_code(pages):
     for page in pages:
         runs = "```python" in PAGES[page] or re.search(r"^controlrnn ", PAGES[page], re.MULTILINE)
         if runs and page != "README.md":  # that one runs in test_readme.py
-            yield pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW))
+            yield page
 
 
 def run_console(example):
@@ -146,5 +145,5 @@ def test_names_on_the_pages_are_names_in_the_code():
     assert not stale, "\n".join(stale)
 
 
-RUN = {param.values[0] for param in with_code(PAGES)}
+RUN = set(with_code(PAGES))
 TESTS = "".join(p.read_text() for p in sorted((ROOT / "tests").rglob("test_*.py")))
