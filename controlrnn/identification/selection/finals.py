@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -155,39 +154,33 @@ def refined(contenders: Sequence[Contender], job: Job) -> tuple[Trial, list[FitR
     from the end a part of them shows the way as well. Candidates that were nearly as good as each other after the few
     iterations of a trial may part later: all of them are gone on with first, and then the best one alone.
     """
-    alone = len(contenders) == 1
-    first = (job.plan.samples, _PART_ITERATIONS if alone else _PLAY_OFF)
     few = (job.plan.samples, _PART_ITERATIONS)
     many = (job.plan.final_samples, job.plan.final_iterations)
     reached, stopped = [one.known for one in contenders], False
-    for i, one in enumerate(contenders):
-        further, stopped = _further(one.trial, one.known, first, job, 0, f"part_{i}")
+    for i, one in enumerate(contenders if len(contenders) > 1 else ()):
+        further, stopped = _further(one.trial, one.known, (job.plan.samples, _PLAY_OFF), job, 0, f"tie_{i}")
         reached[i] = _better(one.known, further)
         if stopped:
             break
-    ranked = sorted((fit.best_validation, i) for i, fit in enumerate(reached) if fit is not None)
-    if not ranked:
-        return contenders[0].trial, []
-    best: Any = reached[ranked[0][1]]
-    trial = contenders[ranked[0][1]].trial
+    errors = [np.inf if one is None else one.best_validation for one in reached]
+    first = int(np.argmin(errors))
+    trial, best = contenders[first].trial, reached[first]
     for k in range(_STARTS):
-        if stopped:
-            break
-        part = None if k else best
-        if k or not alone:
-            further, stopped = _further(trial, part, few, job, k, "part")
-            part = _better(part, further)
-        best = _better(best, part)
-        if part is not None and not stopped:
-            further, stopped = _further(trial, part, many, job, k, "whole")
-            best = _better(best, further)
-    return trial, [best]
+        now = None if k else best
+        for name, size in (("part", few), ("whole", many)):
+            if stopped:
+                break
+            further, stopped = _further(trial, now, size, job, k, name)
+            now = _better(now, further)
+        best = _better(best, now)
+    return trial, [] if best is None else [best]
 
 
-def _better(one: FitResult | None, other: FitResult | None) -> Any:
+def _better(one: FitResult | None, other: FitResult | None) -> FitResult | None:
     """The fit with the lower error on the left-out block, the first one of equals; either may be missing."""
-    found = [fit for fit in (one, other) if fit is not None]
-    return min(found, key=lambda fit: fit.best_validation, default=None)
+    if one is None or (other is not None and other.best_validation < one.best_validation):
+        return other
+    return one
 
 
 def _further(
