@@ -116,10 +116,8 @@ def _arx(every: Sequence[Fold], records: Sequence[Trajectory], structure: Struct
         return lambda some: identify_arx(some, order, order, strictly_proper=not structure.feedthrough).system
 
     scales = [output_scale(fold.train) for fold in every]
-    trials: _Trials = {}
-    for n in (n for n in _ARX_ORDERS if n * records[0].ny <= structure.skip * records[0].ny):
-        (error,) = _errors(lambda some, n=n: [fit(n)(some)], 1, every, scales, structure.skip)  # type: ignore[misc]
-        trials[n, None] = error, fit(n)
+    orders = [n for n in _ARX_ORDERS if n <= structure.skip]
+    trials: _Trials = {(n, None): (_error(fit(n), every, scales, structure.skip), fit(n)) for n in orders}
     return _best("arx", trials, records)
 
 
@@ -129,23 +127,26 @@ def _subspace(short: _Short, horizons: Sequence[int], proper: bool) -> Baseline 
     def fit(order: int, horizon: int | None) -> _Fit:
         return lambda some: identify_subspace(some, order, horizon=horizon, strictly_proper=proper).system
 
-    ny, trials = short.records[0].ny, _Trials()
+    ny, judges = short.records[0].ny, (short.folds, short.scales, short.skip)
     orders = [n for n in _ORDERS if n <= short.skip * ny]
-    for order in orders:
-        (error,) = _errors(lambda some, n=order: [fit(n, None)(some)], 1, short.folds, short.scales, short.skip)  # type: ignore[misc]
-        trials[order, None] = error, fit(order, None)
+    trials: _Trials = {(n, None): (_error(fit(n, None), *judges), fit(n, None)) for n in orders}
     for horizon in horizons:
         some = [n for n in orders if n <= (horizon - 1) * ny]
 
         def models(records: Sequence[Trajectory], some: list[int] = some, horizon: int = horizon) -> _Systems:
             return (model.system for model in subspace_models(records, some, horizon, proper))
 
-        errors = _errors(models, len(some), short.folds, short.scales, short.skip)
+        errors = _errors(models, len(some), *judges)
         trials |= {(n, horizon): (e, fit(n, horizon)) for n, e in zip(some, errors, strict=True)}
     return _best("subspace", trials, short.records)
 
 
 _Systems = Iterable[LureSystem]
+
+
+def _error(fit: _Fit, every: Sequence[Fold], scales: Sequence[Array], skip: int) -> float:
+    """Error over the left-out blocks of the model that a linear method finds; infinite where it fails."""
+    return _errors(lambda some: [fit(some)], 1, every, scales, skip)[0]
 
 
 def _errors(
