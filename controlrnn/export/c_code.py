@@ -338,11 +338,7 @@ $last
 
 static void outputs(const double *z, double *y)
 {
-    if (READ == NZ) affine(NY, NZ, My, by, z, y);
-    for (int i = 0; READ < NZ && i < NY; ++i) {
-        y[i] = by[i];
-        for (int j = 0; j < READ; ++j) y[i] += My[i * NZ + j] * z[j];
-    }
+    for (int i = 0; i < NY; ++i) affine(1, READ, My + i * NZ, by + i, z, y + i);
 }
 
 void ${name}_step(const double x[NX], const double u[NU], double x_next[NX])
