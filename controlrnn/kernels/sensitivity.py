@@ -129,26 +129,17 @@ def _neurons(system: LureSystem, w: Array) -> tuple[Array, Array]:
 
 
 @_part
-def _rows_of(adds, S, s, si, V, v, out, o, rows, n):
-    """``out[o + i line] = (out +) sum_k S[s + i si + k] line V[v + k line]`` for all rows i, k < n."""
+def _add_rows(S, s, si, V, v, out, o, rows, n):
+    """``out[o + i line] += sum_k S[s + i si + k] line V[v + k line]`` for all rows i, k < n."""
     line, i = simd.line_of(V), 0
     while i + 8 <= rows:
-        if adds:
-            simd.add_product8(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
-        else:
-            simd.product8(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        simd.add_product8(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
         i += 8
     while i + 4 <= rows:
-        if adds:
-            simd.add_product4(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
-        else:
-            simd.product4(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        simd.add_product4(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
         i += 4
     while i < rows:
-        if adds:
-            simd.add_product1(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
-        else:
-            simd.product1(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
+        simd.add_product1(S, s + i * si, si, 1, V, v, line, out, o + i * line, n)
         i += 1
 
 
@@ -167,11 +158,11 @@ def _follow(F, source, z, rows, columns, target, dx, dy):
             r, o = rows[b], there + b * height * line
             for e in range(line):
                 own[e] = z[t, columns[b * line + e]]
-            # Without a term, for the initial state, the product stores zeros.
-            first = t * height * nr + max(r, 0)
-            _rows_of(False, source, first, nr, own, 0, dx, o, height, 1 if r >= 0 else 0)
+            dx[1 - now, b] = 0
+            if r >= 0:  # the initial state enters no row
+                _add_rows(source, t * height * nr + r, nr, own, 0, dx, o, height, 1)
             if r < nr - ny:  # entries of the outputs' own rows never move the state
-                _rows_of(True, F, t * height * nx, nx, dx, here + b * height * line, dx, o, height, nx)
+                _add_rows(F, t * height * nx, nx, dx, here + b * height * line, dx, o, height, nx)
             for e in range(line):
                 place = target[b * line + e]
                 if place >= 0:
