@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from controlrnn.checks import Array
+from controlrnn.identification.training.checkpoint import adam_arrays, restore_adam, tensors_of
 from controlrnn.models import Model
 from controlrnn.records import FreeArrays, Numbers, Schema, Text, digest, load_record, save_record
 from controlrnn.systems import MATRICES, LureSystem
@@ -52,8 +53,7 @@ class Progress:
         """Write the state to a file; ``mark`` is from `fingerprint`."""
         arrays = {f"now/{name}": _numbers(value) for name, value in self.model.state_dict().items()}
         arrays |= {f"best/{name}": _numbers(getattr(self.best, name)) for name in MATRICES}
-        for i, moments in self.optimiser.state_dict()["state"].items():
-            arrays |= {f"adam/{i}/{name}": _numbers(value) for name, value in moments.items()}
+        arrays |= adam_arrays(self.optimiser)
         arrays |= {"rng": self.rng.get_state().numpy(), "validation": np.array(self.validation)}
         save_record(path, _SCHEMA, arrays, {"fingerprint": mark})
 
@@ -69,21 +69,13 @@ class Progress:
         if meta["fingerprint"] != mark:
             return False
 
-        def part(name: str) -> dict[str, torch.Tensor]:
-            return {k.removeprefix(name): torch.tensor(v) for k, v in arrays.items() if k.startswith(name)}
-
         device = next(self.model.parameters()).device
-        self.model.load_state_dict(part("now/"))
-        best: dict[str, Any] = {name: value.to(device) for name, value in part("best/").items()}
+        self.model.load_state_dict(tensors_of(arrays, "now/"))
+        best: dict[str, Any] = {name: value.to(device) for name, value in tensors_of(arrays, "best/").items()}
         self.best = replace(self.best, **best)
         self.rng.set_state(torch.tensor(arrays["rng"]))
         self.validation[:] = arrays["validation"].tolist()
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in part("adam/").items():
-            i, name = key.split("/")
-            moments.setdefault(int(i), {})[name] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        restore_adam(self.optimiser, arrays)
         return True
 
 

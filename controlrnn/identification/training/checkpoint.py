@@ -71,11 +71,30 @@ def state_arrays(trainer: Trainer, refinement: Refinement | None) -> dict[str, N
     arrays["losses"] = np.asarray(trainer.losses, dtype=np.float64)
     if refinement is not None:
         arrays |= {f"refine/{n}": v for n, v in refinement.arrays().items()}
-    for i, moments in trainer.optimiser.state_dict()["state"].items():
-        arrays |= {f"adam/{i}/{n}": v.numpy() for n, v in moments.items()}
+    arrays |= adam_arrays(trainer.optimiser)
     # Counters as an array: the best error may still be infinite, which JSON does not know.
     arrays["counters"] = np.array([getattr(trainer, n) for n in _COUNTERS], dtype=np.float64)
     return arrays
+
+
+def adam_arrays(optimiser: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
+    """Adam's moments and counts of steps, as arrays named ``adam/PARAMETER/NAME``."""
+    state = optimiser.state_dict()["state"]
+    return {f"adam/{i}/{n}": v.cpu().numpy() for i, moments in state.items() for n, v in moments.items()}
+
+
+def restore_adam(optimiser: torch.optim.Optimizer, arrays: dict[str, NDArray[Any]]) -> None:
+    """Set an optimiser to what `adam_arrays` gave."""
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors_of(arrays, "adam/").items():
+        i, name = key.split("/")
+        moments.setdefault(int(i), {})[name] = value
+    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def tensors_of(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, torch.Tensor]:
+    """Tensors of the arrays whose names begin with ``prefix``, by the rest of the name."""
+    return {k.removeprefix(prefix): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def load_checkpoint(
@@ -106,23 +125,15 @@ def load_checkpoint(
     with restoring(path):
         _refuse_misfits(arrays, trainer)
 
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {k.removeprefix(name): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(name)}
-
     refined = {k.removeprefix("refine/"): v.copy() for k, v in arrays.items() if k.startswith("refine/")}
     if refined:
         trainer.begin_refinement()  # in float64 before the parameters are, so that they lose no digits
-    trainer.model.load_state_dict(part("now/"))
-    trainer.best_parameters = part("best/")
+    trainer.model.load_state_dict(tensors_of(arrays, "now/"))
+    trainer.best_parameters = tensors_of(arrays, "best/")
     trainer.rng.set_state(torch.from_numpy(arrays["rng"].copy()))
     trainer.history = {n: arrays[f"history/{n}"].tolist() for n in HISTORY}
     trainer.losses = arrays["losses"].tolist()
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in part("adam/").items():
-        i, name = key.split("/")
-        moments.setdefault(int(i), {})[name] = value
-    groups = trainer.optimiser.state_dict()["param_groups"]
-    trainer.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    restore_adam(trainer.optimiser, arrays)
     for name, value in zip(_COUNTERS, arrays["counters"].tolist(), strict=True):
         setattr(trainer, name, value if name in ("best", "rate_factor") else int(value))
     with restoring(path):
