@@ -209,21 +209,24 @@ def run(controller: TightenedMPC) -> None:
             controller.correct(2, readings[9])
 
 
-def switches() -> dict[str, str]:
-    """For each other thread of this process, how often it has begun and ceased to run."""
+def switches() -> dict[str, tuple[str, ...]]:
+    """For each other thread of this process, its state and how often it has ceased to run."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
         if int(task.name) != os.getpid():
             lines = (task / "status").read_text().splitlines()
-            found[task.name] = " ".join(line.split()[-1] for line in lines if "ctxt_switches" in line)
+            found[task.name] = tuple(line.split()[1] for line in lines if line.startswith("State") or "ctxt_" in line)
     return found
 
 
-def settled() -> dict[str, str]:
-    """`switches` once threads that were woken before are asleep again: at first they wait for more work."""
-    seen: dict[str, str] = {}
-    while seen != (seen := switches()):
-        time.sleep(0.3)
+def settled() -> dict[str, tuple[str, ...]]:
+    """`switches` once all other threads are asleep.
+
+    A thread that was woken waits for more work at first and is counted only when it falls asleep again.
+    """
+    seen: dict[str, tuple[str, ...]] = {}
+    while seen != (seen := switches()) or any(state != "S" for state, *_ in seen.values()):
+        time.sleep(0.1)
     return seen
 
 
@@ -236,9 +239,10 @@ def main() -> None:
 
     def observe(work) -> dict[str, object]:
         calls.look()
-        before = settled()
+        before = settled()  # making controllers may have woken threads
         work()
-        return {"calls": dict(calls.look()), "other threads": sum(before.get(k) != v for k, v in switches().items())}
+        seen = dict(calls.look())
+        return {"calls": seen, "other threads": sum(before.get(k) != v for k, v in settled().items())}
 
     report["a product of numpy's"] = observe(lambda: matrix @ matrix)
     for name, controller in [*controllers(), ("recall", recalling())]:
