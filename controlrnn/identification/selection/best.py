@@ -101,7 +101,7 @@ def identify_best(
     meter = Meter(budget, clock, work)
     prepared = _prepared(dataset, skip)
     job = _job(prepared, meter, seed, listeners, place, mark)
-    found = search(job, prepared.baselines[-1], networks, mark) if wanted else Found(complete=True)
+    found = search(job, prepared.baselines[-1], networks) if wanted else Found(complete=True)
     finals = _finals(found, job)
     result = _result(dataset, prepared, found, finals, job)
     result = replace(result, budget=budget, clock=clock, seconds=meter.elapsed, seed=seed, mark=mark)
@@ -187,10 +187,10 @@ def _job(
     records, structure = prepared.records, prepared.structure
 
     def judge(candidate: Candidate) -> Any:
-        return judged(candidate, job, mark)
+        return judged(candidate, job)
 
     linear = LinearStarts(judge, prepared.every, records, structure, plan, meter, listeners)
-    job = Job(prepared.every, records, structure, plan, meter, seed, listeners, folder, linear)
+    job = Job(prepared.every, records, structure, plan, meter, seed, listeners, folder, mark, linear)
     return job
 
 

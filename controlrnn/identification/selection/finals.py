@@ -8,8 +8,9 @@ left-out block gets better.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +23,19 @@ from controlrnn.certification import (
     certify_contraction,
 )
 from controlrnn.data import Dataset, Trajectory
-from controlrnn.errors import CertificationError, ControlRnnError
+from controlrnn.errors import CertificationError, ControlRnnError, FileFormatError
 from controlrnn.identification.linear.delays import with_delays
-from controlrnn.identification.selection.candidates import Family
+from controlrnn.identification.selection.candidates import Candidate, Family
 from controlrnn.identification.selection.folds import Fold, error_of, output_scale, shortened
 from controlrnn.identification.selection.linear import LinearStarts
 from controlrnn.identification.selection.meter import Meter, Stop
 from controlrnn.identification.selection.structure import Structure
-from controlrnn.identification.selection.trials import Plan, Trial, fit
+from controlrnn.identification.selection.trials import Judged, Plan, Trial, fit
 from controlrnn.identification.training.progress import Callback
 from controlrnn.identification.training.result import FitResult
 from controlrnn.identification.training.starts import average
+from controlrnn.records import digest
+from controlrnn.records.writing import exists
 from controlrnn.systems import LureSystem
 
 _log = logging.getLogger(__name__)
@@ -71,7 +74,65 @@ class Job:
     seed: int
     listeners: tuple[Callback, ...]
     folder: Path | None
+    mark: str  # digest of everything that the search depends on
     linear: LinearStarts
+
+
+class Kept:
+    """Files of one piece of a search in its folder: a trial and its fit, which a search that was stopped takes up.
+
+    They are stored when the piece came to its end, and found again under the same search, sizes and candidate alone.
+
+    Args:
+        job: The search; without a folder nothing is kept.
+        candidate: The candidate.
+        what: Everything else that the piece depends on.
+    """
+
+    def __init__(self, job: Job, candidate: Candidate, what: Mapping[str, object]) -> None:
+        key = {"mark": job.mark, "plan": asdict(job.plan), "candidate": candidate.digest, **what}
+        self._job = job
+        self._candidate = candidate
+        self._name = digest({}, key)[:16]
+
+    def _path(self, what: str) -> Path | None:
+        """File in the folder of the search."""
+        return None if self._job.folder is None else self._job.folder / f"{what}_{self._name}.npz"
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """File of a fit that has not come to its end."""
+        return self._path("checkpoint")
+
+    def load(self) -> Judged | None:
+        """Trial and fits of an earlier run, whose iterations and seconds are counted; None where there are none."""
+        path, fitted, job = self._path("trial"), self._path("fit"), self._job
+        if path is None or fitted is None or not exists(path):
+            return None
+        try:
+            trial, fits = Trial.load(path), []
+            if not job.plan.short and np.isfinite(trial.error):  # of one fold
+                record = job.records[0]
+                model = self._candidate.build(record.nu, record.ny, job.structure.feedthrough, job.seed)
+                fits = [FitResult.load(fitted, model)]
+        except ControlRnnError as error:
+            _log.warning("%s cannot be used (%s): it is computed anew", path, error)
+            return None
+        job.meter.counts[job.meter.phase] += trial.iterations
+        job.meter.credit(trial.seconds)
+        _log.info("%s: error %.4g, from the earlier run", self._candidate.label, trial.error)
+        return trial, tuple(fits)
+
+    def save(self, trial: Trial, fits: Sequence[FitResult]) -> None:
+        """Store a trial and its fits, of which there is one at most."""
+        path, fitted, checkpoint = self._path("trial"), self._path("fit"), self.checkpoint
+        if path is None or fitted is None or checkpoint is None:
+            return
+        for one in fits:
+            one.save(fitted)
+        trial.save(path)  # last: where it is, its fit is
+        with suppress(OSError):  # one that stays is not looked at any more
+            checkpoint.unlink()
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,9 +253,16 @@ def _further(
         The fit, None where there is none, and whether the budget of the phase ended it.
     """
     (fold,), (samples, iterations) = job.every, size
-    stop = Stop(job.meter, job.listeners, trial.error)
-    try:
-        found = fit(
+    origin = None if known is None else known.system.digest
+    kept = Kept(job, trial.candidate, {"name": name, "size": list(size), "start": k, "from": origin})
+    earlier = kept.load()
+    if earlier is not None:
+        return next(iter(earlier[1]), None), False
+    began, stop = job.meter.elapsed, Stop(job.meter, job.listeners, trial.error)
+    found, errors = None, np.array([np.inf])
+
+    def attempt() -> FitResult:
+        return fit(
             trial.candidate,
             Dataset(shortened(fold.train, samples), fold.validation),
             job.structure,
@@ -203,12 +271,23 @@ def _further(
             iterations=iterations,
             stop=stop,
             patience=30 if name == "whole" else 10,
-            checkpoint=None if job.folder is None else job.folder / f"final_{trial.candidate.family}_{k}_{name}.npz",
+            checkpoint=kept.checkpoint,
             model=job.linear.of_all(trial.candidate, job.seed + k) if known is None else known.model,
         )
+
+    try:
+        try:
+            found = attempt()
+        except FileFormatError as damage:
+            _log.warning("%s: the fit begins anew", damage)
+            Path(kept.checkpoint or "").unlink()
+            found = attempt()
+        errors = found.history["validation"]
     except ControlRnnError as failure:
         _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
-        return None, stop.stopped
+    if not stop.stopped:
+        done = Trial(trial.candidate, errors, stop.iterations, max(job.meter.elapsed - began, 0.0))
+        kept.save(done, [] if found is None else [found])
     return found, stop.stopped
 
 

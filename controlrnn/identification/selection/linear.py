@@ -19,7 +19,7 @@ from controlrnn.identification.selection.candidates import Candidate, Family
 from controlrnn.identification.selection.folds import Fold
 from controlrnn.identification.selection.meter import Meter, Phase, Stop
 from controlrnn.identification.selection.structure import Structure
-from controlrnn.identification.selection.trials import Plan, Trial, fit
+from controlrnn.identification.selection.trials import Judged, Plan, Trial, fit
 from controlrnn.identification.training.progress import Callback
 from controlrnn.identification.training.result import FitResult
 from controlrnn.models import Model
@@ -28,7 +28,7 @@ from controlrnn.models.parts.contracting_linear import largest_pole
 _log = logging.getLogger(__name__)
 _NEAR = 1.02  # a smaller order is preferred up to this factor of the lowest error
 
-Judge = Callable[[Candidate], tuple[Trial, tuple[FitResult, ...]] | None]
+Judge = Callable[[Candidate], Judged | None]
 
 
 class LinearStarts:
@@ -61,7 +61,7 @@ class LinearStarts:
         self._plan = plan
         self._meter = meter
         self._listeners = listeners
-        self._found: dict[int, tuple[Trial, tuple[FitResult, ...]]] = {}
+        self._found: dict[int, Judged] = {}
         self._again: dict[tuple[int, int | None], FitResult | None] = {}
 
     @property

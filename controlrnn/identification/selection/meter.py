@@ -155,10 +155,13 @@ class Stop(Callback):
         self.stopped = False
 
     def on_step(self, progress: Progress) -> None:
-        """Count one iteration; raises KeyboardInterrupt when the phase is over."""
+        """Count one iteration; raises KeyboardInterrupt when the phase is over.
+
+        A fit that goes on from a checkpoint begins with the iterations of the earlier run.
+        """
         meter = self._meter
-        meter.counts[meter.phase] += 1
-        self.iterations += 1
+        meter.counts[meter.phase] += progress.step - self.iterations
+        self.iterations = progress.step
         whole = max(1, int(meter.seconds))
         told = Progress(
             min(int(meter.elapsed), whole),

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from controlrnn.errors import ControlRnnError
 from controlrnn.identification.selection.baselines import Baseline
 from controlrnn.identification.selection.candidates import Candidate, Family, moves
-from controlrnn.identification.selection.finals import Contender, Job
-from controlrnn.identification.selection.trials import Trial, judge
+from controlrnn.identification.selection.finals import Contender, Job, Kept
+from controlrnn.identification.selection.trials import Judged, Trial, judge
 from controlrnn.identification.training.result import FitResult
 from controlrnn.models import Model
-from controlrnn.records import digest
-from controlrnn.records.writing import exists
 
-_log = logging.getLogger(__name__)
 _MOST_UNKNOWNS = 1500  # of a candidate
 _NEURONS = 6
 _CONTENDERS, _TIE = 2, 1.1  # candidates of a family that the final fit decides between, and how far apart they may be
@@ -57,14 +51,13 @@ def typical(family: Family, nx: int, short: bool) -> Candidate:
     return Candidate(family, nx, _NEURONS, ridge=_RIDGE if short else 0.0, refined=not short)
 
 
-def search(job: Job, baseline: Baseline, families: Sequence[Family], mark: str) -> Found:
+def search(job: Job, baseline: Baseline, families: Sequence[Family]) -> Found:
     """Refine linear models, then try candidates until none is left or the budget of the phase ends.
 
     Args:
         job: The search.
         baseline: The subspace model where there is one, else the ARX model.
         families: Families of networks.
-        mark: Digest of everything that the search depends on.
     """
     found, tried = Found(), set()
     nu, ny = job.records[0].nu, job.records[0].ny
@@ -82,29 +75,24 @@ def search(job: Job, baseline: Baseline, families: Sequence[Family], mark: str) 
                 continue
             tried.add(candidate)
             best = min((t.error for t in found.trials), default=job.linear.best.error)
-            answer = judged(candidate, job, mark, best)
+            answer = judged(candidate, job, best)
             if answer is None:
                 return found
             trial, fits = answer
-            found.add(trial, fits[0] if fits and not job.plan.short else None)
+            found.add(trial, fits[0] if fits else None)
     found.complete = True
     return found
 
 
-def judged(
-    candidate: Candidate, job: Job, mark: str, best: float = float("inf")
-) -> tuple[Trial, tuple[FitResult, ...]] | None:
-    """Trial of one candidate, from the folder where an earlier run left it; None where the budget ended first."""
-    plan = asdict(job.plan)
-    key = digest({}, {"mark": mark, "plan": plan, "candidate": candidate.digest, "folds": len(job.every)})[:16]
-    kept = None if job.folder is None else job.folder / f"trial_{key}.npz"
-    # Fits of short records are not gone on with.
-    fitted = [] if job.folder is None or job.plan.short else [job.folder / f"fit_{key}.npz"]
-    if kept is not None and exists(kept):
-        try:
-            return _known(kept, fitted, candidate, job)
-        except ControlRnnError as error:
-            _log.warning("%s cannot be used (%s): it is computed anew", kept, error)
+def judged(candidate: Candidate, job: Job, best: float = float("inf")) -> Judged | None:
+    """Trial of one candidate, from the folder where an earlier run left it; None where the budget ended first.
+
+    Fits of short records are not among what it returns: they are not gone on with.
+    """
+    kept = Kept(job, candidate, {"folds": len(job.every)})
+    known = kept.load()
+    if known is not None:
+        return known
 
     def started(one: Candidate, k: int) -> Model | None:
         return job.linear.of_fold(one, k, job.seed) if one.refined else None
@@ -120,20 +108,8 @@ def judged(
         best=best,
         started=started,
     )
-    if answer is not None and kept is not None:
-        trial, fits = answer
-        for path, fit in zip(fitted, fits, strict=False):
-            fit.save(path)
-        trial.save(kept)  # last: where it is, the fits are
-    return answer
-
-
-def _known(kept: Path, fitted: Sequence[Path], candidate: Candidate, job: Job) -> tuple[Trial, tuple[FitResult, ...]]:
-    """Trial of an earlier run, with its fits where there are any."""
-    trial = Trial.load(kept)
-    model = candidate.build(job.records[0].nu, job.records[0].ny, job.structure.feedthrough, job.seed)
-    fits = tuple(FitResult.load(path, model) for path in fitted if exists(path))  # there is one at most
-    job.meter.counts[job.meter.phase] += trial.iterations
-    job.meter.credit(trial.seconds)
-    _log.info("%s: error %.4g, from the earlier run", candidate.label, trial.error)
+    if answer is None:
+        return None
+    trial, fits = answer[0], () if job.plan.short else answer[1]
+    kept.save(trial, fits)
     return trial, fits

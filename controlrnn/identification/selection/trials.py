@@ -64,6 +64,9 @@ class Trial(Stored):
         return int(np.argmin(self.curve))
 
 
+Judged = tuple[Trial, tuple[FitResult, ...]]  # a trial, and its fits where it keeps any
+
+
 @dataclass(frozen=True)
 class Plan:
     """Sizes of a search, from its budget in seconds alone, so that they do not depend on the machine.
@@ -182,7 +185,7 @@ def judge(
     listeners: tuple[Callback, ...],
     best: float,
     started: Callable[[Candidate, int], Model | None],
-) -> tuple[Trial, tuple[FitResult, ...]] | None:
+) -> Judged | None:
     """Fit a candidate without each left-out block; None where the budget ended first.
 
     Args:

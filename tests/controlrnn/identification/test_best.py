@@ -10,6 +10,7 @@ import pytest
 from controlrnn.data import Dataset, Timing, Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification import BestFit, Clock, Family, Work, identify_best
+from controlrnn.identification.selection import finals
 from controlrnn.identification.selection import meter as meters
 from controlrnn.identification.selection.candidates import Candidate, moves
 from controlrnn.identification.selection.folds import LONG, error_of, folds, shortened
@@ -122,6 +123,48 @@ def test_a_search_goes_on_where_it_was_stopped(fit, data, tmp_path, caplog):
     assert "cannot be used" in caplog.text
 
 
+class KilledError(Exception):
+    """End of a process at some iteration of a final fit."""
+
+
+@pytest.mark.parametrize("damaged", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_search_goes_on_within_its_final_fits(tmp_path, monkeypatch, damaged):
+    """Of long records: killed in each final fit in turn, and in the end as if nothing had been."""
+    data = Dataset((record(12000, 0), record(3000, 1)), (), (record(500, 2),))
+    settings = {"budget": 3.0, "work": Work(search=25, first=75, orders=1), "families": ["free"]}
+    fit = finals.fit
+    names, killed, firsts = [], set(), {}
+
+    def killing(*arguments, stop, checkpoint, **options):
+        names.append(checkpoint.name)
+        count_one = stop.on_step
+
+        def on_step(progress):
+            firsts.setdefault(len(names), progress.step)
+            count_one(progress)
+            if progress.step == 4 and checkpoint.name not in killed:
+                killed.add(checkpoint.name)
+                raise KilledError
+
+        stop.on_step = on_step
+        return fit(*arguments, stop=stop, checkpoint=checkpoint, **options)
+
+    whole = identify_best(data, **settings, folder=tmp_path / "whole")
+    monkeypatch.setattr(finals, "fit", killing)
+    for _ in range(20):
+        try:
+            found = identify_best(data, **settings, folder=tmp_path / "killed")
+            break
+        except KilledError:
+            if damaged:
+                (tmp_path / "killed" / names[-1]).write_bytes(b"damaged")
+    assert len(killed) >= 2
+    assert len(names) == (2 if damaged else 1) * len(killed) + len(set(names))
+    assert (max(firsts.values()) > 1) is not damaged  # a whole checkpoint was gone on from
+    assert found.work == whole.work
+    assert [(e.name, e.system.digest) for e in found.entries] == [(e.name, e.system.digest) for e in whole.entries]
+
+
 def test_linear_data_keep_a_linear_model_or_one_as_good(caplog):
     data = Dataset((record(300, 0, bend=0.0, noise=0.1),), (), (record(200, 5, bend=0.0, noise=0.1),))
     with caplog.at_level(logging.WARNING, "controlrnn"):
@@ -216,14 +259,17 @@ def test_the_clock_ends_phases_and_counts_do_so_too(monkeypatch):
     monkeypatch.setattr(meters.time, "perf_counter", lambda: now[0])
     meter = Meter(100.0, Clock.WALL, None)
     stop = Stop(meter)
-    step = Progress(1, 2, 0.1, 0.1, 0.1, 0.1)
-    stop.on_step(step)
+
+    def step(n):
+        return Progress(n, 9, 0.1, 0.1, 0.1, 0.1)
+
+    stop.on_step(step(1))
     now[0] = 51.0
     meter.short = True
-    stop.on_step(step)
+    stop.on_step(step(2))
     meter.short = False
     with pytest.raises(KeyboardInterrupt):
-        stop.on_step(step)
+        stop.on_step(step(3))
     assert stop.stopped
     assert meter.work == Work(search=2)
     meter.phase = Phase.FIRST
@@ -232,9 +278,12 @@ def test_the_clock_ends_phases_and_counts_do_so_too(monkeypatch):
     assert meter.elapsed == pytest.approx(81.0)
     assert meter.over
     counted = Stop(Meter(100.0, Clock.WALL, Work(search=1)))
-    counted.on_step(step)
+    counted.on_step(step(1))
     with pytest.raises(KeyboardInterrupt):
-        counted.on_step(step)
+        counted.on_step(step(2))
+    resumed = Meter(100.0, Clock.WALL, Work(search=8))
+    Stop(resumed).on_step(step(7))  # from a checkpoint after six iterations
+    assert resumed.work == Work(search=7)
 
 
 @pytest.mark.slow

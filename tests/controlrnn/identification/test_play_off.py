@@ -10,7 +10,7 @@ from controlrnn.identification.selection import finals
 from controlrnn.identification.selection.candidates import Candidate, Family
 from controlrnn.identification.selection.finals import Contender
 from controlrnn.identification.selection.search import Found
-from controlrnn.identification.selection.trials import Trial
+from controlrnn.identification.selection.trials import Plan, Trial
 
 
 def trial(error, nx=2, family=Family.FREE):
@@ -41,11 +41,12 @@ def job(monkeypatch):
     made = SimpleNamespace(
         every=[SimpleNamespace(train=(), validation=())],
         structure=None,
-        meter=None,
+        meter=SimpleNamespace(elapsed=0.0),
         listeners=(),
         folder=None,
+        mark="",
         seed=0,
-        plan=SimpleNamespace(samples=10, final_samples=30, final_iterations=200, horizon=lambda _nx: None),
+        plan=Plan(10, 20, 30, 200, 10, 4, {}, short=False),
         linear=SimpleNamespace(of_all=lambda _candidate, _seed: None),
         calls=[],
         stops_at=None,
@@ -57,7 +58,7 @@ def job(monkeypatch):
         error = made.errors[candidate.nx].pop(0)
         if error is None:
             raise DataError("astray")
-        return SimpleNamespace(best_validation=error, model=f"{candidate.nx}: {error}")
+        return found(candidate.nx, error)
 
     monkeypatch.setattr(finals, "fit", fit)
     monkeypatch.setattr(finals, "shortened", lambda records, _samples: records)
@@ -65,8 +66,14 @@ def job(monkeypatch):
     return made
 
 
+def found(nx, error):
+    name = f"{nx}: {error}"
+    history = {"validation": np.array([error])}
+    return SimpleNamespace(best_validation=error, history=history, model=name, system=SimpleNamespace(digest=name))
+
+
 def contender(nx, error):
-    return Contender(trial(error, nx), SimpleNamespace(best_validation=error, model=f"{nx}: {error}"))
+    return Contender(trial(error, nx), found(nx, error))
 
 
 def test_the_one_that_gets_better_later_is_taken(job):
