@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.config
 import distributed
 from dask.tokenize import tokenize
 from distributed import Client as Client  # for annotations elsewhere
@@ -37,6 +38,12 @@ AHEAD = 1000  # results that may wait for an earlier one
 BATCH_SECONDS, MOST_IN_BATCH = 0.25, 100  # what a task of the scheduler takes about: each costs it milliseconds
 PATIENCE = 60.0  # seconds without a single worker before it is an error
 KEPT = 8  # shared things that a client leaves on its workers
+# An embedded cluster shares its processors with the workers: these looks at itself cost it a twelfth of one.
+_CALM = {
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.profile.enabled": False,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -56,8 +63,8 @@ def local_client(workers: int | None = None) -> Iterator[Client]:
         workers: Number of processes; one a processor when left out.
     """
     number = processors() if workers is None else count("workers", workers, most=4096)
-    with (
-        distributed.LocalCluster(
+    with dask.config.set(_CALM):
+        made = distributed.LocalCluster(
             n_workers=number,
             threads_per_worker=1,
             processes=True,
@@ -65,9 +72,8 @@ def local_client(workers: int | None = None) -> Iterator[Client]:
             dashboard_address="127.0.0.1:0",
             security=True,
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+        )
+    with made as cluster, distributed.Client(cluster) as client:
         yield client
 
 
