@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from controlrnn.kernels._engine import Packed, sizes_of
+from controlrnn.errors import SettingError
+from controlrnn.kernels._engine import Packed, Run, sizes_of
 from controlrnn.systems import MATRICES, LureSystem
 
 # Only these plain types: torch traces by subclasses of Tensor.
@@ -30,6 +32,34 @@ def simulate_tensors(system: LureSystem, u: Tensor, x0: Tensor | None) -> tuple[
     batch = u if u.dim() == 3 else u[None]
     y, x = _apply(system, batch, start, *matrices)
     return (y, x) if u.dim() == 3 else (y[0], x[0])
+
+
+def value_and_gradient_of_tensors(
+    system: LureSystem, u: Tensor, y: Tensor, x0: Tensor | None, washout: int
+) -> tuple[float, dict[str, Tensor]]:
+    """Mean squared error and its gradients for tensors; as `controlrnn.kernels.value_and_gradient`.
+
+    Raises:
+        SettingError: They are not ordinary CPU tensors of one precision.
+    """
+    matrices = _matrices_of(system)
+    given = (u, y, *matrices) if x0 is None else (u, y, x0, *matrices)
+    if not _supported(given):
+        raise SettingError("system, u, y and x0 must be CPU tensors of one precision, outside of torch's transforms")
+    start = None if x0 is None else system._initial_state(u, x0)
+    run = _compiled(system, u, start, matrices, keep=True)
+    wanted = tuple([m.requires_grad for m in matrices])
+    value, found = run.squared_error(y.detach().numpy(), washout, wanted, feedforward=system.feedforward)
+    pairs = zip(MATRICES, found, strict=True)
+    return value, {name: torch.from_numpy(g) for name, g in pairs if g is not None}
+
+
+def _compiled(system: LureSystem, u: Tensor, x0: Tensor | None, matrices: Sequence[Tensor], *, keep: bool) -> Run:
+    """Compiled run of a batch."""
+    plain = [m if m.is_contiguous() else m.contiguous() for m in matrices]
+    sizes = sizes_of(system.nx, system.nu, system.ny, system.layers)
+    packed = Packed(sizes, system.activation, _DTYPES[u.dtype], [m.data_ptr() for m in plain])
+    return packed.run(u.detach().numpy(), None if x0 is None else x0.detach().numpy(), keep=keep)
 
 
 def _supported(tensors: tuple[Any, ...]) -> bool:
@@ -52,11 +82,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, system: LureSystem, u: Tensor, x0: Tensor | None, *matrices: Tensor) -> tuple[Tensor, Tensor]:
         """Simulate, and keep what the gradients need where some are wanted."""
-        plain = [m if m.is_contiguous() else m.contiguous() for m in matrices]
-        sizes = sizes_of(system.nx, system.nu, system.ny, system.layers)
-        packed = Packed(sizes, system.activation, _DTYPES[u.dtype], [m.data_ptr() for m in plain])
         wanted = any(ctx.needs_input_grad)
-        run = packed.run(u.detach().numpy(), None if x0 is None else x0.detach().numpy(), keep=wanted)
+        run = _compiled(system, u, x0, matrices, keep=wanted)
         if wanted:
             ctx.set_materialize_grads(False)  # an output that is not used gets None, not zeros
             ctx.run = run

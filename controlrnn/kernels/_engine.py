@@ -334,6 +334,20 @@ class Run:
         self._each(tasks, adjoint)
         return gu, gx0, sums
 
+    def squared_error(
+        self, y: Floats, washout: int, wanted: tuple[bool, ...], *, feedforward: bool
+    ) -> tuple[float, list[Floats | None]]:
+        """Mean squared error against outputs y (B, T, ny), NaN where missing, and its gradients by `MATRICES`."""
+        gy = np.empty_like(self.y)
+        value = runs.squares(self.y, usable(y, self.packed.dtype), washout, gy)
+        _, _, sums = self.pullback(gy, None, with_input=False, wanted=wanted, feedforward=feedforward)
+        found = [
+            np.empty(shape, sums.dtype) if want else None
+            for shape, want in zip(self.packed.sizes.shapes, wanted, strict=True)
+        ]
+        self.matrix_gradients(sums, [0 if g is None else g.ctypes.data for g in found])
+        return float(value), found
+
     def matrix_gradients(self, sums: Floats, addresses: Sequence[int]) -> None:
         """Write the gradient of each of `MATRICES` to its address; address 0 skips one."""
         sizes = self.packed.sizes

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from controlrnn.checks import Array, as_array, numbers, shown
+from controlrnn.checks import Array, as_array, count, numbers, shown
 from controlrnn.errors import SettingError, ShapeError
 from controlrnn.kernels._engine import Floats, Packed, Run, usable
 from controlrnn.kernels.compiled.runs import forward_rows
@@ -158,6 +158,49 @@ class Recording:
             as_array(name, gradient, like.shape, finite=False)
         gu, gx0, _ = self._run.pullback(gy, gx)
         return gu, gx0
+
+
+def value_and_gradient(
+    system: LureSystem, u: Value, y: Value, x0: Value = None, *, washout: int = 0
+) -> tuple[float, dict[str, Value]]:
+    """Mean squared error of free runs against measured outputs, and its gradient by every matrix of the system.
+
+    For optimisers of one's own: torch's graph, which takes longer than the loops of a small network, is not involved.
+    `simulate` is for everything that a graph leads to or from.
+
+    Args:
+        system: A frozen system, or one of CPU tensors of one precision.
+        u: Inputs, shape (B, T, nu), of the system's kind.
+        y: Measured outputs, shape (B, T, ny); NaN where a sample is missing, which does not count.
+        x0: Initial states, shape (B, nx); zero when left out.
+        washout: Samples at the start of each run that do not count.
+
+    Returns:
+        The mean over runs, samples and outputs, and the gradients by name of the matrix: arrays for a frozen system,
+        else tensors, of matrices that require a gradient only.
+
+    Raises:
+        ShapeError: ``u``, ``y`` or ``x0`` does not fit.
+        SettingError: The system is none of these.
+    """
+    if not isinstance(system, LureSystem):
+        raise SettingError(f"system must be a LureSystem, got {shown(system)}")
+    shape = (*u.shape[:-1], system.ny)
+    if u.ndim != 3 or u.shape[-1] != system.nu or tuple(y.shape) != shape or 0 in shape[:2]:
+        raise ShapeError(
+            f"u and y must have shapes (B, T, nu = {system.nu}) and (B, T, ny = {system.ny}), got {tuple(u.shape)} and "
+            f"{tuple(y.shape)}"
+        )
+    count("washout", washout, least=0, most=shape[1] - 1)
+    if takes_numpy(system, u, y, *(() if x0 is None else (x0,))):
+        run = _run(system, *_floats(u, x0), keep=True)
+        value, found = run.squared_error(
+            numbers("y", y), washout, (True,) * len(MATRICES), feedforward=system.feedforward
+        )
+        return value, dict(zip(MATRICES, found, strict=True))
+    from controlrnn.kernels._autograd import value_and_gradient_of_tensors
+
+    return value_and_gradient_of_tensors(system, u, y, x0, washout)
 
 
 def _floats(u: Value, x0: Value) -> tuple[Floats, Floats | None]:

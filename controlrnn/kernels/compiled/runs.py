@@ -133,6 +133,26 @@ def backward_rows(P, width, nr, panels, code, table, gy, gx, first, line, Z, nz,
     outer_rows(L, stride, Z, nz + line, steps, line, need, G)
 
 
+@_entry
+def squares(run, y, washout, gy):
+    """Mean of (run - y)^2 from sample ``washout`` on, where y (B, T, ny) is not NaN, and its derivatives gy by run."""
+    total, scored, one, two = 0.0, 0, run.dtype.type(1), run.dtype.type(2)
+    for b in range(run.shape[0]):
+        for t in range(run.shape[1]):
+            for i in range(run.shape[2]):
+                counts = t >= washout and not np.isnan(y[b, t, i])
+                error = run[b, t, i] - y[b, t, i] if counts else run.dtype.type(0)
+                scored += counts
+                total += np.float64(error) * error
+                gy[b, t, i] = two * error
+    each = one / run.dtype.type(max(scored, 1))
+    for b in range(run.shape[0]):
+        for t in range(run.shape[1]):
+            for i in range(run.shape[2]):
+                gy[b, t, i] *= each
+    return total / max(scored, 1)
+
+
 @_part
 def outer_lanes(L, nr, Z, nz, steps, line, need, G):
     """Add ``sum_t L[t] Z[T - 1 - t]'`` over records and time to G, in the columns need[a] of each row a."""

@@ -19,6 +19,9 @@ on threads. A *panel* (row0, rows, low, high, kind, skip, on) is a group of rows
 which skip..on are zero and left out: layers that do not touch cost nothing. CHAINED neurons also depend on each other,
 through the columns high..ends[row]; a COPY is an identity matrix there. Everything is done in whole lines: entries that
 a panel writes beyond its rows are overwritten by later panels, or lie in the padding at the end.
+
+No variable in a loop stands for one array or another, and no row of an array is taken as an array: numba would count
+references at every sample, with atomic instructions that take longer than the sums of a small network.
 """
 
 from __future__ import annotations
@@ -182,18 +185,21 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, table, adds, steps, Z, Y, W,
     v = np.empty(8 * line, Z.dtype)
     for t in range(steps):
         for p in range(len(panels)):
-            row, n, low, high, kind, skip, on = panels[p]
-            source, begin = v, 0
+            row, n, low, high, kind = panels[p, 0], panels[p, 1], panels[p, 2], panels[p, 3], panels[p, 4]
             if kind == COPY:
-                source, begin = Z, (t * nz + low) * line
+                begin = (t * nz + low) * line
+                if row >= nv:
+                    put(adds, n, Z, begin, Z, ((t + 1) * nz + n_in + row - nv) * line)
+                    continue
+                put(False, n, Z, begin, v, 0)
             else:
-                sums(n, M, row, width, Z, t * nz * line, line, low, skip, on, high, v)
+                sums(n, M, row, width, Z, t * nz * line, line, low, panels[p, 5], panels[p, 6], high, v)
             if row >= nv + nx:
                 put(False, n, v, 0, Y, (t * n_out + row - nv - nx) * line)
             elif row >= nv:
-                put(adds, n, source, begin, Z, ((t + 1) * nz + n_in + row - nv) * line)
+                put(adds, n, v, 0, Z, ((t + 1) * nz + n_in + row - nv) * line)
             elif kind != CHAINED and code < MIXED:
-                activate(code, n, source, begin, W, 0, Z, (t * nz + n_in + nx + row) * line)
+                activate(code, n, v, 0, W, 0, Z, (t * nz + n_in + nx + row) * line)
             else:
                 # Adjoint neuron i belongs to neuron nv - 1 - i of the forward run at the mirrored time.
                 target, mirror = t * nz + n_in + nx + row, (steps - t) * nw - 1 - row
@@ -204,9 +210,9 @@ def scan_lanes(M, panels, ends, n_in, nx, nv, code, table, adds, steps, Z, Y, W,
                     slopes = (mirror - i) * line if code >= SLOPE else 0
                     if code == MIXED or code == SLOPE + MIXED:
                         own = row + i if code < SLOPE else nv - 1 - row - i
-                        law_line(code, table, own, source, begin + i * line, W, slopes, Z, (target + i) * line)
+                        law_line(code, table, own, v, i * line, W, slopes, Z, (target + i) * line)
                         continue
-                    activate(code, 1, source, begin + i * line, W, slopes, Z, (target + i) * line)
+                    activate(code, 1, v, i * line, W, slopes, Z, (target + i) * line)
 
 
 @_part
@@ -215,7 +221,9 @@ def read_rows(P, width, panels, inner, nz, first_row, n_out, steps, Z, stride, Y
     line = simd.line_of(Z)
     v = np.empty(8 * line, Z.dtype)
     for p in range(inner, len(panels)):
-        row, n, low, high, _, skip, on = panels[p]
+        row, n, low, high, skip, on = (
+            panels[p, 0], panels[p, 1], panels[p, 2], panels[p, 3], panels[p, 5], panels[p, 6],
+        )  # fmt: skip
         for t in range(0, steps, 8):
             block, first, terms = (p * nz + low) * width, t * stride + low, skip - low
             other, later, more = (p * nz + on) * width, t * stride + on, high - on
@@ -246,13 +254,16 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z
         inner += 1
     for t in range(steps):
         for p in range(inner):
-            row, n, low, high, kind, skip, on = panels[p]
-            source, begin = v, 0
+            row, n, low, high, kind = panels[p, 0], panels[p, 1], panels[p, 2], panels[p, 3], panels[p, 4]
+            skip, on = panels[p, 5], panels[p, 6]
             block, first, terms = (p * nz + low) * width, t * stride + low, skip - low
             other, later, more = (p * nz + on) * width, t * stride + on, high - on
             lines = (n - 1) // line + 1
             if kind == COPY:
-                source, begin = Z, first
+                if row >= nv:
+                    put(adds, lines, Z, first, Z, (t + 1) * stride + n_in + row - nv)
+                    continue
+                put(False, lines, Z, first, v, 0)
             elif lines == 1:
                 simd.product1(Z, first, 0, 1, P, block, width, v, 0, terms)
                 if more > 0:
@@ -266,7 +277,7 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z
                 if more > 0:
                     simd.add_product1x4(Z, later, 0, 1, P, other, width, v, 0, more)
             if row >= nv:
-                put(adds, lines, source, begin, Z, (t + 1) * stride + n_in + row - nv)
+                put(adds, lines, v, 0, Z, (t + 1) * stride + n_in + row - nv)
                 continue
             if code >= SLOPE:
                 for i in range(lines):
@@ -276,9 +287,9 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z
             if kind != CHAINED:
                 if code == MIXED or code == SLOPE + MIXED:
                     for i in range(n):
-                        Z[target + i] = neuron(v, code, table, row + i, nv, source[begin + i], slopes[i])
+                        Z[target + i] = neuron(v, code, table, row + i, nv, v[i], slopes[i])
                 else:
-                    activate(code, lines, source, begin, slopes, 0, Z, target)
+                    activate(code, lines, v, 0, slopes, 0, Z, target)
                 continue
             total = v[0]
             for i in range(n):

@@ -1,0 +1,111 @@
+"""Mean squared error and its gradient in one pass, against torch's graph and against differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from random_systems import random_system
+
+from controlrnn.checks import put
+from controlrnn.errors import SettingError, ShapeError
+from controlrnn.identification.losses.base import Batch, Simulation, SimulationError
+from controlrnn.kernels import simulate, value_and_gradient
+from controlrnn.models import LSTM, ContractingR2DN, ContractingREN, Elman, Model
+from controlrnn.systems import MATRICES, LureSystem
+
+MODELS: dict[str, Model] = {
+    "Elman": Elman(nu=2, ny=2, nx=5, seed=0),
+    "REN": ContractingREN(nu=2, ny=2, nx=3, nv=6, seed=0),
+    "R2DN": ContractingR2DN(nu=2, ny=2, nx=3, nv=4, layers=(5, 6), seed=0),
+}
+
+
+def leaves_of(model: Model) -> LureSystem:
+    """System of a model, with matrices that are leaves where the model trains them."""
+    system = model.system()
+    values = {n: getattr(system, n).detach().clone() for n in MATRICES}
+    for name, value in values.items():
+        value.requires_grad_(getattr(system, name).requires_grad)
+    leaves = LureSystem(**values, activation=system.activation, layers=system.layers, dt=1.0)
+    put(leaves, feedforward=system.feedforward)
+    return leaves
+
+
+def drawn(records: int, steps: int, missing: bool) -> tuple[torch.Tensor, ...]:
+    rng = torch.Generator().manual_seed(1)
+    u, y = (torch.randn(records, steps, 2, generator=rng) for _ in range(2))
+    if missing:
+        y[0, 3:6], y[-1, 0, 1] = torch.nan, torch.nan
+    return u, y
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("records", [1, 20])
+@pytest.mark.parametrize("missing", [False, True])
+def test_gradients_are_those_of_torchs_graph_to_the_bit(kind: str, records: int, missing: bool) -> None:
+    system, (u, y) = leaves_of(MODELS[kind]), drawn(records, 30, missing)
+    x0 = 0.1 * torch.ones(records, system.nx)
+    loss = SimulationError(washout=4)(system, Batch(u, y, x0, 0), Simulation(*simulate(system, u, x0)))
+    loss.backward()  # type: ignore[no-untyped-call]
+    value, gradients = value_and_gradient(system, u, y, x0, washout=4)
+    assert value == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert gradients.keys() == {n for n in MATRICES if getattr(system, n).requires_grad}
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, getattr(system, name).grad), name
+
+
+@pytest.mark.parametrize("records", [1, 20])
+def test_gradients_of_a_frozen_system_are_those_of_differences(records: int) -> None:
+    system = random_system(3, layers=(4, 3))
+    rng = np.random.default_rng(0)
+    u, y = rng.normal(size=(records, 12, system.nu)), rng.normal(size=(records, 12, system.ny))
+    y[0, 2] = np.nan
+
+    def error(moved: LureSystem) -> float:
+        run = moved.simulate(u)[0]
+        return float(np.nanmean((run - y)[:, 3:] ** 2))
+
+    value, gradients = value_and_gradient(system, u, y, washout=3)
+    assert value == pytest.approx(error(system), rel=1e-12)
+    for name in MATRICES:
+        direction = rng.normal(size=getattr(system, name).shape)
+        if name == "D11":
+            direction[np.asarray(system.D11) == 0] = 0.0
+        values: list[float] = []
+        for step in (1e-5, -1e-5):
+            matrices = {n: np.array(getattr(system, n)) for n in MATRICES}
+            matrices[name] = matrices[name] + step * direction
+            values.append(error(LureSystem(**matrices, activation=system.activation, layers=system.layers, dt=1.0)))
+        slope = (values[0] - values[1]) / 2e-5
+        assert float(np.sum(gradients[name] * direction)) == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+
+
+def test_without_any_measurement_there_is_no_error() -> None:
+    system, u = leaves_of(MODELS["Elman"]), torch.ones(2, 5, 2)
+    value, gradients = value_and_gradient(system, u, torch.full((2, 5, 2), torch.nan))
+    assert value == 0
+    assert all(not g.any() for g in gradients.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"u": torch.ones(5, 2)}, "u and y must have shapes"),
+        ({"u": torch.ones(2, 5, 3)}, "nu = 2"),
+        ({"y": torch.ones(2, 4, 2)}, "ny = 2"),
+        ({"u": torch.ones(2, 0, 2), "y": torch.ones(2, 0, 2)}, "u and y must have shapes"),
+        ({"x0": torch.ones(3)}, "x0 must have shape"),
+        ({"washout": 5}, "washout"),
+        ({"washout": -1}, "washout"),
+        ({"y": torch.ones(2, 5, 2).double()}, "one precision"),
+        ({"system": MODELS["Elman"]}, "LureSystem"),
+        ({"system": LSTM(nu=2, ny=2, nx=3, seed=0).system()}, "LureSystem"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], words: str) -> None:
+    given: dict[str, Any] = {"system": leaves_of(MODELS["Elman"]), "u": torch.ones(2, 5, 2), "y": torch.ones(2, 5, 2)}
+    with pytest.raises((ShapeError, SettingError), match=words):
+        value_and_gradient(**(given | change))
