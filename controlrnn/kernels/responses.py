@@ -112,7 +112,7 @@ def _follow(M, panels, ends, code, table, w, starts, start, stop, n_in, width, Z
             if code == MIXED:
                 slopes[i] = law_one(Z, SLOPE + code, table, i, 1.0, w[t, i])
             else:
-                slopes[i] = activate_one(Z, SLOPE + code, 1.0, w[t, i])
+                slopes[i] = activate_one(SLOPE + code, 1.0, w[t, i])
         # As in `scan_lanes`, with slopes instead of activations, and lines of variables instead of records.
         for p in range(len(panels)):
             row, n, low, high, kind, skip, on = panels[p]

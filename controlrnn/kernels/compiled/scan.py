@@ -35,7 +35,6 @@ import numpy as np
 
 from controlrnn.kernels.compiled import laws, simd
 from controlrnn.kernels.compiled.cache import forget_stale
-from controlrnn.systems.activations import LEAK
 
 TANH, RELU, SIGMOID, LEAKY_RELU = 0, 1, 2, 3
 MIXED = 4  # each neuron has a law of its own, from the table
@@ -65,29 +64,33 @@ def _entry_of(*signature: Any) -> Callable[[Callable[..., Any]], Any]:
 _entry = _entry_of()
 # For functions that only compiled code calls: without wrappers for Python they compile faster.
 _part = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# For small functions within a recursion, where a call takes as long as what is called.
+_inlined = numba.njit(nogil=True, error_model="numpy", inline="always")
 
 
-@_part
-def activate_one(like, code, v, w):
-    """Activation s(v), or for an adjoint v times the slope at the neuron output w; ``like`` sets the precision."""
-    one, half, zero, leak = like.dtype.type(1), like.dtype.type(0.5), like.dtype.type(0), like.dtype.type(LEAK)
+@_inlined
+def activate_one(code, v, w):
+    """Activation s(v), or for an adjoint v times the slope at the neuron output w."""
     if code == TANH:
         return simd.tanh(v)
     if code == SLOPE + TANH:
-        return v * (one - w * w)
+        return simd.tanh_slope(v, w)
+    if code == RELU:
+        return simd.relu(v, w)
+    if code == SLOPE + RELU:
+        return simd.relu_slope(v, w)
     if code == SIGMOID:
-        return half + half * simd.tanh(half * v)
+        return simd.sigmoid(v, w)
     if code == SLOPE + SIGMOID:
-        return v * (w * (one - w))
-    at = v if code < SLOPE else w
-    if at <= zero:
-        return zero if code == RELU or code == SLOPE + RELU else leak * v
-    return v
+        return simd.sigmoid_slope(v, w)
+    if code == LEAKY_RELU:
+        return simd.leaky_relu(v, w)
+    return simd.leaky_relu_slope(v, w)
 
 
 @_part
 def activate(code, lines, v, start, w, w0, out, o):
-    """Compute ``out[o + k] = activate_one(v[start + k], w[w0 + k])`` for some lines."""
+    """Compute ``out[o + k] = activate_one(code, v[start + k], w[w0 + k])`` for some lines."""
     line = simd.line_of(v)
     for i in range(lines):
         k = i * line
@@ -111,21 +114,13 @@ def activate(code, lines, v, start, w, w0, out, o):
 
 @_part
 def law_one(like, code, table, i, v, w):
-    """Law of neuron i at v, or for an adjoint v times its slope where its value is w; see `activate_one`."""
+    """Law of neuron i at v, or for an adjoint v times its slope where its value is w; ``like`` sets the precision."""
     own = int(table[i, 0])
     if own <= LEAKY_RELU:
-        return activate_one(like, own if code < SLOPE else SLOPE + own, v, w)
+        return activate_one(own if code < SLOPE else SLOPE + own, v, w)
     if code < SLOPE:
         return like.dtype.type(laws.value(table, i, np.float64(v)))
     return like.dtype.type(v * laws.slope(table, i, np.float64(w)))
-
-
-@_part
-def neuron(like, code, table, row, nv, v, w):
-    """Neuron of a row, of one activation or with a law of its own; an adjoint has them in reverse order."""
-    if code == MIXED or code == SLOPE + MIXED:
-        return law_one(like, code, table, row if code < SLOPE else nv - 1 - row, v, w)
-    return activate_one(like, code, v, w)
 
 
 @_part
@@ -249,6 +244,7 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z
     """
     nz, line = n_in + nx + nv, simd.line_of(Z)
     v, slopes = np.empty(8 * line, Z.dtype), np.empty(4 * line, Z.dtype)
+    mixed = code == MIXED or code == SLOPE + MIXED
     inner = 0  # number of panels within the recursion; those of the outputs follow and are computed at the end
     while inner < len(panels) and panels[inner, 0] < nv + nx:
         inner += 1
@@ -285,19 +281,24 @@ def scan_rows(P, width, panels, n_in, nx, nv, n_out, code, table, adds, steps, Z
                     simd.reverse_line(W, mirror, W, mirror, slopes, i * line)
             target = t * stride + n_in + nx + row
             if kind != CHAINED:
-                if code == MIXED or code == SLOPE + MIXED:
+                if mixed:
                     for i in range(n):
-                        Z[target + i] = neuron(v, code, table, row + i, nv, v[i], slopes[i])
+                        own = row + i if code < SLOPE else nv - 1 - row - i  # an adjoint has them in reverse order
+                        Z[target + i] = law_one(v, code, table, own, v[i], slopes[i])
                 else:
                     activate(code, lines, v, 0, slopes, 0, Z, target)
                 continue
             total = v[0]
             for i in range(n):
-                w = neuron(v, code, table, row + i, nv, total, slopes[i])
+                if mixed:
+                    own = row + i if code < SLOPE else nv - 1 - row - i
+                    w = law_one(v, code, table, own, total, slopes[i])
+                else:
+                    w = activate_one(code, total, slopes[i])
                 Z[target + i] = w
                 if i + 1 < n:
                     # The next neuron's sum is finished on its own, so that it does not wait for the vector update.
                     column = (p * nz + n_in + nx + row + i) * width
                     total = v[i + 1] + P[column + i + 1] * w
-                    simd.add_product1(Z, target + i, 0, 1, P, column, width, v, 0, 1)
+                    simd.add_scaled_line(w, P, column, v, 0)
     read_rows(P, width, panels, inner, nz, nv + nx, n_out, steps, Z, stride, Y)

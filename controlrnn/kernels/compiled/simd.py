@@ -286,17 +286,59 @@ def _reversed(builder: Any, line: Any) -> Any:
     return builder.shuffle_vector(line, ir.Constant(line.type, ir.Undefined), order)
 
 
+def _of_numbers(function: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
+    """Make ``function(v, w)`` for two numbers of one precision."""
+
+    def of_numbers(typing: Any, v: Any, w: Any) -> Any:
+        if v not in (types.float32, types.float64) or v != w:
+            return None
+        return v(v, w), lambda context, builder, signature, args: function(builder, args[0], args[1])
+
+    return intrinsic(of_numbers)  # type: ignore[no-any-return]
+
+
+@intrinsic
+def add_scaled_line(typing: Any, factor: Any, V: Any, v: Any, out: Any, o: Any) -> Any:
+    """Add ``factor V[v + k]`` to ``out[o + k]`` for one line, the product rounded first."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        source = _Pointer(context, builder, signature.args[1], args[1])
+        target = _Pointer(context, builder, signature.args[3], args[3])
+        undefined, zero = ir.Constant(source.line, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), source.line.count), [0] * source.line.count)
+        splat = builder.shuffle_vector(builder.insert_element(undefined, args[0], zero), undefined, lanes)
+        product = builder.fmul(splat, source.load(args[2]))
+        target.store(builder.fadd(target.load(args[4]), product), args[4])
+        return context.get_dummy_value()
+
+    return types.void(V.dtype, V, types.intp, out, types.intp), generate
+
+
+def _tanh_slope(builder: Any, v: Any, w: Any) -> Any:
+    return builder.fmul(v, _one_minus(builder, builder.fmul(w, w)))
+
+
+def _sigmoid_slope(builder: Any, v: Any, w: Any) -> Any:
+    return builder.fmul(v, builder.fmul(w, _one_minus(builder, w)))
+
+
 copy_line, add_line = _elementwise(lambda _, v, w: v), _elementwise(lambda b, v, w: b.fadd(v, w))
 reverse_line = _elementwise(lambda b, v, w: _reversed(b, v))
 tanh_line = _elementwise(lambda b, v, w: _tanh(b, v))
-sigmoid_line = _elementwise(lambda b, v, w: _sigmoid(b, v))
-relu_line = _elementwise(lambda b, v, w: _where_positive(b, v, v, 0.0))
-leaky_relu_line = _elementwise(lambda b, v, w: _where_positive(b, v, v, LEAK))
-# Adjoints: v times the slope at the neuron output w.
-tanh_slope_line = _elementwise(lambda b, v, w: b.fmul(v, _one_minus(b, b.fmul(w, w))))
-sigmoid_slope_line = _elementwise(lambda b, v, w: b.fmul(v, b.fmul(w, _one_minus(b, w))))
-relu_slope_line = _elementwise(lambda b, v, w: _where_positive(b, w, v, 0.0))
-leaky_relu_slope_line = _elementwise(lambda b, v, w: _where_positive(b, w, v, LEAK))
+# Activations, of a line and of a number, and for adjoints v times the slope at the neuron output w.
+sigmoid_line, sigmoid = (make(lambda b, v, w: _sigmoid(b, v)) for make in (_elementwise, _of_numbers))
+relu_line, relu = (make(lambda b, v, w: _where_positive(b, v, v, 0.0)) for make in (_elementwise, _of_numbers))
+leaky_relu_line, leaky_relu = (
+    make(lambda b, v, w: _where_positive(b, v, v, LEAK)) for make in (_elementwise, _of_numbers)
+)
+tanh_slope_line, tanh_slope = (make(_tanh_slope) for make in (_elementwise, _of_numbers))
+sigmoid_slope_line, sigmoid_slope = (make(_sigmoid_slope) for make in (_elementwise, _of_numbers))
+relu_slope_line, relu_slope = (
+    make(lambda b, v, w: _where_positive(b, w, v, 0.0)) for make in (_elementwise, _of_numbers)
+)
+leaky_relu_slope_line, leaky_relu_slope = (
+    make(lambda b, v, w: _where_positive(b, w, v, LEAK)) for make in (_elementwise, _of_numbers)
+)
 
 
 @intrinsic
