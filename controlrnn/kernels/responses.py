@@ -115,27 +115,30 @@ def _follow(M, panels, ends, code, table, w, starts, start, stop, n_in, width, Z
                 slopes[i] = activate_one(SLOPE + code, 1.0, w[t, i])
         # As in `scan_lanes`, with slopes instead of activations, and lines of variables instead of records.
         for p in range(len(panels)):
-            row, n, low, high, kind, skip, on = panels[p]
+            row, n, low, high, kind = panels[p, 0], panels[p, 1], panels[p, 2], panels[p, 3], panels[p, 4]
+            skip, on = panels[p, 5], panels[p, 6]
             for g in range(len(starts)):
                 if starts[g] > t:
                     continue
                 here = t * nz * width + g * line
-                source, begin, step = v, 0, line
-                if kind == COPY:
-                    source, begin, step = Z, here + low * width, width
-                else:
+                if kind != COPY:
                     sums(n, M, row, nz, Z, here, width, low, skip, on, high, v)
+                elif row >= nv:
+                    _copy(n, Z, here + low * width, width, Z, here + (nz + n_in + row - nv) * width, width)
+                    continue
+                else:
+                    _copy(n, Z, here + low * width, width, v, 0, line)
                 if row >= nv + nx:
-                    _copy(n, source, begin, step, Y, (t * ny + row - nv - nx) * width + g * line, width)
+                    _copy(n, v, 0, line, Y, (t * ny + row - nv - nx) * width + g * line, width)
                     continue
                 if row >= nv:
-                    _copy(n, source, begin, step, Z, here + (nz + n_in + row - nv) * width, width)
+                    _copy(n, v, 0, line, Z, here + (nz + n_in + row - nv) * width, width)
                     continue
                 target = here + (n_in + nx + row) * width
                 for i in range(n):
                     if kind == CHAINED:
                         others, terms = here + high * width, ends[row + i] - high
                         simd.add_product1(M, (row + i) * nz + high, 0, 1, Z, others, width, v, i * line, terms)
-                    at, into, kept = begin + i * step, target + i * width, (t * nv + row + i) * width + g * line
-                    simd.copy_line(source, at, source, at, V, kept)
-                    simd.scale_line(slopes, row + i, 0, 0, source, at, 0, Z, into, 1)
+                    into, kept = target + i * width, (t * nv + row + i) * width + g * line
+                    simd.copy_line(v, i * line, v, i * line, V, kept)
+                    simd.scale_line(slopes, row + i, 0, 0, v, i * line, 0, Z, into, 1)
