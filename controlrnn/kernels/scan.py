@@ -170,7 +170,7 @@ def value_and_gradient(
 
     Args:
         system: A frozen system, or one of CPU tensors of one precision.
-        u: Inputs, shape (B, T, nu), of the system's kind.
+        u: Inputs, shape (B, T, nu): numbers for a frozen system, else tensors, as are y and x0.
         y: Measured outputs, shape (B, T, ny); NaN where a sample is missing, which does not count.
         x0: Initial states, shape (B, nx); zero when left out.
         washout: Samples at the start of each run that do not count.
@@ -181,10 +181,17 @@ def value_and_gradient(
 
     Raises:
         ShapeError: ``u``, ``y`` or ``x0`` does not fit.
-        SettingError: The system is none of these.
+        DataError: Inputs or initial state of a frozen system are not finite.
+        SettingError: The system is none of these, or ``washout`` leaves no sample.
     """
     if not isinstance(system, LureSystem):
         raise SettingError(f"system must be a LureSystem, got {shown(system)}")
+    given = (u, y) if x0 is None else (u, y, x0)
+    frozen_run = takes_numpy(system, *given)
+    if frozen_run:
+        u, y = numbers("u", u), numbers("y", y)
+    elif not all(ops_for(value) is TORCH for value in given):
+        raise SettingError("u, y and x0 must be numbers for a frozen system, and tensors for one of tensors")
     shape = (*u.shape[:-1], system.ny)
     if u.ndim != 3 or u.shape[-1] != system.nu or tuple(y.shape) != shape or 0 in shape[:2]:
         raise ShapeError(
@@ -192,11 +199,9 @@ def value_and_gradient(
             f"{tuple(y.shape)}"
         )
     count("washout", washout, least=0, most=shape[1] - 1)
-    if takes_numpy(system, u, y, *(() if x0 is None else (x0,))):
+    if frozen_run:
         run = _run(system, *_floats(u, x0), keep=True)
-        value, found = run.squared_error(
-            numbers("y", y), washout, (True,) * len(MATRICES), feedforward=system.feedforward
-        )
+        value, found = run.squared_error(y, washout, (True,) * len(MATRICES), feedforward=system.feedforward)
         return value, dict(zip(MATRICES, found, strict=True))
     from controlrnn.kernels._autograd import value_and_gradient_of_tensors
 

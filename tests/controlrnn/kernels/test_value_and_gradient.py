@@ -102,6 +102,9 @@ def test_without_any_measurement_there_is_no_error() -> None:
         ({"washout": -1}, "washout"),
         ({"y": torch.ones(2, 5, 2).double()}, "one precision"),
         ({"system": MODELS["Elman"]}, "LureSystem"),
+        ({"u": np.ones((2, 5, 2))}, "tensors for one of tensors"),
+        ({"u": [[[1.0, 2.0]]]}, "tensors for one of tensors"),
+        ({"system": random_system(3)}, "one precision"),
         ({"system": LSTM(nu=2, ny=2, nx=3, seed=0).system()}, "LureSystem"),
     ],
 )
