@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from controlrnn.checks import Array, as_array, count, numbers, shown
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels._engine import Floats, Packed, Run, usable
 from controlrnn.kernels.compiled.runs import forward_rows
 from controlrnn.systems import MATRICES, GatedSystem, LureSystem
@@ -172,7 +172,7 @@ def value_and_gradient(
         system: A frozen system, or one of CPU tensors of one precision.
         u: Inputs, shape (B, T, nu): numbers for a frozen system, else tensors, as are y and x0.
         y: Measured outputs, shape (B, T, ny); NaN where a sample is missing, which does not count.
-        x0: Initial states, shape (B, nx); zero when left out.
+        x0: Initial state, shape (nx,) or (B, nx); zero when left out.
         washout: Samples at the start of each run that do not count.
 
     Returns:
@@ -181,7 +181,7 @@ def value_and_gradient(
 
     Raises:
         ShapeError: ``u``, ``y`` or ``x0`` does not fit.
-        DataError: Inputs or initial state of a frozen system are not finite.
+        DataError: Inputs or initial state of a frozen system are not finite, or its outputs infinite.
         SettingError: The system is none of these, or ``washout`` leaves no sample.
     """
     if not isinstance(system, LureSystem):
@@ -200,6 +200,8 @@ def value_and_gradient(
         )
     count("washout", washout, least=0, most=shape[1] - 1)
     if frozen_run:
+        if np.isinf(y).any():
+            raise DataError("y must be finite, or NaN where a sample is missing, got infinite values")
         run = _run(system, *_floats(u, x0), keep=True)
         value, found = run.squared_error(y, washout, (True,) * len(MATRICES), feedforward=system.feedforward)
         return value, dict(zip(MATRICES, found, strict=True))

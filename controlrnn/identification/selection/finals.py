@@ -8,10 +8,11 @@ left-out block gets better.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import scipy.linalg
@@ -23,7 +24,7 @@ from controlrnn.certification import (
     certify_contraction,
 )
 from controlrnn.data import Dataset, Trajectory
-from controlrnn.errors import CertificationError, ControlRnnError, FileFormatError
+from controlrnn.errors import CertificationError, ControlRnnError, FileFormatError, StorageError, TrainingError
 from controlrnn.identification.linear.delays import with_delays
 from controlrnn.identification.selection.candidates import Candidate, Family
 from controlrnn.identification.selection.folds import Fold, error_of, output_scale, shortened
@@ -34,9 +35,10 @@ from controlrnn.identification.selection.trials import Judged, Plan, Trial, fit
 from controlrnn.identification.training.progress import Callback
 from controlrnn.identification.training.result import FitResult
 from controlrnn.identification.training.starts import average
-from controlrnn.records import digest
-from controlrnn.records.writing import exists
+from controlrnn.records import Part, Schema, Stored, Text, digest
+from controlrnn.records.writing import exists, storage
 from controlrnn.systems import LureSystem
+from controlrnn.typed import typed
 
 _log = logging.getLogger(__name__)
 _STARTS = 4  # of short records
@@ -78,6 +80,26 @@ class Job:
     linear: LinearStarts
 
 
+@dataclass(frozen=True, eq=False)
+@typed()
+class Piece(Stored):
+    """Piece of a search as it is kept: a trial, and which fit belongs to it.
+
+    Args:
+        trial: The trial.
+        key: Digest of everything that the piece depends on.
+        fit: Digest of the fit's system, which has a file of its own; empty where there is none.
+    """
+
+    SCHEMA: ClassVar[Schema] = Schema(
+        "search-piece", 1, meta={"key": Text(), "fit": Text()}, parts={"trial": Part(Trial, own=True)}
+    )  # fmt: skip
+
+    trial: Trial
+    key: str
+    fit: str
+
+
 class Kept:
     """Files of one piece of a search in its folder: a trial and its fit, which a search that was stopped takes up.
 
@@ -93,11 +115,11 @@ class Kept:
         key = {"mark": job.mark, "plan": asdict(job.plan), "candidate": candidate.digest, **what}
         self._job = job
         self._candidate = candidate
-        self._name = digest({}, key)[:16]
+        self._key = digest({}, key)
 
     def _path(self, what: str) -> Path | None:
         """File in the folder of the search."""
-        return None if self._job.folder is None else self._job.folder / f"{what}_{self._name}.npz"
+        return None if self._job.folder is None else self._job.folder / f"{what}_{self._key[:16]}.npz"
 
     @property
     def checkpoint(self) -> Path | None:
@@ -110,18 +132,27 @@ class Kept:
         if path is None or fitted is None or not exists(path):
             return None
         try:
-            trial, fits = Trial.load(path), []
-            if not job.plan.short and np.isfinite(trial.error):  # of one fold
+            piece, fits = Piece.load(path), []
+            if piece.key != self._key:
+                raise FileFormatError("it is a piece of another search")
+            if piece.fit:
+                if not exists(fitted):
+                    raise FileFormatError(f"its fit {fitted} is missing")
                 record = job.records[0]
-                model = self._candidate.build(record.nu, record.ny, job.structure.feedthrough, job.seed)
-                fits = [FitResult.load(fitted, model)]
+                fits = [
+                    FitResult.load(
+                        fitted, self._candidate.build(record.nu, record.ny, job.structure.feedthrough, job.seed)
+                    )
+                ]
+                if fits[0].system.digest != piece.fit:
+                    raise FileFormatError(f"{fitted} is the fit of another piece")
         except ControlRnnError as error:
             _log.warning("%s cannot be used (%s): it is computed anew", path, error)
             return None
-        job.meter.counts[job.meter.phase] += trial.iterations
-        job.meter.credit(trial.seconds)
-        _log.info("%s: error %.4g, from the earlier run", self._candidate.label, trial.error)
-        return trial, tuple(fits)
+        job.meter.counts[job.meter.phase] += piece.trial.iterations
+        job.meter.credit(piece.trial.seconds)
+        _log.info("%s: error %.4g, from the earlier run", self._candidate.label, piece.trial.error)
+        return piece.trial, tuple(fits)
 
     def save(self, trial: Trial, fits: Sequence[FitResult]) -> None:
         """Store a trial and its fits, of which there is one at most."""
@@ -130,9 +161,23 @@ class Kept:
             return
         for one in fits:
             one.save(fitted)
-        trial.save(path)  # last: where it is, its fit is
+        # Last: where it is, its fit is.
+        Piece(trial, self._key, fits[0].system.digest if fits else "").save(path)
         with suppress(OSError):  # one that stays is not looked at any more
             checkpoint.unlink()
+
+    def resumed(self, attempt: Callable[[], FitResult]) -> FitResult:
+        """Result of a fit with `checkpoint`, which begins anew where that is damaged or another fit's."""
+        try:
+            return attempt()
+        except (FileFormatError, TrainingError) as failure:
+            path = self.checkpoint
+            if path is None or not exists(path):
+                raise
+            _log.warning("%s: the fit begins anew", failure)
+            with storage("write", path):
+                path.unlink()
+        return attempt()
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,13 +321,12 @@ def _further(
         )
 
     try:
-        try:
-            found = attempt()
-        except FileFormatError as damage:
-            _log.warning("%s: the fit begins anew", damage)
-            Path(kept.checkpoint or "").unlink()
-            found = attempt()
+        found = kept.resumed(attempt)
         errors = found.history["validation"]
+        if not stop.stopped:  # a fit that had come to its end when it was killed does not tell its steps again
+            stop.reach(int(found.history["step"][-1]))
+    except StorageError:
+        raise
     except ControlRnnError as failure:
         _log.info("%s, start %d: cannot be fitted (%s)", trial.candidate.label, k, failure)
     if not stop.stopped:

@@ -159,9 +159,8 @@ class Stop(Callback):
 
         A fit that goes on from a checkpoint begins with the iterations of the earlier run.
         """
+        self.reach(progress.step)
         meter = self._meter
-        meter.counts[meter.phase] += progress.step - self.iterations
-        self.iterations = progress.step
         whole = max(1, int(meter.seconds))
         told = Progress(
             min(int(meter.elapsed), whole),
@@ -178,6 +177,11 @@ class Stop(Callback):
             meter.counts[meter.phase] -= 1
             self.stopped = True
             raise KeyboardInterrupt
+
+    def reach(self, step: int) -> None:
+        """Count the iterations up to a step of the fit."""
+        self._meter.counts[self._meter.phase] += step - self.iterations
+        self.iterations = step
 
     def on_end(self, status: FitStatus) -> None:
         """Do nothing at the end of a fit: the search goes on."""

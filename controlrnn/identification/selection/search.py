@@ -89,6 +89,8 @@ def judged(candidate: Candidate, job: Job, best: float = float("inf")) -> Judged
 
     Fits of short records are not among what it returns: they are not gone on with.
     """
+    if candidate.refined and candidate.family is not Family.LINEAR:
+        job.linear.add(candidate.nx)  # an entry of its own, also where the network's trial is known
     kept = Kept(job, candidate, {"folds": len(job.every)})
     known = kept.load()
     if known is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from controlrnn.checks import Array, read_only
 from controlrnn.data import Dataset
-from controlrnn.errors import ControlRnnError
+from controlrnn.errors import ControlRnnError, TrainingError
 from controlrnn.identification.selection.candidates import Candidate, Family
 from controlrnn.identification.selection.folds import Fold, output_scale, pooled, shortened
 from controlrnn.identification.selection.meter import Meter, Stop
@@ -153,22 +153,27 @@ def fit(
     other = "linear" if candidate.family is Family.LINEAR else "auto"  # of no use from anywhere else
     options["start"] = other if model is None else "continue"
     model = candidate.build(data.nu, data.ny, structure.feedthrough, seed) if model is None else model
-    found: FitResult = identify(
-        model,
-        data,
-        loss=candidate.loss(),
-        steps=0,
-        batch_size=1,
-        window=max(2, min(map(len, data.train))),
-        skip=structure.skip,
-        initial_state="estimated",
-        start_horizon=horizon,
-        refine="levenberg_marquardt",
-        refine_steps=max(1, iterations),
-        seed=seed,
-        callbacks=[stop],
-        **options,
-    )
+    try:
+        found: FitResult = identify(
+            model,
+            data,
+            loss=candidate.loss(),
+            steps=0,
+            batch_size=1,
+            window=max(2, min(map(len, data.train))),
+            skip=structure.skip,
+            initial_state="estimated",
+            start_horizon=horizon,
+            refine="levenberg_marquardt",
+            refine_steps=max(1, iterations),
+            seed=seed,
+            callbacks=[stop],
+            **options,
+        )
+    except KeyboardInterrupt:
+        if getattr(stop, "stopped", False):
+            raise TrainingError("the budget ended before a validation gave a finite error: raise it") from None
+        raise
     if found.status is FitStatus.INTERRUPTED and not getattr(stop, "stopped", False):
         raise KeyboardInterrupt
     return found

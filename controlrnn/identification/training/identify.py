@@ -78,6 +78,7 @@ def identify(
         DataError: A record is too short (the message says which).
         TrainingError: The loss is not finite from the very first step, or the checkpoint is another run's.
         FileFormatError: The checkpoint is damaged.
+        KeyboardInterrupt: Ctrl-C was pressed before any parameters gave a finite validation error.
     """
     began = time.perf_counter()
     loss = SimulationError(washout=20) if loss is None else loss
@@ -106,6 +107,8 @@ def identify(
         callback.on_end(status)
     trainer.restore_best()
     if not trainer.history["validation"] or min(trainer.history["validation"]) == float("inf"):
+        if status is FitStatus.INTERRUPTED:
+            raise KeyboardInterrupt  # there is nothing to return
         raise TrainingError(
             "no validation gave a finite simulation error: the model is unstable over whole records; use a contracting "
             "model, or a longer window"

@@ -10,7 +10,6 @@ import pytest
 from controlrnn.data import Dataset, Timing, Trajectory
 from controlrnn.errors import DataError, SettingError
 from controlrnn.identification import BestFit, Clock, Family, Work, identify_best
-from controlrnn.identification.selection import finals
 from controlrnn.identification.selection import meter as meters
 from controlrnn.identification.selection.candidates import Candidate, moves
 from controlrnn.identification.selection.folds import LONG, error_of, folds, shortened
@@ -121,48 +120,6 @@ def test_a_search_goes_on_where_it_was_stopped(fit, data, tmp_path, caplog):
     (tmp_path / "best.npz").unlink()
     assert identify_best(data, budget=0.5, work=SHORT, folder=tmp_path).system.digest == again.system.digest
     assert "cannot be used" in caplog.text
-
-
-class KilledError(Exception):
-    """End of a process at some iteration of a final fit."""
-
-
-@pytest.mark.parametrize("damaged", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_search_goes_on_within_its_final_fits(tmp_path, monkeypatch, damaged):
-    """Of long records: killed in each final fit in turn, and in the end as if nothing had been."""
-    data = Dataset((record(12000, 0), record(3000, 1)), (), (record(500, 2),))
-    settings = {"budget": 3.0, "work": Work(search=25, first=75, orders=1), "families": ["free"]}
-    fit = finals.fit
-    names, killed, firsts = [], set(), {}
-
-    def killing(*arguments, stop, checkpoint, **options):
-        names.append(checkpoint.name)
-        count_one = stop.on_step
-
-        def on_step(progress):
-            firsts.setdefault(len(names), progress.step)
-            count_one(progress)
-            if progress.step == 4 and checkpoint.name not in killed:
-                killed.add(checkpoint.name)
-                raise KilledError
-
-        stop.on_step = on_step
-        return fit(*arguments, stop=stop, checkpoint=checkpoint, **options)
-
-    whole = identify_best(data, **settings, folder=tmp_path / "whole")
-    monkeypatch.setattr(finals, "fit", killing)
-    for _ in range(20):
-        try:
-            found = identify_best(data, **settings, folder=tmp_path / "killed")
-            break
-        except KilledError:
-            if damaged:
-                (tmp_path / "killed" / names[-1]).write_bytes(b"damaged")
-    assert len(killed) >= 2
-    assert len(names) == (2 if damaged else 1) * len(killed) + len(set(names))
-    assert (max(firsts.values()) > 1) is not damaged  # a whole checkpoint was gone on from
-    assert found.work == whole.work
-    assert [(e.name, e.system.digest) for e in found.entries] == [(e.name, e.system.digest) for e in whole.entries]
 
 
 def test_linear_data_keep_a_linear_model_or_one_as_good(caplog):

@@ -41,7 +41,7 @@ def job(monkeypatch):
     made = SimpleNamespace(
         every=[SimpleNamespace(train=(), validation=())],
         structure=None,
-        meter=SimpleNamespace(elapsed=0.0),
+        meter=SimpleNamespace(elapsed=0.0, counts={"first": 0}, phase="first"),
         listeners=(),
         folder=None,
         mark="",
@@ -68,7 +68,7 @@ def job(monkeypatch):
 
 def found(nx, error):
     name = f"{nx}: {error}"
-    history = {"validation": np.array([error])}
+    history = {"validation": np.array([error]), "step": np.array([0])}
     return SimpleNamespace(best_validation=error, history=history, model=name, system=SimpleNamespace(digest=name))
 
 

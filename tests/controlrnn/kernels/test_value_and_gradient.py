@@ -10,7 +10,7 @@ import torch
 from random_systems import random_system
 
 from controlrnn.checks import put
-from controlrnn.errors import SettingError, ShapeError
+from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.identification.losses.base import Batch, Simulation, SimulationError
 from controlrnn.kernels import simulate, value_and_gradient
 from controlrnn.models import LSTM, ContractingR2DN, ContractingREN, Elman, Model
@@ -105,10 +105,11 @@ def test_without_any_measurement_there_is_no_error() -> None:
         ({"u": np.ones((2, 5, 2))}, "tensors for one of tensors"),
         ({"u": [[[1.0, 2.0]]]}, "tensors for one of tensors"),
         ({"system": random_system(3)}, "one precision"),
+        ({"system": random_system(3), "u": np.ones((2, 5, 2)), "y": np.full((2, 5, 2), np.inf)}, "infinite"),
         ({"system": LSTM(nu=2, ny=2, nx=3, seed=0).system()}, "LureSystem"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], words: str) -> None:
     given: dict[str, Any] = {"system": leaves_of(MODELS["Elman"]), "u": torch.ones(2, 5, 2), "y": torch.ones(2, 5, 2)}
-    with pytest.raises((ShapeError, SettingError), match=words):
+    with pytest.raises((DataError, ShapeError, SettingError), match=words):
         value_and_gradient(**(given | change))
