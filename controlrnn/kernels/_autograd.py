@@ -100,12 +100,7 @@ class _Scan(torch.autograd.Function):
         run, wanted = ctx.run, wants[2:]
         seeds = (None if g is None else g.numpy() for g in (gy, gx))
         gu, gx0, sums = run.pullback(*seeds, with_input=wants[0], wanted=wanted, feedforward=ctx.system.feedforward)
-        found = [
-            np.empty(shape, sums.dtype) if want else None
-            for shape, want in zip(run.packed.sizes.shapes, wanted, strict=True)
-        ]
-        gradients = [None if g is None else torch.from_numpy(g) for g in found]
-        run.matrix_gradients(sums, [0 if g is None else g.data_ptr() for g in gradients])
+        gradients = [None if g is None else torch.from_numpy(g) for g in run.matrix_gradients(sums, wanted)]
         return (
             None,
             torch.from_numpy(gu) if wants[0] else None,

@@ -341,18 +341,16 @@ class Run:
         gy = np.empty_like(self.y)
         value = runs.squares(self.y, usable(y, self.packed.dtype), washout, gy)
         _, _, sums = self.pullback(gy, None, with_input=False, wanted=wanted, feedforward=feedforward)
-        found = [
-            np.empty(shape, sums.dtype) if want else None
-            for shape, want in zip(self.packed.sizes.shapes, wanted, strict=True)
-        ]
-        self.matrix_gradients(sums, [0 if g is None else g.ctypes.data for g in found])
-        return float(value), found
+        return float(value), self.matrix_gradients(sums, wanted)
 
-    def matrix_gradients(self, sums: Floats, addresses: Sequence[int]) -> None:
-        """Write the gradient of each of `MATRICES` to its address; address 0 skips one."""
+    def matrix_gradients(self, sums: Floats, wanted: Sequence[bool]) -> list[Floats | None]:
+        """Gradient of each of `MATRICES`, None where it is not wanted."""
         sizes = self.packed.sizes
+        found = [np.empty(s, sums.dtype) if want else None for s, want in zip(sizes.shapes, wanted, strict=True)]
+        addresses = [0 if g is None else g.__array_interface__["data"][0] for g in found]
         # The order of these sums does not depend on which thread did what.
         packing.unpack(sums, sizes.table, sizes.ends, np.array(addresses, np.int64))
+        return found
 
     def _each(self, tasks: Sequence[Sequence[int]], work: Callable[[int], None]) -> None:
         """Call ``work`` for every group of every task, in several threads where that is worth it."""

@@ -139,11 +139,8 @@ class Kept:
                 if not exists(fitted):
                     raise FileFormatError(f"its fit {fitted} is missing")
                 record = job.records[0]
-                fits = [
-                    FitResult.load(
-                        fitted, self._candidate.build(record.nu, record.ny, job.structure.feedthrough, job.seed)
-                    )
-                ]
+                model = self._candidate.build(record.nu, record.ny, job.structure.feedthrough, job.seed)
+                fits = [FitResult.load(fitted, model)]
                 if fits[0].system.digest != piece.fit:
                     raise FileFormatError(f"{fitted} is the fit of another piece")
         except ControlRnnError as error:

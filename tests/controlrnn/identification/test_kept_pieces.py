@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from wiener_records import record
 
-from controlrnn.data import Dataset, Trajectory
+from controlrnn.data import Dataset
 from controlrnn.errors import TrainingError
 from controlrnn.identification import Work, identify, identify_best
 from controlrnn.identification.selection import finals
@@ -14,18 +15,6 @@ from controlrnn.identification.selection import search as searches
 from controlrnn.identification.selection.finals import Kept
 from controlrnn.identification.training.loop import Trainer
 from controlrnn.models import Elman
-
-
-def record(T, seed):
-    """A lag, then a saturation."""
-    rng = np.random.default_rng(seed)
-    u = np.repeat(rng.uniform(-2, 2, T // 5 + 1), 5)[:T, None]
-    x, y = 0.0, np.zeros((T, 1))
-    for t in range(T):
-        y[t] = np.tanh(1.5 * x)
-        x = 0.8 * x + 0.2 * u[t, 0]
-    return Trajectory(u, 3 + y + 0.02 * rng.normal(size=(T, 1)), 0.5, name=f"record {seed}")
-
 
 DATA = Dataset((record(12000, 0), record(3000, 1)), (), (record(500, 2),))
 
