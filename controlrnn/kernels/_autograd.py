@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from controlrnn.errors import SettingError
 from controlrnn.kernels._engine import Packed, Run, sizes_of
+from controlrnn.kernels._one_pass import squared_error
 from controlrnn.systems import MATRICES, LureSystem
 
-# Only these plain types: torch traces by subclasses of Tensor.
-_PLAIN = (Tensor, torch.nn.Parameter)
+_DENSE = torch.strided
 _matrices_of = attrgetter(*MATRICES)
 _DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
@@ -46,20 +47,28 @@ def value_and_gradient_of_tensors(
     given = (u, y, *matrices) if x0 is None else (u, y, x0, *matrices)
     if not _supported(given):
         raise SettingError("system, u, y and x0 must be CPU tensors of one precision, outside of torch's transforms")
-    start = None if x0 is None else system._initial_state(u, x0)
-    run = _compiled(system, u, start, matrices, keep=True)
+    start = None if x0 is None else system._initial_state(u, x0).detach().numpy()
+    packed, _plain = _packed(system, u.dtype, matrices)
     wanted = tuple([m.requires_grad for m in matrices])
-    value, found = run.squared_error(y.detach().numpy(), washout, wanted, feedforward=system.feedforward)
-    pairs = zip(MATRICES, found, strict=True)
-    return value, {name: torch.from_numpy(g) for name, g in pairs if g is not None}
+    pairs = zip(packed.sizes.shapes, wanted, strict=True)
+    found = [torch.from_numpy(np.empty(shape, packed.dtype)) if want else None for shape, want in pairs]
+    targets = [0 if g is None else g.data_ptr() for g in found]
+    data = u.detach().numpy(), y.detach().numpy(), washout
+    value = squared_error(packed, data, start, (wanted, system.feedforward), targets)
+    return value, {name: g for name, g in zip(MATRICES, found, strict=True) if g is not None}
 
 
 def _compiled(system: LureSystem, u: Tensor, x0: Tensor | None, matrices: Sequence[Tensor], *, keep: bool) -> Run:
     """Compiled run of a batch."""
+    packed, _plain = _packed(system, u.dtype, matrices)
+    return packed.run(u.detach().numpy(), None if x0 is None else x0.detach().numpy(), keep=keep)
+
+
+def _packed(system: LureSystem, dtype: torch.dtype, matrices: Sequence[Tensor]) -> tuple[Packed, list[Tensor]]:
+    """Packed system, and the tensors that must live for as long as runs are started."""
     plain = [m if m.is_contiguous() else m.contiguous() for m in matrices]
     sizes = sizes_of(system.nx, system.nu, system.ny, system.layers)
-    packed = Packed(sizes, system.activation, _DTYPES[u.dtype], [m.data_ptr() for m in plain])
-    return packed.run(u.detach().numpy(), None if x0 is None else x0.detach().numpy(), keep=keep)
+    return Packed(sizes, system.activation, _DTYPES[dtype], [m.data_ptr() for m in plain]), plain
 
 
 def _supported(tensors: tuple[Any, ...]) -> bool:
@@ -70,8 +79,9 @@ def _supported(tensors: tuple[Any, ...]) -> bool:
     kind = getattr(tensors[0], "dtype", None)
     if kind not in _DTYPES:
         return False
-    for t in tensors:  # noqa: SIM110  (faster than all(...), and this runs at every call)
-        if not (type(t) in _PLAIN and t.dtype == kind and t.is_cpu and t.layout == torch.strided):
+    for t in tensors:  # a loop, because it runs at every call and all(...) takes longer
+        plain = type(t) is Tensor or type(t) is Parameter  # torch traces by subclasses of Tensor
+        if not plain or t.dtype is not kind or not t.is_cpu or t.layout is not _DENSE:
             return False
     return True
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controlrnn.kernels._threads import run, thread_limit
-from controlrnn.kernels.buffers import Buffer
 from controlrnn.kernels.compiled import pack as packing
 from controlrnn.kernels.compiled import runs
 from controlrnn.kernels.compiled import scan as loops
+from controlrnn.kernels.compiled.buffers import Buffer
 from controlrnn.kernels.compiled.laws import ACTIVATIONS, table_of
 from controlrnn.kernels.compiled.scan import PAD
 from controlrnn.kernels.compiled.simd import line_length
@@ -128,6 +128,10 @@ class Sizes:
         """End of the columns of each row of M: the first column that it must not depend on."""
         return self.panels(self.ny, _PANEL, adjoint=False)[1]
 
+    def threads(self, samples: int) -> int:
+        """Number of threads that a run over this many samples of all records is worth."""
+        return thread_limit() if samples * self.nz * self.nr > _WORTH_THREADS else 1
+
     @cached_property
     def _known(self) -> dict[Any, Any]:
         """Cache of `need` and `panels`."""
@@ -234,7 +238,7 @@ class Packed:
         self.code = loops.MIXED if isinstance(activation, Laws) else ACTIVATIONS[activation]
         self.laws = table_of(activation)
         self.line = line_length(dtype.itemsize)
-        self._addresses = np.array(addresses, np.int64)
+        self.addresses = np.array(addresses, np.int64)
         self._arranged: dict[bool, Arranged] = {}
         self._kept: Sequence[Floats] = ()
 
@@ -253,7 +257,7 @@ class Packed:
         found = self._arranged.get(by_lanes)
         if found is None:
             sizes = self.sizes
-            found = Arranged(sizes, sizes.ny, self.dtype, self._addresses, by_lanes=by_lanes, adjoint=False)
+            found = Arranged(sizes, sizes.ny, self.dtype, self.addresses, by_lanes=by_lanes, adjoint=False)
             self._arranged[by_lanes] = found
         return found
 
@@ -271,8 +275,7 @@ class Run:
         self.y = y = np.empty((self.records, self.steps, sizes.ny), packed.dtype)
         self.x = x = np.empty((self.records, self.steps + 1, sizes.nx), packed.dtype)
         x[:, 0] = 0 if x0 is None else x0
-        # Filling a line with fewer records than this loses against running them one by one.
-        self.by_lanes = self.records > line // 4
+        self.by_lanes = side_by_side(self.records, line)
         self.groups = range(0, self.records, line if self.by_lanes else 1)
         self.kept: dict[int, Buffer] = {}
         self._forward = packed.arranged(self.by_lanes)
@@ -334,28 +337,21 @@ class Run:
         self._each(tasks, adjoint)
         return gu, gx0, sums
 
-    def squared_error(
-        self, y: Floats, washout: int, wanted: tuple[bool, ...], *, feedforward: bool
-    ) -> tuple[float, list[Floats | None]]:
-        """Mean squared error against outputs y (B, T, ny), NaN where missing, and its gradients by `MATRICES`."""
-        gy = np.empty_like(self.y)
-        value = runs.squares(self.y, usable(y, self.packed.dtype), washout, gy)
-        _, _, sums = self.pullback(gy, None, with_input=False, wanted=wanted, feedforward=feedforward)
-        return float(value), self.matrix_gradients(sums, wanted)
-
     def matrix_gradients(self, sums: Floats, wanted: Sequence[bool]) -> list[Floats | None]:
         """Gradient of each of `MATRICES`, None where it is not wanted."""
         sizes = self.packed.sizes
         found = [np.empty(s, sums.dtype) if want else None for s, want in zip(sizes.shapes, wanted, strict=True)]
-        addresses = [0 if g is None else g.__array_interface__["data"][0] for g in found]
-        # The order of these sums does not depend on which thread did what.
-        packing.unpack(sums, sizes.table, sizes.ends, np.array(addresses, np.int64))
+        self.unpack(sums, [0 if g is None else g.ctypes.data for g in found])
         return found
+
+    def unpack(self, sums: Floats, targets: Sequence[int]) -> None:
+        """Write the gradients by `MATRICES` to addresses, 0 for none."""
+        # The order of these sums does not depend on which thread did what.
+        packing.unpack(sums, self.packed.sizes.table, self.packed.sizes.ends, np.array(targets, np.int64))
 
     def _each(self, tasks: Sequence[Sequence[int]], work: Callable[[int], None]) -> None:
         """Call ``work`` for every group of every task, in several threads where that is worth it."""
-        effort = self.records * self.steps * self.packed.sizes.nz * self.packed.sizes.nr
-        threads = thread_limit() if len(tasks) > 1 and effort > _WORTH_THREADS else 1
+        threads = self.packed.sizes.threads(self.records * self.steps) if len(tasks) > 1 else 1
         if threads == 1:
             for task in tasks:
                 for first in task:
@@ -369,10 +365,18 @@ class Run:
         run([partial(all_of, task) for task in tasks], threads)
 
     def _buffer(self, steps: int, n: int) -> Buffer:
-        """Scratch memory for n numbers of each record at ``steps + 1`` samples, and for what the loops write beyond."""
-        line = self.packed.line
-        size = ((steps + 1) * n + PAD) * line if self.by_lanes else (steps + 1) * (n + line) + 4 * line
-        return Buffer(size, self.packed.dtype)
+        """Scratch memory for n numbers of each record at ``steps + 1`` samples."""
+        return Buffer(scratch(steps, n, self.packed.line, by_lanes=self.by_lanes), self.packed.dtype)
+
+
+def side_by_side(records: int, line: int) -> bool:
+    """Whether records run side by side: filling a line with fewer loses against running them one by one."""
+    return records > line // 4
+
+
+def scratch(steps: int, n: int, line: int, *, by_lanes: bool) -> int:
+    """Size of memory for n numbers of each record at ``steps + 1`` samples, and for what the loops write beyond."""
+    return ((steps + 1) * n + PAD) * line if by_lanes else (steps + 1) * (n + line) + 4 * line
 
 
 def usable(array: Floats, dtype: np.dtype[Any]) -> Floats:

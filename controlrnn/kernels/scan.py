@@ -15,9 +15,10 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, numbers, shown
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels._engine import Floats, Packed, Run, usable
+from controlrnn.kernels._one_pass import squared_error
 from controlrnn.kernels.compiled.runs import forward_rows
 from controlrnn.systems import MATRICES, GatedSystem, LureSystem
-from controlrnn.systems.ops import TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
+from controlrnn.systems.ops import NUMPY, TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
 
 # A frozen system never changes, so its packed form is made once.
 _packed: WeakKeyDictionary[LureSystem, Packed] = WeakKeyDictionary()
@@ -186,14 +187,14 @@ def value_and_gradient(
     """
     if not isinstance(system, LureSystem):
         raise SettingError(f"system must be a LureSystem, got {shown(system)}")
-    given = (u, y) if x0 is None else (u, y, x0)
-    frozen_run = takes_numpy(system, *given)
+    kinds = {ops_for(value) for value in ((u, y) if x0 is None else (u, y, x0))}
+    frozen_run = system.is_frozen and kinds == {NUMPY}
     if frozen_run:
         u, y = numbers("u", u), numbers("y", y)
-    elif not all(ops_for(value) is TORCH for value in given):
+    elif kinds != {TORCH}:
         raise SettingError("u, y and x0 must be numbers for a frozen system, and tensors for one of tensors")
     shape = (*u.shape[:-1], system.ny)
-    if u.ndim != 3 or u.shape[-1] != system.nu or tuple(y.shape) != shape or 0 in shape[:2]:
+    if len(shape) != 3 or u.shape[-1] != system.nu or y.shape != shape or 0 in shape[:2]:
         raise ShapeError(
             f"u and y must have shapes (B, T, nu = {system.nu}) and (B, T, ny = {system.ny}), got {tuple(u.shape)} and "
             f"{tuple(y.shape)}"
@@ -202,9 +203,11 @@ def value_and_gradient(
     if frozen_run:
         if np.isinf(y).any():
             raise DataError("y must be finite, or NaN where a sample is missing, got infinite values")
-        run = _run(system, *_floats(u, x0), keep=True)
-        value, found = run.squared_error(y, washout, (True,) * len(MATRICES), feedforward=system.feedforward)
-        return value, dict(zip(MATRICES, found, strict=True))
+        packed, (u, x0) = packed_of(system), _floats(u, x0)
+        start, want = system._initial_state(u, x0), ((True,) * len(MATRICES), system.feedforward)
+        found = {n: np.empty(s) for n, s in zip(MATRICES, packed.sizes.shapes, strict=True)}
+        value = squared_error(packed, (u, y, washout), start, want, [g.ctypes.data for g in found.values()])
+        return value, found
     from controlrnn.kernels._autograd import value_and_gradient_of_tensors
 
     return value_and_gradient_of_tensors(system, u, y, x0, washout)

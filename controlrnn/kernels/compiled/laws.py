@@ -33,13 +33,14 @@ _CODES = {law: ACTIVATIONS[law.activation] for law in Law if law.activation is n
     Law.SATURATION: SATURATION,
     Law.DEAD_ZONE: DEAD_ZONE,
 }
+_NONE = np.zeros((0, 8))  # no rows for one activation
 _part = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def table_of(activation: Activation | Laws) -> Any:
     """Table (nv, 8) of laws that differ; no rows for one activation."""
     if not isinstance(activation, Laws):
-        return np.zeros((0, 8))
+        return _NONE
     codes = np.array([_CODES[n.law] for n in activation.neurons], dtype=np.float64)
     return np.column_stack([codes, activation.parameters, activation.ends])
 

@@ -57,10 +57,10 @@ def forward_lanes(M, panels, ends, code, table, u, x, first, start, steps, line,
 
 @_entry
 def forward_rows(P, width, nz, panels, code, table, u, x, first, start, steps, line, Z, y):
-    """Simulate the record ``first`` alone; arguments as in `forward_lanes`."""
+    """Simulate the record ``first`` alone; arguments as in `forward_lanes`, or x (B, 1, nx), which is not filled."""
     nu, nx, ny = u.shape[2], x.shape[2], y.shape[2]
     stride = nz + line
-    Y = np.empty(steps * ny, Z.dtype)
+    Y = y[first, start : start + steps].reshape(steps * ny)
     for t in range(steps):
         Z[t * stride] = 1
         for j in range(nu):
@@ -69,15 +69,13 @@ def forward_rows(P, width, nz, panels, code, table, u, x, first, start, steps, l
         Z[1 + nu + i] = x[first, start, i]
     scan_rows(P, width, panels, 1 + nu, nx, nz - 1 - nu - nx, ny, code, table, False, steps, Z, stride, Y, Z, 0, 0)
     size = x.shape[1] * nx
-    for t in range(steps):
+    for t in range(steps if x.shape[1] > 1 else 0):
         here, there, i = (t + 1) * stride + 1 + nu, (start + t + 1) * nx, 0
         while i < nx and there + i + line <= size:  # as in `from_lanes`
             simd.copy_line(Z, here + i, Z, here + i, x, first * size + there + i)
             i += line
         for k in range(i, nx):
             x[first, start + t + 1, k] = Z[here + k]
-        for i in range(ny):
-            y[first, start + t, i] = Y[t * ny + i]
 
 
 @_entry
@@ -134,23 +132,31 @@ def backward_rows(P, width, nr, panels, code, table, gy, gx, first, line, Z, nz,
 
 
 @_entry
-def squares(run, y, washout, gy):
-    """Mean of (run - y)^2 from sample ``washout`` on, where y (B, T, ny) is not NaN, and its derivatives gy by run."""
-    total, scored, one, two = 0.0, 0, run.dtype.type(1), run.dtype.type(2)
-    for b in range(run.shape[0]):
+def scored(y, washout):
+    """Number of measurements y (B, T, ny) from sample ``washout`` on that are not NaN."""
+    n = 0
+    for b in range(y.shape[0]):
+        for t in range(washout, y.shape[1]):
+            for i in range(y.shape[2]):
+                n += not np.isnan(y[b, t, i])
+    return n
+
+
+@_entry
+def errors(run, y, first, end, washout, n, gy, total):
+    """Add the squares of (run - y) of the records first..end to ``total``, and fill gy with the mean's derivatives.
+
+    What `scored` does not count among the n measurements has none.
+    """
+    two, share = run.dtype.type(2), run.dtype.type(1) / run.dtype.type(max(n, 1))
+    for b in range(first, end):
         for t in range(run.shape[1]):
             for i in range(run.shape[2]):
                 counts = t >= washout and not np.isnan(y[b, t, i])
                 error = run[b, t, i] - y[b, t, i] if counts else run.dtype.type(0)
-                scored += counts
                 total += np.float64(error) * error
-                gy[b, t, i] = two * error
-    each = one / run.dtype.type(max(scored, 1))
-    for b in range(run.shape[0]):
-        for t in range(run.shape[1]):
-            for i in range(run.shape[2]):
-                gy[b, t, i] *= each
-    return total / max(scored, 1)
+                gy[b, t, i] = two * error * share
+    return total
 
 
 @_part

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from controlrnn.kernels import buffers
-from controlrnn.kernels.buffers import Buffer
+from controlrnn.kernels.compiled import buffers
+from controlrnn.kernels.compiled.buffers import Buffer
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,69 @@ def test_gradients_of_a_frozen_system_are_those_of_differences(records: int) -> 
             values.append(error(LureSystem(**matrices, activation=system.activation, layers=system.layers, dt=1.0)))
         slope = (values[0] - values[1]) / 2e-5
         assert float(np.sum(gradients[name] * direction)) == pytest.approx(slope, rel=1e-5, abs=1e-8), name
+
+
+def moved(system: LureSystem, seed: int, *, sparse: bool) -> LureSystem:
+    """The same system with other numbers; ``sparse`` sets half of them to zero, which changes what is computed."""
+    rng = torch.Generator().manual_seed(seed)
+    values: dict[str, torch.Tensor] = {}
+    for name in MATRICES:
+        old = getattr(system, name).detach()
+        new = old + 0.1 * torch.randn(old.shape, generator=rng) * (old != 0)
+        values[name] = (new * (torch.rand(old.shape, generator=rng) < 0.5) if sparse else new).requires_grad_()
+    return LureSystem(**values, activation=system.activation, layers=system.layers, dt=1.0)
+
+
+def graph(system: LureSystem, u: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients through torch's graph."""
+    (simulate(system, u)[0] - y).square().mean().backward()
+    return {name: getattr(system, name).grad for name in MATRICES}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_memory_of_an_earlier_call_leaves_no_trace(kind: str) -> None:
+    """Numbers that diverge, zeros, and other numbers again, all in the same memory."""
+    (u, y), system = drawn(1, 30, False), leaves_of(MODELS[kind])
+    for seed, sparse, scale in (
+        (0, False, 1.0),
+        (1, True, 1.0),
+        (2, False, torch.inf),
+        (3, True, 1.0),
+        (4, False, 1.0),
+    ):
+        other = moved(system, seed, sparse=sparse)
+        _, gradients = value_and_gradient(other, scale * u, y)
+        for name, gradient in graph(other, scale * u, y).items():
+            assert torch.equal(gradient.nan_to_num(7.0), gradients[name].nan_to_num(7.0)), (seed, name)
+
+
+def test_gradients_stay_when_the_memory_is_used_again() -> None:
+    (u, y), system = drawn(1, 30, False), leaves_of(MODELS["Elman"])
+    _, first = value_and_gradient(system, u, y)
+    kept = {name: g.clone() for name, g in first.items()}
+    value_and_gradient(moved(system, 1, sparse=False), u, y)
+    assert all(torch.equal(first[name], g) for name, g in kept.items())
+
+
+def test_threads_do_not_share_memory() -> None:
+    (u, y), system = drawn(1, 400, False), leaves_of(MODELS["REN"])
+    systems = [moved(system, seed, sparse=False) for seed in range(4)]
+    alone = [value_and_gradient(s, u, y) for s in systems]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda k: value_and_gradient(systems[k % 4], u, y), range(200)))
+    for k, (value, gradients) in enumerate(together):
+        assert value == alone[k % 4][0]
+        assert all(torch.equal(g, alone[k % 4][1][name]) for name, g in gradients.items())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_few_records_in_several_threads_have_the_same_gradients_to_the_bit() -> None:
+    (u, y), system = drawn(2, 20_000, True), leaves_of(MODELS["R2DN"])  # long enough to be worth a second thread
+    value, gradients = value_and_gradient(system, u, y)
+    torch.set_num_threads(2)  # the fixture sets it back
+    shared, others = value_and_gradient(system, u, y)
+    assert shared == value
+    assert all(torch.equal(others[name], g) for name, g in gradients.items())
 
 
 def test_without_any_measurement_there_is_no_error() -> None:

@@ -1,0 +1,102 @@
+"""Mean squared error and its gradient in one compiled call, with memory that calls of the same sizes use again.
+
+For a small network the time between compiled calls is longer than that within.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from controlrnn.kernels._engine import Floats, Packed, Sizes, scratch, side_by_side, usable
+from controlrnn.kernels.compiled import one_pass, runs
+from controlrnn.kernels.compiled.buffers import Buffer
+from controlrnn.kernels.compiled.scan import PAD
+
+_KINDS, _MOST = 16, 2**22  # kinds of calls whose memory is kept, and the bytes beyond which it is not
+
+
+class Kind(NamedTuple):
+    """What calls have in common that use the same memory."""
+
+    sizes: Sizes
+    dtype: np.dtype[Any]
+    line: int
+    records: int
+    steps: int
+    wanted: tuple[bool, ...]
+    feedforward: bool
+
+
+class Work:
+    """Memory of a call of one kind, with all that does not depend on its numbers."""
+
+    def __init__(self, kind: Kind) -> None:
+        sizes, dtype, line, records, steps, wanted, feedforward = kind
+        nz, nr, nx, ny, nv = sizes.nz, sizes.nr, sizes.nx, sizes.ny, sizes.nv
+        self.x0 = np.empty((records, 1, nx), dtype)
+        shapes = (records, steps, ny), (records, steps, ny), (records, 0, nx), (records, steps, 0), (records, nx)
+        flat = [Buffer(scratch(steps, n, line, by_lanes=False), dtype) for n in (nz, nr)]
+        sums = np.empty((records, nr + PAD, nz + line), dtype)
+        self.scratch = (self.x0, *(np.empty(s, dtype) for s in shapes), *(b.array for b in flat), sums)
+        self.packs = []
+        self.buffers = flat  # they go back when this object is deleted
+        for outputs, columns, adjoint in ((ny, nz, False), (0, nr, True)):
+            template, _ = sizes.panels(outputs, line, adjoint=adjoint)
+            M = np.zeros((nv + nx + outputs + PAD, columns), dtype)
+            self.buffers.append(Buffer(len(template) * columns * 4 * line, dtype))
+            self.packs.append((M, template, np.empty_like(template), self.buffers[-1].array))
+        self.tables = sizes.table, sizes.ends, sizes.need(wanted, feedforward)
+        self.numbers = nx, nv, line
+        self.bytes = sum(a.nbytes for a in (*self.scratch, *self.packs[0], *self.packs[1]))
+
+    def __call__(self, packed: Packed, data: tuple[Floats, Floats, int], targets: Sequence[int]) -> float:
+        """Mean squared error; gradients are written to the addresses."""
+        law, layout = (packed.code, packed.laws), (packed.addresses, np.array(targets, np.int64), *self.tables)
+        value: float = one_pass.squared_error(*self.packs, law, data, self.scratch, layout, self.numbers)
+        return value
+
+
+_idle: dict[Kind, list[Work]] = {}
+
+
+def squared_error(
+    packed: Packed,
+    data: tuple[Floats, Floats, int],
+    x0: Floats | None,
+    want: tuple[tuple[bool, ...], bool],
+    targets: Sequence[int],
+) -> float:
+    """Mean squared error of free runs; its gradients are written to the targets.
+
+    Args:
+        packed: The system.
+        data: Inputs (B, T, nu), measurements (B, T, ny) with NaN where missing, number of samples that do not count.
+        x0: Initial states (B, nx), zero for None.
+        want: For each of `MATRICES`, whether its gradient is wanted; whether of a feedforward network's entries only.
+        targets: Addresses for the gradients of `MATRICES`, 0 where none is wanted.
+    """
+    (u, y, washout), dtype = data, packed.dtype
+    records, steps = u.shape[:2]
+    u, y = usable(u, dtype), usable(y, dtype)
+    if side_by_side(records, packed.line) or (records > 1 and packed.sizes.threads(records * steps) > 1):
+        run = packed.run(u, x0, keep=True)
+        n, gy = runs.scored(y, washout), np.empty_like(run.y)
+        total = runs.errors(run.y, y, 0, records, washout, n, gy, 0.0)
+        _, _, sums = run.pullback(gy, None, with_input=False, wanted=want[0], feedforward=want[1])
+        run.unpack(sums, targets)
+        return float(total / max(n, 1))
+    kind = Kind(packed.sizes, dtype, packed.line, records, steps, *want)
+    try:
+        work = _idle[kind].pop()  # so that no other thread gets it
+    except (KeyError, IndexError):
+        work = Work(kind)
+    work.x0[:, 0] = 0 if x0 is None else x0
+    value = work(packed, (u, y, washout), targets)
+    if work.bytes <= _MOST:
+        if kind not in _idle and len(_idle) >= _KINDS:
+            _idle.clear()
+        _idle.setdefault(kind, []).append(work)
+    return value
