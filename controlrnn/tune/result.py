@@ -128,6 +128,7 @@ class Tuning:
                     zorder=3,
                 )
             panel.set(xlabel=labels[i], ylabel=labels[j])
+            panel.set(xscale=_scale([p[i] for p in points.values()]), yscale=_scale([p[j] for p in points.values()]))
             panel.grid(alpha=0.3)
         panels[0].plot([], [], "o", color="C0", markersize=5, label="not beaten")
         panels[0].plot([], [], ".", color="0.7", label="beaten")
@@ -135,3 +136,8 @@ class Tuning:
         refused = sum(t.found is None for t in self.trials)
         figure.suptitle(f"{len(self.trials)} trials, {len(front)} not beaten, {refused} refused", fontsize="medium")
         return figure
+
+
+def _scale(values: list[float]) -> str:
+    """Logarithmic where a few bad trials would press the good ones into a corner."""
+    return "log" if values and min(values) > 0 and max(values) > 10 * min(values) else "linear"

@@ -65,6 +65,17 @@ def test_the_front_is_what_no_other_beats(tmp_path):
     assert (tmp_path / "front.png").stat().st_size > 10_000
 
 
+def test_few_bad_trials_do_not_press_the_good_ones_into_a_corner():
+    good = [TradeOff(5 + k, 0.5 - 0.1 * k, 1e-3) for k in range(3)]
+    for worst, scale in (((900, 0.6, 2e-3), "log"), ((9, 0.6, 2e-3), "linear")):
+        found = Tuning(tuple(Trial(i, {}, t) for i, t in enumerate([*good, TradeOff(*worst)])))
+        panels = found.plot().axes
+        assert [panel.get_xscale() for panel in panels] == [scale, scale, "linear"]
+        assert {panel.get_yscale() for panel in panels} == {"linear"}
+        assert len(panels[0].texts) == len(found.front)
+    assert Tuning(()).plot().axes[0].get_xscale() == "linear"
+
+
 def test_ties_and_single_objectives():
     a, b, c = TradeOff(1, 0.5, 1), TradeOff(1, 0.5, 1), TradeOff(2, 0.4, 1)
     assert not a.beats(b)
