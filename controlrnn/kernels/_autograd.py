@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from controlrnn.errors import SettingError
 from controlrnn.kernels._engine import Packed, Run, sizes_of
-from controlrnn.kernels._one_pass import squared_error
+from controlrnn.kernels.squared_error import squared_error
 from controlrnn.systems import MATRICES, LureSystem
 
 _DENSE = torch.strided
@@ -29,7 +29,8 @@ def simulate_tensors(system: LureSystem, u: Tensor, x0: Tensor | None) -> tuple[
         return system.simulate(u, x0)
     start = x0
     if x0 is not None or u.dim() not in (2, 3) or u.shape[-1] != system.nu or u.shape[-2] < 1:
-        start = system._initial_state(u, x0).reshape(-1, system.nx)  # raises where the shapes do not fit
+        start = system._initial_state(u, x0)  # raises where the shapes do not fit
+        start = start if u.dim() == 3 else start[None]
     batch = u if u.dim() == 3 else u[None]
     y, x = _apply(system, batch, start, *matrices)
     return (y, x) if u.dim() == 3 else (y[0], x[0])
@@ -46,7 +47,9 @@ def value_and_gradient_of_tensors(
     matrices = _matrices_of(system)
     given = (u, y, *matrices) if x0 is None else (u, y, x0, *matrices)
     if not _supported(given):
-        raise SettingError("system, u, y and x0 must be CPU tensors of one precision, outside of torch's transforms")
+        raise SettingError(
+            "system, u, y and x0 must be ordinary CPU tensors of one precision, outside of torch's transforms"
+        )
     start = None if x0 is None else system._initial_state(u, x0).detach().numpy()
     packed, _plain = _packed(system, u.dtype, matrices)
     wanted = tuple([m.requires_grad for m in matrices])
@@ -81,8 +84,8 @@ def _supported(tensors: tuple[Any, ...]) -> bool:
         return False
     for t in tensors:  # a loop, because it runs at every call and all(...) takes longer
         plain = type(t) is Tensor or type(t) is Parameter  # torch traces by subclasses of Tensor
-        if not plain or t.dtype is not kind or not t.is_cpu or t.layout is not _DENSE:
-            return False
+        if not plain or t.dtype is not kind or not t.is_cpu or t.layout is not _DENSE or t.is_neg():
+            return False  # (is_neg: the numbers in memory have the other sign)
     return True
 
 

@@ -35,7 +35,7 @@ def simulate_gated(system: GatedSystem, u: Tensor, x0: Tensor | None) -> tuple[T
     drive = u @ system.W.T + system.b
     single = u.dim() == 2
     path: Tensor = _GatedScan.apply(  # type: ignore[no-untyped-call]
-        system, drive[None] if single else drive, start.reshape(-1, system.nx), system.U
+        system, drive[None] if single else drive, start[None] if single else start, system.U
     )
     path = path[0] if single else path
     return system.read(path), path

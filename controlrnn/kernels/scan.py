@@ -15,8 +15,8 @@ import numpy as np
 from controlrnn.checks import Array, as_array, count, numbers, shown
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.kernels._engine import Floats, Packed, Run, usable
-from controlrnn.kernels._one_pass import squared_error
 from controlrnn.kernels.compiled.runs import forward_rows
+from controlrnn.kernels.squared_error import squared_error
 from controlrnn.systems import MATRICES, GatedSystem, LureSystem
 from controlrnn.systems.ops import NUMPY, TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
 
@@ -199,7 +199,7 @@ def value_and_gradient(
             f"u and y must have shapes (B, T, nu = {system.nu}) and (B, T, ny = {system.ny}), got {tuple(u.shape)} and "
             f"{tuple(y.shape)}"
         )
-    count("washout", washout, least=0, most=shape[1] - 1)
+    washout = count("washout", washout, least=0, most=shape[1] - 1)
     if frozen_run:
         if np.isinf(y).any():
             raise DataError("y must be finite, or NaN where a sample is missing, got infinite values")
@@ -216,7 +216,7 @@ def value_and_gradient(
 def _floats(u: Value, x0: Value) -> tuple[Floats, Floats | None]:
     """Inputs (B, T, nu) and initial state as float64 arrays, after checking them."""
     u = as_array("u", u, ("B", "T", "nu"))
-    if not u.size:
+    if 0 in u.shape[:2]:
         raise ShapeError(f"u must have shape (B, T, nu) with at least one run of one sample, got {u.shape}")
     x0 = None if x0 is None else numbers("x0", x0)
     return u, x0 if x0 is None else as_array("x0", x0, ["n"] * x0.ndim)

@@ -115,8 +115,7 @@ def calibration_errors(
     if system.has_feedthrough:
         raise SettingError("the model answers to inputs at once: take predictor.system, or carry_input(system)")
     fits_system(system, trajectory)
-    count("horizon", horizon)
-    count("washout", washout, least=0)
+    horizon, washout = count("horizon", horizon), count("washout", washout, least=0)
     u, y = trajectory.u, trajectory.y
     first = washout if observer is None else max(washout, observer.steps)
     starts = len(trajectory) - horizon - first

@@ -46,7 +46,7 @@ def animate(
     from PIL import Image
 
     steps = range(0, result.steps, count("every", every))
-    count("milliseconds", milliseconds, least=20)  # below that viewers fall back to a slow default
+    milliseconds = count("milliseconds", milliseconds, least=20)  # below that viewers fall back to a slow default
     figure, update = _scene(result)
     canvas: Any = FigureCanvasAgg(figure)
     pictures = []

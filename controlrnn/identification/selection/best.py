@@ -90,7 +90,7 @@ def identify_best(
     wanted = tuple(dict.fromkeys(Family(f) for f in items("families", families, object)))
     networks = tuple(f for f in wanted if f is not Family.LINEAR)
     if skip is not None:
-        count("skip", skip)
+        skip = count("skip", skip)
     settings = {"families": [str(f) for f in wanted], "skip": skip, "seed": seed, "budget": budget, "clock": str(clock)}
     mark = _mark(dataset, settings | ({} if work is None else {"work": work.digest}))
     place = None if folder is None else Path(folder)

@@ -130,10 +130,10 @@ def fit_encoder(
         SettingError: A setting is out of range.
         DataError: No record is longer than the washout.
     """
-    count("past", past)
+    past, washout = count("past", past), count("washout", washout)
     positive("ridge", ridge)
     hidden, steps = count("hidden", hidden, least=0), count("steps", steps, least=0, most=_MOST_STEPS)
-    if not system.is_frozen or count("washout", washout) < past:
+    if not system.is_frozen or washout < past:
         raise SettingError(f"fit_encoder needs a frozen system and washout >= past = {past}, got washout {washout}")
     inputs, outputs = Scaler.fit([r.u for r in records]), Scaler.fit([r.y for r in records])
     features, states = [], []

@@ -13,7 +13,7 @@ from random_systems import random_system
 from controlrnn.checks import put
 from controlrnn.errors import DataError, SettingError, ShapeError
 from controlrnn.identification.losses.base import Batch, Simulation, SimulationError
-from controlrnn.kernels import simulate, value_and_gradient
+from controlrnn.kernels import simulate, squared_error, value_and_gradient
 from controlrnn.models import LSTM, ContractingR2DN, ContractingREN, Elman, Model
 from controlrnn.systems import MATRICES, LureSystem
 
@@ -145,6 +145,47 @@ def test_few_records_in_several_threads_have_the_same_gradients_to_the_bit() -> 
     shared, others = value_and_gradient(system, u, y)
     assert shared == value
     assert all(torch.equal(others[name], g) for name, g in gradients.items())
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_little_memory_is_kept_however_many_kinds_and_threads_there_are(threads: int) -> None:
+    system = leaves_of(MODELS["Elman"])
+    data = [drawn(1, steps, False) for steps in range(100, 4000, 60)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda pair: value_and_gradient(system, *pair), data * threads))
+    kept = [work for waiting in squared_error.idle.values() for work in waiting]
+    assert 0 < sum(work.bytes for work in kept) < 2**26
+    assert len(squared_error.idle) < len(data)
+
+
+def test_tensors_that_are_negative_by_a_flag_count_as_what_they_say() -> None:
+    (u, y), system = drawn(1, 9, False), leaves_of(MODELS["Elman"])
+    negative = torch.complex(torch.zeros(2, 5), -system.C2.detach()).conj().imag
+    assert negative.is_neg()
+    values = {n: getattr(system, n).detach() for n in MATRICES} | {"C2": negative}
+    flagged = LureSystem(**values, activation=system.activation, layers=system.layers, dt=1.0)
+    assert torch.equal(simulate(flagged, u)[0], flagged.simulate(u)[0])
+    with pytest.raises(SettingError, match="ordinary CPU tensors"):
+        value_and_gradient(flagged, u, y)
+
+
+def test_systems_without_states_or_inputs_have_gradients_too() -> None:
+    system = random_system(3, nu=0)
+    value, gradients = value_and_gradient(system, np.zeros((2, 7, 0)), np.zeros((2, 7, system.ny)))
+    assert value == pytest.approx(float((system.simulate(np.zeros((2, 7, 0)))[0] ** 2).mean()))
+    assert gradients["B2"].shape == (system.nx, 0)
+    stateless = random_system(3, nx=0)
+    tensors = {n: torch.tensor(getattr(stateless, n)) for n in MATRICES}
+    free = LureSystem(**tensors, activation=stateless.activation, layers=stateless.layers, dt=1.0)
+    u, x0 = torch.ones(2, 7, free.nu).double(), torch.zeros(2, 0).double()
+    assert torch.allclose(simulate(free, u, x0)[0], free.simulate(u, x0)[0])
+    assert torch.allclose(simulate(free, u[0], x0[0])[0], free.simulate(u[0], x0[0])[0])
+
+
+@pytest.mark.parametrize("washout", [3.0, np.int8(3), np.array(3), torch.tensor(3)])
+def test_a_whole_number_may_be_written_in_any_way(washout: Any) -> None:
+    (u, y), system = drawn(1, 9, False), leaves_of(MODELS["Elman"])
+    assert value_and_gradient(system, u, y, washout=washout)[0] == value_and_gradient(system, u, y, washout=3)[0]
 
 
 def test_without_any_measurement_there_is_no_error() -> None:

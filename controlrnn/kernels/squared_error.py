@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from controlrnn.kernels._engine import Floats, Packed, Sizes, scratch, side_by_side, usable
-from controlrnn.kernels.compiled import one_pass, runs
+from controlrnn.kernels.compiled import runs
+from controlrnn.kernels.compiled import squared_error as compiled
 from controlrnn.kernels.compiled.buffers import Buffer
 from controlrnn.kernels.compiled.scan import PAD
 
-_KINDS, _MOST = 16, 2**22  # kinds of calls whose memory is kept, and the bytes beyond which it is not
+# Memory is kept for the last kinds of calls, for some threads each; where it takes more bytes than this, a call takes
+# so long that making it anew does not count.
+_KINDS, _THREADS, _BYTES = 32, 4, 2**20
 
 
 class Kind(NamedTuple):
@@ -55,11 +58,11 @@ class Work:
     def __call__(self, packed: Packed, data: tuple[Floats, Floats, int], targets: Sequence[int]) -> float:
         """Mean squared error; gradients are written to the addresses."""
         law, layout = (packed.code, packed.laws), (packed.addresses, np.array(targets, np.int64), *self.tables)
-        value: float = one_pass.squared_error(*self.packs, law, data, self.scratch, layout, self.numbers)
+        value: float = compiled.squared_error(*self.packs, law, data, self.scratch, layout, self.numbers)
         return value
 
 
-_idle: dict[Kind, list[Work]] = {}
+idle: dict[Kind, list[Work]] = {}
 
 
 def squared_error(
@@ -89,14 +92,30 @@ def squared_error(
         run.unpack(sums, targets)
         return float(total / max(n, 1))
     kind = Kind(packed.sizes, dtype, packed.line, records, steps, *want)
-    try:
-        work = _idle[kind].pop()  # so that no other thread gets it
-    except (KeyError, IndexError):
-        work = Work(kind)
+    work = _taken(kind) or Work(kind)
     work.x0[:, 0] = 0 if x0 is None else x0
     value = work(packed, (u, y, washout), targets)
-    if work.bytes <= _MOST:
-        if kind not in _idle and len(_idle) >= _KINDS:
-            _idle.clear()
-        _idle.setdefault(kind, []).append(work)
+    if work.bytes <= _BYTES:
+        _keep(kind, work)
     return value
+
+
+def _taken(kind: Kind) -> Work | None:
+    """Memory that waits for a call of this kind, which no other thread gets; None if there is none."""
+    try:
+        return idle[kind].pop()
+    except (KeyError, IndexError):
+        return None
+
+
+def _keep(kind: Kind, work: Work) -> None:
+    """Let memory wait for the next call; its kind is forgotten last. Threads may lose some, and share none."""
+    waiting = idle.pop(kind, [])
+    if len(waiting) < _THREADS:
+        waiting.append(work)
+    idle[kind] = waiting
+    while len(idle) > _KINDS:
+        try:
+            idle.pop(next(iter(idle)), None)
+        except (StopIteration, RuntimeError):  # another thread was faster
+            return
