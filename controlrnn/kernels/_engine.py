@@ -20,14 +20,13 @@ from controlrnn.kernels.compiled import runs
 from controlrnn.kernels.compiled import scan as loops
 from controlrnn.kernels.compiled.buffers import Buffer
 from controlrnn.kernels.compiled.laws import ACTIVATIONS, table_of
-from controlrnn.kernels.compiled.scan import PAD
+from controlrnn.kernels.compiled.scan import PAD, PANEL
 from controlrnn.kernels.compiled.simd import line_length
 from controlrnn.systems import MATRICES, Activation, Laws
 
 Floats = NDArray[Any]  # float32 or float64
 Whole = NDArray[np.int64]
 
-_PANEL = 8  # rows of a panel where records fill the lines
 _BLOCK = 256  # samples that a run without a pullback keeps at a time
 # The number of tasks stays below twice this, for any number of records: each sums a matrix gradient of its own.
 _TASKS = 32
@@ -126,7 +125,7 @@ class Sizes:
     @cached_property
     def ends(self) -> Whole:
         """End of the columns of each row of M: the first column that it must not depend on."""
-        return self.panels(self.ny, _PANEL, adjoint=False)[1]
+        return self.panels(self.ny, PANEL, adjoint=False)[1]
 
     def threads(self, samples: int) -> int:
         """Number of threads that a run over this many samples of all records is worth."""
@@ -203,13 +202,13 @@ class Arranged:
     ) -> None:
         line = line_length(dtype.itemsize)
         columns = sizes.nr if adjoint else sizes.nz
-        template, ends = sizes.panels(outputs, _PANEL if by_lanes else line, adjoint=adjoint)
+        template, ends = sizes.panels(outputs, PANEL if by_lanes else line, adjoint=adjoint)
         self.M = M = np.zeros((sizes.nv + sizes.nx + outputs + PAD, columns), dtype)
         panels = np.empty_like(template)
         # Aligned, because its lines are loaded at every sample.
         self._buffer = Buffer(0 if by_lanes else len(template) * columns * 4 * line, dtype)
         P = self._buffer.array
-        width, widest = (_PANEL, _PANEL) if by_lanes else (line, 4 * line)
+        width, widest = (PANEL, PANEL) if by_lanes else (line, 4 * line)
         rest = template, panels, sizes.nv, sizes.nx, width, widest, P
         if adjoint:
             count, length = packing.prepare_adjoint(source, M, *rest)
@@ -323,7 +322,7 @@ class Run:
         matrix = Arranged(sizes, outputs, packed.dtype, self._forward.M, by_lanes=self.by_lanes, adjoint=True)
         loop = runs.backward_lanes if self.by_lanes else runs.backward_rows
         firsts = list(self.groups)
-        n = -(-len(firsts) // _TASKS)
+        n = groups_of_task(len(firsts))
         tasks = [firsts[i : i + n] for i in range(0, len(firsts), n)]
         sums = np.zeros((len(tasks), sizes.nr + PAD, sizes.nz + line), packed.dtype)
 
@@ -367,6 +366,11 @@ class Run:
     def _buffer(self, steps: int, n: int) -> Buffer:
         """Scratch memory for n numbers of each record at ``steps + 1`` samples."""
         return Buffer(scratch(steps, n, self.packed.line, by_lanes=self.by_lanes), self.packed.dtype)
+
+
+def groups_of_task(groups: int) -> int:
+    """Groups of records whose matrix gradients are summed together."""
+    return -(-groups // _TASKS)
 
 
 def side_by_side(records: int, line: int) -> bool:

@@ -40,6 +40,7 @@ TANH, RELU, SIGMOID, LEAKY_RELU = 0, 1, 2, 3
 MIXED = 4  # each neuron has a law of its own, from the table
 SLOPE = 5  # SLOPE + code multiplies by the derivative instead
 PRODUCT, CHAINED, COPY = 0, 1, 2  # kinds of panels
+PANEL = 8  # rows of a panel where records fill the lines
 PAD = 16  # rows of a matrix, or numbers, beyond the end that a loop may read but never uses
 _log = logging.getLogger(__name__)
 forget_stale()

@@ -102,9 +102,10 @@ def graph(system: LureSystem, u: torch.Tensor, y: torch.Tensor) -> dict[str, tor
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_memory_of_an_earlier_call_leaves_no_trace(kind: str) -> None:
+@pytest.mark.parametrize("records", [1, 20])
+def test_memory_of_an_earlier_call_leaves_no_trace(kind: str, records: int) -> None:
     """Numbers that diverge, zeros, and other numbers again, all in the same memory."""
-    (u, y), system = drawn(1, 30, False), leaves_of(MODELS[kind])
+    (u, y), system = drawn(records, 30, False), leaves_of(MODELS[kind])
     for seed, sparse, scale in (
         (0, False, 1.0),
         (1, True, 1.0),
@@ -126,8 +127,9 @@ def test_gradients_stay_when_the_memory_is_used_again() -> None:
     assert all(torch.equal(first[name], g) for name, g in kept.items())
 
 
-def test_threads_do_not_share_memory() -> None:
-    (u, y), system = drawn(1, 400, False), leaves_of(MODELS["REN"])
+@pytest.mark.parametrize("records", [1, 20])
+def test_threads_do_not_share_memory(records: int) -> None:
+    (u, y), system = drawn(records, 400, False), leaves_of(MODELS["REN"])
     systems = [moved(system, seed, sparse=False) for seed in range(4)]
     alone = [value_and_gradient(s, u, y) for s in systems]
     with ThreadPoolExecutor(4) as pool:
@@ -138,8 +140,9 @@ def test_threads_do_not_share_memory() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_few_records_in_several_threads_have_the_same_gradients_to_the_bit() -> None:
-    (u, y), system = drawn(2, 20_000, True), leaves_of(MODELS["R2DN"])  # long enough to be worth a second thread
+@pytest.mark.parametrize(("records", "steps"), [(2, 20_000), (400, 100)])
+def test_several_threads_find_the_same_gradients_to_the_bit(records: int, steps: int) -> None:
+    (u, y), system = drawn(records, steps, True), leaves_of(MODELS["R2DN"])  # long enough to be worth a second thread
     value, gradients = value_and_gradient(system, u, y)
     torch.set_num_threads(2)  # the fixture sets it back
     shared, others = value_and_gradient(system, u, y)
