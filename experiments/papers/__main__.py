@@ -1,7 +1,8 @@
 """Run the papers' studies one after the other and write one page of all claims, `papers.html`.
 
-What was computed before is taken from there, so that a run that was stopped goes on. `--quick` takes some 30 minutes of
-processor time (estimated from parts: robust_rnn 5, r2dn 3, rnn_sdp 8, noise_robust 8, lipschitz_rnn 7), in one process.
+What was computed before is taken from there, so that a run that was stopped goes on. `--quick` takes 30 to 60 minutes
+in one process (robust_rnn 5 to 10, r2dn 3 to 6, rnn_sdp 8 to 11, noise_robust 8 to 20, lipschitz_rnn 7 to 14; long on a
+slow machine beside two busy programs).
 `--full`, which is what runs without either, takes days, and says the hours of each study before it begins.
 """
 
