@@ -49,6 +49,7 @@ from controlrnn.identification import (
     check_residuals,
     identify,
 )
+from controlrnn.identification.selection.finals import Piece
 from controlrnn.identification.training.checkpoint import fingerprint, load_checkpoint, state_arrays
 from controlrnn.identification.training.loop import Trainer
 from controlrnn.identification.training.settings import Settings
@@ -392,6 +393,7 @@ def _search(rng: np.random.Generator, system: LureSystem) -> dict[str, Stored]:
         "search entry": entry,
         "search work": fit.work,
         "best fit": fit,
+        "search piece": Piece(trial, "a" * 64, system.digest),
     }
 
 
