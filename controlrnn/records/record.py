@@ -35,6 +35,7 @@ _HEADER = "header.json"
 _FIELDS = {"format", "kind", "version", "meta", "sha256"}
 _MOST_HEADER = 4 * 2**20  # bytes
 _MOST_CONTAINERS = 50_000  # lists and objects: each takes thirty times the memory of its two brackets, and time to free
+_MOST_VALUES = 400_000  # commas: each number takes a microsecond to check
 _MOST_DIGITS = 20
 _MOST_DEPTH = 20
 
@@ -113,7 +114,7 @@ def write_record(
     header = {"format": FORMAT, "kind": kind, "version": version, "meta": dict(meta)}
     header["sha256"] = digest(stored, header)
     content = json.dumps(header, sort_keys=True, default=_plain).encode()
-    if len(content) > _MOST_HEADER or content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS:
+    if len(content) > _MOST_HEADER or _crowded(content):
         raise DataError(
             f"a {kind} has too many texts and lists ({len(content)} bytes, at most {_MOST_HEADER}): save it in parts"
         )
@@ -205,13 +206,18 @@ def restoring(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileFormatError(f"{path} is not what it claims to be: {error}") from error
 
 
+def _crowded(content: bytes) -> bool:
+    """Whether a header has more lists, objects or values than are read within some tenths of a second."""
+    return content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS or content.count(b",") > _MOST_VALUES
+
+
 def _header(array: NDArray[Any]) -> dict[str, Any]:
     """Decode the header, after checking that it is standard JSON and has all fields with the right types."""
     if array.dtype != np.uint8 or array.ndim != 1 or array.size > _MOST_HEADER:
         raise FileFormatError(f"the header must be a text of at most {_MOST_HEADER} bytes")
     content = array.tobytes()
-    if content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS:
-        raise FileFormatError(f"the header must have at most {_MOST_CONTAINERS} lists and objects")
+    if _crowded(content):
+        raise FileFormatError(f"the header must have at most {_MOST_CONTAINERS} lists and {_MOST_VALUES} values")
     try:
         header = json.loads(
             content.decode(),

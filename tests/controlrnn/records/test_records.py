@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from controlrnn import records
 from controlrnn.errors import DataError, FileFormatError
+from controlrnn.records.archive import write_archive
 
 ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "n": np.array([1, 2], np.int64), "one": np.array(2.5)}
 THING = records.Schema(
@@ -194,3 +195,13 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         records.write_json(tmp_path / "bad.json", float("nan"))
     assert not (tmp_path / "bad.json").exists()
+
+
+def test_headers_of_too_many_values_are_neither_written_nor_read(tmp_path):
+    """Each value takes time to check: a file that claims millions would hold the reader up."""
+    with pytest.raises(DataError, match="save it in parts"):
+        records.write_record(tmp_path / "r.npz", "thing", 1, {}, {"values": [0] * 500_000})
+    header = np.frombuffer(b"[" + b"0," * 1_000_000 + b"0]", dtype=np.uint8)
+    (tmp_path / "r.npz").write_bytes(write_archive({"header.json": header}))
+    with pytest.raises(FileFormatError, match="at most 50000 lists and 400000 values"):
+        records.read_record(tmp_path / "r.npz")
