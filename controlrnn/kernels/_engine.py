@@ -185,6 +185,19 @@ _MAPS = {
 sizes_of = lru_cache(maxsize=256)(Sizes)
 
 
+class Blank:
+    """Memory for the packed matrix M of a system, or of its adjoint, and for its panels; arguments as of `Arranged`."""
+
+    def __init__(self, sizes: Sizes, outputs: int, dtype: np.dtype[Any], *, by_lanes: bool, adjoint: bool) -> None:
+        line, columns = line_length(dtype.itemsize), sizes.nr if adjoint else sizes.nz
+        self.template, self.ends = sizes.panels(outputs, PANEL if by_lanes else line, adjoint=adjoint)
+        self.M: Floats = np.zeros((sizes.nv + sizes.nx + outputs + PAD, columns), dtype)
+        self.panels = np.empty_like(self.template)
+        # Aligned, because its lines are loaded at every sample; it goes back when this object is deleted.
+        self._buffer = Buffer(0 if by_lanes else len(self.template) * columns * 4 * line, dtype)
+        self.P = self._buffer.array
+
+
 class Arranged:
     """Packed matrix M with the leading arguments of the loops of one kind.
 
@@ -201,21 +214,16 @@ class Arranged:
         self, sizes: Sizes, outputs: int, dtype: np.dtype[Any], source: Whole | Floats, *, by_lanes: bool, adjoint: bool
     ) -> None:
         line = line_length(dtype.itemsize)
-        columns = sizes.nr if adjoint else sizes.nz
-        template, ends = sizes.panels(outputs, PANEL if by_lanes else line, adjoint=adjoint)
-        self.M = M = np.zeros((sizes.nv + sizes.nx + outputs + PAD, columns), dtype)
-        panels = np.empty_like(template)
-        # Aligned, because its lines are loaded at every sample.
-        self._buffer = Buffer(0 if by_lanes else len(template) * columns * 4 * line, dtype)
-        P = self._buffer.array
+        self._blank = made = Blank(sizes, outputs, dtype, by_lanes=by_lanes, adjoint=adjoint)
+        self.M = M = made.M
         width, widest = (PANEL, PANEL) if by_lanes else (line, 4 * line)
-        rest = template, panels, sizes.nv, sizes.nx, width, widest, P
+        rest = made.template, made.panels, sizes.nv, sizes.nx, width, widest, made.P
         if adjoint:
             count, length = packing.prepare_adjoint(source, M, *rest)
         else:
             count, length = packing.prepare(source, sizes.table, sizes.ends, M, *rest)
-        panels = panels[:count]
-        self.arguments: tuple[Any, ...] = (M, panels, ends) if by_lanes else (P, length, columns, panels)
+        panels = made.panels[:count]
+        self.arguments: tuple[Any, ...] = (M, panels, made.ends) if by_lanes else (made.P, length, M.shape[1], panels)
 
 
 class Packed:
@@ -274,8 +282,8 @@ class Run:
         self.y = y = np.empty((self.records, self.steps, sizes.ny), packed.dtype)
         self.x = x = np.empty((self.records, self.steps + 1, sizes.nx), packed.dtype)
         x[:, 0] = 0 if x0 is None else x0
-        self.by_lanes = side_by_side(self.records, line)
-        self.groups = range(0, self.records, line if self.by_lanes else 1)
+        self.groups = groups_of(self.records, line)
+        self.by_lanes = self.groups.step > 1
         self.kept: dict[int, Buffer] = {}
         self._forward = packed.arranged(self.by_lanes)
         loop = runs.forward_lanes if self.by_lanes else runs.forward_rows
@@ -368,14 +376,17 @@ class Run:
         return Buffer(scratch(steps, n, self.packed.line, by_lanes=self.by_lanes), self.packed.dtype)
 
 
+def groups_of(records: int, line: int) -> range:
+    """First record of each group that runs together: as many side by side as a line takes, or single ones.
+
+    Filling a line with fewer records than this loses against running them one by one.
+    """
+    return range(0, records, line if records > line // 4 else 1)
+
+
 def groups_of_task(groups: int) -> int:
     """Groups of records whose matrix gradients are summed together."""
     return -(-groups // _TASKS)
-
-
-def side_by_side(records: int, line: int) -> bool:
-    """Whether records run side by side: filling a line with fewer loses against running them one by one."""
-    return records > line // 4
 
 
 def scratch(steps: int, n: int, line: int, *, by_lanes: bool) -> int:

@@ -18,7 +18,7 @@ from controlrnn.kernels._engine import Floats, Packed, Run, usable
 from controlrnn.kernels.compiled.runs import forward_rows
 from controlrnn.kernels.squared_error import squared_error
 from controlrnn.systems import MATRICES, GatedSystem, LureSystem
-from controlrnn.systems.ops import NUMPY, TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
+from controlrnn.systems.ops import TORCH, Value, frozen, ops_for, run_arguments, takes_numpy
 
 # A frozen system never changes, so its packed form is made once.
 _packed: WeakKeyDictionary[LureSystem, Packed] = WeakKeyDictionary()
@@ -187,11 +187,11 @@ def value_and_gradient(
     """
     if not isinstance(system, LureSystem):
         raise SettingError(f"system must be a LureSystem, got {shown(system)}")
-    kinds = {ops_for(value) for value in ((u, y) if x0 is None else (u, y, x0))}
-    frozen_run = system.is_frozen and kinds == {NUMPY}
+    given = (u, y) if x0 is None else (u, y, x0)
+    frozen_run = takes_numpy(system, *given)
     if frozen_run:
         u, y = numbers("u", u), numbers("y", y)
-    elif kinds != {TORCH}:
+    elif not all(ops_for(value) is TORCH for value in given):
         raise SettingError("u, y and x0 must be numbers for a frozen system, and tensors for one of tensors")
     shape = (*u.shape[:-1], system.ny)
     if len(shape) != 3 or u.shape[-1] != system.nu or y.shape != shape or 0 in shape[:2]:

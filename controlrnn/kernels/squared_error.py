@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from controlrnn.kernels._engine import Floats, Packed, Sizes, groups_of_task, scratch, side_by_side, usable
+from controlrnn.kernels._engine import Blank, Floats, Packed, Sizes, groups_of, groups_of_task, scratch, usable
 from controlrnn.kernels.compiled import runs
 from controlrnn.kernels.compiled import squared_error as compiled
 from controlrnn.kernels.compiled.buffers import Buffer
-from controlrnn.kernels.compiled.scan import PAD, PANEL
+from controlrnn.kernels.compiled.scan import PAD
 
 # Memory is kept for the last kinds of calls, for some threads each; where it takes more bytes than this, a call takes
 # so long that making it anew does not count.
@@ -38,25 +38,20 @@ class Work:
 
     def __init__(self, kind: Kind) -> None:
         sizes, dtype, line, records, steps, wanted, feedforward = kind
-        nz, nr, nx, ny, nv = sizes.nz, sizes.nr, sizes.nx, sizes.ny, sizes.nv
-        lanes = side_by_side(records, line)
+        nz, nr, nx, ny = sizes.nz, sizes.nr, sizes.nx, sizes.ny
+        groups = groups_of(records, line)
+        lanes, each = groups.step > 1, groups_of_task(len(groups))
         self.loop = compiled.by_lanes if lanes else compiled.by_rows
-        groups, group = (-(-records // line), line) if lanes else (records, 1)
-        each = groups_of_task(groups)
-        self.x0 = np.empty((records, steps + 1 if lanes else 1, nx), dtype)
+        self.x0 = np.empty((records, 1, nx), dtype)
         shapes = (records, steps, ny), (records, steps, ny), (records, 0, nx), (records, steps, 0), (records, nx)
         flat = [Buffer(scratch(steps, n, line, by_lanes=lanes), dtype) for n in (nz, nr)]
-        sums = np.empty((-(-groups // each), nr + PAD, nz + line), dtype)
+        sums = np.empty((-(-len(groups) // each), nr + PAD, nz + line), dtype)
         self.scratch = (self.x0, *(np.empty(s, dtype) for s in shapes), *(b.array for b in flat), sums)
-        self.packs = []
-        self.buffers = flat  # they go back when this object is deleted
-        for outputs, columns, adjoint in ((ny, nz, False), (0, nr, True)):
-            template, ends = sizes.panels(outputs, PANEL if lanes else line, adjoint=adjoint)
-            M = np.zeros((nv + nx + outputs + PAD, columns), dtype)
-            self.buffers.append(Buffer(0 if lanes else len(template) * columns * 4 * line, dtype))
-            self.packs.append((M, template, np.empty_like(template), ends if lanes else self.buffers[-1].array))
+        blanks = [Blank(sizes, n, dtype, by_lanes=lanes, adjoint=back) for n, back in ((ny, False), (0, True))]
+        self.packs = [(b.M, b.template, b.panels, b.ends if lanes else b.P) for b in blanks]
+        self._kept = flat, blanks  # their memory goes back when this object is deleted
         self.tables = sizes.table, sizes.ends, sizes.need(wanted, feedforward)
-        self.numbers = nx, nv, line, each * group
+        self.numbers = nx, sizes.nv, line, each * groups.step
         self.bytes = sum(a.nbytes for a in (*self.scratch, *self.packs[0], *self.packs[1]))
 
     def __call__(self, packed: Packed, data: tuple[Floats, Floats, int], targets: Sequence[int]) -> float:
@@ -88,7 +83,7 @@ def squared_error(
     (u, y, washout), dtype = data, packed.dtype
     records, steps = u.shape[:2]
     u, y = usable(u, dtype), usable(y, dtype)
-    if records > 1 and packed.sizes.threads(records * steps) > 1:
+    if len(groups_of(records, packed.line)) > 1 and packed.sizes.threads(records * steps) > 1:
         run = packed.run(u, x0, keep=True)
         n, gy = runs.scored(y, washout), np.empty_like(run.y)
         total = runs.errors(run.y, y, 0, records, washout, n, gy, 0.0)

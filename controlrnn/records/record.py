@@ -116,7 +116,8 @@ def write_record(
     content = json.dumps(header, sort_keys=True, default=_plain).encode()
     if len(content) > _MOST_HEADER or _crowded(content):
         raise DataError(
-            f"a {kind} has too many texts and lists ({len(content)} bytes, at most {_MOST_HEADER}): save it in parts"
+            f"a {kind} must have a header of at most {_MOST_HEADER} bytes, {_MOST_CONTAINERS} lists and {_MOST_VALUES} "
+            f"values, got one of {len(content)} bytes: save it in parts"
         )
     return write_atomic(path, write_archive(stored | {_HEADER: np.frombuffer(content, dtype=np.uint8)}))
 

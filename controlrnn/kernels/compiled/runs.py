@@ -35,7 +35,8 @@ def from_lanes(Z, z, nz, steps, out, first, start):
 def forward_lanes(M, panels, ends, code, table, u, x, first, start, steps, line, Z, y):
     """Simulate a line of records from ``first`` on over samples start..start + steps; fill x and y.
 
-    u (B, T, nu), x (B, T + 1, nx) with x[:, start] given, y (B, T, ny); Z flat (steps + 1, nz, line), for the adjoint.
+    u (B, T, nu), x (B, T + 1, nx) with x[:, start] given, or (B, 1, nx), which is not filled, y (B, T, ny); Z
+    flat (steps + 1, nz, line), for the adjoint.
     """
     nu, nx, ny, last = u.shape[2], x.shape[2], y.shape[2], len(u) - 1
     nz = M.shape[1]
@@ -51,13 +52,13 @@ def forward_lanes(M, panels, ends, code, table, u, x, first, start, steps, line,
             for i in range(nx if t == 0 else 0):
                 Z[(1 + nu + i) * line + b] = x[record, start, i]
     scan_lanes(M, panels, ends, 1 + nu, nx, nz - 1 - nu - nx, code, table, False, steps, Z, Y, Z, 0)
-    from_lanes(Z, (nz + 1 + nu) * line, nz, steps, x, first, start + 1)
+    from_lanes(Z, (nz + 1 + nu) * line, nz, steps if x.shape[1] > 1 else 0, x, first, start + 1)
     from_lanes(Y, 0, ny, steps, y, first, start)
 
 
 @_entry
 def forward_rows(P, width, nz, panels, code, table, u, x, first, start, steps, line, Z, y):
-    """Simulate the record ``first`` alone; arguments as in `forward_lanes`, or x (B, 1, nx), which is not filled."""
+    """Simulate the record ``first`` alone; arguments as in `forward_lanes`."""
     nu, nx, ny = u.shape[2], x.shape[2], y.shape[2]
     stride = nz + line
     Y = y[first, start : start + steps].reshape(steps * ny)

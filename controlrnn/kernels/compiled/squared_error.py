@@ -48,12 +48,12 @@ def by_rows(ahead, back, law, data, scratch, layout, sizes):
 
 @_entry
 def by_lanes(ahead, back, law, data, scratch, layout, sizes):
-    """The same of records that run side by side; arguments as in `by_rows`, with x0 (B, T + 1, nx), and ends for P."""
+    """The same of records that run side by side; arguments as in `by_rows`, with ends in the place of P."""
     M, template, panels, stops = ahead
     N, mirrored, backwards, halts = back
     code, table = law
     u, y, washout = data
-    x, run, gy, gx, gu, gx0, Z, L, sums = scratch
+    x0, run, gy, gx, gu, gx0, Z, L, sums = scratch
     source, targets, places, ends, need = layout
     nx, nv, line, each = sizes
     nz, width, none = M.shape[1], PANEL, Z[:0]
@@ -62,7 +62,7 @@ def by_lanes(ahead, back, law, data, scratch, layout, sizes):
     n, total = scored(y, washout), 0.0
     sums[:] = 0
     for first in range(0, len(u), line):
-        forward_lanes(M, panels[:count], stops, code, table, u, x, first, 0, u.shape[1], line, Z, run)
+        forward_lanes(M, panels[:count], stops, code, table, u, x0, first, 0, u.shape[1], line, Z, run)
         total = errors(run, y, first, min(first + line, len(u)), washout, n, gy, total)
         G = sums[first // each]
         backward_lanes(N, backwards[:turns], halts, code, table, gy, gx, first, line, Z, nz, need, L, gu, gx0, G)
